@@ -1,0 +1,56 @@
+# Everything a fresh checkout needs. On Debian 12 with git, python3 and make; as root, missing packages are
+# installed with apt, otherwise they are named.
+
+PYTHON ?= python3
+ARGS ?=
+SEEDS ?= 1000
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := $(PYTHON) director/demo/packages.py
+SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wire/*.pyx director/wire/*.pxd)
+
+.DEFAULT_GOAL := help
+.PHONY: help install check test demo simulate bench clean lint
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## .venv with the command `director`, ready to work on
+
+$(STAMP): $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$$($(PYTHON) --version) is too old, 3.11 or later is needed: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PACKAGES) venv
+	@$(PACKAGES) compiler || echo "going on without a compiler: the director will be slower, but right" >&2
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint  ## format, lint, types, and the fast tests: under two minutes
+	$(BIN)/pytest tests/unit tests/contract tests/simulation
+
+test: lint  ## everything, with real Dovecot and Redis: under 20 minutes
+	@$(PACKAGES) dovecot redis || test -z "$$CI"
+	$(BIN)/pytest
+
+demo: install  ## a ring of three with real Dovecot around it, on loopback; ARGS=--once ends after the check
+	@$(BIN)/director demo $(ARGS)
+
+simulate: install  ## whole rings in virtual time, from many seeds: SEEDS=1000
+	SEEDS=$(SEEDS) $(BIN)/pytest --timeout=0 tests/simulation
+
+bench: install  ## load, side by side with the original director where it is installed
+	$(BIN)/python -m tests.bench $(ARGS)
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -f director/wire/*.c director/wire/*.so
+	find director state migrations tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,150 @@
+"""Commands that change backend hosts, and `director dump` that writes such commands."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Callable
+from urllib.parse import quote, urlencode
+
+import click
+
+from director.cli.client import Client, Denied, Failure
+from director.cli.output import complain, say, say_json
+from director.cli.target import Target, change_options, json_option, target_options
+from director.errors import EX_NOT_FOUND
+from director.records import Change, Dump, HostPatch, NewHost
+
+
+@click.command()
+@click.argument("host", metavar="HOST[@TAG]")
+@click.argument("weight", type=int, required=False)
+@click.option("-t", "--tag", metavar="TAG", help="The tag of a new host; the same as HOST@TAG.")
+@change_options
+@click.pass_obj
+def add(target: Target, host: str, weight: int | None, tag: str | None, dry_run: bool, reason: str) -> int:
+    """Add HOST, or set the WEIGHT of one that exists.
+
+    WEIGHT is its number of vhosts, 0 to 1000; a new host has the configured weight if none is given.
+    """
+    name, at, suffix = host.partition("@")
+    if at and tag is not None and tag != suffix:
+        raise click.UsageError(f"two tags: {suffix!r} in {host!r}, and -t {tag!r}")
+    wanted = suffix if at else tag
+
+    def one(client: Client, address: str) -> bytes:
+        body = NewHost(address=address, tag=wanted, weight=weight, reason=reason, dry_run=dry_run)
+        return client.change("POST", "/v1/hosts", body)
+
+    return _each(target, name, one)
+
+
+@click.command()
+@click.argument("host")
+@click.argument("weight", type=int)
+@change_options
+@click.pass_obj
+def update(target: Target, host: str, weight: int, dry_run: bool, reason: str) -> int:
+    """Set the WEIGHT of HOST: its number of vhosts, 0 to 1000.
+
+    With 0 a host keeps its users and gets no new ones.
+    """
+    return _patch(target, host, HostPatch(weight=weight, reason=reason, dry_run=dry_run))
+
+
+@click.command()
+@click.argument("host")
+@change_options
+@click.pass_obj
+def up(target: Target, host: str, dry_run: bool, reason: str) -> int:
+    """Give HOST new users again."""
+    return _patch(target, host, HostPatch(up=True, reason=reason, dry_run=dry_run))
+
+
+@click.command()
+@click.argument("host")
+@change_options
+@click.pass_obj
+def down(target: Target, host: str, dry_run: bool, reason: str) -> int:
+    """Give HOST no new users."""
+    return _patch(target, host, HostPatch(up=False, reason=reason, dry_run=dry_run))
+
+
+@click.command()
+@click.argument("host")
+@change_options
+@click.pass_obj
+def remove(target: Target, host: str, dry_run: bool, reason: str) -> int:
+    """Remove HOST; its users get another one at their next login."""
+    query = {"reason": reason, "dry_run": "true" if dry_run else "false"}
+
+    def one(client: Client, address: str) -> bytes:
+        return client.change("DELETE", f"{_path(address)}?{urlencode(query)}")
+
+    return _each(target, host, one)
+
+
+@click.command()
+@json_option
+@target_options
+@click.pass_obj
+def dump(target: Target, as_json: bool) -> None:
+    """Print the commands that rebuild the hosts as they are."""
+    client = target.client()
+    document = client.get("/v1/dump")
+    if as_json:
+        say_json(document)
+        return
+    for command in client.decode(document, Dump).commands:
+        say(command)
+
+
+def addresses_of(host: str) -> list[str]:
+    """The addresses a host name resolves to, in the resolver's order; an address is itself."""
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        pass
+    # The resolver takes "100" for 0.0.0.100.
+    if re.fullmatch(r"[\d.]*", host):
+        raise click.UsageError(f"{host!r} is neither an address nor a host name")
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "not a possible name"
+        raise Failure(f"{host}: cannot be resolved ({why}); give an address", EX_NOT_FOUND) from None
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _path(address: str) -> str:
+    return f"/v1/hosts/{quote(address, safe='')}"
+
+
+def _patch(target: Target, host: str, body: HostPatch) -> int:
+    return _each(target, host, lambda client, address: client.change("PATCH", _path(address), body))
+
+
+def _each(target: Target, host: str, change: Callable[[Client, str], bytes]) -> int:
+    """Change each address of `host`, one after the other; the exit code of the first that failed, or 0."""
+    client = target.client()
+    code = 0
+    for address in addresses_of(host):
+        try:
+            _tell(address, client.decode(change(client, address), Change))
+        except Denied as error:
+            complain(str(error))
+            code = code or error.exit_code
+    return code
+
+
+def _tell(address: str, change: Change) -> None:
+    host = change.host
+    if host is None:
+        text = f"{address}: removed"
+    else:
+        tag = f"@{host.tag}" if host.tag else ""
+        text = f"{host.address}{tag}: weight {host.weight}, {'up' if host.up else 'down'}"
+    say(f"{text} (dry run: nothing is changed)" if change.dry_run else text)
+    if not change.stored and not change.dry_run:
+        complain(f"{address}: every director has it, but the store is away; it is written on its return")

@@ -1,0 +1,120 @@
+"""The command `director`: options, sections of its help, and how every error ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from director.cli import config, hosts, ring, run, status, users
+from director.cli.groups import Commands
+from director.cli.output import OutputError, complain, say
+from director.cli.target import target_options
+from director.errors import EX_USAGE, DirectorError
+
+EX_INTERRUPTED = 130
+"""As a shell reports a process that SIGINT ended."""
+
+SECTIONS = {
+    "Run": ["serve", "demo", "version"],
+    "Look": ["status", "map", "dump", "ring"],
+    "Change hosts": ["add", "update", "up", "down", "remove"],
+    "Configuration": ["config"],
+}
+
+
+class Program(Commands):
+    """Ends with the exit codes of sysexits.h and one line on stderr for whatever went wrong."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        fixed = {"prog_name": "director", "standalone_mode": False}
+        code = _outcome(lambda: super(Program, self).main(*args, **kwargs | fixed))
+        sys.exit(_flushed(code))
+
+
+def _outcome(command: Callable[[], object]) -> int:
+    """Run the command: its exit code, after a line on stderr where it is not 0."""
+    try:
+        code = command()
+        return code if isinstance(code, int) else 0
+    except click.UsageError as error:
+        context = error.ctx.command_path if error.ctx is not None else "director"
+        complain(f"{error.format_message().rstrip('.')}; see `{context} --help`")
+        return EX_USAGE
+    except click.ClickException as error:
+        complain(error.format_message())
+        return EX_USAGE
+    except DirectorError as error:
+        # A configuration can have several things wrong with it: a line each.
+        for line in str(error).splitlines():
+            complain(line)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EX_INTERRUPTED
+
+
+def _flushed(code: int) -> int:
+    """Write out what is still buffered: `code`, or 1 where nobody takes it."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Whoever read our output may just have seen enough.
+        if not code and not isinstance(error, BrokenPipeError):
+            complain(str(OutputError(error)))
+        # Python flushes again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or 1
+    return code
+
+
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        say(f"director {run.release()}")
+        context.exit()
+
+
+@click.group(
+    "director",
+    cls=Program,
+    sections=SECTIONS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="Exit codes: 0 done, 64 usage, 65 bad data, 68 no such host or user, 69 no director answers, "
+    "75 try again, 77 refused, 78 configuration.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and end.",
+)
+@target_options
+@click.pass_context
+def program(context: click.Context) -> int | None:
+    """Send all sessions of a mail user to one backend.
+
+    The commands talk to the director of this machine over its API socket.
+    """
+    if context.invoked_subcommand is not None:
+        return None
+    click.echo(context.get_help(), err=True)
+    return EX_USAGE
+
+
+for command in (
+    *(run.serve, run.demo, run.version),
+    *(status.status, users.map_users, hosts.dump, ring.ring),
+    *(hosts.add, hosts.update, hosts.up, hosts.down, hosts.remove),
+    config.config,
+):
+    program.add_command(command)
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    program()

@@ -1,0 +1,132 @@
+"""What commands print: tables, times, JSON. Plain aligned text, and colour where a terminal shows it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from director.errors import DirectorError
+
+GAP = "  "
+COLOURS = {"up": "green", "down": "red"}
+
+
+class Column(msgspec.Struct, frozen=True):
+    title: str
+    number: bool = False
+    """Numbers are aligned to the right."""
+
+
+class PlainTable:
+    """Aligned lines for any number of rows, batch by batch; a column only ever gets wider."""
+
+    def __init__(self, *columns: Column) -> None:
+        self._columns = columns
+        self._widths = [0] * len(columns)
+        self._titled = False
+
+    def lines(self, rows: Iterable[Sequence[object]]) -> Iterator[str]:
+        """The rows of one batch; before the first batch the titles."""
+        batch = [[printable(str(cell)) for cell in row] for row in rows]
+        if not self._titled:
+            batch.insert(0, [column.title for column in self._columns])
+            self._titled = True
+        if batch:
+            longest = [max(map(len, cells)) for cells in zip(*batch, strict=True)]
+            self._widths = [max(pair) for pair in zip(self._widths, longest, strict=True)]
+        for cells in batch:
+            yield GAP.join(
+                cell.rjust(width) if column.number else cell.ljust(width)
+                for cell, width, column in zip(cells, self._widths, self._columns, strict=True)
+            ).rstrip()
+
+
+class OutputError(DirectorError):
+    """Standard output takes no more; there is no use in going on."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"standard output: {error.strerror}")
+
+
+def write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error) from None
+
+
+def say(text: str = "") -> None:
+    write(printable(text) + "\n")
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"director: {printable(' '.join(text.split()))}\n")
+
+
+def say_json(document: bytes) -> None:
+    """One document, with the keys as the API has them."""
+    write(msgspec.json.format(document, indent=2).decode() + "\n")
+
+
+def say_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
+    """All rows: coloured and folded on a terminal, plain where the output goes elsewhere."""
+    if not sys.stdout.isatty():
+        write("".join(f"{line}\n" for line in PlainTable(*columns).lines(rows)))
+        return
+    # Imported where it is used: it costs more than the rest of the command.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
+    for row in rows:
+        cells = [printable(str(cell)) for cell in row]
+        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in cells))
+    Console().print(table)
+
+
+def printable(text: str) -> str:
+    """The text without anything that would steer a terminal: names come from whoever logs in."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def moment(unix: int) -> str:
+    """Local time as the original prints it; `-` for never."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix)) if unix else "-"
+
+
+def ago(unix: int | None, now: float) -> str:
+    """How long ago, in one unit; `-` where it is not known."""
+    if not unix:
+        return "-"
+    seconds = max(0, round(now - unix))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def size(count: int | None) -> str:
+    """Bytes with at most four digits; `-` where it is not known."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("", "k", "M", "G"):
+        if value < 10000:
+            return f"{value:.0f}{unit}"
+        value /= 1000
+    return f"{value:.0f}T"
+
+
+def or_dash(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)

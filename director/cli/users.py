@@ -1,0 +1,98 @@
+"""`director map`: users and their hosts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from urllib.parse import quote, urlencode
+
+import click
+import msgspec
+
+from director.cli.client import Client, Failure
+from director.cli.hosts import addresses_of
+from director.cli.output import Column, PlainTable, moment, write
+from director.cli.target import Target, json_option, target_options
+from director.errors import EX_DATA
+from director.records import UserInfo, UserStatus
+
+Names = dict[int, list[str]]
+"""User names by hash."""
+
+
+@click.command("map")
+@click.argument("host", required=False)
+@click.option(
+    "-f", "--file", "file", metavar="FILE", help="Take user names from FILE, one a line; - is stdin."
+)
+@json_option
+@target_options
+@click.pass_obj
+def map_users(target: Target, host: str | None, file: str | None, as_json: bool) -> None:
+    """Users and their hosts, or the users of HOST.
+
+    The director knows the names of users who logged in while it ran; -f helps it with others.
+    """
+    client = target.client()
+    hosts = [None] if host is None else addresses_of(host)
+    names = _hashed(client, _read_names(file)) if file is not None else {}
+    pages = (page for address in hosts for page in _pages(client, address))
+    named = ([one for user in page for one in with_names(user, names)] for page in pages)
+    if as_json:
+        _write_json(named)
+        return
+    table = PlainTable(Column("user"), Column("hash", number=True), Column("host"), Column("expires"))
+    for page in named:
+        rows = ((user.name or "<unknown>", user.hash, user.host, moment(user.expires)) for user in page)
+        write("".join(f"{line}\n" for line in table.lines(rows)))
+
+
+def with_names(user: UserInfo, names: Names) -> list[UserInfo]:
+    """The user under the name the director knows, else once for each of `names` with his hash."""
+    if user.name is not None or user.hash not in names:
+        return [user]
+    return [msgspec.structs.replace(user, name=name) for name in names[user.hash]]
+
+
+def user_path(name: str) -> str:
+    """Where the API has the user `name`."""
+    if not name:
+        raise click.UsageError("the user name is empty")
+    # What the shell gave us need not be UTF-8; then the director says so.
+    return f"/v1/users/{quote(name, safe='', errors='surrogateescape')}"
+
+
+def _pages(client: Client, host: str | None) -> Iterator[list[UserInfo]]:
+    path: str | None = "/v1/users" + (f"?{urlencode({'host': host})}" if host else "")
+    while path is not None:
+        document, path = client.page(path)
+        yield client.decode(document, list[UserInfo])
+
+
+def _read_names(file: str) -> list[str]:
+    try:
+        with open(0 if file == "-" else file, encoding="utf-8", closefd=file != "-") as lines:
+            return [name for line in lines if (name := line.rstrip("\r\n"))]
+    except OSError as error:
+        raise Failure(f"-f {file}: cannot be read ({error.strerror})", EX_DATA) from None
+    except UnicodeDecodeError:
+        raise Failure(f"-f {file}: not UTF-8; one user name a line is expected", EX_DATA) from None
+
+
+def _hashed(client: Client, names: list[str]) -> Names:
+    """Only the director knows how names are hashed; it is asked one by one."""
+    by_hash: Names = defaultdict(list)
+    for name in dict.fromkeys(names):
+        user = client.decode(client.get(f"{user_path(name)}?numeric=name"), UserStatus)
+        by_hash[user.hash].append(name)
+    return by_hash
+
+
+def _write_json(pages: Iterator[list[UserInfo]]) -> None:
+    """One list, written page by page: a million users need not fit in memory."""
+    separator = "[\n"
+    for page in pages:
+        for user in page:
+            write(separator + msgspec.json.encode(user).decode())
+            separator = ",\n"
+    write("[]\n" if separator == "[\n" else "\n]\n")

@@ -1,0 +1,60 @@
+"""Backend addresses: one canonical form, one order, the id in records, and the CRC of the whole host set."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import zlib
+from collections.abc import Iterable
+
+from director.types import Address, HostId
+
+
+def canonical(address: str) -> Address:
+    """The address in the one form that is compared and hashed: what inet_ntop of the C library prints.
+
+    Raises ValueError for anything that is not a plain IPv4 or IPv6 address (names, zones, ports).
+    """
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv4Address):
+        return Address(str(ip))
+    if ip.scope_id is not None:
+        raise ValueError(f"{address!r}: an address with a zone cannot be used, leave out %{ip.scope_id}")
+    packed, tail = ip.packed, ipaddress.IPv4Address(ip.packed[12:])
+    if packed[:12] == bytes(10) + b"\xff\xff":
+        return Address(f"::ffff:{tail}")
+    if packed[:12] == bytes(12) and packed[12:14] != bytes(2):
+        return Address(f"::{tail}")
+    return Address(str(ip))
+
+
+def address_order(address: str) -> tuple[int, bytes]:
+    """Sort key of an address: IPv4 before IPv6, then its bytes."""
+    packed = ipaddress.ip_address(address).packed
+    return len(packed), packed
+
+
+def host_id(address: str) -> HostId:
+    """What a record says instead of the (canonical) address; never 0."""
+    return HostId(int.from_bytes(hashlib.md5(address.encode(), usedforsecurity=False).digest()[:4]) or 1)
+
+
+def hosts_hash(hosts: Iterable[tuple[str, int, bool, str]]) -> int:
+    """The original's CRC over the host set: (address, weight, down, tag) in any order; never 0."""
+    crc = 0
+    for address, weight, down, tag in sorted(hosts, key=lambda host: address_order(host[0])):
+        packed = ipaddress.ip_address(address).packed
+        if len(packed) == 16:
+            packed = elf(packed).to_bytes(4, "little")
+        crc = zlib.crc32((int(down) ^ weight).to_bytes(4, "little") + packed + tag.encode(), crc)
+    return crc or 1
+
+
+def elf(data: bytes) -> int:
+    """The 32-bit hash of ELF symbol tables, which the original uses here and there."""
+    value = 0
+    for byte in data:
+        value = (value << 4) + byte & 0xFFFFFFFF
+        high = value & 0xF0000000
+        value ^= high >> 24 ^ high
+    return value

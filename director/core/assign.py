@@ -1,0 +1,132 @@
+"""User -> backend: known, new, or somebody who has to wait, and why.
+
+This is the readable reference; `wire/_fast.pyx` holds the same in C. Both pass the same tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+from director.core.hashing import UserHash
+from director.core.users import LATEST, MOVING, User, UserTable, is_alive
+from director.core.vhosts import Circle
+from director.types import Address, HostId, Stamp, UserKey
+
+
+class Gate(IntEnum):
+    """Who is answered from memory."""
+
+    CLOSED = 0
+    """Nobody: what is in memory is only a hint."""
+    KNOWN = 1
+    """Known users; new ones wait for the ring."""
+    OPEN = 2
+    """Everybody."""
+
+
+class Wait(Enum):
+    """Why a user is not answered at once."""
+
+    HINT = "memory is not compared with the ring or the store yet"
+    RING = "ring not synced"
+    NO_HOST = "no hosts"
+    MOVING = "kill waiting"
+
+
+class Backend(NamedTuple):
+    """A host that users can be on. Down, or with weight 0, it gets no new ones and keeps the old ones."""
+
+    id: HostId
+    address: str
+    hostname: str | None
+    tag: str
+    weight: int
+    up: bool
+    since: int
+    """Stamp of its last appearance in the table; what was decided before it is not used."""
+
+
+class Assigner:
+    """Answers who is to be sent where, from the user table and the circle of the user's tag."""
+
+    def __init__(self, users: UserTable, user_hash: UserHash) -> None:
+        self.users = users
+        self.user_hash = user_hash
+        self.gate = Gate.CLOSED
+        self.unix = 0
+        """Unix seconds of this turn of the loop, set by its driver."""
+        self.remember_names = False
+        self._backends: dict[HostId, Backend] = {}
+        self._by_address: dict[str, Backend] = {}
+        self._circles: dict[bytes, tuple[list[tuple[Address, int]], Circle]] = {}
+        self._names = bytearray()
+
+    def set_backends(self, backends: Iterable[Backend]) -> None:
+        """Replace the table of hosts. Circles of tags in which nothing changed are kept as they are."""
+        backends = list(backends)
+        self._backends = {backend.id: backend for backend in backends}
+        self._by_address = {backend.address: backend for backend in backends}
+        points: dict[bytes, list[tuple[Address, int]]] = {}
+        for backend in backends:
+            if backend.up and backend.weight:
+                points.setdefault(backend.tag.encode(), []).append((Address(backend.address), backend.weight))
+        circles = {}
+        for tag, hosts in points.items():
+            hosts.sort()
+            old = self._circles.get(tag)
+            circles[tag] = old if old is not None and old[0] == hosts else (hosts, Circle(hosts))
+        self._circles = circles
+
+    def place(self, hash32: int, tag: bytes) -> Backend | None:
+        """Where the circle of a tag puts a hash, whatever the user table says."""
+        circle = self._circles.get(tag)
+        address = circle[1].host(hash32) if circle else None
+        return None if address is None else self._by_address[address]
+
+    def assign(self, key: UserKey, tag: bytes) -> Backend | Wait:
+        """The backend of a user who logs in now; what that decides or refreshes is in the user table."""
+        return self._assign(key, tag)[0]
+
+    def assign_named(self, key: UserKey, tag: bytes, name: bytes) -> Backend | Wait:
+        """The same; the name of a user who was placed anew is remembered, if names are."""
+        answer, is_new = self._assign(key, tag)
+        if is_new and self.remember_names:
+            name = name[:0xFFFF]
+            self._names += key.to_bytes(8) + len(name).to_bytes(2) + name
+        return answer
+
+    def take_names(self) -> bytes:
+        """Names of the users placed anew since the last call: key (8 bytes), length (2 bytes), name each."""
+        names, self._names = bytes(self._names), bytearray()
+        return names
+
+    def suffix(self, backend: Backend, key: UserKey) -> bytes:
+        """What is appended to the line of a user who goes to `backend`."""
+        # 2.3 says half of the expiry; a third lets one refresh be lost (ring-rules 17)
+        host = f"{backend.hostname}\thostip={backend.address}" if backend.hostname else backend.address
+        refresh = self.users.expire // 3
+        return f"\tproxy_refresh={refresh}\thost={host}\tuser_dirkey={key >> 32}@{backend.address}".encode()
+
+    def _assign(self, key: UserKey, tag: bytes) -> tuple[Backend | Wait, bool]:
+        if self.gate == Gate.CLOSED:
+            return Wait.HINT, False
+        old = self.users.get(key)
+        if old is not None and is_alive(old, self.unix, self.users.expire):
+            backend = self._backends.get(old.host)
+            if backend is not None and old.decided >= backend.since:
+                if old.flags & MOVING:
+                    return Wait.MOVING, False
+                # 2.3 answers known users even when their host is down or has no weight
+                self.users.touch(key, self.unix)
+                return backend, False
+        if self.gate < Gate.OPEN:
+            return Wait.RING, False
+        backend = self.place(key >> 32, tag)
+        if backend is None:
+            return Wait.NO_HOST, False
+        decided, seen = (old.decided + 1, old.seen) if old else (0, 0)
+        stamp = Stamp(min(max(self.unix, decided), LATEST))
+        self.users.put(User(key, backend.id, stamp, max(self.unix, seen), 0))
+        return backend, True

@@ -1,0 +1,103 @@
+"""Agreement on the host table: a token that goes round twice (ring-rules 8, 9, 11, 14).
+
+    waiting --own token back from lap 2, or somebody's lap 2 passes, digests still equal--> released
+    released --the host table changes, a neighbour is lost--> waiting
+
+Lap 1 shows that everybody has the table, lap 2 tells everybody so. The members of a second lap are the ring.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from director.core.messages import Token
+from director.types import MemberId, Now
+
+DURATIONS = 1000
+"""Ended waits whose duration is kept for the metrics."""
+REPEAT = 0.3
+"""Seconds after which whoever waits sends his token again."""
+
+
+class Barrier:
+    def __init__(self, me: MemberId) -> None:
+        self.me = me
+        self.synced = False
+        self.ring: tuple[MemberId, ...] = (me,)
+        self.waiting_since: float | None = None
+        self.durations: deque[float] = deque(maxlen=DURATIONS)
+        """Seconds of the waits that have ended and were not taken yet by the metrics."""
+        self.took_ms = 0
+        """How long the last wait took."""
+        self.synced_at = 0.0
+        """Unix time of the last release; 0 = never."""
+        self._serial = 0
+        self._due: float | None = None
+        self._agreed = b""
+        """Digest of the last release."""
+        self._hold_until = 0.0
+
+    def wait(self, now: Now, *, at_once: bool) -> None:
+        """Stop answering new users until the ring has agreed. at_once: it is upon us to send the token."""
+        if self.synced or self.waiting_since is None:
+            self.synced = False
+            self.waiting_since = now.mono
+        due = now.mono if at_once else now.mono + REPEAT
+        self._due = due if self._due is None else min(self._due, due)
+
+    def probe(self, now: Now) -> None:
+        """Send a token although we do not wait: the ring has changed its members."""
+        self._due = now.mono
+
+    def hold(self, until: float) -> None:
+        """A member went silent: no host change is agreed without him before `until`, when everybody has noticed."""
+        self._hold_until = max(self._hold_until, until)
+
+    def next_deadline(self) -> float | None:
+        return self._due
+
+    def due(self, now: Now, digest: bytes) -> Token | None:
+        """The token that is to be sent now. The caller drops it where there is no right neighbour."""
+        if self._due is None or now.mono < self._due:
+            return None
+        self._due = None if self.synced else now.mono + REPEAT
+        if self._held(now, digest):
+            return None
+        self._serial += 1
+        return Token(self.me, self._serial, 1, digest, [self.me])
+
+    def pass_on(self, token: Token, now: Now, digest: bytes) -> Token | None:
+        """Take a token from the left. Returns what goes to the right."""
+        if token.digest != digest or self._held(now, digest):
+            return None
+        members = tuple(MemberId(m) for m in token.passed)
+        if token.origin == self.me:
+            if token.serial != self._serial:
+                return None
+            if token.lap == 1:
+                return Token(self.me, token.serial, 2, digest, token.passed)
+            self.release(members, now, digest)
+            return None
+        if token.lap == 1:
+            if self.me in members:
+                return None
+            return Token(token.origin, token.serial, 1, digest, [*token.passed, self.me])
+        if self.me not in members:
+            return None
+        self.release(members, now, digest)
+        return token
+
+    def release(self, ring: tuple[MemberId, ...], now: Now, digest: bytes) -> None:
+        """The ring, as given, has this host table."""
+        if self.waiting_since is not None:
+            self.durations.append(now.mono - self.waiting_since)
+            self.took_ms = round(self.durations[-1] * 1000)
+        self.synced = True
+        self.waiting_since = None
+        self.synced_at = now.unix
+        self.ring = ring
+        self._agreed = digest
+        self._due = None
+
+    def _held(self, now: Now, digest: bytes) -> bool:
+        return now.mono < self._hold_until and digest != self._agreed and self._agreed != b""

@@ -1,0 +1,77 @@
+"""What two neighbours do when they connect: compare digests, send only what differs (architecture, section 4a).
+
+Each end sends its digests bucket range by bucket range, compares the ranges it gets with its own, sends the buckets that
+differ, and `ExchangeDone` behind the last of them. Live changes flow meanwhile. One range is one turn of the loop.
+"""
+
+from __future__ import annotations
+
+from director.core.effects import Effect, Send
+from director.core.member import Neighbour, State
+from director.core.messages import Digests, ExchangeDone, Names, RingMessage, Users
+from director.core.names import NameTable
+from director.core.users import BUCKETS, UserTable
+from director.types import Now
+
+RANGE = 128
+"""Buckets whose digests go into one message."""
+DIGEST = 8
+"""Bytes of one digest."""
+FRAME_BYTES = 256 * 1024
+"""Records a frame of an exchange may hold before the next is begun."""
+
+
+def has_work(neighbour: Neighbour) -> bool:
+    return neighbour.live and not neighbour.congested and (neighbour.digest_cursor is not None or bool(neighbour.compare))
+
+
+def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool, now: Now) -> list[Effect]:
+    """One turn's share of the exchange with this neighbour."""
+    unix = int(now.unix)
+    if neighbour.digest_cursor is not None:
+        first = neighbour.digest_cursor
+        digests = b"".join(users.digest(number, unix) for number in range(first, first + RANGE))
+        after = first + RANGE
+        neighbour.digest_cursor = after if after < BUCKETS else None
+        return [Send(neighbour.link, [Digests(first, digests)])]
+    theirs = neighbour.compare.popleft()
+    effects: list[Effect] = []
+    batch: list[RingMessage] = []
+    size = 0
+    for at in range(0, len(theirs.digests), DIGEST):
+        number = theirs.first + at // DIGEST
+        if users.digest(number, unix) == theirs.digests[at : at + DIGEST]:
+            continue
+        records = users.bucket(number)
+        if not records:
+            continue
+        batch += [Users(records), Names(names.bucket(number), 0)]
+        size += len(records)
+        if size >= FRAME_BYTES:
+            effects.append(Send(neighbour.link, batch))
+            batch, size = [], 0
+    if theirs.first + len(theirs.digests) // DIGEST >= BUCKETS:
+        neighbour.sent_done = True
+        batch.append(ExchangeDone(settled))
+    if batch:
+        effects.append(Send(neighbour.link, batch))
+    return effects
+
+
+def compare_later(neighbour: Neighbour, digests: Digests) -> str | None:
+    """Queue a range of the other end's digests. Returns what is wrong with it, if anything."""
+    count, rest = divmod(len(digests.digests), DIGEST)
+    expected = neighbour.expected_first
+    if rest or not count or digests.first != expected or digests.first + count > BUCKETS:
+        return f"digests of buckets {digests.first}..{digests.first + count} where {expected}.. were due"
+    neighbour.expected_first += count
+    neighbour.compare.append(digests)
+    return None
+
+
+def finish(neighbour: Neighbour) -> bool:
+    """Make the link FULL once both ends have sent all that differed. Returns whether it has just become so."""
+    if neighbour.state is State.EXCHANGING and neighbour.sent_done and neighbour.got_done:
+        neighbour.state = State.FULL
+        return True
+    return False

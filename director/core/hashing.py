@@ -1,0 +1,171 @@
+"""Which number a user has: expansion of `username_hash`, user hashes and keys.
+
+This is the original's arithmetic, bit for bit (tests/data/hash-vectors.json): an upgrade moves nobody.
+User names are bytes and stay bytes; upper and lower case is ASCII only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from director.core.addresses import canonical as canonical
+from director.core.addresses import elf
+from director.types import UserKey
+
+FORMAT_LOWER = "%Lu"
+FORMAT_PLAIN = "%u"
+
+_VARIABLES = {b"u": "user", b"n": "username", b"d": "domain", b"%": "percent"}
+_LONG_VARIABLES = {b"{user}": "user", b"{username}": "username", b"{domain}": "domain"}
+
+# %[-][0][offset or width][.[0][-]width][modifiers]variable; at most ten modifiers, as in 2.3
+_PIECE = re.compile(
+    rb"%(?P<sign>-?)(?P<zero>0?)(?P<first>[0-9]*)"
+    rb"(?P<dot>\.(?P<dot_zero>0?)(?P<dot_sign>-?)(?P<width>[0-9]*))?"
+    rb"(?P<modifiers>[LUEXRNHMDT]{0,10})(?P<variable>\{[^}]*\}|.|\Z)",
+    re.DOTALL,
+)
+
+
+class HashFormatError(ValueError):
+    """`username_hash` names a variable that does not exist: no name can be hashed with it."""
+
+    def __init__(self, variable: str) -> None:
+        self.variable = variable
+        super().__init__(f"Unknown variable '%{variable}'")
+
+
+class UserHash:
+    """The compiled setting `username_hash`, with the master-user separator that is cut off first."""
+
+    def __init__(self, format: str = FORMAT_LOWER, separator: str = "") -> None:
+        """format: a string with %u, %n, %d. separator: only its first byte counts; empty: names are not cut.
+
+        Raises HashFormatError for any other variable.
+        """
+        self.format = format
+        self.separator = separator.encode()[:1]
+        self.fast_mode = {FORMAT_LOWER: 1, FORMAT_PLAIN: 2}.get(format, 0)
+        self._pieces = list(_compiled(format.encode()))
+
+    def cut(self, name: bytes) -> bytes:
+        """The name without the master user's part."""
+        return name.split(self.separator, 1)[0] if self.separator else name
+
+    def expand(self, name: bytes) -> bytes:
+        """What is hashed for `name` (already cut)."""
+        return b"".join(piece.expand(name) for piece in self._pieces)
+
+    def hash(self, name: bytes) -> int:
+        """The original's 32-bit hash, 1 to 4294967295."""
+        return self.key(name) >> 32
+
+    def key(self, name: bytes, tag: bytes = b"") -> UserKey:
+        """The user's key: the 32-bit hash, then what tells users of one hash, or of two tags, apart."""
+        digest = _md5(self.expand(self.cut(name)))
+        upper = int.from_bytes(digest[:4]) or 1
+        lower = int.from_bytes(digest[4:8])
+        if tag:
+            lower ^= int.from_bytes(_md5(tag)[:4])
+        return UserKey(upper << 32 | lower)
+
+
+class _Piece(NamedTuple):
+    """A literal, or one variable with what is done to it."""
+
+    literal: bytes
+    variable: str = ""
+    modifiers: bytes = b""
+    offset: int = 0
+    width: int = 0
+    zero: bool = False
+
+    def expand(self, name: bytes) -> bytes:
+        if not self.variable:
+            return self.literal
+        value = _value(self.variable, name)
+        offset, width = self.offset, self.width
+        for modifier in self.modifiers.decode():
+            if modifier in "HN":
+                # 2.3 takes the width as modulus and the offset as number of digits, and uses them up
+                value = _hashed(modifier, value, width).rjust(offset, b"0")
+                offset = width = 0
+            else:
+                value = _MODIFIERS[modifier](value)
+        return _substring(value, offset, width, self.zero)
+
+
+def _compiled(format: bytes) -> Iterable[_Piece]:
+    end = 0
+    for match in _PIECE.finditer(format):
+        if match.start() > end:
+            yield _Piece(format[end : match.start()])
+        end = match.end()
+        shown = match["variable"]
+        if not shown:  # the format ends in the middle of a variable: 2.3 ignores that
+            return
+        variable = _VARIABLES.get(shown) or _LONG_VARIABLES.get(shown)
+        if variable is None:
+            raise HashFormatError(shown.strip(b"{}").decode(errors="replace") or shown.decode())
+        first = int(match["first"] or 0)
+        if match["dot"] is None:
+            yield _Piece(b"", variable, match["modifiers"], 0, first, bool(match["zero"]))
+        else:
+            offset = -first if match["sign"] else first
+            width = int(match["width"] or 0)
+            width = -width if match["dot_sign"] else width
+            yield _Piece(b"", variable, match["modifiers"], offset, width, bool(match["dot_zero"]))
+    if end < len(format):
+        yield _Piece(format[end:])
+
+
+def _value(variable: str, name: bytes) -> bytes:
+    user, _, domain = name.partition(b"@")
+    return {"user": name, "username": user, "domain": domain, "percent": b"%"}[variable]
+
+
+def _substring(value: bytes, offset: int, width: int, zero: bool) -> bytes:
+    """offset: from the end where negative. width: 0 = all, negative = so many less at the end."""
+    if offset >= 0 or len(value) > -offset:
+        value = value[offset:]
+    if width == 0:
+        return value
+    if zero:
+        return value.rjust(width, b"0")
+    if width < 0:
+        return value[: len(value) + width] if len(value) >= -width else value
+    return value[:width]
+
+
+def _hashed(modifier: str, value: bytes, modulus: int) -> bytes:
+    if modifier == "H":
+        number, bits = elf(value), 32
+    else:
+        number, bits = int.from_bytes(_md5(value)[:8]), 64
+    if modulus:
+        number %= modulus % (1 << bits)
+    return b"%x" % (number & 0xFFFFFFFF)
+
+
+def _hex_of_number(value: bytes) -> bytes:
+    number = int(value) if value.isdigit() else 0
+    return b"%x" % (number if number < 1 << 64 else 0)
+
+
+_MODIFIERS: dict[str, Callable[[bytes], bytes]] = {
+    "L": bytes.lower,
+    "U": bytes.upper,
+    "R": lambda value: value[::-1],
+    "T": lambda value: value.rstrip(b" \t\n\v\f\r"),
+    "M": lambda value: _md5(value).hex().encode(),
+    "X": _hex_of_number,
+    "E": lambda value: re.sub(rb"([\"'\\])", rb"\\\1", value),
+    "D": lambda value: value.replace(b".", b",dc="),
+}
+
+
+def _md5(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()

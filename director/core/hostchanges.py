@@ -1,0 +1,106 @@
+"""Operators' changes of hosts: one at a time, confirmed when every director has it (ring-rules 9, 25).
+
+    queued --ring in sync--> carried out --ring in sync again--> done
+       \\__ 30 s without sync ___/\\__ 30 s without sync (the change stays made) ___> "Ring sync timed out"
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from director.core.effects import Effect, OperationDone, OperationFailed
+from director.core.events import HostChange
+from director.core.hosts import MAX_WEIGHT, HostTable
+from director.core.messages import HostRow
+from director.types import Now, Stamp
+
+SYNC_TIMEOUT = 30.0
+"""Seconds an operation waits for the ring before it is carried out, and again before it is confirmed."""
+TIMED_OUT = "Ring sync timed out"
+
+
+class _Operation(msgspec.Struct):
+    change: HostChange
+    deadline: float
+    row: HostRow | None = None
+    """Set once it is carried out."""
+
+
+class HostChanges:
+    def __init__(self, hosts: HostTable) -> None:
+        self._hosts = hosts
+        self._queue: deque[_Operation] = deque()
+        self._current: _Operation | None = None
+
+    def add(self, change: HostChange, now: Now) -> None:
+        self._queue.append(_Operation(change, now.mono + SYNC_TIMEOUT))
+
+    def next_deadline(self) -> float | None:
+        waiting = [self._current] if self._current else []
+        waiting += [self._queue[0]] if self._queue else []
+        return min((o.deadline for o in waiting), default=None)
+
+    @property
+    def can_begin(self) -> bool:
+        return self._current is None and bool(self._queue)
+
+    def begin(self, now: Now) -> tuple[list[Effect], HostRow | None]:
+        """Carry out the next one; the ring is in sync. Returns the row that has changed, if any."""
+        operation = self._queue.popleft()
+        change = operation.change
+        problem = problem_with(self._hosts, change)
+        if problem is not None:
+            return [OperationFailed(change.operation, *problem)], None
+        before = self._hosts.rows.get(change.address)
+        row = self._hosts.change(
+            change.address,
+            Stamp(int(now.unix)),
+            remove=change.remove,
+            hostname=change.hostname,
+            tag=change.tag,
+            weight=change.weight,
+            up=change.up,
+        )
+        if row is None:
+            assert before is not None
+            return [OperationDone(change.operation, before)], None
+        operation.row = row
+        operation.deadline = now.mono + SYNC_TIMEOUT
+        self._current = operation
+        return [], row
+
+    def confirm(self) -> list[Effect]:
+        """The ring is in sync: the change in hand has reached everybody. What is reported is what holds now."""
+        if self._current is None or self._current.row is None:
+            return []
+        change, row = self._current.change, self._current.row
+        self._current = None
+        return [OperationDone(change.operation, self._hosts.rows.get(change.address, row))]
+
+    def overdue(self, now: Now) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._current is not None and now.mono >= self._current.deadline:
+            effects.append(
+                OperationFailed(self._current.change.operation, "again", f"{TIMED_OUT} (the change is made here)")
+            )
+            self._current = None
+        while self._queue and now.mono >= self._queue[0].deadline:
+            effects.append(OperationFailed(self._queue.popleft().change.operation, "again", TIMED_OUT))
+        return effects
+
+
+def problem_with(hosts: HostTable, change: HostChange) -> tuple[str, str] | None:
+    """Why this change is not carried out: the kind of refusal and its text; None where nothing speaks against it."""
+    row = hosts.get(change.address)
+    if row is None and not change.add:
+        return "unknown", f"{change.address}: no such backend host"
+    if change.weight is not None and not 0 <= change.weight <= MAX_WEIGHT:
+        return "bad", "vhost count too large"
+    if row is not None and change.tag is not None and change.tag != row.tag:
+        return "refused", "host tag can't be changed"
+    other = hosts.taken_by(change.address)
+    if other is not None:
+        return "refused", f"{change.address}: has the same 32-bit id as {other}; give the host another address"
+    return None

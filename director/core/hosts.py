@@ -1,0 +1,206 @@
+"""The backend hosts: a lattice of stamped attributes, so that every member ends with the same table.
+
+A removed host stays as a row with `present=False` (a tombstone): otherwise a member that was away would bring it back.
+What comes from a configuration file carries stamp 0; whatever an operator ever did wins over it (ring-rules 4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from director.core.addresses import address_order, host_id
+from director.core.assign import Backend
+from director.core.messages import HostRow
+from director.types import Address, HostId
+
+MAX_WEIGHT = 1000
+
+
+class BackendSetting(msgspec.Struct, frozen=True):
+    """One host of `backends.mail_servers`."""
+
+    address: Address
+    hostname: str
+    tag: str
+    weight: int
+
+
+def merge_rows(mine: HostRow, theirs: HostRow) -> HostRow:
+    """Each attribute by its later stamp; at equal stamps the more careful value, so that the order never matters:
+    absent before present, down before up, the lower weight, the lower tag."""
+    present_at, absent = max((mine.present_at, not mine.present), (theirs.present_at, not theirs.present))
+    tag_at, tag = _later_tag(mine, theirs)
+    weight_at, weight_low = max((mine.weight_at, -mine.weight), (theirs.weight_at, -theirs.weight))
+    up_at, down = max((mine.up_at, not mine.up), (theirs.up_at, not theirs.up))
+    return HostRow(
+        address=mine.address,
+        hostname=max(mine.hostname, theirs.hostname),
+        present=not absent,
+        present_at=present_at,
+        tag=tag,
+        tag_at=tag_at,
+        weight=-weight_low,
+        weight_at=weight_at,
+        up=not down,
+        up_at=up_at,
+    )
+
+
+def _later_tag(mine: HostRow, theirs: HostRow) -> tuple[int, str]:
+    if mine.tag_at != theirs.tag_at:
+        later = mine if mine.tag_at > theirs.tag_at else theirs
+        return later.tag_at, later.tag
+    return mine.tag_at, min(mine.tag, theirs.tag)
+
+
+class HostTable:
+    """All rows, and the effective table made from them. Owns no clock: stamps come with the change."""
+
+    def __init__(self, configured: Iterable[BackendSetting] = ()) -> None:
+        self.configured: Mapping[Address, BackendSetting] = {s.address: s for s in configured}
+        self.rows: dict[Address, HostRow] = {
+            s.address: HostRow(s.address, s.hostname, True, 0, s.tag, 0, s.weight, 0, True, 0)
+            for s in self.configured.values()
+        }
+        self._ids: dict[HostId, Address] = {host_id(a): a for a in self.rows}
+
+    def merge(self, rows: Iterable[HostRow]) -> list[HostRow]:
+        """Take rows from another member. Returns those that changed something here, as they are now."""
+        changed = []
+        for row in rows:
+            address = Address(row.address)
+            mine = self.rows.get(address)
+            merged = row if mine is None else merge_rows(mine, row)
+            if merged != mine:
+                self._set(merged)
+                changed.append(merged)
+        return changed
+
+    def merge_stored(self, rows: Iterable[HostRow]) -> list[HostRow]:
+        """Take rows from the state store at the start. What carries stamp 0 there came from a configuration file once:
+        the file as it is now decides instead."""
+        fresh = []
+        for row in rows:
+            now = self.configured.get(Address(row.address))
+            untouched = row.present_at == row.tag_at == row.weight_at == row.up_at == 0
+            if now is None:
+                if not untouched:
+                    fresh.append(row)
+                continue
+            fresh.append(
+                msgspec.structs.replace(
+                    row,
+                    hostname=now.hostname,
+                    tag=row.tag if row.tag_at else now.tag,
+                    weight=row.weight if row.weight_at else now.weight,
+                )
+            )
+        return self.merge(fresh)
+
+    def change(
+        self,
+        address: Address,
+        stamp: int,
+        *,
+        remove: bool = False,
+        hostname: str = "",
+        tag: str | None = None,
+        weight: int | None = None,
+        up: bool | None = None,
+    ) -> HostRow | None:
+        """Carry out an operator's change made at `stamp` (Unix seconds). Returns the new row, None if nothing changed.
+
+        Stamps grow even where this clock is behind that of whoever decided before. The caller has checked that the host
+        exists, or that it may be added (`taken_by`)."""
+        old = self.rows.get(address)
+        row = old or HostRow(address, hostname, False, 0, tag or "", 0, weight or 0, 0, True, 0)
+        if remove:
+            row = msgspec.structs.replace(row, present=False, present_at=max(stamp, row.present_at + 1))
+        elif not row.present:
+            # A host that comes back comes as new: what was known of its former life does not count.
+            row = msgspec.structs.replace(
+                row, present=True, present_at=max(stamp, row.present_at + 1), hostname=hostname or row.hostname
+            )
+            row = self._with(row, stamp, tag=tag or "", weight=100 if weight is None else weight, up=True)
+        row = self._with(row, stamp, tag=tag, weight=weight, up=up)
+        if row == old:
+            return None
+        self._set(row)
+        return row
+
+    @staticmethod
+    def _with(row: HostRow, stamp: int, *, tag: str | None, weight: int | None, up: bool | None) -> HostRow:
+        if tag is not None and tag != row.tag:
+            row = msgspec.structs.replace(row, tag=tag, tag_at=max(stamp, row.tag_at + 1))
+        if weight is not None and weight != row.weight:
+            row = msgspec.structs.replace(row, weight=weight, weight_at=max(stamp, row.weight_at + 1))
+        if up is not None and up != row.up:
+            row = msgspec.structs.replace(row, up=up, up_at=max(stamp, row.up_at + 1))
+        return row
+
+    def get(self, address: Address) -> HostRow | None:
+        """The row of a host that is present."""
+        row = self.rows.get(address)
+        return row if row is not None and row.present else None
+
+    def by_id(self, id: HostId) -> HostRow | None:
+        """The row of the host with this id, if it is present."""
+        address = self._ids.get(id)
+        return None if address is None else self.get(address)
+
+    def taken_by(self, address: Address) -> Address | None:
+        """The other host that already has this address's 32-bit id: two such hosts cannot be told apart (rule 1)."""
+        owner = self._ids.get(host_id(address))
+        return owner if owner is not None and owner != address else None
+
+    def present(self) -> list[HostRow]:
+        """The hosts there are, by address."""
+        return sorted((r for r in self.rows.values() if r.present), key=lambda r: address_order(Address(r.address)))
+
+    def removed(self) -> list[Address]:
+        """Hosts the configuration lists and an operator has removed."""
+        return sorted((a for a in self.configured if self.get(a) is None), key=address_order)
+
+    def backends(self) -> list[Backend]:
+        return [backend_of(row) for row in self.present()]
+
+    def digest(self) -> bytes:
+        """8 bytes over the effective table: address, tag, weight, up; no stamps, no tombstones (rule 8)."""
+        text = "\n".join(f"{r.address}\t{r.tag}\t{r.weight}\t{r.up:d}" for r in self.present())
+        return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8]
+
+    def _set(self, row: HostRow) -> None:
+        self.rows[Address(row.address)] = row
+        self._ids.setdefault(host_id(Address(row.address)), Address(row.address))
+
+
+def backend_of(row: HostRow) -> Backend:
+    """What the assigner needs of a row. Records decided before the host (re)appeared are not used."""
+    return Backend(
+        id=host_id(Address(row.address)),
+        address=row.address,
+        hostname=row.hostname or None,
+        tag=row.tag,
+        weight=row.weight,
+        up=row.up,
+        since=row.present_at,
+    )
+
+
+def encode_rows(rows: Sequence[HostRow]) -> bytes:
+    """The host document of the state store: msgpack, rows in address order, so that equal tables are equal bytes."""
+    return msgspec.msgpack.encode(sorted(rows, key=lambda r: address_order(Address(r.address))))
+
+
+_rows_decoder = msgspec.msgpack.Decoder(list[HostRow])
+
+
+def decode_rows(data: bytes) -> list[HostRow]:
+    """Raises ValueError where `data` is not a host document."""
+    try:
+        return _rows_decoder.decode(data)
+    except msgspec.DecodeError as exc:
+        raise ValueError(f"host document of {len(data)} bytes cannot be read: {exc}") from exc

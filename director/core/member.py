@@ -1,0 +1,236 @@
+"""One link with another director, from the first byte to the last. Owns no socket and no clock.
+
+    GREETING --Hello fits--> PROVING --Proof fits--> EXCHANGING --both ends sent all that differs--> FULL
+        \\________________________\\________________________\\____ anything else, or silence ____> CLOSED
+
+Both ends speak at once: Hello, then Proof as soon as the other's Hello is known. Live changes flow from EXCHANGING on;
+tokens only over FULL links (ring-rules 6).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import deque
+from enum import Enum
+from hashlib import sha256
+
+import msgspec
+
+from director.core.effects import Close, Effect, Level, Log, Send
+from director.core.messages import (
+    OLDEST_RING_VERSION,
+    RING_VERSION,
+    Bye,
+    Digests,
+    Hello,
+    Ping,
+    Pong,
+    Proof,
+    RingMessage,
+)
+from director.core.order import split_member
+from director.types import Address, LinkId, MemberId, Now
+
+HANDSHAKE_TIMEOUT = 2.0
+"""Seconds from the TCP connection to the accepted proof."""
+
+
+class State(Enum):
+    GREETING = "greeting"
+    PROVING = "proving"
+    EXCHANGING = "exchanging"
+    FULL = "full"
+    CLOSED = "closed"
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What this director says of itself, and what it demands of others."""
+
+    member: MemberId
+    incarnation: int
+    username_hash: str
+    expire: int
+    secret: bytes
+    ping_interval: float
+    ping_timeout: float
+    max_clock_skew: float
+
+
+class Neighbour:
+    """The state machine of one link. `handle` takes what belongs to the link itself; the rest is the ring's."""
+
+    def __init__(
+        self, link: LinkId, me: Identity, remote: Address, dialled: MemberId | None, nonce: bytes, now: Now
+    ) -> None:
+        self.link, self.me, self.remote, self.dialled = link, me, remote, dialled
+        self.state = State.GREETING
+        self.peer: MemberId | None = dialled
+        self.peer_incarnation = 0
+        self.version = RING_VERSION
+        self.skew = 0.0
+        self.opened = now
+        self.heard = now.mono
+        self.deadline = now.mono + HANDSHAKE_TIMEOUT
+        self.ping_ms: int | None = None
+        self.congested = False
+        self.was_live = False
+        self.settled = False
+        """Its memory had been compared with the ring when the exchange ended."""
+        self.linked = False
+        """The other end can carry tokens."""
+        self.sent_done = self.got_done = False
+        self.digest_cursor: int | None = 0
+        """Next bucket whose digest is to be sent; None when all were."""
+        self.compare: deque[Digests] = deque()
+        """Digests of the other end that wait to be compared."""
+        self.expected_first = 0
+        self._ping_serial = 0
+        self._ping_sent = now.mono
+        self._ping_open = False
+        self.pong_serial = 0
+        self._hello = Hello(
+            version=RING_VERSION,
+            oldest_version=OLDEST_RING_VERSION,
+            member=me.member,
+            incarnation=me.incarnation,
+            nonce=nonce,
+            unix=now.unix,
+            username_hash=me.username_hash,
+            expire=me.expire,
+        )
+
+    def open(self) -> list[Effect]:
+        return [Send(self.link, [self._hello])]
+
+    @property
+    def live(self) -> bool:
+        """Whether changes flow over it."""
+        return self.state in (State.EXCHANGING, State.FULL)
+
+    def handle(self, message: RingMessage, now: Now) -> list[Effect] | None:
+        """Take a message. None: it is not the link's own business and the link is live; the ring deals with it."""
+        match self.state, message:
+            case State.CLOSED, _:
+                return []
+            case _, Bye(reason):
+                return self.close(f"it said: {reason}", bye=False)
+            case State.GREETING, Hello():
+                return self._greeted(message, now)
+            case State.PROVING, Proof(mac):
+                return self._proved(mac, now)
+            case (State.EXCHANGING | State.FULL), Ping(serial):
+                return [Send(self.link, [Pong(serial)])]
+            case (State.EXCHANGING | State.FULL), Pong(serial):
+                if self._ping_open and serial == self._ping_serial:
+                    self._ping_open = False
+                    self.pong_serial = serial
+                    self.ping_ms = round((now.mono - self._ping_sent) * 1000)
+                return []
+            case (State.EXCHANGING | State.FULL), (Hello() | Proof()):
+                return self.close(f"{type(message).__name__} came again in {self.state.name}")
+            case (State.EXCHANGING | State.FULL), _:
+                return None
+        return self.close(f"{type(message).__name__} is not expected in {self.state.name}")
+
+    def tick(self, now: Now) -> list[Effect]:
+        """Time-outs and pings."""
+        if self.state is State.CLOSED:
+            return []
+        if not self.live:
+            if now.mono >= self.deadline:
+                return self.close(f"no answer in {self.state.name} within {HANDSHAKE_TIMEOUT:.0f} s")
+            return []
+        if now.mono - self.heard >= self.me.ping_timeout:
+            return self.close(f"silent for {now.mono - self.heard:.1f} s (ring.ping_timeout)", bye=False)
+        if now.mono - self._ping_sent >= self.me.ping_interval:
+            return self.ping(now)
+        return []
+
+    def ping(self, now: Now) -> list[Effect]:
+        """Ask for a sign of life; the Pong of an earlier Ping no longer counts."""
+        self._ping_serial += 1
+        self._ping_sent = now.mono
+        self._ping_open = True
+        return [Send(self.link, [Ping(self._ping_serial)])]
+
+    @property
+    def last_ping(self) -> int:
+        return self._ping_serial
+
+    def next_deadline(self) -> float:
+        if not self.live:
+            return self.deadline
+        return min(self.heard + self.me.ping_timeout, self._ping_sent + self.me.ping_interval)
+
+    def close(self, reason: str, *, bye: bool = True, level: Level = Level.WARNING) -> list[Effect]:
+        """End the link: say why to the other end and to the log."""
+        if self.state is State.CLOSED:
+            return []
+        effects: list[Effect] = [Send(self.link, [Bye(reason)])] if bye else []
+        fields = {"peer": self.name(), "state": self.state.value, "reason": reason}
+        self.state = State.CLOSED
+        return [*effects, Close(self.link), Log(level, "ring_link_closed", fields)]
+
+    def name(self) -> str:
+        return self.peer or str(self.remote)
+
+    def _greeted(self, hello: Hello, now: Now) -> list[Effect]:
+        problem = self._problem_with(hello, now)
+        if problem is not None:
+            return self.close(problem)
+        self.peer = MemberId(hello.member)
+        self.peer_incarnation = hello.incarnation
+        self.version = min(hello.version, RING_VERSION)
+        self.skew = hello.unix - now.unix
+        self._theirs = hello
+        self.state = State.PROVING
+        return [Send(self.link, [Proof(self._mac(mine=True))])]
+
+    def _problem_with(self, hello: Hello, now: Now) -> str | None:
+        if max(hello.oldest_version, OLDEST_RING_VERSION) > min(hello.version, RING_VERSION):
+            return (
+                f"ring version {hello.oldest_version} to {hello.version} offered, "
+                f"{self.me.member} speaks {OLDEST_RING_VERSION} to {RING_VERSION}"
+            )
+        try:
+            address, _ = split_member(MemberId(hello.member))
+        except ValueError:
+            return f"member name {hello.member!r} is not ADDRESS:PORT"
+        if hello.member == self.me.member:
+            return f"two directors say they are {hello.member}: give each its own address in ring.listen"
+        if self.dialled is not None and hello.member != self.dialled:
+            return f"{self.dialled} was dialled and says it is {hello.member}"
+        if address != self.remote:
+            return f"{hello.member} connected from {self.remote}: a director must use the address it is listed with"
+        if hello.username_hash != self.me.username_hash:
+            return (
+                f"users.username_hash differs: {hello.member} has {hello.username_hash!r}, "
+                f"{self.me.member} has {self.me.username_hash!r}"
+            )
+        if hello.expire != self.me.expire:
+            return (
+                f"users.expire differs: {hello.member} has {hello.expire} s, {self.me.member} has {self.me.expire} s"
+            )
+        skew = hello.unix - now.unix
+        if abs(skew) > self.me.max_clock_skew:
+            return f"the clock of {hello.member} is {skew:+.1f} s off that of {self.me.member}: set the clocks (NTP)"
+        return None
+
+    def _proved(self, mac: bytes, now: Now) -> list[Effect]:
+        if not hmac.compare_digest(mac, self._mac(mine=False)):
+            return self.close("wrong ring secret: ring.secret_file must hold the same on every director")
+        self.state = State.EXCHANGING
+        self.was_live = True
+        self.heard = now.mono
+        self._ping_sent = now.mono
+        return []
+
+    def _mac(self, *, mine: bool) -> bytes:
+        """Proof over both greetings, by role, so that neither a recording nor an echo of ours can pass for it."""
+        dialler, acceptor = (self._hello, self._theirs) if self.dialled else (self._theirs, self._hello)
+        speaker_dialled = (self.dialled is not None) == mine
+        told = [
+            b"dialler" if speaker_dialled else b"acceptor",
+            *(msgspec.msgpack.encode((h.version, h.member, h.incarnation, h.nonce)) for h in (dialler, acceptor)),
+        ]
+        return hmac.new(self.me.secret, b"\0".join(told), sha256).digest()

@@ -1,0 +1,112 @@
+"""The names behind the keys, for listings. Never needed to route: what is missing is shown as a hash.
+
+An entry is a key (8 bytes), a length (2 bytes) and the name as auth gave it. Buckets are those of the
+user table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from struct import Struct
+
+from director.core.users import BUCKET_SHIFT, BUCKETS
+from director.types import UserKey
+
+_HEAD = Struct(">QH")
+
+SLACK = 1024
+"""Bytes that a bucket may have beyond twice its last size without repetitions, before they are taken out."""
+
+
+class NameTable:
+    """Names by bucket. Additions are appended; repetitions go when a bucket is read or has doubled."""
+
+    def __init__(self) -> None:
+        self._buckets: list[bytearray] = [bytearray() for _ in range(BUCKETS)]
+        self._compact_above = [SLACK] * BUCKETS
+        self._dirty: set[int] = set()
+
+    def __len__(self) -> int:
+        """Bytes of all entries, some repetitions included."""
+        return sum(map(len, self._buckets))
+
+    def add(self, entries: bytes) -> None:
+        """Take in names of logins here; the last name of a key counts. Raises ValueError for half entries."""
+        for key, name in list(_entries(entries)):
+            number = key >> BUCKET_SHIFT
+            self._buckets[number] += _entry(key, name)
+            self._dirty.add(number)
+            if len(self._buckets[number]) > self._compact_above[number]:
+                self._replace(number, dict(_entries(self._buckets[number])))
+
+    def merge(self, entries: bytes) -> bool:
+        """Take in names from elsewhere; whether anything was new.
+
+        Of two names of a key the greater one stays, so it does not matter who merges what first.
+        Raises ValueError, and takes in nothing, for half entries.
+        """
+        found: dict[int, dict[UserKey, bytes]] = {}
+        for key, name in _entries(entries):
+            names = found.setdefault(key >> BUCKET_SHIFT, {})
+            names[key] = max(name, names.get(key, b""))
+        anything = False
+        for number, names in found.items():
+            known = dict(_entries(self._buckets[number]))
+            news = {key: name for key, name in names.items() if key not in known or name > known[key]}
+            if news:
+                self._replace(number, known | news)
+                self._dirty.add(number)
+                anything = True
+        return anything
+
+    def bucket(self, number: int) -> bytes:
+        """The entries of a bucket, by key, one for each."""
+        self._replace(number, dict(_entries(self._buckets[number])))
+        return bytes(self._buckets[number])
+
+    def names(self, number: int) -> dict[UserKey, str]:
+        """The names of a bucket for display; bytes that are no UTF-8 become U+FFFD."""
+        return {key: name.decode(errors="replace") for key, name in _entries(self._buckets[number])}
+
+    def sweep(self, number: int, keep: Callable[[int], bool]) -> int:
+        """Drop the names of a bucket whose key is not to be kept; gives how many."""
+        known = dict(_entries(self._buckets[number]))
+        kept = {key: name for key, name in known.items() if keep(key)}
+        dropped = len(known) - len(kept)
+        if dropped:
+            self._replace(number, kept)
+            self._dirty.add(number)
+        return dropped
+
+    @property
+    def dirty_count(self) -> int:
+        return len(self._dirty)
+
+    def take_dirty(self) -> list[int]:
+        """The buckets to be written since the last call, in order."""
+        dirty, self._dirty = self._dirty, set()
+        return sorted(dirty)
+
+    def mark_dirty(self, number: int) -> None:
+        """Say that a bucket is to be written (again)."""
+        self._dirty.add(number)
+
+    def _replace(self, number: int, names: dict[UserKey, bytes]) -> None:
+        entries = bytearray().join(_entry(key, name) for key, name in sorted(names.items()))
+        self._buckets[number] = entries
+        self._compact_above[number] = 2 * len(entries) + SLACK
+
+
+def _entry(key: UserKey, name: bytes) -> bytes:
+    return _HEAD.pack(key, len(name)) + name
+
+
+def _entries(data: bytes | bytearray) -> Iterator[tuple[UserKey, bytes]]:
+    at = 0
+    while at < len(data):
+        start = at + _HEAD.size
+        key, length = _HEAD.unpack_from(data, at) if start <= len(data) else (0, len(data))
+        at = start + length
+        if at > len(data):
+            raise ValueError(f"names: {len(data)} bytes of entries end in the middle of one")
+        yield UserKey(key), bytes(data[start:at])

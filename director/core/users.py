@@ -1,0 +1,226 @@
+"""The user table: who is assigned where, since when, and when he was last seen.
+
+A record is (key, host, decided, seen, flags), 22 bytes. Records of one key merge by a rule that does not
+depend on order, grouping or the time. All records whose key has the same upper 12 bits are one bucket, the
+unit in which they are compared with neighbours and stored.
+
+This is the readable reference; `wire/_fast.pyx` holds the table in packed blocks. Both pass the same tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from director.types import HostId, Stamp, UserKey
+
+RECORD = Struct(">QIIIH")
+"""key, host, decided, seen, flags. Big endian, so that records sort as bytes."""
+
+BUCKETS = 4096
+BUCKET_SHIFT = 52
+"""key >> BUCKET_SHIFT is the number of its bucket."""
+
+MOVING = 1
+"""The old sessions are not confirmed to be gone; nobody is answered from this record."""
+BY_HAND = 2
+"""An operator chose the host."""
+PINNED = 4
+"""Never expires."""
+
+LATEST = 0xFFFFFFFF
+"""The last second that a record can hold."""
+
+
+class User(NamedTuple):
+    """One record."""
+
+    key: UserKey
+    host: HostId
+    decided: Stamp
+    seen: int
+    """Unix seconds of the last login or refresh."""
+    flags: int
+
+
+def merged(one: User, other: User) -> User:
+    """What two records of one key come to: the later decision, and the later of both `seen`.
+
+    Of two decisions with one stamp: the lower host, then settled before moving, then the lower flags.
+    """
+    wins = min(one, other, key=lambda user: (-user.decided, user.host, user.flags & MOVING, user.flags))
+    return wins._replace(seen=max(one.seen, other.seen))
+
+
+def rounded(seen: int, expire: int) -> int:
+    """`seen` as it is stored and compared: the next multiple of a third of `expire`; a multiple stays."""
+    step = expire // 3
+    return min(-(-seen // step) * step, LATEST)
+
+
+def pack(users: Iterable[User]) -> bytes:
+    """Records as they go over the wire and into stores."""
+    return b"".join(RECORD.pack(*user) for user in users)
+
+
+def unpack(records: bytes) -> Iterator[User]:
+    """The users of packed records. Raises ValueError where the length is not a whole number of records."""
+    if len(records) % RECORD.size:
+        raise ValueError(f"{len(records)} bytes of user records are no multiple of {RECORD.size}")
+    return (User(*fields) for fields in RECORD.iter_unpack(records))
+
+
+class UserTable:
+    """All users, in 4096 buckets.
+
+    Two sets are kept beside them: *changes*, what was decided or refreshed here and is not announced yet, and
+    *dirty* buckets, whose stored form is no longer what is in memory.
+    """
+
+    def __init__(self, expire: int) -> None:
+        """expire: seconds (>= 10) after which an idle user may be placed anew. Raises ValueError if less."""
+        if expire < 10:
+            raise ValueError(f"users cannot expire after {expire} s, 10 s is the least")
+        self.expire = expire
+        self._buckets: list[dict[UserKey, User]] = [{} for _ in range(BUCKETS)]
+        self._changes: list[User] = []
+        self._dirty: set[int] = set()
+
+    def __len__(self) -> int:
+        """All records, those of expired users included."""
+        return sum(map(len, self._buckets))
+
+    def get(self, key: UserKey) -> User | None:
+        """The record as it is, alive or not."""
+        return self._buckets[key >> BUCKET_SHIFT].get(key)
+
+    def put(self, user: User) -> None:
+        """Store a decision made here; it replaces whatever was there, and is announced."""
+        self._store(user)
+        self._changed(user)
+
+    def touch(self, key: UserKey, seen: int) -> bool:
+        """Raise `seen` of a user; False if there is none. Announced once in a third of `expire`."""
+        old = self.get(key)
+        if old is None:
+            return False
+        if seen > old.seen:
+            new = old._replace(seen=seen)
+            self._store(new)
+            if self._rounded(seen) > self._rounded(old.seen):
+                self._changed(new)
+        return True
+
+    def merge(self, records: bytes) -> bytes:
+        """Take in records from elsewhere, in any order; gives those that said something new, as they are now.
+
+        New is: another host, stamp or flags, or a later rounded `seen`. These are not announced: the caller
+        passes the result on. Raises ValueError, and takes in nothing, where the length cannot be right.
+        """
+        news = []
+        for user in unpack(records):
+            old = self.get(user.key)
+            new = user if old is None else merged(old, user)
+            if new == old:
+                continue
+            self._store(new)
+            if old is None or self._stored(new) != self._stored(old):
+                self._dirty.add(new.key >> BUCKET_SHIFT)
+                news.append(new)
+        return pack(news)
+
+    def bucket(self, number: int) -> bytes:
+        """The records of a bucket, by key."""
+        return pack(self._sorted(number))
+
+    def stored_bucket(self, number: int) -> bytes:
+        """The same as it is stored and compared: with `seen` rounded up."""
+        return pack(map(self._stored, self._sorted(number)))
+
+    def digest(self, number: int, unix: int) -> bytes:
+        """8 bytes, equal where two directors know the same of a bucket; zeros where there is nobody."""
+        kept = pack(self._stored(user) for user in self._sorted(number) if not self._gone(user, unix))
+        return hashlib.md5(kept, usedforsecurity=False).digest()[:8] if kept else bytes(8)
+
+    def digests(self, unix: int) -> bytes:
+        """The digests of all buckets in a row. Takes long with many users: slice it with `digest`."""
+        return b"".join(self.digest(number, unix) for number in range(BUCKETS))
+
+    @property
+    def has_changes(self) -> bool:
+        return bool(self._changes)
+
+    def take_changes(self) -> bytes:
+        """Records to announce since the last call. A user may be in it twice."""
+        changes, self._changes = self._changes, []
+        return pack(changes)
+
+    @property
+    def dirty_count(self) -> int:
+        return len(self._dirty)
+
+    def take_dirty(self) -> list[int]:
+        """The buckets to be written since the last call, in order."""
+        dirty, self._dirty = self._dirty, set()
+        return sorted(dirty)
+
+    def mark_dirty(self, number: int) -> None:
+        """Say that a bucket is to be written (again)."""
+        self._dirty.add(number)
+
+    def sweep(self, number: int, unix: int) -> int:
+        """Drop the users of a bucket who are gone; gives how many."""
+        users = self._buckets[number].values()
+        return self._keep(number, [user for user in users if not self._gone(user, unix)])
+
+    def forget_host(self, number: int, host: HostId, before: int) -> int:
+        """Drop the users of a bucket who were put on `host` before that stamp; gives how many."""
+        users = self._buckets[number].values()
+        return self._keep(number, [user for user in users if user.host != host or user.decided >= before])
+
+    def counts(self, first: int, last: int, unix: int) -> dict[HostId, int]:
+        """How many users each host has in the buckets `first` to `last - 1`, expired ones not counted."""
+        return dict(
+            Counter(
+                user.host
+                for bucket in self._buckets[first:last]
+                for user in bucket.values()
+                if is_alive(user, unix, self.expire)
+            )
+        )
+
+    def _store(self, user: User) -> None:
+        self._buckets[user.key >> BUCKET_SHIFT][user.key] = user
+
+    def _changed(self, user: User) -> None:
+        self._changes.append(user)
+        self._dirty.add(user.key >> BUCKET_SHIFT)
+
+    def _keep(self, number: int, users: list[User]) -> int:
+        dropped = len(self._buckets[number]) - len(users)
+        if dropped:
+            self._buckets[number] = {user.key: user for user in users}
+            self._dirty.add(number)
+        return dropped
+
+    def _sorted(self, number: int) -> list[User]:
+        return sorted(self._buckets[number].values())
+
+    def _rounded(self, seen: int) -> int:
+        return rounded(seen, self.expire)
+
+    def _stored(self, user: User) -> User:
+        return user._replace(seen=self._rounded(user.seen))
+
+    def _gone(self, user: User, unix: int) -> bool:
+        # By the rounded `seen`, the only one that all directors share: otherwise their digests would differ
+        # for a third of `expire` each time a user who was refreshed on one of them goes.
+        return not user.flags & PINNED and self._rounded(user.seen) + 2 * self.expire <= unix
+
+
+def is_alive(user: User, unix: int, expire: int) -> bool:
+    """Whether the assignment still binds: pinned, or seen less than `expire` seconds ago."""
+    return bool(user.flags & PINNED) or user.seen + expire > unix

@@ -1,0 +1,214 @@
+"""Mail clients that log in and tell which backend served them: IMAP, POP3, LMTP; one, or many at a time."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import NamedTuple, Self
+
+TIMEOUT = 30.0
+SERVED_BY = re.compile(rb'^\* ID \("name" "([^"]+)"')
+
+
+class Refused(Exception):
+    """The server answered, and the answer was no. `reply` is its line."""
+
+    def __init__(self, reply: str) -> None:
+        self.reply = reply
+        super().__init__(reply)
+
+
+class Login(NamedTuple):
+    """What became of one attempt to log in."""
+
+    user: str
+    via: str
+    """Address of the proxy that was asked."""
+    backend: str | None
+    """Name of the backend that served; None where the attempt failed."""
+    error: str | None
+    began: float
+    """Monotonic."""
+    seconds: float
+
+
+class Connection:
+    """A line-based connection; closed at the end of its `with` block."""
+
+    def __init__(self, address: str, port: int, timeout: float = TIMEOUT) -> None:
+        self._socket = socket.create_connection((address, port), timeout=timeout)
+        self._stream = self._socket.makefile("rwb")
+
+    def send(self, line: str) -> None:
+        self._stream.write(line.encode() + b"\r\n")
+        self._stream.flush()
+
+    def read(self) -> bytes:
+        line = self._stream.readline()
+        if not line:
+            raise ConnectionError("the server closed the connection")
+        return line.rstrip(b"\r\n")
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Imap(Connection):
+    """An IMAP session: greeting read, not yet logged in."""
+
+    def __init__(self, address: str, port: int, timeout: float = TIMEOUT) -> None:
+        super().__init__(address, port, timeout)
+        try:
+            self.greeting = self.read().decode()
+        except BaseException:
+            self.close()
+            raise
+
+    def command(self, text: str) -> list[bytes]:
+        """Its untagged replies. Raises Refused where the tagged one is not OK."""
+        self.send(f"a {text}")
+        replies = []
+        while not (line := self.read()).startswith(b"a "):
+            replies.append(line)
+        if not line.startswith(b"a OK"):
+            raise Refused(line.decode())
+        return replies
+
+    def login(self, user: str, password: str) -> None:
+        self.command(f'LOGIN "{user}" "{password}"')
+
+    def served_by(self) -> str:
+        """Name of the server at the other end; after a proxied login, the backend's."""
+        for reply in self.command("ID NIL"):
+            if match := SERVED_BY.match(reply):
+                return match.group(1).decode()
+        raise Refused("the server does not give its name in reply to ID")
+
+
+class Pop3(Connection):
+    """A POP3 session: greeting read, not yet logged in."""
+
+    def __init__(self, address: str, port: int, timeout: float = TIMEOUT) -> None:
+        super().__init__(address, port, timeout)
+        try:
+            self.greeting = self.reply()
+        except BaseException:
+            self.close()
+            raise
+
+    def reply(self) -> str:
+        line = self.read().decode()
+        if not line.startswith("+OK"):
+            raise Refused(line)
+        return line
+
+    def login(self, user: str, password: str) -> str:
+        """The server's reply to the password."""
+        self.send(f"USER {user}")
+        self.reply()
+        self.send(f"PASS {password}")
+        return self.reply()
+
+
+def login_imap(address: str, port: int, user: str, password: str = "any", timeout: float = TIMEOUT) -> str:
+    """Log in and out; the name of the backend that served it. Raises Refused or OSError."""
+    with Imap(address, port, timeout) as session:
+        session.login(user, password)
+        backend = session.served_by()
+        session.command("LOGOUT")
+        return backend
+
+
+def login_pop3(address: str, port: int, user: str, password: str = "any", timeout: float = TIMEOUT) -> None:
+    """Log in and out. Which backend served it is in the backend's log. Raises Refused or OSError."""
+    with Pop3(address, port, timeout) as session:
+        session.login(user, password)
+        session.send("QUIT")
+        session.reply()
+
+
+def deliver_lmtp(address: str, port: int, user: str, subject: str, timeout: float = TIMEOUT) -> str:
+    """Deliver a short mail; the server's reply for this recipient. Raises Refused or OSError."""
+    with Connection(address, port, timeout) as session:
+
+        def step(text: str, expected: bytes) -> str:
+            if text:
+                session.send(text)
+            while (line := session.read())[3:4] == b"-":
+                continue
+            if not line.startswith(expected):
+                raise Refused(line.decode())
+            return line.decode()
+
+        step("", b"220")
+        step("LHLO client.example", b"250")
+        step("MAIL FROM:<sender@example.com>", b"250")
+        step(f"RCPT TO:<{user}>", b"250")
+        step("DATA", b"354")
+        reply = step(f"Subject: {subject}\r\n\r\nHello.\r\n.", b"250")
+        step("QUIT", b"221")
+        return reply
+
+
+def attempt(address: str, port: int, user: str, password: str = "any", timeout: float = TIMEOUT) -> Login:
+    """One IMAP login whose failure is a result, not an exception."""
+    began = time.monotonic()
+    try:
+        backend = login_imap(address, port, user, password, timeout)
+    except (Refused, OSError) as error:
+        return Login(user, address, None, str(error) or type(error).__name__, began, time.monotonic() - began)
+    return Login(user, address, backend, None, began, time.monotonic() - began)
+
+
+def login_many(
+    users: Sequence[str],
+    proxies: Sequence[str],
+    port: int,
+    *,
+    rate: float | None = None,
+    parallel: int = 30,
+    timeout: float = TIMEOUT,
+    done: Callable[[Login], None] = lambda login: None,
+) -> list[Login]:
+    """Log all users in over IMAP, the next user at the next proxy, and collect what became of each, in order.
+
+    rate: logins begun a second; None: as fast as `parallel` allows. done: called after each, in any thread.
+    """
+    begin = time.monotonic()
+
+    def one(number: int) -> Login:
+        if rate is not None:
+            time.sleep(max(0.0, begin + number / rate - time.monotonic()))
+        login = attempt(proxies[number % len(proxies)], port, users[number], timeout=timeout)
+        done(login)
+        return login
+
+    with ThreadPoolExecutor(parallel) as pool:
+        return list(pool.map(one, range(len(users))))
+
+
+def failures(logins: Iterable[Login]) -> list[Login]:
+    """Those that did not get in."""
+    return [login for login in logins if login.error is not None]
+
+
+def on_two_backends(logins: Iterable[Login]) -> dict[str, set[str]]:
+    """Users who were served by more than one backend, with their names."""
+    seen: dict[str, set[str]] = {}
+    for login in logins:
+        if login.backend is not None:
+            seen.setdefault(login.user, set()).add(login.backend)
+    return {user: backends for user, backends in seen.items() if len(backends) > 1}

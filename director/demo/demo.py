@@ -1,0 +1,265 @@
+"""`director demo`: a cluster on this machine that loses all its directors and forgets nothing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from director.demo import packages
+from director.demo.clients import Login, failures
+from director.demo.cluster import Cluster, Director
+from director.demo.dovecot import find_program
+from director.demo.ports import DemoError, addresses, free_ports
+
+USERS = [f"user{number:03}" for number in range(1, 301)]
+DIRECTORS, BACKENDS = 3, 4
+FIRST_PROXY, FIRST_BACKEND = "127.0.0.11", "127.0.1.1"
+LIGHTER, LIGHTER_WEIGHT, DOWN = "127.0.1.2", 50, "127.0.1.3"
+AGREE_TIMEOUT = 10.0
+INTERRUPTED = 130
+SHOWN_USERS = 20
+SHOWN_DIFFERENCES = 20
+DOVECOT = "2.3."
+
+
+class Memory(NamedTuple):
+    """What one director knows."""
+
+    users: Mapping[str, str]
+    """Backend by user key. Not by name: names are remembered for people, keys decide."""
+    hosts: Mapping[str, str]
+    """Weight, state and tag by address."""
+
+
+def run(once: bool) -> int:
+    """Show it; stay up until Ctrl-C unless `once`. Exit code 0 where nothing was forgotten."""
+    console = Console(highlight=False)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        return _run(console, once=once)
+    except (DemoError, packages.Missing) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"demo: {error}", markup=False)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("interrupted; everything is stopped and removed")
+        return INTERRUPTED
+
+
+def _run(console: Console, *, once: bool) -> int:
+    packages.install("dovecot", said=lambda text: console.print(f"[bold]·[/] {text}"))
+    _check_dovecot()
+    proxies, backends = addresses(FIRST_PROXY, DIRECTORS), addresses(FIRST_BACKEND, BACKENDS)
+    ports = free_ports([*proxies, *backends], proxies)
+    cluster = Cluster(
+        directors=DIRECTORS,
+        backends=BACKENDS,
+        ports=ports,
+        first_proxy=FIRST_PROXY,
+        first_backend=FIRST_BACKEND,
+    )
+    try:
+        cluster.start(said=lambda text: console.print(f"[bold]·[/] {text}"))
+        differences = _show(console, cluster)
+        if differences:
+            _print_differences(console, differences)
+            if once:
+                return 1
+        else:
+            console.print("\n[bold green]Nobody moved and nothing was forgotten.[/]")
+        if not once:
+            _look_around(console, cluster)
+            _until_interrupted()
+            console.print("\nstopping everything")
+        return 1 if differences else 0
+    finally:
+        cluster.close()
+
+
+def _show(console: Console, cluster: Cluster) -> list[str]:
+    """Play the whole story; what differs between its beginning and its end, empty where all is well."""
+    first = cluster.directors[0]
+    before_logins = _log_everybody_in(console, cluster)
+    console.print(_user_table(cluster, before_logins))
+    _command(console, first, "update", LIGHTER, str(LIGHTER_WEIGHT), "--reason", "demo: half the weight")
+    _command(console, first, "down", DOWN, "--reason", "demo: taken down")
+    before = _memories(cluster)
+    console.print(_host_table(cluster, before_logins))
+    console.print(f"{DOWN} is down: new users avoid it; users who are there already stay together there.\n")
+
+    console.print(f"[bold]·[/] restarting all {len(cluster.directors)} directors at once")
+    began = time.monotonic()
+    cluster.stop_directors()
+    cluster.start_directors()
+    console.print(
+        f"  all of them answer again, {time.monotonic() - began:.1f} s after they were told to stop"
+    )
+    after = _memories(cluster)
+    console.print(_host_table(cluster, before_logins))
+    after_logins = _log_everybody_in(console, cluster)
+    return _differences(before, after) + _moves(before_logins, after_logins)
+
+
+def _log_everybody_in(console: Console, cluster: Cluster) -> list[Login]:
+    """All users over IMAP, in turn over the proxies. Raises DemoError where somebody cannot get in."""
+    text = f"[bold]·[/] logging {len(USERS)} users in over IMAP, over {len(cluster.proxies)} proxies"
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn())
+    began = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(text, total=len(USERS))
+        logins = cluster.log_in(USERS, done=lambda login: progress.advance(task))
+    console.print(f"{text}: {time.monotonic() - began:.1f} s")
+    if failed := failures(logins):
+        reasons = Counter(f"{login.error} (at {login.via})" for login in failed)
+        raise DemoError(f"{len(failed)} of {len(logins)} logins failed: {reasons.most_common(3)}")
+    return logins
+
+
+def _memories(cluster: Cluster) -> dict[str, Memory]:
+    """What each director knows, by its name, once they agree. Raises DemoError where they do not."""
+    deadline = time.monotonic() + AGREE_TIMEOUT
+    while True:
+        memories = {director.name: _memory(director) for director in cluster.directors}
+        one, *others = memories.values()
+        if all(other == one for other in others):
+            return memories
+        if time.monotonic() > deadline:
+            different = _differences({name: one for name in memories}, memories)
+            raise DemoError("the directors do not agree:\n" + "\n".join(different[:SHOWN_DIFFERENCES]))
+        time.sleep(0.1)
+
+
+def _memory(director: Director) -> Memory:
+    users = {f"user {user['key']}": user["host"] for user in director.ask("map")}
+    hosts = {
+        host["address"]: f"weight {host['weight']}, {'up' if host['up'] else 'down'}, tag {host['tag']!r}"
+        for host in director.ask("status")["hosts"]
+    }
+    return Memory(users, hosts)
+
+
+def _differences(before: Mapping[str, Memory], after: Mapping[str, Memory]) -> list[str]:
+    return [
+        f"{director}: {thing} was {was.get(thing, 'unknown')}, is {now.get(thing, 'unknown')}"
+        for director in before
+        for was, now in zip(before[director], after[director], strict=True)
+        for thing in sorted(was.keys() | now.keys())
+        if was.get(thing) != now.get(thing)
+    ]
+
+
+def _moves(before: list[Login], after: list[Login]) -> list[str]:
+    return [
+        f"{now.user} was served by {was.backend}, is served by {now.backend}"
+        for was, now in zip(before, after, strict=True)
+        if was.backend != now.backend
+    ]
+
+
+def _command(console: Console, director: Director, *arguments: str) -> None:
+    """Run a changing command as an operator would, and show it. Raises DemoError where it fails."""
+    line = " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)
+    console.print(f"[bold]$ director {line}[/]")
+    result = director.command(*arguments)
+    console.print((result.stdout + result.stderr).rstrip(), markup=False)
+    if result.returncode != 0:
+        raise DemoError(f"director {line} ended with exit code {result.returncode}")
+
+
+def _user_table(cluster: Cluster, logins: list[Login]) -> Table:
+    table = Table(title=f"Users (the first {SHOWN_USERS} of {len(logins)})", title_justify="left")
+    columns = 2
+    for _ in range(columns):
+        table.add_column("user")
+        table.add_column("over proxy")
+        table.add_column("backend")
+    first = logins[:SHOWN_USERS]
+    shown = [(login.user, login.via, cluster.backend(login.backend or "").address) for login in first]
+    rows = SHOWN_USERS // columns
+    for number in range(rows):
+        table.add_row(*shown[number], *shown[number + rows])
+    return table
+
+
+def _host_table(cluster: Cluster, logins: list[Login]) -> Table:
+    hosts: list[dict[str, Any]] = cluster.directors[0].ask("status")["hosts"]
+    served = Counter(cluster.backend(login.backend or "").address for login in logins)
+    table = Table(title="Hosts", title_justify="left")
+    table.add_column("backend")
+    table.add_column("weight", justify="right")
+    table.add_column("state")
+    table.add_column("users", justify="right")
+    table.add_column("served by it", justify="right")
+    for host in hosts:
+        address = host["address"]
+        state = "up" if host["up"] else "[red]down[/]"
+        table.add_row(address, str(host["weight"]), state, str(host["users"]), str(served[address]))
+    return table
+
+
+def _print_differences(console: Console, differences: list[str]) -> None:
+    console.print(f"\n[bold red]{len(differences)} things differ after the restart:[/]")
+    for difference in differences[:SHOWN_DIFFERENCES]:
+        console.print(f"  {difference}", markup=False)
+    if len(differences) > SHOWN_DIFFERENCES:
+        console.print(f"  … and {len(differences) - SHOWN_DIFFERENCES} more")
+
+
+def _look_around(console: Console, cluster: Cluster) -> None:
+    first, proxy = cluster.directors[0], cluster.proxies[0]
+    program = Path(sys.executable).with_name("director")
+    director = str(program) if program.exists() else f"{sys.executable} -m director"
+    lines = [
+        "",
+        "Look around from another terminal:",
+        f"  export DIRECTOR_CONFIG={first.config}",
+        *(
+            f"  {director} {words}"
+            for words in ("status", "map", "ring status", f"status {USERS[0]}", f"up {DOWN}")
+        ),
+        f"  doveadm director status -a {proxy.run}/director-admin",
+        "",
+        "Log in as anybody, with any password:",
+        f"  IMAP {cluster.ports.imap}, POP3 {cluster.ports.pop3}, LMTP {cluster.ports.lmtp}"
+        f" on {', '.join(cluster.proxy_addresses)}",
+        f"  doveadm -c {proxy.config} mailbox list -u {USERS[0]}",
+        "",
+        f"Logs: {cluster.folder}/*/*.log",
+        "Ctrl-C stops everything and removes it.",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _check_dovecot() -> None:
+    """Raises DemoError unless Dovecot 2.3 is installed."""
+    version = subprocess.run(
+        [find_program("dovecot"), "--version"], capture_output=True, text=True
+    ).stdout.strip()
+    if not version.startswith(DOVECOT):
+        raise DemoError(
+            f"the demo is made for Dovecot 2.3, this machine has {version or 'an unknown version'}"
+        )
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _until_interrupted() -> None:
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return

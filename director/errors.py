@@ -1,0 +1,87 @@
+"""Every exception class of the daemon. One tree; a class exists where a caller acts differently on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+EX_USAGE = 64
+EX_DATA = 65
+EX_NOT_FOUND = 68
+EX_UNAVAILABLE = 69
+EX_TRY_AGAIN = 75
+EX_REFUSED = 77
+EX_CONFIG = 78
+
+
+class DirectorError(Exception):
+    """Root of everything the daemon raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(DirectorError):
+    """The configuration is wrong; the process ends with exit code 78 before it opens anything."""
+
+    exit_code = EX_CONFIG
+
+    def __init__(self, file: str, key: str, value: object, expected: str) -> None:
+        self.file, self.key, self.value, self.expected = file, key, value, expected
+        super().__init__(f"{file}: {key} = {value!r}: {expected}" if key else f"{file}: {expected}")
+
+
+class ConfigErrors(ConfigError):
+    """All problems of one configuration file at once, at least one. The text has one a line."""
+
+    def __init__(self, problems: Sequence[ConfigError]) -> None:
+        self.problems = tuple(problems)
+        first = self.problems[0]
+        super().__init__(first.file, first.key, first.value, first.expected)
+        self.args = ("\n".join(str(problem) for problem in self.problems),)
+
+
+class ListenError(DirectorError):
+    """A socket or FIFO of our own cannot be opened; the process ends before it answers anybody."""
+
+    exit_code = EX_CONFIG
+
+    def __init__(self, listener: str, where: str, reason: str) -> None:
+        self.listener, self.where, self.reason = listener, where, reason
+        super().__init__(f"{listener}: cannot listen on {where}: {reason}")
+
+
+class PeerError(DirectorError):
+    """Somebody on a socket sent what cannot be accepted; that connection is closed, all else goes on."""
+
+
+class OperationError(DirectorError):
+    """An operator's command that is not carried out. The text is for the operator."""
+
+
+class UnknownName(OperationError):
+    """No such host, user or director (exit code 68)."""
+
+    exit_code = EX_NOT_FOUND
+
+
+class BadRequest(OperationError):
+    """A parameter that cannot be right (exit code 65)."""
+
+    exit_code = EX_DATA
+
+
+class TryAgain(OperationError):
+    """Right, but not now: the ring is not in sync, or the same thing is being changed already (exit code 75)."""
+
+    exit_code = EX_TRY_AGAIN
+
+
+class Refused(OperationError):
+    """Right, but not allowed as things stand (exit code 77)."""
+
+    exit_code = EX_REFUSED
+
+
+class NotOffered(OperationError):
+    """A command this release does not carry out (exit code 77)."""
+
+    exit_code = EX_REFUSED

@@ -1,0 +1,81 @@
+"""Admin connections (unix or TCP): read the lines of one client, have them done, write the replies.
+
+One command at a time and in order; what a client sent ahead waits here and in the kernel. Nothing is lost:
+the original throws away the line after one that waited, and replies not yet written when the client shuts
+down its sending side.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import anyio
+from anyio.abc import ByteStream, SocketAttribute
+
+from director.errors import PeerError
+from director.wire.admin import GREETING, LINE_LIMIT, AdminSyntaxError, Command, check_version, parse
+from director.wire.tabs import LineBuffer, LineTooLong
+
+Handler = Callable[[Command], AsyncGenerator[bytes, None]]
+"""Carries out one command and yields its reply in pieces that are sent as they come."""
+
+READ_SIZE = 4096
+
+
+async def serve_client(stream: ByteStream, handle: Handler, log: logging.Logger) -> None:
+    """Talk to one client until it hangs up or sends what is no command; closes the stream.
+
+    Give it to the `serve` method of an anyio listener. A client that is slow to read only delays itself, one
+    that goes away only ends its own conversation. Any other error of `handle` is a bug and passes through.
+    """
+    peer = _peer(stream)
+    async with stream:
+        try:
+            await stream.send(GREETING)
+            await _converse(stream, handle)
+        except PeerError as exc:
+            log.error("admin client closed: peer=%s reason=%s", peer, exc)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            log.debug("admin client went away: peer=%s", peer)
+
+
+async def _converse(stream: ByteStream, handle: Handler) -> None:
+    greeted = False
+    async with aclosing(_lines(stream)) as lines:
+        async for line in lines:
+            if not greeted:
+                check_version(line)
+                greeted = True
+                continue
+            async with aclosing(handle(parse(line))) as reply:
+                async for piece in reply:
+                    await stream.send(piece)
+
+
+async def _lines(stream: ByteStream) -> AsyncGenerator[bytes, None]:
+    """The lines of a client until it sends no more. Raises AdminSyntaxError for a long or unfinished one."""
+    buffer = LineBuffer(LINE_LIMIT - len(b"\n"))
+    while True:
+        try:
+            data = await stream.receive(READ_SIZE)
+        except anyio.EndOfStream:
+            break
+        try:
+            lines = buffer.feed(data)
+        except LineTooLong as exc:
+            for line in exc.before.split(b"\n")[:-1]:
+                yield line
+            raise AdminSyntaxError(f"doveadm sent a line of more than {LINE_LIMIT} bytes") from exc
+        for line in lines:
+            yield line
+    if buffer.rest:
+        raise AdminSyntaxError("doveadm hung up in the middle of a line; that line was not carried out")
+
+
+def _peer(stream: ByteStream) -> str:
+    match stream.extra(SocketAttribute.remote_address, None):
+        case (str(address), int(port), *_):
+            return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return "unix"

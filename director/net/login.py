@@ -1,0 +1,205 @@
+"""Login and userdb sockets: one connection to auth for each connection of a login process, closed together.
+
+Bytes from the login process go to auth untouched. Bytes from auth go line by line through `lines`, which writes what
+may go on at once and keeps what has to wait. While auth cannot be reached the login process is held, never closed: it
+would give up on us for good (dovecot-integration, section 8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import anyio
+import anyio.abc
+
+from director.wire.tabs import LineBuffer, LineTooLong
+
+LINE_LIMIT = 16384
+"""Longest line accepted from auth, in bytes."""
+HELD_LIMIT = 65536
+"""Bytes of a login process that are kept while auth cannot be reached."""
+RETRY_FIRST = 0.05
+RETRY_LONGEST = 1.0
+"""Seconds between two attempts to reach auth."""
+
+
+class Owner(Protocol):
+    """Who deals with lines and is told of troubles."""
+
+    def lines(self, client: Client, data: bytes) -> None:
+        """Complete lines from auth, for this client."""
+
+    def client_gone(self, client: Client) -> None: ...
+
+    def auth_unreachable(self, path: str, reason: str) -> None: ...
+
+    def auth_reached(self, path: str) -> None: ...
+
+    def line_too_long(self, path: str, limit: int) -> None: ...
+
+
+class Relay:
+    """One listening socket and the auth socket behind it."""
+
+    def __init__(self, name: str, auth_path: str, passlines: bool, owner: Owner) -> None:
+        self.name, self.auth_path, self.passlines, self.owner = name, auth_path, passlines, owner
+        self.clients: set[Client] = set()
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._accept: Callable[[], Client] = lambda: Client(self)
+
+    async def serve(self, sock: object) -> None:
+        """Accept until cancelled; then close all connections."""
+        loop = asyncio.get_running_loop()
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            server = await loop.create_unix_server(self._accept, sock=sock, backlog=1024)  # type: ignore[arg-type]
+            try:
+                await anyio.sleep_forever()
+            finally:
+                server.close()
+                self._tasks = None
+                for client in list(self.clients):
+                    client.end()
+
+    def connect(self, client: Client) -> None:
+        if self._tasks is not None:
+            self._tasks.start_soon(self._connect, client)
+
+    async def _connect(self, client: Client) -> None:
+        loop = asyncio.get_running_loop()
+        pause = RETRY_FIRST
+        while client.open:
+            try:
+                await loop.create_unix_connection(lambda: _Auth(client), self.auth_path)
+            except OSError as exc:
+                self.owner.auth_unreachable(self.auth_path, exc.strerror or str(exc))
+            else:
+                self.owner.auth_reached(self.auth_path)
+                return
+            await anyio.sleep(pause)
+            pause = min(2 * pause, RETRY_LONGEST)
+
+
+class Client(asyncio.Protocol):
+    """A login process (or lmtp, or doveadm)."""
+
+    __slots__ = ("_auth", "_first", "_heard", "_transport", "relay", "waiting")
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self.waiting: set[int] = set()
+        """Requests of this client that wait for an answer; kept by the owner."""
+        self._transport: asyncio.Transport | None = None
+        self._auth: asyncio.Transport | None = None
+        self._first = b""
+        self._heard = False
+
+    @property
+    def open(self) -> bool:
+        return self._transport is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.relay.clients.add(self)
+        self.relay.connect(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._heard:
+            self._first += data
+            if len(self._first) > HELD_LIMIT and self._transport is not None:
+                self._transport.pause_reading()
+        if self._auth is not None:
+            self._auth.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.relay.clients.discard(self)
+        if self._auth is not None:
+            self._auth.close()
+        self.relay.owner.client_gone(self)
+
+    def pause_writing(self) -> None:
+        if self._auth is not None:
+            self._auth.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._auth is not None:
+            self._auth.resume_reading()
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def end(self) -> None:
+        """Close this connection and the one to auth."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def auth_connected(self, auth: asyncio.Transport) -> None:
+        if self._transport is None:
+            auth.close()
+            return
+        self._auth = auth
+        if self._first:
+            auth.write(self._first)
+
+    def auth_heard(self) -> None:
+        """Auth has answered: what was sent to it need not be kept any longer."""
+        if not self._heard:
+            self._heard = True
+            self._first = b""
+            if self._transport is not None:
+                self._transport.resume_reading()
+
+    def auth_lost(self) -> None:
+        self._auth = None
+        if self._heard:
+            self.end()
+        elif self._transport is not None:
+            self.relay.connect(self)
+
+    def auth_paused(self, paused: bool) -> None:
+        if self._transport is not None:
+            if paused:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+
+class _Auth(asyncio.Protocol):
+    """The connection to auth that belongs to one client."""
+
+    __slots__ = ("_buffer", "_client", "_transport")
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._buffer = LineBuffer(LINE_LIMIT)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._client.auth_connected(transport)
+
+    def data_received(self, data: bytes) -> None:
+        client = self._client
+        client.auth_heard()
+        try:
+            lines = self._buffer.complete(data)
+        except LineTooLong as exc:
+            client.relay.owner.line_too_long(client.relay.auth_path, exc.limit)
+            client.end()
+            return
+        if lines:
+            client.relay.owner.lines(client, lines)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.auth_lost()
+
+    def pause_writing(self) -> None:
+        self._client.auth_paused(True)
+
+    def resume_writing(self) -> None:
+        self._client.auth_paused(False)

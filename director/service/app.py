@@ -1,0 +1,303 @@
+"""The composition root: builds everything from the configuration, runs it in one task group, ends it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+
+import anyio
+import anyio.abc
+
+from director.core.director import Director
+from director.core.events import Started, Stopping
+from director.core.hashing import UserHash
+from director.core.hosts import HostTable
+from director.core.member import Identity
+from director.core.names import NameTable
+from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
+from director.net import listen
+from director.net.admin import serve_client
+from director.net.login import Relay
+from director.net.notify import NotifyReader
+from director.service.admin import AdminHandler
+from director.service.config import Config, ListenerConfig, load
+from director.service.driver import Driver
+from director.service.log import Log, capture_logging
+from director.service.operations import Operations
+from director.service.persist import Persistence
+from director.service.sysd import Notifier, inherited_descriptors
+from director.types import MemberId
+from director.version import VERSION
+from director.wire import hotpath
+from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
+
+STANDALONE = MemberId("127.0.0.1:9090")
+"""What a director without a ring calls itself."""
+STATUS_EVERY = 5.0
+"""Seconds between two status lines for the service manager."""
+
+
+def run(config_path: str, *, check: bool = False) -> int:
+    """`director serve`. Returns the exit code."""
+    try:
+        config = load(config_path, os.environ)
+    except DirectorError as exc:
+        print(exc, file=sys.stderr)
+        return exc.exit_code
+    log = Log(format=config.log.format, level=config.log.level, hide_user=_hidden(config))
+    capture_logging(log)
+    for warning in config.warnings:
+        log.warning("configuration", file=config.file, problem=warning)
+    try:
+        return anyio.run(_main, config, log, check, backend_options={"use_uvloop": True})
+    except DirectorError as exc:
+        log.error("cannot_start", reason=str(exc))
+        return exc.exit_code
+    except (SchemaTooNew, StoreBusy) as exc:
+        log.error("cannot_start", reason=str(exc))
+        return EX_CONFIG
+
+
+def _hidden(config: Config) -> Callable[[str], object] | None:
+    """How user names are written to the log."""
+    if config.log.user_names == "plain":
+        return None
+    return lambda name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
+
+
+class App:
+    """One running director."""
+
+    def __init__(self, config: Config, log: Log, sockets: ExitStack) -> None:
+        self.config, self.log, self._sockets = config, log, sockets
+        self.started = time.time()
+        self.begun = time.monotonic()
+        self.warm_seconds = 0.0
+        me = config.ring.listen.member if config.ring.listen else STANDALONE
+        incarnation = time.time_ns() // 1000
+        user_hash = UserHash(config.users.username_hash, config.users.master_user_separator)
+        assigner = hotpath.Assigner(hotpath.UserTable(int(config.users.expire)), user_hash)
+        assigner.remember_names = config.users.remember_names
+        identity = Identity(
+            member=me,
+            incarnation=incarnation,
+            username_hash=f"{config.users.username_hash} {config.users.master_user_separator[:1]}".strip(),
+            expire=int(config.users.expire),
+            secret=bytes(config.ring.secret),
+            ping_interval=config.ring.ping_interval,
+            ping_timeout=config.ring.ping_timeout,
+            max_clock_skew=config.ring.max_clock_skew,
+        )
+        self.director = Director(
+            identity,
+            [server.member for server in config.ring.servers] or [me],
+            HostTable(config.backends.mail_servers),
+            assigner,
+            NameTable(),
+            config.ring.isolation_wait,
+        )
+        self.driver = Driver(self.director, log)
+        self.store = open_store(config.state, base_dir=config.folder)
+        self.persistence = Persistence(
+            self.store,
+            self.director,
+            self.driver.handle,
+            log,
+            lease_ttl=config.ring.lease_ttl,
+            incarnation=incarnation,
+            ping_timeout=config.ring.ping_timeout,
+        )
+        self.operations = Operations(
+            self.driver, self.persistence, user_hash, self.started, lambda: self.warm_seconds
+        )
+        self.notifier = Notifier(os.environ)
+        self._listening: list[tuple[Callable[..., Awaitable[object]], object]] = []
+        self._inherited = inherited_descriptors(os.environ, os.getpid())
+
+    # ---- sockets
+
+    def bind(self) -> None:
+        """Open every listener; connections wait in the kernel until `serve`. Raises ListenError."""
+        config = self.config
+        relays = (
+            ("login", config.listen.login, config.dovecot.auth_socket, False),
+            ("userdb", config.listen.userdb, config.dovecot.userdb_socket, True),
+        )
+        for name, listener, upstream, passlines in relays:
+            sock = self._unix(name, listener)
+            if sock is not None:
+                self._listening.append((Relay(name, upstream, passlines, self.driver).serve, sock))
+        self._fifo = self._open_fifo(config.listen.notify)
+        admin = self._unix("admin", config.listen.admin)
+        if admin is not None:
+            self._listening.append((self._serve_admin, admin))
+        if config.listen.admin.tcp is not None:
+            endpoint = config.listen.admin.tcp
+            tcp = self._sockets.enter_context(listen.tcp("admin", endpoint.address, endpoint.port))
+            self._listening.append((self._serve_admin, tcp))
+        if config.ring.listen is not None and len(config.ring.servers) > 1:
+            endpoint = config.ring.listen
+            tcp = self._sockets.enter_context(listen.tcp("ring", endpoint.address, endpoint.port))
+            self._listening.append((self._serve_ring, tcp))
+        self._api = self._unix("api", config.listen.api)
+        self._http = None
+        if config.http.listen is not None:
+            endpoint = config.http.listen
+            self._http = self._sockets.enter_context(listen.tcp("http", endpoint.address, endpoint.port))
+
+    def _unix(self, name: str, listener: ListenerConfig) -> socket.socket | None:
+        if name in self._inherited:
+            return socket.socket(fileno=self._inherited[name][0])
+        if not listener.path:
+            return None
+        return self._sockets.enter_context(
+            listen.unix(name, listener.path, listener.mode, listener.user, listener.group)
+        )
+
+    def _open_fifo(self, listener: ListenerConfig) -> int | None:
+        if "notify" in self._inherited:
+            return self._inherited["notify"][0]
+        if not listener.path:
+            return None
+        return self._sockets.enter_context(
+            listen.fifo("notify", listener.path, listener.mode, listener.user, listener.group)
+        )
+
+    # ---- running
+
+    async def serve(self) -> None:
+        """Run until SIGTERM or SIGINT."""
+        await self.persistence.load()
+        gc.collect()
+        gc.freeze()
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self.driver.run)
+            for serve, sock in self._listening:
+                tasks.start_soon(serve, sock)
+            if self._fifo is not None:
+                await self._read_notify(self._fifo)
+            self.driver.store = self.persistence
+            tasks.start_soon(self.persistence.run)
+            self.driver.handle(Started())
+            tasks.start_soon(self._serve_api)
+            tasks.start_soon(self._tell_manager)
+            self.log.info(
+                "started",
+                version=VERSION,
+                me=self.director.me,
+                compiled=hotpath.COMPILED,
+                ring=len(self.director.ring.servers),
+            )
+            name = await self._wait_for_signal()
+            self.log.info("stopping", signal=name)
+            self.notifier.stopping()
+            self.driver.handle(Stopping())
+            tasks.cancel_scope.cancel()
+        await self.persistence.stop()
+        self.log.info("stopped")
+
+    @staticmethod
+    async def _wait_for_signal() -> str:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                return signal.Signals(number).name
+        raise AssertionError("the signal receiver ended by itself")
+
+    async def _read_notify(self, descriptor: int) -> None:
+        loop = asyncio.get_running_loop()
+        pipe = os.fdopen(descriptor, "rb", buffering=0, closefd=False)
+        reader = NotifyReader(self.driver.names_seen, self.driver.notify_skipped)
+        await loop.connect_read_pipe(lambda: reader, pipe)
+
+    async def _serve_ring(self, sock: socket.socket) -> None:
+        server = await asyncio.get_running_loop().create_server(self.driver.new_link, sock=sock)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            server.close()
+
+    async def _serve_admin(self, sock: socket.socket) -> None:
+        log = logging.getLogger("director.admin")
+        handler = AdminHandler(self.operations, log)
+        listener = await listen.anyio_listener(sock)
+        await listener.serve(lambda stream: serve_client(stream, handler, log))
+
+    async def _serve_api(self) -> None:
+        """The API, imported late and in a thread: nobody's login waits for it."""
+        create_app, serve = await anyio.to_thread.run_sync(_web)
+        token = bytes(self.config.http.token).decode() or None
+        async with anyio.create_task_group() as tasks:
+            if self._api is not None:
+                tasks.start_soon(serve, create_app(self.operations, token=None, trusted=True), [self._api])
+            if self._http is not None:
+                tasks.start_soon(serve, create_app(self.operations, token=token, trusted=False), [self._http])
+
+    async def _tell_manager(self) -> None:
+        """READY once logins are answered, then a status line and a sign of life now and then."""
+        told = False
+        while True:
+            ready, reason = self.operations.ready()
+            if ready and not told:
+                told = True
+                self.warm_seconds = time.monotonic() - self.begun
+                self.log.info(
+                    "ready", seconds=round(self.warm_seconds, 3), users=self.persistence.loaded_users
+                )
+                self.notifier.ready(self._status_line())
+            elif not told:
+                self.notifier.status(f"starting: {reason}")
+                await anyio.sleep(0.02)
+                continue
+            else:
+                self.notifier.status(self._status_line())
+            self.notifier.watchdog()
+            await anyio.sleep(min(STATUS_EVERY, self.notifier.watchdog_interval or STATUS_EVERY))
+
+    def _status_line(self) -> str:
+        ring = self.director.barrier.ring
+        store = "store up" if self.persistence.up else "STORE AWAY"
+        return (
+            f"{len(self.director.users)} users on {len(self.director.hosts.present())} hosts, "
+            f"{len(ring)} of {len(self.director.ring.servers)} directors in the ring, {store}"
+        )
+
+
+def _web() -> tuple[Callable[..., object], Callable[..., Awaitable[None]]]:
+    from director.web.api import create_app
+    from director.web.server import serve
+
+    return create_app, serve
+
+
+async def _main(config: Config, log: Log, check: bool) -> int:
+    with ExitStack() as sockets:
+        app = App(config, log, sockets)
+        if check:
+            return await _check(app)
+        app.bind()
+        await app.serve()
+    return 0
+
+
+async def _check(app: App) -> int:
+    """`serve --check`: the configuration has been read; are sockets and store to be had?"""
+    app.bind()
+    try:
+        await app.store.open()
+        health = await app.store.health()
+    except StoreError as exc:
+        print(f"store: {exc}", file=sys.stderr)
+        return EX_UNAVAILABLE
+    finally:
+        await app.store.close()
+    print(f"{app.config.file}: good; {app.store.url}: {health.server}; all sockets can be opened")
+    return 0

@@ -1,0 +1,347 @@
+"""The configuration: `director.toml` -> frozen Structs. Every default and its unit lives here.
+
+A field's `Annotated` kind (units.py) says how its value is written. All problems of a file are raised at once.
+What `load` gives is final: durations in seconds, paths absolute, names resolved, secrets read.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from director.core.hashing import HashFormatError, UserHash
+from director.core.hosts import MAX_WEIGHT, BackendSetting
+from director.errors import ConfigErrors
+from director.service.servers import (
+    ADMIN_PORT,
+    HTTP_PORT,
+    RING_PORT,
+    Endpoint,
+    Resolve,
+    addresses_of,
+    is_local,
+    own_endpoint,
+    read_backends,
+    read_directors,
+)
+from director.service.tomlfile import Reader, written
+from director.service.units import (
+    DAY,
+    MINUTE,
+    Choice,
+    Count,
+    Duration,
+    Flag,
+    Later,
+    Mode,
+    Secret,
+    SecretFile,
+    StateUrl,
+    Text,
+    Texts,
+    toml_text,
+)
+from director.types import Address
+from state.base import StoreUrlError, open_store
+
+DEFAULT_STATE = StateUrl("sqlite:////var/lib/director/state.db")
+
+
+class MailServers(Texts):
+    """Each host on a line of its own, with the name it came from."""
+
+    def write(self, value: Any) -> str:
+        lines = ["["]
+        for setting in value:
+            entry = f"{setting.address}@{setting.tag}" if setting.tag else setting.address
+            lines.append(f"    {toml_text(entry)}," + (f"  # {setting.hostname}" if setting.hostname else ""))
+        return "\n".join([*lines, "]"])
+
+
+class RingConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[ring]: the directors that share their users."""
+
+    servers: Annotated[tuple[Endpoint, ...], Texts()] = ()
+    """Empty: this director stands alone, without a ring."""
+    listen: Annotated[Endpoint | None, Text()] = None
+    """Which of `servers` this director is. None only where there is no ring."""
+    wire: Annotated[str, Later(Choice("native", "dovecot"), only="native")] = "native"
+    secret: Annotated[Secret, SecretFile(at_least=16)] = Secret()
+    ping_interval: Annotated[float, Duration(at_least=0.01)] = 1.0
+    ping_timeout: Annotated[float, Duration(at_least=0.01)] = 5.0
+    """A neighbour that says nothing for so long is taken for dead."""
+    isolation_wait: Annotated[float, Duration()] = 20.0
+    """How long the smaller part of a cut ring without a store holds new users back."""
+    lease_ttl: Annotated[float, Duration(at_least=1.0)] = 3.0
+    """How long a director counts as alive in the store after its last word."""
+    max_clock_skew: Annotated[float, Duration(at_least=0.1)] = 2.0
+    """A link to a director whose clock is off by more is refused."""
+
+
+class BackendsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[backends]: the mail servers behind this proxy."""
+
+    mail_servers: Annotated[tuple[BackendSetting, ...], MailServers()] = ()
+    weight: Annotated[int, Count(0, MAX_WEIGHT)] = 100
+    """Vhosts of a host that names none."""
+
+
+class UsersConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[users]: how users are told apart, and for how long they are remembered."""
+
+    expire: Annotated[float, Duration(at_least=10.0, at_most=365 * DAY, whole=True)] = 15 * MINUTE
+    username_hash: Annotated[str, Text(needed=True)] = "%Lu"
+    master_user_separator: Annotated[str, Text()] = ""
+    """Only the first character counts; empty: names are not cut."""
+    kick_delay: Annotated[float, Duration()] = 2.0
+    max_parallel_moves: Annotated[int, Count(1, 10_000)] = 100
+    max_parallel_kicks: Annotated[int, Count(1, 10_000)] = 100
+    flush_socket: Annotated[str, Later(Text(), only="")] = ""
+    remember_names: Annotated[bool, Flag()] = True
+
+
+class DovecotConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[dovecot]: the Dovecot of this machine. Sockets are absolute paths once loaded."""
+
+    base_dir: Annotated[str, Text(needed=True)] = "/run/dovecot"
+    auth_socket: Annotated[str, Text(needed=True)] = "auth-login"
+    userdb_socket: Annotated[str, Text(needed=True)] = "auth-userdb"
+    kick: Annotated[str, Choice("auto", "ipc", "anvil", "none")] = "auto"
+    ipc_socket: Annotated[str, Text(needed=True)] = "ipc"
+    anvil_socket: Annotated[str, Text(needed=True)] = "anvil"
+
+
+class ListenerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A unix socket or FIFO of our own."""
+
+    path: Annotated[str, Text()]
+    """Absolute once loaded; empty: off."""
+    mode: Annotated[int, Mode()]
+    user: Annotated[str, Text()] = ""
+    """Name or number, looked up when the socket is opened; empty: who runs the director."""
+    group: Annotated[str, Text()] = ""
+
+
+class AdminListenerConfig(ListenerConfig, frozen=True, kw_only=True):
+    """The admin socket, which may also be served over TCP."""
+
+    tcp: Annotated[Endpoint | None, Text()] = None
+
+
+class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[listen.*]: who may connect to what."""
+
+    login: ListenerConfig = ListenerConfig(path="login/director/login", mode=0o666)
+    notify: ListenerConfig = ListenerConfig(path="login/director/proxy-notify", mode=0o666)
+    userdb: ListenerConfig = ListenerConfig(path="director-userdb", mode=0o600)
+    admin: AdminListenerConfig = AdminListenerConfig(path="director-admin", mode=0o600)
+    authreply: ListenerConfig = ListenerConfig(path="director-authreply", mode=0o600)
+    """Accepted, but not served in this release."""
+    api: ListenerConfig = ListenerConfig(path="/run/director/api.sock", mode=0o600)
+
+
+class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[http]: the API over TCP."""
+
+    listen: Annotated[Endpoint | None, Text()] = None
+    token: Annotated[Secret, SecretFile()] = Secret()
+    """ASCII. Empty: over TCP nothing can be changed."""
+
+
+class HealthConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[health]: built-in backend checks."""
+
+    enabled: Annotated[bool, Later(Flag(), only=False)] = False
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[log]: one line an event, to stderr."""
+
+    format: Annotated[str, Choice("logfmt", "json")] = "logfmt"
+    user_names: Annotated[str, Choice("plain", "hash")] = "plain"
+    level: Annotated[str, Choice("debug", "info", "warning", "error")] = "info"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything `director.toml` says, with the defaults filled in."""
+
+    file: str
+    folder: Path
+    """Absolute; where relative paths start, those of the state URL included."""
+    warnings: tuple[str, ...] = ()
+    """What should be mended, but keeps nobody from starting."""
+    state: Annotated[StateUrl, Text(needed=True)] = DEFAULT_STATE
+    ring: RingConfig = RingConfig()
+    backends: BackendsConfig = BackendsConfig()
+    users: UsersConfig = UsersConfig()
+    dovecot: DovecotConfig = DovecotConfig()
+    listen: ListenConfig = ListenConfig()
+    http: HttpConfig = HttpConfig()
+    health: HealthConfig = HealthConfig()
+    log: LogConfig = LogConfig()
+
+
+def load(
+    path: str | Path,
+    environ: Mapping[str, str],
+    *,
+    resolve: Resolve = addresses_of,
+    local: Callable[[Address], bool] = is_local,
+) -> Config:
+    """Read and check the file at `path`. Asks the name service, and binds a socket to find the own address.
+
+    environ: what `${VAR}` refers to. resolve, local: how names and own addresses are found.
+    Raises ConfigErrors with every problem there is.
+    """
+    reader = Reader(str(path), Path(path).absolute().parent, environ)
+    raw = reader.section(Config, reader.document(), "")
+    config = Config(
+        file=str(path),
+        folder=reader.folder,
+        state=_state(reader, raw),
+        ring=_ring(reader, raw.get("ring"), resolve, local),
+        backends=_backends(reader, raw.get("backends"), resolve),
+        users=_users(reader, raw.get("users")),
+        dovecot=(dovecot := _dovecot(reader, raw.get("dovecot"))),
+        listen=_listen(reader, raw.get("listen"), dovecot, resolve),
+        http=_http(reader, raw.get("http"), resolve),
+        health=HealthConfig(**reader.section(HealthConfig, raw.get("health"), "health")),
+        log=LogConfig(**reader.section(LogConfig, raw.get("log"), "log")),
+        warnings=tuple(reader.warnings),
+    )
+    if reader.problems:
+        raise ConfigErrors(reader.problems)
+    return config
+
+
+def show(config: Config) -> str:
+    """The configuration in force as TOML, secrets as `***`."""
+    return "\n".join(written(config)).strip() + "\n"
+
+
+def _state(reader: Reader, raw: Mapping[str, Any]) -> StateUrl:
+    url = raw.get("state", DEFAULT_STATE)
+    try:
+        open_store(url, base_dir=reader.folder)
+    except StoreUrlError as exc:
+        reader.problem("state", f"{exc.problem}; {exc.expected}")
+    else:
+        for file in parse_qs(url.partition("?")[2]).get("password_file", []):
+            reader.warn_if_public("state", reader.folder / file)
+    return StateUrl(url)
+
+
+def _ring(reader: Reader, raw: object, resolve: Resolve, local: Callable[[Address], bool]) -> RingConfig:
+    given = reader.section(RingConfig, raw, "ring", later=("tls",))
+    entries: list[str] = given.pop("servers", [])
+    listen = reader.endpoint("ring.listen", given.pop("listen", ""), RING_PORT, resolve)
+    servers = read_directors(
+        entries, resolve, lambda i, text: reader.problem(f"ring.servers[{i}]", text, value=entries[i])
+    )
+    if (servers or listen) and not reader.reported("ring.servers") and not reader.reported("ring.listen"):
+        try:
+            listen = own_endpoint(servers, listen, local)
+        except ValueError as exc:
+            reader.problem("ring.listen", str(exc))
+    ring = RingConfig(**given, servers=servers, listen=listen)
+    if len(entries) > 1 and not ring.secret and not reader.reported("ring.secret_file"):
+        reader.problem(
+            "ring.secret_file",
+            "several directors need a secret that all of them know; make one with:"
+            " openssl rand -hex 32 > ring.secret; chmod 600 ring.secret",
+        )
+    if ring.ping_timeout <= ring.ping_interval:
+        reader.problem("ring.ping_timeout", "must be longer than ring.ping_interval")
+    return ring
+
+
+def _backends(reader: Reader, raw: object, resolve: Resolve) -> BackendsConfig:
+    given = reader.section(BackendsConfig, raw, "backends")
+    entries: list[str] = given.pop("mail_servers", [])
+    settings = read_backends(
+        entries,
+        given.get("weight", BackendsConfig().weight),
+        resolve,
+        lambda i, text: reader.problem(f"backends.mail_servers[{i}]", text, value=entries[i]),
+    )
+    if not entries and not reader.reported("backends.mail_servers"):
+        reader.problem(
+            "backends.mail_servers", 'list at least one mail server, such as ["10.1.0.1"]', value=entries
+        )
+    return BackendsConfig(**given, mail_servers=settings)
+
+
+def _users(reader: Reader, raw: object) -> UsersConfig:
+    users = UsersConfig(**reader.section(UsersConfig, raw, "users"))
+    try:
+        UserHash(users.username_hash, users.master_user_separator)
+    except HashFormatError as exc:
+        reader.problem("users.username_hash", f"{exc}; there are %u, %n and %d, as in %Lu")
+    return users
+
+
+def _dovecot(reader: Reader, raw: object) -> DovecotConfig:
+    dovecot = DovecotConfig(**reader.section(DovecotConfig, raw, "dovecot"))
+    base = os.path.normpath(reader.folder / dovecot.base_dir)
+    sockets = {
+        name: reader.socket(f"dovecot.{name}", getattr(dovecot, name), base)
+        for name in ("auth_socket", "userdb_socket", "ipc_socket", "anvil_socket")
+    }
+    return msgspec.structs.replace(dovecot, base_dir=base, **sockets)
+
+
+def _listen(reader: Reader, raw: object, dovecot: DovecotConfig, resolve: Resolve) -> ListenConfig:
+    tables = reader.section(ListenConfig, raw, "listen")
+    listeners: dict[str, ListenerConfig] = {}
+    for field in msgspec.structs.fields(ListenConfig):
+        key, default = f"listen.{field.name}", field.default
+        given = reader.section(type(default), tables.get(field.name), key)
+        if "tcp" in given:
+            given["tcp"] = reader.endpoint(f"{key}.tcp", given["tcp"], ADMIN_PORT, resolve)
+        given["path"] = reader.socket(f"{key}.path", given.get("path", default.path), dovecot.base_dir)
+        listeners[field.name] = msgspec.structs.replace(default, **given)
+    listen = ListenConfig(**listeners)  # type: ignore[arg-type]
+    _check_paths(reader, listeners, dovecot)
+    built = ListenConfig().authreply
+    if listen.authreply not in (
+        msgspec.structs.replace(built, path=os.path.join(dovecot.base_dir, built.path)),
+        msgspec.structs.replace(built, path=""),
+    ):
+        reader.problem("listen.authreply", "comes in a later release; leave this section out")
+    return listen
+
+
+def _check_paths(reader: Reader, listeners: Mapping[str, ListenerConfig], dovecot: DovecotConfig) -> None:
+    taken = {dovecot.auth_socket: "dovecot.auth_socket", dovecot.userdb_socket: "dovecot.userdb_socket"}
+    login_folder = os.path.join(dovecot.base_dir, "login")
+    for name, listener in listeners.items():
+        key, path = f"listen.{name}.path", listener.path
+        if path and path in taken:
+            reader.problem(key, f"{path} is {taken[path]} already; every socket needs a path of its own")
+        elif name != "notify" and os.path.dirname(path) == login_folder:
+            reader.problem(
+                key,
+                "Dovecot's master removes sockets directly in login/, or refuses to start;"
+                f" write login/director/{os.path.basename(path)}",
+            )
+        taken[path] = key
+
+
+def _http(reader: Reader, raw: object, resolve: Resolve) -> HttpConfig:
+    given = reader.section(HttpConfig, raw, "http")
+    listen = reader.endpoint("http.listen", given.pop("listen", ""), HTTP_PORT, resolve)
+    http = HttpConfig(**given, listen=listen)
+    key = "http.token_file"
+    exposed = listen is not None and not ipaddress.ip_address(listen.address).is_loopback
+    if not re.fullmatch(rb"[!-~]*", http.token):
+        reader.problem(key, "a token is ASCII without spaces; make one with: openssl rand -hex 32")
+    elif exposed and not http.token and not reader.reported(key):
+        reader.problem(key, f"needed, because http.listen = {listen} is not a loopback address")
+    return http

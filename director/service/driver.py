@@ -1,0 +1,379 @@
+"""The only caller of `core.director`: feeds it events, carries out its effects in order, keeps its one timer.
+
+One loop turn: whatever reads put users into the table, the records leave in one frame a neighbour, and only then the
+answers of that turn are written (ring-rules 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Protocol, cast
+
+import anyio
+import anyio.abc
+import msgspec
+
+from director.core.director import Director
+from director.core.effects import (
+    Answer,
+    Claim,
+    Close,
+    Dial,
+    Effect,
+    Level,
+    Log,
+    OperationDone,
+    OperationFailed,
+    Refuse,
+    Send,
+    StoreHosts,
+)
+from director.core.events import (
+    Congested,
+    DialFailed,
+    Dropped,
+    Event,
+    HostChange,
+    LinkClosed,
+    LinkOpened,
+    Lookup,
+    Received,
+    Seen,
+    TableChanged,
+    Thawed,
+    TimerFired,
+)
+from director.core.messages import HostRow, RingMessage
+from director.core.order import split_member
+from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
+from director.net.login import Client
+from director.net.ringlink import RingLink
+from director.service.log import Log as Logger
+from director.types import LinkId, MemberId, Now, RequestId, UserKey
+from director.wire import hotpath, ring_native
+from director.wire.auth import Held, finish, refusal
+from director.wire.tabs import unescape
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds a dialled director may take to accept."""
+WATCH = 0.25
+"""Seconds between two looks at the clock of the loop."""
+FROZEN = 1.0
+"""A gap of the loop, in seconds, after which the process counts as frozen (ring-rules 28)."""
+
+FAILURES: dict[str, type[OperationError]] = {
+    "unknown": UnknownName,
+    "bad": BadRequest,
+    "refused": Refused,
+    "again": TryAgain,
+}
+
+
+class Store(Protocol):
+    """What the driver asks of the persistence behind it."""
+
+    def claim(self, key: UserKey, record: bytes) -> None:
+        """Settle a user; `Claimed` or `ClaimFailed` comes as an event."""
+
+    def hosts_changed(self) -> None: ...
+
+    def users_changed(self) -> None: ...
+
+
+class Operation:
+    """An operator's change under way."""
+
+    def __init__(self) -> None:
+        self.finished = anyio.Event()
+        self.row: HostRow | None = None
+        self.error: OperationError | None = None
+
+
+class Counts:
+    """Plain counters of the driver, for the metrics."""
+
+    def __init__(self) -> None:
+        self.lookups: dict[tuple[str, str], int] = {}
+        self.messages_out: dict[str, int] = {}
+        self.loop_lag = 0.0
+
+
+class Driver:
+    def __init__(self, director: Director, log: Logger) -> None:
+        self.director = director
+        self.counts = Counts()
+        self.links: dict[LinkId, RingLink] = {}
+        self.store: Store | None = None
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._assigner, self._users = director.assigner, director.users
+        self._requests: dict[RequestId, tuple[Client, Held]] = {}
+        self._operations: dict[int, Operation] = {}
+        self._numbers = 0
+        self._late: list[tuple[Client, bytes]] = []
+        self._turn_planned = False
+        self._events: deque[Event] = deque()
+        self._busy = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._stopped = False
+        self._auth_trouble: set[str] = set()
+        self._dialled: dict[LinkId, MemberId] = {}
+
+    # ---- running
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep the links' dials and the watch over the loop until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            task_status.started()
+            try:
+                await self._watch()
+            finally:
+                self._stopped = True
+                self._tasks = None
+                if self._timer is not None:
+                    self._timer.cancel()
+                for link in list(self.links.values()):
+                    link.close()
+
+    async def _watch(self) -> None:
+        """Notice when the loop stood still: the process was frozen, or something held it up."""
+        while True:
+            asleep = time.monotonic()
+            await anyio.sleep(WATCH)
+            gap = time.monotonic() - asleep - WATCH
+            self.counts.loop_lag = max(self.counts.loop_lag, gap)
+            if gap > FROZEN:
+                self.handle(Thawed(gap))
+
+    def handle(self, event: Event) -> None:
+        """Feed one event to the core and carry out what it wants."""
+        self._events.append(event)
+        if self._busy:
+            return  # an effect of the event in hand has caused this one: it comes behind it
+        self._busy = True
+        try:
+            while self._events and not self._stopped:
+                now = Now(time.monotonic(), time.time())
+                self._carry_out(self.director.handle(self._events.popleft(), now))
+        finally:
+            self._busy = False
+        self._plan()
+
+    def _plan(self) -> None:
+        """Set the one timer to the core's next deadline."""
+        deadline = self.director.next_deadline()
+        if deadline is None or (self._timer is not None and self._timer_at <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self.handle(TimerFired())
+
+    # ---- the hot path
+
+    def lines(self, client: Client, data: bytes) -> None:
+        """Complete lines from auth: answer what can be answered now."""
+        self._assigner.unix = int(time.time())
+        out, held = hotpath.rewrite(self._assigner, data, client.relay.passlines)
+        if self._users.has_changes:
+            if out:
+                self._late.append((client, out))
+            if not self._turn_planned:
+                self._turn_planned = True
+                self._loop.call_soon(self._end_turn)
+        elif out:
+            client.write(out)
+        if held:
+            self._hold(client, held)
+
+    def _end_turn(self) -> None:
+        """Records first, then the answers they belong to."""
+        self._turn_planned = False
+        late, self._late = self._late, []
+        if not self._stopped:
+            self.handle(TableChanged())
+            if self.store is not None:
+                self.store.users_changed()
+        for client, out in late:
+            client.write(out)
+
+    def _hold(self, client: Client, held: Iterable[Held]) -> None:
+        for line in held:
+            self._numbers += 1
+            request = RequestId(self._numbers)
+            self._requests[request] = (client, line)
+            client.waiting.add(request)
+            self._count("waited", client)
+            self.handle(Lookup(request, line.key, line.tag))
+
+    def client_gone(self, client: Client) -> None:
+        requests = [RequestId(number) for number in client.waiting]
+        client.waiting.clear()
+        for request in requests:
+            del self._requests[request]
+        if requests:
+            self.handle(Dropped(requests))
+
+    def auth_unreachable(self, path: str, reason: str) -> None:
+        if path not in self._auth_trouble:
+            self._auth_trouble.add(path)
+            self._log.error(
+                "auth_unreachable", socket=path, reason=reason, note="logins wait; is Dovecot running? retrying"
+            )
+
+    def auth_reached(self, path: str) -> None:
+        if path in self._auth_trouble:
+            self._auth_trouble.discard(path)
+            self._log.info("auth_reached", socket=path)
+
+    def line_too_long(self, path: str, limit: int) -> None:
+        self._log.error("auth_line_too_long", socket=path, limit=limit, note="that connection is closed")
+
+    def names_seen(self, lines: Sequence[bytes]) -> None:
+        """Lines of proxy-notify."""
+        self.handle(Seen([unescape(line) for line in lines]))
+        if self.store is not None:
+            self.store.users_changed()
+
+    def notify_skipped(self, length: int) -> None:
+        self._log.warning("notify_line_too_long", bytes=length, note="skipped; reading goes on")
+
+    # ---- the ring's sockets
+
+    def new_link(self) -> RingLink:
+        self._numbers += 1
+        return RingLink(LinkId(self._numbers), self, ring_native.FrameReader(), ring_native.FrameError)
+
+    def link_opened(self, link: RingLink) -> None:
+        dialled = self._dialled.pop(link.number, None)
+        self.links[link.number] = link
+        self.handle(LinkOpened(link.number, secrets.token_bytes(32), link.remote, dialled))
+
+    def link_received(self, link: LinkId, messages: Sequence[object]) -> None:
+        self.handle(Received(link, cast(Sequence[RingMessage], messages)))
+        neighbour = self.director.ring.links.get(link)
+        if neighbour is not None and neighbour.live:
+            self.links[link].trust(ring_native.LIMIT)
+        if self._users.dirty_count and self.store is not None:
+            self.store.users_changed()
+
+    def link_congested(self, link: LinkId, clear: bool) -> None:
+        self.handle(Congested(link, clear))
+
+    def link_closed(self, link: LinkId, reason: str) -> None:
+        if self.links.pop(link, None) is not None:
+            self.handle(LinkClosed(link, reason))
+
+    async def _dial(self, member: MemberId) -> None:
+        address, port = split_member(member)
+        local = split_member(self.director.me)[0]
+        link = self.new_link()
+        self._dialled[link.number] = member
+        try:
+            with anyio.fail_after(CONNECT_TIMEOUT):
+                await self._loop.create_connection(lambda: link, address, port, local_addr=(local, 0))
+        except TimeoutError:
+            reason = f"no answer within {CONNECT_TIMEOUT:.0f} s"
+        except OSError as exc:
+            reason = exc.strerror or str(exc)
+        else:
+            return
+        self._dialled.pop(link.number, None)
+        self._log.debug("ring_dial_failed", peer=member, reason=reason)
+        self.handle(DialFailed(member, reason))
+
+    # ---- operators
+
+    async def change_host(self, change: HostChange) -> HostRow:
+        """Have a change carried out by the whole ring. Returns what holds then. Raises OperationError."""
+        self._numbers += 1
+        number, operation = self._numbers, Operation()
+        self._operations[number] = operation
+        self.handle(msgspec.structs.replace(change, operation=number))
+        await operation.finished.wait()
+        if operation.error is not None:
+            raise operation.error
+        assert operation.row is not None
+        return operation.row
+
+    # ---- effects
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(number, messages):
+                    self._send(number, messages)
+                case Answer(request, key, backend):
+                    client, held = self._take(request)
+                    self._count("answered_later", client)
+                    client.write(finish(self._assigner, held.line, backend, key))
+                case Refuse(request, reason):
+                    client, held = self._take(request)
+                    self._count("refused", client)
+                    client.write(refusal(held.id))
+                    self._log.error("login_refused", user=held.name, reason=reason)
+                case Close(number):
+                    link = self.links.pop(number, None)
+                    if link is not None:
+                        link.close()
+                case Dial(member):
+                    if self._tasks is not None:
+                        self._tasks.start_soon(self._dial, member)
+                case Claim(key, record):
+                    assert self.store is not None, "only a director with a shared store claims"
+                    self.store.claim(key, record)
+                case OperationDone(number, row):
+                    operation = self._operations.pop(number)
+                    operation.row = row
+                    operation.finished.set()
+                case OperationFailed(number, kind, reason):
+                    operation = self._operations.pop(number)
+                    operation.error = FAILURES[kind](reason)
+                    operation.finished.set()
+                case StoreHosts():
+                    if self.store is not None:
+                        self.store.hosts_changed()
+                case Log(level, event, fields):
+                    self._say(level, event, fields)
+
+    def _send(self, number: LinkId, messages: Sequence[RingMessage]) -> None:
+        link = self.links.get(number)
+        if link is None:
+            return
+        for message in messages:
+            kind = type(message).__name__
+            self.counts.messages_out[kind] = self.counts.messages_out.get(kind, 0) + 1
+        link.send(ring_native.encode(messages))
+
+    def lookups(self) -> dict[tuple[str, str], int]:
+        """(result, socket) -> how often, for the metrics."""
+        return dict(self.counts.lookups)
+
+    def _count(self, result: str, client: Client) -> None:
+        key = (result, client.relay.name)
+        self.counts.lookups[key] = self.counts.lookups.get(key, 0) + 1
+
+    def _take(self, request: RequestId) -> tuple[Client, Held]:
+        client, held = self._requests.pop(request)
+        client.waiting.discard(request)
+        return client, held
+
+    def _say(self, level: Level, event: str, fields: object) -> None:
+        say = {
+            Level.DEBUG: self._log.debug,
+            Level.INFO: self._log.info,
+            Level.WARNING: self._log.warning,
+            Level.ERROR: self._log.error,
+        }[level]
+        say(event, **cast(dict[str, object], fields))

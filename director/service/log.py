@@ -1,0 +1,174 @@
+"""One line an event to stderr, logfmt or JSON: `time`, `level`, `event`, then the fields as they were given.
+
+Event names are stable; README and dashboards refer to them. Secrets are taken out here, whoever logs them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from director.service.units import Secret
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+HIDDEN = "***"
+
+_SECRET_NAME = re.compile("(?:^|_)(?:pass|resp|password|token|secret)(?:$|_(?!file$))", re.IGNORECASE)
+# Inside a text: up to the next TAB (auth lines), & (URLs) or line end. A password may contain spaces.
+_SECRET_TEXT = re.compile(r"(?<![A-Za-z0-9])(pass|resp|password|token|secret)=[^\t&\r\n]*", re.IGNORECASE)
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BARE = re.compile(r'[^\s"=\\]+')
+
+
+def to_stderr(line: str) -> None:
+    sys.stderr.write(line)
+    sys.stderr.flush()
+
+
+class Log:
+    """Where everything that is worth a line goes. A log that cannot be written is no reason to stop."""
+
+    def __init__(
+        self,
+        *,
+        format: str = "logfmt",
+        level: str = "info",
+        hide_user: Callable[[str], object] | None = None,
+        write: Callable[[str], object] = to_stderr,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """format: "logfmt" or "json". level: the lowest that is written. clock: Unix seconds.
+
+        hide_user: what to write for a user's name; None: the name. write: takes a line with its end.
+        """
+        self._render = _as_json if format == "json" else _as_logfmt
+        self._least = LEVELS[level]
+        self._hide_user = hide_user
+        self._write = write
+        self._clock = clock
+
+    def debug(self, event: str, **fields: object) -> None:
+        self._event("debug", event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        self._event("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._event("warning", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        self._event("error", event, fields)
+
+    def writes(self, level: str) -> bool:
+        """Whether lines of `level` are written: asked before fields that are expensive to make."""
+        return LEVELS[level] >= self._least
+
+    def _event(self, level: str, event: str, fields: dict[str, object]) -> None:
+        if not self.writes(level):
+            return
+        at = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {"time": at.removesuffix("+00:00") + "Z", "level": level, "event": event}
+        for name, value in fields.items():
+            if value is not None:
+                line[name] = self._safe(name, value)
+        try:
+            self._write(self._render(line) + "\n")
+        except (OSError, ValueError):
+            # Nobody reads stderr any more (closed pipe, closed file): logins matter more than the log.
+            return
+
+    def _safe(self, name: str, value: object) -> object:
+        if _SECRET_NAME.search(name) or isinstance(value, Secret):
+            return HIDDEN
+        if isinstance(value, int | float):
+            return value if math.isfinite(value) else str(value)
+        if isinstance(value, list | tuple):
+            return [self._safe(name, item) for item in value]
+        text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+        if self._hide_user is not None and (name == "user" or name.endswith("_user")):
+            return self._hide_user(text)
+        return _SECRET_TEXT.sub(rf"\1={HIDDEN}", text) if "=" in text else text
+
+
+def _as_logfmt(line: dict[str, object]) -> str:
+    return " ".join(f"{name}={_logfmt(value)}" for name, value in line.items())
+
+
+def _logfmt(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        value = ",".join(str(item) for item in value)
+    text = str(value)
+    if _BARE.fullmatch(text) and not _UNSAFE.search(text):
+        return text
+    return _escaped(json.dumps(text, ensure_ascii=False))
+
+
+def _as_json(line: dict[str, object]) -> str:
+    return _escaped(json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str))
+
+
+def _escaped(quoted: str) -> str:
+    """A JSON text with all that would end or disturb a line written as escapes."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
+
+
+class LimitedLog:
+    """For what a broken client can repeat for ever: at most `burst` lines of a key in `every` seconds.
+
+    The first line after that says how many were left out.
+    """
+
+    def __init__(self, log: Log, *, burst: int = 5, every: float = 10.0, keys: int = 1000) -> None:
+        """every: seconds. keys: how many are remembered; the one that was opened first is forgotten first."""
+        self._log, self._burst, self._every, self._keys = log, burst, every, keys
+        self._windows: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def __len__(self) -> int:
+        """How many keys are remembered."""
+        return len(self._windows)
+
+    def warning(self, now: float, event: str, key: str = "", /, **fields: object) -> None:
+        """now: monotonic seconds. key: what of the event is counted by itself, such as the peer's address."""
+        start, count = self._windows.get((event, key), (now, 0))
+        left_out = 0
+        if now >= start + self._every:
+            left_out = max(0, count - self._burst)
+            start, count = now, 0
+            del self._windows[event, key]
+        self._windows[event, key] = (start, count + 1)
+        if len(self._windows) > self._keys:
+            del self._windows[next(iter(self._windows))]
+        if count < self._burst:
+            self._log.warning(event, **fields, left_out=left_out or None)
+
+
+class LibraryHandler(logging.Handler):
+    """Turns a record of the standard `logging` into event `library`."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):
+            text = str(record.msg)
+        error = "".join(traceback.format_exception(record.exc_info[1])) if record.exc_info else None
+        write = {"DEBUG": self._log.debug, "INFO": self._log.info, "WARNING": self._log.warning}
+        write.get(record.levelname, self._log.error)("library", logger=record.name, text=text, error=error)
+
+
+def capture_logging(log: Log) -> None:
+    """Send everything that is logged with the standard `logging` to `log`, and nowhere else."""
+    level = next(number for name, number in LEVELS.items() if log.writes(name))
+    logging.basicConfig(handlers=[LibraryHandler(log)], level=level, force=True)

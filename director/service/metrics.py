@@ -1,0 +1,179 @@
+"""The Prometheus page. What is counted stays plain integers; they become samples when somebody scrapes.
+
+`prometheus_client` is imported by the first `render`, not by whoever counts: its import is not free, and the
+counting side runs on the way to the first login after a restart.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+
+SYNC_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds of the histogram of sync durations, seconds."""
+
+
+class Durations(msgspec.Struct):
+    """How often something took how long: `counts[i]` is for at most `bounds[i]` seconds, the last for more."""
+
+    bounds: tuple[float, ...] = SYNC_BOUNDS
+    counts: list[int] = msgspec.field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = self.counts or [0] * (len(self.bounds) + 1)
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+class HostSample(msgspec.Struct, frozen=True):
+    """One backend host."""
+
+    host: str
+    tag: str
+    up: bool
+    weight: int
+    users: int
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """All that is measured, at one moment. Counters count from the start of the process."""
+
+    version: str
+    python: str
+    compiled: bool
+    """Whether the compiled hot path is in use."""
+    lookups: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
+    """(result, protocol) -> answers; protocol is the socket: login, userdb, authreply."""
+    users: dict[str, int] = msgspec.field(default_factory=dict)
+    """tag -> assignments that have not expired."""
+    hosts: list[HostSample] = msgspec.field(default_factory=list)
+    conflicts: int = 0
+    """Users that were found on two hosts at once."""
+    ring_members: dict[str, int] = msgspec.field(default_factory=dict)
+    """state -> listed directors in it."""
+    ring_synced: bool = False
+    ring_syncs: Durations = msgspec.field(default_factory=Durations)
+    ring_messages: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
+    """(type, direction) -> messages; direction is in or out."""
+    store_up: bool = False
+    store_queue: int = 0
+    """Buckets that are changed and not yet stored."""
+    store_errors: dict[str, int] = msgspec.field(default_factory=dict)
+    """operation -> failures."""
+    warm_start_seconds: float = 0.0
+    """From the start of the process to the first login that could be answered."""
+    warm_start_users: int = 0
+    """Assignments that were read from the store at the start."""
+    clock_skew: dict[str, float] = msgspec.field(default_factory=dict)
+    """member -> seconds its clock is ahead of ours."""
+    loop_lag: float = 0.0
+    """Longest delay of a timer of the event loop since the last scrape, seconds."""
+
+
+def render(snapshot: Snapshot) -> bytes:
+    """The page in the Prometheus text format, version 0.0.4."""
+    from prometheus_client.exposition import generate_latest
+
+    return generate_latest(_Page(snapshot))
+
+
+class _Page:
+    """A collector of exactly one snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._users_and_hosts()
+        yield from self._ring()
+        yield from self._store()
+        yield from self._process()
+
+    def _users_and_hosts(self) -> Iterator[Metric]:
+        now, hosts = self.snapshot, self.snapshot.hosts
+        keys = [(one.host, one.tag) for one in hosts]
+        yield _counter("lookups", "Answers by result and socket", now.lookups.items(), "result", "protocol")
+        yield _gauge("users", "Assignments that have not expired", _by_one(now.users), "tag")
+        columns: list[tuple[str, str, list[float]]] = [
+            ("host_users", "Assignments of a host", [one.users for one in hosts]),
+            ("host_up", "1 while a host takes new users", [one.up for one in hosts]),
+            ("host_weight", "Vhosts of a host", [one.weight for one in hosts]),
+        ]
+        for name, text, column in columns:
+            yield _gauge(name, text, zip(keys, column, strict=True), "host", "tag")
+        yield _counter("conflicts", "Users found on two hosts at once; must stay 0", [((), now.conflicts)])
+
+    def _ring(self) -> Iterator[Metric]:
+        now = self.snapshot
+        yield _gauge("ring_members", "Listed directors by state", _by_one(now.ring_members), "state")
+        yield _gauge("ring_synced", "1 while all members agree on the hosts", [((), now.ring_synced)])
+        yield _histogram("ring_sync_duration_seconds", "How long a sync of the ring took", now.ring_syncs)
+        messages = now.ring_messages.items()
+        yield _counter("ring_messages", "Messages with other directors", messages, "type", "direction")
+        skew = _by_one(now.clock_skew)
+        yield _gauge("clock_skew_seconds", "How far the clock of a member is ahead", skew, "member")
+
+    def _store(self) -> Iterator[Metric]:
+        now = self.snapshot
+        yield _gauge("store_up", "1 while the state store answers", [((), now.store_up)])
+        yield _gauge("store_queue_entries", "Buckets changed and not yet stored", [((), now.store_queue)])
+        failed = _by_one(now.store_errors)
+        yield _counter("store_errors", "Failed operations of the state store", failed, "operation")
+
+    def _process(self) -> Iterator[Metric]:
+        now = self.snapshot
+        warm, lag = [((), now.warm_start_seconds)], [((), now.loop_lag)]
+        yield _gauge("warm_start_duration_seconds", "From the start to the first answer", warm)
+        yield _gauge("warm_start_users", "Assignments read at the start", [((), now.warm_start_users)])
+        yield _gauge("event_loop_lag_seconds", "Longest delay of a timer since the last scrape", lag)
+        build = (now.version, now.python, "yes" if now.compiled else "no")
+        yield _gauge("build_info", "What is running", [(build, 1)], "version", "python", "compiled")
+
+
+Values = Iterable[tuple[tuple[str, ...], float]]
+"""Label values and the sample's value."""
+
+
+def _by_one(values: Mapping[str, float]) -> Values:
+    return (((label,), value) for label, value in values.items())
+
+
+def _gauge(name: str, text: str, values: Values, *labels: str) -> Metric:
+    from prometheus_client.metrics_core import GaugeMetricFamily
+
+    family = GaugeMetricFamily(f"director_{name}", text, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family
+
+
+def _counter(name: str, text: str, values: Values, *labels: str) -> Metric:
+    """A counter; the format appends `_total` to its name."""
+    from prometheus_client.metrics_core import CounterMetricFamily
+
+    family = CounterMetricFamily(f"director_{name}", text, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family
+
+
+def _histogram(name: str, text: str, durations: Durations) -> HistogramMetricFamily:
+    from prometheus_client.metrics_core import HistogramMetricFamily
+
+    buckets: list[tuple[str, float]] = []
+    so_far = 0
+    for bound, count in zip((*map(str, durations.bounds), "+Inf"), durations.counts, strict=True):
+        so_far += count
+        buckets.append((bound, so_far))
+    family = HistogramMetricFamily(f"director_{name}", text)
+    family.add_metric([], buckets, durations.total)
+    return family

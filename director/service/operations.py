@@ -1,0 +1,377 @@
+"""What can be asked of a running director, and what can be changed: behind the admin socket, the API and the metrics.
+
+Reading answers from memory at once. A change returns when every director has it, and says whether it is stored.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import cache
+
+import anyio
+
+from director.core.addresses import canonical, host_id
+from director.core.assign import Gate
+from director.core.director import Director
+from director.core.events import HostChange
+from director.core.hashing import UserHash
+from director.core.hostchanges import problem_with
+from director.core.hosts import HostTable
+from director.core.member import Neighbour
+from director.core.messages import HostRow
+from director.core.order import member_order, split_member
+from director.core.standing import Standing
+from director.core.users import BUCKET_SHIFT, BUCKETS, User, is_alive, unpack
+from director.core.vhosts import Circle
+from director.errors import BadRequest
+from director.records import (
+    Change,
+    Dump,
+    HostInfo,
+    MemberInfo,
+    RingInfo,
+    StatusInfo,
+    UserInfo,
+    UserStatus,
+)
+from director.service.driver import FAILURES, Driver
+from director.service.metrics import Durations, HostSample, Snapshot, render
+from director.service.persist import Persistence
+from director.types import Address, HostId, MemberId, Stamp
+from director.version import VERSION
+from director.wire import hotpath
+from state.base import AuditEntry
+
+STORE_WAIT = 1.0
+"""Seconds a change waits for the store before it is reported as not yet stored."""
+BATCH = 5000
+"""Users of one batch of a listing."""
+BLIP = 5.0
+"""Seconds without sync that do not make a director unready: known users are answered meanwhile."""
+
+
+class Operations:
+    def __init__(
+        self, driver: Driver, persistence: Persistence, user_hash: UserHash, started: float, warm_seconds: Callable[[], float]
+    ) -> None:
+        self._driver, self._persistence, self._user_hash = driver, persistence, user_hash
+        self._director: Director = driver.director
+        self._hosts: HostTable = driver.director.hosts
+        self._users = driver.director.users
+        self._started, self._warm_seconds = started, warm_seconds
+        self._syncs = Durations()
+        self._configured = cache(self._configured_circle)
+
+    # ---- reading
+
+    def status(self) -> StatusInfo:
+        hosts = self.hosts()
+        return StatusInfo(
+            version=VERSION,
+            me=self._director.me,
+            started=int(self._started),
+            hosts=hosts,
+            users=sum(host.users for host in hosts),
+            ring=self.ring(),
+            store=self._persistence.info(),
+        )
+
+    def hosts(self) -> list[HostInfo]:
+        counts = self._users.counts(0, BUCKETS, int(time.time()))
+        return [self._host_info(row, counts) for row in self._hosts.present()]
+
+    def removed_hosts(self) -> list[str]:
+        """Hosts of the configuration file that an operator has removed."""
+        return [str(address) for address in self._hosts.removed()]
+
+    def dump(self) -> Dump:
+        commands = []
+        for row in self._hosts.present():
+            commands.append(f"director add {row.address}{'@' + row.tag if row.tag else ''} {row.weight}")
+            if not row.up:
+                commands.append(f"director down {row.address}")
+        commands += [f"director remove {address}" for address in self._hosts.removed()]
+        return Dump(commands=commands)
+
+    def ring(self) -> RingInfo:
+        director = self._director
+        order = sorted(director.ring.servers, key=member_order)
+        return RingInfo(
+            me=director.me,
+            synced=director.synced,
+            ring=[m for m in order if m in director.barrier.ring],
+            missing=[m for m in order if m not in director.barrier.ring],
+            waiting_logins=len(director.pending),
+            members=[info for member in order for info in self._member_infos(member)],
+        )
+
+    def user_status(self, user: str, tag: str = "", numeric_is_hash: bool = True) -> UserStatus:
+        name = user.encode()
+        if numeric_is_hash and user.isascii() and user.isdigit() and int(user) <= 0xFFFFFFFF:
+            hash32 = int(user)
+            record = self._by_hash(hash32, tag)
+        else:
+            key = self._user_hash.key(self._user_hash.cut(name), tag.encode())
+            hash32 = key >> 32
+            record = self._users.get(key)
+        host = self._live_host(record)
+        hashed = self._director.assigner.place(hash32, tag.encode())
+        return UserStatus(
+            user=user,
+            tag=tag,
+            hash=hash32,
+            current=host,
+            expires=record.seen + self._users.expire if record is not None and host is not None else None,
+            hashed=hashed.address if hashed else None,
+            configured=self._configured(tag).host(hash32),
+        )
+
+    async def users(self, host: str | None = None, after: str = "") -> AsyncIterator[list[UserInfo]]:
+        """Assignments in order of their key, in batches; `after` (16 hex digits) leaves out keys up to it."""
+        wanted = _address(host) if host else None
+        start = int(after, 16) + 1 if after else 0
+        batch: list[UserInfo] = []
+        for number in range(start >> BUCKET_SHIFT, BUCKETS):
+            records = [user for user in unpack(self._users.bucket(number)) if user.key >= start]
+            if records:
+                names = self._director.names.names(number)
+                for record in records:
+                    address = self._live_host(record)
+                    if address is not None and wanted in (None, address):
+                        batch.append(_user_info(record, address, self._users.expire, names.get(record.key)))
+            if len(batch) >= BATCH:
+                yield batch
+                batch = []
+            if number % 16 == 0:
+                await anyio.sleep(0)
+        if batch:
+            yield batch
+
+    def alive(self) -> bool:
+        return True
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether logins can be answered, and why not."""
+        director = self._director
+        barrier = director.barrier
+        if director.assigner.gate is Gate.CLOSED:
+            return False, "memory is not compared with the ring or the store yet"
+        if director.standing is Standing.WAIT:
+            return False, "the smaller part of a cut ring: new users wait"
+        if not barrier.synced and barrier.waiting_since is not None:
+            waited = time.monotonic() - barrier.waiting_since
+            if waited > BLIP:
+                return False, f"ring not synced for {waited:.0f} s: new users wait"
+        return True, "ready"
+
+    # ---- changing
+
+    async def set_host(
+        self, address: str, tag: str | None, weight: int | None, *, reason: str, dry_run: bool = False, hostname: str = ""
+    ) -> Change:
+        """Add a host, or set the weight of one that is there; its tag cannot be changed so."""
+        where = _address(address)
+        change = HostChange(0, where, add=True, tag=tag or None, weight=weight, hostname=hostname)
+        return await self._change(change, "add", reason, dry_run)
+
+    async def update_host(
+        self, address: str, weight: int, *, reason: str, dry_run: bool = False, tag: str | None = None
+    ) -> Change:
+        change = HostChange(0, _address(address), tag=tag or None, weight=weight)
+        return await self._change(change, "update", reason, dry_run)
+
+    async def set_up(self, address: str, up: bool, *, reason: str, dry_run: bool = False) -> Change:
+        return await self._change(
+            HostChange(0, _address(address), up=up), "up" if up else "down", reason, dry_run
+        )
+
+    async def remove_host(self, address: str, *, reason: str, dry_run: bool = False) -> Change:
+        return await self._change(HostChange(0, _address(address), remove=True), "remove", reason, dry_run)
+
+    async def _change(self, change: HostChange, what: str, reason: str, dry_run: bool) -> Change:
+        if dry_run:
+            return Change(host=self._preview(change), stored=False, dry_run=True)
+        before = self._hosts.get(change.address)
+        row = await self._driver.change_host(change)
+        stored = await self._persistence.wait_hosts_stored(STORE_WAIT)
+        if row != before:
+            self._persistence.audit(
+                AuditEntry(
+                    at=time.time(),
+                    who=self._director.me,
+                    what=what,
+                    target=str(change.address),
+                    detail=f"weight={row.weight} tag={row.tag} up={row.up} present={row.present}",
+                    reason=reason,
+                )
+            )
+        return Change(host=self._host_info(row, self._counts()) if row.present else None, stored=stored)
+
+    def _preview(self, change: HostChange) -> HostInfo | None:
+        """What the change would make of the host. Raises what the change itself would raise."""
+        problem = problem_with(self._hosts, change)
+        if problem is not None:
+            kind, text = problem
+            raise FAILURES[kind](text)
+        table = HostTable(self._hosts.configured.values())
+        table.merge(self._hosts.rows.values())
+        row = table.change(
+            change.address,
+            Stamp(int(time.time())),
+            remove=change.remove,
+            tag=change.tag,
+            weight=change.weight,
+            up=change.up,
+        )
+        row = row or table.rows[change.address]
+        return self._host_info(row, self._counts()) if row.present else None
+
+    # ---- metrics
+
+    def metrics(self) -> bytes:
+        return render(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        director, driver, persistence = self._director, self._driver, self._persistence
+        hosts = self.hosts()
+        users: dict[str, int] = {}
+        for host in hosts:
+            users[host.tag] = users.get(host.tag, 0) + host.users
+        ring = self.ring()
+        lag, driver.counts.loop_lag = driver.counts.loop_lag, 0.0
+        while director.barrier.durations:
+            self._syncs.add(director.barrier.durations.popleft())
+        return Snapshot(
+            version=VERSION,
+            python=platform.python_version(),
+            compiled=hotpath.COMPILED,
+            lookups=driver.lookups(),
+            users=users,
+            hosts=[HostSample(h.address, h.tag, h.up, h.weight, h.users) for h in hosts],
+            conflicts=director.counters.conflicts,
+            ring_members={"in_ring": len(ring.ring), "missing": len(ring.missing)},
+            ring_synced=ring.synced,
+            ring_syncs=self._syncs,
+            ring_messages={
+                **{(kind, "in"): count for kind, count in director.counters.messages_in.items()},
+                **{(kind, "out"): count for kind, count in driver.counts.messages_out.items()},
+            },
+            store_up=persistence.up,
+            store_queue=persistence.queued,
+            store_errors=dict(persistence.errors),
+            warm_start_seconds=self._warm_seconds(),
+            warm_start_users=persistence.loaded_users,
+            clock_skew={n.name(): n.skew for n in director.ring.live_links()},
+            loop_lag=lag,
+        )
+
+    # ---- helpers
+
+    def _counts(self) -> dict[HostId, int]:
+        return self._users.counts(0, BUCKETS, int(time.time()))
+
+    def _host_info(self, row: HostRow, counts: dict[HostId, int]) -> HostInfo:
+        return HostInfo(
+            address=row.address,
+            hostname=row.hostname or None,
+            tag=row.tag,
+            weight=row.weight,
+            up=row.up,
+            changed=row.up_at,
+            users=counts.get(host_id(Address(row.address)), 0),
+            configured=row.address in self._hosts.configured,
+        )
+
+    def _live_host(self, record: User | None) -> str | None:
+        """The host of a record that has not expired and whose host is (still) there."""
+        if record is None or not is_alive(record, int(time.time()), self._users.expire):
+            return None
+        row = self._hosts.by_id(record.host)
+        return row.address if row is not None and record.decided >= row.present_at else None
+
+    def _by_hash(self, hash32: int, tag: str) -> User | None:
+        """A live record with this 32-bit hash on a host with this tag."""
+        for record in unpack(self._users.bucket((hash32 << 32) >> BUCKET_SHIFT)):
+            if record.key >> 32 == hash32 and self._live_host(record) is not None:
+                row = self._hosts.by_id(record.host)
+                if row is not None and row.tag == tag:
+                    return record
+        return None
+
+    def _configured_circle(self, tag: str) -> Circle:
+        settings = self._hosts.configured.values()
+        return Circle([(s.address, s.weight) for s in settings if s.tag == tag])
+
+    def _member_infos(self, member: MemberId) -> list[MemberInfo]:
+        director = self._director
+        address, port = split_member(member)
+        failed = int(director.ring.failed_at.get(member, 0))
+        if member == director.me:
+            return [
+                MemberInfo(
+                    address=address,
+                    port=port,
+                    kind="self",
+                    status=self._own_status(),
+                    sync_ms=director.barrier.took_ms,
+                )
+            ]
+        links = [n for n in director.ring.links.values() if n.peer == member]
+        if not links:
+            return [MemberInfo(address=address, port=port, last_failed=failed)]
+        return [self._link_info(n, address, port, failed) for n in links]
+
+    def _own_status(self) -> str:
+        barrier = self._director.barrier
+        if barrier.synced:
+            return "ring synced"
+        if not barrier.synced_at:
+            return "ring handshaking"
+        return f"ring syncing - last sync {int(time.time() - barrier.synced_at)} secs ago"
+
+    def _link_info(self, neighbour: Neighbour, address: str, port: int, failed: int) -> MemberInfo:
+        director, socket = self._director, self._driver.links.get(neighbour.link)
+        if neighbour is director.ring.right:
+            kind = "right"
+        elif neighbour is director.ring.left:
+            kind = "left"
+        else:
+            kind = "out" if neighbour.dialled else "in"
+        if neighbour.state.value == "full":
+            status = "synced" if director.synced else "syncing"
+        else:
+            status = f"handshaking - {neighbour.state.value}"
+        return MemberInfo(
+            address=address,
+            port=port,
+            kind=kind,
+            last_failed=failed,
+            status=status,
+            sync_ms=neighbour.ping_ms or 0,
+            bytes_in=socket.bytes_in if socket else 0,
+            bytes_out=socket.bytes_out if socket else 0,
+            buffered=socket.buffered if socket else 0,
+            buffered_peak=socket.peak if socket else 0,
+            last_read=socket.last_read if socket else 0,
+            last_write=socket.last_write if socket else 0,
+        )
+
+
+def _address(text: str) -> Address:
+    try:
+        return canonical(text)
+    except ValueError as exc:
+        raise BadRequest(f"{text!r} is not an IP address") from exc
+
+
+def _user_info(record: User, host: str, expire: int, name: str | None) -> UserInfo:
+    return UserInfo(
+        hash=record.key >> 32,
+        key=f"{record.key:016x}",
+        host=host,
+        expires=record.seen + expire,
+        name=name,
+    )
+

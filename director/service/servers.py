@@ -1,0 +1,239 @@
+"""`ring.servers` and `backends.mail_servers`: from what people write to addresses.
+
+A reader of one entry raises ValueError with what is expected; a reader of a list reports each bad entry by
+its number and goes on, so that all of them are told at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from director.core.addresses import canonical, host_id
+from director.core.hosts import BackendSetting
+from director.types import Address, HostId, MemberId
+
+RING_PORT, ADMIN_PORT, HTTP_PORT = 9090, 9091, 9092
+
+Resolve = Callable[[str], Sequence[str]]
+"""The addresses of a host name, at least one. Raises OSError."""
+
+Report = Callable[[int, str], None]
+"""Takes the number of a bad entry and what is expected."""
+
+_LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?:{_LABEL}\.)*(?P<last>{_LABEL})\.?")
+_TAG = re.compile(r"[^\s@\x00-\x1f\x7f]+")
+
+
+class Endpoint(NamedTuple):
+    """An address and a port; as text the `MemberId` of a director."""
+
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    @property
+    def member(self) -> MemberId:
+        return MemberId(str(self))
+
+
+def addresses_of(name: str) -> list[str]:
+    """All addresses the system's resolver knows for `name`, each once. Raises OSError."""
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+def is_local(address: Address) -> bool:
+    """Whether `address` is one of this machine: whether a socket can be bound to it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def read_endpoint(text: str, port: int, resolve: Resolve) -> Endpoint:
+    """`address`, `name`, `address:port`, `name:port`, `[v6]`, `[v6]:port`; without a port it is `port`.
+
+    A name must have exactly one address. Raises ValueError.
+    """
+    host, written_port = _split_port(text)
+    if written_port is not None:
+        if not re.fullmatch("[0-9]{1,5}", written_port) or not 1 <= int(written_port) <= 65535:
+            raise ValueError(f"the port must be 1 to 65535, such as {host}:{port}")
+        port = int(written_port)
+    if (address := _address(host)) is not None:
+        return Endpoint(address, port)
+    found = _resolved(host, resolve)
+    if len(found) > 1:
+        raise ValueError(
+            f"{host} has {len(found)} addresses; write the one that is meant: {', '.join(found)}"
+        )
+    return Endpoint(found[0], port)
+
+
+def read_directors(entries: Iterable[str], resolve: Resolve, report: Report) -> tuple[Endpoint, ...]:
+    """The directors of the ring: one address each, one IP family, none twice. Bad entries are left out."""
+    written: dict[Endpoint, str] = {}
+    for index, entry in enumerate(entries):
+        try:
+            endpoint = read_endpoint(entry, RING_PORT, resolve)
+            _one_machine(endpoint.address)
+        except ValueError as exc:
+            report(index, str(exc))
+            continue
+        if endpoint in written:
+            report(index, f'the same director as "{written[endpoint]}"; leave one of them out')
+            continue
+        first = next(iter(written), endpoint)
+        if _family(first.address) != _family(endpoint.address):
+            report(
+                index,
+                f"this is {_family(endpoint.address)}, but {first.address} is {_family(first.address)};"
+                " all directors of a ring use one address family",
+            )
+            continue
+        written[endpoint] = entry
+    return tuple(written)
+
+
+def own_endpoint(
+    servers: Sequence[Endpoint], listen: Endpoint | None, local: Callable[[Address], bool]
+) -> Endpoint:
+    """Which of `servers` this director is: `listen`, or the only local one. Raises ValueError."""
+    if listen is not None:
+        if listen not in servers:
+            raise ValueError(f"{listen} is not in ring.servers; list it there, or correct ring.listen")
+        return listen
+    own = [server for server in servers if local(server.address)]
+    if len(own) == 1:
+        return own[0]
+    if own:
+        raise ValueError(
+            f"{' and '.join(map(str, own))} are all of this machine; say which one this director is"
+        )
+    raise ValueError("none of ring.servers is an address of this machine; list this director there")
+
+
+def read_backends(
+    entries: Iterable[str], weight: int, resolve: Resolve, report: Report
+) -> tuple[BackendSetting, ...]:
+    """The backends of `entries`, in their order; bad entries are left out.
+
+    An address that comes from two entries is reported too: the original made two hosts of it.
+    """
+    settings: dict[Address, BackendSetting] = {}
+    written: dict[Address, str] = {}
+    ids: dict[HostId, Address] = {}
+    for index, entry in enumerate(entries):
+        try:
+            found = _read_backend(entry, weight, resolve)
+        except ValueError as exc:
+            report(index, str(exc))
+            continue
+        for setting in found:
+            address = setting.address
+            other = ids.setdefault(host_id(address), address)
+            if address in settings:
+                report(index, f'{address} also comes from "{written[address]}"; leave one of them out')
+                break
+            if other != address:
+                report(
+                    index, f"{address} and {other} cannot be told apart in user records; renumber one of them"
+                )
+                break
+            settings[address], written[address] = setting, entry
+    return tuple(settings.values())
+
+
+def _read_backend(entry: str, weight: int, resolve: Resolve) -> list[BackendSetting]:
+    host, at, tag = entry.partition("@")
+    if at and not _TAG.fullmatch(tag):
+        raise ValueError("the tag after @ is missing, or has spaces or another @ in it")
+    if re.fullmatch(r"\[.*\]|.*\]:[0-9]*|[^:]*:[0-9]*", host):
+        raise ValueError("a backend has no port and no brackets here, write its address or name alone")
+    first, hyphen, last = host.partition("-")
+    if hyphen and (start := _address(first)) is not None:
+        return [BackendSetting(address, "", tag, weight) for address in _range(start, last)]
+    if (address := _address(host)) is not None:
+        return [BackendSetting(_one_machine(address), "", tag, weight)]
+    return [BackendSetting(_one_machine(address), host, tag, weight) for address in _resolved(host, resolve)]
+
+
+def _range(start: Address, last: str) -> list[Address]:
+    end = _address(last)
+    if end is None:
+        raise ValueError(f'"{last}" after the hyphen is not an address; write a range as {start}-LAST')
+    if _family(start) != _family(end):
+        raise ValueError(f"the ends of a range must be of one address family: {start} is not like {end}")
+    low, high = (int(ipaddress.ip_address(_one_machine(address))) for address in (start, end))
+    if low > high:
+        raise ValueError(f"the range is reversed, write {end}-{start}")
+    bits = 16 if ":" in start else 8
+    if low >> bits != high >> bits:
+        part = "16 bits of an IPv6" if bits == 16 else "number of an IPv4"
+        raise ValueError(
+            f"the range is too large: only the last {part} address may differ; write several ranges"
+        )
+    kind = type(ipaddress.ip_address(start))
+    return [canonical(str(kind(number))) for number in range(low, high + 1)]
+
+
+def _split_port(text: str) -> tuple[str, str | None]:
+    if text.startswith("["):
+        match = re.fullmatch(r"\[([^\[\]]*:[^\[\]]*)\](?::(.*))?", text)
+        if match is None:
+            raise ValueError("brackets are for an IPv6 address: [2001:db8::1] or [2001:db8::1]:9090")
+        return match[1], match[2]
+    if text.count(":") != 1:
+        return text, None
+    host, _, port = text.partition(":")
+    return host, port
+
+
+def _address(text: str) -> Address | None:
+    """The canonical address, None where `text` is not written as one. Raises ValueError for a bad one."""
+    if ":" not in text and not re.fullmatch(r"[0-9.]*[0-9]", text):
+        return None
+    if "%" in text:
+        raise ValueError(f"{text}: an address with a zone cannot be used")
+    try:
+        return canonical(text)
+    except ValueError:
+        raise ValueError(f"{text} is not an address (IPv4 as 10.0.0.1, IPv6 as 2001:db8::1)") from None
+
+
+def _resolved(name: str, resolve: Resolve) -> list[Address]:
+    match = _NAME.fullmatch(name)
+    if match is None or len(name) > 253:
+        raise ValueError("expected an address or a name")
+    if match["last"].isdigit():
+        # The resolver would take 10.1 for 10.0.0.1.
+        raise ValueError(f"{name} is not an address (IPv4 as 10.0.0.1, IPv6 as 2001:db8::1) and not a name")
+    try:
+        found = [canonical(address) for address in resolve(name)]
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        raise ValueError(f"{name} cannot be resolved ({reason}); write its address or mend the name") from exc
+    if not found:
+        raise ValueError(f"{name} has no address; write its address or mend the name")
+    return found
+
+
+def _one_machine(address: Address) -> Address:
+    ip = ipaddress.ip_address(address)
+    if ip.is_unspecified or ip.is_multicast:
+        raise ValueError(f"{address} is not the address of one machine")
+    return address
+
+
+def _family(address: Address) -> str:
+    return "IPv6" if ":" in address else "IPv4"

@@ -1,0 +1,193 @@
+"""A TOML file read into Structs whose fields carry kinds (units.py), and written again."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from director.errors import ConfigError, ConfigErrors
+from director.service.servers import Endpoint, Resolve, read_endpoint
+from director.service.units import Kind, Secret, SecretFile, StateUrl, nearest
+
+SECRET_FILE_LIMIT = 64 * 1024
+"""Bytes. A longer file is no secret but a wrong path."""
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes of a unix socket's path: what the kernel can keep."""
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}?")
+_SECRET_KEY = re.compile("pass|secret|token", re.IGNORECASE)
+
+
+class Reader:
+    """Takes the parsed file apart and keeps every problem, instead of stopping at the first."""
+
+    def __init__(self, file: str, folder: Path, environ: Mapping[str, str]) -> None:
+        self.file, self.folder = file, folder
+        self.problems: list[ConfigError] = []
+        self.warnings: list[str] = []
+        self._environ = environ
+        self._written: dict[str, object] = {}
+
+    def document(self) -> dict[str, Any]:
+        """The whole file. Raises ConfigErrors where it is not there or no TOML."""
+        try:
+            return tomllib.loads(Path(self.file).read_bytes().decode("utf-8"))
+        except OSError as exc:
+            self._give_up(f"cannot be read ({exc.strerror}); name a file with -c FILE or DIRECTOR_CONFIG")
+        except UnicodeDecodeError as exc:
+            self._give_up(f"must be UTF-8 text, but byte {exc.start + 1} is none")
+        except tomllib.TOMLDecodeError as exc:
+            self._give_up(f"is not TOML: {exc}")
+
+    def _give_up(self, reason: str) -> NoReturn:
+        raise ConfigErrors([ConfigError(self.file, "", None, reason)])
+
+    def problem(self, key: str, expected: str, value: object = None) -> None:
+        """Keep a problem; the value is the one in the file unless stated."""
+        shown = self._written.get(key, "") if value is None else value
+        if isinstance(shown, dict):
+            shown = "{…}"
+        elif _SECRET_KEY.search(key) and not key.endswith("_file"):
+            shown = "***"
+        elif key == "state" and isinstance(shown, str):
+            shown = StateUrl(shown)
+        self.problems.append(ConfigError(self.file, key, shown, expected))
+
+    def reported(self, key: str) -> bool:
+        """Whether something is wrong with `key` or what is below it."""
+        return any(p.key == key or p.key.startswith((f"{key}.", f"{key}[")) for p in self.problems)
+
+    def section(
+        self, cls: type[msgspec.Struct], raw: object, prefix: str, later: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """What table `raw` says about the fields of `cls`: read values, and sub-tables as they are.
+
+        later: keys that are known, but refused. What is wrong is reported and left out.
+        """
+        if not isinstance(raw, dict):
+            if raw is not None:
+                self.problem(prefix, f"expected a section, write [{prefix}] on a line of its own", value=raw)
+            return {}
+        fields = {_key(f): f for f in msgspec.structs.fields(cls) if _in_file(f)}
+        given: dict[str, Any] = {}
+        for name, value in raw.items():
+            key = f"{prefix}.{name}".lstrip(".")
+            self._written[key] = value
+            if name in later:
+                self.problem(key, "comes in a later release; leave it out")
+            elif name not in fields:
+                known = nearest(name, fields) or "; known: " + ", ".join(fields)
+                self.problem(key, f"unknown key{known}")
+            elif (kind := _kind(fields[name])) is None:
+                given[name] = value
+            else:
+                self._read(key, kind, value, fields[name].name, given)
+        return given
+
+    def _read(self, key: str, kind: Kind, value: object, name: str, given: dict[str, Any]) -> None:
+        try:
+            read = kind.read(self._expanded(value))
+            given[name] = self._secret(read, kind, key) if isinstance(kind, SecretFile) else read
+        except ValueError as exc:
+            self.problem(key, str(exc))
+
+    def _expanded(self, value: object) -> object:
+        if isinstance(value, list):
+            return [self._expanded(item) for item in value]
+        return _VARIABLE.sub(self._variable, value) if isinstance(value, str) else value
+
+    def _variable(self, match: re.Match[str]) -> str:
+        if not re.fullmatch(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", match[0]):
+            raise ValueError("an environment variable is written ${NAME}")
+        if match[1] not in self._environ:
+            raise ValueError(f"{match[1]} is not set in the environment; set it, or write the value itself")
+        return self._environ[match[1]]
+
+    def _secret(self, path: str, kind: SecretFile, key: str) -> Secret:
+        """The content of a secret file; the empty path is no secret. Raises ValueError."""
+        if not path:
+            return Secret()
+        file = self.folder / path
+        try:
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{file} is not a file")
+            if status.st_size > SECRET_FILE_LIMIT:
+                raise ValueError(f"{file} is too long for a secret ({status.st_size} bytes)")
+            content = file.read_bytes().strip()
+        except OSError as exc:
+            raise ValueError(f"{file} cannot be read ({exc.strerror})") from exc
+        if not content:
+            raise ValueError(f"{file} is empty")
+        if len(content) < kind.at_least:
+            raise ValueError(f"the secret in {file} must have at least {kind.at_least} bytes")
+        self.warn_if_public(key, file)
+        return Secret(content)
+
+    def warn_if_public(self, key: str, file: Path) -> None:
+        if file.stat().st_mode & stat.S_IROTH:
+            self.warnings.append(f"{self.file}: {key}: every user can read {file}; chmod o-r {file}")
+
+    def endpoint(self, key: str, text: str, port: int, resolve: Resolve) -> Endpoint | None:
+        """An address to listen on; empty: None."""
+        try:
+            return read_endpoint(text, port, resolve) if text else None
+        except ValueError as exc:
+            self.problem(key, str(exc))
+            return None
+
+    def socket(self, key: str, path: str, base: str) -> str:
+        """The absolute path of a socket; empty stays empty."""
+        if not path:
+            return path
+        absolute = os.path.normpath(os.path.join(base, path))
+        if len(os.fsencode(absolute)) > SOCKET_PATH_LIMIT:
+            self.problem(
+                key, f"{absolute} is longer than the {SOCKET_PATH_LIMIT} bytes a socket's path can have"
+            )
+        return absolute
+
+
+def written(struct: msgspec.Struct, prefix: str = "") -> Iterator[str]:
+    """Lines of TOML for the fields that have a kind, section by section; secrets as `***`."""
+    sections = []
+    lines = []
+    for field in msgspec.structs.fields(struct):
+        value = getattr(struct, field.name)
+        kind = _kind(field)
+        if isinstance(value, msgspec.Struct):
+            sections.append((f"{prefix}.{field.name}".lstrip("."), value))
+        elif kind is not None:
+            lines.append(f"{_key(field)} = {kind.write(_printable(value))}")
+    if lines:
+        yield from ["", f"[{prefix}]"] if prefix else []
+        yield from lines
+    for name, section in sections:
+        yield from written(section, name)
+
+
+def _in_file(field: msgspec.structs.FieldInfo) -> bool:
+    """Fields without a kind that are no section are filled in by the program."""
+    return _kind(field) is not None or isinstance(field.default, msgspec.Struct)
+
+
+def _printable(value: Any) -> Any:
+    return value.shown if isinstance(value, StateUrl) else value
+
+
+def _kind(field: msgspec.structs.FieldInfo) -> Kind | None:
+    kinds: tuple[Kind, ...] = getattr(field.type, "__metadata__", ())
+    return kinds[0] if kinds else None
+
+
+def _key(field: msgspec.structs.FieldInfo) -> str:
+    """How the field is called in the file."""
+    return f"{field.name}_file" if isinstance(_kind(field), SecretFile) else field.name

@@ -1,0 +1,249 @@
+"""How values are written in `director.toml`: one kind a sort of value, each with a reader and a writer.
+
+A reader raises ValueError with what is expected; the caller adds file, key and value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol
+
+from state.urls import without_secrets
+
+MILLISECOND, SECOND, MINUTE, HOUR, DAY = 0.001, 1.0, 60.0, 3600.0, 86400.0
+
+_SECONDS_IN = {
+    **dict.fromkeys(("ms", "msec", "msecs"), Fraction(1, 1000)),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), Fraction(1)),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), Fraction(60)),
+    **dict.fromkeys(("h", "hour", "hours"), Fraction(3600)),
+    **dict.fromkeys(("d", "day", "days"), Fraction(86400)),
+}
+# Steps of 1024 whatever the spelling, as in Dovecot's own settings.
+_BYTES_IN = {
+    "b": 1,
+    **dict.fromkeys(("kb", "kib"), 1 << 10),
+    **dict.fromkeys(("mb", "mib"), 1 << 20),
+    **dict.fromkeys(("gb", "gib"), 1 << 30),
+}
+_AMOUNT = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
+
+
+class Secret(bytes):
+    """The content of a secret file. Prints as `***`, so that no log line, traceback or Struct shows it."""
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+
+class StateUrl(str):
+    """Where the state is kept. `shown` and the representation leave out the password."""
+
+    __slots__ = ()
+
+    @property
+    def shown(self) -> str:
+        return without_secrets(str(self))
+
+    def __repr__(self) -> str:
+        return repr(self.shown)
+
+
+def _amount(value: object, units: Iterable[str], unit: str, example: str) -> tuple[Fraction, str]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f'a unit is missing, write "{value:g} {unit}"')
+    match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
+    if match is None or (match[2] and match[2].lower() not in units):
+        raise ValueError(f'expected a number and a unit, such as "{example}" ({", ".join(units)})')
+    if not match[2]:
+        raise ValueError(f'a unit is missing, write "{match[1]} {unit}"')
+    return Fraction(match[1]), match[2].lower()
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of `"15 min"`, `"2 s"`, `"500 ms"`, `"1 h"`, `"2 days"`. Raises ValueError."""
+    count, unit = _amount(value, _SECONDS_IN, "s", "15 min")
+    return float(count * _SECONDS_IN[unit])
+
+
+def parse_size(value: object) -> int:
+    """Bytes of `"64 MB"`, `"10 kB"`, `"512 B"`. Raises ValueError."""
+    count, unit = _amount(value, _BYTES_IN, "B", "64 MB")
+    return int(count * _BYTES_IN[unit])
+
+
+def duration_text(seconds: float) -> str:
+    """The shortest text that `parse_duration` reads as `seconds` (>= 0)."""
+    for unit, size in (("d", DAY), ("h", HOUR), ("min", MINUTE), ("s", SECOND)):
+        if seconds >= size and seconds % size == 0:
+            return f"{int(seconds // size)} {unit}"
+    return f"{float(seconds * 1000):.9f}".rstrip("0").rstrip(".") + " ms" if seconds else "0 s"
+
+
+def toml_text(text: str) -> str:
+    """`text` as a TOML basic string."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", escaped) + '"'
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean "x"`, or nothing where no known word is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+class Kind(Protocol):
+    """One way to write a value. Stands in the `Annotated` type of a field of the configuration."""
+
+    def read(self, value: object) -> Any:
+        """The value that TOML `value` means. Raises ValueError with what is expected."""
+
+    def write(self, value: Any) -> str:
+        """TOML for a value that `read` gave."""
+
+
+@dataclass(frozen=True)
+class Text:
+    needed: bool = False
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError("expected text in quotes")
+        if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", value):
+            raise ValueError("expected UTF-8 text without control characters")
+        if self.needed and not value:
+            raise ValueError("must not be empty")
+        return value
+
+    def write(self, value: Any) -> str:
+        return toml_text("" if value is None else str(value))
+
+
+@dataclass(frozen=True)
+class Texts:
+    def read(self, value: object) -> list[str]:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ValueError('expected a list of texts, such as ["10.0.0.1", "10.0.0.2"]')
+        return value
+
+    def write(self, value: Any) -> str:
+        return "[" + ", ".join(toml_text(str(item)) for item in value) + "]"
+
+
+class Choice:
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+
+    def read(self, value: object) -> str:
+        if value not in self.choices or not isinstance(value, str):
+            names = [f'"{choice}"' for choice in self.choices]
+            raise ValueError(
+                f"expected {', '.join(names[:-1])} or {names[-1]}{nearest(str(value), self.choices)}"
+            )
+        return value
+
+    def write(self, value: Any) -> str:
+        return toml_text(value)
+
+
+@dataclass(frozen=True)
+class Flag:
+    def read(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError("expected true or false, without quotes")
+        return value
+
+    def write(self, value: Any) -> str:
+        return "true" if value else "false"
+
+
+@dataclass(frozen=True)
+class Count:
+    at_least: int
+    at_most: int
+
+    def read(self, value: object) -> int:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not self.at_least <= value <= self.at_most
+        ):
+            raise ValueError(
+                f"expected a whole number from {self.at_least} to {self.at_most}, without quotes"
+            )
+        return value
+
+    def write(self, value: Any) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Limits are seconds; `whole`: only whole seconds count."""
+
+    at_least: float = 0.0
+    at_most: float = math.inf
+    whole: bool = False
+
+    def read(self, value: object) -> float:
+        seconds = parse_duration(value)
+        if seconds < self.at_least:
+            raise ValueError(f"must be at least {duration_text(self.at_least)}")
+        if seconds > self.at_most:
+            raise ValueError(f"must be at most {duration_text(self.at_most)}")
+        if self.whole and seconds % 1:
+            raise ValueError("must be whole seconds")
+        return seconds
+
+    def write(self, value: Any) -> str:
+        return toml_text(duration_text(value))
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Permissions of a socket, octal."""
+
+    def read(self, value: object) -> int:
+        if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
+            raise ValueError('expected an octal mode in quotes, such as "0600" or "0666"')
+        return int(value, 8)
+
+    def write(self, value: Any) -> str:
+        return toml_text(f"{value:04o}")
+
+
+@dataclass(frozen=True)
+class SecretFile:
+    """Field `x` is written `x_file`: the path of a file that holds at least `at_least` bytes."""
+
+    at_least: int = 1
+
+    def read(self, value: object) -> str:
+        return Text().read(value)
+
+    def write(self, value: Any) -> str:
+        return toml_text(str(value) if value else "")
+
+
+@dataclass(frozen=True)
+class Later:
+    """A setting whose feature is not built yet: anything but `only` is refused, not ignored."""
+
+    kind: Kind
+    only: object
+
+    def read(self, value: object) -> Any:
+        read = self.kind.read(value)
+        if read != self.only:
+            raise ValueError(f"comes in a later release; leave it out or write {self.kind.write(self.only)}")
+        return read
+
+    def write(self, value: Any) -> str:
+        return self.kind.write(value)

@@ -1,0 +1,36 @@
+"""The few words everybody shares. Plain integers and strings with a name, so that a reader and mypy can tell them apart."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, NewType
+
+UserKey = NewType("UserKey", int)
+"""64 bits. Upper 32: the original's user hash (never 0), which places the user. Lower 32: the next four
+bytes of the same MD5, XOR the first four of MD5(tag) unless the tag is empty (ring-rules, rule 1)."""
+
+HostId = NewType("HostId", int)
+"""First 4 bytes, big endian, of MD5(backend address as text); never 0."""
+
+Address = NewType("Address", str)
+"""An IP address in canonical text form (IPv4 dotted, IPv6 shortest lower case)."""
+
+MemberId = NewType("MemberId", str)
+"""A director of the ring, as `address:port` (`[address]:port` for IPv6)."""
+
+Stamp = NewType("Stamp", int)
+"""Hybrid time of a decision: Unix seconds, but always greater than the stamp it replaces; 0 = from the configuration."""
+
+LinkId = NewType("LinkId", int)
+"""One TCP connection of the ring, numbered by the process that owns the socket."""
+
+RequestId = NewType("RequestId", int)
+"""One login line that waits for an answer."""
+
+
+class Now(NamedTuple):
+    """The time an event happened at, read once by the driver."""
+
+    mono: float
+    """Monotonic seconds: for deadlines."""
+    unix: float
+    """Unix seconds: for records and stamps."""

@@ -1,0 +1,48 @@
+"""The HTTP API of the daemon.
+
+This module costs nothing to import. The framework behind it takes some 0.4 s, which a restarting director
+does not have: `run_api` imports it in a worker thread, while logins are answered already.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+
+    from director.web.operations import Operations
+
+
+async def run_api(
+    operations: Operations,
+    sockets: list[socket.socket],
+    *,
+    token: str | None,
+    trusted: bool,
+    started: anyio.Event | None = None,
+) -> None:
+    """Answer API requests on the listening `sockets` until cancelled; the first ones wait in the backlog.
+
+    token, trusted: as in `create_app`. started, and what happens when cancelled: as in `serve`.
+    """
+
+    def build() -> Litestar:
+        import prometheus_client  # noqa: F401  # the first scrape would import it on the loop
+
+        import director.web.server  # noqa: F401
+        from director.web.api import create_app
+
+        app = create_app(operations, token=token, trusted=trusted)
+        # Kept by the application; the first request for it would build it on the loop.
+        app.openapi_schema  # noqa: B018
+        return app
+
+    app = await anyio.to_thread.run_sync(build)
+    from director.web.server import serve
+
+    await serve(app, sockets, started=started)

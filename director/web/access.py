@@ -1,0 +1,73 @@
+"""Who may ask what: checked before a handler runs."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
+from litestar.handlers import BaseRouteHandler
+
+from director.errors import BadRequest
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+Guard = Callable[[Connection, BaseRouteHandler], None]
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def access_guard(token: str | None, *, trusted: bool) -> Guard:
+    """The guard of one listener.
+
+    trusted: a unix socket, whose file mode decides who may connect; everything is allowed.
+    Otherwise a change, and anything asked from another machine, needs `Authorization: Bearer TOKEN`; without
+    a token there is only reading, from this machine. Handlers marked `opt={"open": True}` answer everybody.
+    """
+
+    def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+        if trusted or handler.opt.get("open"):
+            return
+        if connection.scope["method"] in READING and _is_local(connection):  # type: ignore[typeddict-item]
+            return
+        if token is None:
+            raise PermissionDeniedException(
+                "read-only: no http.token_file is configured; make changes over the socket of listen.api"
+            )
+        if not _carries(connection, token):
+            raise NotAuthorizedException(
+                "`Authorization: Bearer TOKEN` is missing, or its token is not the one in http.token_file",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    return guard
+
+
+def known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Refuse query parameters that the handler does not name in `opt={"query": …}`, and repeated ones."""
+    known = handler.opt.get("query", ())
+    for name, times in Counter(name for name, _ in connection.query_params.multi_items()).items():
+        if name not in known:
+            raise BadRequest(f"unknown query parameter {name!r}; known here: {', '.join(known) or 'none'}")
+        if times > 1:
+            raise BadRequest(f"query parameter {name!r} is given {times} times; give it once")
+
+
+def has_body(connection: Connection, _: BaseRouteHandler) -> None:
+    """Refuse an empty body where one is needed."""
+    headers = connection.headers
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        raise BadRequest("the body is empty; a JSON object is needed")
+
+
+def _is_local(connection: Connection) -> bool:
+    client = connection.client
+    return client is not None and ipaddress.ip_address(client.host).is_loopback
+
+
+def _carries(connection: Connection, token: str) -> bool:
+    scheme, _, given = connection.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())

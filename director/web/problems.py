@@ -1,0 +1,98 @@
+"""Every error of the API as an RFC 9457 problem document. No answer ever shows a stack trace."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, SerializationException, ValidationException
+
+from director.errors import (
+    EX_DATA,
+    EX_REFUSED,
+    EX_USAGE,
+    BadRequest,
+    NotOffered,
+    OperationError,
+    Refused,
+    TryAgain,
+    UnknownName,
+)
+from director.records import Problem
+
+log = logging.getLogger(__name__)
+
+PROBLEM_JSON = "application/problem+json"
+
+STATUS_OF: dict[type[OperationError], int] = {
+    UnknownName: 404,
+    BadRequest: 400,
+    TryAgain: 503,
+    Refused: 409,
+    NotOffered: 501,
+}
+# What the command line exits with when a request never reached an operation.
+EXIT_OF = {401: EX_REFUSED, 403: EX_REFUSED, 404: EX_USAGE, 405: EX_USAGE}
+
+# The framework's word for the body.
+NAMED = {"data": "body"}
+
+AnyRequest = Request[Any, Any, Any]
+
+
+def problem(
+    status: int, detail: str, exit_code: int, headers: dict[str, str] | None = None
+) -> Response[bytes]:
+    """The response that says in one sentence (`detail`) why the request was not carried out."""
+    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, exit_code=exit_code)
+    return Response(
+        msgspec.json.encode(body), status_code=status, media_type=PROBLEM_JSON, headers=headers or {}
+    )
+
+
+def operation_failed(_: AnyRequest, error: OperationError) -> Response[bytes]:
+    status = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), 500)
+    return problem(status, str(error), error.exit_code, {"Retry-After": "1"} if status == 503 else None)
+
+
+def request_failed(request: AnyRequest, error: HTTPException) -> Response[bytes]:
+    """What the framework refuses: routes, methods, sizes, bodies and parameters of the wrong form."""
+    status = error.status_code
+    if status >= 500:
+        return unexpected(request, error)
+    detail = _explained(request, error)
+    # Names only: the framework's own headers would repeat content types of other renderings.
+    headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "content-type"}
+    return problem(status, detail, EXIT_OF.get(status, EX_DATA), headers)
+
+
+def unreadable(request: AnyRequest, error: UnicodeDecodeError | RecursionError) -> Response[bytes]:
+    """What the JSON decoder lets through: a string in the body is not UTF-8, or the body is nested without end."""
+    if request.scope["method"] not in ("POST", "PATCH"):
+        return unexpected(request, error)
+    if isinstance(error, RecursionError):
+        return problem(400, "the body is nested too deeply", EX_DATA)
+    return problem(400, f"the body is not UTF-8: {error.reason}", EX_DATA)
+
+
+def unexpected(request: AnyRequest, error: Exception) -> Response[bytes]:
+    log.error("%s %s failed", request.scope["method"], request.scope["path"], exc_info=error)
+    return problem(500, "internal error of the director; its log has the details", 1)
+
+
+def _explained(request: AnyRequest, error: HTTPException) -> str:
+    path = request.scope["path"]
+    if error.status_code == 404:
+        return f"nothing is at {path}; /schema lists what is"
+    if error.status_code == 405:
+        return f"{request.method} is not possible on {path}; /schema lists what is"
+    if error.status_code == 413:
+        return "the body is too large; 64 KiB are possible"
+    if isinstance(error.__cause__, SerializationException):
+        return f"the body is not JSON: {error.detail}"
+    if isinstance(error, ValidationException) and isinstance(error.extra, list):
+        return "; ".join(f"{NAMED.get(one['key'], one['key'])}: {one['message']}" for one in error.extra)
+    return error.detail

@@ -1,0 +1,537 @@
+/* What _fast.pyx is made of: MD5, growing buffers, the user table in packed blocks, and the fields of an auth line.
+ *
+ * Nothing here knows Python. Functions that need memory return -1 where there is none, and have changed nothing then.
+ * The readable reference is director/core/users.py and director/wire/auth.py; both pass the same tests.
+ */
+#ifndef DIRECTOR_FAST_H
+#define DIRECTOR_FAST_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#undef unix /* GNU C defines it as 1; here it is a name for Unix seconds */
+
+typedef struct {
+    uint8_t *data;
+    size_t used, room;
+} buffer_t;
+
+static int buffer_reserve(buffer_t *buffer, size_t more)
+{
+    size_t room = buffer->room;
+    uint8_t *data;
+
+    if (buffer->room - buffer->used >= more)
+        return 0;
+    room += room / 2 + more + 64;
+    data = realloc(buffer->data, room);
+    if (data == NULL)
+        return -1;
+    buffer->data = data;
+    buffer->room = room;
+    return 0;
+}
+
+static int buffer_append(buffer_t *buffer, const void *data, size_t size)
+{
+    if (buffer_reserve(buffer, size) < 0)
+        return -1;
+    if (size > 0)
+        memcpy(buffer->data + buffer->used, data, size);
+    buffer->used += size;
+    return 0;
+}
+
+/* Compilers make one instruction of each of these. */
+static uint16_t get16(const uint8_t *p) { return (uint16_t)(p[0] << 8 | p[1]); }
+static uint32_t get32(const uint8_t *p) { return (uint32_t)p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3]; }
+static uint64_t get64(const uint8_t *p) { return (uint64_t)get32(p) << 32 | get32(p + 4); }
+static void put16(uint8_t *p, uint16_t v) { p[0] = v >> 8; p[1] = (uint8_t)v; }
+static void put32(uint8_t *p, uint32_t v) { p[0] = v >> 24; p[1] = v >> 16; p[2] = v >> 8; p[3] = (uint8_t)v; }
+static void put64(uint8_t *p, uint64_t v) { put32(p, v >> 32); put32(p + 4, (uint32_t)v); }
+
+/* MD5 (RFC 1321) */
+
+typedef struct {
+    uint32_t state[4];
+    uint8_t block[64];
+    uint64_t size;
+} md5_t;
+
+static uint32_t md5_word(const uint8_t *p)
+{
+    return (uint32_t)p[3] << 24 | p[2] << 16 | p[1] << 8 | p[0];
+}
+
+#define MD5_F(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
+#define MD5_G(x, y, z) ((y) ^ ((z) & ((x) ^ (y))))
+#define MD5_H(x, y, z) ((x) ^ (y) ^ (z))
+#define MD5_I(x, y, z) ((y) ^ ((x) | ~(z)))
+#define MD5_STEP(f, a, b, c, d, word, constant, shift) \
+    (a) += f((b), (c), (d)) + (word) + (constant); \
+    (a) = ((a) << (shift) | (a) >> (32 - (shift))) + (b)
+#define MD5_FOUR(f, i, j, k, l, s, t, u, v, p, q, r, o) \
+    MD5_STEP(f, a, b, c, d, w[i], p, s); \
+    MD5_STEP(f, d, a, b, c, w[j], q, t); \
+    MD5_STEP(f, c, d, a, b, w[k], r, u); \
+    MD5_STEP(f, b, c, d, a, w[l], o, v)
+
+static void md5_transform(uint32_t state[4], const uint8_t *block)
+{
+    uint32_t w[16], a = state[0], b = state[1], c = state[2], d = state[3];
+    int i;
+
+    for (i = 0; i < 16; i++)
+        w[i] = md5_word(block + 4 * i);
+    MD5_FOUR(MD5_F, 0, 1, 2, 3, 7, 12, 17, 22, 0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee);
+    MD5_FOUR(MD5_F, 4, 5, 6, 7, 7, 12, 17, 22, 0xf57c0faf, 0x4787c62a, 0xa8304613, 0xfd469501);
+    MD5_FOUR(MD5_F, 8, 9, 10, 11, 7, 12, 17, 22, 0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be);
+    MD5_FOUR(MD5_F, 12, 13, 14, 15, 7, 12, 17, 22, 0x6b901122, 0xfd987193, 0xa679438e, 0x49b40821);
+    MD5_FOUR(MD5_G, 1, 6, 11, 0, 5, 9, 14, 20, 0xf61e2562, 0xc040b340, 0x265e5a51, 0xe9b6c7aa);
+    MD5_FOUR(MD5_G, 5, 10, 15, 4, 5, 9, 14, 20, 0xd62f105d, 0x02441453, 0xd8a1e681, 0xe7d3fbc8);
+    MD5_FOUR(MD5_G, 9, 14, 3, 8, 5, 9, 14, 20, 0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed);
+    MD5_FOUR(MD5_G, 13, 2, 7, 12, 5, 9, 14, 20, 0xa9e3e905, 0xfcefa3f8, 0x676f02d9, 0x8d2a4c8a);
+    MD5_FOUR(MD5_H, 5, 8, 11, 14, 4, 11, 16, 23, 0xfffa3942, 0x8771f681, 0x6d9d6122, 0xfde5380c);
+    MD5_FOUR(MD5_H, 1, 4, 7, 10, 4, 11, 16, 23, 0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70);
+    MD5_FOUR(MD5_H, 13, 0, 3, 6, 4, 11, 16, 23, 0x289b7ec6, 0xeaa127fa, 0xd4ef3085, 0x04881d05);
+    MD5_FOUR(MD5_H, 9, 12, 15, 2, 4, 11, 16, 23, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665);
+    MD5_FOUR(MD5_I, 0, 7, 14, 5, 6, 10, 15, 21, 0xf4292244, 0x432aff97, 0xab9423a7, 0xfc93a039);
+    MD5_FOUR(MD5_I, 12, 3, 10, 1, 6, 10, 15, 21, 0x655b59c3, 0x8f0ccc92, 0xffeff47d, 0x85845dd1);
+    MD5_FOUR(MD5_I, 8, 15, 6, 13, 6, 10, 15, 21, 0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1);
+    MD5_FOUR(MD5_I, 4, 11, 2, 9, 6, 10, 15, 21, 0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391);
+    state[0] += a;
+    state[1] += b;
+    state[2] += c;
+    state[3] += d;
+}
+
+static void md5_begin(md5_t *md5)
+{
+    static const uint32_t start[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
+
+    memcpy(md5->state, start, sizeof(start));
+    md5->size = 0;
+}
+
+static void md5_add(md5_t *md5, const uint8_t *data, size_t size)
+{
+    while (size > 0) {
+        size_t used = md5->size % 64, part = 64 - used < size ? 64 - used : size;
+
+        memcpy(md5->block + used, data, part);
+        md5->size += part;
+        data += part;
+        size -= part;
+        if (used + part == 64)
+            md5_transform(md5->state, md5->block);
+    }
+}
+
+/* The first 8 bytes of the digest, as a big endian number. */
+static uint64_t md5_end(md5_t *md5)
+{
+    uint64_t bits = md5->size * 8;
+    size_t used = md5->size % 64;
+    int i;
+
+    md5->block[used++] = 0x80;
+    if (used > 56) {
+        memset(md5->block + used, 0, 64 - used);
+        md5_transform(md5->state, md5->block);
+        used = 0;
+    }
+    memset(md5->block + used, 0, 56 - used);
+    for (i = 0; i < 8; i++)
+        md5->block[56 + i] = (uint8_t)(bits >> 8 * i);
+    md5_transform(md5->state, md5->block);
+    return (uint64_t)__builtin_bswap32(md5->state[0]) << 32 | __builtin_bswap32(md5->state[1]);
+}
+
+static uint64_t md5_of(const uint8_t *data, size_t size, int lower)
+{
+    md5_t md5;
+
+    md5_begin(&md5);
+    if (!lower) {
+        md5_add(&md5, data, size);
+        return md5_end(&md5);
+    }
+    for (;;) {
+        uint8_t folded[64];
+        size_t i, part = size < 64 ? size : 64;
+
+        for (i = 0; i < part; i++)
+            folded[i] = data[i] >= 'A' && data[i] <= 'Z' ? data[i] | 0x20 : data[i];
+        md5_add(&md5, folded, part);
+        data += part;
+        size -= part;
+        if (size == 0)
+            return md5_end(&md5);
+    }
+}
+
+static uint64_t user_key(const uint8_t *name, size_t size, int lower, const uint8_t *tag, size_t tag_size)
+{
+    uint64_t key = md5_of(name, size, lower);
+
+    if (key >> 32 == 0)
+        key |= (uint64_t)1 << 32;
+    return tag_size > 0 ? key ^ md5_of(tag, tag_size, 0) >> 32 : key;
+}
+
+/* The user table */
+
+enum { RECORD = 22, BUCKETS = 4096, BUCKET_SHIFT = 52, MOVING = 1, PINNED = 4 };
+enum { AT_HOST = 8, AT_DECIDED = 12, AT_SEEN = 16, AT_FLAGS = 20 };
+#define LATEST 0xffffffffu
+
+typedef struct {
+    uint8_t *records; /* sorted by key */
+    uint32_t used, room;
+} block_t;
+
+typedef struct {
+    block_t blocks[BUCKETS];
+    uint64_t used;
+    uint32_t expire;
+    buffer_t changes;
+    uint8_t dirty[BUCKETS];
+    uint32_t dirty_count;
+} table_t;
+
+static void table_free(table_t *table)
+{
+    int number;
+
+    for (number = 0; number < BUCKETS; number++)
+        free(table->blocks[number].records);
+    free(table->changes.data);
+}
+
+static void table_dirty(table_t *table, uint32_t number)
+{
+    table->dirty_count += !table->dirty[number];
+    table->dirty[number] = 1;
+}
+
+static uint8_t *block_at(const block_t *block, uint32_t index)
+{
+    return block->records + (size_t)index * RECORD;
+}
+
+/* The index of the first record whose key is not below `key`. Keys are evenly spread: guess, then look around. */
+static uint32_t block_search(const block_t *block, uint64_t key)
+{
+    uint32_t low = 0, high = block->used, step = 4, guess;
+
+    if (high == 0)
+        return 0;
+    guess = (uint32_t)((key << (64 - BUCKET_SHIFT) >> 32) * high >> 32);
+    if (get64(block_at(block, guess)) < key) {
+        for (low = guess + 1; low + step < high; step *= 2) {
+            if (get64(block_at(block, low + step)) >= key) {
+                high = low + step;
+                break;
+            }
+            low += step + 1;
+        }
+    } else {
+        for (high = guess; low + step < high; step *= 2) {
+            if (get64(block_at(block, high - step)) < key) {
+                low = high - step + 1;
+                break;
+            }
+            high -= step;
+        }
+    }
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+
+        if (get64(block_at(block, middle)) < key)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The record of a key; NULL: there is none, and it would be inserted at `index`. */
+static uint8_t *table_locate(const table_t *table, uint64_t key, uint32_t *index)
+{
+    const block_t *block = &table->blocks[key >> BUCKET_SHIFT];
+
+    *index = block_search(block, key);
+    return *index < block->used && get64(block_at(block, *index)) == key ? block_at(block, *index) : NULL;
+}
+
+static uint8_t *table_find(const table_t *table, uint64_t key)
+{
+    uint32_t index;
+
+    return table_locate(table, key, &index);
+}
+
+/* A new record at the place that table_locate gave; its key is set. NULL: no memory. */
+static uint8_t *table_insert(table_t *table, uint64_t key, uint32_t index)
+{
+    block_t *block = &table->blocks[key >> BUCKET_SHIFT];
+    uint8_t *record;
+
+    if (block->used == block->room) {
+        uint32_t room = block->room + block->room / 5 + 2;
+        uint8_t *records = realloc(block->records, (size_t)room * RECORD);
+
+        if (records == NULL)
+            return NULL;
+        block->records = records;
+        block->room = room;
+    }
+    record = block_at(block, index);
+    memmove(record + RECORD, record, (size_t)(block->used - index) * RECORD);
+    put64(record, key);
+    block->used++;
+    table->used++;
+    return record;
+}
+
+static uint32_t table_rounded(const table_t *table, uint32_t seen)
+{
+    uint64_t step = table->expire / 3, up = (seen + step - 1) / step * step;
+
+    return up > LATEST ? LATEST : (uint32_t)up;
+}
+
+static int table_announce(table_t *table, const uint8_t *record)
+{
+    table_dirty(table, (uint32_t)(get64(record) >> BUCKET_SHIFT));
+    return buffer_append(&table->changes, record, RECORD);
+}
+
+static int table_put(table_t *table, uint64_t key, uint32_t host, uint32_t decided, uint32_t seen, uint16_t flags)
+{
+    uint32_t index;
+    uint8_t *record = table_locate(table, key, &index);
+
+    if (buffer_reserve(&table->changes, RECORD) < 0)
+        return -1;
+    if (record == NULL && (record = table_insert(table, key, index)) == NULL)
+        return -1;
+    put32(record + AT_HOST, host);
+    put32(record + AT_DECIDED, decided);
+    put32(record + AT_SEEN, seen);
+    put16(record + AT_FLAGS, flags);
+    return table_announce(table, record);
+}
+
+static int table_touch(table_t *table, uint8_t *record, uint32_t seen)
+{
+    uint32_t old = get32(record + AT_SEEN);
+
+    if (seen <= old)
+        return 0;
+    if (buffer_reserve(&table->changes, RECORD) < 0)
+        return -1;
+    put32(record + AT_SEEN, seen);
+    return table_rounded(table, seen) > table_rounded(table, old) ? table_announce(table, record) : 0;
+}
+
+/* Whether the decision in `record` comes before that in `other`: the first that differs decides. */
+static int record_wins(const uint8_t *record, const uint8_t *other)
+{
+    uint32_t decided = get32(record + AT_DECIDED), other_decided = get32(other + AT_DECIDED);
+    uint32_t host = get32(record + AT_HOST), other_host = get32(other + AT_HOST);
+    uint16_t flags = get16(record + AT_FLAGS), other_flags = get16(other + AT_FLAGS);
+
+    if (decided != other_decided)
+        return decided > other_decided;
+    if (host != other_host)
+        return host < other_host;
+    if ((flags & MOVING) != (other_flags & MOVING))
+        return (flags & MOVING) == 0;
+    return flags < other_flags;
+}
+
+/* Take in one record; what said something new is appended to `news` as it is now. */
+static int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
+{
+    uint64_t key = get64(incoming);
+    uint32_t index, old, seen;
+    uint8_t *record = table_locate(table, key, &index);
+    int new;
+
+    if (buffer_reserve(news, RECORD) < 0)
+        return -1;
+    if (record == NULL) {
+        if ((record = table_insert(table, key, index)) == NULL)
+            return -1;
+        memcpy(record, incoming, RECORD);
+        new = 1;
+    } else {
+        old = get32(record + AT_SEEN);
+        seen = get32(incoming + AT_SEEN) > old ? get32(incoming + AT_SEEN) : old;
+        if ((new = record_wins(incoming, record)))
+            memcpy(record, incoming, RECORD);
+        put32(record + AT_SEEN, seen);
+        new = new || table_rounded(table, seen) > table_rounded(table, old);
+    }
+    if (!new)
+        return 0;
+    table_dirty(table, (uint32_t)(key >> BUCKET_SHIFT));
+    return buffer_append(news, record, RECORD);
+}
+
+static int record_alive(const table_t *table, const uint8_t *record, int64_t now)
+{
+    return get16(record + AT_FLAGS) & PINNED || (int64_t)get32(record + AT_SEEN) + table->expire > now;
+}
+
+/* By the rounded `seen`: see UserTable._gone in core/users.py. */
+static int record_gone(const table_t *table, const uint8_t *record, int64_t now)
+{
+    int64_t seen = table_rounded(table, get32(record + AT_SEEN));
+
+    return !(get16(record + AT_FLAGS) & PINNED) && seen + 2 * (int64_t)table->expire <= now;
+}
+
+static void table_stored(const table_t *table, const uint8_t *record, uint8_t *stored)
+{
+    memcpy(stored, record, RECORD);
+    put32(stored + AT_SEEN, table_rounded(table, get32(record + AT_SEEN)));
+}
+
+static uint64_t table_digest(const table_t *table, uint32_t number, int64_t now)
+{
+    const block_t *block = &table->blocks[number];
+    uint8_t stored[RECORD];
+    uint32_t index;
+    md5_t md5;
+
+    md5_begin(&md5);
+    for (index = 0; index < block->used; index++) {
+        if (record_gone(table, block_at(block, index), now))
+            continue;
+        table_stored(table, block_at(block, index), stored);
+        md5_add(&md5, stored, RECORD);
+    }
+    return md5.size == 0 ? 0 : md5_end(&md5);
+}
+
+/* Drop the records of a bucket that are gone (host < 0), or those decided on `host` before a stamp. */
+static uint32_t table_drop(table_t *table, uint32_t number, int64_t now, int64_t host, int64_t before)
+{
+    block_t *block = &table->blocks[number];
+    uint32_t index, kept = 0, dropped;
+
+    for (index = 0; index < block->used; index++) {
+        const uint8_t *record = block_at(block, index);
+        int drop = host < 0 ? record_gone(table, record, now)
+                            : get32(record + AT_HOST) == host && get32(record + AT_DECIDED) < before;
+
+        if (drop)
+            continue;
+        if (kept != index)
+            memcpy(block_at(block, kept), record, RECORD);
+        kept++;
+    }
+    dropped = block->used - kept;
+    if (dropped == 0)
+        return 0;
+    block->used = kept;
+    table->used -= dropped;
+    table_dirty(table, number);
+    if (kept < block->room / 2) {
+        uint8_t *records = realloc(block->records, (size_t)(kept + 2) * RECORD);
+
+        if (records != NULL) {
+            block->records = records;
+            block->room = kept + 2;
+        }
+    }
+    return dropped;
+}
+
+/* Auth lines */
+
+typedef struct {
+    const uint8_t *data;
+    size_t size;
+} slice_t;
+
+typedef struct {
+    slice_t id, name, tag;
+    int maybe; /* says director_proxy_maybe */
+} asked_t;
+
+#define FIELD_IS(field, text) ((field).size == sizeof(text) - 1 && memcmp((field).data, text, sizeof(text) - 1) == 0)
+#define FIELD_STARTS(field, text) \
+    ((field).size >= sizeof(text) - 1 && memcmp((field).data, text, sizeof(text) - 1) == 0)
+
+static slice_t field_value(slice_t field, size_t name)
+{
+    slice_t value = {field.data + name, field.size - name};
+
+    return value;
+}
+
+static slice_t field_unescaped(slice_t field, uint8_t *to)
+{
+    slice_t value = {to, 0};
+    size_t i;
+
+    for (i = 0; i < field.size; i++) {
+        uint8_t c = field.data[i];
+
+        if (c == 1) {
+            if (++i == field.size)
+                break;
+            c = field.data[i];
+            c = c == '0' ? 0 : c == '1' ? 1 : c == 't' ? '\t' : c == 'r' ? '\r' : c == 'n' ? '\n' : c;
+        }
+        to[value.size++] = c;
+    }
+    return value;
+}
+
+/* Who is to be proxied: 1, or 0 for a line that stays as it is. `line` starts behind `OK<TAB>` and has no LF.
+ * `scratch` has room for the whole line; what is found may point into it. */
+static int line_asks(slice_t line, uint8_t *scratch, asked_t *asked)
+{
+    const uint8_t *end = line.data + line.size, *tab = memchr(line.data, '\t', line.size);
+    int escaped = memchr(line.data, 1, line.size) != NULL, proxy = 0, user = 0, destuser = 0;
+
+    asked->id.data = line.data;
+    asked->id.size = tab == NULL ? line.size : (size_t)(tab - line.data);
+    asked->tag.data = line.data;
+    asked->tag.size = 0;
+    asked->maybe = 0;
+    while (tab != NULL) {
+        slice_t field = {tab + 1, 0};
+
+        tab = memchr(field.data, '\t', (size_t)(end - field.data));
+        field.size = (size_t)((tab == NULL ? end : tab) - field.data);
+        if (escaped && memchr(field.data, 1, field.size) != NULL) {
+            field = field_unescaped(field, scratch);
+            scratch += field.size;
+        }
+        if (FIELD_IS(field, "proxy") || FIELD_STARTS(field, "proxy=")) {
+            proxy = 1;
+        } else if (FIELD_STARTS(field, "host=")) {
+            return 0;
+        } else if (FIELD_STARTS(field, "user=")) {
+            if (!user && !destuser)
+                asked->name = field_value(field, 5);
+            user = 1;
+        } else if (FIELD_STARTS(field, "destuser=")) {
+            asked->name = field_value(field, 9);
+            destuser = 1;
+        } else if (FIELD_STARTS(field, "director_tag=")) {
+            asked->tag = field_value(field, 13);
+        } else if (FIELD_IS(field, "director_proxy_maybe") || FIELD_STARTS(field, "director_proxy_maybe=")) {
+            asked->maybe = 1;
+        }
+    }
+    return (proxy || asked->maybe) && (user || destuser);
+}
+
+#endif

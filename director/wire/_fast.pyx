@@ -1,0 +1,554 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The hot path in C: the user table, the assigner and the rewriting of auth lines.
+
+What each of them does is written in their readable twins, core/users.py, core/assign.py and wire/auth.py.
+Both pass the same tests. No Python object is made for a line that is answered at once.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free, malloc, qsort
+from libc.string cimport memchr, memcmp, memcpy
+
+from director.core.addresses import address_order
+from director.core.assign import Gate, Wait
+from director.core.users import User
+from director.wire.auth import Held, is_self
+
+cdef extern from "_fast.h" nogil:
+    enum:
+        RECORD
+        BUCKETS
+        BUCKET_SHIFT
+        MOVING
+        AT_HOST
+        AT_DECIDED
+        AT_SEEN
+        AT_FLAGS
+    const uint32_t LATEST
+
+    ctypedef struct buffer_t:
+        uint8_t *data
+        size_t used
+        size_t room
+    int buffer_reserve(buffer_t *buffer, size_t more)
+    int buffer_append(buffer_t *buffer, const void *data, size_t size)
+    uint16_t get16(const uint8_t *p)
+    uint32_t get32(const uint8_t *p)
+    uint64_t get64(const uint8_t *p)
+    void put16(uint8_t *p, uint16_t v)
+    void put64(uint8_t *p, uint64_t v)
+    uint64_t md5_of(const uint8_t *data, size_t size, bint lower)
+    uint64_t user_key(const uint8_t *name, size_t size, bint lower, const uint8_t *tag, size_t tag_size)
+
+    ctypedef struct block_t:
+        uint8_t *records
+        uint32_t used
+    ctypedef struct table_t:
+        block_t *blocks
+        uint64_t used
+        uint32_t expire
+        buffer_t changes
+        uint8_t *dirty
+        uint32_t dirty_count
+    void table_free(table_t *table)
+    void table_dirty(table_t *table, uint32_t number)
+    uint8_t *table_find(const table_t *table, uint64_t key)
+    int table_put(table_t *table, uint64_t key, uint32_t host, uint32_t decided, uint32_t seen, uint16_t flags)
+    int table_touch(table_t *table, uint8_t *record, uint32_t seen)
+    int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
+    bint record_alive(const table_t *table, const uint8_t *record, int64_t now)
+    void table_stored(const table_t *table, const uint8_t *record, uint8_t *stored)
+    uint64_t table_digest(const table_t *table, uint32_t number, int64_t now)
+    uint32_t table_drop(table_t *table, uint32_t number, int64_t now, int64_t host, int64_t before)
+
+    ctypedef struct slice_t:
+        const uint8_t *data
+        size_t size
+    ctypedef struct asked_t:
+        slice_t id
+        slice_t name
+        slice_t tag
+        bint maybe
+    bint line_asks(slice_t line, uint8_t *scratch, asked_t *asked)
+
+
+cdef bytes taken(buffer_t *buffer):
+    """The bytes of a buffer, which is empty and small afterwards."""
+    cdef bytes data = PyBytes_FromStringAndSize(<char *>buffer.data, buffer.used)
+    free(buffer.data)
+    buffer[0] = buffer_t(NULL, 0, 0)
+    return data
+
+
+cdef slice_t slice_of(bytes data):
+    """Good for as long as somebody holds `data`."""
+    return slice_t(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cdef bytes bytes_of(slice_t slice):
+    return PyBytes_FromStringAndSize(<const char *>slice.data, slice.size)
+
+
+cdef int checked(int result) except -1:
+    if result < 0:
+        raise MemoryError
+    return result
+
+
+cdef class UserTable:
+    """core.users.UserTable as 4096 sorted blocks of packed records: some 25 bytes a user."""
+
+    cdef table_t *table
+
+    def __cinit__(self, uint32_t expire):
+        if expire < 10:
+            raise ValueError(f"users cannot expire after {expire} s, 10 s is the least")
+        self.table = <table_t *>calloc(1, sizeof(table_t))
+        if self.table == NULL:
+            raise MemoryError
+        self.table.expire = expire
+
+    def __dealloc__(self):
+        if self.table != NULL:
+            table_free(self.table)
+            free(self.table)
+
+    @property
+    def expire(self):
+        return self.table.expire
+
+    def __len__(self):
+        return self.table.used
+
+    def get(self, uint64_t key):
+        cdef const uint8_t *record = table_find(self.table, key)
+        if record == NULL:
+            return None
+        return User(
+            key,
+            get32(record + AT_HOST),
+            get32(record + AT_DECIDED),
+            get32(record + AT_SEEN),
+            get16(record + AT_FLAGS),
+        )
+
+    def put(self, user):
+        key, host, decided, seen, flags = user
+        checked(table_put(self.table, key, host, decided, seen, flags))
+
+    def touch(self, uint64_t key, uint32_t seen):
+        cdef uint8_t *record = table_find(self.table, key)
+        if record == NULL:
+            return False
+        checked(table_touch(self.table, record, seen))
+        return True
+
+    def merge(self, bytes records not None):
+        cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(records)
+        cdef size_t size = PyBytes_GET_SIZE(records), at
+        cdef buffer_t news = buffer_t(NULL, 0, 0)
+        if size % RECORD:
+            raise ValueError(f"{size} bytes of user records are no multiple of {RECORD}")
+        try:
+            for at in range(0, size, RECORD):
+                checked(table_merge(self.table, data + at, &news))
+            return PyBytes_FromStringAndSize(<char *>news.data, news.used)
+        finally:
+            free(news.data)
+
+    def bucket(self, uint32_t number):
+        cdef block_t *block = self.block(number)
+        return PyBytes_FromStringAndSize(<char *>block.records, <size_t>block.used * RECORD)
+
+    def stored_bucket(self, uint32_t number):
+        cdef block_t *block = self.block(number)
+        cdef bytes stored = PyBytes_FromStringAndSize(NULL, <size_t>block.used * RECORD)
+        cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(stored)
+        cdef size_t at
+        for at in range(0, <size_t>block.used * RECORD, RECORD):
+            table_stored(self.table, block.records + at, to + at)
+        return stored
+
+    def digest(self, uint32_t number, int64_t unix):
+        cdef uint8_t digest[8]
+        self.block(number)
+        put64(digest, table_digest(self.table, number, unix))
+        return PyBytes_FromStringAndSize(<char *>digest, 8)
+
+    def digests(self, int64_t unix):
+        cdef bytes digests = PyBytes_FromStringAndSize(NULL, 8 * BUCKETS)
+        cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(digests)
+        cdef uint32_t number
+        for number in range(<uint32_t>BUCKETS):
+            put64(to + 8 * number, table_digest(self.table, number, unix))
+        return digests
+
+    @property
+    def has_changes(self):
+        return self.table.changes.used > 0
+
+    def take_changes(self):
+        return taken(&self.table.changes)
+
+    @property
+    def dirty_count(self):
+        return self.table.dirty_count
+
+    def take_dirty(self):
+        cdef uint32_t number
+        cdef list dirty = [number for number in range(<uint32_t>BUCKETS) if self.table.dirty[number]]
+        for number in dirty:
+            self.table.dirty[number] = 0
+        self.table.dirty_count = 0
+        return dirty
+
+    def mark_dirty(self, uint32_t number):
+        self.block(number)
+        table_dirty(self.table, number)
+
+    def sweep(self, uint32_t number, int64_t unix):
+        self.block(number)
+        return table_drop(self.table, number, unix, -1, 0)
+
+    def forget_host(self, uint32_t number, uint32_t host, int64_t before):
+        self.block(number)
+        return table_drop(self.table, number, 0, host, before)
+
+    def counts(self, uint32_t first, uint32_t last, int64_t unix):
+        cdef dict counts = {}
+        cdef block_t *block
+        cdef uint32_t number, host
+        cdef size_t at
+        for number in range(first, min(last, <uint32_t>BUCKETS)):
+            block = self.table.blocks + number
+            for at in range(0, <size_t>block.used * RECORD, RECORD):
+                if record_alive(self.table, block.records + at, unix):
+                    host = get32(block.records + at + AT_HOST)
+                    counts[host] = counts.get(host, 0) + 1
+        return counts
+
+    cdef block_t *block(self, uint32_t number) except NULL:
+        if number >= BUCKETS:
+            raise IndexError(f"there is no bucket {number}")
+        return self.table.blocks + number
+
+
+cdef struct point_t:
+    uint32_t value
+    uint32_t host  # index in the circle's own order, that of addresses
+
+
+cdef int by_value(const void *one, const void *other) noexcept nogil:
+    cdef const point_t *a = <const point_t *>one
+    cdef const point_t *b = <const point_t *>other
+    if a.value != b.value:
+        return -1 if a.value < b.value else 1
+    return -1 if a.host < b.host else a.host > b.host
+
+
+cdef class Circle:
+    """core.vhosts.Circle, which gives indices in `hosts`."""
+
+    cdef readonly list hosts  # (address, weight), by address
+    cdef point_t *points
+    cdef uint32_t count
+    cdef uint32_t *backends  # for each of `hosts`: its index in the assigner's table
+
+    def __cinit__(self, list hosts):
+        cdef uint32_t host, number, weight
+        cdef char text[80]
+        cdef bytes address
+        self.hosts = hosts
+        self.points = <point_t *>malloc(max(sum(weight for _, weight in hosts), 1) * sizeof(point_t))
+        self.backends = <uint32_t *>malloc(max(len(hosts), 1) * sizeof(uint32_t))
+        if self.points == NULL or self.backends == NULL:
+            raise MemoryError
+        for host in range(<uint32_t>len(hosts)):
+            address, weight = hosts[host][0].encode(), hosts[host][1]
+            for number in range(weight):
+                size = snprintf(text, sizeof(text), "%s-%u", <const char *>address, number)
+                self.points[self.count] = point_t(md5_of(<uint8_t *>text, size, False) >> 32, host)
+                self.count += 1
+        qsort(self.points, self.count, sizeof(point_t), by_value)
+
+    def __dealloc__(self):
+        free(self.points)
+        free(self.backends)
+
+    cdef int find(self, uint32_t hash32) noexcept nogil:
+        """The index in the assigner's table of the host of a hash; -1 where there are no points."""
+        cdef uint32_t low = 0, high = self.count, middle
+        if self.count == 0:
+            return -1
+        while low < high:
+            middle = low + (high - low) // 2
+            if self.points[middle].value < hash32:
+                low = middle + 1
+            else:
+                high = middle
+        return self.backends[self.points[low if low < self.count else 0].host]
+
+
+cdef struct backend_t:
+    uint32_t id
+    uint32_t since
+    uint32_t index  # in the list of backends
+
+
+cdef int by_host_id(const void *one, const void *other) noexcept nogil:
+    cdef uint32_t a = (<const backend_t *>one).id, b = (<const backend_t *>other).id
+    return -1 if a < b else a > b
+
+
+cdef enum:
+    GATE_CLOSED = 0
+    GATE_OPEN = 2
+
+    WAIT_HINT = -1
+    WAIT_RING = -2
+    WAIT_NO_HOST = -3
+    WAIT_MOVING = -4
+
+cdef list WAITS = [None, Wait.HINT, Wait.RING, Wait.NO_HOST, Wait.MOVING]
+
+
+cdef class Assigner:
+    """core.assign.Assigner on the packed table."""
+
+    cdef readonly UserTable users
+    cdef readonly object user_hash
+    cdef public uint32_t unix
+    cdef public bint remember_names
+    cdef int _gate
+    cdef int fast_mode
+    cdef int separator  # a byte, or -1
+    cdef list backends
+    cdef list texts  # (head, tail) of each: what is appended to a line before and after the hash
+    cdef list circles  # (tag, Circle) of each tag that has hosts
+    cdef Circle untagged
+    cdef backend_t *by_id
+    cdef size_t backend_count
+    cdef buffer_t names
+    cdef buffer_t output
+    cdef buffer_t scratch
+
+    def __cinit__(self, UserTable users not None, user_hash):
+        self.users = users
+        self.user_hash = user_hash
+        self.fast_mode = user_hash.fast_mode
+        self.separator = user_hash.separator[0] if user_hash.separator else -1
+        self.backends, self.texts, self.circles = [], [], []
+
+    def __dealloc__(self):
+        free(self.by_id)
+        free(self.names.data)
+        free(self.output.data)
+        free(self.scratch.data)
+
+    @property
+    def gate(self):
+        return Gate(self._gate)
+
+    @gate.setter
+    def gate(self, gate):
+        self._gate = Gate(gate)
+
+    def set_backends(self, backends):
+        cdef list table = list(backends)
+        cdef list texts = [self.parts(backend) for backend in table]
+        cdef list circles = self.new_circles(table)
+        cdef size_t count = len(table), index
+        cdef backend_t *by_id = <backend_t *>malloc(max(count, 1) * sizeof(backend_t))
+        if by_id == NULL:
+            raise MemoryError
+        for index in range(count):
+            by_id[index] = backend_t(table[index].id, table[index].since, index)
+        qsort(by_id, count, sizeof(backend_t), by_host_id)
+        free(self.by_id)
+        self.by_id, self.backend_count = by_id, count
+        self.backends, self.texts, self.circles = table, texts, circles
+        self.untagged = dict(circles).get(b"")
+
+    cdef list new_circles(self, list table):
+        """Where nothing changed in a tag the circle is kept, and told where its hosts are now."""
+        cdef dict old = dict(self.circles), tags = {}
+        cdef list circles = []
+        cdef Circle circle
+        cdef size_t index
+        for index, backend in enumerate(table):
+            if backend.up and backend.weight:
+                tags.setdefault(backend.tag.encode(), []).append((backend.address, backend.weight, index))
+        for tag, members in tags.items():
+            members.sort(key=lambda member: address_order(member[0]))
+            hosts = [member[:2] for member in members]
+            circle = old.get(tag)
+            if circle is None or circle.hosts != hosts:
+                circle = Circle(hosts)
+            for index in range(<size_t>len(members)):
+                circle.backends[index] = members[index][2]
+            circles.append((tag, circle))
+        return circles
+
+    def place(self, uint32_t hash32, bytes tag not None):
+        cdef int index = self.placed(hash32, slice_of(tag))
+        return None if index < 0 else self.backends[index]
+
+    def assign(self, uint64_t key, bytes tag not None):
+        return self.answer(self.assigned(key, slice_of(tag), slice_t(NULL, 0)))
+
+    def assign_named(self, uint64_t key, bytes tag not None, bytes name not None):
+        return self.answer(self.assigned(key, slice_of(tag), slice_of(name)))
+
+    def take_names(self):
+        return taken(&self.names)
+
+    def suffix(self, backend, uint64_t key):
+        head, tail = self.parts(backend)
+        return head + b"%d" % (key >> 32) + tail[:-1]
+
+    cdef tuple parts(self, backend):
+        """What is appended to the line of a user: before the hash, and after it with the LF."""
+        host = f"{backend.hostname}\thostip={backend.address}" if backend.hostname else backend.address
+        head = f"\tproxy_refresh={self.users.table.expire // 3}\thost={host}\tuser_dirkey="
+        return head.encode(), f"@{backend.address}\n".encode()
+
+    cdef object answer(self, int index):
+        return self.backends[index] if index >= 0 else WAITS[-index]
+
+    cdef const backend_t *host(self, uint32_t id) noexcept nogil:
+        cdef size_t low = 0, high = self.backend_count, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.by_id[middle].id < id:
+                low = middle + 1
+            else:
+                high = middle
+        return &self.by_id[low] if low < self.backend_count and self.by_id[low].id == id else NULL
+
+    cdef int placed(self, uint32_t hash32, slice_t tag) except -100:
+        """The index of the backend where the circle puts a hash, or -1."""
+        cdef bytes name
+        cdef Circle circle
+        if tag.size == 0:
+            return self.untagged.find(hash32) if self.untagged is not None else -1
+        for name, circle in self.circles:
+            if <size_t>len(name) == tag.size and not memcmp(PyBytes_AS_STRING(name), tag.data, tag.size):
+                return circle.find(hash32)
+        return -1
+
+    cdef int assigned(self, uint64_t key, slice_t tag, slice_t name) except -100:
+        """The index of the user's backend, or a WAIT. The name (data NULL: none) is kept if he is placed anew."""
+        cdef table_t *table = self.users.table
+        cdef uint8_t *record
+        cdef const backend_t *host
+        cdef uint64_t decided = self.unix
+        cdef uint32_t seen = self.unix
+        cdef int index
+        if self._gate == GATE_CLOSED:
+            return WAIT_HINT
+        record = table_find(table, key)
+        if record != NULL and record_alive(table, record, self.unix):
+            host = self.host(get32(record + AT_HOST))
+            if host != NULL and get32(record + AT_DECIDED) >= host.since:
+                if get16(record + AT_FLAGS) & MOVING:
+                    return WAIT_MOVING
+                checked(table_touch(table, record, self.unix))
+                return host.index
+        if self._gate < GATE_OPEN:
+            return WAIT_RING
+        index = self.placed(key >> 32, tag)
+        if index < 0:
+            return WAIT_NO_HOST
+        if record != NULL:
+            decided = min(max(decided, <uint64_t>get32(record + AT_DECIDED) + 1), <uint64_t>LATEST)
+            seen = max(seen, get32(record + AT_SEEN))
+        checked(table_put(table, key, self.backends[index].id, decided, seen, 0))
+        if self.remember_names and name.data != NULL:
+            self.remember(key, name)
+        return index
+
+    cdef int remember(self, uint64_t key, slice_t name) except -1:
+        cdef uint8_t head[10]
+        cdef size_t size = min(name.size, <size_t>0xFFFF)
+        put64(head, key)
+        put16(head + 8, size)
+        checked(buffer_append(&self.names, head, sizeof(head)))
+        return checked(buffer_append(&self.names, name.data, size))
+
+    cdef uint64_t key_of(self, slice_t name, slice_t tag) except? 0:
+        if self.fast_mode:
+            return user_key(name.data, name.size, self.fast_mode == 1, tag.data, tag.size)
+        return self.user_hash.key(bytes_of(name), bytes_of(tag))
+
+    cdef int append(self, const uint8_t *data, size_t size) except -1:
+        return checked(buffer_append(&self.output, data, size))
+
+    cdef int append_host(self, int index, uint64_t key) except -1:
+        """What follows a line that is answered, its LF included."""
+        cdef tuple parts = self.texts[index]
+        cdef bytes head = parts[0], tail = parts[1]
+        cdef uint8_t digits[10]
+        cdef uint32_t hash32 = key >> 32
+        cdef int at = 10
+        while hash32:
+            at -= 1
+            digits[at] = 48 + hash32 % 10
+            hash32 //= 10
+        self.append(<const uint8_t *>PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
+        self.append(digits + at, 10 - at)
+        return self.append(<const uint8_t *>PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
+
+
+def rewrite(Assigner assigner not None, bytes data not None, bint passlines):
+    cdef const uint8_t *line = <const uint8_t *>PyBytes_AS_STRING(data)  # the one that is looked at
+    cdef const uint8_t *end = line + PyBytes_GET_SIZE(data)
+    cdef const uint8_t *pending = line  # where what passes unchanged, and is not in the output yet, begins
+    cdef const uint8_t *stop
+    cdef const char *prefix = "PASS\t" if passlines else "OK\t"
+    cdef size_t prefix_size = 5 if passlines else 3, size
+    cdef const uint8_t *cut
+    cdef slice_t fields
+    cdef asked_t asked
+    cdef uint64_t key
+    cdef int index
+    cdef list held = []
+    assigner.output.used = 0
+    while True:
+        stop = <const uint8_t *>memchr(line, 10, end - line)
+        if stop == NULL:
+            break
+        size = stop - line
+        fields = slice_t(line + prefix_size, size - prefix_size)
+        if size < prefix_size or memcmp(line, prefix, prefix_size) or not asks(assigner, fields, &asked):
+            line = stop + 1
+            continue
+        if assigner.separator >= 0:
+            cut = <const uint8_t *>memchr(asked.name.data, assigner.separator, asked.name.size)
+            if cut != NULL:
+                asked.name.size = cut - asked.name.data
+        key = assigner.key_of(asked.name, asked.tag)
+        index = assigner.assigned(key, asked.tag, asked.name)
+        if index < 0:
+            assigner.append(pending, line - pending)
+            pending = stop + 1
+            held.append(held_line(slice_t(line, size), &asked, key, WAITS[-index]))
+        elif not (asked.maybe and is_self(bytes_of(slice_t(line, size)), assigner.backends[index].address)):
+            assigner.append(pending, stop - pending)
+            pending = stop + 1
+            assigner.append_host(index, key)
+        line = stop + 1
+    if assigner.output.used == 0 and not held and line == end:
+        return data, held
+    assigner.append(pending, line - pending)
+    return PyBytes_FromStringAndSize(<char *>assigner.output.data, assigner.output.used), held
+
+
+cdef bint asks(Assigner assigner, slice_t fields, asked_t *asked) except -1:
+    checked(buffer_reserve(&assigner.scratch, fields.size))
+    return line_asks(fields, assigner.scratch.data, asked)
+
+
+cdef object held_line(slice_t line, asked_t *asked, uint64_t key, wait):
+    return Held(bytes_of(line), bytes_of(asked.id), key, bytes_of(asked.tag), bytes_of(asked.name), wait)

@@ -1,0 +1,365 @@
+"""The `director-doveadm 1.0` protocol of Dovecot 2.3: command lines to commands, results to reply lines.
+
+Both sides open with a VERSION line. A command is one line of TAB separated, escaped fields; a reply is one
+line, a list is lines and then an empty one. A line that cannot be understood has no reply in this protocol:
+the original closes the connection and logs why, and clients would take whatever was sent for the result.
+So parse() raises, and its caller does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from director.core.addresses import canonical
+from director.errors import PeerError
+from director.records import HostInfo, MemberInfo, UserInfo, UserStatus
+from director.types import Address
+from director.wire.tabs import escape, split
+
+LINE_LIMIT = 1024
+"""Bytes of the longest line a client may send, its LF included."""
+
+VERSION_NAME = b"director-doveadm"
+VERSION_MAJOR = 1
+GREETING = b"VERSION\tdirector-doveadm\t1\t0\n"
+
+OK = b"OK\n"
+NOT_FOUND = b"NOTFOUND\n"
+TRY_AGAIN = b"TRYAGAIN\n"
+END_OF_LIST = b"\n"
+
+UINT32_MAX = 0xFFFFFFFF
+PORT_MAX = 65535
+SHOWN = 64
+"""Characters of a wrong value that are quoted in an error."""
+
+
+class AdminSyntaxError(PeerError):
+    """A line that is no command, or no VERSION we speak. Close the connection and log the text."""
+
+
+class HostList(msgspec.Struct, frozen=True):
+    """All backend hosts."""
+
+
+class HostListRemoved(msgspec.Struct, frozen=True):
+    """The hosts of the configuration file that are not in the table."""
+
+
+class HostSet(msgspec.Struct, frozen=True):
+    """Add a host, or set what is given of one that exists. A tag or weight of None is not given."""
+
+    address: Address
+    tag: str | None = None
+    weight: int | None = None
+
+
+class HostUpdate(msgspec.Struct, frozen=True):
+    """Set the weight of a host that exists."""
+
+    address: Address
+    weight: int
+    tag: str | None = None
+
+
+class HostUp(msgspec.Struct, frozen=True):
+    """Give the host new users again."""
+
+    address: Address
+
+
+class HostDown(msgspec.Struct, frozen=True):
+    """Give the host no new users."""
+
+    address: Address
+
+
+class HostRemove(msgspec.Struct, frozen=True):
+    """Take the host out of the table."""
+
+    address: Address
+
+
+class HostFlush(msgspec.Struct, frozen=True):
+    """Forget the users of one host, or of all (address None), without kicking them."""
+
+    address: Address | None = None
+
+
+class HostResetUsers(msgspec.Struct, frozen=True):
+    """Move the users of one host, or of all (address None), to where the hash puts them."""
+
+    address: Address | None = None
+    max_parallel: int | None = None
+
+
+class UserLookup(msgspec.Struct, frozen=True):
+    """Where a user is and would be. A `user` of digits only may be a hash."""
+
+    user: str
+    tag: str = ""
+
+
+class UserList(msgspec.Struct, frozen=True):
+    """All users, or those of one host."""
+
+    host: Address | None = None
+
+
+class UserMove(msgspec.Struct, frozen=True):
+    """Move a user to a host. A `user` of digits only is a hash."""
+
+    user: str
+    host: Address
+
+
+class UserKick(msgspec.Struct, frozen=True):
+    """End the sessions of a user. wait=False: be refused instead of waiting for a free kick."""
+
+    user: str
+    wait: bool = True
+
+
+class UserKickAlt(msgspec.Struct, frozen=True):
+    """End the sessions whose passdb field `field` has this value."""
+
+    field: str
+    value: str
+    wait: bool = True
+
+
+class DirectorList(msgspec.Struct, frozen=True):
+    """The directors of the ring and the connections with them."""
+
+
+class DirectorAdd(msgspec.Struct, frozen=True):
+    """Add a director to the ring; port None = the port of the ring."""
+
+    address: Address
+    port: int | None = None
+
+
+class DirectorRemove(msgspec.Struct, frozen=True):
+    """Remove a director from the ring; port None = the first one with that address."""
+
+    address: Address
+    port: int | None = None
+
+
+Query = HostList | HostListRemoved | UserLookup | UserList | DirectorList
+
+ChangeCommand = (
+    HostSet
+    | HostUpdate
+    | HostUp
+    | HostDown
+    | HostRemove
+    | HostFlush
+    | HostResetUsers
+    | UserMove
+    | UserKick
+    | UserKickAlt
+    | DirectorAdd
+    | DirectorRemove
+)
+
+Command = Query | ChangeCommand
+
+
+def check_version(line: bytes) -> None:
+    """Accept the client's first line (without LF): our protocol and major version, any minor one.
+
+    Raises AdminSyntaxError for anything else.
+    """
+    match line.split(b"\t"):
+        case [b"VERSION", name, major, minor] if (
+            name == VERSION_NAME and major.isdigit() and int(major) == VERSION_MAJOR and minor.isdigit()
+        ):
+            return
+    raise AdminSyntaxError(
+        "doveadm not compatible with this server (mixed old and new binaries?): "
+        f"it began with {_shown(line)}, expected VERSION {VERSION_NAME.decode()} {VERSION_MAJOR}"
+    )
+
+
+def parse(line: bytes) -> Command:
+    """The command in one line, without its LF.
+
+    Fields a command has no use for are ignored, as in the original. Raises AdminSyntaxError.
+    """
+    name, *values = split(line)
+    if not name and not values:
+        raise AdminSyntaxError("doveadm sent empty command line")
+    read = _READERS.get(name)
+    if read is None:
+        raise AdminSyntaxError(f"doveadm sent unknown command: {_shown(name)}")
+    try:
+        return read(values)
+    except ValueError as exc:
+        raise AdminSyntaxError(f"doveadm sent invalid {name.decode()} parameters: {exc}") from exc
+
+
+def host_list(hosts: Iterable[HostInfo]) -> bytes:
+    """Reply to HOST-LIST, its end included."""
+    rows = [
+        _row(host.address, host.weight, host.users, host.tag, "U" if host.up else "D", host.changed)
+        for host in hosts
+    ]
+    return b"".join(rows) + END_OF_LIST
+
+
+def removed_hosts(addresses: Iterable[str]) -> bytes:
+    """Reply to HOST-LIST-REMOVED, its end included."""
+    return b"".join(map(_row, addresses)) + END_OF_LIST
+
+
+def user_rows(users: Iterable[UserInfo]) -> bytes:
+    """Some rows of a reply to USER-LIST; END_OF_LIST follows the last ones."""
+    return b"".join([b"%d\t%d\t%b\n" % (user.hash, user.expires, user.host.encode()) for user in users])
+
+
+def user_lookup(status: UserStatus) -> bytes:
+    """Reply to USER-LOOKUP. Expiry 0 = the user has no host now."""
+    expires = status.expires if status.current is not None else None
+    return _row(status.current or "", expires or 0, status.hashed or "", status.configured or "")
+
+
+def director_list(members: Iterable[MemberInfo]) -> bytes:
+    """Reply to DIRECTOR-LIST, its end included."""
+    return b"".join(map(_member, members)) + END_OF_LIST
+
+
+def refusal(text: str) -> bytes:
+    """A reply that says why not; doveadm prints it as its error. Always one line, never an empty one."""
+    return escape(" ".join(text.split()).encode("utf-8", "backslashreplace") or b"refused") + b"\n"
+
+
+def _member(member: MemberInfo) -> bytes:
+    fields: list[str | int] = [member.address, member.port, member.kind, member.last_failed, member.status]
+    if member.bytes_in is not None:  # a connection
+        rest = (member.bytes_out, member.buffered, member.buffered_peak, member.last_read, member.last_write)
+        fields += [member.sync_ms or 0, member.bytes_in, *(value or 0 for value in rest)]
+    elif member.kind == "self":
+        fields.append(member.sync_ms or 0)
+    return _row(*fields)
+
+
+def _row(*fields: str | int) -> bytes:
+    return b"\t".join([escape(str(field).encode("utf-8", "surrogateescape")) for field in fields]) + b"\n"
+
+
+def _host_set(values: Sequence[bytes]) -> HostSet:
+    address, tag = _tagged(values)
+    return HostSet(address, tag, _number(values[1], UINT32_MAX) if len(values) > 1 else None)
+
+
+def _host_update(values: Sequence[bytes]) -> HostUpdate:
+    address, tag = _tagged(values)
+    if len(values) < 2:
+        raise ValueError("the vhost count is missing")
+    return HostUpdate(address, _number(values[1], UINT32_MAX), tag)
+
+
+def _host_reset_users(values: Sequence[bytes]) -> HostResetUsers:
+    max_parallel = _number(values[1], UINT32_MAX) if len(values) > 1 else None
+    if max_parallel == 0:
+        raise ValueError("no moves at a time would never end")
+    return HostResetUsers(_optional_address(values), max_parallel)
+
+
+def _user_lookup(values: Sequence[bytes]) -> UserLookup:
+    # 2.3 looks up the empty name where none is given
+    return UserLookup(*map(_text, values[:2])) if values else UserLookup("")
+
+
+def _user_move(values: Sequence[bytes]) -> UserMove:
+    if len(values) < 2:
+        raise ValueError("user or host is missing")
+    return UserMove(_text(values[0]), _address(values[1]))
+
+
+def _user_kick(values: Sequence[bytes]) -> UserKick:
+    if not values:
+        raise ValueError("the user is missing")
+    return UserKick(_text(values[0]), wait=values[1:2] != [b"nowait"])
+
+
+def _user_kick_alt(values: Sequence[bytes]) -> UserKickAlt:
+    if len(values) < 2:
+        raise ValueError("field or value is missing")
+    return UserKickAlt(_text(values[0]), _text(values[1]), wait=values[2:3] != [b"nowait"])
+
+
+def _one_host(command: Callable[[Address], Command]) -> Callable[[Sequence[bytes]], Command]:
+    return lambda values: command(_address(values[0] if values else b""))
+
+
+def _one_director(command: Callable[[Address, int | None], Command]) -> Callable[[Sequence[bytes]], Command]:
+    def read(values: Sequence[bytes]) -> Command:
+        address = _address(values[0] if values else b"")
+        port = _number(values[1], PORT_MAX) if len(values) > 1 else None
+        if port == 0:
+            raise ValueError("0 is not a port")
+        return command(address, port)
+
+    return read
+
+
+def _tagged(values: Sequence[bytes]) -> tuple[Address, str | None]:
+    address, _, tag = (values[0] if values else b"").partition(b"@")
+    return _address(address), _text(tag) or None
+
+
+def _optional_address(values: Sequence[bytes]) -> Address | None:
+    return _address(values[0]) if values and values[0] else None
+
+
+def _address(value: bytes) -> Address:
+    if not value:
+        raise ValueError("the address is missing")
+    text = value.decode("ascii", "replace")
+    if text.startswith("[") and text.endswith("]") and ":" in text:
+        text = text[1:-1]
+    try:
+        return canonical(text)
+    except ValueError as exc:
+        raise ValueError(f"{_shown(value)} is not an IP address") from exc
+
+
+def _number(value: bytes, largest: int) -> int:
+    if not value.isdigit() or len(value) > SHOWN or int(value) > largest:
+        raise ValueError(f"{_shown(value)} is not a number from 0 to {largest}")
+    return int(value)
+
+
+def _text(value: bytes) -> str:
+    """User names may be any bytes; what is no UTF-8 survives the way back to bytes."""
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _shown(value: bytes) -> str:
+    text = repr(value.decode("utf-8", "backslashreplace"))
+    return text if len(text) <= SHOWN else text[: SHOWN - 4] + "'..."
+
+
+_READERS: dict[bytes, Callable[[Sequence[bytes]], Command]] = {
+    b"HOST-LIST": lambda _: HostList(),
+    b"HOST-LIST-REMOVED": lambda _: HostListRemoved(),
+    b"HOST-SET": _host_set,
+    b"HOST-UPDATE": _host_update,
+    b"HOST-UP": _one_host(HostUp),
+    b"HOST-DOWN": _one_host(HostDown),
+    b"HOST-REMOVE": _one_host(HostRemove),
+    b"HOST-FLUSH": lambda values: HostFlush(_optional_address(values)),
+    b"HOST-RESET-USERS": _host_reset_users,
+    b"USER-LOOKUP": _user_lookup,
+    b"USER-LIST": lambda values: UserList(_optional_address(values)),
+    b"USER-MOVE": _user_move,
+    b"USER-KICK": _user_kick,
+    b"USER-KICK-ALT": _user_kick_alt,
+    b"DIRECTOR-LIST": lambda _: DirectorList(),
+    b"DIRECTOR-ADD": _one_director(DirectorAdd),
+    b"DIRECTOR-REMOVE": _one_director(DirectorRemove),
+}

@@ -1,0 +1,24 @@
+"""The hot path as it is used: compiled where it could be built, in plain Python otherwise.
+
+DIRECTOR_PURE_PYTHON=1 selects plain Python. Both keep the same contract, written down in `core.users`,
+`core.assign` and `wire.auth`; the parts of one are never mixed with those of the other.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+_PURE = os.environ.get("DIRECTOR_PURE_PYTHON") == "1"
+
+COMPILED: bool = not _PURE and find_spec("director.wire._fast") is not None
+
+if COMPILED and not TYPE_CHECKING:
+    from director.wire._fast import Assigner, UserTable, rewrite
+else:
+    from director.core.assign import Assigner
+    from director.core.users import UserTable
+    from director.wire.auth import rewrite
+
+__all__ = ["COMPILED", "Assigner", "UserTable", "rewrite"]

@@ -1,0 +1,65 @@
+"""Ring messages as length-prefixed msgpack frames: 4 bytes length, big endian, then an array of tagged messages.
+
+All changes of one turn of the loop go into one frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+
+import msgspec
+
+from director.core.messages import RingMessage
+from director.errors import PeerError
+
+LIMIT = 16 * 1024 * 1024
+"""Largest frame accepted from a neighbour, in bytes."""
+GREETING_LIMIT = 4096
+"""Largest frame accepted before the other end has proved who it is."""
+_LENGTH = Struct(">I")
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[RingMessage])
+
+
+class FrameError(PeerError):
+    """What came is not a frame: the connection is closed with this text as the reason."""
+
+
+def encode(messages: Sequence[RingMessage]) -> bytes:
+    """One frame."""
+    body = _encoder.encode(messages)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self.limit = GREETING_LIMIT
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[list[RingMessage]]:
+        """Take bytes as they come; give the frames they complete. Raises FrameError for what cannot be one."""
+        self._buffer += data
+        frames: list[list[RingMessage]] = []
+        at = 0
+        while len(self._buffer) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, at)
+            if length > self.limit:
+                raise FrameError(f"frame of {length} bytes, at most {self.limit} are accepted")
+            start = at + _LENGTH.size
+            if len(self._buffer) - start < length:
+                break
+            frames.append(self._decode(bytes(self._buffer[start : start + length])))
+            at = start + length
+        del self._buffer[:at]
+        return frames
+
+    @staticmethod
+    def _decode(body: bytes) -> list[RingMessage]:
+        try:
+            return _decoder.decode(body)
+        except msgspec.DecodeError as exc:
+            raise FrameError(f"frame of {len(body)} bytes cannot be read: {exc}") from exc

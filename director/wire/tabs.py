@@ -1,0 +1,67 @@
+"""Dovecot's tab-separated lines: escaping, and lines out of a stream of bytes."""
+
+from __future__ import annotations
+
+import re
+
+from director.errors import PeerError
+
+_ESCAPES = {b"\0": b"\x010", b"\x01": b"\x011", b"\t": b"\x01t", b"\r": b"\x01r", b"\n": b"\x01n"}
+_UNESCAPES = {escaped[1:]: raw for raw, escaped in _ESCAPES.items()}
+_RAW = re.compile(rb"[\0\x01\t\r\n]")
+_ESCAPED = re.compile(rb"\x01(.?)", re.DOTALL)
+
+
+def escape(value: bytes) -> bytes:
+    """`value` as one field of a line."""
+    return _RAW.sub(lambda match: _ESCAPES[match[0]], value)
+
+
+def unescape(field: bytes) -> bytes:
+    """The value of a field. As in 2.3 an unknown escape is its second byte, and one at the end nothing."""
+    if b"\x01" not in field:
+        return field
+    return _ESCAPED.sub(lambda match: _UNESCAPES.get(match[1], match[1]), field)
+
+
+def split(line: bytes) -> list[bytes]:
+    """The values of all fields of a line (without its LF)."""
+    return [unescape(field) for field in line.split(b"\t")]
+
+
+class LineTooLong(PeerError):
+    """A peer sent a line over the limit: close the connection when `before` is dealt with."""
+
+    def __init__(self, limit: int, before: bytes) -> None:
+        self.limit = limit
+        self.before = before
+        """The complete lines in front of it."""
+        super().__init__(f"the peer sent a line of more than {limit} bytes")
+
+
+class LineBuffer:
+    """Holds back the last line until its end arrives. Never holds more than `limit` bytes."""
+
+    def __init__(self, limit: int, rest: bytes = b"") -> None:
+        """limit: the longest line, in bytes without its LF. rest: the start of a line that came earlier."""
+        self.limit = limit
+        self.rest = rest
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their LF. Raises LineTooLong."""
+        return self.complete(data).split(b"\n")[:-1]
+
+    def complete(self, data: bytes) -> bytes:
+        """The same in one piece, each line with its LF. Raises LineTooLong."""
+        if self.rest:
+            data = self.rest + data
+        end = data.rfind(b"\n") + 1
+        start = 0
+        while len(data) - start > self.limit:  # in steps of about `limit`, not line by line
+            found = data.rfind(b"\n", start, start + self.limit + 1) + 1
+            if not found:
+                self.rest = b""
+                raise LineTooLong(self.limit, data[:start])
+            start = found
+        self.rest = data[end:]
+        return data[:end]

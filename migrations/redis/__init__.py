@@ -1,0 +1,1 @@
+"""Steps for Redis: each module has `migrate(server, prefix)`, which may run again if interrupted."""

@@ -1,0 +1,1 @@
+"""Steps for SQLite files, as SQL."""

@@ -1,0 +1,14 @@
+"""The compiled hot path. Where it cannot be built the plain Python one is used (director/wire/hotpath.py)."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "director.wire._fast",
+            ["director/wire/_fast.pyx"],
+            depends=["director/wire/_fast.h"],
+            optional=True,
+        )
+    ]
+)

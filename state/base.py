@@ -1,0 +1,282 @@
+"""What every store promises: the value types, the `StateStore` protocol and the ways a store can fail.
+
+A store keeps *buckets* (opaque blobs, numbered, in two spaces), *documents* (named blobs), *leases* and an
+audit. The one way to write a bucket or a document is compare-and-swap: "no, somebody else was here" is a
+value (`Lost`), "I do not know" is an exception (`StoreError`). Nothing here looks into a blob.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+Space = Literal["users", "names"]
+SPACES: Final[tuple[Space, ...]] = ("users", "names")
+
+BUCKETS: Final = 4096
+"""Buckets of a space are numbered 0 to BUCKETS - 1."""
+
+VERSION_SIZE: Final = 8
+EMPTY_VERSION: Final = bytes(VERSION_SIZE)
+"""The version of a bucket or document that is not there."""
+
+AUDIT_KEPT: Final = 10_000
+"""At least this many of the newest audit entries are kept by a store that keeps any."""
+
+_DOCUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+def version_of(blob: bytes) -> bytes:
+    """The version of a bucket or document that holds `blob`: 8 bytes of its digest."""
+    return hashlib.md5(blob, usedforsecurity=False).digest()[:VERSION_SIZE] if blob else EMPTY_VERSION
+
+
+class Bucket(msgspec.Struct, frozen=True, gc=False):
+    """What a store holds under `number`. Not there: EMPTY_VERSION and an empty blob."""
+
+    space: Space
+    number: int
+    version: bytes
+    blob: bytes
+
+
+class Swap(msgspec.Struct, frozen=True, gc=False):
+    """The wish to replace what is stored under `number` by `blob`; an empty blob removes the bucket."""
+
+    space: Space
+    number: int
+    version: bytes
+    """The version the writer believes is stored."""
+    blob: bytes
+
+
+class Swapped(msgspec.Struct, frozen=True, gc=False):
+    """The blob is stored and has this version now."""
+
+    version: bytes
+
+
+class Lost(msgspec.Struct, frozen=True, gc=False):
+    """Somebody else's blob is stored; nothing was written. Merge, and swap again with this version."""
+
+    version: bytes
+    blob: bytes
+
+
+class Document(msgspec.Struct, frozen=True):
+    """A named blob as it is stored."""
+
+    version: bytes
+    data: bytes
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A member's statement that it is alive."""
+
+    member: str
+    ring_address: str
+    incarnation: int
+    """Which start of the member this is; the higher is the later."""
+    synced: bool
+    info: dict[str, str] = {}
+    """What else the others should know, as text."""
+    remaining: float = 0.0
+    """Seconds until it lapses by the store's clock, when it was read. Ignored when written."""
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Who did what to whom. `at`: Unix seconds by the clock of whoever appended it."""
+
+    at: float
+    who: str
+    what: str
+    target: str
+    detail: str = ""
+    reason: str = ""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """A store that answers and takes writes."""
+
+    server: str
+    """The program that keeps the data and its version."""
+    took: float
+    """Seconds the check took."""
+
+
+class StoreError(Exception):
+    """Root of everything a store raises on purpose. Callers keep serving from memory."""
+
+
+class StoreUnavailable(StoreError):
+    """The store did not answer: what it holds, and whether it wrote, is unknown. Callers retry later."""
+
+    def __init__(self, store: str, operation: str, *, after: float | None = None, reason: str = "") -> None:
+        self.store, self.operation, self.after, self.reason = store, operation, after, reason
+        if after is not None:
+            reason = f"no answer within {after:.1f} s"
+        super().__init__(f"{store}: {operation}: {reason}; what it holds is unknown until it answers")
+
+
+class StoreRefused(StoreError):
+    """The store answered and said no. It will go on saying so until somebody does what `advice` says."""
+
+    def __init__(self, store: str, operation: str, code: str, advice: str) -> None:
+        self.store, self.operation, self.code, self.advice = store, operation, code, advice
+        super().__init__(f"{store} refused {operation} ({code}): {advice}")
+
+
+class SchemaTooNew(StoreError):
+    """A newer program wrote this store. Callers must not write to it; the program has to be upgraded."""
+
+    def __init__(self, store: str, found: int, known: int) -> None:
+        self.store, self.found, self.known = store, found, known
+        super().__init__(
+            f"{store} has schema {found}, this program knows up to {known}:"
+            " upgrade the program, or name another store"
+        )
+
+
+class StoreBusy(StoreError):
+    """Another process uses the file, and it cannot be shared: callers stop, or wait for the other to end."""
+
+    def __init__(self, store: str, file: Path, holder: str) -> None:
+        self.store, self.file, self.holder = store, file, holder
+        super().__init__(
+            f"{store}: {file} is in use by {holder or 'another process'}:"
+            " stop that one, or give each director a file of its own"
+        )
+
+
+class StoreUrlError(StoreError):
+    """The URL names no store. `url` has its secrets taken out."""
+
+    def __init__(self, url: str, problem: str, expected: str) -> None:
+        self.url, self.problem, self.expected = url, problem, expected
+        super().__init__(f"{url}: {problem}; {expected}")
+
+
+class StateStore(Protocol):
+    """Where users, hosts and members survive a restart.
+
+    Every method but `close` may raise a StoreError; before `open` has returned once they raise
+    StoreUnavailable. Nothing is retried inside. A cancelled or failed write may still have happened;
+    repeating a swap is harmless, since a blob that is stored already counts as swapped. Methods may be
+    called concurrently; one object belongs to one event loop.
+    """
+
+    url: str
+    """The store as people may see it: without passwords."""
+    shared: bool
+    """Whether other directors see the same data, so that leases and claims mean something."""
+    set_aside: Path | None
+    """Where `open` (or a later operation) put a damaged file; None: there was none."""
+
+    async def open(self) -> None:
+        """Connect and bring the layout up to date.
+
+        May be called again until it succeeds. Raises SchemaTooNew, StoreBusy, StoreRefused, StoreUnavailable.
+        """
+
+    async def run_id(self) -> str:
+        """A name for this run of the store with this set of data.
+
+        Another answer than before (restart, failover, flush, damaged file set aside) means that anything
+        written may be gone: compare all versions and write what differs. A store found without its layout
+        gets it again.
+        """
+
+    def load_buckets(self, space: Space) -> AsyncIterator[list[Bucket]]:
+        """Yield every bucket that is there once, in batches, in no order.
+
+        What is written meanwhile may or may not be in it.
+        """
+
+    async def read_buckets(self, space: Space, numbers: Sequence[int]) -> list[Bucket]:
+        """The buckets of these numbers, in this order; one that is not there is empty."""
+
+    async def swap_buckets(self, swaps: Sequence[Swap]) -> list[Swapped | Lost]:
+        """Write each blob if its stored version is still the stated one, atomically for each bucket.
+
+        One answer for each swap, in order. A blob that is stored already is Swapped, whatever was stated.
+        An exception leaves open which of them were written.
+        """
+
+    async def versions(self, space: Space) -> dict[int, bytes]:
+        """The version of every bucket that is there, by number. Much cheaper than loading."""
+
+    async def read_document(self, name: str) -> Document | None:
+        """The document as stored, or None. `name`: a-z, 0-9, `_.-`, at most 64."""
+
+    async def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
+        """As swap_buckets, for one document; it is as durable then as the store's settings make it."""
+
+    async def renew(self, lease: Lease, ttl: float) -> None:
+        """State that `lease.member` is alive for `ttl` more seconds (> 0), by the store's own clock."""
+
+    async def release(self, member: str) -> None:
+        """End this member's lease now. No lease: nothing happens."""
+
+    async def members(self) -> list[Lease]:
+        """The leases that have not lapsed, by member. A store that is not shared knows its own only."""
+
+    async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
+        """Add entries; beyond about AUDIT_KEPT the oldest are dropped. Repeating a call adds them twice."""
+
+    async def audit(self, limit: int, *, since: float = 0.0, target: str | None = None) -> list[AuditEntry]:
+        """At most `limit` entries, newest first: those at or after `since` (Unix seconds), about `target`."""
+
+    async def health(self) -> Health:
+        """Ask the store for a sign of life. Raises StoreRefused where it answers but takes no writes."""
+
+    async def close(self) -> None:
+        """Let go of connections, files and locks. Never raises; a lease is not released."""
+
+
+def check_space(space: str) -> None:
+    """Raise ValueError unless `space` is one of SPACES."""
+    if space not in SPACES:
+        raise ValueError(f"no space {space!r}: there are {', '.join(SPACES)}")
+
+
+def check_numbers(numbers: Iterable[int]) -> None:
+    """Raise ValueError if one is not the number of a bucket."""
+    for number in numbers:
+        if not 0 <= number < BUCKETS:
+            raise ValueError(f"bucket {number}: must be 0 to {BUCKETS - 1}")
+
+
+def check_swaps(swaps: Iterable[Swap]) -> None:
+    """Raise ValueError if one of them names no bucket or states no version."""
+    for swap in swaps:
+        check_space(swap.space)
+        check_numbers([swap.number])
+        check_version(swap.version)
+
+
+def check_version(version: bytes) -> None:
+    """Raise ValueError unless `version` can be one."""
+    if len(version) != VERSION_SIZE:
+        raise ValueError(f"version {version!r}: must be {VERSION_SIZE} bytes")
+
+
+def check_document(name: str) -> None:
+    """Raise ValueError unless `name` can name a document."""
+    if not _DOCUMENT_NAME.fullmatch(name):
+        raise ValueError(f"document {name!r}: a name is 1 to 64 of a-z, 0-9, '_', '.', '-'")
+
+
+def open_store(url: str, *, base_dir: Path, timeout: float = 2.0) -> StateStore:
+    """The store that `url` names, not opened yet.
+
+    base_dir: where relative paths start. timeout: seconds (> 0) after which one exchange with the
+    store counts as unanswered. Raises StoreUrlError.
+    """
+    from state import urls  # here, because it imports the stores and they import this module
+
+    return urls.open_store(url, base_dir=base_dir, timeout=timeout)

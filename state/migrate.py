@@ -1,0 +1,98 @@
+"""Brings the layout of a store up to date: numbered steps from `migrations/`, forwards only.
+
+A step is recorded in the store when it is done. Here are the steps of all stores and how SQLite runs its own,
+each in one transaction; how Redis does is in `migrate_redis`, which needs more libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+import msgspec
+
+from state.base import SchemaTooNew
+
+if TYPE_CHECKING:
+    import redis
+
+_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.(sql|py)")
+
+
+class SqlStep(msgspec.Struct, frozen=True):
+    """SQL that takes a file from schema `number - 1` to `number`."""
+
+    number: int
+    sql: str
+
+
+class RedisStep(msgspec.Struct, frozen=True):
+    """A function that does the same for the keys under a prefix; running it again changes nothing."""
+
+    number: int
+    run: Callable[[redis.Redis, str], None]
+
+
+class _Numbered(Protocol):
+    @property
+    def number(self) -> int: ...
+
+
+_StepT = TypeVar("_StepT", bound=_Numbered)
+
+
+def sqlite_steps() -> list[SqlStep]:
+    """All steps this program knows, in order."""
+    folder = resources.files("migrations") / "sqlite"
+    found = sorted((f.name, f) for f in folder.iterdir() if _NAME.fullmatch(f.name))
+    return _checked([SqlStep(int(name[:4]), file.read_text("utf-8")) for name, file in found])
+
+
+def redis_steps() -> list[RedisStep]:
+    """All steps this program knows, in order."""
+    folder = resources.files("migrations") / "redis"
+    names = sorted(f.name.removesuffix(".py") for f in folder.iterdir() if _NAME.fullmatch(f.name))
+    modules = [(name, importlib.import_module(f"migrations.redis.{name}")) for name in names]
+    return _checked([RedisStep(int(name[:4]), module.migrate) for name, module in modules])
+
+
+def _checked(steps: list[_StepT]) -> list[_StepT]:
+    numbers = [step.number for step in steps]
+    assert numbers == list(range(1, len(steps) + 1)), f"migrations are not numbered 1, 2, 3 …: {numbers}"
+    return steps
+
+
+def sqlite_schema(connection: sqlite3.Connection) -> int | None:
+    """The schema of an open file: None if it is something else; 0 for an empty file."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "meta" in tables:
+        row = connection.execute("SELECT schema FROM meta").fetchone()
+        return None if row is None else cast(int, row[0])
+    return None if tables else 0
+
+
+def migrate_sqlite(connection: sqlite3.Connection, store: str, found: int, steps: Sequence[SqlStep]) -> None:
+    """Run the steps after schema `found`. Interrupted: the file is as after the last complete one.
+
+    The connection must be in autocommit mode. Raises SchemaTooNew, sqlite3.Error.
+    """
+    if found > len(steps):
+        raise SchemaTooNew(store, found, len(steps))
+    for step in steps[found:]:
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {step.sql}; UPDATE meta SET schema = {step.number}; COMMIT;"
+            )
+        except BaseException:
+            if connection.in_transaction:
+                connection.rollback()
+            raise
+
+
+def redis_schema(stored: bytes | None) -> int:
+    """The schema as a number, from the field of the `meta` hash; 0 where there is none."""
+    return int(stored) if stored else 0

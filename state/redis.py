@@ -1,0 +1,344 @@
+"""`redis://…`, `rediss://…` and `unix://…`: one Redis (6 or later) or Valkey server, shared by all directors.
+
+The keys are described in `migrations/redis/0001_layout.py`. Names carry hash tags, 64 buckets a tag, so that
+one script call swaps up to 64 buckets and the same layout works on a Cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from redis.exceptions import RedisError
+
+from state.base import (
+    AUDIT_KEPT,
+    BUCKETS,
+    EMPTY_VERSION,
+    VERSION_SIZE,
+    AuditEntry,
+    Bucket,
+    Document,
+    Health,
+    Lease,
+    Lost,
+    SchemaTooNew,
+    Space,
+    StoreRefused,
+    StoreUnavailable,
+    Swap,
+    Swapped,
+    check_document,
+    check_numbers,
+    check_space,
+    check_swaps,
+    check_version,
+    version_of,
+)
+from state.migrate import RedisStep, redis_schema, redis_steps
+from state.migrate_redis import migrate_redis
+from state.redis_link import Command, RedisAddress, RedisLink
+
+OLDEST_SERVER = 6
+TAG_BITS = 6
+"""Buckets that share all but these lower bits of their number share a hash tag."""
+LOAD_TAGS = 4
+"""Hash tags a batch of `load_buckets`: 256 buckets."""
+WRITE_BYTES = 4 << 20
+"""Blob bytes a round trip, so that a large flush over a slow link does not run into the deadline."""
+AUDIT_PAGE = 1000
+
+# A value is the version and then the blob. Anything shorter than that is no bucket, and may be overwritten.
+SWAP = b"""
+local answers = {}
+for i, key in ipairs(KEYS) do
+    local expected, value = ARGV[2 * i - 1], ARGV[2 * i]
+    local stored = redis.call('GETRANGE', key, 0, 8)
+    local version = #stored < 9 and string.rep('\\0', 8) or string.sub(stored, 1, 8)
+    local new = value == '' and string.rep('\\0', 8) or string.sub(value, 1, 8)
+    if version == new then
+        answers[i] = 1
+    elseif version ~= expected then
+        answers[i] = redis.call('GET', key) or ''
+    else
+        if value == '' then redis.call('DEL', key) else redis.call('SET', key, value) end
+        answers[i] = 1
+    end
+end
+return answers
+"""
+VERSIONS = b"""
+local versions = {}
+for i, key in ipairs(KEYS) do
+    local stored = redis.call('GETRANGE', key, 0, 8)
+    versions[i] = #stored < 9 and string.rep('\\0', 8) or string.sub(stored, 1, 8)
+end
+return table.concat(versions)
+"""
+RENEW = b"""
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local held = redis.call('HGETALL', KEYS[1])
+for i = 1, #held, 2 do
+    if tonumber(string.match(held[i + 1], '^%d+') or '0') <= now then redis.call('HDEL', KEYS[1], held[i]) end
+end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', now + ARGV[2]) .. ARGV[3])
+"""
+SWAP_SHA, VERSIONS_SHA, RENEW_SHA = (
+    hashlib.sha1(script, usedforsecurity=False).hexdigest() for script in (SWAP, VERSIONS, RENEW)
+)
+
+_decode_lease = msgspec.msgpack.Decoder(Lease).decode
+_decode_entry = msgspec.msgpack.Decoder(AuditEntry).decode
+
+
+class RedisStore:
+    """One key a bucket, small keys for the rest, everything under one prefix."""
+
+    def __init__(
+        self, address: RedisAddress, timeout: float, steps: Sequence[RedisStep] | None = None
+    ) -> None:
+        self.url = address.url
+        self.shared = True
+        self.set_aside: Path | None = None
+        self._address, self._timeout, self._prefix = address, timeout, address.prefix
+        self._steps = redis_steps() if steps is None else steps
+        self._link: RedisLink | None = None
+
+    async def open(self) -> None:
+        if self._link is not None:
+            return
+        link = RedisLink(self._address, self._timeout, (SWAP, VERSIONS, RENEW))
+        try:
+            (info,) = await link.call("open", [("INFO", "server")])
+            name, version = _server(info)
+            if int(version.partition(".")[0]) < OLDEST_SERVER:
+                advice = f"upgrade the server to Redis {OLDEST_SERVER} or later, or Valkey"
+                raise StoreRefused(self.url, "open", f"{name} {version}", advice)
+            await self._run_id(link)
+        except BaseException:
+            await link.close()
+            raise
+        self._link = link
+
+    async def run_id(self) -> str:
+        return await self._run_id(self._required("run_id"))
+
+    async def load_buckets(self, space: Space) -> AsyncIterator[list[Bucket]]:
+        check_space(space)
+        step = LOAD_TAGS << TAG_BITS
+        for first in range(0, BUCKETS, step):
+            buckets = await self._read("load_buckets", space, range(first, first + step))
+            if found := [bucket for bucket in buckets if bucket.blob]:
+                yield found
+
+    async def read_buckets(self, space: Space, numbers: Sequence[int]) -> list[Bucket]:
+        check_space(space)
+        check_numbers(numbers)
+        return await self._read("read_buckets", space, numbers)
+
+    async def _read(self, operation: str, space: Space, numbers: Sequence[int]) -> list[Bucket]:
+        link = self._required(operation)
+        if not numbers:
+            return []
+        tags = _by_tag((space, number) for number in numbers)
+        commands = [("MGET", *(self._key(space, numbers[i]) for i in places)) for places in tags]
+        buckets: list[Bucket | None] = [None] * len(numbers)
+        for places, values in zip(tags, await link.call(operation, commands), strict=True):
+            for i, value in zip(places, values, strict=True):
+                buckets[i] = Bucket(space, numbers[i], *_split(value))
+        return cast("list[Bucket]", buckets)
+
+    async def swap_buckets(self, swaps: Sequence[Swap]) -> list[Swapped | Lost]:
+        check_swaps(swaps)
+        link = self._required("swap_buckets")
+        results: list[Swapped | Lost | None] = [None] * len(swaps)
+        for trip in _trips(swaps):
+            commands = [self._swap_command([swaps[i] for i in places]) for places in trip]
+            for places, answers in zip(trip, await link.call("swap_buckets", commands), strict=True):
+                for i, answer in zip(places, answers, strict=True):
+                    results[i] = _outcome(answer, swaps[i].blob)
+        return cast("list[Swapped | Lost]", results)
+
+    def _swap_command(self, swaps: Sequence[Swap]) -> Command:
+        keys = [self._key(swap.space, swap.number) for swap in swaps]
+        arguments = [part for swap in swaps for part in (swap.version, _joined(swap.blob))]
+        return ("EVALSHA", SWAP_SHA, len(keys), *keys, *arguments)
+
+    async def versions(self, space: Space) -> dict[int, bytes]:
+        check_space(space)
+        size = 1 << TAG_BITS
+        commands = [
+            ("EVALSHA", VERSIONS_SHA, size, *(self._key(space, n) for n in range(first, first + size)))
+            for first in range(0, BUCKETS, size)
+        ]
+        joined = b"".join(await self._required("versions").call("versions", commands))
+        found = (joined[i : i + VERSION_SIZE] for i in range(0, len(joined), VERSION_SIZE))
+        return {number: version for number, version in enumerate(found) if version != EMPTY_VERSION}
+
+    async def read_document(self, name: str) -> Document | None:
+        check_document(name)
+        commands = [("GET", f"{self._prefix}doc:{name}")]
+        (value,) = await self._required("read_document").call("read_document", commands)
+        version, data = _split(value)
+        return Document(version, data) if data else None
+
+    async def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
+        check_document(name)
+        check_version(version)
+        command = ("EVALSHA", SWAP_SHA, 1, f"{self._prefix}doc:{name}", version, _joined(data))
+        ((answer,),) = await self._required("swap_document").call("swap_document", [command])
+        return _outcome(answer, data)
+
+    async def renew(self, lease: Lease, ttl: float) -> None:
+        stored = msgspec.msgpack.encode(lease)
+        command = (
+            "EVALSHA",
+            RENEW_SHA,
+            1,
+            f"{self._prefix}lease",
+            lease.member,
+            max(1, round(ttl * 1000)),
+            stored,
+        )
+        await self._required("renew").call("renew", [command])
+
+    async def release(self, member: str) -> None:
+        await self._required("release").call("release", [("HDEL", f"{self._prefix}lease", member)])
+
+    async def members(self) -> list[Lease]:
+        commands: list[Command] = [("TIME",), ("HGETALL", f"{self._prefix}lease")]
+        (seconds, micros), held = await self._required("members").call("members", commands)
+        now = int(seconds) + int(micros) / 1e6
+        leases = []
+        for value in held[1::2]:
+            deadline, _, stored = value.partition(b" ")
+            lease, remaining = _decode_lease(stored), int(deadline) / 1000 - now
+            if remaining > 0:
+                leases.append(msgspec.structs.replace(lease, remaining=remaining))
+        return sorted(leases, key=lambda lease: lease.member)
+
+    async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
+        add = ("XADD", f"{self._prefix}audit", "MAXLEN", "~", AUDIT_KEPT, "*", "e")
+        commands = [(*add, msgspec.msgpack.encode(entry)) for entry in entries]
+        await self._required("append_audit").call("append_audit", commands)
+
+    async def audit(self, limit: int, *, since: float = 0.0, target: str | None = None) -> list[AuditEntry]:
+        link = self._required("audit")
+        found: list[AuditEntry] = []
+        last = b"+"
+        while len(found) < limit:
+            command = ("XREVRANGE", f"{self._prefix}audit", last, "-", "COUNT", AUDIT_PAGE)
+            (page,) = await link.call("audit", [command])
+            entries = (_decode_entry(fields[1]) for _, fields in page)
+            found += (e for e in entries if e.at >= since and target in (None, e.target))
+            if len(page) < AUDIT_PAGE:
+                break
+            last = _before(page[-1][0])
+        return found[:limit]
+
+    async def health(self) -> Health:
+        start = time.monotonic()
+        probe = ("SET", f"{self._prefix}probe", b"1", "PX", 1000)  # refused where writes are
+        info, _ = await self._required("health").call("health", [("INFO", "server"), probe])
+        return Health(server=" ".join(_server(info)), took=time.monotonic() - start)
+
+    async def close(self) -> None:
+        if self._link is not None:
+            link, self._link = self._link, None
+            await link.close()
+
+    def _required(self, operation: str) -> RedisLink:
+        if self._link is None:
+            raise StoreUnavailable(self.url, operation, reason="it is not open")
+        return self._link
+
+    def _key(self, space: Space, number: int) -> str:
+        return f"{self._prefix}{{{space[0]}{number >> TAG_BITS:02x}}}{number:03x}"
+
+    async def _run_id(self, link: RedisLink) -> str:
+        """The server's run and the data's identity, after the layout was brought up to date if it was not."""
+        commands: list[Command] = [("INFO", "server"), ("HMGET", f"{self._prefix}meta", "schema", "identity")]
+        info, (schema, identity) = await link.call("run_id", commands)
+        if (found := redis_schema(schema)) > len(self._steps):
+            raise SchemaTooNew(self.url, found, len(self._steps))
+        if found < len(self._steps):
+            await self._migrate(link)
+            info, (schema, identity) = await link.call("run_id", commands)
+        return f"{_field(info, 'run_id')}:{(identity or b'').decode()}"
+
+    async def _migrate(self, link: RedisLink) -> None:
+        client = self._address.client(self._timeout)
+        try:
+            await migrate_redis(client, self._prefix, self.url, self._steps)
+        except (RedisError, OSError) as exc:
+            raise link.translated(exc, "migrate") from exc
+        finally:
+            client.close()
+
+
+def _joined(blob: bytes) -> bytes:
+    """What is stored for a blob; nothing where it is empty."""
+    return version_of(blob) + blob if blob else b""
+
+
+def _split(value: bytes | None) -> tuple[bytes, bytes]:
+    """Version and blob of what is stored."""
+    if value is None or len(value) <= VERSION_SIZE:
+        return EMPTY_VERSION, b""
+    return value[:VERSION_SIZE], value[VERSION_SIZE:]
+
+
+def _outcome(answer: int | bytes, blob: bytes) -> Swapped | Lost:
+    return Lost(*_split(answer)) if isinstance(answer, bytes) else Swapped(version_of(blob))
+
+
+def _by_tag(buckets: Iterable[tuple[Space, int]]) -> list[list[int]]:
+    """The places of `buckets` in their order, those of one hash tag together, at most 64 in a list."""
+    full = 1 << TAG_BITS
+    lists: list[list[int]] = []
+    current: dict[tuple[Space, int], list[int]] = {}
+    for place, (space, number) in enumerate(buckets):
+        tag = (space, number >> TAG_BITS)
+        if len(current.get(tag, ())) % full == 0:
+            current[tag] = []
+            lists.append(current[tag])
+        current[tag].append(place)
+    return lists
+
+
+def _trips(swaps: Sequence[Swap]) -> list[list[list[int]]]:
+    """The lists of `_by_tag`, so many a round trip that it writes about WRITE_BYTES."""
+    trips: list[list[list[int]]] = []
+    size = WRITE_BYTES
+    for places in _by_tag((swap.space, swap.number) for swap in swaps):
+        if size >= WRITE_BYTES:
+            trips.append([])
+            size = 0
+        trips[-1].append(places)
+        size += sum(len(swaps[i].blob) for i in places)
+    return trips
+
+
+def _server(info: bytes) -> tuple[str, str]:
+    """Name and version of the server."""
+    valkey = _field(info, "valkey_version")
+    return ("Valkey", valkey) if valkey else ("Redis", _field(info, "redis_version"))
+
+
+def _field(info: bytes, name: str) -> str:
+    """One field of an INFO reply; empty where it is missing."""
+    fields: dict[str, Any] = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    return cast(str, fields.get(name, ""))
+
+
+def _before(entry: bytes) -> bytes:
+    """The id just before that of a stream entry. (Ranges without their end need Redis 6.2.)"""
+    ms, _, sequence = entry.partition(b"-")
+    if int(sequence):
+        return b"%d-%d" % (int(ms), int(sequence) - 1)
+    return b"%d" % (int(ms) - 1)

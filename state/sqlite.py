@@ -1,0 +1,298 @@
+"""`sqlite:///…`, one director's own file.
+
+All SQL runs in one worker thread, one job at a time. Buckets are committed without waiting for the disk (a
+crash of the process loses nothing, a power cut at most the last moments); documents and the audit wait for
+it. `FILE.lock` is held exclusively while the store is open. A damaged file is renamed, never deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar, cast
+
+from state.base import (
+    AUDIT_KEPT,
+    BUCKETS,
+    EMPTY_VERSION,
+    AuditEntry,
+    Bucket,
+    Document,
+    Health,
+    Lease,
+    Lost,
+    Space,
+    StoreUnavailable,
+    Swap,
+    Swapped,
+    check_document,
+    check_numbers,
+    check_space,
+    check_swaps,
+    check_version,
+    version_of,
+)
+from state.lease import OwnLeases
+from state.migrate import SqlStep, sqlite_steps
+from state.sqlite_file import DatabaseFile, is_damage, translated
+
+LOAD_NUMBERS = 256
+"""Bucket numbers a batch of `load_buckets`."""
+WRITE_BYTES = 4 << 20
+"""Blob bytes a transaction: bounds how long one job keeps the thread."""
+
+STORE_BUCKET = (
+    "INSERT INTO bucket (space, id, version, data) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (space, id) DO UPDATE SET version = excluded.version, data = excluded.data"
+)
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """Everything in one file; leases in memory, since nobody else could see them."""
+
+    def __init__(self, file: Path, url: str, timeout: float, steps: Sequence[SqlStep] | None = None) -> None:
+        self.url = url
+        self.shared = False
+        self.set_aside: Path | None = None
+        self._timeout = timeout
+        self._file = DatabaseFile(file, url, timeout, sqlite_steps() if steps is None else steps)
+        self._thread: ThreadPoolExecutor | None = None
+        self._turn = asyncio.Semaphore(1)
+        self._leases = OwnLeases()
+
+    async def open(self) -> None:
+        if self._thread is not None:
+            return
+        thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        try:
+            # No deadline: to check and migrate a large file takes its time, and nobody else wants the thread.
+            self.set_aside = await asyncio.get_running_loop().run_in_executor(thread, self._file.open)
+        except BaseException as exc:
+            thread.submit(self._file.close)
+            thread.shutdown(wait=False)
+            if isinstance(exc, sqlite3.Error | OSError):
+                raise translated(exc, self.url, "open") from exc
+            raise
+        self._thread = thread
+
+    async def run_id(self) -> str:
+        return await self._run("run_id", lambda db: _one(db, "SELECT identity FROM meta"))
+
+    async def load_buckets(self, space: Space) -> AsyncIterator[list[Bucket]]:
+        check_space(space)
+        for first in range(0, BUCKETS, LOAD_NUMBERS):
+            numbers = range(first, first + LOAD_NUMBERS)
+            found = await self._run("load_buckets", partial(_read, space=space, numbers=numbers))
+            if found:
+                yield list(found.values())
+
+    async def read_buckets(self, space: Space, numbers: Sequence[int]) -> list[Bucket]:
+        check_space(space)
+        check_numbers(numbers)
+        found = await self._run("read_buckets", lambda db: _read(db, space, numbers))
+        return [found.get(number) or Bucket(space, number, EMPTY_VERSION, b"") for number in numbers]
+
+    async def swap_buckets(self, swaps: Sequence[Swap]) -> list[Swapped | Lost]:
+        check_swaps(swaps)
+        results: list[Swapped | Lost] = []
+        for part in _parts(swaps):
+            results += await self._run("swap_buckets", partial(_swap, swaps=part))
+        return results
+
+    async def versions(self, space: Space) -> dict[int, bytes]:
+        check_space(space)
+        query = "SELECT id, version FROM bucket WHERE space = ?"
+        return await self._run("versions", lambda db: dict(db.execute(query, (space,)).fetchall()))
+
+    async def read_document(self, name: str) -> Document | None:
+        check_document(name)
+        return await self._run("read_document", lambda db: _read_document(db, name))
+
+    async def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
+        check_document(name)
+        check_version(version)
+        return await self._run("swap_document", lambda db: _swap_document(db, name, version, data))
+
+    async def renew(self, lease: Lease, ttl: float) -> None:
+        self._require("renew")
+        self._leases.renew(lease, ttl)
+
+    async def release(self, member: str) -> None:
+        self._require("release")
+        self._leases.release(member)
+
+    async def members(self) -> list[Lease]:
+        self._require("members")
+        return self._leases.members()
+
+    async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
+        await self._run("append_audit", lambda db: _append_audit(db, entries))
+
+    async def audit(self, limit: int, *, since: float = 0.0, target: str | None = None) -> list[AuditEntry]:
+        return await self._run("audit", lambda db: _audit(db, limit, since, target))
+
+    async def health(self) -> Health:
+        start = time.monotonic()
+        await self._run("health", _check_writable)
+        return Health(server=f"SQLite {sqlite3.sqlite_version}", took=time.monotonic() - start)
+
+    async def close(self) -> None:
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        closed = asyncio.get_running_loop().run_in_executor(thread, self._file.close)
+        thread.shutdown(wait=False)  # closing is queued, so it still runs, also if the wait below is given up
+        await asyncio.wait([closed], timeout=self._timeout)
+
+    def _require(self, operation: str) -> ThreadPoolExecutor:
+        if self._thread is None:
+            raise StoreUnavailable(self.url, operation, reason="it is not open")
+        return self._thread
+
+    async def _run(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
+        """The result of `job`, run in the thread. One that hangs is left behind; none queues up after it."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._turn.acquire()
+                try:
+                    thread = self._require(operation)
+                    future = asyncio.get_running_loop().run_in_executor(thread, self._guarded, job)
+                except BaseException:
+                    self._turn.release()
+                    raise
+                future.add_done_callback(self._job_ended)
+                return await asyncio.shield(future)
+        except TimeoutError as exc:
+            raise StoreUnavailable(self.url, operation, after=self._timeout) from exc
+        except (sqlite3.Error, OSError) as exc:
+            raise translated(exc, self.url, operation) from exc
+
+    def _job_ended(self, future: asyncio.Future[T]) -> None:
+        self._turn.release()
+        if not future.cancelled():
+            future.exception()  # looked at, whether or not somebody still waits for it
+
+    def _guarded(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """In the thread: run `job`; if the file turns out to be damaged, put it aside and begin a new one."""
+        try:
+            return job(self._file.connection)
+        except sqlite3.DatabaseError as exc:
+            if is_damage(exc):
+                self.set_aside = self._file.begin_anew()
+            raise
+
+
+def _one(db: sqlite3.Connection, query: str) -> str:
+    return cast(str, db.execute(query).fetchone()[0])
+
+
+def _read(db: sqlite3.Connection, space: Space, numbers: Sequence[int]) -> dict[int, Bucket]:
+    if isinstance(numbers, range):
+        query = "SELECT id, version, data FROM bucket WHERE space = ? AND id BETWEEN ? AND ?"
+        rows = db.execute(query, (space, numbers[0], numbers[-1])).fetchall()
+        return {number: Bucket(space, number, version, data) for number, version, data in rows}
+    query = "SELECT version, data FROM bucket WHERE space = ? AND id = ?"
+    found = ((number, db.execute(query, (space, number)).fetchone()) for number in numbers)
+    return {number: Bucket(space, number, *row) for number, row in found if row is not None}
+
+
+def _parts(swaps: Sequence[Swap]) -> list[list[Swap]]:
+    """The swaps in order, in parts of about WRITE_BYTES."""
+    parts: list[list[Swap]] = []
+    size = WRITE_BYTES
+    for swap in swaps:
+        if size >= WRITE_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(swap)
+        size += len(swap.blob)
+    return parts
+
+
+def _swap(db: sqlite3.Connection, swaps: Sequence[Swap]) -> list[Swapped | Lost]:
+    with _Transaction(db, durable=False):
+        return [_swap_one(db, swap) for swap in swaps]
+
+
+def _swap_one(db: sqlite3.Connection, swap: Swap) -> Swapped | Lost:
+    key = (swap.space, swap.number)
+    row = db.execute("SELECT version FROM bucket WHERE space = ? AND id = ?", key).fetchone()
+    stored = EMPTY_VERSION if row is None else row[0]
+    version = version_of(swap.blob)
+    if stored == version:
+        return Swapped(version)
+    if stored != swap.version:
+        row = db.execute("SELECT data FROM bucket WHERE space = ? AND id = ?", key).fetchone()
+        return Lost(stored, b"" if row is None else row[0])
+    if swap.blob:
+        db.execute(STORE_BUCKET, (*key, version, swap.blob))
+    else:
+        db.execute("DELETE FROM bucket WHERE space = ? AND id = ?", key)
+    return Swapped(version)
+
+
+def _read_document(db: sqlite3.Connection, name: str) -> Document | None:
+    row = db.execute("SELECT version, data FROM document WHERE name = ?", (name,)).fetchone()
+    return None if row is None else Document(*row)
+
+
+def _swap_document(db: sqlite3.Connection, name: str, version: bytes, data: bytes) -> Swapped | Lost:
+    new = version_of(data)
+    with _Transaction(db, durable=True):
+        stored = _read_document(db, name) or Document(EMPTY_VERSION, b"")
+        if stored.version not in (version, new):
+            return Lost(stored.version, stored.data)
+        if data:
+            # Also where it is stored already: the caller is told it is durable, so this commit makes it so.
+            db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?)", (name, new, data))
+        else:
+            db.execute("DELETE FROM document WHERE name = ?", (name,))
+    return Swapped(new)
+
+
+def _append_audit(db: sqlite3.Connection, entries: Sequence[AuditEntry]) -> None:
+    rows = [(e.at, e.who, e.what, e.target, e.detail, e.reason) for e in entries]
+    columns = "(at, who, what, target, detail, reason)"
+    with _Transaction(db, durable=True):
+        db.executemany(f"INSERT INTO audit {columns} VALUES (?, ?, ?, ?, ?, ?)", rows)
+        db.execute("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", (AUDIT_KEPT,))
+
+
+def _audit(db: sqlite3.Connection, limit: int, since: float, target: str | None) -> list[AuditEntry]:
+    query = (
+        "SELECT at, who, what, target, detail, reason FROM audit"
+        " WHERE at >= ?1 AND (?2 IS NULL OR target = ?2) ORDER BY id DESC LIMIT ?3"
+    )
+    names = ("at", "who", "what", "target", "detail", "reason")
+    rows = db.execute(query, (since, target, limit))
+    return [AuditEntry(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def _check_writable(db: sqlite3.Connection) -> None:
+    """Write what is there already: fails where the disk is full or the file cannot be written."""
+    with _Transaction(db, durable=False):
+        db.execute("UPDATE meta SET schema = schema")
+
+
+class _Transaction:
+    """`with` it: all statements or none. durable: on success they are on the disk, with all before them."""
+
+    def __init__(self, db: sqlite3.Connection, *, durable: bool) -> None:
+        self._db, self._durable = db, durable
+
+    def __enter__(self) -> None:
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        if failed is None:
+            self._db.execute("COMMIT")
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")

@@ -1,0 +1,201 @@
+"""The original: directors of Dovecot 2.3 on loopback addresses, to run the same commands on both.
+
+Everything lives in one folder, whose path must be short enough for sockets; nothing outside is touched.
+"""
+
+from __future__ import annotations
+
+import getpass
+import grp
+import os
+import re
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import msgspec
+
+from director.wire.admin import GREETING
+from tests.needs import SEARCH
+
+NETWORK = "127.11.0."
+START_WITHIN = 15.0
+"""Seconds until all directors must have formed their ring."""
+POLL = 0.05
+
+CONFIGURATION = """\
+base_dir = {run}
+state_dir = {run}/state
+instance_name = {name}
+log_path = {log}
+listen = {address}
+protocols =
+ssl = no
+auth_mechanisms = plain
+default_vsz_limit = 0
+stats_writer_socket_path =
+director_servers = {servers}
+director_mail_servers = {mail_servers}
+director_user_expire = {expire} s
+director_username_hash = %Lu
+passdb {{
+  driver = static
+  args = proxy=y nopassword=y
+}}
+service director {{
+  unix_listener director-userdb {{
+    mode = 0600
+  }}
+  {ring_listener}
+}}
+service ipc {{
+  unix_listener ipc {{
+    user = {user}
+  }}
+}}
+{rootless}
+"""
+
+ROOTLESS = """\
+default_internal_user = {user}
+default_internal_group = {group}
+default_login_user = {user}
+service anvil {{
+  chroot =
+}}
+service director {{
+  chroot =
+}}
+"""
+
+
+class Original(msgspec.Struct):
+    """One running director of Dovecot 2.3."""
+
+    address: str
+    port: int
+    """Of the ring; 0 for one that stands alone."""
+    run: Path
+    configuration: Path
+
+    @property
+    def admin(self) -> str:
+        """Its admin socket."""
+        return str(self.run / "director-admin")
+
+    async def ask(self, command: str) -> list[str]:
+        """The reply to one admin command: its lines up to an empty one, or to the end."""
+        async with await anyio.connect_unix(self.admin) as stream:
+            return await _conversation(stream, GREETING, f"{command}\n".encode(), skip=1)
+
+    async def log_in(self, name: str) -> None:
+        """Have `name` assigned to a host, as an LMTP delivery to him does."""
+        async with await anyio.connect_unix(self.run / "director-userdb") as stream:
+            request = f"PASS\t1\t{name}\tservice=lmtp\n".encode()
+            lines = await _conversation(stream, b"VERSION\t1\t0\n", request, until="(PASS|FAIL|NOTFOUND)\t1")
+        assert "\thost=" in lines[-1], lines
+
+    async def synced(self) -> bool:
+        """Whether it answers and its ring is in sync. To ask is also what starts the director process."""
+        try:
+            rows = await self.ask("DIRECTOR-LIST")
+        except OSError:
+            return False
+        return any("\tring synced\t" in row for row in rows)
+
+
+@asynccontextmanager
+async def originals(
+    folder: Path, mail_servers: Sequence[str], directors: int = 1, expire: int = 900
+) -> AsyncIterator[list[Original]]:
+    """`directors` of the original in one ring while the block runs; a single one has no ring."""
+    addresses = [f"{NETWORK}{number}" for number in range(1, directors + 1)]
+    port = _free_port(addresses[0]) if directors > 1 else 0
+    servers = " ".join(f"{address}:{port}" for address in addresses) if port else ""
+    ring = [Original(address, port, folder / address, folder / f"{address}.conf") for address in addresses]
+    for original in ring:
+        original.configuration.write_text(_configuration(original, servers, mail_servers, expire))
+    processes: list[anyio.abc.Process] = []
+    try:
+        for original in ring:
+            processes.append(await _start(original))
+        await _formed(ring)
+        yield ring
+    finally:
+        with anyio.CancelScope(shield=True):
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                await process.wait()
+
+
+def _configuration(original: Original, servers: str, mail_servers: Sequence[str], expire: int) -> str:
+    root = os.geteuid() == 0
+    user, group = getpass.getuser(), grp.getgrgid(os.getegid()).gr_name
+    listener = f"inet_listener ring {{\n address = {original.address}\n port = {original.port}\n }}"
+    return CONFIGURATION.format(
+        run=original.run,
+        name=original.address,
+        log=f"{original.run}.log",
+        address=original.address,
+        servers=servers,
+        mail_servers=" ".join(mail_servers),
+        expire=expire,
+        ring_listener=listener if servers else "",
+        user="dovecot" if root else user,
+        rootless="" if root else ROOTLESS.format(user=user, group=group),
+    )
+
+
+async def _start(original: Original) -> anyio.abc.Process:
+    # A file, never a pipe: Dovecot's processes keep stderr open, and whoever reads a pipe would wait for them
+    output = os.open(f"{original.run}.start", os.O_WRONLY | os.O_CREAT)
+    try:
+        return await anyio.open_process(
+            ["dovecot", "-F", "-c", str(original.configuration)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "PATH": SEARCH},
+        )
+    finally:
+        os.close(output)
+
+
+async def _formed(ring: Sequence[Original]) -> None:
+    with anyio.fail_after(START_WITHIN):
+        while True:
+            if all([await original.synced() for original in ring]):
+                return
+            await anyio.sleep(POLL)
+
+
+async def _conversation(
+    stream: anyio.abc.ByteStream, greeting: bytes, request: bytes, skip: int = 0, until: str | None = None
+) -> list[str]:
+    """Lines after the first `skip` ones, up to an empty one or one that matches `until` (included)."""
+    await stream.send(greeting + request)
+    read = b""
+    with anyio.fail_after(5):
+        while True:
+            *lines, _ = read.decode().split("\n")
+            for number, line in enumerate(lines[skip:], start=skip):
+                if line == "":
+                    return lines[skip:number]
+                if until is not None and re.match(until, line):
+                    return lines[skip : number + 1]
+            try:
+                read += await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return lines[skip:]
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return port

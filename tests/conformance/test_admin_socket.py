@@ -1,0 +1,183 @@
+"""Admin connections over real sockets: where the original loses lines and replies, ours does not."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.abc import ByteStream, SocketAttribute
+
+from director.records import HostInfo
+from director.wire.admin import GREETING
+from tests.conformance.fake_operations import FakeOperations
+from tests.conformance.serving import admin_port, admin_socket
+
+pytestmark = pytest.mark.anyio
+
+HOSTS = [HostInfo(address=f"127.0.1.{number}", weight=100, up=True) for number in (1, 2, 3)]
+Connect = Callable[[FakeOperations, Path], AbstractAsyncContextManager[ByteStream]]
+
+USERS = [(str(number), "127.0.1.1") for number in range(1, 20_003)]
+
+
+@asynccontextmanager
+async def _unix(operations: FakeOperations, folder: Path) -> AsyncIterator[ByteStream]:
+    async with admin_socket(operations, folder / "admin") as path, await anyio.connect_unix(path) as stream:
+        yield stream
+
+
+@asynccontextmanager
+async def _tcp(operations: FakeOperations, folder: Path) -> AsyncIterator[ByteStream]:
+    async with admin_port(operations, "127.0.0.1") as port:
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            yield stream
+
+
+async def _rest(stream: ByteStream) -> bytes:
+    """Everything up to the end of the connection, orderly or not."""
+    read = b""
+    with anyio.fail_after(10):
+        while True:
+            try:
+                read += await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return read
+
+
+async def _until(stream: ByteStream, end: bytes) -> bytes:
+    read = b""
+    with anyio.fail_after(10):
+        while not read.endswith(end):
+            read += await stream.receive()
+    return read
+
+
+@pytest.fixture(params=[_unix, _tcp], ids=["unix", "tcp"])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """A client of a server on each kind of socket."""
+    kind: Connect = request.param
+    return kind
+
+
+async def test_pipelined_changes_are_all_made_and_answered_in_order(connect: Connect, folder: Path) -> None:
+    # The original throws away the line after a command that waited for the ring
+    operations = FakeOperations(HOSTS)
+    operations.hold = anyio.Event()
+    async with connect(operations, folder) as stream:
+        await stream.send(
+            GREETING + b"HOST-UPDATE\t127.0.1.1\t90\nHOST-UPDATE\t127.0.1.9\t80\n"
+            b"HOST-UPDATE\t127.0.1.3\t70\nHOST-LIST\n"
+        )
+        operations.hold.set()
+        got = await _until(stream, b"\n\n")
+    assert got == GREETING + b"OK\nNOTFOUND\nOK\n" + (
+        b"127.0.1.1\t90\t0\t\tU\t0\n127.0.1.2\t100\t0\t\tU\t0\n127.0.1.3\t70\t0\t\tU\t0\n\n"
+    )
+
+
+async def test_a_client_that_shuts_down_its_sending_side_still_gets_every_row(
+    connect: Connect, folder: Path
+) -> None:
+    # The original sent 278 of 20,002 lines
+    async with connect(FakeOperations(HOSTS, USERS), folder) as stream:
+        await stream.send(GREETING + b"USER-LIST\nHOST-SET\t127.0.1.1\t5\nUSER-LIST\t127.0.1.1\n")
+        await stream.send_eof()
+        got = await _rest(stream)
+    assert (got.count(b"\t127.0.1.1\n"), got.endswith(b"\t127.0.1.1\n\n")) == (2 * 20_002, True)
+
+
+async def test_a_client_that_reads_nothing_delays_nobody_else(folder: Path) -> None:
+    async with admin_socket(FakeOperations(HOSTS, USERS), folder / "admin") as path:
+        async with await anyio.connect_unix(path) as slow, await anyio.connect_unix(path) as quick:
+            await slow.send(GREETING + b"USER-LIST\n" * 20)
+            await quick.send(GREETING + b"HOST-LIST-REMOVED\n")
+            assert await _until(quick, b"\n\n") == GREETING + b"\n"
+
+
+async def test_a_client_that_goes_away_while_its_change_waits_harms_nothing(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    operations = FakeOperations(HOSTS)
+    operations.hold = anyio.Event()
+    async with admin_socket(operations, folder / "admin") as path:
+        async with await anyio.connect_unix(path) as gone:
+            await gone.send(GREETING + b"HOST-DOWN\t127.0.1.1\nHOST-DOWN\t127.0.1.2\n")
+            await _until(gone, GREETING)
+        operations.hold.set()
+        async with await anyio.connect_unix(path) as other:
+            await other.send(GREETING + b"HOST-LIST\n")
+            got = await _until(other, b"\n\n")
+    assert got.startswith(GREETING + b"127.0.1.1\t100\t0\t\tD\t")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("sent", [b"", b"VERSION", GREETING, GREETING + b"HOST-L", GREETING + b"HOST-LIST\n"])
+async def test_a_client_that_goes_away_at_any_moment_harms_nothing(sent: bytes, folder: Path) -> None:
+    async with admin_socket(FakeOperations(HOSTS), folder / "admin") as path:
+        for _ in range(10):
+            async with await anyio.connect_unix(path) as gone:
+                await gone.send(sent)
+        async with await anyio.connect_unix(path) as other:
+            await other.send(GREETING + b"HOST-LIST-REMOVED\n")
+            assert await _until(other, b"\n\n") == GREETING + b"\n"
+
+
+async def test_a_connection_that_is_reset_at_any_moment_harms_nothing(folder: Path) -> None:
+    at_once = struct.pack("ii", 1, 0)
+    async with admin_port(FakeOperations(HOSTS, USERS), "127.0.0.1") as port:
+        for sent in [b"", b"VERSION", GREETING, GREETING + b"USER-LIST\n", GREETING + b"USER-LIST\n" * 9] * 5:
+            async with await anyio.connect_tcp("127.0.0.1", port) as gone:
+                gone.extra(SocketAttribute.raw_socket).setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, at_once
+                )
+                await gone.send(sent)
+        async with await anyio.connect_tcp("127.0.0.1", port) as other:
+            await other.send(GREETING + b"HOST-LIST-REMOVED\n")
+            assert await _until(other, b"\n\n") == GREETING + b"\n"
+
+
+async def test_a_line_of_1024_bytes_is_read_and_a_longer_one_closes_the_connection(
+    connect: Connect, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    longest = b"USER-LOOKUP\t" + b"x" * 1011 + b"\n"
+    async with connect(FakeOperations(HOSTS), folder) as stream:
+        await stream.send(GREETING + longest + b"HOST-LIST-REMOVED\n" + b"x" + longest)
+        got = await _rest(stream)
+    assert len(longest) == 1024
+    assert got == GREETING + b"\t0\t127.0.1.3\t127.0.1.3\n" + b"\n"
+    assert "doveadm sent a line of more than 1024 bytes" in caplog.text
+
+
+async def test_a_line_without_end_is_refused_before_it_fills_the_memory(
+    connect: Connect, folder: Path
+) -> None:
+    async with connect(FakeOperations(HOSTS), folder) as stream:
+        await stream.send(GREETING + b"x" * 1025)
+        assert await _rest(stream) == GREETING
+
+
+async def test_half_a_line_at_the_end_is_not_carried_out_and_is_logged(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    operations = FakeOperations(HOSTS)
+    async with _unix(operations, folder) as stream:
+        await stream.send(GREETING + b"HOST-REMOVE\t127.0.1.1\nHOST-REMOVE\t127.0.1.2")
+        await stream.send_eof()
+        got = await _rest(stream)
+    assert (got, operations.removed_hosts()) == (GREETING + b"OK\n", ["127.0.1.1"])
+    assert "doveadm hung up in the middle of a line" in caplog.text
+
+
+async def test_the_address_of_a_refused_client_is_logged(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with _tcp(FakeOperations(HOSTS), folder) as stream:
+        await stream.send(GREETING + b"BOGUS\n")
+        await _rest(stream)
+    assert "peer=127.0.0.1:" in caplog.text

@@ -1,0 +1,91 @@
+"""The real `doveadm director` of Dovecot 2.3 on our admin socket prints what it printed with the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from director.records import HostInfo
+from tests.conformance.doveadm import Doveadm, Run
+from tests.conformance.fake_operations import FakeOperations
+from tests.conformance.recording import differences, read
+from tests.conformance.serving import admin_port, admin_socket
+from tests.needs import needs
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+
+
+@pytest.mark.parametrize("name", ["status-and-map", "hosts"])
+async def test_doveadm_prints_what_it_printed_with_the_original(name: str, folder: Path) -> None:
+    needs("doveadm")
+    recording = read(name)
+    runs = [section for section in recording.sections if section.command]
+    doveadm = Doveadm(folder, recording.names)
+    operations = FakeOperations(recording.hosts, recording.users, recording.members)
+    found = []
+    async with admin_socket(operations, folder / "admin") as path:
+        for section in runs:
+            got = await doveadm.run(section.command, path)
+            wrong = differences(section.out, got.out, any_order="map" in section.command)
+            wrong += differences(section.err, got.err)
+            wrong += differences([f"exit {section.exit_code}"], [f"exit {got.exit_code}"])
+            found += [(section.title, what) for what in wrong]
+    assert len(runs) > 10
+    assert found == []
+
+
+HOSTS = [HostInfo(address="127.0.1.1", weight=100, up=True)]
+NOT_YET = "is not supported by this director yet"
+
+
+@pytest.mark.parametrize(
+    ("command", "err"),
+    [
+        ("director flush 127.0.1.1", f"Warning: 127.0.1.1: flushing hosts {NOT_YET}"),
+        ("director flush -F 127.0.1.1", f"Warning: 127.0.1.1: flushing hosts {NOT_YET}"),
+        ("director flush all", f"Error: failed: flushing hosts {NOT_YET}"),
+        ("director move alice 127.0.1.1", f"Error: failed: moving users {NOT_YET}"),
+        ("director kick alice", f"Error: failed: kicking users {NOT_YET}"),
+        ("director kick -f field alice", f"Error: failed: kicking users {NOT_YET}"),
+        ("director ring add 127.0.0.14", f"Error: Failed: changing the ring {NOT_YET}"),
+        ("director ring remove 127.0.0.14 9090", f"Error: Failed: changing the ring {NOT_YET}"),
+    ],
+)
+async def test_what_is_not_offered_yet_fails_with_a_text_for_the_operator(
+    command: str, err: str, folder: Path
+) -> None:
+    needs("doveadm")
+    async with admin_socket(FakeOperations(HOSTS), folder / "admin") as path:
+        assert await Doveadm(folder).run(command.split(), path) == Run(75, [], [err])
+
+
+@pytest.mark.parametrize(
+    ("command", "err"),
+    [
+        ("director update 127.0.1.1 5", "Error: 127.0.1.1: Ring sync timed out"),
+        ("director down 127.0.1.1", "Error: 127.0.1.1: Ring sync timed out"),
+    ],
+)
+async def test_a_change_that_times_out_fails_with_the_reason(command: str, err: str, folder: Path) -> None:
+    needs("doveadm")
+    operations = FakeOperations(HOSTS)
+    operations.synced = False
+    async with admin_socket(operations, folder / "admin") as path:
+        assert await Doveadm(folder).run(command.split(), path) == Run(75, [], [err])
+
+
+async def test_a_host_that_is_being_changed_by_somebody_else_fails_with_the_reason(folder: Path) -> None:
+    needs("doveadm")
+    operations = FakeOperations(HOSTS)
+    operations.busy.add("127.0.1.1")
+    async with admin_socket(operations, folder / "admin") as path:
+        run = await Doveadm(folder).run(["director", "add", "127.0.1.1", "5"], path)
+    assert run == Run(75, [], ["Error: 127.0.1.1: host is already being updated - try again later"])
+
+
+async def test_doveadm_reaches_a_director_over_tcp(folder: Path) -> None:
+    needs("doveadm")
+    async with admin_port(FakeOperations(HOSTS), "127.0.0.1") as port:
+        run = await Doveadm(folder).run(["director", "status"], f"127.0.0.1:{port}")
+    assert (run.exit_code, len(run.out), run.err) == (0, 2, [])

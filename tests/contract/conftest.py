@@ -1,0 +1,66 @@
+"""Stores for the contract tests, each a real one: a file in a temporary folder, a Redis server of ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from state.base import StateStore, open_store
+from tests.servers import RedisServer
+
+TIMEOUT = 2.0
+
+NewStore = Callable[[], StateStore]
+"""Makes one more object for the same store."""
+
+
+@pytest.fixture(scope="session")
+def redis_for_all() -> Iterator[RedisServer]:
+    """One server for all tests that leave it as it was."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(redis_for_all: RedisServer) -> RedisServer:
+    """The same, with nothing in it."""
+    redis_for_all.command("FLUSHALL")
+    return redis_for_all
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A server for one test, which may do with it what it likes; keeps its data over restarts."""
+    with RedisServer(appendonly=True, options={"appendfsync": "always"}) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
+    """The stores that outlive a process."""
+    return _factory(request, tmp_path, request.param)
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StateStore]:
+    """Every store, open."""
+    store = _factory(request, tmp_path, request.param)()
+    await store.open()
+    yield store
+    await store.close()
+
+
+def _factory(request: pytest.FixtureRequest, folder: Path, kind: str) -> NewStore:
+    urls = {"memory": "memory:", "sqlite": "sqlite:///state.db"}
+    url = urls[kind] if kind in urls else request.getfixturevalue("redis_server").url
+    return lambda: open_store(url, base_dir=folder, timeout=TIMEOUT)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 5.0) -> None:
+    """Return as soon as `condition` holds: for what only the clock of a server brings about."""
+    with anyio.fail_after(within):
+        while not await condition():
+            await anyio.sleep(0.02)

@@ -1,0 +1,202 @@
+"""How the layout of a store is brought up to date, and when it is not."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import anyio
+import pytest
+import redis
+
+from state.base import EMPTY_VERSION, SchemaTooNew, StoreError, StoreUnavailable, Swap, Swapped, version_of
+from state.migrate import RedisStep, SqlStep, redis_steps, sqlite_steps
+from state.migrate_redis import migrate_redis
+from state.redis import RedisStore
+from state.redis_link import RedisAddress
+from state.sqlite import SqliteStore
+from tests.servers import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+PREFIX = "dd:"
+X = Swapped(version_of(b"x"))
+
+
+def file_store(folder: Path, *steps: SqlStep) -> SqliteStore:
+    return SqliteStore(folder / "state.db", "sqlite:///state.db", 2.0, [*sqlite_steps(), *steps])
+
+
+def sql(folder: Path, query: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(folder / "state.db", isolation_level=None)
+    rows = connection.execute(query).fetchall()
+    connection.close()
+    return rows
+
+
+def address(server: RedisServer) -> RedisAddress:
+    return RedisAddress(url="unix:", path=str(server.socket), prefix=PREFIX)
+
+
+def redis_store(server: RedisServer, *steps: RedisStep) -> RedisStore:
+    return RedisStore(address(server), 2.0, [*redis_steps(), *steps])
+
+
+def schema(server: RedisServer) -> bytes:
+    return server.command("HGET", "dd:meta", "schema")
+
+
+def mark(server: redis.Redis, prefix: str) -> None:
+    server.incr(f"{prefix}marks")
+
+
+def fail(server: redis.Redis, prefix: str) -> None:
+    raise redis.ConnectionError("the power went out")
+
+
+# SQLite
+
+
+async def test_a_new_file_has_the_newest_schema(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    await store.open()
+    await store.close()
+    assert sql(tmp_path, "SELECT schema FROM meta") == [(len(sqlite_steps()),)]
+
+
+async def test_a_file_of_an_older_schema_gets_the_missing_steps_once_and_keeps_its_data(
+    tmp_path: Path,
+) -> None:
+    old = file_store(tmp_path)
+    await old.open()
+    await old.swap_buckets([Swap("users", 1, EMPTY_VERSION, b"x")])
+    await old.close()
+    step = SqlStep(2, "CREATE TABLE extra (n INTEGER); INSERT INTO extra VALUES (1)")
+    for _ in range(2):
+        new = file_store(tmp_path, step)
+        await new.open()
+        assert await new.versions("users") == {1: version_of(b"x")}
+        await new.close()
+    assert sql(tmp_path, "SELECT schema, n FROM meta, extra") == [(2, 1)]
+
+
+async def test_a_step_that_fails_in_a_file_leaves_it_as_before_and_runs_again(tmp_path: Path) -> None:
+    bad = SqlStep(2, "CREATE TABLE extra (n INTEGER); INSERT INTO nowhere VALUES (1)")
+    good = SqlStep(2, "CREATE TABLE extra (n INTEGER)")
+    with pytest.raises(StoreError, match="no such table: nowhere"):
+        await file_store(tmp_path, bad).open()
+    assert sql(tmp_path, "SELECT schema FROM meta") == [(1,)]
+    store = file_store(tmp_path, good)
+    await store.open()
+    await store.close()
+    assert sql(tmp_path, "SELECT schema FROM meta") == [(2,)]
+
+
+async def test_a_file_of_a_newer_schema_is_refused_with_both_numbers_and_left_alone(tmp_path: Path) -> None:
+    newer = file_store(tmp_path, SqlStep(2, ""), SqlStep(3, ""))
+    await newer.open()
+    await newer.close()
+    before = (tmp_path / "state.db").read_bytes()
+    with pytest.raises(SchemaTooNew, match="upgrade the program") as caught:
+        await file_store(tmp_path).open()
+    assert (caught.value.found, caught.value.known) == (3, 1)
+    assert (tmp_path / "state.db").read_bytes() == before
+
+
+# Redis
+
+
+async def test_a_new_prefix_has_the_newest_schema(redis_server: RedisServer) -> None:
+    store = redis_store(redis_server)
+    await store.open()
+    await store.close()
+    assert schema(redis_server) == b"$1\r\n%d\r\n" % len(redis_steps())
+
+
+async def test_a_prefix_of_an_older_schema_gets_the_missing_steps_once_and_keeps_its_data(
+    redis_server: RedisServer,
+) -> None:
+    old = redis_store(redis_server)
+    await old.open()
+    await old.swap_buckets([Swap("users", 1, EMPTY_VERSION, b"x")])
+    await old.close()
+    for _ in range(2):
+        new = redis_store(redis_server, RedisStep(2, mark))
+        await new.open()
+        assert await new.versions("users") == {1: version_of(b"x")}
+        await new.close()
+    assert schema(redis_server) == b"$1\r\n2\r\n"
+    assert redis_server.command("GET", "dd:marks") == b"$1\r\n1\r\n"
+
+
+async def test_an_interrupted_migration_goes_on_with_the_step_that_was_not_done(
+    redis_server: RedisServer,
+) -> None:
+    with pytest.raises(StoreUnavailable, match="the power went out"):
+        await redis_store(redis_server, RedisStep(2, mark), RedisStep(3, fail)).open()
+    assert schema(redis_server) == b"$1\r\n2\r\n"
+    store = redis_store(redis_server, RedisStep(2, mark), RedisStep(3, mark))
+    await store.open()
+    await store.close()
+    assert schema(redis_server) == b"$1\r\n3\r\n"
+    assert redis_server.command("GET", "dd:marks") == b"$1\r\n2\r\n"
+
+
+async def test_directors_that_start_together_migrate_once(redis_server: RedisServer) -> None:
+    stores = [redis_store(redis_server, RedisStep(2, mark)) for _ in range(5)]
+    async with anyio.create_task_group() as tasks:
+        for store in stores:
+            tasks.start_soon(store.open)
+    assert redis_server.command("GET", "dd:marks") == b"$1\r\n1\r\n"
+    assert len({await store.run_id() for store in stores}) == 1
+    for store in stores:
+        await store.close()
+
+
+async def test_a_prefix_of_a_newer_schema_is_refused_with_both_numbers(redis_server: RedisServer) -> None:
+    newer = redis_store(redis_server, RedisStep(2, mark), RedisStep(3, mark))
+    await newer.open()
+    await newer.close()
+    with pytest.raises(SchemaTooNew, match="upgrade the program") as caught:
+        await redis_store(redis_server).open()
+    assert (caught.value.found, caught.value.known) == (3, 1)
+
+
+async def test_a_store_that_was_migrated_under_a_running_director_is_noticed_by_its_run_id(
+    redis_server: RedisServer,
+) -> None:
+    running = redis_store(redis_server)
+    await running.open()
+    newer = redis_store(redis_server, RedisStep(2, mark))
+    await newer.open()
+    await newer.close()
+    with pytest.raises(SchemaTooNew):
+        await running.run_id()
+    await running.close()
+
+
+async def test_a_migration_waits_for_the_lock_of_another_director_and_then_gives_up(
+    redis_server: RedisServer,
+) -> None:
+    redis_server.command("SET", "lock:dd:{lock}migrate", "somebody")
+    client = address(redis_server).client(2.0)
+    with pytest.raises(StoreUnavailable, match="another director holds the migration lock"):
+        await migrate_redis(client, PREFIX, "redis", redis_steps(), wait=0.0)
+    client.close()
+    assert schema(redis_server) == b"$-1\r\n"
+
+
+async def test_a_migration_that_lost_its_lock_does_not_record_the_step(redis_server: RedisServer) -> None:
+    def lose(server: redis.Redis, prefix: str) -> None:
+        server.set(f"lock:{prefix}{{lock}}migrate", "somebody else")
+
+    with pytest.raises(StoreUnavailable, match="lock was lost"):
+        await redis_store(redis_server, RedisStep(2, lose)).open()
+    assert schema(redis_server) == b"$1\r\n1\r\n"
+
+
+async def test_the_lock_is_free_after_a_migration(redis_server: RedisServer) -> None:
+    store = redis_store(redis_server)
+    await store.open()
+    await store.close()
+    assert redis_server.command("EXISTS", "lock:dd:{lock}migrate") == b":0\r\n"

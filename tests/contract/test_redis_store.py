@@ -1,0 +1,434 @@
+"""What holds for Redis only: many directors, one server, and what that server can do to them."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from state.base import (
+    BUCKETS,
+    EMPTY_VERSION,
+    Lease,
+    Lost,
+    StateStore,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    Swap,
+    Swapped,
+    open_store,
+    version_of,
+)
+from tests.contract.conftest import until
+from tests.servers import RedisServer, free_port
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "correct-horse-battery"
+X = Swapped(version_of(b"x"))
+
+
+def put(number: int, blob: bytes) -> Swap:
+    return Swap("users", number, EMPTY_VERSION, blob)
+
+
+def store_at(url: str, *, timeout: float = 2.0) -> StateStore:
+    return open_store(url, base_dir=Path("/"), timeout=timeout)
+
+
+def lease(member: str) -> Lease:
+    return Lease(member=member, ring_address=member, incarnation=1, synced=True)
+
+
+async def failure_of_open(url: str, *, timeout: float = 2.0) -> StoreError:
+    store = store_at(url, timeout=timeout)
+    with pytest.raises(StoreError) as caught:
+        await store.open()
+    return caught.value
+
+
+def everything_said(exc: BaseException) -> str:
+    """The message, its attributes, and the trace with all causes."""
+    return "".join(traceback.format_exception(exc)) + repr(exc) + repr(vars(exc))
+
+
+@pytest.fixture
+async def store(own_redis: RedisServer) -> AsyncIterator[StateStore]:
+    """An open store on a server of its own, which is given half a second to answer."""
+    store = store_at(own_redis.url, timeout=0.5)
+    await store.open()
+    yield store
+    await store.close()
+
+
+# Shared
+
+
+async def test_what_one_director_writes_another_reads(redis_server: RedisServer) -> None:
+    one, other = store_at(redis_server.url), store_at(redis_server.url)
+    await one.open()
+    await other.open()
+    assert await one.swap_buckets([put(1, b"x")]) == [X]
+    assert await other.swap_buckets([put(1, b"y")]) == [Lost(version_of(b"x"), b"x")]
+    await one.renew(lease("10.0.0.2"), 30)
+    await other.renew(lease("10.0.0.1"), 30)
+    assert [held.member for held in await one.members()] == ["10.0.0.1", "10.0.0.2"]
+    await one.release("10.0.0.2")
+    assert [held.member for held in await other.members()] == ["10.0.0.1"]
+    await one.close()
+    await other.close()
+
+
+async def test_the_lease_of_a_director_that_died_lapses_for_the_others(redis_server: RedisServer) -> None:
+    dead, alive = store_at(redis_server.url), store_at(redis_server.url)
+    await dead.open()
+    await alive.open()
+    await dead.renew(lease("10.0.0.1"), 0.3)
+    await dead.close()
+    await alive.renew(lease("10.0.0.2"), 30)
+
+    async def lapsed() -> bool:
+        return len(await alive.members()) == 1
+
+    await until(lapsed)
+    assert [held.member for held in await alive.members()] == ["10.0.0.2"]
+    await alive.close()
+
+
+async def test_two_prefixes_on_one_server_are_apart(redis_server: RedisServer) -> None:
+    one, other = store_at(f"{redis_server.url}?prefix=one:"), store_at(f"{redis_server.url}?prefix=other:")
+    await one.open()
+    await other.open()
+    await one.swap_buckets([put(1, b"x")])
+    await one.swap_document("hosts", EMPTY_VERSION, b"h")
+    await one.renew(lease("10.0.0.1"), 30)
+    assert await other.versions("users") == {}
+    assert await other.read_document("hosts") is None
+    assert await other.members() == []
+    assert await other.run_id() != await one.run_id()
+    await one.close()
+    await other.close()
+
+
+async def test_two_databases_of_one_server_are_apart(redis_server: RedisServer) -> None:
+    one, other = store_at(f"{redis_server.url}?db=1"), store_at(f"{redis_server.url}?db=2")
+    await one.open()
+    await other.open()
+    await one.swap_buckets([put(1, b"x")])
+    assert await other.versions("users") == {}
+    await one.close()
+    await other.close()
+
+
+async def test_every_key_begins_with_the_prefix(redis_server: RedisServer) -> None:
+    store = store_at(f"{redis_server.url}?prefix=mine:")
+    await store.open()
+    await store.swap_buckets([put(n, b"x") for n in range(BUCKETS)])
+    await store.swap_document("hosts", EMPTY_VERSION, b"h")
+    await store.renew(lease("10.0.0.1"), 30)
+    keys = redis_server.command("KEYS", "*").split(b"\r\n")[2::2]
+    assert keys
+    # python-redis-lock puts a word of its own before the name of a lock; its signal lapses in a second.
+    assert {key for key in keys if not key.startswith(b"mine:")} <= {b"lock-signal:mine:{lock}migrate"}
+    await store.close()
+
+
+async def test_64_buckets_share_a_hash_tag_and_the_next_one_has_another(redis_server: RedisServer) -> None:
+    store = store_at(redis_server.url)
+    await store.open()
+    await store.swap_buckets([put(n, b"x") for n in (63, 64, 127, 4095)])
+    keys = sorted(key for key in redis_server.command("KEYS", "dd:{u*").split(b"\r\n")[2::2])
+    assert keys == [b"dd:{u00}03f", b"dd:{u01}040", b"dd:{u01}07f", b"dd:{u3f}fff"]
+    await store.close()
+
+
+async def test_a_server_on_a_tcp_port_serves_as_well(own_redis: RedisServer) -> None:
+    port = free_port()
+    own_redis.command("CONFIG", "SET", "port", str(port))
+    store = store_at(f"redis://127.0.0.1:{port}/1")
+    await store.open()
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+    assert store.url == f"redis://127.0.0.1:{port}/1?prefix=dd:"
+    await store.close()
+
+
+# Away
+
+
+async def test_a_frozen_server_is_unavailable_within_the_time_out(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    own_redis.freeze()
+    start = time.monotonic()
+    with pytest.raises(StoreUnavailable) as caught:
+        await store.swap_buckets([put(1, b"x")])
+    took = time.monotonic() - start
+    own_redis.thaw()
+    assert (caught.value.operation, caught.value.after) == ("swap_buckets", 0.5)
+    assert 0.4 < took < 2
+
+
+async def test_a_frozen_server_costs_many_callers_one_time_out_not_one_each(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    own_redis.freeze()
+    failed: list[StoreUnavailable] = []
+
+    async def ask() -> None:
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.versions("users")
+        failed.append(caught.value)
+
+    start = time.monotonic()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(ask)
+    took = time.monotonic() - start
+    own_redis.thaw()
+    assert len(failed) == 20
+    assert took < 2
+
+
+async def test_a_store_works_again_when_its_server_thaws(store: StateStore, own_redis: RedisServer) -> None:
+    own_redis.freeze()
+    with pytest.raises(StoreUnavailable):
+        await store.read_document("hosts")
+    own_redis.thaw()
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_a_store_works_again_when_its_server_is_back(
+    store: StateStore, own_redis: RedisServer, how: str
+) -> None:
+    await store.swap_buckets([put(1, b"x")])
+    before = await store.run_id()
+    getattr(own_redis, how)()
+    with pytest.raises(StoreUnavailable):
+        await store.versions("users")
+    own_redis.start()
+    assert await store.versions("users") == {1: version_of(b"x")}
+    assert await store.run_id() != before
+
+
+async def test_a_server_that_was_restarted_between_two_calls_is_no_error(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    await store.swap_buckets([put(1, b"x")])
+    await to_thread.run_sync(own_redis.stop)
+    await to_thread.run_sync(own_redis.start)
+    assert await store.swap_buckets([put(2, b"x")]) == [X]
+
+
+async def test_a_server_that_is_away_at_the_start_can_be_opened_later(own_redis: RedisServer) -> None:
+    own_redis.stop()
+    store = store_at(own_redis.url)
+    with pytest.raises(StoreUnavailable, match="open"):
+        await store.open()
+    own_redis.start()
+    await store.open()
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+    await store.close()
+
+
+async def test_a_host_that_does_not_answer_is_unavailable() -> None:
+    failure = await failure_of_open(f"redis://127.0.0.1:{free_port()}")
+    assert isinstance(failure, StoreUnavailable)
+    assert "refused" in failure.reason.lower()
+
+
+async def test_a_server_that_is_loading_its_data_is_unavailable(own_redis: RedisServer) -> None:
+    store = store_at(own_redis.url, timeout=5.0)
+    await store.open()
+    await store.swap_buckets([put(n, b"x") for n in range(BUCKETS)])
+    await to_thread.run_sync(own_redis.stop)
+    with (own_redis.folder / "redis.conf").open("a") as config:
+        config.write("key-load-delay 500\n")  # microseconds; clients are heard every 1024 commands
+    await to_thread.run_sync(own_redis.start_loading)
+    with pytest.raises(StoreUnavailable, match="loading"):
+        await store.versions("users")
+    await store.close()
+
+
+# Forgetful
+
+
+async def test_a_server_that_forgot_the_scripts_is_given_them_again(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    await store.swap_buckets([put(n, b"x") for n in range(BUCKETS)])
+    own_redis.command("SCRIPT", "FLUSH")
+    assert await store.swap_buckets([put(n, b"x") for n in range(BUCKETS)]) == [X] * BUCKETS
+    own_redis.command("SCRIPT", "FLUSH")
+    assert len(await store.versions("users")) == BUCKETS
+    own_redis.command("SCRIPT", "FLUSH")
+    await store.renew(lease("10.0.0.1"), 30)
+    assert len(await store.members()) == 1
+
+
+async def test_a_flushed_server_has_another_run_id_and_its_layout_again(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    before = await store.run_id()
+    await store.swap_buckets([put(1, b"x")])
+    own_redis.command("FLUSHALL")
+    after = await store.run_id()
+    assert after != before
+    assert await store.run_id() == after
+    assert await store.versions("users") == {}
+    assert own_redis.command("HGET", "dd:meta", "schema") == b"$1\r\n1\r\n"
+
+
+# Refused
+
+
+async def test_a_missing_password_is_refused_with_what_to_do() -> None:
+    with RedisServer(password=SECRET) as server:
+        failure = await failure_of_open(f"unix://{server.socket}")
+    assert isinstance(failure, StoreRefused)
+    assert failure.code == "NOAUTH"
+    assert "password_file=" in str(failure)
+
+
+async def test_a_wrong_password_is_refused_and_never_shown() -> None:
+    with RedisServer(password=SECRET) as server:
+        failure = await failure_of_open(f"unix://:not-{SECRET}@{server.socket}")
+    assert isinstance(failure, StoreRefused)
+    assert failure.code == "WRONGPASS"
+    assert SECRET not in everything_said(failure)
+
+
+async def test_a_password_the_server_does_not_ask_for_is_refused_and_never_shown(
+    redis_server: RedisServer,
+) -> None:
+    failure = await failure_of_open(f"unix://:{SECRET}@{redis_server.socket}")
+    assert isinstance(failure, StoreRefused)
+    assert failure.code == "WRONGPASS"
+    assert SECRET not in everything_said(failure)
+
+
+async def test_the_right_password_opens_the_store_and_is_never_shown() -> None:
+    with RedisServer(password=SECRET) as server:
+        store = store_at(server.url, timeout=0.3)
+        await store.open()
+        assert await store.swap_buckets([put(1, b"x")]) == [X]
+        server.freeze()
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.versions("users")
+        server.thaw()
+        said = everything_said(caught.value) + store.url + repr(store) + repr(vars(store))
+        await store.close()
+    assert SECRET not in said
+
+
+async def test_a_password_comes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    with RedisServer(password=SECRET) as server:
+        url = f"unix://{server.socket}?password_file=secret"
+        store = open_store(url, base_dir=tmp_path)
+        await store.open()
+        assert await store.swap_buckets([put(1, b"x")]) == [X]
+        await store.close()
+
+
+async def test_a_user_without_the_right_is_refused_with_what_to_do(own_redis: RedisServer) -> None:
+    own_redis.command("ACL", "SETUSER", "director", "on", f">{SECRET}", "~dd:*", "+info", "+hmget")
+    failure = await failure_of_open(f"unix://director:{SECRET}@{own_redis.socket}")
+    assert isinstance(failure, StoreRefused)
+    assert failure.code == "NOPERM"
+    assert "ACL SETUSER" in str(failure)
+    assert SECRET not in everything_said(failure)
+
+
+async def test_a_user_with_no_more_than_the_needed_rights_is_enough(own_redis: RedisServer) -> None:
+    commands = (
+        "+select +info +hmget +hget +hset +hsetnx +hgetall +hdel +get +set +del +getrange +mget +evalsha"
+        " +eval +script|load +time +xadd +xrevrange +blpop +lpush +expire +pexpire +ttl"
+    )
+    keys = "~dd:* ~lock:dd:* ~lock-signal:dd:*"
+    answer = own_redis.command(
+        "ACL", "SETUSER", "director", "on", f">{SECRET}", *keys.split(), *commands.split()
+    )
+    store = store_at(f"unix://director:{SECRET}@{own_redis.socket}?db=1")
+    await store.open()
+    assert answer == b"+OK\r\n"
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+    assert await store.versions("users") == {1: version_of(b"x")}
+    assert await store.swap_document("hosts", EMPTY_VERSION, b"h") == Swapped(version_of(b"h"))
+    await store.renew(lease("10.0.0.1"), 30)
+    assert len(await store.members()) == 1
+    await store.release("10.0.0.1")
+    await store.append_audit([])
+    assert (await store.health()).server.startswith("Redis")
+    await store.close()
+
+
+async def test_a_read_only_replica_is_refused_with_what_to_do(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    own_redis.command("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(StoreRefused, match="name the primary") as caught:
+        await store.swap_buckets([put(1, b"x")])
+    with pytest.raises(StoreRefused):
+        await store.health()
+    assert caught.value.code == "READONLY"
+    own_redis.command("REPLICAOF", "NO", "ONE")
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+
+
+async def test_a_server_without_memory_is_refused_with_what_to_do(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    own_redis.command("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(StoreRefused, match="raise maxmemory") as caught:
+        await store.swap_buckets([put(1, b"x")])
+    assert caught.value.code == "OOM"
+    own_redis.command("CONFIG", "SET", "maxmemory", "0")
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+
+
+async def test_too_few_replicas_are_refused_with_what_to_do(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    own_redis.command("CONFIG", "SET", "min-replicas-to-write", "1")
+    with pytest.raises(StoreRefused, match="min-replicas-to-write") as caught:
+        await store.swap_buckets([put(1, b"x")])
+    assert caught.value.code == "NOREPLICAS"
+
+
+async def test_data_of_another_program_under_the_prefix_are_refused(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    own_redis.command("LPUSH", "dd:{u00}001", "x")
+    with pytest.raises(StoreRefused, match="another program"):
+        await store.swap_buckets([put(1, b"x")])
+
+
+async def test_a_value_too_short_to_be_a_bucket_counts_as_none(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    own_redis.command("SET", "dd:{u00}001", "short")
+    assert await store.versions("users") == {}
+    assert (await store.read_buckets("users", [1]))[0].blob == b""
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+
+
+async def test_something_that_is_not_redis_is_an_error_of_the_store() -> None:
+    async def talk(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.send(b"220 mail.example.com ESMTP\r\n")
+            await anyio.sleep_forever()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, talk)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        failure = await failure_of_open(f"redis://127.0.0.1:{port}", timeout=0.5)
+        tasks.cancel_scope.cancel()
+    assert isinstance(failure, StoreError)

@@ -1,0 +1,430 @@
+"""What every store promises, one sentence of `state/base.py` a test."""
+
+from __future__ import annotations
+
+import random
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import anyio
+import pytest
+
+from state.base import (
+    BUCKETS,
+    EMPTY_VERSION,
+    AuditEntry,
+    Bucket,
+    Document,
+    Lease,
+    Lost,
+    Space,
+    StateStore,
+    StoreUnavailable,
+    Swap,
+    Swapped,
+    open_store,
+    version_of,
+)
+from tests.contract.conftest import NewStore, until
+
+pytestmark = pytest.mark.anyio
+
+
+def put(number: int, blob: bytes, *, over: bytes = b"", space: Space = "users") -> Swap:
+    """A swap that believes `over` is stored."""
+    return Swap(space, number, version_of(over), blob)
+
+
+async def load(store: StateStore, space: Space = "users") -> list[Bucket]:
+    return [bucket async for batch in store.load_buckets(space) for bucket in batch]
+
+
+def lease(member: str, *, incarnation: int = 1, synced: bool = True) -> Lease:
+    return Lease(
+        member=member,
+        ring_address=f"{member}:9090",
+        incarnation=incarnation,
+        synced=synced,
+        info={"version": "1"},
+    )
+
+
+def entry(number: int, *, target: str = "10.0.0.1") -> AuditEntry:
+    return AuditEntry(
+        at=float(number), who="root", what="down", target=target, detail=f"n={number}", reason="disk ü"
+    )
+
+
+# Buckets
+
+
+async def test_a_bucket_that_was_never_written_is_empty(store: StateStore) -> None:
+    assert await store.read_buckets("users", [7]) == [Bucket("users", 7, EMPTY_VERSION, b"")]
+
+
+async def test_a_swapped_bucket_is_read_as_it_was_written(store: StateStore) -> None:
+    blob = bytes(range(256)) * 20
+    assert await store.swap_buckets([put(7, blob)]) == [Swapped(version_of(blob))]
+    assert await store.read_buckets("users", [7]) == [Bucket("users", 7, version_of(blob), blob)]
+
+
+async def test_a_swap_that_states_another_version_loses_and_gets_what_is_stored(store: StateStore) -> None:
+    await store.swap_buckets([put(7, b"first")])
+    assert await store.swap_buckets([put(7, b"second")]) == [Lost(version_of(b"first"), b"first")]
+    assert (await store.read_buckets("users", [7]))[0].blob == b"first"
+
+
+async def test_a_swap_of_a_bucket_that_is_gone_loses_with_an_empty_blob(store: StateStore) -> None:
+    assert await store.swap_buckets([put(7, b"second", over=b"first")]) == [Lost(EMPTY_VERSION, b"")]
+
+
+async def test_a_swap_with_the_version_it_was_told_wins(store: StateStore) -> None:
+    await store.swap_buckets([put(7, b"first")])
+    assert await store.swap_buckets([put(7, b"second", over=b"first")]) == [Swapped(version_of(b"second"))]
+
+
+async def test_a_blob_that_is_stored_already_counts_as_swapped(store: StateStore) -> None:
+    await store.swap_buckets([put(7, b"first")])
+    again = await store.swap_buckets([put(7, b"first"), put(7, b"first", over=b"what")])
+    assert again == [Swapped(version_of(b"first"))] * 2
+
+
+async def test_an_empty_blob_removes_the_bucket(store: StateStore) -> None:
+    await store.swap_buckets([put(7, b"first")])
+    assert await store.swap_buckets([put(7, b"", over=b"first")]) == [Swapped(EMPTY_VERSION)]
+    assert await store.versions("users") == {}
+    assert await load(store) == []
+
+
+async def test_removing_a_bucket_that_changed_meanwhile_loses(store: StateStore) -> None:
+    await store.swap_buckets([put(7, b"second")])
+    assert await store.swap_buckets([put(7, b"", over=b"first")]) == [Lost(version_of(b"second"), b"second")]
+
+
+async def test_every_swap_of_a_call_is_decided_alone_and_answered_in_order(store: StateStore) -> None:
+    await store.swap_buckets([put(number, b"old") for number in (1, 3, 4095)])
+    swaps = [put(number, b"new") for number in (4095, 2, 64, 1, 0, 3)]
+    lost, won = Lost(version_of(b"old"), b"old"), Swapped(version_of(b"new"))
+    assert await store.swap_buckets(swaps) == [lost, won, won, lost, won, lost]
+
+
+async def test_two_swaps_of_one_bucket_in_a_call_are_done_in_order(store: StateStore) -> None:
+    outcome = await store.swap_buckets([put(5, b"a"), put(5, b"b"), put(5, b"c", over=b"a")])
+    assert outcome == [Swapped(version_of(b"a")), Lost(version_of(b"a"), b"a"), Swapped(version_of(b"c"))]
+
+
+async def test_more_than_64_swaps_of_one_bucket_are_done_in_order(store: StateStore) -> None:
+    blobs = [b"", *(b"%d" % n for n in range(150))]
+    swaps = [put(5, new, over=old) for old, new in pairwise(blobs)]
+    assert await store.swap_buckets(swaps) == [Swapped(version_of(blob)) for blob in blobs[1:]]
+
+
+async def test_no_swaps_and_no_numbers_are_answered_with_nothing(store: StateStore) -> None:
+    assert await store.swap_buckets([]) == []
+    assert await store.read_buckets("users", []) == []
+
+
+async def test_the_two_spaces_are_apart(store: StateStore) -> None:
+    await store.swap_buckets([put(7, b"user"), put(7, b"name", space="names")])
+    assert await load(store, "names") == [Bucket("names", 7, version_of(b"name"), b"name")]
+    assert await store.versions("users") == {7: version_of(b"user")}
+
+
+async def test_of_concurrent_swaps_of_one_bucket_one_wins_and_the_others_get_its_blob(
+    store: StateStore,
+) -> None:
+    outcomes: dict[bytes, Swapped | Lost] = {}
+
+    async def swap(blob: bytes) -> None:
+        outcomes[blob] = (await store.swap_buckets([put(7, blob)]))[0]
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(20):
+            tasks.start_soon(swap, b"writer %d" % n)
+    (winner,) = (blob for blob, outcome in outcomes.items() if isinstance(outcome, Swapped))
+    losers = [outcome for blob, outcome in outcomes.items() if blob != winner]
+    assert losers == [Lost(version_of(winner), winner)] * 19
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_writers_that_merge_and_swap_again_lose_nothing(store: StateStore, seed: int) -> None:
+    chance = random.Random(seed)
+    wanted: dict[int, set[int]] = {number: set() for number in range(8)}
+
+    async def write(items: list[tuple[int, int]]) -> None:
+        for number, item in items:
+            base, blob = EMPTY_VERSION, b""
+            while True:
+                merged = bytes(sorted({*blob, item}))
+                (outcome,) = await store.swap_buckets([Swap("users", number, base, merged)])
+                if isinstance(outcome, Swapped):
+                    break
+                base, blob = outcome.version, outcome.blob
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(6):
+            items = [(chance.randrange(8), chance.randrange(256)) for _ in range(25)]
+            for number, item in items:
+                wanted[number].add(item)
+            tasks.start_soon(write, items)
+    stored = {bucket.number: set(bucket.blob) for bucket in await load(store)}
+    assert stored == wanted
+
+
+async def test_all_buckets_written_are_loaded_each_once(store: StateStore) -> None:
+    blobs = {number: number.to_bytes(2) * (1 + number % 300) for number in range(BUCKETS)}
+    outcome = await store.swap_buckets([put(number, blob) for number, blob in blobs.items()])
+    assert outcome == [Swapped(version_of(blob)) for blob in blobs.values()]
+    loaded = await load(store)
+    assert len(loaded) == BUCKETS
+    assert {bucket.number: bucket.blob for bucket in loaded} == blobs
+
+
+async def test_a_few_buckets_among_many_numbers_are_loaded_each_once(store: StateStore) -> None:
+    await store.swap_buckets([put(number, b"x") for number in (0, 63, 64, 4095)])
+    assert sorted(bucket.number for bucket in await load(store)) == [0, 63, 64, 4095]
+
+
+async def test_a_bucket_written_during_a_load_does_not_disturb_it(store: StateStore) -> None:
+    await store.swap_buckets([put(number, b"x") for number in range(0, BUCKETS, 4)])
+    seen: list[int] = []
+    async for batch in store.load_buckets("users"):
+        seen += [bucket.number for bucket in batch if bucket.number % 4 == 0]
+        await store.swap_buckets([put(4001, b"y"), put(1, b"y")])
+    assert sorted(seen) == list(range(0, BUCKETS, 4))
+
+
+async def test_versions_are_those_of_the_blobs_that_are_there(store: StateStore) -> None:
+    blobs = {number: b"blob %d" % number for number in (0, 1, 63, 64, 2048, 4095)}
+    await store.swap_buckets([put(number, blob) for number, blob in blobs.items()])
+    assert await store.versions("users") == {number: version_of(blob) for number, blob in blobs.items()}
+
+
+async def test_buckets_are_read_in_the_order_asked_for(store: StateStore) -> None:
+    await store.swap_buckets([put(3, b"three"), put(4000, b"far")])
+    found = await store.read_buckets("users", [4000, 2, 3, 4000])
+    assert [(bucket.number, bucket.blob) for bucket in found] == [
+        (4000, b"far"),
+        (2, b""),
+        (3, b"three"),
+        (4000, b"far"),
+    ]
+
+
+@pytest.mark.parametrize("number", [-1, BUCKETS])
+async def test_a_number_that_is_no_bucket_is_an_error_of_the_caller(store: StateStore, number: int) -> None:
+    with pytest.raises(ValueError, match="must be 0 to 4095"):
+        await store.swap_buckets([put(number, b"x")])
+    with pytest.raises(ValueError, match="must be 0 to 4095"):
+        await store.read_buckets("users", [number])
+
+
+async def test_a_version_of_the_wrong_size_is_an_error_of_the_caller(store: StateStore) -> None:
+    with pytest.raises(ValueError, match="must be 8 bytes"):
+        await store.swap_buckets([Swap("users", 1, b"short", b"x")])
+
+
+# Documents
+
+
+async def test_a_document_that_was_never_written_is_none(store: StateStore) -> None:
+    assert await store.read_document("hosts") is None
+
+
+async def test_a_document_is_read_as_it_was_written(store: StateStore) -> None:
+    outcome = await store.swap_document("hosts", EMPTY_VERSION, b"\0data")
+    assert outcome == Swapped(version_of(b"\0data"))
+    assert await store.read_document("hosts") == Document(version_of(b"\0data"), b"\0data")
+
+
+async def test_a_document_that_somebody_else_changed_is_lost_to_him(store: StateStore) -> None:
+    await store.swap_document("hosts", EMPTY_VERSION, b"his")
+    assert await store.swap_document("hosts", EMPTY_VERSION, b"mine") == Lost(version_of(b"his"), b"his")
+    outcome = await store.swap_document("hosts", version_of(b"his"), b"both")
+    assert outcome == Swapped(version_of(b"both"))
+
+
+async def test_a_document_that_is_stored_already_counts_as_swapped(store: StateStore) -> None:
+    await store.swap_document("hosts", EMPTY_VERSION, b"data")
+    assert await store.swap_document("hosts", EMPTY_VERSION, b"data") == Swapped(version_of(b"data"))
+
+
+async def test_documents_of_other_names_are_apart(store: StateStore) -> None:
+    await store.swap_document("hosts", EMPTY_VERSION, b"h")
+    await store.swap_document("applied.10.0.0.1", EMPTY_VERSION, b"a")
+    assert await store.read_document("hosts") == Document(version_of(b"h"), b"h")
+
+
+async def test_empty_data_removes_the_document(store: StateStore) -> None:
+    await store.swap_document("hosts", EMPTY_VERSION, b"h")
+    assert await store.swap_document("hosts", version_of(b"h"), b"") == Swapped(EMPTY_VERSION)
+    assert await store.read_document("hosts") is None
+
+
+@pytest.mark.parametrize("name", ["", "Hosts", "a b", "../x", "x" * 65])
+async def test_a_name_that_cannot_be_one_is_an_error_of_the_caller(store: StateStore, name: str) -> None:
+    with pytest.raises(ValueError, match="a name is 1 to 64"):
+        await store.read_document(name)
+
+
+# Leases
+
+
+async def test_a_renewed_lease_is_among_the_members_with_its_remaining_time(store: StateStore) -> None:
+    await store.renew(lease("10.0.0.1"), 30)
+    (held,) = await store.members()
+    assert (held.member, held.ring_address, held.incarnation) == ("10.0.0.1", "10.0.0.1:9090", 1)
+    assert (held.synced, held.info) == (True, {"version": "1"})
+    assert 25 < held.remaining <= 30
+
+
+async def test_a_lease_that_is_renewed_replaces_the_one_before(store: StateStore) -> None:
+    await store.renew(lease("10.0.0.1", synced=False), 3)
+    await store.renew(lease("10.0.0.1", incarnation=2), 30)
+    (held,) = await store.members()
+    assert (held.incarnation, held.synced, held.remaining > 25) == (2, True, True)
+
+
+async def test_a_lease_lapses_when_its_time_is_over(store: StateStore) -> None:
+    await store.renew(lease("10.0.0.1"), 0.3)
+    before = await store.members()
+
+    async def gone() -> bool:
+        return not await store.members()
+
+    await until(gone)
+    assert [held.member for held in before] == ["10.0.0.1"]
+
+
+async def test_a_released_lease_is_gone_at_once(store: StateStore) -> None:
+    await store.renew(lease("10.0.0.1"), 30)
+    await store.release("10.0.0.1")
+    assert await store.members() == []
+
+
+async def test_releasing_a_lease_that_is_not_there_is_no_error(store: StateStore) -> None:
+    await store.release("10.0.0.9")
+    assert await store.members() == []
+
+
+# Audit
+
+
+async def test_audit_entries_come_back_newest_first(store: StateStore) -> None:
+    await store.append_audit([entry(1), entry(2)])
+    await store.append_audit([entry(3)])
+    assert await store.audit(2) == [entry(3), entry(2)]
+
+
+async def test_audit_entries_are_found_by_target_and_time(store: StateStore) -> None:
+    await store.append_audit([entry(n, target=f"10.0.0.{n % 2}") for n in range(1, 7)])
+    assert await store.audit(10, since=3.0, target="10.0.0.1") == [
+        entry(5, target="10.0.0.1"),
+        entry(3, target="10.0.0.1"),
+    ]
+
+
+async def test_no_audit_entries_are_no_error(store: StateStore) -> None:
+    await store.append_audit([])
+    assert await store.audit(10) == []
+
+
+async def test_the_oldest_audit_entries_are_dropped_after_ten_thousand(store: StateStore) -> None:
+    for start in range(0, 12_000, 1000):
+        await store.append_audit([entry(n) for n in range(start, start + 1000)])
+    kept = await store.audit(20_000)
+    assert [e.at for e in kept[:10_000]] == [float(n) for n in range(11_999, 1_999, -1)]
+    assert len(kept) <= 10_200
+
+
+# The store as a whole
+
+
+async def test_health_names_the_program_that_keeps_the_data(store: StateStore) -> None:
+    health = await store.health()
+    assert health.server.split()[0] in ("memory", "SQLite", "Redis", "Valkey")
+    assert 0 <= health.took < 2
+
+
+async def test_the_run_id_stays_while_the_store_runs(store: StateStore) -> None:
+    first = await store.run_id()
+    await store.swap_buckets([put(1, b"x")])
+    assert await store.run_id() == first != ""
+
+
+async def test_a_store_that_is_not_open_is_unavailable(store: StateStore) -> None:
+    await store.close()
+    with pytest.raises(StoreUnavailable, match="not open"):
+        await store.swap_buckets([put(1, b"x")])
+    with pytest.raises(StoreUnavailable, match="not open"):
+        await load(store)
+    with pytest.raises(StoreUnavailable, match="not open"):
+        await store.renew(lease("10.0.0.1"), 3)
+
+
+async def test_closing_and_opening_twice_is_no_error(store: StateStore) -> None:
+    await store.close()
+    await store.close()
+    await store.open()
+    await store.open()
+    assert await store.read_document("hosts") is None
+
+
+async def test_only_redis_is_shared(store: StateStore) -> None:
+    assert store.shared == store.url.startswith("unix:")
+
+
+async def test_a_cancelled_call_leaves_the_store_usable(store: StateStore) -> None:
+    swaps = [put(number, bytes(2000)) for number in range(BUCKETS)]
+    for wait in (0.0, 0.001, 0.005):
+        with anyio.move_on_after(wait):
+            await store.swap_buckets(swaps)
+    assert await store.swap_buckets(swaps) == [Swapped(version_of(bytes(2000)))] * BUCKETS
+
+
+# What outlives a process
+
+
+async def test_everything_but_leases_survives_closing_and_opening(new_store: NewStore) -> None:
+    first = new_store()
+    await first.open()
+    await first.swap_buckets([put(7, b"users"), put(8, b"names", space="names")])
+    await first.swap_document("hosts", EMPTY_VERSION, b"h")
+    await first.append_audit([entry(1)])
+    await first.close()
+    second = new_store()
+    await second.open()
+    assert await load(second) == [Bucket("users", 7, version_of(b"users"), b"users")]
+    assert await load(second, "names") == [Bucket("names", 8, version_of(b"names"), b"names")]
+    assert await second.read_document("hosts") == Document(version_of(b"h"), b"h")
+    assert await second.audit(10) == [entry(1)]
+    await second.close()
+
+
+async def test_the_run_id_is_the_same_after_opening_the_same_data_again(new_store: NewStore) -> None:
+    first, second = new_store(), new_store()
+    await first.open()
+    before = await first.run_id()
+    await first.close()
+    await second.open()
+    assert await second.run_id() == before
+    await second.close()
+
+
+async def test_a_memory_store_forgets_with_its_object(tmp_path: Path) -> None:
+    first, second = (open_store("memory:", base_dir=tmp_path) for _ in range(2))
+    await first.open()
+    await second.open()
+    await first.swap_buckets([put(7, b"x")])
+    assert await load(second) == []
+    assert await first.run_id() != await second.run_id()
+
+
+async def test_the_clock_of_a_lease_is_not_the_clock_of_its_reader(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.renew(lease("10.0.0.1"), 30)
+    real = time.time()
+    monkeypatch.setattr(time, "time", lambda: real + 3600)
+    assert len(await store.members()) == 1

@@ -1,0 +1,120 @@
+"""Real Dovecot in front and behind. Each case runs with a plain proxy too, to show that the case is right."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from director.demo.cluster import Cluster
+from director.demo.dovecot import Backend, Proxy
+from director.demo.ports import Ports, addresses, free_ports
+from tests.needs import needs
+
+# not the demo's addresses: both may run at the same time
+PROXIES, BACKENDS = "127.0.20.11", "127.0.21.1"
+PLAIN_PROXY, PLAIN_BACKENDS = "127.0.20.21", "127.0.21.21"
+SECONDS = 120
+PASSDB = """
+passdb {{
+  driver = static
+  args = password=secret proxy=y {host}
+  username_filter = strict*
+}}
+passdb {{
+  driver = static
+  args = nopassword=y proxy=y host={fixed}
+  username_filter = fixed*
+}}
+passdb {{
+  driver = static
+  args = nopassword=y
+  username_filter = local*
+}}
+passdb {{
+  driver = static
+  args = nopassword=y proxy=y {host}
+  username_filter = !strict* !fixed* !local*
+}}
+"""
+
+
+class Front(NamedTuple):
+    """A proxy that clients log in to, and what stands behind it.
+
+    Users called strict… have the password `secret`, fixed… get the backend `b3` from the passdb, local…
+    are not proxied; everybody else gets in with any password.
+    """
+
+    proxy: Proxy
+    backends: list[Backend]
+    ports: Ports
+
+    @property
+    def address(self) -> str:
+        return self.proxy.address
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(SECONDS))
+
+
+@contextmanager
+def new_folder() -> Iterator[Path]:
+    """A folder for one use. Not pytest's: a socket's path has 107 bytes at most, and Dovecot must get in."""
+    with tempfile.TemporaryDirectory(prefix="e2e-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with new_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def ports() -> Ports:
+    needs("dovecot", "doveadm")
+    proxies = addresses(PROXIES, 3)
+    servers = [*proxies, *addresses(BACKENDS, 4), PLAIN_PROXY, *addresses(PLAIN_BACKENDS, 4)]
+    return free_ports(servers, proxies)
+
+
+@pytest.fixture(scope="session")
+def cluster(ports: Ports) -> Iterator[Cluster]:
+    """Three directors, each with a proxy, and four backends."""
+    passdb = PASSDB.format(host="", fixed=addresses(BACKENDS, 4)[2])
+    with Cluster(ports=ports, first_proxy=PROXIES, first_backend=BACKENDS, passdb=passdb) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def plain(ports: Ports) -> Iterator[Front]:
+    """A proxy without a director, whose passdb sends everybody to the second of four backends."""
+    hosts = addresses(PLAIN_BACKENDS, 4)
+    passdb = PASSDB.format(host=f"host={hosts[1]}", fixed=hosts[2])
+    with ExitStack() as stack:
+        folder = stack.enter_context(new_folder())
+        backends = [
+            stack.enter_context(Backend(folder / f"b{n}", f"b{n}", host, ports))
+            for n, host in enumerate(hosts, 1)
+        ]
+        proxy = Proxy(folder / "p1", "p1", PLAIN_PROXY, ports, passdb=passdb, director=False)
+        yield Front(stack.enter_context(proxy), backends, ports)
+
+
+@pytest.fixture(params=["plain", "director"])
+def front(request: pytest.FixtureRequest) -> Front:
+    """The plain proxy, then the first of the three with a director."""
+    if request.param == "plain":
+        plain: Front = request.getfixturevalue("plain")
+        return plain
+    cluster: Cluster = request.getfixturevalue("cluster")
+    return Front(cluster.proxies[0], cluster.backends, cluster.ports)

@@ -1,0 +1,21 @@
+"""Programs a test starts for real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+SEARCH = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/sbin"
+
+
+def needs(*programs: str) -> None:
+    """Skip the test where one of `programs` is not installed; in CI a missing program is a failure."""
+    missing = [program for program in programs if shutil.which(program, path=SEARCH) is None]
+    if not missing:
+        return
+    reason = f"not installed: {', '.join(missing)}; `make test` as root installs it, or use your package manager"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

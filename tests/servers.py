@@ -1,0 +1,165 @@
+"""Servers that tests start for real, in a folder of their own, on loopback only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from tests.needs import SEARCH, needs
+
+START_WITHIN = 10.0
+"""Seconds a server may take until it answers."""
+
+
+class RedisServer:
+    """A redis-server on a Unix socket, and on a port of 127.0.0.1 if `port` is given.
+
+    password: of the default user. appendonly: keep the data over stop and kill. options: lines of its
+    configuration. `with` it, or call start() and close().
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        password: str = "",
+        appendonly: bool = False,
+        options: dict[str, str] | None = None,
+    ) -> None:
+        needs("redis-server")
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="redis-")
+        )  # short: the path of a socket has 107 bytes at most
+        self.socket = self.folder / "s"
+        self.port = port
+        self.password = password
+        self._process: subprocess.Popen[bytes] | None = None
+        lines = {
+            "port": str(port),
+            "bind": "127.0.0.1",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(self.folder),
+            "save": '""',
+            "appendonly": "yes" if appendonly else "no",
+            "logfile": str(self.folder / "log"),
+        }
+        if password:
+            lines["requirepass"] = password
+        lines.update(options or {})
+        config = "".join(f"{key} {value}\n" for key, value in lines.items())
+        (self.folder / "redis.conf").write_text(config)
+
+    @property
+    def url(self) -> str:
+        """The URL of its socket, with the password if it has one."""
+        return f"unix://{f':{self.password}@' if self.password else ''}{self.socket}"
+
+    @property
+    def tcp_url(self) -> str:
+        """The URL of its port, with the password if it has one."""
+        return f"redis://{f':{self.password}@' if self.password else ''}127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None, "the Redis server is not running"
+        return self._process.pid
+
+    def start(self) -> RedisServer:
+        """Start it, and wait until it answers."""
+        self.begin()
+        self._wait_for(b"+PONG")
+        return self
+
+    def start_loading(self) -> None:
+        """Start it, and wait until it says that it is loading its data."""
+        self.begin()
+        self._wait_for(b"-LOADING")
+
+    def begin(self) -> None:
+        """Start it, and wait for nothing."""
+        program = shutil.which("redis-server", path=SEARCH)
+        assert program is not None
+        command = [program, str(self.folder / "redis.conf")]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        """End it as an init system does. Nothing happens if it does not run."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it with no warning. Nothing happens if it does not run."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stop it from answering, with its connections left open."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def command(self, *words: str) -> bytes:
+        """Send one command over the socket, as the default user. Returns the raw answer."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(START_WITHIN)
+            connection.connect(str(self.socket))
+            if self.password:
+                connection.sendall(_packed("AUTH", self.password))
+                connection.recv(1 << 16)
+            connection.sendall(_packed(*words))
+            return connection.recv(1 << 16)
+
+    def close(self) -> None:
+        """End it and remove its folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> RedisServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(START_WITHIN)
+            self._process = None
+
+    def _wait_for(self, answer: bytes) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_WITHIN
+        while not self._ping().startswith(answer):
+            assert self._process.poll() is None, f"redis-server ended: {self._log()}"
+            assert time.monotonic() < deadline, f"redis-server does not answer {answer!r}: {self._log()}"
+            time.sleep(0.01)
+
+    def _ping(self) -> bytes:
+        try:
+            return self.command("PING")
+        except OSError:
+            return b""
+
+    def _log(self) -> str:
+        log = self.folder / "log"
+        return log.read_text()[-2000:] if log.exists() else "it wrote no log"
+
+
+def _packed(*words: str) -> bytes:
+    encoded = [word.encode() for word in words]
+    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody used a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,41 @@
+"""The hot path in plain Python and compiled, for tests that both have to pass."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from director.core.assign import Assigner
+from director.core.users import UserTable
+from director.wire.auth import Held, rewrite
+
+NAMES = ["pure", "compiled"]
+
+
+class HotPath(NamedTuple):
+    UserTable: type[UserTable]
+    Assigner: type[Assigner]
+    rewrite: Callable[[Assigner, bytes, bool], tuple[bytes, list[Held]]]
+
+
+PURE = HotPath(UserTable, Assigner, rewrite)
+
+
+def compiled() -> HotPath:
+    """The compiled twin; where it is not built the test is skipped, and in CI that is a failure."""
+    try:
+        fast = importlib.import_module("director.wire._fast")
+    except ImportError as exc:
+        reason = f"{exc}; build it with `make install` (needs a C compiler and the headers of Python)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return HotPath(fast.UserTable, fast.Assigner, fast.rewrite)
+
+
+def hot_path(name: str) -> HotPath:
+    return PURE if name == "pure" else compiled()

@@ -1,0 +1,68 @@
+"""Backend addresses: canonical form, order, ids and the CRC of the host set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from director.core.addresses import address_order, canonical, host_id, hosts_hash
+
+VECTORS = json.loads(Path(__file__).parents[2].joinpath("data/hash-vectors.json").read_text())
+HOST_SETS = VECTORS["hosts_hash"]["sets"]
+
+
+def crc(hosts: list[dict[str, Any]]) -> int:
+    return hosts_hash((host["ip"], host["vhosts"], host["down"], host["tag"]) for host in hosts)
+
+
+@pytest.mark.parametrize("vector", HOST_SETS, ids=lambda vector: vector["name"])
+def test_the_hash_of_a_host_set_is_the_originals(vector: dict[str, Any]) -> None:
+    assert crc(vector["hosts"]) == vector["hosts_hash"]
+
+
+@pytest.mark.parametrize("vector", HOST_SETS, ids=lambda vector: vector["name"])
+def test_the_hash_of_a_host_set_does_not_depend_on_the_order_of_the_hosts(vector: dict[str, Any]) -> None:
+    assert crc(vector["hosts"][::-1]) == vector["hosts_hash"]
+
+
+def test_the_hash_of_no_hosts_is_one_because_zero_is_never_sent() -> None:
+    assert hosts_hash([]) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "form"),
+    [
+        ("127.0.1.1", "127.0.1.1"),
+        ("2001:DB8:0:0:0::1", "2001:db8::1"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("::", "::"),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.1"),
+        ("::FFFF:c000:0201", "::ffff:192.0.2.1"),
+        ("::1:2", "::0.1.0.2"),
+        ("2001:db8:0:0:1:0:0:1", "2001:db8::1:0:0:1"),
+        ("2001:db8:0:1:1:1:1:1", "2001:db8:0:1:1:1:1:1"),
+    ],
+)
+def test_an_address_has_one_form_that_of_the_c_library(written: str, form: str) -> None:
+    assert canonical(written) == form
+
+
+@pytest.mark.parametrize(
+    "text", ["", "mail1", "127.0.1", "127.0.0.256", "10.0.0.1:143", "fe80::1%eth0", "[::1]"]
+)
+def test_what_is_no_plain_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="address"):
+        canonical(text)
+
+
+def test_addresses_sort_by_family_and_then_by_their_bytes() -> None:
+    ordered = ["9.0.0.1", "10.0.0.1", "10.0.0.2", "100.0.0.1", "::1", "2001:db8::1"]
+    assert sorted(reversed(ordered), key=address_order) == ordered
+
+
+def test_a_host_id_is_the_beginning_of_the_md5_of_the_address() -> None:
+    assert host_id("127.0.1.1") == int(hashlib.md5(b"127.0.1.1").hexdigest()[:8], 16)

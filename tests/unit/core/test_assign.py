@@ -1,0 +1,308 @@
+"""Who is sent where, in plain Python and compiled: every test runs on both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from director.core.addresses import host_id
+from director.core.assign import Assigner, Backend, Gate, Wait
+from director.core.hashing import UserHash
+from director.core.users import BY_HAND, LATEST, MOVING, PINNED, User
+from director.types import HostId, Stamp, UserKey
+from tests.twins import NAMES, PURE, HotPath, compiled, hot_path
+
+EXPIRE = 300
+NOW = 1_000_000
+ALICE = UserHash().key(b"alice")  # placed on .1, and on .2 while .1 is not there
+TAGGED = UserHash().key(b"alice", b"blue")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def hot(request: pytest.FixtureRequest) -> HotPath:
+    return hot_path(request.param)
+
+
+@pytest.fixture(scope="module")
+def fast() -> HotPath:
+    return compiled()
+
+
+def backend(number: int, **fields: Any) -> Backend:
+    address = f"127.0.1.{number}"
+    plain = Backend(host_id(address), address, hostname=None, tag="", weight=100, up=True, since=0)
+    return plain._replace(**fields)
+
+
+FOUR = [backend(number) for number in (1, 2, 3, 4)]
+ONE, TWO, THREE, FOURTH = FOUR
+
+
+def director(hot: HotPath, backends: list[Backend] = FOUR, gate: Gate = Gate.OPEN) -> Assigner:
+    assigner = hot.Assigner(hot.UserTable(EXPIRE), UserHash())
+    assigner.set_backends(backends)
+    assigner.gate = gate
+    assigner.unix = NOW
+    return assigner
+
+
+def known(assigner: Assigner, host: Backend = THREE, **fields: Any) -> User:
+    """Put alice on a host where the circle would not put her; what that announces is taken."""
+    user = User(ALICE, host.id, Stamp(NOW - 50), NOW - 100, 0)._replace(**fields)
+    assigner.users.put(user)
+    assigner.users.take_changes()
+    return user
+
+
+# New users
+
+
+def test_a_new_user_goes_where_the_circle_puts_him_and_is_announced(hot: HotPath) -> None:
+    assigner = director(hot)
+    assert assigner.assign(ALICE, b"") is ONE
+    assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW), NOW, 0)
+    assert len(assigner.users.take_changes()) == 22
+
+
+@pytest.mark.parametrize("change", [{"up": False}, {"weight": 0}], ids=["down", "without weight"])
+def test_a_new_user_is_never_put_on_a_host_that_is_down_or_has_no_weight(
+    hot: HotPath, change: dict[str, Any]
+) -> None:
+    assigner = director(hot, [backend(1, **change), TWO, THREE, FOURTH])
+    assert assigner.assign(ALICE, b"") is TWO
+
+
+def test_a_new_user_waits_for_a_host_where_there_is_none(hot: HotPath) -> None:
+    assigner = director(hot, [backend(1, up=False)])
+    assert assigner.assign(ALICE, b"") is Wait.NO_HOST
+    assert len(assigner.users) == 0
+
+
+def test_a_new_user_waits_for_a_host_of_his_tag(hot: HotPath) -> None:
+    assigner = director(hot)
+    assert assigner.assign(TAGGED, b"blue") is Wait.NO_HOST
+
+
+def test_each_tag_has_a_circle_of_its_own(hot: HotPath) -> None:
+    blue = backend(9, tag="blue")
+    assigner = director(hot, [*FOUR, blue])
+    assert assigner.assign(TAGGED, b"blue") is blue
+    assert assigner.assign(ALICE, b"") is ONE
+
+
+def test_a_new_user_waits_while_the_ring_is_not_in_sync(hot: HotPath) -> None:
+    assigner = director(hot, gate=Gate.KNOWN)
+    assert assigner.assign(ALICE, b"") is Wait.RING
+    assert len(assigner.users) == 0
+
+
+# Known users
+
+
+def test_a_known_user_keeps_his_host_and_is_refreshed(hot: HotPath) -> None:
+    assigner = director(hot)
+    user = known(assigner)
+    assert assigner.assign(ALICE, b"") is THREE
+    assert assigner.users.get(ALICE) == user._replace(seen=NOW)
+
+
+@pytest.mark.parametrize(
+    "host", [backend(3, up=False), backend(3, weight=0), backend(3, tag="blue")], ids=["down", "0", "tag"]
+)
+def test_a_known_user_keeps_his_host_whatever_becomes_of_it(hot: HotPath, host: Backend) -> None:
+    assigner = director(hot, [ONE, TWO, host])
+    known(assigner)
+    assert assigner.assign(ALICE, b"") is host
+
+
+def test_a_known_user_does_not_wait_for_the_ring(hot: HotPath) -> None:
+    assigner = director(hot, gate=Gate.KNOWN)
+    known(assigner)
+    assert assigner.assign(ALICE, b"") is THREE
+
+
+def test_nobody_is_answered_while_memory_is_only_a_hint(hot: HotPath) -> None:
+    assigner = director(hot, gate=Gate.CLOSED)
+    user = known(assigner)
+    assert assigner.assign(ALICE, b"") is Wait.HINT
+    assert assigner.users.get(ALICE) == user
+
+
+def test_a_user_who_is_being_moved_waits(hot: HotPath) -> None:
+    assigner = director(hot)
+    user = known(assigner, flags=MOVING | BY_HAND)
+    assert assigner.assign(ALICE, b"") is Wait.MOVING
+    assert assigner.users.get(ALICE) == user
+
+
+# Users who are known no longer
+
+
+def test_an_assignment_lives_until_the_last_second_of_its_expiry(hot: HotPath) -> None:
+    assigner = director(hot)
+    known(assigner, seen=NOW - EXPIRE + 1)
+    assert assigner.assign(ALICE, b"") is THREE
+
+
+def test_an_expired_user_is_placed_anew_with_a_later_stamp(hot: HotPath) -> None:
+    assigner = director(hot)
+    known(assigner, seen=NOW - EXPIRE, flags=MOVING | BY_HAND)
+    assert assigner.assign(ALICE, b"") is ONE
+    assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW), NOW, 0)
+
+
+def test_an_expired_user_waits_while_the_ring_is_not_in_sync(hot: HotPath) -> None:
+    assigner = director(hot, gate=Gate.KNOWN)
+    known(assigner, seen=NOW - EXPIRE)
+    assert assigner.assign(ALICE, b"") is Wait.RING
+
+
+def test_a_pinned_user_does_not_expire(hot: HotPath) -> None:
+    assigner = director(hot)
+    known(assigner, seen=0, flags=PINNED)
+    assert assigner.assign(ALICE, b"") is THREE
+
+
+def test_a_user_whose_host_is_not_in_the_table_is_placed_anew(hot: HotPath) -> None:
+    assigner = director(hot, [ONE, TWO])
+    known(assigner, flags=PINNED)
+    assert assigner.assign(ALICE, b"") is ONE
+
+
+def test_what_was_decided_before_a_host_came_back_is_not_used(hot: HotPath) -> None:
+    assigner = director(hot, [ONE, TWO, backend(3, since=NOW - 49)])
+    known(assigner)
+    assert assigner.assign(ALICE, b"") is ONE
+
+
+def test_what_was_decided_when_a_host_came_back_is_used(hot: HotPath) -> None:
+    back = backend(3, since=NOW - 50)
+    assigner = director(hot, [ONE, TWO, back])
+    known(assigner)
+    assert assigner.assign(ALICE, b"") is back
+
+
+def test_a_new_stamp_is_later_than_the_one_it_replaces_even_against_a_clock_ahead(hot: HotPath) -> None:
+    assigner = director(hot, [ONE])
+    known(assigner, decided=NOW + 5, seen=NOW + 7)
+    assert assigner.assign(ALICE, b"") is ONE
+    assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW + 6), NOW + 7, 0)
+
+
+def test_a_stamp_at_the_end_of_time_does_not_start_again(hot: HotPath) -> None:
+    assigner = director(hot, [ONE])
+    known(assigner, decided=LATEST, seen=LATEST)
+    assert assigner.assign(ALICE, b"") is ONE
+    assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(LATEST), LATEST, 0)
+
+
+# The table of hosts
+
+
+def test_the_circle_alone_can_be_asked(hot: HotPath) -> None:
+    assigner = director(hot)
+    known(assigner)
+    assert assigner.place(ALICE >> 32, b"") is ONE
+    assert assigner.place(ALICE >> 32, b"blue") is None
+
+
+def test_a_new_table_of_hosts_counts_from_the_next_user_on(hot: HotPath) -> None:
+    assigner = director(hot)
+    assigner.set_backends([TWO, THREE, FOURTH])
+    assert assigner.assign(ALICE, b"") is TWO
+    assigner.set_backends([])
+    assert assigner.assign(UserHash().key(b"bob"), b"") is Wait.NO_HOST
+
+
+def test_a_host_that_changes_nothing_but_its_stamp_is_given_as_it_is_now(hot: HotPath) -> None:
+    assigner = director(hot)
+    newer = backend(1, since=NOW)
+    assigner.set_backends([newer, TWO, THREE, FOURTH])
+    assert assigner.assign(ALICE, b"") is newer
+
+
+def test_what_is_appended_says_refresh_host_and_key(hot: HotPath) -> None:
+    assigner = director(hot)
+    assert (
+        assigner.suffix(ONE, ALICE)
+        == b"\tproxy_refresh=100\thost=127.0.1.1\tuser_dirkey=1669653170@127.0.1.1"
+    )
+
+
+def test_a_host_with_a_name_is_appended_by_name_and_address(hot: HotPath) -> None:
+    named = backend(1, hostname="mail1.example.com")
+    assert director(hot, [named]).suffix(named, ALICE) == (
+        b"\tproxy_refresh=100\thost=mail1.example.com\thostip=127.0.1.1\tuser_dirkey=1669653170@127.0.1.1"
+    )
+
+
+def test_no_names_are_kept_of_users_assigned_by_key(hot: HotPath) -> None:
+    assigner = director(hot)
+    assigner.remember_names = True
+    assigner.assign(ALICE, b"")
+    assert assigner.take_names() == b""
+
+
+# Both are one
+
+hosts = st.lists(
+    st.builds(
+        backend,
+        st.integers(1, 8),
+        tag=st.sampled_from(["", "blue", "grün"]),
+        weight=st.sampled_from([0, 1, 2, 50]),
+        up=st.booleans(),
+        since=st.sampled_from([0, 5]),
+        hostname=st.sampled_from([None, "", "mail"]),
+    ),
+    max_size=6,
+    unique_by=lambda host: host.address,
+)
+keys = st.sampled_from([1 << 32, ALICE, TAGGED, 0xFFFFFFFF << 32 | 5]) | st.integers(1 << 32, 2**64 - 1)
+tags = st.sampled_from([b"", b"blue", "grün".encode(), b"none"])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("set_backends"), hosts),
+        st.tuples(st.just("assign"), keys, tags),
+        st.tuples(st.just("assign"), keys, tags),
+        st.tuples(st.just("place"), st.integers(0, 2**32 - 1), tags),
+        st.tuples(st.just("gate"), st.sampled_from(Gate)),
+        st.tuples(st.just("unix"), st.integers(0, 1500)),
+        st.tuples(
+            st.just("put"),
+            st.builds(
+                User,
+                keys.map(UserKey),
+                st.integers(1, 8).map(lambda number: HostId(backend(number).id)),
+                st.sampled_from([0, 4, 5, LATEST]).map(Stamp),
+                st.integers(0, 1500),
+                st.integers(0, 7),
+            ),
+        ),
+    ),
+    max_size=25,
+)
+
+
+def carry_out(assigner: Assigner, name: str, arguments: list[Any]) -> Any:
+    match name:
+        case "gate" | "unix":
+            return setattr(assigner, name, *arguments)
+        case "put":
+            return assigner.users.put(*arguments)
+        case _:
+            return getattr(assigner, name)(*arguments)
+
+
+@settings(max_examples=150)
+@given(backends=hosts, steps=steps)
+def test_the_compiled_assigner_does_what_the_plain_one_does(
+    fast: HotPath, backends: list[Backend], steps: list[tuple[Any, ...]]
+) -> None:
+    plain, packed = director(PURE, backends), director(fast, backends)
+    for name, *arguments in steps:
+        assert carry_out(packed, name, arguments) == carry_out(plain, name, arguments)
+    assert packed.users.take_changes() == plain.users.take_changes()

@@ -1,0 +1,453 @@
+"""The user table, in plain Python and compiled: every test runs on both."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from director.core.users import (
+    BY_HAND,
+    LATEST,
+    MOVING,
+    PINNED,
+    RECORD,
+    User,
+    UserTable,
+    pack,
+    rounded,
+    unpack,
+)
+from director.types import HostId, Stamp, UserKey
+from tests.twins import NAMES, PURE, HotPath, compiled, hot_path
+
+EXPIRE = 300  # so `seen` is rounded up to hundreds
+NOW = 1_000_000
+TOP = 0xFFF << 52  # the last bucket
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def hot(request: pytest.FixtureRequest) -> HotPath:
+    return hot_path(request.param)
+
+
+@pytest.fixture(scope="module")
+def fast() -> HotPath:
+    return compiled()
+
+
+def user(key: int = 1, host: int = 7, decided: int = NOW, seen: int = NOW, flags: int = 0) -> User:
+    return User(UserKey(key), HostId(host), Stamp(decided), seen, flags)
+
+
+def table(hot: HotPath, *users: User) -> UserTable:
+    users_table = hot.UserTable(EXPIRE)
+    users_table.merge(pack(users))
+    users_table.take_dirty()
+    return users_table
+
+
+def digest(*users: User) -> bytes:
+    return hashlib.md5(pack(users)).digest()[:8]
+
+
+# What is kept
+
+
+def test_a_record_is_22_bytes_and_sorts_by_its_key() -> None:
+    assert RECORD.pack(*user(key=0x0102030405060708, host=9, decided=10, seen=11, flags=12)) == bytes.fromhex(
+        "0102030405060708 00000009 0000000a 0000000b 000c"
+    )
+
+
+def test_a_user_who_was_put_is_found_again(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    users.put(user(key=TOP | 5, flags=BY_HAND))
+    assert users.get(UserKey(TOP | 5)) == user(key=TOP | 5, flags=BY_HAND)
+    assert isinstance(users.get(UserKey(TOP | 5)), User)
+    assert len(users) == 1
+
+
+def test_nobody_is_found_in_an_empty_table(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    assert users.get(UserKey(5)) is None
+    assert len(users) == 0
+
+
+def test_a_key_between_two_known_ones_is_not_found(hot: HotPath) -> None:
+    users = table(hot, user(key=4), user(key=6))
+    assert [users.get(UserKey(key)) for key in (3, 5, 7)] == [None, None, None]
+
+
+def test_put_replaces_whatever_was_there(hot: HotPath) -> None:
+    users = table(hot, user(decided=NOW + 9, seen=NOW + 9))
+    users.put(user(host=8, decided=NOW, seen=NOW))
+    assert users.get(UserKey(1)) == user(host=8)
+    assert len(users) == 1
+
+
+def test_a_bucket_holds_its_users_by_key(hot: HotPath) -> None:
+    others = [user(key=number << 52) for number in (0, 4, 6, 4095)]
+    mine = [user(key=5 << 52 | low) for low in (1 << 51, 3, 1 << 40, 0, 77)]
+    users = table(hot, *others, *mine)
+    assert users.bucket(5) == pack(sorted(mine))
+    assert users.bucket(7) == b""
+
+
+def test_a_thousand_users_of_one_bucket_stay_sorted_whatever_order_they_came_in(hot: HotPath) -> None:
+    mine = [user(key=5 << 52 | (low * 7919 % 1000) << 20) for low in range(1000)]
+    users = hot.UserTable(EXPIRE)
+    for one in mine:
+        users.put(one)
+    assert users.bucket(5) == pack(sorted(mine))
+    assert [users.get(one.key) for one in mine] == mine
+
+
+def test_a_stored_bucket_has_seen_rounded_up(hot: HotPath) -> None:
+    users = table(hot, user(key=1, seen=900), user(key=2, seen=901), user(key=3, seen=1000))
+    assert [one.seen for one in unpack(users.stored_bucket(0))] == [900, 1000, 1000]
+    assert [one.seen for one in unpack(users.bucket(0))] == [900, 901, 1000]
+
+
+@pytest.mark.parametrize(
+    ("seen", "result"), [(0, 0), (1, 100), (100, 100), (101, 200), (LATEST - 1, LATEST), (LATEST, LATEST)]
+)
+def test_seen_is_rounded_up_to_a_third_of_the_expiry_and_never_out_of_the_record(
+    seen: int, result: int
+) -> None:
+    assert rounded(seen, EXPIRE) == result
+
+
+def test_the_latest_second_stays_in_the_record_when_it_is_stored(hot: HotPath) -> None:
+    users = table(hot, user(seen=LATEST))
+    assert users.stored_bucket(0) == pack([user(seen=LATEST)])
+
+
+def test_an_expiry_below_ten_seconds_is_refused(hot: HotPath) -> None:
+    with pytest.raises(ValueError, match="9 s"):
+        hot.UserTable(9)
+
+
+# What is announced and stored
+
+
+def test_what_is_put_is_announced_and_makes_its_bucket_dirty(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    users.put(user(key=TOP | 1))
+    users.put(user(key=2))
+    assert users.has_changes
+    assert users.take_changes() == pack([user(key=TOP | 1), user(key=2)])
+    assert users.dirty_count == 2
+    assert users.take_dirty() == [0, 4095]
+
+
+def test_what_was_taken_is_not_announced_again(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    users.put(user())
+    users.take_changes()
+    users.take_dirty()
+    assert (users.has_changes, users.take_changes()) == (False, b"")
+    assert (users.dirty_count, users.take_dirty()) == (0, [])
+
+
+def test_a_bucket_marked_dirty_by_hand_is_given_once(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    users.mark_dirty(17)
+    users.mark_dirty(17)
+    assert users.dirty_count == 1
+    assert users.take_dirty() == [17]
+
+
+def test_a_refresh_of_an_unknown_user_creates_nobody(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    assert not users.touch(UserKey(1), NOW)
+    assert len(users) == 0
+
+
+def test_a_refresh_within_the_same_third_of_the_expiry_is_kept_and_not_announced(hot: HotPath) -> None:
+    users = table(hot, user(seen=901))
+    assert users.touch(UserKey(1), 1000)
+    assert users.get(UserKey(1)) == user(seen=1000)
+    assert (users.take_changes(), users.dirty_count) == (b"", 0)
+
+
+def test_a_refresh_in_the_next_third_of_the_expiry_is_announced(hot: HotPath) -> None:
+    users = table(hot, user(seen=1000))
+    assert users.touch(UserKey(1), 1001)
+    assert users.take_changes() == pack([user(seen=1001)])
+    assert users.take_dirty() == [0]
+
+
+def test_a_refresh_never_lowers_seen(hot: HotPath) -> None:
+    users = table(hot, user(seen=1000))
+    assert users.touch(UserKey(1), 5)
+    assert users.get(UserKey(1)) == user(seen=1000)
+    assert not users.has_changes
+
+
+# Merging
+
+
+@pytest.mark.parametrize(
+    ("winner", "loser"),
+    [
+        (user(host=9, decided=6, flags=MOVING), user(host=1, decided=5)),
+        (user(host=1, flags=MOVING), user(host=2)),
+        (user(flags=BY_HAND), user(flags=MOVING)),
+        (user(flags=PINNED), user(flags=MOVING)),
+        (user(flags=0), user(flags=BY_HAND)),
+        (user(flags=MOVING), user(flags=MOVING | BY_HAND)),
+        (user(decided=LATEST), user(decided=0)),
+        (user(host=0x7FFFFFFF), user(host=0x80000000)),
+    ],
+    ids=[
+        "later decision",
+        "lower host",
+        "settled before by hand",
+        "settled before pinned",
+        "lower flags",
+        "lower flags while moving",
+        "unsigned stamps",
+        "unsigned hosts",
+    ],
+)
+def test_the_better_decision_wins_whoever_comes_first(hot: HotPath, winner: User, loser: User) -> None:
+    for first, second in itertools.permutations([winner, loser]):
+        assert list(unpack(table(hot, first, second).bucket(0))) == [winner]
+
+
+def test_seen_is_the_later_of_both_whoever_wins(hot: HotPath) -> None:
+    users = table(hot, user(decided=6, seen=1), user(decided=5, seen=9))
+    assert users.get(UserKey(1)) == user(decided=6, seen=9)
+
+
+def test_a_merge_gives_the_records_that_said_something_new_as_they_are_now(hot: HotPath) -> None:
+    users = table(hot, user(key=1, host=5, decided=9), user(key=2), user(key=3, seen=900))
+    news = users.merge(
+        pack(
+            [
+                user(key=4),
+                user(key=1, host=4, decided=8, seen=NOW + 1),
+                user(key=2),
+                user(key=3, seen=901),
+                user(key=TOP | 3),
+            ]
+        )
+    )
+    assert news == pack(
+        [
+            user(key=4),
+            user(key=1, host=5, decided=9, seen=NOW + 1),
+            user(key=3, seen=901),
+            user(key=TOP | 3),
+        ]
+    )
+    assert users.take_dirty() == [0, 4095]
+
+
+def test_a_later_seen_in_the_same_third_of_the_expiry_is_kept_but_is_no_news(hot: HotPath) -> None:
+    users = table(hot, user(seen=901))
+    assert users.merge(pack([user(seen=999)])) == b""
+    assert users.dirty_count == 0
+    assert users.get(UserKey(1)) == user(seen=999)
+
+
+def test_what_was_merged_is_not_announced(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    users.merge(pack([user()]))
+    assert not users.has_changes
+
+
+def test_a_broken_blob_is_refused_as_a_whole(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    with pytest.raises(ValueError, match="23 bytes"):
+        users.merge(pack([user()]) + b"x")
+    assert len(users) == 0
+
+
+few_keys = st.sampled_from([1, 2, 3, 5 << 52 | 1, 5 << 52 | 2, TOP | 9])
+some_records = st.lists(
+    st.builds(
+        user,
+        key=few_keys,
+        host=st.integers(1, 3),
+        decided=st.integers(0, 3),
+        seen=st.sampled_from([899, 900, 901, 1000, 1001]),
+        flags=st.integers(0, 7),
+    ),
+    max_size=12,
+)
+
+
+def everything(users: UserTable) -> bytes:
+    return b"".join(map(users.bucket, range(4096)))
+
+
+@settings(max_examples=60)
+@given(records=some_records, data=st.data())
+def test_records_merge_to_the_same_whatever_their_order_and_grouping(
+    hot: HotPath, records: list[User], data: st.DataObject
+) -> None:
+    at_once = table(hot, *records)
+    shuffled = data.draw(st.permutations(records))
+    cut = data.draw(st.integers(0, len(records)))
+    left, right = table(hot, *shuffled[:cut]), table(hot, *shuffled[cut:])
+    right.merge(everything(left))
+    assert everything(right) == everything(at_once)
+
+
+@settings(max_examples=60)
+@given(records=some_records)
+def test_merging_the_same_again_changes_nothing(hot: HotPath, records: list[User]) -> None:
+    users = table(hot, *records)
+    before = everything(users)
+    assert users.merge(before) == b""
+    assert users.merge(pack(records)) == b""
+    assert (everything(users), users.dirty_count) == (before, 0)
+
+
+# Expiry, digests and counts
+
+
+def test_a_digest_is_that_of_the_stored_bucket(hot: HotPath) -> None:
+    users = table(hot, user(key=TOP | 2, seen=1001), user(key=TOP | 1, seen=1001))
+    stored = [user(key=TOP | 1, seen=1100), user(key=TOP | 2, seen=1100)]
+    assert users.digest(4095, 1100) == digest(*stored)
+    assert users.digests(1100) == bytes(8 * 4095) + digest(*stored)
+
+
+def test_the_digest_of_a_large_bucket_is_that_of_all_its_users(hot: HotPath) -> None:
+    mine = [user(key=low, seen=900) for low in range(500)]
+    assert table(hot, *mine).digest(0, 900) == digest(*mine)
+
+
+def test_a_user_who_is_gone_is_in_no_digest(hot: HotPath) -> None:
+    users = table(hot, user(key=1, seen=900), user(key=2, seen=1000))
+    assert users.digest(0, 1499) == digest(user(key=1, seen=900), user(key=2, seen=1000))
+    assert users.digest(0, 1500) == digest(user(key=2, seen=1000))
+    assert users.digest(0, 1600) == bytes(8)
+
+
+def test_two_directors_who_saw_a_user_at_different_seconds_of_a_third_agree_until_he_is_gone(
+    hot: HotPath,
+) -> None:
+    early, late = table(hot, user(seen=901)), table(hot, user(seen=999))
+    times = range(1500, 1700)
+    assert [early.digest(0, unix) for unix in times] == [late.digest(0, unix) for unix in times]
+
+
+def test_a_sweep_drops_who_is_gone_and_says_how_many(hot: HotPath) -> None:
+    users = table(
+        hot, user(key=1, seen=900), user(key=2, seen=901), user(key=3, seen=900), user(key=4, seen=1000)
+    )
+    assert users.sweep(0, 1499) == 0
+    assert users.dirty_count == 0
+    assert users.sweep(0, 1500) == 2
+    assert [one.key for one in unpack(users.bucket(0))] == [2, 4]
+    assert (len(users), users.take_dirty()) == (2, [0])
+
+
+def test_a_sweep_keeps_who_is_pinned(hot: HotPath) -> None:
+    users = table(hot, user(seen=0, flags=PINNED))
+    assert users.sweep(0, NOW) == 0
+    assert users.digest(0, NOW) == digest(user(seen=0, flags=PINNED))
+
+
+def test_a_sweep_leaves_other_buckets_alone(hot: HotPath) -> None:
+    users = table(hot, user(key=1, seen=0), user(key=TOP, seen=0))
+    assert users.sweep(4095, NOW) == 1
+    assert len(users) == 1
+
+
+def test_who_was_put_on_a_host_before_a_stamp_is_forgotten(hot: HotPath) -> None:
+    users = table(
+        hot,
+        user(key=1, host=7, decided=10),
+        user(key=2, host=7, decided=11),
+        user(key=3, host=8, decided=10),
+        user(key=TOP, host=7, decided=10),
+    )
+    assert users.forget_host(0, HostId(7), 11) == 1
+    assert [one.key for one in unpack(users.bucket(0))] == [2, 3]
+    assert (len(users), users.take_dirty()) == (3, [0])
+
+
+def test_forgetting_a_host_nobody_is_on_changes_nothing(hot: HotPath) -> None:
+    users = table(hot, user())
+    assert users.forget_host(0, HostId(99), LATEST) == 0
+    assert users.dirty_count == 0
+
+
+def test_counts_are_of_living_users_by_host_in_the_named_buckets(hot: HotPath) -> None:
+    users = table(
+        hot,
+        user(key=1, host=7, seen=701),
+        user(key=2, host=7, seen=700),
+        user(key=3, host=7, seen=0, flags=PINNED),
+        user(key=1 << 52, host=8, seen=900),
+        user(key=2 << 52, host=9, seen=900),
+    )
+    assert users.counts(0, 2, unix=1000) == {7: 2, 8: 1}
+    assert users.counts(2, 3, unix=1000) == {9: 1}
+    assert users.counts(3, 4096, unix=1000) == {}
+
+
+# Both are one
+
+any_user = st.builds(
+    user,
+    key=few_keys,
+    host=st.integers(1, 3),
+    decided=st.integers(0, 3) | st.just(LATEST),
+    seen=st.integers(890, 1010) | st.just(LATEST),
+    flags=st.integers(0, 7),
+)
+times = st.integers(880, 1800)
+buckets = st.sampled_from([0, 5, 4095])
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), any_user),
+        st.tuples(st.just("touch"), few_keys, times),
+        st.tuples(st.just("merge"), st.lists(any_user, max_size=6).map(pack)),
+        st.tuples(st.just("get"), few_keys),
+        st.tuples(st.just("sweep"), buckets, times),
+        st.tuples(st.just("forget_host"), buckets, st.integers(1, 3), st.integers(0, 4)),
+        st.tuples(st.just("bucket"), buckets),
+        st.tuples(st.just("stored_bucket"), buckets),
+        st.tuples(st.just("digest"), buckets, times),
+        st.tuples(st.just("digests"), times),
+        st.tuples(st.just("counts"), st.just(0), st.sampled_from([5, 6, 4096]), times),
+        st.tuples(st.just("take_changes")),
+        st.tuples(st.just("take_dirty")),
+        st.tuples(st.just("mark_dirty"), buckets),
+        st.tuples(st.just("__len__")),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=150)
+@given(steps=operations)
+def test_the_compiled_table_does_what_the_plain_one_does(fast: HotPath, steps: list[tuple[Any, ...]]) -> None:
+    plain, packed = PURE.UserTable(EXPIRE), fast.UserTable(EXPIRE)
+    for name, *arguments in steps:
+        assert getattr(packed, name)(*arguments) == getattr(plain, name)(*arguments)
+        assert (packed.has_changes, packed.dirty_count) == (plain.has_changes, plain.dirty_count)
+    assert everything(packed) == everything(plain)
+
+
+@settings(max_examples=25)
+@given(
+    keys=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 2**12).map(lambda low: low << 40), max_size=300)
+)
+def test_the_compiled_table_finds_any_keys(fast: HotPath, keys: list[int]) -> None:
+    plain, packed = PURE.UserTable(EXPIRE), fast.UserTable(EXPIRE)
+    for key in keys:
+        plain.put(user(key=key))
+        packed.put(user(key=key))
+    assert everything(packed) == everything(plain)
+    assert [packed.get(UserKey(key)) for key in keys] == [user(key=key) for key in keys]

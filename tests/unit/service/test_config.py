@@ -1,0 +1,521 @@
+"""director.toml: what is read from it, what is refused and how it is told. No name server is asked."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from director.core.hosts import BackendSetting
+from director.errors import EX_CONFIG, ConfigError, ConfigErrors
+from director.service.config import (
+    AdminListenerConfig,
+    BackendsConfig,
+    Config,
+    DovecotConfig,
+    HttpConfig,
+    ListenConfig,
+    ListenerConfig,
+    LogConfig,
+    RingConfig,
+    UsersConfig,
+    load,
+    show,
+)
+from director.service.servers import Endpoint
+from director.types import Address
+
+EXAMPLE = Path(__file__).parents[3] / "deploy" / "director.toml.example"
+BACKENDS = '[backends]\nmail_servers = ["10.1.0.1"]\n'
+RING = """[ring]
+servers = ["10.0.0.1", "10.0.0.2"]
+listen = "10.0.0.1:9090"
+secret_file = "ring.secret"
+"""
+
+
+class Place:
+    """A folder with a director.toml in it. The machine has the address 10.0.0.1 and knows one name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "director.toml"
+        self.environ: dict[str, str] = {}
+        self.write("ring.secret", "0123456789abcdef\n", mode=0o600)
+
+    def write(self, name: str, content: str, *, mode: int = 0o600) -> None:
+        (self.folder / name).write_text(content, "utf-8")
+        (self.folder / name).chmod(mode)
+
+    def load(self, text: str) -> Config:
+        self.file.write_text(text, "utf-8")
+        return load(
+            self.file,
+            self.environ,
+            resolve={"imap.example.com": ["10.2.0.1", "10.2.0.2"]}.__getitem__,
+            local=lambda address: address == "10.0.0.1",
+        )
+
+    def problems(self, text: str) -> dict[str, ConfigError]:
+        """What is wrong with `text`, by key."""
+        with pytest.raises(ConfigErrors) as caught:
+            self.load(text)
+        return {problem.key: problem for problem in caught.value.problems}
+
+    def problem(self, text: str) -> ConfigError:
+        """The one thing that is wrong with `text`."""
+        (problem,) = self.problems(text).values()
+        return problem
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_a_file_with_nothing_but_backends_gives_every_default(place: Place) -> None:
+    config = place.load(BACKENDS)
+    assert config.ring == RingConfig()
+    assert config.users == UsersConfig()
+    assert config.http == HttpConfig()
+    assert config.log == LogConfig()
+    assert config.state == "sqlite:////var/lib/director/state.db"
+    assert config.backends.mail_servers == (BackendSetting(Address("10.1.0.1"), "", "", 100),)
+    assert config.warnings == ()
+
+
+def test_the_defaults_are_those_that_are_documented(place: Place) -> None:
+    config = place.load(BACKENDS)
+    assert (config.users.expire, config.users.kick_delay) == (900.0, 2.0)
+    assert (config.ring.ping_interval, config.ring.ping_timeout) == (1.0, 5.0)
+    assert (config.ring.isolation_wait, config.ring.lease_ttl, config.ring.max_clock_skew) == (20.0, 3.0, 2.0)
+    assert config.dovecot == DovecotConfig(
+        base_dir="/run/dovecot",
+        auth_socket="/run/dovecot/auth-login",
+        userdb_socket="/run/dovecot/auth-userdb",
+        kick="auto",
+        ipc_socket="/run/dovecot/ipc",
+        anvil_socket="/run/dovecot/anvil",
+    )
+    assert config.listen == ListenConfig(
+        login=ListenerConfig(path="/run/dovecot/login/director/login", mode=0o666),
+        notify=ListenerConfig(path="/run/dovecot/login/director/proxy-notify", mode=0o666),
+        userdb=ListenerConfig(path="/run/dovecot/director-userdb", mode=0o600),
+        admin=AdminListenerConfig(path="/run/dovecot/director-admin", mode=0o600),
+        authreply=ListenerConfig(path="/run/dovecot/director-authreply", mode=0o600),
+        api=ListenerConfig(path="/run/director/api.sock", mode=0o600),
+    )
+
+
+def test_a_whole_configuration_is_read(place: Place) -> None:
+    place.write("token", "s3cret-token\n")
+    config = place.load(
+        'state = "redis://h:6379/0?prefix=dd:"\n'
+        + RING
+        + """ping_interval = "500 ms"
+[backends]
+mail_servers = ["10.1.0.1-10.1.0.2", "imap.example.com@gold"]
+weight = 50
+[users]
+expire = "20 s"
+master_user_separator = "*"
+[dovecot]
+base_dir = "run"
+kick = "ipc"
+[listen.login]
+path = "login/director/l"
+mode = "0660"
+group = "dovenull"
+[listen.admin]
+tcp = "10.0.0.1"
+[listen.userdb]
+path = ""
+[http]
+listen = "0.0.0.0:9092"
+token_file = "token"
+[log]
+level = "debug"
+"""
+    )
+    assert config.ring.servers == (Endpoint(Address("10.0.0.1"), 9090), Endpoint(Address("10.0.0.2"), 9090))
+    assert config.ring.listen == Endpoint(Address("10.0.0.1"), 9090)
+    assert config.ring.secret == b"0123456789abcdef"
+    assert config.ring.ping_interval == 0.5
+    assert [(s.address, s.hostname, s.tag, s.weight) for s in config.backends.mail_servers] == [
+        ("10.1.0.1", "", "", 50),
+        ("10.1.0.2", "", "", 50),
+        ("10.2.0.1", "imap.example.com", "gold", 50),
+        ("10.2.0.2", "imap.example.com", "gold", 50),
+    ]
+    assert config.users.master_user_separator == "*"
+    assert config.listen.login == ListenerConfig(
+        path=f"{place.folder}/run/login/director/l", mode=0o660, group="dovenull"
+    )
+    assert config.listen.admin.tcp == Endpoint(Address("10.0.0.1"), 9091)
+    assert config.listen.userdb.path == ""
+    assert config.dovecot.auth_socket == f"{place.folder}/run/auth-login"
+    assert config.http.token == b"s3cret-token"
+
+
+def test_every_problem_is_told_at_once_with_file_key_value_and_what_is_expected(place: Place) -> None:
+    problems = place.problems(
+        """[ring]
+servers = ["10.0.0.1:0"]
+[backends]
+mail_servers = []
+[users]
+expire = "9 s"
+kick_delay = 2
+[log]
+format = "xml"
+"""
+    )
+    assert list(problems) == [
+        "ring.servers[0]",
+        "backends.mail_servers",
+        "users.expire",
+        "users.kick_delay",
+        "log.format",
+    ]
+    assert str(problems["users.expire"]) == f"{place.file}: users.expire = '9 s': must be at least 10 s"
+    assert 'write "2 s"' in problems["users.kick_delay"].expected
+
+
+def test_the_collected_problems_are_one_configuration_error_with_a_line_for_each(place: Place) -> None:
+    with pytest.raises(ConfigError) as caught:
+        place.load('[users]\nexpire = "9 s"\n')
+    assert caught.value.exit_code == EX_CONFIG
+    assert [line.split(" = ")[0] for line in str(caught.value).splitlines()] == [
+        f"{place.file}: backends.mail_servers",
+        f"{place.file}: users.expire",
+    ]
+
+
+def test_a_missing_file_is_a_configuration_error(place: Place) -> None:
+    with pytest.raises(ConfigErrors, match=r"none\.toml: cannot be read \(No such file or directory\)"):
+        load(place.folder / "none.toml", {})
+
+
+def test_what_is_no_toml_is_refused_with_the_line(place: Place) -> None:
+    assert "at line 2" in place.problem("[ring]\nservers = 10.0.0.1\n").expected
+
+
+def test_what_is_no_text_is_refused(place: Place) -> None:
+    place.file.write_bytes(b"state = \xff")
+    with pytest.raises(ConfigErrors, match="byte 9"):
+        load(place.file, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "hint"),
+    [
+        ("[ring]\nserver = []\n", "ring.server", 'did you mean "servers"'),
+        ("[rings]\n", "rings", 'did you mean "ring"'),
+        ("[listen.logins]\n", "listen.logins", 'did you mean "login"'),
+        ('[listen.login]\nmod = "0600"\n', "listen.login.mod", 'did you mean "mode"'),
+        ("zzz = 1\n", "zzz", "known: state, ring, backends"),
+        ("file = 1\n", "file", "unknown key"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(
+    place: Place, text: str, key: str, hint: str
+) -> None:
+    problem = place.problem(text + BACKENDS)
+    assert problem.key == key
+    assert hint in problem.expected
+
+
+def test_the_value_of_an_unknown_key_that_looks_like_a_secret_is_not_told(place: Place) -> None:
+    problem = place.problem('[ring]\nsecret = "hunter2"\n' + BACKENDS)
+    assert "hunter2" not in str(problem)
+    assert 'did you mean "secret_file"' in problem.expected
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [("ring = 5\n", "ring"), ("[listen]\nlogin = 'x'\n", "listen.login"), ("http = []\n", "http")],
+)
+def test_where_a_section_belongs_nothing_else_is_taken(place: Place, text: str, key: str) -> None:
+    problem = place.problem(text + BACKENDS)
+    assert problem.key == key
+    assert f"write [{key}]" in problem.expected
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[ring]\nwire = "dovecot"\n', "ring.wire"),
+        ('[ring]\ntls = {cert = "c", key = "k", ca = "a"}\n', "ring.tls"),
+        ('[users]\nflush_socket = "unix:flush"\n', "users.flush_socket"),
+        ("[health]\nenabled = true\n", "health.enabled"),
+        ('[listen.authreply]\npath = "other"\n', "listen.authreply"),
+        ('[listen.authreply]\nmode = "0666"\n', "listen.authreply"),
+    ],
+)
+def test_what_this_release_cannot_do_is_refused_and_not_ignored(place: Place, text: str, key: str) -> None:
+    problem = place.problem(text + BACKENDS)
+    assert problem.key == key
+    assert "later release" in problem.expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[ring]\nwire = "native"\n',
+        '[users]\nflush_socket = ""\n',
+        "[health]\nenabled = false\n",
+        '[listen.authreply]\npath = "director-authreply"\nmode = "0600"\n',
+        '[listen.authreply]\npath = ""\n',
+    ],
+)
+def test_what_changes_nothing_about_a_later_feature_is_accepted(place: Place, text: str) -> None:
+    assert place.load(text + BACKENDS).ring == RingConfig()
+
+
+def test_without_servers_there_is_no_ring_and_nothing_to_listen_on(place: Place) -> None:
+    assert place.load("[ring]\nservers = []\n" + BACKENDS).ring.listen is None
+
+
+def test_the_own_address_is_found_where_listen_is_left_out(place: Place) -> None:
+    text = RING.replace('listen = "10.0.0.1:9090"\n', "")
+    assert place.load(text + BACKENDS).ring.listen == Endpoint(Address("10.0.0.1"), 9090)
+
+
+@pytest.mark.parametrize("listen", ["10.0.0.1:9191", "10.0.0.9:9090", "0.0.0.0"])
+def test_an_own_address_that_is_not_among_the_servers_is_refused(place: Place, listen: str) -> None:
+    problem = place.problem(RING.replace("10.0.0.1:9090", listen) + BACKENDS)
+    assert problem.key == "ring.listen"
+    assert "is not in ring.servers" in problem.expected
+
+
+def test_an_own_address_without_any_servers_is_refused(place: Place) -> None:
+    problem = place.problem('[ring]\nlisten = "10.0.0.1"\n' + BACKENDS)
+    assert "10.0.0.1:9090 is not in ring.servers" in problem.expected
+
+
+def test_a_bad_server_is_not_followed_by_complaints_about_the_own_address(place: Place) -> None:
+    assert list(place.problems(RING.replace('"10.0.0.1"', '"10.0.0.300"') + BACKENDS)) == ["ring.servers[0]"]
+    assert list(place.problems(RING.replace('"10.0.0.1"', "5") + BACKENDS)) == ["ring.servers"]
+
+
+def test_several_directors_need_a_secret_and_are_told_how_to_make_one(place: Place) -> None:
+    problem = place.problem(RING.replace('secret_file = "ring.secret"\n', "") + BACKENDS)
+    assert problem.key == "ring.secret_file"
+    assert "openssl rand -hex 32 > ring.secret; chmod 600 ring.secret" in problem.expected
+
+
+def test_one_director_alone_needs_no_secret(place: Place) -> None:
+    assert place.load('[ring]\nservers = ["10.0.0.1"]\n' + BACKENDS).ring.secret == b""
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("123456789012345\n", "at least 16 bytes"),
+        ("x" * 70_000, "too long"),
+    ],
+)
+def test_a_secret_file_that_cannot_be_one_is_refused_without_its_content(
+    place: Place, content: str, complaint: str
+) -> None:
+    place.write("ring.secret", content)
+    problem = place.problem(RING + BACKENDS)
+    assert problem.key == "ring.secret_file"
+    assert complaint in problem.expected
+    assert "12345" not in str(problem)
+
+
+@pytest.mark.parametrize(("path", "complaint"), [("nowhere", "No such file"), (".", "is not a file")])
+def test_a_secret_file_that_cannot_be_read_is_refused(place: Place, path: str, complaint: str) -> None:
+    assert complaint in place.problem(RING.replace("ring.secret", path) + BACKENDS).expected
+
+
+def test_a_secret_everybody_can_read_is_a_warning(place: Place) -> None:
+    place.write("ring.secret", "0123456789abcdef\n", mode=0o644)
+    (warning,) = place.load(RING + BACKENDS).warnings
+    assert "ring.secret_file: every user can read" in warning
+    assert "chmod o-r" in warning
+
+
+def test_a_state_password_everybody_can_read_is_a_warning(place: Place) -> None:
+    place.write("redis.password", "hunter2\n", mode=0o644)
+    config = place.load('state = "redis://h?password_file=redis.password"\n' + BACKENDS)
+    assert "redis.password" in config.warnings[0]
+
+
+def test_no_secret_shows_in_the_representation_of_a_configuration(place: Place) -> None:
+    config = place.load('state = "redis://:hunter2@h"\n' + RING + BACKENDS)
+    assert "hunter2" not in repr(config)
+    assert "0123456789" not in repr(config)
+
+
+def test_a_bad_state_url_is_told_without_its_password(place: Place) -> None:
+    problem = place.problem('state = "mysql://bob:hunter2@h/x"\n' + BACKENDS)
+    assert problem.key == "state"
+    assert "sqlite:///" in problem.expected
+    assert "hunter2" not in str(problem)
+
+
+def test_the_environment_is_read_in_values(place: Place) -> None:
+    place.environ = {"HOST": "10.1.0.7", "PW": "hunter2", "UNIT": "min"}
+    config = place.load(
+        'state = "redis://:${PW}@h"\n[users]\nexpire = "2 ${UNIT}"\n'
+        '[backends]\nmail_servers = ["${HOST}@gold"]\n'
+    )
+    assert config.state == "redis://:hunter2@h"
+    assert config.backends.mail_servers[0].address == "10.1.0.7"
+    assert config.users.expire == 120.0
+
+
+def test_a_variable_that_is_not_set_is_named(place: Place) -> None:
+    problem = place.problem('[backends]\nmail_servers = ["${NOBODY_SET_THIS}"]\n')
+    assert "NOBODY_SET_THIS is not set in the environment" in problem.expected
+
+
+@pytest.mark.parametrize("text", ["${", "${}", "${A-B}", "${A B}"])
+def test_a_variable_that_is_not_written_right_is_refused(place: Place, text: str) -> None:
+    problem = place.problem(f'[users]\nmaster_user_separator = "{text}"\n' + BACKENDS)
+    assert "${NAME}" in problem.expected
+
+
+def test_what_a_variable_holds_is_not_told_in_a_problem(place: Place) -> None:
+    place.environ = {"PW": "hunter2"}
+    assert "hunter2" not in str(place.problem('state = "what:${PW}"\n' + BACKENDS))
+
+
+def test_a_hash_format_with_an_unknown_variable_is_refused(place: Place) -> None:
+    problem = place.problem('[users]\nusername_hash = "%z"\n' + BACKENDS)
+    assert problem.key == "users.username_hash"
+    assert "%u" in problem.expected
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[users]\nexpire = "10500 ms"\n', "users.expire"),
+        ('[ring]\nping_timeout = "1 s"\n', "ring.ping_timeout"),
+        ('[ring]\nlease_ttl = "500 ms"\n', "ring.lease_ttl"),
+        ("[users]\nmax_parallel_moves = 0\n", "users.max_parallel_moves"),
+        ('[dovecot]\nkick = "none of it"\n', "dovecot.kick"),
+        ('[dovecot]\nauth_socket = ""\n', "dovecot.auth_socket"),
+        ("[listen.login]\nmode = 0o666\n", "listen.login.mode"),
+        ('[listen.admin]\ntcp = "10.0.0.1:x"\n', "listen.admin.tcp"),
+        ('[http]\nlisten = "nowhere:1:1:1"\n', "http.listen"),
+    ],
+)
+def test_a_value_out_of_its_limits_is_refused_under_its_key(place: Place, text: str, key: str) -> None:
+    assert place.problem(text + BACKENDS).key == key
+
+
+def test_a_weight_out_of_its_limits_is_refused(place: Place) -> None:
+    assert "0 to 1000" in place.problem(BACKENDS + "weight = 1001\n").expected
+
+
+def test_a_backend_given_twice_is_refused_with_both_entries(place: Place) -> None:
+    problem = place.problem('[backends]\nmail_servers = ["10.1.0.1-10.1.0.3", "10.1.0.2@x"]\n')
+    assert problem.key == "backends.mail_servers[1]"
+    assert problem.value == "10.1.0.2@x"
+    assert "10.1.0.1-10.1.0.3" in problem.expected
+
+
+def test_a_login_socket_directly_in_the_login_folder_is_refused(place: Place) -> None:
+    problem = place.problem('[listen.login]\npath = "login/director"\n' + BACKENDS)
+    assert problem.key == "listen.login.path"
+    assert "login/director/director" in problem.expected
+
+
+def test_a_notify_pipe_of_dovecots_master_may_be_directly_in_the_login_folder(place: Place) -> None:
+    config = place.load('[listen.notify]\npath = "login/proxy-notify"\n' + BACKENDS)
+    assert config.listen.notify.path == "/run/dovecot/login/proxy-notify"
+
+
+@pytest.mark.parametrize("other", ["director-admin", "../dovecot/director-admin", "auth-login"])
+def test_two_sockets_cannot_have_one_path(place: Place, other: str) -> None:
+    text = f'[listen.userdb]\npath = "director-admin"\n[listen.admin]\npath = "{other}"\n'
+    problem = place.problem(text + BACKENDS)
+    assert problem.key == "listen.admin.path"
+    assert "already" in problem.expected
+
+
+def test_listeners_that_are_off_do_not_get_into_each_others_way(place: Place) -> None:
+    config = place.load('[listen.userdb]\npath = ""\n[listen.admin]\npath = ""\n' + BACKENDS)
+    assert config.listen.userdb.path == config.listen.admin.path == ""
+
+
+def test_a_path_longer_than_a_socket_can_have_is_refused(place: Place) -> None:
+    problem = place.problem(f'[listen.api]\npath = "/run/{"x" * 120}"\n' + BACKENDS)
+    assert problem.key == "listen.api.path"
+    assert "107 bytes" in problem.expected
+
+
+def test_the_api_on_another_address_than_loopback_needs_a_token(place: Place) -> None:
+    problem = place.problem('[http]\nlisten = "10.0.0.1:9092"\n' + BACKENDS)
+    assert problem.key == "http.token_file"
+    assert "10.0.0.1:9092 is not a loopback address" in problem.expected
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "[::1]:9092"])
+def test_the_api_on_loopback_needs_no_token(place: Place, listen: str) -> None:
+    config = place.load(f'[http]\nlisten = "{listen}"\n' + BACKENDS)
+    assert config.http.listen is not None
+    assert config.http.listen.port == 9092
+
+
+def test_a_token_that_no_header_can_carry_is_refused(place: Place) -> None:
+    place.write("token", "two words\n")
+    assert "ASCII" in place.problem('[http]\ntoken_file = "token"\n' + BACKENDS).expected
+
+
+def test_the_configuration_in_force_is_shown_as_toml_without_secrets(place: Place) -> None:
+    place.write("token", "s3cret-token\n")
+    text = 'state = "redis://:hunter2@h"\n' + RING + BACKENDS + '[http]\ntoken_file = "token"\n'
+    shown = show(place.load(text))
+    document = tomllib.loads(shown)
+    assert document["ring"]["secret_file"] == document["http"]["token_file"] == "***"
+    assert "hunter2" not in shown
+    assert document["users"]["expire"] == "15 min"
+    assert document["listen"]["login"]["mode"] == "0666"
+
+
+def test_what_is_shown_can_be_loaded_and_is_the_same_configuration(place: Place) -> None:
+    text = 'state = "memory:"\n[ring]\nservers = ["10.0.0.1"]\n[users]\nexpire = "90 s"\n'
+    before = place.load(text + '[backends]\nmail_servers = ["10.1.0.1-10.1.0.3@a"]\n')
+    assert place.load(show(before)) == before
+
+
+def test_a_name_of_a_mail_server_is_shown_beside_its_addresses(place: Place) -> None:
+    shown = show(place.load('[backends]\nmail_servers = ["imap.example.com@gold"]\n'))
+    assert '"10.2.0.2@gold",  # imap.example.com' in shown
+
+
+def test_the_example_loads_and_states_the_defaults(place: Place) -> None:
+    config = place.load(EXAMPLE.read_text("utf-8"))
+    assert config == msgspec.structs.replace(place.load(BACKENDS), backends=config.backends)
+    assert config.backends.weight == BackendsConfig().weight
+
+
+def test_the_example_names_every_key_there_is(place: Place) -> None:
+    text = EXAMPLE.read_text("utf-8")
+    keys = set(keys_of(tomllib.loads(show(place.load(BACKENDS)))))
+    assert [key for key in sorted(keys) if f"{key} =" not in text] == []
+
+
+def keys_of(table: dict[str, Any]) -> Iterator[str]:
+    for key, value in table.items():
+        yield from keys_of(value) if isinstance(value, dict) else [key]
+
+
+def test_the_environment_of_the_process_is_not_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIRECTOR_TEST_HOST", "10.1.0.1")
+    assert os.environ["DIRECTOR_TEST_HOST"] == "10.1.0.1"
+    problem = place.problems('[backends]\nmail_servers = ["${DIRECTOR_TEST_HOST}"]\n')[
+        "backends.mail_servers"
+    ]
+    assert "is not set" in problem.expected

@@ -1,0 +1,124 @@
+"""Which URLs name a store, and what is said about the others."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import pytest
+
+from state.base import StateStore, StoreUrlError, open_store
+
+SECRET = "hunter2"
+
+
+def shown(url: str, *, base_dir: Path = Path("/etc/director")) -> str:
+    return open_store(url, base_dir=base_dir).url
+
+
+def refusal(url: str, *, base_dir: Path = Path("/etc/director")) -> StoreUrlError:
+    with pytest.raises(StoreUrlError) as caught:
+        open_store(url, base_dir=base_dir)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("memory:", "memory:"),
+        ("sqlite:///state.db", "sqlite:///state.db"),
+        ("sqlite:////var/lib/director/state.db", "sqlite:////var/lib/director/state.db"),
+        ("redis://10.0.0.9", "redis://10.0.0.9:6379/0?prefix=dd:"),
+        ("redis://u:hunter2@redis.example.com:7000/3", "redis://u@redis.example.com:7000/3?prefix=dd:"),
+        ("redis://:hunter2@[::1]:6379", "redis://[::1]:6379/0?prefix=dd:"),
+        ("rediss://host?prefix=mail:&username=u", "rediss://u@host:6379/0?prefix=mail:"),
+        ("redis://host?prefix=", "redis://host:6379/0?prefix="),
+        ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2&prefix=dd:"),
+        ("unix://u:hunter2@/run/redis.sock", "unix://u@/run/redis.sock?db=0&prefix=dd:"),
+    ],
+)
+def test_a_store_shows_its_url_without_secrets(url: str, expected: str) -> None:
+    assert shown(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("", "not the URL of a store"),
+        ("state.db", "not the URL of a store"),
+        ("postgres://host/db", "not the URL of a store"),
+        ("memory:x", "nothing after the colon"),
+        ("sqlite:state.db", "no file is named"),
+        ("sqlite://state.db", "a host name where a third slash belongs"),
+        ("sqlite:///", "no file is named"),
+        ("sqlite:///folder/", "no file is named"),
+        ("sqlite:///state.db?mode=ro", "no options"),
+        ("redis://", "no host is named"),
+        ("redis://host:0", "no host is named"),
+        ("redis://host:99999", "no number from 1 to 65535"),
+        ("redis://host/x", "database 'x'"),
+        ("redis://host?db=1", "no option 'db'"),
+        ("redis://host?timeout=1", "no option 'timeout'"),
+        ("redis://host?prefix=a&prefix=b", "prefix is given twice"),
+        ("redis://host?prefix={x}", "prefix = '{x}'"),
+        ("redis://u@host?username=u", "named twice"),
+        ("redis://[::1", "not a URL"),
+        ("unix://run/redis.sock", "no socket is named"),
+        ("unix:///", "no socket is named"),
+        ("unix:///run/s?db=-1", "database '-1'"),
+    ],
+)
+def test_a_url_that_names_no_store_is_refused_with_the_reason_and_the_right_form(
+    url: str, problem: str
+) -> None:
+    failure = refusal(url)
+    assert problem in failure.problem
+    assert failure.expected
+
+
+@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster"])
+def test_sentinel_and_cluster_are_not_offered_yet(scheme: str) -> None:
+    failure = refusal(f"{scheme}://h1:26379,h2:26379/mymaster/0")
+    assert failure.problem == f"this release does not offer {scheme}:// yet"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://u:hunter2@host:port",
+        "redis://u:hunter2@host/x",
+        "redis://u:hunter2@host?what=1",
+        "redis://u:a/hunter2@host",
+        "redis://u:hunter2/a@host",
+        "redis://u:a?hunter2@host",
+        "redis://u:a#hunter2@host",
+        "redis://u:hunter2@host?password_file=x",
+        "redis://u:hunter2",
+        "redis://host?password=hunter2",
+        "redis://[u:hunter2@host",
+        "redis+sentinel://u:hunter2@h1,h2/x",
+        "redis:u:hunter2@host",
+        "postgres://u:hunter2@host/db",
+        "unix://u:hunter2@host/run/s",
+    ],
+)
+def test_no_refusal_shows_a_password(url: str) -> None:
+    failure = refusal(url)
+    text = "".join(traceback.format_exception(failure, chain=True)) + repr(failure) + repr(vars(failure))
+    assert SECRET not in text.replace(f'"{url}"', "")
+
+
+def test_the_password_of_a_store_is_in_none_of_its_texts() -> None:
+    store: StateStore = open_store(f"redis://u:{SECRET}@host", base_dir=Path("/"))
+    assert SECRET not in f"{store!r} {vars(store)!r} {store}"
+
+
+def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    failure = refusal("redis://host?password_file=none", base_dir=tmp_path)
+    assert failure.problem == f"password_file = '{tmp_path}/none': No such file or directory"
+
+
+def test_an_empty_password_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("\n")
+    failure = refusal("redis://host?password_file=secret", base_dir=tmp_path)
+    assert failure.problem == f"password_file = '{tmp_path}/secret': it is empty"

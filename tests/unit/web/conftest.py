@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.web.fake import FakeOperations
+from tests.unit.web.servers import Caller, serving, tcp_socket, unix_socket
+
+
+@pytest.fixture(scope="session")
+def shared_operations() -> FakeOperations:
+    return FakeOperations()
+
+
+@pytest.fixture
+def operations(shared_operations: FakeOperations) -> FakeOperations:
+    shared_operations.start_over()
+    return shared_operations
+
+
+@pytest.fixture(scope="session")
+def unix_server(shared_operations: FakeOperations, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path: Path = tmp_path_factory.mktemp("api") / "api.sock"
+    with serving(shared_operations, unix_socket(path)):
+        yield str(path)
+
+
+@pytest.fixture(scope="session")
+def open_tcp_server(shared_operations: FakeOperations) -> Iterator[tuple[str, int]]:
+    sock = tcp_socket()
+    address = sock.getsockname()
+    with serving(shared_operations, sock, trusted=False):
+        yield address
+
+
+@pytest.fixture(scope="session")
+def token_tcp_server(shared_operations: FakeOperations) -> Iterator[tuple[str, int]]:
+    sock = tcp_socket()
+    address = sock.getsockname()
+    with serving(shared_operations, sock, token="right-token", trusted=False):
+        yield address
+
+
+@pytest.fixture
+def ask(unix_server: str, operations: FakeOperations) -> Caller:
+    """Over the unix socket."""
+    return Caller(unix_server)
+
+
+@pytest.fixture
+def ask_open(open_tcp_server: tuple[str, int], operations: FakeOperations) -> Caller:
+    """Over TCP, where no token is configured."""
+    return Caller(open_tcp_server)
+
+
+@pytest.fixture
+def ask_token(token_tcp_server: tuple[str, int], operations: FakeOperations) -> Caller:
+    """Over TCP, where changes need a token."""
+    return Caller(token_tcp_server)

@@ -1,0 +1,90 @@
+"""A real server of the API, in a thread of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+from anyio.abc import TaskStatus
+from anyio.from_thread import start_blocking_portal
+
+from director.web import run_api
+from tests.unit.web.fake import FakeOperations
+
+
+@contextmanager
+def serving(
+    operations: FakeOperations, sock: socket.socket, *, token: str | None = None, trusted: bool = True
+) -> Iterator[None]:
+    async def run(*, task_status: TaskStatus[None]) -> None:
+        started = anyio.Event()
+
+        async def serve() -> None:
+            await run_api(operations, [sock], token=token, trusted=trusted, started=started)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve)
+            await started.wait()
+            task_status.started()
+
+    with start_blocking_portal("asyncio", {"use_uvloop": True}) as portal:
+        running, _ = portal.start_task(run)
+        try:
+            yield
+        finally:
+            running.cancel()
+
+
+def unix_socket(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
+
+
+def tcp_socket() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+class Answer(NamedTuple):
+    status: int
+    type: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def detail(self) -> str:
+        assert self.type == "application/problem+json"
+        assert self.json["status"] == self.status
+        return str(self.json["detail"])
+
+
+class Caller:
+    """Asks the server at `address` (a path, or host and port), one connection a request."""
+
+    def __init__(self, address: Any) -> None:
+        self.address = address
+
+    def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET)
+        sock.settimeout(10)
+        sock.connect(self.address)
+        return sock
+
+    def __call__(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+        connection = http.client.HTTPConnection("localhost")
+        with self.connect() as connection.sock:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, found.get("content-type", ""), found, response.read())

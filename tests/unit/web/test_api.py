@@ -1,0 +1,261 @@
+"""Routes, parameters, bodies and errors of the API, asked over a unix socket as the command line does."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote
+
+import pytest
+
+from director.web.api import MAX_BODY, PAGE, create_app
+from director.web.operations import Operations
+from tests.unit.web.fake import FakeOperations
+from tests.unit.web.servers import Caller
+
+
+def encoded(**fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def test_status_has_the_keys_of_its_record(ask: Caller) -> None:
+    answer = ask("GET", "/v1/status")
+    assert answer.status == 200
+    assert answer.type == "application/json"
+    assert set(answer.json) == {"version", "me", "started", "hosts", "users", "ring", "store"}
+
+
+def test_hosts_are_listed_and_shown_one_by_one(ask: Caller) -> None:
+    listed = ask("GET", "/v1/hosts").json
+    assert [host["address"] for host in listed] == ["127.0.1.1", "127.0.1.2", "127.0.1.3"]
+    assert ask("GET", "/v1/hosts/127.0.1.2").json == listed[1]
+
+
+def test_an_address_is_found_in_any_of_its_spellings(ask: Caller) -> None:
+    ask("POST", "/v1/hosts", encoded(address="2001:DB8:0::1"))
+    found = ask("GET", f"/v1/hosts/{quote('2001:db8:0:0::1', safe='')}")
+    assert found.json["address"] == "2001:db8::1"
+
+
+def test_an_unknown_host_is_a_404_problem_with_the_exit_code_of_the_command_line(ask: Caller) -> None:
+    answer = ask("GET", "/v1/hosts/127.0.1.99")
+    assert answer.status == 404
+    assert answer.detail == "127.0.1.99: no such host"
+    assert answer.json["exit_code"] == 68
+    assert answer.json["title"] == "Not Found"
+
+
+def test_what_is_no_address_is_a_400_problem(ask: Caller) -> None:
+    answer = ask("GET", "/v1/hosts/imap.example.com")
+    assert (answer.status, answer.detail) == (400, "'imap.example.com' is not an IP address")
+
+
+def test_a_host_is_added_with_its_reason(ask: Caller, operations: FakeOperations) -> None:
+    body = encoded(address="127.0.1.7", tag="gold", weight=20, reason="more disks")
+    answer = ask("POST", "/v1/hosts", body)
+    assert answer.status == 200
+    assert answer.json["host"]["tag"] == "gold"
+    assert operations.table["127.0.1.7"].weight == 20
+    assert operations.reasons == ["more disks"]
+
+
+def test_a_dry_run_changes_nothing(ask: Caller, operations: FakeOperations) -> None:
+    answer = ask("PATCH", "/v1/hosts/127.0.1.1", encoded(weight=7, dry_run=True))
+    assert answer.json["host"]["weight"] == 7
+    assert answer.json["dry_run"] is True
+    assert operations.table["127.0.1.1"].weight == 100
+
+
+def test_a_host_is_taken_down_and_removed(ask: Caller, operations: FakeOperations) -> None:
+    assert ask("PATCH", "/v1/hosts/127.0.1.1", encoded(up=False)).json["host"]["up"] is False
+    removed = ask("DELETE", "/v1/hosts/127.0.1.1?reason=broken&dry_run=false")
+    assert removed.json == {"host": None, "stored": True, "dry_run": False}
+    assert "127.0.1.1" not in operations.table
+    assert operations.reasons == ["", "broken"]
+
+
+def test_a_removal_can_be_tried_dry(ask: Caller, operations: FakeOperations) -> None:
+    assert ask("DELETE", "/v1/hosts/127.0.1.1?dry_run=true").json["dry_run"] is True
+    assert "127.0.1.1" in operations.table
+
+
+@pytest.mark.parametrize("body", [encoded(weight=5, up=True), encoded(reason="none")])
+def test_a_patch_is_exactly_one_change(ask: Caller, operations: FakeOperations, body: bytes) -> None:
+    answer = ask("PATCH", "/v1/hosts/127.0.1.1", body)
+    assert (answer.status, answer.json["exit_code"]) == (400, 65)
+    assert "weight or up" in answer.detail
+    assert operations.table["127.0.1.1"].weight == 100
+
+
+def test_each_refusal_has_its_status_and_exit_code(ask: Caller, operations: FakeOperations) -> None:
+    operations.synced = False
+    answers = [
+        ask("PATCH", "/v1/hosts/127.0.1.99", encoded(weight=1)),
+        ask("PATCH", "/v1/hosts/127.0.1.1", encoded(weight=1001)),
+        ask("PATCH", "/v1/hosts/127.0.1.1", encoded(up=True)),
+        ask("POST", "/v1/hosts", encoded(address="127.0.1.1", tag="silver")),
+    ]
+    found = [(answer.status, answer.json["exit_code"]) for answer in answers]
+    assert found == [(404, 68), (400, 65), (503, 75), (409, 77)]
+    assert answers[2].headers["retry-after"] == "1"
+
+
+def test_a_user_is_found_by_name_and_by_hash(ask: Caller, operations: FakeOperations) -> None:
+    by_name = ask("GET", "/v1/users/alice").json
+    by_hash = ask("GET", f"/v1/users/{operations.hash('alice')}").json
+    assert by_name["current"] == by_hash["current"] == "127.0.1.1"
+
+
+def test_digits_can_be_a_name_too(ask: Caller, operations: FakeOperations) -> None:
+    assert ask("GET", "/v1/users/12345").json["hash"] == 12345
+    assert ask("GET", "/v1/users/12345?numeric=name").json["hash"] == operations.hash("12345")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a//b", "a?b", "a%2Fb", "ünï@example.com", "a b", "..", "a/", "#"])
+def test_any_user_name_can_be_asked_for(ask: Caller, name: str) -> None:
+    assert ask("GET", f"/v1/users/{quote(name, safe='')}").json["user"] == name
+
+
+def test_a_user_name_that_is_not_utf8_is_refused(ask: Caller) -> None:
+    answer = ask("GET", "/v1/users/a%ff")
+    assert (answer.status, answer.detail) == (400, "the user name is not UTF-8")
+
+
+def test_a_tag_is_part_of_the_question(ask: Caller) -> None:
+    assert ask("GET", "/v1/users/alice?tag=gold").json["current"] is None
+
+
+def test_users_come_in_pages_that_together_are_all_of_them(ask: Caller, operations: FakeOperations) -> None:
+    operations.assigned = [
+        operations.assignment(f"user{number}", "127.0.1.1") for number in range(2 * PAGE + 7)
+    ]
+    pages = []
+    path = "/v1/users?host=127.0.1.1"
+    while path:
+        answer = ask("GET", path)
+        pages.append(answer.json)
+        path = answer.headers.get("link", "").partition(">")[0].lstrip("<")
+    assert [len(page) for page in pages] == [PAGE, PAGE, 7]
+    found = [user["key"] for page in pages for user in page]
+    assert found == sorted(user.key for user in operations.assigned)
+
+
+def test_users_of_one_host_only(ask: Caller) -> None:
+    assert [user["name"] for user in ask("GET", "/v1/users?host=127.0.1.2").json] == ["bob"]
+
+
+def test_users_of_an_unknown_host_are_a_404(ask: Caller) -> None:
+    assert ask("GET", "/v1/users?host=127.0.1.99").status == 404
+
+
+def test_a_cursor_that_no_page_gave_is_refused(ask: Caller) -> None:
+    answer = ask("GET", "/v1/users?cursor=5")
+    assert answer.status == 400
+    assert answer.detail.startswith("cursor: ")
+
+
+def test_ring_and_dump_are_their_records(ask: Caller) -> None:
+    assert ask("GET", "/v1/ring").json["members"][0]["kind"] == "self"
+    assert ask("GET", "/v1/dump").json["commands"][0] == "director add 127.0.1.1 100"
+
+
+def test_metrics_are_the_prometheus_text_format(ask: Caller) -> None:
+    answer = ask("GET", "/metrics")
+    assert answer.type == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"director_ring_synced 1.0" in answer.body
+
+
+def test_probes_answer_200_while_all_is_well(ask: Caller) -> None:
+    assert ask("GET", "/livez").body == b"alive\n"
+    assert ask("GET", "/readyz").body == b"ready\n"
+
+
+def test_probes_answer_503_with_the_reason(ask: Caller, operations: FakeOperations) -> None:
+    operations.is_alive = False
+    operations.not_ready = "users are being read from the store"
+    assert ask("GET", "/livez").status == 503
+    ready = ask("GET", "/readyz")
+    assert (ready.status, ready.detail) == (503, "users are being read from the store")
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [("/v1/status?wait=false", "wait"), ("/v1/users?hots=127.0.1.1", "hots"), ("/livez?verbose", "verbose")],
+)
+def test_an_unknown_query_parameter_is_refused(ask: Caller, path: str, parameter: str) -> None:
+    answer = ask("GET", path)
+    assert answer.status == 400
+    assert answer.detail.startswith(f"unknown query parameter '{parameter}'; known here: ")
+
+
+def test_a_repeated_query_parameter_is_refused(ask: Caller) -> None:
+    answer = ask("GET", "/v1/users/alice?tag=a&tag=b")
+    assert answer.status == 400
+    assert answer.detail == "query parameter 'tag' is given 2 times; give it once"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "the body is empty"),
+        (b'{"address": ', "the body is not JSON"),
+        (b"\x00\x01garbage", "the body is not JSON"),
+        (b'{"address": "\xff"}', "the body is not UTF-8"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"{}", "missing required field `address`"),
+        (b'{"address": "127.0.1.7", "wieght": 5}', "unknown field `wieght`"),
+        (b'{"address": "127.0.1.7", "weight": "much"}', "weight: Expected `int | null`, got `str`"),
+        (b'{"address": "127.0.1.7", "dry_run": "perhaps"}', "dry_run: Expected `bool`, got `str`"),
+        (b'{"address": "localhost"}', "'localhost' is not an IP address"),
+        (b"[" * 60_000, "the body is nested too deeply"),
+    ],
+)
+def test_a_malformed_body_is_a_400_that_says_what_is_wrong(
+    ask: Caller, operations: FakeOperations, body: bytes, says: str
+) -> None:
+    answer = ask("POST", "/v1/hosts", body)
+    assert (answer.status, answer.json["exit_code"]) == (400, 65)
+    assert says in answer.detail
+    assert operations.reasons == []
+
+
+def test_a_body_over_64_kib_is_refused(ask: Caller, operations: FakeOperations) -> None:
+    body = encoded(address="127.0.1.7", reason="x" * MAX_BODY)
+    answer = ask("POST", "/v1/hosts", body)
+    assert (answer.status, answer.json["exit_code"]) == (413, 65)
+    assert answer.detail == "the body is too large; 64 KiB are possible"
+    assert "127.0.1.7" not in operations.table
+
+
+def test_a_body_over_64_kib_is_refused_also_without_a_length(ask: Caller) -> None:
+    with ask.connect() as sock:
+        sock.sendall(b"POST /v1/hosts HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sock.sendall(b"11000\r\n" + b"x" * 0x11000 + b"\r\n0\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_unknown_paths_and_methods_are_problems_too(ask: Caller) -> None:
+    path, method = ask("GET", "/v1/moves"), ask("POST", "/v1/status", b"{}")
+    assert (path.status, path.detail) == (404, "nothing is at /v1/moves; /schema lists what is")
+    assert (method.status, method.detail) == (
+        405,
+        "POST is not possible on /v1/status; /schema lists what is",
+    )
+
+
+def test_a_bug_shows_nothing_of_the_inside(ask: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    answer = ask("GET", "/v1/users/bug")
+    assert answer.status == 500
+    assert answer.detail == "internal error of the director; its log has the details"
+    assert "a secret of the inside" in caplog.text
+
+
+def test_the_schema_names_every_route_and_its_problems(ask: Caller) -> None:
+    schema = ask("GET", "/schema").json
+    assert "/v1/hosts/{address}" in schema["paths"]
+    refused = schema["paths"]["/v1/hosts/{address}"]["patch"]["responses"]["409"]["content"]
+    assert refused == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+def test_the_fake_service_and_the_application_agree_on_the_interface() -> None:
+    operations: Operations = FakeOperations()
+    assert create_app(operations, token=None, trusted=True).openapi_schema.info.title == "Mail director"

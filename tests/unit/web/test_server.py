@@ -1,0 +1,119 @@
+"""Starting and stopping inside somebody else's event loop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.abc import SocketStream
+
+from director.web import run_api
+from tests.unit.web.fake import FakeOperations
+from tests.unit.web.servers import Caller, unix_socket
+
+WAITING_CHANGE = (
+    b"PATCH /v1/hosts/127.0.1.3 HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\nConnection: close\r\n\r\n"
+    b'{"weight":7}'
+)
+
+
+class Server:
+    """The API on a unix socket, in the task group of the test."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.operations = FakeOperations()
+        self.started, self.ended = anyio.Event(), anyio.Event()
+        self.scope = anyio.CancelScope()
+
+    async def run(self) -> None:
+        with self.scope:
+            sock = unix_socket(self.path)
+            await run_api(self.operations, [sock], token=None, trusted=True, started=self.started)
+        self.ended.set()
+
+    async def change(self) -> SocketStream:
+        """Send a change that does not end before `operations.release`."""
+        stream = await anyio.connect_unix(self.path)
+        await stream.send(WAITING_CHANGE)
+        await self.operations.waiting.wait()
+        return stream
+
+
+@pytest.mark.anyio
+async def test_a_request_under_way_is_finished_before_the_server_ends(tmp_path: Path) -> None:
+    server = Server(tmp_path / "api.sock")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run)
+        await server.started.wait()
+        stream = await server.change()
+        server.scope.cancel()
+        server.operations.release.set()
+        assert (await stream.receive()).startswith(b"HTTP/1.1 200 ")
+        await stream.aclose()
+    assert server.operations.table["127.0.1.3"].weight == 7
+
+
+@pytest.mark.anyio
+async def test_a_request_that_does_not_end_keeps_the_server_for_a_second_at_most(tmp_path: Path) -> None:
+    server = Server(tmp_path / "api.sock")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run)
+        await server.started.wait()
+        stream = await server.change()
+        server.scope.cancel()
+        with anyio.fail_after(1.5):
+            await server.ended.wait()
+        await stream.aclose()
+    assert server.operations.table["127.0.1.3"].weight == 100
+
+
+@pytest.mark.anyio
+async def test_it_leaves_signal_handlers_alone(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    server = Server(tmp_path / "api.sock")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run)
+        await server.started.wait()
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        server.scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\x16\x03\x01\x02\x00\x01\xfc\x03\x03" * 20, b"VERSION\tauth\t1\t0\n\n", b"GET / SMTP\r\n\r\n"],
+)
+def test_what_is_not_http_is_answered_and_hurts_nobody_else(ask: Caller, garbage: bytes) -> None:
+    with ask.connect() as sock:
+        sock.sendall(garbage + b"\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert ask("GET", "/v1/hosts").status == 200
+
+
+def test_a_request_without_a_host_header_is_answered_like_any_other(ask: Caller) -> None:
+    with ask.connect() as sock:
+        sock.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 404 ")
+
+
+def test_an_endless_head_is_cut_off(ask: Caller) -> None:
+    with ask.connect() as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nX-Long: " + b"x" * 20_000)
+        assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_half_a_request_does_not_hold_up_others(ask: Caller) -> None:
+    with ask.connect() as sock:
+        sock.sendall(b"POST /v1/hosts HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        assert ask("GET", "/v1/hosts").status == 200
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def test_importing_the_entry_of_the_api_does_not_import_its_framework() -> None:
+    program = "import sys, director.web; sys.exit('litestar' in sys.modules or 'uvicorn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
