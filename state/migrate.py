@@ -69,7 +69,7 @@ def _checked(steps: list[_StepT]) -> list[_StepT]:
 def sqlite_schema(connection: sqlite3.Connection) -> int | None:
     """The schema of an open file: None if it is something else; 0 for an empty file."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "meta" in tables:
+    if {"meta", "bucket"} <= tables:
         row = connection.execute("SELECT schema FROM meta").fetchone()
         return None if row is None else cast(int, row[0])
     return None if tables else 0

@@ -20,7 +20,7 @@ START_WITHIN = 10.0
 class RedisServer:
     """A redis-server on a Unix socket, and on a port of 127.0.0.1 if `port` is given.
 
-    password: of the default user. appendonly: keep the data over stop and kill. options: lines of its
+    password: of the default user. tls_port: a port for TLS, with a `certificate` of its own. appendonly: keep the data over stop and kill. options: lines of its
     configuration. `with` it, or call start() and close().
     """
 
@@ -29,6 +29,7 @@ class RedisServer:
         *,
         port: int = 0,
         password: str = "",
+        tls_port: int = 0,
         appendonly: bool = False,
         options: dict[str, str] | None = None,
     ) -> None:
@@ -39,6 +40,8 @@ class RedisServer:
         self.socket = self.folder / "s"
         self.port = port
         self.password = password
+        self.tls_port = tls_port
+        self.certificate = self.folder / "certificate.pem"
         self._process: subprocess.Popen[bytes] | None = None
         lines = {
             "port": str(port),
@@ -52,6 +55,14 @@ class RedisServer:
         }
         if password:
             lines["requirepass"] = password
+        if tls_port:
+            key = self._certify()
+            lines |= {
+                "tls-port": str(tls_port),
+                "tls-cert-file": str(self.certificate),
+                "tls-key-file": str(key),
+            }
+            lines |= {"tls-ca-cert-file": str(self.certificate), "tls-auth-clients": "no"}
         lines.update(options or {})
         config = "".join(f"{key} {value}\n" for key, value in lines.items())
         (self.folder / "redis.conf").write_text(config)
@@ -127,6 +138,18 @@ class RedisServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _certify(self) -> Path:
+        """Make `certificate` for 127.0.0.1. Returns the file of its key."""
+        needs("openssl")
+        key = self.folder / "key.pem"
+        request = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+        )
+        command = [*request.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+        files = ["-keyout", str(key), "-out", str(self.certificate)]
+        subprocess.run([*command, *files], check=True, capture_output=True)
+        return key
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:

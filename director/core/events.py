@@ -111,7 +111,8 @@ class ClaimFailed(msgspec.Struct, frozen=True):
 
 
 class Leases(msgspec.Struct, frozen=True):
-    """Who is alive by the shared store's own clock, read after the own lease was written; None: it does not say."""
+    """Who lives by the shared store's own clock, read after the own lease was written; None: it does not
+    say."""
 
     alive: frozenset[MemberId] | None
 

@@ -1,7 +1,9 @@
-"""What two neighbours do when they connect: compare digests, send only what differs (architecture, section 4a).
+"""What two neighbours do when they connect: compare digests, send only what differs (architecture, section
+4a).
 
-Each end sends its digests bucket range by bucket range, compares the ranges it gets with its own, sends the buckets that
-differ, and `ExchangeDone` behind the last of them. Live changes flow meanwhile. One range is one turn of the loop.
+Each end sends its digests bucket range by bucket range, compares the ranges it gets with its own, sends
+the buckets that differ, and `ExchangeDone` behind the last of them. Live changes flow meanwhile. One range
+is one turn of the loop.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ FRAME_BYTES = 256 * 1024
 
 
 def has_work(neighbour: Neighbour) -> bool:
-    return neighbour.live and not neighbour.congested and (neighbour.digest_cursor is not None or bool(neighbour.compare))
+    if not neighbour.live or neighbour.congested:
+        return False
+    return neighbour.digest_cursor is not None or bool(neighbour.compare)
 
 
 def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool, now: Now) -> list[Effect]:
@@ -70,7 +74,8 @@ def compare_later(neighbour: Neighbour, digests: Digests) -> str | None:
 
 
 def finish(neighbour: Neighbour) -> bool:
-    """Make the link FULL once both ends have sent all that differed. Returns whether it has just become so."""
+    """Make the link FULL once both ends have sent all that differed. Returns whether it has just become
+    so."""
     if neighbour.state is State.EXCHANGING and neighbour.sent_done and neighbour.got_done:
         neighbour.state = State.FULL
         return True

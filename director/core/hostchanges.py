@@ -72,7 +72,8 @@ class HostChanges:
         return [], row
 
     def confirm(self) -> list[Effect]:
-        """The ring is in sync: the change in hand has reached everybody. What is reported is what holds now."""
+        """The ring is in sync: the change in hand has reached everybody. What is reported is what holds
+        now."""
         if self._current is None or self._current.row is None:
             return []
         change, row = self._current.change, self._current.row
@@ -82,9 +83,8 @@ class HostChanges:
     def overdue(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         if self._current is not None and now.mono >= self._current.deadline:
-            effects.append(
-                OperationFailed(self._current.change.operation, "again", f"{TIMED_OUT} (the change is made here)")
-            )
+            reason = f"{TIMED_OUT} (the change is made here)"
+            effects.append(OperationFailed(self._current.change.operation, "again", reason))
             self._current = None
         while self._queue and now.mono >= self._queue[0].deadline:
             effects.append(OperationFailed(self._queue.popleft().change.operation, "again", TIMED_OUT))
@@ -92,7 +92,8 @@ class HostChanges:
 
 
 def problem_with(hosts: HostTable, change: HostChange) -> tuple[str, str] | None:
-    """Why this change is not carried out: the kind of refusal and its text; None where nothing speaks against it."""
+    """Why this change is not carried out: the kind of refusal and its text; None where nothing speaks
+    against it."""
     row = hosts.get(change.address)
     if row is None and not change.add:
         return "unknown", f"{change.address}: no such backend host"
@@ -102,5 +103,5 @@ def problem_with(hosts: HostTable, change: HostChange) -> tuple[str, str] | None
         return "refused", "host tag can't be changed"
     other = hosts.taken_by(change.address)
     if other is not None:
-        return "refused", f"{change.address}: has the same 32-bit id as {other}; give the host another address"
+        return "refused", f"{change.address} has the same 32-bit id as {other}: give it another address"
     return None

@@ -1,7 +1,8 @@
 """The backend hosts: a lattice of stamped attributes, so that every member ends with the same table.
 
-A removed host stays as a row with `present=False` (a tombstone): otherwise a member that was away would bring it back.
-What comes from a configuration file carries stamp 0; whatever an operator ever did wins over it (ring-rules 4).
+A removed host stays as a row with `present=False` (a tombstone): otherwise a member that was away would
+bring it back. What comes from a configuration file carries stamp 0; whatever an operator ever did wins
+over it (ring-rules 4).
 """
 
 from __future__ import annotations
@@ -29,15 +30,19 @@ class BackendSetting(msgspec.Struct, frozen=True):
 
 
 def merge_rows(mine: HostRow, theirs: HostRow) -> HostRow:
-    """Each attribute by its later stamp; at equal stamps the more careful value, so that the order never matters:
-    absent before present, down before up, the lower weight, the lower tag."""
-    present_at, absent = max((mine.present_at, not mine.present), (theirs.present_at, not theirs.present))
+    """Each attribute by its later stamp; at equal stamps the more careful value, so that the order never
+    matters: absent before present, down before up, the lower weight, the lower tag. The host name belongs to
+    the presence."""
+    present_at, absent, hostname = max(
+        (mine.present_at, not mine.present, mine.hostname),
+        (theirs.present_at, not theirs.present, theirs.hostname),
+    )
     tag_at, tag = _later_tag(mine, theirs)
     weight_at, weight_low = max((mine.weight_at, -mine.weight), (theirs.weight_at, -theirs.weight))
     up_at, down = max((mine.up_at, not mine.up), (theirs.up_at, not theirs.up))
     return HostRow(
         address=mine.address,
-        hostname=max(mine.hostname, theirs.hostname),
+        hostname=hostname,
         present=not absent,
         present_at=present_at,
         tag=tag,
@@ -80,8 +85,8 @@ class HostTable:
         return changed
 
     def merge_stored(self, rows: Iterable[HostRow]) -> list[HostRow]:
-        """Take rows from the state store at the start. What carries stamp 0 there came from a configuration file once:
-        the file as it is now decides instead."""
+        """Take rows from the state store, the first time it is read. What carries stamp 0 there came from a
+        configuration file once: the file as it is now decides instead."""
         fresh = []
         for row in rows:
             now = self.configured.get(Address(row.address))
@@ -111,25 +116,38 @@ class HostTable:
         weight: int | None = None,
         up: bool | None = None,
     ) -> HostRow | None:
-        """Carry out an operator's change made at `stamp` (Unix seconds). Returns the new row, None if nothing changed.
+        """Carry out an operator's change made at `stamp` (Unix seconds).
 
-        Stamps grow even where this clock is behind that of whoever decided before. The caller has checked that the host
-        exists, or that it may be added (`taken_by`)."""
+        Returns the new row, None if nothing changed. Stamps grow even where this clock is behind that of whoever decided before. The caller has checked
+        that the host exists, or that it may be added (`taken_by`)."""
         old = self.rows.get(address)
         row = old or HostRow(address, hostname, False, 0, tag or "", 0, weight or 0, 0, True, 0)
         if remove:
             row = msgspec.structs.replace(row, present=False, present_at=max(stamp, row.present_at + 1))
         elif not row.present:
-            # A host that comes back comes as new: what was known of its former life does not count.
-            row = msgspec.structs.replace(
-                row, present=True, present_at=max(stamp, row.present_at + 1), hostname=hostname or row.hostname
-            )
-            row = self._with(row, stamp, tag=tag or "", weight=100 if weight is None else weight, up=True)
+            row = self._appear(row, stamp, hostname or row.hostname, tag or "", 100 if weight is None else weight)
         row = self._with(row, stamp, tag=tag, weight=weight, up=up)
         if row == old:
             return None
         self._set(row)
         return row
+
+    @staticmethod
+    def _appear(row: HostRow, stamp: int, hostname: str, tag: str, weight: int) -> HostRow:
+        """A host that comes back comes as new: what was known of its former life does not count. Everything gets a
+        stamp, also what is as it was: the file of another member (stamp 0) must not win over it."""
+        return HostRow(
+            address=row.address,
+            hostname=hostname,
+            present=True,
+            present_at=max(stamp, row.present_at + 1),
+            tag=tag,
+            tag_at=max(stamp, row.tag_at + 1),
+            weight=weight,
+            weight_at=max(stamp, row.weight_at + 1),
+            up=True,
+            up_at=max(stamp, row.up_at + 1),
+        )
 
     @staticmethod
     def _with(row: HostRow, stamp: int, *, tag: str | None, weight: int | None, up: bool | None) -> HostRow:
@@ -152,13 +170,14 @@ class HostTable:
         return None if address is None else self.get(address)
 
     def taken_by(self, address: Address) -> Address | None:
-        """The other host that already has this address's 32-bit id: two such hosts cannot be told apart (rule 1)."""
+        """The other host that already has this address's 32-bit id: two such hosts cannot be told apart
+        (rule 1)."""
         owner = self._ids.get(host_id(address))
         return owner if owner is not None and owner != address else None
 
     def present(self) -> list[HostRow]:
         """The hosts there are, by address."""
-        return sorted((r for r in self.rows.values() if r.present), key=lambda r: address_order(Address(r.address)))
+        return sorted((r for r in self.rows.values() if r.present), key=lambda r: address_order(r.address))
 
     def removed(self) -> list[Address]:
         """Hosts the configuration lists and an operator has removed."""
@@ -191,7 +210,8 @@ def backend_of(row: HostRow) -> Backend:
 
 
 def encode_rows(rows: Sequence[HostRow]) -> bytes:
-    """The host document of the state store: msgpack, rows in address order, so that equal tables are equal bytes."""
+    """The host document of the state store: msgpack, rows in address order, so that equal tables are equal
+    bytes."""
     return msgspec.msgpack.encode(sorted(rows, key=lambda r: address_order(Address(r.address))))
 
 

@@ -3,8 +3,8 @@
     GREETING --Hello fits--> PROVING --Proof fits--> EXCHANGING --both ends sent all that differs--> FULL
         \\________________________\\________________________\\____ anything else, or silence ____> CLOSED
 
-Both ends speak at once: Hello, then Proof as soon as the other's Hello is known. Live changes flow from EXCHANGING on;
-tokens only over FULL links (ring-rules 6).
+Both ends speak at once: Hello, then Proof as soon as the other's Hello is known. Live changes flow from
+EXCHANGING on; tokens only over FULL links (ring-rules 6).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Neighbour:
-    """The state machine of one link. `handle` takes what belongs to the link itself; the rest is the ring's."""
+    """The state machine of one link. `handle` takes what is the link's own; the rest is the ring's."""
 
     def __init__(
         self, link: LinkId, me: Identity, remote: Address, dialled: MemberId | None, nonce: bytes, now: Now
@@ -108,7 +108,8 @@ class Neighbour:
         return self.state in (State.EXCHANGING, State.FULL)
 
     def handle(self, message: RingMessage, now: Now) -> list[Effect] | None:
-        """Take a message. None: it is not the link's own business and the link is live; the ring deals with it."""
+        """Take a message. None: it is not the link's own business, and the link is live: the ring deals
+        with it."""
         match self.state, message:
             case State.CLOSED, _:
                 return []
@@ -140,9 +141,9 @@ class Neighbour:
             if now.mono >= self.deadline:
                 return self.close(f"no answer in {self.state.name} within {HANDSHAKE_TIMEOUT:.0f} s")
             return []
-        if now.mono - self.heard >= self.me.ping_timeout:
+        if now.mono >= self.heard + self.me.ping_timeout:
             return self.close(f"silent for {now.mono - self.heard:.1f} s (ring.ping_timeout)", bye=False)
-        if now.mono - self._ping_sent >= self.me.ping_interval:
+        if now.mono >= self._ping_sent + self.me.ping_interval:
             return self.ping(now)
         return []
 
@@ -201,7 +202,7 @@ class Neighbour:
         if self.dialled is not None and hello.member != self.dialled:
             return f"{self.dialled} was dialled and says it is {hello.member}"
         if address != self.remote:
-            return f"{hello.member} connected from {self.remote}: a director must use the address it is listed with"
+            return f"{hello.member} speaks from {self.remote}: it must use the address it is listed with"
         if hello.username_hash != self.me.username_hash:
             return (
                 f"users.username_hash differs: {hello.member} has {hello.username_hash!r}, "
@@ -209,11 +210,12 @@ class Neighbour:
             )
         if hello.expire != self.me.expire:
             return (
-                f"users.expire differs: {hello.member} has {hello.expire} s, {self.me.member} has {self.me.expire} s"
+                f"users.expire differs: {hello.member} has {hello.expire} s, "
+                f"{self.me.member} has {self.me.expire} s"
             )
         skew = hello.unix - now.unix
         if abs(skew) > self.me.max_clock_skew:
-            return f"the clock of {hello.member} is {skew:+.1f} s off that of {self.me.member}: set the clocks (NTP)"
+            return f"the clock of {hello.member} is {skew:+.1f} s off that of {self.me.member}: set it (NTP)"
         return None
 
     def _proved(self, mac: bytes, now: Now) -> list[Effect]:
@@ -226,11 +228,28 @@ class Neighbour:
         return []
 
     def _mac(self, *, mine: bool) -> bytes:
-        """Proof over both greetings, by role, so that neither a recording nor an echo of ours can pass for it."""
+        """Proof over both greetings, by role: neither a recording nor an echo of ours can pass for it."""
         dialler, acceptor = (self._hello, self._theirs) if self.dialled else (self._theirs, self._hello)
         speaker_dialled = (self.dialled is not None) == mine
         told = [
             b"dialler" if speaker_dialled else b"acceptor",
-            *(msgspec.msgpack.encode((h.version, h.member, h.incarnation, h.nonce)) for h in (dialler, acceptor)),
+            _signed(dialler),
+            _signed(acceptor),
         ]
         return hmac.new(self.me.secret, b"\0".join(told), sha256).digest()
+
+
+def _signed(hello: Hello) -> bytes:
+    """What the proof covers of a greeting: the fields of version 1, which every release knows."""
+    return msgspec.msgpack.encode(
+        (
+            hello.version,
+            hello.oldest_version,
+            hello.member,
+            hello.incarnation,
+            hello.nonce,
+            hello.unix,
+            hello.username_hash,
+            hello.expire,
+        )
+    )

@@ -1,10 +1,12 @@
 """What the members of a ring say to each other.
 
-Tags are listed here once and never used again for something else. New fields go last and have a default, so that
-the neighbouring release still reads the message. `tests/unit/wire/samples/` holds an encoded sample of each.
+Tags are listed here once and never used again for something else. New fields go last and have a default,
+so that the neighbouring release still reads the message. `tests/unit/wire/samples/` holds an encoded
+sample of each.
 
-State is a lattice, messages are pieces of it (architecture, section 4a): a piece that is lost, repeated or overtaken
-cannot make two members differ for good. Only `Token` depends on when it arrives, and it is repeated by whoever waits.
+State is a lattice, messages are pieces of it (architecture, section 4a): a piece that is lost, repeated or
+overtaken cannot make two members differ for good. Only `Token` depends on when it arrives, and it is
+repeated by whoever waits.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class HostRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """First message of both ends, before anything is proved. Nothing in it is believed until `Proof` fits it."""
+    """First message of both ends, before anything is proved. Nothing in it is believed until `Proof` fits
+    it."""
 
     version: int
     oldest_version: int
@@ -82,15 +85,16 @@ class Digests(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
 class ExchangeDone(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """Everything of mine that differed from your digests has been sent.
 
-    settled: my memory had been compared with the ring's before; False from a director that has just started as well.
+    settled: my memory had been compared with the ring's before; False from a director that has just
+    started too.
     """
 
     settled: bool
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """Goes round to the right, twice: the first lap passes a member only if `digest` is that of his effective host
-    table, the second releases him (ring-rules 8, 9)."""
+    """Goes round to the right, twice: the first lap passes a member only if `digest` is that of his effective
+    host table, the second releases him (ring-rules 8, 9)."""
 
     origin: str
     serial: int
@@ -119,7 +123,10 @@ class Linked(msgspec.Struct, frozen=True, array_like=True, tag=12):
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
-    """User names for listings (`core.names`). Passed on to the right `hops` more times."""
+    """User names for listings (`core.names`).
+
+    hops: members it is still for, the receiver included; he passes it on to the right. 0: for the receiver
+    alone."""
 
     entries: bytes
     hops: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from director.types import Address, MemberId
 
@@ -36,8 +36,3 @@ def rightwards(me: MemberId, members: Iterable[MemberId]) -> list[MemberId]:
     others = sorted((m for m in members if m != me), key=member_order)
     after = [m for m in others if member_order(m) > mine]
     return after + [m for m in others if member_order(m) < mine]
-
-
-def steps_right(me: MemberId, other: MemberId, members: Sequence[MemberId]) -> int:
-    """How many steps to the right `other` is from `me` (1 = the right neighbour); 0 for `me` itself."""
-    return 0 if other == me else rightwards(me, members).index(other) + 1

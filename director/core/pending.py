@@ -23,7 +23,8 @@ class Waiting(msgspec.Struct):
 
 
 class Pending:
-    """In order of arrival. A wake looks at all of them again, in slices; those who come meanwhile are not held up."""
+    """In order of arrival. A wake looks at all of them again, in slices; those who come meanwhile are not
+    held up."""
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, Waiting] = {}

@@ -1,8 +1,9 @@
 """Who is connected with whom: the right neighbour is dialled, the left one dials us.
 
-Members stand in address order; right is upwards, wrapping (director-behaviour C.1). Everybody dials the nearest
-member to the right who answers, and keeps trying nearer ones. A nearer neighbour takes over from a farther one only
-when tokens can pass through it, so that a join makes nobody wait but the joiner (ring-rules 7).
+Members stand in address order; right is upwards, wrapping (director-behaviour C.1). Everybody dials the
+nearest member to the right who answers, and keeps trying nearer ones. A nearer neighbour takes over from a
+farther one only when tokens can pass through it, so that a join makes nobody wait but the joiner
+(ring-rules 7).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Whether a director may give new users a backend by itself (architecture, section 6; ring-rules 11-13, 37)."""
+"""Whether a director may give new users a backend by itself (architecture, section 6; ring-rules 11-13,
+37)."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def judge(
     waited: float,
     isolation_wait: float,
 ) -> Standing:
-    """listed: `ring.servers`. ring: the members of the last second lap, us included. leases: who lives by the shared store;
+    """listed: `ring.servers`. ring: the members of the last second lap, us included. leases: who lives by
+    the shared store;
     None: there is none, or it is away. waited: seconds since we are the smaller part."""
     missing = set(listed) - set(ring)
     if not missing:

@@ -7,9 +7,9 @@ down its sending side.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Protocol
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
@@ -24,7 +24,15 @@ Handler = Callable[[Command], AsyncGenerator[bytes, None]]
 READ_SIZE = 4096
 
 
-async def serve_client(stream: ByteStream, handle: Handler, log: logging.Logger) -> None:
+class Log(Protocol):
+    """What is used of the daemon's log."""
+
+    def debug(self, event: str, **fields: object) -> None: ...
+
+    def error(self, event: str, **fields: object) -> None: ...
+
+
+async def serve_client(stream: ByteStream, handle: Handler, log: Log) -> None:
     """Talk to one client until it hangs up or sends what is no command; closes the stream.
 
     Give it to the `serve` method of an anyio listener. A client that is slow to read only delays itself, one
@@ -36,9 +44,9 @@ async def serve_client(stream: ByteStream, handle: Handler, log: logging.Logger)
             await stream.send(GREETING)
             await _converse(stream, handle)
         except PeerError as exc:
-            log.error("admin client closed: peer=%s reason=%s", peer, exc)
+            log.error("admin_client_refused", peer=peer, reason=str(exc))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            log.debug("admin client went away: peer=%s", peer)
+            log.debug("admin_client_gone", peer=peer)
 
 
 async def _converse(stream: ByteStream, handle: Handler) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import anyio
 import anyio.abc
@@ -101,8 +101,7 @@ class Client(asyncio.Protocol):
         return self._transport is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self.relay.clients.add(self)
         self.relay.connect(self)
 
@@ -179,9 +178,8 @@ class _Auth(asyncio.Protocol):
         self._buffer = LineBuffer(LINE_LIMIT)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._client.auth_connected(transport)
+        self._transport = cast(asyncio.Transport, transport)
+        self._client.auth_connected(self._transport)
 
     def data_received(self, data: bytes) -> None:
         client = self._client

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from director.errors import NotOffered, OperationError, UnknownName
 from director.records import Change, HostInfo, RingInfo, UserInfo, UserStatus
+from director.service.log import Log
 from director.wire import admin
 from director.wire.admin import (
     ChangeCommand,
@@ -67,7 +67,7 @@ class AdminHandler:
     A change is answered when every director has it. What the operator asked for and did not get is logged.
     """
 
-    def __init__(self, operations: AdminOperations, log: logging.Logger) -> None:
+    def __init__(self, operations: AdminOperations, log: Log) -> None:
         self._operations, self._log = operations, log
 
     async def __call__(self, command: Command) -> AsyncGenerator[bytes, None]:
@@ -113,7 +113,7 @@ class AdminHandler:
         return admin.OK
 
     def _not_done(self, command: Command, reason: OperationError) -> None:
-        self._log.warning("admin command not done: command=%s reason=%s", type(command).__name__, reason)
+        self._log.warning("admin_command_failed", command=type(command).__name__, reason=str(reason))
 
     async def _change(self, command: ChangeCommand) -> None:
         operations = self._operations

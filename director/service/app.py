@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -34,11 +34,14 @@ from director.service.driver import Driver
 from director.service.log import Log, capture_logging
 from director.service.operations import Operations
 from director.service.persist import Persistence
+from director.service.servers import Endpoint
 from director.service.sysd import Notifier, inherited_descriptors
 from director.types import MemberId
 from director.version import VERSION
 from director.wire import hotpath
 from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
+
+Opened = TypeVar("Opened", listen.Listener, listen.Fifo)
 
 STANDALONE = MemberId("127.0.0.1:9090")
 """What a director without a ring calls itself."""
@@ -120,7 +123,7 @@ class App:
             self.driver, self.persistence, user_hash, self.started, lambda: self.warm_seconds
         )
         self.notifier = Notifier(os.environ)
-        self._listening: list[tuple[Callable[..., Awaitable[object]], object]] = []
+        self._listening: list[tuple[Callable[[socket.socket], Coroutine[Any, Any, None]], socket.socket]] = []
         self._inherited = inherited_descriptors(os.environ, os.getpid())
 
     # ---- sockets
@@ -137,40 +140,43 @@ class App:
             if sock is not None:
                 self._listening.append((Relay(name, upstream, passlines, self.driver).serve, sock))
         self._fifo = self._open_fifo(config.listen.notify)
-        admin = self._unix("admin", config.listen.admin)
-        if admin is not None:
-            self._listening.append((self._serve_admin, admin))
-        if config.listen.admin.tcp is not None:
-            endpoint = config.listen.admin.tcp
-            tcp = self._sockets.enter_context(listen.tcp("admin", endpoint.address, endpoint.port))
-            self._listening.append((self._serve_admin, tcp))
-        if config.ring.listen is not None and len(config.ring.servers) > 1:
-            endpoint = config.ring.listen
-            tcp = self._sockets.enter_context(listen.tcp("ring", endpoint.address, endpoint.port))
-            self._listening.append((self._serve_ring, tcp))
+        for sock in (self._unix("admin", config.listen.admin), self._tcp("admin", config.listen.admin.tcp)):
+            if sock is not None:
+                self._listening.append((self._serve_admin, sock))
+        ring = self._tcp("ring", config.ring.listen if len(config.ring.servers) > 1 else None)
+        if ring is not None:
+            self._listening.append((self._serve_ring, ring))
         self._api = self._unix("api", config.listen.api)
-        self._http = None
-        if config.http.listen is not None:
-            endpoint = config.http.listen
-            self._http = self._sockets.enter_context(listen.tcp("http", endpoint.address, endpoint.port))
+        self._http = self._tcp("http", config.http.listen)
 
     def _unix(self, name: str, listener: ListenerConfig) -> socket.socket | None:
         if name in self._inherited:
-            return socket.socket(fileno=self._inherited[name][0])
+            return self._keep(listen.adopt_listener(name, self._inherited[name][0])).socket
         if not listener.path:
             return None
-        return self._sockets.enter_context(
-            listen.unix(name, listener.path, listener.mode, listener.user, listener.group)
+        opened = listen.unix_listener(
+            name, listener.path, mode=listener.mode, user=listener.user, group=listener.group
         )
+        return self._keep(opened).socket
+
+    def _tcp(self, name: str, endpoint: Endpoint | None) -> socket.socket | None:
+        if endpoint is None:
+            return None
+        return self._keep(listen.tcp_listener(name, endpoint.address, endpoint.port)).socket
 
     def _open_fifo(self, listener: ListenerConfig) -> int | None:
         if "notify" in self._inherited:
-            return self._inherited["notify"][0]
+            return self._keep(listen.adopt_fifo("notify", self._inherited["notify"][0])).fd
         if not listener.path:
             return None
-        return self._sockets.enter_context(
-            listen.fifo("notify", listener.path, listener.mode, listener.user, listener.group)
+        opened = listen.open_fifo(
+            "notify", listener.path, mode=listener.mode, user=listener.user, group=listener.group
         )
+        return self._keep(opened).fd
+
+    def _keep(self, opened: Opened) -> Opened:
+        self._sockets.callback(opened.close)
+        return opened
 
     # ---- running
 
@@ -226,10 +232,9 @@ class App:
             server.close()
 
     async def _serve_admin(self, sock: socket.socket) -> None:
-        log = logging.getLogger("director.admin")
-        handler = AdminHandler(self.operations, log)
-        listener = await listen.anyio_listener(sock)
-        await listener.serve(lambda stream: serve_client(stream, handler, log))
+        handler = AdminHandler(self.operations, self.log)
+        listener = await anyio.abc.SocketListener.from_socket(sock)
+        await listener.serve(lambda stream: serve_client(stream, handler, self.log))
 
     async def _serve_api(self) -> None:
         """The API, imported late and in a thread: nobody's login waits for it."""
@@ -271,7 +276,7 @@ class App:
         )
 
 
-def _web() -> tuple[Callable[..., object], Callable[..., Awaitable[None]]]:
+def _web() -> tuple[Callable[..., Any], Callable[..., Coroutine[Any, Any, None]]]:
     from director.web.api import create_app
     from director.web.server import serve
 

@@ -1,6 +1,6 @@
 """The configuration: `director.toml` -> frozen Structs. Every default and its unit lives here.
 
-A field's `Annotated` kind (units.py) says how its value is written. All problems of a file are raised at once.
+A field's `Annotated` kind (units.py) says how its value is written. Its problems are raised together.
 What `load` gives is final: durations in seconds, paths absolute, names resolved, secrets read.
 """
 

@@ -76,6 +76,7 @@ class Log:
         at = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         line: dict[str, object] = {"time": at.removesuffix("+00:00") + "Z", "level": level, "event": event}
         for name, value in fields.items():
+            assert name not in line, f"{name} is no name for a field of {event}"
             if value is not None:
                 line[name] = self._safe(name, value)
         try:

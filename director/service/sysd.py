@@ -1,4 +1,4 @@
-"""What systemd wants to hear (sd_notify) and what it hands over (socket activation). Does nothing without systemd."""
+"""What systemd wants to hear (sd_notify) and what it hands over (socket activation). Optional."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Notifier:
             try:
                 end.sendto("\n".join(lines).encode(), self._address)
             except OSError:
-                # A manager that is gone or busy must not stop logins; it kills us if it misses a sign of life.
+                # A manager that is gone or busy must not stop logins; where it misses us, it kills us.
                 return False
         return True
 
@@ -65,7 +65,7 @@ def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
 
 
 def inherited_descriptors(environ: Mapping[str, str], pid: int) -> dict[str, list[int]]:
-    """The listening descriptors systemd opened for process `pid`, by their FileDescriptorName; {} without any.
+    """The listening descriptors systemd opened for process `pid`, by their FileDescriptorName.
 
     Raises ListenError where they have no names: which is which cannot be guessed.
     """

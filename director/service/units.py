@@ -57,8 +57,8 @@ class StateUrl(str):
 
 
 def _amount(value: object, units: Iterable[str], unit: str, example: str) -> tuple[Fraction, str]:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f'a unit is missing, write "{value:g} {unit}"')
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
+        raise ValueError(f'a unit is missing, write "{value:.15g} {unit}"')
     match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
     if match is None or (match[2] and match[2].lower() not in units):
         raise ValueError(f'expected a number and a unit, such as "{example}" ({", ".join(units)})')

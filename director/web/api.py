@@ -34,11 +34,11 @@ from director.web.access import access_guard, has_body, known_parameters
 from director.web.operations import Operations
 from director.web.problems import (
     PROBLEM_JSON,
-    not_utf8,
     operation_failed,
     problem,
     request_failed,
     unexpected,
+    unreadable,
 )
 
 MAX_BODY = 64 * 1024

@@ -70,7 +70,7 @@ def request_failed(request: AnyRequest, error: HTTPException) -> Response[bytes]
 
 
 def unreadable(request: AnyRequest, error: UnicodeDecodeError | RecursionError) -> Response[bytes]:
-    """What the JSON decoder lets through: a string in the body is not UTF-8, or the body is nested without end."""
+    """What the JSON decoder lets through: a body that is not UTF-8, or is nested without end."""
     if request.scope["method"] not in ("POST", "PATCH"):
         return unexpected(request, error)
     if isinstance(error, RecursionError):

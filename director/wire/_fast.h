@@ -279,7 +279,7 @@ static uint8_t *table_insert(table_t *table, uint64_t key, uint32_t index)
     uint8_t *record;
 
     if (block->used == block->room) {
-        uint32_t room = block->room + block->room / 5 + 2;
+        uint32_t room = block->room + block->room / 16 + 4;
         uint8_t *records = realloc(block->records, (size_t)room * RECORD);
 
         if (records == NULL)

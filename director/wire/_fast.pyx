@@ -377,7 +377,8 @@ cdef class Assigner:
         cdef list circles = []
         cdef Circle circle
         cdef size_t index
-        for index, backend in enumerate(table):
+        for index in range(<size_t>len(table)):
+            backend = table[index]
             if backend.up and backend.weight:
                 tags.setdefault(backend.tag.encode(), []).append((backend.address, backend.weight, index))
         for tag, members in tags.items():
@@ -415,7 +416,7 @@ cdef class Assigner:
         return head.encode(), f"@{backend.address}\n".encode()
 
     cdef object answer(self, int index):
-        return self.backends[index] if index >= 0 else WAITS[-index]
+        return self.backends[index] if index >= 0 else WAITS[<unsigned int>-index]
 
     cdef const backend_t *host(self, uint32_t id) noexcept nogil:
         cdef size_t low = 0, high = self.backend_count, middle
@@ -533,7 +534,7 @@ def rewrite(Assigner assigner not None, bytes data not None, bint passlines):
         if index < 0:
             assigner.append(pending, line - pending)
             pending = stop + 1
-            held.append(held_line(slice_t(line, size), &asked, key, WAITS[-index]))
+            held.append(held_line(slice_t(line, size), &asked, key, WAITS[<unsigned int>-index]))
         elif not (asked.maybe and is_self(bytes_of(slice_t(line, size)), assigner.backends[index].address)):
             assigner.append(pending, stop - pending)
             pending = stop + 1

@@ -178,9 +178,11 @@ def check_version(line: bytes) -> None:
             name == VERSION_NAME and major.isdigit() and int(major) == VERSION_MAJOR and minor.isdigit()
         ):
             return
+    # What is no VERSION may have a user name behind its first TAB
+    begun = line if line.startswith(b"VERSION\t") else line.partition(b"\t")[0]
     raise AdminSyntaxError(
         "doveadm not compatible with this server (mixed old and new binaries?): "
-        f"it began with {_shown(line)}, expected VERSION {VERSION_NAME.decode()} {VERSION_MAJOR}"
+        f"it began with {_shown(begun)}, expected VERSION {VERSION_NAME.decode()} {VERSION_MAJOR}"
     )
 
 

@@ -26,7 +26,8 @@ def unescape(field: bytes) -> bytes:
 
 def split(line: bytes) -> list[bytes]:
     """The values of all fields of a line (without its LF)."""
-    return [unescape(field) for field in line.split(b"\t")]
+    fields = line.split(b"\t")
+    return [unescape(field) for field in fields] if b"\x01" in line else fields
 
 
 class LineTooLong(PeerError):

@@ -6,6 +6,7 @@ PREFIX {uTT}BBB, {nTT}BBB    bucket BBB (3 hex digits) of users or names: 8 byte
 PREFIX doc:NAME              document: 8 bytes version, then the data
 PREFIX lease                 hash: member -> deadline (ms, server's clock), a space, the lease in msgpack
 PREFIX audit                 stream, field `e`: the entry in msgpack
+PREFIX probe                 for a second after a health check
 """
 
 from __future__ import annotations

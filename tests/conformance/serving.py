@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,29 +12,29 @@ from anyio.abc import ByteStream, SocketAttribute
 
 from director.net.admin import serve_client
 from director.service.admin import AdminHandler, AdminOperations
-
-LOG = logging.getLogger("tests.admin")
+from director.service.log import Log
 
 
 @asynccontextmanager
-async def admin_port(operations: AdminOperations, address: str) -> AsyncIterator[int]:
-    """Serve `operations` on a free TCP port of `address` while the block runs."""
+async def admin_port(operations: AdminOperations, address: str, lines: list[str] | None = None) -> AsyncIterator[int]:
+    """Serve `operations` on a free TCP port of `address` while the block runs; its log goes to `lines`."""
     listener = await anyio.create_tcp_listener(local_host=address)
     async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, _client_server(operations))
+        tasks.start_soon(listener.serve, _server(operations, lines))
         port: int = listener.extra(SocketAttribute.local_port)
         yield port
         tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def admin_socket(operations: AdminOperations, path: Path) -> AsyncIterator[str]:
-    """Serve `operations` on the unix socket `path` while the block runs."""
+async def admin_socket(operations: AdminOperations, path: Path, lines: list[str] | None = None) -> AsyncIterator[str]:
+    """Serve `operations` on the unix socket `path` while the block runs; its log goes to `lines`."""
     async with await anyio.create_unix_listener(path) as listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, _client_server(operations))
+        tasks.start_soon(listener.serve, _server(operations, lines))
         yield str(path)
         tasks.cancel_scope.cancel()
 
 
-def _client_server(operations: AdminOperations) -> Callable[[ByteStream], Awaitable[None]]:
-    return partial(serve_client, handle=AdminHandler(operations, LOG), log=LOG)
+def _server(operations: AdminOperations, lines: list[str] | None) -> Callable[[ByteStream], Awaitable[None]]:
+    log = Log(write=[].append if lines is None else lines.append)
+    return partial(serve_client, handle=AdminHandler(operations, log), log=log)

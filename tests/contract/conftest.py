@@ -62,5 +62,5 @@ def _factory(request: pytest.FixtureRequest, folder: Path, kind: str) -> NewStor
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 5.0) -> None:
     """Return as soon as `condition` holds: for what only the clock of a server brings about."""
     with anyio.fail_after(within):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110
             await anyio.sleep(0.02)

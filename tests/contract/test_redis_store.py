@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
@@ -65,6 +65,13 @@ async def store(own_redis: RedisServer) -> AsyncIterator[StateStore]:
     await store.open()
     yield store
     await store.close()
+
+
+@pytest.fixture
+def tls_redis() -> Iterator[RedisServer]:
+    """A server with a certificate that only itself signed."""
+    with RedisServer(tls_port=free_port()) as server:
+        yield server
 
 
 # Shared
@@ -156,6 +163,29 @@ async def test_a_server_on_a_tcp_port_serves_as_well(own_redis: RedisServer) -> 
     assert await store.swap_buckets([put(1, b"x")]) == [X]
     assert store.url == f"redis://127.0.0.1:{port}/1?prefix=dd:"
     await store.close()
+
+
+async def test_a_server_with_a_trusted_certificate_serves_over_tls(
+    tls_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls_redis.certificate))
+    store = store_at(f"rediss://127.0.0.1:{tls_redis.tls_port}")
+    await store.open()
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+    await store.close()
+
+
+async def test_a_server_with_an_unknown_certificate_is_not_talked_to(tls_redis: RedisServer) -> None:
+    failure = await failure_of_open(f"rediss://127.0.0.1:{tls_redis.tls_port}")
+    assert isinstance(failure, StoreUnavailable)
+    assert "certificate" in failure.reason.lower()
+
+
+async def test_a_server_that_speaks_no_tls_is_not_talked_to_in_the_clear(own_redis: RedisServer) -> None:
+    port = free_port()
+    own_redis.command("CONFIG", "SET", "port", str(port))
+    failure = await failure_of_open(f"rediss://127.0.0.1:{port}")
+    assert isinstance(failure, StoreUnavailable)
 
 
 # Away
@@ -400,6 +430,25 @@ async def test_too_few_replicas_are_refused_with_what_to_do(
     with pytest.raises(StoreRefused, match="min-replicas-to-write") as caught:
         await store.swap_buckets([put(1, b"x")])
     assert caught.value.code == "NOREPLICAS"
+
+
+async def test_a_server_that_cannot_save_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    with RedisServer(options={"dir": str(data), "save": "3600 1"}) as server:
+        store = store_at(server.url)
+        await store.open()
+        data.rmdir()
+        server.command("BGSAVE")
+
+        async def failed() -> bool:
+            return b"rdb_last_bgsave_status:err" in server.command("INFO", "persistence")
+
+        await until(failed)
+        with pytest.raises(StoreRefused, match="see its log") as caught:
+            await store.swap_buckets([put(1, b"x")])
+        await store.close()
+    assert caught.value.code == "MISCONF"
 
 
 async def test_data_of_another_program_under_the_prefix_are_refused(

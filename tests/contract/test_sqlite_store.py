@@ -216,6 +216,14 @@ async def test_the_database_of_another_program_is_refused_and_left_alone(tmp_pat
     assert (tmp_path / "state.db").read_bytes() == before
 
 
+async def test_a_database_of_another_program_with_a_table_of_our_name_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "state.db") as other:
+        other.execute("CREATE TABLE meta (key TEXT, value TEXT)")
+    other.close()
+    with pytest.raises(StoreRefused, match="another program"):
+        await store_in(tmp_path).open()
+
+
 async def test_a_folder_that_does_not_exist_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(StoreRefused, match=f"create {tmp_path}/none"):
         await store_in(tmp_path, name="none/state.db").open()

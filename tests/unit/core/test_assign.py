@@ -297,7 +297,7 @@ def carry_out(assigner: Assigner, name: str, arguments: list[Any]) -> Any:
             return getattr(assigner, name)(*arguments)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(backends=hosts, steps=steps)
 def test_the_compiled_assigner_does_what_the_plain_one_does(
     fast: HotPath, backends: list[Backend], steps: list[tuple[Any, ...]]

@@ -283,6 +283,11 @@ some_records = st.lists(
 )
 
 
+def few_buckets(users: UserTable) -> bytes:
+    """The buckets of `few_keys`."""
+    return b"".join(map(users.bucket, [0, 5, 4095]))
+
+
 def everything(users: UserTable) -> bytes:
     return b"".join(map(users.bucket, range(4096)))
 
@@ -296,18 +301,18 @@ def test_records_merge_to_the_same_whatever_their_order_and_grouping(
     shuffled = data.draw(st.permutations(records))
     cut = data.draw(st.integers(0, len(records)))
     left, right = table(hot, *shuffled[:cut]), table(hot, *shuffled[cut:])
-    right.merge(everything(left))
-    assert everything(right) == everything(at_once)
+    right.merge(few_buckets(left))
+    assert few_buckets(right) == few_buckets(at_once)
 
 
 @settings(max_examples=60)
 @given(records=some_records)
 def test_merging_the_same_again_changes_nothing(hot: HotPath, records: list[User]) -> None:
     users = table(hot, *records)
-    before = everything(users)
+    before = few_buckets(users)
     assert users.merge(before) == b""
     assert users.merge(pack(records)) == b""
-    assert (everything(users), users.dirty_count) == (before, 0)
+    assert (few_buckets(users), users.dirty_count) == (before, 0)
 
 
 # Expiry, digests and counts
@@ -430,14 +435,14 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(steps=operations)
 def test_the_compiled_table_does_what_the_plain_one_does(fast: HotPath, steps: list[tuple[Any, ...]]) -> None:
     plain, packed = PURE.UserTable(EXPIRE), fast.UserTable(EXPIRE)
     for name, *arguments in steps:
         assert getattr(packed, name)(*arguments) == getattr(plain, name)(*arguments)
         assert (packed.has_changes, packed.dirty_count) == (plain.has_changes, plain.dirty_count)
-    assert everything(packed) == everything(plain)
+    assert few_buckets(packed) == few_buckets(plain)
 
 
 @settings(max_examples=25)

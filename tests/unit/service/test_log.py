@@ -91,6 +91,12 @@ def test_a_field_without_a_value_is_left_out(lines: Lines) -> None:
     assert lines[0].endswith("event=e host=h\n")
 
 
+@pytest.mark.parametrize("name", ["time", "level"])
+def test_no_field_takes_the_place_of_what_every_line_has(lines: Lines, name: str) -> None:
+    with pytest.raises(AssertionError, match=name):
+        lines.log().info("e", **{name: "x"})
+
+
 def test_lines_below_the_level_are_not_written(lines: Lines) -> None:
     log = lines.log(level="warning")
     log.debug("a")

@@ -56,7 +56,9 @@ def test_a_number_without_a_unit_is_an_error_that_says_what_to_write(value: obje
         parse_duration(value)
 
 
-@pytest.mark.parametrize("value", ["", "soon", "5 m", "-1 s", "1 s 2", "nan s", "1e3 s", True, None, ["1 s"]])
+@pytest.mark.parametrize(
+    "value", ["", "soon", "5 m", "-1 s", "1 s 2", "nan s", "1e3 s", float("nan"), -5, True, None, ["1 s"]]
+)
 def test_what_is_no_duration_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match='"15 min"'):
         parse_duration(value)

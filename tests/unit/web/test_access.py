@@ -46,7 +46,7 @@ def test_with_the_token_tcp_changes_hosts(ask_token: Caller, operations: FakeOpe
 def test_a_change_without_the_right_token_is_refused(
     ask_token: Caller, operations: FakeOperations, header: dict[str, str]
 ) -> None:
-    refused = ask_token("DELETE", "/v1/hosts/127.0.1.1", **header)
+    refused = ask_token("DELETE", "/v1/hosts/127.0.1.1", None, **header)
     assert (refused.status, refused.json["exit_code"]) == (401, 77)
     assert refused.headers["www-authenticate"] == "Bearer"
     assert "right-token" not in refused.detail

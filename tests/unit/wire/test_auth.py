@@ -391,7 +391,7 @@ blocks = st.lists(lines | asking_lines, max_size=8).map(
 turns = st.lists(st.tuples(st.sampled_from(Gate), st.integers(0, 2000), blocks), max_size=4)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     turns=turns,
     format=st.sampled_from(["%Lu", "%u", "%Ln"]),
@@ -412,7 +412,7 @@ def test_the_compiled_rewriting_does_what_the_plain_one_does(
         assert packed.users.take_changes() == plain.users.take_changes()
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(data=st.binary(max_size=200).map(lambda data: data + b"\n"), passlines=st.booleans())
 def test_any_bytes_are_rewritten_alike(fast: HotPath, data: bytes, passlines: bool) -> None:
     assert fast.rewrite(director(fast), data, passlines) == PURE.rewrite(director(PURE), data, passlines)

@@ -1,0 +1,261 @@
+"""Opens what others connect to: unix sockets, TCP sockets, the notify FIFO; and takes over inherited ones.
+
+Errors name the listener, its path or address, and what to do. At the end a file is removed only if it is
+still the one that was made here: a successor may have replaced it.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import socket
+import stat
+from contextlib import suppress
+
+from director.errors import ListenError
+
+BACKLOG = 1024
+"""Connections that wait to be accepted: login processes all reconnect at once."""
+
+
+class _OwnFile:
+    """A file that belongs to an open descriptor, so that its inode number cannot be given to another one."""
+
+    def __init__(self, path: str) -> None:
+        status = os.lstat(path)
+        self._path, self._identity = path, (status.st_dev, status.st_ino)
+
+    def remove(self) -> None:
+        with suppress(OSError):  # gone already, or in a folder we may not change any more
+            status = os.lstat(self._path)
+            if (status.st_dev, status.st_ino) == self._identity:
+                os.unlink(self._path)
+
+
+class Listener:
+    """A listening socket, non-blocking."""
+
+    def __init__(self, name: str, where: str, sock: socket.socket, file: _OwnFile | None = None) -> None:
+        self.name, self.where, self.socket, self._file = name, where, sock, file
+
+    def close(self) -> None:
+        if self._file is not None and self.socket.fileno() >= 0:
+            self._file.remove()
+        self.socket.close()
+
+
+class Fifo:
+    """A FIFO opened for both ends, non-blocking: its reader meets no end, its writers never wait for a reader.
+
+    A login process that opens a FIFO nobody reads freezes with all its sessions.
+    """
+
+    def __init__(self, name: str, where: str, fd: int, file: _OwnFile | None = None) -> None:
+        self.name, self.where, self.fd, self._file = name, where, fd, file
+
+    def close(self) -> None:
+        if self.fd < 0:
+            return
+        if self._file is not None:
+            self._file.remove()
+        os.close(self.fd)
+        self.fd = -1
+
+
+def unix_listener(
+    name: str, path: str, *, mode: int, user: str = "", group: str = "", backlog: int = BACKLOG
+) -> Listener:
+    """Listen on the unix socket `path`; missing folders are made, and a file nobody serves is replaced.
+
+    user, group: names or numbers; empty: those of this process. Raises ListenError.
+    """
+    owner = _owner(name, path, user, group)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    file = None
+    try:
+        _make_folder(path)
+        _clear_way(name, path)
+        os.fchmod(sock.fileno(), mode)  # bind() creates the file with it: at no time may more people connect
+        sock.bind(path)
+        file = _OwnFile(path)
+        os.chown(path, *owner)
+        os.chmod(path, mode)
+        sock.listen(backlog)
+    except BaseException as exc:
+        if file is not None:
+            file.remove()
+        sock.close()
+        if isinstance(exc, OSError):
+            raise _file_error(name, path, exc) from exc
+        raise
+    return Listener(name, path, sock, file)
+
+
+def tcp_listener(name: str, address: str, port: int, *, backlog: int = BACKLOG) -> Listener:
+    """Listen on an IP address; port 0: any. Raises ListenError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+        sock.listen(backlog)
+    except OSError as exc:
+        sock.close()
+        raise ListenError(name, _endpoint(address, port), _tcp_reason(exc)) from exc
+    return Listener(name, _endpoint(*sock.getsockname()[:2]), sock)
+
+
+def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "") -> Fifo:
+    """Open the FIFO `path`, made where it is missing. Raises ListenError.
+
+    One that is there is never replaced: a login process may be waiting in it for a reader. If another process
+    reads it (Dovecot's master can hold it), mode and owner stay and it is not removed at the end.
+    """
+    owner = _owner(name, path, user, group)
+    fd = -1
+    try:
+        _make_folder(path)
+        with suppress(FileExistsError):
+            os.mkfifo(path, mode)
+        if not stat.S_ISFIFO(os.lstat(path).st_mode):
+            raise ListenError(name, path, "there is something else; remove it, or configure another path")
+        shared = _has_reader(path)
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if not shared:
+            os.chown(path, *owner)
+            os.chmod(path, mode)
+        return Fifo(name, path, fd, None if shared else _OwnFile(path))
+    except OSError as exc:
+        if fd >= 0:
+            os.close(fd)
+        raise _file_error(name, path, exc) from exc
+
+
+def adopt_listener(name: str, fd: int) -> Listener:
+    """Serve a socket somebody else opened and keeps: its file is not removed. Raises ListenError."""
+    try:
+        sock = socket.socket(fileno=fd)
+        listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        )
+    except OSError as exc:
+        raise ListenError(
+            name, f"descriptor {fd}", "it is not a listening socket; see its socket unit"
+        ) from exc
+    if not listening:
+        sock.close()
+        raise ListenError(name, f"descriptor {fd}", "it is not a listening socket; see its socket unit")
+    os.set_inheritable(fd, False)
+    sock.setblocking(False)
+    address = sock.getsockname()
+    return Listener(name, address if isinstance(address, str) else _endpoint(*address[:2]), sock)
+
+
+def adopt_fifo(name: str, fd: int) -> Fifo:
+    """Read a FIFO somebody else opened and keeps: its file is not removed. Raises ListenError."""
+    try:
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            raise ListenError(name, f"descriptor {fd}", "it is not a FIFO; its socket unit needs ListenFIFO=")
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        # Opened again for both ends: how the other one opened it is not ours to know.
+        own = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        reason = f"it is not a FIFO that can be opened ({exc.strerror}); see its socket unit"
+        raise ListenError(name, f"descriptor {fd}", reason) from exc
+    os.close(fd)
+    return Fifo(name, path, own)
+
+
+def _owner(name: str, path: str, user: str, group: str) -> tuple[int, int]:
+    """Numbers for chown; -1 leaves as it is."""
+    try:
+        uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid if user else -1
+    except KeyError:
+        raise ListenError(name, path, f"there is no user {user!r}; create it, or correct `user`") from None
+    try:
+        gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else -1
+    except KeyError:
+        raise ListenError(name, path, f"there is no group {group!r}; create it, or correct `group`") from None
+    return uid, gid
+
+
+def _make_folder(path: str) -> None:
+    folder = os.path.dirname(path)
+    if not folder or os.path.isdir(folder):
+        return
+    _make_folder(folder)
+    os.mkdir(folder)
+    os.chmod(folder, 0o755)
+
+
+def _clear_way(name: str, path: str) -> None:
+    """Remove a socket file nobody serves. Raises ListenError for anything else that is there."""
+    try:
+        kind = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise ListenError(name, path, "there is something else; remove it, or configure another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            if exc.errno not in (errno.EAGAIN, errno.EPROTOTYPE):  # its queue is full; it is of another kind
+                raise
+    raise ListenError(
+        name,
+        path,
+        "already served by another process; stop that one (is a director running?), or configure"
+        " another path",
+    )
+
+
+def _has_reader(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            raise
+        return False
+    return True
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _file_error(name: str, path: str, exc: OSError) -> ListenError:
+    match exc.errno:
+        case errno.EACCES | errno.EPERM:
+            reason = (
+                f"uid {os.getuid()} may not create it, or give it the configured mode and owner;"
+                f" run the director as a user who may, or create {os.path.dirname(path)} for it"
+            )
+        case errno.EADDRINUSE:
+            reason = "another process has just opened it; is a second director being started?"
+        case errno.EEXIST | errno.ENOTDIR:
+            reason = "a part of the path is a file, not a folder; configure another path"
+        case _:
+            reason = exc.strerror or str(exc)
+    return ListenError(name, path, reason)
+
+
+def _tcp_reason(exc: OSError) -> str:
+    match exc.errno:
+        case errno.EADDRINUSE:
+            return "in use by another process; stop that one, or configure another port"
+        case errno.EADDRNOTAVAIL:
+            return "not an address of this machine; configure one of its own"
+        case errno.EACCES:
+            return f"uid {os.getuid()} may not use this port; configure one from 1024 on"
+    return exc.strerror or str(exc)

@@ -1,0 +1,72 @@
+"""What the answers of Redis servers mean, those included that cannot be provoked in every version."""
+
+from __future__ import annotations
+
+import pytest
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,
+    OutOfMemoryError,
+    ResponseError,
+)
+
+from state.base import StoreRefused, StoreUnavailable
+from state.redis_link import RedisAddress, translated
+
+SECRET = "hunter2"
+ADDRESS = RedisAddress(url="redis://host:6379/0?prefix=dd:", password=SECRET, prefix="dd:")
+IN_SCRIPT = "Error running script (call to f_0123): @user_script:9: "
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (OutOfMemoryError("command not allowed", status_code="OOM"), "OOM"),
+        (ResponseError("MISCONF Redis is configured to save RDB snapshots"), "MISCONF"),
+        (ResponseError("NOREPLICAS Not enough good replicas to write."), "NOREPLICAS"),
+        (ResponseError(f"{IN_SCRIPT}-OOM command not allowed", status_code="ERR"), "OOM"),
+        (
+            ResponseError(f"{IN_SCRIPT}@user_script: 9: -READONLY You can't", status_code="ERR"),
+            "READONLY",
+        ),
+        (AuthenticationError("Authentication required.", status_code="NOAUTH"), "NOAUTH"),
+        (AuthenticationError("invalid username-password pair", status_code="WRONGPASS"), "WRONGPASS"),
+    ],
+)
+def test_an_answer_that_somebody_must_act_on_is_refused_with_its_code_and_advice(
+    answer: ResponseError, code: str
+) -> None:
+    failure = translated(answer, ADDRESS, "swap_buckets")
+    assert isinstance(failure, StoreRefused)
+    assert failure.code == code
+    assert "it said" not in failure.advice
+
+
+@pytest.mark.parametrize("code", ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"])
+def test_an_answer_that_passes_by_itself_is_unavailable_and_named(code: str) -> None:
+    failure = translated(ResponseError(f"{code} some text"), ADDRESS, "versions")
+    assert isinstance(failure, StoreUnavailable)
+    assert failure.reason == f"the server says {code}"
+
+
+def test_a_server_that_loads_its_data_is_unavailable() -> None:
+    failure = translated(BusyLoadingError("Redis is loading", status_code="LOADING"), ADDRESS, "versions")
+    assert isinstance(failure, StoreUnavailable)
+
+
+def test_an_answer_nobody_knows_is_refused_with_the_servers_words() -> None:
+    failure = translated(ResponseError("ERR DB index is out of range"), ADDRESS, "open")
+    assert isinstance(failure, StoreRefused)
+    assert "DB index is out of range" in failure.advice
+
+
+def test_a_password_that_a_server_repeats_is_taken_out() -> None:
+    answers = (ResponseError(f"ERR unknown command {SECRET}"), ConnectionError(f"lost: {SECRET}"))
+    said = "".join(str(translated(answer, ADDRESS, "open")) for answer in answers)
+    assert SECRET not in said
+
+
+def test_an_address_does_not_show_its_password() -> None:
+    assert SECRET not in repr(ADDRESS)
+    assert SECRET not in str(ADDRESS)

@@ -1,0 +1,101 @@
+"""Imports point one way (house style, section 2): the floor plan, checked in the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+BASE = {"types", "errors", "records", "version"}
+MAY_IMPORT = {
+    "core": BASE,
+    "wire": BASE | {"core"},
+    "net": BASE | {"wire"},
+    "service": BASE | {"core", "wire", "net", "state"},
+    "web": BASE | {"service"},
+    "cli": BASE,
+    "demo": BASE | {"cli"},
+}
+"""Room of `director` -> what it may import besides itself, the standard library and third parties."""
+
+LATE = {
+    # The composition root and the command line start whole rooms by name, inside a function, when asked to.
+    ("service/app.py", "web"),
+    ("cli/run.py", "service"),
+    ("cli/run.py", "demo"),
+    ("cli/config.py", "service"),
+}
+PURE = {"core", "wire"}
+NOT_PURE = {"asyncio", "socket", "time", "random", "os", "logging", "threading", "anyio", "subprocess", "secrets"}
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """Every module a file imports, and whether it does so inside a function."""
+    tree = ast.parse(file.read_text())
+    late = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            yield module, node in late
+
+
+def files(*parts: str) -> list[Path]:
+    return sorted(ROOT.joinpath(*parts).rglob("*.py"))
+
+
+def room(module: str) -> str:
+    """`director.core.users` -> `core`; `state.base` -> `state`; others -> ``."""
+    top, _, rest = module.partition(".")
+    return "state" if top == "state" else rest.split(".")[0] if top == "director" else ""
+
+
+@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_a_room_imports_only_what_the_floor_plan_allows(name: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in files("director", name)
+        for module, late in imports(file)
+        if room(module) not in {"", name} | MAY_IMPORT[name]
+        and not (late and (str(file.relative_to(ROOT / "director")), room(module)) in LATE)
+    ]
+    assert wrong == []
+
+
+def test_the_state_layer_knows_nothing_of_the_director() -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for folder in ("state", "migrations")
+        for file in files(folder)
+        for module, _ in imports(file)
+        if module.split(".")[0] == "director"
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_rooms_touch_no_clock_socket_file_or_chance(name: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in files("director", name)
+        for module, _ in imports(file)
+        if module.split(".")[0] in NOT_PURE and file.name != "hotpath.py"
+    ]
+    assert wrong == []
+
+
+def test_there_are_files_to_check() -> None:
+    assert len(files("director", "core")) > 10
