@@ -95,4 +95,4 @@ def migrate_sqlite(connection: sqlite3.Connection, store: str, found: int, steps
 
 def redis_schema(stored: bytes | None) -> int:
     """The schema as a number, from the field of the `meta` hash; 0 where there is none."""
-    return int(stored) if stored else 0
+    return int(stored) if stored and stored.isdigit() else 0

@@ -215,9 +215,12 @@ class RedisStore:
         (seconds, micros), held = await self._required("members").call("members", commands)
         now = int(seconds) + int(micros) / 1e6
         leases = []
-        for value in held[1::2]:
+        for member, value in zip(held[::2], held[1::2], strict=True):
             deadline, _, stored = value.partition(b" ")
-            lease, remaining = _decode_lease(stored), int(deadline) / 1000 - now
+            try:
+                lease, remaining = _decode_lease(stored), int(deadline) / 1000 - now
+            except ValueError as exc:  # it may be alive: to pass it over would be to believe oneself alone
+                raise self._unreadable("members", f"HDEL {self._prefix}lease {member.decode()}") from exc
             if remaining > 0:
                 leases.append(msgspec.structs.replace(lease, remaining=remaining))
         return sorted(leases, key=lambda lease: lease.member)
@@ -234,8 +237,13 @@ class RedisStore:
         while len(found) < limit:
             command = ("XREVRANGE", f"{self._prefix}audit", last, "-", "COUNT", AUDIT_PAGE)
             (page,) = await link.call("audit", [command])
-            entries = (_decode_entry(fields[1]) for _, fields in page)
-            found += (e for e in entries if e.at >= since and target in (None, e.target))
+            for number, fields in page:
+                try:
+                    entry = _decode_entry(fields[1])
+                except ValueError as exc:
+                    raise self._unreadable("audit", f"XDEL {self._prefix}audit {number.decode()}") from exc
+                if entry.at >= since and target in (None, entry.target):
+                    found.append(entry)
             if len(page) < AUDIT_PAGE:
                 break
             last = _before(page[-1][0])
@@ -256,6 +264,10 @@ class RedisStore:
         if self._link is None:
             raise StoreUnavailable(self.url, operation, reason="it is not open")
         return self._link
+
+    def _unreadable(self, operation: str, remedy: str) -> StoreRefused:
+        advice = f"something else than a director wrote what is stored; to remove it: {remedy}"
+        return StoreRefused(self.url, operation, "unreadable", advice)
 
     def _key(self, space: Space, number: int) -> str:
         return f"{self._prefix}{{{space[0]}{number >> TAG_BITS:02x}}}{number:03x}"

@@ -103,6 +103,8 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             driver_info=None,
+            # It says its name first, refused or not: with TLS 1.3, a connection that has read nothing yet
+            # finds the server's session tickets waiting, and the library takes it for broken.
         )
 
 

@@ -20,8 +20,9 @@ START_WITHIN = 10.0
 class RedisServer:
     """A redis-server on a Unix socket, and on a port of 127.0.0.1 if `port` is given.
 
-    password: of the default user. tls_port: a port for TLS, with a `certificate` of its own. appendonly: keep the data over stop and kill. options: lines of its
-    configuration. `with` it, or call start() and close().
+    password: of the default user. tls_port: a port for TLS, with a `certificate` of its own.
+    appendonly: keep the data over stop and kill. options: lines of its configuration.
+    `with` it, or call start() and close().
     """
 
     def __init__(

@@ -51,6 +51,9 @@ class Client:
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
 
+    def close(self) -> None:
+        self._connection.close()
+
     def get(self, path: str) -> bytes:
         """The JSON document at `path`."""
         return self.page(path)[0]
@@ -64,7 +67,7 @@ class Client:
     def change(self, method: str, path: str, body: msgspec.Struct | None = None) -> bytes:
         """Ask for a change; returns when every director has it."""
         # Never on a kept connection: whether a request was carried out must not be in doubt for its idle end.
-        self._connection.close()
+        self.close()
         return self._exchange(method, path, msgspec.json.encode(body) if body is not None else None)[0]
 
     def decode(self, body: bytes, kind: type[T]) -> T:
@@ -85,7 +88,7 @@ class Client:
             # A pager held us up for longer than the director keeps an idle connection.
             if not kept:
                 raise self._unreachable(error.strerror or "it hung up") from None
-            self._connection.close()
+            self.close()
             return self._exchange(method, path, body)
         except TimeoutError:
             raise self._timed_out(method) from None
@@ -122,8 +125,10 @@ class Client:
         except (msgspec.DecodeError, UnicodeDecodeError):
             code = EX_TRY_AGAIN if status == 503 else EX_UNAVAILABLE
             return Failure(f"{self.where}: answered {status} without saying why", code)
-        if status in (401, 403):
-            return Failure(f"{self.where}: {problem.detail}; DIRECTOR_TOKEN names the token", EX_REFUSED)
+        if status == 401:
+            return Failure(f"{self.where}: {problem.detail}; set DIRECTOR_TOKEN to that token", EX_REFUSED)
+        if status == 403:
+            return Failure(f"{self.where}: {problem.detail}", EX_REFUSED)
         return Denied(problem.detail or problem.title, problem.exit_code)
 
     def _timed_out(self, method: str) -> Failure:

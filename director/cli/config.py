@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 
 import click
 import msgspec
@@ -53,6 +52,8 @@ def check(target: Target, as_json: bool) -> int:
 @click.pass_obj
 def show(target: Target, as_json: bool) -> None:
     """Print the configuration in force, defaults included, secrets hidden."""
+    import tomllib
+
     from director.service import config as configuration
 
     toml = configuration.show(configuration.load(target.config_path, os.environ))

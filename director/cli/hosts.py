@@ -133,7 +133,8 @@ def _each(target: Target, host: str, change: Callable[[Client, str], bytes]) -> 
         try:
             _tell(address, client.decode(change(client, address), Change))
         except Denied as error:
-            complain(str(error))
+            text = str(error)
+            complain(text if text.startswith(address) else f"{address}: {text}")
             code = code or error.exit_code
     return code
 

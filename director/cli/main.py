@@ -11,7 +11,7 @@ import click
 
 from director.cli import config, hosts, ring, run, status, users
 from director.cli.groups import Commands
-from director.cli.output import OutputError, complain, say
+from director.cli.output import OutputError, complain
 from director.cli.target import target_options
 from director.errors import EX_USAGE, DirectorError
 
@@ -48,12 +48,16 @@ def _outcome(command: Callable[[], object]) -> int:
         complain(error.format_message())
         return EX_USAGE
     except DirectorError as error:
-        # A configuration can have several things wrong with it: a line each.
-        for line in str(error).splitlines():
-            complain(line)
-        return error.exit_code
+        return _report(error)
     except (click.Abort, KeyboardInterrupt):
         return EX_INTERRUPTED
+
+
+def _report(error: DirectorError) -> int:
+    # A configuration can have several things wrong with it: a line each.
+    for line in str(error).splitlines():
+        complain(line)
+    return error.exit_code
 
 
 def _flushed(code: int) -> int:
@@ -61,9 +65,8 @@ def _flushed(code: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        # Whoever read our output may just have seen enough.
-        if not code and not isinstance(error, BrokenPipeError):
-            complain(str(OutputError(error)))
+        if not code:
+            _report(OutputError(error))
         # Python flushes again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or 1
@@ -72,7 +75,7 @@ def _flushed(code: int) -> int:
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        say(f"director {run.release()}")
+        run.say_version()
         context.exit()
 
 

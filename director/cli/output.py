@@ -45,17 +45,16 @@ class PlainTable:
 
 
 class OutputError(DirectorError):
-    """Standard output takes no more; there is no use in going on."""
+    """Standard output takes no more. Without a text where the reader has just seen enough, as `head` does."""
 
     def __init__(self, error: OSError) -> None:
-        super().__init__(f"standard output: {error.strerror}")
+        enough = isinstance(error, BrokenPipeError)
+        super().__init__("" if enough else f"standard output: {error.strerror}")
 
 
 def write(text: str) -> None:
     try:
         sys.stdout.write(text)
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise OutputError(error) from None
 
@@ -105,15 +104,15 @@ def moment(unix: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix)) if unix else "-"
 
 
-def ago(unix: int | None, now: float) -> str:
-    """How long ago, in one unit; `-` where it is not known."""
+def since(unix: int | None, now: float) -> str:
+    """How long it has been, in one unit; `-` where it is not known."""
     if not unix:
         return "-"
     seconds = max(0, round(now - unix))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
 
 
 def size(count: int | None) -> str:

@@ -7,19 +7,18 @@ import time
 import click
 
 from director.cli.groups import Commands
-from director.cli.output import Column, ago, or_dash, say, say_json, say_table, size
+from director.cli.output import Column, or_dash, say, say_json, say_table, since, size
 from director.cli.target import Target, json_option, target_options
 from director.records import MemberInfo, RingInfo
 
 MEMBER_COLUMNS = (
     Column("director"),
     Column("type"),
-    Column("status"),
     Column("ms", number=True),
     Column("in", number=True),
     Column("out", number=True),
-    Column("last read"),
-    Column("failed"),
+    Column("idle", number=True),
+    Column("status"),
 )
 
 
@@ -35,7 +34,8 @@ def ring() -> None:
 def status(target: Target, as_json: bool) -> None:
     """The directors and the connections with them.
 
-    ms: the last ping, of the asked director its last sync. in, out: bytes on the connection.
+    ms: the last ping, of the asked director its last sync. in, out: bytes on the connection. idle: since it
+    was last read from.
     """
     client = target.client()
     document = client.get("/v1/ring")
@@ -66,10 +66,9 @@ def member_row(member: MemberInfo, now: float) -> tuple[object, ...]:
     return (
         f"{host}:{member.port}",
         or_dash(member.kind),
-        or_dash(member.status),
         or_dash(member.sync_ms),
         size(member.bytes_in),
         size(member.bytes_out),
-        ago(member.last_read, now),
-        ago(member.last_failed, now),
+        since(member.last_read, now),
+        member.status or (f"failed {since(member.last_failed, now)} ago" if member.last_failed else "-"),
     )

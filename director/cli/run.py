@@ -1,9 +1,6 @@
-"""Commands that run something here, instead of asking a director."""
+"""Commands that run something here, instead of asking a director. What they run is imported when they do."""
 
 from __future__ import annotations
-
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 
 import click
 
@@ -11,12 +8,11 @@ from director.cli.output import say
 from director.cli.target import Target, config_option
 
 
-def release() -> str:
-    """The version that is installed."""
-    try:
-        return installed_version("mail-director")
-    except PackageNotFoundError:
-        return "unknown, not installed"
+def say_version() -> None:
+    # The look-up of what is installed costs as much as a whole command.
+    from director.version import VERSION
+
+    say(f"director {VERSION}")
 
 
 @click.command()
@@ -42,4 +38,4 @@ def demo(once: bool) -> int:
 @click.command()
 def version() -> None:
     """Print the version."""
-    say(f"director {release()}")
+    say_version()

@@ -32,8 +32,11 @@ class Target:
         return self.config or DEFAULT_CONFIG
 
     def client(self) -> Client:
+        """The director to talk to, until the command ends."""
         where = self.socket or api_socket(self.config, os.environ)
-        return Client(where, token=os.environ.get("DIRECTOR_TOKEN"))
+        client = Client(where, token=os.environ.get("DIRECTOR_TOKEN"))
+        click.get_current_context().call_on_close(client.close)
+        return client
 
 
 def api_socket(config: str | None, environ: Mapping[str, str]) -> str:
@@ -64,7 +67,7 @@ def api_socket(config: str | None, environ: Mapping[str, str]) -> str:
     if not socket:
         raise ConfigError(path, "listen.api.path", "", "the API socket is off; -S names another way in")
     folder = os.path.join(os.path.dirname(os.path.abspath(path)), _expanded(base_dir, environ))
-    return os.path.join(folder, _expanded(socket, environ))
+    return os.path.normpath(os.path.join(folder, _expanded(socket, environ)))
 
 
 def _string(file: str, tables: Any, *keys: str, default: str) -> str:

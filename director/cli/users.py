@@ -71,7 +71,7 @@ def _pages(client: Client, host: str | None) -> Iterator[list[UserInfo]]:
 
 def _read_names(file: str) -> list[str]:
     try:
-        with open(0 if file == "-" else file, encoding="utf-8", closefd=file != "-") as lines:
+        with click.open_file(file, encoding="utf-8") as lines:
             return [name for line in lines if (name := line.rstrip("\r\n"))]
     except OSError as error:
         raise Failure(f"-f {file}: cannot be read ({error.strerror})", EX_DATA) from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 from director.core.messages import Token
+from director.core.order import member_order
 from director.types import MemberId, Now
 
 DURATIONS = 1000
@@ -20,10 +21,12 @@ REPEAT = 0.3
 
 
 class Barrier:
-    def __init__(self, me: MemberId) -> None:
+    def __init__(self, me: MemberId, first_serial: int = 0) -> None:
+        """first_serial: above all that an earlier life of this director may have used."""
         self.me = me
         self.synced = False
         self.ring: tuple[MemberId, ...] = (me,)
+        """The members of the last second lap, in ring order."""
         self.waiting_since: float | None = None
         self.durations: deque[float] = deque(maxlen=DURATIONS)
         """Seconds of the waits that have ended and were not taken yet by the metrics."""
@@ -31,7 +34,9 @@ class Barrier:
         """How long the last wait took."""
         self.synced_at = 0.0
         """Unix time of the last release; 0 = never."""
-        self._serial = 0
+        self._serial = first_serial
+        self._oldest = first_serial + 1
+        """Of the tokens of our own that still count, the first."""
         self._due: float | None = None
         self._agreed = b""
         """Digest of the last release."""
@@ -42,6 +47,7 @@ class Barrier:
         if self.synced or self.waiting_since is None:
             self.synced = False
             self.waiting_since = now.mono
+        self._oldest = self._serial + 1
         due = now.mono if at_once else now.mono + REPEAT
         self._due = due if self._due is None else min(self._due, due)
 
@@ -50,7 +56,8 @@ class Barrier:
         self._due = now.mono
 
     def hold(self, until: float) -> None:
-        """A member went silent: no host change is agreed without him before `until`, when everybody has noticed."""
+        """A member went silent: no host change is agreed without him before `until`, when everybody has
+        noticed."""
         self._hold_until = max(self._hold_until, until)
 
     def next_deadline(self) -> float | None:
@@ -61,18 +68,18 @@ class Barrier:
         if self._due is None or now.mono < self._due:
             return None
         self._due = None if self.synced else now.mono + REPEAT
-        if self._held(now, digest):
+        if self.held(now, digest):
             return None
         self._serial += 1
         return Token(self.me, self._serial, 1, digest, [self.me])
 
     def pass_on(self, token: Token, now: Now, digest: bytes) -> Token | None:
         """Take a token from the left. Returns what goes to the right."""
-        if token.digest != digest or self._held(now, digest):
+        if token.digest != digest or self.held(now, digest):
             return None
         members = tuple(MemberId(m) for m in token.passed)
         if token.origin == self.me:
-            if token.serial != self._serial:
+            if not self._oldest <= token.serial <= self._serial:
                 return None
             if token.lap == 1:
                 return Token(self.me, token.serial, 2, digest, token.passed)
@@ -95,9 +102,10 @@ class Barrier:
         self.synced = True
         self.waiting_since = None
         self.synced_at = now.unix
-        self.ring = ring
+        self.ring = tuple(sorted(ring, key=member_order))
         self._agreed = digest
         self._due = None
 
-    def _held(self, now: Now, digest: bytes) -> bool:
+    def held(self, now: Now, digest: bytes) -> bool:
+        """Whether a host change must not be agreed yet, because somebody has only just gone silent."""
         return now.mono < self._hold_until and digest != self._agreed and self._agreed != b""

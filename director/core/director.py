@@ -5,25 +5,13 @@ Order within one call (ring-rules 5): records leave first, then tokens, then ans
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
-from director.core import exchange
+from director.core import checks, exchange
 from director.core.addresses import host_id
-from director.core.assign import Assigner, Backend, Gate, Wait
+from director.core.assign import Assigner, Gate
 from director.core.barrier import Barrier
-from director.core.effects import (
-    Answer,
-    Claim,
-    Effect,
-    Level,
-    Log,
-    Refuse,
-    Send,
-    StoreHosts,
-)
+from director.core.effects import Effect, Level, Log, Send, StoreHosts
 from director.core.events import (
     Claimed,
     ClaimFailed,
@@ -48,6 +36,8 @@ from director.core.events import (
 )
 from director.core.hostchanges import HostChanges
 from director.core.hosts import HostTable
+from director.core.housekeeping import Housekeeping
+from director.core.logins import Counters, Logins
 from director.core.member import Identity, Neighbour, State
 from director.core.messages import (
     Digests,
@@ -62,33 +52,15 @@ from director.core.messages import (
     Users,
 )
 from director.core.names import NameTable
-from director.core.pending import PENDING_TIMEOUT, Pending, Waiting
+from director.core.pending import Pending
 from director.core.ring import Ring, log_neighbours
-from director.core.standing import MAY_HASH, Standing, judge
-from director.core.users import BUCKETS, User, UserTable, pack
-from director.types import Address, HostId, LinkId, MemberId, Now, Stamp, UserKey
+from director.core.standing import MAY_HASH, Stand, Standing
+from director.core.trust import Trust
+from director.core.users import BY_HAND, User, UserTable, unpack
+from director.types import MemberId, Now, UserKey
 
-SLICE = 1000
-"""Waiting logins tried again in one turn of the loop."""
-SWEEP_SECONDS = 60
-"""In this time every bucket is looked through for expired records once."""
-CLAIM_AFTER = 5.0
-"""Seconds without sync after which new users are settled in the shared store (ring-rules 37)."""
-SWEEP_SLICE = 128
-"""Buckets of one turn where many are walked."""
-
-
-class Counters(msgspec.Struct):
-    """Plain numbers for the metrics; never reset."""
-
-    answered_later: int = 0
-    conflicts: int = 0
-    """Users whom a merge took from a host where they were still alive, and nobody had moved by hand."""
-    refused: int = 0
-    claims: int = 0
-    isolated: int = 0
-    host_changes: int = 0
-    messages_in: dict[str, int] = msgspec.field(default_factory=dict)
+FROZEN = 1.0
+"""Seconds an event may be late behind the deadline that was asked for; beyond that the process was frozen."""
 
 
 class Director:
@@ -108,175 +80,188 @@ class Director:
         self.users: UserTable = assigner.users
         self.names = names
         self.ring = Ring(identity, servers)
-        self.barrier = Barrier(identity.member)
+        self.barrier = Barrier(identity.member, (identity.incarnation & 0xFFFFFFFF) << 24)
         self.pending = Pending()
         self.changes = HostChanges(hosts)
         self.counters = Counters()
-        self.standing = Standing.WAIT
-        self.hint = True
-        """What is in memory has not been compared with anybody yet: a hint, no more (ring-rules 28)."""
-        self.isolation_wait = isolation_wait
-        self._leases: frozenset[MemberId] | None = None
-        self._smaller_since: float | None = None
-        self._claiming: set[UserKey] = set()
+        self._logins = Logins(assigner, hosts, self.pending, self.counters)
+        self._stand = Stand(self.ring.servers, isolation_wait)
+        self._trust = Trust()
+        self._housekeeping = Housekeeping(self.users, names)
         self._digest = b""
-        self._asked_after_thaw: dict[LinkId, int] = {}
-        """Pings whose answers show that what the neighbours sent while we were frozen has been read."""
-        self._forgetting: deque[_Forgetting] = deque()
-        self._was_claiming = False
-        self._sweep_at = 0.0
-        self._sweep_bucket = 0
         self._started = False
-        self._stopping = False
+        self._store_was_read = False
+        self._expected: float | None = None
+        """When the next event was due at the latest; None: nothing was."""
+        self._now = 0.0
         self._reconfigure()
 
     # ---- what happened
 
     def handle(self, event: Event, now: Now) -> list[Effect]:
         self.assigner.unix = int(now.unix)
+        self._now = now.mono
         effects = self._announce()
+        gap = 0.0 if self._expected is None else now.mono - self._expected
+        self._expected = None
+        if gap > FROZEN:
+            effects += self._thawed(gap, now)
         match event:
             case TableChanged():
                 return effects
             case Lookup():
-                return effects + self._lookup(event, now)
+                answers = self._logins.lookup(event, now)
+                return [*effects, *self._announce(), *answers]
+            case Dropped(requests):
+                self.pending.drop(requests)
+                return effects
+            case Claimed(key, records):
+                effects += self._merge_users(records, None)
+                answers = self._logins.claimed(key, now)
+                return [*effects, *self._announce(), *answers, *self._settle(now)]
+            case Thawed():
+                if gap <= FROZEN:
+                    effects += self._thawed(event.gap, now)
             case Received():
                 effects += self._received(event, now)
             case Seen(names):
                 self._seen(names)
-            case TimerFired():
-                pass
-            case Dropped(requests):
-                self.pending.drop(requests)
-                return effects
+            case LinkOpened(link, nonce, remote, dialled):
+                effects += self.ring.opened(link, remote, dialled, nonce, now)
+            case LinkClosed(link, reason):
+                effects += self.ring.closed(link, reason, now)
+            case _:
+                effects += self._happened(event, now)
+        return [*effects, *self._announce(), *self._settle(now)]
+
+    def _happened(self, event: Event, now: Now) -> list[Effect]:
+        """What comes less often."""
+        match event:
             case Started():
                 self._started = True
                 self.barrier.wait(now, at_once=True)
                 self.ring.start()
-                self._sweep_at = now.mono + 1
-            case LinkOpened(link, nonce, remote, dialled):
-                effects += self.ring.opened(link, remote, dialled, nonce, now)
+                self._housekeeping.start(now)
             case DialFailed(member):
                 self.ring.dial_failed(member, now)
-            case LinkClosed(link, reason):
-                effects += self.ring.closed(link, reason, now)
             case Congested(link, clear):
                 if link in self.ring.links:
                     self.ring.links[link].congested = not clear
             case HostChange():
                 self.changes.add(event, now)
             case StoredUsers(records):
-                effects += self._merge_users(records, None)
+                return self._merge_users(records, None)
             case StoredHosts(rows):
-                rows = self.hosts.merge(rows) if self._started else self.hosts.merge_stored(rows)
-                effects += self._hosts_changed(rows, None, now)
-            case Claimed(key, records):
-                self._claiming.discard(key)
-                effects += self._merge_users(records, None)
-                effects += self._announce()
-                effects += self._try(self.pending.of(key), now)
+                changed = self.hosts.merge(rows) if self._store_was_read else self.hosts.merge_stored(rows)
+                self._store_was_read = True
+                return self._hosts_changed(changed, None, now)
             case ClaimFailed(key):
-                self._claiming.discard(key)
+                self._logins.claim_failed(key, now)
             case Leases(alive):
-                self._leases = alive
-            case Thawed(gap):
-                effects += self._thawed(gap, now)
+                self._stand.leases = alive
             case Stopping():
-                self._stopping = True
-                for neighbour in list(self.ring.links.values()):
-                    effects += neighbour.close("the director stops", level=Level.INFO)
-                return effects
-        return effects + self._settle(now)
+                return self.ring.stop("the director stops")
+            case _:
+                assert isinstance(event, TimerFired)
+        return []
 
     def next_deadline(self) -> float | None:
-        """Monotonic time at which `TimerFired` is due; in the past where work is left over for the next turn."""
-        busy = self.pending.awake or self._forgetting or any(map(exchange.has_work, self.ring.links.values()))
-        if busy:
+        """Monotonic time at which `TimerFired` is due; 0 where work is left over for the next turn."""
+        if self._has_work():
             return 0.0
-        deadlines = [
+        deadlines = (
             self.ring.next_deadline(),
             self.barrier.next_deadline() if self.ring.right else None,
-            self.pending.next_deadline(),
+            self._logins.next_deadline(),
             self.changes.next_deadline(),
-            self._sweep_at if self._started else None,
-        ]
-        if self.standing is Standing.WAIT and self._smaller_since is not None:
-            deadlines.append(self._smaller_since + self.isolation_wait)
-        if not self.barrier.synced and self.barrier.waiting_since is not None and self._leases is not None:
-            claim_at = self.barrier.waiting_since + CLAIM_AFTER
-            deadlines.append(claim_at if self.standing is not Standing.CLAIM else None)
-        return min((d for d in deadlines if d is not None), default=None)
+            self._housekeeping.next_deadline(),
+            self._stand.next_deadline(self.barrier),
+            self._trust.next_deadline(),
+        )
+        self._expected = min((d for d in deadlines if d is not None), default=None)
+        return self._expected
+
+    def _has_work(self) -> bool:
+        if self.pending.awake or self._housekeeping.has_work:
+            return True
+        return any(map(exchange.has_work, self.ring.links.values()))
 
     @property
     def synced(self) -> bool:
         return self.barrier.synced
 
     @property
+    def standing(self) -> Standing:
+        return self._stand.standing
+
+    @property
+    def hint(self) -> bool:
+        """What is in memory has not been compared with anybody yet: a hint, no more (ring-rules 28)."""
+        return self._trust.hint
+
+    @property
     def partial(self) -> bool:
         """Somebody who lives is outside the ring: the store is kept an eye on (ring-rules 12)."""
         return self.standing is Standing.CLAIM
 
-    # ---- logins
+    def binds(self, key: UserKey) -> bool:
+        """Whether what memory holds of a user is to be kept by a claim, rather than replaced by its
+        candidate."""
+        return self._logins.binds(key, self._now)
 
-    def _lookup(self, event: Lookup, now: Now) -> list[Effect]:
-        """A login the hot path could not answer: try once more with the state as it is, else let it wait."""
-        answer = self.assigner.assign(event.key, event.tag)
-        if isinstance(answer, Backend):
-            return [*self._announce(), Answer(event.request, event.key, answer)]
-        self.pending.add(event.request, event.key, event.tag, now.mono, answer)
-        return self._claim([(event.key, event.tag, answer)])
-
-    def _try(self, waiting: Iterable[Waiting], now: Now) -> list[Effect]:
-        answers: list[Effect] = []
-        claims: list[tuple[UserKey, bytes, Wait]] = []
-        for one in waiting:
-            answer = self.assigner.assign(one.key, one.tag)
-            if isinstance(answer, Backend):
-                self.pending.remove(one.request)
-                self.counters.answered_later += 1
-                answers.append(Answer(one.request, one.key, answer))
-            else:
-                one.wait = answer
-                claims.append((one.key, one.tag, answer))
-        return [*self._announce(), *self._claim(claims), *answers]
-
-    def _claim(self, waiting: Iterable[tuple[UserKey, bytes, Wait]]) -> list[Effect]:
-        """New users in a partial ring: ask the store, once for each user."""
-        if self.standing is not Standing.CLAIM or self.hint:
-            return []
-        effects: list[Effect] = []
-        for key, tag, wait in waiting:
-            backend = self.assigner.place(key >> 32, tag) if wait is Wait.RING else None
-            if backend is None or key in self._claiming:
-                continue
-            self._claiming.add(key)
-            old = self.users.get(key)
-            unix = self.assigner.unix
-            decided = Stamp(max(unix, old.decided + 1) if old else unix)
-            effects.append(Claim(key, pack([User(key, backend.id, decided, unix, 0)])))
-            self.counters.claims += 1
-        return effects
-
-    def _refuse(self, now: Now) -> list[Effect]:
-        effects: list[Effect] = []
-        for one in self.pending.overdue(now.mono):
-            self.counters.refused += 1
-            reason = f"{one.wait.value}, waited {PENDING_TIMEOUT:.0f} s"
-            effects.append(Refuse(one.request, reason))
-            effects.append(
-                Log(
-                    Level.ERROR,
-                    "lookup_timed_out",
-                    {"hash": one.key >> 32, "tag": one.tag.decode(errors="replace"), "reason": reason},
-                )
-            )
-        return effects
+    # ---- users
 
     def _seen(self, names: Iterable[bytes]) -> None:
         tags = {row.tag.encode() for row in self.hosts.present()} | {b""}
         for name in names:
             for tag in tags:
                 self.users.touch(self.assigner.user_hash.key(name, tag), self.assigner.unix)
+
+    def _announce(self) -> list[Effect]:
+        """What the table has changed by itself goes to all neighbours, one message each."""
+        names = self.assigner.take_names()
+        if names:
+            self.names.add(names)
+        if not self.users.has_changes:
+            return []
+        records = self.users.take_changes()
+        effects: list[Effect] = []
+        for neighbour in self.ring.live_links():
+            batch: list[RingMessage] = [Users(records)]
+            if names and neighbour is self.ring.right:
+                batch.append(Names(names, len(self.ring.servers) - 1))
+            effects.append(Send(neighbour.link, batch))
+        return effects
+
+    def _merge_users(self, records: bytes, source: Neighbour | None) -> list[Effect]:
+        """Take in what a neighbour, or the store (None), knows; what was new goes on to all others."""
+        effects: list[Effect] = []
+        if source is None or source.state is not State.FULL:
+            effects += self._conflicts(records)  # over a full link flows what was decided in agreement
+        changed = self.users.merge(records)
+        if not changed:
+            return effects
+        if self.pending:
+            self.pending.wake_users(user.key for user in unpack(changed))
+        return effects + [Send(n.link, [Users(changed)]) for n in self.ring.live_links() if n is not source]
+
+    def _conflicts(self, records: bytes) -> list[Effect]:
+        """Count and name the users who live on two hosts by these records and ours (ring-rules 20)."""
+        effects: list[Effect] = []
+        for theirs in unpack(records):
+            mine = self.users.get(theirs.key)
+            if mine is None or mine.host == theirs.host or self.hosts.gone(mine):
+                continue
+            first, later = sorted((mine, theirs), key=lambda user: (user.decided, -user.host))
+            if first.seen + self.users.expire > later.decided and not later.flags & BY_HAND:
+                self.counters.conflicts += 1
+                fields = {"hash": theirs.key >> 32, "from": self._address(first), "to": self._address(later)}
+                effects.append(Log(Level.WARNING, "user_on_two_hosts", fields))
+        return effects
+
+    def _address(self, user: User) -> str:
+        row = self.hosts.by_id(user.host)
+        return f"id {user.host:08x}" if row is None else row.address
 
     # ---- the ring
 
@@ -301,21 +286,24 @@ class Director:
         return effects
 
     def _from_neighbour(self, neighbour: Neighbour, message: RingMessage, now: Now) -> list[Effect]:
+        problem: str | None = None
         match message:
             case Users(records):
-                if len(records) % 22:
-                    return neighbour.close(f"user records of {len(records)} bytes are not a multiple of 22")
-                return self._merge_users(records, neighbour)
+                problem = checks.wrong_records(records)
+                if problem is None:
+                    return self._merge_users(records, neighbour)
             case Hosts(rows):
-                problem = _bad_row(rows)
-                if problem is not None:
-                    return neighbour.close(problem)
-                return self._hosts_changed(self.hosts.merge(rows), neighbour, now)
+                problem = checks.wrong_rows(rows)
+                if problem is None:
+                    return self._hosts_changed(self.hosts.merge(rows), neighbour, now)
             case Token():
-                return self._token(message, now)
+                problem = checks.wrong_token(message)
+                if problem is None:
+                    return self._token(message, now)
+            case Names():
+                return self._names(neighbour, message)
             case Digests():
                 problem = exchange.compare_later(neighbour, message)
-                return [] if problem is None else neighbour.close(problem)
             case ExchangeDone(settled):
                 neighbour.got_done = True
                 neighbour.settled = settled
@@ -323,38 +311,20 @@ class Director:
                 neighbour.linked = True
             case Redirect(member):
                 self.ring.redirected(neighbour, MemberId(member), now)
-            case Names(entries, hops):
-                self.names.add(entries)
-                if hops > 1 and self.ring.right is not None:
-                    return [Send(self.ring.right.link, [Names(entries, hops - 1)])]
+        return [] if problem is None else neighbour.close(problem)
+
+    def _names(self, neighbour: Neighbour, names: Names) -> list[Effect]:
+        try:
+            self.names.merge(names.entries)
+        except ValueError as exc:
+            return neighbour.close(str(exc))
+        if names.hops > 1 and self.ring.right is not None:
+            return [Send(self.ring.right.link, [Names(names.entries, names.hops - 1)])]
         return []
 
-    def _announce(self) -> list[Effect]:
-        """What the table has changed by itself goes to all neighbours, one message each."""
-        names = self.assigner.take_names()
-        if names:
-            self.names.add(names)
-        if not self.users.has_changes:
-            return []
-        records = self.users.take_changes()
-        effects: list[Effect] = []
-        for neighbour in self.ring.live_links():
-            batch: list[RingMessage] = [Users(records)]
-            if names and neighbour is self.ring.right:
-                batch.append(Names(names, len(self.ring.servers) - 1))
-            effects.append(Send(neighbour.link, batch))
-        return effects
-
-    def _merge_users(self, records: bytes, source: Neighbour | None) -> list[Effect]:
-        changed = self.users.merge(records)
-        if not changed:
-            return []
-        if self.pending:
-            self.pending.wake()
-        return [Send(n.link, [Users(changed)]) for n in self.ring.live_links() if n is not source]
-
     def _hosts_changed(self, rows: Sequence[HostRow], source: Neighbour | None, now: Now) -> list[Effect]:
-        """Rows of the host table are new here: pass them on, and let new users wait if the effective table differs."""
+        """Rows of the host table are new here: pass them on, and let new users wait if the effective table
+        differs."""
         if not rows:
             return []
         self.counters.host_changes += len(rows)
@@ -364,7 +334,7 @@ class Director:
         effects.append(StoreHosts())
         for row in rows:
             if not row.present:
-                self._forgetting.append(_Forgetting(host_id(Address(row.address)), row.present_at + 1))
+                self._housekeeping.forget_host(host_id(row.address), row.present_at + 1)
         effects += [_log_row(row) for row in rows] if self._started else []
         if self.hosts.digest() != self._digest:
             self._reconfigure()
@@ -385,117 +355,81 @@ class Director:
 
     def _thawed(self, gap: float, now: Now) -> list[Effect]:
         """We were frozen: suspect ourselves before others, and ask them before we answer anybody."""
-        effects: list[Effect] = [
-            Log(Level.WARNING, "frozen", {"seconds": round(gap, 1), "note": "comparing with the neighbours first"})
-        ]
-        self._asked_after_thaw = {}
-        for neighbour in self.ring.live_links():
-            neighbour.heard = now.mono
-            effects += neighbour.ping(now)
-            self._asked_after_thaw[neighbour.link] = neighbour.last_ping
-        return effects
+        fields = {"seconds": round(gap, 1), "note": "comparing with the neighbours first"}
+        self._stand.leases = None
+        self.ring.thawed(now)
+        effects = [Log(Level.WARNING, "frozen", fields), *self._trust.thawed(self.ring, now)]
+        if self._started and self.hint:
+            self.barrier.wait(now, at_once=True)
+        return effects + self._gate(now)
 
     # ---- after every event
 
     def _settle(self, now: Now) -> list[Effect]:
         """Bring neighbours, barrier, standing, gate and waiting logins in line with what has happened."""
         effects = self._tick(now)
-        effects += self._work(now)
         effects += self._review_links(now)
-        self._stand(now)
+        if self._started:
+            self._take_stand(now)
         effects += self._change_hosts(now)
         effects += self._send_token(now)
         effects += self._gate(now)
-        if self.pending.awake:
-            effects += self._try(self.pending.to_try(SLICE), now)
-        return effects + self._refuse(now)
+        answers = self._logins.turn(now)
+        return [*effects, *self._announce(), *answers]
 
     def _tick(self, now: Now) -> list[Effect]:
+        """Time-outs of links, and one turn's share of what takes long."""
         effects: list[Effect] = []
         for neighbour in list(self.ring.links.values()):
             was_live = neighbour.live
             effects += neighbour.tick(now)
             if was_live and not neighbour.live:
                 self.barrier.hold(now.mono + self.identity.ping_timeout + 1)
-        if self._started and now.mono >= self._sweep_at:
-            self._sweep_at = now.mono + 1
-            for _ in range(-(-BUCKETS // SWEEP_SECONDS)):
-                self._sweep(self._sweep_bucket, int(now.unix))
-                self._sweep_bucket = (self._sweep_bucket + 1) % BUCKETS
+            if exchange.has_work(neighbour):
+                effects += exchange.work(neighbour, self.users, self.names, not self.hint, now)
+            exchange.finish(neighbour)
+        self._housekeeping.turn(now)
         return effects
-
-    def _sweep(self, number: int, unix: int) -> None:
-        if self.users.sweep(number, unix):
-            self.names.sweep(number, lambda key: self.users.get(UserKey(key)) is not None)
 
     def _review_links(self, now: Now) -> list[Effect]:
         had_right, had_left = self.ring.right, self.ring.left
         lost = any(n is not None and n.state is State.CLOSED for n in (had_right, had_left))
         effects = self.ring.review(now)
         right_is_new = self.ring.right is not None and self.ring.right is not had_right
-        if self.ring.right is not had_right or self.ring.left is not had_left:
+        if right_is_new or self.ring.left is not had_left or self.ring.right is not had_right:
             effects.append(log_neighbours(self.ring))
+        if lost and self.ring.unlinked:
+            self._trust.lost_everybody(now)
         if lost or (right_is_new and not self.barrier.synced):
             self.barrier.wait(now, at_once=True)
         elif right_is_new:
             self.barrier.probe(now)
         return effects + self.ring.dials(now)
 
-    def _work(self, now: Now) -> list[Effect]:
-        """One turn's share of what takes long: exchanges under way, users of removed hosts."""
-        effects: list[Effect] = []
-        for neighbour in self.ring.live_links():
-            if exchange.has_work(neighbour):
-                effects += exchange.work(neighbour, self.users, self.names, not self.hint, now)
-            exchange.finish(neighbour)
-        if self._forgetting:
-            job = self._forgetting[0]
-            for number in range(job.bucket, job.bucket + SWEEP_SLICE):
-                self.users.forget_host(number, job.host, job.before)
-            job.bucket += SWEEP_SLICE
-            if job.bucket >= BUCKETS:
-                self._forgetting.popleft()
-        return effects
-
-    def _stand(self, now: Now) -> None:
+    def _take_stand(self, now: Now) -> None:
         """Alone, whole, partial?"""
-        if self.ring.unlinked and self._started and not self.barrier.synced and self._known_alone():
+        if not self.barrier.synced and self._known_alone() and not self.barrier.held(now, self._digest):
             self.barrier.release((self.me,), now, self._digest)
-        waited = 0.0 if self._smaller_since is None else now.mono - self._smaller_since
-        standing = judge(self.ring.servers, self.barrier.ring, self._leases, waited, self.isolation_wait)
-        stuck = (
-            not self.barrier.synced
-            and self.barrier.waiting_since is not None
-            and now.mono - self.barrier.waiting_since >= CLAIM_AFTER
-        )
-        if stuck and self._leases is not None and standing in MAY_HASH:
-            standing = Standing.CLAIM
-        if standing not in (Standing.WAIT, Standing.ISOLATED):
-            self._smaller_since = None
-        elif self._smaller_since is None and self._started:
-            self._smaller_since = now.mono
-        self.standing = standing
+        self._stand.review(self.barrier, now)
 
     def _known_alone(self) -> bool:
-        others = set(self.ring.servers) - {self.me}
-        if self._leases is not None and not (self._leases & others):
+        """Nobody is linked with us, and nobody else lives (by the leases) or none can be reached."""
+        if not self.ring.unlinked:
+            return False
+        leases = self._stand.leases
+        if leases is not None and leases.isdisjoint(self.ring.rightwards):
             return True
         return self.ring.alone
 
     def _change_hosts(self, now: Now) -> list[Effect]:
-        effects: list[Effect] = []
-        if self.barrier.synced:
-            effects += self.changes.confirm()
+        effects = self.changes.confirm() if self.barrier.synced else []
         while self.barrier.synced and self.changes.can_begin and self.standing is not Standing.WAIT:
             done, row = self.changes.begin(now)
             effects += done
             if row is not None:
                 effects += self._hosts_changed([row], None, now)
-                if self.barrier.synced:
-                    effects += self.changes.confirm()
-                elif self.ring.unlinked:
-                    self._stand(now)
-                    effects += self.changes.confirm() if self.barrier.synced else []
+                self._take_stand(now)
+                effects += self.changes.confirm() if self.barrier.synced else []
         return effects + self.changes.overdue(now)
 
     def _send_token(self, now: Now) -> list[Effect]:
@@ -507,22 +441,23 @@ class Director:
     def _gate(self, now: Now) -> list[Effect]:
         """Who may be answered from memory now; wakes the waiting logins when it opens further."""
         effects: list[Effect] = []
-        if self.hint and self._memory_checked():
-            self.hint = False
+        was_hint = self.hint
+        settled = self.barrier.synced and self.standing is not Standing.WAIT
+        trusted = self._trust.review(self.ring, now, alone=self._known_alone(), settled=settled)
+        if was_hint and not self.hint:
             effects.append(Log(Level.INFO, "memory_checked", {"users": len(self.users)}))
         may_hash = self.barrier.synced and self.standing in MAY_HASH
-        gate = Gate.CLOSED if self.hint or self._just_thawed() else Gate.OPEN if may_hash else Gate.KNOWN
+        gate = Gate.CLOSED if not trusted else Gate.OPEN if may_hash else Gate.KNOWN
         before = self.assigner.gate
         if gate is not before:
             self.assigner.gate = gate
             effects.append(Log(Level.INFO, "gate", self._gate_fields(gate)))
             if gate is Gate.OPEN and self.standing is Standing.ISOLATED:
                 self.counters.isolated += 1
-            if gate > before:
-                self.pending.wake()
-        if self.partial and not self._was_claiming:
+        claiming = self.partial and gate is Gate.KNOWN
+        if gate > before or (claiming and not self._logins.claiming):
             self.pending.wake()
-        self._was_claiming = self.partial
+        self._logins.claiming = claiming
         return effects
 
     def _gate_fields(self, gate: Gate) -> dict[str, object]:
@@ -533,35 +468,6 @@ class Director:
             "ring": ",".join(self.barrier.ring),
             "waiting": len(self.pending),
         }
-
-    def _memory_checked(self) -> bool:
-        if not self._started:
-            return False
-        if any(n.state is State.FULL and n.settled for n in self.ring.links.values()):
-            return True
-        return self.barrier.synced and self.standing is not Standing.WAIT
-
-    def _just_thawed(self) -> bool:
-        for link, serial in list(self._asked_after_thaw.items()):
-            neighbour = self.ring.links.get(link)
-            if neighbour is None or not neighbour.live or neighbour.pong_serial >= serial:
-                del self._asked_after_thaw[link]
-        return bool(self._asked_after_thaw)
-
-
-class _Forgetting(msgspec.Struct):
-    """Dropping the users of a removed host, bucket by bucket."""
-
-    host: HostId
-    before: int
-    bucket: int = 0
-
-
-def _bad_row(rows: Iterable[HostRow]) -> str | None:
-    for row in rows:
-        if not 0 <= row.weight <= 0xFFFFFFFF or "\t" in row.tag or "\n" in row.tag:
-            return f"host row of {row.address!r} with weight {row.weight} and tag {row.tag!r} cannot be right"
-    return None
 
 
 def _log_row(row: HostRow) -> Log:

@@ -87,15 +87,4 @@ class Log(msgspec.Struct, frozen=True):
     fields: Mapping[str, object]
 
 
-Effect = (
-    Send
-    | Close
-    | Dial
-    | Answer
-    | Refuse
-    | Claim
-    | OperationDone
-    | OperationFailed
-    | StoreHosts
-    | Log
-)
+Effect = Send | Close | Dial | Answer | Refuse | Claim | OperationDone | OperationFailed | StoreHosts | Log

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from director.core.addresses import canonical as canonical
 from director.core.addresses import elf
 from director.types import UserKey
 

@@ -1,7 +1,7 @@
 """Operators' changes of hosts: one at a time, confirmed when every director has it (ring-rules 9, 25).
 
-    queued --ring in sync--> carried out --ring in sync again--> done
-       \\__ 30 s without sync ___/\\__ 30 s without sync (the change stays made) ___> "Ring sync timed out"
+queued --ring in sync--> carried out --ring in sync again--> done
+   \\__ 30 s without sync ___/\\__ 30 s without sync (the change stays made) ___> "Ring sync timed out"
 """
 
 from __future__ import annotations

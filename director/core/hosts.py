@@ -15,6 +15,7 @@ import msgspec
 from director.core.addresses import address_order, host_id
 from director.core.assign import Backend
 from director.core.messages import HostRow
+from director.core.users import User
 from director.types import Address, HostId
 
 MAX_WEIGHT = 1000
@@ -118,14 +119,16 @@ class HostTable:
     ) -> HostRow | None:
         """Carry out an operator's change made at `stamp` (Unix seconds).
 
-        Returns the new row, None if nothing changed. Stamps grow even where this clock is behind that of whoever decided before. The caller has checked
-        that the host exists, or that it may be added (`taken_by`)."""
+        Returns the new row, None if nothing changed. Stamps grow even where this clock is behind that of
+        whoever decided before. The caller has checked that the host exists, or that it may be added
+        (`taken_by`)."""
         old = self.rows.get(address)
         row = old or HostRow(address, hostname, False, 0, tag or "", 0, weight or 0, 0, True, 0)
         if remove:
             row = msgspec.structs.replace(row, present=False, present_at=max(stamp, row.present_at + 1))
         elif not row.present:
-            row = self._appear(row, stamp, hostname or row.hostname, tag or "", 100 if weight is None else weight)
+            as_new = 100 if weight is None else weight
+            row = self._appear(row, stamp, hostname or row.hostname, tag or "", as_new)
         row = self._with(row, stamp, tag=tag, weight=weight, up=up)
         if row == old:
             return None
@@ -134,8 +137,8 @@ class HostTable:
 
     @staticmethod
     def _appear(row: HostRow, stamp: int, hostname: str, tag: str, weight: int) -> HostRow:
-        """A host that comes back comes as new: what was known of its former life does not count. Everything gets a
-        stamp, also what is as it was: the file of another member (stamp 0) must not win over it."""
+        """A host that comes back comes as new: what was known of its former life does not count. Everything
+        gets a stamp, also what is as it was: the file of another member (stamp 0) must not win over it."""
         return HostRow(
             address=row.address,
             hostname=hostname,
@@ -174,6 +177,18 @@ class HostTable:
         (rule 1)."""
         owner = self._ids.get(host_id(address))
         return owner if owner is not None and owner != address else None
+
+    def knows(self, host: HostId) -> bool:
+        """Whether this host is, or was, in the table."""
+        return host in self._ids
+
+    def gone(self, user: User) -> bool:
+        """Whether the host that a user was given was removed since."""
+        address = self._ids.get(user.host)
+        if address is None:
+            return False
+        row = self.rows[address]
+        return not row.present or user.decided < row.present_at
 
     def present(self) -> list[HostRow]:
         """The hosts there are, by address."""

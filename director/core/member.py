@@ -119,17 +119,17 @@ class Neighbour:
                 return self._greeted(message, now)
             case State.PROVING, Proof(mac):
                 return self._proved(mac, now)
-            case (State.EXCHANGING | State.FULL), Ping(serial):
+            case ((State.EXCHANGING | State.FULL), Ping(serial)):
                 return [Send(self.link, [Pong(serial)])]
-            case (State.EXCHANGING | State.FULL), Pong(serial):
+            case ((State.EXCHANGING | State.FULL), Pong(serial)):
                 if self._ping_open and serial == self._ping_serial:
                     self._ping_open = False
                     self.pong_serial = serial
                     self.ping_ms = round((now.mono - self._ping_sent) * 1000)
                 return []
-            case (State.EXCHANGING | State.FULL), (Hello() | Proof()):
+            case ((State.EXCHANGING | State.FULL), (Hello() | Proof())):
                 return self.close(f"{type(message).__name__} came again in {self.state.name}")
-            case (State.EXCHANGING | State.FULL), _:
+            case ((State.EXCHANGING | State.FULL), _):
                 return None
         return self.close(f"{type(message).__name__} is not expected in {self.state.name}")
 

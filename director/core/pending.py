@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import msgspec
 
@@ -23,46 +24,58 @@ class Waiting(msgspec.Struct):
 
 
 class Pending:
-    """In order of arrival. A wake looks at all of them again, in slices; those who come meanwhile are not
-    held up."""
+    """In order of arrival. Those who are woken are looked at again in slices, in the order in which they
+    were woken:
+    a wake that comes meanwhile puts nobody back."""
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, Waiting] = {}
-        self._again: list[RequestId] = []
-        self._next = 0
+        self._by_key: dict[UserKey, dict[RequestId, None]] = {}
+        self._again: dict[RequestId, None] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, request: RequestId, key: UserKey, tag: bytes, now: float, wait: Wait) -> None:
         self._waiting[request] = Waiting(request, key, tag, now, wait)
+        self._by_key.setdefault(key, {})[request] = None
 
     def remove(self, request: RequestId) -> None:
-        self._waiting.pop(request, None)
+        waiting = self._waiting.pop(request, None)
+        self._again.pop(request, None)
+        if waiting is not None:
+            requests = self._by_key[waiting.key]
+            del requests[request]
+            if not requests:
+                del self._by_key[waiting.key]
 
     def drop(self, requests: Iterable[RequestId]) -> None:
         for request in requests:
-            self._waiting.pop(request, None)
+            self.remove(request)
 
     def wake(self) -> None:
         """Something has changed: everybody who waits is to be tried again."""
-        self._again = list(self._waiting)
-        self._next = 0
+        self._again.update(dict.fromkeys(self._waiting))
+
+    def wake_users(self, keys: Iterable[UserKey]) -> None:
+        """Something has changed for these users."""
+        for key in keys:
+            self._again.update(self._by_key.get(key, {}))
 
     @property
     def awake(self) -> bool:
-        return self._next < len(self._again)
+        return bool(self._again)
 
     def to_try(self, limit: int) -> list[Waiting]:
         """The next `limit` of those to be tried again."""
-        part = self._again[self._next : self._next + limit]
-        self._next += len(part)
-        if not self.awake:
-            self._again, self._next = [], 0
-        return [self._waiting[r] for r in part if r in self._waiting]
+        part = list(islice(self._again, limit))
+        for request in part:
+            del self._again[request]
+        return [self._waiting[request] for request in part]
 
     def of(self, key: UserKey) -> list[Waiting]:
-        return [w for w in self._waiting.values() if w.key == key]
+        """All logins of one user, the oldest first."""
+        return [self._waiting[request] for request in self._by_key.get(key, {})]
 
     def next_deadline(self) -> float | None:
         for waiting in self._waiting.values():
@@ -74,5 +87,5 @@ class Pending:
         for waiting in list(self._waiting.values()):
             if waiting.since + PENDING_TIMEOUT > now:
                 return
-            del self._waiting[waiting.request]
+            self.remove(waiting.request)
             yield waiting

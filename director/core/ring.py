@@ -20,7 +20,9 @@ RETRY_FIRST = 0.1
 RETRY_UNREACHABLE = 1.0
 """Longest pause, in seconds, between two dials of a member that cannot be reached."""
 RETRY_REFUSED = 5.0
-"""The same for one that was reached, but the greeting failed."""
+"""The same for one that was reached, but did not want us."""
+SHORT_LIVED = 1.0
+"""A link that ends sooner, in seconds, was not wanted."""
 PATIENCE = 0.3
 """Without any right neighbour: seconds a dial may take before the next member is tried as well."""
 
@@ -34,11 +36,14 @@ class Ring:
         self.right: Neighbour | None = None
         self.left: Neighbour | None = None
         self.rightwards = rightwards(self.me, self.servers)
+        self._addresses = {split_member(member)[0] for member in self.servers}
         self.failed_at: dict[MemberId, float] = {}
         """Unix time a dial or a link last failed."""
         self.tried: set[MemberId] = set()
         """Members found unreachable since somebody was last reached."""
         self._dialling: dict[MemberId, float] = {}
+        self._old_dials: set[MemberId] = set()
+        """Dials begun before we were frozen."""
         self._next_try: dict[MemberId, float] = dict.fromkeys(self.rightwards, 0.0)
         self._failures: dict[MemberId, int] = dict.fromkeys(self.rightwards, 0)
         self._told: dict[LinkId, MemberId] = {}
@@ -49,13 +54,28 @@ class Ring:
     def start(self) -> None:
         self._running = True
 
+    def stop(self, reason: str) -> list[Effect]:
+        """Say good-bye to everybody, and dial nobody any more."""
+        self._running = False
+        return [e for n in self.links.values() for e in n.close(reason, level=Level.INFO)]
+
+    def thawed(self, now: Now) -> None:
+        """What we knew of who can be reached is old."""
+        self.tried.clear()
+        self._old_dials = set(self._dialling)
+        self._next_try = dict.fromkeys(self.rightwards, now.mono)
+        for neighbour in self.links.values():
+            neighbour.heard = now.mono
+
     def live_links(self) -> list[Neighbour]:
         return [n for n in self.links.values() if n.live]
 
     @property
     def alone(self) -> bool:
         """Nobody is linked with us, and nobody could be reached."""
-        return not any(n.live or not n.dialled for n in self.links.values()) and self.tried >= set(self.rightwards)
+        if any(n.live or n.dialled is None for n in self.links.values()):
+            return False
+        return self.tried.issuperset(self.rightwards)
 
     @property
     def unlinked(self) -> bool:
@@ -67,19 +87,20 @@ class Ring:
         """A TCP connection stands."""
         if dialled is not None:
             self._dialling.pop(dialled, None)
+            self._old_dials.discard(dialled)
         neighbour = Neighbour(link, self.identity, remote, dialled, nonce, now)
         self.links[link] = neighbour
-        if dialled is None and remote not in {split_member(m)[0] for m in self.servers}:
-            return [
-                *neighbour.open(),
-                *neighbour.close(f"{remote} is not in ring.servers of {self.me}: add it there, or remove it from there"),
-            ]
+        if dialled is None and remote not in self._addresses:
+            reason = f"{remote} is not in ring.servers of {self.me}: all directors need the same list"
+            return [*neighbour.open(), *neighbour.close(reason)]
         return neighbour.open()
 
     def greeted(self, neighbour: Neighbour, now: Now) -> list[Effect]:
         """The other end has said who it is, or has just proved it: may it be that?"""
         if neighbour.peer is None or neighbour.peer not in self._next_try:
-            return neighbour.close(f"{neighbour.peer} is not in ring.servers of {self.me}")
+            return neighbour.close(
+                f"{neighbour.peer} is not in ring.servers of {self.me}: all directors need the same list"
+            )
         if not neighbour.live:
             return []
         effects: list[Effect] = []
@@ -90,7 +111,9 @@ class Ring:
                 if (other.dialled is None) == (neighbour.dialled is None):
                     effects += other.close("a newer connection of the same two directors", level=Level.INFO)
             elif now.mono - other.heard < 2 * self.identity.ping_interval:
-                return neighbour.close(f"two directors say they are {neighbour.peer}: give each its own address")
+                return neighbour.close(
+                    f"two directors say they are {neighbour.peer}: give each its own address"
+                )
             else:
                 effects += other.close(f"{neighbour.peer} has been started anew")
         self.tried.clear()
@@ -98,16 +121,17 @@ class Ring:
 
     def dial_failed(self, member: MemberId, now: Now) -> None:
         self._dialling.pop(member, None)
-        self._failed(member, RETRY_UNREACHABLE, now)
+        if member in self._old_dials:
+            self._old_dials.discard(member)  # its time ran out while we were frozen: that says nothing
+        else:
+            self._failed(member, RETRY_UNREACHABLE, now)
 
     def closed(self, link: LinkId, reason: str, now: Now) -> list[Effect]:
         """The socket of a link is gone."""
         neighbour = self.links.get(link)
         if neighbour is None:
             return []
-        return [
-            e for e in neighbour.close(reason, bye=False) if not isinstance(e, Close)
-        ]
+        return [e for e in neighbour.close(reason, bye=False) if not isinstance(e, Close)]
 
     def review(self, now: Now) -> list[Effect]:
         """Choose neighbours anew after anything has happened to a link."""
@@ -131,7 +155,7 @@ class Ring:
             if begun is None and now.mono >= self._next_try[member]:
                 self._dialling[member] = begun = now.mono
                 effects.append(Dial(member))
-            if begun is not None and (self.right is not None or now.mono - begun < PATIENCE):
+            if begun is not None and (self.right is not None or now.mono < begun + PATIENCE):
                 break
         return effects
 
@@ -175,7 +199,7 @@ class Ring:
             self.left = None
         if neighbour.dialled is None:
             return
-        if neighbour.was_live:
+        if neighbour.was_live and now.mono >= neighbour.opened.mono + SHORT_LIVED:
             self._failures[neighbour.dialled] = 0
             self._next_try[neighbour.dialled] = now.mono
             self.failed_at[neighbour.dialled] = now.unix
@@ -186,41 +210,48 @@ class Ring:
         self.failed_at[member] = now.unix
         self.tried.add(member)
         self._failures[member] += 1
-        self._next_try[member] = now.mono + min(longest, RETRY_FIRST * 2 ** min(10, self._failures[member] - 1))
+        pause = RETRY_FIRST * 2 ** min(10, self._failures[member] - 1)
+        self._next_try[member] = now.mono + min(longest, pause)
 
     def _review_right(self) -> list[Effect]:
-        effects: list[Effect] = []
-        for member in self.rightwards:
-            neighbour = next(
-                (n for n in self.links.values() if n.dialled == member and n.state is State.FULL), None
-            )
-            if neighbour is None or neighbour is self.right:
-                if neighbour is not None:
-                    break
+        """The nearest member who can carry tokens is the right neighbour; links beyond him are not needed."""
+        for nearer, member in enumerate(self.rightwards, 1):
+            neighbour = self._dialled_full(member)
+            if neighbour is None:
                 continue
-            if self.right is None or neighbour.linked:
+            if neighbour is not self.right and (self.right is None or neighbour.linked):
                 self.right = neighbour
                 self._linked.clear()
-                break
-        if self.right is not None:
-            beyond = self.rightwards[self.rightwards.index(self.right.dialled or self.right.peer) + 1 :]  # type: ignore[arg-type]
-            for other in list(self.links.values()):
-                if other.dialled in beyond:
-                    effects += other.close(f"{self.right.name()} is nearer", level=Level.INFO)
-        return effects
+            if neighbour is self.right:
+                return self._close_beyond(self.rightwards[nearer:], member)
+        return []
+
+    def _close_beyond(self, beyond: Sequence[MemberId], right: MemberId) -> list[Effect]:
+        unneeded = [n for n in self.links.values() if n.dialled in beyond]
+        return [e for n in unneeded for e in n.close(f"{right} is nearer", level=Level.INFO)]
+
+    def _dialled_full(self, member: MemberId) -> Neighbour | None:
+        for neighbour in self.links.values():
+            if neighbour.dialled == member and neighbour.state is State.FULL:
+                return neighbour
+        return None
 
     def _review_left(self) -> list[Effect]:
-        accepted = [n for n in self.links.values() if n.dialled is None and n.state is State.FULL]
-        accepted.sort(key=lambda n: self.rightwards.index(n.peer), reverse=True)  # type: ignore[arg-type]
-        self.left = accepted[0] if accepted else None
+        """The nearest member who has dialled us is the left neighbour; the others are told of him."""
+        accepted = [
+            (self.rightwards.index(n.peer), n)
+            for n in self.links.values()
+            if n.dialled is None and n.peer is not None and n.state is State.FULL
+        ]
+        at, self.left = max(accepted, key=lambda one: one[0], default=(0, None))
         effects: list[Effect] = []
-        for neighbour in accepted[1:]:
-            nearest = accepted[0].peer
-            if nearest is not None and self._told.get(neighbour.link) != nearest:
+        for other, neighbour in accepted:
+            nearest = self.rightwards[at]
+            if other != at and self._told.get(neighbour.link) != nearest:
                 self._told[neighbour.link] = nearest
                 effects.append(Send(neighbour.link, [Redirect(nearest)]))
         if self.right is not None:
-            for neighbour in accepted:
+            for _, neighbour in accepted:
                 if neighbour.link not in self._linked:
                     self._linked.add(neighbour.link)
                     effects.append(Send(neighbour.link, [Linked()]))

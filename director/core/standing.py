@@ -6,8 +6,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import Enum
 
+from director.core.barrier import Barrier
 from director.core.order import member_order
-from director.types import MemberId
+from director.types import MemberId, Now
+
+CLAIM_AFTER = 5.0
+"""Seconds without sync after which new users are settled in the shared store (ring-rules 37)."""
 
 
 class Standing(Enum):
@@ -24,18 +28,23 @@ class Standing(Enum):
 
 
 MAY_HASH = frozenset({Standing.WHOLE, Standing.MAJORITY, Standing.ISOLATED})
+"""Where new users are placed by consistent hashing, once the ring agrees on the hosts."""
+SMALLER = frozenset({Standing.WAIT, Standing.ISOLATED})
 
 
 def judge(
     listed: Collection[MemberId],
     ring: Collection[MemberId],
     leases: frozenset[MemberId] | None,
-    waited: float,
-    isolation_wait: float,
+    *,
+    waited: bool,
 ) -> Standing:
-    """listed: `ring.servers`. ring: the members of the last second lap, us included. leases: who lives by
-    the shared store;
-    None: there is none, or it is away. waited: seconds since we are the smaller part."""
+    """What these circumstances come to.
+
+    listed: `ring.servers`. ring: the members of the last second lap, us included. leases: who lives by the
+    shared store; None: there is none, or it is away. waited: as the smaller part we have waited for
+    `isolation_wait`.
+    """
     missing = set(listed) - set(ring)
     if not missing:
         return Standing.WHOLE
@@ -44,4 +53,40 @@ def judge(
     here = len(listed) - len(missing)
     if 2 * here > len(listed) or (2 * here == len(listed) and min(listed, key=member_order) in ring):
         return Standing.MAJORITY
-    return Standing.ISOLATED if waited >= isolation_wait else Standing.WAIT
+    return Standing.ISOLATED if waited else Standing.WAIT
+
+
+class Stand:
+    """The standing now, and what it needs to remember."""
+
+    def __init__(self, servers: Collection[MemberId], isolation_wait: float) -> None:
+        self.standing = Standing.WAIT
+        self.leases: frozenset[MemberId] | None = None
+        self._servers = servers
+        self._isolation_wait = isolation_wait
+        self._smaller_since: float | None = None
+
+    def review(self, barrier: Barrier, now: Now) -> None:
+        """Judge anew. Called by a director that has started."""
+        over = self._smaller_since
+        waited = over is not None and now.mono >= over + self._isolation_wait
+        standing = judge(self._servers, barrier.ring, self.leases, waited=waited)
+        if standing not in SMALLER:
+            self._smaller_since = None
+        elif self._smaller_since is None:
+            self._smaller_since = now.mono
+        claim_at = self._claim_at(barrier)
+        if claim_at is not None and now.mono >= claim_at and standing in MAY_HASH:
+            standing = Standing.CLAIM
+        self.standing = standing
+
+    def next_deadline(self, barrier: Barrier) -> float | None:
+        if self.standing is Standing.WAIT:
+            return None if self._smaller_since is None else self._smaller_since + self._isolation_wait
+        return None if self.standing is Standing.CLAIM else self._claim_at(barrier)
+
+    def _claim_at(self, barrier: Barrier) -> float | None:
+        """When new users have waited long enough for a barrier, where there is a store to ask."""
+        if barrier.synced or barrier.waiting_since is None or self.leases is None:
+            return None
+        return barrier.waiting_since + CLAIM_AFTER

@@ -18,11 +18,11 @@ class Circle:
 
     def __init__(self, hosts: Iterable[tuple[Address, int]]) -> None:
         """hosts: (canonical address, weight) of the hosts that are up and carry the tag."""
-        points = sorted(
-            (point(address, number), address_order(address), address)
-            for address, weight in hosts
-            for number in range(weight)
-        )
+        points = []
+        for address, weight in hosts:
+            order = address_order(address)
+            points += [(point(address, number), order, address) for number in range(weight)]
+        points.sort()
         self._points = [value for value, _, _ in points]
         self._owners = [address for _, _, address in points]
 

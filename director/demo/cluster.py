@@ -33,6 +33,7 @@ T = TypeVar("T")
 READY_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
 COMMAND_TIMEOUT = 60.0
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL = 0.02
 
 CONFIG = """# written by director demo; changes are lost when it ends
@@ -303,11 +304,12 @@ class Cluster:
 @contextlib.contextmanager
 def ignoring_interrupts() -> Iterator[None]:
     """A second Ctrl-C must not leave half of the processes behind."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in INTERRUPTS]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -37,10 +37,10 @@ DOVECOT = "2.3."
 class Memory(NamedTuple):
     """What one director knows."""
 
-    users: Mapping[str, str]
-    """Backend by user key. Not by name: names are remembered for people, keys decide."""
     hosts: Mapping[str, str]
     """Weight, state and tag by address."""
+    users: Mapping[str, str]
+    """Backend by user key. Not by name: names are remembered for people, keys decide."""
 
 
 def run(once: bool) -> int:
@@ -96,6 +96,8 @@ def _show(console: Console, cluster: Cluster) -> list[str]:
     _command(console, first, "update", LIGHTER, str(LIGHTER_WEIGHT), "--reason", "demo: half the weight")
     _command(console, first, "down", DOWN, "--reason", "demo: taken down")
     before = _memories(cluster)
+    if not _complete(before):
+        raise DemoError("the directors do not agree:\n" + "\n".join(_disagreement(before)))
     console.print(_host_table(cluster, before_logins))
     console.print(f"{DOWN} is down: new users avoid it; users who are there already stay together there.\n")
 
@@ -107,8 +109,8 @@ def _show(console: Console, cluster: Cluster) -> list[str]:
         f"  all of them answer again, {time.monotonic() - began:.1f} s after they were told to stop"
     )
     after = _memories(cluster)
-    console.print(_host_table(cluster, before_logins))
     after_logins = _log_everybody_in(console, cluster)
+    console.print(_host_table(cluster, after_logins))
     return _differences(before, after) + _moves(before_logins, after_logins)
 
 
@@ -128,17 +130,24 @@ def _log_everybody_in(console: Console, cluster: Cluster) -> list[Login]:
 
 
 def _memories(cluster: Cluster) -> dict[str, Memory]:
-    """What each director knows, by its name, once they agree. Raises DemoError where they do not."""
+    """What each director knows, by its name, once all know everybody and agree, or after 10 s as it is then."""
     deadline = time.monotonic() + AGREE_TIMEOUT
     while True:
         memories = {director.name: _memory(director) for director in cluster.directors}
-        one, *others = memories.values()
-        if all(other == one for other in others):
+        if _complete(memories) or time.monotonic() > deadline:
             return memories
-        if time.monotonic() > deadline:
-            different = _differences({name: one for name in memories}, memories)
-            raise DemoError("the directors do not agree:\n" + "\n".join(different[:SHOWN_DIFFERENCES]))
         time.sleep(0.1)
+
+
+def _complete(memories: Mapping[str, Memory]) -> bool:
+    one, *others = memories.values()
+    return len(one.users) == len(USERS) and all(other == one for other in others)
+
+
+def _disagreement(memories: Mapping[str, Memory]) -> list[str]:
+    known = [f"{director} knows {len(memory.users)} users" for director, memory in memories.items()]
+    first = next(iter(memories.values()))
+    return known + _differences({director: first for director in memories}, memories)[:SHOWN_DIFFERENCES]
 
 
 def _memory(director: Director) -> Memory:
@@ -147,14 +156,16 @@ def _memory(director: Director) -> Memory:
         host["address"]: f"weight {host['weight']}, {'up' if host['up'] else 'down'}, tag {host['tag']!r}"
         for host in director.ask("status")["hosts"]
     }
-    return Memory(users, hosts)
+    return Memory(hosts, users)
 
 
 def _differences(before: Mapping[str, Memory], after: Mapping[str, Memory]) -> list[str]:
+    """Hosts of all directors first, then their users."""
+    pairs = [zip(before[director], after[director], strict=True) for director in before]
     return [
         f"{director}: {thing} was {was.get(thing, 'unknown')}, is {now.get(thing, 'unknown')}"
-        for director in before
-        for was, now in zip(before[director], after[director], strict=True)
+        for of_one_kind in zip(*pairs, strict=True)
+        for director, (was, now) in zip(before, of_one_kind, strict=True)
         for thing in sorted(was.keys() | now.keys())
         if was.get(thing) != now.get(thing)
     ]

@@ -47,7 +47,7 @@ class Listener:
 
 
 class Fifo:
-    """A FIFO opened for both ends, non-blocking: its reader meets no end, its writers never wait for a reader.
+    """A FIFO opened for both ends, non-blocking: its reader meets no end, its writers never wait.
 
     A login process that opens a FIFO nobody reads freezes with all its sessions.
     """

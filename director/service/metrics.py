@@ -20,7 +20,7 @@ SYNC_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 
 
 class Durations(msgspec.Struct):
-    """How often something took how long: `counts[i]` is for at most `bounds[i]` seconds, the last for more."""
+    """How often something took how long: `counts[i]` for at most `bounds[i]` seconds, the last for more."""
 
     bounds: tuple[float, ...] = SYNC_BOUNDS
     counts: list[int] = msgspec.field(default_factory=list)

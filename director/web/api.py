@@ -90,11 +90,7 @@ async def hosts(operations: Service) -> list[HostInfo]:
 
 @get("/v1/hosts/{address:str}", responses=errors(400, 404), summary="One backend host")
 async def one_host(operations: Service, address: Address) -> HostInfo:
-    wanted = canonical(address)
-    for host in operations.hosts():
-        if host.address == wanted:
-            return host
-    raise UnknownName(f"{wanted}: no such host")
+    return known_host(operations, address)
 
 
 @post(
@@ -147,7 +143,7 @@ async def users(
     operations: Service, host: FromQuery[str | None] = None, cursor: Cursor = None
 ) -> Response[list[UserInfo]]:
     """At most 5000 users, in order of their key. The header `Link` names the next page while there is one."""
-    wanted = None if host is None else canonical(host)
+    wanted = None if host is None else known_host(operations, host).address
     page: list[UserInfo] = []
     async for batch in operations.users(wanted, cursor or ""):
         page += batch
@@ -241,6 +237,14 @@ def create_app(operations: Operations, *, token: str | None, trusted: bool) -> L
         # The daemon has set up logging already.
         logging_config=None,
     )
+
+
+def known_host(operations: Operations, address: str) -> HostInfo:
+    wanted = canonical(address)
+    for host in operations.hosts():
+        if host.address == wanted:
+            return host
+    raise UnknownName(f"{wanted}: no such host")
 
 
 def canonical(address: str) -> str:

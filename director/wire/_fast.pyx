@@ -258,7 +258,7 @@ cdef class Circle:
 
     def __cinit__(self, list hosts):
         cdef uint32_t host, number, weight
-        cdef char text[80]
+        cdef char text[80]  # an address, a dash and ten digits
         cdef bytes address
         self.hosts = hosts
         self.points = <point_t *>malloc(max(sum(weight for _, weight in hosts), 1) * sizeof(point_t))
@@ -267,6 +267,8 @@ cdef class Circle:
             raise MemoryError
         for host in range(<uint32_t>len(hosts)):
             address, weight = hosts[host][0].encode(), hosts[host][1]
+            if len(address) > 64:
+                raise ValueError(f"a backend's address cannot be {hosts[host][0]!r}")
             for number in range(weight):
                 size = snprintf(text, sizeof(text), "%s-%u", <const char *>address, number)
                 self.points[self.count] = point_t(md5_of(<uint8_t *>text, size, False) >> 32, host)
@@ -311,7 +313,12 @@ cdef enum:
     WAIT_NO_HOST = -3
     WAIT_MOVING = -4
 
-cdef list WAITS = [None, Wait.HINT, Wait.RING, Wait.NO_HOST, Wait.MOVING]
+cdef list WAITS = [Wait.HINT, Wait.RING, Wait.NO_HOST, Wait.MOVING]
+
+
+cdef object waited(int index):
+    cdef int number = WAIT_HINT - index
+    return WAITS[number]
 
 
 cdef class Assigner:
@@ -360,7 +367,7 @@ cdef class Assigner:
         cdef list texts = [self.parts(backend) for backend in table]
         cdef list circles = self.new_circles(table)
         cdef size_t count = len(table), index
-        cdef backend_t *by_id = <backend_t *>malloc(max(count, 1) * sizeof(backend_t))
+        cdef backend_t *by_id = <backend_t *>malloc(max(count, <size_t>1) * sizeof(backend_t))
         if by_id == NULL:
             raise MemoryError
         for index in range(count):
@@ -407,7 +414,7 @@ cdef class Assigner:
 
     def suffix(self, backend, uint64_t key):
         head, tail = self.parts(backend)
-        return head + b"%d" % (key >> 32) + tail[:-1]
+        return head + b"%d" % (key >> 32) + tail.removesuffix(b"\n")
 
     cdef tuple parts(self, backend):
         """What is appended to the line of a user: before the hash, and after it with the LF."""
@@ -416,7 +423,7 @@ cdef class Assigner:
         return head.encode(), f"@{backend.address}\n".encode()
 
     cdef object answer(self, int index):
-        return self.backends[index] if index >= 0 else WAITS[<unsigned int>-index]
+        return self.backends[index] if index >= 0 else waited(index)
 
     cdef const backend_t *host(self, uint32_t id) noexcept nogil:
         cdef size_t low = 0, high = self.backend_count, middle
@@ -534,7 +541,7 @@ def rewrite(Assigner assigner not None, bytes data not None, bint passlines):
         if index < 0:
             assigner.append(pending, line - pending)
             pending = stop + 1
-            held.append(held_line(slice_t(line, size), &asked, key, WAITS[<unsigned int>-index]))
+            held.append(held_line(slice_t(line, size), &asked, key, waited(index)))
         elif not (asked.maybe and is_self(bytes_of(slice_t(line, size)), assigner.backends[index].address)):
             assigner.append(pending, stop - pending)
             pending = stop + 1

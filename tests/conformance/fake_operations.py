@@ -46,13 +46,6 @@ class FakeOperations:
         self._users = {("", self._number(name)): (address, clock() + EXPIRE) for name, address in users}
         self._members = list(members)
 
-    def log_in(self, name: str) -> None:
-        """Assign an untagged user to where the circle puts him."""
-        number = self._hash.hash(name.encode())
-        host = _circle(self._hosts.values(), "").host(number)
-        assert host is not None
-        self._users["", number] = (host, self._clock() + EXPIRE)
-
     def hosts(self) -> list[HostInfo]:
         counts = {address: 0 for address in self._hosts}
         for address, _ in self._users.values():
@@ -148,6 +141,12 @@ class FakeOperations:
         if user.isascii() and user.isdigit() and int(user) <= UINT32_MAX:
             return int(user)
         return self._hash.hash(user.encode("utf-8", "surrogateescape"))
+
+
+def placed(names: Iterable[str], hosts: Iterable[HostInfo]) -> list[tuple[str, str]]:
+    """(name, host) of untagged users who log in for the first time."""
+    circle, user_hash = _circle(hosts, ""), UserHash()
+    return [(name, circle.host(user_hash.hash(name.encode())) or "") for name in names]
 
 
 def _check_weight(weight: int | None) -> None:

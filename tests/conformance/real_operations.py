@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
+import msgspec
 
-from director.core.addresses import canonical, host_id
+from director.core.addresses import host_id
 from director.core.director import Director
 from director.core.events import Started
 from director.core.hashing import UserHash
@@ -16,11 +17,12 @@ from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity
 from director.core.names import NameTable
 from director.core.users import User
+from director.records import HostInfo
 from director.service.driver import Driver
 from director.service.log import Log
 from director.service.operations import Operations
 from director.service.persist import Persistence
-from director.types import Address, MemberId, UserKey
+from director.types import Address, MemberId, Stamp, UserKey
 from director.wire.hotpath import Assigner, UserTable
 from state.memory import MemoryStore
 
@@ -30,15 +32,17 @@ ALONE = MemberId("127.0.0.1:9090")
 
 @asynccontextmanager
 async def real_operations(
-    addresses: Sequence[str], users: Iterable[tuple[str, str]] = ()
+    hosts: Sequence[HostInfo], users: Iterable[tuple[str, str]] = ()
 ) -> AsyncIterator[Operations]:
-    """addresses: the configured hosts, 100 vhosts each. users: (name, address of the host) of untagged users."""
-    hosts = HostTable([BackendSetting(canonical(address), "", "", 100) for address in addresses])
+    """hosts: the configured ones, all up. users: (name, address of the host) of untagged users."""
+    table = HostTable([BackendSetting(Address(h.address), "", h.tag, h.weight) for h in hosts])
+    for host in hosts:
+        table.merge([msgspec.structs.replace(table.rows[Address(host.address)], up_at=host.changed)])
     identity = Identity(ALONE, 1, "%Lu", EXPIRE, b"secret", 1.0, 5.0, 2.0)
     user_hash, log = UserHash(), Log(level="error")
     assigner = Assigner(UserTable(EXPIRE), user_hash)
-    director = Director(identity, [ALONE], hosts, assigner, NameTable(), isolation_wait=30.0)
-    driver = Driver(director, log, shown=lambda name: name)
+    director = Director(identity, [ALONE], table, assigner, NameTable(), isolation_wait=30.0)
+    driver = Driver(director, log)
     persistence = Persistence(
         MemoryStore(), director, driver.handle, log, lease_ttl=10.0, incarnation=1, ping_timeout=5.0
     )
@@ -49,8 +53,8 @@ async def real_operations(
         driver.handle(Started())
         tasks.start_soon(persistence.run)
         now = int(time.time())
-        for name, host in users:
-            director.users.put(User(_key(user_hash, name), host_id(Address(host)), now, now, 0))
+        for name, address in users:
+            director.users.put(User(_key(user_hash, name), host_id(Address(address)), Stamp(now), now, 0))
         yield Operations(driver, persistence, user_hash, time.time(), lambda: 0.0)
         tasks.cancel_scope.cancel()
 

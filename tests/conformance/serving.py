@@ -16,7 +16,9 @@ from director.service.log import Log
 
 
 @asynccontextmanager
-async def admin_port(operations: AdminOperations, address: str, lines: list[str] | None = None) -> AsyncIterator[int]:
+async def admin_port(
+    operations: AdminOperations, address: str, lines: list[str] | None = None
+) -> AsyncIterator[int]:
     """Serve `operations` on a free TCP port of `address` while the block runs; its log goes to `lines`."""
     listener = await anyio.create_tcp_listener(local_host=address)
     async with listener, anyio.create_task_group() as tasks:
@@ -27,7 +29,9 @@ async def admin_port(operations: AdminOperations, address: str, lines: list[str]
 
 
 @asynccontextmanager
-async def admin_socket(operations: AdminOperations, path: Path, lines: list[str] | None = None) -> AsyncIterator[str]:
+async def admin_socket(
+    operations: AdminOperations, path: Path, lines: list[str] | None = None
+) -> AsyncIterator[str]:
     """Serve `operations` on the unix socket `path` while the block runs; its log goes to `lines`."""
     async with await anyio.create_unix_listener(path) as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, _server(operations, lines))
@@ -36,5 +40,5 @@ async def admin_socket(operations: AdminOperations, path: Path, lines: list[str]
 
 
 def _server(operations: AdminOperations, lines: list[str] | None) -> Callable[[ByteStream], Awaitable[None]]:
-    log = Log(write=[].append if lines is None else lines.append)
+    log = Log(write=(lines if lines is not None else []).append)
     return partial(serve_client, handle=AdminHandler(operations, log), log=log)

@@ -184,7 +184,7 @@ async def test_a_server_with_an_unknown_certificate_is_not_talked_to(tls_redis: 
 async def test_a_server_that_speaks_no_tls_is_not_talked_to_in_the_clear(own_redis: RedisServer) -> None:
     port = free_port()
     own_redis.command("CONFIG", "SET", "port", str(port))
-    failure = await failure_of_open(f"rediss://127.0.0.1:{port}")
+    failure = await failure_of_open(f"rediss://127.0.0.1:{port}", timeout=0.5)
     assert isinstance(failure, StoreUnavailable)
 
 
@@ -457,6 +457,23 @@ async def test_data_of_another_program_under_the_prefix_are_refused(
     own_redis.command("LPUSH", "dd:{u00}001", "x")
     with pytest.raises(StoreRefused, match="another program"):
         await store.swap_buckets([put(1, b"x")])
+
+
+async def test_a_lease_that_cannot_be_read_is_refused_and_not_passed_over(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    await store.renew(lease("10.0.0.1"), 30)
+    own_redis.command("HSET", "dd:lease", "10.0.0.2", "9999999999999 what?")
+    with pytest.raises(StoreRefused, match=r"HDEL dd:lease 10\.0\.0\.2"):
+        await store.members()
+
+
+async def test_an_audit_entry_that_cannot_be_read_is_refused(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    own_redis.command("XADD", "dd:audit", "*", "e", "what?")
+    with pytest.raises(StoreRefused, match="XDEL dd:audit"):
+        await store.audit(10)
 
 
 async def test_a_value_too_short_to_be_a_bucket_counts_as_none(

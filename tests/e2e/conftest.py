@@ -61,8 +61,9 @@ class Front(NamedTuple):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        # by signal: the way that ends the process at once would leave servers running
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(SECONDS))
+            item.add_marker(pytest.mark.timeout(SECONDS, method="signal"))
 
 
 @contextmanager

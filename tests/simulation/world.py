@@ -1,4 +1,5 @@
-"""Whole rings of real cores on a virtual network and a virtual clock. One seed is one run, exactly repeatable.
+"""Whole rings of real cores on a virtual network and a virtual clock. One seed is one run, exactly
+repeatable.
 
 Nothing of the core is replaced: only sockets, timers and the store are simulated here.
 """
@@ -9,9 +10,9 @@ import heapq
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from director.core.addresses import host_id
-from director.core.assign import Assigner
+from director.core.assign import Gate
 from director.core.director import Director
 from director.core.effects import (
     Answer,
@@ -30,6 +31,7 @@ from director.core.events import (
     Claimed,
     ClaimFailed,
     DialFailed,
+    Dropped,
     Event,
     HostChange,
     Leases,
@@ -39,25 +41,31 @@ from director.core.events import (
     Received,
     Seen,
     Started,
+    Stopping,
     StoredHosts,
     StoredUsers,
     Thawed,
     TimerFired,
 )
 from director.core.hashing import UserHash
-from director.core.hosts import BackendSetting, HostTable
+from director.core.hosts import BackendSetting, HostTable, merge_rows
 from director.core.member import Identity
-from director.core.messages import HostRow
+from director.core.messages import HostRow, Hosts, RingMessage, Token, Users
 from director.core.names import NameTable
 from director.core.order import join_member, split_member
-from director.core.standing import MAY_HASH
-from director.core.users import User, UserTable, is_alive, pack, unpack
+from director.core.users import User, is_alive, merged, pack, rounded, unpack
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
+from director.wire.hotpath import Assigner, UserTable
 
 EXPIRE = 60
 UNIX = 1_700_000_000.0
 LEASE_TTL = 3.0
 FLUSH = 0.2
+WATCH = 0.5
+"""Seconds between two looks at the store by a director whose ring is partial."""
+BUSY_TURNS = 3000
+"""Turns of the loop in a row without a pause; more is a busy loop."""
+HASH = UserHash()
 
 
 @dataclass
@@ -78,8 +86,14 @@ class Reply:
 
 @dataclass
 class Outcome:
+    """What became of an operator's change."""
+
     done: HostRow | None = None
     failed: str | None = None
+
+    @property
+    def pending(self) -> bool:
+        return self.done is None and self.failed is None
 
 
 @dataclass
@@ -89,18 +103,19 @@ class Store:
     shared: bool
     up: bool = True
     users: dict[UserKey, User] = field(default_factory=dict)
-    rows: list[HostRow] = field(default_factory=list)
+    rows: dict[str, HostRow] = field(default_factory=dict)
     leases: dict[MemberId, float] = field(default_factory=dict)
 
     def merge(self, records: bytes) -> None:
-        table = UserTable(EXPIRE)
         for record in unpack(records):
-            if record.key in self.users:
-                table.put(self.users[record.key])
-            table.merge(pack([record]))
-            kept = table.get(record.key)
-            assert kept is not None
-            self.users[record.key] = kept
+            record = record._replace(seen=rounded(record.seen, EXPIRE))
+            old = self.users.get(record.key)
+            self.users[record.key] = record if old is None else merged(old, record)
+
+    def merge_hosts(self, rows: Iterable[HostRow]) -> None:
+        for row in rows:
+            old = self.rows.get(row.address)
+            self.rows[row.address] = row if old is None else merge_rows(old, row)
 
 
 class Node:
@@ -108,57 +123,112 @@ class Node:
 
     def __init__(self, world: World, member: MemberId, store: Store) -> None:
         self.world, self.member, self.store = world, member, store
-        self.up = False
-        self.frozen = False
+        self.up = self.frozen = self.loaded = False
+        self.frozen_at = self.thawed_at = 0.0
         self.skew = 0.0
         self.incarnation = 0
+        self.identity: dict[str, Any] = {}
+        """What differs from the usual in its `Identity`."""
         self.replies: dict[RequestId, Reply] = {}
         self.outcomes: dict[int, Outcome] = {}
         self.links: dict[LinkId, Wire] = {}
         self.inbox: list[Event] = []
         self.timer: float | None = None
+        self.busy_turns = 0
+
+    @property
+    def unix(self) -> float:
+        return UNIX + self.world.now + self.skew
 
     def start(self) -> None:
         world = self.world
-        self.incarnation += 1
-        self.up, self.frozen, self.inbox = True, False, []
-        identity = Identity(
-            self.member, self.incarnation * 1000 + world.incarnations(), "%Lu", EXPIRE, world.secret(self.member), 1.0, 5.0, 2.0
-        )
+        self.incarnation = world.next_number()
+        self.up, self.frozen, self.loaded, self.inbox, self.timer = True, False, False, [], None
+        self.thawed_at = world.now
+        fields: dict[str, Any] = {
+            "member": self.member,
+            "incarnation": self.incarnation,
+            "username_hash": "%Lu",
+            "expire": EXPIRE,
+            "secret": b"the secret of the ring",
+            "ping_interval": 1.0,
+            "ping_timeout": 5.0,
+            "max_clock_skew": 2.0,
+        }
         self.users = UserTable(EXPIRE)
-        hosts = HostTable(world.settings)
         self.core = Director(
-            identity, world.members, hosts, Assigner(self.users, UserHash()), NameTable(), isolation_wait=20.0
+            Identity(**(fields | self.identity)),
+            world.servers.get(self.member, world.members),
+            HostTable(world.settings),
+            Assigner(self.users, HASH),
+            NameTable(),
+            isolation_wait=20.0,
         )
+        world.log(self, "started", {})
         if self.store.up:
-            if self.store.shared:
-                self.store.leases[self.member] = world.now + LEASE_TTL
-            self.handle(StoredHosts(tuple(self.store.rows)))
-            self.handle(StoredUsers(pack(self.store.users.values())))
-            self.lease()
+            self.load()
         self.handle(Started())
-        life = self.incarnation
-        world.after(world.random.uniform(0, FLUSH), lambda: self.flush(life))
+        self.every(FLUSH, self.flush)
+        self.every(WATCH, self.watch)
         if self.store.shared:
-            world.after(1.0, lambda: self.renew(life))
+            self.every(1.0, self.renew)
 
-    def crash(self) -> None:
-        self.up = False
+    def load(self) -> None:
+        """Read the store, for the first time or again: read and merge, then write (ring-rules 31)."""
+        self.loaded = True
+        self.handle(StoredHosts(tuple(self.store.rows.values())))
+        self.handle(StoredUsers(pack(self.store.users.values())))
+        self.renew()
+        self.store.merge_hosts(self.core.hosts.rows.values())
+        for number in range(4096):
+            records = self.users.stored_bucket(number)
+            if records:
+                self.store.merge(records)
+
+    def every(self, seconds: float, call: Callable[[], None]) -> None:
+        """For the rest of this life; not while frozen."""
+        life = self.incarnation
+
+        def turn() -> None:
+            if self.up and self.incarnation == life:
+                if not self.frozen:
+                    call()
+                self.world.after(seconds, turn)
+
+        self.world.after(self.world.random.uniform(0.5, 1) * seconds, turn)
+
+    def crash(self, *, silently: bool = False) -> None:
+        """kill -9; silently: the machine is gone, nobody is told by TCP."""
+        self.world.log(self, "crashed", {})
+        self.up = self.frozen = False
         for wire in list(self.links.values()):
-            wire.close(self)
-        self.links = {}
-        self.replies = {}
+            if silently:
+                wire.cut = True
+            else:
+                wire.close(self)
+        self.links, self.replies, self.outcomes = {}, {}, {}
+
+    def stop(self) -> None:
+        """A clean stop: good-bye, everything written, the lease given up."""
+        self.handle(Stopping())
+        self.flush()
+        self.store.leases.pop(self.member, None)
+        self.crash()
 
     def handle(self, event: Event) -> None:
         if self.frozen:
             self.inbox.append(event)
             return
-        now = Now(self.world.now, UNIX + self.world.now + self.skew)
+        now = Now(self.world.now, self.unix)
         self.run(self.core.handle(event, now))
-        self.arm()
-
-    def arm(self) -> None:
         deadline = self.core.next_deadline()
+        self.busy_turns = self.busy_turns + 1 if deadline == 0.0 else 0
+        assert self.busy_turns < BUSY_TURNS, "busy loop: work is left over for ever"
+        if isinstance(event, TimerFired) and deadline:
+            assert deadline > now.mono, "busy loop: a deadline that has come is not dealt with"
+        self.arm(deadline)
+
+    def arm(self, deadline: float | None) -> None:
         if deadline is None:
             return
         at = max(deadline, self.world.now + 0.0005)
@@ -186,75 +256,86 @@ class Node:
                 case Dial(member):
                     self.world.dial(self, member)
                 case Answer(request, _, backend):
-                    reply = self.replies.pop(request, None)
-                    if reply is not None:
-                        reply.host, reply.answered = backend.address, self.world.now
+                    self.replied(request, host=backend.address)
                 case Refuse(request, reason):
-                    reply = self.replies.pop(request, None)
-                    if reply is not None:
-                        reply.refused, reply.answered = reason, self.world.now
-                case Claim(key, record):
-                    self.world.after(self.world.random.uniform(0.0005, 0.02), lambda e=effect: self.claim(e))
+                    self.replied(request, refused=reason)
+                case Claim():
+                    self.claim_later(effect)
                 case OperationDone(operation, row):
                     self.outcomes.pop(operation).done = row
                 case OperationFailed(operation, _, reason):
                     self.outcomes.pop(operation).failed = reason
                 case StoreHosts():
-                    if self.store.up:
-                        table = HostTable()
-                        table.merge(self.store.rows)
-                        table.merge(self.core.hosts.rows.values())
-                        self.store.rows = list(table.rows.values())
+                    if self.store.up and self.loaded:
+                        self.store.merge_hosts(self.core.hosts.rows.values())
                 case Log(_, event, fields):
                     self.world.log(self, event, fields)
 
+    def replied(self, request: RequestId, *, host: str | None = None, refused: str | None = None) -> None:
+        reply = self.replies.pop(request)
+        reply.host, reply.refused, reply.answered = host, refused, self.world.now
+        self.world.replied(self, reply)
+
+    def claim_later(self, effect: Claim) -> None:
+        life = self.incarnation
+
+        def claim() -> None:
+            if self.up and self.incarnation == life:
+                if self.frozen:
+                    self.world.after(0.1, claim)
+                else:
+                    self.claim(effect)
+
+        self.world.after(self.world.random.uniform(0.0005, 0.02), claim)
+
     def claim(self, effect: Claim) -> None:
-        if not self.up:
-            return
+        """What `service.persist` does: take what the store holds; where that binds nobody, the candidate
+        wins."""
         if not self.store.up:
             self.handle(ClaimFailed(effect.key))
             return
-        unix = int(UNIX + self.world.now + self.skew)
         stored = self.store.users.get(effect.key)
-        if stored is None or not is_alive(stored, unix, EXPIRE):
+        self.handle(StoredUsers(pack([stored] if stored else [])))
+        if not self.core.binds(effect.key):
             self.store.merge(effect.record)
-        self.handle(Claimed(effect.key, pack([self.store.users[effect.key]])))
+            self.handle(StoredUsers(effect.record))
+        self.handle(Claimed(effect.key, b""))
 
-    def flush(self, life: int) -> None:
-        if not self.up or self.incarnation != life:
-            return
-        self.world.after(FLUSH, lambda: self.flush(life))
-        if self.store.up and not self.frozen:
+    def flush(self) -> None:
+        if not self.store.up:
+            self.loaded = False
+        elif not self.loaded:
+            self.load()
+        else:
             for number in self.users.take_dirty():
                 self.store.merge(self.users.stored_bucket(number))
-            if self.core.partial:
-                self.handle(StoredUsers(pack(self.store.users.values())))
-                self.handle(StoredHosts(tuple(self.store.rows)))
 
-    def renew(self, life: int) -> None:
-        if self.up and self.incarnation == life:
-            self.world.after(1.0, lambda: self.renew(life))
-            if not self.frozen:
-                if self.store.up:
-                    self.store.leases[self.member] = self.world.now + LEASE_TTL
-                self.lease()
+    def watch(self) -> None:
+        if self.core.partial and self.store.up:
+            self.handle(StoredUsers(pack(self.store.users.values())))
+            self.handle(StoredHosts(tuple(self.store.rows.values())))
 
-    def lease(self) -> None:
+    def renew(self) -> None:
+        """Write the own lease, then read the others' (ring-rules 15)."""
         if self.store.shared:
-            alive = frozenset(m for m, until in self.store.leases.items() if until > self.world.now)
-            self.handle(Leases(alive if self.store.up else None))
+            alive = None
+            if self.store.up:
+                self.store.leases[self.member] = self.world.now + LEASE_TTL
+                alive = frozenset(m for m, until in self.store.leases.items() if until > self.world.now)
+            self.handle(Leases(alive))
 
     def freeze(self) -> None:
+        self.world.log(self, "frozen_now", {})
         self.frozen, self.frozen_at = True, self.world.now
 
     def thaw(self) -> None:
-        self.frozen = False
+        """All that waited in sockets and timers comes at once; that the clock has jumped is noticed first."""
+        self.frozen, self.thawed_at = False, self.world.now
         inbox, self.inbox = self.inbox, []
+        self.timer = None
         self.handle(Thawed(self.world.now - self.frozen_at))
         for event in inbox:
             self.handle(event)
-        self.timer = None
-        self.arm()
 
 
 @dataclass
@@ -290,9 +371,12 @@ class Wire:
 
         self.world.after(when - self.world.now, arrive)
 
-    def send(self, sender: Node, messages: list) -> None:
+    def send(self, sender: Node, messages: list[RingMessage]) -> None:
         if self.open and not self.cut:
             self.deliver(sender, lambda link: Received(link, messages))
+            again = [m for m in messages if isinstance(m, Users | Hosts | Token)]
+            if again and self.world.random.random() < self.world.duplicates:
+                self.deliver(sender, lambda link: Received(link, again))
 
     def close(self, sender: Node) -> None:
         if self.open:
@@ -301,19 +385,24 @@ class Wire:
 
 
 class World:
-    def __init__(self, directors: int = 3, hosts: int = 4, store: str = "own", seed: int = 1) -> None:
+    def __init__(
+        self, directors: int = 3, hosts: int = 4, store: str = "own", seed: int = 1, weight: int = 100
+    ) -> None:
+        """store: `own` (one each, as with SQLite) or `shared` (as with Redis)."""
         self.random = random.Random(seed)
         self.now = 100.0
         self.queue: list[tuple[float, int, Callable[[], None]]] = []
-        self.count = 0
         self.lines: list[str] = []
         self.groups: dict[MemberId, int] = {}
-        self.secrets: dict[MemberId, bytes] = {}
-        self._link = 0
-        self._request = 0
-        self._incarnation = 0
+        self.servers: dict[MemberId, list[MemberId]] = {}
+        """`ring.servers` of members whose list differs from the others'."""
+        self.duplicates = 0.0
+        """How often a frame of records, rows or tokens comes twice."""
+        self.delays = (0.0002, 0.001, 0.005)
+        self.on_reply: Callable[[Node, Reply], None] | None = None
+        self._numbers = 0
         self.members = [join_member(f"127.0.0.{10 + i}", 9090) for i in range(1, directors + 1)]
-        self.settings = [BackendSetting(Address(f"127.0.1.{i}"), "", "", 100) for i in range(1, hosts + 1)]
+        self.settings = [BackendSetting(Address(f"127.0.1.{i}"), "", "", weight) for i in range(1, hosts + 1)]
         common = Store(shared=True)
         self.nodes = {
             m: Node(self, m, common if store == "shared" else Store(shared=False)) for m in self.members
@@ -323,22 +412,23 @@ class World:
         """`d1` … `dN`."""
         return self.nodes[self.members[int(name[1:]) - 1]]
 
-    def incarnations(self) -> int:
-        self._incarnation += 1
-        return self._incarnation
-
-    def secret(self, member: MemberId) -> bytes:
-        return self.secrets.get(member, b"the secret of the ring")
+    def next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
 
     def log(self, node: Node, event: str, fields: object) -> None:
-        self.lines.append(f"{self.now - 100:9.4f} {node.member} {event} {fields}")
+        self.lines.append(f"{self.now - 100:9.4f} d{self.members.index(node.member) + 1} {event} {fields}")
+
+    def replied(self, node: Node, reply: Reply) -> None:
+        self.log(node, "reply", f"{reply.user} {reply.host or reply.refused}")
+        if self.on_reply is not None:
+            self.on_reply(node, reply)
 
     def delay(self) -> float:
-        return self.random.choice([0.0002, 0.001, 0.005]) * self.random.uniform(0.5, 2)
+        return self.random.choice(self.delays) * self.random.uniform(0.5, 2)
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        self.count += 1
-        heapq.heappush(self.queue, (self.now + seconds, self.count, call))
+        heapq.heappush(self.queue, (self.now + seconds, self.next_number(), call))
 
     def start(self, *names: str) -> World:
         for node in [self.node(n) for n in names] or list(self.nodes.values()):
@@ -353,6 +443,16 @@ class World:
         self.now = until
         return self
 
+    def run_until(self, true: Callable[[], bool], within: float) -> World:
+        """Go on until something holds. Fails where it does not in time."""
+        until = self.now + within
+        while not true():
+            assert self.queue, "nothing is left to happen"
+            assert self.queue[0][0] <= until, f"not within {within} s:\n{self.trace()}"
+            self.now, _, call = heapq.heappop(self.queue)
+            call()
+        return self
+
     def reachable(self, one: Node, other: Node) -> bool:
         return self.groups.get(one.member, 0) == self.groups.get(other.member, 0)
 
@@ -360,28 +460,31 @@ class World:
         target = self.nodes[member]
         life = node.incarnation
 
+        def fail(reason: str) -> None:
+            if node.up and node.incarnation == life:
+                node.handle(DialFailed(member, reason))
+
         def connect() -> None:
             if not node.up or node.incarnation != life:
                 return
             if not self.reachable(node, target):
-                self.after(2.0, lambda: node.up and node.incarnation == life and node.handle(DialFailed(member, "timed out")))
+                self.after(2.0, lambda: fail("timed out"))
                 return
             if not target.up:
-                node.handle(DialFailed(member, "refused"))
+                fail("refused")
                 return
-            self._link += 2
-            wire = Wire(self, node, target, LinkId(self._link), LinkId(self._link + 1))
-            node.links[wire.dialled_link] = wire
-            target.links[wire.accepted_link] = wire
-            target.handle(
-                LinkOpened(wire.accepted_link, self.random.randbytes(16), split_member(node.member)[0])
-            )
-            if wire.dialled_link in node.links:
-                node.handle(
-                    LinkOpened(wire.dialled_link, self.random.randbytes(16), split_member(member)[0], member)
-                )
+            self.connect(node, target)
 
         self.after(self.delay(), connect)
+
+    def connect(self, node: Node, target: Node) -> None:
+        dialled, accepted = LinkId(self.next_number()), LinkId(self.next_number())
+        wire = Wire(self, node, target, dialled, accepted)
+        node.links[dialled] = target.links[accepted] = wire
+        nonces = self.random.randbytes(16), self.random.randbytes(16)
+        target.handle(LinkOpened(accepted, nonces[0], split_member(node.member)[0]))
+        if dialled in node.links:
+            node.handle(LinkOpened(dialled, nonces[1], split_member(target.member)[0], target.member))
 
     def cut(self, *names: str) -> World:
         """Separate these from the others: connections go silent, new ones time out."""
@@ -399,51 +502,87 @@ class World:
 
     def login(self, user: str, at: str, tag: str = "") -> Reply:
         node = self.node(at)
-        self._request += 1
         reply = Reply(user, node.member, self.now)
-        node.replies[RequestId(self._request)] = reply
-        key = UserHash().key(user.encode(), tag.encode())
-        node.handle(Lookup(RequestId(self._request), key, tag.encode()))
+        request = RequestId(self.next_number())
+        node.replies[request] = reply
+        node.handle(Lookup(request, HASH.key(user.encode(), tag.encode()), tag.encode()))
         return reply
+
+    def logins(self, users: Iterable[str], at: str) -> list[Reply]:
+        return [self.login(user, at) for user in users]
+
+    def hang_up(self, reply: Reply) -> None:
+        """The connection of a waiting login is gone."""
+        node = self.nodes[reply.at]
+        (request,) = [number for number, one in node.replies.items() if one is reply]
+        del node.replies[request]
+        node.handle(Dropped([request]))
 
     def seen(self, user: str, at: str) -> None:
         self.node(at).handle(Seen((user.encode(),)))
 
-    def change(self, at: str, address: str, **what: object) -> Outcome:
+    def change(self, at: str, address: str, **what: Any) -> Outcome:
         node = self.node(at)
-        self._request += 1
-        outcome = Outcome()
-        node.outcomes[self._request] = outcome
-        node.handle(HostChange(self._request, Address(address), **what))  # type: ignore[arg-type]
+        number = self.next_number()
+        outcome = node.outcomes[number] = Outcome()
+        node.handle(HostChange(number, Address(address), **what))
         return outcome
 
     def ups(self) -> list[Node]:
         return [n for n in self.nodes.values() if n.up]
 
     def in_sync(self) -> bool:
-        """All that are up form one ring and may answer everybody."""
+        """All that are up form one ring and answer everybody."""
         up = tuple(n.member for n in self.ups())
-        return all(
-            n.core.synced and sorted(n.core.barrier.ring) == sorted(up) and n.core.standing in MAY_HASH and not n.core.hint
-            for n in self.ups()
-        )
+        return all(n.core.barrier.ring == up and n.core.assigner.gate is Gate.OPEN for n in self.ups())
+
+    def where(self, user: str) -> set[str | None]:
+        """The hosts that the directors that are up have for a user, None for those who do not know him."""
+        return {self.host_at(user, f"d{self.members.index(n.member) + 1}") for n in self.ups()}
+
+    def host_at(self, user: str, at: str) -> str | None:
+        node = self.node(at)
+        record = node.users.get(HASH.key(user.encode()))
+        row = None if record is None else node.core.hosts.by_id(record.host)
+        return None if row is None else row.address
 
     def differences(self) -> list[str]:
-        """What the directors that are up do not agree on, at rest."""
+        """What the directors that are up do not agree on, at rest: hosts with their stamps, users with
+        theirs."""
         found = []
         first, *others = self.ups()
         for other in others:
             if first.core.hosts.rows != other.core.hosts.rows:
                 found.append(f"hosts of {first.member} and {other.member}")
-            mine, theirs = (
-                {u.key: (u.host, u.decided, u.flags) for b in range(4096) for u in unpack(n.users.bucket(b))}
-                for n in (first, other)
-            )
-            found += [f"user {k:x}: {mine.get(k)} {theirs.get(k)}" for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)]
+            for one, two in ((first, other), (other, first)):
+                for key, record in living(one).items():
+                    user = two.users.get(key)
+                    if user is None or (user.host, user.decided, user.flags) != record:
+                        found.append(f"user {key:x}: {record} at {one.member}, {user} at {two.member}")
+        return found
+
+    def unstored(self) -> list[str]:
+        """Living users and hosts that a store does not hold as memory does, at rest."""
+        found = []
+        for node in self.ups():
+            for key, record in living(node).items():
+                stored = node.store.users.get(key)
+                if stored is None or (stored.host, stored.decided, stored.flags) != record:
+                    found.append(f"user {key:x} of {node.member}: {record} stored as {stored}")
+            if node.store.rows != node.core.hosts.rows:
+                found.append(f"hosts of {node.member}")
         return found
 
     def trace(self) -> str:
         return "\n".join(self.lines)
 
 
-__all__ = ["Outcome", "Reply", "World", "host_id"]
+def living(node: Node) -> dict[UserKey, tuple[int, int, int]]:
+    """The users whom a director would answer from memory for a while yet: (host, decided, flags) by key."""
+    soon = int(node.unix) + EXPIRE // 3 + 5
+    return {
+        user.key: (user.host, user.decided, user.flags)
+        for number in range(4096)
+        for user in unpack(node.users.bucket(number))
+        if is_alive(user, soon, EXPIRE) and not node.core.hosts.gone(user)
+    }

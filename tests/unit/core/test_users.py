@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -98,13 +99,29 @@ def test_a_bucket_holds_its_users_by_key(hot: HotPath) -> None:
     assert users.bucket(7) == b""
 
 
-def test_a_thousand_users_of_one_bucket_stay_sorted_whatever_order_they_came_in(hot: HotPath) -> None:
-    mine = [user(key=5 << 52 | (low * 7919 % 1000) << 20) for low in range(1000)]
+def scattered(number: int) -> int:
+    return int(hashlib.md5(str(number).encode()).hexdigest()[:13], 16)
+
+
+@pytest.mark.parametrize(
+    "low",
+    [
+        scattered,
+        lambda number: scattered(number) >> 40,
+        lambda number: (1 << 52) - 1 - (scattered(number) >> 30),
+    ],
+    ids=["evenly spread", "at the bottom", "at the top"],
+)
+def test_a_thousand_users_of_one_bucket_are_sorted_and_found_whatever_order_they_came_in(
+    hot: HotPath, low: Callable[[int], int]
+) -> None:
+    mine = {5 << 52 | low(number): user(5 << 52 | low(number)) for number in range(1000)}
     users = hot.UserTable(EXPIRE)
-    for one in mine:
+    for one in mine.values():
         users.put(one)
-    assert users.bucket(5) == pack(sorted(mine))
-    assert [users.get(one.key) for one in mine] == mine
+    assert users.bucket(5) == pack(sorted(mine.values()))
+    assert [users.get(one.key) for one in mine.values()] == list(mine.values())
+    assert {users.get(UserKey(key + 1)) for key in mine if key + 1 not in mine} == {None}
 
 
 def test_a_stored_bucket_has_seen_rounded_up(hot: HotPath) -> None:

@@ -66,13 +66,13 @@ def test_a_socket_belongs_to_whom_it_should(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "complaint"), [({"user": "no-such-user"}, "no user"), ({"group": "no-such-group"}, "no group")]
+    ("user", "group", "complaint"), [("no-such-user", "", "no user"), ("", "no-such-group", "no group")]
 )
 def test_an_unknown_owner_is_refused_before_anything_is_created(
-    tmp_path: Path, owner: dict[str, str], complaint: str
+    tmp_path: Path, user: str, group: str, complaint: str
 ) -> None:
     with pytest.raises(ListenError, match=complaint):
-        unix_listener("listen.login", str(tmp_path / "s"), mode=0o600, **owner)
+        unix_listener("listen.login", str(tmp_path / "s"), mode=0o600, user=user, group=group)
     assert not (tmp_path / "s").exists()
 
 

@@ -157,7 +157,9 @@ async def test_what_is_not_offered_yet_says_so(operations: FakeOperations, line:
     assert await _replies(operations, line) == [what + b" is not supported by this director yet\n"]
 
 
-async def test_what_an_operator_did_not_get_is_logged_without_the_user_name(operations: FakeOperations) -> None:
+async def test_what_an_operator_did_not_get_is_logged_without_the_user_name(
+    operations: FakeOperations,
+) -> None:
     lines: list[str] = []
     handler = AdminHandler(operations, Log(write=lines.append, clock=lambda: 0.0))
     async for _ in handler(parse(b"USER-KICK\talice")):

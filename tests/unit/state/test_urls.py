@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
 
@@ -111,6 +112,15 @@ def test_no_refusal_shows_a_password(url: str) -> None:
 def test_the_password_of_a_store_is_in_none_of_its_texts() -> None:
     store: StateStore = open_store(f"redis://u:{SECRET}@host", base_dir=Path("/"))
     assert SECRET not in f"{store!r} {vars(store)!r} {store}"
+
+
+def test_redis_without_its_libraries_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("state.redis", "state.redis_link", "state.migrate_redis"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "redis_lock", None)
+    failure = refusal("redis://host")
+    assert (failure.problem, failure.expected) == ("redis_lock is not installed", "install the extra `redis`")
+    assert shown("sqlite:///state.db") == "sqlite:///state.db"
 
 
 def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

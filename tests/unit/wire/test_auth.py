@@ -152,6 +152,13 @@ def test_an_escaped_name_is_hashed_as_what_it_stands_for(hot: HotPath) -> None:
         assert assigner.users.get(UserHash().key(name)) is not None
 
 
+def test_every_byte_of_a_name_is_folded_as_in_the_plain_hash(hot: HotPath) -> None:
+    assigner = director(hot)
+    name = bytes(range(256))
+    hot.rewrite(assigner, b"OK\t1\tuser=" + escape(name) + b"\tproxy\n", False)
+    assert assigner.users.get(UserHash().key(name)) is not None
+
+
 def test_a_line_of_16_kib_is_rewritten(hot: HotPath) -> None:
     line = b"OK\t1\tuser=alice\tproxy\tx=" + b"x" * 16384
     assert rewritten(hot, line + b"\n") == (line + TO_ONE, [])

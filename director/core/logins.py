@@ -1,0 +1,140 @@
+"""Logins that the hot path could not answer: they wait, are claimed in the store, are answered or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from director.core.assign import Assigner, Backend, Wait
+from director.core.effects import Answer, Claim, Effect, Level, Log, Refuse
+from director.core.events import Lookup
+from director.core.hosts import HostTable
+from director.core.pending import PENDING_TIMEOUT, Pending, Waiting
+from director.core.standing import CLAIM_AFTER
+from director.core.users import User, is_alive, pack
+from director.types import Now, Stamp, UserKey
+
+SLICE = 1000
+"""Waiting logins tried again in one turn of the loop."""
+CLAIM_AGAIN = 0.5
+"""Seconds after which a claim that settled nothing is made again."""
+
+
+class Counters(msgspec.Struct):
+    """Plain numbers for the metrics; never reset."""
+
+    answered_later: int = 0
+    conflicts: int = 0
+    """Users whom a merge took from a host where they were still alive, and nobody had moved by hand."""
+    refused: int = 0
+    claims: int = 0
+    isolated: int = 0
+    host_changes: int = 0
+    messages_in: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class Logins:
+    """Answers come back as effects. Whatever they put into the user table is the caller's to announce
+    first."""
+
+    def __init__(self, assigner: Assigner, hosts: HostTable, pending: Pending, counters: Counters) -> None:
+        self.claiming = False
+        """New users are settled in the shared store (ring-rules 12)."""
+        self._assigner, self._users = assigner, assigner.users
+        self._hosts, self._pending, self._counters = hosts, pending, counters
+        self._asked: set[UserKey] = set()
+        """Users whom the store is settling."""
+        self._again_at: float | None = None
+
+    def lookup(self, event: Lookup, now: Now) -> list[Effect]:
+        """A login the hot path could not answer: try once more with the state as it is, else let it wait."""
+        answer = self._assigner.assign(event.key, event.tag)
+        if isinstance(answer, Backend):
+            return [Answer(event.request, event.key, answer)]
+        self._pending.add(event.request, event.key, event.tag, now.mono, answer)
+        return self._claims([(event.key, event.tag, answer)])
+
+    def turn(self, now: Now) -> list[Effect]:
+        """This turn's share of those who were woken, and those whose time is over."""
+        if self._again_at is not None and now.mono >= self._again_at:
+            self._again_at = None
+            self._pending.wake()
+        effects = self._try(self._pending.to_try(SLICE)) if self._pending.awake else []
+        return effects + self._refuse(now)
+
+    def claimed(self, key: UserKey, now: Now) -> list[Effect]:
+        """The store has settled a user; what it says is in the table."""
+        answers, waiting = self._answer(self._pending.of(key))
+        if waiting:
+            self._again_at = now.mono + CLAIM_AGAIN
+        self._asked.discard(key)
+        return answers
+
+    def claim_failed(self, key: UserKey, now: Now) -> None:
+        self._asked.discard(key)
+        self._again_at = now.mono + CLAIM_AGAIN
+
+    def binds(self, key: UserKey, now: float) -> bool:
+        """Whether what is remembered of a user must be kept by a claim: he is alive, and his host was not
+        removed.
+
+        A host we have not heard of may be known to those who settled the user: their host table is on its
+        way, so the user waits for it, but not for ever. now: monotonic."""
+        user = self._users.get(key)
+        if user is None or not is_alive(user, self._assigner.unix, self._users.expire):
+            return False
+        if self._hosts.knows(user.host):
+            return not self._hosts.gone(user)
+        waiting = self._pending.of(key)
+        return not waiting or now < waiting[0].since + CLAIM_AFTER
+
+    def next_deadline(self) -> float | None:
+        deadlines = (self._again_at, self._pending.next_deadline())
+        return min((d for d in deadlines if d is not None), default=None)
+
+    def _try(self, waiting: Iterable[Waiting]) -> list[Effect]:
+        answers, unanswered = self._answer(waiting)
+        return [*self._claims((one.key, one.tag, one.wait) for one in unanswered), *answers]
+
+    def _answer(self, waiting: Iterable[Waiting]) -> tuple[list[Effect], list[Waiting]]:
+        """The answers that can be given, and those who go on waiting."""
+        answers: list[Effect] = []
+        unanswered = []
+        for one in waiting:
+            answer = self._assigner.assign(one.key, one.tag)
+            if isinstance(answer, Backend):
+                self._pending.remove(one.request)
+                self._counters.answered_later += 1
+                answers.append(Answer(one.request, one.key, answer))
+            else:
+                one.wait = answer
+                unanswered.append(one)
+        return answers, unanswered
+
+    def _claims(self, waiting: Iterable[tuple[UserKey, bytes, Wait]]) -> list[Effect]:
+        """New users in a partial ring: ask the store, once for each user."""
+        if not self.claiming:
+            return []
+        effects: list[Effect] = []
+        for key, tag, wait in waiting:
+            backend = self._assigner.place(key >> 32, tag) if wait is Wait.RING else None
+            if backend is None or key in self._asked:
+                continue
+            self._asked.add(key)
+            old = self._users.get(key)
+            unix = self._assigner.unix
+            decided = Stamp(max(unix, old.decided + 1) if old else unix)
+            effects.append(Claim(key, pack([User(key, backend.id, decided, unix, 0)])))
+            self._counters.claims += 1
+        return effects
+
+    def _refuse(self, now: Now) -> list[Effect]:
+        effects: list[Effect] = []
+        for one in self._pending.overdue(now.mono):
+            self._counters.refused += 1
+            reason = f"{one.wait.value}, waited {PENDING_TIMEOUT:.0f} s"
+            effects.append(Refuse(one.request, reason))
+            fields = {"hash": one.key >> 32, "tag": one.tag.decode(errors="replace"), "reason": reason}
+            effects.append(Log(Level.ERROR, "lookup_timed_out", fields))
+        return effects

@@ -1,0 +1,69 @@
+"""Whether what is in memory may be answered from (ring-rules 28).
+
+HINT (started; or frozen, and nobody we knew is left) --exchange with one who has compared, or alone-->
+CHECKED CHECKED --frozen--> ASKING every neighbour for a sign of life --answer--> CHECKED, --all gone--> HINT
+CHECKED --lost everybody--> LOST --exchange, alone, or LOST_WAIT over--> CHECKED
+"""
+
+from __future__ import annotations
+
+from director.core.effects import Effect
+from director.core.member import State
+from director.core.ring import Ring
+from director.types import LinkId, Now
+
+LOST_WAIT = 1.0
+"""Seconds a director that has just lost everybody tries to compare notes before it answers known users
+again."""
+
+
+class Trust:
+    def __init__(self) -> None:
+        self.hint = True
+        """What is in memory has not been compared with anybody yet."""
+        self._asked: dict[LinkId, int] = {}
+        """After a freeze: pings whose answers show that what the neighbours sent meanwhile has been read."""
+        self._answered = False
+        self._lost_at: float | None = None
+
+    def thawed(self, ring: Ring, now: Now) -> list[Effect]:
+        """We were frozen: ask the neighbours before anybody is answered. Without neighbours all is a hint."""
+        effects: list[Effect] = []
+        self._asked, self._answered = {}, False
+        for neighbour in ring.live_links():
+            effects += neighbour.ping(now)
+            self._asked[neighbour.link] = neighbour.last_ping
+        self.hint = self.hint or not self._asked
+        return effects
+
+    def lost_everybody(self, now: Now) -> None:
+        self._lost_at = now.mono
+
+    def review(self, ring: Ring, now: Now, *, alone: bool, settled: bool) -> bool:
+        """Judge anew. alone: nobody else lives, or can be reached. settled: in sync, and not the smaller
+        part of a cut
+        ring. Returns whether memory may be answered from."""
+        self._hear_answers(ring)
+        compared = any(n.state is State.FULL and n.settled for n in ring.links.values())
+        if self.hint and (compared or settled):
+            self.hint = False
+        lost = self._lost_at
+        if lost is not None and (compared or alone or now.mono >= lost + LOST_WAIT):
+            self._lost_at = None
+        return not self.hint and not self._asked and self._lost_at is None
+
+    def next_deadline(self) -> float | None:
+        return None if self._lost_at is None else self._lost_at + LOST_WAIT
+
+    def _hear_answers(self, ring: Ring) -> None:
+        if not self._asked:
+            return
+        for link, serial in list(self._asked.items()):
+            neighbour = ring.links.get(link)
+            if neighbour is None or not neighbour.live:
+                del self._asked[link]
+            elif neighbour.pong_serial >= serial:
+                self._answered = True
+                del self._asked[link]
+        if not self._asked and not self._answered:
+            self.hint = True

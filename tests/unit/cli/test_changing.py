@@ -1,0 +1,129 @@
+"""Commands that change hosts."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.cli.hosts import addresses_of
+from tests.unit.cli.conftest import Director
+
+
+def test_add_says_what_the_host_is_now(director: Director) -> None:
+    result = director("add", "127.0.1.7@gold", "20", "--reason", "more disks")
+    assert (result.exit_code, result.stdout) == (0, "127.0.1.7@gold: weight 20, up\n")
+    assert director.operations.reasons == ["more disks"]
+
+
+def test_a_tag_can_be_given_either_way(director: Director) -> None:
+    director("add", "127.0.1.7", "-t", "gold")
+    director("add", "127.0.1.8@gold", "-t", "gold")
+    assert [director.operations.table[f"127.0.1.{n}"].tag for n in (7, 8)] == ["gold", "gold"]
+
+
+def test_two_different_tags_are_a_usage_error(director: Director) -> None:
+    result = director("add", "127.0.1.7@gold", "-t", "silver")
+    assert result.exit_code == 64
+    assert "two tags: 'gold' in '127.0.1.7@gold', and -t 'silver'" in result.stderr
+
+
+def test_add_without_a_weight_leaves_it_to_the_director(director: Director) -> None:
+    assert director("add", "127.0.1.2").stdout == "127.0.1.2: weight 50, down\n"
+
+
+def test_update_up_down_and_remove(director: Director) -> None:
+    assert director("update", "127.0.1.1", "0").stdout == "127.0.1.1: weight 0, up\n"
+    assert director("down", "127.0.1.1").stdout == "127.0.1.1: weight 0, down\n"
+    assert director("up", "127.0.1.1").stdout == "127.0.1.1: weight 0, up\n"
+    assert director("remove", "127.0.1.1", "--reason", "sold").stdout == "127.0.1.1: removed\n"
+    assert director.operations.reasons == ["", "", "", "sold"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("add", "127.0.1.1", "7"),
+        ("update", "127.0.1.1", "7"),
+        ("up", "127.0.1.2"),
+        ("down", "127.0.1.1"),
+        ("remove", "127.0.1.1"),
+    ],
+)
+def test_a_dry_run_says_what_would_be_and_changes_nothing(
+    director: Director, command: tuple[str, ...]
+) -> None:
+    before = dict(director.operations.table)
+    result = director(*command, "--dry-run")
+    assert result.exit_code == 0
+    assert result.stdout.endswith(" (dry run: nothing is changed)\n")
+    assert director.operations.table == before
+
+
+def test_a_change_that_is_not_stored_yet_says_so_and_is_done(director: Director) -> None:
+    director.operations.stored = False
+    result = director("down", "127.0.1.1")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "director: 127.0.1.1: every director has it, but the store is away; it is written on its return\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "line"),
+    [
+        (("down", "127.0.1.99"), 68, "127.0.1.99: no such host"),
+        (("update", "127.0.1.1", "1001"), 65, "127.0.1.1: weight 1001 is too large, at most 1000"),
+        (("add", "127.0.1.1@gold"), 77, "127.0.1.1: host tag can't be changed"),
+    ],
+)
+def test_a_refusal_is_one_line_and_its_exit_code(
+    director: Director, command: tuple[str, ...], code: int, line: str
+) -> None:
+    result = director(*command)
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"director: {line}\n")
+
+
+def test_a_ring_that_is_not_in_sync_is_exit_code_75(director: Director) -> None:
+    director.operations.synced = False
+    result = director("up", "127.0.1.1")
+    assert (result.exit_code, result.stderr) == (75, "director: 127.0.1.1: Ring sync timed out\n")
+
+
+def test_every_address_of_a_name_is_changed(director: Director, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch, "127.0.1.1", "127.0.1.99", "127.0.1.2", "127.0.1.2")
+    result = director("update", "imap.example.com", "7")
+    assert result.stdout == "127.0.1.1: weight 7, up\n127.0.1.2: weight 7, down\n"
+    assert (result.exit_code, result.stderr) == (68, "director: 127.0.1.99: no such host\n")
+
+
+def test_map_of_a_name_lists_the_users_of_all_its_addresses(
+    director: Director, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, "127.0.1.2", "127.0.1.1")
+    assert len(director("map", "imap.example.com").stdout.splitlines()) == 4
+
+
+def test_localhost_is_resolved_for_real() -> None:
+    assert {"127.0.0.1", "::1"} & set(addresses_of("localhost"))
+
+
+def test_an_address_is_sent_in_canonical_form() -> None:
+    assert addresses_of("2001:DB8:0:0::1") == ["2001:db8::1"]
+
+
+def test_a_name_nobody_knows_is_exit_code_68(director: Director) -> None:
+    result = director("up", "no such name.invalid")
+    assert result.exit_code == 68
+    assert result.stderr.startswith("director: no such name.invalid: cannot be resolved (")
+
+
+@pytest.mark.parametrize("host", ["100", "10.0.0", "", "@gold"])
+def test_numbers_are_not_taken_for_host_names(director: Director, host: str) -> None:
+    result = director("add", host)
+    assert result.exit_code == 64
+    assert "is neither an address nor a host name" in result.stderr
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """The name service is not ours to start: it answers with `addresses`."""
+    found = [(0, 0, 0, "", (address, 0)) for address in addresses]
+    monkeypatch.setattr("director.cli.hosts.socket.getaddrinfo", lambda *_, **__: found)

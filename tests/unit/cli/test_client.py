@@ -1,0 +1,128 @@
+"""What the command line makes of answers that no director gives."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from director.cli import client as client_module
+from director.cli.client import Client, Failure
+from director.records import Dump
+from tests.unit.cli.conftest import alone
+from tests.unit.web.servers import unix_socket
+
+DUMP = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"commands":[]}'
+
+
+@contextmanager
+def answering(path: Path, *answers: bytes, wait: bool = False) -> Iterator[str]:
+    """A server that gives each connection one of `answers` for its first request, and hangs up."""
+    listener = unix_socket(path)
+    done = threading.Event()
+
+    def run() -> None:
+        for answer in answers:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+                done.wait(10 if wait else 0)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield str(path)
+    finally:
+        done.set()
+        thread.join()
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"", "no director answers there (it hung up)"),
+        (b"220 mail.example.com ESMTP\r\n", "what answers is not a director (BadStatusLine)"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{", "what answers is not a director (IncompleteRead)"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "the answer is not understood"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "the answer is not understood"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff", "the answer is not understood"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nsorry", "answered 404 without saying why"),
+    ],
+)
+def test_what_does_not_answer_like_a_director_is_exit_code_69(
+    tmp_path: Path, answer: bytes, says: str
+) -> None:
+    with answering(tmp_path / "api.sock", answer) as where:
+        result = alone("-S", where, "dump")
+    assert result.exit_code == 69
+    assert result.stderr.startswith(f"director: {where}: {says}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_director_with_too_many_connections_is_exit_code_75(tmp_path: Path) -> None:
+    busy = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
+    with answering(tmp_path / "api.sock", busy) as where:
+        assert alone("-S", where, "dump").exit_code == 75
+
+
+def test_a_connection_that_idled_too_long_is_opened_again(tmp_path: Path) -> None:
+    with answering(tmp_path / "api.sock", DUMP, DUMP) as where:
+        with closing(Client(where)) as client:
+            assert client.decode(client.get("/v1/dump"), Dump).commands == []
+            assert client.decode(client.get("/v1/dump"), Dump).commands == []
+
+
+@pytest.mark.parametrize(
+    ("ask", "code", "says"),
+    [
+        (lambda client: client.get("/v1/dump"), 69, "no director answers there (no answer in time)"),
+        (lambda client: client.change("DELETE", "/v1/hosts/127.0.1.1"), 75, "the change may still be made"),
+    ],
+)
+def test_no_answer_in_time_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Client], bytes], code: int, says: str
+) -> None:
+    monkeypatch.setattr(client_module, "ANSWER_TIMEOUT", 0.05)
+    with answering(tmp_path / "api.sock", b"", wait=True) as where:
+        with closing(Client(where)) as client, pytest.raises(Failure) as caught:
+            ask(client)
+    assert caught.value.exit_code == code
+    assert says in str(caught.value)
+
+
+def test_a_socket_nobody_listens_on_is_exit_code_69(tmp_path: Path) -> None:
+    unix_socket(tmp_path / "api.sock").close()
+    result = alone("-S", str(tmp_path / "api.sock"), "dump")
+    assert (result.exit_code, "Connection refused" in result.stderr) == (69, True)
+
+
+def test_a_path_no_socket_can_have_is_exit_code_69(tmp_path: Path) -> None:
+    result = alone("-S", str(tmp_path / ("x" * 200)), "dump")
+    assert (result.exit_code, "path too long" in result.stderr) == (69, True)
+
+
+def test_a_port_nobody_listens_on_is_exit_code_69() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    result = alone("-S", f"http://127.0.0.1:{port}", "dump")
+    assert (result.exit_code, "Connection refused" in result.stderr) == (69, True)
+
+
+def test_a_host_nobody_knows_is_exit_code_69() -> None:
+    assert alone("-S", "http://no-such-host.invalid:9092", "dump").exit_code == 69
+
+
+def test_stdin_and_files_of_names_must_be_readable(tmp_path: Path) -> None:
+    latin = tmp_path / "names"
+    latin.write_bytes(b"m\xfcller\n")
+    missing = alone("-S", os.devnull, "map", "-f", str(tmp_path / "none"))
+    assert (missing.exit_code, "cannot be read" in missing.stderr) == (65, True)
+    wrong = alone("-S", os.devnull, "map", "-f", str(latin))
+    assert (wrong.exit_code, "not UTF-8; one user name a line is expected" in wrong.stderr) == (65, True)

@@ -1,0 +1,191 @@
+"""Options, help, errors and exit codes of the program as a whole."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from director.cli.groups import NOT_OFFERED
+from director.cli.main import SECTIONS, program
+from tests.unit.cli.conftest import Director, alone
+
+PROGRAM = [sys.executable, "-m", "director"]
+
+
+def test_help_shows_every_command_in_its_section() -> None:
+    help_text = alone("--help").stdout
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(program.commands)
+    assert [name for name in listed if not re.search(rf"^  {name} +\S", help_text, re.MULTILINE)] == []
+    assert max(map(len, help_text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", sorted(set(program.commands)))
+def test_every_command_explains_itself(command: str) -> None:
+    result = alone(command, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: director {command} ")
+
+
+def test_without_a_command_help_is_shown_as_a_usage_error() -> None:
+    result = alone()
+    assert result.exit_code == 64
+    assert result.stderr.startswith("Usage: director ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("status", "--nonsense"),
+        ("update", "127.0.1.1"),
+        ("update", "127.0.1.1", "heavy"),
+        ("status", "-t", "gold"),
+        ("status", ""),
+        ("ring",),
+        ("ring", "nonsense"),
+        ("-S", "https://127.0.0.1:9092", "status"),
+        ("-S", "http://127.0.0.1:port", "status"),
+        ("-S", "http://", "status"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_exit_code_64(arguments: tuple[str, ...]) -> None:
+    result = alone(*arguments)
+    assert (result.exit_code, result.stdout) == (64, "")
+    assert re.fullmatch(r"director: [^\n]+\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"{group} {name}".replace("director ", "")
+        for group, names in NOT_OFFERED.items()
+        for name in sorted(names)
+    ],
+)
+def test_what_comes_later_is_refused_with_exit_code_77(command: str) -> None:
+    result = alone(*command.split(), "--max-parallel", "3", "alice", "--help")
+    assert result.exit_code == 77
+    assert result.stderr == f"director: `director {command}` is not offered by this release\n"
+
+
+def test_what_comes_later_is_not_in_help() -> None:
+    listed = {name for names in SECTIONS.values() for name in names}
+    assert listed & NOT_OFFERED["director"] == set()
+
+
+def test_the_version_can_be_asked_for_both_ways() -> None:
+    assert alone("--version").stdout == alone("version").stdout
+    assert alone("version").stdout.startswith("director ")
+
+
+def test_options_can_stand_before_and_after_the_command(director: Director) -> None:
+    before, after = alone("-S", director.where, "dump"), alone("dump", "-S", director.where)
+    assert before.stdout == after.stdout != ""
+
+
+def test_nobody_listening_is_exit_code_69(tmp_path: Path) -> None:
+    result = alone("-S", str(tmp_path / "none.sock"), "status")
+    assert result.exit_code == 69
+    assert result.stderr == (
+        f"director: {tmp_path}/none.sock: no director answers there (No such file or directory);"
+        " is it running? -S names another one\n"
+    )
+
+
+def test_the_socket_is_taken_from_the_configuration(director: Director, tmp_path: Path) -> None:
+    config = tmp_path / "director.toml"
+    config.write_text(f'[listen.api]\npath = "{director.where}"\n')
+    assert alone("-c", str(config), "dump").exit_code == 0
+    assert alone("dump", "-c", str(config)).exit_code == 0
+
+
+def test_the_configuration_can_be_named_in_the_environment(
+    director: Director, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "director.toml"
+    config.write_text(f'[listen.api]\npath = "{director.where}"\n')
+    monkeypatch.setenv("DIRECTOR_CONFIG", str(config))
+    assert alone("dump").exit_code == 0
+    assert alone("-c", str(tmp_path / "other.toml"), "dump").exit_code == 78
+
+
+def test_over_tcp_the_token_comes_from_the_environment(
+    director: Director, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert alone("-S", url, "dump").exit_code == 0
+    refused = alone("-S", url, "down", "127.0.1.1")
+    assert refused.exit_code == 77
+    assert refused.stderr.endswith("; set DIRECTOR_TOKEN to that token\n")
+    monkeypatch.setenv("DIRECTOR_TOKEN", "right-token")
+    assert alone("-S", url, "down", "127.0.1.1").exit_code == 0
+
+
+def test_a_wrong_token_is_refused_and_not_repeated(
+    director: Director, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIRECTOR_TOKEN", "wrong-token")
+    refused = alone("-S", url, "down", "127.0.1.1")
+    assert refused.exit_code == 77
+    assert "wrong-token" not in refused.output
+
+
+def test_an_internal_error_of_the_director_is_exit_code_1(director: Director) -> None:
+    result = director("status", "bug")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "director: internal error of the director; its log has the details\n",
+    )
+
+
+def test_a_command_imports_neither_the_daemon_nor_what_only_tables_need(director: Director) -> None:
+    check = (
+        "import sys; from director.cli.main import program\n"
+        "try: program(['-S', sys.argv[1], 'status'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'litestar', 'uvicorn', 'anyio', 'rich', 'tomllib', 'director.service', 'director.web'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", check, director.where], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("setting", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_gets_colour_unless_it_wants_none(
+    director: Director, setting: dict[str, str], coloured: bool
+) -> None:
+    controller, terminal = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm-256color", **setting}
+    subprocess.run([*PROGRAM, "-S", director.where, "status"], stdout=terminal, env=environ, check=True)
+    os.close(terminal)
+    output = os.read(controller, 65536).decode()
+    os.close(controller)
+    assert ("\x1b[31mdown" in output) == coloured
+    assert "2026-11-23" in output
+
+
+def test_a_reader_that_has_seen_enough_is_no_error_message(director: Director) -> None:
+    operations = director.operations
+    operations.assigned = [operations.assignment(f"user{number}", "127.0.1.1") for number in range(4000)]
+    command = subprocess.Popen(
+        [*PROGRAM, "-S", director.where, "map"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert command.stdout is not None
+    command.stdout.readline()
+    command.stdout.close()
+    _, errors = command.communicate()
+    assert (command.returncode, errors) == (1, "")
+
+
+def test_output_that_cannot_be_written_is_one_line(director: Director) -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [*PROGRAM, "-S", director.where, "map"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (ran.returncode, ran.stderr) == (1, "director: standard output: No space left on device\n")

@@ -1,0 +1,169 @@
+"""Commands that only look: what they print, at 80 columns and as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from director.cli.output import printable
+from director.records import HostInfo, MemberInfo
+from tests.unit.cli.conftest import Director
+
+READING = [("status",), ("status", "alice"), ("map",), ("dump",), ("ring", "status")]
+
+
+def test_status_is_a_line_about_the_director_and_a_table_of_hosts(director: Director) -> None:
+    assert director("status").stdout.splitlines() == [
+        "director 127.0.0.11:9090, ring of 2, in sync, store sqlite up, 3 users",
+        "",
+        "address    tag   weight  state  since                users",
+        "127.0.1.1  -        100  up     -                        2",
+        "127.0.1.2  -         50  down   2026-11-23 16:46:54      1",
+        "127.0.1.3  gold     100  up     -                        0",
+    ]
+
+
+def test_status_says_what_is_not_as_it_should_be(director: Director) -> None:
+    director.operations.synced = False
+    director.operations.missing = ["127.0.0.13:9090"]
+    director.operations.store_error = "disk I/O error"
+    assert director("status").stdout.splitlines()[:3] == [
+        "director 127.0.0.11:9090, ring of 2, NOT in sync, store sqlite AWAY, 3 users",
+        "not in the ring: 127.0.0.13:9090",
+        "store sqlite:////var/lib/director/state.db: disk I/O error; 0 buckets are written when it returns",
+    ]
+
+
+def test_status_of_a_user_prints_the_three_lines_of_the_original(director: Director) -> None:
+    assert director("status", "alice").stdout == (
+        "Current: 127.0.1.1 (expires 2026-11-23 17:01:54)\nHashed: 127.0.1.1\nInitial config: 127.0.1.1\n"
+    )
+
+
+def test_status_of_a_user_nobody_knows_is_that_of_the_original_too(director: Director) -> None:
+    assert director("status", "alice", "-t", "gold").stdout == (
+        "Current: n/a (expires -1)\nHashed: \nInitial config: \n"
+    )
+
+
+@pytest.mark.parametrize("name", ["a/b", "-", "ünï@example.com", "a b&c=d?e#f", "%2e"])
+def test_any_user_name_reaches_the_director_as_it_is(director: Director, name: str) -> None:
+    assert json.loads(director("status", "--json", "--", name).stdout)["user"] == name
+
+
+def test_map_lists_users_by_name_where_the_name_is_known(director: Director) -> None:
+    assert director("map").stdout.splitlines() == [
+        "user             hash  host       expires",
+        "alice      1669653170  127.0.1.1  2026-11-23 17:01:54",
+        "<unknown>  2313415526  127.0.1.1  2026-11-23 17:01:54",
+        "bob        2677887420  127.0.1.2  2026-11-23 17:01:54",
+    ]
+
+
+def test_map_of_a_host_lists_its_users_only(director: Director) -> None:
+    assert [line.split()[0] for line in director("map", "127.0.1.2").stdout.splitlines()] == ["user", "bob"]
+
+
+def test_map_of_an_unknown_host_is_exit_code_68(director: Director) -> None:
+    result = director("map", "127.0.1.99")
+    assert (result.exit_code, result.stderr) == (68, "director: 127.0.1.99: no such host\n")
+
+
+def test_map_names_users_from_a_file(director: Director, tmp_path: Path) -> None:
+    names = tmp_path / "names"
+    names.write_text("zed\nZED\nnobody\nalice\n\n")
+    users = [line.split()[0] for line in director("map", "-f", str(names), "127.0.1.1").stdout.splitlines()]
+    assert users == ["user", "alice", "zed", "ZED"]
+
+
+def test_map_names_users_from_stdin(director: Director) -> None:
+    assert "zed  " in director("map", "-f", "-", stdin="zed\n").stdout
+
+
+def test_map_gets_every_page(director: Director) -> None:
+    operations = director.operations
+    operations.assigned = [operations.assignment(f"user{number}", "127.0.1.1") for number in range(5001)]
+    assert len(director("map").stdout.splitlines()) == 5002
+    assert len(json.loads(director("map", "--json").stdout)) == 5001
+
+
+def test_map_without_users_is_an_empty_table_and_an_empty_list(director: Director) -> None:
+    director.operations.assigned = []
+    assert director("map").stdout == "user  hash  host  expires\n"
+    assert json.loads(director("map", "--json").stdout) == []
+
+
+def test_ring_status_shows_the_directors(director: Director) -> None:
+    director.operations.members = director.operations.members[:1]
+    assert director("ring", "status").stdout.splitlines() == [
+        "director 127.0.0.11:9090, ring of 2, in sync",
+        "",
+        "director         type  ms  in  out  idle  status",
+        "127.0.0.11:9090  self   3   -    -     -  ring synced",
+    ]
+
+
+def test_a_director_without_a_connection_shows_when_it_failed(director: Director) -> None:
+    director.operations.members = [
+        MemberInfo(address="fd00::12", port=9090, last_failed=int(time.time()) - 300),
+        MemberInfo(address="fd00::13", port=9090),
+    ]
+    assert [line.split(None, 6)[0::6] for line in director("ring", "status").stdout.splitlines()[3:]] == [
+        ["[fd00::12]:9090", "failed 5 min ago"],
+        ["[fd00::13]:9090", "-"],
+    ]
+
+
+def test_dump_prints_commands(director: Director) -> None:
+    assert director("dump").stdout == (
+        "director add 127.0.1.1 100\ndirector add 127.0.1.2 50\ndirector down 127.0.1.2\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        (("status",), {"version", "me", "started", "hosts", "users", "ring", "store"}),
+        (("status", "alice"), {"user", "tag", "hash", "current", "expires", "hashed", "configured"}),
+        (("ring", "status"), {"me", "synced", "ring", "missing", "waiting_logins", "members"}),
+        (("dump",), {"commands"}),
+    ],
+)
+def test_json_is_one_document_with_the_keys_of_the_record(
+    director: Director, command: tuple[str, ...], keys: set[str]
+) -> None:
+    result = director(*command, "--json")
+    assert result.exit_code == 0
+    assert set(json.loads(result.stdout)) == keys
+
+
+def test_json_of_users_is_a_list_of_records(director: Director) -> None:
+    users = json.loads(director("map", "--json").stdout)
+    assert set(users[0]) == {"hash", "key", "host", "expires", "name"}
+
+
+@pytest.mark.parametrize("command", READING)
+def test_everything_fits_in_80_columns(director: Director, command: tuple[str, ...]) -> None:
+    operations = director.operations
+    operations.table["2001:db8:10::25"] = HostInfo(
+        address="2001:db8:10::25", weight=1000, up=False, tag="archive", changed=1795453314, users=1_234_567
+    )
+    operations.members.append(
+        MemberInfo(
+            address="100.100.100.100", port=19090, kind="right", status="handshaking - 12345 USERs",
+            sync_ms=12, bytes_in=123_456_789, bytes_out=9_999, last_read=int(time.time()) - 100,
+        )
+    )  # fmt: skip
+    operations.assigned.append(operations.assignment("a.long.name@mail.example.com", "2001:db8:10::25"))
+    lines = director(*command).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+
+
+def test_names_cannot_steer_the_terminal(director: Director) -> None:
+    operations = director.operations
+    operations.assigned = [operations.assignment("evil\x1b[2J\n", "127.0.1.1")]
+    assert "evil\\x1b[2J\\n" in director("map").stdout
+    assert printable("ünï") == "ünï"

@@ -1,0 +1,126 @@
+"""The Prometheus page, read back with Prometheus's own parser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from director.service.metrics import Durations, HostSample, Snapshot, render
+
+NAMES = {
+    "director_lookups": "counter",
+    "director_users": "gauge",
+    "director_host_users": "gauge",
+    "director_host_up": "gauge",
+    "director_host_weight": "gauge",
+    "director_conflicts": "counter",
+    "director_ring_members": "gauge",
+    "director_ring_synced": "gauge",
+    "director_ring_sync_duration_seconds": "histogram",
+    "director_ring_messages": "counter",
+    "director_store_up": "gauge",
+    "director_store_queue_entries": "gauge",
+    "director_store_errors": "counter",
+    "director_warm_start_duration_seconds": "gauge",
+    "director_warm_start_users": "gauge",
+    "director_clock_skew_seconds": "gauge",
+    "director_event_loop_lag_seconds": "gauge",
+    "director_build_info": "gauge",
+}
+
+
+def snapshot(**measured: object) -> Snapshot:
+    return Snapshot(version="0.1.0", python="3.11.2", compiled=True, **measured)  # type: ignore[arg-type]
+
+
+def value(measured: Snapshot, name: str, labels: Mapping[str, str] | None = None) -> float:
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(render(measured).decode())
+        for sample in family.samples
+        if sample.name == name and sample.labels == (labels or {})
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_every_metric_is_there_with_its_documented_name_also_when_nothing_happened() -> None:
+    families = list(text_string_to_metric_families(render(snapshot()).decode()))
+    assert {family.name: family.type for family in families} == NAMES
+    assert len(families) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("measured", "name", "labels", "expected"),
+    [
+        (
+            {"lookups": {("answered", "login"): 3}},
+            "director_lookups_total",
+            {"result": "answered", "protocol": "login"},
+            3,
+        ),
+        ({"users": {"gold": 5}}, "director_users", {"tag": "gold"}, 5),
+        ({"conflicts": 1}, "director_conflicts_total", {}, 1),
+        ({"ring_members": {"synced": 2}}, "director_ring_members", {"state": "synced"}, 2),
+        ({"ring_synced": True}, "director_ring_synced", {}, 1),
+        (
+            {"ring_messages": {("users", "in"): 9}},
+            "director_ring_messages_total",
+            {"type": "users", "direction": "in"},
+            9,
+        ),
+        ({"store_up": True}, "director_store_up", {}, 1),
+        ({"store_queue": 4}, "director_store_queue_entries", {}, 4),
+        ({"store_errors": {"swap": 2}}, "director_store_errors_total", {"operation": "swap"}, 2),
+        ({"warm_start_seconds": 0.25}, "director_warm_start_duration_seconds", {}, 0.25),
+        ({"warm_start_users": 20_000}, "director_warm_start_users", {}, 20_000),
+        (
+            {"clock_skew": {"10.0.0.2:9090": -0.5}},
+            "director_clock_skew_seconds",
+            {"member": "10.0.0.2:9090"},
+            -0.5,
+        ),
+        ({"loop_lag": 0.004}, "director_event_loop_lag_seconds", {}, 0.004),
+        ({}, "director_build_info", {"version": "0.1.0", "python": "3.11.2", "compiled": "yes"}, 1),
+    ],
+)
+def test_what_is_measured_is_shown(
+    measured: dict[str, object], name: str, labels: dict[str, str], expected: float
+) -> None:
+    assert value(snapshot(**measured), name, labels) == expected
+
+
+def test_a_host_has_its_users_weight_and_state() -> None:
+    hosts = [HostSample("10.1.0.1", "gold", True, 50, 7), HostSample("10.1.0.2", "", False, 0, 0)]
+    up = {"host": "10.1.0.1", "tag": "gold"}
+    down = {"host": "10.1.0.2", "tag": ""}
+    measured = snapshot(hosts=hosts)
+    names = ["director_host_users", "director_host_up", "director_host_weight"]
+    assert [value(measured, name, up) for name in names] == [7, 1, 50]
+    assert [value(measured, name, down) for name in names] == [0, 0, 0]
+
+
+def test_durations_are_counted_up_to_their_bounds() -> None:
+    syncs = Durations(bounds=(0.1, 1.0))
+    for seconds in (0.05, 0.1, 0.5, 3.0):
+        syncs.add(seconds)
+    measured = snapshot(ring_syncs=syncs)
+    name = "director_ring_sync_duration_seconds"
+    counts = [value(measured, f"{name}_bucket", {"le": bound}) for bound in ("0.1", "1.0", "+Inf")]
+    assert counts == [2, 3, 4]
+    assert value(measured, f"{name}_count") == 4
+    assert value(measured, f"{name}_sum") == pytest.approx(3.65)
+
+
+def test_two_durations_do_not_share_their_counts() -> None:
+    Durations().add(1.0)
+    assert sum(Durations().counts) == 0
+
+
+def test_counting_does_not_import_prometheus() -> None:
+    program = "import sys, director.service.metrics; sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
