@@ -8,6 +8,7 @@ twice, except a script the server had forgotten, which it then had not run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -102,7 +103,6 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
             socket_connect_timeout=timeout,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
-            driver_info=None,
             # It says its name first, refused or not: with TLS 1.3, a connection that has read nothing yet
             # finds the server's session tickets waiting, and the library takes it for broken.
         )
@@ -133,7 +133,9 @@ class RedisLink:
     async def close(self) -> None:
         """Close what is idle; what is in use is closed when its call ends."""
         self._closed = True
-        await self._drop_idle()
+        while self._idle:
+            with contextlib.suppress(RedisError):  # it did not close in time: let it
+                await self._idle.pop().disconnect()
 
     async def _drop_idle(self) -> None:
         while self._idle:

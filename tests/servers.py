@@ -120,14 +120,13 @@ class RedisServer:
 
     def command(self, *words: str) -> bytes:
         """Send one command over the socket, as the default user. Returns the raw answer."""
+        login = [("AUTH", self.password)] if self.password else []
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(START_WITHIN)
             connection.connect(str(self.socket))
-            if self.password:
-                connection.sendall(_packed("AUTH", self.password))
-                connection.recv(1 << 16)
-            connection.sendall(_packed(*words))
-            return connection.recv(1 << 16)
+            connection.sendall(b"".join(_packed(*command) for command in (*login, words, ("QUIT",))))
+            answers = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        return answers.removeprefix(b"+OK\r\n" if login else b"").removesuffix(b"+OK\r\n")
 
     def close(self) -> None:
         """End it and remove its folder."""

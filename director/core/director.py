@@ -124,6 +124,8 @@ class Director:
                     effects += self._thawed(event.gap, now)
             case Received():
                 effects += self._received(event, now)
+                if self._only_users(event):
+                    return effects
             case Seen(names):
                 self._seen(names)
             case LinkOpened(link, nonce, remote, dialled):
@@ -284,6 +286,13 @@ class Director:
             if neighbour.state is State.CLOSED:
                 break
         return effects
+
+    def _only_users(self, event: Received) -> bool:
+        """Whether a frame was what most are, and concerns neither the ring nor anybody who waits."""
+        neighbour = self.ring.links.get(event.link)
+        if neighbour is None or neighbour.state is State.CLOSED or self._has_work():
+            return False
+        return all(isinstance(m, Users | Names) for m in event.messages)
 
     def _from_neighbour(self, neighbour: Neighbour, message: RingMessage, now: Now) -> list[Effect]:
         problem: str | None = None

@@ -16,7 +16,9 @@ from director.core.users import BUCKETS, UserTable
 from director.types import Now
 
 RANGE = 128
-"""Buckets whose digests go into one message."""
+"""Buckets whose digests are made or compared in one turn of the loop, where the table is large."""
+SMALL = 100_000
+"""Users up to which eight times as many are."""
 DIGEST = 8
 """Bytes of one digest."""
 FRAME_BYTES = 256 * 1024
@@ -32,13 +34,18 @@ def has_work(neighbour: Neighbour) -> bool:
 def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool, now: Now) -> list[Effect]:
     """One turn's share of the exchange with this neighbour."""
     unix = int(now.unix)
+    share = RANGE if len(users) > SMALL else 8 * RANGE
     if neighbour.digest_cursor is not None:
         first = neighbour.digest_cursor
-        digests = b"".join(users.digest(number, unix) for number in range(first, first + RANGE))
-        after = first + RANGE
+        after = min(first + share, BUCKETS)
+        digests = b"".join(users.digest(number, unix) for number in range(first, after))
         neighbour.digest_cursor = after if after < BUCKETS else None
         return [Send(neighbour.link, [Digests(first, digests)])]
     theirs = neighbour.compare.popleft()
+    if len(theirs.digests) > share * DIGEST:
+        rest = Digests(theirs.first + share, theirs.digests[share * DIGEST :])
+        neighbour.compare.appendleft(rest)
+        theirs = Digests(theirs.first, theirs.digests[: share * DIGEST])
     effects: list[Effect] = []
     batch: list[RingMessage] = []
     size = 0
@@ -49,7 +56,10 @@ def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool
         records = users.bucket(number)
         if not records:
             continue
-        batch += [Users(records), Names(names.bucket(number), 0)]
+        batch.append(Users(records))
+        entries = names.bucket(number)
+        if entries:
+            batch.append(Names(entries, 0))
         size += len(records)
         if size >= FRAME_BYTES:
             effects.append(Send(neighbour.link, batch))

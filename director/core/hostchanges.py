@@ -94,11 +94,11 @@ class HostChanges:
 def problem_with(hosts: HostTable, change: HostChange) -> tuple[str, str] | None:
     """Why this change is not carried out: the kind of refusal and its text; None where nothing speaks
     against it."""
+    if change.weight is not None and not 0 <= change.weight <= MAX_WEIGHT:
+        return "bad", "vhost count too large"
     row = hosts.get(change.address)
     if row is None and not change.add:
         return "unknown", f"{change.address}: no such backend host"
-    if change.weight is not None and not 0 <= change.weight <= MAX_WEIGHT:
-        return "bad", "vhost count too large"
     if row is not None and change.tag is not None and change.tag != row.tag:
         return "refused", "host tag can't be changed"
     other = hosts.taken_by(change.address)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 
 from director.types import Address, MemberId
 
 
+@lru_cache(maxsize=1024)
 def split_member(member: MemberId) -> tuple[Address, int]:
     """Address and port of `10.0.0.1:9090` or `[2001:db8::1]:9090`. Raises ValueError for anything else."""
     text, colon, port = member.rpartition(":")
@@ -23,6 +25,7 @@ def join_member(address: str, port: int) -> MemberId:
     return MemberId(f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
 
 
+@lru_cache(maxsize=1024)
 def member_order(member: MemberId) -> tuple[int, bytes, int]:
     """Sort key: IPv4 before IPv6, then the address bytes, then the port (director-behaviour C.1)."""
     address, port = split_member(member)

@@ -130,7 +130,7 @@ def _log_everybody_in(console: Console, cluster: Cluster) -> list[Login]:
 
 
 def _memories(cluster: Cluster) -> dict[str, Memory]:
-    """What each director knows, by its name, once all know everybody and agree, or after 10 s as it is then."""
+    """What each director knows, by its name, once all know everybody and agree; after 10 s, as it is."""
     deadline = time.monotonic() + AGREE_TIMEOUT
     while True:
         memories = {director.name: _memory(director) for director in cluster.directors}

@@ -1,14 +1,13 @@
 """Login and userdb sockets: one connection to auth for each connection of a login process, closed together.
 
-Bytes from the login process go to auth untouched. Bytes from auth go line by line through `lines`, which writes what
-may go on at once and keeps what has to wait. While auth cannot be reached the login process is held, never closed: it
-would give up on us for good (dovecot-integration, section 8).
+Bytes from the login process go to auth untouched. Bytes from auth go line by line to the owner, who writes
+what may go on at once and keeps what has to wait. While auth cannot be reached the login process is held,
+never closed: it would give up on us for good (dovecot-integration, section 8).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol, cast
 
 import anyio
@@ -19,7 +18,7 @@ from director.wire.tabs import LineBuffer, LineTooLong
 LINE_LIMIT = 16384
 """Longest line accepted from auth, in bytes."""
 HELD_LIMIT = 65536
-"""Bytes of a login process that are kept while auth cannot be reached."""
+"""Bytes of a login process that are kept, before more are read from it, while auth has not said a word."""
 RETRY_FIRST = 0.05
 RETRY_LONGEST = 1.0
 """Seconds between two attempts to reach auth."""
@@ -47,54 +46,79 @@ class Relay:
         self.name, self.auth_path, self.passlines, self.owner = name, auth_path, passlines, owner
         self.clients: set[Client] = set()
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._accept: Callable[[], Client] = lambda: Client(self)
+        self._server: asyncio.AbstractServer | None = None
 
     async def serve(self, sock: object) -> None:
-        """Accept until cancelled; then close all connections."""
+        """Accept until cancelled or stopped; then close all connections."""
         loop = asyncio.get_running_loop()
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
-            server = await loop.create_unix_server(self._accept, sock=sock, backlog=1024)  # type: ignore[arg-type]
+            self._server = await loop.create_unix_server(
+                lambda: Client(self),
+                sock=sock,  # type: ignore[arg-type]
+                backlog=1024,
+            )
             try:
                 await anyio.sleep_forever()
             finally:
-                server.close()
-                self._tasks = None
-                for client in list(self.clients):
-                    client.end()
+                self.stop()
+
+    def stop(self) -> None:
+        """Accept nobody any more, and close all connections after what was written to them."""
+        if self._server is not None:
+            self._server.close()
+        self._server = self._tasks = None
+        for client in list(self.clients):
+            client.end()
 
     def connect(self, client: Client) -> None:
+        """Get this client a connection to auth, however long it takes."""
         if self._tasks is not None:
             self._tasks.start_soon(self._connect, client)
 
     async def _connect(self, client: Client) -> None:
         loop = asyncio.get_running_loop()
-        pause = RETRY_FIRST
-        while client.open:
+        while True:
+            await anyio.sleep(client.pause)
+            client.pause = min(max(RETRY_FIRST, 2 * client.pause), RETRY_LONGEST)
+            if not client.open:
+                return
             try:
                 await loop.create_unix_connection(lambda: _Auth(client), self.auth_path)
             except OSError as exc:
                 self.owner.auth_unreachable(self.auth_path, exc.strerror or str(exc))
             else:
-                self.owner.auth_reached(self.auth_path)
                 return
-            await anyio.sleep(pause)
-            pause = min(2 * pause, RETRY_LONGEST)
 
 
 class Client(asyncio.Protocol):
     """A login process (or lmtp, or doveadm)."""
 
-    __slots__ = ("_auth", "_first", "_heard", "_transport", "relay", "waiting")
+    __slots__ = (
+        "_auth",
+        "_auth_full",
+        "_first",
+        "_heard",
+        "_paused",
+        "_transport",
+        "pause",
+        "relay",
+        "waiting",
+    )
 
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
         self.waiting: set[int] = set()
         """Requests of this client that wait for an answer; kept by the owner."""
+        self.pause = 0.0
+        """Seconds until auth is tried (again)."""
         self._transport: asyncio.Transport | None = None
         self._auth: asyncio.Transport | None = None
+        self._auth_full = False
         self._first = b""
+        """All that was sent while auth had not said a word: if it goes away, it is said to its successor."""
         self._heard = False
+        self._paused = False
 
     @property
     def open(self) -> bool:
@@ -108,8 +132,7 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._heard:
             self._first += data
-            if len(self._first) > HELD_LIMIT and self._transport is not None:
-                self._transport.pause_reading()
+            self._steer()
         if self._auth is not None:
             self._auth.write(data)
 
@@ -121,11 +144,11 @@ class Client(asyncio.Protocol):
         self.relay.owner.client_gone(self)
 
     def pause_writing(self) -> None:
-        if self._auth is not None:
+        if self._auth is not None and not self._auth.is_closing():
             self._auth.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._auth is not None:
+        if self._auth is not None and not self._auth.is_closing():
             self._auth.resume_reading()
 
     def write(self, data: bytes) -> None:
@@ -133,12 +156,14 @@ class Client(asyncio.Protocol):
             self._transport.write(data)
 
     def end(self) -> None:
-        """Close this connection and the one to auth."""
+        """Close this connection and the one to auth, of which nothing more is read."""
+        if self._auth is not None:
+            self._auth.close()
         if self._transport is not None:
             self._transport.close()
 
     def auth_connected(self, auth: asyncio.Transport) -> None:
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             auth.close()
             return
         self._auth = auth
@@ -150,19 +175,31 @@ class Client(asyncio.Protocol):
         if not self._heard:
             self._heard = True
             self._first = b""
-            if self._transport is not None:
-                self._transport.resume_reading()
+            self._steer()
+            self.relay.owner.auth_reached(self.relay.auth_path)
 
     def auth_lost(self) -> None:
         self._auth = None
+        self.auth_full(False)
         if self._heard:
             self.end()
-        elif self._transport is not None:
+        elif self._transport is not None and not self._transport.is_closing():
+            self.relay.owner.auth_unreachable(self.relay.auth_path, "it hangs up before it has said a word")
             self.relay.connect(self)
 
-    def auth_paused(self, paused: bool) -> None:
-        if self._transport is not None:
-            if paused:
+    def auth_full(self, full: bool) -> None:
+        """Auth does not read as fast as this client writes."""
+        self._auth_full = full
+        self._steer()
+
+    def _steer(self) -> None:
+        """Read from the client only while there is room for what it sends."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        pause = self._auth_full or len(self._first) > HELD_LIMIT
+        if pause is not self._paused:
+            self._paused = pause
+            if pause:
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
@@ -187,9 +224,9 @@ class _Auth(asyncio.Protocol):
         try:
             lines = self._buffer.complete(data)
         except LineTooLong as exc:
+            lines = exc.before
             client.relay.owner.line_too_long(client.relay.auth_path, exc.limit)
-            client.end()
-            return
+            self._transport.abort()  # the client's connection follows, after these lines
         if lines:
             client.relay.owner.lines(client, lines)
 
@@ -197,7 +234,7 @@ class _Auth(asyncio.Protocol):
         self._client.auth_lost()
 
     def pause_writing(self) -> None:
-        self._client.auth_paused(True)
+        self._client.auth_full(True)
 
     def resume_writing(self) -> None:
-        self._client.auth_paused(False)
+        self._client.auth_full(False)

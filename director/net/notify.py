@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import Callable
 
 LINE_LIMIT = 1024
-"""Longest line that counts, in bytes; a longer one is skipped, and reading goes on (the original stopped for good)."""
+"""Longest line that counts, in bytes. A longer one is skipped and reading goes on; the original stops for
+good."""
 
 
 class NotifyReader(asyncio.Protocol):
-    """Reads the FIFO. `names` gets the complete lines of one read, tab-escaped as they came; `skipped` is called for
-    each line that was too long."""
+    """Reads the FIFO.
+
+    names: gets the complete lines of one read, tab-escaped as they came. skipped: is called for each line
+    that is too long, with the bytes of it that had come by then.
+    """
 
     def __init__(self, names: Callable[[list[bytes]], None], skipped: Callable[[int], None]) -> None:
         self._names, self._skipped = names, skipped
@@ -23,13 +27,17 @@ class NotifyReader(asyncio.Protocol):
         if self._skipping and lines:
             del lines[0]
             self._skipping = False
+        names = []
         for line in lines:
             if len(line) > LINE_LIMIT:
                 self._skipped(len(line))
-        self._rest = b"" if self._skipping else rest
-        if len(rest) > LINE_LIMIT:
+            elif line:
+                names.append(line)
+        if self._skipping:
+            rest = b""
+        elif len(rest) > LINE_LIMIT:
             self._skipped(len(rest))
-            self._rest, self._skipping = b"", True
-        names = [line for line in lines if 0 < len(line) <= LINE_LIMIT]
+            rest, self._skipping = b"", True
+        self._rest = rest
         if names:
             self._names(names)

@@ -1,4 +1,4 @@
-"""The composition root: builds everything from the configuration, runs it in one task group, ends it in order."""
+"""The composition root: builds everything from the configuration, runs it in one task group, ends it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ import signal
 import socket
 import sys
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
 
+from director import web
 from director.core.director import Director
-from director.core.events import Started, Stopping
+from director.core.events import Started
 from director.core.hashing import UserHash
 from director.core.hosts import HostTable
 from director.core.member import Identity
 from director.core.names import NameTable
-from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
+from director.errors import EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, DirectorError
 from director.net import listen
 from director.net.admin import serve_client
 from director.net.login import Relay
@@ -47,6 +51,8 @@ STANDALONE = MemberId("127.0.0.1:9090")
 """What a director without a ring calls itself."""
 STATUS_EVERY = 5.0
 """Seconds between two status lines for the service manager."""
+BUGS_LOGGED, BUGS_EVERY = 5, 10.0
+"""At most so many bugs in callbacks are logged in so many seconds; all are counted."""
 
 
 def run(config_path: str, *, check: bool = False) -> int:
@@ -68,6 +74,10 @@ def run(config_path: str, *, check: bool = False) -> int:
     except (SchemaTooNew, StoreBusy) as exc:
         log.error("cannot_start", reason=str(exc))
         return EX_CONFIG
+    except Exception as exc:
+        # not to be survived: whoever supervises us starts us again, with what was stored
+        log.error("crashed", error="".join(traceback.format_exception(exc)))
+        return EX_SOFTWARE
 
 
 def _hidden(config: Config) -> Callable[[str], object] | None:
@@ -124,6 +134,8 @@ class App:
         )
         self.notifier = Notifier(os.environ)
         self._listening: list[tuple[Callable[[socket.socket], Coroutine[Any, Any, None]], socket.socket]] = []
+        self._relays: list[Relay] = []
+        self._bugs_logged: deque[float] = deque(maxlen=BUGS_LOGGED)
         self._inherited = inherited_descriptors(os.environ, os.getpid())
 
     # ---- sockets
@@ -138,7 +150,9 @@ class App:
         for name, listener, upstream, passlines in relays:
             sock = self._unix(name, listener)
             if sock is not None:
-                self._listening.append((Relay(name, upstream, passlines, self.driver).serve, sock))
+                relay = Relay(name, upstream, passlines, self.driver)
+                self._relays.append(relay)
+                self._listening.append((relay.serve, sock))
         self._fifo = self._open_fifo(config.listen.notify)
         for sock in (self._unix("admin", config.listen.admin), self._tcp("admin", config.listen.admin.tcp)):
             if sock is not None:
@@ -181,10 +195,18 @@ class App:
     # ---- running
 
     async def serve(self) -> None:
-        """Run until SIGTERM or SIGINT."""
+        """Run until SIGTERM or SIGINT. However it ends, what is left to write is written."""
+        asyncio.get_running_loop().set_exception_handler(self._callback_failed)
         await self.persistence.load()
         gc.collect()
         gc.freeze()
+        try:
+            await self._serve()
+        finally:
+            await self.persistence.stop()
+        self.log.info("stopped")
+
+    async def _serve(self) -> None:
         async with anyio.create_task_group() as tasks:
             await tasks.start(self.driver.run)
             for serve, sock in self._listening:
@@ -206,10 +228,24 @@ class App:
             name = await self._wait_for_signal()
             self.log.info("stopping", signal=name)
             self.notifier.stopping()
-            self.driver.handle(Stopping())
+            self.driver.stop()
+            for relay in self._relays:
+                relay.stop()
             tasks.cancel_scope.cancel()
-        await self.persistence.stop()
-        self.log.info("stopped")
+
+    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What went wrong where no task could catch it. The connection concerned is closed by the loop."""
+        exc = context.get("exception")
+        if isinstance(exc, OSError):
+            self.log.warning("connection_failed", reason=exc.strerror or str(exc), note=context["message"])
+            return
+        self.driver.counts.bugs += 1
+        now = time.monotonic()
+        if len(self._bugs_logged) == BUGS_LOGGED and now < self._bugs_logged[0] + BUGS_EVERY:
+            return
+        self._bugs_logged.append(now)
+        error = None if exc is None else "".join(traceback.format_exception(exc))
+        self.log.error("bug", text=context["message"], bugs=self.driver.counts.bugs, error=error)
 
     @staticmethod
     async def _wait_for_signal() -> str:
@@ -237,14 +273,14 @@ class App:
         await listener.serve(lambda stream: serve_client(stream, handler, self.log))
 
     async def _serve_api(self) -> None:
-        """The API, imported late and in a thread: nobody's login waits for it."""
-        create_app, serve = await anyio.to_thread.run_sync(_web)
         token = bytes(self.config.http.token).decode() or None
         async with anyio.create_task_group() as tasks:
             if self._api is not None:
-                tasks.start_soon(serve, create_app(self.operations, token=None, trusted=True), [self._api])
+                tasks.start_soon(partial(web.run_api, self.operations, [self._api], token=None, trusted=True))
             if self._http is not None:
-                tasks.start_soon(serve, create_app(self.operations, token=token, trusted=False), [self._http])
+                tasks.start_soon(
+                    partial(web.run_api, self.operations, [self._http], token=token, trusted=False)
+                )
 
     async def _tell_manager(self) -> None:
         """READY once logins are answered, then a status line and a sign of life now and then."""
@@ -274,13 +310,6 @@ class App:
             f"{len(self.director.users)} users on {len(self.director.hosts.present())} hosts, "
             f"{len(ring)} of {len(self.director.ring.servers)} directors in the ring, {store}"
         )
-
-
-def _web() -> tuple[Callable[..., Any], Callable[..., Coroutine[Any, Any, None]]]:
-    from director.web.api import create_app
-    from director.web.server import serve
-
-    return create_app, serve
 
 
 async def _main(config: Config, log: Log, check: bool) -> int:

@@ -1,7 +1,7 @@
 """The only caller of `core.director`: feeds it events, carries out its effects in order, keeps its one timer.
 
-One loop turn: whatever reads put users into the table, the records leave in one frame a neighbour, and only then the
-answers of that turn are written (ring-rules 5).
+One loop turn: whatever reads put users into the table, the records leave in one frame a neighbour, and only
+then the answers of that turn are written (ring-rules 5).
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, cast
 
 import anyio
 import anyio.abc
 import msgspec
 
+from director.core.assign import Backend
 from director.core.director import Director
 from director.core.effects import (
     Answer,
@@ -43,15 +44,17 @@ from director.core.events import (
     Lookup,
     Received,
     Seen,
+    Stopping,
     TableChanged,
     Thawed,
     TimerFired,
 )
-from director.core.messages import HostRow, RingMessage
+from director.core.messages import Bye, HostRow, RingMessage
 from director.core.order import split_member
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.net.login import Client
 from director.net.ringlink import RingLink
+from director.service.log import LimitedLog
 from director.service.log import Log as Logger
 from director.types import LinkId, MemberId, Now, RequestId, UserKey
 from director.wire import hotpath, ring_native
@@ -64,6 +67,9 @@ WATCH = 0.25
 """Seconds between two looks at the clock of the loop."""
 FROZEN = 1.0
 """A gap of the loop, in seconds, after which the process counts as frozen (ring-rules 28)."""
+
+_ANSWER = b"\tuser_dirkey="
+"""In each line that has got a host."""
 
 FAILURES: dict[str, type[OperationError]] = {
     "unknown": UnknownName,
@@ -81,7 +87,8 @@ class Store(Protocol):
 
     def hosts_changed(self) -> None: ...
 
-    def users_changed(self) -> None: ...
+    def look(self) -> None:
+        """An event has been dealt with: is there anything to write?"""
 
 
 class Operation:
@@ -100,6 +107,8 @@ class Counts:
         self.lookups: dict[tuple[str, str], int] = {}
         self.messages_out: dict[str, int] = {}
         self.loop_lag = 0.0
+        self.bugs = 0
+        """Exceptions in callbacks of the loop, which nobody could catch."""
 
 
 class Driver:
@@ -108,7 +117,7 @@ class Driver:
         self.counts = Counts()
         self.links: dict[LinkId, RingLink] = {}
         self.store: Store | None = None
-        self._log = log
+        self._log, self._limited = log, LimitedLog(log)
         self._loop = asyncio.get_running_loop()
         self._assigner, self._users = director.assigner, director.users
         self._requests: dict[RequestId, tuple[Client, Held]] = {}
@@ -122,6 +131,8 @@ class Driver:
         self._timer_at = 0.0
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopped = False
+        self._beat = time.monotonic()
+        """When the watch last looked at the clock."""
         self._auth_trouble: set[str] = set()
         self._dialled: dict[LinkId, MemberId] = {}
 
@@ -135,22 +146,33 @@ class Driver:
             try:
                 await self._watch()
             finally:
-                self._stopped = True
+                self.stop()
                 self._tasks = None
-                if self._timer is not None:
-                    self._timer.cancel()
-                for link in list(self.links.values()):
-                    link.close()
+
+    def stop(self) -> None:
+        """Finish this turn, say good-bye to the ring and take in nothing more. Once is enough."""
+        if self._stopped:
+            return
+        self._end_turn()
+        self.handle(Stopping())
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for link in list(self.links.values()):
+            link.close()
 
     async def _watch(self) -> None:
         """Notice when the loop stood still: the process was frozen, or something held it up."""
         while True:
-            asleep = time.monotonic()
             await anyio.sleep(WATCH)
-            gap = time.monotonic() - asleep - WATCH
-            self.counts.loop_lag = max(self.counts.loop_lag, gap)
-            if gap > FROZEN:
-                self.handle(Thawed(gap))
+            self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        now = time.monotonic()
+        gap, self._beat = now - self._beat - WATCH, now
+        self.counts.loop_lag = max(self.counts.loop_lag, gap)
+        if gap > FROZEN:
+            self.handle(Thawed(gap))
 
     def handle(self, event: Event) -> None:
         """Feed one event to the core and carry out what it wants."""
@@ -164,10 +186,16 @@ class Driver:
                 self._carry_out(self.director.handle(self._events.popleft(), now))
         finally:
             self._busy = False
-        self._plan()
+            if self._events and not self._stopped:  # one has failed: those behind it must not wait for luck
+                self._loop.call_soon(self.handle, TimerFired())
+            self._plan()
+        if self.store is not None:
+            self.store.look()
 
     def _plan(self) -> None:
         """Set the one timer to the core's next deadline."""
+        if self._stopped:
+            return
         deadline = self.director.next_deadline()
         if deadline is None or (self._timer is not None and self._timer_at <= deadline):
             return
@@ -184,29 +212,35 @@ class Driver:
 
     def lines(self, client: Client, data: bytes) -> None:
         """Complete lines from auth: answer what can be answered now."""
+        if time.monotonic() - self._beat > WATCH + FROZEN:
+            self._look_at_clock()  # thawed, and this came first: what is in memory must not be trusted yet
         self._assigner.unix = int(time.time())
         out, held = hotpath.rewrite(self._assigner, data, client.relay.passlines)
-        if self._users.has_changes:
+        if self._users.has_changes or self._late:
             if out:
                 self._late.append((client, out))
-            if not self._turn_planned:
-                self._turn_planned = True
-                self._loop.call_soon(self._end_turn)
+            self._plan_turn()
         elif out:
             client.write(out)
+        if out:
+            self._count("answered", client, out.count(_ANSWER))
         if held:
             self._hold(client, held)
+
+    def _plan_turn(self) -> None:
+        if not self._turn_planned:
+            self._turn_planned = True
+            self._loop.call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
         """Records first, then the answers they belong to."""
         self._turn_planned = False
         late, self._late = self._late, []
-        if not self._stopped:
+        try:
             self.handle(TableChanged())
-            if self.store is not None:
-                self.store.users_changed()
-        for client, out in late:
-            client.write(out)
+        finally:
+            for client, out in late:
+                client.write(out)
 
     def _hold(self, client: Client, held: Iterable[Held]) -> None:
         for line in held:
@@ -214,14 +248,14 @@ class Driver:
             request = RequestId(self._numbers)
             self._requests[request] = (client, line)
             client.waiting.add(request)
-            self._count("waited", client)
+            self._count("waited", client, 1)
             self.handle(Lookup(request, line.key, line.tag))
 
     def client_gone(self, client: Client) -> None:
         requests = [RequestId(number) for number in client.waiting]
         client.waiting.clear()
         for request in requests:
-            del self._requests[request]
+            self._requests.pop(request, None)
         if requests:
             self.handle(Dropped(requests))
 
@@ -229,7 +263,10 @@ class Driver:
         if path not in self._auth_trouble:
             self._auth_trouble.add(path)
             self._log.error(
-                "auth_unreachable", socket=path, reason=reason, note="logins wait; is Dovecot running? retrying"
+                "auth_unreachable",
+                socket=path,
+                reason=reason,
+                note="logins wait; is Dovecot running? retrying",
             )
 
     def auth_reached(self, path: str) -> None:
@@ -238,16 +275,19 @@ class Driver:
             self._log.info("auth_reached", socket=path)
 
     def line_too_long(self, path: str, limit: int) -> None:
-        self._log.error("auth_line_too_long", socket=path, limit=limit, note="that connection is closed")
+        now = time.monotonic()
+        note = "that connection is closed"
+        self._limited.warning(now, "auth_line_too_long", path, socket=path, limit=limit, note=note)
 
     def names_seen(self, lines: Sequence[bytes]) -> None:
         """Lines of proxy-notify."""
         self.handle(Seen([unescape(line) for line in lines]))
-        if self.store is not None:
-            self.store.users_changed()
+        if self._users.has_changes:
+            self._plan_turn()
 
     def notify_skipped(self, length: int) -> None:
-        self._log.warning("notify_line_too_long", bytes=length, note="skipped; reading goes on")
+        now, note = time.monotonic(), "skipped; reading goes on"
+        self._limited.warning(now, "notify_line_too_long", bytes=length, note=note)
 
     # ---- the ring's sockets
 
@@ -263,10 +303,15 @@ class Driver:
     def link_received(self, link: LinkId, messages: Sequence[object]) -> None:
         self.handle(Received(link, cast(Sequence[RingMessage], messages)))
         neighbour = self.director.ring.links.get(link)
-        if neighbour is not None and neighbour.live:
+        if neighbour is not None and neighbour.live and link in self.links:
             self.links[link].trust(ring_native.LIMIT)
-        if self._users.dirty_count and self.store is not None:
-            self.store.users_changed()
+
+    def link_unreadable(self, link: LinkId, reason: str) -> None:
+        closed = self.links.pop(link, None)
+        if closed is not None:
+            closed.send(ring_native.encode([Bye(reason)]))
+            closed.close()
+            self.handle(LinkClosed(link, reason))
 
     def link_congested(self, link: LinkId, clear: bool) -> None:
         self.handle(Congested(link, clear))
@@ -315,14 +360,9 @@ class Driver:
                 case Send(number, messages):
                     self._send(number, messages)
                 case Answer(request, key, backend):
-                    client, held = self._take(request)
-                    self._count("answered_later", client)
-                    client.write(finish(self._assigner, held.line, backend, key))
+                    self._answer(request, key, backend)
                 case Refuse(request, reason):
-                    client, held = self._take(request)
-                    self._count("refused", client)
-                    client.write(refusal(held.id))
-                    self._log.error("login_refused", user=held.name, reason=reason)
+                    self._refuse(request, reason)
                 case Close(number):
                     link = self.links.pop(number, None)
                     if link is not None:
@@ -360,20 +400,39 @@ class Driver:
         """(result, socket) -> how often, for the metrics."""
         return dict(self.counts.lookups)
 
-    def _count(self, result: str, client: Client) -> None:
+    def _count(self, result: str, client: Client, number: int) -> None:
         key = (result, client.relay.name)
-        self.counts.lookups[key] = self.counts.lookups.get(key, 0) + 1
+        self.counts.lookups[key] = self.counts.lookups.get(key, 0) + number
 
-    def _take(self, request: RequestId) -> tuple[Client, Held]:
-        client, held = self._requests.pop(request)
-        client.waiting.discard(request)
-        return client, held
+    def _answer(self, request: RequestId, key: UserKey, backend: Backend) -> None:
+        taken = self._take(request)
+        if taken is not None:
+            client, held = taken
+            self._count("answered_later", client, 1)
+            client.write(finish(self._assigner, held.line, backend, key))
 
-    def _say(self, level: Level, event: str, fields: object) -> None:
-        say = {
-            Level.DEBUG: self._log.debug,
-            Level.INFO: self._log.info,
-            Level.WARNING: self._log.warning,
-            Level.ERROR: self._log.error,
-        }[level]
-        say(event, **cast(dict[str, object], fields))
+    def _refuse(self, request: RequestId, reason: str) -> None:
+        taken = self._take(request)
+        if taken is not None:
+            client, held = taken
+            self._count("refused", client, 1)
+            client.write(refusal(held.id))
+            self._log.error("login_refused", user=held.name, reason=reason)
+
+    def _take(self, request: RequestId) -> tuple[Client, Held] | None:
+        """A request that is to be answered; None if its client has gone away meanwhile."""
+        taken = self._requests.pop(request, None)
+        if taken is not None:
+            taken[0].waiting.discard(request)
+        return taken
+
+    def _say(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
+        match level:
+            case Level.DEBUG:
+                self._log.debug(event, **fields)
+            case Level.INFO:
+                self._log.info(event, **fields)
+            case Level.WARNING:  # what a stranger at the ring's port can cause without end
+                self._limited.warning(time.monotonic(), event, str(fields.get("peer", "")), **fields)
+            case Level.ERROR:
+                self._log.error(event, **fields)

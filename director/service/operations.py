@@ -1,6 +1,7 @@
-"""What can be asked of a running director, and what can be changed: behind the admin socket, the API and the metrics.
+"""What can be asked of a running director, and what can be changed: behind admin socket, API and metrics.
 
-Reading answers from memory at once. A change returns when every director has it, and says whether it is stored.
+Reading answers from memory at once. A change returns when every director has it, and says whether it is
+stored.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import cache
 
-import anyio
+import anyio.lowlevel
 
 from director.core.addresses import canonical, host_id
 from director.core.assign import Gate
@@ -54,7 +55,12 @@ BLIP = 5.0
 
 class Operations:
     def __init__(
-        self, driver: Driver, persistence: Persistence, user_hash: UserHash, started: float, warm_seconds: Callable[[], float]
+        self,
+        driver: Driver,
+        persistence: Persistence,
+        user_hash: UserHash,
+        started: float,
+        warm_seconds: Callable[[], float],
     ) -> None:
         self._driver, self._persistence, self._user_hash = driver, persistence, user_hash
         self._director: Director = driver.director
@@ -108,16 +114,16 @@ class Operations:
         )
 
     def user_status(self, user: str, tag: str = "", numeric_is_hash: bool = True) -> UserStatus:
-        name = user.encode()
+        name = user.encode("utf-8", "surrogateescape")
         if numeric_is_hash and user.isascii() and user.isdigit() and int(user) <= 0xFFFFFFFF:
             hash32 = int(user)
             record = self._by_hash(hash32, tag)
         else:
-            key = self._user_hash.key(self._user_hash.cut(name), tag.encode())
+            key = self._user_hash.key(self._user_hash.cut(name), tag.encode("utf-8", "surrogateescape"))
             hash32 = key >> 32
             record = self._users.get(key)
         host = self._live_host(record)
-        hashed = self._director.assigner.place(hash32, tag.encode())
+        hashed = self._director.assigner.place(hash32, tag.encode("utf-8", "surrogateescape"))
         return UserStatus(
             user=user,
             tag=tag,
@@ -145,7 +151,7 @@ class Operations:
                 yield batch
                 batch = []
             if number % 16 == 0:
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
         if batch:
             yield batch
 
@@ -169,7 +175,14 @@ class Operations:
     # ---- changing
 
     async def set_host(
-        self, address: str, tag: str | None, weight: int | None, *, reason: str, dry_run: bool = False, hostname: str = ""
+        self,
+        address: str,
+        tag: str | None,
+        weight: int | None,
+        *,
+        reason: str,
+        dry_run: bool = False,
+        hostname: str = "",
     ) -> Change:
         """Add a host, or set the weight of one that is there; its tag cannot be changed so."""
         where = _address(address)
@@ -279,7 +292,7 @@ class Operations:
             tag=row.tag,
             weight=row.weight,
             up=row.up,
-            changed=row.up_at,
+            changed=row.up_at if row.up_at > row.present_at else 0,
             users=counts.get(host_id(Address(row.address)), 0),
             configured=row.address in self._hosts.configured,
         )
@@ -374,4 +387,3 @@ def _user_info(record: User, host: str, expire: int, name: str | None) -> UserIn
         expires=record.seen + expire,
         name=name,
     )
-

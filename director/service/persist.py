@@ -1,8 +1,9 @@
-"""The memory behind the memory: what the state store knows is loaded at the start, what changes is written behind.
+"""The memory behind the memory: what the store knows is loaded at the start, changes are written behind.
 
-Nothing here is waited for by a login. What is queued is a set of bucket numbers, so an outage cannot make it grow. Every
-write is compare-and-swap: who loses the race merges what the other wrote and tries again, so any director may write any
-bucket. To save work each bucket has one usual writer among the members of the ring (ring-rules 30-32).
+Nothing here is waited for by a login. What is queued is a set of bucket numbers, so an outage cannot make it
+grow. Every write is compare-and-swap: who loses the race merges what the other wrote and tries again, so any
+director may write any bucket. To save work each bucket has one usual writer among the members of the ring
+(ring-rules 30-32).
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ import hashlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import anyio
-import anyio.abc
+import anyio.lowlevel
 
-from director.core.claims import with_candidate
 from director.core.director import Director
-from director.core.events import Claimed, ClaimFailed, Event, Leases, StoredHosts, StoredUsers
+from director.core.events import ClaimFailed, Event, Leases, StoredHosts, StoredUsers
 from director.core.hosts import decode_rows, encode_rows
 from director.core.names import NameTable
-from director.core.users import BUCKET_SHIFT, BUCKETS, UserTable, is_alive
+from director.core.users import BUCKETS, RECORD, UserTable
 from director.records import StoreInfo
+from director.service.claiming import Claims
 from director.service.log import Log
 from director.types import MemberId, UserKey
 from state.base import (
     EMPTY_VERSION,
+    SPACES,
     AuditEntry,
+    Bucket,
     Lease,
     Lost,
     SchemaTooNew,
@@ -35,6 +39,8 @@ from state.base import (
     StateStore,
     StoreBusy,
     StoreError,
+    StoreRefused,
+    StoreUnavailable,
     Swap,
     Swapped,
     version_of,
@@ -42,10 +48,18 @@ from state.base import (
 
 FLUSH_AFTER = 0.2
 """Seconds from the first change to its writing."""
+FLUSH_LATEST = 1.0
+"""Longest pause between two writes, in seconds, however long they take."""
+SHARE = 9
+"""Writing may take a tenth of the time: it is followed by a pause this many times as long."""
 NAMES_AFTER = 5.0
 """The same for names, which nothing depends on."""
-FLUSH_BUCKETS = 512
-"""Buckets of one write."""
+FLUSH_BUCKETS = 128
+"""Buckets of one write, and of one merge."""
+LOAD_WITHIN = 10.0
+"""Seconds the load at the start may take, opening not counted; then the director starts without it."""
+STOP_WITHIN = 5.0
+"""Seconds the last write may take."""
 RETRY_FIRST, RETRY_LONGEST = 0.2, 2.0
 """Seconds between two attempts to reach the store."""
 WATCH_PARTIAL = 0.5
@@ -83,19 +97,22 @@ class Persistence:
         self._queued: set[int] = set()
         self._queued_names: set[int] = set()
         self._left_to_others: dict[int, float] = {}
-        """Buckets changed here and left to their usual writer, and when: ours to write if he turns out to be cut off."""
+        """Buckets changed here and left to their usual writer, and when: ours if he turns out cut off."""
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_QUEUE)
         self._hosts_version = EMPTY_VERSION
         self._hosts_wanted = 0
         self._hosts_written = 0
         self._run_id: str | None = None
-        self._said = ""
+        self._said: tuple[type[StoreError], str] | None = None
+        """What kind of trouble was logged; None: there is none."""
+        self._set_aside: Path | None = None
         self._ring: tuple[MemberId, ...] = ()
         self._writers: dict[int, MemberId] = {}
         self._was_partial = False
         self._work = anyio.Event()
+        self._urgent = anyio.Event()
         self._hosts_done = anyio.Event()
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._claims = Claims(store, director, handle, self)
 
     # ---- what others see
 
@@ -120,23 +137,27 @@ class Persistence:
 
     # ---- what the driver asks
 
-    def users_changed(self) -> None:
-        self._work.set()
+    def look(self) -> None:
+        """Something has happened: there may be something to write."""
+        if self._users.dirty_count or self._ring_has_changed():
+            self._work.set()
 
     def hosts_changed(self) -> None:
         self._hosts_wanted += 1
         self._work.set()
+        self._urgent.set()
 
     def audit(self, entry: AuditEntry) -> None:
-        """Keep who did what; written with the next write, dropped (oldest first) only if the store stays away."""
+        """Keep who did what; written with the next write, dropped (oldest first) if the store stays away."""
         self._audit.append(entry)
         self._work.set()
 
     def claim(self, key: UserKey, record: bytes) -> None:
-        if self._tasks is None or not self.up:
+        """Settle a user in the store; `Claimed` or `ClaimFailed` follows."""
+        if self.up:
+            self._claims.add(key, record)
+        else:
             self._handle(ClaimFailed(key))
-            return
-        self._tasks.start_soon(self._claim, key, record)
 
     async def wait_hosts_stored(self, seconds: float) -> bool:
         """Whether the host table, as it is now, is in the store within this time."""
@@ -156,18 +177,16 @@ class Persistence:
         begun = time.monotonic()
         try:
             await self.store.open()
-            self._say_set_aside()
-            await self._read_leases()
-            await self._read_hosts()
-            await self._load_space("users")
-            await self._load_space("names")
-            self._run_id = await self.store.run_id()
+            with anyio.fail_after(LOAD_WITHIN):
+                await self._load_all()
         except (SchemaTooNew, StoreBusy):
             raise
         except StoreError as exc:
-            self._failed("load", exc)
+            self.failed("load", exc)
             return
-        self.up = self.loaded = True
+        except TimeoutError:
+            self.failed("load", StoreUnavailable(self.store.url, "load", after=LOAD_WITHIN))
+            return
         self._log.info(
             "store_loaded",
             store=self.store.url,
@@ -176,101 +195,160 @@ class Persistence:
             seconds=round(time.monotonic() - begun, 3),
         )
 
-    async def _load_space(self, space: Space) -> None:
-        async for batch in self.store.load_buckets(space):
-            for bucket in batch:
-                self._take(space, bucket.number, bucket.version, bucket.blob)
-            await anyio.sleep(0)
+    async def _load_all(self) -> None:
+        self._say_set_aside()
+        run_id = await self.store.run_id()
+        alive = await self._renew_lease()
+        await self._read_hosts()
+        for space in SPACES:
+            async for batch in self.store.load_buckets(space):
+                await self._take_all(space, batch)
         self.loaded_users = len(self._users)
+        self._is_up(run_id, alive)
 
-    def _take(self, space: Space, number: int, version: bytes, blob: bytes) -> None:
-        """Merge a bucket of the store into memory."""
-        self._versions[space][number] = version
-        try:
-            if space == "users":
-                self._handle(StoredUsers(blob))
-            else:
-                self._names.merge(blob)
-        except ValueError as exc:
-            self._log.error("store_bucket_damaged", space=space, bucket=number, reason=str(exc), note="left out")
+    def _is_up(self, run_id: str, alive: frozenset[MemberId] | None) -> None:
+        """All that the store holds is in memory, too; only now the ring may rely on it."""
+        self._run_id = run_id
+        self.up = self.loaded = True
+        self.error = self._said = None
+        self._handle(Leases(alive))
+
+    async def _take_all(self, space: Space, buckets: Sequence[Bucket]) -> None:
+        for at in range(0, len(buckets), FLUSH_BUCKETS):
+            self._take(space, buckets[at : at + FLUSH_BUCKETS])
+            await anyio.lowlevel.checkpoint()
+
+    def _take(self, space: Space, buckets: Iterable[Bucket]) -> None:
+        """Merge buckets as they are stored into memory."""
+        records = []
+        for bucket in buckets:
+            self._versions[space][bucket.number] = bucket.version
+            try:
+                if space == "names":
+                    self._names.merge(bucket.blob)
+                elif len(bucket.blob) % RECORD.size:
+                    raise ValueError(f"{len(bucket.blob)} bytes are no multiple of {RECORD.size}")
+                else:
+                    records.append(bucket.blob)
+            except ValueError as exc:
+                self._log.error(
+                    "store_bucket_damaged",
+                    space=space,
+                    bucket=bucket.number,
+                    reason=str(exc),
+                    note="left out",
+                )
+        merged = b"".join(records)
+        if merged:
+            self._handle(StoredUsers(merged))
 
     async def _read_hosts(self) -> None:
         document = await self.store.read_document(HOSTS)
         if document is None:
             self._hosts_version = EMPTY_VERSION
             self.hosts_changed()
-            return
-        self._hosts_version = document.version
-        self._take_hosts(document.data)
+        elif document.version != self._hosts_version:
+            self._hosts_version = document.version
+            self._take_hosts(document.data)
 
     def _take_hosts(self, data: bytes) -> None:
         try:
             rows = decode_rows(data)
         except ValueError as exc:
             self._log.error("store_hosts_damaged", reason=str(exc), note="written again from memory")
+            self.hosts_changed()
             return
         self._handle(StoredHosts(tuple(rows)))
 
     def _say_set_aside(self) -> None:
-        if self.store.set_aside is not None:
+        if self.store.set_aside != self._set_aside:
+            self._set_aside = self.store.set_aside
             self._log.error(
                 "store_damaged",
                 store=self.store.url,
-                kept_as=str(self.store.set_aside),
+                kept_as=str(self._set_aside),
                 note="a new one is filled from the ring",
             )
+
+    # ---- for the claims
+
+    def take(self, buckets: Sequence[Bucket]) -> None:
+        """Merge users as they are stored into memory."""
+        self._take("users", buckets)
+
+    def written(self, number: int, version: bytes) -> None:
+        """A claim has written this bucket."""
+        self._versions["users"][number] = version
 
     # ---- running
 
     async def run(self) -> None:
-        """Write behind until cancelled; then write once more what is left, if the store answers."""
+        """Write behind until cancelled. `stop` writes what is left then."""
         async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
             if self.store.shared:
                 tasks.start_soon(self._keep_lease)
                 tasks.start_soon(self._watch_partial)
-            try:
-                await self._write_behind()
-            finally:
-                self._tasks = None
-                tasks.cancel_scope.cancel()
+                tasks.start_soon(self._claims.run)
+            tasks.start_soon(self._write_behind)
 
     async def stop(self) -> None:
-        """Write what is left, give up the lease, close. At most a few seconds."""
-        with anyio.move_on_after(5, shield=True):
-            try:
-                if self.up:
-                    await self._write(names=True)
-                    if self.store.shared:
-                        await self.store.release(self._director.me)
-            except StoreError as exc:
-                self._failed("stop", exc)
+        """Write what is left, give up the lease, close. At most a few seconds.
+
+        What was left to its usual writer of late is written too: he may be stopping as well, and have written
+        for the last time before he heard of it.
+        """
+        try:
+            with anyio.fail_after(STOP_WITHIN, shield=True):
+                if not self.up:
+                    await self._come_back()
+                self._collect()
+                self._queued.update(self._lately_left_to_others())
+                await self._write(names=True)
+                while self._queued:
+                    await self._swap_all("users", self._users.stored_bucket, self._queued)
+                if self.store.shared:
+                    await self.store.release(self._director.me)
+        except StoreError as exc:
+            self.failed("stop", exc)
+        except TimeoutError:
+            self.failed("stop", StoreUnavailable(self.store.url, "stop", after=STOP_WITHIN))
+        with anyio.CancelScope(shield=True):
             await self.store.close()
 
     async def _write_behind(self) -> None:
         pause = RETRY_FIRST
         names_due = time.monotonic() + NAMES_AFTER
+        took = 0.0
         while True:
-            if self.up and not self._something_to_do():
-                with anyio.move_on_after(NAMES_AFTER):
-                    await self._work.wait()
+            if self.up:
+                if not self._something_to_do():
+                    with anyio.move_on_after(NAMES_AFTER):
+                        await self._work.wait()
                 self._work = anyio.Event()
-                await anyio.sleep(0 if self._hosts_wanted > self._hosts_written else FLUSH_AFTER)
+                await self._rest(max(FLUSH_AFTER, min(FLUSH_LATEST, SHARE * took)))
             try:
                 if not self.up:
                     await self._come_back()
-                now = time.monotonic()
-                await self._write(names=now >= names_due)
-                if now >= names_due:
-                    names_due = now + NAMES_AFTER
+                begun = time.monotonic()
+                await self._write(names=begun >= names_due)
+                took = time.monotonic() - begun
+                if begun >= names_due:
+                    names_due = begun + max(NAMES_AFTER, SHARE * took)
                 pause = RETRY_FIRST
             except StoreError as exc:
-                self._failed("write", exc)
+                self.failed("write", exc)
                 await anyio.sleep(pause * random.uniform(0.8, 1.2))
                 pause = min(2 * pause, RETRY_LONGEST)
 
+    async def _rest(self, seconds: float) -> None:
+        """Let changes gather, but not those an operator waits for."""
+        if self.hosts_stored:
+            with anyio.move_on_after(seconds):
+                await self._urgent.wait()
+        self._urgent = anyio.Event()
+
     def _something_to_do(self) -> bool:
-        return bool(self._queued or self._audit) or self._hosts_wanted > self._hosts_written or self._ring_has_changed()
+        return bool(self._queued or self._audit) or not self.hosts_stored or self._ring_has_changed()
 
     def _ring_has_changed(self) -> bool:
         return self._ring != self._director.barrier.ring or self._was_partial != self._director.partial
@@ -279,16 +357,18 @@ class Persistence:
         """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
         await self.store.open()
         self._say_set_aside()
-        await self._read_leases()
+        run_id = await self.store.run_id()
+        alive = await self._renew_lease()
+        self._hosts_version = EMPTY_VERSION
         await self._read_hosts()
         self.hosts_changed()
-        for space in ("users", "names"):
+        for space in SPACES:
             await self._read_changed(space)
         await self._queue_differences()
-        self._run_id = await self.store.run_id()
-        self.up = self.loaded = True
-        self.error = None
-        self._log.info("store_back", store=self.store.url, buckets_to_write=len(self._queued))
+        behind = len(self._queued)
+        await self._write(names=False)
+        self._is_up(run_id, alive)
+        self._log.info("store_back", store=self.store.url, buckets_written=behind)
 
     async def _read_changed(self, space: Space) -> None:
         """Merge the buckets that others have written since we last looked."""
@@ -298,15 +378,15 @@ class Persistence:
             known[number] = EMPTY_VERSION
         changed = [n for n, version in stored.items() if known.get(n) != version]
         for at in range(0, len(changed), FLUSH_BUCKETS):
-            for bucket in await self.store.read_buckets(space, changed[at : at + FLUSH_BUCKETS]):
-                self._take(space, bucket.number, bucket.version, bucket.blob)
+            part = changed[at : at + FLUSH_BUCKETS]
+            await self._take_all(space, await self.store.read_buckets(space, part))
 
     async def _queue_differences(self) -> None:
         """Queue every bucket that is ours to write and differs from what the store holds."""
         versions = self._versions["users"]
         for number in range(BUCKETS):
-            if number % 256 == 0:
-                await anyio.sleep(0)
+            if number % FLUSH_BUCKETS == 0:
+                await anyio.lowlevel.checkpoint()
             if self._is_writer(number):
                 blob = self._users.stored_bucket(number)
                 if version_of(blob) != versions.get(number, EMPTY_VERSION):
@@ -315,25 +395,23 @@ class Persistence:
                     self._queued_names.add(number)
 
     async def _write(self, *, names: bool) -> None:
+        await self._write_hosts()
         if self._ring_has_changed():
             await self._new_ring()
-        if self._hosts_wanted > self._hosts_written:
-            await self._write_hosts()
-        if self._audit:
-            entries = list(self._audit)
-            await self.store.append_audit(entries)
-            for _ in entries:
-                self._audit.popleft()
+        await self._write_audit()
         self._collect()
-        while self._queued:
-            numbers = sorted(self._queued)[:FLUSH_BUCKETS]
-            await self._swap("users", numbers, self._users.stored_bucket, self._queued)
-            self._collect()
+        await self._swap_all("users", self._users.stored_bucket, self._queued)
         if names:
             self._queued_names.update(n for n in self._names.take_dirty() if self._is_writer(n))
-            while self._queued_names:
-                numbers = sorted(self._queued_names)[:FLUSH_BUCKETS]
-                await self._swap("names", numbers, self._names.bucket, self._queued_names)
+            await self._swap_all("names", self._names.bucket, self._queued_names)
+
+    async def _swap_all(self, space: Space, blob_of: Callable[[int], bytes], queue: set[int]) -> None:
+        """Write what is queued now; what becomes dirty meanwhile, or is lost, is for the next time."""
+        numbers = sorted(queue)
+        for at in range(0, len(numbers), FLUSH_BUCKETS):
+            await self._swap(space, numbers[at : at + FLUSH_BUCKETS], blob_of, queue)
+            await self._write_hosts()  # an operator waits for it
+            await anyio.lowlevel.checkpoint()
 
     async def _new_ring(self) -> None:
         """Other members, other writers: take over what nobody else writes now (ring-rules 32, 39)."""
@@ -342,14 +420,16 @@ class Persistence:
         self._writers.clear()
         if not self.store.shared or was_alone_or_new:
             return
-        now = time.monotonic()
-        recent = [n for n, at in self._left_to_others.items() if now - at < self._own_choices_kept]
         if self._was_partial:
-            self._queued.update(recent)
+            self._queued.update(self._lately_left_to_others())
         self._left_to_others.clear()
-        for space in ("users", "names"):
+        for space in SPACES:
             await self._read_changed(space)
         await self._queue_differences()
+
+    def _lately_left_to_others(self) -> list[int]:
+        since = time.monotonic() - self._own_choices_kept
+        return [number for number, at in self._left_to_others.items() if at > since]
 
     def _collect(self) -> None:
         """Move what has become dirty to the queue, or leave it to its usual writer."""
@@ -361,7 +441,7 @@ class Persistence:
                 self._left_to_others[number] = now
 
     def _is_writer(self, number: int) -> bool:
-        """By rendezvous hashing over the members of the ring; in a partial ring everybody writes what is his."""
+        """By rendezvous hashing over the members of the ring; in a partial one everybody is his own."""
         if not self.store.shared or self._was_partial or len(self._ring) < 2:
             return True
         writer = self._writers.get(number)
@@ -391,8 +471,16 @@ class Persistence:
                 case Swapped(version):
                     known[swap.number] = version
                 case Lost(version, blob):
-                    self._take(space, swap.number, version, blob)
+                    self._take(space, [Bucket(space, swap.number, version, blob)])
                     queue.add(swap.number)
+
+    async def _write_audit(self) -> None:
+        entries = list(self._audit)
+        if not entries:
+            return
+        await self.store.append_audit(entries)
+        while self._audit and self._audit[0] in entries:  # a full queue may have dropped some meanwhile
+            self._audit.popleft()
 
     async def _write_hosts(self) -> None:
         while self._hosts_wanted > self._hosts_written:
@@ -416,24 +504,26 @@ class Persistence:
             if not self.up:
                 continue
             try:
-                await self._read_leases()
+                alive = await self._renew_lease()
                 run_id = await self.store.run_id()
-                if run_id != self._run_id:
-                    self._log.warning("store_replaced", store=self.store.url, note="comparing all buckets")
-                    self.up = False
-                    self._work.set()
             except StoreError as exc:
-                self._failed("lease", exc)
+                self.failed("lease", exc)
+                continue
+            if run_id != self._run_id:
+                self._log.warning("store_replaced", store=self.store.url, note="comparing all buckets")
+                self._is_away()
+            elif self.up:
+                self._handle(Leases(alive))
 
-    async def _read_leases(self) -> None:
-        """Write our own lease first, then read who lives (ring-rules 15)."""
+    async def _renew_lease(self) -> frozenset[MemberId] | None:
+        """Write our own lease first, then read who lives (ring-rules 15); None: the store cannot say."""
         if not self.store.shared:
-            return
+            return None
         me = self._director.me
         lease = Lease(member=me, ring_address=me, incarnation=self._incarnation, synced=self._director.synced)
         await self.store.renew(lease, self._lease_ttl)
         alive = await self.store.members()
-        self._handle(Leases(frozenset(MemberId(one.member) for one in alive)))
+        return frozenset(MemberId(one.member) for one in alive)
 
     async def _watch_partial(self) -> None:
         """While somebody lives outside the ring, keep current from what he writes."""
@@ -445,43 +535,26 @@ class Persistence:
                 await self._read_changed("users")
                 await self._read_hosts()
             except StoreError as exc:
-                self._failed("watch", exc)
-
-    async def _claim(self, key: UserKey, record: bytes) -> None:
-        """The first swap wins: take what lives in the store, or put the candidate there (`core.claims`)."""
-        number = key >> BUCKET_SHIFT
-        try:
-            while True:
-                (bucket,) = await self.store.read_buckets("users", [number])
-                self._take("users", number, bucket.version, bucket.blob)
-                mine = self._users.get(key)
-                if mine is not None and is_alive(mine, int(time.time()), self._users.expire):
-                    break
-                blob = with_candidate(self._users.stored_bucket(number), record, self._users.expire)
-                (result,) = await self.store.swap_buckets([Swap("users", number, bucket.version, blob)])
-                self._versions["users"][number] = result.version
-                if isinstance(result, Swapped):
-                    self._handle(StoredUsers(record))
-                    break
-        except StoreError as exc:
-            self._failed("claim", exc)
-            self._handle(ClaimFailed(key))
-            return
-        self._handle(Claimed(key, b""))
+                self.failed("watch", exc)
 
     # ---- trouble
 
-    def _failed(self, operation: str, exc: StoreError) -> None:
+    def failed(self, operation: str, exc: StoreError) -> None:
+        """The store did not do it: go on from memory until it is back."""
         self.errors[operation] = self.errors.get(operation, 0) + 1
         self.error = str(exc)
-        if self.up or str(exc) != self._said:
-            self._said = str(exc)
+        kind = type(exc), exc.code if isinstance(exc, StoreRefused) else ""
+        if kind != self._said:
+            self._said = kind
             self._log.error("store_away", store=self.store.url, operation=operation, reason=str(exc))
+        self._is_away()
+
+    def _is_away(self) -> None:
         self.up = False
         self._work.set()
+        self._urgent.set()
         self._handle(Leases(None))
 
 
 def _weight(member: MemberId, number: int) -> bytes:
     return hashlib.md5(f"{member} {number}".encode(), usedforsecurity=False).digest()
-

@@ -1,11 +1,11 @@
-"""Ring messages as length-prefixed msgpack frames: 4 bytes length, big endian, then an array of tagged messages.
+"""Ring messages as length-prefixed msgpack frames: 4 bytes length, big endian, then an array of messages.
 
 All changes of one turn of the loop go into one frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 
 import msgspec
@@ -38,28 +38,32 @@ class FrameReader:
 
     def __init__(self) -> None:
         self.limit = GREETING_LIMIT
+        """May be raised between two frames, also between two that came together."""
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[list[RingMessage]]:
-        """Take bytes as they come; give the frames they complete. Raises FrameError for what cannot be one."""
+    def feed(self, data: bytes) -> Iterator[list[RingMessage]]:
+        """Take bytes as they come; give the frames they complete, one by one.
+
+        Raises FrameError for what cannot be one, when its turn comes; what is in front of it has been given.
+        """
         self._buffer += data
-        frames: list[list[RingMessage]] = []
         at = 0
-        while len(self._buffer) - at >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer, at)
-            if length > self.limit:
-                raise FrameError(f"frame of {length} bytes, at most {self.limit} are accepted")
-            start = at + _LENGTH.size
-            if len(self._buffer) - start < length:
-                break
-            frames.append(self._decode(bytes(self._buffer[start : start + length])))
-            at = start + length
-        del self._buffer[:at]
-        return frames
+        try:
+            while len(self._buffer) - at >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(self._buffer, at)
+                if length > self.limit:
+                    raise FrameError(f"frame of {length} bytes, at most {self.limit} are accepted")
+                start = at + _LENGTH.size
+                if len(self._buffer) - start < length:
+                    break
+                at = start + length
+                yield self._decode(self._buffer[start:at])
+        finally:
+            del self._buffer[:at]
 
     @staticmethod
-    def _decode(body: bytes) -> list[RingMessage]:
+    def _decode(body: bytearray) -> list[RingMessage]:
         try:
             return _decoder.decode(body)
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise FrameError(f"frame of {len(body)} bytes cannot be read: {exc}") from exc

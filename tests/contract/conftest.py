@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import pytest
@@ -15,6 +16,41 @@ TIMEOUT = 2.0
 
 NewStore = Callable[[], StateStore]
 """Makes one more object for the same store."""
+
+Kind = TypeVar("Kind", bound=StateStore)
+
+
+class Stores:
+    """The stores of one test. All are closed at its end, however it ends."""
+
+    def __init__(self) -> None:
+        self._all: list[StateStore] = []
+
+    def new(self, url: str, *, folder: Path = Path("/"), timeout: float = TIMEOUT) -> StateStore:
+        """A store that is not open yet. folder: where relative paths start."""
+        return self.keep(open_store(url, base_dir=folder, timeout=timeout))
+
+    async def open(self, url: str, *, folder: Path = Path("/"), timeout: float = TIMEOUT) -> StateStore:
+        """An open store."""
+        store = self.new(url, folder=folder, timeout=timeout)
+        await store.open()
+        return store
+
+    def keep(self, store: Kind) -> Kind:
+        """Close this one too."""
+        self._all.append(store)
+        return store
+
+    async def close(self) -> None:
+        for store in reversed(self._all):
+            await store.close()
+
+
+@pytest.fixture
+async def stores() -> AsyncIterator[Stores]:
+    stores = Stores()
+    yield stores
+    await stores.close()
 
 
 @pytest.fixture(scope="session")
@@ -39,24 +75,23 @@ def own_redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
+def new_store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> NewStore:
     """The stores that outlive a process."""
-    return _factory(request, tmp_path, request.param)
+    return _factory(request, tmp_path, stores)
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StateStore]:
+async def store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> StateStore:
     """Every store, open."""
-    store = _factory(request, tmp_path, request.param)()
+    store = _factory(request, tmp_path, stores)()
     await store.open()
-    yield store
-    await store.close()
+    return store
 
 
-def _factory(request: pytest.FixtureRequest, folder: Path, kind: str) -> NewStore:
+def _factory(request: pytest.FixtureRequest, folder: Path, stores: Stores) -> NewStore:
     urls = {"memory": "memory:", "sqlite": "sqlite:///state.db"}
-    url = urls[kind] if kind in urls else request.getfixturevalue("redis_server").url
-    return lambda: open_store(url, base_dir=folder, timeout=TIMEOUT)
+    url = urls.get(request.param) or request.getfixturevalue("redis_server").url
+    return lambda: stores.new(url, folder=folder)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 5.0) -> None:

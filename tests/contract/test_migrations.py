@@ -15,6 +15,7 @@ from state.migrate_redis import migrate_redis
 from state.redis import RedisStore
 from state.redis_link import RedisAddress
 from state.sqlite import SqliteStore
+from tests.contract.conftest import Stores
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -23,8 +24,9 @@ PREFIX = "dd:"
 X = Swapped(version_of(b"x"))
 
 
-def file_store(folder: Path, *steps: SqlStep) -> SqliteStore:
-    return SqliteStore(folder / "state.db", "sqlite:///state.db", 2.0, [*sqlite_steps(), *steps])
+def file_store(stores: Stores, folder: Path, *steps: SqlStep) -> SqliteStore:
+    store = SqliteStore(folder / "state.db", "sqlite:///state.db", 2.0, [*sqlite_steps(), *steps])
+    return stores.keep(store)
 
 
 def sql(folder: Path, query: str) -> list[tuple[object, ...]]:
@@ -38,8 +40,8 @@ def address(server: RedisServer) -> RedisAddress:
     return RedisAddress(url="unix:", path=str(server.socket), prefix=PREFIX)
 
 
-def redis_store(server: RedisServer, *steps: RedisStep) -> RedisStore:
-    return RedisStore(address(server), 2.0, [*redis_steps(), *steps])
+def redis_store(stores: Stores, server: RedisServer, *steps: RedisStep) -> RedisStore:
+    return stores.keep(RedisStore(address(server), 2.0, [*redis_steps(), *steps]))
 
 
 def schema(server: RedisServer) -> bytes:
@@ -57,48 +59,52 @@ def fail(server: redis.Redis, prefix: str) -> None:
 # SQLite
 
 
-async def test_a_new_file_has_the_newest_schema(tmp_path: Path) -> None:
-    store = file_store(tmp_path)
+async def test_a_new_file_has_the_newest_schema(tmp_path: Path, stores: Stores) -> None:
+    store = file_store(stores, tmp_path)
     await store.open()
     await store.close()
     assert sql(tmp_path, "SELECT schema FROM meta") == [(len(sqlite_steps()),)]
 
 
 async def test_a_file_of_an_older_schema_gets_the_missing_steps_once_and_keeps_its_data(
-    tmp_path: Path,
+    tmp_path: Path, stores: Stores
 ) -> None:
-    old = file_store(tmp_path)
+    old = file_store(stores, tmp_path)
     await old.open()
     await old.swap_buckets([Swap("users", 1, EMPTY_VERSION, b"x")])
     await old.close()
     step = SqlStep(2, "CREATE TABLE extra (n INTEGER); INSERT INTO extra VALUES (1)")
     for _ in range(2):
-        new = file_store(tmp_path, step)
+        new = file_store(stores, tmp_path, step)
         await new.open()
         assert await new.versions("users") == {1: version_of(b"x")}
         await new.close()
     assert sql(tmp_path, "SELECT schema, n FROM meta, extra") == [(2, 1)]
 
 
-async def test_a_step_that_fails_in_a_file_leaves_it_as_before_and_runs_again(tmp_path: Path) -> None:
+async def test_a_step_that_fails_in_a_file_leaves_it_as_before_and_runs_again(
+    tmp_path: Path, stores: Stores
+) -> None:
     bad = SqlStep(2, "CREATE TABLE extra (n INTEGER); INSERT INTO nowhere VALUES (1)")
     good = SqlStep(2, "CREATE TABLE extra (n INTEGER)")
     with pytest.raises(StoreError, match="no such table: nowhere"):
-        await file_store(tmp_path, bad).open()
+        await file_store(stores, tmp_path, bad).open()
     assert sql(tmp_path, "SELECT schema FROM meta") == [(1,)]
-    store = file_store(tmp_path, good)
+    store = file_store(stores, tmp_path, good)
     await store.open()
     await store.close()
     assert sql(tmp_path, "SELECT schema FROM meta") == [(2,)]
 
 
-async def test_a_file_of_a_newer_schema_is_refused_with_both_numbers_and_left_alone(tmp_path: Path) -> None:
-    newer = file_store(tmp_path, SqlStep(2, ""), SqlStep(3, ""))
+async def test_a_file_of_a_newer_schema_is_refused_with_both_numbers_and_left_alone(
+    tmp_path: Path, stores: Stores
+) -> None:
+    newer = file_store(stores, tmp_path, SqlStep(2, ""), SqlStep(3, ""))
     await newer.open()
     await newer.close()
     before = (tmp_path / "state.db").read_bytes()
     with pytest.raises(SchemaTooNew, match="upgrade the program") as caught:
-        await file_store(tmp_path).open()
+        await file_store(stores, tmp_path).open()
     assert (caught.value.found, caught.value.known) == (3, 1)
     assert (tmp_path / "state.db").read_bytes() == before
 
@@ -106,22 +112,22 @@ async def test_a_file_of_a_newer_schema_is_refused_with_both_numbers_and_left_al
 # Redis
 
 
-async def test_a_new_prefix_has_the_newest_schema(redis_server: RedisServer) -> None:
-    store = redis_store(redis_server)
+async def test_a_new_prefix_has_the_newest_schema(redis_server: RedisServer, stores: Stores) -> None:
+    store = redis_store(stores, redis_server)
     await store.open()
     await store.close()
     assert schema(redis_server) == b"$1\r\n%d\r\n" % len(redis_steps())
 
 
 async def test_a_prefix_of_an_older_schema_gets_the_missing_steps_once_and_keeps_its_data(
-    redis_server: RedisServer,
+    redis_server: RedisServer, stores: Stores
 ) -> None:
-    old = redis_store(redis_server)
+    old = redis_store(stores, redis_server)
     await old.open()
     await old.swap_buckets([Swap("users", 1, EMPTY_VERSION, b"x")])
     await old.close()
     for _ in range(2):
-        new = redis_store(redis_server, RedisStep(2, mark))
+        new = redis_store(stores, redis_server, RedisStep(2, mark))
         await new.open()
         assert await new.versions("users") == {1: version_of(b"x")}
         await new.close()
@@ -130,49 +136,48 @@ async def test_a_prefix_of_an_older_schema_gets_the_missing_steps_once_and_keeps
 
 
 async def test_an_interrupted_migration_goes_on_with_the_step_that_was_not_done(
-    redis_server: RedisServer,
+    redis_server: RedisServer, stores: Stores
 ) -> None:
     with pytest.raises(StoreUnavailable, match="the power went out"):
-        await redis_store(redis_server, RedisStep(2, mark), RedisStep(3, fail)).open()
+        await redis_store(stores, redis_server, RedisStep(2, mark), RedisStep(3, fail)).open()
     assert schema(redis_server) == b"$1\r\n2\r\n"
-    store = redis_store(redis_server, RedisStep(2, mark), RedisStep(3, mark))
+    store = redis_store(stores, redis_server, RedisStep(2, mark), RedisStep(3, mark))
     await store.open()
     await store.close()
     assert schema(redis_server) == b"$1\r\n3\r\n"
     assert redis_server.command("GET", "dd:marks") == b"$1\r\n2\r\n"
 
 
-async def test_directors_that_start_together_migrate_once(redis_server: RedisServer) -> None:
-    stores = [redis_store(redis_server, RedisStep(2, mark)) for _ in range(5)]
+async def test_directors_that_start_together_migrate_once(redis_server: RedisServer, stores: Stores) -> None:
+    several = [redis_store(stores, redis_server, RedisStep(2, mark)) for _ in range(5)]
     async with anyio.create_task_group() as tasks:
-        for store in stores:
+        for store in several:
             tasks.start_soon(store.open)
     assert redis_server.command("GET", "dd:marks") == b"$1\r\n1\r\n"
-    assert len({await store.run_id() for store in stores}) == 1
-    for store in stores:
-        await store.close()
+    assert len({await store.run_id() for store in several}) == 1
 
 
-async def test_a_prefix_of_a_newer_schema_is_refused_with_both_numbers(redis_server: RedisServer) -> None:
-    newer = redis_store(redis_server, RedisStep(2, mark), RedisStep(3, mark))
+async def test_a_prefix_of_a_newer_schema_is_refused_with_both_numbers(
+    redis_server: RedisServer, stores: Stores
+) -> None:
+    newer = redis_store(stores, redis_server, RedisStep(2, mark), RedisStep(3, mark))
     await newer.open()
     await newer.close()
     with pytest.raises(SchemaTooNew, match="upgrade the program") as caught:
-        await redis_store(redis_server).open()
+        await redis_store(stores, redis_server).open()
     assert (caught.value.found, caught.value.known) == (3, 1)
 
 
 async def test_a_store_that_was_migrated_under_a_running_director_is_noticed_by_its_run_id(
-    redis_server: RedisServer,
+    redis_server: RedisServer, stores: Stores
 ) -> None:
-    running = redis_store(redis_server)
+    running = redis_store(stores, redis_server)
     await running.open()
-    newer = redis_store(redis_server, RedisStep(2, mark))
+    newer = redis_store(stores, redis_server, RedisStep(2, mark))
     await newer.open()
     await newer.close()
     with pytest.raises(SchemaTooNew):
         await running.run_id()
-    await running.close()
 
 
 async def test_a_migration_waits_for_the_lock_of_another_director_and_then_gives_up(
@@ -186,17 +191,19 @@ async def test_a_migration_waits_for_the_lock_of_another_director_and_then_gives
     assert schema(redis_server) == b"$-1\r\n"
 
 
-async def test_a_migration_that_lost_its_lock_does_not_record_the_step(redis_server: RedisServer) -> None:
+async def test_a_migration_that_lost_its_lock_does_not_record_the_step(
+    redis_server: RedisServer, stores: Stores
+) -> None:
     def lose(server: redis.Redis, prefix: str) -> None:
         server.set(f"lock:{prefix}{{lock}}migrate", "somebody else")
 
     with pytest.raises(StoreUnavailable, match="lock was lost"):
-        await redis_store(redis_server, RedisStep(2, lose)).open()
+        await redis_store(stores, redis_server, RedisStep(2, lose)).open()
     assert schema(redis_server) == b"$1\r\n1\r\n"
 
 
-async def test_the_lock_is_free_after_a_migration(redis_server: RedisServer) -> None:
-    store = redis_store(redis_server)
+async def test_the_lock_is_free_after_a_migration(redis_server: RedisServer, stores: Stores) -> None:
+    store = redis_store(stores, redis_server)
     await store.open()
     await store.close()
     assert redis_server.command("EXISTS", "lock:dd:{lock}migrate") == b":0\r\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -25,7 +25,7 @@ from state.base import (
     open_store,
     version_of,
 )
-from tests.contract.conftest import until
+from tests.contract.conftest import Stores, until
 from tests.servers import RedisServer, free_port
 
 pytestmark = pytest.mark.anyio
@@ -38,18 +38,17 @@ def put(number: int, blob: bytes) -> Swap:
     return Swap("users", number, EMPTY_VERSION, blob)
 
 
-def store_at(url: str, *, timeout: float = 2.0) -> StateStore:
-    return open_store(url, base_dir=Path("/"), timeout=timeout)
-
-
 def lease(member: str) -> Lease:
     return Lease(member=member, ring_address=member, incarnation=1, synced=True)
 
 
 async def failure_of_open(url: str, *, timeout: float = 2.0) -> StoreError:
-    store = store_at(url, timeout=timeout)
-    with pytest.raises(StoreError) as caught:
-        await store.open()
+    store = open_store(url, base_dir=Path("/"), timeout=timeout)
+    try:
+        with pytest.raises(StoreError) as caught:
+            await store.open()
+    finally:
+        await store.close()
     return caught.value
 
 
@@ -59,12 +58,9 @@ def everything_said(exc: BaseException) -> str:
 
 
 @pytest.fixture
-async def store(own_redis: RedisServer) -> AsyncIterator[StateStore]:
+async def store(own_redis: RedisServer, stores: Stores) -> StateStore:
     """An open store on a server of its own, which is given half a second to answer."""
-    store = store_at(own_redis.url, timeout=0.5)
-    await store.open()
-    yield store
-    await store.close()
+    return await stores.open(own_redis.url, timeout=0.5)
 
 
 @pytest.fixture
@@ -77,8 +73,8 @@ def tls_redis() -> Iterator[RedisServer]:
 # Shared
 
 
-async def test_what_one_director_writes_another_reads(redis_server: RedisServer) -> None:
-    one, other = store_at(redis_server.url), store_at(redis_server.url)
+async def test_what_one_director_writes_another_reads(redis_server: RedisServer, stores: Stores) -> None:
+    one, other = stores.new(redis_server.url), stores.new(redis_server.url)
     await one.open()
     await other.open()
     assert await one.swap_buckets([put(1, b"x")]) == [X]
@@ -88,12 +84,12 @@ async def test_what_one_director_writes_another_reads(redis_server: RedisServer)
     assert [held.member for held in await one.members()] == ["10.0.0.1", "10.0.0.2"]
     await one.release("10.0.0.2")
     assert [held.member for held in await other.members()] == ["10.0.0.1"]
-    await one.close()
-    await other.close()
 
 
-async def test_the_lease_of_a_director_that_died_lapses_for_the_others(redis_server: RedisServer) -> None:
-    dead, alive = store_at(redis_server.url), store_at(redis_server.url)
+async def test_the_lease_of_a_director_that_died_lapses_for_the_others(
+    redis_server: RedisServer, stores: Stores
+) -> None:
+    dead, alive = stores.new(redis_server.url), stores.new(redis_server.url)
     await dead.open()
     await alive.open()
     await dead.renew(lease("10.0.0.1"), 0.3)
@@ -105,11 +101,13 @@ async def test_the_lease_of_a_director_that_died_lapses_for_the_others(redis_ser
 
     await until(lapsed)
     assert [held.member for held in await alive.members()] == ["10.0.0.2"]
-    await alive.close()
 
 
-async def test_two_prefixes_on_one_server_are_apart(redis_server: RedisServer) -> None:
-    one, other = store_at(f"{redis_server.url}?prefix=one:"), store_at(f"{redis_server.url}?prefix=other:")
+async def test_two_prefixes_on_one_server_are_apart(redis_server: RedisServer, stores: Stores) -> None:
+    one, other = (
+        stores.new(f"{redis_server.url}?prefix=one:"),
+        stores.new(f"{redis_server.url}?prefix=other:"),
+    )
     await one.open()
     await other.open()
     await one.swap_buckets([put(1, b"x")])
@@ -119,23 +117,18 @@ async def test_two_prefixes_on_one_server_are_apart(redis_server: RedisServer) -
     assert await other.read_document("hosts") is None
     assert await other.members() == []
     assert await other.run_id() != await one.run_id()
-    await one.close()
-    await other.close()
 
 
-async def test_two_databases_of_one_server_are_apart(redis_server: RedisServer) -> None:
-    one, other = store_at(f"{redis_server.url}?db=1"), store_at(f"{redis_server.url}?db=2")
+async def test_two_databases_of_one_server_are_apart(redis_server: RedisServer, stores: Stores) -> None:
+    one, other = stores.new(f"{redis_server.url}?db=1"), stores.new(f"{redis_server.url}?db=2")
     await one.open()
     await other.open()
     await one.swap_buckets([put(1, b"x")])
     assert await other.versions("users") == {}
-    await one.close()
-    await other.close()
 
 
-async def test_every_key_begins_with_the_prefix(redis_server: RedisServer) -> None:
-    store = store_at(f"{redis_server.url}?prefix=mine:")
-    await store.open()
+async def test_every_key_begins_with_the_prefix(redis_server: RedisServer, stores: Stores) -> None:
+    store = await stores.open(f"{redis_server.url}?prefix=mine:")
     await store.swap_buckets([put(n, b"x") for n in range(BUCKETS)])
     await store.swap_document("hosts", EMPTY_VERSION, b"h")
     await store.renew(lease("10.0.0.1"), 30)
@@ -143,36 +136,31 @@ async def test_every_key_begins_with_the_prefix(redis_server: RedisServer) -> No
     assert keys
     # python-redis-lock puts a word of its own before the name of a lock; its signal lapses in a second.
     assert {key for key in keys if not key.startswith(b"mine:")} <= {b"lock-signal:mine:{lock}migrate"}
-    await store.close()
 
 
-async def test_64_buckets_share_a_hash_tag_and_the_next_one_has_another(redis_server: RedisServer) -> None:
-    store = store_at(redis_server.url)
-    await store.open()
+async def test_64_buckets_share_a_hash_tag_and_the_next_one_has_another(
+    redis_server: RedisServer, stores: Stores
+) -> None:
+    store = await stores.open(redis_server.url)
     await store.swap_buckets([put(n, b"x") for n in (63, 64, 127, 4095)])
     keys = sorted(key for key in redis_server.command("KEYS", "dd:{u*").split(b"\r\n")[2::2])
     assert keys == [b"dd:{u00}03f", b"dd:{u01}040", b"dd:{u01}07f", b"dd:{u3f}fff"]
-    await store.close()
 
 
-async def test_a_server_on_a_tcp_port_serves_as_well(own_redis: RedisServer) -> None:
+async def test_a_server_on_a_tcp_port_serves_as_well(own_redis: RedisServer, stores: Stores) -> None:
     port = free_port()
     own_redis.command("CONFIG", "SET", "port", str(port))
-    store = store_at(f"redis://127.0.0.1:{port}/1")
-    await store.open()
+    store = await stores.open(f"redis://127.0.0.1:{port}/1")
     assert await store.swap_buckets([put(1, b"x")]) == [X]
     assert store.url == f"redis://127.0.0.1:{port}/1?prefix=dd:"
-    await store.close()
 
 
 async def test_a_server_with_a_trusted_certificate_serves_over_tls(
-    tls_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    tls_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, stores: Stores
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tls_redis.certificate))
-    store = store_at(f"rediss://127.0.0.1:{tls_redis.tls_port}")
-    await store.open()
+    store = await stores.open(f"rediss://127.0.0.1:{tls_redis.tls_port}")
     assert await store.swap_buckets([put(1, b"x")]) == [X]
-    await store.close()
 
 
 async def test_a_server_with_an_unknown_certificate_is_not_talked_to(tls_redis: RedisServer) -> None:
@@ -225,6 +213,19 @@ async def test_a_frozen_server_costs_many_callers_one_time_out_not_one_each(
     assert took < 2
 
 
+async def test_a_caller_who_waits_no_longer_is_let_go_at_once(own_redis: RedisServer, stores: Stores) -> None:
+    store = await stores.open(own_redis.url, timeout=10.0)
+    own_redis.freeze()
+    start = time.monotonic()
+    with anyio.move_on_after(0.1) as scope:
+        await store.swap_buckets([put(1, b"x")])
+    took = time.monotonic() - start
+    own_redis.thaw()
+    assert scope.cancelled_caught
+    assert took < 2
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+
+
 async def test_a_store_works_again_when_its_server_thaws(store: StateStore, own_redis: RedisServer) -> None:
     own_redis.freeze()
     with pytest.raises(StoreUnavailable):
@@ -256,15 +257,16 @@ async def test_a_server_that_was_restarted_between_two_calls_is_no_error(
     assert await store.swap_buckets([put(2, b"x")]) == [X]
 
 
-async def test_a_server_that_is_away_at_the_start_can_be_opened_later(own_redis: RedisServer) -> None:
+async def test_a_server_that_is_away_at_the_start_can_be_opened_later(
+    own_redis: RedisServer, stores: Stores
+) -> None:
     own_redis.stop()
-    store = store_at(own_redis.url)
+    store = stores.new(own_redis.url)
     with pytest.raises(StoreUnavailable, match="open"):
         await store.open()
     own_redis.start()
     await store.open()
     assert await store.swap_buckets([put(1, b"x")]) == [X]
-    await store.close()
 
 
 async def test_a_host_that_does_not_answer_is_unavailable() -> None:
@@ -273,9 +275,10 @@ async def test_a_host_that_does_not_answer_is_unavailable() -> None:
     assert "refused" in failure.reason.lower()
 
 
-async def test_a_server_that_is_loading_its_data_is_unavailable(own_redis: RedisServer) -> None:
-    store = store_at(own_redis.url, timeout=5.0)
-    await store.open()
+async def test_a_server_that_is_loading_its_data_is_unavailable(
+    own_redis: RedisServer, stores: Stores
+) -> None:
+    store = await stores.open(own_redis.url, timeout=5.0)
     await store.swap_buckets([put(n, b"x") for n in range(BUCKETS)])
     await to_thread.run_sync(own_redis.stop)
     with (own_redis.folder / "redis.conf").open("a") as config:
@@ -283,7 +286,6 @@ async def test_a_server_that_is_loading_its_data_is_unavailable(own_redis: Redis
     await to_thread.run_sync(own_redis.start_loading)
     with pytest.raises(StoreUnavailable, match="loading"):
         await store.versions("users")
-    await store.close()
 
 
 # Forgetful
@@ -343,10 +345,9 @@ async def test_a_password_the_server_does_not_ask_for_is_refused_and_never_shown
     assert SECRET not in everything_said(failure)
 
 
-async def test_the_right_password_opens_the_store_and_is_never_shown() -> None:
+async def test_the_right_password_opens_the_store_and_is_never_shown(stores: Stores) -> None:
     with RedisServer(password=SECRET) as server:
-        store = store_at(server.url, timeout=0.3)
-        await store.open()
+        store = await stores.open(server.url, timeout=0.3)
         assert await store.swap_buckets([put(1, b"x")]) == [X]
         server.freeze()
         with pytest.raises(StoreUnavailable) as caught:
@@ -357,12 +358,11 @@ async def test_the_right_password_opens_the_store_and_is_never_shown() -> None:
     assert SECRET not in said
 
 
-async def test_a_password_comes_from_a_file(tmp_path: Path) -> None:
+async def test_a_password_comes_from_a_file(tmp_path: Path, stores: Stores) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
     with RedisServer(password=SECRET) as server:
         url = f"unix://{server.socket}?password_file=secret"
-        store = open_store(url, base_dir=tmp_path)
-        await store.open()
+        store = await stores.open(url, folder=tmp_path)
         assert await store.swap_buckets([put(1, b"x")]) == [X]
         await store.close()
 
@@ -376,7 +376,9 @@ async def test_a_user_without_the_right_is_refused_with_what_to_do(own_redis: Re
     assert SECRET not in everything_said(failure)
 
 
-async def test_a_user_with_no_more_than_the_needed_rights_is_enough(own_redis: RedisServer) -> None:
+async def test_a_user_with_no_more_than_the_needed_rights_is_enough(
+    own_redis: RedisServer, stores: Stores
+) -> None:
     commands = (
         "+select +info +hmget +hget +hset +hsetnx +hgetall +hdel +get +set +del +getrange +mget +evalsha"
         " +eval +script|load +time +xadd +xrevrange +blpop +lpush +expire +pexpire +ttl"
@@ -385,8 +387,7 @@ async def test_a_user_with_no_more_than_the_needed_rights_is_enough(own_redis: R
     answer = own_redis.command(
         "ACL", "SETUSER", "director", "on", f">{SECRET}", *keys.split(), *commands.split()
     )
-    store = store_at(f"unix://director:{SECRET}@{own_redis.socket}?db=1")
-    await store.open()
+    store = await stores.open(f"unix://director:{SECRET}@{own_redis.socket}?db=1")
     assert answer == b"+OK\r\n"
     assert await store.swap_buckets([put(1, b"x")]) == [X]
     assert await store.versions("users") == {1: version_of(b"x")}
@@ -396,7 +397,6 @@ async def test_a_user_with_no_more_than_the_needed_rights_is_enough(own_redis: R
     await store.release("10.0.0.1")
     await store.append_audit([])
     assert (await store.health()).server.startswith("Redis")
-    await store.close()
 
 
 async def test_a_read_only_replica_is_refused_with_what_to_do(
@@ -432,12 +432,11 @@ async def test_too_few_replicas_are_refused_with_what_to_do(
     assert caught.value.code == "NOREPLICAS"
 
 
-async def test_a_server_that_cannot_save_is_refused_with_what_to_do(tmp_path: Path) -> None:
+async def test_a_server_that_cannot_save_is_refused_with_what_to_do(tmp_path: Path, stores: Stores) -> None:
     data = tmp_path / "data"
     data.mkdir()
     with RedisServer(options={"dir": str(data), "save": "3600 1"}) as server:
-        store = store_at(server.url)
-        await store.open()
+        store = await stores.open(server.url)
         data.rmdir()
         server.command("BGSAVE")
 

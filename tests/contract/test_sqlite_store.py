@@ -9,9 +9,10 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+import time
 from pathlib import Path
 
+import anyio
 import pytest
 
 from state.base import (
@@ -24,9 +25,9 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    open_store,
     version_of,
 )
+from tests.contract.conftest import Stores
 
 pytestmark = pytest.mark.anyio
 
@@ -57,32 +58,33 @@ def put(number: int, blob: bytes) -> Swap:
     return Swap("users", number, EMPTY_VERSION, blob)
 
 
-def store_in(folder: Path, *, name: str = "state.db") -> StateStore:
-    return open_store(f"sqlite:///{name}", base_dir=folder)
+def store_in(stores: Stores, folder: Path, *, name: str = "state.db") -> StateStore:
+    return stores.new(f"sqlite:///{name}", folder=folder)
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[StateStore]:
-    store = store_in(tmp_path)
+async def store(tmp_path: Path, stores: Stores) -> StateStore:
+    store = store_in(stores, tmp_path)
     await store.open()
-    yield store
-    await store.close()
+    return store
 
 
 # One process
 
 
 async def test_a_file_that_is_in_use_is_busy_and_names_file_and_process(
-    store: StateStore, tmp_path: Path
+    store: StateStore, tmp_path: Path, stores: Stores
 ) -> None:
     with pytest.raises(StoreBusy, match="stop that one") as caught:
-        await store_in(tmp_path).open()
+        await store_in(stores, tmp_path).open()
     assert caught.value.file == tmp_path / "state.db"
     assert caught.value.holder == f"process {os.getpid()}"
 
 
-async def test_a_file_in_use_by_another_process_is_busy_until_that_ends(tmp_path: Path) -> None:
-    store = store_in(tmp_path)
+async def test_a_file_in_use_by_another_process_is_busy_until_that_ends(
+    tmp_path: Path, stores: Stores
+) -> None:
+    store = store_in(stores, tmp_path)
     with writer(tmp_path) as process:
         line(process)
         with pytest.raises(StoreBusy) as caught:
@@ -91,37 +93,36 @@ async def test_a_file_in_use_by_another_process_is_busy_until_that_ends(tmp_path
         process.wait()
         await store.open()
     assert caught.value.holder == f"process {process.pid}"
-    await store.close()
 
 
-async def test_a_closed_file_can_be_opened_by_the_next(store: StateStore, tmp_path: Path) -> None:
+async def test_a_closed_file_can_be_opened_by_the_next(
+    store: StateStore, tmp_path: Path, stores: Stores
+) -> None:
     await store.close()
-    other = store_in(tmp_path)
+    other = store_in(stores, tmp_path)
     await other.open()
     assert await other.swap_buckets([put(1, b"x")]) == [X]
-    await other.close()
 
 
-async def test_leases_are_only_its_own(store: StateStore, tmp_path: Path) -> None:
+async def test_leases_are_only_its_own(store: StateStore, tmp_path: Path, stores: Stores) -> None:
     await store.renew(Lease(member="a", ring_address="a", incarnation=1, synced=True), 30)
     await store.close()
-    other = store_in(tmp_path)
+    other = store_in(stores, tmp_path)
     await other.open()
     assert await other.members() == []
-    await other.close()
 
 
 # Crashes
 
 
-async def test_what_was_confirmed_before_a_kill_is_there_after_it(tmp_path: Path) -> None:
+async def test_what_was_confirmed_before_a_kill_is_there_after_it(tmp_path: Path, stores: Stores) -> None:
     with writer(tmp_path) as process:
         for _ in range(20):
             confirmed = line(process)
         process.send_signal(signal.SIGKILL)
         rest = process.communicate()[0].split()
     last = int(rest[-1]) if rest else confirmed
-    store = store_in(tmp_path)
+    store = store_in(stores, tmp_path)
     await store.open()
     document = await store.read_document("hosts")
     blobs = {bucket.blob for batch in [b async for b in store.load_buckets("users")] for bucket in batch}
@@ -130,25 +131,23 @@ async def test_what_was_confirmed_before_a_kill_is_there_after_it(tmp_path: Path
     assert int(document.data) in (last, last + 1)
     assert blobs <= {b"%d" % n * 300 for n in (last, last + 1)}
     assert len(blobs) == 1
-    await store.close()
 
 
 # Damage
 
 
-async def test_a_file_that_is_no_database_is_set_aside_and_begun_anew(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_database_is_set_aside_and_begun_anew(tmp_path: Path, stores: Stores) -> None:
     (tmp_path / "state.db").write_bytes(b"this is not a database, but it is long enough to be read" * 100)
-    store = store_in(tmp_path)
+    store = store_in(stores, tmp_path)
     await store.open()
     assert store.set_aside is not None
     assert store.set_aside.name.startswith("state.db.damaged-20")
     assert store.set_aside.read_bytes().startswith(b"this is not")
     assert await store.swap_buckets([put(1, b"x")]) == [X]
-    await store.close()
 
 
 async def test_a_file_with_damaged_pages_is_set_aside_and_begun_anew(
-    store: StateStore, tmp_path: Path
+    store: StateStore, tmp_path: Path, stores: Stores
 ) -> None:
     await store.swap_buckets([put(n, bytes(2000)) for n in range(500)])
     before = await store.run_id()
@@ -156,20 +155,19 @@ async def test_a_file_with_damaged_pages_is_set_aside_and_begun_anew(
     with (tmp_path / "state.db").open("r+b") as file:
         file.seek(4096 * 3)
         file.write(os.urandom(4096 * 40))
-    again = store_in(tmp_path)
+    again = store_in(stores, tmp_path)
     await again.open()
     assert again.set_aside is not None
     assert again.set_aside.exists()
     assert await again.versions("users") == {}
     assert await again.run_id() != before
-    await again.close()
 
 
-async def test_a_second_damaged_file_does_not_replace_the_first(tmp_path: Path) -> None:
+async def test_a_second_damaged_file_does_not_replace_the_first(tmp_path: Path, stores: Stores) -> None:
     names = []
     for text in (b"first" * 1000, b"second" * 1000):
         (tmp_path / "state.db").write_bytes(text)
-        store = store_in(tmp_path)
+        store = store_in(stores, tmp_path)
         await store.open()
         names.append(store.set_aside)
         await store.close()
@@ -194,56 +192,58 @@ async def test_a_file_damaged_while_it_is_open_is_set_aside_and_the_next_call_wo
     assert await store.swap_buckets([put(1, b"x")]) == [X]
 
 
-async def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
+async def test_an_empty_file_becomes_a_store(tmp_path: Path, stores: Stores) -> None:
     (tmp_path / "state.db").touch()
-    store = store_in(tmp_path)
+    store = store_in(stores, tmp_path)
     await store.open()
     assert store.set_aside is None
     assert await store.swap_buckets([put(1, b"x")]) == [X]
-    await store.close()
 
 
 # Refused
 
 
-async def test_the_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_the_database_of_another_program_is_refused_and_left_alone(
+    tmp_path: Path, stores: Stores
+) -> None:
     with sqlite3.connect(tmp_path / "state.db") as other:
         other.execute("CREATE TABLE mail (id INTEGER)")
     other.close()
     before = (tmp_path / "state.db").read_bytes()
     with pytest.raises(StoreRefused, match="another program"):
-        await store_in(tmp_path).open()
+        await store_in(stores, tmp_path).open()
     assert (tmp_path / "state.db").read_bytes() == before
 
 
-async def test_a_database_of_another_program_with_a_table_of_our_name_is_refused(tmp_path: Path) -> None:
+async def test_a_database_of_another_program_with_a_table_of_our_name_is_refused(
+    tmp_path: Path, stores: Stores
+) -> None:
     with sqlite3.connect(tmp_path / "state.db") as other:
         other.execute("CREATE TABLE meta (key TEXT, value TEXT)")
     other.close()
     with pytest.raises(StoreRefused, match="another program"):
-        await store_in(tmp_path).open()
+        await store_in(stores, tmp_path).open()
 
 
-async def test_a_folder_that_does_not_exist_is_refused_by_name(tmp_path: Path) -> None:
+async def test_a_folder_that_does_not_exist_is_refused_by_name(tmp_path: Path, stores: Stores) -> None:
     with pytest.raises(StoreRefused, match=f"create {tmp_path}/none"):
-        await store_in(tmp_path, name="none/state.db").open()
+        await store_in(stores, tmp_path, name="none/state.db").open()
 
 
-async def test_a_folder_in_place_of_the_file_is_an_error_of_the_store(tmp_path: Path) -> None:
+async def test_a_folder_in_place_of_the_file_is_an_error_of_the_store(tmp_path: Path, stores: Stores) -> None:
     (tmp_path / "state.db").mkdir()
     with pytest.raises((StoreRefused, StoreUnavailable), match="open"):
-        await store_in(tmp_path).open()
+        await store_in(stores, tmp_path).open()
 
 
-async def test_a_failed_open_leaves_no_lock_behind(tmp_path: Path) -> None:
+async def test_a_failed_open_leaves_no_lock_behind(tmp_path: Path, stores: Stores) -> None:
     (tmp_path / "state.db").mkdir()
-    store = store_in(tmp_path)
+    store = store_in(stores, tmp_path)
     with pytest.raises((StoreRefused, StoreUnavailable)):
         await store.open()
     (tmp_path / "state.db").rmdir()
     await store.open()
     assert await store.swap_buckets([put(1, b"x")]) == [X]
-    await store.close()
 
 
 async def test_a_full_disk_is_refused_with_what_to_do_and_passes(store: StateStore, tmp_path: Path) -> None:
@@ -258,8 +258,10 @@ async def test_a_full_disk_is_refused_with_what_to_do_and_passes(store: StateSto
     assert await store.swap_document("hosts", EMPTY_VERSION, b"x") == X
 
 
-async def test_a_file_locked_by_a_tool_is_unavailable_and_then_works_again(tmp_path: Path) -> None:
-    store = open_store("sqlite:///state.db", base_dir=tmp_path, timeout=0.3)
+async def test_a_file_locked_by_a_tool_is_unavailable_and_then_works_again(
+    tmp_path: Path, stores: Stores
+) -> None:
+    store = stores.new("sqlite:///state.db", folder=tmp_path, timeout=0.3)
     await store.open()
     tool = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     tool.execute("BEGIN IMMEDIATE")
@@ -268,7 +270,21 @@ async def test_a_file_locked_by_a_tool_is_unavailable_and_then_works_again(tmp_p
     tool.execute("ROLLBACK")
     tool.close()
     assert await store.swap_buckets([put(1, b"x")]) == [X]
-    await store.close()
+
+
+async def test_a_caller_who_waits_no_longer_is_let_go_at_once(tmp_path: Path, stores: Stores) -> None:
+    store = await stores.open("sqlite:///state.db", folder=tmp_path, timeout=10.0)
+    tool = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    tool.execute("BEGIN IMMEDIATE")
+    start = time.monotonic()
+    with anyio.move_on_after(0.1) as scope:
+        await store.swap_buckets([put(1, b"x")])
+    took = time.monotonic() - start
+    tool.execute("ROLLBACK")
+    tool.close()
+    assert scope.cancelled_caught
+    assert took < 2
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
 
 
 # Around the file
@@ -281,21 +297,21 @@ async def test_others_cannot_read_the_file(store: StateStore, tmp_path: Path) ->
     )
 
 
-async def test_a_copy_taken_while_closed_is_a_backup(store: StateStore, tmp_path: Path) -> None:
+async def test_a_copy_taken_while_closed_is_a_backup(
+    store: StateStore, tmp_path: Path, stores: Stores
+) -> None:
     await store.swap_buckets([put(1, b"x")])
     await store.close()
     shutil.copy(tmp_path / "state.db", tmp_path / "copy.db")
-    copy = store_in(tmp_path, name="copy.db")
+    copy = store_in(stores, tmp_path, name="copy.db")
     await copy.open()
     assert await copy.versions("users") == {1: version_of(b"x")}
-    await copy.close()
 
 
-async def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
-    store = open_store(f"sqlite:///{tmp_path}/there.db", base_dir=Path("/nowhere"))
+async def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path, stores: Stores) -> None:
+    store = stores.new(f"sqlite:///{tmp_path}/there.db", folder=Path("/nowhere"))
     await store.open()
     assert (tmp_path / "there.db").exists()
-    await store.close()
 
 
 def writer(folder: Path) -> subprocess.Popen[bytes]:

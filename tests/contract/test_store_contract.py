@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import anyio
 import pytest
@@ -23,10 +22,9 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    open_store,
     version_of,
 )
-from tests.contract.conftest import NewStore, until
+from tests.contract.conftest import NewStore, Stores, until
 
 pytestmark = pytest.mark.anyio
 
@@ -399,7 +397,6 @@ async def test_everything_but_leases_survives_closing_and_opening(new_store: New
     assert await load(second, "names") == [Bucket("names", 8, version_of(b"names"), b"names")]
     assert await second.read_document("hosts") == Document(version_of(b"h"), b"h")
     assert await second.audit(10) == [entry(1)]
-    await second.close()
 
 
 async def test_the_run_id_is_the_same_after_opening_the_same_data_again(new_store: NewStore) -> None:
@@ -409,11 +406,10 @@ async def test_the_run_id_is_the_same_after_opening_the_same_data_again(new_stor
     await first.close()
     await second.open()
     assert await second.run_id() == before
-    await second.close()
 
 
-async def test_a_memory_store_forgets_with_its_object(tmp_path: Path) -> None:
-    first, second = (open_store("memory:", base_dir=tmp_path) for _ in range(2))
+async def test_a_memory_store_forgets_with_its_object(stores: Stores) -> None:
+    first, second = stores.new("memory:"), stores.new("memory:")
     await first.open()
     await second.open()
     await first.swap_buckets([put(7, b"x")])

@@ -11,13 +11,17 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 from director.core.assign import Gate
 from tests.simulation.world import EXPIRE, LEASE_TTL, Node, Outcome, Reply, World
 
-FAMILIES = ("calm", "crashes", "freezes", "cuts", "everything")
-"""calm: logins, refreshes, host changes. crashes, freezes: of one director at a time. cuts: with a shared store that
-stays up. In these no user may ever be on two hosts; in `everything` he may where ring-rules allow it."""
+FAMILIES = ("calm", "races", "crashes", "freezes", "cuts", "everything")
+"""calm: logins, refreshes, host changes. races: the same on slow links, many in one moment. crashes, freezes: of one
+director at a time. cuts: with a shared store that stays up. In these no user may ever be on two hosts; in
+`everything` he may where ring-rules allow it."""
+SLOW = (0.002, 0.02, 0.2)
+"""Delays of the links in `races`, seconds."""
 LATEST_REPLY = 31.0
 REMEMBERED = EXPIRE * 2 / 3 - 4
 """Seconds after the last sign of life in which everybody must know a user: `seen` is announced once in a third of
@@ -61,6 +65,7 @@ class Run:
         self.outcomes: list[Outcome] = []
         self.lives: dict[str, dict[str, Life]] = {}
         self.removed: dict[str, float] = {}
+        self.newcomers = 0
         self.excused = 0
         self.counts: Counter[str] = Counter()
         self.until = 0.0
@@ -74,6 +79,8 @@ class Run:
         for node in world.nodes.values():
             node.skew = self.random.choice([0.0, self.random.uniform(-0.9, 0.9)])
         world.duplicates = self.random.choice([0.0, 0.1])
+        if self.family == "races" or self.random.random() < 0.2:
+            world.delays = SLOW
         for name in self.random.sample(self.names, len(self.names)):
             world.node(name).start()
             world.run(self.random.choice([0.0, 0.0, 0.5]))
@@ -85,7 +92,9 @@ class Run:
 
     def step(self) -> None:
         draw = self.random.random()
-        if draw < 0.55:
+        if draw < (0.3 if self.family == "races" else 0.05):
+            self.race()
+        elif draw < 0.55:
             self.login()
         elif draw < 0.72:
             self.refresh()
@@ -94,12 +103,24 @@ class Run:
         elif self.family != "calm":
             self.fault()
 
+    def race(self) -> None:
+        """A host changes while users whom nobody knows log in everywhere."""
+        self.change_host()
+        for _ in range(self.random.randrange(2, 6)):
+            self.newcomers += 1
+            for name in self.names:
+                wait = self.random.uniform(0, 2) * max(self.world.delays)
+                self.world.after(wait, partial(self.ask, f"new{self.newcomers}", name))
+
     def login(self) -> None:
         user = self.random.choice(self.users)
         for name in self.random.sample(self.names, self.random.choice([1, 1, 1, len(self.names)])):
-            if self.world.node(name).up:
-                self.counts["logins"] += 1
-                self.replies.append(self.world.login(user, name))
+            self.ask(user, name)
+
+    def ask(self, user: str, name: str) -> None:
+        if self.world.node(name).up:
+            self.counts["logins"] += 1
+            self.replies.append(self.world.login(user, name))
 
     def refresh(self) -> None:
         """A live session says that it lives, to the director of the machine that proxies it."""
@@ -178,7 +199,10 @@ class Run:
         if self.family != "everything":
             return True
         nodes = self.world.nodes.values()
-        if all(n.core.barrier.ring == tuple(self.world.members) for n in nodes if n.up) and not self.world.groups:
+        if (
+            all(n.core.barrier.ring == tuple(self.world.members) for n in nodes if n.up)
+            and not self.world.groups
+        ):
             return all(n.up and not n.frozen for n in nodes)
         return node.store.shared and node.store.up and self.world.now > self.store_back + 2 * LEASE_TTL
 
@@ -195,7 +219,11 @@ class Run:
                 continue
             if now >= other.at + REMEMBERED:
                 del lives[other.host]
-            elif not mine.protected or not other.protected or now <= self.removed.get(other.host, -1.0) + 2 * EXPIRE:
+            elif (
+                not mine.protected
+                or not other.protected
+                or now <= self.removed.get(other.host, -1.0) + 2 * EXPIRE
+            ):
                 self.excused += 1
                 del lives[other.host]
             else:
@@ -258,7 +286,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--seed", type=int, help="the first seed; alone: only this one")
-    parser.add_argument("--trace", action="store_true", help="print what happened, also where nothing is wrong")
+    parser.add_argument(
+        "--trace", action="store_true", help="print what happened, also where nothing is wrong"
+    )
     options = parser.parse_args()
     first = options.seed or 0
     count = 1 if options.seed is not None and "--seeds" not in sys.argv else options.seeds

@@ -373,6 +373,7 @@ class Wire:
 
     def send(self, sender: Node, messages: list[RingMessage]) -> None:
         if self.open and not self.cut:
+            messages = self.world.kept(messages)
             self.deliver(sender, lambda link: Received(link, messages))
             again = [m for m in messages if isinstance(m, Users | Hosts | Token)]
             if again and self.world.random.random() < self.world.duplicates:
@@ -398,6 +399,8 @@ class World:
         """`ring.servers` of members whose list differs from the others'."""
         self.duplicates = 0.0
         """How often a frame of records, rows or tokens comes twice."""
+        self.tokens_lost = 0
+        self._tokens_pass_at = 0.0
         self.delays = (0.0002, 0.001, 0.005)
         self.on_reply: Callable[[Node, Reply], None] | None = None
         self._numbers = 0
@@ -442,6 +445,21 @@ class World:
             call()
         self.now = until
         return self
+
+    def run_until_in_sync(self, within: float) -> World:
+        return self.run_until(self.in_sync, within)
+
+    def lose_tokens(self, for_seconds: float) -> World:
+        self._tokens_pass_at = self.now + for_seconds
+        return self
+
+    def kept(self, messages: list[RingMessage]) -> list[RingMessage]:
+        """What of a frame is not lost."""
+        if self.now >= self._tokens_pass_at:
+            return messages
+        kept = [message for message in messages if not isinstance(message, Token)]
+        self.tokens_lost += len(messages) - len(kept)
+        return kept
 
     def run_until(self, true: Callable[[], bool], within: float) -> World:
         """Go on until something holds. Fails where it does not in time."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,10 @@ from director.core.hashing import UserHash
 from director.core.users import BY_HAND, LATEST, MOVING, PINNED, User
 from director.types import HostId, Stamp, UserKey
 from tests.twins import NAMES, PURE, HotPath, compiled, hot_path
+
+VECTORS = json.loads(Path(__file__).parents[2].joinpath("data/hash-vectors.json").read_text())
+HOST_SETS = {vector["name"]: vector["hosts"] for vector in VECTORS["hosts_hash"]["sets"]}
+EDGES = VECTORS["ring_edges"]
 
 EXPIRE = 300
 NOW = 1_000_000
@@ -39,6 +45,11 @@ def backend(number: int, **fields: Any) -> Backend:
 
 FOUR = [backend(number) for number in (1, 2, 3, 4)]
 ONE, TWO, THREE, FOURTH = FOUR
+
+
+def of_vector(host: dict[str, Any]) -> Backend:
+    address, weight = host["ip"], host["vhosts"]
+    return Backend(host_id(address), address, None, host["tag"], weight, not host["down"], since=0)
 
 
 def director(hot: HotPath, backends: list[Backend] = FOUR, gate: Gate = Gate.OPEN) -> Assigner:
@@ -209,12 +220,52 @@ def test_the_circle_alone_can_be_asked(hot: HotPath) -> None:
     assert assigner.place(ALICE >> 32, b"blue") is None
 
 
+@pytest.mark.parametrize("vector", VECTORS["lookups"], ids=lambda vector: vector["host_set"])
+def test_every_user_is_placed_where_the_original_places_him(hot: HotPath, vector: dict[str, Any]) -> None:
+    assigner = director(hot, [of_vector(host) for host in HOST_SETS[vector["host_set"]]])
+    placed = {
+        user: assigner.place(UserHash().hash(user.encode()), vector["tag"].encode()) for user in vector["map"]
+    }
+    assert {user: host and host.address for user, host in placed.items()} == vector["map"]
+
+
+@pytest.mark.parametrize("case", EDGES["cases"], ids=lambda case: str(case["hash"]))
+def test_a_hash_on_a_point_belongs_to_it_and_behind_the_last_wraps(
+    hot: HotPath, case: dict[str, Any]
+) -> None:
+    host = director(hot, [of_vector(host) for host in EDGES["hosts"]]).place(case["hash"], b"")
+    assert host is not None
+    assert host.address == case["host"]
+
+
+def test_of_two_equal_points_the_lowest_address_counts(hot: HotPath) -> None:
+    first, second = backend(1, address="10.0.0.42", weight=72), backend(2, address="10.0.0.184", weight=659)
+    assert director(hot, [second, first]).place(1932360320, b"") is first
+    assert director(hot, [first, second]).place(1932360320, b"") is first
+
+
 def test_a_new_table_of_hosts_counts_from_the_next_user_on(hot: HotPath) -> None:
     assigner = director(hot)
     assigner.set_backends([TWO, THREE, FOURTH])
     assert assigner.assign(ALICE, b"") is TWO
     assigner.set_backends([])
     assert assigner.assign(UserHash().key(b"bob"), b"") is Wait.NO_HOST
+
+
+@pytest.mark.parametrize(
+    "later",
+    [FOUR[1:], FOUR[:-1], FOUR[::-1], [backend(1, weight=10), *FOUR[1:]], [*FOUR, backend(5)], [backend(7)]],
+    ids=["first gone", "last gone", "other order", "other weight", "one more", "others"],
+)
+def test_a_changed_table_of_hosts_places_as_if_it_had_never_been_another(
+    hot: HotPath, later: list[Backend]
+) -> None:
+    changed, fresh = director(hot), director(hot, later)
+    changed.set_backends(later)
+    hashes = range(0, 2**32, 2**24)
+    assert [changed.place(hash32, b"") for hash32 in hashes] == [
+        fresh.place(hash32, b"") for hash32 in hashes
+    ]
 
 
 def test_a_host_that_changes_nothing_but_its_stamp_is_given_as_it_is_now(hot: HotPath) -> None:

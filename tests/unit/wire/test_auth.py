@@ -258,15 +258,16 @@ def test_the_clients_own_address_does_not_matter_without_a_perhaps(hot: HotPath)
 def test_a_line_that_cannot_be_answered_is_held_back_and_the_rest_goes_on(hot: HotPath) -> None:
     assigner = director(hot, gate=Gate.KNOWN)
     assigner.users.put(User(ALICE, FOUR[0].id, Stamp(NOW), NOW, 0))
-    data = b"VERSION\t1\nOK\t1\tuser=B\x01ob\tproxy\tdirector_tag=t\nOK\t2\tuser=alice\tproxy\nOK\t3\tproxy\n"
+    waits = b"OK\t1\tuser=B\x01ob\tproxy\tdirector_tag=t\x01tu"
+    data = b"VERSION\t1\n" + waits + b"\nOK\t2\tuser=alice\tproxy\nOK\t3\tproxy\n"
     assert hot.rewrite(assigner, data, False) == (
         b"VERSION\t1\nOK\t2\tuser=alice\tproxy" + TO_ONE + b"OK\t3\tproxy\n",
         [
             Held(
-                line=b"OK\t1\tuser=B\x01ob\tproxy\tdirector_tag=t",
+                line=waits,
                 id=b"1",
-                key=UserHash().key(b"bob", b"t"),
-                tag=b"t",
+                key=UserHash().key(b"bob", b"t\tu"),
+                tag=b"t\tu",
                 name=b"Bob",
                 wait=Wait.RING,
             )

@@ -1,4 +1,4 @@
-"""Ours against the original, side by side: `make bench`, or `python -m tests.bench.compare --help`.
+"""Ours against the original, side by side: `make bench`, or `python -m tests.bench --help`.
 
 Both are alive at once on loopback, asked by the same load generator in random order, round by round, so that a noisy
 machine is noisy for both. What counts is the ratio within a round. Nothing is asserted about absolute time.

@@ -1,0 +1,111 @@
+"""Claims: new users of a partial ring are settled in the shared store, all that wait at a time in one go.
+
+The first swap wins (architecture, section 5). Nobody but the users concerned waits for the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Protocol
+
+import anyio
+import anyio.lowlevel
+
+from director.core.claims import following, with_candidates
+from director.core.director import Director
+from director.core.events import Claimed, ClaimFailed, Event, StoredUsers
+from director.core.users import BUCKET_SHIFT, User, pack, unpack
+from director.types import UserKey
+from state.base import Bucket, Lost, StateStore, StoreError, Swap
+
+BATCH = 512
+"""Users settled in one go; a bucket each at most."""
+TURN = 64
+"""Of these, the answered in one turn of the loop."""
+
+
+class Memory(Protocol):
+    """Who keeps what is known of the store."""
+
+    def take(self, buckets: Sequence[Bucket]) -> None:
+        """Merge buckets as they are stored into memory."""
+
+    def written(self, number: int, version: bytes) -> None:
+        """The users' bucket of this number is stored with this version now."""
+
+    def failed(self, operation: str, exc: StoreError) -> None: ...
+
+
+class Claims:
+    """The claims under way. Each ends with `Claimed` or `ClaimFailed`."""
+
+    def __init__(
+        self, store: StateStore, director: Director, handle: Callable[[Event], None], memory: Memory
+    ) -> None:
+        self._store, self._director, self._handle, self._memory = store, director, handle, memory
+        self._users = director.users
+        self._waiting: dict[UserKey, User] = {}
+        self._work = anyio.Event()
+
+    def add(self, key: UserKey, record: bytes) -> None:
+        """Settle this user; `record` is what becomes of him if nobody else has settled him."""
+        (self._waiting[key],) = unpack(record)
+        self._work.set()
+
+    async def run(self) -> None:
+        """Settle until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work = anyio.Event()
+            while self._waiting:
+                batch = dict(islice(self._waiting.items(), BATCH))
+                for key in batch:
+                    del self._waiting[key]
+                try:
+                    await self._settle(batch)
+                except StoreError as exc:
+                    self._memory.failed("claim", exc)
+                    self._give_up(batch)
+
+    def _give_up(self, batch: dict[UserKey, User]) -> None:
+        """The store is away: what waits would fail too."""
+        unsettled = [*batch, *self._waiting]
+        self._waiting.clear()
+        for key in unsettled:
+            self._handle(ClaimFailed(key))
+
+    async def _settle(self, batch: dict[UserKey, User]) -> None:
+        """Take whatever binds in the store, put the candidates of the others there; who loses looks again.
+
+        batch: candidates; who is settled is taken out.
+        """
+        while batch:
+            numbers = sorted({key >> BUCKET_SHIFT for key in batch})
+            buckets = await self._store.read_buckets("users", numbers)
+            self._memory.take(buckets)
+            await self._report(batch, [key for key in batch if self._director.binds(key)])
+            placed: dict[int, list[User]] = {}
+            for key, candidate in batch.items():
+                placed.setdefault(key >> BUCKET_SHIFT, []).append(following(candidate, self._users.get(key)))
+            swaps = [
+                self._swap(bucket, placed[bucket.number]) for bucket in buckets if bucket.number in placed
+            ]
+            settled: list[User] = []
+            for swap, result in zip(swaps, await self._store.swap_buckets(swaps), strict=True):
+                if not isinstance(result, Lost):
+                    self._memory.written(swap.number, result.version)
+                    settled += placed[swap.number]
+            self._handle(StoredUsers(pack(settled)))
+            await self._report(batch, [user.key for user in settled])
+
+    def _swap(self, bucket: Bucket, mine: Sequence[User]) -> Swap:
+        blob = with_candidates(self._users.stored_bucket(bucket.number), mine, self._users.expire)
+        return Swap("users", bucket.number, bucket.version, blob)
+
+    async def _report(self, batch: dict[UserKey, User], settled: Sequence[UserKey]) -> None:
+        for number, key in enumerate(settled):
+            del batch[key]
+            self._handle(Claimed(key, b""))
+            if number % TURN == TURN - 1:
+                await anyio.lowlevel.checkpoint()

@@ -1,0 +1,474 @@
+"""Rings of real cores: the readable cases. The random ones are in `test_random.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.assign import Gate
+from director.core.standing import Standing
+from tests.simulation.world import World
+
+USERS = [f"user{i}" for i in range(40)]
+NETWORK_DELAY = 0.05
+"""Seconds in which a change has gone round the simulated ring."""
+
+
+def ring_of_three(store: str = "own", seed: int = 1) -> World:
+    return World(3, store=store, seed=seed).start().run_until_in_sync(1.0)
+
+
+def hosts(world: World) -> dict[str, set[str | None]]:
+    return {user: world.where(user) for user in USERS}
+
+
+def test_three_directors_form_a_ring_and_answer_everybody() -> None:
+    world = World(3).start().run(1.0)
+    assert world.in_sync()
+    assert [node.core.standing for node in world.nodes.values()] == [Standing.WHOLE] * 3
+
+
+@pytest.mark.parametrize("directors", range(1, 8))
+@pytest.mark.parametrize("store", ["own", "shared"])
+def test_directors_that_start_in_the_same_instant_find_each_other(directors: int, store: str) -> None:
+    world = World(directors, store=store).start().run(1.5)
+    assert world.in_sync()
+    assert world.differences() == []
+
+
+def test_what_is_assigned_on_one_is_known_on_the_others_at_once() -> None:
+    world = ring_of_three()
+    replies = world.logins(USERS, "d2")
+    world.run(NETWORK_DELAY)
+    assert {reply.user: {reply.host} for reply in replies} == hosts(world)
+
+
+def test_first_logins_of_one_user_on_all_directors_at_once_get_one_backend() -> None:
+    world = ring_of_three()
+    replies = [world.login(user, at) for user in USERS for at in ("d1", "d2", "d3")]
+    assert len({(reply.user, reply.host) for reply in replies}) == len(USERS)
+    assert world.run(NETWORK_DELAY).differences() == []
+
+
+def test_a_refresh_on_one_director_keeps_the_user_alive_on_the_others() -> None:
+    world = ring_of_three()
+    world.login("alice", "d1")
+    world.run(50).seen("alice", "d3")
+    world.run(30)
+    world.change("d2", "127.0.1.1", up=False)
+    world.change("d2", "127.0.1.2", up=False)
+    world.run(1)
+    record = world.node("d1").users.get(next(iter(world.node("d2").store.users)))
+    assert record is not None
+    assert world.login("alice", "d1").host == world.login("alice", "d2").host == world.host_at("alice", "d3")
+
+
+def test_a_host_change_makes_new_users_wait_until_all_have_it_while_known_users_never_wait() -> None:
+    world = ring_of_three()
+    known = {reply.user: reply.host for reply in world.logins(USERS, "d1")}
+    world.run(NETWORK_DELAY)
+    outcome = world.change("d1", "127.0.1.1", weight=10)
+    new = world.login("newcomer", "d1")
+    again = world.logins(USERS, "d1")
+    assert new.pending
+    assert outcome.pending
+    assert {reply.user: reply.host for reply in again} == known
+    world.run(NETWORK_DELAY)
+    assert outcome.done is not None
+    assert new.host == world.login("newcomer", "d3").host
+
+
+def test_a_change_is_confirmed_only_when_every_director_has_it() -> None:
+    world = ring_of_three()
+    world.node("d3").freeze()
+    outcome = world.change("d1", "127.0.1.1", weight=10)
+    world.run(3)
+    assert outcome.pending
+    world.node("d3").thaw()
+    world.run(1)
+    assert outcome.done is not None
+    assert {node.core.hosts.get("127.0.1.1").weight for node in world.nodes.values()} == {10}
+
+
+@pytest.mark.parametrize("killed", ["d1", "d2", "d3"])
+def test_the_others_keep_answering_when_one_is_killed(killed: str) -> None:
+    world = ring_of_three()
+    known = {reply.user: reply.host for reply in world.logins(USERS, killed)}
+    world.run(NETWORK_DELAY)
+    world.node(killed).crash()
+    others = [name for name in ("d1", "d2", "d3") if name != killed]
+    again = [world.login(user, at) for user in USERS for at in others]
+    assert {(reply.user, reply.host) for reply in again} == set(known.items())
+    new = [world.login(f"new{i}", at) for i, at in enumerate(others * 5)]
+    world.run(0.2)
+    assert [reply for reply in new if reply.pending] == []
+
+
+@pytest.mark.parametrize("killed", ["d1", "d2", "d3"])
+def test_a_returning_director_answers_nobody_until_it_has_compared_notes_and_then_as_the_others(
+    killed: str,
+) -> None:
+    world = ring_of_three()
+    world.logins(USERS, "d1")
+    world.run(1)
+    world.node(killed).crash()
+    other = "d1" if killed != "d1" else "d2"
+    world.run(1)
+    changed = world.change(other, "127.0.1.1", weight=0)
+    world.run(1)
+    late = world.logins([f"late{i}" for i in range(20)], other)
+    world.node(killed).start()
+    asked = world.logins([reply.user for reply in late], killed)
+    assert changed.done is not None
+    assert world.node(killed).core.assigner.gate is Gate.CLOSED
+    assert all(reply.pending for reply in asked)
+    world.run(1)
+    assert [reply.host for reply in asked] == [reply.host for reply in late]
+    assert world.in_sync()
+    assert world.differences() == []
+
+
+def test_a_join_makes_nobody_wait_but_the_joiner() -> None:
+    world = ring_of_three()
+    world.node("d2").crash()
+    world.run(1).node("d2").start()
+    waited = []
+    for number in range(200):
+        waited += [world.login(f"new{number}", at).pending for at in ("d1", "d3")]
+        world.run(0.002)
+    assert world.in_sync()
+    assert not any(waited)
+
+
+def test_the_last_of_three_answers_known_users_at_once_and_new_ones_after_the_isolation_wait() -> None:
+    world = ring_of_three()
+    known = {reply.user: reply.host for reply in world.logins(USERS, "d3")}
+    world.run(1)
+    world.node("d1").crash()
+    world.node("d2").crash()
+    world.run(0.1)
+    assert {reply.user: reply.host for reply in world.logins(USERS, "d3")} == known
+    new = world.login("newcomer", "d3")
+    world.run(19)
+    assert new.pending
+    world.run(2)
+    assert new.host is not None
+    assert world.node("d3").core.counters.isolated == 1
+
+
+def test_alone_with_the_leases_in_a_shared_store_new_users_are_answered_at_once() -> None:
+    world = World(3, store="shared").start("d2").run(0.1)
+    reply = world.login("alice", "d2")
+    assert reply.host is not None
+
+
+def test_the_larger_part_goes_on_at_once_with_stores_of_their_own() -> None:
+    world = World(3).start("d1", "d3").run(0.5)
+    assert world.login("alice", "d1").host is not None
+    assert world.node("d1").core.standing is Standing.MAJORITY
+
+
+def test_in_a_cut_ring_with_a_shared_store_both_sides_give_new_users_one_backend() -> None:
+    world = ring_of_three("shared")
+    world.cut("d3").run(8)
+    world.change("d1", "127.0.1.1", weight=1)
+    world.run(0.02)
+    replies = [world.login(user, at) for user in USERS for at in ("d3", "d1")]
+    world.run(0.2)
+    assert not any(reply.pending for reply in replies)
+    assert len({(reply.user, reply.host) for reply in replies}) == len(USERS)
+
+
+def test_a_host_change_on_one_side_of_a_cut_reaches_the_other_through_the_store() -> None:
+    world = ring_of_three("shared")
+    world.cut("d3").run(12)
+    outcome = world.change("d1", "127.0.1.1", weight=1)
+    world.run(1)
+    assert outcome.done is not None
+    assert world.node("d3").core.hosts.get("127.0.1.1").weight == 1
+
+
+def test_a_claimed_user_whose_host_was_removed_is_placed_anew() -> None:
+    world = ring_of_three("shared")
+    first = world.login("alice", "d1").host
+    world.run(1).cut("d3").run(8)
+    world.change("d1", first, remove=True)
+    world.run(1)
+    replies = [world.login("alice", "d3"), world.login("alice", "d1")]
+    world.run(2)
+    assert replies[0].host == replies[1].host is not None
+    assert replies[0].host != first
+
+
+def test_a_claim_that_fails_is_made_again() -> None:
+    world = ring_of_three("shared")
+    world.cut("d3").run(8)
+    reply = world.login("alice", "d3")
+    world.node("d3").store.up = False
+    world.run(0.05).node("d3").store.up = True
+    assert reply.pending
+    world.run(1)
+    assert reply.host is not None
+
+
+def test_without_the_store_the_larger_part_of_a_cut_ring_goes_on_and_the_smaller_waits() -> None:
+    world = ring_of_three("shared")
+    known = {reply.user: reply.host for reply in world.logins(USERS, "d1")}
+    world.cut("d3").run(8)
+    world.node("d1").store.up = False
+    world.run(2)
+    larger, smaller = world.login("alice", "d1"), world.login("bob", "d3")
+    assert {reply.user: reply.host for reply in world.logins(USERS, "d3")} == known
+    assert larger.host is not None
+    assert smaller.pending
+    world.run(21)
+    assert smaller.host is not None
+
+
+def test_a_cut_that_heals_leaves_one_ring_that_agrees_on_users_and_hosts() -> None:
+    world = ring_of_three()
+    world.cut("d3").run(8)
+    world.change("d1", "127.0.1.1", weight=1)
+    world.logins(USERS[:20], "d1")
+    world.run(25)
+    world.change("d3", "127.0.1.2", weight=2)
+    world.logins(USERS, "d3")
+    world.run(1).heal().run(5)
+    assert world.in_sync()
+    assert world.differences() == []
+    weights = {
+        node.core.hosts.get(a).weight for node in world.nodes.values() for a in ("127.0.1.1", "127.0.1.2")
+    }
+    assert weights == {1, 2}
+
+
+def test_users_found_on_two_hosts_after_a_cut_are_counted_and_named() -> None:
+    world = ring_of_three()
+    world.cut("d3").run(8)
+    world.change("d1", "127.0.1.1", weight=0)
+    world.run(21)
+    world.logins(USERS, "d1")
+    world.logins(USERS, "d3")
+    world.run(1).heal().run(5)
+    assert sum(node.core.counters.conflicts for node in world.nodes.values()) > 0
+    assert "user_on_two_hosts" in world.trace()
+
+
+def test_a_frozen_director_is_left_out_and_catches_up_before_it_answers_anybody() -> None:
+    world = ring_of_three()
+    world.logins(USERS, "d1")
+    world.run(1).node("d2").freeze()
+    world.run(8)
+    changed = world.change("d1", "127.0.1.1", up=False)
+    world.run(7)
+    elsewhere = world.logins([f"new{i}" for i in range(20)], "d1")
+    asked = world.logins([reply.user for reply in elsewhere], "d2")
+    world.node("d2").thaw()
+    assert changed.done is not None
+    assert all(reply.pending for reply in asked)
+    world.run(1)
+    assert [reply.host for reply in asked] == [reply.host for reply in elsewhere]
+    assert world.in_sync()
+
+
+def test_a_director_that_was_frozen_for_a_moment_only_asks_its_neighbours_for_a_sign_of_life() -> None:
+    world = ring_of_three()
+    world.node("d2").freeze()
+    world.run(2)
+    known = world.logins(USERS, "d1")
+    asked = world.logins(USERS, "d2")
+    world.node("d2").thaw()
+    assert all(reply.pending for reply in asked)
+    world.run(NETWORK_DELAY)
+    assert [reply.host for reply in asked] == [reply.host for reply in known]
+    assert "silent" not in world.trace()
+
+
+def test_a_frozen_director_that_finds_nobody_again_does_not_answer_from_old_memory() -> None:
+    world = World(3).start().run(1)
+    world.logins(USERS, "d3")
+    world.run(1).node("d3").freeze()
+    world.run(8).cut("d3").run(1)
+    world.node("d3").thaw()
+    asked = world.logins(USERS, "d3")
+    world.run(10)
+    assert all(reply.pending for reply in asked)
+    world.heal().run(5)
+    assert not any(reply.pending for reply in asked)
+
+
+def test_a_hung_neighbour_is_noticed_within_five_seconds_and_the_ring_closed_at_once() -> None:
+    world = ring_of_three()
+    world.run(1).node("d2").crash(silently=True)
+    begun = world.now
+    world.run_until(lambda: not world.node("d1").core.synced, within=6)
+    noticed = world.now - begun
+    world.run_until(world.in_sync, within=2.5)
+    assert 3.9 < noticed < 5.1
+
+
+def test_concurrent_changes_of_one_host_on_two_directors_end_the_same_everywhere() -> None:
+    world = ring_of_three()
+    outcomes = [
+        world.change("d1", "127.0.1.1", weight=10),
+        world.change("d3", "127.0.1.1", weight=20),
+        world.change("d2", "127.0.1.1", up=False),
+    ]
+    world.run(1)
+    rows = {node.core.hosts.get("127.0.1.1") for node in world.nodes.values()}
+    assert [outcome.done.address for outcome in outcomes] == ["127.0.1.1"] * 3
+    assert len(rows) == 1
+    assert {row.weight for row in rows} < {10, 20}
+    assert {row.up for row in rows} == {False}
+
+
+def test_changes_that_queue_up_are_carried_out_one_after_the_other() -> None:
+    world = ring_of_three()
+    outcomes = [world.change("d1", "127.0.1.1", weight=weight) for weight in (10, 20, 30)]
+    assert [outcome.pending for outcome in outcomes] == [True, True, True]
+    world.run(1)
+    assert [outcome.done.weight for outcome in outcomes] == [10, 20, 30]
+
+
+def test_without_a_usable_host_of_the_tag_a_login_waits_and_a_host_added_later_answers_it() -> None:
+    world = ring_of_three()
+    reply = world.login("alice", "d1", tag="gold")
+    world.run(5)
+    assert reply.pending
+    world.change("d3", "127.0.2.1", add=True, tag="gold", weight=100)
+    world.run(NETWORK_DELAY * 4)
+    assert reply.host == "127.0.2.1"
+
+
+def test_without_a_usable_host_each_login_is_refused_after_its_own_thirty_seconds() -> None:
+    world = ring_of_three()
+    first = world.login("alice", "d1", tag="gold")
+    world.run(17)
+    second = world.login("bob", "d1", tag="gold")
+    world.run(31)
+    assert [round(reply.answered - reply.asked, 2) for reply in (first, second)] == [30.0, 30.0]
+    assert (first.refused, second.refused) == ("no hosts, waited 30 s",) * 2
+    assert len(world.node("d1").core.pending) == 0
+
+
+def test_a_login_whose_connection_is_gone_is_forgotten() -> None:
+    world = ring_of_three()
+    world.hang_up(world.login("alice", "d1", tag="gold"))
+    assert len(world.node("d1").core.pending) == 0
+
+
+def test_messages_that_come_twice_change_nothing() -> None:
+    world = World(3, seed=4)
+    world.duplicates = 1.0
+    world.start().run(1)
+    replies = [world.login(user, at) for user in USERS for at in ("d1", "d2", "d3")]
+    outcome = world.change("d1", "127.0.1.1", weight=1)
+    world.run(1)
+    assert outcome.done is not None
+    assert len({(reply.user, reply.host) for reply in replies}) == len(USERS)
+    assert world.in_sync()
+    assert world.differences() == []
+
+
+@pytest.mark.parametrize("store", ["own", "shared"])
+def test_after_a_restart_of_all_everything_is_back_before_the_first_login_is_answered(store: str) -> None:
+    world = ring_of_three(store)
+    world.change("d1", "127.0.1.1", weight=10)
+    world.change("d2", "127.0.1.2", up=False)
+    world.change("d3", "127.0.2.1", add=True, tag="gold", weight=50)
+    world.change("d1", "127.0.1.3", remove=True)
+    world.run(1)
+    before = {reply.user: reply.host for reply in world.logins(USERS, "d1")}
+    golden = world.login("alice", "d2", tag="gold")
+    rows = world.run(1).node("d1").core.hosts.rows
+    for name in ("d1", "d2", "d3"):
+        world.node(name).crash()
+    world.run(1).start()
+    asked = [world.login(user, at) for user in USERS for at in ("d1", "d2", "d3")]
+    gold = world.login("alice", "d3", tag="gold")
+    world.run(1)
+    assert {(reply.user, reply.host) for reply in asked} == set(before.items())
+    assert gold.host == golden.host == "127.0.2.1"
+    assert [node.core.hosts.rows for node in world.nodes.values()] == [rows] * 3
+
+
+def test_a_store_that_was_away_at_the_start_is_read_when_it_returns() -> None:
+    world = ring_of_three("shared")
+    before = {reply.user: reply.host for reply in world.logins(USERS, "d1")}
+    world.change("d1", "127.0.1.1", weight=0)
+    world.run(1)
+    for node in world.nodes.values():
+        node.crash()
+    world.node("d1").store.up = False
+    world.run(1).start().run(1)
+    world.node("d1").store.up = True
+    world.run(1)
+    assert {reply.user: reply.host for reply in world.logins(USERS, "d2")} == before
+    assert {node.core.hosts.get("127.0.1.1").weight for node in world.nodes.values()} == {0}
+
+
+def test_a_clean_stop_leaves_a_ring_of_the_others_within_a_moment() -> None:
+    world = ring_of_three()
+    world.node("d2").stop()
+    new = world.login("newcomer", "d1")
+    world.run(0.2)
+    assert world.in_sync()
+    assert new.host is not None
+
+
+def test_a_token_that_is_lost_is_repeated_within_300_ms() -> None:
+    world = ring_of_three()
+    outcome = world.lose_tokens(for_seconds=0.1).change("d1", "127.0.1.1", weight=10)
+    world.run(0.1)
+    assert world.tokens_lost > 0
+    assert outcome.pending
+    world.run(0.3)
+    assert outcome.done is not None
+
+
+def test_two_directors_behind_clocks_that_differ_too_much_do_not_form_a_ring_and_both_say_why() -> None:
+    world = World(2)
+    world.node("d2").skew = 3.0
+    world.start().run(3)
+    assert not world.in_sync()
+    reasons = [line for line in world.lines if "set it (NTP)" in line]
+    assert {line.split()[1] for line in reasons} == {"d1", "d2"}
+
+
+def test_a_director_with_another_secret_is_refused_and_both_ends_say_why() -> None:
+    world = World(2)
+    world.node("d2").identity = {"secret": b"another secret of the ring"}
+    world.start().run(3)
+    reasons = [line for line in world.lines if "wrong ring secret" in line]
+    assert {line.split()[1] for line in reasons} == {"d1", "d2"}
+    assert "another secret" not in world.trace()
+
+
+def test_a_director_that_another_does_not_list_is_refused_and_both_ends_say_why() -> None:
+    world = World(2)
+    world.servers[world.members[0]] = [world.members[0]]
+    world.start().run(3)
+    reasons = [line for line in world.lines if "not in ring.servers" in line]
+    assert {line.split()[1] for line in reasons} == {"d1", "d2"}
+
+
+def test_a_neighbour_that_refuses_us_is_not_dialled_in_a_hot_loop() -> None:
+    world = World(2)
+    world.servers[world.members[0]] = [world.members[0]]
+    world.start().run(30)
+    refused = [line for line in world.lines if "d2 ring_link_closed" in line]
+    assert 3 < len(refused) < 16
+
+
+def test_a_silent_loss_holds_a_host_change_until_the_other_side_has_noticed_it_too() -> None:
+    world = ring_of_three()
+    world.run(0.5).cut("d3")
+    outcome = world.change("d1", "127.0.1.1", weight=10)
+    world.run(10)
+    assert outcome.pending
+    world.run(3)
+    assert outcome.done is not None
+
+
+def test_the_ring_is_named_in_ring_order_whoever_sent_the_token() -> None:
+    world = World(5).start().run(1)
+    assert {node.core.barrier.ring for node in world.nodes.values()} == {tuple(world.members)}

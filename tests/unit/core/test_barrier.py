@@ -1,0 +1,163 @@
+"""The token that goes round twice."""
+
+from __future__ import annotations
+
+from director.core.barrier import REPEAT, Barrier
+from director.core.messages import Token
+from director.types import MemberId, Now
+
+NAMES = [MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3)]
+OLD, NEW = b"old host", b"new host"
+
+
+def at(mono: float) -> Now:
+    return Now(mono, 1_000_000 + mono)
+
+
+def ring(digest: bytes = OLD) -> list[Barrier]:
+    """Three members that have agreed on `digest`."""
+    barriers = [Barrier(name) for name in NAMES]
+    for barrier in barriers:
+        barrier.release(tuple(NAMES), at(0), digest)
+    return barriers
+
+
+def waiting(barriers: list[Barrier], when: float = 1.0) -> Token:
+    """All wait after a host change made by the first; its token."""
+    for number, barrier in enumerate(barriers):
+        barrier.wait(at(when), at_once=number == 0)
+    token = barriers[0].due(at(when), NEW)
+    assert token is not None
+    return token
+
+
+def test_the_first_lap_shows_that_all_have_the_table_and_releases_nobody() -> None:
+    barriers = ring()
+    token: Token | None = waiting(barriers)
+    for barrier in barriers[1:]:
+        assert token is not None
+        token = barrier.pass_on(token, at(1.1), NEW)
+    assert token is not None
+    assert (token.lap, token.passed) == (1, NAMES)
+    assert [barrier.synced for barrier in barriers] == [False] * 3
+
+
+def test_the_second_lap_releases_one_after_the_other_and_its_members_are_the_ring() -> None:
+    barriers = ring()
+    token: Token | None = waiting(barriers)
+    released = []
+    for barrier in [*barriers[1:], *barriers, barriers[0]]:
+        assert token is not None
+        token = barrier.pass_on(token, at(1.1), NEW)
+        released.append([b.synced for b in barriers].count(True))
+    assert token is None
+    assert released == [0, 0, 0, 1, 2, 3]
+    assert {barrier.ring for barrier in barriers} == {tuple(NAMES)}
+
+
+def test_the_ring_is_in_ring_order_whoever_began() -> None:
+    barrier = Barrier(NAMES[2])
+    barrier.wait(at(1), at_once=True)
+    token = barrier.due(at(1), NEW)
+    assert token is not None
+    barrier.release((NAMES[2], NAMES[0], NAMES[1]), at(2), NEW)
+    assert barrier.ring == tuple(NAMES)
+
+
+def test_a_token_dies_where_the_table_is_another_in_either_lap() -> None:
+    barriers = ring()
+    first = waiting(barriers)
+    second = Token(NAMES[0], first.serial, 2, NEW, list(NAMES))
+    assert barriers[1].pass_on(first, at(1.1), OLD) is None
+    assert barriers[1].pass_on(second, at(1.1), OLD) is None
+    assert not barriers[1].synced
+
+
+def test_whoever_waits_sends_his_token_again_within_300_ms() -> None:
+    barriers = ring()
+    first = waiting(barriers)
+    assert barriers[0].next_deadline() == 1.0 + REPEAT
+    assert barriers[0].due(at(1.29), NEW) is None
+    again = barriers[0].due(at(1.3), NEW)
+    assert again is not None
+    assert again.serial > first.serial
+    assert barriers[1].next_deadline() == 1.0 + REPEAT
+
+
+def test_a_ring_in_which_two_laps_take_longer_than_the_pause_between_two_tokens_still_agrees() -> None:
+    barriers = ring()
+    first = waiting(barriers)
+    assert barriers[0].due(at(1.3), NEW) is not None
+    full = Token(NAMES[0], first.serial, 1, NEW, list(NAMES))
+    assert barriers[0].pass_on(full, at(1.5), NEW) == Token(NAMES[0], first.serial, 2, NEW, list(NAMES))
+
+
+def test_an_own_token_from_before_the_last_change_counts_no_more() -> None:
+    barriers = ring()
+    first = waiting(barriers)
+    barriers[0].wait(at(1.1), at_once=True)
+    full = Token(NAMES[0], first.serial, 1, NEW, list(NAMES))
+    assert barriers[0].pass_on(full, at(1.2), NEW) is None
+
+
+def test_a_token_of_an_earlier_life_counts_no_more() -> None:
+    barrier = Barrier(NAMES[0], first_serial=1 << 24)
+    barrier.wait(at(1), at_once=True)
+    barrier.due(at(1), NEW)
+    assert barrier.pass_on(Token(NAMES[0], 1, 2, NEW, list(NAMES)), at(1.1), NEW) is None
+    assert not barrier.synced
+
+
+def test_a_first_lap_that_meets_a_member_again_without_having_found_its_origin_dies() -> None:
+    barrier = ring()[1]
+    token = Token(NAMES[0], 1, 1, OLD, [NAMES[0], NAMES[1], NAMES[2]])
+    assert barrier.pass_on(token, at(1), OLD) is None
+
+
+def test_a_second_lap_does_not_release_who_was_not_in_the_first() -> None:
+    barrier = ring()[1]
+    barrier.wait(at(1), at_once=False)
+    token = Token(NAMES[0], 1, 2, OLD, [NAMES[0], NAMES[2]])
+    assert barrier.pass_on(token, at(1), OLD) is None
+    assert not barrier.synced
+
+
+def test_a_released_member_sends_no_more_tokens() -> None:
+    barrier = ring()[0]
+    assert barrier.next_deadline() is None
+    assert barrier.due(at(9), OLD) is None
+
+
+def test_a_probe_is_sent_once_without_waiting() -> None:
+    barrier = ring()[0]
+    barrier.probe(at(5))
+    assert barrier.due(at(5), OLD) is not None
+    assert barrier.due(at(9), OLD) is None
+    assert barrier.synced
+
+
+def test_after_a_silent_loss_a_host_change_is_neither_begun_nor_passed_before_everybody_noticed() -> None:
+    barriers = ring()
+    token = waiting(barriers)
+    for barrier in barriers:
+        barrier.hold(7.0)
+    assert barriers[1].pass_on(token, at(6.9), NEW) is None
+    assert barriers[0].due(at(6.9), NEW) is None
+    assert barriers[1].pass_on(token, at(7.0), NEW) is not None
+    assert barriers[0].due(at(7.3), NEW) is not None
+
+
+def test_after_a_silent_loss_the_ring_closes_at_once_where_no_host_has_changed() -> None:
+    barrier = ring()[0]
+    barrier.hold(7.0)
+    barrier.wait(at(1), at_once=True)
+    assert barrier.due(at(1), OLD) is not None
+
+
+def test_how_long_a_wait_took_is_kept_for_the_metrics() -> None:
+    barrier = ring()[0]
+    barrier.wait(at(1), at_once=True)
+    barrier.wait(at(2), at_once=True)
+    barrier.release(tuple(NAMES), at(3.5), NEW)
+    assert (list(barrier.durations), barrier.took_ms, barrier.waiting_since) == ([2.5], 2500, None)
+    assert barrier.synced_at == 1_000_003.5

@@ -1,0 +1,119 @@
+"""Operators' changes of hosts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from director.core.effects import OperationDone, OperationFailed
+from director.core.events import HostChange
+from director.core.hostchanges import SYNC_TIMEOUT, HostChanges, problem_with
+from director.core.hosts import BackendSetting, HostTable
+from director.types import Address, Now
+
+ONE, TWO = Address("10.1.0.1"), Address("10.1.0.2")
+
+
+def at(mono: float) -> Now:
+    return Now(mono, 1_000_000 + mono)
+
+
+def table() -> HostTable:
+    return HostTable([BackendSetting(ONE, "", "gold", 100)])
+
+
+def queued(hosts: HostTable, *changes: HostChange) -> HostChanges:
+    queue = HostChanges(hosts)
+    for change in changes:
+        queue.add(change, at(0))
+    return queue
+
+
+def test_a_change_is_carried_out_and_confirmed_when_the_ring_is_in_sync_again() -> None:
+    hosts = table()
+    changes = queued(hosts, HostChange(1, ONE, weight=7))
+    effects, row = changes.begin(at(1))
+    assert (effects, row) == ([], hosts.get(ONE))
+    assert not changes.can_begin
+    assert changes.confirm() == [OperationDone(1, hosts.rows[ONE])]
+    assert hosts.rows[ONE].weight == 7
+    assert changes.confirm() == []
+
+
+def test_changes_are_made_one_at_a_time() -> None:
+    changes = queued(table(), HostChange(1, ONE, weight=7), HostChange(2, ONE, weight=8))
+    changes.begin(at(1))
+    assert not changes.can_begin
+    changes.confirm()
+    assert changes.can_begin
+
+
+def test_what_changes_nothing_is_done_at_once() -> None:
+    hosts = table()
+    effects, row = queued(hosts, HostChange(1, ONE, weight=100, up=True)).begin(at(1))
+    assert (effects, row) == ([OperationDone(1, hosts.rows[ONE])], None)
+
+
+def test_what_is_reported_is_what_holds_when_it_is_confirmed() -> None:
+    hosts = table()
+    changes = queued(hosts, HostChange(1, ONE, weight=7))
+    changes.begin(at(1))
+    hosts.change(ONE, 2_000_000, weight=9)
+    (done,) = changes.confirm()
+    assert isinstance(done, OperationDone)
+    assert done.row.weight == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "text"),
+    [
+        (HostChange(1, TWO, weight=7), "unknown", "10.1.0.2: no such backend host"),
+        (HostChange(1, TWO, remove=True), "unknown", "10.1.0.2: no such backend host"),
+        (HostChange(1, TWO, up=False), "unknown", "10.1.0.2: no such backend host"),
+        (HostChange(1, ONE, weight=1001), "bad", "vhost count too large"),
+        (HostChange(1, TWO, add=True, weight=1001), "bad", "vhost count too large"),
+        (HostChange(1, ONE, add=True, tag="silver"), "refused", "host tag can't be changed"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(change: HostChange, kind: str, text: str) -> None:
+    hosts = table()
+    before = dict(hosts.rows)
+    changes = queued(hosts, change)
+    effects, row = changes.begin(at(1))
+    assert (effects, row) == ([OperationFailed(1, kind, text)], None)
+    assert (hosts.rows, changes.next_deadline()) == (before, None)
+
+
+@pytest.mark.parametrize("fields", [{"tag": "gold"}, {"tag": None}, {"weight": 1000}, {"weight": 0}])
+def test_what_is_at_the_limit_is_allowed(fields: dict[str, Any]) -> None:
+    assert problem_with(table(), HostChange(1, ONE, add=True, **fields)) is None
+
+
+def test_without_sync_a_change_is_given_up_before_it_is_made() -> None:
+    hosts = table()
+    changes = queued(hosts, HostChange(1, ONE, weight=7))
+    assert changes.next_deadline() == SYNC_TIMEOUT
+    assert changes.overdue(at(SYNC_TIMEOUT - 0.1)) == []
+    assert changes.overdue(at(SYNC_TIMEOUT)) == [OperationFailed(1, "again", "Ring sync timed out")]
+    assert (hosts.rows[ONE].weight, changes.can_begin, changes.next_deadline()) == (100, False, None)
+
+
+def test_a_change_that_is_made_and_not_confirmed_says_so_and_stays_made() -> None:
+    hosts = table()
+    changes = queued(hosts, HostChange(1, ONE, weight=7))
+    changes.begin(at(20))
+    assert changes.overdue(at(49.9)) == []
+    (failed,) = changes.overdue(at(50))
+    assert failed == OperationFailed(1, "again", "Ring sync timed out (the change is made here)")
+    assert hosts.rows[ONE].weight == 7
+    assert changes.confirm() == []
+
+
+def test_each_change_in_the_queue_has_its_own_time() -> None:
+    changes = queued(table(), HostChange(1, ONE, weight=7))
+    changes.add(HostChange(2, ONE, weight=8), at(10))
+    assert [
+        effect.operation for effect in changes.overdue(at(30)) if isinstance(effect, OperationFailed)
+    ] == [1]
+    assert changes.next_deadline() == 40

@@ -1,0 +1,235 @@
+"""The host table as a lattice: whatever comes in whatever order, all end with the same."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from director.core.addresses import host_id
+from director.core.hosts import BackendSetting, HostTable, decode_rows, encode_rows, merge_rows
+from director.core.messages import HostRow
+from director.core.users import User
+from director.types import Address, HostId, Stamp, UserKey
+
+ONE, TWO = Address("10.1.0.1"), Address("10.1.0.2")
+
+stamps = st.integers(0, 3)
+rows = st.builds(
+    HostRow,
+    address=st.just(str(ONE)),
+    hostname=st.sampled_from(["", "a.example", "b.example"]),
+    present=st.booleans(),
+    present_at=stamps,
+    tag=st.sampled_from(["", "gold"]),
+    tag_at=stamps,
+    weight=st.integers(0, 3),
+    weight_at=stamps,
+    up=st.booleans(),
+    up_at=stamps,
+)
+
+
+def table(*addresses: Address, weight: int = 100) -> HostTable:
+    return HostTable(BackendSetting(address, "", "", weight) for address in addresses)
+
+
+def row(address: Address = ONE, **fields: Any) -> HostRow:
+    usual = HostRow(str(address), "", True, 0, "", 0, 100, 0, True, 0)
+    return msgspec.structs.replace(usual, **fields)
+
+
+@given(rows, rows)
+def test_merging_is_commutative(one: HostRow, two: HostRow) -> None:
+    assert merge_rows(one, two) == merge_rows(two, one)
+
+
+@given(rows, rows, rows)
+def test_merging_is_associative(one: HostRow, two: HostRow, three: HostRow) -> None:
+    assert merge_rows(merge_rows(one, two), three) == merge_rows(one, merge_rows(two, three))
+
+
+@given(rows, rows)
+def test_merging_is_idempotent(one: HostRow, two: HostRow) -> None:
+    merged = merge_rows(one, two)
+    assert merge_rows(one, one) == one
+    assert merge_rows(merged, one) == merge_rows(merged, two) == merged
+
+
+@given(st.lists(rows, min_size=2, max_size=4))
+def test_tables_that_have_seen_the_same_rows_are_the_same(given_rows: list[HostRow]) -> None:
+    digests = set()
+    for order in permutations(given_rows):
+        hosts = table(ONE, TWO)
+        for one in order:
+            hosts.merge([one])
+        digests.add((hosts.digest(), encode_rows(list(hosts.rows.values()))))
+    assert len(digests) == 1
+
+
+@given(st.lists(rows, min_size=1, max_size=4))
+def test_a_merge_reports_what_is_new_and_only_that(given_rows: list[HostRow]) -> None:
+    hosts = table(ONE)
+    for one in given_rows:
+        before = hosts.rows[ONE]
+        assert hosts.merge([one]) == ([hosts.rows[ONE]] if hosts.rows[ONE] != before else [])
+
+
+def test_attributes_are_merged_each_by_its_own_stamp() -> None:
+    merged = merge_rows(row(weight=5, weight_at=10, up=False, up_at=3), row(weight=7, weight_at=9, up_at=4))
+    assert (merged.weight, merged.up) == (5, True)
+
+
+def test_the_host_name_belongs_to_the_later_appearance() -> None:
+    old, new = row(hostname="z.example", present_at=5), row(hostname="a.example", present_at=6)
+    assert merge_rows(old, new).hostname == merge_rows(new, old).hostname == "a.example"
+
+
+def test_at_equal_stamps_the_more_careful_value_wins() -> None:
+    merged = merge_rows(row(present=False, weight=1, tag="b"), row(up=False, weight=9, tag="a"))
+    assert (merged.present, merged.up, merged.weight, merged.tag) == (False, False, 1, "a")
+
+
+def test_stamps_grow_even_where_the_clock_of_the_operator_is_behind() -> None:
+    hosts = table(ONE)
+    hosts.merge([row(weight=5, weight_at=2000, up=False, up_at=3000)])
+    changed = hosts.change(ONE, 1000, weight=6, up=True)
+    assert changed is not None
+    assert (changed.weight_at, changed.up_at) == (2001, 3001)
+
+
+@pytest.mark.parametrize("configured", [0, 50, 1000])
+def test_a_file_never_wins_over_an_operator(configured: int) -> None:
+    hosts = table(ONE, weight=100)
+    hosts.change(ONE, 1000, weight=70, up=False)
+    hosts.merge(table(ONE, weight=configured).rows.values())
+    changed = hosts.get(ONE)
+    assert changed is not None
+    assert (changed.weight, changed.up) == (70, False)
+
+
+@pytest.mark.parametrize("configured", [0, 50, 1000])
+def test_the_file_of_another_member_does_not_win_over_an_operator_who_added_the_host(configured: int) -> None:
+    hosts = table()
+    hosts.change(ONE, 1000, weight=70, tag="gold")
+    hosts.merge(table(ONE, weight=configured).rows.values())
+    added = hosts.get(ONE)
+    assert added is not None
+    assert (added.weight, added.tag, added.up) == (70, "gold", True)
+
+
+def test_a_removed_host_does_not_come_back_from_a_member_that_was_away() -> None:
+    hosts = table(ONE)
+    hosts.change(ONE, 1000, remove=True)
+    hosts.merge([row()])
+    assert hosts.get(ONE) is None
+    assert hosts.removed() == [ONE]
+
+
+def test_a_host_that_is_added_again_comes_as_new() -> None:
+    hosts = table(ONE)
+    hosts.change(ONE, 1000, weight=7, up=False)
+    hosts.change(ONE, 1001, remove=True)
+    again = hosts.change(ONE, 1001, tag="gold")
+    assert again is not None
+    assert (again.weight, again.up, again.tag, again.present_at) == (100, True, "gold", 1002)
+
+
+def test_what_changes_nothing_gives_no_row_and_no_stamp() -> None:
+    hosts = table(ONE)
+    assert hosts.change(ONE, 1000, weight=100, up=True) is None
+    assert hosts.rows[ONE] == row()
+
+
+def test_users_of_a_removed_host_are_not_kept_and_those_of_one_never_heard_of_may_be() -> None:
+    hosts = table(ONE)
+    early, late = (User(UserKey(1), host_id(ONE), Stamp(decided), 0, 0) for decided in (999, 1002))
+    stranger = User(UserKey(1), HostId(12345), Stamp(1), 0, 0)
+    assert not hosts.gone(early)
+    hosts.change(ONE, 1000, remove=True)
+    assert hosts.gone(early)
+    hosts.change(ONE, 1001, weight=10)
+    assert (hosts.gone(early), hosts.gone(late), hosts.gone(stranger)) == (True, False, False)
+    assert (hosts.knows(early.host), hosts.knows(stranger.host)) == (True, False)
+
+
+def test_the_digest_is_of_what_counts_for_placement_not_of_stamps_and_tombstones() -> None:
+    one, two = table(ONE), table(ONE)
+    two.merge([row(weight_at=5), row(TWO, present=False, present_at=9)])
+    assert one.digest() == two.digest()
+    two.change(ONE, 1000, weight=99)
+    assert one.digest() != two.digest()
+
+
+@pytest.mark.parametrize("what", [{"weight": 99}, {"up": False}, {"remove": True}])
+def test_every_change_of_placement_changes_the_digest(what: dict[str, Any]) -> None:
+    hosts = table(ONE, TWO)
+    before = hosts.digest()
+    hosts.change(ONE, 1000, **what)
+    assert hosts.digest() != before
+
+
+def test_what_was_stored_wins_over_the_file_where_an_operator_decided_it() -> None:
+    hosts = table(ONE, weight=50)
+    hosts.merge_stored([row(weight=70, weight_at=1000, up=False, up_at=1001)])
+    stored = hosts.get(ONE)
+    assert stored is not None
+    assert (stored.weight, stored.up) == (70, False)
+
+
+def test_the_file_as_it_is_now_wins_over_what_a_file_once_said() -> None:
+    hosts = HostTable([BackendSetting(ONE, "new.example", "gold", 50)])
+    hosts.merge_stored([row(hostname="old.example", tag="", weight=100, up=False, up_at=1001)])
+    stored = hosts.get(ONE)
+    assert stored is not None
+    assert (stored.hostname, stored.tag, stored.weight, stored.up) == ("new.example", "gold", 50, False)
+
+
+def test_a_host_that_was_only_ever_in_a_file_is_gone_when_the_file_lists_it_no_more() -> None:
+    hosts = table(ONE)
+    assert hosts.merge_stored([row(TWO)]) == []
+    assert hosts.get(TWO) is None
+
+
+def test_a_host_that_an_operator_added_is_back_after_a_restart() -> None:
+    before = table(ONE)
+    before.change(TWO, 1000, weight=30)
+    hosts = table(ONE)
+    hosts.merge_stored(before.rows.values())
+    assert hosts.rows == before.rows
+
+
+def test_a_host_that_an_operator_removed_stays_removed_after_a_restart() -> None:
+    before = table(ONE, TWO)
+    before.change(TWO, 1000, remove=True)
+    hosts = table(ONE, TWO)
+    hosts.merge_stored(before.rows.values())
+    assert (hosts.get(TWO), hosts.removed()) == (None, [TWO])
+
+
+def test_a_host_is_found_by_its_id_while_it_is_present() -> None:
+    hosts = table(ONE)
+    assert hosts.by_id(host_id(ONE)) == row()
+    hosts.change(ONE, 1000, remove=True)
+    assert hosts.by_id(host_id(ONE)) is None
+
+
+def test_an_address_has_its_own_id_to_itself() -> None:
+    hosts = table(ONE)
+    assert (hosts.taken_by(ONE), hosts.taken_by(TWO)) == (None, None)
+
+
+@given(st.lists(rows, max_size=1), st.booleans())
+def test_the_host_document_is_read_as_it_was_written(given_rows: list[HostRow], more: bool) -> None:
+    document = given_rows + [row(TWO)] * more
+    assert decode_rows(encode_rows(document)) == sorted(document, key=lambda one: one.address)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"rubbish", b"\x91\x91\xa11"])
+def test_a_damaged_host_document_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        decode_rows(data)

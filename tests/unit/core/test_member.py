@@ -1,0 +1,305 @@
+"""One link: greeting, proof, time-outs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from director.core.effects import Close, Effect, Log, Send
+from director.core.member import HANDSHAKE_TIMEOUT, Identity, Neighbour, State
+from director.core.messages import (
+    Bye,
+    Digests,
+    ExchangeDone,
+    Hello,
+    Hosts,
+    Linked,
+    Names,
+    Ping,
+    Pong,
+    Proof,
+    Redirect,
+    RingMessage,
+    Token,
+    Users,
+)
+from director.types import Address, LinkId, MemberId, Now
+
+D1, D2 = MemberId("10.0.0.1:9090"), MemberId("10.0.0.2:9090")
+
+
+def at(mono: float, *, skew: float = 0.0) -> Now:
+    return Now(mono, 1_000_000 + mono + skew)
+
+
+def identity(member: MemberId, **fields: Any) -> Identity:
+    usual: dict[str, Any] = {
+        "member": member,
+        "incarnation": 7,
+        "username_hash": "%Lu",
+        "expire": 900,
+        "secret": b"the secret of the ring",
+        "ping_interval": 1.0,
+        "ping_timeout": 5.0,
+        "max_clock_skew": 2.0,
+    }
+    return Identity(**(usual | fields))
+
+
+def dialler(nonce: bytes = b"one", **fields: Any) -> Neighbour:
+    """d1's end of the link it has dialled to d2."""
+    me = identity(D1, **fields)
+    return Neighbour(LinkId(1), me, Address("10.0.0.2"), D2, nonce, at(0))
+
+
+def acceptor(nonce: bytes = b"two", *, skew: float = 0.0, **fields: Any) -> Neighbour:
+    """d2's end of the same link."""
+    me = identity(**({"member": D2} | fields))
+    return Neighbour(LinkId(2), me, Address("10.0.0.1"), None, nonce, at(0, skew=skew))
+
+
+def sent(effects: list[Effect] | None) -> list[RingMessage]:
+    assert effects is not None
+    return [message for effect in effects if isinstance(effect, Send) for message in effect.messages]
+
+
+def talk(one: Neighbour, other: Neighbour) -> list[tuple[Neighbour, RingMessage]]:
+    """Carry messages to and fro until nobody says anything more. Returns who said what."""
+    said = [(end, message) for end in (one, other) for message in sent(end.open())]
+    for speaker, message in said:
+        hearer = other if speaker is one else one
+        if hearer.state is not State.CLOSED:
+            said += [(hearer, answer) for answer in sent(hearer.handle(message, at(0)))]
+    return said
+
+
+def live() -> Neighbour:
+    one = dialler()
+    talk(one, acceptor())
+    return one
+
+
+def reason(effects: list[Effect] | None) -> str:
+    """The reason in the log, which is also in the Bye."""
+    assert effects is not None
+    (log,) = [effect for effect in effects if isinstance(effect, Log)]
+    byes = [message.reason for message in sent(effects) if isinstance(message, Bye)]
+    assert byes in ([], [log.fields["reason"]])
+    return str(log.fields["reason"])
+
+
+def test_both_ends_greet_prove_and_begin_the_exchange() -> None:
+    one, other = dialler(), acceptor()
+    said = talk(one, other)
+    assert (one.state, other.state) == (State.EXCHANGING, State.EXCHANGING)
+    assert (one.peer, other.peer, other.peer_incarnation) == (D2, D1, 7)
+    assert sorted(type(message).__name__ for _, message in said) == ["Hello", "Hello", "Proof", "Proof"]
+
+
+IDLE: list[RingMessage] = [
+    Users(b""),
+    Hosts([]),
+    Digests(0, bytes(8)),
+    ExchangeDone(True),
+    Token("", 1, 1, b"", []),
+    Redirect("10.0.0.3:9090"),
+    Linked(),
+    Names(b"", 0),
+]
+HELLO = Hello(1, 1, D2, 7, b"two", 1_000_000, "%Lu", 900)
+
+TRANSITIONS = {
+    State.GREETING: {Hello: State.PROVING},
+    State.PROVING: {},
+    State.EXCHANGING: {Ping: State.EXCHANGING, Pong: State.EXCHANGING},
+    State.FULL: {Ping: State.FULL, Pong: State.FULL},
+    State.CLOSED: dict.fromkeys([Hello, Proof, Ping, Pong, *map(type, IDLE)], State.CLOSED),
+}
+"""Which message leaves a link in which state; what is not here closes it. A proof that fits is another test."""
+RINGS_OWN = {State.EXCHANGING, State.FULL}
+"""In these states the messages of IDLE are for the ring."""
+
+
+def in_state(state: State) -> Neighbour:
+    neighbour = dialler()
+    neighbour.handle(HELLO, at(0))
+    neighbour.state = state
+    return neighbour
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize(
+    "message", [HELLO, Proof(b"wrong"), Ping(1), Pong(1), *IDLE], ids=lambda m: type(m).__name__
+)
+def test_every_message_has_its_place_or_closes_the_link(state: State, message: RingMessage) -> None:
+    neighbour = in_state(state)
+    effects = neighbour.handle(message, at(0.1))
+    for_the_ring = state in RINGS_OWN and message in IDLE
+    expected = state if for_the_ring else TRANSITIONS[state].get(type(message), State.CLOSED)
+    assert neighbour.state is expected
+    assert (effects is None) == for_the_ring
+
+
+@pytest.mark.parametrize("state", [State.GREETING, State.PROVING, State.EXCHANGING, State.FULL])
+def test_a_bye_closes_the_link_in_any_state_and_its_reason_is_logged(state: State) -> None:
+    neighbour = in_state(state)
+    effects = neighbour.handle(Bye("wrong ring secret"), at(0.1))
+    assert neighbour.state is State.CLOSED
+    assert reason(effects) == "it said: wrong ring secret"
+    assert sent(effects) == []
+
+
+def test_nothing_closes_twice() -> None:
+    neighbour = live()
+    assert neighbour.close("first") != []
+    assert neighbour.close("second") == []
+
+
+REFUSALS = [
+    ({"username_hash": "%u"}, "users.username_hash differs"),
+    ({"expire": 60}, "users.expire differs"),
+    ({"member": MemberId("10.0.0.3:9090")}, "was dialled and says it is"),
+    ({"member": D1}, "two directors say they are 10.0.0.1:9090"),
+    ({"secret": b"something else"}, "wrong ring secret"),
+]
+
+
+@pytest.mark.parametrize(("differs", "text"), REFUSALS)
+def test_whoever_does_not_fit_is_refused_and_both_ends_log_the_reason(
+    differs: dict[str, Any], text: str
+) -> None:
+    one, other = dialler(), acceptor(**differs)
+    said = [(one, message) for message in sent(one.open())] + [
+        (other, message) for message in sent(other.open())
+    ]
+    logged: dict[int, list[str]] = {id(one): [], id(other): []}
+    for speaker, message in said:
+        hearer = other if speaker is one else one
+        effects = hearer.handle(message, at(0)) or []
+        logged[id(hearer)] += [str(e.fields["reason"]) for e in effects if isinstance(e, Log)]
+        said += [(hearer, answer) for answer in sent(effects)]
+    assert (one.state, other.state) == (State.CLOSED, State.CLOSED)
+    assert [any(text in line for line in lines) for lines in logged.values()] == [True, True]
+    assert "something else" not in repr(said) + repr(logged)
+
+
+@pytest.mark.parametrize("skew", [-2.1, 2.1, 3600.0])
+def test_a_clock_that_is_off_by_more_than_two_seconds_is_named(skew: float) -> None:
+    one, other = dialler(), acceptor(skew=skew)
+    (hello,) = sent(other.open())
+    assert f"the clock of {D2} is {skew:+.1f} s off" in reason(one.handle(hello, at(0)))
+
+
+@pytest.mark.parametrize("skew", [-1.9, 0.0, 1.9])
+def test_a_clock_that_is_off_by_less_is_accepted(skew: float) -> None:
+    (hello,) = sent(acceptor(skew=skew).open())
+    one = dialler()
+    one.handle(hello, at(0))
+    assert (one.state, round(one.skew, 3)) == (State.PROVING, skew)
+
+
+def test_a_director_that_speaks_from_another_address_than_the_listed_is_refused() -> None:
+    other = Neighbour(LinkId(2), identity(D2), Address("10.0.0.9"), None, b"two", at(0))
+    (hello,) = sent(dialler().open())
+    assert "speaks from 10.0.0.9" in reason(other.handle(hello, at(0)))
+
+
+@pytest.mark.parametrize(
+    ("version", "oldest", "state"),
+    [
+        (1, 1, State.PROVING),
+        (2, 1, State.PROVING),
+        (2, 2, State.CLOSED),
+        (0, 0, State.CLOSED),
+        (9, 5, State.CLOSED),
+    ],
+)
+def test_versions_are_negotiated_and_what_has_none_in_common_is_refused(
+    version: int, oldest: int, state: State
+) -> None:
+    one = dialler()
+    one.handle(Hello(version, oldest, D2, 7, b"two", 1_000_000, "%Lu", 900), at(0))
+    assert (one.state, one.version) == (state, 1)
+
+
+@pytest.mark.parametrize("name", ["", "10.0.0.2", "somebody", "10.0.0.2:99999"])
+def test_a_greeting_without_a_proper_name_is_refused(name: str) -> None:
+    effects = dialler().handle(Hello(1, 1, name, 7, b"two", 1_000_000, "%Lu", 900), at(0))
+    assert "is not ADDRESS:PORT" in reason(effects)
+
+
+def test_a_recorded_handshake_played_again_is_refused() -> None:
+    recorded = dialler(b"one")
+    said = [message for speaker, message in talk(recorded, acceptor(b"two")) if speaker is recorded]
+    victim = acceptor(b"three")
+    effects: list[Effect] = []
+    for message in said:
+        effects += victim.handle(message, at(0)) or []
+    assert victim.state is State.CLOSED
+    assert "wrong ring secret" in reason([e for e in effects if not isinstance(e, Send)])
+
+
+def test_our_own_proof_sent_back_to_us_is_refused() -> None:
+    one = dialler(b"one")
+    (mine,) = sent(one.open())
+    assert isinstance(mine, Hello)
+    echo = Hello(mine.version, mine.oldest_version, D2, mine.incarnation, mine.nonce, mine.unix, "%Lu", 900)
+    (proof,) = sent(one.handle(echo, at(0)))
+    one.handle(proof, at(0))
+    assert one.state is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("incarnation", 8), ("nonce", b"x"), ("unix", 1_000_001.0), ("oldest_version", 0)]
+)
+def test_a_greeting_changed_on_the_way_does_not_fit_its_proof(field: str, value: object) -> None:
+    one, other = dialler(), acceptor()
+    (mine,), (theirs,) = sent(one.open()), sent(other.open())
+    changed = {name: getattr(theirs, name) for name in theirs.__struct_fields__} | {field: value}
+    one.handle(Hello(**changed), at(0))
+    (proof,) = sent(other.handle(mine, at(0)))
+    one.handle(proof, at(0))
+    assert one.state is State.CLOSED
+
+
+def test_a_handshake_that_stands_still_is_given_up() -> None:
+    one = dialler()
+    assert one.next_deadline() == HANDSHAKE_TIMEOUT
+    assert one.tick(at(HANDSHAKE_TIMEOUT - 0.1)) == []
+    assert "no answer in greeting" in reason(one.tick(at(HANDSHAKE_TIMEOUT))).lower()
+
+
+def test_a_ping_is_sent_every_interval_and_answered() -> None:
+    one = live()
+    assert one.next_deadline() == 1.0
+    assert one.tick(at(0.9)) == []
+    assert sent(one.tick(at(1.0))) == [Ping(1)]
+    assert sent(one.handle(Ping(5), at(1.1))) == [Pong(5)]
+    one.handle(Pong(1), at(1.025))
+    assert (one.ping_ms, one.pong_serial) == (25, 1)
+
+
+def test_the_answer_to_an_earlier_ping_does_not_count() -> None:
+    one = live()
+    one.ping(at(1))
+    one.ping(at(2))
+    one.handle(Pong(1), at(2.1))
+    assert one.pong_serial == 0
+
+
+def test_a_silent_neighbour_is_given_up_after_the_ping_timeout() -> None:
+    one = live()
+    one.heard = 3.0
+    assert [e for e in one.tick(at(7.9)) if isinstance(e, Close)] == []
+    assert reason(one.tick(at(8.0))) == "silent for 5.0 s (ring.ping_timeout)"
+
+
+@pytest.mark.parametrize("heard", [0.1, 0.7, 1.1, 3.3])
+def test_what_is_due_at_a_deadline_is_done_at_it_whatever_the_rounding(heard: float) -> None:
+    one = live()
+    one.heard = heard
+    deadline = heard + 5.0
+    one.tick(at(deadline - 0.5))
+    one.tick(at(deadline))
+    assert one.state is State.CLOSED

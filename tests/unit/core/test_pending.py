@@ -1,0 +1,78 @@
+"""Logins that wait."""
+
+from __future__ import annotations
+
+from director.core.assign import Wait
+from director.core.pending import PENDING_TIMEOUT, Pending
+from director.types import RequestId, UserKey
+
+
+def waiting(*logins: tuple[int, int, float]) -> Pending:
+    """Logins as (request, user, since)."""
+    pending = Pending()
+    for request, key, since in logins:
+        pending.add(RequestId(request), UserKey(key), b"", since, Wait.RING)
+    return pending
+
+
+def requests(pending: Pending, limit: int = 100) -> list[int]:
+    return [one.request for one in pending.to_try(limit)]
+
+
+def test_each_login_has_its_own_thirty_seconds() -> None:
+    pending = waiting((1, 7, 100.0), (2, 8, 117.0))
+    assert pending.next_deadline() == 100 + PENDING_TIMEOUT
+    assert [one.request for one in pending.overdue(130.0)] == [1]
+    assert pending.next_deadline() == 117 + PENDING_TIMEOUT
+    assert [one.request for one in pending.overdue(146.9)] == []
+    assert [one.request for one in pending.overdue(147.0)] == [2]
+    assert (len(pending), pending.next_deadline()) == (0, None)
+
+
+def test_nobody_is_tried_again_before_a_wake() -> None:
+    pending = waiting((1, 7, 0), (2, 8, 0))
+    assert not pending.awake
+    assert requests(pending) == []
+
+
+def test_a_wake_tries_everybody_in_slices_in_order_of_arrival() -> None:
+    pending = waiting((1, 7, 0), (2, 8, 0), (3, 9, 0))
+    pending.wake()
+    assert (requests(pending, 2), pending.awake) == ([1, 2], True)
+    assert (requests(pending, 2), pending.awake) == ([3], False)
+
+
+def test_wakes_that_keep_coming_do_not_hold_up_the_last_in_the_line() -> None:
+    pending = waiting(*((number, number, 0) for number in range(10)))
+    tried = set()
+    for _ in range(5):
+        pending.wake()
+        tried.update(requests(pending, 2))
+    assert tried == set(range(10))
+
+
+def test_those_who_come_after_a_wake_are_not_tried_with_it() -> None:
+    pending = waiting((1, 7, 0))
+    pending.wake()
+    pending.add(RequestId(2), UserKey(8), b"", 0, Wait.RING)
+    assert requests(pending) == [1]
+
+
+def test_what_happened_to_one_user_wakes_his_logins_alone() -> None:
+    pending = waiting((1, 7, 0), (2, 8, 0), (3, 7, 0))
+    pending.wake_users([UserKey(7), UserKey(99)])
+    assert requests(pending) == [1, 3]
+
+
+def test_a_login_that_is_gone_is_neither_tried_nor_refused() -> None:
+    pending = waiting((1, 7, 0), (2, 8, 0))
+    pending.wake()
+    pending.drop([RequestId(1), RequestId(99)])
+    assert requests(pending) == [2]
+    assert [one.request for one in pending.overdue(31)] == [2]
+    assert pending.of(UserKey(7)) == []
+
+
+def test_all_logins_of_a_user_are_found_the_oldest_first() -> None:
+    pending = waiting((1, 7, 0), (2, 8, 1), (3, 7, 2))
+    assert [one.request for one in pending.of(UserKey(7))] == [1, 3]

@@ -1,0 +1,96 @@
+"""The table of architecture, section 6: who may place new users, and how."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.barrier import Barrier
+from director.core.standing import CLAIM_AFTER, Stand, Standing, judge
+from director.types import MemberId, Now
+
+A, B, C, D = (MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("listed", "ring", "leases", "waited", "standing"),
+    [
+        # the ring is whole: no store is asked
+        ([A], [A], None, False, Standing.WHOLE),
+        ([A, B, C], [A, B, C], None, False, Standing.WHOLE),
+        ([A, B, C], [A, B, C], {A, B, C}, False, Standing.WHOLE),
+        ([A, B, C], [A, B, C], set(), False, Standing.WHOLE),
+        # a shared store says that the missing are dead
+        ([A, B, C], [A, B], {A, B}, False, Standing.WHOLE),
+        ([A, B, C], [C], {C}, False, Standing.WHOLE),
+        ([A, B, C], [C], set(), False, Standing.WHOLE),
+        # it says that one of them lives: claims, on every side
+        ([A, B, C], [A, B], {A, B, C}, False, Standing.CLAIM),
+        ([A, B, C], [C], {B, C}, False, Standing.CLAIM),
+        ([A, B, C], [C], {A, B, C}, True, Standing.CLAIM),
+        # nobody can say: more than half goes on at once
+        ([A, B, C], [B, C], None, False, Standing.MAJORITY),
+        ([A, B, C], [C], None, False, Standing.WAIT),
+        ([A, B, C], [C], None, True, Standing.ISOLATED),
+        # at half the side with the lowest address
+        ([A, B], [A], None, False, Standing.MAJORITY),
+        ([A, B], [B], None, False, Standing.WAIT),
+        ([A, B, C, D], [A, D], None, False, Standing.MAJORITY),
+        ([A, B, C, D], [B, C], None, False, Standing.WAIT),
+        ([A, B, C, D], [B, C, D], None, False, Standing.MAJORITY),
+        ([A, B, C, D], [D], None, True, Standing.ISOLATED),
+    ],
+)
+def test_the_standing_follows_from_ring_leases_and_patience(
+    listed: list[MemberId],
+    ring: list[MemberId],
+    leases: set[MemberId] | None,
+    waited: bool,
+    standing: Standing,
+) -> None:
+    alive = None if leases is None else frozenset(leases)
+    assert judge(listed, ring, alive, waited=waited) is standing
+
+
+def at(mono: float) -> Now:
+    return Now(mono, 1_000_000 + mono)
+
+
+def released(*ring: MemberId) -> Barrier:
+    barrier = Barrier(ring[0])
+    barrier.release(ring, at(0), b"digest")
+    return barrier
+
+
+def test_the_smaller_part_waits_for_the_isolation_wait_and_no_longer() -> None:
+    stand, barrier = Stand([A, B, C], isolation_wait=20), released(C)
+    stand.review(barrier, at(100))
+    assert (stand.standing, stand.next_deadline(barrier)) == (Standing.WAIT, 120)
+    stand.review(barrier, at(119.9))
+    assert stand.standing is Standing.WAIT
+    stand.review(barrier, at(120))
+    assert (stand.standing, stand.next_deadline(barrier)) == (Standing.ISOLATED, None)
+
+
+def test_whoever_was_whole_meanwhile_waits_anew() -> None:
+    stand, alone, whole = Stand([A, B, C], isolation_wait=20), released(C), released(A, B, C)
+    stand.review(alone, at(100))
+    stand.review(whole, at(110))
+    stand.review(alone, at(121))
+    assert (stand.standing, stand.next_deadline(alone)) == (Standing.WAIT, 141)
+
+
+def test_a_barrier_that_stands_still_for_five_seconds_makes_new_users_claims_where_a_store_answers() -> None:
+    stand, barrier = Stand([A, B], isolation_wait=20), released(A, B)
+    stand.leases = frozenset([A, B])
+    barrier.wait(at(100), at_once=True)
+    stand.review(barrier, at(104.9))
+    assert (stand.standing, stand.next_deadline(barrier)) == (Standing.WHOLE, 100 + CLAIM_AFTER)
+    stand.review(barrier, at(105))
+    assert (stand.standing, stand.next_deadline(barrier)) == (Standing.CLAIM, None)
+
+
+def test_without_a_shared_store_a_barrier_that_stands_still_stays_one() -> None:
+    stand, barrier = Stand([A, B], isolation_wait=20), released(A, B)
+    barrier.wait(at(100), at_once=True)
+    stand.review(barrier, at(200))
+    assert (stand.standing, stand.next_deadline(barrier)) == (Standing.WHOLE, None)
