@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := $(PYTHON) director/demo/packages.py
-SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wire/*.pyx director/wire/*.pxd)
+SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wire/*.pyx director/wire/*.h)
 
 .DEFAULT_GOAL := help
 .PHONY: help install check test demo simulate bench clean lint
@@ -45,9 +45,10 @@ demo: install  ## a ring of three with real Dovecot around it, on loopback; ARGS
 	@$(BIN)/director demo $(ARGS)
 
 simulate: install  ## whole rings in virtual time, from many seeds: SEEDS=1000
-	SEEDS=$(SEEDS) $(BIN)/pytest --timeout=0 tests/simulation
+	$(BIN)/python -m tests.simulation.simulate --seeds $(SEEDS)
 
-bench: install  ## load, side by side with the original director where it is installed
+bench: install  ## load, side by side with the original director
+	@$(PACKAGES) compiler dovecot
 	$(BIN)/python -m tests.bench $(ARGS)
 
 clean:  ## remove what the other targets made

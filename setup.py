@@ -9,6 +9,7 @@ setup(
             ["director/wire/_fast.pyx"],
             depends=["director/wire/_fast.h"],
             optional=True,
-        )
+        ),
+        Extension("director.wire._names", ["director/wire/_names.pyx"], optional=True),
     ]
 )

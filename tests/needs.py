@@ -15,7 +15,9 @@ def needs(*programs: str) -> None:
     missing = [program for program in programs if shutil.which(program, path=SEARCH) is None]
     if not missing:
         return
-    reason = f"not installed: {', '.join(missing)}; `make test` as root installs it, or use your package manager"
+    reason = (
+        f"not installed: {', '.join(missing)}; `make test` as root installs it, or use your package manager"
+    )
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

@@ -9,32 +9,33 @@ from typing import NamedTuple
 
 import pytest
 
-from director.core.assign import Assigner
-from director.core.users import UserTable
-from director.wire.auth import Held, rewrite
+from director.core import assign, names, users
+from director.wire import auth
 
 NAMES = ["pure", "compiled"]
 
 
 class HotPath(NamedTuple):
-    UserTable: type[UserTable]
-    Assigner: type[Assigner]
-    rewrite: Callable[[Assigner, bytes, bool], tuple[bytes, list[Held]]]
+    UserTable: type[users.UserTable]
+    Assigner: type[assign.Assigner]
+    NameTable: type[names.NameTable]
+    rewrite: Callable[[assign.Assigner, bytes, bool], tuple[bytes, list[auth.Held]]]
 
 
-PURE = HotPath(UserTable, Assigner, rewrite)
+PURE = HotPath(users.UserTable, assign.Assigner, names.NameTable, auth.rewrite)
 
 
 def compiled() -> HotPath:
     """The compiled twin; where it is not built the test is skipped, and in CI that is a failure."""
     try:
         fast = importlib.import_module("director.wire._fast")
+        fast_names = importlib.import_module("director.wire._names")
     except ImportError as exc:
         reason = f"{exc}; build it with `make install` (needs a C compiler and the headers of Python)"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    return HotPath(fast.UserTable, fast.Assigner, fast.rewrite)
+    return HotPath(fast.UserTable, fast.Assigner, fast_names.NameTable, fast.rewrite)
 
 
 def hot_path(name: str) -> HotPath:

@@ -94,6 +94,8 @@ class Director:
         self._expected: float | None = None
         """When the next event was due at the latest; None: nothing was."""
         self._now = 0.0
+        self.settled = True
+        """Whether the last event may have moved `next_deadline()`."""
         self._reconfigure()
 
     # ---- what happened
@@ -101,7 +103,8 @@ class Director:
     def handle(self, event: Event, now: Now) -> list[Effect]:
         self.assigner.unix = int(now.unix)
         self._now = now.mono
-        effects = self._announce()
+        self.settled = True
+        effects = self.announce()
         gap = 0.0 if self._expected is None else now.mono - self._expected
         self._expected = None
         if gap > FROZEN:
@@ -111,20 +114,21 @@ class Director:
                 return effects
             case Lookup():
                 answers = self._logins.lookup(event, now)
-                return [*effects, *self._announce(), *answers]
+                return [*effects, *self.announce(), *answers]
             case Dropped(requests):
                 self.pending.drop(requests)
                 return effects
             case Claimed(key, records):
                 effects += self._merge_users(records, None)
                 answers = self._logins.claimed(key, now)
-                return [*effects, *self._announce(), *answers, *self._settle(now)]
+                return [*effects, *self.announce(), *answers, *self._settle(now)]
             case Thawed():
                 if gap <= FROZEN:
                     effects += self._thawed(event.gap, now)
             case Received():
                 effects += self._received(event, now)
                 if self._only_users(event):
+                    self.settled = False
                     return effects
             case Seen(names):
                 self._seen(names)
@@ -134,7 +138,7 @@ class Director:
                 effects += self.ring.closed(link, reason, now)
             case _:
                 effects += self._happened(event, now)
-        return [*effects, *self._announce(), *self._settle(now)]
+        return [*effects, *self.announce(), *self._settle(now)]
 
     def _happened(self, event: Event, now: Now) -> list[Effect]:
         """What comes less often."""
@@ -219,8 +223,11 @@ class Director:
             for tag in tags:
                 self.users.touch(self.assigner.user_hash.key(name, tag), self.assigner.unix)
 
-    def _announce(self) -> list[Effect]:
-        """What the table has changed by itself goes to all neighbours, one message each."""
+    def announce(self) -> list[Effect]:
+        """What the table has changed by itself goes to all neighbours, one message each.
+
+        The hot path calls it at the end of each turn of the loop; everything else that happens does it too.
+        """
         names = self.assigner.take_names()
         if names:
             self.names.add(names)
@@ -384,7 +391,7 @@ class Director:
         effects += self._send_token(now)
         effects += self._gate(now)
         answers = self._logins.turn(now)
-        return [*effects, *self._announce(), *answers]
+        return [*effects, *self.announce(), *answers]
 
     def _tick(self, now: Now) -> list[Effect]:
         """Time-outs of links, and one turn's share of what takes long."""

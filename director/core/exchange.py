@@ -18,7 +18,7 @@ from director.types import Now
 RANGE = 128
 """Buckets whose digests are made or compared in one turn of the loop, where the table is large."""
 SMALL = 100_000
-"""Users up to which eight times as many are."""
+"""Users up to which all are."""
 DIGEST = 8
 """Bytes of one digest."""
 FRAME_BYTES = 256 * 1024
@@ -34,11 +34,11 @@ def has_work(neighbour: Neighbour) -> bool:
 def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool, now: Now) -> list[Effect]:
     """One turn's share of the exchange with this neighbour."""
     unix = int(now.unix)
-    share = RANGE if len(users) > SMALL else 8 * RANGE
+    share = RANGE if len(users) > SMALL else BUCKETS
     if neighbour.digest_cursor is not None:
         first = neighbour.digest_cursor
         after = min(first + share, BUCKETS)
-        digests = b"".join(users.digest(number, unix) for number in range(first, after))
+        digests = _digests(users, first, after, unix)
         neighbour.digest_cursor = after if after < BUCKETS else None
         return [Send(neighbour.link, [Digests(first, digests)])]
     theirs = neighbour.compare.popleft()
@@ -46,12 +46,14 @@ def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool
         rest = Digests(theirs.first + share, theirs.digests[share * DIGEST :])
         neighbour.compare.appendleft(rest)
         theirs = Digests(theirs.first, theirs.digests[: share * DIGEST])
+    after = theirs.first + len(theirs.digests) // DIGEST
+    ours = _digests(users, theirs.first, after, unix)
     effects: list[Effect] = []
     batch: list[RingMessage] = []
     size = 0
-    for at in range(0, len(theirs.digests), DIGEST):
+    for at in range(0, len(ours), DIGEST):
         number = theirs.first + at // DIGEST
-        if users.digest(number, unix) == theirs.digests[at : at + DIGEST]:
+        if ours[at : at + DIGEST] == theirs.digests[at : at + DIGEST]:
             continue
         records = users.bucket(number)
         if not records:
@@ -64,12 +66,18 @@ def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool
         if size >= FRAME_BYTES:
             effects.append(Send(neighbour.link, batch))
             batch, size = [], 0
-    if theirs.first + len(theirs.digests) // DIGEST >= BUCKETS:
+    if after >= BUCKETS:
         neighbour.sent_done = True
         batch.append(ExchangeDone(settled))
     if batch:
         effects.append(Send(neighbour.link, batch))
     return effects
+
+
+def _digests(users: UserTable, first: int, after: int, unix: int) -> bytes:
+    if (first, after) == (0, BUCKETS):
+        return users.digests(unix)
+    return b"".join(users.digest(number, unix) for number in range(first, after))
 
 
 def compare_later(neighbour: Neighbour, digests: Digests) -> str | None:

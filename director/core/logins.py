@@ -66,6 +66,7 @@ class Logins:
     def claimed(self, key: UserKey, now: Now) -> list[Effect]:
         """The store has settled a user; what it says is in the table."""
         answers, waiting = self._answer(self._pending.of(key))
+        self._pending.calm(key)
         if waiting:
             self._again_at = now.mono + CLAIM_AGAIN
         self._asked.discard(key)

@@ -62,6 +62,11 @@ class Pending:
         for key in keys:
             self._again.update(self._by_key.get(key, {}))
 
+    def calm(self, key: UserKey) -> None:
+        """This user's logins have just been tried."""
+        for request in self._by_key.get(key, {}):
+            self._again.pop(request, None)
+
     @property
     def awake(self) -> bool:
         return bool(self._again)

@@ -26,8 +26,7 @@ from director.core.events import Started
 from director.core.hashing import UserHash
 from director.core.hosts import HostTable
 from director.core.member import Identity
-from director.core.names import NameTable
-from director.errors import EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, DirectorError
+from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
 from director.net import listen
 from director.net.admin import serve_client
 from director.net.login import Relay
@@ -47,8 +46,12 @@ from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
 
 Opened = TypeVar("Opened", listen.Listener, listen.Fifo)
 
+EX_SOFTWARE = 70
+"""Exit code of a bug, as in sysexits."""
 STANDALONE = MemberId("127.0.0.1:9090")
 """What a director without a ring calls itself."""
+GIL_SWITCH = 0.0005
+"""Seconds the store's thread may keep the interpreter from the loop that answers logins."""
 STATUS_EVERY = 5.0
 """Seconds between two status lines for the service manager."""
 BUGS_LOGGED, BUGS_EVERY = 5, 10.0
@@ -67,6 +70,7 @@ def run(config_path: str, *, check: bool = False) -> int:
     for warning in config.warnings:
         log.warning("configuration", file=config.file, problem=warning)
     try:
+        sys.setswitchinterval(GIL_SWITCH)
         return anyio.run(_main, config, log, check, backend_options={"use_uvloop": True})
     except DirectorError as exc:
         log.error("cannot_start", reason=str(exc))
@@ -115,7 +119,7 @@ class App:
             [server.member for server in config.ring.servers] or [me],
             HostTable(config.backends.mail_servers),
             assigner,
-            NameTable(),
+            hotpath.NameTable(),
             config.ring.isolation_wait,
         )
         self.driver = Driver(self.director, log)
@@ -164,19 +168,20 @@ class App:
         self._http = self._tcp("http", config.http.listen)
 
     def _unix(self, name: str, listener: ListenerConfig) -> socket.socket | None:
+        """A second descriptor: whoever serves it closes it, and the file goes with the first."""
         if name in self._inherited:
-            return self._keep(listen.adopt_listener(name, self._inherited[name][0])).socket
+            return self._keep(listen.adopt_listener(name, self._inherited[name][0])).socket.dup()
         if not listener.path:
             return None
         opened = listen.unix_listener(
             name, listener.path, mode=listener.mode, user=listener.user, group=listener.group
         )
-        return self._keep(opened).socket
+        return self._keep(opened).socket.dup()
 
     def _tcp(self, name: str, endpoint: Endpoint | None) -> socket.socket | None:
         if endpoint is None:
             return None
-        return self._keep(listen.tcp_listener(name, endpoint.address, endpoint.port)).socket
+        return self._keep(listen.tcp_listener(name, endpoint.address, endpoint.port)).socket.dup()
 
     def _open_fifo(self, listener: ListenerConfig) -> int | None:
         if "notify" in self._inherited:

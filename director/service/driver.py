@@ -179,16 +179,18 @@ class Driver:
         self._events.append(event)
         if self._busy:
             return  # an effect of the event in hand has caused this one: it comes behind it
-        self._busy = True
+        self._busy, moved = True, False
         try:
             while self._events and not self._stopped:
                 now = Now(time.monotonic(), time.time())
                 self._carry_out(self.director.handle(self._events.popleft(), now))
+                moved = moved or self.director.settled
         finally:
             self._busy = False
             if self._events and not self._stopped:  # one has failed: those behind it must not wait for luck
                 self._loop.call_soon(self.handle, TimerFired())
-            self._plan()
+            if moved:
+                self._plan()
         if self.store is not None:
             self.store.look()
 
@@ -237,7 +239,12 @@ class Driver:
         self._turn_planned = False
         late, self._late = self._late, []
         try:
-            self.handle(TableChanged())
+            if self._busy or self._events:
+                self.handle(TableChanged())
+            elif not self._stopped:
+                self._carry_out(self.director.announce())
+                if self.store is not None:
+                    self.store.look()
         finally:
             for client, out in late:
                 client.write(out)

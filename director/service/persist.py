@@ -52,7 +52,7 @@ FLUSH_LATEST = 1.0
 """Longest pause between two writes, in seconds, however long they take."""
 SHARE = 9
 """Writing may take a tenth of the time: it is followed by a pause this many times as long."""
-NAMES_AFTER = 5.0
+NAMES_AFTER = 30.0
 """The same for names, which nothing depends on."""
 FLUSH_BUCKETS = 128
 """Buckets of one write, and of one merge."""
@@ -200,6 +200,7 @@ class Persistence:
         run_id = await self.store.run_id()
         alive = await self._renew_lease()
         await self._read_hosts()
+        self.hosts_changed()  # the configuration may know more than the store
         for space in SPACES:
             async for batch in self.store.load_buckets(space):
                 await self._take_all(space, batch)
@@ -246,8 +247,8 @@ class Persistence:
         document = await self.store.read_document(HOSTS)
         if document is None:
             self._hosts_version = EMPTY_VERSION
-            self.hosts_changed()
-        elif document.version != self._hosts_version:
+            self._handle(StoredHosts(()))  # the store has been read: it knows nothing
+        else:
             self._hosts_version = document.version
             self._take_hosts(document.data)
 
@@ -359,7 +360,6 @@ class Persistence:
         self._say_set_aside()
         run_id = await self.store.run_id()
         alive = await self._renew_lease()
-        self._hosts_version = EMPTY_VERSION
         await self._read_hosts()
         self.hosts_changed()
         for space in SPACES:
@@ -527,15 +527,20 @@ class Persistence:
 
     async def _watch_partial(self) -> None:
         """While somebody lives outside the ring, keep current from what he writes."""
+        hosts = b""
         while True:
             await anyio.sleep(WATCH_PARTIAL)
             if not (self._director.partial and self.up):
                 continue
             try:
                 await self._read_changed("users")
-                await self._read_hosts()
+                document = await self.store.read_document(HOSTS)
             except StoreError as exc:
                 self.failed("watch", exc)
+                continue
+            if document is not None and document.version != hosts:
+                hosts = self._hosts_version = document.version
+                self._take_hosts(document.data)
 
     # ---- trouble
 

@@ -1,7 +1,7 @@
 """The hot path as it is used: compiled where it could be built, in plain Python otherwise.
 
 DIRECTOR_PURE_PYTHON=1 selects plain Python. Both keep the same contract, written down in `core.users`,
-`core.assign` and `wire.auth`; the parts of one are never mixed with those of the other.
+`core.names`, `core.assign` and `wire.auth`; the parts of one are never mixed with those of the other.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 _PURE = os.environ.get("DIRECTOR_PURE_PYTHON") == "1"
 
-COMPILED: bool = not _PURE and find_spec("director.wire._fast") is not None
+COMPILED: bool = not _PURE and all(find_spec(f"director.wire.{part}") for part in ("_fast", "_names"))
 
 if COMPILED and not TYPE_CHECKING:
     from director.wire._fast import Assigner, UserTable, rewrite
+    from director.wire._names import NameTable
 else:
     from director.core.assign import Assigner
+    from director.core.names import NameTable
     from director.core.users import UserTable
     from director.wire.auth import rewrite
 
-__all__ = ["COMPILED", "Assigner", "UserTable", "rewrite"]
+__all__ = ["COMPILED", "Assigner", "NameTable", "UserTable", "rewrite"]

@@ -191,12 +191,19 @@ class Bench:
             servers = " ".join(f"{a}:9090" for a in addresses) if count > 1 else ""
             (folder / "conf").write_text(
                 ORIGINAL.format(
-                    run=run, name=f"o{count}{i}", address=address, folder=folder, servers=servers,
-                    hosts=" ".join(HOSTS), ring=ring,
+                    run=run,
+                    name=f"o{count}{i}",
+                    address=address,
+                    folder=folder,
+                    servers=servers,
+                    hosts=" ".join(HOSTS),
+                    ring=ring,
                 )  # fmt: skip
             )
             dovecot = shutil.which("dovecot", path=os.environ["PATH"] + ":/usr/sbin") or "dovecot"
-            master = self.stack.enter_context(started(dovecot, "-F", "-c", folder / "conf", log=folder / "out"))
+            master = self.stack.enter_context(
+                started(dovecot, "-F", "-c", folder / "conf", log=folder / "out")
+            )
             wait_for("the original", (run / "login/director").exists)
             system.directors.append(
                 Instance(run / "login/director", lambda m=master: child_named(m.pid, "director"))
@@ -231,7 +238,13 @@ class Bench:
             )
             process = self.stack.enter_context(
                 started(
-                    sys.executable, "-m", "director", "serve", "-c", folder / "director.toml", log=folder / "log"
+                    sys.executable,
+                    "-m",
+                    "director",
+                    "serve",
+                    "-c",
+                    folder / "director.toml",
+                    log=folder / "log",
                 )
             )
             system.directors.append(Instance(folder / "run/login/director/login", lambda p=process: p.pid))
@@ -253,7 +266,9 @@ class Bench:
         result = json.loads(answer.stdout)
         used = [(b - a) * 100_000 / load.requests for a, b in zip(before, after, strict=True)]
         failed = result["fail"] + result["nohost"] + load.requests - result["done"]
-        return Sample(result["rate"], result["p50_ms"], result["p99_ms"], used[0], max(used[1:], default=0.0), failed)
+        return Sample(
+            result["rate"], result["p50_ms"], result["p99_ms"], used[0], max(used[1:], default=0.0), failed
+        )
 
     @staticmethod
     def drained(system: System) -> list[float]:
@@ -292,7 +307,9 @@ def show(scenario: str, load: Load, samples: dict[str, list[Sample]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of the usual number of requests")
     parser.add_argument("--only", choices=["alone", "ring"], help="one scenario only")

@@ -1,7 +1,7 @@
 """Random runs of whole rings: `python -m tests.simulation.simulate --seeds N [--seed S] [--trace]`.
 
-A seed decides everything: how many directors, which store, which faults, when. After every step the invariants are
-checked; at the end everything is healed and all directors, and the store, must agree.
+A seed decides everything: how many directors, which store, which faults, when. After every step the
+invariants are checked; at the end everything is healed and all directors, and the store, must agree.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from director.core.assign import Gate
-from tests.simulation.world import EXPIRE, LEASE_TTL, Node, Outcome, Reply, World
+from director.types import Address
+from tests.simulation.world import EXPIRE, LEASE_TTL, UNIX, Node, Outcome, Reply, World
 
 FAMILIES = ("calm", "races", "crashes", "freezes", "cuts", "everything")
-"""calm: logins, refreshes, host changes. races: the same on slow links, many in one moment. crashes, freezes: of one
+"""calm: logins, refreshes, host changes. races: the same on slow links, many in one moment. crashes,
+freezes: of one
 director at a time. cuts: with a shared store that stays up. In these no user may ever be on two hosts; in
 `everything` he may where ring-rules allow it."""
 SLOW = (0.002, 0.02, 0.2)
 """Delays of the links in `races`, seconds."""
 LATEST_REPLY = 31.0
 REMEMBERED = EXPIRE * 2 / 3 - 4
-"""Seconds after the last sign of life in which everybody must know a user: `seen` is announced once in a third of
+"""Seconds after the last sign of life in which everybody must know a user: `seen` is announced once in a
+third of
 the expiry, and clocks are off by up to 0.9 s."""
 TAIL = 1.0
 """Seconds of choices that a director may take with it when it dies and nobody else is left to remember."""
@@ -64,7 +67,6 @@ class Run:
         self.replies: list[Reply] = []
         self.outcomes: list[Outcome] = []
         self.lives: dict[str, dict[str, Life]] = {}
-        self.removed: dict[str, float] = {}
         self.newcomers = 0
         self.excused = 0
         self.counts: Counter[str] = Counter()
@@ -81,6 +83,12 @@ class Run:
         world.duplicates = self.random.choice([0.0, 0.1])
         if self.family == "races" or self.random.random() < 0.2:
             world.delays = SLOW
+        if self.family == "races" and self.random.random() < 0.5:
+            world.slow = {
+                (one, other): self.random.choice(SLOW) * self.random.uniform(0.5, 2)
+                for one in world.members
+                for other in world.members
+            }
         for name in self.random.sample(self.names, len(self.names)):
             world.node(name).start()
             world.run(self.random.choice([0.0, 0.0, 0.5]))
@@ -149,7 +157,6 @@ class Run:
             what = {"add": True, "weight": 8}
         else:
             what = {"remove": True}
-            self.removed[address] = self.world.now + 31
         self.counts["changes"] += 1
         self.world.log(self.world.node(name), "change", f"{address} {what}")
         self.outcomes.append(self.world.change(name, address, **what))
@@ -178,9 +185,10 @@ class Run:
             world.after(lasts, world.heal)
         elif kind == "store":
             world.log(node, "store_away", lasts)
-            node.store.up = False
-            self.store_back = max(self.store_back, world.now + lasts)
-            world.after(lasts, lambda: setattr(node.store, "up", world.now >= self.store_back))
+            if node.store.up:
+                node.store.up = False
+                self.store_back = max(self.store_back, world.now + lasts)
+                world.after(lasts, lambda: setattr(node.store, "up", True))
 
     def crash(self, node: Node) -> None:
         for hosts in self.lives.values():
@@ -219,11 +227,7 @@ class Run:
                 continue
             if now >= other.at + REMEMBERED:
                 del lives[other.host]
-            elif (
-                not mine.protected
-                or not other.protected
-                or now <= self.removed.get(other.host, -1.0) + 2 * EXPIRE
-            ):
+            elif not mine.protected or not other.protected or removed_since(node, other):
                 self.excused += 1
                 del lives[other.host]
             else:
@@ -252,9 +256,12 @@ class Run:
             if not node.up:
                 node.start()
         world.log(node, "healed", {})
-        for _ in range(34):
+        for second in range(34):
             world.run(1.0)
             self.check_waiting()
+            waiting = self.replies or any(outcome.pending for outcome in self.outcomes)
+            if second > 7 and not waiting and world.in_sync():
+                break
         problems = world.differences() + world.unstored()
         for node in world.nodes.values():
             core = node.core
@@ -268,6 +275,12 @@ class Run:
 
     def name(self, node: Node) -> str:
         return self.names[self.world.members.index(node.member)]
+
+
+def removed_since(node: Node, life: Life) -> bool:
+    """Whether, for this director, the host of a user was removed after his last sign of life there."""
+    row = node.core.hosts.rows.get(Address(life.host))
+    return row is None or not row.present or row.present_at >= UNIX + life.at - 2
 
 
 def failure(seed: int, *, trace: bool = False) -> str | None:

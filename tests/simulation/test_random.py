@@ -1,4 +1,5 @@
-"""A fixed number of random runs. One that fails is printed with its trace; `simulate --seed N --trace` repeats it."""
+"""A fixed number of random runs. One that fails is printed with its trace; `simulate --seed N --trace`
+repeats it."""
 
 from __future__ import annotations
 

@@ -77,6 +77,21 @@ def test_a_host_change_makes_new_users_wait_until_all_have_it_while_known_users_
     assert new.host == world.login("newcomer", "d3").host
 
 
+@pytest.mark.parametrize("behind", ["d2", "d3"])
+@pytest.mark.parametrize("moment", [0.05, 0.45])
+def test_nobody_places_by_the_new_table_while_another_still_places_by_the_old(
+    behind: str, moment: float
+) -> None:
+    world = ring_of_three()
+    for name in ("d1", "d2", "d3"):
+        world.slow_down(name, behind, 0.5)
+    world.change("d1", "127.0.1.1", weight=1)
+    world.run(moment)
+    replies = [world.login(user, at) for user in USERS for at in ("d1", "d2", "d3")]
+    world.run(5)
+    assert len({(reply.user, reply.host) for reply in replies}) == len(USERS)
+
+
 def test_a_change_is_confirmed_only_when_every_director_has_it() -> None:
     world = ring_of_three()
     world.node("d3").freeze()

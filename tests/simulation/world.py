@@ -180,10 +180,8 @@ class Node:
         self.handle(StoredUsers(pack(self.store.users.values())))
         self.renew()
         self.store.merge_hosts(self.core.hosts.rows.values())
-        for number in range(4096):
-            records = self.users.stored_bucket(number)
-            if records:
-                self.store.merge(records)
+        for number in occupied(self.users):
+            self.store.merge(self.users.stored_bucket(number))
 
     def every(self, seconds: float, call: Callable[[], None]) -> None:
         """For the rest of this life; not while frozen."""
@@ -359,7 +357,8 @@ class Wire:
     def deliver(self, sender: Node, event: Callable[[LinkId], Event], *, closes: bool = False) -> None:
         to, link = self.ends(sender)
         life = to.incarnation
-        when = max(self.busy.get(id(to), 0.0) + 1e-6, self.world.now + self.world.delay())
+        delay = self.world.slow.get((sender.member, to.member)) or self.world.delay()
+        when = max(self.busy.get(id(to), 0.0) + 1e-6, self.world.now + delay)
         self.busy[id(to)] = when
 
         def arrive() -> None:
@@ -402,6 +401,8 @@ class World:
         self.tokens_lost = 0
         self._tokens_pass_at = 0.0
         self.delays = (0.0002, 0.001, 0.005)
+        self.slow: dict[tuple[MemberId, MemberId], float] = {}
+        """Seconds from one member to another, where that is fixed."""
         self.on_reply: Callable[[Node, Reply], None] | None = None
         self._numbers = 0
         self.members = [join_member(f"127.0.0.{10 + i}", 9090) for i in range(1, directors + 1)]
@@ -504,6 +505,10 @@ class World:
         if dialled in node.links:
             node.handle(LinkOpened(dialled, nonces[1], split_member(target.member)[0], target.member))
 
+    def slow_down(self, sender: str, receiver: str, seconds: float) -> World:
+        self.slow[self.node(sender).member, self.node(receiver).member] = seconds
+        return self
+
     def cut(self, *names: str) -> World:
         """Separate these from the others: connections go silent, new ones time out."""
         inside = {self.node(n).member for n in names}
@@ -561,7 +566,8 @@ class World:
     def host_at(self, user: str, at: str) -> str | None:
         node = self.node(at)
         record = node.users.get(HASH.key(user.encode()))
-        row = None if record is None else node.core.hosts.by_id(record.host)
+        lost = record is None or node.core.hosts.gone(record)
+        row = None if record is None or lost else node.core.hosts.by_id(record.host)
         return None if row is None else row.address
 
     def differences(self) -> list[str]:
@@ -600,7 +606,13 @@ def living(node: Node) -> dict[UserKey, tuple[int, int, int]]:
     soon = int(node.unix) + EXPIRE // 3 + 5
     return {
         user.key: (user.host, user.decided, user.flags)
-        for number in range(4096)
+        for number in occupied(node.users)
         for user in unpack(node.users.bucket(number))
         if is_alive(user, soon, EXPIRE) and not node.core.hosts.gone(user)
     }
+
+
+def occupied(users: UserTable) -> list[int]:
+    """The buckets in which there is anybody."""
+    digests = users.digests(0)
+    return [number for number in range(4096) if digests[8 * number : 8 * number + 8] != bytes(8)]

@@ -31,7 +31,18 @@ LATE = {
 ROOT_IMPORT = ("service/app.py", "director.web")
 """The one arrow backwards: the composition root builds the API too. The package itself is empty but for `run_api`."""
 PURE = {"core", "wire"}
-NOT_PURE = {"asyncio", "socket", "time", "random", "os", "logging", "threading", "anyio", "subprocess", "secrets"}
+NOT_PURE = {
+    "asyncio",
+    "socket",
+    "time",
+    "random",
+    "os",
+    "logging",
+    "threading",
+    "anyio",
+    "subprocess",
+    "secrets",
+}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:

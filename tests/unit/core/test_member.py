@@ -116,7 +116,8 @@ TRANSITIONS = {
     State.FULL: {Ping: State.FULL, Pong: State.FULL},
     State.CLOSED: dict.fromkeys([Hello, Proof, Ping, Pong, *map(type, IDLE)], State.CLOSED),
 }
-"""Which message leaves a link in which state; what is not here closes it. A proof that fits is another test."""
+"""Which message leaves a link in which state; what is not here closes it. A proof that fits is another
+test."""
 RINGS_OWN = {State.EXCHANGING, State.FULL}
 """In these states the messages of IDLE are for the ring."""
 

@@ -7,6 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from director.core.names import NameTable
+from tests.twins import NAMES, hot_path
+
+pytestmark = pytest.mark.parametrize("twin", NAMES)
 
 FIVE = 5 << 52
 TOP = 4095 << 52
@@ -16,8 +19,8 @@ def entry(key: int, name: bytes) -> bytes:
     return key.to_bytes(8, "big") + len(name).to_bytes(2, "big") + name
 
 
-def table(*entries: bytes) -> NameTable:
-    names = NameTable()
+def table(twin: str, *entries: bytes) -> NameTable:
+    names = hot_path(twin).NameTable()
     names.add(b"".join(entries))
     names.take_dirty()
     return names
@@ -27,8 +30,8 @@ def everything(names: NameTable) -> bytes:
     return b"".join(map(names.bucket, [0, 5]))
 
 
-def test_names_go_to_the_bucket_of_their_key() -> None:
-    names = NameTable()
+def test_names_go_to_the_bucket_of_their_key(twin: str) -> None:
+    names = hot_path(twin).NameTable()
     names.add(entry(TOP | 1, b"zoe") + entry(FIVE | 2, b"bob") + entry(FIVE | 1, b""))
     assert names.names(5) == {FIVE | 1: "", FIVE | 2: "bob"}
     assert names.names(4095) == {TOP | 1: "zoe"}
@@ -37,77 +40,77 @@ def test_names_go_to_the_bucket_of_their_key() -> None:
     assert names.take_dirty() == []
 
 
-def test_a_bucket_has_one_entry_for_each_key_in_their_order() -> None:
-    names = table(entry(FIVE | 2, b"bob"), entry(FIVE | 1, b"Alice"), entry(FIVE | 1, b"alice"))
+def test_a_bucket_has_one_entry_for_each_key_in_their_order(twin: str) -> None:
+    names = table(twin, entry(FIVE | 2, b"bob"), entry(FIVE | 1, b"Alice"), entry(FIVE | 1, b"alice"))
     assert names.bucket(5) == entry(FIVE | 1, b"alice") + entry(FIVE | 2, b"bob")
 
 
-def test_the_last_name_of_a_key_is_shown() -> None:
-    assert table(entry(1, b"alice"), entry(1, b"Alice")).names(0) == {1: "Alice"}
+def test_the_last_name_of_a_key_is_shown(twin: str) -> None:
+    assert table(twin, entry(1, b"alice"), entry(1, b"Alice")).names(0) == {1: "Alice"}
 
 
-def test_bytes_that_are_no_utf_8_are_shown_replaced_and_kept_as_they_are() -> None:
-    names = table(entry(1, b"a\xff"))
+def test_bytes_that_are_no_utf_8_are_shown_replaced_and_kept_as_they_are(twin: str) -> None:
+    names = table(twin, entry(1, b"a\xff"))
     assert names.names(0) == {1: "a\ufffd"}
     assert names.bucket(0) == entry(1, b"a\xff")
 
 
-def test_the_same_user_a_thousand_times_takes_the_room_of_a_few() -> None:
-    names = NameTable()
+def test_the_same_user_a_thousand_times_takes_the_room_of_a_few(twin: str) -> None:
+    names = hot_path(twin).NameTable()
     for _ in range(1000):
         names.add(entry(1, b"alice@example.com"))
     assert len(names) < 2000
     assert names.bucket(0) == entry(1, b"alice@example.com")
 
 
-def test_the_length_is_that_of_all_entries() -> None:
-    assert len(table(entry(1, b"alice"), entry(FIVE, b"bob"))) == 10 + 5 + 10 + 3
+def test_the_length_is_that_of_all_entries(twin: str) -> None:
+    assert len(table(twin, entry(1, b"alice"), entry(FIVE, b"bob"))) == 10 + 5 + 10 + 3
 
 
-def test_merging_says_whether_anything_was_new() -> None:
-    names = table(entry(1, b"alice"))
+def test_merging_says_whether_anything_was_new(twin: str) -> None:
+    names = table(twin, entry(1, b"alice"))
     assert names.merge(entry(2, b"bob") + entry(FIVE, b"eve"))
     assert not names.merge(names.bucket(0))
     assert names.take_dirty() == [0, 5]
     assert names.names(0) == {1: "alice", 2: "bob"}
 
 
-def test_of_two_names_for_one_key_merging_keeps_the_greater_one() -> None:
-    names = table(entry(1, b"alice"))
+def test_of_two_names_for_one_key_merging_keeps_the_greater_one(twin: str) -> None:
+    names = table(twin, entry(1, b"alice"))
     assert not names.merge(entry(1, b"Alice"))
     assert names.merge(entry(1, b"bob") + entry(1, b"Bob"))
     assert names.names(0) == {1: "bob"}
 
 
-def test_an_empty_name_from_elsewhere_is_a_name_too() -> None:
-    names = NameTable()
+def test_an_empty_name_from_elsewhere_is_a_name_too(twin: str) -> None:
+    names = hot_path(twin).NameTable()
     assert names.merge(entry(1, b""))
     assert names.names(0) == {1: ""}
 
 
-def test_a_sweep_drops_the_names_of_users_who_are_not_kept() -> None:
-    names = table(entry(1, b"alice"), entry(2, b"bob"), entry(FIVE, b"eve"))
+def test_a_sweep_drops_the_names_of_users_who_are_not_kept(twin: str) -> None:
+    names = table(twin, entry(1, b"alice"), entry(2, b"bob"), entry(FIVE, b"eve"))
     assert names.sweep(0, lambda key: key == 2) == 1
     assert (names.names(0), names.names(5)) == ({2: "bob"}, {FIVE: "eve"})
     assert names.take_dirty() == [0]
 
 
-def test_a_sweep_that_keeps_everybody_changes_nothing() -> None:
-    names = table(entry(1, b"alice"))
+def test_a_sweep_that_keeps_everybody_changes_nothing(twin: str) -> None:
+    names = table(twin, entry(1, b"alice"))
     assert names.sweep(0, lambda key: True) == 0
     assert names.dirty_count == 0
 
 
-def test_a_bucket_marked_dirty_by_hand_is_given_once() -> None:
-    names = NameTable()
+def test_a_bucket_marked_dirty_by_hand_is_given_once(twin: str) -> None:
+    names = hot_path(twin).NameTable()
     names.mark_dirty(9)
     names.mark_dirty(9)
     assert names.take_dirty() == [9]
 
 
 @pytest.mark.parametrize("cut", [1, 9, 10, 14])
-def test_entries_that_end_in_the_middle_are_refused_as_a_whole(cut: int) -> None:
-    names = NameTable()
+def test_entries_that_end_in_the_middle_are_refused_as_a_whole(twin: str, cut: int) -> None:
+    names = hot_path(twin).NameTable()
     broken = entry(1, b"alice") + entry(2, b"alice")[:cut]
     with pytest.raises(ValueError, match="end in the middle"):
         names.merge(broken)
@@ -124,9 +127,9 @@ blobs = st.lists(
 @settings(max_examples=60)
 @given(one=blobs, two=blobs, three=blobs)
 def test_names_merge_to_the_same_whatever_their_order_and_grouping(
-    one: bytes, two: bytes, three: bytes
+    twin: str, one: bytes, two: bytes, three: bytes
 ) -> None:
-    left, right, other = NameTable(), NameTable(), NameTable()
+    left, right, other = hot_path(twin).NameTable(), hot_path(twin).NameTable(), hot_path(twin).NameTable()
     left.merge(one + two + three)
     right.merge(three)
     other.merge(two)

@@ -1,0 +1,184 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The name table in C: the same as `core.names.NameTable`, which says what each method promises.
+
+A bucket is one block of entries in the order they came, one for each key.
+"""
+
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy, memmove
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+
+DEF BUCKETS = 4096
+DEF HEAD = 10
+
+
+cdef struct block:
+    uint8_t *data
+    size_t used
+    size_t room
+
+
+cdef inline size_t size_of(const uint8_t *entry) noexcept nogil:
+    return HEAD + (<size_t> entry[8] << 8 | entry[9])
+
+
+cdef inline int number_of(const uint8_t *entry) noexcept nogil:
+    return <int> entry[0] << 4 | entry[1] >> 4
+
+
+cdef uint8_t *find(block *bucket, const uint8_t *entry) noexcept nogil:
+    """The entry of the same key, or NULL."""
+    cdef uint8_t *at = bucket.data
+    cdef uint8_t *end = bucket.data + bucket.used
+    while at < end:
+        if memcmp(at, entry, 8) == 0:
+            return at
+        at += size_of(at)
+    return NULL
+
+
+cdef bint greater(const uint8_t *entry, const uint8_t *other) noexcept nogil:
+    """Whether the name of `entry` is the greater one, as bytes."""
+    cdef size_t mine = size_of(entry) - HEAD
+    cdef size_t theirs = size_of(other) - HEAD
+    cdef int order = memcmp(entry + HEAD, other + HEAD, mine if mine < theirs else theirs)
+    return order > 0 or (order == 0 and mine > theirs)
+
+
+cdef class NameTable:
+    cdef block buckets[BUCKETS]
+    cdef uint8_t dirty[BUCKETS]
+    cdef readonly int dirty_count
+    cdef size_t used
+
+    def __dealloc__(self):
+        cdef int number
+        for number in range(BUCKETS):
+            free(self.buckets[number].data)
+
+    def __len__(self):
+        return self.used
+
+    cdef int check(self, const uint8_t *data, size_t length) except -1:
+        cdef size_t at = 0
+        while at < length:
+            if length - at < HEAD or length - at < size_of(data + at):
+                raise ValueError(f"names: {length} bytes of entries end in the middle of one")
+            at += size_of(data + at)
+        return 0
+
+    cdef void mark(self, int number) noexcept nogil:
+        if not self.dirty[number]:
+            self.dirty[number] = 1
+            self.dirty_count += 1
+
+    cdef void drop(self, block *bucket, uint8_t *at) noexcept nogil:
+        cdef size_t size = size_of(at)
+        memmove(at, at + size, bucket.data + bucket.used - at - size)
+        bucket.used -= size
+        self.used -= size
+
+    cdef int append(self, block *bucket, const uint8_t *entry) except -1:
+        cdef size_t size = size_of(entry)
+        cdef size_t room
+        cdef uint8_t *data
+        if bucket.used + size > bucket.room:
+            room = bucket.used + size + bucket.used // 4 + 32
+            data = <uint8_t *> realloc(bucket.data, room)
+            if data == NULL:
+                raise MemoryError
+            bucket.data, bucket.room = data, room
+        memcpy(bucket.data + bucket.used, entry, size)
+        bucket.used += size
+        self.used += size
+        return 0
+
+    def add(self, bytes entries not None):
+        cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(entries)
+        cdef size_t length = PyBytes_GET_SIZE(entries)
+        cdef size_t at = 0
+        cdef size_t size
+        cdef int number
+        cdef uint8_t *known
+        self.check(data, length)
+        while at < length:
+            size = size_of(data + at)
+            number = number_of(data + at)
+            known = find(&self.buckets[number], data + at)
+            if known == NULL or size_of(known) != size or memcmp(known, data + at, size) != 0:
+                if known != NULL:
+                    self.drop(&self.buckets[number], known)
+                self.append(&self.buckets[number], data + at)
+            self.mark(number)
+            at += size
+
+    def merge(self, bytes entries not None):
+        cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(entries)
+        cdef size_t length = PyBytes_GET_SIZE(entries)
+        cdef size_t at = 0
+        cdef int number
+        cdef bint anything = False
+        cdef uint8_t *known
+        self.check(data, length)
+        while at < length:
+            number = number_of(data + at)
+            known = find(&self.buckets[number], data + at)
+            if known == NULL or greater(data + at, known):
+                if known != NULL:
+                    self.drop(&self.buckets[number], known)
+                self.append(&self.buckets[number], data + at)
+                self.mark(number)
+                anything = True
+            at += size_of(data + at)
+        return anything
+
+    cdef list entries(self, int number):
+        if not 0 <= number < BUCKETS:
+            raise IndexError(f"bucket {number}: must be 0 to {BUCKETS - 1}")
+        cdef block *bucket = &self.buckets[number]
+        cdef size_t at = 0
+        cdef list found = []
+        while at < bucket.used:
+            found.append(PyBytes_FromStringAndSize(<char *> bucket.data + at, size_of(bucket.data + at)))
+            at += size_of(bucket.data + at)
+        found.sort()
+        return found
+
+    def bucket(self, int number):
+        return b"".join(self.entries(number))
+
+    def names(self, int number):
+        return {
+            int.from_bytes(entry[:8], "big"): entry[HEAD:].decode(errors="replace")
+            for entry in self.entries(number)
+        }
+
+    def sweep(self, int number, keep):
+        cdef list all = self.entries(number)
+        cdef list kept = [entry for entry in all if keep(int.from_bytes(entry[:8], "big"))]
+        cdef int dropped = len(all) - len(kept)
+        if dropped:
+            self.used -= self.buckets[number].used
+            self.buckets[number].used = 0
+            for entry in kept:
+                self.append(&self.buckets[number], <const uint8_t *> PyBytes_AS_STRING(entry))
+            self.mark(number)
+        return dropped
+
+    def take_dirty(self):
+        cdef int number
+        cdef list taken = []
+        if self.dirty_count:
+            for number in range(BUCKETS):
+                if self.dirty[number]:
+                    self.dirty[number] = 0
+                    taken.append(number)
+            self.dirty_count = 0
+        return taken
+
+    def mark_dirty(self, int number):
+        if not 0 <= number < BUCKETS:
+            raise IndexError(f"bucket {number}: must be 0 to {BUCKETS - 1}")
+        self.mark(number)

@@ -1,0 +1,77 @@
+"""A stranger at a director's ring port: says what he likes, and listens to why he is sent away."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from director.core.effects import Send
+from director.core.member import Identity, Neighbour
+from director.core.messages import RING_VERSION, Bye, Hello, RingMessage
+from director.types import Address, LinkId, MemberId, Now
+from director.wire import ring_native
+from tests.e2e.processes import SECRET
+
+FITTING: dict[str, Any] = {
+    "version": RING_VERSION,
+    "oldest_version": RING_VERSION,
+    "incarnation": 1,
+    "nonce": bytes(32),
+    "username_hash": "%Lu",
+    "expire": 900,
+}
+
+
+def hello(fields: dict[str, Any]) -> Hello:
+    """A greeting that would be accepted but for these fields."""
+    return Hello(**{**FITTING, "unix": time.time(), **fields})
+
+
+class Stranger:
+    """A TCP connection to a director, from an address of one's choice."""
+
+    def __init__(self, member: str, *, source: str) -> None:
+        address, _, port = member.rpartition(":")
+        self.source, self.member = source, MemberId(member)
+        self.socket = socket.create_connection((address, int(port)), timeout=10, source_address=(source, 0))
+        self._frames = ring_native.FrameReader()
+        self._frames.limit = ring_native.LIMIT
+        self._heard: list[RingMessage] = []
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def say(self, messages: Sequence[RingMessage]) -> None:
+        self.send(ring_native.encode(messages))
+
+    def greet(self, member: str) -> None:
+        """Say that we are `member`, and prove it."""
+        me = Identity(MemberId(member), 1, "%Lu", 900, SECRET.encode(), 1.0, 5.0, 2.0)
+        now = Now(time.monotonic(), time.time())
+        own = Neighbour(LinkId(1), me, Address(self.member.rpartition(":")[0]), self.member, bytes(32), now)
+        effects = own.open()
+        while effects:
+            for effect in effects:
+                assert isinstance(effect, Send)
+                self.say(effect.messages)
+            effects = [] if own.live else [e for m in self._next() for e in own.handle(m, now) or []]
+
+    def good_bye(self) -> str:
+        """The reason given before the connection is closed."""
+        while messages := self._next():
+            self._heard += messages
+        byes = [message.reason for message in self._heard if isinstance(message, Bye)]
+        return byes[-1] if byes else ""
+
+    def _next(self) -> list[RingMessage]:
+        """What comes with the next bytes; nothing at the end."""
+        data = self.socket.recv(65536)
+        return [message for frame in self._frames.feed(data) for message in frame] if data else []
+
+    def __enter__(self) -> Stranger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()

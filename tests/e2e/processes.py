@@ -1,0 +1,479 @@
+"""Directors as processes, an auth service to stand behind them, and clients that speak as login processes do.
+
+No Dovecot is needed. The auth service decides by what the user is called: `bad…` fails, `local…` is not
+proxied, `fixed…` has a host already, everybody else is to be proxied.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.servers import free_port
+
+ROOT = Path(__file__).parents[2]
+SECRET = "a secret of the ring, 32 bytes long"
+BACKENDS = "127.0.3.1-127.0.3.4"
+ANSWER_WITHIN = 20.0
+"""Seconds a client waits for an answer."""
+GREETING = b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nSPID\t4711\nCUID\t1\nCOOKIE\t0123456789abcdef\nDONE\n"
+
+
+def until(condition: Callable[[], Any], *, within: float = 15.0, what: str = "") -> Any:
+    """What `condition` gives, as soon as that is true. Looks every 10 ms; fails after `within` seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {within} s: {what or condition}"
+        time.sleep(0.01)
+
+
+def auth_line(number: int, user: str) -> bytes:
+    """A request as imap-login sends it."""
+    resp = base64.b64encode(b"\0" + user.encode() + b"\0secret").decode()
+    return f"AUTH\t{number}\tPLAIN\tservice=imap\tresp={resp}\n".encode()
+
+
+def pass_line(number: int, user: str) -> bytes:
+    """A request as LMTP sends it."""
+    return f"PASS\t{number}\t{user}\tservice=lmtp\n".encode()
+
+
+def auth_answer(line: bytes) -> bytes:
+    """What the auth service says to a request (without LF); nothing to what is no request."""
+    command, *fields = line.split(b"\t")
+    if command == b"AUTH":
+        resp = next(field for field in fields if field.startswith(b"resp="))
+        user, reply = base64.b64decode(resp[5:]).split(b"\0")[1], b"OK"
+    elif command == b"PASS":
+        user, reply = fields[1], b"PASS"
+    else:
+        return b""
+    number = fields[0]
+    if user.startswith(b"bad"):
+        return b"FAIL\t%s\tuser=%s\n" % (number, user)
+    extra = b"" if user.startswith(b"local") else b"\tproxy"
+    extra += b"\thost=192.0.2.9" if user.startswith(b"fixed") else b""
+    return b"%s\t%s\tuser=%s%s\n" % (reply, number, user, extra)
+
+
+class Auth:
+    """An auth service on a unix socket. `with` it, or call start() and stop()."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        answer: Callable[[bytes], bytes] = auth_answer,
+        delay: float = 0.0,
+        gather: int = 1,
+        greeting: bytes = GREETING,
+    ) -> None:
+        """answer: the reply to a line. delay: seconds before an answer. gather: answer so many requests
+        together, in any order. greeting: what it says first; empty: it is silent."""
+        self.path, self.answer, self.delay, self.gather, self.greeting = path, answer, delay, gather, greeting
+        self.accepted = 0
+        self.received = b""
+        """All that came, of all connections."""
+        self.connections: set[socket.socket] = set()
+        self._listener: socket.socket | None = None
+
+    def start(self) -> Auth:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen(100)
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Die: nobody is answered any more, all connections are closed, the socket is gone."""
+        if self._listener is not None:
+            self.path.unlink(missing_ok=True)
+            listener, self._listener = self._listener, None
+            _end(listener)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        for connection in list(self.connections):
+            _end(connection)
+
+    def send(self, data: bytes) -> None:
+        """Say something by itself, on every connection."""
+        for connection in list(self.connections):
+            connection.sendall(data)
+
+    def __enter__(self) -> Auth:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                self.accepted += 1
+                self.connections.add(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        rest, answers = b"", []
+        with suppress(OSError):
+            connection.sendall(self.greeting)
+            while data := connection.recv(1 << 18):
+                self.received += data
+                *lines, rest = (rest + data).split(b"\n")
+                answers += [answer for line in lines if (answer := self.answer(line))]
+                if self.greeting and len(answers) >= self.gather:
+                    if self.gather > 1:
+                        random.shuffle(answers)
+                    time.sleep(self.delay)
+                    connection.sendall(b"".join(answers))
+                    answers = []
+        self.connections.discard(connection)
+        connection.close()
+
+
+def _end(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
+
+
+class Refused(Exception):
+    """A login got another answer than a host."""
+
+
+class Client:
+    """A login process, or LMTP with `passlines`. Connects, and retries while nobody listens, as they do."""
+
+    def __init__(self, path: Path, *, passlines: bool = False, within: float = ANSWER_WITHIN) -> None:
+        self._line = pass_line if passlines else auth_line
+        self.socket = connect(path, within)
+        self.socket.sendall(b"VERSION\t1\t2\nCPID\t77\n")
+        self.stream = self.socket.makefile("rb")
+        self.greeting = b""
+        while not self.greeting.endswith(b"DONE\n"):
+            line = self.stream.readline()
+            assert line, "closed before it was greeted"
+            self.greeting += line
+
+    def ask(self, users: Sequence[str], *, at_once: int = 500) -> dict[str, str]:
+        """The host of each user. Raises Refused for any other answer."""
+        hosts: dict[str, str] = {}
+        for begin in range(0, len(users), at_once):
+            asked = dict(enumerate(users[begin : begin + at_once], begin + 1))
+            self.socket.sendall(b"".join(self._line(number, user) for number, user in asked.items()))
+            while asked:
+                line = self.stream.readline()
+                number = line.split(b"\t")[1] if line else b""
+                host = host_in(line)
+                hosts[asked.pop(int(number))] = host
+        return hosts
+
+    def close(self) -> None:
+        self.stream.close()
+        self.socket.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def host_in(line: bytes) -> str:
+    """The host a reply names. Raises Refused."""
+    for field in line.rstrip(b"\n").split(b"\t"):
+        if field.startswith(b"host="):
+            return field[5:].decode()
+    raise Refused(line.decode(errors="replace") or "the connection was closed")
+
+
+def connect(path: Path, within: float = ANSWER_WITHIN) -> socket.socket:
+    """A connection to a unix socket, as soon as somebody listens."""
+
+    def attempt() -> socket.socket | None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(within)
+        try:
+            sock.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+            return None
+        return sock
+
+    found: socket.socket = until(attempt, within=within, what=f"nobody listens on {path}")
+    return found
+
+
+class Login(NamedTuple):
+    """One login of a `Load`."""
+
+    at: str
+    user: str
+    host: str
+    began: float
+    seconds: float
+
+
+class Load:
+    """Logins in threads, one connection each, until the end of the `with` block. Failures are kept."""
+
+    def __init__(self, ports: dict[str, Path], users: Sequence[str], *, pause: float = 0.002) -> None:
+        """ports: name of a director -> login socket. pause: seconds between two logins of a thread."""
+        self.users, self.pause = users, pause
+        self.logins: list[Login] = []
+        self.failures: list[str] = []
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=port) for port in ports.items()]
+
+    def _run(self, name: str, path: Path) -> None:
+        try:
+            with Client(path) as client:
+                while not self._over.is_set():
+                    user, began = random.choice(self.users), time.monotonic()
+                    host = client.ask([user])[user]
+                    self.logins.append(Login(name, user, host, began, time.monotonic() - began))
+                    time.sleep(self.pause)
+        except (Refused, OSError, AssertionError) as exc:
+            self.failures.append(f"{name}: {exc!r}")
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def slowest(self) -> float:
+        """Seconds."""
+        return max(login.seconds for login in self.logins)
+
+    def on_two_hosts(self) -> dict[str, set[str]]:
+        hosts: dict[str, set[str]] = {}
+        for login in self.logins:
+            hosts.setdefault(login.user, set()).add(login.host)
+        return {user: found for user, found in hosts.items() if len(found) > 1}
+
+
+class DirectorProcess:
+    """`director serve` with a folder of its own, named by its ring address."""
+
+    def __init__(
+        self,
+        folder: Path,
+        address: str,
+        port: int,
+        servers: Iterable[str],
+        *,
+        state: str = "sqlite:///state.db",
+        secret: str = SECRET,
+        backends: str = BACKENDS,
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        """settings: more lines of the configuration, by section."""
+        self.folder, self.member = folder, f"{address}:{port}"
+        self.run = folder / "run"
+        self.auth_path = self.run / "auth-login"
+        self.userdb_path = self.run / "auth-userdb"
+        self.login = self.run / "login/director/login"
+        self.userdb = self.run / "director-userdb"
+        self.fifo = self.run / "login/director/proxy-notify"
+        self.admin = self.run / "director-admin"
+        self.api_path = folder / "api.sock"
+        self.config = folder / "director.toml"
+        self.log_path = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.run.mkdir(parents=True)
+        secret_file = folder / "secret"
+        secret_file.touch(0o600)
+        secret_file.write_text(secret)
+        listed = json.dumps(list(servers) or [self.member])
+        lines = {
+            "ring": f'listen = "{self.member}"\nservers = {listed}\nsecret_file = "secret"\n',
+            "backends": f'mail_servers = ["{backends}"]\n',
+            "dovecot": f'base_dir = "{self.run}"\n',
+            "listen.api": f'path = "{self.api_path}"\n',
+        }
+        for section, more in (settings or {}).items():
+            lines[section] = lines.get(section, "") + more + "\n"
+        sections = "".join(f"[{section}]\n{text}" for section, text in lines.items())
+        self.config.write_text(f'state = "{state}"\n{sections}')
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> DirectorProcess:
+        """Start it; wait for nothing."""
+        command = [sys.executable, "-m", "director", "serve", "-c", str(self.config)]
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        return self
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """End it as an init system does. Returns the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, within: float = 15.0) -> int:
+        """Until it ends by itself. Returns the exit code."""
+        assert self._process is not None
+        return self._process.wait(within)
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> int:
+        assert self._process is not None
+        self._process.send_signal(how)
+        return self._process.wait(15)
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def logged(self, event: str, text: str = "") -> list[str]:
+        """The lines of one event that hold `text`."""
+        return [line for line in self.log.splitlines() if f" event={event} " in f"{line} " and text in line]
+
+    def get(self, path: str) -> Any:
+        """An answer of the API. Raises OSError while it is not served."""
+        status, body = self.request("GET", path)
+        assert status == 200, body
+        return json.loads(body)
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("director", timeout=ANSWER_WITHIN)
+        connection.sock = connect(self.api_path)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def change(self, method: str, path: str, body: Any = None) -> Any:
+        """Have something changed. Returns the answer, which comes when every director has it."""
+        status, answer = self.request(method, path, body)
+        assert status == 200, answer
+        return json.loads(answer)
+
+    def hosts(self) -> list[tuple[str, str, int, bool]]:
+        """Address, tag, weight and whether it is up, of each backend."""
+        return [(h["address"], h["tag"], h["weight"], h["up"]) for h in self.get("/v1/hosts")]
+
+    def users(self) -> int:
+        count: int = self.get("/v1/status")["users"]
+        return count
+
+    def wait_ready(self, within: float = 15.0) -> None:
+        """Until logins are answered."""
+        until(lambda: self.ready(), within=within, what=f"{self.member} ready:\n{self.log[-2000:]}")
+
+    def ready(self) -> bool:
+        try:
+            return self.request("GET", "/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def wait_whole(self, members: int, within: float = 15.0) -> None:
+        """Until so many directors are in the ring."""
+        self.wait_ready(within)
+        until(lambda: len(self.get("/v1/ring")["ring"]) == members, within=within, what=self.log[-2000:])
+
+
+class Directors:
+    """Some directors in one ring, each with an auth service. `with` it starts them all."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        first: str = "127.0.2.11",
+        count: int = 3,
+        state: str = "sqlite:///state.db",
+        settings: dict[str, str] | None = None,
+        each: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """each: what is different for the first, second, … director: arguments of DirectorProcess."""
+        head, _, last = first.rpartition(".")
+        addresses = [f"{head}.{int(last) + number}" for number in range(count)]
+        port = free_port()
+        servers = [f"{address}:{port}" for address in addresses]
+        self.auths: list[Auth] = []
+        self.all: list[DirectorProcess] = []
+        for number, address in enumerate(addresses):
+            own: dict[str, Any] = {"state": state, "settings": settings, "servers": servers}
+            own |= each[number] if number < len(each) else {}
+            director = DirectorProcess(folder / f"d{number + 1}", address, port, **own)
+            self.all.append(director)
+            self.auths += [Auth(director.auth_path), Auth(director.userdb_path)]
+        self._stack = ExitStack()
+
+    def __getitem__(self, number: int) -> DirectorProcess:
+        return self.all[number]
+
+    def __enter__(self) -> Directors:
+        with ExitStack() as stack:
+            for auth in self.auths:
+                stack.enter_context(auth)
+            for director in self.all:
+                stack.callback(director.close)
+                director.start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self) -> Directors:
+        for director in self.all:
+            director.start()
+        return self
+
+    def stop(self) -> None:
+        """End all at once, as when every machine goes down."""
+        for director in self.all:
+            director.send(signal.SIGTERM)
+        for director in self.all:
+            director.wait()
+
+    def wait_whole(self) -> None:
+        for director in self.all:
+            director.wait_whole(len(self.all))
+
+    @property
+    def logins(self) -> dict[str, Path]:
+        return {director.member: director.login for director in self.all}

@@ -1,0 +1,105 @@
+"""Cores for unit tests: one director, played to by hand. Whole rings are in `tests/simulation`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from director.core.assign import Assigner
+from director.core.director import Director
+from director.core.effects import Effect, Send
+from director.core.events import Event, LinkOpened, Received, Started, TimerFired
+from director.core.hashing import UserHash
+from director.core.hosts import BackendSetting, HostTable
+from director.core.member import Identity, Neighbour, State
+from director.core.messages import Digests, ExchangeDone, RingMessage
+from director.core.names import NameTable
+from director.core.order import split_member
+from director.core.users import UserTable
+from director.types import Address, LinkId, MemberId, Now
+
+D1, D2, D3 = (MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3))
+BACKENDS = [Address(f"10.1.0.{number}") for number in (1, 2, 3, 4)]
+EXPIRE = 900
+START = 1_000_000
+SECRET = b"the secret of the ring"
+
+Kind = TypeVar("Kind")
+
+
+def at(mono: float) -> Now:
+    return Now(mono, START + mono)
+
+
+def identity(member: MemberId, **fields: Any) -> Identity:
+    usual: dict[str, Any] = {
+        "member": member,
+        "incarnation": 7,
+        "username_hash": "%Lu",
+        "expire": EXPIRE,
+        "secret": SECRET,
+        "ping_interval": 1.0,
+        "ping_timeout": 5.0,
+        "max_clock_skew": 2.0,
+    }
+    return Identity(**(usual | fields))
+
+
+class Played:
+    """One real core, and what it has wanted so far."""
+
+    def __init__(self, *others: MemberId, me: MemberId = D1, started: bool = True) -> None:
+        self.users = UserTable(EXPIRE)
+        self.core = Director(
+            identity(me),
+            [me, *others],
+            HostTable(BackendSetting(address, "", "", 100) for address in BACKENDS),
+            Assigner(self.users, UserHash()),
+            NameTable(),
+            isolation_wait=20.0,
+        )
+        self.peers: dict[LinkId, Neighbour] = {}
+        if started:
+            self.handle(Started(), 0)
+
+    def handle(self, event: Event, mono: float) -> list[Effect]:
+        return self.core.handle(event, at(mono))
+
+    def hear(self, link: int, *messages: RingMessage, mono: float = 1.0) -> list[Effect]:
+        return self.handle(Received(LinkId(link), messages), mono)
+
+    def link(self, number: int, peer: MemberId, *, dialled: bool, mono: float = 0.0) -> None:
+        """Play the other end of a link from the greeting to the end of the exchange."""
+        link, address = LinkId(number), split_member(peer)[0]
+        other = Neighbour(
+            link,
+            identity(peer),
+            split_member(self.core.me)[0],
+            None if dialled else self.core.me,
+            b"theirs %d" % number,
+            at(mono),
+        )
+        theirs = messages(other.open())
+        opened = LinkOpened(link, b"ours %d" % number, address, peer if dialled else None)
+        ours = messages(self.handle(opened, mono))
+        while ours or theirs:
+            answers = [m for one in ours for m in messages(other.handle(one, at(mono)) or [])]
+            ours, theirs = messages(self.handle(Received(link, theirs), mono)) if theirs else [], answers
+            ours = [m for m in ours if type(m).__name__ in ("Hello", "Proof")]
+        self.peers[link] = other
+        self.hear(number, Digests(0, bytes(8 * 4096)), ExchangeDone(True), mono=mono)
+        while self.core.next_deadline() == 0.0:
+            self.handle(TimerFired(), mono)
+
+    def state(self, link: int) -> State:
+        return self.core.ring.links[LinkId(link)].state
+
+
+def messages(effects: Sequence[Effect], link: int | None = None) -> list[RingMessage]:
+    """What is sent (over one link), in order."""
+    sends = [effect for effect in effects if isinstance(effect, Send)]
+    return [message for send in sends if link in (None, send.link) for message in send.messages]
+
+
+def of(kind: type[Kind], effects: Sequence[object]) -> list[Kind]:
+    return [effect for effect in effects if isinstance(effect, kind)]

@@ -1,0 +1,468 @@
+"""The facade: order of effects, gate, thaw, bad neighbours, deadlines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from director.core.addresses import host_id
+from director.core.assign import Gate
+from director.core.effects import Answer, Claim, Close, Dial, Log, OperationDone, Refuse, Send, StoreHosts
+from director.core.events import (
+    Claimed,
+    ClaimFailed,
+    Congested,
+    DialFailed,
+    Dropped,
+    HostChange,
+    Leases,
+    LinkClosed,
+    LinkOpened,
+    Lookup,
+    Seen,
+    Started,
+    Stopping,
+    StoredHosts,
+    StoredUsers,
+    TableChanged,
+    Thawed,
+    TimerFired,
+)
+from director.core.hashing import UserHash
+from director.core.member import State
+from director.core.messages import (
+    Bye,
+    Digests,
+    HostRow,
+    Hosts,
+    Names,
+    Ping,
+    Pong,
+    RingMessage,
+    Token,
+    Users,
+)
+from director.core.standing import Standing
+from director.core.users import User, pack
+from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
+from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, messages, of
+
+ALICE, BOB = UserHash().key(b"alice"), UserHash().key(b"bob")
+ROW = HostRow(str(BACKENDS[0]), "", True, 0, "", 0, 7, START, True, 0)
+
+
+def alone() -> Played:
+    """The only director there is."""
+    played = Played()
+    assert played.core.assigner.gate is Gate.OPEN
+    return played
+
+
+def in_ring() -> Played:
+    """d1 between d3 (left, link 2) and d2 (right, link 1), in sync."""
+    played = Played(D2, D3)
+    played.link(1, D2, dialled=True)
+    played.link(2, D3, dialled=False)
+    release(played)
+    assert played.core.assigner.gate is Gate.OPEN
+    return played
+
+
+def release(played: Played, mono: float = 0.5) -> None:
+    """Let a token of the right neighbour go round twice."""
+    digest = played.core.hosts.digest()
+    for lap, passed in ((1, [D2, D3]), (2, [D2, D3, D1])):
+        played.hear(2, Token(D2, 1, lap, digest, list(passed)), mono=mono)
+
+
+def partial() -> Played:
+    """d1 in a ring of two, while d3 holds a live lease outside it."""
+    played = Played(D2, D3)
+    played.link(1, D2, dialled=True)
+    played.link(2, D2, dialled=False)
+    digest = played.core.hosts.digest()
+    for lap, passed in ((1, [D2]), (2, [D2, D1])):
+        played.hear(2, Token(D2, 1, lap, digest, list(passed)), mono=0.5)
+    played.handle(Leases(frozenset([D1, D2, D3])), 0.6)
+    assert played.core.partial
+    return played
+
+
+def lookup(request: int, key: UserKey = ALICE, tag: bytes = b"") -> Lookup:
+    return Lookup(RequestId(request), key, tag)
+
+
+def record(
+    key: UserKey = ALICE, host: str = str(BACKENDS[0]), decided: int = START, seen: int = START
+) -> bytes:
+    return pack([User(key, host_id(host), Stamp(decided), seen, 0)])
+
+
+def test_a_director_alone_answers_everybody_as_soon_as_it_has_started() -> None:
+    played = Played(started=False)
+    assert of(Answer, played.handle(lookup(1), 0)) == []
+    assert [answer.request for answer in of(Answer, played.handle(Started(), 0))] == [1]
+
+
+def test_records_leave_before_tokens_and_tokens_before_answers() -> None:
+    played = in_ring()
+    played.hear(2, Hosts([ROW]))
+    played.handle(lookup(1), 1.1)
+    played.users.put(User(BOB, HostId(1), Stamp(START), START, 0))
+    digest = played.core.hosts.digest()
+    played.hear(2, Token(D2, 9, 1, digest, [D2, D3]), mono=1.2)
+    played.users.put(User(BOB, HostId(1), Stamp(START), START, 0))
+    effects = played.hear(2, Token(D2, 9, 2, digest, [D2, D3, D1]), mono=1.3)
+    order = [type(m).__name__ for m in messages(effects, 1)]
+    assert order[:2] == ["Users", "Token"]
+    answer = next(at for at, effect in enumerate(effects) if isinstance(effect, Answer))
+    last_users = max(at for at, e in enumerate(effects) if isinstance(e, Send) and of(Users, e.messages))
+    assert last_users < answer
+
+
+def test_a_choice_made_for_a_waiting_login_is_announced_before_its_answer() -> None:
+    effects = in_ring().handle(lookup(1), 1)
+    assert [type(effect).__name__ for effect in effects] == ["Send", "Send", "Answer"]
+    assert len(of(Users, messages(effects))) == 2
+
+
+def test_what_the_hot_path_has_put_goes_to_both_neighbours_in_one_message_each() -> None:
+    played = in_ring()
+    for number in range(3):
+        played.users.put(User(UserKey(number + 1 << 32), HostId(1), Stamp(START), START, 0))
+    effects = played.handle(TableChanged(), 1)
+    assert [len(users.records) // 22 for users in of(Users, messages(effects))] == [3, 3]
+
+
+def test_names_of_new_users_go_round_to_the_right_once() -> None:
+    played = in_ring()
+    entries = (ALICE).to_bytes(8) + (5).to_bytes(2) + b"alice"
+    effects = played.hear(2, Names(entries, 2))
+    assert messages(effects) == [Names(entries, 1)]
+    assert messages(played.hear(2, Names(entries, 1))) == []
+    assert played.core.names.names(ALICE >> 52) == {ALICE: "alice"}
+
+
+def test_what_is_new_here_is_passed_on_and_what_is_not_dies() -> None:
+    played = in_ring()
+    assert of(Users, messages(played.hear(2, Users(record())), 1)) == [Users(record())]
+    assert messages(played.hear(2, Users(record()))) == []
+
+
+def test_a_refresh_keeps_a_user_in_every_tag_and_is_told_at_once() -> None:
+    played = in_ring()
+    played.handle(HostChange(1, Address("10.1.0.9"), add=True, tag="gold", weight=1), 1)
+    gold = UserHash().key(b"alice", b"gold")
+    played.hear(2, Users(record() + record(gold, "10.1.0.9")))
+    effects = played.handle(Seen([b"alice"]), 500)
+    assert [users.seen for users in map(played.users.get, (ALICE, gold)) if users] == [START + 500] * 2
+    assert of(Users, messages(effects)) != []
+
+
+def test_new_users_wait_from_the_merge_of_a_host_change_until_the_release_and_known_ones_do_not() -> None:
+    played = in_ring()
+    played.hear(1, Users(record()))
+    played.hear(2, Hosts([ROW]))
+    assert played.core.assigner.gate is Gate.KNOWN
+    assert of(Answer, played.handle(lookup(1, ALICE), 1)) != []
+    assert of(Answer, played.handle(lookup(2, BOB), 1)) == []
+
+
+def test_a_row_that_changes_no_placement_makes_nobody_wait() -> None:
+    played = in_ring()
+    effects = played.hear(2, Hosts([msgspec.structs.replace(ROW, weight=100)]))
+    assert of(StoreHosts, effects) == [StoreHosts()]
+    assert played.core.assigner.gate is Gate.OPEN
+
+
+def test_a_started_director_answers_nobody_before_it_has_compared_its_memory() -> None:
+    played = Played(D2, D3, started=False)
+    played.handle(StoredUsers(record()), 0)
+    played.handle(Started(), 0)
+    assert (played.core.hint, played.core.assigner.gate) == (True, Gate.CLOSED)
+    assert of(Answer, played.handle(lookup(1), 0)) == []
+    played.link(1, D2, dialled=True)
+    assert (played.core.hint, played.core.assigner.gate) == (False, Gate.KNOWN)
+
+
+def test_the_leases_say_that_a_director_is_alone() -> None:
+    played = Played(D2, D3)
+    effects = played.handle(lookup(1), 0)
+    effects += played.handle(Leases(frozenset([D1])), 0.1)
+    assert [answer.request for answer in of(Answer, effects)] == [1]
+    assert played.core.standing is Standing.WHOLE
+
+
+def test_after_a_freeze_nobody_is_answered_before_a_neighbour_has_given_a_sign_of_life() -> None:
+    played = in_ring()
+    effects = played.handle(Thawed(3.0), 4)
+    (ping,) = set(of(Ping, messages(effects)))
+    assert played.core.assigner.gate is Gate.CLOSED
+    assert of(Answer, played.handle(lookup(1), 4)) == []
+    played.hear(1, Pong(ping.serial), mono=4.1)
+    assert played.core.assigner.gate is Gate.CLOSED
+    effects = played.hear(2, Pong(ping.serial), mono=4.1)
+    assert [answer.request for answer in of(Answer, effects)] == [1]
+
+
+def test_a_freeze_is_noticed_by_the_first_event_that_comes_too_late_whichever_it_is() -> None:
+    played = in_ring()
+    played.hear(1, Users(record()))
+    due = played.core.next_deadline()
+    assert due is not None
+    effects = played.handle(lookup(1), due + 1.1)
+    assert of(Answer, effects) == []
+    assert of(Log, effects)[0].event == "frozen"
+    assert [played.state(link) for link in (1, 2)] == [State.FULL, State.FULL]
+
+
+def test_neighbours_are_not_given_up_for_the_silence_of_our_own_freeze() -> None:
+    played = in_ring()
+    played.core.next_deadline()
+    played.handle(TimerFired(), 60)
+    assert [played.state(link) for link in (1, 2)] == [State.FULL, State.FULL]
+
+
+def test_after_a_freeze_in_which_all_neighbours_left_memory_is_a_hint_again() -> None:
+    played = in_ring()
+    played.hear(1, Users(record()))
+    played.handle(Thawed(30.0), 31)
+    for link in (1, 2):
+        played.handle(LinkClosed(LinkId(link), "connection closed"), 31)
+    assert (played.core.hint, played.core.assigner.gate) == (True, Gate.CLOSED)
+    assert of(Answer, played.handle(lookup(1), 40)) == []
+
+
+def test_leases_from_before_a_freeze_do_not_make_a_director_alone() -> None:
+    played = Played(D2)
+    played.handle(Leases(frozenset([D1])), 0)
+    assert played.core.assigner.gate is Gate.OPEN
+    played.handle(Thawed(100.0), 100)
+    assert played.core.assigner.gate is Gate.CLOSED
+    played.handle(Leases(frozenset([D1])), 100.1)
+    assert played.core.assigner.gate is Gate.OPEN
+
+
+def test_whoever_has_lost_everybody_tries_to_compare_notes_for_a_second() -> None:
+    played = in_ring()
+    played.hear(1, Users(record()))
+    for link in (1, 2):
+        played.handle(LinkClosed(LinkId(link), "connection closed"), 10)
+    assert played.core.assigner.gate is Gate.CLOSED
+    assert of(Answer, played.handle(lookup(1), 10)) == []
+    assert of(Answer, played.handle(TimerFired(), 11.0)) != []
+
+
+def test_whoever_can_reach_nobody_does_not_wait_for_that_second() -> None:
+    played = in_ring()
+    played.hear(1, Users(record()))
+    effects = []
+    for link in (1, 2):
+        effects += played.handle(LinkClosed(LinkId(link), "connection closed"), 10)
+    for _ in range(2):
+        for dial in of(Dial, effects):
+            effects = played.handle(DialFailed(dial.member, "refused"), 10.01)
+    assert played.core.assigner.gate is Gate.KNOWN
+
+
+def test_a_login_that_is_dropped_is_forgotten() -> None:
+    played = Played(D2)
+    played.handle(lookup(1), 0)
+    played.handle(Dropped([RequestId(1)]), 1)
+    assert len(played.core.pending) == 0
+
+
+def test_a_login_that_nobody_can_answer_is_refused_after_thirty_seconds_and_named_without_his_name() -> None:
+    played = Played(D2, D3)
+    played.handle(lookup(1), 0)
+    effects = played.handle(TimerFired(), 30.0)
+    assert [(refuse.request, "waited 30 s" in refuse.reason) for refuse in of(Refuse, effects)] == [(1, True)]
+    (log,) = [log for log in of(Log, effects) if log.event == "lookup_timed_out"]
+    assert log.fields["hash"] == ALICE >> 32
+
+
+def test_in_a_partial_ring_a_new_user_is_claimed_once_however_often_he_logs_in() -> None:
+    played = partial()
+    effects = played.handle(lookup(1), 1) + played.handle(lookup(2), 1)
+    (claim,) = of(Claim, effects)
+    assert claim.key == ALICE
+    effects = played.handle(Claimed(ALICE, record(host=str(BACKENDS[3]))), 1.1)
+    assert [(a.request, a.backend.address) for a in of(Answer, effects)] == [
+        (1, BACKENDS[3]),
+        (2, BACKENDS[3]),
+    ]
+
+
+def test_a_claim_that_failed_is_made_again_after_half_a_second() -> None:
+    played = partial()
+    played.handle(lookup(1), 1)
+    assert of(Claim, played.handle(ClaimFailed(ALICE), 1.1)) == []
+    assert of(Claim, played.handle(TimerFired(), 1.5)) == []
+    assert len(of(Claim, played.handle(TimerFired(), 1.7))) == 1
+
+
+def test_a_claim_that_settles_nothing_is_not_repeated_in_a_hot_loop() -> None:
+    played = partial()
+    played.handle(lookup(1), 1)
+    effects = played.handle(Claimed(ALICE, record(host="10.9.9.9")), 1.1)
+    assert (of(Claim, effects), of(Answer, effects)) == ([], [])
+    assert len(of(Claim, played.handle(TimerFired(), 1.7))) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "decided", "seen", "mono", "binds"),
+    [
+        (str(BACKENDS[0]), START, START, 1, True),
+        (str(BACKENDS[0]), START, START, EXPIRE + 1, False),
+        (str(BACKENDS[1]), START, START, 1, False),
+        ("10.9.9.9", START, START, 1, True),
+        ("10.9.9.9", START, START, 7, False),
+    ],
+    ids=[
+        "alive",
+        "expired",
+        "on a removed host",
+        "on a host not heard of yet",
+        "on a host not heard of for long",
+    ],
+)
+def test_a_claim_keeps_who_is_alive_on_a_host_that_was_not_removed(
+    host: str, decided: int, seen: int, mono: float, binds: bool
+) -> None:
+    played = partial()
+    removed = HostRow(str(BACKENDS[1]), "", False, START + 1, "", 0, 100, 0, True, 0)
+    played.handle(lookup(1), 1)
+    played.handle(StoredUsers(record(host=host, decided=decided, seen=seen)), 1)
+    played.hear(1, Hosts([removed]))
+    played.handle(TimerFired(), mono)
+    assert played.core.binds(ALICE) is binds
+
+
+def test_users_on_two_hosts_are_counted_once_where_two_memories_meet_and_named() -> None:
+    played = alone()
+    played.handle(StoredUsers(record(host=str(BACKENDS[0]), decided=START - 10)), 0)
+    effects = played.handle(StoredUsers(record(host=str(BACKENDS[1]))), 0)
+    (log,) = [log for log in of(Log, effects) if log.event == "user_on_two_hosts"]
+    assert log.fields == {"hash": ALICE >> 32, "from": BACKENDS[0], "to": BACKENDS[1]}
+    assert played.core.counters.conflicts == 1
+
+
+@pytest.mark.parametrize("seen", [START - EXPIRE - 10, START - EXPIRE - 1000])
+def test_whoever_had_expired_when_he_was_placed_anew_is_no_conflict(seen: int) -> None:
+    played = alone()
+    played.handle(StoredUsers(record(host=str(BACKENDS[0]), decided=START - 2000, seen=seen)), 0)
+    played.handle(StoredUsers(record(host=str(BACKENDS[1]))), 0)
+    assert played.core.counters.conflicts == 0
+
+
+def test_the_store_is_read_as_a_file_once_and_then_as_another_memory() -> None:
+    played = alone()
+    stranger = HostRow("10.1.0.9", "", True, 0, "", 0, 100, 0, True, 0)
+    played.handle(StoredHosts([stranger]), 0)
+    assert played.core.hosts.get(Address("10.1.0.9")) is None
+    played.handle(StoredHosts([stranger]), 0)
+    assert played.core.hosts.get(Address("10.1.0.9")) == stranger
+
+
+def test_a_store_that_was_away_at_the_start_is_read_as_a_file_too() -> None:
+    played = alone()
+    played.handle(TimerFired(), 50)
+    old = HostRow("10.1.0.9", "", True, 0, "", 0, 100, 0, True, 0)
+    played.handle(StoredHosts([old, ROW]), 60)
+    assert played.core.hosts.get(Address("10.1.0.9")) is None
+    assert played.core.hosts.rows[BACKENDS[0]].weight == 7
+
+
+def test_a_director_alone_confirms_a_change_at_once() -> None:
+    played = alone()
+    effects = played.handle(HostChange(1, BACKENDS[0], weight=7), 1)
+    assert [done.row.weight for done in of(OperationDone, effects)] == [7]
+    assert played.core.assigner.gate is Gate.OPEN
+
+
+def test_users_of_a_removed_host_are_dropped_in_slices() -> None:
+    played = alone()
+    for number in range(200):
+        played.users.put(User(UserKey(number << 56 | 1 << 32), host_id(BACKENDS[0]), Stamp(START), START, 0))
+    played.handle(HostChange(1, BACKENDS[0], remove=True), 1)
+    turns = 0
+    while played.core.next_deadline() == 0.0:
+        played.handle(TimerFired(), 1)
+        turns += 1
+    assert (len(played.users), turns > 10) == (0, True)
+
+
+BAD: list[tuple[str, RingMessage]] = [
+    ("records of 21 bytes", Users(bytes(21))),
+    ("no address", Hosts([msgspec.structs.replace(ROW, address="somewhere")])),
+    ("another spelling", Hosts([msgspec.structs.replace(ROW, address="2001:DB8::1")])),
+    ("weight too large", Hosts([msgspec.structs.replace(ROW, weight=1001)])),
+    ("weight below zero", Hosts([msgspec.structs.replace(ROW, weight=-1)])),
+    ("tab in a tag", Hosts([msgspec.structs.replace(ROW, tag="a\tb")])),
+    ("line feed in a name", Hosts([msgspec.structs.replace(ROW, hostname="a\nb")])),
+    ("stamp beyond 32 bits", Hosts([msgspec.structs.replace(ROW, weight_at=1 << 32)])),
+    ("stamp below zero", Hosts([msgspec.structs.replace(ROW, up_at=-1)])),
+    ("token in lap 3", Token(D2, 1, 3, b"", [D2])),
+    ("token from nobody", Token("somebody", 1, 1, b"", [D2])),
+    ("token by nobody", Token(D2, 1, 1, b"", ["rubbish"])),
+    ("half a name", Names(b"\x00\x01", 1)),
+    ("digests again", Digests(0, bytes(8))),
+]
+
+
+@pytest.mark.parametrize("message", [bad for _, bad in BAD], ids=[name for name, _ in BAD])
+def test_what_cannot_be_right_closes_that_link_says_why_and_hurts_nothing_else(message: RingMessage) -> None:
+    played = in_ring()
+    before = (dict(played.core.hosts.rows), len(played.users))
+    effects = played.hear(2, message)
+    assert of(Close, effects) == [Close(LinkId(2))]
+    assert [type(said) for said in messages(effects, 2)][-1] is Bye
+    assert [log.fields["reason"] for log in of(Log, effects) if log.event == "ring_link_closed"] != []
+    assert (played.core.hosts.rows, len(played.users), played.state(1)) == (*before, State.FULL)
+
+
+def test_a_good_bye_to_all_at_the_end_and_nobody_is_dialled_any_more() -> None:
+    played = in_ring()
+    effects = played.handle(Stopping(), 1)
+    assert messages(effects) == [Bye("the director stops")] * 2
+    assert of(Dial, effects + played.handle(TimerFired(), 60)) == []
+
+
+def test_bulk_waits_while_a_link_is_congested() -> None:
+    played = Played(D2)
+    link = LinkId(9)
+    played.handle(Congested(link), 0)
+    played.link(1, D2, dialled=True)
+    played.handle(Congested(LinkId(1)), 1)
+    assert played.core.ring.links[LinkId(1)].congested
+    played.handle(Congested(LinkId(1), clear=True), 1)
+    assert not played.core.ring.links[LinkId(1)].congested
+
+
+def test_links_that_are_gone_already_are_no_trouble() -> None:
+    played = in_ring()
+    assert messages(played.hear(99, Ping(1)), 99) == []
+    played.handle(LinkClosed(LinkId(99), "connection closed"), 1)
+    assert played.core.synced
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.3, 0.7, 5.0, 20.0, 30.0])
+@pytest.mark.parametrize("build", [alone, in_ring, partial, Played], ids=lambda build: build.__name__)
+def test_no_deadline_stays_in_the_past(build: Any, gap: float) -> None:
+    played = build()
+    played.handle(lookup(1), 1 + gap)
+    for _ in range(100):
+        due = played.core.next_deadline()
+        assert due is not None
+        played.handle(TimerFired(), max(due, 1 + gap))
+        after = played.core.next_deadline()
+        assert after is not None
+        assert after > due or after == 0.0
+
+
+def test_a_ring_of_one_address_family_dials_its_members_by_name() -> None:
+    played = Played(MemberId("[2001:db8::2]:9090"), me=MemberId("[2001:db8::1]:9090"))
+    effects = played.handle(LinkOpened(LinkId(1), b"", Address("2001:db8::2")), 0)
+    assert of(Close, effects) == []

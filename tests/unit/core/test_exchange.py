@@ -1,0 +1,171 @@
+"""What two neighbours send each other when they connect."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.effects import Effect, Send
+from director.core.exchange import compare_later, finish, has_work, work
+from director.core.member import Neighbour, State
+from director.core.messages import Digests, ExchangeDone, Names, RingMessage, Users
+from director.core.names import NameTable
+from director.core.users import BUCKETS, User, UserTable, pack
+from director.types import Address, HostId, LinkId, MemberId, Stamp, UserKey
+from tests.unit.core.cores import EXPIRE, START, at, identity, messages
+
+D1, D2 = MemberId("10.0.0.1:9090"), MemberId("10.0.0.2:9090")
+
+
+def user(number: int, *, seen: int = START, decided: int = START) -> User:
+    return User(UserKey((number * 2654435761 % 2**32) << 32 | number), HostId(5), Stamp(decided), seen, 0)
+
+
+class End:
+    """One end of an exchange."""
+
+    def __init__(self, *users: User, names: bytes = b"") -> None:
+        self.users, self.names = UserTable(EXPIRE), NameTable()
+        for one in users:
+            self.users.put(one)
+        if names:
+            self.names.add(names)
+        self.link = Neighbour(LinkId(1), identity(D1), Address("10.0.0.2"), D2, b"", at(0))
+        self.link.state = State.EXCHANGING
+        self.sent: list[RingMessage] = []
+
+    def turn(self) -> list[Effect]:
+        return work(self.link, self.users, self.names, True, at(0)) if has_work(self.link) else []
+
+    def hear(self, message: RingMessage) -> None:
+        match message:
+            case Users(records):
+                self.users.merge(records)
+            case Names(entries):
+                self.names.merge(entries)
+            case Digests():
+                assert compare_later(self.link, message) is None
+            case ExchangeDone():
+                self.link.got_done = True
+
+
+def exchange(one: End, other: End) -> int:
+    """Let both ends take turns until they have done. Returns the turns."""
+    turns = 0
+    while not (finish(one.link) | (one.link.state is State.FULL)) & (
+        finish(other.link) | (other.link.state is State.FULL)
+    ):
+        turns += 1
+        assert turns < 1000
+        for end, peer in ((one, other), (other, one)):
+            for message in messages(end.turn()):
+                end.sent.append(message)
+                peer.hear(message)
+    return turns
+
+
+def sent_users(end: End) -> int:
+    return sum(len(message.records) // 22 for message in end.sent if isinstance(message, Users))
+
+
+def test_after_an_exchange_both_know_what_either_knew() -> None:
+    one, other = End(*map(user, range(50))), End(*map(user, range(30, 90)))
+    exchange(one, other)
+    assert one.users.digests(START) == other.users.digests(START)
+    assert len(one.users) == 90
+
+
+def test_only_what_differs_is_sent() -> None:
+    same = [user(number) for number in range(500)]
+    one, other = End(*same, user(1000)), End(*same)
+    exchange(one, other)
+    assert sent_users(one) + sent_users(other) < 10
+
+
+def test_nothing_but_digests_is_sent_where_nothing_differs() -> None:
+    one, other = End(user(1)), End(user(1, seen=START - 1))
+    exchange(one, other)
+    assert sent_users(one) + sent_users(other) == 0
+
+
+def test_the_later_decision_holds_on_both_sides() -> None:
+    old, new = user(1, decided=START - 5), user(1, decided=START)._replace(host=HostId(9))
+    one, other = End(old), End(new)
+    exchange(one, other)
+    assert one.users.get(new.key) == other.users.get(new.key) == new
+
+
+def test_names_come_with_the_buckets_that_differ() -> None:
+    entry = user(1).key.to_bytes(8) + (5).to_bytes(2) + b"alice"
+    one, other = End(user(1), names=entry), End()
+    exchange(one, other)
+    assert other.names.bucket(user(1).key >> 52) == entry
+
+
+def test_the_link_is_full_only_when_both_ends_have_sent_all() -> None:
+    end = End()
+    end.link.sent_done = True
+    assert (finish(end.link), end.link.state) == (False, State.EXCHANGING)
+    end.link.got_done = True
+    assert (finish(end.link), end.link.state) == (True, State.FULL)
+    assert not finish(end.link)
+
+
+def test_done_comes_behind_everything_that_differs() -> None:
+    one, other = End(*map(user, range(3000))), End()
+    exchange(one, other)
+    assert isinstance(one.sent[-1], ExchangeDone)
+    assert [type(message) for message in one.sent].count(ExchangeDone) == 1
+
+
+def test_one_frame_does_not_hold_a_whole_table() -> None:
+    one, other = End(*map(user, range(30_000))), End()
+    compare_later(one.link, Digests(0, bytes(8 * BUCKETS)))
+    one.link.digest_cursor = None
+    frames = [effect for _ in range(4) for effect in one.turn() if isinstance(effect, Send)]
+    sizes = [sum(len(m.records) for m in frame.messages if isinstance(m, Users)) for frame in frames]
+    assert max(sizes) < 300 * 1024
+    assert sum(sizes) == 30_000 * 22
+    assert len(other.users) == 0
+
+
+def test_ranges_of_another_size_than_ours_are_compared_all_the_same() -> None:
+    one = End(user(1))
+    one.link.digest_cursor = None
+    for first in range(0, BUCKETS, 256):
+        assert compare_later(one.link, Digests(first, bytes(8 * 256))) is None
+    said = [message for _ in range(20) for message in messages(one.turn())]
+    assert [type(message) for message in said] == [Users, ExchangeDone]
+
+
+def test_a_congested_link_is_given_a_rest() -> None:
+    end = End(user(1))
+    assert has_work(end.link)
+    end.link.congested = True
+    assert not has_work(end.link)
+
+
+@pytest.mark.parametrize(
+    "digests",
+    [
+        Digests(0, b""),
+        Digests(0, bytes(7)),
+        Digests(128, bytes(8)),
+        Digests(-1, bytes(8)),
+        Digests(0, bytes(8 * (BUCKETS + 1))),
+    ],
+)
+def test_digests_that_do_not_follow_are_named(digests: Digests) -> None:
+    assert "digests of buckets" in (compare_later(End().link, digests) or "")
+
+
+def test_digests_after_the_last_are_named() -> None:
+    end = End()
+    assert compare_later(end.link, Digests(0, bytes(8 * BUCKETS))) is None
+    assert "where 4096.. were due" in (compare_later(end.link, Digests(4096, bytes(8))) or "")
+
+
+def test_who_is_gone_for_long_is_in_no_digest() -> None:
+    old = user(1, seen=START - 3 * EXPIRE)
+    one, other = End(old), End()
+    assert one.users.digest(old.key >> 52, START) == other.users.digest(old.key >> 52, START)
+    assert pack([old]) == one.users.bucket(old.key >> 52)

@@ -1,0 +1,263 @@
+"""The relay between real sockets: a login process on one side, auth on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from director.net.listen import unix_listener
+from director.net.login import HELD_LIMIT, LINE_LIMIT, Client, Relay
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+TROUBLE = "auth_unreachable"
+
+
+class Owner:
+    """Passes every line on, and notes what else it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.gone = 0
+
+    def lines(self, client: Client, data: bytes) -> None:
+        assert data.endswith(b"\n")
+        client.write(data)
+
+    def client_gone(self, client: Client) -> None:
+        self.gone += 1
+
+    def auth_unreachable(self, path: str, reason: str) -> None:
+        self.told.append(TROUBLE)
+
+    def auth_reached(self, path: str) -> None:
+        self.told.append("auth_reached")
+
+    def line_too_long(self, path: str, limit: int) -> None:
+        self.told.append("line_too_long")
+
+
+class Service:
+    """Auth: takes connections one by one, and does what a test says."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(str(path))
+        self.socket.listen(10)
+        self.socket.setblocking(False)
+
+    async def accept(self) -> socket.socket:
+        with anyio.fail_after(10):
+            connection, _ = await asyncio.get_running_loop().sock_accept(self.socket)
+        return connection
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+class Setting:
+    """A relay that is served, and its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.owner = Owner()
+        self.auth_path = folder / "auth"
+        self.path = folder / "login"
+        self.relay = Relay("login", str(self.auth_path), False, self.owner)
+
+    def service(self) -> Service:
+        return Service(self.auth_path)
+
+    async def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, str(self.path))
+        return sock
+
+
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Setting]:
+    setting = Setting(folder)
+    listener = unix_listener("login", str(setting.path), mode=0o600)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(setting.relay.serve, listener.socket.dup())
+        yield setting
+        tasks.cancel_scope.cancel()
+    listener.close()
+
+
+async def read(sock: socket.socket, size: int) -> bytes:
+    """So many bytes, fewer only at the end of the connection."""
+    data = b""
+    with anyio.fail_after(10), suppress(ConnectionResetError):
+        while len(data) < size:
+            part = await asyncio.get_running_loop().sock_recv(sock, size - len(data))
+            if not part:
+                break
+            data += part
+    return data
+
+
+async def send(sock: socket.socket, data: bytes) -> None:
+    with anyio.fail_after(10):
+        await asyncio.get_running_loop().sock_sendall(sock, data)
+
+
+async def test_bytes_go_to_auth_as_they_come_and_back_line_by_line(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                await send(client, b"half a ")
+                assert await read(auth, 7) == b"half a "
+                await send(auth, b"first\nsec")
+                assert await read(client, 6) == b"first\n"
+                await send(auth, b"ond\n")
+                assert await read(client, 7) == b"second\n"
+
+
+async def test_each_client_has_a_connection_of_its_own_which_ends_with_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as one, await setting.connect() as two:
+            with await service.accept() as first, await service.accept() as second:
+                await send(first, b"to one\n")
+                await send(second, b"to two\n")
+                assert await read(one, 7) == b"to one\n"
+                assert await read(two, 7) == b"to two\n"
+                one.close()
+                assert await read(first, 1) == b""
+                second.close()
+                assert await read(two, 1) == b""
+                await until(lambda: setting.owner.gone == 2)
+                assert setting.relay.clients == set()
+
+
+async def test_a_client_is_held_until_auth_appears_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with await setting.connect() as client:
+            await send(client, b"early ")
+            await until(lambda: setting.owner.told)
+            await send(client, b"bird\n")
+            with setting.service() as service, await service.accept() as auth:
+                assert await read(auth, 11) == b"early bird\n"
+                await send(auth, b"hello\n")
+                assert await read(client, 6) == b"hello\n"
+                assert setting.owner.told[0] == TROUBLE
+                assert setting.owner.told[-1] == "auth_reached"
+
+
+async def test_an_auth_that_dies_before_its_first_word_is_replaced_with_growing_pauses(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            await send(client, b"hello\n")
+            begun = anyio.current_time()
+            for _ in range(4):
+                (await service.accept()).close()
+            assert anyio.current_time() - begun > 0.05 + 0.1 + 0.2 - 0.01
+            with await service.accept() as auth:
+                assert await read(auth, 6) == b"hello\n"
+
+
+async def test_a_client_that_talked_with_auth_ends_when_auth_dies(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                await send(auth, b"last words\n")
+            assert await read(client, 100) == b"last words\n"
+            await until(lambda: setting.owner.gone == 1)
+
+
+async def test_a_client_that_goes_away_while_auth_is_away_is_forgotten(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with await setting.connect():
+            await until(lambda: setting.owner.told)
+        await until(lambda: setting.owner.gone == 1)
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                await send(client, b"the next one\n")
+                assert await read(auth, 13) == b"the next one\n"
+
+
+async def test_the_longest_line_passes_and_a_longer_one_ends_the_connection_after_those_before(
+    tmp_path: Path,
+) -> None:
+    longest = b"x" * LINE_LIMIT + b"\n"
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                await send(auth, longest)
+                assert await read(client, len(longest)) == longest
+                await send(auth, b"before\n" + b"x" + longest + b"behind\n")
+                assert await read(client, 100) == b"before\n"
+                assert await read(auth, 1) == b""
+    assert setting.owner.told.count("line_too_long") == 1
+
+
+async def test_a_client_that_does_not_read_stops_auth_and_everything_arrives_in_the_end(
+    tmp_path: Path,
+) -> None:
+    data = b"".join(b"%d\n" % number for number in range(400_000))
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                sent = 0
+                with suppress(BlockingIOError):
+                    for _ in range(10_000):
+                        sent += auth.send(data[sent : sent + 65536])
+                        await anyio.sleep(0)
+                assert sent < len(data)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(send, auth, data[sent:])
+                    assert await read(client, len(data)) == data
+
+
+async def test_an_auth_that_does_not_read_stops_the_client_and_everything_arrives_in_the_end(
+    tmp_path: Path,
+) -> None:
+    data = bytes(range(256)) * 20_000
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                await send(auth, b"hello\n")
+                assert await read(client, 6) == b"hello\n"
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(send, client, data)
+                    await anyio.wait_all_tasks_blocked()
+                    assert await read(auth, len(data)) == data
+
+
+async def test_a_client_that_says_much_before_auth_is_there_is_not_read_without_end(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 20_000
+    async with serving(tmp_path) as setting:
+        with await setting.connect() as client:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(send, client, data)
+                await until(lambda: len(setting.owner.told) > 2)
+                (held,) = setting.relay.clients
+                assert len(held._first) < HELD_LIMIT + 2**18
+                with setting.service() as service, await service.accept() as auth:
+                    await send(auth, b"hello\n")
+                    assert await read(auth, len(data)) == data
+
+
+async def test_a_relay_that_stops_sends_what_was_written_and_then_closes_everything(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                await send(auth, b"hello\n")
+                assert await read(client, 6) == b"hello\n"
+                (held,) = setting.relay.clients
+                held.write(b"last words\n")
+                setting.relay.stop()
+                await send(auth, b"too late\n")
+                assert await read(client, 100) == b"last words\n"
+                assert await read(auth, 1) == b""

@@ -1,0 +1,122 @@
+"""Frames of ring messages. A sample that no longer decodes breaks a ring of two releases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from director.core import messages as m
+from director.core.messages import HostRow, RingMessage
+from director.errors import PeerError
+from director.wire import ring_native
+from director.wire.ring_native import FrameError, FrameReader, encode
+
+SAMPLES = Path(__file__).parent / "samples"
+DIGEST = bytes(range(8))
+RECORD = bytes(range(22))
+MESSAGES: list[RingMessage] = [
+    m.Hello(1, 1, "10.0.0.1:9090", 1_700_000_000_000_000, bytes(range(32)), 1_700_000_000.25, "%Lu", 900),
+    m.Proof(bytes(range(32))),
+    m.Bye("the director stops"),
+    m.Users(RECORD * 2),
+    m.Hosts([HostRow("10.1.0.1", "imap1.example.com", True, 0, "gold", 5, 100, 7, False, 9)]),
+    m.Digests(128, DIGEST * 2),
+    m.ExchangeDone(True),
+    m.Token("10.0.0.1:9090", 3, 2, DIGEST, ["10.0.0.1:9090", "10.0.0.2:9090"]),
+    m.Ping(7),
+    m.Pong(7),
+    m.Redirect("10.0.0.2:9090"),
+    m.Linked(),
+    m.Names(DIGEST + b"\0\5alice", 2),
+]
+BY_NAME = {type(message).__name__: message for message in MESSAGES}
+
+
+def sample(name: str) -> bytes:
+    return (SAMPLES / f"{name}.frame").read_bytes()
+
+
+def test_there_is_a_sample_of_every_message() -> None:
+    names = {kind.__name__ for kind in get_args(RingMessage)}
+    assert names == set(BY_NAME) == {path.stem for path in SAMPLES.iterdir()}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_sample_still_says_what_it_said(name: str) -> None:
+    assert list(FrameReader().feed(sample(name))) == [[BY_NAME[name]]]
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_message_is_still_written_as_its_sample(name: str) -> None:
+    assert encode([BY_NAME[name]]) == sample(name)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_fields_that_a_newer_release_has_added_are_skipped(name: str) -> None:
+    (fields,) = msgspec.msgpack.decode(sample(name)[4:])
+    body = msgspec.msgpack.encode([[*fields, "added", [1, {"nested": b"too"}], None]])
+    assert list(FrameReader().feed(len(body).to_bytes(4) + body)) == [[BY_NAME[name]]]
+
+
+@given(st.lists(st.lists(st.sampled_from(MESSAGES), max_size=4), max_size=4), st.integers(1, 60))
+def test_frames_come_out_as_they_went_in_however_they_are_cut(
+    frames: list[list[RingMessage]], size: int
+) -> None:
+    data = b"".join(map(encode, frames))
+    reader = FrameReader()
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    assert [frame for piece in pieces for frame in reader.feed(piece)] == frames
+
+
+def test_a_limit_raised_between_two_frames_holds_for_the_second_even_if_they_came_together() -> None:
+    large = m.Users(bytes(22 * 1000))
+    reader = FrameReader()
+    frames = reader.feed(encode([m.Ping(1)]) + encode([large]))
+    assert next(frames) == [m.Ping(1)]
+    reader.limit = ring_native.LIMIT
+    assert next(frames) == [large]
+
+
+def test_what_is_in_front_of_a_frame_that_cannot_be_read_is_given() -> None:
+    frames = FrameReader().feed(encode([m.Ping(1)]) + b"\xff\xff\xff\xff")
+    assert next(frames) == [m.Ping(1)]
+    with pytest.raises(FrameError, match="frame of 4294967295 bytes, at most 4096 are accepted"):
+        next(frames)
+
+
+def test_an_oversized_frame_is_refused_before_it_has_come() -> None:
+    with pytest.raises(FrameError, match="frame of 4097 bytes"):
+        list(FrameReader().feed((4097).to_bytes(4)))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff",
+        b"\x91\x91\x20",
+        b"\x91\x92\x03\xa2\xff\xfe",
+        b"\x91\x92\x09\xa1x",
+        b"\x91\x93\x04\xc4\x00" + b"\x91" * 3000,
+        b"\x91" * 4000,
+    ],
+    ids=["empty", "no array", "unknown tag", "no UTF-8", "wrong type", "nested extra", "nested"],
+)
+def test_what_is_no_message_is_one_error_for_the_peer(body: bytes) -> None:
+    with pytest.raises(PeerError, match=f"frame of {len(body)} bytes cannot be read"):
+        list(FrameReader().feed(len(body).to_bytes(4) + body))
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_raise_anything_but_a_frame_error(data: bytes) -> None:
+    reader = FrameReader()
+    try:
+        frames = list(reader.feed(len(data).to_bytes(4) + data))
+    except FrameError:
+        frames = []
+    assert all(isinstance(frame, list) for frame in frames)
