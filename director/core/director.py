@@ -350,12 +350,12 @@ class Director:
         effects.append(StoreHosts())
         for row in rows:
             if not row.present:
-                self._housekeeping.forget_host(host_id(row.address), row.present_at + 1)
+                self._housekeeping.forget_host(host_id(row.address), row.present_at, now)
         effects += [_log_row(row) for row in rows] if self._started else []
-        if self.hosts.digest() != self._digest:
-            self._reconfigure()
-            if self._started:
-                self.barrier.wait(now, at_once=source is None)
+        before = self._digest
+        self._reconfigure()
+        if self._started and self._digest != before:
+            self.barrier.wait(now, at_once=source is None)
         return effects
 
     def _token(self, token: Token, now: Now) -> list[Effect]:

@@ -202,8 +202,11 @@ class HostTable:
         return [backend_of(row) for row in self.present()]
 
     def digest(self) -> bytes:
-        """8 bytes over the effective table: address, tag, weight, up; no stamps, no tombstones (rule 8)."""
-        text = "\n".join(f"{r.address}\t{r.tag}\t{r.weight}\t{r.up:d}" for r in self.present())
+        """8 bytes over the effective table (rule 8): address, tag, weight, up, and since when the host is
+        there,
+        because older choices of it do not count. No other stamps, no tombstones."""
+        rows = (f"{r.address}\t{r.tag}\t{r.weight}\t{r.up:d}\t{r.present_at}" for r in self.present())
+        text = "\n".join(rows)
         return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8]
 
     def _set(self, row: HostRow) -> None:

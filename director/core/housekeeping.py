@@ -14,6 +14,8 @@ from director.types import HostId, Now, UserKey
 SWEEP_SECONDS = 60
 """In this time every bucket is looked through for users who are gone once."""
 SWEEP_EVERY = 1.0
+MOMENT = 2
+"""Seconds that clocks may differ by (`max_clock_skew`)."""
 SLICE = 128
 """Buckets of one turn where all are walked."""
 
@@ -36,9 +38,13 @@ class Housekeeping:
     def start(self, now: Now) -> None:
         self._sweep_at = now.mono + SWEEP_EVERY
 
-    def forget_host(self, host: HostId, before: int) -> None:
-        """Drop the users put on that host before this stamp, from the next turn on."""
-        self._removals.append(_Removal(host, before))
+    def forget_host(self, host: HostId, removed_at: int, now: Now) -> None:
+        """Drop the users of a host that was removed at this stamp, from the next turn on.
+
+        Who was put there in the last moment is kept, and not answered from: his next choice must get a later
+        stamp than that one, on whatever director, or the two would be merged by their hosts."""
+        before = min(removed_at, int(now.unix)) - MOMENT
+        self._removals.append(_Removal(host, max(0, before)))
 
     @property
     def has_work(self) -> bool:

@@ -242,12 +242,22 @@ class Driver:
             if self._busy or self._events:
                 self.handle(TableChanged())
             elif not self._stopped:
-                self._carry_out(self.director.announce())
-                if self.store is not None:
-                    self.store.look()
+                self._announce()
         finally:
             for client, out in late:
                 client.write(out)
+
+    def _announce(self) -> None:
+        """The short way of what nearly every turn is; what sending causes comes behind it."""
+        self._busy = True
+        try:
+            self._carry_out(self.director.announce())
+        finally:
+            self._busy = False
+        if self._events:
+            self.handle(TimerFired())
+        if self.store is not None:
+            self.store.look()
 
     def _hold(self, client: Client, held: Iterable[Held]) -> None:
         for line in held:

@@ -95,6 +95,8 @@ class Persistence:
         self._own_choices_kept = 3 * ping_timeout
         self._versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
         self._queued: set[int] = set()
+        self._writing = 0
+        """Buckets of users on their way into the store."""
         self._queued_names: set[int] = set()
         self._left_to_others: dict[int, float] = {}
         """Buckets changed here and left to their usual writer, and when: ours if he turns out cut off."""
@@ -118,7 +120,8 @@ class Persistence:
 
     @property
     def queued(self) -> int:
-        return len(self._queued) + self._users.dirty_count
+        """Buckets that have changed and are not known to be stored."""
+        return len(self._queued) + self._writing + self._users.dirty_count
 
     @property
     def hosts_stored(self) -> bool:
@@ -461,11 +464,14 @@ class Persistence:
                 swaps.append(Swap(space, number, known.get(number, EMPTY_VERSION), blob))
         if not swaps:
             return
+        self._writing = len(swaps) if space == "users" else 0
         try:
             results = await self.store.swap_buckets(swaps)
         except BaseException:
             queue.update(swap.number for swap in swaps)
             raise
+        finally:
+            self._writing = 0
         for swap, result in zip(swaps, results, strict=True):
             match result:
                 case Swapped(version):

@@ -174,7 +174,7 @@ class Run:
         self.until = max(self.until, world.now + lasts)
         if kind == "crashes" and node.up:
             self.crash(node)
-            world.after(lasts, lambda: None if node.up else node.start())
+            world.after(lasts, lambda: None if node.up else self.restart(node))
         elif kind == "freezes" and node.up and not node.frozen:
             life = node.incarnation
             node.freeze()
@@ -183,6 +183,8 @@ class Run:
             world.log(node, "cut", lasts)
             world.cut(*self.random.sample(self.names, self.random.randrange(1, len(self.names))))
             world.after(lasts, world.heal)
+            for _ in range(3):  # about when the silence is noticed
+                world.after(self.random.uniform(4, 6.5), self.race)
         elif kind == "store":
             world.log(node, "store_away", lasts)
             if node.store.up:
@@ -190,7 +192,23 @@ class Run:
                 self.store_back = max(self.store_back, world.now + lasts)
                 world.after(lasts, lambda: setattr(node.store, "up", True))
 
+    def restart(self, node: Node) -> None:
+        if not node.store.up and self.nobody_else(node):
+            self.forget_lives()
+        node.start()
+
+    def nobody_else(self, node: Node) -> bool:
+        return not any(other.up for other in self.world.nodes.values() if other is not node)
+
+    def forget_lives(self) -> None:
+        """Nobody is left who remembers, and the store does not answer: nothing is promised any more."""
+        for hosts in self.lives.values():
+            for life in hosts.values():
+                life.protected = False
+
     def crash(self, node: Node) -> None:
+        if not node.store.up and self.nobody_else(node):
+            self.forget_lives()
         for hosts in self.lives.values():
             for life in hosts.values():
                 if self.family == "everything" and life.by is node and life.at > self.world.now - TAIL:

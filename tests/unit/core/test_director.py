@@ -177,6 +177,28 @@ def test_a_row_that_changes_no_placement_makes_nobody_wait() -> None:
     assert played.core.assigner.gate is Gate.OPEN
 
 
+def test_users_from_before_a_host_was_removed_and_added_as_it_was_are_placed_anew_by_who_was_away_too() -> (
+    None
+):
+    played = alone()
+    played.handle(StoredUsers(record(decided=START - 50)), 0)
+    again = msgspec.structs.replace(ROW, weight=100, present_at=START - 20)
+    played.handle(StoredHosts([again]), 0)
+    played.handle(lookup(1), 1)
+    placed = played.users.get(ALICE)
+    assert placed is not None
+    assert placed.decided == START + 1
+
+
+def test_a_host_name_that_a_neighbour_knows_is_in_the_answers_at_once() -> None:
+    played = alone()
+    played.handle(StoredHosts([msgspec.structs.replace(ROW, hostname="a.example", present_at=5)]), 0)
+    played.handle(StoredHosts([msgspec.structs.replace(ROW, hostname="b.example", present_at=5)]), 0)
+    played.handle(StoredUsers(record()), 0)
+    (answer,) = of(Answer, played.handle(lookup(1), 1))
+    assert answer.backend.hostname == "b.example"
+
+
 def test_a_started_director_answers_nobody_before_it_has_compared_its_memory() -> None:
     played = Played(D2, D3, started=False)
     played.handle(StoredUsers(record()), 0)
@@ -386,12 +408,27 @@ def test_users_of_a_removed_host_are_dropped_in_slices() -> None:
     played = alone()
     for number in range(200):
         played.users.put(User(UserKey(number << 56 | 1 << 32), host_id(BACKENDS[0]), Stamp(START), START, 0))
-    played.handle(HostChange(1, BACKENDS[0], remove=True), 1)
+    played.handle(HostChange(1, BACKENDS[0], remove=True), 5)
     turns = 0
     while played.core.next_deadline() == 0.0:
-        played.handle(TimerFired(), 1)
+        played.handle(TimerFired(), 5)
         turns += 1
     assert (len(played.users), turns > 10) == (0, True)
+
+
+def test_who_was_placed_in_the_second_of_a_removal_gets_a_later_stamp_on_his_next_host() -> None:
+    played = alone()
+    first = played.handle(lookup(1), 0.1)[-1]
+    assert isinstance(first, Answer)
+    played.handle(HostChange(1, Address(first.backend.address), remove=True), 0.2)
+    while played.core.next_deadline() == 0.0:
+        played.handle(TimerFired(), 0.3)
+    second = played.handle(lookup(2), 0.4)[-1]
+    assert isinstance(second, Answer)
+    assert second.backend != first.backend
+    placed = played.users.get(ALICE)
+    assert placed is not None
+    assert placed.decided > START
 
 
 BAD: list[tuple[str, RingMessage]] = [

@@ -165,6 +165,13 @@ def test_the_digest_is_of_what_counts_for_placement_not_of_stamps_and_tombstones
     assert one.digest() != two.digest()
 
 
+def test_a_host_that_was_removed_and_added_again_as_it_was_has_another_digest() -> None:
+    one, two = table(ONE), table(ONE)
+    one.change(ONE, 1000, remove=True)
+    one.change(ONE, 1000, weight=100)
+    assert one.digest() != two.digest()
+
+
 @pytest.mark.parametrize("what", [{"weight": 99}, {"up": False}, {"remove": True}])
 def test_every_change_of_placement_changes_the_digest(what: dict[str, Any]) -> None:
     hosts = table(ONE, TWO)

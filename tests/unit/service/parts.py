@@ -1,0 +1,112 @@
+"""A director of real parts, in this process: core, driver, store; no sockets but those a test opens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from director.core.addresses import host_id
+from director.core.director import Director
+from director.core.events import Event, Started
+from director.core.hashing import UserHash
+from director.core.hosts import BackendSetting, HostTable
+from director.core.member import Identity
+from director.core.names import NameTable
+from director.core.users import BUCKET_SHIFT, User, pack, unpack
+from director.service.driver import Driver
+from director.service.log import Log
+from director.service.operations import Operations
+from director.service.persist import Persistence
+from director.types import Address, HostId, MemberId, Stamp, UserKey
+from director.wire import hotpath
+from state.base import StateStore, open_store
+
+ME, OTHER = MemberId("127.0.2.31:9090"), MemberId("127.0.2.32:9090")
+HOSTS = ["127.0.3.1", "127.0.3.2", "127.0.3.3"]
+EXPIRE = 900
+HASH = UserHash()
+
+
+class Node:
+    """One director. Nothing runs until a test runs it."""
+
+    def __init__(
+        self,
+        state: str = "memory:",
+        folder: Path = Path("/"),
+        *,
+        me: MemberId = ME,
+        members: Sequence[MemberId] = (),
+        hosts: Sequence[str] = HOSTS,
+        lease_ttl: float = 3.0,
+    ) -> None:
+        self.lines: list[str] = []
+        self.log = Log(write=self.lines.append, level="debug")
+        assigner = hotpath.Assigner(hotpath.UserTable(EXPIRE), HASH)
+        assigner.remember_names = True
+        identity = Identity(me, time.time_ns(), "%Lu", EXPIRE, b"secret" * 4, 1.0, 5.0, 2.0)
+        table = HostTable([BackendSetting(Address(host), "", "", 100) for host in hosts])
+        self.director = Director(identity, members or [me], table, assigner, NameTable(), 20.0)
+        self.driver = Driver(self.director, self.log)
+        self.store: StateStore = open_store(state, base_dir=folder)
+        self.events: list[Event] = []
+        self.persistence = Persistence(
+            self.store,
+            self.director,
+            self.handle,
+            self.log,
+            lease_ttl=lease_ttl,
+            incarnation=identity.incarnation,
+            ping_timeout=5.0,
+        )
+        self.driver.store = self.persistence
+        self.operations = Operations(self.driver, self.persistence, HASH, 0.0, lambda: 0.5)
+
+    def handle(self, event: Event) -> None:
+        self.events.append(event)
+        self.driver.handle(event)
+
+    def start(self) -> Node:
+        self.driver.handle(Started())
+        return self
+
+    def put(self, name: str, host: str = HOSTS[0], *, decided: int = 0, seen: int = 0) -> UserKey:
+        """A local decision about this user, as of now."""
+        now = int(time.time())
+        self.director.users.put(user(name, host, decided=decided or now, seen=seen or now))
+        self.persistence.look()
+        return key_of(name)
+
+    def host(self, name: str) -> str | None:
+        record = self.director.users.get(key_of(name))
+        return None if record is None else address_of(record.host)
+
+    def logged(self, event: str) -> list[str]:
+        return [line for line in self.lines if f" event={event} " in line]
+
+
+def key_of(name: str) -> UserKey:
+    return HASH.key(name.encode())
+
+
+def bucket_of(name: str) -> int:
+    return key_of(name) >> BUCKET_SHIFT
+
+
+def user(name: str, host: str, *, decided: int, seen: int) -> User:
+    return User(key_of(name), host_id(Address(host)), Stamp(decided), seen, 0)
+
+
+def address_of(host: HostId) -> str | None:
+    return next((address for address in HOSTS if host_id(Address(address)) == host), None)
+
+
+async def stored_users(store: StateStore) -> dict[UserKey, User]:
+    """All users in a store that is open."""
+    blobs = [bucket.blob async for batch in store.load_buckets("users") for bucket in batch]
+    return {record.key: record for blob in blobs for record in unpack(blob)}
+
+
+def packed(*users: User) -> bytes:
+    return pack(sorted(users))

@@ -1,0 +1,396 @@
+"""The driver between a core and its sockets: order of what leaves, nothing lost, bugs contained."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio.lowlevel
+import pytest
+
+from director.core.assign import Gate
+from director.core.director import Director
+from director.core.effects import Effect
+from director.core.events import Event, HostChange, LinkOpened, Lookup, Seen, TableChanged
+from director.core.member import State
+from director.core.messages import Bye, Names, Users
+from director.errors import BadRequest, Refused, UnknownName
+from director.net import listen
+from director.net.login import Client, Relay
+from director.net.ringlink import RingLink
+from director.service import driver as driver_module
+from director.service.driver import Driver
+from director.types import Address, LinkId, MemberId, Now, RequestId
+from director.wire.ring_native import FrameError, FrameReader
+from tests.servers import free_port
+from tests.unit.service.parts import HOSTS, ME, OTHER, Node, key_of
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+class Recorder(Client):
+    """A client that notes what is written to it, in a list shared with others."""
+
+    __slots__ = ("name", "written")
+
+    def __init__(self, relay: Relay, name: str, written: list[tuple[str, bytes]]) -> None:
+        super().__init__(relay)
+        self.name, self.written = name, written
+
+    def write(self, data: bytes) -> None:
+        self.written.append((self.name, data))
+
+
+class RecordingLink(RingLink):
+    """A link that notes what is sent over it, in the same list."""
+
+    def __init__(self, number: int, driver: Driver, written: list[tuple[str, bytes]]) -> None:
+        super().__init__(LinkId(number), driver, FrameReader(), FrameError)
+        self.written = written
+
+    def send(self, frame: bytes) -> None:
+        self.written.append(("link", frame))
+
+
+class Setting:
+    """A node that answers everybody, two clients, and all they get, in order."""
+
+    def __init__(self, members: Sequence[MemberId] = ()) -> None:
+        self.node = Node(members=members).start()
+        self.driver = self.node.driver
+        self.written: list[tuple[str, bytes]] = []
+        relay = Relay("login", "/nowhere", False, self.driver)
+        self.one = Recorder(relay, "one", self.written)
+        self.two = Recorder(relay, "two", self.written)
+
+    def told(self, name: str) -> list[bytes]:
+        data = b"".join(data for to, data in self.written if to == name)
+        return data.split(b"\n")[:-1]
+
+
+@pytest.fixture
+async def setting() -> AsyncIterator[Setting]:
+    setting = Setting()
+    yield setting
+    setting.driver.stop()
+
+
+def ok(number: int, user: str) -> bytes:
+    return f"OK\t{number}\tuser={user}\tproxy\n".encode()
+
+
+async def turn() -> None:
+    await anyio.lowlevel.checkpoint()
+    await anyio.lowlevel.checkpoint()
+
+
+# ---- answers
+
+
+async def test_a_proxied_reply_gets_a_host_and_others_pass(setting: Setting) -> None:
+    setting.driver.lines(setting.one, b"FAIL\t1\n" + ok(2, "alice") + b"anything\n")
+    await turn()
+    first, second, third = setting.told("one")
+    assert (first, third) == (b"FAIL\t1", b"anything")
+    assert second.startswith(ok(2, "alice")[:-1] + b"\tproxy_refresh=300\thost=127.0.3.")
+    assert setting.driver.lookups() == {("answered", "login"): 1}
+
+
+async def test_what_a_login_decided_goes_to_the_ring_before_its_answer() -> None:
+    setting = Setting([ME, OTHER])
+    link = RecordingLink(7, setting.driver, setting.written)
+    setting.driver.links[LinkId(7)] = link
+    setting.driver.handle(LinkOpened(LinkId(7), bytes(32), Address("127.0.2.32"), None))
+    setting.node.director.ring.links[LinkId(7)].state = State.EXCHANGING
+    setting.node.director.assigner.gate = Gate.OPEN
+    setting.written.clear()
+    setting.driver.lines(setting.one, ok(1, "alice"))
+    setting.driver.lines(setting.two, ok(1, "bob"))
+    await turn()
+    setting.driver.stop()
+    order = [name for name, _ in setting.written]
+    assert order.index("link") < order.index("one") < order.index("two")
+    messages = messages_in(setting.written)
+    records = b"".join(m.records for m in messages if isinstance(m, Users))
+    assert len(records) == 2 * 22
+    assert [type(m) for m in messages].count(Names) <= 1
+
+
+def messages_in(written: list[tuple[str, bytes]]) -> list[Any]:
+    reader = FrameReader()
+    reader.limit = 1 << 24
+    return [m for name, data in written if name == "link" for frame in reader.feed(data) for m in frame]
+
+
+async def test_the_lines_of_one_client_keep_their_order_whatever_happens_in_between(
+    setting: Setting,
+) -> None:
+    setting.driver.lines(setting.one, ok(1, "alice"))
+    setting.driver.handle(Seen([b"alice"]))
+    setting.driver.lines(setting.one, b"NOTE\tsecond\n")
+    setting.driver.lines(setting.one, ok(3, "bob"))
+    await turn()
+    assert [line.split(b"\t")[1] for line in setting.told("one")] == [b"1", b"second", b"3"]
+
+
+async def test_a_login_that_had_to_wait_is_answered_when_the_core_can(setting: Setting) -> None:
+    setting.node.director.assigner.gate = Gate.CLOSED
+    setting.driver.lines(setting.one, ok(1, "alice"))
+    await turn()
+    assert setting.told("one") == []
+    assert setting.one.waiting
+    setting.node.director.pending.wake()
+    setting.driver.handle(Seen([]))
+    await until(lambda: setting.told("one"))
+    assert b"\thost=127.0.3." in setting.told("one")[0]
+    assert setting.one.waiting == set()
+    assert setting.driver.lookups() == {("waited", "login"): 1, ("answered_later", "login"): 1}
+
+
+async def test_a_client_that_goes_away_is_not_answered_and_nobody_else_suffers(setting: Setting) -> None:
+    setting.node.director.assigner.gate = Gate.CLOSED
+    setting.driver.lines(setting.one, ok(1, "alice") + ok(2, "bob"))
+    setting.driver.lines(setting.two, ok(1, "carl"))
+    setting.driver.client_gone(setting.one)
+    setting.node.director.pending.wake()
+    setting.driver.handle(Seen([]))
+    await until(lambda: setting.told("two"))
+    assert setting.told("one") == []
+    assert len(setting.node.director.pending) == 0
+
+
+async def test_what_waited_too_long_is_refused_in_the_words_of_the_protocol(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("director.core.pending.PENDING_TIMEOUT", 0.0)
+    setting.node.director.assigner.set_backends([])
+    setting.driver.lines(setting.one, ok(1, "alice"))
+    setting.driver.handle(Seen([]))
+    await until(lambda: setting.told("one"))
+    assert setting.told("one") == [b"FAIL\t1\tcode=temp_fail"]
+    assert "user=alice" in setting.node.logged("login_refused")[0]
+
+
+# ---- bugs
+
+
+class Broken(Director):
+    """A core that fails at one kind of event, the first time it meets it."""
+
+    fails_at: type[Event] | None = None
+
+    def announce(self) -> list[Effect]:
+        if self.fails_at is TableChanged:
+            self.fails_at = None
+            raise AssertionError("a bug")
+        return super().announce()
+
+    def handle(self, event: Event, now: Now) -> list[Effect]:
+        if self.fails_at is not None and isinstance(event, self.fails_at):
+            self.fails_at = None
+            raise AssertionError("a bug")
+        return super().handle(event, now)
+
+
+@pytest.fixture
+async def broken(setting: Setting) -> Setting:
+    setting.node.director.__class__ = Broken
+    return setting
+
+
+async def test_answers_that_are_ready_go_out_even_if_announcing_them_fails(broken: Setting) -> None:
+    bugs: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: bugs.append(context))
+    broken.node.director.fails_at = TableChanged  # type: ignore[attr-defined]
+    broken.driver.lines(broken.one, ok(1, "alice"))
+    await until(lambda: bugs)
+    assert len(broken.told("one")) == 1
+
+
+async def test_an_event_behind_one_that_failed_is_still_dealt_with(broken: Setting) -> None:
+    broken.node.director.fails_at = Seen  # type: ignore[attr-defined]
+    client, held = broken.one, RequestId(99)
+    broken.driver._busy = True
+    broken.driver.handle(Seen([]))
+    broken.driver.handle(Lookup(held, key_of("alice"), b""))
+    broken.driver._busy = False
+    with pytest.raises(AssertionError, match="a bug"):
+        broken.driver.handle(TableChanged())
+    await until(lambda: broken.node.host("alice"))
+    assert client.waiting == set()
+
+
+async def test_the_timer_survives_a_bug(broken: Setting) -> None:
+    broken.node.director.fails_at = Seen  # type: ignore[attr-defined]
+    with pytest.raises(AssertionError):
+        broken.driver.handle(Seen([]))
+    timer = broken.driver._timer
+    assert timer is not None
+    assert not timer.cancelled()
+
+
+# ---- time
+
+
+class Clock:
+    """Stands where the module `time` stood."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1_700_000_000.0
+
+
+async def test_lines_that_come_first_after_a_freeze_find_it_noticed(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(driver_module, "time", clock)
+    setting.driver._look_at_clock()
+    clock.now += 3
+    setting.driver.lines(setting.one, b"FAIL\t1\n")
+    assert len(setting.node.logged("frozen")) == 1
+    clock.now += 0.3
+    setting.driver._look_at_clock()
+    assert len(setting.node.logged("frozen")) == 1
+    assert setting.driver.counts.loop_lag > 2
+
+
+# ---- notify, log
+
+
+async def test_notify_lines_are_unescaped_refresh_and_are_announced(setting: Setting) -> None:
+    setting.driver.lines(setting.one, ok(1, "a\x01tb"))
+    await turn()
+    old = setting.node.director.users.get(key_of("a\tb"))
+    assert old is not None
+    setting.node.director.users.merge(b"")
+    setting.driver.names_seen([b"a\x01tb", b"nobody"])
+    await turn()
+    assert not setting.node.director.users.has_changes
+    assert setting.node.director.users.get(key_of("nobody")) is None
+
+
+async def test_what_a_broken_writer_can_repeat_is_logged_a_few_times_only(setting: Setting) -> None:
+    for _ in range(100):
+        setting.driver.notify_skipped(2000)
+        setting.driver.line_too_long("/auth", 16384)
+    assert len(setting.node.logged("notify_line_too_long")) == 5
+    assert len(setting.node.logged("auth_line_too_long")) == 5
+
+
+async def test_auth_that_comes_and_goes_is_logged_at_each_change(setting: Setting) -> None:
+    for _ in range(3):
+        setting.driver.auth_unreachable("/auth", "gone")
+    for _ in range(3):
+        setting.driver.auth_reached("/auth")
+    assert len(setting.node.logged("auth_unreachable")) == 1
+    assert len(setting.node.logged("auth_reached")) == 1
+
+
+# ---- operators
+
+
+async def test_a_change_returns_when_it_is_done(setting: Setting) -> None:
+    row = await setting.driver.change_host(HostChange(0, Address(HOSTS[0]), weight=7))
+    assert (row.address, row.weight) == (HOSTS[0], 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (HostChange(0, Address("192.0.2.1"), weight=7), UnknownName),
+        (HostChange(0, Address(HOSTS[0]), weight=-1), BadRequest),
+        (HostChange(0, Address(HOSTS[0]), add=True, tag="gold"), Refused),
+    ],
+)
+async def test_a_change_that_is_not_carried_out_says_why(
+    setting: Setting, change: HostChange, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await setting.driver.change_host(change)
+
+
+# ---- the ring's sockets
+
+
+@asynccontextmanager
+async def pair() -> AsyncIterator[tuple[Node, Node]]:
+    """Two nodes that run and listen on loopback."""
+    port = free_port()
+    members = [MemberId(f"{member.partition(':')[0]}:{port}") for member in (ME, OTHER)]
+    nodes = [Node(me=member, members=members) for member in members]
+    async with anyio.create_task_group() as tasks:
+        servers = []
+        for node in nodes:
+            address = node.director.me.partition(":")[0]
+            sock = listen.tcp_listener("ring", address, port).socket
+            loop = asyncio.get_running_loop()
+            servers.append(await loop.create_server(node.driver.new_link, sock=sock))
+            await tasks.start(node.driver.run)
+            node.start()
+        await until(lambda: all(len(node.director.barrier.ring) == 2 for node in nodes))
+        yield nodes[0], nodes[1]
+        for node in nodes:
+            node.driver.stop()
+        for server in servers:
+            server.close()
+        tasks.cancel_scope.cancel()
+
+
+async def test_two_drivers_form_a_ring_and_share_what_they_decide() -> None:
+    async with pair() as (one, two):
+        written: list[tuple[str, bytes]] = []
+        one.driver.lines(Recorder(Relay("login", "", False, one.driver), "one", written), ok(1, "alice"))
+        await until(lambda: two.host("alice"))
+        assert two.host("alice") == one.host("alice")
+        await one.operations.update_host(HOSTS[0], 7, reason="test")
+        assert two.operations.hosts()[0].weight == 7
+
+
+async def test_a_driver_that_stops_says_so_to_its_neighbours_after_its_last_records() -> None:
+    async with pair() as (one, two):
+        written: list[tuple[str, bytes]] = []
+        one.driver.lines(Recorder(Relay("login", "", False, one.driver), "one", written), ok(1, "alice"))
+        one.driver.stop()
+        assert len(written) == 1
+        await until(lambda: any("the director stops" in line for line in two.logged("ring_link_closed")))
+        assert two.host("alice") == one.host("alice")
+
+
+async def test_garbage_from_a_neighbours_address_is_answered_with_a_good_bye_and_logged() -> None:
+    async with pair() as (one, two):
+        address, _, port = one.director.me.partition(":")
+        with socket.socket() as stranger:
+            stranger.bind((two.director.me.partition(":")[0], 0))
+            stranger.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(stranger, (address, int(port)))
+            await loop.sock_sendall(stranger, b"\xff" * 100)
+            data = b""
+            while part := await loop.sock_recv(stranger, 65536):
+                data += part
+        (byes,) = [[m.reason for m in f if isinstance(m, Bye)] for f in FrameReader().feed(data)][-1:]
+        assert byes == ["frame of 4294967295 bytes, at most 4096 are accepted"]
+        await until(lambda: any(byes[0] in line for line in one.logged("ring_link_closed")))
+        assert len(one.director.barrier.ring) == 2
+
+
+async def test_a_member_nobody_listens_at_is_reported_and_tried_again(tmp_path: Path) -> None:
+    node = Node(members=[ME, OTHER])
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(node.driver.run)
+        node.start()
+        await until(lambda: len(node.logged("ring_dial_failed")) >= 2)
+        assert "refused" in node.logged("ring_dial_failed")[0]
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,406 @@
+"""Loading, writing behind, outages, claims: against real SQLite files and real Redis servers."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from director.core.events import Claimed, ClaimFailed, Leases, Stopping, TimerFired
+from director.core.hosts import decode_rows
+from director.core.users import BUCKETS
+from director.types import MemberId, UserKey
+from state.base import EMPTY_VERSION, AuditEntry, Lease, Lost, SchemaTooNew, StateStore, Swap, open_store
+from tests.servers import RedisServer
+from tests.unit.service.parts import (
+    EXPIRE,
+    HOSTS,
+    ME,
+    OTHER,
+    Node,
+    bucket_of,
+    key_of,
+    packed,
+    stored_users,
+    user,
+)
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+NOW = int(time.time())
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state.db"
+    server: RedisServer = request.getfixturevalue("redis")
+    return server.url
+
+
+@asynccontextmanager
+async def running(node: Node) -> AsyncIterator[Node]:
+    """A node that has loaded and writes behind; it is stopped at the end."""
+    await node.persistence.load()
+    node.start()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(node.persistence.run)
+            yield node
+            tasks.cancel_scope.cancel()
+    finally:
+        node.driver.stop()
+        await node.persistence.stop()
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[StateStore]:
+    """A second look at the store; with SQLite only when nobody else uses it."""
+    store = open_store(url, base_dir=Path("/"))
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def in_a_ring_of_two(url: str) -> AsyncIterator[Node]:
+    """A node whose core thinks that the other member is in the ring, and by his lease he lives."""
+    async with opened(url) as store:
+        await store.renew(Lease(member=OTHER, ring_address=OTHER, incarnation=1, synced=True), 60)
+    async with running(Node(url, members=[ME, OTHER])) as node:
+        node.director.barrier.ring = (ME, OTHER)
+        node.handle(TimerFired())
+        await until(lambda: node.persistence._ring == (ME, OTHER) and not node.director.partial)
+        yield node
+
+
+async def swap(store: StateStore, number: int, blob: bytes) -> None:
+    """Write a bucket, whatever was there."""
+    (bucket,) = await store.read_buckets("users", [number])
+    (result,) = await store.swap_buckets([Swap("users", number, bucket.version, blob)])
+    assert not isinstance(result, Lost)
+
+
+async def clean(node: Node) -> None:
+    await until(lambda: node.persistence.queued == 0 and node.persistence.hosts_stored)
+
+
+def name_in_bucket_of(writer: MemberId, node: Node) -> str:
+    """A user whose bucket this member usually writes."""
+    mine = node.persistence._is_writer
+    return next(n for n in map("user{}".format, range(1000)) if mine(bucket_of(n)) is (writer == ME))
+
+
+# ---- start and stop
+
+
+async def test_what_was_assigned_and_changed_is_there_after_a_restart(url: str) -> None:
+    async with running(Node(url)) as node:
+        for number in range(500):
+            node.put(f"user{number}", HOSTS[number % 3])
+        await node.operations.update_host(HOSTS[0], 7, reason="test")
+        await node.operations.set_up(HOSTS[1], up=False, reason="test")
+    again = Node(url)
+    await again.persistence.load()
+    assert again.persistence.loaded_users == 500
+    assert [again.host(f"user{number}") for number in range(500)] == [HOSTS[n % 3] for n in range(500)]
+    assert [(h.weight, h.up) for h in again.operations.hosts()] == [(7, True), (100, False), (100, True)]
+    await again.store.close()
+
+
+async def test_what_changed_is_written_without_being_waited_for(url: str) -> None:
+    async with running(Node(url)) as node:
+        node.put("alice")
+        assert node.persistence.queued == 1
+        await clean(node)
+    async with opened(url) as store:
+        assert key_of("alice") in await stored_users(store)
+
+
+async def test_a_stop_in_the_middle_writes_the_rest(url: str) -> None:
+    async with running(Node(url)) as node:
+        await clean(node)
+        node.put("last minute")
+    async with opened(url) as store:
+        assert key_of("last minute") in await stored_users(store)
+        assert await store.members() == []
+
+
+async def test_a_stop_writes_what_was_left_to_another_writer_who_may_be_gone(redis: RedisServer) -> None:
+    async with in_a_ring_of_two(redis.url) as node:
+        name = name_in_bucket_of(OTHER, node)
+        node.put(name)
+        await until(lambda: not node.director.users.dirty_count)
+        async with opened(redis.url) as store:
+            assert await stored_users(store) == {}
+    async with opened(redis.url) as store:
+        assert key_of(name) in await stored_users(store)
+
+
+async def test_an_empty_store_is_given_the_configured_hosts(url: str) -> None:
+    async with running(Node(url)) as node:
+        await clean(node)
+    async with opened(url) as store:
+        document = await store.read_document("hosts")
+    assert document is not None
+    assert [row.address for row in decode_rows(document.data)] == HOSTS
+
+
+async def test_a_store_of_a_newer_program_keeps_the_director_from_starting(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    async with opened(url):
+        pass
+    with sqlite3.connect(tmp_path / "state.db") as database:
+        database.execute("PRAGMA user_version = 99")
+        database.execute("UPDATE meta SET schema = 99")
+    with pytest.raises(SchemaTooNew):
+        await Node(url).persistence.load()
+
+
+async def test_a_damaged_bucket_is_named_and_left_out(url: str) -> None:
+    async with opened(url) as store:
+        good = user("alice", HOSTS[0], decided=NOW, seen=NOW)
+        await swap(store, bucket_of("alice"), packed(good))
+        await swap(store, (bucket_of("alice") + 1) % BUCKETS, b"not a record")
+    node = Node(url)
+    await node.persistence.load()
+    assert node.host("alice") == HOSTS[0]
+    assert len(node.director.users) == 1
+    assert len(node.logged("store_bucket_damaged")) == 1
+    await node.store.close()
+
+
+async def test_a_damaged_host_document_is_named_and_written_again(url: str) -> None:
+    async with opened(url) as store:
+        await store.swap_document("hosts", EMPTY_VERSION, b"\xff")
+    async with running(Node(url)) as node:
+        await clean(node)
+        assert len(node.logged("store_hosts_damaged")) == 1
+    async with opened(url) as store:
+        document = await store.read_document("hosts")
+    assert document is not None
+    assert len(decode_rows(document.data)) == 3
+
+
+# ---- two writers
+
+
+async def test_what_another_wrote_into_a_bucket_meanwhile_is_kept(redis: RedisServer) -> None:
+    async with running(Node(redis.url)) as node, opened(redis.url) as other:
+        await clean(node)
+        theirs = user("alice", HOSTS[1], decided=NOW, seen=NOW)._replace(key=UserKey(key_of("bob") ^ 1))
+        await swap(other, bucket_of("bob"), packed(theirs))
+        node.put("bob")
+        await clean(node)
+        assert set(await stored_users(other)) == {theirs.key, key_of("bob")}
+        assert node.director.users.get(theirs.key) is not None
+
+
+async def test_the_usual_writer_writes_and_whoever_takes_over_writes_the_rest(redis: RedisServer) -> None:
+    async with in_a_ring_of_two(redis.url) as node, opened(redis.url) as store:
+        mine, theirs = name_in_bucket_of(ME, node), name_in_bucket_of(OTHER, node)
+        node.put(mine)
+        node.put(theirs)
+        await clean(node)
+        assert set(await stored_users(store)) == {key_of(mine)}
+        await store.release(OTHER)
+        node.director.barrier.ring = (ME,)
+        node.handle(Leases(frozenset({ME})))
+        with anyio.fail_after(10):
+            while set(await stored_users(store)) != {key_of(mine), key_of(theirs)}:
+                pass
+
+
+# ---- outages
+
+
+async def test_a_store_that_is_away_at_the_start_is_joined_later_and_both_are_merged(
+    redis: RedisServer,
+) -> None:
+    async with opened(redis.url) as store:
+        known = user("known", HOSTS[2], decided=NOW, seen=NOW)
+        await swap(store, bucket_of("known"), packed(known))
+    port = redis.folder / "elsewhere"
+    redis.socket.rename(port)
+    async with running(Node(redis.url)) as node:
+        assert not node.persistence.up
+        assert len(node.logged("store_away")) == 1
+        node.put("early")
+        await until(lambda: node.persistence.errors.get("write", 0) >= 2)
+        port.rename(redis.socket)
+        await until(lambda: node.persistence.up)
+        assert node.host("known") == HOSTS[2]
+        async with opened(redis.url) as store:
+            assert set(await stored_users(store)) == {key_of("known"), key_of("early")}
+        assert len(node.logged("store_away")) == len(node.logged("store_back")) == 1
+
+
+async def test_an_outage_is_logged_once_queues_bucket_numbers_only_and_ends_with_everything_stored(
+    redis: RedisServer,
+) -> None:
+    async with running(Node(redis.url)) as node:
+        await clean(node)
+        redis.kill()
+        for number in range(20_000):
+            node.put(f"user{number}")
+        await until(lambda: node.persistence.errors.get("write", 0) >= 2)
+        assert node.persistence.queued <= BUCKETS
+        assert not node.persistence.info().up
+        assert not await node.persistence.wait_hosts_stored(0.0) or node.persistence.hosts_stored
+        redis.start()
+        await until(lambda: node.persistence.up)
+        await clean(node)
+        async with opened(redis.url) as store:
+            assert len(await stored_users(store)) == 20_000
+        assert len(node.logged("store_away")) == len(node.logged("store_back")) == 1
+        assert [event.alive for event in node.events if isinstance(event, Leases)][-1] == frozenset({ME})
+
+
+async def test_a_store_that_lost_everything_is_written_again(redis: RedisServer) -> None:
+    async with running(Node(redis.url, lease_ttl=0.3)) as node:
+        node.put("alice")
+        await clean(node)
+        redis.command("FLUSHALL")
+        await until(lambda: node.logged("store_replaced"))
+        await until(lambda: node.persistence.up)
+        async with opened(redis.url) as store:
+            assert key_of("alice") in await stored_users(store)
+            assert await store.read_document("hosts") is not None
+
+
+async def test_a_store_that_cannot_take_writes_does_not_come_and_go(tmp_path: Path) -> None:
+    with RedisServer(options={"maxmemory": "3mb"}) as redis:
+        async with running(Node(redis.url)) as node:
+            await clean(node)
+            redis.command("CONFIG", "SET", "maxmemory", "1")
+            node.put("alice")
+            await until(lambda: sum(node.persistence.errors.values()) >= 3)
+            assert len(node.logged("store_away")) == 1
+            assert node.logged("store_back") == []
+            redis.command("CONFIG", "SET", "maxmemory", "0")
+            await until(lambda: node.persistence.up)
+
+
+async def test_an_operators_change_says_that_it_is_not_stored_while_the_store_is_away(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("director.service.operations.STORE_WAIT", 0.05)
+    async with running(Node(redis.url)) as node:
+        assert (await node.operations.update_host(HOSTS[0], 50, reason="with")).stored
+        redis.kill()
+        assert not (await node.operations.update_host(HOSTS[0], 60, reason="without")).stored
+        redis.start()
+        await until(lambda: node.persistence.up and not node.persistence._audit)
+        async with opened(redis.url) as store:
+            document = await store.read_document("hosts")
+            entries = await store.audit(10)
+    assert document is not None
+    assert decode_rows(document.data)[0].weight == 60
+    assert [entry.reason for entry in entries] == ["without", "with"]
+
+
+async def test_an_audit_that_cannot_be_written_drops_its_oldest_entries(redis: RedisServer) -> None:
+    async with running(Node(redis.url)) as node:
+        redis.kill()
+        for number in range(1500):
+            node.persistence.audit(AuditEntry(at=NOW, who="me", what="test", target=str(number)))
+        redis.start()
+        await until(lambda: node.persistence.up and not node.persistence._audit)
+        async with opened(redis.url) as store:
+            targets = [entry.target for entry in await store.audit(2000)]
+    assert targets == [str(number) for number in range(1499, 499, -1)]
+
+
+# ---- leases and claims
+
+
+async def test_a_lease_is_kept_as_long_as_the_director_runs(redis: RedisServer) -> None:
+    async with running(Node(redis.url, lease_ttl=0.3)) as node, opened(redis.url) as store:
+        renewed = len([event for event in node.events if isinstance(event, Leases)])
+        await until(lambda: len([e for e in node.events if isinstance(e, Leases)]) >= renewed + 5)
+        assert [lease.member for lease in await store.members()] == [ME]
+    async with opened(redis.url) as store:
+        assert await store.members() == []
+
+
+def candidate(name: str, host: str) -> bytes:
+    return packed(user(name, host, decided=NOW, seen=NOW))
+
+
+def claimed(node: Node) -> Callable[[], set[int]]:
+    return lambda: {event.key for event in node.events if isinstance(event, Claimed)}
+
+
+async def test_a_claim_puts_the_candidate_where_nobody_was(redis: RedisServer) -> None:
+    async with running(Node(redis.url)) as node, opened(redis.url) as store:
+        node.persistence.claim(key_of("alice"), candidate("alice", HOSTS[1]))
+        await until(lambda: claimed(node)() == {key_of("alice")})
+        assert node.host("alice") == HOSTS[1]
+        assert set(await stored_users(store)) == {key_of("alice")}
+
+
+async def test_a_claim_takes_who_lives_in_the_store(redis: RedisServer) -> None:
+    async with running(Node(redis.url)) as node, opened(redis.url) as store:
+        theirs = user("alice", HOSTS[2], decided=NOW - 100, seen=NOW - 100)
+        await swap(store, bucket_of("alice"), packed(theirs))
+        node.persistence.claim(key_of("alice"), candidate("alice", HOSTS[1]))
+        await until(claimed(node))
+        assert node.host("alice") == HOSTS[2]
+
+
+async def test_a_claim_replaces_who_is_dead_though_he_was_decided_later(redis: RedisServer) -> None:
+    async with running(Node(redis.url)) as node, opened(redis.url) as store:
+        dead = user("alice", HOSTS[2], decided=NOW + 50, seen=NOW - EXPIRE - 50)
+        await swap(store, bucket_of("alice"), packed(dead))
+        node.persistence.claim(key_of("alice"), candidate("alice", HOSTS[1]))
+        await until(claimed(node))
+        assert node.host("alice") == HOSTS[1]
+        assert (await stored_users(store))[key_of("alice")].decided == NOW + 51
+
+
+async def test_a_thousand_claims_of_two_directors_come_to_the_same(redis: RedisServer) -> None:
+    names = [f"user{number}" for number in range(1000)]
+    async with running(Node(redis.url)) as node, running(Node(redis.url, me=OTHER)) as other:
+        for name, elsewhere in zip(names, reversed(names), strict=True):
+            node.persistence.claim(key_of(name), candidate(name, HOSTS[0]))
+            other.persistence.claim(key_of(elsewhere), candidate(elsewhere, HOSTS[1]))
+        keys = set(map(key_of, names))
+        await until(lambda: claimed(node)() == claimed(other)() == keys)
+        hosts = [(node.host(name), other.host(name)) for name in names]
+        assert [pair for pair in hosts if pair[0] != pair[1]] == []
+        assert {host for host, _ in hosts} <= {HOSTS[0], HOSTS[1]}
+
+
+async def test_claims_fail_at_once_while_the_store_is_away(redis: RedisServer) -> None:
+    async with running(Node(redis.url)) as node:
+        redis.kill()
+        keys = [key_of(f"user{number}") for number in range(10)]
+        for number, key in enumerate(keys):
+            node.persistence.claim(key, candidate(f"user{number}", HOSTS[0]))
+        await until(lambda: [e.key for e in node.events if isinstance(e, ClaimFailed)] == keys)
+        await until(lambda: not node.persistence.up)
+        node.persistence.claim(keys[0], candidate("user0", HOSTS[0]))
+        assert node.events[-1] == ClaimFailed(keys[0])
+        assert len(node.director.users) == 0
+
+
+async def test_events_after_the_end_do_no_harm(redis: RedisServer) -> None:
+    async with running(Node(redis.url)) as node:
+        node.driver.stop()
+        node.handle(Stopping())
+        node.put("late")
+    async with opened(redis.url) as store:
+        assert key_of("late") in await stored_users(store)
