@@ -70,7 +70,7 @@ class BadRequest(OperationError):
 
 
 class TryAgain(OperationError):
-    """Right, but not now: the ring is not in sync, or the same thing is being changed already (exit code 75)."""
+    """Right, but not now: the ring is not in sync, or it is being changed already (exit code 75)."""
 
     exit_code = EX_TRY_AGAIN
 

@@ -1,4 +1,4 @@
-"""The few words everybody shares. Plain integers and strings with a name, so that a reader and mypy can tell them apart."""
+"""The few words everybody shares: plain integers and strings with a name, for readers and for mypy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ MemberId = NewType("MemberId", str)
 """A director of the ring, as `address:port` (`[address]:port` for IPv6)."""
 
 Stamp = NewType("Stamp", int)
-"""Hybrid time of a decision: Unix seconds, but always greater than the stamp it replaces; 0 = from the configuration."""
+"""Hybrid time of a decision: Unix seconds, but always greater than the stamp it replaces.
+
+0: it comes from the configuration."""
 
 LinkId = NewType("LinkId", int)
 """One TCP connection of the ring, numbered by the process that owns the socket."""

@@ -1,7 +1,7 @@
 """Ours against the original, side by side: `make bench`, or `python -m tests.bench --help`.
 
-Both are alive at once on loopback, asked by the same load generator in random order, round by round, so that a noisy
-machine is noisy for both. What counts is the ratio within a round. Nothing is asserted about absolute time.
+Both are alive at once on loopback, asked by the same load generator in random order, round by round, so that a
+noisy machine is noisy for both. What counts is the ratio within a round. Nothing is asserted about absolute time.
 Needs root (Dovecot drops its privileges), Dovecot 2.3 with its director, and a C compiler.
 """
 
@@ -198,7 +198,7 @@ class Bench:
                     servers=servers,
                     hosts=" ".join(HOSTS),
                     ring=ring,
-                )  # fmt: skip
+                )
             )
             dovecot = shutil.which("dovecot", path=os.environ["PATH"] + ":/usr/sbin") or "dovecot"
             master = self.stack.enter_context(
@@ -257,11 +257,20 @@ class Bench:
         before = system.cpu()
         answer = subprocess.run(
             [
-                self.folder / "loadgen", "-n", str(load.requests), "-s", str(self.first_user),
-                "-c", str(load.connections), "-w", str(load.window), system.directors[0].socket,
+                self.folder / "loadgen",
+                "-n",
+                str(load.requests),
+                "-s",
+                str(self.first_user),
+                "-c",
+                str(load.connections),
+                "-w",
+                str(load.window),
+                system.directors[0].socket,
             ],
-            check=True, capture_output=True,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+        )
         after = self.drained(system)
         result = json.loads(answer.stdout)
         used = [(b - a) * 100_000 / load.requests for a, b in zip(before, after, strict=True)]
@@ -281,29 +290,29 @@ class Bench:
             used = now
 
 
+COLUMNS: dict[str, tuple[Callable[[Sample], float], int]] = {
+    "rate /s": (lambda sample: sample.rate, 0),
+    "p50 ms": (lambda sample: sample.p50, 3),
+    "p99 ms": (lambda sample: sample.p99, 3),
+    "CPU s/100k": (lambda sample: sample.cpu, 2),
+    "CPU, neighbour": (lambda sample: sample.cpu_others, 2),
+}
+
+
 def show(scenario: str, load: Load, samples: dict[str, list[Sample]]) -> None:
+    """min / median / max of each figure, and of its ratio to the original in the same round."""
     print(f"\n{scenario}, {load.name} ({load.connections} x {load.window}, {load.requests} new users a run)")
-    print(f"  {'':18}{'min':>10}{'median':>10}{'max':>10}   ratio to the original in the same round")
-    columns = {
-        "rate /s": (lambda s: s.rate, 0),
-        "p50 ms": (lambda s: s.p50, 3),
-        "p99 ms": (lambda s: s.p99, 3),
-        "CPU s/100k": (lambda s: s.cpu, 2),
-        "CPU neighbour": (lambda s: s.cpu_others, 2),
-    }
-    for name, column in columns.items():
-        value, digits = column
+    print(f"{'':15}{'':14}{'min':>9}{'median':>9}{'max':>9}   ours / original")
+    for name, (value, digits) in COLUMNS.items():
         for system, runs in samples.items():
-            values = [value(s) for s in runs]
+            values = [value(sample) for sample in runs]
             if not any(values):
                 continue
-            line = "".join(f"{v:>10.{digits}f}" for v in (min(values), median(values), max(values)))
+            figures = "".join(f"{v:>9.{digits}f}" for v in (min(values), median(values), max(values)))
             ratios = [value(s) / value(o) for s, o in zip(runs, samples["original"], strict=True) if value(o)]
-            told = "" if system == "original" or not ratios else (
-                f"   {min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}"
-            )  # fmt: skip
-            print(f"  {name:14} {system:16.16}"[:33].ljust(20)[:20] + f"{system:>14.14}" + line + told)
-    print("  failed: " + ", ".join(f"{name} {sum(s.failed for s in runs)}" for name, runs in samples.items()))
+            told = f"{min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}" if ratios else ""
+            print(f"{name:15}{system:14}{figures}   {'' if system == 'original' else told}".rstrip())
+    print("failed: " + ", ".join(f"{name} {sum(s.failed for s in runs)}" for name, runs in samples.items()))
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ LATE = {
     ("cli/config.py", "service"),
 }
 ROOT_IMPORT = ("service/app.py", "director.web")
-"""The one arrow backwards: the composition root builds the API too. The package itself is empty but for `run_api`."""
+"""The one arrow backwards: the composition root builds the API too, through `run_api`."""
 PURE = {"core", "wire"}
 NOT_PURE = {
     "asyncio",
