@@ -94,6 +94,7 @@ class Director:
         self._expected: float | None = None
         """When the next event was due at the latest; None: nothing was."""
         self._now = 0.0
+        self._thawed_at = float("-inf")
         self.settled = True
         """Whether the last event may have moved `next_deadline()`."""
         self._reconfigure()
@@ -123,7 +124,7 @@ class Director:
                 answers = self._logins.claimed(key, now)
                 return [*effects, *self.announce(), *answers, *self._settle(now)]
             case Thawed():
-                if gap <= FROZEN:
+                if now.mono >= self._thawed_at + FROZEN:
                     effects += self._thawed(event.gap, now)
             case Received():
                 effects += self._received(event, now)
@@ -372,6 +373,7 @@ class Director:
     def _thawed(self, gap: float, now: Now) -> list[Effect]:
         """We were frozen: suspect ourselves before others, and ask them before we answer anybody."""
         fields = {"seconds": round(gap, 1), "note": "comparing with the neighbours first"}
+        self._thawed_at = now.mono
         self._stand.leases = None
         self.ring.thawed(now)
         effects = [Log(Level.WARNING, "frozen", fields), *self._trust.thawed(self.ring, now)]

@@ -168,20 +168,25 @@ class App:
         self._http = self._tcp("http", config.http.listen)
 
     def _unix(self, name: str, listener: ListenerConfig) -> socket.socket | None:
-        """A second descriptor: whoever serves it closes it, and the file goes with the first."""
         if name in self._inherited:
-            return self._keep(listen.adopt_listener(name, self._inherited[name][0])).socket.dup()
+            return self._second(listen.adopt_listener(name, self._inherited[name][0]))
         if not listener.path:
             return None
         opened = listen.unix_listener(
             name, listener.path, mode=listener.mode, user=listener.user, group=listener.group
         )
-        return self._keep(opened).socket.dup()
+        return self._second(opened)
 
     def _tcp(self, name: str, endpoint: Endpoint | None) -> socket.socket | None:
         if endpoint is None:
             return None
-        return self._keep(listen.tcp_listener(name, endpoint.address, endpoint.port)).socket.dup()
+        return self._second(listen.tcp_listener(name, endpoint.address, endpoint.port))
+
+    def _second(self, opened: listen.Listener) -> socket.socket:
+        """A second descriptor for the loop, which closes what it has served; the file goes with the first."""
+        second = self._keep(opened).socket.dup()
+        self._sockets.callback(second.close)
+        return second
 
     def _open_fifo(self, listener: ListenerConfig) -> int | None:
         if "notify" in self._inherited:
@@ -217,7 +222,7 @@ class App:
             for serve, sock in self._listening:
                 tasks.start_soon(serve, sock)
             if self._fifo is not None:
-                await self._read_notify(self._fifo)
+                tasks.start_soon(self._read_notify, self._fifo)
             self.driver.store = self.persistence
             tasks.start_soon(self.persistence.run)
             self.driver.handle(Started())
@@ -261,9 +266,13 @@ class App:
 
     async def _read_notify(self, descriptor: int) -> None:
         loop = asyncio.get_running_loop()
-        pipe = os.fdopen(descriptor, "rb", buffering=0, closefd=False)
+        pipe = os.fdopen(os.dup(descriptor), "rb", buffering=0, closefd=False)
         reader = NotifyReader(self.driver.names_seen, self.driver.notify_skipped)
-        await loop.connect_read_pipe(lambda: reader, pipe)
+        transport, _ = await loop.connect_read_pipe(lambda: reader, pipe)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            transport.close()
 
     async def _serve_ring(self, sock: socket.socket) -> None:
         server = await asyncio.get_running_loop().create_server(self.driver.new_link, sock=sock)

@@ -1,7 +1,7 @@
 """Ours against the original, side by side: `make bench`, or `python -m tests.bench --help`.
 
-Both are alive at once on loopback, asked by the same load generator in random order, round by round, so that a
-noisy machine is noisy for both. What counts is the ratio within a round. Nothing is asserted about absolute time.
+Both are alive at once on loopback, asked by the same load generator in random order, round by round: a noisy
+machine is noisy for both. What counts is the ratio within a round; nothing is asserted about absolute time.
 Needs root (Dovecot drops its privileges), Dovecot 2.3 with its director, and a C compiler.
 """
 

@@ -15,7 +15,8 @@ from functools import partial
 
 from director.core.assign import Gate
 from director.types import Address
-from tests.simulation.world import EXPIRE, LEASE_TTL, UNIX, Node, Outcome, Reply, World
+from tests.simulation.parts import EXPIRE, Outcome, Reply
+from tests.simulation.world import LEASE_TTL, UNIX, Node, World
 
 FAMILIES = ("calm", "races", "crashes", "freezes", "cuts", "everything")
 """calm: logins, refreshes, host changes. races: the same on slow links, many in one moment. crashes,
@@ -68,6 +69,7 @@ class Run:
         self.outcomes: list[Outcome] = []
         self.lives: dict[str, dict[str, Life]] = {}
         self.newcomers = 0
+        self.healed = False
         self.excused = 0
         self.counts: Counter[str] = Counter()
         self.until = 0.0
@@ -113,6 +115,8 @@ class Run:
 
     def race(self) -> None:
         """A host changes while users whom nobody knows log in everywhere."""
+        if self.healed:
+            return
         self.change_host()
         for _ in range(self.random.randrange(2, 6)):
             self.newcomers += 1
@@ -266,6 +270,7 @@ class Run:
     def rest(self) -> None:
         """Everything heals; then all must agree, nobody waits, and all that is remembered is stored."""
         world = self.world
+        self.healed = True
         world.heal()
         for node in world.nodes.values():
             node.store.up = True

@@ -48,16 +48,16 @@ from director.core.events import (
     TimerFired,
 )
 from director.core.hashing import UserHash
-from director.core.hosts import BackendSetting, HostTable, merge_rows
+from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity
-from director.core.messages import HostRow, Hosts, RingMessage, Token, Users
+from director.core.messages import Hosts, RingMessage, Token, Users
 from director.core.names import NameTable
 from director.core.order import join_member, split_member
-from director.core.users import User, is_alive, merged, pack, rounded, unpack
+from director.core.users import is_alive, pack, unpack
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire.hotpath import Assigner, UserTable
+from tests.simulation.parts import EXPIRE, Outcome, Reply, Store
 
-EXPIRE = 60
 UNIX = 1_700_000_000.0
 LEASE_TTL = 3.0
 FLUSH = 0.2
@@ -66,56 +66,6 @@ WATCH = 0.5
 BUSY_TURNS = 3000
 """Turns of the loop in a row without a pause; more is a busy loop."""
 HASH = UserHash()
-
-
-@dataclass
-class Reply:
-    """What became of a login."""
-
-    user: str
-    at: MemberId
-    asked: float
-    host: str | None = None
-    refused: str | None = None
-    answered: float | None = None
-
-    @property
-    def pending(self) -> bool:
-        return self.answered is None
-
-
-@dataclass
-class Outcome:
-    """What became of an operator's change."""
-
-    done: HostRow | None = None
-    failed: str | None = None
-
-    @property
-    def pending(self) -> bool:
-        return self.done is None and self.failed is None
-
-
-@dataclass
-class Store:
-    """What survives a crash: of one director, or shared by all."""
-
-    shared: bool
-    up: bool = True
-    users: dict[UserKey, User] = field(default_factory=dict)
-    rows: dict[str, HostRow] = field(default_factory=dict)
-    leases: dict[MemberId, float] = field(default_factory=dict)
-
-    def merge(self, records: bytes) -> None:
-        for record in unpack(records):
-            record = record._replace(seen=rounded(record.seen, EXPIRE))
-            old = self.users.get(record.key)
-            self.users[record.key] = record if old is None else merged(old, record)
-
-    def merge_hosts(self, rows: Iterable[HostRow]) -> None:
-        for row in rows:
-            old = self.rows.get(row.address)
-            self.rows[row.address] = row if old is None else merge_rows(old, row)
 
 
 class Node:

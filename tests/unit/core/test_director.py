@@ -240,6 +240,15 @@ def test_a_freeze_is_noticed_by_the_first_event_that_comes_too_late_whichever_it
     assert [played.state(link) for link in (1, 2)] == [State.FULL, State.FULL]
 
 
+def test_a_freeze_that_was_noticed_already_is_not_one_more() -> None:
+    played = in_ring()
+    due = played.core.next_deadline()
+    assert due is not None
+    first = played.handle(TimerFired(), due + 5)
+    second = played.handle(Thawed(5.0), due + 5.2)
+    assert [log.event for log in of(Log, first + second)].count("frozen") == 1
+
+
 def test_neighbours_are_not_given_up_for_the_silence_of_our_own_freeze() -> None:
     played = in_ring()
     played.core.next_deadline()

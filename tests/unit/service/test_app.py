@@ -1,0 +1,202 @@
+"""The whole program in this process: start, serve, stop, and what happens when a part fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from director.errors import ListenError
+from director.service import app as app_module
+from director.service.app import App, run
+from director.service.config import load
+from director.service.log import Log
+from state.base import open_store
+from tests.waiting import until
+
+GOOD = """
+state = "sqlite:///state.db"
+[backends]
+mail_servers = ["127.0.3.1-127.0.3.3"]
+[dovecot]
+base_dir = "{folder}"
+[listen.api]
+path = "api.sock"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("a")
+    (folder / "director.toml").write_text(GOOD.format(folder=folder))
+    return folder
+
+
+class Program:
+    """An app, and what it logged."""
+
+    def __init__(self, folder: Path, sockets: ExitStack) -> None:
+        self.lines: list[str] = []
+        self.app = App(load(folder / "director.toml", os.environ), Log(write=self.lines.append), sockets)
+
+    def logged(self, event: str) -> list[str]:
+        return [line for line in self.lines if f" event={event} " in f"{line.rstrip()} "]
+
+
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Program]:
+    """It runs; at the end it gets SIGTERM, and must end by itself."""
+    with ExitStack() as sockets:
+        program = Program(folder, sockets)
+        program.app.bind()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(program.app.serve)
+            await until(lambda: program.logged("ready"))
+            yield program
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert program.logged("stopped")
+
+
+def test_a_wrong_configuration_is_named_with_all_its_faults_and_opens_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "director.toml").write_text(
+        '[users]\nexpire = "1 s"\n[ring]\nservers = ["nowhere.invalid:x"]\n'
+    )
+    assert run(str(folder / "director.toml")) == 78
+    text = capsys.readouterr().err
+    assert f"{folder}/director.toml: users.expire = '1 s'" in text
+    assert "ring.servers" in text
+    assert [path.name for path in folder.iterdir()] == ["director.toml"]
+
+
+@pytest.mark.anyio
+async def test_it_serves_its_sockets_and_leaves_none_behind(folder: Path) -> None:
+    paths = ["login/director/login", "login/director/proxy-notify", "director-userdb", "director-admin"]
+    async with serving(folder):
+        assert all((folder / path).exists() for path in [*paths, "api.sock"])
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(folder / "login/director/login"))
+    assert [path for path in [*paths, "api.sock"] if (folder / path).exists()] == []
+
+
+@pytest.mark.anyio
+async def test_a_notify_line_reaches_the_core_and_what_is_left_is_written_at_the_stop(folder: Path) -> None:
+    async with serving(folder) as program:
+        director = program.app.director
+        key = director.assigner.user_hash.key(b"alice")
+        director.assigner.assign(key, b"")
+        user = director.users.get(key)
+        assert user is not None
+        director.users.put(user._replace(seen=user.seen - 500))
+        with (folder / "login/director/proxy-notify").open("wb") as fifo:
+            fifo.write(b"alice\n")
+        await until(lambda: (found := director.users.get(key)) and found.seen >= user.seen)
+    store = open_store(f"sqlite:///{folder}/state.db", base_dir=folder)
+    await store.open()
+    blobs = [bucket.blob async for batch in store.load_buckets("users") for bucket in batch]
+    await store.close()
+    assert [blob[:8] for blob in blobs] == [key.to_bytes(8)]
+
+
+@pytest.mark.anyio
+async def test_a_bug_in_a_callback_is_logged_with_its_place_and_counted_and_all_else_goes_on(
+    folder: Path,
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with serving(folder) as program:
+        loop = asyncio.get_running_loop()
+        for _ in range(20):
+            loop.call_soon(broken)
+        await until(lambda: program.app.driver.counts.bugs == 20)
+        assert len(program.logged("bug")) == app_module.BUGS_LOGGED
+        assert "ZeroDivisionError: a bug" in program.logged("bug")[0]
+        assert "in broken" in program.logged("bug")[0]
+
+
+@pytest.mark.anyio
+async def test_a_bug_in_a_connections_callback_ends_that_connection_alone(folder: Path) -> None:
+    async with serving(folder) as program:
+        relay = program.app._relays[0]
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as bystander:
+            for sock in (client, bystander):
+                sock.setblocking(False)
+                await loop.sock_connect(sock, str(folder / "login/director/login"))
+                await until(lambda: relay.clients)
+            await until(lambda: len(relay.clients) == 2)
+            for held in relay.clients:
+                held._first = None  # type: ignore[assignment]
+            await loop.sock_sendall(client, b"VERSION\t1\t2\n")
+            assert await loop.sock_recv(client, 10) == b""
+            await until(lambda: len(relay.clients) == 1)
+        assert program.app.driver.counts.bugs == 1
+
+
+@pytest.mark.anyio
+async def test_trouble_of_the_network_is_no_bug(folder: Path) -> None:
+    async with serving(folder) as program:
+        context = {"message": "Fatal error on transport", "exception": OSError(113, "No route to host")}
+        asyncio.get_running_loop().call_exception_handler(context)
+        assert program.app.driver.counts.bugs == 0
+        assert "No route to host" in program.logged("connection_failed")[0]
+
+
+def test_a_task_that_crashes_ends_the_program_with_a_trace_and_what_was_known_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(app: App) -> None:
+        await until(lambda: app.persistence.up)
+        key = app.director.assigner.user_hash.key(b"alice")
+        app.director.assigner.assign(key, b"")
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(App, "_tell_manager", broken)
+    assert run(str(folder / "director.toml")) == app_module.EX_SOFTWARE
+    assert "event=crashed" in capfd.readouterr().err
+
+    async def stored() -> int:
+        store = open_store(f"sqlite:///{folder}/state.db", base_dir=folder)
+        await store.open()
+        count = sum([len(batch) async for batch in store.load_buckets("users")])
+        await store.close()
+        return count
+
+    assert anyio.run(stored) == 1
+
+
+def test_a_socket_that_is_served_already_ends_it_with_78_before_anything_else(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(str(folder / "director-admin"))
+        taken.listen()
+        assert run(str(folder / "director.toml")) == ListenError.exit_code
+    assert "admin: cannot listen on" in capfd.readouterr().err
+    assert not (folder / "state.db").exists()
+
+
+def test_a_check_says_that_all_is_well_and_leaves_nothing_open(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(str(folder / "director.toml"), check=True) == 0
+    assert "all sockets can be opened" in capfd.readouterr().out
+    assert not (folder / "director-admin").exists()
+
+
+def test_a_store_that_does_not_answer_fails_a_check_but_not_a_start(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = (folder / "director.toml").read_text()
+    (folder / "director.toml").write_text(text.replace("sqlite:///state.db", f"unix://{folder}/no-redis"))
+    assert run(str(folder / "director.toml"), check=True) == 69
+    assert "no-redis" in capfd.readouterr().err

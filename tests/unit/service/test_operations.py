@@ -1,0 +1,202 @@
+"""Asking a director, and changing it: one that stands alone, with its state in memory."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator
+
+import anyio.lowlevel
+import pytest
+
+from director.core.assign import Gate
+from director.core.standing import Standing
+from director.errors import BadRequest, Refused, UnknownName
+from director.records import UserInfo
+from director.service import operations
+from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    node = Node()
+    await node.persistence.load()
+    node.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(node.persistence.run)
+        yield node
+        tasks.cancel_scope.cancel()
+    node.driver.stop()
+    await node.persistence.stop()
+
+
+async def listed(node: Node, host: str | None = None, after: str = "") -> list[UserInfo]:
+    return [user async for batch in node.operations.users(host, after) for user in batch]
+
+
+# ---- reading
+
+
+async def test_the_status_shows_hosts_by_address_with_their_users(node: Node) -> None:
+    for number in range(10):
+        node.put(f"user{number}", HOSTS[0])
+    node.put("other", HOSTS[2])
+    node.put("expired", HOSTS[1], seen=int(time.time()) - EXPIRE - 1)
+    status = node.operations.status()
+    assert [(host.address, host.users) for host in status.hosts] == list(zip(HOSTS, [10, 0, 1], strict=True))
+    assert status.users == 11
+    assert status.me == ME
+    assert status.store.up
+
+
+async def test_a_users_status_names_his_present_hashed_and_configured_host(node: Node) -> None:
+    node.put("alice", HOSTS[2], seen=1000 + int(time.time()) - EXPIRE)
+    hashed = node.director.assigner.place(key_of("alice") >> 32, b"")
+    status = node.operations.user_status("Alice")
+    assert status.current == HOSTS[2]
+    assert status.expires is not None
+    assert 999 <= status.expires - time.time() <= 1000
+    assert hashed is not None
+    assert status.hashed == status.configured == hashed.address
+
+
+async def test_a_user_nobody_knows_has_no_present_host(node: Node) -> None:
+    status = node.operations.user_status("nobody")
+    assert (status.current, status.expires) == (None, None)
+
+
+async def test_a_number_means_the_hash_unless_it_is_to_be_a_name(node: Node) -> None:
+    node.put("alice", HOSTS[2])
+    number = str(key_of("alice") >> 32)
+    assert node.operations.user_status(number).current == HOSTS[2]
+    assert node.operations.user_status(number, numeric_is_hash=False).current is None
+
+
+async def test_the_configured_host_of_a_user_does_not_follow_operators(node: Node) -> None:
+    before = node.operations.user_status("alice")
+    await node.operations.update_host(before.hashed or "", 0, reason="test")
+    after = node.operations.user_status("alice")
+    assert after.configured == before.configured
+    assert after.hashed != before.hashed
+
+
+async def test_users_are_listed_in_order_in_batches_and_can_be_continued(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "BATCH", 10)
+    for number in range(100):
+        node.put(f"user{number}", HOSTS[number % 2])
+    batches = [batch async for batch in node.operations.users()]
+    users = [user for batch in batches for user in batch]
+    assert len(users) == 100
+    assert len(batches) > 5
+    assert [user.key for user in users] == sorted(user.key for user in users)
+    assert await listed(node, after=users[40].key) == users[41:]
+    assert len(await listed(node, HOSTS[1])) == 50
+    assert await listed(node, "192.0.2.1") == []
+
+
+async def test_an_address_that_is_none_is_refused_by_name(node: Node) -> None:
+    with pytest.raises(BadRequest, match="'imap1' is not an IP address"):
+        await listed(node, "imap1")
+
+
+async def test_the_dump_rebuilds_what_operators_did(node: Node) -> None:
+    await node.operations.update_host(HOSTS[0], 7, reason="test")
+    await node.operations.set_up(HOSTS[1], up=False, reason="test")
+    await node.operations.remove_host(HOSTS[2], reason="test")
+    await node.operations.set_host("127.0.3.9", "gold", 5, reason="test")
+    assert node.operations.dump().commands == [
+        f"director add {HOSTS[0]} 7",
+        f"director add {HOSTS[1]} 100",
+        f"director down {HOSTS[1]}",
+        "director add 127.0.3.9@gold 5",
+        f"director remove {HOSTS[2]}",
+    ]
+    assert node.operations.removed_hosts() == [HOSTS[2]]
+
+
+async def test_the_ring_lists_every_configured_director_and_who_is_missing() -> None:
+    node = Node(members=[ME, OTHER])
+    ring = node.operations.ring()
+    assert next((m.address, m.port, m.kind) for m in ring.members) == ("127.0.2.31", 9090, "self")
+    assert (ring.ring, ring.missing, ring.synced) == ([ME], [OTHER], False)
+
+
+# ---- changing
+
+
+async def test_a_change_is_made_stored_and_audited(node: Node) -> None:
+    change = await node.operations.update_host(HOSTS[0], 7, reason="maintenance")
+    assert change.host is not None
+    assert (change.host.weight, change.stored, change.dry_run) == (7, True, False)
+    with anyio.fail_after(5):
+        while not (entries := await node.store.audit(10)):
+            await anyio.lowlevel.checkpoint()
+    assert [(e.what, e.target, e.reason) for e in entries] == [("update", HOSTS[0], "maintenance")]
+
+
+async def test_a_dry_run_shows_what_would_be_and_changes_nothing(node: Node) -> None:
+    change = await node.operations.set_host(HOSTS[0], None, 7, reason="", dry_run=True)
+    assert change.host is not None
+    assert (change.host.weight, change.dry_run) == (7, True)
+    assert node.operations.hosts()[0].weight == 100
+    removed = await node.operations.remove_host(HOSTS[0], reason="", dry_run=True)
+    assert removed.host is None
+    assert len(node.operations.hosts()) == 3
+
+
+async def test_users_of_a_host_that_is_down_stay_and_those_of_a_removed_one_are_placed_anew(
+    node: Node,
+) -> None:
+    node.put("alice", HOSTS[0])
+    await node.operations.set_up(HOSTS[0], up=False, reason="test")
+    assert node.operations.user_status("alice").current == HOSTS[0]
+    await node.operations.remove_host(HOSTS[0], reason="test")
+    assert node.operations.user_status("alice").current is None
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_what_cannot_be_done_is_refused_the_same_way_in_a_dry_run(node: Node, dry_run: bool) -> None:
+    ask = node.operations
+    with pytest.raises(UnknownName):
+        await ask.update_host("192.0.2.1", 7, reason="", dry_run=dry_run)
+    with pytest.raises(BadRequest):
+        await ask.set_host(HOSTS[0], None, 2**32, reason="", dry_run=dry_run)
+    with pytest.raises(BadRequest):
+        await ask.set_up("imap1", up=True, reason="", dry_run=dry_run)
+    with pytest.raises(Refused):
+        await ask.set_host(HOSTS[0], "gold", 7, reason="", dry_run=dry_run)
+
+
+# ---- health and metrics
+
+
+async def test_it_is_ready_when_logins_are_answered_and_says_why_not(node: Node) -> None:
+    assert node.operations.alive()
+    assert node.operations.ready() == (True, "ready")
+    node.director.assigner.gate = Gate.CLOSED
+    assert node.operations.ready()[0] is False
+    node.director.assigner.gate = Gate.KNOWN
+    node.director._stand.standing = Standing.WAIT
+    assert node.operations.ready() == (False, "the smaller part of a cut ring: new users wait")
+
+
+async def test_a_ring_out_of_sync_for_a_moment_is_no_reason_to_be_taken_out_of_service(node: Node) -> None:
+    node.director.barrier.synced = False
+    node.director.barrier.waiting_since = time.monotonic() - 1
+    assert node.operations.ready()[0] is True
+    node.director.barrier.waiting_since = time.monotonic() - 6
+    assert node.operations.ready()[0] is False
+
+
+async def test_the_metrics_count_what_happened(node: Node) -> None:
+    node.put("alice", HOSTS[0])
+    node.driver.counts.lookups[("answered", "login")] = 3
+    text = node.operations.metrics().decode()
+    found = dict(re.findall(r"^(director_\S+) (\S+)$", text, re.MULTILINE))
+    assert found['director_lookups_total{protocol="login",result="answered"}'] == "3.0"
+    assert found[f'director_host_users{{host="{HOSTS[0]}",tag=""}}'] == "1.0"
+    assert found["director_store_up"] == "1.0"
