@@ -472,7 +472,7 @@ class Director:
             effects.append(Log(Level.INFO, "gate", self._gate_fields(gate)))
             if gate is Gate.OPEN and self.standing is Standing.ISOLATED:
                 self.counters.isolated += 1
-        claiming = self.partial and gate is Gate.KNOWN
+        claiming = self._stand.claiming and gate is Gate.KNOWN
         if gate > before or (claiming and not self._logins.claiming):
             self.pending.wake()
         self._logins.claiming = claiming

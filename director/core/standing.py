@@ -61,6 +61,11 @@ class Stand:
 
     def __init__(self, servers: Collection[MemberId], isolation_wait: float) -> None:
         self.standing = Standing.WAIT
+        self.claiming = False
+        """Whether new users are settled in the store now. Not before this part of the ring agrees on the
+        hosts, or
+        has waited long enough: others may not have noticed yet that the ring is cut, and hash by the old
+        table."""
         self.leases: frozenset[MemberId] | None = None
         self._servers = servers
         self._isolation_wait = isolation_wait
@@ -76,14 +81,16 @@ class Stand:
         elif self._smaller_since is None:
             self._smaller_since = now.mono
         claim_at = self._claim_at(barrier)
-        if claim_at is not None and now.mono >= claim_at and standing in MAY_HASH:
+        waited = claim_at is not None and now.mono >= claim_at
+        if waited and standing in MAY_HASH:
             standing = Standing.CLAIM
         self.standing = standing
+        self.claiming = standing is Standing.CLAIM and (barrier.synced or waited)
 
     def next_deadline(self, barrier: Barrier) -> float | None:
         if self.standing is Standing.WAIT:
             return None if self._smaller_since is None else self._smaller_since + self._isolation_wait
-        return None if self.standing is Standing.CLAIM else self._claim_at(barrier)
+        return None if self.claiming else self._claim_at(barrier)
 
     def _claim_at(self, barrier: Barrier) -> float | None:
         """When new users have waited long enough for a barrier, where there is a store to ask."""

@@ -350,7 +350,9 @@ class Driver:
         except OSError as exc:
             reason = exc.strerror or str(exc)
         else:
-            return
+            if link.number not in self._dialled:
+                return
+            reason = "it hung up at once"
         self._dialled.pop(link.number, None)
         self._log.debug("ring_dial_failed", peer=member, reason=reason)
         self.handle(DialFailed(member, reason))

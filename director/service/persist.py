@@ -18,11 +18,12 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
+from director.core.checks import wrong_records, wrong_rows
 from director.core.director import Director
 from director.core.events import ClaimFailed, Event, Leases, StoredHosts, StoredUsers
 from director.core.hosts import decode_rows, encode_rows
 from director.core.names import NameTable
-from director.core.users import BUCKETS, RECORD, UserTable
+from director.core.users import BUCKETS, UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims
 from director.service.log import Log
@@ -229,24 +230,23 @@ class Persistence:
         records = []
         for bucket in buckets:
             self._versions[space][bucket.number] = bucket.version
-            try:
-                if space == "names":
-                    self._names.merge(bucket.blob)
-                elif len(bucket.blob) % RECORD.size:
-                    raise ValueError(f"{len(bucket.blob)} bytes are no multiple of {RECORD.size}")
-                else:
-                    records.append(bucket.blob)
-            except ValueError as exc:
-                self._log.error(
-                    "store_bucket_damaged",
-                    space=space,
-                    bucket=bucket.number,
-                    reason=str(exc),
-                    note="left out",
-                )
+            problem = wrong_records(bucket.blob) if space == "users" else self._wrong_names(bucket.blob)
+            if problem is not None:
+                fields = {"space": space, "bucket": bucket.number, "reason": problem, "note": "left out"}
+                self._log.error("store_bucket_damaged", **fields)
+            elif space == "users":
+                records.append(bucket.blob)
         merged = b"".join(records)
         if merged:
             self._handle(StoredUsers(merged))
+
+    def _wrong_names(self, entries: bytes) -> str | None:
+        """Merge names into memory. Returns what is wrong with them."""
+        try:
+            self._names.merge(entries)
+        except ValueError as exc:
+            return str(exc)
+        return None
 
     async def _read_hosts(self) -> None:
         document = await self.store.read_document(HOSTS)
@@ -260,8 +260,11 @@ class Persistence:
     def _take_hosts(self, data: bytes) -> None:
         try:
             rows = decode_rows(data)
-        except ValueError as exc:
-            self._log.error("store_hosts_damaged", reason=str(exc), note="written again from memory")
+            problem = wrong_rows(rows)
+        except (ValueError, RecursionError) as exc:
+            rows, problem = [], str(exc)
+        if problem is not None:
+            self._log.error("store_hosts_damaged", reason=problem, note="written again from memory")
             self.hosts_changed()
             return
         self._handle(StoredHosts(tuple(rows)))

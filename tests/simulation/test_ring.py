@@ -184,13 +184,27 @@ def test_the_larger_part_goes_on_at_once_with_stores_of_their_own() -> None:
 
 def test_in_a_cut_ring_with_a_shared_store_both_sides_give_new_users_one_backend() -> None:
     world = ring_of_three("shared")
-    world.cut("d3").run(8)
+    world.cut("d3").run(12)
     world.change("d1", "127.0.1.1", weight=1)
     world.run(0.02)
     replies = [world.login(user, at) for user in USERS for at in ("d3", "d1")]
     world.run(0.2)
     assert not any(reply.pending for reply in replies)
     assert len({(reply.user, reply.host) for reply in replies}) == len(USERS)
+
+
+def test_new_users_wait_for_a_host_change_made_just_when_the_ring_was_cut_and_then_get_one_backend() -> None:
+    world = ring_of_three("shared")
+    world.cut("d3").run(8)
+    outcome = world.change("d1", "127.0.1.1", weight=1)
+    replies = world.logins(USERS, "d1")
+    assert all(reply.pending for reply in replies)
+    world.run(5.5)
+    again = world.logins(USERS, "d3")
+    world.run(0.5)
+    assert outcome.done is not None
+    assert [reply.host for reply in replies] == [reply.host for reply in again]
+    assert not any(reply.pending for reply in replies)
 
 
 def test_a_host_change_on_one_side_of_a_cut_reaches_the_other_through_the_store() -> None:
@@ -205,7 +219,7 @@ def test_a_host_change_on_one_side_of_a_cut_reaches_the_other_through_the_store(
 def test_a_claimed_user_whose_host_was_removed_is_placed_anew() -> None:
     world = ring_of_three("shared")
     first = world.login("alice", "d1").host
-    world.run(1).cut("d3").run(8)
+    world.run(1).cut("d3").run(12)
     world.change("d1", first, remove=True)
     world.run(1)
     replies = [world.login("alice", "d3"), world.login("alice", "d1")]

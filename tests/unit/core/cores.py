@@ -68,7 +68,9 @@ class Played:
     def hear(self, link: int, *messages: RingMessage, mono: float = 1.0) -> list[Effect]:
         return self.handle(Received(LinkId(link), messages), mono)
 
-    def link(self, number: int, peer: MemberId, *, dialled: bool, mono: float = 0.0) -> None:
+    def link(
+        self, number: int, peer: MemberId, *, dialled: bool, mono: float = 0.0, settled: bool = True
+    ) -> None:
         """Play the other end of a link from the greeting to the end of the exchange."""
         link, address = LinkId(number), split_member(peer)[0]
         other = Neighbour(
@@ -87,7 +89,7 @@ class Played:
             ours, theirs = messages(self.handle(Received(link, theirs), mono)) if theirs else [], answers
             ours = [m for m in ours if type(m).__name__ in ("Hello", "Proof")]
         self.peers[link] = other
-        self.hear(number, Digests(0, bytes(8 * 4096)), ExchangeDone(True), mono=mono)
+        self.hear(number, Digests(0, bytes(8 * 4096)), ExchangeDone(settled), mono=mono)
         while self.core.next_deadline() == 0.0:
             self.handle(TimerFired(), mono)
 

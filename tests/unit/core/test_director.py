@@ -209,6 +209,15 @@ def test_a_started_director_answers_nobody_before_it_has_compared_its_memory() -
     assert (played.core.hint, played.core.assigner.gate) == (False, Gate.KNOWN)
 
 
+def test_an_exchange_with_one_who_has_just_started_too_settles_nothing() -> None:
+    played = Played(D2, D3)
+    played.link(1, D2, dialled=True, settled=False)
+    assert (played.state(1), played.core.hint) == (State.FULL, True)
+    played.link(2, D3, dialled=False, settled=False)
+    release(played)
+    assert (played.core.hint, played.core.assigner.gate) == (False, Gate.OPEN)
+
+
 def test_the_leases_say_that_a_director_is_alone() -> None:
     played = Played(D2, D3)
     effects = played.handle(lookup(1), 0)

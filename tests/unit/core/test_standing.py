@@ -94,3 +94,15 @@ def test_without_a_shared_store_a_barrier_that_stands_still_stays_one() -> None:
     barrier.wait(at(100), at_once=True)
     stand.review(barrier, at(200))
     assert (stand.standing, stand.next_deadline(barrier)) == (Standing.WHOLE, None)
+
+
+def test_a_host_change_in_a_partial_ring_is_agreed_before_users_are_claimed_by_it() -> None:
+    stand, barrier = Stand([A, B, C], isolation_wait=20), released(A, B)
+    stand.leases = frozenset([A, B, C])
+    stand.review(barrier, at(100))
+    assert stand.claiming
+    barrier.wait(at(101), at_once=True)
+    stand.review(barrier, at(101))
+    assert (stand.standing, stand.claiming, stand.next_deadline(barrier)) == (Standing.CLAIM, False, 106)
+    stand.review(barrier, at(106))
+    assert (stand.claiming, stand.next_deadline(barrier)) == (True, None)

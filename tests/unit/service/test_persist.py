@@ -12,7 +12,8 @@ import anyio
 import pytest
 
 from director.core.events import Claimed, ClaimFailed, Leases, Stopping, TimerFired
-from director.core.hosts import decode_rows
+from director.core.hosts import decode_rows, encode_rows
+from director.core.messages import HostRow
 from director.core.users import BUCKETS
 from director.types import MemberId, UserKey
 from state.base import EMPTY_VERSION, AuditEntry, Lease, Lost, SchemaTooNew, StateStore, Swap, open_store
@@ -33,6 +34,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 NOW = int(time.time())
+BAD_ROW = encode_rows([HostRow("127.0.3.1", "", True, 0, "", 0, -1, 0, True, 0)])
 
 
 @pytest.fixture
@@ -183,9 +185,10 @@ async def test_a_damaged_bucket_is_named_and_left_out(url: str) -> None:
     await node.store.close()
 
 
-async def test_a_damaged_host_document_is_named_and_written_again(url: str) -> None:
+@pytest.mark.parametrize("data", [b"\xff", b"\x91" * 5000, BAD_ROW], ids=["garbage", "nested", "bad row"])
+async def test_a_damaged_host_document_is_named_and_written_again(url: str, data: bytes) -> None:
     async with opened(url) as store:
-        await store.swap_document("hosts", EMPTY_VERSION, b"\xff")
+        await store.swap_document("hosts", EMPTY_VERSION, data)
     async with running(Node(url)) as node:
         await clean(node)
         assert len(node.logged("store_hosts_damaged")) == 1
