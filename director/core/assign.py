@@ -127,6 +127,7 @@ class Assigner:
         if backend is None:
             return Wait.NO_HOST, False
         decided, seen = (old.decided + 1, old.seen) if old else (0, 0)
-        stamp = Stamp(min(max(self.unix, decided), LATEST))
+        # Never before the host appeared, by whatever clock: such a choice would not count.
+        stamp = Stamp(min(max(self.unix, decided, backend.since), LATEST))
         self.users.put(User(key, backend.id, stamp, max(self.unix, seen), 0))
         return backend, True

@@ -469,6 +469,8 @@ cdef class Assigner:
         index = self.placed(key >> 32, tag)
         if index < 0:
             return WAIT_NO_HOST
+        host = self.host(self.backends[index].id)
+        decided = max(decided, host.since)
         if record != NULL:
             decided = min(max(decided, <uint64_t>get32(record + AT_DECIDED) + 1), <uint64_t>LATEST)
             seen = max(seen, get32(record + AT_SEEN))

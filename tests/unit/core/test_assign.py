@@ -357,3 +357,10 @@ def test_the_compiled_assigner_does_what_the_plain_one_does(
     for name, *arguments in steps:
         assert carry_out(packed, name, arguments) == carry_out(plain, name, arguments)
     assert packed.users.take_changes() == plain.users.take_changes()
+
+
+def test_a_choice_counts_though_the_clock_of_whoever_added_the_host_is_ahead(hot: HotPath) -> None:
+    assigner = director(hot, [backend(1, since=NOW + 2)])
+    assigner.assign(ALICE, b"")
+    assigner.gate = Gate.KNOWN
+    assert assigner.assign(ALICE, b"") == backend(1, since=NOW + 2)
