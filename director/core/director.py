@@ -246,7 +246,7 @@ class Director:
     def _merge_users(self, records: bytes, source: Neighbour | None) -> list[Effect]:
         """Take in what a neighbour, or the store (None), knows; what was new goes on to all others."""
         effects: list[Effect] = []
-        if source is None or source.state is not State.FULL:
+        if self._started and (source is None or source.state is not State.FULL):
             effects += self._conflicts(records)  # over a full link flows what was decided in agreement
         changed = self.users.merge(records)
         if not changed:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from director.core.assign import Assigner, Backend, Wait
-from director.core.effects import Answer, Claim, Effect, Level, Log, Refuse
+from director.core.effects import Answer, Claim, Effect, Refuse
 from director.core.events import Lookup
 from director.core.hosts import HostTable
 from director.core.pending import PENDING_TIMEOUT, Pending, Waiting
@@ -134,8 +134,5 @@ class Logins:
         effects: list[Effect] = []
         for one in self._pending.overdue(now.mono):
             self._counters.refused += 1
-            reason = f"{one.wait.value}, waited {PENDING_TIMEOUT:.0f} s"
-            effects.append(Refuse(one.request, reason))
-            fields = {"hash": one.key >> 32, "tag": one.tag.decode(errors="replace"), "reason": reason}
-            effects.append(Log(Level.ERROR, "lookup_timed_out", fields))
+            effects.append(Refuse(one.request, f"{one.wait.value}, waited {PENDING_TIMEOUT:.0f} s"))
         return effects

@@ -113,8 +113,9 @@ class Neighbour:
         match self.state, message:
             case State.CLOSED, _:
                 return []
-            case _, Bye(reason):
-                return self.close(f"it said: {reason}", bye=False)
+            case _, Bye(reason, routine):
+                level = Level.INFO if routine else Level.WARNING
+                return self.close(f"it said: {reason}", bye=False, level=level)
             case State.GREETING, Hello():
                 return self._greeted(message, now)
             case State.PROVING, Proof(mac):
@@ -167,7 +168,7 @@ class Neighbour:
         """End the link: say why to the other end and to the log."""
         if self.state is State.CLOSED:
             return []
-        effects: list[Effect] = [Send(self.link, [Bye(reason)])] if bye else []
+        effects: list[Effect] = [Send(self.link, [Bye(reason, level is Level.INFO)])] if bye else []
         fields = {"peer": self.name(), "state": self.state.value, "reason": reason}
         self.state = State.CLOSED
         return [*effects, Close(self.link), Log(level, "ring_link_closed", fields)]

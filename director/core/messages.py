@@ -61,6 +61,8 @@ class Bye(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Last message before the connection is closed: why."""
 
     reason: str
+    routine: bool = False
+    """Nothing is wrong: a nearer neighbour, a stop."""
 
 
 class Users(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):

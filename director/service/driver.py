@@ -436,7 +436,10 @@ class Driver:
             client, held = taken
             self._count("refused", client, 1)
             client.write(refusal(held.id))
-            self._log.error("login_refused", user=held.name, reason=reason)
+            hash32, tag, now = held.key >> 32, held.tag, time.monotonic()
+            self._limited.warning(
+                now, "login_refused", reason, user=held.name, hash=hash32, tag=tag, reason=reason
+            )
 
     def _take(self, request: RequestId) -> tuple[Client, Held] | None:
         """A request that is to be answered; None if its client has gone away meanwhile."""

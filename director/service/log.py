@@ -173,3 +173,4 @@ def capture_logging(log: Log) -> None:
     """Send everything that is logged with the standard `logging` to `log`, and nowhere else."""
     level = next(number for name, number in LEVELS.items() if log.writes(name))
     logging.basicConfig(handlers=[LibraryHandler(log)], level=level, force=True)
+    logging.getLogger("redis_lock").setLevel(logging.WARNING)  # each taking of its lock is not an event here

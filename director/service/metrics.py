@@ -75,6 +75,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Assignments that were read from the store at the start."""
     clock_skew: dict[str, float] = msgspec.field(default_factory=dict)
     """member -> seconds its clock is ahead of ours."""
+    bugs: int = 0
+    """Errors in callbacks that were caught by the loop; must stay 0."""
     loop_lag: float = 0.0
     """Longest delay of a timer of the event loop since the last scrape, seconds."""
 
@@ -135,6 +137,7 @@ class _Page:
         yield _gauge("warm_start_duration_seconds", "From the start to the first answer", warm)
         yield _gauge("warm_start_users", "Assignments read at the start", [((), now.warm_start_users)])
         yield _gauge("event_loop_lag_seconds", "Longest delay of a timer since the last scrape", lag)
+        yield _counter("bugs", "Errors in the program that were logged; must stay 0", [((), now.bugs)])
         build = (now.version, now.python, "yes" if now.compiled else "no")
         yield _gauge("build_info", "What is running", [(build, 1)], "version", "python", "compiled")
 

@@ -277,6 +277,7 @@ class Operations:
             warm_start_seconds=self._warm_seconds(),
             warm_start_users=persistence.loaded_users,
             clock_skew={n.name(): n.skew for n in director.ring.live_links()},
+            bugs=driver.counts.bugs,
             loop_lag=lag,
         )
 

@@ -254,7 +254,7 @@ def test_a_good_bye_goes_to_everybody_and_ends_all_dials() -> None:
     linked(one, 1, D4, dialled=True)
     linked(one, 2, D2, dialled=False)
     effects = one.stop("the director stops")
-    assert messages(effects) == [Bye("the director stops")] * 2
+    assert messages(effects) == [Bye("the director stops", routine=True)] * 2
     one.review(at(1))
     assert dialled(one, at(100)) == []
 

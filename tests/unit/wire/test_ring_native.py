@@ -22,7 +22,7 @@ RECORD = bytes(range(22))
 MESSAGES: list[RingMessage] = [
     m.Hello(1, 1, "10.0.0.1:9090", 1_700_000_000_000_000, bytes(range(32)), 1_700_000_000.25, "%Lu", 900),
     m.Proof(bytes(range(32))),
-    m.Bye("the director stops"),
+    m.Bye("the director stops", routine=True),
     m.Users(RECORD * 2),
     m.Hosts([HostRow("10.1.0.1", "imap1.example.com", True, 0, "gold", 5, 100, 7, False, 9)]),
     m.Digests(128, DIGEST * 2),
