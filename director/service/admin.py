@@ -38,7 +38,7 @@ REASON = "doveadm"
 class AdminOperations(Protocol):
     """The part of Operations these commands need."""
 
-    def hosts(self) -> list[HostInfo]: ...
+    async def hosts(self) -> list[HostInfo]: ...
 
     def removed_hosts(self) -> list[str]: ...
 
@@ -73,7 +73,7 @@ class AdminHandler:
     async def __call__(self, command: Command) -> AsyncGenerator[bytes, None]:
         match command:
             case HostList():
-                yield admin.host_list(self._operations.hosts())
+                yield admin.host_list(await self._operations.hosts())
             case HostListRemoved():
                 yield admin.removed_hosts(self._operations.removed_hosts())
             case DirectorList():

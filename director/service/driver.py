@@ -65,6 +65,8 @@ CONNECT_TIMEOUT = 2.0
 """Seconds a dialled director may take to accept."""
 WATCH = 0.25
 """Seconds between two looks at the clock of the loop."""
+ALONE = 0.02
+"""Without neighbours: seconds in which new users gather before they are looked after."""
 FROZEN = 1.0
 """A gap of the loop, in seconds, after which the process counts as frozen (ring-rules 28)."""
 
@@ -124,7 +126,7 @@ class Driver:
         self._operations: dict[int, Operation] = {}
         self._numbers = 0
         self._late: list[tuple[Client, bytes]] = []
-        self._turn_planned = False
+        self._turn_planned = self._alone_planned = False
         self._events: deque[Event] = deque()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
@@ -218,12 +220,16 @@ class Driver:
             self._look_at_clock()  # thawed, and this came first: what is in memory must not be trusted yet
         self._assigner.unix = int(time.time())
         out, held = hotpath.rewrite(self._assigner, data, client.relay.passlines)
-        if self._users.has_changes or self._late:
+        if self._late or (self.links and self._users.has_changes):
             if out:
                 self._late.append((client, out))
             self._plan_turn()
-        elif out:
-            client.write(out)
+        else:
+            if out:
+                client.write(out)
+            if not self._alone_planned and self._users.has_changes:
+                self._alone_planned = True
+                self._loop.call_later(ALONE, self._end_alone)
         if out:
             self._count("answered", client, out.count(_ANSWER))
         if held:
@@ -246,6 +252,12 @@ class Driver:
         finally:
             for client, out in late:
                 client.write(out)
+
+    def _end_alone(self) -> None:
+        """Without neighbours nobody waits to hear of new users: now and then is enough for the store."""
+        self._alone_planned = False
+        if self._users.has_changes:
+            self._end_turn()
 
     def _announce(self) -> None:
         """The short way of what nearly every turn is; what sending causes comes behind it."""

@@ -47,6 +47,10 @@ from state.base import AuditEntry
 
 STORE_WAIT = 1.0
 """Seconds a change waits for the store before it is reported as not yet stored."""
+COUNTED = 64
+"""Buckets counted in one turn of the loop, about 2 ms at a million users."""
+COUNTED_AT_ONCE = 20_000
+"""Up to so many users all buckets are counted in one turn."""
 BATCH = 5000
 """Users of one batch of a listing."""
 BLIP = 5.0
@@ -72,8 +76,8 @@ class Operations:
 
     # ---- reading
 
-    def status(self) -> StatusInfo:
-        hosts = self.hosts()
+    async def status(self) -> StatusInfo:
+        hosts = await self.hosts()
         return StatusInfo(
             version=VERSION,
             me=self._director.me,
@@ -84,8 +88,8 @@ class Operations:
             store=self._persistence.info(),
         )
 
-    def hosts(self) -> list[HostInfo]:
-        counts = self._users.counts(0, BUCKETS, int(time.time()))
+    async def hosts(self) -> list[HostInfo]:
+        counts = await self._counts()
         return [self._host_info(row, counts) for row in self._hosts.present()]
 
     def removed_hosts(self) -> list[str]:
@@ -205,7 +209,7 @@ class Operations:
 
     async def _change(self, change: HostChange, what: str, reason: str, dry_run: bool) -> Change:
         if dry_run:
-            return Change(host=self._preview(change), stored=False, dry_run=True)
+            return Change(host=await self._preview(change), stored=False, dry_run=True)
         before = self._hosts.get(change.address)
         row = await self._driver.change_host(change)
         stored = await self._persistence.wait_hosts_stored(STORE_WAIT)
@@ -220,9 +224,9 @@ class Operations:
                     reason=reason,
                 )
             )
-        return Change(host=self._host_info(row, self._counts()) if row.present else None, stored=stored)
+        return Change(host=self._host_info(row, await self._counts()) if row.present else None, stored=stored)
 
-    def _preview(self, change: HostChange) -> HostInfo | None:
+    async def _preview(self, change: HostChange) -> HostInfo | None:
         """What the change would make of the host. Raises what the change itself would raise."""
         problem = problem_with(self._hosts, change)
         if problem is not None:
@@ -239,16 +243,16 @@ class Operations:
             up=change.up,
         )
         row = row or table.rows[change.address]
-        return self._host_info(row, self._counts()) if row.present else None
+        return self._host_info(row, await self._counts()) if row.present else None
 
     # ---- metrics
 
-    def metrics(self) -> bytes:
-        return render(self._snapshot())
+    async def metrics(self) -> bytes:
+        return render(await self._snapshot())
 
-    def _snapshot(self) -> Snapshot:
+    async def _snapshot(self) -> Snapshot:
         director, driver, persistence = self._director, self._driver, self._persistence
-        hosts = self.hosts()
+        hosts = await self.hosts()
         users: dict[str, int] = {}
         for host in hosts:
             users[host.tag] = users.get(host.tag, 0) + host.users
@@ -283,8 +287,16 @@ class Operations:
 
     # ---- helpers
 
-    def _counts(self) -> dict[HostId, int]:
-        return self._users.counts(0, BUCKETS, int(time.time()))
+    async def _counts(self) -> dict[HostId, int]:
+        """Live users by host, counted in slices between which logins are answered."""
+        unix = int(time.time())
+        counts: dict[HostId, int] = {}
+        for first in range(0, BUCKETS, COUNTED):
+            for host, users in self._users.counts(first, first + COUNTED, unix).items():
+                counts[host] = counts.get(host, 0) + users
+            if len(self._users) > COUNTED_AT_ONCE:
+                await anyio.lowlevel.checkpoint()
+        return counts
 
     def _host_info(self, row: HostRow, counts: dict[HostId, int]) -> HostInfo:
         return HostInfo(

@@ -80,17 +80,17 @@ class HostChange(HostPatch, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 @get("/v1/status", responses=errors(400), summary="This director, its hosts, its ring and its store")
 async def status(operations: Service) -> StatusInfo:
-    return operations.status()
+    return await operations.status()
 
 
 @get("/v1/hosts", responses=errors(400), summary="Backend hosts, in order of their addresses")
 async def hosts(operations: Service) -> list[HostInfo]:
-    return operations.hosts()
+    return await operations.hosts()
 
 
 @get("/v1/hosts/{address:str}", responses=errors(400, 404), summary="One backend host")
 async def one_host(operations: Service, address: Address) -> HostInfo:
-    return known_host(operations, address)
+    return await known_host(operations, address)
 
 
 @post(
@@ -143,7 +143,7 @@ async def users(
     operations: Service, host: FromQuery[str | None] = None, cursor: Cursor = None
 ) -> Response[list[UserInfo]]:
     """At most 5000 users, in order of their key. The header `Link` names the next page while there is one."""
-    wanted = None if host is None else known_host(operations, host).address
+    wanted = None if host is None else (await known_host(operations, host)).address
     page: list[UserInfo] = []
     async for batch in operations.users(wanted, cursor or ""):
         page += batch
@@ -186,7 +186,7 @@ async def dump(operations: Service) -> Dump:
 
 @get("/metrics", media_type=METRICS_TYPE, responses=errors(400), summary="Prometheus metrics")
 async def metrics(operations: Service) -> bytes:
-    return operations.metrics()
+    return await operations.metrics()
 
 
 @get("/livez", opt={"open": True}, responses=errors(400, 503), summary="200 while the process does its work")
@@ -239,9 +239,9 @@ def create_app(operations: Operations, *, token: str | None, trusted: bool) -> L
     )
 
 
-def known_host(operations: Operations, address: str) -> HostInfo:
+async def known_host(operations: Operations, address: str) -> HostInfo:
     wanted = canonical(address)
-    for host in operations.hosts():
+    for host in await operations.hosts():
         if host.address == wanted:
             return host
     raise UnknownName(f"{wanted}: no such host")

@@ -46,7 +46,7 @@ class FakeOperations:
         self._users = {("", self._number(name)): (address, clock() + EXPIRE) for name, address in users}
         self._members = list(members)
 
-    def hosts(self) -> list[HostInfo]:
+    async def hosts(self) -> list[HostInfo]:
         counts = {address: 0 for address in self._hosts}
         for address, _ in self._users.values():
             counts[address] += 1

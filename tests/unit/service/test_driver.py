@@ -355,7 +355,7 @@ async def test_two_drivers_form_a_ring_and_share_what_they_decide() -> None:
         await until(lambda: two.host("alice"))
         assert two.host("alice") == one.host("alice")
         await one.operations.update_host(HOSTS[0], 7, reason="test")
-        assert two.operations.hosts()[0].weight == 7
+        assert (await two.operations.hosts())[0].weight == 7
 
 
 async def test_a_driver_that_stops_says_so_to_its_neighbours_after_its_last_records() -> None:

@@ -44,7 +44,7 @@ async def test_the_status_shows_hosts_by_address_with_their_users(node: Node) ->
         node.put(f"user{number}", HOSTS[0])
     node.put("other", HOSTS[2])
     node.put("expired", HOSTS[1], seen=int(time.time()) - EXPIRE - 1)
-    status = node.operations.status()
+    status = await node.operations.status()
     assert [(host.address, host.users) for host in status.hosts] == list(zip(HOSTS, [10, 0, 1], strict=True))
     assert status.users == 11
     assert status.me == ME
@@ -142,10 +142,10 @@ async def test_a_dry_run_shows_what_would_be_and_changes_nothing(node: Node) -> 
     change = await node.operations.set_host(HOSTS[0], None, 7, reason="", dry_run=True)
     assert change.host is not None
     assert (change.host.weight, change.dry_run) == (7, True)
-    assert node.operations.hosts()[0].weight == 100
+    assert (await node.operations.hosts())[0].weight == 100
     removed = await node.operations.remove_host(HOSTS[0], reason="", dry_run=True)
     assert removed.host is None
-    assert len(node.operations.hosts()) == 3
+    assert len(await node.operations.hosts()) == 3
 
 
 async def test_users_of_a_host_that_is_down_stay_and_those_of_a_removed_one_are_placed_anew(
@@ -195,7 +195,7 @@ async def test_a_ring_out_of_sync_for_a_moment_is_no_reason_to_be_taken_out_of_s
 async def test_the_metrics_count_what_happened(node: Node) -> None:
     node.put("alice", HOSTS[0])
     node.driver.counts.lookups[("answered", "login")] = 3
-    text = node.operations.metrics().decode()
+    text = (await node.operations.metrics()).decode()
     found = dict(re.findall(r"^(director_\S+) (\S+)$", text, re.MULTILINE))
     assert found['director_lookups_total{protocol="login",result="answered"}'] == "3.0"
     assert found[f'director_host_users{{host="{HOSTS[0]}",tag=""}}'] == "1.0"

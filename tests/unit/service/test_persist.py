@@ -119,7 +119,11 @@ async def test_what_was_assigned_and_changed_is_there_after_a_restart(url: str) 
     await again.persistence.load()
     assert again.persistence.loaded_users == 500
     assert [again.host(f"user{number}") for number in range(500)] == [HOSTS[n % 3] for n in range(500)]
-    assert [(h.weight, h.up) for h in again.operations.hosts()] == [(7, True), (100, False), (100, True)]
+    assert [(h.weight, h.up) for h in await again.operations.hosts()] == [
+        (7, True),
+        (100, False),
+        (100, True),
+    ]
     await again.store.close()
 
 

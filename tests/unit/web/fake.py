@@ -68,9 +68,9 @@ class FakeOperations:
         key = md5(name.encode()).hexdigest()[:16]
         return UserInfo(hash=self.hash(name), key=key, host=host, expires=NOW, name=name if known else None)
 
-    def status(self) -> StatusInfo:
+    async def status(self) -> StatusInfo:
         return StatusInfo(
-            version="0.1.0", me="127.0.0.11:9090", started=NOW - 3600, hosts=self.hosts(),
+            version="0.1.0", me="127.0.0.11:9090", started=NOW - 3600, hosts=await self.hosts(),
             users=len(self.assigned), ring=self.ring(),
             store=StoreInfo(
                 url="sqlite:////var/lib/director/state.db", shared=False, up=self.store_error is None,
@@ -78,7 +78,7 @@ class FakeOperations:
             ),
         )  # fmt: skip
 
-    def hosts(self) -> list[HostInfo]:
+    async def hosts(self) -> list[HostInfo]:
         return list(self.table.values())
 
     def ring(self) -> RingInfo:
@@ -138,7 +138,7 @@ class FakeOperations:
             del self.table[address]
         return Change(host=None, stored=self.stored, dry_run=dry_run)
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         return b"# TYPE director_ring_synced gauge\ndirector_ring_synced 1.0\n"
 
     def alive(self) -> bool:
