@@ -332,7 +332,10 @@ class Director:
 
     def _names(self, neighbour: Neighbour, names: Names) -> list[Effect]:
         try:
-            self.names.merge(names.entries)
+            if names.hops:
+                self.names.add(names.entries)  # fresh from a login: nearly always new
+            else:
+                self.names.merge(names.entries)
         except ValueError as exc:
             return neighbour.close(str(exc))
         if names.hops > 1 and self.ring.right is not None:

@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The name table in C: the same as `core.names.NameTable`, which says what each method promises.
 
-A bucket is one block of entries in the order they came, one for each key.
+A bucket is one block of entries in the order they came. Names of logins here are appended without a look at what
+is there, since nearly all are new; repetitions go when the bucket is read or has doubled.
 """
 
 from libc.stdint cimport uint8_t, uint64_t
@@ -12,12 +13,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 
 DEF BUCKETS = 4096
 DEF HEAD = 10
+DEF SLACK = 1024
 
 
 cdef struct block:
     uint8_t *data
     size_t used
     size_t room
+    size_t tidy
 
 
 cdef inline size_t size_of(const uint8_t *entry) noexcept nogil:
@@ -28,10 +31,8 @@ cdef inline int number_of(const uint8_t *entry) noexcept nogil:
     return <int> entry[0] << 4 | entry[1] >> 4
 
 
-cdef uint8_t *find(block *bucket, const uint8_t *entry) noexcept nogil:
-    """The entry of the same key, or NULL."""
-    cdef uint8_t *at = bucket.data
-    cdef uint8_t *end = bucket.data + bucket.used
+cdef uint8_t *find(uint8_t *at, const uint8_t *end, const uint8_t *entry) noexcept nogil:
+    """The first entry of the same key from `at` on, or NULL."""
     while at < end:
         if memcmp(at, entry, 8) == 0:
             return at
@@ -80,6 +81,22 @@ cdef class NameTable:
         bucket.used -= size
         self.used -= size
 
+    cdef void tidied(self, block *bucket) noexcept nogil:
+        """Keep the last entry of each key."""
+        cdef uint8_t *at = bucket.data
+        while at < bucket.data + bucket.used:
+            if find(at + size_of(at), bucket.data + bucket.used, at) != NULL:
+                self.drop(bucket, at)
+            else:
+                at += size_of(at)
+        bucket.tidy = bucket.used
+
+    cdef uint8_t *known(self, block *bucket, const uint8_t *entry) noexcept nogil:
+        """The one entry of the same key, or NULL."""
+        if bucket.tidy != bucket.used:
+            self.tidied(bucket)
+        return find(bucket.data, bucket.data + bucket.used, entry)
+
     cdef int append(self, block *bucket, const uint8_t *entry) except -1:
         cdef size_t size = size_of(entry)
         cdef size_t room
@@ -99,20 +116,17 @@ cdef class NameTable:
         cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(entries)
         cdef size_t length = PyBytes_GET_SIZE(entries)
         cdef size_t at = 0
-        cdef size_t size
         cdef int number
-        cdef uint8_t *known
+        cdef block *bucket
         self.check(data, length)
         while at < length:
-            size = size_of(data + at)
             number = number_of(data + at)
-            known = find(&self.buckets[number], data + at)
-            if known == NULL or size_of(known) != size or memcmp(known, data + at, size) != 0:
-                if known != NULL:
-                    self.drop(&self.buckets[number], known)
-                self.append(&self.buckets[number], data + at)
+            bucket = &self.buckets[number]
+            self.append(bucket, data + at)
+            if bucket.used > 2 * bucket.tidy + SLACK:
+                self.tidied(bucket)
             self.mark(number)
-            at += size
+            at += size_of(data + at)
 
     def merge(self, bytes entries not None):
         cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(entries)
@@ -120,15 +134,18 @@ cdef class NameTable:
         cdef size_t at = 0
         cdef int number
         cdef bint anything = False
+        cdef block *bucket
         cdef uint8_t *known
         self.check(data, length)
         while at < length:
             number = number_of(data + at)
-            known = find(&self.buckets[number], data + at)
+            bucket = &self.buckets[number]
+            known = self.known(bucket, data + at)
             if known == NULL or greater(data + at, known):
                 if known != NULL:
-                    self.drop(&self.buckets[number], known)
-                self.append(&self.buckets[number], data + at)
+                    self.drop(bucket, known)
+                self.append(bucket, data + at)
+                bucket.tidy = bucket.used
                 self.mark(number)
                 anything = True
             at += size_of(data + at)
@@ -140,6 +157,8 @@ cdef class NameTable:
         cdef block *bucket = &self.buckets[number]
         cdef size_t at = 0
         cdef list found = []
+        if bucket.tidy != bucket.used:
+            self.tidied(bucket)
         while at < bucket.used:
             found.append(PyBytes_FromStringAndSize(<char *> bucket.data + at, size_of(bucket.data + at)))
             at += size_of(bucket.data + at)
@@ -164,6 +183,7 @@ cdef class NameTable:
             self.buckets[number].used = 0
             for entry in kept:
                 self.append(&self.buckets[number], <const uint8_t *> PyBytes_AS_STRING(entry))
+            self.buckets[number].tidy = self.buckets[number].used
             self.mark(number)
         return dropped
 
