@@ -51,7 +51,7 @@ COUNTED = 64
 """Buckets counted in one turn of the loop, about 2 ms at a million users."""
 COUNTED_AT_ONCE = 20_000
 """Up to so many users all buckets are counted in one turn."""
-BATCH = 5000
+BATCH = 1000
 """Users of one batch of a listing."""
 BLIP = 5.0
 """Seconds without sync that do not make a director unready: known users are answered meanwhile."""
@@ -154,7 +154,7 @@ class Operations:
             if len(batch) >= BATCH:
                 yield batch
                 batch = []
-            if number % 16 == 0:
+            if number % 2 == 0:
                 await anyio.lowlevel.checkpoint()
         if batch:
             yield batch

@@ -44,7 +44,7 @@ from director.web.problems import (
 MAX_BODY = 64 * 1024
 """Bytes of a request body; a longer one is answered 413."""
 
-PAGE = 5000
+PAGE = 1000
 """Users an answer of `/v1/users` holds at most."""
 
 METRICS_TYPE = "text/plain; version=0.0.4"
@@ -142,7 +142,7 @@ async def remove_host(
 async def users(
     operations: Service, host: FromQuery[str | None] = None, cursor: Cursor = None
 ) -> Response[list[UserInfo]]:
-    """At most 5000 users, in order of their key. The header `Link` names the next page while there is one."""
+    """At most 1000 users, in order of their key. The header `Link` names the next page while there is one."""
     wanted = None if host is None else (await known_host(operations, host)).address
     page: list[UserInfo] = []
     async for batch in operations.users(wanted, cursor or ""):
