@@ -23,10 +23,12 @@ from director.core.messages import (
     Bye,
     Digests,
     Hello,
+    Names,
     Ping,
     Pong,
     Proof,
     RingMessage,
+    Users,
 )
 from director.core.order import split_member
 from director.types import Address, LinkId, MemberId, Now
@@ -110,6 +112,8 @@ class Neighbour:
     def handle(self, message: RingMessage, now: Now) -> list[Effect] | None:
         """Take a message. None: it is not the link's own business, and the link is live: the ring deals
         with it."""
+        if isinstance(message, Users | Names) and self.live:
+            return None  # nearly every message is one of these
         match self.state, message:
             case State.CLOSED, _:
                 return []

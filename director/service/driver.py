@@ -386,37 +386,54 @@ class Driver:
     # ---- effects
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
+        """In their order; what goes to one link in a row of sends is one frame."""
+        frames: dict[LinkId, list[RingMessage]] = {}
         for effect in effects:
-            match effect:
-                case Send(number, messages):
-                    self._send(number, messages)
-                case Answer(request, key, backend):
-                    self._answer(request, key, backend)
-                case Refuse(request, reason):
-                    self._refuse(request, reason)
-                case Close(number):
-                    link = self.links.pop(number, None)
-                    if link is not None:
-                        link.close()
-                case Dial(member):
-                    if self._tasks is not None:
-                        self._tasks.start_soon(self._dial, member)
-                case Claim(key, record):
-                    assert self.store is not None, "only a director with a shared store claims"
-                    self.store.claim(key, record)
-                case OperationDone(number, row):
-                    operation = self._operations.pop(number)
-                    operation.row = row
-                    operation.finished.set()
-                case OperationFailed(number, kind, reason):
-                    operation = self._operations.pop(number)
-                    operation.error = FAILURES[kind](reason)
-                    operation.finished.set()
-                case StoreHosts():
-                    if self.store is not None:
-                        self.store.hosts_changed()
-                case Log(level, event, fields):
-                    self._say(level, event, fields)
+            if isinstance(effect, Send):
+                frames.setdefault(effect.link, []).extend(effect.messages)
+                continue
+            self._send_all(frames)
+            self._do(effect)
+        self._send_all(frames)
+
+    def _send_all(self, frames: dict[LinkId, list[RingMessage]]) -> None:
+        """Send what has gathered, and forget it."""
+        if frames:
+            sending = list(frames.items())
+            frames.clear()
+            for number, messages in sending:
+                self._send(number, messages)
+
+    def _do(self, effect: Effect) -> None:
+        """One effect that is no `Send`."""
+        match effect:
+            case Answer(request, key, backend):
+                self._answer(request, key, backend)
+            case Refuse(request, reason):
+                self._refuse(request, reason)
+            case Close(number):
+                link = self.links.pop(number, None)
+                if link is not None:
+                    link.close()
+            case Dial(member):
+                if self._tasks is not None:
+                    self._tasks.start_soon(self._dial, member)
+            case Claim(key, record):
+                assert self.store is not None, "only a director with a shared store claims"
+                self.store.claim(key, record)
+            case OperationDone(number, row):
+                operation = self._operations.pop(number)
+                operation.row = row
+                operation.finished.set()
+            case OperationFailed(number, kind, reason):
+                operation = self._operations.pop(number)
+                operation.error = FAILURES[kind](reason)
+                operation.finished.set()
+            case StoreHosts():
+                if self.store is not None:
+                    self.store.hosts_changed()
+            case Log(level, event, fields):
+                self._say(level, event, fields)
 
     def _send(self, number: LinkId, messages: Sequence[RingMessage]) -> None:
         link = self.links.get(number)
