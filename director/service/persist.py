@@ -55,6 +55,8 @@ SHARE = 9
 """Writing may take a tenth of the time: it is followed by a pause this many times as long."""
 NAMES_AFTER = 30.0
 """The same for names, which nothing depends on."""
+PREPARED = 32
+"""Buckets made ready in one turn of the loop."""
 FLUSH_BUCKETS = 128
 """Buckets of one write."""
 MERGE_BUCKETS = 16
@@ -461,19 +463,19 @@ class Persistence:
         self, space: Space, numbers: Sequence[int], blob_of: Callable[[int], bytes], queue: set[int]
     ) -> None:
         known = self._versions[space]
-        swaps = []
-        for number in numbers:
-            blob = blob_of(number)
-            queue.discard(number)
-            if version_of(blob) != known.get(number, EMPTY_VERSION):
-                swaps.append(Swap(space, number, known.get(number, EMPTY_VERSION), blob))
-        if not swaps:
-            return
-        self._writing = len(swaps) if space == "users" else 0
+        swaps: list[Swap] = []
+        self._writing = len(numbers) if space == "users" else 0
         try:
-            results = await self.store.swap_buckets(swaps)
+            for position, number in enumerate(numbers, start=1):
+                blob = blob_of(number)
+                queue.discard(number)
+                if version_of(blob) != known.get(number, EMPTY_VERSION):
+                    swaps.append(Swap(space, number, known.get(number, EMPTY_VERSION), blob))
+                if position % PREPARED == 0:
+                    await anyio.lowlevel.checkpoint()
+            results = await self.store.swap_buckets(swaps) if swaps else []
         except BaseException:
-            queue.update(swap.number for swap in swaps)
+            queue.update(numbers)
             raise
         finally:
             self._writing = 0
