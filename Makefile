@@ -34,8 +34,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint  ## format, lint, types, and the fast tests: under two minutes
-	$(BIN)/pytest tests/unit tests/contract tests/simulation
+check: install  ## format, lint, types, and the fast tests: under two minutes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	@$(BIN)/mypy & types=$$!; \
+		$(BIN)/pytest tests/unit tests/contract tests/simulation; tests=$$?; \
+		wait $$types && exit $$tests
 
 test: lint  ## everything, with real Dovecot and Redis: under 20 minutes
 	@$(PACKAGES) dovecot redis || test -z "$$CI"
