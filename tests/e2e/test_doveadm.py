@@ -1,0 +1,45 @@
+"""The stock `doveadm director` against a real ring of ours (transcripts 02 and 05)."""
+
+from __future__ import annotations
+
+import re
+
+from director.demo.clients import login_imap
+from director.demo.cluster import Cluster
+
+NAMES = (
+    "director ip, port, type, last failed, status, ping ms, "
+    "input, output, buffered, buffered peak, last read, last write"
+)
+
+
+def asked(cluster: Cluster, *arguments: str) -> list[str]:
+    proxy = cluster.proxies[0]
+    socket = str(proxy.run / "director-admin")
+    result = proxy.doveadm("-f", "tab", "director", *arguments, "-a", socket)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_ring_status_shows_every_director_of_the_ring_as_the_original_does(cluster: Cluster) -> None:
+    heading, *rows = asked(cluster, "ring", "status")
+    shown = [row.split("\t") for row in rows]
+    assert heading == NAMES.replace(", ", "\t")
+    assert [row[0] for row in shown] == [proxy.address for proxy in cluster.proxies]
+    assert [(row[2], row[4]) for row in shown] == [
+        ("self", "ring synced"),
+        ("right", "synced"),
+        ("left", "synced"),
+    ]
+    assert all(re.fullmatch(r"\d+", figure) for row in shown[1:] for figure in row[5:10])
+
+
+def test_a_login_is_shown_where_it_went(cluster: Cluster) -> None:
+    login_imap(cluster.proxies[1].address, cluster.ports.imap, "doris")
+    (host,) = [user["host"] for user in cluster.directors[1].ask("map") if user["name"] == "doris"]
+    current, *_ = (
+        cluster.proxies[0]
+        .doveadm("director", "status", "-a", str(cluster.proxies[0].run / "director-admin"), "doris")
+        .stdout.splitlines()
+    )
+    assert re.fullmatch(rf"Current: {re.escape(host)} \(expires \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\)", current)
