@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from director.core.addresses import canonical, host_id
 from director.core.hosts import BackendSetting
+from director.core.order import join_member
 from director.types import Address, HostId, MemberId
 
 RING_PORT, ADMIN_PORT, HTTP_PORT = 9090, 9091, 9092
@@ -36,11 +37,11 @@ class Endpoint(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return self.member
 
     @property
     def member(self) -> MemberId:
-        return MemberId(str(self))
+        return join_member(self.address, self.port)
 
 
 def addresses_of(name: str) -> list[str]:
