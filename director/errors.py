@@ -53,6 +53,14 @@ class PeerError(DirectorError):
     """Somebody on a socket sent what cannot be accepted; that connection is closed, all else goes on."""
 
 
+class KickError(PeerError):
+    """The kick channel did not do it: whose sessions are left is unknown. It is counted, and life goes on."""
+
+    def __init__(self, socket: str, reason: str) -> None:
+        self.socket, self.reason = socket, reason
+        super().__init__(f"{socket}: {reason}")
+
+
 class OperationError(DirectorError):
     """An operator's command that is not carried out. The text is for the operator."""
 

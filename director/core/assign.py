@@ -10,7 +10,7 @@ from enum import Enum, IntEnum
 from typing import NamedTuple
 
 from director.core.hashing import UserHash
-from director.core.users import LATEST, MOVING, User, UserTable, is_alive
+from director.core.users import LATEST, MOVING, PINNED, User, UserTable, is_alive, margin
 from director.core.vhosts import Circle
 from director.types import Address, HostId, Stamp, UserKey
 
@@ -33,6 +33,9 @@ class Wait(Enum):
     RING = "ring not synced"
     NO_HOST = "no hosts"
     MOVING = "kill waiting"
+    NEAR = "near expiry, asking the ring"
+    RETAGGED = "host has another tag now"
+    HELD = "held for another director's decision"
 
 
 class Backend(NamedTuple):
@@ -46,6 +49,7 @@ class Backend(NamedTuple):
     up: bool
     since: int
     """Stamp of its last appearance in the table; what was decided before it is not used."""
+    retagged: int = 0
 
 
 class Assigner:
@@ -62,6 +66,20 @@ class Assigner:
         self._by_address: dict[str, Backend] = {}
         self._circles: dict[bytes, tuple[list[tuple[Address, int]], Circle]] = {}
         self._names = bytearray()
+        self._held: set[UserKey] = set()
+
+    def hold(self, key: UserKey) -> None:
+        self._held.add(key)
+
+    def release(self, key: UserKey) -> None:
+        self._held.discard(key)
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
+    def choose(self, key: UserKey, tag: bytes) -> Backend | Wait:
+        return self._choose(key, tag, self.users.get(key))[0]
 
     def set_backends(self, backends: Iterable[Backend]) -> None:
         """Replace the table of hosts. Circles of tags in which nothing changed are kept as they are."""
@@ -112,15 +130,33 @@ class Assigner:
     def _assign(self, key: UserKey, tag: bytes) -> tuple[Backend | Wait, bool]:
         if self.gate == Gate.CLOSED:
             return Wait.HINT, False
+        if key in self._held:
+            return Wait.HELD, False
         old = self.users.get(key)
-        if old is not None and is_alive(old, self.unix, self.users.expire):
+        if old is not None:
             backend = self._backends.get(old.host)
-            if backend is not None and old.decided >= backend.since:
-                if old.flags & MOVING:
-                    return Wait.MOVING, False
-                # 2.3 answers known users even when their host is down or has no weight
-                self.users.touch(key, self.unix)
-                return backend, False
+            known = backend is not None and old.decided >= backend.since
+            if old.flags & MOVING and (old.host == 0 or known):
+                return Wait.MOVING, False
+            if known:
+                assert backend is not None
+                alive = is_alive(old, self.unix, self.users.expire)
+                if alive and old.decided < backend.retagged:
+                    return Wait.RETAGGED, False
+                if self._near(old):
+                    fresh = self.place(key >> 32, tag)
+                    if fresh is not None and fresh.id != old.host:
+                        return (Wait.RING if self.gate < Gate.OPEN else Wait.NEAR), False
+                if alive:
+                    self.users.touch(key, self.unix)
+                    return backend, False
+        return self._choose(key, tag, old)
+
+    def _near(self, user: User) -> bool:
+        ends, margin_ = user.seen + self.users.expire, margin(self.users.expire)
+        return not user.flags & PINNED and ends - margin_ <= self.unix < ends + margin_
+
+    def _choose(self, key: UserKey, tag: bytes, old: User | None) -> tuple[Backend | Wait, bool]:
         if self.gate < Gate.OPEN:
             return Wait.RING, False
         backend = self.place(key >> 32, tag)
@@ -128,6 +164,6 @@ class Assigner:
             return Wait.NO_HOST, False
         decided, seen = (old.decided + 1, old.seen) if old else (0, 0)
         # Never before the host appeared, by whatever clock: such a choice would not count.
-        stamp = Stamp(min(max(self.unix, decided, backend.since), LATEST))
+        stamp = Stamp(min(max(self.unix, decided, backend.since, backend.retagged), LATEST))
         self.users.put(User(key, backend.id, stamp, max(self.unix, seen), 0))
         return backend, True

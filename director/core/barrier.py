@@ -40,7 +40,8 @@ class Barrier:
         self._due: float | None = None
         self._agreed = b""
         """Digest of the last release."""
-        self._hold_until = 0.0
+        self.held_until = 0.0
+        """Somebody has gone silent: until then no host change is agreed, and no round ends, without him."""
 
     def wait(self, now: Now, *, at_once: bool) -> None:
         """Stop answering new users until the ring has agreed. at_once: it is upon us to send the token."""
@@ -58,7 +59,7 @@ class Barrier:
     def hold(self, until: float) -> None:
         """A member went silent: no host change is agreed without him before `until`, when everybody has
         noticed."""
-        self._hold_until = max(self._hold_until, until)
+        self.held_until = max(self.held_until, until)
 
     def next_deadline(self) -> float | None:
         return self._due
@@ -108,4 +109,4 @@ class Barrier:
 
     def held(self, now: Now, digest: bytes) -> bool:
         """Whether a host change must not be agreed yet, because somebody has only just gone silent."""
-        return now.mono < self._hold_until and digest != self._agreed and self._agreed != b""
+        return now.mono < self.held_until and digest != self._agreed and self._agreed != b""

@@ -9,10 +9,52 @@ from collections.abc import Iterable
 
 from director.core.addresses import canonical
 from director.core.hosts import MAX_WEIGHT
-from director.core.messages import HostRow, Token
+from director.core.messages import (
+    HostRow,
+    Hosts,
+    KickRound,
+    Leaving,
+    MemberRow,
+    Members,
+    MoveRound,
+    NearRound,
+    Redirect,
+    RingMessage,
+    Token,
+    Users,
+)
+from director.core.moves import SUBJECT
 from director.core.order import split_member
 from director.core.users import LATEST, RECORD
 from director.types import MemberId
+
+
+def wrong(message: RingMessage) -> str | None:
+    """What cannot be right about a message of a neighbour."""
+    match message:
+        case Users(records):
+            return wrong_records(records)
+        case Hosts(rows):
+            return wrong_rows(rows)
+        case Members(rows):
+            return wrong_members(rows)
+        case Token():
+            if message.lap not in (1, 2):
+                return f"a token in lap {message.lap}"
+            return _wrong_names([message.origin, *message.passed])
+        case MoveRound():
+            if len(message.moves) % SUBJECT.size:
+                return f"a round about {len(message.moves)} bytes, no multiple of {SUBJECT.size}"
+            return _wrong_names([message.origin, *message.passed])
+        case KickRound() if message.lap not in (1, 2):
+            return f"a kick in lap {message.lap}"
+        case NearRound() if not 0 <= message.seen <= LATEST or not 0 <= message.key < 1 << 64:
+            return f"a round about key {message.key}, seen {message.seen}"
+        case NearRound() | KickRound():
+            return _wrong_names([message.origin, *message.passed])
+        case Leaving(member) | Redirect(member):
+            return _wrong_names([member])
+    return None
 
 
 def wrong_records(records: bytes) -> str | None:
@@ -29,14 +71,20 @@ def wrong_rows(rows: Iterable[HostRow]) -> str | None:
     return None
 
 
-def wrong_token(token: Token) -> str | None:
-    if token.lap not in (1, 2):
-        return f"a token in lap {token.lap}"
-    for member in [token.origin, *token.passed]:
+def wrong_members(rows: Iterable[MemberRow]) -> str | None:
+    for row in rows:
+        problem = _wrong_names([row.member])
+        if problem is not None or not 0 <= row.at <= LATEST:
+            return problem or f"the row of {row.member} has the stamp {row.at}"
+    return None
+
+
+def _wrong_names(members: Iterable[str]) -> str | None:
+    for member in members:
         try:
             split_member(MemberId(member))
         except ValueError:
-            return f"a token that passed {member!r}, which is not ADDRESS:PORT"
+            return f"a member {member!r}, which is not ADDRESS:PORT"
     return None
 
 

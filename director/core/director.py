@@ -7,11 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from director.core import checks, exchange
-from director.core.addresses import host_id
 from director.core.assign import Assigner, Gate
 from director.core.barrier import Barrier
-from director.core.effects import Effect, Level, Log, Send, StoreHosts
+from director.core.changes import Changes
+from director.core.counters import Counters
+from director.core.effects import (
+    Effect,
+    Left,
+    Level,
+    Log,
+    OperationFailed,
+    Send,
+)
 from director.core.events import (
     Claimed,
     ClaimFailed,
@@ -19,48 +29,90 @@ from director.core.events import (
     DialFailed,
     Dropped,
     Event,
+    Flush,
+    FlushEnded,
+    Forget,
     HostChange,
+    Interrupt,
+    Kicked,
+    KickSessions,
     Leases,
     LinkClosed,
     LinkOpened,
     Lookup,
+    MemberChange,
+    MembersListed,
+    MoveUser,
+    Persisted,
     Received,
     Seen,
+    SessionsListed,
     Started,
     Stopping,
     StoredHosts,
+    StoredMembers,
     StoredUsers,
     TableChanged,
     Thawed,
     TimerFired,
+    UnpinUser,
 )
-from director.core.hostchanges import HostChanges
+from director.core.flushes import Flushes
+from director.core.gatekeeper import Gatekeeper
 from director.core.hosts import HostTable
 from director.core.housekeeping import Housekeeping
-from director.core.logins import Counters, Logins
+from director.core.intake import Intake
+from director.core.kickrounds import KickRounds
+from director.core.kicks import Kicks
+from director.core.logins import Logins
 from director.core.member import Identity, Neighbour, State
+from director.core.members import MemberTable
 from director.core.messages import (
     Digests,
     ExchangeDone,
-    HostRow,
     Hosts,
+    KickRound,
+    Leaving,
     Linked,
+    Members,
+    MoveRound,
     Names,
+    NearRound,
     Redirect,
     RingMessage,
+    Summaries,
     Token,
     Users,
 )
+from director.core.moves import Job, Moves
 from director.core.names import NameTable
+from director.core.nearexpiry import NearExpiry
 from director.core.pending import Pending
 from director.core.ring import Ring, log_neighbours
-from director.core.standing import MAY_HASH, Stand, Standing
+from director.core.sessions import SessionReview
+from director.core.standing import Stand, Standing
+from director.core.tables import Tables
 from director.core.trust import Trust
-from director.core.users import BY_HAND, User, UserTable, unpack
-from director.types import MemberId, Now, UserKey
+from director.core.users import UserTable
+from director.core.view import RingView
+from director.core.writers import Writers
+from director.types import HostId, MemberId, Now, UserKey
 
 FROZEN = 1.0
 """Seconds an event may be late behind the deadline that was asked for; beyond that the process was frozen."""
+LATE = 0.05
+"""Seconds late from which on nobody else is taken for silent because of it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator has set; seconds where it is a time."""
+
+    isolation_wait: float = 20.0
+    kick_delay: float = 2.0
+    max_parallel_moves: int = 100
+    max_parallel_kicks: int = 100
+    flush_program: bool = False
+    """There is one to run for each user who is moved."""
 
 
 class Director:
@@ -71,7 +123,7 @@ class Director:
         hosts: HostTable,
         assigner: Assigner,
         names: NameTable,
-        isolation_wait: float,
+        settings: Settings,
     ) -> None:
         self.identity = identity
         self.me = identity.member
@@ -79,25 +131,66 @@ class Director:
         self.assigner = assigner
         self.users: UserTable = assigner.users
         self.names = names
-        self.ring = Ring(identity, servers)
-        self.barrier = Barrier(identity.member, (identity.incarnation & 0xFFFFFFFF) << 24)
+        self.members = MemberTable(servers)
+        self.ring = Ring(identity, self.members.listed())
+        first_serial = (identity.incarnation & 0xFFFFFFFF) << 24
+        self.barrier = Barrier(identity.member, first_serial)
         self.pending = Pending()
-        self.changes = HostChanges(hosts)
+        self.changes = Changes(hosts, self.members)
         self.counters = Counters()
+        self.kicks = Kicks(hosts, self.users, self.counters)
+        self.moves = Moves(
+            self.me,
+            first_serial,
+            hosts,
+            assigner,
+            self.kicks,
+            self.pending,
+            self.counters,
+            kick_delay=settings.kick_delay,
+            flush_program=settings.flush_program,
+        )
+        self.near = NearExpiry(self.me, first_serial, assigner, self.pending, self.counters)
+        self.kick_rounds = KickRounds(self.me, first_serial, self.kicks, settings.max_parallel_kicks)
+        self.flushes = Flushes(
+            hosts, assigner, names, self.moves, self.kick_rounds, settings.max_parallel_moves
+        )
+        self._sessions = SessionReview(hosts, assigner, self.kicks)
+        self._intake = Intake(assigner, names, hosts, self.ring, self.pending, self.moves, self.counters)
         self._logins = Logins(assigner, hosts, self.pending, self.counters)
-        self._stand = Stand(self.ring.servers, isolation_wait)
+        self._stand = Stand(self.ring.servers, settings.isolation_wait)
         self._trust = Trust()
+        self._gatekeeper = Gatekeeper(
+            self.ring,
+            self.barrier,
+            self._stand,
+            self._trust,
+            assigner,
+            self._logins,
+            self.pending,
+            self.counters,
+        )
         self._housekeeping = Housekeeping(self.users, names)
-        self._digest = b""
-        self._started = False
-        self._store_was_read = False
+        self._tables = Tables(
+            hosts,
+            self.members,
+            self.ring,
+            self.barrier,
+            assigner,
+            self.pending,
+            self._logins,
+            self.kicks,
+            self._housekeeping,
+            self.counters,
+        )
+        self._writers = Writers()
+        self._started = self._left = False
         self._expected: float | None = None
         """When the next event was due at the latest; None: nothing was."""
         self._now = 0.0
         self._thawed_at = float("-inf")
         self.settled = True
         """Whether the last event may have moved `next_deadline()`."""
-        self._reconfigure()
 
     # ---- what happened
 
@@ -106,10 +199,7 @@ class Director:
         self._now = now.mono
         self.settled = True
         effects = self.announce()
-        gap = 0.0 if self._expected is None else now.mono - self._expected
-        self._expected = None
-        if gap > FROZEN:
-            effects += self._thawed(gap, now)
+        effects += self._late(now)
         match event:
             case TableChanged():
                 return effects
@@ -120,12 +210,9 @@ class Director:
                 self.pending.drop(requests)
                 return effects
             case Claimed(key, records):
-                effects += self._merge_users(records, None)
+                effects += self._merge_users(records, None, now)
                 answers = self._logins.claimed(key, now)
                 return [*effects, *self.announce(), *answers, *self._settle(now)]
-            case Thawed():
-                if now.mono >= self._thawed_at + FROZEN:
-                    effects += self._thawed(event.gap, now)
             case Received():
                 effects += self._received(event, now)
                 if self._only_users(event):
@@ -133,43 +220,95 @@ class Director:
                     return effects
             case Seen(names):
                 self._seen(names)
-            case LinkOpened(link, nonce, remote, dialled):
-                effects += self.ring.opened(link, remote, dialled, nonce, now)
+            case LinkOpened():
+                effects += self.ring.opened(event, now)
             case LinkClosed(link, reason):
                 effects += self.ring.closed(link, reason, now)
+            case Kicked(kick, sessions, problem):
+                effects += self.kicks.ended(kick, sessions, problem)
+                self.moves.kicked(now)
+                self.kick_rounds.kicked(now)
             case _:
                 effects += self._happened(event, now)
         return [*effects, *self.announce(), *self._settle(now)]
+
+    def _late(self, now: Now) -> list[Effect]:
+        """How late we are ourselves; nobody else is blamed for it."""
+        late = 0.0 if self._expected is None else now.mono - self._expected
+        self._expected = None
+        if late > FROZEN:
+            return self._thawed(late, now)
+        if late > LATE:
+            self.ring.forgive(late, now)
+        return []
 
     def _happened(self, event: Event, now: Now) -> list[Effect]:
         """What comes less often."""
         match event:
             case Started():
-                self._started = True
+                self._started = self._tables.started = True
                 self.barrier.wait(now, at_once=True)
                 self.ring.start()
                 self._housekeeping.start(now)
-            case DialFailed(member):
-                self.ring.dial_failed(member, now)
+            case DialFailed(member, _, leftwards):
+                self.ring.dial_failed(member, now, leftwards=leftwards)
             case Congested(link, clear):
                 if link in self.ring.links:
                     self.ring.links[link].congested = not clear
-            case HostChange():
-                self.changes.add(event, now)
             case StoredUsers(records):
-                return self._merge_users(records, None)
+                return self._merge_users(records, None, now)
             case StoredHosts(rows):
-                changed = self.hosts.merge(rows) if self._store_was_read else self.hosts.merge_stored(rows)
-                self._store_was_read = True
-                return self._hosts_changed(changed, None, now)
+                return self._tables.stored_hosts(rows, now)
+            case StoredMembers(member_rows):
+                return self._tables.merge_members(member_rows, None, now)
+            case MembersListed(members):
+                return self._tables.list_members(members, now)
             case ClaimFailed(key):
                 self._logins.claim_failed(key, now)
             case Leases(alive):
                 self._stand.leases = alive
+            case Thawed(gap):
+                if now.mono >= self._thawed_at + FROZEN:
+                    return self._thawed(gap, now)
+            case Persisted(number):
+                self.moves.stored(number, now)
+                self.flushes.stored(number, now)
+            case FlushEnded(number, ok):
+                self.moves.flush_ended(number, ok, now)
+            case SessionsListed(sessions):
+                self._sessions.begin(sessions)
             case Stopping():
-                return self.ring.stop("the director stops")
+                return self.ring.leave(now)
+            case TimerFired():
+                pass
             case _:
-                assert isinstance(event, TimerFired)
+                return self._asked_for(event, now)
+        return []
+
+    def _asked_for(self, event: Event, now: Now) -> list[Effect]:
+        """What operators want."""
+        match event:
+            case HostChange() | MemberChange():
+                self.changes.add(event, now)
+                return []
+            case Interrupt():
+                self.flushes.interrupt(event)
+                return []
+        assert isinstance(event, MoveUser | UnpinUser | Flush | Forget | KickSessions), event
+        if self.standing is Standing.WAIT or self.ring.removed:
+            reason = "this director is cut off from the larger part of the ring; ask one there"
+            return [OperationFailed(event.operation, "refused", reason)]
+        match event:
+            case MoveUser():
+                self.flushes.move(event, now)
+            case UnpinUser():
+                self.flushes.unpin(event, now)
+            case Flush():
+                self.flushes.flush(event, now)
+            case Forget():
+                self.flushes.forget(event, now)
+            case KickSessions():
+                self.flushes.kick(event, now)
         return []
 
     def next_deadline(self) -> float | None:
@@ -184,12 +323,19 @@ class Director:
             self._housekeeping.next_deadline(),
             self._stand.next_deadline(self.barrier),
             self._trust.next_deadline(),
+            self.kicks.next_deadline(),
+            self.moves.next_deadline(),
+            self.near.next_deadline(),
+            self.kick_rounds.next_deadline(),
+            self.flushes.next_deadline(),
         )
         self._expected = min((d for d in deadlines if d is not None), default=None)
         return self._expected
 
     def _has_work(self) -> bool:
-        if self.pending.awake or self._housekeeping.has_work:
+        if self.pending.awake or self._housekeeping.has_work or self._logins.near or self._logins.retagged:
+            return True
+        if self.kicks.has_work or self.flushes.has_work or self._sessions.has_work:
             return True
         return any(map(exchange.has_work, self.ring.links.values()))
 
@@ -229,49 +375,11 @@ class Director:
 
         The hot path calls it at the end of each turn of the loop; everything else that happens does it too.
         """
-        names = self.assigner.take_names()
-        if names:
-            self.names.add(names)
-        if not self.users.has_changes:
-            return []
-        records = self.users.take_changes()
-        effects: list[Effect] = []
-        for neighbour in self.ring.live_links():
-            batch: list[RingMessage] = [Users(records)]
-            if names and neighbour is self.ring.right:
-                batch.append(Names(names, len(self.ring.servers) - 1))
-            effects.append(Send(neighbour.link, batch))
-        return effects
+        return self._intake.announce()
 
-    def _merge_users(self, records: bytes, source: Neighbour | None) -> list[Effect]:
+    def _merge_users(self, records: bytes, source: Neighbour | None, now: Now) -> list[Effect]:
         """Take in what a neighbour, or the store (None), knows; what was new goes on to all others."""
-        effects: list[Effect] = []
-        if self._started and (source is None or source.state is not State.FULL):
-            effects += self._conflicts(records)  # over a full link flows what was decided in agreement
-        changed = self.users.merge(records)
-        if not changed:
-            return effects
-        if self.pending:
-            self.pending.wake_users(user.key for user in unpack(changed))
-        return effects + [Send(n.link, [Users(changed)]) for n in self.ring.live_links() if n is not source]
-
-    def _conflicts(self, records: bytes) -> list[Effect]:
-        """Count and name the users who live on two hosts by these records and ours (ring-rules 20)."""
-        effects: list[Effect] = []
-        for theirs in unpack(records):
-            mine = self.users.get(theirs.key)
-            if mine is None or mine.host == theirs.host or self.hosts.gone(mine):
-                continue
-            first, later = sorted((mine, theirs), key=lambda user: (user.decided, -user.host))
-            if first.seen + self.users.expire > later.decided and not later.flags & BY_HAND:
-                self.counters.conflicts += 1
-                fields = {"hash": theirs.key >> 32, "from": self._address(first), "to": self._address(later)}
-                effects.append(Log(Level.WARNING, "user_on_two_hosts", fields))
-        return effects
-
-    def _address(self, user: User) -> str:
-        row = self.hosts.by_id(user.host)
-        return f"id {user.host:08x}" if row is None else row.address
+        return self._intake.merge(records, source, now, started=self._started)
 
     # ---- the ring
 
@@ -290,7 +398,7 @@ class Director:
             if neighbour.state is not before and neighbour.state is not State.CLOSED:
                 effects += self.ring.greeted(neighbour, now)
                 if neighbour.state is State.EXCHANGING:
-                    effects.append(Send(neighbour.link, [Hosts(list(self.hosts.rows.values()))]))
+                    effects.append(Send(neighbour.link, self._tables.all_rows()))
             if neighbour.state is State.CLOSED:
                 break
         return effects
@@ -300,27 +408,35 @@ class Director:
         neighbour = self.ring.links.get(event.link)
         if neighbour is None or neighbour.state is State.CLOSED or self._has_work():
             return False
+        if len(self.near) or len(self.moves):
+            return False
         return all(isinstance(m, Users | Names) for m in event.messages)
 
     def _from_neighbour(self, neighbour: Neighbour, message: RingMessage, now: Now) -> list[Effect]:
-        problem: str | None = None
+        problem = checks.wrong(message)
+        if problem is not None:
+            return neighbour.close(problem)
         match message:
             case Users(records):
-                problem = checks.wrong_records(records)
-                if problem is None:
-                    return self._merge_users(records, neighbour)
+                return self._merge_users(records, neighbour, now)
             case Hosts(rows):
-                problem = checks.wrong_rows(rows)
-                if problem is None:
-                    return self._hosts_changed(self.hosts.merge(rows), neighbour, now)
+                return self._tables.merge_hosts(rows, neighbour, now)
+            case Members(member_rows):
+                return self._tables.merge_members(member_rows, neighbour, now)
             case Token():
-                problem = checks.wrong_token(message)
-                if problem is None:
-                    return self._token(message, now)
+                return self._token(message, now)
+            case MoveRound():
+                self.moves.token(message, now, self._view())
+            case NearRound():
+                return self.near.token(message, now, self._view())
+            case KickRound():
+                self.kick_rounds.token(message, now, self._view())
             case Names():
-                return self._names(neighbour, message)
+                return self._intake.names(neighbour, message)
             case Digests():
                 problem = exchange.compare_later(neighbour, message)
+            case Summaries():
+                problem = exchange.answer_later(neighbour, message)
             case ExchangeDone(settled):
                 neighbour.got_done = True
                 neighbour.settled = settled
@@ -328,50 +444,16 @@ class Director:
                 neighbour.linked = True
             case Redirect(member):
                 self.ring.redirected(neighbour, MemberId(member), now)
+            case Leaving(member, incarnation):
+                if self.ring.departs(MemberId(member), incarnation):
+                    return [Send(n.link, [message]) for n in self.ring.live_links() if n is not neighbour]
         return [] if problem is None else neighbour.close(problem)
 
-    def _names(self, neighbour: Neighbour, names: Names) -> list[Effect]:
-        try:
-            if names.hops:
-                self.names.add(names.entries)  # fresh from a login: nearly always new
-            else:
-                self.names.merge(names.entries)
-        except ValueError as exc:
-            return neighbour.close(str(exc))
-        if names.hops > 1 and self.ring.right is not None:
-            return [Send(self.ring.right.link, [Names(names.entries, names.hops - 1)])]
-        return []
-
-    def _hosts_changed(self, rows: Sequence[HostRow], source: Neighbour | None, now: Now) -> list[Effect]:
-        """Rows of the host table are new here: pass them on, and let new users wait if the effective table
-        differs."""
-        if not rows:
-            return []
-        self.counters.host_changes += len(rows)
-        effects: list[Effect] = [
-            Send(n.link, [Hosts(list(rows))]) for n in self.ring.live_links() if n is not source
-        ]
-        effects.append(StoreHosts())
-        for row in rows:
-            if not row.present:
-                self._housekeeping.forget_host(host_id(row.address), row.present_at, now)
-        effects += [_log_row(row) for row in rows] if self._started else []
-        before = self._digest
-        self._reconfigure()
-        if self._started and self._digest != before:
-            self.barrier.wait(now, at_once=source is None)
-        return effects
-
     def _token(self, token: Token, now: Now) -> list[Effect]:
-        onward = self.barrier.pass_on(token, now, self._digest)
+        onward = self.barrier.pass_on(token, now, self._tables.digest)
         if onward is None or self.ring.right is None:
             return []
         return [Send(self.ring.right.link, [onward])]
-
-    def _reconfigure(self) -> None:
-        self._digest = self.hosts.digest()
-        self.assigner.set_backends(self.hosts.backends())
-        self.pending.wake()
 
     def _thawed(self, gap: float, now: Now) -> list[Effect]:
         """We were frozen: suspect ourselves before others, and ask them before we answer anybody."""
@@ -382,21 +464,66 @@ class Director:
         effects = [Log(Level.WARNING, "frozen", fields), *self._trust.thawed(self.ring, now)]
         if self._started and self.hint:
             self.barrier.wait(now, at_once=True)
-        return effects + self._gate(now)
+        return effects + self._gatekeeper.review(now, started=self._started)
 
     # ---- after every event
 
     def _settle(self, now: Now) -> list[Effect]:
-        """Bring neighbours, barrier, standing, gate and waiting logins in line with what has happened."""
+        """Bring neighbours, barrier, standing, gate and all that waits in line with what has happened."""
         effects = self._tick(now)
         effects += self._review_links(now)
         if self._started:
-            self._take_stand(now)
-        effects += self._change_hosts(now)
-        effects += self._send_token(now)
-        effects += self._gate(now)
+            self._gatekeeper.take_stand(now, self._tables.digest)
+        effects += self._change_tables(now)
+        tokens = self._send_token(now)
+        effects += self._gatekeeper.review(now, started=self._started)
         answers = self._logins.turn(now)
-        return [*effects, *self.announce(), *answers]
+        tokens += self._go_round(now)
+        effects += self._leave(now)
+        return [*effects, *self.announce(), *tokens, *answers]
+
+    def _go_round(self, now: Now) -> list[Effect]:
+        """Everything that needs the word of the whole ring, and the kicks that come with it."""
+        self._sessions.turn(now)
+        self._ask_for_logins(now)
+        self.flushes.turn(now)
+        view = self._view()
+        effects = self.near.turn(now, view)
+        effects += self.moves.turn(now, view)
+        effects += self.moves.start_programs()
+        effects += self.kick_rounds.turn(now, view)
+        return effects + self.kicks.turn(now) + self.flushes.ends()
+
+    def _ask_for_logins(self, now: Now) -> None:
+        """Users who cannot be answered before the ring was asked, or they were moved."""
+        near, self._logins.near = self._logins.near, {}
+        for key, tag in near.items():
+            self.near.ask(key, tag, now)
+        retagged, self._logins.retagged = self._logins.retagged, {}
+        if self.assigner.gate is not Gate.OPEN and not self._logins.claiming:
+            return  # they are tried again when it opens
+        for key, tag in retagged.items():
+            if not self.moves.is_moving(key):
+                backend = self.assigner.place(key >> 32, tag)
+                self.moves.begin(key, backend.id if backend else HostId(0), Job(None), now)
+
+    def _view(self) -> RingView:
+        right = self.ring.right
+        return RingView(
+            right=right.link if right is not None else None,
+            alone=self._gatekeeper.known_alone,
+            ring=self.barrier.ring,
+            listed=self.ring.servers,
+            held_until=self.barrier.held_until,
+            writers=self._writers,
+        )
+
+    def _leave(self, now: Now) -> list[Effect]:
+        """Once the ring goes on without us: good-bye."""
+        if self._left or not self.ring.has_left(now):
+            return []
+        self._left = True
+        return [*self.ring.stop("the director stops"), Left()]
 
     def _tick(self, now: Now) -> list[Effect]:
         """Time-outs of links, and one turn's share of what takes long."""
@@ -404,7 +531,7 @@ class Director:
         for neighbour in list(self.ring.links.values()):
             was_live = neighbour.live
             effects += neighbour.tick(now)
-            if was_live and not neighbour.live:
+            if was_live and not neighbour.live and neighbour.silent:
                 self.barrier.hold(now.mono + self.identity.ping_timeout + 1)
             if exchange.has_work(neighbour):
                 effects += exchange.work(neighbour, self.users, self.names, not self.hint, now)
@@ -427,71 +554,19 @@ class Director:
             self.barrier.probe(now)
         return effects + self.ring.dials(now)
 
-    def _take_stand(self, now: Now) -> None:
-        """Alone, whole, partial?"""
-        if not self.barrier.synced and self._known_alone() and not self.barrier.held(now, self._digest):
-            self.barrier.release((self.me,), now, self._digest)
-        self._stand.review(self.barrier, now)
-
-    def _known_alone(self) -> bool:
-        """Nobody is linked with us, and nobody else lives (by the leases) or none can be reached."""
-        if not self.ring.unlinked:
-            return False
-        leases = self._stand.leases
-        if leases is not None and leases.isdisjoint(self.ring.rightwards):
-            return True
-        return self.ring.alone
-
-    def _change_hosts(self, now: Now) -> list[Effect]:
+    def _change_tables(self, now: Now) -> list[Effect]:
         effects = self.changes.confirm() if self.barrier.synced else []
         while self.barrier.synced and self.changes.can_begin and self.standing is not Standing.WAIT:
             done, row = self.changes.begin(now)
             effects += done
             if row is not None:
-                effects += self._hosts_changed([row], None, now)
-                self._take_stand(now)
+                effects += self._tables.changed_here(row, now)
+                self._gatekeeper.take_stand(now, self._tables.digest)
                 effects += self.changes.confirm() if self.barrier.synced else []
         return effects + self.changes.overdue(now)
 
     def _send_token(self, now: Now) -> list[Effect]:
         if self.ring.right is None:
             return []
-        token = self.barrier.due(now, self._digest)
+        token = self.barrier.due(now, self._tables.digest)
         return [] if token is None else [Send(self.ring.right.link, [token])]
-
-    def _gate(self, now: Now) -> list[Effect]:
-        """Who may be answered from memory now; wakes the waiting logins when it opens further."""
-        effects: list[Effect] = []
-        was_hint = self.hint
-        settled = self.barrier.synced and self.standing is not Standing.WAIT
-        trusted = self._trust.review(self.ring, now, alone=self._known_alone(), settled=settled)
-        if was_hint and not self.hint:
-            effects.append(Log(Level.INFO, "memory_checked", {"users": len(self.users)}))
-        may_hash = self.barrier.synced and self.standing in MAY_HASH
-        gate = Gate.CLOSED if not trusted else Gate.OPEN if may_hash else Gate.KNOWN
-        before = self.assigner.gate
-        if gate is not before:
-            self.assigner.gate = gate
-            effects.append(Log(Level.INFO, "gate", self._gate_fields(gate)))
-            if gate is Gate.OPEN and self.standing is Standing.ISOLATED:
-                self.counters.isolated += 1
-        claiming = self._stand.claiming and gate is Gate.KNOWN
-        if gate > before or (claiming and not self._logins.claiming):
-            self.pending.wake()
-        self._logins.claiming = claiming
-        return effects
-
-    def _gate_fields(self, gate: Gate) -> dict[str, object]:
-        return {
-            "answers": {Gate.CLOSED: "nobody", Gate.KNOWN: "known users", Gate.OPEN: "everybody"}[gate],
-            "standing": self.standing.value,
-            "synced": self.barrier.synced,
-            "ring": ",".join(self.barrier.ring),
-            "waiting": len(self.pending),
-        }
-
-
-def _log_row(row: HostRow) -> Log:
-    fields: dict[str, object] = {"host": row.address, "tag": row.tag, "weight": row.weight}
-    fields["state"] = ("up" if row.up else "down") if row.present else "removed"
-    return Log(Level.INFO, "host_changed", fields)

@@ -8,7 +8,8 @@ from enum import Enum
 import msgspec
 
 from director.core.assign import Backend
-from director.core.messages import HostRow, RingMessage
+from director.core.kicktypes import KickWhat
+from director.core.messages import HostRow, MemberRow, RingMessage
 from director.types import LinkId, MemberId, RequestId, UserKey
 
 
@@ -36,6 +37,8 @@ class Dial(msgspec.Struct, frozen=True):
     """Connect to a member; `LinkOpened` or `DialFailed` follows."""
 
     member: MemberId
+    leftwards: bool = False
+    """To ask him to take us for his right neighbour."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -66,7 +69,23 @@ class OperationDone(msgspec.Struct, frozen=True):
     """Every director has the change; `row` is what holds now."""
 
     operation: int
-    row: HostRow
+    row: HostRow | MemberRow
+
+
+class UsersDone(msgspec.Struct, frozen=True, kw_only=True):
+    """What a move, flush, kick … came to, on all directors together."""
+
+    operation: int
+    moved: int = 0
+    unchanged: int = 0
+    superseded: int = 0
+    """Users whom another operator's move took somewhere else."""
+    kicked: int = 0
+    """Sessions ended."""
+    timed_out: int = 0
+    """Users whose old sessions were not confirmed to be gone in time."""
+    not_reached: Sequence[MemberId] = ()
+    """Directors that have not confirmed; their sessions end when they are back."""
 
 
 class OperationFailed(msgspec.Struct, frozen=True):
@@ -81,10 +100,70 @@ class StoreHosts(msgspec.Struct, frozen=True):
     """The host table has changed: write it to the store."""
 
 
+class StoreMembers(msgspec.Struct, frozen=True):
+    """The list of directors was changed at run time: write it to the store."""
+
+
+class Persist(msgspec.Struct, frozen=True):
+    """Write these buckets of users now (None: whatever is not written yet). `Persisted` follows."""
+
+    number: int
+    buckets: Sequence[int] | None
+
+
+class Kick(msgspec.Struct, frozen=True):
+    """End sessions that login processes of this machine proxy. `Kicked` follows."""
+
+    kick: int
+    what: KickWhat
+
+
+class RunFlush(msgspec.Struct, frozen=True):
+    """Run the flush program for a user who is being moved. `FlushEnded` follows."""
+
+    number: int
+    hash32: int
+    old: HostRow | None
+    new: HostRow | None
+
+
+class StopFlush(msgspec.Struct, frozen=True):
+    """End that program: nobody waits for it any more."""
+
+    number: int
+
+
+class ListSessions(msgspec.Struct, frozen=True):
+    """Ask the login processes what they proxy. `SessionsListed` follows."""
+
+
+class Left(msgspec.Struct, frozen=True):
+    """The ring goes on without us: the process may end."""
+
+
 class Log(msgspec.Struct, frozen=True):
     level: Level
     event: str
     fields: Mapping[str, object]
 
 
-Effect = Send | Close | Dial | Answer | Refuse | Claim | OperationDone | OperationFailed | StoreHosts | Log
+Effect = (
+    Send
+    | Close
+    | Dial
+    | Answer
+    | Refuse
+    | Claim
+    | OperationDone
+    | OperationFailed
+    | UsersDone
+    | StoreHosts
+    | StoreMembers
+    | Persist
+    | Kick
+    | RunFlush
+    | StopFlush
+    | ListSessions
+    | Left
+    | Log
+)

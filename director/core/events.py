@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from director.core.messages import HostRow, RingMessage
+from director.core.kicktypes import KickWhat, ProxiedSession
+from director.core.messages import HostRow, MemberRow, RingMessage
 from director.types import Address, LinkId, MemberId, RequestId, UserKey
 
 
@@ -47,11 +48,14 @@ class LinkOpened(msgspec.Struct, frozen=True):
     remote: Address
     """The other end's address, as TCP says."""
     dialled: MemberId | None = None
+    leftwards: bool = False
+    """As in `Dial`."""
 
 
 class DialFailed(msgspec.Struct, frozen=True):
     member: MemberId
     reason: str
+    leftwards: bool = False
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -83,8 +87,113 @@ class HostChange(msgspec.Struct, frozen=True):
     remove: bool = False
     hostname: str = ""
     tag: str | None = None
+    retag: bool = False
+    """May change the tag of a host that is there. Its users of the old tag wait until they are moved."""
     weight: int | None = None
     up: bool | None = None
+
+
+class MemberChange(msgspec.Struct, frozen=True):
+    """An operator adds a director to the ring, or removes one from it."""
+
+    operation: int
+    member: MemberId
+    remove: bool = False
+
+
+class MembersListed(msgspec.Struct, frozen=True):
+    """The configuration's directors have other addresses now: their names resolve anew."""
+
+    members: Sequence[MemberId]
+
+
+class StoredMembers(msgspec.Struct, frozen=True):
+    """What operators have changed in the list of directors, read from the state store."""
+
+    rows: Sequence[MemberRow]
+
+
+class MoveUser(msgspec.Struct, frozen=True):
+    """An operator moves a user to a host. `UsersDone` or `OperationFailed` follows, as for all of these."""
+
+    operation: int
+    key: UserKey
+    """In the pool of the host's tag."""
+    host: Address
+    name: bytes = b""
+    """For listings; empty: not known."""
+    pin: bool = False
+    """And he stays there for good."""
+    early: bool = False
+    """Say so when every director has confirmed, before the kick delay."""
+
+
+class UnpinUser(msgspec.Struct, frozen=True):
+    operation: int
+    key: UserKey
+
+
+class Flush(msgspec.Struct, frozen=True):
+    """Move the users of a host (None: of all) to where the hash puts them."""
+
+    operation: int
+    host: Address | None = None
+    tag: str | None = None
+    """Only hosts with this tag."""
+    max_parallel: int | None = None
+    old_tag: bytes | None = None
+    """The host had this tag before: its users are placed by it."""
+    before: int = 0
+    """With `old_tag`: only users decided before this stamp."""
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Forget the users of a host (None: of all), and end their sessions."""
+
+    operation: int
+    host: Address | None = None
+
+
+class KickSessions(msgspec.Struct, frozen=True):
+    """End sessions on all directors; nobody is moved."""
+
+    operation: int
+    what: KickWhat
+    wait: bool = True
+    """Where as many kicks as allowed are under way: wait, or be refused."""
+
+
+class Interrupt(msgspec.Struct, frozen=True):
+    """A flush is to begin with no more users; those under way are finished."""
+
+    operation: int
+
+
+class Kicked(msgspec.Struct, frozen=True):
+    """What became of a `Kick`. problem: empty where it is done."""
+
+    kick: int
+    sessions: int
+    problem: str = ""
+
+
+class Persisted(msgspec.Struct, frozen=True):
+    """What `Persist` asked for is in the store."""
+
+    number: int
+
+
+class FlushEnded(msgspec.Struct, frozen=True):
+    """A flush program has ended. ok: it says that nothing of the user is left on the old host."""
+
+    number: int
+    ok: bool
+
+
+class SessionsListed(msgspec.Struct, frozen=True):
+    """What the login processes of this machine proxy; empty also where they cannot be asked."""
+
+    sessions: Sequence[ProxiedSession]
 
 
 class StoredUsers(msgspec.Struct, frozen=True):
@@ -128,7 +237,7 @@ class TimerFired(msgspec.Struct, frozen=True):
 
 
 class Stopping(msgspec.Struct, frozen=True):
-    """The director ends: say good-bye to the ring."""
+    """The director is to end: it introduces its neighbours to each other first. `Left` follows."""
 
 
 Event = (
@@ -143,6 +252,19 @@ Event = (
     | LinkClosed
     | Congested
     | HostChange
+    | MemberChange
+    | MembersListed
+    | StoredMembers
+    | MoveUser
+    | UnpinUser
+    | Flush
+    | Forget
+    | KickSessions
+    | Interrupt
+    | Kicked
+    | Persisted
+    | FlushEnded
+    | SessionsListed
     | StoredUsers
     | StoredHosts
     | Claimed

@@ -1,34 +1,39 @@
-"""What two neighbours do when they connect: compare digests, send only what differs (architecture, section
-4a).
+"""What two neighbours do when they connect: find out what they know differently, send only that
+(architecture, section 4a).
 
-Each end sends its digests bucket range by bucket range, compares the ranges it gets with its own, sends
-the buckets that differ, and `ExchangeDone` behind the last of them. Live changes flow meanwhile. One range
-is one turn of the loop.
+Each end sends the digests of its buckets, range by range; of the buckets that differ, the summary of its
+records; and of the other's buckets what is not in the other's summaries, `ExchangeDone` behind the last of
+it.
+Live changes flow meanwhile. One range is one turn of the loop. Names follow when all that matters is done.
 """
 
 from __future__ import annotations
 
 from director.core.effects import Effect, Send
 from director.core.member import Neighbour, State
-from director.core.messages import Digests, ExchangeDone, Names, RingMessage, Users
+from director.core.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
 from director.core.names import NameTable
-from director.core.users import BUCKETS, UserTable
+from director.core.users import BUCKETS, RECORD, UserTable
 from director.types import Now
 
 RANGE = 128
-"""Buckets whose digests are made or compared in one turn of the loop, where the table is large."""
+"""Buckets that are looked at in one turn of the loop, where the table is large."""
 SMALL = 100_000
 """Users up to which all are."""
 DIGEST = 8
 """Bytes of one digest."""
-FRAME_BYTES = 256 * 1024
-"""Records a frame of an exchange may hold before the next is begun."""
+HASH = 6
+"""Bytes of one record's hash in a summary."""
+NAMED = 8
+"""Buckets whose names are sent in one turn of the loop."""
 
 
 def has_work(neighbour: Neighbour) -> bool:
     if not neighbour.live or neighbour.congested:
         return False
-    return neighbour.digest_cursor is not None or bool(neighbour.compare)
+    return neighbour.digest_cursor is not None or bool(
+        neighbour.compare or neighbour.summaries or (neighbour.sent_done and neighbour.names_due)
+    )
 
 
 def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool, now: Now) -> list[Effect]:
@@ -41,6 +46,21 @@ def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool
         digests = _digests(users, first, after, unix)
         neighbour.digest_cursor = after if after < BUCKETS else None
         return [Send(neighbour.link, [Digests(first, digests)])]
+    if neighbour.compare:
+        return [Send(neighbour.link, [_summaries(neighbour, users, share, unix)])]
+    if neighbour.summaries:
+        return _what_they_lack(neighbour, users, share, settled, unix)
+    return _names(neighbour, names)
+
+
+def _digests(users: UserTable, first: int, after: int, unix: int) -> bytes:
+    if (first, after) == (0, BUCKETS):
+        return users.digests(unix)
+    return b"".join(users.digest(number, unix) for number in range(first, after))
+
+
+def _summaries(neighbour: Neighbour, users: UserTable, share: int, unix: int) -> Summaries:
+    """What we know of the buckets of one range that differ, for the other end to send what is missing."""
     theirs = neighbour.compare.popleft()
     if len(theirs.digests) > share * DIGEST:
         rest = Digests(theirs.first + share, theirs.digests[share * DIGEST :])
@@ -48,36 +68,46 @@ def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool
         theirs = Digests(theirs.first, theirs.digests[: share * DIGEST])
     after = theirs.first + len(theirs.digests) // DIGEST
     ours = _digests(users, theirs.first, after, unix)
-    effects: list[Effect] = []
+    differing = [
+        theirs.first + at // DIGEST
+        for at in range(0, len(ours), DIGEST)
+        if theirs.digests[at : at + DIGEST] not in (ours[at : at + DIGEST], bytes(DIGEST))
+    ]
+    return Summaries(differing, [users.summary(number, unix) for number in differing], after >= BUCKETS)
+
+
+def _what_they_lack(
+    neighbour: Neighbour, users: UserTable, share: int, settled: bool, unix: int
+) -> list[Effect]:
+    theirs = neighbour.summaries.popleft()
+    if len(theirs.buckets) > share:
+        rest = Summaries(theirs.buckets[share:], theirs.hashes[share:], theirs.last)
+        neighbour.summaries.appendleft(rest)
+        theirs = Summaries(theirs.buckets[:share], theirs.hashes[:share], False)
     batch: list[RingMessage] = []
-    size = 0
-    for at in range(0, len(ours), DIGEST):
-        number = theirs.first + at // DIGEST
-        if ours[at : at + DIGEST] == theirs.digests[at : at + DIGEST]:
-            continue
-        records = users.bucket(number)
-        if not records:
-            continue
-        batch.append(Users(records))
-        entries = names.bucket(number)
-        if entries:
-            batch.append(Names(entries, 0))
-        size += len(records)
-        if size >= FRAME_BYTES:
-            effects.append(Send(neighbour.link, batch))
-            batch, size = [], 0
-    if after >= BUCKETS:
+    lacking = []
+    for number, hashes in zip(theirs.buckets, theirs.hashes, strict=True):
+        records = users.missing(number, hashes, unix)
+        if records:
+            lacking.append(records)
+            neighbour.names_due.append((number, records))
+    if lacking:
+        batch.append(Users(b"".join(lacking)))
+    if theirs.last:
         neighbour.sent_done = True
         batch.append(ExchangeDone(settled))
-    if batch:
-        effects.append(Send(neighbour.link, batch))
-    return effects
+    return [Send(neighbour.link, batch)] if batch else []
 
 
-def _digests(users: UserTable, first: int, after: int, unix: int) -> bytes:
-    if (first, after) == (0, BUCKETS):
-        return users.digests(unix)
-    return b"".join(users.digest(number, unix) for number in range(first, after))
+def _names(neighbour: Neighbour, names: NameTable) -> list[Effect]:
+    """The names of some of the users that were sent."""
+    entries = []
+    for _ in range(min(NAMED, len(neighbour.names_due))):
+        number, records = neighbour.names_due.popleft()
+        keys = {key for key, *_ in RECORD.iter_unpack(records)}
+        entries.append(names.entries_of(number, keys))
+    found = b"".join(entries)
+    return [Send(neighbour.link, [Names(found, 0)])] if found else []
 
 
 def compare_later(neighbour: Neighbour, digests: Digests) -> str | None:
@@ -88,6 +118,16 @@ def compare_later(neighbour: Neighbour, digests: Digests) -> str | None:
         return f"digests of buckets {digests.first}..{digests.first + count} where {expected}.. were due"
     neighbour.expected_first += count
     neighbour.compare.append(digests)
+    return None
+
+
+def answer_later(neighbour: Neighbour, summaries: Summaries) -> str | None:
+    """Queue the other end's summaries. Returns what is wrong with them, if anything."""
+    if len(summaries.buckets) != len(summaries.hashes) or any(len(h) % HASH for h in summaries.hashes):
+        return f"summaries of {len(summaries.buckets)} buckets that do not fit them"
+    if not all(0 <= number < BUCKETS for number in summaries.buckets):
+        return "summaries of buckets that do not exist"
+    neighbour.summaries.append(summaries)
     return None
 
 

@@ -172,6 +172,15 @@ class HostTable:
         address = self._ids.get(id)
         return None if address is None else self.get(address)
 
+    def row(self, id: HostId) -> HostRow | None:
+        """The row of the host with this id, also if it was removed."""
+        address = self._ids.get(id)
+        return None if address is None else self.rows[address]
+
+    @staticmethod
+    def id_of(address: str) -> HostId:
+        return host_id(address)
+
     def taken_by(self, address: Address) -> Address | None:
         """The other host that already has this address's 32-bit id: two such hosts cannot be told apart
         (rule 1)."""
@@ -224,6 +233,7 @@ def backend_of(row: HostRow) -> Backend:
         weight=row.weight,
         up=row.up,
         since=row.present_at,
+        retagged=row.tag_at if row.tag_at > row.present_at else 0,
     )
 
 

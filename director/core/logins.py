@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from director.core.assign import Assigner, Backend, Wait
+from director.core.counters import Counters
 from director.core.effects import Answer, Claim, Effect, Refuse
 from director.core.events import Lookup
 from director.core.hosts import HostTable
@@ -19,19 +18,7 @@ SLICE = 1000
 """Waiting logins tried again in one turn of the loop."""
 CLAIM_AGAIN = 0.5
 """Seconds after which a claim that settled nothing is made again."""
-
-
-class Counters(msgspec.Struct):
-    """Plain numbers for the metrics; never reset."""
-
-    answered_later: int = 0
-    conflicts: int = 0
-    """Users whom a merge took from a host where they were still alive, and nobody had moved by hand."""
-    refused: int = 0
-    claims: int = 0
-    isolated: int = 0
-    host_changes: int = 0
-    messages_in: dict[str, int] = msgspec.field(default_factory=dict)
+REMOVED = "this director was removed from the ring"
 
 
 class Logins:
@@ -43,15 +30,25 @@ class Logins:
         """New users are settled in the shared store (ring-rules 12)."""
         self._assigner, self._users = assigner, assigner.users
         self._hosts, self._pending, self._counters = hosts, pending, counters
+        self.removed = False
+        """An operator has taken this director out of the ring: it answers nobody."""
+        self.near: dict[UserKey, bytes] = {}
+        """Users (and their tags) that the ring is to be asked about, for the director to take."""
+        self.retagged: dict[UserKey, bytes] = {}
+        """Users on a host that has another tag now: they are to be moved, for the director to take."""
         self._asked: set[UserKey] = set()
         """Users whom the store is settling."""
         self._again_at: float | None = None
 
     def lookup(self, event: Lookup, now: Now) -> list[Effect]:
         """A login the hot path could not answer: try once more with the state as it is, else let it wait."""
+        if self.removed:
+            self._counters.refused += 1
+            return [Refuse(event.request, REMOVED)]
         answer = self._assigner.assign(event.key, event.tag)
         if isinstance(answer, Backend):
             return [Answer(event.request, event.key, answer)]
+        self._note(event.key, event.tag, answer)
         self._pending.add(event.request, event.key, event.tag, now.mono, answer)
         return self._claims([(event.key, event.tag, answer)])
 
@@ -65,6 +62,9 @@ class Logins:
 
     def claimed(self, key: UserKey, now: Now) -> list[Effect]:
         """The store has settled a user; what it says is in the table."""
+        user = self._users.get(key)
+        if user is not None and user.host and is_alive(user, self._assigner.unix, self._users.expire):
+            self._users.touch(key, self._assigner.unix)  # near expiry too: the store has been asked
         answers, waiting = self._answer(self._pending.of(key))
         self._pending.calm(key)
         if waiting:
@@ -110,8 +110,16 @@ class Logins:
                 answers.append(Answer(one.request, one.key, answer))
             else:
                 one.wait = answer
+                self._note(one.key, one.tag, answer)
                 unanswered.append(one)
         return answers, unanswered
+
+    def _note(self, key: UserKey, tag: bytes, answer: Wait) -> None:
+        """Somebody has to be asked, or moved, before this user can be answered."""
+        if answer is Wait.NEAR:
+            self.near[key] = tag
+        elif answer is Wait.RETAGGED:
+            self.retagged[key] = tag
 
     def _claims(self, waiting: Iterable[tuple[UserKey, bytes, Wait]]) -> list[Effect]:
         """New users in a partial ring: ask the store, once for each user."""
@@ -132,6 +140,11 @@ class Logins:
 
     def _refuse(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
+        if self.removed:
+            for one in self._pending.all():
+                self._pending.remove(one.request)
+                self._counters.refused += 1
+                effects.append(Refuse(one.request, REMOVED))
         for one in self._pending.overdue(now.mono):
             self._counters.refused += 1
             effects.append(Refuse(one.request, f"{one.wait.value}, waited {PENDING_TIMEOUT:.0f} s"))

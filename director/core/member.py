@@ -28,6 +28,7 @@ from director.core.messages import (
     Pong,
     Proof,
     RingMessage,
+    Summaries,
     Users,
 )
 from director.core.order import split_member
@@ -62,9 +63,19 @@ class Neighbour:
     """The state machine of one link. `handle` takes what is the link's own; the rest is the ring's."""
 
     def __init__(
-        self, link: LinkId, me: Identity, remote: Address, dialled: MemberId | None, nonce: bytes, now: Now
+        self,
+        link: LinkId,
+        me: Identity,
+        remote: Address,
+        dialled: MemberId | None,
+        nonce: bytes,
+        now: Now,
+        *,
+        leftwards: bool = False,
     ) -> None:
+        """leftwards: we have dialled somebody to our left, because nobody there could reach us."""
         self.link, self.me, self.remote, self.dialled = link, me, remote, dialled
+        self.leftwards = leftwards
         self.state = State.GREETING
         self.peer: MemberId | None = dialled
         self.peer_incarnation = 0
@@ -80,12 +91,18 @@ class Neighbour:
         """Its memory had been compared with the ring when the exchange ended."""
         self.linked = False
         """The other end can carry tokens."""
+        self.silent = False
+        """It was closed because nothing was heard any more."""
         self.sent_done = self.got_done = False
         self.digest_cursor: int | None = 0
         """Next bucket whose digest is to be sent; None when all were."""
         self.compare: deque[Digests] = deque()
         """Digests of the other end that wait to be compared."""
         self.expected_first = 0
+        self.summaries: deque[Summaries] = deque()
+        """What the other end knows of buckets that differ; what it lacks is to be sent."""
+        self.names_due: deque[tuple[int, bytes]] = deque()
+        """Buckets, and the records of them that were sent, whose names are to follow."""
         self._ping_serial = 0
         self._ping_sent = now.mono
         self._ping_open = False
@@ -99,10 +116,16 @@ class Neighbour:
             unix=now.unix,
             username_hash=me.username_hash,
             expire=me.expire,
+            leftwards=leftwards,
         )
 
     def open(self) -> list[Effect]:
         return [Send(self.link, [self._hello])]
+
+    @property
+    def rightward(self) -> bool:
+        """Whether the other end stands to our right: whom we dial, but for those who ask to be dialled."""
+        return (self.dialled is not None) != self.leftwards
 
     @property
     def live(self) -> bool:
@@ -147,6 +170,7 @@ class Neighbour:
                 return self.close(f"no answer in {self.state.name} within {HANDSHAKE_TIMEOUT:.0f} s")
             return []
         if now.mono >= self.heard + self.me.ping_timeout:
+            self.silent = True
             return self.close(f"silent for {now.mono - self.heard:.1f} s (ring.ping_timeout)", bye=False)
         if now.mono >= self._ping_sent + self.me.ping_interval:
             return self.ping(now)
@@ -189,6 +213,8 @@ class Neighbour:
         self.version = min(hello.version, RING_VERSION)
         self.skew = hello.unix - now.unix
         self._theirs = hello
+        if self.dialled is None:
+            self.leftwards = hello.leftwards
         self.state = State.PROVING
         return [Send(self.link, [Proof(self._mac(mine=True))])]
 

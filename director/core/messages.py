@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import msgspec
 
+from director.core.kicktypes import KickWhat
+
 RING_VERSION = 1
 """The newest version of these messages this program speaks."""
 OLDEST_RING_VERSION = 1
@@ -49,6 +51,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     username_hash: str
     """Must be the same everywhere: it decides who a user is."""
     expire: int
+    leftwards: bool = False
+    """The dialler stands to the right: nobody to his left could reach him, so he asks to be dialled back."""
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -134,6 +138,77 @@ class Names(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
     hops: int
 
 
+class MoveRound(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
+    """Goes round to the right once; a member passes it on when the old sessions of these users are gone there
+    (ring-rules 24). The moving records themselves have gone ahead of it."""
+
+    origin: str
+    serial: int
+    moves: bytes
+    """Key (8 bytes) and `decided` (4 bytes) of each user."""
+    passed: list[str]
+    late: list[str]
+    """Members that passed it on although a kick had not ended in time."""
+    kicked: int
+    """Sessions ended so far."""
+
+
+class NearRound(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
+    """Is this user, who is about to expire, seen anywhere? Passing it on is a promise to hold his logins
+    (ring-rules 22)."""
+
+    origin: str
+    serial: int
+    key: int
+    seen: int
+    """The latest `seen` of the members so far."""
+    passed: list[str]
+
+
+class KickRound(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """An operator's kick. The first lap begins it everywhere, the second passes a member when it is over
+    there."""
+
+    origin: str
+    serial: int
+    lap: int
+    what: KickWhat
+    passed: list[str]
+    late: list[str]
+    kicked: int
+
+
+class MemberRow(msgspec.Struct, frozen=True, array_like=True):
+    """Whether a director belongs to the ring, by an operator's word of this time (Unix seconds)."""
+
+    member: str
+    present: bool
+    at: int
+
+
+class Members(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """What operators have added to and removed from the list of directors at run time."""
+
+    rows: list[MemberRow]
+
+
+class Summaries(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
+    """Of buckets whose digests differ: what of them is known here. The other end sends what is not in it."""
+
+    buckets: list[int]
+    hashes: list[bytes]
+    """For each bucket: 6 bytes a record (`UserTable.summary`)."""
+    last: bool
+    """Nothing more differs."""
+
+
+class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """`member` is about to stop. Goes to everybody: he will not be cut off, he will be gone."""
+
+    member: str
+    incarnation: int
+
+
 RingMessage = (
     Hello
     | Proof
@@ -148,4 +223,10 @@ RingMessage = (
     | Redirect
     | Linked
     | Names
+    | MoveRound
+    | NearRound
+    | KickRound
+    | Members
+    | Summaries
+    | Leaving
 )

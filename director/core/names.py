@@ -6,7 +6,7 @@ user table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from struct import Struct
 
 from director.core.users import BUCKET_SHIFT, BUCKETS
@@ -34,7 +34,7 @@ class NameTable:
         """Take in names of logins here; the last name of a key counts. Raises ValueError for half entries."""
         for key, name in list(_entries(entries)):
             number = key >> BUCKET_SHIFT
-            self._buckets[number] += _entry(key, name)
+            self._buckets[number] += entry(key, name)
             self._dirty.add(number)
             if len(self._buckets[number]) > self._compact_above[number]:
                 self._replace(number, dict(_entries(self._buckets[number])))
@@ -64,6 +64,11 @@ class NameTable:
         self._replace(number, dict(_entries(self._buckets[number])))
         return bytes(self._buckets[number])
 
+    def entries_of(self, number: int, keys: Set[int]) -> bytes:
+        """The entries of a bucket whose key is one of these."""
+        known = dict(_entries(self._buckets[number]))
+        return b"".join(entry(key, name) for key, name in sorted(known.items()) if key in keys)
+
     def names(self, number: int) -> dict[UserKey, str]:
         """The names of a bucket for display; bytes that are no UTF-8 become U+FFFD."""
         return {key: name.decode(errors="replace") for key, name in _entries(self._buckets[number])}
@@ -92,12 +97,14 @@ class NameTable:
         self._dirty.add(number)
 
     def _replace(self, number: int, names: dict[UserKey, bytes]) -> None:
-        entries = bytearray().join(_entry(key, name) for key, name in sorted(names.items()))
+        entries = bytearray().join(entry(key, name) for key, name in sorted(names.items()))
         self._buckets[number] = entries
         self._compact_above[number] = 2 * len(entries) + SLACK
 
 
-def _entry(key: UserKey, name: bytes) -> bytes:
+def entry(key: UserKey, name: bytes) -> bytes:
+    """One name, as it travels; of at most 65535 bytes."""
+    name = name[:0xFFFF]
     return _HEAD.pack(key, len(name)) + name
 
 

@@ -82,6 +82,10 @@ class Pending:
         """All logins of one user, the oldest first."""
         return [self._waiting[request] for request in self._by_key.get(key, {})]
 
+    def all(self) -> list[Waiting]:
+        """All that wait, the oldest first."""
+        return list(self._waiting.values())
+
     def next_deadline(self) -> float | None:
         for waiting in self._waiting.values():
             return waiting.since + PENDING_TIMEOUT

@@ -3,7 +3,9 @@
 Members stand in address order; right is upwards, wrapping (director-behaviour C.1). Everybody dials the
 nearest member to the right who answers, and keeps trying nearer ones. A nearer neighbour takes over from a
 farther one only when tokens can pass through it, so that a join makes nobody wait but the joiner
-(ring-rules 7).
+(ring-rules 7). A director that leaves says so first: the one to its left links with the one to its right,
+and only then lets go of it. One whom nobody to its left can reach dials leftwards, and is taken for the right
+neighbour over that link (the original split the ring, director-behaviour I-36).
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from director.core.effects import Close, Dial, Effect, Level, Log, Send
+from director.core.events import LinkOpened
 from director.core.member import Identity, Neighbour, State
-from director.core.messages import Linked, Redirect
+from director.core.messages import Leaving, Linked, Redirect
 from director.core.order import rightwards, split_member
 from director.types import Address, LinkId, MemberId, Now
 
@@ -25,31 +28,62 @@ SHORT_LIVED = 1.0
 """A link that ends sooner, in seconds, was not wanted."""
 PATIENCE = 0.3
 """Without any right neighbour: seconds a dial may take before the next member is tried as well."""
+LEFTLESS = 2.0
+"""Seconds without anybody to the left after which we dial leftwards."""
+LEAVE_WITHIN = 1.0
+"""Seconds the others have to close the ring without us."""
 
 
 class Ring:
     def __init__(self, identity: Identity, servers: Sequence[MemberId]) -> None:
         self.me = identity.member
         self.identity = identity
-        self.servers = list(servers)
+        self.servers: list[MemberId] = []
         self.links: dict[LinkId, Neighbour] = {}
         self.right: Neighbour | None = None
         self.left: Neighbour | None = None
-        self.rightwards = rightwards(self.me, self.servers)
-        self._addresses = {split_member(member)[0] for member in self.servers}
+        self.rightwards: list[MemberId] = []
         self.failed_at: dict[MemberId, float] = {}
         """Unix time a dial or a link last failed."""
         self.tried: set[MemberId] = set()
         """Members found unreachable since somebody was last reached."""
-        self._dialling: dict[MemberId, float] = {}
+        self.departed: dict[MemberId, int] = {}
+        """Members that have said good-bye, and which start of theirs it was."""
+        self.removed = False
+        """An operator has taken us out of the ring: we dial nobody."""
+        self._addresses: set[Address] = set()
+        self._dialling: dict[tuple[MemberId, bool], float] = {}
+        """Dials under way: (member, leftwards) and since when."""
         self._old_dials: set[MemberId] = set()
         """Dials begun before we were frozen."""
-        self._next_try: dict[MemberId, float] = dict.fromkeys(self.rightwards, 0.0)
-        self._failures: dict[MemberId, int] = dict.fromkeys(self.rightwards, 0)
+        self._next_try: dict[MemberId, float] = {}
+        self._failures: dict[MemberId, int] = {}
         self._told: dict[LinkId, MemberId] = {}
         self._linked: set[LinkId] = set()
         self._running = False
         self._asked = 0.0
+        self._leftless_since: float | None = None
+        self._left_next_try = 0.0
+        self._left_tried: set[MemberId] = set()
+        """Members to the left that could not be reached since we have somebody there."""
+        self._leaving_until: float | None = None
+        self.set_servers(servers)
+
+    def set_servers(self, servers: Sequence[MemberId]) -> list[Effect]:
+        """These are the directors of the ring now. Links with others are closed."""
+        self.servers[:] = servers
+        self.rightwards = rightwards(self.me, servers)
+        self._addresses = {split_member(member)[0] for member in servers}
+        self.removed = self.me not in servers
+        for member in self.rightwards:
+            self._next_try.setdefault(member, 0.0)
+            self._failures.setdefault(member, 0)
+        effects: list[Effect] = []
+        for neighbour in self.links.values():
+            if neighbour.peer is not None and neighbour.live and neighbour.peer not in servers:
+                reason = f"{neighbour.peer} is not one of the directors any more"
+                effects += neighbour.close(reason, level=Level.INFO)
+        return effects
 
     def start(self) -> None:
         self._running = True
@@ -59,13 +93,48 @@ class Ring:
         self._running = False
         return [e for n in self.links.values() for e in n.close(reason, level=Level.INFO)]
 
+    def leave(self, now: Now) -> list[Effect]:
+        """Introduce the neighbours to each other. `has_left` says when they do without us."""
+        self._running = False
+        self._leaving_until = now.mono + LEAVE_WITHIN
+        leaving = Leaving(self.me, self.identity.incarnation)
+        return [Send(n.link, [leaving]) for n in self.live_links()]
+
+    @property
+    def leaving(self) -> bool:
+        return self._leaving_until is not None
+
+    def has_left(self, now: Now) -> bool:
+        """Whether nobody to the left needs us any more, or has had time enough."""
+        if self._leaving_until is None:
+            return False
+        needed = any(n.live and not n.rightward for n in self.links.values())
+        return not needed or now.mono >= self._leaving_until
+
+    def departs(self, member: MemberId, incarnation: int) -> bool:
+        """Somebody says good-bye; whether we did not know yet."""
+        if member == self.me or self.departed.get(member, -1) >= incarnation:
+            return False
+        self.departed[member] = incarnation
+        return True
+
+    def returned(self, member: MemberId) -> None:
+        """Somebody who had said good-bye is back."""
+        self.departed.pop(member, None)
+
     def thawed(self, now: Now) -> None:
         """What we knew of who can be reached is old."""
         self.tried.clear()
-        self._old_dials = set(self._dialling)
-        self._next_try = dict.fromkeys(self.rightwards, now.mono)
+        self._old_dials = {member for member, _ in self._dialling}
+        for member in self.rightwards:
+            self._next_try[member] = now.mono
         for neighbour in self.links.values():
             neighbour.heard = now.mono
+
+    def forgive(self, late: float, now: Now) -> None:
+        """We ourselves were late by so many seconds: nobody is silent because of that."""
+        for neighbour in self.links.values():
+            neighbour.heard = min(now.mono, neighbour.heard + late)
 
     def live_links(self) -> list[Neighbour]:
         return [n for n in self.links.values() if n.live]
@@ -75,20 +144,25 @@ class Ring:
         """Nobody is linked with us, and nobody could be reached."""
         if any(n.live or n.dialled is None for n in self.links.values()):
             return False
-        return self.tried.issuperset(self.rightwards)
+        return self.tried.issuperset(self.expected())
+
+    def expected(self) -> list[MemberId]:
+        """Those to the right, in order, that have not said good-bye."""
+        return [member for member in self.rightwards if member not in self.departed]
 
     @property
     def unlinked(self) -> bool:
         return not any(n.live for n in self.links.values())
 
-    def opened(
-        self, link: LinkId, remote: Address, dialled: MemberId | None, nonce: bytes, now: Now
-    ) -> list[Effect]:
+    def opened(self, event: LinkOpened, now: Now) -> list[Effect]:
         """A TCP connection stands."""
+        link, remote, dialled = event.link, event.remote, event.dialled
         if dialled is not None:
-            self._dialling.pop(dialled, None)
+            self._dialling.pop((dialled, event.leftwards), None)
             self._old_dials.discard(dialled)
-        neighbour = Neighbour(link, self.identity, remote, dialled, nonce, now)
+        neighbour = Neighbour(
+            link, self.identity, remote, dialled, event.nonce, now, leftwards=event.leftwards
+        )
         self.links[link] = neighbour
         if dialled is None and remote not in self._addresses:
             reason = f"{remote} is not in ring.servers of {self.me}: all directors need the same list"
@@ -97,7 +171,7 @@ class Ring:
 
     def greeted(self, neighbour: Neighbour, now: Now) -> list[Effect]:
         """The other end has said who it is, or has just proved it: may it be that?"""
-        if neighbour.peer is None or neighbour.peer not in self._next_try:
+        if neighbour.peer is None or neighbour.peer not in self.servers:
             return neighbour.close(
                 f"{neighbour.peer} is not in ring.servers of {self.me}: all directors need the same list"
             )
@@ -108,7 +182,7 @@ class Ring:
             if other is neighbour or other.peer != neighbour.peer or not other.live:
                 continue
             if other.peer_incarnation == neighbour.peer_incarnation:
-                if (other.dialled is None) == (neighbour.dialled is None):
+                if other.rightward is neighbour.rightward:
                     effects += other.close("a newer connection of the same two directors", level=Level.INFO)
             elif now.mono - other.heard < 2 * self.identity.ping_interval:
                 return neighbour.close(
@@ -117,11 +191,16 @@ class Ring:
             else:
                 effects += other.close(f"{neighbour.peer} has been started anew")
         self.tried.clear()
+        if self.departed.get(neighbour.peer, neighbour.peer_incarnation) < neighbour.peer_incarnation:
+            self.returned(neighbour.peer)
         return effects
 
-    def dial_failed(self, member: MemberId, now: Now) -> None:
-        self._dialling.pop(member, None)
-        if member in self._old_dials:
+    def dial_failed(self, member: MemberId, now: Now, *, leftwards: bool = False) -> None:
+        self._dialling.pop((member, leftwards), None)
+        if leftwards:
+            self._left_tried.add(member)
+            self._left_next_try = now.mono + RETRY_FIRST
+        elif member in self._old_dials:
             self._old_dials.discard(member)  # its time ran out while we were frozen: that says nothing
         else:
             self._failed(member, RETRY_UNREACHABLE, now)
@@ -140,29 +219,57 @@ class Ring:
             self._forget(neighbour, now)
         effects += self._review_right()
         effects += self._review_left()
+        if self.left is not None:
+            self._leftless_since = None
+            self._left_tried.clear()
+        elif self._leftless_since is None:
+            self._leftless_since = now.mono
         return effects
 
     def dials(self, now: Now) -> list[Effect]:
-        """Dial whoever is nearer to the right than the present right neighbour."""
+        """Dial whoever is nearer to the right than the present right neighbour; leftwards where nobody
+        comes."""
         self._asked = now.mono
-        if not self._running:
+        if not self._running or self.removed:
             return []
         effects: list[Effect] = []
-        for member in self.rightwards:
+        for member in self.expected():
             if self.right is not None and member == self.right.peer:
                 break
             begun = self._begun(member)
             if begun is None and now.mono >= self._next_try[member]:
-                self._dialling[member] = begun = now.mono
+                self._dialling[member, False] = begun = now.mono
                 effects.append(Dial(member))
             if begun is not None and (self.right is not None or now.mono < begun + PATIENCE):
                 break
-        return effects
+        return effects + self._dials_leftwards(now)
+
+    def _dials_leftwards(self, now: Now) -> list[Effect]:
+        due = self._leftwards_due()
+        if due is None or now.mono < due:
+            return []
+        lefts = [member for member in reversed(self.expected()) if member not in self._left_tried]
+        if not lefts:
+            self._left_tried.clear()
+            self._left_next_try = now.mono + RETRY_UNREACHABLE
+            return []
+        self._left_next_try = now.mono + RETRY_REFUSED
+        if self._begun(lefts[0], leftwards=True) is not None:
+            return []
+        self._dialling[lefts[0], True] = now.mono
+        return [Dial(lefts[0], leftwards=True)]
+
+    def _leftwards_due(self) -> float | None:
+        if self.right is None or self._leftless_since is None or not self._running or self.removed:
+            return None
+        return max(self._leftless_since + LEFTLESS, self._left_next_try)
 
     def next_deadline(self) -> float | None:
         deadlines = [n.next_deadline() for n in self.links.values() if n.state is not State.CLOSED]
-        if self._running:
-            for member in self.rightwards:
+        if self._leaving_until is not None:
+            deadlines.append(self._leaving_until)
+        if self._running and not self.removed:
+            for member in self.expected():
                 if self.right is not None and member == self.right.peer:
                     break
                 begun = self._begun(member)
@@ -173,19 +280,25 @@ class Ring:
                 elif begun + PATIENCE > self._asked:
                     deadlines.append(begun + PATIENCE)
                     break
+            leftwards = self._leftwards_due()
+            if leftwards is not None:
+                deadlines.append(leftwards if leftwards > self._asked else self._asked + RETRY_UNREACHABLE)
         return min(deadlines, default=None)
 
     def redirected(self, neighbour: Neighbour, member: MemberId, now: Now) -> None:
         """Our right neighbour says that `member` stands between us."""
-        if neighbour is self.right and member in self._next_try and self._begun(member) is None:
+        if neighbour is self.right and member in self.rightwards and self._begun(member) is None:
+            self.returned(member)
             self._next_try[member] = now.mono
 
-    def _begun(self, member: MemberId) -> float | None:
+    def _begun(self, member: MemberId, *, leftwards: bool = False) -> float | None:
         """Since when a connection with this member, dialled by us, is being made or stands."""
-        if member in self._dialling:
-            return self._dialling[member]
+        begun = self._dialling.get((member, leftwards))
+        if begun is not None:
+            return begun
         for neighbour in self.links.values():
-            if neighbour.dialled == member and neighbour.state is not State.CLOSED:
+            dialled = neighbour.dialled == member and neighbour.leftwards is leftwards
+            if dialled and neighbour.state is not State.CLOSED:
                 return neighbour.opened.mono
         return None
 
@@ -197,9 +310,9 @@ class Ring:
             self.right = None
         if neighbour is self.left:
             self.left = None
-        if neighbour.dialled is None:
+        if neighbour.dialled is None or neighbour.leftwards:
             return
-        if neighbour.was_live and now.mono >= neighbour.opened.mono + SHORT_LIVED:
+        if neighbour.was_live and not neighbour.silent and now.mono >= neighbour.opened.mono + SHORT_LIVED:
             self._failures[neighbour.dialled] = 0
             self._next_try[neighbour.dialled] = now.mono
             self.failed_at[neighbour.dialled] = now.unix
@@ -209,49 +322,66 @@ class Ring:
     def _failed(self, member: MemberId, longest: float, now: Now) -> None:
         self.failed_at[member] = now.unix
         self.tried.add(member)
-        self._failures[member] += 1
+        self._failures[member] = self._failures.get(member, 0) + 1
         pause = RETRY_FIRST * 2 ** min(10, self._failures[member] - 1)
         self._next_try[member] = now.mono + min(longest, pause)
 
     def _review_right(self) -> list[Effect]:
         """The nearest member who can carry tokens is the right neighbour; links beyond him are not needed."""
+        if self.right is not None and self.right.peer in self.departed:
+            return self._let_go(self.right)
         for nearer, member in enumerate(self.rightwards, 1):
-            neighbour = self._dialled_full(member)
-            if neighbour is None:
+            neighbour = self._rightward_full(member)
+            if neighbour is None or (member in self.departed and neighbour is not self.right):
                 continue
             if neighbour is not self.right and (self.right is None or neighbour.linked):
-                self.right = neighbour
-                self._linked.clear()
+                self._take_right(neighbour)
             if neighbour is self.right:
                 return self._close_beyond(self.rightwards[nearer:], member)
         return []
 
+    def _let_go(self, leaving: Neighbour) -> list[Effect]:
+        """Our right neighbour is about to stop: link with the next one first, where there is one."""
+        expected = self.expected()
+        for member in expected:
+            neighbour = self._rightward_full(member)
+            if neighbour is not None and neighbour.linked:
+                self._take_right(neighbour)
+                return leaving.close(f"{self.me} is linked with {member} now", level=Level.INFO)
+        if self.tried.issuperset(expected):
+            return leaving.close(f"{self.me} has nobody else to link with", level=Level.INFO)
+        return []
+
+    def _take_right(self, neighbour: Neighbour) -> None:
+        self.right = neighbour
+        self._linked.clear()
+
     def _close_beyond(self, beyond: Sequence[MemberId], right: MemberId) -> list[Effect]:
-        unneeded = [n for n in self.links.values() if n.dialled in beyond]
+        unneeded = [n for n in self.links.values() if n.dialled in beyond and n.rightward]
         return [e for n in unneeded for e in n.close(f"{right} is nearer", level=Level.INFO)]
 
-    def _dialled_full(self, member: MemberId) -> Neighbour | None:
+    def _rightward_full(self, member: MemberId) -> Neighbour | None:
         for neighbour in self.links.values():
-            if neighbour.dialled == member and neighbour.state is State.FULL:
+            if neighbour.peer == member and neighbour.rightward and neighbour.state is State.FULL:
                 return neighbour
         return None
 
     def _review_left(self) -> list[Effect]:
-        """The nearest member who has dialled us is the left neighbour; the others are told of him."""
-        accepted = [
+        """The nearest member to the left is the left neighbour; the others are told of him."""
+        lefts = [
             (self.rightwards.index(n.peer), n)
             for n in self.links.values()
-            if n.dialled is None and n.peer is not None and n.state is State.FULL
+            if not n.rightward and n.peer in self.rightwards and n.state is State.FULL
         ]
-        at, self.left = max(accepted, key=lambda one: one[0], default=(0, None))
+        at, self.left = max(lefts, key=lambda one: one[0], default=(0, None))
         effects: list[Effect] = []
-        for other, neighbour in accepted:
+        for other, neighbour in lefts:
             nearest = self.rightwards[at]
-            if other != at and self._told.get(neighbour.link) != nearest:
+            if other != at and self._told.get(neighbour.link) != nearest and nearest not in self.departed:
                 self._told[neighbour.link] = nearest
                 effects.append(Send(neighbour.link, [Redirect(nearest)]))
-        if self.right is not None:
-            for _, neighbour in accepted:
+        if self.right is not None and not self.leaving:
+            for _, neighbour in lefts:
                 if neighbour.link not in self._linked:
                     self._linked.add(neighbour.link)
                     effects.append(Send(neighbour.link, [Linked()]))

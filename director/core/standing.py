@@ -38,14 +38,16 @@ def judge(
     leases: frozenset[MemberId] | None,
     *,
     waited: bool,
+    departed: Collection[MemberId] = (),
 ) -> Standing:
     """What these circumstances come to.
 
     listed: `ring.servers`. ring: the members of the last second lap, us included. leases: who lives by the
     shared store; None: there is none, or it is away. waited: as the smaller part we have waited for
-    `isolation_wait`.
+    `isolation_wait`. departed: who has said good-bye, and so does not go on by himself somewhere.
     """
-    missing = set(listed) - set(ring)
+    listed = set(listed) - (set(departed) - set(ring))
+    missing = listed - set(ring)
     if not missing:
         return Standing.WHOLE
     if leases is not None:
@@ -71,11 +73,11 @@ class Stand:
         self._isolation_wait = isolation_wait
         self._smaller_since: float | None = None
 
-    def review(self, barrier: Barrier, now: Now) -> None:
+    def review(self, barrier: Barrier, now: Now, departed: Collection[MemberId]) -> None:
         """Judge anew. Called by a director that has started."""
         over = self._smaller_since
         waited = over is not None and now.mono >= over + self._isolation_wait
-        standing = judge(self._servers, barrier.ring, self.leases, waited=waited)
+        standing = judge(self._servers, barrier.ring, self.leases, waited=waited, departed=departed)
         if standing not in SMALLER:
             self._smaller_since = None
         elif self._smaller_since is None:

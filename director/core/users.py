@@ -88,6 +88,7 @@ class UserTable:
         self._buckets: list[dict[UserKey, User]] = [{} for _ in range(BUCKETS)]
         self._changes: list[User] = []
         self._dirty: set[int] = set()
+        self._displaced: list[User] = []
 
     def __len__(self) -> int:
         """All records, those of expired users included."""
@@ -127,10 +128,29 @@ class UserTable:
             if new == old:
                 continue
             self._store(new)
+            before = old or User(user.key, HostId(0), Stamp(0), 0, 0)
+            if (old is not None and old.host != new.host) or (before.flags ^ new.flags) & MOVING:
+                self._displaced.append(before)
             if old is None or self._stored(new) != self._stored(old):
                 self._dirty.add(new.key >> BUCKET_SHIFT)
                 news.append(new)
         return pack(news)
+
+    @property
+    def has_displaced(self) -> bool:
+        return bool(self._displaced)
+
+    def take_displaced(self) -> bytes:
+        displaced, self._displaced = self._displaced, []
+        return pack(displaced)
+
+    def summary(self, number: int, unix: int) -> bytes:
+        return b"".join(_h(self._stored(u)) for u in self._sorted(number) if not self._gone(u, unix))
+
+    def missing(self, number: int, summary: bytes, unix: int) -> bytes:
+        known = {summary[at : at + 6] for at in range(0, len(summary), 6)}
+        users = (u for u in self._sorted(number) if not self._gone(u, unix))
+        return pack(u for u in users if _h(self._stored(u)) not in known)
 
     def bucket(self, number: int) -> bytes:
         """The records of a bucket, by key."""
@@ -224,3 +244,11 @@ class UserTable:
 def is_alive(user: User, unix: int, expire: int) -> bool:
     """Whether the assignment still binds: pinned, or seen less than `expire` seconds ago."""
     return bool(user.flags & PINNED) or user.seen + expire > unix
+
+
+def _h(user: User) -> bytes:
+    return hashlib.md5(RECORD.pack(*user)).digest()[:6]
+
+
+def margin(expire: int) -> int:
+    return min(30, max(5, expire // 10))

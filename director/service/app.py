@@ -21,7 +21,7 @@ import anyio
 import anyio.abc
 
 from director import web
-from director.core.director import Director
+from director.core.director import Director, Settings
 from director.core.events import Started
 from director.core.hashing import UserHash
 from director.core.hosts import HostTable
@@ -120,7 +120,13 @@ class App:
             HostTable(config.backends.mail_servers),
             assigner,
             hotpath.NameTable(),
-            config.ring.isolation_wait,
+            Settings(
+                isolation_wait=config.ring.isolation_wait,
+                kick_delay=config.users.kick_delay,
+                max_parallel_moves=config.users.max_parallel_moves,
+                max_parallel_kicks=config.users.max_parallel_kicks,
+                flush_program=bool(config.users.flush_socket),
+            ),
         )
         self.driver = Driver(self.director, log)
         self.store = open_store(config.state, base_dir=config.folder)
@@ -238,6 +244,7 @@ class App:
             name = await self._wait_for_signal()
             self.log.info("stopping", signal=name)
             self.notifier.stopping()
+            await self.driver.leave()
             self.driver.stop()
             for relay in self._relays:
                 relay.stop()

@@ -25,44 +25,64 @@ from director.core.effects import (
     Close,
     Dial,
     Effect,
+    Kick,
+    Left,
     Level,
+    ListSessions,
     Log,
     OperationDone,
     OperationFailed,
+    Persist,
     Refuse,
+    RunFlush,
     Send,
+    StopFlush,
     StoreHosts,
+    StoreMembers,
+    UsersDone,
 )
 from director.core.events import (
     Congested,
     DialFailed,
     Dropped,
     Event,
+    Flush,
+    Forget,
     HostChange,
+    Interrupt,
+    Kicked,
+    KickSessions,
     LinkClosed,
     LinkOpened,
     Lookup,
+    MemberChange,
+    MoveUser,
     Received,
     Seen,
+    SessionsListed,
     Stopping,
     TableChanged,
     Thawed,
     TimerFired,
+    UnpinUser,
 )
-from director.core.messages import Bye, HostRow, RingMessage
+from director.core.kicktypes import KickWhat, ProxiedSession
+from director.core.messages import Bye, HostRow, MemberRow, RingMessage
 from director.core.order import split_member
-from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
+from director.errors import BadRequest, KickError, OperationError, Refused, TryAgain, UnknownName
 from director.net.login import Client
 from director.net.ringlink import RingLink
 from director.service.log import LimitedLog
 from director.service.log import Log as Logger
-from director.types import LinkId, MemberId, Now, RequestId, UserKey
+from director.types import LinkId, Now, RequestId, UserKey
 from director.wire import hotpath, ring_native
 from director.wire.auth import Held, finish, refusal
 from director.wire.tabs import unescape
 
 CONNECT_TIMEOUT = 2.0
 """Seconds a dialled director may take to accept."""
+LEAVE_WITHIN = 1.5
+"""Seconds the ring may take to close without us; the core gives up a little earlier."""
 WATCH = 0.25
 """Seconds between two looks at the clock of the loop."""
 ALONE = 0.02
@@ -81,6 +101,10 @@ FAILURES: dict[str, type[OperationError]] = {
 }
 
 
+UsersChange = MoveUser | UnpinUser | Flush | Forget | KickSessions
+"""What operators do to users."""
+
+
 class Store(Protocol):
     """What the driver asks of the persistence behind it."""
 
@@ -89,8 +113,35 @@ class Store(Protocol):
 
     def hosts_changed(self) -> None: ...
 
+    def members_changed(self) -> None: ...
+
+    def persist(self, number: int, buckets: Sequence[int] | None) -> None:
+        """Write these buckets now; `Persisted` comes as an event."""
+
     def look(self) -> None:
         """An event has been dealt with: is there anything to write?"""
+
+
+class Sessions(Protocol):
+    """What the driver asks of the kick channel."""
+
+    def kick(self, number: int, what: KickWhat) -> None:
+        """End sessions; the driver's `kick_ended` is called."""
+
+    async def list_sessions(self) -> list[ProxiedSession]:
+        """What login processes of this machine proxy. Raises KickError."""
+
+
+class FlushPrograms(Protocol):
+    """Who runs flush programs."""
+
+    def start(self, number: int, effect: RunFlush) -> None:
+        """Run it; `FlushEnded` comes as an event."""
+
+    def stop(self, number: int) -> None: ...
+
+
+Result = HostRow | MemberRow | UsersDone
 
 
 class Operation:
@@ -98,7 +149,7 @@ class Operation:
 
     def __init__(self) -> None:
         self.finished = anyio.Event()
-        self.row: HostRow | None = None
+        self.result: Result | None = None
         self.error: OperationError | None = None
 
 
@@ -119,6 +170,9 @@ class Driver:
         self.counts = Counts()
         self.links: dict[LinkId, RingLink] = {}
         self.store: Store | None = None
+        self.sessions: Sessions | None = None
+        self.programs: FlushPrograms | None = None
+        self._left = anyio.Event()
         self._log, self._limited = log, LimitedLog(log)
         self._loop = asyncio.get_running_loop()
         self._assigner, self._users = director.assigner, director.users
@@ -136,7 +190,7 @@ class Driver:
         self._beat = time.monotonic()
         """When the watch last looked at the clock."""
         self._auth_trouble: set[str] = set()
-        self._dialled: dict[LinkId, MemberId] = {}
+        self._dialled: dict[LinkId, Dial] = {}
 
     # ---- running
 
@@ -151,12 +205,17 @@ class Driver:
                 self.stop()
                 self._tasks = None
 
+    async def leave(self) -> None:
+        """Have the ring closed without us, going on with our work meanwhile; at most LEAVE_WITHIN seconds."""
+        self.handle(Stopping())
+        with anyio.move_on_after(LEAVE_WITHIN):
+            await self._left.wait()
+
     def stop(self) -> None:
-        """Finish this turn, say good-bye to the ring and take in nothing more. Once is enough."""
+        """Finish this turn and take in nothing more. Once is enough. Whoever has time leaves first."""
         if self._stopped:
             return
         self._end_turn()
-        self.handle(Stopping())
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
@@ -325,9 +384,13 @@ class Driver:
         return RingLink(LinkId(self._numbers), self, ring_native.FrameReader(), ring_native.FrameError)
 
     def link_opened(self, link: RingLink) -> None:
-        dialled = self._dialled.pop(link.number, None)
+        dial = self._dialled.pop(link.number, None)
         self.links[link.number] = link
-        self.handle(LinkOpened(link.number, secrets.token_bytes(32), link.remote, dialled))
+        nonce = secrets.token_bytes(32)
+        if dial is None:
+            self.handle(LinkOpened(link.number, nonce, link.remote))
+        else:
+            self.handle(LinkOpened(link.number, nonce, link.remote, dial.member, dial.leftwards))
 
     def link_received(self, link: LinkId, messages: Sequence[object]) -> None:
         self.handle(Received(link, cast(Sequence[RingMessage], messages)))
@@ -349,11 +412,12 @@ class Driver:
         if self.links.pop(link, None) is not None:
             self.handle(LinkClosed(link, reason))
 
-    async def _dial(self, member: MemberId) -> None:
+    async def _dial(self, dial: Dial) -> None:
+        member = dial.member
         address, port = split_member(member)
         local = split_member(self.director.me)[0]
         link = self.new_link()
-        self._dialled[link.number] = member
+        self._dialled[link.number] = dial
         try:
             with anyio.fail_after(CONNECT_TIMEOUT):
                 await self._loop.create_connection(lambda: link, address, port, local_addr=(local, 0))
@@ -367,21 +431,63 @@ class Driver:
             reason = "it hung up at once"
         self._dialled.pop(link.number, None)
         self._log.debug("ring_dial_failed", peer=member, reason=reason)
-        self.handle(DialFailed(member, reason))
+        self.handle(DialFailed(member, reason, dial.leftwards))
 
     # ---- operators
 
     async def change_host(self, change: HostChange) -> HostRow:
         """Have a change carried out by the whole ring. Returns what holds then. Raises OperationError."""
+        result = await self._operate(change, self.new_operation())
+        assert isinstance(result, HostRow)
+        return result
+
+    async def change_member(self, change: MemberChange) -> MemberRow:
+        """The same for the list of directors."""
+        result = await self._operate(change, self.new_operation())
+        assert isinstance(result, MemberRow)
+        return result
+
+    async def change_users(self, change: UsersChange, number: int | None = None) -> UsersDone:
+        """Have users moved, kicked or forgotten by the whole ring. Raises OperationError.
+
+        number: from `new_operation`, for those who want to follow or interrupt it."""
+        result = await self._operate(change, self.new_operation() if number is None else number)
+        assert isinstance(result, UsersDone)
+        return result
+
+    def interrupt(self, number: int) -> None:
+        """Begin with no more users of this operation; what is under way is finished."""
+        self.handle(Interrupt(number))
+
+    def new_operation(self) -> int:
         self._numbers += 1
-        number, operation = self._numbers, Operation()
-        self._operations[number] = operation
+        return self._numbers
+
+    async def _operate(self, change: HostChange | MemberChange | UsersChange, number: int) -> Result:
+        operation = self._operations[number] = Operation()
         self.handle(msgspec.structs.replace(change, operation=number))
         await operation.finished.wait()
         if operation.error is not None:
             raise operation.error
-        assert operation.row is not None
-        return operation.row
+        assert operation.result is not None
+        return operation.result
+
+    # ---- kicks
+
+    def kick_ended(self, number: int, sessions: int, problem: str) -> None:
+        """What became of a kick."""
+        self.handle(Kicked(number, sessions, problem))
+
+    async def _list_sessions(self) -> None:
+        """Where they cannot be listed, the login processes are taken to proxy nobody: it is logged."""
+        assert self.sessions is not None
+        try:
+            listed = await self.sessions.list_sessions()
+        except KickError as exc:
+            note = "sessions from before the start are not compared with what is known"
+            self._log.warning("sessions_not_listed", reason=str(exc), note=note)
+            listed = []
+        self.handle(SessionsListed(listed))
 
     # ---- effects
 
@@ -415,25 +521,55 @@ class Driver:
                 link = self.links.pop(number, None)
                 if link is not None:
                     link.close()
-            case Dial(member):
+            case Dial():
                 if self._tasks is not None:
-                    self._tasks.start_soon(self._dial, member)
+                    self._tasks.start_soon(self._dial, effect)
+            case Kick(number, what):
+                if self.sessions is None:
+                    self.kick_ended(number, 0, "")
+                else:
+                    self.sessions.kick(number, what)
             case Claim(key, record):
                 assert self.store is not None, "only a director with a shared store claims"
                 self.store.claim(key, record)
             case OperationDone(number, row):
-                operation = self._operations.pop(number)
-                operation.row = row
-                operation.finished.set()
+                self._finish(number, row, None)
+            case UsersDone():
+                self._finish(effect.operation, effect, None)
             case OperationFailed(number, kind, reason):
-                operation = self._operations.pop(number)
-                operation.error = FAILURES[kind](reason)
-                operation.finished.set()
-            case StoreHosts():
-                if self.store is not None:
-                    self.store.hosts_changed()
+                self._finish(number, None, FAILURES[kind](reason))
             case Log(level, event, fields):
                 self._say(level, event, fields)
+            case _:
+                self._do_rarely(effect)
+
+    def _do_rarely(self, effect: Effect) -> None:
+        match effect:
+            case StoreHosts() if self.store is not None:
+                self.store.hosts_changed()
+            case StoreMembers() if self.store is not None:
+                self.store.members_changed()
+            case Persist(number, buckets) if self.store is not None:
+                self.store.persist(number, buckets)
+            case RunFlush(number):
+                assert self.programs is not None, "there is a flush program only where one is configured"
+                self.programs.start(number, effect)
+            case StopFlush(number):
+                assert self.programs is not None
+                self.programs.stop(number)
+            case ListSessions():
+                if self.sessions is None or self._tasks is None:
+                    self.handle(SessionsListed(()))
+                else:
+                    self._tasks.start_soon(self._list_sessions)
+            case Left():
+                self._left.set()
+
+    def _finish(self, number: int, result: Result | None, error: OperationError | None) -> None:
+        operation = self._operations.pop(number, None)
+        if operation is not None:
+            operation.result, operation.error = result, error
+            operation.finished.set()
 
     def _send(self, number: LinkId, messages: Sequence[RingMessage]) -> None:
         link = self.links.get(number)

@@ -15,10 +15,10 @@ import anyio.lowlevel
 
 from director.core.addresses import canonical, host_id
 from director.core.assign import Gate
+from director.core.changes import problem_with
 from director.core.director import Director
 from director.core.events import HostChange
 from director.core.hashing import UserHash
-from director.core.hostchanges import problem_with
 from director.core.hosts import HostTable
 from director.core.member import Neighbour
 from director.core.messages import HostRow

@@ -8,7 +8,6 @@ director may write any bucket. To save work each bucket has one usual writer amo
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections import deque
@@ -17,15 +16,27 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+import msgspec
 
-from director.core.checks import wrong_records, wrong_rows
+from director.core.checks import wrong_members, wrong_records, wrong_rows
 from director.core.director import Director
-from director.core.events import ClaimFailed, Event, Leases, StoredHosts, StoredUsers
+from director.core.events import (
+    ClaimFailed,
+    Event,
+    Leases,
+    Persisted,
+    StoredHosts,
+    StoredMembers,
+    StoredUsers,
+)
 from director.core.hosts import decode_rows, encode_rows
+from director.core.members import decode_member_rows, encode_member_rows
 from director.core.names import NameTable
 from director.core.users import BUCKETS, UserTable
+from director.core.writers import Writers
 from director.records import StoreInfo
 from director.service.claiming import Claims
+from director.service.documents import TableDocument
 from director.service.log import Log
 from director.types import MemberId, UserKey
 from state.base import (
@@ -71,8 +82,15 @@ WATCH_PARTIAL = 0.5
 """In a partial ring, seconds between two looks for what others have changed in the store (ring-rules 12)."""
 AUDIT_QUEUE = 1000
 """Audit entries kept while the store is away."""
-HOSTS = "hosts"
-"""Name of the document with the host table."""
+HOSTS, MEMBERS = "hosts", "members"
+"""Names of the documents with the host table, and with what was changed in the list of directors."""
+
+
+class _Asked(msgspec.Struct):
+    count: int
+    """How many had asked, this one included."""
+    buckets: set[int]
+    """Those that are not stored yet."""
 
 
 class Persistence:
@@ -106,19 +124,28 @@ class Persistence:
         self._left_to_others: dict[int, float] = {}
         """Buckets changed here and left to their usual writer, and when: ours if he turns out cut off."""
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_QUEUE)
-        self._hosts_version = EMPTY_VERSION
-        self._hosts_wanted = 0
-        self._hosts_written = 0
+        self._asked: dict[int, _Asked] = {}
+        """Who waits for buckets to be stored, by the number of his question."""
+        self._asked_count = 0
         self._run_id: str | None = None
         self._said: tuple[type[StoreError], str] | None = None
         """What kind of trouble was logged; None: there is none."""
         self._set_aside: Path | None = None
         self._ring: tuple[MemberId, ...] = ()
-        self._writers: dict[int, MemberId] = {}
+        self._writers = Writers()
         self._was_partial = False
         self._work = anyio.Event()
         self._urgent = anyio.Event()
-        self._hosts_done = anyio.Event()
+        self._hosts = TableDocument(
+            store, HOSTS, lambda: encode_rows(list(director.hosts.rows.values())), self._take_hosts, log
+        )
+        self._members = TableDocument(
+            store,
+            MEMBERS,
+            lambda: encode_member_rows(list(director.members.rows.values())),
+            self._take_members,
+            log,
+        )
         self._claims = Claims(store, director, handle, self)
 
     # ---- what others see
@@ -130,7 +157,7 @@ class Persistence:
 
     @property
     def hosts_stored(self) -> bool:
-        return self._hosts_written == self._hosts_wanted
+        return self._hosts.stored and self._members.stored
 
     def info(self) -> StoreInfo:
         return StoreInfo(
@@ -151,7 +178,28 @@ class Persistence:
             self._work.set()
 
     def hosts_changed(self) -> None:
-        self._hosts_wanted += 1
+        self._hosts.changed()
+        self._work.set()
+        self._urgent.set()
+
+    def members_changed(self) -> None:
+        self._members.changed()
+        self._work.set()
+        self._urgent.set()
+
+    def persist(self, number: int, buckets: Sequence[int] | None) -> None:
+        """Write these buckets of users (None: all that have changed) at once; `Persisted` follows.
+
+        It does not where the store is away: whoever asks waits only so long. Ours or not: a move in progress
+        must be in the store before its round starts."""
+        if not self.up:
+            return
+        if buckets is None:
+            self._queued.update(self._users.take_dirty())
+            buckets = tuple(self._queued)
+        self._queued.update(buckets)
+        self._asked_count += 1
+        self._asked[number] = _Asked(self._asked_count, set(buckets))
         self._work.set()
         self._urgent.set()
 
@@ -168,12 +216,10 @@ class Persistence:
             self._handle(ClaimFailed(key))
 
     async def wait_hosts_stored(self, seconds: float) -> bool:
-        """Whether the host table, as it is now, is in the store within this time."""
-        wanted = self._hosts_wanted
-        with anyio.move_on_after(seconds):
-            while self._hosts_written < wanted:
-                await self._hosts_done.wait()
-        return self._hosts_written >= wanted
+        """Whether hosts and directors, as they are now, are in the store within this time."""
+        begun = time.monotonic()
+        hosts = await self._hosts.wait_stored(seconds)
+        return hosts and await self._members.wait_stored(max(0.0, begun + seconds - time.monotonic()))
 
     # ---- start
 
@@ -209,6 +255,7 @@ class Persistence:
         alive = await self._renew_lease()
         await self._read_hosts()
         self.hosts_changed()  # the configuration may know more than the store
+        await self._members.read()
         for space in SPACES:
             async for batch in self.store.load_buckets(space):
                 await self._take_all(space, batch)
@@ -251,25 +298,22 @@ class Persistence:
         return None
 
     async def _read_hosts(self) -> None:
-        document = await self.store.read_document(HOSTS)
-        if document is None:
-            self._hosts_version = EMPTY_VERSION
+        if not await self._hosts.read():
             self._handle(StoredHosts(()))  # the store has been read: it knows nothing
-        else:
-            self._hosts_version = document.version
-            self._take_hosts(document.data)
 
     def _take_hosts(self, data: bytes) -> None:
-        try:
-            rows = decode_rows(data)
-            problem = wrong_rows(rows)
-        except (ValueError, RecursionError) as exc:
-            rows, problem = [], str(exc)
+        rows = decode_rows(data)
+        problem = wrong_rows(rows)
         if problem is not None:
-            self._log.error("store_hosts_damaged", reason=problem, note="written again from memory")
-            self.hosts_changed()
-            return
+            raise ValueError(problem)
         self._handle(StoredHosts(tuple(rows)))
+
+    def _take_members(self, data: bytes) -> None:
+        rows = decode_member_rows(data)
+        problem = wrong_members(rows)
+        if problem is not None:
+            raise ValueError(problem)
+        self._handle(StoredMembers(tuple(rows)))
 
     def _say_set_aside(self) -> None:
         if self.store.set_aside != self._set_aside:
@@ -353,13 +397,17 @@ class Persistence:
 
     async def _rest(self, seconds: float) -> None:
         """Let changes gather, but not those an operator waits for."""
-        if self.hosts_stored:
+        if self.hosts_stored and not self._asked:
             with anyio.move_on_after(seconds):
                 await self._urgent.wait()
         self._urgent = anyio.Event()
 
     def _something_to_do(self) -> bool:
-        return bool(self._queued or self._audit) or not self.hosts_stored or self._ring_has_changed()
+        return (
+            bool(self._queued or self._audit or self._asked)
+            or not self.hosts_stored
+            or self._ring_has_changed()
+        )
 
     def _ring_has_changed(self) -> bool:
         return self._ring != self._director.barrier.ring or self._was_partial != self._director.partial
@@ -372,6 +420,8 @@ class Persistence:
         alive = await self._renew_lease()
         await self._read_hosts()
         self.hosts_changed()
+        await self._members.read()
+        self.members_changed()
         for space in SPACES:
             await self._read_changed(space)
         await self._queue_differences()
@@ -405,12 +455,13 @@ class Persistence:
                     self._queued_names.add(number)
 
     async def _write(self, *, names: bool) -> None:
-        await self._write_hosts()
+        await self._write_documents()
         if self._ring_has_changed():
             await self._new_ring()
         await self._write_audit()
         self._collect()
         await self._swap_all("users", self._users.stored_bucket, self._queued)
+        self._answer_asked()
         if names:
             self._queued_names.update(n for n in self._names.take_dirty() if self._is_writer(n))
             await self._swap_all("names", self._names.bucket, self._queued_names)
@@ -420,14 +471,13 @@ class Persistence:
         numbers = sorted(queue)
         for at in range(0, len(numbers), FLUSH_BUCKETS):
             await self._swap(space, numbers[at : at + FLUSH_BUCKETS], blob_of, queue)
-            await self._write_hosts()  # an operator waits for it
+            await self._write_documents()  # an operator waits for them
             await anyio.lowlevel.checkpoint()
 
     async def _new_ring(self) -> None:
         """Other members, other writers: take over what nobody else writes now (ring-rules 32, 39)."""
         was_alone_or_new = not self._ring
         self._ring, self._was_partial = self._director.barrier.ring, self._director.partial
-        self._writers.clear()
         if not self.store.shared or was_alone_or_new:
             return
         if self._was_partial:
@@ -454,22 +504,23 @@ class Persistence:
         """By rendezvous hashing over the members of the ring; in a partial one everybody is his own."""
         if not self.store.shared or self._was_partial or len(self._ring) < 2:
             return True
-        writer = self._writers.get(number)
-        if writer is None:
-            writer = self._writers[number] = max(self._ring, key=lambda member: _weight(member, number))
-        return writer == self._director.me
+        return self._writers.of(number, self._ring) == self._director.me
 
     async def _swap(
         self, space: Space, numbers: Sequence[int], blob_of: Callable[[int], bytes], queue: set[int]
     ) -> None:
         known = self._versions[space]
         swaps: list[Swap] = []
+        prepared: dict[int, int] = {}
         self._writing = len(numbers) if space == "users" else 0
         try:
             for position, number in enumerate(numbers, start=1):
                 blob = blob_of(number)
                 queue.discard(number)
-                if version_of(blob) != known.get(number, EMPTY_VERSION):
+                prepared[number] = self._asked_count
+                if version_of(blob) == known.get(number, EMPTY_VERSION):
+                    self._is_stored(space, number, prepared[number])
+                else:
                     swaps.append(Swap(space, number, known.get(number, EMPTY_VERSION), blob))
                 if position % PREPARED == 0:
                     await anyio.lowlevel.checkpoint()
@@ -483,6 +534,7 @@ class Persistence:
             match result:
                 case Swapped(version):
                     known[swap.number] = version
+                    self._is_stored(space, swap.number, prepared[swap.number])
                 case Lost(version, blob):
                     self._take(space, [Bucket(space, swap.number, version, blob)])
                     queue.add(swap.number)
@@ -495,19 +547,21 @@ class Persistence:
         while self._audit and self._audit[0] in entries:  # a full queue may have dropped some meanwhile
             self._audit.popleft()
 
-    async def _write_hosts(self) -> None:
-        while self._hosts_wanted > self._hosts_written:
-            wanted = self._hosts_wanted
-            data = encode_rows(list(self._director.hosts.rows.values()))
-            result = await self.store.swap_document(HOSTS, self._hosts_version, data)
-            self._hosts_version = result.version
-            match result:
-                case Swapped():
-                    self._hosts_written = wanted
-                    self._hosts_done.set()
-                    self._hosts_done = anyio.Event()
-                case Lost(_, theirs):
-                    self._take_hosts(theirs)
+    async def _write_documents(self) -> None:
+        await self._hosts.write()
+        await self._members.write()
+
+    def _is_stored(self, space: Space, number: int, asked_count: int) -> None:
+        """A bucket, as it was when so many had asked, is in the store: does that answer anybody?"""
+        if space == "users":
+            for asked in self._asked.values():
+                if asked.count <= asked_count:
+                    asked.buckets.discard(number)
+
+    def _answer_asked(self) -> None:
+        for number in [number for number, asked in self._asked.items() if not asked.buckets]:
+            del self._asked[number]
+            self._handle(Persisted(number))
 
     # ---- with a shared store
 
@@ -540,20 +594,16 @@ class Persistence:
 
     async def _watch_partial(self) -> None:
         """While somebody lives outside the ring, keep current from what he writes."""
-        hosts = b""
         while True:
             await anyio.sleep(WATCH_PARTIAL)
             if not (self._director.partial and self.up):
                 continue
             try:
                 await self._read_changed("users")
-                document = await self.store.read_document(HOSTS)
+                await self._hosts.read(anyway=False)
+                await self._members.read(anyway=False)
             except StoreError as exc:
                 self.failed("watch", exc)
-                continue
-            if document is not None and document.version != hosts:
-                hosts = self._hosts_version = document.version
-                self._take_hosts(document.data)
 
     # ---- trouble
 
@@ -569,10 +619,7 @@ class Persistence:
 
     def _is_away(self) -> None:
         self.up = False
+        self._asked.clear()
         self._work.set()
         self._urgent.set()
         self._handle(Leases(None))
-
-
-def _weight(member: MemberId, number: int) -> bytes:
-    return hashlib.md5(f"{member} {number}".encode(), usedforsecurity=False).digest()

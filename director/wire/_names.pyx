@@ -168,6 +168,11 @@ cdef class NameTable:
     def bucket(self, int number):
         return b"".join(self.entries(number))
 
+    def entries_of(self, int number, keys):
+        return b"".join(
+            [entry for entry in self.entries(number) if int.from_bytes(entry[:8], "big") in keys]
+        )
+
     def names(self, int number):
         return {
             int.from_bytes(entry[:8], "big"): entry[HEAD:].decode(errors="replace")

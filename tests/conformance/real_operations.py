@@ -10,7 +10,7 @@ import anyio
 import msgspec
 
 from director.core.addresses import host_id
-from director.core.director import Director
+from director.core.director import Director, Settings
 from director.core.events import Started
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
@@ -41,7 +41,7 @@ async def real_operations(
     identity = Identity(ALONE, 1, "%Lu", EXPIRE, b"secret", 1.0, 5.0, 2.0)
     user_hash, log = UserHash(), Log(level="error")
     assigner = Assigner(UserTable(EXPIRE), user_hash)
-    director = Director(identity, [ALONE], table, assigner, NameTable(), isolation_wait=30.0)
+    director = Director(identity, [ALONE], table, assigner, NameTable(), Settings(isolation_wait=30.0))
     driver = Driver(director, log)
     persistence = Persistence(
         MemoryStore(), director, driver.handle, log, lease_ttl=10.0, incarnation=1, ping_timeout=5.0

@@ -12,20 +12,30 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from director.core.assign import Gate
-from director.core.director import Director
+from director.core.director import Director, Settings
 from director.core.effects import (
     Answer,
     Claim,
     Close,
     Dial,
     Effect,
+    Kick,
+    Left,
+    ListSessions,
     Log,
     OperationDone,
     OperationFailed,
+    Persist,
     Refuse,
+    RunFlush,
     Send,
+    StopFlush,
     StoreHosts,
+    StoreMembers,
+    UsersDone,
 )
 from director.core.events import (
     Claimed,
@@ -33,22 +43,35 @@ from director.core.events import (
     DialFailed,
     Dropped,
     Event,
+    Flush,
+    FlushEnded,
+    Forget,
     HostChange,
+    Interrupt,
+    Kicked,
+    KickSessions,
     Leases,
     LinkClosed,
     LinkOpened,
     Lookup,
+    MemberChange,
+    MoveUser,
+    Persisted,
     Received,
     Seen,
+    SessionsListed,
     Started,
     Stopping,
     StoredHosts,
+    StoredMembers,
     StoredUsers,
     Thawed,
     TimerFired,
+    UnpinUser,
 )
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
+from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.member import Identity
 from director.core.messages import Hosts, RingMessage, Token, Users
 from director.core.names import NameTable
@@ -56,7 +79,7 @@ from director.core.order import join_member, split_member
 from director.core.users import is_alive, pack, unpack
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire.hotpath import Assigner, UserTable
-from tests.simulation.parts import EXPIRE, Outcome, Reply, Store
+from tests.simulation.parts import EXPIRE, Outcome, Reply, Session, Store, ends
 
 UNIX = 1_700_000_000.0
 LEASE_TTL = 3.0
@@ -81,6 +104,17 @@ class Node:
         """What differs from the usual in its `Identity`."""
         self.replies: dict[RequestId, Reply] = {}
         self.outcomes: dict[int, Outcome] = {}
+        self.sessions: list[Session] = []
+        """What the login processes of this machine proxy: they outlive the director."""
+        self.kicks: list[KickWhat] = []
+        """What they were told to end, in order."""
+        self.kick_channel: Callable[[], float | None] = lambda: self.world.random.uniform(0.0005, 0.003)
+        """Seconds a kick takes; None: it is never answered."""
+        self.flushes: list[RunFlush] = []
+        """Flush programs that were run."""
+        self.flush_program: tuple[float, bool] | None = (0.1, True)
+        """How long one takes, and whether it does its work; None: it never ends."""
+        self.when_left: Callable[[], None] = lambda: None
         self.links: dict[LinkId, Wire] = {}
         self.inbox: list[Event] = []
         self.timer: float | None = None
@@ -112,7 +146,7 @@ class Node:
             HostTable(world.settings),
             Assigner(self.users, HASH),
             NameTable(),
-            isolation_wait=20.0,
+            world.settings_of_core,
         )
         world.log(self, "started", {})
         if self.store.up:
@@ -127,9 +161,11 @@ class Node:
         """Read the store, for the first time or again: read and merge, then write (ring-rules 31)."""
         self.loaded = True
         self.handle(StoredHosts(tuple(self.store.rows.values())))
+        self.handle(StoredMembers(tuple(self.store.members.values())))
         self.handle(StoredUsers(pack(self.store.users.values())))
         self.renew()
         self.store.merge_hosts(self.core.hosts.rows.values())
+        self.store.merge_members(self.core.members.rows.values())
         for number in occupied(self.users):
             self.store.merge(self.users.stored_bucket(number))
 
@@ -157,11 +193,19 @@ class Node:
         self.links, self.replies, self.outcomes = {}, {}, {}
 
     def stop(self) -> None:
-        """A clean stop: good-bye, everything written, the lease given up."""
+        """A clean stop: the ring is closed without us, everything written, the lease given up."""
+        life = self.incarnation
+        self.world.log(self, "stopping", {})
+
+        def end() -> None:
+            if self.up and self.incarnation == life:
+                self.flush()
+                if self.store.up:
+                    self.store.leases.pop(self.member, None)
+                self.crash()
+
+        self.when_left = end
         self.handle(Stopping())
-        self.flush()
-        self.store.leases.pop(self.member, None)
-        self.crash()
 
     def handle(self, event: Event) -> None:
         if self.frozen:
@@ -201,8 +245,8 @@ class Node:
                 case Close(link):
                     if link in self.links:
                         self.links.pop(link).close(self)
-                case Dial(member):
-                    self.world.dial(self, member)
+                case Dial():
+                    self.world.dial(self, effect)
                 case Answer(request, _, backend):
                     self.replied(request, host=backend.address)
                 case Refuse(request, reason):
@@ -218,9 +262,65 @@ class Node:
                         self.store.merge_hosts(self.core.hosts.rows.values())
                 case Log(_, event, fields):
                     self.world.log(self, event, fields)
+                case _:
+                    self.run_more(effect)
+
+    def run_more(self, effect: Effect) -> None:
+        match effect:
+            case UsersDone():
+                self.outcomes.pop(effect.operation).users = effect
+            case StoreMembers():
+                if self.store.up and self.loaded:
+                    self.store.merge_members(self.core.members.rows.values())
+            case Persist():
+                self.later(self.world.random.uniform(0.0005, 0.02), lambda: self.persist(effect))
+            case Kick(number, what):
+                self.kicks.append(what)
+                takes = self.kick_channel()
+                if takes is not None:
+                    self.later(takes, lambda: self.kicked(number, what))
+            case ListSessions():
+                listed = [ProxiedSession(s.user.encode(), s.host, s.hash32) for s in self.sessions]
+                self.later(0.002, lambda: self.handle(SessionsListed(listed)))
+            case RunFlush(number):
+                self.flushes.append(effect)
+                if self.flush_program is not None:
+                    takes, ok = self.flush_program
+                    self.later(takes, lambda: self.handle(FlushEnded(number, ok)))
+            case StopFlush():
+                pass
+            case Left():
+                self.world.after(0.0, self.when_left)
+            case _:
+                raise AssertionError(f"nobody carries out {effect}")
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """In this life."""
+        life = self.incarnation
+
+        def due() -> None:
+            if self.up and self.incarnation == life:
+                call()
+
+        self.world.after(seconds, due)
+
+    def persist(self, effect: Persist) -> None:
+        if self.store.up and self.loaded:
+            numbers = occupied(self.users) if effect.buckets is None else effect.buckets
+            for number in numbers:
+                self.store.merge(self.users.stored_bucket(number))
+            self.handle(Persisted(effect.number))
+
+    def kicked(self, number: int, what: KickWhat) -> None:
+        kept = [session for session in self.sessions if not ends(what, session)]
+        ended = len(self.sessions) - len(kept)
+        self.sessions = kept
+        self.handle(Kicked(number, ended))
 
     def replied(self, request: RequestId, *, host: str | None = None, refused: str | None = None) -> None:
         reply = self.replies.pop(request)
+        if host is not None and self.world.proxying:
+            self.sessions.append(Session(reply.user, reply.tag, Address(host), self.world.now))
         reply.host, reply.refused, reply.answered = host, refused, self.world.now
         self.world.replied(self, reply)
 
@@ -262,6 +362,7 @@ class Node:
         if self.core.partial and self.store.up:
             self.handle(StoredUsers(pack(self.store.users.values())))
             self.handle(StoredHosts(tuple(self.store.rows.values())))
+            self.handle(StoredMembers(tuple(self.store.members.values())))
 
     def renew(self) -> None:
         """Write the own lease, then read the others' (ring-rules 15)."""
@@ -343,6 +444,11 @@ class World:
         self.now = 100.0
         self.queue: list[tuple[float, int, Callable[[], None]]] = []
         self.lines: list[str] = []
+        self.settings_of_core = Settings()
+        self.proxying = False
+        """Whether answered logins become sessions of the machine they came to."""
+        self.blocked: set[tuple[MemberId, MemberId]] = set()
+        """(dialler, dialled) whose connections are not let through, though the other way they are."""
         self.groups: dict[MemberId, int] = {}
         self.servers: dict[MemberId, list[MemberId]] = {}
         """`ring.servers` of members whose list differs from the others'."""
@@ -425,35 +531,36 @@ class World:
     def reachable(self, one: Node, other: Node) -> bool:
         return self.groups.get(one.member, 0) == self.groups.get(other.member, 0)
 
-    def dial(self, node: Node, member: MemberId) -> None:
-        target = self.nodes[member]
+    def dial(self, node: Node, dial: Dial) -> None:
+        target = self.nodes[dial.member]
         life = node.incarnation
 
         def fail(reason: str) -> None:
             if node.up and node.incarnation == life:
-                node.handle(DialFailed(member, reason))
+                node.handle(DialFailed(dial.member, reason, dial.leftwards))
 
         def connect() -> None:
             if not node.up or node.incarnation != life:
                 return
-            if not self.reachable(node, target):
+            if not self.reachable(node, target) or (node.member, target.member) in self.blocked:
                 self.after(2.0, lambda: fail("timed out"))
                 return
             if not target.up:
                 fail("refused")
                 return
-            self.connect(node, target)
+            self.connect(node, target, dial.leftwards)
 
         self.after(self.delay(), connect)
 
-    def connect(self, node: Node, target: Node) -> None:
+    def connect(self, node: Node, target: Node, leftwards: bool = False) -> None:
         dialled, accepted = LinkId(self.next_number()), LinkId(self.next_number())
         wire = Wire(self, node, target, dialled, accepted)
         node.links[dialled] = target.links[accepted] = wire
         nonces = self.random.randbytes(16), self.random.randbytes(16)
         target.handle(LinkOpened(accepted, nonces[0], split_member(node.member)[0]))
         if dialled in node.links:
-            node.handle(LinkOpened(dialled, nonces[1], split_member(target.member)[0], target.member))
+            remote = split_member(target.member)[0]
+            node.handle(LinkOpened(dialled, nonces[1], remote, target.member, leftwards))
 
     def slow_down(self, sender: str, receiver: str, seconds: float) -> World:
         self.slow[self.node(sender).member, self.node(receiver).member] = seconds
@@ -475,7 +582,7 @@ class World:
 
     def login(self, user: str, at: str, tag: str = "") -> Reply:
         node = self.node(at)
-        reply = Reply(user, node.member, self.now)
+        reply = Reply(user, node.member, self.now, tag=tag)
         request = RequestId(self.next_number())
         node.replies[request] = reply
         node.handle(Lookup(request, HASH.key(user.encode(), tag.encode()), tag.encode()))
@@ -500,6 +607,40 @@ class World:
         outcome = node.outcomes[number] = Outcome()
         node.handle(HostChange(number, Address(address), **what))
         return outcome
+
+    def change_member(self, at: str, member: str, *, remove: bool = False) -> Outcome:
+        return self.operate(at, MemberChange(0, self.node(member).member, remove))
+
+    def move(self, at: str, user: str, address: str, tag: str = "", **how: Any) -> Outcome:
+        key = HASH.key(user.encode(), tag.encode())
+        return self.operate(at, MoveUser(0, key, Address(address), user.encode(), **how))
+
+    def unpin(self, at: str, user: str, tag: str = "") -> Outcome:
+        return self.operate(at, UnpinUser(0, HASH.key(user.encode(), tag.encode())))
+
+    def flush(self, at: str, address: str | None = None, **how: Any) -> Outcome:
+        return self.operate(at, Flush(0, None if address is None else Address(address), **how))
+
+    def forget(self, at: str, address: str | None = None) -> Outcome:
+        return self.operate(at, Forget(0, None if address is None else Address(address)))
+
+    def kick(self, at: str, what: KickWhat, *, wait: bool = True) -> Outcome:
+        return self.operate(at, KickSessions(0, what, wait))
+
+    def operate(self, at: str, event: Any) -> Outcome:
+        """An operator's command on one director."""
+        node = self.node(at)
+        number = self.next_number()
+        outcome = node.outcomes[number] = Outcome(number=number)
+        node.handle(msgspec.structs.replace(event, operation=number))
+        return outcome
+
+    def interrupt(self, at: str, outcome: Outcome) -> None:
+        self.node(at).handle(Interrupt(outcome.number))
+
+    def sessions(self, user: str) -> list[str]:
+        """The backends of all live sessions of a user, on all machines."""
+        return [s.host for node in self.nodes.values() for s in node.sessions if s.user == user]
 
     def ups(self) -> list[Node]:
         return [n for n in self.nodes.values() if n.up]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from director.core.assign import Assigner
-from director.core.director import Director
+from director.core.director import Director, Settings
 from director.core.effects import Effect, Send
 from director.core.events import Event, LinkOpened, Received, Started, TimerFired
 from director.core.hashing import UserHash
@@ -56,7 +56,7 @@ class Played:
             HostTable(BackendSetting(address, "", "", 100) for address in BACKENDS),
             Assigner(self.users, UserHash()),
             NameTable(),
-            isolation_wait=20.0,
+            Settings(isolation_wait=20.0),
         )
         self.peers: dict[LinkId, Neighbour] = {}
         if started:

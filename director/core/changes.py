@@ -1,4 +1,5 @@
-"""Operators' changes of hosts: one at a time, confirmed when every director has it (ring-rules 9, 25).
+"""Operators' changes of hosts and of the list of directors: one at a time, confirmed when every director has
+it (ring-rules 9, 25).
 
 queued --ring in sync--> carried out --ring in sync again--> done
    \\__ 30 s without sync ___/\\__ 30 s without sync (the change stays made) ___> "Ring sync timed out"
@@ -11,9 +12,10 @@ from collections import deque
 import msgspec
 
 from director.core.effects import Effect, OperationDone, OperationFailed
-from director.core.events import HostChange
+from director.core.events import HostChange, MemberChange
 from director.core.hosts import MAX_WEIGHT, HostTable
-from director.core.messages import HostRow
+from director.core.members import MemberTable
+from director.core.messages import HostRow, MemberRow
 from director.types import Now, Stamp
 
 SYNC_TIMEOUT = 30.0
@@ -22,19 +24,19 @@ TIMED_OUT = "Ring sync timed out"
 
 
 class _Operation(msgspec.Struct):
-    change: HostChange
+    change: HostChange | MemberChange
     deadline: float
-    row: HostRow | None = None
+    row: HostRow | MemberRow | None = None
     """Set once it is carried out."""
 
 
-class HostChanges:
-    def __init__(self, hosts: HostTable) -> None:
-        self._hosts = hosts
+class Changes:
+    def __init__(self, hosts: HostTable, members: MemberTable) -> None:
+        self._hosts, self._members = hosts, members
         self._queue: deque[_Operation] = deque()
         self._current: _Operation | None = None
 
-    def add(self, change: HostChange, now: Now) -> None:
+    def add(self, change: HostChange | MemberChange, now: Now) -> None:
         self._queue.append(_Operation(change, now.mono + SYNC_TIMEOUT))
 
     def next_deadline(self) -> float | None:
@@ -46,10 +48,22 @@ class HostChanges:
     def can_begin(self) -> bool:
         return self._current is None and bool(self._queue)
 
-    def begin(self, now: Now) -> tuple[list[Effect], HostRow | None]:
+    def begin(self, now: Now) -> tuple[list[Effect], HostRow | MemberRow | None]:
         """Carry out the next one; the ring is in sync. Returns the row that has changed, if any."""
         operation = self._queue.popleft()
         change = operation.change
+        row: HostRow | MemberRow | None
+        if isinstance(change, HostChange):
+            effects, row = self._change_host(change, now)
+        else:
+            effects, row = self._change_member(change, now)
+        if row is not None:
+            operation.row = row
+            operation.deadline = now.mono + SYNC_TIMEOUT
+            self._current = operation
+        return effects, row
+
+    def _change_host(self, change: HostChange, now: Now) -> tuple[list[Effect], HostRow | None]:
         problem = problem_with(self._hosts, change)
         if problem is not None:
             return [OperationFailed(change.operation, *problem)], None
@@ -66,9 +80,16 @@ class HostChanges:
         if row is None:
             assert before is not None
             return [OperationDone(change.operation, before)], None
-        operation.row = row
-        operation.deadline = now.mono + SYNC_TIMEOUT
-        self._current = operation
+        return [], row
+
+    def _change_member(self, change: MemberChange, now: Now) -> tuple[list[Effect], MemberRow | None]:
+        if change.remove and change.member not in self._members.listed():
+            text = f"{change.member}: no such director"
+            return [OperationFailed(change.operation, "unknown", text)], None
+        row = self._members.change(change.member, int(now.unix), present=not change.remove)
+        if row is None:
+            as_it_is = MemberRow(change.member, not change.remove, 0)
+            return [OperationDone(change.operation, as_it_is)], None
         return [], row
 
     def confirm(self) -> list[Effect]:
@@ -78,7 +99,9 @@ class HostChanges:
             return []
         change, row = self._current.change, self._current.row
         self._current = None
-        return [OperationDone(change.operation, self._hosts.rows.get(change.address, row))]
+        if isinstance(change, HostChange):
+            return [OperationDone(change.operation, self._hosts.rows.get(change.address) or row)]
+        return [OperationDone(change.operation, self._members.rows.get(change.member) or row)]
 
     def overdue(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
@@ -99,7 +122,7 @@ def problem_with(hosts: HostTable, change: HostChange) -> tuple[str, str] | None
     row = hosts.get(change.address)
     if row is None and not change.add:
         return "unknown", f"{change.address}: no such backend host"
-    if row is not None and change.tag is not None and change.tag != row.tag:
+    if row is not None and change.tag not in (None, row.tag) and not change.retag:
         return "refused", "host tag can't be changed"
     other = hosts.taken_by(change.address)
     if other is not None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from director.core.changes import SYNC_TIMEOUT, Changes, problem_with
 from director.core.effects import OperationDone, OperationFailed
 from director.core.events import HostChange
-from director.core.hostchanges import SYNC_TIMEOUT, HostChanges, problem_with
 from director.core.hosts import BackendSetting, HostTable
+from director.core.members import MemberTable
 from director.types import Address, Now
 
 ONE, TWO = Address("10.1.0.1"), Address("10.1.0.2")
@@ -23,8 +24,8 @@ def table() -> HostTable:
     return HostTable([BackendSetting(ONE, "", "gold", 100)])
 
 
-def queued(hosts: HostTable, *changes: HostChange) -> HostChanges:
-    queue = HostChanges(hosts)
+def queued(hosts: HostTable, *changes: HostChange) -> Changes:
+    queue = Changes(hosts, MemberTable([]))
     for change in changes:
         queue.add(change, at(0))
     return queue

@@ -1,0 +1,26 @@
+"""Plain numbers for the metrics; never reset."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Counters(msgspec.Struct):
+    answered_later: int = 0
+    conflicts: int = 0
+    """Users whom a merge took from a host where they were still alive, and nobody had moved by hand."""
+    refused: int = 0
+    claims: int = 0
+    isolated: int = 0
+    host_changes: int = 0
+    near_rounds: int = 0
+    """Users near expiry whom the ring was asked about."""
+    moves_done: int = 0
+    moves_superseded: int = 0
+    moves_timed_out: int = 0
+    """Moves that every member ended by itself after 30 s."""
+    kicks_done: int = 0
+    kicks_failed: int = 0
+    kicks_timed_out: int = 0
+    sessions_kicked: int = 0
+    messages_in: dict[str, int] = msgspec.field(default_factory=dict)

@@ -1,0 +1,296 @@
+"""What operators do to many users: flush, forget, rebalance, a tag change; and to one: move, pin, unpin.
+
+A flush walks the table in slices and keeps at most so many users moving at a time; several flushes take
+turns.
+It is over when the last user is settled. Nothing of it is half done at any moment: each user is moved by a
+round of his own (`moves.py`), so a flush can be interrupted, or lose its director, between any two.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+
+from director.core.assign import Assigner, Backend
+from director.core.effects import Effect, OperationFailed, Persist, UsersDone
+from director.core.events import Flush, Forget, Interrupt, KickSessions, MoveUser, UnpinUser
+from director.core.hosts import HostTable
+from director.core.kickrounds import KickResult, KickRounds
+from director.core.kicktypes import Fence
+from director.core.moves import Job, Moves
+from director.core.names import NameTable, entry
+from director.core.users import BUCKETS, BY_HAND, LATEST, MOVING, PINNED, User, is_alive, unpack
+from director.types import HostId, Now, Stamp, UserKey
+
+SLICE = 2000
+"""Users looked at in one turn of the loop."""
+SCANNED = 64
+"""Buckets looked at in one turn of the loop, however empty they are."""
+FORGET_WAIT = 1.0
+"""Seconds a forgetting waits for the store."""
+
+
+class _Walk(msgspec.Struct, eq=False):
+    """A flush or a forgetting on its way through the table."""
+
+    job: Job
+    hosts: frozenset[HostId]
+    parallel: int
+    tag: bytes | None = None
+    """The pool whose circle decides; None: that of the user's host."""
+    before: int = LATEST
+    """Only users decided before this stamp."""
+    forget: bool = False
+    bucket: int = 0
+    found: list[UserKey] = msgspec.field(default_factory=list)
+    """Users of the present bucket that are to be moved yet."""
+
+
+class _Forgetting(msgspec.Struct):
+    """What a forgetting waits for behind its walk."""
+
+    job: Job
+    number: int
+    until: float
+    fenced: bool = False
+
+
+class Flushes:
+    def __init__(
+        self,
+        hosts: HostTable,
+        assigner: Assigner,
+        names: NameTable,
+        moves: Moves,
+        kick_rounds: KickRounds,
+        max_parallel: int,
+    ) -> None:
+        self._hosts, self._assigner, self._users, self._names = hosts, assigner, assigner.users, names
+        self._moves, self._kick_rounds, self._max_parallel = moves, kick_rounds, max_parallel
+        self._walks: list[_Walk] = []
+        self._jobs: list[Job] = []
+        self._forgettings: list[_Forgetting] = []
+        self._effects: list[Effect] = []
+        self._numbers = 1 << 62
+
+    def __len__(self) -> int:
+        """Operations under way."""
+        return len(self._jobs)
+
+    def progress(self, operation: int) -> Job | None:
+        """How far an operation is; None: it is over, or there is none."""
+        return next((job for job in self._jobs if job.operation == operation), None)
+
+    # ---- operators
+
+    def move(self, event: MoveUser, now: Now) -> None:
+        row = self._hosts.get(event.host)
+        if row is None:
+            self._fail(event.operation, "unknown", f"{event.host}: no such backend host")
+            return
+        if self._moves.is_moving(event.key):
+            self._fail(
+                event.operation, "again", "the user is being moved already; wait for it to be finished"
+            )
+            return
+        target = self._hosts.id_of(event.host)
+        job = self._new_job(event.operation, early=event.early)
+        self._remember(event.key, event.name)
+        self._moves.begin(event.key, target, job, now, pin=event.pin)
+
+    def unpin(self, event: UnpinUser, now: Now) -> None:
+        """The user stays where he is, and expires again like everybody."""
+        user = self._users.get(event.key)
+        job = self._new_job(event.operation)
+        if user is None or not user.flags & PINNED:
+            job.unchanged += 1
+            return
+        decided = Stamp(min(max(int(now.unix), user.decided + 1), LATEST))
+        seen = max(int(now.unix), user.seen)
+        self._users.put(User(user.key, user.host, decided, seen, user.flags & ~PINNED | BY_HAND))
+        job.moved += 1
+        self._fence(job, now)
+
+    def flush(self, event: Flush, now: Now) -> None:
+        """Move the users of a host, or of all, to where the hash puts them."""
+        hosts = self._hosts_for(event.operation, event.host, event.tag)
+        if hosts is None:
+            return
+        parallel = event.max_parallel or self._max_parallel
+        walk = _Walk(self._new_job(event.operation, complete=False), hosts, parallel)
+        if event.old_tag is not None:
+            walk.tag, walk.before = event.old_tag, event.before
+        self._walks.append(walk)
+
+    def forget(self, event: Forget, now: Now) -> None:
+        """Forget the users of a host, or of all; their sessions are ended."""
+        hosts = self._hosts_for(event.operation, event.host, None)
+        if hosts is not None:
+            job = self._new_job(event.operation, complete=False)
+            self._walks.append(_Walk(job, hosts, 0, forget=True))
+
+    def kick(self, event: KickSessions, now: Now) -> None:
+        if self._kick_rounds.full and not event.wait:
+            self._fail(event.operation, "again", "as many kicks as users.max_parallel_kicks are under way")
+            return
+        job = self._new_job(event.operation, complete=False)
+        self._kick_rounds.begin(event.what, partial(_kicked, job), now)
+
+    def interrupt(self, event: Interrupt) -> None:
+        """Begin with no more users; what is under way is finished."""
+        for walk in list(self._walks):
+            if walk.job.operation == event.operation:
+                self._walks.remove(walk)
+                walk.job.complete = True
+
+    # ---- time
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the next turn of the loop has something to walk."""
+        return bool(self._effects) or any(self._can_go_on(walk) for walk in self._walks)
+
+    def next_deadline(self) -> float | None:
+        return min((one.until for one in self._forgettings if not one.fenced), default=None)
+
+    def stored(self, number: int, now: Now) -> None:
+        for one in self._forgettings:
+            if one.number == number:
+                one.until = now.mono
+
+    def turn(self, now: Now) -> None:
+        """One slice of each walk."""
+        for walk in list(self._walks):
+            if walk.forget:
+                self._forget_some(walk, now)
+            elif self._can_go_on(walk):
+                self._move_some(walk, now)
+        for one in self._forgettings:
+            if not one.fenced and now.mono >= one.until:
+                one.fenced = True
+                self._kick_rounds.begin(Fence(), partial(self._confirmed, one), now)
+
+    def ends(self) -> list[Effect]:
+        """What operators are told."""
+        effects, self._effects = self._effects, []
+        for job in [job for job in self._jobs if job.over]:
+            self._jobs.remove(job)
+            assert job.operation is not None
+            effects.append(
+                UsersDone(
+                    operation=job.operation,
+                    moved=job.moved + (len(job.under_way) if job.early else 0),
+                    unchanged=job.unchanged,
+                    superseded=job.superseded,
+                    kicked=job.kicked,
+                    timed_out=job.timed_out,
+                    not_reached=tuple(sorted(job.not_reached)),
+                )
+            )
+        return effects
+
+    def _can_go_on(self, walk: _Walk) -> bool:
+        return walk.forget or (
+            self._moves.in_hand < self._max_parallel and len(walk.job.under_way) < walk.parallel
+        )
+
+    def _move_some(self, walk: _Walk, now: Now) -> None:
+        looked = scanned = 0
+        while self._can_go_on(walk):
+            if walk.found:
+                self._move_one(walk, walk.found.pop(), now)
+                continue
+            if walk.bucket >= BUCKETS:
+                self._walks.remove(walk)
+                walk.job.complete = True
+                return
+            if looked >= SLICE or scanned >= SCANNED:
+                return
+            records = self._users.bucket(walk.bucket)
+            walk.bucket += 1
+            scanned += 1
+            for user in unpack(records):
+                looked += 1
+                if self._concerned(walk, user, now):
+                    walk.found.append(user.key)
+
+    def _concerned(self, walk: _Walk, user: User, now: Now) -> bool:
+        if user.host not in walk.hosts or user.decided >= walk.before:
+            return False
+        return is_alive(user, int(now.unix), self._users.expire) and not self._hosts.gone(user)
+
+    def _move_one(self, walk: _Walk, key: UserKey, now: Now) -> None:
+        user = self._users.get(key)
+        if user is None or not self._concerned(walk, user, now):
+            return
+        if user.flags & PINNED and walk.tag is None:
+            walk.job.unchanged += 1
+            return
+        row = self._hosts.by_id(user.host)
+        tag = walk.tag if walk.tag is not None or row is None else row.tag.encode()
+        fresh = self._assigner.place(key >> 32, tag or b"")
+        target = fresh.id if isinstance(fresh, Backend) else HostId(0)
+        if target == user.host:
+            walk.job.unchanged += 1
+        else:
+            self._moves.begin(key, target, walk.job, now)
+
+    def _forget_some(self, walk: _Walk, now: Now) -> None:
+        looked = scanned = 0
+        while walk.bucket < BUCKETS and looked < SLICE and scanned < SCANNED:
+            records = self._users.bucket(walk.bucket)
+            walk.bucket += 1
+            scanned += 1
+            for user in unpack(records):
+                looked += 1
+                if user.host in walk.hosts and not user.flags & MOVING:
+                    decided = Stamp(min(max(int(now.unix), user.decided + 1), LATEST))
+                    seen = max(int(now.unix), user.seen)
+                    self._users.put(User(user.key, HostId(0), decided, seen, BY_HAND))
+                    self._moves.displaced(user, now)
+                    walk.job.moved += is_alive(user, int(now.unix), self._users.expire)
+        if walk.bucket >= BUCKETS:
+            self._walks.remove(walk)
+            self._fence(walk.job, now)
+
+    def _fence(self, job: Job, now: Now) -> None:
+        """Over when the store has it, and every member has ended what its records made it kick."""
+        job.complete = False
+        self._numbers += 1
+        self._forgettings.append(_Forgetting(job, self._numbers, now.mono + FORGET_WAIT))
+        self._effects.append(Persist(self._numbers, None))
+
+    def _confirmed(self, one: _Forgetting, result: KickResult) -> None:
+        self._forgettings.remove(one)
+        _kicked(one.job, result)
+
+    def _hosts_for(self, operation: int, host: str | None, tag: str | None) -> frozenset[HostId] | None:
+        """The hosts an operation is about, as they are now: one that is added later is not concerned."""
+        rows = [row for row in self._hosts.present() if tag is None or row.tag == tag]
+        if host is not None:
+            rows = [row for row in rows if row.address == host]
+            if not rows:
+                self._fail(operation, "unknown", f"{host}: no such backend host")
+                return None
+        return frozenset(self._hosts.id_of(row.address) for row in rows)
+
+    def _remember(self, key: UserKey, name: bytes) -> None:
+        if name and self._assigner.remember_names:
+            self._names.add(entry(key, name))
+
+    def _new_job(self, operation: int, *, complete: bool = True, early: bool = False) -> Job:
+        job = Job(operation, complete=complete, early=early)
+        self._jobs.append(job)
+        return job
+
+    def _fail(self, operation: int, kind: str, reason: str) -> None:
+        self._effects.append(OperationFailed(operation, kind, reason))
+
+
+def _kicked(job: Job, result: KickResult) -> None:
+    """What a kick of all directors came to is what its operation came to."""
+    job.kicked += result.kicked
+    job.timed_out += result.late
+    job.not_reached |= result.not_reached
+    job.complete = True

@@ -1,0 +1,93 @@
+"""Who may be answered from memory at the moment: everybody, known users, nobody."""
+
+from __future__ import annotations
+
+from director.core.assign import Assigner, Gate
+from director.core.barrier import Barrier
+from director.core.counters import Counters
+from director.core.effects import Effect, Level, ListSessions, Log
+from director.core.logins import Logins
+from director.core.pending import Pending
+from director.core.ring import Ring
+from director.core.standing import MAY_HASH, Stand, Standing
+from director.core.trust import Trust
+from director.types import MemberId, Now
+
+
+class Gatekeeper:
+    def __init__(
+        self,
+        ring: Ring,
+        barrier: Barrier,
+        stand: Stand,
+        trust: Trust,
+        assigner: Assigner,
+        logins: Logins,
+        pending: Pending,
+        counters: Counters,
+    ) -> None:
+        self._ring, self._barrier, self._stand, self._trust = ring, barrier, stand, trust
+        self._assigner, self._logins, self._pending = assigner, logins, pending
+        self._counters = counters
+        self._gone: set[MemberId] = set()
+        """Members that have said good-bye and are out of the ring since."""
+        self._sessions_due = True
+
+    @property
+    def known_alone(self) -> bool:
+        """Nobody is linked with us, and nobody else lives (by the leases) or none can be reached."""
+        if not self._ring.unlinked:
+            return False
+        leases = self._stand.leases
+        if leases is not None and leases.isdisjoint(self._ring.expected()):
+            return True
+        return self._ring.alone
+
+    def take_stand(self, now: Now, digest: bytes) -> None:
+        """Alone, whole, partial?"""
+        barrier, ring = self._barrier, self._ring
+        if not barrier.synced and self.known_alone and not barrier.held(now, digest):
+            barrier.release((ring.me,), now, digest)
+        for member in list(ring.departed):
+            if member not in barrier.ring:
+                self._gone.add(member)
+            elif member in self._gone:
+                self._gone.discard(member)
+                ring.returned(member)
+        self._stand.review(barrier, now, ring.departed)
+
+    def review(self, now: Now, *, started: bool) -> list[Effect]:
+        """Open and close; wakes the waiting logins when it opens further."""
+        effects: list[Effect] = []
+        was_hint = self._trust.hint
+        barrier, standing = self._barrier, self._stand.standing
+        settled = barrier.synced and standing is not Standing.WAIT
+        trusted = self._trust.review(self._ring, now, alone=self.known_alone, settled=settled)
+        if was_hint and not self._trust.hint:
+            effects.append(Log(Level.INFO, "memory_checked", {"users": len(self._assigner.users)}))
+        if self._sessions_due and started and not self._trust.hint:
+            self._sessions_due = False
+            effects.append(ListSessions())
+        may_hash = barrier.synced and standing in MAY_HASH
+        open_to = Gate.OPEN if may_hash else Gate.KNOWN
+        gate = open_to if trusted and not self._ring.removed else Gate.CLOSED
+        before = self._assigner.gate
+        if gate is not before:
+            self._assigner.gate = gate
+            effects.append(Log(Level.INFO, "gate", self._fields(gate)))
+            if gate is Gate.OPEN and standing is Standing.ISOLATED:
+                self._counters.isolated += 1
+        claiming = self._stand.claiming and gate is Gate.KNOWN
+        if gate > before or (claiming and not self._logins.claiming):
+            self._pending.wake()
+        self._logins.claiming = claiming
+        return effects
+
+    def _fields(self, gate: Gate) -> dict[str, object]:
+        return {
+            "answers": {Gate.CLOSED: "nobody", Gate.KNOWN: "known users", Gate.OPEN: "everybody"}[gate],
+            "standing": self._stand.standing.value,
+            "synced": self._barrier.synced,
+            "ring": ",".join(self._barrier.ring),
+            "waiting": len(self._pending),
+        }

@@ -1,0 +1,96 @@
+"""Users as they come in and go out: records from neighbours and the store are merged, what is new goes on to
+the others, what was decided here is announced."""
+
+from __future__ import annotations
+
+from director.core.assign import Assigner
+from director.core.counters import Counters
+from director.core.effects import Effect, Level, Log, Send
+from director.core.hosts import HostTable
+from director.core.member import Neighbour
+from director.core.messages import Names, RingMessage, Users
+from director.core.moves import Moves
+from director.core.names import NameTable
+from director.core.pending import Pending
+from director.core.ring import Ring
+from director.core.users import BY_HAND, User, unpack
+from director.types import HostId, Now, UserKey
+
+
+class Intake:
+    def __init__(
+        self,
+        assigner: Assigner,
+        names: NameTable,
+        hosts: HostTable,
+        ring: Ring,
+        pending: Pending,
+        moves: Moves,
+        counters: Counters,
+    ) -> None:
+        self._assigner, self._users, self._names = assigner, assigner.users, names
+        self._hosts, self._ring, self._pending, self._moves = hosts, ring, pending, moves
+        self._counters = counters
+
+    def announce(self) -> list[Effect]:
+        """What the table has changed by itself goes to all neighbours, one message each."""
+        names = self._assigner.take_names()
+        if names:
+            self._names.add(names)
+        if not self._users.has_changes:
+            return []
+        records = self._users.take_changes()
+        effects: list[Effect] = []
+        for neighbour in self._ring.live_links():
+            batch: list[RingMessage] = [Users(records)]
+            if names and neighbour is self._ring.right:
+                batch.append(Names(names, len(self._ring.servers) - 1))
+            effects.append(Send(neighbour.link, batch))
+        return effects
+
+    def merge(self, records: bytes, source: Neighbour | None, now: Now, *, started: bool) -> list[Effect]:
+        """Take in what a neighbour, or the store (None), knows."""
+        changed = self._users.merge(records)
+        effects: list[Effect] = []
+        if self._users.has_displaced:
+            for old in unpack(self._users.take_displaced()):
+                if started:
+                    effects += self._conflict(old)
+                self._moves.displaced(old, now)
+        if not changed:
+            return effects
+        if self._pending:
+            self._pending.wake_users(user.key for user in unpack(changed))
+        return effects + [Send(n.link, [Users(changed)]) for n in self._ring.live_links() if n is not source]
+
+    def names(self, neighbour: Neighbour, names: Names) -> list[Effect]:
+        """Names for listings; they go round to the right as far as they are to."""
+        try:
+            if names.hops:
+                self._names.add(names.entries)  # fresh from a login: nearly always new
+            else:
+                self._names.merge(names.entries)
+        except ValueError as exc:
+            return neighbour.close(str(exc))
+        if names.hops > 1 and self._ring.right is not None:
+            return [Send(self._ring.right.link, [Names(names.entries, names.hops - 1)])]
+        return []
+
+    def _conflict(self, old: User) -> list[Effect]:
+        """Count and name a user whom a merge took from a host where he was still alive (ring-rules 20)."""
+        new = self._users.get(old.key)
+        if new is None or old.host in (0, new.host) or self._hosts.gone(old):
+            return []
+        if old.seen + self._users.expire <= new.decided or new.flags & BY_HAND:
+            return []
+        self._counters.conflicts += 1
+        fields = {
+            "hash": UserKey(old.key) >> 32,
+            "from": self._address(old.host),
+            "to": self._address(new.host),
+        }
+        return [Log(Level.WARNING, "user_on_two_hosts", fields)]
+
+    def _address(self, host: HostId) -> str:
+        row = self._hosts.row(host)
+        return f"id {host:08x}" if row is None else row.address

@@ -1,0 +1,182 @@
+"""Kicks for operators, on all directors: by name, by field, by hash, of a host, or a fence behind kicks that
+records have begun.
+
+    lap 1 begins the kick everywhere --token back--> lap 2 passes a member when that is over --back--> over
+
+At most `max_parallel_kicks` of them are under way at a time; the others wait in the order they came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from director.core.effects import Effect, Send
+from director.core.kicks import KickRun, Kicks
+from director.core.kicktypes import KickWhat
+from director.core.messages import KickRound
+from director.core.view import RingView
+from director.types import MemberId, Now
+
+REPEAT = 1.5
+"""Seconds after which a token that has not come back is repeated."""
+NO_WAY = 0.1
+"""Seconds until a token is tried again that found no right neighbour."""
+LASTS = 30.0
+"""Seconds after which a kick ends, whoever has not confirmed it by then; and for which members remember
+it."""
+
+
+class KickResult(msgspec.Struct):
+    kicked: int
+    late: bool
+    """Somewhere it was not over in time."""
+    not_reached: set[MemberId]
+
+
+class _Own(msgspec.Struct):
+    serial: int
+    what: KickWhat
+    began: float
+    done: Callable[[KickResult], None]
+    run: KickRun | None = None
+    lap: int = 1
+    repeat_at: float = 0.0
+    passed: frozenset[MemberId] = frozenset()
+
+
+class _Here(msgspec.Struct):
+    """What a member does for somebody's kick."""
+
+    run: KickRun
+    until: float
+    held: KickRound | None = None
+    """The token of lap 2, until the kick is over."""
+
+
+class KickRounds:
+    def __init__(self, me: MemberId, first_serial: int, kicks: Kicks, max_parallel: int) -> None:
+        self._me, self._serial, self._kicks, self._max = me, first_serial, kicks, max_parallel
+        self._queue: deque[_Own] = deque()
+        self._own: dict[int, _Own] = {}
+        self._here: dict[tuple[str, int], _Here] = {}
+        self._at: float | None = None
+
+    def __len__(self) -> int:
+        """Kicks of operators here that have not ended."""
+        return len(self._own) + len(self._queue)
+
+    @property
+    def full(self) -> bool:
+        return len(self._own) >= self._max
+
+    def begin(self, what: KickWhat, done: Callable[[KickResult], None], now: Now) -> None:
+        """Kick on all directors; `done` is called once, within LASTS of its turn."""
+        self._serial += 1
+        self._queue.append(_Own(self._serial, what, now.mono, done))
+        self._at = now.mono
+
+    def token(self, token: KickRound, now: Now, view: RingView) -> None:
+        """Take a token from the left."""
+        self._at = now.mono
+        if token.origin == self._me:
+            own = self._own.get(token.serial)
+            if own is None or own.lap != token.lap:
+                return
+            own.passed = frozenset(MemberId(member) for member in token.passed)
+            if token.lap == 1:
+                own.lap, own.repeat_at = 2, now.mono
+            else:
+                missing = set(view.listed) - own.passed
+                self._end(own, KickResult(token.kicked, bool(token.late), missing))
+            return
+        if self._me in token.passed:
+            return
+        name = token.origin, token.serial
+        here = self._here.get(name)
+        if here is None:
+            run = self._kicks.start(token.what, now)
+            here = self._here[name] = _Here(run, now.mono + LASTS)
+        here.held = token
+
+    def kicked(self, now: Now) -> None:
+        """A kick has ended."""
+        if self._own or self._here:
+            self._at = now.mono
+
+    def next_deadline(self) -> float | None:
+        return self._at
+
+    def turn(self, now: Now, view: RingView) -> list[Effect]:
+        if self._at is None or now.mono < self._at:
+            return []
+        effects = self._pass_on(now, view)
+        while self._queue and not self.full:
+            own = self._queue.popleft()
+            own.began = own.repeat_at = now.mono
+            own.run = self._kicks.start(own.what, now)
+            self._own[own.serial] = own
+        for own in list(self._own.values()):
+            effects += self._advance(own, now, view)
+        self._here = {name: here for name, here in self._here.items() if now.mono < here.until}
+        deadlines = [min(own.began + LASTS, self._due(own)) for own in self._own.values()]
+        deadlines += [here.run.deadline for here in self._here.values() if here.held is not None]
+        deadlines += [here.until for here in self._here.values()]
+        self._at = min(deadlines, default=None)
+        return effects
+
+    def _due(self, own: _Own) -> float:
+        """When its token is sent (again): in the second lap not before the kick is over here."""
+        run = own.run
+        assert run is not None
+        return run.deadline if own.lap == 2 and not run.over else own.repeat_at
+
+    def _advance(self, own: _Own, now: Now, view: RingView) -> list[Effect]:
+        run = own.run
+        assert run is not None
+        missing = set(view.listed) - own.passed - {self._me}
+        if now.mono >= own.began + LASTS:
+            self._end(own, KickResult(run.sessions, True, missing))
+            return []
+        if view.right is None and view.alone:
+            own.lap = 2
+        if now.mono < self._due(own):
+            return []
+        own.repeat_at = now.mono + (NO_WAY if view.right is None else REPEAT)
+        late: list[str] = [self._me] if own.lap == 2 and (run.problem or not run.over) else []
+        kicked = run.sessions if own.lap == 2 else 0
+        if view.right is not None:
+            token = KickRound(self._me, own.serial, own.lap, own.what, [self._me], late, kicked)
+            return [Send(view.right, [token])]
+        if view.alone:
+            self._end(own, KickResult(kicked, bool(late), missing))
+        return []
+
+    def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
+        effects: list[Effect] = []
+        for here in self._here.values():
+            token, run = here.held, here.run
+            if token is None or (token.lap == 2 and not run.over and now.mono < run.deadline):
+                continue
+            here.held = None
+            if view.right is None:
+                continue  # it is lost; its origin repeats it
+            late = [self._me] if token.lap == 2 and (run.problem or not run.over) else []
+            kicked = run.sessions if token.lap == 2 else 0
+            onward = KickRound(
+                token.origin,
+                token.serial,
+                token.lap,
+                token.what,
+                [*token.passed, self._me],
+                [*token.late, *late],
+                token.kicked + kicked,
+            )
+            effects.append(Send(view.right, [onward]))
+        return effects
+
+    def _end(self, own: _Own, result: KickResult) -> None:
+        del self._own[own.serial]
+        own.done(result)

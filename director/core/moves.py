@@ -1,0 +1,522 @@
+"""Moving users from one host to another, so that no old session is left when the new host is used
+(ring-rules 24-27; director-behaviour D).
+
+What one director does with a move it has begun (or taken over from one that is gone):
+
+    STORING --stored, or STORE_WAIT--> KICKING --own kick over--> ROUND --token back--> FLUSHING, or DELAY
+    FLUSHING --its program has ended--> DELAY --kick_delay--> OVER (settled)
+    any of them --overtaken by a plain choice--> STORING, --overtaken by hand, or MOVE_TIMEOUT--> OVER
+
+Where nobody had a session to lose, or the flush program has done its work, DELAY takes no time.
+
+What every other member does: it merges the moving record, kicks, holds the user's logins, and passes the
+token on when its kick is over. A settled record frees the user. Whatever is lost on the way is repeated;
+after MOVE_TIMEOUT every member frees the user by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from struct import Struct
+
+import msgspec
+
+from director.core.assign import Assigner
+from director.core.counters import Counters
+from director.core.effects import Effect, Level, Log, Persist, RunFlush, Send, StopFlush
+from director.core.hosts import HostTable
+from director.core.kicks import KICK_TIMEOUT, KickRun, Kicks
+from director.core.messages import MoveRound
+from director.core.pending import Pending
+from director.core.users import BUCKET_SHIFT, BY_HAND, LATEST, MOVING, PINNED, User
+from director.core.view import RingView
+from director.types import HostId, MemberId, Now, Stamp, UserKey
+
+MOVE_TIMEOUT = 30.0
+"""Seconds after which a user is free again, whatever has become of his move."""
+STORE_WAIT = 1.0
+"""Seconds a move waits for its record to be stored."""
+REPEAT = 1.5
+"""Seconds after which a round that has not come back is repeated."""
+NO_WAY = 0.1
+"""Seconds until a round is tried again that found no right neighbour."""
+ABANDONED = KICK_TIMEOUT + 2.0
+"""Seconds without a token after which the origin of a move counts as gone, though it is in the ring."""
+SUBJECT = Struct(">QI")
+
+
+class Stage(Enum):
+    STORING = "storing"
+    KICKING = "killing"
+    ROUND = "waiting-for-everyone"
+    FLUSHING = "flushing"
+    DELAY = "delay"
+    OVER = "none"
+
+
+TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
+    Stage.STORING: frozenset({Stage.KICKING, Stage.STORING, Stage.OVER}),
+    Stage.KICKING: frozenset({Stage.ROUND, Stage.STORING, Stage.OVER}),
+    Stage.ROUND: frozenset({Stage.FLUSHING, Stage.DELAY, Stage.STORING, Stage.OVER}),
+    Stage.FLUSHING: frozenset({Stage.DELAY, Stage.STORING, Stage.OVER}),
+    Stage.DELAY: frozenset({Stage.STORING, Stage.OVER}),
+    Stage.OVER: frozenset(),
+}
+"""Whatever is overtaken by a plain choice goes back to STORING with a later stamp."""
+
+
+class Job(msgspec.Struct, eq=False):
+    """Why users are moved: one operation of an operator, or one login."""
+
+    operation: int | None
+    moved: int = 0
+    unchanged: int = 0
+    superseded: int = 0
+    kicked: int = 0
+    timed_out: int = 0
+    """Users whose old sessions were not confirmed to be gone in time."""
+    not_reached: set[MemberId] = msgspec.field(default_factory=set)
+    under_way: set[UserKey] = msgspec.field(default_factory=set)
+    unconfirmed: set[UserKey] = msgspec.field(default_factory=set)
+    """Of those, the ones that not every member has confirmed yet."""
+    complete: bool = True
+    """Nobody is to be added any more."""
+    early: bool = False
+    """It is over when every member has confirmed, not after the delay."""
+
+    @property
+    def over(self) -> bool:
+        return self.complete and not (self.unconfirmed if self.early else self.under_way)
+
+
+class Moving(msgspec.Struct):
+    """A user who is being moved, by whomever."""
+
+    decided: Stamp
+    since: float
+    old: User
+    """His record before; host 0: he was nowhere."""
+    kick: KickRun | None
+    origin: MemberId | None = None
+    progress: float = 0.0
+    """When a token was last seen."""
+
+
+class _Own(msgspec.Struct):
+    """A move that is in our hands."""
+
+    key: UserKey
+    target: HostId
+    flags: int
+    decided: Stamp
+    job: Job
+    began: float
+    old: User
+    stage: Stage = Stage.STORING
+    until: float = 0.0
+    """When the stage ends by itself, or its round is repeated."""
+    number: int = 0
+    """Of what we wait for: the writing, the flush program."""
+
+
+class Held(msgspec.Struct):
+    """A token that waits for our kicks."""
+
+    token: MoveRound
+    until: float
+
+
+class Moves:
+    def __init__(
+        self,
+        me: MemberId,
+        first_serial: int,
+        hosts: HostTable,
+        assigner: Assigner,
+        kicks: Kicks,
+        pending: Pending,
+        counters: Counters,
+        *,
+        kick_delay: float,
+        flush_program: bool,
+    ) -> None:
+        """first_serial: above all that an earlier life of this director may have used."""
+        self.moving: dict[UserKey, Moving] = {}
+        self._me, self._serial = me, first_serial
+        self._hosts, self._assigner, self._users = hosts, assigner, assigner.users
+        self._kicks, self._pending, self._counters = kicks, pending, counters
+        self._kick_delay, self._flush_program = kick_delay, flush_program
+        self._own: dict[UserKey, _Own] = {}
+        self._held: list[Held] = []
+        self._flushes: dict[int, _Own] = {}
+        self._to_store: list[_Own] = []
+        self._at: float | None = None
+
+    def __len__(self) -> int:
+        """Users being moved, by whomever."""
+        return len(self.moving)
+
+    @property
+    def in_hand(self) -> int:
+        """Moves that are ours to end."""
+        return len(self._own)
+
+    def is_moving(self, key: UserKey) -> bool:
+        return key in self.moving
+
+    # ---- what happened
+
+    def begin(self, key: UserKey, target: HostId, job: Job, now: Now, *, pin: bool = False) -> None:
+        """Move a user; target 0: to nobody. Where he is there already it is agreed on all the same: of two
+        operators who want him on different hosts at once both are told what holds."""
+        old = self._users.get(key) or User(key, HostId(0), Stamp(0), 0, 0)
+        flags = BY_HAND | (PINNED if pin else 0)
+        known = self.moving.get(key)
+        before = known.old if known is not None and old.flags & MOVING else old
+        own = _Own(key, target, flags, Stamp(0), job, now.mono, before)
+        taken = self._own.pop(key, None)
+        if taken is not None:
+            self._end(taken)
+            taken.job.superseded += 1
+        self._own[key] = own
+        job.under_way.add(key)
+        job.unconfirmed.add(key)
+        self._decide(own, now)
+
+    def displaced(self, old: User, now: Now) -> None:
+        """A merge, or `begin`, has changed the host or the moving flag of a user who was `old`."""
+        new = self._users.get(old.key)
+        if new is None:
+            return
+        run = self._kicks.elsewhere(old, new, now)
+        known = self.moving.get(new.key)
+        if not new.flags & MOVING:
+            self.moving.pop(new.key, None)
+        elif known is None or known.decided != new.decided:
+            before = known.old if known is not None else old
+            run = run or (known.kick if known is not None else None)
+            self.moving[new.key] = Moving(new.decided, now.mono, before, run)
+        self._soon(now.mono)
+
+    def token(self, token: MoveRound, now: Now, view: RingView) -> None:
+        """Take a token from the left."""
+        self._soon(now.mono)
+        if token.origin == self._me:
+            self._came_back(token, now, view)
+            return
+        if self._me in token.passed:
+            return
+        for key, _ in subjects(token.moves):
+            moving = self.moving.get(key)
+            if moving is not None:
+                moving.origin, moving.progress = MemberId(token.origin), now.mono
+        again = [h for h in self._held if (h.token.origin, h.token.moves) == (token.origin, token.moves)]
+        if again:
+            again[0].token = token
+        else:
+            self._held.append(Held(token, now.mono + KICK_TIMEOUT))
+
+    def stored(self, number: int, now: Now) -> None:
+        """What `Persist` asked for is stored."""
+        for own in self._own.values():
+            if own.stage is Stage.STORING and own.number == number:
+                own.until = now.mono
+        self._soon(now.mono)
+
+    def flush_ended(self, number: int, ok: bool, now: Now) -> None:
+        """The flush program has ended. ok: the old backend has nothing left of the user."""
+        own = self._flushes.pop(number, None)
+        if own is None or own.stage is not Stage.FLUSHING:
+            return
+        self._enter(own, Stage.DELAY, now.mono if ok else now.mono + self._kick_delay)
+        self._soon(now.mono)
+
+    def kicked(self, now: Now) -> None:
+        """A kick has ended."""
+        if self.moving or self._held:
+            self._soon(now.mono)
+
+    # ---- time
+
+    def next_deadline(self) -> float | None:
+        return self._at
+
+    def turn(self, now: Now, view: RingView) -> list[Effect]:
+        """Go on with all that can go on. What it puts into the user table is to be announced before the
+        tokens among the effects are sent."""
+        if self._at is None or now.mono < self._at:
+            return []
+        self._at = None
+        effects = self._persist()
+        self._time_out(now, effects)
+        self._take_over(now, view)
+        for own in list(self._own.values()):
+            if self._in_force(own, now, effects):
+                self._advance(own, now, effects)
+        effects += self._rounds(now, view)
+        effects += self._pass_on(now, view)
+        self._plan(now, view)
+        return effects
+
+    def _decide(self, own: _Own, now: Now) -> None:
+        """Put the moving record, with a stamp later than what it replaces."""
+        key = own.key
+        old = self._users.get(key) or own.old
+        row = self._hosts.row(own.target)
+        floor = max(row.present_at, row.tag_at) if row is not None else 0
+        own.decided = Stamp(min(max(int(now.unix), old.decided + 1, floor), LATEST))
+        new = User(key, own.target, own.decided, max(int(now.unix), old.seen), own.flags | MOVING)
+        self._users.put(new)
+        self.displaced(old, now)
+        self._enter(own, Stage.STORING, now.mono + STORE_WAIT)
+        self._to_store.append(own)
+        self._soon(now.mono)
+
+    def _persist(self) -> list[Effect]:
+        """The records begun in this turn are to be written before their rounds start."""
+        if not self._to_store:
+            return []
+        self._serial += 1
+        for own in self._to_store:
+            own.number = self._serial
+        buckets = {own.key >> BUCKET_SHIFT for own in self._to_store}
+        self._to_store = []
+        return [Persist(self._serial, tuple(sorted(buckets)))]
+
+    def _in_force(self, own: _Own, now: Now, effects: list[Effect]) -> bool:
+        """Whether the record is still the one this move has put; ends or repeats the move where it is not."""
+        record = self._users.get(own.key)
+        row = self._hosts.row(own.target) if own.target else None
+        if record is None or (own.target and (row is None or not row.present)):
+            own.job.superseded += 1
+            self._over(own, effects)
+        elif (record.decided, record.host) == (own.decided, own.target):
+            if record.flags & MOVING:
+                return True
+            self._done(own, effects)  # somebody else has settled it
+        elif record.flags & BY_HAND:
+            own.job.superseded += 1
+            self._counters.moves_superseded += 1
+            self._over(own, effects)
+        else:
+            self._stop_flush(own, effects)
+            self._decide(own, now)  # a plain choice, stamped by a clock ahead of ours (ring-rules 25)
+            effects += self._persist()
+        return False
+
+    def _advance(self, own: _Own, now: Now, effects: list[Effect]) -> None:
+        if own.stage is Stage.STORING and now.mono >= own.until:
+            self._enter(own, Stage.KICKING, now.mono + KICK_TIMEOUT)
+        if own.stage is Stage.KICKING:
+            moving = self.moving.get(own.key)
+            if moving is None or moving.kick is None or moving.kick.over:
+                self._enter(own, Stage.ROUND, now.mono)
+        if own.stage is Stage.DELAY and now.mono >= own.until:
+            self._settle(own.key)
+            self._done(own, effects)
+
+    def _rounds(self, now: Now, view: RingView) -> list[Effect]:
+        """Start and repeat rounds, one token for all moves of a job that are so far."""
+        due: dict[int, list[_Own]] = {}
+        for own in self._own.values():
+            if own.stage is Stage.ROUND and now.mono >= own.until:
+                own.until = now.mono + (NO_WAY if view.right is None else REPEAT)
+                due.setdefault(id(own.job), []).append(own)
+        effects: list[Effect] = []
+        for batch in due.values():
+            self._serial += 1
+            moves = b"".join(SUBJECT.pack(own.key, own.decided) for own in batch)
+            late, kicked = self._of_kicks(moves)
+            token = MoveRound(self._me, self._serial, moves, [self._me], late, kicked)
+            if view.right is not None:
+                effects.append(Send(view.right, [token]))
+            elif view.alone:
+                self._came_back(token, now, view)
+                for own in batch:
+                    self._advance(own, now, effects)
+        return effects
+
+    def _came_back(self, token: MoveRound, now: Now, view: RingView) -> None:
+        """Everybody in `passed` has confirmed. Not yet, while somebody has only just gone silent (rule
+        14)."""
+        if now.mono < view.held_until:
+            return
+        missing = set(view.listed) - {MemberId(m) for m in token.passed}
+        jobs: dict[int, Job] = {}
+        for key, decided in subjects(token.moves):
+            own = self._own.get(key)
+            if own is None or own.stage is not Stage.ROUND or own.decided != decided:
+                continue
+            jobs[id(own.job)] = own.job
+            own.job.not_reached |= missing
+            own.job.timed_out += bool(token.late)
+            own.job.unconfirmed.discard(key)
+            self._after_round(own, now, kicked=token.kicked)
+        for job in jobs.values():
+            job.kicked += token.kicked
+
+    def _after_round(self, own: _Own, now: Now, *, kicked: int) -> None:
+        if self._flush_program and own.target and own.old.host not in (0, own.target):
+            self._enter(own, Stage.FLUSHING, own.began + MOVE_TIMEOUT)
+        else:
+            pause = self._kick_delay if kicked or own.old.host not in (0, own.target) else 0.0
+            self._enter(own, Stage.DELAY, now.mono + pause)
+        self._soon(now.mono)
+
+    def start_programs(self) -> list[Effect]:
+        """The flush programs that are to be run for users whose rounds have ended."""
+        effects: list[Effect] = []
+        for own in self._own.values():
+            if own.stage is Stage.FLUSHING and own.number not in self._flushes:
+                self._serial += 1
+                own.number = self._serial
+                self._flushes[own.number] = own
+                old, new = self._hosts.row(own.old.host), self._hosts.row(own.target)
+                effects.append(RunFlush(own.number, own.key >> 32, old, new))
+        return effects
+
+    def _take_over(self, now: Now, view: RingView) -> None:
+        """Moves whose origin is gone are ended by the usual writer of the bucket (ring-rules 26)."""
+        if not view.ring:
+            return
+        for key, moving in self.moving.items():
+            if key in self._own or now.mono < self._abandoned_at(moving, view):
+                continue
+            if view.writers.of(key >> BUCKET_SHIFT, view.ring) != self._me:
+                continue
+            record = self._users.get(key)
+            if record is None or not record.flags & MOVING or record.decided != moving.decided:
+                continue
+            own = _Own(
+                key,
+                record.host,
+                record.flags & ~MOVING,
+                record.decided,
+                Job(None),
+                moving.since,
+                moving.old,
+                Stage.ROUND,
+                now.mono,
+            )
+            self._own[key] = own
+
+    @staticmethod
+    def _abandoned_at(moving: Moving, view: RingView) -> float:
+        if moving.origin is not None and moving.origin in view.ring:
+            return moving.progress + ABANDONED
+        return max(moving.since, moving.progress) + REPEAT
+
+    def _time_out(self, now: Now, effects: list[Effect]) -> None:
+        """After 30 s everybody frees the user by himself."""
+        for key, moving in list(self.moving.items()):
+            record = self._users.get(key)
+            if record is None or record.decided != moving.decided or not record.flags & MOVING:
+                del self.moving[key]
+                continue
+            if now.mono < moving.since + MOVE_TIMEOUT:
+                continue
+            own = self._own.get(key)
+            stage = own.stage.value if own is not None else "moving"
+            self._settle(key)
+            self._counters.moves_timed_out += 1
+            fields = {"hash": key >> 32, "state": stage, "seconds": int(MOVE_TIMEOUT)}
+            effects.append(Log(Level.ERROR, "move_timed_out", fields))
+            if own is not None:
+                if key in own.job.unconfirmed:
+                    own.job.timed_out += 1
+                self._done(own, effects)
+
+    def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
+        """Tokens of others whose users have no session left here."""
+        effects: list[Effect] = []
+        waiting: list[Held] = []
+        for held in self._held:
+            if now.mono < held.until and any(
+                map(self._kicking, (key for key, _ in subjects(held.token.moves)))
+            ):
+                waiting.append(held)
+                continue
+            token = held.token
+            late, kicked = self._of_kicks(token.moves)
+            if view.right is not None:
+                onward = MoveRound(
+                    token.origin,
+                    token.serial,
+                    token.moves,
+                    [*token.passed, self._me],
+                    [*token.late, *late],
+                    token.kicked + kicked,
+                )
+                effects.append(Send(view.right, [onward]))
+        self._held = waiting
+        return effects
+
+    def _kicking(self, key: UserKey) -> bool:
+        moving = self.moving.get(key)
+        return moving is not None and moving.kick is not None and not moving.kick.over
+
+    def _of_kicks(self, moves: bytes) -> tuple[list[str], int]:
+        """Whether a kick of these users was not confirmed here (then our name), and the sessions ended."""
+        late, kicked = False, 0
+        for key, decided in subjects(moves):
+            moving = self.moving.get(key)
+            if moving is not None and moving.decided == decided and moving.kick is not None:
+                kicked += moving.kick.sessions
+                late = late or not moving.kick.over or bool(moving.kick.problem)
+        return [self._me] if late else [], kicked
+
+    # ---- ends
+
+    def _settle(self, key: UserKey) -> None:
+        record = self._users.get(key)
+        self._pending.wake_users([key])
+        if record is not None and record.flags & MOVING:
+            self._users.put(record._replace(flags=record.flags & ~MOVING))
+        self.moving.pop(key, None)
+
+    def _done(self, own: _Own, effects: list[Effect]) -> None:
+        if own.old.host == own.target and not own.flags & PINNED:
+            own.job.unchanged += 1
+        else:
+            own.job.moved += 1
+            self._counters.moves_done += 1
+        self._over(own, effects)
+
+    def _over(self, own: _Own, effects: list[Effect]) -> None:
+        self._stop_flush(own, effects)
+        self._own.pop(own.key, None)
+        self._end(own)
+
+    def _end(self, own: _Own) -> None:
+        own.stage = Stage.OVER
+        own.job.under_way.discard(own.key)
+        own.job.unconfirmed.discard(own.key)
+
+    def _stop_flush(self, own: _Own, effects: list[Effect]) -> None:
+        if self._flushes.pop(own.number, None) is not None:
+            effects.append(StopFlush(own.number))
+
+    def _enter(self, own: _Own, stage: Stage, until: float) -> None:
+        assert stage in TRANSITIONS[own.stage] or own.stage is stage, (own.stage, stage)
+        own.stage, own.until = stage, until
+
+    def _soon(self, at: float) -> None:
+        self._at = at if self._at is None else min(self._at, at)
+
+    def _plan(self, now: Now, view: RingView) -> None:
+        """When the next turn has something to do."""
+        for own in self._own.values():
+            if own.stage in (Stage.STORING, Stage.ROUND, Stage.DELAY):
+                self._soon(max(own.until, now.mono + (0.05 if own.stage is Stage.ROUND else 0.0)))
+        for held in self._held:
+            self._soon(held.until)
+        for key, moving in self.moving.items():
+            self._soon(moving.since + MOVE_TIMEOUT)
+            if key not in self._own:
+                self._soon(max(self._abandoned_at(moving, view), now.mono + 1.0))
+
+
+def subjects(moves: bytes) -> Iterable[tuple[UserKey, Stamp]]:
+    """The users of a round, each with the stamp of his move."""
+    return ((UserKey(key), Stamp(decided)) for key, decided in SUBJECT.iter_unpack(moves))

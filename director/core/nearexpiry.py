@@ -1,0 +1,135 @@
+"""Users about to expire whose fresh choice would differ: the ring is asked before they are placed anew
+(ring-rules 21-23; the original's USER-WEAK, director-behaviour C.10).
+
+Here: asked --own token back--> decided: seen somewhere lately: the host stays; else chosen afresh.
+At the others: holding, from passing the token until the decision arrives, the origin has left, or HOLD is
+over. Of two that ask at once the lower address goes on, the other waits for its decision.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from director.core.assign import Assigner
+from director.core.counters import Counters
+from director.core.effects import Effect, Send
+from director.core.messages import NearRound
+from director.core.order import member_order
+from director.core.pending import Pending
+from director.core.users import User, is_alive
+from director.core.view import RingView
+from director.types import MemberId, Now, UserKey
+
+REPEAT = 0.3
+"""Seconds after which a round that has not come back is repeated."""
+HOLD = 2.0
+"""Seconds a promise to hold a user's logins lasts."""
+
+
+class _Asked(msgspec.Struct):
+    tag: bytes
+    before: User
+    repeat_at: float
+    serial: int = 0
+
+
+class _Hold(msgspec.Struct):
+    origin: MemberId
+    before: User | None
+    until: float
+
+
+class NearExpiry:
+    def __init__(
+        self, me: MemberId, first_serial: int, assigner: Assigner, pending: Pending, counters: Counters
+    ) -> None:
+        self._me, self._serial = me, first_serial
+        self._assigner, self._users, self._pending = assigner, assigner.users, pending
+        self._counters = counters
+        self._asked: dict[UserKey, _Asked] = {}
+        self._holds: dict[UserKey, _Hold] = {}
+
+    def __len__(self) -> int:
+        """Users whom we have asked about, or hold."""
+        return len(self._asked) + len(self._holds)
+
+    def ask(self, key: UserKey, tag: bytes, now: Now) -> None:
+        """A login of this user waits for the ring's word."""
+        before = self._users.get(key)
+        if before is not None and key not in self._asked and key not in self._holds:
+            self._asked[key] = _Asked(tag, before, now.mono)
+            self._counters.near_rounds += 1
+
+    def token(self, token: NearRound, now: Now, view: RingView) -> list[Effect]:
+        """Take a token from the left. Returns what goes on to the right."""
+        key, origin = UserKey(token.key), MemberId(token.origin)
+        if origin == self._me:
+            asked = self._asked.get(key)
+            if asked is not None and token.serial == asked.serial and now.mono >= view.held_until:
+                self._decide(key, asked, token.seen)
+            return []
+        if self._me in token.passed or self._has_precedence(key, origin, now):
+            return []
+        self._asked.pop(key, None)
+        user = self._users.get(key)
+        self._holds[key] = _Hold(origin, user, now.mono + HOLD)
+        self._assigner.hold(key)
+        if view.right is None:
+            return []
+        seen = max(token.seen, user.seen) if user is not None else token.seen
+        passed = [*token.passed, self._me]
+        return [Send(view.right, [NearRound(token.origin, token.serial, token.key, seen, passed)])]
+
+    def _has_precedence(self, key: UserKey, origin: MemberId, now: Now) -> bool:
+        """Whether our own question, or another that we have promised to wait for, goes before this one."""
+        if key in self._asked:
+            return member_order(self._me) < member_order(origin)
+        hold = self._holds.get(key)
+        if hold is None or hold.origin == origin or now.mono >= hold.until:
+            return False
+        return member_order(hold.origin) < member_order(origin)
+
+    def turn(self, now: Now, view: RingView) -> list[Effect]:
+        """Ask, ask again, and let go of what was decided or has taken too long."""
+        for key, hold in list(self._holds.items()):
+            user = self._users.get(key)
+            decided = user is not None and (
+                hold.before is None or (user.decided, user.seen) > (hold.before.decided, hold.before.seen)
+            )
+            if decided or now.mono >= hold.until or hold.origin not in view.ring:
+                del self._holds[key]
+                self._assigner.release(key)
+                self._pending.wake_users([key])
+        effects: list[Effect] = []
+        for key, asked in list(self._asked.items()):
+            user = self._users.get(key)
+            if user is None or user.decided > asked.before.decided or not self._pending.of(key):
+                del self._asked[key]  # decided otherwise, or nobody waits any more
+                self._pending.wake_users([key])
+            elif now.mono >= asked.repeat_at:
+                asked.repeat_at = now.mono + REPEAT
+                self._serial += 1
+                asked.serial = self._serial
+                if view.right is not None:
+                    token = NearRound(self._me, self._serial, key, user.seen, [self._me])
+                    effects.append(Send(view.right, [token]))
+                elif view.alone:
+                    self._decide(key, asked, user.seen)
+        return effects
+
+    def next_deadline(self) -> float | None:
+        deadlines = [asked.repeat_at for asked in self._asked.values()]
+        deadlines += [hold.until for hold in self._holds.values()]
+        return min(deadlines, default=None)
+
+    def _decide(self, key: UserKey, asked: _Asked, seen: int) -> None:
+        """The whole ring has been asked: whoever is alive by our clock stays, the others are placed
+        afresh."""
+        del self._asked[key]
+        user = self._users.get(key)
+        unix = self._assigner.unix
+        if user is not None and is_alive(user._replace(seen=max(user.seen, seen)), unix, self._users.expire):
+            self._users.touch(key, unix)
+        else:
+            self._assigner.choose(key, asked.tag)
+        self._pending.wake_users([key])

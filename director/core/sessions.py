@@ -1,0 +1,80 @@
+"""What the login processes of this machine proxied all the time while we were away (ring-rules 29).
+
+They outlive a director that dies, and nobody has told them of a move. Once memory has been compared, each of
+their sessions is held against the record of its user: on the same host it refreshes him, on another host it
+is ended, and where nothing is known of him he stays where he is, if all his sessions are on one host.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from director.core.assign import Assigner
+from director.core.hosts import HostTable
+from director.core.kicks import Kicks
+from director.core.kicktypes import HashOnHosts, ProxiedSession
+from director.core.users import BUCKET_SHIFT, LATEST, User, unpack
+from director.types import Now, Stamp, UserKey
+
+SLICE = 500
+"""Sessions looked at in one turn of the loop."""
+
+
+class SessionReview:
+    def __init__(self, hosts: HostTable, assigner: Assigner, kicks: Kicks) -> None:
+        self._hosts, self._assigner, self._users, self._kicks = hosts, assigner, assigner.users, kicks
+        self._due: deque[ProxiedSession] = deque()
+        self._hosts_of: dict[UserKey, set[str]] = {}
+        """For each user nothing is known of: the hosts of his sessions."""
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._due or self._hosts_of)
+
+    def begin(self, sessions: Sequence[ProxiedSession]) -> None:
+        self._due = deque(sessions)
+        self._hosts_of.clear()
+        self._kicks.blind = False
+
+    def turn(self, now: Now) -> None:
+        for _ in range(min(SLICE, len(self._due))):
+            self._look_at(self._due.popleft(), now)
+        if not self._due:
+            for key, addresses in self._hosts_of.items():
+                self._adopt(key, sorted(addresses), now)
+            self._hosts_of.clear()
+
+    def _look_at(self, session: ProxiedSession, now: Now) -> None:
+        row = self._hosts.get(session.host)
+        if row is None:
+            return  # not one of our backends
+        key = self._key(session, row.tag.encode())
+        user = self._users.get(key)
+        if user is None:
+            self._hosts_of.setdefault(key, set()).add(row.address)
+        elif user.host == self._hosts.id_of(row.address):
+            self._users.touch(key, int(now.unix))
+        else:
+            self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
+
+    def _key(self, session: ProxiedSession, tag: bytes) -> UserKey:
+        """By the session's name; where that is not the name he was assigned by, by the hash we had given
+        it."""
+        user_hash = self._assigner.user_hash
+        key = user_hash.key(session.name, tag)
+        if session.hash32 is None or key >> 32 == session.hash32:
+            return key
+        bucket = self._users.bucket((session.hash32 << 32) >> BUCKET_SHIFT)
+        known = [user.key for user in unpack(bucket) if user.key >> 32 == session.hash32]
+        return known[0] if len(known) == 1 else UserKey(session.hash32 << 32 | key & 0xFFFFFFFF)
+
+    def _adopt(self, key: UserKey, addresses: Sequence[str], now: Now) -> None:
+        if self._users.get(key) is not None:
+            return
+        row = self._hosts.row(self._hosts.id_of(addresses[0]))
+        if len(addresses) > 1 or row is None or not row.present:
+            self._kicks.start(HashOnHosts(key >> 32, list(addresses)), now)
+            return
+        decided = Stamp(min(max(int(now.unix), row.present_at, row.tag_at), LATEST))
+        self._users.put(User(key, self._hosts.id_of(row.address), decided, int(now.unix), 0))

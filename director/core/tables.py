@@ -1,0 +1,138 @@
+"""The tables that all members must agree on before anybody new is placed: hosts, and the list of directors.
+
+A change is passed on first, then made to count here; from then on new users wait until the ring has agreed on
+the digest of both (`barrier.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from director.core.addresses import host_id
+from director.core.assign import Assigner
+from director.core.barrier import Barrier
+from director.core.counters import Counters
+from director.core.effects import Effect, Level, Log, Send, StoreHosts, StoreMembers
+from director.core.hosts import HostTable
+from director.core.housekeeping import Housekeeping
+from director.core.kicks import Kicks
+from director.core.kicktypes import OnHost
+from director.core.logins import Logins
+from director.core.member import Neighbour
+from director.core.members import MemberTable
+from director.core.messages import HostRow, Hosts, MemberRow, Members, RingMessage
+from director.core.pending import Pending
+from director.core.ring import Ring
+from director.types import Address, MemberId, Now
+
+
+class Tables:
+    def __init__(
+        self,
+        hosts: HostTable,
+        members: MemberTable,
+        ring: Ring,
+        barrier: Barrier,
+        assigner: Assigner,
+        pending: Pending,
+        logins: Logins,
+        kicks: Kicks,
+        housekeeping: Housekeeping,
+        counters: Counters,
+    ) -> None:
+        self.started = False
+        """Whether changes are agreed on and logged; before the start they only add up."""
+        self.digest = b""
+        self._hosts, self._members, self._ring, self._barrier = hosts, members, ring, barrier
+        self._assigner, self._pending, self._logins = assigner, pending, logins
+        self._kicks, self._housekeeping, self._counters = kicks, housekeeping, counters
+        self._present: frozenset[str] = frozenset()
+        self._store_was_read = False
+        self._reconfigure()
+
+    def all_rows(self) -> list[RingMessage]:
+        """What a new neighbour is told."""
+        return [Hosts(list(self._hosts.rows.values())), Members(list(self._members.rows.values()))]
+
+    def stored_hosts(self, rows: Sequence[HostRow], now: Now) -> list[Effect]:
+        """Rows read from the store: the first time they meet the configuration as it is now."""
+        changed = self._hosts.merge(rows) if self._store_was_read else self._hosts.merge_stored(rows)
+        self._store_was_read = True
+        return self.hosts_changed(changed, None, now)
+
+    def merge_hosts(self, rows: Sequence[HostRow], source: Neighbour, now: Now) -> list[Effect]:
+        return self.hosts_changed(self._hosts.merge(rows), source, now)
+
+    def merge_members(self, rows: Sequence[MemberRow], source: Neighbour | None, now: Now) -> list[Effect]:
+        return self.members_changed(self._members.merge(rows), source, now)
+
+    def list_members(self, configured: Sequence[MemberId], now: Now) -> list[Effect]:
+        """The configuration's directors are these now."""
+        self._members.configured = tuple(configured)
+        return self._relink(now, at_once=True)
+
+    def changed_here(self, row: HostRow | MemberRow, now: Now) -> list[Effect]:
+        """An operator has changed a row on this director."""
+        if isinstance(row, HostRow):
+            return self.hosts_changed([row], None, now)
+        return self.members_changed([row], None, now)
+
+    def hosts_changed(self, rows: Sequence[HostRow], source: Neighbour | None, now: Now) -> list[Effect]:
+        """Rows of the host table are new here: pass them on, and let new users wait if the effective table
+        differs."""
+        if not rows:
+            return []
+        self._counters.host_changes += len(rows)
+        effects = self._pass_on(Hosts(list(rows)), source)
+        effects.append(StoreHosts())
+        for row in rows:
+            if not row.present:
+                self._housekeeping.forget_host(host_id(Address(row.address)), row.present_at, now)
+                if self.started and row.address in self._present:
+                    self._kicks.start(OnHost(row.address), now)  # its users are placed anew elsewhere
+        effects += [_log_row(row) for row in rows] if self.started else []
+        before = self.digest
+        self._reconfigure()
+        if self.started and self.digest != before:
+            self._barrier.wait(now, at_once=source is None)
+        return effects
+
+    def members_changed(self, rows: Sequence[MemberRow], source: Neighbour | None, now: Now) -> list[Effect]:
+        """Operators have added or removed directors: pass it on first, also to who was removed, then link
+        anew."""
+        if not rows:
+            return []
+        effects = self._pass_on(Members(list(rows)), source)
+        effects.append(StoreMembers())
+        for row in rows:
+            fields = {"director": row.member, "state": "added" if row.present else "removed"}
+            effects.append(Log(Level.INFO, "ring_changed", fields))
+        return effects + self._relink(now, at_once=source is None)
+
+    def _pass_on(self, message: RingMessage, source: Neighbour | None) -> list[Effect]:
+        return [Send(n.link, [message]) for n in self._ring.live_links() if n is not source]
+
+    def _relink(self, now: Now, *, at_once: bool) -> list[Effect]:
+        effects = self._ring.set_servers(self._members.listed())
+        if self._ring.removed is not self._logins.removed:
+            self._logins.removed = self._ring.removed
+            if self._ring.removed:
+                note = "logins are refused until `director ring add` on another director"
+                effects.append(Log(Level.ERROR, "removed_from_ring", {"me": self._ring.me, "note": note}))
+        self._reconfigure()
+        if self.started:
+            self._barrier.wait(now, at_once=at_once)
+        return effects
+
+    def _reconfigure(self) -> None:
+        self.digest = self._hosts.digest() + self._members.digest()
+        backends = self._hosts.backends()
+        self._present = frozenset(backend.address for backend in backends)
+        self._assigner.set_backends(backends)
+        self._pending.wake()
+
+
+def _log_row(row: HostRow) -> Log:
+    fields: dict[str, object] = {"host": row.address, "tag": row.tag, "weight": row.weight}
+    fields["state"] = ("up" if row.up else "down") if row.present else "removed"
+    return Log(Level.INFO, "host_changed", fields)

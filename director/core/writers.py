@@ -1,0 +1,31 @@
+"""Who usually writes a bucket, and looks after what has stopped in it: one member of the ring for each
+(ring-rules 26, 32)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from director.types import MemberId
+
+
+class Writers:
+    """Rendezvous hashing over the members of a ring, remembered until the ring changes."""
+
+    def __init__(self) -> None:
+        self._ring: Sequence[MemberId] = ()
+        self._writers: dict[int, MemberId] = {}
+
+    def of(self, bucket: int, ring: Sequence[MemberId]) -> MemberId:
+        """ring: at least one member."""
+        if ring != self._ring:
+            self._ring = ring
+            self._writers.clear()
+        writer = self._writers.get(bucket)
+        if writer is None:
+            writer = self._writers[bucket] = max(ring, key=lambda member: _weight(member, bucket))
+        return writer
+
+
+def _weight(member: MemberId, bucket: int) -> bytes:
+    return hashlib.md5(f"{member} {bucket}".encode(), usedforsecurity=False).digest()

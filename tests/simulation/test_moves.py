@@ -1,0 +1,468 @@
+"""Moves, kicks and flushes of whole rings: the readable cases. The random ones are in `test_random.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.director import Settings
+from director.core.kicktypes import ByField, ByName, HashOnHosts, OnHost
+from tests.simulation.parts import EXPIRE
+from tests.simulation.world import World
+
+HOSTS = [f"127.0.1.{number}" for number in (1, 2, 3, 4)]
+KICK_DELAY = 2.0
+
+
+def ring_of(directors: int, store: str = "own", **settings: object) -> World:
+    world = World(directors, store=store)
+    world.proxying = True
+    world.settings_of_core = Settings(**settings)  # type: ignore[arg-type]
+    return world.start().run_until_in_sync(1.0).run(0.1)
+
+
+def logged_in(world: World, user: str = "alice", *at: str) -> str:
+    """Log a user in; gives his host, and another one."""
+    hosts = {world.login(user, name).host for name in at or ("d1",)}
+    world.run(0.1)
+    (host,) = hosts
+    assert host is not None
+    return host
+
+
+def other_than(*hosts: str) -> str:
+    return next(host for host in HOSTS if host not in hosts)
+
+
+def at_rest(world: World) -> None:
+    """Counters that must return to zero do, and all agree."""
+    for node in world.ups():
+        core = node.core
+        assert (len(core.kicks), len(core.moves), core.moves.in_hand, len(core.flushes)) == (0, 0, 0, 0)
+        assert (len(core.near), core.assigner.held, len(core.kick_rounds), len(core.pending)) == (0, 0, 0, 0)
+    assert world.differences() == []
+
+
+@pytest.mark.parametrize("directors", [1, 2, 3, 5])
+def test_a_moved_user_has_no_session_left_on_the_old_host_before_the_new_one_is_used(directors: int) -> None:
+    world = ring_of(directors)
+    names = [f"d{i + 1}" for i in range(directors)]
+    old = logged_in(world, "alice", *names)
+    new = other_than(old)
+    outcome = world.move(names[-1], "alice", new)
+    world.run(0.05)
+    replies = [world.login("alice", name) for name in names]
+    world.run(0.5)
+    assert world.sessions("alice") == []
+    assert all(reply.pending for reply in replies)
+    world.run(KICK_DELAY)
+    assert {reply.host for reply in replies} == {new}
+    assert outcome.users is not None
+    assert (outcome.users.moved, outcome.users.kicked, outcome.users.timed_out) == (1, directors, 0)
+    assert outcome.users.not_reached == ()
+    at_rest(world)
+
+
+def test_a_move_to_where_the_user_is_refreshes_him_and_kicks_nobody() -> None:
+    world = ring_of(3)
+    host = logged_in(world)
+    outcome = world.move("d2", "alice", host)
+    world.run(0.1)
+    assert outcome.users is not None
+    assert (outcome.users.moved, outcome.users.unchanged) == (0, 1)
+    assert world.sessions("alice") == [host]
+    assert [node.kicks for node in world.nodes.values()] == [[], [], []]
+    at_rest(world)
+
+
+def test_a_user_nobody_knows_is_moved_at_once_and_nobody_is_kicked() -> None:
+    world = ring_of(3)
+    outcome = world.move("d1", "bob", HOSTS[2])
+    world.run(0.5)
+    assert outcome.users is not None
+    assert world.where("bob") == {HOSTS[2]}
+    assert [node.kicks for node in world.nodes.values()] == [[], [], []]
+    at_rest(world)
+
+
+def test_a_user_who_is_being_moved_is_not_moved_again_by_an_operator() -> None:
+    world = ring_of(3)
+    old = logged_in(world)
+    world.move("d1", "alice", other_than(old))
+    world.run(0.2)
+    again = world.move("d3", "alice", old)
+    world.run(0.1)
+    assert again.failed is not None
+    world.run(5)
+    at_rest(world)
+
+
+@pytest.mark.parametrize("directors", [2, 3, 5])
+def test_two_directors_that_move_the_same_users_at_once_agree_and_tell_the_truth(directors: int) -> None:
+    world = ring_of(directors)
+    users = [f"user{i}" for i in range(40)]
+    for user in users:
+        world.login(user, "d1")
+    world.run(1)
+    first = {user: world.move("d1", user, HOSTS[0]) for user in users}
+    second = {user: world.move("d2", user, HOSTS[1]) for user in users}
+    world.run(8)
+    for user in users:
+        (where,) = world.where(user)
+        for outcome, wanted in ((first[user], HOSTS[0]), (second[user], HOSTS[1])):
+            assert outcome.users is not None, outcome
+            told = outcome.users.moved + outcome.users.unchanged
+            assert told == (where == wanted), (user, where, outcome)
+            assert outcome.users.superseded == (where != wanted)
+        assert set(world.sessions(user)) <= {where}
+    at_rest(world)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.001, 0.004, 0.01, 0.05, 0.5, 1.9, 2.2])
+@pytest.mark.parametrize("store", ["own", "shared"])
+def test_a_move_whose_origin_dies_is_ended_by_the_others(moment: float, store: str) -> None:
+    world = ring_of(3, store)
+    old = logged_in(world, "alice", "d1", "d2", "d3")
+    world.move("d1", "alice", other_than(old))
+    world.run(moment)
+    world.node("d1").crash()
+    world.run(0.05)
+    replies = [world.login("alice", name) for name in ("d2", "d3")]
+    world.run(12)
+    assert len({reply.host for reply in replies}) == 1
+    assert not any(reply.pending for reply in replies)
+    at_rest(world)
+
+
+def test_a_move_in_progress_is_ended_after_the_restart_of_all() -> None:
+    world = ring_of(3, "shared")
+    old = logged_in(world, "alice", "d1", "d2")
+    new = other_than(old)
+    world.move("d1", "alice", new)
+    world.run(0.6)
+    for node in world.nodes.values():
+        node.crash()
+    world.run(3)
+    world.start()
+    world.run(20)
+    assert world.where("alice") == {new}
+    assert world.sessions("alice") == []
+    at_rest(world)
+
+
+def test_a_kick_that_is_never_answered_is_counted_and_holds_up_the_user_only_so_long() -> None:
+    world = ring_of(3)
+    old = logged_in(world)
+    world.node("d2").kick_channel = lambda: None
+    outcome = world.move("d1", "alice", other_than(old))
+    world.run(0.05)
+    reply = world.login("alice", "d3")
+    world.run(8)
+    assert outcome.users is not None
+    assert outcome.users.timed_out == 1
+    assert reply.host == other_than(old)
+    assert sum(node.core.counters.kicks_timed_out for node in world.nodes.values()) > 0
+    at_rest(world)
+
+
+def test_a_frozen_director_is_named_as_not_reached_and_ends_its_sessions_when_it_is_back() -> None:
+    world = ring_of(3, "shared")
+    old = logged_in(world, "alice", "d1", "d3")
+    world.node("d3").freeze()
+    world.run(7)
+    outcome = world.move("d1", "alice", other_than(old))
+    world.run(12)
+    assert outcome.users is not None
+    assert outcome.users.not_reached == (world.node("d3").member,)
+    world.node("d3").thaw()
+    world.run(4)
+    assert world.sessions("alice") == []
+    at_rest(world)
+
+
+def test_sessions_proxied_by_a_machine_whose_director_was_dead_end_when_it_is_back() -> None:
+    world = ring_of(3, "shared")
+    old = logged_in(world, "alice", "d1", "d3")
+    world.node("d3").crash()
+    world.run(2)
+    world.move("d1", "alice", other_than(old))
+    world.run(8)
+    assert world.sessions("alice") == [old]
+    world.node("d3").start()
+    world.run(4)
+    assert world.sessions("alice") == []
+    at_rest(world)
+
+
+def test_a_started_director_adopts_sessions_of_users_nobody_knows() -> None:
+    world = ring_of(1, "own")
+    host = logged_in(world)
+    node = world.node("d1")
+    node.crash()
+    node.store.users.clear()
+    moved = next(h for h in HOSTS if h != host)
+    node.sessions[0].host = moved  # type: ignore[assignment]
+    world.run(1)
+    node.start()
+    world.run_until_in_sync(2).run(1)
+    assert world.where("alice") == {moved}
+
+
+def test_a_flush_moves_the_users_of_one_host_only_and_never_more_than_so_many_at_a_time() -> None:
+    world = ring_of(3, max_parallel_moves=10)
+    users = [f"user{i}" for i in range(100)]
+    for user in users:
+        world.login(user, "d1")
+    world.run(1)
+    before = {user: world.where(user) for user in users}
+    world.change("d1", HOSTS[0], weight=0)
+    world.run(1)
+    outcome = world.flush("d2", HOSTS[0])
+    most = 0
+    for _ in range(400):
+        world.run(0.1)
+        most = max(most, *(len(node.core.moves) for node in world.nodes.values()))
+    assert outcome.users is not None
+    concerned = [user for user in users if before[user] == {HOSTS[0]}]
+    assert outcome.users.moved == len(concerned) > 20
+    assert all(world.where(user) == before[user] for user in users if user not in concerned)
+    assert all(world.where(user) != {HOSTS[0]} for user in concerned)
+    assert most == 10
+    at_rest(world)
+
+
+def test_a_second_flush_before_the_first_has_ended_leaves_nobody_hanging() -> None:
+    world = ring_of(3)
+    users = [f"user{i}" for i in range(60)]
+    for user in users:
+        world.login(user, "d1")
+    world.run(1)
+    world.change("d1", HOSTS[0], weight=0)
+    world.run(0.5)
+    first = world.flush("d1")
+    world.change("d1", HOSTS[0], weight=300)
+    world.run(0.5)
+    second = world.flush("d1")
+    replies = world.logins(users, "d3")
+    world.run(9)
+    assert first.users is not None
+    assert second.users is not None
+    assert not any(reply.pending for reply in replies)
+    assert sum(node.core.counters.moves_timed_out for node in world.nodes.values()) == 0
+    at_rest(world)
+
+
+def test_a_flush_where_no_host_is_left_kicks_and_forgets_everywhere() -> None:
+    world = ring_of(3)
+    users = [f"user{i}" for i in range(20)]
+    for user in users:
+        for name in ("d1", "d2", "d3"):
+            world.login(user, name)
+    world.run(1)
+    for host in HOSTS:
+        world.change("d1", host, up=False)
+    world.run(1)
+    outcome = world.flush("d1")
+    world.run(5)
+    assert outcome.users is not None
+    assert outcome.users.moved == 20
+    assert [world.sessions(user) for user in users] == [[]] * 20
+    assert {host for user in users for host in world.where(user)} == {None}
+    at_rest(world)
+
+
+def test_a_flush_with_nothing_to_do_answers_at_once() -> None:
+    world = ring_of(3)
+    outcome = world.flush("d1")
+    world.run(0.2)
+    assert outcome.users is not None
+    assert outcome.users.moved == 0
+
+
+def test_forgotten_users_are_forgotten_everywhere_and_their_sessions_end() -> None:
+    world = ring_of(3, "shared")
+    users = [f"user{i}" for i in range(30)]
+    for user in users:
+        world.login(user, "d2")
+    world.run(1)
+    outcome = world.forget("d1", HOSTS[1])
+    world.run(1)
+    assert outcome.users is not None
+    gone = [user for user in users if world.where(user) == {None}]
+    assert outcome.users.moved == len(gone) > 3
+    assert {host for user in users for host in world.sessions(user)} == set(HOSTS) - {HOSTS[1]}
+    world.run(1)
+    at_rest(world)
+
+
+def test_a_forgotten_user_is_not_brought_back_by_a_director_that_was_away() -> None:
+    world = ring_of(3)
+    host = logged_in(world)
+    world.node("d3").crash()
+    world.run(2)
+    world.forget("d1", host)
+    world.run(1)
+    world.node("d3").start()
+    world.run(3)
+    assert world.where("alice") == {None}
+
+
+@pytest.mark.parametrize(
+    "what",
+    [ByName(b"alice"), ByField("user_session", b"alice"), OnHost("all"), HashOnHosts(0, [])],
+)
+def test_a_kick_ends_sessions_on_all_directors_and_moves_nobody(what: object) -> None:
+    world = ring_of(3)
+    host = logged_in(world, "alice", "d1", "d2", "d3")
+    if isinstance(what, OnHost):
+        what = OnHost(host)
+    if isinstance(what, HashOnHosts):
+        what = HashOnHosts(world.node("d1").sessions[0].hash32, HOSTS)
+    outcome = world.kick("d2", what)  # type: ignore[arg-type]
+    world.run(0.5)
+    assert outcome.users is not None
+    assert (outcome.users.kicked, outcome.users.not_reached) == (3, ())
+    assert world.sessions("alice") == []
+    assert world.where("alice") == {host}
+    at_rest(world)
+
+
+def test_kicks_beyond_the_limit_wait_in_order_or_are_refused() -> None:
+    world = ring_of(3, max_parallel_kicks=2)
+    for node in world.nodes.values():
+        node.kick_channel = lambda: 1.0
+    outcomes = [world.kick("d1", ByName(b"user%d" % i)) for i in range(5)]
+    world.run(0.1)
+    refused = world.kick("d1", ByName(b"bob"), wait=False)
+    world.run(0.1)
+    assert refused.failed is not None
+    world.run(10)
+    assert [outcome.users is not None for outcome in outcomes] == [True] * 5
+    at_rest(world)
+
+
+def test_a_pinned_user_stays_where_he_is_beyond_expiry_and_flushes_until_unpinned() -> None:
+    world = ring_of(3, "shared")
+    old = logged_in(world)
+    new = other_than(old)
+    world.move("d1", "alice", new, pin=True)
+    world.run(4)
+    world.change("d2", new, weight=0)
+    world.run(3 * EXPIRE)
+    flushed = world.flush("d3", new)
+    world.run(3)
+    assert flushed.users is not None
+    assert flushed.users.moved == 0
+    assert world.login("alice", "d3").host == new
+    outcome = world.unpin("d3", "alice")
+    world.run(2)
+    assert outcome.users is not None
+    assert outcome.users.moved == 1
+    world.run(3 * EXPIRE)
+    assert world.login("alice", "d1").host != new
+    world.run(3)
+    at_rest(world)
+
+
+def test_when_a_host_gets_another_tag_its_users_are_moved_like_a_flush() -> None:
+    world = ring_of(3)
+    users = [f"user{i}" for i in range(40)]
+    for user in users:
+        world.login(user, "d1")
+    world.run(1)
+    concerned = [user for user in users if world.where(user) == {HOSTS[0]}]
+    change = world.change("d2", HOSTS[0], tag="gold", retag=True)
+    world.run(0.2)
+    assert change.done is not None
+    early = world.login(concerned[0], "d3")
+    world.run(0.5)
+    assert early.pending
+    assert world.sessions(concerned[0]) == []
+    outcome = world.flush("d2", HOSTS[0], old_tag=b"", before=change.done.tag_at)
+    world.run(6)
+    assert outcome.users is not None
+    assert outcome.users.moved + 1 == len(concerned)
+    assert early.host not in (None, HOSTS[0])
+    assert all(world.sessions(user) == [] for user in concerned[1:])
+    assert world.login("new", "d1", tag="gold").host == HOSTS[0]
+    world.run(1)
+    at_rest(world)
+
+
+def test_a_tag_is_not_changed_by_adding_the_host_with_another_one() -> None:
+    world = ring_of(3)
+    outcome = world.change("d1", HOSTS[0], add=True, tag="gold")
+    world.run(0.2)
+    assert outcome.failed == "host tag can't be changed"
+
+
+@pytest.mark.parametrize(("ok", "after"), [(True, 0.6), (False, 2.6)])
+def test_the_flush_program_runs_once_at_the_origin_and_spares_the_delay_where_it_did_its_work(
+    ok: bool, after: float
+) -> None:
+    world = ring_of(3, flush_program=True)
+    old = logged_in(world)
+    for node in world.nodes.values():
+        node.flush_program = (0.5, ok)
+    world.move("d2", "alice", other_than(old))
+    world.run(0.05)
+    reply = world.login("alice", "d1")
+    world.run(after - 0.2)
+    assert reply.pending
+    world.run(0.3)
+    assert reply.host == other_than(old)
+    assert [len(node.flushes) for node in world.nodes.values()] == [0, 1, 0]
+    at_rest(world)
+
+
+def test_a_flush_program_that_hangs_is_given_up_after_30_seconds_and_the_user_is_free() -> None:
+    world = ring_of(3, flush_program=True)
+    old = logged_in(world)
+    for node in world.nodes.values():
+        node.flush_program = None
+    outcome = world.move("d2", "alice", other_than(old))
+    world.run(31)
+    assert outcome.users is not None
+    assert "move_timed_out" in world.trace()
+    assert world.login("alice", "d1").host == other_than(old)
+    world.run(1)
+    at_rest(world)
+
+
+def test_a_removed_host_has_no_sessions_left() -> None:
+    world = ring_of(3)
+    host = logged_in(world, "alice", "d1", "d2", "d3")
+    world.change("d1", host, remove=True)
+    world.run(0.5)
+    assert world.sessions("alice") == []
+    at_rest(world)
+
+
+def test_a_user_whose_host_is_removed_while_he_is_moved_there_is_free() -> None:
+    world = ring_of(3)
+    old = logged_in(world)
+    new = other_than(old)
+    outcome = world.move("d1", "alice", new)
+    world.run(0.3)
+    world.change("d2", new, remove=True)
+    world.run(5)
+    assert outcome.users is not None
+    reply = world.login("alice", "d3")
+    world.run(3)
+    assert reply.host not in (None, new)
+    at_rest(world)
+
+
+def test_an_interrupted_flush_ends_with_those_it_had_begun() -> None:
+    world = ring_of(3, max_parallel_moves=5)
+    users = [f"user{i}" for i in range(60)]
+    for user in users:
+        world.login(user, "d1")
+    world.change("d1", HOSTS[0], weight=0)
+    world.run(1)
+    outcome = world.flush("d1", HOSTS[0])
+    world.run(0.5)
+    world.interrupt("d1", outcome)
+    world.run(4)
+    assert outcome.users is not None
+    assert outcome.users.moved == 5
+    at_rest(world)
