@@ -55,6 +55,7 @@ from director.core.events import (
     LinkOpened,
     Lookup,
     MemberChange,
+    MembersListed,
     MoveUser,
     Persisted,
     Received,
@@ -73,7 +74,7 @@ from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.member import Identity
-from director.core.messages import Hosts, RingMessage, Token, Users
+from director.core.messages import Hosts, KickRound, MoveRound, NearRound, RingMessage, Token, Users
 from director.core.names import NameTable
 from director.core.order import join_member, split_member
 from director.core.users import is_alive, pack, unpack
@@ -349,6 +350,10 @@ class Node:
             self.handle(StoredUsers(effect.record))
         self.handle(Claimed(effect.key, b""))
 
+    def list_members(self, members: list[MemberId]) -> None:
+        """The names of the configuration's directors resolve anew."""
+        self.handle(MembersListed(members))
+
     def flush(self) -> None:
         if not self.store.up:
             self.loaded = False
@@ -455,7 +460,7 @@ class World:
         self.duplicates = 0.0
         """How often a frame of records, rows or tokens comes twice."""
         self.tokens_lost = 0
-        self._tokens_pass_at = 0.0
+        self._tokens_pass_at = self._rounds_pass_at = 0.0
         self.delays = (0.0002, 0.001, 0.005)
         self.slow: dict[tuple[MemberId, MemberId], float] = {}
         """Seconds from one member to another, where that is fixed."""
@@ -510,11 +515,18 @@ class World:
         self._tokens_pass_at = self.now + for_seconds
         return self
 
+    def lose_rounds(self, for_seconds: float) -> World:
+        """The same for moves, kicks and users near expiry."""
+        self._rounds_pass_at = self.now + for_seconds
+        return self
+
     def kept(self, messages: list[RingMessage]) -> list[RingMessage]:
         """What of a frame is not lost."""
-        if self.now >= self._tokens_pass_at:
-            return messages
-        kept = [message for message in messages if not isinstance(message, Token)]
+        kept = messages
+        if self.now < self._tokens_pass_at:
+            kept = [message for message in messages if not isinstance(message, Token)]
+        if self.now < self._rounds_pass_at:
+            kept = [message for message in kept if not isinstance(message, MoveRound | NearRound | KickRound)]
         self.tokens_lost += len(messages) - len(kept)
         return kept
 

@@ -1,0 +1,220 @@
+"""Who belongs to the ring and who is linked with whom: joins, leaves, removals, one-way links."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.assign import Gate
+from tests.simulation.world import World
+
+USERS = [f"user{i}" for i in range(30)]
+
+
+def ring_of(directors: int, store: str = "own") -> World:
+    return World(directors, store=store).start().run_until_in_sync(1.5).run(0.1)
+
+
+def slowest_new_login(world: World, at: list[str], seconds: float) -> float:
+    """Log new users in all the time; the longest anybody waited."""
+    replies = []
+    end = world.now + seconds
+    while world.now < end:
+        replies += [world.login(f"new{world.next_number()}", name) for name in at]
+        world.run(0.005)
+    world.run(2)
+    assert all(reply.answered is not None and reply.host for reply in replies)
+    return max(reply.answered - reply.asked for reply in replies if reply.answered is not None)
+
+
+@pytest.mark.parametrize("store", ["own", "shared"])
+@pytest.mark.parametrize(
+    ("directors", "leaver"), [(3, "d1"), (3, "d2"), (3, "d3"), (5, "d4"), (2, "d1"), (2, "d2")]
+)
+def test_a_clean_stop_makes_nobody_wait(directors: int, leaver: str, store: str) -> None:
+    world = ring_of(directors, store)
+    others = [f"d{i + 1}" for i in range(directors) if f"d{i + 1}" != leaver]
+    world.after(0.05, world.node(leaver).stop)
+    assert slowest_new_login(world, others, 1.0) <= 0.05
+    assert not world.node(leaver).up
+    assert world.in_sync()
+
+
+@pytest.mark.parametrize("directors", [2, 3, 5])
+def test_a_director_that_has_stopped_cleanly_is_a_member_again_after_its_start(directors: int) -> None:
+    world = ring_of(directors)
+    world.node("d2").stop()
+    world.run(5)
+    assert not world.node("d2").up
+    world.node("d2").start()
+    world.run_until_in_sync(2.0)
+
+
+def test_all_but_one_stop_cleanly_and_the_last_answers_everybody_at_once() -> None:
+    world = ring_of(3)
+    world.node("d1").stop()
+    world.run(1)
+    world.node("d2").stop()
+    world.run(1)
+    reply = world.login("newcomer", "d3")
+    assert reply.host is not None
+
+
+@pytest.mark.parametrize("killed", ["d1", "d2", "d3"])
+def test_a_hung_director_is_noticed_in_time_and_then_nobody_waits_long(killed: str) -> None:
+    world = ring_of(3, "shared")
+    world.node(killed).freeze()
+    begun = world.now
+    others = [f"d{i}" for i in (1, 2, 3) if f"d{i}" != killed]
+
+    def noticed() -> bool:
+        return all(
+            world.node(killed).member not in {n.peer for n in world.node(o).core.ring.live_links()}
+            for o in others
+        )
+
+    world.run_until(noticed, 6.1)
+    assert world.now - begun <= 6.1
+
+    def closed() -> bool:
+        return all(world.node(o).core.assigner.gate is Gate.OPEN for o in others)
+
+    noticed_at = world.now
+    world.run_until(closed, 2)
+    assert world.now - noticed_at <= 0.5
+
+
+def test_a_director_that_was_late_itself_takes_nobody_for_silent() -> None:
+    world = ring_of(3)
+    world.node("d1").freeze()
+    world.run(0.9)
+    world.node("d1").thaw()
+    world.run(1)
+    assert "silent" not in world.trace()
+
+
+def test_a_director_removed_at_run_time_is_told_and_refuses_everybody() -> None:
+    world = ring_of(3)
+    world.login("alice", "d3")
+    world.run(0.1)
+    outcome = world.change_member("d1", "d3", remove=True)
+    world.run(1)
+    assert outcome.done is not None
+    assert world.node("d3").core.ring.removed
+    refused = [world.login("alice", "d3"), world.login("bob", "d3")]
+    assert all(reply.refused for reply in refused)
+    assert world.node("d1").core.barrier.ring == (world.members[0], world.members[1])
+    assert world.login("bob", "d1").host is not None
+    world.run(30)
+    assert world.login("carol", "d3").refused is not None
+
+
+@pytest.mark.parametrize("store", ["own", "shared"])
+def test_a_removal_survives_the_restart_of_all_and_an_addition_takes_it_back(store: str) -> None:
+    world = ring_of(3, store)
+    world.change_member("d1", "d3", remove=True)
+    world.run(2)
+    for node in world.nodes.values():
+        node.crash()
+    world.run(5)
+    world.start()
+    world.run(25)
+    assert world.login("alice", "d3").refused is not None
+    assert world.login("alice", "d1").host is not None
+    outcome = world.change_member("d2", "d3")
+    world.run(3)
+    assert outcome.done is not None
+    world.run_until_in_sync(3)
+    assert world.login("alice", "d3").host is not None
+
+
+def test_removed_and_added_again_at_once_it_is_back() -> None:
+    world = ring_of(3)
+    world.change_member("d1", "d3", remove=True)
+    world.change_member("d1", "d3")
+    world.run(3)
+    assert world.in_sync()
+
+
+def test_a_director_may_remove_itself() -> None:
+    world = ring_of(3)
+    world.change_member("d3", "d3", remove=True)
+    world.run(2)
+    assert world.login("alice", "d3").refused is not None
+    assert world.login("alice", "d1").host is not None
+
+
+def test_removing_a_director_that_is_not_listed_is_refused_and_adding_a_known_one_is_done() -> None:
+    world = ring_of(2)
+    world.change_member("d1", "d2", remove=True)
+    world.run(1)
+    assert world.change_member("d1", "d2", remove=True).failed is not None
+    world.run(0.1)
+    assert world.change_member("d1", "d1").done is not None
+
+
+def test_an_added_director_joins_without_a_restart_of_the_others() -> None:
+    world = World(3)
+    for name in ("d1", "d2"):
+        world.servers[world.node(name).member] = world.members[:2]
+    world.start("d1", "d2")
+    world.run(1)
+    outcome = world.change_member("d1", "d3")
+    world.run(1)
+    assert outcome.done is not None
+    world.start("d3")
+    world.run_until_in_sync(3)
+
+
+def test_the_configurations_directors_may_get_other_addresses_while_it_runs() -> None:
+    world = World(3)
+    for member in world.members:
+        world.servers[member] = world.members[:2]
+    world.servers[world.members[2]] = [world.members[0], world.members[2]]
+    world.start("d1", "d2").run(1)
+    world.node("d2").crash()
+    world.run(1)
+    world.start("d3")
+    world.node("d1").list_members([world.members[0], world.members[2]])
+    world.run(3)
+    assert world.node("d1").core.barrier.ring == (world.members[0], world.members[2])
+
+
+@pytest.mark.parametrize("directors", [2, 3, 4])
+@pytest.mark.parametrize("store", ["own", "shared"])
+def test_a_director_that_nobody_to_its_left_can_dial_is_in_the_ring_all_the_same(
+    directors: int, store: str
+) -> None:
+    world = World(directors, store=store)
+    target = world.node("d2").member
+    world.blocked = {(member, target) for member in world.members if member != target}
+    world.start()
+    world.run_until_in_sync(8)
+    world.run(20)
+    assert world.in_sync()
+    replies = [world.login(user, f"d{i + 1}") for user in USERS for i in range(directors)]
+    assert len({(reply.user, reply.host) for reply in replies}) == len(USERS)
+
+
+def test_a_director_away_for_a_day_brings_nothing_back() -> None:
+    world = ring_of(3)
+    world.change("d1", "127.0.1.4", weight=20)
+    world.login("alice", "d1")
+    world.run(2)
+    world.node("d3").crash()
+    world.change("d1", "127.0.1.3", remove=True)
+    world.run(1)
+    world.change("d2", "127.0.1.4", weight=0)
+    world.change("d2", "127.0.1.2", up=False)
+    for node in world.nodes.values():
+        node.skew += 24 * 3600  # a day passes
+    world.run(70)
+    world.node("d3").start()
+    world.run(5)
+    assert world.in_sync()
+    assert world.differences() == []
+    assert {row.address for row in world.node("d3").core.hosts.present()} == {
+        "127.0.1.1",
+        "127.0.1.2",
+        "127.0.1.4",
+    }
+    assert world.login("alice", "d3").host == world.login("alice", "d2").host == "127.0.1.1"

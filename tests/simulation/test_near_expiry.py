@@ -1,0 +1,129 @@
+"""Users about to expire whose fresh choice would differ: all directors give one answer (ring-rules 21-23)."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.users import margin
+from tests.simulation.parts import EXPIRE
+from tests.simulation.world import World
+
+HOSTS = [f"127.0.1.{number}" for number in (1, 2, 3, 4)]
+MARGIN = margin(EXPIRE)
+
+
+def near_expiry(directors: int, store: str = "own", before: float = 1.0) -> tuple[World, str]:
+    """A ring in which alice expires in `before` seconds, and would be placed on another host by then."""
+    world = World(directors, store=store).start().run_until_in_sync(1.5).run(0.1)
+    host = world.login("alice", "d1").host
+    assert host is not None
+    at = world.now
+    world.run(5)
+    world.change("d1", host, weight=0)
+    world.run(1)
+    world.run(at + EXPIRE - before - world.now)
+    return world, host
+
+
+def at_rest(world: World) -> None:
+    world.run(3)
+    for node in world.ups():
+        assert (len(node.core.near), node.core.assigner.held, len(node.core.pending)) == (0, 0, 0)
+    assert world.differences() == []
+
+
+@pytest.mark.parametrize("directors", [1, 2, 3, 5])
+@pytest.mark.parametrize("before", [MARGIN - 0.1, 1.0, 0.5, 0.0, -0.5, -1.0, 0.1 - MARGIN])
+def test_all_directors_give_one_answer_before_and_after_the_expiry(directors: int, before: float) -> None:
+    world, _ = near_expiry(directors, before=before)
+    replies = [world.login("alice", f"d{i + 1}") for i in range(directors)]
+    world.run(0.1)
+    assert len({reply.host for reply in replies}) == 1
+    assert replies[0].host is not None
+    assert {host for host in world.where("alice")} == {replies[0].host}
+    at_rest(world)
+
+
+@pytest.mark.parametrize("skews", [(0.9, -0.9, 0.0), (-0.9, 0.9, 0.5)])
+@pytest.mark.parametrize("delay", [0.0, 0.0003, 0.001, 0.003, 0.01])
+def test_with_clocks_that_differ_too(skews: tuple[float, ...], delay: float) -> None:
+    world = World(3)
+    for node, skew in zip(world.nodes.values(), skews, strict=True):
+        node.skew = skew
+    world.start().run_until_in_sync(1.5).run(0.1)
+    host = world.login("alice", "d1").host
+    at = world.now
+    world.run(5)
+    assert host is not None
+    world.change("d1", host, weight=0)
+    world.run(at + EXPIRE - world.now)
+    replies = []
+    for name in ("d1", "d2", "d3"):
+        replies.append(world.login("alice", name))
+        world.run(delay)
+    world.run(0.2)
+    assert len({reply.host for reply in replies}) == 1
+    at_rest(world)
+
+
+def test_a_later_sign_of_life_somewhere_keeps_the_user_where_he_is() -> None:
+    world, host = near_expiry(3, before=14.0)
+    world.seen("alice", "d3")
+    world.run(13.5)
+    reply = world.login("alice", "d1")
+    world.run(0.1)
+    assert reply.host == host
+    at_rest(world)
+
+
+def test_far_from_expiry_nobody_is_asked() -> None:
+    world, host = near_expiry(3, before=MARGIN + 2)
+    reply = world.login("alice", "d2")
+    assert reply.host == host
+
+
+def test_a_round_whose_origin_dies_holds_nobody_for_ever() -> None:
+    world, _ = near_expiry(3, before=0.5)
+    world.login("alice", "d1")
+    world.run(0.001)
+    world.node("d1").crash()
+    world.run(0.01)
+    replies = [world.login("alice", name) for name in ("d2", "d3")]
+    world.run(3)
+    assert len({reply.host for reply in replies}) == 1
+    assert not any(reply.pending for reply in replies)
+    at_rest(world)
+
+
+def test_a_lost_round_is_repeated() -> None:
+    world, _ = near_expiry(3, before=0.5)
+    world.lose_rounds(for_seconds=0.25)
+    reply = world.login("alice", "d2")
+    world.run(0.2)
+    assert reply.pending
+    world.run(0.5)
+    assert reply.host is not None
+    at_rest(world)
+
+
+def test_while_the_directors_agree_on_a_host_change_such_a_user_waits_too() -> None:
+    world, _ = near_expiry(3, before=2.0)
+    world.node("d3").freeze()
+    world.change("d1", HOSTS[3], weight=7)
+    world.run(0.2)
+    reply = world.login("alice", "d2")
+    world.run(0.3)
+    assert reply.pending
+    world.node("d3").thaw()
+    world.run(1)
+    assert reply.host is not None
+
+
+def test_in_a_cut_ring_such_a_user_is_settled_in_the_store() -> None:
+    world, _ = near_expiry(3, "shared", before=9.0)
+    world.cut("d3")
+    world.run(8.5)
+    replies = [world.login("alice", name) for name in ("d1", "d2", "d3")]
+    world.run(1)
+    assert len({reply.host for reply in replies}) == 1
+    assert replies[0].host is not None
