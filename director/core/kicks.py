@@ -100,6 +100,10 @@ class Kicks:
             return []
         run.over, run.sessions, run.problem = True, sessions, problem
         self._counters.sessions_kicked += sessions
+        for fence in self._fences:
+            if number in fence.after:
+                fence.sessions += sessions
+                fence.problem = fence.problem or problem
         self._review_fences()
         if not problem:
             self._counters.kicks_done += 1
@@ -117,6 +121,9 @@ class Kicks:
                 break
             del self._running[number]
             run.over, run.problem = True, f"no answer within {KICK_TIMEOUT:.0f} s"
+            for fence in self._fences:
+                if number in fence.after:
+                    fence.problem = run.problem
             self._counters.kicks_timed_out += 1
             fields = {"what": described(run.what), "reason": run.problem}
             effects.append(Log(Level.WARNING, "kick_failed", fields))

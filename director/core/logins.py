@@ -11,7 +11,7 @@ from director.core.events import Lookup
 from director.core.hosts import HostTable
 from director.core.pending import PENDING_TIMEOUT, Pending, Waiting
 from director.core.standing import CLAIM_AFTER
-from director.core.users import User, is_alive, pack
+from director.core.users import MOVING, User, is_alive, pack
 from director.types import Now, Stamp, UserKey
 
 SLICE = 1000
@@ -85,6 +85,8 @@ class Logins:
         user = self._users.get(key)
         if user is None or not is_alive(user, self._assigner.unix, self._users.expire):
             return False
+        if user.host == 0:
+            return bool(user.flags & MOVING)  # forgotten: he is placed afresh, once his old sessions are gone
         if self._hosts.knows(user.host):
             return not self._hosts.gone(user)
         waiting = self._pending.of(key)

@@ -216,6 +216,7 @@ class Driver:
         if self._stopped:
             return
         self._end_turn()
+        self._carry_out(self.director.ring.stop("the director stops"))
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()

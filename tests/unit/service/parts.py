@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from director.core.addresses import host_id
-from director.core.director import Director
+from director.core.director import Director, Settings
 from director.core.events import Event, Started
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
@@ -47,7 +47,7 @@ class Node:
         assigner.remember_names = True
         identity = Identity(me, time.time_ns(), "%Lu", EXPIRE, b"secret" * 4, 1.0, 5.0, 2.0)
         table = HostTable([BackendSetting(Address(host), "", "", 100) for host in hosts])
-        self.director = Director(identity, members or [me], table, assigner, NameTable(), 20.0)
+        self.director = Director(identity, members or [me], table, assigner, NameTable(), Settings())
         self.driver = Driver(self.director, self.log)
         self.store: StateStore = open_store(state, base_dir=folder)
         self.events: list[Event] = []

@@ -195,7 +195,7 @@ async def test_a_damaged_host_document_is_named_and_written_again(url: str, data
         await store.swap_document("hosts", EMPTY_VERSION, data)
     async with running(Node(url)) as node:
         await clean(node)
-        assert len(node.logged("store_hosts_damaged")) == 1
+        assert len(node.logged("store_document_damaged")) == 1
     async with opened(url) as store:
         document = await store.read_document("hosts")
     assert document is not None
