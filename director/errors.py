@@ -49,6 +49,17 @@ class ListenError(DirectorError):
         super().__init__(f"{listener}: cannot listen on {where}: {reason}")
 
 
+class TlsFileError(DirectorError):
+    """A file of `ring.tls` cannot be used; the process ends before it opens anything."""
+
+    exit_code = EX_CONFIG
+
+    def __init__(self, part: str, problem: str) -> None:
+        """part: `cert`, `key` or `ca`."""
+        self.part, self.problem = part, problem
+        super().__init__(f"ring.tls.{part}: {problem}")
+
+
 class PeerError(DirectorError):
     """Somebody on a socket sent what cannot be accepted; that connection is closed, all else goes on."""
 

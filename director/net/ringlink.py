@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, cast
 
+from director.errors import PeerError
+from director.net.tls import NoTls, Session, looks_like_tls, unexpected
 from director.types import Address, LinkId
 
 QUEUE_LIMIT = 64 * 1024 * 1024
@@ -15,6 +17,11 @@ HIGH_WATER = 1024 * 1024
 """Bytes waiting above which bulk is held back."""
 LINGER = 2.0
 """Seconds a closed link stays half open, so that the other end can read why it was closed."""
+TLS_TIMEOUT = 2.0
+"""Seconds from the TCP connection to the end of the TLS handshake."""
+
+Secure = Callable[[Address], Session]
+"""Begins TLS with the director at an address."""
 
 
 class Frames(Protocol):
@@ -28,7 +35,11 @@ class Frames(Protocol):
 class LinkOwner(Protocol):
     """Who is told what happens to links."""
 
-    def link_opened(self, link: RingLink) -> None: ...
+    def link_opened(self, link: RingLink) -> None:
+        """It stands; with TLS, both certificates are good."""
+
+    def link_refused(self, link: RingLink, reason: str) -> None:
+        """TLS failed before the link was opened. The owner may say why, and closes."""
 
     def link_received(self, link: LinkId, messages: Sequence[object]) -> None: ...
 
@@ -43,11 +54,24 @@ class LinkOwner(Protocol):
 class RingLink(asyncio.Protocol):
     """The socket of one link. `close` ends it without telling the owner; all else that ends it is told."""
 
-    def __init__(self, number: LinkId, owner: LinkOwner, frames: Frames, unreadable: type[Exception]) -> None:
+    def __init__(
+        self,
+        number: LinkId,
+        owner: LinkOwner,
+        frames: Frames,
+        unreadable: type[Exception],
+        secure: Secure | None = None,
+    ) -> None:
+        """secure: None: without TLS."""
         self.number, self._owner, self._frames, self._unreadable = number, owner, frames, unreadable
         self.remote = Address("")
         self.bytes_in = self.bytes_out = self.peak = self.last_read = self.last_write = 0
+        """Bytes are those on the line."""
         self._transport: asyncio.Transport | None = None
+        self._secure = secure
+        self._tls: Session | None = None
+        self._handshake: asyncio.TimerHandle | None = None
+        """Its time-out, as long as it goes on."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -57,31 +81,52 @@ class RingLink(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         self.remote = Address(peer[0])
-        self._owner.link_opened(self)
+        if self._secure is None:
+            self._owner.link_opened(self)
+            return
+        self._tls = self._secure(self.remote)
+        self._handshake = asyncio.get_running_loop().call_later(
+            TLS_TIMEOUT, self._fail, f"no TLS handshake with {self.remote} within {TLS_TIMEOUT:.0f} s"
+        )
+        self._decrypted(self._tls, b"")
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None:
             return
+        first = self.bytes_in == 0
         self.bytes_in += len(data)
         self.last_read = int(time.time())
+        if self._tls is not None:
+            data, first = self._decrypted(self._tls, data), False
+            if self._transport is None:
+                return
         try:
             for messages in self._frames.feed(data):
                 self._owner.link_received(self.number, messages)
                 if self._transport is None:
                     return
         except self._unreadable as exc:
-            self._owner.link_unreadable(self.number, str(exc))
+            tls = first and looks_like_tls(data)
+            self._owner.link_unreadable(self.number, unexpected(self.remote) if tls else str(exc))
 
     def pause_writing(self) -> None:
-        self._owner.link_congested(self.number, False)
+        if not self.securing:
+            self._owner.link_congested(self.number, False)
 
     def resume_writing(self) -> None:
-        self._owner.link_congested(self.number, True)
+        if not self.securing:
+            self._owner.link_congested(self.number, True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
             self._transport = None
-            self._owner.link_closed(self.number, str(exc) if exc else "connection closed")
+            reason = str(exc) if exc else "connection closed"
+            self._fail(f"{reason} in the TLS handshake" if self.securing else reason)
+
+    @property
+    def securing(self) -> bool:
+        """Whether the TLS handshake goes on: the link will be opened, or refused."""
+        return self._handshake is not None
 
     @property
     def buffered(self) -> int:
@@ -94,9 +139,11 @@ class RingLink(asyncio.Protocol):
     def send(self, frame: bytes) -> None:
         if self._transport is None:
             return
-        self.bytes_out += len(frame)
-        self.last_write = int(time.time())
-        self._transport.write(frame)
+        if self._tls is None:
+            self._write(frame)
+        elif self._tls.established:
+            self._tls.send(frame)
+            self._write(self._tls.outgoing())
         waiting = self.buffered
         self.peak = max(self.peak, waiting)
         if waiting > QUEUE_LIMIT:
@@ -107,11 +154,52 @@ class RingLink(asyncio.Protocol):
 
         Not at once: bytes that are not read yet would reset the connection, and what was sent might be lost.
         """
+        self._handshake_over()
         if self._transport is not None:
+            if self._tls is not None:
+                self._tls.close()
+                self._write(self._tls.outgoing())
             transport, self._transport = self._transport, None
             if not transport.is_closing():
                 transport.write_eof()
             asyncio.get_running_loop().call_later(LINGER, transport.abort)
+
+    def _decrypted(self, tls: Session, data: bytes) -> bytes:
+        """What the other end says inside TLS. Opens the link when the handshake is done."""
+        try:
+            data = tls.receive(data)
+        except PeerError as exc:
+            self._write(tls.outgoing())  # the alert that tells the other end
+            if isinstance(exc, NoTls):
+                self._tls = None
+            self._fail(str(exc))
+            return b""
+        self._write(tls.outgoing())
+        if self.securing and tls.established:
+            self._handshake_over()
+            self._owner.link_opened(self)
+        return data
+
+    def _write(self, data: bytes) -> None:
+        if data and self._transport is not None:
+            self.bytes_out += len(data)
+            self.last_write = int(time.time())
+            self._transport.write(data)
+
+    def _fail(self, reason: str) -> None:
+        """It ends by itself: as a link that never was, or as one that stood."""
+        if self.securing:
+            self._handshake_over()
+            self._owner.link_refused(self, reason)
+        elif self._transport is not None:
+            self._end(reason)
+        else:
+            self._owner.link_closed(self.number, reason)
+
+    def _handshake_over(self) -> None:
+        if self._handshake is not None:
+            self._handshake.cancel()
+            self._handshake = None
 
     def _end(self, reason: str) -> None:
         if self._transport is not None:

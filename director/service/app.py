@@ -31,6 +31,7 @@ from director.net import listen
 from director.net.admin import serve_client
 from director.net.login import Relay
 from director.net.notify import NotifyReader
+from director.net.tls import RingTls
 from director.service.admin import AdminHandler
 from director.service.config import Config, ListenerConfig, load
 from director.service.driver import Driver
@@ -128,7 +129,8 @@ class App:
                 flush_program=bool(config.users.flush_socket),
             ),
         )
-        self.driver = Driver(self.director, log)
+        tls = config.ring.tls
+        self.driver = Driver(self.director, log, RingTls(tls.cert, tls.key, tls.ca) if tls else None)
         self.store = open_store(config.state, base_dir=config.folder)
         self.persistence = Persistence(
             self.store,

@@ -18,7 +18,8 @@ import msgspec
 
 from director.core.hashing import HashFormatError, UserHash
 from director.core.hosts import MAX_WEIGHT, BackendSetting
-from director.errors import ConfigErrors
+from director.errors import ConfigErrors, TlsFileError
+from director.net.tls import RingTls
 from director.service.servers import (
     ADMIN_PORT,
     HTTP_PORT,
@@ -27,6 +28,7 @@ from director.service.servers import (
     Resolve,
     addresses_of,
     is_local,
+    is_named,
     own_endpoint,
     read_backends,
     read_directors,
@@ -65,15 +67,31 @@ class MailServers(Texts):
         return "\n".join([*lines, "]"])
 
 
+class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[ring.tls]: PEM files, absolute paths once loaded. All are empty, or none is."""
+
+    cert: Annotated[str, Text()] = ""
+    """Of this director; must carry the address of `ring.listen`."""
+    key: Annotated[str, Text()] = ""
+    ca: Annotated[str, Text()] = ""
+    """Whose certificates the directors accept of each other."""
+
+    def __bool__(self) -> bool:
+        return bool(self.ca)
+
+
 class RingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[ring]: the directors that share their users."""
 
     servers: Annotated[tuple[Endpoint, ...], Texts()] = ()
     """Empty: this director stands alone, without a ring."""
+    names: tuple[tuple[str, Endpoint], ...] = ()
+    """The entries of `servers` that are names, as written, and who they were when they were read."""
     listen: Annotated[Endpoint | None, Text()] = None
     """Which of `servers` this director is. None only where there is no ring."""
     wire: Annotated[str, Later(Choice("native", "dovecot"), only="native")] = "native"
     secret: Annotated[Secret, SecretFile(at_least=16)] = Secret()
+    tls: TlsConfig = TlsConfig()
     ping_interval: Annotated[float, Duration(at_least=0.01)] = 1.0
     ping_timeout: Annotated[float, Duration(at_least=0.01)] = 5.0
     """A neighbour that says nothing for so long is taken for dead."""
@@ -239,18 +257,21 @@ def _state(reader: Reader, raw: Mapping[str, Any]) -> StateUrl:
 
 
 def _ring(reader: Reader, raw: object, resolve: Resolve, local: Callable[[Address], bool]) -> RingConfig:
-    given = reader.section(RingConfig, raw, "ring", later=("tls",))
+    given = reader.section(RingConfig, raw, "ring")
     entries: list[str] = given.pop("servers", [])
     listen = reader.endpoint("ring.listen", given.pop("listen", ""), RING_PORT, resolve)
-    servers = read_directors(
+    listed = read_directors(
         entries, resolve, lambda i, text: reader.problem(f"ring.servers[{i}]", text, value=entries[i])
     )
+    servers = tuple(listed)
+    names = tuple((entry, endpoint) for endpoint, entry in listed.items() if is_named(entry))
     if (servers or listen) and not reader.reported("ring.servers") and not reader.reported("ring.listen"):
         try:
             listen = own_endpoint(servers, listen, local)
         except ValueError as exc:
             reader.problem("ring.listen", str(exc))
-    ring = RingConfig(**given, servers=servers, listen=listen)
+    tls = _tls(reader, given.pop("tls", None), listen)
+    ring = RingConfig(**given, servers=servers, names=names, listen=listen, tls=tls)
     if len(entries) > 1 and not ring.secret and not reader.reported("ring.secret_file"):
         reader.problem(
             "ring.secret_file",
@@ -260,6 +281,30 @@ def _ring(reader: Reader, raw: object, resolve: Resolve, local: Callable[[Addres
     if ring.ping_timeout <= ring.ping_interval:
         reader.problem("ring.ping_timeout", "must be longer than ring.ping_interval")
     return ring
+
+
+def _tls(reader: Reader, raw: object, me: Endpoint | None) -> TlsConfig:
+    given: dict[str, str] = reader.section(TlsConfig, raw, "ring.tls")
+    paths = {part: str(reader.folder / path) for part, path in given.items() if path}
+    if not paths or reader.reported("ring.tls"):
+        return TlsConfig()
+    missing = [part for part in ("cert", "key", "ca") if part not in paths]
+    if missing:
+        reader.problem("ring.tls", f"{' and '.join(missing)} missing; give cert, key and ca, or none of them")
+        return TlsConfig()
+    tls = TlsConfig(**paths)
+    try:
+        loaded = RingTls(tls.cert, tls.key, tls.ca)
+    except TlsFileError as exc:
+        reader.problem(f"ring.tls.{exc.part}", exc.problem)
+        return tls
+    reader.warn_if_public("ring.tls.key", Path(tls.key))
+    problem = loaded.problem_with_own(me.address) if me is not None else None
+    if problem is not None:
+        reader.warnings.append(
+            f"{reader.file}: ring.tls.cert: other directors will refuse {tls.cert}: {problem}; make a new one"
+        )
+    return tls
 
 
 def _backends(reader: Reader, raw: object, resolve: Resolve) -> BackendsConfig:

@@ -71,7 +71,8 @@ from director.core.messages import Bye, HostRow, MemberRow, RingMessage
 from director.core.order import split_member
 from director.errors import BadRequest, KickError, OperationError, Refused, TryAgain, UnknownName
 from director.net.login import Client
-from director.net.ringlink import RingLink
+from director.net.ringlink import RingLink, Secure
+from director.net.tls import RingTls
 from director.service.log import LimitedLog
 from director.service.log import Log as Logger
 from director.types import LinkId, Now, RequestId, UserKey
@@ -165,8 +166,10 @@ class Counts:
 
 
 class Driver:
-    def __init__(self, director: Director, log: Logger) -> None:
+    def __init__(self, director: Director, log: Logger, tls: RingTls | None = None) -> None:
+        """tls: for the ring; None: its links are plain."""
         self.director = director
+        self._tls = tls
         self.counts = Counts()
         self.links: dict[LinkId, RingLink] = {}
         self.store: Store | None = None
@@ -381,8 +384,13 @@ class Driver:
     # ---- the ring's sockets
 
     def new_link(self) -> RingLink:
+        """For a connection that is accepted."""
+        return self._link(self._tls.accepting if self._tls else None)
+
+    def _link(self, secure: Secure | None) -> RingLink:
         self._numbers += 1
-        return RingLink(LinkId(self._numbers), self, ring_native.FrameReader(), ring_native.FrameError)
+        reader = ring_native.FrameReader()
+        return RingLink(LinkId(self._numbers), self, reader, ring_native.FrameError, secure)
 
     def link_opened(self, link: RingLink) -> None:
         dial = self._dialled.pop(link.number, None)
@@ -392,6 +400,15 @@ class Driver:
             self.handle(LinkOpened(link.number, nonce, link.remote))
         else:
             self.handle(LinkOpened(link.number, nonce, link.remote, dial.member, dial.leftwards))
+
+    def link_refused(self, link: RingLink, reason: str) -> None:
+        dial = self._dialled.pop(link.number, None)
+        peer = dial.member if dial is not None else link.remote
+        self._limited.warning(time.monotonic(), "ring_tls_failed", peer, peer=peer, reason=reason)
+        link.send(ring_native.encode([Bye(reason)]))
+        link.close()
+        if dial is not None:
+            self.handle(DialFailed(dial.member, reason, dial.leftwards))
 
     def link_received(self, link: LinkId, messages: Sequence[object]) -> None:
         self.handle(Received(link, cast(Sequence[RingMessage], messages)))
@@ -417,7 +434,7 @@ class Driver:
         member = dial.member
         address, port = split_member(member)
         local = split_member(self.director.me)[0]
-        link = self.new_link()
+        link = self._link(self._tls.dialling if self._tls else None)
         self._dialled[link.number] = dial
         try:
             with anyio.fail_after(CONNECT_TIMEOUT):
@@ -427,7 +444,7 @@ class Driver:
         except OSError as exc:
             reason = exc.strerror or str(exc)
         else:
-            if link.number not in self._dialled:
+            if link.number not in self._dialled or link.securing:
                 return
             reason = "it hung up at once"
         self._dialled.pop(link.number, None)

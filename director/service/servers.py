@@ -81,13 +81,27 @@ def read_endpoint(text: str, port: int, resolve: Resolve) -> Endpoint:
     return Endpoint(found[0], port)
 
 
-def read_directors(entries: Iterable[str], resolve: Resolve, report: Report) -> tuple[Endpoint, ...]:
-    """The directors of the ring: one address each, one IP family, none twice. Bad entries are left out."""
+def read_director(entry: str, resolve: Resolve) -> Endpoint:
+    """One entry of `ring.servers`. Raises ValueError."""
+    endpoint = read_endpoint(entry, RING_PORT, resolve)
+    _one_machine(endpoint.address)
+    return endpoint
+
+
+def is_named(entry: str) -> bool:
+    """Whether an entry that can be read is a name, which may get another address later."""
+    return _address(_split_port(entry)[0]) is None
+
+
+def read_directors(entries: Iterable[str], resolve: Resolve, report: Report) -> dict[Endpoint, str]:
+    """The directors of the ring, each with its entry: one address each, one IP family, none twice.
+
+    Bad entries are left out.
+    """
     written: dict[Endpoint, str] = {}
     for index, entry in enumerate(entries):
         try:
-            endpoint = read_endpoint(entry, RING_PORT, resolve)
-            _one_machine(endpoint.address)
+            endpoint = read_director(entry, resolve)
         except ValueError as exc:
             report(index, str(exc))
             continue
@@ -103,7 +117,7 @@ def read_directors(entries: Iterable[str], resolve: Resolve, report: Report) -> 
             )
             continue
         written[endpoint] = entry
-    return tuple(written)
+    return written
 
 
 def own_endpoint(

@@ -65,12 +65,10 @@ class Reader:
         """Whether something is wrong with `key` or what is below it."""
         return any(p.key == key or p.key.startswith((f"{key}.", f"{key}[")) for p in self.problems)
 
-    def section(
-        self, cls: type[msgspec.Struct], raw: object, prefix: str, later: tuple[str, ...] = ()
-    ) -> dict[str, Any]:
+    def section(self, cls: type[msgspec.Struct], raw: object, prefix: str) -> dict[str, Any]:
         """What table `raw` says about the fields of `cls`: read values, and sub-tables as they are.
 
-        later: keys that are known, but refused. What is wrong is reported and left out.
+        What is wrong is reported and left out.
         """
         if not isinstance(raw, dict):
             if raw is not None:
@@ -81,9 +79,7 @@ class Reader:
         for name, value in raw.items():
             key = f"{prefix}.{name}".lstrip(".")
             self._written[key] = value
-            if name in later:
-                self.problem(key, "comes in a later release; leave it out")
-            elif name not in fields:
+            if name not in fields:
                 known = nearest(name, fields) or "; known: " + ", ".join(fields)
                 self.problem(key, f"unknown key{known}")
             elif (kind := _kind(fields[name])) is None:

@@ -1,20 +1,23 @@
-"""Links between two ends on loopback."""
+"""Links between two ends on loopback, plain and over TLS."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
 from director.core.messages import Bye, Ping, Users
 from director.net import ringlink
-from director.net.ringlink import RingLink
+from director.net.ringlink import RingLink, Secure
+from director.net.tls import Session
 from director.types import LinkId
 from director.wire import ring_native
 from director.wire.ring_native import FrameError, FrameReader, encode
+from tests.certificates import Authority
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -24,8 +27,10 @@ LARGE = encode([Users(bytes(22 * 40_000))])
 class End:
     """One end: notes what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, secure: Secure | None = None) -> None:
+        self.secure = secure
         self.link: RingLink | None = None
+        self.refused: list[str] = []
         self.received: list[object] = []
         self.closed: list[str] = []
         self.unreadable: list[str] = []
@@ -33,10 +38,15 @@ class End:
         self.on_message: Callable[[object], None] = lambda message: None
 
     def new(self) -> RingLink:
-        return RingLink(LinkId(1), self, FrameReader(), FrameError)
+        return RingLink(LinkId(1), self, FrameReader(), FrameError, self.secure)
 
     def link_opened(self, link: RingLink) -> None:
         self.link = link
+
+    def link_refused(self, link: RingLink, reason: str) -> None:
+        self.refused.append(reason)
+        link.send(encode([Bye(reason)]))
+        link.close()
 
     def link_received(self, link: LinkId, messages: Sequence[object]) -> None:
         for message in messages:
@@ -70,30 +80,39 @@ async def listening(end: End) -> AsyncIterator[tuple[str, int]]:
         server.close()
 
 
-@asynccontextmanager
-async def linked() -> AsyncIterator[tuple[End, End]]:
-    """The end that dialled, the end that accepted."""
-    near, far = End(), End()
-    async with listening(far) as address:
-        await asyncio.get_running_loop().create_connection(near.new, *address)
-        await until(lambda: far.link)
-        try:
-            yield near, far
-        finally:
-            near.own.close()
-            far.own.close()
+Linked = Callable[[], AbstractAsyncContextManager[tuple[End, End]]]
 
 
-async def test_messages_arrive_and_the_other_ends_address_is_known() -> None:
+@pytest.fixture(params=["plain", "tls"])
+def linked(request: pytest.FixtureRequest, authority: Authority) -> Linked:
+    """Gives the end that dialled and the end that accepted."""
+    tls = authority.tls("127.0.0.1") if request.param == "tls" else None
+
+    @asynccontextmanager
+    async def link() -> AsyncIterator[tuple[End, End]]:
+        near, far = (End(tls.dialling), End(tls.accepting)) if tls else (End(), End())
+        async with listening(far) as address:
+            await asyncio.get_running_loop().create_connection(near.new, *address)
+            await until(lambda: near.link and far.link)
+            try:
+                yield near, far
+            finally:
+                near.own.close()
+                far.own.close()
+
+    return link
+
+
+async def test_messages_arrive_and_the_other_ends_address_is_known(linked: Linked) -> None:
     async with linked() as (near, far):
         near.own.send(encode([Ping(1), Ping(2)]))
         await until(lambda: len(far.received) == 2)
         assert far.received == [Ping(1), Ping(2)]
         assert far.own.remote == "127.0.0.1"
-        assert near.own.bytes_out == far.own.bytes_in == len(encode([Ping(1), Ping(2)]))
+        assert near.own.bytes_out == far.own.bytes_in >= len(encode([Ping(1), Ping(2)]))
 
 
-async def test_a_large_frame_right_behind_the_proof_is_accepted() -> None:
+async def test_a_large_frame_right_behind_the_proof_is_accepted(linked: Linked) -> None:
     async with linked() as (near, far):
         far.on_message = lambda message: far.own.trust(ring_native.LIMIT)
         near.own.send(encode([Ping(1)]) + LARGE)
@@ -101,7 +120,7 @@ async def test_a_large_frame_right_behind_the_proof_is_accepted() -> None:
         assert far.unreadable == []
 
 
-async def test_what_is_no_frame_is_told_to_both_ends() -> None:
+async def test_what_is_no_frame_is_told_to_both_ends(linked: Linked) -> None:
     async with linked() as (near, far):
         near.own.send(LARGE)
         await until(lambda: near.closed)
@@ -110,7 +129,7 @@ async def test_what_is_no_frame_is_told_to_both_ends() -> None:
         assert far.closed == []
 
 
-async def test_after_close_nothing_more_is_taken_in() -> None:
+async def test_after_close_nothing_more_is_taken_in(linked: Linked) -> None:
     async with linked() as (near, far):
         far.on_message = lambda message: far.own.close()
         near.own.send(encode([Ping(1)]) + encode([Ping(2)]))
@@ -119,7 +138,7 @@ async def test_after_close_nothing_more_is_taken_in() -> None:
         assert far.closed == []
 
 
-async def test_the_last_words_arrive_though_the_other_end_was_not_read_to_the_end() -> None:
+async def test_the_last_words_arrive_though_the_other_end_was_not_read_to_the_end(linked: Linked) -> None:
     async with linked() as (near, far):
 
         def send_away(message: object) -> None:
@@ -133,7 +152,7 @@ async def test_the_last_words_arrive_though_the_other_end_was_not_read_to_the_en
         assert near.received == [Bye("enough")]
 
 
-async def test_the_owner_is_told_once_when_the_other_end_goes_away() -> None:
+async def test_the_owner_is_told_once_when_the_other_end_goes_away(linked: Linked) -> None:
     async with linked() as (near, far):
         near.own.close()
         await until(lambda: far.closed)
@@ -170,3 +189,121 @@ async def test_congestion_ends_when_the_neighbour_reads_again() -> None:
             while end.congested != [True, False]:
                 await loop.sock_recv(neighbour, 1 << 20)
             end.own.close()
+
+
+# ---- TLS that does not come about
+
+
+async def meet(dialler: Secure | None, acceptor: Secure | None) -> tuple[End, End]:
+    """Two ends that cannot agree, when both have noticed."""
+    near, far = End(dialler), End(acceptor)
+    async with listening(far) as address:
+        await asyncio.get_running_loop().create_connection(near.new, *address)
+        if dialler is None:
+            near.own.send(encode([Ping(1)]))
+        await until(lambda: trouble(near) and trouble(far))
+    return near, far
+
+
+def trouble(end: End) -> list[str]:
+    """Why this end gave up, or was told to."""
+    told = [message.reason for message in end.received if isinstance(message, Bye)]
+    return [*end.refused, *end.unreadable, *told, *end.closed]
+
+
+async def test_a_dialler_without_tls_is_told_that_it_is_needed(authority: Authority) -> None:
+    near, far = await meet(None, authority.tls("127.0.0.1").accepting)
+    (reason,) = far.refused
+    assert reason.startswith("127.0.0.1 speaks no TLS")
+    assert "set ring.tls on all directors" in reason
+    assert near.received == [Bye(reason)]
+    assert far.link is None
+
+
+async def test_a_dialler_with_tls_is_told_that_nobody_here_speaks_it(authority: Authority) -> None:
+    near, far = await meet(authority.tls("127.0.0.1").dialling, None)
+    await until(lambda: near.refused)
+    assert far.unreadable[0].startswith("127.0.0.1 speaks TLS, this end does not")
+    assert near.link is None
+
+
+async def test_a_plain_greeting_is_taken_for_what_it_is_by_a_dialler_with_tls(authority: Authority) -> None:
+    near, far = End(authority.tls("127.0.0.1").dialling), End()
+    async with listening(far) as address:
+        await asyncio.get_running_loop().create_connection(near.new, *address)
+        await until(lambda: far.link)
+        far.own.send(encode([Ping(1)]))
+        await until(lambda: near.refused)
+    assert near.refused[0].startswith("127.0.0.1 speaks no TLS")
+
+
+@pytest.mark.parametrize("side", ["dialler", "acceptor"])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("other CA", "is refused: unable to get local issuer certificate"),
+        ("expired", "is refused: certificate has expired"),
+        ("other address", "is not for its address: expected subjectAltName IP:127.0.0.1"),
+    ],
+)
+async def test_a_bad_certificate_is_named_and_its_owner_is_told(
+    authority: Authority, other_authority: Authority, side: str, fault: str, reason: str
+) -> None:
+    bad = {
+        "other CA": lambda: other_authority.tls("127.0.0.1", believes=authority),
+        "expired": lambda: authority.tls("127.0.0.1", days=-1),
+        "other address": lambda: authority.tls("127.0.0.9"),
+    }[fault]()
+    good = authority.tls("127.0.0.1")
+    dialler, acceptor = (bad, good) if side == "dialler" else (good, bad)
+    near, far = await meet(dialler.dialling, acceptor.accepting)
+    judge, owner = (far, near) if side == "dialler" else (near, far)
+    assert reason in judge.refused[0]
+    assert judge.refused[0].startswith("the certificate of 127.0.0.1")
+    assert judge.link is None
+    assert any("refuses our certificate" in text or reason in text for text in trouble(owner))
+
+
+async def test_who_shows_no_certificate_stays_outside(authority: Authority) -> None:
+    anybody = ssl.create_default_context(cafile=authority.ca)
+    near, far = await meet(
+        lambda peer: Session(anybody, peer, dialled=True), authority.tls("127.0.0.1").accepting
+    )
+    assert far.refused == ["127.0.0.1 shows no certificate"]
+    assert far.link is None
+    assert "certificate required" in trouble(near)[0]
+
+
+async def test_who_says_nothing_in_the_handshake_is_given_up(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ringlink, "TLS_TIMEOUT", 0.05)
+    end = End(authority.tls("127.0.0.1").accepting)
+    async with listening(end) as address:
+        with socket.create_connection(address) as neighbour:
+            await until(lambda: end.refused)
+            neighbour.setblocking(False)
+            assert await asyncio.get_running_loop().sock_recv(neighbour, 100) == b""
+    assert end.refused[0].startswith("no TLS handshake with 127.0.0.1")
+    assert end.closed == []
+
+
+async def test_who_hangs_up_in_the_handshake_is_told_of_once(authority: Authority) -> None:
+    end = End(authority.tls("127.0.0.1").accepting)
+    async with listening(end) as address:
+        socket.create_connection(address).close()
+        await until(lambda: end.refused)
+    assert end.refused == ["connection closed in the TLS handshake"]
+    assert end.closed == []
+
+
+async def test_garbage_inside_an_established_link_ends_it_as_any_broken_link(authority: Authority) -> None:
+    tls = authority.tls("127.0.0.1")
+    near, far = End(tls.dialling), End(tls.accepting)
+    async with listening(far) as address:
+        await asyncio.get_running_loop().create_connection(near.new, *address)
+        await until(lambda: near.link and far.link)
+        far.own.data_received(b"\x17\x03\x03\x00\x20" + bytes(32))
+        await until(lambda: near.closed)
+    assert far.refused == []
+    assert far.closed[0].startswith("TLS with 127.0.0.1 failed")

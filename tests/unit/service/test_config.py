@@ -250,7 +250,6 @@ def test_where_a_section_belongs_nothing_else_is_taken(place: Place, text: str, 
     ("text", "key"),
     [
         ('[ring]\nwire = "dovecot"\n', "ring.wire"),
-        ('[ring]\ntls = {cert = "c", key = "k", ca = "a"}\n', "ring.tls"),
         ('[users]\nflush_socket = "unix:flush"\n', "users.flush_socket"),
         ("[health]\nenabled = true\n", "health.enabled"),
         ('[listen.authreply]\npath = "other"\n', "listen.authreply"),
