@@ -35,6 +35,9 @@ class Frames(Protocol):
 class LinkOwner(Protocol):
     """Who is told what happens to links."""
 
+    def link_securing(self, link: RingLink) -> None:
+        """Its TLS handshake begins; it will be opened or refused, unless the owner closes it before."""
+
     def link_opened(self, link: RingLink) -> None:
         """It stands; with TLS, both certificates are good."""
 
@@ -89,6 +92,7 @@ class RingLink(asyncio.Protocol):
             TLS_TIMEOUT, self._fail, f"no TLS handshake with {self.remote} within {TLS_TIMEOUT:.0f} s"
         )
         self._decrypted(self._tls, b"")
+        self._owner.link_securing(self)
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None:

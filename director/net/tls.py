@@ -159,7 +159,8 @@ class Session:
         if isinstance(exc, ssl.SSLCertVerificationError):
             if exc.verify_code == _IP_MISMATCH:
                 return self._wrong_address
-            return f"the certificate of {self.peer} is refused: {exc.verify_message}"
+            untrusted = "it does not lead to ring.tls.ca: " if exc.verify_code in _OTHER_CA else ""
+            return f"the certificate of {self.peer} is refused: {untrusted}{exc.verify_message}"
         if "alert" in reason:
             return f"{self.peer} refuses our certificate or our TLS: {reason}"
         if reason == "peer did not return a certificate":
@@ -169,6 +170,8 @@ class Session:
 
 _IP_MISMATCH = 64
 """X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
+_OTHER_CA = range(18, 22)
+"""OpenSSL's ways to say so, from X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT on; which one depends on the chain."""
 
 
 def _same(name: str, address: Address) -> bool:

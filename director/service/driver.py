@@ -194,6 +194,8 @@ class Driver:
         """When the watch last looked at the clock."""
         self._auth_trouble: set[str] = set()
         self._dialled: dict[LinkId, Dial] = {}
+        self._securing: set[RingLink] = set()
+        """Connections in their TLS handshake."""
 
     # ---- running
 
@@ -223,7 +225,7 @@ class Driver:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-        for link in list(self.links.values()):
+        for link in [*self.links.values(), *self._securing]:
             link.close()
 
     async def _watch(self) -> None:
@@ -392,7 +394,14 @@ class Driver:
         reader = ring_native.FrameReader()
         return RingLink(LinkId(self._numbers), self, reader, ring_native.FrameError, secure)
 
+    def link_securing(self, link: RingLink) -> None:
+        if self._stopped:
+            link.close()
+        else:
+            self._securing.add(link)
+
     def link_opened(self, link: RingLink) -> None:
+        self._securing.discard(link)
         dial = self._dialled.pop(link.number, None)
         self.links[link.number] = link
         nonce = secrets.token_bytes(32)
@@ -402,6 +411,7 @@ class Driver:
             self.handle(LinkOpened(link.number, nonce, link.remote, dial.member, dial.leftwards))
 
     def link_refused(self, link: RingLink, reason: str) -> None:
+        self._securing.discard(link)
         dial = self._dialled.pop(link.number, None)
         peer = dial.member if dial is not None else link.remote
         self._limited.warning(time.monotonic(), "ring_tls_failed", peer, peer=peer, reason=reason)

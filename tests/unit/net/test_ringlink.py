@@ -40,6 +40,8 @@ class End:
     def new(self) -> RingLink:
         return RingLink(LinkId(1), self, FrameReader(), FrameError, self.secure)
 
+    def link_securing(self, link: RingLink) -> None: ...
+
     def link_opened(self, link: RingLink) -> None:
         self.link = link
 
@@ -241,7 +243,7 @@ async def test_a_plain_greeting_is_taken_for_what_it_is_by_a_dialler_with_tls(au
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("other CA", "is refused: unable to get local issuer certificate"),
+        ("other CA", "is refused: it does not lead to ring.tls.ca"),
         ("expired", "is refused: certificate has expired"),
         ("other address", "is not for its address: expected subjectAltName IP:127.0.0.1"),
     ],

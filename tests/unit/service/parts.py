@@ -14,6 +14,7 @@ from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity
 from director.core.names import NameTable
 from director.core.users import BUCKET_SHIFT, User, pack, unpack
+from director.net.tls import RingTls
 from director.service.driver import Driver
 from director.service.log import Log
 from director.service.operations import Operations
@@ -40,6 +41,7 @@ class Node:
         members: Sequence[MemberId] = (),
         hosts: Sequence[str] = HOSTS,
         lease_ttl: float = 3.0,
+        tls: RingTls | None = None,
     ) -> None:
         self.lines: list[str] = []
         self.log = Log(write=self.lines.append, level="debug")
@@ -48,7 +50,7 @@ class Node:
         identity = Identity(me, time.time_ns(), "%Lu", EXPIRE, b"secret" * 4, 1.0, 5.0, 2.0)
         table = HostTable([BackendSetting(Address(host), "", "", 100) for host in hosts])
         self.director = Director(identity, members or [me], table, assigner, NameTable(), Settings())
-        self.driver = Driver(self.director, self.log)
+        self.driver = Driver(self.director, self.log, tls)
         self.store: StateStore = open_store(state, base_dir=folder)
         self.events: list[Event] = []
         self.persistence = Persistence(

@@ -46,6 +46,7 @@ class Place:
         self.folder = folder
         self.file = folder / "director.toml"
         self.environ: dict[str, str] = {}
+        self.names = {"imap.example.com": ["10.2.0.1", "10.2.0.2"]}
         self.write("ring.secret", "0123456789abcdef\n", mode=0o600)
 
     def write(self, name: str, content: str, *, mode: int = 0o600) -> None:
@@ -57,7 +58,7 @@ class Place:
         return load(
             self.file,
             self.environ,
-            resolve={"imap.example.com": ["10.2.0.1", "10.2.0.2"]}.__getitem__,
+            resolve=self.names.__getitem__,
             local=lambda address: address == "10.0.0.1",
         )
 
@@ -518,3 +519,12 @@ def test_the_environment_of_the_process_is_not_read(place: Place, monkeypatch: p
         "backends.mail_servers"
     ]
     assert "is not set" in problem.expected
+
+
+def test_which_entries_of_the_ring_are_names_is_kept(place: Place) -> None:
+    text = RING.replace('"10.0.0.2"', '"10.0.0.2", "d3.example.com:9191"')
+    place.names["d3.example.com"] = ["10.0.0.3"]
+    d3 = Endpoint(Address("10.0.0.3"), 9191)
+    ring = place.load(text + BACKENDS).ring
+    assert ring.servers[2] == d3
+    assert ring.names == (("d3.example.com:9191", d3),)

@@ -23,10 +23,12 @@ from director.errors import BadRequest, Refused, UnknownName
 from director.net import listen
 from director.net.login import Client, Relay
 from director.net.ringlink import RingLink
+from director.net.tls import RingTls
 from director.service import driver as driver_module
 from director.service.driver import Driver
 from director.types import Address, LinkId, MemberId, Now, RequestId
 from director.wire.ring_native import FrameError, FrameReader
+from tests.certificates import Authority
 from tests.servers import free_port
 from tests.unit.service.parts import HOSTS, ME, OTHER, Node, key_of
 from tests.waiting import until
@@ -325,11 +327,11 @@ async def test_a_change_that_is_not_carried_out_says_why(
 
 
 @asynccontextmanager
-async def pair() -> AsyncIterator[tuple[Node, Node]]:
-    """Two nodes that run and listen on loopback."""
+async def running(*tls: RingTls | None) -> AsyncIterator[tuple[Node, Node]]:
+    """Two nodes that run and listen on loopback, each with or without TLS."""
     port = free_port()
     members = [MemberId(f"{member.partition(':')[0]}:{port}") for member in (ME, OTHER)]
-    nodes = [Node(me=member, members=members) for member in members]
+    nodes = [Node(me=member, members=members, tls=own) for member, own in zip(members, tls, strict=True)]
     async with anyio.create_task_group() as tasks:
         servers = []
         for node in nodes:
@@ -339,13 +341,22 @@ async def pair() -> AsyncIterator[tuple[Node, Node]]:
             servers.append(await loop.create_server(node.driver.new_link, sock=sock))
             await tasks.start(node.driver.run)
             node.start()
+        try:
+            yield nodes[0], nodes[1]
+        finally:
+            for node in nodes:
+                node.driver.stop()
+            for server in servers:
+                server.close()
+            tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def pair(*tls: RingTls | None) -> AsyncIterator[tuple[Node, Node]]:
+    """Two nodes in one ring."""
+    async with running(*tls or (None, None)) as nodes:
         await until(lambda: all(len(node.director.barrier.ring) == 2 for node in nodes))
-        yield nodes[0], nodes[1]
-        for node in nodes:
-            node.driver.stop()
-        for server in servers:
-            server.close()
-        tasks.cancel_scope.cancel()
+        yield nodes
 
 
 async def test_two_drivers_form_a_ring_and_share_what_they_decide() -> None:
@@ -356,6 +367,47 @@ async def test_two_drivers_form_a_ring_and_share_what_they_decide() -> None:
         assert two.host("alice") == one.host("alice")
         await one.operations.update_host(HOSTS[0], 7, reason="test")
         assert (await two.operations.hosts())[0].weight == 7
+
+
+async def test_two_drivers_form_a_ring_over_tls(authority: Authority) -> None:
+    tls = [authority.tls(member.partition(":")[0]) for member in (ME, OTHER)]
+    async with pair(*tls) as (one, two):
+        await one.operations.update_host(HOSTS[0], 7, reason="test")
+        assert (await two.operations.hosts())[0].weight == 7
+        one.driver.stop()
+        await until(lambda: any("the director stops" in line for line in two.logged("ring_link_closed")))
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_with_tls_at_one_end_only_both_ends_say_so_and_try_again_with_pauses(
+    authority: Authority, first: bool
+) -> None:
+    members = (ME, OTHER) if first else (OTHER, ME)
+    tls = authority.tls(members[0].partition(":")[0])
+    async with running(*(tls, None) if first else (None, tls)) as nodes:
+        secured, plain = nodes if first else reversed(nodes)
+        await until(lambda: len(secured.logged("ring_tls_failed")) >= 3 and plain.logged("ring_link_closed"))
+        assert "speaks no TLS" in secured.logged("ring_tls_failed")[0]
+        assert "speaks no TLS" in str(plain.logged("ring_link_closed"))
+        await until(lambda: "speaks TLS, this end does not" in str(plain.logged("ring_link_closed")))
+        for node in nodes:
+            (other,) = node.director.ring.rightwards
+            assert node.director.ring._next_try[other] - time.monotonic() < 5
+            assert node.director.ring._failures[other] < 10
+            assert node.logged("bug") == []
+
+
+async def test_a_director_of_another_ca_is_named_with_the_reason_and_stays_outside(
+    authority: Authority, other_authority: Authority
+) -> None:
+    one, two = (member.partition(":")[0] for member in (ME, OTHER))
+    async with running(authority.tls(one), other_authority.tls(two)) as nodes:
+        await until(lambda: all("is refused" in str(node.logged("ring_tls_failed")) for node in nodes))
+        for node, address in zip(nodes, (two, one), strict=True):
+            line = next(line for line in node.logged("ring_tls_failed") if "is refused" in line)
+            assert f"the certificate of {address} is refused: it does not lead to ring.tls.ca" in line
+            assert f"peer={address}" in line
+            assert not any(link.live for link in node.director.ring.links.values())
 
 
 async def test_a_driver_that_stops_says_so_to_its_neighbours_after_its_last_records() -> None:
