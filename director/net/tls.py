@@ -171,7 +171,7 @@ class Session:
 _IP_MISMATCH = 64
 """X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
 _OTHER_CA = range(18, 22)
-"""OpenSSL's ways to say so, from X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT on; which one depends on the chain."""
+"""From X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT on: OpenSSL's ways to say so, which depend on the chain."""
 
 
 def _same(name: str, address: Address) -> bool:
