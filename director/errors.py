@@ -65,7 +65,7 @@ class PeerError(DirectorError):
 
 
 class KickError(PeerError):
-    """The kick channel did not do it: whose sessions are left is unknown. It is counted, and life goes on."""
+    """The kick channel did not carry out a request, or nobody knows. The sessions may live on; ask again."""
 
     def __init__(self, socket: str, reason: str) -> None:
         self.socket, self.reason = socket, reason

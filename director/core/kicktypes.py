@@ -1,49 +1,52 @@
-"""What sessions a kick ends. These values also travel in ring messages: tags and order of fields stay."""
+"""What is to be ended, and what is there to end: sessions that the login processes of a machine proxy.
+
+`KickWhat` also travels in messages of the ring: tags are never used again for something else, new fields go
+last and have a default.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
-from director.types import Address
-
 
 class HashOnHosts(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The sessions of the users with this 32-bit hash to these backends."""
+    """The sessions of all users with this 32-bit hash on these hosts (addresses); those on others live on."""
 
     hash32: int
     hosts: list[str]
 
 
 class ByName(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The sessions of this user name, exactly as the session has it."""
+    """The sessions of the user who is called exactly so."""
 
     name: bytes
 
 
 class ByField(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """The sessions whose alternative user field has this value."""
+    """The sessions whose passdb field `user_…` (its whole name) has exactly this value."""
 
     field: str
     value: bytes
 
 
 class OnHost(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """All sessions to this backend."""
+    """All sessions on this host (an address)."""
 
     host: str
 
 
 class Fence(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """None: it is over when the kicks begun before it are."""
+    """No session: it stands for the kicks asked for before it."""
 
 
 KickWhat = HashOnHosts | ByName | ByField | OnHost | Fence
 
 
 class ProxiedSession(msgspec.Struct, frozen=True):
-    """A session that a login process of this machine proxies."""
+    """A session that a login process of this machine proxies, or is just connecting to its host."""
 
     name: bytes
-    host: Address
-    hash32: int | None = None
-    """What the director had said the user's hash is; None: the session does not tell."""
+    host: str
+    """The address of the backend it goes to."""
+    hash32: int | None
+    """Its user's hash, as the director who sent him there knew it; None: no director did."""

@@ -1,0 +1,241 @@
+"""The kicker, against a stand-in for ipc on a real socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from director.core.kicktypes import ByName, Fence, HashOnHosts, OnHost, ProxiedSession
+from director.errors import KickError
+from director.service.config import DovecotConfig
+from director.service.kicking import WAITING_LIMIT, Kicker
+from director.service.log import Log
+from tests.ipc import HEADER, FakeIpc, session
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+HOST, OTHER = b"127.0.32.1", b"127.0.32.2"
+LISTING = HEADER + session(b"ann", HOST) + session(b"ann", OTHER) + HEADER + session(b"bob", HOST, 2) + b"+\n"
+
+
+def dovecot(request: bytes) -> bytes | None:
+    return LISTING if request == b"LIST-FULL" else b"+1\n"
+
+
+class Desk:
+    """A running kicker and what it tells."""
+
+    def __init__(self, folder: Path, *, kick: str = "ipc", timeout: float = 10.0) -> None:
+        self.path = folder / "ipc"
+        self.ended: list[tuple[int, int, str]] = []
+        self.log: list[str] = []
+        self.kicker = Kicker(
+            DovecotConfig(kick=kick, ipc_socket=str(self.path)),
+            Log(write=self.log.append),
+            lambda *end: self.ended.append(end),
+            timeout=timeout,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Desk]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.kicker.run)
+            yield self
+            tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def with_ipc(self, answer: Callable[[bytes], bytes | None] = dovecot) -> AsyncIterator[FakeIpc]:
+        async with FakeIpc(answer).listening(self.path) as fake, self.running():
+            yield fake
+
+    async def end(self, count: int = 1) -> list[tuple[int, int, str]]:
+        await until(lambda: len(self.ended) >= count)
+        return sorted(self.ended)
+
+
+async def test_a_kick_tells_how_many_sessions_it_ended_on_all_login_processes(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc() as fake:
+        desk.kicker.kick(7, ByName(b"ann"))
+        assert desk.ended == []
+        assert await desk.end() == [(7, 2, "")]
+    assert fake.requests == [b"LIST-FULL", b"KICK\tann"]
+
+
+async def test_kicks_at_once_share_a_listing_and_a_connection(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc() as fake:
+        for number in range(100):
+            desk.kicker.kick(number, HashOnHosts(number, [HOST.decode(), OTHER.decode()]))
+        ended = await desk.end(100)
+    assert [(number, problem) for number, _, problem in ended] == [(n, "") for n in range(100)]
+    assert [count for _, count, _ in ended][1:3] == [2, 1]
+    assert (len(fake.requests), fake.requests.count(b"LIST-FULL"), fake.accepted) == (101, 1, 1)
+
+
+async def test_a_later_kick_gets_a_listing_of_its_own(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc() as fake:
+        desk.kicker.kick(1, OnHost("127.0.32.1"))
+        await desk.end()
+        await anyio.sleep(0.3)  # a listing is kept for 0.25 s of real time
+        desk.kicker.kick(2, OnHost("127.0.32.1"))
+        assert await desk.end(2) == [(1, 2, ""), (2, 2, "")]
+    assert fake.requests.count(b"LIST-FULL") == 2
+
+
+async def test_without_a_listing_the_count_is_that_of_the_last_login_process(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc(lambda r: b"-Unknown command\n" if r == b"LIST-FULL" else b"+1\n"):
+        desk.kicker.kick(1, ByName(b"ann"))
+        assert await desk.end() == [(1, 1, "")]
+
+
+async def test_a_fence_and_a_kick_on_no_host_are_done_without_asking_anybody(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc() as fake:
+        desk.kicker.kick(1, Fence())
+        desk.kicker.kick(2, HashOnHosts(1, []))
+        assert await desk.end(2) == [(1, 0, ""), (2, 0, "")]
+    assert fake.accepted == 0
+
+
+async def test_a_name_with_a_tab_and_a_line_feed_arrives_intact(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc() as fake:
+        desk.kicker.kick(1, ByName(b"a\tb\nc"))
+        await desk.end()
+    assert fake.requests[1:] == [b"KICK\ta\x01tb\x01nc"]
+
+
+async def test_a_refused_kick_ends_with_the_reason(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc(lambda r: LISTING if r == b"LIST-FULL" else b"-Missing parameter\n"):
+        desk.kicker.kick(1, ByName(b"ann"))
+        assert await desk.end() == [(1, 0, f"{desk.path}: refused: Missing parameter")]
+
+
+async def test_without_anybody_listening_each_kick_ends_with_a_problem(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.running():
+        desk.kicker.kick(1, ByName(b"ann"))
+        assert await desk.end() == [(1, 0, f"{desk.path}: cannot connect: No such file or directory")]
+
+
+async def test_a_silent_channel_ends_every_kick_in_time_and_is_left(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, timeout=0.1)
+    async with desk.with_ipc(lambda _: None) as fake:
+        for number in range(3):
+            desk.kicker.kick(number, ByName(b"ann"))
+        late = f"{desk.path}: no answer within 0.1 s"
+        assert await desk.end(3) == [(number, 0, late) for number in range(3)]
+        await until(lambda: fake.open == 0)
+        fake.answer = dovecot
+        desk.kicker.kick(9, ByName(b"ann"))
+        assert (await desk.end(4))[-1] == (9, 2, "")
+    assert fake.accepted == 2
+
+
+async def test_a_late_answer_is_ignored_and_taken_for_no_other_kicks(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, timeout=1.0)
+    async with desk.with_ipc() as fake:
+        fake.held = anyio.Event()
+        desk.kicker.kick(1, ByName(b"ann"))
+        await anyio.sleep(0.5)
+        desk.kicker.kick(2, ByName(b"bob"))  # behind the first one, on the same connection
+        assert await desk.end() == [(1, 0, f"{desk.path}: no answer within 1 s")]
+        fake.held.set()
+        assert (await desk.end(2))[1] == (2, 1, "")
+        desk.kicker.kick(3, OnHost("127.0.32.2"))
+        assert (await desk.end(3))[2] == (3, 1, "")
+    assert len(desk.ended) == 3
+
+
+async def test_a_connection_closed_in_the_middle_ends_the_kick_and_the_next_one_connects_anew(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc(lambda r: LISTING if r == b"LIST-FULL" else None) as fake:
+        desk.kicker.kick(1, ByName(b"ann"))
+        await until(lambda: len(fake.requests) == 2)
+        fake.hang_up()
+        assert await desk.end() == [(1, 0, f"{desk.path}: ipc closed the connection")]
+        fake.answer = dovecot
+        desk.kicker.kick(2, ByName(b"ann"))
+        assert (await desk.end(2))[1] == (2, 2, "")
+
+
+async def test_a_slow_channel_is_waited_for(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc() as fake:
+        fake.held = anyio.Event()
+        desk.kicker.kick(1, ByName(b"ann"))
+        await until(lambda: fake.requests)
+        assert desk.ended == []
+        fake.held.set()
+        assert await desk.end() == [(1, 2, "")]
+
+
+async def test_kicks_beyond_the_limit_end_at_once_with_a_problem(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc(lambda _: None):
+        for number in range(WAITING_LIMIT + 2):
+            desk.kicker.kick(number, ByName(b"ann"))
+        problem = f"{WAITING_LIMIT} kicks are under way already"
+        assert await desk.end(2) == [(WAITING_LIMIT, 0, problem), (WAITING_LIMIT + 1, 0, problem)]
+
+
+async def test_switched_off_every_kick_is_done_at_once_and_nothing_is_listed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, kick="none")
+    async with desk.with_ipc() as fake:
+        desk.kicker.kick(1, ByName(b"ann"))
+        assert await desk.end() == [(1, 0, "")]
+        assert await desk.kicker.list_sessions() == []
+    assert fake.accepted == 0
+
+
+async def test_auto_takes_ipc_whenever_its_socket_is_there_and_logs_each_change_once(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, kick="auto")
+    async with desk.running():
+        for number in range(2):
+            desk.kicker.kick(number, ByName(b"ann"))
+        await desk.end(2)
+        async with FakeIpc(dovecot).listening(desk.path):
+            for number in range(2, 4):
+                desk.kicker.kick(number, OnHost("127.0.32.2"))
+            assert await desk.end(4) == [(0, 0, ""), (1, 0, ""), (2, 1, ""), (3, 1, "")]
+    assert [line.split(" ", 1)[1] for line in desk.log] == [
+        f"level=warning event=kick_channel channel=none socket={desk.path}\n",
+        f"level=info event=kick_channel channel=ipc socket={desk.path}\n",
+    ]
+
+
+async def test_sessions_are_listed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc():
+        assert await desk.kicker.list_sessions() == [
+            ProxiedSession(b"ann", "127.0.32.1", 1),
+            ProxiedSession(b"ann", "127.0.32.2", 1),
+            ProxiedSession(b"bob", "127.0.32.1", 2),
+        ]
+
+
+async def test_a_listing_that_does_not_come_is_an_error_and_leaves_no_connection(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, timeout=0.1)
+    async with desk.with_ipc(lambda _: None) as fake:
+        with pytest.raises(KickError, match=r"no answer within 0\.1 s"):
+            await desk.kicker.list_sessions()
+        await until(lambda: fake.open == 0)
+
+
+async def test_stopping_closes_the_connection(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with FakeIpc(dovecot).listening(desk.path) as fake:
+        async with desk.running():
+            desk.kicker.kick(1, ByName(b"ann"))
+            await desk.end()
+        await until(lambda: fake.open == 0)
