@@ -51,6 +51,7 @@ from director.service.units import (
     toml_text,
 )
 from director.types import Address
+from director.wire.flushprogram import UnixSocket, read_setting
 from state.base import StoreUrlError, open_store
 
 DEFAULT_STATE = StateUrl("sqlite:////var/lib/director/state.db")
@@ -121,7 +122,8 @@ class UsersConfig(msgspec.Struct, frozen=True, kw_only=True):
     kick_delay: Annotated[float, Duration()] = 2.0
     max_parallel_moves: Annotated[int, Count(1, 10_000)] = 100
     max_parallel_kicks: Annotated[int, Count(1, 10_000)] = 100
-    flush_socket: Annotated[str, Later(Text(), only="")] = ""
+    flush_socket: Annotated[str, Text()] = ""
+    """The flush program, as `director.wire.flushprogram` reads it; empty: none."""
     remember_names: Annotated[bool, Flag()] = True
 
 
@@ -226,8 +228,8 @@ def load(
         state=_state(reader, raw),
         ring=_ring(reader, raw.get("ring"), resolve, local),
         backends=_backends(reader, raw.get("backends"), resolve),
-        users=_users(reader, raw.get("users")),
         dovecot=(dovecot := _dovecot(reader, raw.get("dovecot"))),
+        users=_users(reader, raw.get("users"), dovecot),
         listen=_listen(reader, raw.get("listen"), dovecot, resolve),
         http=_http(reader, raw.get("http"), resolve),
         health=HealthConfig(**reader.section(HealthConfig, raw.get("health"), "health")),
@@ -323,17 +325,36 @@ def _backends(reader: Reader, raw: object, resolve: Resolve) -> BackendsConfig:
     return BackendsConfig(**given, mail_servers=settings)
 
 
-def _users(reader: Reader, raw: object) -> UsersConfig:
+def _users(reader: Reader, raw: object, dovecot: DovecotConfig) -> UsersConfig:
     users = UsersConfig(**reader.section(UsersConfig, raw, "users"))
     try:
         UserHash(users.username_hash, users.master_user_separator)
     except HashFormatError as exc:
         reader.problem("users.username_hash", f"{exc}; there are %u, %n and %d, as in %Lu")
-    return users
+    return msgspec.structs.replace(users, flush_socket=_flush_socket(reader, users.flush_socket, dovecot))
+
+
+def _flush_socket(reader: Reader, setting: str, dovecot: DovecotConfig) -> str:
+    """The setting with an absolute path; empty stays empty."""
+    key = "users.flush_socket"
+    try:
+        program = read_setting(setting) if setting else None
+    except ValueError as exc:
+        reader.problem(key, str(exc))
+        return ""
+    if isinstance(program, UnixSocket):
+        return f"unix:{reader.socket(key, program.path, dovecot.base_dir)}"
+    return setting
 
 
 def _dovecot(reader: Reader, raw: object) -> DovecotConfig:
     dovecot = DovecotConfig(**reader.section(DovecotConfig, raw, "dovecot"))
+    if dovecot.kick == "anvil":
+        reader.problem(
+            "dovecot.kick",
+            'the kick channel of Dovecot 2.4 comes in a later release; write "auto" or "ipc" (Dovecot 2.3),'
+            ' or "none": sessions on an old host are not ended then',
+        )
     base = os.path.normpath(reader.folder / dovecot.base_dir)
     sockets = {
         name: reader.socket(f"dovecot.{name}", getattr(dovecot, name), base)

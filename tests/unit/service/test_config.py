@@ -251,7 +251,7 @@ def test_where_a_section_belongs_nothing_else_is_taken(place: Place, text: str, 
     ("text", "key"),
     [
         ('[ring]\nwire = "dovecot"\n', "ring.wire"),
-        ('[users]\nflush_socket = "unix:flush"\n', "users.flush_socket"),
+        ('[dovecot]\nkick = "anvil"\n', "dovecot.kick"),
         ("[health]\nenabled = true\n", "health.enabled"),
         ('[listen.authreply]\npath = "other"\n', "listen.authreply"),
         ('[listen.authreply]\nmode = "0666"\n', "listen.authreply"),
@@ -412,6 +412,45 @@ def test_a_hash_format_with_an_unknown_variable_is_refused(place: Place) -> None
 )
 def test_a_value_out_of_its_limits_is_refused_under_its_key(place: Place, text: str, key: str) -> None:
     assert place.problem(text + BACKENDS).key == key
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("", ""),
+        ("unix:flush-%i", "unix:/srv/dovecot/flush-%i"),
+        ("unix:/run/flush", "unix:/run/flush"),
+        ("tcp:%{ip}:4155", "tcp:%{ip}:4155"),
+        ("tcp:[2001:db8::1]:4155", "tcp:[2001:db8::1]:4155"),
+        ("exec:/usr/bin/flush --quiet %h", "exec:/usr/bin/flush --quiet %h"),
+    ],
+)
+def test_a_flush_program_may_be_named_in_three_ways(place: Place, written: str, read: str) -> None:
+    text = f'{BACKENDS}[dovecot]\nbase_dir = "/srv/dovecot"\n[users]\nflush_socket = "{written}"\n'
+    assert place.load(text).users.flush_socket == read
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("flush", '"unix:PATH", "tcp:HOST:PORT" or "exec:/PATH ARGUMENTS"'),
+        ("unix:", '"unix:PATH"'),
+        ("tcp:mail", '"tcp:HOST:PORT"'),
+        ("tcp:mail:0", '"tcp:HOST:PORT"'),
+        ("tcp::4155", '"tcp:HOST:PORT"'),
+        ("exec:flush", "absolute path"),
+        ("unix:flush-%u", "%u is no variable"),
+        ("unix:flush-%{ip", "%{ip is no variable"),
+        ("unix:flush%", "% is no variable"),
+        ("unix:/" + "x" * 107, "107 bytes"),
+    ],
+)
+def test_another_flush_program_is_refused_with_what_would_be_right(
+    place: Place, written: str, right: str
+) -> None:
+    problem = place.problem(f'{BACKENDS}[users]\nflush_socket = "{written}"\n')
+    assert (problem.key, problem.value) == ("users.flush_socket", written)
+    assert right in problem.expected
 
 
 def test_a_weight_out_of_its_limits_is_refused(place: Place) -> None:

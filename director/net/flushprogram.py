@@ -1,0 +1,101 @@
+"""Runs the flush program for one move: over its socket, or as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+import anyio
+
+from director.wire.flushprogram import (
+    Command,
+    FlushRequest,
+    FlushResult,
+    Output,
+    TcpSocket,
+    UnixSocket,
+    arguments,
+    program_for,
+    script_request,
+)
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds, as in the original."""
+READ_SIZE = 16384
+
+Connecting = Coroutine[Any, Any, tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+
+
+async def run_flush(setting: str, request: FlushRequest, timeout: float) -> FlushResult:
+    """Ask the program that `setting` names, for `timeout` seconds at most. Raises nothing.
+
+    Cancelling it closes the connection, or kills the program and what it started.
+    """
+    output = Output()
+    try:
+        with anyio.fail_after(timeout):
+            match program_for(setting, request):
+                case Command(words=words):
+                    return output.of_command(await _run([*words, *arguments(request)], output))
+                case UnixSocket(path=path):
+                    await _ask(path, asyncio.open_unix_connection(path), request, output)
+                case TcpSocket(host=host, port=port):
+                    await _ask(f"{host}:{port}", asyncio.open_connection(host, port), request, output)
+            return output.of_script()
+    except TimeoutError:
+        return FlushResult(False, [], f"no result within {timeout:g} s")
+    except OSError as exc:
+        return FlushResult(False, [], exc.strerror or str(exc) or "the connection was lost")
+    except ValueError as exc:
+        return FlushResult(False, [], f"{setting!r}: {exc}")
+
+
+async def _ask(name: str, connecting: Connecting, request: FlushRequest, output: Output) -> None:
+    """Ask a script service. Raises OSError, and TimeoutError only when the time of the whole is up."""
+    connection = None
+    with anyio.move_on_after(CONNECT_TIMEOUT):
+        try:
+            connection = await connecting
+        except OSError as exc:
+            raise OSError(f"cannot connect to {name}: {exc.strerror or exc}") from exc
+    if connection is None:
+        raise OSError(f"cannot connect to {name} within {CONNECT_TIMEOUT:.0f} s")
+    reader, writer = connection
+    try:
+        writer.write(script_request(request))
+        writer.write_eof()
+        while data := await reader.read(READ_SIZE):
+            output.feed(data)
+    finally:
+        writer.transport.abort()
+
+
+async def _run(words: list[str], output: Output) -> int:
+    """Run the program to its end; its exit status, as of subprocess. Both its outputs are one."""
+    try:
+        process = await anyio.open_process(
+            words,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            env={"PATH": os.defpath},  # ours may hold secrets of the configuration
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise OSError(f"cannot run {words[0]}: {exc.strerror or exc}") from exc
+    try:
+        assert process.stdout is not None
+        async for data in process.stdout:
+            output.feed(data)
+        return await process.wait()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
+    finally:
+        with anyio.CancelScope(shield=True):
+            await process.aclose()
