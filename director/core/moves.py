@@ -27,7 +27,7 @@ from director.core.counters import Counters
 from director.core.effects import Effect, Level, Log, Persist, RunFlush, Send, StopFlush
 from director.core.hosts import HostTable
 from director.core.kicks import KICK_TIMEOUT, KickRun, Kicks
-from director.core.messages import MoveRound
+from director.core.messages import HostRow, MoveRound
 from director.core.pending import Pending
 from director.core.users import BUCKET_SHIFT, BY_HAND, LATEST, MOVING, PINNED, User
 from director.core.view import RingView
@@ -113,6 +113,8 @@ class _Own(msgspec.Struct):
     job: Job
     began: float
     old: User
+    old_row: HostRow | None
+    """His host before, as it was when the move began."""
     stage: Stage = Stage.STORING
     until: float = 0.0
     """When the stage ends by itself, or its round is repeated."""
@@ -174,7 +176,8 @@ class Moves:
         flags = BY_HAND | (PINNED if pin else 0)
         known = self.moving.get(key)
         before = known.old if known is not None and old.flags & MOVING else old
-        own = _Own(key, target, flags, Stamp(0), job, now.mono, before)
+        row = self._hosts.row(before.host)
+        own = _Own(key, target, flags, Stamp(0), job, now.mono, before, row)
         taken = self._own.pop(key, None)
         if taken is not None:
             self._end(taken)
@@ -372,8 +375,8 @@ class Moves:
                 self._serial += 1
                 own.number = self._serial
                 self._flushes[own.number] = own
-                old, new = self._hosts.row(own.old.host), self._hosts.row(own.target)
-                effects.append(RunFlush(own.number, own.key >> 32, old, new))
+                new = self._hosts.row(own.target)
+                effects.append(RunFlush(own.number, own.key >> 32, own.old_row, new))
         return effects
 
     def _take_over(self, now: Now, view: RingView) -> None:
@@ -396,6 +399,7 @@ class Moves:
                 Job(None),
                 moving.since,
                 moving.old,
+                self._hosts.row(moving.old.host),
                 Stage.ROUND,
                 now.mono,
             )

@@ -15,7 +15,7 @@ from director.core.hosts import HostTable
 from director.core.kicks import Kicks
 from director.core.kicktypes import HashOnHosts, ProxiedSession
 from director.core.users import BUCKET_SHIFT, LATEST, User, unpack
-from director.types import Now, Stamp, UserKey
+from director.types import Address, Now, Stamp, UserKey
 
 SLICE = 500
 """Sessions looked at in one turn of the loop."""
@@ -46,7 +46,7 @@ class SessionReview:
             self._hosts_of.clear()
 
     def _look_at(self, session: ProxiedSession, now: Now) -> None:
-        row = self._hosts.get(session.host)
+        row = self._hosts.get(Address(session.host))
         if row is None:
             return  # not one of our backends
         key = self._key(session, row.tag.encode())

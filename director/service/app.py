@@ -22,10 +22,11 @@ import anyio.abc
 
 from director import web
 from director.core.director import Director, Settings
-from director.core.events import Started
+from director.core.events import MembersListed, Started
 from director.core.hashing import UserHash
 from director.core.hosts import HostTable
 from director.core.member import Identity
+from director.core.order import split_member
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
 from director.net import listen
 from director.net.admin import serve_client
@@ -35,9 +36,12 @@ from director.net.tls import RingTls
 from director.service.admin import AdminHandler
 from director.service.config import Config, ListenerConfig, load
 from director.service.driver import Driver
+from director.service.flushing import FlushPrograms
+from director.service.kicking import Kicker
 from director.service.log import Log, capture_logging
 from director.service.operations import Operations
 from director.service.persist import Persistence
+from director.service.resolving import Resolving
 from director.service.servers import Endpoint
 from director.service.sysd import Notifier, inherited_descriptors
 from director.types import MemberId
@@ -131,6 +135,17 @@ class App:
         )
         tls = config.ring.tls
         self.driver = Driver(self.director, log, RingTls(tls.cert, tls.key, tls.ca) if tls else None)
+        self.kicker = Kicker(config.dovecot, log, self.driver.kick_ended)
+        self.driver.sessions = self.kicker
+        self.programs = FlushPrograms(config.users.flush_socket, self.driver.handle, log)
+        self.driver.programs = self.programs
+        self.resolving = Resolving(
+            config.ring.servers,
+            config.ring.names,
+            config.ring.listen or Endpoint(*split_member(STANDALONE)),
+            self._members_listed,
+            log,
+        )
         self.store = open_store(config.state, base_dir=config.folder)
         self.persistence = Persistence(
             self.store,
@@ -210,6 +225,10 @@ class App:
         self._sockets.callback(opened.close)
         return opened
 
+    def _members_listed(self, members: tuple[MemberId, ...]) -> None:
+        """The names of the configuration's directors have other addresses."""
+        self.driver.handle(MembersListed(members))
+
     # ---- running
 
     async def serve(self) -> None:
@@ -227,6 +246,9 @@ class App:
     async def _serve(self) -> None:
         async with anyio.create_task_group() as tasks:
             await tasks.start(self.driver.run)
+            await tasks.start(self.programs.run)
+            tasks.start_soon(self.kicker.run)
+            tasks.start_soon(self.resolving.run)
             for serve, sock in self._listening:
                 tasks.start_soon(serve, sock)
             if self._fifo is not None:

@@ -1,0 +1,69 @@
+"""Flush programs under way: one for each user who is moved and had a host, where one is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import anyio.abc
+
+from director.core.effects import RunFlush
+from director.core.events import Event, FlushEnded
+from director.core.moves import MOVE_TIMEOUT
+from director.net.flushprogram import run_flush
+from director.service.log import Log
+from director.wire.flushprogram import FlushRequest
+
+
+class FlushPrograms:
+    def __init__(self, setting: str, handle: Callable[[Event], None], log: Log) -> None:
+        """setting: `users.flush_socket`, as it was checked."""
+        self._setting, self._handle, self._log = setting, handle, log
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._running: dict[int, anyio.CancelScope] = {}
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Run programs until cancelled; those under way are ended then."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def start(self, number: int, effect: RunFlush) -> None:
+        """`FlushEnded` follows, unless it is stopped."""
+        assert self._tasks is not None
+        self._running[number] = anyio.CancelScope()
+        self._tasks.start_soon(self._flush, number, effect)
+
+    def stop(self, number: int) -> None:
+        """Nobody waits for it any more: close its connection, or kill it."""
+        scope = self._running.pop(number, None)
+        if scope is not None:
+            scope.cancel()
+
+    async def _flush(self, number: int, effect: RunFlush) -> None:
+        old, new = effect.old, effect.new
+        request = FlushRequest(
+            hash32=effect.hash32,
+            old_host=old.address if old is not None else "",
+            new_host=new.address if new is not None else "",
+            old_up=old.up if old is not None else False,
+            old_weight=old.weight if old is not None else 0,
+            hostname=new.hostname if new is not None else "",
+        )
+        scope = self._running.get(number)
+        if scope is None:
+            return
+        with scope:
+            result = await run_flush(self._setting, request, MOVE_TIMEOUT)
+            if not result.ok:
+                self._log.error(
+                    "flush_failed",
+                    program=self._setting,
+                    hash=effect.hash32,
+                    host=request.old_host,
+                    reason=result.problem,
+                    output=" | ".join(result.output) or None,
+                )
+            self._running.pop(number, None)
+            self._handle(FlushEnded(number, result.ok))
