@@ -102,7 +102,7 @@ FAILURES: dict[str, type[OperationError]] = {
 }
 
 
-UsersChange = MoveUser | UnpinUser | Flush | Forget | KickSessions
+UsersEvent = MoveUser | UnpinUser | Flush | Forget | KickSessions
 """What operators do to users."""
 
 
@@ -475,7 +475,7 @@ class Driver:
         assert isinstance(result, MemberRow)
         return result
 
-    async def change_users(self, change: UsersChange, number: int | None = None) -> UsersDone:
+    async def change_users(self, change: UsersEvent, number: int | None = None) -> UsersDone:
         """Have users moved, kicked or forgotten by the whole ring. Raises OperationError.
 
         number: from `new_operation`, for those who want to follow or interrupt it."""
@@ -491,7 +491,7 @@ class Driver:
         self._numbers += 1
         return self._numbers
 
-    async def _operate(self, change: HostChange | MemberChange | UsersChange, number: int) -> Result:
+    async def _operate(self, change: HostChange | MemberChange | UsersEvent, number: int) -> Result:
         operation = self._operations[number] = Operation()
         self.handle(msgspec.structs.replace(change, operation=number))
         await operation.finished.wait()
