@@ -5,6 +5,8 @@ Times are Unix seconds. Keys are stable: add to them, never rename.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -110,6 +112,54 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     stored: bool
     """False: every director has it, but the store was away; it is written when the store returns."""
     dry_run: bool = False
+    users: UsersChange | None = None
+    """A new tag: what became of the users of the old one."""
+
+
+class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What a move, flush, kick or pin came to, on all directors together."""
+
+    moved: int = 0
+    """Users who are on another host now; `flush -F`: users who are forgotten."""
+    unchanged: int = 0
+    """Users who were where they should be."""
+    superseded: int = 0
+    """Users for whom the move of another operator won."""
+    pinned: int = 0
+    """Users whom a flush left where they are pinned."""
+    kicked: int = 0
+    """Sessions ended."""
+    timed_out: int = 0
+    """Users whose old sessions were not confirmed to be gone in time."""
+    not_reached: list[str] = []
+    """Directors that did not confirm; the sessions they proxy end when they are back."""
+    stored: bool = True
+    """False: every director has it, but the store was away; it is written when the store returns."""
+    dry_run: bool = False
+    host: str | None = None
+    """Where the user is now, after a move or pin."""
+
+
+class MoveInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of users that is under way, or ended lately."""
+
+    id: str
+    kind: str
+    """`move`, `pin`, `flush`, `forget`, `rebalance`, `tag` or `kick`."""
+    target: str
+    """The user or host it is about, or `all`."""
+    started: int
+    ended: int | None = None
+    total: int | None = None
+    """Users to look after; None until they are counted."""
+    moved: int = 0
+    in_progress: int = 0
+    timed_out: int = 0
+    kicked: int = 0
+    result: UsersChange | None = None
+    """Once it has ended; also where it was interrupted."""
+    problem: Problem | None = None
+    """Why it ended without a result."""
 
 
 class NewHost(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +177,61 @@ class HostPatch(msgspec.Struct, frozen=True, kw_only=True):
 
     weight: int | None = None
     up: bool | None = None
+    tag: str | None = None
+    reason: str = ""
+    dry_run: bool = False
+
+
+class NewMove(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /v1/moves`."""
+
+    user: str
+    host: str
+    tag: str = ""
+    """Of the user; empty: that of the host."""
+    numeric: Literal["hash", "name"] = "hash"
+    """What a `user` of digits only is."""
+    pin: bool = False
+    reason: str = ""
+    dry_run: bool = False
+
+
+class NewFlush(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /v1/flushes`: have users placed anew."""
+
+    host: str | None
+    """Whose users; None: those of all hosts. There is no default, so that nobody flushes all by mistake."""
+    forget: bool = False
+    """Forget the users instead of moving them; their sessions go on."""
+    rebalance: bool = False
+    """Move only users who are not where the hash puts them; all hosts."""
+    tag: str | None = None
+    """Only users with this tag; all hosts."""
+    max_parallel: int | None = None
+    """Users on the move at a time; None: as configured."""
+    reason: str = ""
+    dry_run: bool = False
+
+
+class NewKick(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /v1/kicks`: whose sessions to end, said in exactly one way."""
+
+    user: str | None = None
+    field: str | None = None
+    """A field of the passdb, with `value`."""
+    value: str | None = None
+    hash: int | None = None
+    reason: str = ""
+    dry_run: bool = False
+
+
+class NewMember(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /v1/ring/members`."""
+
+    address: str
+    """IP address, or ADDRESS:PORT."""
+    port: int | None = None
+    """None, and none in `address`: the port of the director that is asked."""
     reason: str = ""
     dry_run: bool = False
 

@@ -39,6 +39,7 @@ from director.records import (
 )
 from director.service.driver import FAILURES, Driver
 from director.service.metrics import Durations, HostSample, Snapshot, render
+from director.service.notyet import NotYet
 from director.service.persist import Persistence
 from director.types import Address, HostId, MemberId, Stamp
 from director.version import VERSION
@@ -57,7 +58,7 @@ BLIP = 5.0
 """Seconds without sync that do not make a director unready: known users are answered meanwhile."""
 
 
-class Operations:
+class Operations(NotYet):
     def __init__(
         self,
         driver: Driver,

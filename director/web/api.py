@@ -5,41 +5,44 @@ Bodies and answers are the records of `director.records`; errors are problem doc
 
 from __future__ import annotations
 
-import ipaddress
-from typing import Annotated, Any, Literal
-from urllib.parse import quote, unquote_to_bytes
+from typing import Annotated, Literal
+from urllib.parse import quote
 
-from litestar import Litestar, Request, Response, delete, get, patch, post
-from litestar.di import NamedDependency, Provide
+from litestar import Litestar, Response, delete, get, patch, post
+from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter, SkipValidation
+from litestar.params import FromQuery, JSONBody, QueryParameter
 
-from director.errors import EX_TRY_AGAIN, BadRequest, OperationError, UnknownName
+from director.errors import EX_TRY_AGAIN, BadRequest, OperationError
 from director.records import (
     Change,
     Dump,
     HostInfo,
     HostPatch,
     NewHost,
-    Problem,
     RingInfo,
     StatusInfo,
     UserInfo,
     UserStatus,
 )
 from director.web.access import access_guard, has_body, known_parameters
+from director.web.moves import MOVE_HANDLERS
 from director.web.operations import Operations
-from director.web.problems import (
-    PROBLEM_JSON,
-    operation_failed,
-    problem,
-    request_failed,
-    unexpected,
-    unreadable,
+from director.web.params import (
+    STARTED,
+    Address,
+    AnyRequest,
+    Service,
+    Wait,
+    canonical,
+    errors,
+    known_host,
+    started,
+    user_name,
 )
+from director.web.problems import operation_failed, problem, request_failed, unexpected, unreadable
 
 MAX_BODY = 64 * 1024
 """Bytes of a request body; a longer one is answered 413."""
@@ -49,25 +52,10 @@ PAGE = 1000
 
 METRICS_TYPE = "text/plain; version=0.0.4"
 
-AnyRequest = Request[Any, Any, Any]
-Service = NamedDependency[SkipValidation[Operations]]
-Address = Annotated[str, PathParameter(description="IP address of the backend host")]
 Cursor = Annotated[
     str | None,
     QueryParameter(pattern="^[0-9a-f]{16}$", description="As in the `Link` header of the page before"),
 ]
-
-
-def errors(*statuses: int) -> dict[int, ResponseSpec]:
-    """For the schema: the statuses besides 200, each with a problem document."""
-    spec = {400: "A parameter or the body is wrong", 404: "No such host or user"}
-    spec |= {409: "Refused as things stand", 503: "Not now; `detail` says why"}
-    return {
-        status: ResponseSpec(
-            Problem, generate_examples=False, description=spec[status], media_type=PROBLEM_JSON
-        )
-        for status in statuses
-    }
 
 
 class HostToSet(NewHost, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,7 +63,7 @@ class HostToSet(NewHost, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class HostChange(HostPatch, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `PATCH /v1/hosts/{address}`: `weight` or `up`."""
+    """Body of `PATCH /v1/hosts/{address}`: `weight`, `up` or `tag`."""
 
 
 @get("/v1/status", responses=errors(400), summary="This director, its hosts, its ring and its store")
@@ -108,16 +96,27 @@ async def set_host(operations: Service, data: JSONBody[HostToSet]) -> Change:
 @patch(
     "/v1/hosts/{address:str}",
     guards=[has_body],
-    responses=errors(400, 404, 409, 503),
-    summary="Change the weight of a host, or take it up or down",
+    opt={"query": ("wait",)},
+    responses=errors(400, 404, 409, 503) | STARTED,
+    summary="Change the weight or the tag of a host, or take it up or down",
 )
-async def change_host(operations: Service, address: Address, data: JSONBody[HostChange]) -> Change:
-    wanted = canonical(address)
-    if data.weight is not None and data.up is None:
-        return await operations.update_host(wanted, data.weight, reason=data.reason, dry_run=data.dry_run)
-    if data.up is not None and data.weight is None:
-        return await operations.set_up(wanted, data.up, reason=data.reason, dry_run=data.dry_run)
-    raise BadRequest("give weight or up, one of them: each change is confirmed by itself")
+async def change_host(
+    operations: Service, address: Address, data: JSONBody[HostChange], wait: Wait = True
+) -> Response[Change]:
+    """A new tag moves the users of the old one; only for that there is `?wait=false`."""
+    wanted, why = canonical(address), data.reason
+    match data.weight, data.up, data.tag:
+        case int(weight), None, None if wait:
+            return Response(await operations.update_host(wanted, weight, reason=why, dry_run=data.dry_run))
+        case None, bool(up), None if wait:
+            return Response(await operations.set_up(wanted, up, reason=why, dry_run=data.dry_run))
+        case None, None, str(tag) if wait or data.dry_run:
+            return Response(await operations.set_tag(wanted, tag, reason=why, dry_run=data.dry_run))
+        case None, None, str(tag):
+            return started(await operations.start_set_tag(wanted, tag, reason=why))
+    if not wait:
+        raise BadRequest("wait=false is for a change of the tag only")
+    raise BadRequest("give weight or up or tag, one of them: each change is confirmed by itself")
 
 
 @delete(
@@ -207,6 +206,7 @@ async def readyz(operations: Service) -> Response[bytes]:
 HANDLERS = [
     *(status, hosts, one_host, set_host, change_host, remove_host, users, user, ring, dump),
     *(metrics, livez, readyz),
+    *MOVE_HANDLERS,
 ]
 
 
@@ -237,31 +237,3 @@ def create_app(operations: Operations, *, token: str | None, trusted: bool) -> L
         # The daemon has set up logging already.
         logging_config=None,
     )
-
-
-async def known_host(operations: Operations, address: str) -> HostInfo:
-    wanted = canonical(address)
-    for host in await operations.hosts():
-        if host.address == wanted:
-            return host
-    raise UnknownName(f"{wanted}: no such host")
-
-
-def canonical(address: str) -> str:
-    """The address in the one form all directors use; BadRequest if it is none."""
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        raise BadRequest(f"{address!r} is not an IP address") from None
-
-
-def user_name(request: AnyRequest) -> str:
-    """The user name of `/v1/users/NAME`, with whatever slashes are in it.
-
-    Taken from the path as it was sent: the router has unquoted `%2F` and folded `//` already.
-    """
-    raw: bytes = request.scope["raw_path"].partition(b"?")[0]
-    try:
-        return unquote_to_bytes(raw.removeprefix(b"/v1/users/")).decode()
-    except UnicodeDecodeError:
-        raise BadRequest("the user name is not UTF-8") from None

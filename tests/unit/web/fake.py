@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from hashlib import md5
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -18,10 +19,12 @@ from director.records import (
     Dump,
     HostInfo,
     MemberInfo,
+    MoveInfo,
     RingInfo,
     StatusInfo,
     StoreInfo,
     UserInfo,
+    UsersChange,
     UserStatus,
 )
 
@@ -59,6 +62,15 @@ class FakeOperations:
         self.not_ready = ""
         self.reasons: list[str] = []
         self.waiting, self.release = anyio.Event(), anyio.Event()
+        self.under_way: dict[str, MoveInfo] = {}
+        self.not_reached: list[str] = []
+        self.superseded_by: str | None = None
+        self.stay: set[str] = set()
+        """Users whom a flush does not move: they are pinned."""
+        self.pace = 1000
+        """Users of a background move who are done each time it is asked about."""
+        self.asked: list[object] = []
+        """What the calls that change users were given besides a reason."""
 
     @staticmethod
     def hash(name: str) -> int:
@@ -137,6 +149,154 @@ class FakeOperations:
             self.reasons.append(reason)
             del self.table[address]
         return Change(host=None, stored=self.stored, dry_run=dry_run)
+
+    async def set_tag(self, address: str, tag: str, *, reason: str, dry_run: bool = False) -> Change:
+        change = self._changed(self._host(address), reason, dry_run, tag=tag)
+        users = self._flushed(address, dry_run=dry_run)
+        return msgspec.structs.replace(change, users=users)
+
+    async def move_user(
+        self, user: str, host: str, tag: str = "", *, numeric_is_hash: bool = True, pin: bool = False,
+        early: bool = False, reason: str, dry_run: bool = False,
+    ) -> UsersChange:  # fmt: skip
+        self._host(host)
+        if user == "moving":
+            raise TryAgain("moving: this user is being moved already; wait for that to end")
+        self.asked.append((user, host, tag, numeric_is_hash, pin))
+        if self.superseded_by is not None:
+            return self._users(superseded=1, host=self.superseded_by)
+        there = self.user_status(user, tag, numeric_is_hash).current
+        if there == host:
+            return self._users(unchanged=1, host=host, dry_run=dry_run)
+        if not dry_run:
+            self.reasons.append(reason)
+            self.assigned = [one for one in self.assigned if one.name != user]
+            self.assigned.append(self.assignment(user, host))
+        return self._users(moved=1, kicked=3 if there else 0, host=host, dry_run=dry_run)
+
+    async def unpin_user(
+        self, user: str, tag: str = "", *, numeric_is_hash: bool = True, reason: str, dry_run: bool = False
+    ) -> UsersChange:
+        self.asked.append((user, tag, numeric_is_hash))
+        if user not in self.stay:
+            raise UnknownName(f"{user}: not pinned")
+        return self._users(unchanged=1, host=self.user_status(user).current, dry_run=dry_run)
+
+    async def flush(
+        self, host: str | None, *, tag: str | None = None, max_parallel: int | None = None, reason: str,
+        dry_run: bool = False,
+    ) -> UsersChange:  # fmt: skip
+        self.asked.append(("flush", host, tag, max_parallel))
+        return self._flushed(host, dry_run=dry_run)
+
+    async def forget(self, host: str | None, *, reason: str, dry_run: bool = False) -> UsersChange:
+        self.asked.append(("forget", host))
+        return msgspec.structs.replace(self._flushed(host, dry_run=dry_run), kicked=0)
+
+    async def rebalance(
+        self, tag: str | None, max_parallel: int | None, *, reason: str, dry_run: bool = False
+    ) -> UsersChange:
+        self.asked.append(("rebalance", tag, max_parallel))
+        return self._flushed(None, dry_run=dry_run)
+
+    async def kick(
+        self, *, user: str | None = None, field: str | None = None, value: str | None = None,
+        hash: int | None = None, wait: bool = True, reason: str, dry_run: bool = False,
+    ) -> UsersChange:  # fmt: skip
+        self.asked.append((user, field, value, hash))
+        return self._users(kicked=2, dry_run=dry_run)
+
+    async def start_move(
+        self, user: str, host: str, tag: str = "", *, numeric_is_hash: bool = True, pin: bool = False,
+        reason: str,
+    ) -> MoveInfo:  # fmt: skip
+        self._host(host)
+        return self._begun("pin" if pin else "move", user, 1)
+
+    async def start_flush(
+        self, host: str | None, *, tag: str | None = None, max_parallel: int | None = None, reason: str
+    ) -> MoveInfo:
+        self.asked.append(("flush", host, tag, max_parallel))
+        return self._begun("flush", host)
+
+    async def start_forget(self, host: str | None, *, reason: str) -> MoveInfo:
+        self.asked.append(("forget", host))
+        return self._begun("forget", host)
+
+    async def start_rebalance(self, tag: str | None, max_parallel: int | None, *, reason: str) -> MoveInfo:
+        self.asked.append(("rebalance", tag, max_parallel))
+        return self._begun("rebalance", None)
+
+    async def start_set_tag(self, address: str, tag: str, *, reason: str) -> MoveInfo:
+        self._changed(self._host(address), reason, False, tag=tag)
+        return self._begun("tag", address)
+
+    def moves(self) -> list[MoveInfo]:
+        return list(reversed(self.under_way.values()))
+
+    def move_info(self, id: str) -> MoveInfo:
+        if id not in self.under_way:
+            raise UnknownName(f"{id}: no such move")
+        info = self.under_way[id]
+        if info.ended is None:
+            moved = min(info.moved + self.pace, info.total or 0)
+            info = msgspec.structs.replace(info, moved=moved, kicked=2 * moved)
+            if moved == info.total:
+                info = self._ended(info)
+            self.under_way[id] = info
+        return info
+
+    async def interrupt(self, id: str) -> None:
+        info = self.move_info(id)
+        if info.ended is None:
+            self.under_way[id] = self._ended(info)
+
+    async def add_member(
+        self, address: str, port: int | None, *, reason: str, dry_run: bool = False
+    ) -> RingInfo:
+        self.members.append(MemberInfo(address=address, port=port or 9090))
+        self.missing.append(f"{address}:{port or 9090}")
+        return self.ring()
+
+    async def remove_member(
+        self, address: str, port: int | None, *, reason: str, dry_run: bool = False
+    ) -> RingInfo:
+        kept = [one for one in self.members if one.address != address or port not in (None, one.port)]
+        if kept == self.members:
+            raise UnknownName(f"{address}: no such director")
+        self.members = kept
+        return self.ring()
+
+    def _users(self, **found: Any) -> UsersChange:
+        return UsersChange(**{"not_reached": self.not_reached, "stored": self.stored, **found})
+
+    def _flushed(self, host: str | None, *, dry_run: bool = False) -> UsersChange:
+        """All users of the host are moved, those who do not stay."""
+        there = [one for one in self.assigned if host in (None, one.host)]
+        stay = [one for one in there if one.name in self.stay]
+        moved = len(there) - len(stay)
+        if not dry_run:
+            self.assigned = [one for one in self.assigned if one not in there or one in stay]
+            if host is not None:
+                self.table[host] = msgspec.structs.replace(self.table[host], users=len(stay))
+        return self._users(moved=moved, pinned=len(stay), kicked=2 * moved, dry_run=dry_run)
+
+    def _begun(self, kind: str, target: str | None, total: int | None = None) -> MoveInfo:
+        if total is None:
+            if target is not None:
+                self._host(target)
+            total = len([one for one in self.assigned if target in (None, one.host)])
+        number = str(len(self.under_way) + 1)
+        info = MoveInfo(id=number, kind=kind, target=target or "all", started=NOW, total=total)
+        self.under_way[number] = info
+        return info
+
+    def _ended(self, info: MoveInfo) -> MoveInfo:
+        if info.moved < (info.total or 0) or info.kind in ("move", "pin"):
+            result = self._users(moved=info.moved, kicked=info.kicked)
+        else:
+            result = self._flushed(None if info.target == "all" else info.target)
+        return msgspec.structs.replace(info, ended=NOW + 1, result=result)
 
     async def metrics(self) -> bytes:
         return b"# TYPE director_ring_synced gauge\ndirector_ring_synced 1.0\n"

@@ -68,7 +68,7 @@ def test_a_dry_run_changes_nothing(ask: Caller, operations: FakeOperations) -> N
 def test_a_host_is_taken_down_and_removed(ask: Caller, operations: FakeOperations) -> None:
     assert ask("PATCH", "/v1/hosts/127.0.1.1", encoded(up=False)).json["host"]["up"] is False
     removed = ask("DELETE", "/v1/hosts/127.0.1.1?reason=broken&dry_run=false")
-    assert removed.json == {"host": None, "stored": True, "dry_run": False}
+    assert removed.json == {"host": None, "stored": True, "dry_run": False, "users": None}
     assert "127.0.1.1" not in operations.table
     assert operations.reasons == ["", "broken"]
 
@@ -78,11 +78,11 @@ def test_a_removal_can_be_tried_dry(ask: Caller, operations: FakeOperations) -> 
     assert "127.0.1.1" in operations.table
 
 
-@pytest.mark.parametrize("body", [encoded(weight=5, up=True), encoded(reason="none")])
+@pytest.mark.parametrize("body", [encoded(weight=5, up=True), encoded(up=True, tag="t"), encoded()])
 def test_a_patch_is_exactly_one_change(ask: Caller, operations: FakeOperations, body: bytes) -> None:
     answer = ask("PATCH", "/v1/hosts/127.0.1.1", body)
     assert (answer.status, answer.json["exit_code"]) == (400, 65)
-    assert "weight or up" in answer.detail
+    assert "weight or up or tag" in answer.detail
     assert operations.table["127.0.1.1"].weight == 100
 
 
@@ -234,8 +234,8 @@ def test_a_body_over_64_kib_is_refused_also_without_a_length(ask: Caller) -> Non
 
 
 def test_unknown_paths_and_methods_are_problems_too(ask: Caller) -> None:
-    path, method = ask("GET", "/v1/moves"), ask("POST", "/v1/status", b"{}")
-    assert (path.status, path.detail) == (404, "nothing is at /v1/moves; /schema lists what is")
+    path, method = ask("GET", "/v1/nothing"), ask("POST", "/v1/status", b"{}")
+    assert (path.status, path.detail) == (404, "nothing is at /v1/nothing; /schema lists what is")
     assert (method.status, method.detail) == (
         405,
         "POST is not possible on /v1/status; /schema lists what is",

@@ -1,0 +1,247 @@
+"""The REST API: routes that change users, and the members of the ring. Every decision is the service's."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal
+
+from litestar import Response, delete, get, post
+from litestar.exceptions import NotFoundException
+from litestar.params import FromQuery, JSONBody, PathParameter
+
+from director.errors import BadRequest
+from director.records import MoveInfo, NewFlush, NewKick, NewMember, NewMove, RingInfo, UsersChange
+from director.web.access import has_body
+from director.web.params import (
+    STARTED,
+    AnyRequest,
+    Service,
+    Wait,
+    canonical,
+    errors,
+    started,
+    user_name,
+)
+
+MoveId = Annotated[str, PathParameter(description="As in the `id` of the move")]
+Member = Annotated[str, PathParameter(description="ADDRESS:PORT, or the ADDRESS alone")]
+
+PIN = "/pin"
+
+
+class Move(NewMove, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/moves`."""
+
+
+class Flush(NewFlush, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/flushes`: `host` null is all hosts."""
+
+
+class Kick(NewKick, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/kicks`: `user`, or `field` and `value`, or `hash`."""
+
+
+class MemberToAdd(NewMember, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/ring/members`."""
+
+
+@post(
+    "/v1/moves",
+    status_code=200,
+    guards=[has_body],
+    opt={"query": ("wait",)},
+    responses=errors(400, 404, 409, 503) | STARTED,
+    summary="Move a user to a host, or pin him to it",
+)
+async def move(operations: Service, data: JSONBody[Move], wait: Wait = True) -> Response[UsersChange]:
+    """Answers when every director has ended the user's old sessions, or names those that did not confirm."""
+    if not data.user:
+        raise BadRequest("the user name is empty")
+    host, by_hash = canonical(data.host), data.numeric == "hash"
+    if wait or data.dry_run:
+        return Response(
+            await operations.move_user(
+                data.user,
+                host,
+                data.tag,
+                numeric_is_hash=by_hash,
+                pin=data.pin,
+                reason=data.reason,
+                dry_run=data.dry_run,
+            )
+        )
+    return started(
+        await operations.start_move(
+            data.user, host, data.tag, numeric_is_hash=by_hash, pin=data.pin, reason=data.reason
+        )
+    )
+
+
+@get("/v1/moves", responses=errors(400), summary="Changes of users under way or ended lately, newest first")
+async def moves(operations: Service) -> list[MoveInfo]:
+    return operations.moves()
+
+
+@get("/v1/moves/{id:str}", responses=errors(400, 404), summary="How far one of them is")
+async def one_move(operations: Service, id: MoveId) -> MoveInfo:
+    return operations.move_info(id)
+
+
+@delete(
+    "/v1/moves/{id:str}",
+    status_code=200,
+    responses=errors(400, 404),
+    summary="Interrupt one: no more users are started",
+)
+async def interrupt(operations: Service, id: MoveId) -> MoveInfo:
+    """Users who are on the move already are finished; `ended` tells when that is done."""
+    await operations.interrupt(id)
+    return operations.move_info(id)
+
+
+@post(
+    "/v1/flushes",
+    status_code=200,
+    guards=[has_body],
+    opt={"query": ("wait",)},
+    responses=errors(400, 404, 409, 503) | STARTED,
+    summary="Move the users of a host, or of all, to where the hash puts them",
+)
+async def flush(operations: Service, data: JSONBody[Flush], wait: Wait = True) -> Response[UsersChange]:
+    """`forget` drops the assignments instead and ends no session; `rebalance` goes over all hosts gently."""
+    check_flush(data)
+    host = None if data.host is None else canonical(data.host)
+    why, tag, parallel = data.reason, data.tag, data.max_parallel
+    if wait or data.dry_run:
+        dry = data.dry_run
+        if data.forget:
+            return Response(await operations.forget(host, reason=why, dry_run=dry))
+        if data.rebalance:
+            return Response(await operations.rebalance(tag, parallel, reason=why, dry_run=dry))
+        return Response(await operations.flush(host, tag=tag, max_parallel=parallel, reason=why, dry_run=dry))
+    if data.forget:
+        return started(await operations.start_forget(host, reason=why))
+    if data.rebalance:
+        return started(await operations.start_rebalance(tag, parallel, reason=why))
+    return started(await operations.start_flush(host, tag=tag, max_parallel=parallel, reason=why))
+
+
+def check_flush(wanted: NewFlush) -> None:
+    """Raise BadRequest for what does not go together, instead of leaving something out."""
+    if wanted.max_parallel is not None and wanted.max_parallel < 1:
+        raise BadRequest(f"max_parallel is {wanted.max_parallel}; at least 1 is possible")
+    if wanted.host is not None and (wanted.tag is not None or wanted.rebalance):
+        raise BadRequest("tag and rebalance are about all hosts: host must be null")
+    if wanted.forget and (wanted.rebalance or wanted.tag is not None or wanted.max_parallel is not None):
+        raise BadRequest("forget goes with host only")
+
+
+@post(
+    "/v1/kicks",
+    status_code=200,
+    guards=[has_body],
+    responses=errors(400, 409, 503),
+    summary="End the sessions of a user; he stays on his host",
+)
+async def kick(operations: Service, data: JSONBody[Kick]) -> UsersChange:
+    """Values are compared as they are: `*` is no mask."""
+    ways = [data.user is not None, data.field is not None, data.hash is not None]
+    if sum(ways) != 1 or (data.field is None) != (data.value is None):
+        raise BadRequest("say whom in one way: user, or field and value, or hash")
+    if "" in (data.user, data.field, data.value):
+        raise BadRequest("the user name, field or value is empty")
+    return await operations.kick(
+        user=data.user,
+        field=data.field,
+        value=data.value,
+        hash=data.hash,
+        reason=data.reason,
+        dry_run=data.dry_run,
+    )
+
+
+@delete(
+    "/v1/users/{name:path}",
+    status_code=200,
+    opt={"query": ("tag", "numeric", "reason", "dry_run")},
+    responses=errors(400, 404, 409, 503),
+    summary="`/v1/users/{name}/pin`: unpin a user",
+)
+async def unpin(
+    operations: Service,
+    request: AnyRequest,
+    tag: FromQuery[str] = "",
+    numeric: FromQuery[Literal["hash", "name"]] = "hash",
+    reason: FromQuery[str] = "",
+    dry_run: FromQuery[bool] = False,
+) -> UsersChange:
+    """He stays where he is, and expires as others do. There is nothing else of a user to delete."""
+    # A route of its own would take `GET /v1/users/a%2Fpin`, the user `a/pin`, for it.
+    if not request.scope["raw_path"].partition(b"?")[0].endswith(PIN.encode()):
+        raise NotFoundException
+    return await operations.unpin_user(
+        user_name(request, PIN), tag, numeric_is_hash=numeric == "hash", reason=reason, dry_run=dry_run
+    )
+
+
+@post(
+    "/v1/ring/members",
+    status_code=200,
+    guards=[has_body],
+    responses=errors(400, 409, 503),
+    summary="List a director in the ring",
+)
+async def add_member(operations: Service, data: JSONBody[MemberToAdd]) -> RingInfo:
+    address, port = endpoint(data.address)
+    if data.port is not None:
+        if port is not None:
+            raise BadRequest(f"two ports: {data.port}, and that of {data.address!r}")
+        port = known_port(str(data.port))
+    return await operations.add_member(address, port, reason=data.reason, dry_run=data.dry_run)
+
+
+@delete(
+    "/v1/ring/members/{member:str}",
+    status_code=200,
+    opt={"query": ("reason", "dry_run")},
+    responses=errors(400, 404, 409, 503),
+    summary="Take a director off the list of the ring",
+)
+async def remove_member(
+    operations: Service, member: Member, reason: FromQuery[str] = "", dry_run: FromQuery[bool] = False
+) -> RingInfo:
+    address, port = endpoint(member)
+    return await operations.remove_member(address, port, reason=reason, dry_run=dry_run)
+
+
+def endpoint(member: str) -> tuple[str, int | None]:
+    """Address and port of `10.0.0.1:9090` or `[2001:db8::1]:9090`; the port is None for an address alone."""
+    if _is_address(_bare(member)):
+        return canonical(_bare(member)), None
+    address, colon, port = member.rpartition(":")
+    return canonical(_bare(address) if colon else member), known_port(port)
+
+
+def known_port(port: str) -> int:
+    if not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
+        raise BadRequest(f"{port!r} is not a port; 1 to 65535 are")
+    return int(port)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _bare(address: str) -> str:
+    """Without the brackets of an IPv6 address."""
+    return address[1:-1] if address.startswith("[") and address.endswith("]") else address
+
+
+MOVE_HANDLERS = [
+    *(move, moves, one_move, interrupt, flush, kick, unpin),
+    *(add_member, remove_member),
+]

@@ -1,0 +1,237 @@
+"""Routes that change users and the members of the ring."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote
+
+import pytest
+
+from tests.unit.web.fake import FakeOperations
+from tests.unit.web.servers import Answer, Caller
+
+
+def post(ask: Caller, path: str, **fields: object) -> Answer:
+    return ask("POST", path, json.dumps(fields).encode())
+
+
+def test_a_move_answers_with_what_came_of_it(ask: Caller, operations: FakeOperations) -> None:
+    answer = post(ask, "/v1/moves", user="alice", host="127.0.1.2", reason="bigger disk")
+    assert answer.status == 200
+    assert (answer.json["moved"], answer.json["kicked"], answer.json["host"]) == (1, 3, "127.0.1.2")
+    assert operations.reasons == ["bigger disk"]
+    assert operations.user_status("alice").current == "127.0.1.2"
+
+
+def test_digits_are_moved_as_a_hash_or_as_a_name(ask: Caller, operations: FakeOperations) -> None:
+    post(ask, "/v1/moves", user="12345", host="127.0.1.2", tag="gold")
+    post(ask, "/v1/moves", user="12345", host="127.0.1.2", numeric="name", pin=True)
+    assert operations.asked == [
+        ("12345", "127.0.1.2", "gold", True, False),
+        ("12345", "127.0.1.2", "", False, True),
+    ]
+
+
+def test_a_move_that_is_not_possible_says_why(ask: Caller) -> None:
+    unknown = post(ask, "/v1/moves", user="alice", host="127.0.1.99")
+    busy = post(ask, "/v1/moves", user="moving", host="127.0.1.2")
+    assert (unknown.status, unknown.json["exit_code"]) == (404, 68)
+    assert (busy.status, busy.json["exit_code"]) == (503, 75)
+
+
+def test_a_dry_move_changes_nothing_and_is_answered_at_once(ask: Caller, operations: FakeOperations) -> None:
+    answer = post(ask, "/v1/moves?wait=false", user="alice", host="127.0.1.2", dry_run=True)
+    assert (answer.status, answer.json["dry_run"], answer.json["moved"]) == (200, True, 1)
+    assert operations.user_status("alice").current == "127.0.1.1"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/v1/moves", {"user": "alice", "host": "127.0.1.2"}, "move"),
+        ("/v1/moves", {"user": "alice", "host": "127.0.1.2", "pin": True}, "pin"),
+        ("/v1/flushes", {"host": "127.0.1.1"}, "flush"),
+        ("/v1/flushes", {"host": None, "forget": True}, "forget"),
+        ("/v1/flushes", {"host": None, "rebalance": True}, "rebalance"),
+    ],
+)
+def test_who_does_not_wait_gets_a_move_to_ask_for(
+    ask: Caller, path: str, body: dict[str, object], kind: str
+) -> None:
+    begun = post(ask, f"{path}?wait=false", **body)
+    assert (begun.status, begun.json["kind"], begun.json["ended"]) == (202, kind, None)
+    assert begun.headers["location"] == f"/v1/moves/{begun.json['id']}"
+    assert [one["id"] for one in ask("GET", "/v1/moves").json] == [begun.json["id"]]
+    assert ask("GET", begun.headers["location"]).json["kind"] == kind
+
+
+def test_a_move_is_asked_for_until_it_has_ended(ask: Caller, operations: FakeOperations) -> None:
+    operations.pace = 1
+    path = post(ask, "/v1/flushes?wait=false", host="127.0.1.1").headers["location"]
+    under_way, ended = ask("GET", path).json, ask("GET", path).json
+    assert (under_way["moved"], under_way["total"], under_way["result"]) == (1, 2, None)
+    assert ended["result"]["moved"] == 2
+
+
+def test_an_interrupted_move_says_what_was_done(ask: Caller, operations: FakeOperations) -> None:
+    operations.pace = 0
+    path = post(ask, "/v1/flushes?wait=false", host="127.0.1.1").headers["location"]
+    stopped = ask("DELETE", path)
+    assert stopped.status == 200
+    assert stopped.json["ended"] is not None
+    assert stopped.json["result"]["moved"] == 0
+
+
+def test_an_unknown_move_is_a_404(ask: Caller) -> None:
+    assert ask("GET", "/v1/moves/77").status == ask("DELETE", "/v1/moves/77").status == 404
+
+
+def test_a_flush_is_given_to_the_service_as_it_was_asked_for(ask: Caller, operations: FakeOperations) -> None:
+    post(ask, "/v1/flushes", host="127.0.1.1", max_parallel=7)
+    post(ask, "/v1/flushes", host=None, tag="gold")
+    post(ask, "/v1/flushes", host="127.0.1.1", forget=True)
+    post(ask, "/v1/flushes", host=None, rebalance=True, tag="gold", max_parallel=3)
+    assert operations.asked == [
+        ("flush", "127.0.1.1", None, 7),
+        ("flush", None, "gold", None),
+        ("forget", "127.0.1.1"),
+        ("rebalance", "gold", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({}, "missing required field `host`"),
+        ({"host": None, "max_parallel": 0}, "max_parallel is 0"),
+        ({"host": "127.0.1.1", "tag": "gold"}, "host must be null"),
+        ({"host": "127.0.1.1", "rebalance": True}, "host must be null"),
+        ({"host": None, "forget": True, "rebalance": True}, "forget goes with host only"),
+        ({"host": None, "forget": True, "max_parallel": 5}, "forget goes with host only"),
+        ({"host": "imap.example.com"}, "is not an IP address"),
+    ],
+)
+def test_a_flush_that_contradicts_itself_flushes_nobody(
+    ask: Caller, operations: FakeOperations, body: dict[str, object], says: str
+) -> None:
+    answer = post(ask, "/v1/flushes", **body)
+    assert (answer.status, answer.json["exit_code"]) == (400, 65)
+    assert says in answer.detail
+    assert operations.asked == []
+
+
+def test_whom_to_kick_is_said_in_one_of_three_ways(ask: Caller, operations: FakeOperations) -> None:
+    assert post(ask, "/v1/kicks", user="alice").json["kicked"] == 2
+    post(ask, "/v1/kicks", field="userdb_class", value="beta")
+    post(ask, "/v1/kicks", hash=1669653170)
+    assert operations.asked == [
+        ("alice", None, None, None),
+        (None, "userdb_class", "beta", None),
+        (None, None, None, 1669653170),
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"user": "alice", "hash": 5},
+        {"field": "user"},
+        {"user": "alice", "value": "x"},
+        {"user": ""},
+        {"field": "", "value": ""},
+    ],
+)
+def test_a_kick_that_is_not_one_of_them_ends_no_session(
+    ask: Caller, operations: FakeOperations, body: dict[str, object]
+) -> None:
+    answer = post(ask, "/v1/kicks", **body)
+    assert (answer.status, answer.json["exit_code"]) == (400, 65)
+    assert operations.asked == []
+
+
+@pytest.mark.parametrize("name", ["alice", "a/b", "a/pin", "ünï@example.com"])
+def test_any_user_can_be_unpinned(ask: Caller, operations: FakeOperations, name: str) -> None:
+    operations.stay = {name}
+    path = f"/v1/users/{quote(name, safe='')}/pin?tag=gold&numeric=name"
+    assert ask("DELETE", path).status == 200
+    assert operations.asked == [(name, "gold", False)]
+
+
+def test_unpinning_who_is_not_pinned_is_a_404(ask: Caller) -> None:
+    answer = ask("DELETE", "/v1/users/alice/pin")
+    assert (answer.status, answer.detail) == (404, "alice: not pinned")
+
+
+@pytest.mark.parametrize("path", ["/v1/users/alice", "/v1/users/alice%2Fpin"])
+def test_a_user_himself_cannot_be_deleted(ask: Caller, operations: FakeOperations, path: str) -> None:
+    operations.stay = {"alice"}
+    assert ask("DELETE", path).status == 404
+    assert operations.asked == []
+
+
+def test_a_new_tag_tells_what_became_of_the_users(ask: Caller, operations: FakeOperations) -> None:
+    answer = ask("PATCH", "/v1/hosts/127.0.1.1", b'{"tag": "gold"}')
+    assert (answer.status, answer.json["host"]["tag"], answer.json["users"]["moved"]) == (200, "gold", 2)
+
+
+def test_a_new_tag_can_be_given_without_waiting(ask: Caller, operations: FakeOperations) -> None:
+    answer = ask("PATCH", "/v1/hosts/127.0.1.1?wait=false", b'{"tag": "gold"}')
+    assert (answer.status, answer.json["kind"]) == (202, "tag")
+
+
+def test_other_changes_of_a_host_are_always_waited_for(ask: Caller, operations: FakeOperations) -> None:
+    answer = ask("PATCH", "/v1/hosts/127.0.1.1?wait=false", b'{"weight": 7}')
+    assert (answer.status, answer.detail) == (400, "wait=false is for a change of the tag only")
+    assert operations.table["127.0.1.1"].weight == 100
+
+
+@pytest.mark.parametrize(
+    ("body", "member"),
+    [
+        ({"address": "127.0.0.14"}, "127.0.0.14:9090"),
+        ({"address": "127.0.0.14", "port": 9999}, "127.0.0.14:9999"),
+        ({"address": "127.0.0.14:9999"}, "127.0.0.14:9999"),
+        ({"address": "[2001:DB8::1]:9999"}, "2001:db8::1:9999"),
+        ({"address": "2001:db8::1"}, "2001:db8::1:9090"),
+    ],
+)
+def test_a_director_is_listed_under_its_address_and_port(
+    ask: Caller, body: dict[str, object], member: str
+) -> None:
+    answer = post(ask, "/v1/ring/members", **body)
+    assert answer.status == 200
+    assert answer.json["missing"] == [member]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"address": "bogus"}, "'bogus' is not an IP address"),
+        ({"address": "127.0.0.14:"}, "'' is not a port"),
+        ({"address": "127.0.0.14", "port": 0}, "'0' is not a port"),
+        ({"address": "127.0.0.14:65536"}, "'65536' is not a port"),
+        ({"address": "127.0.0.14:9090", "port": 9090}, "two ports"),
+    ],
+)
+def test_what_is_no_endpoint_is_not_listed(
+    ask: Caller, operations: FakeOperations, body: dict[str, object], says: str
+) -> None:
+    answer = post(ask, "/v1/ring/members", **body)
+    assert (answer.status, answer.json["exit_code"]) == (400, 65)
+    assert says in answer.detail
+    assert len(operations.members) == 2
+
+
+def test_a_director_is_removed_by_address_or_endpoint(ask: Caller, operations: FakeOperations) -> None:
+    assert ask("DELETE", "/v1/ring/members/127.0.0.12:9090").status == 200
+    assert ask("DELETE", "/v1/ring/members/127.0.0.11").status == 200
+    gone = ask("DELETE", "/v1/ring/members/127.0.0.12:9090")
+    assert (gone.status, gone.detail) == (404, "127.0.0.12: no such director")
+    assert operations.members == []
+
+
+def test_the_schema_tells_of_answers_that_do_not_wait(ask: Caller) -> None:
+    paths = ask("GET", "/schema").json["paths"]
+    accepted = paths["/v1/flushes"]["post"]["responses"]["202"]["content"]["application/json"]["schema"]
+    assert accepted == {"$ref": "#/components/schemas/MoveInfo"}
