@@ -184,7 +184,8 @@ class App:
         for sock in (self._unix("admin", config.listen.admin), self._tcp("admin", config.listen.admin.tcp)):
             if sock is not None:
                 self._listening.append((self._serve_admin, sock))
-        ring = self._tcp("ring", config.ring.listen if len(config.ring.servers) > 1 else None)
+        # With a secret others may be added later, by `director ring add`.
+        ring = self._tcp("ring", config.ring.listen if config.ring.secret else None)
         if ring is not None:
             self._listening.append((self._serve_ring, ring))
         self._api = self._unix("api", config.listen.api)
@@ -247,6 +248,7 @@ class App:
         async with anyio.create_task_group() as tasks:
             await tasks.start(self.driver.run)
             await tasks.start(self.programs.run)
+            await tasks.start(self.operations.run)
             tasks.start_soon(self.kicker.run)
             tasks.start_soon(self.resolving.run)
             for serve, sock in self._listening:

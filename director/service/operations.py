@@ -13,10 +13,9 @@ from functools import cache
 
 import anyio.lowlevel
 
-from director.core.addresses import canonical, host_id
+from director.core.addresses import host_id
 from director.core.assign import Gate
 from director.core.changes import problem_with
-from director.core.director import Director
 from director.core.events import HostChange
 from director.core.hashing import UserHash
 from director.core.hosts import HostTable
@@ -26,7 +25,6 @@ from director.core.order import member_order, split_member
 from director.core.standing import Standing
 from director.core.users import BUCKET_SHIFT, BUCKETS, User, is_alive, unpack
 from director.core.vhosts import Circle
-from director.errors import BadRequest
 from director.records import (
     Change,
     Dump,
@@ -39,15 +37,13 @@ from director.records import (
 )
 from director.service.driver import FAILURES, Driver
 from director.service.metrics import Durations, HostSample, Snapshot, render
-from director.service.notyet import NotYet
 from director.service.persist import Persistence
+from director.service.useroperations import STORE_WAIT, UserOperations, as_address
 from director.types import Address, HostId, MemberId, Stamp
 from director.version import VERSION
 from director.wire import hotpath
 from state.base import AuditEntry
 
-STORE_WAIT = 1.0
-"""Seconds a change waits for the store before it is reported as not yet stored."""
 COUNTED = 64
 """Buckets counted in one turn of the loop, about 2 ms at a million users."""
 COUNTED_AT_ONCE = 20_000
@@ -58,7 +54,7 @@ BLIP = 5.0
 """Seconds without sync that do not make a director unready: known users are answered meanwhile."""
 
 
-class Operations(NotYet):
+class Operations(UserOperations):
     def __init__(
         self,
         driver: Driver,
@@ -67,10 +63,7 @@ class Operations(NotYet):
         started: float,
         warm_seconds: Callable[[], float],
     ) -> None:
-        self._driver, self._persistence, self._user_hash = driver, persistence, user_hash
-        self._director: Director = driver.director
-        self._hosts: HostTable = driver.director.hosts
-        self._users = driver.director.users
+        super().__init__(driver, persistence, user_hash)
         self._started, self._warm_seconds = started, warm_seconds
         self._syncs = Durations()
         self._configured = cache(self._configured_circle)
@@ -141,7 +134,7 @@ class Operations(NotYet):
 
     async def users(self, host: str | None = None, after: str = "") -> AsyncIterator[list[UserInfo]]:
         """Assignments in order of their key, in batches; `after` (16 hex digits) leaves out keys up to it."""
-        wanted = _address(host) if host else None
+        wanted = as_address(host) if host else None
         start = int(after, 16) + 1 if after else 0
         batch: list[UserInfo] = []
         for number in range(start >> BUCKET_SHIFT, BUCKETS):
@@ -190,27 +183,27 @@ class Operations(NotYet):
         hostname: str = "",
     ) -> Change:
         """Add a host, or set the weight of one that is there; its tag cannot be changed so."""
-        where = _address(address)
+        where = as_address(address)
         change = HostChange(0, where, add=True, tag=tag or None, weight=weight, hostname=hostname)
         return await self._change(change, "add", reason, dry_run)
 
     async def update_host(
         self, address: str, weight: int, *, reason: str, dry_run: bool = False, tag: str | None = None
     ) -> Change:
-        change = HostChange(0, _address(address), tag=tag or None, weight=weight)
+        change = HostChange(0, as_address(address), tag=tag or None, weight=weight)
         return await self._change(change, "update", reason, dry_run)
 
     async def set_up(self, address: str, up: bool, *, reason: str, dry_run: bool = False) -> Change:
         return await self._change(
-            HostChange(0, _address(address), up=up), "up" if up else "down", reason, dry_run
+            HostChange(0, as_address(address), up=up), "up" if up else "down", reason, dry_run
         )
 
     async def remove_host(self, address: str, *, reason: str, dry_run: bool = False) -> Change:
-        return await self._change(HostChange(0, _address(address), remove=True), "remove", reason, dry_run)
+        return await self._change(HostChange(0, as_address(address), remove=True), "remove", reason, dry_run)
 
     async def _change(self, change: HostChange, what: str, reason: str, dry_run: bool) -> Change:
         if dry_run:
-            return Change(host=await self._preview(change), stored=False, dry_run=True)
+            return Change(host=await self._preview_host(change), stored=False, dry_run=True)
         before = self._hosts.get(change.address)
         row = await self._driver.change_host(change)
         stored = await self._persistence.wait_hosts_stored(STORE_WAIT)
@@ -227,7 +220,7 @@ class Operations(NotYet):
             )
         return Change(host=self._host_info(row, await self._counts()) if row.present else None, stored=stored)
 
-    async def _preview(self, change: HostChange) -> HostInfo | None:
+    async def _preview_host(self, change: HostChange) -> HostInfo | None:
         """What the change would make of the host. Raises what the change itself would raise."""
         problem = problem_with(self._hosts, change)
         if problem is not None:
@@ -384,13 +377,6 @@ class Operations(NotYet):
             last_read=socket.last_read if socket else 0,
             last_write=socket.last_write if socket else 0,
         )
-
-
-def _address(text: str) -> Address:
-    try:
-        return canonical(text)
-    except ValueError as exc:
-        raise BadRequest(f"{text!r} is not an IP address") from exc
 
 
 def _user_info(record: User, host: str, expire: int, name: str | None) -> UserInfo:

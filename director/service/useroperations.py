@@ -1,0 +1,444 @@
+"""What operators do to users and to the list of directors: moves, pins, flushes, kicks, tags, `ring add`.
+
+Each returns when the whole ring has confirmed it, with counts. Long ones can be started, followed and
+interrupted by an id. Which director an operator asks does not matter.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import msgspec
+
+from director.core.addresses import canonical, host_id
+from director.core.director import Director
+from director.core.effects import UsersDone
+from director.core.events import Flush, Forget, HostChange, KickSessions, MemberChange, MoveUser, UnpinUser
+from director.core.hashing import UserHash
+from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat
+from director.core.messages import HostRow
+from director.core.order import join_member, split_member
+from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, is_alive, unpack
+from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
+from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
+from director.service.driver import Driver, UsersEvent
+from director.service.persist import Persistence
+from director.types import Address, MemberId, UserKey
+from state.base import AuditEntry
+
+REMEMBERED = 100
+"""Ended operations that can still be asked for."""
+STORE_WAIT = 1.0
+"""Seconds a change waits for the store before it is reported as not yet stored."""
+SLICE = 16
+"""Buckets looked at in one turn of the loop."""
+LARGEST_HASH = 0xFFFFFFFF
+
+
+class _Followed:
+    """An operation that can be asked for by its id."""
+
+    def __init__(self, number: int, kind: str, target: str) -> None:
+        self.number, self.kind, self.target = number, kind, target
+        self.total: int | None = None
+        self.started = int(time.time())
+        self.ended: int | None = None
+        self.result: UsersChange | None = None
+        self.problem: Problem | None = None
+
+
+class UserOperations(ABC):
+    """The part of `Operations` that moves and kicks users."""
+
+    def __init__(self, driver: Driver, persistence: Persistence, user_hash: UserHash) -> None:
+        self._driver, self._persistence, self._user_hash = driver, persistence, user_hash
+        self._director: Director = driver.director
+        self._hosts = driver.director.hosts
+        self._users = driver.director.users
+        self._followed: dict[str, _Followed] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Carry out what is only started, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            task_status.started()
+            await anyio.sleep_forever()
+
+    # ---- one user
+
+    async def move_user(
+        self,
+        user: str,
+        host: str,
+        tag: str = "",
+        *,
+        numeric_is_hash: bool = True,
+        pin: bool = False,
+        early: bool = False,
+        reason: str,
+        dry_run: bool = False,
+    ) -> UsersChange:
+        """Move a user. tag: empty is that of the host. early: say so before the kick delay is over."""
+        row, key, name = self._to_move(user, host, tag, numeric_is_hash)
+        if dry_run:
+            return self._preview_move(key, row)
+        event = MoveUser(0, key, Address(row.address), name, pin, early)
+        done = await self._driver.change_users(event)
+        self._audit("pin" if pin else "move", user, reason, f"host={row.address} moved={done.moved}")
+        return _change(done, host=self._host_of(key))
+
+    async def start_move(
+        self,
+        user: str,
+        host: str,
+        tag: str = "",
+        *,
+        numeric_is_hash: bool = True,
+        pin: bool = False,
+        reason: str,
+    ) -> MoveInfo:
+        row, key, name = self._to_move(user, host, tag, numeric_is_hash)
+        event = MoveUser(0, key, Address(row.address), name, pin)
+        return self._start("pin" if pin else "move", user, event, reason)
+
+    def _to_move(
+        self, user: str, host: str, tag: str, numeric_is_hash: bool
+    ) -> tuple[HostRow, UserKey, bytes]:
+        """The host, the user's key in its pool, and his name where it is known."""
+        row = self._known_host(host)
+        if tag and tag != row.tag:
+            raise BadRequest(f"{row.address} has the tag {row.tag!r}, not {tag!r}: users stay in their pool")
+        if numeric_is_hash and _is_hash(user):
+            return row, self._key_of_hash(int(user), row.tag), b""
+        name = self._user_hash.cut(_bytes(user))
+        return row, self._user_hash.key(name, row.tag.encode()), name
+
+    async def unpin_user(
+        self, user: str, tag: str = "", *, numeric_is_hash: bool = True, reason: str, dry_run: bool = False
+    ) -> UsersChange:
+        """Let a pinned user expire, and be flushed, like everybody."""
+        if numeric_is_hash and _is_hash(user):
+            key = self._key_of_hash(int(user), tag)
+        else:
+            key = self._user_hash.key(self._user_hash.cut(_bytes(user)), tag.encode())
+        record = self._users.get(key)
+        if record is None or not record.flags & PINNED:
+            raise UnknownName(f"{user}: not pinned")
+        if dry_run:
+            return UsersChange(dry_run=True, host=self._host_of(key))
+        done = await self._driver.change_users(UnpinUser(0, key))
+        self._audit("unpin", user, reason, f"unpinned={done.moved}")
+        return _change(done, host=self._host_of(key))
+
+    async def kick(
+        self,
+        *,
+        user: str | None = None,
+        field: str | None = None,
+        value: str | None = None,
+        hash: int | None = None,
+        wait: bool = True,
+        reason: str,
+        dry_run: bool = False,
+    ) -> UsersChange:
+        """End sessions by name, by another field of theirs, or by the user's hash; on all directors."""
+        what: KickWhat
+        if user is not None:
+            what, target = ByName(_bytes(user)), user
+        elif field is not None and value is not None:
+            what, target = ByField(field, _bytes(value)), f"{field}={value}"
+        elif hash is not None:
+            what = HashOnHosts(hash, [row.address for row in self._hosts.rows.values()])
+            target = str(hash)
+        else:
+            raise BadRequest("give a user, a field with its value, or a hash")
+        if dry_run:
+            return UsersChange(dry_run=True)
+        done = await self._driver.change_users(KickSessions(0, what, wait))
+        self._audit("kick", target, reason, f"sessions={done.kicked}")
+        return _change(done)
+
+    # ---- many users
+
+    async def flush(
+        self,
+        host: str | None,
+        *,
+        tag: str | None = None,
+        max_parallel: int | None = None,
+        reason: str,
+        dry_run: bool = False,
+    ) -> UsersChange:
+        """Move the users of a host (None: of all) to where the hash puts them."""
+        target, event = self._flush(host, tag, max_parallel)
+        if dry_run:
+            return await self._preview(event.host, tag, everybody=False)
+        return await self._carry_out(self._follow("flush", target), event, reason)
+
+    async def start_flush(
+        self, host: str | None, *, tag: str | None = None, max_parallel: int | None = None, reason: str
+    ) -> MoveInfo:
+        return self._start("flush", *self._flush(host, tag, max_parallel), reason)
+
+    async def rebalance(
+        self, tag: str | None, max_parallel: int | None, *, reason: str, dry_run: bool = False
+    ) -> UsersChange:
+        """Move all users to where the hash puts them, except who is pinned."""
+        target, event = self._flush(None, tag, max_parallel)
+        if dry_run:
+            return await self._preview(None, tag, everybody=False)
+        return await self._carry_out(self._follow("rebalance", target), event, reason)
+
+    async def start_rebalance(self, tag: str | None, max_parallel: int | None, *, reason: str) -> MoveInfo:
+        return self._start("rebalance", *self._flush(None, tag, max_parallel), reason)
+
+    async def forget(self, host: str | None, *, reason: str, dry_run: bool = False) -> UsersChange:
+        """Forget the users of a host (None: of all), and end their sessions."""
+        target, event = self._forget(host)
+        if dry_run:
+            return await self._preview(event.host, None, everybody=True)
+        return await self._carry_out(self._follow("forget", target), event, reason)
+
+    async def start_forget(self, host: str | None, *, reason: str) -> MoveInfo:
+        return self._start("forget", *self._forget(host), reason)
+
+    async def set_tag(self, address: str, tag: str, *, reason: str, dry_run: bool = False) -> Change:
+        """Give a host another tag; its users of the old one are moved as by a flush."""
+        change = HostChange(0, Address(self._known_host(address).address), tag=tag, retag=True)
+        before, made = self._known_host(address), await self._change(change, "tag", reason, dry_run)
+        if dry_run or before.tag == tag:
+            return made
+        event = self._flush_of_tag(before)
+        users = await self._carry_out(self._follow("tag", before.address), event, reason)
+        return msgspec.structs.replace(made, users=users)
+
+    async def start_set_tag(self, address: str, tag: str, *, reason: str) -> MoveInfo:
+        """The tag is changed when this returns; its users are moved behind it."""
+        before = self._known_host(address)
+        await self._change(HostChange(0, Address(before.address), tag=tag, retag=True), "tag", reason, False)
+        return self._start("tag", before.address, self._flush_of_tag(before), reason)
+
+    def _flush_of_tag(self, before: HostRow) -> Flush:
+        """What moves the users a host had under its old tag."""
+        row = self._known_host(before.address)
+        return Flush(0, Address(row.address), old_tag=before.tag.encode(), before=row.tag_at)
+
+    def _flush(self, host: str | None, tag: str | None, max_parallel: int | None) -> tuple[str, Flush]:
+        if max_parallel is not None and max_parallel < 1:
+            raise BadRequest(f"{max_parallel} users at a time would never end: give 1 or more")
+        row = self._known_host(host) if host is not None else None
+        target = row.address if row is not None else "all" if tag is None else f"all of tag {tag!r}"
+        return target, Flush(0, Address(row.address) if row else None, tag, max_parallel)
+
+    def _forget(self, host: str | None) -> tuple[str, Forget]:
+        row = self._known_host(host) if host is not None else None
+        return row.address if row else "all", Forget(0, Address(row.address) if row else None)
+
+    # ---- following
+
+    def moves(self) -> list[MoveInfo]:
+        """What is under way, and what has ended lately."""
+        return [self._info(one) for one in reversed(self._followed.values())]
+
+    def move_info(self, id: str) -> MoveInfo:
+        return self._info(self._find(id))
+
+    async def interrupt(self, id: str) -> None:
+        """Begin with no more users; those under way are finished, and it ends with its counts."""
+        self._driver.interrupt(self._find(id).number)
+
+    def _find(self, id: str) -> _Followed:
+        if id not in self._followed:
+            raise UnknownName(f"{id}: no such operation; ended ones are remembered for a while only")
+        return self._followed[id]
+
+    def _info(self, one: _Followed) -> MoveInfo:
+        job = self._director.flushes.progress(one.number)
+        result = one.result or UsersChange()
+        return MoveInfo(
+            id=str(one.number),
+            kind=one.kind,
+            target=one.target,
+            started=one.started,
+            ended=one.ended,
+            total=one.total,
+            moved=job.moved if job else result.moved,
+            in_progress=len(job.under_way) if job else 0,
+            timed_out=job.timed_out if job else result.timed_out,
+            kicked=job.kicked if job else result.kicked,
+            result=one.result,
+            problem=one.problem,
+        )
+
+    def _start(self, kind: str, target: str, event: UsersEvent, reason: str) -> MoveInfo:
+        """Carry it out in the background."""
+        assert self._tasks is not None
+        one = self._follow(kind, target)
+        self._tasks.start_soon(self._carry_out_quietly, one, event, reason)
+        return self._info(one)
+
+    def _follow(self, kind: str, target: str) -> _Followed:
+        one = _Followed(self._driver.new_operation(), kind, target)
+        self._followed[str(one.number)] = one
+        ended = [id for id, other in self._followed.items() if other.ended is not None]
+        for id in ended[:-REMEMBERED]:
+            del self._followed[id]
+        return one
+
+    async def _carry_out_quietly(self, one: _Followed, event: UsersEvent, reason: str) -> None:
+        with suppress(OperationError):  # it is kept, for whoever asks
+            await self._carry_out(one, event, reason)
+
+    async def _carry_out(self, one: _Followed, event: UsersEvent, reason: str) -> UsersChange:
+        try:
+            if isinstance(event, Flush) and event.old_tag is None:
+                one.total = (await self._preview(event.host, event.tag, everybody=False)).moved
+            done = await self._driver.change_users(event, one.number)
+        except OperationError as exc:
+            one.problem = Problem(title=str(exc), status=409, exit_code=exc.exit_code)
+            raise
+        else:
+            one.result = _change(done)
+            detail = f"moved={done.moved} sessions={done.kicked} timed_out={done.timed_out}"
+            self._audit(one.kind, one.target, reason, detail)
+            return one.result
+        finally:
+            one.ended = int(time.time())
+
+    # ---- the ring
+
+    async def add_member(
+        self, address: str, port: int | None, *, reason: str, dry_run: bool = False
+    ) -> RingInfo:
+        """Add a director to the list; all others dial it from now on, whatever their configuration says."""
+        member = _member(address, port or split_member(self._director.me)[1])
+        if not self._director.identity.secret:
+            raise Refused("this director has no ring: set ring.servers and ring.secret_file first")
+        return await self._change_member(member, reason, dry_run)
+
+    async def remove_member(
+        self, address: str, port: int | None, *, reason: str, dry_run: bool = False
+    ) -> RingInfo:
+        """Take a director out of the list; it is told, and refuses logins from then on."""
+        listed = self._director.members.listed()
+        member = _member(address, port or split_member(self._director.me)[1])
+        if port is None:
+            same = [one for one in listed if split_member(one)[0] == split_member(member)[0]]
+            member = same[0] if same else member
+        if member not in listed:
+            raise UnknownName(f"{member}: no such director")
+        return await self._change_member(member, reason, dry_run, remove=True)
+
+    async def _change_member(
+        self, member: MemberId, reason: str, dry_run: bool, *, remove: bool = False
+    ) -> RingInfo:
+        if not dry_run:
+            await self._driver.change_member(MemberChange(0, member, remove))
+            await self._persistence.wait_hosts_stored(STORE_WAIT)
+            self._audit("ring remove" if remove else "ring add", member, reason, "")
+        return self.ring()
+
+    @abstractmethod
+    def ring(self) -> RingInfo:
+        """The directors and the connections with them."""
+
+    @abstractmethod
+    async def _change(self, change: HostChange, what: str, reason: str, dry_run: bool) -> Change:
+        """Have a host changed, and keep it in the audit."""
+
+    # ---- helpers
+
+    def _audit(self, what: str, target: str, reason: str, detail: str) -> None:
+        entry = AuditEntry(
+            at=time.time(), who=self._director.me, what=what, target=target, detail=detail, reason=reason
+        )
+        self._persistence.audit(entry)
+
+    def _known_host(self, host: str) -> HostRow:
+        row = self._hosts.get(as_address(host))
+        if row is None:
+            raise UnknownName(f"{host}: no such backend host")
+        return row
+
+    def _key_of_hash(self, hash32: int, tag: str) -> UserKey:
+        """The user with this hash; of several the one with a host of this tag.
+
+        Only his hash being known, a user who has no assignment cannot be told from others of that hash."""
+        bucket = unpack(self._users.bucket((hash32 << 32) >> BUCKET_SHIFT))
+        known = [user for user in bucket if user.key >> 32 == hash32]
+        for user in known:
+            row = self._hosts.by_id(user.host)
+            if row is not None and row.tag == tag:
+                return user.key
+        if known:
+            return known[0].key
+        raise Refused(f"nobody with the hash {hash32} is known yet: give the name, `director move NAME HOST`")
+
+    def _host_of(self, key: UserKey) -> str | None:
+        user = self._users.get(key)
+        row = self._hosts.by_id(user.host) if user is not None else None
+        return row.address if row is not None else None
+
+    def _preview_move(self, key: UserKey, row: HostRow) -> UsersChange:
+        if self._director.moves.is_moving(key):
+            raise TryAgain("the user is being moved already; wait for it to end")
+        stays = self._host_of(key) == row.address
+        return UsersChange(moved=not stays, unchanged=stays, dry_run=True, host=row.address)
+
+    async def _preview(self, host: Address | None, tag: str | None, *, everybody: bool) -> UsersChange:
+        """How many users a flush would move (everybody: a forgetting), counted in slices."""
+        rows = [r for r in self._hosts.present() if host in (None, r.address) and tag in (None, r.tag)]
+        concerned = {host_id(Address(row.address)): row for row in rows}
+        moved = unchanged = 0
+        unix = int(time.time())
+        for number in range(BUCKETS):
+            for user in unpack(self._users.bucket(number)):
+                row = concerned.get(user.host)
+                if row is None or not is_alive(user, unix, self._users.expire) or self._hosts.gone(user):
+                    continue
+                fresh = self._director.assigner.place(user.key >> 32, row.tag.encode())
+                stays = user.flags & PINNED or (fresh is not None and fresh.id == user.host)
+                goes = everybody or not stays
+                moved, unchanged = moved + goes, unchanged + (not goes)
+            if number % SLICE == 0:
+                await anyio.lowlevel.checkpoint()
+        return UsersChange(moved=moved, unchanged=unchanged, dry_run=True)
+
+
+def _change(done: UsersDone, host: str | None = None) -> UsersChange:
+    return UsersChange(
+        moved=done.moved,
+        unchanged=done.unchanged,
+        superseded=done.superseded,
+        kicked=done.kicked,
+        timed_out=done.timed_out,
+        not_reached=[str(member) for member in done.not_reached],
+        host=host,
+    )
+
+
+def _bytes(name: str) -> bytes:
+    """A user name may be any bytes; what is no UTF-8 has come through as surrogates."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _is_hash(user: str) -> bool:
+    return user.isascii() and user.isdigit() and int(user) <= LARGEST_HASH
+
+
+def _member(address: str, port: int) -> MemberId:
+    return join_member(as_address(address), port)
+
+
+def as_address(text: str) -> Address:
+    """An address as all directors write it. Raises BadRequest where it is none."""
+    try:
+        return canonical(text)
+    except ValueError as exc:
+        raise BadRequest(f"{text!r} is not an IP address") from exc
