@@ -146,8 +146,7 @@ class RingLink(asyncio.Protocol):
         if self._tls is None:
             self._write(frame)
         elif self._tls.established:
-            self._tls.send(frame)
-            self._write(self._tls.outgoing())
+            self._write(self._tls.encrypt(frame))
         waiting = self.buffered
         self.peak = max(self.peak, waiting)
         if waiting > QUEUE_LIMIT:

@@ -19,8 +19,8 @@ from director.types import Address
 
 PEM_LIMIT = 1024 * 1024
 """Bytes. A longer file is no certificate but a wrong path."""
-READ_SIZE = 256 * 1024
-"""Bytes taken out of TLS at once."""
+STEP = 256 * 1024
+"""Bytes put into TLS or taken out of it at once: its buffers get slow when they are large."""
 
 _ALERT, _HANDSHAKE, _MAJOR = 0x15, 0x16, 0x03
 _REMEDY = "set ring.tls on all directors, or on none"
@@ -82,7 +82,7 @@ class RingTls:
 
 
 class Session:
-    """TLS of one connection. `outgoing` is to be sent after each call of another method."""
+    """TLS of one connection. What `outgoing` gives is to be sent after each `receive` and `close`."""
 
     def __init__(self, context: ssl.SSLContext, peer: Address, *, dialled: bool) -> None:
         self.peer, self.established = peer, False
@@ -115,10 +115,13 @@ class Session:
                 self._no_tls()
             raise PeerError(self._reason(exc)) from exc
 
-    def send(self, data: bytes) -> None:
-        rest = memoryview(data)
+    def encrypt(self, data: bytes) -> bytes:
+        """What to put on the line for `data`."""
+        parts, rest = [], memoryview(data)
         while rest:
-            rest = rest[self._tls.write(rest) :]
+            rest = rest[self._tls.write(rest[:STEP]) :]
+            parts.append(self._out.read())
+        return b"".join(parts)
 
     def close(self) -> None:
         """Say that nothing more comes."""
@@ -131,7 +134,7 @@ class Session:
     def _read(self) -> bytes:
         parts = []
         with suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            while part := self._tls.read(READ_SIZE):
+            while part := self._tls.read(STEP):
                 parts.append(part)
         return b"".join(parts)
 

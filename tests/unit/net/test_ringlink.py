@@ -203,7 +203,12 @@ async def meet(dialler: Secure | None, acceptor: Secure | None) -> tuple[End, En
         await asyncio.get_running_loop().create_connection(near.new, *address)
         if dialler is None:
             near.own.send(encode([Ping(1)]))
-        await until(lambda: trouble(near) and trouble(far))
+        try:
+            await until(lambda: trouble(near) and trouble(far))
+        finally:
+            for end in (near, far):
+                if end.link is not None:
+                    end.link.close()
     return near, far
 
 
