@@ -108,7 +108,8 @@ class Ring:
         """Whether nobody to the left needs us any more, or has had time enough."""
         if self._leaving_until is None:
             return False
-        needed = any(n.live and not n.rightward for n in self.links.values())
+        lefts = [n for n in self.links.values() if n.live and not n.rightward]
+        needed = any(n.peer not in self.departed for n in lefts)  # who leaves too needs nobody
         return not needed or now.mono >= self._leaving_until
 
     def departs(self, member: MemberId, incarnation: int) -> bool:
