@@ -10,7 +10,7 @@ from enum import Enum, IntEnum
 from typing import NamedTuple
 
 from director.core.hashing import UserHash
-from director.core.users import LATEST, MOVING, PINNED, User, UserTable, is_alive, margin
+from director.core.users import LATEST, MOVING, User, UserTable, is_alive, is_near_expiry
 from director.core.vhosts import Circle
 from director.types import Address, HostId, Stamp, UserKey
 
@@ -50,6 +50,8 @@ class Backend(NamedTuple):
     since: int
     """Stamp of its last appearance in the table; what was decided before it is not used."""
     retagged: int = 0
+    """Stamp of the last change of its tag after it appeared, 0 for never; who was put there before it, and is
+    still alive, has to be moved."""
 
 
 class Assigner:
@@ -65,21 +67,8 @@ class Assigner:
         self._backends: dict[HostId, Backend] = {}
         self._by_address: dict[str, Backend] = {}
         self._circles: dict[bytes, tuple[list[tuple[Address, int]], Circle]] = {}
-        self._names = bytearray()
         self._held: set[UserKey] = set()
-
-    def hold(self, key: UserKey) -> None:
-        self._held.add(key)
-
-    def release(self, key: UserKey) -> None:
-        self._held.discard(key)
-
-    @property
-    def held(self) -> int:
-        return len(self._held)
-
-    def choose(self, key: UserKey, tag: bytes) -> Backend | Wait:
-        return self._choose(key, tag, self.users.get(key))[0]
+        self._names = bytearray()
 
     def set_backends(self, backends: Iterable[Backend]) -> None:
         """Replace the table of hosts. Circles of tags in which nothing changed are kept as they are."""
@@ -115,6 +104,34 @@ class Assigner:
             self._names += key.to_bytes(8) + len(name).to_bytes(2) + name
         return answer
 
+    def choose(self, key: UserKey, tag: bytes) -> Backend | Wait:
+        """Place a user afresh, whatever his record says and whether he is held or not. The stamp is later than
+        that of his record, and never before his host appeared or changed its tag, by whatever clock: such a
+        choice would not count."""
+        if self.gate < Gate.OPEN:
+            return Wait.RING
+        backend = self.place(key >> 32, tag)
+        if backend is None:
+            return Wait.NO_HOST
+        old = self.users.get(key)
+        decided, seen = (old.decided + 1, old.seen) if old else (0, 0)
+        stamp = Stamp(min(max(self.unix, decided, backend.since, backend.retagged), LATEST))
+        self.users.put(User(key, backend.id, stamp, max(self.unix, seen), 0))
+        return backend
+
+    def hold(self, key: UserKey) -> None:
+        """Answer this user no more, known or not, until he is released."""
+        self._held.add(key)
+
+    def release(self, key: UserKey) -> None:
+        """Answer this user again; nothing changes where he is not held."""
+        self._held.discard(key)
+
+    @property
+    def held(self) -> int:
+        """How many users are held."""
+        return len(self._held)
+
     def take_names(self) -> bytes:
         """Names of the users placed anew since the last call: key (8 bytes), length (2 bytes), name each."""
         names, self._names = bytes(self._names), bytearray()
@@ -128,42 +145,37 @@ class Assigner:
         return f"\tproxy_refresh={refresh}\thost={host}\tuser_dirkey={key >> 32}@{backend.address}".encode()
 
     def _assign(self, key: UserKey, tag: bytes) -> tuple[Backend | Wait, bool]:
+        """The answer, and whether the user was placed anew."""
         if self.gate == Gate.CLOSED:
             return Wait.HINT, False
         if key in self._held:
             return Wait.HELD, False
         old = self.users.get(key)
         if old is not None:
-            backend = self._backends.get(old.host)
-            known = backend is not None and old.decided >= backend.since
-            if old.flags & MOVING and (old.host == 0 or known):
-                return Wait.MOVING, False
-            if known:
-                assert backend is not None
-                alive = is_alive(old, self.unix, self.users.expire)
-                if alive and old.decided < backend.retagged:
-                    return Wait.RETAGGED, False
-                if self._near(old):
-                    fresh = self.place(key >> 32, tag)
-                    if fresh is not None and fresh.id != old.host:
-                        return (Wait.RING if self.gate < Gate.OPEN else Wait.NEAR), False
-                if alive:
-                    self.users.touch(key, self.unix)
-                    return backend, False
-        return self._choose(key, tag, old)
+            known = self._known(old, tag)
+            if known is not None:
+                return known, False
+        chosen = self.choose(key, tag)
+        return chosen, isinstance(chosen, Backend)
 
-    def _near(self, user: User) -> bool:
-        ends, margin_ = user.seen + self.users.expire, margin(self.users.expire)
-        return not user.flags & PINNED and ends - margin_ <= self.unix < ends + margin_
-
-    def _choose(self, key: UserKey, tag: bytes, old: User | None) -> tuple[Backend | Wait, bool]:
-        if self.gate < Gate.OPEN:
-            return Wait.RING, False
-        backend = self.place(key >> 32, tag)
+    def _known(self, old: User, tag: bytes) -> Backend | Wait | None:
+        """What a record says about its user; None where he is to be placed anew."""
+        backend = self._backends.get(old.host)
+        if backend is not None and old.decided < backend.since:
+            backend = None
+        if old.flags & MOVING and (backend is not None or not old.host):
+            return Wait.MOVING
         if backend is None:
-            return Wait.NO_HOST, False
-        decided, seen = (old.decided + 1, old.seen) if old else (0, 0)
-        # Never before the host appeared, by whatever clock: such a choice would not count.
-        stamp = Stamp(min(max(self.unix, decided, backend.since, backend.retagged), LATEST))
-        self.users.put(User(key, backend.id, stamp, max(self.unix, seen), 0))
-        return backend, True
+            return None
+        alive = is_alive(old, self.unix, self.users.expire)
+        if alive and old.decided < backend.retagged:
+            return Wait.RETAGGED
+        if is_near_expiry(old, self.unix, self.users.expire):
+            fresh = self.place(old.key >> 32, tag)
+            if fresh is not None and fresh.id != old.host:
+                return Wait.NEAR if self.gate == Gate.OPEN else Wait.RING
+        if not alive:
+            return None
+        # 2.3 answers known users even when their host is down or has no weight
+        self.users.touch(old.key, self.unix)
+        return backend

@@ -34,6 +34,11 @@ PINNED = 4
 LATEST = 0xFFFFFFFF
 """The last second that a record can hold."""
 
+SUMMARY_ENTRY = 6
+"""Bytes that `UserTable.summary` has for each record."""
+
+_WORD = 0xFFFFFFFFFFFFFFFF
+
 
 class User(NamedTuple):
     """One record."""
@@ -61,6 +66,30 @@ def rounded(seen: int, expire: int) -> int:
     return min(-(-seen // step) * step, LATEST)
 
 
+def margin(expire: int) -> int:
+    """Seconds before and after expiry in which directors may differ about whether a user is still alive.
+
+    The last tenth of `expire`, as in the original, but 30 s at most; and 5 s at least: twice the allowed
+    difference of two clocks and a second for the ring (ring-rules 21).
+    """
+    return min(30, max(5, expire // 10))
+
+
+def record_hash(user: User) -> int:
+    """48 bits by which directors tell each other which records they have: the same in every version.
+
+    Three words (the key; host and decided; seen and flags) are mixed in one after the other, each time by the
+    last steps of splitmix64. The upper 48 bits of the result count.
+    """
+    mixed = 0
+    for word in (user.key, user.host << 32 | user.decided, user.seen << 16 | user.flags):
+        mixed = (mixed ^ word) + 0x9E3779B97F4A7C15 & _WORD
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _WORD
+        mixed ^= mixed >> 31
+    return mixed >> 16
+
+
 def pack(users: Iterable[User]) -> bytes:
     """Records as they go over the wire and into stores."""
     return b"".join(RECORD.pack(*user) for user in users)
@@ -76,8 +105,9 @@ def unpack(records: bytes) -> Iterator[User]:
 class UserTable:
     """All users, in 4096 buckets.
 
-    Two sets are kept beside them: *changes*, what was decided or refreshed here and is not announced yet, and
-    *dirty* buckets, whose stored form is no longer what is in memory.
+    Three things are kept beside them: *changes*, what was decided or refreshed here and is not announced yet;
+    *displaced*, what was known of users before a merge changed their host; and *dirty* buckets, whose stored
+    form is no longer what is in memory.
     """
 
     def __init__(self, expire: int) -> None:
@@ -87,8 +117,8 @@ class UserTable:
         self.expire = expire
         self._buckets: list[dict[UserKey, User]] = [{} for _ in range(BUCKETS)]
         self._changes: list[User] = []
-        self._dirty: set[int] = set()
         self._displaced: list[User] = []
+        self._dirty: set[int] = set()
 
     def __len__(self) -> int:
         """All records, those of expired users included."""
@@ -128,29 +158,14 @@ class UserTable:
             if new == old:
                 continue
             self._store(new)
-            before = old or User(user.key, HostId(0), Stamp(0), 0, 0)
-            if (old is not None and old.host != new.host) or (before.flags ^ new.flags) & MOVING:
+            before = old or User(new.key, HostId(0), Stamp(0), 0, 0)
+            moved = (new.host, new.flags & MOVING) != (before.host, before.flags & MOVING)
+            if moved if old else new.flags & MOVING:
                 self._displaced.append(before)
             if old is None or self._stored(new) != self._stored(old):
                 self._dirty.add(new.key >> BUCKET_SHIFT)
                 news.append(new)
         return pack(news)
-
-    @property
-    def has_displaced(self) -> bool:
-        return bool(self._displaced)
-
-    def take_displaced(self) -> bytes:
-        displaced, self._displaced = self._displaced, []
-        return pack(displaced)
-
-    def summary(self, number: int, unix: int) -> bytes:
-        return b"".join(_h(self._stored(u)) for u in self._sorted(number) if not self._gone(u, unix))
-
-    def missing(self, number: int, summary: bytes, unix: int) -> bytes:
-        known = {summary[at : at + 6] for at in range(0, len(summary), 6)}
-        users = (u for u in self._sorted(number) if not self._gone(u, unix))
-        return pack(u for u in users if _h(self._stored(u)) not in known)
 
     def bucket(self, number: int) -> bytes:
         """The records of a bucket, by key."""
@@ -162,8 +177,24 @@ class UserTable:
 
     def digest(self, number: int, unix: int) -> bytes:
         """8 bytes, equal where two directors know the same of a bucket; zeros where there is nobody."""
-        kept = pack(self._stored(user) for user in self._sorted(number) if not self._gone(user, unix))
+        kept = pack(map(self._stored, self._kept(number, unix)))
         return hashlib.md5(kept, usedforsecurity=False).digest()[:8] if kept else bytes(8)
+
+    def summary(self, number: int, unix: int) -> bytes:
+        """What is known of a bucket, in short: the `record_hash` (6 bytes, big endian) of each record as it is
+        stored, by key. Who is in no digest is not in it."""
+        return b"".join(self._hash(user) for user in self._kept(number, unix))
+
+    def missing(self, number: int, summary: bytes, unix: int) -> bytes:
+        """The records of a bucket, by key, that a director with this `summary` of it (in any order) lacks.
+
+        Raises ValueError where the length is not a whole number of entries.
+        """
+        if len(summary) % SUMMARY_ENTRY:
+            raise ValueError(f"{len(summary)} bytes of a summary are no multiple of {SUMMARY_ENTRY}")
+        starts = range(0, len(summary), SUMMARY_ENTRY)
+        known = {summary[start : start + SUMMARY_ENTRY] for start in starts}
+        return pack(user for user in self._kept(number, unix) if self._hash(user) not in known)
 
     def digests(self, unix: int) -> bytes:
         """The digests of all buckets in a row. Takes long with many users: slice it with `digest`."""
@@ -177,6 +208,19 @@ class UserTable:
         """Records to announce since the last call. A user may be in it twice."""
         changes, self._changes = self._changes, []
         return pack(changes)
+
+    @property
+    def has_displaced(self) -> bool:
+        return bool(self._displaced)
+
+    def take_displaced(self) -> bytes:
+        """The former records of users whose host or MOVING flag a merge has changed since the last call.
+
+        A user may be in it twice. One who was unknown and came in MOVING is in it on host 0, with zeros;
+        others who were unknown are not.
+        """
+        displaced, self._displaced = self._displaced, []
+        return pack(displaced)
 
     @property
     def dirty_count(self) -> int:
@@ -226,6 +270,10 @@ class UserTable:
             self._dirty.add(number)
         return dropped
 
+    def _kept(self, number: int, unix: int) -> Iterator[User]:
+        """The users of a bucket who are not gone, by key."""
+        return (user for user in self._sorted(number) if not self._gone(user, unix))
+
     def _sorted(self, number: int) -> list[User]:
         return sorted(self._buckets[number].values())
 
@@ -234,6 +282,9 @@ class UserTable:
 
     def _stored(self, user: User) -> User:
         return user._replace(seen=self._rounded(user.seen))
+
+    def _hash(self, user: User) -> bytes:
+        return record_hash(self._stored(user)).to_bytes(SUMMARY_ENTRY)
 
     def _gone(self, user: User, unix: int) -> bool:
         # By the rounded `seen`, the only one that all directors share: otherwise their digests would differ
@@ -246,9 +297,7 @@ def is_alive(user: User, unix: int, expire: int) -> bool:
     return bool(user.flags & PINNED) or user.seen + expire > unix
 
 
-def _h(user: User) -> bytes:
-    return hashlib.md5(RECORD.pack(*user)).digest()[:6]
-
-
-def margin(expire: int) -> int:
-    return min(30, max(5, expire // 10))
+def is_near_expiry(user: User, unix: int, expire: int) -> bool:
+    """Whether another director's clock may say something else about `is_alive`."""
+    left = user.seen + expire - unix
+    return not user.flags & PINNED and -margin(expire) < left <= margin(expire)

@@ -184,6 +184,7 @@ static uint64_t user_key(const uint8_t *name, size_t size, int lower, const uint
 
 enum { RECORD = 22, BUCKETS = 4096, BUCKET_SHIFT = 52, MOVING = 1, PINNED = 4 };
 enum { AT_HOST = 8, AT_DECIDED = 12, AT_SEEN = 16, AT_FLAGS = 20 };
+enum { SUMMARY_ENTRY = 6 };
 #define LATEST 0xffffffffu
 
 typedef struct {
@@ -194,8 +195,8 @@ typedef struct {
 typedef struct {
     block_t blocks[BUCKETS];
     uint64_t used;
-    uint32_t expire;
-    buffer_t changes;
+    uint32_t expire, margin;
+    buffer_t changes, displaced;
     uint8_t dirty[BUCKETS];
     uint32_t dirty_count;
 } table_t;
@@ -207,6 +208,7 @@ static void table_free(table_t *table)
     for (number = 0; number < BUCKETS; number++)
         free(table->blocks[number].records);
     free(table->changes.data);
+    free(table->displaced.data);
 }
 
 static void table_dirty(table_t *table, uint32_t number)
@@ -352,26 +354,39 @@ static int record_wins(const uint8_t *record, const uint8_t *other)
     return flags < other_flags;
 }
 
+/* Whether who was in `record` has to leave where he is for what is in `other`. */
+static int record_displaced(const uint8_t *record, const uint8_t *other)
+{
+    return get32(record + AT_HOST) != get32(other + AT_HOST) ||
+           ((get16(record + AT_FLAGS) ^ get16(other + AT_FLAGS)) & MOVING) != 0;
+}
+
 /* Take in one record; what said something new is appended to `news` as it is now. */
 static int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
 {
     uint64_t key = get64(incoming);
     uint32_t index, old, seen;
-    uint8_t *record = table_locate(table, key, &index);
+    uint8_t *record = table_locate(table, key, &index), nobody[RECORD] = {0};
     int new;
 
-    if (buffer_reserve(news, RECORD) < 0)
+    if (buffer_reserve(news, RECORD) < 0 || buffer_reserve(&table->displaced, RECORD) < 0)
         return -1;
     if (record == NULL) {
         if ((record = table_insert(table, key, index)) == NULL)
             return -1;
         memcpy(record, incoming, RECORD);
         new = 1;
+        put64(nobody, key);
+        if (get16(record + AT_FLAGS) & MOVING)
+            buffer_append(&table->displaced, nobody, RECORD);
     } else {
         old = get32(record + AT_SEEN);
         seen = get32(incoming + AT_SEEN) > old ? get32(incoming + AT_SEEN) : old;
-        if ((new = record_wins(incoming, record)))
+        if ((new = record_wins(incoming, record))) {
+            if (record_displaced(record, incoming))
+                buffer_append(&table->displaced, record, RECORD);
             memcpy(record, incoming, RECORD);
+        }
         put32(record + AT_SEEN, seen);
         new = new || table_rounded(table, seen) > table_rounded(table, old);
     }
@@ -384,6 +399,14 @@ static int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
 static int record_alive(const table_t *table, const uint8_t *record, int64_t now)
 {
     return get16(record + AT_FLAGS) & PINNED || (int64_t)get32(record + AT_SEEN) + table->expire > now;
+}
+
+/* core.users.is_near_expiry */
+static int record_near(const table_t *table, const uint8_t *record, int64_t now)
+{
+    int64_t left = (int64_t)get32(record + AT_SEEN) + table->expire - now, margin = table->margin;
+
+    return left <= margin && left > -margin && !(get16(record + AT_FLAGS) & PINNED);
 }
 
 /* By the rounded `seen`: see UserTable._gone in core/users.py. */
@@ -415,6 +438,76 @@ static uint64_t table_digest(const table_t *table, uint32_t number, int64_t now)
         md5_add(&md5, stored, RECORD);
     }
     return md5.size == 0 ? 0 : md5_end(&md5);
+}
+
+/* core.users.record_hash of the record as it is stored */
+static uint64_t table_hash(const table_t *table, const uint8_t *record)
+{
+    uint64_t words[3] = {get64(record), get64(record + AT_HOST), 0}, mixed = 0;
+    int i;
+
+    words[2] = (uint64_t)table_rounded(table, get32(record + AT_SEEN)) << 16 | get16(record + AT_FLAGS);
+    for (i = 0; i < 3; i++) {
+        mixed = (mixed ^ words[i]) + 0x9e3779b97f4a7c15u;
+        mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9u;
+        mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111ebu;
+        mixed ^= mixed >> 31;
+    }
+    return mixed >> 16;
+}
+
+static uint64_t get48(const uint8_t *p) { return (uint64_t)get32(p) << 16 | get16(p + 4); }
+
+/* The hashes of the records of a bucket that are not gone, one after the other. */
+static int table_summary(const table_t *table, uint32_t number, int64_t now, buffer_t *summary)
+{
+    const block_t *block = &table->blocks[number];
+    uint32_t index;
+
+    if (buffer_reserve(summary, (size_t)block->used * SUMMARY_ENTRY) < 0)
+        return -1;
+    for (index = 0; index < block->used; index++) {
+        uint8_t entry[8];
+
+        if (record_gone(table, block_at(block, index), now))
+            continue;
+        put64(entry, table_hash(table, block_at(block, index)) << 16);
+        buffer_append(summary, entry, SUMMARY_ENTRY);
+    }
+    return 0;
+}
+
+static int by_hash(const void *one, const void *other)
+{
+    uint64_t a = *(const uint64_t *)one, b = *(const uint64_t *)other;
+
+    return a < b ? -1 : a > b;
+}
+
+/* The records of a bucket that are not gone, and not among the `count` hashes of a summary. */
+static int table_missing(
+    const table_t *table, uint32_t number, const uint8_t *summary, size_t count, int64_t now, buffer_t *missing)
+{
+    const block_t *block = &table->blocks[number];
+    uint64_t *known = malloc((count + 1) * sizeof(*known));
+    size_t at;
+    uint32_t index;
+    int result = 0;
+
+    if (known == NULL)
+        return -1;
+    for (at = 0; at < count; at++)
+        known[at] = get48(summary + at * SUMMARY_ENTRY);
+    qsort(known, count, sizeof(*known), by_hash);
+    for (index = 0; index < block->used && result == 0; index++) {
+        const uint8_t *record = block_at(block, index);
+        uint64_t hash = table_hash(table, record);
+
+        if (!record_gone(table, record, now) && bsearch(&hash, known, count, sizeof(*known), by_hash) == NULL)
+            result = buffer_append(missing, record, RECORD);
+    }
+    free(known);
+    return result;
 }
 
 /* Drop the records of a bucket that are gone (host < 0), or those decided on `host` before a stamp. */

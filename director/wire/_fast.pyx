@@ -13,7 +13,7 @@ from libc.string cimport memchr, memcmp, memcpy
 
 from director.core.addresses import address_order
 from director.core.assign import Gate, Wait
-from director.core.users import User
+from director.core.users import User, margin
 from director.wire.auth import Held, is_self
 
 cdef extern from "_fast.h" nogil:
@@ -26,6 +26,7 @@ cdef extern from "_fast.h" nogil:
         AT_DECIDED
         AT_SEEN
         AT_FLAGS
+        SUMMARY_ENTRY
     const uint32_t LATEST
 
     ctypedef struct buffer_t:
@@ -49,7 +50,9 @@ cdef extern from "_fast.h" nogil:
         block_t *blocks
         uint64_t used
         uint32_t expire
+        uint32_t margin
         buffer_t changes
+        buffer_t displaced
         uint8_t *dirty
         uint32_t dirty_count
     void table_free(table_t *table)
@@ -59,8 +62,12 @@ cdef extern from "_fast.h" nogil:
     int table_touch(table_t *table, uint8_t *record, uint32_t seen)
     int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
     bint record_alive(const table_t *table, const uint8_t *record, int64_t now)
+    bint record_near(const table_t *table, const uint8_t *record, int64_t now)
     void table_stored(const table_t *table, const uint8_t *record, uint8_t *stored)
     uint64_t table_digest(const table_t *table, uint32_t number, int64_t now)
+    int table_summary(const table_t *table, uint32_t number, int64_t now, buffer_t *summary)
+    int table_missing(const table_t *table, uint32_t number, const uint8_t *summary, size_t count, int64_t now, \
+                      buffer_t *missing)
     uint32_t table_drop(table_t *table, uint32_t number, int64_t now, int64_t host, int64_t before)
 
     ctypedef struct slice_t:
@@ -108,7 +115,7 @@ cdef class UserTable:
         self.table = <table_t *>calloc(1, sizeof(table_t))
         if self.table == NULL:
             raise MemoryError
-        self.table.expire = expire
+        self.table.expire, self.table.margin = expire, margin(expire)
 
     def __dealloc__(self):
         if self.table != NULL:
@@ -177,6 +184,27 @@ cdef class UserTable:
         put64(digest, table_digest(self.table, number, unix))
         return PyBytes_FromStringAndSize(<char *>digest, 8)
 
+    def summary(self, uint32_t number, int64_t unix):
+        cdef buffer_t summary = buffer_t(NULL, 0, 0)
+        self.block(number)
+        try:
+            checked(table_summary(self.table, number, unix, &summary))
+            return PyBytes_FromStringAndSize(<char *>summary.data, summary.used)
+        finally:
+            free(summary.data)
+
+    def missing(self, uint32_t number, bytes summary not None, int64_t unix):
+        cdef slice_t known = slice_of(summary)
+        cdef buffer_t missing = buffer_t(NULL, 0, 0)
+        self.block(number)
+        if known.size % SUMMARY_ENTRY:
+            raise ValueError(f"{known.size} bytes of a summary are no multiple of {SUMMARY_ENTRY}")
+        try:
+            checked(table_missing(self.table, number, known.data, known.size // SUMMARY_ENTRY, unix, &missing))
+            return PyBytes_FromStringAndSize(<char *>missing.data, missing.used)
+        finally:
+            free(missing.data)
+
     def digests(self, int64_t unix):
         cdef bytes digests = PyBytes_FromStringAndSize(NULL, 8 * BUCKETS)
         cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(digests)
@@ -191,6 +219,13 @@ cdef class UserTable:
 
     def take_changes(self):
         return taken(&self.table.changes)
+
+    @property
+    def has_displaced(self):
+        return self.table.displaced.used > 0
+
+    def take_displaced(self):
+        return taken(&self.table.displaced)
 
     @property
     def dirty_count(self):
@@ -296,6 +331,7 @@ cdef class Circle:
 cdef struct backend_t:
     uint32_t id
     uint32_t since
+    uint32_t retagged
     uint32_t index  # in the list of backends
 
 
@@ -312,8 +348,13 @@ cdef enum:
     WAIT_RING = -2
     WAIT_NO_HOST = -3
     WAIT_MOVING = -4
+    WAIT_NEAR = -5
+    WAIT_RETAGGED = -6
+    WAIT_HELD = -7
 
-cdef list WAITS = [Wait.HINT, Wait.RING, Wait.NO_HOST, Wait.MOVING]
+    NOT_KNOWN = -8  # to be placed anew
+
+cdef list WAITS = [Wait.HINT, Wait.RING, Wait.NO_HOST, Wait.MOVING, Wait.NEAR, Wait.RETAGGED, Wait.HELD]
 
 
 cdef object waited(int index):
@@ -337,6 +378,7 @@ cdef class Assigner:
     cdef Circle untagged
     cdef backend_t *by_id
     cdef size_t backend_count
+    cdef set held_users
     cdef buffer_t names
     cdef buffer_t output
     cdef buffer_t scratch
@@ -347,6 +389,7 @@ cdef class Assigner:
         self.fast_mode = user_hash.fast_mode
         self.separator = user_hash.separator[0] if user_hash.separator else -1
         self.backends, self.texts, self.circles = [], [], []
+        self.held_users = set()
 
     def __dealloc__(self):
         free(self.by_id)
@@ -371,7 +414,7 @@ cdef class Assigner:
         if by_id == NULL:
             raise MemoryError
         for index in range(count):
-            by_id[index] = backend_t(table[index].id, table[index].since, index)
+            by_id[index] = backend_t(table[index].id, table[index].since, table[index].retagged, index)
         qsort(by_id, count, sizeof(backend_t), by_host_id)
         free(self.by_id)
         self.by_id, self.backend_count = by_id, count
@@ -408,6 +451,20 @@ cdef class Assigner:
 
     def assign_named(self, uint64_t key, bytes tag not None, bytes name not None):
         return self.answer(self.assigned(key, slice_of(tag), slice_of(name)))
+
+    def choose(self, uint64_t key, bytes tag not None):
+        cdef uint8_t *record = table_find(self.users.table, key)
+        return self.answer(self.chosen(key, slice_of(tag), record))
+
+    def hold(self, uint64_t key):
+        self.held_users.add(key)
+
+    def release(self, uint64_t key):
+        self.held_users.discard(key)
+
+    @property
+    def held(self):
+        return len(self.held_users)
 
     def take_names(self):
         return taken(&self.names)
@@ -448,35 +505,64 @@ cdef class Assigner:
 
     cdef int assigned(self, uint64_t key, slice_t tag, slice_t name) except -100:
         """The index of the user's backend, or a WAIT. The name (data NULL: none) is kept if he is placed anew."""
-        cdef table_t *table = self.users.table
         cdef uint8_t *record
-        cdef const backend_t *host
-        cdef uint64_t decided = self.unix
-        cdef uint32_t seen = self.unix
         cdef int index
         if self._gate == GATE_CLOSED:
             return WAIT_HINT
-        record = table_find(table, key)
-        if record != NULL and record_alive(table, record, self.unix):
-            host = self.host(get32(record + AT_HOST))
-            if host != NULL and get32(record + AT_DECIDED) >= host.since:
-                if get16(record + AT_FLAGS) & MOVING:
-                    return WAIT_MOVING
-                checked(table_touch(table, record, self.unix))
-                return host.index
+        if self.held_users and key in self.held_users:
+            return WAIT_HELD
+        record = table_find(self.users.table, key)
+        if record != NULL:
+            index = self.known(key, tag, record)
+            if index != NOT_KNOWN:
+                return index
+        index = self.chosen(key, tag, record)
+        if index >= 0 and self.remember_names and name.data != NULL:
+            self.remember(key, name)
+        return index
+
+    cdef int known(self, uint64_t key, slice_t tag, uint8_t *record) except -100:
+        """What a record says about its user: the index of his backend, a WAIT, or NOT_KNOWN."""
+        cdef table_t *table = self.users.table
+        cdef uint32_t id = get32(record + AT_HOST), decided = get32(record + AT_DECIDED)
+        cdef const backend_t *host = self.host(id)
+        cdef bint alive
+        cdef int fresh
+        if host != NULL and decided < host.since:
+            host = NULL
+        if get16(record + AT_FLAGS) & MOVING and (host != NULL or id == 0):
+            return WAIT_MOVING
+        if host == NULL:
+            return NOT_KNOWN
+        alive = record_alive(table, record, self.unix)
+        if alive and decided < host.retagged:
+            return WAIT_RETAGGED
+        if record_near(table, record, self.unix):
+            fresh = self.placed(key >> 32, tag)
+            if fresh >= 0 and <uint32_t>fresh != host.index:
+                return WAIT_NEAR if self._gate == GATE_OPEN else WAIT_RING
+        if not alive:
+            return NOT_KNOWN
+        checked(table_touch(table, record, self.unix))
+        return host.index
+
+    cdef int chosen(self, uint64_t key, slice_t tag, const uint8_t *record) except -100:
+        """The index of the backend where a user is placed now, or a WAIT. record: his, if there is one."""
+        cdef uint64_t decided = self.unix
+        cdef uint32_t seen = self.unix
+        cdef const backend_t *host
+        cdef int index
         if self._gate < GATE_OPEN:
             return WAIT_RING
         index = self.placed(key >> 32, tag)
         if index < 0:
             return WAIT_NO_HOST
         host = self.host(self.backends[index].id)
-        decided = max(decided, host.since)
+        decided = max(decided, host.since, host.retagged)
         if record != NULL:
             decided = min(max(decided, <uint64_t>get32(record + AT_DECIDED) + 1), <uint64_t>LATEST)
             seen = max(seen, get32(record + AT_SEEN))
-        checked(table_put(table, key, self.backends[index].id, decided, seen, 0))
-        if self.remember_names and name.data != NULL:
-            self.remember(key, name)
+        checked(table_put(self.users.table, key, host.id, decided, seen, 0))
         return index
 
     cdef int remember(self, uint64_t key, slice_t name) except -1:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from director.core.addresses import host_id
 from director.core.assign import Assigner, Backend, Gate, Wait
 from director.core.hashing import UserHash
-from director.core.users import BY_HAND, LATEST, MOVING, PINNED, User
+from director.core.users import BY_HAND, LATEST, MOVING, PINNED, User, margin
 from director.types import HostId, Stamp, UserKey
 from tests.twins import NAMES, PURE, HotPath, compiled, hot_path
 
@@ -22,6 +22,7 @@ HOST_SETS = {vector["name"]: vector["hosts"] for vector in VECTORS["hosts_hash"]
 EDGES = VECTORS["ring_edges"]
 
 EXPIRE = 300
+MARGIN = 30  # of that expiry
 NOW = 1_000_000
 ALICE = UserHash().key(b"alice")  # placed on .1, and on .2 while .1 is not there
 TAGGED = UserHash().key(b"alice", b"blue")
@@ -45,6 +46,7 @@ def backend(number: int, **fields: Any) -> Backend:
 
 FOUR = [backend(number) for number in (1, 2, 3, 4)]
 ONE, TWO, THREE, FOURTH = FOUR
+NOBODY = backend(0, id=HostId(0))  # where a forgotten user is
 
 
 def of_vector(host: dict[str, Any]) -> Backend:
@@ -153,14 +155,16 @@ def test_a_user_who_is_being_moved_waits(hot: HotPath) -> None:
 
 
 def test_an_assignment_lives_until_the_last_second_of_its_expiry(hot: HotPath) -> None:
-    assigner = director(hot)
-    known(assigner, seen=NOW - EXPIRE + 1)
-    assert assigner.assign(ALICE, b"") is THREE
+    assigner = director(hot, [backend(1, up=False)])
+    known(assigner, backend(1), seen=NOW - EXPIRE + 1)
+    assert assigner.assign(ALICE, b"") == backend(1, up=False)
+    known(assigner, backend(1), seen=NOW - EXPIRE)
+    assert assigner.assign(ALICE, b"") is Wait.NO_HOST
 
 
 def test_an_expired_user_is_placed_anew_with_a_later_stamp(hot: HotPath) -> None:
     assigner = director(hot)
-    known(assigner, seen=NOW - EXPIRE, flags=MOVING | BY_HAND)
+    known(assigner, seen=NOW - EXPIRE - MARGIN, flags=BY_HAND)
     assert assigner.assign(ALICE, b"") is ONE
     assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW), NOW, 0)
 
@@ -208,6 +212,245 @@ def test_a_stamp_at_the_end_of_time_does_not_start_again(hot: HotPath) -> None:
     known(assigner, decided=LATEST, seen=LATEST)
     assert assigner.assign(ALICE, b"") is ONE
     assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(LATEST), LATEST, 0)
+
+
+def test_a_choice_is_never_older_than_the_host_and_its_tag(hot: HotPath) -> None:
+    assigner = director(hot, [backend(1, since=NOW + 2, retagged=NOW + 4)])
+    assigner.assign(ALICE, b"")
+    assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW + 4), NOW, 0)
+
+
+# Users who are being moved, or were forgotten
+
+
+@pytest.mark.parametrize("seen", [NOW, NOW - EXPIRE, 0], ids=["alive", "expired", "long ago"])
+@pytest.mark.parametrize("gate", [Gate.KNOWN, Gate.OPEN])
+def test_a_user_on_the_move_waits_whether_he_is_expired_or_not(hot: HotPath, gate: Gate, seen: int) -> None:
+    assigner = director(hot, gate=gate)
+    user = known(assigner, seen=seen, flags=MOVING)
+    assert assigner.assign(ALICE, b"") is Wait.MOVING
+    assert assigner.users.get(ALICE) == user
+
+
+def test_a_user_who_is_being_forgotten_waits(hot: HotPath) -> None:
+    assigner = director(hot)
+    known(assigner, NOBODY, seen=0, flags=MOVING | BY_HAND)
+    assert assigner.assign(ALICE, b"") is Wait.MOVING
+
+
+@pytest.mark.parametrize(
+    "hosts", [[ONE, TWO], [ONE, TWO, backend(3, since=NOW)]], ids=["removed", "removed and back"]
+)
+def test_a_user_on_the_move_to_a_host_that_was_removed_is_placed_anew(
+    hot: HotPath, hosts: list[Backend]
+) -> None:
+    assigner = director(hot, hosts)
+    known(assigner, flags=MOVING)
+    assert assigner.assign(ALICE, b"") is ONE
+
+
+def test_a_forgotten_user_is_a_new_one_with_a_later_stamp(hot: HotPath) -> None:
+    assigner = director(hot, gate=Gate.KNOWN)
+    known(assigner, NOBODY, decided=NOW + 9, flags=BY_HAND)
+    assert assigner.assign(ALICE, b"") is Wait.RING
+    assigner.gate = Gate.OPEN
+    assert assigner.assign(ALICE, b"") is ONE
+    assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW + 10), NOW, 0)
+
+
+def test_even_a_pinned_user_who_was_forgotten_is_a_new_one(hot: HotPath) -> None:
+    assigner = director(hot)
+    known(assigner, NOBODY, flags=PINNED)
+    assert assigner.assign(ALICE, b"") is ONE
+
+
+# Users whose host has another tag now
+
+
+def test_a_user_who_was_put_on_his_host_before_it_changed_its_tag_waits_to_be_moved(hot: HotPath) -> None:
+    assigner = director(hot, [ONE, TWO, backend(3, tag="blue", retagged=NOW - 49)], gate=Gate.KNOWN)
+    user = known(assigner)
+    assert assigner.assign(ALICE, b"") is Wait.RETAGGED
+    assert assigner.users.get(ALICE) == user
+
+
+def test_a_user_who_was_put_on_his_host_when_it_changed_its_tag_stays(hot: HotPath) -> None:
+    tagged = backend(3, tag="blue", retagged=NOW - 50)
+    assigner = director(hot, [ONE, TWO, tagged])
+    known(assigner)
+    assert assigner.assign(ALICE, b"") is tagged
+
+
+def test_even_a_pinned_user_waits_to_be_moved_off_a_host_of_another_tag(hot: HotPath) -> None:
+    assigner = director(hot, [ONE, backend(3, retagged=NOW)])
+    known(assigner, flags=PINNED)
+    assert assigner.assign(ALICE, b"") is Wait.RETAGGED
+
+
+def test_an_expired_user_of_a_host_with_another_tag_is_placed_anew(hot: HotPath) -> None:
+    assigner = director(hot, [ONE, backend(3, tag="blue", retagged=NOW)])
+    known(assigner, seen=NOW - EXPIRE - MARGIN)
+    assert assigner.assign(ALICE, b"") is ONE
+
+
+def test_a_user_just_expired_on_a_host_with_another_tag_asks_the_ring(hot: HotPath) -> None:
+    assigner = director(hot, [ONE, backend(3, tag="blue", retagged=NOW)])
+    known(assigner, seen=NOW - EXPIRE)
+    assert assigner.assign(ALICE, b"") is Wait.NEAR
+
+
+# Users near expiry
+
+
+@pytest.mark.parametrize(
+    ("expire", "seconds"), [(10, 5), (50, 5), (59, 5), (60, 6), (299, 29), (300, 30), (900, 30)]
+)
+def test_the_margin_is_a_tenth_of_the_expiry_within_bounds(expire: int, seconds: int) -> None:
+    assert margin(expire) == seconds
+
+
+@pytest.mark.parametrize(
+    ("age", "answer"),
+    [
+        (EXPIRE - MARGIN - 1, THREE),
+        (EXPIRE - MARGIN, Wait.NEAR),
+        (EXPIRE, Wait.NEAR),
+        (EXPIRE + MARGIN - 1, Wait.NEAR),
+        (EXPIRE + MARGIN, ONE),
+    ],
+)
+def test_who_would_go_elsewhere_shortly_before_or_after_expiry_asks_the_ring(
+    hot: HotPath, age: int, answer: Backend | Wait
+) -> None:
+    assigner = director(hot)
+    known(assigner, seen=NOW - age)
+    assert assigner.assign(ALICE, b"") is answer
+
+
+def test_nothing_is_decided_or_refreshed_for_a_user_who_asks_the_ring(hot: HotPath) -> None:
+    assigner = director(hot)
+    user = known(assigner, seen=NOW - EXPIRE)
+    assigner.assign(ALICE, b"")
+    assert assigner.users.get(ALICE) == user
+    assert not assigner.users.has_changes
+
+
+@pytest.mark.parametrize("age", [EXPIRE - MARGIN, EXPIRE - 1, EXPIRE, EXPIRE + MARGIN - 1])
+def test_who_would_go_elsewhere_near_expiry_waits_while_the_ring_is_not_in_sync(
+    hot: HotPath, age: int
+) -> None:
+    assigner = director(hot, gate=Gate.KNOWN)
+    known(assigner, seen=NOW - age)
+    assert assigner.assign(ALICE, b"") is Wait.RING
+
+
+@pytest.mark.parametrize("gate", [Gate.KNOWN, Gate.OPEN])
+def test_who_would_stay_where_he_is_near_expiry_is_answered_at_once(hot: HotPath, gate: Gate) -> None:
+    assigner = director(hot, gate=gate)
+    user = known(assigner, ONE, seen=NOW - EXPIRE + 1)
+    assert assigner.assign(ALICE, b"") is ONE
+    assert assigner.users.get(ALICE) == user._replace(seen=NOW)
+
+
+def test_who_is_just_expired_and_would_stay_is_chosen_afresh(hot: HotPath) -> None:
+    assigner = director(hot)
+    known(assigner, ONE, seen=NOW - EXPIRE)
+    assert assigner.assign(ALICE, b"") is ONE
+    assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW), NOW, 0)
+
+
+def test_who_could_go_nowhere_else_near_expiry_is_answered_at_once(hot: HotPath) -> None:
+    assigner = director(hot)
+    user = User(TAGGED, THREE.id, Stamp(NOW), NOW - EXPIRE + 1, 0)
+    assigner.users.put(user)
+    assert assigner.assign(TAGGED, b"blue") is THREE
+
+
+def test_a_pinned_user_is_never_near_expiry(hot: HotPath) -> None:
+    assigner = director(hot)
+    known(assigner, seen=NOW - EXPIRE, flags=PINNED)
+    assert assigner.assign(ALICE, b"") is THREE
+
+
+def test_who_is_near_expiry_on_a_host_that_came_back_meanwhile_is_placed_anew(hot: HotPath) -> None:
+    assigner = director(hot, [ONE, TWO, backend(3, since=NOW)])
+    known(assigner, seen=NOW - EXPIRE)
+    assert assigner.assign(ALICE, b"") is ONE
+
+
+# Held users, and choices made for the ring
+
+
+def test_a_held_user_is_not_answered_whatever_his_record_says(hot: HotPath) -> None:
+    assigner = director(hot, gate=Gate.KNOWN)
+    assigner.hold(ALICE)
+    assert assigner.assign(ALICE, b"") is Wait.HELD
+    user = known(assigner, seen=NOW - 1)
+    assert assigner.assign(ALICE, b"") is Wait.HELD
+    assert assigner.users.get(ALICE) == user
+    known(assigner, flags=MOVING)
+    assert assigner.assign_named(ALICE, b"", b"alice") is Wait.HELD
+
+
+def test_a_held_user_waits_for_the_first_exchange_before_all(hot: HotPath) -> None:
+    assigner = director(hot, gate=Gate.CLOSED)
+    assigner.hold(ALICE)
+    assert assigner.assign(ALICE, b"") is Wait.HINT
+
+
+def test_others_are_answered_while_somebody_is_held(hot: HotPath) -> None:
+    assigner = director(hot)
+    assigner.hold(UserKey(ALICE + 1))
+    assert assigner.assign(ALICE, b"") is ONE
+
+
+def test_holding_and_releasing_again_changes_nothing(hot: HotPath) -> None:
+    assigner = director(hot)
+    assigner.release(ALICE)
+    assigner.hold(ALICE)
+    assigner.hold(ALICE)
+    assert assigner.held == 1
+    assigner.release(ALICE)
+    assigner.release(ALICE)
+    assert assigner.held == 0
+    assert assigner.assign(ALICE, b"") is ONE
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{}, {"flags": MOVING}, {"flags": PINNED}, {"host": NOBODY}],
+    ids=["alive", "moving", "pinned", "forgotten"],
+)
+def test_a_user_is_chosen_afresh_whatever_his_record_says(hot: HotPath, record: dict[str, Any]) -> None:
+    assigner = director(hot)
+    known(assigner, **record, decided=NOW + 3)
+    assigner.hold(ALICE)
+    assert assigner.choose(ALICE, b"") is ONE
+    assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW + 4), NOW, 0)
+    assert assigner.users.has_changes
+
+
+def test_an_unknown_user_can_be_chosen_and_leaves_no_name(hot: HotPath) -> None:
+    assigner = director(hot, [backend(1, since=NOW + 1, retagged=NOW + 2)])
+    assigner.remember_names = True
+    assigner.choose(ALICE, b"")
+    assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW + 2), NOW, 0)
+    assert assigner.take_names() == b""
+
+
+@pytest.mark.parametrize("gate", [Gate.CLOSED, Gate.KNOWN])
+def test_nobody_is_chosen_while_the_ring_is_not_in_sync(hot: HotPath, gate: Gate) -> None:
+    assigner = director(hot, gate=gate)
+    user = known(assigner)
+    assert assigner.choose(ALICE, b"") is Wait.RING
+    assert assigner.users.get(ALICE) == user
+
+
+def test_nobody_is_chosen_where_there_is_no_host(hot: HotPath) -> None:
+    assigner = director(hot)
+    user = known(assigner)
+    assert assigner.choose(ALICE, b"blue") is Wait.NO_HOST
+    assert assigner.users.get(ALICE) == user
 
 
 # The table of hosts
@@ -307,6 +550,7 @@ hosts = st.lists(
         weight=st.sampled_from([0, 1, 2, 50]),
         up=st.booleans(),
         since=st.sampled_from([0, 5]),
+        retagged=st.sampled_from([0, 4, 6]),
         hostname=st.sampled_from([None, "", "mail"]),
     ),
     max_size=6,
@@ -319,6 +563,8 @@ steps = st.lists(
         st.tuples(st.just("set_backends"), hosts),
         st.tuples(st.just("assign"), keys, tags),
         st.tuples(st.just("assign"), keys, tags),
+        st.tuples(st.just("choose"), keys, tags),
+        st.tuples(st.sampled_from(["hold", "release"]), keys),
         st.tuples(st.just("place"), st.integers(0, 2**32 - 1), tags),
         st.tuples(st.just("gate"), st.sampled_from(Gate)),
         st.tuples(st.just("unix"), st.integers(0, 1500)),
@@ -327,7 +573,7 @@ steps = st.lists(
             st.builds(
                 User,
                 keys.map(UserKey),
-                st.integers(1, 8).map(lambda number: HostId(backend(number).id)),
+                st.integers(1, 8).map(lambda number: HostId(backend(number).id)) | st.just(HostId(0)),
                 st.sampled_from([0, 4, 5, LATEST]).map(Stamp),
                 st.integers(0, 1500),
                 st.integers(0, 7),
@@ -356,6 +602,7 @@ def test_the_compiled_assigner_does_what_the_plain_one_does(
     plain, packed = director(PURE, backends), director(fast, backends)
     for name, *arguments in steps:
         assert carry_out(packed, name, arguments) == carry_out(plain, name, arguments)
+        assert packed.held == plain.held
     assert packed.users.take_changes() == plain.users.take_changes()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from director.core.addresses import host_id
-from director.core.hosts import BackendSetting, HostTable, decode_rows, encode_rows, merge_rows
+from director.core.hosts import BackendSetting, HostTable, backend_of, decode_rows, encode_rows, merge_rows
 from director.core.messages import HostRow
 from director.core.users import User
 from director.types import Address, HostId, Stamp, UserKey
@@ -240,3 +240,12 @@ def test_the_host_document_is_read_as_it_was_written(given_rows: list[HostRow], 
 def test_a_damaged_host_document_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         decode_rows(data)
+
+
+def test_a_host_says_when_its_tag_was_changed_after_it_appeared() -> None:
+    assert backend_of(row(present_at=5, tag="gold", tag_at=6)).retagged == 6
+
+
+@pytest.mark.parametrize("tag_at", [0, 4, 5])
+def test_a_tag_that_a_host_appeared_with_is_no_change(tag_at: int) -> None:
+    assert backend_of(row(present_at=5, tag="gold", tag_at=tag_at)).retagged == 0

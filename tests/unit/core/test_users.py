@@ -20,6 +20,7 @@ from director.core.users import (
     User,
     UserTable,
     pack,
+    record_hash,
     rounded,
     unpack,
 )
@@ -286,6 +287,83 @@ def test_a_broken_blob_is_refused_as_a_whole(hot: HotPath) -> None:
     assert len(users) == 0
 
 
+# Who was displaced
+
+
+def nobody(key: int) -> User:
+    return user(key=key, host=0, decided=0, seen=0, flags=0)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        user(host=8, decided=NOW + 1),
+        user(host=8, decided=NOW + 1, flags=MOVING),
+        user(decided=NOW + 1, flags=MOVING | BY_HAND),
+        user(host=0, decided=NOW + 1, flags=MOVING),
+        user(host=6),
+    ],
+    ids=["other host", "moved", "only moving", "forgotten", "lower host"],
+)
+def test_a_user_whose_host_or_moving_is_changed_by_a_merge_is_given_as_he_was(
+    hot: HotPath, later: User
+) -> None:
+    users = table(hot, user(seen=901))
+    users.merge(pack([later]))
+    assert users.has_displaced
+    assert users.take_displaced() == pack([user(seen=901)])
+    assert (users.has_displaced, users.take_displaced()) == (False, b"")
+
+
+def test_a_user_who_is_settled_where_he_was_moved_to_is_given_as_he_was(hot: HotPath) -> None:
+    users = table(hot, user(flags=MOVING))
+    users.take_displaced()
+    users.merge(pack([user(decided=NOW + 1)]))
+    assert users.take_displaced() == pack([user(flags=MOVING)])
+
+
+def test_an_unknown_user_who_comes_in_on_the_move_is_given_as_one_on_no_host(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    users.merge(pack([user(key=TOP | 3, flags=MOVING | PINNED)]))
+    assert users.take_displaced() == pack([nobody(TOP | 3)])
+
+
+def test_an_unknown_user_who_is_settled_displaces_nobody(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    users.merge(pack([user(flags=BY_HAND)]))
+    assert not users.has_displaced
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        user(decided=NOW + 1),
+        user(seen=NOW + 500),
+        user(decided=NOW + 1, flags=BY_HAND | PINNED),
+        user(host=8, decided=NOW - 1, flags=MOVING),
+        user(host=8),
+    ],
+    ids=["later decision", "later seen", "other flags", "earlier decision", "higher host"],
+)
+def test_a_user_whose_host_and_moving_stay_as_they_are_is_not_displaced(hot: HotPath, other: User) -> None:
+    users = table(hot, user())
+    users.merge(pack([other]))
+    assert not users.has_displaced
+
+
+def test_who_is_displaced_twice_is_given_twice_in_that_order(hot: HotPath) -> None:
+    users = table(hot, user())
+    users.merge(pack([user(host=8, decided=NOW + 1), user(key=2), user(host=9, decided=NOW + 2)]))
+    assert users.take_displaced() == pack([user(), user(host=8, decided=NOW + 1)])
+
+
+def test_what_is_decided_here_displaces_nobody(hot: HotPath) -> None:
+    users = table(hot, user())
+    users.put(user(host=8, decided=NOW + 1, flags=MOVING))
+    users.touch(UserKey(1), NOW + 500)
+    assert not users.has_displaced
+
+
 few_keys = st.sampled_from([1, 2, 3, 5 << 52 | 1, 5 << 52 | 2, TOP | 9])
 some_records = st.lists(
     st.builds(
@@ -300,9 +378,12 @@ some_records = st.lists(
 )
 
 
+FEW = [0, 5, 4095]
+
+
 def few_buckets(users: UserTable) -> bytes:
     """The buckets of `few_keys`."""
-    return b"".join(map(users.bucket, [0, 5, 4095]))
+    return b"".join(map(users.bucket, FEW))
 
 
 def everything(users: UserTable) -> bytes:
@@ -330,6 +411,84 @@ def test_merging_the_same_again_changes_nothing(hot: HotPath, records: list[User
     assert users.merge(before) == b""
     assert users.merge(pack(records)) == b""
     assert (few_buckets(users), users.dirty_count) == (before, 0)
+
+
+# Summaries
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (user(key=0, host=0, decided=0, seen=0), "238275bc38fc"),
+        (user(key=1, host=2, decided=3, seen=400, flags=5), "cf4e5413dc8c"),
+        (
+            user(key=0x64A5C8F2A1B2C3D4, host=0xC0A80001, decided=1_700_000_000, seen=1_700_000_100),
+            "26513f921d09",
+        ),
+        (user(key=2**64 - 1, host=LATEST, decided=LATEST, seen=LATEST, flags=7), "224d96d2d7f9"),
+    ],
+)
+def test_the_hash_of_a_record_is_the_same_in_every_version(hot: HotPath, one: User, expected: str) -> None:
+    assert f"{record_hash(one):012x}" == expected
+    assert table(hot, one).summary(one.key >> 52, one.seen).hex() == expected
+
+
+def test_a_summary_has_the_hash_of_each_stored_record_by_key(hot: HotPath) -> None:
+    users = table(hot, user(key=TOP | 2, seen=1001), user(key=TOP | 1, seen=1001), user(key=1, seen=1001))
+    stored = [user(key=TOP | 1, seen=1100), user(key=TOP | 2, seen=1100)]
+    assert users.summary(4095, 1100) == b"".join(record_hash(one).to_bytes(6) for one in stored)
+    assert users.summary(5, 1100) == b""
+
+
+@pytest.mark.parametrize("change", ["key", "host", "decided", "seen", "flags"])
+def test_a_record_that_differs_in_anything_has_another_hash(change: str) -> None:
+    one = user(key=1, host=1, decided=1, seen=100, flags=1)
+    assert record_hash(one._replace(**{change: 2})) != record_hash(one)
+
+
+def test_a_user_who_is_gone_is_in_no_summary_and_missing_nowhere(hot: HotPath) -> None:
+    users = table(hot, user(key=1, seen=900), user(key=2, seen=1000), user(key=3, seen=0, flags=PINNED))
+    assert len(users.summary(0, 1499)) == 18
+    assert len(users.summary(0, 1500)) == 12
+    assert users.missing(0, b"", 1500) == pack([user(key=2, seen=1000), user(key=3, seen=0, flags=PINNED)])
+
+
+def test_what_a_summary_does_not_know_is_missing_there_with_seen_as_it_is(hot: HotPath) -> None:
+    mine = table(
+        hot, user(key=1, seen=901), user(key=2, seen=901), user(key=3, seen=901), user(key=4, seen=901)
+    )
+    theirs = table(hot, user(key=1, seen=999), user(key=2, seen=901, host=8), user(key=3, seen=1001))
+    assert mine.missing(0, theirs.summary(0, 1000), 1000) == pack(
+        [user(key=2, seen=901), user(key=3, seen=901), user(key=4, seen=901)]
+    )
+
+
+def test_a_summary_may_be_in_any_order_and_say_more(hot: HotPath) -> None:
+    mine = table(hot, *[user(key=key) for key in range(1, 300)])
+    summary = mine.summary(0, NOW)
+    entries = [summary[at : at + 6] for at in range(0, len(summary), 6)]
+    others = [number.to_bytes(6) for number in range(100)]
+    assert mine.missing(0, b"".join([*others, *reversed(entries), *entries]), NOW) == b""
+    assert mine.missing(0, b"".join([*entries[1:], *others, *entries[1:]]), NOW) == pack([user(key=1)])
+
+
+def test_a_summary_of_a_broken_length_is_refused(hot: HotPath) -> None:
+    with pytest.raises(ValueError, match="7 bytes"):
+        table(hot, user()).missing(0, bytes(7), NOW)
+
+
+@settings(max_examples=60)
+@given(left=some_records, right=some_records)
+def test_two_directors_who_send_what_the_other_lacks_end_with_the_same(
+    hot: HotPath, left: list[User], right: list[User]
+) -> None:
+    one, other = table(hot, *left), table(hot, *right)
+    summaries = [(one.summary(number, 1200), other.summary(number, 1200)) for number in FEW]
+    for_other = b"".join(one.missing(n, theirs, 1200) for n, (_, theirs) in zip(FEW, summaries, strict=True))
+    for_one = b"".join(other.missing(n, mine, 1200) for n, (mine, _) in zip(FEW, summaries, strict=True))
+    other.merge(for_other)
+    one.merge(for_one)
+    assert one.digests(1200) == other.digests(1200)
 
 
 # Expiry, digests and counts
@@ -429,7 +588,12 @@ any_user = st.builds(
     flags=st.integers(0, 7),
 )
 times = st.integers(880, 1800)
-buckets = st.sampled_from([0, 5, 4095])
+buckets = st.sampled_from(FEW)
+summaries = st.lists(any_user, max_size=6).map(
+    lambda users: b"".join(
+        record_hash(one._replace(seen=rounded(one.seen, EXPIRE))).to_bytes(6) for one in users
+    )
+)
 operations = st.lists(
     st.one_of(
         st.tuples(st.just("put"), any_user),
@@ -442,8 +606,11 @@ operations = st.lists(
         st.tuples(st.just("stored_bucket"), buckets),
         st.tuples(st.just("digest"), buckets, times),
         st.tuples(st.just("digests"), times),
+        st.tuples(st.just("summary"), buckets, times),
+        st.tuples(st.just("missing"), buckets, summaries, times),
         st.tuples(st.just("counts"), st.just(0), st.sampled_from([5, 6, 4096]), times),
         st.tuples(st.just("take_changes")),
+        st.tuples(st.just("take_displaced")),
         st.tuples(st.just("take_dirty")),
         st.tuples(st.just("mark_dirty"), buckets),
         st.tuples(st.just("__len__")),
@@ -459,6 +626,7 @@ def test_the_compiled_table_does_what_the_plain_one_does(fast: HotPath, steps: l
     for name, *arguments in steps:
         assert getattr(packed, name)(*arguments) == getattr(plain, name)(*arguments)
         assert (packed.has_changes, packed.dirty_count) == (plain.has_changes, plain.dirty_count)
+        assert packed.has_displaced == plain.has_displaced
     assert few_buckets(packed) == few_buckets(plain)
 
 

@@ -294,6 +294,17 @@ def test_each_held_line_says_what_it_waits_for(hot: HotPath) -> None:
     ]
 
 
+def test_lines_are_held_for_the_ring_a_retagged_host_and_other_directors(hot: HotPath) -> None:
+    assigner = director(hot, [*FOUR[:2], backend(3, retagged=NOW)])
+    assigner.users.put(User(ALICE, FOUR[1].id, Stamp(NOW), NOW - 900, 0))
+    assigner.users.put(User(UserHash().key(b"bob"), backend(3).id, Stamp(NOW - 1), NOW, 0))
+    assigner.hold(UserHash().key(b"carol"))
+    data = b"".join(b"OK\t1\tuser=" + name + b"\tproxy\n" for name in (b"alice", b"bob", b"carol"))
+    output, held = hot.rewrite(assigner, data, False)
+    assert output == b""
+    assert [line.wait for line in held] == [Wait.NEAR, Wait.RETAGGED, Wait.HELD]
+
+
 def test_a_held_line_is_finished_as_if_it_had_never_waited(hot: HotPath) -> None:
     assigner = director(hot)
     line = b"OK\t1\tuser=alice\tproxy"
