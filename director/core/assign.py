@@ -105,9 +105,7 @@ class Assigner:
         return answer
 
     def choose(self, key: UserKey, tag: bytes) -> Backend | Wait:
-        """Place a user afresh, whatever his record says and whether he is held or not. The stamp is later than
-        that of his record, and never before his host appeared or changed its tag, by whatever clock: such a
-        choice would not count."""
+        """Place a user afresh, whatever his record says, and whether he is held or not."""
         if self.gate < Gate.OPEN:
             return Wait.RING
         backend = self.place(key >> 32, tag)
@@ -115,6 +113,7 @@ class Assigner:
             return Wait.NO_HOST
         old = self.users.get(key)
         decided, seen = (old.decided + 1, old.seen) if old else (0, 0)
+        # Never before the host appeared or got its tag, by whatever clock: such a choice would not count.
         stamp = Stamp(min(max(self.unix, decided, backend.since, backend.retagged), LATEST))
         self.users.put(User(key, backend.id, stamp, max(self.unix, seen), 0))
         return backend

@@ -181,7 +181,7 @@ class UserTable:
         return hashlib.md5(kept, usedforsecurity=False).digest()[:8] if kept else bytes(8)
 
     def summary(self, number: int, unix: int) -> bytes:
-        """What is known of a bucket, in short: the `record_hash` (6 bytes, big endian) of each record as it is
+        """What is known of a bucket, in short: the `record_hash` (6 bytes, big endian) of each record as
         stored, by key. Who is in no digest is not in it."""
         return b"".join(self._hash(user) for user in self._kept(number, unix))
 
