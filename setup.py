@@ -7,7 +7,7 @@ setup(
         Extension(
             "director.wire._fast",
             ["director/wire/_fast.pyx"],
-            depends=["director/wire/_fast.h"],
+            depends=["director/wire/_fast.h", "director/wire/_fast.pxd", "director/wire/_md5.h"],
             optional=True,
         ),
         Extension("director.wire._names", ["director/wire/_names.pyx"], optional=True),

@@ -6,7 +6,7 @@ Both pass the same tests. No Python object is made for a line that is answered a
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memchr, memcmp, memcpy
@@ -15,70 +15,6 @@ from director.core.addresses import address_order
 from director.core.assign import Gate, Wait
 from director.core.users import User, margin
 from director.wire.auth import Held, is_self
-
-cdef extern from "_fast.h" nogil:
-    enum:
-        RECORD
-        BUCKETS
-        BUCKET_SHIFT
-        MOVING
-        AT_HOST
-        AT_DECIDED
-        AT_SEEN
-        AT_FLAGS
-        SUMMARY_ENTRY
-    const uint32_t LATEST
-
-    ctypedef struct buffer_t:
-        uint8_t *data
-        size_t used
-        size_t room
-    int buffer_reserve(buffer_t *buffer, size_t more)
-    int buffer_append(buffer_t *buffer, const void *data, size_t size)
-    uint16_t get16(const uint8_t *p)
-    uint32_t get32(const uint8_t *p)
-    uint64_t get64(const uint8_t *p)
-    void put16(uint8_t *p, uint16_t v)
-    void put64(uint8_t *p, uint64_t v)
-    uint64_t md5_of(const uint8_t *data, size_t size, bint lower)
-    uint64_t user_key(const uint8_t *name, size_t size, bint lower, const uint8_t *tag, size_t tag_size)
-
-    ctypedef struct block_t:
-        uint8_t *records
-        uint32_t used
-    ctypedef struct table_t:
-        block_t *blocks
-        uint64_t used
-        uint32_t expire
-        uint32_t margin
-        buffer_t changes
-        buffer_t displaced
-        uint8_t *dirty
-        uint32_t dirty_count
-    void table_free(table_t *table)
-    void table_dirty(table_t *table, uint32_t number)
-    uint8_t *table_find(const table_t *table, uint64_t key)
-    int table_put(table_t *table, uint64_t key, uint32_t host, uint32_t decided, uint32_t seen, uint16_t flags)
-    int table_touch(table_t *table, uint8_t *record, uint32_t seen)
-    int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
-    bint record_alive(const table_t *table, const uint8_t *record, int64_t now)
-    bint record_near(const table_t *table, const uint8_t *record, int64_t now)
-    void table_stored(const table_t *table, const uint8_t *record, uint8_t *stored)
-    uint64_t table_digest(const table_t *table, uint32_t number, int64_t now)
-    int table_summary(const table_t *table, uint32_t number, int64_t now, buffer_t *summary)
-    int table_missing(const table_t *table, uint32_t number, const uint8_t *summary, size_t count, int64_t now, \
-                      buffer_t *missing)
-    uint32_t table_drop(table_t *table, uint32_t number, int64_t now, int64_t host, int64_t before)
-
-    ctypedef struct slice_t:
-        const uint8_t *data
-        size_t size
-    ctypedef struct asked_t:
-        slice_t id
-        slice_t name
-        slice_t tag
-        bint maybe
-    bint line_asks(slice_t line, uint8_t *scratch, asked_t *asked)
 
 
 cdef bytes taken(buffer_t *buffer):
