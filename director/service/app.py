@@ -308,7 +308,7 @@ class App:
             transport.close()
 
     async def _serve_ring(self, sock: socket.socket) -> None:
-        server = await asyncio.get_running_loop().create_server(self.driver.new_link, sock=sock)
+        server = await asyncio.get_running_loop().create_server(self.driver.sockets.new_link, sock=sock)
         try:
             await anyio.sleep_forever()
         finally:

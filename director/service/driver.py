@@ -7,15 +7,13 @@ then the answers of that turn are written (ring-rules 5).
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
 import anyio
 import anyio.abc
-import msgspec
 
 from director.core.assign import Backend
 from director.core.director import Director
@@ -42,46 +40,31 @@ from director.core.effects import (
     UsersDone,
 )
 from director.core.events import (
-    Congested,
-    DialFailed,
     Dropped,
     Event,
-    Flush,
-    Forget,
-    HostChange,
-    Interrupt,
     Kicked,
-    KickSessions,
-    LinkClosed,
-    LinkOpened,
     Lookup,
-    MemberChange,
-    MoveUser,
-    Received,
     Seen,
     SessionsListed,
     Stopping,
     TableChanged,
     Thawed,
     TimerFired,
-    UnpinUser,
 )
 from director.core.kicktypes import KickWhat, ProxiedSession
-from director.core.messages import Bye, HostRow, MemberRow, RingMessage
-from director.core.order import split_member
-from director.errors import BadRequest, KickError, OperationError, Refused, TryAgain, UnknownName
+from director.core.messages import RingMessage
+from director.errors import KickError
 from director.net.login import Client
-from director.net.ringlink import RingLink, Secure
 from director.net.tls import RingTls
 from director.service.log import LimitedLog
 from director.service.log import Log as Logger
+from director.service.operators import Operators
+from director.service.ringsockets import RingSockets
 from director.types import LinkId, Now, RequestId, UserKey
-from director.wire import hotpath, ring_native
+from director.wire import hotpath
 from director.wire.auth import Held, finish, refusal
 from director.wire.tabs import unescape
 
-CONNECT_TIMEOUT = 2.0
-"""Seconds a dialled director may take to accept."""
 LEAVE_WITHIN = 1.5
 """Seconds the ring may take to close without us; the core gives up a little earlier."""
 WATCH = 0.25
@@ -93,17 +76,6 @@ FROZEN = 1.0
 
 _ANSWER = b"\tuser_dirkey="
 """In each line that has got a host."""
-
-FAILURES: dict[str, type[OperationError]] = {
-    "unknown": UnknownName,
-    "bad": BadRequest,
-    "refused": Refused,
-    "again": TryAgain,
-}
-
-
-UsersEvent = MoveUser | UnpinUser | Flush | Forget | KickSessions
-"""What operators do to users."""
 
 
 class Store(Protocol):
@@ -142,24 +114,11 @@ class FlushPrograms(Protocol):
     def stop(self, number: int) -> None: ...
 
 
-Result = HostRow | MemberRow | UsersDone
-
-
-class Operation:
-    """An operator's change under way."""
-
-    def __init__(self) -> None:
-        self.finished = anyio.Event()
-        self.result: Result | None = None
-        self.error: OperationError | None = None
-
-
 class Counts:
     """Plain counters of the driver, for the metrics."""
 
     def __init__(self) -> None:
         self.lookups: dict[tuple[str, str], int] = {}
-        self.messages_out: dict[str, int] = {}
         self.loop_lag = 0.0
         self.bugs = 0
         """Exceptions in callbacks of the loop, which nobody could catch."""
@@ -169,18 +128,17 @@ class Driver:
     def __init__(self, director: Director, log: Logger, tls: RingTls | None = None) -> None:
         """tls: for the ring; None: its links are plain."""
         self.director = director
-        self._tls = tls
         self.counts = Counts()
-        self.links: dict[LinkId, RingLink] = {}
+        self.operators = Operators(self.handle)
         self.store: Store | None = None
         self.sessions: Sessions | None = None
         self.programs: FlushPrograms | None = None
         self._left = anyio.Event()
         self._log, self._limited = log, LimitedLog(log)
+        self.sockets = RingSockets(director, self.handle, log, self._limited, tls)
         self._loop = asyncio.get_running_loop()
         self._assigner, self._users = director.assigner, director.users
         self._requests: dict[RequestId, tuple[Client, Held]] = {}
-        self._operations: dict[int, Operation] = {}
         self._numbers = 0
         self._late: list[tuple[Client, bytes]] = []
         self._turn_planned = self._alone_planned = False
@@ -193,9 +151,6 @@ class Driver:
         self._beat = time.monotonic()
         """When the watch last looked at the clock."""
         self._auth_trouble: set[str] = set()
-        self._dialled: dict[LinkId, Dial] = {}
-        self._securing: set[RingLink] = set()
-        """Connections in their TLS handshake."""
 
     # ---- running
 
@@ -225,8 +180,7 @@ class Driver:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-        for link in [*self.links.values(), *self._securing]:
-            link.close()
+        self.sockets.stop()
 
     async def _watch(self) -> None:
         """Notice when the loop stood still: the process was frozen, or something held it up."""
@@ -285,7 +239,7 @@ class Driver:
             self._look_at_clock()  # thawed, and this came first: what is in memory must not be trusted yet
         self._assigner.unix = int(time.time())
         out, held = hotpath.rewrite(self._assigner, data, client.relay.passlines)
-        if self._late or (self.links and self._users.has_changes):
+        if self._late or (self.sockets.links and self._users.has_changes):
             if out:
                 self._late.append((client, out))
             self._plan_turn()
@@ -383,123 +337,6 @@ class Driver:
         now, note = time.monotonic(), "skipped; reading goes on"
         self._limited.warning(now, "notify_line_too_long", bytes=length, note=note)
 
-    # ---- the ring's sockets
-
-    def new_link(self) -> RingLink:
-        """For a connection that is accepted."""
-        return self._link(self._tls.accepting if self._tls else None)
-
-    def _link(self, secure: Secure | None) -> RingLink:
-        self._numbers += 1
-        reader = ring_native.FrameReader()
-        return RingLink(LinkId(self._numbers), self, reader, ring_native.FrameError, secure)
-
-    def link_securing(self, link: RingLink) -> None:
-        if self._stopped:
-            link.close()
-        else:
-            self._securing.add(link)
-
-    def link_opened(self, link: RingLink) -> None:
-        self._securing.discard(link)
-        dial = self._dialled.pop(link.number, None)
-        self.links[link.number] = link
-        nonce = secrets.token_bytes(32)
-        if dial is None:
-            self.handle(LinkOpened(link.number, nonce, link.remote))
-        else:
-            self.handle(LinkOpened(link.number, nonce, link.remote, dial.member, dial.leftwards))
-
-    def link_refused(self, link: RingLink, reason: str) -> None:
-        self._securing.discard(link)
-        dial = self._dialled.pop(link.number, None)
-        peer = dial.member if dial is not None else link.remote
-        self._limited.warning(time.monotonic(), "ring_tls_failed", peer, peer=peer, reason=reason)
-        link.send(ring_native.encode([Bye(reason)]))
-        link.close()
-        if dial is not None:
-            self.handle(DialFailed(dial.member, reason, dial.leftwards))
-
-    def link_received(self, link: LinkId, messages: Sequence[object]) -> None:
-        self.handle(Received(link, cast(Sequence[RingMessage], messages)))
-        neighbour = self.director.ring.links.get(link)
-        if neighbour is not None and neighbour.live and link in self.links:
-            self.links[link].trust(ring_native.LIMIT)
-
-    def link_unreadable(self, link: LinkId, reason: str) -> None:
-        closed = self.links.pop(link, None)
-        if closed is not None:
-            closed.send(ring_native.encode([Bye(reason)]))
-            closed.close()
-            self.handle(LinkClosed(link, reason))
-
-    def link_congested(self, link: LinkId, clear: bool) -> None:
-        self.handle(Congested(link, clear))
-
-    def link_closed(self, link: LinkId, reason: str) -> None:
-        if self.links.pop(link, None) is not None:
-            self.handle(LinkClosed(link, reason))
-
-    async def _dial(self, dial: Dial) -> None:
-        member = dial.member
-        address, port = split_member(member)
-        local = split_member(self.director.me)[0]
-        link = self._link(self._tls.dialling if self._tls else None)
-        self._dialled[link.number] = dial
-        try:
-            with anyio.fail_after(CONNECT_TIMEOUT):
-                await self._loop.create_connection(lambda: link, address, port, local_addr=(local, 0))
-        except TimeoutError:
-            reason = f"no answer within {CONNECT_TIMEOUT:.0f} s"
-        except OSError as exc:
-            reason = exc.strerror or str(exc)
-        else:
-            if link.number not in self._dialled or link.securing:
-                return
-            reason = "it hung up at once"
-        self._dialled.pop(link.number, None)
-        self._log.debug("ring_dial_failed", peer=member, reason=reason)
-        self.handle(DialFailed(member, reason, dial.leftwards))
-
-    # ---- operators
-
-    async def change_host(self, change: HostChange) -> HostRow:
-        """Have a change carried out by the whole ring. Returns what holds then. Raises OperationError."""
-        result = await self._operate(change, self.new_operation())
-        assert isinstance(result, HostRow)
-        return result
-
-    async def change_member(self, change: MemberChange) -> MemberRow:
-        """The same for the list of directors."""
-        result = await self._operate(change, self.new_operation())
-        assert isinstance(result, MemberRow)
-        return result
-
-    async def change_users(self, change: UsersEvent, number: int | None = None) -> UsersDone:
-        """Have users moved, kicked or forgotten by the whole ring. Raises OperationError.
-
-        number: from `new_operation`, for those who want to follow or interrupt it."""
-        result = await self._operate(change, self.new_operation() if number is None else number)
-        assert isinstance(result, UsersDone)
-        return result
-
-    def interrupt(self, number: int) -> None:
-        """Begin with no more users of this operation; what is under way is finished."""
-        self.handle(Interrupt(number))
-
-    def new_operation(self) -> int:
-        self._numbers += 1
-        return self._numbers
-
-    async def _operate(self, change: HostChange | MemberChange | UsersEvent, number: int) -> Result:
-        operation = self._operations[number] = Operation()
-        self.handle(msgspec.structs.replace(change, operation=number))
-        await operation.finished.wait()
-        if operation.error is not None:
-            raise operation.error
-        assert operation.result is not None
-        return operation.result
-
     # ---- kicks
 
     def kick_ended(self, number: int, sessions: int, problem: str) -> None:
@@ -536,7 +373,7 @@ class Driver:
             sending = list(frames.items())
             frames.clear()
             for number, messages in sending:
-                self._send(number, messages)
+                self.sockets.send(number, messages)
 
     def _do(self, effect: Effect) -> None:
         """One effect that is no `Send`."""
@@ -546,12 +383,10 @@ class Driver:
             case Refuse(request, reason):
                 self._refuse(request, reason)
             case Close(number):
-                link = self.links.pop(number, None)
-                if link is not None:
-                    link.close()
+                self.sockets.close(number)
             case Dial():
                 if self._tasks is not None:
-                    self._tasks.start_soon(self._dial, effect)
+                    self._tasks.start_soon(self.sockets.dial, effect)
             case Kick(number, what):
                 if self.sessions is None:
                     self.kick_ended(number, 0, "")
@@ -561,11 +396,11 @@ class Driver:
                 assert self.store is not None, "only a director with a shared store claims"
                 self.store.claim(key, record)
             case OperationDone(number, row):
-                self._finish(number, row, None)
+                self.operators.done(number, row)
             case UsersDone():
-                self._finish(effect.operation, effect, None)
+                self.operators.done(effect.operation, effect)
             case OperationFailed(number, kind, reason):
-                self._finish(number, None, FAILURES[kind](reason))
+                self.operators.failed(number, kind, reason)
             case Log(level, event, fields):
                 self._say(level, event, fields)
             case _:
@@ -592,21 +427,6 @@ class Driver:
                     self._tasks.start_soon(self._list_sessions)
             case Left():
                 self._left.set()
-
-    def _finish(self, number: int, result: Result | None, error: OperationError | None) -> None:
-        operation = self._operations.pop(number, None)
-        if operation is not None:
-            operation.result, operation.error = result, error
-            operation.finished.set()
-
-    def _send(self, number: LinkId, messages: Sequence[RingMessage]) -> None:
-        link = self.links.get(number)
-        if link is None:
-            return
-        for message in messages:
-            kind = type(message).__name__
-            self.counts.messages_out[kind] = self.counts.messages_out.get(kind, 0) + 1
-        link.send(ring_native.encode(messages))
 
     def lookups(self) -> dict[tuple[str, str], int]:
         """(result, socket) -> how often, for the metrics."""

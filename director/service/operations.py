@@ -35,8 +35,9 @@ from director.records import (
     UserInfo,
     UserStatus,
 )
-from director.service.driver import FAILURES, Driver
+from director.service.driver import Driver
 from director.service.metrics import Durations, HostSample, Snapshot, render
+from director.service.operators import FAILURES
 from director.service.persist import Persistence
 from director.service.useroperations import STORE_WAIT, UserOperations, as_address
 from director.types import Address, HostId, MemberId, Stamp
@@ -205,7 +206,7 @@ class Operations(UserOperations):
         if dry_run:
             return Change(host=await self._preview_host(change), stored=False, dry_run=True)
         before = self._hosts.get(change.address)
-        row = await self._driver.change_host(change)
+        row = await self._driver.operators.change_host(change)
         stored = await self._persistence.wait_hosts_stored(STORE_WAIT)
         if row != before:
             self._persistence.audit(
@@ -267,7 +268,7 @@ class Operations(UserOperations):
             ring_syncs=self._syncs,
             ring_messages={
                 **{(kind, "in"): count for kind, count in director.counters.messages_in.items()},
-                **{(kind, "out"): count for kind, count in driver.counts.messages_out.items()},
+                **{(kind, "out"): count for kind, count in driver.sockets.messages_out.items()},
             },
             store_up=persistence.up,
             store_queue=persistence.queued,
@@ -352,7 +353,7 @@ class Operations(UserOperations):
         return f"ring syncing - last sync {int(time.time() - barrier.synced_at)} secs ago"
 
     def _link_info(self, neighbour: Neighbour, address: str, port: int, failed: int) -> MemberInfo:
-        director, socket = self._director, self._driver.links.get(neighbour.link)
+        director, socket = self._director, self._driver.sockets.links.get(neighbour.link)
         if neighbour is director.ring.right:
             kind = "right"
         elif neighbour is director.ring.left:

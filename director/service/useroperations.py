@@ -26,7 +26,8 @@ from director.core.order import join_member, split_member
 from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, is_alive, unpack
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
-from director.service.driver import Driver, UsersEvent
+from director.service.driver import Driver
+from director.service.operators import UsersEvent
 from director.service.persist import Persistence
 from director.types import Address, MemberId, UserKey
 from state.base import AuditEntry
@@ -89,7 +90,7 @@ class UserOperations(ABC):
         if dry_run:
             return self._preview_move(key, row)
         event = MoveUser(0, key, Address(row.address), name, pin, early)
-        done = await self._driver.change_users(event)
+        done = await self._driver.operators.change_users(event)
         self._audit("pin" if pin else "move", user, reason, f"host={row.address} moved={done.moved}")
         return _change(done, host=self._host_of(key))
 
@@ -132,7 +133,7 @@ class UserOperations(ABC):
             raise UnknownName(f"{user}: not pinned")
         if dry_run:
             return UsersChange(dry_run=True, host=self._host_of(key))
-        done = await self._driver.change_users(UnpinUser(0, key))
+        done = await self._driver.operators.change_users(UnpinUser(0, key))
         self._audit("unpin", user, reason, f"unpinned={done.moved}")
         return _change(done, host=self._host_of(key))
 
@@ -160,7 +161,7 @@ class UserOperations(ABC):
             raise BadRequest("give a user, a field with its value, or a hash")
         if dry_run:
             return UsersChange(dry_run=True)
-        done = await self._driver.change_users(KickSessions(0, what, wait))
+        done = await self._driver.operators.change_users(KickSessions(0, what, wait))
         self._audit("kick", target, reason, f"sessions={done.kicked}")
         return _change(done)
 
@@ -251,7 +252,7 @@ class UserOperations(ABC):
 
     async def interrupt(self, id: str) -> None:
         """Begin with no more users; those under way are finished, and it ends with its counts."""
-        self._driver.interrupt(self._find(id).number)
+        self._driver.operators.interrupt(self._find(id).number)
 
     def _find(self, id: str) -> _Followed:
         if id not in self._followed:
@@ -284,7 +285,7 @@ class UserOperations(ABC):
         return self._info(one)
 
     def _follow(self, kind: str, target: str) -> _Followed:
-        one = _Followed(self._driver.new_operation(), kind, target)
+        one = _Followed(self._driver.operators.new_operation(), kind, target)
         self._followed[str(one.number)] = one
         ended = [id for id, other in self._followed.items() if other.ended is not None]
         for id in ended[:-REMEMBERED]:
@@ -299,7 +300,7 @@ class UserOperations(ABC):
         try:
             if isinstance(event, Flush) and event.old_tag is None:
                 one.total = (await self._preview(event.host, event.tag, everybody=False)).moved
-            done = await self._driver.change_users(event, one.number)
+            done = await self._driver.operators.change_users(event, one.number)
         except OperationError as exc:
             one.problem = Problem(title=str(exc), status=409, exit_code=exc.exit_code)
             raise
@@ -339,7 +340,7 @@ class UserOperations(ABC):
         self, member: MemberId, reason: str, dry_run: bool, *, remove: bool = False
     ) -> RingInfo:
         if not dry_run:
-            await self._driver.change_member(MemberChange(0, member, remove))
+            await self._driver.operators.change_member(MemberChange(0, member, remove))
             await self._persistence.wait_hosts_stored(STORE_WAIT)
             self._audit("ring remove" if remove else "ring add", member, reason, "")
         return self.ring()

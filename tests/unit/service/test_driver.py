@@ -107,7 +107,7 @@ async def test_a_proxied_reply_gets_a_host_and_others_pass(setting: Setting) -> 
 async def test_what_a_login_decided_goes_to_the_ring_before_its_answer() -> None:
     setting = Setting([ME, OTHER])
     link = RecordingLink(7, setting.driver, setting.written)
-    setting.driver.links[LinkId(7)] = link
+    setting.driver.sockets.links[LinkId(7)] = link
     setting.driver.handle(LinkOpened(LinkId(7), bytes(32), Address("127.0.2.32"), None))
     setting.node.director.ring.links[LinkId(7)].state = State.EXCHANGING
     setting.node.director.assigner.gate = Gate.OPEN
@@ -304,7 +304,7 @@ async def test_auth_that_comes_and_goes_is_logged_at_each_change(setting: Settin
 
 
 async def test_a_change_returns_when_it_is_done(setting: Setting) -> None:
-    row = await setting.driver.change_host(HostChange(0, Address(HOSTS[0]), weight=7))
+    row = await setting.driver.operators.change_host(HostChange(0, Address(HOSTS[0]), weight=7))
     assert (row.address, row.weight) == (HOSTS[0], 7)
 
 
@@ -320,7 +320,7 @@ async def test_a_change_that_is_not_carried_out_says_why(
     setting: Setting, change: HostChange, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await setting.driver.change_host(change)
+        await setting.driver.operators.change_host(change)
 
 
 # ---- the ring's sockets
@@ -338,7 +338,7 @@ async def running(*tls: RingTls | None) -> AsyncIterator[tuple[Node, Node]]:
             address = node.director.me.partition(":")[0]
             sock = listen.tcp_listener("ring", address, port).socket
             loop = asyncio.get_running_loop()
-            servers.append(await loop.create_server(node.driver.new_link, sock=sock))
+            servers.append(await loop.create_server(node.driver.sockets.new_link, sock=sock))
             await tasks.start(node.driver.run)
             node.start()
         try:

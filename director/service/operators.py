@@ -1,0 +1,100 @@
+"""Operators' commands on their way through the core: given a number, waited for, answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import msgspec
+
+from director.core.effects import UsersDone
+from director.core.events import (
+    Event,
+    Flush,
+    Forget,
+    HostChange,
+    Interrupt,
+    KickSessions,
+    MemberChange,
+    MoveUser,
+    UnpinUser,
+)
+from director.core.messages import HostRow, MemberRow
+from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
+
+FAILURES: dict[str, type[OperationError]] = {
+    "unknown": UnknownName,
+    "bad": BadRequest,
+    "refused": Refused,
+    "again": TryAgain,
+}
+"""By the kind of an `OperationFailed`."""
+
+UsersEvent = MoveUser | UnpinUser | Flush | Forget | KickSessions
+"""What operators do to users."""
+Result = HostRow | MemberRow | UsersDone
+
+
+class _Operation:
+    """A change under way."""
+
+    def __init__(self) -> None:
+        self.finished = anyio.Event()
+        self.result: Result | None = None
+        self.error: OperationError | None = None
+
+
+class Operators:
+    def __init__(self, handle: Callable[[Event], None]) -> None:
+        self._handle = handle
+        self._operations: dict[int, _Operation] = {}
+        self._numbers = 0
+
+    async def change_host(self, change: HostChange) -> HostRow:
+        """Have a change carried out by the whole ring. Returns what holds then. Raises OperationError."""
+        result = await self._operate(change, self.new_operation())
+        assert isinstance(result, HostRow)
+        return result
+
+    async def change_member(self, change: MemberChange) -> MemberRow:
+        """The same for the list of directors."""
+        result = await self._operate(change, self.new_operation())
+        assert isinstance(result, MemberRow)
+        return result
+
+    async def change_users(self, change: UsersEvent, number: int | None = None) -> UsersDone:
+        """Have users moved, kicked or forgotten by the whole ring. Raises OperationError.
+
+        number: from `new_operation`, for those who want to follow or interrupt it."""
+        result = await self._operate(change, self.new_operation() if number is None else number)
+        assert isinstance(result, UsersDone)
+        return result
+
+    def interrupt(self, number: int) -> None:
+        """Begin with no more users of this operation; what is under way is finished."""
+        self._handle(Interrupt(number))
+
+    def new_operation(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    async def _operate(self, change: HostChange | MemberChange | UsersEvent, number: int) -> Result:
+        operation = self._operations[number] = _Operation()
+        self._handle(msgspec.structs.replace(change, operation=number))
+        await operation.finished.wait()
+        if operation.error is not None:
+            raise operation.error
+        assert operation.result is not None
+        return operation.result
+
+    def done(self, number: int, result: Result) -> None:
+        operation = self._operations.pop(number, None)
+        if operation is not None:
+            operation.result = result
+            operation.finished.set()
+
+    def failed(self, number: int, kind: str, reason: str) -> None:
+        operation = self._operations.pop(number, None)
+        if operation is not None:
+            operation.error = FAILURES[kind](reason)
+            operation.finished.set()

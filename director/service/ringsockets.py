@@ -1,0 +1,148 @@
+"""The TCP connections of the ring, dialled and accepted, plain or over TLS. Who may link: see the core."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import anyio
+
+from director.core.director import Director
+from director.core.effects import Dial
+from director.core.events import Congested, DialFailed, Event, LinkClosed, LinkOpened, Received
+from director.core.messages import Bye, RingMessage
+from director.core.order import split_member
+from director.net.ringlink import RingLink, Secure
+from director.net.tls import RingTls
+from director.service.log import LimitedLog
+from director.service.log import Log as Logger
+from director.types import LinkId
+from director.wire import ring_native
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds a dialled director may take to accept."""
+
+
+class RingSockets:
+    """Bytes to events, messages to bytes. Owns the sockets, knows nothing of the ring."""
+
+    def __init__(
+        self,
+        director: Director,
+        handle: Callable[[Event], None],
+        log: Logger,
+        limited: LimitedLog,
+        tls: RingTls | None,
+    ) -> None:
+        self.links: dict[LinkId, RingLink] = {}
+        self.messages_out: dict[str, int] = {}
+        self._director, self._handle, self._log, self._limited = director, handle, log, limited
+        self._tls = tls
+        self._numbers = 0
+        self._dialled: dict[LinkId, Dial] = {}
+        self._securing: set[RingLink] = set()
+        """Connections in their TLS handshake."""
+        self._stopped = False
+
+    def new_link(self) -> RingLink:
+        """For a connection that is accepted."""
+        return self._link(self._tls.accepting if self._tls else None)
+
+    def _link(self, secure: Secure | None) -> RingLink:
+        self._numbers += 1
+        reader = ring_native.FrameReader()
+        return RingLink(LinkId(self._numbers), self, reader, ring_native.FrameError, secure)
+
+    def link_securing(self, link: RingLink) -> None:
+        if self._stopped:
+            link.close()
+        else:
+            self._securing.add(link)
+
+    def link_opened(self, link: RingLink) -> None:
+        self._securing.discard(link)
+        dial = self._dialled.pop(link.number, None)
+        self.links[link.number] = link
+        nonce = secrets.token_bytes(32)
+        if dial is None:
+            self._handle(LinkOpened(link.number, nonce, link.remote))
+        else:
+            self._handle(LinkOpened(link.number, nonce, link.remote, dial.member, dial.leftwards))
+
+    def link_refused(self, link: RingLink, reason: str) -> None:
+        self._securing.discard(link)
+        dial = self._dialled.pop(link.number, None)
+        peer = dial.member if dial is not None else link.remote
+        self._limited.warning(time.monotonic(), "ring_tls_failed", peer, peer=peer, reason=reason)
+        link.send(ring_native.encode([Bye(reason)]))
+        link.close()
+        if dial is not None:
+            self._handle(DialFailed(dial.member, reason, dial.leftwards))
+
+    def link_received(self, link: LinkId, messages: Sequence[object]) -> None:
+        self._handle(Received(link, cast(Sequence[RingMessage], messages)))
+        neighbour = self._director.ring.links.get(link)
+        if neighbour is not None and neighbour.live and link in self.links:
+            self.links[link].trust(ring_native.LIMIT)
+
+    def link_unreadable(self, link: LinkId, reason: str) -> None:
+        closed = self.links.pop(link, None)
+        if closed is not None:
+            closed.send(ring_native.encode([Bye(reason)]))
+            closed.close()
+            self._handle(LinkClosed(link, reason))
+
+    def link_congested(self, link: LinkId, clear: bool) -> None:
+        self._handle(Congested(link, clear))
+
+    def link_closed(self, link: LinkId, reason: str) -> None:
+        if self.links.pop(link, None) is not None:
+            self._handle(LinkClosed(link, reason))
+
+    async def dial(self, dial: Dial) -> None:
+        member = dial.member
+        address, port = split_member(member)
+        local = split_member(self._director.me)[0]
+        link = self._link(self._tls.dialling if self._tls else None)
+        self._dialled[link.number] = dial
+        try:
+            with anyio.fail_after(CONNECT_TIMEOUT):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: link, address, port, local_addr=(local, 0)
+                )
+        except TimeoutError:
+            reason = f"no answer within {CONNECT_TIMEOUT:.0f} s"
+        except OSError as exc:
+            reason = exc.strerror or str(exc)
+        else:
+            if link.number not in self._dialled or link.securing:
+                return
+            reason = "it hung up at once"
+        self._dialled.pop(link.number, None)
+        self._log.debug("ring_dial_failed", peer=member, reason=reason)
+        self._handle(DialFailed(member, reason, dial.leftwards))
+
+    def send(self, number: LinkId, messages: Sequence[RingMessage]) -> None:
+        """One frame."""
+        link = self.links.get(number)
+        if link is None:
+            return
+        for message in messages:
+            kind = type(message).__name__
+            self.messages_out[kind] = self.messages_out.get(kind, 0) + 1
+        link.send(ring_native.encode(messages))
+
+    def close(self, number: LinkId) -> None:
+        """End a link after what was sent."""
+        link = self.links.pop(number, None)
+        if link is not None:
+            link.close()
+
+    def stop(self) -> None:
+        """End all links, and those that are being made."""
+        self._stopped = True
+        for link in [*self.links.values(), *self._securing]:
+            link.close()
