@@ -135,7 +135,7 @@ class Logins:
             self._asked.add(key)
             old = self._users.get(key)
             unix = self._assigner.unix
-            decided = Stamp(max(unix, backend.since, old.decided + 1 if old else 0))
+            decided = Stamp(max(unix, backend.since, backend.retagged, old.decided + 1 if old else 0))
             effects.append(Claim(key, pack([User(key, backend.id, decided, unix, 0)])))
             self._counters.claims += 1
         return effects
