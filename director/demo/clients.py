@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -54,7 +55,8 @@ class Connection:
         return line.rstrip(b"\r\n")
 
     def close(self) -> None:
-        self._stream.close()
+        with suppress(OSError):  # something was still to be sent to a server that has gone
+            self._stream.close()
         self._socket.close()
 
     def __enter__(self) -> Self:

@@ -1,14 +1,15 @@
-"""Dovecot 2.3's ipc socket: requests out, answers in, in order, many outstanding on one connection.
+"""Dovecot 2.3's ipc socket: requests out, answers in.
 
-ipc carries out one request of a connection at a time (checked with 2.3.19), so what is asked in a row is
-answered in that order.
+ipc carries out one request of a connection at a time, and ends it when the last login process has answered.
+What was asked behind it on the same connection has not even begun then: one frozen login process would keep a
+kick from all the others. So whoever asks has a connection to himself (checked with 2.3.19).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import cast
 
 import anyio
@@ -17,132 +18,124 @@ from director.errors import KickError
 from director.wire.kick import REPLY_LIMIT, Done, Failed, Malformed, Row, read_reply
 from director.wire.tabs import LineBuffer, LineTooLong
 
+CONNECTIONS = 64
+"""At most so many at a time; who needs one more waits. (ipc has room for 1,000, login processes included.)"""
+IDLE_KEPT = 4
+"""So many stay open when nobody uses them."""
+
 
 class Ipc:
-    """The way to one ipc socket. Connects when it is asked for a connection, and again after it was lost."""
+    """The way to one ipc socket. Connects when a connection is needed."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._connection: IpcConnection | None = None
-        self._dialling = anyio.Lock()
+        self._idle: list[IpcConnection] = []
+        self._free = anyio.Semaphore(CONNECTIONS)
 
-    async def connection(self) -> IpcConnection:
-        """One that takes requests. Raises KickError where nobody listens."""
-        async with self._dialling:
-            if self._connection is None or not self._connection.open:
-                loop = asyncio.get_running_loop()
-                try:
-                    _, self._connection = await loop.create_unix_connection(
-                        lambda: IpcConnection(self.path), self.path
-                    )
-                except OSError as exc:
-                    raise KickError(self.path, f"cannot connect: {exc.strerror or exc}") from exc
-            return self._connection
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[IpcConnection]:
+        """A connection of one's own. Raises KickError where nobody listens.
+
+        Where the block ends with an exception, it is closed: what comes late is nobody's answer.
+        """
+        async with self._free:
+            connection = await self._get()
+            try:
+                yield connection
+            except BaseException:
+                connection.close("nobody waits for its answer")
+                raise
+            if len(self._idle) < IDLE_KEPT:
+                self._idle.append(connection)
+            else:
+                connection.close("not needed")
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close("closed by this director")
+        """Close what nobody uses."""
+        while self._idle:
+            self._idle.pop().close("not needed")
+
+    async def _get(self) -> IpcConnection:
+        while self._idle:
+            if (connection := self._idle.pop()).open:
+                return connection
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_unix_connection(lambda: IpcConnection(self.path), self.path)
+        except OSError as exc:
+            raise KickError(self.path, f"cannot connect: {exc.strerror or exc}") from exc
+        return connection
 
 
 class IpcConnection(asyncio.Protocol):
-    """One connection. `ask` writes at once, so requests are carried out in the order of the calls."""
+    """One connection: one `ask` at a time."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._transport: asyncio.Transport | None = None
         self._buffer = LineBuffer(REPLY_LIMIT)
-        self._waiting: deque[Answer] = deque()
-        self._retired = False
+        self._row: Callable[[bytes], None] = _ignored
+        self._missing = 0
+        self._count = 0
+        self._ended = anyio.Event()
+        self._problem = ""
 
     @property
     def open(self) -> bool:
-        """Whether it takes requests."""
-        return self._transport is not None and not self._retired
+        return self._transport is not None
 
-    def ask(self, request: bytes, row: Callable[[bytes], None] | None = None) -> Answer:
-        """Send one line (with its LF). row: gets each line of data."""
-        answer = Answer(row)
-        if self._transport is None:
-            answer.end(KickError(self.path, "the connection is closed"))
-        else:
-            self._waiting.append(answer)
-            self._transport.write(request)
-        return answer
+    async def ask(self, requests: Sequence[bytes], row: Callable[[bytes], None] | None = None) -> int:
+        """Send lines (with their LF), at least one, and wait until all are answered; the sum of the answers.
 
-    def retire(self) -> None:
-        """Take no more requests: an answer is overdue, and later ones would wait behind it.
-
-        What was asked may still be answered; the connection is closed when nobody waits for that any more.
+        row: gets each line of data. Raises KickError where one is refused, or the connection lost.
         """
-        self._retired = True
-        if all(answer.dropped for answer in self._waiting):
-            self.close("its answers are overdue")
+        self._row, self._missing, self._count = row or _ignored, len(requests), 0
+        self._ended = anyio.Event()
+        if self._transport is not None:
+            self._transport.write(b"".join(requests))
+            await self._ended.wait()
+        if self._problem:
+            raise KickError(self.path, self._problem)
+        return self._count
 
     def close(self, reason: str) -> None:
-        """End it; whoever waits gets KickError."""
+        """End it; who waits gets KickError."""
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()
             self._transport = None
-        while self._waiting:
-            self._waiting.popleft().end(KickError(self.path, reason))
+            self._end(reason)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is None:
-            return
         try:
             for line in self._buffer.feed(data):
                 self._line(line)
         except (LineTooLong, Malformed) as exc:
             self.close(f"unexpected reply: {exc}")
-        if self._retired:
-            self.retire()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.close(f"the connection was lost: {exc}" if exc else "ipc closed the connection")
 
     def _line(self, line: bytes) -> None:
-        if not self._waiting:
+        if not self._missing:
             raise Malformed("nothing was asked")
         match read_reply(line):
             case Row(line=row):
-                self._waiting[0].add(row)
+                self._row(row)
             case Done(count=count):
-                self._waiting.popleft().end(count)
+                self._count += count
+                self._missing -= 1
+                if not self._missing:
+                    self._ended.set()
             case Failed(reason=reason):
-                self._waiting.popleft().end(KickError(self.path, f"refused: {reason}"))
+                self._end(f"refused: {reason}")
+
+    def _end(self, problem: str) -> None:
+        self._problem = self._problem or problem
+        self._ended.set()
 
 
-class Answer:
-    """What comes back for one request."""
-
-    def __init__(self, row: Callable[[bytes], None] | None) -> None:
-        self._row = row
-        self._end = anyio.Event()
-        self._result: int | KickError = 0
-        self.dropped = False
-        """Nobody waits for it any more. It may still come."""
-
-    @property
-    def ended(self) -> bool:
-        return self._end.is_set()
-
-    async def count(self) -> int:
-        """The number at its end, when that has come. Raises KickError."""
-        await self._end.wait()
-        if isinstance(self._result, KickError):
-            raise self._result
-        return self._result
-
-    def drop(self) -> None:
-        self.dropped = True
-
-    def add(self, row: bytes) -> None:
-        if self._row is not None:
-            self._row(row)
-
-    def end(self, result: int | KickError) -> None:
-        self._result = result
-        self._end.set()
+def _ignored(_row: bytes) -> None:
+    pass

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import anyio
+import anyio.abc
 
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.errors import KickError
-from director.net.ipc import Answer, Ipc, IpcConnection
+from director.net.ipc import Ipc
 from director.service.config import DovecotConfig
 from director.service.log import Log
 from director.wire.kick import LIST, Census, SessionList, kick_requests
@@ -23,6 +24,8 @@ TIMEOUT = 4.0
 """Seconds after which a kick or a listing that is not done has failed."""
 LISTING_KEPT = 0.25
 """Seconds for which one listing counts the sessions of all kicks."""
+LISTING_WAIT = 0.25
+"""Seconds after which a kick does not wait any more for the listing that counts it."""
 WAITING_LIMIT = 10_000
 """Kicks under way. One more ends at once, with a problem."""
 
@@ -33,21 +36,26 @@ class _Kick(NamedTuple):
     deadline: float
 
 
-class _Listing(NamedTuple):
-    """The sessions as they were before the kicks that share it."""
+class _Listing:
+    """The sessions as they are before the kicks that share it."""
 
-    connection: IpcConnection
-    answer: Answer
-    census: Census
-    asked: float
+    def __init__(self, asked: float) -> None:
+        self.asked = asked
+        self.census = Census()
+        self.ended = anyio.Event()
+        self.complete = False
+
+    def counts(self, now: float) -> bool:
+        """Whether it is to count a kick that begins now."""
+        return not self.ended.is_set() or (self.complete and now <= self.asked + LISTING_KEPT)
 
 
 class Kicker:
     """Carries kicks out while `run` runs; each ends within `timeout` seconds, however it ends.
 
     ended: is told of the end of each kick: its number, how many sessions it ended, and the problem (empty:
-    done). The sessions are those of a listing just before the kick, since the channel tells the count of one
-    login process only; where it cannot be had, that count is all there is.
+    done). The sessions are counted in a listing just before the kick, since the channel tells the count of
+    one login process only; where the listing cannot be had in time, that count is all there is.
     """
 
     def __init__(
@@ -78,12 +86,7 @@ class Kicker:
                 while True:
                     await self._wait_for_work()
                     while self._queue:
-                        kick = self._queue.popleft()
-                        if self._under_way >= WAITING_LIMIT:
-                            self._ended(kick.number, 0, f"{WAITING_LIMIT} kicks are under way already")
-                        else:
-                            self._under_way += 1
-                            tasks.start_soon(self._carry_out, kick)
+                        self._begin(self._queue.popleft(), tasks)
         finally:
             self._ipc.close()
 
@@ -97,8 +100,8 @@ class Kicker:
         listed = SessionList()
         try:
             with anyio.fail_after(self._timeout):
-                connection = await self._ipc.connection()
-                await _all_of(connection, [connection.ask(LIST, listed.add)])
+                async with self._ipc.connection() as connection:
+                    await connection.ask([LIST], listed.add)
         except TimeoutError as exc:
             raise self._late() from exc
         return listed.sessions
@@ -113,50 +116,48 @@ class Kicker:
                 self._listing = None  # it may be large
                 await self._work.wait()
 
-    async def _carry_out(self, kick: _Kick) -> None:
+    def _begin(self, kick: _Kick, tasks: anyio.abc.TaskGroup) -> None:
+        requests = kick_requests(kick.what)
+        if not requests or not self._has_channel():
+            self._ended(kick.number, 0, "")
+        elif self._under_way >= WAITING_LIMIT:
+            self._ended(kick.number, 0, f"{WAITING_LIMIT} kicks are under way already")
+        else:
+            listing, now = self._listing, anyio.current_time()
+            if listing is None or not listing.counts(now):
+                self._listing = listing = _Listing(now)
+                tasks.start_soon(self._list, listing)
+            self._under_way += 1
+            tasks.start_soon(self._carry_out, kick, requests, listing)
+
+    async def _list(self, listing: _Listing) -> None:
+        try:
+            with anyio.move_on_after(self._timeout):
+                async with self._ipc.connection() as connection:
+                    await connection.ask([LIST], listing.census.add)
+                    listing.complete = True
+        except KickError:
+            pass  # the kicks that wait for it meet the same problem, and tell it
+        finally:
+            listing.ended.set()
+
+    async def _carry_out(self, kick: _Kick, requests: list[bytes], listing: _Listing) -> None:
         sessions, problem = 0, ""
         try:
             with anyio.fail_after(kick.deadline - anyio.current_time()):
-                sessions = await self._end_sessions(kick.what)
+                with anyio.move_on_after(listing.asked + LISTING_WAIT - anyio.current_time()):
+                    await listing.ended.wait()
+                counted = listing.complete
+                async with self._ipc.connection() as connection:
+                    sessions = await connection.ask(requests)
+                if counted:
+                    sessions = max(sessions, listing.census.take(kick.what))
         except TimeoutError:
             problem = str(self._late())
         except KickError as exc:
             problem = str(exc)
         self._under_way -= 1
         self._ended(kick.number, sessions, problem)
-
-    async def _end_sessions(self, what: KickWhat) -> int:
-        """How many were ended. Raises KickError."""
-        requests = kick_requests(what)
-        if not requests or not self._has_channel():
-            return 0
-        connection = await self._ipc.connection()
-        listing = self._listed(connection)
-        answers = [connection.ask(request) for request in requests]
-        try:
-            told = await _all_of(connection, answers)
-        finally:
-            if not connection.open:  # else it would be kept for the listing alone
-                listing.answer.drop()
-                connection.retire()
-        try:
-            await listing.answer.count()  # asked before the kick, so it has ended
-        except KickError:
-            return told
-        return max(listing.census.take(what), told)
-
-    def _listed(self, connection: IpcConnection) -> _Listing:
-        """The listing that counts for a kick that is sent now."""
-        now, kept = anyio.current_time(), self._listing
-        if (
-            kept is None
-            or kept.connection is not connection
-            or (kept.answer.ended and now > kept.asked + LISTING_KEPT)
-        ):
-            census = Census()
-            kept = _Listing(connection, connection.ask(LIST, census.add), census, now)
-            self._listing = kept
-        return kept
 
     def _late(self) -> KickError:
         return KickError(self._ipc.path, f"no answer within {self._timeout:g} s")
@@ -172,14 +173,3 @@ class Kicker:
                 "kick_channel", channel=channel, socket=self._config.ipc_socket if wanted != "none" else None
             )
         return there
-
-
-async def _all_of(connection: IpcConnection, answers: list[Answer]) -> int:
-    """The sum of their numbers. Raises KickError. Whoever gives up leaves a connection to nobody else."""
-    try:
-        return sum([await answer.count() for answer in answers])
-    finally:
-        for answer in answers:
-            answer.drop()
-        if not all(answer.ended for answer in answers):
-            connection.retire()

@@ -1,0 +1,264 @@
+"""Kicks through the ipc socket of a real Dovecot 2.3, and the listing of the sessions it proxies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+
+import anyio
+import pytest
+
+from director.core.hashing import UserHash
+from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost, ProxiedSession
+from director.demo.clients import Imap, Pop3
+from director.demo.cluster import Cluster
+from director.demo.dovecot import Backend, Proxy
+from director.demo.ports import Ports, free_ports
+from director.service.config import DovecotConfig
+from director.service.kicking import Kicker
+from director.service.log import Log
+from tests.e2e.conftest import Front, new_folder
+from tests.needs import needs
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+PROXY, FIRST, SECOND, SILENT = "127.0.22.11", "127.0.23.1", "127.0.23.2", "127.0.23.9"
+GUEST = "cat"
+USERS = ("ann", "bob", GUEST)
+HASHES = {user: UserHash().hash(user.encode()) for user in USERS}
+SLOW_HASH = 7
+# IMAP goes to the first host and POP3 to the second, so that a user has sessions on both, as in a move.
+HOST = f"%{{if;%s;eq;imap;{FIRST};{SECOND}}}"
+PASSDB = """
+passdb {{
+  driver = static
+  args = nopassword=y proxy=y host={host} user_dirkey={hash32}@{host}{more}
+  username_filter = {users}
+}}
+"""
+
+Session = tuple[str, str]
+"""User and protocol."""
+
+
+class Desk:
+    """A kicker and what it told of the last kick."""
+
+    def __init__(self, proxy: Proxy, timeout: float = 10.0) -> None:
+        config = DovecotConfig(kick="ipc", ipc_socket=str(proxy.run / "ipc"))
+        self.ended: list[tuple[int, str]] = []
+        self.kicker = Kicker(config, Log(write=lambda _: None), self._end, timeout=timeout)
+
+    def _end(self, _number: int, sessions: int, problem: str) -> None:
+        self.ended.append((sessions, problem))
+
+    async def kick(self, what: KickWhat) -> tuple[int, str]:
+        """How many sessions were ended, and the problem."""
+        self.ended.clear()
+        self.kicker.kick(1, what)
+        await until(lambda: self.ended, within=20)
+        return self.ended[0]
+
+    async def sessions(self, count: int) -> list[ProxiedSession]:
+        """The listing, as soon as it has so many."""
+        with anyio.fail_after(20):
+            while len(listed := await self.kicker.list_sessions()) != count:  # noqa: ASYNC110 - others end them
+                await anyio.sleep(0.01)
+        return listed
+
+
+@asynccontextmanager
+async def desk_for(proxy: Proxy, timeout: float = 10.0) -> AsyncIterator[Desk]:
+    desk = Desk(proxy, timeout)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(desk.kicker.run)
+        yield desk
+        tasks.cancel_scope.cancel()
+
+
+@pytest.fixture(scope="module")
+def kicked() -> Iterator[Front]:
+    """A proxy that knows its users' hosts by itself, and adds to its replies what a director would."""
+    needs("dovecot", "doveadm")
+    ports = free_ports([PROXY, FIRST, SECOND, SILENT], [])
+    passdb = "auth_username_chars =\n"
+    for user, hash32 in HASHES.items():
+        more = " user_guest=yes" if user == GUEST else ""
+        passdb += PASSDB.format(host=HOST, hash32=hash32, users=user, more=more)
+    passdb += PASSDB.format(host=SILENT, hash32=SLOW_HASH, users="slow*", more="")
+    with new_folder() as folder, ExitStack() as stack:
+        backends = [
+            stack.enter_context(Backend(folder / f"b{n}", f"b{n}", address, ports))
+            for n, address in enumerate((FIRST, SECOND), 1)
+        ]
+        proxy = Proxy(folder / "p1", "p1", PROXY, ports, passdb=passdb, director=False)
+        yield Front(stack.enter_context(proxy), backends, ports)
+
+
+class Clients:
+    """Every user once over IMAP, on the first host, and once over POP3, on the second."""
+
+    def __init__(self, address: str, ports: Ports, users: tuple[str, ...] = USERS) -> None:
+        self.address, self.ports, self.users = address, ports, users
+        self.connections: dict[Session, Imap | Pop3] = {}
+
+    def __enter__(self) -> Clients:
+        for user in self.users:
+            imap, pop3 = Imap(self.address, self.ports.imap), Pop3(self.address, self.ports.pop3)
+            self.connections |= {(user, "imap"): imap, (user, "pop3"): pop3}
+            imap.login(user, "any")
+            pop3.login(user, "any")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self.connections.values():
+            connection.close()
+
+    def ended(self) -> set[Session]:
+        """Those whose connection is closed; the others are heard to answer."""
+        return {session for session, connection in self.connections.items() if not answers(connection)}
+
+
+def answers(connection: Imap | Pop3) -> bool:
+    try:
+        if isinstance(connection, Imap):
+            connection.command("NOOP")
+        else:
+            connection.send("NOOP")
+            connection.reply()
+    except OSError:
+        return False
+    return True
+
+
+IMAP = {(user, "imap") for user in USERS}
+POP3 = {(user, "pop3") for user in USERS}
+ALL = IMAP | POP3
+
+
+@pytest.mark.parametrize(
+    ("what", "ended"),
+    [
+        (HashOnHosts(HASHES["ann"], [FIRST]), {("ann", "imap")}),
+        (HashOnHosts(HASHES["ann"], [SECOND, FIRST]), {("ann", "imap"), ("ann", "pop3")}),
+        (HashOnHosts(HASHES["ann"], [SILENT]), set()),
+        (ByName(b"bob"), {("bob", "imap"), ("bob", "pop3")}),
+        (ByName(b"Bob"), set()),
+        (ByField("user_guest", b"yes"), {(GUEST, "imap"), (GUEST, "pop3")}),
+        (ByField("user_unheard_of", b"yes"), set()),
+        (OnHost(SECOND), POP3),
+    ],
+)
+async def test_a_kick_ends_exactly_the_sessions_it_names(
+    kicked: Front, what: KickWhat, ended: set[Session]
+) -> None:
+    async with desk_for(kicked.proxy) as desk:
+        await desk.sessions(0)
+        with Clients(kicked.address, kicked.ports) as clients:
+            await desk.sessions(len(ALL))
+            assert await desk.kick(what) == (len(ended), "")
+            assert clients.ended() == ended
+            assert len(await desk.sessions(len(ALL) - len(ended))) == len(ALL) - len(ended)
+
+
+async def test_sessions_are_listed_with_their_hosts_and_hashes(kicked: Front) -> None:
+    async with desk_for(kicked.proxy) as desk:
+        await desk.sessions(0)
+        with Clients(kicked.address, kicked.ports):
+            listed = await desk.sessions(len(ALL))
+    expected = [
+        ProxiedSession(user.encode(), host, HASHES[user]) for user in USERS for host in (FIRST, SECOND)
+    ]
+    assert sorted(listed, key=lambda s: (s.name, s.host)) == expected
+
+
+async def test_many_kicks_at_once_are_all_carried_out(kicked: Front) -> None:
+    async with desk_for(kicked.proxy) as desk:
+        await desk.sessions(0)
+        with Clients(kicked.address, kicked.ports) as clients:
+            await desk.sessions(len(ALL))
+            for number in range(200):
+                desk.kicker.kick(number, ByName(b"nobody%d" % number))
+            for user in USERS:
+                desk.kicker.kick(1000, ByName(user.encode()))
+            await until(lambda: len(desk.ended) == 203, within=20)
+            assert sorted(desk.ended)[-4:] == [(0, ""), *[(2, "")] * 3]
+            assert clients.ended() == ALL
+
+
+@contextmanager
+def logging_in(front: Front, user: str) -> Iterator[Imap]:
+    """A client whose proxy has connected to a backend that says nothing."""
+    with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        silent.bind((SILENT, front.ports.imap))
+        silent.listen()
+        with Imap(front.address, front.ports.imap) as session:
+            session.send(f'a LOGIN "{user}" any')
+            silent.settimeout(20)
+            connection, _ = silent.accept()
+            with connection:
+                yield session
+
+
+@pytest.mark.parametrize(
+    "what",
+    [HashOnHosts(SLOW_HASH, [SILENT]), ByName(b"slow\tpoke"), OnHost(SILENT)],
+)
+async def test_a_session_whose_backend_has_not_answered_yet_is_listed_and_ended(
+    kicked: Front, what: KickWhat
+) -> None:
+    async with desk_for(kicked.proxy) as desk:
+        await desk.sessions(0)
+        with logging_in(kicked, "slow\tpoke") as session:
+            assert await desk.sessions(1) == [ProxiedSession(b"slow\tpoke", SILENT, SLOW_HASH)]
+            assert await desk.kick(what) == (1, "")
+            with pytest.raises(ConnectionError, match="closed"):
+                session.read()
+
+
+async def test_a_frozen_login_process_makes_a_kick_late_but_keeps_no_other_from_it(kicked: Front) -> None:
+    async with desk_for(kicked.proxy, timeout=1.0) as desk:
+        await desk.sessions(0)
+        with Clients(kicked.address, kicked.ports, ("ann",)) as clients:
+            await desk.sessions(2)
+            frozen = kicked.proxy.processes("pop3-login")
+            for process in frozen:
+                os.kill(process, signal.SIGSTOP)
+            try:
+                late = await desk.kick(ByName(b"ann"))
+                imap_answers = answers(clients.connections["ann", "imap"])
+            finally:
+                for process in frozen:
+                    os.kill(process, signal.SIGCONT)
+            assert late == (0, f"{kicked.proxy.run / 'ipc'}: no answer within 1 s")
+            assert not imap_answers
+            _, problem = await desk.kick(ByName(b"ann"))
+            assert problem == ""
+            assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
+
+
+async def test_a_kicker_goes_on_after_dovecot_was_restarted(kicked: Front) -> None:
+    async with desk_for(kicked.proxy) as desk:
+        assert (await desk.kick(ByName(b"ann")))[1] == ""
+        kicked.proxy.stop()
+        assert (await desk.kick(ByName(b"ann")))[1].startswith(f"{kicked.proxy.run / 'ipc'}: cannot connect")
+        kicked.proxy.start()
+        with Clients(kicked.address, kicked.ports) as clients:
+            assert await desk.kick(ByName(b"ann")) == (2, "")
+            assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
+
+
+async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(cluster: Cluster) -> None:
+    proxy = cluster.proxies[0]
+    async with desk_for(proxy) as desk:
+        with Clients(proxy.address, cluster.ports, ("kim", "lou")) as clients:
+            (host,) = [user["host"] for user in cluster.directors[0].ask("map") if user["name"] == "kim"]
+            hash32 = UserHash().hash(b"kim")
+            listed = [s for s in await desk.kicker.list_sessions() if s.name == b"kim"]
+            assert listed == [ProxiedSession(b"kim", host, hash32)] * 2
+            assert await desk.kick(HashOnHosts(hash32, [host])) == (2, "")
+            assert clients.ended() == {("kim", "imap"), ("kim", "pop3")}
