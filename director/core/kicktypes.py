@@ -42,7 +42,7 @@ class Fence(msgspec.Struct, frozen=True, array_like=True, tag=5):
 KickWhat = HashOnHosts | ByName | ByField | OnHost | Fence
 
 
-class ProxiedSession(msgspec.Struct, frozen=True):
+class ProxiedSession(msgspec.Struct, frozen=True, gc=False):
     """A session that a login process of this machine proxies, or is just connecting to its host."""
 
     name: bytes

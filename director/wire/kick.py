@@ -92,34 +92,49 @@ def read_reply(line: bytes) -> Row | Done | Failed:
     raise Malformed(f"{line[:40]!r} is no reply of ipc")
 
 
-class Table:
+class _Listing:
     """Takes the rows of a listing apart. Every login process sends a header of its own before its rows, and
     names only the fields its sessions have had."""
 
     def __init__(self) -> None:
-        self._columns: list[bytes] = []
+        self._width = 0
 
-    def read(self, row: bytes) -> list[tuple[bytes, bytes]]:
-        """(column, value) of one session. Nothing for a header, and for a row without one that fits."""
+    def add(self, row: bytes) -> None:
+        """The next row. Left out where it does not fit the header before it."""
         values = split(row)
         if row.endswith(_HEADER_END) and row.startswith(_HEADER_START):
-            self._columns = values
-            return []
-        return list(zip(self._columns, values, strict=True)) if len(values) == len(self._columns) else []
+            self._width = len(values)
+            self._header(values)
+        elif len(values) == self._width:
+            self._session(values)
+
+    def _header(self, columns: list[bytes]) -> None:
+        raise NotImplementedError
+
+    def _session(self, values: list[bytes]) -> None:
+        raise NotImplementedError
 
 
-class Census:
+class Census(_Listing):
     """How many sessions there are of each kind a kick may ask for. Feed it the rows of a listing."""
 
     def __init__(self) -> None:
-        self._table = Table()
+        super().__init__()
         self._counts: dict[bytes, dict[bytes, int]] = {}
+        self._counted: list[tuple[int, dict[bytes, int]]] = []
+        """Positions of columns, and where their values are counted."""
 
-    def add(self, row: bytes) -> None:
-        for column, value in self._table.read(row):
-            if column in (_NAME, _HOST) or column.startswith(_FIELD_START.encode()):
-                counts = self._counts.setdefault(column, {})
-                counts[value] = counts.get(value, 0) + 1
+    def _header(self, columns: list[bytes]) -> None:
+        self._counted = [
+            (position, self._counts.setdefault(column, {}))
+            for position, column in enumerate(columns)
+            if column in (_NAME, _HOST) or column.startswith(_FIELD_START.encode())
+        ]
+
+    def _session(self, values: list[bytes]) -> None:
+        for position, counts in self._counted:
+            value = values[position]
+            counts[value] = counts.get(value, 0) + 1
 
     def take(self, what: KickWhat) -> int:
         """How many sessions a kick ends. They are taken out: the same kick again ends none.
@@ -142,18 +157,21 @@ class Census:
         return self._counts.get(column, {}).pop(value, 0)
 
 
-class SessionList:
+class SessionList(_Listing):
     """The sessions of a listing. Feed it its rows."""
 
     def __init__(self) -> None:
-        self._table = Table()
+        super().__init__()
+        self._columns: list[bytes] = []
         self.sessions: list[ProxiedSession] = []
 
-    def add(self, row: bytes) -> None:
-        fields = dict(self._table.read(row))
-        if fields:
-            host = fields.get(_HOST, b"").decode("ascii", "backslashreplace")
-            self.sessions.append(ProxiedSession(fields[_NAME], host, _hash_in(fields.get(KEY_FIELD, b""))))
+    def _header(self, columns: list[bytes]) -> None:
+        self._columns = columns
+
+    def _session(self, values: list[bytes]) -> None:
+        fields = dict(zip(self._columns, values, strict=True))
+        host = fields.get(_HOST, b"").decode("ascii", "backslashreplace")
+        self.sessions.append(ProxiedSession(fields[_NAME], host, _hash_in(fields.get(KEY_FIELD, b""))))
 
 
 def _hash_in(key: bytes) -> int | None:

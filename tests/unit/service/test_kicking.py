@@ -104,6 +104,16 @@ async def test_without_a_listing_the_count_is_that_of_the_last_login_process(tmp
         assert await desk.end() == [(1, 1, "")]
 
 
+async def test_a_listing_that_failed_counts_no_later_kick(tmp_path: Path) -> None:
+    listings = iter([b"-Unknown command\n", LISTING])
+    desk = Desk(tmp_path)
+    async with desk.with_ipc(lambda r: next(listings) if r == b"LIST-FULL" else b"+1\n"):
+        for number in range(2):
+            desk.kicker.kick(number, ByName(b"ann"))
+            await desk.end(number + 1)
+    assert desk.ended == [(0, 1, ""), (1, 2, "")]
+
+
 async def test_a_fence_and_a_kick_on_no_host_are_done_without_asking_anybody(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     async with desk.with_ipc() as fake:
