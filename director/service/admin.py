@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
-from director.errors import NotOffered, OperationError, UnknownName
-from director.records import Change, HostInfo, RingInfo, UserInfo, UserStatus
+from director.errors import OperationError, TryAgain, UnknownName
+from director.records import Change, HostInfo, RingInfo, UserInfo, UsersChange, UserStatus
 from director.service.log import Log
 from director.wire import admin
 from director.wire.admin import (
@@ -30,6 +30,9 @@ from director.wire.admin import (
     UserLookup,
     UserMove,
 )
+
+HostCommand = HostSet | HostUpdate | HostUp | HostDown | HostRemove | DirectorAdd | DirectorRemove
+UserCommand = HostFlush | HostResetUsers | UserMove | UserKick | UserKickAlt
 
 REASON = "doveadm"
 """Kept in the audit for every change made here: this protocol has no room for the operator's own words."""
@@ -59,6 +62,51 @@ class AdminOperations(Protocol):
     async def set_up(self, address: str, up: bool, *, reason: str, dry_run: bool = False) -> Change: ...
 
     async def remove_host(self, address: str, *, reason: str, dry_run: bool = False) -> Change: ...
+
+    async def move_user(
+        self,
+        user: str,
+        host: str,
+        tag: str = "",
+        *,
+        numeric_is_hash: bool = True,
+        pin: bool = False,
+        early: bool = False,
+        reason: str,
+        dry_run: bool = False,
+    ) -> UsersChange: ...
+
+    async def flush(
+        self,
+        host: str | None,
+        *,
+        tag: str | None = None,
+        max_parallel: int | None = None,
+        reason: str,
+        dry_run: bool = False,
+    ) -> UsersChange: ...
+
+    async def forget(self, host: str | None, *, reason: str, dry_run: bool = False) -> UsersChange: ...
+
+    async def kick(
+        self,
+        *,
+        user: str | None = None,
+        field: str | None = None,
+        value: str | None = None,
+        hash: int | None = None,
+        wait: bool = True,
+        reason: str,
+        dry_run: bool = False,
+    ) -> UsersChange: ...
+
+    async def add_member(
+        self, address: str, port: int | None, *, reason: str, dry_run: bool = False
+    ) -> RingInfo: ...
+
+    async def remove_member(
+        self, address: str, port: int | None, *, reason: str, dry_run: bool = False
+    ) -> RingInfo: ...
 
 
 class AdminHandler:
@@ -104,18 +152,23 @@ class AdminHandler:
 
     async def _changed(self, command: ChangeCommand) -> bytes:
         try:
-            await self._change(command)
+            if isinstance(command, UserCommand):
+                await self._change_users(command)
+            else:
+                await self._change(command)
         except UnknownName:
             return admin.NOT_FOUND
         except OperationError as exc:
             self._not_done(command, exc)
+            if isinstance(exc, TryAgain) and _has_word_for_later(command):
+                return admin.TRY_AGAIN
             return admin.refusal(str(exc))
         return admin.OK
 
     def _not_done(self, command: Command, reason: OperationError) -> None:
         self._log.warning("admin_command_failed", command=type(command).__name__, reason=str(reason))
 
-    async def _change(self, command: ChangeCommand) -> None:
+    async def _change(self, command: HostCommand) -> None:
         operations = self._operations
         match command:
             case HostSet():
@@ -128,11 +181,45 @@ class AdminHandler:
                 await operations.set_up(command.address, up=False, reason=REASON)
             case HostRemove():
                 await operations.remove_host(command.address, reason=REASON)
-            case HostFlush() | HostResetUsers():
-                raise NotOffered("flushing hosts is not supported by this director yet")
+            case DirectorAdd():
+                await operations.add_member(command.address, command.port, reason=REASON)
+            case DirectorRemove():
+                await operations.remove_member(command.address, command.port, reason=REASON)
+
+    async def _change_users(self, command: UserCommand) -> None:
+        operations = self._operations
+        match command:
+            case HostFlush():
+                done = await operations.forget(command.address, reason=REASON)
+            case HostResetUsers():
+                done = await operations.flush(
+                    command.address, max_parallel=command.max_parallel, reason=REASON
+                )
             case UserMove():
-                raise NotOffered("moving users is not supported by this director yet")
-            case UserKick() | UserKickAlt():
-                raise NotOffered("kicking users is not supported by this director yet")
-            case DirectorAdd() | DirectorRemove():
-                raise NotOffered("changing the ring is not supported by this director yet")
+                # Early: 2.3 does not make doveadm wait for the kick delay
+                done = await operations.move_user(command.user, command.host, early=True, reason=REASON)
+                if done.superseded:
+                    raise TryAgain(f"another operator has moved the user to {done.host}")
+            case UserKick():
+                done = await operations.kick(user=command.user, wait=command.wait, reason=REASON)
+            case UserKickAlt():
+                done = await operations.kick(
+                    field=command.field, value=command.value, wait=command.wait, reason=REASON
+                )
+        if done.not_reached:
+            # The protocol has no word for it
+            self._log.warning(
+                "admin_command_not_everywhere",
+                command=type(command).__name__,
+                not_reached=",".join(done.not_reached),
+            )
+
+
+def _has_word_for_later(command: ChangeCommand) -> bool:
+    """Whether clients know TRYAGAIN as an answer to this command."""
+    match command:
+        case UserMove():
+            return True
+        case UserKick(wait=wait) | UserKickAlt(wait=wait):
+            return not wait
+    return False

@@ -12,7 +12,7 @@ from director.core.addresses import address_order
 from director.core.hashing import UserHash
 from director.core.vhosts import Circle
 from director.errors import BadRequest, Refused, TryAgain, UnknownName
-from director.records import Change, HostInfo, MemberInfo, RingInfo, UserInfo, UserStatus
+from director.records import Change, HostInfo, MemberInfo, RingInfo, UserInfo, UsersChange, UserStatus
 from director.types import Address
 
 EXPIRE = 900
@@ -24,7 +24,7 @@ UINT32_MAX = 0xFFFFFFFF
 class FakeOperations:
     """`busy` addresses are being changed by somebody else; `synced` False: no change gets round the ring.
 
-    `hold`, where set, keeps changes waiting for the ring.
+    `hold`, where set, keeps changes waiting for the ring. A user who was moved is `moving` from then on.
     """
 
     def __init__(
@@ -39,6 +39,13 @@ class FakeOperations:
         self.synced = True
         self.hashable = True
         self.hold: anyio.Event | None = None
+        self.moving: set[int] = set()
+        self.kicking = False
+        """Whether as many kicks are under way as may be."""
+        self.overtaken = False
+        """Whether another operator's move wins from now on."""
+        self.not_reached: list[str] = []
+        self.kicked: list[tuple[str | None, str | None, str | None]] = []
         self._hosts = {host.address: host for host in hosts}
         self._configured = dict(self._hosts)
         self._hash = UserHash()
@@ -112,6 +119,89 @@ class FakeOperations:
         del self._hosts[self._known(address).address]
         self._users = {user: kept for user, kept in self._users.items() if kept[0] != address}
         return Change(host=None, stored=True)
+
+    async def move_user(
+        self,
+        user: str,
+        host: str,
+        tag: str = "",
+        *,
+        numeric_is_hash: bool = True,
+        pin: bool = False,
+        early: bool = False,
+        reason: str,
+        dry_run: bool = False,
+    ) -> UsersChange:
+        pool, number = self._known(host).tag, self._number(user)
+        before, _ = self._users.get((pool, number), (None, 0))
+        if number in self.moving and before != host:
+            raise TryAgain("user is being moved already")
+        if self.overtaken:
+            return UsersChange(superseded=1, host="127.0.1.4")
+        self._users[pool, number] = host, self._clock() + EXPIRE
+        if before == host:
+            return UsersChange(unchanged=1, host=host)
+        self.moving.add(number)
+        return UsersChange(moved=1, host=host, not_reached=self.not_reached)
+
+    async def flush(
+        self,
+        host: str | None,
+        *,
+        tag: str | None = None,
+        max_parallel: int | None = None,
+        reason: str,
+        dry_run: bool = False,
+    ) -> UsersChange:
+        flushed = self._hosts.values() if host is None else [self._known(host)]
+        moved = 0
+        for one in list(flushed):
+            circle = _circle(self._hosts.values(), one.tag)
+            for (pool, number), (address, expires) in list(self._users.items()):
+                wanted = circle.host(number)
+                if address == one.address and wanted not in (None, address):
+                    self._users[pool, number] = str(wanted), expires
+                    moved += 1
+        return UsersChange(moved=moved, not_reached=self.not_reached)
+
+    async def forget(self, host: str | None, *, reason: str, dry_run: bool = False) -> UsersChange:
+        wanted = None if host is None else self._known(host).address
+        kept = {user: at for user, at in self._users.items() if wanted not in (None, at[0])}
+        forgotten, self._users = len(self._users) - len(kept), kept
+        return UsersChange(moved=forgotten)
+
+    async def kick(
+        self,
+        *,
+        user: str | None = None,
+        field: str | None = None,
+        value: str | None = None,
+        hash: int | None = None,
+        wait: bool = True,
+        reason: str,
+        dry_run: bool = False,
+    ) -> UsersChange:
+        if self.kicking and not wait:
+            raise TryAgain("too many kicks are under way")
+        self.kicked.append((user, field, value))
+        return UsersChange(kicked=1)
+
+    async def add_member(
+        self, address: str, port: int | None, *, reason: str, dry_run: bool = False
+    ) -> RingInfo:
+        port = port or self._members[0].port
+        if not any((one.address, one.port) == (address, port) for one in self._members):
+            self._members.append(MemberInfo(address=address, port=port))
+        return self.ring()
+
+    async def remove_member(
+        self, address: str, port: int | None, *, reason: str, dry_run: bool = False
+    ) -> RingInfo:
+        found = [one for one in self._members if one.address == address and port in (None, one.port)]
+        if not found:
+            raise UnknownName(f"{address} is no director")
+        self._members.remove(found[0])
+        return self.ring()
 
     async def _set(self, host: HostInfo, tag: str | None, weight: int | None) -> Change:
         if tag and tag != host.tag:

@@ -27,7 +27,7 @@ async def test_doveadm_prints_what_it_printed_with_the_original(name: str, folde
     assert found == []
 
 
-@pytest.mark.parametrize("name", ["status-and-map", "hosts", "ring"])
+@pytest.mark.parametrize("name", ["status-and-map", "hosts", "ring", "users", "members"])
 async def test_doveadm_prints_with_the_fake_what_it_printed_with_the_original(
     name: str, folder: Path
 ) -> None:
@@ -53,29 +53,6 @@ async def _printed(recording: Recording, operations: AdminOperations, folder: Pa
 
 
 HOSTS = [HostInfo(address="127.0.1.1", weight=100, up=True)]
-NOT_YET = "is not supported by this director yet"
-
-
-@pytest.mark.parametrize(
-    ("command", "err"),
-    [
-        ("director flush 127.0.1.1", f"Warning: 127.0.1.1: flushing hosts {NOT_YET}"),
-        ("director flush -F 127.0.1.1", f"Warning: 127.0.1.1: flushing hosts {NOT_YET}"),
-        ("director flush all", f"Error: failed: flushing hosts {NOT_YET}"),
-        ("director move alice 127.0.1.1", f"Error: failed: moving users {NOT_YET}"),
-        ("director kick alice", f"Error: failed: kicking users {NOT_YET}"),
-        ("director kick -f field alice", f"Error: failed: kicking users {NOT_YET}"),
-        ("director ring add 127.0.0.14", f"Error: Failed: changing the ring {NOT_YET}"),
-        ("director ring remove 127.0.0.14 9090", f"Error: Failed: changing the ring {NOT_YET}"),
-    ],
-)
-async def test_what_is_not_offered_yet_fails_with_a_text_for_the_operator(
-    command: str, err: str, folder: Path
-) -> None:
-    needs("doveadm")
-    async with admin_socket(FakeOperations(HOSTS), folder / "admin") as path:
-        run = await Doveadm(folder).run(command.split(), path)
-    assert run == Run(75, [], [err])
 
 
 @pytest.mark.parametrize(
@@ -101,6 +78,16 @@ async def test_a_host_that_is_being_changed_by_somebody_else_fails_with_the_reas
     async with admin_socket(operations, folder / "admin") as path:
         run = await Doveadm(folder).run(["director", "add", "127.0.1.1", "5"], path)
     assert run == Run(75, [], ["Error: 127.0.1.1: host is already being updated - try again later"])
+
+
+async def test_a_move_that_another_operator_has_won_is_to_be_tried_again(folder: Path) -> None:
+    needs("doveadm")
+    operations = FakeOperations(HOSTS)
+    operations.overtaken = True
+    async with admin_socket(operations, folder / "admin") as path:
+        run = await Doveadm(folder).run(["director", "move", "alice", "127.0.1.1"], path)
+    being_moved = "Error: User is already being moved, wait a while for it to be finished"
+    assert run == Run(75, [], [being_moved])
 
 
 async def test_doveadm_reaches_a_director_over_tcp(folder: Path) -> None:

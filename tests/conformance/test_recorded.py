@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 SILENCE = b"<SILENCE>"
 
 RECORDINGS = ["handshake", "queries", "status-and-map", "hosts", "raw-hosts", "all-down", "refused"]
+CHANGES_OF_USERS = ["users", "raw-users", "members"]
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
@@ -28,7 +29,7 @@ async def test_every_recorded_dialogue_is_answered_as_by_the_original(name: str,
     assert found == []
 
 
-@pytest.mark.parametrize("name", [*RECORDINGS, "ring"])
+@pytest.mark.parametrize("name", [*RECORDINGS, "ring", *CHANGES_OF_USERS])
 async def test_the_fake_that_other_tests_use_answers_as_the_original(name: str, folder: Path) -> None:
     recording = read(name)
     operations = FakeOperations(recording.hosts, recording.users, recording.members)

@@ -115,6 +115,46 @@ director status alice
 director map -f <names>
 """
 
+MOVING = """
+director move alice 127.0.1.3
+director status alice
+director move alice 127.0.1.4
+director move nobody-yet 127.0.1.2
+director status nobody-yet
+director move 4242 127.0.1.2
+director status 4242
+director move bob 127.0.1.77
+director move bob
+director move
+-v director move bob 127.0.1.1
+director kick bob
+director kick no-such-user
+director kick 'b*'
+director kick -f class beta
+-v director kick DAVE
+director kick
+director flush 127.0.1.77
+director flush -F 127.0.1.77
+director flush 127.0.1.4
+director flush --max-parallel 3 127.0.1.4
+director flush --max-parallel x 127.0.1.4
+director flush
+-v director flush -F 127.0.1.3
+director map
+director flush -F all
+director map
+director ring add 127.11.0.99
+director ring add 127.11.0.99
+director ring add bogus
+director ring add
+director ring status
+director ring remove 127.11.0.99 1
+director ring remove 127.11.0.99
+director ring remove 127.11.0.99
+director ring remove
+director ring status
+"""
+
 
 @pytest.mark.parametrize("directors", [1, 3])
 async def test_looking_around_prints_the_same_on_both(directors: int, folder: Path) -> None:
@@ -134,6 +174,15 @@ async def test_changing_hosts_prints_the_same_on_both(folder: Path) -> None:
         real_operations(HOSTS, placed(NAMES, HOSTS)) as ours,
     ):
         found = await _compare(CHANGING, ring[0], ours, folder)
+    assert found == []
+
+
+async def test_moving_users_and_changing_the_ring_prints_the_same_on_both(folder: Path) -> None:
+    needs("dovecot", "doveadm")
+    async with originals(folder, ADDRESSES, directors=2) as ring:
+        members = [_member(row) for row in await ring[0].ask("DIRECTOR-LIST")]
+        ours = FakeOperations(HOSTS, placed(NAMES, HOSTS), members)
+        found = await _compare(MOVING, ring[0], ours, folder)
     assert found == []
 
 

@@ -141,30 +141,111 @@ async def test_a_change_is_answered_only_when_every_director_has_it(operations: 
     assert (before, replies) == ([], [b"OK\n"])
 
 
+async def test_users_are_moved_by_name_and_by_hash(operations: FakeOperations) -> None:
+    assert await _replies(
+        operations, b"USER-MOVE\talice\t127.0.1.2", b"USER-MOVE\t2677887420\t127.0.1.1", b"USER-LIST"
+    ) == [
+        b"OK\n",
+        b"OK\n",
+        b"1669653170\t1795453314\t127.0.1.2\n2677887420\t1795453314\t127.0.1.1\n\n",
+    ]
+
+
+async def test_a_name_that_is_moved_is_hashed_without_what_follows_it(operations: FakeOperations) -> None:
+    await _replies(operations, b"USER-MOVE\tnewuser\t127.0.1.2\textra")
+    assert await _replies(operations, b"USER-LOOKUP\tnewuser") == [
+        b"127.0.1.2\t1795453314\t127.0.1.1\t127.0.1.1\n"
+    ]
+
+
+async def test_a_user_who_is_being_moved_or_was_moved_by_another_is_answered_with_try_again(
+    operations: FakeOperations,
+) -> None:
+    twice = await _replies(operations, b"USER-MOVE\talice\t127.0.1.2", b"USER-MOVE\talice\t127.0.1.1")
+    operations.overtaken = True
+    assert [*twice, *await _replies(operations, b"USER-MOVE\tbob\t127.0.1.1")] == [
+        b"OK\n",
+        b"TRYAGAIN\n",
+        b"TRYAGAIN\n",
+    ]
+
+
 @pytest.mark.parametrize(
-    ("line", "what"),
+    "line",
     [
-        (b"HOST-FLUSH\t127.0.1.1", b"flushing hosts"),
-        (b"HOST-RESET-USERS", b"flushing hosts"),
-        (b"USER-MOVE\talice\t127.0.1.2", b"moving users"),
-        (b"USER-KICK\talice", b"kicking users"),
-        (b"USER-KICK-ALT\tfield\tvalue", b"kicking users"),
-        (b"DIRECTOR-ADD\t127.0.0.2", b"changing the ring"),
-        (b"DIRECTOR-REMOVE\t127.0.0.2", b"changing the ring"),
+        b"USER-MOVE\talice\t127.0.9.9",
+        b"HOST-FLUSH\t127.0.9.9",
+        b"HOST-RESET-USERS\t127.0.9.9",
+        b"DIRECTOR-REMOVE\t127.0.0.77",
+        b"DIRECTOR-REMOVE\t127.0.0.1\t9999",
     ],
 )
-async def test_what_is_not_offered_yet_says_so(operations: FakeOperations, line: bytes, what: bytes) -> None:
-    assert await _replies(operations, line) == [what + b" is not supported by this director yet\n"]
+async def test_what_is_not_there_is_answered_with_notfound(operations: FakeOperations, line: bytes) -> None:
+    assert await _replies(operations, line) == [b"NOTFOUND\n"]
+
+
+async def test_a_flush_moves_users_and_a_forced_one_forgets_them(operations: FakeOperations) -> None:
+    await _replies(operations, b"HOST-UPDATE\t127.0.1.1\t0", b"HOST-RESET-USERS\t127.0.1.1")
+    moved = await _replies(operations, b"USER-LIST\t127.0.1.2")
+    assert await _replies(operations, b"HOST-FLUSH\t127.0.1.1", b"HOST-FLUSH", b"USER-LIST") == [
+        b"OK\n",
+        b"OK\n",
+        b"\n",
+    ]
+    assert moved[0].count(b"\n") == 3
+
+
+async def test_kicks_say_whose_sessions_as_the_client_did(operations: FakeOperations) -> None:
+    assert (
+        await _replies(operations, b"USER-KICK\talice", b"USER-KICK-ALT\tclass\tbeta\tnowait")
+        == [b"OK\n"] * 2
+    )
+    assert operations.kicked == [("alice", None, None), (None, "class", "beta")]
+
+
+async def test_only_a_kick_that_does_not_wait_is_answered_with_try_again(operations: FakeOperations) -> None:
+    operations.kicking = True
+    assert await _replies(
+        operations,
+        b"USER-KICK\talice\tnowait",
+        b"USER-KICK-ALT\tclass\tbeta\tnowait",
+        b"USER-KICK\talice",
+    ) == [b"TRYAGAIN\n", b"TRYAGAIN\n", b"OK\n"]
+
+
+async def test_a_director_is_added_any_number_of_times_and_removed_once(operations: FakeOperations) -> None:
+    add, remove = b"DIRECTOR-ADD\t127.0.0.2\t9090", b"DIRECTOR-REMOVE\t127.0.0.2"
+    assert await _replies(operations, add, add, remove, remove, add, b"DIRECTOR-LIST") == [
+        b"OK\n",
+        b"OK\n",
+        b"OK\n",
+        b"NOTFOUND\n",
+        b"OK\n",
+        b"127.0.0.1\t0\tself\t0\tring synced\t0\n127.0.0.2\t9090\t\t0\t\n\n",
+    ]
+
+
+async def test_directors_that_did_not_confirm_are_logged(operations: FakeOperations) -> None:
+    operations.not_reached = ["127.0.0.2:9090", "127.0.0.3:9090"]
+    assert await _logged(operations, b"USER-MOVE\talice\t127.0.1.2") == [
+        "time=1970-01-01T00:00:00.000Z level=warning event=admin_command_not_everywhere command=UserMove "
+        "not_reached=127.0.0.2:9090,127.0.0.3:9090\n"
+    ]
 
 
 async def test_what_an_operator_did_not_get_is_logged_without_the_user_name(
     operations: FakeOperations,
 ) -> None:
+    operations.overtaken = True
+    assert await _logged(operations, b"USER-MOVE\talice\t127.0.1.2") == [
+        "time=1970-01-01T00:00:00.000Z level=warning event=admin_command_failed command=UserMove "
+        'reason="another operator has moved the user to 127.0.1.4"\n'
+    ]
+
+
+async def _logged(operations: FakeOperations, line: bytes) -> list[str]:
     lines: list[str] = []
     handler = AdminHandler(operations, Log(write=lines.append, clock=lambda: 0.0))
-    async for _ in handler(parse(b"USER-KICK\talice")):
+    async for _ in handler(parse(line)):
         pass
-    assert lines == [
-        "time=1970-01-01T00:00:00.000Z level=warning event=admin_command_failed command=UserKick "
-        'reason="kicking users is not supported by this director yet"\n'
-    ]
+    return lines
