@@ -9,11 +9,7 @@ import click
 from director.errors import NotOffered
 
 NOT_OFFERED = {
-    "director": frozenset(
-        {"move", "kick", "flush", "drain", "rebalance", "tag", "pin", "unpin"}
-        | {"explain", "plan", "health", "audit", "state", "migrate", "reload", "doctor"}
-    ),
-    "ring": frozenset({"add", "remove"}),
+    "director": frozenset({"explain", "plan", "health", "audit", "state", "migrate", "reload", "doctor"}),
     "config": frozenset({"import"}),
 }
 """Names the documentation has, by group. Not in help; each is answered with exit code 77."""

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from director.cli.client import Client, Denied, Failure
+from director.cli.following import EX_INTERRUPTED
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, json_option, target_options
 from director.errors import EX_NOT_FOUND
@@ -80,7 +81,7 @@ def remove(target: Target, host: str, dry_run: bool, reason: str) -> int:
     query = {"reason": reason, "dry_run": "true" if dry_run else "false"}
 
     def one(client: Client, address: str) -> bytes:
-        return client.change("DELETE", f"{_path(address)}?{urlencode(query)}")
+        return client.change("DELETE", f"{host_path(address)}?{urlencode(query)}")
 
     return _each(target, host, one)
 
@@ -117,25 +118,39 @@ def addresses_of(host: str) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def _path(address: str) -> str:
+def host_path(address: str) -> str:
     return f"/v1/hosts/{quote(address, safe='')}"
 
 
 def _patch(target: Target, host: str, body: HostPatch) -> int:
-    return _each(target, host, lambda client, address: client.change("PATCH", _path(address), body))
+    return _each(target, host, lambda client, address: client.change("PATCH", host_path(address), body))
 
 
 def _each(target: Target, host: str, change: Callable[[Client, str], bytes]) -> int:
-    """Change each address of `host`, one after the other; the exit code of the first that failed, or 0."""
+    def one(client: Client, address: str) -> int:
+        _tell(address, client.decode(change(client, address), Change))
+        return 0
+
+    return each_address(target, host, one)
+
+
+def each_address(target: Target, host: str, act: Callable[[Client, str], int]) -> int:
+    """Do something with each address of `host`, one after the other, until one is interrupted.
+
+    The exit code of the first that failed, or 0.
+    """
     client = target.client()
     code = 0
     for address in addresses_of(host):
         try:
-            _tell(address, client.decode(change(client, address), Change))
+            ended = act(client, address)
         except Denied as error:
             text = str(error)
             complain(text if text.startswith(address) else f"{address}: {text}")
-            code = code or error.exit_code
+            ended = error.exit_code
+        if ended == EX_INTERRUPTED:
+            return ended
+        code = code or ended
     return code
 
 

@@ -9,19 +9,18 @@ from typing import Any
 
 import click
 
-from director.cli import config, hosts, ring, run, status, users
+from director.cli import config, flushes, hosts, moves, ring, run, status, users
+from director.cli.following import EX_INTERRUPTED
 from director.cli.groups import Commands
 from director.cli.output import OutputError, complain
 from director.cli.target import target_options
 from director.errors import EX_USAGE, DirectorError
 
-EX_INTERRUPTED = 130
-"""As a shell reports a process that SIGINT ended."""
-
 SECTIONS = {
     "Run": ["serve", "demo", "version"],
     "Look": ["status", "map", "dump", "ring"],
-    "Change hosts": ["add", "update", "up", "down", "remove"],
+    "Change hosts": ["add", "update", "up", "down", "remove", "tag", "drain"],
+    "Change users": ["move", "kick", "flush", "rebalance", "pin", "unpin"],
     "Configuration": ["config"],
 }
 
@@ -112,7 +111,8 @@ def program(context: click.Context) -> int | None:
 for command in (
     *(run.serve, run.demo, run.version),
     *(status.status, users.map_users, hosts.dump, ring.ring),
-    *(hosts.add, hosts.update, hosts.up, hosts.down, hosts.remove),
+    *(hosts.add, hosts.update, hosts.up, hosts.down, hosts.remove, flushes.tag, flushes.drain),
+    *(moves.move, moves.kick, flushes.flush, flushes.rebalance, moves.pin, moves.unpin),
     config.config,
 ):
     program.add_command(command)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from urllib.parse import quote, urlencode
 
 import click
 
+from director.cli.client import Client
+from director.cli.following import DRY, counted
 from director.cli.groups import Commands
 from director.cli.output import Column, or_dash, say, say_json, say_table, since, size
-from director.cli.target import Target, json_option, target_options
-from director.records import MemberInfo, RingInfo
+from director.cli.target import Target, change_options, json_option, target_options
+from director.records import MemberInfo, NewMember, RingInfo
 
 MEMBER_COLUMNS = (
     Column("director"),
@@ -48,6 +51,63 @@ def status(target: Target, as_json: bool) -> None:
     say()
     now = time.time()
     say_table(MEMBER_COLUMNS, (member_row(member, now) for member in info.members))
+
+
+@ring.command()
+@click.argument("address", metavar="ADDR[:PORT]")
+@click.argument("port", type=click.IntRange(1, 65535), required=False)
+@json_option
+@change_options
+@click.pass_obj
+def add(target: Target, address: str, port: int | None, as_json: bool, dry_run: bool, reason: str) -> None:
+    """List the director at ADDR in the ring.
+
+    It belongs to the ring as soon as it runs; it needs the ring's secret. Without a PORT it is that of the
+    director that is asked.
+    """
+    client = target.client()
+    body = NewMember(address=address, port=port, reason=reason, dry_run=dry_run)
+    _tell(
+        client,
+        client.change("POST", "/v1/ring/members", body),
+        f"{_joined(address, port)} added",
+        as_json,
+        dry_run,
+    )
+
+
+@ring.command()
+@click.argument("address", metavar="ADDR[:PORT]")
+@click.argument("port", type=click.IntRange(1, 65535), required=False)
+@json_option
+@change_options
+@click.pass_obj
+def remove(target: Target, address: str, port: int | None, as_json: bool, dry_run: bool, reason: str) -> None:
+    """Take the director at ADDR off the list of the ring.
+
+    If it still runs it is cut off and gives its users no new hosts: stop its proxy first. Without a PORT it
+    is the first one with that address. Exit code 68: it is not listed.
+    """
+    client = target.client()
+    query = urlencode({"reason": reason, "dry_run": str(dry_run).lower()})
+    path = f"/v1/ring/members/{quote(_joined(address, port), safe='')}?{query}"
+    _tell(client, client.change("DELETE", path), f"{_joined(address, port)} removed", as_json, dry_run)
+
+
+def _joined(address: str, port: int | None) -> str:
+    if port is None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _tell(client: Client, document: bytes, what: str, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        say_json(document)
+        return
+    info = client.decode(document, RingInfo)
+    missing = f", not in the ring: {', '.join(info.missing)}" if info.missing else ""
+    listed = counted(len(info.ring) + len(info.missing), "director")
+    say(f"{what}: {listed} listed{missing}{DRY if dry_run else ''}")
 
 
 def ring_lines(info: RingInfo) -> list[str]:

@@ -20,6 +20,7 @@ from director.records import (
     HostInfo,
     MemberInfo,
     MoveInfo,
+    Problem,
     RingInfo,
     StatusInfo,
     StoreInfo,
@@ -67,8 +68,14 @@ class FakeOperations:
         self.superseded_by: str | None = None
         self.stay: set[str] = set()
         """Users whom a flush does not move: they are pinned."""
+        self.come_back = 0
+        """Users who log in to a flushed host all the same."""
+        self.goes_wrong: str | None = None
+        """Why background moves end without a result."""
         self.pace = 1000
         """Users of a background move who are done each time it is asked about."""
+        self.polled: set[str] = set()
+        """Background moves somebody has asked about."""
         self.asked: list[object] = []
         """What the calls that change users were given besides a reason."""
 
@@ -161,7 +168,7 @@ class FakeOperations:
     ) -> UsersChange:  # fmt: skip
         self._host(host)
         if user == "moving":
-            raise TryAgain("moving: this user is being moved already; wait for that to end")
+            raise TryAgain("moving: this user is being moved already")
         self.asked.append((user, host, tag, numeric_is_hash, pin))
         if self.superseded_by is not None:
             return self._users(superseded=1, host=self.superseded_by)
@@ -237,6 +244,7 @@ class FakeOperations:
     def move_info(self, id: str) -> MoveInfo:
         if id not in self.under_way:
             raise UnknownName(f"{id}: no such move")
+        self.polled.add(id)
         info = self.under_way[id]
         if info.ended is None:
             moved = min(info.moved + self.pace, info.total or 0)
@@ -278,7 +286,7 @@ class FakeOperations:
         if not dry_run:
             self.assigned = [one for one in self.assigned if one not in there or one in stay]
             if host is not None:
-                self.table[host] = msgspec.structs.replace(self.table[host], users=len(stay))
+                self.table[host] = msgspec.structs.replace(self.table[host], users=len(stay) + self.come_back)
         return self._users(moved=moved, pinned=len(stay), kicked=2 * moved, dry_run=dry_run)
 
     def _begun(self, kind: str, target: str | None, total: int | None = None) -> MoveInfo:
@@ -292,6 +300,9 @@ class FakeOperations:
         return info
 
     def _ended(self, info: MoveInfo) -> MoveInfo:
+        if self.goes_wrong is not None:
+            problem = Problem(title="Service Unavailable", status=503, detail=self.goes_wrong, exit_code=75)
+            return msgspec.structs.replace(info, ended=NOW + 1, problem=problem)
         if info.moved < (info.total or 0) or info.kind in ("move", "pin"):
             result = self._users(moved=info.moved, kicked=info.kicked)
         else:

@@ -1,0 +1,236 @@
+"""Commands about all users of a host, or of all hosts: flush, drain, rebalance, tag."""
+
+from __future__ import annotations
+
+import time
+
+import click
+import msgspec
+
+from director.cli.client import Client
+from director.cli.following import (
+    DRY,
+    EX_INTERRUPTED,
+    PAST,
+    POLL,
+    Done,
+    Progress,
+    carry_out,
+    counted,
+    in_words,
+    tell_what_is_open,
+)
+from director.cli.hosts import each_address, host_path
+from director.cli.output import complain, say, say_json
+from director.cli.target import Target, change_options, json_option
+from director.errors import EX_TRY_AGAIN
+from director.records import Change, HostInfo, HostPatch, NewFlush, UsersChange
+
+ALL = "all"
+
+REBALANCED_AT_ONCE = 10
+"""Users `rebalance` moves at a time unless it is told: it is meant to go unnoticed."""
+
+STUCK = 30.0
+"""Seconds without any progress after which `drain` says who is left instead of waiting on."""
+
+parallel_option = click.option(
+    "--max-parallel",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Users on the move at a time (as configured: users.max_parallel_moves).",
+)
+
+
+@click.command()
+@click.argument("host", metavar="HOST|all")
+@click.option("-F", "--forget", is_flag=True, help="Forget the users instead; their sessions go on.")
+@parallel_option
+@json_option
+@change_options
+@click.pass_obj
+def flush(
+    target: Target,
+    host: str,
+    forget: bool,
+    max_parallel: int | None,
+    as_json: bool,
+    dry_run: bool,
+    reason: str,
+) -> int:
+    """Move the users of HOST to where the hash puts them now.
+
+    Who is placed right already stays; pinned users stay. To empty a host use `drain`. Ctrl-C starts no more
+    users; those on the move are finished.
+
+    With -F users are forgotten without ending their sessions: unsafe, for a HOST that is dead and whose
+    sessions are gone. Else one user can be on two hosts at once.
+    """
+    if forget and max_parallel is not None:
+        raise click.UsageError("--max-parallel is not for -F: nobody is moved")
+    outcomes = Outcomes(as_json)
+
+    def one(client: Client, address: str | None) -> int:
+        body = NewFlush(
+            host=address, forget=forget, max_parallel=max_parallel, reason=reason, dry_run=dry_run
+        )
+        name = address or ALL
+        done = flushed(client, f"flush {name}", body)
+        return outcomes.tell(f"flush {name}", name, done, PAST["forget"] if forget else "moved")
+
+    code = one(target.client(), None) if host == ALL else each_address(target, host, one)
+    outcomes.end()
+    return code
+
+
+@click.command()
+@click.argument("host")
+@json_option
+@change_options
+@click.pass_obj
+def drain(target: Target, host: str, as_json: bool, dry_run: bool, reason: str) -> int:
+    """Empty HOST: no new users, and the others are moved.
+
+    Sets its weight to 0, flushes it and returns when its last user is gone; pinned users stay and are
+    counted. Then it can be taken away. Ctrl-C starts no more users; the weight stays 0 and the command that
+    takes it back is said. Exit code 75: users are left and no more of them go.
+    """
+    outcomes = Outcomes(as_json)
+
+    def one(client: Client, address: str) -> int:
+        name = f"drain {address}"
+        before = client.decode(client.get(host_path(address)), HostInfo)
+        if dry_run:
+            there = UsersChange(moved=before.users, dry_run=True)
+            return outcomes.tell(f"{name}: weight {before.weight} -> 0", address, Done(there))
+        if before.weight:
+            client.change("PATCH", host_path(address), HostPatch(weight=0, reason=reason))
+        done = flushed(client, name, NewFlush(host=address, reason=reason))
+        left = 0
+        if not done.interrupted:
+            left, interrupted = _emptied(client, name, address, done.change.pinned)
+            done = Done(done.change, interrupted)
+        code = outcomes.tell(name, address, done)
+        if done.interrupted:
+            if before.weight:
+                complain(
+                    f"{name}: the weight stays 0; `director update {address} {before.weight}` takes it back"
+                )
+        elif left > done.change.pinned:
+            complain(f"{name}: {counted(left, 'user')} left; `director map {address}` names them")
+            code = EX_TRY_AGAIN
+        elif not as_json:
+            stay = f"{counted(left, 'pinned user')} left" if left else "no user left"
+            say(f"{name}: done, {stay}")
+        return code
+
+    code = each_address(target, host, one)
+    outcomes.end()
+    return code
+
+
+@click.command()
+@click.option("-t", "--tag", metavar="TAG", help="Only users with this tag.")
+@click.option(
+    "--max-parallel",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=REBALANCED_AT_ONCE,
+    show_default=True,
+    help="Users on the move at a time.",
+)
+@json_option
+@change_options
+@click.pass_obj
+def rebalance(
+    target: Target, tag: str | None, max_parallel: int, as_json: bool, dry_run: bool, reason: str
+) -> int:
+    """Move users back to where the hash puts them, a few at a time.
+
+    After a host is back, or weights have changed. Pinned users stay. Each move ends the sessions of one
+    user; Ctrl-C starts no more.
+    """
+    outcomes = Outcomes(as_json)
+    body = NewFlush(
+        host=None, rebalance=True, tag=tag, max_parallel=max_parallel, reason=reason, dry_run=dry_run
+    )
+    name = "rebalance" if tag is None else f"rebalance {tag or 'without a tag'}"
+    code = outcomes.tell(name, ALL, flushed(target.client(), name, body))
+    outcomes.end()
+    return code
+
+
+@click.command()
+@click.argument("host")
+@click.argument("tag")
+@json_option
+@change_options
+@click.pass_obj
+def tag(target: Target, host: str, tag: str, as_json: bool, dry_run: bool, reason: str) -> int:
+    """Put HOST into the pool TAG; '' is the pool without a tag.
+
+    Its users have the old tag: they are moved to other hosts of that, as by `flush`, and their sessions on
+    HOST end.
+    """
+    outcomes = Outcomes(as_json)
+
+    def one(client: Client, address: str) -> int:
+        name = f"tag {address} {tag}".rstrip()
+        path, body = host_path(address), HostPatch(tag=tag, reason=reason, dry_run=dry_run)
+        if dry_run:
+            change = client.decode(client.change("PATCH", path, body), Change)
+            done = Done(change.users or UsersChange(dry_run=True))
+        else:
+            done = carry_out(client, name, "PATCH", path, body)
+        return outcomes.tell(name, address, done)
+
+    code = each_address(target, host, one)
+    outcomes.end()
+    return code
+
+
+def flushed(client: Client, name: str, body: NewFlush) -> Done:
+    if body.dry_run:
+        return Done(client.decode(client.change("POST", "/v1/flushes", body), UsersChange))
+    return carry_out(client, name, "POST", "/v1/flushes", body)
+
+
+def _emptied(client: Client, name: str, address: str, stay: int) -> tuple[int, bool]:
+    """Wait until at most `stay` users are on the host: how many there are then, and whether by Ctrl-C."""
+    progress, left = Progress(), 0
+    fewest, since = None, time.monotonic()
+    try:
+        while True:
+            left = client.decode(client.get(host_path(address)), HostInfo).users
+            if fewest is None or left < fewest:
+                fewest, since = left, time.monotonic()
+            if left <= stay or time.monotonic() - since > STUCK:
+                return left, False
+            progress.show(f"{name}: waiting for {counted(left - stay, 'user')} to be gone")
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        return left, True
+    finally:
+        progress.clear()
+
+
+class Outcomes:
+    """Says what came of each host; with --json one document of all, by address or `all`."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._json: dict[str, UsersChange] | None = {} if as_json else None
+
+    def tell(self, name: str, key: str, done: Done, past: str = "moved") -> int:
+        """Returns the exit code."""
+        change = done.change
+        if self._json is not None:
+            self._json[key] = change
+        else:
+            interrupted = "interrupted, " if done.interrupted else ""
+            say(f"{name}: {interrupted}{in_words(change, past)}{DRY if change.dry_run else ''}")
+        tell_what_is_open(name, change)
+        return EX_INTERRUPTED if done.interrupted else 0
+
+    def end(self) -> None:
+        if self._json:
+            say_json(msgspec.json.encode(self._json))

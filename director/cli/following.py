@@ -1,0 +1,128 @@
+"""Changes of users that take long: begin one, show how far it is, interrupt it, say what came of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import msgspec
+
+from director.cli.client import Client, Denied, Failure
+from director.cli.output import complain, printable
+from director.errors import EX_UNAVAILABLE
+from director.records import MoveInfo, UsersChange
+
+EX_INTERRUPTED = 130
+"""As a shell reports a process that SIGINT ended."""
+
+POLL = 0.2
+"""Seconds between two questions how far it is."""
+
+DRY = " (dry run: nothing is changed)"
+
+
+class Done(msgspec.Struct, frozen=True):
+    change: UsersChange
+    interrupted: bool = False
+
+
+def carry_out(client: Client, name: str, method: str, path: str, body: msgspec.Struct) -> Done:
+    """Ask for a change of users and stay until it has ended. name: what it is called meanwhile.
+
+    Ctrl-C interrupts it: who is on the move is finished, nobody else is started. A second one only ends us.
+    """
+    begun = client.decode(client.change(method, f"{path}?wait=false", body), MoveInfo)
+    try:
+        move, interrupted = _followed(client, name, begun)
+    except Denied:
+        raise
+    except Failure as error:
+        raise Failure(f"{error}; {name} may go on there without us", EX_UNAVAILABLE) from None
+    if move.problem is not None:
+        raise Denied(move.problem.detail or move.problem.title, move.problem.exit_code)
+    if move.result is None:
+        raise Failure(f"{client.where}: {name} ended, but what came of it is not said", EX_UNAVAILABLE)
+    return Done(move.result, interrupted)
+
+
+def _followed(client: Client, name: str, move: MoveInfo) -> tuple[MoveInfo, bool]:
+    path, begun, progress = f"/v1/moves/{move.id}", time.monotonic(), Progress()
+    try:
+        while move.ended is None:
+            move = client.decode(client.get(path), MoveInfo)
+            if move.ended is None:
+                progress.show(f"{name}: {how_far(move, time.monotonic() - begun)}")
+                time.sleep(POLL)
+    except KeyboardInterrupt:
+        progress.show(f"{name}: interrupted; who is on the move is finished")
+        move = client.decode(client.change("DELETE", path), MoveInfo)
+        while move.ended is None:
+            time.sleep(POLL)
+            move = client.decode(client.get(path), MoveInfo)
+        return move, True
+    finally:
+        progress.clear()
+    return move, False
+
+
+class Progress:
+    """One line on stderr that is written over and over; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        self._write(f"\r\x1b[K{printable(text)}")
+
+    def clear(self) -> None:
+        self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        if self._terminal:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+def how_far(move: MoveInfo, seconds: float) -> str:
+    """`1200 / 4000 users moved, 310/s, 9 s left`, as far as it is known after `seconds`."""
+    if move.total is None:
+        return "users are counted"
+    text = f"{move.moved} / {counted(move.total, 'user')} {PAST.get(move.kind, 'moved')}"
+    rate = move.moved / seconds if seconds > 0 else 0.0
+    if rate > 0:
+        text += f", {rate:.0f}/s, {max(0, move.total - move.moved) / rate:.0f} s left"
+    return text
+
+
+PAST = {"forget": "forgotten"}
+"""What has become of users, by kind of move; `moved` by all others."""
+
+
+def in_words(change: UsersChange, past: str = "moved") -> str:
+    """`1200 users moved, 3410 sessions ended, 0 timed out`, and what else there is to say."""
+    text = f"{counted(change.moved, 'user')} {past}"
+    if past != PAST["forget"]:
+        text += f", {counted(change.kicked, 'session')} ended, {change.timed_out} timed out"
+    if change.superseded:
+        text += f", {change.superseded} moved elsewhere by another operator"
+    if change.pinned:
+        text += f", {counted(change.pinned, 'pinned user')} left"
+    return text
+
+
+def tell_what_is_open(name: str, change: UsersChange) -> None:
+    """What an operator must know of a change that is made: a line on stderr for each thing."""
+    if change.dry_run:
+        return
+    if change.timed_out:
+        whose = counted(change.timed_out, "user")
+        complain(f"{name}: old sessions of {whose} were not confirmed to be gone in time; `kick` ends them")
+    if change.not_reached:
+        directors = ", ".join(change.not_reached)
+        complain(f"{name}: not confirmed by {directors}; the sessions they proxy end when they are back")
+    if not change.stored:
+        complain(f"{name}: every director has it, but the store is away; it is written on its return")
+
+
+def counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

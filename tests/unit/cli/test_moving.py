@@ -1,0 +1,317 @@
+"""Commands that change users, and the members of the ring."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from director.cli.following import how_far, in_words
+from director.records import MoveInfo, UsersChange
+from tests.unit.cli.conftest import Director
+
+PROGRAM = [sys.executable, "-m", "director"]
+
+
+def test_move_says_where_the_user_was_and_is(director: Director) -> None:
+    result = director("move", "alice", "127.0.1.2", "--reason", "bigger disk")
+    assert (result.exit_code, result.stdout) == (0, "alice: 127.0.1.1 -> 127.0.1.2, 3 sessions ended\n")
+    assert director.operations.reasons == ["bigger disk"]
+
+
+def test_a_user_without_a_host_is_placed(director: Director) -> None:
+    assert director("move", "newuser", "127.0.1.2").stdout == (
+        "newuser: placed on 127.0.1.2, 0 sessions ended\n"
+    )
+
+
+def test_a_user_who_is_there_already_stays(director: Director) -> None:
+    assert director("move", "alice", "127.0.1.1").stdout == "alice: already on 127.0.1.1\n"
+
+
+def test_a_move_that_another_operator_won_is_exit_code_75(director: Director) -> None:
+    director.operations.superseded_by = "127.0.1.3"
+    result = director("move", "alice", "127.0.1.2")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        75,
+        "",
+        "director: alice: another operator's move won; he is on 127.0.1.3 now\n",
+    )
+
+
+def test_directors_that_did_not_confirm_are_named(director: Director) -> None:
+    director.operations.not_reached = ["127.0.0.12:9090", "127.0.0.13:9090"]
+    result = director("move", "alice", "127.0.1.2")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "director: alice: not confirmed by 127.0.0.12:9090, 127.0.0.13:9090; "
+        "the sessions they proxy end when they are back\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "line"),
+    [
+        (("move", "alice", "127.0.1.99"), 68, "127.0.1.99: no such host"),
+        (
+            ("move", "moving", "127.0.1.2"),
+            75,
+            "moving: this user is being moved already",
+        ),
+        (("unpin", "alice"), 68, "alice: not pinned"),
+        (("flush", "127.0.1.99"), 68, "127.0.1.99: no such host"),
+        (("drain", "127.0.1.99"), 68, "127.0.1.99: no such host"),
+        (("tag", "127.0.1.99", "gold"), 68, "127.0.1.99: no such host"),
+        (("ring", "remove", "127.0.0.77"), 68, "127.0.0.77: no such director"),
+        (("ring", "add", "bogus"), 65, "'bogus' is not an IP address"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_its_exit_code(
+    director: Director, command: tuple[str, ...], code: int, line: str
+) -> None:
+    result = director(*command)
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"director: {line}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("move", "alice"),
+        ("move", "", "127.0.1.1"),
+        ("kick",),
+        ("kick", "alice", "--hash", "5"),
+        ("kick", "-f", "field"),
+        ("kick", "-f", "field", "--hash", "5"),
+        ("flush",),
+        ("flush", "all", "--max-parallel", "0"),
+        ("flush", "-F", "all", "--max-parallel", "3"),
+        ("rebalance", "127.0.1.1"),
+        ("tag", "127.0.1.1"),
+        ("ring", "add", "127.0.0.14", "0"),
+    ],
+)
+def test_what_is_not_said_clearly_is_a_usage_error_and_changes_nothing(
+    director: Director, arguments: tuple[str, ...]
+) -> None:
+    assert director(*arguments).exit_code == 64
+    assert director.operations.asked == []
+
+
+def test_digits_are_a_hash_unless_they_are_said_to_be_a_name(director: Director) -> None:
+    director("move", "12345", "127.0.1.2")
+    director("move", "12345", "127.0.1.2", "--name", "-t", "gold")
+    assert director.operations.asked == [
+        ("12345", "127.0.1.2", "", True, False),
+        ("12345", "127.0.1.2", "gold", False, False),
+    ]
+
+
+def test_a_pinned_user_is_moved_first(director: Director) -> None:
+    assert director("pin", "alice", "127.0.1.2").stdout == (
+        "alice: 127.0.1.1 -> 127.0.1.2, pinned, 3 sessions ended\n"
+    )
+    assert director("pin", "alice", "127.0.1.2").stdout == "alice: already on 127.0.1.2, pinned\n"
+
+
+def test_an_unpinned_user_stays_for_now(director: Director) -> None:
+    director.operations.stay = {"alice"}
+    assert director("unpin", "alice", "-t", "gold", "--name").stdout == (
+        "alice: no longer pinned, stays on 127.0.1.1 until he expires\n"
+    )
+    assert director.operations.asked == [("alice", "gold", False)]
+
+
+def test_kick_says_whose_sessions_were_ended(director: Director) -> None:
+    said = [director("kick", *whom).stdout for whom in (["alice"], ["-f", "class", "beta"], ["--hash", "77"])]
+    assert said == [
+        "alice: 2 sessions ended\n",
+        "class=beta: 2 sessions ended\n",
+        "hash 77: 2 sessions ended\n",
+    ]
+    assert director.operations.asked == [
+        ("alice", None, None, None),
+        (None, "class", "beta", None),
+        (None, None, None, 77),
+    ]
+
+
+def test_flush_says_what_came_of_it(director: Director) -> None:
+    result = director("flush", "127.0.1.1", "--max-parallel", "5")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "flush 127.0.1.1: 2 users moved, 4 sessions ended, 0 timed out\n"
+    assert director("flush", "all").stdout == "flush all: 1 user moved, 2 sessions ended, 0 timed out\n"
+    assert director.operations.asked == [("flush", "127.0.1.1", None, 5), ("flush", None, None, None)]
+
+
+def test_a_forced_flush_forgets_users(director: Director) -> None:
+    assert director("flush", "-F", "127.0.1.1").stdout == "flush 127.0.1.1: 2 users forgotten\n"
+    assert director.operations.asked == [("forget", "127.0.1.1")]
+
+
+def test_every_address_of_a_name_is_flushed(director: Director, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(0, 0, 0, "", (address, 0)) for address in ("127.0.1.1", "127.0.1.99", "127.0.1.2")]
+    monkeypatch.setattr("director.cli.hosts.socket.getaddrinfo", lambda *_, **__: found)
+    result = director("flush", "imap.example.com", "--json")
+    assert list(json.loads(result.stdout)) == ["127.0.1.1", "127.0.1.2"]
+    assert (result.exit_code, result.stderr) == (68, "director: 127.0.1.99: no such host\n")
+
+
+def test_rebalance_is_gentle_unless_told(director: Director) -> None:
+    result = director("rebalance")
+    director("rebalance", "--tag", "gold", "--max-parallel", "50")
+    assert result.stdout == "rebalance: 3 users moved, 6 sessions ended, 0 timed out\n"
+    assert director.operations.asked == [("rebalance", None, 10), ("rebalance", "gold", 50)]
+
+
+def test_a_new_tag_moves_the_users(director: Director) -> None:
+    result = director("tag", "127.0.1.1", "gold")
+    assert result.stdout == "tag 127.0.1.1 gold: 2 users moved, 4 sessions ended, 0 timed out\n"
+    assert director.operations.table["127.0.1.1"].tag == "gold"
+
+
+def test_drain_empties_a_host(director: Director) -> None:
+    result = director("drain", "127.0.1.1", "--reason", "new kernel")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == (
+        "drain 127.0.1.1: 2 users moved, 4 sessions ended, 0 timed out\ndrain 127.0.1.1: done, no user left\n"
+    )
+    host = director.operations.table["127.0.1.1"]
+    assert (host.weight, host.users) == (0, 0)
+    assert director.operations.reasons == ["new kernel"]
+
+
+def test_drain_ends_while_pinned_users_stay_and_counts_them(director: Director) -> None:
+    director.operations.stay = {"alice"}
+    assert director("drain", "127.0.1.1").stdout == (
+        "drain 127.0.1.1: 1 user moved, 2 sessions ended, 0 timed out, 1 pinned user left\n"
+        "drain 127.0.1.1: done, 1 pinned user left\n"
+    )
+
+
+def test_drain_does_not_wait_for_ever_for_users_who_come_back(
+    director: Director, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("director.cli.flushes.STUCK", 0.0)
+    director.operations.come_back = 3
+    result = director("drain", "127.0.1.1")
+    assert result.exit_code == 75
+    assert result.stdout == "drain 127.0.1.1: 2 users moved, 4 sessions ended, 0 timed out\n"
+    assert result.stderr == ("director: drain 127.0.1.1: 3 users left; `director map 127.0.1.1` names them\n")
+
+
+def test_what_goes_wrong_on_the_way_is_said_with_its_exit_code(director: Director) -> None:
+    director.operations.goes_wrong = "Ring sync timed out"
+    result = director("flush", "127.0.1.1")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        75,
+        "",
+        "director: 127.0.1.1: Ring sync timed out\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("move alice 127.0.1.2", "alice: 127.0.1.1 -> 127.0.1.2, 3 sessions ended"),
+        ("flush 127.0.1.1", "flush 127.0.1.1: 2 users moved, 4 sessions ended, 0 timed out"),
+        ("flush -F all", "flush all: 3 users forgotten"),
+        ("rebalance", "rebalance: 3 users moved, 6 sessions ended, 0 timed out"),
+        ("tag 127.0.1.1 gold", "tag 127.0.1.1 gold: 2 users moved, 4 sessions ended, 0 timed out"),
+        ("drain 127.0.1.1", "drain 127.0.1.1: weight 100 -> 0: 2 users moved, 0 sessions ended, 0 timed out"),
+    ],
+)
+def test_a_dry_run_of_users_says_what_would_be_and_changes_nothing(
+    director: Director, command: str, said: str
+) -> None:
+    operations = director.operations
+    before = (dict(operations.table), list(operations.assigned))
+    result = director(*command.split(), "--dry-run")
+    assert (result.exit_code, result.stdout) == (0, f"{said} (dry run: nothing is changed)\n")
+    assert (operations.table, operations.assigned) == before
+    assert operations.under_way == {}
+
+
+@pytest.mark.parametrize("command", ["move alice 127.0.1.2", "kick alice", "pin alice 127.0.1.2"])
+def test_json_is_what_the_director_answered(director: Director, command: str) -> None:
+    result = director(*command.split(), "--json")
+    assert "not_reached" in json.loads(result.stdout)
+
+
+def test_a_director_is_listed_and_taken_off_the_list(director: Director) -> None:
+    added = director("ring", "add", "127.0.0.14", "9999")
+    assert added.stdout == ("127.0.0.14:9999 added: 3 directors listed, not in the ring: 127.0.0.14:9999\n")
+    removed = director("ring", "remove", "127.0.0.14:9999", "--dry-run")
+    assert removed.stdout.endswith(" (dry run: nothing is changed)\n")
+    assert director("ring", "add", "[::1]:9999").stdout.startswith("[::1]:9999 added: ")
+    assert director("ring", "remove", "::1", "9999").stdout.startswith("[::1]:9999 removed: ")
+
+
+def test_ctrl_c_starts_no_more_users_and_says_what_was_done(director: Director) -> None:
+    director.operations.pace = 0
+    done = interrupted(director, "flush", "127.0.1.1")
+    assert done == (130, "flush 127.0.1.1: interrupted, 0 users moved, 0 sessions ended, 0 timed out\n", "")
+    assert director.operations.under_way["1"].ended is not None
+
+
+def test_an_interrupted_drain_says_how_to_take_it_back(director: Director) -> None:
+    director.operations.pace = 0
+    code, _, errors = interrupted(director, "drain", "127.0.1.1")
+    assert code == 130
+    assert errors == (
+        "director: drain 127.0.1.1: the weight stays 0; `director update 127.0.1.1 100` takes it back\n"
+    )
+
+
+def test_a_terminal_is_shown_how_far_it_is(director: Director) -> None:
+    director.operations.pace = 1
+    controller, terminal = pty.openpty()
+    done = subprocess.run(
+        [*PROGRAM, "-S", director.where, "flush", "all"], stderr=terminal, stdout=subprocess.PIPE, check=True
+    )
+    os.close(terminal)
+    shown = os.read(controller, 65536).decode()
+    os.close(controller)
+    assert "flush all: 1 / 3 users moved, " in shown
+    assert shown.endswith("\r\x1b[K")
+    assert done.stdout == b"flush all: 3 users moved, 6 sessions ended, 0 timed out\n"
+
+
+def test_progress_is_said_as_far_as_it_is_known() -> None:
+    counting = MoveInfo(id="1", kind="flush", target="all", started=0)
+    begun = MoveInfo(id="1", kind="forget", target="all", started=0, total=1)
+    going = MoveInfo(id="1", kind="flush", target="all", started=0, total=4000, moved=1200)
+    assert [how_far(move, seconds=4.0) for move in (counting, begun, going)] == [
+        "users are counted",
+        "0 / 1 user forgotten",
+        "1200 / 4000 users moved, 300/s, 9 s left",
+    ]
+
+
+def test_an_outcome_names_everything_that_is_not_as_usual() -> None:
+    change = UsersChange(moved=1, kicked=0, timed_out=2, superseded=3, pinned=4)
+    assert in_words(change) == (
+        "1 user moved, 0 sessions ended, 2 timed out, "
+        "3 moved elsewhere by another operator, 4 pinned users left"
+    )
+
+
+def interrupted(director: Director, *arguments: str) -> tuple[int, str, str]:
+    """Run a command and press Ctrl-C once the director has begun with it: exit code, output, errors."""
+    command = subprocess.Popen(
+        [*PROGRAM, "-S", director.where, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 10
+    while "1" not in director.operations.polled and time.monotonic() < until:
+        time.sleep(0.01)
+    command.send_signal(signal.SIGINT)
+    output, errors = command.communicate(timeout=10)
+    return command.returncode, output, errors
