@@ -11,61 +11,21 @@ import argparse
 import json
 import os
 import random
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-TOOLS = Path(__file__).parent / "tools"
+from tests.bench.systems import HOSTS, OriginalDirector, build_tools, fake_auth, started, wait_for
+
 TICKS = os.sysconf("SC_CLK_TCK")
-HOSTS = [f"127.0.1.{i}" for i in range(1, 5)]
-READY_WITHIN = 30.0
 SETTLED = 0.3
 """Seconds without CPU used by any director after which a run counts as drained."""
-
-ORIGINAL = """\
-base_dir = {run}
-state_dir = {run}/state
-instance_name = {name}
-listen = {address}
-protocols =
-ssl = no
-log_path = {folder}/log
-auth_mechanisms = plain
-default_vsz_limit = 0
-default_client_limit = 4000
-stats_writer_socket_path =
-director_servers = {servers}
-director_mail_servers = {hosts}
-passdb {{
-  driver = static
-  args = proxy=y nopassword=y
-}}
-service director {{
-  client_limit = 4000
-  unix_listener login/director {{
-    mode = 0666
-  }}
-  {ring}
-}}
-service ipc {{
-  unix_listener ipc {{
-    user = dovecot
-  }}
-}}
-service auth {{
-  unix_listener auth-login {{
-    mode = 0
-  }}
-}}
-"""
 
 OURS = """\
 state = "{state}"
@@ -129,91 +89,23 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def child_named(parent: int, name: str) -> int:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                head, _, rest = (entry / "stat").read_text().rpartition(")")
-            except OSError:
-                continue
-            if head.endswith(f"({name}") and int(rest.split()[1]) == parent:
-                return int(entry.name)
-    raise SystemExit(f"the original's process {name} is not running")
-
-
-def wait_for(what: str, ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + READY_WITHIN
-    while not ready():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{what} is not ready after {READY_WITHIN:.0f} s")
-        time.sleep(0.05)
-
-
-@contextmanager
-def started(*command: str | Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 class Bench:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self.stack = folder, stack
         self.first_user = 0
-        for tool in ("loadgen", "fakeauth"):
-            subprocess.run(["gcc", "-O2", "-o", folder / tool, TOOLS / f"{tool}.c"], check=True)
-
-    def fake_auth(self, runs: list[Path]) -> None:
-        sockets = [run / "auth-login" for run in runs]
-        for path in sockets:
-            path.unlink(missing_ok=True)
-        self.stack.enter_context(started(self.folder / "fakeauth", *sockets, log=self.folder / "auth.log"))
-        wait_for("fakeauth", lambda: all(s.exists() for s in sockets))
+        build_tools(folder, "loadgen", "fakeauth")
 
     def original(self, count: int) -> System:
-        system = System("original")
         addresses = [f"127.0.21.{i}" for i in range(1, count + 1)]
-        runs = []
-        for i, address in enumerate(addresses):
-            folder = self.folder / f"o{count}{i}"
-            run = folder / "run"
-            (folder / "run").mkdir(parents=True)
-            runs.append(run)
-            ring = f"inet_listener ring {{\n address = {address}\n port = 9090\n }}" if count > 1 else ""
-            servers = " ".join(f"{a}:9090" for a in addresses) if count > 1 else ""
-            (folder / "conf").write_text(
-                ORIGINAL.format(
-                    run=run,
-                    name=f"o{count}{i}",
-                    address=address,
-                    folder=folder,
-                    servers=servers,
-                    hosts=" ".join(HOSTS),
-                    ring=ring,
-                )
-            )
-            dovecot = shutil.which("dovecot", path=os.environ["PATH"] + ":/usr/sbin") or "dovecot"
-            master = self.stack.enter_context(
-                started(dovecot, "-F", "-c", folder / "conf", log=folder / "out")
-            )
-            wait_for("the original", (run / "login/director").exists)
-            system.directors.append(
-                Instance(run / "login/director", lambda m=master: child_named(m.pid, "director"))
-            )
-        self.fake_auth(runs)
-        for director in system.directors:  # the original's master starts it at the first connection
-            with socket.socket(socket.AF_UNIX) as client:
-                client.connect(str(director.socket))
-                client.recv(1)
-        return system
+        ring = addresses if count > 1 else []
+        directors = [OriginalDirector(self.folder / f"o{count}{i}", a, ring) for i, a in enumerate(addresses)]
+        for director in directors:
+            director.start()
+            self.stack.callback(director.stop)
+        fake_auth(self.folder, self.stack, [director.run for director in directors])
+        for director in directors:
+            director.wake()
+        return System("original", [Instance(d.login, lambda d=d: d.pid) for d in directors])
 
     def ours(self, count: int, state: str, name: str, network: int) -> System:
         system = System(name)
@@ -224,7 +116,7 @@ class Bench:
         folders = [self.folder / f"n{network}{count}{i}" for i in range(count)]
         for folder in folders:
             (folder / "run/login").mkdir(parents=True)
-        self.fake_auth([folder / "run" for folder in folders])
+        fake_auth(self.folder, self.stack, [folder / "run" for folder in folders])
         for folder, address in zip(folders, addresses, strict=True):
             (folder / "director.toml").write_text(
                 OURS.format(

@@ -1,0 +1,292 @@
+"""How long new users wait while a director fails, ours beside the original: `python -m tests.bench.stalls`.
+
+All rings of three are alive at once and get the same fault in the same moment, while new users log in at the
+two survivors. A round of the original's `hung` takes a minute. Needs what `make bench` needs, and Redis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+import uvloop
+
+from tests.bench.systems import (
+    HOSTS,
+    RING_PORT,
+    OriginalDirector,
+    build_tools,
+    fake_auth,
+    wait_for,
+)
+from tests.e2e.processes import DirectorProcess
+from tests.logins import Logins
+from tests.servers import RedisServer
+
+RATE = 200.0
+FAULTS = ("hung", "frozen", "stopped", "killed")
+FROZEN_FOR = 3.0
+BEFORE = 1.0
+"""Seconds of logins before a fault."""
+AFTER = 3.0
+"""Seconds after a fault was noticed, or over, until the measure ends, if nobody waits then."""
+NOTICED_WITHIN = 70.0
+NOBODY_WAITS = 0.1
+"""Seconds a login may have taken so far to count as not waiting."""
+ALL_WITHIN = 60.0
+"""Seconds after which what still waits counts as it is."""
+LOOK = 0.005
+
+
+class Ring(Protocol):
+    """Three directors of one kind."""
+
+    name: str
+    directors: Sequence[OriginalDirector] | Sequence[DirectorProcess]
+
+    def pid(self, number: int) -> int:
+        """Of the process that is hung or frozen."""
+
+    def tell_to_stop(self, number: int) -> None:
+        """SIGTERM, as an init system sends it; waits for nothing."""
+
+    def bring_back(self, number: int) -> None:
+        """Start one that has ended, or is about to."""
+
+    def mentions(self, number: int) -> str:
+        """How the logs of the others name this director."""
+
+    def whole(self) -> bool: ...
+
+
+class Originals:
+    name = "original"
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        addresses = [f"127.0.21.{i}" for i in range(1, 4)]
+        self.directors = [OriginalDirector(folder / f"o{a[-1]}", a, addresses) for a in addresses]
+        for director in self.directors:
+            director.start()
+            stack.callback(director.kill)
+        fake_auth(folder, stack, [director.run for director in self.directors])
+        for director in self.directors:
+            director.wake()
+
+    def pid(self, number: int) -> int:
+        return self.directors[number].pid
+
+    def tell_to_stop(self, number: int) -> None:
+        self.directors[number].tell_to_stop()
+
+    def bring_back(self, number: int) -> None:
+        self.directors[number].stop()
+        self.directors[number].start()
+        self.directors[number].wake()
+
+    def mentions(self, number: int) -> str:
+        return f"{self.directors[number].address}:"
+
+    def whole(self) -> bool:
+        return all(
+            sorted(row[2] for row in rows if row[4].endswith("synced")) == ["left", "right", "self"]
+            for rows in (director.ring_list() for director in self.directors)
+        )
+
+
+class Ours:
+    def __init__(self, name: str, state: str, network: int, folder: Path, stack: ExitStack) -> None:
+        self.name = name
+        addresses = [f"127.0.{network}.{i}" for i in range(1, 4)]
+        servers = [f"{address}:{RING_PORT}" for address in addresses]
+        self.directors = [
+            DirectorProcess(
+                folder / f"n{network}{a[-1]}", a, RING_PORT, servers, state=state, backends='", "'.join(HOSTS)
+            )
+            for a in addresses
+        ]
+        fake_auth(folder, stack, [director.run for director in self.directors])
+        for director in self.directors:
+            director.start()
+            stack.callback(director.close)
+
+    def pid(self, number: int) -> int:
+        return self.directors[number].pid
+
+    def tell_to_stop(self, number: int) -> None:
+        self.directors[number].send(signal.SIGTERM)
+
+    def bring_back(self, number: int) -> None:
+        self.directors[number].wait()
+        self.directors[number].start().wait_ready()
+
+    def mentions(self, number: int) -> str:
+        return f"peer={self.directors[number].member}"
+
+    def whole(self) -> bool:
+        return all(
+            director.ready() and len(director.get("/v1/ring")["ring"]) == 3 for director in self.directors
+        )
+
+
+@dataclass
+class Sample:
+    """What a fault came to at the survivors. Seconds."""
+
+    noticed: float | None
+    longest: float
+    failed: int
+    logins: int
+    late: float
+
+
+class Watch:
+    """What is written to the logs of the survivors from now on."""
+
+    def __init__(self, ring: Ring, victim: int) -> None:
+        self._text = ring.mentions(victim).encode()
+        logs = [d.log_path for number, d in enumerate(ring.directors) if number != victim]
+        self._ends = {log: log.stat().st_size if log.exists() else 0 for log in logs}
+
+    def mentioned(self) -> bool:
+        for log, end in self._ends.items():
+            if log.exists():
+                with log.open("rb") as file:
+                    file.seek(end)
+                    if self._text in file.read():
+                        return True
+        return False
+
+
+async def measure(ring: Ring, fault: str, victim: int) -> Sample:
+    survivors = {str(n): d.login for n, d in enumerate(ring.directors) if n != victim}
+    names = f"{fault}{time.time_ns()}-"
+    async with Logins(survivors, RATE, lambda number: f"{names}{number}") as logins:
+        await anyio.sleep(BEFORE)
+        watch = Watch(ring, victim)
+        process, begun = ring.pid(victim), time.monotonic()
+        if fault in ("hung", "frozen"):
+            os.kill(process, signal.SIGSTOP)
+        elif fault == "stopped":
+            ring.tell_to_stop(victim)
+        else:
+            ring.directors[victim].kill()
+        if fault == "frozen":
+            noticed = await first(watch.mentioned, FROZEN_FOR)
+            await anyio.sleep(begun + FROZEN_FOR - time.monotonic())
+            os.kill(process, signal.SIGCONT)
+        else:
+            noticed = await first(watch.mentioned, NOTICED_WITHIN)
+        await anyio.sleep(AFTER)
+        await first(lambda: nobody_waits(logins), ALL_WITHIN)
+        now, late = time.monotonic(), logins.late
+        during = logins.since(begun)
+    await anyio.to_thread.run_sync(partial(heal, ring, fault, victim, process))
+    return Sample(
+        noticed,
+        max(login.seconds(now) for login in during),
+        sum(login.failed for login in during),
+        len(during),
+        late,
+    )
+
+
+async def first(true: Callable[[], bool], within: float) -> float | None:
+    """Seconds until something holds; None if it does not in time."""
+    begun = time.monotonic()
+    while not true():
+        if time.monotonic() > begun + within:
+            return None
+        await anyio.sleep(LOOK)
+    return time.monotonic() - begun
+
+
+def nobody_waits(logins: Logins) -> bool:
+    now = time.monotonic()
+    return all(login.seconds(now) < NOBODY_WAITS for login in logins.waiting)
+
+
+def heal(ring: Ring, fault: str, victim: int, process: int) -> None:
+    if fault == "hung":
+        os.kill(process, signal.SIGCONT)
+    elif fault != "frozen":
+        ring.bring_back(victim)
+    wait_for(f"{ring.name}: the whole ring", ring.whole)
+
+
+async def measure_all(rings: Sequence[Ring], fault: str, victim: int) -> dict[str, Sample]:
+    samples = await asyncio.gather(*(measure(ring, fault, victim) for ring in rings))
+    return {ring.name: sample for ring, sample in zip(rings, samples, strict=True)}
+
+
+def figures(values: Sequence[float], scale: float, digits: int) -> str:
+    """min / median / max."""
+    return " / ".join(f"{scale * v:.{digits}f}" for v in (min(values), median(values), max(values)))
+
+
+def show(fault: str, rounds: Sequence[dict[str, Sample]]) -> None:
+    print(f"\n{fault} ({len(rounds)} rounds; min / median / max)")
+    print(
+        f"{'':14}{'noticed after, s':>24}{'longest wait, ms':>28}{'failed':>8}{'logins':>9}{'late, ms':>10}"
+    )
+    for name in rounds[0]:
+        runs = [samples[name] for samples in rounds]
+        noticed = [run.noticed for run in runs if run.noticed is not None]
+        told = figures(noticed, 1, 2) if noticed else "not"
+        told += f" ({len(runs) - len(noticed)} not)" if 0 < len(noticed) < len(runs) else ""
+        print(
+            f"{name:14}{told:>24}{figures([run.longest for run in runs], 1000, 1):>28}"
+            f"{sum(run.failed for run in runs):>8}{sum(run.logins for run in runs):>9}"
+            f"{1000 * max(run.late for run in runs):>10.1f}"
+        )
+
+
+async def run(rings: Sequence[Ring], faults: Sequence[str], count: int) -> None:
+    for fault in faults:
+        rounds = []
+        for number in range(count):
+            rounds.append(await measure_all(rings, fault, random.randrange(3)))
+            print(f"{fault}: round {number + 1} of {count}", file=sys.stderr)
+        show(fault, rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=FAULTS, action="append", help="these faults only")
+    parser.add_argument("--ours", action="store_true", help="without the original")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        raise SystemExit("the original needs root: run this as root")
+    with tempfile.TemporaryDirectory(prefix="stalls") as name, ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o755)
+        build_tools(folder, "fakeauth")
+        redis = stack.enter_context(RedisServer())
+        rings: list[Ring] = [] if options.ours else [Originals(folder, stack)]
+        rings.append(Ours("ours, sqlite", "sqlite:///state.db", 24, folder, stack))
+        rings.append(Ours("ours, redis", redis.url, 25, folder, stack))
+        for ring in rings:
+            wait_for(f"{ring.name}: the ring", ring.whole)
+        print("late: how far the generator of logins itself lagged; part of every wait", file=sys.stderr)
+        uvloop.run(run(rings, options.only or FAULTS, options.rounds))
+
+
+if __name__ == "__main__":
+    main()
