@@ -187,7 +187,7 @@ async def measure(ring: Ring, fault: str, victim: int) -> Sample:
             ring.directors[victim].kill()
         if fault == "frozen":
             noticed = await first(watch.mentioned, FROZEN_FOR)
-            await anyio.sleep(begun + FROZEN_FOR - time.monotonic())
+            await anyio.sleep(max(0.0, begun + FROZEN_FOR - time.monotonic()))
             os.kill(process, signal.SIGCONT)
         else:
             noticed = await first(watch.mentioned, NOTICED_WITHIN)

@@ -148,15 +148,14 @@ class OriginalDirector:
 
     def start(self) -> None:
         """Start the master; wait until its sockets are there."""
+        self.login.unlink(missing_ok=True)  # of an instance that was killed
         dovecot = shutil.which("dovecot", path=os.environ["PATH"] + ":/usr/sbin") or "dovecot"
         self._master = begin(dovecot, "-F", "-c", self.folder / "conf", log=self.folder / "out")
         wait_for("the original", self.login.exists)
 
     def wake(self) -> None:
         """Have the master start the director."""
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(self.login))
-            client.recv(1)
+        wait_for("the original", self._greets)
 
     def tell_to_stop(self) -> None:
         """SIGTERM; waits for nothing."""
@@ -175,6 +174,13 @@ class OriginalDirector:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._master.wait()
+
+    def _greets(self) -> bytes:
+        with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+            client.settimeout(ANSWER_WITHIN)
+            client.connect(str(self.login))
+            return client.recv(1)
+        return b""
 
     def ring_list(self) -> list[list[str]]:
         """The fields of DIRECTOR-LIST; empty while it does not answer."""
