@@ -185,9 +185,9 @@ class App:
             if sock is not None:
                 self._listening.append((self._serve_admin, sock))
         # With a secret others may be added later, by `director ring add`.
-        ring = self._tcp("ring", config.ring.listen if config.ring.secret else None)
-        if ring is not None:
-            self._listening.append((self._serve_ring, ring))
+        self._ring = self._tcp("ring", config.ring.listen if config.ring.secret else None)
+        if self._ring is not None:
+            self._listening.append((self._serve_ring, self._ring))
         self._api = self._unix("api", config.listen.api)
         self._http = self._tcp("http", config.http.listen)
 
@@ -271,6 +271,7 @@ class App:
             self.log.info("stopping", signal=name)
             self.notifier.stopping()
             await self.driver.leave()
+            self._refuse_links()
             self.driver.stop()
             for relay in self._relays:
                 relay.stop()
@@ -313,6 +314,15 @@ class App:
             await anyio.sleep_forever()
         finally:
             server.close()
+
+    def _refuse_links(self) -> None:
+        """Whoever dials us from now on is refused at once.
+
+        Before the good-bye: a neighbour dials whom it has lost. While we still listened he would wait in
+        vain until our end, and new users with him, as with the original (1.1 s).
+        """
+        if self._ring is not None:
+            self._ring.shutdown(socket.SHUT_RDWR)  # whatever descriptors the listener has
 
     async def _serve_admin(self, sock: socket.socket) -> None:
         handler = AdminHandler(self.operations, self.log)

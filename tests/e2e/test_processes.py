@@ -281,6 +281,20 @@ def test_logins_go_on_while_a_director_is_killed_and_comes_back(ring: Directors,
     assert load.slowest < 2
 
 
+def test_a_director_that_says_good_bye_cannot_be_dialled_any_more(folder: Path) -> None:
+    with Directors(folder, count=2, state="memory:") as directors:
+        directors[1].kill()
+        directors[0].wait_ready()
+        address, _, port = directors[0].member.rpartition(":")
+        source = directors[1].member.rpartition(":")[0]
+        with Stranger(directors[0].member, source=source) as neighbour:
+            neighbour.greet(directors[1].member)
+            directors[0].send(signal.SIGTERM)
+            assert "stops" in neighbour.good_bye()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((address, int(port)), timeout=5).recv(1)
+
+
 # ---- restarts
 
 
