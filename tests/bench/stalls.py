@@ -193,16 +193,16 @@ async def measure(ring: Ring, fault: str, victim: int) -> Sample:
             noticed = await first(watch.mentioned, NOTICED_WITHIN)
         await anyio.sleep(AFTER)
         await first(lambda: nobody_waits(logins), ALL_WITHIN)
-        now, late = time.monotonic(), logins.late
-        during = logins.since(begun)
+        now, during = time.monotonic(), logins.since(begun)
+        sample = Sample(
+            noticed,
+            max(login.seconds(now) for login in during),
+            sum(login.failed for login in during),
+            len(during),
+            logins.late,
+        )
     await anyio.to_thread.run_sync(partial(heal, ring, fault, victim, process))
-    return Sample(
-        noticed,
-        max(login.seconds(now) for login in during),
-        sum(login.failed for login in during),
-        len(during),
-        late,
-    )
+    return sample
 
 
 async def first(true: Callable[[], bool], within: float) -> float | None:

@@ -1,0 +1,126 @@
+"""What one change costs a ring: messages and bytes on all links, and the time until all know it.
+
+`python -m tests.bench.traffic`. Real cores on the simulator's network: every link takes 1 ms each way, bytes
+are those of the frames on the wire. Pings and what else is said at rest are taken off.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from director.core.messages import RingMessage
+from director.wire import ring_native
+from tests.simulation.world import World
+
+LINK = 0.001
+"""Seconds a message is on its way."""
+QUIET = frozenset({"Ping", "Pong", "Hello", "Proof", "Linked", "Redirect"})
+"""What is said whether or not anything changes."""
+START = 60.0
+WITHIN = 30.0
+AFTERMATH = 2.0
+"""Seconds in which everything that a change causes has been said."""
+
+
+class Change(NamedTuple):
+    """Something that happens to a ring."""
+
+    name: str
+    begin: Callable[[World], Callable[[], bool]]
+    """Begin it at `d1`. What it returns holds once all directors know."""
+
+
+@dataclass
+class Cost:
+    """Of one change."""
+
+    messages: Counter[str]
+    frames: int
+    size: int
+    """Bytes of all frames."""
+    seconds: float
+    """Until all know."""
+
+
+class CountingWorld(World):
+    """A ring on even links that keeps books of what is sent."""
+
+    def __init__(self, directors: int) -> None:
+        super().__init__(directors)
+        self.sent: list[list[RingMessage]] = []
+
+    def delay(self) -> float:
+        return LINK
+
+    def kept(self, messages: list[RingMessage]) -> list[RingMessage]:
+        self.sent.append(messages)
+        return messages
+
+
+def a_new_user(world: World) -> Callable[[], bool]:
+    reply = world.login("ulla", at="d1")
+    return lambda: world.where("ulla") == {reply.host}
+
+
+def a_weight(world: World) -> Callable[[], bool]:
+    outcome = world.change("d1", world.settings[0].address, weight=30)
+    return lambda: outcome.done is not None and world.in_sync()
+
+
+CHANGES = (Change("a new user", a_new_user), Change("a host's weight", a_weight))
+
+
+def settled_ring(directors: int) -> CountingWorld:
+    world = CountingWorld(directors)
+    world.start()
+    world.run_until_in_sync(within=START)
+    world.run(AFTERMATH)
+    return world
+
+
+def cost_of(change: Change, directors: int) -> Cost:
+    world = settled_ring(directors)
+    world.sent.clear()
+    begun = world.now
+    world.run_until(change.begin(world), WITHIN)
+    seconds = world.now - begun
+    world.run(AFTERMATH)
+    return count(world.sent, seconds)
+
+
+def count(frames: Iterable[list[RingMessage]], seconds: float) -> Cost:
+    """Frames of nothing but what is said at rest do not count."""
+    cost = Cost(Counter(), 0, 0, seconds)
+    for messages in frames:
+        messages = [message for message in messages if type(message).__name__ not in QUIET]
+        if messages:
+            cost.messages.update(type(message).__name__ for message in messages)
+            cost.frames += 1
+            cost.size += len(ring_native.encode(messages))
+    return cost
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ring", type=int, action="append", help="3, 10 and 50 if not given")
+    options = parser.parse_args()
+    head = f"{'':18}{'directors':>10}{'messages':>10}{'frames':>8}{'bytes':>9}{'each':>8}{'ms':>8}"
+    print(f"{head}   which")
+    for change in CHANGES:
+        for directors in options.ring or [3, 10, 50]:
+            cost = cost_of(change, directors)
+            kinds = ", ".join(f"{number} {kind}" for kind, number in cost.messages.most_common())
+            print(
+                f"{change.name:18}{directors:>10}{cost.messages.total():>10}{cost.frames:>8}"
+                f"{cost.size:>9}{cost.size / directors:>8.0f}{1000 * cost.seconds:>8.1f}   {kinds}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""Directors killed, paused and stopped at random under logins: `python -m tests.e2e.chaos --seconds 60`.
+
+Five directors share one Redis. Users come, log in again and again everywhere, and are followed by new ones;
+an operator changes weights meanwhile, so that nobody would be found again by hashing alone. Ends with code 1
+and keeps the logs where something happened that must not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import uvloop
+
+from tests.bench.systems import RING_PORT, build_tools, fake_auth
+from tests.e2e.processes import ROOT, DirectorProcess
+from tests.logins import Login, Logins
+from tests.servers import RedisServer
+
+ADDRESSES = [f"127.0.27.{i}" for i in range(1, 6)]
+BACKENDS = [f"127.0.3.{i}" for i in range(1, 5)]
+FAULT_EVERY = 2.0
+CHANGE_EVERY = 1.5
+PAUSES = (1.0, 6.0)
+AWAY = 1.0
+"""Seconds from the end of a director until it is started again."""
+UNHARMED = 2
+"""Directors that are always left alone."""
+LOGINS_A_USER = 24
+CURRENT = 1000
+"""Users who log in at the same time."""
+LATE = 1.0
+AFTER_PAUSE = 2.0
+"""Seconds after a pause in which a login may still be answered late, or be refused for a while."""
+AT_ONCE = 1.0
+"""Two hosts for one user within so many seconds are two sessions at once."""
+WHOLE_WITHIN = 30.0
+SETTLE = 2.0
+SHOWN = 5
+
+
+@dataclass
+class Fault:
+    """What was done to one director; monotonic seconds."""
+
+    kind: str
+    member: str
+    began: float
+    ended: float = float("inf")
+
+    def covers(self, login: Login, after: float = 0.0) -> bool:
+        """Whether this login was under way there then."""
+        assert login.ended is not None
+        return self.member == login.at and login.began <= self.ended + after and self.began <= login.ended
+
+
+@dataclass
+class Report:
+    """What came of it."""
+
+    seed: int
+    faults: list[Fault]
+    changes: int
+    logins: list[Login]
+    unanswered: int
+    turned_away: int
+    lag: float
+    differing: list[str]
+    """Users whom the directors do not agree on, in the end."""
+    users: int
+    in_flight: list[Login] = field(default_factory=list)
+    """Lost with the director that was killed or stopped."""
+    put_off: list[Login] = field(default_factory=list)
+    """Refused at a director that had been paused."""
+    late: list[Login] = field(default_factory=list)
+    """Answered late at a director that was paused."""
+    failed: list[Login] = field(default_factory=list)
+    """Failed without such an excuse."""
+    slowest: float = 0.0
+    """Longest wait at a director that was not paused, seconds."""
+    on_two_hosts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        pauses = [fault for fault in self.faults if fault.kind == "paused"]
+        ends = [fault for fault in self.faults if fault.kind != "paused"]
+        for login in self.logins:
+            paused = any(fault.covers(login, AFTER_PAUSE) for fault in pauses)
+            if login.lost and any(fault.covers(login) for fault in ends):
+                self.in_flight.append(login)
+            elif login.failed:
+                (self.put_off if paused and not login.lost else self.failed).append(login)
+            elif paused and login.seconds(0) > LATE:
+                self.late.append(login)
+            elif not paused:
+                self.slowest = max(self.slowest, login.seconds(0))
+        self.on_two_hosts = list(users_on_two_hosts(self.logins))
+
+    @property
+    def violations(self) -> list[str]:
+        told = [f"failed: {login}" for login in self.failed]
+        told += [f"never answered: {self.unanswered}"] if self.unanswered else []
+        told += [f"two hosts: {text}" for text in self.on_two_hosts]
+        return told + [f"not the same everywhere: {text}" for text in self.differing]
+
+    def table(self) -> str:
+        kinds = Counter(fault.kind for fault in self.faults)
+        answered = sum(bool(login.host) for login in self.logins)
+        rows = {
+            "directors killed, paused, stopped": "{killed}, {paused}, {stopped}".format_map(
+                defaultdict(int, kinds)
+            ),
+            "weights changed": self.changes,
+            "logins answered": answered,
+            "users": self.users,
+            "longest wait, not at a paused director": f"{self.slowest:.3f} s",
+            f"answered after more than {LATE:.0f} s at a paused one": len(self.late),
+            "refused for a while at a paused one": len(self.put_off),
+            "lost with the director killed or stopped": len(self.in_flight),
+            "due while no director took any": self.turned_away,
+            "longest lag of the logins themselves": f"{self.lag:.3f} s",
+            "failed otherwise (0 wanted)": len(self.failed),
+            "never answered (0 wanted)": self.unanswered,
+            f"users on two hosts within {AT_ONCE:.0f} s (0 wanted)": len(self.on_two_hosts),
+            "users that differ in the end (0 wanted)": len(self.differing),
+        }
+        return "\n".join(f"{name:46}{value!s:>12}" for name, value in rows.items())
+
+
+def users_on_two_hosts(logins: Sequence[Login]) -> Iterator[str]:
+    """Each user who was answered with two hosts at once, and how."""
+    last: dict[str, Login] = {}
+    told = set()
+    for login in sorted((login for login in logins if login.host), key=lambda login: login.ended or 0):
+        before = last.get(login.user)
+        last[login.user] = login
+        if before is None or before.host == login.host or login.user in told:
+            continue
+        if (login.ended or 0) - (before.ended or 0) < AT_ONCE:
+            told.add(login.user)
+            yield f"{before}, then {login}"
+
+
+class Chaos:
+    def __init__(self, ring: Sequence[DirectorProcess], rate: float, seconds: float, seed: int) -> None:
+        self.ring, self.rate, self.seconds, self.seed = ring, rate, seconds, seed
+        self.random = random.Random(seed)
+        self.faults: list[Fault] = []
+        self.changes = 0
+        self.harmed: set[str] = set()
+
+    async def run(self) -> Report:
+        sockets = {director.member: director.login for director in self.ring}
+        async with Logins(sockets, self.rate, self.user, connections=2) as logins:
+            async with anyio.create_task_group() as tasks:
+                with anyio.move_on_after(self.seconds):
+                    tasks.start_soon(self._change_weights, tasks)
+                    await self._harm(tasks)
+                tasks.cancel_scope.deadline = anyio.current_time() + WHOLE_WITHIN
+            await self._all_whole()
+            await asyncio.sleep(SETTLE)
+            now = time.monotonic()
+            unanswered = sum(login.seconds(now) > LATE for login in logins.waiting)
+            answered = [login for login in logins.all if login.ended is not None]
+            turned_away, late = logins.turned_away, logins.late
+        await asyncio.sleep(SETTLE)
+        maps = [await anyio.to_thread.run_sync(partial(users_of, director)) for director in self.ring]
+        users = {login.user for login in answered}
+        return Report(
+            self.seed,
+            self.faults,
+            self.changes,
+            answered,
+            unanswered,
+            turned_away,
+            late,
+            list(differing(maps)),
+            len(users),
+        )
+
+    def user(self, number: int) -> str:
+        """Of a window of users that moves on: every one comes as a new user, and again and again then."""
+        return f"user{number // LOGINS_A_USER + self.random.randrange(CURRENT)}"
+
+    async def _harm(self, tasks: anyio.abc.TaskGroup) -> None:
+        while True:
+            await asyncio.sleep(FAULT_EVERY)
+            choice = [director for director in self.ring if director.member not in self.harmed]
+            if len(choice) > UNHARMED:
+                director = self.random.choice(choice)
+                harm = self.random.choice([self._kill, self._pause, self._stop])
+                self.harmed.add(director.member)
+                tasks.start_soon(harm, director)
+
+    async def _kill(self, director: DirectorProcess) -> None:
+        fault = self._begin("killed", director)
+        director.kill()
+        await self._bring_back(director, fault)
+
+    async def _stop(self, director: DirectorProcess) -> None:
+        fault = self._begin("stopped", director)
+        director.send(signal.SIGTERM)
+        await anyio.to_thread.run_sync(director.wait)
+        await self._bring_back(director, fault)
+
+    async def _pause(self, director: DirectorProcess) -> None:
+        fault = self._begin("paused", director)
+        director.send(signal.SIGSTOP)
+        await asyncio.sleep(self.random.uniform(*PAUSES))
+        director.send(signal.SIGCONT)
+        fault.ended = time.monotonic()
+        self.harmed.discard(director.member)
+
+    def _begin(self, kind: str, director: DirectorProcess) -> Fault:
+        fault = Fault(kind, director.member, time.monotonic())
+        self.faults.append(fault)
+        return fault
+
+    async def _bring_back(self, director: DirectorProcess, fault: Fault) -> None:
+        fault.ended = time.monotonic()
+        await asyncio.sleep(AWAY)
+        director.start()
+        await anyio.to_thread.run_sync(director.wait_ready, WHOLE_WITHIN)
+        self.harmed.discard(director.member)
+
+    async def _change_weights(self, tasks: anyio.abc.TaskGroup) -> None:
+        until = anyio.current_time() + self.seconds
+        while anyio.current_time() < until:
+            tasks.start_soon(self._change_a_weight)
+            await asyncio.sleep(CHANGE_EVERY)
+
+    async def _change_a_weight(self) -> None:
+        choice = [director for director in self.ring if director.member not in self.harmed]
+        director, host = self.random.choice(choice), self.random.choice(BACKENDS)
+        weight = {"weight": self.random.choice([20, 60, 100, 200])}
+        request = partial(director.request, "PATCH", f"/v1/hosts/{host}", weight)
+        try:
+            status, _ = await anyio.to_thread.run_sync(request, abandon_on_cancel=True)
+        except (OSError, AssertionError):
+            return  # harmed meanwhile
+        self.changes += status == 200
+
+    async def _all_whole(self) -> None:
+        for director in self.ring:
+            await anyio.to_thread.run_sync(director.wait_whole, len(self.ring), WHOLE_WITHIN)
+
+
+def users_of(director: DirectorProcess) -> dict[str, str]:
+    """What `director map` says: the host of each key."""
+    command = [sys.executable, "-m", "director", "-c", str(director.config), "map", "--json"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return {user["key"]: user["host"] for user in json.loads(listed.stdout)}
+
+
+def differing(maps: Sequence[dict[str, str]]) -> Iterator[str]:
+    for key in sorted(set().union(*maps)):
+        hosts = [known.get(key, "nobody knows him") for known in maps]
+        if len(set(hosts)) > 1:
+            yield f"{key}: {', '.join(hosts)}"
+
+
+def unleash(rate: float, seconds: float, seed: int, folder: Path) -> Report:
+    """Start everything in `folder`, and run."""
+    build_tools(folder, "fakeauth")
+    servers = [f"{address}:{RING_PORT}" for address in ADDRESSES]
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer())
+        ring = [
+            DirectorProcess(folder / f"d{a[-1]}", a, RING_PORT, servers, state=redis.url) for a in ADDRESSES
+        ]
+        fake_auth(folder, stack, [director.run for director in ring])
+        for director in ring:
+            director.start()
+            stack.callback(director.close)
+        for director in ring:
+            director.wait_whole(len(ring))
+        return uvloop.run(Chaos(ring, rate, seconds, seed).run())
+
+
+@contextmanager
+def kept_if_bad() -> Iterator[Path]:
+    """A folder that stays where the block ends with an exception, and is named then."""
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        yield folder
+    except BaseException:
+        print(f"the logs are kept in {folder}", file=sys.stderr)
+        raise
+    shutil.rmtree(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rate", type=float, default=2000.0, help="logins a second, at all directors")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 16))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", file=sys.stderr)
+    with kept_if_bad() as folder:
+        report = unleash(options.rate, options.seconds, options.seed, folder)
+        print(report.table())
+        for violation in report.violations[:SHOWN]:
+            print(violation, file=sys.stderr)
+        if report.violations:
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
