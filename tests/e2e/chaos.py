@@ -92,13 +92,16 @@ class Report:
     """Answered late at a director that was paused."""
     failed: list[Login] = field(default_factory=list)
     """Failed without such an excuse."""
-    slowest: float = 0.0
+    slowest_new: float = 0.0
     """Longest wait at a director that was not paused, seconds."""
+    slowest_known: float = 0.0
+    """The same of users whom anybody has answered before."""
     on_two_hosts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         pauses = [fault for fault in self.faults if fault.kind == "paused"]
         ends = [fault for fault in self.faults if fault.kind != "paused"]
+        known = first_answers(self.logins)
         for login in self.logins:
             paused = any(fault.covers(login, AFTER_PAUSE) for fault in pauses)
             if login.lost and any(fault.covers(login) for fault in ends):
@@ -107,8 +110,10 @@ class Report:
                 (self.put_off if paused and not login.lost else self.failed).append(login)
             elif paused and login.seconds(0) > LATE:
                 self.late.append(login)
+            elif not paused and login.began > known.get(login.user, float("inf")):
+                self.slowest_known = max(self.slowest_known, login.seconds(0))
             elif not paused:
-                self.slowest = max(self.slowest, login.seconds(0))
+                self.slowest_new = max(self.slowest_new, login.seconds(0))
         self.on_two_hosts = list(users_on_two_hosts(self.logins))
 
     @property
@@ -118,8 +123,12 @@ class Report:
         told += [f"two hosts: {text}" for text in self.on_two_hosts]
         return told + [f"not the same everywhere: {text}" for text in self.differing]
 
+    def _end_of(self, login: Login) -> Fault:
+        return next(fault for fault in self.faults if fault.kind != "paused" and fault.covers(login))
+
     def table(self) -> str:
         kinds = Counter(fault.kind for fault in self.faults)
+        lost = Counter(self._end_of(login).kind for login in self.in_flight)
         answered = sum(bool(login.host) for login in self.logins)
         rows = {
             "directors killed, paused, stopped": "{killed}, {paused}, {stopped}".format_map(
@@ -128,10 +137,11 @@ class Report:
             "weights changed": self.changes,
             "logins answered": answered,
             "users": self.users,
-            "longest wait, not at a paused director": f"{self.slowest:.3f} s",
+            "longest wait of a new user, none paused": f"{self.slowest_new:.3f} s",
+            "longest wait of a known user, none paused": f"{self.slowest_known:.3f} s",
             f"answered after more than {LATE:.0f} s at a paused one": len(self.late),
             "refused for a while at a paused one": len(self.put_off),
-            "lost with the director killed or stopped": len(self.in_flight),
+            "lost with the director killed, stopped": f"{lost['killed']}, {lost['stopped']}",
             "due while no director took any": self.turned_away,
             "longest lag of the logins themselves": f"{self.lag:.3f} s",
             "failed otherwise (0 wanted)": len(self.failed),
@@ -140,6 +150,15 @@ class Report:
             "users that differ in the end (0 wanted)": len(self.differing),
         }
         return "\n".join(f"{name:46}{value!s:>12}" for name, value in rows.items())
+
+
+def first_answers(logins: Sequence[Login]) -> dict[str, float]:
+    """When each user was answered first."""
+    first: dict[str, float] = {}
+    for login in logins:
+        if login.host and login.ended is not None:
+            first[login.user] = min(login.ended, first.get(login.user, login.ended))
+    return first
 
 
 def users_on_two_hosts(logins: Sequence[Login]) -> Iterator[str]:
