@@ -78,13 +78,14 @@ async def _ask(name: str, connecting: Connecting, request: FlushRequest, output:
 async def _run(words: list[str], output: Output) -> int:
     """Run the program to its end; its exit status, as of subprocess. Both its outputs are one."""
     try:
-        process = await anyio.open_process(
-            words,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-            env={"PATH": os.defpath},  # ours may hold secrets of the configuration
-            start_new_session=True,
-        )
+        with anyio.CancelScope(shield=True):  # a program that is half started could not be killed
+            process = await anyio.open_process(
+                words,
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.STDOUT,
+                env={"PATH": os.defpath},  # ours may hold secrets of the configuration
+                start_new_session=True,
+            )
     except OSError as exc:
         raise OSError(f"cannot run {words[0]}: {exc.strerror or exc}") from exc
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -158,3 +158,21 @@ async def test_cancelling_kills_the_program(tmp_path: Path) -> None:
         await until(lambda: pid_file.exists() and pid_file.read_text())
         tasks.cancel_scope.cancel()
     assert not alive(int(pid_file.read_text()))
+
+
+async def test_a_program_is_killed_although_it_was_only_being_started(tmp_path: Path) -> None:
+    file = program(tmp_path, "sleep 60; true")
+    for delay in (0.0, 0.0005, 0.001, 0.002, 0.004):
+        result = await run_flush(f"exec:{file}", REQUEST, delay)
+        assert not result.ok
+        assert running(file) == []
+
+
+def running(file: Path) -> list[Path]:
+    """The processes whose command line names `file`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(file).encode() in (process / "cmdline").read_bytes():
+                found.append(process)
+    return found
