@@ -16,6 +16,9 @@ import msgspec
 from director.errors import EX_REFUSED, EX_TRY_AGAIN, EX_UNAVAILABLE, EX_USAGE, DirectorError
 from director.records import Problem
 
+EX_INTERRUPTED = 130
+"""As a shell reports a process that SIGINT ended."""
+
 CONNECT_TIMEOUT = 5.0
 """Seconds."""
 
@@ -68,7 +71,13 @@ class Client:
         """Ask for a change; returns when every director has it."""
         # Never on a kept connection: whether a request was carried out must not be in doubt for its idle end.
         self.close()
-        return self._exchange(method, path, msgspec.json.encode(body) if body is not None else None)[0]
+        try:
+            return self._exchange(method, path, msgspec.json.encode(body) if body is not None else None)[0]
+        except KeyboardInterrupt:
+            raise Failure(
+                f"{self.where}: interrupted before the director has answered; the change may still be made",
+                EX_INTERRUPTED,
+            ) from None
 
     def decode(self, body: bytes, kind: type[T]) -> T:
         """An answer as the record it should be."""

@@ -7,10 +7,9 @@ import time
 import click
 import msgspec
 
-from director.cli.client import Client
+from director.cli.client import EX_INTERRUPTED, Client
 from director.cli.following import (
     DRY,
-    EX_INTERRUPTED,
     PAST,
     POLL,
     Done,

@@ -12,9 +12,6 @@ from director.cli.output import complain, printable
 from director.errors import EX_UNAVAILABLE
 from director.records import MoveInfo, UsersChange
 
-EX_INTERRUPTED = 130
-"""As a shell reports a process that SIGINT ended."""
-
 POLL = 0.2
 """Seconds between two questions how far it is."""
 

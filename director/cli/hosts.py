@@ -10,8 +10,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from director.cli.client import Client, Denied, Failure
-from director.cli.following import EX_INTERRUPTED
+from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, json_option, target_options
 from director.errors import EX_NOT_FOUND

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from director.cli import config, flushes, hosts, moves, ring, run, status, users
-from director.cli.following import EX_INTERRUPTED
+from director.cli.client import EX_INTERRUPTED
 from director.cli.groups import Commands
 from director.cli.output import OutputError, complain
 from director.cli.target import target_options

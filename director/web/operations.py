@@ -21,6 +21,7 @@ from director.records import (
 class Operations(Protocol):
     """Reading answers at once from memory; a change returns when every director has it.
 
+    dry_run: changes nothing, answers what would be. reason: kept in the audit.
     Whatever is not carried out raises an OperationError whose text is for the operator.
     """
 

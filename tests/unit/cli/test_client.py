@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -126,3 +127,25 @@ def test_stdin_and_files_of_names_must_be_readable(tmp_path: Path) -> None:
     assert (missing.exit_code, "cannot be read" in missing.stderr) == (65, True)
     wrong = alone("-S", os.devnull, "map", "-f", str(latin))
     assert (wrong.exit_code, "not UTF-8; one user name a line is expected" in wrong.stderr) == (65, True)
+
+
+def test_who_interrupts_a_change_is_told_that_it_may_still_be_made(tmp_path: Path) -> None:
+    listener, done = unix_socket(tmp_path / "api.sock"), threading.Event()
+
+    def press_ctrl_c() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            os.kill(os.getpid(), signal.SIGINT)
+            done.wait(10)
+
+    thread = threading.Thread(target=press_ctrl_c)
+    thread.start()
+    result = alone("-S", str(tmp_path / "api.sock"), "update", "127.0.1.1", "5")
+    done.set()
+    thread.join()
+    listener.close()
+    assert result.exit_code == 130
+    assert result.stderr.endswith(
+        "interrupted before the director has answered; the change may still be made\n"
+    )
