@@ -7,7 +7,7 @@ import time
 import click
 import msgspec
 
-from director.cli.client import EX_INTERRUPTED, Client
+from director.cli.client import EX_INTERRUPTED, Client, Failure
 from director.cli.following import (
     DRY,
     PAST,
@@ -100,21 +100,20 @@ def drain(target: Target, host: str, as_json: bool, dry_run: bool, reason: str) 
         name = f"drain {address}"
         before = client.decode(client.get(host_path(address)), HostInfo)
         if dry_run:
-            there = UsersChange(moved=before.users, dry_run=True)
-            return outcomes.tell(f"{name}: weight {before.weight} -> 0", address, Done(there))
+            if not outcomes.kept(address, UsersChange(moved=before.users, dry_run=True)):
+                users = counted(before.users, "user")
+                say(f"{name}: weight {before.weight} -> 0, {users} to be moved{DRY}")
+            return 0
         if before.weight:
             client.change("PATCH", host_path(address), HostPatch(weight=0, reason=reason))
-        done = flushed(client, name, NewFlush(host=address, reason=reason))
-        left = 0
-        if not done.interrupted:
-            left, interrupted = _emptied(client, name, address, done.change.pinned)
-            done = Done(done.change, interrupted)
+        try:
+            done, left = _emptied(client, name, address, reason)
+        except Failure:
+            _tell_weight(name, before)
+            raise
         code = outcomes.tell(name, address, done)
         if done.interrupted:
-            if before.weight:
-                complain(
-                    f"{name}: the weight stays 0; `director update {address} {before.weight}` takes it back"
-                )
+            _tell_weight(name, before)
         elif left > done.change.pinned:
             complain(f"{name}: {counted(left, 'user')} left; `director map {address}` names them")
             code = EX_TRY_AGAIN
@@ -194,23 +193,31 @@ def flushed(client: Client, name: str, body: NewFlush) -> Done:
     return carry_out(client, name, "POST", "/v1/flushes", body)
 
 
-def _emptied(client: Client, name: str, address: str, stay: int) -> tuple[int, bool]:
-    """Wait until at most `stay` users are on the host: how many there are then, and whether by Ctrl-C."""
+def _emptied(client: Client, name: str, address: str, reason: str) -> tuple[Done, int]:
+    """Flush the host and wait until only pinned users are on it: what came of it, and how many are left."""
+    done = flushed(client, name, NewFlush(host=address, reason=reason))
     progress, left = Progress(), 0
     fewest, since = None, time.monotonic()
     try:
-        while True:
+        while not done.interrupted:
             left = client.decode(client.get(host_path(address)), HostInfo).users
             if fewest is None or left < fewest:
                 fewest, since = left, time.monotonic()
-            if left <= stay or time.monotonic() - since > STUCK:
-                return left, False
-            progress.show(f"{name}: waiting for {counted(left - stay, 'user')} to be gone")
+            if left <= done.change.pinned or time.monotonic() - since > STUCK:
+                break
+            progress.show(f"{name}: waiting for {counted(left - done.change.pinned, 'user')} to be gone")
             time.sleep(POLL)
     except KeyboardInterrupt:
-        return left, True
+        done = Done(done.change, interrupted=True)
     finally:
         progress.clear()
+    return done, left
+
+
+def _tell_weight(name: str, before: HostInfo) -> None:
+    if before.weight:
+        command = f"director update {before.address} {before.weight}"
+        complain(f"{name}: the weight stays 0; `{command}` takes it back")
 
 
 class Outcomes:
@@ -222,13 +229,18 @@ class Outcomes:
     def tell(self, name: str, key: str, done: Done, past: str = "moved") -> int:
         """Returns the exit code."""
         change = done.change
-        if self._json is not None:
-            self._json[key] = change
-        else:
+        if not self.kept(key, change):
             interrupted = "interrupted, " if done.interrupted else ""
             say(f"{name}: {interrupted}{in_words(change, past)}{DRY if change.dry_run else ''}")
         tell_what_is_open(name, change)
         return EX_INTERRUPTED if done.interrupted else 0
+
+    def kept(self, key: str, change: UsersChange) -> bool:
+        """Whether it goes into the document, and so is not to be said."""
+        if self._json is None:
+            return False
+        self._json[key] = change
+        return True
 
     def end(self) -> None:
         if self._json:

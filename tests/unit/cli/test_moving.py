@@ -223,7 +223,7 @@ def test_what_goes_wrong_on_the_way_is_said_with_its_exit_code(director: Directo
         ("flush -F all", "flush all: 3 users forgotten"),
         ("rebalance", "rebalance: 3 users moved, 6 sessions ended, 0 timed out"),
         ("tag 127.0.1.1 gold", "tag 127.0.1.1 gold: 2 users moved, 4 sessions ended, 0 timed out"),
-        ("drain 127.0.1.1", "drain 127.0.1.1: weight 100 -> 0: 2 users moved, 0 sessions ended, 0 timed out"),
+        ("drain 127.0.1.1", "drain 127.0.1.1: weight 100 -> 0, 2 users to be moved"),
     ],
 )
 def test_a_dry_run_of_users_says_what_would_be_and_changes_nothing(
@@ -241,6 +241,11 @@ def test_a_dry_run_of_users_says_what_would_be_and_changes_nothing(
 def test_json_is_what_the_director_answered(director: Director, command: str) -> None:
     result = director(*command.split(), "--json")
     assert "not_reached" in json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("command", ["drain 127.0.1.1", "drain 127.0.1.1 --dry-run", "tag 127.0.1.1 gold"])
+def test_json_of_hosts_is_one_document_by_address(director: Director, command: str) -> None:
+    assert json.loads(director(*command.split(), "--json").stdout)["127.0.1.1"]["moved"] == 2
 
 
 def test_a_director_is_listed_and_taken_off_the_list(director: Director) -> None:
@@ -265,6 +270,16 @@ def test_an_interrupted_drain_says_how_to_take_it_back(director: Director) -> No
     assert code == 130
     assert errors == (
         "director: drain 127.0.1.1: the weight stays 0; `director update 127.0.1.1 100` takes it back\n"
+    )
+
+
+def test_a_drain_that_fails_says_how_to_take_it_back_too(director: Director) -> None:
+    director.operations.goes_wrong = "Ring sync timed out"
+    result = director("drain", "127.0.1.1")
+    assert (result.exit_code, result.stdout) == (75, "")
+    assert result.stderr == (
+        "director: drain 127.0.1.1: the weight stays 0; `director update 127.0.1.1 100` takes it back\n"
+        "director: 127.0.1.1: Ring sync timed out\n"
     )
 
 
