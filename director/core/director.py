@@ -528,6 +528,8 @@ class Director:
     def _tick(self, now: Now) -> list[Effect]:
         """Time-outs of links, and one turn's share of what takes long."""
         effects: list[Effect] = []
+        if self.hint and len(self.users) > exchange.SMALL:
+            exchange.postpone(self.ring.links.values(), now)
         for neighbour in list(self.ring.links.values()):
             was_live = neighbour.live
             effects += neighbour.tick(now)

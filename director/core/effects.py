@@ -78,6 +78,7 @@ class UsersDone(msgspec.Struct, frozen=True, kw_only=True):
     operation: int
     moved: int = 0
     unchanged: int = 0
+    pinned: int = 0
     superseded: int = 0
     """Users whom another operator's move took somewhere else."""
     kicked: int = 0

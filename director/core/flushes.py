@@ -182,6 +182,7 @@ class Flushes:
                     operation=job.operation,
                     moved=job.moved + (len(job.under_way) if job.early else 0),
                     unchanged=job.unchanged,
+                    pinned=job.pinned,
                     superseded=job.superseded,
                     kicked=job.kicked,
                     timed_out=job.timed_out,
@@ -225,7 +226,7 @@ class Flushes:
         if user is None or not self._concerned(walk, user, now):
             return
         if user.flags & PINNED and walk.tag is None:
-            walk.job.unchanged += 1
+            walk.job.pinned += 1
             return
         row = self._hosts.by_id(user.host)
         tag = walk.tag if walk.tag is not None or row is None else row.tag.encode()

@@ -86,6 +86,8 @@ class Neighbour:
         self.deadline = now.mono + HANDSHAKE_TIMEOUT
         self.ping_ms: int | None = None
         self.congested = False
+        self.postponed = False
+        """Its exchange waits for that with another neighbour."""
         self.was_live = False
         self.settled = False
         """Its memory had been compared with the ring when the exchange ended."""

@@ -72,6 +72,8 @@ class Job(msgspec.Struct, eq=False):
     operation: int | None
     moved: int = 0
     unchanged: int = 0
+    pinned: int = 0
+    """Users of a flush who stay because they are pinned."""
     superseded: int = 0
     kicked: int = 0
     timed_out: int = 0

@@ -6,10 +6,10 @@ user table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from struct import Struct
 
-from director.core.users import BUCKET_SHIFT, BUCKETS
+from director.core.users import BUCKET_SHIFT, BUCKETS, RECORD
 from director.types import UserKey
 
 _HEAD = Struct(">QH")
@@ -64,10 +64,11 @@ class NameTable:
         self._replace(number, dict(_entries(self._buckets[number])))
         return bytes(self._buckets[number])
 
-    def entries_of(self, number: int, keys: Set[int]) -> bytes:
-        """The entries of a bucket whose key is one of these."""
+    def entries_of(self, number: int, records: bytes) -> bytes:
+        """The entries of the users of these records, which are of this bucket and in order; in any order."""
+        keys = {key for key, *_ in RECORD.iter_unpack(records)}
         known = dict(_entries(self._buckets[number]))
-        return b"".join(entry(key, name) for key, name in sorted(known.items()) if key in keys)
+        return b"".join(entry(key, name) for key, name in known.items() if key in keys)
 
     def names(self, number: int) -> dict[UserKey, str]:
         """The names of a bucket for display; bytes that are no UTF-8 become U+FFFD."""

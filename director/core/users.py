@@ -177,6 +177,8 @@ class UserTable:
 
     def digest(self, number: int, unix: int) -> bytes:
         """8 bytes, equal where two directors know the same of a bucket; zeros where there is nobody."""
+        if not self._buckets[number]:
+            return bytes(8)
         kept = pack(map(self._stored, self._kept(number, unix)))
         return hashlib.md5(kept, usedforsecurity=False).digest()[:8] if kept else bytes(8)
 
@@ -198,7 +200,10 @@ class UserTable:
 
     def digests(self, unix: int) -> bytes:
         """The digests of all buckets in a row. Takes long with many users: slice it with `digest`."""
-        return b"".join(self.digest(number, unix) for number in range(BUCKETS))
+        nobody = bytes(8)
+        return b"".join(
+            [self.digest(number, unix) if users else nobody for number, users in enumerate(self._buckets)]
+        )
 
     @property
     def has_changes(self) -> bool:

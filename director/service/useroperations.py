@@ -416,6 +416,7 @@ def _change(done: UsersDone, host: str | None = None) -> UsersChange:
     return UsersChange(
         moved=done.moved,
         unchanged=done.unchanged,
+        pinned=done.pinned,
         superseded=done.superseded,
         kicked=done.kicked,
         timed_out=done.timed_out,

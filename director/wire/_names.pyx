@@ -14,6 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 DEF BUCKETS = 4096
 DEF HEAD = 10
 DEF SLACK = 1024
+DEF RECORD = 22
 
 
 cdef struct block:
@@ -46,6 +47,22 @@ cdef bint greater(const uint8_t *entry, const uint8_t *other) noexcept nogil:
     cdef size_t theirs = size_of(other) - HEAD
     cdef int order = memcmp(entry + HEAD, other + HEAD, mine if mine < theirs else theirs)
     return order > 0 or (order == 0 and mine > theirs)
+
+
+cdef bint among(const uint8_t *records, size_t count, const uint8_t *key) noexcept nogil:
+    """Whether one of these user records, which are in order, has this key."""
+    cdef size_t low = 0, high = count, middle
+    cdef int order
+    while low < high:
+        middle = low + (high - low) // 2
+        order = memcmp(records + middle * RECORD, key, 8)
+        if order == 0:
+            return True
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
+    return False
 
 
 cdef class NameTable:
@@ -168,10 +185,23 @@ cdef class NameTable:
     def bucket(self, int number):
         return b"".join(self.entries(number))
 
-    def entries_of(self, int number, keys):
-        return b"".join(
-            [entry for entry in self.entries(number) if int.from_bytes(entry[:8], "big") in keys]
-        )
+    def entries_of(self, int number, bytes records not None):
+        cdef const uint8_t *first = <const uint8_t *> PyBytes_AS_STRING(records)
+        cdef size_t count = PyBytes_GET_SIZE(records) // RECORD
+        cdef bytearray found = bytearray()
+        cdef block *bucket
+        cdef uint8_t *at
+        if not 0 <= number < BUCKETS:
+            raise IndexError(f"bucket {number}: must be 0 to {BUCKETS - 1}")
+        bucket = &self.buckets[number]
+        if bucket.tidy != bucket.used:
+            self.tidied(bucket)
+        at = bucket.data
+        while at < bucket.data + bucket.used:
+            if among(first, count, at):
+                found += PyBytes_FromStringAndSize(<char *> at, size_of(at))
+            at += size_of(at)
+        return bytes(found)
 
     def names(self, int number):
         return {
