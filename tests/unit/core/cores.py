@@ -12,7 +12,7 @@ from director.core.events import Event, LinkOpened, Received, Started, TimerFire
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity, Neighbour, State
-from director.core.messages import Digests, ExchangeDone, RingMessage
+from director.core.messages import Digests, ExchangeDone, RingMessage, Summaries
 from director.core.names import NameTable
 from director.core.order import split_member
 from director.core.users import UserTable
@@ -89,7 +89,8 @@ class Played:
             ours, theirs = messages(self.handle(Received(link, theirs), mono)) if theirs else [], answers
             ours = [m for m in ours if type(m).__name__ in ("Hello", "Proof")]
         self.peers[link] = other
-        self.hear(number, Digests(0, bytes(8 * 4096)), ExchangeDone(settled), mono=mono)
+        nothing = Digests(0, bytes(8 * 4096)), Summaries([], [], True)
+        self.hear(number, *nothing, ExchangeDone(settled), mono=mono)
         while self.core.next_deadline() == 0.0:
             self.handle(TimerFired(), mono)
 

@@ -9,7 +9,18 @@ import pytest
 
 from director.core.addresses import host_id
 from director.core.assign import Gate
-from director.core.effects import Answer, Claim, Close, Dial, Log, OperationDone, Refuse, Send, StoreHosts
+from director.core.effects import (
+    Answer,
+    Claim,
+    Close,
+    Dial,
+    Left,
+    Log,
+    OperationDone,
+    Refuse,
+    Send,
+    StoreHosts,
+)
 from director.core.events import (
     Claimed,
     ClaimFailed,
@@ -37,6 +48,7 @@ from director.core.messages import (
     Digests,
     HostRow,
     Hosts,
+    Leaving,
     Names,
     Ping,
     Pong,
@@ -44,6 +56,7 @@ from director.core.messages import (
     Token,
     Users,
 )
+from director.core.ring import LEAVE_WITHIN
 from director.core.standing import Standing
 from director.core.users import User, pack
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
@@ -479,8 +492,18 @@ def test_what_cannot_be_right_closes_that_link_says_why_and_hurts_nothing_else(m
 def test_a_good_bye_to_all_at_the_end_and_nobody_is_dialled_any_more() -> None:
     played = in_ring()
     effects = played.handle(Stopping(), 1)
-    assert messages(effects) == [Bye("the director stops", routine=True)] * 2
+    assert of(Leaving, messages(effects)) == [Leaving(D1, 7)] * 2
+    assert of(Bye, messages(effects)) == []
+    effects += played.hear(2, Bye("linked with another now", routine=True), mono=1.1)
+    assert of(Bye, messages(effects)) == [Bye("the director stops", routine=True)]
+    assert of(Left, effects) == [Left()]
     assert of(Dial, effects + played.handle(TimerFired(), 60)) == []
+
+
+def test_who_is_to_end_does_not_wait_for_others_longer_than_a_second() -> None:
+    played = in_ring()
+    assert of(Left, played.handle(Stopping(), 1)) == []
+    assert of(Left, played.handle(TimerFired(), 1 + LEAVE_WITHIN)) == [Left()]
 
 
 def test_bulk_waits_while_a_link_is_congested() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from director.core.effects import Effect, Send
-from director.core.exchange import compare_later, finish, has_work, work
+from director.core.exchange import RANGE, SMALL, answer_later, compare_later, finish, has_work, work
 from director.core.member import Neighbour, State
-from director.core.messages import Digests, ExchangeDone, Names, RingMessage, Users
+from director.core.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
 from director.core.names import NameTable
 from director.core.users import BUCKETS, User, UserTable, pack
 from director.types import Address, HostId, LinkId, MemberId, Stamp, UserKey
@@ -44,6 +44,8 @@ class End:
                 self.names.merge(entries)
             case Digests():
                 assert compare_later(self.link, message) is None
+            case Summaries():
+                assert answer_later(self.link, message) is None
             case ExchangeDone():
                 self.link.got_done = True
 
@@ -94,10 +96,13 @@ def test_the_later_decision_holds_on_both_sides() -> None:
     assert one.users.get(new.key) == other.users.get(new.key) == new
 
 
-def test_names_come_with_the_buckets_that_differ() -> None:
+def test_names_of_what_was_sent_come_when_all_else_is_done() -> None:
     entry = user(1).key.to_bytes(8) + (5).to_bytes(2) + b"alice"
     one, other = End(user(1), names=entry), End()
     exchange(one, other)
+    assert other.names.bucket(user(1).key >> 52) == b""
+    for message in messages(one.turn()):
+        other.hear(message)
     assert other.names.bucket(user(1).key >> 52) == entry
 
 
@@ -118,13 +123,13 @@ def test_done_comes_behind_everything_that_differs() -> None:
 
 
 def test_one_frame_does_not_hold_a_whole_table() -> None:
-    one, other = End(*map(user, range(30_000))), End()
-    compare_later(one.link, Digests(0, bytes(8 * BUCKETS)))
+    one, other = End(*map(user, range(SMALL + 1))), End()
     one.link.digest_cursor = None
-    frames = [effect for _ in range(4) for effect in one.turn() if isinstance(effect, Send)]
+    answer_later(one.link, Summaries(list(range(BUCKETS)), [b""] * BUCKETS, True))
+    frames = [effect for _ in range(BUCKETS // RANGE) for effect in one.turn() if isinstance(effect, Send)]
     sizes = [sum(len(m.records) for m in frame.messages if isinstance(m, Users)) for frame in frames]
     assert max(sizes) < 300 * 1024
-    assert sum(sizes) == 30_000 * 22
+    assert sum(sizes) == (SMALL + 1) * 22
     assert len(other.users) == 0
 
 
@@ -134,7 +139,34 @@ def test_ranges_of_another_size_than_ours_are_compared_all_the_same() -> None:
     for first in range(0, BUCKETS, 256):
         assert compare_later(one.link, Digests(first, bytes(8 * 256))) is None
     said = [message for _ in range(20) for message in messages(one.turn())]
-    assert [type(message) for message in said] == [Users, ExchangeDone]
+    assert [message.last for message in said if isinstance(message, Summaries)] == [False] * 15 + [True]
+
+
+def test_of_a_bucket_that_differs_only_the_records_that_the_other_lacks_are_sent() -> None:
+    bucket = [User(UserKey(7 << 52 | n), HostId(5), Stamp(START), START, 0) for n in range(100)]
+    one, other = End(*bucket), End(*bucket[:-1])
+    exchange(one, other)
+    assert (sent_users(one), sent_users(other)) == (1, 0)
+
+
+def test_nothing_is_said_of_buckets_in_which_the_other_end_has_nobody() -> None:
+    end = End(user(1))
+    end.link.digest_cursor = None
+    compare_later(end.link, Digests(0, bytes(8 * BUCKETS)))
+    assert messages(end.turn()) == [Summaries([], [], True)]
+
+
+@pytest.mark.parametrize(
+    ("summaries", "wrong"),
+    [
+        (Summaries([1], [], True), "do not fit"),
+        (Summaries([1], [b"1234567"], True), "do not fit"),
+        (Summaries([BUCKETS], [b""], True), "do not exist"),
+        (Summaries([-1], [b""], True), "do not exist"),
+    ],
+)
+def test_summaries_that_cannot_be_right_are_named(summaries: Summaries, wrong: str) -> None:
+    assert wrong in (answer_later(End().link, summaries) or "")
 
 
 def test_a_congested_link_is_given_a_rest() -> None:

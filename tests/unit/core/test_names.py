@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from director.core.names import NameTable
+from director.core.users import RECORD
 from tests.twins import NAMES, hot_path
 
 pytestmark = pytest.mark.parametrize("twin", NAMES)
@@ -137,3 +138,17 @@ def test_names_merge_to_the_same_whatever_their_order_and_grouping(
     right.merge(everything(other))
     assert everything(left) == everything(right)
     assert not left.merge(everything(right))
+
+
+def test_the_names_of_chosen_users_are_those_of_their_records_and_no_others(twin: str) -> None:
+    names = table(
+        twin,
+        entry(FIVE | 1, b"old"),
+        entry(FIVE | 1, b"ann"),
+        entry(FIVE | 2, b"bob"),
+        entry(FIVE | 7, b"eve"),
+    )
+    records = b"".join(RECORD.pack(FIVE | key, 1, 1, 1, 0) for key in (1, 3, 7))
+    assert names.entries_of(5, records) == entry(FIVE | 1, b"ann") + entry(FIVE | 7, b"eve")
+    assert names.entries_of(5, b"") == b""
+    assert names.entries_of(6, records) == b""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from director.core.effects import Close, Dial, Effect, Log
+from director.core.events import LinkOpened
 from director.core.member import Neighbour, State
-from director.core.messages import Bye, Linked, Redirect
-from director.core.ring import PATIENCE, RETRY_REFUSED, RETRY_UNREACHABLE, Ring
+from director.core.messages import Bye, Leaving, Linked, Redirect
+from director.core.ring import LEAVE_WITHIN, LEFTLESS, PATIENCE, RETRY_REFUSED, RETRY_UNREACHABLE, Ring
 from director.types import Address, LinkId, MemberId, Now
 from tests.unit.core.cores import at, identity, messages, of
 
@@ -26,7 +27,7 @@ def linked(
 ) -> Neighbour:
     """A link in a state, without the talk that leads there."""
     address = Address(peer.rpartition(":")[0])
-    one.opened(LinkId(number), address, peer if dialled else None, b"", at(0))
+    one.opened(LinkOpened(LinkId(number), b"", address, peer if dialled else None), at(0))
     neighbour = one.links[LinkId(number)]
     neighbour.peer, neighbour.peer_incarnation = peer, incarnation
     neighbour.state, neighbour.was_live = state, state in (State.EXCHANGING, State.FULL)
@@ -134,7 +135,7 @@ def test_the_search_goes_on_among_those_who_are_nearer() -> None:
     assert dialled(one, at(1)) == [D4]
     linked(one, 2, D4, dialled=True).linked = True
     one.review(at(1))
-    assert (dialled(one, at(2)), one.next_deadline() is None) == ([], False)
+    assert (dialled(one, at(1.5)), one.next_deadline() is None) == ([], False)
 
 
 def test_the_left_neighbour_is_the_nearest_who_has_dialled_us_and_others_are_sent_to_him() -> None:
@@ -177,7 +178,7 @@ def test_a_redirect_to_somebody_unlisted_is_ignored(member: str) -> None:
 
 def test_an_address_that_is_not_in_servers_is_told_so_and_closed() -> None:
     one = ring()
-    effects = one.opened(LinkId(1), Address("10.0.0.9"), None, b"", at(0))
+    effects = one.opened(LinkOpened(LinkId(1), b"", Address("10.0.0.9")), at(0))
     assert "10.0.0.9 is not in ring.servers" in str(reasons(effects))
     assert of(Bye, messages(effects)) != []
     assert of(Close, effects) == [Close(LinkId(1))]
@@ -257,6 +258,134 @@ def test_a_good_bye_goes_to_everybody_and_ends_all_dials() -> None:
     assert messages(effects) == [Bye("the director stops", routine=True)] * 2
     one.review(at(1))
     assert dialled(one, at(100)) == []
+
+
+def to_the_left(one: Ring, now: Now) -> list[MemberId]:
+    return [dial.member for dial in of(Dial, one.dials(now)) if dial.leftwards]
+
+
+def without_a_left(me: MemberId = D3) -> Ring:
+    """Linked with the next to the right, and nobody has come from the left."""
+    one = ring(me)
+    linked(one, 1, D4, dialled=True)
+    one.review(at(0))
+    return one
+
+
+def test_whom_nobody_to_the_left_has_dialled_for_two_seconds_dials_leftwards_the_nearest_first() -> None:
+    one = without_a_left()
+    assert to_the_left(one, at(LEFTLESS - 0.01)) == []
+    assert to_the_left(one, at(LEFTLESS)) == [D2]
+    assert to_the_left(one, at(LEFTLESS + 0.1)) == []
+
+
+def test_where_the_nearest_to_the_left_cannot_be_reached_the_next_is_dialled() -> None:
+    one = without_a_left()
+    one.dials(at(LEFTLESS))
+    one.dial_failed(D2, at(LEFTLESS + 0.1), leftwards=True)
+    assert to_the_left(one, at(LEFTLESS + 0.2)) == [D1]
+
+
+def test_all_to_the_left_are_tried_again_after_a_pause() -> None:
+    one = without_a_left(D1)
+    now = LEFTLESS
+    tried = []
+    for _ in range(4):
+        tried += [member for member in to_the_left(one, at(now))]
+        one.dial_failed(tried[-1], at(now), leftwards=True)
+        now += 0.1
+    assert tried == [D5, D4, D3, D2]
+    assert to_the_left(one, at(now)) == []
+    assert to_the_left(one, at(now + RETRY_UNREACHABLE)) == [D5]
+
+
+def test_whoever_dials_leftwards_is_the_right_neighbour_of_the_one_he_has_reached() -> None:
+    one = ring()
+    asker = linked(one, 1, D4, dialled=False)
+    asker.leftwards = True
+    one.review(at(0))
+    assert (one.right, one.left) == (asker, None)
+
+
+def test_the_one_dialled_leftwards_is_our_left_neighbour() -> None:
+    one = without_a_left()
+    one.opened(LinkOpened(LinkId(2), b"", Address("10.0.0.2"), D2, leftwards=True), at(2))
+    reached = one.links[LinkId(2)]
+    reached.state = State.FULL
+    one.review(at(2.1))
+    assert one.left is reached
+    assert to_the_left(one, at(60)) == []
+
+
+def leaving_ring() -> tuple[Ring, Neighbour]:
+    """d4, our right neighbour, has said good-bye."""
+    one = ring()
+    right = linked(one, 1, D4, dialled=True, incarnation=3)
+    one.review(at(0))
+    assert one.departs(D4, 3)
+    return one, right
+
+
+def test_a_right_neighbour_that_leaves_is_kept_until_tokens_can_pass_through_the_next() -> None:
+    one, right = leaving_ring()
+    assert dialled(one, at(0.1)) == [D5]
+    following = linked(one, 2, D5, dialled=True)
+    assert (one.review(at(0.2)), one.right) == ([], right)
+    following.linked = True
+    effects = one.review(at(0.3))
+    assert (one.right, right.state) == (following, State.CLOSED)
+    assert reasons(effects) == [f"{D3} is linked with {D5} now"]
+
+
+def test_a_right_neighbour_that_leaves_is_let_go_where_nobody_else_can_be_reached() -> None:
+    one, right = leaving_ring()
+    for member in (D5, D1, D2):
+        one.dial_failed(member, at(0.1))
+    one.review(at(0.1))
+    assert (one.right, right.state) == (right, State.CLOSED)
+    one.review(at(0.1))
+    assert one.right is None
+
+
+def test_who_has_said_good_bye_is_not_dialled_until_a_later_start_of_his_is_heard_of() -> None:
+    one = ring()
+    one.departs(D4, 3)
+    assert dialled(one, at(0)) == [D5]
+    again = linked(one, 1, D4, dialled=False, incarnation=4)
+    one.greeted(again, at(1))
+    assert D4 in one.expected()
+
+
+def test_a_good_bye_is_news_only_once_and_our_own_never() -> None:
+    one = ring()
+    assert one.departs(D4, 3)
+    assert not one.departs(D4, 3)
+    assert not one.departs(D4, 2)
+    assert one.departs(D4, 4)
+    assert not one.departs(D3, 9)
+
+
+def test_whoever_leaves_tells_everybody_dials_nobody_and_waits_for_those_to_the_left() -> None:
+    one = ring()
+    linked(one, 1, D4, dialled=True)
+    left = linked(one, 2, D2, dialled=False)
+    one.review(at(0))
+    assert of(Leaving, messages(one.leave(at(5)))) == [Leaving(D3, 7)] * 2
+    assert (one.has_left(at(5.5)), one.has_left(at(5 + LEAVE_WITHIN))) == (False, True)
+    assert dialled(one, at(60)) == []
+    left.close("linked with another now")
+    assert one.has_left(at(5.6))
+
+
+def test_a_director_that_was_removed_dials_nobody_and_its_links_end() -> None:
+    one = ring()
+    link = linked(one, 1, D4, dialled=True)
+    one.review(at(0))
+    one.set_servers([D1, D2, D3, D5])
+    assert link.state is State.CLOSED
+    one.set_servers([D1, D2, D5])
+    one.review(at(1))
+    assert (one.removed, of(Dial, one.dials(at(100)))) == (True, [])
 
 
 @pytest.mark.parametrize("begun", [0.1, 0.7, 1.1, 3.3])

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from director.core import messages as m
+from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
 from director.core.messages import HostRow, RingMessage
 from director.errors import PeerError
 from director.wire import ring_native
@@ -33,6 +34,19 @@ MESSAGES: list[RingMessage] = [
     m.Redirect("10.0.0.2:9090"),
     m.Linked(),
     m.Names(DIGEST + b"\0\5alice", 2),
+    m.MoveRound("10.0.0.1:9090", 4, RECORD[:12] * 2, ["10.0.0.1:9090"], ["10.0.0.2:9090"], 3),
+    m.NearRound("10.0.0.1:9090", 5, 0x0102030405060708, 1_700_000_000, ["10.0.0.1:9090"]),
+    m.KickRound("10.0.0.1:9090", 6, 1, HashOnHosts(7, ["10.1.0.1"]), ["10.0.0.1:9090"], [], 0),
+    m.Members([m.MemberRow("10.0.0.3:9090", False, 1_700_000_000)]),
+    m.Summaries([7, 4095], [bytes(range(6)) * 2, b""], last=True),
+    m.Leaving("10.0.0.1:9090", 1_700_000_000_000_000),
+]
+KICKS = [
+    (HashOnHosts(7, ["10.1.0.1"]), "930107 91a831302e312e302e31"),
+    (ByName(b"a\tb"), "9202 c403610962"),
+    (ByField("user_session", b"\n"), "9303 ac757365725f73657373696f6e c4010a"),
+    (OnHost("10.1.0.1"), "9204 a831302e312e302e31"),
+    (Fence(), "9105"),
 ]
 BY_NAME = {type(message).__name__: message for message in MESSAGES}
 
@@ -61,6 +75,13 @@ def test_fields_that_a_newer_release_has_added_are_skipped(name: str) -> None:
     (fields,) = msgspec.msgpack.decode(sample(name)[4:])
     body = msgspec.msgpack.encode([[*fields, "added", [1, {"nested": b"too"}], None]])
     assert list(FrameReader().feed(len(body).to_bytes(4) + body)) == [[BY_NAME[name]]]
+
+
+@pytest.mark.parametrize(("what", "encoded"), KICKS)
+def test_what_a_kick_ends_is_still_written_as_it_was_and_read_again(what: KickWhat, encoded: str) -> None:
+    assert msgspec.msgpack.encode(what) == bytes.fromhex(encoded)
+    round_of_it = m.KickRound("10.0.0.1:9090", 1, 2, what, [], [], 0)
+    assert list(FrameReader().feed(encode([round_of_it]))) == [[round_of_it]]
 
 
 @given(st.lists(st.lists(st.sampled_from(MESSAGES), max_size=4), max_size=4), st.integers(1, 60))
