@@ -70,6 +70,12 @@ def test_a_message_is_still_written_as_its_sample(name: str) -> None:
     assert encode([BY_NAME[name]]) == sample(name)
 
 
+def test_a_greeting_from_before_leftward_dials_is_still_read() -> None:
+    (fields,) = msgspec.msgpack.decode(sample("Hello")[4:])
+    body = msgspec.msgpack.encode([fields[:-1]])
+    assert list(FrameReader().feed(len(body).to_bytes(4) + body)) == [[BY_NAME["Hello"]]]
+
+
 @pytest.mark.parametrize("name", BY_NAME)
 def test_fields_that_a_newer_release_has_added_are_skipped(name: str) -> None:
     (fields,) = msgspec.msgpack.decode(sample(name)[4:])
