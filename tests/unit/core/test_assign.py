@@ -155,40 +155,16 @@ def test_a_user_who_is_being_moved_waits(hot: HotPath) -> None:
 
 
 def test_an_assignment_lives_until_the_last_second_of_its_expiry(hot: HotPath) -> None:
-<<<<<<< HEAD
     assigner = director(hot, [backend(1, up=False)])
     known(assigner, backend(1), seen=NOW - EXPIRE + 1)
     assert assigner.assign(ALICE, b"") == backend(1, up=False)
     known(assigner, backend(1), seen=NOW - EXPIRE)
     assert assigner.assign(ALICE, b"") is Wait.NO_HOST
-=======
-    assigner = director(hot)
-    known(assigner, ONE, seen=NOW - EXPIRE + 1)
-    assert assigner.assign(ALICE, b"") is ONE
-    assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW - 50), NOW, 0)
-
-
-@pytest.mark.parametrize("left", [margin(EXPIRE), 1, 0, 1 - margin(EXPIRE)])
-def test_near_expiry_the_ring_is_asked_where_a_fresh_choice_would_differ(hot: HotPath, left: int) -> None:
-    assigner = director(hot)
-    known(assigner, THREE, seen=NOW - EXPIRE + left)
-    assert assigner.assign(ALICE, b"") is Wait.NEAR
-
-
-def test_a_user_who_is_being_moved_waits_however_old_his_record_is(hot: HotPath) -> None:
-    assigner = director(hot)
-    known(assigner, seen=NOW - 2 * EXPIRE, flags=MOVING | BY_HAND)
-    assert assigner.assign(ALICE, b"") is Wait.MOVING
->>>>>>> ad887b7 (Unit tests of the core brought up to date; samples of the new ring messages; leftward dials and leaving)
 
 
 def test_an_expired_user_is_placed_anew_with_a_later_stamp(hot: HotPath) -> None:
     assigner = director(hot)
-<<<<<<< HEAD
     known(assigner, seen=NOW - EXPIRE - MARGIN, flags=BY_HAND)
-=======
-    known(assigner, seen=NOW - EXPIRE - margin(EXPIRE), flags=BY_HAND)
->>>>>>> ad887b7 (Unit tests of the core brought up to date; samples of the new ring messages; leftward dials and leaving)
     assert assigner.assign(ALICE, b"") is ONE
     assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW), NOW, 0)
 
