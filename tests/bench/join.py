@@ -30,9 +30,10 @@ from director.core.hashing import UserHash
 from director.core.users import BUCKET_SHIFT, BUCKETS, User, pack, rounded
 from director.types import Stamp, UserKey
 from state.base import EMPTY_VERSION, Swap, open_store
-from tests.bench.systems import HOSTS, RING_PORT, build_tools, fake_auth
+from tests.bench.systems import HOSTS, build_tools, fake_auth
 from tests.e2e.processes import DirectorProcess, until
 from tests.logins import Logins
+from tests.servers import free_port
 
 ADDRESSES = [f"127.0.26.{i}" for i in range(1, 4)]
 EXPIRE = 900
@@ -181,9 +182,10 @@ def show(what: str, samples: Sequence[Sample]) -> None:
 async def bench(folder: Path, users: int, runs: int) -> None:
     full, most = folder / "full", folder / "most"
     await make_stores(full, most, users)
-    servers = [f"{address}:{RING_PORT}" for address in ADDRESSES]
+    port = free_port()
+    servers = [f"{address}:{port}" for address in ADDRESSES]
     ring = [
-        DirectorProcess(folder / f"d{a[-1]}", a, RING_PORT, servers, backends='", "'.join(HOSTS))
+        DirectorProcess(folder / f"d{a[-1]}", a, port, servers, backends='", "'.join(HOSTS))
         for a in ADDRESSES
     ]
     with ExitStack() as stack:

@@ -28,7 +28,6 @@ import uvloop
 
 from tests.bench.systems import (
     HOSTS,
-    RING_PORT,
     OriginalDirector,
     build_tools,
     fake_auth,
@@ -36,7 +35,7 @@ from tests.bench.systems import (
 )
 from tests.e2e.processes import DirectorProcess
 from tests.logins import Logins
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 RATE = 200.0
 FAULTS = ("hung", "frozen", "stopped", "killed")
@@ -112,10 +111,11 @@ class Ours:
     def __init__(self, name: str, state: str, network: int, folder: Path, stack: ExitStack) -> None:
         self.name = name
         addresses = [f"127.0.{network}.{i}" for i in range(1, 4)]
-        servers = [f"{address}:{RING_PORT}" for address in addresses]
+        port = free_port()
+        servers = [f"{address}:{port}" for address in addresses]
         self.directors = [
             DirectorProcess(
-                folder / f"n{network}{a[-1]}", a, RING_PORT, servers, state=state, backends='", "'.join(HOSTS)
+                folder / f"n{network}{a[-1]}", a, port, servers, state=state, backends='", "'.join(HOSTS)
             )
             for a in addresses
         ]

@@ -28,10 +28,10 @@ import anyio
 import anyio.to_thread
 import uvloop
 
-from tests.bench.systems import RING_PORT, build_tools, fake_auth
+from tests.bench.systems import build_tools, fake_auth
 from tests.e2e.processes import ROOT, DirectorProcess
 from tests.logins import Login, Logins
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 ADDRESSES = [f"127.0.27.{i}" for i in range(1, 6)]
 BACKENDS = [f"127.0.3.{i}" for i in range(1, 5)]
@@ -296,12 +296,11 @@ def differing(maps: Sequence[dict[str, str]]) -> Iterator[str]:
 def unleash(rate: float, seconds: float, seed: int, folder: Path) -> Report:
     """Start everything in `folder`, and run."""
     build_tools(folder, "fakeauth")
-    servers = [f"{address}:{RING_PORT}" for address in ADDRESSES]
+    port = free_port()
+    servers = [f"{address}:{port}" for address in ADDRESSES]
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer())
-        ring = [
-            DirectorProcess(folder / f"d{a[-1]}", a, RING_PORT, servers, state=redis.url) for a in ADDRESSES
-        ]
+        ring = [DirectorProcess(folder / f"d{a[-1]}", a, port, servers, state=redis.url) for a in ADDRESSES]
         fake_auth(folder, stack, [director.run for director in ring])
         for director in ring:
             director.start()
