@@ -1,7 +1,8 @@
 """Whether what is in memory may be answered from (ring-rules 28).
 
 HINT (started; or frozen, and nobody we knew is left) --exchange with one who has compared, or alone-->
-CHECKED CHECKED --frozen--> ASKING every neighbour for a sign of life --answer--> CHECKED, --all gone--> HINT
+CHECKED CHECKED --frozen--> ASKING every neighbour for a sign of life --all answer, or ASK_WAIT later one-->
+CHECKED, --all gone--> HINT
 CHECKED --lost everybody--> LOST --exchange, alone, or LOST_WAIT over--> CHECKED
 """
 
@@ -17,6 +18,10 @@ LOST_WAIT = 1.0
 again."""
 
 
+ASK_WAIT = 1.0
+"""Seconds after a freeze from which on one neighbour's answer is enough: the other may hang itself."""
+
+
 class Trust:
     def __init__(self) -> None:
         self.hint = True
@@ -24,12 +29,13 @@ class Trust:
         self._asked: dict[LinkId, int] = {}
         """After a freeze: pings whose answers show that what the neighbours sent meanwhile has been read."""
         self._answered = False
+        self._asked_at = 0.0
         self._lost_at: float | None = None
 
     def thawed(self, ring: Ring, now: Now) -> list[Effect]:
         """We were frozen: ask the neighbours before anybody is answered. Without neighbours all is a hint."""
         effects: list[Effect] = []
-        self._asked, self._answered = {}, False
+        self._asked, self._answered, self._asked_at = {}, False, now.mono
         for neighbour in ring.live_links():
             effects += neighbour.ping(now)
             self._asked[neighbour.link] = neighbour.last_ping
@@ -44,6 +50,8 @@ class Trust:
         part of a cut
         ring. Returns whether memory may be answered from."""
         self._hear_answers(ring)
+        if self._answered and now.mono >= self._asked_at + ASK_WAIT:
+            self._asked.clear()
         compared = any(n.state is State.FULL and n.settled for n in ring.links.values())
         if self.hint and (compared or settled):
             self.hint = False
@@ -53,7 +61,10 @@ class Trust:
         return not self.hint and not self._asked and self._lost_at is None
 
     def next_deadline(self) -> float | None:
-        return None if self._lost_at is None else self._lost_at + LOST_WAIT
+        deadlines = [] if self._lost_at is None else [self._lost_at + LOST_WAIT]
+        if self._asked and self._answered:
+            deadlines.append(self._asked_at + ASK_WAIT)
+        return min(deadlines, default=None)
 
     def _hear_answers(self, ring: Ring) -> None:
         if not self._asked:

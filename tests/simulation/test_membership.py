@@ -218,3 +218,16 @@ def test_a_director_away_for_a_day_brings_nothing_back() -> None:
         "127.0.1.4",
     }
     assert world.login("alice", "d3").host == world.login("alice", "d2").host == "127.0.1.1"
+
+
+def test_a_thawed_director_does_not_wait_for_a_neighbour_that_hangs_itself() -> None:
+    world = ring_of(3)
+    known = world.login("alice", "d1")
+    world.run(0.1)
+    world.node("d1").freeze()
+    world.run(2)
+    world.node("d3").freeze()
+    world.node("d1").thaw()
+    reply = world.login("alice", "d1")
+    world.run(1.2)
+    assert reply.host == known.host
