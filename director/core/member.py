@@ -95,6 +95,8 @@ class Neighbour:
         """The other end can carry tokens."""
         self.silent = False
         """It was closed because nothing was heard any more."""
+        self.routine = False
+        """It was closed because it was not needed: nothing was wrong with the other end."""
         self.sent_done = self.got_done = False
         self.digest_cursor: int | None = 0
         """Next bucket whose digest is to be sent; None when all were."""
@@ -201,6 +203,7 @@ class Neighbour:
         effects: list[Effect] = [Send(self.link, [Bye(reason, level is Level.INFO)])] if bye else []
         fields = {"peer": self.name(), "state": self.state.value, "reason": reason}
         self.state = State.CLOSED
+        self.routine = level is Level.INFO
         return [*effects, Close(self.link), Log(level, "ring_link_closed", fields)]
 
     def name(self) -> str:

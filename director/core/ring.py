@@ -313,7 +313,8 @@ class Ring:
             self.left = None
         if neighbour.dialled is None or neighbour.leftwards:
             return
-        if neighbour.was_live and not neighbour.silent and now.mono >= neighbour.opened.mono + SHORT_LIVED:
+        wanted = neighbour.routine or now.mono >= neighbour.opened.mono + SHORT_LIVED
+        if neighbour.was_live and not neighbour.silent and wanted:
             self._failures[neighbour.dialled] = 0
             self._next_try[neighbour.dialled] = now.mono
             self.failed_at[neighbour.dialled] = now.unix
