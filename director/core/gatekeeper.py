@@ -48,6 +48,7 @@ class Gatekeeper:
         barrier, ring = self._barrier, self._ring
         if not barrier.synced and self.known_alone and not barrier.held(now, digest):
             barrier.release((ring.me,), now, digest)
+        self._gone &= ring.departed.keys()
         for member in list(ring.departed):
             if member not in barrier.ring:
                 self._gone.add(member)

@@ -39,6 +39,16 @@ def test_a_clean_stop_makes_nobody_wait(directors: int, leaver: str, store: str)
     assert world.in_sync()
 
 
+@pytest.mark.parametrize("store", ["own", "shared"])
+def test_the_second_clean_stop_of_a_director_makes_nobody_wait_either(store: str) -> None:
+    world = ring_of(3, store)
+    for _ in range(3):
+        world.after(0.05, world.node("d1").stop)
+        assert slowest_new_login(world, ["d2", "d3"], 1.0) <= 0.05
+        world.node("d1").start()
+        world.run_until_in_sync(2.0)
+
+
 @pytest.mark.parametrize("directors", [2, 3, 5])
 def test_a_director_that_has_stopped_cleanly_is_a_member_again_after_its_start(directors: int) -> None:
     world = ring_of(directors)
