@@ -19,6 +19,10 @@ from director.core.users import User
 from director.types import Address, HostId
 
 MAX_WEIGHT = 1000
+TAG_AHEAD = 3
+"""Seconds by which a change of tag is stamped ahead: above all that was decided before it, also in the same
+second and by clocks that are ahead by as much as the ring allows (2 s). What is decided after it gets at
+least its stamp."""
 
 
 class BackendSetting(msgspec.Struct, frozen=True):
@@ -155,7 +159,7 @@ class HostTable:
     @staticmethod
     def _with(row: HostRow, stamp: int, *, tag: str | None, weight: int | None, up: bool | None) -> HostRow:
         if tag is not None and tag != row.tag:
-            row = msgspec.structs.replace(row, tag=tag, tag_at=max(stamp, row.tag_at + 1))
+            row = msgspec.structs.replace(row, tag=tag, tag_at=max(stamp + TAG_AHEAD, row.tag_at + 1))
         if weight is not None and weight != row.weight:
             row = msgspec.structs.replace(row, weight=weight, weight_at=max(stamp, row.weight_at + 1))
         if up is not None and up != row.up:

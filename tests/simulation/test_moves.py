@@ -388,6 +388,24 @@ def test_when_a_host_gets_another_tag_its_users_are_moved_like_a_flush() -> None
     at_rest(world)
 
 
+@pytest.mark.parametrize("ahead", [0.0, 1.9])
+def test_a_user_who_logged_in_in_the_second_of_a_tag_change_is_moved_too(ahead: float) -> None:
+    world = ring_of(3)
+    world.node("d3").skew = ahead
+    host = logged_in(world, "alice", "d3")
+    change = world.change("d1", host, tag="gold", retag=True)
+    world.run(0.2)
+    assert change.done is not None
+    reply = world.login("alice", "d2")
+    world.run(0.1)
+    assert reply.pending
+    world.run(3)
+    assert reply.host not in (None, host)
+    assert world.login("bob", "d1", tag="gold").host == host
+    world.run(3)
+    at_rest(world)
+
+
 def test_a_tag_is_not_changed_by_adding_the_host_with_another_one() -> None:
     world = ring_of(3)
     outcome = world.change("d1", HOSTS[0], add=True, tag="gold")
