@@ -557,7 +557,8 @@ class Director:
         return effects + self.ring.dials(now)
 
     def _change_tables(self, now: Now) -> list[Effect]:
-        effects = self.changes.confirm() if self.barrier.synced else []
+        # Who has removed itself will be in no ring that could agree: the others have been told, no more is to come.
+        effects = self.changes.confirm() if self.barrier.synced or self.ring.removed else []
         while self.barrier.synced and self.changes.can_begin and self.standing is not Standing.WAIT:
             done, row = self.changes.begin(now)
             effects += done

@@ -147,8 +147,9 @@ def test_removed_and_added_again_at_once_it_is_back() -> None:
 
 def test_a_director_may_remove_itself() -> None:
     world = ring_of(3)
-    world.change_member("d3", "d3", remove=True)
+    outcome = world.change_member("d3", "d3", remove=True)
     world.run(2)
+    assert outcome.done is not None
     assert world.login("alice", "d3").refused is not None
     assert world.login("alice", "d1").host is not None
 
