@@ -16,7 +16,7 @@ from director.core.addresses import host_id
 from director.core.director import Settings
 from director.core.events import Received
 from director.core.kicktypes import ByName
-from director.core.messages import HostRow, Hosts, MoveRound, RingMessage, Token, Users
+from director.core.messages import HostRow, Hosts, Leaving, MoveRound, RingMessage, Token, Users
 from director.core.moves import SUBJECT
 from director.core.users import BY_HAND, MOVING, PINNED, User, pack
 from director.types import Address, HostId, Stamp, UserKey
@@ -32,6 +32,8 @@ TOLD = {
 }
 """What directors log that belongs into an outcome."""
 FLAGS = ((MOVING, "moving"), (BY_HAND, "by hand"), (PINNED, "pinned"))
+FEW = 6
+"""Logins of one command that are told one by one; of more, the sum is."""
 COUNTED = ("Users", "Hosts", "Token", "MoveRound", "NearRound", "KickRound", "Members", "Leaving", "Redirect")
 
 
@@ -104,6 +106,8 @@ class Script:
     def _result(self, outcome: Outcome) -> str:
         if outcome.failed is not None:
             return f"refused: {self.world.short(outcome.failed)}"
+        if isinstance(outcome.done, HostRow):
+            return f"done, {state_of(outcome.done)}"
         if outcome.users is None:
             return "done"
         users = outcome.users
@@ -194,6 +198,13 @@ class Script:
     def login(self, users: str, names: str, tag: str | None) -> None:
         asked = [self.world.login(user, name, tag or "") for user in words(users) for name in names.split()]
         self.world.run(0.05)
+        if len(asked) > FEW:
+            self.world.seen_events.clear()
+            hosts = [self.world.short(reply.host) for reply in asked if reply.host]
+            shares = ", ".join(f"{host} {hosts.count(host)}" for host in sorted(set(hosts)))
+            agree = len({(reply.user, reply.host) for reply in asked if reply.host})
+            self.world.note(f"{len(hosts)} of {len(asked)} answered, {agree} users: {shares}")
+            return
         for reply in asked:
             if reply.pending:
                 at = self.world.nodes[reply.at]
@@ -284,6 +295,10 @@ class Script:
         passed = [member for member in self.world.members if member != node.member]
         self._say(node, Token(begun, 1, 1, digest, passed))
 
+    def tell_leaving(self, name: str, who: str) -> None:
+        leaver = self.world.node(who)
+        self._say(self.world.node(name), Leaving(leaver.member, leaver.incarnation))
+
     def tell_round(self, name: str, origin: str, user: str) -> None:
         node, begun = self.world.node(name), self.world.node(origin).member
         moves = SUBJECT.pack(HASH.key(user.encode()), int(node.unix))
@@ -298,7 +313,13 @@ class Script:
     # ---- looking
 
     def show_users(self, users: str) -> list[str]:
-        return [f"{user}: {alike(self._records(user))}" for user in words(users)]
+        found = {user: alike(self._records(user)) for user in words(users)}
+        if len(found) <= FEW:
+            return [f"{user}: {text}" for user, text in found.items()]
+        return [
+            f"{text}: {' '.join(user for user in found if found[user] == text)}"
+            for text in sorted(set(found.values()))
+        ]
 
     def _records(self, user: str) -> dict[str, str]:
         key: UserKey = HASH.key(user.encode())
@@ -320,7 +341,9 @@ class Script:
             record = node.users.get(HASH.key(user.encode()))
             assert record is not None
             unix = int(node.unix)
-            found[self.world.name(node)] = f"decided {record.decided - unix:+d} s, seen {record.seen - unix:+d} s"
+            found[self.world.name(node)] = (
+                f"decided {record.decided - unix:+d} s, seen {record.seen - unix:+d} s"
+            )
         return [f"{user}: {alike(found)}"]
 
     def show_sessions(self, users: str) -> list[str]:
@@ -340,7 +363,9 @@ class Script:
         for node in self.world.ups():
             core = node.core
             members = " ".join(map(self.world.short, core.barrier.ring))
-            found[self.world.name(node)] = f"{members}, {core.standing.value}, answers {core.assigner.gate.name}"
+            found[self.world.name(node)] = (
+                f"{members}, {core.standing.value}, answers {core.assigner.gate.name}"
+            )
         return alike_lines(found)
 
     def show_hosts(self) -> list[str]:
@@ -350,11 +375,7 @@ class Script:
             found = {}
             for node in self.world.ups():
                 row = node.core.hosts.rows.get(one)
-                text = "unknown"
-                if row is not None:
-                    state = ("up" if row.up else "down") if row.present else "removed"
-                    text = f"weight {row.weight}, {state}" + (f", tag {row.tag}" if row.tag else "")
-                found[self.world.name(node)] = text
+                found[self.world.name(node)] = "unknown" if row is None else state_of(row)
             said.append(f"{self.world.short(one)}: {alike(found)}")
         return said
 
@@ -411,6 +432,11 @@ class Script:
         return self.world.differences() or ["none"]
 
 
+def state_of(row: HostRow) -> str:
+    state = ("up" if row.up else "down") if row.present else "removed"
+    return f"weight {row.weight}, {state}" + (f", tag {row.tag}" if row.tag else "")
+
+
 def words(text: str) -> list[str]:
     """`alice bob`, or `user1..9`."""
     found = []
@@ -458,7 +484,7 @@ AT = r" at (?P<name>d\d)"
 COMMANDS: list[tuple[str, Callable[..., list[str] | None]]] = [
     (r"ring (?P<directors>\d+)(?P<options>( \w+=\S+)*)", Script.ring),
     (r"run (?P<seconds>\S+)", Script.run),
-    (r"(?P<what>start|stop|crash|vanish|freeze|thaw) (?P<name>d\d)", Script.on_node),
+    (r"(?P<what>start|stop|crash|vanish|freeze|thaw) (?P<name>d\d+)", Script.on_node),
     (r"cut (?P<names>d\d( d\d)*)", Script.cut),
     (r"heal", Script.heal),
     (r"block (?P<name>d\d)", Script.block),
@@ -490,6 +516,7 @@ COMMANDS: list[tuple[str, Callable[..., list[str] | None]]] = [
     ),
     (r"tell (?P<name>d\d) (?P<host>b\d) weight=(?P<weight>\d+) at=(?P<at>[+-]\d+)", Script.tell_host),
     (r"tell (?P<name>d\d) token of (?P<origin>d\d)", Script.tell_token),
+    (r"tell (?P<name>d\d) leaving (?P<who>d\d)", Script.tell_leaving),
     (r"tell (?P<name>d\d) round of (?P<origin>d\d) about (?P<user>\w+)", Script.tell_round),
     (r"show users (?P<users>.+)", Script.show_users),
     (r"show stamps (?P<user>\w+)", Script.show_stamps),
@@ -520,5 +547,3 @@ def recorded(text: str) -> str:
             except ValueError as exc:
                 raise ValueError(f"line {number}: {exc}") from exc
     return "\n".join(lines) + "\n"
-
-

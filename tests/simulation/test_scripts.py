@@ -1,5 +1,5 @@
-"""Plays the recorded scripts. `RECORD_SCRIPTS=1 pytest tests/simulation/test_scripts.py` records them anew: then
-read the difference, for it is the review."""
+"""Plays the recorded scripts. `RECORD_SCRIPTS=1 pytest tests/simulation/test_scripts.py` records them anew:
+then read the difference, for it is the review."""
 
 from __future__ import annotations
 
