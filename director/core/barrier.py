@@ -16,6 +16,8 @@ from director.types import MemberId, Now
 
 DURATIONS = 1000
 """Ended waits whose duration is kept for the metrics."""
+REMEMBERED = 64
+"""Second laps that are known again when they come again."""
 REPEAT = 0.3
 """Seconds after which whoever waits sends his token again."""
 
@@ -38,6 +40,8 @@ class Barrier:
         self._oldest = first_serial + 1
         """Of the tokens of our own that still count, the first."""
         self._due: float | None = None
+        self._released_by: deque[tuple[str, int]] = deque(maxlen=REMEMBERED)
+        """Origin and serial of the second laps that have passed here."""
         self._agreed = b""
         """Digest of the last release."""
         self.held_until = 0.0
@@ -90,8 +94,10 @@ class Barrier:
             if self.me in members:
                 return None
             return Token(token.origin, token.serial, 1, digest, [*token.passed, self.me])
-        if self.me not in members:
+        # A second lap whose origin has died meanwhile would go round for ever: nobody takes it off the ring.
+        if self.me not in members or (token.origin, token.serial) in self._released_by:
             return None
+        self._released_by.append((token.origin, token.serial))
         self.release(members, now, digest)
         return token
 

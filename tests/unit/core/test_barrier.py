@@ -122,6 +122,14 @@ def test_a_second_lap_does_not_release_who_was_not_in_the_first() -> None:
     assert not barrier.synced
 
 
+def test_a_second_lap_whose_origin_has_died_does_not_go_round_for_ever() -> None:
+    barriers = ring()
+    second = Token(NAMES[0], 1, 2, NEW, list(NAMES))
+    assert barriers[1].pass_on(second, at(1.1), NEW) == second
+    assert barriers[2].pass_on(second, at(1.1), NEW) == second
+    assert barriers[1].pass_on(second, at(1.2), NEW) is None
+
+
 def test_a_released_member_sends_no_more_tokens() -> None:
     barrier = ring()[0]
     assert barrier.next_deadline() is None
