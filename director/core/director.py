@@ -484,11 +484,15 @@ class Director:
 
     def _go_round(self, now: Now) -> list[Effect]:
         """Everything that needs the word of the whole ring, and the kicks that come with it."""
+        overdue: list[Effect] = self.kicks.overdue(now)
+        if overdue:  # whoever waits for them goes on at once
+            self.moves.kicked(now)
+            self.kick_rounds.kicked(now)
         self._sessions.turn(now)
         self._ask_for_logins(now)
         self.flushes.turn(now)
         view = self._view()
-        effects = self.near.turn(now, view)
+        effects = [*overdue, *self.near.turn(now, view)]
         effects += self.moves.turn(now, view)
         effects += self.moves.start_programs()
         effects += self.kick_rounds.turn(now, view)

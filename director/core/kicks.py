@@ -112,10 +112,16 @@ class Kicks:
         return [Log(Level.WARNING, "kick_failed", {"what": described(run.what), "reason": problem})]
 
     def turn(self, now: Now) -> list[Effect]:
-        """What is to be kicked, and those whose time is over."""
+        """What is to be kicked."""
         while self._again and self._again[0][0] <= now.mono:
             self._kick_again(heapq.heappop(self._again)[2], now)
+        self._review_fences()
         effects, self._effects = self._effects, []
+        return effects
+
+    def overdue(self, now: Now) -> list[Effect]:
+        """End those whose time is over; a word for each."""
+        effects: list[Effect] = []
         for number, run in list(self._running.items()):
             if run.deadline > now.mono:
                 break

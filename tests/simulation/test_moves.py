@@ -484,3 +484,16 @@ def test_an_interrupted_flush_ends_with_those_it_had_begun() -> None:
     assert outcome.users is not None
     assert outcome.users.moved == 5
     at_rest(world)
+
+
+@pytest.mark.parametrize("silent", ["d1", "d2"])
+def test_a_kick_that_is_never_answered_holds_a_move_up_for_its_four_seconds_and_no_longer(silent: str) -> None:
+    world = ring_of(3)
+    old = logged_in(world, "alice", silent)
+    world.run(31)  # nobody is on his way any more: no second kick comes to wake anybody
+    world.node(silent).kick_channel = lambda: None
+    outcome = world.move("d1", "alice", other_than(old))
+    world.run(4 + KICK_DELAY + 0.5)
+    assert outcome.users is not None
+    assert (outcome.users.moved, outcome.users.timed_out) == (1, 1)
+    at_rest(world)
