@@ -7,6 +7,7 @@ comes after that is ignored, so no counter can leak (director-behaviour I-9, R-9
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from itertools import count
 
 import msgspec
@@ -15,7 +16,7 @@ from director.core.addresses import host_id
 from director.core.counters import Counters
 from director.core.effects import Effect, Kick, Level, Log
 from director.core.hosts import HostTable
-from director.core.kicktypes import Fence, HashOnHosts, KickWhat
+from director.core.kicktypes import Fence, HashOnHosts, KickWhat, OnHost
 from director.core.users import MOVING, User, UserTable
 from director.types import Address, HostId, Now
 
@@ -51,6 +52,7 @@ class Kicks:
         self._running: dict[int, KickRun] = {}
         self._fences: list[KickRun] = []
         self._again: list[tuple[float, int, User]] = []
+        self._hosts_again: deque[tuple[float, str]] = deque()
         self._effects: list[Effect] = []
 
     def __len__(self) -> int:
@@ -77,6 +79,11 @@ class Kicks:
         if old.seen + ON_THE_WAY > now.unix:
             heapq.heappush(self._again, (now.mono + AGAIN_AFTER, next(self._numbers), old))
         return self.start(HashOnHosts(old.key >> 32, self._others(old.host, new.host)), now)
+
+    def host(self, address: str, now: Now) -> None:
+        """End the sessions to a host that was removed; those still on their way a second later."""
+        self.start(OnHost(address), now)
+        self._hosts_again.append((now.mono + AGAIN_AFTER, address))
 
     def _kick_again(self, old: User, now: Now) -> None:
         """By what is known now: he may have been moved back meanwhile."""
@@ -115,6 +122,8 @@ class Kicks:
         """What is to be kicked."""
         while self._again and self._again[0][0] <= now.mono:
             self._kick_again(heapq.heappop(self._again)[2], now)
+        while self._hosts_again and self._hosts_again[0][0] <= now.mono:
+            self.start(OnHost(self._hosts_again.popleft()[1]), now)
         self._review_fences()
         effects, self._effects = self._effects, []
         return effects
@@ -141,7 +150,7 @@ class Kicks:
         return bool(self._effects)
 
     def next_deadline(self) -> float | None:
-        deadlines = [self._again[0][0]] if self._again else []
+        deadlines = [again[0][0] for again in (self._again, self._hosts_again) if again]
         for run in self._running.values():
             deadlines.append(run.deadline)
             break

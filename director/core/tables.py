@@ -16,7 +16,6 @@ from director.core.effects import Effect, Level, Log, Send, StoreHosts, StoreMem
 from director.core.hosts import HostTable
 from director.core.housekeeping import Housekeeping
 from director.core.kicks import Kicks
-from director.core.kicktypes import OnHost
 from director.core.logins import Logins
 from director.core.member import Neighbour
 from director.core.members import MemberTable
@@ -89,7 +88,7 @@ class Tables:
             if not row.present:
                 self._housekeeping.forget_host(host_id(Address(row.address)), row.present_at, now)
                 if self.started and row.address in self._present:
-                    self._kicks.start(OnHost(row.address), now)  # its users are placed anew elsewhere
+                    self._kicks.host(row.address, now)  # its users are placed anew elsewhere
         effects += [_log_row(row) for row in rows] if self.started else []
         before = self.digest
         self._reconfigure()

@@ -455,6 +455,17 @@ def test_a_removed_host_has_no_sessions_left() -> None:
     at_rest(world)
 
 
+def test_a_session_on_its_way_to_a_host_that_is_removed_is_ended_too() -> None:
+    world = ring_of(3)
+    world.on_the_way = lambda: 0.5
+    host = logged_in(world, "alice", "d1", "d2", "d3")
+    world.change("d1", host, remove=True)
+    world.run(0.1)
+    assert world.login("alice", "d1").host != host
+    world.run(1.5)
+    assert host not in world.sessions("alice")
+
+
 def test_a_user_whose_host_is_removed_while_he_is_moved_there_is_free() -> None:
     world = ring_of(3)
     old = logged_in(world)
