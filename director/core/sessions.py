@@ -46,10 +46,13 @@ class SessionReview:
             self._hosts_of.clear()
 
     def _look_at(self, session: ProxiedSession, now: Now) -> None:
-        row = self._hosts.get(Address(session.host))
+        row = self._hosts.rows.get(Address(session.host))
         if row is None:
             return  # not one of our backends
         key = self._key(session, row.tag.encode())
+        if not row.present:  # removed while we were away
+            self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
+            return
         user = self._users.get(key)
         if user is None:
             self._hosts_of.setdefault(key, set()).add(row.address)

@@ -466,6 +466,17 @@ def test_a_session_on_its_way_to_a_host_that_is_removed_is_ended_too() -> None:
     assert host not in world.sessions("alice")
 
 
+def test_sessions_to_a_host_removed_while_their_director_was_down_end_when_it_is_back() -> None:
+    world = ring_of(3)
+    host = logged_in(world, "alice", "d1", "d2", "d3")
+    world.node("d1").crash()
+    world.change("d2", host, remove=True)
+    world.run(2)
+    world.node("d1").start()
+    world.run(2)
+    assert world.sessions("alice") == []
+
+
 def test_a_user_whose_host_is_removed_while_he_is_moved_there_is_free() -> None:
     world = ring_of(3)
     old = logged_in(world)
