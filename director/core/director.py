@@ -561,7 +561,7 @@ class Director:
         return effects + self.ring.dials(now)
 
     def _change_tables(self, now: Now) -> list[Effect]:
-        # Who has removed itself will be in no ring that could agree: the others have been told, no more is to come.
+        # Who has removed itself will be in no ring that could agree: the others have been told, that is all.
         effects = self.changes.confirm() if self.barrier.synced or self.ring.removed else []
         while self.barrier.synced and self.changes.can_begin and self.standing is not Standing.WAIT:
             done, row = self.changes.begin(now)

@@ -509,7 +509,7 @@ def test_an_interrupted_flush_ends_with_those_it_had_begun() -> None:
 
 
 @pytest.mark.parametrize("silent", ["d1", "d2"])
-def test_a_kick_that_is_never_answered_holds_a_move_up_for_its_four_seconds_and_no_longer(silent: str) -> None:
+def test_a_kick_that_is_never_answered_holds_a_move_up_for_four_seconds_and_no_longer(silent: str) -> None:
     world = ring_of(3)
     old = logged_in(world, "alice", silent)
     world.run(31)  # nobody is on his way any more: no second kick comes to wake anybody
