@@ -353,6 +353,11 @@ class Director:
         return self._trust.hint
 
     @property
+    def joining(self) -> bool:
+        """It has started, and is still comparing what it remembers with others."""
+        return self._started and self._trust.hint
+
+    @property
     def partial(self) -> bool:
         """Somebody who lives is outside the ring: the store is kept an eye on (ring-rules 12)."""
         return self.standing is Standing.CLAIM

@@ -9,7 +9,6 @@ This is the readable reference; `wire/_fast.pyx` holds the table in packed block
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from struct import Struct
@@ -76,10 +75,16 @@ def margin(expire: int) -> int:
 
 
 def record_hash(user: User) -> int:
-    """48 bits by which directors tell each other which records they have: the same in every version.
+    """48 bits by which directors tell each other which records they have: the upper ones of `record_mix`."""
+    return record_mix(user) >> 16
+
+
+def record_mix(user: User) -> int:
+    """64 bits that stand for a record wherever directors compare what they know: the same in every version.
 
     Three words (the key; host and decided; seen and flags) are mixed in one after the other, each time by the
-    last steps of splitmix64. The upper 48 bits of the result count.
+    last steps of splitmix64. Nobody has to be kept from finding two records that are mixed alike: whoever
+    could send them knows the secret of the ring.
     """
     mixed = 0
     for word in (user.key, user.host << 32 | user.decided, user.seen << 16 | user.flags):
@@ -87,7 +92,7 @@ def record_hash(user: User) -> int:
         mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _WORD
         mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _WORD
         mixed ^= mixed >> 31
-    return mixed >> 16
+    return mixed
 
 
 def pack(users: Iterable[User]) -> bytes:
@@ -176,11 +181,12 @@ class UserTable:
         return pack(map(self._stored, self._sorted(number)))
 
     def digest(self, number: int, unix: int) -> bytes:
-        """8 bytes, equal where two directors know the same of a bucket; zeros where there is nobody."""
-        if not self._buckets[number]:
-            return bytes(8)
-        kept = pack(map(self._stored, self._kept(number, unix)))
-        return hashlib.md5(kept, usedforsecurity=False).digest()[:8] if kept else bytes(8)
+        """8 bytes, equal where two directors know the same of a bucket; zeros where there is nobody.
+
+        It is the sum of `record_mix` of the records as they are stored, but never zero for somebody."""
+        kept = [record_mix(self._stored(user)) for user in self._kept(number, unix)]
+        total = sum(kept) & _WORD
+        return (total or int(bool(kept))).to_bytes(8)
 
     def summary(self, number: int, unix: int) -> bytes:
         """What is known of a bucket, in short: the `record_hash` (6 bytes, big endian) of each record as

@@ -385,7 +385,10 @@ class Persistence:
                 if not self.up:
                     await self._come_back()
                 begun = time.monotonic()
-                await self._write(names=begun >= names_due)
+                if self._director.joining:
+                    await self._write_documents()  # users when the join is over: it has better things to do
+                else:
+                    await self._write(names=begun >= names_due)
                 took = time.monotonic() - begun
                 if begun >= names_due:
                     names_due = begun + max(NAMES_AFTER, SHARE * took)

@@ -305,25 +305,8 @@ static void table_stored(const table_t *table, const uint8_t *record, uint8_t *s
     put32(stored + AT_SEEN, table_rounded(table, get32(record + AT_SEEN)));
 }
 
-static uint64_t table_digest(const table_t *table, uint32_t number, int64_t now)
-{
-    const block_t *block = &table->blocks[number];
-    uint8_t stored[RECORD];
-    uint32_t index;
-    md5_t md5;
-
-    md5_begin(&md5);
-    for (index = 0; index < block->used; index++) {
-        if (record_gone(table, block_at(block, index), now))
-            continue;
-        table_stored(table, block_at(block, index), stored);
-        md5_add(&md5, stored, RECORD);
-    }
-    return md5.size == 0 ? 0 : md5_end(&md5);
-}
-
-/* core.users.record_hash of the record as it is stored */
-static uint64_t table_hash(const table_t *table, const uint8_t *record)
+/* core.users.record_mix of the record as it is stored */
+static uint64_t table_mix(const table_t *table, const uint8_t *record)
 {
     uint64_t words[3] = {get64(record), get64(record + AT_HOST), 0}, mixed = 0;
     int i;
@@ -335,7 +318,24 @@ static uint64_t table_hash(const table_t *table, const uint8_t *record)
         mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111ebu;
         mixed ^= mixed >> 31;
     }
-    return mixed >> 16;
+    return mixed;
+}
+
+static uint64_t table_hash(const table_t *table, const uint8_t *record) { return table_mix(table, record) >> 16; }
+
+static uint64_t table_digest(const table_t *table, uint32_t number, int64_t now)
+{
+    const block_t *block = &table->blocks[number];
+    uint64_t sum = 0;
+    uint32_t index, kept = 0;
+
+    for (index = 0; index < block->used; index++) {
+        if (record_gone(table, block_at(block, index), now))
+            continue;
+        sum += table_mix(table, block_at(block, index));
+        kept++;
+    }
+    return kept && !sum ? 1 : sum;
 }
 
 static uint64_t get48(const uint8_t *p) { return (uint64_t)get32(p) << 16 | get16(p + 4); }

@@ -21,6 +21,7 @@ from director.core.users import (
     UserTable,
     pack,
     record_hash,
+    record_mix,
     rounded,
     unpack,
 )
@@ -54,7 +55,7 @@ def table(hot: HotPath, *users: User) -> UserTable:
 
 
 def digest(*users: User) -> bytes:
-    return hashlib.md5(pack(users)).digest()[:8]
+    return (sum(map(record_mix, users)) % 2**64).to_bytes(8)
 
 
 # What is kept
