@@ -354,8 +354,8 @@ class Director:
 
     @property
     def joining(self) -> bool:
-        """It has started, and is still comparing what it remembers with others."""
-        return self._started and self._trust.hint
+        """It is comparing what it remembers with the first neighbours it has found."""
+        return self.hint and any(n.state is State.EXCHANGING for n in self.ring.links.values())
 
     @property
     def partial(self) -> bool:
