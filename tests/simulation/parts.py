@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
+from typing import Any
 
 from director.core.effects import UsersDone
 from director.core.hashing import UserHash
@@ -14,6 +17,8 @@ from director.core.messages import HostRow, MemberRow
 from director.core.users import User, merged, rounded, unpack
 from director.types import Address, MemberId, UserKey
 
+CONTENT = ("users", "rows", "leases", "members")
+"""What a store holds."""
 EXPIRE = 60
 """`users.expire` of all simulated directors, seconds."""
 
@@ -57,10 +62,23 @@ class Session:
     tag: str
     host: Address
     since: float
+    heard: float = 0.0
+    """When its director was last told that it lives."""
+    arrived: bool = True
+    """Not while the login process is still connecting with the backend: no kick finds it then."""
+    kick_failed: bool = False
+    """A kick that was to end it was never carried out, or too late."""
+    excused: str = ""
+    """Why another session of the same user may be on another host."""
 
     @property
     def hash32(self) -> int:
-        return UserHash().hash(self.user.encode())
+        return hash32(self.user)
+
+
+@lru_cache(maxsize=None)
+def hash32(user: str) -> int:
+    return UserHash().hash(user.encode())
 
 
 def ends(what: KickWhat, session: Session) -> bool:
@@ -88,6 +106,17 @@ class Store:
     leases: dict[MemberId, float] = field(default_factory=dict)
     members: dict[str, MemberRow] = field(default_factory=dict)
 
+    def copy(self) -> dict[str, Any]:
+        """What it holds now, for a failover that loses what comes after."""
+        return {name: dict(getattr(self, name)) for name in CONTENT}
+
+    def restore(self, content: dict[str, Any]) -> None:
+        for name in CONTENT:
+            setattr(self, name, dict(content[name]))
+
+    def clear(self) -> None:
+        self.restore({name: {} for name in CONTENT})
+
     def merge(self, records: bytes) -> None:
         for record in unpack(records):
             record = record._replace(seen=rounded(record.seen, EXPIRE))
@@ -103,3 +132,18 @@ class Store:
         for row in rows:
             old = self.rows.get(row.address)
             self.rows[row.address] = row if old is None else merge_rows(old, row)
+
+
+@lru_cache(maxsize=None)
+def bucket_mates(many: int) -> list[str]:
+    """Names of users: the first half share two buckets, the others have theirs."""
+    found: dict[int, list[str]] = {}
+    for number in count():
+        name = f"user{number}"
+        mates = found.setdefault(hash32(name) >> 20, [])
+        mates.append(name)
+        crowded = [names for names in found.values() if len(names) >= many // 4]
+        if len(crowded) == 2:
+            shared = [name for names in crowded for name in names]
+            return shared + [f"alone{i}" for i in range(many - len(shared))]
+    raise AssertionError

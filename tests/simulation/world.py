@@ -72,6 +72,7 @@ from director.core.events import (
 )
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
+from director.core.kicks import KICK_TIMEOUT
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.member import Identity
 from director.core.messages import Hosts, KickRound, MoveRound, NearRound, RingMessage, Token, Users
@@ -109,7 +110,7 @@ class Node:
         """What the login processes of this machine proxy: they outlive the director."""
         self.kicks: list[KickWhat] = []
         """What they were told to end, in order."""
-        self.kick_channel: Callable[[], float | None] = lambda: self.world.random.uniform(0.0005, 0.003)
+        self.kick_channel: Callable[[], float | None] = lambda: self.world.chance(self, self).uniform(0.0005, 0.003)
         """Seconds a kick takes; None: it is never answered."""
         self.flushes: list[RunFlush] = []
         """Flush programs that were run."""
@@ -153,7 +154,7 @@ class Node:
         if self.store.up:
             self.load()
         self.handle(Started())
-        self.every(FLUSH, self.flush)
+        self.every(world.flush_every, self.flush)
         self.every(WATCH, self.watch)
         if self.store.shared:
             self.every(1.0, self.renew)
@@ -180,7 +181,7 @@ class Node:
                     call()
                 self.world.after(seconds, turn)
 
-        self.world.after(self.world.random.uniform(0.5, 1) * seconds, turn)
+        self.world.after(self.world.chance(self, self).uniform(0.5, 1) * seconds, turn)
 
     def crash(self, *, silently: bool = False) -> None:
         """kill -9; silently: the machine is gone, nobody is told by TCP."""
@@ -274,14 +275,18 @@ class Node:
                 if self.store.up and self.loaded:
                     self.store.merge_members(self.core.members.rows.values())
             case Persist():
-                self.later(self.world.random.uniform(0.0005, 0.02), lambda: self.persist(effect))
+                self.later(self.world.chance(self, self).uniform(0.0005, 0.02), lambda: self.persist(effect))
             case Kick(number, what):
                 self.kicks.append(what)
                 takes = self.kick_channel()
+                if takes is None or takes >= KICK_TIMEOUT:
+                    for session in self.sessions:
+                        session.kick_failed = session.kick_failed or ends(what, session)
                 if takes is not None:
                     self.later(takes, lambda: self.kicked(number, what))
             case ListSessions():
-                listed = [ProxiedSession(s.user.encode(), s.host, s.hash32) for s in self.sessions]
+                arrived = [s for s in self.sessions if s.arrived]
+                listed = [ProxiedSession(s.user.encode(), s.host, s.hash32) for s in arrived]
                 self.later(0.002, lambda: self.handle(SessionsListed(listed)))
             case RunFlush(number):
                 self.flushes.append(effect)
@@ -313,17 +318,38 @@ class Node:
             self.handle(Persisted(effect.number))
 
     def kicked(self, number: int, what: KickWhat) -> None:
-        kept = [session for session in self.sessions if not ends(what, session)]
+        kept = [session for session in self.sessions if not (session.arrived and ends(what, session))]
         ended = len(self.sessions) - len(kept)
         self.sessions = kept
         self.handle(Kicked(number, ended))
 
     def replied(self, request: RequestId, *, host: str | None = None, refused: str | None = None) -> None:
         reply = self.replies.pop(request)
-        if host is not None and self.world.proxying:
-            self.sessions.append(Session(reply.user, reply.tag, Address(host), self.world.now))
         reply.host, reply.refused, reply.answered = host, refused, self.world.now
         self.world.replied(self, reply)
+        if host is not None and self.world.proxying:
+            self.proxy(Session(reply.user, reply.tag, Address(host), self.world.now, self.world.now))
+
+    def proxy(self, session: Session) -> None:
+        """The login process connects with the backend, and from then on says now and then that it lives."""
+        takes = self.world.on_the_way()
+        session.arrived = takes == 0.0
+        self.sessions.append(session)
+
+        def arrive() -> None:
+            session.arrived = True
+
+        def lives() -> None:
+            if any(one is session for one in self.sessions):
+                if self.up:
+                    self.handle(Seen((session.user.encode(),)))
+                    session.heard = session.heard if self.frozen else self.world.now
+                self.world.after(EXPIRE / 3, lives)
+
+        if takes:
+            self.world.after(takes, arrive)
+        if self.world.refreshing:
+            self.world.after(EXPIRE / 3, lives)
 
     def claim_later(self, effect: Claim) -> None:
         life = self.incarnation
@@ -335,7 +361,7 @@ class Node:
                 else:
                     self.claim(effect)
 
-        self.world.after(self.world.random.uniform(0.0005, 0.02), claim)
+        self.world.after(self.world.chance(self, self).uniform(0.0005, 0.02), claim)
 
     def claim(self, effect: Claim) -> None:
         """What `service.persist` does: take what the store holds; where that binds nobody, the candidate
@@ -413,7 +439,7 @@ class Wire:
     def deliver(self, sender: Node, event: Callable[[LinkId], Event], *, closes: bool = False) -> None:
         to, link = self.ends(sender)
         life = to.incarnation
-        delay = self.world.slow.get((sender.member, to.member)) or self.world.delay()
+        delay = self.world.slow.get((sender.member, to.member)) or self.world.delay(sender, to)
         when = max(self.busy.get(id(to), 0.0) + 1e-6, self.world.now + delay)
         self.busy[id(to)] = when
 
@@ -431,7 +457,7 @@ class Wire:
             messages = self.world.kept(messages)
             self.deliver(sender, lambda link: Received(link, messages))
             again = [m for m in messages if isinstance(m, Users | Hosts | Token)]
-            if again and self.world.random.random() < self.world.duplicates:
+            if again and self.world.chance(sender, self.ends(sender)[0]).random() < self.world.duplicates:
                 self.deliver(sender, lambda link: Received(link, again))
 
     def close(self, sender: Node) -> None:
@@ -445,6 +471,7 @@ class World:
         self, directors: int = 3, hosts: int = 4, store: str = "own", seed: int = 1, weight: int = 100
     ) -> None:
         """store: `own` (one each, as with SQLite) or `shared` (as with Redis)."""
+        self.seed = seed
         self.random = random.Random(seed)
         self.now = 100.0
         self.queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -452,6 +479,13 @@ class World:
         self.settings_of_core = Settings()
         self.proxying = False
         """Whether answered logins become sessions of the machine they came to."""
+        self.refreshing = False
+        """Whether these say every third of the expiry that they live."""
+        self.on_the_way: Callable[[], float] = lambda: 0.0
+        """Seconds from an answer until the session stands and can be ended."""
+        self.flush_every = FLUSH
+        """Seconds between two turns of the write-behind queue; what is in it dies with its director."""
+        self._chances: dict[tuple[MemberId, MemberId], random.Random] = {}
         self.blocked: set[tuple[MemberId, MemberId]] = set()
         """(dialler, dialled) whose connections are not let through, though the other way they are."""
         self.groups: dict[MemberId, int] = {}
@@ -489,8 +523,16 @@ class World:
         if self.on_reply is not None:
             self.on_reply(node, reply)
 
-    def delay(self) -> float:
-        return self.random.choice(self.delays) * self.random.uniform(0.5, 2)
+    def chance(self, one: Node, other: Node) -> random.Random:
+        """Of each pair its own, so that what happens between others changes nothing here."""
+        pair = one.member, other.member
+        if pair not in self._chances:
+            self._chances[pair] = random.Random(f"{self.seed} {pair}")
+        return self._chances[pair]
+
+    def delay(self, one: Node, other: Node) -> float:
+        chance = self.chance(one, other)
+        return chance.choice(self.delays) * chance.uniform(0.5, 2)
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         heapq.heappush(self.queue, (self.now + seconds, self.next_number(), call))
@@ -562,7 +604,7 @@ class World:
                 return
             self.connect(node, target, dial.leftwards)
 
-        self.after(self.delay(), connect)
+        self.after(self.delay(node, target), connect)
 
     def connect(self, node: Node, target: Node, leftwards: bool = False) -> None:
         dialled, accepted = LinkId(self.next_number()), LinkId(self.next_number())
@@ -667,8 +709,11 @@ class World:
         return {self.host_at(user, f"d{self.members.index(n.member) + 1}") for n in self.ups()}
 
     def host_at(self, user: str, at: str) -> str | None:
-        node = self.node(at)
-        record = node.users.get(HASH.key(user.encode()))
+        return self.host_of(self.node(at), user)
+
+    def host_of(self, node: Node, user: str, tag: str = "") -> str | None:
+        """The host that a director has for a user."""
+        record = node.users.get(HASH.key(user.encode(), tag.encode()))
         lost = record is None or node.core.hosts.gone(record)
         row = None if record is None or lost else node.core.hosts.by_id(record.host)
         return None if row is None else row.address

@@ -1,0 +1,410 @@
+"""Carrying out the actions of a plan on a world. What makes no sense at the moment is passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from director.core.director import Settings
+from director.core.hosts import BackendSetting
+from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
+from director.core.messages import HostRow
+from director.types import Address
+from tests.simulation.invariants import Command, Watch
+from tests.simulation.parts import EXPIRE, Outcome, hash32
+from tests.simulation.schedule import HOSTS, TAG, Plan
+from tests.simulation.world import HASH, UNIX, Node, World
+
+TAIL = 0.3
+"""Seconds beyond the write-behind queue's turn within which a choice may not be stored yet."""
+SNAPSHOT = 0.1
+"""Seconds between two states a failover may go back to."""
+ALONE = ("crash", "freeze", "cut", "stop", "member", "one_way", "failover", "store")
+"""Faults that come one at a time, except in `everything`."""
+
+
+def built(plan: Plan) -> World:
+    """The world of a plan, with nobody started yet."""
+    world = World(plan.directors, hosts=3, store=plan.store, seed=plan.seed, weight=8)
+    if plan.tagged:
+        world.settings += [
+            BackendSetting(Address(f"127.0.1.{number}"), "", TAG, 8) for number in range(HOSTS, HOSTS + 2)
+        ]
+    world.settings_of_core = Settings(max_parallel_moves=plan.parallel, flush_program=plan.flush_program)
+    world.proxying = world.refreshing = True
+    world.duplicates, world.delays, world.flush_every = plan.duplicates, tuple(plan.delays), plan.flush_every
+    for node, skew in zip(world.nodes.values(), plan.skews, strict=True):
+        node.skew = skew
+    pairs = [(one, other) for one in world.members for other in world.members]
+    world.slow = dict(zip(pairs, plan.slow, strict=False))
+    if plan.on_the_way:
+        chance = world.chance(*[next(iter(world.nodes.values()))] * 2)
+        world.on_the_way = lambda: chance.choice([0.0, chance.uniform(0, plan.on_the_way)])
+    return world
+
+
+class Player:
+    def __init__(self, world: World, plan: Plan, watch: Watch) -> None:
+        self.world, self.plan, self.watch = world, plan, watch
+        self.until = 0.0
+        """When the fault under way ends."""
+        self.healed = False
+        self._newcomers = 0
+        self._snapshots: list[tuple[float, dict[str, Any]]] = []
+        if any(action.what == "failover" for action in plan.actions):
+            world.after(SNAPSHOT, self._snapshot)
+
+    def do(self, what: str, args: Sequence[Any]) -> None:
+        """Carry out an action, if it makes sense now."""
+        if what in ALONE and self.plan.family != "everything":
+            if self.world.now < self.until or not self.watch.in_sync():
+                return
+        self.world.log(self.world.node("d1"), "action", f"{what} {' '.join(map(str, args))}")
+        getattr(self, what)(*args)
+
+    def _node(self, name: str) -> Node | None:
+        """A director that can be asked."""
+        node = self.world.node(name)
+        return node if node.up and not node.frozen else None
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        """The end of a fault; healing everything comes before it."""
+        self.until = max(self.until, self.world.now + seconds)
+        self.world.after(seconds, lambda: None if self.healed else call())
+
+    # ---- users
+
+    def login(self, user: str, tag: str, names: Sequence[str]) -> None:
+        for name in names:
+            self._ask(user, tag, name)
+
+    def _ask(self, user: str, tag: str, name: str) -> None:
+        if self.world.node(name).up:
+            self.watch.counts["logins"] += 1
+            self.watch.replies.append(self.world.login(user, name, tag))
+
+    def logout(self, user: str, tag: str) -> None:
+        for node in self.world.nodes.values():
+            for session in node.sessions:
+                if (session.user, session.tag) == (user, tag) and session.arrived:
+                    node.sessions = [one for one in node.sessions if one is not session]
+                    self.watch.counts["logouts"] += 1
+                    return
+
+    def hang_up(self, number: int) -> None:
+        waiting = [reply for reply in self.watch.replies if reply.pending]
+        waiting = [reply for reply in waiting if reply in self.world.nodes[reply.at].replies.values()]
+        if waiting:
+            self.watch.counts["hang-ups"] += 1
+            reply = waiting[number % len(waiting)]
+            self.watch.replies.remove(reply)
+            self.world.hang_up(reply)
+
+    def race(self, name: str, address: str, what: dict[str, Any], waits: Sequence[Sequence[float]]) -> None:
+        if self.healed:
+            return
+        self.host(name, address, what)
+        for user_waits in waits:
+            self._newcomers += 1
+            for wait, at in zip(user_waits, self.plan.names, strict=True):
+                self.world.after(wait, partial(self._ask, f"new{self._newcomers}", "", at))
+
+    def near(self, user: str, tag: str, offset: float, waits: Sequence[float]) -> None:
+        """His sessions end, and he comes back everywhere about when he would expire."""
+        key = HASH.key(user.encode(), tag.encode())
+        records = [record for node in self.world.ups() if (record := node.users.get(key)) is not None]
+        if not records:
+            return
+        at = max(record.seen for record in records) + EXPIRE - UNIX + offset
+        if not 0 < at - self.world.now < EXPIRE + 7:
+            return
+        for node in self.world.nodes.values():
+            node.sessions = [s for s in node.sessions if (s.user, s.tag) != (user, tag)]
+        self.watch.counts["near expiry"] += 1
+        for wait, name in zip(waits, self.plan.names, strict=True):
+            self.world.after(at + wait - self.world.now, partial(self._ask, user, tag, name))
+
+    # ---- operators
+
+    def host(self, name: str, address: str, what: dict[str, Any]) -> None:
+        node = self._node(name)
+        if node is None:
+            return
+        before = node.core.hosts.get(Address(address))
+        if before is not None and before.tag and "add" in what:
+            return  # with another tag than it has
+        sets: dict[str, Any] = {k: v for k, v in what.items() if k in ("weight", "up", "tag")}
+        if "remove" in what:
+            sets = {"present": False}
+        elif "add" in what:
+            sets["present"] = True
+        outcome = self.world.change(name, address, **what)
+        self._begin("host", node, outcome, 61.0, [], address=Address(address), sets=sets)
+
+    def retag(self, name: str, address: str, tag: str) -> None:
+        """The host changes its pool; when all know, its users of the old one are moved."""
+        node = self._node(name)
+        before = None if node is None else node.core.hosts.get(Address(address))
+        if node is None or before is None or before.tag == tag:
+            return
+        life, old_tag = node.incarnation, before.tag.encode()
+        outcome = self.world.change(name, address, tag=tag, retag=True)
+        users = self.plan.users
+        self._begin("host", node, outcome, 61.0, users, address=Address(address), sets={"tag": tag})
+        self.watch.counts["retags"] += 1
+
+        def follow() -> None:
+            if outcome.pending and node.up and node.incarnation == life:
+                self.world.after(0.1, follow)
+            elif isinstance(outcome.done, HostRow) and self._node(name) and node.incarnation == life:
+                moving = self.world.flush(name, address, old_tag=old_tag, before=outcome.done.tag_at)
+                self._begin("flush", node, moving, self._flush_bound, self.plan.users)
+
+        follow()
+
+    @property
+    def _flush_bound(self) -> float:
+        return 62.0 + 31.0 * len(self.plan.users) / self.plan.parallel
+
+    def _begin(
+        self,
+        kind: str,
+        node: Node,
+        outcome: Outcome,
+        within: float,
+        users: list[tuple[str, str]],
+        **what: Any,
+    ) -> None:
+        command = Command(kind, node, node.incarnation, outcome, self.world.now, within, what)
+        self.watch.begin(command, users)
+
+    def move(self, name: str, user: str, tag: str, address: str, how: dict[str, Any]) -> None:
+        node = self._node(name)
+        row = None if node is None else node.core.hosts.get(Address(address))
+        if node is None or (row is not None and row.tag != tag):
+            return
+        outcome = self.world.move(name, user, address, tag, **how)
+        self._begin("move", node, outcome, 62.0, [(user, tag)], user=(user, tag), host=address, **how)
+
+    def pin(self, name: str, user: str, tag: str, address: str) -> None:
+        self.watch.counts["pins"] += 1
+        self.move(name, user, tag, address, {"pin": True})
+
+    def unpin(self, name: str, user: str, tag: str) -> None:
+        node = self._node(name)
+        if node is not None:
+            self._begin("unpin", node, self.world.unpin(name, user, tag), 62.0, [(user, tag)])
+
+    def contest(self, user: str, tag: str, one: list[str], other: list[str], wait: float) -> None:
+        self.move(one[0], user, tag, one[1], {})
+        self.world.after(wait, lambda: self.move(other[0], user, tag, other[1], {}))
+
+    def flush(self, name: str, address: str | None) -> None:
+        node = self._node(name)
+        if node is not None:
+            outcome = self.world.flush(name, address)
+            self._begin("flush", node, outcome, self._flush_bound, self.plan.users)
+
+    def forget(self, name: str, address: str | None) -> None:
+        node = self._node(name)
+        if node is not None:
+            self._begin("forget", node, self.world.forget(name, address), 62.0, self.plan.users)
+
+    def interrupt(self) -> None:
+        for command in self.watch.commands:
+            if command.kind == "flush" and command.ended is None and self._is_asked(command):
+                self.world.interrupt(self.name(command.at), command.outcome)
+
+    @staticmethod
+    def _is_asked(command: Command) -> bool:
+        return command.at.up and not command.at.frozen and command.at.incarnation == command.life
+
+    def kick(self, name: str, how: str, user: str, address: str) -> None:
+        node = self._node(name)
+        if node is None:
+            return
+        kinds: dict[str, KickWhat] = {
+            "name": ByName(user.encode()),
+            "field": ByField("user_session", user.encode()),
+            "host": OnHost(address),
+            "hash": HashOnHosts(hash32(user), [address]),
+        }
+        self._begin("kick", node, self.world.kick(name, kinds[how]), 62.0, [])
+
+    def member(self, name: str, removed: str, back_at: str, lasts: float) -> None:
+        node = self._node(name)
+        if node is None or len(self.watch.listed()) < 2:
+            return
+        outcome = self.world.change_member(name, removed, remove=True)
+        self._begin("member", node, outcome, 62.0, [])
+
+        def back() -> None:
+            others = [n for n in (back_at, *self.plan.names) if n != removed]
+            at = next((n for n in others if self._node(n) and not self._removed(n)), None)
+            if at is not None:
+                outcome = self.world.change_member(at, removed)
+                self._begin("member", self.world.node(at), outcome, 62.0, [])
+
+        self._later(lasts, back)
+
+    def _removed(self, name: str) -> bool:
+        return self.world.node(name).core.ring.removed
+
+    # ---- faults
+
+    def lose(self, what: str, seconds: float) -> None:
+        self.watch.counts["lost tokens"] += 1
+        lose = self.world.lose_tokens if what == "tokens" else self.world.lose_rounds
+        lose(seconds)
+
+    def channel(self, name: str, takes: float | None, lasts: float) -> None:
+        """The kicks of a machine become slow, or are never answered."""
+        node = self.world.node(name)
+        usual = Node(self.world, node.member, node.store).kick_channel
+        node.kick_channel = lambda: takes
+        self.watch.counts["slow kicks"] += 1
+        self.world.after(lasts, lambda: setattr(node, "kick_channel", usual))
+
+    def crash(self, name: str, lasts: float, silently: bool, cold: bool) -> None:
+        node = self.world.node(name)
+        if not node.up:
+            return
+        self.watch.counts["crashes"] += 1
+        self._before_death(node)
+        node.crash(silently=silently)
+        cold = cold and not node.store.shared and not self._nobody_else(node)
+
+        def restart() -> None:
+            if not node.up:
+                self._start(node, cold=cold and not self._nobody_else(node) and self.watch.in_sync())
+
+        self._later(lasts, restart)
+
+    def _nobody_else(self, node: Node) -> bool:
+        return not any(other.up for other in self.world.nodes.values() if other is not node)
+
+    def _before_death(self, node: Node) -> None:
+        """What only this director knew may die with it."""
+        now, alone = self.world.now, self._nobody_else(node)
+        unstored = now - self.plan.flush_every - TAIL
+        if alone and not node.store.up:
+            self.watch.all_died = True
+            self.watch.forget("nobody remembers")
+        elif alone or self.plan.family == "everything":
+            since = min(unstored, self.watch.store_back - self.plan.flush_every - 2)
+            self.watch.forget("died unstored", unstored if now > self.watch.store_back + 3 else since)
+
+    def _start(self, node: Node, *, cold: bool = False) -> None:
+        if cold:
+            self.watch.counts["cold starts"] += 1
+            node.store.clear()
+        if not node.store.up and self._nobody_else(node):
+            self.watch.all_died = True
+            self.watch.forget("nobody remembers")
+        node.start()
+
+    def stop(self, name: str, lasts: float) -> None:
+        """A clean stop, and a start some time later."""
+        node = self._node(name)
+        if node is None:
+            return
+        self.watch.counts["stops"] += 1
+        life = node.incarnation
+        if self._nobody_else(node) and not node.store.up:
+            self._before_death(node)
+        node.stop()
+
+        def check() -> None:
+            assert not node.up or node.incarnation != life or node.frozen, f"{name} does not stop"
+
+        self.world.after(3.0, check)
+        self._later(lasts + 3.0, lambda: None if node.up else self._start(node))
+
+    def freeze(self, name: str, lasts: float) -> None:
+        node = self._node(name)
+        if node is None:
+            return
+        self.watch.counts["freezes"] += 1
+        life = node.incarnation
+        node.freeze()
+        self._later(lasts, lambda: node.thaw() if node.frozen and node.incarnation == life else None)
+
+    def cut(self, names: Sequence[str], lasts: float, races: Sequence[Sequence[Any]]) -> None:
+        if self.world.groups or len(self.plan.names) < 2:
+            return
+        self.watch.counts["cuts"] += 1
+        self.world.cut(*names)
+        self.watch.cut_until = self.world.now + lasts
+        self._later(lasts, lambda: setattr(self.world, "groups", {}))
+        for wait, *race in races:
+            self.world.after(wait, partial(self.race, *race))
+
+    def one_way(self, name: str, lasts: float) -> None:
+        """Nobody can dial this director, though it can dial the others: from its next start on."""
+        node = self.world.node(name)
+        if not node.up or len(self.plan.names) < 2:
+            return
+        self.watch.counts["one way"] += 1
+        self.world.blocked = {(m, node.member) for m in self.world.members if m != node.member}
+        self.crash(name, 0.5, silently=False, cold=False)
+        self._later(lasts + 10, lambda: setattr(self.world, "blocked", set()))
+
+    def store(self, name: str, lasts: float) -> None:
+        store = self.world.node(name).store
+        if not store.up:
+            return
+        self.watch.counts["store outages"] += 1
+        store.up = False
+        self.watch.store_back = max(self.watch.store_back, self.world.now + lasts)
+        self._later(lasts, lambda: setattr(store, "up", True))
+
+    def failover(self, seconds: float) -> None:
+        """The shared store goes on with what it held some time ago; its new run id tells everybody."""
+        old = [held for at, held in self._snapshots if at <= self.world.now - seconds]
+        store = next(iter(self.world.nodes.values())).store
+        if not old or not store.shared or not store.up:
+            return
+        self.watch.counts["failovers"] += 1
+        store.restore(old[-1])
+        self.watch.store_back = max(self.watch.store_back, self.world.now)
+        self.until = max(self.until, self.world.now + 3.0)
+        for node in self.world.nodes.values():
+            node.loaded = False
+
+    def _snapshot(self) -> None:
+        store = next(iter(self.world.nodes.values())).store
+        self._snapshots = [*self._snapshots[-15:], (self.world.now, store.copy())]
+        self.world.after(SNAPSHOT, self._snapshot)
+
+    def skew(self, name: str, seconds: float) -> None:
+        self.watch.counts["clock jumps"] += 1
+        self.world.node(name).skew = seconds
+
+    def heal(self) -> None:
+        """Everything is in order again, and everybody is started."""
+        world = self.world
+        self.healed = True
+        world.groups, world.blocked = {}, set()
+        self.watch.cut_until = min(self.watch.cut_until, world.now)
+        for node in world.nodes.values():
+            node.kick_channel = Node(world, node.member, node.store).kick_channel
+            node.store.up = True
+            if node.frozen:
+                node.thaw()
+        for node in world.nodes.values():
+            if not node.up:
+                self._start(node)
+        world.log(node, "healed", {})
+
+    def take_back(self) -> None:
+        """Whoever was removed from the ring is added again."""
+        for name in self.plan.names:
+            other = next((n for n in self.plan.names if n != name and not self._removed(n)), None)
+            if self._removed(name) and other is not None:
+                self.world.change_member(other, name)
+
+    def name(self, node: Node) -> str:
+        return self.plan.names[self.world.members.index(node.member)]
+
+

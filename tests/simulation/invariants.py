@@ -1,0 +1,353 @@
+"""What must hold in every run, checked while it goes on and at its end.
+
+1. Who has a live session on a backend is not sent to another one, and where two backends meet all the same
+   (what the rules allow, excused by name and counted), the kick ends it within KICK_BOUND.
+2. Every login is answered or refused within LATEST_REPLY, every command within its own bound.
+3. Who was told "moved to X" finds X, until the next command about him.
+4. At rest nothing is under way any more, all directors and their stores hold the same, and of each attribute of a
+   host the last confirmed change holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from director.core.assign import Gate
+from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
+from director.core.standing import Standing
+from director.types import Address
+from tests.simulation.parts import EXPIRE, Outcome, Reply, Session
+from tests.simulation.schedule import Plan
+from tests.simulation.world import LEASE_TTL, UNIX, Node, World
+
+LATEST_REPLY = 31.0
+"""Seconds, by the clock of the director that was asked and while it is not frozen."""
+KICK_BOUND = KICK_TIMEOUT + AGAIN_AFTER + 1.0
+"""Seconds two backends may have sessions of one user: the kick, its second try, a second for the ring. Longer
+links add their delay; time in which the director of a session is down, frozen, cut off or removed does not
+count."""
+REMEMBERED = EXPIRE * 2 / 3 - 4
+"""Seconds after the last sign of life in which everybody must know a user: `seen` is announced once in a third
+of the expiry, and clocks are off by up to 0.9 s."""
+NOT_REACHED = 45.0
+"""Seconds after a director was out of reach in which a move may not have waited for its sessions (ring-rules
+27): the move's time-out, and what the director needs to find back."""
+LOOK_EVERY = 0.5
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        self.kind = kind
+        super().__init__(f"{kind}: {text}")
+
+
+@dataclass
+class Command:
+    """An operator's command."""
+
+    kind: str
+    at: Node
+    life: int
+    outcome: Outcome
+    begun: float
+    within: float
+    what: Mapping[str, Any] = field(default_factory=dict)
+    ended: float | None = None
+    lost: bool = False
+    """Its director died before it could answer."""
+
+    @property
+    def done(self) -> bool:
+        return self.outcome.done is not None or self.outcome.users is not None
+
+
+@dataclass
+class Told:
+    """A caller was told that a user is on this host now."""
+
+    host: str
+    at: float
+    by: Node
+
+
+class Watch:
+    def __init__(self, world: World, plan: Plan) -> None:
+        self.world, self.plan = world, plan
+        self.counts: Counter[str] = Counter()
+        self.excused: Counter[str] = Counter()
+        self.replies: list[Reply] = []
+        self.commands: list[Command] = []
+        self.host_changes: list[Command] = []
+        self.hand_at: dict[tuple[str, str], float] = {}
+        """When an operator's command last concerned a user."""
+        self.told: dict[tuple[str, str], Told] = {}
+        self.trouble_at: dict[Node, float] = {}
+        """When a director was last out of reach of the others."""
+        self.store_back = self.cut_until = 0.0
+        self.all_died = False
+        """A moment came in which nobody was left who remembered, and a store that could not answer."""
+        self._two_since: dict[tuple[str, str], float] = {}
+        world.on_reply = self.answered
+        world.after(LOOK_EVERY, self._look)
+
+    # ---- circumstances
+
+    def listed(self) -> list[Node]:
+        """The directors that are up and were not removed."""
+        return [node for node in self.world.ups() if not node.core.ring.removed]
+
+    def in_sync(self) -> bool:
+        """Whether these form one ring and answer everybody."""
+        nodes = self.listed()
+        ring = tuple(node.member for node in nodes)
+        return all(
+            n.core.barrier.ring == ring and n.core.assigner.gate is Gate.OPEN and not n.frozen for n in nodes
+        )
+
+    def out_of_reach(self, node: Node) -> bool:
+        if not node.up or node.frozen or node.core.ring.removed or node.core.assigner.gate is Gate.CLOSED:
+            return True
+        if self.world.now < self.cut_until + 8 or node.core.standing in (Standing.WAIT, Standing.ISOLATED):
+            return True
+        others = [other for other in self.listed() if other is not node and not other.frozen]
+        return sum(node.member not in other.core.barrier.ring for other in others) * 2 > len(others)
+
+    def protected(self, node: Node) -> bool:
+        """Whether no two hosts are promised for what this director answers now (ring-rules, what they
+        allow)."""
+        if self.plan.family != "everything":
+            return True
+        nodes = self.world.nodes.values()
+        whole = all(n.up and not n.frozen and n.core.barrier.ring == tuple(self.world.members) for n in nodes)
+        if whole and not self.world.groups:
+            return True
+        return node.store.shared and node.store.up and self.world.now > self.store_back + 2 * LEASE_TTL
+
+    def forget(self, why: str, before: float = 0.0, by: Node | None = None) -> None:
+        """Nothing is promised any more for sessions since then: who knew of them is gone."""
+        for node, session in self._sessions():
+            if session.since >= before and by in (None, node):
+                session.excused = session.excused or why
+        self.told.clear()
+
+    def _sessions(self) -> Iterator[tuple[Node, Session]]:
+        return ((node, session) for node in self.world.nodes.values() for session in node.sessions)
+
+    # ---- answers
+
+    def answered(self, node: Node, reply: Reply) -> None:
+        if reply.host is None:
+            self.counts["refused"] += 1
+            return
+        self.counts["answers"] += 1
+        user = reply.user, reply.tag
+        for machine, session in self._sessions():
+            if (session.user, session.tag) != user or session.host == reply.host:
+                continue
+            why = self._excuse(node, machine, session)
+            if not why:
+                since = f"{self.world.now - session.heard:.3f} s ago"
+                text = f"{reply.user}: session on {session.host} {since}, now sent to {reply.host}"
+                raise Violation("two hosts", text)
+            session.excused = why
+            self.excused[why] += 1
+        self._check_told(user, node, reply.host)
+
+    def _excuse(self, node: Node, machine: Node, session: Session) -> str:
+        """Why a user may be answered with another host than that of this session."""
+        now, user = self.world.now, (session.user, session.tag)
+        trouble_at = now if self.out_of_reach(machine) else self.trouble_at.get(machine, 0.0)
+        row = node.core.hosts.rows.get(Address(session.host))
+        by_hand = self.hand_at.get(user, 0.0) > session.since - 1
+        if session.excused:
+            return session.excused
+        if session.kick_failed:
+            return "kick failed"
+        if trouble_at > now - KICK_BOUND:
+            return "director out of reach"
+        if row is None or not row.present or row.present_at >= UNIX + session.since - 2:
+            return "host removed"
+        if now >= session.heard + REMEMBERED:
+            return "expired"
+        if by_hand and trouble_at > now - NOT_REACHED:
+            return "move did not reach it"
+        if by_hand and self.forgotten(user, now):
+            return "forgotten"
+        if not self.protected(node):
+            return "store away and ring not whole"
+        return ""
+
+    def forgotten(self, user: tuple[str, str], now: float) -> bool:
+        """A forgetting kicks, but holds nobody."""
+        return any(c.kind == "forget" and (c.ended is None or now < c.ended + 1) for c in self.commands)
+
+    def _check_told(self, user: tuple[str, str], node: Node, host: str) -> None:
+        told = self.told.get(user)
+        if told is None:
+            return
+        row = node.core.hosts.rows.get(Address(told.host))
+        if row is None or not row.present or row.present_at >= UNIX + told.at - 2:
+            del self.told[user]
+        elif self.world.now > told.at + REMEMBERED or self.out_of_reach(node):
+            return
+        elif host != told.host and self.protected(node):
+            raise Violation("told otherwise", f"{user[0]} was moved to {told.host}, and is sent to {host}")
+
+    # ---- commands
+
+    def begin(self, command: Command, users: list[tuple[str, str]]) -> None:
+        """users: those it is about."""
+        self.counts[command.kind] += 1
+        self.commands.append(command)
+        if command.kind == "host":
+            self.host_changes.append(command)
+        for user in users:
+            self.hand_at[user] = self.world.now
+            self.told.pop(user, None)
+
+    def _end(self, command: Command) -> None:
+        command.ended = self.world.now
+        if command.kind != "move" or command.outcome.users is None or command.what.get("early"):
+            return
+        users, user = command.outcome.users, command.what["user"]
+        if users.superseded or self.hand_at[user] > command.begun or self._others_about(command):
+            return
+        if not self.protected(command.at) or self.all_died:
+            return
+        self.counts["moves confirmed"] += 1
+        host = command.what["host"]
+        where = self.world.host_of(command.at, *user)
+        if where != host:
+            raise Violation("told otherwise", f"{user[0]} was moved to {host}, and is on {where}")
+        self.told[user] = Told(host, self.world.now, command.at)
+
+    def _others_about(self, command: Command) -> bool:
+        """Whether another command that may concern the same user was under way meanwhile."""
+        return any(
+            other is not command
+            and other.kind in ("move", "flush", "forget", "unpin", "host")
+            and (other.ended is None or other.ended >= command.begun - 2)
+            for other in self.commands[-40:]
+        )
+
+    # ---- all the time
+
+    def _look(self) -> None:
+        self.check()
+        self.world.after(LOOK_EVERY, self._look)
+
+    def check(self) -> None:
+        now = self.world.now
+        for node in self.world.nodes.values():
+            if self.out_of_reach(node):
+                self.trouble_at[node] = now
+        self._check_replies()
+        for command in self.commands:
+            if command.ended is not None:
+                continue
+            if command.at.incarnation != command.life or not command.at.up:
+                command.lost, command.ended = True, now
+            elif not command.outcome.pending:
+                self._end(command)
+            elif not command.at.frozen and now > max(command.begun, command.at.thawed_at) + command.within:
+                raise Violation("command hangs", f"{command.kind} {command.what} since {command.begun:.1f}")
+        self._check_sessions()
+
+    def _check_replies(self) -> None:
+        waiting = []
+        for reply in self.replies:
+            node = self.world.nodes[reply.at]
+            if not reply.pending or reply not in node.replies.values():
+                continue
+            waiting.append(reply)
+            waited = self.world.now - max(reply.asked, node.thawed_at)
+            if not node.frozen and waited > LATEST_REPLY:
+                raise Violation("login hangs", f"{reply.user} at {reply.at} waits for {waited:.1f} s")
+        self.replies = waiting
+
+    def _check_sessions(self) -> None:
+        now = self.world.now
+        hosts: dict[tuple[str, str], set[str]] = {}
+        machines: dict[tuple[str, str], set[Node]] = {}
+        for node, session in self._sessions():
+            if not session.kick_failed:
+                user = session.user, session.tag
+                hosts.setdefault(user, set()).add(session.host)
+                machines.setdefault(user, set()).add(node)
+        two = {user for user, of_user in hosts.items() if len(of_user) > 1}
+        self._two_since = {user: self._two_since.get(user, now) for user in two}
+        bound = KICK_BOUND + 2 * self.plan.directors * max([*self.plan.delays, *self.plan.slow])
+        for user, since in self._two_since.items():
+            counts_from = max([since, *(self.trouble_at.get(node, 0.0) for node in machines[user])])
+            if now > counts_from + bound:
+                text = f"{user} on {sorted(hosts[user])} for {now - since:.1f} s"
+                raise Violation("kick bound", text)
+
+    # ---- at rest
+
+    def check_rest(self) -> None:
+        world = self.world
+        problems = world.differences() + world.unstored()
+        for node in world.nodes.values():
+            core = node.core
+            if node.store.members != core.members.rows:
+                problems.append(f"members of {node.member}")
+            if core.assigner.gate is not Gate.OPEN or core.barrier.ring != tuple(world.members):
+                problems.append(f"{node.member}: gate {core.assigner.gate.name}, ring {core.barrier.ring}")
+            left = {name: number for name, number in under_way(node).items() if number}
+            if left:
+                problems.append(f"{node.member}: {left} under way")
+        problems += self._lost_changes()
+        if problems:
+            raise Violation("at rest", "; ".join(problems[:4]))
+
+    def _lost_changes(self) -> list[str]:
+        """Attributes of hosts that hold something else than the last confirmed change of them, or one that was
+        not confirmed."""
+        if self.all_died:
+            return []
+        lost = []
+        rows = self.world.ups()[0].core.hosts.rows
+        for address, name in sorted({(c.what["address"], a) for c in self.host_changes for a in c.what["sets"]}):
+            changes = [c for c in self.host_changes if c.what["address"] == address]
+            about = [c for c in changes if name in c.what["sets"]]
+            appearances = [c for c in changes if "present" in c.what["sets"]]
+            confirmed = [c for c in about if c.done]
+            if not confirmed:
+                continue
+            last = max(c.begun for c in confirmed)
+            if name != "present" and any(c.ended is None or c.ended >= last - 3 for c in appearances):
+                continue
+            may_hold = [c for c in about if c.done or c.lost or "made here" in (c.outcome.failed or "")]
+            values = [
+                c.what["sets"][name] for c in may_hold if c.ended is None or c.ended + 3 * c.lost >= last
+            ]
+            row = rows.get(address)
+            holds = getattr(row, name) if row is not None else False
+            self.counts["changes checked"] += 1
+            if holds not in values:
+                lost.append(f"{name} of {address} is {holds}, the last change made it {values}")
+        return lost
+
+
+def under_way(node: Node) -> dict[str, int]:
+    """What must come to nothing at rest."""
+    core = node.core
+    return {
+        "logins": len(core.pending),
+        "kicks": len(core.kicks),
+        "moves": len(core.moves),
+        "moves in hand": core.moves.in_hand,
+        "flushes": len(core.flushes),
+        "near": len(core.near),
+        "held": core.assigner.held,
+        "kick rounds": len(core.kick_rounds),
+        "changes": int(core.changes.next_deadline() is not None),
+        "work": int(core.next_deadline() == 0.0),
+        "barrier": int(core.barrier.waiting_since is not None),
+    }
