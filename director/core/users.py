@@ -249,6 +249,8 @@ class UserTable:
     def sweep(self, number: int, unix: int) -> int:
         """Drop the users of a bucket who are gone; gives how many."""
         users = self._buckets[number].values()
+        if not users:
+            return 0
         return self._keep(number, [user for user in users if not self._gone(user, unix)])
 
     def forget_host(self, number: int, host: HostId, before: int) -> int:

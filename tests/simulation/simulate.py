@@ -159,11 +159,13 @@ def main() -> int:
         return bool(run.violation)
     first = options.seed or 0
     begun = time.perf_counter()
-    results = list(outcomes(range(first, first + options.seeds)))
+    results = []
+    for result in outcomes(range(first, first + options.seeds)):
+        results.append(result)
+        if result.kind:
+            print(f"seed {result.seed} ({result.family}): {result.violation}", flush=True)
     took = time.perf_counter() - begun
     failed = [result for result in results if result.kind]
-    for result in failed:
-        print(f"seed {result.seed} ({result.family}): {result.violation}")
     for result in failed[: 3 if options.minimise else 0]:
         short = shortest(drawn(result.seed), options.minimise)
         path = options.out / f"seed{result.seed}.json"

@@ -90,6 +90,8 @@ WATCH = 0.5
 """Seconds between two looks at the store by a director whose ring is partial."""
 BUSY_TURNS = 3000
 """Turns of the loop in a row without a pause; more is a busy loop."""
+LATE_TURNS = 3
+"""Timers in a row after which what was due is due still."""
 HASH = UserHash()
 
 
@@ -120,7 +122,7 @@ class Node:
         self.links: dict[LinkId, Wire] = {}
         self.inbox: list[Event] = []
         self.timer: float | None = None
-        self.busy_turns = 0
+        self.busy_turns = self.late_turns = 0
 
     @property
     def unix(self) -> float:
@@ -218,8 +220,9 @@ class Node:
         deadline = self.core.next_deadline()
         self.busy_turns = self.busy_turns + 1 if deadline == 0.0 else 0
         assert self.busy_turns < BUSY_TURNS, "busy loop: work is left over for ever"
-        if isinstance(event, TimerFired) and deadline:
-            assert deadline > now.mono, "busy loop: a deadline that has come is not dealt with"
+        if isinstance(event, TimerFired):
+            self.late_turns = self.late_turns + 1 if deadline and deadline <= now.mono else 0
+            assert self.late_turns < LATE_TURNS, "busy loop: a deadline that has come is not dealt with"
         self.arm(deadline)
 
     def arm(self, deadline: float | None) -> None:
