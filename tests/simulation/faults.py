@@ -397,14 +397,18 @@ class Player:
                 self._start(node)
         world.log(node, "healed", {})
 
-    def take_back(self) -> None:
-        """Whoever was removed from the ring is added again."""
+    def restore(self) -> None:
+        """Whoever was stopping when all was healed starts again, whoever was removed is added again."""
         for name in self.plan.names:
-            other = next((n for n in self.plan.names if n != name and not self._removed(n)), None)
-            if self._removed(name) and other is not None:
+            node = self.world.node(name)
+            if not node.up:
+                self._start(node)
+            other = next((n for n in self.plan.names if n != name and self._in_the_ring(n)), None)
+            if other is not None and node.member not in self.world.node(other).core.ring.servers:
                 self.world.change_member(other, name)
+
+    def _in_the_ring(self, name: str) -> bool:
+        return self._node(name) is not None and not self._removed(name)
 
     def name(self, node: Node) -> str:
         return self.plan.names[self.world.members.index(node.member)]
-
-

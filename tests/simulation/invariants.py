@@ -313,7 +313,9 @@ class Watch:
             return []
         lost = []
         rows = self.world.ups()[0].core.hosts.rows
-        for address, name in sorted({(c.what["address"], a) for c in self.host_changes for a in c.what["sets"]}):
+        for address, name in sorted(
+            {(c.what["address"], a) for c in self.host_changes for a in c.what["sets"]}
+        ):
             changes = [c for c in self.host_changes if c.what["address"] == address]
             about = [c for c in changes if name in c.what["sets"]]
             appearances = [c for c in changes if "present" in c.what["sets"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -76,7 +76,7 @@ class Session:
         return hash32(self.user)
 
 
-@lru_cache(maxsize=None)
+@cache
 def hash32(user: str) -> int:
     return UserHash().hash(user.encode())
 
@@ -134,7 +134,7 @@ class Store:
             self.rows[row.address] = row if old is None else merge_rows(old, row)
 
 
-@lru_cache(maxsize=None)
+@cache
 def bucket_mates(many: int) -> list[str]:
     """Names of users: the first half share two buckets, the others have theirs."""
     found: dict[int, list[str]] = {}

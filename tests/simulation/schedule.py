@@ -115,7 +115,9 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
         return "\n".join([*lines, *map(str, self.actions)])
 
     def write(self, path: Path) -> None:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=0).replace(b"\n", b" ") + b"\n")
+        path.write_bytes(
+            msgspec.json.format(msgspec.json.encode(self), indent=0).replace(b"\n", b" ") + b"\n"
+        )
 
     @classmethod
     def read(cls, path: Path) -> Plan:
@@ -174,7 +176,7 @@ class _Draw:
         actions = []
         for kind in kinds:
             at = round(at + self.chance.choice(pauses), 4)
-            how: Callable[[], list[Any]] = getattr(self, f"_{kind}", lambda: [])
+            how: Callable[[], list[Any]] = getattr(self, f"_{kind}", list)
             actions.append(Action(at, kind, how()))
         return actions
 

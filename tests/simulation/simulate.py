@@ -1,7 +1,8 @@
 """Random runs of whole rings: `python -m tests.simulation.simulate --seeds N`.
 
-A seed decides everything: how many directors, which store, which faults, when. After every step the invariants
-are checked (`invariants.py`); at the end everything is healed and all directors, and the store, must agree.
+A seed decides everything: how many directors, which store, which faults, when. After every step the
+invariants are checked (`invariants.py`); at the end everything is healed and all directors, and the store, must
+agree.
 What fails is made as short as is cheap and written to a file, which `--replay FILE` runs again.
 """
 
@@ -58,7 +59,7 @@ class Run:
             self.world.run(1.0)
             self.watch.check()
             if second % 5 == 2:
-                self.player.take_back()
+                self.player.restore()
             if second >= CALM and self.watch.in_sync() and self._idle():
                 break
         self.watch.check_rest()
@@ -147,7 +148,9 @@ def _listed(counts: Counter[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--seed", type=int, help="the first seed; without --seeds: only this one, with its trace")
+    parser.add_argument(
+        "--seed", type=int, help="the first seed; without --seeds: only this one, with its trace"
+    )
     parser.add_argument("--replay", type=Path, help="a file with a schedule: run it, with its trace")
     parser.add_argument("--out", type=Path, default=Path(), help="directory for schedules that fail")
     parser.add_argument("--minimise", type=float, default=60, help="seconds for each of the first three")
@@ -170,7 +173,10 @@ def main() -> int:
         short = shortest(drawn(result.seed), options.minimise)
         path = options.out / f"seed{result.seed}.json"
         short.write(path)
-        print(f"\n{outcome(short).trace}\n{short}\n{short.found}\nagain: --replay {path}; all of it: --seed {result.seed}")
+        print(
+            f"\n{outcome(short).trace}\n{short}\n{short.found}\n"
+            f"again: --replay {path}; all of it: --seed {result.seed}"
+        )
     print(table(results))
     print(f"{len(results)} seeds, {len(failed)} failed, {len(results) / took:.1f} seeds/s")
     return bool(failed)

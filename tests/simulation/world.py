@@ -112,7 +112,9 @@ class Node:
         """What the login processes of this machine proxy: they outlive the director."""
         self.kicks: list[KickWhat] = []
         """What they were told to end, in order."""
-        self.kick_channel: Callable[[], float | None] = lambda: self.world.chance(self, self).uniform(0.0005, 0.003)
+        self.kick_channel: Callable[[], float | None] = lambda: self.world.chance(self, self).uniform(
+            0.0005, 0.003
+        )
         """Seconds a kick takes; None: it is never answered."""
         self.flushes: list[RunFlush] = []
         """Flush programs that were run."""

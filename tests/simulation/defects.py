@@ -1,0 +1,350 @@
+"""Does the simulator find what it is for? `python -m tests.simulation.defects [--seeds 400]`.
+
+Known defects are put into the core one at a time, and seeds are run until one of them fails. Prints a table of
+how many it took; a defect that none finds is named, and means that the simulator lacks something.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from director.core import nearexpiry, users
+from director.core.barrier import Barrier
+from director.core.effects import Effect
+from director.core.gatekeeper import Gatekeeper
+from director.core.hosts import HostTable
+from director.core.intake import Intake
+from director.core.kickrounds import KickRounds
+from director.core.kicks import Kicks
+from director.core.logins import Logins
+from director.core.messages import Token, Users
+from director.core.moves import Moves, Stage
+from director.core.pending import Pending
+from director.core.ring import Ring
+from director.core.sessions import SessionReview
+from director.core.standing import Stand
+from director.core.trust import Trust
+from director.types import Now
+from tests.simulation.parts import Store
+from tests.simulation.schedule import drawn
+from tests.simulation.simulate import WORKERS, outcome
+
+LIMIT = 400
+"""Seeds after which a defect counts as not found."""
+
+
+def _barrier_one_lap() -> Any:
+    right = Barrier.pass_on
+
+    def wrong(self: Barrier, token: Token, now: Now, digest: bytes) -> Token | None:
+        passed = right(self, token, now, digest)
+        if token.lap == 1 and passed is not None and token.origin != self.me:
+            self.release(self.ring, now, digest)
+        return passed
+
+    return patch.object(Barrier, "pass_on", wrong)
+
+
+def _digest_ignored() -> Any:
+    return patch.object(HostTable, "digest", lambda self: b"always 8")
+
+
+def _stamp_ignored() -> Any:
+    def wrong(one: users.User, other: users.User) -> users.User:
+        return min(one, other, key=lambda user: user.host)._replace(seen=max(one.seen, other.seen))
+
+    return patch.object(users, "merged", wrong)
+
+
+def _users_never_forwarded() -> Any:
+    right = Intake.merge
+
+    def wrong(self: Intake, *args: Any, **how: Any) -> list[Effect]:
+        return [e for e in right(self, *args, **how) if not _is_users(e)]
+
+    return patch.object(Intake, "merge", wrong)
+
+
+def _users_forwarded_for_ever() -> Any:
+    right = Intake.merge
+
+    def wrong(self: Intake, records: bytes, source: Any, *args: Any, **how: Any) -> list[Effect]:
+        effects = [e for e in right(self, records, source, *args, **how) if not _is_users(e)]
+        others = [n for n in self._ring.live_links() if n is not source]
+        from director.core.effects import Send
+
+        return effects + [Send(n.link, [Users(records)]) for n in others if source is not None]
+
+    return patch.object(Intake, "merge", wrong)
+
+
+def _is_users(effect: Effect) -> bool:
+    return any(isinstance(message, Users) for message in getattr(effect, "messages", ()))
+
+
+def _hint_answered() -> Any:
+    return patch.object(Trust, "review", lambda self, *args, **how: not setattr(self, "hint", False))
+
+
+def _no_kick_wait() -> Any:
+    return patch.multiple(
+        Moves, _kicking=lambda self, key: False, _advance=_skipping(Moves._advance), _after_round=_no_delay
+    )
+
+
+def _skipping(right: Callable[..., None]) -> Callable[..., None]:
+    def wrong(self: Moves, own: Any, now: Now, effects: list[Effect]) -> None:
+        right(self, own, now, effects)
+        if own.stage is Stage.KICKING:
+            self._enter(own, Stage.ROUND, now.mono)
+
+    return wrong
+
+
+def _no_delay(self: Moves, own: Any, now: Now, *, kicked: int) -> None:
+    self._enter(own, Stage.DELAY, now.mono)
+    self._soon(now.mono)
+
+
+def _no_delay_only() -> Any:
+    return patch.object(Moves, "_after_round", _no_delay)
+
+
+def _no_kick_on_merge() -> Any:
+    return patch.object(Kicks, "elsewhere", lambda self, old, new, now: None)
+
+
+def _settled_without_round() -> Any:
+    right = Moves._rounds
+
+    def wrong(self: Moves, now: Now, view: Any) -> list[Effect]:
+        for own in self._own.values():
+            if own.stage is Stage.ROUND:
+                own.job.unconfirmed.discard(own.key)
+                self._enter(own, Stage.DELAY, now.mono + self._kick_delay)
+        return right(self, now, view)
+
+    return patch.object(Moves, "_rounds", wrong)
+
+
+def _abandoned_left() -> Any:
+    return patch.multiple(
+        Moves, _take_over=lambda self, now, view: None, _time_out=lambda self, now, effects: None
+    )
+
+
+def _no_near_round() -> Any:
+    from director.core.assign import Assigner
+
+    return patch.object(Assigner, "_near", lambda self, user: False)
+
+
+def _near_holds_nobody() -> Any:
+    from director.core.assign import Assigner
+
+    return patch.object(Assigner, "hold", lambda self, key: None)
+
+
+def _no_claims() -> Any:
+    right = Stand.review
+
+    def wrong(self: Stand, *args: Any) -> None:
+        self.leases = None if self.leases is None else frozenset()
+        right(self, *args)
+
+    return patch.object(Stand, "review", wrong)
+
+
+def _lost_rounds_not_repeated() -> Any:
+    def turn(self: Moves, now: Now, view: Any) -> list[Effect]:
+        effects = right(self, now, view)
+        for own in self._own.values():
+            if own.stage is Stage.ROUND:
+                own.until = now.mono + 1e6
+        return effects
+
+    right = Moves.turn
+    return patch.object(Moves, "turn", turn)
+
+
+def _lost_kick_rounds_not_repeated() -> Any:
+    right = KickRounds._advance
+
+    def wrong(self: KickRounds, own: Any, now: Now, view: Any) -> list[Effect]:
+        effects = right(self, own, now, view)
+        if effects:
+            own.repeat_at = now.mono + 1e6
+        return effects
+
+    return patch.multiple(KickRounds, _advance=wrong), patch("director.core.kickrounds.LASTS", 1e6)
+
+
+def _no_second_kick() -> Any:
+    return patch.object(Kicks, "_kick_again", lambda self, old, now: None)
+
+
+def _removed_goes_on() -> Any:
+    right = Ring.set_servers
+
+    def wrong(self: Ring, servers: Any) -> list[Effect]:
+        effects = right(self, servers)
+        self.removed = False
+        return effects
+
+    return patch.object(Ring, "set_servers", wrong)
+
+
+def _leaves_at_once() -> Any:
+    return patch.multiple(Ring, leave=lambda self, now: setattr(self, "_leaving_until", now.mono) or [])
+
+
+def _summary_loses_one() -> Any:
+    right = users.UserTable.missing
+
+    def wrong(self: users.UserTable, *args: Any) -> bytes:
+        return right(self, *args)[: -users.RECORD.size]
+
+    return patch.object(users.UserTable, "missing", wrong)
+
+
+def _store_last_writer_wins() -> Any:
+    def wrong(self: Store, records: bytes) -> None:
+        for record in users.unpack(records):
+            self.users[record.key] = record._replace(seen=users.rounded(record.seen, 60))
+
+    return patch.object(Store, "merge", wrong)
+
+
+def _overtaken_not_noticed() -> Any:
+    return patch.object(Moves, "_in_force", lambda self, own, now, effects: True)
+
+
+def _sessions_not_reviewed() -> Any:
+    return patch.object(SessionReview, "begin", lambda self, sessions: setattr(self._kicks, "blind", False))
+
+
+def _waiting_not_woken() -> Any:
+    return patch.object(Pending, "wake_users", lambda self, keys: None)
+
+
+def _host_stamp_not_raised() -> Any:
+    right = HostTable._with
+
+    def wrong(row: Any, stamp: int, **what: Any) -> Any:
+        return right(msgspec.structs.replace(row, weight_at=0, up_at=0), stamp, **what)
+
+    return patch.object(HostTable, "_with", staticmethod(wrong))
+
+
+def _retagged_answered() -> Any:
+    from director.core.hosts import backend_of
+
+    return patch("director.core.hosts.backend_of", lambda row: backend_of(row)._replace(retagged=0))
+
+
+def _logins_never_refused() -> Any:
+    return patch.object(Pending, "overdue", lambda self, now: iter(()))
+
+
+def _gate_ignored() -> Any:
+    right = Gatekeeper.review
+
+    def wrong(self: Gatekeeper, now: Now, *, started: bool) -> list[Effect]:
+        effects = right(self, now, started=started)
+        if self._assigner.gate == 1:
+            self._assigner.gate = type(self._assigner.gate).OPEN
+        return effects
+
+    return patch.object(Gatekeeper, "review", wrong)
+
+
+def _claim_not_binding() -> Any:
+    return patch.object(Logins, "binds", lambda self, key, now: False)
+
+
+def _hold_too_short() -> Any:
+    return patch.object(nearexpiry, "HOLD", 0.0)
+
+
+DEFECTS: dict[str, Callable[[], Any]] = {
+    "the barrier has one lap only": _barrier_one_lap,
+    "the barrier's token does not carry the hosts": _digest_ignored,
+    "new users are answered while the ring is out of sync": _gate_ignored,
+    "the merge of users ignores the stamp": _stamp_ignored,
+    "records are not passed on": _users_never_forwarded,
+    "records are passed on for ever": _users_forwarded_for_ever,
+    "memory is trusted before it is compared": _hint_answered,
+    "a move does not wait for its kicks": _no_kick_wait,
+    "a move's user is free without the kick delay": _no_delay_only,
+    "a merge that changes the host does not kick": _no_kick_on_merge,
+    "a move is settled without its round": _settled_without_round,
+    "moves whose origin is gone are left alone": _abandoned_left,
+    "an overtaken move says it is done": _overtaken_not_noticed,
+    "nobody asks about users near expiry": _no_near_round,
+    "a near-expiry promise holds nobody": _near_holds_nobody,
+    "a near-expiry promise is over at once": _hold_too_short,
+    "nobody claims in a partial ring": _no_claims,
+    "a claim replaces what the store holds": _claim_not_binding,
+    "a lost round of a move is not repeated": _lost_rounds_not_repeated,
+    "a lost round of a kick is not repeated, and never ends": _lost_kick_rounds_not_repeated,
+    "nobody is kicked a second time": _no_second_kick,
+    "a removed director goes on": _removed_goes_on,
+    "a director leaves without a word": _leaves_at_once,
+    "an exchange loses a record": _summary_loses_one,
+    "the store keeps what was written last": _store_last_writer_wins,
+    "sessions are not reviewed after a start": _sessions_not_reviewed,
+    "logins of a user are not woken": _waiting_not_woken,
+    "stamps of hosts do not grow": _host_stamp_not_raised,
+    "users of a retagged host are answered": _retagged_answered,
+    "logins wait without end": _logins_never_refused,
+}
+
+
+@contextmanager
+def put_in(name: str) -> Iterator[None]:
+    """The core with this defect."""
+    patches = DEFECTS[name]()
+    patches = patches if isinstance(patches, tuple) else (patches,)
+    for one in patches:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in patches:
+            one.stop()
+
+
+def found(name: str, limit: int, first: int = 0) -> tuple[int, str] | None:
+    """How many seeds it takes to find a defect, and what is seen of it; None: more than `limit`."""
+    with put_in(name):
+        for number in range(limit):
+            result = outcome(drawn(first + number))
+            if result.kind:
+                return number + 1, f"{result.kind} ({result.family})"
+    return None
+
+
+def _found(job: tuple[str, int]) -> tuple[str, tuple[int, str] | None]:
+    return job[0], found(*job)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=LIMIT)
+    options = parser.parse_args()
+    print("| defect | seeds | what is seen |\n| --- | --- | --- |", flush=True)
+    with get_context("fork").Pool(WORKERS, maxtasksperchild=1) as pool:
+        for name, seen in pool.imap(_found, [(name, options.seeds) for name in DEFECTS], chunksize=1):
+            number, what = seen or (f"none of {options.seeds}", "nothing")
+            print(f"| {name} | {number} | {what} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
