@@ -23,6 +23,9 @@ TAG_AHEAD = 3
 """Seconds by which a change of tag is stamped ahead: above all that was decided before it, also in the same
 second and by clocks that are ahead by as much as the ring allows (2 s). What is decided after it gets at
 least its stamp."""
+REAPPEARS = 4
+"""Seconds between the stamps of a host's removal and its return at least: by a clock that is ahead, users may
+have been put on it until then by a director that did not know of its removal yet, and they must not count."""
 
 
 class BackendSetting(msgspec.Struct, frozen=True):
@@ -147,7 +150,7 @@ class HostTable:
             address=row.address,
             hostname=hostname,
             present=True,
-            present_at=max(stamp, row.present_at + 1),
+            present_at=max(stamp, row.present_at + REAPPEARS),
             tag=tag,
             tag_at=max(stamp, row.tag_at + 1),
             weight=weight,

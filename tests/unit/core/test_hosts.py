@@ -249,3 +249,13 @@ def test_a_host_says_when_its_tag_was_changed_after_it_appeared() -> None:
 @pytest.mark.parametrize("tag_at", [0, 4, 5])
 def test_a_tag_that_a_host_appeared_with_is_no_change(tag_at: int) -> None:
     assert backend_of(row(present_at=5, tag="gold", tag_at=tag_at)).retagged == 0
+
+
+def test_who_was_put_on_a_host_by_a_clock_ahead_before_its_removal_was_known_is_not_on_it_when_it_is_back() -> (
+    None
+):
+    table = HostTable([BackendSetting(Address("10.0.0.1"), "", "", 8)])
+    table.change(Address("10.0.0.1"), 100, remove=True)
+    table.change(Address("10.0.0.1"), 100, weight=8)
+    two_seconds_ahead = User(UserKey(1), table.id_of("10.0.0.1"), Stamp(102), 102, 0)
+    assert table.gone(two_seconds_ahead)
