@@ -1,7 +1,7 @@
 """Does the simulator find what it is for? `python -m tests.simulation.defects [--seeds 400]`.
 
-Known defects are put into the core one at a time, and seeds are run until one of them fails. Prints a table of
-how many it took; a defect that none finds is named, and means that the simulator lacks something.
+Known defects are put into the core one at a time, and seeds are run until one of them fails. Prints a table
+of how many it took; a defect that none finds is named, and means that the simulator lacks something.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from unittest.mock import patch
 import msgspec
 
 from director.core import nearexpiry, users
+from director.core.assign import Assigner
 from director.core.barrier import Barrier
-from director.core.effects import Effect
+from director.core.effects import Effect, Send
 from director.core.gatekeeper import Gatekeeper
-from director.core.hosts import HostTable
+from director.core.hosts import HostTable, backend_of
 from director.core.intake import Intake
 from director.core.kickrounds import KickRounds
 from director.core.kicks import Kicks
@@ -78,8 +79,6 @@ def _users_forwarded_for_ever() -> Any:
     def wrong(self: Intake, records: bytes, source: Any, *args: Any, **how: Any) -> list[Effect]:
         effects = [e for e in right(self, records, source, *args, **how) if not _is_users(e)]
         others = [n for n in self._ring.live_links() if n is not source]
-        from director.core.effects import Send
-
         return effects + [Send(n.link, [Users(records)]) for n in others if source is not None]
 
     return patch.object(Intake, "merge", wrong)
@@ -141,14 +140,10 @@ def _abandoned_left() -> Any:
 
 
 def _no_near_round() -> Any:
-    from director.core.assign import Assigner
-
     return patch.object(Assigner, "_near", lambda self, user: False)
 
 
 def _near_holds_nobody() -> Any:
-    from director.core.assign import Assigner
-
     return patch.object(Assigner, "hold", lambda self, key: None)
 
 
@@ -244,8 +239,6 @@ def _host_stamp_not_raised() -> Any:
 
 
 def _retagged_answered() -> Any:
-    from director.core.hosts import backend_of
-
     return patch("director.core.hosts.backend_of", lambda row: backend_of(row)._replace(retagged=0))
 
 

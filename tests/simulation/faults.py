@@ -57,9 +57,9 @@ class Player:
 
     def do(self, what: str, args: Sequence[Any]) -> None:
         """Carry out an action, if it makes sense now."""
-        if what in ALONE and self.plan.family != "everything":
-            if self.world.now < self.until or not self.watch.in_sync():
-                return
+        alone = what in ALONE and self.plan.family != "everything"
+        if alone and (self.world.now < self.until or not self.watch.in_sync()):
+            return
         self.world.log(self.world.node("d1"), "action", f"{what} {' '.join(map(str, args))}")
         getattr(self, what)(*args)
 

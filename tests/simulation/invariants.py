@@ -4,8 +4,8 @@
    (what the rules allow, excused by name and counted), the kick ends it within KICK_BOUND.
 2. Every login is answered or refused within LATEST_REPLY, every command within its own bound.
 3. Who was told "moved to X" finds X, until the next command about him.
-4. At rest nothing is under way any more, all directors and their stores hold the same, and of each attribute of a
-   host the last confirmed change holds.
+4. At rest nothing is under way any more, all directors and their stores hold the same, and of each attribute
+   of a host the last confirmed change holds.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ KICK_BOUND = KICK_TIMEOUT + AGAIN_AFTER + 1.0
 links add their delay; time in which the director of a session is down, frozen, cut off or removed does not
 count."""
 REMEMBERED = EXPIRE * 2 / 3 - 4
-"""Seconds after the last sign of life in which everybody must know a user: `seen` is announced once in a third
-of the expiry, and clocks are off by up to 0.9 s."""
+"""Seconds after the last sign of life in which everybody must know a user: `seen` is announced once in a
+third of the expiry, and clocks are off by up to 0.9 s."""
 NOT_REACHED = 45.0
 """Seconds after a director was out of reach in which a move may not have waited for its sessions (ring-rules
 27): the move's time-out, and what the director needs to find back."""
@@ -307,8 +307,8 @@ class Watch:
             raise Violation("at rest", "; ".join(problems[:4]))
 
     def _lost_changes(self) -> list[str]:
-        """Attributes of hosts that hold something else than the last confirmed change of them, or one that was
-        not confirmed."""
+        """Attributes of hosts that hold something else than the last confirmed change of them, or one that
+        was not confirmed."""
         if self.all_died:
             return []
         lost = []

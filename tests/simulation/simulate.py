@@ -1,8 +1,8 @@
 """Random runs of whole rings: `python -m tests.simulation.simulate --seeds N`.
 
 A seed decides everything: how many directors, which store, which faults, when. After every step the
-invariants are checked (`invariants.py`); at the end everything is healed and all directors, and the store, must
-agree.
+invariants are checked (`invariants.py`); at the end everything is healed and all directors, and the store,
+must agree.
 What fails is made as short as is cheap and written to a file, which `--replay FILE` runs again.
 """
 

@@ -1,5 +1,5 @@
-"""A fixed number of random runs, and every schedule that has ever found a defect. One that fails is printed with
-its trace; `python -m tests.simulation.simulate --seed N` repeats it."""
+"""A fixed number of random runs, and every schedule that has ever found a defect. One that fails is printed
+with its trace; `python -m tests.simulation.simulate --seed N` repeats it."""
 
 from __future__ import annotations
 
