@@ -490,6 +490,9 @@ class World:
         """Seconds from an answer until the session stands and can be ended."""
         self.flush_every = FLUSH
         """Seconds between two turns of the write-behind queue; what is in it dies with its director."""
+        self.busiest: int | None = None
+        """How much may happen in one second; more is a storm of messages. None: anything."""
+        self._second = self._in_this_second = 0
         self._chances: dict[tuple[MemberId, MemberId], random.Random] = {}
         self.blocked: set[tuple[MemberId, MemberId]] = set()
         """(dialler, dialled) whose connections are not let through, though the other way they are."""
@@ -550,8 +553,7 @@ class World:
     def run(self, seconds: float) -> World:
         until = self.now + seconds
         while self.queue and self.queue[0][0] <= until:
-            self.now, _, call = heapq.heappop(self.queue)
-            call()
+            self._next()
         self.now = until
         return self
 
@@ -583,9 +585,17 @@ class World:
         while not true():
             assert self.queue, "nothing is left to happen"
             assert self.queue[0][0] <= until, f"not within {within} s:\n{self.trace()}"
-            self.now, _, call = heapq.heappop(self.queue)
-            call()
+            self._next()
         return self
+
+    def _next(self) -> None:
+        self.now, _, call = heapq.heappop(self.queue)
+        if self.busiest is not None:
+            second = int(self.now)
+            self._in_this_second = self._in_this_second + 1 if second == self._second else 0
+            self._second = second
+            assert self._in_this_second < self.busiest, "a storm: messages go round for ever"
+        call()
 
     def reachable(self, one: Node, other: Node) -> bool:
         return self.groups.get(one.member, 0) == self.groups.get(other.member, 0)
