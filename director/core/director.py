@@ -413,7 +413,7 @@ class Director:
         neighbour = self.ring.links.get(event.link)
         if neighbour is None or neighbour.state is State.CLOSED or self._has_work():
             return False
-        if len(self.near) or len(self.moves):
+        if len(self.near) or len(self.moves) or self.moves.in_hand:
             return False
         return all(isinstance(m, Users | Names) for m in event.messages)
 
@@ -566,7 +566,7 @@ class Director:
         return effects + self.ring.dials(now)
 
     def _change_tables(self, now: Now) -> list[Effect]:
-        # Who has removed itself will be in no ring that could agree: the others have been told, that is all.
+        # Who has removed itself is in no ring that could agree, and has told the others.
         effects = self.changes.confirm() if self.barrier.synced or self.ring.removed else []
         while self.barrier.synced and self.changes.can_begin and self.standing is not Standing.WAIT:
             done, row = self.changes.begin(now)
