@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from director.core.director import Settings
 from director.core.kicktypes import ByField, ByName, HashOnHosts, OnHost
+from director.core.moves import TRANSITIONS, Moves, Stage
 from tests.simulation.parts import EXPIRE
+from tests.simulation.scripting import recorded
 from tests.simulation.world import World
 
 HOSTS = [f"127.0.1.{number}" for number in (1, 2, 3, 4)]
@@ -519,3 +523,31 @@ def test_a_kick_that_is_never_answered_holds_a_move_up_for_four_seconds_and_no_l
     assert outcome.users is not None
     assert (outcome.users.moved, outcome.users.timed_out) == (1, 1)
     at_rest(world)
+def test_whole_rings_take_every_way_of_the_table_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[Stage, Stage]] = set()
+    enter, end = Moves._enter, Moves._end
+
+    def watched_enter(moves: Moves, own: Any, stage: Stage, until: float) -> None:
+        seen.add((own.stage, stage))
+        enter(moves, own, stage, until)
+
+    def watched_end(moves: Moves, own: Any) -> None:
+        seen.add((own.stage, Stage.OVER))
+        end(moves, own)
+
+    monkeypatch.setattr(Moves, "_enter", watched_enter)
+    monkeypatch.setattr(Moves, "_end", watched_end)
+    for options, slow, moment in (
+        ("", "store down", "300ms"),
+        (" program=yes", "kicks of d1 take 3s", "2s"),
+        ("", "delay 400ms", "300ms"),
+        (" program=yes", "flush program takes 1s", "500ms"),
+        ("", "delay 1ms", "1s"),
+    ):
+        for by_hand in ("", " by-hand"):
+            recorded(
+                f"ring 2{options}\nlogin alice at d1\n{slow}\nmove alice to b4 at d1\n"
+                f"run {moment}\ntell d1 alice b2 decided=+9 seen=+0{by_hand}\nrun 5s\n"
+            )
+    table = {(stage, to) for stage, ways in TRANSITIONS.items() for to in ways}
+    assert seen == table

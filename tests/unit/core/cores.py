@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from director.core.assign import Assigner
+from director.core.addresses import host_id
+from director.core.assign import Assigner, Gate
 from director.core.director import Director, Settings
 from director.core.effects import Effect, Send
-from director.core.events import Event, LinkOpened, Received, Started, TimerFired
+from director.core.events import Event, LinkOpened, Received, SessionsListed, Started, TimerFired
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity, Neighbour, State
-from director.core.messages import Digests, ExchangeDone, RingMessage, Summaries
+from director.core.messages import Digests, ExchangeDone, Ping, RingMessage, Summaries, Token
 from director.core.names import NameTable
 from director.core.order import split_member
-from director.core.users import UserTable
-from director.types import Address, LinkId, MemberId, Now
+from director.core.users import User, UserTable
+from director.types import Address, LinkId, MemberId, Now, Stamp
 
 D1, D2, D3 = (MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3))
 BACKENDS = [Address(f"10.1.0.{number}") for number in (1, 2, 3, 4)]
@@ -48,7 +49,7 @@ def identity(member: MemberId, **fields: Any) -> Identity:
 class Played:
     """One real core, and what it has wanted so far."""
 
-    def __init__(self, *others: MemberId, me: MemberId = D1, started: bool = True) -> None:
+    def __init__(self, *others: MemberId, me: MemberId = D1, started: bool = True, **settings: Any) -> None:
         self.users = UserTable(EXPIRE)
         self.core = Director(
             identity(me),
@@ -56,14 +57,26 @@ class Played:
             HostTable(BackendSetting(address, "", "", 100) for address in BACKENDS),
             Assigner(self.users, UserHash()),
             NameTable(),
-            Settings(isolation_wait=20.0),
+            Settings(**settings),
         )
         self.peers: dict[LinkId, Neighbour] = {}
+        self.mono = 0.0
         if started:
             self.handle(Started(), 0)
 
     def handle(self, event: Event, mono: float) -> list[Effect]:
+        self.mono = mono
         return self.core.handle(event, at(mono))
+
+    def until(self, mono: float) -> list[Effect]:
+        """Let time pass, in steps; the neighbours give signs of life. Gives all that was wanted."""
+        effects: list[Effect] = []
+        while self.mono < mono or self.core.next_deadline() == 0.0:
+            self.mono = min(mono, self.mono + 0.25)
+            for link in list(self.core.ring.links):
+                effects += self.hear(link, Ping(0), mono=self.mono)
+            effects += self.handle(TimerFired(), self.mono)
+        return effects
 
     def hear(self, link: int, *messages: RingMessage, mono: float = 1.0) -> list[Effect]:
         return self.handle(Received(LinkId(link), messages), mono)
@@ -96,6 +109,23 @@ class Played:
 
     def state(self, link: int) -> State:
         return self.core.ring.links[LinkId(link)].state
+
+
+def in_ring(**settings: Any) -> Played:
+    """d1 between d3 (left, link 2) and d2 (right, link 1), in sync."""
+    played = Played(D2, D3, **settings)
+    played.link(1, D2, dialled=True)
+    played.link(2, D3, dialled=False)
+    digest = played.core.hosts.digest()
+    for lap, passed in ((1, [D2, D3]), (2, [D2, D3, D1])):
+        played.hear(2, Token(D2, 1, lap, digest, list(passed)), mono=0.5)
+    assert played.core.assigner.gate is Gate.OPEN
+    played.handle(SessionsListed(()), 0.6)
+    return played
+
+
+def user(name: bytes, host: Address, *, decided: int = START, seen: int = START, flags: int = 0) -> User:
+    return User(UserHash().key(name), host_id(host), Stamp(decided), seen, flags)
 
 
 def messages(effects: Sequence[Effect], link: int | None = None) -> list[RingMessage]:

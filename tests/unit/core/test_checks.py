@@ -1,0 +1,68 @@
+"""What a neighbour may not say."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.checks import wrong
+from director.core.kicktypes import Fence
+from director.core.messages import (
+    HostRow,
+    Hosts,
+    KickRound,
+    Leaving,
+    MemberRow,
+    Members,
+    MoveRound,
+    NearRound,
+    Redirect,
+    RingMessage,
+    Token,
+    Users,
+)
+from tests.unit.core.cores import D1, D2
+
+ROW = HostRow("10.1.0.1", "", True, 0, "", 0, 100, 0, True, 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        (Users(bytes(23)), "user records of 23 bytes"),
+        (Members([MemberRow("somebody", True, 1)]), "not ADDRESS:PORT"),
+        (Members([MemberRow(D1, True, -1)]), "has the stamp -1"),
+        (Members([MemberRow(D1, True, 1 << 32)]), "has the stamp"),
+        (Token(D1, 1, 3, b"", []), "a token in lap 3"),
+        (Token("x", 1, 1, b"", []), "not ADDRESS:PORT"),
+        (MoveRound(D1, 1, bytes(13), [], [], 0), "no multiple of 12"),
+        (MoveRound(D1, 1, b"", ["x"], [], 0), "not ADDRESS:PORT"),
+        (NearRound(D1, 1, -1, 0, []), "key -1"),
+        (NearRound(D1, 1, 1 << 64, 0, []), "key"),
+        (NearRound(D1, 1, 0, 1 << 32, []), "seen 4294967296"),
+        (NearRound("x", 1, 0, 0, []), "not ADDRESS:PORT"),
+        (KickRound(D1, 1, 0, Fence(), [], [], 0), "a kick in lap 0"),
+        (KickRound(D1, 1, 1, Fence(), ["x"], [], 0), "not ADDRESS:PORT"),
+        (Leaving("x", 1), "not ADDRESS:PORT"),
+        (Redirect("x"), "not ADDRESS:PORT"),
+        (Hosts([HostRow("10.1.0.1", "", True, 0, "", 0, 5000, 0, True, 0)]), "weight 5000"),
+    ],
+)
+def test_what_cannot_be_right_is_named(message: RingMessage, problem: str) -> None:
+    assert problem in (wrong(message) or "")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Users(bytes(44)),
+        Hosts([ROW]),
+        Members([MemberRow(D1, False, 1)]),
+        Token(D1, 1, 2, b"", [D1, D2]),
+        MoveRound(D1, 1, bytes(24), [D1], [D2], 0),
+        NearRound(D1, 1, (1 << 64) - 1, 0, [D1]),
+        KickRound(D1, 1, 2, Fence(), [D1], [], 0),
+        Leaving(D1, 1),
+    ],
+)
+def test_what_may_be_said_is_not_objected_to(message: RingMessage) -> None:
+    assert wrong(message) is None

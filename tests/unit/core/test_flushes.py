@@ -1,0 +1,171 @@
+"""What operators do to many users at once, on one director: to whom, how many at a time, when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from director.core.addresses import host_id
+from director.core.effects import Effect, Kick, OperationFailed, Persist, UsersDone
+from director.core.events import Flush, Forget, HostChange, Interrupt, Kicked, MoveUser, Persisted, UnpinUser
+from director.core.users import BY_HAND, PINNED, User, pack
+from director.types import Address, HostId
+from tests.unit.core.cores import BACKENDS, START, Played, of, user
+
+NAMES = [b"user%d" % number for number in range(40)]
+
+
+class Operator:
+    """One director alone whose kicks and writings are answered at once; users are on the first host."""
+
+    def __init__(self, names: Sequence[bytes] = NAMES, **settings: Any) -> None:
+        self.played = Played(**(settings | {"kick_delay": 0.0}))
+        self.users = [user(name, BACKENDS[0], seen=START - 60) for name in names]
+        self.played.users.merge(pack(self.users))
+        self.done: list[UsersDone] = []
+        self.failed: list[OperationFailed] = []
+        self.most = 0
+        self.kicked: list[Kick] = []
+
+    def do(self, event: Any, mono: float = 1.0, *, answers: bool = True) -> None:
+        self._take(self.played.handle(event, mono), mono, answers=answers)
+        for _ in range(500):
+            if self.played.core.next_deadline() != 0.0:
+                break
+            self._take(self.played.until(mono), mono, answers=answers)
+
+    def _take(self, effects: list[Effect], mono: float, *, answers: bool) -> None:
+        self.most = max(self.most, len(self.played.core.moves))
+        self.done += of(UsersDone, effects)
+        self.failed += of(OperationFailed, effects)
+        self.kicked += of(Kick, effects)
+        if not answers:
+            return
+        for persist in of(Persist, effects):
+            self._take(self.played.handle(Persisted(persist.number), mono), mono, answers=True)
+        for kick in of(Kick, effects):
+            self._take(self.played.handle(Kicked(kick.kick, 1), mono), mono, answers=True)
+
+    def hosts(self) -> list[HostId]:
+        found = [self.played.users.get(one.key) for one in self.users]
+        return [one.host for one in found if one is not None]
+
+
+def test_a_flush_moves_users_to_where_the_hash_puts_them_and_leaves_those_who_are_there() -> None:
+    one = Operator()
+    one.do(Flush(1))
+    placed = [one.played.core.assigner.place(u.key >> 32, b"") for u in one.users]
+    assert one.hosts() == [backend.id for backend in placed if backend is not None]
+    stayed = one.hosts().count(host_id(BACKENDS[0]))
+    assert [(d.moved, d.unchanged) for d in one.done] == [(40 - stayed, stayed)]
+
+
+def test_never_more_than_so_many_are_under_way() -> None:
+    one = Operator(max_parallel_moves=3)
+    one.do(Flush(1))
+    assert one.most == 3
+    assert one.done[0].moved > 20
+
+
+def test_an_operator_may_ask_for_fewer_at_a_time_but_not_for_more() -> None:
+    few, many = Operator(max_parallel_moves=5), Operator(max_parallel_moves=5)
+    few.do(Flush(1, max_parallel=2))
+    many.do(Flush(1, max_parallel=50))
+    assert (few.most, many.most) == (2, 5)
+
+
+def test_a_flush_of_another_host_or_tag_concerns_nobody_and_of_an_unknown_one_is_refused() -> None:
+    one = Operator()
+    one.do(Flush(1, BACKENDS[1]))
+    one.do(Flush(2, tag="gold"))
+    one.do(Flush(3, Address("10.9.9.9")))
+    assert [(d.operation, d.moved, d.unchanged) for d in one.done] == [(1, 0, 0), (2, 0, 0)]
+    assert [(f.operation, f.kind) for f in one.failed] == [(3, "unknown")]
+
+
+def test_pinned_users_stay_where_they_are() -> None:
+    one = Operator()
+    pinned = one.users[0]._replace(flags=PINNED, decided=one.users[0].decided)
+    one.played.users.put(pinned)
+    one.do(HostChange(9, BACKENDS[0], weight=0))
+    one.do(Flush(1))
+    assert one.played.users.get(pinned.key) == pinned
+    assert (one.done[0].moved, one.done[0].unchanged) == (39, 1)
+
+
+def test_where_no_host_is_left_a_flush_moves_to_nobody() -> None:
+    one = Operator()
+    for address in BACKENDS:
+        one.do(HostChange(9, address, up=False))
+    one.do(Flush(1))
+    assert set(one.hosts()) == {0}
+    assert one.done[0].moved == 40
+
+
+def test_an_interrupted_flush_begins_with_no_more_users() -> None:
+    one = Operator(max_parallel_moves=2)
+    one.do(HostChange(9, BACKENDS[0], weight=0))
+    one.do(Flush(1), answers=False)
+    one.do(Interrupt(1), answers=False)
+    assert one.done == []
+    assert (one.played.core.moves.in_hand, len(one.played.core.flushes)) == (2, 1)
+    for kick in list(one.kicked):
+        one.do(Kicked(kick.kick, 1), 1.2)
+    one._take(one.played.until(4.0), 4.0, answers=True)
+    assert [d.moved for d in one.done] == [2]
+
+
+def test_progress_can_be_watched_until_it_is_over() -> None:
+    one = Operator(max_parallel_moves=2)
+    one.do(HostChange(9, BACKENDS[0], weight=0))
+    one.do(Flush(1), answers=False)
+    job = one.played.core.flushes.progress(1)
+    assert job is not None
+    assert (len(job.under_way), job.complete) == (2, False)
+    assert one.played.core.flushes.progress(2) is None
+
+
+def test_a_forgetting_leaves_records_of_nobody_and_ends_behind_a_fence() -> None:
+    one = Operator()
+    one.do(Forget(1, BACKENDS[0]), answers=False)
+    assert one.done == []
+    records = [one.played.users.get(u.key) for u in one.users]
+    assert {(r.host, r.flags, r.decided > START) for r in records if r is not None} == {(0, BY_HAND, True)}
+    one._take(one.played.until(2.1), 2.1, answers=False)
+    assert one.done == []
+    assert len(one.kicked) == 40
+    for kick in list(one.kicked):
+        one.do(Kicked(kick.kick, 1), 2.2)
+    assert [d.moved for d in one.done] == [40]
+
+
+@pytest.mark.parametrize(("flags", "moved", "unchanged"), [(PINNED, 1, 0), (0, 0, 1)])
+def test_unpinning_leaves_the_user_where_he_is(flags: int, moved: int, unchanged: int) -> None:
+    one = Operator([])
+    alice = user(b"alice", BACKENDS[2], flags=flags)
+    one.played.users.put(alice)
+    one.do(UnpinUser(1, alice.key))
+    assert [(d.moved, d.unchanged) for d in one.done] == [(moved, unchanged)]
+    record = one.played.users.get(alice.key)
+    assert record is not None
+    assert (record.host, record.flags & PINNED) == (alice.host, 0)
+
+
+def test_a_move_remembers_the_name_for_listings_where_names_are_remembered() -> None:
+    one = Operator([])
+    one.played.core.assigner.remember_names = True
+    alice = user(b"alice", BACKENDS[2])
+    one.do(MoveUser(1, alice.key, BACKENDS[1], b"alice"))
+    assert b"alice" in one.played.core.names.bucket(alice.key >> 52)
+
+
+def test_users_that_have_expired_are_not_moved() -> None:
+    one = Operator([])
+    old = user(b"alice", BACKENDS[0], seen=START - 5000)
+    one.played.users.put(old)
+    one.do(HostChange(9, BACKENDS[0], weight=0))
+    one.do(Flush(1))
+    assert one.done[0].moved == 0
+    assert one.played.users.get(old.key) == User(*old)

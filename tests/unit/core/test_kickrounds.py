@@ -1,0 +1,102 @@
+"""Kicks for operators, on all directors: the two laps, from both sides."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.effects import Kick, OperationFailed, UsersDone
+from director.core.events import Kicked, KickSessions
+from director.core.kickrounds import LASTS, REPEAT
+from director.core.kicktypes import ByName
+from director.core.messages import KickRound
+from tests.unit.core.cores import D1, D2, D3, Played, in_ring, messages, of
+
+ALICE = ByName(b"alice")
+
+
+def begun() -> tuple[Played, int, KickRound]:
+    """An operator's kick on d1: the number of the kick here, and the token of the first lap."""
+    played = in_ring()
+    effects = played.handle(KickSessions(1, ALICE), 1.0)
+    (kick,), (token,) = of(Kick, effects), of(KickRound, messages(effects, 1))
+    assert (token.lap, token.passed, token.kicked) == (1, [D1], 0)
+    return played, kick.kick, token
+
+
+def back(token: KickRound, **fields: object) -> KickRound:
+    usual = {"lap": token.lap, "late": [], "kicked": 0, "passed": [D1, D2, D3]} | fields
+    return KickRound(D1, token.serial, usual["lap"], ALICE, usual["passed"], usual["late"], usual["kicked"])  # type: ignore[arg-type]
+
+
+def test_the_first_lap_begins_it_the_second_gathers_what_it_came_to() -> None:
+    played, kick, token = begun()
+    assert of(KickRound, messages(played.hear(2, back(token), mono=1.1))) == []
+    (second,) = of(KickRound, messages(played.handle(Kicked(kick, 2), 1.2), 1))
+    assert (second.lap, second.passed, second.kicked, second.late) == (2, [D1], 2, [])
+    (end,) = of(UsersDone, played.hear(2, back(second, kicked=5), mono=1.3))
+    assert end == UsersDone(operation=1, kicked=5)
+
+
+def test_members_that_were_late_or_not_reached_are_told() -> None:
+    played, kick, token = begun()
+    played.hear(2, back(token), mono=1.1)
+    played.handle(Kicked(kick, 0), 1.2)
+    last = back(token, lap=2, passed=[D1, D2], late=[D2])
+    (end,) = of(UsersDone, played.hear(2, last, mono=1.3))
+    assert (end.timed_out, end.not_reached) == (1, (D3,))
+
+
+def test_a_kick_here_that_is_never_answered_is_late() -> None:
+    played, _, token = begun()
+    played.hear(2, back(token), mono=1.1)
+    (second, *_) = of(KickRound, messages(played.until(5.2), 1))
+    assert (second.lap, second.late) == (2, [D1])
+
+
+def test_a_token_that_does_not_come_back_is_repeated_and_given_up_at_last() -> None:
+    played, _, token = begun()
+    assert of(KickRound, messages(played.until(0.9 + REPEAT), 1)) == []
+    assert of(KickRound, messages(played.until(1.3 + REPEAT), 1)) == [token]
+    (end,) = of(UsersDone, played.until(1.3 + LASTS))
+    assert (end.timed_out, end.not_reached) == (1, (D2, D3))
+    assert len(played.core.kick_rounds) == 0
+
+
+def test_a_member_kicks_in_the_first_lap_and_passes_the_second_when_it_is_over() -> None:
+    played = in_ring()
+    effects = played.hear(2, KickRound(D3, 4, 1, ALICE, [D3], [], 0))
+    assert of(KickRound, messages(effects, 1)) == [KickRound(D3, 4, 1, ALICE, [D3, D1], [], 0)]
+    (kick,) = of(Kick, effects)
+    second = KickRound(D3, 4, 2, ALICE, [D3], [], 1)
+    assert of(KickRound, messages(played.hear(2, second, mono=1.1))) == []
+    onward = messages(played.handle(Kicked(kick.kick, 2), 1.2), 1)
+    assert of(KickRound, onward) == [KickRound(D3, 4, 2, ALICE, [D3, D1], [], 3)]
+
+
+def test_a_repeated_first_lap_kicks_nobody_again() -> None:
+    played = in_ring()
+    token = KickRound(D3, 4, 1, ALICE, [D3], [], 0)
+    played.hear(2, token)
+    again = played.hear(2, token, mono=1.1)
+    assert (len(of(Kick, again)), len(of(KickRound, messages(again, 1)))) == (0, 1)
+
+
+@pytest.mark.parametrize("lap", [1, 2])
+def test_a_token_that_has_passed_here_dies(lap: int) -> None:
+    played = in_ring()
+    effects = played.hear(2, KickRound(D3, 4, lap, ALICE, [D3, D1], [], 0))
+    assert (of(KickRound, messages(effects)), of(Kick, effects)) == ([], [])
+
+
+def test_beyond_the_limit_kicks_wait_in_order_or_are_refused() -> None:
+    played = in_ring(max_parallel_kicks=1)
+    played.handle(KickSessions(1, ALICE), 1.0)
+    assert of(Kick, played.handle(KickSessions(2, ByName(b"bob")), 1.0)) == []
+    (failed,) = of(OperationFailed, played.handle(KickSessions(3, ALICE, wait=False), 1.0))
+    assert (failed.operation, failed.kind) == (3, "again")
+
+
+def test_alone_it_is_over_with_the_own_kick() -> None:
+    played = Played()
+    (kick,) = of(Kick, played.handle(KickSessions(1, ALICE), 1.0))
+    assert of(UsersDone, played.handle(Kicked(kick.kick, 2), 1.1)) == [UsersDone(operation=1, kicked=2)]

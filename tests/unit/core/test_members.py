@@ -1,0 +1,93 @@
+"""The list of directors: configuration, and what operators changed at run time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from director.core.members import (
+    MemberTable,
+    decode_member_rows,
+    encode_member_rows,
+    merge_member_rows,
+)
+from director.core.messages import MemberRow
+from tests.unit.core.cores import D1, D2, D3
+
+ROWS = st.builds(MemberRow, st.sampled_from([D1, D2, D3]), st.booleans(), st.integers(0, 3))
+
+
+@given(ROWS, ROWS, ROWS)
+def test_rows_merge_to_the_same_whatever_the_order(one: MemberRow, two: MemberRow, three: MemberRow) -> None:
+    a, b, c = (MemberRow(D1, row.present, row.at) for row in (one, two, three))
+    assert merge_member_rows(a, merge_member_rows(b, c)) == merge_member_rows(merge_member_rows(c, a), b)
+    assert merge_member_rows(a, a) == a
+
+
+@given(st.lists(ROWS))
+def test_tables_that_have_seen_the_same_rows_are_the_same(rows: list[MemberRow]) -> None:
+    one, other = MemberTable([D1]), MemberTable([D1])
+    one.merge(rows)
+    for row in reversed(rows):
+        other.merge([row, row])
+    assert (one.rows, one.listed(), one.digest()) == (other.rows, other.listed(), other.digest())
+
+
+def test_the_later_word_wins_and_of_two_in_one_second_the_removal() -> None:
+    added, removed = MemberRow(D1, True, 5), MemberRow(D1, False, 5)
+    assert merge_member_rows(added, removed) == removed
+    assert merge_member_rows(MemberRow(D1, True, 6), removed).present
+
+
+def test_what_was_changed_at_run_time_wins_over_the_configuration() -> None:
+    table = MemberTable([D2, D1])
+    assert table.listed() == [D1, D2]
+    table.change(D2, 100, present=False)
+    table.change(D3, 100, present=True)
+    assert (table.listed(), table.removed(D2), table.removed(D3)) == ([D1, D3], True, False)
+    table.configured = (D1, D2, D3)
+    assert table.listed() == [D1, D3]
+
+
+def test_a_change_to_what_is_so_already_is_none() -> None:
+    table = MemberTable([D1])
+    assert table.change(D1, 100, present=True) is None
+    assert table.change(D2, 100, present=False) is None
+    assert table.rows == {}
+
+
+def test_a_change_is_later_than_the_one_it_takes_back_even_against_a_clock_ahead() -> None:
+    table = MemberTable([D1, D2])
+    table.merge([MemberRow(D2, False, 500)])
+    row = table.change(D2, 100, present=True)
+    assert row == MemberRow(D2, True, 501)
+
+
+def test_only_news_is_passed_on() -> None:
+    table = MemberTable([D1])
+    row = MemberRow(D2, True, 5)
+    assert table.merge([row, MemberRow(D2, True, 4)]) == [row]
+    assert table.merge([row]) == []
+
+
+def test_a_list_that_is_being_rolled_out_does_not_keep_the_ring_from_agreeing() -> None:
+    assert MemberTable([D1, D2]).digest() == MemberTable([D1]).digest() == b""
+    one, other = MemberTable([D1]), MemberTable([D1])
+    one.merge([MemberRow(D2, True, 5)])
+    assert one.digest() != b""
+    other.merge([MemberRow(D2, False, 5)])
+    assert one.digest() != other.digest()
+
+
+def test_the_document_of_the_store_comes_back_as_it_was_and_is_the_same_for_equal_tables() -> None:
+    rows = [MemberRow(D2, True, 5), MemberRow(D1, False, 6)]
+    data = encode_member_rows(rows)
+    assert data == encode_member_rows(rows[::-1])
+    assert decode_member_rows(data) == sorted(rows, key=lambda row: row.member)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\x91\x93\x01\xc3\x05"])
+def test_what_is_no_document_is_named(data: bytes) -> None:
+    with pytest.raises(ValueError, match=f"members' document of {len(data)} bytes"):
+        decode_member_rows(data)

@@ -1,0 +1,431 @@
+"""A move step by step, with neighbours, kicks, store and flush program played by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from director.core.effects import (
+    Answer,
+    Effect,
+    Kick,
+    Log,
+    OperationFailed,
+    Persist,
+    RunFlush,
+    StopFlush,
+    UsersDone,
+)
+from director.core.events import FlushEnded, HostChange, Kicked, Lookup, MoveUser, Persisted
+from director.core.kicktypes import HashOnHosts
+from director.core.messages import MoveRound, Token, Users
+from director.core.moves import ABANDONED, MOVE_TIMEOUT, REPEAT, STORE_WAIT, SUBJECT, TRANSITIONS, Stage
+from director.core.users import BUCKET_SHIFT, BY_HAND, MOVING, PINNED, User, pack, unpack
+from director.types import HostId, LinkId, MemberId, RequestId
+from tests.unit.core.cores import BACKENDS, D1, D2, D3, START, Played, in_ring, messages, of, user
+
+OLD, NEW, THIRD = BACKENDS[0], BACKENDS[3], BACKENDS[2]
+ALICE = user(b"alice", OLD)
+KEY = ALICE.key
+
+
+class Mover:
+    """d1, asked to move alice from OLD to NEW, and what it has wanted so far."""
+
+    def __init__(self, *, known: bool = True, **settings: Any) -> None:
+        self.played = in_ring(**settings)
+        if known:
+            self.played.users.merge(pack([ALICE]))
+        self.effects: list[Effect] = []
+
+    def until(self, mono: float) -> list[Effect]:
+        effects = self.played.until(mono)
+        self.effects += effects
+        return effects
+
+    def handle(self, event: object, mono: float) -> list[Effect]:
+        effects = self.played.handle(event, mono)  # type: ignore[arg-type]
+        self.effects += effects
+        return effects
+
+    def hear(self, *what: Any, mono: float) -> list[Effect]:
+        effects = self.played.hear(2, *what, mono=mono)
+        self.effects += effects
+        return effects
+
+    def move(self, mono: float = 1.0, **how: Any) -> list[Effect]:
+        return self.handle(MoveUser(1, KEY, NEW, **how), mono)
+
+    def stored(self, mono: float = 1.1) -> list[Effect]:
+        return self.handle(Persisted(of(Persist, self.effects)[-1].number), mono)
+
+    def kicked(self, mono: float = 1.2, sessions: int = 1) -> list[Effect]:
+        return self.handle(Kicked(of(Kick, self.effects)[0].kick, sessions), mono)
+
+    def back(self, mono: float = 1.3, late: Sequence[MemberId] = (), kicked: int = 2) -> list[Effect]:
+        """The last token comes back."""
+        token = of(MoveRound, messages(self.effects))[-1]
+        passed = [D1, D2, D3]
+        return self.hear(MoveRound(D1, token.serial, token.moves, passed, list(late), kicked), mono=mono)
+
+    @property
+    def stage(self) -> Stage | None:
+        own = self.played.core.moves._own.get(KEY)
+        return None if own is None else own.stage
+
+    @property
+    def record(self) -> User:
+        record = self.played.users.get(KEY)
+        assert record is not None
+        return record
+
+
+def at_stage(stage: Stage, **settings: Any) -> Mover:
+    mover = Mover(**(settings | {"flush_program": stage is Stage.FLUSHING}))
+    for wanted, step in (
+        (Stage.STORING, mover.move),
+        (Stage.KICKING, mover.stored),
+        (Stage.ROUND, mover.kicked),
+        (None, mover.back),
+    ):
+        step()
+        if stage is wanted:
+            break
+    assert mover.stage is stage
+    return mover
+
+
+def done(effects: Sequence[Effect]) -> UsersDone:
+    (end,) = of(UsersDone, effects)
+    return end
+
+
+# ---- the way of a move, one step after the other
+
+
+def test_a_move_begins_with_its_record_everywhere_a_kick_here_and_nothing_else() -> None:
+    mover = Mover()
+    effects = mover.move()
+    records = [one for m in of(Users, messages(effects, 1)) for one in unpack(m.records)]
+    assert [(r.host, r.flags) for r in records] == [(mover.record.host, MOVING | BY_HAND)]
+    assert mover.record.decided > ALICE.decided
+    assert of(Persist, effects)[0].buckets == (KEY >> BUCKET_SHIFT,)
+    (kick,) = of(Kick, effects)
+    assert isinstance(kick.what, HashOnHosts)
+    assert (kick.what.hash32, NEW in kick.what.hosts, OLD in kick.what.hosts) == (KEY >> 32, False, True)
+    assert of(MoveRound, messages(effects)) == []
+
+
+def test_no_token_leaves_before_the_record_is_stored_and_the_own_kick_is_over() -> None:
+    mover = Mover()
+    mover.move()
+    assert of(MoveRound, messages(mover.kicked(1.05))) == []
+    token = of(MoveRound, messages(mover.stored(1.1), 1))
+    assert token == [
+        MoveRound(D1, token[0].serial, SUBJECT.pack(KEY, mover.record.decided), [D1], [], 1),
+    ]
+
+
+def test_a_store_that_does_not_answer_holds_a_move_up_for_a_second_only() -> None:
+    mover = Mover()
+    mover.move(1.0)
+    mover.kicked(1.1)
+    assert of(MoveRound, messages(mover.until(0.99 + STORE_WAIT))) == []
+    assert len(of(MoveRound, messages(mover.until(1.0 + STORE_WAIT)))) == 1
+
+
+def test_the_user_is_free_when_all_have_confirmed_and_the_delay_is_over() -> None:
+    mover = at_stage(Stage.ROUND)
+    mover.handle(Lookup(RequestId(7), KEY, b""), 1.25)
+    assert of(UsersDone, mover.back(1.3)) == []
+    assert of(Answer, mover.until(3.29)) == []
+    effects = mover.until(3.3)
+    assert [(a.request, a.backend.address) for a in of(Answer, effects)] == [(7, NEW)]
+    assert done(effects) == UsersDone(operation=1, moved=1, kicked=2)
+    assert mover.record.flags == BY_HAND
+
+
+def test_whoever_asks_for_it_is_told_when_all_have_confirmed() -> None:
+    mover = Mover()
+    mover.move(early=True)
+    mover.stored()
+    mover.kicked()
+    assert done(mover.back()).moved == 1
+    assert mover.stage is Stage.DELAY
+
+
+def test_where_nobody_had_a_session_there_is_no_delay() -> None:
+    mover = Mover(known=False)
+    mover.move()
+    mover.stored()
+    assert of(Kick, mover.effects) == []
+    assert done(mover.back(kicked=0)) == UsersDone(operation=1, moved=1)
+
+
+def test_sessions_that_another_member_has_ended_make_a_delay_even_for_a_user_unknown_here() -> None:
+    mover = Mover(known=False)
+    mover.move()
+    mover.stored()
+    assert of(UsersDone, mover.back(kicked=1)) == []
+    assert mover.stage is Stage.DELAY
+
+
+def test_a_token_that_does_not_come_back_is_sent_again() -> None:
+    mover = at_stage(Stage.ROUND)
+    assert of(MoveRound, messages(mover.until(1.19 + REPEAT))) == []
+    (again,) = of(MoveRound, messages(mover.until(1.21 + REPEAT)))
+    first = of(MoveRound, messages(mover.effects))[0]
+    assert again.serial > first.serial
+    assert again.moves == first.moves
+
+
+def test_the_names_of_members_that_are_missing_or_late_are_told() -> None:
+    mover = at_stage(Stage.ROUND)
+    token = of(MoveRound, messages(mover.effects))[-1]
+    mover.hear(MoveRound(D1, token.serial, token.moves, [D1, D2], [D2], 0), mono=1.3)
+    end = done(mover.until(3.4))
+    assert (end.not_reached, end.timed_out) == ((D3,), 1)
+
+
+def test_a_token_about_an_earlier_stamp_confirms_nothing() -> None:
+    mover = at_stage(Stage.ROUND)
+    old = SUBJECT.pack(KEY, mover.record.decided - 1)
+    mover.hear(MoveRound(D1, 1, old, [D1, D2, D3], [], 0), mono=1.3)
+    assert mover.stage is Stage.ROUND
+
+
+# ---- the flush program
+
+
+def test_the_flush_program_is_run_with_both_hosts_and_saves_the_delay_where_it_worked() -> None:
+    mover = at_stage(Stage.FLUSHING)
+    (run,) = of(RunFlush, mover.effects)
+    assert (run.hash32, run.old and run.old.address, run.new and run.new.address) == (KEY >> 32, OLD, NEW)
+    assert done(mover.handle(FlushEnded(run.number, True), 1.5)).moved == 1
+
+
+def test_where_the_flush_program_failed_the_delay_passes() -> None:
+    mover = at_stage(Stage.FLUSHING)
+    (run,) = of(RunFlush, mover.effects)
+    assert of(UsersDone, mover.handle(FlushEnded(run.number, False), 1.5)) == []
+    assert done(mover.until(3.5)).moved == 1
+
+
+def test_a_flush_program_that_nobody_waits_for_is_no_trouble() -> None:
+    mover = at_stage(Stage.FLUSHING)
+    assert of(UsersDone, mover.handle(FlushEnded(99, True), 1.5)) == []
+    assert mover.stage is Stage.FLUSHING
+
+
+def test_a_flush_program_is_stopped_when_its_move_is_over() -> None:
+    mover = at_stage(Stage.FLUSHING)
+    (run,) = of(RunFlush, mover.effects)
+    effects = mover.until(1.0 + MOVE_TIMEOUT)
+    assert of(StopFlush, effects) == [StopFlush(run.number)]
+    assert [log.fields["state"] for log in of(Log, effects) if log.event == "move_timed_out"] == ["flushing"]
+
+
+# ---- what overtakes a move, in every stage
+
+STAGES = [stage for stage in Stage if stage is not Stage.OVER]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_overtaken_by_a_plain_choice_it_starts_again_with_a_later_stamp(stage: Stage) -> None:
+    mover = at_stage(stage)
+    choice = user(b"alice", THIRD, decided=mover.record.decided + 5)
+    mover.hear(Users(pack([choice])), mono=1.4)
+    assert mover.stage is Stage.STORING
+    assert mover.record.decided > choice.decided
+    assert (mover.record.flags, mover.played.core.hosts.id_of(NEW)) == (MOVING | BY_HAND, mover.record.host)
+    assert len(of(Persist, mover.effects)) == 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_overtaken_by_hand_its_operator_is_told_so(stage: Stage) -> None:
+    mover = at_stage(stage)
+    other = user(b"alice", THIRD, decided=mover.record.decided + 1, flags=MOVING | BY_HAND)
+    end = done(mover.hear(Users(pack([other])), mono=1.4))
+    assert (end.moved, end.superseded, mover.stage) == (0, 1, None)
+    assert len(of(StopFlush, mover.effects)) == (stage is Stage.FLUSHING)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_settled_by_somebody_else_it_is_done(stage: Stage) -> None:
+    mover = at_stage(stage)
+    settled = mover.record._replace(flags=BY_HAND)
+    assert done(mover.hear(Users(pack([settled])), mono=1.4)).moved == 1
+    assert mover.stage is None
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_every_stage_the_user_is_free_after_30_seconds(stage: Stage) -> None:
+    mover = at_stage(stage, kick_delay=60.0)
+    effects = mover.until(1.0 + MOVE_TIMEOUT)
+    (log,) = [log for log in of(Log, effects) if log.event == "move_timed_out"]
+    # Each stage before it ends by itself sooner: the timer that was late finds it one step on.
+    assert log.fields["state"] in {stage.value, *(one.value for one in TRANSITIONS[stage])}
+    assert (mover.record.flags, len(mover.played.core.moves)) == (BY_HAND, 0)
+    assert done(effects).operation == 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_every_stage_the_target_may_be_removed(stage: Stage) -> None:
+    mover = at_stage(stage)
+    mover.handle(HostChange(2, NEW, remove=True), 1.4)
+    mover.handle(Kicked(of(Kick, mover.effects)[-1].kick, 0), 1.5)
+    assert mover.stage is None
+    assert done(mover.effects).superseded == 1
+
+
+def test_a_second_move_of_the_same_user_is_refused_meanwhile() -> None:
+    mover = at_stage(Stage.ROUND)
+    (failed,) = of(OperationFailed, mover.handle(MoveUser(2, KEY, OLD), 1.4))
+    assert (failed.operation, failed.kind) == (2, "again")
+
+
+def test_a_move_to_a_host_that_is_not_there_is_refused() -> None:
+    mover = Mover()
+    (failed,) = of(OperationFailed, mover.handle(MoveUser(2, KEY, BACKENDS[0].replace(".1", ".9")), 1.4))
+    assert (failed.operation, failed.kind) == (2, "unknown")
+
+
+def test_a_pinned_user_keeps_his_pin_when_the_move_is_over() -> None:
+    mover = Mover()
+    mover.move(pin=True)
+    mover.stored()
+    mover.kicked()
+    mover.back()
+    mover.until(4.0)
+    assert mover.record.flags == BY_HAND | PINNED
+
+
+# ---- moves of others
+
+
+def others_move(stage_of_kick: str = "") -> tuple[Played, MoveRound, list[Effect]]:
+    """d3 moves alice; its record has come."""
+    played = in_ring()
+    played.users.merge(pack([ALICE]))
+    moving = user(b"alice", NEW, decided=START + 1, flags=MOVING | BY_HAND)
+    effects = played.hear(2, Users(pack([moving])), mono=1.0)
+    return played, MoveRound(D3, 5, SUBJECT.pack(KEY, START + 1), [D3], [], 1), effects
+
+
+def test_a_token_waits_for_the_kick_here_and_goes_on_with_what_it_came_to() -> None:
+    played, token, effects = others_move()
+    (kick,) = of(Kick, effects)
+    assert of(MoveRound, messages(played.hear(2, token, mono=1.1))) == []
+    onward = messages(played.handle(Kicked(kick.kick, 2), 1.2), 1)
+    assert of(MoveRound, onward) == [MoveRound(D3, 5, token.moves, [D3, D1], [], 3)]
+
+
+def test_a_kick_that_failed_or_took_too_long_is_named_by_whoever_passes_the_token() -> None:
+    played, token, effects = others_move()
+    played.hear(2, token, mono=1.1)
+    failed = messages(played.handle(Kicked(of(Kick, effects)[0].kick, 0, "no answer"), 1.2), 1)
+    assert of(MoveRound, failed)[0].late == [D1]
+    played, token, _ = others_move()
+    played.hear(2, token, mono=1.1)
+    assert of(MoveRound, messages(played.until(5.2), 1))[0].late == [D1]
+
+
+def test_a_token_about_a_user_nobody_knows_here_passes_at_once() -> None:
+    played = in_ring()
+    token = MoveRound(D3, 5, SUBJECT.pack(KEY, START), [D3], [], 0)
+    assert of(MoveRound, messages(played.hear(2, token), 1)) == [
+        MoveRound(D3, 5, token.moves, [D3, D1], [], 0)
+    ]
+
+
+def test_a_token_that_has_passed_here_before_dies() -> None:
+    played = in_ring()
+    token = MoveRound(D3, 5, SUBJECT.pack(KEY, START), [D3, D1, D2], [], 0)
+    assert of(MoveRound, messages(played.hear(2, token))) == []
+
+
+def test_a_login_of_a_user_whom_another_moves_waits_until_he_is_settled() -> None:
+    played, _, _ = others_move()
+    assert of(Answer, played.handle(Lookup(RequestId(7), KEY, b""), 1.1)) == []
+    settled = user(b"alice", NEW, decided=START + 1, flags=BY_HAND)
+    effects = played.hear(2, Users(pack([settled])), mono=3.0)
+    assert [answer.backend.address for answer in of(Answer, effects)] == [NEW]
+
+
+def in_ring_of_two() -> Played:
+    """d3 has gone: d1 and d2 are the ring."""
+    played = Played(D2, D3)
+    played.link(1, D2, dialled=True)
+    played.link(2, D2, dialled=False)
+    digest = played.core.hosts.digest()
+    for lap, passed in ((1, [D2]), (2, [D2, D1])):
+        played.hear(2, Token(D2, 1, lap, digest, list(passed)), mono=0.5)
+    return played
+
+
+def written_by(member: MemberId, others: Sequence[MemberId]) -> User:
+    """A user whose bucket this member usually writes."""
+    played = in_ring_of_two()
+    writers = played.core._writers
+    for number in range(100):
+        one = user(b"user%d" % number, OLD, decided=START + 1, flags=MOVING | BY_HAND)
+        if writers.of(one.key >> BUCKET_SHIFT, [*others]) == member:
+            return one
+    raise AssertionError("no such user")
+
+
+@pytest.mark.parametrize(("writer", "takes"), [(D1, True), (D2, False)])
+def test_a_move_whose_origin_is_gone_is_taken_over_by_the_usual_writer(writer: MemberId, takes: bool) -> None:
+    one = written_by(writer, [D1, D2])
+    played = in_ring_of_two()
+    played.hear(2, Users(pack([one])), mono=1.0)
+    played.until(1.0 + REPEAT - 0.1)
+    assert played.core.moves.in_hand == 0
+    effects = played.until(1.1 + REPEAT)
+    assert (played.core.moves.in_hand, len(of(MoveRound, messages(effects, 1)))) == (takes, takes)
+
+
+def test_an_origin_that_is_in_the_ring_but_has_forgotten_its_move_is_given_more_time() -> None:
+    one = written_by(D1, [D1, D2])
+    played = in_ring_of_two()
+    played.hear(2, Users(pack([one])), MoveRound(D2, 5, SUBJECT.pack(one.key, one.decided), [D2], [], 0))
+    played.until(0.9 + ABANDONED)
+    assert played.core.moves.in_hand == 0
+    played.until(2.1 + ABANDONED)
+    assert played.core.moves.in_hand == 1
+
+
+def test_a_director_alone_needs_nobody_to_confirm() -> None:
+    played = Played()
+    played.users.merge(pack([ALICE]))
+    effects = played.handle(MoveUser(1, KEY, NEW), 1)
+    played.handle(Persisted(of(Persist, effects)[0].number), 1.1)
+    played.handle(Kicked(of(Kick, effects)[0].kick, 1), 1.2)
+    assert done(played.until(3.3)) == UsersDone(operation=1, moved=1, kicked=1)
+
+
+def test_without_a_right_neighbour_the_token_is_tried_again_as_soon_as_there_is_one() -> None:
+    mover = at_stage(Stage.KICKING)
+    mover.played.core.ring.links[LinkId(1)].close("gone")
+    mover.until(1.15)
+    mover.kicked(1.2)
+    assert of(MoveRound, messages(mover.effects, 1)) == []
+    mover.played.link(3, D2, dialled=True, mono=1.3)
+    assert mover.stage is Stage.ROUND
+    assert of(MoveRound, messages(mover.until(3.0), 3)) != []
+
+
+def test_the_table_of_transitions_leads_everywhere_and_out_of_everything() -> None:
+    reachable = {Stage.STORING} | {to for ways in TRANSITIONS.values() for to in ways}
+    assert reachable == set(Stage) == set(TRANSITIONS)
+    assert all(Stage.OVER in ways for stage, ways in TRANSITIONS.items() if stage is not Stage.OVER)
+
+
+def test_forgetting_is_a_move_to_nobody_and_the_user_is_placed_afresh_afterwards() -> None:
+    played = in_ring()
+    gone = user(b"alice", OLD, decided=START + 1, flags=BY_HAND)._replace(host=HostId(0))
+    played.users.merge(pack([gone]))
+    effects = played.handle(Lookup(RequestId(7), KEY, b""), 1)
+    assert len(of(Answer, effects)) == 1

@@ -1,0 +1,152 @@
+"""A user about to expire, whose fresh choice would differ: the question, from both sides."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.effects import Answer, Effect
+from director.core.events import Dropped, Lookup
+from director.core.messages import NearRound, Users
+from director.core.nearexpiry import HOLD, REPEAT
+from director.core.users import User, pack
+from director.types import Address, MemberId, RequestId
+from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, at, in_ring, messages, of, user
+
+ALICE = user(b"alice", BACKENDS[3])
+KEY = ALICE.key
+FRESH = Address("10.1.0.1")
+
+
+def played_with(left: int, played: Played | None = None) -> Played:
+    """alice expires in so many seconds from second 1 on, and would be placed elsewhere by then."""
+    played = played or in_ring()
+    seen = START + 1 - EXPIRE + left
+    played.users.merge(pack([ALICE._replace(decided=START - EXPIRE, seen=seen)]))
+    return played
+
+
+def ask(played: Played, mono: float = 1.0) -> tuple[NearRound, list[Effect]]:
+    effects = played.handle(Lookup(RequestId(7), KEY, b""), mono)
+    effects += played.until(mono)
+    (token,) = of(NearRound, messages(effects, 1))
+    return token, effects
+
+
+def back(token: NearRound, seen: int | None = None) -> NearRound:
+    return NearRound(D1, token.serial, KEY, token.seen if seen is None else seen, [D1, D2, D3])
+
+
+def answers(effects: list[Effect]) -> list[Address]:
+    return [Address(answer.backend.address) for answer in of(Answer, effects)]
+
+
+def test_the_ring_is_asked_and_nobody_is_answered_before_it_has_spoken() -> None:
+    played = played_with(5)
+    token, effects = ask(played)
+    assert (token.origin, token.passed, token.key) == (D1, [D1], KEY)
+    assert answers(effects) == []
+
+
+def test_who_is_alive_by_our_clock_stays_and_counts_as_seen_now() -> None:
+    played = played_with(5)
+    token, _ = ask(played)
+    effects = played.hear(2, back(token), mono=1.1) + played.until(1.1)
+    assert answers(effects) == [BACKENDS[3]]
+    assert played.users.get(KEY).seen == START + 1  # type: ignore[union-attr]
+
+
+def test_who_was_seen_lately_elsewhere_stays_though_he_is_expired_here() -> None:
+    played = played_with(-5)
+    token, _ = ask(played)
+    effects = played.hear(2, back(token, seen=START - 3), mono=1.1) + played.until(1.1)
+    assert answers(effects) == [BACKENDS[3]]
+
+
+def test_who_was_seen_nowhere_is_placed_afresh() -> None:
+    played = played_with(-5)
+    token, _ = ask(played)
+    effects = played.hear(2, back(token), mono=1.1) + played.until(1.1)
+    (host,) = answers(effects)
+    assert host != BACKENDS[3]
+    assert of(Users, messages(effects, 1)) != []
+
+
+def test_a_question_that_does_not_come_back_is_repeated_and_only_the_last_counts() -> None:
+    played = played_with(5)
+    first, _ = ask(played)
+    (second,) = of(NearRound, messages(played.until(1.05 + REPEAT), 1))
+    assert answers(played.hear(2, back(first), mono=1.4) + played.until(1.4)) == []
+    assert answers(played.hear(2, back(second), mono=1.5) + played.until(1.5)) == [BACKENDS[3]]
+
+
+def test_a_question_that_nobody_waits_for_any_more_is_dropped() -> None:
+    played = played_with(5)
+    ask(played)
+    played.handle(Dropped([RequestId(7)]), 1.1)
+    played.until(1.2)
+    assert len(played.core.near) == 0
+
+
+def test_passing_the_token_is_a_promise_to_hold_his_logins_until_the_decision() -> None:
+    played = played_with(5)
+    known = played.users.get(KEY)
+    assert known is not None
+    onward = messages(played.hear(2, NearRound(D3, 4, KEY, 7, [D3])), 1)
+    assert of(NearRound, onward) == [NearRound(D3, 4, KEY, known.seen, [D3, D1])]
+    assert answers(played.handle(Lookup(RequestId(7), KEY, b""), 1.1) + played.until(1.1)) == []
+    decision = known._replace(seen=START + 1)
+    effects = played.hear(2, Users(pack([decision])), mono=1.2) + played.until(1.2)
+    assert answers(effects) == [BACKENDS[3]]
+
+
+def test_a_promise_lasts_two_seconds() -> None:
+    played = played_with(5)
+    played.hear(2, NearRound(D3, 4, KEY, 7, [D3]))
+    assert played.core.assigner.held == 1
+    played.until(0.9 + HOLD)
+    assert played.core.assigner.held == 1
+    played.until(1.1 + HOLD)
+    assert played.core.assigner.held == 0
+
+
+def test_a_question_about_somebody_unknown_is_passed_on_and_he_is_held_too() -> None:
+    played = in_ring()
+    onward = messages(played.hear(2, NearRound(D3, 4, KEY, 7, [D3])), 1)
+    assert of(NearRound, onward) == [NearRound(D3, 4, KEY, 7, [D3, D1])]
+    assert played.core.assigner.held == 1
+
+
+@pytest.mark.parametrize(("me", "origin", "passes"), [(D1, D3, False), (D3, D1, True)])
+def test_of_two_who_ask_at_once_the_lower_address_goes_on(
+    me: MemberId, origin: MemberId, passes: bool
+) -> None:
+    played = Played(D1, D2, D3, me=me)
+    right, left = (D2, D3) if me == D1 else (D1, D2)
+    played.link(1, right, dialled=True)
+    played.link(2, left, dialled=False)
+    played_with(5, played)
+    played.core.near.ask(KEY, b"", at(1.0))
+    effects = played.hear(2, NearRound(origin, 4, KEY, 7, [origin]), mono=1.0)
+    onward = [token for token in of(NearRound, messages(effects, 1)) if token.origin == origin]
+    assert bool(onward) is passes
+
+
+def test_a_token_that_has_passed_here_dies() -> None:
+    played = played_with(5)
+    assert of(NearRound, messages(played.hear(2, NearRound(D3, 4, KEY, 7, [D3, D1])))) == []
+    assert played.core.assigner.held == 0
+
+
+def test_alone_the_answer_comes_at_once() -> None:
+    played = played_with(5, Played())
+    effects = played.handle(Lookup(RequestId(7), KEY, b""), 1.0) + played.until(1.0)
+    assert answers(effects) == [BACKENDS[3]]
+
+
+def test_a_user_of_whom_the_circle_thinks_the_same_is_not_asked_about() -> None:
+    played = in_ring()
+    there = played.core.assigner.place(KEY >> 32, b"")
+    assert there is not None
+    same = User(KEY, there.id, ALICE.decided, START + 5 - EXPIRE, 0)
+    played.users.merge(pack([same]))
+    assert answers(played.handle(Lookup(RequestId(7), KEY, b""), 1.0)) == [Address(there.address)]

@@ -1,0 +1,101 @@
+"""Sessions that login processes proxied while their director was away (ring-rules 29)."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.addresses import host_id
+from director.core.assign import Assigner
+from director.core.counters import Counters
+from director.core.effects import Kick
+from director.core.hashing import UserHash
+from director.core.hosts import BackendSetting, HostTable
+from director.core.kicks import Kicks
+from director.core.kicktypes import HashOnHosts, ProxiedSession
+from director.core.sessions import SLICE, SessionReview
+from director.core.users import User, UserTable
+from director.types import Address
+from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
+
+ALICE = user(b"alice", BACKENDS[0], seen=START - 100)
+
+
+class Review:
+    def __init__(self) -> None:
+        self.users = UserTable(EXPIRE)
+        hosts = HostTable(BackendSetting(address, "", "", 100) for address in BACKENDS)
+        self.kicks = Kicks(hosts, self.users, Counters())
+        self.review = SessionReview(hosts, Assigner(self.users, UserHash()), self.kicks)
+
+    def of(self, *sessions: ProxiedSession) -> list[HashOnHosts]:
+        """What is kicked because of these sessions."""
+        self.review.begin(sessions)
+        while self.review.has_work:
+            self.review.turn(at(0))
+        whats = [kick.what for kick in of(Kick, self.kicks.turn(at(0)))]
+        return [what for what in whats if isinstance(what, HashOnHosts)]
+
+
+def session(host: Address, name: bytes = b"alice", hash32: int | None = None) -> ProxiedSession:
+    return ProxiedSession(name, host, hash32)
+
+
+def test_a_session_on_the_host_of_the_record_refreshes_it() -> None:
+    one = Review()
+    one.users.put(ALICE)
+    assert one.of(session(BACKENDS[0])) == []
+    assert one.users.get(ALICE.key) == ALICE._replace(seen=START)
+
+
+def test_a_session_on_another_host_is_ended_there() -> None:
+    one = Review()
+    one.users.put(ALICE)
+    assert one.of(session(BACKENDS[1])) == [HashOnHosts(ALICE.key >> 32, [BACKENDS[1]])]
+    assert one.users.get(ALICE.key) == ALICE
+
+
+def test_of_whom_nothing_is_known_he_stays_where_all_his_sessions_are() -> None:
+    one = Review()
+    assert one.of(session(BACKENDS[2]), session(BACKENDS[2])) == []
+    assert one.users.get(ALICE.key) == User(ALICE.key, host_id(BACKENDS[2]), ALICE.decided, START, 0)
+
+
+def test_sessions_of_an_unknown_user_on_two_hosts_are_all_ended() -> None:
+    one = Review()
+    assert one.of(session(BACKENDS[2]), session(BACKENDS[1])) == [
+        HashOnHosts(ALICE.key >> 32, [BACKENDS[1], BACKENDS[2]])
+    ]
+    assert one.users.get(ALICE.key) is None
+
+
+def test_sessions_to_somebody_elses_hosts_are_none_of_our_business() -> None:
+    one = Review()
+    assert one.of(session(Address("10.9.9.9"))) == []
+    assert len(one.users) == 0
+
+
+def test_a_session_under_another_name_is_found_by_the_hash_it_was_given() -> None:
+    one = Review()
+    one.users.put(ALICE)
+    assert one.of(session(BACKENDS[1], b"destuser", ALICE.key >> 32)) == [
+        HashOnHosts(ALICE.key >> 32, [BACKENDS[1]])
+    ]
+
+
+@pytest.mark.parametrize("count", [SLICE, 2 * SLICE + 1])
+def test_many_sessions_take_several_turns(count: int) -> None:
+    one = Review()
+    one.review.begin([session(BACKENDS[0], b"user%d" % number) for number in range(count)])
+    turns = 0
+    while one.review.has_work:
+        one.review.turn(at(0))
+        turns += 1
+    assert turns == -(-count // SLICE)
+    assert len(one.users) == count
+
+
+def test_once_they_are_listed_the_director_is_blind_no_more() -> None:
+    one = Review()
+    assert one.kicks.blind
+    one.review.begin([])
+    assert not one.kicks.blind
