@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hmac
 from collections import deque
+from collections.abc import Mapping
 from enum import Enum
 from hashlib import sha256
 
@@ -44,6 +45,15 @@ class State(Enum):
     EXCHANGING = "exchanging"
     FULL = "full"
     CLOSED = "closed"
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.GREETING: frozenset({State.PROVING, State.CLOSED}),
+    State.PROVING: frozenset({State.EXCHANGING, State.CLOSED}),
+    State.EXCHANGING: frozenset({State.FULL, State.CLOSED}),
+    State.FULL: frozenset({State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
 
 
 class Identity(msgspec.Struct, frozen=True):

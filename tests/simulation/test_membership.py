@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from director.core.assign import Gate
+from director.core.member import TRANSITIONS, Neighbour, State
 from tests.simulation.world import World
 
 USERS = [f"user{i}" for i in range(30)]
@@ -231,6 +232,7 @@ def test_a_director_away_for_a_day_brings_nothing_back() -> None:
     assert world.login("alice", "d3").host == world.login("alice", "d2").host == "127.0.1.1"
 
 
+<<<<<<< HEAD
 def test_a_thawed_director_does_not_wait_for_a_neighbour_that_hangs_itself() -> None:
     world = ring_of(3)
     known = world.login("alice", "d1")
@@ -242,3 +244,27 @@ def test_a_thawed_director_does_not_wait_for_a_neighbour_that_hangs_itself() -> 
     reply = world.login("alice", "d1")
     world.run(1.2)
     assert reply.host == known.host
+=======
+def test_links_take_every_way_of_the_table_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[State, State]] = set()
+
+    def watched(neighbour: Neighbour, name: str, value: object) -> None:
+        before = neighbour.__dict__.get("state", value)
+        neighbour.__dict__[name] = value
+        if name == "state" and before is not value:
+            assert isinstance(before, State)
+            assert isinstance(value, State)
+            seen.add((before, value))
+
+    monkeypatch.setattr(Neighbour, "__setattr__", watched)
+    for crash_after in (0.2, 0.35, 0.45, 0.55, 0.7, 1.9):
+        world = World(2)
+        world.delays = (0.1, 0.1, 0.1)
+        world.start().run(crash_after)
+        world.node("d1").crash()
+        world.run(3)
+    refused = World(2)
+    refused.node("d2").identity = {"username_hash": "%u"}
+    refused.start().run(1)
+    assert seen == {(state, to) for state, ways in TRANSITIONS.items() for to in ways}
+>>>>>>> bb82b2e (The states of a link as a table, walked by whole rings)

@@ -523,6 +523,8 @@ def test_a_kick_that_is_never_answered_holds_a_move_up_for_four_seconds_and_no_l
     assert outcome.users is not None
     assert (outcome.users.moved, outcome.users.timed_out) == (1, 1)
     at_rest(world)
+
+
 def test_whole_rings_take_every_way_of_the_table_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[tuple[Stage, Stage]] = set()
     enter, end = Moves._enter, Moves._end

@@ -10,9 +10,10 @@ import pytest
 from director.core.addresses import host_id
 from director.core.effects import Effect, Kick, OperationFailed, Persist, UsersDone
 from director.core.events import Flush, Forget, HostChange, Interrupt, Kicked, MoveUser, Persisted, UnpinUser
+from director.core.standing import Standing
 from director.core.users import BY_HAND, PINNED, User, pack
-from director.types import Address, HostId
-from tests.unit.core.cores import BACKENDS, START, Played, of, user
+from director.types import Address, HostId, UserKey
+from tests.unit.core.cores import BACKENDS, D2, D3, START, Played, of, user
 
 NAMES = [b"user%d" % number for number in range(40)]
 
@@ -169,3 +170,12 @@ def test_users_that_have_expired_are_not_moved() -> None:
     one.do(Flush(1))
     assert one.done[0].moved == 0
     assert one.played.users.get(old.key) == User(*old)
+
+
+def test_the_smaller_part_of_a_ring_refuses_what_operators_want_of_users() -> None:
+    played = Played(D2, D3)
+    assert played.core.standing is Standing.WAIT
+    for number, event in enumerate((Flush(0), Forget(1), MoveUser(2, UserKey(1), BACKENDS[0]))):
+        (failed,) = of(OperationFailed, played.handle(event, 1.0))
+        assert (failed.operation, failed.kind) == (number, "refused")
+        assert "cut off" in failed.reason
