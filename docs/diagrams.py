@@ -1,4 +1,4 @@
-"""Draws the state machines of `ring.md` from the tables in the code: `python docs/diagrams.py` writes them anew.
+"""Draws the state machines of `ring.md` from the tables in the code: `python docs/diagrams.py` does it anew.
 
 `tests/unit/test_docs.py` fails where the page is not up to date.
 """

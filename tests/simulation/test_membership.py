@@ -232,7 +232,6 @@ def test_a_director_away_for_a_day_brings_nothing_back() -> None:
     assert world.login("alice", "d3").host == world.login("alice", "d2").host == "127.0.1.1"
 
 
-<<<<<<< HEAD
 def test_a_thawed_director_does_not_wait_for_a_neighbour_that_hangs_itself() -> None:
     world = ring_of(3)
     known = world.login("alice", "d1")
@@ -244,7 +243,8 @@ def test_a_thawed_director_does_not_wait_for_a_neighbour_that_hangs_itself() -> 
     reply = world.login("alice", "d1")
     world.run(1.2)
     assert reply.host == known.host
-=======
+
+
 def test_links_take_every_way_of_the_table_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[tuple[State, State]] = set()
 
@@ -267,4 +267,3 @@ def test_links_take_every_way_of_the_table_and_no_other(monkeypatch: pytest.Monk
     refused.node("d2").identity = {"username_hash": "%u"}
     refused.start().run(1)
     assert seen == {(state, to) for state, ways in TRANSITIONS.items() for to in ways}
->>>>>>> bb82b2e (The states of a link as a table, walked by whole rings)
