@@ -27,6 +27,10 @@ REAPPEARS = 4
 """Seconds between the stamps of a host's removal and its return at least: by a clock that is ahead, users may
 have been put on it until then by a director that did not know of its removal yet, and they must not count."""
 
+TAG_AHEAD = 3
+"""Seconds by which the stamp of another tag is ahead: it must be later than that of every user who was placed
+under the old one, also in this very second, or by a clock that is ahead of ours (ring-rules 3)."""
+
 
 class BackendSetting(msgspec.Struct, frozen=True):
     """One host of `backends.mail_servers`."""

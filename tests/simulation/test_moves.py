@@ -372,7 +372,7 @@ def test_when_a_host_gets_another_tag_its_users_are_moved_like_a_flush() -> None
     users = [f"user{i}" for i in range(40)]
     for user in users:
         world.login(user, "d1")
-    world.run(1)
+    world.run(0.1)  # in the very second in which they logged in
     concerned = [user for user in users if world.where(user) == {HOSTS[0]}]
     change = world.change("d2", HOSTS[0], tag="gold", retag=True)
     world.run(0.2)

@@ -246,6 +246,16 @@ def test_a_host_says_when_its_tag_was_changed_after_it_appeared() -> None:
     assert backend_of(row(present_at=5, tag="gold", tag_at=6)).retagged == 6
 
 
+def test_another_tag_is_later_than_every_choice_made_under_the_old_one_by_whatever_clock() -> None:
+    hosts = table(ONE)
+    changed = hosts.change(ONE, Stamp(1000), tag="gold")
+    assert changed is not None
+    assert changed.tag_at > 1000 + 2
+    again = hosts.change(ONE, Stamp(1000), tag="")
+    assert again is not None
+    assert again.tag_at > changed.tag_at
+
+
 @pytest.mark.parametrize("tag_at", [0, 4, 5])
 def test_a_tag_that_a_host_appeared_with_is_no_change(tag_at: int) -> None:
     assert backend_of(row(present_at=5, tag="gold", tag_at=tag_at)).retagged == 0
