@@ -43,7 +43,7 @@ parallel_option = click.option(
 
 @click.command()
 @click.argument("host", metavar="HOST|all")
-@click.option("-F", "--forget", is_flag=True, help="Forget the users instead; their sessions go on.")
+@click.option("-F", "--forget", is_flag=True, help="Forget the users instead; their sessions end.")
 @parallel_option
 @json_option
 @change_options
@@ -62,8 +62,8 @@ def flush(
     Who is placed right already stays; pinned users stay. To empty a host use `drain`. Ctrl-C starts no more
     users; those on the move are finished.
 
-    With -F users are forgotten without ending their sessions: unsafe, for a HOST that is dead and whose
-    sessions are gone. Else one user can be on two hosts at once.
+    With -F all users of HOST are forgotten, pinned ones too, and their sessions end. The next login of each is
+    placed afresh, without waiting until the old host is done with him: for a HOST that is dead.
     """
     if forget and max_parallel is not None:
         raise click.UsageError("--max-parallel is not for -F: nobody is moved")

@@ -177,7 +177,7 @@ def _where(client: Client, wanted: NewMove) -> str | None:
 
 def _outcome(change: UsersChange, before: str | None, wanted: NewMove) -> str:
     pinned = ", pinned" if wanted.pin else ""
-    if not change.moved:
+    if not change.moved or before == wanted.host:
         return f"already on {wanted.host}{pinned}"
     way = f"{before} -> {wanted.host}" if before else f"placed on {wanted.host}"
     return f"{way}{pinned}, {counted(change.kicked, 'session')} ended"
