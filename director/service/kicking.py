@@ -23,7 +23,10 @@ from director.wire.kick import LIST, Census, SessionList, kick_requests
 TIMEOUT = 4.0
 """Seconds after which a kick or a listing that is not done has failed."""
 LISTING_KEPT = 0.25
-"""Seconds for which one listing counts the sessions of all kicks."""
+"""Seconds for which one listing counts the sessions of all kicks, at most."""
+KEPT_AS_LONG = 10
+"""So many times as long as it took a listing is kept: it does not know the sessions begun since. One that is
+had in no time is soon had anew, and many kicks one by one still spend a tenth of the time on listings."""
 LISTING_WAIT = 0.25
 """Seconds after which a kick does not wait any more for the listing that counts it."""
 WAITING_LIMIT = 10_000
@@ -44,10 +47,16 @@ class _Listing:
         self.census = Census()
         self.ended = anyio.Event()
         self.complete = False
+        self.kept_until = asked
 
     def counts(self, now: float) -> bool:
         """Whether it is to count a kick that begins now."""
-        return not self.ended.is_set() or (self.complete and now <= self.asked + LISTING_KEPT)
+        return not self.ended.is_set() or (self.complete and now <= self.kept_until)
+
+    def done(self, now: float) -> None:
+        """All sessions are listed."""
+        self.complete = True
+        self.kept_until = self.asked + min(LISTING_KEPT, KEPT_AS_LONG * (now - self.asked))
 
 
 class Kicker:
@@ -135,7 +144,7 @@ class Kicker:
             with anyio.move_on_after(self._timeout):
                 async with self._ipc.connection() as connection:
                     await connection.ask([LIST], listing.census.add)
-                    listing.complete = True
+                    listing.done(anyio.current_time())
         except KickError:
             pass  # the kicks that wait for it meet the same problem, and tell it
         finally:

@@ -91,10 +91,21 @@ async def test_a_later_kick_gets_a_listing_of_its_own(tmp_path: Path) -> None:
     async with desk.with_ipc() as fake:
         desk.kicker.kick(1, OnHost("127.0.32.1"))
         await desk.end()
-        await anyio.sleep(0.3)  # a listing is kept for 0.25 s of real time
+        await anyio.sleep(0.3)  # no listing is kept for longer than 0.25 s of real time
         desk.kicker.kick(2, OnHost("127.0.32.1"))
         assert await desk.end(2) == [(1, 2, ""), (2, 2, "")]
     assert fake.requests.count(b"LIST-FULL") == 2
+
+
+async def test_a_listing_that_was_had_in_no_time_does_not_count_sessions_begun_since(tmp_path: Path) -> None:
+    listings = iter([HEADER + b"+\n", LISTING])
+    desk = Desk(tmp_path)
+    async with desk.with_ipc(lambda r: next(listings) if r == b"LIST-FULL" else b"+1\n"):
+        desk.kicker.kick(1, ByName(b"nobody"))
+        await desk.end()
+        await anyio.sleep(0.15)  # more than ten times what the stand-in needs for a listing
+        desk.kicker.kick(2, ByName(b"ann"))
+        assert await desk.end(2) == [(1, 1, ""), (2, 2, "")]
 
 
 async def test_without_a_listing_the_count_is_that_of_the_last_login_process(tmp_path: Path) -> None:
