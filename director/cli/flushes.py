@@ -62,8 +62,8 @@ def flush(
     Who is placed right already stays; pinned users stay. To empty a host use `drain`. Ctrl-C starts no more
     users; those on the move are finished.
 
-    With -F all users of HOST are forgotten, pinned ones too, and their sessions end. The next login of each is
-    placed afresh, without waiting until the old host is done with him: for a HOST that is dead.
+    With -F all users of HOST are forgotten, pinned ones too, and their sessions end. The next login of each
+    is placed afresh, without waiting until the old host is done with him: for a HOST that is dead.
     """
     if forget and max_parallel is not None:
         raise click.UsageError("--max-parallel is not for -F: nobody is moved")
