@@ -21,6 +21,7 @@ from director.service.config import DovecotConfig
 from director.service.kicking import Kicker
 from director.service.log import Log
 from tests.e2e.conftest import Front, new_folder
+from tests.e2e.sessions import answers
 from tests.needs import needs
 from tests.waiting import until
 
@@ -120,18 +121,6 @@ class Clients:
     def ended(self) -> set[Session]:
         """Those whose connection is closed; the others are heard to answer."""
         return {session for session, connection in self.connections.items() if not answers(connection)}
-
-
-def answers(connection: Imap | Pop3) -> bool:
-    try:
-        if isinstance(connection, Imap):
-            connection.command("NOOP")
-        else:
-            connection.send("NOOP")
-            connection.reply()
-    except OSError:
-        return False
-    return True
 
 
 IMAP = {(user, "imap") for user in USERS}

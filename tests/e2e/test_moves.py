@@ -1,0 +1,451 @@
+"""Moves, kicks and flushes as an operator asks for them, and what becomes of real sessions meanwhile.
+
+A ring of three with one Redis, a Dovecot proxy before each director, four backends. Each test leaves the ring
+whole and the hosts as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from director.cli.client import Client
+from director.core.hashing import UserHash
+from director.demo.clients import login_imap, login_pop3
+from director.demo.cluster import Cluster, Director
+from director.demo.dovecot import Backend
+from director.demo.ports import addresses, free_ports
+from director.records import MoveInfo, NewMove
+from tests.e2e.lookups import hosts_of
+from tests.e2e.processes import until
+from tests.e2e.sessions import Session, Sessions
+from tests.needs import needs
+from tests.servers import RedisServer
+
+PROXIES, BACKENDS = "127.0.50.11", "127.0.51.1"
+PASSDB = """
+passdb {
+  driver = static
+  args = nopassword=y proxy=y user_guest=yes
+  username_filter = guest*
+}
+passdb {
+  driver = static
+  args = nopassword=y proxy=y
+  username_filter = !guest*
+}
+"""
+QUICK = {
+    "ring": 'ping_interval = "500 ms"\nping_timeout = "2 s"',
+    "users": 'kick_delay = "1 s"',
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    needs("dovecot", "doveadm")
+    proxies = addresses(PROXIES, 3)
+    ports = free_ports([*proxies, *addresses(BACKENDS, 4)], proxies)
+    with RedisServer(appendonly=True) as redis:
+        mail = Cluster(
+            ports=ports, first_proxy=PROXIES, first_backend=BACKENDS, passdb=PASSDB, state=redis.url
+        )
+        for director in mail.directors:
+            text = director.config.read_text()
+            for section, lines in QUICK.items():
+                text = text.replace(f"[{section}]\n", f"[{section}]\n{lines}\n")
+            director.config.write_text(text)
+        with mail:
+            whole(mail)
+            yield mail
+
+
+def whole(cluster: Cluster) -> None:
+    """Wait until all three are in sync in one ring."""
+
+    def is_whole() -> bool:
+        rings = [asked(director, "/v1/ring") for director in cluster.directors]
+        return all(ring["synced"] and len(ring["ring"]) == 3 for ring in rings)
+
+    for director in cluster.directors:
+        director.wait_ready()
+    until(is_whole, within=15, what="the ring is whole")
+
+
+def asked(director: Director, path: str) -> Any:
+    """A document of its API."""
+    client = Client(str(director.api))
+    try:
+        return json.loads(client.get(path))
+    finally:
+        client.close()
+
+
+def told(director: Director, *arguments: str, code: int = 0) -> CompletedProcess[str]:
+    """What the command line says, which must end with `code`."""
+    result = director.command(*arguments)
+    assert result.returncode == code, (arguments, result)
+    return result
+
+
+def start_move(director: Director, user: str, host: str) -> str:
+    """Begin a move and do not wait for it. Returns its id."""
+    client = Client(str(director.api))
+    try:
+        begun = client.change("POST", "/v1/moves?wait=false", NewMove(user=user, host=host))
+        return client.decode(begun, MoveInfo).id
+    finally:
+        client.close()
+
+
+def host_of(director: Director, user: str) -> str:
+    host: str = asked(director, f"/v1/users/{user}")["current"]
+    return host
+
+
+def elsewhere(cluster: Cluster, host: str) -> Backend:
+    """A backend that is not this one."""
+    return next(backend for backend in cluster.backends if backend.address != host)
+
+
+def seen_at(cluster: Cluster, user: str) -> list[str]:
+    """The backend a new login lands on, through each proxy."""
+    return [login_imap(address, cluster.ports.imap, user) for address in cluster.proxy_addresses]
+
+
+def users_on(cluster: Cluster, host: str, prefix: str, count: int) -> list[str]:
+    """So many users who are assigned to `host`; others get their hosts on the way."""
+    names = [f"{prefix}{number}" for number in range(count * 8)]
+    hosts = hosts_of(cluster.proxies[0].run / "director-userdb", names)
+    found = [name for name in names if hosts[name] == host][:count]
+    assert len(found) == count
+    return found
+
+
+def counts(cluster: Cluster, host: str) -> list[int]:
+    """Users of a host as each director counts them."""
+    return [asked(director, f"/v1/hosts/{host}")["users"] for director in cluster.directors]
+
+
+@contextmanager
+def weight_restored(cluster: Cluster, host: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        told(cluster.directors[0], "update", host, "100")
+
+
+# ---- one user
+
+
+def test_a_move_ends_exactly_the_sessions_of_its_user_and_the_next_login_lands_on_the_new_backend(
+    cluster: Cluster,
+) -> None:
+    with Sessions(cluster) as sessions:
+        moved, others = sessions.both("mia"), sessions.both("noa")
+        old = host_of(cluster.directors[0], "mia")
+        new = elsewhere(cluster, old)
+        said = told(cluster.directors[1], "move", "mia", new.address)
+        assert (said.stdout, said.stderr) == (f"mia: {old} -> {new.address}, 6 sessions ended\n", "")
+        assert sessions.ended() == sorted(moved)
+        assert seen_at(cluster, "mia") == [new.name] * 3
+        for address in cluster.proxy_addresses:
+            login_pop3(address, cluster.ports.pop3, "mia")
+        assert new.users("pop3").count("mia") == 3
+        assert set(sessions.ended()).isdisjoint(others)
+
+
+def test_a_move_to_where_the_user_is_ends_no_session(cluster: Cluster) -> None:
+    with Sessions(cluster) as sessions:
+        sessions.both("olga")
+        host = host_of(cluster.directors[0], "olga")
+        assert told(cluster.directors[2], "move", "olga", host).stdout == f"olga: already on {host}\n"
+        assert sessions.ended() == []
+
+
+def test_a_login_in_the_middle_of_a_move_waits_and_lands_on_the_new_backend(cluster: Cluster) -> None:
+    with Sessions(cluster) as sessions:
+        sessions.imap("pia")
+        new = elsewhere(cluster, host_of(cluster.directors[0], "pia"))
+        start_move(cluster.directors[0], "pia", new.address)
+        until(lambda: len(sessions.ended()) == 3, what="her sessions are ended")
+        assert seen_at(cluster, "pia") == [new.name] * 3
+
+
+@pytest.mark.parametrize("how", [["rita"], ["--hash", str(UserHash().hash(b"rita"))]])
+def test_a_kick_ends_all_sessions_of_its_user_who_may_come_back_at_once(
+    cluster: Cluster, how: list[str]
+) -> None:
+    with Sessions(cluster) as sessions:
+        kicked = sessions.both("rita")
+        sessions.both("rit")
+        before = sessions.served_by(kicked[0])
+        said = told(cluster.directors[2], "kick", *how)
+        name = f"hash {how[1]}" if len(how) > 1 else how[0]
+        assert (said.stdout, said.stderr) == (f"{name}: 6 sessions ended\n", "")
+        assert sessions.ended() == sorted(kicked)
+        assert seen_at(cluster, "rita") == [before] * 3
+
+
+def test_a_kick_by_a_field_ends_the_sessions_of_everybody_who_has_it(cluster: Cluster) -> None:
+    with Sessions(cluster) as sessions:
+        guests = sessions.imap("guest1") + sessions.pop3("guest2")
+        sessions.imap("sara")
+        assert told(cluster.directors[0], "kick", "-f", "user_guest", "no").stdout.endswith(
+            " 0 sessions ended\n"
+        )
+        assert sessions.ended() == []
+        said = told(cluster.directors[0], "kick", "-f", "user_guest", "yes").stdout
+        assert said == "user_guest=yes: 6 sessions ended\n"
+        assert sessions.ended() == sorted(guests)
+
+
+# ---- many users
+
+
+def test_a_flush_behind_weight_0_moves_50_users_and_ends_their_sessions_only(cluster: Cluster) -> None:
+    host = cluster.backends[0].address
+    users = users_on(cluster, host, "flushed", 50)
+    stays = users_on(cluster, cluster.backends[1].address, "stays", 3)
+    with Sessions(cluster) as sessions, weight_restored(cluster, host):
+        for number, user in enumerate(users + stays):
+            sessions.imap(user, [cluster.proxy_addresses[number % 3]])
+        told(cluster.directors[1], "update", host, "0")
+        assert sessions.ended() == []
+        (count,) = set(counts(cluster, host))
+        said = told(cluster.directors[2], "flush", host)
+        expected = f"flush {host}: {count} users moved, 50 sessions ended, 0 timed out\n"
+        assert (said.stdout, said.stderr) == (expected, "")
+        assert sessions.ended() == sessions.of(*users)
+        assert counts(cluster, host) == [0, 0, 0]
+        assert cluster.backends[0].name not in seen_at(cluster, users[0]) + seen_at(cluster, users[-1])
+
+
+def test_a_forgetting_flush_makes_everybody_forget_the_users_of_a_host(cluster: Cluster) -> None:
+    host = cluster.backends[2].address
+    users = users_on(cluster, host, "forgotten", 5)
+    with Sessions(cluster) as sessions:
+        for user in users:
+            sessions.imap(user)
+        (count,) = set(counts(cluster, host))
+        said = told(cluster.directors[0], "flush", "-F", host).stdout
+        assert said == f"flush {host}: {count} users forgotten\n"
+        assert sessions.ended() == sessions.of(*users)
+        assert counts(cluster, host) == [0, 0, 0]
+        assert seen_at(cluster, users[0]) == [cluster.backends[2].name] * 3
+
+
+def test_a_drain_empties_a_host_but_for_who_is_pinned(cluster: Cluster) -> None:
+    host = cluster.backends[3].address
+    users = users_on(cluster, host, "drained", 10)
+    pinned, *others = users
+    with Sessions(cluster) as sessions, weight_restored(cluster, host):
+        for user in users:
+            sessions.imap(user)
+        assert (
+            told(cluster.directors[0], "pin", pinned, host).stdout == f"{pinned}: already on {host}, pinned\n"
+        )
+        said = told(cluster.directors[1], "drain", host)
+        assert re.fullmatch(
+            rf"drain {re.escape(host)}: \d+ users moved, 27 sessions ended, 0 timed out, 1 pinned user left\n"
+            rf"drain {re.escape(host)}: done, 1 pinned user left\n",
+            said.stdout,
+        )
+        assert sessions.ended() == sessions.of(*others)
+        assert counts(cluster, host) == [1, 1, 1]
+        assert told(cluster.directors[2], "unpin", pinned).stdout.startswith(f"{pinned}: no longer pinned")
+        assert told(cluster.directors[1], "drain", host).stdout.endswith("done, no user left\n")
+        assert sessions.ended() == sessions.of(*users)
+
+
+def test_a_rebalance_moves_users_back_to_where_the_hash_puts_them(cluster: Cluster) -> None:
+    host = cluster.backends[0].address
+    users = users_on(cluster, host, "back", 4)
+    told(cluster.directors[0], "rebalance", "--max-parallel", "100")
+    with weight_restored(cluster, host):
+        told(cluster.directors[0], "drain", host)
+    with Sessions(cluster) as sessions:
+        for user in users:
+            sessions.imap(user)
+        said = told(cluster.directors[1], "rebalance", "--max-parallel", "100").stdout
+        assert re.fullmatch(r"rebalance: \d+ users moved, 12 sessions ended, 0 timed out\n", said)
+        assert sessions.ended() == sessions.of(*users)
+    assert {host_of(cluster.directors[2], user) for user in users} == {host}
+    assert told(cluster.directors[1], "rebalance").stdout.startswith("rebalance: 0 users moved, 0 sessions")
+
+
+def test_a_tag_takes_a_host_out_of_its_pool_and_moves_its_users(cluster: Cluster) -> None:
+    host = cluster.backends[1].address
+    users = users_on(cluster, host, "tagged", 5)
+    with Sessions(cluster) as sessions:
+        for user in users:
+            sessions.imap(user)
+        said = told(cluster.directors[2], "tag", host, "gold").stdout
+        try:
+            assert re.fullmatch(
+                rf"tag {re.escape(host)} gold: \d+ users moved, 15 sessions ended, 0 timed out\n", said
+            )
+            assert sessions.ended() == sessions.of(*users)
+            assert cluster.backends[1].name not in seen_at(cluster, users[0])
+            assert counts(cluster, host) == [0, 0, 0]
+        finally:
+            told(cluster.directors[0], "tag", host, "")
+
+
+# ---- the stock doveadm
+
+
+def doveadm(cluster: Cluster, *arguments: str) -> CompletedProcess[str]:
+    """`doveadm director …` at the second proxy."""
+    proxy = cluster.proxies[1]
+    command, *rest = arguments
+    head = [command, rest.pop(0)] if command == "ring" else [command]
+    return proxy.doveadm("director", *head, "-a", str(proxy.run / "director-admin"), *rest)
+
+
+def test_stock_doveadm_moves_a_user(cluster: Cluster) -> None:
+    with Sessions(cluster) as sessions:
+        moved = sessions.both("tina")
+        sessions.both("ute")
+        new = elsewhere(cluster, host_of(cluster.directors[0], "tina"))
+        result = doveadm(cluster, "move", "tina", new.address)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        assert sessions.ended() == sorted(moved)
+        assert seen_at(cluster, "tina") == [new.name] * 3
+
+
+def test_stock_doveadm_is_told_that_a_host_or_user_does_not_exist(cluster: Cluster) -> None:
+    results = [doveadm(cluster, "move", "tina", "127.0.51.99"), doveadm(cluster, "flush", "127.0.51.99")]
+    assert [result.returncode for result in results] == [68, 68]
+    assert all("127.0.51.99" in result.stderr for result in results)
+
+
+def test_stock_doveadm_kicks_a_user(cluster: Cluster) -> None:
+    with Sessions(cluster) as sessions:
+        kicked = sessions.both("vera")
+        sessions.both("wilma")
+        result = doveadm(cluster, "kick", "vera")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        until(lambda: sessions.ended() == sorted(kicked), what="her sessions are ended")
+
+
+def test_stock_doveadm_flushes_a_host(cluster: Cluster) -> None:
+    host = cluster.backends[2].address
+    users = users_on(cluster, host, "stock", 5)
+    with Sessions(cluster) as sessions, weight_restored(cluster, host):
+        for user in users:
+            sessions.imap(user)
+        assert doveadm(cluster, "update", host, "0").returncode == 0
+        result = doveadm(cluster, "flush", host)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        until(lambda: sessions.ended() == sessions.of(*users), what="their sessions are ended")
+        until(lambda: counts(cluster, host) == [0, 0, 0], what="nobody is left")
+
+
+def test_stock_doveadm_takes_a_director_off_the_ring_and_adds_it_again(cluster: Cluster) -> None:
+    third = cluster.directors[2]
+    port = str(cluster.ports.ring)
+    removed = doveadm(cluster, "ring", "remove", third.address, port)
+    try:
+        until(lambda: not third.ready(), what="the third gives no hosts any more")
+        left = asked(cluster.directors[0], "/v1/ring")["ring"]
+        again = doveadm(cluster, "ring", "remove", third.address, port)
+    finally:
+        added = doveadm(cluster, "ring", "add", third.address, port)
+    assert (removed.returncode, removed.stdout, removed.stderr) == (0, "", "")
+    assert len(left) == 2
+    assert (again.returncode, again.stderr) == (68, "Error: Not found\n")
+    assert (added.returncode, added.stdout, added.stderr) == (0, "", "")
+    whole(cluster)
+
+
+# ---- moves while directors fail
+
+
+def moving(cluster: Cluster, sessions: Sessions, user: str) -> tuple[str, Backend]:
+    """Sessions of a user through all proxies; where he is, and where he is to go."""
+    sessions.both(user)
+    old = host_of(cluster.directors[0], user)
+    return old, elsewhere(cluster, old)
+
+
+def through(sessions: Sequence[Session], proxies: Sequence[str]) -> list[Session]:
+    return [session for session in sessions if session.proxy in proxies]
+
+
+def test_a_frozen_director_is_named_and_its_sessions_end_when_it_goes_on(cluster: Cluster) -> None:
+    frozen = cluster.directors[2]
+    with Sessions(cluster) as sessions:
+        _, new = moving(cluster, sessions, "xenia")
+        first, second, _ = cluster.proxy_addresses
+        frozen.signal(signal.SIGSTOP)
+        try:
+            said = told(cluster.directors[0], "move", "xenia", new.address)
+            reached = sessions.ended()
+        finally:
+            frozen.signal(signal.SIGCONT)
+        assert "4 sessions ended" in said.stdout
+        assert f"not confirmed by {frozen.address}:{cluster.ports.ring}" in said.stderr
+        assert reached == through(sessions.of("xenia"), [first, second])
+        until(lambda: sessions.ended() == sessions.of("xenia"), what="those of the frozen one end too")
+        whole(cluster)
+        assert seen_at(cluster, "xenia") == [new.name] * 3
+
+
+def test_the_sessions_of_a_killed_director_live_on_and_end_when_it_is_back(cluster: Cluster) -> None:
+    dead = cluster.directors[1]
+    with Sessions(cluster) as sessions:
+        _, new = moving(cluster, sessions, "yara")
+        first, _, third = cluster.proxy_addresses
+        dead.kill()
+        said = told(cluster.directors[0], "move", "yara", new.address)
+        reached = sessions.ended()
+        dead.start()
+        assert "4 sessions ended" in said.stdout
+        assert f"not confirmed by {dead.address}:{cluster.ports.ring}" in said.stderr
+        assert reached == through(sessions.of("yara"), [first, third])
+        until(lambda: sessions.ended() == sessions.of("yara"), what="those of the killed one end too")
+        whole(cluster)
+        assert seen_at(cluster, "yara") == [new.name] * 3
+
+
+def test_a_move_whose_origin_is_killed_is_finished_by_the_others(cluster: Cluster) -> None:
+    origin, *others = cluster.directors
+    with Sessions(cluster) as sessions:
+        _, new = moving(cluster, sessions, "zoe")
+        _, second, third = cluster.proxy_addresses
+        start_move(origin, "zoe", new.address)
+        time.sleep(0.05)  # the moment that is tried
+        origin.kill()
+        try:
+            logins = [login_imap(address, cluster.ports.imap, "zoe") for address in (second, third)]
+            hosts = {host_of(director, "zoe") for director in others}
+        finally:
+            origin.start()
+        assert logins == [new.name] * 2
+        assert hosts == {new.address}
+        whole(cluster)
+        until(lambda: sessions.ended() == sessions.of("zoe"), what="no old session is left anywhere")
+        assert seen_at(cluster, "zoe") == [new.name] * 3
+
+
+def test_a_move_is_finished_after_all_directors_died_in_the_middle_of_it(cluster: Cluster) -> None:
+    with Sessions(cluster) as sessions:
+        _, new = moving(cluster, sessions, "abby")
+        move = start_move(cluster.directors[1], "abby", new.address)
+        until(lambda: len(sessions.ended()) == 6, what="the move has begun everywhere")
+        assert asked(cluster.directors[1], f"/v1/moves/{move}")["ended"] is None
+        for director in cluster.directors:
+            director.kill()
+        cluster.start_directors()
+        whole(cluster)
+        assert seen_at(cluster, "abby") == [new.name] * 3
+        assert {host_of(director, "abby") for director in cluster.directors} == {new.address}
