@@ -80,6 +80,12 @@ class RingInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Listed directors that are not in it."""
     waiting_logins: int
     members: list[MemberInfo]
+    stopped: list[str] = []
+    """Of the missing, those that have said good-bye: they were stopped, not lost."""
+    removed: bool = False
+    """Whether an operator has taken the asked director out of the ring: it refuses logins."""
+    moves_in_progress: int = 0
+    """Users being moved now, by whichever director."""
 
 
 class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,9 +243,10 @@ class NewMember(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dump(msgspec.Struct, frozen=True, kw_only=True):
-    """The commands that rebuild hosts, tags, weights and down states."""
+    """The commands that rebuild hosts, tags, weights, down states and pins."""
 
     commands: list[str]
+    """A line that starts with # is no command: it says what no command can rebuild."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

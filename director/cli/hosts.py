@@ -90,7 +90,11 @@ def remove(target: Target, host: str, dry_run: bool, reason: str) -> int:
 @target_options
 @click.pass_obj
 def dump(target: Target, as_json: bool) -> None:
-    """Print the commands that rebuild the hosts as they are."""
+    """Print the commands that rebuild hosts and pins as they are.
+
+    They are for directors with the same configuration. A line with # is no command: it tells of a pinned user
+    whose name is not known.
+    """
     client = target.client()
     document = client.get("/v1/dump")
     if as_json:

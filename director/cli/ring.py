@@ -112,12 +112,20 @@ def _tell(client: Client, document: bytes, what: str, as_json: bool, dry_run: bo
 
 def ring_lines(info: RingInfo) -> list[str]:
     """Who answers and how its ring is; a line more for each thing that is not as it should be."""
+    if info.removed:
+        cure = f"`director ring add {info.me}` on another director takes it back"
+        return [f"director {info.me}", f"REMOVED from the ring: logins are refused; {cure}"]
     together = f"ring of {len(info.ring)}" if len(info.ring) > 1 else "alone"
     lines = [f"director {info.me}, {together}, {'in sync' if info.synced else 'NOT in sync'}"]
-    if info.missing:
-        lines.append(f"not in the ring: {', '.join(info.missing)}")
+    lost = [member for member in info.missing if member not in info.stopped]
+    if lost:
+        lines.append(f"not in the ring: {', '.join(lost)}")
+    if info.stopped:
+        lines.append(f"stopped: {', '.join(info.stopped)}")
     if info.waiting_logins:
         lines.append(f"{info.waiting_logins} logins wait for the ring")
+    if info.moves_in_progress:
+        lines.append(f"{counted(info.moves_in_progress, 'user')} being moved")
     return lines
 
 

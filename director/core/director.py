@@ -225,7 +225,7 @@ class Director:
             case LinkClosed(link, reason):
                 effects += self.ring.closed(link, reason, now)
             case Kicked(kick, sessions, problem):
-                effects += self.kicks.ended(kick, sessions, problem)
+                effects += self.kicks.ended(kick, sessions, problem, now)
                 self.moves.kicked(now)
                 self.kick_rounds.kicked(now)
             case _:

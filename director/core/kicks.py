@@ -25,6 +25,8 @@ KICK_TIMEOUT = 4.0
 AGAIN_AFTER = 1.0
 """Seconds after which a user who may have been on his way to the old host is kicked once more (ring-rules
 19)."""
+DURATIONS = 1000
+"""Ended kicks whose duration is kept for the metrics."""
 ON_THE_WAY = 30
 """Seconds after the last login in which he may have been."""
 
@@ -34,6 +36,7 @@ class KickRun(msgspec.Struct):
 
     number: int
     what: KickWhat
+    began: float
     deadline: float
     after: frozenset[int] = frozenset()
     """A fence: the kicks it waits for."""
@@ -47,6 +50,8 @@ class Kicks:
         self.blind = True
         """We have just started, and do not know yet whose sessions our login processes proxy: a user who
         comes in moving may have some, though nothing is known of him."""
+        self.durations: deque[float] = deque(maxlen=DURATIONS)
+        """Seconds of the kicks that have ended, or were given up, and were not taken yet by the metrics."""
         self._hosts, self._users, self._counters = hosts, users, counters
         self._numbers = count(1)
         self._running: dict[int, KickRun] = {}
@@ -61,7 +66,7 @@ class Kicks:
 
     def start(self, what: KickWhat, now: Now) -> KickRun:
         """Begin one. A fence is over when those under way now are."""
-        run = KickRun(next(self._numbers), what, now.mono + KICK_TIMEOUT)
+        run = KickRun(next(self._numbers), what, now.mono, now.mono + KICK_TIMEOUT)
         if isinstance(what, Fence):
             run.after = frozenset(self._running)
             run.over = not run.after
@@ -100,12 +105,13 @@ class Kicks:
             if row.tag in tags and host_id(Address(row.address)) != new
         ]
 
-    def ended(self, number: int, sessions: int, problem: str) -> list[Effect]:
+    def ended(self, number: int, sessions: int, problem: str, now: Now) -> list[Effect]:
         """What became of a kick. Of one that nobody waits for any more: nothing."""
         run = self._running.pop(number, None)
         if run is None:
             return []
         run.over, run.sessions, run.problem = True, sessions, problem
+        self.durations.append(now.mono - run.began)
         self._counters.sessions_kicked += sessions
         for fence in self._fences:
             if number in fence.after:
@@ -139,6 +145,7 @@ class Kicks:
             for fence in self._fences:
                 if number in fence.after:
                     fence.problem = run.problem
+            self.durations.append(now.mono - run.began)
             self._counters.kicks_timed_out += 1
             fields = {"what": described(run.what), "reason": run.problem}
             effects.append(Log(Level.WARNING, "kick_failed", fields))

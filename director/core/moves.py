@@ -184,6 +184,7 @@ class Moves:
         if taken is not None:
             self._end(taken)
             taken.job.superseded += 1
+            self._counters.moves_superseded += 1
         self._own[key] = own
         job.under_way.add(key)
         job.unconfirmed.add(key)
@@ -295,6 +296,7 @@ class Moves:
         row = self._hosts.row(own.target) if own.target else None
         if record is None or (own.target and (row is None or not row.present)):
             own.job.superseded += 1
+            self._counters.moves_superseded += 1
             self._over(own, effects)
         elif (record.decided, record.host) == (own.decided, own.target):
             if record.flags & MOVING:

@@ -72,7 +72,11 @@ class NameTable:
 
     def names(self, number: int) -> dict[UserKey, str]:
         """The names of a bucket for display; bytes that are no UTF-8 become U+FFFD."""
-        return {key: name.decode(errors="replace") for key, name in _entries(self._buckets[number])}
+        return {key: name.decode(errors="replace") for key, name in self.exact(number)}
+
+    def exact(self, number: int) -> Iterator[tuple[UserKey, bytes]]:
+        """The names of a bucket as auth gave them; of a key that comes again the last one counts."""
+        return _entries(self._buckets[number])
 
     def sweep(self, number: int, keep: Callable[[int], bool]) -> int:
         """Drop the names of a bucket whose key is not to be kept; gives how many."""

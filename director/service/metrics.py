@@ -15,14 +15,14 @@ import msgspec
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 
-SYNC_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds of the histogram of sync durations, seconds."""
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds of the histograms, seconds."""
 
 
 class Durations(msgspec.Struct):
     """How often something took how long: `counts[i]` for at most `bounds[i]` seconds, the last for more."""
 
-    bounds: tuple[float, ...] = SYNC_BOUNDS
+    bounds: tuple[float, ...] = BOUNDS
     counts: list[int] = msgspec.field(default_factory=list)
     total: float = 0.0
 
@@ -58,6 +58,17 @@ class Snapshot(msgspec.Struct, kw_only=True):
     hosts: list[HostSample] = msgspec.field(default_factory=list)
     conflicts: int = 0
     """Users that were found on two hosts at once."""
+    moves: dict[str, int] = msgspec.field(default_factory=dict)
+    """result -> users: moved and superseded of the moves this director has led, timed_out of all."""
+    moves_in_progress: int = 0
+    """Users being moved now, by whichever director."""
+    kicks: dict[str, int] = msgspec.field(default_factory=dict)
+    """result -> kicks of this machine: done, failed, timed_out."""
+    sessions_kicked: int = 0
+    """Sessions of this machine that were ended."""
+    kick_durations: Durations = msgspec.field(default_factory=Durations)
+    near_expiry_rounds: int = 0
+    """Users near expiry whom the ring was asked about."""
     ring_members: dict[str, int] = msgspec.field(default_factory=dict)
     """state -> listed directors in it."""
     ring_synced: bool = False
@@ -96,6 +107,7 @@ class _Page:
 
     def collect(self) -> Iterator[Metric]:
         yield from self._users_and_hosts()
+        yield from self._moves_and_kicks()
         yield from self._ring()
         yield from self._store()
         yield from self._process()
@@ -113,6 +125,19 @@ class _Page:
         for name, text, column in columns:
             yield _gauge(name, text, zip(keys, column, strict=True), "host", "tag")
         yield _counter("conflicts", "Users found on two hosts at once; must stay 0", [((), now.conflicts)])
+
+    def _moves_and_kicks(self) -> Iterator[Metric]:
+        now = self.snapshot
+        yield _counter("moves", "Users moved, by what came of it", _by_one(now.moves), "result")
+        yield _gauge("moves_in_progress", "Users being moved", [((), now.moves_in_progress)])
+        yield _counter(
+            "kicks", "Requests to end sessions, by what came of them", _by_one(now.kicks), "result"
+        )
+        yield _counter("sessions_kicked", "Sessions ended", [((), now.sessions_kicked)])
+        took = now.kick_durations
+        yield _histogram("kick_duration_seconds", "Until a request to end sessions was answered", took)
+        asked = [((), now.near_expiry_rounds)]
+        yield _counter("near_expiry_rounds", "Users near expiry whom the ring was asked about", asked)
 
     def _ring(self) -> Iterator[Metric]:
         now = self.snapshot

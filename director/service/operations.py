@@ -23,7 +23,7 @@ from director.core.member import Neighbour
 from director.core.messages import HostRow
 from director.core.order import member_order, split_member
 from director.core.standing import Standing
-from director.core.users import BUCKET_SHIFT, BUCKETS, User, is_alive, unpack
+from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, User, is_alive, unpack
 from director.core.vhosts import Circle
 from director.records import (
     Change,
@@ -36,10 +36,11 @@ from director.records import (
     UserStatus,
 )
 from director.service.driver import Driver
+from director.service.dumping import host_commands, pin_command
 from director.service.metrics import Durations, HostSample, Snapshot, render
 from director.service.operators import FAILURES
 from director.service.persist import Persistence
-from director.service.useroperations import STORE_WAIT, UserOperations, as_address
+from director.service.useroperations import STORE_WAIT, UserOperations, as_address, is_hash
 from director.types import Address, HostId, MemberId, Stamp
 from director.version import VERSION
 from director.wire import hotpath
@@ -66,7 +67,7 @@ class Operations(UserOperations):
     ) -> None:
         super().__init__(driver, persistence, user_hash)
         self._started, self._warm_seconds = started, warm_seconds
-        self._syncs = Durations()
+        self._syncs, self._kicks = Durations(), Durations()
         self._configured = cache(self._configured_circle)
 
     # ---- reading
@@ -91,13 +92,18 @@ class Operations(UserOperations):
         """Hosts of the configuration file that an operator has removed."""
         return [str(address) for address in self._hosts.removed()]
 
-    def dump(self) -> Dump:
-        commands = []
-        for row in self._hosts.present():
-            commands.append(f"director add {row.address}{'@' + row.tag if row.tag else ''} {row.weight}")
-            if not row.up:
-                commands.append(f"director down {row.address}")
-        commands += [f"director remove {address}" for address in self._hosts.removed()]
+    async def dump(self) -> Dump:
+        """The commands that rebuild hosts and pins. Reads the users in slices."""
+        commands = host_commands(self._hosts)
+        for number in range(BUCKETS):
+            pinned = [user for user in unpack(self._users.bucket(number)) if user.flags & PINNED]
+            names = dict(self._director.names.exact(number)) if pinned else {}
+            for user in pinned:
+                host = self._live_host(user)
+                if host is not None:
+                    commands.append(pin_command(user.key, names.get(user.key), host))
+            if number % COUNTED == 0:
+                await anyio.lowlevel.checkpoint()
         return Dump(commands=commands)
 
     def ring(self) -> RingInfo:
@@ -110,11 +116,14 @@ class Operations(UserOperations):
             missing=[m for m in order if m not in director.barrier.ring],
             waiting_logins=len(director.pending),
             members=[info for member in order for info in self._member_infos(member)],
+            stopped=[m for m in order if self._has_stopped(m)],
+            removed=director.ring.removed,
+            moves_in_progress=len(director.moves),
         )
 
     def user_status(self, user: str, tag: str = "", numeric_is_hash: bool = True) -> UserStatus:
         name = user.encode("utf-8", "surrogateescape")
-        if numeric_is_hash and user.isascii() and user.isdigit() and int(user) <= 0xFFFFFFFF:
+        if numeric_is_hash and is_hash(user):
             hash32 = int(user)
             record = self._by_hash(hash32, tag)
         else:
@@ -161,6 +170,11 @@ class Operations(UserOperations):
         """Whether logins can be answered, and why not."""
         director = self._director
         barrier = director.barrier
+        if director.ring.removed:
+            return False, (
+                f"removed from the ring: logins are refused; `director ring add {director.me}` on another "
+                "director takes it back"
+            )
         if director.assigner.gate is Gate.CLOSED:
             return False, "memory is not compared with the ring or the store yet"
         if director.standing is Standing.WAIT:
@@ -255,6 +269,9 @@ class Operations(UserOperations):
         lag, driver.counts.loop_lag = driver.counts.loop_lag, 0.0
         while director.barrier.durations:
             self._syncs.add(director.barrier.durations.popleft())
+        while director.kicks.durations:
+            self._kicks.add(director.kicks.durations.popleft())
+        counters = director.counters
         return Snapshot(
             version=VERSION,
             python=platform.python_version(),
@@ -262,12 +279,26 @@ class Operations(UserOperations):
             lookups=driver.lookups(),
             users=users,
             hosts=[HostSample(h.address, h.tag, h.up, h.weight, h.users) for h in hosts],
-            conflicts=director.counters.conflicts,
+            conflicts=counters.conflicts,
+            moves={
+                "moved": counters.moves_done,
+                "superseded": counters.moves_superseded,
+                "timed_out": counters.moves_timed_out,
+            },
+            moves_in_progress=len(director.moves),
+            kicks={
+                "done": counters.kicks_done,
+                "failed": counters.kicks_failed,
+                "timed_out": counters.kicks_timed_out,
+            },
+            sessions_kicked=counters.sessions_kicked,
+            kick_durations=self._kicks,
+            near_expiry_rounds=counters.near_rounds,
             ring_members={"in_ring": len(ring.ring), "missing": len(ring.missing)},
             ring_synced=ring.synced,
             ring_syncs=self._syncs,
             ring_messages={
-                **{(kind, "in"): count for kind, count in director.counters.messages_in.items()},
+                **{(kind, "in"): count for kind, count in counters.messages_in.items()},
                 **{(kind, "out"): count for kind, count in driver.sockets.messages_out.items()},
             },
             store_up=persistence.up,
@@ -341,8 +372,13 @@ class Operations(UserOperations):
             ]
         links = [n for n in director.ring.links.values() if n.peer == member]
         if not links:
-            return [MemberInfo(address=address, port=port, last_failed=failed)]
+            status = "stopped" if self._has_stopped(member) else ""
+            return [MemberInfo(address=address, port=port, last_failed=failed, status=status)]
         return [self._link_info(n, address, port, failed) for n in links]
+
+    def _has_stopped(self, member: MemberId) -> bool:
+        """Whether a listed director has said good-bye and is out of the ring."""
+        return member in self._director.ring.departed and member not in self._director.barrier.ring
 
     def _own_status(self) -> str:
         barrier = self._director.barrier

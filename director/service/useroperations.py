@@ -115,7 +115,7 @@ class UserOperations(ABC):
         row = self._known_host(host)
         if tag and tag != row.tag:
             raise BadRequest(f"{row.address} has the tag {row.tag!r}, not {tag!r}: users stay in their pool")
-        if numeric_is_hash and _is_hash(user):
+        if numeric_is_hash and is_hash(user):
             return row, self._key_of_hash(int(user), row.tag), b""
         name = self._user_hash.cut(_bytes(user))
         return row, self._user_hash.key(name, row.tag.encode()), name
@@ -124,7 +124,7 @@ class UserOperations(ABC):
         self, user: str, tag: str = "", *, numeric_is_hash: bool = True, reason: str, dry_run: bool = False
     ) -> UsersChange:
         """Let a pinned user expire, and be flushed, like everybody."""
-        if numeric_is_hash and _is_hash(user):
+        if numeric_is_hash and is_hash(user):
             key = self._key_of_hash(int(user), tag)
         else:
             key = self._user_hash.key(self._user_hash.cut(_bytes(user)), tag.encode())
@@ -430,7 +430,8 @@ def _bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _is_hash(user: str) -> bool:
+def is_hash(user: str) -> bool:
+    """Whether a user is named by his hash, where nobody says that it is a name."""
     return user.isascii() and user.isdigit() and int(user) <= LARGEST_HASH
 
 

@@ -177,10 +177,10 @@ async def ring(operations: Service) -> RingInfo:
 @get(
     "/v1/dump",
     responses=errors(400),
-    summary="The commands that rebuild hosts, tags, weights and down states",
+    summary="The commands that rebuild hosts, tags, weights, down states and pins",
 )
 async def dump(operations: Service) -> Dump:
-    return operations.dump()
+    return await operations.dump()
 
 
 @get("/metrics", media_type=METRICS_TYPE, responses=errors(400), summary="Prometheus metrics")

@@ -12,6 +12,7 @@ from director.cli.output import printable
 from director.records import HostInfo, MemberInfo
 from tests.unit.cli.conftest import Director
 
+ADDED = {"stopped", "removed", "moves_in_progress"}
 READING = [("status",), ("status", "alice"), ("map",), ("dump",), ("ring", "status")]
 
 
@@ -34,6 +35,38 @@ def test_status_says_what_is_not_as_it_should_be(director: Director) -> None:
         "director 127.0.0.11:9090, ring of 2, NOT in sync, store sqlite AWAY, 3 users",
         "not in the ring: 127.0.0.13:9090",
         "store sqlite:////var/lib/director/state.db: disk I/O error; 0 buckets are written when it returns",
+    ]
+
+
+@pytest.mark.parametrize("command", [("status",), ("ring", "status")])
+def test_directors_that_were_stopped_are_not_called_lost(
+    director: Director, command: tuple[str, ...]
+) -> None:
+    director.operations.missing = ["127.0.0.13:9090", "127.0.0.14:9090"]
+    director.operations.stopped = ["127.0.0.14:9090"]
+    assert director(*command).stdout.splitlines()[1:3] == [
+        "not in the ring: 127.0.0.13:9090",
+        "stopped: 127.0.0.14:9090",
+    ]
+
+
+@pytest.mark.parametrize("command", [("status",), ("ring", "status")])
+def test_users_on_the_move_are_counted_while_there_are_any(
+    director: Director, command: tuple[str, ...]
+) -> None:
+    director.operations.moving = 2
+    assert director(*command).stdout.splitlines()[1:3] == ["2 users being moved", ""]
+
+
+@pytest.mark.parametrize("command", [("status",), ("ring", "status")])
+def test_a_removed_director_says_so_and_how_it_is_taken_back(
+    director: Director, command: tuple[str, ...]
+) -> None:
+    director.operations.removed = True
+    assert director(*command).stdout.splitlines()[1:3] == [
+        "REMOVED from the ring: logins are refused; `director ring add 127.0.0.11:9090` on another director "
+        "takes it back",
+        "",
     ]
 
 
@@ -128,7 +161,7 @@ def test_dump_prints_commands(director: Director) -> None:
     [
         (("status",), {"version", "me", "started", "hosts", "users", "ring", "store"}),
         (("status", "alice"), {"user", "tag", "hash", "current", "expires", "hashed", "configured"}),
-        (("ring", "status"), {"me", "synced", "ring", "missing", "waiting_logins", "members"}),
+        (("ring", "status"), {"me", "synced", "ring", "missing", "waiting_logins", "members"} | ADDED),
         (("dump",), {"commands"}),
     ],
 )

@@ -10,7 +10,10 @@ import anyio.lowlevel
 import pytest
 
 from director.core.assign import Gate
+from director.core.events import MembersListed
+from director.core.names import entry
 from director.core.standing import Standing
+from director.core.users import BUCKET_SHIFT
 from director.errors import BadRequest, Refused, UnknownName
 from director.records import UserInfo
 from director.service import operations
@@ -108,14 +111,57 @@ async def test_the_dump_rebuilds_what_operators_did(node: Node) -> None:
     await node.operations.set_up(HOSTS[1], up=False, reason="test")
     await node.operations.remove_host(HOSTS[2], reason="test")
     await node.operations.set_host("127.0.3.9", "gold", 5, reason="test")
-    assert node.operations.dump().commands == [
+    await node.operations.set_tag(HOSTS[1], "silver", reason="test")
+    for name, host in (("o'brien", HOSTS[0]), ("12345", HOSTS[1]), ("-v", "127.0.3.9")):
+        await pinned(node, name, host)
+    commands = (await node.operations.dump()).commands
+    assert commands[:6] == [
         f"director add {HOSTS[0]} 7",
         f"director add {HOSTS[1]} 100",
+        f"director tag {HOSTS[1]} silver",
         f"director down {HOSTS[1]}",
         "director add 127.0.3.9@gold 5",
         f"director remove {HOSTS[2]}",
     ]
+    assert sorted(commands[6:]) == [
+        f"""director pin 'o'"'"'brien' {HOSTS[0]}""",
+        "director pin -- -v 127.0.3.9",
+        f"director pin --name 12345 {HOSTS[1]}",
+    ]
     assert node.operations.removed_hosts() == [HOSTS[2]]
+
+
+async def pinned(node: Node, user: str, host: str) -> None:
+    await node.operations.move_user(user, host, numeric_is_hash=False, pin=True, reason="test")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (None, "name not known"),
+        (b"\xff", "no command can hold this name"),
+        (b"a\nb", "no command can hold this name"),
+    ],
+)
+async def test_a_pinned_user_whom_no_command_can_name_is_a_comment_in_the_dump(
+    node: Node, name: bytes | None, why: str
+) -> None:
+    await pinned(node, "alice", HOSTS[0])
+    key = key_of("alice")
+    node.director.names.sweep(key >> BUCKET_SHIFT, lambda _: False)
+    if name is not None:
+        node.director.names.add(entry(key, name))
+    dump = await node.operations.dump()
+    assert dump.commands[3:] == [f"# pinned: user with hash {key >> 32} on {HOSTS[0]}, {why}"]
+
+
+async def test_the_dump_leaves_out_pins_to_hosts_that_are_gone_and_users_who_are_only_placed(
+    node: Node,
+) -> None:
+    await pinned(node, "alice", HOSTS[0])
+    node.put("bob", HOSTS[1])
+    await node.operations.remove_host(HOSTS[0], reason="test")
+    assert [line for line in (await node.operations.dump()).commands if "pin" in line] == []
 
 
 async def test_the_ring_lists_every_configured_director_and_who_is_missing() -> None:
@@ -123,6 +169,23 @@ async def test_the_ring_lists_every_configured_director_and_who_is_missing() -> 
     ring = node.operations.ring()
     assert next((m.address, m.port, m.kind) for m in ring.members) == ("127.0.2.31", 9090, "self")
     assert (ring.ring, ring.missing, ring.synced) == ([ME], [OTHER], False)
+
+
+async def test_a_director_that_said_good_bye_and_is_out_of_the_ring_is_shown_as_stopped() -> None:
+    node = Node(members=[ME, OTHER])
+    node.director.ring.departs(OTHER, 1)
+    ring = node.operations.ring()
+    assert (ring.missing, ring.stopped) == ([OTHER], [OTHER])
+    assert [member.status for member in ring.members][1:] == ["stopped"]
+
+
+async def test_a_removed_director_says_so_and_is_not_ready() -> None:
+    node = Node(members=[ME, OTHER])
+    node.driver.handle(MembersListed((OTHER,)))
+    assert node.operations.ring().removed
+    ready, why = node.operations.ready()
+    assert (ready, why.partition(":")[0]) == (False, "removed from the ring")
+    assert f"`director ring add {ME}`" in why
 
 
 # ---- changing
@@ -200,3 +263,23 @@ async def test_the_metrics_count_what_happened(node: Node) -> None:
     assert found['director_lookups_total{protocol="login",result="answered"}'] == "3.0"
     assert found[f'director_host_users{{host="{HOSTS[0]}",tag=""}}'] == "1.0"
     assert found["director_store_up"] == "1.0"
+
+
+async def test_the_metrics_count_moves_kicks_and_how_long_those_took(node: Node) -> None:
+    counters = node.director.counters
+    counters.moves_done, counters.moves_superseded, counters.moves_timed_out = 5, 2, 1
+    counters.kicks_done, counters.kicks_failed, counters.kicks_timed_out = 9, 4, 3
+    counters.sessions_kicked, counters.near_rounds = 11, 6
+    node.director.kicks.durations.append(0.5)
+    await node.operations.metrics()
+    node.director.kicks.durations.append(0.25)
+    text = (await node.operations.metrics()).decode()
+    found = dict(re.findall(r"^(director_\S+) (\S+)$", text, re.MULTILINE))
+    moves = [found[f'director_moves_total{{result="{one}"}}'] for one in ("moved", "superseded", "timed_out")]
+    kicks = [found[f'director_kicks_total{{result="{one}"}}'] for one in ("done", "failed", "timed_out")]
+    assert (moves, kicks) == (["5.0", "2.0", "1.0"], ["9.0", "4.0", "3.0"])
+    assert found["director_sessions_kicked_total"] == "11.0"
+    assert found["director_near_expiry_rounds_total"] == "6.0"
+    assert found["director_moves_in_progress"] == "0.0"
+    assert found["director_kick_duration_seconds_count"] == "2.0"
+    assert found["director_kick_duration_seconds_sum"] == "0.75"

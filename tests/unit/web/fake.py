@@ -57,6 +57,9 @@ class FakeOperations:
         ]  # fmt: skip
         self.synced = True
         self.missing: list[str] = []
+        self.stopped: list[str] = []
+        self.removed = False
+        self.moving = 0
         self.store_error: str | None = None
         self.stored = True
         self.is_alive = True
@@ -103,10 +106,11 @@ class FakeOperations:
     def ring(self) -> RingInfo:
         return RingInfo(
             me="127.0.0.11:9090", synced=self.synced, ring=["127.0.0.11:9090", "127.0.0.12:9090"],
-            missing=self.missing, waiting_logins=0, members=self.members,
+            missing=self.missing, waiting_logins=0, members=self.members, stopped=self.stopped,
+            removed=self.removed, moves_in_progress=self.moving,
         )  # fmt: skip
 
-    def dump(self) -> Dump:
+    async def dump(self) -> Dump:
         return Dump(
             commands=["director add 127.0.1.1 100", "director add 127.0.1.2 50", "director down 127.0.1.2"]
         )

@@ -18,6 +18,12 @@ NAMES = {
     "director_host_up": "gauge",
     "director_host_weight": "gauge",
     "director_conflicts": "counter",
+    "director_moves": "counter",
+    "director_moves_in_progress": "gauge",
+    "director_kicks": "counter",
+    "director_sessions_kicked": "counter",
+    "director_kick_duration_seconds": "histogram",
+    "director_near_expiry_rounds": "counter",
     "director_ring_members": "gauge",
     "director_ring_synced": "gauge",
     "director_ring_sync_duration_seconds": "histogram",
@@ -66,6 +72,11 @@ def test_every_metric_is_there_with_its_documented_name_also_when_nothing_happen
         ),
         ({"users": {"gold": 5}}, "director_users", {"tag": "gold"}, 5),
         ({"conflicts": 1}, "director_conflicts_total", {}, 1),
+        ({"moves": {"superseded": 6}}, "director_moves_total", {"result": "superseded"}, 6),
+        ({"moves_in_progress": 8}, "director_moves_in_progress", {}, 8),
+        ({"kicks": {"failed": 3}}, "director_kicks_total", {"result": "failed"}, 3),
+        ({"sessions_kicked": 12}, "director_sessions_kicked_total", {}, 12),
+        ({"near_expiry_rounds": 2}, "director_near_expiry_rounds_total", {}, 2),
         ({"ring_members": {"synced": 2}}, "director_ring_members", {"state": "synced"}, 2),
         ({"ring_synced": True}, "director_ring_synced", {}, 1),
         (
@@ -115,6 +126,14 @@ def test_durations_are_counted_up_to_their_bounds() -> None:
     assert counts == [2, 3, 4]
     assert value(measured, f"{name}_count") == 4
     assert value(measured, f"{name}_sum") == pytest.approx(3.65)
+
+
+def test_kicks_have_durations_of_their_own() -> None:
+    kicks = Durations(bounds=(0.1,))
+    kicks.add(0.05)
+    measured = snapshot(kick_durations=kicks)
+    assert value(measured, "director_kick_duration_seconds_count") == 1
+    assert value(measured, "director_ring_sync_duration_seconds_count") == 0
 
 
 def test_two_durations_do_not_share_their_counts() -> None:

@@ -1,0 +1,46 @@
+"""The commands of `director dump`: run on directors with the same configuration, they rebuild what operators
+did."""
+
+from __future__ import annotations
+
+import shlex
+
+from director.core.hosts import HostTable
+from director.core.messages import HostRow
+from director.service.useroperations import is_hash
+from director.types import Address, UserKey
+
+
+def host_commands(hosts: HostTable) -> list[str]:
+    """Hosts, tags, weights and down states."""
+    commands: list[str] = []
+    for row in hosts.present():
+        commands += _added(hosts, row)
+        if not row.up:
+            commands.append(f"director down {row.address}")
+    return commands + [f"director remove {address}" for address in hosts.removed()]
+
+
+def _added(hosts: HostTable, row: HostRow) -> list[str]:
+    """The configuration may give the host another tag, and `add` does not change that of one that exists."""
+    configured = hosts.configured.get(Address(row.address))
+    if configured is not None and configured.tag != row.tag:
+        return [
+            f"director add {row.address} {row.weight}",
+            f"director tag {row.address} {shlex.quote(row.tag)}",
+        ]
+    at = shlex.quote(f"{row.address}@{row.tag}") if row.tag else row.address
+    return [f"director add {at} {row.weight}"]
+
+
+def pin_command(key: UserKey, name: bytes | None, host: str) -> str:
+    """A pin; a comment where the user has no name that can be written in a command."""
+    try:
+        text = name.decode() if name is not None else ""
+    except UnicodeDecodeError:
+        text = ""
+    if not text or not text.isprintable():
+        why = "name not known" if name is None else "no command can hold this name"
+        return f"# pinned: user with hash {key >> 32} on {host}, {why}"
+    options = (" --name" if is_hash(text) else "") + (" --" if text.startswith("-") else "")
+    return f"director pin{options} {shlex.quote(text)} {host}"
