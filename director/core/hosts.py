@@ -19,10 +19,6 @@ from director.core.users import User
 from director.types import Address, HostId
 
 MAX_WEIGHT = 1000
-TAG_AHEAD = 3
-"""Seconds by which a change of tag is stamped ahead: above all that was decided before it, also in the same
-second and by clocks that are ahead by as much as the ring allows (2 s). What is decided after it gets at
-least its stamp."""
 REAPPEARS = 4
 """Seconds between the stamps of a host's removal and its return at least: by a clock that is ahead, users may
 have been put on it until then by a director that did not know of its removal yet, and they must not count."""
