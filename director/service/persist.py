@@ -16,7 +16,6 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
-import msgspec
 
 from director.core.checks import wrong_members, wrong_records, wrong_rows
 from director.core.director import Director
@@ -33,11 +32,12 @@ from director.core.hosts import decode_rows, encode_rows
 from director.core.members import decode_member_rows, encode_member_rows
 from director.core.names import NameTable
 from director.core.users import BUCKETS, UserTable
-from director.core.writers import Writers
 from director.records import StoreInfo
+from director.service.asking import Questions
 from director.service.claiming import Claims
 from director.service.documents import TableDocument
 from director.service.log import Log
+from director.service.share import Share
 from director.types import MemberId, UserKey
 from state.base import (
     EMPTY_VERSION,
@@ -86,13 +86,6 @@ HOSTS, MEMBERS = "hosts", "members"
 """Names of the documents with the host table, and with what was changed in the list of directors."""
 
 
-class _Asked(msgspec.Struct):
-    count: int
-    """How many had asked, this one included."""
-    buckets: set[int]
-    """Those that are not stored yet."""
-
-
 class Persistence:
     def __init__(
         self,
@@ -115,25 +108,18 @@ class Persistence:
         self._users: UserTable = director.users
         self._names: NameTable = director.names
         self._lease_ttl, self._incarnation = lease_ttl, incarnation
-        self._own_choices_kept = 3 * ping_timeout
+        self._share = Share(director, shared=store.shared, left_kept=3 * ping_timeout)
         self._versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
         self._queued: set[int] = set()
         self._writing = 0
         """Buckets of users on their way into the store."""
         self._queued_names: set[int] = set()
-        self._left_to_others: dict[int, float] = {}
-        """Buckets changed here and left to their usual writer, and when: ours if he turns out cut off."""
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_QUEUE)
-        self._asked: dict[int, _Asked] = {}
-        """Who waits for buckets to be stored, by the number of his question."""
-        self._asked_count = 0
+        self._questions = Questions()
         self._run_id: str | None = None
         self._said: tuple[type[StoreError], str] | None = None
         """What kind of trouble was logged; None: there is none."""
         self._set_aside: Path | None = None
-        self._ring: tuple[MemberId, ...] = ()
-        self._writers = Writers()
-        self._was_partial = False
         self._work = anyio.Event()
         self._urgent = anyio.Event()
         self._hosts = TableDocument(
@@ -174,7 +160,7 @@ class Persistence:
 
     def look(self) -> None:
         """Something has happened: there may be something to write."""
-        if self._users.dirty_count or self._ring_has_changed():
+        if self._users.dirty_count or self._share.has_changed():
             self._work.set()
 
     def hosts_changed(self) -> None:
@@ -198,8 +184,7 @@ class Persistence:
             self._queued.update(self._users.take_dirty())
             buckets = tuple(self._queued)
         self._queued.update(buckets)
-        self._asked_count += 1
-        self._asked[number] = _Asked(self._asked_count, set(buckets))
+        self._questions.ask(number, buckets)
         self._work.set()
         self._urgent.set()
 
@@ -357,7 +342,7 @@ class Persistence:
                 if not self.up:
                     await self._come_back()
                 self._collect()
-                self._queued.update(self._lately_left_to_others())
+                self._queued.update(self._share.lately_left())
                 await self._write(names=True)
                 while self._queued:
                     await self._swap_all("users", self._users.stored_bucket, self._queued)
@@ -400,20 +385,17 @@ class Persistence:
 
     async def _rest(self, seconds: float) -> None:
         """Let changes gather, but not those an operator waits for."""
-        if self.hosts_stored and not self._asked:
+        if self.hosts_stored and not self._questions:
             with anyio.move_on_after(seconds):
                 await self._urgent.wait()
         self._urgent = anyio.Event()
 
     def _something_to_do(self) -> bool:
         return (
-            bool(self._queued or self._audit or self._asked)
+            bool(self._queued or self._audit or self._questions)
             or not self.hosts_stored
-            or self._ring_has_changed()
+            or self._share.has_changed()
         )
-
-    def _ring_has_changed(self) -> bool:
-        return self._ring != self._director.barrier.ring or self._was_partial != self._director.partial
 
     async def _come_back(self) -> None:
         """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
@@ -450,7 +432,7 @@ class Persistence:
         for number in range(BUCKETS):
             if number % FLUSH_BUCKETS == 0:
                 await anyio.lowlevel.checkpoint()
-            if self._is_writer(number):
+            if self._share.is_ours(number):
                 blob = self._users.stored_bucket(number)
                 if version_of(blob) != versions.get(number, EMPTY_VERSION):
                     self._queued.add(number)
@@ -459,14 +441,15 @@ class Persistence:
 
     async def _write(self, *, names: bool) -> None:
         await self._write_documents()
-        if self._ring_has_changed():
+        if self._share.has_changed():
             await self._new_ring()
         await self._write_audit()
         self._collect()
         await self._swap_all("users", self._users.stored_bucket, self._queued)
-        self._answer_asked()
+        for question in self._questions.take_answered():
+            self._handle(Persisted(question))
         if names:
-            self._queued_names.update(n for n in self._names.take_dirty() if self._is_writer(n))
+            self._queued_names.update(n for n in self._names.take_dirty() if self._share.is_ours(n))
             await self._swap_all("names", self._names.bucket, self._queued_names)
 
     async def _swap_all(self, space: Space, blob_of: Callable[[int], bytes], queue: set[int]) -> None:
@@ -479,35 +462,24 @@ class Persistence:
 
     async def _new_ring(self) -> None:
         """Other members, other writers: take over what nobody else writes now (ring-rules 32, 39)."""
-        was_alone_or_new = not self._ring
-        self._ring, self._was_partial = self._director.barrier.ring, self._director.partial
+        was_alone_or_new = not self._share.ring
+        self._share.take_ring()
         if not self.store.shared or was_alone_or_new:
             return
-        if self._was_partial:
-            self._queued.update(self._lately_left_to_others())
-        self._left_to_others.clear()
+        if self._share.partial:
+            self._queued.update(self._share.lately_left())
+        self._share.forget_left()
         for space in SPACES:
             await self._read_changed(space)
         await self._queue_differences()
 
-    def _lately_left_to_others(self) -> list[int]:
-        since = time.monotonic() - self._own_choices_kept
-        return [number for number, at in self._left_to_others.items() if at > since]
-
     def _collect(self) -> None:
         """Move what has become dirty to the queue, or leave it to its usual writer."""
-        now = time.monotonic()
         for number in self._users.take_dirty():
-            if self._is_writer(number):
+            if self._share.is_ours(number):
                 self._queued.add(number)
             else:
-                self._left_to_others[number] = now
-
-    def _is_writer(self, number: int) -> bool:
-        """By rendezvous hashing over the members of the ring; in a partial one everybody is his own."""
-        if not self.store.shared or self._was_partial or len(self._ring) < 2:
-            return True
-        return self._writers.of(number, self._ring) == self._director.me
+                self._share.leave(number)
 
     async def _swap(
         self, space: Space, numbers: Sequence[int], blob_of: Callable[[int], bytes], queue: set[int]
@@ -520,7 +492,7 @@ class Persistence:
             for position, number in enumerate(numbers, start=1):
                 blob = blob_of(number)
                 queue.discard(number)
-                prepared[number] = self._asked_count
+                prepared[number] = self._questions.count
                 if version_of(blob) == known.get(number, EMPTY_VERSION):
                     self._is_stored(space, number, prepared[number])
                 else:
@@ -554,17 +526,10 @@ class Persistence:
         await self._hosts.write()
         await self._members.write()
 
-    def _is_stored(self, space: Space, number: int, asked_count: int) -> None:
-        """A bucket, as it was when so many had asked, is in the store: does that answer anybody?"""
+    def _is_stored(self, space: Space, number: int, asked: int) -> None:
+        """A bucket, as it was when so many had asked, is in the store."""
         if space == "users":
-            for asked in self._asked.values():
-                if asked.count <= asked_count:
-                    asked.buckets.discard(number)
-
-    def _answer_asked(self) -> None:
-        for number in [number for number, asked in self._asked.items() if not asked.buckets]:
-            del self._asked[number]
-            self._handle(Persisted(number))
+            self._questions.stored(number, asked)
 
     # ---- with a shared store
 
@@ -622,7 +587,7 @@ class Persistence:
 
     def _is_away(self) -> None:
         self.up = False
-        self._asked.clear()
+        self._questions.drop()
         self._work.set()
         self._urgent.set()
         self._handle(Leases(None))

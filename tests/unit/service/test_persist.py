@@ -85,7 +85,7 @@ async def in_a_ring_of_two(url: str) -> AsyncIterator[Node]:
     async with running(Node(url, members=[ME, OTHER])) as node:
         node.director.barrier.ring = (ME, OTHER)
         node.handle(TimerFired())
-        await until(lambda: node.persistence._ring == (ME, OTHER) and not node.director.partial)
+        await until(lambda: node.persistence._share.ring == (ME, OTHER) and not node.director.partial)
         yield node
 
 
@@ -102,7 +102,7 @@ async def clean(node: Node) -> None:
 
 def name_in_bucket_of(writer: MemberId, node: Node) -> str:
     """A user whose bucket this member usually writes."""
-    mine = node.persistence._is_writer
+    mine = node.persistence._share.is_ours
     return next(n for n in map("user{}".format, range(1000)) if mine(bucket_of(n)) is (writer == ME))
 
 
