@@ -32,12 +32,12 @@ class NameTable:
 
     def add(self, entries: bytes) -> None:
         """Take in names of logins here; the last name of a key counts. Raises ValueError for half entries."""
-        for key, name in list(_entries(entries)):
+        for key, name in list(entries_in(entries)):
             number = key >> BUCKET_SHIFT
             self._buckets[number] += entry(key, name)
             self._dirty.add(number)
             if len(self._buckets[number]) > self._compact_above[number]:
-                self._replace(number, dict(_entries(self._buckets[number])))
+                self._replace(number, dict(entries_in(self._buckets[number])))
 
     def merge(self, entries: bytes) -> bool:
         """Take in names from elsewhere; whether anything was new.
@@ -46,12 +46,12 @@ class NameTable:
         Raises ValueError, and takes in nothing, for half entries.
         """
         found: dict[int, dict[UserKey, bytes]] = {}
-        for key, name in _entries(entries):
+        for key, name in entries_in(entries):
             names = found.setdefault(key >> BUCKET_SHIFT, {})
             names[key] = max(name, names.get(key, b""))
         anything = False
         for number, names in found.items():
-            known = dict(_entries(self._buckets[number]))
+            known = dict(entries_in(self._buckets[number]))
             news = {key: name for key, name in names.items() if key not in known or name > known[key]}
             if news:
                 self._replace(number, known | news)
@@ -61,26 +61,22 @@ class NameTable:
 
     def bucket(self, number: int) -> bytes:
         """The entries of a bucket, by key, one for each."""
-        self._replace(number, dict(_entries(self._buckets[number])))
+        self._replace(number, dict(entries_in(self._buckets[number])))
         return bytes(self._buckets[number])
 
     def entries_of(self, number: int, records: bytes) -> bytes:
         """The entries of the users of these records, which are of this bucket and in order; in any order."""
         keys = {key for key, *_ in RECORD.iter_unpack(records)}
-        known = dict(_entries(self._buckets[number]))
+        known = dict(entries_in(self._buckets[number]))
         return b"".join(entry(key, name) for key, name in known.items() if key in keys)
 
     def names(self, number: int) -> dict[UserKey, str]:
         """The names of a bucket for display; bytes that are no UTF-8 become U+FFFD."""
-        return {key: name.decode(errors="replace") for key, name in self.exact(number)}
-
-    def exact(self, number: int) -> Iterator[tuple[UserKey, bytes]]:
-        """The names of a bucket as auth gave them; of a key that comes again the last one counts."""
-        return _entries(self._buckets[number])
+        return {key: name.decode(errors="replace") for key, name in entries_in(self._buckets[number])}
 
     def sweep(self, number: int, keep: Callable[[int], bool]) -> int:
         """Drop the names of a bucket whose key is not to be kept; gives how many."""
-        known = dict(_entries(self._buckets[number]))
+        known = dict(entries_in(self._buckets[number]))
         kept = {key: name for key, name in known.items() if keep(key)}
         dropped = len(known) - len(kept)
         if dropped:
@@ -113,7 +109,8 @@ def entry(key: UserKey, name: bytes) -> bytes:
     return _HEAD.pack(key, len(name)) + name
 
 
-def _entries(data: bytes | bytearray) -> Iterator[tuple[UserKey, bytes]]:
+def entries_in(data: bytes | bytearray) -> Iterator[tuple[UserKey, bytes]]:
+    """The entries of a bucket, one by one. Raises ValueError where the last one is cut off."""
     at = 0
     while at < len(data):
         start = at + _HEAD.size

@@ -21,6 +21,7 @@ from director.core.hashing import UserHash
 from director.core.hosts import HostTable
 from director.core.member import Neighbour
 from director.core.messages import HostRow
+from director.core.names import entries_in
 from director.core.order import member_order, split_member
 from director.core.standing import Standing
 from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, User, is_alive, unpack
@@ -97,7 +98,7 @@ class Operations(UserOperations):
         commands = host_commands(self._hosts)
         for number in range(BUCKETS):
             pinned = [user for user in unpack(self._users.bucket(number)) if user.flags & PINNED]
-            names = dict(self._director.names.exact(number)) if pinned else {}
+            names = dict(entries_in(self._director.names.bucket(number))) if pinned else {}
             for user in pinned:
                 host = self._live_host(user)
                 if host is not None:

@@ -390,7 +390,7 @@ class UserOperations(ABC):
         if self._director.moves.is_moving(key):
             raise TryAgain("the user is being moved already; wait for it to end")
         stays = self._host_of(key) == row.address
-        return UsersChange(moved=not stays, unchanged=stays, dry_run=True, host=row.address)
+        return UsersChange(moved=int(not stays), unchanged=int(stays), dry_run=True, host=row.address)
 
     async def _preview(self, host: Address | None, tag: str | None, *, everybody: bool) -> UsersChange:
         """How many users a flush would move (everybody: a forgetting), counted in slices."""

@@ -12,7 +12,6 @@ from director.core.events import Event, Started
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity
-from director.core.names import NameTable
 from director.core.users import BUCKET_SHIFT, User, pack, unpack
 from director.net.tls import RingTls
 from director.service.driver import Driver
@@ -49,7 +48,7 @@ class Node:
         assigner.remember_names = True
         identity = Identity(me, time.time_ns(), "%Lu", EXPIRE, b"secret" * 4, 1.0, 5.0, 2.0)
         table = HostTable([BackendSetting(Address(host), "", "", 100) for host in hosts])
-        self.director = Director(identity, members or [me], table, assigner, NameTable(), Settings())
+        self.director = Director(identity, members or [me], table, assigner, hotpath.NameTable(), Settings())
         self.driver = Driver(self.director, self.log, tls)
         self.store: StateStore = open_store(state, base_dir=folder)
         self.events: list[Event] = []

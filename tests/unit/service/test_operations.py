@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 
 import anyio.lowlevel
+import msgspec
 import pytest
 
 from director.core.assign import Gate
@@ -15,7 +16,7 @@ from director.core.names import entry
 from director.core.standing import Standing
 from director.core.users import BUCKET_SHIFT
 from director.errors import BadRequest, Refused, UnknownName
-from director.records import UserInfo
+from director.records import UserInfo, UsersChange
 from director.service import operations
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
 
@@ -209,6 +210,17 @@ async def test_a_dry_run_shows_what_would_be_and_changes_nothing(node: Node) -> 
     removed = await node.operations.remove_host(HOSTS[0], reason="", dry_run=True)
     assert removed.host is None
     assert len(await node.operations.hosts()) == 3
+
+
+@pytest.mark.parametrize(("host", "moved"), [(HOSTS[0], 0), (HOSTS[1], 1)])
+async def test_a_dry_move_is_told_in_numbers_as_every_change_of_users(
+    node: Node, host: str, moved: int
+) -> None:
+    node.put("alice", HOSTS[0])
+    change = await node.operations.move_user("alice", host, reason="", dry_run=True)
+    told = msgspec.json.decode(msgspec.json.encode(change), type=UsersChange)
+    assert (told.moved, told.unchanged, told.dry_run, told.host) == (moved, 1 - moved, True, host)
+    assert node.host("alice") == HOSTS[0]
 
 
 async def test_users_of_a_host_that_is_down_stay_and_those_of_a_removed_one_are_placed_anew(

@@ -178,7 +178,7 @@ class FakeOperations:
             return self._users(superseded=1, host=self.superseded_by)
         there = self.user_status(user, tag, numeric_is_hash).current
         if there == host:
-            return self._users(unchanged=1, host=host, dry_run=dry_run)
+            return self._users(moved=int(pin), unchanged=int(not pin), host=host, dry_run=dry_run)
         if not dry_run:
             self.reasons.append(reason)
             self.assigned = [one for one in self.assigned if one.name != user]
