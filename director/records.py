@@ -208,7 +208,7 @@ class NewFlush(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None
     """Whose users; None: those of all hosts. There is no default, so that nobody flushes all by mistake."""
     forget: bool = False
-    """Forget the users instead of moving them; their sessions end."""
+    """Forget the users, pinned ones too, instead of moving them; their sessions end."""
     rebalance: bool = False
     """Move only users who are not where the hash puts them; all hosts."""
     tag: str | None = None

@@ -43,7 +43,9 @@ parallel_option = click.option(
 
 @click.command()
 @click.argument("host", metavar="HOST|all")
-@click.option("-F", "--forget", is_flag=True, help="Forget the users instead; their sessions end.")
+@click.option(
+    "-F", "--forget", is_flag=True, help="Forget the users instead, pinned ones too, and end their sessions."
+)
 @parallel_option
 @json_option
 @change_options
@@ -62,8 +64,8 @@ def flush(
     Who is placed right already stays; pinned users stay. To empty a host use `drain`. Ctrl-C starts no more
     users; those on the move are finished.
 
-    With -F all users of HOST are forgotten, pinned ones too, and their sessions end. The next login of each
-    is placed afresh, without waiting until the old host is done with him: for a HOST that is dead.
+    With -F users are forgotten: their sessions end, all at once, and whoever comes back is placed anew
+    without waiting for that. For a HOST that is dead; else one user can be on two hosts for a moment.
     """
     if forget and max_parallel is not None:
         raise click.UsageError("--max-parallel is not for -F: nobody is moved")

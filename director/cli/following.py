@@ -98,8 +98,7 @@ PAST = {"forget": "forgotten"}
 def in_words(change: UsersChange, past: str = "moved") -> str:
     """`1200 users moved, 3410 sessions ended, 0 timed out`, and what else there is to say."""
     text = f"{counted(change.moved, 'user')} {past}"
-    if past != PAST["forget"]:
-        text += f", {counted(change.kicked, 'session')} ended, {change.timed_out} timed out"
+    text += f", {counted(change.kicked, 'session')} ended, {change.timed_out} timed out"
     if change.superseded:
         text += f", {change.superseded} moved elsewhere by another operator"
     if change.pinned:

@@ -297,6 +297,8 @@ class Director:
         assert isinstance(event, MoveUser | UnpinUser | Flush | Forget | KickSessions), event
         if self.standing is Standing.WAIT or self.ring.removed:
             reason = "this director is cut off from the larger part of the ring; ask one there"
+            if self.ring.removed:
+                reason = "this director was removed from the ring; ask another one"
             return [OperationFailed(event.operation, "refused", reason)]
         match event:
             case MoveUser():

@@ -93,7 +93,7 @@ class Operations(Protocol):
         ...
 
     async def forget(self, host: str | None, *, reason: str, dry_run: bool = False) -> UsersChange:
-        """Forget the users of a host (None: of all) without ending their sessions."""
+        """Forget the users of a host (None: of all) and end their sessions."""
         ...
 
     async def rebalance(

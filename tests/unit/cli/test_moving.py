@@ -150,7 +150,9 @@ def test_flush_says_what_came_of_it(director: Director) -> None:
 
 
 def test_a_forced_flush_forgets_users(director: Director) -> None:
-    assert director("flush", "-F", "127.0.1.1").stdout == "flush 127.0.1.1: 2 users forgotten\n"
+    assert director("flush", "-F", "127.0.1.1").stdout == (
+        "flush 127.0.1.1: 2 users forgotten, 4 sessions ended, 0 timed out\n"
+    )
     assert director.operations.asked == [("forget", "127.0.1.1")]
 
 
@@ -220,7 +222,7 @@ def test_what_goes_wrong_on_the_way_is_said_with_its_exit_code(director: Directo
     [
         ("move alice 127.0.1.2", "alice: 127.0.1.1 -> 127.0.1.2, 3 sessions ended"),
         ("flush 127.0.1.1", "flush 127.0.1.1: 2 users moved, 4 sessions ended, 0 timed out"),
-        ("flush -F all", "flush all: 3 users forgotten"),
+        ("flush -F all", "flush all: 3 users forgotten, 6 sessions ended, 0 timed out"),
         ("rebalance", "rebalance: 3 users moved, 6 sessions ended, 0 timed out"),
         ("tag 127.0.1.1 gold", "tag 127.0.1.1 gold: 2 users moved, 4 sessions ended, 0 timed out"),
         ("drain 127.0.1.1", "drain 127.0.1.1: weight 100 -> 0, 2 users to be moved"),

@@ -202,7 +202,7 @@ class FakeOperations:
 
     async def forget(self, host: str | None, *, reason: str, dry_run: bool = False) -> UsersChange:
         self.asked.append(("forget", host))
-        return msgspec.structs.replace(self._flushed(host, dry_run=dry_run), kicked=0)
+        return self._flushed(host, dry_run=dry_run)
 
     async def rebalance(
         self, tag: str | None, max_parallel: int | None, *, reason: str, dry_run: bool = False
