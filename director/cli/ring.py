@@ -85,7 +85,7 @@ def add(target: Target, address: str, port: int | None, as_json: bool, dry_run: 
 def remove(target: Target, address: str, port: int | None, as_json: bool, dry_run: bool, reason: str) -> None:
     """Take the director at ADDR off the list of the ring.
 
-    If it still runs it is cut off and gives its users no new hosts: stop its proxy first. Without a PORT it
+    If it still runs it is told, and refuses all logins from then on: stop its proxy first. Without a PORT it
     is the first one with that address. Exit code 68: it is not listed.
     """
     client = target.client()
