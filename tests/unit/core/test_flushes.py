@@ -93,7 +93,7 @@ def test_pinned_users_stay_where_they_are() -> None:
     one.do(HostChange(9, BACKENDS[0], weight=0))
     one.do(Flush(1))
     assert one.played.users.get(pinned.key) == pinned
-    assert (one.done[0].moved, one.done[0].unchanged) == (39, 1)
+    assert (one.done[0].moved, one.done[0].unchanged, one.done[0].pinned) == (39, 0, 1)
 
 
 def test_where_no_host_is_left_a_flush_moves_to_nobody() -> None:

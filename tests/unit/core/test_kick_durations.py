@@ -1,131 +1,35 @@
-"""Kicks under way on one director."""
+"""The kicks of one director: what they count, and how long they took."""
 
 from __future__ import annotations
 
 from director.core.counters import Counters
-from director.core.effects import Kick, Log
-from director.core.hosts import BackendSetting, HostTable
-from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT, ON_THE_WAY, Kicks, described
-from director.core.kicktypes import ByName, Fence, HashOnHosts, OnHost
-from director.core.users import MOVING, UserTable
-from director.types import Address, HostId
-from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
+from director.core.hosts import HostTable
+from director.core.kicks import KICK_TIMEOUT, Kicks
+from director.core.kicktypes import ByName
+from director.core.users import UserTable
+from tests.unit.core.cores import EXPIRE, at
 
-OLD, NEW = user(b"alice", BACKENDS[0]), user(b"alice", BACKENDS[3], decided=START + 1)
-NOWHERE = OLD._replace(host=HostId(0))
+ALICE, BOB = ByName(b"alice"), ByName(b"bob")
 
 
-def kicks() -> tuple[Kicks, UserTable]:
-    settings = [BackendSetting(address, "", "", 100) for address in BACKENDS]
-    settings.append(BackendSetting(Address("10.1.0.9"), "", "gold", 100))
-    users = UserTable(EXPIRE)
-    one = Kicks(HostTable(settings), users, Counters())
-    one.blind = False
-    return one, users
+def kicks() -> tuple[Kicks, Counters]:
+    counters = Counters()
+    return Kicks(HostTable([]), UserTable(EXPIRE), counters), counters
 
 
-def test_a_kick_is_asked_for_once_and_is_over_with_its_answer() -> None:
-    one, _ = kicks()
-    run = one.start(ByName(b"alice"), at(0))
-    assert of(Kick, one.turn(at(0))) == [Kick(run.number, ByName(b"alice"))]
-    assert of(Kick, one.turn(at(0.1))) == []
-    assert (len(one), run.over) == (1, False)
-    one.ended(run.number, 3, "")
-    assert (len(one), run.over, run.sessions, run.problem) == (0, True, 3, "")
+def test_a_kick_took_from_its_beginning_to_its_answer_whatever_the_answer_says() -> None:
+    under_test, counters = kicks()
+    first, second = under_test.start(ALICE, at(1)), under_test.start(BOB, at(2))
+    under_test.ended(second.number, 0, "no login process answers", at(2.25))
+    under_test.ended(first.number, 3, "", at(2.5))
+    assert list(under_test.durations) == [0.25, 1.5]
+    assert (counters.kicks_done, counters.kicks_failed, counters.sessions_kicked) == (1, 1, 3)
 
 
-def test_a_kick_that_is_not_answered_is_over_after_four_seconds_named_and_counted() -> None:
-    one, _ = kicks()
-    run = one.start(OnHost("10.1.0.1"), at(1))
-    one.turn(at(1))
-    assert one.next_deadline() == 1 + KICK_TIMEOUT
-    assert of(Log, one.turn(at(0.99 + KICK_TIMEOUT))) == []
-    (log,) = of(Log, one.turn(at(1 + KICK_TIMEOUT)))
-    assert (log.event, log.fields["reason"]) == ("kick_failed", "no answer within 4 s")
-    assert (run.over, len(one), one.next_deadline()) == (True, 0, None)
-
-
-def test_an_answer_that_nobody_waits_for_is_ignored() -> None:
-    one, _ = kicks()
-    run = one.start(OnHost("10.1.0.1"), at(1))
-    one.turn(at(1 + KICK_TIMEOUT))
-    assert one.ended(run.number, 7, "") == []
-    assert (run.sessions, one.ended(99, 1, "oops")) == (0, [])
-
-
-def test_a_kick_that_failed_says_why_and_names_no_user() -> None:
-    one, _ = kicks()
-    run = one.start(ByName(b"alice"), at(1))
-    (log,) = of(Log, one.ended(run.number, 0, "nobody listens"))
-    assert log.fields == {"what": "ByName", "reason": "nobody listens"}
-    assert run.problem == "nobody listens"
-    assert described(HashOnHosts(7, ["a", "b"])) == "hash 7 on 2 hosts"
-
-
-def test_a_fence_is_over_when_the_kicks_before_it_are_and_waits_for_none_behind_it() -> None:
-    one, _ = kicks()
-    first, second = one.start(ByName(b"a"), at(0)), one.start(ByName(b"b"), at(0))
-    fence = one.start(Fence(), at(0))
-    third = one.start(ByName(b"c"), at(0))
-    assert [effect.kick for effect in of(Kick, one.turn(at(0)))] == [
-        first.number,
-        second.number,
-        third.number,
-    ]
-    one.ended(first.number, 0, "")
-    assert not fence.over
-    one.ended(second.number, 0, "")
-    assert fence.over
-    assert one.start(Fence(), at(0)).over is False
-
-
-def test_a_fence_with_nothing_before_it_is_over_at_once() -> None:
-    one, _ = kicks()
-    assert one.start(Fence(), at(0)).over
-
-
-def test_a_user_who_changes_hosts_is_kicked_from_all_others_of_his_pool_but_not_from_the_new_one() -> None:
-    one, _ = kicks()
-    run = one.elsewhere(OLD, NEW, at(0))
-    assert run is not None
-    assert isinstance(run.what, HashOnHosts)
-    assert run.what.hosts == [str(address) for address in BACKENDS[:3]]
-
-
-def test_who_was_nowhere_or_stays_is_not_kicked() -> None:
-    one, _ = kicks()
-    assert one.elsewhere(NOWHERE, NEW, at(0)) is None
-    assert one.elsewhere(OLD, OLD._replace(flags=MOVING), at(0)) is None
-
-
-def test_a_director_that_does_not_know_its_sessions_yet_kicks_a_moving_user_it_has_never_heard_of() -> None:
-    one, _ = kicks()
-    one.blind = True
-    assert one.elsewhere(NOWHERE, NEW._replace(flags=MOVING), at(0)) is not None
-    assert one.elsewhere(NOWHERE, NEW, at(0)) is None
-
-
-def test_who_may_have_been_on_his_way_to_the_old_host_is_kicked_once_more() -> None:
-    one, users = kicks()
-    users.put(NEW)
-    one.elsewhere(OLD, NEW, at(1))
-    assert len(of(Kick, one.turn(at(1)))) == 1
-    one.turn(at(0.99 + AGAIN_AFTER))
-    one.turn(at(1 + AGAIN_AFTER))
-    assert len(one) == 2
-
-
-def test_who_was_moved_back_meanwhile_is_not_kicked_again() -> None:
-    one, users = kicks()
-    one.elsewhere(OLD, NEW, at(1))
-    users.put(OLD)
-    one.turn(at(1 + AGAIN_AFTER))
-    assert len(one) == 1
-
-
-def test_who_was_last_seen_long_ago_was_not_on_his_way() -> None:
-    one, users = kicks()
-    users.put(NEW)
-    one.elsewhere(OLD._replace(seen=START - ON_THE_WAY), NEW, at(1))
-    one.turn(at(1 + AGAIN_AFTER))
-    assert len(one) == 1
+def test_a_kick_that_is_given_up_took_as_long_as_it_was_waited_for_and_is_counted_once() -> None:
+    under_test, counters = kicks()
+    run = under_test.start(ALICE, at(1))
+    under_test.turn(at(1 + KICK_TIMEOUT))
+    under_test.ended(run.number, 3, "", at(30))
+    assert list(under_test.durations) == [KICK_TIMEOUT]
+    assert (counters.kicks_timed_out, counters.kicks_done, counters.sessions_kicked) == (1, 0, 0)

@@ -265,8 +265,9 @@ def test_in_every_stage_the_user_is_free_after_30_seconds(stage: Stage) -> None:
     mover = at_stage(stage, kick_delay=60.0)
     effects = mover.until(1.0 + MOVE_TIMEOUT)
     (log,) = [log for log in of(Log, effects) if log.event == "move_timed_out"]
-    # Each stage before it ends by itself sooner: the timer that was late finds it one step on.
-    assert log.fields["state"] in {stage.value, *(one.value for one in TRANSITIONS[stage])}
+    # Storing and kicking end by themselves sooner; the round is what never comes back.
+    stands = stage if stage in (Stage.FLUSHING, Stage.DELAY) else Stage.ROUND
+    assert log.fields["state"] == stands.value
     assert (mover.record.flags, len(mover.played.core.moves)) == (BY_HAND, 0)
     assert done(effects).operation == 1
 
