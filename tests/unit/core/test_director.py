@@ -141,6 +141,21 @@ def test_a_choice_made_for_a_waiting_login_is_announced_before_its_answer() -> N
     assert len(of(Users, messages(effects))) == 2
 
 
+def test_who_is_let_in_when_the_ring_agrees_is_announced_before_he_is_answered() -> None:
+    played = in_ring()
+    played.hear(2, Hosts([ROW]))
+    played.handle(lookup(1), 1.1)
+    digest = played.core.hosts.digest()
+    played.hear(2, Token(D2, 9, 1, digest, [D2, D3]), mono=1.2)
+    effects = played.hear(2, Token(D2, 9, 2, digest, [D2, D3, D1]), mono=1.3)
+    sends = [
+        at for at, effect in enumerate(effects) if isinstance(effect, Send) and of(Users, messages([effect]))
+    ]
+    (answer,) = [at for at, effect in enumerate(effects) if isinstance(effect, Answer)]
+    assert len(sends) == 2
+    assert max(sends) < answer
+
+
 def test_what_the_hot_path_has_put_goes_to_both_neighbours_in_one_message_each() -> None:
     played = in_ring()
     for number in range(3):

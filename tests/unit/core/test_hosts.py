@@ -182,10 +182,10 @@ def test_every_change_of_placement_changes_the_digest(what: dict[str, Any]) -> N
 
 def test_what_was_stored_wins_over_the_file_where_an_operator_decided_it() -> None:
     hosts = table(ONE, weight=50)
-    hosts.merge_stored([row(weight=70, weight_at=1000, up=False, up_at=1001)])
+    hosts.merge_stored([row(weight=70, weight_at=1000, tag="gold", tag_at=1000, up=False, up_at=1001)])
     stored = hosts.get(ONE)
     assert stored is not None
-    assert (stored.weight, stored.up) == (70, False)
+    assert (stored.weight, stored.tag, stored.up) == (70, "gold", False)
 
 
 def test_the_file_as_it_is_now_wins_over_what_a_file_once_said() -> None:
@@ -228,6 +228,12 @@ def test_a_host_is_found_by_its_id_while_it_is_present() -> None:
 def test_an_address_has_its_own_id_to_itself() -> None:
     hosts = table(ONE)
     assert (hosts.taken_by(ONE), hosts.taken_by(TWO)) == (None, None)
+
+
+def test_an_address_whose_32_bit_id_another_host_has_is_refused_and_that_host_is_named() -> None:
+    one, other = Address("10.1.251.8"), Address("10.22.198.2")
+    assert HostTable.id_of(one) == HostTable.id_of(other)
+    assert table(one).taken_by(other) == one
 
 
 @given(st.lists(rows, max_size=1), st.booleans())

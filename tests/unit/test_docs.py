@@ -1,0 +1,51 @@
+"""The documentation names tests that exist, leaves nothing out, and has the diagrams of the code as it is."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/ring.md"
+SCRIPTS = {path.stem for path in (ROOT / "tests/simulation/scripts").glob("*.txt")}
+
+
+def all_tests() -> set[str]:
+    """All test functions there are."""
+    return {
+        node.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text()))
+    assert len(named) > 100
+    assert named - all_tests() == set()
+
+
+def test_every_script_that_the_page_names_exists_and_every_script_is_named() -> None:
+    named = set(re.findall(r"`((?:R|I|K|rule)-\d\d-[\w-]+)`", PAGE.read_text()))
+    assert named == SCRIPTS
+
+
+@pytest.mark.parametrize(("form", "last"), [("{}", 39), ("I-{}", 54), ("K{}", 16), ("R-{}", 63)])
+def test_every_rule_defect_and_regression_has_its_row(form: str, last: int) -> None:
+    rows = re.findall(r"^\| (\S+) \|", PAGE.read_text(), flags=re.MULTILINE)
+    numbers = [form.format(number) for number in range(1, last + 1)]
+    assert [row for row in rows if row in numbers] == numbers
+
+
+def test_the_diagrams_are_those_of_the_code() -> None:
+    spec = importlib.util.spec_from_file_location("diagrams", ROOT / "docs/diagrams.py")
+    assert spec is not None
+    assert spec.loader is not None
+    diagrams = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(diagrams)
+    assert diagrams.up_to_date(PAGE.read_text()) == PAGE.read_text(), "run python docs/diagrams.py"
