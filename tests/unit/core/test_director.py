@@ -58,7 +58,7 @@ from director.core.messages import (
 )
 from director.core.ring import LEAVE_WITHIN
 from director.core.standing import Standing
-from director.core.users import User, pack
+from director.core.users import User, pack, unpack
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
 from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, messages, of
 
@@ -359,6 +359,19 @@ def test_in_a_partial_ring_a_new_user_is_claimed_once_however_often_he_logs_in()
         (1, BACKENDS[3]),
         (2, BACKENDS[3]),
     ]
+
+
+def test_a_claim_on_a_host_with_a_new_tag_is_later_than_that_so_that_nobody_is_moved_at_once() -> None:
+    played = partial()
+    retagged = msgspec.structs.replace(ROW, tag="gold", tag_at=START + 60)
+    played.hear(2, Hosts([retagged]), mono=1)
+    digest = played.core.hosts.digest()
+    for lap, passed in ((1, [D2]), (2, [D2, D1])):
+        played.hear(2, Token(D2, 2, lap, digest, list(passed)), mono=1.1)
+    key = UserHash().key(b"alice", b"gold")
+    (claim,) = of(Claim, played.handle(lookup(1, key, b"gold"), 1.2))
+    (candidate,) = unpack(claim.record)
+    assert candidate.decided >= retagged.tag_at
 
 
 def test_a_claim_that_failed_is_made_again_after_half_a_second() -> None:
