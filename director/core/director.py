@@ -104,6 +104,9 @@ LATE = 0.05
 """Seconds late from which on nobody else is taken for silent because of it."""
 
 
+REMOVED = "this director was removed from the ring; ask one that is in it"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator has set; seconds where it is a time."""
 
@@ -288,6 +291,8 @@ class Director:
     def _asked_for(self, event: Event, now: Now) -> list[Effect]:
         """What operators want."""
         match event:
+            case HostChange() if self.ring.removed:
+                return [OperationFailed(event.operation, "refused", REMOVED)]
             case HostChange() | MemberChange():
                 self.changes.add(event, now)
                 return []
@@ -295,7 +300,9 @@ class Director:
                 self.flushes.interrupt(event)
                 return []
         assert isinstance(event, MoveUser | UnpinUser | Flush | Forget | KickSessions), event
-        if self.standing is Standing.WAIT or self.ring.removed:
+        if self.ring.removed:
+            return [OperationFailed(event.operation, "refused", REMOVED)]
+        if self.standing is Standing.WAIT:
             reason = "this director is cut off from the larger part of the ring; ask one there"
             if self.ring.removed:
                 reason = "this director was removed from the ring; ask another one"

@@ -155,6 +155,15 @@ def test_a_director_may_remove_itself() -> None:
     assert world.login("alice", "d1").host is not None
 
 
+def test_what_operators_ask_of_a_removed_director_is_refused_at_once() -> None:
+    world = ring_of(2)
+    world.change_member("d1", "d2", remove=True)
+    world.run(1)
+    outcomes = [world.change("d2", "127.0.1.1", weight=1), world.move("d2", "alice", "127.0.1.1")]
+    world.run(0.1)
+    assert ["removed from the ring" in str(outcome.failed) for outcome in outcomes] == [True, True]
+
+
 def test_removing_a_director_that_is_not_listed_is_refused_and_adding_a_known_one_is_done() -> None:
     world = ring_of(2)
     world.change_member("d1", "d2", remove=True)
