@@ -410,9 +410,9 @@ class Director:
             own = neighbour.handle(message, now)
             effects += self._from_neighbour(neighbour, message, now) if own is None else own
             if neighbour.state is not before and neighbour.state is not State.CLOSED:
-                effects += self.ring.greeted(neighbour, now)
                 if neighbour.state is State.EXCHANGING:
                     effects.append(Send(neighbour.link, self._tables.all_rows()))
+                effects += self.ring.greeted(neighbour, now)
             if neighbour.state is State.CLOSED:
                 break
         return effects

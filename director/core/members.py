@@ -52,10 +52,9 @@ class MemberTable:
         known = set(self.configured) | self.rows.keys()
         return sorted((m for m in known if self._present(m)), key=member_order)
 
-    def removed(self, member: MemberId) -> bool:
-        """Whether an operator has taken this member out of the ring."""
-        row = self.rows.get(member)
-        return row is not None and not row.present
+    def removed(self) -> list[MemberId]:
+        """The members that operators have taken out of the ring."""
+        return [member for member, row in self.rows.items() if not row.present]
 
     def digest(self) -> bytes:
         """Bytes over what was changed at run time; empty where nothing was. What the configuration says is

@@ -10,7 +10,7 @@ neighbour over that link (the original split the ring, director-behaviour I-36).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from director.core.effects import Close, Dial, Effect, Level, Log, Send
 from director.core.events import LinkOpened
@@ -51,6 +51,8 @@ class Ring:
         """Members that have said good-bye, and which start of theirs it was."""
         self.removed = False
         """An operator has taken us out of the ring: we dial nobody."""
+        self._removed: frozenset[MemberId] = frozenset()
+        """Members that operators have removed: they are told so, and no more."""
         self._addresses: set[Address] = set()
         self._dialling: dict[tuple[MemberId, bool], float] = {}
         """Dials under way: (member, leftwards) and since when."""
@@ -69,11 +71,13 @@ class Ring:
         self._leaving_until: float | None = None
         self.set_servers(servers)
 
-    def set_servers(self, servers: Sequence[MemberId]) -> list[Effect]:
-        """These are the directors of the ring now. Links with others are closed."""
+    def set_servers(self, servers: Sequence[MemberId], removed: Iterable[MemberId] = ()) -> list[Effect]:
+        """These are the directors of the ring now, and those were removed from it. Links with others are
+        closed."""
         self.servers[:] = servers
         self.rightwards = rightwards(self.me, servers)
-        self._addresses = {split_member(member)[0] for member in servers}
+        self._removed = frozenset(removed)
+        self._addresses = {split_member(member)[0] for member in (*servers, *self._removed)}
         self.removed = self.me not in servers
         for member in self.rightwards:
             self._next_try.setdefault(member, 0.0)
@@ -172,6 +176,10 @@ class Ring:
 
     def greeted(self, neighbour: Neighbour, now: Now) -> list[Effect]:
         """The other end has said who it is, or has just proved it: may it be that?"""
+        if neighbour.peer in self._removed:
+            # It was down when it was removed, and has been told now.
+            reason = f"{neighbour.peer} was removed from the ring"
+            return neighbour.close(reason, level=Level.INFO) if neighbour.live else []
         if neighbour.peer is None or neighbour.peer not in self.servers:
             return neighbour.close(
                 f"{neighbour.peer} is not in ring.servers of {self.me}: all directors need the same list"

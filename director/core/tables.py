@@ -112,7 +112,7 @@ class Tables:
         return [Send(n.link, [message]) for n in self._ring.live_links() if n is not source]
 
     def _relink(self, now: Now, *, at_once: bool) -> list[Effect]:
-        effects = self._ring.set_servers(self._members.listed())
+        effects = self._ring.set_servers(self._members.listed(), self._members.removed())
         if self._ring.removed is not self._logins.removed:
             self._logins.removed = self._ring.removed
             if self._ring.removed:

@@ -120,6 +120,22 @@ def test_a_director_removed_at_run_time_is_told_and_refuses_everybody() -> None:
 
 
 @pytest.mark.parametrize("store", ["own", "shared"])
+def test_a_director_removed_while_it_was_down_is_told_when_it_starts(store: str) -> None:
+    world = ring_of(3, store)
+    world.node("d3").crash()
+    world.run(2)
+    world.change_member("d1", "d3", remove=True)
+    world.run(1)
+    world.node("d3").start()
+    world.run(1)
+    reply = world.login("alice", "d3")
+    world.run(1)
+    assert reply.refused is not None
+    world.change_member("d2", "d3")
+    world.run_until_in_sync(8)
+
+
+@pytest.mark.parametrize("store", ["own", "shared"])
 def test_a_removal_survives_the_restart_of_all_and_an_addition_takes_it_back(store: str) -> None:
     world = ring_of(3, store)
     world.change_member("d1", "d3", remove=True)
