@@ -329,7 +329,9 @@ class Node:
         self.handle(Kicked(number, ended))
 
     def replied(self, request: RequestId, *, host: str | None = None, refused: str | None = None) -> None:
-        reply = self.replies.pop(request)
+        reply = self.replies.pop(request, None)
+        if reply is None:
+            return  # the answer comes to a connection that is gone
         reply.host, reply.refused, reply.answered = host, refused, self.world.now
         self.world.replied(self, reply)
         if host is not None and self.world.proxying:
