@@ -182,25 +182,39 @@ class Player:
         command = Command(kind, node, node.incarnation, outcome, self.world.now, within, what)
         self.watch.begin(command, users)
 
-    def move(self, name: str, user: str, tag: str, address: str, how: dict[str, Any]) -> None:
+    def move(
+        self,
+        name: str,
+        user: str,
+        tag: str,
+        address: str,
+        how: dict[str, Any],
+        before: Sequence[str] = (),
+        after: Sequence[Sequence[Any]] = (),
+    ) -> None:
+        self.login(user, tag, before)
         node = self._node(name)
         row = None if node is None else node.core.hosts.get(Address(address))
         if node is None or (row is not None and row.tag != tag):
             return
         outcome = self.world.move(name, user, address, tag, **how)
         self._begin("move", node, outcome, 62.0, [(user, tag)], user=(user, tag), host=address, **how)
+        for at, wait in after:
+            self.world.after(wait, partial(self._ask, user, tag, at))
 
-    def pin(self, name: str, user: str, tag: str, address: str) -> None:
+    def pin(self, name: str, user: str, tag: str, address: str, *around: Any) -> None:
         self.watch.counts["pins"] += 1
-        self.move(name, user, tag, address, {"pin": True})
+        self.move(name, user, tag, address, {"pin": True}, *around)
 
     def unpin(self, name: str, user: str, tag: str) -> None:
         node = self._node(name)
         if node is not None:
             self._begin("unpin", node, self.world.unpin(name, user, tag), 62.0, [(user, tag)])
 
-    def contest(self, user: str, tag: str, one: list[str], other: list[str], wait: float) -> None:
-        self.move(one[0], user, tag, one[1], {})
+    def contest(
+        self, user: str, tag: str, one: list[str], other: list[str], wait: float, *around: Any
+    ) -> None:
+        self.move(one[0], user, tag, one[1], {}, *around)
         self.world.after(wait, lambda: self.move(other[0], user, tag, other[1], {}))
 
     def flush(self, name: str, address: str | None) -> None:

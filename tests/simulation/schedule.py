@@ -228,10 +228,18 @@ class _Draw:
         return [self._director(), self._address(4), self.chance.choice(["", TAG])]
 
     def _move(self) -> list[Any]:
-        return [self._director(), *self._user(), self._address(), {"early": self.chance.random() < 0.3}]
+        how = {"early": self.chance.random() < 0.3}
+        return [self._director(), *self._user(), self._address(), how, *self._around()]
+
+    def _around(self) -> list[Any]:
+        """Where the user logs in just before a move, and where and when while it is under way."""
+        before = self.chance.sample(self.names, self.chance.choice([0, 1, len(self.names)]))
+        waits = [0.0, 0.001, 0.01, 0.3, 1.1, 2.0, 2.5]
+        after = [[self._director(), self.chance.choice(waits)] for _ in range(self.chance.choice([0, 1, 3]))]
+        return [before, after]
 
     def _pin(self) -> list[Any]:
-        return [self._director(), *self._user(), self._address()]
+        return [self._director(), *self._user(), self._address(), *self._around()]
 
     def _unpin(self) -> list[Any]:
         return [self._director(), *self._user()]
@@ -239,7 +247,8 @@ class _Draw:
     def _contest(self) -> list[Any]:
         """Two operators move one user at once."""
         wait = self.chance.choice([0.0, 0.001, 0.05, 1.0])
-        return [*self._user(), *[[self._director(), self._address()] for _ in range(2)], wait]
+        contestants = [[self._director(), self._address()] for _ in range(2)]
+        return [*self._user(), *contestants, wait, *self._around()]
 
     def _flush(self) -> list[Any]:
         return [self._director(), self.chance.choice([None, self._address()])]
