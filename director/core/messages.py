@@ -151,6 +151,8 @@ class MoveRound(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
     """Members that passed it on although a kick had not ended in time."""
     kicked: int
     """Sessions ended so far."""
+    parted: bool = False
+    """Somewhere one of these users had another host, and may be on his way to it still."""
 
 
 class NearRound(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):

@@ -334,8 +334,8 @@ class Moves:
         for batch in due.values():
             self._serial += 1
             moves = b"".join(SUBJECT.pack(own.key, own.decided) for own in batch)
-            late, kicked = self._of_kicks(moves)
-            token = MoveRound(self._me, self._serial, moves, [self._me], late, kicked)
+            late, kicked, parted = self._of_kicks(moves)
+            token = MoveRound(self._me, self._serial, moves, [self._me], late, kicked, parted)
             if view.right is not None:
                 effects.append(Send(view.right, [token]))
             elif view.alone:
@@ -359,15 +359,15 @@ class Moves:
             own.job.not_reached |= missing
             own.job.timed_out += bool(token.late)
             own.job.unconfirmed.discard(key)
-            self._after_round(own, now, kicked=token.kicked)
+            self._after_round(own, now, parted=token.parted or bool(token.kicked))
         for job in jobs.values():
             job.kicked += token.kicked
 
-    def _after_round(self, own: _Own, now: Now, *, kicked: int) -> None:
+    def _after_round(self, own: _Own, now: Now, *, parted: bool) -> None:
         if self._flush_program and own.target and own.old.host not in (0, own.target):
             self._enter(own, Stage.FLUSHING, own.began + MOVE_TIMEOUT)
         else:
-            pause = self._kick_delay if kicked or own.old.host not in (0, own.target) else 0.0
+            pause = self._kick_delay if parted or own.old.host not in (0, own.target) else 0.0
             self._enter(own, Stage.DELAY, now.mono + pause)
         self._soon(now.mono)
 
@@ -446,7 +446,7 @@ class Moves:
                 waiting.append(held)
                 continue
             token = held.token
-            late, kicked = self._of_kicks(token.moves)
+            late, kicked, parted = self._of_kicks(token.moves)
             if view.right is not None:
                 onward = MoveRound(
                     token.origin,
@@ -455,6 +455,7 @@ class Moves:
                     [*token.passed, self._me],
                     [*token.late, *late],
                     token.kicked + kicked,
+                    token.parted or parted,
                 )
                 effects.append(Send(view.right, [onward]))
         self._held = waiting
@@ -464,15 +465,17 @@ class Moves:
         moving = self.moving.get(key)
         return moving is not None and moving.kick is not None and not moving.kick.over
 
-    def _of_kicks(self, moves: bytes) -> tuple[list[str], int]:
-        """Whether a kick of these users was not confirmed here (then our name), and the sessions ended."""
-        late, kicked = False, 0
+    def _of_kicks(self, moves: bytes) -> tuple[list[str], int, bool]:
+        """Whether a kick of these users was not confirmed here (then our name), the sessions ended, and
+        whether there was anything to kick: a login that has only just been answered has no session yet."""
+        late, kicked, parted = False, 0, False
         for key, decided in subjects(moves):
             moving = self.moving.get(key)
             if moving is not None and moving.decided == decided and moving.kick is not None:
                 kicked += moving.kick.sessions
                 late = late or not moving.kick.over or bool(moving.kick.problem)
-        return [self._me] if late else [], kicked
+                parted = True
+        return [self._me] if late else [], kicked, parted
 
     # ---- ends
 

@@ -107,7 +107,7 @@ def _skipping(right: Callable[..., None]) -> Callable[..., None]:
     return wrong
 
 
-def _no_delay(self: Moves, own: Any, now: Now, *, kicked: int) -> None:
+def _no_delay(self: Moves, own: Any, now: Now, *, parted: bool) -> None:
     self._enter(own, Stage.DELAY, now.mono)
     self._soon(now.mono)
 

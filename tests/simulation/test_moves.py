@@ -11,7 +11,7 @@ from director.core.kicktypes import ByField, ByName, HashOnHosts, OnHost
 from director.core.moves import TRANSITIONS, Moves, Stage
 from tests.simulation.parts import EXPIRE
 from tests.simulation.scripting import recorded
-from tests.simulation.world import World
+from tests.simulation.world import HASH, World
 
 HOSTS = [f"127.0.1.{number}" for number in (1, 2, 3, 4)]
 KICK_DELAY = 2.0
@@ -553,3 +553,19 @@ def test_whole_rings_take_every_way_of_the_table_and_no_other(monkeypatch: pytes
             )
     table = {(stage, to) for stage, ways in TRANSITIONS.items() for to in ways}
     assert seen == table
+
+
+def test_a_user_whose_first_login_crosses_his_move_has_no_session_left_when_the_new_host_is_used() -> None:
+    world = ring_of(3)
+    world.on_the_way = lambda: 0.5
+    placed = world.node("d1").core.assigner.place(HASH.hash(b"alice"), b"")
+    assert placed is not None
+    new = other_than(placed.address)
+    world.move("d1", "alice", new)
+    assert world.login("alice", "d3").host == placed.address
+    world.run(0.1)
+    reply = world.login("alice", "d2")
+    world.run_until(lambda: not reply.pending, 3.0)
+    assert (reply.host, world.sessions("alice")) == (new, [new])
+    world.run(1)
+    at_rest(world)
