@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from director.core.assign import Gate
+from director.core.director import Settings
 from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.standing import Standing
 from director.types import Address
@@ -35,6 +36,7 @@ third of the expiry, and clocks are off by up to 0.9 s."""
 NOT_REACHED = 45.0
 """Seconds after a director was out of reach in which a move may not have waited for its sessions (ring-rules
 27): the move's time-out, and what the director needs to find back."""
+KICK_DELAY = Settings().kick_delay
 LOOK_EVERY = 0.5
 
 
@@ -178,6 +180,8 @@ class Watch:
             return "move did not reach it"
         if by_hand and self.forgotten(user, now):
             return "forgotten"
+        if by_hand and self.plan.flush_program and session.since > now - KICK_DELAY:
+            return "on his way while a flush program found nobody"
         if not self.protected(node):
             return "store away and ring not whole"
         return ""
