@@ -93,6 +93,8 @@ class Barrier:
         if token.lap == 1:
             if self.me in members:
                 return None
+            if self._due is not None:  # this token will tell us, too: in a large ring ours would be one of many
+                self._due = max(self._due, now.mono + REPEAT)
             return Token(token.origin, token.serial, 1, digest, [*token.passed, self.me])
         # A second lap whose origin has died meanwhile would go round for ever: nobody takes it off the ring.
         if self.me not in members or (token.origin, token.serial) in self._released_by:

@@ -501,3 +501,14 @@ def test_a_silent_loss_holds_a_host_change_until_the_other_side_has_noticed_it_t
 def test_the_ring_is_named_in_ring_order_whoever_sent_the_token() -> None:
     world = World(5).start().run(1)
     assert {node.core.barrier.ring for node in world.nodes.values()} == {tuple(world.members)}
+
+
+def test_a_change_in_a_ring_whose_lap_takes_long_makes_no_storm_of_tokens() -> None:
+    world = World(20).start().run_until_in_sync(2.0)
+    world.delays = (0.03,)
+    before = sum(node.core.counters.messages_in["Token"] for node in world.nodes.values())
+    outcome = world.change("d1", "127.0.1.1", weight=10)
+    world.run(5)
+    assert outcome.done is not None
+    tokens = sum(node.core.counters.messages_in["Token"] for node in world.nodes.values()) - before
+    assert tokens <= 12 * 20
