@@ -19,7 +19,8 @@ DURATIONS = 1000
 REMEMBERED = 64
 """Second laps that are known again when they come again."""
 REPEAT = 0.3
-"""Seconds after which whoever waits sends his token again."""
+"""Seconds after which whoever waits sends his token again; later where a lap has been seen to take long."""
+REPEAT_LATEST = 2.0
 
 
 class Barrier:
@@ -40,6 +41,9 @@ class Barrier:
         self._oldest = first_serial + 1
         """Of the tokens of our own that still count, the first."""
         self._due: float | None = None
+        self._repeat = REPEAT
+        self._passed: tuple[str, int, float] = ("", 0, 0.0)
+        """The last token that has passed in lap 1, and when: to see how long a lap takes."""
         self._released_by: deque[tuple[str, int]] = deque(maxlen=REMEMBERED)
         """Origin and serial of the second laps that have passed here."""
         self._agreed = b""
@@ -53,7 +57,7 @@ class Barrier:
             self.synced = False
             self.waiting_since = now.mono
         self._oldest = self._serial + 1
-        due = now.mono if at_once else now.mono + REPEAT
+        due = now.mono if at_once else now.mono + self._repeat
         self._due = due if self._due is None else min(self._due, due)
 
     def probe(self, now: Now) -> None:
@@ -72,7 +76,7 @@ class Barrier:
         """The token that is to be sent now. The caller drops it where there is no right neighbour."""
         if self._due is None or now.mono < self._due:
             return None
-        self._due = None if self.synced else now.mono + REPEAT
+        self._due = None if self.synced else now.mono + self._repeat
         if self.held(now, digest):
             return None
         self._serial += 1
@@ -94,12 +98,15 @@ class Barrier:
             if self.me in members:
                 return None
             if self._due is not None:  # this token will tell us, too: in a large ring ours would be one of many
-                self._due = max(self._due, now.mono + REPEAT)
+                self._due = max(self._due, now.mono + self._repeat)
+            self._passed = token.origin, token.serial, now.mono
             return Token(token.origin, token.serial, 1, digest, [*token.passed, self.me])
         # A second lap whose origin has died meanwhile would go round for ever: nobody takes it off the ring.
         if self.me not in members or (token.origin, token.serial) in self._released_by:
             return None
         self._released_by.append((token.origin, token.serial))
+        if self._passed[:2] == (token.origin, token.serial):
+            self._repeat = min(max(REPEAT, 2 * (now.mono - self._passed[2])), REPEAT_LATEST)
         self.release(members, now, digest)
         return token
 
