@@ -29,7 +29,7 @@ def test_a_kick_took_from_its_beginning_to_its_answer_whatever_the_answer_says()
 def test_a_kick_that_is_given_up_took_as_long_as_it_was_waited_for_and_is_counted_once() -> None:
     under_test, counters = kicks()
     run = under_test.start(ALICE, at(1))
-    under_test.turn(at(1 + KICK_TIMEOUT))
+    under_test.overdue(at(1 + KICK_TIMEOUT))
     under_test.ended(run.number, 3, "", at(30))
     assert list(under_test.durations) == [KICK_TIMEOUT]
     assert (counters.kicks_timed_out, counters.kicks_done, counters.sessions_kicked) == (1, 0, 0)

@@ -1,0 +1,131 @@
+"""Kicks under way on one director."""
+
+from __future__ import annotations
+
+from director.core.counters import Counters
+from director.core.effects import Kick, Log
+from director.core.hosts import BackendSetting, HostTable
+from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT, ON_THE_WAY, Kicks, described
+from director.core.kicktypes import ByName, Fence, HashOnHosts, OnHost
+from director.core.users import MOVING, UserTable
+from director.types import Address, HostId
+from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
+
+OLD, NEW = user(b"alice", BACKENDS[0]), user(b"alice", BACKENDS[3], decided=START + 1)
+NOWHERE = OLD._replace(host=HostId(0))
+
+
+def kicks() -> tuple[Kicks, UserTable]:
+    settings = [BackendSetting(address, "", "", 100) for address in BACKENDS]
+    settings.append(BackendSetting(Address("10.1.0.9"), "", "gold", 100))
+    users = UserTable(EXPIRE)
+    one = Kicks(HostTable(settings), users, Counters())
+    one.blind = False
+    return one, users
+
+
+def test_a_kick_is_asked_for_once_and_is_over_with_its_answer() -> None:
+    one, _ = kicks()
+    run = one.start(ByName(b"alice"), at(0))
+    assert of(Kick, one.turn(at(0))) == [Kick(run.number, ByName(b"alice"))]
+    assert of(Kick, one.turn(at(0.1))) == []
+    assert (len(one), run.over) == (1, False)
+    one.ended(run.number, 3, "", at(2))
+    assert (len(one), run.over, run.sessions, run.problem) == (0, True, 3, "")
+
+
+def test_a_kick_that_is_not_answered_is_over_after_four_seconds_named_and_counted() -> None:
+    one, _ = kicks()
+    run = one.start(OnHost("10.1.0.1"), at(1))
+    one.turn(at(1))
+    assert one.next_deadline() == 1 + KICK_TIMEOUT
+    assert of(Log, one.turn(at(0.99 + KICK_TIMEOUT))) == []
+    (log,) = of(Log, one.turn(at(1 + KICK_TIMEOUT)))
+    assert (log.event, log.fields["reason"]) == ("kick_failed", "no answer within 4 s")
+    assert (run.over, len(one), one.next_deadline()) == (True, 0, None)
+
+
+def test_an_answer_that_nobody_waits_for_is_ignored() -> None:
+    one, _ = kicks()
+    run = one.start(OnHost("10.1.0.1"), at(1))
+    one.turn(at(1 + KICK_TIMEOUT))
+    assert one.ended(run.number, 7, "", at(2)) == []
+    assert (run.sessions, one.ended(99, 1, "oops", at(2))) == (0, [])
+
+
+def test_a_kick_that_failed_says_why_and_names_no_user() -> None:
+    one, _ = kicks()
+    run = one.start(ByName(b"alice"), at(1))
+    (log,) = of(Log, one.ended(run.number, 0, "nobody listens", at(2)))
+    assert log.fields == {"what": "ByName", "reason": "nobody listens"}
+    assert run.problem == "nobody listens"
+    assert described(HashOnHosts(7, ["a", "b"])) == "hash 7 on 2 hosts"
+
+
+def test_a_fence_is_over_when_the_kicks_before_it_are_and_waits_for_none_behind_it() -> None:
+    one, _ = kicks()
+    first, second = one.start(ByName(b"a"), at(0)), one.start(ByName(b"b"), at(0))
+    fence = one.start(Fence(), at(0))
+    third = one.start(ByName(b"c"), at(0))
+    assert [effect.kick for effect in of(Kick, one.turn(at(0)))] == [
+        first.number,
+        second.number,
+        third.number,
+    ]
+    one.ended(first.number, 0, "", at(2))
+    assert not fence.over
+    one.ended(second.number, 0, "", at(2))
+    assert fence.over
+    assert one.start(Fence(), at(0)).over is False
+
+
+def test_a_fence_with_nothing_before_it_is_over_at_once() -> None:
+    one, _ = kicks()
+    assert one.start(Fence(), at(0)).over
+
+
+def test_a_user_who_changes_hosts_is_kicked_from_all_others_of_his_pool_but_not_from_the_new_one() -> None:
+    one, _ = kicks()
+    run = one.elsewhere(OLD, NEW, at(0))
+    assert run is not None
+    assert isinstance(run.what, HashOnHosts)
+    assert run.what.hosts == [str(address) for address in BACKENDS[:3]]
+
+
+def test_who_was_nowhere_or_stays_is_not_kicked() -> None:
+    one, _ = kicks()
+    assert one.elsewhere(NOWHERE, NEW, at(0)) is None
+    assert one.elsewhere(OLD, OLD._replace(flags=MOVING), at(0)) is None
+
+
+def test_a_director_that_does_not_know_its_sessions_yet_kicks_a_moving_user_it_has_never_heard_of() -> None:
+    one, _ = kicks()
+    one.blind = True
+    assert one.elsewhere(NOWHERE, NEW._replace(flags=MOVING), at(0)) is not None
+    assert one.elsewhere(NOWHERE, NEW, at(0)) is None
+
+
+def test_who_may_have_been_on_his_way_to_the_old_host_is_kicked_once_more() -> None:
+    one, users = kicks()
+    users.put(NEW)
+    one.elsewhere(OLD, NEW, at(1))
+    assert len(of(Kick, one.turn(at(1)))) == 1
+    one.turn(at(0.99 + AGAIN_AFTER))
+    one.turn(at(1 + AGAIN_AFTER))
+    assert len(one) == 2
+
+
+def test_who_was_moved_back_meanwhile_is_not_kicked_again() -> None:
+    one, users = kicks()
+    one.elsewhere(OLD, NEW, at(1))
+    users.put(OLD)
+    one.turn(at(1 + AGAIN_AFTER))
+    assert len(one) == 1
+
+
+def test_who_was_last_seen_long_ago_was_not_on_his_way() -> None:
+    one, users = kicks()
+    users.put(NEW)
+    one.elsewhere(OLD._replace(seen=START - ON_THE_WAY), NEW, at(1))
+    one.turn(at(1 + AGAIN_AFTER))
+    assert len(one) == 1
