@@ -43,7 +43,7 @@ check: install  ## format, lint, types, and the fast tests: under two minutes
 
 test: lint  ## everything, with real Dovecot and Redis: under 20 minutes
 	@$(PACKAGES) dovecot redis || test -z "$$CI"
-	$(BIN)/pytest
+	SIMULATION_SEEDS=480 $(BIN)/pytest
 
 demo: install  ## a ring of three with real Dovecot around it, on loopback; ARGS=--once ends after the check
 	@$(BIN)/director demo $(ARGS)

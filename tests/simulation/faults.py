@@ -209,7 +209,8 @@ class Player:
     def unpin(self, name: str, user: str, tag: str) -> None:
         node = self._node(name)
         if node is not None:
-            self._begin("unpin", node, self.world.unpin(name, user, tag), 62.0, [(user, tag)])
+            outcome = self.world.unpin(name, user, tag)
+            self._begin("unpin", node, outcome, 62.0, [(user, tag)], user=(user, tag))
 
     def contest(
         self, user: str, tag: str, one: list[str], other: list[str], wait: float, *around: Any

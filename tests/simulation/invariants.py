@@ -232,12 +232,14 @@ class Watch:
 
     def _others_about(self, command: Command) -> bool:
         """Whether another command that may concern the same user was under way meanwhile."""
-        return any(
-            other is not command
-            and other.kind in ("move", "flush", "forget", "unpin", "host")
-            and (other.ended is None or other.ended >= command.begun - 2)
-            for other in self.commands[-40:]
-        )
+        meanwhile = [c for c in self.commands if c.ended is None or c.ended >= command.begun - 2]
+        return any(c is not command and self._concerns(c, command.what) for c in meanwhile)
+
+    @staticmethod
+    def _concerns(command: Command, move: Mapping[str, Any]) -> bool:
+        if command.kind == "host":
+            return "present" in command.what["sets"] and command.what["address"] == move["host"]
+        return command.kind in ("flush", "forget") or command.what.get("user") == move["user"]
 
     # ---- all the time
 

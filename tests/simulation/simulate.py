@@ -152,7 +152,7 @@ def main() -> int:
         "--seed", type=int, help="the first seed; without --seeds: only this one, with its trace"
     )
     parser.add_argument("--replay", type=Path, help="a file with a schedule: run it, with its trace")
-    parser.add_argument("--out", type=Path, default=Path(), help="directory for schedules that fail")
+    parser.add_argument("--out", type=Path, default=Path("build"), help="directory for schedules that fail")
     parser.add_argument("--minimise", type=float, default=60, help="seconds for each of the first three")
     options = parser.parse_args()
     if options.replay is not None or (options.seed is not None and "--seeds" not in sys.argv):
@@ -171,6 +171,7 @@ def main() -> int:
     failed = [result for result in results if result.kind]
     for result in failed[: 3 if options.minimise else 0]:
         short = shortest(drawn(result.seed), options.minimise)
+        options.out.mkdir(exist_ok=True)
         path = options.out / f"seed{result.seed}.json"
         short.write(path)
         print(
