@@ -90,8 +90,9 @@ def outcome(plan: Plan) -> Result:
         run.run()
     except Violation as exc:
         result.kind, result.violation = exc.kind, str(exc)
-    except Exception as exc:
-        result.kind, result.violation = type(exc).__name__, f"{type(exc).__name__}: {exc}"
+    except Exception as exc:  # of the core, or of the world: a busy loop, a storm
+        result.violation = f"{type(exc).__name__}: {exc}"
+        result.kind = str(exc).partition(":")[0] or type(exc).__name__
     if result.violation:
         result.trace = run.world.trace()
     return result
