@@ -39,15 +39,18 @@ class Stranger:
         self._frames = ring_native.FrameReader()
         self._frames.limit = ring_native.LIMIT
         self._heard: list[RingMessage] = []
+        self.sent = b""
+        """All that was said so far."""
 
     def send(self, data: bytes) -> None:
+        self.sent += data
         self.socket.sendall(data)
 
     def say(self, messages: Sequence[RingMessage]) -> None:
         self.send(ring_native.encode(messages))
 
     def greet(self, member: str) -> None:
-        """Say that we are `member`, and prove it."""
+        """Say that we are `member`, and prove it, as far as we are listened to."""
         me = Identity(MemberId(member), 1, "%Lu", 900, SECRET.encode(), 1.0, 5.0, 2.0)
         now = Now(time.monotonic(), time.time())
         own = Neighbour(LinkId(1), me, Address(self.member.rpartition(":")[0]), self.member, bytes(32), now)
@@ -56,7 +59,9 @@ class Stranger:
             for effect in effects:
                 assert isinstance(effect, Send)
                 self.say(effect.messages)
-            effects = [] if own.live else [e for m in self._next() for e in own.handle(m, now) or []]
+            heard = [] if own.live else self._next()
+            self._heard += [message for message in heard if isinstance(message, Bye)]
+            effects = [e for m in heard if not isinstance(m, Bye) for e in own.handle(m, now) or []]
 
     def good_bye(self) -> str:
         """The reason given before the connection is closed."""

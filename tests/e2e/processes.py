@@ -293,8 +293,11 @@ class DirectorProcess:
         secret: str = SECRET,
         backends: str = BACKENDS,
         settings: dict[str, str] | None = None,
+        program: Sequence[str] = ("director",),
     ) -> None:
-        """settings: more lines of the configuration, by section."""
+        """settings: more lines of the configuration, by section. program: the module that is run, and what is
+        said to it before `serve`."""
+        self.program = program
         self.folder, self.member = folder, f"{address}:{port}"
         self.run = folder / "run"
         self.auth_path = self.run / "auth-login"
@@ -330,7 +333,7 @@ class DirectorProcess:
 
     def start(self) -> DirectorProcess:
         """Start it; wait for nothing."""
-        command = [sys.executable, "-m", "director", "serve", "-c", str(self.config)]
+        command = [sys.executable, "-m", *self.program, "serve", "-c", str(self.config)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         return self
@@ -358,6 +361,17 @@ class DirectorProcess:
         assert self._process is not None
         self._process.send_signal(how)
         return self._process.wait(15)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `director ARGUMENTS` against it; exit code and output are the caller's to judge."""
+        return subprocess.run(
+            [sys.executable, "-m", "director", *arguments],
+            env=os.environ | {"DIRECTOR_CONFIG": str(self.config)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
 
     @property
     def log(self) -> str:

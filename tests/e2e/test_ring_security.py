@@ -1,0 +1,82 @@
+"""Who is let into a ring, tried at real directors: two run, the address of the third is a stranger's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from director.wire.ring_native import LIMIT
+from tests.e2e.conftest import new_folder
+from tests.e2e.peers import Stranger
+from tests.e2e.processes import Client, Directors, Load, until
+
+FIRST = "127.0.55.11"
+TAKEN = "127.0.55.13"
+USERS = [f"user{number}" for number in range(100)]
+
+
+@pytest.fixture(scope="module")
+def ring() -> Iterator[Directors]:
+    with new_folder() as folder, Directors(folder, first=FIRST, state="memory:") as directors:
+        directors.wait_whole()
+        directors[2].kill()
+        for director in directors.all[:2]:
+            director.wait_whole(2)
+        yield directors
+
+
+def members(ring: Directors) -> list[list[str]]:
+    return [director.get("/v1/ring")["ring"] for director in ring.all[:2]]
+
+
+def test_a_greeting_and_its_proof_are_good_once(ring: Directors) -> None:
+    with Stranger(ring[0].member, source=TAKEN) as neighbour:
+        neighbour.greet(ring[2].member)
+        until(lambda: kinds(ring, ring[2].member), what="the right one is let in")
+        recording = neighbour.sent
+    with Stranger(ring[0].member, source=TAKEN) as again:
+        again.send(recording)
+        assert "wrong ring secret" in again.good_bye()
+    until(partial(ring[0].logged, "ring_link_closed", "wrong ring secret"), what=ring[0].log)
+    until(lambda: not kinds(ring, ring[2].member), what="nobody is there under that name")
+
+
+def kinds(ring: Directors, member: str) -> list[str]:
+    """The links the first director has with `member`."""
+    shown = ring[0].get("/v1/ring")["members"]
+    return [one["kind"] for one in shown if f"{one['address']}:{one['port']}" == member and one["kind"]]
+
+
+def test_who_knows_the_secret_but_speaks_from_another_address_is_refused(ring: Directors) -> None:
+    with Stranger(ring[0].member, source="127.0.55.99") as stranger:
+        stranger.greet(ring[2].member)
+        told = stranger.good_bye()
+    reason = f"{ring[2].member} speaks from 127.0.55.99"
+    assert reason in told
+    until(partial(ring[0].logged, "ring_link_closed", reason), what=ring[0].log)
+    assert members(ring) == [[ring[0].member, ring[1].member]] * 2
+
+
+def test_a_frame_over_the_limit_ends_its_link_alone(ring: Directors) -> None:
+    with Load({ring[0].member: ring[0].login, ring[1].member: ring[1].login}, USERS) as load:
+        with Stranger(ring[0].member, source=TAKEN) as neighbour:
+            neighbour.greet(ring[2].member)
+            neighbour.send((LIMIT + 1).to_bytes(4) + b"x" * 100_000)
+            told = neighbour.good_bye()
+        until(partial(ring[0].logged, "ring_link_closed", f"frame of {LIMIT + 1} bytes"), what=ring[0].log)
+        until(lambda: members(ring) == [[ring[0].member, ring[1].member]] * 2, what="the two go on")
+        seen = len(load.logins)
+        until(lambda: len(load.logins) > seen + 100, what="logins go on")
+    assert f"frame of {LIMIT + 1} bytes, at most {LIMIT} are accepted" in told
+    assert load.failures == []
+    assert load.on_two_hosts() == {}
+
+
+def test_the_right_one_is_let_in_after_strangers_had_its_name(ring: Directors) -> None:
+    with Client(ring[1].login) as client:
+        before = client.ask(USERS)
+    ring[2].start().wait_whole(3)
+    with Client(ring[2].login) as client:
+        assert client.ask(USERS) == before
