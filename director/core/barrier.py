@@ -97,7 +97,9 @@ class Barrier:
         if token.lap == 1:
             if self.me in members:
                 return None
-            if self._due is not None:  # this token will tell us, too: in a large ring ours would be one of many
+            if (
+                self._due is not None
+            ):  # this token will tell us, too: in a large ring ours would be one of many
                 self._due = max(self._due, now.mono + self._repeat)
             self._passed = token.origin, token.serial, now.mono
             return Token(token.origin, token.serial, 1, digest, [*token.passed, self.me])
