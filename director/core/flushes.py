@@ -20,15 +20,17 @@ from director.core.kickrounds import KickResult, KickRounds
 from director.core.kicktypes import Fence
 from director.core.moves import Job, Moves
 from director.core.names import NameTable, entry
-from director.core.users import BUCKETS, BY_HAND, LATEST, MOVING, PINNED, User, is_alive, unpack
+from director.core.users import BUCKETS, BY_HAND, LATEST, PINNED, User, is_alive, unpack
 from director.types import HostId, Now, Stamp, UserKey
 
 SLICE = 2000
 """Users looked at in one turn of the loop."""
 SCANNED = 64
 """Buckets looked at in one turn of the loop, however empty they are."""
-FORGET_WAIT = 1.0
-"""Seconds a forgetting waits for the store."""
+FORGOTTEN = 500
+"""Users a forgetting has under way at a time: it is a move to nobody, without the kick delay."""
+STORE_WAIT = 1.0
+"""Seconds an unpinning waits for the store."""
 
 
 class _Walk(msgspec.Struct, eq=False):
@@ -42,13 +44,14 @@ class _Walk(msgspec.Struct, eq=False):
     before: int = LATEST
     """Only users decided before this stamp."""
     forget: bool = False
+    """To nobody, pinned users too."""
     bucket: int = 0
     found: list[UserKey] = msgspec.field(default_factory=list)
     """Users of the present bucket that are to be moved yet."""
 
 
-class _Forgetting(msgspec.Struct):
-    """What a forgetting waits for behind its walk."""
+class _Fenced(msgspec.Struct):
+    """A change of records that waits until all have it."""
 
     job: Job
     number: int
@@ -70,7 +73,7 @@ class Flushes:
         self._moves, self._kick_rounds, self._max_parallel = moves, kick_rounds, max_parallel
         self._walks: list[_Walk] = []
         self._jobs: list[Job] = []
-        self._forgettings: list[_Forgetting] = []
+        self._fences: list[_Fenced] = []
         self._effects: list[Effect] = []
         self._numbers = 1 << 62
 
@@ -128,7 +131,8 @@ class Flushes:
         hosts = self._hosts_for(event.operation, event.host, None)
         if hosts is not None:
             job = self._new_job(event.operation, complete=False)
-            self._walks.append(_Walk(job, hosts, 0, forget=True))
+            job.at_once = True
+            self._walks.append(_Walk(job, hosts, FORGOTTEN, forget=True))
 
     def kick(self, event: KickSessions, now: Now) -> None:
         if self._kick_rounds.full and not event.wait:
@@ -152,21 +156,19 @@ class Flushes:
         return bool(self._effects) or any(self._can_go_on(walk) for walk in self._walks)
 
     def next_deadline(self) -> float | None:
-        return min((one.until for one in self._forgettings if not one.fenced), default=None)
+        return min((one.until for one in self._fences if not one.fenced), default=None)
 
     def stored(self, number: int, now: Now) -> None:
-        for one in self._forgettings:
+        for one in self._fences:
             if one.number == number:
                 one.until = now.mono
 
     def turn(self, now: Now) -> None:
         """One slice of each walk."""
         for walk in list(self._walks):
-            if walk.forget:
-                self._forget_some(walk, now)
-            elif self._can_go_on(walk):
+            if self._can_go_on(walk):
                 self._move_some(walk, now)
-        for one in self._forgettings:
+        for one in self._fences:
             if not one.fenced and now.mono >= one.until:
                 one.fenced = True
                 self._kick_rounds.begin(Fence(), partial(self._confirmed, one), now)
@@ -192,9 +194,8 @@ class Flushes:
         return effects
 
     def _can_go_on(self, walk: _Walk) -> bool:
-        return walk.forget or (
-            self._moves.in_hand < self._max_parallel and len(walk.job.under_way) < walk.parallel
-        )
+        limit = FORGOTTEN if walk.forget else self._max_parallel
+        return self._moves.in_hand < limit and len(walk.job.under_way) < walk.parallel
 
     def _move_some(self, walk: _Walk, now: Now) -> None:
         looked = scanned = 0
@@ -225,6 +226,9 @@ class Flushes:
         user = self._users.get(key)
         if user is None or not self._concerned(walk, user, now):
             return
+        if walk.forget:
+            self._moves.begin(key, HostId(0), walk.job, now)
+            return
         if user.flags & PINNED and walk.tag is None:
             walk.job.pinned += 1
             return
@@ -237,33 +241,15 @@ class Flushes:
         else:
             self._moves.begin(key, target, walk.job, now)
 
-    def _forget_some(self, walk: _Walk, now: Now) -> None:
-        looked = scanned = 0
-        while walk.bucket < BUCKETS and looked < SLICE and scanned < SCANNED:
-            records = self._users.bucket(walk.bucket)
-            walk.bucket += 1
-            scanned += 1
-            for user in unpack(records):
-                looked += 1
-                if user.host in walk.hosts and not user.flags & MOVING:
-                    decided = Stamp(min(max(int(now.unix), user.decided + 1), LATEST))
-                    seen = max(int(now.unix), user.seen)
-                    self._users.put(User(user.key, HostId(0), decided, seen, BY_HAND))
-                    self._moves.displaced(user, now)
-                    walk.job.moved += is_alive(user, int(now.unix), self._users.expire)
-        if walk.bucket >= BUCKETS:
-            self._walks.remove(walk)
-            self._fence(walk.job, now)
-
     def _fence(self, job: Job, now: Now) -> None:
         """Over when the store has it, and every member has ended what its records made it kick."""
         job.complete = False
         self._numbers += 1
-        self._forgettings.append(_Forgetting(job, self._numbers, now.mono + FORGET_WAIT))
+        self._fences.append(_Fenced(job, self._numbers, now.mono + STORE_WAIT))
         self._effects.append(Persist(self._numbers, None))
 
-    def _confirmed(self, one: _Forgetting, result: KickResult) -> None:
-        self._forgettings.remove(one)
+    def _confirmed(self, one: _Fenced, result: KickResult) -> None:
+        self._fences.remove(one)
         _kicked(one.job, result)
 
     def _hosts_for(self, operation: int, host: str | None, tag: str | None) -> frozenset[HostId] | None:

@@ -84,6 +84,8 @@ class Job(msgspec.Struct, eq=False):
     """Of those, the ones that not every member has confirmed yet."""
     complete: bool = True
     """Nobody is to be added any more."""
+    at_once: bool = False
+    """Without the kick delay: nobody is to come back to the old host."""
     early: bool = False
     """It is over when every member has confirmed, not after the delay."""
 
@@ -367,7 +369,8 @@ class Moves:
         if self._flush_program and own.target and own.old.host not in (0, own.target):
             self._enter(own, Stage.FLUSHING, own.began + MOVE_TIMEOUT)
         else:
-            pause = self._kick_delay if parted or own.old.host not in (0, own.target) else 0.0
+            waits = parted or own.old.host not in (0, own.target)
+            pause = self._kick_delay if waits and not own.job.at_once else 0.0
             self._enter(own, Stage.DELAY, now.mono + pause)
         self._soon(now.mono)
 
