@@ -162,12 +162,13 @@ class Neighbour:
             case State.PROVING, Proof(mac):
                 return self._proved(mac, now)
             case ((State.EXCHANGING | State.FULL), Ping(serial)):
-                return [Send(self.link, [Pong(serial)])]
-            case ((State.EXCHANGING | State.FULL), Pong(serial)):
+                return [Send(self.link, [Pong(serial, now.unix)])]
+            case ((State.EXCHANGING | State.FULL), Pong(serial, unix)):
                 if self._ping_open and serial == self._ping_serial:
                     self._ping_open = False
                     self.pong_serial = serial
                     self.ping_ms = round((now.mono - self._ping_sent) * 1000)
+                    return self._compare_clocks(unix, now)
                 return []
             case ((State.EXCHANGING | State.FULL), (Hello() | Proof())):
                 return self.close(f"{type(message).__name__} came again in {self.state.name}")
@@ -196,6 +197,16 @@ class Neighbour:
         self._ping_sent = now.mono
         self._ping_open = True
         return [Send(self.link, [Ping(self._ping_serial)])]
+
+    def _compare_clocks(self, unix: float, now: Now) -> list[Effect]:
+        """A clock may have jumped since the greeting. Told was some moment since the ping was sent."""
+        if not unix:
+            return []
+        took = now.mono - self._ping_sent
+        self.skew = unix - (now.unix - took / 2)
+        if abs(self.skew) - took / 2 <= self.me.max_clock_skew:
+            return []
+        return self.close(_clock_is_off(self.name(), self.skew, self.me.member))
 
     @property
     def last_ping(self) -> int:
@@ -261,7 +272,7 @@ class Neighbour:
             )
         skew = hello.unix - now.unix
         if abs(skew) > self.me.max_clock_skew:
-            return f"the clock of {hello.member} is {skew:+.1f} s off that of {self.me.member}: set it (NTP)"
+            return _clock_is_off(hello.member, skew, self.me.member)
         return None
 
     def _proved(self, mac: bytes, now: Now) -> list[Effect]:
@@ -283,6 +294,10 @@ class Neighbour:
             _signed(acceptor),
         ]
         return hmac.new(self.me.secret, b"\0".join(told), sha256).digest()
+
+
+def _clock_is_off(peer: str, skew: float, me: str) -> str:
+    return f"the clock of {peer} is {skew:+.1f} s off that of {me}: set it (NTP)"
 
 
 def _signed(hello: Hello) -> bytes:

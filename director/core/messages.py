@@ -116,6 +116,8 @@ class Ping(msgspec.Struct, frozen=True, array_like=True, tag=9):
 
 class Pong(msgspec.Struct, frozen=True, array_like=True, tag=10):
     serial: int
+    unix: float = 0.0
+    """What the clock says; 0: it is not told."""
 
 
 class Redirect(msgspec.Struct, frozen=True, array_like=True, tag=11):

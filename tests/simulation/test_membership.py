@@ -6,7 +6,7 @@ import pytest
 
 from director.core.assign import Gate
 from director.core.member import TRANSITIONS, Neighbour, State
-from tests.simulation.world import World
+from tests.simulation.world import HASH, UNIX, World
 
 USERS = [f"user{i}" for i in range(30)]
 
@@ -292,3 +292,20 @@ def test_links_take_every_way_of_the_table_and_no_other(monkeypatch: pytest.Monk
     refused.node("d2").identity = {"username_hash": "%u"}
     refused.start().run(1)
     assert seen == {(state, to) for state, ways in TRANSITIONS.items() for to in ways}
+
+
+def test_a_director_whose_clock_jumps_is_named_and_let_go_until_it_is_set() -> None:
+    world = ring_of(3, "shared")
+    world.node("d2").skew = 3600.0
+    world.run(3)
+    assert world.node("d1").core.barrier.ring == (world.members[0], world.members[2])
+    assert "+3600.0 s off" in world.trace()
+    replies = [world.login("alice", name) for name in ("d1", "d3")]
+    world.run(0.5)
+    assert replies[0].host == replies[1].host is not None
+    record = world.node("d3").users.get(HASH.key(b"alice"))
+    assert record is not None
+    assert record.seen < UNIX + world.now + 60
+    world.node("d2").skew = 0.0
+    world.run(7)
+    assert world.in_sync()

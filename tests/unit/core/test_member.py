@@ -276,7 +276,7 @@ def test_a_ping_is_sent_every_interval_and_answered() -> None:
     assert one.next_deadline() == 1.0
     assert one.tick(at(0.9)) == []
     assert sent(one.tick(at(1.0))) == [Ping(1)]
-    assert sent(one.handle(Ping(5), at(1.1))) == [Pong(5)]
+    assert sent(one.handle(Ping(5), at(1.1))) == [Pong(5, at(1.1).unix)]
     one.handle(Pong(1), at(1.025))
     assert (one.ping_ms, one.pong_serial) == (25, 1)
 
