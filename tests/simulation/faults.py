@@ -113,7 +113,7 @@ class Player:
             for wait, at in zip(user_waits, self.plan.names, strict=True):
                 self.world.after(wait, partial(self._ask, f"new{self._newcomers}", "", at))
 
-    def near(self, user: str, tag: str, offset: float, waits: Sequence[float]) -> None:
+    def near(self, user: str, tag: str, offset: float, waits: Sequence[float], elsewhere: str | None) -> None:
         """His sessions end, and he comes back everywhere about when he would expire."""
         key = HASH.key(user.encode(), tag.encode())
         records = [record for node in self.world.ups() if (record := node.users.get(key)) is not None]
@@ -125,6 +125,10 @@ class Player:
         for node in self.world.nodes.values():
             node.sessions = [s for s in node.sessions if (s.user, s.tag) != (user, tag)]
         self.watch.counts["near expiry"] += 1
+        row = self.world.ups()[0].core.hosts.by_id(max(records, key=lambda r: r.decided).host)
+        if elsewhere is not None and row is not None:
+            drain = partial(self.host, elsewhere, row.address, {"weight": 0})
+            self.world.after(max(0.0, at - self.world.now - 2.0), drain)
         for wait, name in zip(waits, self.plan.names, strict=True):
             self.world.after(at + wait - self.world.now, partial(self._ask, user, tag, name))
 

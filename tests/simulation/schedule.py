@@ -261,10 +261,12 @@ class _Draw:
         return [self._director(), what, self._user()[0], self._address()]
 
     def _near(self) -> list[Any]:
-        """A login a little before or after the expiry, at some directors."""
+        """A login a little before or after the expiry, at all directors; perhaps one of them has taken the
+        weight from his host just before, so that he would be placed elsewhere."""
         offset = self.chance.choice([-6.5, -5.9, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0, 5.9])
         waits = [round(self.chance.choice([0.0, 0.0, 0.001, 0.02, 0.7]), 4) for _ in self.names]
-        return [*self._user(), offset, waits]
+        elsewhere = self._director() if self.chance.random() < 0.7 else None
+        return [*self._user(), offset, waits, elsewhere]
 
     def _lose(self) -> list[Any]:
         return [self.chance.choice(["tokens", "rounds"]), self.chance.choice([0.1, 0.5, 2.0])]
