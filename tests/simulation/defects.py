@@ -188,8 +188,8 @@ def _no_second_kick() -> Any:
 def _removed_goes_on() -> Any:
     right = Ring.set_servers
 
-    def wrong(self: Ring, servers: Any) -> list[Effect]:
-        effects = right(self, servers)
+    def wrong(self: Ring, servers: Any, removed: Any = ()) -> list[Effect]:
+        effects = right(self, servers, removed)
         self.removed = False
         return effects
 
