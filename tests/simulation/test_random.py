@@ -80,8 +80,8 @@ def test_a_schedule_is_made_as_short_as_what_goes_wrong_in_it() -> None:
     [
         "the barrier's token does not carry the hosts",
         "the merge of users ignores the stamp",
-        "a move does not wait for its kicks",
-        "records are not passed on",
+        "nobody is kicked a second time",
+        "an exchange loses a record",
     ],
 )
 def test_a_defect_put_in_on_purpose_is_found_soon(defect: str) -> None:
