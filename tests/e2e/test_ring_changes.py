@@ -1,0 +1,133 @@
+"""Directors taken off the ring and added again at run time, and pins, over restarts and with each store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import Client, DirectorProcess, Directors, Load, Refused, until
+from tests.servers import RedisServer
+
+FIRST = "127.0.56.11"
+USERS = [f"user{number}" for number in range(200)]
+QUICK = {"users": 'kick_delay = "100 ms"'}
+SHORT = {"users": 'kick_delay = "100 ms"\nexpire = "10 s"'}
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def state(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "redis":
+        with RedisServer(appendonly=True) as server:
+            yield server.url
+    else:
+        yield "sqlite:///state.db"
+
+
+def told(director: DirectorProcess, *arguments: str) -> str:
+    """What the command line says, which must not fail."""
+    result = director.command(*arguments)
+    assert (result.returncode, result.stderr) == (0, ""), (arguments, result)
+    return result.stdout
+
+
+def asked(director: DirectorProcess, users: list[str]) -> dict[str, str]:
+    with Client(director.login) as client:
+        return client.ask(users)
+
+
+def refusal(director: DirectorProcess, user: str) -> str:
+    """What it says to a login it refuses."""
+    with Client(director.login) as client, pytest.raises(Refused) as refused:
+        client.ask([user])
+    return str(refused.value)
+
+
+def test_a_removed_director_refuses_logins_also_after_a_restart_until_it_is_added_again(
+    folder: Path, state: str
+) -> None:
+    with Directors(folder, first=FIRST, state=state, settings=QUICK) as ring:
+        first, second, third = ring.all
+        ring.wait_whole()
+        before = asked(third, USERS)
+        address = third.member.rpartition(":")[0]
+        with Load({first.member: first.login, second.member: second.login}, USERS) as load:
+            assert told(first, "ring", "remove", address) == f"{address} removed: 2 directors listed\n"
+            assert "temp" in refusal(third, "user1")
+            assert "temp" in refusal(third, "newcomer")
+            assert not third.ready()
+            for director in (first, second):
+                assert director.get("/v1/ring")["ring"] == [first.member, second.member]
+                assert director.get("/v1/ring")["missing"] == []
+            third.kill()
+            third.start()
+            assert "temp" in refusal(third, "user1")
+            assert "temp" in refusal(third, "newcomer")
+            assert told(second, "ring", "add", address).startswith(f"{address} added: 3 directors listed")
+            ring.wait_whole()
+        assert load.failures == []
+        assert load.on_two_hosts() == {}
+        assert asked(third, USERS) == before
+        assert [len(director.get("/v1/ring")["ring"]) for director in ring.all] == [3, 3, 3]
+
+
+def test_a_director_that_was_removed_while_it_was_down_refuses_logins_when_it_comes_back(
+    folder: Path, state: str
+) -> None:
+    with Directors(folder, first=FIRST, state=state, settings=QUICK) as ring:
+        first, _, third = ring.all
+        ring.wait_whole()
+        asked(third, USERS)
+        third.kill()
+        told(first, "ring", "remove", third.member)
+        third.start()
+        assert "temp" in refusal(third, "user1")
+        assert not third.ready()
+        told(first, "ring", "add", third.member)
+        ring.wait_whole()
+
+
+def test_a_removal_survives_a_restart_of_all_directors(folder: Path, state: str) -> None:
+    with Directors(folder, first=FIRST, state=state, settings=QUICK) as ring:
+        ring.wait_whole()
+        told(ring[1], "ring", "remove", ring[2].member)
+        until(lambda: not ring[2].ready(), what="it was told")
+        for director in ring.all:
+            director.kill()
+        ring.start()
+        for director in ring.all[:2]:
+            director.wait_whole(2)
+        assert "temp" in refusal(ring[2], "user1")
+
+
+def test_a_pinned_user_stays_through_expiry_and_a_restart_of_all_until_he_is_unpinned(folder: Path) -> None:
+    with (
+        RedisServer(appendonly=True) as redis,
+        Directors(folder, first=FIRST, state=redis.url, settings=SHORT) as ring,
+    ):
+        ring.wait_whole()
+        hashed = asked(ring[0], ["pinned", "moved"])
+        target = {user: next(h for h, *_ in ring[0].hosts() if h != host) for user, host in hashed.items()}
+        said = told(ring[1], "pin", "pinned", target["pinned"])
+        assert said == f"pinned: {hashed['pinned']} -> {target['pinned']}, pinned, 0 sessions ended\n"
+        told(ring[1], "move", "moved", target["moved"])
+        begun = time.monotonic()
+        for director in ring.all:
+            director.kill()
+        ring.start()
+        ring.wait_whole()
+        assert asked(ring[2], ["pinned", "moved"]) == target
+        until(partial(is_nowhere, ring, "moved"), within=25, what="who is only moved expires")
+        assert time.monotonic() - begun > 10
+        assert asked(ring[0], ["pinned", "moved"]) == {"pinned": target["pinned"], "moved": hashed["moved"]}
+        assert told(ring[2], "unpin", "pinned").startswith("pinned: no longer pinned")
+        until(partial(is_nowhere, ring, "pinned"), within=25, what="he expires like everybody")
+        assert asked(ring[1], ["pinned"]) == {"pinned": hashed["pinned"]}
+
+
+def is_nowhere(ring: Directors, user: str) -> bool:
+    """By the word of all: what a store gave back may be seconds fresher in one memory (ring-rules 16)."""
+    return all(director.get(f"/v1/users/{user}")["current"] is None for director in ring.all)
