@@ -183,7 +183,6 @@ class Director:
             self.pending,
             self._logins,
             self.kicks,
-            self._housekeeping,
             self.counters,
         )
         self._writers = Writers()
@@ -304,8 +303,6 @@ class Director:
             return [OperationFailed(event.operation, "refused", REMOVED)]
         if self.standing is Standing.WAIT:
             reason = "this director is cut off from the larger part of the ring; ask one there"
-            if self.ring.removed:
-                reason = "this director was removed from the ring; ask another one"
             return [OperationFailed(event.operation, "refused", reason)]
         match event:
             case MoveUser():
@@ -342,7 +339,7 @@ class Director:
         return self._expected
 
     def _has_work(self) -> bool:
-        if self.pending.awake or self._housekeeping.has_work or self._logins.near or self._logins.retagged:
+        if self.pending.awake or self._logins.near or self._logins.retagged:
             return True
         if self.kicks.has_work or self.flushes.has_work or self._sessions.has_work:
             return True

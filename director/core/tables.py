@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from director.core.addresses import host_id
 from director.core.assign import Assigner
 from director.core.barrier import Barrier
 from director.core.counters import Counters
 from director.core.effects import Effect, Level, Log, Send, StoreHosts, StoreMembers
 from director.core.hosts import HostTable
-from director.core.housekeeping import Housekeeping
 from director.core.kicks import Kicks
 from director.core.logins import Logins
 from director.core.member import Neighbour
@@ -22,7 +20,7 @@ from director.core.members import MemberTable
 from director.core.messages import HostRow, Hosts, MemberRow, Members, RingMessage
 from director.core.pending import Pending
 from director.core.ring import Ring
-from director.types import Address, MemberId, Now
+from director.types import MemberId, Now
 
 
 class Tables:
@@ -36,7 +34,6 @@ class Tables:
         pending: Pending,
         logins: Logins,
         kicks: Kicks,
-        housekeeping: Housekeeping,
         counters: Counters,
     ) -> None:
         self.started = False
@@ -44,7 +41,7 @@ class Tables:
         self.digest = b""
         self._hosts, self._members, self._ring, self._barrier = hosts, members, ring, barrier
         self._assigner, self._pending, self._logins = assigner, pending, logins
-        self._kicks, self._housekeeping, self._counters = kicks, housekeeping, counters
+        self._kicks, self._counters = kicks, counters
         self._present: frozenset[str] = frozenset()
         self._store_was_read = False
         self._reconfigure()
@@ -85,10 +82,8 @@ class Tables:
         effects = self._pass_on(Hosts(list(rows)), source)
         effects.append(StoreHosts())
         for row in rows:
-            if not row.present:
-                self._housekeeping.forget_host(host_id(Address(row.address)), row.present_at, now)
-                if self.started and row.address in self._present:
-                    self._kicks.host(row.address, now)  # its users are placed anew elsewhere
+            if not row.present and self.started and row.address in self._present:
+                self._kicks.host(row.address, now)  # its users are placed anew elsewhere
         effects += [_log_row(row) for row in rows] if self.started else []
         before = self.digest
         self._reconfigure()

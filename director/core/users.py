@@ -253,11 +253,6 @@ class UserTable:
             return 0
         return self._keep(number, [user for user in users if not self._gone(user, unix)])
 
-    def forget_host(self, number: int, host: HostId, before: int) -> int:
-        """Drop the users of a bucket who were put on `host` before that stamp; gives how many."""
-        users = self._buckets[number].values()
-        return self._keep(number, [user for user in users if user.host != host or user.decided >= before])
-
     def counts(self, first: int, last: int, unix: int) -> dict[HostId, int]:
         """How many users each host has in the buckets `first` to `last - 1`, expired ones not counted."""
         return dict(

@@ -392,18 +392,16 @@ static int table_missing(
     return result;
 }
 
-/* Drop the records of a bucket that are gone (host < 0), or those decided on `host` before a stamp. */
-static uint32_t table_drop(table_t *table, uint32_t number, int64_t now, int64_t host, int64_t before)
+/* Drop the records of a bucket that are gone. */
+static uint32_t table_drop(table_t *table, uint32_t number, int64_t now)
 {
     block_t *block = &table->blocks[number];
     uint32_t index, kept = 0, dropped;
 
     for (index = 0; index < block->used; index++) {
         const uint8_t *record = block_at(block, index);
-        int drop = host < 0 ? record_gone(table, record, now)
-                            : get32(record + AT_HOST) == host && get32(record + AT_DECIDED) < before;
 
-        if (drop)
+        if (record_gone(table, record, now))
             continue;
         if (kept != index)
             memcpy(block_at(block, kept), record, RECORD);

@@ -53,7 +53,7 @@ cdef extern from "_fast.h" nogil:
     int table_summary(const table_t *table, uint32_t number, int64_t now, buffer_t *summary)
     int table_missing(const table_t *table, uint32_t number, const uint8_t *summary, size_t count, int64_t now, \
                       buffer_t *missing)
-    uint32_t table_drop(table_t *table, uint32_t number, int64_t now, int64_t host, int64_t before)
+    uint32_t table_drop(table_t *table, uint32_t number, int64_t now)
 
     ctypedef struct slice_t:
         const uint8_t *data

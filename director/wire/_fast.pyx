@@ -181,11 +181,7 @@ cdef class UserTable:
 
     def sweep(self, uint32_t number, int64_t unix):
         self.block(number)
-        return table_drop(self.table, number, unix, -1, 0)
-
-    def forget_host(self, uint32_t number, uint32_t host, int64_t before):
-        self.block(number)
-        return table_drop(self.table, number, 0, host, before)
+        return table_drop(self.table, number, unix)
 
     def counts(self, uint32_t first, uint32_t last, int64_t unix):
         cdef dict counts = {}

@@ -461,16 +461,17 @@ def test_a_director_alone_confirms_a_change_at_once() -> None:
     assert played.core.assigner.gate is Gate.OPEN
 
 
-def test_users_of_a_removed_host_are_dropped_in_slices() -> None:
+def test_what_is_known_of_a_user_of_a_removed_host_is_kept_so_that_nothing_older_comes_back() -> None:
     played = alone()
-    for number in range(200):
-        played.users.put(User(UserKey(number << 56 | 1 << 32), host_id(BACKENDS[0]), Stamp(START), START, 0))
+    known = User(ALICE, host_id(BACKENDS[0]), Stamp(START + 3), START + 3, 0)
+    played.users.put(known)
     played.handle(HostChange(1, BACKENDS[0], remove=True), 5)
-    turns = 0
-    while played.core.next_deadline() == 0.0:
-        played.handle(TimerFired(), 5)
-        turns += 1
-    assert (len(played.users), turns > 10) == (0, True)
+    older = known._replace(host=host_id(BACKENDS[1]), decided=Stamp(START + 1))
+    played.handle(StoredUsers(pack([older])), 6)
+    assert played.users.get(ALICE) == known
+    answer = played.handle(lookup(1), 7)[-1]
+    assert isinstance(answer, Answer)
+    assert answer.backend.address != BACKENDS[0]
 
 
 def test_who_was_placed_in_the_second_of_a_removal_gets_a_later_stamp_on_his_next_host() -> None:

@@ -11,7 +11,7 @@ from director.core.addresses import host_id
 from director.core.effects import Effect, Kick, OperationFailed, Persist, UsersDone
 from director.core.events import Flush, Forget, HostChange, Interrupt, Kicked, MoveUser, Persisted, UnpinUser
 from director.core.standing import Standing
-from director.core.users import BY_HAND, PINNED, User, pack
+from director.core.users import BY_HAND, MOVING, PINNED, User, pack
 from director.types import Address, HostId, UserKey
 from tests.unit.core.cores import BACKENDS, D2, D3, START, Played, of, user
 
@@ -128,18 +128,19 @@ def test_progress_can_be_watched_until_it_is_over() -> None:
     assert one.played.core.flushes.progress(2) is None
 
 
-def test_a_forgetting_leaves_records_of_nobody_and_ends_behind_a_fence() -> None:
+def test_a_forgetting_moves_everybody_to_nobody_and_ends_with_the_last_session_without_the_delay() -> None:
     one = Operator()
     one.do(Forget(1, BACKENDS[0]), answers=False)
-    assert one.done == []
     records = [one.played.users.get(u.key) for u in one.users]
-    assert {(r.host, r.flags, r.decided > START) for r in records if r is not None} == {(0, BY_HAND, True)}
+    moving = BY_HAND | MOVING
+    assert {(r.host, r.flags, r.decided > START) for r in records if r is not None} == {(0, moving, True)}
     one._take(one.played.until(2.1), 2.1, answers=False)
     assert one.done == []
-    assert len(one.kicked) == 40
-    for kick in list(one.kicked):
+    for kick in list(one.kicked)[:40]:
         one.do(Kicked(kick.kick, 1), 2.2)
-    assert [d.moved for d in one.done] == [40]
+    one._take(one.played.until(2.3), 2.3)
+    assert [(d.moved, d.kicked) for d in one.done] == [(40, 40)]
+    assert {r.flags for u in one.users if (r := one.played.users.get(u.key)) is not None} == {BY_HAND}
 
 
 @pytest.mark.parametrize(("flags", "moved", "unchanged"), [(PINNED, 1, 0), (0, 0, 1)])

@@ -39,8 +39,8 @@ def test_a_kick_that_is_not_answered_is_over_after_four_seconds_named_and_counte
     run = one.start(OnHost("10.1.0.1"), at(1))
     one.turn(at(1))
     assert one.next_deadline() == 1 + KICK_TIMEOUT
-    assert of(Log, one.turn(at(0.99 + KICK_TIMEOUT))) == []
-    (log,) = of(Log, one.turn(at(1 + KICK_TIMEOUT)))
+    assert of(Log, one.overdue(at(0.99 + KICK_TIMEOUT))) == []
+    (log,) = of(Log, one.overdue(at(1 + KICK_TIMEOUT)))
     assert (log.event, log.fields["reason"]) == ("kick_failed", "no answer within 4 s")
     assert (run.over, len(one), one.next_deadline()) == (True, 0, None)
 
@@ -48,7 +48,7 @@ def test_a_kick_that_is_not_answered_is_over_after_four_seconds_named_and_counte
 def test_an_answer_that_nobody_waits_for_is_ignored() -> None:
     one, _ = kicks()
     run = one.start(OnHost("10.1.0.1"), at(1))
-    one.turn(at(1 + KICK_TIMEOUT))
+    one.overdue(at(1 + KICK_TIMEOUT))
     assert one.ended(run.number, 7, "", at(2)) == []
     assert (run.sessions, one.ended(99, 1, "oops", at(2))) == (0, [])
 

@@ -124,7 +124,7 @@ def test_no_token_leaves_before_the_record_is_stored_and_the_own_kick_is_over() 
     assert of(MoveRound, messages(mover.kicked(1.05))) == []
     token = of(MoveRound, messages(mover.stored(1.1), 1))
     assert token == [
-        MoveRound(D1, token[0].serial, SUBJECT.pack(KEY, mover.record.decided), [D1], [], 1),
+        MoveRound(D1, token[0].serial, SUBJECT.pack(KEY, mover.record.decided), [D1], [], 1, parted=True),
     ]
 
 
@@ -320,7 +320,7 @@ def test_a_token_waits_for_the_kick_here_and_goes_on_with_what_it_came_to() -> N
     (kick,) = of(Kick, effects)
     assert of(MoveRound, messages(played.hear(2, token, mono=1.1))) == []
     onward = messages(played.handle(Kicked(kick.kick, 2), 1.2), 1)
-    assert of(MoveRound, onward) == [MoveRound(D3, 5, token.moves, [D3, D1], [], 3)]
+    assert of(MoveRound, onward) == [MoveRound(D3, 5, token.moves, [D3, D1], [], 3, parted=True)]
 
 
 def test_a_kick_that_failed_or_took_too_long_is_named_by_whoever_passes_the_token() -> None:

@@ -545,25 +545,6 @@ def test_a_sweep_leaves_other_buckets_alone(hot: HotPath) -> None:
     assert len(users) == 1
 
 
-def test_who_was_put_on_a_host_before_a_stamp_is_forgotten(hot: HotPath) -> None:
-    users = table(
-        hot,
-        user(key=1, host=7, decided=10),
-        user(key=2, host=7, decided=11),
-        user(key=3, host=8, decided=10),
-        user(key=TOP, host=7, decided=10),
-    )
-    assert users.forget_host(0, HostId(7), 11) == 1
-    assert [one.key for one in unpack(users.bucket(0))] == [2, 3]
-    assert (len(users), users.take_dirty()) == (3, [0])
-
-
-def test_forgetting_a_host_nobody_is_on_changes_nothing(hot: HotPath) -> None:
-    users = table(hot, user())
-    assert users.forget_host(0, HostId(99), LATEST) == 0
-    assert users.dirty_count == 0
-
-
 def test_counts_are_of_living_users_by_host_in_the_named_buckets(hot: HotPath) -> None:
     users = table(
         hot,
@@ -602,7 +583,6 @@ operations = st.lists(
         st.tuples(st.just("merge"), st.lists(any_user, max_size=6).map(pack)),
         st.tuples(st.just("get"), few_keys),
         st.tuples(st.just("sweep"), buckets, times),
-        st.tuples(st.just("forget_host"), buckets, st.integers(1, 3), st.integers(0, 4)),
         st.tuples(st.just("bucket"), buckets),
         st.tuples(st.just("stored_bucket"), buckets),
         st.tuples(st.just("digest"), buckets, times),
