@@ -64,8 +64,8 @@ def flush(
     Who is placed right already stays; pinned users stay. To empty a host use `drain`. Ctrl-C starts no more
     users; those on the move are finished.
 
-    With -F users are forgotten: their sessions end, all at once, and whoever comes back is placed anew
-    without waiting for that. For a HOST that is dead; else one user can be on two hosts for a moment.
+    With -F users are forgotten, pinned ones too: their sessions end, and whoever comes back is placed anew
+    without the kick delay. For a HOST that is dead.
     """
     if forget and max_parallel is not None:
         raise click.UsageError("--max-parallel is not for -F: nobody is moved")

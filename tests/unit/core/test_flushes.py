@@ -138,7 +138,7 @@ def test_a_forgetting_moves_everybody_to_nobody_and_ends_with_the_last_session_w
     assert one.done == []
     for kick in list(one.kicked)[:40]:
         one.do(Kicked(kick.kick, 1), 2.2)
-    one._take(one.played.until(2.3), 2.3)
+    one._take(one.played.until(2.3), 2.3, answers=True)
     assert [(d.moved, d.kicked) for d in one.done] == [(40, 40)]
     assert {r.flags for u in one.users if (r := one.played.users.get(u.key)) is not None} == {BY_HAND}
 
