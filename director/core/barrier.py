@@ -21,6 +21,9 @@ REMEMBERED = 64
 REPEAT = 0.3
 """Seconds after which whoever waits sends his token again; later where a lap has been seen to take long."""
 REPEAT_LATEST = 2.0
+LOOK_EVERY = 5.0
+"""Seconds between two tokens of a member in sync who misses somebody: the ring may have grown without telling
+him."""
 
 
 class Barrier:
@@ -42,6 +45,7 @@ class Barrier:
         """Of the tokens of our own that still count, the first."""
         self._due: float | None = None
         self._repeat = REPEAT
+        self._look_at: float | None = None
         self._passed: tuple[str, int, float] = ("", 0, 0.0)
         """The last token that has passed in lap 1, and when: to see how long a lap takes."""
         self._released_by: deque[tuple[str, int]] = deque(maxlen=REMEMBERED)
@@ -64,13 +68,22 @@ class Barrier:
         """Send a token although we do not wait: the ring has changed its members."""
         self._due = now.mono
 
+    def look_for(self, now: Now, *, missing: bool) -> None:
+        """missing: some director there should be is not in the ring. Its second lap may have been lost on us."""
+        if not missing or not self.synced:
+            self._look_at = None
+        elif self._look_at is None or now.mono >= self._look_at:
+            if self._look_at is not None:
+                self.probe(now)
+            self._look_at = now.mono + LOOK_EVERY
+
     def hold(self, until: float) -> None:
         """A member went silent: no host change is agreed without him before `until`, when everybody has
         noticed."""
         self.held_until = max(self.held_until, until)
 
     def next_deadline(self) -> float | None:
-        return self._due
+        return min((at for at in (self._due, self._look_at) if at is not None), default=None)
 
     def due(self, now: Now, digest: bytes) -> Token | None:
         """The token that is to be sent now. The caller drops it where there is no right neighbour."""

@@ -56,6 +56,8 @@ class Gatekeeper:
                 self._gone.discard(member)
                 ring.returned(member)
         self._stand.review(barrier, now, ring.departed)
+        missing = any(m not in barrier.ring and m not in ring.departed for m in ring.servers)
+        barrier.look_for(now, missing=missing)
 
     def review(self, now: Now, *, started: bool) -> list[Effect]:
         """Open and close; wakes the waiting logins when it opens further."""

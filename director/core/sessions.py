@@ -54,7 +54,9 @@ class SessionReview:
             self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
             return
         user = self._users.get(key)
-        if user is None:
+        if user is None and row.tag_at > row.present_at:  # the tag was another when it began, maybe
+            self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
+        elif user is None:
             self._hosts_of.setdefault(key, set()).add(row.address)
         elif user.host == self._hosts.id_of(row.address):
             self._users.touch(key, int(now.unix))

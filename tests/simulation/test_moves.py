@@ -569,3 +569,19 @@ def test_a_user_whose_first_login_crosses_his_move_has_no_session_left_when_the_
     assert (reply.host, world.sessions("alice")) == (new, [new])
     world.run(1)
     at_rest(world)
+
+
+def test_sessions_to_a_host_that_got_another_tag_while_their_director_was_down_end_when_it_is_back() -> None:
+    world = ring_of(3, "shared")
+    old = logged_in(world, "alice", "d1", "d3")
+    world.node("d3").crash()
+    world.run(2)
+    change = world.change("d1", old, tag="gold", retag=True)
+    world.run(1)
+    assert change.done is not None
+    world.flush("d1", old, old_tag=b"", before=change.done.tag_at)
+    world.run(6)
+    world.node("d3").start()
+    world.run(5)
+    assert world.sessions("alice") == []
+    at_rest(world)

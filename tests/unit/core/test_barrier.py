@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from director.core.barrier import REPEAT, Barrier
+from director.core.barrier import LOOK_EVERY, REPEAT, Barrier
 from director.core.messages import Token
 from director.types import MemberId, Now
 
@@ -169,3 +169,15 @@ def test_how_long_a_wait_took_is_kept_for_the_metrics() -> None:
     barrier.release(tuple(NAMES), at(3.5), NEW)
     assert (list(barrier.durations), barrier.took_ms, barrier.waiting_since) == ([2.5], 2500, None)
     assert barrier.synced_at == 1_000_003.5
+
+
+def test_who_is_in_sync_and_misses_somebody_asks_now_and_then_whether_the_ring_has_grown() -> None:
+    barrier = ring()[0]
+    barrier.look_for(at(1), missing=True)
+    assert barrier.next_deadline() == 1 + LOOK_EVERY
+    barrier.look_for(at(0.9 + LOOK_EVERY), missing=True)
+    assert barrier.due(at(0.9 + LOOK_EVERY), OLD) is None
+    barrier.look_for(at(1 + LOOK_EVERY), missing=True)
+    assert barrier.due(at(1 + LOOK_EVERY), OLD) is not None
+    barrier.look_for(at(2 + LOOK_EVERY), missing=False)
+    assert barrier.next_deadline() is None
