@@ -69,7 +69,7 @@ class Barrier:
         self._due = now.mono
 
     def look_for(self, now: Now, *, missing: bool) -> None:
-        """missing: some director there should be is not in the ring. Its second lap may have been lost on us."""
+        """missing: some director is not in the ring that should be; a second lap may have been lost on us."""
         if not missing or not self.synced:
             self._look_at = None
         elif self._look_at is None or now.mono >= self._look_at:

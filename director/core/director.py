@@ -186,6 +186,7 @@ class Director:
             self.counters,
         )
         self._writers = Writers()
+        self._seen_by_moves = self._tables.digest
         self._started = self._left = False
         self._expected: float | None = None
         """When the next event was due at the latest; None: nothing was."""
@@ -228,7 +229,7 @@ class Director:
                 effects += self.ring.closed(link, reason, now)
             case Kicked(kick, sessions, problem):
                 effects += self.kicks.ended(kick, sessions, problem, now)
-                self.moves.kicked(now)
+                self.moves.look(now)
                 self.kick_rounds.kicked(now)
             case _:
                 effects += self._happened(event, now)
@@ -433,7 +434,8 @@ class Director:
             case Hosts(rows):
                 return self._tables.merge_hosts(rows, neighbour, now)
             case Members(member_rows):
-                return self._tables.merge_members(member_rows, neighbour, now)
+                effects = self._tables.merge_members(member_rows, neighbour, now)
+                return effects + self.ring.dismiss(neighbour, now)
             case Token():
                 return self._token(message, now)
             case MoveRound():
@@ -497,12 +499,15 @@ class Director:
         """Everything that needs the word of the whole ring, and the kicks that come with it."""
         overdue: list[Effect] = self.kicks.overdue(now)
         if overdue:  # whoever waits for them goes on at once
-            self.moves.kicked(now)
+            self.moves.look(now)
             self.kick_rounds.kicked(now)
         self._sessions.turn(now)
         self._ask_for_logins(now)
         self.flushes.turn(now)
         view = self._view()
+        if self._tables.digest != self._seen_by_moves:
+            self._seen_by_moves = self._tables.digest
+            self.moves.look(now)  # their hosts may be gone
         effects = [*overdue, *self.near.turn(now, view)]
         effects += self.moves.turn(now, view)
         effects += self.moves.start_programs()

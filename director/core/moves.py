@@ -39,6 +39,7 @@ STORE_WAIT = 1.0
 """Seconds a move waits for its record to be stored."""
 REPEAT = 1.5
 """Seconds after which a round that has not come back is repeated."""
+MOMENT = 0.001
 NO_WAY = 0.1
 """Seconds until a round is tried again that found no right neighbour."""
 ABANDONED = KICK_TIMEOUT + 2.0
@@ -119,6 +120,8 @@ class _Own(msgspec.Struct):
     old: User
     old_row: HostRow | None
     """His host before, as it was when the move began."""
+    lost: bool = False
+    """The target was removed."""
     stage: Stage = Stage.STORING
     until: float = 0.0
     """When the stage ends by itself, or its round is repeated."""
@@ -240,8 +243,8 @@ class Moves:
         self._enter(own, Stage.DELAY, now.mono if ok else now.mono + self._kick_delay)
         self._soon(now.mono)
 
-    def kicked(self, now: Now) -> None:
-        """A kick has ended."""
+    def look(self, now: Now) -> None:
+        """A kick has ended, or a host has changed."""
         if self.moving or self._held:
             self._soon(now.mono)
 
@@ -296,15 +299,19 @@ class Moves:
         """Whether the record is still the one this move has put; ends or repeats the move where it is not."""
         record = self._users.get(own.key)
         row = self._hosts.row(own.target) if own.target else None
-        if record is None or (own.target and (row is None or not row.present)):
-            own.job.superseded += 1
-            self._counters.moves_superseded += 1
-            self._over(own, effects)
-        elif (record.decided, record.host) == (own.decided, own.target):
-            if record.flags & MOVING:
+        lost = own.target != 0 and (row is None or not row.present)
+        if record is not None and (record.decided, record.host) == (own.decided, own.target):
+            if record.flags & MOVING and not lost:
                 return True
-            self._done(own, effects)  # somebody else has settled it
-        elif record.flags & BY_HAND:
+            if not record.flags & MOVING:
+                self._done(own, effects)  # somebody else has settled it
+                return False
+            # The host was removed under him: he is held until his old sessions are gone, then placed afresh.
+            own.target, own.flags, own.lost = HostId(0), BY_HAND, True
+            self._stop_flush(own, effects)
+            self._decide(own, now)
+            effects += self._persist()
+        elif record is None or lost or record.flags & BY_HAND:
             own.job.superseded += 1
             self._counters.moves_superseded += 1
             self._over(own, effects)
@@ -407,6 +414,7 @@ class Moves:
                 moving.since,
                 moving.old,
                 self._hosts.row(moving.old.host),
+                False,
                 Stage.ROUND,
                 now.mono,
             )
@@ -490,7 +498,10 @@ class Moves:
         self.moving.pop(key, None)
 
     def _done(self, own: _Own, effects: list[Effect]) -> None:
-        if own.old.host == own.target and not own.flags & PINNED:
+        if own.lost:
+            own.job.superseded += 1
+            self._counters.moves_superseded += 1
+        elif own.old.host == own.target and not own.flags & PINNED:
             own.job.unchanged += 1
         else:
             own.job.moved += 1
@@ -529,6 +540,8 @@ class Moves:
             self._soon(moving.since + MOVE_TIMEOUT)
             if key not in self._own:
                 self._soon(max(self._abandoned_at(moving, view), now.mono + 1.0))
+        if self._at is not None:
+            self._at = max(self._at, now.mono + MOMENT)  # what this turn has left over is for the next one
 
 
 def subjects(moves: bytes) -> Iterable[tuple[UserKey, Stamp]]:

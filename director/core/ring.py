@@ -177,9 +177,7 @@ class Ring:
     def greeted(self, neighbour: Neighbour, now: Now) -> list[Effect]:
         """The other end has said who it is, or has just proved it: may it be that?"""
         if neighbour.peer in self._removed:
-            # It was down when it was removed, and has been told now.
-            reason = f"{neighbour.peer} was removed from the ring"
-            return neighbour.close(reason, level=Level.INFO) if neighbour.live else []
+            return []  # it was down when it was removed: it is told, and heard, before `dismiss`
         if neighbour.peer is None or neighbour.peer not in self.servers:
             return neighbour.close(
                 f"{neighbour.peer} is not in ring.servers of {self.me}: all directors need the same list"
@@ -203,6 +201,12 @@ class Ring:
         if self.departed.get(neighbour.peer, neighbour.peer_incarnation) < neighbour.peer_incarnation:
             self.returned(neighbour.peer)
         return effects
+
+    def dismiss(self, neighbour: Neighbour, now: Now) -> list[Effect]:
+        """Both ends know what operators have said of the directors: does that leave the other one out?"""
+        if neighbour.peer in self._removed:
+            return neighbour.close(f"{neighbour.peer} was removed from the ring", level=Level.INFO)
+        return self.greeted(neighbour, now)
 
     def dial_failed(self, member: MemberId, now: Now, *, leftwards: bool = False) -> None:
         self._dialling.pop((member, leftwards), None)

@@ -273,11 +273,20 @@ def test_in_every_stage_the_user_is_free_after_30_seconds(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_in_every_stage_the_target_may_be_removed(stage: Stage) -> None:
+def test_in_every_stage_the_target_may_be_removed_and_the_user_is_held_until_his_old_sessions_are_gone(
+    stage: Stage,
+) -> None:
     mover = at_stage(stage)
     mover.handle(HostChange(2, NEW, remove=True), 1.4)
-    mover.handle(Kicked(of(Kick, mover.effects)[-1].kick, 0), 1.5)
+    assert (mover.record.host, mover.record.flags) == (0, BY_HAND | MOVING)
+    for kick in of(Kick, mover.effects):
+        mover.handle(Kicked(kick.kick, 0), 1.5)
+    mover.stored(1.6)
+    mover.until(1.7)
+    mover.back(1.8)
+    mover.until(4.0)
     assert mover.stage is None
+    assert (mover.record.host, mover.record.flags) == (0, BY_HAND)
     assert done(mover.effects).superseded == 1
 
 
