@@ -62,6 +62,8 @@ class Command:
     ended: float | None = None
     lost: bool = False
     """Its director died before it could answer."""
+    stored: bool = True
+    """The store was there when it was confirmed. Else it dies with the last director that knows it."""
 
     @property
     def done(self) -> bool:
@@ -216,6 +218,7 @@ class Watch:
 
     def _end(self, command: Command) -> None:
         command.ended = self.world.now
+        command.stored = command.at.store.up
         if command.kind != "move" or command.outcome.users is None or command.what.get("early"):
             return
         users, user = command.outcome.users, command.what["user"]
@@ -325,13 +328,14 @@ class Watch:
             changes = [c for c in self.host_changes if c.what["address"] == address]
             about = [c for c in changes if name in c.what["sets"]]
             appearances = [c for c in changes if "present" in c.what["sets"]]
-            confirmed = [c for c in about if c.done]
+            confirmed = [c for c in about if c.done and c.stored]
             if not confirmed:
                 continue
             last = max(c.begun for c in confirmed)
             if name != "present" and any(c.ended is None or c.ended >= last - 3 for c in appearances):
                 continue
             may_hold = [c for c in about if c.done or c.lost or "made here" in (c.outcome.failed or "")]
+            # What was not stored may be lost with those who knew it: then what was before it holds.
             values = [
                 c.what["sets"][name] for c in may_hold if c.ended is None or c.ended + 3 * c.lost >= last
             ]

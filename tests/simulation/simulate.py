@@ -62,6 +62,7 @@ class Run:
                 self.player.restore()
             if second >= CALM and self.watch.in_sync() and self._idle():
                 break
+        self.world.run(2 * self.plan.flush_every)  # what was settled last is written, too
         self.watch.check_rest()
 
     def _idle(self) -> bool:
