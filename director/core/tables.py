@@ -99,6 +99,8 @@ class Tables:
         effects = self._pass_on(Members(list(rows)), source)
         effects.append(StoreMembers())
         for row in rows:
+            if row.present:
+                self._ring.returned(MemberId(row.member))  # it may have said good-bye when it was none of us
             fields = {"director": row.member, "state": "added" if row.present else "removed"}
             effects.append(Log(Level.INFO, "ring_changed", fields))
         return effects + self._relink(now, at_once=source is None)

@@ -7,6 +7,8 @@ of how many it took; a defect that none finds is named, and means that the simul
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -33,6 +35,7 @@ from director.core.sessions import SessionReview
 from director.core.standing import Stand
 from director.core.trust import Trust
 from director.types import Now
+from director.wire import hotpath
 from tests.simulation.parts import Store
 from tests.simulation.schedule import drawn
 from tests.simulation.simulate import WORKERS, outcome
@@ -328,16 +331,29 @@ def _found(job: tuple[str, int]) -> tuple[str, tuple[int, str] | None]:
     return job[0], found(*job)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=LIMIT)
+    parser.add_argument("defects", nargs="*", metavar="DEFECT", help="only these")
     options = parser.parse_args()
+    unknown = [name for name in options.defects if name not in DEFECTS]
+    if unknown:
+        parser.error(f"no such defect: {unknown[0]}")
+    if hotpath.COMPILED:  # what is compiled cannot be patched
+        environment = os.environ | {"DIRECTOR_PURE_PYTHON": "1"}
+        os.execve(
+            sys.executable, [sys.executable, "-m", "tests.simulation.defects", *sys.argv[1:]], environment
+        )
+    names = options.defects or list(DEFECTS)
+    missed = False
     print("| defect | seeds | what is seen |\n| --- | --- | --- |", flush=True)
     with get_context("fork").Pool(WORKERS, maxtasksperchild=1) as pool:
-        for name, seen in pool.imap(_found, [(name, options.seeds) for name in DEFECTS], chunksize=1):
+        for name, seen in pool.imap(_found, [(name, options.seeds) for name in names], chunksize=1):
+            missed = missed or seen is None
             number, what = seen or (f"none of {options.seeds}", "nothing")
             print(f"| {name} | {number} | {what} |", flush=True)
+    return int(missed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

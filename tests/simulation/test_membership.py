@@ -309,3 +309,16 @@ def test_a_director_whose_clock_jumps_is_named_and_let_go_until_it_is_set() -> N
     world.node("d2").skew = 0.0
     world.run(7)
     assert world.in_sync()
+
+
+def test_a_director_removed_stopped_and_added_while_it_was_down_is_called_back() -> None:
+    world = ring_of(3)
+    world.change_member("d1", "d3", remove=True)
+    world.run(1)
+    world.node("d3").stop()
+    world.run(2)
+    world.node("d1").core.ring.departs(world.members[2], world.node("d3").incarnation)
+    world.change_member("d1", "d3")
+    world.run(1)
+    world.node("d3").start()
+    world.run_until_in_sync(5)
