@@ -56,7 +56,7 @@ class Gatekeeper:
                 self._gone.discard(member)
                 ring.returned(member)
         self._stand.review(barrier, now, ring.departed)
-        missing = any(m not in barrier.ring and m not in ring.departed for m in ring.servers)
+        missing = not ring.departed.keys() >= set(ring.servers).difference(barrier.ring)
         barrier.look_for(now, missing=missing)
 
     def review(self, now: Now, *, started: bool) -> list[Effect]:

@@ -98,11 +98,13 @@ class Job(msgspec.Struct, eq=False):
 class Moving(msgspec.Struct):
     """A user who is being moved, by whomever."""
 
+    host: HostId
     decided: Stamp
     since: float
     old: User
     """His record before; host 0: he was nowhere."""
-    kick: KickRun | None
+    kicks: tuple[KickRun, ...]
+    """Those of this move, and of the moves it has overtaken."""
     origin: MemberId | None = None
     progress: float = 0.0
     """When a token was last seen."""
@@ -121,7 +123,7 @@ class _Own(msgspec.Struct):
     old_row: HostRow | None
     """His host before, as it was when the move began."""
     lost: bool = False
-    """The target was removed."""
+    """The target was removed, or is in another pool now."""
     stage: Stage = Stage.STORING
     until: float = 0.0
     """When the stage ends by itself, or its round is repeated."""
@@ -204,10 +206,13 @@ class Moves:
         known = self.moving.get(new.key)
         if not new.flags & MOVING:
             self.moving.pop(new.key, None)
-        elif known is None or known.decided != new.decided:
+        elif known is None or (known.decided, known.host) != (new.decided, new.host):
             before = known.old if known is not None else old
-            run = run or (known.kick if known is not None else None)
-            self.moving[new.key] = Moving(new.decided, now.mono, before, run)
+            kicks = known.kicks if known is not None else ()
+            if known is not None and known.decided != new.decided:
+                kicks = tuple(kick for kick in kicks if not kick.over)  # told, and counted, with that move
+            kicks += (run,) if run is not None else ()
+            self.moving[new.key] = Moving(new.host, new.decided, now.mono, before, kicks)
         self._soon(now.mono)
 
     def token(self, token: MoveRound, now: Now, view: RingView) -> None:
@@ -299,14 +304,14 @@ class Moves:
         """Whether the record is still the one this move has put; ends or repeats the move where it is not."""
         record = self._users.get(own.key)
         row = self._hosts.row(own.target) if own.target else None
-        lost = own.target != 0 and (row is None or not row.present)
+        lost = own.target != 0 and (row is None or not row.present or row.tag_at > own.decided)
         if record is not None and (record.decided, record.host) == (own.decided, own.target):
             if record.flags & MOVING and not lost:
                 return True
             if not record.flags & MOVING:
                 self._done(own, effects)  # somebody else has settled it
                 return False
-            # The host was removed under him: he is held until his old sessions are gone, then placed afresh.
+            # The host was taken from under him: held until his old sessions are gone, then placed afresh.
             own.target, own.flags, own.lost = HostId(0), BY_HAND, True
             self._stop_flush(own, effects)
             self._decide(own, now)
@@ -324,10 +329,8 @@ class Moves:
     def _advance(self, own: _Own, now: Now, effects: list[Effect]) -> None:
         if own.stage is Stage.STORING and now.mono >= own.until:
             self._enter(own, Stage.KICKING, now.mono + KICK_TIMEOUT)
-        if own.stage is Stage.KICKING:
-            moving = self.moving.get(own.key)
-            if moving is None or moving.kick is None or moving.kick.over:
-                self._enter(own, Stage.ROUND, now.mono)
+        if own.stage is Stage.KICKING and not self._kicking(own.key):
+            self._enter(own, Stage.ROUND, now.mono)
         if own.stage is Stage.DELAY and now.mono >= own.until:
             self._settle(own.key)
             self._done(own, effects)
@@ -474,7 +477,7 @@ class Moves:
 
     def _kicking(self, key: UserKey) -> bool:
         moving = self.moving.get(key)
-        return moving is not None and moving.kick is not None and not moving.kick.over
+        return moving is not None and not all(kick.over for kick in moving.kicks)
 
     def _of_kicks(self, moves: bytes) -> tuple[list[str], int, bool]:
         """Whether a kick of these users was not confirmed here (then our name), the sessions ended, and
@@ -482,9 +485,9 @@ class Moves:
         late, kicked, parted = False, 0, False
         for key, decided in subjects(moves):
             moving = self.moving.get(key)
-            if moving is not None and moving.decided == decided and moving.kick is not None:
-                kicked += moving.kick.sessions
-                late = late or not moving.kick.over or bool(moving.kick.problem)
+            for kick in moving.kicks if moving is not None and moving.decided == decided else ():
+                kicked += kick.sessions
+                late = late or not kick.over or bool(kick.problem)
                 parted = True
         return [self._me] if late else [], kicked, parted
 

@@ -172,6 +172,8 @@ class Watch:
             return session.excused
         if session.kick_failed:
             return "kick failed"
+        if session.late:
+            return "on his way at the first kick, the second one slow"
         if trouble_at > now - KICK_BOUND:
             return "director out of reach"
         if row is None or not row.present or row.present_at >= UNIX + session.since - 2:
@@ -306,6 +308,11 @@ class Watch:
             core = node.core
             if node.store.members != core.members.rows:
                 problems.append(f"members of {node.member}")
+            if core.ring.removed:
+                # Two directors may remove each other at once: then nobody is left, and nobody serves.
+                if core.assigner.gate is not Gate.CLOSED:
+                    problems.append(f"{node.member}: was removed and serves")
+                continue
             if core.assigner.gate is not Gate.OPEN or core.barrier.ring != tuple(world.members):
                 problems.append(f"{node.member}: gate {core.assigner.gate.name}, ring {core.barrier.ring}")
             left = {name: number for name, number in under_way(node).items() if number}

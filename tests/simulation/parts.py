@@ -68,6 +68,10 @@ class Session:
     """Not while the login process is still connecting with the backend: no kick finds it then."""
     kick_failed: bool = False
     """A kick that was to end it was never carried out, or too late."""
+    missed: bool = False
+    """It was still on its way when a kick that should have ended it was carried out."""
+    late: bool = False
+    """And the second kick took longer than the kick delay leaves it."""
     excused: str = ""
     """Why another session of the same user may be on another host."""
 

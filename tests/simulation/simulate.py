@@ -55,14 +55,15 @@ class Run:
 
     def _rest(self) -> None:
         self.player.heal()
+        calm = 0.0
         for second in range(REST):
             self.world.run(1.0)
             self.watch.check()
             if second % 5 == 2:
                 self.player.restore()
-            if second >= CALM and self.watch.in_sync() and self._idle():
-                break
-        self.world.run(2 * self.plan.flush_every)  # what was settled last is written, too
+            calm = calm + 1 if second >= CALM and self.watch.in_sync() and self._idle() else 0.0
+            if calm > 2 * self.plan.flush_every:
+                break  # what was settled last is written, too
         self.watch.check_rest()
 
     def _idle(self) -> bool:

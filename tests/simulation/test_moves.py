@@ -496,6 +496,39 @@ def test_a_user_whose_host_is_removed_while_he_is_moved_there_is_free() -> None:
     at_rest(world)
 
 
+def test_a_user_whose_target_gets_another_tag_while_he_is_moved_there_does_not_end_on_it() -> None:
+    world = ring_of(3)
+    old = logged_in(world)
+    new = other_than(old)
+    world.change("d2", new, tag="gold", retag=True)
+    world.move("d1", "alice", new)  # d1 has not heard of it
+    world.run(8)
+    reply = world.login("alice", "d3")
+    world.run(6)
+    assert reply.host not in (None, new)
+    assert set(world.sessions("alice")) == {reply.host}
+    at_rest(world)
+
+
+def test_the_winner_of_two_moves_waits_for_the_kicks_of_both() -> None:
+    world = ring_of(2)
+    old = logged_in(world, "alice", "d2")
+    first, second = other_than(old), other_than(old, other_than(old))
+    takes = iter([0.01, 3.0])
+    world.node("d2").kick_channel = lambda: next(takes, 0.01)
+    won, lost = world.move("d1", "alice", first), world.move("d2", "alice", second)
+    world.run(0.3)
+    reply = world.login("alice", "d1")
+    world.run(2.5)
+    assert reply.pending, "the kick of what has won takes 3 s at d2"
+    world.run(6)
+    assert won.users is not None
+    assert lost.users is not None
+    assert (won.users.moved, lost.users.superseded) == (1, 1)
+    assert (reply.host, world.sessions("alice")) == (first, [first])
+    at_rest(world)
+
+
 def test_an_interrupted_flush_ends_with_those_it_had_begun() -> None:
     world = ring_of(3, max_parallel_moves=5)
     users = [f"user{i}" for i in range(60)]

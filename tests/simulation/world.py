@@ -72,7 +72,7 @@ from director.core.events import (
 )
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
-from director.core.kicks import KICK_TIMEOUT
+from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.member import Identity
 from director.core.messages import Hosts, KickRound, MoveRound, NearRound, RingMessage, Token, Users
@@ -92,6 +92,8 @@ BUSY_TURNS = 3000
 """Turns of the loop in a row without a pause; more is a busy loop."""
 LATE_TURNS = 3
 """Timers in a row after which what was due is due still."""
+SECOND_KICK = Settings().kick_delay - AGAIN_AFTER
+"""Seconds that a second kick has before a moved user is free."""
 HASH = UserHash()
 
 
@@ -287,6 +289,9 @@ class Node:
                 if takes is None or takes >= KICK_TIMEOUT:
                     for session in self.sessions:
                         session.kick_failed = session.kick_failed or ends(what, session)
+                elif takes >= SECOND_KICK:
+                    for session in self.sessions:
+                        session.late = session.late or (session.missed and ends(what, session))
                 if takes is not None:
                     self.later(takes, lambda: self.kicked(number, what))
             case ListSessions():
@@ -323,6 +328,8 @@ class Node:
             self.handle(Persisted(effect.number))
 
     def kicked(self, number: int, what: KickWhat) -> None:
+        for session in self.sessions:
+            session.missed = session.missed or (not session.arrived and ends(what, session))
         kept = [session for session in self.sessions if not (session.arrived and ends(what, session))]
         ended = len(self.sessions) - len(kept)
         self.sessions = kept
