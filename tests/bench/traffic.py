@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from director.core.kicktypes import ByName
 from director.core.messages import RingMessage
 from director.wire import ring_native
-from tests.simulation.world import World
+from tests.simulation.world import Node, World
 
 LINK = 0.001
 """Seconds a message is on its way."""
@@ -53,7 +54,7 @@ class CountingWorld(World):
         super().__init__(directors)
         self.sent: list[list[RingMessage]] = []
 
-    def delay(self) -> float:
+    def delay(self, source: Node, target: Node) -> float:
         return LINK
 
     def kept(self, messages: list[RingMessage]) -> list[RingMessage]:
@@ -71,7 +72,23 @@ def a_weight(world: World) -> Callable[[], bool]:
     return lambda: outcome.done is not None and world.in_sync()
 
 
-CHANGES = (Change("a new user", a_new_user), Change("a host's weight", a_weight))
+def a_move(world: World) -> Callable[[], bool]:
+    """Of a user nobody knows: no kick, no delay; what is left is what the ring says."""
+    outcome = world.move("d1", "ulla", world.settings[0].address)
+    return lambda: not outcome.pending
+
+
+def a_kick(world: World) -> Callable[[], bool]:
+    outcome = world.kick("d1", ByName(b"ulla"))
+    return lambda: not outcome.pending
+
+
+CHANGES = (
+    Change("a new user", a_new_user),
+    Change("a host's weight", a_weight),
+    Change("a move", a_move),
+    Change("a kick", a_kick),
+)
 
 
 def settled_ring(directors: int) -> CountingWorld:
