@@ -281,6 +281,22 @@ def test_a_ping_is_sent_every_interval_and_answered() -> None:
     assert (one.ping_ms, one.pong_serial) == (25, 1)
 
 
+@pytest.mark.parametrize("skew", [-2.1, 2.1, 3600.0])
+def test_a_clock_that_jumps_on_a_standing_link_is_named_with_the_next_pong(skew: float) -> None:
+    one = live()
+    one.ping(at(1))
+    effects = one.handle(Pong(1, at(1).unix + skew), at(1.0))
+    assert f"is {skew:+.1f} s off" in reason(effects)
+    assert one.state is State.CLOSED
+
+
+def test_a_slow_pong_does_not_make_a_clock_wrong() -> None:
+    one = live()
+    one.ping(at(1))
+    assert one.handle(Pong(1, at(1).unix - 1.9), at(4.0)) == []
+    assert one.live
+
+
 def test_the_answer_to_an_earlier_ping_does_not_count() -> None:
     one = live()
     one.ping(at(1))
