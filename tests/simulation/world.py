@@ -267,7 +267,7 @@ class Node:
                 case OperationFailed(operation, _, reason):
                     self.outcomes.pop(operation).failed = reason
                 case StoreHosts():
-                    if self.store.up and self.loaded:
+                    if self.store_answers():
                         self.store.merge_hosts(self.core.hosts.rows.values())
                 case Log(_, event, fields):
                     self.world.log(self, event, fields)
@@ -279,7 +279,7 @@ class Node:
             case UsersDone():
                 self.outcomes.pop(effect.operation).users = effect
             case StoreMembers():
-                if self.store.up and self.loaded:
+                if self.store_answers():
                     self.store.merge_members(self.core.members.rows.values())
             case Persist():
                 self.later(self.world.chance(self, self).uniform(0.0005, 0.02), lambda: self.persist(effect))
@@ -320,8 +320,13 @@ class Node:
 
         self.world.after(seconds, due)
 
+    def store_answers(self) -> bool:
+        """Whether something can be written. What could not is written after the next load."""
+        self.loaded = self.loaded and self.store.up
+        return self.loaded
+
     def persist(self, effect: Persist) -> None:
-        if self.store.up and self.loaded:
+        if self.store_answers():
             numbers = occupied(self.users) if effect.buckets is None else effect.buckets
             for number in numbers:
                 self.store.merge(self.users.stored_bucket(number))
