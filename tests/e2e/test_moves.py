@@ -237,7 +237,7 @@ def test_a_forgetting_flush_makes_everybody_forget_the_users_of_a_host(cluster: 
             sessions.imap(user)
         (count,) = set(counts(cluster, host))
         said = told(cluster.directors[0], "flush", "-F", host).stdout
-        assert said == f"flush {host}: {count} users forgotten\n"
+        assert said == f"flush {host}: {count} users forgotten, 15 sessions ended, 0 timed out\n"
         assert sessions.ended() == sessions.of(*users)
         assert counts(cluster, host) == [0, 0, 0]
         assert seen_at(cluster, users[0]) == [cluster.backends[2].name] * 3
