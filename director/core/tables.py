@@ -42,7 +42,8 @@ class Tables:
         self._hosts, self._members, self._ring, self._barrier = hosts, members, ring, barrier
         self._assigner, self._pending, self._logins = assigner, pending, logins
         self._kicks, self._counters = kicks, counters
-        self._present: frozenset[str] = frozenset()
+        self._present: dict[str, int] = {}
+        """Since when each host that is there has been."""
         self._store_was_read = False
         self._reconfigure()
 
@@ -82,8 +83,9 @@ class Tables:
         effects = self._pass_on(Hosts(list(rows)), source)
         effects.append(StoreHosts())
         for row in rows:
-            if not row.present and self.started and row.address in self._present:
-                self._kicks.host(row.address, now)  # its users are placed anew elsewhere
+            since = self._present.get(row.address)
+            if self.started and since is not None and (not row.present or row.present_at > since):
+                self._kicks.host(row.address, now)  # it was removed: its users are placed anew
         effects += [_log_row(row) for row in rows] if self.started else []
         before = self.digest
         self._reconfigure()
@@ -123,7 +125,7 @@ class Tables:
     def _reconfigure(self) -> None:
         self.digest = self._hosts.digest() + self._members.digest()
         backends = self._hosts.backends()
-        self._present = frozenset(backend.address for backend in backends)
+        self._present = {row.address: row.present_at for row in self._hosts.present()}
         self._assigner.set_backends(backends)
         self._pending.wake()
 

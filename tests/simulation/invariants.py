@@ -22,7 +22,7 @@ from director.core.standing import Standing
 from director.types import Address
 from tests.simulation.parts import EXPIRE, Outcome, Reply, Session
 from tests.simulation.schedule import Plan
-from tests.simulation.world import LEASE_TTL, UNIX, Node, World
+from tests.simulation.world import HASH, LEASE_TTL, UNIX, Node, World
 
 LATEST_REPLY = 31.0
 """Seconds, by the clock of the director that was asked and while it is not frozen."""
@@ -37,6 +37,8 @@ NOT_REACHED = 45.0
 """Seconds after a director was out of reach in which a move may not have waited for its sessions (ring-rules
 27): the move's time-out, and what the director needs to find back."""
 KICK_DELAY = Settings().kick_delay
+IMPATIENT = 2.0
+"""Seconds a claim may take until all know of it."""
 LOOK_EVERY = 0.5
 
 
@@ -184,6 +186,11 @@ class Watch:
             return "move did not reach it"
         if by_hand and self.forgotten(user, now):
             return "forgotten"
+        if (
+            self.world.impatient.get(HASH.key(session.user.encode(), session.tag.encode()), 0.0)
+            > session.since - IMPATIENT
+        ):
+            return "claimed after five seconds, beside one whom the ring let through"
         if by_hand and self.plan.flush_program and session.since > now - KICK_DELAY:
             return "on his way while a flush program found nobody"
         if not self.protected(node):

@@ -55,13 +55,15 @@ class Run:
 
     def _rest(self) -> None:
         self.player.heal()
-        calm = 0.0
+        calm, said = 0.0, -1
         for second in range(REST):
             self.world.run(1.0)
             self.watch.check()
             if second % 5 == 2:
                 self.player.restore()
-            calm = calm + 1 if second >= CALM and self.watch.in_sync() and self._idle() else 0.0
+            before, said = said, self.watch.counts["logins"]
+            idle = second >= CALM and said == before and self.watch.in_sync() and self._idle()
+            calm = calm + 1 if idle else 0.0
             if calm > 2 * self.plan.flush_every:
                 break  # what was settled last is written, too
         self.watch.check_rest()

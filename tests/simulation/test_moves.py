@@ -481,6 +481,23 @@ def test_sessions_to_a_host_removed_while_their_director_was_down_end_when_it_is
     assert world.sessions("alice") == []
 
 
+def test_sessions_to_a_host_removed_and_added_again_while_their_director_was_frozen_end_when_it_is_back() -> (
+    None
+):
+    world = ring_of(3)
+    host = logged_in(world, "alice", "d1", "d2", "d3")
+    world.node("d1").freeze()
+    world.run(8)
+    world.change("d2", host, remove=True)
+    world.run(0.5)
+    world.change("d2", host, add=True, weight=8)
+    world.run(6)
+    assert world.sessions("alice") == [host], "that of d1"
+    world.node("d1").thaw()
+    world.run(2)
+    assert world.sessions("alice") == []
+
+
 def test_a_user_whose_host_is_removed_while_he_is_moved_there_is_free() -> None:
     world = ring_of(3)
     old = logged_in(world)

@@ -371,6 +371,8 @@ class Node:
             self.world.after(EXPIRE / 3, lives)
 
     def claim_later(self, effect: Claim) -> None:
+        if not self.core.barrier.synced:
+            self.world.impatient[effect.key] = self.world.now
         life = self.incarnation
 
         def claim() -> None:
@@ -504,6 +506,8 @@ class World:
         """Seconds from an answer until the session stands and can be ended."""
         self.flush_every = FLUSH
         """Seconds between two turns of the write-behind queue; what is in it dies with its director."""
+        self.impatient: dict[UserKey, float] = {}
+        """When a user was claimed because the ring did not agree for five seconds (ring-rules 37)."""
         self.busiest: int | None = None
         """How much may happen in one second; more is a storm of messages. None: anything."""
         self._second = self._in_this_second = 0
