@@ -155,7 +155,7 @@ class Watch:
         for machine, session in self._sessions():
             if (session.user, session.tag) != user or session.host == reply.host:
                 continue
-            why = self._excuse(node, machine, session)
+            why = self._excuse(node, Address(reply.host), machine, session)
             if not why:
                 since = f"{self.world.now - session.heard:.3f} s ago"
                 text = f"{reply.user}: session on {session.host} {since}, now sent to {reply.host}"
@@ -164,11 +164,12 @@ class Watch:
             self.excused[why] += 1
         self._check_told(user, node, reply.host)
 
-    def _excuse(self, node: Node, machine: Node, session: Session) -> str:
-        """Why a user may be answered with another host than that of this session."""
+    def _excuse(self, node: Node, host: Address, machine: Node, session: Session) -> str:
+        """Why a user may be answered with another host than that of this session. The removal of a host holds
+        nobody: it ends sessions, also one to a host whose removal was not heard of yet."""
         now, user = self.world.now, (session.user, session.tag)
         trouble_at = now if self.out_of_reach(machine) else self.trouble_at.get(machine, 0.0)
-        row = node.core.hosts.rows.get(Address(session.host))
+        rows = node.core.hosts.rows.get(Address(session.host)), machine.core.hosts.rows.get(host)
         by_hand = self.hand_at.get(user, 0.0) > session.since - 1
         if session.excused:
             return session.excused
@@ -178,7 +179,7 @@ class Watch:
             return "on his way at the first kick, the second one slow"
         if trouble_at > now - KICK_BOUND:
             return "director out of reach"
-        if row is None or not row.present or row.present_at >= UNIX + session.since - 2:
+        if any(r is None or not r.present or r.present_at >= UNIX + session.since - 2 for r in rows):
             return "host removed"
         if now >= session.heard + REMEMBERED:
             return "expired"
