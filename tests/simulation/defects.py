@@ -142,10 +142,6 @@ def _abandoned_left() -> Any:
     )
 
 
-def _no_near_round() -> Any:
-    return patch.object(Assigner, "_near", lambda self, user: False)
-
-
 def _near_holds_nobody() -> Any:
     return patch.object(Assigner, "hold", lambda self, key: None)
 
@@ -283,7 +279,6 @@ DEFECTS: dict[str, Callable[[], Any]] = {
     "a move is settled without its round": _settled_without_round,
     "moves whose origin is gone are left alone": _abandoned_left,
     "an overtaken move says it is done": _overtaken_not_noticed,
-    "nobody asks about users near expiry": _no_near_round,
     "a near-expiry promise holds nobody": _near_holds_nobody,
     "a near-expiry promise is over at once": _hold_too_short,
     "nobody claims in a partial ring": _no_claims,
