@@ -103,6 +103,11 @@ class Changes:
             return [OperationDone(change.operation, self._hosts.rows.get(change.address) or row)]
         return [OperationDone(change.operation, self._members.rows.get(change.member) or row)]
 
+    def give_up(self, reason: str) -> list[Effect]:
+        """Those not begun: alone at last, who leaves would make them for itself and take them along."""
+        queue, self._queue = self._queue, deque()
+        return [OperationFailed(waiting.change.operation, "again", reason) for waiting in queue]
+
     def overdue(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         if self._current is not None and now.mono >= self._current.deadline:

@@ -105,6 +105,7 @@ LATE = 0.05
 
 
 REMOVED = "this director was removed from the ring; ask one that is in it"
+STOPS = "this director stops; ask another one"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,7 +282,7 @@ class Director:
             case SessionsListed(sessions):
                 self._sessions.begin(sessions)
             case Stopping():
-                return self.ring.leave(now)
+                return [*self.changes.give_up(STOPS), *self.ring.leave(now)]
             case TimerFired():
                 pass
             case _:
@@ -293,6 +294,8 @@ class Director:
         match event:
             case HostChange() if self.ring.removed:
                 return [OperationFailed(event.operation, "refused", REMOVED)]
+            case HostChange() | MemberChange() if self.ring.leaving:
+                return [OperationFailed(event.operation, "again", STOPS)]
             case HostChange() | MemberChange():
                 self.changes.add(event, now)
                 return []

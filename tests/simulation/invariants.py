@@ -311,7 +311,8 @@ class Watch:
 
     def check_rest(self) -> None:
         world = self.world
-        problems = world.differences() + world.unstored()
+        removed = all(node.core.ring.removed for node in world.nodes.values())
+        problems = [] if removed else world.differences() + world.unstored()
         for node in world.nodes.values():
             core = node.core
             if node.store.members != core.members.rows:
@@ -333,7 +334,7 @@ class Watch:
     def _lost_changes(self) -> list[str]:
         """Attributes of hosts that hold something else than the last confirmed change of them, or one that
         was not confirmed."""
-        if self.all_died:
+        if self.all_died or all(node.core.ring.removed for node in self.world.nodes.values()):
             return []
         lost = []
         rows = self.world.ups()[0].core.hosts.rows

@@ -350,6 +350,19 @@ def test_concurrent_changes_of_one_host_on_two_directors_end_the_same_everywhere
     assert {row.up for row in rows} == {False}
 
 
+def test_changes_not_begun_when_a_director_stops_are_refused_and_not_taken_along_by_it() -> None:
+    world = ring_of_three()
+    begun = world.change("d1", "127.0.1.1", weight=20)
+    queued = [world.change("d1", "127.0.1.2", weight=20)]
+    world.node("d1").stop()
+    queued.append(world.change("d1", "127.0.1.3", weight=20))
+    world.run(2)
+    assert begun.done is not None
+    assert [change.failed for change in queued] == ["this director stops; ask another one"] * 2
+    rows = world.node("d2").core.hosts.rows
+    assert [rows[f"127.0.1.{n}"].weight for n in (1, 2, 3)] == [20, 100, 100]
+
+
 def test_changes_that_queue_up_are_carried_out_one_after_the_other() -> None:
     world = ring_of_three()
     outcomes = [world.change("d1", "127.0.1.1", weight=weight) for weight in (10, 20, 30)]
