@@ -180,14 +180,16 @@ async def test_a_kick_waits_neither_for_a_listing_nor_for_a_kick_that_is_stuck(t
 
 async def test_a_late_answer_is_ignored_and_taken_for_no_other_kicks(tmp_path: Path) -> None:
     desk = Desk(tmp_path, timeout=0.5)
-    async with desk.with_ipc() as fake:
+    async with desk.with_ipc(lambda r: b"+9\n" if r == b"KICK\tann" else dovecot(r)) as fake:
         fake.held = anyio.Event()
         desk.kicker.kick(1, ByName(b"ann"))
         assert await desk.end() == [(1, 0, f"{desk.path}: no answer within 0.5 s")]
         fake.held.set()
         fake.held = None
         desk.kicker.kick(2, OnHost("127.0.32.1"))
-        assert (await desk.end(2))[1] == (2, 2, "")
+        number, sessions, problem = (await desk.end(2))[1]
+    assert (number, problem) == (2, "")
+    assert sessions in {1, 2}, "2 of the listing, or 1 of the channel where a busy machine has none in 0.25 s"
     assert len(desk.ended) == 2
 
 
