@@ -104,7 +104,8 @@ class Report:
         known = first_answers(self.logins)
         for login in self.logins:
             paused = any(fault.covers(login, AFTER_PAUSE) for fault in pauses)
-            if login.lost and any(fault.covers(login) for fault in ends):
+            # Dead a moment before the connection's end was read: what was written in between was under way.
+            if login.lost and any(fault.covers(login, AWAY) for fault in ends):
                 self.in_flight.append(login)
             elif login.failed:
                 (self.put_off if paused and not login.lost else self.failed).append(login)
