@@ -125,7 +125,7 @@ class Report:
         return told + [f"not the same everywhere: {text}" for text in self.differing]
 
     def _end_of(self, login: Login) -> Fault:
-        return next(fault for fault in self.faults if fault.kind != "paused" and fault.covers(login))
+        return next(fault for fault in self.faults if fault.kind != "paused" and fault.covers(login, AWAY))
 
     def table(self) -> str:
         kinds = Counter(fault.kind for fault in self.faults)
