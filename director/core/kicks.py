@@ -107,21 +107,29 @@ class Kicks:
 
     def ended(self, number: int, sessions: int, problem: str, now: Now) -> list[Effect]:
         """What became of a kick. Of one that nobody waits for any more: nothing."""
-        run = self._running.pop(number, None)
+        run = self._running.get(number)
         if run is None:
             return []
+        self._counters.sessions_kicked += sessions
+        if problem:
+            self._counters.kicks_failed += 1
+        else:
+            self._counters.kicks_done += 1
+        effects = self._end(run, sessions, problem, now)
+        self._review_fences()
+        return effects
+
+    def _end(self, run: KickRun, sessions: int, problem: str, now: Now) -> list[Effect]:
+        """It is over; a word where something is wrong."""
+        del self._running[run.number]
         run.over, run.sessions, run.problem = True, sessions, problem
         self.durations.append(now.mono - run.began)
-        self._counters.sessions_kicked += sessions
         for fence in self._fences:
-            if number in fence.after:
+            if run.number in fence.after:
                 fence.sessions += sessions
                 fence.problem = fence.problem or problem
-        self._review_fences()
         if not problem:
-            self._counters.kicks_done += 1
             return []
-        self._counters.kicks_failed += 1
         return [Log(Level.WARNING, "kick_failed", {"what": described(run.what), "reason": problem})]
 
     def turn(self, now: Now) -> list[Effect]:
@@ -137,18 +145,11 @@ class Kicks:
     def overdue(self, now: Now) -> list[Effect]:
         """End those whose time is over; a word for each."""
         effects: list[Effect] = []
-        for number, run in list(self._running.items()):
+        for run in list(self._running.values()):
             if run.deadline > now.mono:
                 break
-            del self._running[number]
-            run.over, run.problem = True, f"no answer within {KICK_TIMEOUT:.0f} s"
-            for fence in self._fences:
-                if number in fence.after:
-                    fence.problem = run.problem
-            self.durations.append(now.mono - run.began)
             self._counters.kicks_timed_out += 1
-            fields = {"what": described(run.what), "reason": run.problem}
-            effects.append(Log(Level.WARNING, "kick_failed", fields))
+            effects += self._end(run, 0, f"no answer within {KICK_TIMEOUT:.0f} s", now)
         self._review_fences()
         return effects
 

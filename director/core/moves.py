@@ -190,8 +190,7 @@ class Moves:
         taken = self._own.pop(key, None)
         if taken is not None:
             self._end(taken)
-            taken.job.superseded += 1
-            self._counters.moves_superseded += 1
+            self._superseded(taken)
         self._own[key] = own
         job.under_way.add(key)
         job.unconfirmed.add(key)
@@ -313,18 +312,19 @@ class Moves:
                 return False
             # The host was taken from under him: held until his old sessions are gone, then placed afresh.
             own.target, own.flags, own.lost = HostId(0), BY_HAND, True
-            self._stop_flush(own, effects)
-            self._decide(own, now)
-            effects += self._persist()
+            self._begin_again(own, now, effects)
         elif record is None or lost or record.flags & BY_HAND:
-            own.job.superseded += 1
-            self._counters.moves_superseded += 1
+            self._superseded(own)
             self._over(own, effects)
         else:
-            self._stop_flush(own, effects)
-            self._decide(own, now)  # a plain choice, stamped by a clock ahead of ours (ring-rules 25)
-            effects += self._persist()
+            # Overtaken by a plain choice, stamped by a clock ahead of ours (ring-rules 25).
+            self._begin_again(own, now, effects)
         return False
+
+    def _begin_again(self, own: _Own, now: Now, effects: list[Effect]) -> None:
+        self._stop_flush(own, effects)
+        self._decide(own, now)
+        effects += self._persist()
 
     def _advance(self, own: _Own, now: Now, effects: list[Effect]) -> None:
         if own.stage is Stage.STORING and now.mono >= own.until:
@@ -502,14 +502,17 @@ class Moves:
 
     def _done(self, own: _Own, effects: list[Effect]) -> None:
         if own.lost:
-            own.job.superseded += 1
-            self._counters.moves_superseded += 1
+            self._superseded(own)
         elif own.old.host == own.target and not own.flags & PINNED:
             own.job.unchanged += 1
         else:
             own.job.moved += 1
             self._counters.moves_done += 1
         self._over(own, effects)
+
+    def _superseded(self, own: _Own) -> None:
+        own.job.superseded += 1
+        self._counters.moves_superseded += 1
 
     def _over(self, own: _Own, effects: list[Effect]) -> None:
         self._stop_flush(own, effects)

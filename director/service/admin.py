@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from director.errors import OperationError, TryAgain, UnknownName
-from director.records import Change, HostInfo, RingInfo, UserInfo, UsersChange, UserStatus
+from director.records import Change, UserInfo
+from director.service.commands import Commands
 from director.service.log import Log
 from director.wire import admin
 from director.wire.admin import (
@@ -38,75 +39,16 @@ REASON = "doveadm"
 """Kept in the audit for every change made here: this protocol has no room for the operator's own words."""
 
 
-class AdminOperations(Protocol):
-    """The part of Operations these commands need."""
-
-    async def hosts(self) -> list[HostInfo]: ...
+class AdminOperations(Commands, Protocol):
+    """What only this protocol asks, and how."""
 
     def removed_hosts(self) -> list[str]: ...
 
-    def ring(self) -> RingInfo: ...
-
-    def user_status(self, user: str, tag: str = "", numeric_is_hash: bool = True) -> UserStatus: ...
-
     def users(self, host: str | None = None) -> AsyncIterator[list[UserInfo]]: ...
-
-    async def set_host(
-        self, address: str, tag: str | None, weight: int | None, *, reason: str, dry_run: bool = False
-    ) -> Change: ...
 
     async def update_host(
         self, address: str, weight: int, *, reason: str, dry_run: bool = False, tag: str | None = None
     ) -> Change: ...
-
-    async def set_up(self, address: str, up: bool, *, reason: str, dry_run: bool = False) -> Change: ...
-
-    async def remove_host(self, address: str, *, reason: str, dry_run: bool = False) -> Change: ...
-
-    async def move_user(
-        self,
-        user: str,
-        host: str,
-        tag: str = "",
-        *,
-        numeric_is_hash: bool = True,
-        pin: bool = False,
-        early: bool = False,
-        reason: str,
-        dry_run: bool = False,
-    ) -> UsersChange: ...
-
-    async def flush(
-        self,
-        host: str | None,
-        *,
-        tag: str | None = None,
-        max_parallel: int | None = None,
-        reason: str,
-        dry_run: bool = False,
-    ) -> UsersChange: ...
-
-    async def forget(self, host: str | None, *, reason: str, dry_run: bool = False) -> UsersChange: ...
-
-    async def kick(
-        self,
-        *,
-        user: str | None = None,
-        field: str | None = None,
-        value: str | None = None,
-        hash: int | None = None,
-        wait: bool = True,
-        reason: str,
-        dry_run: bool = False,
-    ) -> UsersChange: ...
-
-    async def add_member(
-        self, address: str, port: int | None, *, reason: str, dry_run: bool = False
-    ) -> RingInfo: ...
-
-    async def remove_member(
-        self, address: str, port: int | None, *, reason: str, dry_run: bool = False
-    ) -> RingInfo: ...
 
 
 class AdminHandler:

@@ -7,6 +7,8 @@ where none has had a session yet: what was ended is counted in a listing instead
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import msgspec
 
 from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
@@ -92,7 +94,7 @@ def read_reply(line: bytes) -> Row | Done | Failed:
     raise Malformed(f"{line[:40]!r} is no reply of ipc")
 
 
-class _Listing:
+class _Listing(ABC):
     """Takes the rows of a listing apart. Every login process sends a header of its own before its rows, and
     names only the fields its sessions have had."""
 
@@ -108,11 +110,13 @@ class _Listing:
         elif len(values) == self._width:
             self._session(values)
 
+    @abstractmethod
     def _header(self, columns: list[bytes]) -> None:
-        raise NotImplementedError
+        """The columns of the rows that follow."""
 
+    @abstractmethod
     def _session(self, values: list[bytes]) -> None:
-        raise NotImplementedError
+        """A row, as wide as the header before it."""
 
 
 class Census(_Listing):
