@@ -40,6 +40,8 @@ CHANGE_EVERY = 1.5
 PAUSES = (1.0, 6.0)
 AWAY = 1.0
 """Seconds from the end of a director until it is started again."""
+UNREAD = 0.2
+"""Seconds that the end of a dead director's connections may go unread, while logins are still written there."""
 UNHARMED = 2
 """Directors that are always left alone."""
 LOGINS_A_USER = 24
@@ -104,8 +106,7 @@ class Report:
         known = first_answers(self.logins)
         for login in self.logins:
             paused = any(fault.covers(login, AFTER_PAUSE) for fault in pauses)
-            # Dead a moment before the connection's end was read: what was written in between was under way.
-            if login.lost and any(fault.covers(login, AWAY) for fault in ends):
+            if login.lost and any(fault.covers(login, UNREAD) for fault in ends):
                 self.in_flight.append(login)
             elif login.failed:
                 (self.put_off if paused and not login.lost else self.failed).append(login)
@@ -125,7 +126,7 @@ class Report:
         return told + [f"not the same everywhere: {text}" for text in self.differing]
 
     def _end_of(self, login: Login) -> Fault:
-        return next(fault for fault in self.faults if fault.kind != "paused" and fault.covers(login, AWAY))
+        return next(fault for fault in self.faults if fault.kind != "paused" and fault.covers(login, UNREAD))
 
     def table(self) -> str:
         kinds = Counter(fault.kind for fault in self.faults)

@@ -28,11 +28,12 @@ def test_nobody_fails_and_nobody_is_on_two_hosts_while_directors_die_freeze_and_
 def test_a_login_that_fails_is_excused_only_by_a_fault_of_its_own_director_at_that_time() -> None:
     kill = Fault("killed", MEMBER, 10.0, 10.1)
     excused = Login("a", MEMBER, 9.9, 10.05, lost=True)
+    unread = Login("e", MEMBER, 10.101, 10.11, lost=True)
     elsewhere = Login("b", "127.0.27.2:9090", 9.9, 10.05, lost=True)
     later = Login("c", MEMBER, 11.0, 11.1, lost=True)
     refused = Login("d", MEMBER, 9.9, 10.05)
-    report = report_of(excused, elsewhere, later, refused, faults=[kill])
-    assert report.in_flight == [excused]
+    report = report_of(excused, unread, elsewhere, later, refused, faults=[kill])
+    assert report.in_flight == [excused, unread]
     assert report.failed == [elsewhere, later, refused]
 
 
