@@ -164,8 +164,7 @@ class UserTable:
                 continue
             self._store(new)
             before = old or User(new.key, HostId(0), Stamp(0), 0, 0)
-            moved = (new.host, new.flags & MOVING) != (before.host, before.flags & MOVING)
-            if moved if old else new.flags & MOVING:
+            if _displaced(before, new) if old else new.flags & MOVING:
                 self._displaced.append(before)
             if old is None or self._stored(new) != self._stored(old):
                 self._dirty.add(new.key >> BUCKET_SHIFT)
@@ -225,7 +224,8 @@ class UserTable:
         return bool(self._displaced)
 
     def take_displaced(self) -> bytes:
-        """The former records of users whose host or MOVING flag a merge has changed since the last call.
+        """The former records of users whose host or MOVING flag, or whose move, a merge has changed since the
+        last call.
 
         A user may be in it twice. One who was unknown and came in MOVING is in it on host 0, with zeros;
         others who were unknown are not.
@@ -300,12 +300,19 @@ class UserTable:
         return not user.flags & PINNED and self._rounded(user.seen) + 2 * self.expire <= unix
 
 
+def _displaced(before: User, new: User) -> bool:
+    """Whether who was in one record has to leave where he is for what is in the other, or moves once more."""
+    same_move = before.decided == new.decided or not new.flags & MOVING
+    return before.host != new.host or (before.flags ^ new.flags) & MOVING != 0 or not same_move
+
+
 def is_alive(user: User, unix: int, expire: int) -> bool:
     """Whether the assignment still binds: pinned, or seen less than `expire` seconds ago."""
     return bool(user.flags & PINNED) or user.seen + expire > unix
 
 
 def is_near_expiry(user: User, unix: int, expire: int) -> bool:
-    """Whether another director's clock may say something else about `is_alive`."""
-    left = user.seen + expire - unix
-    return not user.flags & PINNED and -margin(expire) < left <= margin(expire)
+    """Whether another director may say something else about `is_alive`: by its clock, or because it has seen
+    him since, but no later than all know `seen` to be: rounded."""
+    first, last = user.seen - margin(expire), rounded(user.seen, expire) + margin(expire)
+    return not user.flags & PINNED and first <= unix - expire < last

@@ -236,11 +236,14 @@ static int record_wins(const uint8_t *record, const uint8_t *other)
     return flags < other_flags;
 }
 
-/* Whether who was in `record` has to leave where he is for what is in `other`. */
+/* Whether who was in `record` has to leave where he is for what is in `other`, or is on another move. */
 static int record_displaced(const uint8_t *record, const uint8_t *other)
 {
+    uint16_t flags = get16(other + AT_FLAGS);
+
     return get32(record + AT_HOST) != get32(other + AT_HOST) ||
-           ((get16(record + AT_FLAGS) ^ get16(other + AT_FLAGS)) & MOVING) != 0;
+           ((get16(record + AT_FLAGS) ^ flags) & MOVING) != 0 ||
+           ((flags & MOVING) != 0 && get32(record + AT_DECIDED) != get32(other + AT_DECIDED));
 }
 
 /* Take in one record; what said something new is appended to `news` as it is now. */
@@ -286,9 +289,11 @@ static int record_alive(const table_t *table, const uint8_t *record, int64_t now
 /* core.users.is_near_expiry */
 static int record_near(const table_t *table, const uint8_t *record, int64_t now)
 {
-    int64_t left = (int64_t)get32(record + AT_SEEN) + table->expire - now, margin = table->margin;
+    int64_t margin = table->margin, since = now - table->expire;
+    uint32_t seen = get32(record + AT_SEEN);
 
-    return left <= margin && left > -margin && !(get16(record + AT_FLAGS) & PINNED);
+    return (int64_t)seen - margin <= since && since < (int64_t)table_rounded(table, seen) + margin &&
+           !(get16(record + AT_FLAGS) & PINNED);
 }
 
 /* By the rounded `seen`: see UserTable._gone in core/users.py. */

@@ -41,7 +41,7 @@ PAUSES = (1.0, 6.0)
 AWAY = 1.0
 """Seconds from the end of a director until it is started again."""
 UNREAD = 0.2
-"""Seconds that the end of a dead director's connections may go unread, while logins are still written there."""
+"""Seconds for which the end of a dead director may go unread, while logins are still written to it."""
 UNHARMED = 2
 """Directors that are always left alone."""
 LOGINS_A_USER = 24

@@ -19,6 +19,7 @@ from director.core.assign import Gate
 from director.core.director import Settings
 from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.standing import Standing
+from director.core.users import MOVING
 from director.types import Address
 from tests.simulation.parts import EXPIRE, Outcome, Reply, Session
 from tests.simulation.schedule import Plan
@@ -98,6 +99,7 @@ class Watch:
         self.all_died = False
         """A moment came in which nobody was left who remembered, and a store that could not answer."""
         self._two_since: dict[tuple[str, str], float] = {}
+        self._keys = [(user, HASH.key(user.encode(), tag.encode())) for user, tag in plan.users]
         world.on_reply = self.answered
         world.after(LOOK_EVERY, self._look)
 
@@ -276,6 +278,7 @@ class Watch:
             elif not command.at.frozen and now > max(command.begun, command.at.thawed_at) + command.within:
                 raise Violation("command hangs", f"{command.kind} {command.what} since {command.begun:.1f}")
         self._check_sessions()
+        self._check_moving()
 
     def _check_replies(self) -> None:
         waiting = []
@@ -306,6 +309,13 @@ class Watch:
             if now > counts_from + bound:
                 text = f"{user} on {sorted(hosts[user])} for {now - since:.1f} s"
                 raise Violation("kick bound", text)
+
+    def _check_moving(self) -> None:
+        for node in self.world.ups():
+            for user, key in self._keys:
+                record = node.users.get(key)
+                if record is not None and record.flags & MOVING and not node.core.moves.is_moving(key):
+                    raise Violation("nobody ends it", f"{user} is being moved, says {node.member}, by nobody")
 
     # ---- at rest
 

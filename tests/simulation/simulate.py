@@ -64,8 +64,8 @@ class Run:
             before, said = said, self.watch.counts["logins"]
             idle = second >= CALM and said == before and self.watch.in_sync() and self._idle()
             calm = calm + 1 if idle else 0.0
-            if calm > 2 * self.plan.flush_every:
-                break  # what was settled last is written, too
+            if calm > max(1, 2 * self.plan.flush_every):
+                break  # what was settled last has been told, and is written, too
         self.watch.check_rest()
 
     def _idle(self) -> bool:

@@ -66,6 +66,26 @@ def test_a_moved_user_has_no_session_left_on_the_old_host_before_the_new_one_is_
     at_rest(world)
 
 
+def test_of_two_moves_to_one_host_the_later_is_ended_by_others_when_both_directors_die() -> None:
+    world = ring_of(3)
+    world.node("d1").skew = 1.0
+    old = logged_in(world, "alice", "d1", "d2", "d3")
+    new = other_than(old)
+    world.run(3)
+    world.move("d2", "alice", new)
+    world.run(0.0001)  # less than a message takes
+    world.move("d1", "alice", new)  # by a clock ahead: stamped later
+    world.run(0.05)
+    for name in ("d1", "d2"):
+        world.node(name).crash()
+    world.run(1)
+    reply = world.login("alice", "d3")
+    world.run(40)
+    assert len(world.node("d3").core.moves) == 0
+    assert not reply.pending
+    assert world.login("alice", "d3").host == new
+
+
 def test_a_move_to_where_the_user_is_refreshes_him_and_kicks_nobody() -> None:
     world = ring_of(3)
     host = logged_in(world)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.users import margin
+from director.core.users import margin, rounded
 from tests.simulation.parts import EXPIRE
-from tests.simulation.world import World
+from tests.simulation.world import HASH, UNIX, World
 
 HOSTS = [f"127.0.1.{number}" for number in (1, 2, 3, 4)]
 MARGIN = margin(EXPIRE)
@@ -23,6 +23,12 @@ def near_expiry(directors: int, store: str = "own", before: float = 1.0) -> tupl
     world.run(1)
     world.run(at + EXPIRE - before - world.now)
     return world, host
+
+
+def seen_of_alice(world: World, name: str) -> int:
+    user = world.node(name).users.get(HASH.key(b"alice", b""))
+    assert user is not None
+    return user.seen
 
 
 def at_rest(world: World) -> None:
@@ -73,6 +79,27 @@ def test_a_later_sign_of_life_somewhere_keeps_the_user_where_he_is() -> None:
     reply = world.login("alice", "d1")
     world.run(0.1)
     assert reply.host == host
+    at_rest(world)
+
+
+@pytest.mark.parametrize("first", ["d1", "d3"])
+def test_a_sign_of_life_too_soon_after_the_last_to_be_passed_on_keeps_the_user_where_he_is(
+    first: str,
+) -> None:
+    world, host = near_expiry(3, before=EXPIRE - 7)
+    world.seen("alice", "d1")
+    world.run(1)
+    seen = seen_of_alice(world, "d1")
+    assert seen_of_alice(world, "d3") == seen
+    world.run(rounded(seen, EXPIRE) - 0.5 - UNIX - world.now)
+    world.seen("alice", "d3")
+    world.run(seen + EXPIRE + MARGIN + 1 - UNIX - world.now)
+    assert seen_of_alice(world, "d1") == seen < seen_of_alice(world, "d3") - MARGIN
+    replies = [world.login("alice", first)]
+    world.run(0.02)
+    replies += [world.login("alice", name) for name in ("d1", "d2", "d3")]
+    world.run(0.1)
+    assert {reply.host for reply in replies} == {host}
     at_rest(world)
 
 

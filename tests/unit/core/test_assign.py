@@ -164,7 +164,7 @@ def test_an_assignment_lives_until_the_last_second_of_its_expiry(hot: HotPath) -
 
 def test_an_expired_user_is_placed_anew_with_a_later_stamp(hot: HotPath) -> None:
     assigner = director(hot)
-    known(assigner, seen=NOW - EXPIRE - MARGIN, flags=BY_HAND)
+    known(assigner, seen=NOW - EXPIRE - EXPIRE // 3, flags=BY_HAND)
     assert assigner.assign(ALICE, b"") is ONE
     assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW), NOW, 0)
 
@@ -289,7 +289,7 @@ def test_even_a_pinned_user_waits_to_be_moved_off_a_host_of_another_tag(hot: Hot
 
 def test_an_expired_user_of_a_host_with_another_tag_is_placed_anew(hot: HotPath) -> None:
     assigner = director(hot, [ONE, backend(3, tag="blue", retagged=NOW)])
-    known(assigner, seen=NOW - EXPIRE - MARGIN)
+    known(assigner, seen=NOW - EXPIRE - EXPIRE // 3)
     assert assigner.assign(ALICE, b"") is ONE
 
 
@@ -323,7 +323,19 @@ def test_who_would_go_elsewhere_shortly_before_or_after_expiry_asks_the_ring(
     hot: HotPath, age: int, answer: Backend | Wait
 ) -> None:
     assigner = director(hot)
-    known(assigner, seen=NOW - age)
+    known(assigner, seen=NOW)  # as it is stored, too
+    assigner.unix = NOW + age
+    assert assigner.assign(ALICE, b"") is answer
+
+
+@pytest.mark.parametrize("younger", [1, 50, EXPIRE // 3 - 1])
+@pytest.mark.parametrize(("age", "answer"), [(EXPIRE + MARGIN - 1, Wait.NEAR), (EXPIRE + MARGIN, ONE)])
+def test_the_ring_is_asked_as_long_as_a_later_sign_of_life_may_not_have_been_passed_on(
+    hot: HotPath, younger: int, age: int, answer: Backend | Wait
+) -> None:
+    assigner = director(hot)
+    known(assigner, seen=NOW - younger)  # stored as NOW, like all that come up to then
+    assigner.unix = NOW + age
     assert assigner.assign(ALICE, b"") is answer
 
 

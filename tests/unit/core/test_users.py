@@ -323,6 +323,15 @@ def test_a_user_who_is_settled_where_he_was_moved_to_is_given_as_he_was(hot: Hot
     assert users.take_displaced() == pack([user(flags=MOVING)])
 
 
+def test_a_user_whose_move_is_replaced_by_a_later_one_to_the_same_host_is_given_as_he_was(
+    hot: HotPath,
+) -> None:
+    users = table(hot, user(flags=MOVING))
+    users.take_displaced()
+    users.merge(pack([user(decided=NOW + 1, flags=MOVING | PINNED)]))
+    assert users.take_displaced() == pack([user(flags=MOVING)])
+
+
 def test_an_unknown_user_who_comes_in_on_the_move_is_given_as_one_on_no_host(hot: HotPath) -> None:
     users = hot.UserTable(EXPIRE)
     users.merge(pack([user(key=TOP | 3, flags=MOVING | PINNED)]))
