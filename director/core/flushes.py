@@ -92,10 +92,7 @@ class Flushes:
         if row is None:
             self._fail(event.operation, "unknown", f"{event.host}: no such backend host")
             return
-        if self._moves.is_moving(event.key):
-            self._fail(
-                event.operation, "again", "the user is being moved already; wait for it to be finished"
-            )
+        if self._busy(event):
             return
         target = self._hosts.id_of(event.host)
         job = self._new_job(event.operation, early=event.early)
@@ -104,6 +101,8 @@ class Flushes:
 
     def unpin(self, event: UnpinUser, now: Now) -> None:
         """The user stays where he is, and expires again like everybody."""
+        if self._busy(event):
+            return
         user = self._users.get(event.key)
         job = self._new_job(event.operation)
         if user is None or not user.flags & PINNED:
@@ -114,6 +113,13 @@ class Flushes:
         self._users.put(User(user.key, user.host, decided, seen, user.flags & ~PINNED | BY_HAND))
         job.moved += 1
         self._fence(job, now)
+
+    def _busy(self, event: MoveUser | UnpinUser) -> bool:
+        """Whether the user is being moved: then this is refused."""
+        if not self._moves.is_moving(event.key):
+            return False
+        self._fail(event.operation, "again", "the user is being moved already; wait for it to be finished")
+        return True
 
     def flush(self, event: Flush, now: Now) -> None:
         """Move the users of a host, or of all, to where the hash puts them."""

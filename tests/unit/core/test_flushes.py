@@ -155,6 +155,17 @@ def test_unpinning_leaves_the_user_where_he_is(flags: int, moved: int, unchanged
     assert (record.host, record.flags & PINNED) == (alice.host, 0)
 
 
+def test_a_user_is_not_unpinned_while_he_is_being_pinned() -> None:
+    one = Operator([])
+    alice = user(b"alice", BACKENDS[2], flags=PINNED)
+    one.played.users.put(alice)
+    one.do(MoveUser(1, alice.key, BACKENDS[1], b"alice", pin=True), answers=False)
+    under_way = one.played.users.get(alice.key)
+    one.do(UnpinUser(2, alice.key), answers=False)
+    assert [(f.operation, f.kind) for f in one.failed] == [(2, "again")]
+    assert one.played.users.get(alice.key) == under_way
+
+
 def test_a_move_remembers_the_name_for_listings_where_names_are_remembered() -> None:
     one = Operator([])
     one.played.core.assigner.remember_names = True
