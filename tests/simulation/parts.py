@@ -14,7 +14,7 @@ from director.core.hosts import merge_rows
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.members import merge_member_rows
 from director.core.messages import HostRow, MemberRow
-from director.core.users import User, merged, rounded, unpack
+from director.core.users import BUCKET_SHIFT, PINNED, User, merged, pack, rounded, unpack
 from director.types import Address, MemberId, UserKey
 
 CONTENT = ("users", "rows", "leases", "members")
@@ -126,6 +126,19 @@ class Store:
             record = record._replace(seen=rounded(record.seen, EXPIRE))
             old = self.users.get(record.key)
             self.users[record.key] = record if old is None else merged(old, record)
+
+    def swap(self, number: int, blob: bytes, unix: float) -> bytes:
+        """Write a bucket; gives what the writer loses to: records there that say more than his.
+
+        unix: who is gone by then is no more, unless he is written."""
+        there = [record for key, record in self.users.items() if key >> BUCKET_SHIFT == number]
+        for record in there:
+            if not record.flags & PINNED and record.seen + 2 * EXPIRE <= unix:
+                del self.users[record.key]
+        self.merge(blob)
+        mine = {record.key: record for record in unpack(blob)}
+        there = [record for key, record in self.users.items() if key >> BUCKET_SHIFT == number]
+        return pack(record for record in there if record != mine.get(record.key))
 
     def merge_members(self, rows: Iterable[MemberRow]) -> None:
         for row in rows:

@@ -175,7 +175,13 @@ class Node:
         self.store.merge_hosts(self.core.hosts.rows.values())
         self.store.merge_members(self.core.members.rows.values())
         for number in occupied(self.users):
-            self.store.merge(self.users.stored_bucket(number))
+            self.swap(number)
+
+    def swap(self, number: int) -> None:
+        """Write a bucket, and take in what others have written there."""
+        lost = self.store.swap(number, self.users.stored_bucket(number), self.unix)
+        if lost:
+            self.handle(StoredUsers(lost))
 
     def every(self, seconds: float, call: Callable[[], None]) -> None:
         """For the rest of this life; not while frozen."""
@@ -267,8 +273,7 @@ class Node:
                 case OperationFailed(operation, _, reason):
                     self.outcomes.pop(operation).failed = reason
                 case StoreHosts():
-                    if self.store_answers():
-                        self.store.merge_hosts(self.core.hosts.rows.values())
+                    self.store_hosts()
                 case Log(_, event, fields):
                     self.world.log(self, event, fields)
                 case _:
@@ -279,8 +284,7 @@ class Node:
             case UsersDone():
                 self.outcomes.pop(effect.operation).users = effect
             case StoreMembers():
-                if self.store_answers():
-                    self.store.merge_members(self.core.members.rows.values())
+                self.store_members()
             case Persist():
                 self.later(self.world.chance(self, self).uniform(0.0005, 0.02), lambda: self.persist(effect))
             case Kick(number, what):
@@ -325,11 +329,23 @@ class Node:
         self.loaded = self.loaded and self.store.up
         return self.loaded
 
+    def store_hosts(self) -> None:
+        if self.store_answers():
+            self.store.merge_hosts(self.core.hosts.rows.values())
+            if self.store.rows != self.core.hosts.rows:
+                self.later(0.0, lambda: self.handle(StoredHosts(tuple(self.store.rows.values()))))
+
+    def store_members(self) -> None:
+        if self.store_answers():
+            self.store.merge_members(self.core.members.rows.values())
+            if self.store.members != self.core.members.rows:
+                self.later(0.0, lambda: self.handle(StoredMembers(tuple(self.store.members.values()))))
+
     def persist(self, effect: Persist) -> None:
         if self.store_answers():
             numbers = occupied(self.users) if effect.buckets is None else effect.buckets
             for number in numbers:
-                self.store.merge(self.users.stored_bucket(number))
+                self.swap(number)
             self.handle(Persisted(effect.number))
 
     def kicked(self, number: int, what: KickWhat) -> None:
@@ -408,7 +424,7 @@ class Node:
             self.load()
         else:
             for number in self.users.take_dirty():
-                self.store.merge(self.users.stored_bucket(number))
+                self.swap(number)
 
     def watch(self) -> None:
         if self.core.partial and self.store.up:
