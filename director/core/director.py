@@ -504,14 +504,14 @@ class Director:
         if overdue:  # whoever waits for them goes on at once
             self.moves.look(now)
             self.kick_rounds.kicked(now)
-        self._sessions.turn(now)
+        listing = self._sessions.turn(now)
         self._ask_for_logins(now)
         self.flushes.turn(now)
         view = self._view()
         if self._tables.digest != self._seen_by_moves:
             self._seen_by_moves = self._tables.digest
             self.moves.look(now)  # their hosts may be gone
-        effects = [*overdue, *self.near.turn(now, view)]
+        effects = [*overdue, *listing, *self.near.turn(now, view)]
         effects += self.moves.turn(now, view)
         effects += self.moves.start_programs()
         effects += self.kick_rounds.turn(now, view)

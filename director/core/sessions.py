@@ -2,7 +2,9 @@
 
 They outlive a director that dies, and nobody has told them of a move. Once memory has been compared, each of
 their sessions is held against the record of its user: on the same host it refreshes him, on another host it
-is ended, and where nothing is known of him he stays where he is, if all his sessions are on one host.
+is ended, and where nothing is known of him he stays where he is, if all his sessions are on one host. If one
+turns out later to be on one of our backends after all (the store answered, or the ring was joined, only then)
+they are listed again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from director.core.assign import Assigner
+from director.core.effects import Effect, ListSessions
 from director.core.hosts import HostTable
 from director.core.kicks import Kicks
 from director.core.kicktypes import HashOnHosts, ProxiedSession
@@ -27,6 +30,8 @@ class SessionReview:
         self._due: deque[ProxiedSession] = deque()
         self._hosts_of: dict[UserKey, set[str]] = {}
         """For each user nothing is known of: the hosts of his sessions."""
+        self._strange: set[Address] = set()
+        """Hosts of sessions that were none of ours then."""
 
     @property
     def has_work(self) -> bool:
@@ -35,20 +40,27 @@ class SessionReview:
     def begin(self, sessions: Sequence[ProxiedSession]) -> None:
         self._due = deque(sessions)
         self._hosts_of.clear()
+        self._strange.clear()
         self._kicks.blind = False
 
-    def turn(self, now: Now) -> None:
+    def turn(self, now: Now) -> list[Effect]:
+        """Look at some more of them."""
         for _ in range(min(SLICE, len(self._due))):
             self._look_at(self._due.popleft(), now)
         if not self._due:
             for key, addresses in self._hosts_of.items():
                 self._adopt(key, sorted(addresses), now)
             self._hosts_of.clear()
+        if self._strange.isdisjoint(self._hosts.rows):
+            return []
+        self._strange.clear()
+        return [ListSessions()]
 
     def _look_at(self, session: ProxiedSession, now: Now) -> None:
         row = self._hosts.rows.get(Address(session.host))
         if row is None:
-            return  # not one of our backends
+            self._strange.add(Address(session.host))
+            return
         key = self._key(session, row.tag.encode())
         if not row.present:  # removed while we were away
             self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)

@@ -302,7 +302,7 @@ class Watch:
                 hosts.setdefault(user, set()).add(session.host)
                 machines.setdefault(user, set()).add(node)
         two = {user for user, of_user in hosts.items() if len(of_user) > 1}
-        self._two_since = {user: self._two_since.get(user, now) for user in two}
+        self._two_since = {user: self._two_since.get(user, now) for user in sorted(two)}
         bound = KICK_BOUND + 2 * self.plan.directors * max([*self.plan.delays, *self.plan.slow])
         for user, since in self._two_since.items():
             counts_from = max([since, *(self.trouble_at.get(node, 0.0) for node in machines[user])])

@@ -7,11 +7,12 @@ import pytest
 from director.core.addresses import host_id
 from director.core.assign import Assigner
 from director.core.counters import Counters
-from director.core.effects import Kick
+from director.core.effects import Kick, ListSessions
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import Kicks
 from director.core.kicktypes import HashOnHosts, ProxiedSession
+from director.core.messages import HostRow
 from director.core.sessions import SLICE, SessionReview
 from director.core.users import User, UserTable
 from director.types import Address
@@ -23,9 +24,9 @@ ALICE = user(b"alice", BACKENDS[0], seen=START - 100)
 class Review:
     def __init__(self) -> None:
         self.users = UserTable(EXPIRE)
-        hosts = HostTable(BackendSetting(address, "", "", 100) for address in BACKENDS)
-        self.kicks = Kicks(hosts, self.users, Counters())
-        self.review = SessionReview(hosts, Assigner(self.users, UserHash()), self.kicks)
+        self.hosts = HostTable(BackendSetting(address, "", "", 100) for address in BACKENDS)
+        self.kicks = Kicks(self.hosts, self.users, Counters())
+        self.review = SessionReview(self.hosts, Assigner(self.users, UserHash()), self.kicks)
 
     def of(self, *sessions: ProxiedSession) -> list[HashOnHosts]:
         """What is kicked because of these sessions."""
@@ -72,6 +73,18 @@ def test_sessions_to_somebody_elses_hosts_are_none_of_our_business() -> None:
     one = Review()
     assert one.of(session(Address("10.9.9.9"))) == []
     assert len(one.users) == 0
+
+
+def test_when_a_host_turns_out_to_be_ours_later_the_sessions_are_listed_again_once() -> None:
+    one = Review()
+    late = Address("127.0.1.77")
+    assert one.of(session(late), session(Address("10.9.9.9"))) == []
+    assert one.review.turn(at(0)) == []
+    one.hosts.merge([HostRow(late, "", True, 1, "", 0, 100, 0, True, 0)])
+    assert one.review.turn(at(0)) == [ListSessions()]
+    assert one.review.turn(at(0)) == []
+    assert one.of(session(late)) == []
+    assert one.users.get(ALICE.key) == User(ALICE.key, host_id(late), ALICE.decided, START, 0)
 
 
 def test_a_session_under_another_name_is_found_by_the_hash_it_was_given() -> None:
