@@ -397,7 +397,8 @@ class Moves:
         return effects
 
     def _take_over(self, now: Now, view: RingView) -> None:
-        """Moves whose origin is gone are ended by the usual writer of the bucket (ring-rules 26)."""
+        """Moves whose origin is gone are ended by the usual writer of the bucket (ring-rules 26). He waits
+        for his own kick first, like an origin."""
         if not view.ring:
             return
         for key, moving in self.moving.items():
@@ -418,8 +419,8 @@ class Moves:
                 moving.old,
                 self._hosts.row(moving.old.host),
                 False,
-                Stage.ROUND,
-                now.mono,
+                Stage.KICKING,
+                now.mono + KICK_TIMEOUT,
             )
             self._own[key] = own
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from director.core.addresses import host_id
 from director.core.effects import (
     Answer,
     Effect,
@@ -23,7 +24,7 @@ from director.core.kicktypes import HashOnHosts
 from director.core.messages import MoveRound, Token, Users
 from director.core.moves import ABANDONED, MOVE_TIMEOUT, REPEAT, STORE_WAIT, SUBJECT, TRANSITIONS, Stage
 from director.core.users import BUCKET_SHIFT, BY_HAND, MOVING, PINNED, User, pack, unpack
-from director.types import HostId, LinkId, MemberId, RequestId
+from director.types import HostId, LinkId, MemberId, RequestId, Stamp
 from tests.unit.core.cores import BACKENDS, D1, D2, D3, START, Played, in_ring, messages, of, user
 
 OLD, NEW, THIRD = BACKENDS[0], BACKENDS[3], BACKENDS[2]
@@ -390,11 +391,25 @@ def written_by(member: MemberId, others: Sequence[MemberId]) -> User:
 def test_a_move_whose_origin_is_gone_is_taken_over_by_the_usual_writer(writer: MemberId, takes: bool) -> None:
     one = written_by(writer, [D1, D2])
     played = in_ring_of_two()
-    played.hear(2, Users(pack([one])), mono=1.0)
+    (kick,) = of(Kick, played.hear(2, Users(pack([one])), mono=1.0))
+    played.handle(Kicked(kick.kick, 0), 1.1)
     played.until(1.0 + REPEAT - 0.1)
     assert played.core.moves.in_hand == 0
     effects = played.until(1.1 + REPEAT)
     assert (played.core.moves.in_hand, len(of(MoveRound, messages(effects, 1)))) == (takes, takes)
+
+
+def test_whoever_takes_a_move_over_waits_for_his_own_kick_first() -> None:
+    old = written_by(D1, [D1, D2])._replace(flags=0)
+    played = in_ring_of_two()
+    played.users.merge(pack([old]))
+    moving = old._replace(host=host_id(NEW), decided=Stamp(old.decided + 1), flags=MOVING | BY_HAND)
+    (kick,) = of(Kick, played.hear(2, Users(pack([moving])), mono=1.0))
+    effects = played.until(1.1 + REPEAT)
+    assert played.core.moves.in_hand == 1
+    assert of(MoveRound, messages(effects, 1)) == []
+    effects = played.handle(Kicked(kick.kick, 1), 2.0 + REPEAT) + played.until(2.3 + REPEAT)
+    assert [(token.late, token.kicked) for token in of(MoveRound, messages(effects, 1))][:1] == [([], 1)]
 
 
 def test_an_origin_that_is_in_the_ring_but_has_forgotten_its_move_is_given_more_time() -> None:
