@@ -15,17 +15,17 @@ import msgspec
 from director.core.addresses import address_order, host_id
 from director.core.assign import Backend
 from director.core.messages import HostRow
-from director.core.users import User
+from director.core.users import BY_HAND_AHEAD, User
 from director.types import Address, HostId
 
 MAX_WEIGHT = 1000
-REAPPEARS = 4
+REAPPEARS = BY_HAND_AHEAD + 4
 """Seconds between the stamps of a host's removal and its return at least: by a clock that is ahead, users may
 have been put on it until then by a director that did not know of its removal yet, and they must not count."""
 
-TAG_AHEAD = 3
+TAG_AHEAD = BY_HAND_AHEAD + 3
 """Seconds by which the stamp of another tag is ahead: it must be later than that of every user who was placed
-under the old one, also in this very second, or by a clock that is ahead of ours (ring-rules 3)."""
+or moved under the old one, also in this very second, or by a clock that is ahead of ours (ring-rules 3)."""
 
 
 class BackendSetting(msgspec.Struct, frozen=True):
@@ -126,9 +126,10 @@ class HostTable:
     ) -> HostRow | None:
         """Carry out an operator's change made at `stamp` (Unix seconds).
 
-        Returns the new row, None if nothing changed. Stamps grow even where this clock is behind that of
-        whoever decided before. The caller has checked that the host exists, or that it may be added
-        (`taken_by`)."""
+        Returns the new row, None if nothing changed. A weight or state that is as he wants it is stamped all
+        the same: he may be answering a change of another director that has not been heard of here. Stamps
+        grow even where this clock is behind that of whoever decided before. The caller has checked that the
+        host exists, or that it may be added (`taken_by`)."""
         old = self.rows.get(address)
         row = old or HostRow(address, hostname, False, 0, tag or "", 0, weight or 0, 0, True, 0)
         if remove:
@@ -163,9 +164,9 @@ class HostTable:
     def _with(row: HostRow, stamp: int, *, tag: str | None, weight: int | None, up: bool | None) -> HostRow:
         if tag is not None and tag != row.tag:
             row = msgspec.structs.replace(row, tag=tag, tag_at=max(stamp + TAG_AHEAD, row.tag_at + 1))
-        if weight is not None and weight != row.weight:
+        if weight is not None:
             row = msgspec.structs.replace(row, weight=weight, weight_at=max(stamp, row.weight_at + 1))
-        if up is not None and up != row.up:
+        if up is not None:
             row = msgspec.structs.replace(row, up=up, up_at=max(stamp, row.up_at + 1))
         return row
 

@@ -29,7 +29,7 @@ from director.core.hosts import HostTable
 from director.core.kicks import KICK_TIMEOUT, KickRun, Kicks
 from director.core.messages import HostRow, MoveRound
 from director.core.pending import Pending
-from director.core.users import BUCKET_SHIFT, BY_HAND, LATEST, MOVING, PINNED, User
+from director.core.users import BUCKET_SHIFT, BY_HAND, BY_HAND_AHEAD, LATEST, MOVING, PINNED, User
 from director.core.view import RingView
 from director.types import HostId, MemberId, Now, Stamp, UserKey
 
@@ -275,12 +275,12 @@ class Moves:
         return effects
 
     def _decide(self, own: _Own, now: Now) -> None:
-        """Put the moving record, with a stamp later than what it replaces."""
+        """Put the moving record, with a stamp later than what it replaces, and what others decide now."""
         key = own.key
         old = self._users.get(key) or own.old
         row = self._hosts.row(own.target)
         floor = max(row.present_at, row.tag_at) if row is not None else 0
-        own.decided = Stamp(min(max(int(now.unix), old.decided + 1, floor), LATEST))
+        own.decided = Stamp(min(max(int(now.unix) + BY_HAND_AHEAD, old.decided + 1, floor), LATEST))
         new = User(key, own.target, own.decided, max(int(now.unix), old.seen), own.flags | MOVING)
         self._users.put(new)
         self.displaced(old, now)

@@ -29,6 +29,9 @@ BY_HAND = 2
 """An operator chose the host."""
 PINNED = 4
 """Never expires."""
+BY_HAND_AHEAD = 3
+"""Seconds by which the stamp of a move is ahead: it must be later than that of whoever is placed in the same
+moment, by a clock ahead of ours, on a director that has not heard of the move (ring-rules 3, 25)."""
 
 LATEST = 0xFFFFFFFF
 """The last second that a record can hold."""

@@ -52,7 +52,7 @@ def test_changes_are_made_one_at_a_time() -> None:
 
 def test_what_changes_nothing_is_done_at_once() -> None:
     hosts = table()
-    effects, row = queued(hosts, HostChange(1, ONE, weight=100, up=True)).begin(at(1))
+    effects, row = queued(hosts, HostChange(1, ONE, tag="gold")).begin(at(1))
     assert (effects, row) == ([OperationDone(1, hosts.rows[ONE])], None)
 
 

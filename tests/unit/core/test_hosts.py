@@ -136,18 +136,27 @@ def test_a_host_that_is_added_again_comes_as_new() -> None:
     hosts.change(ONE, 1001, remove=True)
     again = hosts.change(ONE, 1001, tag="gold")
     assert again is not None
-    assert (again.weight, again.up, again.tag, again.present_at) == (100, True, "gold", 1005)
+    assert (again.weight, again.up, again.tag, again.present_at) == (100, True, "gold", 1008)
 
 
-def test_what_changes_nothing_gives_no_row_and_no_stamp() -> None:
+def test_a_tag_that_a_host_has_already_gives_no_row_and_no_stamp() -> None:
     hosts = table(ONE)
-    assert hosts.change(ONE, 1000, weight=100, up=True) is None
+    assert hosts.change(ONE, 1000, tag="") is None
     assert hosts.rows[ONE] == row()
+
+
+def test_a_weight_and_state_that_hold_already_win_over_an_earlier_change_heard_of_later() -> None:
+    hosts, cut_off = table(ONE), table(ONE)
+    earlier = cut_off.change(ONE, 1000, weight=2, up=False)
+    assert earlier is not None
+    assert hosts.change(ONE, 1001, weight=100, up=True) is not None
+    hosts.merge([earlier])
+    assert (hosts.rows[ONE].weight, hosts.rows[ONE].up) == (100, True)
 
 
 def test_users_of_a_removed_host_are_not_kept_and_those_of_one_never_heard_of_may_be() -> None:
     hosts = table(ONE)
-    early, late = (User(UserKey(1), host_id(ONE), Stamp(decided), 0, 0) for decided in (999, 1004))
+    early, late = (User(UserKey(1), host_id(ONE), Stamp(decided), 0, 0) for decided in (999, 1007))
     stranger = User(UserKey(1), HostId(12345), Stamp(1), 0, 0)
     assert not hosts.gone(early)
     hosts.change(ONE, 1000, remove=True)
