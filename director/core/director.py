@@ -364,8 +364,8 @@ class Director:
 
     @property
     def joining(self) -> bool:
-        """It is comparing what it remembers with the first neighbours it has found."""
-        return self.hint and any(n.state is State.EXCHANGING for n in self.ring.links.values())
+        """It is comparing what it remembers with its neighbours, to be one of the ring."""
+        return not self.synced and any(n.state is State.EXCHANGING for n in self.ring.links.values())
 
     @property
     def partial(self) -> bool:
@@ -551,8 +551,7 @@ class Director:
     def _tick(self, now: Now) -> list[Effect]:
         """Time-outs of links, and one turn's share of what takes long."""
         effects: list[Effect] = []
-        if self.hint and len(self.users) > exchange.SMALL:
-            exchange.postpone(self.ring.links.values(), now)
+        exchange.postpone(self.ring.links.values(), self.users, now, joining=self.hint)
         for neighbour in list(self.ring.links.values()):
             was_live = neighbour.live
             effects += neighbour.tick(now)

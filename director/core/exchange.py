@@ -19,7 +19,9 @@ from director.core.users import BUCKETS, UserTable
 from director.types import Now
 
 RANGE = 64
-"""Buckets that are looked at in one turn of the loop, where the table is large."""
+"""Buckets whose records are looked at in one turn of the loop, where the table is large."""
+DIGESTED = 256
+"""Buckets whose digests are sent in one turn of the loop, where the table is large."""
 SMALL = 100_000
 """Users up to which all are."""
 DIGEST = 8
@@ -35,12 +37,13 @@ PATIENCE = 0.5
 """Seconds without a word from the neighbour it is busy with, after which a joiner turns to the next too."""
 
 
-def postpone(links: Iterable[Neighbour], now: Now) -> None:
+def postpone(links: Iterable[Neighbour], users: UserTable, now: Now, *, joining: bool) -> None:
     """A joiner with many users compares them with one neighbour first; with the others nothing will differ
     then, and half of the work is spared."""
     busy = [n for n in links if n.live and n.state is State.EXCHANGING]
+    one_by_one = joining and len(users) > SMALL
     for number, neighbour in enumerate(busy):
-        neighbour.postponed = number > 0 and now.mono < busy[0].heard + PATIENCE
+        neighbour.postponed = one_by_one and number > 0 and now.mono < busy[0].heard + PATIENCE
 
 
 def has_work(neighbour: Neighbour) -> bool:
@@ -57,7 +60,7 @@ def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool
     share = RANGE if len(users) > SMALL else BUCKETS
     if neighbour.digest_cursor is not None:
         first = neighbour.digest_cursor
-        after = min(first + share, BUCKETS)
+        after = min(first + max(share, DIGESTED), BUCKETS)
         digests = _digests(users, first, after, unix)
         neighbour.digest_cursor = after if after < BUCKETS else None
         return [Send(neighbour.link, [Digests(first, digests)])]

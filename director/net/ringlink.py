@@ -15,6 +15,9 @@ QUEUE_LIMIT = 64 * 1024 * 1024
 """Bytes that may wait for a neighbour who does not read; beyond that the link is closed."""
 HIGH_WATER = 1024 * 1024
 """Bytes waiting above which bulk is held back."""
+TURN = 128 * 1024
+"""Bytes looked at in one turn of the loop. More comes at once (uvloop reads 256 kB, and libuv as often as 32
+times) when a joiner sends its megabytes, and nobody else would be served meanwhile."""
 LINGER = 2.0
 """Seconds a closed link stays half open, so that the other end can read why it was closed."""
 TLS_TIMEOUT = 2.0
@@ -100,6 +103,23 @@ class RingLink(asyncio.Protocol):
         first = self.bytes_in == 0
         self.bytes_in += len(data)
         self.last_read = int(time.time())
+        if len(data) <= TURN:
+            self._take(data, first=first)
+        else:
+            self._transport.pause_reading()
+            self._take_slowly(self._transport, data, first=first)
+
+    def _take_slowly(self, transport: asyncio.Transport, data: bytes, *, first: bool = False) -> None:
+        """Look at some of it, and at the rest in the next turns; only then more is read."""
+        self._take(data[:TURN], first=first)
+        if self._transport is not None and len(data) > TURN:
+            asyncio.get_running_loop().call_soon(self._take_slowly, transport, data[TURN:])
+        elif not transport.is_closing():
+            transport.resume_reading()
+
+    def _take(self, data: bytes, *, first: bool) -> None:
+        if self._transport is None:
+            return
         if self._tls is not None:
             data, first = self._decrypted(self._tls, data), False
             if self._transport is None:

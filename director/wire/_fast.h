@@ -72,6 +72,8 @@ enum { SUMMARY_ENTRY = 6 };
 typedef struct {
     uint8_t *records; /* sorted by key */
     uint32_t used, room;
+    uint64_t digest; /* as it was in the seconds from `digest_from` to before `digest_until`, with these records */
+    int64_t digest_from, digest_until;
 } block_t;
 
 typedef struct {
@@ -97,6 +99,7 @@ static void table_dirty(table_t *table, uint32_t number)
 {
     table->dirty_count += !table->dirty[number];
     table->dirty[number] = 1;
+    table->blocks[number].digest_until = 0;
 }
 
 static uint8_t *block_at(const block_t *block, uint32_t index)
@@ -296,12 +299,18 @@ static int record_near(const table_t *table, const uint8_t *record, int64_t now)
            !(get16(record + AT_FLAGS) & PINNED);
 }
 
-/* By the rounded `seen`: see UserTable._gone in core/users.py. */
+/* The second from which on nobody knows the record any more, by the rounded `seen`: see UserTable._gone in
+ * core/users.py. */
+static int64_t record_gone_at(const table_t *table, const uint8_t *record)
+{
+    if (get16(record + AT_FLAGS) & PINNED)
+        return INT64_MAX;
+    return (int64_t)table_rounded(table, get32(record + AT_SEEN)) + 2 * (int64_t)table->expire;
+}
+
 static int record_gone(const table_t *table, const uint8_t *record, int64_t now)
 {
-    int64_t seen = table_rounded(table, get32(record + AT_SEEN));
-
-    return !(get16(record + AT_FLAGS) & PINNED) && seen + 2 * (int64_t)table->expire <= now;
+    return record_gone_at(table, record) <= now;
 }
 
 static void table_stored(const table_t *table, const uint8_t *record, uint8_t *stored)
@@ -328,19 +337,31 @@ static uint64_t table_mix(const table_t *table, const uint8_t *record)
 
 static uint64_t table_hash(const table_t *table, const uint8_t *record) { return table_mix(table, record) >> 16; }
 
-static uint64_t table_digest(const table_t *table, uint32_t number, int64_t now)
+/* Kept until the records change or one of them is gone: neighbours compare digests again and again. */
+static uint64_t table_digest(table_t *table, uint32_t number, int64_t now)
 {
-    const block_t *block = &table->blocks[number];
+    block_t *block = &table->blocks[number];
     uint64_t sum = 0;
     uint32_t index, kept = 0;
+    int64_t until = INT64_MAX;
 
+    if (block->digest_from <= now && now < block->digest_until)
+        return block->digest;
     for (index = 0; index < block->used; index++) {
-        if (record_gone(table, block_at(block, index), now))
+        const uint8_t *record = block_at(block, index);
+        int64_t gone_at = record_gone_at(table, record);
+
+        if (gone_at <= now)
             continue;
-        sum += table_mix(table, block_at(block, index));
+        if (gone_at < until)
+            until = gone_at;
+        sum += table_mix(table, record);
         kept++;
     }
-    return kept && !sum ? 1 : sum;
+    block->digest = kept && !sum ? 1 : sum;
+    block->digest_from = now;
+    block->digest_until = until;
+    return block->digest;
 }
 
 static uint64_t get48(const uint8_t *p) { return (uint64_t)get32(p) << 16 | get16(p + 4); }
@@ -364,33 +385,44 @@ static int table_summary(const table_t *table, uint32_t number, int64_t now, buf
     return 0;
 }
 
-static int by_hash(const void *one, const void *other)
+/* Where a hash of a summary is in a set of `mask` + 1 slots, or where it would be put; empty slots are 0. */
+static size_t hash_slot(const uint64_t *set, size_t mask, uint64_t marked)
 {
-    uint64_t a = *(const uint64_t *)one, b = *(const uint64_t *)other;
+    size_t slot = marked & mask;
 
-    return a < b ? -1 : a > b;
+    while (set[slot] != 0 && set[slot] != marked)
+        slot = (slot + 1) & mask;
+    return slot;
 }
 
 /* The records of a bucket that are not gone, and not among the `count` hashes of a summary. */
 static int table_missing(
     const table_t *table, uint32_t number, const uint8_t *summary, size_t count, int64_t now, buffer_t *missing)
 {
+    const uint64_t mark = 1ull << 63; /* so that no hash, of 48 bits, looks like an empty slot */
     const block_t *block = &table->blocks[number];
-    uint64_t *known = malloc((count + 1) * sizeof(*known));
-    size_t at;
+    size_t at, slots = 16;
+    uint64_t *known;
     uint32_t index;
     int result = 0;
 
-    if (known == NULL)
+    while (slots < 2 * count)
+        slots *= 2;
+    if ((known = calloc(slots, sizeof(*known))) == NULL)
         return -1;
-    for (at = 0; at < count; at++)
-        known[at] = get48(summary + at * SUMMARY_ENTRY);
-    qsort(known, count, sizeof(*known), by_hash);
+    for (at = 0; at < count; at++) {
+        uint64_t marked = get48(summary + at * SUMMARY_ENTRY) | mark;
+
+        known[hash_slot(known, slots - 1, marked)] = marked;
+    }
     for (index = 0; index < block->used && result == 0; index++) {
         const uint8_t *record = block_at(block, index);
-        uint64_t hash = table_hash(table, record);
+        uint64_t marked;
 
-        if (!record_gone(table, record, now) && bsearch(&hash, known, count, sizeof(*known), by_hash) == NULL)
+        if (record_gone(table, record, now))
+            continue;
+        marked = table_hash(table, record) | mark;
+        if (known[hash_slot(known, slots - 1, marked)] == 0)
             result = buffer_append(missing, record, RECORD);
     }
     free(known);

@@ -49,7 +49,7 @@ cdef extern from "_fast.h" nogil:
     bint record_alive(const table_t *table, const uint8_t *record, int64_t now)
     bint record_near(const table_t *table, const uint8_t *record, int64_t now)
     void table_stored(const table_t *table, const uint8_t *record, uint8_t *stored)
-    uint64_t table_digest(const table_t *table, uint32_t number, int64_t now)
+    uint64_t table_digest(table_t *table, uint32_t number, int64_t now)
     int table_summary(const table_t *table, uint32_t number, int64_t now, buffer_t *summary)
     int table_missing(const table_t *table, uint32_t number, const uint8_t *summary, size_t count, int64_t now, \
                       buffer_t *missing)

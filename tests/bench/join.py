@@ -1,8 +1,9 @@
 """A director joins two others who know many users: `python -m tests.bench.join`.
 
-Warm, its own store holds all but a hundredth of them; cold, nothing. Told are the time from the end of its
-load until it answers everybody, the bytes on its links, and the longest wait of a login at the two others
-from its start until it answers. Needs a C compiler.
+Warm, its own store holds all but a thousandth of them (it was restarted), or all but a hundredth (it was
+away for a while); cold, nothing. Told are the time from the end of its load until it answers everybody, the
+bytes on its links, and the longest wait of a login at the two others from its start until it answers. Needs
+a C compiler.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,7 +38,7 @@ from tests.servers import free_port
 
 ADDRESSES = [f"127.0.26.{i}" for i in range(1, 4)]
 EXPIRE = 900
-UNKNOWN = 100
+UNKNOWN = (1000, 100)
 """One user in so many is not in the store of a director that starts warm."""
 PROBES = [f"known{number}" for number in range(5000)]
 """Users in the stores whose names we know."""
@@ -85,19 +86,19 @@ def records(users: int) -> Iterator[tuple[int, list[User]]]:
         )
 
 
-async def make_stores(full: Path, most: Path, users: int) -> None:
-    """One store with everybody, one with all but a hundredth."""
+async def make_stores(folders: Mapping[int, Path], users: int) -> None:
+    """Stores in which one user in so many is missing; 0: none."""
     stores = []
-    for folder in (full, most):
+    for folder in folders.values():
         folder.mkdir()
         stores.append(open_store("sqlite:///state.db", base_dir=folder))
         await stores[-1].open()
     buckets = records(users)
     while part := list(itertools.islice(buckets, BATCH)):
-        for store, missing in zip(stores, (0, 1 / UNKNOWN), strict=True):
+        for store, one_in in zip(stores, folders, strict=True):
             swaps = []
             for number, all_of_it in part:
-                blob = pack(user for user in all_of_it if random.random() >= missing)
+                blob = pack(user for user in all_of_it if not one_in or random.random() >= 1 / one_in)
                 swaps.append(Swap("users", number, EMPTY_VERSION, blob))
             await store.swap_buckets(swaps)
     for store in stores:
@@ -180,8 +181,8 @@ def show(what: str, samples: Sequence[Sample]) -> None:
 
 
 async def bench(folder: Path, users: int, runs: int) -> None:
-    full, most = folder / "full", folder / "most"
-    await make_stores(full, most, users)
+    stores = {one_in: folder / f"without{one_in}" for one_in in (0, *UNKNOWN)}
+    await make_stores(stores, users)
     port = free_port()
     servers = [f"{address}:{port}" for address in ADDRESSES]
     ring = [
@@ -191,12 +192,13 @@ async def bench(folder: Path, users: int, runs: int) -> None:
     with ExitStack() as stack:
         fake_auth(folder, stack, [director.run for director in ring])
         for director in ring:
-            give(full, director)
+            give(stores[0], director)
             director.start()
             stack.callback(director.close)
         for director in ring:
             director.wait_whole(len(ring), START)
-        for name, store in (("warm", most), ("cold", None)):
+        warm = [(f"warm but for one in {one_in}", stores[one_in]) for one_in in UNKNOWN]
+        for name, store in (*warm, ("cold", None)):
             samples = []
             for turn in range(runs):
                 samples.append(await join(ring, store))

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from director.core import exchange as exchanges
 from director.core.effects import Effect, Send
-from director.core.exchange import RANGE, SMALL, answer_later, compare_later, finish, has_work, work
+from director.core.exchange import (
+    RANGE,
+    SMALL,
+    answer_later,
+    compare_later,
+    finish,
+    has_work,
+    postpone,
+    work,
+)
 from director.core.member import Neighbour, State
 from director.core.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
 from director.core.names import NameTable
@@ -201,3 +211,22 @@ def test_who_is_gone_for_long_is_in_no_digest() -> None:
     one, other = End(old), End()
     assert one.users.digest(old.key >> 52, START) == other.users.digest(old.key >> 52, START)
     assert pack([old]) == one.users.bucket(old.key >> 52)
+
+
+def test_a_joiner_with_many_users_compares_them_with_one_neighbour_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchanges, "SMALL", 10)
+    one, other = End(*map(user, range(20))), End(*map(user, range(20)))
+    postpone([one.link, other.link], one.users, at(0.1), joining=True)
+    assert (has_work(one.link), has_work(other.link)) == (True, False)
+
+
+def test_whom_a_joiner_has_put_off_gets_its_turn_when_memory_is_trusted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchanges, "SMALL", 10)
+    one, other = End(*map(user, range(20))), End(*map(user, range(20)))
+    postpone([one.link, other.link], one.users, at(0.1), joining=True)
+    postpone([one.link, other.link], one.users, at(0.1), joining=False)
+    assert (has_work(one.link), has_work(other.link)) == (True, True)

@@ -523,6 +523,17 @@ def test_a_user_who_is_gone_is_in_no_digest(hot: HotPath) -> None:
     assert users.digest(0, 1600) == bytes(8)
 
 
+def test_a_digest_asked_for_again_is_that_of_now_also_when_the_clock_went_back(hot: HotPath) -> None:
+    one, two = user(key=1, seen=900), user(key=2, seen=1000)
+    users, both = table(hot, one, two), digest(one, two)
+    assert [users.digest(0, unix) for unix in (1499, 1500, 1499, 1500)] == [both, digest(two)] * 2
+    users.touch(two.key, 1100)
+    assert users.digest(0, 1500) == digest(two._replace(seen=1100))
+    moved = two._replace(host=8, decided=NOW + 1, seen=1100)
+    users.merge(pack([moved]))
+    assert users.digest(0, 1500) == digest(moved)
+
+
 def test_two_directors_who_saw_a_user_at_different_seconds_of_a_third_agree_until_he_is_gone(
     hot: HotPath,
 ) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import pytest
+import uvloop
 
 from director.core.messages import Bye, Ping, Users
 from director.net import ringlink
-from director.net.ringlink import RingLink, Secure
+from director.net.ringlink import TURN, RingLink, Secure
 from director.net.tls import Session
 from director.types import LinkId
 from director.wire import ring_native
@@ -21,6 +22,7 @@ from tests.certificates import Authority
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
+FRAME = encode([Users(bytes(22 * 100))])
 LARGE = encode([Users(bytes(22 * 40_000))])
 
 
@@ -103,6 +105,35 @@ def linked(request: pytest.FixtureRequest, authority: Authority) -> Linked:
                 far.own.close()
 
     return link
+
+
+def test_a_flood_on_one_link_is_read_in_several_turns_of_the_loop() -> None:
+    async def most_in_a_turn() -> int:
+        end, turns = End(), [0]
+        loop = asyncio.get_running_loop()
+
+        def turn() -> None:
+            turns.append(0)
+            if not end.closed:
+                loop.call_soon(turn)
+
+        def count(message: object) -> None:
+            turns[-1] += 1
+
+        end.on_message = count
+        async with listening(end) as address:
+            with socket.create_connection(address) as flood:
+                await until(lambda: end.link)
+                flood.setblocking(False)
+                with suppress(BlockingIOError):  # as much as the kernel takes
+                    while True:
+                        flood.send(FRAME * 100)
+                turn()
+                await until(lambda: sum(turns) * len(FRAME) > 1_000_000)
+            await until(lambda: end.closed)
+        return max(turns) * len(FRAME)
+
+    assert uvloop.run(most_in_a_turn()) <= 2 * TURN + len(FRAME)
 
 
 async def test_messages_arrive_and_the_other_ends_address_is_known(linked: Linked) -> None:
