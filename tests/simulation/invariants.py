@@ -98,6 +98,10 @@ class Watch:
         self.store_back = self.cut_until = 0.0
         self.all_died = False
         """A moment came in which nobody was left who remembered, and a store that could not answer."""
+        self.retag_at = -1e9
+        """When a host was last given another tag: its users are moved."""
+        self._lap = plan.directors * max([*plan.delays, *plan.slow])
+        """Seconds that a message may take round the ring."""
         self._two_since: dict[tuple[str, str], float] = {}
         self._keys = [(user, HASH.key(user.encode(), tag.encode())) for user, tag in plan.users]
         world.on_reply = self.answered
@@ -194,7 +198,8 @@ class Watch:
             > session.since - IMPATIENT
         ):
             return "claimed after five seconds, beside one whom the ring let through"
-        if by_hand and self.plan.flush_program and session.since > now - KICK_DELAY:
+        moved = by_hand or self.retag_at > session.since - 1
+        if moved and self.plan.flush_program and session.since > now - KICK_DELAY:
             return "on his way while a flush program found nobody"
         if not self.protected(node):
             return "store away and ring not whole"
@@ -224,6 +229,8 @@ class Watch:
         self.commands.append(command)
         if command.kind == "host":
             self.host_changes.append(command)
+            if "tag" in command.what["sets"]:
+                self.retag_at = self.world.now
         for user in users:
             self.hand_at[user] = self.world.now
             self.told.pop(user, None)
@@ -303,7 +310,7 @@ class Watch:
                 machines.setdefault(user, set()).add(node)
         two = {user for user, of_user in hosts.items() if len(of_user) > 1}
         self._two_since = {user: self._two_since.get(user, now) for user in sorted(two)}
-        bound = KICK_BOUND + 2 * self.plan.directors * max([*self.plan.delays, *self.plan.slow])
+        bound = KICK_BOUND + 2 * self._lap
         for user, since in self._two_since.items():
             counts_from = max([since, *(self.trouble_at.get(node, 0.0) for node in machines[user])])
             if now > counts_from + bound:
@@ -362,8 +369,11 @@ class Watch:
                 continue
             may_hold = [c for c in about if c.done or c.lost or "made here" in (c.outcome.failed or "")]
             # What was not stored may be lost with those who knew it: then what was before it holds.
+            # One that was confirmed only just before may not have been heard of where the last one was made.
             values = [
-                c.what["sets"][name] for c in may_hold if c.ended is None or c.ended + 3 * c.lost >= last
+                c.what["sets"][name]
+                for c in may_hold
+                if c.ended is None or c.ended + self._lap + 3 * c.lost >= last
             ]
             row = rows.get(address)
             holds = getattr(row, name) if row is not None else False
