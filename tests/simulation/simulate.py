@@ -61,7 +61,7 @@ class Run:
             self.watch.check()
             if second % 5 == 2:
                 self.player.restore()
-            before, said = said, self.watch.counts["logins"]
+            before, said = said, self.watch.counts["logins"] + self.watch.counts["host"]
             idle = second >= CALM and said == before and self.watch.in_sync() and self._idle()
             calm = calm + 1 if idle else 0.0
             if calm > max(1, 2 * self.plan.flush_every):

@@ -78,7 +78,7 @@ def test_a_schedule_is_made_as_short_as_what_goes_wrong_in_it() -> None:
     ],
 )
 def test_a_defect_put_in_on_purpose_is_found_soon(defect: str) -> None:
-    command = [sys.executable, "-m", "tests.simulation.defects", "--seeds", str(len(FAMILIES)), defect]
+    command = [sys.executable, "-m", "tests.simulation.defects", "--seeds", str(2 * len(FAMILIES)), defect]
     ended = subprocess.run(
         command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False
     )
