@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Protocol
 
 import anyio
 import anyio.lowlevel
@@ -16,6 +15,7 @@ from director.core.claims import following, with_candidates
 from director.core.director import Director
 from director.core.events import Claimed, ClaimFailed, Event, StoredUsers
 from director.core.users import BUCKET_SHIFT, User, pack, unpack
+from director.service.reading import Reading
 from director.types import UserKey
 from state.base import Bucket, Lost, StateStore, StoreError, Swap
 
@@ -25,25 +25,20 @@ TURN = 64
 """Of these, the answered in one turn of the loop."""
 
 
-class Memory(Protocol):
-    """Who keeps what is known of the store."""
-
-    def take(self, buckets: Sequence[Bucket]) -> None:
-        """Merge buckets as they are stored into memory."""
-
-    def written(self, number: int, version: bytes) -> None:
-        """The users' bucket of this number is stored with this version now."""
-
-    def failed(self, operation: str, exc: StoreError) -> None: ...
-
-
 class Claims:
     """The claims under way. Each ends with `Claimed` or `ClaimFailed`."""
 
     def __init__(
-        self, store: StateStore, director: Director, handle: Callable[[Event], None], memory: Memory
+        self,
+        store: StateStore,
+        director: Director,
+        handle: Callable[[Event], None],
+        reading: Reading,
+        failed: Callable[[str, StoreError], None],
     ) -> None:
-        self._store, self._director, self._handle, self._memory = store, director, handle, memory
+        """failed: is told where the store did not do it."""
+        self._store, self._director, self._handle = store, director, handle
+        self._reading, self._failed = reading, failed
         self._users = director.users
         self._waiting: dict[UserKey, User] = {}
         self._work = anyio.Event()
@@ -65,7 +60,7 @@ class Claims:
                 try:
                     await self._settle(batch)
                 except StoreError as exc:
-                    self._memory.failed("claim", exc)
+                    self._failed("claim", exc)
                     self._give_up(batch)
 
     def _give_up(self, batch: dict[UserKey, User]) -> None:
@@ -83,7 +78,7 @@ class Claims:
         while batch:
             numbers = sorted({key >> BUCKET_SHIFT for key in batch})
             buckets = await self._store.read_buckets("users", numbers)
-            self._memory.take(buckets)
+            self._reading.take("users", buckets)
             await self._report(batch, [key for key in batch if self._director.binds(key)])
             placed: dict[int, list[User]] = {}
             for key, candidate in batch.items():
@@ -94,7 +89,7 @@ class Claims:
             settled: list[User] = []
             for swap, result in zip(swaps, await self._store.swap_buckets(swaps), strict=True):
                 if not isinstance(result, Lost):
-                    self._memory.written(swap.number, result.version)
+                    self._reading.versions["users"][swap.number] = result.version
                     settled += placed[swap.number]
             self._handle(StoredUsers(pack(settled)))
             await self._report(batch, [user.key for user in settled])

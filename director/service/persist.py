@@ -1,9 +1,5 @@
-"""The memory behind the memory: what the store knows is loaded at the start, changes are written behind.
-
-Nothing here is waited for by a login. What is queued is a set of bucket numbers, so an outage cannot make it
-grow. Every write is compare-and-swap: who loses the race merges what the other wrote and tries again, so any
-director may write any bucket. To save work each bucket has one usual writer among the members of the ring
-(ring-rules 30-32).
+"""The memory behind the memory: what the store knows is loaded at the start (`reading.py`), changes are
+written behind (`writing.py`), and when the store was away it is joined again. No login waits for any of it.
 """
 
 from __future__ import annotations
@@ -11,51 +7,36 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 
-from director.core.checks import wrong_members, wrong_records, wrong_rows
+from director.core.checks import wrong_members, wrong_rows
 from director.core.director import Director
-from director.core.events import (
-    ClaimFailed,
-    Event,
-    Leases,
-    Persisted,
-    StoredHosts,
-    StoredMembers,
-    StoredUsers,
-)
+from director.core.events import ClaimFailed, Event, Leases, StoredHosts, StoredMembers
 from director.core.hosts import decode_rows, encode_rows
 from director.core.members import decode_member_rows, encode_member_rows
-from director.core.names import NameTable
-from director.core.users import BUCKETS, UserTable
+from director.core.users import UserTable
 from director.records import StoreInfo
-from director.service.asking import Questions
 from director.service.claiming import Claims
 from director.service.documents import TableDocument
 from director.service.log import Log
+from director.service.reading import Reading
 from director.service.share import Share
+from director.service.writing import Writing
 from director.types import MemberId, UserKey
 from state.base import (
-    EMPTY_VERSION,
     SPACES,
     AuditEntry,
-    Bucket,
     Lease,
-    Lost,
     SchemaTooNew,
-    Space,
     StateStore,
     StoreBusy,
     StoreError,
     StoreRefused,
     StoreUnavailable,
-    Swap,
-    Swapped,
-    version_of,
 )
 
 FLUSH_AFTER = 0.2
@@ -66,12 +47,6 @@ SHARE = 9
 """Writing may take a tenth of the time: it is followed by a pause this many times as long."""
 NAMES_AFTER = 30.0
 """The same for names, which nothing depends on."""
-PREPARED = 32
-"""Buckets made ready in one turn of the loop."""
-FLUSH_BUCKETS = 128
-"""Buckets of one write."""
-MERGE_BUCKETS = 16
-"""Buckets merged in one turn of the loop: 4,000 records where there are a million users."""
 LOAD_WITHIN = 10.0
 """Seconds the load at the start may take, opening not counted; then the director starts without it."""
 STOP_WITHIN = 5.0
@@ -106,16 +81,9 @@ class Persistence:
         self.errors: dict[str, int] = {}
         self._director, self._handle, self._log = director, handle, log
         self._users: UserTable = director.users
-        self._names: NameTable = director.names
         self._lease_ttl, self._incarnation = lease_ttl, incarnation
         self._share = Share(director, shared=store.shared, left_kept=3 * ping_timeout)
-        self._versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
-        self._queued: set[int] = set()
-        self._writing = 0
-        """Buckets of users on their way into the store."""
-        self._queued_names: set[int] = set()
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_QUEUE)
-        self._questions = Questions()
         self._run_id: str | None = None
         self._said: tuple[type[StoreError], str] | None = None
         """What kind of trouble was logged; None: there is none."""
@@ -132,14 +100,16 @@ class Persistence:
             self._take_members,
             log,
         )
-        self._claims = Claims(store, director, handle, self)
+        self._reading = Reading(store, director, handle, log)
+        self._writing = Writing(store, director, self._reading, self._share, handle, self._write_documents)
+        self._claims = Claims(store, director, handle, self._reading, self.failed)
 
     # ---- what others see
 
     @property
     def queued(self) -> int:
         """Buckets that have changed and are not known to be stored."""
-        return len(self._queued) + self._writing + self._users.dirty_count
+        return self._writing.queued
 
     @property
     def hosts_stored(self) -> bool:
@@ -176,15 +146,10 @@ class Persistence:
     def persist(self, number: int, buckets: Sequence[int] | None) -> None:
         """Write these buckets of users (None: all that have changed) at once; `Persisted` follows.
 
-        It does not where the store is away: whoever asks waits only so long. Ours or not: a move in progress
-        must be in the store before its round starts."""
+        It does not where the store is away: whoever asks waits only so long."""
         if not self.up:
             return
-        if buckets is None:
-            self._queued.update(self._users.take_dirty())
-            buckets = tuple(self._queued)
-        self._queued.update(buckets)
-        self._questions.ask(number, buckets)
+        self._writing.ask(number, buckets)
         self._work.set()
         self._urgent.set()
 
@@ -241,9 +206,7 @@ class Persistence:
         await self._read_hosts()
         self.hosts_changed()  # the configuration may know more than the store
         await self._members.read()
-        for space in SPACES:
-            async for batch in self.store.load_buckets(space):
-                await self._take_all(space, batch)
+        await self._reading.load()
         self.loaded_users = len(self._users)
         self._is_up(run_id, alive)
 
@@ -253,34 +216,6 @@ class Persistence:
         self.up = self.loaded = True
         self.error = self._said = None
         self._handle(Leases(alive))
-
-    async def _take_all(self, space: Space, buckets: Sequence[Bucket]) -> None:
-        for at in range(0, len(buckets), MERGE_BUCKETS):
-            self._take(space, buckets[at : at + MERGE_BUCKETS])
-            await anyio.lowlevel.checkpoint()
-
-    def _take(self, space: Space, buckets: Iterable[Bucket]) -> None:
-        """Merge buckets as they are stored into memory."""
-        records = []
-        for bucket in buckets:
-            self._versions[space][bucket.number] = bucket.version
-            problem = wrong_records(bucket.blob) if space == "users" else self._wrong_names(bucket.blob)
-            if problem is not None:
-                fields = {"space": space, "bucket": bucket.number, "reason": problem, "note": "left out"}
-                self._log.error("store_bucket_damaged", **fields)
-            elif space == "users":
-                records.append(bucket.blob)
-        merged = b"".join(records)
-        if merged:
-            self._handle(StoredUsers(merged))
-
-    def _wrong_names(self, entries: bytes) -> str | None:
-        """Merge names into memory. Returns what is wrong with them."""
-        try:
-            self._names.merge(entries)
-        except ValueError as exc:
-            return str(exc)
-        return None
 
     async def _read_hosts(self) -> None:
         if not await self._hosts.read():
@@ -310,16 +245,6 @@ class Persistence:
                 note="a new one is filled from the ring",
             )
 
-    # ---- for the claims
-
-    def take(self, buckets: Sequence[Bucket]) -> None:
-        """Merge users as they are stored into memory."""
-        self._take("users", buckets)
-
-    def written(self, number: int, version: bytes) -> None:
-        """A claim has written this bucket."""
-        self._versions["users"][number] = version
-
     # ---- running
 
     async def run(self) -> None:
@@ -332,20 +257,15 @@ class Persistence:
             tasks.start_soon(self._write_behind)
 
     async def stop(self) -> None:
-        """Write what is left, give up the lease, close. At most a few seconds.
-
-        What was left to its usual writer of late is written too: he may be stopping as well, and have written
-        for the last time before he heard of it.
-        """
+        """Write what is left, give up the lease, close. At most a few seconds."""
         try:
             with anyio.fail_after(STOP_WITHIN, shield=True):
                 if not self.up:
                     await self._come_back()
-                self._collect()
-                self._queued.update(self._share.lately_left())
-                await self._write(names=True)
-                while self._queued:
-                    await self._swap_all("users", self._users.stored_bucket, self._queued)
+                await self._write_documents()
+                await self._writing.new_ring()
+                await self._write_audit()
+                await self._writing.write_the_rest()
                 if self.store.shared:
                     await self.store.release(self._director.me)
         except StoreError as exc:
@@ -385,17 +305,13 @@ class Persistence:
 
     async def _rest(self, seconds: float) -> None:
         """Let changes gather, but not those an operator waits for."""
-        if self.hosts_stored and not self._questions:
+        if self.hosts_stored and not self._writing.questions:
             with anyio.move_on_after(seconds):
                 await self._urgent.wait()
         self._urgent = anyio.Event()
 
     def _something_to_do(self) -> bool:
-        return (
-            bool(self._queued or self._audit or self._questions)
-            or not self.hosts_stored
-            or self._share.has_changed()
-        )
+        return self._writing.has_work or bool(self._audit) or not self.hosts_stored
 
     async def _come_back(self) -> None:
         """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
@@ -408,111 +324,20 @@ class Persistence:
         await self._members.read()
         self.members_changed()
         for space in SPACES:
-            await self._read_changed(space)
-        await self._queue_differences()
-        behind = len(self._queued)
+            await self._reading.changed(space)
+        await self._writing.queue_differences()
+        behind = self.queued
         await self._write(names=False)
         self._is_up(run_id, alive)
         self._log.info("store_back", store=self.store.url, buckets_written=behind)
 
-    async def _read_changed(self, space: Space) -> None:
-        """Merge the buckets that others have written since we last looked."""
-        known = self._versions[space]
-        stored = await self.store.versions(space)
-        for number in [n for n in known if n not in stored]:
-            known[number] = EMPTY_VERSION
-        changed = [n for n, version in stored.items() if known.get(n) != version]
-        for at in range(0, len(changed), FLUSH_BUCKETS):
-            part = changed[at : at + FLUSH_BUCKETS]
-            await self._take_all(space, await self.store.read_buckets(space, part))
-
-    async def _queue_differences(self) -> None:
-        """Queue every bucket that is ours to write and differs from what the store holds."""
-        versions = self._versions["users"]
-        for number in range(BUCKETS):
-            if number % FLUSH_BUCKETS == 0:
-                await anyio.lowlevel.checkpoint()
-            if self._share.is_ours(number):
-                blob = self._users.stored_bucket(number)
-                if version_of(blob) != versions.get(number, EMPTY_VERSION):
-                    self._queued.add(number)
-                if self._names.bucket(number):
-                    self._queued_names.add(number)
-
     async def _write(self, *, names: bool) -> None:
         await self._write_documents()
-        if self._share.has_changed():
-            await self._new_ring()
+        await self._writing.new_ring()
         await self._write_audit()
-        self._collect()
-        await self._swap_all("users", self._users.stored_bucket, self._queued)
-        for question in self._questions.take_answered():
-            self._handle(Persisted(question))
+        await self._writing.write_users()
         if names:
-            self._queued_names.update(n for n in self._names.take_dirty() if self._share.is_ours(n))
-            await self._swap_all("names", self._names.bucket, self._queued_names)
-
-    async def _swap_all(self, space: Space, blob_of: Callable[[int], bytes], queue: set[int]) -> None:
-        """Write what is queued now; what becomes dirty meanwhile, or is lost, is for the next time."""
-        numbers = sorted(queue)
-        for at in range(0, len(numbers), FLUSH_BUCKETS):
-            await self._swap(space, numbers[at : at + FLUSH_BUCKETS], blob_of, queue)
-            await self._write_documents()  # an operator waits for them
-            await anyio.lowlevel.checkpoint()
-
-    async def _new_ring(self) -> None:
-        """Other members, other writers: take over what nobody else writes now (ring-rules 32, 39)."""
-        was_alone_or_new = not self._share.ring
-        self._share.take_ring()
-        if not self.store.shared or was_alone_or_new:
-            return
-        if self._share.partial:
-            self._queued.update(self._share.lately_left())
-        self._share.forget_left()
-        for space in SPACES:
-            await self._read_changed(space)
-        await self._queue_differences()
-
-    def _collect(self) -> None:
-        """Move what has become dirty to the queue, or leave it to its usual writer."""
-        for number in self._users.take_dirty():
-            if self._share.is_ours(number):
-                self._queued.add(number)
-            else:
-                self._share.leave(number)
-
-    async def _swap(
-        self, space: Space, numbers: Sequence[int], blob_of: Callable[[int], bytes], queue: set[int]
-    ) -> None:
-        known = self._versions[space]
-        swaps: list[Swap] = []
-        prepared: dict[int, int] = {}
-        self._writing = len(numbers) if space == "users" else 0
-        try:
-            for position, number in enumerate(numbers, start=1):
-                blob = blob_of(number)
-                queue.discard(number)
-                prepared[number] = self._questions.count
-                if version_of(blob) == known.get(number, EMPTY_VERSION):
-                    self._is_stored(space, number, prepared[number])
-                else:
-                    swaps.append(Swap(space, number, known.get(number, EMPTY_VERSION), blob))
-                if position % PREPARED == 0:
-                    await anyio.lowlevel.checkpoint()
-            results = await self.store.swap_buckets(swaps) if swaps else []
-        except BaseException:
-            queue.update(numbers)
-            raise
-        finally:
-            self._writing = 0
-        for swap, result in zip(swaps, results, strict=True):
-            match result:
-                case Swapped(version):
-                    known[swap.number] = version
-                    self._is_stored(space, swap.number, prepared[swap.number])
-                case Lost(version, blob):
-                    self._take(space, [Bucket(space, swap.number, version, blob)])
-                    queue.add(swap.number)
+            await self._writing.write_names()
 
     async def _write_audit(self) -> None:
         entries = list(self._audit)
@@ -525,11 +350,6 @@ class Persistence:
     async def _write_documents(self) -> None:
         await self._hosts.write()
         await self._members.write()
-
-    def _is_stored(self, space: Space, number: int, asked: int) -> None:
-        """A bucket, as it was when so many had asked, is in the store."""
-        if space == "users":
-            self._questions.stored(number, asked)
 
     # ---- with a shared store
 
@@ -567,7 +387,7 @@ class Persistence:
             if not (self._director.partial and self.up):
                 continue
             try:
-                await self._read_changed("users")
+                await self._reading.changed("users")
                 await self._hosts.read(anyway=False)
                 await self._members.read(anyway=False)
             except StoreError as exc:
@@ -587,7 +407,7 @@ class Persistence:
 
     def _is_away(self) -> None:
         self.up = False
-        self._questions.drop()
+        self._writing.questions.drop()
         self._work.set()
         self._urgent.set()
         self._handle(Leases(None))

@@ -1,0 +1,78 @@
+"""From the store into memory: at the start, after an absence, and what others have written.
+
+Buckets are merged a few at a time, so that nobody waits long for the loop. A damaged one is named and left
+out: it is written again from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import anyio.lowlevel
+
+from director.core.checks import wrong_records
+from director.core.director import Director
+from director.core.events import Event, StoredUsers
+from director.core.names import NameTable
+from director.service.log import Log
+from state.base import EMPTY_VERSION, SPACES, Bucket, Space, StateStore
+
+MERGE_BUCKETS = 16
+"""Buckets merged in one turn of the loop: 4,000 records where there are a million users."""
+READ_BUCKETS = 128
+"""Buckets asked for at a time."""
+
+
+class Reading:
+    def __init__(
+        self, store: StateStore, director: Director, handle: Callable[[Event], None], log: Log
+    ) -> None:
+        self.versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
+        """Of each bucket, the version that memory has taken in or that was written from it."""
+        self._store, self._handle, self._log = store, handle, log
+        self._names: NameTable = director.names
+
+    async def load(self) -> None:
+        """Everything the store holds."""
+        for space in SPACES:
+            async for batch in self._store.load_buckets(space):
+                await self._take_slowly(space, batch)
+
+    async def changed(self, space: Space) -> None:
+        """The buckets that others have written since we last looked."""
+        known = self.versions[space]
+        stored = await self._store.versions(space)
+        for number in [n for n in known if n not in stored]:
+            known[number] = EMPTY_VERSION
+        changed = [n for n, version in stored.items() if known.get(n) != version]
+        for at in range(0, len(changed), READ_BUCKETS):
+            part = changed[at : at + READ_BUCKETS]
+            await self._take_slowly(space, await self._store.read_buckets(space, part))
+
+    async def _take_slowly(self, space: Space, buckets: Sequence[Bucket]) -> None:
+        for at in range(0, len(buckets), MERGE_BUCKETS):
+            self.take(space, buckets[at : at + MERGE_BUCKETS])
+            await anyio.lowlevel.checkpoint()
+
+    def take(self, space: Space, buckets: Iterable[Bucket]) -> None:
+        """Merge buckets as they are stored into memory."""
+        records = []
+        for bucket in buckets:
+            self.versions[space][bucket.number] = bucket.version
+            problem = wrong_records(bucket.blob) if space == "users" else self._wrong_names(bucket.blob)
+            if problem is not None:
+                fields = {"space": space, "bucket": bucket.number, "reason": problem, "note": "left out"}
+                self._log.error("store_bucket_damaged", **fields)
+            elif space == "users":
+                records.append(bucket.blob)
+        merged = b"".join(records)
+        if merged:
+            self._handle(StoredUsers(merged))
+
+    def _wrong_names(self, entries: bytes) -> str | None:
+        """Merge names into memory. Returns what is wrong with them."""
+        try:
+            self._names.merge(entries)
+        except ValueError as exc:
+            return str(exc)
+        return None
