@@ -10,7 +10,7 @@ from enum import Enum, IntEnum
 from typing import NamedTuple
 
 from director.core.hashing import UserHash
-from director.core.users import LATEST, MOVING, User, UserTable, is_alive, is_near_expiry
+from director.core.users import BUCKET_SHIFT, LATEST, MOVING, User, UserTable, is_alive, is_near_expiry
 from director.core.vhosts import Circle
 from director.types import Address, HostId, Stamp, UserKey
 
@@ -36,6 +36,7 @@ class Wait(Enum):
     NEAR = "near expiry, asking the ring"
     RETAGGED = "host has another tag now"
     HELD = "held for another director's decision"
+    UNREAD = "not read from the store yet"
 
 
 class Backend(NamedTuple):
@@ -68,6 +69,7 @@ class Assigner:
         self._by_address: dict[str, Backend] = {}
         self._circles: dict[bytes, tuple[list[tuple[Address, int]], Circle]] = {}
         self._held: set[UserKey] = set()
+        self._unread: set[int] = set()
         self._names = bytearray()
 
     def set_backends(self, backends: Iterable[Backend]) -> None:
@@ -131,6 +133,19 @@ class Assigner:
         """How many users are held."""
         return len(self._held)
 
+    def await_store(self, buckets: Iterable[int]) -> None:
+        """The store may know users of these buckets: nobody unknown is placed before they have been read."""
+        self._unread.update(buckets)
+
+    def have_read(self, buckets: Iterable[int]) -> None:
+        """What the store knows of these buckets is in the table."""
+        self._unread.difference_update(buckets)
+
+    @property
+    def unread(self) -> int:
+        """How many buckets have not been read yet."""
+        return len(self._unread)
+
     def take_names(self) -> bytes:
         """Names of the users placed anew since the last call: key (8 bytes), length (2 bytes), name each."""
         names, self._names = bytes(self._names), bytearray()
@@ -154,6 +169,8 @@ class Assigner:
             known = self._known(old, tag)
             if known is not None:
                 return known, False
+        elif key >> BUCKET_SHIFT in self._unread:
+            return Wait.UNREAD, False
         chosen = self.choose(key, tag)
         return chosen, isinstance(chosen, Backend)
 

@@ -19,30 +19,23 @@ from director.core.effects import (
     Left,
     Level,
     Log,
-    OperationFailed,
     Send,
 )
 from director.core.events import (
+    BucketsRead,
     Claimed,
     ClaimFailed,
     Congested,
     DialFailed,
     Dropped,
     Event,
-    Flush,
     FlushEnded,
-    Forget,
-    HostChange,
-    Interrupt,
     Kicked,
-    KickSessions,
     Leases,
     LinkClosed,
     LinkOpened,
     Lookup,
-    MemberChange,
     MembersListed,
-    MoveUser,
     Persisted,
     Received,
     Seen,
@@ -52,10 +45,10 @@ from director.core.events import (
     StoredHosts,
     StoredMembers,
     StoredUsers,
+    StoreOpened,
     TableChanged,
     Thawed,
     TimerFired,
-    UnpinUser,
 )
 from director.core.flushes import Flushes
 from director.core.gatekeeper import Gatekeeper
@@ -64,6 +57,7 @@ from director.core.housekeeping import Housekeeping
 from director.core.intake import Intake
 from director.core.kickrounds import KickRounds
 from director.core.kicks import Kicks
+from director.core.loading import Loading
 from director.core.logins import Logins
 from director.core.member import Identity, Neighbour, State
 from director.core.members import MemberTable
@@ -87,6 +81,7 @@ from director.core.messages import (
 from director.core.moves import Job, Moves
 from director.core.names import NameTable
 from director.core.nearexpiry import NearExpiry
+from director.core.orders import STOPS, Order, Orders
 from director.core.pending import Pending
 from director.core.ring import Ring, log_neighbours
 from director.core.sessions import SessionReview
@@ -102,10 +97,6 @@ FROZEN = 1.0
 """Seconds an event may be late behind the deadline that was asked for; beyond that the process was frozen."""
 LATE = 0.05
 """Seconds late from which on nobody else is taken for silent because of it."""
-
-
-REMOVED = "this director was removed from the ring; ask one that is in it"
-STOPS = "this director stops; ask another one"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,10 +150,12 @@ class Director:
         self.flushes = Flushes(
             hosts, assigner, names, self.moves, self.kick_rounds, settings.max_parallel_moves
         )
+        self._loading = Loading(assigner, self.pending)
         self._sessions = SessionReview(hosts, assigner, self.kicks)
         self._intake = Intake(assigner, names, hosts, self.ring, self.pending, self.moves, self.counters)
         self._logins = Logins(assigner, hosts, self.pending, self.counters)
         self._stand = Stand(self.ring.servers, settings.isolation_wait)
+        self._orders = Orders(self.ring, self._stand, self._loading, self.changes, self.flushes)
         self._trust = Trust()
         self._gatekeeper = Gatekeeper(
             self.ring,
@@ -259,6 +252,10 @@ class Director:
             case Congested(link, clear):
                 if link in self.ring.links:
                     self.ring.links[link].congested = not clear
+            case StoreOpened():
+                self._loading.begin()
+            case BucketsRead(buckets):
+                self._loading.have_read(buckets)
             case StoredUsers(records):
                 return self._merge_users(records, None, now)
             case StoredHosts(rows):
@@ -286,39 +283,8 @@ class Director:
             case TimerFired():
                 pass
             case _:
-                return self._asked_for(event, now)
-        return []
-
-    def _asked_for(self, event: Event, now: Now) -> list[Effect]:
-        """What operators want."""
-        match event:
-            case HostChange() if self.ring.removed:
-                return [OperationFailed(event.operation, "refused", REMOVED)]
-            case HostChange() | MemberChange() if self.ring.leaving:
-                return [OperationFailed(event.operation, "again", STOPS)]
-            case HostChange() | MemberChange():
-                self.changes.add(event, now)
-                return []
-            case Interrupt():
-                self.flushes.interrupt(event)
-                return []
-        assert isinstance(event, MoveUser | UnpinUser | Flush | Forget | KickSessions), event
-        if self.ring.removed:
-            return [OperationFailed(event.operation, "refused", REMOVED)]
-        if self.standing is Standing.WAIT:
-            reason = "this director is cut off from the larger part of the ring; ask one there"
-            return [OperationFailed(event.operation, "refused", reason)]
-        match event:
-            case MoveUser():
-                self.flushes.move(event, now)
-            case UnpinUser():
-                self.flushes.unpin(event, now)
-            case Flush():
-                self.flushes.flush(event, now)
-            case Forget():
-                self.flushes.forget(event, now)
-            case KickSessions():
-                self.flushes.kick(event, now)
+                assert isinstance(event, Order), event
+                return self._orders.handle(event, now)
         return []
 
     def next_deadline(self) -> float | None:
@@ -343,7 +309,8 @@ class Director:
         return self._expected
 
     def _has_work(self) -> bool:
-        if self.pending.awake or self._logins.near or self._logins.retagged:
+        logins = self._logins
+        if self.pending.awake or logins.near or logins.retagged or logins.unread:
             return True
         if self.kicks.has_work or self.flushes.has_work or self._sessions.has_work:
             return True
@@ -361,6 +328,11 @@ class Director:
     def hint(self) -> bool:
         """What is in memory has not been compared with anybody yet: a hint, no more (ring-rules 28)."""
         return self._trust.hint
+
+    @property
+    def loading(self) -> bool:
+        """The store is being read: what it knows of users is not all in memory yet."""
+        return self._loading.under_way
 
     @property
     def joining(self) -> bool:
@@ -504,6 +476,8 @@ class Director:
         if overdue:  # whoever waits for them goes on at once
             self.moves.look(now)
             self.kick_rounds.kicked(now)
+        wanted = self._loading.want(self._logins.unread)
+        self._logins.unread = []
         listing = self._sessions.turn(now)
         self._ask_for_logins(now)
         self.flushes.turn(now)
@@ -511,7 +485,7 @@ class Director:
         if self._tables.digest != self._seen_by_moves:
             self._seen_by_moves = self._tables.digest
             self.moves.look(now)  # their hosts may be gone
-        effects = [*overdue, *listing, *self.near.turn(now, view)]
+        effects = [*overdue, *wanted, *listing, *self.near.turn(now, view)]
         effects += self.moves.turn(now, view)
         effects += self.moves.start_programs()
         effects += self.kick_rounds.turn(now, view)
@@ -551,7 +525,7 @@ class Director:
     def _tick(self, now: Now) -> list[Effect]:
         """Time-outs of links, and one turn's share of what takes long."""
         effects: list[Effect] = []
-        exchange.postpone(self.ring.links.values(), self.users, now, joining=self.hint)
+        exchange.postpone(self.ring.links.values(), self.users, now, joining=self.hint, loading=self.loading)
         for neighbour in list(self.ring.links.values()):
             was_live = neighbour.live
             effects += neighbour.tick(now)

@@ -134,6 +134,13 @@ class StopFlush(msgspec.Struct, frozen=True):
     number: int
 
 
+class ReadBuckets(msgspec.Struct, frozen=True):
+    """Read these buckets of users from the store before all others: logins wait for them. `BucketsRead`
+    follows."""
+
+    buckets: tuple[int, ...]
+
+
 class ListSessions(msgspec.Struct, frozen=True):
     """Ask the login processes what they proxy. `SessionsListed` follows."""
 
@@ -164,6 +171,7 @@ Effect = (
     | Kick
     | RunFlush
     | StopFlush
+    | ReadBuckets
     | ListSessions
     | Left
     | Log

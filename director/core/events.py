@@ -196,6 +196,16 @@ class SessionsListed(msgspec.Struct, frozen=True):
     sessions: Sequence[ProxiedSession]
 
 
+class StoreOpened(msgspec.Struct, frozen=True):
+    """The store answers and is going to be read: what it knows of users follows, as `StoredUsers`."""
+
+
+class BucketsRead(msgspec.Struct, frozen=True):
+    """What the store knows of these buckets has been told; None: of all, or it stopped answering."""
+
+    buckets: tuple[int, ...] | None
+
+
 class StoredUsers(msgspec.Struct, frozen=True):
     """Records read from the state store."""
 
@@ -265,6 +275,8 @@ Event = (
     | Persisted
     | FlushEnded
     | SessionsListed
+    | StoreOpened
+    | BucketsRead
     | StoredUsers
     | StoredHosts
     | Claimed

@@ -37,13 +37,15 @@ PATIENCE = 0.5
 """Seconds without a word from the neighbour it is busy with, after which a joiner turns to the next too."""
 
 
-def postpone(links: Iterable[Neighbour], users: UserTable, now: Now, *, joining: bool) -> None:
+def postpone(links: Iterable[Neighbour], users: UserTable, now: Now, *, joining: bool, loading: bool) -> None:
     """A joiner with many users compares them with one neighbour first; with the others nothing will differ
-    then, and half of the work is spared."""
+    then, and half of the work is spared. While it still reads them from its store it compares nothing: all
+    that the store knows would be sent."""
     busy = [n for n in links if n.live and n.state is State.EXCHANGING]
     one_by_one = joining and len(users) > SMALL
     for number, neighbour in enumerate(busy):
-        neighbour.postponed = one_by_one and number > 0 and now.mono < busy[0].heard + PATIENCE
+        put_off = one_by_one and number > 0 and now.mono < busy[0].heard + PATIENCE
+        neighbour.postponed = loading or put_off
 
 
 def has_work(neighbour: Neighbour) -> bool:

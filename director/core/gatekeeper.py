@@ -68,7 +68,7 @@ class Gatekeeper:
         trusted = self._trust.review(self._ring, now, alone=self.known_alone, settled=settled)
         if was_hint and not self._trust.hint:
             effects.append(Log(Level.INFO, "memory_checked", {"users": len(self._assigner.users)}))
-        if self._sessions_due and started and not self._trust.hint:
+        if self._sessions_due and started and not self._trust.hint and not self._assigner.unread:
             self._sessions_due = False
             effects.append(ListSessions())
         may_hash = barrier.synced and standing in MAY_HASH

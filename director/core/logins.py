@@ -36,6 +36,8 @@ class Logins:
         """Users (and their tags) that the ring is to be asked about, for the director to take."""
         self.retagged: dict[UserKey, bytes] = {}
         """Users on a host that has another tag now: they are to be moved, for the director to take."""
+        self.unread: list[UserKey] = []
+        """Users whose buckets have not been read from the store yet, for the director to take."""
         self._asked: set[UserKey] = set()
         """Users whom the store is settling."""
         self._again_at: float | None = None
@@ -122,6 +124,8 @@ class Logins:
             self.near[key] = tag
         elif answer is Wait.RETAGGED:
             self.retagged[key] = tag
+        elif answer is Wait.UNREAD:
+            self.unread.append(key)
 
     def _claims(self, waiting: Iterable[tuple[UserKey, bytes, Wait]]) -> list[Effect]:
         """New users in a partial ring: ask the store, once for each user."""

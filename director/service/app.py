@@ -235,7 +235,7 @@ class App:
     async def serve(self) -> None:
         """Run until SIGTERM or SIGINT. However it ends, what is left to write is written."""
         asyncio.get_running_loop().set_exception_handler(self._callback_failed)
-        await self.persistence.load()
+        await self.persistence.open()
         gc.collect()
         gc.freeze()
         try:

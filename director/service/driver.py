@@ -31,6 +31,7 @@ from director.core.effects import (
     OperationDone,
     OperationFailed,
     Persist,
+    ReadBuckets,
     Refuse,
     RunFlush,
     Send,
@@ -90,6 +91,9 @@ class Store(Protocol):
 
     def persist(self, number: int, buckets: Sequence[int] | None) -> None:
         """Write these buckets now; `Persisted` comes as an event."""
+
+    def read_first(self, buckets: Sequence[int]) -> None:
+        """Logins wait for these buckets; `BucketsRead` comes as an event."""
 
     def look(self) -> None:
         """An event has been dealt with: is there anything to write?"""
@@ -414,6 +418,8 @@ class Driver:
                 self.store.members_changed()
             case Persist(number, buckets) if self.store is not None:
                 self.store.persist(number, buckets)
+            case ReadBuckets(buckets) if self.store is not None:
+                self.store.read_first(buckets)
             case RunFlush(number):
                 assert self.programs is not None, "there is a flush program only where one is configured"
                 self.programs.start(number, effect)

@@ -15,7 +15,15 @@ import anyio.lowlevel
 
 from director.core.checks import wrong_members, wrong_rows
 from director.core.director import Director
-from director.core.events import ClaimFailed, Event, Leases, StoredHosts, StoredMembers
+from director.core.events import (
+    BucketsRead,
+    ClaimFailed,
+    Event,
+    Leases,
+    StoredHosts,
+    StoredMembers,
+    StoreOpened,
+)
 from director.core.hosts import decode_rows, encode_rows
 from director.core.members import decode_member_rows, encode_member_rows
 from director.core.users import UserTable
@@ -47,8 +55,8 @@ SHARE = 9
 """Writing may take a tenth of the time: it is followed by a pause this many times as long."""
 NAMES_AFTER = 30.0
 """The same for names, which nothing depends on."""
-LOAD_WITHIN = 10.0
-"""Seconds the load at the start may take, opening not counted; then the director starts without it."""
+OPEN_WITHIN = 10.0
+"""Seconds that reading hosts and directors may take at the start; then it is made without the store."""
 STOP_WITHIN = 5.0
 """Seconds the last write may take."""
 RETRY_FIRST, RETRY_LONGEST = 0.2, 2.0
@@ -88,6 +96,7 @@ class Persistence:
         self._said: tuple[type[StoreError], str] | None = None
         """What kind of trouble was logged; None: there is none."""
         self._set_aside: Path | None = None
+        self._begun = 0.0
         self._work = anyio.Event()
         self._urgent = anyio.Event()
         self._hosts = TableDocument(
@@ -153,6 +162,10 @@ class Persistence:
         self._work.set()
         self._urgent.set()
 
+    def read_first(self, buckets: Sequence[int]) -> None:
+        """Logins wait for these buckets of users; `BucketsRead` follows. The store is being read."""
+        self._reading.want(buckets)
+
     def audit(self, entry: AuditEntry) -> None:
         """Keep who did what; written with the next write, dropped (oldest first) if the store stays away."""
         self._audit.append(entry)
@@ -173,47 +186,61 @@ class Persistence:
 
     # ---- start
 
-    async def load(self) -> None:
-        """Open the store and take in what it holds. Where it does not answer: say so, and join it later.
+    async def open(self) -> None:
+        """Open the store and take in all but users and names: `run` reads those. Where it does not answer:
+        say so, and join it later.
 
         Raises SchemaTooNew and StoreBusy: with those a director must not start.
         """
-        begun = time.monotonic()
+        self._begun = time.monotonic()
         try:
             await self.store.open()
-            with anyio.fail_after(LOAD_WITHIN):
-                await self._load_all()
+            with anyio.fail_after(OPEN_WITHIN):
+                await self._read_documents()
         except (SchemaTooNew, StoreBusy):
             raise
         except StoreError as exc:
             self.failed("load", exc)
-            return
         except TimeoutError:
-            self.failed("load", StoreUnavailable(self.store.url, "load", after=LOAD_WITHIN))
-            return
-        self._log.info(
-            "store_loaded",
-            store=self.store.url,
-            users=self.loaded_users,
-            hosts=len(self._director.hosts.present()),
-            seconds=round(time.monotonic() - begun, 3),
-        )
+            self.failed("load", StoreUnavailable(self.store.url, "load", after=OPEN_WITHIN))
 
-    async def _load_all(self) -> None:
+    async def _read_documents(self) -> None:
         self._say_set_aside()
         run_id = await self.store.run_id()
         alive = await self._renew_lease()
         await self._read_hosts()
         self.hosts_changed()  # the configuration may know more than the store
         await self._members.read()
-        await self._reading.load()
-        self.loaded_users = len(self._users)
+        self._handle(StoreOpened())
         self._is_up(run_id, alive)
 
+    async def _load(self) -> None:
+        """Users and names, while logins are answered already."""
+        try:
+            await self._reading.load()
+        except StoreError as exc:
+            self.failed("load", exc)
+            return
+        self.loaded, self.loaded_users = True, len(self._users)
+        self._work.set()
+        self._log.info(
+            "store_loaded",
+            store=self.store.url,
+            users=self.loaded_users,
+            hosts=len(self._director.hosts.present()),
+            seconds=round(time.monotonic() - self._begun, 3),
+        )
+
+    async def _load_wanted(self) -> None:
+        try:
+            await self._reading.load_wanted()
+        except StoreError as exc:
+            self.failed("load", exc)
+
     def _is_up(self, run_id: str, alive: frozenset[MemberId] | None) -> None:
-        """All that the store holds is in memory, too; only now the ring may rely on it."""
+        """What the store holds is in memory, too, or waited for; only now the ring may rely on it."""
         self._run_id = run_id
-        self.up = self.loaded = True
+        self.up = True
         self.error = self._said = None
         self._handle(Leases(alive))
 
@@ -254,6 +281,9 @@ class Persistence:
                 tasks.start_soon(self._keep_lease)
                 tasks.start_soon(self._watch_partial)
                 tasks.start_soon(self._claims.run)
+            if self._director.loading:
+                tasks.start_soon(self._load)
+                tasks.start_soon(self._load_wanted)
             tasks.start_soon(self._write_behind)
 
     async def stop(self) -> None:
@@ -290,8 +320,8 @@ class Persistence:
                 if not self.up:
                     await self._come_back()
                 begun = time.monotonic()
-                if self._director.joining:
-                    await self._write_documents()  # users when the join is over: it has better things to do
+                if self._director.joining or self._director.loading:
+                    await self._write_documents()  # users later: it has better things to do
                 else:
                     await self._write(names=begun >= names_due)
                 took = time.monotonic() - begun
@@ -328,6 +358,7 @@ class Persistence:
         await self._writing.queue_differences()
         behind = self.queued
         await self._write(names=False)
+        self.loaded = True
         self._is_up(run_id, alive)
         self._log.info("store_back", store=self.store.url, buckets_written=behind)
 
@@ -407,6 +438,7 @@ class Persistence:
 
     def _is_away(self) -> None:
         self.up = False
+        self._handle(BucketsRead(None))  # nobody waits for a store that is away
         self._writing.questions.drop()
         self._work.set()
         self._urgent.set()

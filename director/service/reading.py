@@ -1,5 +1,6 @@
 """From the store into memory: at the start, after an absence, and what others have written.
 
+At the start users come in while logins are answered already: those who wait for a bucket get it first.
 Buckets are merged a few at a time, so that nobody waits long for the loop. A damaged one is named and left
 out: it is written again from memory.
 """
@@ -8,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import anyio
 import anyio.lowlevel
 
 from director.core.checks import wrong_records
 from director.core.director import Director
-from director.core.events import Event, StoredUsers
+from director.core.events import BucketsRead, Event, StoredUsers
 from director.core.names import NameTable
+from director.core.users import BUCKETS
 from director.service.log import Log
-from state.base import EMPTY_VERSION, SPACES, Bucket, Space, StateStore
+from state.base import EMPTY_VERSION, Bucket, Space, StateStore
 
 MERGE_BUCKETS = 16
 """Buckets merged in one turn of the loop: 4,000 records where there are a million users."""
@@ -29,14 +32,42 @@ class Reading:
     ) -> None:
         self.versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
         """Of each bucket, the version that memory has taken in or that was written from it."""
+        self.progress = 0.0
+        """The part of the users' buckets that has been read at the start, 0 to 1."""
         self._store, self._handle, self._log = store, handle, log
         self._names: NameTable = director.names
+        self._wanted: set[int] = set()
+        self._wait_for_wanted = anyio.Event()
 
     async def load(self) -> None:
-        """Everything the store holds."""
-        for space in SPACES:
-            async for batch in self._store.load_buckets(space):
-                await self._take_slowly(space, batch)
+        """Everything the store holds: users, then names. The director is told of the buckets read."""
+        read = 0
+        async for batch in self._store.load_buckets("users"):
+            await self._take_slowly("users", batch)
+            read += len(batch)
+            self.progress = read / BUCKETS
+            self._handle(BucketsRead(tuple(bucket.number for bucket in batch)))
+        self.progress = 1.0
+        self._wait_for_wanted.set()
+        self._handle(BucketsRead(None))
+        async for batch in self._store.load_buckets("names"):
+            await self._take_slowly("names", batch)
+
+    def want(self, buckets: Iterable[int]) -> None:
+        """Logins wait for these buckets of users."""
+        self._wanted.update(buckets)
+        self._wait_for_wanted.set()
+
+    async def load_wanted(self) -> None:
+        """What is wanted, beside `load`, until that is done with users."""
+        while self.progress < 1.0:
+            await self._wait_for_wanted.wait()
+            self._wait_for_wanted = anyio.Event()
+            numbers, self._wanted = sorted(self._wanted), set()
+            for at in range(0, len(numbers), READ_BUCKETS):
+                part = numbers[at : at + READ_BUCKETS]
+                await self._take_slowly("users", await self._store.read_buckets("users", part))
+                self._handle(BucketsRead(tuple(part)))
 
     async def changed(self, space: Space) -> None:
         """The buckets that others have written since we last looked."""

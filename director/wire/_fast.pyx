@@ -283,10 +283,13 @@ cdef enum:
     WAIT_NEAR = -5
     WAIT_RETAGGED = -6
     WAIT_HELD = -7
+    WAIT_UNREAD = -8
 
-    NOT_KNOWN = -8  # to be placed anew
+    NOT_KNOWN = -9  # to be placed anew
 
-cdef list WAITS = [Wait.HINT, Wait.RING, Wait.NO_HOST, Wait.MOVING, Wait.NEAR, Wait.RETAGGED, Wait.HELD]
+cdef list WAITS = [
+    Wait.HINT, Wait.RING, Wait.NO_HOST, Wait.MOVING, Wait.NEAR, Wait.RETAGGED, Wait.HELD, Wait.UNREAD
+]
 
 
 cdef object waited(int index):
@@ -311,6 +314,7 @@ cdef class Assigner:
     cdef backend_t *by_id
     cdef size_t backend_count
     cdef set held_users
+    cdef set unread_buckets
     cdef buffer_t names
     cdef buffer_t output
     cdef buffer_t scratch
@@ -321,7 +325,7 @@ cdef class Assigner:
         self.fast_mode = user_hash.fast_mode
         self.separator = user_hash.separator[0] if user_hash.separator else -1
         self.backends, self.texts, self.circles = [], [], []
-        self.held_users = set()
+        self.held_users, self.unread_buckets = set(), set()
 
     def __dealloc__(self):
         free(self.by_id)
@@ -398,6 +402,16 @@ cdef class Assigner:
     def held(self):
         return len(self.held_users)
 
+    def await_store(self, buckets):
+        self.unread_buckets.update(buckets)
+
+    def have_read(self, buckets):
+        self.unread_buckets.difference_update(buckets)
+
+    @property
+    def unread(self):
+        return len(self.unread_buckets)
+
     def take_names(self):
         return taken(&self.names)
 
@@ -448,6 +462,8 @@ cdef class Assigner:
             index = self.known(key, tag, record)
             if index != NOT_KNOWN:
                 return index
+        elif self.unread_buckets and <uint32_t>(key >> BUCKET_SHIFT) in self.unread_buckets:
+            return WAIT_UNREAD
         index = self.chosen(key, tag, record)
         if index >= 0 and self.remember_names and name.data != NULL:
             self.remember(key, name)

@@ -48,7 +48,7 @@ async def real_operations(
     )
     async with anyio.create_task_group() as tasks:
         await tasks.start(driver.run)
-        await persistence.load()
+        await persistence.open()
         driver.store = persistence
         driver.handle(Started())
         tasks.start_soon(persistence.run)

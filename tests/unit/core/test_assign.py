@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from director.core.addresses import host_id
 from director.core.assign import Assigner, Backend, Gate, Wait
 from director.core.hashing import UserHash
-from director.core.users import BY_HAND, LATEST, MOVING, PINNED, User, margin
+from director.core.users import BUCKET_SHIFT, BUCKETS, BY_HAND, LATEST, MOVING, PINNED, User, margin
 from director.types import HostId, Stamp, UserKey
 from tests.twins import NAMES, PURE, HotPath, compiled, hot_path
 
@@ -623,3 +623,29 @@ def test_a_choice_counts_though_the_clock_of_whoever_added_the_host_is_ahead(hot
     assigner.assign(ALICE, b"")
     assigner.gate = Gate.KNOWN
     assert assigner.assign(ALICE, b"") == backend(1, since=NOW + 2)
+
+
+# Users whose buckets have not been read from the store yet
+
+
+def test_nobody_unknown_is_placed_before_his_bucket_has_been_read(hot: HotPath) -> None:
+    assigner = director(hot)
+    assigner.await_store([ALICE >> BUCKET_SHIFT, 5])
+    assert assigner.assign(ALICE, b"") is Wait.UNREAD
+    assert (len(assigner.users), assigner.unread) == (0, 2)
+    assigner.have_read([ALICE >> BUCKET_SHIFT])
+    assert assigner.assign(ALICE, b"") is ONE
+    assert assigner.unread == 1
+
+
+def test_whoever_is_in_memory_is_answered_while_the_store_is_being_read(hot: HotPath) -> None:
+    assigner = director(hot)
+    known(assigner)
+    assigner.await_store(range(BUCKETS))
+    assert assigner.assign(ALICE, b"") is THREE
+
+
+def test_while_memory_is_a_hint_that_comes_first(hot: HotPath) -> None:
+    assigner = director(hot, gate=Gate.CLOSED)
+    assigner.await_store(range(BUCKETS))
+    assert assigner.assign(ALICE, b"") is Wait.HINT

@@ -218,7 +218,7 @@ def test_a_joiner_with_many_users_compares_them_with_one_neighbour_at_a_time(
 ) -> None:
     monkeypatch.setattr(exchanges, "SMALL", 10)
     one, other = End(*map(user, range(20))), End(*map(user, range(20)))
-    postpone([one.link, other.link], one.users, at(0.1), joining=True)
+    postpone([one.link, other.link], one.users, at(0.1), joining=True, loading=False)
     assert (has_work(one.link), has_work(other.link)) == (True, False)
 
 
@@ -227,6 +227,14 @@ def test_whom_a_joiner_has_put_off_gets_its_turn_when_memory_is_trusted(
 ) -> None:
     monkeypatch.setattr(exchanges, "SMALL", 10)
     one, other = End(*map(user, range(20))), End(*map(user, range(20)))
-    postpone([one.link, other.link], one.users, at(0.1), joining=True)
-    postpone([one.link, other.link], one.users, at(0.1), joining=False)
+    postpone([one.link, other.link], one.users, at(0.1), joining=True, loading=False)
+    postpone([one.link, other.link], one.users, at(0.1), joining=False, loading=False)
     assert (has_work(one.link), has_work(other.link)) == (True, True)
+
+
+def test_whoever_still_reads_its_store_compares_nothing() -> None:
+    one = End(*map(user, range(20)))
+    postpone([one.link], one.users, at(0.1), joining=True, loading=True)
+    assert not has_work(one.link)
+    postpone([one.link], one.users, at(0.1), joining=True, loading=False)
+    assert has_work(one.link)

@@ -91,6 +91,7 @@ async def test_it_serves_its_sockets_and_leaves_none_behind(folder: Path) -> Non
 async def test_a_notify_line_reaches_the_core_and_what_is_left_is_written_at_the_stop(folder: Path) -> None:
     async with serving(folder) as program:
         director = program.app.director
+        await until(lambda: program.app.persistence.loaded)
         key = director.assigner.user_hash.key(b"alice")
         director.assigner.assign(key, b"")
         user = director.users.get(key)
@@ -155,7 +156,7 @@ def test_a_task_that_crashes_ends_the_program_with_a_trace_and_what_was_known_is
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def broken(app: App) -> None:
-        await until(lambda: app.persistence.up)
+        await until(lambda: app.persistence.loaded)
         key = app.director.assigner.user_hash.key(b"alice")
         app.director.assigner.assign(key, b"")
         raise ZeroDivisionError("a bug")

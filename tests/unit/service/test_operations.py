@@ -19,6 +19,7 @@ from director.errors import BadRequest, Refused, UnknownName
 from director.records import UserInfo, UsersChange
 from director.service import operations
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -26,10 +27,11 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     node = Node()
-    await node.persistence.load()
+    await node.persistence.open()
     node.start()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(node.persistence.run)
+        await until(lambda: not node.director.loading)
         yield node
         tasks.cancel_scope.cancel()
     node.driver.stop()

@@ -54,11 +54,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @asynccontextmanager
 async def running(node: Node) -> AsyncIterator[Node]:
     """A node that has loaded and writes behind; it is stopped at the end."""
-    await node.persistence.load()
+    await node.persistence.open()
     node.start()
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(node.persistence.run)
+            await until(lambda: not node.director.loading)
             yield node
             tasks.cancel_scope.cancel()
     finally:
@@ -115,16 +116,15 @@ async def test_what_was_assigned_and_changed_is_there_after_a_restart(url: str) 
             node.put(f"user{number}", HOSTS[number % 3])
         await node.operations.update_host(HOSTS[0], 7, reason="test")
         await node.operations.set_up(HOSTS[1], up=False, reason="test")
-    again = Node(url)
-    await again.persistence.load()
-    assert again.persistence.loaded_users == 500
-    assert [again.host(f"user{number}") for number in range(500)] == [HOSTS[n % 3] for n in range(500)]
-    assert [(h.weight, h.up) for h in await again.operations.hosts()] == [
-        (7, True),
-        (100, False),
-        (100, True),
-    ]
-    await again.store.close()
+    async with running(Node(url)) as again:
+        await until(lambda: again.persistence.loaded)
+        assert again.persistence.loaded_users == 500
+        assert [again.host(f"user{number}") for number in range(500)] == [HOSTS[n % 3] for n in range(500)]
+        assert [(h.weight, h.up) for h in await again.operations.hosts()] == [
+            (7, True),
+            (100, False),
+            (100, True),
+        ]
 
 
 async def test_what_changed_is_written_without_being_waited_for(url: str) -> None:
@@ -173,7 +173,7 @@ async def test_a_store_of_a_newer_program_keeps_the_director_from_starting(tmp_p
         database.execute("PRAGMA user_version = 99")
         database.execute("UPDATE meta SET schema = 99")
     with pytest.raises(SchemaTooNew):
-        await Node(url).persistence.load()
+        await Node(url).persistence.open()
 
 
 async def test_a_damaged_bucket_is_named_and_left_out(url: str) -> None:
@@ -181,12 +181,10 @@ async def test_a_damaged_bucket_is_named_and_left_out(url: str) -> None:
         good = user("alice", HOSTS[0], decided=NOW, seen=NOW)
         await swap(store, bucket_of("alice"), packed(good))
         await swap(store, (bucket_of("alice") + 1) % BUCKETS, b"not a record")
-    node = Node(url)
-    await node.persistence.load()
-    assert node.host("alice") == HOSTS[0]
-    assert len(node.director.users) == 1
-    assert len(node.logged("store_bucket_damaged")) == 1
-    await node.store.close()
+    async with running(Node(url)) as node:
+        assert node.host("alice") == HOSTS[0]
+        assert len(node.director.users) == 1
+        assert len(node.logged("store_bucket_damaged")) == 1
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\x91" * 5000, BAD_ROW], ids=["garbage", "nested", "bad row"])

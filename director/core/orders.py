@@ -1,0 +1,72 @@
+"""What operators want: each order goes to whom it concerns, or is refused with the reason."""
+
+from __future__ import annotations
+
+from director.core.changes import Changes
+from director.core.effects import Effect, OperationFailed
+from director.core.events import (
+    Flush,
+    Forget,
+    HostChange,
+    Interrupt,
+    KickSessions,
+    MemberChange,
+    MoveUser,
+    UnpinUser,
+)
+from director.core.flushes import Flushes
+from director.core.loading import Loading
+from director.core.ring import Ring
+from director.core.standing import Stand, Standing
+from director.types import Now
+
+REMOVED = "this director was removed from the ring; ask one that is in it"
+STOPS = "this director stops; ask another one"
+CUT_OFF = "this director is cut off from the larger part of the ring; ask one there"
+READING = "this director has not read all users from the store yet; ask again in some seconds, or another one"
+
+Order = HostChange | MemberChange | MoveUser | UnpinUser | Flush | Forget | KickSessions | Interrupt
+
+
+class Orders:
+    def __init__(
+        self, ring: Ring, stand: Stand, loading: Loading, changes: Changes, flushes: Flushes
+    ) -> None:
+        self._ring, self._stand, self._loading = ring, stand, loading
+        self._changes, self._flushes = changes, flushes
+
+    def handle(self, order: Order, now: Now) -> list[Effect]:
+        if isinstance(order, Interrupt):
+            self._flushes.interrupt(order)
+            return []
+        refused = self._refused(order)
+        if refused is not None:
+            return [OperationFailed(order.operation, *refused)]
+        match order:
+            case HostChange() | MemberChange():
+                self._changes.add(order, now)
+            case MoveUser():
+                self._flushes.move(order, now)
+            case UnpinUser():
+                self._flushes.unpin(order, now)
+            case Flush():
+                self._flushes.flush(order, now)
+            case Forget():
+                self._flushes.forget(order, now)
+            case KickSessions():
+                self._flushes.kick(order, now)
+        return []
+
+    def _refused(self, order: Order) -> tuple[str, str] | None:
+        """Kind and reason, where this director cannot do it now."""
+        if isinstance(order, MemberChange):  # also one who was removed may be told to come back
+            return ("again", STOPS) if self._ring.leaving else None
+        if self._ring.removed:
+            return "refused", REMOVED
+        if isinstance(order, HostChange):
+            return ("again", STOPS) if self._ring.leaving else None
+        if self._stand.standing is Standing.WAIT:
+            return "refused", CUT_OFF
+        if self._loading.under_way and isinstance(order, Flush | Forget | UnpinUser):
+            return "again", READING
+        return None
