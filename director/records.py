@@ -95,6 +95,8 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     up: bool
     loaded: bool
     """Whether everything it held at the start is in memory."""
+    loaded_part: float = 1.0
+    """How much of it is, 0 to 1."""
     loaded_users: int = 0
     queued_buckets: int = 0
     error: str | None = None

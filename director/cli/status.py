@@ -81,5 +81,8 @@ def head(info: StatusInfo) -> list[str]:
             f"{store.queued_buckets} buckets are written when it returns"
         )
     elif not store.loaded:
-        lines.append(f"store {store.url} is being read: {store.loaded_users} users so far")
+        lines.append(
+            f"store {store.url} is being read: {100 * store.loaded_part:.0f} %, "
+            f"{store.loaded_users} users so far"
+        )
     return lines

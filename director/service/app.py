@@ -363,6 +363,8 @@ class App:
     def _status_line(self) -> str:
         ring = self.director.barrier.ring
         store = "store up" if self.persistence.up else "STORE AWAY"
+        if self.director.loading:
+            store = f"store read to {100 * self.persistence.loaded_part:.0f} %"
         return (
             f"{len(self.director.users)} users on {len(self.director.hosts.present())} hosts, "
             f"{len(ring)} of {len(self.director.ring.servers)} directors in the ring, {store}"

@@ -83,6 +83,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     warm_start_seconds: float = 0.0
     """From the start of the process to the first login that could be answered."""
     warm_start_users: int = 0
+    warm_start_part: float = 1.0
     """Assignments that were read from the store at the start."""
     clock_skew: dict[str, float] = msgspec.field(default_factory=dict)
     """member -> seconds its clock is ahead of ours."""
@@ -161,6 +162,7 @@ class _Page:
         warm, lag = [((), now.warm_start_seconds)], [((), now.loop_lag)]
         yield _gauge("warm_start_duration_seconds", "From the start to the first answer", warm)
         yield _gauge("warm_start_users", "Assignments read at the start", [((), now.warm_start_users)])
+        yield _gauge("warm_start_ratio", "How much of the store has been read", [((), now.warm_start_part)])
         yield _gauge("event_loop_lag_seconds", "Longest delay of a timer since the last scrape", lag)
         yield _counter("bugs", "Errors in the program that were logged; must stay 0", [((), now.bugs)])
         build = (now.version, now.python, "yes" if now.compiled else "no")

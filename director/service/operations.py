@@ -307,6 +307,7 @@ class Operations(UserOperations):
             store_errors=dict(persistence.errors),
             warm_start_seconds=self._warm_seconds(),
             warm_start_users=persistence.loaded_users,
+            warm_start_part=persistence.loaded_part,
             clock_skew={n.name(): n.skew for n in director.ring.live_links()},
             bugs=driver.counts.bugs,
             loop_lag=lag,

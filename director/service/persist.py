@@ -124,13 +124,19 @@ class Persistence:
     def hosts_stored(self) -> bool:
         return self._hosts.stored and self._members.stored
 
+    @property
+    def loaded_part(self) -> float:
+        """How much of what the store held at the start is in memory, 0 to 1."""
+        return 1.0 if self.loaded else self._reading.progress
+
     def info(self) -> StoreInfo:
         return StoreInfo(
             url=self.store.url,
             shared=self.store.shared,
             up=self.up,
             loaded=self.loaded,
-            loaded_users=self.loaded_users,
+            loaded_part=self.loaded_part,
+            loaded_users=self.loaded_users if self.loaded else len(self._users),
             queued_buckets=self.queued,
             error=self.error,
         )

@@ -20,6 +20,8 @@ TAIL = 0.3
 """Seconds beyond the write-behind queue's turn within which a choice may not be stored yet."""
 SNAPSHOT = 0.1
 """Seconds between two states a failover may go back to."""
+LOADS = (0.0, 0.05, 0.7, 3.0)
+"""Seconds a director may take to read its store: by the seed."""
 BUSIEST = 6000
 """How much may happen in one second of a ring of seven."""
 ALONE = ("crash", "freeze", "cut", "stop", "member", "one_way", "failover", "store")
@@ -36,6 +38,7 @@ def built(plan: Plan) -> World:
     world.settings_of_core = Settings(max_parallel_moves=plan.parallel, flush_program=plan.flush_program)
     world.proxying = world.refreshing = True
     world.busiest = BUSIEST
+    world.load_takes = LOADS[plan.seed % len(LOADS)]
     world.duplicates, world.delays, world.flush_every = plan.duplicates, tuple(plan.delays), plan.flush_every
     for node, skew in zip(world.nodes.values(), plan.skews, strict=True):
         node.skew = skew

@@ -29,6 +29,7 @@ from director.core.effects import (
     OperationDone,
     OperationFailed,
     Persist,
+    ReadBuckets,
     Refuse,
     RunFlush,
     Send,
@@ -38,6 +39,7 @@ from director.core.effects import (
     UsersDone,
 )
 from director.core.events import (
+    BucketsRead,
     Claimed,
     ClaimFailed,
     DialFailed,
@@ -66,6 +68,7 @@ from director.core.events import (
     StoredHosts,
     StoredMembers,
     StoredUsers,
+    StoreOpened,
     Thawed,
     TimerFired,
     UnpinUser,
@@ -78,7 +81,7 @@ from director.core.member import Identity
 from director.core.messages import Hosts, KickRound, MoveRound, NearRound, RingMessage, Token, Users
 from director.core.names import NameTable
 from director.core.order import join_member, split_member
-from director.core.users import is_alive, pack, unpack
+from director.core.users import BUCKET_SHIFT, is_alive, pack, unpack
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire.hotpath import Assigner, UserTable
 from tests.simulation.parts import EXPIRE, Outcome, Reply, Session, Store, ends
@@ -158,24 +161,42 @@ class Node:
         )
         world.log(self, "started", {})
         if self.store.up:
-            self.load()
+            self.load(first=True)
         self.handle(Started())
         self.every(world.flush_every, self.flush)
         self.every(WATCH, self.watch)
         if self.store.shared:
             self.every(1.0, self.renew)
 
-    def load(self) -> None:
+    def load(self, *, first: bool = False) -> None:
         """Read the store, for the first time or again: read and merge, then write (ring-rules 31)."""
         self.loaded = True
         self.handle(StoredHosts(tuple(self.store.rows.values())))
         self.handle(StoredMembers(tuple(self.store.members.values())))
-        self.handle(StoredUsers(pack(self.store.users.values())))
+        if first and self.world.load_takes:
+            self.handle(StoreOpened())
+            self.later(self.world.load_takes, self.load_users)
+        else:
+            self.load_users()
         self.renew()
         self.store.merge_hosts(self.core.hosts.rows.values())
         self.store.merge_members(self.core.members.rows.values())
-        for number in occupied(self.users):
-            self.swap(number)
+
+    def load_users(self) -> None:
+        if self.store_answers():
+            self.handle(StoredUsers(pack(self.store.users.values())))
+            for number in occupied(self.users):
+                self.swap(number)
+        self.handle(BucketsRead(None))
+
+    def read_first(self, effect: ReadBuckets) -> None:
+        """Logins wait for these buckets."""
+        if self.store_answers():
+            there = [user for user in self.store.users.values() if user.key >> BUCKET_SHIFT in effect.buckets]
+            self.handle(StoredUsers(pack(there)))
+            self.handle(BucketsRead(effect.buckets))
+        else:
+            self.handle(BucketsRead(None))
 
     def swap(self, number: int) -> None:
         """Write a bucket, and take in what others have written there."""
@@ -285,6 +306,8 @@ class Node:
                 self.outcomes.pop(effect.operation).users = effect
             case StoreMembers():
                 self.store_members()
+            case ReadBuckets():
+                self.later(0.003, lambda: self.read_first(effect))
             case Persist():
                 self.later(self.world.chance(self, self).uniform(0.0005, 0.02), lambda: self.persist(effect))
             case Kick(number, what):
@@ -521,6 +544,8 @@ class World:
         self.on_the_way: Callable[[], float] = lambda: 0.0
         """Seconds from an answer until the session stands and can be ended."""
         self.flush_every = FLUSH
+        self.load_takes = 0.0
+        """Seconds until a director that starts has read all users from its store."""
         """Seconds between two turns of the write-behind queue; what is in it dies with its director."""
         self.impatient: dict[UserKey, float] = {}
         """When a user was claimed because the ring did not agree for five seconds (ring-rules 37)."""

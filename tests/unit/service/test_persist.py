@@ -11,12 +11,24 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.events import Claimed, ClaimFailed, Leases, Stopping, TimerFired
+from director.core.assign import Gate
+from director.core.events import Claimed, ClaimFailed, Leases, Lookup, Stopping, TimerFired
 from director.core.hosts import decode_rows, encode_rows
 from director.core.messages import HostRow
 from director.core.users import BUCKETS
-from director.types import MemberId, UserKey
-from state.base import EMPTY_VERSION, AuditEntry, Lease, Lost, SchemaTooNew, StateStore, Swap, open_store
+from director.types import MemberId, RequestId, UserKey
+from state.base import (
+    EMPTY_VERSION,
+    AuditEntry,
+    Bucket,
+    Lease,
+    Lost,
+    SchemaTooNew,
+    Space,
+    StateStore,
+    Swap,
+    open_store,
+)
 from tests.servers import RedisServer
 from tests.unit.service.parts import (
     EXPIRE,
@@ -125,6 +137,38 @@ async def test_what_was_assigned_and_changed_is_there_after_a_restart(url: str) 
             (100, False),
             (100, True),
         ]
+
+
+async def test_a_user_who_logs_in_during_the_load_gets_his_host_before_all_have_been_read(url: str) -> None:
+    async with opened(url) as store:
+        stored = user("alice", HOSTS[2], decided=NOW, seen=NOW)
+        await swap(store, bucket_of("alice"), packed(stored))
+    node = Node(url)
+    go_on = anyio.Event()
+    load_buckets = node.store.load_buckets
+
+    async def slowly(space: Space) -> AsyncIterator[list[Bucket]]:
+        async for batch in load_buckets(space):
+            await go_on.wait()
+            yield batch
+
+    node.store.load_buckets = slowly  # type: ignore[method-assign]
+    await node.persistence.open()
+    node.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(node.persistence.run)
+        await until(lambda: node.director.assigner.gate is Gate.OPEN)
+        node.handle(Lookup(RequestId(1), key_of("alice"), b""))
+        node.handle(TimerFired())
+        await until(lambda: node.host("alice") == HOSTS[2])
+        assert node.director.loading
+        assert len(node.director.pending) == 0
+        go_on.set()
+        await until(lambda: node.persistence.loaded)
+        assert node.persistence.loaded_users == 1
+        tasks.cancel_scope.cancel()
+    node.driver.stop()
+    await node.persistence.stop()
 
 
 async def test_what_changed_is_written_without_being_waited_for(url: str) -> None:

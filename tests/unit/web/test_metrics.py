@@ -32,6 +32,7 @@ NAMES = {
     "director_store_queue_entries": "gauge",
     "director_store_errors": "counter",
     "director_warm_start_duration_seconds": "gauge",
+    "director_warm_start_ratio": "gauge",
     "director_warm_start_users": "gauge",
     "director_clock_skew_seconds": "gauge",
     "director_bugs": "counter",
@@ -90,6 +91,7 @@ def test_every_metric_is_there_with_its_documented_name_also_when_nothing_happen
         ({"store_errors": {"swap": 2}}, "director_store_errors_total", {"operation": "swap"}, 2),
         ({"warm_start_seconds": 0.25}, "director_warm_start_duration_seconds", {}, 0.25),
         ({"warm_start_users": 20_000}, "director_warm_start_users", {}, 20_000),
+        ({"warm_start_part": 0.25}, "director_warm_start_ratio", {}, 0.25),
         (
             {"clock_skew": {"10.0.0.2:9090": -0.5}},
             "director_clock_skew_seconds",
