@@ -17,6 +17,7 @@ from anyio import CapacityLimiter, to_thread
 
 from state.base import SchemaTooNew, StoreUnavailable
 from state.migrate import RedisStep, redis_schema
+from state.redis_link import Client
 
 LOCK_EXPIRE = 10
 """Seconds after which the lock of a director that died is free. Renewed while the holder lives."""
@@ -27,7 +28,7 @@ LOCK_WAIT = 30.0
 
 
 async def migrate_redis(
-    server: redis.Redis, prefix: str, store: str, steps: Sequence[RedisStep], *, wait: float = LOCK_WAIT
+    server: Client, prefix: str, store: str, steps: Sequence[RedisStep], *, wait: float = LOCK_WAIT
 ) -> None:
     """Run the steps that the data under `prefix` lack, unless another director does it first.
 
@@ -36,7 +37,10 @@ async def migrate_redis(
     Raises SchemaTooNew, StoreUnavailable (the lock was not to be had, or was lost), redis.RedisError.
     """
     thread = CapacityLimiter(1)
-    lock = redis_lock.Lock(server, f"{prefix}{{lock}}migrate", expire=LOCK_EXPIRE, auto_renewal=True)
+    name = (
+        f"{prefix}{{lock}}migrate"  # its keys share a hash tag; strict: a Cluster's client is no StrictRedis
+    )
+    lock = redis_lock.Lock(server, name, expire=LOCK_EXPIRE, auto_renewal=True, strict=False)
     deadline = time.monotonic() + wait
     while not await to_thread.run_sync(lambda: lock.acquire(timeout=LOCK_ROUND), limiter=thread):
         if time.monotonic() >= deadline:
@@ -51,13 +55,13 @@ async def migrate_redis(
 
 
 def _run_redis_steps(
-    lock: redis_lock.Lock, server: redis.Redis, prefix: str, store: str, steps: Sequence[RedisStep]
+    lock: redis_lock.Lock, server: Client, prefix: str, store: str, steps: Sequence[RedisStep]
 ) -> None:
     found = redis_schema(cast("bytes | None", server.hget(f"{prefix}meta", "schema")))
     if found > len(steps):
         raise SchemaTooNew(store, found, len(steps))
     for step in steps[found:]:
-        step.run(server, prefix)
+        step.run(cast(redis.Redis, server), prefix)  # a Cluster's client has the same commands
         lock.extend()  # fails if somebody else has it by now: then he records what is done
         server.hset(f"{prefix}meta", "schema", str(step.number))
 

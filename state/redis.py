@@ -1,7 +1,8 @@
-"""`redis://…`, `rediss://…` and `unix://…`: one Redis (6 or later) or Valkey server, shared by all directors.
+"""Redis (6 or later) or Valkey, shared by all directors: one server, a primary found by Sentinel, a Cluster.
 
 The keys are described in `migrations/redis/0001_layout.py`. Names carry hash tags, 64 buckets a tag, so that
-one script call swaps up to 64 buckets and the same layout works on a Cluster.
+one script call swaps up to 64 buckets on a Cluster too. Whatever has several keys here is the same as one
+command for each of them, with the replies joined (see `state.cluster`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from redis.exceptions import RedisError
+from anyio import to_thread
+from redis.exceptions import RedisClusterException, RedisError
 
 from state.base import (
     AUDIT_KEPT,
@@ -41,7 +43,7 @@ from state.base import (
 )
 from state.migrate import RedisStep, redis_schema, redis_steps
 from state.migrate_redis import migrate_redis
-from state.redis_link import Command, RedisAddress, RedisLink
+from state.redis_link import Command, Link, RedisAddress
 
 OLDEST_SERVER = 6
 TAG_BITS = 6
@@ -88,8 +90,13 @@ for i = 1, #held, 2 do
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', now + ARGV[2]) .. ARGV[3])
 """
-SWAP_SHA, VERSIONS_SHA, RENEW_SHA = (
-    hashlib.sha1(script, usedforsecurity=False).hexdigest() for script in (SWAP, VERSIONS, RENEW)
+# In one script, because TIME has no key: on a Cluster it would be another node's clock.
+MEMBERS = b"""
+return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}
+"""
+SCRIPTS = (SWAP, VERSIONS, RENEW, MEMBERS)
+SWAP_SHA, VERSIONS_SHA, RENEW_SHA, MEMBERS_SHA = (
+    hashlib.sha1(script, usedforsecurity=False).hexdigest() for script in SCRIPTS
 )
 
 _decode_lease = msgspec.msgpack.Decoder(Lease).decode
@@ -107,18 +114,17 @@ class RedisStore:
         self.set_aside: Path | None = None
         self._address, self._timeout, self._prefix = address, timeout, address.prefix
         self._steps = redis_steps() if steps is None else steps
-        self._link: RedisLink | None = None
+        self._link: Link | None = None
 
     async def open(self) -> None:
         if self._link is not None:
             return
-        link = RedisLink(self._address, self._timeout, (SWAP, VERSIONS, RENEW))
+        link = self._address.link(self._timeout, SCRIPTS)
         try:
-            (info,) = await link.call("open", [("INFO", "server")])
-            name, version = _server(info)
-            if int(version.partition(".")[0]) < OLDEST_SERVER:
-                advice = f"upgrade the server to Redis {OLDEST_SERVER} or later, or Valkey"
-                raise StoreRefused(self.url, "open", f"{name} {version}", advice)
+            for name, version in map(_server, await link.servers("open")):
+                if int(version.partition(".")[0]) < OLDEST_SERVER:
+                    advice = f"upgrade the server to Redis {OLDEST_SERVER} or later, or Valkey"
+                    raise StoreRefused(self.url, "open", f"{name} {version}", advice)
             await self._run_id(link)
         except BaseException:
             await link.close()
@@ -211,8 +217,8 @@ class RedisStore:
         await self._required("release").call("release", [("HDEL", f"{self._prefix}lease", member)])
 
     async def members(self) -> list[Lease]:
-        commands: list[Command] = [("TIME",), ("HGETALL", f"{self._prefix}lease")]
-        (seconds, micros), held = await self._required("members").call("members", commands)
+        command = ("EVALSHA", MEMBERS_SHA, 1, f"{self._prefix}lease")
+        (((seconds, micros), held),) = await self._required("members").call("members", [command])
         now = int(seconds) + int(micros) / 1e6
         leases = []
         for member, value in zip(held[::2], held[1::2], strict=True):
@@ -251,8 +257,10 @@ class RedisStore:
 
     async def health(self) -> Health:
         start = time.monotonic()
-        probe = ("SET", f"{self._prefix}probe", b"1", "PX", 1000)  # refused where writes are
-        info, _ = await self._required("health").call("health", [("INFO", "server"), probe])
+        link = self._required("health")
+        info, *_ = await link.servers("health")
+        # refused where writes are
+        await link.call("health", [("SET", f"{self._prefix}probe", b"1", "PX", 1000)])
         return Health(server=" ".join(_server(info)), took=time.monotonic() - start)
 
     async def close(self) -> None:
@@ -260,7 +268,7 @@ class RedisStore:
             link, self._link = self._link, None
             await link.close()
 
-    def _required(self, operation: str) -> RedisLink:
+    def _required(self, operation: str) -> Link:
         if self._link is None:
             raise StoreUnavailable(self.url, operation, reason="it is not open")
         return self._link
@@ -272,25 +280,27 @@ class RedisStore:
     def _key(self, space: Space, number: int) -> str:
         return f"{self._prefix}{{{space[0]}{number >> TAG_BITS:02x}}}{number:03x}"
 
-    async def _run_id(self, link: RedisLink) -> str:
-        """The server's run and the data's identity, after the layout was brought up to date if it was not."""
-        commands: list[Command] = [("INFO", "server"), ("HMGET", f"{self._prefix}meta", "schema", "identity")]
-        info, (schema, identity) = await link.call("run_id", commands)
+    async def _run_id(self, link: Link) -> str:
+        """The servers' runs and the data's identity, after the layout was brought up to date."""
+        commands: list[Command] = [("HMGET", f"{self._prefix}meta", "schema", "identity")]
+        ((schema, identity),) = await link.call("run_id", commands)
         if (found := redis_schema(schema)) > len(self._steps):
             raise SchemaTooNew(self.url, found, len(self._steps))
         if found < len(self._steps):
             await self._migrate(link)
-            info, (schema, identity) = await link.call("run_id", commands)
-        return f"{_field(info, 'run_id')}:{(identity or b'').decode()}"
+            ((schema, identity),) = await link.call("run_id", commands)
+        runs = sorted(map(_run, await link.servers("run_id")))
+        return f"{'+'.join(runs)}:{(identity or b'').decode()}"
 
-    async def _migrate(self, link: RedisLink) -> None:
-        client = self._address.client(self._timeout)
+    async def _migrate(self, link: Link) -> None:
         try:
-            await migrate_redis(client, self._prefix, self.url, self._steps)
-        except (RedisError, OSError) as exc:
+            client = await to_thread.run_sync(self._address.client, self._timeout)
+            try:
+                await migrate_redis(client, self._prefix, self.url, self._steps)
+            finally:
+                client.close()
+        except (RedisError, RedisClusterException, OSError) as exc:
             raise link.translated(exc, "migrate") from exc
-        finally:
-            client.close()
 
 
 def _joined(blob: bytes) -> bytes:
@@ -340,6 +350,11 @@ def _server(info: bytes) -> tuple[str, str]:
     """Name and version of the server."""
     valkey = _field(info, "valkey_version")
     return ("Valkey", valkey) if valkey else ("Redis", _field(info, "redis_version"))
+
+
+def _run(info: bytes) -> str:
+    """What changes with a server's start, and with a failover even if it is back where it was before."""
+    return f"{_field(info, 'run_id')}.{_field(info, 'master_replid')}"
 
 
 def _field(info: bytes, name: str) -> str:

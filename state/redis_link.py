@@ -1,17 +1,18 @@
-"""Connections to one Redis server, and what its errors mean.
+"""How a store talks to Redis: addresses, connections and calls. Here is one server; `sentinel` and `cluster`
+have the others.
 
-Each call is one pipelined round trip under one deadline, connecting included. A connection that was in
-any trouble, or whose caller was cancelled, is dropped: the next call makes a new one. Nothing is sent
-twice, except a script the server had forgotten, which it then had not run.
+Each call is one pipelined round trip a server under one deadline, connecting included. A connection that was
+in any trouble, or whose caller was cancelled, is dropped: the next call makes a new one. Nothing is sent
+twice but what a server said it had not run: a script it had forgotten, a key it does not keep any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import redis
@@ -22,37 +23,24 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.cluster import RedisCluster
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from state.base import StoreError, StoreRefused, StoreUnavailable
+from state.base import StoreError, StoreUnavailable
+from state.redis_errors import Failure, translated
 
 CONNECTIONS = 4
 """Calls at a time; more wait, under their own deadline."""
 
-AWAY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNKILLABLE")
-"""Codes that pass by themselves."""
-
-_CLUSTER = "the server is part of a Redis Cluster, which this release does not offer: name a single server"
-
-ADVICE = {
-    "NOAUTH": "the server wants a password: write USER:PASSWORD@ into the URL, or use password_file=",
-    "WRONGPASS": "the server does not accept this user and password: correct the URL or the password file",
-    "NOPERM": "the ACL does not allow this user the command or the keys: extend it with ACL SETUSER",
-    "OOM": "the server's memory is full: raise maxmemory, and keep maxmemory-policy at noeviction",
-    "READONLY": "the server is a read-only replica: name the primary in the URL",
-    "MISCONF": "the server cannot save its data: free its disk or mend its permissions, see its log",
-    "NOREPLICAS": "too few replicas follow the server: bring them back, or lower min-replicas-to-write",
-    "WRONGTYPE": "another program keeps data under this prefix: choose another one with ?prefix=",
-    "DENIED": "the server is in protected mode: give it a password, or set bind and protected-mode",
-    "MOVED": _CLUSTER,
-    "CROSSSLOT": _CLUSTER,
-}
-
-_NESTED = re.compile(r"(?:: -|user_script: ?\d+: -?)([A-Z]{3,}) ")
-"""How Redis 6 reports the error of a command that a script ran."""
-
 Command: TypeAlias = tuple[Any, ...]
+"""A command's words. It has keys: in the second place, or as EVALSHA says."""
+Client: TypeAlias = redis.Redis | RedisCluster
+"""A synchronous client, for a worker thread."""
+
+INFO = (("INFO", "server"), ("INFO", "replication"))  # both at once only from Redis 7 on
+
+Result = TypeVar("Result")
 
 
 class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,10 +59,41 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str
 
     def __repr__(self) -> str:
-        return f"RedisAddress({self.url!r})"
+        return f"{type(self).__name__}({self.url!r})"
 
-    def connection(self, timeout: float) -> AbstractConnection:
-        """A connection for the event loop, not connected yet."""
+    def link(self, timeout: float, scripts: Sequence[bytes]) -> Link:
+        """How to call it. timeout: seconds a call may take."""
+        return RedisLink(self, timeout, scripts)
+
+    def client(self, timeout: float) -> Client:
+        """A synchronous client, made and used in a worker thread. It retries nothing that may have run.
+
+        Raises RedisError, RedisClusterException.
+        """
+        return redis.Redis(
+            host=self.host,
+            port=self.port,
+            unix_socket_path=self.path or None,
+            db=self.db,
+            ssl=self.tls,
+            **self.client_options(timeout),
+        )
+
+    def client_options(self, timeout: float) -> dict[str, Any]:
+        """What all synchronous clients have in common."""
+        return {
+            "username": self.username,
+            "password": self.password,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            # It says its name first, refused or not: with TLS 1.3, a connection that has read nothing yet
+            # finds the server's session tickets waiting, and the library takes it for broken.
+        }
+
+    def connection(self, timeout: float, node: tuple[str, int] | None = None) -> AbstractConnection:
+        """A connection for the event loop, not connected yet; to `node` (host, port) if one is given."""
         common: dict[str, Any] = {
             "db": self.db,
             "username": self.username,
@@ -87,48 +106,45 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         if self.path:
             return UnixDomainSocketConnection(path=self.path, **common)
         kind = SSLConnection if self.tls else Connection
-        return kind(host=self.host, port=self.port, **common)
+        host, port = node or (self.host, self.port)
+        return kind(host=host, port=port, **common)
 
-    def client(self, timeout: float) -> redis.Redis:
-        """A synchronous client, for a worker thread. It retries nothing."""
-        return redis.Redis(
-            host=self.host,
-            port=self.port,
-            unix_socket_path=self.path or None,
-            db=self.db,
-            username=self.username,
-            password=self.password,
-            ssl=self.tls,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            # It says its name first, refused or not: with TLS 1.3, a connection that has read nothing yet
-            # finds the server's session tickets waiting, and the library takes it for broken.
-        )
+    def secrets(self) -> list[str]:
+        """What must not get into a message."""
+        return [self.password] if self.password else []
 
 
-class RedisLink:
-    """A few connections, used in turn."""
+class Pool:
+    """Connections to one server, used in turn."""
 
-    def __init__(self, address: RedisAddress, timeout: float, scripts: Sequence[bytes]) -> None:
-        self._address, self._timeout, self._scripts = address, timeout, scripts
+    def __init__(
+        self, connect: Callable[[], Awaitable[AbstractConnection]], scripts: Sequence[bytes]
+    ) -> None:
+        self._connect = connect
+        self._load: list[Command] = [("SCRIPT", "LOAD", script) for script in scripts]
         self._idle: list[AbstractConnection] = []
-        self._slots = asyncio.Semaphore(CONNECTIONS)
         self._closed = False
 
-    async def call(self, operation: str, commands: Sequence[Command]) -> list[Any]:
-        """The replies to `commands`, in order. Raises StoreUnavailable, StoreRefused."""
-        replies = await self._round_trip(operation, commands)
+    async def exchange(self, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
+        """The replies to `commands`, in order, error replies among them. Raises RedisError, OSError.
+
+        asking: say before each that it was sent here by a node that gives its slot away.
+        """
+        replies = await self._round_trip(commands, asking)
         forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:
-            load: list[Command] = [("SCRIPT", "LOAD", script) for script in self._scripts]
-            again = await self._round_trip(operation, load + [commands[i] for i in forgotten])
-            self._check(operation, again)
-            for i, reply in zip(forgotten, again[len(load) :], strict=True):
+            for reply in await self._round_trip(self._load, False):
+                if isinstance(reply, RedisError):
+                    raise reply
+            again = await self._round_trip([commands[i] for i in forgotten], asking)
+            for i, reply in zip(forgotten, again, strict=True):
                 replies[i] = reply
-        self._check(operation, replies)
         return replies
+
+    async def drop_idle(self) -> None:
+        """Close what is idle, and wait for nothing."""
+        while self._idle:
+            await self._idle.pop().disconnect(nowait=True)
 
     async def close(self) -> None:
         """Close what is idle; what is in use is closed when its call ends."""
@@ -137,47 +153,131 @@ class RedisLink:
             with contextlib.suppress(RedisError):  # it did not close in time: let it
                 await self._idle.pop().disconnect()
 
-    async def _drop_idle(self) -> None:
+    async def _round_trip(self, commands: Sequence[Command], asking: bool) -> list[Any]:
+        if asking:
+            commands = [word for command in commands for word in (("ASKING",), command)]
+        connection = await self._usable()
+        try:
+            replies = await exchange(connection, commands)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        if self._closed:
+            await connection.disconnect(nowait=True)
+        else:
+            self._idle.append(connection)
+        if asking:  # it fails where it is not allowed; then the command was only sent on again
+            pairs = zip(replies[::2], replies[1::2], strict=True)
+            return [reply if not isinstance(asked, RedisError) else asked for asked, reply in pairs]
+        return replies
+
+    async def _usable(self) -> AbstractConnection:
         while self._idle:
-            await self._idle.pop().disconnect(nowait=True)
+            connection = self._idle.pop()
+            try:
+                # Otherwise closed by the server, or holding something unasked.
+                if connection.is_connected and not await connection.can_read():
+                    return connection
+            except (RedisError, OSError):
+                pass
+            await connection.disconnect(nowait=True)
+        return await self._connect()
 
-    def translated(self, exc: RedisError | OSError, operation: str) -> StoreError:
+
+class Link(ABC):
+    """Calls, each under one deadline, and their errors in the words of a store."""
+
+    def __init__(self, address: RedisAddress, timeout: float) -> None:
+        self._address, self._timeout = address, timeout
+        self._slots = asyncio.Semaphore(CONNECTIONS)
+
+    async def call(self, operation: str, commands: Sequence[Command]) -> list[Any]:
+        """The replies to `commands`, in order. Raises StoreUnavailable, StoreRefused."""
+        return self._good(operation, await self._bounded(operation, self._send(commands)))
+
+    async def servers(self, operation: str) -> list[bytes]:
+        """What INFO says of each server that takes writes: of itself, and of replication."""
+        replies = self._good(operation, await self._bounded(operation, self._infos()))
+        return [b"\r\n".join(replies[i : i + len(INFO)]) for i in range(0, len(replies), len(INFO))]
+
+    def translated(self, exc: Failure, operation: str) -> StoreError:
         """See the function of this name."""
-        return translated(exc, self._address, operation)
+        return translated(exc, self._address.url, operation, secrets=self._address.secrets())
 
-    def _check(self, operation: str, replies: Sequence[object]) -> None:
+    @abstractmethod
+    async def close(self) -> None:
+        """Close what is idle; what is in use is closed when its call ends."""
+
+    @abstractmethod
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies, error replies among them."""
+
+    @abstractmethod
+    async def _infos(self) -> list[Any]:
+        """The replies to INFO of the first server, then of the next."""
+
+    @abstractmethod
+    async def _forget(self) -> None:
+        """Drop idle connections, and all that is believed about the servers."""
+
+    async def _bounded(self, operation: str, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
+        try:
+            async with asyncio.timeout(self._timeout), self._slots:
+                replies = await work
+        except (TimeoutError, redis.TimeoutError) as exc:
+            await self._forget()  # the other connections are no better
+            raise StoreUnavailable(self._address.url, operation, after=self._timeout) from exc
+        except (RedisError, OSError) as exc:
+            await self._forget()
+            raise self.translated(exc, operation) from exc
+        finally:
+            work.close()  # where it did not get as far as to begin
+        if any(isinstance(reply, RedisError) for reply in replies):
+            await self._forget()  # READONLY, CLUSTERDOWN: another server may have taken over
+        return replies
+
+    def _good(self, operation: str, replies: list[Any]) -> list[Any]:
         for reply in replies:
             if isinstance(reply, RedisError):
                 raise self.translated(reply, operation) from reply
-
-    async def _round_trip(self, operation: str, commands: Sequence[Command]) -> list[Any]:
-        try:
-            async with asyncio.timeout(self._timeout), self._slots:
-                connection = self._idle.pop() if self._idle else self._address.connection(self._timeout)
-                try:
-                    replies = await _exchange(connection, commands)
-                except BaseException:
-                    await connection.disconnect(nowait=True)
-                    raise
-                if self._closed:
-                    await connection.disconnect(nowait=True)
-                else:
-                    self._idle.append(connection)
-                return replies
-        except (TimeoutError, redis.TimeoutError) as exc:
-            await self._drop_idle()  # they are no better
-            raise StoreUnavailable(self._address.url, operation, after=self._timeout) from exc
-        except (RedisError, OSError) as exc:
-            await self._drop_idle()
-            raise self.translated(exc, operation) from exc
+        return replies
 
 
-async def _exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
-    """Send all, read all. Error replies are among the results; anything worse is raised."""
-    if connection.is_connected and await connection.can_read():
-        await connection.disconnect(nowait=True)  # closed by the server, or holding something unasked
-    if not connection.is_connected:
+class RedisLink(Link):
+    """Calls to one server."""
+
+    def __init__(self, address: RedisAddress, timeout: float, scripts: Sequence[bytes]) -> None:
+        super().__init__(address, timeout)
+        self._pool = Pool(self._connect, scripts)
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def _connect(self) -> AbstractConnection:
+        return await connected(self._address.connection(self._timeout))
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        return await self._pool.exchange(commands)
+
+    async def _infos(self) -> list[Any]:
+        return await self._pool.exchange(INFO)
+
+    async def _forget(self) -> None:
+        await self._pool.drop_idle()
+
+
+async def connected(connection: AbstractConnection) -> AbstractConnection:
+    """The same, after its greeting. Raises RedisError, OSError."""
+    try:
         await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
+async def exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    """Send all, read all. Error replies are among the results; anything worse is raised."""
     await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
     replies: list[Any] = []
     for _ in commands:
@@ -186,29 +286,3 @@ async def _exchange(connection: AbstractConnection, commands: Sequence[Command])
         except ResponseError as exc:
             replies.append(exc)
     return replies
-
-
-def translated(exc: RedisError | OSError, address: RedisAddress, operation: str) -> StoreError:
-    """The same in the words of a store: refused where somebody has to do something, else unavailable."""
-    if isinstance(exc.__cause__, RedisError):
-        exc = exc.__cause__  # what a Unix socket's connection meets in its greeting comes wrapped
-    text = str(exc)
-    if address.password:
-        text = text.replace(address.password, "…")
-    if isinstance(exc, ResponseError | AuthenticationError):
-        code = _code(exc)
-        if code in ADVICE:
-            return StoreRefused(address.url, operation, code, ADVICE[code])
-        if code not in AWAY:
-            return StoreRefused(address.url, operation, code, f"see the server's log; it said: {text[:200]}")
-        return StoreUnavailable(address.url, operation, reason=f"the server says {code}")
-    return StoreUnavailable(address.url, operation, reason=text)
-
-
-def _code(exc: RedisError) -> str:
-    """The code of an error reply, also where a script wrapped it."""
-    if isinstance(exc, AuthenticationError) and exc.status_code != "NOAUTH":
-        return "WRONGPASS"
-    code = exc.status_code or str(exc).partition(" ")[0]
-    nested = _NESTED.search(str(exc))
-    return nested[1] if code == "ERR" and nested else code

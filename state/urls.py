@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from state.base import StateStore, StoreUrlError
@@ -12,11 +13,13 @@ from state.sqlite import SqliteStore
 
 FORMS = (
     "write memory:, sqlite:///RELATIVE, sqlite:////ABSOLUTE, redis://[USER:PASSWORD@]HOST[:PORT][/DB],"
-    " rediss://… (TLS) or unix:///SOCKET, the last three with"
-    " ?prefix=dd:&username=USER&password_file=FILE (unix also &db=N) as needed"
+    " unix:///SOCKET, redis+sentinel://HOST[:PORT],HOST[:PORT]/SERVICE[/DB] or redis+cluster://HOST[:PORT],…,"
+    " with rediss for redis where TLS is spoken, and ?prefix=dd:&username=USER&password_file=FILE as needed"
 )
 REDIS_PORT = 6379
+SENTINEL_PORT = 26379
 REDIS_QUERY = ("prefix", "username", "password_file")
+MORE_QUERY = {"unix": ("db",), "sentinel": ("sentinel_username", "sentinel_password_file")}
 DEFAULT_PREFIX = "dd:"
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{0,64}")
@@ -25,7 +28,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{0,64}")
 def open_store(url: str, *, base_dir: Path, timeout: float) -> StateStore:
     """See `state.base.open_store`."""
     try:
-        parts = urlsplit(url)
+        parts, *others = (urlsplit(part) for part in _cut(url))
     except ValueError:
         raise StoreUrlError(
             without_secrets(url), "not a URL", FORMS
@@ -35,14 +38,28 @@ def open_store(url: str, *, base_dir: Path, timeout: float) -> StateStore:
             return _memory(url)
         case "sqlite":
             return _sqlite(url, parts, base_dir, timeout)
-        case "redis" | "rediss" | "unix":
-            return _redis(url, parts, base_dir, timeout)
-        case "redis+sentinel" | "redis+cluster":
-            problem = f"this release does not offer {parts.scheme}:// yet"
-            raise StoreUrlError(
-                without_secrets(url), problem, "name one server with redis://HOST[:PORT][/DB]"
-            )
+        case (
+            "redis"
+            | "rediss"
+            | "unix"
+            | "redis+sentinel"
+            | "rediss+sentinel"
+            | "redis+cluster"
+            | "rediss+cluster"
+        ):
+            return _redis(url, parts, others, base_dir, timeout)
     raise StoreUrlError(without_secrets(url), "not the URL of a store", FORMS)
+
+
+def _cut(url: str) -> list[str]:
+    """The URL with the first of its hosts only, and `//HOST` of the others: `urlsplit` knows no lists."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not scheme.endswith(("+sentinel", "+cluster")):
+        return [url]
+    end = next((i for i, letter in enumerate(rest) if letter in "/?#"), len(rest))
+    user, at, hosts = rest[:end].rpartition("@")
+    first, *others = hosts.split(",")
+    return [f"{scheme}://{user}{at}{first}{rest[end:]}", *(f"//{other}" for other in others)]
 
 
 def without_secrets(url: str) -> str:
@@ -53,11 +70,16 @@ def without_secrets(url: str) -> str:
     _, at, rest = rest.rpartition("@")
     place, question, query = rest.partition("?")
     host, slash, path = place.partition("/")
-    if "[" not in host and not (port := host.partition(":")[2]).isdigit() and port:
-        host = host.partition(":")[0] + ":…"  # more likely a password than a port
+    host = ",".join(map(_without_password, host.split(",")))
     keys = [pair.partition("=")[0] for pair in query.split("&")] if query else []
     secret = "…@" if at else ""
     return f"{scheme}://{secret}{host}{slash}{path}{question}{'&'.join(f'{key}=…' for key in keys)}"
+
+
+def _without_password(host: str) -> str:
+    if "[" not in host and not (port := host.partition(":")[2]).isdigit() and port:
+        return host.partition(":")[0] + ":…"  # more likely a password than a port
+    return host
 
 
 def _memory(url: str) -> StateStore:
@@ -82,63 +104,94 @@ def _sqlite(url: str, parts: SplitResult, base_dir: Path, timeout: float) -> Sta
     return SqliteStore(base_dir / path[1:], url, timeout)
 
 
-def _redis(url: str, parts: SplitResult, base_dir: Path, timeout: float) -> StateStore:
+def _redis(
+    url: str, parts: SplitResult, others: list[SplitResult], base_dir: Path, timeout: float
+) -> StateStore:
     shown = without_secrets(url)
     try:
+        from state.cluster import ClusterAddress
         from state.redis import RedisStore
         from state.redis_link import RedisAddress
+        from state.sentinel import SentinelAddress
     except ImportError as exc:
         raise StoreUrlError(shown, f"{exc.name} is not installed", "install the extra `redis`") from exc
 
     if "@" in parts.path + parts.query + parts.fragment:
         problem = "there is an @ after the host; a password cannot contain / ? # @ as they are"
         raise StoreUrlError(shown, problem, "write these as %2F %3F %23 %40")
-    query = _query(shown, parts)
+    kind = parts.scheme.partition("+")[2] or parts.scheme
+    query = _query(shown, parts, kind)
     prefix = query.get("prefix", DEFAULT_PREFIX)
     if not _PREFIX.fullmatch(prefix):
         raise StoreUrlError(shown, f"prefix = {prefix!r}", "a prefix is up to 64 of A-Z, a-z, 0-9, '_.:/-'")
     username, password = _credentials(shown, parts, query, base_dir)
-    path, host, port = _place(shown, parts)
-    db = _db(shown, query.get("db", "") if path else parts.path.strip("/"))
     user = f"{username}@" if username else ""
-    if path:
-        plain = f"unix://{user}{path}?db={db}&prefix={prefix}"
-    else:
-        literal = f"[{host}]" if ":" in host else host
-        plain = f"{parts.scheme}://{user}{literal}:{port}/{db}?prefix={prefix}"
-    address = RedisAddress(
-        url=plain,
-        host=host,
-        port=port,
-        path=path,
-        db=db,
-        username=username or None,
-        password=password or None,
-        tls=parts.scheme == "rediss",
-        prefix=prefix,
-    )
-    return RedisStore(address, timeout)
-
-
-def _place(shown: str, parts: SplitResult) -> tuple[str, str, int]:
-    """Socket path, host, port: the first or the other two."""
-    if parts.scheme == "unix":
+    common: dict[str, Any] = {
+        "username": username or None,
+        "password": password or None,
+        "tls": parts.scheme.startswith("rediss"),
+        "prefix": prefix,
+    }
+    address: RedisAddress
+    if kind == "unix":
         path = unquote(parts.path)
         if parts.hostname or not path.strip("/"):
             raise StoreUrlError(shown, "no socket is named", "write unix:///PATH/OF/SOCKET")
-        return path, "", 0
+        db = _db(shown, query.get("db", ""))
+        plain = f"unix://{user}{path}?db={db}&prefix={prefix}"
+        return RedisStore(RedisAddress(url=plain, path=path, db=db, **common), timeout)
+
+    form = {
+        "sentinel": "HOST[:PORT],HOST[:PORT],…/SERVICE[/DB]",
+        "cluster": "HOST[:PORT],HOST[:PORT],…",
+    }.get(kind, "HOST[:PORT][/DB]")
+    port = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
+    form = f"write {parts.scheme}://{form}"
+    nodes = [_node(shown, parts, port, form)]
+    nodes += [_node(shown, other, port, form) for other in others]
+    begin = f"{parts.scheme}://{user}{','.join(f'[{h}]:{p}' if ':' in h else f'{h}:{p}' for h, p in nodes)}"
+    path = unquote(parts.path).strip("/")
+    if kind == "cluster":
+        if path:
+            raise StoreUrlError(shown, f"database {path!r}", "a Cluster has no databases: leave it out")
+        plain = f"{begin}?prefix={prefix}"
+        address = ClusterAddress(url=plain, nodes=tuple(nodes), **common)
+    elif kind == "sentinel":
+        service, _, number = path.partition("/")
+        if not service:
+            raise StoreUrlError(shown, "no service is named", form)
+        db = _db(shown, number)
+        address = SentinelAddress(
+            url=f"{begin}/{service}/{db}?prefix={prefix}",
+            sentinels=tuple(nodes),
+            service=service,
+            db=db,
+            sentinel_username=query.get("sentinel_username") or None,
+            sentinel_password=_secret(shown, query, "sentinel_password_file", base_dir) or None,
+            **common,
+        )
+    else:
+        db = _db(shown, path)
+        host, port = nodes[0]
+        plain = f"{begin}/{db}?prefix={prefix}"
+        address = RedisAddress(url=plain, host=host, port=port, db=db, **common)
+    return RedisStore(address, timeout)
+
+
+def _node(shown: str, parts: SplitResult, default_port: int, form: str) -> tuple[str, int]:
+    """Host and port."""
     try:
-        port = REDIS_PORT if parts.port is None else parts.port
+        port = default_port if parts.port is None else parts.port
     except ValueError:
         problem = "the port is no number from 1 to 65535"  # the library's text quotes what stands there
-        raise StoreUrlError(shown, problem, f"write {parts.scheme}://HOST[:PORT][/DB]") from None
+        raise StoreUrlError(shown, problem, form) from None
     if not parts.hostname or not port:
-        raise StoreUrlError(shown, "no host is named", f"write {parts.scheme}://HOST[:PORT][/DB]")
-    return "", parts.hostname, port
+        raise StoreUrlError(shown, "no host is named", form)
+    return parts.hostname, port
 
 
-def _query(shown: str, parts: SplitResult) -> dict[str, str]:
-    allowed = REDIS_QUERY + (("db",) if parts.scheme == "unix" else ())
+def _query(shown: str, parts: SplitResult, kind: str) -> dict[str, str]:
+    allowed = REDIS_QUERY + MORE_QUERY.get(kind, ())
     query: dict[str, str] = {}
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         if key not in allowed:
@@ -160,17 +213,24 @@ def _credentials(shown: str, parts: SplitResult, query: dict[str, str], base_dir
         return username, password
     if password:
         raise StoreUrlError(shown, "the password is given twice", "give it before the @ or in password_file=")
-    file = base_dir / query["password_file"]
+    return username, _secret(shown, query, "password_file", base_dir)
+
+
+def _secret(shown: str, query: dict[str, str], key: str, base_dir: Path) -> str:
+    """What is in the file that `key` names; empty if it names none."""
+    if key not in query:
+        return ""
+    file = base_dir / query[key]
     try:
-        password = file.read_text("utf-8").rstrip("\r\n")
+        secret = file.read_text("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
-        problem = f"password_file = {str(file)!r}: {reason}"
+        problem = f"{key} = {str(file)!r}: {reason}"
         raise StoreUrlError(shown, problem, "name a readable file with the password in it") from None
-    if not password:
-        problem = f"password_file = {str(file)!r}: it is empty"
+    if not secret:
+        problem = f"{key} = {str(file)!r}: it is empty"
         raise StoreUrlError(shown, problem, "write the password into it")
-    return username, password
+    return secret
 
 
 def _db(shown: str, text: str) -> int:

@@ -12,10 +12,12 @@ from redis.exceptions import (
 )
 
 from state.base import StoreRefused, StoreUnavailable
-from state.redis_link import RedisAddress, translated
+from state.redis_errors import translated
+from state.redis_link import RedisAddress
 
 SECRET = "hunter2"
-ADDRESS = RedisAddress(url="redis://host:6379/0?prefix=dd:", password=SECRET, prefix="dd:")
+URL = "redis://host:6379/0?prefix=dd:"
+ADDRESS = RedisAddress(url=URL, password=SECRET, prefix="dd:")
 IN_SCRIPT = "Error running script (call to f_0123): @user_script:9: "
 
 
@@ -37,33 +39,34 @@ IN_SCRIPT = "Error running script (call to f_0123): @user_script:9: "
 def test_an_answer_that_somebody_must_act_on_is_refused_with_its_code_and_advice(
     answer: ResponseError, code: str
 ) -> None:
-    failure = translated(answer, ADDRESS, "swap_buckets")
+    failure = translated(answer, URL, "swap_buckets")
     assert isinstance(failure, StoreRefused)
     assert failure.code == code
     assert "it said" not in failure.advice
 
 
-@pytest.mark.parametrize("code", ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"])
+@pytest.mark.parametrize("code", ["LOADING", "BUSY", "UNKILLABLE", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"])
 def test_an_answer_that_passes_by_itself_is_unavailable_and_named(code: str) -> None:
-    failure = translated(ResponseError(f"{code} some text"), ADDRESS, "versions")
+    failure = translated(ResponseError(f"{code} some text"), URL, "versions")
     assert isinstance(failure, StoreUnavailable)
-    assert failure.reason == f"the server says {code}"
+    assert failure.reason.startswith(f"the server says {code}: ")
 
 
 def test_a_server_that_loads_its_data_is_unavailable() -> None:
-    failure = translated(BusyLoadingError("Redis is loading", status_code="LOADING"), ADDRESS, "versions")
+    failure = translated(BusyLoadingError("Redis is loading", status_code="LOADING"), URL, "versions")
     assert isinstance(failure, StoreUnavailable)
+    assert "wait until it has them" in failure.reason
 
 
 def test_an_answer_nobody_knows_is_refused_with_the_servers_words() -> None:
-    failure = translated(ResponseError("ERR DB index is out of range"), ADDRESS, "open")
+    failure = translated(ResponseError("ERR DB index is out of range"), URL, "open")
     assert isinstance(failure, StoreRefused)
     assert "DB index is out of range" in failure.advice
 
 
 def test_a_password_that_a_server_repeats_is_taken_out() -> None:
     answers = (ResponseError(f"ERR unknown command {SECRET}"), ConnectionError(f"lost: {SECRET}"))
-    said = "".join(str(translated(answer, ADDRESS, "open")) for answer in answers)
+    said = "".join(str(translated(answer, URL, "open", secrets=ADDRESS.secrets())) for answer in answers)
     assert SECRET not in said
 
 

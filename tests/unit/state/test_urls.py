@@ -34,6 +34,13 @@ def refusal(url: str, *, base_dir: Path = Path("/etc/director")) -> StoreUrlErro
         ("redis://:hunter2@[::1]:6379", "redis://[::1]:6379/0?prefix=dd:"),
         ("rediss://host?prefix=mail:&username=u", "rediss://u@host:6379/0?prefix=mail:"),
         ("redis://host?prefix=", "redis://host:6379/0?prefix="),
+        ("redis+sentinel://h1,h2:7/mail", "redis+sentinel://h1:26379,h2:7/mail/0?prefix=dd:"),
+        (
+            "rediss+sentinel://u:hunter2@h1,[::1]:7/mail/2?prefix=m:&sentinel_username=s",
+            "rediss+sentinel://u@h1:26379,[::1]:7/mail/2?prefix=m:",
+        ),
+        ("redis+cluster://u:hunter2@h1,h2:7000", "redis+cluster://u@h1:6379,h2:7000?prefix=dd:"),
+        ("rediss+cluster://[::1]/?prefix=m:", "rediss+cluster://[::1]:6379?prefix=m:"),
         ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2&prefix=dd:"),
         ("unix://u:hunter2@/run/redis.sock", "unix://u@/run/redis.sock?db=0&prefix=dd:"),
     ],
@@ -64,6 +71,13 @@ def test_a_store_shows_its_url_without_secrets(url: str, expected: str) -> None:
         ("redis://host?prefix={x}", "prefix = '{x}'"),
         ("redis://u@host?username=u", "named twice"),
         ("redis://[::1", "not a URL"),
+        ("redis+sentinel://h1,h2", "no service is named"),
+        ("redis+sentinel://h1,,h2/mail", "no host is named"),
+        ("redis+sentinel://h1,h2:x/mail", "no number from 1 to 65535"),
+        ("redis+sentinel://h1/mail/x", "database 'x'"),
+        ("redis://host?sentinel_username=u", "no option 'sentinel_username'"),
+        ("redis+cluster://h1,h2/1", "a Cluster has no databases"),
+        ("redis+cluster://h1,[::1", "not a URL"),
         ("unix://run/redis.sock", "no socket is named"),
         ("unix:///", "no socket is named"),
         ("unix:///run/s?db=-1", "database '-1'"),
@@ -73,14 +87,8 @@ def test_a_url_that_names_no_store_is_refused_with_the_reason_and_the_right_form
     url: str, problem: str
 ) -> None:
     failure = refusal(url)
-    assert problem in failure.problem
+    assert problem in f"{failure.problem}; {failure.expected}"
     assert failure.expected
-
-
-@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster"])
-def test_sentinel_and_cluster_are_not_offered_yet(scheme: str) -> None:
-    failure = refusal(f"{scheme}://h1:26379,h2:26379/mymaster/0")
-    assert failure.problem == f"this release does not offer {scheme}:// yet"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +105,10 @@ def test_sentinel_and_cluster_are_not_offered_yet(scheme: str) -> None:
         "redis://u:hunter2",
         "redis://host?password=hunter2",
         "redis://[u:hunter2@host",
-        "redis+sentinel://u:hunter2@h1,h2/x",
+        "redis+sentinel://u:hunter2@h1,h2",
+        "redis+sentinel://h1,u:hunter2",
+        "redis+cluster://u:hunter2@h1,h2:x",
+        "redis+cluster://h1,u:hunter2@h2/1",
         "redis:u:hunter2@host",
         "postgres://u:hunter2@host/db",
         "unix://u:hunter2@host/run/s",
@@ -115,7 +126,13 @@ def test_the_password_of_a_store_is_in_none_of_its_texts() -> None:
 
 
 def test_redis_without_its_libraries_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("state.redis", "state.redis_link", "state.migrate_redis"):
+    for module in (
+        "state.redis",
+        "state.redis_link",
+        "state.migrate_redis",
+        "state.cluster",
+        "state.sentinel",
+    ):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "redis_lock", None)
     failure = refusal("redis://host")
@@ -126,6 +143,11 @@ def test_redis_without_its_libraries_is_refused_with_what_to_install(monkeypatch
 def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     failure = refusal("redis://host?password_file=none", base_dir=tmp_path)
     assert failure.problem == f"password_file = '{tmp_path}/none': No such file or directory"
+
+
+def test_a_password_file_for_the_sentinels_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    failure = refusal("redis+sentinel://h1/mail?sentinel_password_file=none", base_dir=tmp_path)
+    assert failure.problem == f"sentinel_password_file = '{tmp_path}/none': No such file or directory"
 
 
 def test_an_empty_password_file_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,203 @@
+"""`redis+cluster://…`: commands go to the node that keeps their keys, one pipeline a node, all at once.
+
+Which node that is, CLUSTER SLOTS says; it is asked when nothing is known, which is so after any error.
+MOVED and ASK are followed: the node that answers so has not run the command. While a slot is being moved,
+a command over keys that are here and there is answered TRYAGAIN, and for as long as the move takes: it is
+sent as one command for each key instead, which always finds its node.
+
+The library's own client for this sends things again of which nobody knows whether they were done, and takes
+several times as long for a flush. So only its connections, its errors and its slot function are used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import redis
+from redis.asyncio.connection import AbstractConnection
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
+from redis.retry import Retry
+
+from state.redis_link import INFO, Client, Command, Link, Pool, RedisAddress, connected
+
+HOPS = 6
+"""Times that a command is sent where the last answer said."""
+REFRESH_SHARE = 4
+"""Parts of a call's deadline; a node that does not tell the slots within one is not waited for."""
+
+Node: TypeAlias = tuple[str, int]
+"""Host and port."""
+
+
+class ClusterAddress(RedisAddress, frozen=True, kw_only=True):
+    """Some nodes, which know all the others, and how to get in everywhere."""
+
+    nodes: tuple[Node, ...]
+
+    def link(self, timeout: float, scripts: Sequence[bytes]) -> Link:
+        return ClusterLink(self, timeout, scripts)
+
+    def client(self, timeout: float) -> Client:
+        nodes = [ClusterNode(host, port) for host, port in self.nodes]  # type: ignore[no-untyped-call]
+        options = self.client_options(timeout) | {"retry": Retry(NoBackoff(), HOPS)}
+        return RedisCluster(startup_nodes=nodes, ssl=self.tls, **options)
+
+
+class ClusterLink(Link):
+    """Calls to all nodes."""
+
+    def __init__(self, address: ClusterAddress, timeout: float, scripts: Sequence[bytes]) -> None:
+        super().__init__(address, timeout)
+        self._seeds, self._scripts = address.nodes, scripts
+        self._known: set[Node] = set()
+        """All nodes, replicas too, as they were told last."""
+        self._pools: dict[Node, Pool] = {}
+        self._slots_at: dict[int, Node] = {}
+        """The primary of each slot; empty: to be asked."""
+
+    async def close(self) -> None:
+        for pool in self._pools.values():
+            await pool.close()
+
+    async def _forget(self) -> None:
+        self._slots_at = {}
+        for pool in self._pools.values():
+            await pool.drop_idle()
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        if not self._slots_at:
+            await self._refresh()
+        waiting = {i: (self._node_of(command), False) for i, command in enumerate(commands)}
+        replies: list[Any] = [None] * len(commands)
+        for _ in range(HOPS):
+            answers = await self._send_once(commands, waiting)
+            waiting = {}
+            for i, answer in answers.items():
+                match answer:
+                    case MovedError():
+                        waiting[i] = (self._moved(answer), False)
+                    case AskError():
+                        waiting[i] = (answer.node_addr, True)
+                    case TryAgainError() if len(parts := _for_each_key(commands[i])) > 1:
+                        replies[i] = _joined(await self._send(parts))
+                    case _:
+                        replies[i] = answer
+            if not waiting:
+                return replies
+        places = ", ".join(sorted({f"{host}:{port}" for (host, port), _ in waiting.values()}))
+        raise redis.ConnectionError(
+            f"{HOPS} nodes in turn said that another one keeps a key, at last {places}"
+        )
+
+    async def _send_once(
+        self, commands: Sequence[Command], waiting: Mapping[int, tuple[Node, bool]]
+    ) -> dict[int, Any]:
+        """The replies by the place of the command; one pipeline for each node."""
+        lists: dict[tuple[Node, bool], list[int]] = {}
+        for i, where in waiting.items():
+            lists.setdefault(where, []).append(i)
+
+        async def one(node: Node, asking: bool, places: list[int]) -> list[Any]:
+            return await self._pool(node).exchange([commands[i] for i in places], asking=asking)
+
+        work = [one(node, asking, places) for (node, asking), places in lists.items()]
+        answered = await asyncio.gather(
+            *work, return_exceptions=True
+        )  # a bad node does not disturb the others
+        answers: dict[int, Any] = {}
+        for places, replies in zip(lists.values(), answered, strict=True):
+            if isinstance(replies, BaseException):
+                raise replies
+            answers.update(zip(places, replies, strict=True))
+        return answers
+
+    async def _infos(self) -> list[Any]:
+        await self._refresh()
+        primaries = sorted(set(self._slots_at.values()))
+        replies = await asyncio.gather(*(self._pool(node).exchange(INFO) for node in primaries))
+        return [reply for pair in replies for reply in pair]
+
+    async def _refresh(self) -> None:
+        """Ask which node keeps which slots; in random order, as one may be cut off and know nothing new."""
+        nodes = list(self._known | set(self._seeds))
+        random.shuffle(nodes)
+        failure: RedisError | OSError = redis.ConnectionError("no node knows the slots")
+        for node in nodes:
+            try:
+                async with asyncio.timeout(self._timeout / REFRESH_SHARE):
+                    (ranges,) = await self._pool(node).exchange([("CLUSTER", "SLOTS")])
+                if isinstance(ranges, RedisError):
+                    raise ranges
+            except (RedisError, OSError) as exc:
+                if "cluster support disabled" in str(exc):
+                    raise ResponseError(f"{node[0]}:{node[1]}: {exc}", status_code="NOCLUSTER") from None
+                failure = exc
+                continue
+            if ranges:
+                await self._take(node, ranges)
+                return
+        raise failure
+
+    async def _take(self, teller: Node, ranges: Sequence[Any]) -> None:
+        self._slots_at, known = {}, set()
+        for first, last, *keepers in ranges:
+            # A node that does not know its own name leaves it out: it is the one we asked.
+            places = [(host.decode() if host else teller[0], port) for host, port, *_ in keepers]
+            known.update(places)
+            self._slots_at.update(dict.fromkeys(range(first, last + 1), places[0]))
+        self._known = known
+        for node in self._pools.keys() - known - set(self._seeds):
+            await self._pools.pop(node).drop_idle()
+
+    def _moved(self, answer: MovedError) -> Node:
+        """The node it names, remembered for this slot."""
+        host, port = answer.node_addr
+        node = self._slots_at[answer.slot_id] = (host, port)
+        return node
+
+    def _node_of(self, command: Command) -> Node:
+        slot = key_slot(_keys(command)[0].encode())
+        if slot not in self._slots_at:
+            raise ResponseError(f"slot {slot} is not served", status_code="CLUSTERDOWN")
+        return self._slots_at[slot]
+
+    def _pool(self, node: Node) -> Pool:
+        async def connect() -> AbstractConnection:
+            return await connected(self._address.connection(self._timeout, node))
+
+        if node not in self._pools:
+            self._pools[node] = Pool(connect, self._scripts)
+        return self._pools[node]
+
+
+def _keys(command: Command) -> Sequence[str]:
+    if command[0] == "EVALSHA":
+        keys: Sequence[str] = command[3 : 3 + command[2]]
+        return keys
+    return command[1:] if command[0] == "MGET" else command[1:2]
+
+
+def _for_each_key(command: Command) -> list[Command]:
+    """The same as one command for each key: scripts have as many arguments for one as for the other."""
+    keys = _keys(command)
+    if command[0] != "EVALSHA":
+        return [(command[0], key) for key in keys]
+    arguments = command[3 + len(keys) :]
+    each = len(arguments) // len(keys)
+    return [(*command[:2], 1, key, *arguments[i * each : (i + 1) * each]) for i, key in enumerate(keys)]
+
+
+def _joined(replies: Sequence[Any]) -> Any:
+    """The reply to the whole, from those to its parts: lists or bytes one after the other."""
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            return reply
+    if isinstance(replies[0], bytes):
+        return b"".join(replies)
+    return [answer for reply in replies for answer in reply]

@@ -1,0 +1,76 @@
+"""What the errors of Redis servers mean, in the words of a store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from redis.exceptions import AuthenticationError, RedisClusterException, RedisError, ResponseError
+
+from state.base import StoreError, StoreRefused, StoreUnavailable
+
+AWAY = {
+    "LOADING": "the server reads its data from disk after a start: wait until it has them",
+    "BUSY": "a script of somebody else runs on the server: end it with SCRIPT KILL",
+    "UNKILLABLE": "a script of somebody else runs on the server and has written: wait, or restart the server",
+    "MASTERDOWN": "the server is a replica that lost its primary: bring that back, or promote a replica",
+    "CLUSTERDOWN": "slots have no primary: wait for the failover; if there is none,"
+    " bring a node of theirs back, and look with redis-cli --cluster check",
+    "TRYAGAIN": "a slot is being moved to another node: finish that with redis-cli --cluster fix",
+}
+"""Codes that pass by themselves, most of the time, and what to do when they do not."""
+
+_CLUSTER = "the server is part of a Redis Cluster: name it with redis+cluster://HOST:PORT"
+
+ADVICE = {
+    "NOAUTH": "the server wants a password: write USER:PASSWORD@ into the URL, or use password_file=",
+    "WRONGPASS": "the server does not accept this user and password: correct the URL or the password file",
+    "NOPERM": "the ACL does not allow this user the command or the keys: extend it with ACL SETUSER",
+    "OOM": "the server's memory is full: raise maxmemory, and keep maxmemory-policy at noeviction",
+    "READONLY": "the server is a read-only replica: name the primary in the URL",
+    "MISCONF": "the server cannot save its data: free its disk or mend its permissions, see its log",
+    "NOREPLICAS": "too few replicas follow the server: bring them back, or lower min-replicas-to-write",
+    "WRONGTYPE": "another program keeps data under this prefix: choose another one with ?prefix=",
+    "DENIED": "the server is in protected mode: give it a password, or set bind and protected-mode",
+    "MOVED": _CLUSTER,
+    "CROSSSLOT": _CLUSTER,
+    "NOCLUSTER": "the server is not part of a Redis Cluster: name it with redis://HOST:PORT",
+    "NOSERVICE": "no sentinel knows the service that the URL names: redis-cli -p 26379 SENTINEL MASTERS"
+    " lists those it knows",
+    "SENTINELAUTH": "the sentinels do not let us in: use sentinel_password_file= (and sentinel_username=)",
+}
+
+_NESTED = re.compile(r"(?:: -|user_script: ?\d+: -?)([A-Z]{3,}) ")
+"""How Redis 6 reports the error of a command that a script ran."""
+
+Failure = RedisError | RedisClusterException | OSError
+"""Whatever the library raises."""
+
+
+def translated(exc: Failure, url: str, operation: str, *, secrets: Iterable[str] = ()) -> StoreError:
+    """The same in the words of a store: refused where somebody has to do something, else unavailable.
+
+    url: the store's, for people. secrets: what must not be in the message, whatever the server says.
+    """
+    if isinstance(exc.__cause__, RedisError):
+        exc = exc.__cause__  # what a Unix socket's connection meets in its greeting comes wrapped
+    text = str(exc)
+    for secret in secrets:
+        text = text.replace(secret, "…")
+    if isinstance(exc, RedisError) and (code := code_of(exc)) in AWAY:
+        return StoreUnavailable(url, operation, reason=f"the server says {code}: {AWAY[code]}")
+    if isinstance(exc, ResponseError | AuthenticationError):
+        code = code_of(exc)
+        if code in ADVICE:
+            return StoreRefused(url, operation, code, ADVICE[code])
+        return StoreRefused(url, operation, code, f"see the server's log; it said: {text[:200]}")
+    return StoreUnavailable(url, operation, reason=text)
+
+
+def code_of(exc: RedisError) -> str:
+    """The code of an error reply, also where a script wrapped it; else something that is no code."""
+    if isinstance(exc, AuthenticationError) and exc.status_code not in ("NOAUTH", "SENTINELAUTH"):
+        return "WRONGPASS"
+    code = exc.status_code or str(exc).partition(" ")[0]
+    nested = _NESTED.search(str(exc))
+    return nested[1] if code == "ERR" and nested else code
