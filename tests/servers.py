@@ -21,7 +21,7 @@ class RedisServer:
     """A redis-server on a Unix socket, and on a port of 127.0.0.1 if `port` is given.
 
     password: of the default user. tls_port: a port for TLS, with a `certificate` of its own.
-    appendonly: keep the data over stop and kill. options: lines of its configuration.
+    appendonly: keep the data over stop and kill. options: lines of its configuration. sentinel: it is one.
     `with` it, or call start() and close().
     """
 
@@ -33,6 +33,7 @@ class RedisServer:
         tls_port: int = 0,
         appendonly: bool = False,
         options: dict[str, str] | None = None,
+        sentinel: bool = False,
     ) -> None:
         needs("redis-server")
         self.folder = Path(
@@ -43,6 +44,7 @@ class RedisServer:
         self.password = password
         self.tls_port = tls_port
         self.certificate = self.folder / "certificate.pem"
+        self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
         lines = {
             "port": str(port),
@@ -65,6 +67,8 @@ class RedisServer:
             }
             lines |= {"tls-ca-cert-file": str(self.certificate), "tls-auth-clients": "no"}
         lines.update(options or {})
+        if sentinel:
+            del lines["save"], lines["appendonly"]  # it keeps its state in its configuration
         config = "".join(f"{key} {value}\n" for key, value in lines.items())
         (self.folder / "redis.conf").write_text(config)
 
@@ -87,8 +91,17 @@ class RedisServer:
     def start(self) -> RedisServer:
         """Start it, and wait until it answers."""
         self.begin()
-        self._wait_for(b"+PONG")
+        self.wait()
         return self
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        self._wait_for(b"+PONG")
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not ended."""
+        return self._process is not None
 
     def start_loading(self) -> None:
         """Start it, and wait until it says that it is loading its data."""
@@ -99,7 +112,7 @@ class RedisServer:
         """Start it, and wait for nothing."""
         program = shutil.which("redis-server", path=SEARCH)
         assert program is not None
-        command = [program, str(self.folder / "redis.conf")]
+        command = [program, str(self.folder / "redis.conf"), *(["--sentinel"] if self._sentinel else [])]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def stop(self) -> None:
@@ -124,9 +137,13 @@ class RedisServer:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(START_WITHIN)
             connection.connect(str(self.socket))
-            connection.sendall(b"".join(_packed(*command) for command in (*login, words, ("QUIT",))))
+            end = [] if self._sentinel else [("QUIT",)]  # which sentinels do not know
+            connection.sendall(b"".join(_packed(*command) for command in (*login, words, *end)))
+            if self._sentinel:
+                connection.shutdown(socket.SHUT_WR)
             answers = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-        return answers.removeprefix(b"+OK\r\n" if login else b"").removesuffix(b"+OK\r\n")
+        answers = answers.removeprefix(b"+OK\r\n" if login else b"")
+        return answers if self._sentinel else answers.removesuffix(b"+OK\r\n")
 
     def close(self) -> None:
         """End it and remove its folder."""

@@ -10,7 +10,10 @@ import anyio
 import pytest
 
 from state.base import StateStore, open_store
-from tests.servers import RedisServer
+from tests import rights
+from tests.groups import ClusterGroup, SentinelGroup
+from tests.rights import PASSWORD
+from tests.servers import RedisServer, free_port
 
 TIMEOUT = 2.0
 
@@ -74,13 +77,47 @@ def own_redis() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(scope="session")
+def limited_redis() -> Iterator[RedisServer]:
+    """One server on a socket, a port and a port for TLS, with the user that the documentation describes."""
+    user = {"user": f"director on >{PASSWORD} {rights.SERVER}"}
+    with RedisServer(port=free_port(), tls_port=free_port(), options=user) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sentinels() -> Iterator[SentinelGroup]:
+    """For all tests that leave the same number of servers and sentinels behind; with the documented users."""
+    all_rights = {"rights": rights.BEHIND_SENTINEL, "sentinel_rights": rights.SENTINEL}
+    with SentinelGroup(**all_rights, password=PASSWORD) as group:
+        yield group
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[ClusterGroup]:
+    """For all tests that leave the same number of nodes behind; with the documented user."""
+    with ClusterGroup(rights=rights.NODE, password=PASSWORD) as group:
+        yield group
+
+
+@pytest.fixture(params=["sqlite", "redis", "sentinel", "cluster"])
 def new_store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> NewStore:
     """The stores that outlive a process."""
     return _factory(request, tmp_path, stores)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        "redis",
+        "user-on-socket",
+        "user-on-tcp",
+        "user-on-tls",
+        "sentinel",
+        "cluster",
+    ]
+)
 async def store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> StateStore:
     """Every store, open."""
     store = _factory(request, tmp_path, stores)()
@@ -89,9 +126,34 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) 
 
 
 def _factory(request: pytest.FixtureRequest, folder: Path, stores: Stores) -> NewStore:
-    urls = {"memory": "memory:", "sqlite": "sqlite:///state.db"}
-    url = urls.get(request.param) or request.getfixturevalue("redis_server").url
+    url = _url(request)
     return lambda: stores.new(url, folder=folder)
+
+
+def _url(request: pytest.FixtureRequest) -> str:
+    """The URL of a store with nothing in it."""
+    match request.param:
+        case "memory":
+            return "memory:"
+        case "sqlite":
+            return "sqlite:///state.db"
+        case "redis":
+            server: RedisServer = request.getfixturevalue("redis_server")
+            return server.url
+        case "sentinel" | "cluster":
+            group: SentinelGroup | ClusterGroup = request.getfixturevalue(
+                {"sentinel": "sentinels"}.get(request.param, "cluster")
+            )
+            group.flush()
+            return group.url
+    server = request.getfixturevalue("limited_redis")
+    server.command("FLUSHALL")
+    if request.param == "user-on-tls":
+        request.getfixturevalue("monkeypatch").setenv("SSL_CERT_FILE", str(server.certificate))
+        return f"rediss://director:{PASSWORD}@127.0.0.1:{server.tls_port}"
+    if request.param == "user-on-tcp":
+        return f"redis://director:{PASSWORD}@127.0.0.1:{server.port}"
+    return f"unix://director:{PASSWORD}@{server.socket}"
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 5.0) -> None:

@@ -284,7 +284,7 @@ async def test_a_server_that_is_loading_its_data_is_unavailable(
     with (own_redis.folder / "redis.conf").open("a") as config:
         config.write("key-load-delay 500\n")  # microseconds; clients are heard every 1024 commands
     await to_thread.run_sync(own_redis.start_loading)
-    with pytest.raises(StoreUnavailable, match="LOADING: .* wait until"):
+    with pytest.raises(StoreUnavailable, match=r"LOADING: .* wait until"):
         await store.versions("users")
 
 

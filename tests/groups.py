@@ -1,0 +1,256 @@
+"""Several Redis servers that belong together: a primary that sentinels watch, and a Cluster."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+from redis.crc import key_slot
+
+from tests.servers import START_WITHIN, RedisServer, free_port
+
+SERVICE = "mail"
+USER = "director"
+LOCAL = "127.0.0.1"
+
+QUICK = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1", "repl-timeout": "5"}
+
+
+class SentinelGroup:
+    """A primary, two replicas, and three sentinels who replace it after half a second. `with` it.
+
+    rights: of a user `director` with `password` on the servers; without them there is only the default user.
+    sentinel_rights: the same on the sentinels, whose default user then has another password.
+    """
+
+    def __init__(self, *, rights: str = "", sentinel_rights: str = "", password: str = "") -> None:
+        self.user = f"{USER}:{password}@" if rights else ""
+        self.servers = [
+            RedisServer(port=free_port(), options=QUICK | _user(rights, password)) for _ in range(3)
+        ]
+        self.sentinels: list[RedisServer] = []
+        self._sentinel_user = _user(sentinel_rights, password)
+        self.password_file = self.servers[0].folder / "password"
+        self.password_file.write_text(password)
+
+    @property
+    def url(self) -> str:
+        places = ",".join(f"{LOCAL}:{sentinel.port}" for sentinel in self.sentinels)
+        query = f"?sentinel_username={USER}&sentinel_password_file={self.password_file}"
+        return f"redis+sentinel://{self.user}{places}/{SERVICE}{query if self._sentinel_user else ''}"
+
+    def start(self) -> SentinelGroup:
+        """Start all, and wait until the sentinels know each other and the replicas."""
+        first, *others = self.servers
+        for server in self.servers:
+            server.begin()
+        for server in self.servers:
+            server.wait()
+        for server in others:
+            server.command("REPLICAOF", LOCAL, str(first.port))
+        wait_for(lambda: first.command("INFO", "replication").count(b"state=online") == 2, "two replicas")
+        for _ in range(3):
+            self.sentinels.append(self._sentinel(first))
+        for sentinel in self.sentinels:
+            sentinel.wait()
+        for sentinel in self.sentinels:
+            wait_for(lambda sentinel=sentinel: self._knows_all(sentinel), "the sentinels")  # type: ignore[misc]
+        return self
+
+    def primary(self) -> RedisServer:
+        """Whoever the first sentinel names."""
+        answer = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        port = int(answer.split(b"\r\n")[4])
+        (server,) = (server for server in self.servers if server.port == port)
+        return server
+
+    def heal(self, server: RedisServer) -> None:
+        """Start a server that was killed, and wait until it follows the primary."""
+        server.start()
+        primary = self.primary()
+        server.command("REPLICAOF", LOCAL, str(primary.port))
+        wait_for(lambda: primary.command("INFO", "replication").count(b"state=online") == 2, "two replicas")
+
+    def flush(self) -> None:
+        self.primary().command("FLUSHALL")
+
+    def close(self) -> None:
+        for server in (*self.sentinels, *self.servers):
+            server.close()
+
+    def __enter__(self) -> SentinelGroup:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _sentinel(self, first: RedisServer) -> RedisServer:
+        options = {
+            "sentinel monitor": f"{SERVICE} {LOCAL} {first.port} 2",
+            "sentinel down-after-milliseconds": f"{SERVICE} 500",
+            "sentinel failover-timeout": f"{SERVICE} 3000",
+            "sentinel parallel-syncs": f"{SERVICE} 2",
+        }
+        password = ""
+        if self._sentinel_user:
+            password = options["sentinel sentinel-pass"] = "between-sentinels"
+            options |= self._sentinel_user
+        sentinel = RedisServer(port=free_port(), password=password, options=options, sentinel=True)
+        sentinel.begin()
+        return sentinel
+
+    def _knows_all(self, sentinel: RedisServer) -> bool:
+        known = sentinel.command("SENTINEL", "MASTER", SERVICE).split(b"\r\n")
+        fields = dict(zip(known[2::4], known[4::4], strict=False))
+        return (fields.get(b"num-slaves"), fields.get(b"num-other-sentinels")) == (b"2", b"2")
+
+
+class ClusterGroup:
+    """A Cluster of three primaries and three replicas, that replaces a primary after a second. `with` it.
+
+    rights: of a user `director` with `password`; without them there is only the default user.
+    """
+
+    def __init__(self, *, rights: str = "", password: str = "") -> None:
+        self.user = f"{USER}:{password}@" if rights else ""
+        options = QUICK | _user(rights, password)
+        options |= {
+            "cluster-enabled": "yes",
+            "cluster-node-timeout": "1000",
+            "cluster-replica-validity-factor": "0",
+        }
+        buses = [free_port() for _ in range(6)]
+        self.servers = [
+            RedisServer(port=free_port(), options=options | {"cluster-port": str(bus)}) for bus in buses
+        ]
+        self._write_nodes(buses)
+
+    @property
+    def url(self) -> str:
+        places = ",".join(f"{LOCAL}:{server.port}" for server in self.servers[::2])
+        return f"redis+cluster://{self.user}{places}"
+
+    def start(self) -> ClusterGroup:
+        """Start all, and wait until all slots are served."""
+        for server in self.servers:
+            server.begin()
+        for server in self.servers:
+            server.wait()
+        self.wait_until_whole()
+        return self
+
+    def wait_until_whole(self) -> None:
+        """Until every node says that all slots are served, and every primary has a replica that follows."""
+        for server in self.servers:
+            wait_for(
+                lambda server=server: b"cluster_state:ok" in server.command("CLUSTER", "INFO"),  # type: ignore[misc]
+                "the cluster",
+            )
+        for primary in self.primaries():
+            wait_for(
+                lambda primary=primary: b"state=online" in primary.command("INFO", "replication"),  # type: ignore[misc]
+                "a replica",
+            )
+
+    def primaries(self) -> list[RedisServer]:
+        """Those that say they are."""
+        return [server for server in self.servers if server.running and _is_primary(server)]
+
+    def keeper(self, key: str) -> RedisServer:
+        """The primary that keeps this key."""
+        (server,) = (
+            server
+            for server in self.primaries()
+            if not server.command("EXISTS", key).startswith((b"-MOVED", b"-CLUSTERDOWN"))
+        )
+        return server
+
+    def begin_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """From now on the slot is at both."""
+        _ok(target.command("CLUSTER", "SETSLOT", str(slot), "IMPORTING", _id(source)))
+        _ok(source.command("CLUSTER", "SETSLOT", str(slot), "MIGRATING", _id(target)))
+
+    def move_keys(self, slot: int, source: RedisServer, target: RedisServer, count: int) -> int:
+        """Move at most so many keys. Returns how many there were."""
+        keys = _words(source.command("CLUSTER", "GETKEYSINSLOT", str(slot), str(count)))
+        if keys:
+            words = ("MIGRATE", LOCAL, str(target.port), "", "0", "5000", "KEYS", *keys)
+            _ok(source.command(*words))
+        return len(keys)
+
+    def end_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """The slot is at the target."""
+        for server in (target, source, *self.primaries()):
+            _ok(server.command("CLUSTER", "SETSLOT", str(slot), "NODE", _id(target)))
+
+    def flush(self) -> None:
+        for server in self.primaries():
+            server.command("FLUSHALL")
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+
+    def __enter__(self) -> ClusterGroup:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_nodes(self, buses: Sequence[int]) -> None:
+        """Let each believe that it has always belonged to this Cluster: faster than to join them."""
+        ids = [secrets.token_hex(20) for _ in self.servers]
+        ranges = ["0-5460", "5461-10922", "10923-16383"]
+        for me, server in enumerate(self.servers):
+            lines = []
+            for i, (other, bus) in enumerate(zip(self.servers, buses, strict=True)):
+                if i < 3:
+                    role = f"master - 0 0 {i + 1} connected {ranges[i]}"
+                else:
+                    role = f"slave {ids[i - 3]} 0 0 {i - 2} connected"
+                myself = "myself," if i == me else ""
+                lines.append(f"{ids[i]} {LOCAL}:{other.port}@{bus} {myself}{role}\n")
+            lines.append("vars currentEpoch 6 lastVoteEpoch 0\n")
+            (server.folder / "nodes.conf").write_text("".join(lines))
+
+
+def slot_of(key: str) -> int:
+    """The slot of a key."""
+    return key_slot(key.encode())
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Until it holds. Raises AssertionError after START_WITHIN seconds."""
+    deadline = time.monotonic() + START_WITHIN
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {START_WITHIN} s"
+        time.sleep(0.02)
+
+
+def _user(rights: str, password: str) -> dict[str, str]:
+    return {"user": f"{USER} on >{password} {rights}"} if rights else {}
+
+
+def _is_primary(server: RedisServer) -> bool:
+    return b"role:master" in server.command("INFO", "replication")
+
+
+def _id(server: RedisServer) -> str:
+    return server.command("CLUSTER", "MYID").split(b"\r\n")[1].decode()
+
+
+def _words(answer: bytes) -> list[str]:
+    return [word.decode() for word in answer.split(b"\r\n")[2::2]]
+
+
+def _ok(answer: bytes) -> None:
+    assert answer in (b"+OK\r\n", b"+NOKEY\r\n"), answer
