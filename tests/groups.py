@@ -54,8 +54,7 @@ class SentinelGroup:
             self.sentinels.append(self._sentinel(first))
         for sentinel in self.sentinels:
             sentinel.wait()
-        for sentinel in self.sentinels:
-            wait_for(lambda sentinel=sentinel: self._knows_all(sentinel), "the sentinels")  # type: ignore[misc]
+        self.wait_until_settled()
         return self
 
     def primary(self) -> RedisServer:
@@ -68,9 +67,34 @@ class SentinelGroup:
     def heal(self, server: RedisServer) -> None:
         """Start a server that was killed, and wait until it follows the primary."""
         server.start()
+        self.demote(server)
+
+    def demote(self, server: RedisServer) -> None:
+        """Make a former primary follow the new one, as the sentinels would some seconds later."""
         primary = self.primary()
         server.command("REPLICAOF", LOCAL, str(primary.port))
-        wait_for(lambda: primary.command("INFO", "replication").count(b"state=online") == 2, "two replicas")
+        self.wait_until_settled()
+
+    def wait_until_settled(self) -> None:
+        """Until all sentinels name the same primary, know each other, and find everybody well."""
+
+        def settled() -> bool:
+            primary = self.primary()
+            if primary.command("INFO", "replication").count(b"state=online") != 2:
+                return False
+            wanted = {
+                "port": str(primary.port),
+                "flags": "master",
+                "num-slaves": "2",
+                "num-other-sentinels": "2",
+            }
+            return all(
+                wanted.items() <= _fields(sentinel.command("SENTINEL", "MASTER", SERVICE)).items()
+                and b"s_down" not in sentinel.command("SENTINEL", "REPLICAS", SERVICE)
+                for sentinel in self.sentinels
+            )
+
+        wait_for(settled, "the sentinels")
 
     def flush(self) -> None:
         self.primary().command("FLUSHALL")
@@ -93,7 +117,7 @@ class SentinelGroup:
         options = {
             "sentinel monitor": f"{SERVICE} {LOCAL} {first.port} 2",
             "sentinel down-after-milliseconds": f"{SERVICE} 500",
-            "sentinel failover-timeout": f"{SERVICE} 3000",
+            "sentinel failover-timeout": f"{SERVICE} 1500",
             "sentinel parallel-syncs": f"{SERVICE} 2",
         }
         password = ""
@@ -103,11 +127,6 @@ class SentinelGroup:
         sentinel = RedisServer(port=free_port(), password=password, options=options, sentinel=True)
         sentinel.begin()
         return sentinel
-
-    def _knows_all(self, sentinel: RedisServer) -> bool:
-        known = sentinel.command("SENTINEL", "MASTER", SERVICE).split(b"\r\n")
-        fields = dict(zip(known[2::4], known[4::4], strict=False))
-        return (fields.get(b"num-slaves"), fields.get(b"num-other-sentinels")) == (b"2", b"2")
 
 
 class ClusterGroup:
@@ -146,16 +165,14 @@ class ClusterGroup:
 
     def wait_until_whole(self) -> None:
         """Until every node says that all slots are served, and every primary has a replica that follows."""
-        for server in self.servers:
-            wait_for(
-                lambda server=server: b"cluster_state:ok" in server.command("CLUSTER", "INFO"),  # type: ignore[misc]
-                "the cluster",
-            )
-        for primary in self.primaries():
-            wait_for(
-                lambda primary=primary: b"state=online" in primary.command("INFO", "replication"),  # type: ignore[misc]
-                "a replica",
-            )
+        wait_for(
+            lambda: (
+                all(b"cluster_state:ok" in server.command("CLUSTER", "INFO") for server in self.servers)
+                and len(primaries := self.primaries()) == 3
+                and all(b"state=online" in primary.command("INFO", "replication") for primary in primaries)
+            ),
+            "the cluster",
+        )
 
     def primaries(self) -> list[RedisServer]:
         """Those that say they are."""
@@ -169,6 +186,18 @@ class ClusterGroup:
             if not server.command("EXISTS", key).startswith((b"-MOVED", b"-CLUSTERDOWN"))
         )
         return server
+
+    def replica_of(self, primary: RedisServer) -> RedisServer:
+        """Its replica."""
+        port = f"master_port:{primary.port}\r".encode()
+        (server,) = (server for server in self.servers if port in server.command("INFO", "replication"))
+        return server
+
+    def switch_to(self, replica: RedisServer) -> None:
+        """Make it the primary at once, without a vote, and wait until it has a replica."""
+        _ok(replica.command("CLUSTER", "FAILOVER", "TAKEOVER"))
+        wait_for(lambda: replica in self.primaries(), "the switch")
+        self.wait_until_whole()
 
     def begin_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
         """From now on the slot is at both."""
@@ -246,6 +275,11 @@ def _is_primary(server: RedisServer) -> bool:
 
 def _id(server: RedisServer) -> str:
     return server.command("CLUSTER", "MYID").split(b"\r\n")[1].decode()
+
+
+def _fields(answer: bytes) -> dict[str, str]:
+    words = _words(answer)
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _words(answer: bytes) -> list[str]:

@@ -1,0 +1,78 @@
+"""Directors that swap as fast as they can: what they know stays in memory until the store has it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import anyio
+
+from state.base import BUCKETS, EMPTY_VERSION, StateStore, StoreError, Swap, Swapped
+
+NUMBERS = tuple(range(5, BUCKETS, 97))
+"""Buckets written to: one or two of each hash tag."""
+AT_ONCE = 8
+"""Buckets in a call."""
+
+
+class Writer:
+    """Adds items (0 to 255) to buckets, whose blobs are the sorted items."""
+
+    def __init__(self, store: StateStore, seed: int) -> None:
+        self.store = store
+        self.known: dict[int, set[int]] = {number: set() for number in NUMBERS}
+        self.failures: list[StoreError] = []
+        self.stored = 0
+        """Calls after which all was stored."""
+        self._versions = dict.fromkeys(NUMBERS, EMPTY_VERSION)
+        self._chance = random.Random(seed)
+
+    async def run(self) -> None:
+        """Write until cancelled. After a failure, compare everything, as after any absence."""
+        while True:
+            chosen = self._chance.sample(NUMBERS, AT_ONCE)
+            for number in chosen:
+                self.known[number].add(self._chance.randrange(256))
+            try:
+                await self.write(chosen)
+                self.stored += 1
+            except StoreError as exc:
+                self.failures.append(exc)
+                await anyio.sleep(0.05)
+
+    async def write(self, numbers: Iterable[int]) -> None:
+        """Merge and swap until these buckets are stored. Raises StoreError."""
+        waiting = list(numbers)
+        while waiting:
+            swaps = [Swap("users", n, self._versions[n], bytes(sorted(self.known[n]))) for n in waiting]
+            outcomes = await self.store.swap_buckets(swaps)
+            waiting = []
+            for swap, outcome in zip(swaps, outcomes, strict=True):
+                self._versions[swap.number] = outcome.version
+                if not isinstance(outcome, Swapped):
+                    self.known[swap.number] |= set(outcome.blob)
+                    waiting.append(swap.number)
+
+
+@asynccontextmanager
+async def writing(stores: Iterable[StateStore]) -> AsyncIterator[list[Writer]]:
+    """A writer at each of these, until the end of the block; a call that was begun is completed."""
+    writers = [Writer(store, seed) for seed, store in enumerate(stores)]
+    async with anyio.create_task_group() as tasks:
+        for writer in writers:
+            tasks.start_soon(writer.run)
+        yield writers
+        tasks.cancel_scope.cancel()
+
+
+async def stored(store: StateStore) -> dict[int, set[int]]:
+    """What the store holds."""
+    buckets = await store.read_buckets("users", NUMBERS)
+    return {bucket.number: set(bucket.blob) for bucket in buckets}
+
+
+def together(writers: Iterable[Writer]) -> dict[int, set[int]]:
+    """What any of them knows."""
+    writers = list(writers)
+    return {number: set().union(*(writer.known[number] for writer in writers)) for number in NUMBERS}

@@ -1,0 +1,210 @@
+"""What holds for a primary that sentinels watch: it may be another one from one moment to the next."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from state.base import (
+    EMPTY_VERSION,
+    StateStore,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    Swap,
+    Swapped,
+    open_store,
+    version_of,
+)
+from tests.contract.conftest import Stores, until
+from tests.contract.load import NUMBERS, stored, together, writing
+from tests.groups import LOCAL, SERVICE, SentinelGroup
+from tests.rights import PASSWORD
+from tests.servers import RedisServer, free_port
+
+pytestmark = pytest.mark.anyio
+
+FAILOVER_WITHIN = 10.0
+
+
+def put(number: int, blob: bytes) -> Swap:
+    return Swap("users", number, EMPTY_VERSION, blob)
+
+
+@pytest.fixture
+async def store(sentinels: SentinelGroup, stores: Stores) -> StateStore:
+    sentinels.flush()
+    return await stores.open(sentinels.url, timeout=1.0)
+
+
+async def works_again(store: StateStore, *, than: str = "") -> None:
+    """Until it answers, with another run id than this."""
+
+    async def answers() -> bool:
+        try:
+            return await store.run_id() != than
+        except StoreError:
+            return False
+
+    await until(answers, within=FAILOVER_WITHIN)
+
+
+async def failure_of_open(url: str) -> StoreError:
+    store = open_store(url, base_dir=Path("/"), timeout=2.0)
+    try:
+        with pytest.raises(StoreError) as caught:
+            await store.open()
+    finally:
+        await store.close()
+    return caught.value
+
+
+async def test_a_failover_under_load_loses_no_change_though_the_new_primary_lacks_the_last_ones(
+    store: StateStore, sentinels: SentinelGroup, stores: Stores
+) -> None:
+    before = await store.run_id()
+    old = sentinels.primary()
+    replicas = [server for server in sentinels.servers if server is not old]
+    directors = [await stores.open(sentinels.url, timeout=1.0) for _ in range(3)]
+    async with writing(directors) as writers:
+        await anyio.sleep(0.2)
+        for replica in replicas:
+            replica.freeze()
+        old.command("CLIENT", "KILL", "TYPE", "replica")  # what comes now will never reach them
+        acknowledged = await store.swap_document("hosts", EMPTY_VERSION, b"what an operator did")
+        old.kill()
+        for replica in replicas:
+            replica.thaw()
+        await works_again(store, than=before)
+        after = await store.run_id()
+        written = [writer.stored for writer in writers]
+
+        async def go_on() -> bool:
+            return all(writer.stored > then + 5 for writer, then in zip(writers, written, strict=True))
+
+        await until(go_on)
+    lost = await store.read_document("hosts")
+    # What a director does when the run id is another one: it writes what differs from its memory.
+    await store.swap_document("hosts", EMPTY_VERSION, b"what an operator did")
+    for writer in writers:
+        await writer.write(NUMBERS)
+    document, found = await store.read_document("hosts"), await stored(store)
+    await to_thread.run_sync(sentinels.heal, old)
+    assert acknowledged == Swapped(version_of(b"what an operator did"))
+    assert lost is None
+    assert after != before
+    assert document is not None
+    assert document.data == b"what an operator did"
+    assert found == together(writers)
+    assert all(isinstance(failure, StoreUnavailable) for writer in writers for failure in writer.failures)
+
+
+async def test_a_primary_that_hangs_is_left_for_the_new_one(
+    store: StateStore, sentinels: SentinelGroup
+) -> None:
+    before = await store.run_id()
+    old = sentinels.primary()
+    old.freeze()
+    try:
+        start = time.monotonic()
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.swap_buckets([put(1, b"x")])
+        took = time.monotonic() - start
+        await works_again(store, than=before)
+    finally:
+        old.thaw()
+    outcome = await store.swap_buckets([put(2, b"x")])
+    new = sentinels.primary()
+    await to_thread.run_sync(sentinels.demote, old)
+    assert caught.value.after == 1.0
+    assert took < 2
+    assert new is not old
+    assert outcome == [Swapped(version_of(b"x"))]
+    assert await store.swap_buckets([put(2, b"x")]) == outcome
+
+
+async def test_a_switch_that_was_asked_for_is_over_in_a_moment_and_has_another_run_id(
+    store: StateStore, sentinels: SentinelGroup
+) -> None:
+    await store.swap_buckets([put(1, b"x")])
+    before, old = await store.run_id(), sentinels.primary()
+    answer = sentinels.sentinels[0].command("SENTINEL", "FAILOVER", SERVICE)
+    await works_again(store, than=before)
+    found = await store.versions("users")
+    await to_thread.run_sync(sentinels.demote, old)
+    assert answer == b"+OK\r\n"
+    assert found == {1: version_of(b"x")}
+
+
+async def test_a_primary_that_became_a_replica_is_unavailable_not_refused(
+    store: StateStore, sentinels: SentinelGroup
+) -> None:
+    primary = sentinels.primary()
+    primary.command("REPLICAOF", LOCAL, "1")
+    try:
+        with pytest.raises(StoreUnavailable, match="has become a replica"):
+            await store.swap_buckets([put(1, b"x")])
+        with pytest.raises(StoreUnavailable, match="is no primary, though the sentinels say so"):
+            await store.versions("users")
+    finally:
+        primary.command("REPLICAOF", "NO", "ONE")
+    assert await store.swap_buckets([put(1, b"x")]) == [Swapped(version_of(b"x"))]
+
+
+async def test_sentinels_that_hang_or_are_gone_do_not_matter_while_one_answers(
+    sentinels: SentinelGroup, stores: Stores
+) -> None:
+    hanging, gone = sentinels.sentinels[0], free_port()
+    hanging.freeze()
+    try:
+        store = await stores.open(sentinels.url.replace("@", f"@{LOCAL}:{gone},"))
+    finally:
+        hanging.thaw()
+    assert (await store.health()).server.startswith("Redis")
+
+
+async def test_no_sentinel_that_answers_is_unavailable_with_each_of_them_named() -> None:
+    ports = free_port(), free_port()
+    failure = await failure_of_open(f"redis+sentinel://{LOCAL}:{ports[0]},{LOCAL}:{ports[1]}/{SERVICE}")
+    assert isinstance(failure, StoreUnavailable)
+    assert all(f"{LOCAL}:{port}" in failure.reason for port in ports)
+
+
+async def test_a_service_that_no_sentinel_knows_is_refused_with_what_to_do(sentinels: SentinelGroup) -> None:
+    failure = await failure_of_open(sentinels.url.replace(f"/{SERVICE}?", "/unknown?"))
+    assert isinstance(failure, StoreRefused)
+    assert failure.code == "NOSERVICE"
+    assert "SENTINEL MASTERS" in failure.advice
+
+
+async def test_a_password_that_the_sentinels_want_is_asked_for_and_a_wrong_one_never_shown(
+    sentinels: SentinelGroup, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("battery-horse")
+    without, _, _ = sentinels.url.partition("?")
+    for url in (without, sentinels.url.replace(str(sentinels.password_file), str(wrong))):
+        failure = await failure_of_open(url)
+        assert isinstance(failure, StoreRefused)
+        assert failure.code == "SENTINELAUTH"
+        assert "sentinel_password_file=" in failure.advice
+        assert "battery-horse" not in f"{failure!r} {failure.__cause__!r} {failure.__cause__}"
+
+
+async def test_the_password_is_that_of_the_servers_not_of_the_sentinels(sentinels: SentinelGroup) -> None:
+    failure = await failure_of_open(sentinels.url.replace(f":{PASSWORD}@", ":something-else@"))
+    assert isinstance(failure, StoreRefused)
+    assert failure.code == "WRONGPASS"
+
+
+async def test_something_that_is_no_sentinel_is_refused(redis_server: RedisServer) -> None:
+    port = free_port()
+    redis_server.command("CONFIG", "SET", "port", str(port))
+    failure = await failure_of_open(f"redis+sentinel://{LOCAL}:{port}/{SERVICE}")
+    redis_server.command("CONFIG", "SET", "port", "0")
+    assert isinstance(failure, StoreError)
+    assert "SENTINEL" in str(failure)
