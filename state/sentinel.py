@@ -1,13 +1,17 @@
 """`redis+sentinel://…`: the primary that the sentinels name, whichever that is by now.
 
 They are asked for each new connection, and what they name is asked whether it is a primary. As connections
-are dropped after any error, a primary that was replaced is left with the next call.
+are dropped after any error, a primary that failed is left with the next call. One that was replaced though it
+works (`SENTINEL FAILOVER`) goes on taking writes for ten seconds, which are lost: so they are asked also
+whenever the run id is, which directors do every second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import redis
 import redis.sentinel
@@ -66,6 +70,8 @@ class SentinelLink(RedisLink):
         self._sentinels = list(address.sentinels)
         """The one that answered last is asked first."""
         self._who = address
+        self._at: tuple[str, int] | None = None
+        """The primary of the newest connection."""
 
     def translated(self, exc: Failure, operation: str) -> StoreError:
         if isinstance(exc, RedisError) and code_of(exc) == "READONLY":
@@ -73,20 +79,36 @@ class SentinelLink(RedisLink):
             return StoreUnavailable(self._address.url, operation, reason=reason)
         return super().translated(exc, operation)
 
+    async def _infos(self) -> list[Any]:
+        with contextlib.suppress(RedisError, OSError):  # no sentinel answers: the primary may well do
+            async with asyncio.timeout(self._timeout / 2):
+                if await self._primary() != self._at:
+                    await self._forget()
+        return await super()._infos()
+
     async def _connect(self) -> AbstractConnection:
-        host, port = await self._primary()
-        connection = await connected(self._address.connection(self._timeout, (host, port)))
+        self._at = await self._primary()
         try:
-            (role,) = await exchange(connection, [("ROLE",)])
-            if isinstance(role, RedisError):
-                raise role
-            if role[0] != b"master":
-                problem = f"{host}:{port} is no primary, though the sentinels say so: a failover goes on"
-                raise redis.ConnectionError(problem)
+            connection = await connected(self._address.connection(self._timeout, self._at))
+            try:
+                await self._check_role(connection, f"{self._at[0]}:{self._at[1]}")
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
         except BaseException:
-            await connection.disconnect(nowait=True)
+            self._sentinels.append(self._sentinels.pop(0))  # it may be behind: next time, ask another one
             raise
         return connection
+
+    @staticmethod
+    async def _check_role(connection: AbstractConnection, shown: str) -> None:
+        (role,) = await exchange(connection, [("ROLE",)])
+        if isinstance(role, RedisError):
+            raise role
+        if role[0] != b"master":
+            raise redis.ConnectionError(
+                f"{shown} is no primary, though the sentinels say so: a failover goes on"
+            )
 
     async def _primary(self) -> tuple[str, int]:
         """Host and port, from the first sentinel that knows."""

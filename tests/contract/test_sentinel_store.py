@@ -11,6 +11,7 @@ from anyio import to_thread
 
 from state.base import (
     EMPTY_VERSION,
+    Lost,
     StateStore,
     StoreError,
     StoreRefused,
@@ -22,7 +23,7 @@ from state.base import (
 )
 from tests.contract.conftest import Stores, until
 from tests.contract.load import NUMBERS, stored, together, writing
-from tests.groups import LOCAL, SERVICE, SentinelGroup
+from tests.groups import LOCAL, SERVICE, SentinelGroup, wait_for
 from tests.rights import PASSWORD
 from tests.servers import RedisServer, free_port
 
@@ -127,17 +128,24 @@ async def test_a_primary_that_hangs_is_left_for_the_new_one(
     assert await store.swap_buckets([put(2, b"x")]) == outcome
 
 
-async def test_a_switch_that_was_asked_for_is_over_in_a_moment_and_has_another_run_id(
+async def test_a_primary_that_was_replaced_though_it_works_is_left_when_the_run_id_is_asked_for(
     store: StateStore, sentinels: SentinelGroup
 ) -> None:
     await store.swap_buckets([put(1, b"x")])
     before, old = await store.run_id(), sentinels.primary()
     answer = sentinels.sentinels[0].command("SENTINEL", "FAILOVER", SERVICE)
-    await works_again(store, than=before)
-    found = await store.versions("users")
-    await to_thread.run_sync(sentinels.demote, old)
     assert answer == b"+OK\r\n"
-    assert found == {1: version_of(b"x")}
+    await to_thread.run_sync(wait_for, lambda: sentinels.primary() is not old, "the switch")
+    still_a_primary = old.command("ROLE").startswith(b"*3\r\n$6\r\nmaster")
+    after = await store.run_id()
+    found = await store.swap_buckets([put(1, b"y")])
+    await store.swap_buckets([put(2, b"x")])
+    written = sentinels.primary().command("EXISTS", "dd:{u00}002")
+    await to_thread.run_sync(sentinels.demote, old)
+    assert still_a_primary
+    assert after != before
+    assert found == [Lost(version_of(b"x"), b"x")]
+    assert written == b":1\r\n"
 
 
 async def test_a_primary_that_became_a_replica_is_unavailable_not_refused(
