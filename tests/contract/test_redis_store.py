@@ -376,29 +376,6 @@ async def test_a_user_without_the_right_is_refused_with_what_to_do(own_redis: Re
     assert SECRET not in everything_said(failure)
 
 
-async def test_a_user_with_no_more_than_the_needed_rights_is_enough(
-    own_redis: RedisServer, stores: Stores
-) -> None:
-    commands = (
-        "+select +info +hmget +hget +hset +hsetnx +hgetall +hdel +get +set +del +getrange +mget +evalsha"
-        " +eval +script|load +time +xadd +xrevrange +blpop +lpush +expire +pexpire +ttl"
-    )
-    keys = "~dd:* ~lock:dd:* ~lock-signal:dd:*"
-    answer = own_redis.command(
-        "ACL", "SETUSER", "director", "on", f">{SECRET}", *keys.split(), *commands.split()
-    )
-    store = await stores.open(f"unix://director:{SECRET}@{own_redis.socket}?db=1")
-    assert answer == b"+OK\r\n"
-    assert await store.swap_buckets([put(1, b"x")]) == [X]
-    assert await store.versions("users") == {1: version_of(b"x")}
-    assert await store.swap_document("hosts", EMPTY_VERSION, b"h") == Swapped(version_of(b"h"))
-    await store.renew(lease("10.0.0.1"), 30)
-    assert len(await store.members()) == 1
-    await store.release("10.0.0.1")
-    await store.append_audit([])
-    assert (await store.health()).server.startswith("Redis")
-
-
 async def test_a_read_only_replica_is_refused_with_what_to_do(
     store: StateStore, own_redis: RedisServer
 ) -> None:
