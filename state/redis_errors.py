@@ -42,8 +42,8 @@ ADVICE = {
 
 _NESTED = re.compile(r"(?:: -|user_script: ?\d+: -?)([A-Z]{3,}) ")
 """How Redis 6 reports the error of a command that a script ran."""
-_NOT_ALLOWED = "The user executing the script can't"
-"""How all versions report that a script's command, or its key, is not allowed: as ERR."""
+_NOT_ALLOWED = re.compile(r"The user executing the script can't|ACL failure in script")
+"""How Redis and Valkey report that a script's command, or its key, is not allowed: as ERR."""
 
 Failure = RedisError | RedisClusterException | OSError
 """Whatever the library raises."""
@@ -73,7 +73,7 @@ def code_of(exc: RedisError) -> str:
     """The code of an error reply, also where a script wrapped it; else something that is no code."""
     if isinstance(exc, AuthenticationError) and exc.status_code not in ("NOAUTH", "SENTINELAUTH"):
         return "WRONGPASS"
-    if _NOT_ALLOWED in str(exc):
+    if _NOT_ALLOWED.search(str(exc)):
         return "NOPERM"
     code = exc.status_code or str(exc).partition(" ")[0]
     nested = _NESTED.search(str(exc))

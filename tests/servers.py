@@ -20,7 +20,8 @@ START_WITHIN = 10.0
 class RedisServer:
     """A redis-server on a Unix socket, and on a port of 127.0.0.1 if `port` is given.
 
-    password: of the default user. tls_port: a port for TLS, with a `certificate` of its own.
+    password: of the default user. tls_port: a port for TLS, with a `certificate` of its own, or that
+    of another server (certificate_of).
     appendonly: keep the data over stop and kill. options: lines of its configuration. sentinel: it is one.
     `with` it, or call start() and close().
     """
@@ -32,6 +33,7 @@ class RedisServer:
         password: str = "",
         tls_port: int = 0,
         appendonly: bool = False,
+        certificate_of: RedisServer | None = None,
         options: dict[str, str] | None = None,
         sentinel: bool = False,
     ) -> None:
@@ -59,7 +61,11 @@ class RedisServer:
         if password:
             lines["requirepass"] = password
         if tls_port:
-            key = self._certify()
+            if certificate_of:
+                self.certificate = certificate_of.certificate
+                key = certificate_of.folder / "key.pem"
+            else:
+                key = self._certify()
             lines |= {
                 "tls-port": str(tls_port),
                 "tls-cert-file": str(self.certificate),

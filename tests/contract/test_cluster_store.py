@@ -237,7 +237,7 @@ async def test_nodes_that_are_gone_do_not_matter_while_one_of_those_named_answer
     empty: ClusterGroup, stores: Stores
 ) -> None:
     store = await stores.open(empty.url.replace("@", f"@{LOCAL}:{free_port()},"))
-    assert (await store.health()).server.startswith("Redis")
+    assert (await store.health()).took < 2
 
 
 async def test_nodes_that_forgot_the_scripts_are_given_them_again(

@@ -474,3 +474,37 @@ async def test_something_that_is_not_redis_is_an_error_of_the_store() -> None:
         failure = await failure_of_open(f"redis://127.0.0.1:{port}", timeout=0.5)
         tasks.cancel_scope.cancel()
     assert isinstance(failure, StoreError)
+
+
+# Several servers over TLS
+
+
+async def test_the_nodes_of_a_cluster_are_talked_to_over_tls(
+    monkeypatch: pytest.MonkeyPatch, stores: Stores
+) -> None:
+    tls, bus = free_port(), str(free_port())
+    options = {"cluster-enabled": "yes", "cluster-port": bus, "tls-cluster": "yes"}
+    with RedisServer(tls_port=tls, options=options) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+        server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+
+        async def served() -> bool:
+            return b"cluster_state:ok" in server.command("CLUSTER", "INFO")
+
+        await until(served)
+        store = await stores.open(f"rediss+cluster://127.0.0.1:{tls}")
+        assert await store.swap_buckets([put(n, b"x") for n in range(BUCKETS)]) == [X] * BUCKETS
+        await store.close()
+
+
+async def test_sentinels_and_the_primary_are_talked_to_over_tls(
+    monkeypatch: pytest.MonkeyPatch, stores: Stores
+) -> None:
+    with RedisServer(tls_port=free_port(), options={"tls-replication": "yes"}) as server:
+        monitor = {"sentinel monitor": f"mail 127.0.0.1 {server.tls_port} 1", "tls-replication": "yes"}
+        sentinel = RedisServer(tls_port=free_port(), certificate_of=server, options=monitor, sentinel=True)
+        with sentinel:
+            monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+            store = await stores.open(f"rediss+sentinel://127.0.0.1:{sentinel.tls_port}/mail")
+            assert await store.swap_buckets([put(1, b"x")]) == [X]
+            await store.close()

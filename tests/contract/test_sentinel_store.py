@@ -172,7 +172,7 @@ async def test_sentinels_that_hang_or_are_gone_do_not_matter_while_one_answers(
         store = await stores.open(sentinels.url.replace("@", f"@{LOCAL}:{gone},"))
     finally:
         hanging.thaw()
-    assert (await store.health()).server.startswith("Redis")
+    assert (await store.health()).took < 2
 
 
 async def test_no_sentinel_that_answers_is_unavailable_with_each_of_them_named() -> None:

@@ -33,6 +33,7 @@ IN_SCRIPT = "Error running script (call to f_0123): @user_script:9: "
             "READONLY",
         ),
         (ResponseError("The user executing the script can't run this command", status_code="ERR"), "NOPERM"),
+        (ResponseError("ACL failure in script: User director has no", status_code="ERR"), "NOPERM"),
         (AuthenticationError("Authentication required.", status_code="NOAUTH"), "NOAUTH"),
         (AuthenticationError("invalid username-password pair", status_code="WRONGPASS"), "WRONGPASS"),
     ],
