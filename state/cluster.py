@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import redis
 from redis.asyncio.connection import AbstractConnection
@@ -24,15 +24,12 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
 from redis.retry import Retry
 
-from state.redis_link import INFO, Client, Command, Link, Pool, RedisAddress, connected
+from state.redis_link import INFO, Client, Command, Link, Node, Pool, RedisAddress, connected
 
 HOPS = 6
 """Times that a command is sent where the last answer said."""
 REFRESH_SHARE = 4
 """Parts of a call's deadline; a node that does not tell the slots within one is not waited for."""
-
-Node: TypeAlias = tuple[str, int]
-"""Host and port."""
 
 
 class ClusterAddress(RedisAddress, frozen=True, kw_only=True):

@@ -35,6 +35,8 @@ CONNECTIONS = 4
 
 Command: TypeAlias = tuple[Any, ...]
 """A command's words. It has keys: in the second place, or as EVALSHA says."""
+Node: TypeAlias = tuple[str, int]
+"""Host and port."""
 Client: TypeAlias = redis.Redis | RedisCluster
 """A synchronous client, for a worker thread."""
 
@@ -92,8 +94,8 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
             # finds the server's session tickets waiting, and the library takes it for broken.
         }
 
-    def connection(self, timeout: float, node: tuple[str, int] | None = None) -> AbstractConnection:
-        """A connection for the event loop, not connected yet; to `node` (host, port) if one is given."""
+    def connection(self, timeout: float, node: Node | None = None) -> AbstractConnection:
+        """A connection for the event loop, not connected yet; to `node` if one is given."""
         common: dict[str, Any] = {
             "db": self.db,
             "username": self.username,

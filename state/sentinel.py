@@ -1,6 +1,6 @@
 """`redis+sentinel://…`: the primary that the sentinels name, whichever that is by now.
 
-They are asked for each new connection, and what they name is asked whether it is a primary. As connections
+They are asked for each new connection, and whom they name is asked whether it is a primary. As connections
 are dropped after any error, a primary that failed is left with the next call. One that was replaced though it
 works (`SENTINEL FAILOVER`) goes on taking writes for ten seconds, which are lost: so they are asked also
 whenever the run id is, which directors do every second.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import redis
@@ -20,7 +20,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from state.base import StoreError, StoreUnavailable
 from state.redis_errors import Failure, code_of
-from state.redis_link import Client, Link, Pool, RedisAddress, RedisLink, connected, exchange
+from state.redis_link import Client, Link, Node, Pool, RedisAddress, RedisLink, connected, exchange
 
 SENTINEL_SHARE = 4
 """Parts of a call's deadline; one that a sentinel does not answer within is not waited for."""
@@ -29,7 +29,7 @@ SENTINEL_SHARE = 4
 class SentinelAddress(RedisAddress, frozen=True, kw_only=True):
     """Who knows the primary of `service`, and how to get in there and here."""
 
-    sentinels: tuple[tuple[str, int], ...]
+    sentinels: tuple[Node, ...]
     service: str
     sentinel_username: str | None = None
     sentinel_password: str | None = None
@@ -44,7 +44,7 @@ class SentinelAddress(RedisAddress, frozen=True, kw_only=True):
         primary: redis.Redis = sentinel.master_for(self.service, db=self.db, ssl=self.tls, **options)  # type: ignore[no-untyped-call]
         return primary
 
-    def sentinel_connection(self, timeout: float, node: tuple[str, int]) -> AbstractConnection:
+    def sentinel_connection(self, timeout: float, node: Node) -> AbstractConnection:
         """A connection to a sentinel, not connected yet."""
         kind = SSLConnection if self.tls else Connection
         return kind(
@@ -68,9 +68,9 @@ class SentinelLink(RedisLink):
     def __init__(self, address: SentinelAddress, timeout: float, scripts: Sequence[bytes]) -> None:
         super().__init__(address, timeout, scripts)
         self._sentinels = list(address.sentinels)
-        """The one that answered last is asked first."""
+        """First the one that named the primary of the newest connection, last those that did not answer."""
         self._who = address
-        self._at: tuple[str, int] | None = None
+        self._at: Node | None = None
         """The primary of the newest connection."""
 
     def translated(self, exc: Failure, operation: str) -> StoreError:
@@ -80,40 +80,45 @@ class SentinelLink(RedisLink):
         return super().translated(exc, operation)
 
     async def _infos(self) -> list[Any]:
-        with contextlib.suppress(RedisError, OSError):  # no sentinel answers: the primary may well do
-            async with asyncio.timeout(self._timeout / 2):
-                if await self._primary() != self._at:
-                    await self._forget()
+        if self._at is not None:
+            await self._look()
         return await super()._infos()
 
+    async def _look(self) -> None:
+        """Leave the primary if it is another one by now."""
+        with contextlib.suppress(RedisError, OSError):  # no sentinel answers: the primary may well do
+            async with asyncio.timeout(self._timeout / 2):
+                async for _, primary in self._named():
+                    if primary != self._at:
+                        await self._forget()
+                    break
+
     async def _connect(self) -> AbstractConnection:
-        self._at = await self._primary()
-        try:
-            connection = await connected(self._address.connection(self._timeout, self._at))
+        tried: set[Node] = set()
+        failure: RedisError | OSError | None = None
+        async for sentinel, primary in self._named():
+            if primary in tried:
+                continue
+            tried.add(primary)
             try:
-                await self._check_role(connection, f"{self._at[0]}:{self._at[1]}")
-            except BaseException:
-                await connection.disconnect(nowait=True)
+                connection = await connected(self._address.connection(self._timeout, primary))
+                await _check_role(connection, primary)
+            except AuthenticationError:
                 raise
-        except BaseException:
-            self._sentinels.append(self._sentinels.pop(0))  # it may be behind: next time, ask another one
-            raise
-        return connection
+            except (RedisError, OSError) as exc:
+                failure = exc  # this sentinel may be behind: what do the others say?
+                continue
+            self._at = primary
+            self._sentinels.remove(sentinel)
+            self._sentinels.insert(0, sentinel)
+            return connection
+        assert failure is not None, "_named names one, or raises"
+        raise failure
 
-    @staticmethod
-    async def _check_role(connection: AbstractConnection, shown: str) -> None:
-        (role,) = await exchange(connection, [("ROLE",)])
-        if isinstance(role, RedisError):
-            raise role
-        if role[0] != b"master":
-            raise redis.ConnectionError(
-                f"{shown} is no primary, though the sentinels say so: a failover goes on"
-            )
-
-    async def _primary(self) -> tuple[str, int]:
-        """Host and port, from the first sentinel that knows."""
-        unknown = 0
+    async def _named(self) -> AsyncIterator[tuple[Node, Node]]:
+        """Each sentinel that answers, and the primary it names. Raises RedisError if there is none."""
         failures: list[str] = []
+        known = unknown = 0
         for node in list(self._sentinels):
             shown = f"{node[0]}:{node[1]}"
             try:
@@ -123,20 +128,22 @@ class SentinelLink(RedisLink):
                 raise ResponseError(f"sentinel {shown}: {exc}", status_code="SENTINELAUTH") from None
             except (RedisError, OSError) as exc:
                 failures.append(f"{shown}: {exc or 'no answer'}")
+                self._sentinels.remove(node)
+                self._sentinels.append(node)
                 continue
             if found is None:
                 unknown += 1
                 failures.append(f"{shown} knows no such service")
                 continue
-            self._sentinels.remove(node)
-            self._sentinels.insert(0, node)
-            return found
+            known += 1
+            yield node, found
         if unknown == len(self._sentinels):
             raise ResponseError(f"service {self._who.service}", status_code="NOSERVICE")
-        problem = f"no sentinel names the primary of {self._who.service} ({'; '.join(failures)})"
-        raise redis.ConnectionError(problem)
+        if not known:
+            problem = f"no sentinel names the primary of {self._who.service} ({'; '.join(failures)})"
+            raise redis.ConnectionError(problem)
 
-    async def _ask(self, node: tuple[str, int]) -> tuple[str, int] | None:
+    async def _ask(self, node: Node) -> Node | None:
         async def connect() -> AbstractConnection:
             return await connected(self._who.sentinel_connection(self._timeout, node))
 
@@ -149,3 +156,19 @@ class SentinelLink(RedisLink):
         if isinstance(found, RedisError):
             raise found
         return None if found is None else (found[0].decode(), int(found[1]))
+
+
+async def _check_role(connection: AbstractConnection, node: Node) -> None:
+    """Disconnect and raise RedisError or OSError unless it is a primary's."""
+    try:
+        (role,) = await exchange(connection, [("ROLE",)])
+        if isinstance(role, RedisError):
+            raise role
+        if role[0] != b"master":
+            shown = f"{node[0]}:{node[1]}"
+            raise redis.ConnectionError(
+                f"{shown} is no primary, though the sentinels say so: a failover goes on"
+            )
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise

@@ -21,6 +21,7 @@ from state.base import (
     open_store,
     version_of,
 )
+from tests import rights
 from tests.contract.conftest import Stores, until
 from tests.contract.load import NUMBERS, stored, together, writing
 from tests.groups import LOCAL, SERVICE, SentinelGroup, wait_for
@@ -216,3 +217,15 @@ async def test_something_that_is_no_sentinel_is_refused(redis_server: RedisServe
     redis_server.command("CONFIG", "SET", "port", "0")
     assert isinstance(failure, StoreError)
     assert "SENTINEL" in str(failure)
+
+
+async def test_a_sentinel_that_names_a_primary_of_the_past_does_not_matter_while_another_knows(
+    sentinels: SentinelGroup, stores: Stores
+) -> None:
+    options = {
+        "sentinel monitor": f"{SERVICE} {LOCAL} {free_port()} 2",
+        "user": f"director on >{PASSWORD} {rights.SENTINEL}",
+    }
+    with RedisServer(port=free_port(), options=options, sentinel=True) as behind:
+        store = await stores.open(sentinels.url.replace("@", f"@{LOCAL}:{behind.port},"))
+        assert (await store.health()).took < 2
