@@ -109,6 +109,26 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds the check took."""
 
 
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One migration: it takes a layout from schema `number - 1` to `number`."""
+
+    number: int
+    title: str
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """The layout of a store as it was found, and what `open` would do to it."""
+
+    found: int
+    """Its schema; 0: there is nothing yet."""
+    known: int
+    """The newest schema of this program. A `found` beyond it is refused by `open`."""
+    steps: tuple[Step, ...]
+    """What `open` would run, in order."""
+    size: int | None
+    """Bytes of the file; None where the store cannot say."""
+
+
 class StoreError(Exception):
     """Root of everything a store raises on purpose. Callers keep serving from memory."""
 
@@ -164,7 +184,7 @@ class StoreUrlError(StoreError):
 class StateStore(Protocol):
     """Where users, hosts and members survive a restart.
 
-    Every method but `close` may raise a StoreError; before `open` has returned once they raise
+    Every method but `close` may raise a StoreError; before `open` has returned once all but `layout` raise
     StoreUnavailable. Nothing is retried inside. A cancelled or failed write may still have happened;
     repeating a swap is harmless, since a blob that is stored already counts as swapped. Methods may be
     called concurrently; one object belongs to one event loop.
@@ -176,6 +196,12 @@ class StateStore(Protocol):
     """Whether other directors see the same data, so that leases and claims mean something."""
     set_aside: Path | None
     """Where `open` (or a later operation) put a damaged file; None: there was none."""
+
+    async def layout(self) -> Layout:
+        """Look at the layout of a store that is not open, and change nothing.
+
+        Raises StoreBusy, StoreUnavailable, and StoreRefused, also where the file is damaged.
+        """
 
     async def open(self) -> None:
         """Connect and bring the layout up to date.
@@ -215,6 +241,9 @@ class StateStore(Protocol):
 
     async def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
         """As swap_buckets, for one document; it is as durable then as the store's settings make it."""
+
+    async def documents(self) -> list[str]:
+        """The names of the documents there are, in order. For tools: it may look at all keys there are."""
 
     async def renew(self, lease: Lease, ttl: float) -> None:
         """State that `lease.member` is alive for `ttl` more seconds (> 0), by the store's own clock."""

@@ -16,6 +16,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
+    Layout,
     Lease,
     Lost,
     Space,
@@ -48,6 +49,10 @@ class MemoryStore:
         self._audit: list[AuditEntry] = []
         self._leases = OwnLeases()
         self._open = False
+
+    async def layout(self) -> Layout:
+        await checkpoint()
+        return Layout(found=0, known=0, steps=(), size=None)
 
     async def open(self) -> None:
         await checkpoint()
@@ -112,6 +117,10 @@ class MemoryStore:
         else:
             self._documents.pop(name, None)
         return Swapped(new)
+
+    async def documents(self) -> list[str]:
+        await self._turn("documents")
+        return sorted(self._documents)
 
     async def renew(self, lease: Lease, ttl: float) -> None:
         await self._turn("renew")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import msgspec
 
-from state.base import SchemaTooNew
+from state.base import Layout, SchemaTooNew, Step
 
 if TYPE_CHECKING:
     import redis
@@ -28,6 +28,7 @@ class SqlStep(msgspec.Struct, frozen=True):
 
     number: int
     sql: str
+    title: str = ""
 
 
 class RedisStep(msgspec.Struct, frozen=True):
@@ -35,11 +36,14 @@ class RedisStep(msgspec.Struct, frozen=True):
 
     number: int
     run: Callable[[redis.Redis, str], None]
+    title: str = ""
 
 
 class _Numbered(Protocol):
     @property
     def number(self) -> int: ...
+    @property
+    def title(self) -> str: ...
 
 
 _StepT = TypeVar("_StepT", bound=_Numbered)
@@ -49,7 +53,8 @@ def sqlite_steps() -> list[SqlStep]:
     """All steps this program knows, in order."""
     folder = resources.files("migrations") / "sqlite"
     found = sorted((f.name, f) for f in folder.iterdir() if _NAME.fullmatch(f.name))
-    return _checked([SqlStep(int(name[:4]), file.read_text("utf-8")) for name, file in found])
+    texts = [(int(name[:4]), file.read_text("utf-8")) for name, file in found]
+    return _checked([SqlStep(number, sql, _first_line(sql.removeprefix("--"))) for number, sql in texts])
 
 
 def redis_steps() -> list[RedisStep]:
@@ -57,7 +62,17 @@ def redis_steps() -> list[RedisStep]:
     folder = resources.files("migrations") / "redis"
     names = sorted(f.name.removesuffix(".py") for f in folder.iterdir() if _NAME.fullmatch(f.name))
     modules = [(name, importlib.import_module(f"migrations.redis.{name}")) for name in names]
-    return _checked([RedisStep(int(name[:4]), module.migrate) for name, module in modules])
+    return _checked([RedisStep(int(n[:4]), m.migrate, _first_line(m.__doc__ or "")) for n, m in modules])
+
+
+def layout(found: int, steps: Sequence[_Numbered], size: int | None = None) -> Layout:
+    """What a store of schema `found` lacks of `steps`. size: of its file, in bytes."""
+    missing = tuple(Step(number=step.number, title=step.title) for step in steps[found:])
+    return Layout(found=found, known=len(steps), steps=missing, size=size)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
 def _checked(steps: list[_StepT]) -> list[_StepT]:

@@ -26,6 +26,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
+    Layout,
     Lease,
     Lost,
     SchemaTooNew,
@@ -41,7 +42,7 @@ from state.base import (
     check_version,
     version_of,
 )
-from state.migrate import RedisStep, redis_schema, redis_steps
+from state.migrate import RedisStep, layout, redis_schema, redis_steps
 from state.migrate_redis import migrate_redis
 from state.redis_link import Command, Link, RedisAddress
 
@@ -53,6 +54,8 @@ LOAD_TAGS = 4
 WRITE_BYTES = 4 << 20
 """Blob bytes a round trip, so that a large flush over a slow link does not run into the deadline."""
 AUDIT_PAGE = 1000
+SCAN_PAGE = 10_000
+"""Keys a question of `documents`."""
 
 # A value is the version and then the blob. Anything shorter than that is no bucket, and may be overwritten.
 SWAP = b"""
@@ -115,6 +118,14 @@ class RedisStore:
         self._address, self._timeout, self._prefix = address, timeout, address.prefix
         self._steps = redis_steps() if steps is None else steps
         self._link: Link | None = None
+
+    async def layout(self) -> Layout:
+        link = RedisLink(self._address, self._timeout, ())
+        try:
+            (schema,) = await link.call("layout", [("HGET", f"{self._prefix}meta", "schema")])
+        finally:
+            await link.close()
+        return layout(redis_schema(schema), self._steps)
 
     async def open(self) -> None:
         if self._link is not None:
@@ -230,6 +241,18 @@ class RedisStore:
             if remaining > 0:
                 leases.append(msgspec.structs.replace(lease, remaining=remaining))
         return sorted(leases, key=lambda lease: lease.member)
+
+    async def documents(self) -> list[str]:
+        link, prefix = self._required("documents"), f"{self._prefix}doc:"
+        found: set[str] = set()
+        cursor = b"0"
+        while True:
+            # The characters of a prefix mean themselves in a pattern.
+            command = ("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", SCAN_PAGE)
+            ((cursor, keys),) = await link.call("documents", [command])
+            found.update(key.decode().removeprefix(prefix) for key in keys)
+            if cursor == b"0":
+                return sorted(found)
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         add = ("XADD", f"{self._prefix}audit", "MAXLEN", "~", AUDIT_KEPT, "*", "e")

@@ -24,6 +24,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
+    Layout,
     Lease,
     Lost,
     Space,
@@ -66,6 +67,13 @@ class SqliteStore:
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Semaphore(1)
         self._leases = OwnLeases()
+
+    async def layout(self) -> Layout:
+        # No deadline, as in `open`.
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, self._file.layout)
+        except (sqlite3.Error, OSError) as exc:
+            raise translated(exc, self.url, "layout") from exc
 
     async def open(self) -> None:
         if self._thread is not None:
@@ -119,6 +127,10 @@ class SqliteStore:
         check_document(name)
         check_version(version)
         return await self._run("swap_document", lambda db: _swap_document(db, name, version, data))
+
+    async def documents(self) -> list[str]:
+        query = "SELECT name FROM document ORDER BY name"
+        return await self._run("documents", lambda db: [name for (name,) in db.execute(query)])
 
     async def renew(self, lease: Lease, ttl: float) -> None:
         self._require("renew")

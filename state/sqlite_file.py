@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -9,8 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from state.base import StoreBusy, StoreError, StoreRefused, StoreUnavailable
-from state.migrate import SqlStep, migrate_sqlite, sqlite_schema
+from state.base import Layout, StoreBusy, StoreError, StoreRefused, StoreUnavailable
+from state.migrate import SqlStep, layout, migrate_sqlite, sqlite_schema
 
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -56,6 +57,27 @@ class DatabaseFile:
                 raise
         return self.begin_anew()
 
+    def layout(self) -> Layout:
+        """What `open` would find. Makes no file, moves none, writes to none but the lock.
+
+        Raises StoreBusy, StoreRefused (also where the file is damaged), sqlite3.Error, OSError.
+        """
+        if not self.path.exists():
+            return layout(0, self._steps)
+        self._take_lock()
+        try:
+            with contextlib.closing(sqlite3.connect(self._uri("rw"), uri=True)) as db:
+                return layout(self._healthy_schema(db), self._steps, self.path.stat().st_size)
+        except sqlite3.DatabaseError as exc:
+            if not is_damage(exc):
+                raise
+            advice = (
+                f"{self.path} is damaged ({exc}): a director that starts sets it aside and begins a new one"
+            )
+            raise StoreRefused(self._store, "layout", "damaged", advice) from exc
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Close the file, then let go of the lock."""
         self._disconnect()
@@ -99,6 +121,10 @@ class DatabaseFile:
         )  # who has mail here is nobody else's business
         db = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
         self._connection = db
+        migrate_sqlite(db, self._store, self._healthy_schema(db), self._steps)
+        db.execute("PRAGMA journal_mode = WAL")
+
+    def _healthy_schema(self, db: sqlite3.Connection) -> int:
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             exc = sqlite3.DatabaseError(f"quick_check: {verdict}")
@@ -108,8 +134,10 @@ class DatabaseFile:
         if found is None:
             advice = f"{self.path} is the database of another program: name another file"
             raise StoreRefused(self._store, "open", "not a state file", advice)
-        migrate_sqlite(db, self._store, found, self._steps)
-        db.execute("PRAGMA journal_mode = WAL")
+        return found
+
+    def _uri(self, mode: str) -> str:
+        return f"{self.path.absolute().as_uri()}?mode={mode}"
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -9,7 +9,18 @@ import anyio
 import pytest
 import redis
 
-from state.base import EMPTY_VERSION, SchemaTooNew, StoreError, StoreUnavailable, Swap, Swapped, version_of
+from state.base import (
+    EMPTY_VERSION,
+    SchemaTooNew,
+    Step,
+    StoreBusy,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    Swap,
+    Swapped,
+    version_of,
+)
 from state.migrate import RedisStep, SqlStep, redis_steps, sqlite_steps
 from state.migrate_redis import migrate_redis
 from state.redis import RedisStore
@@ -34,6 +45,10 @@ def sql(folder: Path, query: str) -> list[tuple[object, ...]]:
     rows = connection.execute(query).fetchall()
     connection.close()
     return rows
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
 
 
 def address(server: RedisServer) -> RedisAddress:
@@ -109,7 +124,63 @@ async def test_a_file_of_a_newer_schema_is_refused_with_both_numbers_and_left_al
     assert (tmp_path / "state.db").read_bytes() == before
 
 
+async def test_the_layout_of_a_file_that_is_not_there_makes_none(tmp_path: Path, stores: Stores) -> None:
+    layout = await file_store(stores, tmp_path).layout()
+    assert (layout.found, layout.known, layout.size) == (0, 1, None)
+    assert [(step.number, step.title[:20]) for step in layout.steps] == [(1, "One row a bucket. `v")]
+    assert files(tmp_path) == []
+
+
+async def test_the_layout_of_a_file_names_the_missing_steps_and_runs_none(
+    tmp_path: Path, stores: Stores
+) -> None:
+    old = file_store(stores, tmp_path)
+    await old.open()
+    await old.close()
+    layout = await file_store(stores, tmp_path, SqlStep(2, "", "Doubling"), SqlStep(3, "", "Names")).layout()
+    assert (layout.found, layout.known, layout.size) == (1, 3, (tmp_path / "state.db").stat().st_size)
+    assert layout.steps == (Step(number=2, title="Doubling"), Step(number=3, title="Names"))
+    assert sql(tmp_path, "SELECT schema FROM meta") == [(1,)]
+
+
+async def test_the_layout_of_a_newer_file_is_no_error(tmp_path: Path, stores: Stores) -> None:
+    newer = file_store(stores, tmp_path, SqlStep(2, ""))
+    await newer.open()
+    await newer.close()
+    layout = await file_store(stores, tmp_path).layout()
+    assert (layout.found, layout.known, layout.steps) == (2, 1, ())
+
+
+async def test_the_layout_of_a_file_in_use_is_busy(tmp_path: Path, stores: Stores) -> None:
+    await file_store(stores, tmp_path).open()
+    with pytest.raises(StoreBusy, match="is in use by process"):
+        await file_store(stores, tmp_path).layout()
+
+
+async def test_the_layout_of_a_damaged_file_is_refused_and_the_file_left_where_it_is(
+    tmp_path: Path, stores: Stores
+) -> None:
+    (tmp_path / "state.db").write_bytes(b"no database at all" * 1000)
+    with pytest.raises(StoreRefused, match="is damaged"):
+        await file_store(stores, tmp_path).layout()
+    assert files(tmp_path) == ["state.db", "state.db.lock"]
+
+
 # Redis
+
+
+async def test_the_layout_of_a_prefix_names_the_missing_steps_and_runs_none(
+    redis_server: RedisServer, stores: Stores
+) -> None:
+    empty = await redis_store(stores, redis_server).layout()
+    assert (empty.found, empty.known) == (0, 1)
+    assert empty.steps[0].title.startswith("The first layout.")
+    assert redis_server.command("DBSIZE") == b":0\r\n"
+    old = redis_store(stores, redis_server)
+    await old.open()
+    layout = await redis_store(stores, redis_server, RedisStep(2, mark, "Marks")).layout()
+    assert (layout.found, layout.known, layout.steps) == (1, 2, (Step(number=2, title="Marks"),))
+    assert schema(redis_server) == b"$1\r\n1\r\n"
 
 
 async def test_a_new_prefix_has_the_newest_schema(redis_server: RedisServer, stores: Stores) -> None:

@@ -254,6 +254,14 @@ async def test_documents_of_other_names_are_apart(store: StateStore) -> None:
     assert await store.read_document("hosts") == Document(version_of(b"h"), b"h")
 
 
+async def test_documents_are_listed_by_name_in_order(store: StateStore) -> None:
+    assert await store.documents() == []
+    for name in ("members", "hosts", "plan"):
+        await store.swap_document(name, EMPTY_VERSION, b"x")
+    await store.swap_document("plan", version_of(b"x"), b"")
+    assert await store.documents() == ["hosts", "members"]
+
+
 async def test_empty_data_removes_the_document(store: StateStore) -> None:
     await store.swap_document("hosts", EMPTY_VERSION, b"h")
     assert await store.swap_document("hosts", version_of(b"h"), b"") == Swapped(EMPTY_VERSION)
