@@ -60,6 +60,26 @@ class TlsFileError(DirectorError):
         super().__init__(f"ring.tls.{part}: {problem}")
 
 
+class StoreProblem(DirectorError):
+    """A tool did not get from the state store what it needs; it ends. The store may work again later, or
+    after somebody did what the text says (exit code 69; 78 where the program or the URL has to change)."""
+
+    def __init__(self, text: str, exit_code: int = EX_UNAVAILABLE) -> None:
+        self.exit_code = exit_code
+        super().__init__(text)
+
+
+class ExportError(DirectorError):
+    """A file is no whole export: nothing of it may be imported (exit code 65)."""
+
+    exit_code = EX_DATA
+
+    def __init__(self, file: str, line: int, problem: str) -> None:
+        """line: from 1; 0 for the file as a whole."""
+        self.file, self.line, self.problem = file, line, problem
+        super().__init__(f"{file}: {f'line {line}: ' if line else ''}{problem}; nothing was imported")
+
+
 class PeerError(DirectorError):
     """Somebody on a socket sent what cannot be accepted; that connection is closed, all else goes on."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from director.cli import config, flushes, hosts, moves, ring, run, status, users
+from director.cli import config, flushes, hosts, migrate, moves, ring, run, state, status, users
 from director.cli.client import EX_INTERRUPTED
 from director.cli.groups import Commands
 from director.cli.output import OutputError, complain
@@ -22,6 +22,7 @@ SECTIONS = {
     "Change hosts": ["add", "update", "up", "down", "remove", "tag", "drain"],
     "Change users": ["move", "kick", "flush", "rebalance", "pin", "unpin"],
     "Configuration": ["config"],
+    "Store": ["state", "migrate"],
 }
 
 
@@ -100,7 +101,8 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
 def program(context: click.Context) -> int | None:
     """Send all sessions of a mail user to one backend.
 
-    The commands talk to the director of this machine over its API socket.
+    The commands talk to the director of this machine over its API socket; `state` and `migrate` open its
+    store.
     """
     if context.invoked_subcommand is not None:
         return None
@@ -113,7 +115,7 @@ for command in (
     *(status.status, users.map_users, hosts.dump, ring.ring),
     *(hosts.add, hosts.update, hosts.up, hosts.down, hosts.remove, flushes.tag, flushes.drain),
     *(moves.move, moves.kick, flushes.flush, flushes.rebalance, moves.pin, moves.unpin),
-    config.config,
+    *(config.config, state.state, migrate.migrate),
 ):
     program.add_command(command)
 

@@ -241,6 +241,28 @@ def load(
     return config
 
 
+def load_for_tools(path: str | Path, environ: Mapping[str, str]) -> Config:
+    """Only `state`, [users] and [dovecot] of the file; the rest is as if it were not there.
+
+    Whoever looks after a store must get at it also where the rest does not fit, and no name can be resolved.
+    Raises ConfigErrors.
+    """
+    reader = Reader(str(path), Path(path).absolute().parent, environ)
+    wanted = {key: value for key, value in reader.document().items() if key in ("state", "users", "dovecot")}
+    raw = reader.section(Config, wanted, "")
+    dovecot = _dovecot(reader, raw.get("dovecot"))
+    config = Config(
+        file=str(path),
+        folder=reader.folder,
+        state=_state(reader, raw),
+        dovecot=dovecot,
+        users=_users(reader, raw.get("users"), dovecot),
+    )
+    if reader.problems:
+        raise ConfigErrors(reader.problems)
+    return config
+
+
 def show(config: Config) -> str:
     """The configuration in force as TOML, secrets as `***`."""
     return "\n".join(written(config)).strip() + "\n"

@@ -16,17 +16,22 @@ MAY_IMPORT = {
     "wire": BASE | {"core"},
     "net": BASE | {"wire"},
     "service": BASE | {"core", "wire", "net", "state"},
+    # Beside the service, not in it: it looks into stores while no director runs, and needs no socket of one.
+    "statetools": BASE | {"core", "state"},
     "web": BASE | {"service"},
     "cli": BASE,
     "demo": BASE | {"cli"},
 }
 """Room of `director` -> what it may import besides itself, the standard library and third parties."""
 
+STORE_ROOMS = ("core", "service", "statetools", "state")
 LATE = {
-    # The command line starts whole rooms, inside a function, when asked to.
+    # The command line starts whole rooms, inside a function, when asked to; their types cost nothing.
     ("cli/run.py", "service"),
     ("cli/run.py", "demo"),
     ("cli/config.py", "service"),
+    # `state` and `migrate` open the store themselves: no director may be running, or able to.
+    *((f"cli/{file}.py", room) for file in ("state", "stores", "migrate") for room in STORE_ROOMS),
 }
 ROOT_IMPORT = ("service/app.py", "director.web")
 """The one arrow backwards: the composition root builds the API too, through `run_api`."""
@@ -46,12 +51,13 @@ NOT_PURE = {
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """Every module a file imports, and whether it does so inside a function."""
+    """Every module a file imports, and whether it does so inside a function, or for the type checker only."""
     tree = ast.parse(file.read_text())
     late = {
         inner
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):

@@ -1,0 +1,262 @@
+"""`director state …`: look into a store, take it elsewhere, repair it. These commands ask no director: they
+open the store themselves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, BinaryIO
+
+import click
+import msgspec
+
+from director.cli.following import counted
+from director.cli.groups import Commands
+from director.cli.output import OutputError, complain, moment, or_dash, say, say_json, size
+from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
+from director.cli.target import Target, json_option
+from director.errors import EX_DATA, DirectorError
+
+if TYPE_CHECKING:
+    from director.statetools.buckets import Tally
+    from director.statetools.findings import Finding
+    from director.statetools.importing import Imported
+    from director.statetools.info import Info
+
+
+class FileError(DirectorError):
+    """A file of the command line cannot be read or written."""
+
+
+@click.group(cls=Commands)
+def state() -> None:
+    """The store: what is in it, backup, repair.
+
+    A SQLite file can be opened only while its director is stopped; Redis at any time.
+    """
+
+
+@state.command("info")
+@json_option
+@store_options
+@click.pass_obj
+def show_info(target: Target, store: str | None, as_json: bool) -> None:
+    """What the store is and holds."""
+    from director.statetools.info import info
+
+    chosen, meter = Chosen(target, store), Meter("state info")
+    found = carried_out(lambda: info(chosen.place, meter), meter)
+    if as_json:
+        say_json(msgspec.json.encode(found))
+        return
+    for title, value in _info_lines(found):
+        say(f"{title:<10}{value}")
+
+
+def _info_lines(found: Info) -> Iterator[tuple[str, str]]:
+    yield "store", found.url
+    yield "shared", "yes, by all directors" if found.shared else "no, one director's own"
+    if found.contents is None:
+        if found.schema:
+            yield (
+                "schema",
+                f"{found.schema}; this program works with {found.schema_known}: `director migrate`",
+            )
+        else:
+            yield "schema", "none: no director has used this store yet"
+        return
+    yield "schema", str(found.schema)
+    held = found.contents
+    yield "server", held.server
+    yield "run id", held.run_id
+    yield "users", f"{held.users} in {counted(held.user_buckets, 'bucket')}"
+    yield "names", f"{held.names} in {counted(held.name_buckets, 'bucket')}"
+    yield "bytes", size(held.bytes)
+    names = ", ".join(f"{document.name} ({size(document.bytes)})" for document in held.documents)
+    yield "documents", or_dash(names)
+    if found.shared:
+        yield (
+            "leases",
+            "not readable, see `state verify`"
+            if held.leases is None
+            else or_dash(", ".join(f"{one.member} ({one.remaining:.0f} s)" for one in held.leases)),
+        )
+    if held.audit_entries is None:
+        yield "audit", "not readable, see `state verify`"
+    else:
+        newest = f", the newest of {moment(int(held.audit_newest))}" if held.audit_newest else ""
+        yield "audit", f"{held.audit_entries} entries{newest}"
+
+
+@state.command("verify")
+@click.option("--fix", is_flag=True, help="Repair what can be repaired; directors may run on a shared store.")
+@click.option("--reason", metavar="TEXT", default="", help="Why; kept in the audit.")
+@json_option
+@store_options
+@click.pass_obj
+def verify(target: Target, store: str | None, fix: bool, reason: str, as_json: bool) -> int:
+    """Say everything that is wrong with the store; exit code 65 if anything is."""
+    from director.statetools.opening import opened
+    from director.statetools.verifying import Verification
+
+    chosen, meter = Chosen(target, store), Meter("state verify")
+    findings: list[Finding] = []
+
+    async def walk() -> str:
+        async with opened(chosen.place) as (opened_store, _):
+            verification = Verification(opened_store, chosen.limits(), fix=fix)
+            async for finding in verification.findings(meter):
+                if as_json:
+                    findings.append(finding)
+                else:
+                    meter.clear()
+                    _say_finding(finding)
+                    findings.append(msgspec.structs.replace(finding, meaning="", remedy="", outcome=""))
+            fixed = [finding for finding in findings if finding.fixed]
+            if fixed:
+                detail = f"repaired {len(fixed)} of {counted(len(findings), 'finding')}"
+                await opened_store.append_audit([entry("state verify --fix", detail, reason)])
+            return (
+                f"{counted(verification.users, 'user')} and {counted(verification.names, 'name')}"
+                f" in {counted(verification.buckets, 'bucket')}"
+            )
+
+    looked_at = carried_out(walk, meter)
+    left = sum(not finding.fixed for finding in findings)
+    if as_json:
+        say_json(msgspec.json.encode({"looked_at": looked_at, "findings": findings, "left": left}))
+    elif not findings:
+        say(f"{looked_at}: good")
+    else:
+        say(f"{looked_at}: {counted(len(findings), 'finding')}, {len(findings) - left} repaired")
+        if left and not fix:
+            say("`director state verify --fix` repairs what can be repaired")
+    return EX_DATA if left else 0
+
+
+def _say_finding(finding: Finding) -> None:
+    say(f"{finding.where}: {finding.problem}")
+    say(f"    means:    {finding.meaning}")
+    say(f"    repair:   {finding.remedy}")
+    if finding.outcome:
+        say(f"    {'repaired' if finding.fixed else 'left'}: {finding.outcome}")
+
+
+@state.command("export")
+@click.argument("file")
+@store_options
+@click.pass_obj
+def export_state(target: Target, store: str | None, file: str) -> None:
+    """Write everything in the store to FILE as JSON Lines; - is stdout.
+
+    FILE appears when it is complete; what was there before stays until then.
+    """
+    from director.statetools.exporting import export
+    from director.statetools.opening import opened
+
+    chosen, meter = Chosen(target, store), Meter("state export")
+
+    async def copy(output: IO[bytes]) -> None:
+        import time
+
+        async with opened(chosen.place) as (opened_store, schema):
+            lines = export(opened_store, schema, chosen.user_hash(), time.time(), meter)
+            async for part in lines:
+                _put(output, file, part)
+
+    with _written(file) as output:
+        carried_out(lambda: copy(output), meter)
+
+
+def _put(output: IO[bytes], file: str, part: bytes) -> None:
+    try:
+        output.write(part)
+    except OSError as exc:
+        raise OutputError(exc) if file == "-" else FileError(f"{file}: {exc.strerror}") from None
+
+
+@contextmanager
+def _written(file: str) -> Iterator[IO[bytes]]:
+    """Where an export goes: stdout, or a file that takes its name when it is complete and on the disk."""
+    if file == "-":
+        yield sys.stdout.buffer
+        return
+    folder, name = os.path.split(os.path.abspath(file))
+    try:
+        # Who has mail here is nobody else's business: only its owner may read it.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as output:
+            try:
+                yield output
+                output.flush()
+                os.fsync(output.fileno())
+                os.replace(output.name, os.path.join(folder, name))
+            except BaseException:
+                os.unlink(output.name)
+                raise
+    except OSError as exc:
+        raise FileError(f"{file}: {exc.strerror}") from None
+
+
+@state.command("import")
+@click.argument("file")
+@click.option("--dry-run", is_flag=True, help="Check the file and say what would change; change nothing.")
+@click.option("--reason", metavar="TEXT", default="", help="Why; kept in the audit.")
+@json_option
+@store_options
+@click.pass_obj
+def import_state(
+    target: Target, store: str | None, file: str, dry_run: bool, reason: str, as_json: bool
+) -> None:
+    """Merge an export into the store; - is stdin.
+
+    What the store has decided later stays. Interrupted: run it again.
+    """
+    from director.statetools.importing import ExportFile, load
+    from director.statetools.opening import opened_for_import
+
+    chosen, meter = Chosen(target, store), Meter("state import")
+
+    async def merge(source: BinaryIO) -> Imported:
+        import time
+
+        meter.say("checking the file")
+        whole = ExportFile(source, file, time.time(), Meter("state import: checking"))
+        async with opened_for_import(chosen.place, dry_run=dry_run) as opened_store:
+            done = await load(opened_store, whole, meter, dry_run=dry_run)
+            if not dry_run:
+                detail = f"{done.users.new} new and {done.users.changed} changed users"
+                await opened_store.append_audit([entry("state import", detail, reason)])
+            return done
+
+    with _read(file) as source:
+        done = carried_out(lambda: merge(source), meter)
+    if as_json:
+        say_json(msgspec.json.encode({"dry_run": dry_run, "imported": done}))
+        return
+    for kind in ("hosts", "members", "documents", "users", "names"):
+        tally: Tally = getattr(done, kind)
+        say(f"{kind:<11}{tally.new} new, {tally.changed} changed, {tally.unchanged} as they were")
+    for name in done.kept:
+        complain(f"document {name}: the store has another one, and keeps it")
+    if dry_run:
+        say("dry run: nothing is changed")
+
+
+@contextmanager
+def _read(file: str) -> Iterator[BinaryIO]:
+    """The file to import, read twice: stdin goes to a nameless file first."""
+    try:
+        if file != "-":
+            with open(file, "rb") as source:
+                yield source
+            return
+        with tempfile.TemporaryFile() as spooled:
+            shutil.copyfileobj(sys.stdin.buffer, spooled)
+            spooled.seek(0)
+            yield spooled
+    except OSError as exc:
+        raise FileError(f"{file}: {exc.strerror}") from None

@@ -1,0 +1,113 @@
+"""What the commands share that open a store themselves: which one, how far they are, who did it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from director.cli.following import Progress
+from director.cli.target import Target, config_option
+
+if TYPE_CHECKING:
+    from director.core.hashing import UserHash
+    from director.statetools.findings import Limits
+    from director.statetools.opening import Place
+    from state.base import AuditEntry
+
+SHOW_EVERY = 0.2
+"""Seconds from one line of progress to the next."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+def store_options(command: F) -> F:
+    """`-c` and `--store`."""
+    store = click.option(
+        "--store",
+        metavar="URL",
+        help="Another store than that of the configuration; relative paths from here.",
+    )
+    return config_option(store(command))
+
+
+class Chosen:
+    """The store that the command line means, and what the configuration says about users."""
+
+    def __init__(self, target: Target, store: str | None) -> None:
+        """Raises ConfigErrors. With --store no configuration has to be there, unless one is named."""
+        from director.service.config import Config, load_for_tools
+
+        if store is None or target.config is not None:
+            config = load_for_tools(target.config_path, os.environ)
+        else:
+            config = Config(file="", folder=Path.cwd())
+        self._config = config
+        self._url = store or str(config.state)
+        self._folder = Path.cwd() if store else config.folder
+
+    @property
+    def place(self) -> Place:
+        from director.statetools.opening import Place
+
+        return Place(self._url, self._folder)
+
+    def user_hash(self) -> UserHash:
+        from director.core.hashing import UserHash
+
+        return UserHash(self._config.users.username_hash, self._config.users.master_user_separator)
+
+    def limits(self) -> Limits:
+        from director.statetools.findings import Limits
+
+        return Limits.at(time.time(), int(self._config.users.expire))
+
+
+class Meter:
+    """How far it is, on a terminal; nothing elsewhere."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._line, self._due = name, Progress(), 0.0
+        self.begun = time.monotonic()
+
+    def __call__(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + SHOW_EVERY
+        text = f"{self._name}: {100 * done // max(of, 1)} %"
+        if done and now - self.begun > 1:
+            text += f", {(now - self.begun) * (of - done) / done:.0f} s left"
+        self._line.show(text)
+
+    def say(self, text: str) -> None:
+        self._line.show(f"{self._name}: {text}")
+
+    def clear(self) -> None:
+        self._line.clear()
+
+
+def carried_out(work: Callable[[], Coroutine[Any, Any, T]], meter: Meter) -> T:
+    """Run it to its end. Ctrl-C interrupts it."""
+    import anyio
+
+    try:
+        return anyio.run(work)
+    finally:
+        meter.clear()
+
+
+def entry(what: str, detail: str, reason: str) -> AuditEntry:
+    """For the audit: what whoever runs this command did to the store."""
+    import getpass
+    import socket
+
+    from state.base import AuditEntry
+
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    return AuditEntry(at=time.time(), who=who, what=what, target="state", detail=detail, reason=reason)

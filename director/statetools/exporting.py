@@ -1,0 +1,125 @@
+"""`director state export`: everything a store holds that outlives its directors, line by line."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterable
+
+from director.core.addresses import host_id
+from director.core.hashing import UserHash
+from director.core.hosts import decode_rows
+from director.core.members import decode_member_rows
+from director.core.messages import HostRow
+from director.errors import EX_DATA, StoreProblem
+from director.statetools.buckets import Names, Progress, Records, names_in, read_all, records_in
+from director.statetools.lines import (
+    FORMAT,
+    DocumentLine,
+    End,
+    Header,
+    NameLine,
+    UserLine,
+    encode,
+    flag_names,
+    host_line,
+    member_line,
+    written_name,
+)
+from director.types import Address, UserKey
+from director.version import VERSION
+from state.base import StateStore
+
+HOSTS, MEMBERS = "hosts", "members"
+"""The documents that are written row by row."""
+
+
+async def export(
+    store: StateStore, schema: int, user_hash: UserHash, now: float, progress: Progress
+) -> AsyncIterator[bytes]:
+    """The lines of an export, in pieces of many. Needs memory for a few buckets, however large the store is.
+
+    user_hash: as the directors have it, to find out tags. What is written meanwhile may or may not be in it.
+    Raises StoreProblem where something stored is damaged, StoreError.
+    """
+    server = (await store.health()).server
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    yield encode(
+        Header(
+            format=FORMAT, exported=moment, store=store.url, server=server, schema=schema, director=VERSION
+        )
+    )
+    rows: list[HostRow] = []
+    members = documents = users = names = 0
+    for name in await store.documents():
+        document = await store.read_document(name)
+        if document is None:
+            continue  # removed a moment ago
+        try:
+            if name == HOSTS:
+                rows = decode_rows(document.data)
+                yield b"".join(encode(host_line(row)) for row in rows)
+            elif name == MEMBERS:
+                member_rows = decode_member_rows(document.data)
+                members = len(member_rows)
+                yield b"".join(encode(member_line(row)) for row in member_rows)
+            else:
+                documents += 1
+                yield encode(DocumentLine(name=name, data=document.data))
+        except ValueError as exc:
+            text = f"{store.url}: {exc}; `director state verify --fix` repairs it"
+            raise StoreProblem(text, EX_DATA) from exc
+    people = _People(rows, user_hash)
+    async for batch in read_all(store, "users", progress):
+        others = await store.read_buckets("names", [bucket.number for bucket in batch])
+        for bucket, other in zip(batch, others, strict=True):
+            if bucket.blob or other.blob:
+                records, known = records_in(bucket), names_in(other)
+                users += len(records)
+                names += len(known)
+                yield people.lines(records, known)
+    yield encode(End(hosts=len(rows), members=members, documents=documents, users=users, names=names))
+
+
+class _People:
+    """Writes records with the addresses, names and tags that can be known."""
+
+    def __init__(self, rows: Iterable[HostRow], user_hash: UserHash) -> None:
+        rows = list(rows)
+        self._addresses = {host_id(Address(row.address)): row.address for row in rows}
+        self._tags = {_mixed_in(tag): tag for tag in {"", *(row.tag for row in rows)}}
+        self._hash = user_hash
+
+    def lines(self, records: Records, names: Names) -> bytes:
+        """Those of a bucket, by key."""
+        lines = bytearray()
+        for key in sorted(records.keys() | names.keys()):
+            user, known = records.get(key), names.get(key)
+            name, name_base64 = written_name(known)
+            if user is None:
+                line: UserLine | NameLine = NameLine(key=f"{key:016x}", name=name, name_base64=name_base64)
+            else:
+                line = UserLine(
+                    key=f"{key:016x}",
+                    hash=key >> 32,
+                    host=self._addresses.get(user.host),
+                    host_id=user.host,
+                    tag=None if known is None else self._tag(key, known),
+                    decided=user.decided,
+                    seen=user.seen,
+                    flags=flag_names(user.flags),
+                    name=name,
+                    name_base64=name_base64,
+                )
+            lines += encode(line)
+        return bytes(lines)
+
+    def _tag(self, key: UserKey, name: bytes) -> str | None:
+        """The tag that makes this key of this name; None where it is none of the hosts' tags."""
+        difference = self._hash.key(name) ^ key
+        return None if difference >> 32 else self._tags.get(difference)
+
+
+def _mixed_in(tag: str) -> int:
+    """What a tag changes in a key (ring-rules 1)."""
+    return int.from_bytes(hashlib.md5(tag.encode(), usedforsecurity=False).digest()[:4]) if tag else 0

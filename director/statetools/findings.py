@@ -1,0 +1,241 @@
+"""What can be wrong with a bucket, and what it is after a repair. Pure: bytes in, bytes and words out.
+
+A repair keeps what can be kept: records and names that are whole are sorted, merged where there are two, and
+taken to the bucket where they belong. An operator's word (a pin, a move) is never dropped while it is whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from director.core.users import BUCKET_SHIFT, BY_HAND, LATEST, MOVING, PINNED, RECORD, User, merged, pack
+from director.statetools.buckets import Names, Records, pack_names
+from director.types import HostId, Stamp, UserKey
+from state.base import Bucket, version_of
+
+KNOWN_FLAGS = MOVING | BY_HAND | PINNED
+NAME_HEAD = 10
+"""Bytes before a name: its key and its length."""
+AHEAD = 3600
+"""Seconds that a decision may be ahead of this machine's clock; directors refuse each other above 2."""
+
+
+class Finding(msgspec.Struct, kw_only=True):
+    """One thing that is wrong: where, what, what it means, what repairs it."""
+
+    where: str
+    problem: str
+    meaning: str
+    remedy: str
+    fixed: bool = False
+    outcome: str = ""
+    """What the repair did: what it kept and what it dropped."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What is possible at the time of the check, in Unix seconds."""
+
+    now: int
+    decided: int
+    seen: int
+
+    @classmethod
+    def at(cls, now: float, expire: int) -> Limits:
+        """expire: seconds, as configured. `seen` is stored up to a third of it ahead."""
+        latest = int(now) + AHEAD
+        return cls(int(now), min(LATEST, latest), min(LATEST, latest + max(expire, 86400)))
+
+
+class Checked(msgspec.Struct, kw_only=True):
+    """A bucket that was looked at."""
+
+    findings: list[Finding]
+    blob: bytes
+    """What it would be after the repair, with what belongs elsewhere still in it."""
+    records: Records = {}
+    """What is in that."""
+    names: Names = {}
+    strays: Finding | None = None
+    """That something in it belongs to other buckets."""
+    unknown: Counter[HostId] = msgspec.field(default_factory=Counter)
+    """Records by hosts that the hosts' document does not have."""
+    kept: Counter[HostId] = msgspec.field(default_factory=Counter)
+    """Those of them that an operator wrote: they stay."""
+
+
+def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: Limits) -> Checked:
+    """hosts: ids of all hosts there are or were; None: not known, so none is unknown."""
+    checked = Checked(findings=[], blob=bucket.blob)
+    report = _Report(bucket, checked.findings)
+    report.version()
+    whole = len(bucket.blob) - len(bucket.blob) % RECORD.size
+    if rest := len(bucket.blob) - whole:
+        report.add(
+            f"{rest} bytes after the last whole record",
+            "it was cut off or written by something else; directors leave the whole bucket out",
+            "the whole records are kept, the rest is dropped",
+        )
+    users = [User(*fields) for fields in RECORD.iter_unpack(bucket.blob[:whole])]
+    keys = [user.key for user in users]
+    impossible = strays = late = odd = 0
+    for user in users:
+        if not user.key >> 32 or not (user.host or user.flags & BY_HAND):
+            impossible += 1
+            continue
+        if hosts is not None and user.host and user.host not in hosts:
+            by_hand = bool(user.flags & (BY_HAND | PINNED)) and not user.flags & ~KNOWN_FLAGS
+            checked.unknown[user.host] += 1
+            if not by_hand:
+                continue
+            checked.kept[user.host] += 1
+        odd += bool(user.flags & ~KNOWN_FLAGS)
+        clipped = user._replace(
+            decided=user.decided if user.decided <= limits.decided else Stamp(limits.now),
+            seen=user.seen if user.seen <= limits.seen else limits.now,
+            flags=user.flags & KNOWN_FLAGS,
+        )
+        late += clipped.decided != user.decided or clipped.seen != user.seen
+        strays += user.key >> BUCKET_SHIFT != bucket.number
+        known = checked.records.get(user.key)
+        checked.records[user.key] = merged(known, clipped) if known else clipped
+    report.count(
+        impossible,
+        "without a user hash or without a host",
+        "no director writes such; nobody can be answered from them",
+        "they are dropped",
+    )
+    report.count(
+        late,
+        "with a time in the far future",
+        "no move or login can ever win over them, until that time",
+        "the time becomes now; host and flags stay",
+    )
+    report.count(
+        odd,
+        "with flags that do not exist",
+        "something else than a director of this release wrote them",
+        "the flags that do not exist are taken off",
+    )
+    report.order(keys)
+    if checked.findings or checked.unknown:
+        checked.blob = pack(sorted(checked.records.values()))
+    if strays:
+        checked.strays = report.strays(strays)
+    return checked
+
+
+def check_names(bucket: Bucket) -> Checked:
+    checked = Checked(findings=[], blob=bucket.blob)
+    report = _Report(bucket, checked.findings)
+    report.version()
+    entries = list(_entries(bucket.blob))
+    if rest := len(bucket.blob) - sum(NAME_HEAD + len(name) for _, name in entries):
+        report.add(
+            f"{rest} bytes after the last whole name",
+            "it was cut off or written by something else; directors leave the whole bucket out",
+            "the whole names are kept, the rest is dropped; a name returns with the user's next login",
+        )
+    bad = strays = 0
+    for key, name in entries:
+        if not key >> 32 or not name or any(byte < 0x20 or byte == 0x7F for byte in name):
+            bad += 1
+            continue
+        strays += key >> BUCKET_SHIFT != bucket.number
+        checked.names[key] = max(name, checked.names.get(key, b""))
+    report.count(
+        bad,
+        "empty, with control characters, or without a user hash",
+        "no login can have had them; listings would show nonsense",
+        "they are dropped; a name returns with the user's next login",
+    )
+    report.order([key for key, _ in entries])
+    if checked.findings:
+        checked.blob = pack_names(checked.names)
+    if strays:
+        checked.strays = report.strays(strays)
+    return checked
+
+
+class _Report:
+    """Adds findings about one bucket."""
+
+    def __init__(self, bucket: Bucket, findings: list[Finding]) -> None:
+        self._bucket, self._findings = bucket, findings
+        self._thing = "records" if bucket.space == "users" else "names"
+
+    def add(self, problem: str, meaning: str, remedy: str) -> None:
+        self._findings.append(self._finding(problem, meaning, remedy))
+
+    def strays(self, number: int) -> Finding:
+        return self._finding(
+            f"{number} {self._thing} belong to other buckets",
+            "directors look for them there, and do not find them",
+            "they are merged into the bucket where they belong",
+        )
+
+    def _finding(self, problem: str, meaning: str, remedy: str) -> Finding:
+        where = f"{self._bucket.space}, bucket {self._bucket.number}"
+        return Finding(where=where, problem=problem, meaning=meaning, remedy=remedy)
+
+    def count(self, number: int, problem: str, meaning: str, remedy: str) -> None:
+        if number:
+            self.add(f"{number} {self._thing} {problem}", meaning, remedy)
+
+    def version(self) -> None:
+        if self._bucket.version != version_of(self._bucket.blob):
+            self.add(
+                "the version is not that of the content",
+                "it was changed by something else than a director, or the disk lies",
+                "the content is kept and gets its version",
+            )
+
+    def order(self, keys: list[UserKey]) -> None:
+        twice = len(keys) - len(set(keys))
+        self.count(
+            twice,
+            "for a key that has one already",
+            "which of the two counts would depend on who reads them",
+            "they are merged by the rule of the ring: the later decision wins",
+        )
+        if keys != sorted(keys):
+            self.add(
+                f"the {self._thing} are not in the order of their keys",
+                "directors would write it again, but never wrongly answer from it",
+                "they are sorted",
+            )
+
+
+def _entries(blob: bytes) -> Iterator[tuple[UserKey, bytes]]:
+    """The whole names at the beginning of a bucket."""
+    at = 0
+    while at + NAME_HEAD <= len(blob):
+        key, length = int.from_bytes(blob[at : at + 8]), int.from_bytes(blob[at + 8 : at + NAME_HEAD])
+        end = at + NAME_HEAD + length
+        if end > len(blob):
+            return
+        yield UserKey(key), blob[at + NAME_HEAD : end]
+        at = end
+
+
+def unknown_hosts(
+    unknown: Counter[HostId], kept: Counter[HostId], dropped: Counter[HostId] | None
+) -> Iterable[Finding]:
+    """A finding for each host that is not in the hosts' document. dropped: by a repair, if there was one."""
+    for host, number in sorted(unknown.items()):
+        finding = Finding(
+            where=f"users, host id {host}",
+            problem=f"{number} records name a host that is not in the hosts' document, not even as removed",
+            meaning="these users are placed anew at their next login, as if they were new",
+            remedy=f"{number - kept[host]} records are dropped, {kept[host]} that an operator wrote are kept",
+        )
+        if dropped is not None:
+            finding.fixed = not kept[host]
+            finding.outcome = f"{dropped[host]} records dropped"
+            if kept[host]:
+                finding.outcome += (
+                    f", {kept[host]} kept: `director add` the host, or `unpin` or move the users"
+                )
+        yield finding

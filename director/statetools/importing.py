@@ -1,0 +1,259 @@
+"""`director state import`: an export into any store, by the merge rule of the ring.
+
+The file is read twice: nothing is written before every line of it was found in order. What the store has
+decided later stays, so an import can be repeated, and interrupted at any point.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, TypeVar
+
+import msgspec
+
+from director.core.hosts import decode_rows, encode_rows, merge_rows
+from director.core.members import decode_member_rows, encode_member_rows, merge_member_rows
+from director.core.messages import HostRow, MemberRow
+from director.core.users import BUCKET_SHIFT, LATEST, merged
+from director.errors import EX_DATA, ExportError, StoreProblem
+from director.statetools.buckets import Names, Progress, Records, Tally, merge_names, merge_users
+from director.statetools.exporting import HOSTS, MEMBERS
+from director.statetools.lines import (
+    FORMAT,
+    DocumentLine,
+    End,
+    Header,
+    HostLine,
+    Line,
+    MemberLine,
+    NameLine,
+    UserLine,
+    decode,
+    host_row,
+    key_of,
+    member_row,
+    name_in,
+    user_record,
+)
+from state.base import EMPTY_VERSION, Document, Lost, StateStore, Swapped, check_document
+
+LINE_LIMIT = 64 << 20
+"""Bytes of a line; a document is one."""
+GATHERED = 20_000
+"""Users and names that are merged at a time. An export has them in the order of the buckets."""
+AHEAD = 3600
+"""Seconds that a decision may be ahead of this machine's clock."""
+SAID_EVERY = 10_000
+"""Lines from one word of progress to the next."""
+
+Row = TypeVar("Row", HostRow, MemberRow)
+
+
+class Imported(msgspec.Struct):
+    """What an import came to, or would come to."""
+
+    hosts: Tally
+    members: Tally
+    documents: Tally
+    users: Tally
+    names: Tally
+    kept: list[str]
+    """Documents that the store has with another content: they stay as they are."""
+
+
+class ExportFile:
+    """A file that was found to be a whole export. Raises ExportError where it is none."""
+
+    def __init__(self, file: BinaryIO, name: str, now: float, progress: Progress) -> None:
+        """file: can be read again from its start. name: for messages. now: Unix seconds."""
+        self._file, self._name = file, name
+        self._latest = min(LATEST, int(now) + AHEAD)
+        self.counts = End()
+        self._size = file.seek(0, io.SEEK_END)
+        for line in self.lines(progress):
+            if isinstance(line, End):
+                self.counts = line
+
+    def lines(self, progress: Progress) -> Iterator[Line]:
+        """All lines from the first to the last, each checked."""
+        self._file.seek(0)
+        found: Counter[object] = Counter()
+        names = number = 0
+        last: Line | None = None
+        while text := self._file.readline(LINE_LIMIT):
+            number += 1
+            if number % SAID_EVERY == 0:
+                progress(self._file.tell(), self._size)
+            try:
+                line = self._checked(text, last)
+                found[type(line)] += 1
+                if isinstance(line, UserLine | NameLine):
+                    names += name_in(line) is not None
+                if isinstance(line, End):
+                    _compare(line, found, names)
+            except ValueError as exc:
+                raise ExportError(self._name, number, str(exc)) from exc
+            yield line
+            last = line
+        if not isinstance(last, End):
+            raise ExportError(
+                self._name, number, "the last line, which counts the others, is missing: cut off?"
+            )
+
+    def _checked(self, text: bytes, last: Line | None) -> Line:
+        """Raises ValueError."""
+        line = decode(text)
+        if not text.endswith(b"\n"):
+            raise ValueError("it has no end: the file was cut off, or the line is too long")
+        if isinstance(line, Header) != (last is None):
+            raise ValueError("the header is the first line, and only that")
+        if isinstance(last, End):
+            raise ValueError("there is more after the line that counts the others")
+        match line:
+            case Header() if line.format != FORMAT:
+                raise ValueError(f"format {line.format}; this program reads {FORMAT}")
+            case HostLine():
+                host_row(line)
+            case MemberLine():
+                member_row(line)
+            case DocumentLine():
+                check_document(line.name)
+                if line.name in (HOSTS, MEMBERS):
+                    raise ValueError(f"{line.name} are written one a line, not as a document")
+            case UserLine():
+                user_record(line, self._latest)
+            case NameLine():
+                key_of(line.key)
+                if name_in(line) is None:
+                    raise ValueError("a name without a name")
+        return line
+
+    def user(self, line: UserLine) -> tuple[int, Records]:
+        """The bucket of a line, and its record."""
+        user = user_record(line, self._latest)
+        return user.key >> BUCKET_SHIFT, {user.key: user}
+
+
+def _compare(end: End, found: Counter[object], names: int) -> None:
+    """Raises ValueError where the last line counts something else than there was."""
+    kinds = {"hosts": HostLine, "members": MemberLine, "documents": DocumentLine, "users": UserLine}
+    counted = {kind: found[line] for kind, line in kinds.items()} | {"names": names}
+    for kind, number in msgspec.structs.asdict(end).items():
+        if counted[kind] != number:
+            raise ValueError(f"{number} {kind} are announced, {counted[kind]} are there: lines are missing")
+
+
+async def load(store: StateStore, file: ExportFile, progress: Progress, *, dry_run: bool = False) -> Imported:
+    """Merge a whole export into a store. dry_run: only say what would change.
+
+    Raises StoreProblem where the store is damaged at a place that matters, StoreError.
+    """
+    done = Imported(hosts=Tally(), members=Tally(), documents=Tally(), users=Tally(), names=Tally(), kept=[])
+    hosts: dict[str, HostRow] = {}
+    members: dict[str, MemberRow] = {}
+    users: dict[int, Records] = {}
+    names: dict[int, Names] = {}
+    gathered = 0
+    for line in file.lines(progress):
+        match line:
+            case HostLine():
+                hosts[line.address] = host_row(line)
+            case MemberLine():
+                members[line.member] = member_row(line)
+            case DocumentLine():
+                await _merge_document(store, line, done, dry_run)
+            case UserLine() | NameLine():
+                gathered += 1
+                key = key_of(line.key)
+                if isinstance(line, UserLine):
+                    _gather(users, file.user(line))
+                if (name := name_in(line)) is not None:
+                    there = names.setdefault(key >> BUCKET_SHIFT, {})
+                    there[key] = max(name, there.get(key, b""))
+        if gathered >= GATHERED or isinstance(line, End):
+            # Hosts first, as in the file: a record is worth something where its host is known.
+            await _merge_tables(store, hosts, members, done, dry_run)
+            hosts, members = {}, {}
+            done.users.add(await merge_users(store, users, dry_run=dry_run))
+            done.names.add(await merge_names(store, names, dry_run=dry_run))
+            users, names, gathered = {}, {}, 0
+    return done
+
+
+def _gather(users: dict[int, Records], found: tuple[int, Records]) -> None:
+    number, records = found
+    there = users.setdefault(number, {})
+    for key, user in records.items():
+        there[key] = merged(there[key], user) if key in there else user
+
+
+async def _merge_document(store: StateStore, line: DocumentLine, done: Imported, dry_run: bool) -> None:
+    """Write a document where there is none; nothing is known about which of two is the later."""
+    held = await store.read_document(line.name)
+    if held is None and not dry_run:
+        outcome = await store.swap_document(line.name, EMPTY_VERSION, line.data)
+        if isinstance(outcome, Lost):
+            held = Document(outcome.version, outcome.blob)
+    if held is None:
+        done.documents.new += 1
+        return
+    if held.data == line.data:
+        done.documents.unchanged += 1
+    else:
+        done.kept.append(line.name)
+
+
+async def _merge_tables(
+    store: StateStore,
+    hosts: dict[str, HostRow],
+    members: dict[str, MemberRow],
+    done: Imported,
+    dry_run: bool,
+) -> None:
+    def host_table(data: bytes) -> tuple[bytes, Tally]:
+        rows, tally = _merged_rows({row.address: row for row in decode_rows(data)}, hosts, merge_rows)
+        return encode_rows(rows), tally
+
+    def member_table(data: bytes) -> tuple[bytes, Tally]:
+        known = {row.member: row for row in decode_member_rows(data)}
+        rows, tally = _merged_rows(known, members, merge_member_rows)
+        return encode_member_rows(rows), tally
+
+    if hosts:
+        done.hosts.add(await _merge_table(store, HOSTS, host_table, dry_run))
+    if members:
+        done.members.add(await _merge_table(store, MEMBERS, member_table, dry_run))
+
+
+async def _merge_table(
+    store: StateStore, name: str, merge: Callable[[bytes], tuple[bytes, Tally]], dry_run: bool
+) -> Tally:
+    while True:
+        held = await store.read_document(name) or Document(EMPTY_VERSION, b"\x90")
+        try:
+            data, tally = merge(held.data)
+        except ValueError as exc:
+            text = f"{store.url}: {exc}; `director state verify --fix` repairs it"
+            raise StoreProblem(text, EX_DATA) from exc
+        if dry_run or isinstance(await store.swap_document(name, held.version, data), Swapped):
+            return tally
+
+
+def _merged_rows(
+    held: dict[str, Row], news: dict[str, Row], merge: Callable[[Row, Row], Row]
+) -> tuple[list[Row], Tally]:
+    tally = Tally()
+    rows = dict(held)
+    for name, row in news.items():
+        if name not in held:
+            rows[name] = row
+            tally.new += 1
+            continue
+        rows[name] = merge(held[name], row)
+        if rows[name] == held[name]:
+            tally.unchanged += 1
+        else:
+            tally.changed += 1
+    return list(rows.values()), tally

@@ -1,0 +1,200 @@
+"""The export of a store: JSON Lines, one object a line, its `type` says what it is (docs/state-tools.md).
+
+The first line is the header, the last one counts the others, so that a file that was cut off is noticed.
+Times are Unix seconds. Readers ignore keys they do not know; `FORMAT` grows where that would be wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from director.core.addresses import host_id
+from director.core.checks import wrong_members, wrong_rows
+from director.core.messages import HostRow, MemberRow
+from director.core.users import BY_HAND, LATEST, MOVING, PINNED, User
+from director.types import HostId, Stamp, UserKey
+
+FORMAT: Final = 1
+FLAGS: Final = {"moving": MOVING, "by_hand": BY_HAND, "pinned": PINNED}
+NAME_LIMIT: Final = 0xFFFF
+"""Bytes of a user name that a store can hold."""
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
+    format: int
+    exported: str
+    """When, as `2026-11-25T21:00:00Z`."""
+    store: str
+    """Where it comes from, without secrets."""
+    server: str
+    schema: int
+    director: str
+    """Version of the program that wrote it."""
+
+
+class HostLine(msgspec.Struct, frozen=True, kw_only=True, tag="host"):
+    """A row of the hosts' document; each attribute with the time of the decision, 0: the configuration."""
+
+    address: str
+    hostname: str
+    present: bool
+    present_at: int
+    tag: str
+    tag_at: int
+    weight: int
+    weight_at: int
+    up: bool
+    up_at: int
+
+
+class MemberLine(msgspec.Struct, frozen=True, kw_only=True, tag="member"):
+    """A director that was added or removed at run time."""
+
+    member: str
+    present: bool
+    at: int
+
+
+class DocumentLine(msgspec.Struct, frozen=True, kw_only=True, tag="document"):
+    """Another document, as it is stored: base64."""
+
+    name: str
+    data: bytes
+
+
+class UserLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="user"):
+    key: str
+    """16 hex digits."""
+    hash: int
+    """The original's user hash: the upper half of the key."""
+    host: str | None = None
+    """Address, where the hosts' document has it."""
+    host_id: int
+    """0: nowhere, an operator had the user forgotten."""
+    tag: str | None = None
+    """Where the name is known and fits the key."""
+    decided: int
+    seen: int
+    flags: list[str] = []
+    name: str | None = None
+    name_base64: bytes | None = None
+    """A name that is no UTF-8."""
+
+
+class NameLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="name"):
+    """A name whose user has no record."""
+
+    key: str
+    name: str | None = None
+    name_base64: bytes | None = None
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
+    """How many lines there were of each kind; `names` are those of users with a record and without."""
+
+    hosts: int = 0
+    members: int = 0
+    documents: int = 0
+    users: int = 0
+    names: int = 0
+
+
+Line = Header | HostLine | MemberLine | DocumentLine | UserLine | NameLine | End
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+
+
+def encode(line: Line) -> bytes:
+    return _encoder.encode(line) + b"\n"
+
+
+def decode(text: bytes) -> Line:
+    """One line. Raises ValueError: what is wrong with it, in words."""
+    try:
+        return _decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise ValueError(f"not a line of an export: {exc}") from exc
+
+
+def host_row(line: HostLine) -> HostRow:
+    """Raises ValueError where it cannot be right."""
+    row = HostRow(*(getattr(line, field) for field in HostRow.__struct_fields__))
+    _refuse(wrong_rows([row]))
+    return row
+
+
+def host_line(row: HostRow) -> HostLine:
+    return HostLine(**msgspec.structs.asdict(row))
+
+
+def member_row(line: MemberLine) -> MemberRow:
+    """Raises ValueError where it cannot be right."""
+    row = MemberRow(line.member, line.present, line.at)
+    _refuse(wrong_members([row]))
+    return row
+
+
+def member_line(row: MemberRow) -> MemberLine:
+    return MemberLine(**msgspec.structs.asdict(row))
+
+
+def user_record(line: UserLine, latest: int) -> User:
+    """The record of a line. latest: no decision can be later (Unix seconds). Raises ValueError."""
+    key = key_of(line.key)
+    if line.hash != key >> 32:
+        raise ValueError(f"hash {line.hash} is not that of key {line.key}, which is {key >> 32}")
+    if line.host is not None and host_id(line.host) != line.host_id:
+        raise ValueError(f"host_id {line.host_id} is not that of host {line.host}, {host_id(line.host)}")
+    if not 0 <= line.host_id <= 0xFFFFFFFF:
+        raise ValueError(f"host_id {line.host_id} is not in 0..4294967295")
+    if not 0 <= line.decided <= latest:
+        raise ValueError(f"decided {line.decided} is not in 0..{latest} (one hour from now)")
+    if not 0 <= line.seen <= LATEST:
+        raise ValueError(f"seen {line.seen} is not in 0..{LATEST}")
+    flags = 0
+    for flag in line.flags:
+        if flag not in FLAGS:
+            raise ValueError(f"flag {flag!r}: there are {', '.join(FLAGS)}")
+        flags |= FLAGS[flag]
+    return User(key, HostId(line.host_id), Stamp(line.decided), line.seen, flags)
+
+
+def key_of(text: str) -> UserKey:
+    """Raises ValueError unless `text` is 16 hex digits, the first eight not all 0."""
+    try:
+        key = int.from_bytes(bytes.fromhex(text))
+    except ValueError:
+        key = 0
+    if len(text) != 16 or not key >> 32:
+        raise ValueError(f"key {text!r} is not 16 hex digits with a hash in front, which is never 0")
+    return UserKey(key)
+
+
+def name_in(line: UserLine | NameLine) -> bytes | None:
+    """The name, as bytes. Raises ValueError for one that no store can hold."""
+    name = line.name_base64 if line.name is None else line.name.encode()
+    if name is not None and not 0 < len(name) <= NAME_LIMIT:
+        raise ValueError(f"a name of {len(name)} bytes; it has 1 to {NAME_LIMIT}")
+    return name
+
+
+def written_name(name: bytes | None) -> tuple[str | None, bytes | None]:
+    """What stands under `name` and `name_base64`."""
+    if name is None:
+        return None, None
+    try:
+        return name.decode(), None
+    except UnicodeDecodeError:
+        return None, name
+
+
+def flag_names(flags: int) -> list[str]:
+    return [name for name, bit in FLAGS.items() if flags & bit]
+
+
+def _refuse(problem: str | None) -> None:
+    if problem is not None:
+        raise ValueError(problem)

@@ -1,0 +1,96 @@
+"""A store as the tools open it: looked at first, so that none of them migrates, creates or moves anything by
+the way, and with its errors in the words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from director.errors import EX_CONFIG, EX_UNAVAILABLE, StoreProblem
+from state.base import AuditEntry, Layout, SchemaTooNew, StateStore, StoreError, StoreUrlError, open_store
+
+TIMEOUT = 10.0
+"""Seconds for one exchange with the store: nobody's login waits for it."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Which store: its URL, and the folder where relative paths in it start."""
+
+    url: str
+    folder: Path
+
+
+def store_at(place: Place) -> StateStore:
+    """The store, not open. Raises StoreProblem where there can be nothing to see."""
+    if place.url == "memory:":
+        text = "state = memory: ends with the director that uses it; name another store with --store"
+        raise StoreProblem(text, EX_CONFIG)
+    with problems():
+        return open_store(place.url, base_dir=place.folder, timeout=TIMEOUT)
+
+
+async def layout_of(store: StateStore) -> Layout:
+    """Raises StoreProblem, also for a store that is newer than this program."""
+    with problems():
+        layout = await store.layout()
+        if layout.found > layout.known:
+            raise SchemaTooNew(store.url, layout.found, layout.known)
+    return layout
+
+
+@asynccontextmanager
+async def opened(place: Place, *, create: bool = False) -> AsyncIterator[tuple[StateStore, int]]:
+    """The store, open, and its schema. create: make it where there is none.
+
+    Raises StoreProblem, also for what goes wrong with the store while it is used, and for one of an older
+    schema: to bring it up to date is for whoever means to.
+    """
+    store = store_at(place)
+    layout = await layout_of(store)
+    if not layout.found and not create:
+        raise StoreProblem(f"{store.url}: there is nothing: no director has used this store yet")
+    if layout.found and layout.steps:
+        text = f"{store.url} has schema {layout.found}, this program works with {layout.known}"
+        raise StoreProblem(f"{text}: run `director migrate` first", EX_CONFIG)
+    try:
+        with problems():
+            await store.open()
+            yield store, layout.known
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def opened_for_import(place: Place, *, dry_run: bool) -> AsyncIterator[StateStore]:
+    """The store, made where there is none; for a dry run an empty one in its stead. Raises StoreProblem."""
+    if dry_run and not (await layout_of(store_at(place))).found:
+        nothing = open_store("memory:", base_dir=place.folder)
+        await nothing.open()
+        with problems():
+            yield nothing
+        return
+    async with opened(place, create=True) as (store, _):
+        yield store
+
+
+async def migrated(store: StateStore, done: AuditEntry) -> None:
+    """Run the steps that the store lacks, which opening it does. Raises StoreProblem."""
+    try:
+        with problems():
+            await store.open()
+            await store.append_audit([done])
+    finally:
+        await store.close()
+
+
+@contextmanager
+def problems() -> Iterator[None]:
+    """Errors of stores as StoreProblem."""
+    try:
+        yield
+    except StoreError as exc:
+        code = EX_CONFIG if isinstance(exc, SchemaTooNew | StoreUrlError) else EX_UNAVAILABLE
+        raise StoreProblem(str(exc), code) from exc

@@ -1,0 +1,142 @@
+"""What can be wrong with the documents of hosts and of members, and what can be saved of them. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from director.core.checks import wrong_members, wrong_rows
+from director.core.hosts import decode_rows, encode_rows, merge_rows
+from director.core.members import decode_member_rows, encode_member_rows, merge_member_rows
+from director.core.messages import HostRow, MemberRow
+from director.statetools.findings import Finding, Limits
+from state.base import Document, version_of
+
+Row = TypeVar("Row", HostRow, MemberRow)
+
+
+class CheckedTable(msgspec.Struct, kw_only=True):
+    """A document that was looked at."""
+
+    findings: list[Finding]
+    data: bytes
+    """What it would be after the repair; empty: nothing can be saved of it."""
+    lost: bool
+    """Whether the repair leaves something out: then the document is kept as it is under another name."""
+
+
+def check_hosts(document: Document, limits: Limits) -> CheckedTable:
+    def clip(row: HostRow) -> HostRow:
+        names = ("present_at", "tag_at", "weight_at", "up_at")
+        late = {name: limits.now for name in names if getattr(row, name) > limits.decided}
+        return msgspec.structs.replace(row, **late) if late else row
+
+    return _check(
+        "document hosts",
+        document,
+        decode_rows,
+        encode_rows,
+        lambda row: wrong_rows([row]),
+        lambda row: row.address,
+        merge_rows,
+        clip,
+        HostRow,
+    )
+
+
+def check_members(document: Document, limits: Limits) -> CheckedTable:
+    def clip(row: MemberRow) -> MemberRow:
+        return row if row.at <= limits.decided else MemberRow(row.member, row.present, limits.now)
+
+    return _check(
+        "document members",
+        document,
+        decode_member_rows,
+        encode_member_rows,
+        lambda row: wrong_members([row]),
+        lambda row: row.member,
+        merge_member_rows,
+        clip,
+        MemberRow,
+    )
+
+
+def _check(
+    where: str,
+    document: Document,
+    decode: Callable[[bytes], list[Row]],
+    encode: Callable[[Sequence[Row]], bytes],
+    wrong: Callable[[Row], str | None],
+    name: Callable[[Row], str],
+    merge: Callable[[Row, Row], Row],
+    clip: Callable[[Row], Row],
+    kind: type[Row],
+) -> CheckedTable:
+    checked = CheckedTable(findings=[], data=document.data, lost=False)
+
+    def add(problem: str, meaning: str, remedy: str) -> None:
+        checked.findings.append(Finding(where=where, problem=problem, meaning=meaning, remedy=remedy))
+
+    if document.version != version_of(document.data):
+        add(
+            "the version is not that of the content",
+            "it was changed by something else than a director, or the disk lies",
+            "the content is kept and gets its version",
+        )
+    try:
+        rows = decode(document.data)
+    except ValueError as exc:
+        rows = _salvaged(document.data, kind)
+        add(
+            str(exc),
+            "directors go on from memory; one that starts does not know what operators changed",
+            f"{len(rows)} rows are whole and kept; the document as it is stays under another name",
+        )
+        checked.lost = True
+    kept: dict[str, Row] = {}
+    late = 0
+    for row in rows:
+        clipped = clip(row)
+        late += clipped != row
+        if (problem := wrong(clipped)) is not None:
+            add(
+                problem,
+                "directors refuse the whole document because of it",
+                "the row is left out; the document as it is stays under another name",
+            )
+            checked.lost = True
+            continue
+        key = name(clipped)
+        if key in kept:
+            add(
+                f"two rows of {key}", "which of them counts would depend on who reads them", "they are merged"
+            )
+        kept[key] = merge(kept[key], clipped) if key in kept else clipped
+    if late:
+        add(
+            f"{late} rows with a time in the far future",
+            "no later change can win over them, until that time",
+            "the time becomes now; what they say stays",
+        )
+    data = encode(list(kept.values())) if kept else b""
+    if not checked.findings and data != document.data and kept:
+        add("the rows are not in order", "directors would write it again", "it is written in order")
+    if checked.findings:
+        checked.data = data
+    return checked
+
+
+def _salvaged(data: bytes, kind: type[Row]) -> list[Row]:
+    """The rows that can be read."""
+    try:
+        values: Any = msgspec.msgpack.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    rows: list[Row] = []
+    for value in values if isinstance(values, list) else []:
+        with contextlib.suppress(msgspec.ValidationError):
+            rows.append(msgspec.convert(value, kind))
+    return rows

@@ -1,0 +1,172 @@
+"""`director state verify`: every document, bucket, lease and audit entry is read and judged.
+
+Repairs are compare-and-swap, so directors may go on meanwhile: what one of them writes between our reading
+and writing is read and judged again. What belongs elsewhere is written there before it is taken away here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+from director.core.addresses import host_id
+from director.core.hosts import decode_rows
+from director.core.users import BUCKET_SHIFT, pack
+from director.statetools.buckets import (
+    Names,
+    Progress,
+    Records,
+    merge_names,
+    merge_users,
+    pack_names,
+    read_all,
+)
+from director.statetools.exporting import HOSTS, MEMBERS
+from director.statetools.findings import Checked, Finding, Limits, check_names, check_users, unknown_hosts
+from director.statetools.tables import CheckedTable, check_hosts, check_members
+from director.types import Address, HostId
+from state.base import (
+    AUDIT_KEPT,
+    EMPTY_VERSION,
+    SPACES,
+    Bucket,
+    Document,
+    Lost,
+    Space,
+    StateStore,
+    StoreRefused,
+    Swap,
+)
+
+TABLES: dict[str, Callable[[Document, Limits], CheckedTable]] = {HOSTS: check_hosts, MEMBERS: check_members}
+
+
+class Verification:
+    """One walk over a store."""
+
+    def __init__(self, store: StateStore, limits: Limits, *, fix: bool) -> None:
+        self._store, self._limits, self._fix = store, limits, fix
+        self._unknown: Counter[HostId] = Counter()
+        self._kept: Counter[HostId] = Counter()
+        self.buckets = self.users = self.names = 0
+        """What was looked at."""
+
+    async def findings(self, progress: Progress) -> AsyncIterator[Finding]:
+        """Everything that is wrong, as it is found; with `fix` it is repaired by then. Raises StoreError."""
+        for name in await self._store.documents():
+            if name in TABLES:
+                for finding in await self._table(name):
+                    yield finding
+        async for finding in self._unreadable():
+            yield finding
+        hosts: frozenset[HostId] | None = None
+        strays: list[tuple[Bucket, Finding]] = []
+        for space in SPACES:
+            async for batch in read_all(self._store, space, progress):
+                hosts = await self._hosts()  # after the users: whoever is placed on a new host comes after it
+                for bucket in batch:
+                    if bucket.version != EMPTY_VERSION or bucket.blob:
+                        checked = await self._bucket(bucket, hosts)
+                        for finding in checked.findings:
+                            yield finding
+                        if checked.strays is not None:
+                            strays.append((bucket, checked.strays))
+        for bucket, finding in strays:
+            if self._fix:
+                await self._take_home(bucket.space, bucket.number, hosts)
+                finding.fixed, finding.outcome = True, "merged there, and taken away here"
+            yield finding
+        dropped = self._unknown - self._kept if self._fix else None
+        for finding in unknown_hosts(self._unknown, self._kept, dropped):
+            yield finding
+
+    async def _table(self, name: str) -> list[Finding]:
+        while (document := await self._store.read_document(name)) is not None:
+            checked = TABLES[name](document, self._limits)
+            if not checked.findings or not self._fix:
+                return checked.findings
+            aside = ""
+            if checked.lost:
+                aside = f"{name}.damaged-{document.version.hex()}"
+                await self._store.swap_document(aside, EMPTY_VERSION, document.data)
+            outcome = await self._store.swap_document(name, document.version, checked.data)
+            if isinstance(outcome, Lost):
+                continue  # a director has written it meanwhile
+            for finding in checked.findings:
+                finding.fixed = True
+                finding.outcome = f"what was stored is kept as document {aside}" if aside else "written anew"
+            return checked.findings
+        return []
+
+    async def _unreadable(self) -> AsyncIterator[Finding]:
+        """Leases and audit entries that the store itself cannot read."""
+        for what, read in (("leases", self._store.members), ("audit", self._read_audit)):
+            try:
+                await read()
+            except StoreRefused as exc:
+                if exc.code != "unreadable":
+                    raise
+                yield Finding(
+                    where=what,
+                    problem="an entry cannot be read",
+                    meaning=f"nothing of the {what} can be read because of it",
+                    remedy=exc.advice,
+                )
+
+    async def _read_audit(self) -> None:
+        await self._store.audit(AUDIT_KEPT)
+
+    async def _hosts(self) -> frozenset[HostId] | None:
+        """All hosts there are or were; None where that is not known, so that no record is held against it."""
+        document = await self._store.read_document(HOSTS)
+        if document is None:
+            return None
+        try:
+            return frozenset(host_id(Address(row.address)) for row in decode_rows(document.data))
+        except ValueError:
+            return None
+
+    async def _bucket(self, bucket: Bucket, hosts: frozenset[HostId] | None) -> Checked:
+        """Judge a bucket and repair it, but for what belongs elsewhere: that needs all others to be whole."""
+        while True:
+            checked = self._checked(bucket, hosts)
+            if not self._fix or not (checked.findings or checked.unknown):
+                break
+            swap = Swap(bucket.space, bucket.number, bucket.version, checked.blob)
+            (outcome,) = await self._store.swap_buckets([swap])
+            if isinstance(outcome, Lost):
+                bucket = Bucket(bucket.space, bucket.number, outcome.version, outcome.blob)
+                continue
+            before, after = len(bucket.blob), len(checked.blob)
+            for finding in checked.findings:
+                finding.fixed = True
+                finding.outcome = f"the bucket had {before} bytes and has {after}"
+            break
+        self._unknown += checked.unknown
+        self._kept += checked.kept
+        self.users += len(checked.records)
+        self.names += len(checked.names)
+        self.buckets += 1
+        return checked
+
+    def _checked(self, bucket: Bucket, hosts: frozenset[HostId] | None) -> Checked:
+        return check_users(bucket, hosts, self._limits) if bucket.space == "users" else check_names(bucket)
+
+    async def _take_home(self, space: Space, number: int, hosts: frozenset[HostId] | None) -> None:
+        """What belongs to other buckets goes there first: interrupted, it is in both, and found again."""
+        while True:
+            (bucket,) = await self._store.read_buckets(space, [number])
+            checked = self._checked(bucket, hosts)
+            records: dict[int, Records] = {}
+            for key, user in checked.records.items():
+                records.setdefault(key >> BUCKET_SHIFT, {})[key] = user
+            names: dict[int, Names] = {}
+            for key, name in checked.names.items():
+                names.setdefault(key >> BUCKET_SHIFT, {})[key] = name
+            here, names_here = records.pop(number, {}), names.pop(number, {})
+            await merge_users(self._store, records)
+            await merge_names(self._store, names)
+            blob = pack(sorted(here.values())) if space == "users" else pack_names(names_here)
+            (outcome,) = await self._store.swap_buckets([Swap(space, number, bucket.version, blob)])
+            if not isinstance(outcome, Lost):
+                return
