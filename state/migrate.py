@@ -53,8 +53,8 @@ def sqlite_steps() -> list[SqlStep]:
     """All steps this program knows, in order."""
     folder = resources.files("migrations") / "sqlite"
     found = sorted((f.name, f) for f in folder.iterdir() if _NAME.fullmatch(f.name))
-    texts = [(int(name[:4]), file.read_text("utf-8")) for name, file in found]
-    return _checked([SqlStep(number, sql, _first_line(sql.removeprefix("--"))) for number, sql in texts])
+    texts = [(name.removesuffix(".sql"), file.read_text("utf-8")) for name, file in found]
+    return _checked([SqlStep(int(n[:4]), sql, _title(n, sql.removeprefix("--"))) for n, sql in texts])
 
 
 def redis_steps() -> list[RedisStep]:
@@ -62,7 +62,7 @@ def redis_steps() -> list[RedisStep]:
     folder = resources.files("migrations") / "redis"
     names = sorted(f.name.removesuffix(".py") for f in folder.iterdir() if _NAME.fullmatch(f.name))
     modules = [(name, importlib.import_module(f"migrations.redis.{name}")) for name in names]
-    return _checked([RedisStep(int(n[:4]), m.migrate, _first_line(m.__doc__ or "")) for n, m in modules])
+    return _checked([RedisStep(int(n[:4]), m.migrate, _title(n, m.__doc__ or "")) for n, m in modules])
 
 
 def layout(found: int, steps: Sequence[_Numbered], size: int | None = None) -> Layout:
@@ -71,8 +71,9 @@ def layout(found: int, steps: Sequence[_Numbered], size: int | None = None) -> L
     return Layout(found=found, known=len(steps), steps=missing, size=size)
 
 
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]
+def _title(name: str, text: str) -> str:
+    """Of `0002_doubled_buckets`: `doubled buckets: `, and the first line of what it says about itself."""
+    return f"{name[5:].replace('_', ' ')}: {text.strip().partition(chr(10))[0]}"
 
 
 def _checked(steps: list[_StepT]) -> list[_StepT]:

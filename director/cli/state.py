@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 
 class FileError(DirectorError):
-    """A file of the command line cannot be read or written."""
+    """A file of the command line cannot be read (exit code 65) or written."""
+
+    def __init__(self, file: str, error: OSError, exit_code: int = 1) -> None:
+        self.exit_code = exit_code
+        super().__init__(f"{file}: {error.strerror}")
 
 
 @click.group(cls=Commands)
@@ -176,7 +180,7 @@ def _put(output: IO[bytes], file: str, part: bytes) -> None:
     try:
         output.write(part)
     except OSError as exc:
-        raise OutputError(exc) if file == "-" else FileError(f"{file}: {exc.strerror}") from None
+        raise OutputError(exc) if file == "-" else FileError(file, exc) from None
 
 
 @contextmanager
@@ -198,7 +202,7 @@ def _written(file: str) -> Iterator[IO[bytes]]:
                 os.unlink(output.name)
                 raise
     except OSError as exc:
-        raise FileError(f"{file}: {exc.strerror}") from None
+        raise FileError(file, exc) from None
 
 
 @state.command("import")
@@ -248,15 +252,14 @@ def import_state(
 
 @contextmanager
 def _read(file: str) -> Iterator[BinaryIO]:
-    """The file to import, read twice: stdin goes to a nameless file first."""
+    """The file to import, which is read twice: a pipe goes to a nameless file first."""
     try:
-        if file != "-":
-            with open(file, "rb") as source:
+        with open(sys.stdin.fileno() if file == "-" else file, "rb", closefd=file != "-") as source:
+            if source.seekable():
                 yield source
-            return
-        with tempfile.TemporaryFile() as spooled:
-            shutil.copyfileobj(sys.stdin.buffer, spooled)
-            spooled.seek(0)
-            yield spooled
+                return
+            with tempfile.TemporaryFile() as spooled:
+                shutil.copyfileobj(source, spooled)
+                yield spooled
     except OSError as exc:
-        raise FileError(f"{file}: {exc.strerror}") from None
+        raise FileError(file, exc, EX_DATA) from None

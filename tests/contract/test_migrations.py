@@ -127,7 +127,7 @@ async def test_a_file_of_a_newer_schema_is_refused_with_both_numbers_and_left_al
 async def test_the_layout_of_a_file_that_is_not_there_makes_none(tmp_path: Path, stores: Stores) -> None:
     layout = await file_store(stores, tmp_path).layout()
     assert (layout.found, layout.known, layout.size) == (0, 1, None)
-    assert [(step.number, step.title[:20]) for step in layout.steps] == [(1, "One row a bucket. `v")]
+    assert [(step.number, step.title[:25]) for step in layout.steps] == [(1, "initial: One row a bucket")]
     assert files(tmp_path) == []
 
 
@@ -174,7 +174,7 @@ async def test_the_layout_of_a_prefix_names_the_missing_steps_and_runs_none(
 ) -> None:
     empty = await redis_store(stores, redis_server).layout()
     assert (empty.found, empty.known) == (0, 1)
-    assert empty.steps[0].title.startswith("The first layout.")
+    assert empty.steps[0].title.startswith("layout: The first layout.")
     assert redis_server.command("DBSIZE") == b":0\r\n"
     old = redis_store(stores, redis_server)
     await old.open()

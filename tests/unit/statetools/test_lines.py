@@ -1,0 +1,117 @@
+"""Lines of an export: what is written is read again, and what cannot be right is refused in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.addresses import host_id
+from director.core.messages import HostRow, MemberRow
+from director.core.users import BY_HAND, PINNED, User
+from director.statetools.lines import (
+    NameLine,
+    UserLine,
+    decode,
+    encode,
+    flag_names,
+    host_line,
+    host_row,
+    key_of,
+    member_line,
+    member_row,
+    name_in,
+    user_record,
+    written_name,
+)
+from director.types import Address, HostId, Stamp, UserKey
+
+LATEST = 2_000_000_000
+ALICE = UserLine(
+    key="0000000700000001",
+    hash=7,
+    host="10.1.0.1",
+    host_id=host_id(Address("10.1.0.1")),
+    decided=1_795_000_000,
+    seen=1_795_000_900,
+    flags=["by_hand", "pinned"],
+    name="alice",
+)
+
+
+def changed(**fields: object) -> UserLine:
+    values = {name: getattr(ALICE, name) for name in ALICE.__struct_fields__}
+    return UserLine(**(values | fields))
+
+
+def test_a_user_is_one_object_with_words_for_flags_and_nothing_for_what_is_not_known() -> None:
+    assert encode(changed(flags=[], name=None, host=None)) == (
+        b'{"type":"user","key":"0000000700000001","hash":7,"host_id":%d,"decided":1795000000,'
+        b'"seen":1795000900}\n' % ALICE.host_id
+    )
+
+
+def test_a_user_is_read_as_he_was_written() -> None:
+    line = decode(encode(ALICE))
+    assert line == ALICE
+    assert user_record(ALICE, LATEST) == User(
+        UserKey(7 << 32 | 1), HostId(ALICE.host_id), Stamp(ALICE.decided), ALICE.seen, BY_HAND | PINNED
+    )
+    assert flag_names(BY_HAND | PINNED) == ALICE.flags
+
+
+def test_rows_of_hosts_and_members_are_read_as_they_were_written() -> None:
+    host = HostRow("10.1.0.1", "imap", False, 5, "gold", 6, 50, 7, False, 8)
+    member = MemberRow("10.0.0.1:9090", False, 9)
+    assert host_row(host_line(host)) == host
+    assert member_row(member_line(member)) == member
+
+
+def test_a_name_that_is_no_utf8_survives_as_base64() -> None:
+    text, raw = written_name(b"\xff\xfe")
+    line = NameLine(key=ALICE.key, name=text, name_base64=raw)
+    assert encode(line) == b'{"type":"name","key":"0000000700000001","name_base64":"//4="}\n'
+    again = decode(encode(line))
+    assert isinstance(again, NameLine)
+    assert name_in(again) == b"\xff\xfe"
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"key": "7"}, "key '7' is not 16 hex digits"),
+        ({"key": "00000000000000ff"}, "with a hash in front, which is never 0"),
+        ({"hash": 8}, "hash 8 is not that of key 0000000700000001, which is 7"),
+        ({"host": "10.1.0.2"}, "is not that of host 10.1.0.2"),
+        ({"host": None, "host_id": 1 << 32}, "is not in 0..4294967295"),
+        ({"decided": LATEST + 1}, "decided 2000000001 is not in 0..2000000000"),
+        ({"decided": -1}, "decided -1 is not in"),
+        ({"seen": 1 << 32}, "seen 4294967296 is not in"),
+        ({"flags": ["nailed"]}, "flag 'nailed': there are moving, by_hand, pinned"),
+    ],
+)
+def test_a_user_that_cannot_be_right_is_refused(fields: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        user_record(changed(**fields), LATEST)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65536])
+def test_a_name_that_no_store_can_hold_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="1 to 65535"):
+        name_in(NameLine(key=ALICE.key, name=name))
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b'{"type":"host"}', b'{"type":"moon"}', b"\xff", b"[" * 9999]
+)
+def test_what_is_no_line_is_a_value_error(text: bytes) -> None:
+    with pytest.raises(ValueError, match="not a line of an export"):
+        decode(text)
+
+
+def test_a_host_that_cannot_be_right_is_refused() -> None:
+    row = HostRow("10.1.0.1", "", True, 0, "", 0, 2000, 0, True, 0)
+    with pytest.raises(ValueError, match="weight 2000 is not in"):
+        host_row(host_line(row))
+
+
+def test_a_key_is_sixteen_hex_digits() -> None:
+    assert key_of("00000007000000ff") == 7 << 32 | 255
