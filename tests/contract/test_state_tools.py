@@ -456,29 +456,39 @@ async def test_without_a_hosts_document_no_user_is_dropped(filled: str, stores: 
 
 
 class Busy(MemoryStore):
-    """A director writes to the same bucket just before every first swap of somebody else."""
+    """Somebody else writes the bucket just before our first swap."""
 
-    def __init__(self, news: User) -> None:
+    def __init__(self, blob: bytes) -> None:
         super().__init__()
-        self._news: User | None = news
+        self._blob = blob
 
     async def swap_buckets(self, swaps: Sequence[Swap]) -> list[Swapped | Lost]:
-        if self._news is not None:
-            news, self._news = self._news, None
+        if self._blob:
+            blob, self._blob = self._blob, b""
             (held,) = await self.read_buckets("users", [NUMBER])
-            await super().swap_buckets([Swap("users", NUMBER, held.version, pack([news]) + b"cut")])
+            await super().swap_buckets([Swap("users", NUMBER, held.version, blob)])
         return await super().swap_buckets(swaps)
 
 
 async def test_a_repair_loses_nothing_that_a_director_writes_meanwhile() -> None:
     later = ALICE._replace(decided=Stamp(NOW), flags=BY_HAND)
-    store = Busy(later)
+    store = Busy(pack([later]) + b"cut")
     await store.open()
     await MemoryStore.swap_buckets(store, [Swap("users", NUMBER, EMPTY_VERSION, pack([ALICE]) + b"x")])
     walk = Verification(store, Limits.at(NOW, 900), fix=True)
     findings: list[Finding] = [finding async for finding in walk.findings(ignored)]
     assert [finding.fixed for finding in findings] == [True]
     assert await stored(store, NUMBER) == [later]
+
+
+async def test_an_import_loses_nothing_that_a_director_writes_meanwhile() -> None:
+    neighbour = ALICE._replace(key=UserKey(ALICE.key + 1))
+    store = Busy(pack([neighbour]))
+    await store.open()
+    whole = ExportFile(io.BytesIO(SAMPLE.read_bytes()), "backup.jsonl", NOW, ignored)
+    imported = await load(store, whole, ignored)
+    assert [one.key for one in await stored(store, NUMBER)] == [ALICE.key, neighbour.key]
+    assert (imported.users.new, imported.users.unchanged) == (3, 0)
 
 
 async def test_an_audit_that_cannot_be_read_is_a_finding_with_its_remedy(
