@@ -147,7 +147,7 @@ def _say_finding(finding: Finding) -> None:
     say(f"    means:    {finding.meaning}")
     say(f"    repair:   {finding.remedy}")
     if finding.outcome:
-        say(f"    {'repaired' if finding.fixed else 'left'}: {finding.outcome}")
+        say(f"    {'repaired:' if finding.fixed else 'left:':<9} {finding.outcome}")
 
 
 @state.command("export")

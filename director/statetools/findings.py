@@ -147,7 +147,7 @@ def check_names(bucket: Bucket) -> Checked:
         checked.names[key] = max(name, checked.names.get(key, b""))
     report.count(
         bad,
-        "empty, with control characters, or without a user hash",
+        "that are empty, have control characters, or have no user hash",
         "no login can have had them; listings would show nonsense",
         "they are dropped; a name returns with the user's next login",
     )
@@ -171,7 +171,7 @@ class _Report:
 
     def strays(self, number: int) -> Finding:
         return self._finding(
-            f"{number} {self._thing} belong to other buckets",
+            f"{self._thing} that belong to other buckets: {number}",
             "directors look for them there, and do not find them",
             "they are merged into the bucket where they belong",
         )
@@ -182,7 +182,7 @@ class _Report:
 
     def count(self, number: int, problem: str, meaning: str, remedy: str) -> None:
         if number:
-            self.add(f"{number} {self._thing} {problem}", meaning, remedy)
+            self.add(f"{self._thing} {problem}: {number}", meaning, remedy)
 
     def version(self) -> None:
         if self._bucket.version != version_of(self._bucket.blob):
@@ -196,7 +196,7 @@ class _Report:
         twice = len(keys) - len(set(keys))
         self.count(
             twice,
-            "for a key that has one already",
+            "of a key that has one already",
             "which of the two counts would depend on who reads them",
             "they are merged by the rule of the ring: the later decision wins",
         )
@@ -227,15 +227,15 @@ def unknown_hosts(
     for host, number in sorted(unknown.items()):
         finding = Finding(
             where=f"users, host id {host}",
-            problem=f"{number} records name a host that is not in the hosts' document, not even as removed",
+            problem=f"records of a host that is not in the hosts' document, not even as removed: {number}",
             meaning="these users are placed anew at their next login, as if they were new",
-            remedy=f"{number - kept[host]} records are dropped, {kept[host]} that an operator wrote are kept",
+            remedy=f"dropped: {number - kept[host]}; kept, because an operator wrote them: {kept[host]}",
         )
         if dropped is not None:
             finding.fixed = not kept[host]
-            finding.outcome = f"{dropped[host]} records dropped"
+            finding.outcome = f"dropped: {dropped[host]}"
             if kept[host]:
                 finding.outcome += (
-                    f", {kept[host]} kept: `director add` the host, or `unpin` or move the users"
+                    f", kept: {kept[host]}; `director add` the host, or `unpin` or move the users"
                 )
         yield finding

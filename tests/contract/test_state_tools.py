@@ -397,16 +397,16 @@ async def test_everything_that_is_wrong_is_explained_and_then_repaired(filled: s
     for text in (
         "document hosts: two rows of 10.1.0.1\n",
         f"users, bucket {NUMBER}: 3 bytes after the last whole record\n",
-        f"users, bucket {other}: 1 records belong to other buckets\n",
-        f"users, host id {ghost.host}: 1 records name a host that is not in the hosts' document",
-        f"names, bucket {NUMBER}: 1 names for a key that has one already\n",
+        f"users, bucket {other}: records that belong to other buckets: 1\n",
+        f"users, host id {ghost.host}: records of a host that is not in the hosts' document",
+        f"names, bucket {NUMBER}: names of a key that has one already: 1\n",
         "6 findings, 0 repaired\n",
     ):
         assert text in found.stdout
     fixed = director("state", "verify", "--fix", "--reason", "disk", "--store", filled)
     assert (fixed.returncode, fixed.stderr) == (DATA, "")
     assert "6 findings, 5 repaired\n" in fixed.stdout
-    assert "left: 0 records dropped, 1 kept: `director add` the host" in fixed.stdout
+    assert "left:     dropped: 0, kept: 1; `director add` the host" in fixed.stdout
     again = await stores.open(filled)
     assert await stored(again, NUMBER) == [ALICE._replace(decided=Stamp(NOW), host=GOLDIE.host)]
     assert await stored(again, other) == []

@@ -74,14 +74,14 @@ def test_records_out_of_order_are_sorted() -> None:
 def test_of_two_records_of_one_key_the_later_decision_stays() -> None:
     pinned = user(1, host=2, decided=NOW + 5, flags=PINNED | BY_HAND)
     blob = pack([A, pinned])
-    assert problems(check_users(users(blob), HOSTS, LIMITS)) == ["1 records for a key that has one already"]
+    assert problems(check_users(users(blob), HOSTS, LIMITS)) == ["records of a key that has one already: 1"]
     assert repaired(blob) == pack([pinned])
 
 
 def test_records_of_another_bucket_are_found_and_kept_until_they_are_taken_there() -> None:
     stray = user(1, bucket=7)
     checked = check_users(users(pack([stray, A])), HOSTS, LIMITS)
-    assert problems(checked) == ["1 records belong to other buckets"]
+    assert problems(checked) == ["records that belong to other buckets: 1"]
     assert set(checked.records) == {stray.key, A.key}
 
 
@@ -101,7 +101,7 @@ def test_where_the_hosts_are_not_known_no_record_is_dropped_for_its_host() -> No
 @pytest.mark.parametrize("late", [user(1, decided=LATEST), user(1, seen=LATEST)])
 def test_a_time_in_the_far_future_becomes_now_and_the_host_stays(late: User) -> None:
     assert problems(check_users(users(pack([late])), HOSTS, LIMITS)) == [
-        "1 records with a time in the far future"
+        "records with a time in the far future: 1"
     ]
     assert repaired(pack([late])) == pack([A])
 
@@ -113,7 +113,7 @@ def test_flags_that_do_not_exist_are_taken_off() -> None:
 @pytest.mark.parametrize("bad", [user(1, host=0), User(UserKey(5), HostId(1), Stamp(NOW), NOW, 0)])
 def test_a_record_that_nobody_can_have_written_is_dropped(bad: User) -> None:
     assert problems(check_users(users(pack(sorted([bad, B]))), HOSTS, LIMITS)) == [
-        "1 records without a user hash or without a host"
+        "records without a user hash or without a host: 1"
     ]
     assert repaired(pack(sorted([bad, B]))) == pack([B])
 
@@ -158,17 +158,17 @@ def test_good_names_are_left_as_they_are() -> None:
         ),
         (
             entry(A.key, b"alice") + entry(A.key, b"malice"),
-            "1 names for a key that has one already",
+            "names of a key that has one already: 1",
             entry(A.key, b"malice"),
         ),
         (
             entry(A.key, b"ali\tce") + entry(B.key, b"bob"),
-            "1 names empty, with control characters, or without a user hash",
+            "names that are empty, have control characters, or have no user hash: 1",
             entry(B.key, b"bob"),
         ),
         (
             entry(A.key, b"") + entry(B.key, b"bob"),
-            "1 names empty, with control characters, or without a user hash",
+            "names that are empty, have control characters, or have no user hash: 1",
             entry(B.key, b"bob"),
         ),
     ],
@@ -182,6 +182,6 @@ def test_damaged_names_are_found_and_the_whole_ones_kept(blob: bytes, problem: s
 def test_an_unknown_host_is_one_finding_however_many_users_it_has() -> None:
     checked = check_users(users(pack([user(1, host=9), user(2, host=9, flags=PINNED)])), HOSTS, LIMITS)
     (finding,) = unknown_hosts(checked.unknown, checked.kept, checked.unknown - checked.kept)
-    assert finding.problem.startswith("2 records name a host")
-    assert finding.outcome.startswith("1 records dropped, 1 kept: `director add` the host")
+    assert finding.problem.endswith("not even as removed: 2")
+    assert finding.outcome.startswith("dropped: 1, kept: 1; `director add` the host")
     assert not finding.fixed
