@@ -197,6 +197,10 @@ class StateStore(Protocol):
     set_aside: Path | None
     """Where `open` (or a later operation) put a damaged file; None: there was none."""
 
+    @property
+    def step(self) -> Step | None:
+        """The migration that `open` is running now."""
+
     async def layout(self) -> Layout:
         """Look at the layout of a store that is not open, and change nothing.
 

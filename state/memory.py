@@ -20,6 +20,7 @@ from state.base import (
     Lease,
     Lost,
     Space,
+    Step,
     StoreUnavailable,
     Swap,
     Swapped,
@@ -42,6 +43,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.url = "memory:"
         self.shared = False
+        self.step: Step | None = None
         self.set_aside: Path | None = None
         self._identity = secrets.token_hex(8)
         self._buckets: dict[Space, dict[int, tuple[bytes, bytes]]] = {space: {} for space in SPACES}

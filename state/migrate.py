@@ -91,14 +91,22 @@ def sqlite_schema(connection: sqlite3.Connection) -> int | None:
     return None if tables else 0
 
 
-def migrate_sqlite(connection: sqlite3.Connection, store: str, found: int, steps: Sequence[SqlStep]) -> None:
+def migrate_sqlite(
+    connection: sqlite3.Connection,
+    store: str,
+    found: int,
+    steps: Sequence[SqlStep],
+    begun: Callable[[Step], None],
+) -> None:
     """Run the steps after schema `found`. Interrupted: the file is as after the last complete one.
 
-    The connection must be in autocommit mode. Raises SchemaTooNew, sqlite3.Error.
+    begun: is told of each step. The connection must be in autocommit mode.
+    Raises SchemaTooNew, sqlite3.Error.
     """
     if found > len(steps):
         raise SchemaTooNew(store, found, len(steps))
     for step in steps[found:]:
+        begun(Step(number=step.number, title=step.title))
         try:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {step.sql}; UPDATE meta SET schema = {step.number}; COMMIT;"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import anyio
@@ -15,7 +15,7 @@ import redis
 import redis_lock
 from anyio import CapacityLimiter, to_thread
 
-from state.base import SchemaTooNew, StoreUnavailable
+from state.base import SchemaTooNew, Step, StoreUnavailable
 from state.migrate import RedisStep, redis_schema
 from state.redis_link import Client
 
@@ -28,12 +28,19 @@ LOCK_WAIT = 30.0
 
 
 async def migrate_redis(
-    server: Client, prefix: str, store: str, steps: Sequence[RedisStep], *, wait: float = LOCK_WAIT
+    server: Client,
+    prefix: str,
+    store: str,
+    steps: Sequence[RedisStep],
+    *,
+    begun: Callable[[Step], None],
+    wait: float = LOCK_WAIT,
 ) -> None:
     """Run the steps that the data under `prefix` lack, unless another director does it first.
 
-    server: a synchronous client; used in a worker thread only. wait: seconds to wait for a director that is
-    migrating. Interrupted: steps recorded as done stay so, the one in between runs again.
+    server: a synchronous client; used in a worker thread only. begun: is told of each step, in that thread.
+    wait: seconds to wait for a director that is migrating.
+    Interrupted: steps recorded as done stay so, the one in between runs again.
     Raises SchemaTooNew, StoreUnavailable (the lock was not to be had, or was lost), redis.RedisError.
     """
     thread = CapacityLimiter(1)
@@ -46,7 +53,7 @@ async def migrate_redis(
         if time.monotonic() >= deadline:
             raise StoreUnavailable(store, "migrate", reason="another director holds the migration lock")
     try:
-        await to_thread.run_sync(_run_redis_steps, lock, server, prefix, store, steps, limiter=thread)
+        await to_thread.run_sync(_run_redis_steps, lock, server, prefix, store, steps, begun, limiter=thread)
     except redis_lock.NotAcquired as exc:
         raise StoreUnavailable(store, "migrate", reason="the migration lock was lost") from exc
     finally:
@@ -55,12 +62,18 @@ async def migrate_redis(
 
 
 def _run_redis_steps(
-    lock: redis_lock.Lock, server: Client, prefix: str, store: str, steps: Sequence[RedisStep]
+    lock: redis_lock.Lock,
+    server: Client,
+    prefix: str,
+    store: str,
+    steps: Sequence[RedisStep],
+    begun: Callable[[Step], None],
 ) -> None:
     found = redis_schema(cast("bytes | None", server.hget(f"{prefix}meta", "schema")))
     if found > len(steps):
         raise SchemaTooNew(store, found, len(steps))
     for step in steps[found:]:
+        begun(Step(number=step.number, title=step.title))
         step.run(cast(redis.Redis, server), prefix)  # a Cluster's client has the same commands
         lock.extend()  # fails if somebody else has it by now: then he records what is done
         server.hset(f"{prefix}meta", "schema", str(step.number))

@@ -31,6 +31,7 @@ from state.base import (
     Lost,
     SchemaTooNew,
     Space,
+    Step,
     StoreRefused,
     StoreUnavailable,
     Swap,
@@ -114,6 +115,7 @@ class RedisStore:
     ) -> None:
         self.url = address.url
         self.shared = True
+        self.step: Step | None = None
         self.set_aside: Path | None = None
         self._address, self._timeout, self._prefix = address, timeout, address.prefix
         self._steps = redis_steps() if steps is None else steps
@@ -319,11 +321,16 @@ class RedisStore:
         try:
             client = await to_thread.run_sync(self._address.client, self._timeout)
             try:
-                await migrate_redis(client, self._prefix, self.url, self._steps)
+                await migrate_redis(client, self._prefix, self.url, self._steps, begun=self._begun)
             finally:
                 client.close()
         except (RedisError, RedisClusterException, OSError) as exc:
             raise link.translated(exc, "migrate") from exc
+        finally:
+            self.step = None
+
+    def _begun(self, step: Step) -> None:
+        self.step = step
 
 
 def _joined(blob: bytes) -> bytes:

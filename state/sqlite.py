@@ -28,6 +28,7 @@ from state.base import (
     Lease,
     Lost,
     Space,
+    Step,
     StoreUnavailable,
     Swap,
     Swapped,
@@ -67,6 +68,10 @@ class SqliteStore:
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Semaphore(1)
         self._leases = OwnLeases()
+
+    @property
+    def step(self) -> Step | None:
+        return self._file.step
 
     async def layout(self) -> Layout:
         # No deadline, as in `open`.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from state.base import Layout, StoreBusy, StoreError, StoreRefused, StoreUnavailable
+from state.base import Layout, Step, StoreBusy, StoreError, StoreRefused, StoreUnavailable
 from state.migrate import SqlStep, layout, migrate_sqlite, sqlite_schema
 
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -30,6 +30,8 @@ class DatabaseFile:
         self.path, self._store, self._timeout, self._steps = path, store, timeout, steps
         self._lock: int | None = None
         self._connection: sqlite3.Connection | None = None
+        self.step: Step | None = None
+        """The migration that is running now."""
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -121,8 +123,14 @@ class DatabaseFile:
         )  # who has mail here is nobody else's business
         db = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
         self._connection = db
-        migrate_sqlite(db, self._store, self._healthy_schema(db), self._steps)
+        try:
+            migrate_sqlite(db, self._store, self._healthy_schema(db), self._steps, self._begun)
+        finally:
+            self.step = None
         db.execute("PRAGMA journal_mode = WAL")
+
+    def _begun(self, step: Step) -> None:
+        self.step = step
 
     def _healthy_schema(self, db: sqlite3.Connection) -> int:
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()

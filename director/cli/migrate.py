@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 import msgspec
 
-from director.cli.following import counted
 from director.cli.output import say, say_json, size
 from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
 from director.cli.target import Target, json_option
@@ -33,9 +32,8 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
         for step in layout.steps:
             say(f"{'would run' if dry_run else 'runs'} {step.number:04}: {step.title}")
     if layout.steps and not dry_run:
-        meter.say(counted(len(layout.steps), "step"))
         detail = f"from schema {layout.found} to {layout.known}"
-        carried_out(lambda: migrated(there, entry("migrate", detail, reason)), meter)
+        carried_out(lambda: migrated(there, entry("migrate", detail, reason), meter.say), meter)
     if as_json:
         say_json(msgspec.json.encode({"store": there.url, "dry_run": dry_run, "layout": layout}))
     elif not layout.steps:

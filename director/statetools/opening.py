@@ -3,10 +3,12 @@ the way, and with its errors in the words of the command line."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import anyio
 import msgspec
 
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, StoreProblem
@@ -14,6 +16,8 @@ from state.base import AuditEntry, Layout, SchemaTooNew, StateStore, StoreError,
 
 TIMEOUT = 10.0
 """Seconds for one exchange with the store: nobody's login waits for it."""
+SAY_EVERY = 0.2
+"""Seconds from one word about a migration to the next."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -76,14 +80,35 @@ async def opened_for_import(place: Place, *, dry_run: bool) -> AsyncIterator[Sta
         yield store
 
 
-async def migrated(store: StateStore, done: AuditEntry) -> None:
-    """Run the steps that the store lacks, which opening it does. Raises StoreProblem."""
-    try:
-        with problems():
-            await store.open()
-            await store.append_audit([done])
-    finally:
-        await store.close()
+async def migrated(store: StateStore, done: AuditEntry, say: Callable[[str], None]) -> None:
+    """Run the steps that the store lacks, which opening it does. say: is told which, and for how long.
+
+    Raises StoreProblem.
+    """
+    failed: StoreProblem | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_tell, store, say)
+        try:
+            with problems():
+                await store.open()
+                await store.append_audit([done])
+        except StoreProblem as exc:  # not through the task group, which would wrap it
+            failed = exc
+        finally:
+            await store.close()
+        tasks.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+
+
+async def _tell(store: StateStore, say: Callable[[str], None]) -> None:
+    step, begun = store.step, time.monotonic()
+    while True:
+        if store.step != step:
+            step, begun = store.step, time.monotonic()
+        if step is not None:
+            say(f"step {step.number}, {time.monotonic() - begun:.0f} s")
+        await anyio.sleep(SAY_EVERY)
 
 
 @contextmanager

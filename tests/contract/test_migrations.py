@@ -21,7 +21,7 @@ from state.base import (
     Swapped,
     version_of,
 )
-from state.migrate import RedisStep, SqlStep, redis_steps, sqlite_steps
+from state.migrate import RedisStep, SqlStep, migrate_sqlite, redis_steps, sqlite_steps
 from state.migrate_redis import migrate_redis
 from state.redis import RedisStore
 from state.redis_link import RedisAddress
@@ -166,6 +166,15 @@ async def test_the_layout_of_a_damaged_file_is_refused_and_the_file_left_where_i
     assert files(tmp_path) == ["state.db", "state.db.lock"]
 
 
+async def test_a_file_says_which_step_it_is_running(tmp_path: Path) -> None:
+    said: list[int] = []
+    connection = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    steps = [*sqlite_steps(), SqlStep(2, "")]
+    migrate_sqlite(connection, "sqlite", 0, steps, lambda step: said.append(step.number))
+    connection.close()
+    assert said == [1, 2]
+
+
 # Redis
 
 
@@ -204,6 +213,13 @@ async def test_a_prefix_of_an_older_schema_gets_the_missing_steps_once_and_keeps
         await new.close()
     assert schema(redis_server) == b"$1\r\n2\r\n"
     assert redis_server.command("GET", "dd:marks") == b"$1\r\n1\r\n"
+
+
+async def test_a_store_says_which_step_it_is_running(redis_server: RedisServer, stores: Stores) -> None:
+    seen: list[Step | None] = []
+    store = redis_store(stores, redis_server, RedisStep(2, lambda *_: seen.append(store.step), "Looks"))
+    await store.open()
+    assert [*seen, store.step] == [Step(number=2, title="Looks"), None]
 
 
 async def test_an_interrupted_migration_goes_on_with_the_step_that_was_not_done(
@@ -257,7 +273,7 @@ async def test_a_migration_waits_for_the_lock_of_another_director_and_then_gives
     redis_server.command("SET", "lock:dd:{lock}migrate", "somebody")
     client = address(redis_server).client(2.0)
     with pytest.raises(StoreUnavailable, match="another director holds the migration lock"):
-        await migrate_redis(client, PREFIX, "redis", redis_steps(), wait=0.0)
+        await migrate_redis(client, PREFIX, "redis", redis_steps(), begun=lambda step: None, wait=0.0)
     client.close()
     assert schema(redis_server) == b"$-1\r\n"
 
