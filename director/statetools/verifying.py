@@ -48,6 +48,8 @@ class Verification:
         self._store, self._limits, self._fix = store, limits, fix
         self._unknown: Counter[HostId] = Counter()
         self._kept: Counter[HostId] = Counter()
+        self._hosts_lost = False
+        """Whether the hosts' document lacks rows: then no record is held against its host in this walk."""
         self.buckets = self.users = self.names = 0
         """What was looked at."""
 
@@ -83,6 +85,7 @@ class Verification:
     async def _table(self, name: str) -> list[Finding]:
         while (document := await self._store.read_document(name)) is not None:
             checked = TABLES[name](document, self._limits)
+            self._hosts_lost |= checked.lost and name == HOSTS
             if not checked.findings or not self._fix:
                 return checked.findings
             aside = ""
@@ -119,7 +122,7 @@ class Verification:
     async def _hosts(self) -> frozenset[HostId] | None:
         """All hosts there are or were; None where that is not known, so that no record is held against it."""
         document = await self._store.read_document(HOSTS)
-        if document is None:
+        if document is None or self._hosts_lost:
             return None
         try:
             return frozenset(host_id(Address(row.address)) for row in decode_rows(document.data))
