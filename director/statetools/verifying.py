@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
+
 from director.core.addresses import host_id
 from director.core.hosts import decode_rows
 from director.core.users import BUCKET_SHIFT, pack
@@ -36,6 +38,7 @@ from state.base import (
     StateStore,
     StoreRefused,
     Swap,
+    version_of,
 )
 
 TABLES: dict[str, Callable[[Document, Limits], CheckedTable]] = {HOSTS: check_hosts, MEMBERS: check_members}
@@ -92,7 +95,9 @@ class Verification:
             if checked.lost:
                 aside = f"{name}.damaged-{document.version.hex()}"
                 await self._store.swap_document(aside, EMPTY_VERSION, document.data)
-            outcome = await self._store.swap_document(name, document.version, checked.data)
+            if (version := version_of(document.data)) != document.version:
+                await self._store.swap_document(name, document.version, document.data)
+            outcome = await self._store.swap_document(name, version, checked.data)
             if isinstance(outcome, Lost):
                 continue  # a director has written it meanwhile
             for finding in checked.findings:
@@ -135,8 +140,13 @@ class Verification:
             checked = self._checked(bucket, hosts)
             if not self._fix or not (checked.findings or checked.unknown):
                 break
-            swap = Swap(bucket.space, bucket.number, bucket.version, checked.blob)
-            (outcome,) = await self._store.swap_buckets([swap])
+            swaps = [Swap(bucket.space, bucket.number, bucket.version, checked.blob)]
+            if (true := version_of(bucket.blob)) != bucket.version:
+                # What is stored may have the version of what it should be, and pass for stored already: first
+                # the content as it is gets its own version.
+                as_it_is = Swap(bucket.space, bucket.number, bucket.version, bucket.blob)
+                swaps = [as_it_is, msgspec.structs.replace(swaps[0], version=true)]
+            outcome = (await self._store.swap_buckets(swaps))[-1]
             if isinstance(outcome, Lost):
                 bucket = Bucket(bucket.space, bucket.number, outcome.version, outcome.blob)
                 continue

@@ -422,6 +422,32 @@ async def test_everything_that_is_wrong_is_explained_and_then_repaired(filled: s
     assert "1 finding, 0 repaired\n" in director("state", "verify", "--store", filled).stdout
 
 
+def append_behind_its_back(url: str, redis_server: RedisServer, number: int) -> None:
+    """Bytes after a bucket and the hosts' document, whose versions stay those of the content before."""
+    if url.startswith("sqlite"):
+        db = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+        db.execute(
+            "UPDATE bucket SET data = CAST(data || x'637574' AS BLOB) WHERE space = 'users' AND id = ?",
+            (number,),
+        )
+        db.execute("UPDATE document SET data = CAST(data || x'637574' AS BLOB) WHERE name = 'hosts'")
+        db.close()
+    else:
+        redis_server.command("APPEND", f"dd:{{u{number >> 6:02x}}}{number:03x}", "cut")
+        redis_server.command("APPEND", "dd:doc:hosts", "cut")
+
+
+async def test_what_was_changed_under_its_version_is_repaired(
+    filled: str, stores: Stores, redis_server: RedisServer
+) -> None:
+    append_behind_its_back(filled, redis_server, NUMBER)
+    assert director("state", "verify", "--store", filled).returncode == DATA
+    done("state", "verify", "--fix", "--store", filled)
+    assert done("state", "verify", "--store", filled).endswith(": good\n")
+    store = await stores.open(filled)
+    assert await stored(store, NUMBER) == [ALICE]
+
+
 async def test_a_hosts_document_that_cannot_be_read_is_kept_aside_and_its_whole_rows_saved(
     filled: str, stores: Stores
 ) -> None:
