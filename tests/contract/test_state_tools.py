@@ -289,7 +289,7 @@ async def test_the_format_of_an_export_stays_readable(tmp_path: Path) -> None:
 
 
 class Failing(MemoryStore):
-    """Fails at its n-th write of buckets, after or before it has happened."""
+    """Fails once, at its n-th write of buckets, half of which has happened."""
 
     def __init__(self, fails_at: int) -> None:
         super().__init__()
@@ -479,6 +479,23 @@ async def test_without_a_hosts_document_no_user_is_dropped(filled: str, stores: 
     await store.close()
     done("state", "verify", "--fix", "--store", filled)
     assert await everything(await stores.open(filled)) == before
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+async def test_a_repair_that_was_interrupted_is_completed_by_running_it_again(fails_at: int) -> None:
+    strays = [user(f"stray{number}", flags=PINNED) for number in range(20)]
+    store = Failing(fails_at + 1)
+    await store.open()
+    damaged = [Swap("users", NUMBER, EMPTY_VERSION, pack([ALICE, *strays]) + b"cut")]
+    await store.swap_buckets(damaged)
+    with pytest.raises(StoreUnavailable):
+        [found async for found in Verification(store, Limits.at(NOW, 900), fix=True).findings(ignored)]
+    [found async for found in Verification(store, Limits.at(NOW, 900), fix=True).findings(ignored)]
+    assert [
+        found async for found in Verification(store, Limits.at(NOW, 900), fix=False).findings(ignored)
+    ] == []
+    for one in [ALICE, *strays]:
+        assert one in await stored(store, one.key >> BUCKET_SHIFT)
 
 
 class Busy(MemoryStore):
