@@ -122,7 +122,7 @@ class RedisStore:
         self._link: Link | None = None
 
     async def layout(self) -> Layout:
-        link = RedisLink(self._address, self._timeout, ())
+        link = self._address.link(self._timeout, ())
         try:
             (schema,) = await link.call("layout", [("HGET", f"{self._prefix}meta", "schema")])
         finally:
