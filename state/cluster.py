@@ -120,6 +120,14 @@ class ClusterLink(Link):
         replies = await asyncio.gather(*(self._pool(node).exchange(INFO) for node in primaries))
         return [reply for pair in replies for reply in pair]
 
+    async def _writers(self, operation: str) -> list[Pool]:
+        async def refreshed() -> list[Any]:
+            await self._refresh()
+            return []
+
+        await self._bounded(operation, refreshed())
+        return [self._pool(node) for node in sorted(set(self._slots_at.values()))]
+
     async def _refresh(self) -> None:
         """Ask which node keeps which slots; in random order, as one may be cut off and know nothing new."""
         nodes = list(self._known | set(self._seeds))

@@ -55,8 +55,6 @@ LOAD_TAGS = 4
 WRITE_BYTES = 4 << 20
 """Blob bytes a round trip, so that a large flush over a slow link does not run into the deadline."""
 AUDIT_PAGE = 1000
-SCAN_PAGE = 10_000
-"""Keys a question of `documents`."""
 
 # A value is the version and then the blob. Anything shorter than that is no bucket, and may be overwritten.
 SWAP = b"""
@@ -245,16 +243,9 @@ class RedisStore:
         return sorted(leases, key=lambda lease: lease.member)
 
     async def documents(self) -> list[str]:
-        link, prefix = self._required("documents"), f"{self._prefix}doc:"
-        found: set[str] = set()
-        cursor = b"0"
-        while True:
-            # The characters of a prefix mean themselves in a pattern.
-            command = ("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", SCAN_PAGE)
-            ((cursor, keys),) = await link.call("documents", [command])
-            found.update(key.decode().removeprefix(prefix) for key in keys)
-            if cursor == b"0":
-                return sorted(found)
+        prefix = f"{self._prefix}doc:"  # its characters mean themselves in a pattern
+        keys = await self._required("documents").keys("documents", f"{prefix}*")
+        return sorted(key.decode().removeprefix(prefix) for key in keys)
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         add = ("XADD", f"{self._prefix}audit", "MAXLEN", "~", AUDIT_KEPT, "*", "e")

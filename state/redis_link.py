@@ -30,6 +30,8 @@ from redis.retry import Retry
 from state.base import StoreError, StoreUnavailable
 from state.redis_errors import Failure, translated
 
+SCAN_PAGE = 10_000
+"""Keys looked at in one SCAN."""
 CONNECTIONS = 4
 """Calls at a time; more wait, under their own deadline."""
 
@@ -202,9 +204,27 @@ class Link(ABC):
         replies = self._good(operation, await self._bounded(operation, self._infos()))
         return [b"\r\n".join(replies[i : i + len(INFO)]) for i in range(0, len(replies), len(INFO))]
 
+    async def keys(self, operation: str, pattern: str) -> set[bytes]:
+        """The keys that match, of all servers that take writes."""
+        found: set[bytes] = set()
+        for pool in await self._writers(operation):
+            cursor = b"0"
+            while True:
+                command: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_PAGE)
+                replies = await self._bounded(operation, pool.exchange([command]))
+                ((cursor, keys),) = self._good(operation, replies)
+                found.update(keys)
+                if cursor == b"0":
+                    break
+        return found
+
     def translated(self, exc: Failure, operation: str) -> StoreError:
         """See the function of this name."""
         return translated(exc, self._address.url, operation, secrets=self._address.secrets())
+
+    @abstractmethod
+    async def _writers(self, operation: str) -> list[Pool]:
+        """The connections to each server that takes writes."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -266,6 +286,9 @@ class RedisLink(Link):
 
     async def _forget(self) -> None:
         await self._pool.drop_idle()
+
+    async def _writers(self, operation: str) -> list[Pool]:
+        return [self._pool]
 
 
 async def connected(connection: AbstractConnection) -> AbstractConnection:
