@@ -130,7 +130,7 @@ class SentinelGroup:
 
 
 class ClusterGroup:
-    """A Cluster of three primaries and three replicas, that replaces a primary after a second. `with` it.
+    """A Cluster of three primaries and three replicas, that replaces a primary after two seconds. `with` it.
 
     rights: of a user `director` with `password`; without them there is only the default user.
     """
@@ -140,7 +140,7 @@ class ClusterGroup:
         options = QUICK | _user(rights, password)
         options |= {
             "cluster-enabled": "yes",
-            "cluster-node-timeout": "1000",
+            "cluster-node-timeout": "1500",
             "cluster-replica-validity-factor": "0",
         }
         buses = [free_port() for _ in range(6)]
