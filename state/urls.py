@@ -21,6 +21,11 @@ SENTINEL_PORT = 26379
 REDIS_QUERY = ("prefix", "username", "password_file")
 MORE_QUERY = {"unix": ("db",), "sentinel": ("sentinel_username", "sentinel_password_file")}
 DEFAULT_PREFIX = "dd:"
+HOSTS = {
+    "sentinel": "HOST[:PORT],HOST[:PORT],…/SERVICE[/DB]",
+    "cluster": "HOST[:PORT],HOST[:PORT],…",
+}
+"""What follows the scheme where several hosts do."""
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{0,64}")
 
@@ -132,38 +137,25 @@ def _redis(
         "tls": parts.scheme.startswith("rediss"),
         "prefix": prefix,
     }
-    address: RedisAddress
+    path = unquote(parts.path)
     if kind == "unix":
-        path = unquote(parts.path)
         if parts.hostname or not path.strip("/"):
             raise StoreUrlError(shown, "no socket is named", "write unix:///PATH/OF/SOCKET")
         db = _db(shown, query.get("db", ""))
         plain = f"unix://{user}{path}?db={db}&prefix={prefix}"
         return RedisStore(RedisAddress(url=plain, path=path, db=db, **common), timeout)
 
-    form = {
-        "sentinel": "HOST[:PORT],HOST[:PORT],…/SERVICE[/DB]",
-        "cluster": "HOST[:PORT],HOST[:PORT],…",
-    }.get(kind, "HOST[:PORT][/DB]")
-    port = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
-    form = f"write {parts.scheme}://{form}"
-    nodes = [_node(shown, parts, port, form)]
-    nodes += [_node(shown, other, port, form) for other in others]
+    nodes = _nodes(shown, parts, others, kind)
     begin = f"{parts.scheme}://{user}{','.join(f'[{h}]:{p}' if ':' in h else f'{h}:{p}' for h, p in nodes)}"
-    path = unquote(parts.path).strip("/")
+    service, number = _within(shown, path, kind)
+    db = _db(shown, number)
+    address: RedisAddress
     if kind == "cluster":
-        if path:
-            raise StoreUrlError(shown, f"database {path!r}", "a Cluster has no databases: leave it out")
-        plain = f"{begin}?prefix={prefix}"
-        address = ClusterAddress(url=plain, nodes=tuple(nodes), **common)
+        address = ClusterAddress(url=f"{begin}?prefix={prefix}", nodes=nodes, **common)
     elif kind == "sentinel":
-        service, _, number = path.partition("/")
-        if not service:
-            raise StoreUrlError(shown, "no service is named", form)
-        db = _db(shown, number)
         address = SentinelAddress(
             url=f"{begin}/{service}/{db}?prefix={prefix}",
-            sentinels=tuple(nodes),
+            sentinels=nodes,
             service=service,
             db=db,
             sentinel_username=query.get("sentinel_username") or None,
@@ -171,11 +163,31 @@ def _redis(
             **common,
         )
     else:
-        db = _db(shown, path)
-        host, port = nodes[0]
-        plain = f"{begin}/{db}?prefix={prefix}"
-        address = RedisAddress(url=plain, host=host, port=port, db=db, **common)
+        ((host, port),) = nodes
+        address = RedisAddress(url=f"{begin}/{db}?prefix={prefix}", host=host, port=port, db=db, **common)
     return RedisStore(address, timeout)
+
+
+def _within(shown: str, path: str, kind: str) -> tuple[str, str]:
+    """The service, where there are any, and the database, both as written after the hosts."""
+    path = path.strip("/")
+    if kind == "cluster" and path:
+        raise StoreUrlError(shown, f"database {path!r}", "a Cluster has no databases: leave it out")
+    if kind != "sentinel":
+        return "", path
+    service, _, number = path.partition("/")
+    if not service:
+        raise StoreUrlError(shown, "no service is named", f"write redis+sentinel://{HOSTS[kind]}")
+    return service, number
+
+
+def _nodes(
+    shown: str, parts: SplitResult, others: list[SplitResult], kind: str
+) -> tuple[tuple[str, int], ...]:
+    """Host and port of each."""
+    form = f"write {parts.scheme}://{HOSTS.get(kind, 'HOST[:PORT][/DB]')}"
+    port = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
+    return tuple(_node(shown, node, port, form) for node in (parts, *others))
 
 
 def _node(shown: str, parts: SplitResult, default_port: int, form: str) -> tuple[str, int]:
