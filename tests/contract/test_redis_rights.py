@@ -52,6 +52,7 @@ async def do_everything(store: StateStore) -> None:
     await store.versions("users")
     await store.swap_document("hosts", EMPTY_VERSION, b"h")
     await store.read_document("hosts")
+    await store.documents()
     await store.renew(Lease(member="10.0.0.1", ring_address="", incarnation=1, synced=True), 30)
     await store.members()
     await store.release("10.0.0.1")
