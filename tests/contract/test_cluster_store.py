@@ -158,7 +158,6 @@ async def test_a_failover_under_load_loses_no_change_and_has_another_run_id(
     before = await watcher.run_id()
     old = empty.keeper(key(NUMBERS[0]))
     elsewhere = next(n for n in NUMBERS if empty.keeper(key(n)) is not old)
-    said: list[str] = []
     async with writing(directors) as writers:
         await anyio.sleep(0.2)
         old.kill()
@@ -167,8 +166,7 @@ async def test_a_failover_under_load_loses_no_change_and_has_another_run_id(
             try:
                 await watcher.read_buckets("users", [elsewhere])
                 return await watcher.run_id() != before
-            except StoreUnavailable as exc:
-                said.append(str(exc))
+            except StoreUnavailable:
                 return False
 
         await until(answers, within=FAILOVER_WITHIN)
@@ -184,7 +182,6 @@ async def test_a_failover_under_load_loses_no_change_and_has_another_run_id(
     found = await stored(watcher)
     await to_thread.run_sync(old.start)
     await to_thread.run_sync(empty.wait_until_whole)
-    assert any("CLUSTERDOWN: slots have no primary" in text for text in said)
     assert found == together(writers)
     assert all(isinstance(failure, StoreUnavailable) for writer in writers for failure in writer.failures)
 
