@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -194,7 +195,12 @@ class ClusterGroup:
         return server
 
     def switch_to(self, replica: RedisServer) -> None:
-        """Make it the primary at once, without a vote, and wait until it has a replica."""
+        """Make it the primary at once, without a vote, and wait until it has a replica.
+
+        Nothing is lost of what its primary has now."""
+        (primary,) = (one for one in self.primaries() if self.replica_of(one) is replica)
+        written = _offset(primary, "master_repl_offset")
+        wait_for(lambda: _offset(replica, "slave_repl_offset") >= written, "the replica to catch up")
         _ok(replica.command("CLUSTER", "FAILOVER", "TAKEOVER"))
         wait_for(lambda: replica in self.primaries(), "the switch")
         self.wait_until_whole()
@@ -271,6 +277,13 @@ def _user(rights: str, password: str) -> dict[str, str]:
 
 def _is_primary(server: RedisServer) -> bool:
     return b"role:master" in server.command("INFO", "replication")
+
+
+def _offset(server: RedisServer, field: str) -> int:
+    """How far its data are, as a primary or as a replica."""
+    found = re.search(rb"%b:([0-9]+)" % field.encode(), server.command("INFO", "replication"))
+    assert found is not None, field
+    return int(found[1])
 
 
 def _id(server: RedisServer) -> str:
