@@ -8,6 +8,8 @@ SEEDS ?= 1000
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Left to `make test`: failovers, and tools as processes.
+SLOW := $(addprefix tests/contract/test_, cluster_store.py sentinel_store.py state_tools.py)
 PACKAGES := $(PYTHON) director/demo/packages.py
 SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wire/*.pyx director/wire/*.pxd director/wire/*.h)
 
@@ -38,7 +40,7 @@ check: install  ## format, lint, types, and the fast tests: under two minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@$(BIN)/mypy & types=$$!; \
-		$(BIN)/pytest tests/unit tests/contract tests/simulation; tests=$$?; \
+		$(BIN)/pytest tests/unit tests/contract tests/simulation $(SLOW:%=--ignore=%); tests=$$?; \
 		wait $$types && exit $$tests
 
 test: lint  ## everything, with real Dovecot and Redis: under 20 minutes
