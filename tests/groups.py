@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from redis.crc import key_slot
 
@@ -18,7 +19,27 @@ LOCAL = "127.0.0.1"
 QUICK = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1", "repl-timeout": "5"}
 
 
-class SentinelGroup:
+class Group:
+    """Servers that are started together, and ended together. `with` it."""
+
+    def start(self) -> Self:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class SentinelGroup(Group):
     """A primary, two replicas, and three sentinels who replace it after half a second. `with` it.
 
     rights: of a user `director` with `password` on the servers; without them there is only the default user.
@@ -41,7 +62,7 @@ class SentinelGroup:
         query = f"?sentinel_username={USER}&sentinel_password_file={self.password_file}"
         return f"redis+sentinel://{self.user}{places}/{SERVICE}{query if self._sentinel_user else ''}"
 
-    def start(self) -> SentinelGroup:
+    def start(self) -> Self:
         """Start all, and wait until the sentinels know each other and the replicas."""
         first, *others = self.servers
         for server in self.servers:
@@ -104,16 +125,6 @@ class SentinelGroup:
         for server in (*self.sentinels, *self.servers):
             server.close()
 
-    def __enter__(self) -> SentinelGroup:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _sentinel(self, first: RedisServer) -> RedisServer:
         options = {
             "sentinel monitor": f"{SERVICE} {LOCAL} {first.port} 2",
@@ -130,7 +141,7 @@ class SentinelGroup:
         return sentinel
 
 
-class ClusterGroup:
+class ClusterGroup(Group):
     """A Cluster of three primaries and three replicas, that replaces a primary after two seconds. `with` it.
 
     rights: of a user `director` with `password`; without them there is only the default user.
@@ -155,7 +166,7 @@ class ClusterGroup:
         places = ",".join(f"{LOCAL}:{server.port}" for server in self.servers[::2])
         return f"redis+cluster://{self.user}{places}"
 
-    def start(self) -> ClusterGroup:
+    def start(self) -> Self:
         """Start all, and wait until all slots are served."""
         for server in self.servers:
             server.begin()
@@ -230,16 +241,6 @@ class ClusterGroup:
     def close(self) -> None:
         for server in self.servers:
             server.close()
-
-    def __enter__(self) -> ClusterGroup:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _write_nodes(self, buses: Sequence[int]) -> None:
         """Let each believe that it has always belonged to this Cluster: faster than to join them."""

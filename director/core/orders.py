@@ -59,11 +59,9 @@ class Orders:
 
     def _refused(self, order: Order) -> tuple[str, str] | None:
         """Kind and reason, where this director cannot do it now."""
-        if isinstance(order, MemberChange):  # also one who was removed may be told to come back
-            return ("again", STOPS) if self._ring.leaving else None
-        if self._ring.removed:
+        if self._ring.removed and not isinstance(order, MemberChange):  # it may be told to come back
             return "refused", REMOVED
-        if isinstance(order, HostChange):
+        if isinstance(order, HostChange | MemberChange):
             return ("again", STOPS) if self._ring.leaving else None
         if self._stand.standing is Standing.WAIT:
             return "refused", CUT_OFF

@@ -56,7 +56,7 @@ SHARE = 9
 NAMES_AFTER = 30.0
 """The same for names, which nothing depends on."""
 OPEN_WITHIN = 10.0
-"""Seconds that reading hosts and directors may take at the start; then it is made without the store."""
+"""Seconds that reading hosts and directors may take at the start; then the director does without."""
 STOP_WITHIN = 5.0
 """Seconds the last write may take."""
 RETRY_FIRST, RETRY_LONGEST = 0.2, 2.0
@@ -298,9 +298,7 @@ class Persistence:
             with anyio.fail_after(STOP_WITHIN, shield=True):
                 if not self.up:
                     await self._come_back()
-                await self._write_documents()
-                await self._writing.new_ring()
-                await self._write_audit()
+                await self._write_first()
                 await self._writing.write_the_rest()
                 if self.store.shared:
                     await self.store.release(self._director.me)
@@ -369,12 +367,16 @@ class Persistence:
         self._log.info("store_back", store=self.store.url, buckets_written=behind)
 
     async def _write(self, *, names: bool) -> None:
-        await self._write_documents()
-        await self._writing.new_ring()
-        await self._write_audit()
+        await self._write_first()
         await self._writing.write_users()
         if names:
             await self._writing.write_names()
+
+    async def _write_first(self) -> None:
+        """What operators wait for, or did; and whose the buckets are by now."""
+        await self._write_documents()
+        await self._writing.new_ring()
+        await self._write_audit()
 
     async def _write_audit(self) -> None:
         entries = list(self._audit)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import anyio
 import pytest
 
-from state.base import StateStore, open_store
+from state.base import StateStore, StoreError, open_store
 from tests import rights
 from tests.groups import ClusterGroup, SentinelGroup
 from tests.rights import PASSWORD
@@ -161,3 +161,14 @@ async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 5.0
     with anyio.fail_after(within):
         while not await condition():  # noqa: ASYNC110
             await anyio.sleep(0.02)
+
+
+async def failure_of_open(url: str) -> StoreError:
+    """What keeps the store of this URL from being opened."""
+    store = open_store(url, base_dir=Path("/"), timeout=2.0)
+    try:
+        with pytest.raises(StoreError) as caught:
+            await store.open()
+    finally:
+        await store.close()
+    return caught.value

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
 
 from state.base import BUCKETS, EMPTY_VERSION, StateStore, StoreError, Swap, Swapped
+from tests.contract.conftest import until
 
 NUMBERS = tuple(range(5, BUCKETS, 97))
 """Buckets written to: one or two of each hash tag."""
@@ -64,6 +65,16 @@ async def writing(stores: Iterable[StateStore]) -> AsyncIterator[list[Writer]]:
             tasks.start_soon(writer.run)
         yield writers
         tasks.cancel_scope.cancel()
+
+
+async def all_go_on(writers: Sequence[Writer]) -> None:
+    """Until each has written some more."""
+    written = [writer.stored for writer in writers]
+
+    async def go_on() -> bool:
+        return all(writer.stored > then + 5 for writer, then in zip(writers, written, strict=True))
+
+    await until(go_on)
 
 
 async def stored(store: StateStore) -> dict[int, set[int]]:

@@ -13,7 +13,6 @@ from state.base import (
     BUCKETS,
     EMPTY_VERSION,
     StateStore,
-    StoreError,
     StoreRefused,
     StoreUnavailable,
     Swap,
@@ -21,8 +20,8 @@ from state.base import (
     open_store,
     version_of,
 )
-from tests.contract.conftest import Stores, until
-from tests.contract.load import NUMBERS, stored, together, writing
+from tests.contract.conftest import Stores, failure_of_open, until
+from tests.contract.load import NUMBERS, all_go_on, stored, together, writing
 from tests.groups import LOCAL, ClusterGroup, slot_of
 from tests.rights import PASSWORD
 from tests.servers import RedisServer, free_port
@@ -80,16 +79,6 @@ def half_moved(store: StateStore, empty: ClusterGroup) -> Iterator[Move]:
     move.end()
 
 
-async def failure_of_open(url: str) -> StoreError:
-    store = open_store(url, base_dir=Path("/"), timeout=2.0)
-    try:
-        with pytest.raises(StoreError) as caught:
-            await store.open()
-    finally:
-        await store.close()
-    return caught.value
-
-
 # Slots that move
 
 
@@ -108,12 +97,7 @@ async def test_slots_that_are_moved_under_load_cost_no_swap_and_no_error(
         await anyio.sleep(0.1)
         for number in NUMBERS[::4]:
             await move(number)
-        written = [writer.stored for writer in writers]
-
-        async def go_on() -> bool:
-            return all(writer.stored > then + 5 for writer, then in zip(writers, written, strict=True))
-
-        await until(go_on)
+        await all_go_on(writers)
     for writer in writers:
         await writer.write(NUMBERS)  # what was begun when they were ended
     assert [failure for writer in writers for failure in writer.failures] == []
@@ -170,12 +154,7 @@ async def test_a_failover_under_load_loses_no_change_and_has_another_run_id(
                 return False
 
         await until(answers, within=FAILOVER_WITHIN)
-        written = [writer.stored for writer in writers]
-
-        async def go_on() -> bool:
-            return all(writer.stored > then + 5 for writer, then in zip(writers, written, strict=True))
-
-        await until(go_on)
+        await all_go_on(writers)
     # What a director does when the run id is another one: it writes what differs from its memory.
     for writer in writers:
         await writer.write(NUMBERS)

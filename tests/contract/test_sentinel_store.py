@@ -18,12 +18,11 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    open_store,
     version_of,
 )
 from tests import rights
-from tests.contract.conftest import Stores, until
-from tests.contract.load import NUMBERS, stored, together, writing
+from tests.contract.conftest import Stores, failure_of_open, until
+from tests.contract.load import NUMBERS, all_go_on, stored, together, writing
 from tests.groups import LOCAL, SERVICE, SentinelGroup, wait_for
 from tests.rights import PASSWORD
 from tests.servers import RedisServer, free_port
@@ -55,16 +54,6 @@ async def works_again(store: StateStore, *, than: str = "") -> None:
     await until(answers, within=FAILOVER_WITHIN)
 
 
-async def failure_of_open(url: str) -> StoreError:
-    store = open_store(url, base_dir=Path("/"), timeout=2.0)
-    try:
-        with pytest.raises(StoreError) as caught:
-            await store.open()
-    finally:
-        await store.close()
-    return caught.value
-
-
 async def test_a_failover_under_load_loses_no_change_though_the_new_primary_lacks_the_last_ones(
     store: StateStore, sentinels: SentinelGroup, stores: Stores
 ) -> None:
@@ -83,12 +72,7 @@ async def test_a_failover_under_load_loses_no_change_though_the_new_primary_lack
             replica.thaw()
         await works_again(store, than=before)
         after = await store.run_id()
-        written = [writer.stored for writer in writers]
-
-        async def go_on() -> bool:
-            return all(writer.stored > then + 5 for writer, then in zip(writers, written, strict=True))
-
-        await until(go_on)
+        await all_go_on(writers)
     lost = await store.read_document("hosts")
     # What a director does when the run id is another one: it writes what differs from its memory.
     await store.swap_document("hosts", EMPTY_VERSION, b"what an operator did")
