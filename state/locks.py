@@ -113,8 +113,9 @@ class RedisLock:
     def let_go(self) -> None:
         """End the holding. Where the server does not answer it expires by itself."""
         self._over.set()
-        self._renewer.join()
-        self._release()
+        self._renewer.join(ROUND)  # a server that hangs does not keep us: a late renewal finds the key gone
+        if not self.lost:
+            self._release()
 
     def _release(self) -> None:
         with contextlib.suppress(redis_lock.NotAcquired, *_UNKNOWN):

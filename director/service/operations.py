@@ -305,6 +305,8 @@ class Operations(UserOperations):
             store_up=persistence.up,
             store_queue=persistence.queued,
             store_errors=dict(persistence.errors),
+            store_swept=dict(persistence.sweeping.swept),
+            store_sweeper=persistence.sweeping.holds,
             warm_start_seconds=self._warm_seconds(),
             warm_start_users=persistence.loaded_users,
             warm_start_part=persistence.loaded_part,
