@@ -69,6 +69,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     kick_durations: Durations = msgspec.field(default_factory=Durations)
     near_expiry_rounds: int = 0
     """Users near expiry whom the ring was asked about."""
+    claims: int = 0
+    """Users whom this director had settled in the shared store."""
     ring_members: dict[str, int] = msgspec.field(default_factory=dict)
     """state -> listed directors in it."""
     ring_synced: bool = False
@@ -143,6 +145,9 @@ class _Page:
         yield _histogram("kick_duration_seconds", "Until a request to end sessions was answered", took)
         asked = [((), now.near_expiry_rounds)]
         yield _counter("near_expiry_rounds", "Users near expiry whom the ring was asked about", asked)
+
+        settled = [((), now.claims)]
+        yield _counter("claims", "New users of a partial ring, settled in the shared store", settled)
 
     def _ring(self) -> Iterator[Metric]:
         now = self.snapshot

@@ -295,6 +295,7 @@ class Operations(UserOperations):
             sessions_kicked=counters.sessions_kicked,
             kick_durations=self._kicks,
             near_expiry_rounds=counters.near_rounds,
+            claims=counters.claims,
             ring_members={"in_ring": len(ring.ring), "missing": len(ring.missing)},
             ring_synced=ring.synced,
             ring_syncs=self._syncs,
