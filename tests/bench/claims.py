@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from tests.e2e.halves import HalvedRing, elapsed, log_in_everywhere, on_two_host
 
 CHANGE_EVERY = 0.2
 """Seconds between two changes of a weight."""
+HELD = 6.0
+"""After a silent loss no change of hosts is released for so many seconds (ring-rules 14)."""
 
 
 @dataclass
@@ -75,6 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="claims-") as folder, HalvedRing(Path(folder)) as ring:
         ring.cut()
         ring.wait_until_noticed()
+        time.sleep(HELD)
         for number in range(2 * options.runs):
             changing = number % 2 == 1
             users = [f"run{number}user{user}" for user in range(options.users)]
