@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -173,12 +174,32 @@ class StoreBusy(StoreError):
         )
 
 
+class LockLost(StoreError):
+    """Somebody else may hold the lock by now. Callers stop what it was for, and ask for it again later."""
+
+    def __init__(self, store: str, task: str) -> None:
+        self.store, self.task = store, task
+        super().__init__(f"{store}: the lock for {task!r} was lost; whoever gets it next goes on")
+
+
 class StoreUrlError(StoreError):
     """The URL names no store. `url` has its secrets taken out."""
 
     def __init__(self, url: str, problem: str, expected: str) -> None:
         self.url, self.problem, self.expected = url, problem, expected
         super().__init__(f"{url}: {problem}; {expected}")
+
+
+class Held(Protocol):
+    """A task that nobody else does now."""
+
+    @property
+    def generation(self) -> int:
+        """Higher than that of every earlier holding of this task."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody else may be at it by now."""
 
 
 class StateStore(Protocol):
@@ -258,6 +279,14 @@ class StateStore(Protocol):
     async def members(self) -> list[Lease]:
         """The leases that have not lapsed, by member. A store that is not shared knows its own only."""
 
+    def hold(self, task: str) -> AbstractAsyncContextManager[Held | None]:
+        """Be the only one who does `task` (named like a document), of all who share the store, in the block.
+
+        None: somebody else is at it. The hold is renewed in the background. When
+        it is lost (taken away, not renewed in time, this process frozen for too long) the block is
+        cancelled and LockLost raised. A holder that dies holds it for some seconds more.
+        """
+
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         """Add entries; beyond about AUDIT_KEPT the oldest are dropped. Repeating a call adds them twice."""
 
@@ -302,6 +331,12 @@ def check_document(name: str) -> None:
     """Raise ValueError unless `name` can name a document."""
     if not _DOCUMENT_NAME.fullmatch(name):
         raise ValueError(f"document {name!r}: a name is 1 to 64 of a-z, 0-9, '_', '.', '-'")
+
+
+def check_task(task: str) -> None:
+    """Raise ValueError unless `task` can name one."""
+    if not _DOCUMENT_NAME.fullmatch(task):
+        raise ValueError(f"task {task!r}: a name is 1 to 64 of a-z, 0-9, '_', '.', '-'")
 
 
 def open_store(url: str, *, base_dir: Path, timeout: float = 2.0) -> StateStore:

@@ -1,12 +1,14 @@
-"""Leases of a store that nobody else sees: kept in the process, by its monotonic clock."""
+"""Leases and locks of a store that nobody else sees: kept in the process, by its monotonic clock."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
-from state.base import Lease
+from state.base import Held, Lease, check_task
 
 
 class OwnLeases:
@@ -31,3 +33,32 @@ class OwnLeases:
             (msgspec.structs.replace(lease, remaining=remaining) for remaining, lease in alive),
             key=lambda lease: lease.member,
         )
+
+
+class OwnHeld(msgspec.Struct, frozen=True):
+    """A hold that cannot be lost."""
+
+    generation: int
+    lost: bool = False
+
+
+class OwnLocks:
+    """Locks of a process that is the only one with this store: between its own tasks."""
+
+    def __init__(self) -> None:
+        self._held: set[str] = set()
+        self._generation = 0
+
+    @contextmanager
+    def hold(self, task: str) -> Iterator[Held | None]:
+        """None where another task of this process has it: to wait for ourselves would help nobody."""
+        check_task(task)
+        if task in self._held:
+            yield None
+            return
+        self._generation += 1
+        self._held.add(task)
+        try:
+            yield OwnHeld(self._generation)
+        finally:
+            self._held.discard(task)

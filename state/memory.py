@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from anyio.lowlevel import checkpoint
@@ -16,6 +17,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
+    Held,
     Layout,
     Lease,
     Lost,
@@ -31,7 +33,7 @@ from state.base import (
     check_version,
     version_of,
 )
-from state.lease import OwnLeases
+from state.lease import OwnLeases, OwnLocks
 
 BATCH = 256
 """Buckets a batch of `load_buckets`."""
@@ -50,6 +52,7 @@ class MemoryStore:
         self._documents: dict[str, Document] = {}
         self._audit: list[AuditEntry] = []
         self._leases = OwnLeases()
+        self._locks = OwnLocks()
         self._open = False
 
     async def layout(self) -> Layout:
@@ -135,6 +138,12 @@ class MemoryStore:
     async def members(self) -> list[Lease]:
         await self._turn("members")
         return self._leases.members()
+
+    @asynccontextmanager
+    async def hold(self, task: str) -> AsyncIterator[Held | None]:
+        await self._turn("hold")
+        with self._locks.hold(task) as held:
+            yield held
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         await self._turn("append_audit")

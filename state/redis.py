@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
+    Held,
     Layout,
     Lease,
     Lost,
@@ -40,12 +42,14 @@ from state.base import (
     check_numbers,
     check_space,
     check_swaps,
+    check_task,
     check_version,
     version_of,
 )
+from state.locks import RedisLock, let_go, take, while_held
 from state.migrate import RedisStep, layout, redis_schema, redis_steps
 from state.migrate_redis import migrate_redis
-from state.redis_link import Command, Link, RedisAddress
+from state.redis_link import Client, Command, Link, RedisAddress
 
 OLDEST_SERVER = 6
 TAG_BITS = 6
@@ -247,6 +251,25 @@ class RedisStore:
         keys = await self._required("documents").keys("documents", f"{prefix}*")
         return sorted(key.decode().removeprefix(prefix) for key in keys)
 
+    @asynccontextmanager
+    async def hold(self, task: str) -> AsyncIterator[Held | None]:
+        check_task(task)
+        link = self._required("hold")
+        async with self._client(link, "hold") as client:
+            lock = RedisLock(client, self._prefix, task, self.url)
+            try:
+                taken = await take(lock, 0.0)
+            except (RedisError, RedisClusterException, OSError) as exc:
+                raise link.translated(exc, "hold") from exc
+            if not taken:
+                yield None
+                return
+            try:
+                async with while_held(lock):
+                    yield lock
+            finally:
+                await let_go(lock)
+
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         add = ("XADD", f"{self._prefix}audit", "MAXLEN", "~", AUDIT_KEPT, "*", "e")
         commands = [(*add, msgspec.msgpack.encode(entry)) for entry in entries]
@@ -310,15 +333,24 @@ class RedisStore:
 
     async def _migrate(self, link: Link) -> None:
         try:
-            client = await to_thread.run_sync(self._address.client, self._timeout)
-            try:
+            async with self._client(link, "migrate") as client:
                 await migrate_redis(client, self._prefix, self.url, self._steps, begun=self._begun)
-            finally:
-                client.close()
         except (RedisError, RedisClusterException, OSError) as exc:
             raise link.translated(exc, "migrate") from exc
         finally:
             self.step = None
+
+    @asynccontextmanager
+    async def _client(self, link: Link, operation: str) -> AsyncIterator[Client]:
+        """A client for worker threads, closed at the end."""
+        try:
+            client = await to_thread.run_sync(self._address.client, self._timeout)
+        except (RedisError, RedisClusterException, OSError) as exc:
+            raise link.translated(exc, operation) from exc
+        try:
+            yield client
+        finally:
+            client.close()
 
     def _begun(self, step: Step) -> None:
         self.step = step

@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
@@ -24,6 +25,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
+    Held,
     Layout,
     Lease,
     Lost,
@@ -39,7 +41,7 @@ from state.base import (
     check_version,
     version_of,
 )
-from state.lease import OwnLeases
+from state.lease import OwnLeases, OwnLocks
 from state.migrate import SqlStep, sqlite_steps
 from state.sqlite_file import DatabaseFile, is_damage, translated
 
@@ -68,6 +70,7 @@ class SqliteStore:
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Semaphore(1)
         self._leases = OwnLeases()
+        self._locks = OwnLocks()
 
     @property
     def step(self) -> Step | None:
@@ -148,6 +151,12 @@ class SqliteStore:
     async def members(self) -> list[Lease]:
         self._require("members")
         return self._leases.members()
+
+    @asynccontextmanager
+    async def hold(self, task: str) -> AsyncIterator[Held | None]:
+        self._require("hold")
+        with self._locks.hold(task) as held:
+            yield held
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         await self._run("append_audit", lambda db: _append_audit(db, entries))

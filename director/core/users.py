@@ -298,9 +298,7 @@ class UserTable:
         return record_hash(self._stored(user)).to_bytes(SUMMARY_ENTRY)
 
     def _gone(self, user: User, unix: int) -> bool:
-        # By the rounded `seen`, the only one that all directors share: otherwise their digests would differ
-        # for a third of `expire` each time a user who was refreshed on one of them goes.
-        return not user.flags & PINNED and self._rounded(user.seen) + 2 * self.expire <= unix
+        return is_gone(user, unix, self.expire)
 
 
 def _displaced(before: User, new: User) -> bool:
@@ -312,6 +310,13 @@ def _displaced(before: User, new: User) -> bool:
 def is_alive(user: User, unix: int, expire: int) -> bool:
     """Whether the assignment still binds: pinned, or seen less than `expire` seconds ago."""
     return bool(user.flags & PINNED) or user.seen + expire > unix
+
+
+def is_gone(user: User, unix: int, expire: int) -> bool:
+    """Whether nobody is to know the record any more, as a ghost neither (ring-rules 18)."""
+    # By the rounded `seen`, the only one that all directors share: otherwise their digests would differ
+    # for a third of `expire` each time a user who was refreshed on one of them goes.
+    return not user.flags & PINNED and rounded(user.seen, expire) + 2 * expire <= unix
 
 
 def is_near_expiry(user: User, unix: int, expire: int) -> bool:

@@ -69,6 +69,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     kick_durations: Durations = msgspec.field(default_factory=Durations)
     near_expiry_rounds: int = 0
     """Users near expiry whom the ring was asked about."""
+    claims: int = 0
+    """Users whom this director had settled in the shared store."""
     ring_members: dict[str, int] = msgspec.field(default_factory=dict)
     """state -> listed directors in it."""
     ring_synced: bool = False
@@ -80,6 +82,10 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Buckets that are changed and not yet stored."""
     store_errors: dict[str, int] = msgspec.field(default_factory=dict)
     """operation -> failures."""
+    store_swept: dict[str, int] = msgspec.field(default_factory=dict)
+    """space -> records that this director has swept out of the store."""
+    store_sweeper: bool = False
+    """Whether this director is the one who does that now."""
     warm_start_seconds: float = 0.0
     """From the start of the process to the first login that could be answered."""
     warm_start_users: int = 0
@@ -140,6 +146,9 @@ class _Page:
         asked = [((), now.near_expiry_rounds)]
         yield _counter("near_expiry_rounds", "Users near expiry whom the ring was asked about", asked)
 
+        settled = [((), now.claims)]
+        yield _counter("claims", "New users of a partial ring, settled in the shared store", settled)
+
     def _ring(self) -> Iterator[Metric]:
         now = self.snapshot
         yield _gauge("ring_members", "Listed directors by state", _by_one(now.ring_members), "state")
@@ -156,6 +165,9 @@ class _Page:
         yield _gauge("store_queue_entries", "Buckets changed and not yet stored", [((), now.store_queue)])
         failed = _by_one(now.store_errors)
         yield _counter("store_errors", "Failed operations of the state store", failed, "operation")
+        swept = _by_one(now.store_swept)
+        yield _counter("store_swept", "Records swept out of the store by this director", swept, "space")
+        yield _gauge("store_sweeper", "1 at the director that sweeps the store", [((), now.store_sweeper)])
 
     def _process(self) -> Iterator[Metric]:
         now = self.snapshot

@@ -33,6 +33,7 @@ from director.service.documents import TableDocument
 from director.service.log import Log
 from director.service.reading import Reading
 from director.service.share import Share
+from director.service.sweeping import Sweeping
 from director.service.writing import Writing
 from director.types import MemberId, UserKey
 from state.base import (
@@ -112,6 +113,7 @@ class Persistence:
         self._reading = Reading(store, director, handle, log)
         self._writing = Writing(store, director, self._reading, self._share, handle, self._write_documents)
         self._claims = Claims(store, director, handle, self._reading, self.failed)
+        self.sweeping = Sweeping(store, director, self._reading, self._may_sweep, log)
 
     # ---- what others see
 
@@ -291,6 +293,7 @@ class Persistence:
                 tasks.start_soon(self._load)
                 tasks.start_soon(self._load_wanted)
             tasks.start_soon(self._write_behind)
+            tasks.start_soon(self.sweeping.run)
 
     async def stop(self) -> None:
         """Write what is left, give up the lease, close. At most a few seconds."""
@@ -343,6 +346,9 @@ class Persistence:
             with anyio.move_on_after(seconds):
                 await self._urgent.wait()
         self._urgent = anyio.Event()
+
+    def _may_sweep(self) -> bool:
+        return self.up and self.loaded
 
     def _something_to_do(self) -> bool:
         return self._writing.has_work or bool(self._audit) or not self.hosts_stored

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import anyio
 
 from director.core.addresses import host_id
 from director.core.director import Director, Settings
@@ -20,7 +23,8 @@ from director.service.operations import Operations
 from director.service.persist import Persistence
 from director.types import Address, HostId, MemberId, Stamp, UserKey
 from director.wire import hotpath
-from state.base import StateStore, open_store
+from state.base import Lost, StateStore, Swap, open_store
+from tests.waiting import until
 
 ME, OTHER = MemberId("127.0.2.31:9090"), MemberId("127.0.2.32:9090")
 HOSTS = ["127.0.3.1", "127.0.3.2", "127.0.3.3"]
@@ -107,6 +111,44 @@ async def stored_users(store: StateStore) -> dict[UserKey, User]:
     """All users in a store that is open."""
     blobs = [bucket.blob async for batch in store.load_buckets("users") for bucket in batch]
     return {record.key: record for blob in blobs for record in unpack(blob)}
+
+
+@asynccontextmanager
+async def running(node: Node) -> AsyncIterator[Node]:
+    """A node that has loaded and writes behind; it is stopped at the end."""
+    await node.persistence.open()
+    node.start()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(node.persistence.run)
+            await until(lambda: not node.director.loading)
+            yield node
+            tasks.cancel_scope.cancel()
+    finally:
+        node.driver.stop()
+        await node.persistence.stop()
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[StateStore]:
+    """A second look at the store; with SQLite only when nobody else uses it."""
+    store = open_store(url, base_dir=Path("/"))
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def swap(store: StateStore, number: int, blob: bytes) -> None:
+    """Write a bucket, whatever was there."""
+    (bucket,) = await store.read_buckets("users", [number])
+    (result,) = await store.swap_buckets([Swap("users", number, bucket.version, blob)])
+    assert not isinstance(result, Lost)
+
+
+async def clean(node: Node) -> None:
+    await until(lambda: node.persistence.queued == 0 and node.persistence.hosts_stored)
 
 
 def packed(*users: User) -> bytes:

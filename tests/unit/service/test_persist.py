@@ -22,12 +22,8 @@ from state.base import (
     AuditEntry,
     Bucket,
     Lease,
-    Lost,
     SchemaTooNew,
     Space,
-    StateStore,
-    Swap,
-    open_store,
 )
 from tests.servers import RedisServer
 from tests.unit.service.parts import (
@@ -37,9 +33,13 @@ from tests.unit.service.parts import (
     OTHER,
     Node,
     bucket_of,
+    clean,
     key_of,
+    opened,
     packed,
+    running,
     stored_users,
+    swap,
     user,
 )
 from tests.waiting import until
@@ -64,33 +64,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @asynccontextmanager
-async def running(node: Node) -> AsyncIterator[Node]:
-    """A node that has loaded and writes behind; it is stopped at the end."""
-    await node.persistence.open()
-    node.start()
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(node.persistence.run)
-            await until(lambda: not node.director.loading)
-            yield node
-            tasks.cancel_scope.cancel()
-    finally:
-        node.driver.stop()
-        await node.persistence.stop()
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[StateStore]:
-    """A second look at the store; with SQLite only when nobody else uses it."""
-    store = open_store(url, base_dir=Path("/"))
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-@asynccontextmanager
 async def in_a_ring_of_two(url: str) -> AsyncIterator[Node]:
     """A node whose core thinks that the other member is in the ring, and by his lease he lives."""
     async with opened(url) as store:
@@ -100,17 +73,6 @@ async def in_a_ring_of_two(url: str) -> AsyncIterator[Node]:
         node.handle(TimerFired())
         await until(lambda: node.persistence._share.ring == (ME, OTHER) and not node.director.partial)
         yield node
-
-
-async def swap(store: StateStore, number: int, blob: bytes) -> None:
-    """Write a bucket, whatever was there."""
-    (bucket,) = await store.read_buckets("users", [number])
-    (result,) = await store.swap_buckets([Swap("users", number, bucket.version, blob)])
-    assert not isinstance(result, Lost)
-
-
-async def clean(node: Node) -> None:
-    await until(lambda: node.persistence.queued == 0 and node.persistence.hosts_stored)
 
 
 def name_in_bucket_of(writer: MemberId, node: Node) -> str:

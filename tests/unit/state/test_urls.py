@@ -129,6 +129,7 @@ def test_redis_without_its_libraries_is_refused_with_what_to_install(monkeypatch
     for module in (
         "state.redis",
         "state.redis_link",
+        "state.locks",
         "state.migrate_redis",
         "state.cluster",
         "state.sentinel",

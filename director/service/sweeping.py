@@ -1,0 +1,133 @@
+"""Sweeps out of the store whom nobody knows any more, in buckets that nobody writes any more.
+
+One director at a time does it, whoever holds the lock `sweep`: he goes through all buckets again and again, a
+few at a time. He writes by compare-and-swap, and only where something goes; a bucket that somebody else has
+written meanwhile is left for the next walk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import anyio
+import anyio.lowlevel
+
+from director.core.director import Director
+from director.core.sweeping import Swept, sweep_names, sweep_users
+from director.service.log import Log
+from director.service.reading import Reading
+from state.base import SPACES, Bucket, Space, StateStore, StoreError, Swap, Swapped
+
+TASK = "sweep"
+WALK_SECONDS = 600.0
+"""A walk through all buckets takes this long."""
+ASK_SECONDS = 60.0
+"""Between two attempts to become the one who sweeps."""
+SLICE = 16
+"""Buckets read at a time."""
+SHARE = 19
+"""Sweeping may take a twentieth of the time: it is followed by a pause this many times as long."""
+
+
+class Sweeping:
+    def __init__(
+        self,
+        store: StateStore,
+        director: Director,
+        reading: Reading,
+        may: Callable[[], bool],
+        log: Log,
+    ) -> None:
+        """may: whether the store is there, and has been read."""
+        self.holds = False
+        """Whether this director is the one who sweeps."""
+        self.swept: dict[str, int] = {space: 0 for space in SPACES}
+        """How many records it has swept out."""
+        self.walks = 0
+        """How many times it has gone through all."""
+        self._store, self._director, self._reading = store, director, reading
+        self._may, self._log = may, log
+        self._due: dict[int, tuple[bytes, int | None]] = {}
+        """Of buckets of users looked at: the version, and when something may go of it."""
+
+    async def run(self) -> None:
+        """Sweep, whenever nobody else does, until cancelled."""
+        while True:
+            if self._may():
+                try:
+                    await self._sweep()
+                except StoreError as exc:  # of the store itself those hear who need it more
+                    self._log.warning("sweep_stopped", store=self._store.url, reason=str(exc))
+                finally:
+                    self.holds = False
+            await anyio.sleep(ASK_SECONDS)
+
+    async def _sweep(self) -> None:
+        async with self._store.hold(TASK) as held:
+            self.holds = held is not None
+            while self.holds and self._may():
+                await self.walk(WALK_SECONDS)
+
+    async def walk(self, seconds: float) -> None:
+        """Go through all buckets once, spread over so many seconds. Raises StoreError."""
+        begun = time.monotonic()
+        before = dict(self.swept)
+        for part, space in enumerate(SPACES):
+            numbers = await self._worth_a_look(space)
+            parts = [numbers[at : at + SLICE] for at in range(0, len(numbers), SLICE)]
+            for done, some in enumerate(parts, start=1):
+                began = time.monotonic()
+                await self._sweep_some(space, some)
+                now = time.monotonic()
+                until = begun + seconds * (part + done / len(parts)) / len(SPACES)
+                await anyio.sleep(max(until - now, SHARE * (now - began)))
+            await anyio.sleep(max(0.0, begun + seconds * (part + 1) / len(SPACES) - time.monotonic()))
+        self.walks += 1
+        gone = {space: self.swept[space] - before[space] for space in SPACES}
+        if any(gone.values()):
+            took = round(time.monotonic() - begun, 1)
+            self._log.info("store_swept", store=self._store.url, **gone, seconds=took)
+
+    async def _worth_a_look(self, space: Space) -> list[int]:
+        """The buckets of which something may have to go, by what is known of them."""
+        versions = await self._store.versions(space)
+        if space == "names":
+            return sorted(versions) if self._knows_everybody() else []
+        unix = int(time.time())
+        self._due = {number: due for number, due in self._due.items() if due[0] == versions.get(number)}
+        idle = {number for number, (_, due) in self._due.items() if due is None or due > unix}
+        return sorted(versions.keys() - idle)
+
+    async def _sweep_some(self, space: Space, numbers: Sequence[int]) -> None:
+        buckets = await self._store.read_buckets(space, numbers)
+        swaps: list[tuple[Swap, int]] = []
+        for bucket in buckets:
+            swept = self._without_the_gone(bucket)
+            if swept.dropped:
+                swaps.append((Swap(space, bucket.number, bucket.version, swept.blob), swept.dropped))
+            elif space == "users":
+                self._due[bucket.number] = (bucket.version, swept.due)
+            await anyio.lowlevel.checkpoint()
+        if swaps:
+            await self._write(space, swaps)
+
+    def _without_the_gone(self, bucket: Bucket) -> Swept:
+        if bucket.space == "users":
+            return sweep_users(bucket.blob, int(time.time()), self._director.users.expire)
+        return sweep_names(bucket.blob, lambda key: self._director.users.get(key) is not None)
+
+    async def _write(self, space: Space, swaps: Iterable[tuple[Swap, int]]) -> None:
+        known = self._reading.versions[space]
+        swaps = list(swaps)
+        results = await self._store.swap_buckets([swap for swap, _ in swaps])
+        for (swap, dropped), result in zip(swaps, results, strict=True):
+            if isinstance(result, Swapped):
+                self.swept[space] += dropped
+                if known.get(swap.number) == swap.version:  # nothing new to us came with it
+                    known[swap.number] = result.version
+
+    def _knows_everybody(self) -> bool:
+        """Whether whom this director does not know, nobody knows."""
+        director = self._director
+        return not (director.loading or director.hint or director.partial)

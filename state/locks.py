@@ -1,0 +1,193 @@
+"""Locks in Redis: who holds one is the only one, of all who share the store, that does a certain task.
+
+python-redis-lock keeps the key (`lock:PREFIX{lock}TASK`). It speaks through a synchronous client, so all of
+it happens in worker threads, in calls that take a second or two at most; a thread of the lock's own renews
+it. As it has no fencing token, each holding gets a *generation* in the hash `meta` (field `generation:TASK`),
+which only rises: what must not be written by a former holder is written by a script that looks at it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import anyio
+import redis_lock
+from anyio import CapacityLimiter, to_thread
+from redis.exceptions import RedisClusterException, RedisError
+
+from state.base import LockLost
+from state.redis_link import Client
+
+EXPIRE = 10
+"""Seconds after which the lock of a process that died is free."""
+RENEWALS = 3
+"""Times it is renewed in this time."""
+ROUND = 1
+"""Seconds of one attempt to get the lock: it cannot be cancelled while it runs."""
+RETRY = 0.2
+"""Seconds after a renewal that was not answered until the next one."""
+
+# Milliseconds, so that it rises also where the hash was lost.
+BEGIN = b"""
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local last = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
+local generation = string.format('%.0f', math.max(now, last + 1))
+redis.call('HSET', KEYS[1], ARGV[1], generation)
+return generation
+"""
+RECORD = b"""
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
+return 1
+"""
+
+_UNKNOWN = (RedisError, RedisClusterException, OSError)
+
+
+class RedisLock:
+    """One lock and, from `take` to `let_go`, one holding of it. Its methods block: for worker threads."""
+
+    def __init__(self, server: Client, prefix: str, task: str, store: str, *, expire: int = EXPIRE) -> None:
+        """store: what the store is called in errors. expire: seconds (>= 1) a holding lives unrenewed."""
+        self.task, self.store, self.generation = task, store, 0
+        # Both keys share a hash tag. Not strict: a Cluster's client is no StrictRedis.
+        self._lock = redis_lock.Lock(server, f"{prefix}{{lock}}{task}", expire=expire, strict=False)
+        self._server, self._meta, self._field = server, f"{prefix}meta", f"generation:{task}"
+        self._expire = expire
+        self._gone = False
+        self._until = 0.0
+        self._over = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, name=f"lock {task}", daemon=True)
+        self._changed: Callable[[], None] = lambda: None
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody else may hold it by now. Once so, always so."""
+        if time.monotonic() >= self._until:
+            self._gone = True  # not renewed in time, or we were frozen
+        return self._gone
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until it is lost unless it is renewed."""
+        return 0.0 if self._gone else self._until - time.monotonic()
+
+    def tell(self, changed: Callable[[], None]) -> None:
+        """Have this called, in the renewing thread, when it was renewed or is lost."""
+        self._changed = changed
+
+    def take(self, seconds: int) -> bool:
+        """Wait for it for so long (>= 1); whether it is ours. Raises RedisError, RedisClusterException."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        try:
+            self._extend()
+            begin = self._server.register_script(BEGIN)
+            self.generation = int(cast(bytes, begin(keys=[self._meta], args=[self._field])))
+        except BaseException:
+            self._release()
+            raise
+        self._renewer.start()
+        return True
+
+    def record(self, field: str, value: str) -> None:
+        """Write a field of `meta`, if this is the latest holding. Raises LockLost, RedisError."""
+        try:
+            self._extend()
+        except redis_lock.NotAcquired:
+            self._gone = True
+        if self.lost:
+            raise LockLost(self.store, self.task)
+        record = self._server.register_script(RECORD)
+        if not record(keys=[self._meta], args=[self._field, str(self.generation), field, value]):
+            self._gone = True
+            raise LockLost(self.store, self.task)
+
+    def let_go(self) -> None:
+        """End the holding. Where the server does not answer it expires by itself."""
+        self._over.set()
+        self._renewer.join(ROUND)  # a server that hangs does not keep us: a late renewal finds the key gone
+        if not self.lost:
+            self._release()
+
+    def _release(self) -> None:
+        with contextlib.suppress(redis_lock.NotAcquired, *_UNKNOWN):
+            self._lock.release()
+
+    def _extend(self) -> None:
+        begun = time.monotonic()
+        self._lock.extend()
+        self._until = begun + self._expire
+
+    def _renew(self) -> None:
+        """In the thread."""
+        pause = self._expire / RENEWALS
+        while not self._over.wait(pause):
+            try:
+                if self.lost:
+                    break
+                self._extend()
+                pause = self._expire / RENEWALS
+            except (redis_lock.NotAcquired, redis_lock.NotExpirable):
+                self._gone = True
+                break
+            except _UNKNOWN:
+                pause = RETRY  # it may be ours still
+            self._changed()
+        self._changed()
+
+
+async def take(lock: RedisLock, wait: float) -> bool:
+    """Try for `wait` seconds, once at least; whether it is ours. Raises RedisError, RedisClusterException."""
+    thread = CapacityLimiter(1)
+    deadline = time.monotonic() + wait
+    while not await to_thread.run_sync(lock.take, ROUND, limiter=thread):
+        if time.monotonic() >= deadline:
+            return False
+    return True
+
+
+async def let_go(lock: RedisLock) -> None:
+    """End the holding, whoever is cancelled meanwhile."""
+    with anyio.CancelScope(shield=True):  # bounded by the client's own time-outs
+        await to_thread.run_sync(lock.let_go, limiter=CapacityLimiter(1))
+
+
+@asynccontextmanager
+async def while_held(lock: RedisLock) -> AsyncIterator[None]:
+    """Cancel the block as soon as the lock is lost, and raise LockLost then, whatever the block raised."""
+    loop = asyncio.get_running_loop()
+    over = False
+
+    def review() -> None:
+        if over:
+            return
+        if lock.lost:
+            scope.cancel()
+        else:
+            scope.deadline = loop.time() + lock.remaining
+
+    def changed() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(review)
+
+    try:
+        with anyio.CancelScope() as scope:
+            lock.tell(changed)
+            review()
+            yield
+    except Exception as exc:
+        if lock.lost:
+            raise LockLost(lock.store, lock.task) from exc
+        raise
+    finally:
+        over = True
+    if scope.cancelled_caught or lock.lost:
+        raise LockLost(lock.store, lock.task)

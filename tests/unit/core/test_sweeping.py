@@ -1,0 +1,76 @@
+"""What goes from stored buckets, and what stays."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.core.names import entry
+from director.core.sweeping import LATER, sweep_names, sweep_users
+from director.core.users import BY_HAND, MOVING, PINNED, User, pack
+from director.types import HostId, Stamp, UserKey
+from tests.twins import NAMES, hot_path
+
+EXPIRE = 900
+SEEN = 1_800_000_000
+"""A multiple of a third of EXPIRE: stored as it is."""
+GONE = SEEN + 2 * EXPIRE + LATER
+
+
+def user(key: int, *, seen: int = SEEN, flags: int = 0, host: int = 1) -> User:
+    return User(UserKey(key), HostId(host), Stamp(seen), seen, flags)
+
+
+def test_who_is_gone_for_two_minutes_goes_and_the_others_stay_in_their_order() -> None:
+    blob = pack([user(1), user(2, seen=SEEN + 300), user(3), user(4, seen=SEEN + 600)])
+    swept = sweep_users(blob, GONE, EXPIRE)
+    assert swept.blob == pack([user(2, seen=SEEN + 300), user(4, seen=SEEN + 600)])
+    assert (swept.dropped, swept.due) == (2, GONE + 300)
+
+
+def test_a_ghost_stays_until_its_time_is_over() -> None:
+    blob = pack([user(1), user(2)])
+    assert sweep_users(blob, GONE - 1, EXPIRE) == (blob, 0, GONE)
+    assert sweep_users(blob, GONE, EXPIRE) == (b"", 2, None)
+
+
+def test_a_pin_and_a_move_that_has_not_ended_stay_for_ever() -> None:
+    blob = pack([user(1, flags=PINNED | BY_HAND), user(2, flags=MOVING | BY_HAND)])
+    assert sweep_users(blob, GONE + 10**6, EXPIRE) == (blob, 0, None)
+
+
+def test_a_forgotten_user_goes_when_his_tombstone_is_over() -> None:
+    tombstone = user(1, host=0, flags=BY_HAND)
+    assert sweep_users(pack([tombstone]), GONE - 1, EXPIRE).dropped == 0
+    assert sweep_users(pack([tombstone]), GONE, EXPIRE).dropped == 1
+
+
+@pytest.mark.parametrize("blob", [b"marker of a split bucket", pack([user(1)])[:-1]])
+def test_what_is_no_whole_number_of_records_is_left_as_it_is(blob: bytes) -> None:
+    assert sweep_users(blob, GONE, EXPIRE) == (blob, 0, None)
+
+
+@pytest.mark.parametrize("twin", NAMES)
+def test_nobody_is_swept_whom_a_table_still_knows(twin: str) -> None:
+    users = hot_path(twin).UserTable(EXPIRE)
+    users.merge(pack([user(1), user(2, seen=SEEN + 1), user(3, seen=SEEN + 300), user(4, flags=PINNED)]))
+    stored = users.stored_bucket(0)
+    for now in range(GONE - LATER - 600, GONE + 1200, 10):
+        kept = sweep_users(stored, now, EXPIRE).blob
+        users.sweep(0, now)
+        known = users.stored_bucket(0)
+        assert {known[at : at + 22] for at in range(0, len(known), 22)} <= {
+            kept[at : at + 22] for at in range(0, len(kept), 22)
+        }
+    assert len(users) == 1
+
+
+def test_names_of_users_whom_nobody_knows_go() -> None:
+    entries = entry(UserKey(1), b"alice") + entry(UserKey(2), b"bob")
+    swept = sweep_names(entries, lambda key: key == 2)
+    assert (swept.blob, swept.dropped) == (entry(UserKey(2), b"bob"), 1)
+    assert sweep_names(entries, lambda key: True).blob == entries
+
+
+def test_names_that_are_cut_off_are_left_as_they_are() -> None:
+    entries = entry(UserKey(1), b"alice")[:-1]
+    assert sweep_names(entries, lambda key: False) == (entries, 0, None)
