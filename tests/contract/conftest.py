@@ -132,9 +132,15 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) 
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis", "sentinel", "cluster"])
-async def each_store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> StateStore:
+def any_store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> NewStore:
+    """One of each kind."""
+    return _factory(request, tmp_path, stores)
+
+
+@pytest.fixture
+async def each_store(any_store: NewStore) -> StateStore:
     """One of each kind, open."""
-    store = _factory(request, tmp_path, stores)()
+    store = any_store()
     await store.open()
     return store
 

@@ -1,4 +1,4 @@
-"""Connections to Redis that are cut, or stall, in the middle of every exchange of every operation."""
+"""Connections to Redis that are cut, stall, or are slow in every exchange of every operation; what they carry."""
 
 from __future__ import annotations
 
@@ -316,3 +316,14 @@ async def test_a_connection_over_tls_that_is_cut_is_unavailable_and_made_again(
             assert caught.value.after is None
             assert await swap_buckets(store, turn)
         await store.close()
+
+
+async def test_all_versions_cost_an_eighth_of_what_loading_costs(
+    redis_server: RedisServer, proxy: Proxy, stores: Stores
+) -> None:
+    store = await stores.open(url_of(proxy))
+    users = [(n, n.to_bytes(2) * 1100) for n in range(4096)]  # a hundred records each
+    await store.swap_buckets([Swap("users", n, version_of(b""), blob) for n, blob in users])
+    loading = await recorded(proxy, load_buckets(store, 1))
+    looking = await recorded(proxy, store.versions("users"))
+    assert 8 * len(looking[Way.REPLIES]) < len(loading[Way.REPLIES])
