@@ -1,4 +1,4 @@
-"""Connections to Redis that are cut, stall, or are slow in every exchange of every operation; what they carry."""
+"""Connections to Redis that are cut, stall or are slow in every exchange of every operation."""
 
 from __future__ import annotations
 
