@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,7 @@ import pytest
 
 from state.base import StateStore, StoreError, open_store
 from tests import rights
+from tests.faulty import Fault, FaultyStore
 from tests.groups import ClusterGroup, SentinelGroup
 from tests.rights import PASSWORD
 from tests.servers import RedisServer, free_port
@@ -109,6 +111,7 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) ->
 @pytest.fixture(
     params=[
         "memory",
+        "late",
         "sqlite",
         "redis",
         "user-on-socket",
@@ -119,8 +122,25 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) ->
     ]
 )
 async def store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> StateStore:
-    """Every store, open."""
+    """Every store, open; `late` is one whose calls overtake each other."""
     store = _factory(request, tmp_path, stores)()
+    if request.param == "late":
+        chance = random.Random(1)
+        store = FaultyStore(store, lambda operation: chance.choice([Fault.NONE, Fault.DELAY]))
+    await store.open()
+    return store
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "sentinel", "cluster"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> NewStore:
+    """One of each kind."""
+    return _factory(request, tmp_path, stores)
+
+
+@pytest.fixture
+async def each_store(any_store: NewStore) -> StateStore:
+    """One of each kind, open."""
+    store = any_store()
     await store.open()
     return store
 
@@ -133,7 +153,7 @@ def _factory(request: pytest.FixtureRequest, folder: Path, stores: Stores) -> Ne
 def _url(request: pytest.FixtureRequest) -> str:
     """The URL of a store with nothing in it."""
     match request.param:
-        case "memory":
+        case "memory" | "late":
             return "memory:"
         case "sqlite":
             return "sqlite:///state.db"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 import anyio
+import msgspec
 import pytest
 
 from state.base import (
@@ -52,6 +54,34 @@ def entry(number: int, *, target: str = "10.0.0.1") -> AuditEntry:
     return AuditEntry(
         at=float(number), who="root", what="down", target=target, detail=f"n={number}", reason="disk ü"
     )
+
+
+def every_call(store: StateStore) -> dict[str, Callable[[], Awaitable[object]]]:
+    """One call of each method of an open store but `close`."""
+    return {
+        "run_id": store.run_id,
+        "load_buckets": lambda: load(store),
+        "read_buckets": lambda: store.read_buckets("users", [1]),
+        "swap_buckets": lambda: store.swap_buckets([put(1, b"x")]),
+        "versions": lambda: store.versions("users"),
+        "read_document": lambda: store.read_document("hosts"),
+        "swap_document": lambda: store.swap_document("hosts", EMPTY_VERSION, b"h"),
+        "documents": store.documents,
+        "renew": lambda: store.renew(lease("10.0.0.1"), 30),
+        "release": lambda: store.release("10.0.0.2"),
+        "members": store.members,
+        "append_audit": lambda: store.append_audit([entry(1)]),
+        "audit": lambda: store.audit(10),
+        "health": store.health,
+    }
+
+
+# Versions
+
+
+def test_a_version_is_8_bytes_of_the_digest_of_the_blob_and_stays_the_same_over_releases() -> None:
+    assert version_of(b"blob") == bytes.fromhex("ee26908bf9629eeb")
+    assert version_of(b"") == EMPTY_VERSION == bytes(8)
 
 
 # Buckets
@@ -223,6 +253,13 @@ async def test_a_version_of_the_wrong_size_is_an_error_of_the_caller(store: Stat
         await store.swap_buckets([Swap("users", 1, b"short", b"x")])
 
 
+async def test_a_space_that_is_none_is_an_error_of_the_caller(store: StateStore) -> None:
+    with pytest.raises(ValueError, match="no space 'hosts': there are users, names"):
+        await store.versions("hosts")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no space"):
+        await store.swap_buckets([Swap("hosts", 1, EMPTY_VERSION, b"x")])  # type: ignore[arg-type]
+
+
 # Documents
 
 
@@ -266,6 +303,24 @@ async def test_empty_data_removes_the_document(store: StateStore) -> None:
     await store.swap_document("hosts", EMPTY_VERSION, b"h")
     assert await store.swap_document("hosts", version_of(b"h"), b"") == Swapped(EMPTY_VERSION)
     assert await store.read_document("hosts") is None
+
+
+async def test_a_document_that_is_gone_is_lost_to_who_thinks_it_is_there(store: StateStore) -> None:
+    assert await store.swap_document("hosts", version_of(b"h"), b"i") == Lost(EMPTY_VERSION, b"")
+    assert await store.read_document("hosts") is None
+
+
+async def test_a_name_may_have_64_of_all_characters_that_are_allowed(store: StateStore) -> None:
+    name = "az09_.-".ljust(64, "x")
+    await store.swap_document(name, EMPTY_VERSION, b"x")
+    assert await store.documents() == [name]
+
+
+async def test_a_version_of_the_wrong_size_for_a_document_is_an_error_of_the_caller(
+    store: StateStore,
+) -> None:
+    with pytest.raises(ValueError, match="must be 8 bytes"):
+        await store.swap_document("hosts", b"short", b"x")
 
 
 @pytest.mark.parametrize("name", ["", "Hosts", "a b", "../x", "x" * 65])
@@ -314,6 +369,27 @@ async def test_releasing_a_lease_that_is_not_there_is_no_error(store: StateStore
     assert await store.members() == []
 
 
+async def test_the_remaining_time_of_a_lease_that_is_written_is_ignored(store: StateStore) -> None:
+    await store.renew(msgspec.structs.replace(lease("10.0.0.1"), remaining=9999.0), 30)
+    (held,) = await store.members()
+    assert held.remaining <= 30
+
+
+async def test_leases_are_listed_by_member(store: StateStore) -> None:
+    for member in ("10.0.0.3", "10.0.0.1", "10.0.0.2"):
+        await store.renew(lease(member), 30)
+    assert [held.member for held in await store.members()] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+
+
+async def test_a_lease_is_not_released_by_closing(new_store: NewStore) -> None:
+    first, second = new_store(), new_store()
+    await first.open()
+    await first.renew(lease("10.0.0.1"), 30)
+    await first.close()
+    await second.open()
+    assert [held.member for held in await second.members()] == ["10.0.0.1"] * second.shared
+
+
 # Audit
 
 
@@ -359,14 +435,61 @@ async def test_the_run_id_stays_while_the_store_runs(store: StateStore) -> None:
     assert await store.run_id() == first != ""
 
 
-async def test_a_store_that_is_not_open_is_unavailable(store: StateStore) -> None:
+async def test_a_store_that_was_never_opened_is_unavailable_in_every_method_but_layout(
+    any_store: NewStore,
+) -> None:
+    store = any_store()
+    layout = await store.layout()
+    assert len(layout.steps) == layout.known - layout.found
+    assert await unavailable(store) == list(every_call(store))
     await store.close()
-    with pytest.raises(StoreUnavailable, match="not open"):
-        await store.swap_buckets([put(1, b"x")])
-    with pytest.raises(StoreUnavailable, match="not open"):
-        await load(store)
-    with pytest.raises(StoreUnavailable, match="not open"):
-        await store.renew(lease("10.0.0.1"), 3)
+
+
+async def test_a_store_that_is_closed_is_unavailable_in_every_method(store: StateStore) -> None:
+    await store.close()
+    assert await unavailable(store) == list(every_call(store))
+
+
+async def unavailable(store: StateStore) -> list[str]:
+    """The operations that are, because the store is not open."""
+    found = []
+    for call in every_call(store).values():
+        with pytest.raises(StoreUnavailable, match="not open") as caught:
+            await call()
+        found.append(caught.value.operation)
+    return found
+
+
+async def test_all_methods_may_be_called_at_once(store: StateStore) -> None:
+    done: list[str] = []
+
+    async def run(operation: str, call: Callable[[], Awaitable[object]]) -> None:
+        await call()
+        done.append(operation)
+
+    calls = every_call(store)
+    async with anyio.create_task_group() as tasks:
+        for operation, call in [*calls.items()] * 3:
+            tasks.start_soon(run, operation, call)
+    assert sorted(done) == sorted([*calls] * 3)
+    assert [bucket.blob for bucket in await load(store)] == [b"x"]
+    assert len(await store.audit(10)) == 3
+
+
+async def test_a_store_that_is_open_runs_no_step_and_has_set_nothing_aside(store: StateStore) -> None:
+    assert store.step is None
+    assert store.set_aside is None
+
+
+async def test_the_layout_of_a_store_that_was_opened_once_lacks_nothing_and_is_not_changed_by_the_look(
+    store: StateStore,
+) -> None:
+    await store.swap_buckets([put(7, b"x")])
+    await store.close()
+    layout = await store.layout()
+    assert (layout.found, layout.steps) == (layout.known, ())
+    await store.open()
+    assert await store.versions("users") == {7: version_of(b"x")}
 
 
 async def test_closing_and_opening_twice_is_no_error(store: StateStore) -> None:
