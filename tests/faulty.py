@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
+    Held,
     Layout,
     Lease,
     Lost,
@@ -122,6 +124,13 @@ class FaultyStore:
 
     async def members(self) -> list[Lease]:
         return await self._call("members", self.store.members)
+
+    @asynccontextmanager
+    async def hold(self, task: str) -> AsyncIterator[Held | None]:
+        fault = await self._begin("hold")
+        async with self.store.hold(task) as held:
+            await self._end("hold", fault)
+            yield held
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         await self._call(
