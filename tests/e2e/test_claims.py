@@ -41,7 +41,7 @@ def test_users_placed_while_nobody_had_noticed_the_cut_keep_their_backend_on_the
     folder: Path,
 ) -> None:
     """Whoever finds itself cut off writes its last choices at once, whosever bucket they are in (ring-rules
-    39). The other half takes them from the store, though it would place a quarter of them elsewhere by then."""
+    39). The other half takes them from the store, though by then it would place a quarter elsewhere."""
     with HalvedRing(folder) as ring:
         here, there = ring.halves
         ring.cut()
