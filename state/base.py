@@ -270,8 +270,11 @@ class StateStore(Protocol):
     async def documents(self) -> list[str]:
         """The names of the documents there are, in order. For tools: it may look at all keys there are."""
 
-    async def renew(self, lease: Lease, ttl: float) -> None:
-        """State that `lease.member` is alive for `ttl` more seconds (> 0), by the store's own clock."""
+    async def renew(self, lease: Lease, ttl: float) -> bool:
+        """State that `lease.member` is alive for `ttl` more seconds (> 0), by the store's own clock.
+
+        Whether it had a lease until now. If not, others may have gone on without it meanwhile.
+        """
 
     async def release(self, member: str) -> None:
         """End this member's lease now. No lease: nothing happens."""

@@ -17,9 +17,12 @@ class OwnLeases:
     def __init__(self) -> None:
         self._held: dict[str, tuple[float, Lease]] = {}
 
-    def renew(self, lease: Lease, ttl: float) -> None:
-        """Keep `lease` for `ttl` seconds from now."""
-        self._held[lease.member] = (time.monotonic() + ttl, lease)
+    def renew(self, lease: Lease, ttl: float) -> bool:
+        """Keep `lease` for `ttl` seconds from now. Whether the member had one."""
+        now = time.monotonic()
+        until, _ = self._held.get(lease.member, (now, lease))
+        self._held[lease.member] = (now + ttl, lease)
+        return until > now
 
     def release(self, member: str) -> None:
         """Forget the lease of `member`, if there is one."""

@@ -127,9 +127,9 @@ class MemoryStore:
         await self._turn("documents")
         return sorted(self._documents)
 
-    async def renew(self, lease: Lease, ttl: float) -> None:
+    async def renew(self, lease: Lease, ttl: float) -> bool:
         await self._turn("renew")
-        self._leases.renew(lease, ttl)
+        return self._leases.renew(lease, ttl)
 
     async def release(self, member: str) -> None:
         await self._turn("release")

@@ -91,10 +91,16 @@ RENEW = b"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('HGETALL', KEYS[1])
+local alive = 0
 for i = 1, #held, 2 do
-    if tonumber(string.match(held[i + 1], '^%d+') or '0') <= now then redis.call('HDEL', KEYS[1], held[i]) end
+    if tonumber(string.match(held[i + 1], '^%d+') or '0') <= now then
+        redis.call('HDEL', KEYS[1], held[i])
+    elseif held[i] == ARGV[1] then
+        alive = 1
+    end
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', now + ARGV[2]) .. ARGV[3])
+return alive
 """
 # In one script, because TIME has no key: on a Cluster it would be another node's clock.
 MEMBERS = b"""
@@ -215,7 +221,7 @@ class RedisStore:
         ((answer,),) = await self._required("swap_document").call("swap_document", [command])
         return _outcome(answer, data)
 
-    async def renew(self, lease: Lease, ttl: float) -> None:
+    async def renew(self, lease: Lease, ttl: float) -> bool:
         stored = msgspec.msgpack.encode(lease)
         command = (
             "EVALSHA",
@@ -226,7 +232,8 @@ class RedisStore:
             max(1, round(ttl * 1000)),
             stored,
         )
-        await self._required("renew").call("renew", [command])
+        (alive,) = await self._required("renew").call("renew", [command])
+        return bool(alive)
 
     async def release(self, member: str) -> None:
         await self._required("release").call("release", [("HDEL", f"{self._prefix}lease", member)])

@@ -140,9 +140,9 @@ class SqliteStore:
         query = "SELECT name FROM document ORDER BY name"
         return await self._run("documents", lambda db: [name for (name,) in db.execute(query)])
 
-    async def renew(self, lease: Lease, ttl: float) -> None:
+    async def renew(self, lease: Lease, ttl: float) -> bool:
         self._require("renew")
-        self._leases.renew(lease, ttl)
+        return self._leases.renew(lease, ttl)
 
     async def release(self, member: str) -> None:
         self._require("release")

@@ -31,6 +31,7 @@ from director.records import StoreInfo
 from director.service.claiming import Claims
 from director.service.documents import TableDocument
 from director.service.log import Log
+from director.service.ownlease import RENEWALS, OwnLease
 from director.service.reading import Reading
 from director.service.share import Share
 from director.service.sweeping import Sweeping
@@ -90,7 +91,7 @@ class Persistence:
         self.errors: dict[str, int] = {}
         self._director, self._handle, self._log = director, handle, log
         self._users: UserTable = director.users
-        self._lease_ttl, self._incarnation = lease_ttl, incarnation
+        self._lease, self._incarnation = OwnLease(lease_ttl), incarnation
         self._share = Share(director, shared=store.shared, left_kept=3 * ping_timeout)
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_QUEUE)
         self._run_id: str | None = None
@@ -111,7 +112,7 @@ class Persistence:
             log,
         )
         self._reading = Reading(store, director, handle, log)
-        self._writing = Writing(store, director, self._reading, self._share, handle, self._write_documents)
+        self._writing = Writing(store, director, self._reading, self._share, handle, self._between)
         self._claims = Claims(store, director, handle, self._reading, self.failed)
         self.sweeping = Sweeping(store, director, self._reading, self._may_sweep, log)
 
@@ -326,6 +327,7 @@ class Persistence:
             try:
                 if not self.up:
                     await self._come_back()
+                self._check_lease()
                 begun = time.monotonic()
                 if self._director.joining or self._director.loading:
                     await self._write_documents()  # users later: it has better things to do
@@ -358,7 +360,7 @@ class Persistence:
         await self.store.open()
         self._say_set_aside()
         run_id = await self.store.run_id()
-        alive = await self._renew_lease()
+        await self._renew_lease()
         await self._read_hosts()
         self.hosts_changed()
         await self._members.read()
@@ -369,7 +371,7 @@ class Persistence:
         behind = self.queued
         await self._write(names=False)
         self.loaded = True
-        self._is_up(run_id, alive)
+        self._is_up(run_id, await self._renew_lease())  # anew: to read may have taken longer than a lease
         self._log.info("store_back", store=self.store.url, buckets_written=behind)
 
     async def _write(self, *, names: bool) -> None:
@@ -392,6 +394,11 @@ class Persistence:
         while self._audit and self._audit[0] in entries:  # a full queue may have dropped some meanwhile
             self._audit.popleft()
 
+    async def _between(self) -> None:
+        """After each few buckets."""
+        self._check_lease()
+        await self._write_documents()
+
     async def _write_documents(self) -> None:
         await self._hosts.write()
         await self._members.write()
@@ -400,16 +407,21 @@ class Persistence:
 
     async def _keep_lease(self) -> None:
         while True:
-            await anyio.sleep(self._lease_ttl / 3)
+            await anyio.sleep(self._lease.pause if self.up else self._lease.ttl / RENEWALS)
             if not self.up:
                 continue
             try:
-                alive = await self._renew_lease()
-                run_id = await self.store.run_id()
+                with anyio.fail_after(self._lease.remaining):
+                    run_id = await self.store.run_id()
+                    replaced = run_id != self._run_id
+                    alive = None if replaced else await self._renew_lease()
             except StoreError as exc:
                 self.failed("lease", exc)
                 continue
-            if run_id != self._run_id:
+            except TimeoutError:
+                self.failed("lease", self._lapsed())
+                continue
+            if replaced:
                 self._log.warning("store_replaced", store=self.store.url, note="comparing all buckets")
                 self._is_away()
             elif self.up:
@@ -421,9 +433,23 @@ class Persistence:
             return None
         me = self._director.me
         lease = Lease(member=me, ring_address=me, incarnation=self._incarnation, synced=self._director.synced)
-        await self.store.renew(lease, self._lease_ttl)
+        begun = time.monotonic()
+        had_one = await self.store.renew(lease, self._lease.ttl)
+        self._lease.renewed(begun)
+        if self.up and not had_one:
+            raise self._lapsed()
         alive = await self.store.members()
         return frozenset(MemberId(one.member) for one in alive)
+
+    def _check_lease(self) -> None:
+        """Raise StoreUnavailable where it may have lapsed: the others have gone on without us, and we read
+        before we write (ring-rules 31)."""
+        if self.store.shared and self.up and not self._lease.remaining:
+            raise self._lapsed()
+
+    def _lapsed(self) -> StoreUnavailable:
+        reason = f"our lease, of {self._lease.ttl:.1f} s, was not renewed in time: reading before writing"
+        return StoreUnavailable(self.store.url, "lease", reason=reason)
 
     async def _watch_partial(self) -> None:
         """While somebody lives outside the ring, keep current from what he writes."""

@@ -358,6 +358,18 @@ async def test_a_lease_lapses_when_its_time_is_over(store: StateStore) -> None:
     assert [held.member for held in before] == ["10.0.0.1"]
 
 
+async def test_a_renewal_says_whether_the_lease_had_lapsed(store: StateStore) -> None:
+    said = [await store.renew(lease("10.0.0.1"), 30), await store.renew(lease("10.0.0.1"), 0.1)]
+    await store.renew(lease("10.0.0.2"), 30)
+    await until(lambda: alone(store, "10.0.0.2"))
+    said += [await store.renew(lease("10.0.0.1"), 30), await store.renew(lease("10.0.0.1"), 30)]
+    assert said == [False, True, False, True]
+
+
+async def alone(store: StateStore, member: str) -> bool:
+    return [one.member for one in await store.members()] == [member]
+
+
 async def test_a_released_lease_is_gone_at_once(store: StateStore) -> None:
     await store.renew(lease("10.0.0.1"), 30)
     await store.release("10.0.0.1")

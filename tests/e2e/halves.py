@@ -19,6 +19,8 @@ COUNT = 4
 ADDRESSES = [f"127.0.29.{number}" for number in range(1, COUNT + 1)]
 NOTICED_WITHIN = 30.0
 """Seconds until both halves know that they are halves."""
+HELD = 6.0
+"""After a silent loss no change of hosts is released for so many seconds (ring-rules 14)."""
 
 
 class HalvedRing:
@@ -77,18 +79,22 @@ class HalvedRing:
         pages = [director.request("GET", "/metrics")[1].decode() for director in self.directors.all]
         return sum(float(found) for page in pages for found in re.findall(rf"^{metric} (\S+)$", page, re.M))
 
+    def set_weight(self, weight: int) -> None:
+        """An operator of the first half changes the first host; the other half reads of it in the store."""
+        address = self.directors[0].hosts()[0][0]
+        self.directors[0].change("PATCH", f"/v1/hosts/{address}", {"weight": weight})
+
     @contextmanager
     def changing_weights(self, every: float) -> Iterator[None]:
         """In the block an operator of the first half turns a weight up and down: the halves hash by different
         tables most of the time."""
         over = threading.Event()
-        address = self.directors[0].get("/v1/hosts")[0]["address"]
 
         def change() -> None:
             weight = 100
             while not over.wait(every):
                 weight = 110 - weight
-                self.directors[0].change("PATCH", f"/v1/hosts/{address}", {"weight": weight})
+                self.set_weight(weight)
 
         thread = threading.Thread(target=change)
         thread.start()
@@ -99,15 +105,15 @@ class HalvedRing:
             thread.join()
 
 
-async def log_in_everywhere(ring: HalvedRing, users: Sequence[str], window: int) -> list[Login]:
-    """Every user at every director, in another order at each, `window` logins at a time at each of them."""
-    processes = [LoginProcess(name, path) for name, path in ring.directors.logins.items()]
+async def log_in(directors: Sequence[DirectorProcess], users: Sequence[str], window: int) -> list[Login]:
+    """Every user at every one of these directors, `window` logins at a time at each; at every second one they
+    come in the reverse order."""
+    processes = [LoginProcess(director.member, director.login) for director in directors]
     running = [asyncio.create_task(process.run()) for process in processes]
     try:
-        while not all(process.ready for process in processes):  # noqa: ASYNC110
+        while not all(process.ready for process in processes):  # noqa: ASYNC110 - set by callbacks
             await asyncio.sleep(0.001)
-        orders = [users, users[::-1], users, users[::-1]]
-        work = [_all_of(process, order, window) for process, order in zip(processes, orders, strict=True)]
+        work = [_all_of(p, users[:: -1 if n % 2 else 1], window) for n, p in enumerate(processes)]
         done = await asyncio.gather(*work)
     finally:
         for task in running:

@@ -1,0 +1,303 @@
+"""Leases and claims of whole directors (in this process, without links) on a real Redis."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+
+import anyio
+import pytest
+
+from director.core.assign import Gate
+from director.core.events import Leases, Lookup, TimerFired
+from director.core.standing import Standing
+from director.core.users import User, merged
+from director.service.persist import WATCH_PARTIAL
+from director.types import MemberId, Now, RequestId, UserKey
+from state.base import Lease, StateStore, Swap, Swapped
+from tests.servers import RedisServer
+from tests.unit.service.parts import (
+    HOSTS,
+    ME,
+    OTHER,
+    Node,
+    bucket_of,
+    clean,
+    key_of,
+    opened,
+    packed,
+    running,
+    stored_users,
+    swap,
+    user,
+)
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+NOW = int(time.time())
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+def lease_of(member: MemberId) -> Lease:
+    return Lease(member=member, ring_address=member, incarnation=1, synced=True)
+
+
+def leases_seen(node: Node) -> list[frozenset[MemberId] | None]:
+    return [event.alive for event in node.events if isinstance(event, Leases)]
+
+
+# ---- a lease that has lapsed
+
+
+async def test_whose_lease_was_gone_reads_before_he_writes(redis: RedisServer) -> None:
+    """Here by the store's word; the director itself has not noticed anything."""
+    async with running(Node(redis.url, lease_ttl=1.0)) as node, opened(redis.url) as store:
+        await clean(node)
+        theirs = user("alice", HOSTS[1], decided=NOW, seen=NOW)
+        await swap(store, bucket_of("alice"), packed(theirs))
+        await store.release(ME)
+        await until(lambda: node.logged("store_away"))
+        assert "was not renewed in time" in node.logged("store_away")[0]
+        await until(lambda: node.persistence.up)
+        assert node.host("alice") == HOSTS[1]
+
+
+def stand_still(seconds: float) -> None:
+    """The whole process, its loop included, as when it is frozen."""
+    time.sleep(seconds)
+
+
+async def test_who_was_frozen_for_longer_than_his_lease_reads_before_he_writes(redis: RedisServer) -> None:
+    async with running(Node(redis.url, lease_ttl=0.3)) as node, opened(redis.url) as store:
+        await clean(node)
+        order: list[str] = []
+        read_buckets, swap_buckets = node.store.read_buckets, node.store.swap_buckets
+
+        async def read(space: str, numbers: Sequence[int]) -> object:
+            order.append("read")
+            return await read_buckets(space, numbers)  # type: ignore[arg-type]
+
+        async def write(swaps: Sequence[Swap]) -> object:
+            order.append("write")
+            return await swap_buckets(swaps)
+
+        node.store.read_buckets = read  # type: ignore[assignment, method-assign]
+        node.store.swap_buckets = write  # type: ignore[assignment, method-assign]
+        await swap(store, bucket_of("alice"), packed(user("alice", HOSTS[1], decided=NOW, seen=NOW)))
+        node.put("bob")
+        stand_still(0.7)
+        await until(lambda: "write" in order)
+        assert order[0] == "read"
+        assert node.host("alice") == HOSTS[1]
+        await clean(node)
+        assert set(await stored_users(store)) == {key_of("alice"), key_of("bob")}
+
+
+async def test_who_renews_too_late_though_nothing_failed_counts_the_store_as_away(redis: RedisServer) -> None:
+    async with running(Node(redis.url, lease_ttl=0.5)) as node:
+        await clean(node)
+        members, slow = node.store.members, True
+
+        async def slowly() -> list[Lease]:
+            await anyio.sleep(2.0 if slow else 0.0)
+            return await members()
+
+        node.store.members = slowly  # type: ignore[method-assign]
+        await until(lambda: not node.persistence.up)
+        assert leases_seen(node)[-1] is None
+        slow = False
+        await until(lambda: node.persistence.up)
+
+
+# ---- who else lives
+
+
+async def test_a_lease_is_written_first_and_the_others_are_read_after_it(redis: RedisServer) -> None:
+    """Of directors that start at the same moment, never two believe themselves alone (ring-rules 15)."""
+    for _ in range(20):
+        redis.command("FLUSHALL")
+        nodes = [Node(redis.url, me=me, members=[ME, OTHER]) for me in (ME, OTHER)]
+        for node in nodes:
+            await node.store.open()  # not what is compared
+        async with anyio.create_task_group() as tasks:
+            for node in nodes:
+                tasks.start_soon(node.persistence.open)
+        alone = [node for node in nodes if leases_seen(node)[0] == frozenset({node.director.me})]
+        assert len(alone) <= 1
+        for node in nodes:
+            node.driver.stop()
+            await node.store.close()
+
+
+async def test_a_director_starts_at_once_when_the_leases_say_that_nobody_else_lives(
+    redis: RedisServer,
+) -> None:
+    async with running(Node(redis.url, members=[ME, OTHER])) as node:
+        assert node.director.assigner.gate is Gate.OPEN
+        assert node.director.standing is Standing.WHOLE
+
+
+async def test_a_director_waits_while_another_lives_whom_it_cannot_reach(redis: RedisServer) -> None:
+    async with opened(redis.url) as store:
+        await store.renew(lease_of(OTHER), 60)
+        async with running(Node(redis.url, members=[ME, OTHER], lease_ttl=0.3)) as node:
+            seen = len(leases_seen(node))
+            await until(lambda: len(leases_seen(node)) >= seen + 2)
+            assert node.director.assigner.gate is Gate.CLOSED
+            await store.release(OTHER)
+            await until(lambda: node.director.assigner.gate is Gate.OPEN)
+
+
+async def test_a_lease_that_comes_back_makes_new_users_claims_again(redis: RedisServer) -> None:
+    async with (
+        opened(redis.url) as store,
+        running(Node(redis.url, members=[ME, OTHER], lease_ttl=0.3)) as node,
+    ):
+        assert node.director.standing is Standing.WHOLE
+        await store.renew(lease_of(OTHER), 60)
+        await until(lambda: node.director.standing is Standing.CLAIM)
+        theirs = user("alice", HOSTS[2], decided=NOW, seen=NOW)
+        await swap(store, bucket_of("alice"), packed(theirs))
+        node.handle(Lookup(RequestId(1), key_of("alice"), b""))
+        await until(lambda: not len(node.director.pending))
+        assert node.host("alice") == HOSTS[2]
+        await store.release(OTHER)
+        await until(lambda: node.director.standing is Standing.WHOLE)
+
+
+async def test_the_leases_do_not_ask_the_clock_of_a_director(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wall clock jumps a day forth, and two back: nobody seems dead, and nobody seems alive for ever."""
+    async with (
+        opened(redis.url) as store,
+        running(Node(redis.url, members=[ME, OTHER], lease_ttl=0.3)) as node,
+    ):
+        true_time = time.time
+        for jump in (86400, -2 * 86400):
+            monkeypatch.setattr(time, "time", lambda jump=jump: true_time() + jump)
+            await store.renew(lease_of(OTHER), 60)
+            await until(lambda: leases_seen(node)[-1] == frozenset({ME, OTHER}))
+            await store.renew(lease_of(OTHER), 0.2)
+            await until(lambda: leases_seen(node)[-1] == frozenset({ME}))
+
+
+# ---- current from what others write
+
+
+async def test_who_is_cut_off_reads_what_others_have_written_every_half_a_second(redis: RedisServer) -> None:
+    """Ring-rules 12; that half a second is on top of what a slow machine takes."""
+    async with opened(redis.url) as store:
+        await store.renew(lease_of(OTHER), 60)
+        async with running(Node(redis.url, members=[ME, OTHER])) as node:
+            await until(lambda: node.director.partial)
+            theirs = user("alice", HOSTS[2], decided=NOW, seen=NOW)
+            await swap(store, bucket_of("alice"), packed(theirs))
+            await until(lambda: node.host("alice") == HOSTS[2])
+            moved = user("alice", HOSTS[1], decided=NOW + 1, seen=NOW)
+            await swap(store, bucket_of("alice"), packed(moved))
+            await until(lambda: node.host("alice") == HOSTS[1])
+    assert WATCH_PARTIAL <= 0.5
+
+
+async def test_a_user_who_waited_five_seconds_for_the_ring_is_settled_in_the_store(
+    redis: RedisServer,
+) -> None:
+    """Ring-rules 37, in real time: all members are there, but they never agree."""
+    async with opened(redis.url) as store:
+        await store.renew(lease_of(OTHER), 60)
+        async with running(Node(redis.url, members=[ME, OTHER])) as node:
+            node.director._trust.hint = False
+            node.director.barrier.ring = (ME, OTHER)
+            node.director.barrier.synced = False
+            node.handle(TimerFired())
+            node.handle(Lookup(RequestId(1), key_of("alice"), b""))
+            begun = time.monotonic()
+            await until(lambda: node.host("alice") is not None, within=15)
+            assert time.monotonic() - begun > 3
+            assert key_of("alice") in await stored_users(store)
+
+
+# ---- two writers
+
+
+async def test_two_directors_that_both_believe_they_write_a_bucket_lose_nothing(redis: RedisServer) -> None:
+    chance = random.Random(5)
+    names = [f"user{number}" for number in range(6000)]
+    expected: dict[UserKey, User] = {}
+    async with running(Node(redis.url)) as node, running(Node(redis.url, me=OTHER)) as other:
+        for decided in range(NOW, NOW + 60):
+            for one in (node, other):
+                for name in chance.sample(names, 100):
+                    mine = user(name, chance.choice(HOSTS), decided=decided, seen=NOW)
+                    one.director.users.put(mine)
+                    one.persistence.look()
+                    expected[mine.key] = merged(mine, expected.get(mine.key, mine))
+            await anyio.sleep(0.01)
+        await clean(node)
+        await clean(other)
+        stored = await stored_users(node.store)
+    assert {key: (one.host, one.decided) for key, one in stored.items()} == {
+        key: (one.host, one.decided) for key, one in expected.items()
+    }
+
+
+async def test_the_usual_writer_division_holds_while_members_come_and_go(redis: RedisServer) -> None:
+    """Each change is known to all, as the ring makes it; each is written by somebody, mostly by one only."""
+    members = [MemberId(f"127.0.2.{number}:9090") for number in (31, 32, 33)]
+    nodes = [Node(redis.url, me=me, members=members, lease_ttl=60) for me in members]
+    written: dict[int, int] = {}
+
+    def counting(node: Node) -> None:
+        swap_buckets = node.store.swap_buckets
+
+        async def count(swaps: Sequence[Swap]) -> list[object]:
+            results = await swap_buckets(swaps)
+            for one, result in zip(swaps, results, strict=True):
+                if isinstance(result, Swapped):
+                    written[one.number] = written.get(one.number, 0) + 1
+            return list(results)
+
+        node.store.swap_buckets = count  # type: ignore[assignment, method-assign]
+
+    def ring_is(*ring: Node) -> None:
+        for one in nodes:
+            there = tuple(node.director.me for node in (ring if one in ring else (one,)))
+            now, digest = Now(time.monotonic(), time.time()), one.director._tables.digest
+            one.director.barrier.release(there, now, digest)
+            one.handle(Leases(frozenset(there)))  # who is away is dead, not cut off
+
+    async with running(nodes[0]), running(nodes[1]), running(nodes[2]):
+        for node in nodes:
+            node.director.ring.servers = set(members)  # type: ignore[assignment]
+            await clean(node)
+        for node in nodes:
+            counting(node)
+        everybody: set[str] = set()
+        several = 0
+        for turn, absent in enumerate((None, 2, None, 0, None, 1, None)):
+            there = [node for number, node in enumerate(nodes) if number != absent]
+            ring_is(*there)
+            written.clear()
+            names = [f"turn{turn}user{number}" for number in range(100)]
+            everybody.update(names)
+            for node in there:
+                for name in names:
+                    node.put(name, decided=NOW, seen=NOW)
+            await until_stored(nodes[0].store, names)
+            several += sum(count > 1 for count in written.values())
+        assert {key_of(name) for name in everybody} <= set(await stored_users(nodes[0].store))
+        assert several <= len(everybody) / 10
+
+
+async def until_stored(store: StateStore, names: Sequence[str]) -> None:
+    keys = set(map(key_of, names))
+    with anyio.fail_after(10):
+        while not keys <= set(await stored_users(store)):  # noqa: ASYNC110 - in the store
+            await anyio.sleep(0.02)
