@@ -11,7 +11,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
@@ -83,11 +83,12 @@ def _checked(steps: list[_StepT]) -> list[_StepT]:
 
 
 def sqlite_schema(connection: sqlite3.Connection) -> int | None:
-    """The schema of an open file: None if it is something else; 0 for an empty file."""
+    """The schema of an open file: None if it is something else; 0 for an empty one; less if it is damaged."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if {"meta", "bucket"} <= tables:
+    columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('meta')")}
+    if "bucket" in tables and "schema" in columns:
         row = connection.execute("SELECT schema FROM meta").fetchone()
-        return None if row is None else cast(int, row[0])
+        return None if row is None else row[0] if isinstance(row[0], int) else -1
     return None if tables else 0
 
 

@@ -21,6 +21,7 @@ from state.base import (
     AUDIT_KEPT,
     BUCKETS,
     EMPTY_VERSION,
+    VERSION_SIZE,
     AuditEntry,
     Bucket,
     Document,
@@ -43,7 +44,7 @@ from state.base import (
 )
 from state.lease import OwnLeases, OwnLocks
 from state.migrate import SqlStep, sqlite_steps
-from state.sqlite_file import DatabaseFile, is_damage, translated
+from state.sqlite_file import DatabaseFile, damage, is_damage, messages_are_text, translated
 
 LOAD_NUMBERS = 256
 """Bucket numbers a batch of `load_buckets`."""
@@ -66,7 +67,8 @@ class SqliteStore:
         self.shared = False
         self.set_aside: Path | None = None
         self._timeout = timeout
-        self._file = DatabaseFile(file, url, timeout, sqlite_steps() if steps is None else steps)
+        self._new_file = partial(DatabaseFile, file, url, timeout, sqlite_steps() if steps is None else steps)
+        self._file = self._new_file()
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Semaphore(1)
         self._leases = OwnLeases()
@@ -79,7 +81,7 @@ class SqliteStore:
     async def layout(self) -> Layout:
         # No deadline, as in `open`.
         try:
-            return await asyncio.get_running_loop().run_in_executor(None, self._file.layout)
+            return await asyncio.get_running_loop().run_in_executor(None, self._new_file().layout)
         except (sqlite3.Error, OSError) as exc:
             raise translated(exc, self.url, "layout") from exc
 
@@ -87,11 +89,13 @@ class SqliteStore:
         if self._thread is not None:
             return
         thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        # Its own for each attempt: the thread of an earlier one that was cancelled may still be at work.
+        file = self._file = self._new_file()
         try:
             # No deadline: to check and migrate a large file takes its time, and nobody else wants the thread.
-            self.set_aside = await asyncio.get_running_loop().run_in_executor(thread, self._file.open)
+            self.set_aside = await asyncio.get_running_loop().run_in_executor(thread, file.open)
         except BaseException as exc:
-            thread.submit(self._file.close)
+            thread.submit(file.close)
             thread.shutdown(wait=False)
             if isinstance(exc, sqlite3.Error | OSError):
                 raise translated(exc, self.url, "open") from exc
@@ -124,8 +128,7 @@ class SqliteStore:
 
     async def versions(self, space: Space) -> dict[int, bytes]:
         check_space(space)
-        query = "SELECT id, version FROM bucket WHERE space = ?"
-        return await self._run("versions", lambda db: dict(db.execute(query, (space,)).fetchall()))
+        return await self._run("versions", lambda db: _versions(db, space))
 
     async def read_document(self, name: str) -> Document | None:
         check_document(name)
@@ -189,7 +192,9 @@ class SqliteStore:
                 await self._turn.acquire()
                 try:
                     thread = self._require(operation)
-                    future = asyncio.get_running_loop().run_in_executor(thread, self._guarded, job)
+                    future = asyncio.get_running_loop().run_in_executor(
+                        thread, self._guarded, self._file, job
+                    )
                 except BaseException:
                     self._turn.release()
                     raise
@@ -205,13 +210,17 @@ class SqliteStore:
         if not future.cancelled():
             future.exception()  # looked at, whether or not somebody still waits for it
 
-    def _guarded(self, job: Callable[[sqlite3.Connection], T]) -> T:
+    def _guarded(self, file: DatabaseFile, job: Callable[[sqlite3.Connection], T]) -> T:
         """In the thread: run `job`; if the file turns out to be damaged, put it aside and begin a new one."""
+        if file.was_replaced():
+            file.let_go()
+            raise OSError("the file was removed or replaced while in use; the one that is there is used now")
         try:
-            return job(self._file.connection)
+            with messages_are_text():
+                return job(file.connection)
         except sqlite3.DatabaseError as exc:
             if is_damage(exc):
-                self.set_aside = self._file.begin_anew()
+                self.set_aside = file.begin_anew()
             raise
 
 
@@ -223,10 +232,22 @@ def _read(db: sqlite3.Connection, space: Space, numbers: Sequence[int]) -> dict[
     if isinstance(numbers, range):
         query = "SELECT id, version, data FROM bucket WHERE space = ? AND id BETWEEN ? AND ?"
         rows = db.execute(query, (space, numbers[0], numbers[-1])).fetchall()
-        return {number: Bucket(space, number, version, data) for number, version, data in rows}
+        return {number: Bucket(space, number, *_sound(version, data)) for number, version, data in rows}
     query = "SELECT version, data FROM bucket WHERE space = ? AND id = ?"
     found = ((number, db.execute(query, (space, number)).fetchone()) for number in numbers)
-    return {number: Bucket(space, number, *row) for number, row in found if row is not None}
+    return {number: Bucket(space, number, *_sound(*row)) for number, row in found if row is not None}
+
+
+def _versions(db: sqlite3.Connection, space: Space) -> dict[int, bytes]:
+    rows = db.execute("SELECT id, version FROM bucket WHERE space = ?", (space,))
+    return {number: _sound(version)[0] for number, version in rows if 0 <= number < BUCKETS}
+
+
+def _sound(version: bytes, data: bytes = b"") -> tuple[bytes, bytes]:
+    """The same. From a damaged file SQLite may hand out other types than it was given."""
+    if not isinstance(version, bytes) or len(version) != VERSION_SIZE or not isinstance(data, bytes):
+        raise damage("a version or a blob that is none")
+    return version, data
 
 
 def _parts(swaps: Sequence[Swap]) -> list[list[Swap]]:
@@ -250,13 +271,13 @@ def _swap(db: sqlite3.Connection, swaps: Sequence[Swap]) -> list[Swapped | Lost]
 def _swap_one(db: sqlite3.Connection, swap: Swap) -> Swapped | Lost:
     key = (swap.space, swap.number)
     row = db.execute("SELECT version FROM bucket WHERE space = ? AND id = ?", key).fetchone()
-    stored = EMPTY_VERSION if row is None else row[0]
+    stored = EMPTY_VERSION if row is None else _sound(*row)[0]
     version = version_of(swap.blob)
     if stored == version:
         return Swapped(version)
     if stored != swap.version:
         row = db.execute("SELECT data FROM bucket WHERE space = ? AND id = ?", key).fetchone()
-        return Lost(stored, b"" if row is None else row[0])
+        return Lost(stored, b"" if row is None else _sound(stored, *row)[1])
     if swap.blob:
         db.execute(STORE_BUCKET, (*key, version, swap.blob))
     else:
@@ -266,7 +287,7 @@ def _swap_one(db: sqlite3.Connection, swap: Swap) -> Swapped | Lost:
 
 def _read_document(db: sqlite3.Connection, name: str) -> Document | None:
     row = db.execute("SELECT version, data FROM document WHERE name = ?", (name,)).fetchone()
-    return None if row is None else Document(*row)
+    return None if row is None else Document(*_sound(*row))
 
 
 def _swap_document(db: sqlite3.Connection, name: str, version: bytes, data: bytes) -> Swapped | Lost:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import glob
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from state.base import Layout, Step, StoreBusy, StoreError, StoreRefused, StoreUnavailable
@@ -15,11 +17,25 @@ from state.migrate import SqlStep, layout, migrate_sqlite, sqlite_schema
 
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
+SET_ASIDE = 10
+"""Damaged files that are kept. If there is one more something damages them again and again."""
+
+_FULL = ("disk full", "free some space on its disk; what changed meanwhile is written then")
+_PERMISSION = ("no permission", "make the file and its folder writable for this user")
+_READ_ONLY = ("read-only", "make the file and its folder, and the file system, writable for this user")
+
 ADVICE = {
-    sqlite3.SQLITE_FULL: ("disk full", "free some space on its disk; what changed meanwhile is written then"),
-    sqlite3.SQLITE_READONLY: ("read-only", "make the file and its folder writable for this user"),
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
     sqlite3.SQLITE_CANTOPEN: ("cannot open", "check that the folder exists and is writable for this user"),
-    sqlite3.SQLITE_PERM: ("no permission", "make the file and its folder writable for this user"),
+    sqlite3.SQLITE_PERM: _PERMISSION,
+}
+OS_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: _READ_ONLY,
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
 }
 
 
@@ -30,6 +46,8 @@ class DatabaseFile:
         self.path, self._store, self._timeout, self._steps = path, store, timeout, steps
         self._lock: int | None = None
         self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        """Device and number of the file that the connection has open."""
         self.step: Step | None = None
         """The migration that is running now."""
 
@@ -49,15 +67,19 @@ class DatabaseFile:
         if not self.path.parent.is_dir():
             advice = f"create {self.path.parent}, or name another file"
             raise StoreRefused(self._store, "open", "no folder", advice)
+        self._check_kind("open")
         self._take_lock()
         try:
-            self._connect()
-            return None
-        except BaseException as exc:
-            if not is_damage(exc):
-                self.close()
-                raise
-        return self.begin_anew()
+            try:
+                self._connect()
+                return None
+            except sqlite3.DatabaseError as exc:
+                if not is_damage(exc):
+                    raise
+            return self.begin_anew()
+        except BaseException:
+            self.close()
+            raise
 
     def layout(self) -> Layout:
         """What `open` would find. Makes no file, moves none, writes to none but the lock.
@@ -66,6 +88,7 @@ class DatabaseFile:
         """
         if not self.path.exists():
             return layout(0, self._steps)
+        self._check_kind("layout")
         self._take_lock()
         try:
             with contextlib.closing(sqlite3.connect(self._uri("rw"), uri=True)) as db:
@@ -88,8 +111,18 @@ class DatabaseFile:
             self._lock = None
 
     def begin_anew(self) -> Path:
-        """Rename the file with its -wal and -shm, and begin an empty one. Returns the old one's new name."""
+        """Rename the file with its -wal and -shm, and begin an empty one. Returns the old one's new name.
+
+        Raises StoreRefused where there are SET_ASIDE of them already, sqlite3.Error, OSError.
+        """
         self._disconnect()
+        damaged = list(self.path.parent.glob(f"{glob.escape(self.path.name)}.damaged-*Z*"))
+        if len([one for one in damaged if not one.name.endswith(("-wal", "-shm"))]) >= SET_ASIDE:
+            advice = (
+                f"the file is damaged, as {SET_ASIDE} before it: check the disk and its file system,"
+                f" then remove {self.path}.damaged-*"
+            )
+            raise StoreRefused(self._store, "set aside", "damaged again", advice)
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
         copy = 1
@@ -104,6 +137,26 @@ class DatabaseFile:
         self._connect()
         return aside
 
+    def was_replaced(self) -> bool:
+        """Whether the name leads to another file by now, or to none: what is written would be lost."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return self._inode is not None
+        return self._inode is not None and self._inode != (found.st_dev, found.st_ino)
+
+    def let_go(self) -> None:
+        """Close a file that was replaced, but keep the lock: the next use opens what is there then."""
+        self._disconnect()
+        for suffix in ("-wal", "-shm"):  # of the old file: SQLite would apply them to the new one
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    def _check_kind(self, operation: str) -> None:
+        """A folder, a pipe or a device is no file that could be set aside, or even be read to its end."""
+        if self.path.exists() and not self.path.is_file():
+            advice = f"{self.path} is no regular file: remove it, or name another one"
+            raise StoreRefused(self._store, operation, "not a file", advice)
+
     def _take_lock(self) -> None:
         lock = self.path.with_name(self.path.name + ".lock")
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -113,15 +166,22 @@ class DatabaseFile:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise StoreBusy(self._store, self.path, f"process {holder}" if holder else "") from exc
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         self._lock = descriptor
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        except OSError:
+            self.close()
+            raise
 
     def _connect(self) -> None:
-        os.close(
-            os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        )  # who has mail here is nobody else's business
+        # Who has mail here is nobody else's business.
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        found = os.fstat(descriptor)
+        self._inode = found.st_dev, found.st_ino
+        os.close(descriptor)
         db = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
+        db.text_factory = _text
         self._connection = db
         try:
             migrate_sqlite(db, self._store, self._healthy_schema(db), self._steps, self._begun)
@@ -133,24 +193,53 @@ class DatabaseFile:
         self.step = step
 
     def _healthy_schema(self, db: sqlite3.Connection) -> int:
-        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            exc = sqlite3.DatabaseError(f"quick_check: {verdict}")
-            exc.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise exc
-        found = sqlite_schema(db)
-        if found is None:
-            advice = f"{self.path} is the database of another program: name another file"
-            raise StoreRefused(self._store, "open", "not a state file", advice)
+        with messages_are_text():
+            # Not quick_check: a bucket that its index does not lead to is lost and found by turns.
+            (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+            if verdict != "ok":
+                raise damage(f"integrity_check: {verdict}")
+            found = sqlite_schema(db)
+            if found is None:
+                advice = f"{self.path} is the database of another program: name another file"
+                raise StoreRefused(self._store, "open", "not a state file", advice)
+            self._check_columns(db, found)
         return found
+
+    def _check_columns(self, db: sqlite3.Connection, found: int) -> None:
+        """Compare the columns with those of an empty database of this schema: SQLite checks no names."""
+        if found > len(self._steps):
+            return  # nobody knows them here
+        columns = _columns(db)
+        if found < 0 or (found == 0 and columns):
+            raise damage(f"there is no schema {found}")
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+            migrate_sqlite(model, self._store, 0, self._steps[:found], lambda step: None)
+            if missing := _columns(model) - columns:
+                raise damage(f"columns are missing: {', '.join(map('.'.join, sorted(missing)))}")
 
     def _uri(self, mode: str) -> str:
         return f"{self.path.absolute().as_uri()}?mode={mode}"
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            connection, self._connection = self._connection, None
+            connection, self._connection, self._inode = self._connection, None, None
             connection.close()
+
+
+def damage(text: str) -> sqlite3.DatabaseError:
+    """What is raised where SQLite does not see the damage, so that it is treated as if it did."""
+    exc = sqlite3.DatabaseError(text)
+    exc.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return exc
+
+
+@contextlib.contextmanager
+def messages_are_text() -> Iterator[None]:
+    """Raise as damage what Python cannot read of a message in which SQLite quotes a damaged schema."""
+    try:
+        yield
+    except UnicodeDecodeError as exc:
+        raise damage(repr(exc.object[:200])) from exc
 
 
 def is_damage(exc: BaseException) -> bool:
@@ -161,13 +250,32 @@ def is_damage(exc: BaseException) -> bool:
 def translated(exc: sqlite3.Error | OSError, store: str, operation: str) -> StoreError:
     """The same in the words of a store: refused where somebody has to do something, else unavailable."""
     code = _code(exc)
-    if code in ADVICE:
-        return StoreRefused(store, operation, *ADVICE[code])
-    if isinstance(exc, PermissionError):
-        return StoreRefused(store, operation, *ADVICE[sqlite3.SQLITE_PERM])
+    known = OS_ADVICE.get(exc.errno or 0) if isinstance(exc, OSError) else ADVICE.get(code)
+    if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE:
+        known = _FULL
+    if known is not None:
+        return StoreRefused(store, operation, *known)
     if code in DAMAGE:
         return StoreUnavailable(store, operation, reason=f"the file was damaged and is set aside ({exc})")
+    if code == sqlite3.SQLITE_IOERR:
+        name = getattr(exc, "sqlite_errorname", "")
+        reason = f"{exc} ({name}): the disk or its file system failed, see the kernel's log"
+        return StoreUnavailable(store, operation, reason=reason)
     return StoreUnavailable(store, operation, reason=str(exc))
+
+
+def _text(data: bytes) -> str:
+    """As it was written; damaged characters are replaced, so that the rest can be read."""
+    return data.decode("utf-8", "replace")
+
+
+def _columns(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    """All tables' columns."""
+    query = (
+        "SELECT tables.name, columns.name FROM sqlite_master AS tables,"
+        " pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
+    )
+    return set(db.execute(query))
 
 
 def _code(exc: BaseException) -> int:

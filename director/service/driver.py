@@ -48,6 +48,9 @@ from director.core.events import (
     Seen,
     SessionsListed,
     Stopping,
+    StoredHosts,
+    StoredMembers,
+    StoredUsers,
     TableChanged,
     Thawed,
     TimerFired,
@@ -200,7 +203,12 @@ class Driver:
             self.handle(Thawed(gap))
 
     def handle(self, event: Event) -> None:
-        """Feed one event to the core and carry out what it wants."""
+        """Feed one event to the core and carry out what it wants. After `stop`: only what the store holds."""
+        if self._stopped:
+            if isinstance(event, StoredUsers | StoredHosts | StoredMembers):
+                # The last write is of what memory and store come to. Nobody is there for the effects.
+                self.director.handle(event, Now(time.monotonic(), time.time()))
+            return
         self._events.append(event)
         if self._busy:
             return  # an effect of the event in hand has caused this one: it comes behind it

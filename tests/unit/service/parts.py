@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -45,7 +45,9 @@ class Node:
         hosts: Sequence[str] = HOSTS,
         lease_ttl: float = 3.0,
         tls: RingTls | None = None,
+        between: Callable[[StateStore], StateStore] = lambda store: store,
     ) -> None:
+        """between: what stands between the director and its store."""
         self.lines: list[str] = []
         self.log = Log(write=self.lines.append, level="debug")
         assigner = hotpath.Assigner(hotpath.UserTable(EXPIRE), HASH)
@@ -54,7 +56,7 @@ class Node:
         table = HostTable([BackendSetting(Address(host), "", "", 100) for host in hosts])
         self.director = Director(identity, members or [me], table, assigner, hotpath.NameTable(), Settings())
         self.driver = Driver(self.director, self.log, tls)
-        self.store: StateStore = open_store(state, base_dir=folder)
+        self.store: StateStore = between(open_store(state, base_dir=folder))
         self.events: list[Event] = []
         self.persistence = Persistence(
             self.store,

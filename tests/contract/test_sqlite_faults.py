@@ -1,0 +1,523 @@
+"""What can happen to the file of a SQLite store: damage, full and read-only disks, missing rights."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from state.base import (
+    EMPTY_VERSION,
+    SPACES,
+    AuditEntry,
+    Document,
+    Lost,
+    StateStore,
+    StoreBusy,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    Swap,
+    Swapped,
+    version_of,
+)
+from tests.contract.conftest import Stores
+
+pytestmark = pytest.mark.anyio
+
+NOBODY = 65534
+PAGE = 4096
+
+
+def put(number: int, blob: bytes) -> Swap:
+    return Swap("users", number, EMPTY_VERSION, blob)
+
+
+def store_in(stores: Stores, folder: Path) -> StateStore:
+    return stores.new("sqlite:///state.db", folder=folder)
+
+
+async def fill(store: StateStore) -> None:
+    """Open it, and write some of everything."""
+    await store.open()
+    await store.swap_buckets([put(n, bytes([n]) * (n * 97 % 7000 + 1)) for n in range(1, 200)])
+    await store.swap_document("hosts", EMPTY_VERSION, b"h" * 3000)
+    await store.append_audit([AuditEntry(at=1.0, who="root", what="x", target=str(n)) for n in range(50)])
+
+
+async def use(store: StateStore) -> None:
+    """Every method once, and every answer is what it should be."""
+    for space in SPACES:
+        async for batch in store.load_buckets(space):
+            assert all(type(bucket.blob) is bytes and len(bucket.version) == 8 for bucket in batch)
+    versions = await store.versions("users")
+    document = await store.read_document("hosts") or Document(EMPTY_VERSION, b"")
+    assert "hosts" in await store.documents() or not document.data
+    assert all(type(entry.who) is str for entry in await store.audit(100))
+    assert await store.run_id()
+    await store.health()
+    await store.append_audit([AuditEntry(at=2.0, who="root", what="x", target="y")])
+    swaps = [Swap("users", n, versions.get(n, EMPTY_VERSION), b"new") for n in range(210)]
+    outcomes = await store.swap_buckets(swaps)
+    again = [Swap("users", n, outcome.version, b"new") for n, outcome in enumerate(outcomes)]
+    assert await store.swap_buckets(again) == [Swapped(version_of(b"new"))] * 210
+    assert await store.swap_document("hosts", document.version, b"new") == Swapped(version_of(b"new"))
+
+
+async def attempts_until_it_works(store: StateStore) -> int:
+    """How often it has to be tried. Anything but a StoreError is raised, and the fifth StoreError."""
+    for attempt in range(1, 5):
+        try:
+            await store.open()
+            await use(store)
+        except StoreError:
+            continue
+        return attempt
+    await store.open()
+    await use(store)
+    return 5
+
+
+# Damage
+
+
+def zeroed_header(file: Path) -> None:
+    with file.open("r+b") as data:
+        data.write(bytes(100))
+
+
+def overwritten_middle(file: Path) -> None:
+    with file.open("r+b") as data:
+        data.seek(file.stat().st_size // PAGE // 2 * PAGE)
+        data.write(random.Random(1).randbytes(8 * PAGE))
+
+
+def half(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def fifty_bytes(file: Path) -> None:
+    os.truncate(file, 50)
+
+
+def text(file: Path) -> None:
+    file.write_text("users go here\n")
+
+
+@pytest.mark.parametrize(
+    "damage", [zeroed_header, overwritten_middle, half, fifty_bytes, text], ids=lambda f: f.__name__
+)
+async def test_a_damaged_file_is_set_aside_with_its_name_and_begun_anew(
+    tmp_path: Path, stores: Stores, damage: Callable[[Path], None]
+) -> None:
+    store = store_in(stores, tmp_path)
+    await fill(store)
+    await store.close()
+    damage(tmp_path / "state.db")
+    damaged = (tmp_path / "state.db").read_bytes()
+    await store.open()
+    assert store.set_aside is not None
+    assert store.set_aside.read_bytes() == damaged
+    await use(store)
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_whatever_bytes_of_a_file_change_it_works_again_soon_and_says_only_errors_of_a_store(
+    tmp_path: Path, stores: Stores, seed: int
+) -> None:
+    chance = random.Random(seed)
+    store = store_in(stores, tmp_path)
+    await fill(store)
+    await store.close()
+    data = bytearray((tmp_path / "state.db").read_bytes())
+    page = chance.randrange(len(data) // PAGE)
+    places = {
+        0: lambda: chance.randrange(len(data)),
+        1: lambda: page * PAGE + chance.randrange(120),  # the page's header
+        2: lambda: (
+            chance.randrange(6) * PAGE + PAGE - 1 - chance.randrange(700)
+        ),  # the schema, and small rows
+    }[seed % 3]
+    for _ in range(3):
+        data[places()] = chance.randrange(256)
+    (tmp_path / "state.db").write_bytes(data)
+    assert await attempts_until_it_works(store) <= 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"CREATE TABLE document", b"CREATE T\xbdBLE document"), (b"target TEXT", b"t\xbdrget TEXT")],
+    ids=["malformed", "column"],
+)
+async def test_a_file_whose_schema_is_damaged_is_set_aside_instead_of_failing_for_ever(
+    tmp_path: Path, stores: Stores, old: bytes, new: bytes
+) -> None:
+    store = store_in(stores, tmp_path)
+    await fill(store)
+    await store.close()
+    data = (tmp_path / "state.db").read_bytes()
+    (tmp_path / "state.db").write_bytes(data.replace(old, new))
+    await store.open()
+    assert store.set_aside is not None
+    await use(store)
+
+
+async def test_a_file_whose_schema_is_no_number_is_set_aside(tmp_path: Path, stores: Stores) -> None:
+    store = store_in(stores, tmp_path)
+    await fill(store)
+    await store.close()
+    sql(tmp_path, "UPDATE meta SET schema = 'one'")
+    await store.open()
+    assert store.set_aside is not None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE bucket SET data = 'text' WHERE id = 7",
+        "UPDATE bucket SET version = x'0102' WHERE id = 7",
+        "UPDATE document SET data = 5",
+    ],
+)
+async def test_a_row_of_another_type_is_damage(tmp_path: Path, stores: Stores, statement: str) -> None:
+    store = store_in(stores, tmp_path)
+    await fill(store)
+    await store.close()
+    sql(tmp_path, statement)
+    assert await attempts_until_it_works(store) == 2
+    assert store.set_aside is not None
+
+
+async def test_an_audit_entry_with_damaged_text_hides_no_other(tmp_path: Path, stores: Stores) -> None:
+    store = store_in(stores, tmp_path)
+    await fill(store)
+    await store.close()
+    sql(tmp_path, "UPDATE audit SET what = CAST(x'ff41' AS TEXT) WHERE id = 3")
+    await store.open()
+    assert [entry.what for entry in await store.audit(50)].count("x") == 49
+
+
+@pytest.mark.parametrize("at", [0, 40, 5000, 20_000])
+async def test_a_damaged_log_beside_the_file_costs_its_last_writes_only(
+    tmp_path: Path, stores: Stores, at: int
+) -> None:
+    store = store_in(stores, tmp_path)
+    await store.open()
+    await store.swap_buckets([put(1, b"x")])
+    await store.close()  # what is in the file itself
+    await store.open()
+    await store.swap_buckets([put(n, bytes(3000)) for n in range(2, 30)])
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for name in ("state.db", "state.db-wal"):
+        shutil.copy(tmp_path / name, crashed / name)
+    with (crashed / "state.db-wal").open("r+b") as log:
+        log.seek(at)
+        log.write(random.Random(at).randbytes(5000))
+    again = store_in(stores, crashed)
+    await again.open()
+    assert again.set_aside is None
+    assert await again.versions("users") == {1: version_of(b"x")}
+    assert await again.swap_buckets([put(2, b"y")]) == [Swapped(version_of(b"y"))]
+
+
+async def test_a_log_that_was_left_without_its_file_is_not_taken_for_the_new_files(
+    tmp_path: Path, stores: Stores
+) -> None:
+    store = store_in(stores, tmp_path)
+    await fill(store)
+    crashed = tmp_path / "crashed"  # between the two renames of setting aside
+    crashed.mkdir()
+    shutil.copy(tmp_path / "state.db-wal", crashed / "state.db-wal")
+    again = store_in(stores, crashed)
+    await again.open()
+    assert await again.versions("users") == {}
+    await use(again)
+
+
+async def test_a_file_that_is_damaged_again_and_again_is_refused_in_the_end(
+    tmp_path: Path, stores: Stores
+) -> None:
+    store = store_in(stores, tmp_path)
+    for _ in range(10):
+        (tmp_path / "state.db").write_text("damaged" * 100)
+        await store.open()
+        await store.close()
+    (tmp_path / "state.db").write_text("damaged" * 100)
+    with pytest.raises(StoreRefused, match="check the disk") as caught:
+        await store.open()
+    assert str(tmp_path / "state.db.damaged-*") in str(caught.value)
+    damaged_files(tmp_path)[0].unlink()
+    await store.open()
+    await use(store)
+
+
+async def test_an_open_that_failed_or_was_given_up_does_not_close_the_file_of_the_next(
+    tmp_path: Path, stores: Stores
+) -> None:
+    """It did, from its own thread, and the process ended with a segmentation fault."""
+    store = store_in(stores, tmp_path)
+    await fill(store)
+    await store.close()
+    for _ in range(15):
+        sql(tmp_path, "ALTER TABLE meta RENAME TO other")
+        with pytest.raises(StoreRefused):
+            await store.open()
+        sql(tmp_path, "ALTER TABLE other RENAME TO meta")
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await store.open()
+        await opened_in_the_end(store)
+        await store.health()
+        await store.close()
+
+
+async def opened_in_the_end(store: StateStore) -> None:
+    """What was given up may hold the file for a moment."""
+    with anyio.fail_after(10):
+        while True:
+            try:
+                return await store.open()
+            except StoreBusy:
+                await anyio.sleep(0.001)
+
+
+# Something else than a file
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+async def test_what_is_no_regular_file_is_refused_and_left_alone(
+    tmp_path: Path, stores: Stores, make: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "state.db")
+    store = store_in(stores, tmp_path)
+    with pytest.raises(StoreRefused, match="remove it, or name another one"):
+        await store.open()
+    with pytest.raises(StoreRefused, match="remove it, or name another one"):
+        await store.layout()
+    assert os.listdir(tmp_path) == ["state.db"]
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_a_file_that_is_taken_away_while_in_use_is_noticed_with_the_next_call(
+    tmp_path: Path, stores: Stores, how: str
+) -> None:
+    store, backup = store_in(stores, tmp_path), stores.new("sqlite:///backup.db", folder=tmp_path)
+    await fill(store)
+    await backup.open()
+    await backup.swap_buckets([put(1, b"old")])
+    await backup.close()
+    if how == "removed":
+        (tmp_path / "state.db").unlink()
+    else:
+        (tmp_path / "backup.db").rename(tmp_path / "state.db")
+    with pytest.raises(StoreUnavailable, match="removed or replaced"):
+        await store.swap_document("hosts", version_of(b"h" * 3000), b"new")
+    expected = {} if how == "removed" else {1: version_of(b"old")}
+    assert await store.versions("users") == expected
+    assert await store.swap_document("hosts", EMPTY_VERSION, b"new") == Swapped(version_of(b"new"))
+    await store.close()
+    assert (tmp_path / "state.db").exists()
+
+
+# Disks
+
+
+@contextmanager
+def small_disk(folder: Path, *, size: str = "1m") -> Iterator[Path]:
+    """A file system of its own. Only root may mount one."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system; the test with a limit of the size runs anyway")
+    disk = folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)  # a test that failed has files open
+
+
+def remount(disk: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
+
+
+def fill_up(disk: Path) -> Path:
+    """A file that takes all there is."""
+    file = disk / "fill"
+    with file.open("wb", buffering=0) as data:
+        try:
+            while True:
+                data.write(bytes(PAGE))
+        except OSError:
+            return file
+
+
+async def test_a_disk_that_is_full_at_the_start_is_refused_and_opened_when_there_is_space(
+    tmp_path: Path, stores: Stores
+) -> None:
+    with small_disk(tmp_path) as disk:
+        store = store_in(stores, disk)
+        filling = fill_up(disk)
+        for _ in range(2):  # the first attempt must not keep its own lock
+            with pytest.raises(StoreRefused, match="free some space"):
+                await store.open()
+        filling.unlink()
+        await store.open()
+        await use(store)
+        await store.close()
+
+
+async def test_a_disk_that_fills_up_is_refused_keeps_what_is_there_and_passes(
+    tmp_path: Path, stores: Stores
+) -> None:
+    with small_disk(tmp_path) as disk:
+        store = store_in(stores, disk)
+        await store.open()
+        assert isinstance(await store.swap_document("hosts", EMPTY_VERSION, b"h"), Swapped)
+        filling = fill_up(disk)
+        with pytest.raises(StoreRefused, match="free some space"):
+            await store.swap_buckets([put(n, bytes(5000)) for n in range(100)])
+        with pytest.raises(StoreRefused, match="free some space"):
+            await store.swap_document("plan", EMPTY_VERSION, bytes(100_000))
+        assert await store.versions("users") == {}
+        assert await store.read_document("hosts") == Document(version_of(b"h"), b"h")
+        filling.unlink()
+        assert isinstance(await store.swap_document("plan", EMPTY_VERSION, bytes(1000)), Swapped)
+        assert isinstance(await store.swap_document("hosts", EMPTY_VERSION, b"i"), Lost)
+        await store.close()
+        await store.open()
+        assert await store.documents() == ["hosts", "plan"]
+        await store.close()
+
+
+async def test_a_disk_that_fails_to_take_more_is_unavailable_with_where_to_look_and_passes(
+    tmp_path: Path, stores: Stores
+) -> None:
+    store = store_in(stores, tmp_path)
+    await store.open()
+    assert isinstance(await store.swap_document("hosts", EMPTY_VERSION, b"h"), Swapped)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        with pytest.raises(StoreUnavailable, match="kernel's log"):
+            await store.swap_buckets([put(n, bytes(5000)) for n in range(100)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert await store.read_document("hosts") == Document(version_of(b"h"), b"h")
+    await use(store)
+
+
+async def test_a_read_only_file_system_is_refused_with_what_to_do(tmp_path: Path, stores: Stores) -> None:
+    with small_disk(tmp_path, size="8m") as disk:
+        store = store_in(stores, disk)
+        await fill(store)
+        await store.close()
+        remount(disk, "ro")
+        for look in (store.open, store.layout):
+            with pytest.raises(StoreRefused, match=r"read-only.*writable for this user"):
+                await look()
+        remount(disk, "rw")
+        await store.open()
+        await use(store)
+        await store.close()
+
+
+# Rights
+
+
+@contextmanager
+def as_nobody() -> Iterator[Path]:
+    """A folder that belongs to somebody without rights, who we are until the end of the block."""
+    folder = Path(tempfile.mkdtemp(prefix="nobody-"))
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.chown(folder, NOBODY, NOBODY)
+            os.seteuid(NOBODY)
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("state.db", 0o000), ("state.db", 0o400), ("state.db.lock", 0o400), (".", 0o500)],
+    ids=["unreadable", "read-only", "lock", "folder"],
+)
+async def test_missing_rights_are_refused_with_what_to_do_and_nothing_is_set_aside(
+    stores: Stores, name: str, mode: int
+) -> None:
+    with as_nobody() as folder:
+        store = store_in(stores, folder)
+        await fill(store)
+        await store.close()
+        (folder / name).chmod(mode)
+        if name == ".":
+            (folder / "state.db.lock").chmod(0o400)
+        with pytest.raises(StoreRefused, match="writable for this user"):
+            await store.open()
+        for path in (folder, folder / "state.db", folder / "state.db.lock"):
+            path.chmod(0o700)
+        await store.open()
+        await use(store)
+        await store.close()
+        assert damaged_files(folder) == []
+
+
+def opened_by_another_process(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = """
+import asyncio, sys
+from pathlib import Path
+from state.base import open_store
+asyncio.run(open_store("sqlite:///state.db", base_dir=Path(sys.argv[1])).open())
+"""
+    return subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True)
+
+
+async def test_a_second_process_is_told_who_has_the_file(tmp_path: Path, stores: Stores) -> None:
+    await store_in(stores, tmp_path).open()
+    second = opened_by_another_process(tmp_path)
+    error = second.stderr.splitlines()[-1]
+    assert second.returncode == 1
+    assert error.startswith(f"state.base.{StoreBusy.__name__}: sqlite:///state.db: {tmp_path}/state.db")
+    assert f"process {os.getpid()}" in error
+
+
+async def test_documents_wait_for_the_disk_and_buckets_do_not(tmp_path: Path, stores: Stores) -> None:
+    store = store_in(stores, tmp_path)
+    await store.open()
+    database = store._file.connection  # type: ignore[attr-defined]
+    levels = []
+    for write in (
+        lambda: store.swap_document("hosts", EMPTY_VERSION, b"h"),
+        lambda: store.swap_buckets([put(1, b"x")]),
+        lambda: store.append_audit([AuditEntry(at=1.0, who="root", what="x", target="y")]),
+    ):
+        await write()
+        levels.append(database.execute("PRAGMA synchronous").fetchone()[0])
+    assert levels == [2, 1, 2], "FULL, NORMAL, FULL"
+
+
+def damaged_files(folder: Path) -> list[Path]:
+    return list(folder.glob("*damaged*"))
+
+
+def sql(folder: Path, statement: str) -> None:
+    """What another program does to the file while it is closed."""
+    database = sqlite3.connect(folder / "state.db", isolation_level=None)
+    database.execute(statement)
+    database.close()
