@@ -20,6 +20,7 @@ from state.base import (
     AUDIT_KEPT,
     BUCKETS,
     EMPTY_VERSION,
+    SPLIT_VERSION,
     AuditEntry,
     Bucket,
     Document,
@@ -32,6 +33,8 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
+    above,
+    below,
     check_document,
     check_numbers,
     check_space,
@@ -44,7 +47,7 @@ from state.migrate import SqlStep, sqlite_steps
 from state.sqlite_file import DatabaseFile, is_damage, translated
 
 LOAD_NUMBERS = 256
-"""Bucket numbers a batch of `load_buckets`."""
+"""Bucket numbers a batch of `load_buckets`, those below them not counted."""
 WRITE_BYTES = 4 << 20
 """Blob bytes a transaction: bounds how long one job keeps the thread."""
 
@@ -63,8 +66,11 @@ class SqliteStore:
         self.url = url
         self.shared = False
         self.set_aside: Path | None = None
+        self.schema = 0
+        self.held_by: tuple[str, ...] = ()
+        self._steps = sqlite_steps() if steps is None else steps
         self._timeout = timeout
-        self._file = DatabaseFile(file, url, timeout, sqlite_steps() if steps is None else steps)
+        self._file = DatabaseFile(file, url, timeout, self._steps)
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Semaphore(1)
         self._leases = OwnLeases()
@@ -94,6 +100,7 @@ class SqliteStore:
                 raise translated(exc, self.url, "open") from exc
             raise
         self._thread = thread
+        self.schema = len(self._steps)
 
     async def run_id(self) -> str:
         return await self._run("run_id", lambda db: _one(db, "SELECT identity FROM meta"))
@@ -102,9 +109,9 @@ class SqliteStore:
         check_space(space)
         for first in range(0, BUCKETS, LOAD_NUMBERS):
             numbers = range(first, first + LOAD_NUMBERS)
-            found = await self._run("load_buckets", partial(_read, space=space, numbers=numbers))
+            found = await self._run("load_buckets", partial(_load, space=space, numbers=numbers))
             if found:
-                yield list(found.values())
+                yield found
 
     async def read_buckets(self, space: Space, numbers: Sequence[int]) -> list[Bucket]:
         check_space(space)
@@ -121,8 +128,7 @@ class SqliteStore:
 
     async def versions(self, space: Space) -> dict[int, bytes]:
         check_space(space)
-        query = "SELECT id, version FROM bucket WHERE space = ?"
-        return await self._run("versions", lambda db: dict(db.execute(query, (space,)).fetchall()))
+        return await self._run("versions", lambda db: _versions(db, space))
 
     async def read_document(self, name: str) -> Document | None:
         check_document(name)
@@ -218,6 +224,27 @@ def _read(db: sqlite3.Connection, space: Space, numbers: Sequence[int]) -> dict[
     query = "SELECT version, data FROM bucket WHERE space = ? AND id = ?"
     found = ((number, db.execute(query, (space, number)).fetchone()) for number in numbers)
     return {number: Bucket(space, number, *row) for number, row in found if row is not None}
+
+
+def _load(db: sqlite3.Connection, space: Space, numbers: range) -> list[Bucket]:
+    """These buckets, which are of the first, and what is below them: a range of numbers in each level."""
+    found = level = _read(db, space, numbers)
+    while any(bucket.version == SPLIT_VERSION for bucket in level.values()):
+        numbers = range(below(numbers[0])[0], below(numbers[-1])[1] + 1)
+        rows = _read(db, space, numbers)
+        split = {number for number, bucket in level.items() if bucket.version == SPLIT_VERSION}
+        level = {number: bucket for number, bucket in rows.items() if above(number) in split}
+        found = found | level
+    return list(found.values())
+
+
+def _versions(db: sqlite3.Connection, space: Space) -> dict[int, bytes]:
+    query = "SELECT id, version FROM bucket WHERE space = ? ORDER BY id"
+    versions: dict[int, bytes] = {}
+    for number, version in db.execute(query, (space,)):
+        if number < BUCKETS or versions.get(above(number)) == SPLIT_VERSION:
+            versions[number] = version
+    return versions
 
 
 def _parts(swaps: Sequence[Swap]) -> list[list[Swap]]:
