@@ -36,6 +36,8 @@ from director.service.share import Share
 from director.service.writing import Writing
 from director.types import MemberId, UserKey
 from state.base import (
+    KNOWN_SCHEMA,
+    SCHEMA,
     SPACES,
     AuditEntry,
     Lease,
@@ -96,6 +98,8 @@ class Persistence:
         self._said: tuple[type[StoreError], str] | None = None
         """What kind of trouble was logged; None: there is none."""
         self._set_aside: Path | None = None
+        self._held_by: tuple[str, ...] = ()
+        """Directors that keep the store at an older schema, as was logged."""
         self._begun = 0.0
         self._work = anyio.Event()
         self._urgent = anyio.Event()
@@ -212,7 +216,7 @@ class Persistence:
 
     async def _read_documents(self) -> None:
         self._say_set_aside()
-        run_id = await self.store.run_id()
+        run_id = await self._ask_run_id()
         alive = await self._renew_lease()
         await self._read_hosts()
         self.hosts_changed()  # the configuration may know more than the store
@@ -277,6 +281,20 @@ class Persistence:
                 kept_as=str(self._set_aside),
                 note="a new one is filled from the ring",
             )
+
+    async def _ask_run_id(self) -> str:
+        """The store's run id; says so where that has brought the layout up to date, or could not."""
+        run_id = await self.store.run_id()
+        if self.store.held_by != self._held_by:
+            fields = {"store": self.store.url, "schema": self.store.schema, "known": SCHEMA}
+            if self.store.held_by:
+                note = "they know no newer schema: it is brought up to date when they are upgraded or gone"
+                directors = ",".join(self.store.held_by)
+                self._log.warning("store_schema_held", **fields, directors=directors, note=note)
+            else:
+                self._log.info("store_migrated", **fields)
+            self._held_by = self.store.held_by
+        return run_id
 
     # ---- running
 
@@ -351,7 +369,7 @@ class Persistence:
         """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
         await self.store.open()
         self._say_set_aside()
-        run_id = await self.store.run_id()
+        run_id = await self._ask_run_id()
         alive = await self._renew_lease()
         await self._read_hosts()
         self.hosts_changed()
@@ -362,7 +380,8 @@ class Persistence:
         await self._writing.queue_differences()
         behind = self.queued
         await self._write(names=False)
-        self.loaded = True
+        if not self.loaded:
+            self.loaded, self.loaded_users = True, len(self._users)
         self._is_up(run_id, alive)
         self._log.info("store_back", store=self.store.url, buckets_written=behind)
 
@@ -399,7 +418,7 @@ class Persistence:
                 continue
             try:
                 alive = await self._renew_lease()
-                run_id = await self.store.run_id()
+                run_id = await self._ask_run_id()
             except StoreError as exc:
                 self.failed("lease", exc)
                 continue
@@ -414,7 +433,13 @@ class Persistence:
         if not self.store.shared:
             return None
         me = self._director.me
-        lease = Lease(member=me, ring_address=me, incarnation=self._incarnation, synced=self._director.synced)
+        lease = Lease(
+            member=me,
+            ring_address=me,
+            incarnation=self._incarnation,
+            synced=self._director.synced,
+            info={KNOWN_SCHEMA: str(SCHEMA)},
+        )
         await self.store.renew(lease, self._lease_ttl)
         alive = await self.store.members()
         return frozenset(MemberId(one.member) for one in alive)
