@@ -57,8 +57,8 @@ class BucketTree:
         return iter(self._split)
 
     def learn(self, number: int, *, split: bool) -> None:
-        """This is how the store has it."""
-        if split:
+        """This is how the store has it. A bucket of the last level is never split, whatever it holds."""
+        if split and level(number) < LEVELS:
             self._split.add(number)
         elif number in self._split:
             self._split.discard(number)
