@@ -23,6 +23,7 @@ from director.statetools.splitting import split_large
 from director.statetools.verifying import Verification
 from director.types import HostId, Stamp, UserKey
 from state.base import (
+    BUCKETS,
     EMPTY_VERSION,
     SPACES,
     SPLIT,
