@@ -211,18 +211,24 @@ class RedisStore:
         found: dict[int, bytes] = {}
         level: Sequence[int] = range(BUCKETS)
         while level:
-            tags = _by_tag((space, number) for number in level)
-            numbers = [level[place] for places in tags for place in places]
-            commands = [
-                ("EVALSHA", VERSIONS_SHA, len(places), *(self._key(space, level[i]) for i in places))
-                for places in tags
-            ]
-            joined = b"".join(await link.call("versions", commands))
-            versions = (joined[i : i + VERSION_SIZE] for i in range(0, len(joined), VERSION_SIZE))
-            there = {n: v for n, v in zip(numbers, versions, strict=True) if v != EMPTY_VERSION}
+            there: dict[int, bytes] = {}
+            for at in range(0, len(level), BUCKETS):
+                there |= await self._versions(link, space, level[at : at + BUCKETS])
             found |= there
             level = _below([number for number, version in there.items() if version == SPLIT_VERSION])
         return found
+
+    async def _versions(self, link: Link, space: Space, numbers: Sequence[int]) -> dict[int, bytes]:
+        tags = _by_tag((space, number) for number in numbers)
+        commands = [
+            ("EVALSHA", VERSIONS_SHA, len(places), *(self._key(space, numbers[i]) for i in places))
+            for places in tags
+        ]
+        joined = b"".join(await link.call("versions", commands))
+        versions = (joined[i : i + VERSION_SIZE] for i in range(0, len(joined), VERSION_SIZE))
+        in_order = (numbers[place] for places in tags for place in places)
+        pairs = zip(in_order, versions, strict=True)
+        return {number: version for number, version in pairs if version != EMPTY_VERSION}
 
     async def read_document(self, name: str) -> Document | None:
         check_document(name)

@@ -102,7 +102,6 @@ async def test_a_rolling_upgrade_moves_nobody_and_splits_buckets_when_the_last_d
         assert logins.turned_away == 0
         assert [login for login in logins.all if login.failed and not login.lost] == []
         lost = [login for login in logins.all if login.lost]  # its director was being stopped
-        print(len(logins.all), len(lost))
         assert len(lost) < 20
         for login in logins.all:
             if login.host:
