@@ -102,13 +102,21 @@ class Reading:
         return await self._read_stored(space, leaves.union(*map(tree.path, leaves)))
 
     async def _read_stored(self, space: Space, numbers: Iterable[int]) -> list[Bucket]:
-        """Take in buckets of the store, and what is below those that turn out to be split."""
+        """Take in buckets of the store, and what is below those that turn out to be split.
+
+        What is below one that is not split, as it now turns out, is left out: it may never have counted, and
+        a claim that we took for settled by it would be known to nobody else.
+        """
         tree = self.trees[space]
         found: list[Bucket] = []
         level = sorted(numbers)
         while level:
             known = [number for number in level if number in tree]
-            buckets = await self._store.read_buckets(space, level)
+            stored = await self._store.read_buckets(space, level)
+            for bucket in stored:
+                if bucket.blob != SPLIT:
+                    tree.learn(bucket.number, split=False)
+            buckets = [bucket for bucket in stored if all(one in tree for one in tree.path(bucket.number))]
             await self._take_slowly(space, buckets)
             found += buckets
             level = [n for one in level if one in tree and one not in known for n in below(one)]

@@ -299,8 +299,9 @@ async def test_a_director_that_writes_a_bucket_which_another_has_split_goes_to_t
         assert {name for name in CROWD if one.host(name)} == set(CROWD)
 
 
+@pytest.mark.parametrize("we_know", [False, True], ids=["refused", "and heard of"])
 async def test_a_bucket_that_another_writes_while_it_is_split_is_merged_before_the_mark(
-    redis: RedisServer,
+    redis: RedisServer, we_know: bool
 ) -> None:
     async with quiet(redis.url) as one, opened(redis.url) as other:
         late = user("alice", HOSTS[2], decided=NOW, seen=NOW)
@@ -311,6 +312,8 @@ async def test_a_bucket_that_another_writes_while_it_is_split_is_merged_before_t
             if not refused and Swap("users", BUCKET, EMPTY_VERSION, SPLIT) in swaps:
                 refused += 1
                 await swap(other, BUCKET, packed(late))
+                if we_know:
+                    await one.persistence._reading.changed("users")
             return await swap_buckets(swaps)
 
         one.store.swap_buckets = between  # type: ignore[method-assign]
@@ -392,14 +395,41 @@ async def test_nothing_is_left_below_a_bucket_that_is_whole_again_in_a_restored_
         assert await known_in(node.store) == keys([*CROWD[:21], *CROWD[30:]])
 
 
-async def test_a_claim_is_not_settled_below_a_bucket_that_is_whole_again(redis: RedisServer) -> None:
+async def test_a_store_found_without_its_splits_is_known_to_have_none(url: str) -> None:
+    async with quiet(url) as node:
+        for name in CROWD:
+            node.put(name)
+        await written(node)
+        async for batch in node.store.load_buckets("users"):
+            await node.store.swap_buckets([Swap("users", b.number, b.version, b"") for b in batch])
+        await node.persistence._reading.changed("users")
+        assert node.persistence._reading.trees["users"].leaves(BUCKET) == [BUCKET]
+        await node.persistence._writing.queue_differences()
+        await written(node)
+        assert await known_in(node.store) == keys(CROWD)
+
+
+@pytest.mark.parametrize("moment", ["before the claim", "in the middle of it"])
+async def test_a_claim_is_not_settled_below_a_bucket_that_is_whole_again(
+    redis: RedisServer, moment: str
+) -> None:
     """Symptom: two directors claimed the same user, one of them where nobody would look."""
     async with quiet(redis.url) as node:
         for name in CROWD[:20]:
             node.put(name)
         await written(node)
         theirs = user(CROWD[30], HOSTS[2], decided=NOW, seen=NOW)
-        await swap_to(node.store, BUCKET, packed(theirs))
+        swap_buckets = node.store.swap_buckets
+
+        async def restored(swaps: Sequence[Swap]) -> list[Swapped | Lost]:
+            node.store.swap_buckets = swap_buckets  # type: ignore[method-assign]
+            await swap_to(node.store, BUCKET, packed(theirs))
+            return await swap_buckets(swaps)
+
+        if moment == "before the claim":
+            await swap_to(node.store, BUCKET, packed(theirs))
+        else:
+            node.store.swap_buckets = restored  # type: ignore[method-assign]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(node.persistence._claims.run)
             for name in CROWD[30:32]:
