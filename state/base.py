@@ -2,7 +2,8 @@
 
 A store keeps *buckets* (opaque blobs, numbered, in two spaces), *documents* (named blobs), *leases* and an
 audit. The one way to write a bucket or a document is compare-and-swap: "no, somebody else was here" is a
-value (`Lost`), "I do not know" is an exception (`StoreError`). Nothing here looks into a blob.
+value (`Lost`), "I do not know" is an exception (`StoreError`). Nothing here looks into a blob, but for one:
+a bucket that holds SPLIT has been split, and what belongs into it is in the two buckets below it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,19 @@ import msgspec
 Space = Literal["users", "names"]
 SPACES: Final[tuple[Space, ...]] = ("users", "names")
 
+SCHEMA: Final = 2
+"""The newest layout that this program knows."""
+SPLIT_SCHEMA: Final = 2
+"""Buckets may be split in a store of this schema or later."""
+KNOWN_SCHEMA: Final = "schema"
+"""Where a lease says, in its `info`, the newest schema that its member knows. Not there: 1."""
+
 BUCKETS: Final = 4096
-"""Buckets of a space are numbered 0 to BUCKETS - 1."""
+"""Buckets of a space that are there from the beginning: numbers 0 to BUCKETS - 1."""
+LEVELS: Final = 5
+"""Times that a bucket can be split in two, one after the other."""
+NUMBERS: Final = (BUCKETS << LEVELS + 1) - BUCKETS
+"""All numbers: 0 to NUMBERS - 1. Those below `n` are BUCKETS + 2n and BUCKETS + 2n + 1."""
 
 VERSION_SIZE: Final = 8
 EMPTY_VERSION: Final = bytes(VERSION_SIZE)
@@ -35,6 +47,29 @@ _DOCUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 def version_of(blob: bytes) -> bytes:
     """The version of a bucket or document that holds `blob`: 8 bytes of its digest."""
     return hashlib.md5(blob, usedforsecurity=False).digest()[:VERSION_SIZE] if blob else EMPTY_VERSION
+
+
+SPLIT: Final = b"split"
+"""The blob of a bucket that has been split; too short to be a record or a name."""
+SPLIT_VERSION: Final = version_of(SPLIT)
+
+
+def root_of(number: int) -> int:
+    """The bucket of the first BUCKETS that this one is, or is below of."""
+    if number < BUCKETS:
+        return number
+    place = number + BUCKETS
+    return (place >> place.bit_length() - BUCKETS.bit_length()) - BUCKETS
+
+
+def below(number: int) -> tuple[int, int]:
+    """The two buckets that this one is split into."""
+    return BUCKETS + 2 * number, BUCKETS + 2 * number + 1
+
+
+def above(number: int) -> int:
+    """The bucket that this one is a part of; it must be none of the first BUCKETS."""
+    return (number - BUCKETS) // 2
 
 
 class Bucket(msgspec.Struct, frozen=True, gc=False):
@@ -125,9 +160,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     known: int
     """The newest schema of this program. A `found` beyond it is refused by `open`."""
     steps: tuple[Step, ...]
-    """What `open` would run, in order."""
+    """What `open` would run, in order, if nobody is in `held_by`."""
     size: int | None
     """Bytes of the file; None where the store cannot say."""
+    held_by: tuple[str, ...] = ()
+    """Members alive that know no newer schema than `found`: while they live, no step is run."""
 
 
 class StoreError(Exception):
@@ -217,6 +254,10 @@ class StateStore(Protocol):
     """Whether other directors see the same data, so that leases and claims mean something."""
     set_aside: Path | None
     """Where `open` (or a later operation) put a damaged file; None: there was none."""
+    schema: int
+    """Of what is stored, as `open` or `run_id` last found or made it; 0: not open yet."""
+    held_by: tuple[str, ...]
+    """Members alive, as `open` or `run_id` last found them, that know no newer schema than this one."""
 
     @property
     def step(self) -> Step | None:
@@ -229,7 +270,7 @@ class StateStore(Protocol):
         """
 
     async def open(self) -> None:
-        """Connect and bring the layout up to date.
+        """Connect and bring the layout up to date, as far as all members know it that live.
 
         May be called again until it succeeds. Raises SchemaTooNew, StoreBusy, StoreRefused, StoreUnavailable.
         """
@@ -239,13 +280,14 @@ class StateStore(Protocol):
 
         Another answer than before (restart, failover, flush, damaged file set aside) means that anything
         written may be gone: compare all versions and write what differs. A store found without its layout
-        gets it again.
+        gets it again; one of an older schema is brought up to date as soon as all members alive know how.
         """
 
     def load_buckets(self, space: Space) -> AsyncIterator[list[Bucket]]:
         """Yield every bucket that is there once, in batches, in no order.
 
-        What is written meanwhile may or may not be in it.
+        One that was split and all that is below it are in one batch, it first. What is below one that is
+        not split counts as not there. What is written meanwhile may or may not be in it.
         """
 
     async def read_buckets(self, space: Space, numbers: Sequence[int]) -> list[Bucket]:
@@ -259,7 +301,7 @@ class StateStore(Protocol):
         """
 
     async def versions(self, space: Space) -> dict[int, bytes]:
-        """The version of every bucket that is there, by number. Much cheaper than loading."""
+        """The version of every bucket that `load_buckets` would yield, by number. Much cheaper."""
 
     async def read_document(self, name: str) -> Document | None:
         """The document as stored, or None. `name`: a-z, 0-9, `_.-`, at most 64."""
@@ -312,8 +354,8 @@ def check_space(space: str) -> None:
 def check_numbers(numbers: Iterable[int]) -> None:
     """Raise ValueError if one is not the number of a bucket."""
     for number in numbers:
-        if not 0 <= number < BUCKETS:
-            raise ValueError(f"bucket {number}: must be 0 to {BUCKETS - 1}")
+        if not 0 <= number < NUMBERS:
+            raise ValueError(f"bucket {number}: must be 0 to {NUMBERS - 1}")
 
 
 def check_swaps(swaps: Iterable[Swap]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,8 +11,11 @@ from anyio.lowlevel import checkpoint
 
 from state.base import (
     AUDIT_KEPT,
+    BUCKETS,
     EMPTY_VERSION,
+    SCHEMA,
     SPACES,
+    SPLIT_VERSION,
     AuditEntry,
     Bucket,
     Document,
@@ -26,6 +29,7 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
+    below,
     check_document,
     check_numbers,
     check_space,
@@ -36,7 +40,7 @@ from state.base import (
 from state.lease import OwnLeases, OwnLocks
 
 BATCH = 256
-"""Buckets a batch of `load_buckets`."""
+"""Buckets a batch of `load_buckets`, those below them not counted."""
 
 
 class MemoryStore:
@@ -47,6 +51,8 @@ class MemoryStore:
         self.shared = False
         self.step: Step | None = None
         self.set_aside: Path | None = None
+        self.schema = SCHEMA
+        self.held_by: tuple[str, ...] = ()
         self._identity = secrets.token_hex(8)
         self._buckets: dict[Space, dict[int, tuple[bytes, bytes]]] = {space: {} for space in SPACES}
         self._documents: dict[str, Document] = {}
@@ -70,10 +76,11 @@ class MemoryStore:
     async def load_buckets(self, space: Space) -> AsyncIterator[list[Bucket]]:
         check_space(space)
         await self._turn("load_buckets")
-        numbers = list(self._buckets[space])
-        for start in range(0, len(numbers), BATCH):
-            batch = await self.read_buckets(space, numbers[start : start + BATCH])
-            yield [bucket for bucket in batch if bucket.blob]
+        for first in range(0, BUCKETS, BATCH):
+            await self._turn("load_buckets")
+            held = self._buckets[space]
+            if numbers := self._there(space, range(first, first + BATCH)):
+                yield [Bucket(space, number, *held[number]) for number in numbers]
 
     async def read_buckets(self, space: Space, numbers: Sequence[int]) -> list[Bucket]:
         check_space(space)
@@ -102,7 +109,16 @@ class MemoryStore:
     async def versions(self, space: Space) -> dict[int, bytes]:
         check_space(space)
         await self._turn("versions")
-        return {number: version for number, (version, _) in self._buckets[space].items()}
+        held = self._buckets[space]
+        return {number: held[number][0] for number in self._there(space, range(BUCKETS))}
+
+    def _there(self, space: Space, numbers: Iterable[int]) -> list[int]:
+        """Which of these buckets are there, and what is below them."""
+        held = self._buckets[space]
+        there = level = [number for number in numbers if number in held]
+        while level := [n for one in level if held[one][0] == SPLIT_VERSION for n in below(one) if n in held]:
+            there += level
+        return there
 
     async def read_document(self, name: str) -> Document | None:
         check_document(name)

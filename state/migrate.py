@@ -65,10 +65,12 @@ def redis_steps() -> list[RedisStep]:
     return _checked([RedisStep(int(n[:4]), m.migrate, _title(n, m.__doc__ or "")) for n, m in modules])
 
 
-def layout(found: int, steps: Sequence[_Numbered], size: int | None = None) -> Layout:
-    """What a store of schema `found` lacks of `steps`. size: of its file, in bytes."""
+def layout(
+    found: int, steps: Sequence[_Numbered], size: int | None = None, held_by: tuple[str, ...] = ()
+) -> Layout:
+    """What a store of schema `found` lacks of `steps`. size: of its file, in bytes. held_by: see Layout."""
     missing = tuple(Step(number=step.number, title=step.title) for step in steps[found:])
-    return Layout(found=found, known=len(steps), steps=missing, size=size)
+    return Layout(found=found, known=len(steps), steps=missing, size=size, held_by=held_by)
 
 
 def _title(name: str, text: str) -> str:

@@ -4,7 +4,7 @@ interruption, and only one process runs them: the holder of the lock `migrate`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 import redis
@@ -24,13 +24,15 @@ async def migrate_redis(
     prefix: str,
     store: str,
     steps: Sequence[RedisStep],
+    wanted: Callable[[], Awaitable[int]],
     *,
     begun: Callable[[Step], None],
     wait: float = LOCK_WAIT,
 ) -> None:
     """Run the steps that the data under `prefix` lack, unless another director does it first.
 
-    server: a synchronous client; used in a worker thread only. begun: is told of each step, in that thread.
+    server: a synchronous client; used in a worker thread only. wanted: gives the newest schema that may be
+    made; asked when nobody else can make one. begun: is told of each step, in that thread.
     wait: seconds to wait for a director that is migrating.
     Interrupted: steps recorded as done stay so, the one in between runs again.
     Raises SchemaTooNew, StoreUnavailable (the lock was not to be had, or was lost), redis.RedisError.
@@ -39,7 +41,8 @@ async def migrate_redis(
     if not await take(lock, wait):
         raise StoreUnavailable(store, "migrate", reason="another director holds the migration lock")
     try:
-        await to_thread.run_sync(_run_redis_steps, lock, server, prefix, store, steps, begun)
+        newest = await wanted()
+        await to_thread.run_sync(_run_redis_steps, lock, server, prefix, store, steps, newest, begun)
     except LockLost as exc:
         raise StoreUnavailable(store, "migrate", reason="the migration lock was lost") from exc
     finally:
@@ -52,12 +55,13 @@ def _run_redis_steps(
     prefix: str,
     store: str,
     steps: Sequence[RedisStep],
+    newest: int,
     begun: Callable[[Step], None],
 ) -> None:
     found = redis_schema(cast("bytes | None", server.hget(f"{prefix}meta", "schema")))
     if found > len(steps):
         raise SchemaTooNew(store, found, len(steps))
-    for step in steps[found:]:
+    for step in steps[found:newest]:
         begun(Step(number=step.number, title=step.title))
         step.run(cast(redis.Redis, server), prefix)  # a Cluster's client has the same commands
         lock.record("schema", str(step.number))  # not if somebody else is at it: then he records what is done

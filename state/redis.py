@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from state.base import (
     AUDIT_KEPT,
     BUCKETS,
     EMPTY_VERSION,
+    KNOWN_SCHEMA,
+    SPLIT_VERSION,
     VERSION_SIZE,
     AuditEntry,
     Bucket,
@@ -38,12 +41,14 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
+    below,
     check_document,
     check_numbers,
     check_space,
     check_swaps,
     check_task,
     check_version,
+    root_of,
     version_of,
 )
 from state.locks import RedisLock, let_go, take, while_held
@@ -53,12 +58,15 @@ from state.redis_link import Client, Command, Link, RedisAddress
 
 OLDEST_SERVER = 6
 TAG_BITS = 6
-"""Buckets that share all but these lower bits of their number share a hash tag."""
+"""Of the first buckets, those that share all but these lower bits of their number share a hash tag, and what
+they are split into is kept there too."""
 LOAD_TAGS = 4
-"""Hash tags a batch of `load_buckets`: 256 buckets."""
+"""Hash tags a batch of `load_buckets`: 256 buckets, and what is below them."""
 WRITE_BYTES = 4 << 20
 """Blob bytes a round trip, so that a large flush over a slow link does not run into the deadline."""
 AUDIT_PAGE = 1000
+HOLD = 10.0
+"""Seconds for which a store that was wiped keeps its older schema: it has lost the leases that held it."""
 
 # A value is the version and then the blob. Anything shorter than that is no bucket, and may be overwritten.
 SWAP = b"""
@@ -125,17 +133,23 @@ class RedisStore:
         self.shared = True
         self.step: Step | None = None
         self.set_aside: Path | None = None
+        self.schema = 0
+        self.held_by: tuple[str, ...] = ()
+        self._held_until = 0.0
+        """No newer schema before this (monotonic): who knows only ours may be on his way back."""
         self._address, self._timeout, self._prefix = address, timeout, address.prefix
         self._steps = redis_steps() if steps is None else steps
         self._link: Link | None = None
 
     async def layout(self) -> Layout:
-        link = self._address.link(self._timeout, ())
+        link = self._address.link(self._timeout, (MEMBERS,))
         try:
             (schema,) = await link.call("layout", [("HGET", f"{self._prefix}meta", "schema")])
+            found = redis_schema(schema)
+            held_by = self._holding(await self._members(link), found)
         finally:
             await link.close()
-        return layout(redis_schema(schema), self._steps)
+        return layout(found, self._steps, held_by=held_by)
 
     async def open(self) -> None:
         if self._link is not None:
@@ -159,8 +173,13 @@ class RedisStore:
         check_space(space)
         step = LOAD_TAGS << TAG_BITS
         for first in range(0, BUCKETS, step):
-            buckets = await self._read("load_buckets", space, range(first, first + step))
-            if found := [bucket for bucket in buckets if bucket.blob]:
+            found: list[Bucket] = []
+            level: Sequence[int] = range(first, first + step)
+            while level:
+                buckets = await self._read("load_buckets", space, level)
+                found += [bucket for bucket in buckets if bucket.blob]
+                level = _below([bucket.number for bucket in buckets if bucket.version == SPLIT_VERSION])
+            if found:
                 yield found
 
     async def read_buckets(self, space: Space, numbers: Sequence[int]) -> list[Bucket]:
@@ -198,14 +217,28 @@ class RedisStore:
 
     async def versions(self, space: Space) -> dict[int, bytes]:
         check_space(space)
-        size = 1 << TAG_BITS
+        link = self._required("versions")
+        found: dict[int, bytes] = {}
+        level: Sequence[int] = range(BUCKETS)
+        while level:
+            there: dict[int, bytes] = {}
+            for at in range(0, len(level), BUCKETS):
+                there |= await self._versions(link, space, level[at : at + BUCKETS])
+            found |= there
+            level = _below([number for number, version in there.items() if version == SPLIT_VERSION])
+        return found
+
+    async def _versions(self, link: Link, space: Space, numbers: Sequence[int]) -> dict[int, bytes]:
+        tags = _by_tag((space, number) for number in numbers)
         commands = [
-            ("EVALSHA", VERSIONS_SHA, size, *(self._key(space, n) for n in range(first, first + size)))
-            for first in range(0, BUCKETS, size)
+            ("EVALSHA", VERSIONS_SHA, len(places), *(self._key(space, numbers[i]) for i in places))
+            for places in tags
         ]
-        joined = b"".join(await self._required("versions").call("versions", commands))
-        found = (joined[i : i + VERSION_SIZE] for i in range(0, len(joined), VERSION_SIZE))
-        return {number: version for number, version in enumerate(found) if version != EMPTY_VERSION}
+        joined = b"".join(await link.call("versions", commands))
+        versions = (joined[i : i + VERSION_SIZE] for i in range(0, len(joined), VERSION_SIZE))
+        in_order = (numbers[place] for places in tags for place in places)
+        pairs = zip(in_order, versions, strict=True)
+        return {number: version for number, version in pairs if version != EMPTY_VERSION}
 
     async def read_document(self, name: str) -> Document | None:
         check_document(name)
@@ -239,8 +272,11 @@ class RedisStore:
         await self._required("release").call("release", [("HDEL", f"{self._prefix}lease", member)])
 
     async def members(self) -> list[Lease]:
+        return await self._members(self._required("members"))
+
+    async def _members(self, link: Link) -> list[Lease]:
         command = ("EVALSHA", MEMBERS_SHA, 1, f"{self._prefix}lease")
-        (((seconds, micros), held),) = await self._required("members").call("members", [command])
+        (((seconds, micros), held),) = await link.call("members", [command])
         now = int(seconds) + int(micros) / 1e6
         leases = []
         for member, value in zip(held[::2], held[1::2], strict=True):
@@ -324,7 +360,7 @@ class RedisStore:
         return StoreRefused(self.url, operation, "unreadable", advice)
 
     def _key(self, space: Space, number: int) -> str:
-        return f"{self._prefix}{{{space[0]}{number >> TAG_BITS:02x}}}{number:03x}"
+        return f"{self._prefix}{{{space[0]}{root_of(number) >> TAG_BITS:02x}}}{number:03x}"
 
     async def _run_id(self, link: Link) -> str:
         """The servers' runs and the data's identity, after the layout was brought up to date."""
@@ -333,15 +369,38 @@ class RedisStore:
         if (found := redis_schema(schema)) > len(self._steps):
             raise SchemaTooNew(self.url, found, len(self._steps))
         if found < len(self._steps):
-            await self._migrate(link)
-            ((schema, identity),) = await link.call("run_id", commands)
+            if not found and 0 < self.schema < len(self._steps):
+                self._held_until = time.monotonic() + HOLD
+            if await self._wanted(link, found) > found:
+                await self._migrate(link, found)
+                ((schema, identity),) = await link.call("run_id", commands)
+        else:
+            self.held_by = ()
+        self.schema = redis_schema(schema)
         runs = sorted(map(_run, await link.servers("run_id")))
         return f"{'+'.join(runs)}:{(identity or b'').decode()}"
 
-    async def _migrate(self, link: Link) -> None:
+    async def _wanted(self, link: Link, found: int) -> int:
+        """The newest schema that everybody alive knows: he who does not would be cut off from the store."""
+        leases = await self._members(link)
+        known = min(map(_known_schema, leases), default=len(self._steps))
+        if time.monotonic() < self._held_until:
+            known = min(known, self.schema)
+        newest = max(found, min(known, len(self._steps)))
+        self.held_by = self._holding(leases, newest)
+        return newest
+
+    def _holding(self, leases: Iterable[Lease], schema: int) -> tuple[str, ...]:
+        """Who of them knows no newer schema than this, where we do."""
+        if schema >= len(self._steps):
+            return ()
+        return tuple(lease.member for lease in leases if _known_schema(lease) <= schema)
+
+    async def _migrate(self, link: Link, found: int) -> None:
         try:
+            wanted = partial(self._wanted, link, found)
             async with self._client(link, "migrate") as client:
-                await migrate_redis(client, self._prefix, self.url, self._steps, begun=self._begun)
+                await migrate_redis(client, self._prefix, self.url, self._steps, wanted, begun=self._begun)
         except (RedisError, RedisClusterException, OSError) as exc:
             raise link.translated(exc, "migrate") from exc
         finally:
@@ -379,13 +438,18 @@ def _outcome(answer: int | bytes, blob: bytes) -> Swapped | Lost:
     return Lost(*_split(answer)) if isinstance(answer, bytes) else Swapped(version_of(blob))
 
 
+def _below(numbers: Iterable[int]) -> list[int]:
+    """All buckets that these are split into."""
+    return [number for one in numbers for number in below(one)]
+
+
 def _by_tag(buckets: Iterable[tuple[Space, int]]) -> list[list[int]]:
     """The places of `buckets` in their order, those of one hash tag together, at most 64 in a list."""
     full = 1 << TAG_BITS
     lists: list[list[int]] = []
     current: dict[tuple[Space, int], list[int]] = {}
     for place, (space, number) in enumerate(buckets):
-        tag = (space, number >> TAG_BITS)
+        tag = (space, root_of(number) >> TAG_BITS)
         if len(current.get(tag, ())) % full == 0:
             current[tag] = []
             lists.append(current[tag])
@@ -404,6 +468,12 @@ def _trips(swaps: Sequence[Swap]) -> list[list[list[int]]]:
         trips[-1].append(places)
         size += sum(len(swaps[i].blob) for i in places)
     return trips
+
+
+def _known_schema(lease: Lease) -> int:
+    """The newest schema that a member knows. The first release does not say."""
+    stated = lease.info.get(KNOWN_SCHEMA, "")
+    return int(stated) if stated.isdecimal() else 1
 
 
 def _server(info: bytes) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from state.base import (
     AUDIT_KEPT,
     BUCKETS,
     EMPTY_VERSION,
+    SPLIT_VERSION,
     VERSION_SIZE,
     AuditEntry,
     Bucket,
@@ -35,6 +36,8 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
+    above,
+    below,
     check_document,
     check_numbers,
     check_space,
@@ -47,7 +50,7 @@ from state.migrate import SqlStep, sqlite_steps
 from state.sqlite_file import DatabaseFile, damage, is_damage, messages_are_text, translated
 
 LOAD_NUMBERS = 256
-"""Bucket numbers a batch of `load_buckets`."""
+"""Bucket numbers a batch of `load_buckets`, those below them not counted."""
 WRITE_BYTES = 4 << 20
 """Blob bytes a transaction: bounds how long one job keeps the thread."""
 
@@ -66,8 +69,11 @@ class SqliteStore:
         self.url = url
         self.shared = False
         self.set_aside: Path | None = None
+        self.schema = 0
+        self.held_by: tuple[str, ...] = ()
+        self._steps = sqlite_steps() if steps is None else steps
         self._timeout = timeout
-        self._new_file = partial(DatabaseFile, file, url, timeout, sqlite_steps() if steps is None else steps)
+        self._new_file = partial(DatabaseFile, file, url, timeout, self._steps)
         self._file = self._new_file()
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Semaphore(1)
@@ -101,6 +107,7 @@ class SqliteStore:
                 raise translated(exc, self.url, "open") from exc
             raise
         self._thread = thread
+        self.schema = len(self._steps)
 
     async def run_id(self) -> str:
         return await self._run("run_id", lambda db: _one(db, "SELECT identity FROM meta"))
@@ -109,9 +116,9 @@ class SqliteStore:
         check_space(space)
         for first in range(0, BUCKETS, LOAD_NUMBERS):
             numbers = range(first, first + LOAD_NUMBERS)
-            found = await self._run("load_buckets", partial(_read, space=space, numbers=numbers))
+            found = await self._run("load_buckets", partial(_load, space=space, numbers=numbers))
             if found:
-                yield list(found.values())
+                yield found
 
     async def read_buckets(self, space: Space, numbers: Sequence[int]) -> list[Bucket]:
         check_space(space)
@@ -238,16 +245,32 @@ def _read(db: sqlite3.Connection, space: Space, numbers: Sequence[int]) -> dict[
     return {number: Bucket(space, number, *_sound(*row)) for number, row in found if row is not None}
 
 
-def _versions(db: sqlite3.Connection, space: Space) -> dict[int, bytes]:
-    rows = db.execute("SELECT id, version FROM bucket WHERE space = ?", (space,))
-    return {number: _sound(version)[0] for number, version in rows if 0 <= number < BUCKETS}
-
-
 def _sound(version: bytes, data: bytes = b"") -> tuple[bytes, bytes]:
     """The same. From a damaged file SQLite may hand out other types than it was given."""
     if not isinstance(version, bytes) or len(version) != VERSION_SIZE or not isinstance(data, bytes):
         raise damage("a version or a blob that is none")
     return version, data
+
+
+def _load(db: sqlite3.Connection, space: Space, numbers: range) -> list[Bucket]:
+    """These buckets, which are of the first, and what is below them: a range of numbers in each level."""
+    found = level = _read(db, space, numbers)
+    while any(bucket.version == SPLIT_VERSION for bucket in level.values()):
+        numbers = range(below(numbers[0])[0], below(numbers[-1])[1] + 1)
+        rows = _read(db, space, numbers)
+        split = {number for number, bucket in level.items() if bucket.version == SPLIT_VERSION}
+        level = {number: bucket for number, bucket in rows.items() if above(number) in split}
+        found = found | level
+    return list(found.values())
+
+
+def _versions(db: sqlite3.Connection, space: Space) -> dict[int, bytes]:
+    query = "SELECT id, version FROM bucket WHERE space = ? ORDER BY id"
+    versions: dict[int, bytes] = {}
+    for number, version in db.execute(query, (space,)):
+        if number < BUCKETS or versions.get(above(number)) == SPLIT_VERSION:
+            versions[number] = _sound(version)[0]
+    return versions
 
 
 def _parts(swaps: Sequence[Swap]) -> list[list[Swap]]:

@@ -74,6 +74,14 @@ class FaultyStore:
         return self.store.set_aside
 
     @property
+    def schema(self) -> int:
+        return self.store.schema
+
+    @property
+    def held_by(self) -> tuple[str, ...]:
+        return self.store.held_by
+
+    @property
     def step(self) -> Step | None:
         return self.store.step
 
@@ -116,8 +124,8 @@ class FaultyStore:
     async def documents(self) -> list[str]:
         return await self._call("documents", self.store.documents)
 
-    async def renew(self, lease: Lease, ttl: float) -> None:
-        await self._call("renew", lambda: self.store.renew(lease, ttl))
+    async def renew(self, lease: Lease, ttl: float) -> bool:
+        return await self._call("renew", lambda: self.store.renew(lease, ttl))
 
     async def release(self, member: str) -> None:
         await self._call("release", lambda: self.store.release(member))

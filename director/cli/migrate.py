@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 import msgspec
 
-from director.cli.output import say, say_json, size
+from director.cli.following import counted
+from director.cli.output import complain, say, say_json, size
 from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
 from director.cli.target import Target, json_option
 
@@ -17,11 +18,12 @@ from director.cli.target import Target, json_option
 @store_options
 @click.pass_obj
 def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_json: bool) -> None:
-    """Bring the layout of the store up to date.
+    """Bring the layout of the store up to date, and split what has grown too large for one bucket.
 
-    A director does the same when it starts. Interrupted: run it again.
+    A director does the same, when it starts and as it writes. Interrupted: run it again.
     """
-    from director.statetools.opening import layout_of, migrated, store_at
+    from director.statetools.opening import layout_of, migrated, problems, store_at
+    from director.statetools.splitting import Splitting, split_large
 
     chosen, meter = Chosen(target, store), Meter("migrate")
     there = store_at(chosen.place)
@@ -31,14 +33,36 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
         say(f"{there.url}: schema {layout.found or 'none'}{whole}; this program knows {layout.known}")
         for step in layout.steps:
             say(f"{'would run' if dry_run else 'runs'} {step.number:04}: {step.title}")
-    if layout.steps and not dry_run:
-        detail = f"from schema {layout.found} to {layout.known}"
-        carried_out(lambda: migrated(there, entry("migrate", detail, reason), meter.say), meter)
+
+    async def bring_up() -> Splitting:
+        try:
+            await migrated(there, layout, lambda detail: entry("migrate", detail, reason), meter.say)
+            with problems():
+                done = await split_large(there, meter, dry_run=dry_run)
+                if not dry_run and (done.users or done.names):
+                    detail = f"split {done.users} buckets of users and {done.names} of names"
+                    await there.append_audit([entry("migrate", detail, reason)])
+            return done
+        finally:
+            await there.close()
+
+    split = Splitting()
+    if not dry_run or not layout.steps:
+        split = carried_out(bring_up, meter)
     if as_json:
-        say_json(msgspec.json.encode({"store": there.url, "dry_run": dry_run, "layout": layout}))
-    elif not layout.steps:
-        say("nothing to do")
-    elif dry_run:
+        said = {"store": there.url, "dry_run": dry_run, "layout": layout, "split": split}
+        say_json(msgspec.json.encode(said))
+        return
+    for space, number in (("users", split.users), ("names", split.names)):
+        if number:
+            say(f"{'would split' if dry_run else 'split'} {counted(number, 'bucket')} of {space}")
+    for damaged in split.damaged:
+        complain(f"{damaged} is too large, but damaged: `director state verify --fix`, then run it again")
+    if dry_run:
+        if layout.held_by:
+            say(f"not before these directors are upgraded or stopped: {', '.join(layout.held_by)}")
         say("dry run: nothing is changed")
-    else:
+    elif layout.steps or split.users or split.names:
         say("done")
+    else:
+        say("nothing to do")

@@ -73,27 +73,29 @@ def _info_lines(found: Info) -> Iterator[tuple[str, str]]:
         else:
             yield "schema", "none: no director has used this store yet"
         return
-    yield "schema", str(found.schema)
-    held = found.contents
-    yield "server", held.server
-    yield "run id", held.run_id
-    yield "users", f"{held.users} in {counted(held.user_buckets, 'bucket')}"
-    yield "names", f"{held.names} in {counted(held.name_buckets, 'bucket')}"
-    yield "bytes", size(held.bytes)
-    names = ", ".join(f"{document.name} ({size(document.bytes)})" for document in held.documents)
+    held = ", ".join(found.held_by)
+    note = f"; this program knows {found.schema_known}, these directors do not: {held}" if held else ""
+    yield "schema", f"{found.schema}{note}"
+    inside = found.contents
+    yield "server", inside.server
+    yield "run id", inside.run_id
+    yield "users", f"{inside.users} in {counted(inside.user_buckets, 'bucket')}"
+    yield "names", f"{inside.names} in {counted(inside.name_buckets, 'bucket')}"
+    yield "bytes", size(inside.bytes)
+    names = ", ".join(f"{document.name} ({size(document.bytes)})" for document in inside.documents)
     yield "documents", or_dash(names)
     if found.shared:
         yield (
             "leases",
             "not readable, see `state verify`"
-            if held.leases is None
-            else or_dash(", ".join(f"{one.member} ({one.remaining:.0f} s)" for one in held.leases)),
+            if inside.leases is None
+            else or_dash(", ".join(f"{one.member} ({one.remaining:.0f} s)" for one in inside.leases)),
         )
-    if held.audit_entries is None:
+    if inside.audit_entries is None:
         yield "audit", "not readable, see `state verify`"
     else:
-        newest = f", the newest of {moment(int(held.audit_newest))}" if held.audit_newest else ""
-        yield "audit", f"{held.audit_entries} entries{newest}"
+        newest = f", the newest of {moment(int(inside.audit_newest))}" if inside.audit_newest else ""
+        yield "audit", f"{inside.audit_entries} entries{newest}"
 
 
 @state.command("verify")

@@ -12,7 +12,8 @@ from struct import Struct
 from director.core.users import BUCKET_SHIFT, BUCKETS, RECORD
 from director.types import UserKey
 
-_HEAD = Struct(">QH")
+HEAD = Struct(">QH")
+"""Key and length."""
 
 SLACK = 1024
 """Bytes that a bucket may have beyond twice its last size without repetitions, before they are taken out."""
@@ -106,15 +107,15 @@ class NameTable:
 def entry(key: UserKey, name: bytes) -> bytes:
     """One name, as it travels; of at most 65535 bytes."""
     name = name[:0xFFFF]
-    return _HEAD.pack(key, len(name)) + name
+    return HEAD.pack(key, len(name)) + name
 
 
 def entries_in(data: bytes | bytearray) -> Iterator[tuple[UserKey, bytes]]:
     """The entries of a bucket, one by one. Raises ValueError where the last one is cut off."""
     at = 0
     while at < len(data):
-        start = at + _HEAD.size
-        key, length = _HEAD.unpack_from(data, at) if start <= len(data) else (0, len(data))
+        start = at + HEAD.size
+        key, length = HEAD.unpack_from(data, at) if start <= len(data) else (0, len(data))
         at = start + length
         if at > len(data):
             raise ValueError(f"names: {len(data)} bytes of entries end in the middle of one")

@@ -11,13 +11,14 @@ from itertools import islice
 import anyio
 import anyio.lowlevel
 
+from director.core.buckettree import root_of
 from director.core.claims import following, with_candidates
 from director.core.director import Director
 from director.core.events import Claimed, ClaimFailed, Event, StoredUsers
 from director.core.users import BUCKET_SHIFT, User, pack, unpack
 from director.service.reading import Reading
 from director.types import UserKey
-from state.base import Bucket, Lost, StateStore, StoreError, Swap
+from state.base import SPLIT, SPLIT_VERSION, Bucket, Lost, StateStore, StoreError, Swap
 
 BATCH = 512
 """Users settled in one go; a bucket each at most."""
@@ -75,28 +76,39 @@ class Claims:
 
         batch: candidates; who is settled is taken out.
         """
+        tree = self._reading.trees["users"]
         while batch:
-            numbers = sorted({key >> BUCKET_SHIFT for key in batch})
-            buckets = await self._store.read_buckets("users", numbers)
-            self._reading.take("users", buckets)
+            buckets = await self._reading.read("users", {key >> BUCKET_SHIFT for key in batch})
             await self._report(batch, [key for key in batch if self._director.binds(key)])
             placed: dict[int, list[User]] = {}
             for key, candidate in batch.items():
-                placed.setdefault(key >> BUCKET_SHIFT, []).append(following(candidate, self._users.get(key)))
+                placed.setdefault(tree.leaf_of(key), []).append(following(candidate, self._users.get(key)))
             swaps = [
-                self._swap(bucket, placed[bucket.number]) for bucket in buckets if bucket.number in placed
+                swap
+                for bucket in buckets
+                if bucket.number in placed
+                for swap in self._swaps(bucket, placed[bucket.number])
             ]
+            lost: set[int] = set()
             settled: list[User] = []
             for swap, result in zip(swaps, await self._store.swap_buckets(swaps), strict=True):
-                if not isinstance(result, Lost):
+                if isinstance(result, Lost):
+                    lost.add(root_of(swap.number))
+                elif swap.number in placed and root_of(swap.number) not in lost:
                     self._reading.versions["users"][swap.number] = result.version
                     settled += placed[swap.number]
             self._handle(StoredUsers(pack(settled)))
             await self._report(batch, [user.key for user in settled])
 
-    def _swap(self, bucket: Bucket, mine: Sequence[User]) -> Swap:
-        blob = with_candidates(self._users.stored_bucket(bucket.number), mine, self._users.expire)
-        return Swap("users", bucket.number, bucket.version, blob)
+    def _swaps(self, bucket: Bucket, mine: Sequence[User]) -> list[Swap]:
+        """A bucket with these candidates. First, that those above it are still split: another store, wiped or
+        restored, has nothing below them that anybody would find."""
+        tree = self._reading.trees["users"]
+        swaps = [Swap("users", one, SPLIT_VERSION, SPLIT) for one in tree.path(bucket.number)]
+        root = root_of(bucket.number)
+        division = tree.divide(root, self._users.stored_bucket(root), may_split=False)
+        blob = with_candidates(dict(division.leaves)[bucket.number], mine, self._users.expire)
+        return [*swaps, Swap("users", bucket.number, bucket.version, blob)]
 
     async def _report(self, batch: dict[UserKey, User], settled: Sequence[UserKey]) -> None:
         for number, key in enumerate(settled):

@@ -38,6 +38,8 @@ from director.service.sweeping import Sweeping
 from director.service.writing import Writing
 from director.types import MemberId, UserKey
 from state.base import (
+    KNOWN_SCHEMA,
+    SCHEMA,
     SPACES,
     AuditEntry,
     Lease,
@@ -98,6 +100,8 @@ class Persistence:
         self._said: tuple[type[StoreError], str] | None = None
         """What kind of trouble was logged; None: there is none."""
         self._set_aside: Path | None = None
+        self._held_by: tuple[str, ...] = ()
+        """Directors that keep the store at an older schema, as was logged."""
         self._begun = 0.0
         self._work = anyio.Event()
         self._urgent = anyio.Event()
@@ -215,7 +219,7 @@ class Persistence:
 
     async def _read_documents(self) -> None:
         self._say_set_aside()
-        run_id = await self.store.run_id()
+        run_id = await self._ask_run_id()
         alive = await self._renew_lease()
         await self._read_hosts()
         self.hosts_changed()  # the configuration may know more than the store
@@ -280,6 +284,20 @@ class Persistence:
                 kept_as=str(self._set_aside),
                 note="a new one is filled from the ring",
             )
+
+    async def _ask_run_id(self) -> str:
+        """The store's run id; says so where that has brought the layout up to date, or could not."""
+        run_id = await self.store.run_id()
+        if self.store.held_by != self._held_by:
+            fields = {"store": self.store.url, "schema": self.store.schema, "known": SCHEMA}
+            if self.store.held_by:
+                note = "they know no newer schema: it is brought up to date when they are upgraded or gone"
+                directors = ",".join(self.store.held_by)
+                self._log.warning("store_schema_held", **fields, directors=directors, note=note)
+            else:
+                self._log.info("store_migrated", **fields)
+            self._held_by = self.store.held_by
+        return run_id
 
     # ---- running
 
@@ -359,7 +377,7 @@ class Persistence:
         """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
         await self.store.open()
         self._say_set_aside()
-        run_id = await self.store.run_id()
+        run_id = await self._ask_run_id()
         await self._renew_lease()
         await self._read_hosts()
         self.hosts_changed()
@@ -370,7 +388,8 @@ class Persistence:
         await self._writing.queue_differences()
         behind = self.queued
         await self._write(names=False)
-        self.loaded = True
+        if not self.loaded:
+            self.loaded, self.loaded_users = True, len(self._users)
         self._is_up(run_id, await self._renew_lease())  # anew: to read may have taken longer than a lease
         self._log.info("store_back", store=self.store.url, buckets_written=behind)
 
@@ -412,7 +431,7 @@ class Persistence:
                 continue
             try:
                 with anyio.fail_after(self._lease.remaining):
-                    run_id = await self.store.run_id()
+                    run_id = await self._ask_run_id()
                     replaced = run_id != self._run_id
                     alive = None if replaced else await self._renew_lease()
             except StoreError as exc:
@@ -432,7 +451,13 @@ class Persistence:
         if not self.store.shared:
             return None
         me = self._director.me
-        lease = Lease(member=me, ring_address=me, incarnation=self._incarnation, synced=self._director.synced)
+        lease = Lease(
+            member=me,
+            ring_address=me,
+            incarnation=self._incarnation,
+            synced=self._director.synced,
+            info={KNOWN_SCHEMA: str(SCHEMA)},
+        )
         begun = time.monotonic()
         had_one = await self.store.renew(lease, self._lease.ttl)
         self._lease.renewed(begun)

@@ -1,8 +1,8 @@
 """From the store into memory: at the start, after an absence, and what others have written.
 
 At the start users come in while logins are answered already: those who wait for a bucket get it first.
-Buckets are merged a few at a time, so that nobody waits long for the loop. A damaged one is named and left
-out: it is written again from memory.
+Buckets are merged a few at a time, so that nobody waits long for the loop. One that was split leads to those
+below it. A damaged one is named and left out: it is written again from memory.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 import anyio
 import anyio.lowlevel
 
+from director.core.buckettree import BucketTree, below, names_tree, users_tree
 from director.core.checks import wrong_records
 from director.core.director import Director
 from director.core.events import BucketsRead, Event, StoredUsers
 from director.core.names import NameTable
 from director.core.users import BUCKETS
 from director.service.log import Log
-from state.base import EMPTY_VERSION, Bucket, Space, StateStore
+from state.base import EMPTY_VERSION, SPLIT, SPLIT_VERSION, Bucket, Space, StateStore, version_of
 
 MERGE_BUCKETS = 16
 """Buckets merged in one turn of the loop: 4,000 records where there are a million users."""
@@ -31,7 +32,11 @@ class Reading:
         self, store: StateStore, director: Director, handle: Callable[[Event], None], log: Log
     ) -> None:
         self.versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
-        """Of each bucket, the version that memory has taken in or that was written from it."""
+        """Of each bucket in the store, the version that memory has taken in or that was written from it."""
+        self.trees: dict[Space, BucketTree] = {"users": users_tree(), "names": names_tree()}
+        """Which buckets are split in the store."""
+        self.damaged: dict[Space, set[int]] = {"users": set(), "names": set()}
+        """Those whose content cannot be right, whatever their version says."""
         self.progress = 0.0
         """The part of the users' buckets that has been read at the start, 0 to 1."""
         self._store, self._handle, self._log = store, handle, log
@@ -44,9 +49,10 @@ class Reading:
         read = 0
         async for batch in self._store.load_buckets("users"):
             await self._take_slowly("users", batch)
-            read += len(batch)
+            numbers = tuple(bucket.number for bucket in batch if bucket.number < BUCKETS)
+            read += len(numbers)
             self.progress = read / BUCKETS
-            self._handle(BucketsRead(tuple(bucket.number for bucket in batch)))
+            self._handle(BucketsRead(numbers))
         self.progress = 1.0
         self._wait_for_wanted.set()
         self._handle(BucketsRead(None))
@@ -66,19 +72,55 @@ class Reading:
             numbers, self._wanted = sorted(self._wanted), set()
             for at in range(0, len(numbers), READ_BUCKETS):
                 part = numbers[at : at + READ_BUCKETS]
-                await self._take_slowly("users", await self._store.read_buckets("users", part))
+                await self.read("users", part)
                 self._handle(BucketsRead(tuple(part)))
 
     async def changed(self, space: Space) -> None:
-        """The buckets that others have written since we last looked."""
-        known = self.versions[space]
+        """The buckets that others have written since we last looked. Which are split is learned anew."""
+        known, tree = self.versions[space], self.trees[space]
         stored = await self._store.versions(space)
         for number in [n for n in known if n not in stored]:
             known[number] = EMPTY_VERSION
-        changed = [n for n, version in stored.items() if known.get(n) != version]
+        for number in [n for n in tree if stored.get(n) != SPLIT_VERSION]:
+            tree.learn(number, split=False)
+        changed = []
+        for number, version in stored.items():
+            if known.get(number) == version and (version != SPLIT_VERSION or number in tree):
+                continue
+            if version == SPLIT_VERSION:
+                known[number] = version
+                tree.learn(number, split=True)
+            else:
+                changed.append(number)
         for at in range(0, len(changed), READ_BUCKETS):
-            part = changed[at : at + READ_BUCKETS]
-            await self._take_slowly(space, await self._store.read_buckets(space, part))
+            await self._read_stored(space, changed[at : at + READ_BUCKETS])
+
+    async def read(self, space: Space, numbers: Iterable[int]) -> list[Bucket]:
+        """Take in buckets of the table; gives those of the store that hold them, and those above them."""
+        tree = self.trees[space]
+        leaves = {leaf for number in numbers for leaf in tree.leaves(number)}
+        return await self._read_stored(space, leaves.union(*map(tree.path, leaves)))
+
+    async def _read_stored(self, space: Space, numbers: Iterable[int]) -> list[Bucket]:
+        """Take in buckets of the store, and what is below those that turn out to be split.
+
+        What is below one that is not split, as it now turns out, is left out: it may never have counted, and
+        a claim that we took for settled by it would be known to nobody else.
+        """
+        tree = self.trees[space]
+        found: list[Bucket] = []
+        level = sorted(numbers)
+        while level:
+            known = [number for number in level if number in tree]
+            stored = await self._store.read_buckets(space, level)
+            for bucket in stored:
+                if bucket.blob != SPLIT:
+                    tree.learn(bucket.number, split=False)
+            buckets = [bucket for bucket in stored if all(one in tree for one in tree.path(bucket.number))]
+            await self._take_slowly(space, buckets)
+            found += buckets
+            level = [n for one in level if one in tree and one not in known for n in below(one)]
+        return found
 
     async def _take_slowly(self, space: Space, buckets: Sequence[Bucket]) -> None:
         for at in range(0, len(buckets), MERGE_BUCKETS):
@@ -88,17 +130,28 @@ class Reading:
     def take(self, space: Space, buckets: Iterable[Bucket]) -> None:
         """Merge buckets as they are stored into memory."""
         records = []
+        tree, damaged = self.trees[space], self.damaged[space]
         for bucket in buckets:
             self.versions[space][bucket.number] = bucket.version
-            problem = wrong_records(bucket.blob) if space == "users" else self._wrong_names(bucket.blob)
+            is_split = bucket.blob == SPLIT
+            if is_split or bucket.number in tree:
+                tree.learn(bucket.number, split=is_split)
+            damaged.discard(bucket.number)
+            problem = None if is_split else self._problem(space, bucket)
             if problem is not None:
+                damaged.add(bucket.number)
                 fields = {"space": space, "bucket": bucket.number, "reason": problem, "note": "left out"}
                 self._log.error("store_bucket_damaged", **fields)
-            elif space == "users":
+            elif space == "users" and not is_split:
                 records.append(bucket.blob)
         merged = b"".join(records)
         if merged:
             self._handle(StoredUsers(merged))
+
+    def _problem(self, space: Space, bucket: Bucket) -> str | None:
+        if version_of(bucket.blob) != bucket.version:
+            return "its content is not that of its version: something else than a director has changed it"
+        return wrong_records(bucket.blob) if space == "users" else self._wrong_names(bucket.blob)
 
     def _wrong_names(self, entries: bytes) -> str | None:
         """Merge names into memory. Returns what is wrong with them."""

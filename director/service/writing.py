@@ -3,14 +3,22 @@
 Every write is compare-and-swap: who loses the race merges what the other wrote and tries again, so any
 director may write any bucket. To save work each bucket has one usual writer among the members of the ring
 (ring-rules 30-32). What is queued is a set of bucket numbers, so an outage cannot make it grow.
+
+A bucket that has grown large is split in the store (ring-rules 33): first everything below it is written,
+then the marker in its place, from the bottom up. Whoever was faster has left something else there: that is
+merged, and all of it written again. Interrupted in between, what is below has no marker above it, and nobody
+sees it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import anyio.lowlevel
 
+from director.core.buckettree import level, root_of
 from director.core.director import Director
 from director.core.events import Event, Persisted
 from director.core.names import NameTable
@@ -18,12 +26,34 @@ from director.core.users import BUCKETS, UserTable
 from director.service.asking import Questions
 from director.service.reading import Reading
 from director.service.share import Share
-from state.base import EMPTY_VERSION, SPACES, Bucket, Lost, Space, StateStore, Swap, Swapped, version_of
+from state.base import (
+    EMPTY_VERSION,
+    SPACES,
+    SPLIT,
+    SPLIT_SCHEMA,
+    SPLIT_VERSION,
+    Bucket,
+    Lost,
+    Space,
+    StateStore,
+    Swap,
+    version_of,
+)
 
 PREPARED = 32
 """Buckets made ready in one turn of the loop."""
 WRITE_BUCKETS = 128
 """Buckets of one write."""
+
+
+class Plan(NamedTuple):
+    """How a bucket of the table gets into the store."""
+
+    swaps: list[Swap]
+    marks: list[Swap]
+    """Those to be split, when all swaps are done."""
+    is_spread: bool
+    """Whether there are several, so that it took long to find out."""
 
 
 class Writing:
@@ -92,13 +122,11 @@ class Writing:
 
     async def queue_differences(self) -> None:
         """Queue every bucket that is ours to write and differs from what the store holds."""
-        versions = self._reading.versions["users"]
         for number in range(BUCKETS):
-            if number % WRITE_BUCKETS == 0:
+            if number % PREPARED == 0:
                 await anyio.lowlevel.checkpoint()
             if self._share.is_ours(number):
-                blob = self._users.stored_bucket(number)
-                if version_of(blob) != versions.get(number, EMPTY_VERSION):
+                if self._plan("users", number, self._users.stored_bucket(number)).swaps:
                     self._queued.add(number)
                 if self._names.bucket(number):
                     self._queued_names.add(number)
@@ -106,6 +134,7 @@ class Writing:
     async def write_users(self) -> None:
         """Write what is queued now; what becomes dirty meanwhile, or is lost, is for the next time."""
         self.collect()
+        self._queued.update(map(root_of, self._reading.damaged["users"]))
         await self._swap_all("users", self._users.stored_bucket, self._queued)
         for question in self.questions.take_answered():
             self._handle(Persisted(question))
@@ -113,6 +142,7 @@ class Writing:
     async def write_names(self) -> None:
         """The same for names."""
         self._queued_names.update(n for n in self._names.take_dirty() if self._share.is_ours(n))
+        self._queued_names.update(map(root_of, self._reading.damaged["names"]))
         await self._swap_all("names", self._names.bucket, self._queued_names)
 
     async def write_the_rest(self) -> None:
@@ -138,35 +168,86 @@ class Writing:
     async def _swap(
         self, space: Space, numbers: Sequence[int], blob_of: Callable[[int], bytes], queue: set[int]
     ) -> None:
-        known = self._reading.versions[space]
-        swaps: list[Swap] = []
+        plans: dict[int, Plan] = {}
         prepared: dict[int, int] = {}
         self._under_way = len(numbers) if space == "users" else 0
         try:
             for position, number in enumerate(numbers, start=1):
-                blob = blob_of(number)
+                plans[number] = self._plan(space, number, blob_of(number))
                 queue.discard(number)
                 prepared[number] = self.questions.count
-                if version_of(blob) == known.get(number, EMPTY_VERSION):
-                    self._is_stored(space, number, prepared[number])
-                else:
-                    swaps.append(Swap(space, number, known.get(number, EMPTY_VERSION), blob))
-                if position % PREPARED == 0:
+                if position % PREPARED == 0 or plans[number].is_spread:
                     await anyio.lowlevel.checkpoint()
-            results = await self._store.swap_buckets(swaps) if swaps else []
+            lost = await self._swap_each(space, [swap for plan in plans.values() for swap in plan.swaps])
+            lost |= await self._mark(space, [mark for plan in plans.values() for mark in plan.marks], lost)
         except BaseException:
             queue.update(numbers)
             raise
         finally:
             self._under_way = 0
+        queue.update(lost)
+        for number in numbers:
+            if number not in lost:
+                self._is_stored(space, number, prepared[number])
+
+    def _plan(self, space: Space, number: int, blob: bytes) -> Plan:
+        """What has to be written of a bucket of the table, which holds this now."""
+        known, damaged = self._reading.versions[space], self._reading.damaged[space]
+        tree = self._reading.trees[space]
+        if number not in tree and len(blob) <= tree.split_above and not damaged:
+            stored = known.get(number, EMPTY_VERSION)
+            differs = version_of(blob) != stored
+            return Plan([Swap(space, number, stored, blob)] if differs else [], [], False)
+        may_split = self._store.schema >= SPLIT_SCHEMA
+        division = tree.divide(number, blob, may_split=may_split)
+        new = set(division.splits)
+        swaps: list[Swap] = []
+        guards: dict[int, None] = {}
+        for leaf, part in division.leaves:
+            path = tree.path(leaf)
+            stored = known.get(leaf, EMPTY_VERSION)
+            if leaf in damaged:
+                if not part:
+                    continue  # `director state verify --fix` may save more than we know
+                # It may have the version of what it should be, and pass for stored already.
+                swaps.append(Swap(space, leaf, stored, b""))
+                stored = EMPTY_VERSION
+            elif version_of(part) == stored and new.isdisjoint(path):
+                continue  # below a new mark nothing is taken for granted
+            swaps.append(Swap(space, leaf, stored, part))
+            guards.update(dict.fromkeys(one for one in path if one in tree))
+        # That is no change: it is lost where the store is another one by now, that knows of no split here.
+        swaps += [Swap(space, one, SPLIT_VERSION, SPLIT) for one in guards]
+        marks = [Swap(space, one, known.get(one, EMPTY_VERSION), SPLIT) for one in division.splits]
+        return Plan(swaps, marks, len(division.leaves) > 1)
+
+    async def _mark(self, space: Space, marks: Iterable[Swap], lost: set[int]) -> set[int]:
+        """Mark buckets as split, from the bottom up: a mark is worth what is below it.
+
+        lost: buckets of the table where something else was stored; given with those where a mark was refused.
+        """
+        lost = set(lost)
+        by_level = groupby(sorted(marks, key=lambda mark: -mark.number), key=lambda mark: level(mark.number))
+        for _, together in by_level:
+            good = [mark for mark in together if root_of(mark.number) not in lost]
+            lost |= await self._swap_each(space, good)
+        return lost
+
+    async def _swap_each(self, space: Space, swaps: Sequence[Swap]) -> set[int]:
+        """Swap, and merge whatever else is there; gives the buckets of the table where there was anything."""
+        known, tree = self._reading.versions[space], self._reading.trees[space]
+        lost = set()
+        results = await self._store.swap_buckets(swaps) if swaps else []
         for swap, result in zip(swaps, results, strict=True):
-            match result:
-                case Swapped(version):
-                    known[swap.number] = version
-                    self._is_stored(space, swap.number, prepared[swap.number])
-                case Lost(version, blob):
-                    self._reading.take(space, [Bucket(space, swap.number, version, blob)])
-                    queue.add(swap.number)
+            if isinstance(result, Lost):
+                self._reading.take(space, [Bucket(space, swap.number, result.version, result.blob)])
+                lost.add(root_of(swap.number))
+                continue
+            known[swap.number] = result.version
+            self._reading.damaged[space].discard(swap.number)
+            if swap.blob == SPLIT:
+                tree.learn(swap.number, split=True)
+        return lost
 
     def _is_stored(self, space: Space, number: int, asked: int) -> None:
         """A bucket, as it was when so many had asked, is in the store."""

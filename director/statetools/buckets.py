@@ -3,23 +3,27 @@ the import and a repair write with."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
+from director.core.buckettree import BucketTree, below, root_of, users_tree
 from director.core.names import entries_in, entry
 from director.core.users import User, merged, pack, unpack
 from director.errors import EX_DATA, StoreProblem
 from director.types import UserKey
-from state.base import BUCKETS, Bucket, Lost, Space, StateStore, Swap
+from state.base import BUCKETS, SPLIT, Bucket, Lost, Space, StateStore, Swap
 
 AT_A_TIME = 64
-"""Buckets read at once: 350 kB of records where there are a million users."""
+"""Buckets of the table read at once: 350 kB of records where there are a million users."""
 
 Progress = Callable[[int, int], None]
 """Is told how much of how much is done."""
 Records = dict[UserKey, User]
 Names = dict[UserKey, bytes]
+
+Entry = TypeVar("Entry", User, bytes)
 
 
 class Tally(msgspec.Struct):
@@ -36,10 +40,28 @@ class Tally(msgspec.Struct):
 
 
 async def read_all(store: StateStore, space: Space, progress: Progress) -> AsyncIterator[list[Bucket]]:
-    """All buckets of a space in order, those that are not there included, AT_A_TIME in a batch."""
+    """The buckets that hold users or names, by key: those of AT_A_TIME buckets of the table in a batch.
+
+    One that is not there is empty; those that were split are not among them, but what is below.
+    """
     for first in range(0, BUCKETS, AT_A_TIME):
-        yield await store.read_buckets(space, range(first, first + AT_A_TIME))
+        yield await read_leaves(store, space, range(first, first + AT_A_TIME), users_tree())
         progress(first + AT_A_TIME, BUCKETS)
+
+
+async def read_leaves(
+    store: StateStore, space: Space, numbers: Sequence[int], tree: BucketTree
+) -> list[Bucket]:
+    """The same for these buckets of the table. tree: learns which are split."""
+    found: dict[int, Bucket] = {}
+    level = numbers
+    while level:
+        buckets = await store.read_buckets(space, level)
+        for bucket in buckets:
+            tree.learn(bucket.number, split=bucket.blob == SPLIT)
+            found[bucket.number] = bucket
+        level = [number for one in level if one in tree for number in below(one)]
+    return [found[leaf] for number in numbers for leaf in tree.leaves(number)]
 
 
 def records_in(bucket: Bucket) -> Records:
@@ -64,10 +86,10 @@ def pack_names(names: Names) -> bytes:
 
 
 async def merge_users(store: StateStore, wanted: Mapping[int, Records], *, dry_run: bool = False) -> Tally:
-    """Merge records into their buckets by the rule of the ring; no later decision is ever replaced."""
+    """Merge records into buckets of the table by the rule of the ring; no later decision is ever replaced."""
 
-    def merge(bucket: Bucket) -> tuple[bytes, Tally]:
-        held, news = records_in(bucket), wanted[bucket.number]
+    def merge(bucket: Bucket, news: Records) -> tuple[bytes, Tally]:
+        held = records_in(bucket)
         both = {key: merged(held[key], user) for key, user in news.items() if key in held}
         tally = _tally(held, news, both)
         return pack(sorted((held | news | both).values())), tally
@@ -78,8 +100,8 @@ async def merge_users(store: StateStore, wanted: Mapping[int, Records], *, dry_r
 async def merge_names(store: StateStore, wanted: Mapping[int, Names], *, dry_run: bool = False) -> Tally:
     """The same for names: of two names of a key the greater one stays."""
 
-    def merge(bucket: Bucket) -> tuple[bytes, Tally]:
-        held, news = names_in(bucket), wanted[bucket.number]
+    def merge(bucket: Bucket, news: Names) -> tuple[bytes, Tally]:
+        held = names_in(bucket)
         both = {key: max(held[key], name) for key, name in news.items() if key in held}
         tally = _tally(held, news, both)
         return pack_names(held | news | both), tally
@@ -90,32 +112,38 @@ async def merge_names(store: StateStore, wanted: Mapping[int, Names], *, dry_run
 async def _merge(
     store: StateStore,
     space: Space,
-    numbers: Iterable[int],
-    merge: Callable[[Bucket], tuple[bytes, Tally]],
+    wanted: Mapping[int, dict[UserKey, Entry]],
+    merge: Callable[[Bucket, dict[UserKey, Entry]], tuple[bytes, Tally]],
     dry_run: bool,
 ) -> Tally:
     """Read, merge and swap until every bucket has what is wanted."""
     total = Tally()
-    open_numbers = sorted(numbers)
-    buckets: list[Bucket] = []
-    while open_numbers or buckets:
-        part, open_numbers = open_numbers[:AT_A_TIME], open_numbers[AT_A_TIME:]
-        buckets += await store.read_buckets(space, part)
-        results = [merge(bucket) for bucket in buckets]
-        if dry_run:
-            outcomes: list[object] = [None] * len(buckets)
-        else:
-            swaps = [
-                Swap(space, b.number, b.version, blob) for b, (blob, _) in zip(buckets, results, strict=True)
+    waiting = {number: dict(news) for number, news in wanted.items() if news}
+    while waiting:
+        numbers = sorted(waiting)[:AT_A_TIME]
+        tree = users_tree()
+        leaves = await read_leaves(store, space, numbers, tree)
+        placed: dict[int, dict[UserKey, Entry]] = {}
+        for number in numbers:
+            for key, value in waiting[number].items():
+                placed.setdefault(tree.leaf_of(key), {})[key] = value
+        leaves = [bucket for bucket in leaves if bucket.number in placed]
+        results = [merge(bucket, placed[bucket.number]) for bucket in leaves]
+        outcomes: list[object] = [None] * len(leaves)
+        if not dry_run:
+            swaps: list[Swap] = [
+                Swap(space, bucket.number, bucket.version, blob)
+                for bucket, (blob, _) in zip(leaves, results, strict=True)
             ]
             outcomes = [*await store.swap_buckets(swaps)]
-        again = []
-        for bucket, (_, tally), outcome in zip(buckets, results, outcomes, strict=True):
+        for bucket, (_, tally), outcome in zip(leaves, results, outcomes, strict=True):
             if isinstance(outcome, Lost):
-                again.append(Bucket(space, bucket.number, outcome.version, outcome.blob))
-            else:
-                total.add(tally)
-        buckets = again
+                continue  # somebody has written it, or split it: it is read again
+            total.add(tally)
+            there = waiting[root_of(bucket.number)]
+            for key in placed[bucket.number]:
+                del there[key]
+        waiting = {number: rest for number, rest in waiting.items() if rest}
     return total
 
 

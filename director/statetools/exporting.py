@@ -7,12 +7,13 @@ import time
 from collections.abc import AsyncIterator, Iterable
 
 from director.core.addresses import host_id
+from director.core.buckettree import names_tree, root_of
 from director.core.hashing import UserHash
 from director.core.hosts import decode_rows
 from director.core.members import decode_member_rows
 from director.core.messages import HostRow
 from director.errors import EX_DATA, StoreProblem
-from director.statetools.buckets import Names, Progress, Records, names_in, read_all, records_in
+from director.statetools.buckets import Names, Progress, Records, names_in, read_all, read_leaves, records_in
 from director.statetools.lines import (
     FORMAT,
     DocumentLine,
@@ -71,13 +72,18 @@ async def export(
             raise StoreProblem(text, EX_DATA) from exc
     people = _People(rows, user_hash)
     async for batch in read_all(store, "users", progress):
-        others = await store.read_buckets("names", [bucket.number for bucket in batch])
-        for bucket, other in zip(batch, others, strict=True):
-            if bucket.blob or other.blob:
-                records, known = records_in(bucket), names_in(other)
-                users += len(records)
-                names += len(known)
-                yield people.lines(records, known)
+        numbers = sorted({root_of(bucket.number) for bucket in batch})
+        records: dict[int, Records] = {number: {} for number in numbers}
+        known: dict[int, Names] = {number: {} for number in numbers}
+        for bucket in batch:
+            records[root_of(bucket.number)] |= records_in(bucket)
+        for bucket in await read_leaves(store, "names", numbers, names_tree()):
+            known[root_of(bucket.number)] |= names_in(bucket)
+        for number in numbers:
+            if records[number] or known[number]:
+                users += len(records[number])
+                names += len(known[number])
+                yield people.lines(records[number], known[number])
     yield encode(End(hosts=len(rows), members=members, documents=documents, users=users, names=names))
 
 

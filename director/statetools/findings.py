@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from director.core.users import BUCKET_SHIFT, BY_HAND, LATEST, MOVING, PINNED, RECORD, User, merged, pack
+from director.core.buckettree import belongs
+from director.core.users import BY_HAND, LATEST, MOVING, PINNED, RECORD, User, merged, pack
 from director.statetools.buckets import Names, Records, pack_names
 from director.types import HostId, Stamp, UserKey
 from state.base import Bucket, version_of
@@ -98,7 +99,7 @@ def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: Limits)
             flags=user.flags & KNOWN_FLAGS,
         )
         late += clipped.decided != user.decided or clipped.seen != user.seen
-        strays += user.key >> BUCKET_SHIFT != bucket.number
+        strays += not belongs(user.key, bucket.number)
         known = checked.records.get(user.key)
         checked.records[user.key] = merged(known, clipped) if known else clipped
     report.count(
@@ -143,7 +144,7 @@ def check_names(bucket: Bucket) -> Checked:
         if not key >> 32 or not name or any(byte < 0x20 or byte == 0x7F for byte in name):
             bad += 1
             continue
-        strays += key >> BUCKET_SHIFT != bucket.number
+        strays += not belongs(key, bucket.number)
         checked.names[key] = max(name, checked.names.get(key, b""))
     report.count(
         bad,

@@ -17,7 +17,7 @@ class DocumentInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in a store of the schema of this program."""
+    """What is in a store that this program can serve."""
 
     server: str
     run_id: str
@@ -43,8 +43,10 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     """0: there is nothing yet."""
     schema_known: int
     """The newest that this program knows."""
+    held_by: list[str]
+    """Directors alive that know no newer schema than that of the store: it stays as it is while they live."""
     contents: Contents | None
-    """None: there is nothing, or it is of an older schema."""
+    """None: there is nothing, or it is of an older schema that nobody holds."""
 
 
 async def info(place: Place, progress: Progress) -> Info:
@@ -52,7 +54,7 @@ async def info(place: Place, progress: Progress) -> Info:
     store = store_at(place)
     layout = await layout_of(store)
     contents = None
-    if layout.found == layout.known:
+    if layout.found == layout.known or layout.held_by:
         async with opened(place) as (opened_store, _):
             contents = await _contents(opened_store, progress)
     return Info(
@@ -60,6 +62,7 @@ async def info(place: Place, progress: Progress) -> Info:
         shared=store.shared,
         schema=layout.found,
         schema_known=layout.known,
+        held_by=list(layout.held_by),
         contents=contents,
     )
 

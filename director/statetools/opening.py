@@ -4,14 +4,14 @@ the way, and with its errors in the words of the command line."""
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
 import msgspec
 
-from director.errors import EX_CONFIG, EX_UNAVAILABLE, StoreProblem
+from director.errors import EX_CONFIG, EX_TRY_AGAIN, EX_UNAVAILABLE, StoreProblem
 from state.base import AuditEntry, Layout, SchemaTooNew, StateStore, StoreError, StoreUrlError, open_store
 
 TIMEOUT = 10.0
@@ -50,19 +50,19 @@ async def opened(place: Place, *, create: bool = False) -> AsyncIterator[tuple[S
     """The store, open, and its schema. create: make it where there is none.
 
     Raises StoreProblem, also for what goes wrong with the store while it is used, and for one of an older
-    schema: to bring it up to date is for whoever means to.
+    schema: to bring it up to date is for whoever means to. While directors hold it there, it is served so.
     """
     store = store_at(place)
     layout = await layout_of(store)
     if not layout.found and not create:
         raise StoreProblem(f"{store.url}: there is nothing: no director has used this store yet")
-    if layout.found and layout.steps:
+    if layout.found and layout.steps and not layout.held_by:
         text = f"{store.url} has schema {layout.found}, this program works with {layout.known}"
         raise StoreProblem(f"{text}: run `director migrate` first", EX_CONFIG)
     try:
         with problems():
             await store.open()
-            yield store, layout.known
+            yield store, store.schema
     finally:
         await store.close()
 
@@ -80,25 +80,36 @@ async def opened_for_import(place: Place, *, dry_run: bool) -> AsyncIterator[Sta
         yield store
 
 
-async def migrated(store: StateStore, done: AuditEntry, say: Callable[[str], None]) -> None:
-    """Run the steps that the store lacks, which opening it does. say: is told which, and for how long.
+async def migrated(
+    store: StateStore, layout: Layout, done: Callable[[str], AuditEntry], say: Callable[[str], None]
+) -> None:
+    """Open the store, which runs the steps it lacks. done: an entry for the audit, from what was done.
 
-    Raises StoreProblem.
+    say: is told which step runs, and for how long. The store stays open. Raises StoreProblem, also where
+    directors are alive that would be cut off.
     """
     failed: StoreProblem | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_tell, store, say)
         try:
             with problems():
+                refuse_held(store, layout.held_by)
                 await store.open()
-                await store.append_audit([done])
+                refuse_held(store, store.held_by)
+                if layout.steps:
+                    await store.append_audit([done(f"from schema {layout.found} to {store.schema}")])
         except StoreProblem as exc:  # not through the task group, which would wrap it
             failed = exc
-        finally:
-            await store.close()
         tasks.cancel_scope.cancel()
     if failed is not None:
         raise failed
+
+
+def refuse_held(store: StateStore, held_by: Sequence[str]) -> None:
+    """Raises StoreProblem if there is anybody in it."""
+    if held_by:
+        text = f"{store.url}: directors are alive that know no newer schema: {', '.join(held_by)}"
+        raise StoreProblem(f"{text}; upgrade or stop them, then run it again", EX_TRY_AGAIN)
 
 
 async def _tell(store: StateStore, say: Callable[[str], None]) -> None:

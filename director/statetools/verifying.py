@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from director.core.addresses import host_id
+from director.core.buckettree import belongs
 from director.core.hosts import decode_rows
 from director.core.users import BUCKET_SHIFT, pack
 from director.statetools.buckets import (
@@ -31,6 +32,7 @@ from state.base import (
     AUDIT_KEPT,
     EMPTY_VERSION,
     SPACES,
+    SPLIT,
     Bucket,
     Document,
     Lost,
@@ -148,6 +150,8 @@ class Verification:
                 swaps = [as_it_is, msgspec.structs.replace(swaps[0], version=true)]
             outcome = (await self._store.swap_buckets(swaps))[-1]
             if isinstance(outcome, Lost):
+                if outcome.blob == SPLIT:
+                    return Checked(findings=[], blob=SPLIT)  # from a director's memory, and whole
                 bucket = Bucket(bucket.space, bucket.number, outcome.version, outcome.blob)
                 continue
             before, after = len(bucket.blob), len(checked.blob)
@@ -169,14 +173,19 @@ class Verification:
         """What belongs to other buckets goes there first: interrupted, it is in both, and found again."""
         while True:
             (bucket,) = await self._store.read_buckets(space, [number])
+            if bucket.blob == SPLIT:
+                return  # a director has: everything is where it knows it to be
             checked = self._checked(bucket, hosts)
             records: dict[int, Records] = {}
+            here: Records = {}
             for key, user in checked.records.items():
-                records.setdefault(key >> BUCKET_SHIFT, {})[key] = user
+                place = here if belongs(key, number) else records.setdefault(key >> BUCKET_SHIFT, {})
+                place[key] = user
             names: dict[int, Names] = {}
+            names_here: Names = {}
             for key, name in checked.names.items():
-                names.setdefault(key >> BUCKET_SHIFT, {})[key] = name
-            here, names_here = records.pop(number, {}), names.pop(number, {})
+                home = names_here if belongs(key, number) else names.setdefault(key >> BUCKET_SHIFT, {})
+                home[key] = name
             await merge_users(self._store, records)
             await merge_names(self._store, names)
             blob = pack(sorted(here.values())) if space == "users" else pack_names(names_here)

@@ -11,6 +11,9 @@ import redis
 
 from state.base import (
     EMPTY_VERSION,
+    KNOWN_SCHEMA,
+    SCHEMA,
+    Lease,
     SchemaTooNew,
     Step,
     StoreBusy,
@@ -36,7 +39,8 @@ X = Swapped(version_of(b"x"))
 
 
 def file_store(stores: Stores, folder: Path, *steps: SqlStep) -> SqliteStore:
-    store = SqliteStore(folder / "state.db", "sqlite:///state.db", 2.0, [*sqlite_steps(), *steps])
+    """Of a program that knows the first layout and these steps."""
+    store = SqliteStore(folder / "state.db", "sqlite:///state.db", 2.0, [sqlite_steps()[0], *steps])
     return stores.keep(store)
 
 
@@ -56,7 +60,22 @@ def address(server: RedisServer) -> RedisAddress:
 
 
 def redis_store(stores: Stores, server: RedisServer, *steps: RedisStep) -> RedisStore:
-    return stores.keep(RedisStore(address(server), 2.0, [*redis_steps(), *steps]))
+    """Of a program that knows the first layout and these steps."""
+    return stores.keep(RedisStore(address(server), 2.0, [redis_steps()[0], *steps]))
+
+
+def lease(member: str, known: int = 1) -> Lease:
+    """The lease of a member that knows schemas up to `known`; the first release does not say."""
+    info = {KNOWN_SCHEMA: str(known)} if known > 1 else {}
+    return Lease(member=member, ring_address=member, incarnation=1, synced=True, info=info)
+
+
+async def all_steps() -> int:
+    return len(redis_steps())
+
+
+def test_this_program_knows_the_schema_that_its_steps_lead_to() -> None:
+    assert len(redis_steps()) == len(sqlite_steps()) == SCHEMA
 
 
 def schema(server: RedisServer) -> bytes:
@@ -75,10 +94,10 @@ def fail(server: redis.Redis, prefix: str) -> None:
 
 
 async def test_a_new_file_has_the_newest_schema(tmp_path: Path, stores: Stores) -> None:
-    store = file_store(stores, tmp_path)
+    store = stores.new("sqlite:///state.db", folder=tmp_path)
     await store.open()
     await store.close()
-    assert sql(tmp_path, "SELECT schema FROM meta") == [(len(sqlite_steps()),)]
+    assert sql(tmp_path, "SELECT schema FROM meta") == [(SCHEMA,)]
 
 
 async def test_a_file_of_an_older_schema_gets_the_missing_steps_once_and_keeps_its_data(
@@ -169,10 +188,22 @@ async def test_the_layout_of_a_damaged_file_is_refused_and_the_file_left_where_i
 async def test_a_file_says_which_step_it_is_running(tmp_path: Path) -> None:
     said: list[int] = []
     connection = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
-    steps = [*sqlite_steps(), SqlStep(2, "")]
-    migrate_sqlite(connection, "sqlite", 0, steps, lambda step: said.append(step.number))
+    migrate_sqlite(connection, "sqlite", 0, sqlite_steps(), lambda step: said.append(step.number))
     connection.close()
-    assert said == [1, 2]
+    assert said == list(range(1, SCHEMA + 1))
+
+
+async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_what_is_in_it(
+    tmp_path: Path, stores: Stores
+) -> None:
+    old = file_store(stores, tmp_path)
+    await old.open()
+    assert (old.schema, old.held_by) == (1, ())
+    await old.swap_buckets([Swap("users", 1, EMPTY_VERSION, b"x")])
+    await old.close()
+    new = await stores.open("sqlite:///state.db", folder=tmp_path)
+    assert (new.schema, new.held_by) == (SCHEMA, ())
+    assert await new.versions("users") == {1: version_of(b"x")}
 
 
 # Redis
@@ -193,10 +224,8 @@ async def test_the_layout_of_a_prefix_names_the_missing_steps_and_runs_none(
 
 
 async def test_a_new_prefix_has_the_newest_schema(redis_server: RedisServer, stores: Stores) -> None:
-    store = redis_store(stores, redis_server)
-    await store.open()
-    await store.close()
-    assert schema(redis_server) == b"$1\r\n%d\r\n" % len(redis_steps())
+    await stores.open(redis_server.url)
+    assert schema(redis_server) == b"$1\r\n%d\r\n" % SCHEMA
 
 
 async def test_a_prefix_of_an_older_schema_gets_the_missing_steps_once_and_keeps_its_data(
@@ -273,7 +302,9 @@ async def test_a_migration_waits_for_the_lock_of_another_director_and_then_gives
     redis_server.command("SET", "lock:dd:{lock}migrate", "somebody")
     client = address(redis_server).client(2.0)
     with pytest.raises(StoreUnavailable, match="another director holds the migration lock"):
-        await migrate_redis(client, PREFIX, "redis", redis_steps(), begun=lambda step: None, wait=0.0)
+        await migrate_redis(
+            client, PREFIX, "redis", redis_steps(), all_steps, begun=lambda step: None, wait=0.0
+        )
     client.close()
     assert schema(redis_server) == b"$-1\r\n"
 
@@ -294,3 +325,82 @@ async def test_the_lock_is_free_after_a_migration(redis_server: RedisServer, sto
     await store.open()
     await store.close()
     assert redis_server.command("EXISTS", "lock:dd:{lock}migrate") == b":0\r\n"
+
+
+# Two releases on one Redis
+
+
+async def test_the_older_schema_is_served_while_a_director_lives_that_knows_no_newer_one(
+    redis_server: RedisServer, stores: Stores
+) -> None:
+    old = redis_store(stores, redis_server)
+    await old.open()
+    await old.renew(lease("d1"), 30)
+    await old.renew(lease("d2", known=2), 30)
+    await old.swap_buckets([Swap("users", 1, EMPTY_VERSION, b"x")])
+    new = redis_store(stores, redis_server, RedisStep(2, mark))
+    layout = await new.layout()
+    assert (layout.found, layout.known, layout.held_by) == (1, 2, ("d1",))
+    await new.open()
+    assert (new.schema, new.held_by, new.step) == (1, ("d1",), None)
+    assert await new.versions("users") == {1: version_of(b"x")}
+    before = await new.run_id()
+    assert before == await old.run_id()
+    await old.release("d1")
+    assert await new.run_id() == before  # nothing of what was written is in doubt
+    assert (new.schema, new.held_by) == (2, ())
+    assert redis_server.command("GET", "dd:marks") == b"$1\r\n1\r\n"
+    with pytest.raises(SchemaTooNew, match="upgrade the program"):
+        await redis_store(stores, redis_server).open()
+
+
+async def test_the_newest_schema_that_all_know_is_made(redis_server: RedisServer, stores: Stores) -> None:
+    old = redis_store(stores, redis_server)
+    await old.open()
+    await old.renew(lease("d1", known=2), 30)
+    await old.renew(lease("d2", known=3), 30)
+    new = redis_store(stores, redis_server, RedisStep(2, mark), RedisStep(3, mark))
+    await new.open()
+    assert (new.schema, new.held_by) == (2, ("d1",))
+
+
+async def test_what_all_directors_know_is_asked_under_the_lock_and_nothing_newer_is_made(
+    redis_server: RedisServer,
+) -> None:
+    held: list[bytes] = []
+
+    async def only_the_first() -> int:
+        held.append(redis_server.command("EXISTS", "lock:dd:{lock}migrate"))
+        return 1
+
+    client = address(redis_server).client(2.0)
+    steps = [redis_steps()[0], RedisStep(2, mark)]
+    await migrate_redis(client, PREFIX, "redis", steps, only_the_first, begun=lambda step: None)
+    client.close()
+    assert held == [b":1\r\n"]
+    assert schema(redis_server) == b"$1\r\n1\r\n"
+
+
+async def test_a_wiped_store_keeps_its_older_schema_until_who_needs_it_may_have_come_back(
+    redis_server: RedisServer, stores: Stores
+) -> None:
+    old = redis_store(stores, redis_server)
+    await old.open()
+    await old.renew(lease("d1"), 30)
+    new = redis_store(stores, redis_server, RedisStep(2, mark))
+    await new.open()
+    redis_server.command("FLUSHALL")
+    await new.run_id()
+    assert (new.schema, await old.run_id() != "") == (1, True)
+    await new.run_id()
+    assert new.schema == 1
+
+
+async def test_leases_that_cannot_be_read_keep_a_store_from_being_migrated(
+    redis_server: RedisServer, stores: Stores
+) -> None:
+    await redis_store(stores, redis_server).open()
+    redis_server.command("HSET", "dd:lease", "d1", "99999999999999 nonsense")
+    with pytest.raises(StoreRefused, match="HDEL dd:lease d1"):
+        await redis_store(stores, redis_server, RedisStep(2, mark)).open()
+    assert schema(redis_server) == b"$1\r\n1\r\n"

@@ -32,6 +32,7 @@ from director.statetools.verifying import Verification
 from director.types import Address, Stamp, UserKey
 from state.base import (
     EMPTY_VERSION,
+    SCHEMA,
     SPACES,
     Lost,
     Space,
@@ -351,7 +352,7 @@ async def test_a_terminal_is_told_how_far_it_is(filled: str) -> None:
 async def test_info_counts_what_is_there(filled: str) -> None:
     info = json.loads(done("state", "info", "--json", "--store", filled))
     contents = info["contents"]
-    assert (info["schema"], info["schema_known"]) == (1, 1)
+    assert (info["schema"], info["schema_known"], info["held_by"]) == (SCHEMA, SCHEMA, [])
     assert (contents["users"], contents["names"], contents["audit_entries"]) == (3, 3, 0)
     assert [document["name"] for document in contents["documents"]] == ["hosts", "members", "plan"]
     assert f"users     3 in {contents['user_buckets']} buckets\n" in done("state", "info", "--store", filled)
@@ -605,7 +606,8 @@ async def test_a_shared_store_that_is_newer_than_the_program_is_exit_code_78(
 def assert_too_new(ran: subprocess.CompletedProcess[str]) -> None:
     assert (ran.returncode, ran.stdout) == (78, "")
     assert (
-        "has schema 99, this program knows up to 1: upgrade the program, or name another store" in ran.stderr
+        f"has schema 99, this program knows up to {SCHEMA}: upgrade the program, or name another store"
+        in ran.stderr
     )
 
 
@@ -634,7 +636,7 @@ async def test_a_dry_run_of_migrate_lists_the_steps_and_runs_none(
     url: str, redis_server: RedisServer
 ) -> None:
     said = done("migrate", "--dry-run", "--store", url)
-    assert "schema none; this program knows 1\nwould run 0001: " in said
+    assert f"schema none; this program knows {SCHEMA}\nwould run 0001: " in said
     assert said.endswith("dry run: nothing is changed\n")
     assert "schema    none" in done("state", "info", "--store", url)
 
@@ -644,4 +646,4 @@ async def test_migrate_runs_the_steps_once_and_keeps_it_in_the_audit(url: str, s
     assert done("migrate", "--store", url).endswith("nothing to do\n")
     store = await stores.open(url)
     (entry,) = await store.audit(10)
-    assert (entry.what, entry.detail, entry.reason) == ("migrate", "from schema 0 to 1", "upgrade")
+    assert (entry.what, entry.detail, entry.reason) == ("migrate", f"from schema 0 to {SCHEMA}", "upgrade")

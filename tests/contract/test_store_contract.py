@@ -14,6 +14,9 @@ import pytest
 from state.base import (
     BUCKETS,
     EMPTY_VERSION,
+    NUMBERS,
+    SCHEMA,
+    SPLIT,
     AuditEntry,
     Bucket,
     Document,
@@ -24,6 +27,8 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
+    above,
+    below,
     version_of,
 )
 from tests.contract.conftest import NewStore, Stores, until
@@ -34,6 +39,11 @@ pytestmark = pytest.mark.anyio
 def put(number: int, blob: bytes, *, over: bytes = b"", space: Space = "users") -> Swap:
     """A swap that believes `over` is stored."""
     return Swap(space, number, version_of(over), blob)
+
+
+def path_to(number: int) -> list[int]:
+    """The buckets above this one."""
+    return [] if number < BUCKETS else [*path_to(above(number)), above(number)]
 
 
 async def load(store: StateStore, space: Space = "users") -> list[Bucket]:
@@ -240,11 +250,11 @@ async def test_buckets_are_read_in_the_order_asked_for(store: StateStore) -> Non
     ]
 
 
-@pytest.mark.parametrize("number", [-1, BUCKETS])
+@pytest.mark.parametrize("number", [-1, NUMBERS])
 async def test_a_number_that_is_no_bucket_is_an_error_of_the_caller(store: StateStore, number: int) -> None:
-    with pytest.raises(ValueError, match="must be 0 to 4095"):
+    with pytest.raises(ValueError, match="must be 0 to 258047"):
         await store.swap_buckets([put(number, b"x")])
-    with pytest.raises(ValueError, match="must be 0 to 4095"):
+    with pytest.raises(ValueError, match="must be 0 to 258047"):
         await store.read_buckets("users", [number])
 
 
@@ -258,6 +268,62 @@ async def test_a_space_that_is_none_is_an_error_of_the_caller(store: StateStore)
         await store.versions("hosts")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no space"):
         await store.swap_buckets([Swap("hosts", 1, EMPTY_VERSION, b"x")])  # type: ignore[arg-type]
+
+
+# Buckets that were split
+
+
+async def test_all_numbers_can_be_written_and_read(store: StateStore) -> None:
+    numbers = [0, BUCKETS - 1, BUCKETS, 3 * BUCKETS - 1, 3 * BUCKETS, NUMBERS // 2, NUMBERS - 1]
+    blobs = {number: b"blob %d" % number for number in numbers}
+    outcome = await store.swap_buckets([put(number, blob) for number, blob in blobs.items()])
+    assert outcome == [Swapped(version_of(blob)) for blob in blobs.values()]
+    assert {b.number: b.blob for b in await store.read_buckets("users", numbers)} == blobs
+
+
+async def test_what_is_below_a_split_bucket_is_loaded_with_it_and_has_a_version(store: StateStore) -> None:
+    blobs = {one: SPLIT for one in path_to(NUMBERS - 1)}
+    blobs |= {NUMBERS - 1: b"deepest", below(7)[0]: b"low", below(7)[1]: b"high", 7: SPLIT, 8: b"whole"}
+    await store.swap_buckets([put(number, blob) for number, blob in blobs.items()])
+    batches = [batch async for batch in store.load_buckets("users")]
+    assert {bucket.number: bucket.blob for batch in batches for bucket in batch} == blobs
+    for batch in batches:
+        numbers = [bucket.number for bucket in batch]
+        for place, number in enumerate(numbers):
+            assert number < BUCKETS or above(number) in numbers[:place]
+    assert await store.versions("users") == {number: version_of(blob) for number, blob in blobs.items()}
+    assert await load(store, "names") == []
+
+
+async def test_what_is_below_a_bucket_that_is_not_split_counts_as_not_there(store: StateStore) -> None:
+    whole, stale, deeper = 7, below(7)[0], below(below(7)[0])[1]
+    await store.swap_buckets([put(stale, SPLIT), put(deeper, b"stale"), put(below(9)[0], b"no parent")])
+    assert await load(store) == []
+    assert await store.versions("users") == {}
+    await store.swap_buckets([put(whole, b"whole")])
+    assert await load(store) == [Bucket("users", whole, version_of(b"whole"), b"whole")]
+    assert await store.versions("users") == {whole: version_of(b"whole")}
+
+
+async def test_an_empty_half_of_a_split_bucket_is_not_there(store: StateStore) -> None:
+    low, high = below(4095)
+    await store.swap_buckets([put(high, b"high"), put(4095, SPLIT)])
+    assert sorted(await store.versions("users")) == [4095, high]
+    assert [bucket.number for bucket in await load(store)] == [4095, high]
+    assert await store.read_buckets("users", [low]) == [Bucket("users", low, EMPTY_VERSION, b"")]
+
+
+async def test_buckets_of_all_levels_are_swapped_in_one_call(store: StateStore) -> None:
+    first = range(0, BUCKETS, 16)
+    numbers = [number for one in first for number in (one, *below(one), below(below(one)[1])[0])]
+    outcome = await store.swap_buckets([put(number, b"x", over=b"") for number in numbers])
+    assert outcome == [Swapped(version_of(b"x"))] * len(numbers)
+    again = await store.swap_buckets([put(number, b"y", over=b"z") for number in numbers])
+    assert again == [Lost(version_of(b"x"), b"x")] * len(numbers)
+
+
+async def test_a_store_that_is_open_has_the_newest_schema(store: StateStore) -> None:
+    assert (store.schema, store.held_by) == (SCHEMA, ())
 
 
 # Documents

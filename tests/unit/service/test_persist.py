@@ -24,6 +24,7 @@ from state.base import (
     Lease,
     SchemaTooNew,
     Space,
+    StoreUnavailable,
 )
 from tests.servers import RedisServer
 from tests.unit.service.parts import (
@@ -257,6 +258,28 @@ async def test_a_store_that_is_away_at_the_start_is_joined_later_and_both_are_me
         async with opened(redis.url) as store:
             assert set(await stored_users(store)) == {key_of("known"), key_of("early")}
         assert len(node.logged("store_away")) == len(node.logged("store_back")) == 1
+
+
+async def test_users_read_at_the_start_are_counted_where_the_store_went_away_in_the_middle(url: str) -> None:
+    """Symptom: warm_start_users stayed 0 after that."""
+    names = [f"user{number}" for number in range(2000)]
+    async with running(Node(url)) as node:
+        for name in names:
+            node.put(name)
+        await clean(node)
+    node = Node(url)
+    load_buckets = node.store.load_buckets
+
+    async def half(space: Space) -> AsyncIterator[list[Bucket]]:
+        async for batch in load_buckets(space):
+            yield batch
+            raise StoreUnavailable(node.store.url, "load", reason="cut")
+
+    node.store.load_buckets = half  # type: ignore[method-assign]
+    async with running(node):
+        await until(lambda: node.persistence.loaded)
+        assert node.persistence.loaded_users == len(names)
+        assert node.persistence.info().loaded_users == len(names)
 
 
 async def test_an_outage_is_logged_once_queues_bucket_numbers_only_and_ends_with_everything_stored(

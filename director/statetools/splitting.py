@@ -1,0 +1,126 @@
+"""`director migrate` splits what is too large for one bucket, as directors do when they write it.
+
+Everything below a bucket is written first, then the marker in its place, from the bottom up; all of it is
+compare-and-swap. So directors may go on meanwhile, and whoever is interrupted may begin again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, pairwise
+from typing import Final
+
+import msgspec
+
+from director.core.buckettree import LEVELS, BucketTree, belongs, level, names_tree, root_of, users_tree
+from director.core.names import entries_in
+from director.core.users import merged, pack, unpack
+from director.statetools.buckets import AT_A_TIME, Names, Progress, Records, pack_names, read_leaves
+from director.types import UserKey
+from state.base import BUCKETS, EMPTY_VERSION, SPLIT, Bucket, Lost, Space, StateStore, Swap, version_of
+
+TREES: Final[dict[Space, Callable[[], BucketTree]]] = {"users": users_tree, "names": names_tree}
+
+
+class Splitting(msgspec.Struct):
+    """What was split, or would be."""
+
+    users: int = 0
+    """Buckets of users."""
+    names: int = 0
+    damaged: list[str] = []
+    """Buckets that are too large, but damaged: they stay as they are."""
+
+
+async def split_large(store: StateStore, progress: Progress, *, dry_run: bool = False) -> Splitting:
+    """Split every bucket that directors would split when they write it. Raises StoreError."""
+    done = Splitting()
+    for part, space in enumerate(TREES):
+        for first in range(0, BUCKETS, AT_A_TIME):
+            numbers: Sequence[int] = range(first, first + AT_A_TIME)
+            left_behind: dict[int, Bucket] = {}
+            while numbers:
+                numbers = await _split(store, space, numbers, left_behind, done, dry_run)
+            progress(part * BUCKETS + first + AT_A_TIME, len(TREES) * BUCKETS)
+    return done
+
+
+async def _split(
+    store: StateStore,
+    space: Space,
+    numbers: Sequence[int],
+    left_behind: dict[int, Bucket],
+    done: Splitting,
+    dry_run: bool,
+) -> list[int]:
+    """Split what is too large in these buckets of the table; gives those where somebody else has written.
+
+    left_behind: what was found below buckets that are not split yet, from an interruption; it is merged.
+    """
+    tree = TREES[space]()
+    leaves = await read_leaves(store, space, numbers, tree)
+    swaps: list[Swap] = []
+    marks: list[Swap] = []
+    tops: set[int] = set()
+    for bucket in leaves:
+        if len(bucket.blob) <= tree.split_above or level(bucket.number) == LEVELS:
+            continue
+        if not _is_sound(bucket):
+            done.damaged.append(f"{space}, bucket {bucket.number}")
+            continue
+        tops.add(bucket.number)
+        old = [one for one in left_behind.values() if bucket.number in tree.path(one.number)]
+        division = tree.divide(bucket.number, _joined(bucket, old), may_split=True)
+        versions = {one.number: one.version for one in [bucket, *old]}
+        for leaf, part in division.leaves:
+            swaps.append(Swap(space, leaf, versions.get(leaf, EMPTY_VERSION), part))
+        for one in division.splits:
+            marks.append(Swap(space, one, versions.get(one, EMPTY_VERSION), SPLIT))
+    again: set[int] = set()
+    if not dry_run:
+        marks.sort(key=lambda mark: -mark.number)
+        by_level = groupby(marks, key=lambda mark: level(mark.number))
+        for together in (swaps, *(list(group) for _, group in by_level)):
+            good = [swap for swap in together if root_of(swap.number) not in again]
+            for swap, outcome in zip(good, await store.swap_buckets(good), strict=True):
+                if isinstance(outcome, Lost):
+                    again.add(root_of(swap.number))
+                    left_behind[swap.number] = Bucket(space, swap.number, outcome.version, outcome.blob)
+    number = sum(root_of(top) not in again for top in tops)
+    setattr(done, space, getattr(done, space) + number)
+    return sorted(again)
+
+
+def _is_sound(bucket: Bucket) -> bool:
+    """Whether it can be divided: whole, in order, and with nothing that belongs elsewhere."""
+    try:
+        keys = list(_keys(bucket))
+    except ValueError:
+        return False
+    in_order = all(one < other for one, other in pairwise(keys))
+    at_home = belongs(keys[0], bucket.number) and belongs(keys[-1], bucket.number)
+    return in_order and at_home and version_of(bucket.blob) == bucket.version
+
+
+def _keys(bucket: Bucket) -> Iterator[UserKey]:
+    """Raises ValueError."""
+    if bucket.space == "users":
+        return (user.key for user in unpack(bucket.blob))
+    return (key for key, _ in entries_in(bucket.blob))
+
+
+def _joined(bucket: Bucket, left_behind: Sequence[Bucket]) -> bytes:
+    """A bucket, merged with what can be read of these."""
+    if not left_behind:
+        return bucket.blob
+    users: Records = {}
+    names: Names = {}
+    for one in (bucket, *left_behind):
+        with contextlib.suppress(ValueError):
+            if one.space == "users":
+                found = {user.key: user for user in unpack(one.blob)}
+                users |= {k: merged(users[k], user) if k in users else user for k, user in found.items()}
+            else:
+                names |= {key: max(name, names.get(key, b"")) for key, name in entries_in(one.blob)}
+    return pack(sorted(users.values())) if bucket.space == "users" else pack_names(names)

@@ -1,0 +1,3 @@
+-- Buckets may be split in two. Nothing is changed yet: it is done one by one, where a bucket has grown large.
+-- One that was split holds the word `split` as its data; what belongs into it is in the two rows below it. Below
+-- bucket N are 4096 + 2 N and 4097 + 2 N: the first for keys whose next bit is 0.
