@@ -79,6 +79,10 @@ class Snapshot(msgspec.Struct, kw_only=True):
     store_queue: int = 0
     """Buckets that are changed and not yet stored."""
     store_errors: dict[str, int] = msgspec.field(default_factory=dict)
+    snapshot_up: bool | None = None
+    """None: none is kept."""
+    snapshot_written: int | None = None
+    """Unix seconds."""
     """operation -> failures."""
     warm_start_seconds: float = 0.0
     """From the start of the process to the first login that could be answered."""
@@ -156,6 +160,12 @@ class _Page:
         yield _gauge("store_queue_entries", "Buckets changed and not yet stored", [((), now.store_queue)])
         failed = _by_one(now.store_errors)
         yield _counter("store_errors", "Failed operations of the state store", failed, "operation")
+        if now.snapshot_up is not None:
+            yield _gauge(
+                "snapshot_up", "1 while the copy on this machine is written", [((), now.snapshot_up)]
+            )
+            written = [((), now.snapshot_written or 0)]
+            yield _gauge("snapshot_written_seconds", "When it was written, Unix time", written)
 
     def _process(self) -> Iterator[Metric]:
         now = self.snapshot
