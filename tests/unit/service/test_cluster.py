@@ -168,6 +168,27 @@ async def test_a_store_that_comes_back_as_another_clusters_is_not_written_and_le
                 assert set(await stored_users(store)) == {key_of("ours"), key_of("meanwhile")}
 
 
+async def test_a_write_that_finds_its_connection_closed_and_another_cluster_behind_it_is_not_made(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    """Between two looks at the leases."""
+    with RedisServer() as elsewhere:
+        async with running(Node(elsewhere.url, me=OTHER, secret=THEIRS)) as other:
+            other.put("theirs")
+            await clean(other)
+            name = tmp_path / "redis"
+            name.symlink_to(redis.socket)
+            async with running(Node(f"unix://{name}", lease_ttl=60)) as node:
+                await clean(node)
+                name.unlink()
+                name.symlink_to(elsewhere.socket)
+                redis.kill()
+                node.put("ours")
+                await until(lambda: any("another cluster" in line for line in node.logged("store_away")))
+                async with opened(elsewhere.url) as store:
+                    assert set(await stored_users(store)) == {key_of("theirs")}
+
+
 async def test_two_that_begin_at_once_on_an_empty_store_are_one_cluster(redis: RedisServer) -> None:
     nodes = [Node(redis.url), Node(redis.url, me=OTHER)]
     async with anyio.create_task_group() as tasks:
