@@ -179,6 +179,7 @@ async def test_a_write_that_finds_its_connection_closed_and_another_cluster_behi
             name = tmp_path / "redis"
             name.symlink_to(redis.socket)
             async with running(Node(f"unix://{name}", lease_ttl=60)) as node:
+                await until(lambda: node.persistence.loaded)
                 await clean(node)
                 name.unlink()
                 name.symlink_to(elsewhere.socket)
