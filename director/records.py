@@ -88,6 +88,18 @@ class RingInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Users being moved now, by whichever director."""
 
 
+class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The copy that is kept on this machine."""
+
+    url: str
+    up: bool
+    queued_buckets: int
+    """Buckets of users and names that differ from memory."""
+    written: int | None
+    """Unix seconds, to the minute; None: never."""
+    error: str | None
+
+
 class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     """Without secrets."""
@@ -100,6 +112,8 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     loaded_users: int = 0
     queued_buckets: int = 0
     error: str | None = None
+    snapshot: SnapshotInfo | None = None
+    """None: none is kept."""
 
 
 class StatusInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -85,4 +85,9 @@ def head(info: StatusInfo) -> list[str]:
             f"store {store.url} is being read: {100 * store.loaded_part:.0f} %, "
             f"{store.loaded_users} users so far"
         )
+    if store.snapshot is not None and not store.snapshot.up:
+        since = moment(store.snapshot.written) if store.snapshot.written else "never"
+        lines.append(
+            f"snapshot {store.snapshot.url}: {store.snapshot.error or 'not open yet'}; last written: {since}"
+        )
     return lines

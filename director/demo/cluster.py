@@ -38,7 +38,7 @@ POLL = 0.02
 
 CONFIG = """# written by director demo; changes are lost when it ends
 state = "{state}"
-
+{snapshot}
 [ring]
 servers = [{servers}]
 listen = "{address}:{ring}"
@@ -75,6 +75,7 @@ class Director:
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         text = CONFIG.format(
             state="memory:" if state == "memory" else "sqlite:///state.db" if state == "sqlite" else state,
+            snapshot="" if state in ("memory", "sqlite") else 'snapshot = "sqlite:///snapshot.db"\n',
             servers=", ".join(f'"{server}:{self.ports.ring}"' for server in servers),
             address=self.address,
             ring=self.ports.ring,

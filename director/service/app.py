@@ -34,6 +34,7 @@ from director.net.login import Relay
 from director.net.notify import NotifyReader
 from director.net.tls import RingTls
 from director.service.admin import AdminHandler
+from director.service.cluster import OtherCluster
 from director.service.config import Config, ListenerConfig, load
 from director.service.driver import Driver
 from director.service.flushing import FlushPrograms
@@ -43,7 +44,7 @@ from director.service.operations import Operations
 from director.service.persist import Persistence
 from director.service.resolving import Resolving
 from director.service.servers import Endpoint
-from director.service.sysd import Notifier, inherited_descriptors
+from director.service.sysd import Notifier, inherited_descriptors, machine_id
 from director.types import MemberId
 from director.version import VERSION
 from director.wire import hotpath
@@ -55,6 +56,8 @@ EX_SOFTWARE = 70
 """Exit code of a bug, as in sysexits."""
 STANDALONE = MemberId("127.0.0.1:9090")
 """What a director without a ring calls itself."""
+SNAPSHOT_TIMEOUT = 10.0
+"""Seconds that one job of the snapshot may take: nobody waits for it."""
 GIL_SWITCH = 0.0005
 """Seconds the store's thread may keep the interpreter from the loop that answers logins."""
 STATUS_EVERY = 5.0
@@ -80,7 +83,7 @@ def run(config_path: str, *, check: bool = False) -> int:
     except DirectorError as exc:
         log.error("cannot_start", reason=str(exc))
         return exc.exit_code
-    except (SchemaTooNew, StoreBusy) as exc:
+    except (SchemaTooNew, StoreBusy, OtherCluster) as exc:
         log.error("cannot_start", reason=str(exc))
         return EX_CONFIG
     except Exception as exc:
@@ -155,6 +158,12 @@ class App:
             lease_ttl=config.ring.lease_ttl,
             incarnation=incarnation,
             ping_timeout=config.ring.ping_timeout,
+            snapshot=(
+                open_store(config.snapshot, base_dir=config.folder, timeout=SNAPSHOT_TIMEOUT)
+                if config.snapshot
+                else None
+            ),
+            place=f"{machine_id()} {socket.gethostname()} {os.path.abspath(config.file)}",
         )
         self.operations = Operations(
             self.driver, self.persistence, user_hash, self.started, lambda: self.warm_seconds

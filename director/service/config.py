@@ -55,6 +55,7 @@ from director.wire.flushprogram import UnixSocket, read_setting
 from state.base import StoreUrlError, open_store
 
 DEFAULT_STATE = StateUrl("sqlite:////var/lib/director/state.db")
+DEFAULT_SNAPSHOT = StateUrl("sqlite:////var/lib/director/snapshot.db")
 
 
 class MailServers(Texts):
@@ -198,6 +199,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     """What should be mended, but keeps nobody from starting."""
     state: Annotated[StateUrl, Text(needed=True)] = DEFAULT_STATE
+    snapshot: Annotated[StateUrl, Text()] = StateUrl("")
+    """The copy beside a shared `state`; empty: there is none."""
     ring: RingConfig = RingConfig()
     backends: BackendsConfig = BackendsConfig()
     users: UsersConfig = UsersConfig()
@@ -225,7 +228,8 @@ def load(
     config = Config(
         file=str(path),
         folder=reader.folder,
-        state=_state(reader, raw),
+        state=(state := _state(reader, raw)),
+        snapshot=_snapshot(reader, raw, state),
         ring=_ring(reader, raw.get("ring"), resolve, local),
         backends=_backends(reader, raw.get("backends"), resolve),
         dovecot=(dovecot := _dovecot(reader, raw.get("dovecot"))),
@@ -277,6 +281,28 @@ def _state(reader: Reader, raw: Mapping[str, Any]) -> StateUrl:
     else:
         for file in parse_qs(url.partition("?")[2]).get("password_file", []):
             reader.warn_if_public("state", reader.folder / file)
+    return StateUrl(url)
+
+
+def _snapshot(reader: Reader, raw: Mapping[str, Any], state: StateUrl) -> StateUrl:
+    url = raw.get("snapshot")
+    if reader.reported("state") or reader.reported("snapshot"):
+        return StateUrl("")
+    shared = open_store(state, base_dir=reader.folder).shared
+    if not shared:
+        if url:  # told, not refused: who tries another `state` for a while need not change two lines
+            text = f"snapshot = {StateUrl(url)!r} is ignored: state = {state.shown!r} is local already"
+            reader.warnings.append(f"{reader.file}: {text}")
+        return StateUrl("")
+    url = DEFAULT_SNAPSHOT if url is None else url
+    if url and not url.startswith("sqlite:"):
+        reader.problem("snapshot", 'expected sqlite:////PATH, a file of this director alone, or "" for none')
+        return StateUrl("")
+    try:
+        if url:
+            open_store(url, base_dir=reader.folder)
+    except StoreUrlError as exc:
+        reader.problem("snapshot", f"{exc.problem}; {exc.expected}")
     return StateUrl(url)
 
 

@@ -82,6 +82,10 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Buckets that are changed and not yet stored."""
     store_errors: dict[str, int] = msgspec.field(default_factory=dict)
     """operation -> failures."""
+    snapshot_up: bool | None = None
+    """None: none is kept."""
+    snapshot_written: int | None = None
+    """Unix seconds."""
     store_swept: dict[str, int] = msgspec.field(default_factory=dict)
     """space -> records that this director has swept out of the store."""
     store_sweeper: bool = False
@@ -168,6 +172,12 @@ class _Page:
         swept = _by_one(now.store_swept)
         yield _counter("store_swept", "Records swept out of the store by this director", swept, "space")
         yield _gauge("store_sweeper", "1 at the director that sweeps the store", [((), now.store_sweeper)])
+        if now.snapshot_up is not None:
+            yield _gauge(
+                "snapshot_up", "1 while the copy on this machine is written", [((), now.snapshot_up)]
+            )
+            written = [((), now.snapshot_written or 0)]
+            yield _gauge("snapshot_written_seconds", "When it was written, Unix time", written)
 
     def _process(self) -> Iterator[Metric]:
         now = self.snapshot

@@ -272,7 +272,7 @@ class Operations(UserOperations):
             self._syncs.add(director.barrier.durations.popleft())
         while director.kicks.durations:
             self._kicks.add(director.kicks.durations.popleft())
-        counters = director.counters
+        counters, snapshot = director.counters, persistence.info().snapshot
         return Snapshot(
             version=VERSION,
             python=platform.python_version(),
@@ -308,6 +308,8 @@ class Operations(UserOperations):
             store_errors=dict(persistence.errors),
             store_swept=dict(persistence.sweeping.swept),
             store_sweeper=persistence.sweeping.holds,
+            snapshot_up=snapshot.up if snapshot else None,
+            snapshot_written=snapshot.written if snapshot else None,
             warm_start_seconds=self._warm_seconds(),
             warm_start_users=persistence.loaded_users,
             warm_start_part=persistence.loaded_part,

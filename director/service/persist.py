@@ -1,5 +1,6 @@
 """The memory behind the memory: what the store knows is loaded at the start (`reading.py`), changes are
 written behind (`writing.py`), and when the store was away it is joined again. No login waits for any of it.
+Beside a shared store a copy is kept on this machine (`snapshot.py`).
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from director.core.members import decode_member_rows, encode_member_rows
 from director.core.users import UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims
+from director.service.cluster import CLUSTER, OtherCluster, claim, cluster_of
 from director.service.documents import TableDocument
 from director.service.log import Log
 from director.service.ownlease import RENEWALS, OwnLease
 from director.service.reading import Reading
 from director.service.share import Share
+from director.service.snapshot import Snapshot, Table
 from director.service.sweeping import Sweeping
 from director.service.writing import Writing
 from director.types import MemberId, UserKey
@@ -44,6 +47,7 @@ from state.base import (
     AuditEntry,
     Lease,
     SchemaTooNew,
+    Space,
     StateStore,
     StoreBusy,
     StoreError,
@@ -73,6 +77,14 @@ HOSTS, MEMBERS = "hosts", "members"
 """Names of the documents with the host table, and with what was changed in the list of directors."""
 
 
+def pause_after(took: float) -> float:
+    """Seconds from a write that took so many to the next one.
+
+    What becomes dirty during the pause is stored within FLUSH_LATEST while a write takes a tenth of that; a
+    store that takes longer is written less often, by as much."""
+    return max(FLUSH_AFTER, min(FLUSH_LATEST, SHARE * took))
+
+
 class Persistence:
     def __init__(
         self,
@@ -84,7 +96,10 @@ class Persistence:
         lease_ttl: float,
         incarnation: int,
         ping_timeout: float,
+        snapshot: StateStore | None = None,
+        place: str = "",
     ) -> None:
+        """snapshot: where a copy is kept beside a shared store. place: see `cluster_of`."""
         self.store = store
         self.up = False
         self.loaded = False
@@ -103,20 +118,26 @@ class Persistence:
         self._held_by: tuple[str, ...] = ()
         """Directors that keep the store at an older schema, as was logged."""
         self._begun = 0.0
+        self._load_scope: anyio.CancelScope | None = None
+        """Of reading the store, from its opening until that has ended."""
         self._work = anyio.Event()
         self._urgent = anyio.Event()
-        self._hosts = TableDocument(
-            store, HOSTS, lambda: encode_rows(list(director.hosts.rows.values())), self._take_hosts, log
+        hosts = Table(HOSTS, lambda: encode_rows(list(director.hosts.rows.values())), self._take_hosts)
+        members = Table(
+            MEMBERS, lambda: encode_member_rows(list(director.members.rows.values())), self._take_members
         )
-        self._members = TableDocument(
-            store,
-            MEMBERS,
-            lambda: encode_member_rows(list(director.members.rows.values())),
-            self._take_members,
-            log,
-        )
+        self._hosts = TableDocument(store, *hosts, log)
+        self._members = TableDocument(store, *members, log)
+        self._cluster = cluster_of(director.identity, place)
+        self._snapshot: Snapshot | None = None
+        if snapshot is not None:
+            self._snapshot = Snapshot(
+                snapshot, director, handle, log, (hosts, members), self._cluster, self._collect
+            )
         self._reading = Reading(store, director, handle, log)
-        self._writing = Writing(store, director, self._reading, self._share, handle, self._between)
+        self._writing = Writing(
+            store, director, self._reading, self._share, handle, self._between, self._noted
+        )
         self._claims = Claims(store, director, handle, self._reading, self.failed)
         self.sweeping = Sweeping(store, director, self._reading, self._may_sweep, log)
 
@@ -146,6 +167,7 @@ class Persistence:
             loaded_users=self.loaded_users if self.loaded else len(self._users),
             queued_buckets=self.queued,
             error=self.error,
+            snapshot=None if self._snapshot is None else self._snapshot.info(),
         )
 
     # ---- what the driver asks
@@ -157,13 +179,17 @@ class Persistence:
 
     def hosts_changed(self) -> None:
         self._hosts.changed()
-        self._work.set()
-        self._urgent.set()
+        self._documents_changed()
 
     def members_changed(self) -> None:
         self._members.changed()
+        self._documents_changed()
+
+    def _documents_changed(self) -> None:
         self._work.set()
         self._urgent.set()
+        if self._snapshot is not None:
+            self._snapshot.documents_changed()
 
     def persist(self, number: int, buckets: Sequence[int] | None) -> None:
         """Write these buckets of users (None: all that have changed) at once; `Persisted` follows.
@@ -201,21 +227,44 @@ class Persistence:
 
     async def open(self) -> None:
         """Open the store and take in all but users and names: `run` reads those. Where it does not answer:
-        say so, and join it later.
+        say so, take the snapshot, and join it later. Where it is empty: take the snapshot.
 
-        Raises SchemaTooNew and StoreBusy: with those a director must not start.
+        Raises SchemaTooNew, StoreBusy and OtherCluster: with those a director must not start.
         """
         self._begun = time.monotonic()
         try:
             await self.store.open()
+            await self._claim_store()
+            if self._snapshot is not None and await self._is_empty():
+                await self._load_snapshot("the store is empty")
             with anyio.fail_after(OPEN_WITHIN):
                 await self._read_documents()
-        except (SchemaTooNew, StoreBusy):
+        except (SchemaTooNew, StoreBusy, OtherCluster):
             raise
         except StoreError as exc:
             self.failed("load", exc)
+            await self._load_snapshot("the store is away")
         except TimeoutError:
             self.failed("load", StoreUnavailable(self.store.url, "load", after=OPEN_WITHIN))
+            await self._load_snapshot("the store is away")
+
+    async def _claim_store(self) -> None:
+        """Raises OtherCluster where a shared store is not ours; connections to it are closed, since its
+        name may lead elsewhere the next time."""
+        if not self.store.shared:
+            return
+        try:
+            await claim(self.store, self._cluster, running=self._run_id is not None)
+        except OtherCluster:
+            await self.store.close()
+            raise
+
+    async def _is_empty(self) -> bool:
+        return await self.store.read_document(HOSTS) is None and not await self.store.versions("users")
+
+    async def _load_snapshot(self, reason: str) -> None:
+        if self._snapshot is not None and await self._snapshot.load(reason):
+            self.loaded_users = len(self._users)
 
     async def _read_documents(self) -> None:
         self._say_set_aside()
@@ -225,15 +274,26 @@ class Persistence:
         self.hosts_changed()  # the configuration may know more than the store
         await self._members.read()
         self._handle(StoreOpened())
+        self._load_scope = anyio.CancelScope()
         self._is_up(run_id, alive)
 
     async def _load(self) -> None:
         """Users and names, while logins are answered already."""
-        try:
-            await self._reading.load()
-        except StoreError as exc:
-            self.failed("load", exc)
+        problem: StoreError | None = None
+        assert self._load_scope is not None
+        with self._load_scope as scope:
+            try:
+                await self._reading.load()
+            except StoreError as exc:
+                problem = exc
+        if problem is not None or scope.cancelled_caught:
+            await self._load_snapshot("the store ended while it was read")
+            self._load_scope = None
+            if problem is not None:
+                self.failed("load", problem)
+            self._handle(BucketsRead(None))
             return
+        self._load_scope = None
         self.loaded, self.loaded_users = True, len(self._users)
         self._work.set()
         self._log.info(
@@ -313,6 +373,8 @@ class Persistence:
                 tasks.start_soon(self._load_wanted)
             tasks.start_soon(self._write_behind)
             tasks.start_soon(self.sweeping.run)
+            if self._snapshot is not None:
+                tasks.start_soon(self._snapshot.run)
 
     async def stop(self) -> None:
         """Write what is left, give up the lease, close. At most a few seconds."""
@@ -328,6 +390,8 @@ class Persistence:
             self.failed("stop", exc)
         except TimeoutError:
             self.failed("stop", StoreUnavailable(self.store.url, "stop", after=STOP_WITHIN))
+        if self._snapshot is not None:
+            await self._snapshot.stop()
         with anyio.CancelScope(shield=True):
             await self.store.close()
 
@@ -341,9 +405,9 @@ class Persistence:
                     with anyio.move_on_after(NAMES_AFTER):
                         await self._work.wait()
                 self._work = anyio.Event()
-                await self._rest(max(FLUSH_AFTER, min(FLUSH_LATEST, SHARE * took)))
+                await self._rest(pause_after(took))
             try:
-                if not self.up:
+                if not self.up or await self._is_replaced():
                     await self._come_back()
                 self._check_lease()
                 begun = time.monotonic()
@@ -377,6 +441,7 @@ class Persistence:
         """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
         await self.store.open()
         self._say_set_aside()
+        await self._claim_store()
         run_id = await self._ask_run_id()
         await self._renew_lease()
         await self._read_hosts()
@@ -431,20 +496,26 @@ class Persistence:
                 continue
             try:
                 with anyio.fail_after(self._lease.remaining):
-                    run_id = await self._ask_run_id()
-                    replaced = run_id != self._run_id
-                    alive = None if replaced else await self._renew_lease()
+                    if await self._is_replaced():
+                        continue
+                    alive = await self._renew_lease()
             except StoreError as exc:
                 self.failed("lease", exc)
                 continue
             except TimeoutError:
                 self.failed("lease", self._lapsed())
                 continue
-            if replaced:
-                self._log.warning("store_replaced", store=self.store.url, note="comparing all buckets")
-                self._is_away()
-            elif self.up:
+            if self.up:
                 self._handle(Leases(alive))
+
+    async def _is_replaced(self) -> bool:
+        """Whether another store answers than the one we know: it may be anybody's. Asked before writing."""
+        if not self.store.shared or await self._ask_run_id() == self._run_id:
+            return False
+        if self.up:
+            self._log.warning("store_replaced", store=self.store.url, note="comparing all buckets")
+            self._is_away()
+        return True
 
     async def _renew_lease(self) -> frozenset[MemberId] | None:
         """Write our own lease first, then read who lives (ring-rules 15); None: the store cannot say."""
@@ -456,7 +527,7 @@ class Persistence:
             ring_address=me,
             incarnation=self._incarnation,
             synced=self._director.synced,
-            info={KNOWN_SCHEMA: str(SCHEMA)},
+            info={KNOWN_SCHEMA: str(SCHEMA), CLUSTER: self._cluster.ring},
         )
         begun = time.monotonic()
         had_one = await self.store.renew(lease, self._lease.ttl)
@@ -489,6 +560,17 @@ class Persistence:
             except StoreError as exc:
                 self.failed("watch", exc)
 
+    # ---- the copy on this machine
+
+    def _noted(self, space: Space, numbers: list[int]) -> None:
+        if self._snapshot is not None:
+            self._snapshot.changed(space, numbers)
+
+    def _collect(self) -> None:
+        """While the store is away, too."""
+        self._writing.collect()
+        self._writing.collect_names()
+
     # ---- trouble
 
     def failed(self, operation: str, exc: StoreError) -> None:
@@ -503,7 +585,10 @@ class Persistence:
 
     def _is_away(self) -> None:
         self.up = False
-        self._handle(BucketsRead(None))  # nobody waits for a store that is away
+        if self._load_scope is not None:
+            self._load_scope.cancel()  # nobody waits for a store that is away; the snapshot comes first
+        else:
+            self._handle(BucketsRead(None))
         self._writing.questions.drop()
         self._work.set()
         self._urgent.set()

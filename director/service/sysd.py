@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 from director.errors import ListenError
 
@@ -62,6 +63,14 @@ def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     return int(microseconds) / 2_000_000 if microseconds.isdecimal() and int(microseconds) else None
+
+
+def machine_id() -> str:
+    """What systemd calls this machine; empty where it has no name. It is not to be told to others."""
+    try:
+        return Path("/etc/machine-id").read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def inherited_descriptors(environ: Mapping[str, str], pid: int) -> dict[str, list[int]]:

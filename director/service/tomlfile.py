@@ -57,7 +57,7 @@ class Reader:
             shown = "{…}"
         elif _SECRET_KEY.search(key) and not key.endswith("_file"):
             shown = "***"
-        elif key == "state" and isinstance(shown, str):
+        elif key in ("state", "snapshot") and isinstance(shown, str):
             shown = StateUrl(shown)
         self.problems.append(ConfigError(self.file, key, shown, expected))
 

@@ -65,11 +65,13 @@ class Writing:
         share: Share,
         handle: Callable[[Event], None],
         between: Callable[[], Awaitable[None]],
+        noted: Callable[[Space, list[int]], None],
     ) -> None:
-        """between: what is awaited after every write of some buckets, because an operator waits for it."""
+        """between: what is awaited after every write of some buckets, because an operator waits for it.
+        noted: is told of every bucket that has changed, whoever writes it."""
         self.questions = Questions()
         self._store, self._reading, self._share = store, reading, share
-        self._handle, self._between = handle, between
+        self._handle, self._between, self._noted = handle, between, noted
         self._users: UserTable = director.users
         self._names: NameTable = director.names
         self._queued: set[int] = set()
@@ -92,18 +94,29 @@ class Writing:
 
         Ours or not: a move in progress must be in the store before its round starts."""
         if buckets is None:
-            self._queued.update(self._users.take_dirty())
+            self._queued.update(self._take_dirty())
             buckets = tuple(self._queued)
         self._queued.update(buckets)
         self.questions.ask(number, buckets)
 
     def collect(self) -> None:
         """Move what has become dirty to the queue, or leave it to its usual writer."""
-        for number in self._users.take_dirty():
+        for number in self._take_dirty():
             if self._share.is_ours(number):
                 self._queued.add(number)
             else:
                 self._share.leave(number)
+
+    def collect_names(self) -> None:
+        """The same for names, whose usual writer has them too."""
+        numbers = self._names.take_dirty()
+        self._noted("names", numbers)
+        self._queued_names.update(n for n in numbers if self._share.is_ours(n))
+
+    def _take_dirty(self) -> list[int]:
+        numbers = self._users.take_dirty()
+        self._noted("users", numbers)
+        return numbers
 
     async def new_ring(self) -> None:
         """Other members, other writers: take over what nobody else writes now (ring-rules 32, 39)."""
@@ -141,7 +154,7 @@ class Writing:
 
     async def write_names(self) -> None:
         """The same for names."""
-        self._queued_names.update(n for n in self._names.take_dirty() if self._share.is_ours(n))
+        self.collect_names()
         self._queued_names.update(map(root_of, self._reading.damaged["names"]))
         await self._swap_all("names", self._names.bucket, self._queued_names)
 

@@ -324,7 +324,8 @@ class DirectorProcess:
         for section, more in (settings or {}).items():
             lines[section] = lines.get(section, "") + more + "\n"
         sections = "".join(f"[{section}]\n{text}" for section, text in lines.items())
-        self.config.write_text(f'state = "{state}"\n{sections}')
+        kept = "" if state.startswith(("sqlite:", "memory:")) else 'snapshot = "sqlite:///snapshot.db"\n'
+        self.config.write_text(f'state = "{state}"\n{kept}{sections}')
 
     @property
     def pid(self) -> int:

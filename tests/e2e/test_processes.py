@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -432,7 +433,10 @@ def test_a_director_that_starts_alone_with_a_store_of_its_own_answers_after_isol
 def test_directors_that_cannot_reach_each_other_send_new_users_to_one_backend_by_way_of_redis(
     folder: Path,
 ) -> None:
-    each = [{"backends": "127.0.3.1-127.0.3.4"}, {"backends": "127.0.3.3-127.0.3.6", "secret": "x" * 32}]
+    each: list[dict[str, Any]] = [
+        {"backends": "127.0.3.1-127.0.3.4"},
+        {"backends": "127.0.3.3-127.0.3.6", "settings": {"users": 'expire = "20 min"'}},
+    ]
     with RedisServer() as redis, Directors(folder, count=2, state=redis.url, each=each) as ring:
         for director in ring.all:
             director.wait_ready()
@@ -452,7 +456,7 @@ def test_directors_that_cannot_reach_each_other_send_new_users_to_one_backend_by
         assert answers[0] == answers[1]
         assert len(answers[0]) == 2000
         for director in ring.all:
-            assert director.logged("ring_link_closed", "wrong ring secret")
+            assert director.logged("ring_link_closed", "expire")
 
 
 def test_a_director_starts_without_redis_says_so_and_joins_it_later(folder: Path) -> None:

@@ -46,13 +46,16 @@ class Node:
         lease_ttl: float = 3.0,
         tls: RingTls | None = None,
         between: Callable[[StateStore], StateStore] = lambda store: store,
+        snapshot: str = "",
+        secret: bytes = b"secret" * 4,
+        username_hash: str = "%Lu",
     ) -> None:
         """between: what stands between the director and its store."""
         self.lines: list[str] = []
         self.log = Log(write=self.lines.append, level="debug")
         assigner = hotpath.Assigner(hotpath.UserTable(EXPIRE), HASH)
         assigner.remember_names = True
-        identity = Identity(me, time.time_ns(), "%Lu", EXPIRE, b"secret" * 4, 1.0, 5.0, 2.0)
+        identity = Identity(me, time.time_ns(), username_hash, EXPIRE, secret, 1.0, 5.0, 2.0)
         table = HostTable([BackendSetting(Address(host), "", "", 100) for host in hosts])
         self.director = Director(identity, members or [me], table, assigner, hotpath.NameTable(), Settings())
         self.driver = Driver(self.director, self.log, tls)
@@ -66,6 +69,8 @@ class Node:
             lease_ttl=lease_ttl,
             incarnation=identity.incarnation,
             ping_timeout=5.0,
+            snapshot=open_store(snapshot, base_dir=folder) if snapshot else None,
+            place="here",
         )
         self.driver.store = self.persistence
         self.operations = Operations(self.driver, self.persistence, HASH, 0.0, lambda: 0.5)

@@ -219,7 +219,7 @@ def test_what_is_no_text_is_refused(place: Place) -> None:
         ("[rings]\n", "rings", 'did you mean "ring"'),
         ("[listen.logins]\n", "listen.logins", 'did you mean "login"'),
         ('[listen.login]\nmod = "0600"\n', "listen.login.mod", 'did you mean "mode"'),
-        ("zzz = 1\n", "zzz", "known: state, ring, backends"),
+        ("zzz = 1\n", "zzz", "known: state, snapshot, ring"),
         ("file = 1\n", "file", "unknown key"),
     ],
 )
@@ -532,6 +532,41 @@ def test_what_is_shown_can_be_loaded_and_is_the_same_configuration(place: Place)
 def test_a_name_of_a_mail_server_is_shown_beside_its_addresses(place: Place) -> None:
     shown = show(place.load('[backends]\nmail_servers = ["imap.example.com@gold"]\n'))
     assert '"10.2.0.2@gold",  # imap.example.com' in shown
+
+
+@pytest.mark.parametrize("state", ["redis://h", "unix:///s", "redis+cluster://a,b", "redis+sentinel://a/m"])
+def test_beside_a_shared_store_a_snapshot_is_kept_unless_it_is_switched_off(place: Place, state: str) -> None:
+    assert place.load(f'state = "{state}"\n' + BACKENDS).snapshot == "sqlite:////var/lib/director/snapshot.db"
+    assert place.load(f'state = "{state}"\nsnapshot = ""\n' + BACKENDS).snapshot == ""
+    own = place.load(f'state = "{state}"\nsnapshot = "sqlite:///s.db"\n' + BACKENDS)
+    assert own.snapshot == "sqlite:///s.db"
+    assert own.warnings == ()
+    assert place.load(show(own)) == own
+
+
+@pytest.mark.parametrize("state", ["sqlite:///state.db", "memory:"])
+def test_a_snapshot_of_a_store_that_is_on_this_machine_is_ignored_and_that_is_told(
+    place: Place, state: str
+) -> None:
+    assert place.load(f'state = "{state}"\n' + BACKENDS).snapshot == ""
+    config = place.load(f'state = "{state}"\nsnapshot = "sqlite:///s.db"\n' + BACKENDS)
+    assert config.snapshot == ""
+    (warning,) = config.warnings
+    assert "snapshot = 'sqlite:///s.db' is ignored" in warning
+
+
+@pytest.mark.parametrize("url", ["redis://h", "memory:", "/var/lib/snapshot.db", "sqlite://s.db"])
+def test_a_snapshot_is_a_sqlite_file(place: Place, url: str) -> None:
+    problem = place.problem(f'state = "redis://h"\nsnapshot = "{url}"\n' + BACKENDS)
+    assert problem.key == "snapshot"
+    assert "sqlite:////" in problem.expected
+
+
+def test_a_password_in_a_misplaced_snapshot_is_not_told(place: Place) -> None:
+    text = 'state = "redis://h"\nsnapshot = "redis://:hunter2@h"\n'
+    assert "hunter2" not in str(place.problem(text + BACKENDS))
+    warnings = place.load(text.replace("redis://h", "memory:", 1) + BACKENDS).warnings
+    assert "hunter2" not in "".join(warnings)
 
 
 def test_the_example_loads_and_states_the_defaults(place: Place) -> None:

@@ -1,0 +1,116 @@
+"""Whose data a shared store holds. Two clusters on one prefix would mix their users and hosts: the second one
+is refused, before it has written anything.
+
+The document `cluster` says it: a digest of the ring's secret, and how names are hashed. Each lease says the
+digest again, so that a secret may be changed on purpose: where nobody with the former one lives, the newcomer
+takes the data over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Iterable
+
+import anyio
+import msgspec
+
+from director.core.member import Identity
+from state.base import EMPTY_VERSION, Lease, StateStore, StoreRefused, Swapped
+
+CLUSTER = "cluster"
+"""Name of the document, and of the field in a lease's `info`."""
+DIGEST = 16
+"""Hexadecimal digits: enough to tell clusters apart, and nothing to find the secret by."""
+LAPSED = 0.1
+"""Seconds after which a lease that has not been renewed is not listed any more."""
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """What all directors of a cluster have in common, and no others."""
+
+    ring: str
+    """Digest of the ring's secret; of the place, where a director has none."""
+    username_hash: str
+    """How names become keys. Under another hash every stored record is somebody else's."""
+
+
+class OtherCluster(StoreRefused):
+    """The store is another cluster's. Who starts must not; who runs serves on as if the store was away."""
+
+
+def cluster_of(identity: Identity, place: str) -> Cluster:
+    """place: what tells a director without a ring's secret from any other; nothing where there is one."""
+    key = identity.secret or place.encode()
+    digest = hmac.new(key, b"director: whose store is this", hashlib.sha256).hexdigest()[:DIGEST]
+    return Cluster(ring=digest, username_hash=identity.username_hash)
+
+
+def encode(cluster: Cluster) -> bytes:
+    """The document: JSON, for people to read."""
+    return msgspec.json.encode(cluster)
+
+
+def decode(data: bytes) -> Cluster | None:
+    """None where it is none: whoever damaged it has told us nothing."""
+    try:
+        return msgspec.json.decode(data, type=Cluster)
+    except msgspec.DecodeError:
+        return None
+
+
+def strangers(mine: Cluster, stored: Cluster | None, leases: Iterable[Lease]) -> list[Lease]:
+    """The leases of another cluster. One that does not say its cluster is of the one the store belongs to."""
+    silent = mine.ring if stored is None else stored.ring
+    return [lease for lease in leases if lease.info.get(CLUSTER, silent) != mine.ring]
+
+
+async def claim(store: StateStore, mine: Cluster, *, running: bool) -> None:
+    """Make sure that the store is ours to write, and let it say so.
+
+    running: we have served from another store just now, so this one is not taken over, whoever lives. Else
+    it is, once the leases of the others have lapsed: their longest is waited for.
+    Raises OtherCluster, and what stores raise.
+    """
+    waited_until = None
+    while True:
+        document = await store.read_document(CLUSTER)
+        stored = None if document is None else decode(document.data)
+        if stored is not None and stored.username_hash != mine.username_hash:
+            raise _hashed_otherwise(store, stored, mine)
+        others = strangers(mine, stored, await store.members())
+        if running and (others or stored not in (None, mine)):
+            raise _of_another(store, others)
+        if others:
+            now = time.monotonic()
+            if waited_until is not None and now >= waited_until:
+                raise _of_another(store, others)
+            if waited_until is None:
+                waited_until = now + max(lease.remaining for lease in others) + LAPSED
+            await anyio.sleep(min(LAPSED, waited_until - now))
+            continue
+        if stored == mine:
+            return
+        version = EMPTY_VERSION if document is None else document.version
+        if isinstance(await store.swap_document(CLUSTER, version, encode(mine)), Swapped):
+            return
+
+
+def _hashed_otherwise(store: StateStore, stored: Cluster, mine: Cluster) -> OtherCluster:
+    advice = (
+        f"its users were hashed with users.username_hash = {stored.username_hash}, here it is"
+        f" {mine.username_hash}, which would scatter them: write the former one, or name another prefix"
+    )
+    return OtherCluster(store.url, "open", "another cluster", advice)
+
+
+def _of_another(store: StateStore, others: Iterable[Lease]) -> OtherCluster:
+    alive = ", ".join(lease.member for lease in others)
+    advice = (
+        "its directors have another ring.secret_file"
+        + (f", and {alive} lives" if alive else "")
+        + ": give each cluster a prefix of its own, ?prefix=NAME:; where the secret was changed on purpose,"
+        " stop all directors that have the former one, then start"
+    )
+    return OtherCluster(store.url, "open", "another cluster", advice)

@@ -1,0 +1,302 @@
+"""A copy of memory in a SQLite file of this machine, beside a store that is shared: where that is away at the
+start, or has lost everything, this director still knows who was where.
+
+It is read only then, as a whole, before anybody is answered; what it holds is merged as anything else, so the
+later word wins. It is written behind the store and at leisure: a few percent of one core. A snapshot that
+cannot be written or read harms nobody: that is said once and tried again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio
+import anyio.lowlevel
+
+from director.core.director import Director
+from director.core.events import Event
+from director.core.users import BUCKETS
+from director.records import SnapshotInfo
+from director.service.cluster import CLUSTER, Cluster, decode, encode
+from director.service.log import Log
+from director.service.reading import Reading
+from state.base import (
+    EMPTY_VERSION,
+    SPACES,
+    Document,
+    Lost,
+    Space,
+    StateStore,
+    StoreError,
+    StoreRefused,
+    Swap,
+    version_of,
+)
+
+WRITE_EVERY = 2.0
+"""Seconds from one writing of buckets to the next, at least."""
+SHARE = 30
+"""After each slice a pause this many times as long as it took: about 3 % of the time."""
+SLICE = 64
+"""Buckets written at a time."""
+PREPARED = 16
+"""Buckets made ready in one turn of the loop."""
+NAMES_EVERY = 30.0
+STAMP_EVERY = 60.0
+"""Seconds from one note of the time to the next: the age of a snapshot is known to the minute."""
+RETRY = 30.0
+"""Seconds until a snapshot that failed is tried again."""
+STOP_WITHIN = 2.0
+"""Seconds the last writing may take."""
+WRITTEN = "written"
+"""Name of the document that says when it was written, in Unix seconds."""
+
+
+class Table(NamedTuple):
+    """A document that is kept."""
+
+    name: str
+    encode: Callable[[], bytes]
+    """The table as it is in memory."""
+    take: Callable[[bytes], None]
+    """Merge one into memory. Raises ValueError where it is none."""
+
+
+class Snapshot:
+    def __init__(
+        self,
+        store: StateStore,
+        director: Director,
+        handle: Callable[[Event], None],
+        log: Log,
+        tables: Sequence[Table],
+        cluster: Cluster,
+        take_changed: Callable[[], None],
+    ) -> None:
+        """store: a file of our own, not open. take_changed: has what is dirty handed to `changed`."""
+        self.up = False
+        self.written_at: int | None = None
+        """Unix seconds, by its own note."""
+        self.error: str | None = None
+        self._store, self._director, self._log = store, director, log
+        self._tables, self._cluster, self._take_changed = tables, cluster, take_changed
+        self._reading = Reading(store, director, handle, log)
+        self._queued: dict[Space, set[int]] = {"users": set(), "names": set()}
+        self._documents: dict[str, bytes] = {}
+        """Versions of the documents as they are in the file."""
+        self._wake = anyio.Event()
+        self._opening = anyio.Lock()
+        self._said = False
+        self._set_aside: Path | None = None
+        self._next_names = self._next_stamp = 0.0
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    def info(self) -> SnapshotInfo:
+        queued = sum(map(len, self._queued.values()))
+        return SnapshotInfo(
+            url=self.url, up=self.up, queued_buckets=queued, written=self.written_at, error=self.error
+        )
+
+    def changed(self, space: Space, numbers: Iterable[int]) -> None:
+        """These buckets are to be written (again)."""
+        self._queued[space].update(numbers)
+
+    def documents_changed(self) -> None:
+        self._wake.set()
+
+    # ---- at the start
+
+    async def load(self, reason: str) -> bool:
+        """Merge all it holds into memory. Returns whether there was anything; a failure is said, and counts
+        as nothing. reason: why it is read, for the log."""
+        begun = time.monotonic()
+        try:
+            await self._open()
+            if not await self._is_ours():
+                return False
+            rows = 0
+            for table in self._tables:
+                document = await self._store.read_document(table.name)
+                rows += document is not None and self._take(table, document)
+            await self._reading.load()
+        except StoreError as exc:
+            self._failed(exc)
+            return False
+        users = len(self._director.users)
+        if not users and not rows:
+            return False
+        age = None if self.written_at is None else max(0, int(time.time()) - self.written_at)
+        self._log.warning(
+            "snapshot_loaded",
+            snapshot=self.url,
+            reason=reason,
+            users=users,
+            hosts=len(self._director.hosts.present()),
+            age=f"{age} s" if age is not None else "unknown",
+            seconds=round(time.monotonic() - begun, 3),
+            note="users expire; pins and hosts are as they were then until somebody knows better",
+        )
+        return True
+
+    async def _is_ours(self) -> bool:
+        """Whether this cluster wrote it. One of another is written over."""
+        document = await self._store.read_document(CLUSTER)
+        if document is None or decode(document.data) == self._cluster:
+            return True
+        note = "not read, written over: another ring.secret_file or users.username_hash wrote it"
+        self._log.warning("snapshot_foreign", snapshot=self.url, note=note)
+        return False
+
+    def _take(self, table: Table, document: Document) -> bool:
+        try:
+            table.take(document.data)
+        except (ValueError, RecursionError) as exc:
+            self._log.error("snapshot_damaged", snapshot=self.url, document=table.name, reason=str(exc))
+            return False
+        return True
+
+    # ---- running
+
+    async def run(self) -> None:
+        """Write behind until cancelled."""
+        while True:
+            try:
+                if not self.up:
+                    await self._begin()
+                await self._write(share=SHARE)
+            except StoreError as exc:
+                self._failed(exc)
+                await self._store.close()
+                await anyio.sleep(RETRY)
+                continue
+            await self._rest(WRITE_EVERY)
+
+    async def stop(self) -> None:
+        """Write what is left, within a moment, and close."""
+        if self.up:
+            try:
+                with anyio.fail_after(STOP_WITHIN, shield=True):
+                    self._next_names = self._next_stamp = 0.0
+                    await self._write(share=0)
+            except StoreError as exc:
+                self._failed(exc)
+            except TimeoutError:
+                left = f"not all was written within {STOP_WITHIN:.0f} s"
+                self._log.warning("snapshot_failed", snapshot=self.url, reason=left)
+        with anyio.CancelScope(shield=True):
+            await self._store.close()
+
+    async def _open(self) -> None:
+        async with self._opening:  # it may be read while it begins to be written
+            await self._store.open()
+        if self._store.set_aside != self._set_aside:
+            self._set_aside = self._store.set_aside
+            self._log.error(
+                "snapshot_damaged",
+                snapshot=self.url,
+                kept_as=str(self._set_aside),
+                note="a new one is written from memory",
+            )
+        document = await self._store.read_document(WRITTEN)
+        if document is not None and document.data.isdigit():
+            self.written_at = int(document.data)
+
+    async def _begin(self) -> None:
+        """Compare all of it with memory."""
+        await self._open()
+        for space in SPACES:
+            known = self._reading.versions[space]
+            known.clear()
+            known.update(await self._store.versions(space))
+            self._queued[space].update(range(BUCKETS))
+        for name in (CLUSTER, WRITTEN, *(table.name for table in self._tables)):
+            document = await self._store.read_document(name)
+            self._documents[name] = EMPTY_VERSION if document is None else document.version
+        await self._keep(CLUSTER, encode(self._cluster))
+        if self._said:
+            self._log.info("snapshot_back", snapshot=self.url)
+        self.up, self.error, self._said = True, None, False
+        self._next_names = self._next_stamp = 0.0
+
+    async def _write(self, *, share: float) -> None:
+        """Documents, then buckets, then a note of the time. Not buckets while the store is being read: memory
+        holds less than the file until then."""
+        await self._write_documents()
+        if self._director.loading:
+            return
+        self._take_changed()
+        now = time.monotonic()
+        await self._write_buckets("users", self._director.users.stored_bucket, share)
+        if now >= self._next_names:
+            self._next_names = now + NAMES_EVERY
+            await self._write_buckets("names", self._director.names.bucket, share)
+        if now >= self._next_stamp:
+            self._next_stamp = now + STAMP_EVERY
+            stamp = int(time.time())
+            await self._keep(WRITTEN, str(stamp).encode())
+            self.written_at = stamp
+
+    async def _write_documents(self) -> None:
+        for table in self._tables:
+            await self._keep(table.name, table.encode())
+
+    async def _keep(self, name: str, data: bytes) -> None:
+        version = self._documents[name]
+        if version != version_of(data):
+            self._documents[name] = (await self._store.swap_document(name, version, data)).version
+
+    async def _rest(self, seconds: float) -> None:
+        """Leave the time to others, but not with what an operator has changed."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with anyio.move_on_after(left):
+                await self._wake.wait()
+            if self._wake.is_set():
+                self._wake = anyio.Event()
+                await self._write_documents()
+
+    async def _write_buckets(self, space: Space, blob_of: Callable[[int], bytes], share: float) -> None:
+        queue = self._queued[space]
+        numbers = sorted(queue)
+        for at in range(0, len(numbers), SLICE):
+            begun = time.monotonic()
+            await self._write_slice(space, numbers[at : at + SLICE], blob_of)
+            await self._rest(share * (time.monotonic() - begun))
+
+    async def _write_slice(
+        self, space: Space, numbers: Sequence[int], blob_of: Callable[[int], bytes]
+    ) -> None:
+        known, queue = self._reading.versions[space], self._queued[space]
+        swaps = []
+        try:
+            for position, number in enumerate(numbers, start=1):
+                queue.discard(number)
+                blob, version = blob_of(number), known.get(number, EMPTY_VERSION)
+                if version_of(blob) != version:
+                    swaps.append(Swap(space, number, version, blob))
+                if position % PREPARED == 0:
+                    await anyio.lowlevel.checkpoint()
+            results = await self._store.swap_buckets(swaps) if swaps else []
+        except BaseException:
+            queue.update(numbers)
+            raise
+        for swap, result in zip(swaps, results, strict=True):
+            known[swap.number] = result.version
+            if isinstance(result, Lost):  # its version was not what we believed; memory is what counts
+                queue.add(swap.number)
+
+    def _failed(self, exc: StoreError) -> None:
+        self.up, self.error = False, str(exc)
+        if not self._said:
+            self._said = True
+            advice = "" if isinstance(exc, StoreRefused) else "is the disk full or broken? "
+            note = (
+                f'{advice}nothing depends on it while the store works; tried again, `snapshot = ""` for none'
+            )
+            self._log.warning("snapshot_failed", snapshot=self.url, reason=str(exc), note=note)

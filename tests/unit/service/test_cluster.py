@@ -1,0 +1,201 @@
+"""A second cluster on the prefix of another: refused at the start, and where a store turns into another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from director.core.member import Identity
+from director.service.cluster import CLUSTER, OtherCluster, cluster_of, decode, encode, strangers
+from director.types import MemberId
+from state.base import EMPTY_VERSION, Lease, version_of
+from tests.servers import RedisServer
+from tests.unit.service.parts import ME, OTHER, Node, key_of, stored_users
+from tests.unit.service.test_persist import clean, opened, running
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+THEIRS = b"another secret of 32 bytes or so"
+SHORT = 0.3
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+def identity(secret: bytes = b"secret" * 4, username_hash: str = "%Lu") -> Identity:
+    return Identity(ME, 1, username_hash, 900, secret, 1.0, 5.0, 2.0)
+
+
+def lease(member: MemberId, **info: str) -> Lease:
+    return Lease(member=member, ring_address=member, incarnation=1, synced=True, info=info)
+
+
+def test_a_cluster_is_known_by_its_secret_and_how_it_hashes_and_nobody_reads_the_secret_from_it() -> None:
+    mine = cluster_of(identity(), "here")
+    assert mine == cluster_of(identity(), "elsewhere")
+    assert mine != cluster_of(identity(THEIRS), "here")
+    assert mine != cluster_of(identity(username_hash="%u"), "here")
+    assert decode(encode(mine)) == mine
+    assert b"secret" not in encode(mine)
+
+
+def test_a_director_without_a_secret_is_told_from_others_by_its_place() -> None:
+    assert cluster_of(identity(b""), "m1 /etc/a") == cluster_of(identity(b""), "m1 /etc/a")
+    assert cluster_of(identity(b""), "m1 /etc/a") != cluster_of(identity(b""), "m1 /etc/b")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"ring": 1}', b"\xff"])
+def test_a_damaged_note_of_the_cluster_says_nothing(data: bytes) -> None:
+    assert decode(data) is None
+
+
+def test_a_lease_that_does_not_say_its_cluster_is_of_the_one_the_store_belongs_to() -> None:
+    mine, theirs = cluster_of(identity(), ""), cluster_of(identity(THEIRS), "")
+    silent, spoken = lease(ME), lease(OTHER, cluster=theirs.ring)
+    assert strangers(mine, None, [silent, spoken]) == [spoken]
+    assert strangers(mine, theirs, [silent, spoken]) == [silent, spoken]
+    assert strangers(theirs, mine, [silent, spoken]) == [silent]
+
+
+async def test_a_second_cluster_on_the_prefix_of_one_that_lives_is_refused_and_writes_nothing(
+    redis: RedisServer,
+) -> None:
+    async with running(Node(redis.url, lease_ttl=SHORT)) as node, opened(redis.url) as store:
+        await clean(node)
+        other = Node(redis.url, me=OTHER, secret=THEIRS)
+        with pytest.raises(OtherCluster) as caught:
+            await other.persistence.open()
+        assert ME in str(caught.value)
+        assert "?prefix=" in str(caught.value)
+        assert {one.member for one in await store.members()} == {ME}
+        document = await store.read_document(CLUSTER)
+        assert document is not None
+        assert decode(document.data) == cluster_of(node.director.identity, "")
+        assert node.persistence.up
+
+
+async def test_two_directors_without_a_ring_on_one_prefix_do_not_mix_their_users(redis: RedisServer) -> None:
+    async with running(Node(redis.url, secret=b"", lease_ttl=SHORT)) as node:
+        await clean(node)
+        other = Node(redis.url, secret=b"")
+        other.persistence._cluster = cluster_of(other.director.identity, "there")
+        with pytest.raises(OtherCluster):
+            await other.persistence.open()
+
+
+async def test_a_secret_changed_on_purpose_takes_the_data_over_once_nobody_with_the_former_lives(
+    redis: RedisServer,
+) -> None:
+    async with opened(redis.url) as store:
+        async with running(Node(redis.url)) as node:
+            node.put("alice")
+            await clean(node)
+        former = cluster_of(node.director.identity, "").ring
+        await store.renew(lease(ME, cluster=former), 0.5)  # as after a kill -9
+        async with running(Node(redis.url, secret=THEIRS)) as again:
+            await until(lambda: again.persistence.loaded)
+            assert again.host("alice") is not None
+            document = await store.read_document(CLUSTER)
+            assert document is not None
+            assert decode(document.data) == cluster_of(again.director.identity, "")
+
+
+async def test_another_username_hash_on_the_same_data_is_refused_whoever_lives(redis: RedisServer) -> None:
+    async with running(Node(redis.url)) as node:
+        await clean(node)
+    with pytest.raises(OtherCluster, match=r"username_hash = %Lu, here it is %u"):
+        await Node(redis.url, username_hash="%u").persistence.open()
+
+
+async def test_a_store_of_a_release_that_did_not_name_its_cluster_is_taken(redis: RedisServer) -> None:
+    async with opened(redis.url) as store:
+        await store.renew(lease(OTHER), 60)
+        async with running(Node(redis.url)) as node:
+            await clean(node)
+            assert node.persistence.up
+            assert await store.read_document(CLUSTER) is not None
+
+
+async def test_a_damaged_note_of_the_cluster_is_written_again(redis: RedisServer) -> None:
+    async with opened(redis.url) as store:
+        await store.swap_document(CLUSTER, EMPTY_VERSION, b"{")
+        async with running(Node(redis.url)) as node:
+            await clean(node)
+            document = await store.read_document(CLUSTER)
+            assert document is not None
+            assert document.version == version_of(encode(cluster_of(node.director.identity, "")))
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_store_that_comes_back_as_another_clusters_is_not_written_and_left_again_when_ours_is_back(
+    redis: RedisServer, tmp_path: Path, *, alive: bool
+) -> None:
+    """As when the name of the server leads elsewhere."""
+    with RedisServer() as elsewhere:
+        async with running(Node(elsewhere.url, me=OTHER, secret=THEIRS)) as other:
+            other.put("theirs")
+            await clean(other)
+            name = tmp_path / "redis"
+            name.symlink_to(redis.socket)
+            async with running(Node(f"unix://{name}", lease_ttl=SHORT)) as node:
+                node.put("ours")
+                await clean(node)
+                if not alive:
+                    async with opened(elsewhere.url) as store:
+                        await store.release(OTHER)
+                name.unlink()
+                name.symlink_to(elsewhere.socket)
+                redis.kill()
+                await until(lambda: any("another cluster" in line for line in node.logged("store_away")))
+                errors = sum(node.persistence.errors.values())
+                node.put("meanwhile")
+                await until(lambda: sum(node.persistence.errors.values()) > errors + 1)
+                async with opened(elsewhere.url) as store:
+                    assert set(await stored_users(store)) == {key_of("theirs")}
+                    assert ME not in {one.member for one in await store.members()}
+                assert node.host("theirs") is None
+                redis.start()
+                name.unlink()
+                name.symlink_to(redis.socket)
+                await until(lambda: node.persistence.up)
+            async with opened(redis.url) as store:
+                assert set(await stored_users(store)) == {key_of("ours"), key_of("meanwhile")}
+
+
+async def test_a_write_that_finds_its_connection_closed_and_another_cluster_behind_it_is_not_made(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    """Between two looks at the leases."""
+    with RedisServer() as elsewhere:
+        async with running(Node(elsewhere.url, me=OTHER, secret=THEIRS)) as other:
+            other.put("theirs")
+            await clean(other)
+            name = tmp_path / "redis"
+            name.symlink_to(redis.socket)
+            async with running(Node(f"unix://{name}", lease_ttl=60)) as node:
+                await until(lambda: node.persistence.loaded)
+                await clean(node)
+                name.unlink()
+                name.symlink_to(elsewhere.socket)
+                redis.kill()
+                node.put("ours")
+                await until(lambda: any("another cluster" in line for line in node.logged("store_away")))
+                async with opened(elsewhere.url) as store:
+                    assert set(await stored_users(store)) == {key_of("theirs")}
+
+
+async def test_two_that_begin_at_once_on_an_empty_store_are_one_cluster(redis: RedisServer) -> None:
+    nodes = [Node(redis.url), Node(redis.url, me=OTHER)]
+    async with anyio.create_task_group() as tasks:
+        for node in nodes:
+            tasks.start_soon(node.persistence.open)
+    assert all(node.persistence.up for node in nodes)
+    for node in nodes:
+        node.driver.stop()
+        await node.persistence.stop()

@@ -1,0 +1,88 @@
+"""What an outage of hours can make grow, and how old something unwritten can be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from director.core.events import ClaimFailed
+from director.core.users import BUCKET_SHIFT, BUCKETS
+from director.service.persist import AUDIT_QUEUE, FLUSH_LATEST, pause_after
+from director.types import UserKey
+from state.base import AuditEntry
+from tests.servers import RedisServer
+from tests.unit.service.parts import HOSTS, Node, packed, user
+from tests.unit.service.test_persist import clean, in_a_ring_of_two, running
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+NOW = int(time.time())
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+async def test_what_is_queued_while_the_store_is_away_for_hours_is_bucket_numbers(
+    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every bucket of users and names changes three times over, with the snapshot away too."""
+    snapshot = f"sqlite:///{tmp_path}/none/snapshot.db"
+    monkeypatch.setattr(
+        "tests.unit.service.test_persist.Node", lambda *a, **k: Node(*a, snapshot=snapshot, **k)
+    )
+    async with in_a_ring_of_two(redis.url) as node:
+        await clean(node)
+        redis.kill()
+        await until(lambda: not node.persistence.up)
+        for turn in range(3):
+            for bucket in range(BUCKETS):
+                key = UserKey(bucket << BUCKET_SHIFT | turn)
+                record = user("", HOSTS[0], decided=NOW, seen=NOW)._replace(key=key)
+                node.director.users.put(record)
+                node.director.names.add(key.to_bytes(8, "big") + b"\0\4name")
+            node.persistence.look()
+            node.persistence._collect()
+            for number in range(AUDIT_QUEUE):
+                node.persistence.audit(AuditEntry(at=NOW, who="me", what="test", target=str(number)))
+            for number in range(1000):
+                node.persistence.persist(number, None)
+                node.persistence.claim(UserKey(number), packed(record))
+        writing, share = node.persistence._writing, node.persistence._share
+        snapshot_info = node.persistence.info().snapshot
+        assert node.persistence.queued <= BUCKETS
+        assert len(writing._queued) + len(share._left) == BUCKETS
+        assert len(writing._queued_names) <= BUCKETS
+        assert len(writing.questions) == 0
+        assert len(node.persistence._audit) == AUDIT_QUEUE
+        assert len(node.persistence._claims._waiting) == 0
+        assert len([event for event in node.events if isinstance(event, ClaimFailed)]) == 3000
+        assert snapshot_info is not None
+        assert snapshot_info.queued_buckets == 2 * BUCKETS
+        redis.start()
+        await until(lambda: node.persistence.up)
+
+
+async def test_one_write_stores_all_that_was_dirty_when_it_began(redis: RedisServer) -> None:
+    async with running(Node(redis.url)) as node:
+        await clean(node)
+        for number in range(20_000):
+            node.put(f"user{number}")
+        await node.persistence._write(names=False)
+        assert node.persistence.queued == 0
+
+
+@pytest.mark.parametrize("took", [0.0, 0.001, 0.01, 0.05, 0.1])
+def test_nothing_dirty_is_older_than_a_second_while_a_write_takes_a_tenth(took: float) -> None:
+    """Dirty just after a write began to gather: that pause, then one write of everything."""
+    assert pause_after(took) + took <= FLUSH_LATEST
+
+
+@pytest.mark.parametrize("took", [0.2, 1.0, 10.0])
+def test_a_slow_store_is_written_once_a_second_at_most_and_never_left_alone_for_longer(took: float) -> None:
+    assert pause_after(took) == FLUSH_LATEST
