@@ -74,6 +74,15 @@ class Difference(msgspec.Struct, frozen=True):
         row = self.row or NEVER
         return {"host": row.present_at, "weight": row.weight_at, "tag": row.tag_at}[self.attribute]
 
+    def values(self) -> tuple[str, str]:
+        """The attribute as the table has it, and as the file has it, for people."""
+        row, setting = self.row or NEVER, self.setting
+        if self.attribute == "weight":
+            return str(row.weight), str(setting.weight if setting else "")
+        if self.attribute == "tag":
+            return row.tag, setting.tag if setting else ""
+        return ("there" if row.present else ""), (_in_words(setting) if setting else "")
+
     def change(self) -> HostChange:
         """What makes it so. It is not carried out where the row has changed meanwhile."""
         if self.setting is None:
@@ -91,6 +100,10 @@ class Difference(msgspec.Struct, frozen=True):
             weight=self.setting.weight,
             only_if=self.row,
         )
+
+
+def _in_words(setting: BackendSetting) -> str:
+    return f"weight {setting.weight}" + (f", tag {setting.tag}" if setting.tag else "")
 
 
 def compare(

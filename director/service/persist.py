@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from director.core.checks import wrong_members, wrong_rows
+from director.core.configured import Applied, AppliedHost, decode_applied, encode_applied
 from director.core.director import Director
 from director.core.events import (
     BucketsRead,
@@ -65,8 +66,9 @@ WATCH_PARTIAL = 0.5
 """In a partial ring, seconds between two looks for what others have changed in the store (ring-rules 12)."""
 AUDIT_QUEUE = 1000
 """Audit entries kept while the store is away."""
-HOSTS, MEMBERS = "hosts", "members"
-"""Names of the documents with the host table, and with what was changed in the list of directors."""
+HOSTS, MEMBERS, APPLIED = "hosts", "members", "applied"
+"""Names of the documents with the host table, with what was changed in the list of directors, and with what
+each member last applied of its configuration."""
 
 
 class Persistence:
@@ -109,6 +111,14 @@ class Persistence:
             self._take_members,
             log,
         )
+        self.documents_read = anyio.Event()
+        """Set once the store has answered: hosts, directors and what was applied are known."""
+        self._all_applied: Applied = {}
+        self.applied_here = False
+        """Whether this director has applied its configuration since its start."""
+        self._applied = TableDocument(
+            store, APPLIED, lambda: encode_applied(self._all_applied), self._take_applied, log
+        )
         self._reading = Reading(store, director, handle, log)
         self._writing = Writing(store, director, self._reading, self._share, handle, self._write_documents)
         self._claims = Claims(store, director, handle, self._reading, self.failed)
@@ -123,6 +133,15 @@ class Persistence:
     @property
     def hosts_stored(self) -> bool:
         return self._hosts.stored and self._members.stored
+
+    @property
+    def documents_stored(self) -> bool:
+        return self.hosts_stored and self._applied.stored
+
+    @property
+    def applied(self) -> list[AppliedHost] | None:
+        """What this member last applied of its configuration; None: it is not known."""
+        return self._all_applied.get(self._director.me)
 
     @property
     def loaded_part(self) -> float:
@@ -157,6 +176,14 @@ class Persistence:
         self._members.changed()
         self._work.set()
         self._urgent.set()
+
+    def set_applied(self, applied: list[AppliedHost]) -> None:
+        """Remember what of the configuration is in the host table, which is stored."""
+        self.applied_here = True
+        if applied != self.applied:
+            self._all_applied[self._director.me] = applied
+            self._applied.changed()
+            self._work.set()
 
     def persist(self, number: int, buckets: Sequence[int] | None) -> None:
         """Write these buckets of users (None: all that have changed) at once; `Persisted` follows.
@@ -214,9 +241,11 @@ class Persistence:
         self._say_set_aside()
         run_id = await self.store.run_id()
         alive = await self._renew_lease()
+        await self._applied.read()
         await self._read_hosts()
         self.hosts_changed()  # the configuration may know more than the store
         await self._members.read()
+        self.documents_read.set()
         self._handle(StoreOpened())
         self._is_up(run_id, alive)
 
@@ -259,7 +288,7 @@ class Persistence:
         problem = wrong_rows(rows)
         if problem is not None:
             raise ValueError(problem)
-        self._handle(StoredHosts(tuple(rows)))
+        self._handle(StoredHosts(tuple(rows), applied=self.applied is not None))
 
     def _take_members(self, data: bytes) -> None:
         rows = decode_member_rows(data)
@@ -267,6 +296,12 @@ class Persistence:
         if problem is not None:
             raise ValueError(problem)
         self._handle(StoredMembers(tuple(rows)))
+
+    def _take_applied(self, data: bytes) -> None:
+        theirs = decode_applied(data)
+        if self.applied_here:
+            theirs[self._director.me] = self._all_applied[self._director.me]
+        self._all_applied = theirs
 
     def _say_set_aside(self) -> None:
         if self.store.set_aside != self._set_aside:
@@ -345,7 +380,7 @@ class Persistence:
         self._urgent = anyio.Event()
 
     def _something_to_do(self) -> bool:
-        return self._writing.has_work or bool(self._audit) or not self.hosts_stored
+        return self._writing.has_work or bool(self._audit) or not self.documents_stored
 
     async def _come_back(self) -> None:
         """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
@@ -353,10 +388,14 @@ class Persistence:
         self._say_set_aside()
         run_id = await self.store.run_id()
         alive = await self._renew_lease()
+        await self._applied.read()
         await self._read_hosts()
         self.hosts_changed()
         await self._members.read()
         self.members_changed()
+        if self.applied_here:
+            self._applied.changed()
+        self.documents_read.set()
         for space in SPACES:
             await self._reading.changed(space)
         await self._writing.queue_differences()
@@ -389,6 +428,7 @@ class Persistence:
     async def _write_documents(self) -> None:
         await self._hosts.write()
         await self._members.write()
+        await self._applied.write()
 
     # ---- with a shared store
 
