@@ -35,10 +35,14 @@ class Configuring:
         persistence: Persistence,
         change: Callable[[HostChange, str, str], Awaitable[object]],
         log: Log,
+        *,
+        again: float = AGAIN,
     ) -> None:
-        """change: have one carried out by the ring: the change, what the audit calls it, and why."""
+        """change: have one carried out by the ring: the change, what the audit calls it, and why.
+
+        again: seconds until one is tried again."""
         self._director, self._persistence = director, persistence
-        self._change, self._log = change, log
+        self._change, self._log, self._again = change, log, again
         self._settings: Sequence[BackendSetting] = list(director.hosts.configured.values())
 
     async def run(self) -> None:
@@ -50,7 +54,7 @@ class Configuring:
             await anyio.sleep(LOOK)
         if self._persistence.applied is not None:
             await self._apply()
-        while not await self._persistence.wait_hosts_stored(AGAIN):
+        while not await self._persistence.wait_hosts_stored(self._again):
             pass
         applied = now_applied(self._persistence.applied or [], self._settings, self._director.hosts.rows)
         self._persistence.set_applied(applied)
@@ -65,7 +69,7 @@ class Configuring:
                     if str(exc) not in told:
                         self._tell("configuration_waits", one, reason=str(exc))
                     told.add(str(exc))
-                    await anyio.sleep(AGAIN)
+                    await anyio.sleep(self._again)
                 else:
                     self._tell("configuration_applied", one)
         for one in self._differences():

@@ -64,8 +64,8 @@ class Cluster:
         for member in self.members:
             member.own_store = list(member.table.rows.values())
 
-    def restart(self, member: Member, settings: File) -> list[Difference]:
-        """Returns what was made."""
+    def restart(self, member: Member, settings: File, *, dies_after: int | None = None) -> list[Difference]:
+        """Returns what was made. dies_after: so many changes, before it is written what was applied."""
         stored = self.members[0].own_store if self.shared else member.own_store
         member.table = HostTable(settings)
         if member.applied is None:
@@ -75,12 +75,15 @@ class Cluster:
         self.spread()
         made = []
         while member.applied is not None:
+            if len(made) == dies_after:
+                return made
             wanted = [d for d in member.differences(settings) if d.outcome is Outcome.MADE]
             if not wanted:
                 break
             made.append(wanted[0])
             self.operate(wanted[0].change(), at=member)
-        member.applied = now_applied(member.applied or [], settings, member.table.rows)
+        if dies_after is None:
+            member.applied = now_applied(member.applied or [], settings, member.table.rows)
         return made
 
     def operate(self, change: HostChange, *, at: Member) -> None:
@@ -328,6 +331,21 @@ def test_the_plan_is_what_happens(old: File, new: File, done: Sequence[HostChang
     assert cluster.effective() == expected
     told = {(one.address, one.attribute) for one in planned if one.outcome is not Outcome.MADE}
     assert told == {(one.address, one.attribute) for one in member.differences(new)}
+
+
+@given(settings, settings, st.lists(operations, max_size=2), st.integers(0, 6), st.booleans())
+def test_a_director_that_dies_between_two_changes_makes_the_rest_when_it_is_back(
+    old: File, new: File, done: Sequence[HostChange], dies_after: int, shared: bool
+) -> None:
+    straight, broken = Cluster(old, shared=shared), Cluster(old, shared=shared)
+    for cluster in (straight, broken):
+        for change in done:
+            cluster.operate(change, at=cluster.members[1])
+    straight.restart(straight.members[0], new)
+    broken.restart(broken.members[0], new, dies_after=dies_after)
+    for member in broken.members:
+        broken.restart(member, new)
+    assert broken.effective() == straight.effective()
 
 
 @given(settings, settings, st.lists(operations, max_size=3), st.booleans())

@@ -9,6 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from director.core.events import HostChange
+from director.errors import TryAgain
 from director.records import ConfiguredHost
 from director.service.configuring import Configuring
 from tests.unit.service.parts import HOSTS, Node
@@ -21,8 +23,14 @@ pytestmark = pytest.mark.anyio
 async def started(folder: Path, hosts: Sequence[str] = HOSTS, state: str = "") -> AsyncIterator[Node]:
     """A director with these hosts in its file that has applied it."""
     node = Node(state or "sqlite:///state.db", folder, hosts=hosts)
-    await node.persistence.open()
     configuring = Configuring(node.director, node.persistence, node.operations.apply, node.log)
+    async with applying(node, configuring):
+        yield node
+
+
+@asynccontextmanager
+async def applying(node: Node, configuring: Configuring) -> AsyncIterator[None]:
+    await node.persistence.open()
     node.start()
     try:
         async with anyio.create_task_group() as tasks:
@@ -30,7 +38,7 @@ async def started(folder: Path, hosts: Sequence[str] = HOSTS, state: str = "") -
             tasks.start_soon(node.persistence.run)
             tasks.start_soon(configuring.run)
             await until(lambda: node.persistence.applied_here and node.persistence.documents_stored)
-            yield node
+            yield
             tasks.cancel_scope.cancel()
     finally:
         node.driver.stop()
@@ -74,6 +82,26 @@ async def test_what_an_operator_did_stays_and_is_told(tmp_path: Path) -> None:
         assert there(node) == [(HOSTS[0], 5), (HOSTS[1], 100)]
         (line,) = node.logged("configuration_kept")
         assert f"host={HOSTS[0]} what=host" in line
+
+
+async def test_what_the_ring_cannot_agree_on_is_said_once_and_tried_again(tmp_path: Path) -> None:
+    async with started(tmp_path):
+        pass
+    node = Node("sqlite:///state.db", tmp_path, hosts=HOSTS[:2])
+    tries: list[HostChange] = []
+
+    async def change(change: HostChange, what: str, reason: str) -> None:
+        tries.append(change)
+        if len(tries) < 4:
+            raise TryAgain("Ring sync timed out")
+        await node.operations.apply(change, what, reason)
+
+    async with applying(node, Configuring(node.director, node.persistence, change, node.log, again=0.01)):
+        assert there(node) == [(host, 100) for host in HOSTS[:2]]
+        assert len(tries) == 4
+        (line,) = node.logged("configuration_waits")
+        assert f"host={HOSTS[2]} what=host" in line
+        assert 'reason="Ring sync timed out"' in line
 
 
 async def test_a_restart_with_the_same_file_writes_and_says_nothing(tmp_path: Path) -> None:
