@@ -83,6 +83,15 @@ class Difference(msgspec.Struct, frozen=True):
             return row.tag, setting.tag if setting else ""
         return ("there" if row.present else ""), (_in_words(setting) if setting else "")
 
+    def gone_from(self, row: HostRow | None) -> bool:
+        """Whether a host with this row no longer differs so."""
+        there, setting = row or NEVER, self.setting
+        if setting is None or self.attribute == "host":
+            return there.present is (setting is not None)
+        if self.attribute == "weight":
+            return there.weight == setting.weight
+        return there.tag == setting.tag
+
     def change(self) -> HostChange:
         """What makes it so. It is not carried out where the row has changed meanwhile."""
         if self.setting is None:

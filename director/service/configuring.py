@@ -70,7 +70,7 @@ class Configuring:
                         self._tell("configuration_waits", one, reason=str(exc))
                     told.add(str(exc))
                     await anyio.sleep(self._again)
-                else:
+                if one.gone_from(self._director.hosts.rows.get(one.address)):
                     self._tell("configuration_applied", one)
         for one in self._differences():
             if one.outcome is Outcome.KEPT:

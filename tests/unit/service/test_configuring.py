@@ -104,6 +104,22 @@ async def test_what_the_ring_cannot_agree_on_is_said_once_and_tried_again(tmp_pa
         assert 'reason="Ring sync timed out"' in line
 
 
+async def test_what_an_operator_changes_just_before_is_not_said_to_be_applied(tmp_path: Path) -> None:
+    async with started(tmp_path):
+        pass
+    node = Node("sqlite:///state.db", tmp_path, hosts=HOSTS[:2])
+
+    async def change(change: HostChange, what: str, reason: str) -> None:
+        await node.operations.remove_host(HOSTS[2], reason="test")
+        await node.operations.set_host(HOSTS[2], None, 5, reason="test")
+        await node.operations.apply(change, what, reason)
+
+    async with applying(node, Configuring(node.director, node.persistence, change, node.log)):
+        assert there(node) == [(HOSTS[0], 100), (HOSTS[1], 100), (HOSTS[2], 5)]
+        assert node.logged("configuration_applied") == []
+        assert len(node.logged("configuration_kept")) == 1
+
+
 async def test_a_restart_with_the_same_file_writes_and_says_nothing(tmp_path: Path) -> None:
     async with started(tmp_path) as node:
         pass
