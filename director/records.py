@@ -258,6 +258,47 @@ class NewMember(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
+class ConfiguredHost(msgspec.Struct, frozen=True, kw_only=True):
+    """A host as a configuration file has it."""
+
+    address: str
+    hostname: str = ""
+    tag: str = ""
+    weight: int
+
+
+class NewPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /v1/plan`: the hosts of a configuration file."""
+
+    hosts: list[ConfiguredHost]
+
+
+class PlannedChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing in which a configuration file and the hosts differ."""
+
+    address: str
+    what: Literal["host", "weight", "tag"]
+    now: str
+    """What holds now; of a host `there`, or empty where it is not."""
+    file: str
+    """What the file says; of a host its weight and tag, or empty where it is not listed."""
+    outcome: Literal["made", "kept", "stays"]
+    """`made`: it becomes as the file says. `kept`: the file has changed it, but so has an operator since.
+    `stays`: the file says what it said before; it was changed at run time."""
+    decided: int = 0
+    """When what holds now was decided; 0: by a configuration file."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a start of this director with a configuration file would change in the cluster."""
+
+    me: str
+    known: bool
+    """Whether it is known what this director last applied; if not, the file decides over what no operator
+    did."""
+    changes: list[PlannedChange]
+
+
 class Dump(msgspec.Struct, frozen=True, kw_only=True):
     """The commands that rebuild hosts, tags, weights, down states and pins."""
 

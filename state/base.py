@@ -39,7 +39,7 @@ EMPTY_VERSION: Final = bytes(VERSION_SIZE)
 """The version of a bucket or document that is not there."""
 
 AUDIT_KEPT: Final = 10_000
-"""At least this many of the newest audit entries are kept by a store that keeps any."""
+"""At least this many of the newest audit entries are kept, until they are too old."""
 
 _DOCUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -333,10 +333,17 @@ class StateStore(Protocol):
         """
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
-        """Add entries; beyond about AUDIT_KEPT the oldest are dropped. Repeating a call adds them twice."""
+        """Add entries, each text cut to AUDIT_TEXT bytes (`state/audit.py`).
+
+        Beyond about AUDIT_KEPT, and beyond AUDIT_AGE, the oldest are dropped. Repeating a call adds them
+        twice.
+        """
 
     async def audit(self, limit: int, *, since: float = 0.0, target: str | None = None) -> list[AuditEntry]:
-        """At most `limit` entries, newest first: those at or after `since` (Unix seconds), about `target`."""
+        """At most `limit` entries, newest first: those at or after `since` (Unix seconds), about `target`.
+
+        None that is older than AUDIT_AGE.
+        """
 
     async def health(self) -> Health:
         """Ask the store for a sign of life. Raises StoreRefused where it answers but takes no writes."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from anyio.lowlevel import checkpoint
 
+from state.audit import bounded, bounded_text, oldest_kept
 from state.base import (
     AUDIT_KEPT,
     BUCKETS,
@@ -163,11 +164,14 @@ class MemoryStore:
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         await self._turn("append_audit")
-        self._audit.extend(entries)
-        del self._audit[:-AUDIT_KEPT]
+        since = oldest_kept()
+        kept = [*self._audit, *bounded(entries)][-AUDIT_KEPT:]
+        self._audit = [entry for entry in kept if entry.at >= since]
 
     async def audit(self, limit: int, *, since: float = 0.0, target: str | None = None) -> list[AuditEntry]:
         await self._turn("audit")
+        since = max(since, oldest_kept())
+        target = None if target is None else bounded_text(target)
         wanted = (e for e in reversed(self._audit) if e.at >= since and target in (None, e.target))
         return [entry for entry, _ in zip(wanted, range(limit), strict=False)]
 

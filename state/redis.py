@@ -19,6 +19,7 @@ import msgspec
 from anyio import to_thread
 from redis.exceptions import RedisClusterException, RedisError
 
+from state.audit import bounded, bounded_text, oldest_kept
 from state.base import (
     AUDIT_KEPT,
     BUCKETS,
@@ -67,6 +68,8 @@ WRITE_BYTES = 4 << 20
 AUDIT_PAGE = 1000
 HOLD = 10.0
 """Seconds for which a store that was wiped keeps its older schema: it has lost the leases that held it."""
+AUDIT_LOOK_EVERY = 3600.0
+"""Seconds between two looks for entries of the audit that are too old."""
 
 # A value is the version and then the blob. Anything shorter than that is no bucket, and may be overwritten.
 SWAP = b"""
@@ -140,6 +143,7 @@ class RedisStore:
         self._address, self._timeout, self._prefix = address, timeout, address.prefix
         self._steps = redis_steps() if steps is None else steps
         self._link: Link | None = None
+        self._audit_looked_at = float("-inf")
 
     async def layout(self) -> Layout:
         link = self._address.link(self._timeout, (MEMBERS,))
@@ -314,12 +318,36 @@ class RedisStore:
                 await let_go(lock)
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
-        add = ("XADD", f"{self._prefix}audit", "MAXLEN", "~", AUDIT_KEPT, "*", "e")
-        commands = [(*add, msgspec.msgpack.encode(entry)) for entry in entries]
-        await self._required("append_audit").call("append_audit", commands)
+        link = self._required("append_audit")
+        young = await self._young_audit(link)
+        bound = ("~", AUDIT_KEPT) if young is None else ("=", young + len(entries))
+        add = ("XADD", f"{self._prefix}audit", "MAXLEN", *bound, "*", "e")
+        commands = [(*add, msgspec.msgpack.encode(entry)) for entry in bounded(entries)]
+        await link.call("append_audit", commands)
+
+    async def _young_audit(self, link: Link) -> int | None:
+        """How many entries are younger than AUDIT_AGE; None: all are, or it was looked at lately.
+
+        (XTRIM MINID needs Redis 6.2, and a right that users made for earlier releases do not have.)"""
+        now = time.monotonic()
+        if now < self._audit_looked_at + AUDIT_LOOK_EVERY:
+            return None
+        key, oldest = f"{self._prefix}audit", b"%d" % (oldest_kept() * 1000)
+        (old,) = await link.call("append_audit", [("XREVRANGE", key, oldest, "-", "COUNT", 1)])
+        self._audit_looked_at = now
+        if not old:
+            return None
+        young, last = 0, b"+"
+        while True:
+            (page,) = await link.call("append_audit", [("XREVRANGE", key, last, oldest, "COUNT", AUDIT_PAGE)])
+            young += len(page)
+            if len(page) < AUDIT_PAGE:
+                return young
+            last = _before(page[-1][0])
 
     async def audit(self, limit: int, *, since: float = 0.0, target: str | None = None) -> list[AuditEntry]:
         link = self._required("audit")
+        since, target = max(since, oldest_kept()), None if target is None else bounded_text(target)
         found: list[AuditEntry] = []
         last = b"+"
         while len(found) < limit:

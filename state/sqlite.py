@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
+from state.audit import bounded, bounded_text, oldest_kept
 from state.base import (
     AUDIT_KEPT,
     BUCKETS,
@@ -328,11 +329,12 @@ def _swap_document(db: sqlite3.Connection, name: str, version: bytes, data: byte
 
 
 def _append_audit(db: sqlite3.Connection, entries: Sequence[AuditEntry]) -> None:
-    rows = [(e.at, e.who, e.what, e.target, e.detail, e.reason) for e in entries]
+    rows = [(e.at, e.who, e.what, e.target, e.detail, e.reason) for e in bounded(entries)]
     columns = "(at, who, what, target, detail, reason)"
     with _Transaction(db, durable=True):
         db.executemany(f"INSERT INTO audit {columns} VALUES (?, ?, ?, ?, ?, ?)", rows)
-        db.execute("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", (AUDIT_KEPT,))
+        too_many = "id <= (SELECT max(id) FROM audit) - ?"
+        db.execute(f"DELETE FROM audit WHERE {too_many} OR at < ?", (AUDIT_KEPT, oldest_kept()))
 
 
 def _audit(db: sqlite3.Connection, limit: int, since: float, target: str | None) -> list[AuditEntry]:
@@ -341,6 +343,7 @@ def _audit(db: sqlite3.Connection, limit: int, since: float, target: str | None)
         " WHERE at >= ?1 AND (?2 IS NULL OR target = ?2) ORDER BY id DESC LIMIT ?3"
     )
     names = ("at", "who", "what", "target", "detail", "reason")
+    since, target = max(since, oldest_kept()), None if target is None else bounded_text(target)
     rows = db.execute(query, (since, target, limit))
     return [AuditEntry(**dict(zip(names, row, strict=True))) for row in rows]
 

@@ -64,6 +64,9 @@ class Changes:
         return effects, row
 
     def _change_host(self, change: HostChange, now: Now) -> tuple[list[Effect], HostRow | None]:
+        there = self._hosts.rows.get(change.address)
+        if change.only_if is not None and there is not None and there != change.only_if:
+            return [OperationDone(change.operation, there)], None
         problem = problem_with(self._hosts, change)
         if problem is not None:
             return [OperationFailed(change.operation, *problem)], None

@@ -258,8 +258,8 @@ class Director:
                 self._loading.have_read(buckets)
             case StoredUsers(records):
                 return self._merge_users(records, None, now)
-            case StoredHosts(rows):
-                return self._tables.stored_hosts(rows, now)
+            case StoredHosts(rows, applied):
+                return self._tables.stored_hosts(rows, now, applied=applied)
             case StoredMembers(member_rows):
                 return self._tables.merge_members(member_rows, None, now)
             case MembersListed(members):

@@ -91,6 +91,8 @@ class HostChange(msgspec.Struct, frozen=True):
     """May change the tag of a host that is there. Its users of the old tag wait until they are moved."""
     weight: int | None = None
     up: bool | None = None
+    only_if: HostRow | None = None
+    """Carried out only where the host is as here when its turn comes; None: in any case."""
 
 
 class MemberChange(msgspec.Struct, frozen=True):
@@ -216,6 +218,8 @@ class StoredHosts(msgspec.Struct, frozen=True):
     """Host rows read from the state store."""
 
     rows: Sequence[HostRow]
+    applied: bool = False
+    """Whether it is known what of the configuration is in them: then they count as they are."""
 
 
 class Claimed(msgspec.Struct, frozen=True):

@@ -113,6 +113,19 @@ class HostTable:
             )
         return self.merge(fresh)
 
+    def adopt_stored(self, rows: Iterable[HostRow]) -> list[HostRow]:
+        """Take rows from the state store before anything else has been heard: they count as they are, also
+        against what the file says now. A host name that came from a file is that of the file now."""
+        fresh = []
+        for row in rows:
+            now = self.configured.get(Address(row.address))
+            if now is not None:
+                self.rows.pop(now.address, None)
+                if not row.present_at:
+                    row = msgspec.structs.replace(row, hostname=now.hostname)
+            fresh.append(row)
+        return self.merge(fresh)
+
     def change(
         self,
         address: Address,

@@ -51,9 +51,17 @@ class Tables:
         """What a new neighbour is told."""
         return [Hosts(list(self._hosts.rows.values())), Members(list(self._members.rows.values()))]
 
-    def stored_hosts(self, rows: Sequence[HostRow], now: Now) -> list[Effect]:
-        """Rows read from the store: the first time they meet the configuration as it is now."""
-        changed = self._hosts.merge(rows) if self._store_was_read else self._hosts.merge_stored(rows)
+    def stored_hosts(self, rows: Sequence[HostRow], now: Now, *, applied: bool = False) -> list[Effect]:
+        """Rows read from the store: the first time they meet the configuration as it is now.
+
+        applied: what of the configuration is in them is known, so that its changes are made one by one later
+        (`configured.py`)."""
+        if self._store_was_read or (applied and self.started):
+            changed = self._hosts.merge(rows)
+        elif applied:
+            changed = self._hosts.adopt_stored(rows)
+        else:
+            changed = self._hosts.merge_stored(rows)
         self._store_was_read = True
         return self.hosts_changed(changed, None, now)
 

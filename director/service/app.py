@@ -36,6 +36,7 @@ from director.net.tls import RingTls
 from director.service.admin import AdminHandler
 from director.service.cluster import OtherCluster
 from director.service.config import Config, ListenerConfig, load
+from director.service.configuring import Configuring
 from director.service.driver import Driver
 from director.service.flushing import FlushPrograms
 from director.service.kicking import Kicker
@@ -168,6 +169,7 @@ class App:
         self.operations = Operations(
             self.driver, self.persistence, user_hash, self.started, lambda: self.warm_seconds
         )
+        self.configuring = Configuring(self.director, self.persistence, self.operations.apply, log)
         self.notifier = Notifier(os.environ)
         self._listening: list[tuple[Callable[[socket.socket], Coroutine[Any, Any, None]], socket.socket]] = []
         self._relays: list[Relay] = []
@@ -267,6 +269,7 @@ class App:
             self.driver.store = self.persistence
             tasks.start_soon(self.persistence.run)
             self.driver.handle(Started())
+            tasks.start_soon(self.configuring.run)
             tasks.start_soon(self._serve_api)
             tasks.start_soon(self._tell_manager)
             self.log.info(

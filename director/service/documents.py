@@ -11,7 +11,9 @@ from collections.abc import Callable
 import anyio
 
 from director.service.log import Log
-from state.base import EMPTY_VERSION, Lost, StateStore
+from state.base import EMPTY_VERSION, Document, Lost, StateStore, version_of
+
+AGAIN = "written again from memory"
 
 
 class TableDocument:
@@ -54,10 +56,24 @@ class TableDocument:
         if document is None:
             self._version = EMPTY_VERSION
             return False
+        if document.version != version_of(document.data):
+            document = await self._with_its_version(document)
         if anyway or document.version != self._version:
             self._version = document.version
             self._merge(document.data)
         return True
+
+    async def _with_its_version(self, document: Document) -> Document:
+        """Something else than a director has changed the content and left the version. Until that is the one
+        of the content, the undamaged table has the stored version: it would not be written again."""
+        while document.version != version_of(document.data):
+            reason = "the version is not that of the content"
+            self._log.error("store_document_damaged", document=self._name, reason=reason, note=AGAIN)
+            outcome = await self._store.swap_document(self._name, document.version, document.data)
+            data = outcome.blob if isinstance(outcome, Lost) else document.data
+            document = Document(outcome.version, data)
+            self.changed()
+        return document
 
     async def write(self) -> None:
         """Until what is wanted is stored."""
@@ -66,7 +82,9 @@ class TableDocument:
             result = await self._store.swap_document(self._name, self._version, self._encode())
             self._version = result.version
             if isinstance(result, Lost):
-                self._merge(result.blob)
+                document = await self._with_its_version(Document(result.version, result.blob))
+                self._version = document.version
+                self._merge(document.data)
                 continue
             self._written = wanted
             self._done.set()
@@ -76,6 +94,5 @@ class TableDocument:
         try:
             self._take(data)
         except (ValueError, RecursionError) as exc:
-            note = "written again from memory"
-            self._log.error("store_document_damaged", document=self._name, reason=str(exc), note=note)
+            self._log.error("store_document_damaged", document=self._name, reason=str(exc), note=AGAIN)
             self.changed()

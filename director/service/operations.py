@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cache
 
 import anyio.lowlevel
@@ -16,9 +16,10 @@ import anyio.lowlevel
 from director.core.addresses import host_id
 from director.core.assign import Gate
 from director.core.changes import problem_with
+from director.core.configured import Difference, compare
 from director.core.events import HostChange
 from director.core.hashing import UserHash
-from director.core.hosts import HostTable
+from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Neighbour
 from director.core.messages import HostRow
 from director.core.names import entries_in
@@ -28,9 +29,12 @@ from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, User, is_alive, u
 from director.core.vhosts import Circle
 from director.records import (
     Change,
+    ConfiguredHost,
     Dump,
     HostInfo,
     MemberInfo,
+    Plan,
+    PlannedChange,
     RingInfo,
     StatusInfo,
     UserInfo,
@@ -92,6 +96,13 @@ class Operations(UserOperations):
     def removed_hosts(self) -> list[str]:
         """Hosts of the configuration file that an operator has removed."""
         return [str(address) for address in self._hosts.removed()]
+
+    def plan(self, hosts: Sequence[ConfiguredHost]) -> Plan:
+        """What a start of this director with these hosts in its configuration would change."""
+        settings = [BackendSetting(as_address(h.address), h.hostname, h.tag, h.weight) for h in hosts]
+        applied = self._persistence.applied
+        changes = [_planned(one) for one in compare(applied, settings, self._hosts.rows)]
+        return Plan(me=self._director.me, known=applied is not None, changes=changes)
 
     async def dump(self) -> Dump:
         """The commands that rebuild hosts and pins. Reads the users in slices."""
@@ -216,6 +227,14 @@ class Operations(UserOperations):
 
     async def remove_host(self, address: str, *, reason: str, dry_run: bool = False) -> Change:
         return await self._change(HostChange(0, as_address(address), remove=True), "remove", reason, dry_run)
+
+    async def apply(self, change: HostChange, what: str, reason: str) -> None:
+        """Carry out what the configuration file says; the users of a former tag are moved behind it."""
+        before = self._hosts.get(change.address)
+        await self._change(change, what, reason, dry_run=False)
+        after = self._hosts.get(change.address)
+        if change.retag and before and after and before.tag != after.tag:
+            self._start("tag", before.address, self._flush_of_tag(before), reason)
 
     async def _change(self, change: HostChange, what: str, reason: str, dry_run: bool) -> Change:
         if dry_run:
@@ -421,6 +440,18 @@ class Operations(UserOperations):
             last_read=socket.last_read if socket else 0,
             last_write=socket.last_write if socket else 0,
         )
+
+
+def _planned(one: Difference) -> PlannedChange:
+    now, file = one.values()
+    return PlannedChange(
+        address=one.address,
+        what=one.attribute,
+        now=now,
+        file=file,
+        outcome=one.outcome.value,
+        decided=one.decided,
+    )
 
 
 def _user_info(record: User, host: str, expire: int, name: str | None) -> UserInfo:

@@ -15,6 +15,7 @@ import anyio
 import anyio.lowlevel
 
 from director.core.checks import wrong_members, wrong_rows
+from director.core.configured import Applied, AppliedHost, decode_applied, encode_applied
 from director.core.director import Director
 from director.core.events import (
     BucketsRead,
@@ -73,8 +74,9 @@ WATCH_PARTIAL = 0.5
 """In a partial ring, seconds between two looks for what others have changed in the store (ring-rules 12)."""
 AUDIT_QUEUE = 1000
 """Audit entries kept while the store is away."""
-HOSTS, MEMBERS = "hosts", "members"
-"""Names of the documents with the host table, and with what was changed in the list of directors."""
+HOSTS, MEMBERS, APPLIED = "hosts", "members", "applied"
+"""Names of the documents with the host table, with what was changed in the list of directors, and with what
+each member last applied of its configuration."""
 
 
 def pause_after(took: float) -> float:
@@ -134,6 +136,14 @@ class Persistence:
             self._snapshot = Snapshot(
                 snapshot, director, handle, log, (hosts, members), self._cluster, self._collect
             )
+        self.documents_read = anyio.Event()
+        """Set once the store has answered: hosts, directors and what was applied are known."""
+        self._all_applied: Applied = {}
+        self.applied_here = False
+        """Whether this director has applied its configuration since its start."""
+        self._applied = TableDocument(
+            store, APPLIED, lambda: encode_applied(self._all_applied), self._take_applied, log
+        )
         self._reading = Reading(store, director, handle, log)
         self._writing = Writing(
             store, director, self._reading, self._share, handle, self._between, self._noted
@@ -151,6 +161,15 @@ class Persistence:
     @property
     def hosts_stored(self) -> bool:
         return self._hosts.stored and self._members.stored
+
+    @property
+    def documents_stored(self) -> bool:
+        return self.hosts_stored and self._applied.stored
+
+    @property
+    def applied(self) -> list[AppliedHost] | None:
+        """What this member last applied of its configuration; None: it is not known."""
+        return self._all_applied.get(self._director.me)
 
     @property
     def loaded_part(self) -> float:
@@ -190,6 +209,14 @@ class Persistence:
         self._urgent.set()
         if self._snapshot is not None:
             self._snapshot.documents_changed()
+
+    def set_applied(self, applied: list[AppliedHost]) -> None:
+        """Remember what of the configuration is in the host table, which is stored."""
+        self.applied_here = True
+        if applied != self.applied:
+            self._all_applied[self._director.me] = applied
+            self._applied.changed()
+            self._work.set()
 
     def persist(self, number: int, buckets: Sequence[int] | None) -> None:
         """Write these buckets of users (None: all that have changed) at once; `Persisted` follows.
@@ -270,9 +297,11 @@ class Persistence:
         self._say_set_aside()
         run_id = await self._ask_run_id()
         alive = await self._renew_lease()
+        await self._applied.read()
         await self._read_hosts()
         self.hosts_changed()  # the configuration may know more than the store
         await self._members.read()
+        self.documents_read.set()
         self._handle(StoreOpened())
         self._load_scope = anyio.CancelScope()
         self._is_up(run_id, alive)
@@ -326,7 +355,7 @@ class Persistence:
         problem = wrong_rows(rows)
         if problem is not None:
             raise ValueError(problem)
-        self._handle(StoredHosts(tuple(rows)))
+        self._handle(StoredHosts(tuple(rows), applied=self.applied is not None))
 
     def _take_members(self, data: bytes) -> None:
         rows = decode_member_rows(data)
@@ -334,6 +363,12 @@ class Persistence:
         if problem is not None:
             raise ValueError(problem)
         self._handle(StoredMembers(tuple(rows)))
+
+    def _take_applied(self, data: bytes) -> None:
+        theirs = decode_applied(data)
+        if self.applied_here:
+            theirs[self._director.me] = self._all_applied[self._director.me]
+        self._all_applied = theirs
 
     def _say_set_aside(self) -> None:
         if self.store.set_aside != self._set_aside:
@@ -435,7 +470,7 @@ class Persistence:
         return self.up and self.loaded
 
     def _something_to_do(self) -> bool:
-        return self._writing.has_work or bool(self._audit) or not self.hosts_stored
+        return self._writing.has_work or bool(self._audit) or not self.documents_stored
 
     async def _come_back(self) -> None:
         """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
@@ -444,10 +479,14 @@ class Persistence:
         await self._claim_store()
         run_id = await self._ask_run_id()
         await self._renew_lease()
+        await self._applied.read()
         await self._read_hosts()
         self.hosts_changed()
         await self._members.read()
         self.members_changed()
+        if self.applied_here:
+            self._applied.changed()
+        self.documents_read.set()
         for space in SPACES:
             await self._reading.changed(space)
         await self._writing.queue_differences()
@@ -486,6 +525,7 @@ class Persistence:
     async def _write_documents(self) -> None:
         await self._hosts.write()
         await self._members.write()
+        await self._applied.write()
 
     # ---- with a shared store
 

@@ -22,6 +22,8 @@ from director.records import (
     HostInfo,
     HostPatch,
     NewHost,
+    NewPlan,
+    Plan,
     RingInfo,
     StatusInfo,
     UserInfo,
@@ -47,6 +49,9 @@ from director.web.problems import operation_failed, problem, request_failed, une
 MAX_BODY = 64 * 1024
 """Bytes of a request body; a longer one is answered 413."""
 
+MAX_PLAN = 4 * 1024 * 1024
+"""The same for all hosts of a configuration."""
+
 PAGE = 1000
 """Users an answer of `/v1/users` holds at most."""
 
@@ -60,6 +65,10 @@ Cursor = Annotated[
 
 class HostToSet(NewHost, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of `POST /v1/hosts`: add a host, or set what is given of one that exists."""
+
+
+class HostsToPlan(NewPlan, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/plan`: the hosts of a configuration file."""
 
 
 class HostChange(HostPatch, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -183,6 +192,19 @@ async def dump(operations: Service) -> Dump:
     return await operations.dump()
 
 
+@post(
+    "/v1/plan",
+    status_code=200,
+    guards=[has_body],
+    request_max_body_size=MAX_PLAN,
+    responses=errors(400),
+    summary="What a configuration file would change",
+)
+async def plan(operations: Service, data: JSONBody[HostsToPlan]) -> Plan:
+    """Changes nothing: what a start of this director with these hosts in its file would come to."""
+    return operations.plan(data.hosts)
+
+
 @get("/metrics", media_type=METRICS_TYPE, responses=errors(400), summary="Prometheus metrics")
 async def metrics(operations: Service) -> bytes:
     return await operations.metrics()
@@ -204,7 +226,7 @@ async def readyz(operations: Service) -> Response[bytes]:
 
 
 HANDLERS = [
-    *(status, hosts, one_host, set_host, change_host, remove_host, users, user, ring, dump),
+    *(status, hosts, one_host, set_host, change_host, remove_host, users, user, ring, dump, plan),
     *(metrics, livez, readyz),
     *MOVE_HANDLERS,
 ]

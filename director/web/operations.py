@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from director.records import Change, Dump, MoveInfo, StatusInfo, UserInfo, UsersChange
+from director.records import Change, ConfiguredHost, Dump, MoveInfo, Plan, StatusInfo, UserInfo, UsersChange
 from director.service.commands import Commands
 
 
@@ -13,6 +13,10 @@ class Operations(Commands, Protocol):
     """What only the web API asks, and how."""
 
     async def status(self) -> StatusInfo: ...
+
+    def plan(self, hosts: Sequence[ConfiguredHost]) -> Plan:
+        """What a start of this director with these hosts in its configuration would change."""
+        ...
 
     async def dump(self) -> Dump: ...
 

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 from anyio import to_thread
+from redis import Redis
 
 from state.base import (
     BUCKETS,
     EMPTY_VERSION,
     SCHEMA,
+    AuditEntry,
     Lease,
     Lost,
     StateStore,
@@ -451,6 +454,19 @@ async def test_an_audit_entry_that_cannot_be_read_is_refused(
     own_redis.command("XADD", "dd:audit", "*", "e", "what?")
     with pytest.raises(StoreRefused, match="XDEL dd:audit"):
         await store.audit(10)
+
+
+async def test_audit_entries_that_grow_too_old_are_dropped_though_there_are_few(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    with Redis(unix_socket_path=str(own_redis.socket)) as client:
+        for days in (200, 91, 89, 1):
+            at = time.time() - days * 86400
+            old = AuditEntry(at=at, who="root", what="down", target=f"{days} days ago")
+            client.xadd("dd:audit", {"e": msgspec.msgpack.encode(old)}, id=f"{at * 1000:.0f}-1")
+        await store.append_audit([AuditEntry(at=time.time(), who="root", what="down", target="now")])
+        assert client.xlen("dd:audit") == 3
+    assert [entry.target for entry in await store.audit(10)] == ["now", "1 days ago", "89 days ago"]
 
 
 async def test_a_value_too_short_to_be_a_bucket_counts_as_none(

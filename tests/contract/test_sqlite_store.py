@@ -15,9 +15,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from state.audit import AUDIT_AGE
 from state.base import (
     BUCKETS,
     EMPTY_VERSION,
+    AuditEntry,
     Lease,
     StateStore,
     StoreBusy,
@@ -288,6 +290,17 @@ async def test_a_caller_who_waits_no_longer_is_let_go_at_once(tmp_path: Path, st
 
 
 # Around the file
+
+
+async def test_audit_entries_that_are_too_old_leave_the_file(store: StateStore, tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    old = time.time() - AUDIT_AGE - 60
+    db.execute(
+        "INSERT INTO audit (at, who, what, target, detail, reason) VALUES (?, '', '', '', '', '')", (old,)
+    )
+    await store.append_audit([AuditEntry(at=time.time(), who="root", what="down", target="10.0.0.1")])
+    assert db.execute("SELECT count(*) FROM audit").fetchone() == (1,)
+    db.close()
 
 
 async def test_others_cannot_read_the_file(store: StateStore, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import anyio
 import msgspec
 import pytest
 
+from state.audit import AUDIT_AGE, AUDIT_TEXT
 from state.base import (
     BUCKETS,
     EMPTY_VERSION,
@@ -60,9 +61,12 @@ def lease(member: str, *, incarnation: int = 1, synced: bool = True) -> Lease:
     )
 
 
+NOW = float(int(time.time()))
+
+
 def entry(number: int, *, target: str = "10.0.0.1") -> AuditEntry:
     return AuditEntry(
-        at=float(number), who="root", what="down", target=target, detail=f"n={number}", reason="disk ü"
+        at=NOW + number, who="root", what="down", target=target, detail=f"n={number}", reason="disk ü"
     )
 
 
@@ -479,7 +483,7 @@ async def test_audit_entries_come_back_newest_first(store: StateStore) -> None:
 
 async def test_audit_entries_are_found_by_target_and_time(store: StateStore) -> None:
     await store.append_audit([entry(n, target=f"10.0.0.{n % 2}") for n in range(1, 7)])
-    assert await store.audit(10, since=3.0, target="10.0.0.1") == [
+    assert await store.audit(10, since=NOW + 3, target="10.0.0.1") == [
         entry(5, target="10.0.0.1"),
         entry(3, target="10.0.0.1"),
     ]
@@ -494,8 +498,32 @@ async def test_the_oldest_audit_entries_are_dropped_after_ten_thousand(store: St
     for start in range(0, 12_000, 1000):
         await store.append_audit([entry(n) for n in range(start, start + 1000)])
     kept = await store.audit(20_000)
-    assert [e.at for e in kept[:10_000]] == [float(n) for n in range(11_999, 1_999, -1)]
+    assert [e.at for e in kept[:10_000]] == [NOW + n for n in range(11_999, 1_999, -1)]
     assert len(kept) <= 10_200
+
+
+async def test_audit_entries_older_than_ninety_days_are_given_to_nobody(store: StateStore) -> None:
+    old = msgspec.structs.replace(entry(1), at=NOW - AUDIT_AGE - 60)
+    young = msgspec.structs.replace(entry(2), at=NOW - AUDIT_AGE + 60)
+    await store.append_audit([old, young])
+    await store.append_audit([entry(3)])
+    assert await store.audit(10) == [entry(3), young]
+    assert await store.audit(10, since=1.0) == [entry(3), young]
+
+
+async def test_a_long_text_of_an_audit_entry_is_cut_and_found_by_the_whole_one(store: StateStore) -> None:
+    long = "ü" * 3000
+    await store.append_audit([entry(1, target=long), entry(2)])
+    (found,) = await store.audit(10, target=long)
+    assert found.target.endswith("ü…")
+    assert 490 < len(found.target.encode()) <= AUDIT_TEXT
+
+
+async def test_a_name_that_is_no_utf_8_does_not_keep_an_audit_entry_out(store: StateStore) -> None:
+    name = b"j\xfcrgen".decode(errors="surrogateescape")
+    await store.append_audit([entry(1, target=name)])
+    (found,) = await store.audit(10, target=name)
+    assert found.target == r"j\udcfcrgen"
 
 
 # The store as a whole

@@ -103,6 +103,27 @@ def test_a_removal_survives_a_restart_of_all_directors(folder: Path, state: str)
         assert "temp" in refusal(ring[2], "user1")
 
 
+def test_an_added_director_and_a_pin_survive_a_restart_of_all_directors(folder: Path, state: str) -> None:
+    ring = Directors(folder, first=FIRST, state=state, settings=QUICK)
+    first, second, third = ring.all
+    for director in (first, second):  # whose files never hear of the third
+        director.config.write_text(director.config.read_text().replace(f', "{third.member}"]', "]"))
+    with ring:
+        for director in (first, second):
+            director.wait_whole(2)
+        assert told(first, "ring", "add", third.member).startswith(f"{third.member} added")
+        ring.wait_whole()
+        (hashed,) = asked(second, ["pinned"]).values()
+        target = next(host for host, *_ in first.hosts() if host != hashed)
+        told(third, "pin", "pinned", target)
+        for director in ring.all:
+            director.kill()
+        ring.start()
+        ring.wait_whole()
+        assert [asked(director, ["pinned"]) for director in ring.all] == [{"pinned": target}] * 3
+        assert told(first, "unpin", "pinned").startswith("pinned: no longer pinned")
+
+
 def test_a_pinned_user_stays_through_expiry_and_a_restart_of_all_until_he_is_unpinned(folder: Path) -> None:
     with (
         RedisServer(appendonly=True) as redis,

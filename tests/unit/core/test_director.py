@@ -454,6 +454,16 @@ def test_a_store_that_was_away_at_the_start_is_read_as_a_file_too() -> None:
     assert played.core.hosts.rows[BACKENDS[0]].weight == 7
 
 
+def test_a_store_that_was_away_is_only_merged_where_it_is_known_what_was_applied() -> None:
+    played = alone()
+    played.handle(TimerFired(), 50)
+    old = HostRow("10.1.0.9", "", True, 0, "", 0, 100, 0, True, 0)
+    lower = HostRow(BACKENDS[0], "", True, 0, "", 0, 7, 0, True, 0)
+    played.handle(StoredHosts([old, lower], applied=True), 60)
+    assert played.core.hosts.get(Address("10.1.0.9")) == old
+    assert played.core.hosts.rows[BACKENDS[0]].weight == 7
+
+
 def test_a_director_alone_confirms_a_change_at_once() -> None:
     played = alone()
     effects = played.handle(HostChange(1, BACKENDS[0], weight=7), 1)

@@ -205,6 +205,25 @@ def test_the_file_as_it_is_now_wins_over_what_a_file_once_said() -> None:
     assert (stored.hostname, stored.tag, stored.weight, stored.up) == ("new.example", "gold", 50, False)
 
 
+def test_where_it_is_known_what_was_applied_the_stored_table_counts_as_it_is() -> None:
+    hosts = HostTable([BackendSetting(ONE, "new.example", "gold", 50)])
+    stored = [row(hostname="old.example"), row(TWO, hostname="two.example")]
+    hosts.adopt_stored(stored)
+    assert hosts.present() == [row(hostname="new.example"), row(TWO, hostname="two.example")]
+
+
+def test_the_stored_name_of_a_host_that_an_operator_added_stays() -> None:
+    hosts = HostTable([BackendSetting(ONE, "file.example", "", 100)])
+    hosts.adopt_stored([row(hostname="operator.example", present_at=1000)])
+    assert hosts.rows[ONE].hostname == "operator.example"
+
+
+def test_a_host_that_is_new_in_the_file_is_there_beside_the_stored_ones() -> None:
+    hosts = table(ONE, TWO)
+    hosts.adopt_stored([row(ONE, present=False, present_at=1000)])
+    assert [one.address for one in hosts.present()] == [TWO]
+
+
 def test_a_host_that_was_only_ever_in_a_file_is_gone_when_the_file_lists_it_no_more() -> None:
     hosts = table(ONE)
     assert hosts.merge_stored([row(TWO)]) == []

@@ -210,6 +210,25 @@ async def test_a_damaged_host_document_is_named_and_written_again(url: str, data
 # ---- two writers
 
 
+@pytest.mark.parametrize("damaged", [b"damaged", b"\x90"], ids=["unreadable", "readable"])
+async def test_a_document_damaged_behind_its_version_is_named_and_written_again(
+    tmp_path: Path, damaged: bytes
+) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    async with running(Node(url)) as node:
+        await clean(node)
+    async with opened(url) as store:
+        before = await store.read_document("hosts")
+    with sqlite3.connect(tmp_path / "state.db", isolation_level=None) as db:
+        db.execute("UPDATE document SET data = ? WHERE name = 'hosts'", (damaged,))
+    db.close()
+    async with running(Node(url)) as node:
+        assert "the version is not that of the content" in node.logged("store_document_damaged")[0]
+        await clean(node)
+    async with opened(url) as store:
+        assert await store.read_document("hosts") == before
+
+
 async def test_what_another_wrote_into_a_bucket_meanwhile_is_kept(redis: RedisServer) -> None:
     async with running(Node(redis.url)) as node, opened(redis.url) as other:
         await clean(node)

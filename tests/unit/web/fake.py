@@ -5,7 +5,7 @@ Some names make it fail in the ways a real one can: see the first lines of each 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from hashlib import md5
 from typing import Any
 
@@ -16,10 +16,13 @@ import msgspec
 from director.errors import BadRequest, Refused, TryAgain, UnknownName
 from director.records import (
     Change,
+    ConfiguredHost,
     Dump,
     HostInfo,
     MemberInfo,
     MoveInfo,
+    Plan,
+    PlannedChange,
     Problem,
     RingInfo,
     StatusInfo,
@@ -79,6 +82,8 @@ class FakeOperations:
         """Users of a background move who are done each time it is asked about."""
         self.polled: set[str] = set()
         """Background moves somebody has asked about."""
+        self.planned: list[PlannedChange] = []
+        self.plan_known = True
         self.asked: list[object] = []
         """What the calls that change users were given besides a reason."""
 
@@ -109,6 +114,10 @@ class FakeOperations:
             missing=self.missing, waiting_logins=0, members=self.members, stopped=self.stopped,
             removed=self.removed, moves_in_progress=self.moving,
         )  # fmt: skip
+
+    def plan(self, hosts: Sequence[ConfiguredHost]) -> Plan:
+        self.asked.append(list(hosts))
+        return Plan(me="127.0.0.11:9090", known=self.plan_known, changes=self.planned)
 
     async def dump(self) -> Dump:
         return Dump(

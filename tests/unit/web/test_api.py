@@ -158,6 +158,14 @@ def test_ring_and_dump_are_their_records(ask: Caller) -> None:
     assert ask("GET", "/v1/dump").json["commands"][0] == "director add 127.0.1.1 100"
 
 
+def test_a_plan_takes_the_hosts_of_a_file_and_is_its_record(ask: Caller) -> None:
+    host = {"address": "127.0.1.1", "hostname": "", "tag": "", "weight": 7}
+    many = [host | {"address": f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"} for n in range(2000)]
+    answer = ask("POST", "/v1/plan", encoded(hosts=many))
+    assert (answer.status, answer.json) == (200, {"me": "127.0.0.11:9090", "known": True, "changes": []})
+    assert ask("POST", "/v1/plan", encoded(host=host)).status == 400
+
+
 def test_metrics_are_the_prometheus_text_format(ask: Caller) -> None:
     answer = ask("GET", "/metrics")
     assert answer.type == "text/plain; version=0.0.4; charset=utf-8"

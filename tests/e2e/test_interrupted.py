@@ -1,0 +1,146 @@
+"""Every director killed in the middle of what an operator has begun with a user: the restart ends it."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from director.core.hashing import UserHash
+from director.core.users import BUCKET_SHIFT, MOVING, PINNED, User, unpack
+from state.base import open_store
+from tests.e2e.processes import Client, DirectorProcess, Directors, until
+from tests.servers import RedisServer
+
+FIRST = "127.0.58.11"
+USER = "wanderer"
+KEY = UserHash().key(USER.encode())
+
+
+class Ring:
+    """Directors and where their users are stored."""
+
+    def __init__(self, directors: Directors, url: str | None) -> None:
+        self.directors, self._url = directors, url
+
+    def stored(self, director: DirectorProcess) -> User | None:
+        """The user's record in the director's store, which it is using."""
+        blob = self._sqlite(director) if self._url is None else anyio.run(self._redis)
+        return next((user for user in unpack(blob) if user.key == KEY), None)
+
+    def _sqlite(self, director: DirectorProcess) -> bytes:
+        db = sqlite3.connect(f"file:{director.folder}/state.db?mode=ro", uri=True)
+        try:
+            query = "SELECT data FROM bucket WHERE space = 'users' AND id = ?"
+            row = db.execute(query, (KEY >> BUCKET_SHIFT,)).fetchone()
+        finally:
+            db.close()
+        return row[0] if row else b""
+
+    async def _redis(self) -> bytes:
+        assert self._url is not None
+        store = open_store(self._url, base_dir=Path("/"))
+        await store.open()
+        try:
+            (bucket,) = await store.read_buckets("users", [KEY >> BUCKET_SHIFT])
+        finally:
+            await store.close()
+        return bucket.blob
+
+
+@pytest.fixture(params=["one with sqlite", "three with sqlite", "three with redis"])
+def ring(request: pytest.FixtureRequest, folder: Path) -> Iterator[Ring]:
+    count = 1 if request.param.startswith("one") else 3
+    if request.param.endswith("redis"):
+        with RedisServer(appendonly=True) as redis:
+            with Directors(folder, first=FIRST, count=count, state=redis.url) as directors:
+                yield Ring(directors, redis.url)
+    else:
+        with Directors(folder, first=FIRST, count=count) as directors:
+            yield Ring(directors, None)
+
+
+def asked(director: DirectorProcess) -> str:
+    with Client(director.login) as client:
+        return client.ask([USER])[USER]
+
+
+def record(director: DirectorProcess) -> Any:
+    return director.get(f"/v1/users/{USER}")["current"]
+
+
+def placed(ring: Ring) -> tuple[str, str]:
+    """The host the user has, known to all, and another one."""
+    ring.directors.wait_whole()
+    host = asked(ring.directors[0])
+    until(lambda: {record(d) for d in ring.directors.all} == {host}, what="all know him")
+    return host, next(one for one, *_ in ring.directors[0].hosts() if one != host)
+
+
+def die_in_the_middle(ring: Ring, path: str, body: dict[str, Any]) -> None:
+    """Begin it on the last director, where the kicks of all hang; as soon as it is stored, all are killed.
+    Then all are started again."""
+    origin = ring.directors[-1]
+    with ExitStack() as mute:
+        for director in ring.directors.all:
+            channel = mute.enter_context(socket.socket(socket.AF_UNIX))
+            channel.bind(str(director.run / "ipc"))
+            mute.callback((director.run / "ipc").unlink)
+            channel.listen()
+        status, _ = origin.request("POST", f"{path}?wait=false", body)
+        assert status == 202
+        until(partial(is_moving, ring, origin), what="its record is stored as moving")
+        for director in ring.directors.all:
+            director.kill()
+        assert is_moving(ring, origin)
+    ring.directors.start()
+    ring.directors.wait_whole()
+
+
+def is_moving(ring: Ring, director: DirectorProcess) -> bool:
+    """Whether the user is on the move by what the director's store has."""
+    stored = ring.stored(director)
+    return stored is not None and bool(stored.flags & MOVING)
+
+
+def until_settled(ring: Ring) -> None:
+    until(
+        lambda: all(d.get("/v1/ring")["moves_in_progress"] == 0 for d in ring.directors.all),
+        within=40,
+        what="no move is in progress",
+    )
+    assert [d.logged("move_timed_out") for d in ring.directors.all] == [[] for _ in ring.directors.all]
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("pin", [False, True], ids=["move", "pin"])
+def test_a_move_that_all_directors_died_in_ends_on_its_host_after_the_restart(ring: Ring, pin: bool) -> None:
+    _, target = placed(ring)
+    move = {"user": USER, "host": target, "pin": pin}
+    die_in_the_middle(ring, "/v1/moves", move)
+    assert [asked(director) for director in ring.directors.all] == [target] * len(ring.directors.all)
+    until_settled(ring)
+    until(lambda: not settled_wrongly(ring, pin), what="it is settled in the store")
+
+
+def settled_wrongly(ring: Ring, pin: bool) -> bool:
+    """Whether some store does not have the user settled, and pinned or not."""
+    records = [ring.stored(director) for director in ring.directors.all]
+    return any(one is None or one.flags & MOVING or bool(one.flags & PINNED) is not pin for one in records)
+
+
+@pytest.mark.timeout(90)
+def test_a_forgetting_that_all_directors_died_in_is_ended_after_the_restart(ring: Ring) -> None:
+    host, _ = placed(ring)
+    body = {"host": host, "forget": True}
+    die_in_the_middle(ring, "/v1/flushes", body)
+    until_settled(ring)
+    assert {record(director) for director in ring.directors.all} == {None}
+    assert asked(ring.directors[0]) == host  # where the hash puts him, as a new user

@@ -1,0 +1,159 @@
+"""Changed configuration files over restarts of one director, with a store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from director.core.events import HostChange
+from director.errors import TryAgain
+from director.records import ConfiguredHost
+from director.service.configuring import Configuring
+from tests.unit.service.parts import HOSTS, Node
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def started(folder: Path, hosts: Sequence[str] = HOSTS, state: str = "") -> AsyncIterator[Node]:
+    """A director with these hosts in its file that has applied it."""
+    node = Node(state or "sqlite:///state.db", folder, hosts=hosts)
+    configuring = Configuring(node.director, node.persistence, node.operations.apply, node.log)
+    async with applying(node, configuring):
+        yield node
+
+
+@asynccontextmanager
+async def applying(node: Node, configuring: Configuring) -> AsyncIterator[None]:
+    await node.persistence.open()
+    node.start()
+    try:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(node.operations.run)
+            tasks.start_soon(node.persistence.run)
+            tasks.start_soon(configuring.run)
+            await until(lambda: node.persistence.applied_here and node.persistence.documents_stored)
+            yield
+            tasks.cancel_scope.cancel()
+    finally:
+        node.driver.stop()
+        await node.persistence.stop()
+
+
+def there(node: Node) -> list[tuple[str, int]]:
+    return [(row.address, row.weight) for row in node.director.hosts.present()]
+
+
+def planned(node: Node, hosts: Sequence[str]) -> list[tuple[str, str, str]]:
+    plan = node.operations.plan([ConfiguredHost(address=host, weight=100) for host in hosts])
+    assert plan.known
+    return [(one.address, one.what, one.outcome) for one in plan.changes]
+
+
+async def test_a_host_taken_out_of_the_file_is_removed_for_all_and_a_new_one_added(tmp_path: Path) -> None:
+    new = [HOSTS[0], "127.0.3.9"]
+    async with started(tmp_path) as node:
+        assert planned(node, new) == [
+            (HOSTS[1], "host", "made"),
+            (HOSTS[2], "host", "made"),
+            ("127.0.3.9", "host", "made"),
+        ]
+    async with started(tmp_path, new) as node:
+        assert there(node) == [(host, 100) for host in new]
+        assert [node.director.hosts.rows[host].present_at > 0 for host in HOSTS] == [False, True, True]  # type: ignore[index]
+        assert len(node.logged("configuration_applied")) == 2
+        assert planned(node, new) == []
+        told = await node.store.audit(10)
+        assert {(e.what, e.target, e.reason) for e in told} <= {
+            ("remove", host, "the configuration file has changed") for host in HOSTS[1:]
+        }
+
+
+async def test_what_an_operator_did_stays_and_is_told(tmp_path: Path) -> None:
+    async with started(tmp_path, HOSTS[:2]) as node:
+        await node.operations.remove_host(HOSTS[0], reason="test")
+        await node.operations.set_host(HOSTS[0], None, 5, reason="test")
+    async with started(tmp_path, HOSTS[1:2]) as node:
+        assert there(node) == [(HOSTS[0], 5), (HOSTS[1], 100)]
+        (line,) = node.logged("configuration_kept")
+        assert f"host={HOSTS[0]} what=host" in line
+
+
+async def test_what_the_ring_cannot_agree_on_is_said_once_and_tried_again(tmp_path: Path) -> None:
+    async with started(tmp_path):
+        pass
+    node = Node("sqlite:///state.db", tmp_path, hosts=HOSTS[:2])
+    tries: list[HostChange] = []
+
+    async def change(change: HostChange, what: str, reason: str) -> None:
+        tries.append(change)
+        if len(tries) < 4:
+            raise TryAgain("Ring sync timed out")
+        await node.operations.apply(change, what, reason)
+
+    async with applying(node, Configuring(node.director, node.persistence, change, node.log, again=0.01)):
+        assert there(node) == [(host, 100) for host in HOSTS[:2]]
+        assert len(tries) == 4
+        (line,) = node.logged("configuration_waits")
+        assert f"host={HOSTS[2]} what=host" in line
+        assert 'reason="Ring sync timed out"' in line
+
+
+async def test_what_an_operator_changes_just_before_is_not_said_to_be_applied(tmp_path: Path) -> None:
+    async with started(tmp_path):
+        pass
+    node = Node("sqlite:///state.db", tmp_path, hosts=HOSTS[:2])
+
+    async def change(change: HostChange, what: str, reason: str) -> None:
+        await node.operations.remove_host(HOSTS[2], reason="test")
+        await node.operations.set_host(HOSTS[2], None, 5, reason="test")
+        await node.operations.apply(change, what, reason)
+
+    async with applying(node, Configuring(node.director, node.persistence, change, node.log)):
+        assert there(node) == [(HOSTS[0], 100), (HOSTS[1], 100), (HOSTS[2], 5)]
+        assert node.logged("configuration_applied") == []
+        assert len(node.logged("configuration_kept")) == 1
+
+
+async def test_a_restart_with_the_same_file_writes_and_says_nothing(tmp_path: Path) -> None:
+    async with started(tmp_path) as node:
+        pass
+    async with started(tmp_path) as node:
+        assert [line for line in node.lines if "event=configuration_" in line] == []
+        assert planned(node, HOSTS) == []
+
+
+async def test_a_director_that_dies_before_it_wrote_what_it_applied_applies_it_once(tmp_path: Path) -> None:
+    async with started(tmp_path) as node:
+        before = await node.store.read_document("applied")
+        assert before is not None
+    async with started(tmp_path, HOSTS[:2]) as node:
+        written = await node.store.read_document("applied")
+        assert written is not None
+        await node.store.swap_document("applied", written.version, before.data)
+    async with started(tmp_path, HOSTS[:2]) as node:
+        assert there(node) == [(host, 100) for host in HOSTS[:2]]
+        assert node.logged("configuration_applied") == []
+
+
+async def test_a_store_without_memory_knows_nothing_of_what_was_applied(tmp_path: Path) -> None:
+    async with started(tmp_path, state="memory:") as node:
+        assert there(node) == [(host, 100) for host in HOSTS]
+
+
+async def test_a_damaged_document_of_what_was_applied_is_named_and_written_again(tmp_path: Path) -> None:
+    async with started(tmp_path) as node:
+        written = await node.store.read_document("applied")
+        assert written is not None
+        await node.store.swap_document("applied", written.version, b"damaged")
+    async with started(tmp_path, HOSTS[:2]) as node:
+        assert "document=applied" in node.logged("store_document_damaged")[0]
+        assert there(node) == [(host, 100) for host in HOSTS[:2]]  # as with a file that nothing is known of
+        again = await node.store.read_document("applied")
+        assert again is not None
+        assert again.data != b"damaged"
