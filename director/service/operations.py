@@ -304,6 +304,7 @@ class Operations(UserOperations):
             },
             store_up=persistence.up,
             store_queue=persistence.queued,
+            store_lag=persistence.lag,
             store_errors=dict(persistence.errors),
             warm_start_seconds=self._warm_seconds(),
             warm_start_users=persistence.loaded_users,

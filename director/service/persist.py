@@ -121,6 +121,11 @@ class Persistence:
         return self._writing.queued
 
     @property
+    def lag(self) -> float:
+        """Seconds since the oldest change of a user that is not known to be stored."""
+        return self._writing.lag
+
+    @property
     def hosts_stored(self) -> bool:
         return self._hosts.stored and self._members.stored
 
@@ -138,6 +143,7 @@ class Persistence:
             loaded_part=self.loaded_part,
             loaded_users=self.loaded_users if self.loaded else len(self._users),
             queued_buckets=self.queued,
+            lag=round(self.lag, 3),
             error=self.error,
         )
 
@@ -145,6 +151,7 @@ class Persistence:
 
     def look(self) -> None:
         """Something has happened: there may be something to write."""
+        self._writing.look()
         if self._users.dirty_count or self._share.has_changed():
             self._work.set()
 

@@ -7,6 +7,7 @@ director may write any bucket. To save work each bucket has one usual writer amo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio.lowlevel
@@ -24,6 +25,35 @@ PREPARED = 32
 """Buckets made ready in one turn of the loop."""
 WRITE_BUCKETS = 128
 """Buckets of one write."""
+
+
+class Age:
+    """Since when something waits to be written. Its oldest part counts, until a pass has written all."""
+
+    def __init__(self) -> None:
+        self._changed: float | None = None
+        """Of what no pass has begun to write."""
+        self._queued: float | None = None
+        """Of what the last pass was to write."""
+
+    def changed(self, now: float) -> None:
+        if self._changed is None:
+            self._changed = now
+
+    def collected(self) -> None:
+        """A pass begins: it writes all that has changed so far."""
+        if self._queued is None:
+            self._queued = self._changed
+        self._changed = None
+
+    def written(self, *, everything: bool) -> None:
+        """The pass has ended. everything: nothing is left of what it was to write."""
+        if everything:
+            self._queued = None
+
+    def seconds(self, now: float) -> float:
+        oldest = self._changed if self._queued is None else self._queued
+        return 0.0 if oldest is None else now - oldest
 
 
 class Writing:
@@ -46,11 +76,22 @@ class Writing:
         self._queued_names: set[int] = set()
         self._under_way = 0
         """Buckets of users on their way into the store."""
+        self._age = Age()
 
     @property
     def queued(self) -> int:
         """Buckets of users that have changed and are not known to be stored."""
         return len(self._queued) + self._under_way + self._users.dirty_count
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the oldest change of a user that is not known to be stored."""
+        return self._age.seconds(time.monotonic())
+
+    def look(self) -> None:
+        """Users may have changed."""
+        if self._users.dirty_count:
+            self._age.changed(time.monotonic())
 
     @property
     def has_work(self) -> bool:
@@ -69,6 +110,7 @@ class Writing:
 
     def collect(self) -> None:
         """Move what has become dirty to the queue, or leave it to its usual writer."""
+        self._age.collected()
         for number in self._users.take_dirty():
             if self._share.is_ours(number):
                 self._queued.add(number)
@@ -107,6 +149,7 @@ class Writing:
         """Write what is queued now; what becomes dirty meanwhile, or is lost, is for the next time."""
         self.collect()
         await self._swap_all("users", self._users.stored_bucket, self._queued)
+        self._age.written(everything=not self._queued)
         for question in self.questions.take_answered():
             self._handle(Persisted(question))
 
