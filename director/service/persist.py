@@ -49,10 +49,12 @@ from state.base import (
 
 FLUSH_AFTER = 0.2
 """Seconds from the first change to its writing."""
-FLUSH_LATEST = 1.0
-"""Longest pause between two writes, in seconds, however long they take."""
+FLUSH_WITHIN = 1.0
+"""Seconds from a change to its end in the store, as long as a write takes less than half of it."""
 SHARE = 9
-"""Writing may take a tenth of the time: it is followed by a pause this many times as long."""
+"""Writing may take a tenth of the time: it is followed by a pause this many times as long..."""
+SHARE_LEAST = 0.5
+"""...or, where that would be too late, by one of this part of its length."""
 NAMES_AFTER = 30.0
 """The same for names, which nothing depends on."""
 OPEN_WITHIN = 10.0
@@ -67,6 +69,15 @@ AUDIT_QUEUE = 1000
 """Audit entries kept while the store is away."""
 HOSTS, MEMBERS = "hosts", "members"
 """Names of the documents with the host table, and with what was changed in the list of directors."""
+
+
+def rest_after(took: float) -> float:
+    """Seconds of rest after a write that took so many, so that writing leaves time to logins.
+
+    What changes as a write begins waits for its end, this rest, and the next write.
+    """
+    in_time = FLUSH_WITHIN - 2 * took
+    return max(FLUSH_AFTER, SHARE_LEAST * took, min(SHARE * took, in_time))
 
 
 class Persistence:
@@ -326,7 +337,7 @@ class Persistence:
                     with anyio.move_on_after(NAMES_AFTER):
                         await self._work.wait()
                 self._work = anyio.Event()
-                await self._rest(max(FLUSH_AFTER, min(FLUSH_LATEST, SHARE * took)))
+                await self._rest(rest_after(took))
             try:
                 if not self.up:
                     await self._come_back()

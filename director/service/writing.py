@@ -21,8 +21,8 @@ from director.service.reading import Reading
 from director.service.share import Share
 from state.base import EMPTY_VERSION, SPACES, Bucket, Lost, Space, StateStore, Swap, Swapped, version_of
 
-PREPARED = 32
-"""Buckets made ready in one turn of the loop."""
+TURN = 0.002
+"""Seconds in which buckets are made ready in one turn of the loop."""
 WRITE_BUCKETS = 128
 """Buckets of one write."""
 
@@ -186,16 +186,18 @@ class Writing:
         prepared: dict[int, int] = {}
         self._under_way = len(numbers) if space == "users" else 0
         try:
-            for position, number in enumerate(numbers, start=1):
-                blob = blob_of(number)
+            begun = time.monotonic()
+            for number in numbers:
+                swap = Swap(space, number, known.get(number, EMPTY_VERSION), blob_of(number))
                 queue.discard(number)
                 prepared[number] = self.questions.count
-                if version_of(blob) == known.get(number, EMPTY_VERSION):
+                if swap.becomes == swap.version:
                     self._is_stored(space, number, prepared[number])
                 else:
-                    swaps.append(Swap(space, number, known.get(number, EMPTY_VERSION), blob))
-                if position % PREPARED == 0:
+                    swaps.append(swap)
+                if time.monotonic() - begun > TURN:
                     await anyio.lowlevel.checkpoint()
+                    begun = time.monotonic()
             results = await self._store.swap_buckets(swaps) if swaps else []
         except BaseException:
             queue.update(numbers)

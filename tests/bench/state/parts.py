@@ -1,4 +1,4 @@
-"""What the measures of the state layer share: a director alone with its auth service, the load, full stores."""
+"""What the measures of the state layer share: a director alone, the load, full stores, tables."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def resident(pid: int) -> int:
 
 
 def random_blobs(users: int) -> Iterator[tuple[int, bytes]]:
-    """The packed records of so many random users, bucket by bucket, the probes among them. All were seen now."""
+    """The packed records of so many random users, seen now, bucket by bucket; the probes are among them."""
     now = int(time.time())
     ids = [host_id(Address(host)) for host in HOSTS]
     probes: dict[int, list[UserKey]] = {}

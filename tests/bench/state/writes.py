@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 
 from tests.bench.state.parts import MB, Bench, Watch, resident, sampled, spread, table
-from tests.bench.systems import wait_for
 from tests.e2e.processes import DirectorProcess
 
 KINDS = ("memory", "redis", "sqlite")
@@ -125,7 +124,7 @@ def show(title: str, samples: dict[str, list[Sample]]) -> None:
             kind,
             spread((run.cpu for run in runs), 1),
             spread((run.redis_cpu for run in runs if run.redis_cpu), 1),
-            spread((sorted(run.lags)[len(run.lags) // 2] for run in runs if run.lags)),
+            spread(sorted(run.lags)[len(run.lags) // 2] for run in runs if run.lags),
             spread(run.lag for run in runs),
             spread(run.behind for run in runs),
             spread((run.rss / MB for run in runs), 0),

@@ -16,6 +16,8 @@ from director.core.events import Claimed, ClaimFailed, Leases, Lookup, Stopping,
 from director.core.hosts import decode_rows, encode_rows
 from director.core.messages import HostRow
 from director.core.users import BUCKETS
+from director.service.persist import FLUSH_WITHIN, rest_after
+from director.service.writing import Age
 from director.types import MemberId, RequestId, UserKey
 from state.base import (
     EMPTY_VERSION,
@@ -453,3 +455,47 @@ async def test_events_after_the_end_do_no_harm(redis: RedisServer) -> None:
         node.put("late")
     async with opened(redis.url) as store:
         assert key_of("late") in await stored_users(store)
+
+
+# ---- how fast
+
+
+@pytest.mark.parametrize("took", [0.0, 0.05, 0.2, 0.4])
+def test_a_change_is_stored_within_a_second_where_a_write_takes_less_than_half_of_it(took: float) -> None:
+    assert took + rest_after(took) + took <= FLUSH_WITHIN
+
+
+@pytest.mark.parametrize(("took", "rest"), [(0.0, 0.2), (0.05, 0.45), (2.0, 1.0)])
+def test_the_longer_a_write_takes_the_longer_the_rest(took: float, rest: float) -> None:
+    assert rest_after(took) == pytest.approx(rest)
+
+
+def test_the_age_of_the_oldest_change_counts_until_a_write_has_stored_all() -> None:
+    age = Age()
+    age.changed(10.0)
+    age.collected()
+    age.changed(11.0)
+    assert age.seconds(12.0) == 2.0
+    age.written(everything=False)
+    age.collected()
+    assert age.seconds(13.0) == 3.0
+    age.changed(13.5)
+    age.written(everything=True)
+    assert age.seconds(14.0) == 0.5
+    age.collected()
+    age.written(everything=True)
+    assert age.seconds(15.0) == 0.0
+
+
+async def test_the_lag_falls_to_nothing_once_all_is_stored_and_grows_while_the_store_is_away(
+    redis: RedisServer,
+) -> None:
+    async with running(Node(redis.url)) as node:
+        node.put("alice")
+        await clean(node)
+        assert node.persistence.info().lag == 0.0
+        redis.kill()
+        node.put("bob")
+        await until(lambda: node.persistence.info().lag > 0.3)
+        redis.start()
+        await until(lambda: node.persistence.info().lag == 0.0)
