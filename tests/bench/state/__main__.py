@@ -11,8 +11,28 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench.state import writes
+import uvloop
+
+from tests.bench.state import sizes, start, writes
 from tests.bench.state.parts import Bench
+
+MILLIONS = [1_000_000, 10_000_000]
+
+
+def measure(bench: Bench, options: argparse.Namespace) -> None:
+    quick: bool = options.quick
+    match options.measure:
+        case "sizes":
+            uvloop.run(sizes.run(bench, [10_000] if quick else options.users or MILLIONS))
+        case "start":
+            counts = [10_000] if quick else options.users or MILLIONS
+            runs = [1 if quick else options.runs or (5 if users <= MILLIONS[0] else 3) for users in counts]
+            kinds = options.only or start.KINDS
+            uvloop.run(start.run(bench, list(zip(counts, runs, strict=True)), kinds))
+        case "writes":
+            rates, seconds = ([2000], 1.0) if quick else (options.rate or [100_000, 20_000], options.seconds)
+            kinds = options.only or writes.KINDS
+            writes.run(bench, rates, seconds, options.rounds, names=options.names, kinds=kinds)
 
 
 def main() -> None:
@@ -24,6 +44,12 @@ def main() -> None:
     quick = argparse.ArgumentParser(add_help=False)
     quick.add_argument("--quick", action="store_true", help="small numbers: whether it works at all")
     measures = parser.add_subparsers(dest="measure", required=True)
+    one = measures.add_parser("sizes", parents=[quick], help="bytes a user in Redis and SQLite")
+    one.add_argument("--users", type=int, action="append", help="1 M and 10 M if not given")
+    one = measures.add_parser("start", parents=[quick], help="warm start: until ready, answered, loaded")
+    one.add_argument("--users", type=int, action="append", help="1 M and 10 M if not given")
+    one.add_argument("--runs", type=int, help="5 for up to 1 M users, 3 for more if not given")
+    one.add_argument("--only", choices=start.KINDS, action="append", help="these stores only")
     one = measures.add_parser("writes", parents=[quick], help="write-behind: rate, CPU, lag, memory")
     one.add_argument("--rate", type=int, action="append", help="new users/s; 100000 and 20000 if not given")
     one.add_argument("--seconds", type=float, default=60.0)
@@ -33,12 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench") as name, ExitStack() as stack:
         bench = Bench(Path(name), stack)
-        kinds = options.only or list(writes.KINDS)
-        if options.quick:
-            writes.run(bench, [2000], 1.0, 1, names=options.names, kinds=kinds)
-        else:
-            rates = options.rate or [100_000, 20_000]
-            writes.run(bench, rates, options.seconds, options.rounds, names=options.names, kinds=kinds)
+        measure(bench, options)
 
 
 if __name__ == "__main__":

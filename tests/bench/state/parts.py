@@ -152,15 +152,16 @@ def names_of(records: bytes) -> bytes:
     )
 
 
-async def fill(store: StateStore, users: int, *, names: bool = False) -> None:
-    """Put random users into a store that is empty and open."""
+async def fill(stores: Sequence[StateStore], users: int, *, names: bool = False) -> None:
+    """Put random users into stores that are empty and open."""
     swaps: list[Swap] = []
     for number, blob in random_blobs(users):
         swaps.append(Swap("users", number, EMPTY_VERSION, blob))
         if names:
             swaps.append(Swap("names", number, EMPTY_VERSION, names_of(blob)))
         if len(swaps) >= BATCH or number == BUCKETS - 1:
-            await store.swap_buckets(swaps)
+            for store in stores:
+                await store.swap_buckets(swaps)
             swaps.clear()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.bench.state.parts import MB, Bench, Watch, resident, sampled, spread, table
@@ -92,7 +93,7 @@ def measure(bench: Bench, kind: str, rate: int, seconds: float, *, names: bool) 
 
 
 def run(
-    bench: Bench, rates: list[int], seconds: float, rounds: int, *, names: bool, kinds: list[str]
+    bench: Bench, rates: Sequence[int], seconds: float, rounds: int, *, names: bool, kinds: Sequence[str]
 ) -> None:
     for rate in rates:
         samples: dict[str, list[Sample]] = {kind: [] for kind in KINDS if kind in kinds}
