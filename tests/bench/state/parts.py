@@ -47,16 +47,17 @@ class Bench:
         self.folder.chmod(0o755)
         build_tools(self.folder, "loadgen", "fakeauth")
 
-    def director(self, state: str, *, names: bool = True) -> DirectorProcess:
-        """A director alone, with an auth service; it is not started."""
+    def director(
+        self, state: str, *, names: bool = True, address: str = "", port: int = 0, **more: Any
+    ) -> DirectorProcess:
+        """A director, with an auth service; it is not started. Alone unless `more` has `servers`."""
         self.directors += 1
         director = DirectorProcess(
             self.folder / f"d{self.directors}",
-            ADDRESS,
-            free_port(),
-            [],
+            address or ADDRESS,
+            port or free_port(),
             state=state,
-            backends='", "'.join(HOSTS),
+            **{"servers": [], "backends": '", "'.join(HOSTS)} | more,
             settings={"users": f'expire = "{EXPIRE} s"\nremember_names = {str(names).lower()}'},
         )
         fake_auth(self.folder, self.stack, [director.run])
@@ -66,7 +67,7 @@ class Bench:
     def redis(self) -> RedisServer:
         return self.stack.enter_context(RedisServer())
 
-    def load(self, director: DirectorProcess, *options: str | int) -> Load:
+    def load(self, director: DirectorProcess, *options: str | int | Path) -> Load:
         return Load([str(self.folder / "loadgen"), *map(str, options), str(director.login)])
 
 

@@ -26,6 +26,8 @@ from tests.bench.state.parts import MB, PROBES, Bench, fill, resident, spread, t
 from tests.e2e.processes import Client, DirectorProcess, until
 
 KINDS = ("redis", "sqlite")
+LOGINS = 20
+"""Logins between two looks at `status`, one in 10 ms."""
 WITHIN = 120.0
 """Seconds a start may take."""
 
@@ -111,16 +113,17 @@ def look(director: DirectorProcess, client: Client, sample: Sample) -> None:
     probes = buckets_of_probes()
     early, late = probes[0], probes[len(probes) // 2 :]
     while True:
-        store = director.get("/v1/status")["store"]
+        store = director.get("/v1/status")["store"]  # which counts all users: not too often
         sample.parts.append(store["loaded_part"])
         if store["loaded"]:
             return
         read = store["loaded_part"] * BUCKETS
-        if read > early[0]:
-            sample.read.append(took(client, early[1]))
         if late and read < late[-1][0]:
             sample.unread.append(took(client, late.pop()[1]))
-        time.sleep(0.01)
+        for _ in range(LOGINS):
+            time.sleep(0.01)
+            if read > early[0]:
+                sample.read.append(took(client, early[1]))
 
 
 def took(client: Client, user: str) -> float:

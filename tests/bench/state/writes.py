@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from tests.bench.state.parts import MB, Bench, Watch, resident, sampled, spread, table
 from tests.e2e.processes import DirectorProcess
@@ -47,7 +48,7 @@ def lag(director: DirectorProcess) -> float:
 
 
 def stored(director: DirectorProcess) -> bool:
-    return director.get("/v1/status")["store"]["queued_buckets"] == 0
+    return bool(director.get("/v1/status")["store"]["queued_buckets"] == 0)
 
 
 def written(pid: int) -> int:
@@ -106,32 +107,30 @@ def run(
 
 def show(title: str, samples: dict[str, list[Sample]]) -> None:
     base = samples.get("memory", [])
-    rows = []
-    for kind, runs in samples.items():
-        ratios = [run.rate / other.rate for run, other in zip(runs, base, strict=False)]
-        rows.append(
-            (
-                kind,
-                spread((run.rate / 1000 for run in runs), 1),
-                spread(ratios),
-                spread((run.p99 for run in runs), 1),
-                spread((run.slowest for run in runs), 0),
-                str(sum(run.failed for run in runs)),
-            )
-        )
-    table(title, ("logins", "1000/s", "to memory", "p99 ms", "slowest ms", "failed"), rows)
-    rows = [
+    logins = [
         (
             kind,
-            spread((run.cpu for run in runs), 1),
-            spread((run.redis_cpu for run in runs if run.redis_cpu), 1),
-            spread(sorted(run.lags)[len(run.lags) // 2] for run in runs if run.lags),
-            spread(run.lag for run in runs),
-            spread(run.behind for run in runs),
-            spread((run.rss / MB for run in runs), 0),
-            spread((run.written / MB for run in runs), 0),
+            spread((run.rate / 1000 for run in runs), 0),
+            spread(run.rate / other.rate for run, other in zip(runs, base, strict=False)),
+            spread((run.p99 for run in runs), 0),
+            f"{max(run.slowest for run in runs):.0f}",
+            str(sum(run.failed for run in runs)),
         )
         for kind, runs in samples.items()
     ]
-    head = ("store", "CPU s", "redis", "lag s", "largest", "last s", "RSS MB", "out MB")
-    table("what they cost", head, rows)
+    table(title, ("logins", "1000/s", "to memory:", "p99 ms", "max ms", "failed"), logins)
+    costs = [
+        (
+            kind,
+            spread((run.cpu for run in runs), 1),
+            f"{median(run.redis_cpu for run in runs):.1f}",
+            spread(median(run.lags) for run in runs),
+            f"{max(run.lag for run in runs):.2f}",
+            f"{max(run.behind for run in runs):.2f}",
+            f"{max(run.rss for run in runs) / MB:.0f}",
+            f"{median(run.written for run in runs) / MB:.0f}",
+        )
+        for kind, runs in samples.items()
+    ]
+    head = ("costs", "CPU s", "redis", "lag s", "largest", "last s", "RSS MB", "out MB")
+    table("lag: of the oldest change; last: until all is stored; out: to sockets and files", head, costs)
