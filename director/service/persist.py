@@ -331,9 +331,10 @@ class Persistence:
         pause = RETRY_FIRST
         names_due = time.monotonic() + NAMES_AFTER
         took = 0.0
+        names_left = False
         while True:
             if self.up:
-                if not self._something_to_do():
+                if not (self._something_to_do() or names_left):
                     with anyio.move_on_after(NAMES_AFTER):
                         await self._work.wait()
                 self._work = anyio.Event()
@@ -342,12 +343,13 @@ class Persistence:
                 if not self.up:
                     await self._come_back()
                 begun = time.monotonic()
+                due = begun >= names_due
                 if self._director.joining or self._director.loading:
                     await self._write_documents()  # users later: it has better things to do
                 else:
-                    await self._write(names=begun >= names_due)
+                    names_left = await self._write(names=due)
                 took = time.monotonic() - begun
-                if begun >= names_due:
+                if due and not names_left:
                     names_due = begun + max(NAMES_AFTER, SHARE * took)
                 pause = RETRY_FIRST
             except StoreError as exc:
@@ -384,11 +386,11 @@ class Persistence:
         self._is_up(run_id, alive)
         self._log.info("store_back", store=self.store.url, buckets_written=behind)
 
-    async def _write(self, *, names: bool) -> None:
+    async def _write(self, *, names: bool) -> bool:
+        """Returns whether names are left for the next time."""
         await self._write_first()
         await self._writing.write_users()
-        if names:
-            await self._writing.write_names()
+        return names and not await self._writing.write_names()
 
     async def _write_first(self) -> None:
         """What operators wait for, or did; and whose the buckets are by now."""

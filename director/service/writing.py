@@ -25,6 +25,8 @@ TURN = 0.002
 """Seconds in which buckets are made ready in one turn of the loop."""
 WRITE_BUCKETS = 128
 """Buckets of one write."""
+NAMES_AT_ONCE = 512
+"""Buckets of names written before users have their turn again."""
 
 
 class Age:
@@ -153,10 +155,16 @@ class Writing:
         for question in self.questions.take_answered():
             self._handle(Persisted(question))
 
-    async def write_names(self) -> None:
-        """The same for names."""
+    async def write_names(self) -> bool:
+        """The same for names, some buckets at a time, so that users never wait for them. Returns whether all
+        are written that had changed when the first of them were."""
+        if not self._queued_names:
+            self._collect_names()
+        await self._swap_all("names", self._names.bucket, self._queued_names, at_most=NAMES_AT_ONCE)
+        return not self._queued_names
+
+    def _collect_names(self) -> None:
         self._queued_names.update(n for n in self._names.take_dirty() if self._share.is_ours(n))
-        await self._swap_all("names", self._names.bucket, self._queued_names)
 
     async def write_the_rest(self) -> None:
         """Until nothing is left to write.
@@ -167,12 +175,16 @@ class Writing:
         self.collect()
         self._queued.update(self._share.lately_left())
         await self.write_users()
-        await self.write_names()
         while self._queued:
             await self.write_users()
+        self._collect_names()
+        while not await self.write_names():
+            pass
 
-    async def _swap_all(self, space: Space, blob_of: Callable[[int], bytes], queue: set[int]) -> None:
-        numbers = sorted(queue)
+    async def _swap_all(
+        self, space: Space, blob_of: Callable[[int], bytes], queue: set[int], at_most: int = BUCKETS
+    ) -> None:
+        numbers = sorted(queue)[:at_most]
         for at in range(0, len(numbers), WRITE_BUCKETS):
             await self._swap(space, numbers[at : at + WRITE_BUCKETS], blob_of, queue)
             await self._between()

@@ -15,9 +15,10 @@ from director.core.assign import Gate
 from director.core.events import Claimed, ClaimFailed, Leases, Lookup, Stopping, TimerFired
 from director.core.hosts import decode_rows, encode_rows
 from director.core.messages import HostRow
-from director.core.users import BUCKETS
+from director.core.names import entries_in, entry
+from director.core.users import BUCKET_SHIFT, BUCKETS
 from director.service.persist import FLUSH_WITHIN, rest_after
-from director.service.writing import Age
+from director.service.writing import NAMES_AT_ONCE, Age
 from director.types import MemberId, RequestId, UserKey
 from state.base import (
     EMPTY_VERSION,
@@ -492,10 +493,42 @@ async def test_the_lag_falls_to_nothing_once_all_is_stored_and_grows_while_the_s
 ) -> None:
     async with running(Node(redis.url)) as node:
         node.put("alice")
-        await clean(node)
-        assert node.persistence.info().lag == 0.0
+        await until(lambda: node.persistence.lag > 0)
+        await until(lambda: node.persistence.lag == 0)
+        assert key_of("alice") in await stored_users(node.store)
         redis.kill()
         node.put("bob")
         await until(lambda: node.persistence.info().lag > 0.3)
         redis.start()
-        await until(lambda: node.persistence.info().lag == 0.0)
+        await until(lambda: node.persistence.lag == 0)
+        assert key_of("bob") in await stored_users(node.store)
+
+
+async def test_users_are_written_between_the_names_of_many(redis: RedisServer) -> None:
+    node = Node(redis.url)
+    async with running(node):
+        names = {number << BUCKET_SHIFT | 1 << 32: b"somebody" for number in range(BUCKETS)}
+        node.director.names.add(b"".join(entry(UserKey(key), name) for key, name in names.items()))
+        writing = node.persistence._writing
+        turns = 0
+        while not await writing.write_names():
+            turns += 1
+            node.put(f"user{turns}")
+            await clean(node)
+        assert turns == BUCKETS // NAMES_AT_ONCE - 1
+    async with opened(redis.url) as store:
+        assert len(await store.versions("names")) == BUCKETS
+        assert len(await stored_users(store)) == turns
+
+
+async def test_a_director_that_stops_writes_all_names(url: str) -> None:
+    async with running(Node(url)) as node:
+        writing = node.persistence._writing
+        for first in (1, 2):  # the second time some of the first are still queued
+            names = [UserKey(number << BUCKET_SHIFT | first << 32) for number in range(BUCKETS)]
+            node.director.names.add(b"".join(entry(key, b"somebody") for key in names))
+            assert not await writing.write_names()
+    async with opened(url) as store:
+        found = [bucket async for batch in store.load_buckets("names") for bucket in batch]
+        assert len(found) == BUCKETS
+        assert {len(list(entries_in(bucket.blob))) for bucket in found} == {2}
