@@ -111,6 +111,8 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     """How much of it is, 0 to 1."""
     loaded_users: int = 0
     queued_buckets: int = 0
+    lag: float = 0.0
+    """Seconds since the oldest change of a user that is not known to be stored."""
     error: str | None = None
     snapshot: SnapshotInfo | None = None
     """None: none is kept."""

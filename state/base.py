@@ -89,6 +89,11 @@ class Swap(msgspec.Struct, frozen=True, gc=False):
     version: bytes
     """The version the writer believes is stored."""
     blob: bytes
+    becomes: bytes = b""
+    """The version of `blob`. Not to be given: it is computed here, once, for large blobs take their time."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "becomes", version_of(self.blob))
 
 
 class Swapped(msgspec.Struct, frozen=True, gc=False):

@@ -98,14 +98,13 @@ class MemoryStore:
     def _swap(self, swap: Swap) -> Swapped | Lost:
         held = self._buckets[swap.space]
         stored, blob = held.get(swap.number, (EMPTY_VERSION, b""))
-        version = version_of(swap.blob)
-        if stored not in (swap.version, version):
+        if stored not in (swap.version, swap.becomes):
             return Lost(stored, blob)
         if swap.blob:
-            held[swap.number] = (version, bytes(swap.blob))
+            held[swap.number] = (swap.becomes, bytes(swap.blob))
         else:
             held.pop(swap.number, None)
-        return Swapped(version)
+        return Swapped(swap.becomes)
 
     async def versions(self, space: Space) -> dict[int, bytes]:
         check_space(space)

@@ -211,12 +211,14 @@ class RedisStore:
             commands = [self._swap_command([swaps[i] for i in places]) for places in trip]
             for places, answers in zip(trip, await link.call("swap_buckets", commands), strict=True):
                 for i, answer in zip(places, answers, strict=True):
-                    results[i] = _outcome(answer, swaps[i].blob)
+                    results[i] = _outcome(answer, swaps[i].becomes)
         return cast("list[Swapped | Lost]", results)
 
     def _swap_command(self, swaps: Sequence[Swap]) -> Command:
         keys = [self._key(swap.space, swap.number) for swap in swaps]
-        arguments = [part for swap in swaps for part in (swap.version, _joined(swap.blob))]
+        arguments = [
+            part for swap in swaps for part in (swap.version, swap.becomes + swap.blob if swap.blob else b"")
+        ]
         return ("EVALSHA", SWAP_SHA, len(keys), *keys, *arguments)
 
     async def versions(self, space: Space) -> dict[int, bytes]:
@@ -254,9 +256,11 @@ class RedisStore:
     async def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
         check_document(name)
         check_version(version)
-        command = ("EVALSHA", SWAP_SHA, 1, f"{self._prefix}doc:{name}", version, _joined(data))
+        becomes = version_of(data)
+        value = becomes + data if data else b""
+        command = ("EVALSHA", SWAP_SHA, 1, f"{self._prefix}doc:{name}", version, value)
         ((answer,),) = await self._required("swap_document").call("swap_document", [command])
-        return _outcome(answer, data)
+        return _outcome(answer, becomes)
 
     async def renew(self, lease: Lease, ttl: float) -> bool:
         stored = msgspec.msgpack.encode(lease)
@@ -450,11 +454,6 @@ class RedisStore:
         self.step = step
 
 
-def _joined(blob: bytes) -> bytes:
-    """What is stored for a blob; nothing where it is empty."""
-    return version_of(blob) + blob if blob else b""
-
-
 def _split(value: bytes | None) -> tuple[bytes, bytes]:
     """Version and blob of what is stored."""
     if value is None or len(value) <= VERSION_SIZE:
@@ -462,8 +461,8 @@ def _split(value: bytes | None) -> tuple[bytes, bytes]:
     return value[:VERSION_SIZE], value[VERSION_SIZE:]
 
 
-def _outcome(answer: int | bytes, blob: bytes) -> Swapped | Lost:
-    return Lost(*_split(answer)) if isinstance(answer, bytes) else Swapped(version_of(blob))
+def _outcome(answer: int | bytes, becomes: bytes) -> Swapped | Lost:
+    return Lost(*_split(answer)) if isinstance(answer, bytes) else Swapped(becomes)
 
 
 def _below(numbers: Iterable[int]) -> list[int]:

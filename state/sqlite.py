@@ -296,17 +296,16 @@ def _swap_one(db: sqlite3.Connection, swap: Swap) -> Swapped | Lost:
     key = (swap.space, swap.number)
     row = db.execute("SELECT version FROM bucket WHERE space = ? AND id = ?", key).fetchone()
     stored = EMPTY_VERSION if row is None else _sound(*row)[0]
-    version = version_of(swap.blob)
-    if stored == version:
-        return Swapped(version)
+    if stored == swap.becomes:
+        return Swapped(swap.becomes)
     if stored != swap.version:
         row = db.execute("SELECT data FROM bucket WHERE space = ? AND id = ?", key).fetchone()
         return Lost(stored, b"" if row is None else _sound(stored, *row)[1])
     if swap.blob:
-        db.execute(STORE_BUCKET, (*key, version, swap.blob))
+        db.execute(STORE_BUCKET, (*key, swap.becomes, swap.blob))
     else:
         db.execute("DELETE FROM bucket WHERE space = ? AND id = ?", key)
-    return Swapped(version)
+    return Swapped(swap.becomes)
 
 
 def _read_document(db: sqlite3.Connection, name: str) -> Document | None:

@@ -13,7 +13,7 @@ from director.core.moves import Moves
 from director.core.names import NameTable
 from director.core.pending import Pending
 from director.core.ring import Ring
-from director.core.users import BY_HAND, User, unpack
+from director.core.users import BY_HAND, User, keys_of, unpack
 from director.types import HostId, Now, UserKey
 
 
@@ -60,7 +60,7 @@ class Intake:
         if not changed:
             return effects
         if self._pending:
-            self._pending.wake_users(user.key for user in unpack(changed))
+            self._pending.wake_users(keys_of(changed))
         return effects + [Send(n.link, [Users(changed)]) for n in self._ring.live_links() if n is not source]
 
     def names(self, neighbour: Neighbour, names: Names) -> list[Effect]:

@@ -39,6 +39,7 @@ LATEST = 0xFFFFFFFF
 SUMMARY_ENTRY = 6
 """Bytes that `UserTable.summary` has for each record."""
 
+_KEYS = Struct(">Q14x")
 _WORD = 0xFFFFFFFFFFFFFFFF
 
 
@@ -108,6 +109,11 @@ def unpack(records: bytes) -> Iterator[User]:
     if len(records) % RECORD.size:
         raise ValueError(f"{len(records)} bytes of user records are no multiple of {RECORD.size}")
     return (User(*fields) for fields in RECORD.iter_unpack(records))
+
+
+def keys_of(records: bytes) -> Iterator[UserKey]:
+    """Whose records these are. Several times as fast as `unpack`."""
+    return (UserKey(key) for (key,) in _KEYS.iter_unpack(records))
 
 
 class UserTable:

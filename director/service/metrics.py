@@ -80,6 +80,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     store_up: bool = False
     store_queue: int = 0
     """Buckets that are changed and not yet stored."""
+    store_lag: float = 0.0
+    """Seconds since the oldest change of a user that is not stored yet."""
     store_errors: dict[str, int] = msgspec.field(default_factory=dict)
     """operation -> failures."""
     snapshot_up: bool | None = None
@@ -167,6 +169,8 @@ class _Page:
         now = self.snapshot
         yield _gauge("store_up", "1 while the state store answers", [((), now.store_up)])
         yield _gauge("store_queue_entries", "Buckets changed and not yet stored", [((), now.store_queue)])
+        lag = [((), now.store_lag)]
+        yield _gauge("store_lag_seconds", "Age of the oldest change of a user that is not stored yet", lag)
         failed = _by_one(now.store_errors)
         yield _counter("store_errors", "Failed operations of the state store", failed, "operation")
         swept = _by_one(now.store_swept)

@@ -58,10 +58,12 @@ from state.base import (
 
 FLUSH_AFTER = 0.2
 """Seconds from the first change to its writing."""
-FLUSH_LATEST = 1.0
-"""Longest pause between two writes, in seconds, however long they take."""
+FLUSH_WITHIN = 1.0
+"""Seconds from a change to its end in the store, as long as a write takes less than half of it."""
 SHARE = 9
-"""Writing may take a tenth of the time: it is followed by a pause this many times as long."""
+"""Writing may take a tenth of the time: it is followed by a pause this many times as long..."""
+SHARE_LEAST = 0.5
+"""...or, where that would be too late, by one of this part of its length."""
 NAMES_AFTER = 30.0
 """The same for names, which nothing depends on."""
 OPEN_WITHIN = 10.0
@@ -79,12 +81,13 @@ HOSTS, MEMBERS, APPLIED = "hosts", "members", "applied"
 each member last applied of its configuration."""
 
 
-def pause_after(took: float) -> float:
-    """Seconds from a write that took so many to the next one.
+def rest_after(took: float) -> float:
+    """Seconds of rest after a write that took so many, so that writing leaves time to logins.
 
-    What becomes dirty during the pause is stored within FLUSH_LATEST while a write takes a tenth of that; a
-    store that takes longer is written less often, by as much."""
-    return max(FLUSH_AFTER, min(FLUSH_LATEST, SHARE * took))
+    What changes as a write begins waits for its end, this rest, and the next write.
+    """
+    in_time = FLUSH_WITHIN - 2 * took
+    return max(FLUSH_AFTER, SHARE_LEAST * took, min(SHARE * took, in_time))
 
 
 class Persistence:
@@ -159,6 +162,11 @@ class Persistence:
         return self._writing.queued
 
     @property
+    def lag(self) -> float:
+        """Seconds since the oldest change of a user that is not known to be stored."""
+        return self._writing.lag
+
+    @property
     def hosts_stored(self) -> bool:
         return self._hosts.stored and self._members.stored
 
@@ -185,6 +193,7 @@ class Persistence:
             loaded_part=self.loaded_part,
             loaded_users=self.loaded_users if self.loaded else len(self._users),
             queued_buckets=self.queued,
+            lag=round(self.lag, 3),
             error=self.error,
             snapshot=None if self._snapshot is None else self._snapshot.info(),
         )
@@ -193,6 +202,7 @@ class Persistence:
 
     def look(self) -> None:
         """Something has happened: there may be something to write."""
+        self._writing.look()
         if self._users.dirty_count or self._share.has_changed():
             self._work.set()
 
@@ -434,24 +444,26 @@ class Persistence:
         pause = RETRY_FIRST
         names_due = time.monotonic() + NAMES_AFTER
         took = 0.0
+        names_left = False
         while True:
             if self.up:
-                if not self._something_to_do():
+                if not (self._something_to_do() or names_left):
                     with anyio.move_on_after(NAMES_AFTER):
                         await self._work.wait()
                 self._work = anyio.Event()
-                await self._rest(pause_after(took))
+                await self._rest(rest_after(took))
             try:
                 if not self.up or await self._is_replaced():
                     await self._come_back()
                 self._check_lease()
                 begun = time.monotonic()
+                due = begun >= names_due
                 if self._director.joining or self._director.loading:
                     await self._write_documents()  # users later: it has better things to do
                 else:
-                    await self._write(names=begun >= names_due)
+                    names_left = await self._write(names=due)
                 took = time.monotonic() - begun
-                if begun >= names_due:
+                if due and not names_left:
                     names_due = begun + max(NAMES_AFTER, SHARE * took)
                 pause = RETRY_FIRST
             except StoreError as exc:
@@ -497,11 +509,11 @@ class Persistence:
         self._is_up(run_id, await self._renew_lease())  # anew: to read may have taken longer than a lease
         self._log.info("store_back", store=self.store.url, buckets_written=behind)
 
-    async def _write(self, *, names: bool) -> None:
+    async def _write(self, *, names: bool) -> bool:
+        """Returns whether names are left for the next time."""
         await self._write_first()
         await self._writing.write_users()
-        if names:
-            await self._writing.write_names()
+        return names and not await self._writing.write_names()
 
     async def _write_first(self) -> None:
         """What operators wait for, or did; and whose the buckets are by now."""
@@ -607,9 +619,10 @@ class Persistence:
             self._snapshot.changed(space, numbers)
 
     def _collect(self) -> None:
-        """While the store is away, too."""
-        self._writing.collect()
-        self._writing.collect_names()
+        """While the store is away; else who writes to it does."""
+        if not self.up:
+            self._writing.collect()
+            self._writing.collect_names()
 
     # ---- trouble
 

@@ -21,8 +21,8 @@ from director.core.users import BUCKETS
 from director.service.log import Log
 from state.base import EMPTY_VERSION, SPLIT, SPLIT_VERSION, Bucket, Space, StateStore, version_of
 
-MERGE_BUCKETS = 16
-"""Buckets merged in one turn of the loop: 4,000 records where there are a million users."""
+MERGE_BYTES = 100_000
+"""About what is merged in one turn of the loop: some 4,500 users."""
 READ_BUCKETS = 128
 """Buckets asked for at a time."""
 
@@ -123,9 +123,13 @@ class Reading:
         return found
 
     async def _take_slowly(self, space: Space, buckets: Sequence[Bucket]) -> None:
-        for at in range(0, len(buckets), MERGE_BUCKETS):
-            self.take(space, buckets[at : at + MERGE_BUCKETS])
-            await anyio.lowlevel.checkpoint()
+        size = first = 0
+        for at, bucket in enumerate(buckets, start=1):
+            size += len(bucket.blob)
+            if size >= MERGE_BYTES or at == len(buckets):
+                self.take(space, buckets[first:at])
+                size, first = 0, at
+                await anyio.lowlevel.checkpoint()
 
     def take(self, space: Space, buckets: Iterable[Bucket]) -> None:
         """Merge buckets as they are stored into memory."""

@@ -12,6 +12,7 @@ sees it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -40,10 +41,41 @@ from state.base import (
     version_of,
 )
 
-PREPARED = 32
-"""Buckets made ready in one turn of the loop."""
+TURN = 0.002
+"""Seconds in which buckets are made ready in one turn of the loop."""
 WRITE_BUCKETS = 128
 """Buckets of one write."""
+NAMES_AT_ONCE = 512
+"""Buckets of names written before users have their turn again."""
+
+
+class Age:
+    """Since when something waits to be written. Its oldest part counts, until a pass has written all."""
+
+    def __init__(self) -> None:
+        self._changed: float | None = None
+        """Of what no pass has begun to write."""
+        self._queued: float | None = None
+        """Of what the last pass was to write."""
+
+    def changed(self, now: float) -> None:
+        if self._changed is None:
+            self._changed = now
+
+    def collected(self) -> None:
+        """A pass begins: it writes all that has changed so far."""
+        if self._queued is None:
+            self._queued = self._changed
+        self._changed = None
+
+    def written(self, *, everything: bool) -> None:
+        """The pass has ended. everything: nothing is left of what it was to write."""
+        if everything:
+            self._queued = None
+
+    def seconds(self, now: float) -> float:
+        oldest = self._changed if self._queued is None else self._queued
+        return 0.0 if oldest is None else now - oldest
 
 
 class Plan(NamedTuple):
@@ -52,8 +84,6 @@ class Plan(NamedTuple):
     swaps: list[Swap]
     marks: list[Swap]
     """Those to be split, when all swaps are done."""
-    is_spread: bool
-    """Whether there are several, so that it took long to find out."""
 
 
 class Writing:
@@ -78,11 +108,22 @@ class Writing:
         self._queued_names: set[int] = set()
         self._under_way = 0
         """Buckets of users on their way into the store."""
+        self._age = Age()
 
     @property
     def queued(self) -> int:
         """Buckets of users that have changed and are not known to be stored."""
         return len(self._queued) + self._under_way + self._users.dirty_count
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the oldest change of a user that is not known to be stored."""
+        return self._age.seconds(time.monotonic())
+
+    def look(self) -> None:
+        """Users may have changed."""
+        if self._users.dirty_count:
+            self._age.changed(time.monotonic())
 
     @property
     def has_work(self) -> bool:
@@ -135,9 +176,11 @@ class Writing:
 
     async def queue_differences(self) -> None:
         """Queue every bucket that is ours to write and differs from what the store holds."""
+        begun = time.monotonic()
         for number in range(BUCKETS):
-            if number % PREPARED == 0:
+            if time.monotonic() - begun > TURN:
                 await anyio.lowlevel.checkpoint()
+                begun = time.monotonic()
             if self._share.is_ours(number):
                 if self._plan("users", number, self._users.stored_bucket(number)).swaps:
                     self._queued.add(number)
@@ -146,17 +189,22 @@ class Writing:
 
     async def write_users(self) -> None:
         """Write what is queued now; what becomes dirty meanwhile, or is lost, is for the next time."""
+        self._age.collected()
         self.collect()
         self._queued.update(map(root_of, self._reading.damaged["users"]))
         await self._swap_all("users", self._users.stored_bucket, self._queued)
+        self._age.written(everything=not self._queued)
         for question in self.questions.take_answered():
             self._handle(Persisted(question))
 
-    async def write_names(self) -> None:
-        """The same for names."""
-        self.collect_names()
-        self._queued_names.update(map(root_of, self._reading.damaged["names"]))
-        await self._swap_all("names", self._names.bucket, self._queued_names)
+    async def write_names(self) -> bool:
+        """The same for names, some buckets at a time, so that users never wait for them. Returns whether all
+        are written that had changed when the first of them were."""
+        if not self._queued_names:
+            self.collect_names()
+            self._queued_names.update(map(root_of, self._reading.damaged["names"]))
+        await self._swap_all("names", self._names.bucket, self._queued_names, at_most=NAMES_AT_ONCE)
+        return not self._queued_names
 
     async def write_the_rest(self) -> None:
         """Until nothing is left to write.
@@ -167,12 +215,16 @@ class Writing:
         self.collect()
         self._queued.update(self._share.lately_left())
         await self.write_users()
-        await self.write_names()
         while self._queued:
             await self.write_users()
+        self.collect_names()
+        while not await self.write_names():
+            pass
 
-    async def _swap_all(self, space: Space, blob_of: Callable[[int], bytes], queue: set[int]) -> None:
-        numbers = sorted(queue)
+    async def _swap_all(
+        self, space: Space, blob_of: Callable[[int], bytes], queue: set[int], at_most: int = BUCKETS
+    ) -> None:
+        numbers = sorted(queue)[:at_most]
         for at in range(0, len(numbers), WRITE_BUCKETS):
             await self._swap(space, numbers[at : at + WRITE_BUCKETS], blob_of, queue)
             await self._between()
@@ -185,12 +237,14 @@ class Writing:
         prepared: dict[int, int] = {}
         self._under_way = len(numbers) if space == "users" else 0
         try:
-            for position, number in enumerate(numbers, start=1):
+            begun = time.monotonic()
+            for number in numbers:
                 plans[number] = self._plan(space, number, blob_of(number))
                 queue.discard(number)
                 prepared[number] = self.questions.count
-                if position % PREPARED == 0 or plans[number].is_spread:
+                if time.monotonic() - begun > TURN:
                     await anyio.lowlevel.checkpoint()
+                    begun = time.monotonic()
             lost = await self._swap_each(space, [swap for plan in plans.values() for swap in plan.swaps])
             lost |= await self._mark(space, [mark for plan in plans.values() for mark in plan.marks], lost)
         except BaseException:
@@ -209,8 +263,8 @@ class Writing:
         tree = self._reading.trees[space]
         if number not in tree and len(blob) <= tree.split_above and not damaged:
             stored = known.get(number, EMPTY_VERSION)
-            differs = version_of(blob) != stored
-            return Plan([Swap(space, number, stored, blob)] if differs else [], [], False)
+            swap = Swap(space, number, stored, blob)
+            return Plan([swap] if swap.becomes != stored else [], [])
         may_split = self._store.schema >= SPLIT_SCHEMA
         division = tree.divide(number, blob, may_split=may_split)
         new = set(division.splits)
@@ -232,7 +286,7 @@ class Writing:
         # That is no change: it is lost where the store is another one by now, that knows of no split here.
         swaps += [Swap(space, one, SPLIT_VERSION, SPLIT) for one in guards]
         marks = [Swap(space, one, known.get(one, EMPTY_VERSION), SPLIT) for one in division.splits]
-        return Plan(swaps, marks, len(division.leaves) > 1)
+        return Plan(swaps, marks)
 
     async def _mark(self, space: Space, marks: Iterable[Swap], lost: set[int]) -> set[int]:
         """Mark buckets as split, from the bottom up: a mark is worth what is below it.

@@ -19,6 +19,7 @@ from director.core.users import (
     RECORD,
     User,
     UserTable,
+    keys_of,
     pack,
     record_hash,
     record_mix,
@@ -642,3 +643,8 @@ def test_the_compiled_table_finds_any_keys(fast: HotPath, keys: list[int]) -> No
         packed.put(user(key=key))
     assert everything(packed) == everything(plain)
     assert [packed.get(UserKey(key)) for key in keys] == [user(key=key) for key in keys]
+
+
+def test_the_keys_of_records_are_those_of_their_users() -> None:
+    users = [User(UserKey(key), HostId(7), Stamp(1), 2, 3) for key in (1, 1 << 63, (1 << 64) - 1)]
+    assert list(keys_of(pack(users))) == [user.key for user in users]

@@ -15,7 +15,10 @@ from director.core.assign import Gate
 from director.core.events import Claimed, ClaimFailed, Leases, Lookup, Stopping, TimerFired
 from director.core.hosts import decode_rows, encode_rows
 from director.core.messages import HostRow
-from director.core.users import BUCKETS
+from director.core.names import entries_in, entry
+from director.core.users import BUCKET_SHIFT, BUCKETS
+from director.service.persist import FLUSH_WITHIN, rest_after
+from director.service.writing import NAMES_AT_ONCE, Age
 from director.types import MemberId, RequestId, UserKey
 from state.base import (
     EMPTY_VERSION,
@@ -457,3 +460,79 @@ async def test_events_after_the_end_do_no_harm(redis: RedisServer) -> None:
         node.put("late")
     async with opened(redis.url) as store:
         assert key_of("late") in await stored_users(store)
+
+
+# ---- how fast
+
+
+@pytest.mark.parametrize("took", [0.0, 0.05, 0.2, 0.4])
+def test_a_change_is_stored_within_a_second_where_a_write_takes_less_than_half_of_it(took: float) -> None:
+    assert took + rest_after(took) + took <= FLUSH_WITHIN
+
+
+@pytest.mark.parametrize(("took", "rest"), [(0.0, 0.2), (0.05, 0.45), (2.0, 1.0)])
+def test_the_longer_a_write_takes_the_longer_the_rest(took: float, rest: float) -> None:
+    assert rest_after(took) == pytest.approx(rest)
+
+
+def test_the_age_of_the_oldest_change_counts_until_a_write_has_stored_all() -> None:
+    age = Age()
+    age.changed(10.0)
+    age.collected()
+    age.changed(11.0)
+    assert age.seconds(12.0) == 2.0
+    age.written(everything=False)
+    age.collected()
+    assert age.seconds(13.0) == 3.0
+    age.changed(13.5)
+    age.written(everything=True)
+    assert age.seconds(14.0) == 0.5
+    age.collected()
+    age.written(everything=True)
+    assert age.seconds(15.0) == 0.0
+
+
+async def test_the_lag_falls_to_nothing_once_all_is_stored_and_grows_while_the_store_is_away(
+    redis: RedisServer,
+) -> None:
+    async with running(Node(redis.url)) as node:
+        node.put("alice")
+        await until(lambda: node.persistence.lag > 0)
+        await until(lambda: node.persistence.lag == 0)
+        assert key_of("alice") in await stored_users(node.store)
+        redis.kill()
+        node.put("bob")
+        await until(lambda: node.persistence.info().lag > 0.3)
+        redis.start()
+        await until(lambda: node.persistence.lag == 0)
+        assert key_of("bob") in await stored_users(node.store)
+
+
+async def test_users_are_written_between_the_names_of_many(redis: RedisServer) -> None:
+    node = Node(redis.url)
+    async with running(node):
+        names = {number << BUCKET_SHIFT | 1 << 32: b"somebody" for number in range(BUCKETS)}
+        node.director.names.add(b"".join(entry(UserKey(key), name) for key, name in names.items()))
+        writing = node.persistence._writing
+        turns = 0
+        while not await writing.write_names():
+            turns += 1
+            node.put(f"user{turns}")
+            await clean(node)
+        assert turns == BUCKETS // NAMES_AT_ONCE - 1
+    async with opened(redis.url) as store:
+        assert len(await store.versions("names")) == BUCKETS
+        assert len(await stored_users(store)) == turns
+
+
+async def test_a_director_that_stops_writes_all_names(url: str) -> None:
+    async with running(Node(url)) as node:
+        writing = node.persistence._writing
+        for first in (1, 2):  # the second time some of the first are still queued
+            names = [UserKey(number << BUCKET_SHIFT | first << 32) for number in range(BUCKETS)]
+            node.director.names.add(b"".join(entry(key, b"somebody") for key in names))
+            assert not await writing.write_names()
+    async with opened(url) as store:
+        found = [bucket async for batch in store.load_buckets("names") for bucket in batch]
+        assert len(found) == BUCKETS
+        assert {len(list(entries_in(bucket.blob))) for bucket in found} == {2}

@@ -1,0 +1,158 @@
+"""What logins see while the store has trouble: one director on Redis, new users at a steady rate.
+
+The trouble begins after a quarter of the time and ends after three quarters; a failover has no end. *Amid*
+is the slowest login of that half. In the end all users must be in the store: how long after the last login
+they were (*last*), and how many were not (*lost*).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from director.core.users import RECORD
+from state.base import StoreError, open_store
+from tests.bench.state.parts import Bench, Watch, table
+from tests.bench.state.writes import lag
+from tests.groups import SentinelGroup
+from tests.servers import RedisServer, free_port
+
+CASES = ("up", "killed", "failed over", "slow")
+DELAY = 2.0
+"""Seconds by which each reply is late where Redis is slow."""
+STORED_WITHIN = 60.0
+TIMELINE = 0.1
+"""Seconds of one line of loadgen's timeline."""
+
+
+@dataclass
+class Trouble:
+    """A store, and what happens to it."""
+
+    url: str
+    begin: Callable[[], object] = lambda: None
+    end: Callable[[], object] = lambda: None
+
+
+class SlowProxy:
+    """A port in front of a Redis server, in a thread of its own. While `delay` is set, replies come so much
+    later."""
+
+    def __init__(self, target: int) -> None:
+        self.port, self.delay = free_port(), 0.0
+        self._target = target
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> SlowProxy:
+        self._thread.start()
+        serving = asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        asyncio.run_coroutine_threadsafe(serving, self._loop).result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        with suppress(OSError):
+            await asyncio.gather(self._pass(reader, back, late=False), self._pass(there, writer, late=True))
+
+    async def _pass(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, *, late: bool) -> None:
+        while data := await source.read(1 << 16):
+            if late and self.delay:
+                await asyncio.sleep(self.delay)
+            to.write(data)
+            await to.drain()
+        to.close()
+
+
+@contextmanager
+def trouble(case: str) -> Iterator[Trouble]:
+    if case == "failed over":
+        with SentinelGroup() as group:
+            yield Trouble(group.url, begin=lambda: group.primary().kill())
+    elif case == "slow":
+        with RedisServer(port=free_port()) as redis, SlowProxy(redis.port) as proxy:
+            slow, fast = (
+                lambda seconds=seconds: setattr(proxy, "delay", seconds) for seconds in (DELAY, 0.0)
+            )
+            yield Trouble(f"redis://127.0.0.1:{proxy.port}", begin=slow, end=fast)
+    else:
+        with RedisServer() as redis:
+            told = Trouble(redis.url)
+            yield told if case == "up" else Trouble(redis.url, begin=redis.kill, end=redis.start)
+
+
+def measure(bench: Bench, case: str, rate: int, seconds: float) -> tuple[str, ...]:
+    users = round(rate * seconds)
+    with trouble(case) as what:
+        director = bench.director(what.url, names=False)
+        director.start().wait_ready()
+        timeline = bench.folder / "timeline"
+        with Watch(lag=lambda: lag(director)) as watch:
+            load = bench.load(director, "-n", users, "-r", rate, "-c", 4, "-w", 64, "-k", "-R", timeline)
+            time.sleep(seconds / 4)
+            what.begin()
+            time.sleep(seconds / 2)
+            what.end()
+            seen = load.result()
+        ended = time.monotonic()
+        while (lost := users - anyio.run(stored, what.url)) and time.monotonic() < ended + STORED_WITHIN:
+            time.sleep(0.1)
+        behind = time.monotonic() - ended
+        director.kill()
+    troubles = len(director.logged("store_away"))
+    figures = (seen["rate"], seen["p99_ms"], seen["max_ms"], slowest(timeline, seconds / 4, 3 * seconds / 4))
+    return (
+        case,
+        f"{figures[0]:.0f}",
+        *(f"{figure:.1f}" for figure in figures[1:]),
+        str(seen["failed"]),
+        str(troubles),
+        f"{watch.largest['lag']:.1f}",
+        f"{behind:.1f}",
+        str(lost),
+    )
+
+
+def slowest(timeline: Path, begin: float, end: float) -> float:
+    """The longest wait, in ms, of those answered between two moments."""
+    lines = [line.split() for line in timeline.read_text().splitlines()]
+    return max((float(wait) for at, _, wait in lines if begin - TIMELINE <= float(at) <= end), default=0.0)
+
+
+async def stored(url: str) -> int:
+    """How many users the store holds; 0 where it does not answer."""
+    store = open_store(url, base_dir=Path("/"))
+    try:
+        await store.open()
+        return sum(
+            [
+                len(bucket.blob) // RECORD.size
+                async for batch in store.load_buckets("users")
+                for bucket in batch
+            ]
+        )
+    except StoreError:
+        return 0
+    finally:
+        await store.close()
+
+
+def run(bench: Bench, rate: int, seconds: float, cases: Sequence[str]) -> None:
+    rows = []
+    for case in cases:
+        rows.append(measure(bench, case, rate, seconds))
+        print(f"{case}: done", file=sys.stderr)
+    head = ("Redis", "rate/s", "p99 ms", "slowest", "amid", "failed", "away", "lag s", "last s", "lost")
+    table(f"{rate} new users/s for {seconds:.0f} s", head, rows)
