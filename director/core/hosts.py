@@ -78,6 +78,8 @@ class HostTable:
             s.address: HostRow(s.address, s.hostname, True, 0, s.tag, 0, s.weight, 0, True, 0)
             for s in self.configured.values()
         }
+        self.seeded: frozenset[Address] = frozenset()
+        """Hosts that only the file has brought: the store was read, and did not know them."""
         self._ids: dict[HostId, Address] = {host_id(a): a for a in self.rows}
 
     def merge(self, rows: Iterable[HostRow]) -> list[HostRow]:
@@ -124,6 +126,7 @@ class HostTable:
                 if not row.present_at:
                     row = msgspec.structs.replace(row, hostname=now.hostname)
             fresh.append(row)
+        self.seeded = frozenset(self.configured.keys() - {Address(row.address) for row in fresh})
         return self.merge(fresh)
 
     def change(

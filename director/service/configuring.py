@@ -19,6 +19,7 @@ from director.core.hosts import BackendSetting
 from director.errors import OperationError
 from director.service.log import Log
 from director.service.persist import Persistence
+from state.base import AuditEntry
 
 LOOK = 0.05
 """Seconds between two looks whether the ring is in sync, at the start."""
@@ -60,6 +61,7 @@ class Configuring:
         self._persistence.set_applied(applied)
 
     async def _apply(self) -> None:
+        self._tell_seeded()
         told: set[str] = set()
         while wanted := self._made():
             for one in wanted:
@@ -76,6 +78,24 @@ class Configuring:
             if one.outcome is Outcome.KEPT:
                 decided = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.decided))
                 self._tell("configuration_kept", one, note=f"changed at run time on {decided}, that stays")
+
+    def _tell_seeded(self) -> None:
+        """New hosts of the file have been in the table since the start: nothing is left to change."""
+        listed = {one.address for one in self._persistence.applied or () if one.listed}
+        for setting in self._settings:
+            row = self._director.hosts.get(setting.address)
+            if setting.address in self._director.hosts.seeded and setting.address not in listed and row:
+                one = Difference(setting.address, "host", Outcome.MADE, None, setting)
+                self._tell("configuration_applied", one)
+                entry = AuditEntry(
+                    at=time.time(),
+                    who=self._director.me,
+                    what="add",
+                    target=str(setting.address),
+                    detail=f"weight={row.weight} tag={row.tag} up={row.up} present={row.present}",
+                    reason=REASON,
+                )
+                self._persistence.audit(entry)
 
     def _differences(self) -> list[Difference]:
         return compare(self._persistence.applied, self._settings, self._director.hosts.rows)
