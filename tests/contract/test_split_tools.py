@@ -230,14 +230,14 @@ async def test_migrate_goes_on_after_it_was_killed_at_any_point(
     url: str, stores: Stores, redis_server: RedisServer
 ) -> None:
     store = await stores.open(url)
-    large = range(0, BUCKETS, 10)
+    large = range(0, BUCKETS, 20)
     for number in large:
         keys = {UserKey(number << BUCKET_SHIFT | CHANCE.getrandbits(BUCKET_SHIFT)) for _ in range(600)}
         await store.swap_buckets([Swap("users", number, EMPTY_VERSION, pack(map(user, sorted(keys))))])
     before = await contents(store)
     await store.close()
     halves = 0
-    for more in (1, 50, 100, 150):
+    for more in (1, 25, 50, 75):
         begun = written(url, redis_server)
         process = subprocess.Popen([*PROGRAM, "migrate", "--store", url])  # noqa: ASYNC220 - it is killed
         while written(url, redis_server) < begun + more and process.poll() is None:
