@@ -31,7 +31,7 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
     if not as_json:
         whole = "" if layout.size is None else f", {size(layout.size)} bytes"
         say(f"{there.url}: schema {layout.found or 'none'}{whole}; this program knows {layout.known}")
-        for step in layout.steps:
+        for step in layout.steps if dry_run or not layout.held_by else ():
             say(f"{'would run' if dry_run else 'runs'} {step.number:04}: {step.title}")
 
     async def bring_up() -> Splitting:

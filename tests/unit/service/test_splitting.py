@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -363,6 +364,65 @@ async def test_claims_go_to_the_buckets_below_one_that_was_split(redis: RedisSer
 
 def claimed(node: Node) -> set[UserKey]:
     return {event.key for event in node.events if isinstance(event, Claimed)}
+
+
+async def found_in(store: StateStore) -> set[UserKey]:
+    """The keys in BUCKET and below it, as a director that starts would find them."""
+    found: set[UserKey] = set()
+    level = [BUCKET]
+    while level:
+        buckets = await store.read_buckets("users", level)
+        for bucket in buckets:
+            if bucket.blob != SPLIT:
+                found |= {record.key for record in unpack(bucket.blob)}
+        level = [number for bucket in buckets if bucket.blob == SPLIT for number in below(bucket.number)]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_what_was_stored_is_found_whatever_three_directors_do_in_whatever_order(
+    redis: RedisServer, seed: int
+) -> None:
+    chance = random.Random(seed)
+    stored: set[UserKey] = set()
+
+    async def act(node: Node) -> None:
+        for name in chance.sample(CROWD, chance.randrange(1, 12)):
+            if node.director.users.get(key_of(name)) is None:
+                node.put(name)
+        writing, reading = node.persistence._writing, node.persistence._reading
+        swap_buckets = node.store.swap_buckets
+        try:
+            match chance.randrange(8):
+                case 0:
+                    await reading.changed("users")
+                case 1:
+                    await reading.read("users", [BUCKET])
+                case 2 | 3 | 4:
+                    Power(node.store, chance.randrange(25))
+                    await writing.write_users()
+                case _:
+                    await written(node)
+                    stored.update(key for key in keys(CROWD) if node.director.users.get(key))
+        except StoreUnavailable:
+            node.persistence._writing._queued.add(BUCKET)
+        finally:
+            node.store.swap_buckets = swap_buckets  # type: ignore[method-assign]
+
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(quiet(redis.url)) for _ in range(3)]
+        for _ in range(40):
+            await act(chance.choice(nodes))
+            if chance.randrange(4) == 0:
+                async with anyio.create_task_group() as tasks:
+                    for node in nodes:
+                        tasks.start_soon(act, node)
+            if chance.randrange(5) == 0:  # one is killed and starts again
+                nodes[chance.randrange(3)] = await stack.enter_async_context(quiet(redis.url))
+            assert stored <= await found_in(nodes[0].store)
+        await written(*nodes)
+        assert await found_in(nodes[0].store) >= stored
+        assert await known_in(nodes[0].store) == await found_in(nodes[0].store)
 
 
 # ---- another store than before
