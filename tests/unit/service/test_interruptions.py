@@ -243,7 +243,7 @@ async def lives(fault: Fault) -> list[Life]:
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault.BEFORE, Fault.AFTER, Fault.HALF, Fault.REPEAT, Fault.DELAY, Fault.STUCK_BEFORE, Fault.STUCK_AFTER],
+    [Fault.BEFORE, Fault.AFTER, Fault.HALF, Fault.REPEAT, Fault.STUCK_BEFORE, Fault.STUCK_AFTER],
     ids=lambda fault: fault.name,
 )
 async def test_a_life_with_one_fault_at_any_call_ends_with_everything_stored(fault: Fault) -> None:
