@@ -231,7 +231,7 @@ def _read(db: sqlite3.Connection, space: Space, numbers: Sequence[int]) -> dict[
 
 def _versions(db: sqlite3.Connection, space: Space) -> dict[int, bytes]:
     rows = db.execute("SELECT id, version FROM bucket WHERE space = ?", (space,))
-    return {number: _sound(version)[0] for number, version in rows if 0 <= number < BUCKETS}
+    return {number: _sound(version)[0] for number, version in rows}
 
 
 def _sound(version: bytes, data: bytes = b"") -> tuple[bytes, bytes]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -21,7 +20,6 @@ from state.base import (
     Lost,
     Space,
     StateStore,
-    Step,
     StoreUnavailable,
     Swap,
     Swapped,
@@ -65,21 +63,16 @@ class FaultyStore:
         """The operations that were called, in order."""
         self.stuck = anyio.Event()
         """A call is stuck."""
-        self.url, self.shared = store.url, store.shared
 
-    @property
-    def set_aside(self) -> Path | None:
-        return self.store.set_aside
-
-    @property
-    def step(self) -> Step | None:
-        return self.store.step
+    def __getattr__(self, name: str) -> Any:
+        """What is not a call to the store passes."""
+        return getattr(self.store, name)
 
     async def layout(self) -> Layout:
         return await self._call("layout", self.store.layout)
 
     async def open(self) -> None:
-        await self._call("open", self.store.open)
+        return await self._call("open", self.store.open)
 
     async def run_id(self) -> str:
         return await self._call("run_id", self.store.run_id)
@@ -115,16 +108,16 @@ class FaultyStore:
         return await self._call("documents", self.store.documents)
 
     async def renew(self, lease: Lease, ttl: float) -> None:
-        await self._call("renew", lambda: self.store.renew(lease, ttl))
+        return await self._call("renew", lambda: self.store.renew(lease, ttl))
 
     async def release(self, member: str) -> None:
-        await self._call("release", lambda: self.store.release(member))
+        return await self._call("release", lambda: self.store.release(member))
 
     async def members(self) -> list[Lease]:
         return await self._call("members", self.store.members)
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
-        await self._call(
+        return await self._call(
             "append_audit",
             lambda: self.store.append_audit(entries),
             lambda: self.store.append_audit(entries[::2]),
