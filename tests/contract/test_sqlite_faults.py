@@ -373,6 +373,19 @@ async def test_a_disk_that_fills_up_is_refused_keeps_what_is_there_and_passes(
         await store.close()
 
 
+async def test_health_is_refused_where_there_is_no_space_to_write(tmp_path: Path, stores: Stores) -> None:
+    with small_disk(tmp_path) as disk:
+        store = store_in(stores, disk)
+        await store.open()
+        await store.close()
+        await store.open()
+        fill_up(disk)
+        with pytest.raises(StoreRefused, match="free some space"):
+            await store.health()
+        assert await store.documents() == []
+        await store.close()
+
+
 async def test_a_disk_that_fails_to_take_more_is_unavailable_with_where_to_look_and_passes(
     tmp_path: Path, stores: Stores
 ) -> None:
