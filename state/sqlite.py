@@ -348,9 +348,13 @@ def _audit(db: sqlite3.Connection, limit: int, since: float, target: str | None)
 
 
 def _check_writable(db: sqlite3.Connection) -> None:
-    """Write what is there already: fails where the disk is full or the file cannot be written."""
+    """Write something: fails where the disk is full or the file cannot be written.
+
+    What is there already would not do: SQLite sees that nothing changes, and writes nothing.
+    """
     with _Transaction(db, durable=False):
-        db.execute("UPDATE meta SET schema = schema")
+        db.execute("INSERT INTO document VALUES ('', x'', x'')")
+        db.execute("DELETE FROM document WHERE name = ''")
 
 
 class _Transaction:

@@ -6,8 +6,7 @@ import enum
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -23,7 +22,6 @@ from state.base import (
     Lost,
     Space,
     StateStore,
-    Step,
     StoreUnavailable,
     Swap,
     Swapped,
@@ -67,29 +65,16 @@ class FaultyStore:
         """The operations that were called, in order."""
         self.stuck = anyio.Event()
         """A call is stuck."""
-        self.url, self.shared = store.url, store.shared
 
-    @property
-    def set_aside(self) -> Path | None:
-        return self.store.set_aside
-
-    @property
-    def schema(self) -> int:
-        return self.store.schema
-
-    @property
-    def held_by(self) -> tuple[str, ...]:
-        return self.store.held_by
-
-    @property
-    def step(self) -> Step | None:
-        return self.store.step
+    def __getattr__(self, name: str) -> Any:
+        """What is not a call to the store passes."""
+        return getattr(self.store, name)
 
     async def layout(self) -> Layout:
         return await self._call("layout", self.store.layout)
 
     async def open(self) -> None:
-        await self._call("open", self.store.open)
+        return await self._call("open", self.store.open)
 
     async def run_id(self) -> str:
         return await self._call("run_id", self.store.run_id)
@@ -128,7 +113,7 @@ class FaultyStore:
         return await self._call("renew", lambda: self.store.renew(lease, ttl))
 
     async def release(self, member: str) -> None:
-        await self._call("release", lambda: self.store.release(member))
+        return await self._call("release", lambda: self.store.release(member))
 
     async def members(self) -> list[Lease]:
         return await self._call("members", self.store.members)
@@ -141,7 +126,7 @@ class FaultyStore:
             yield held
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
-        await self._call(
+        return await self._call(
             "append_audit",
             lambda: self.store.append_audit(entries),
             lambda: self.store.append_audit(entries[::2]),

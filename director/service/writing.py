@@ -164,15 +164,20 @@ class Writing:
         if not self._share.has_changed():
             return
         was_alone_or_new = not self._share.ring
+        before = self._share.ring, self._share.partial
         self._share.take_ring()
         if not self._store.shared or was_alone_or_new:
             return
         if self._share.partial:
             self._queued.update(self._share.lately_left())
         self._share.forget_left()
-        for space in SPACES:
-            await self._reading.changed(space)
-        await self.queue_differences()
+        try:
+            for space in SPACES:
+                await self._reading.changed(space)
+            await self.queue_differences()
+        except BaseException:
+            self._share.ring, self._share.partial = before  # so that it is begun again, if only by a stop
+            raise
 
     async def queue_differences(self) -> None:
         """Queue every bucket that is ours to write and differs from what the store holds."""

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +34,11 @@ from state.base import (
     version_of,
 )
 from tests.contract.conftest import Stores
+from tests.disks import PAGE, fill_up, remount, small_disk
 
 pytestmark = pytest.mark.anyio
 
 NOBODY = 65534
-PAGE = 4096
 
 
 def put(number: int, blob: bytes) -> Swap:
@@ -334,35 +335,6 @@ async def test_a_file_that_is_taken_away_while_in_use_is_noticed_with_the_next_c
 # Disks
 
 
-@contextmanager
-def small_disk(folder: Path, *, size: str = "1m") -> Iterator[Path]:
-    """A file system of its own. Only root may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system; the test with a limit of the size runs anyway")
-    disk = folder / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)  # a test that failed has files open
-
-
-def remount(disk: Path, how: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
-
-
-def fill_up(disk: Path) -> Path:
-    """A file that takes all there is."""
-    file = disk / "fill"
-    with file.open("wb", buffering=0) as data:
-        try:
-            while True:
-                data.write(bytes(PAGE))
-        except OSError:
-            return file
-
-
 async def test_a_disk_that_is_full_at_the_start_is_refused_and_opened_when_there_is_space(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -398,6 +370,19 @@ async def test_a_disk_that_fills_up_is_refused_keeps_what_is_there_and_passes(
         await store.close()
         await store.open()
         assert await store.documents() == ["hosts", "plan"]
+        await store.close()
+
+
+async def test_health_is_refused_where_there_is_no_space_to_write(tmp_path: Path, stores: Stores) -> None:
+    with small_disk(tmp_path) as disk:
+        store = store_in(stores, disk)
+        await store.open()
+        await store.close()
+        await store.open()
+        fill_up(disk)
+        with pytest.raises(StoreRefused, match="free some space"):
+            await store.health()
+        assert await store.documents() == []
         await store.close()
 
 
@@ -510,6 +495,21 @@ async def test_documents_wait_for_the_disk_and_buckets_do_not(tmp_path: Path, st
         await write()
         levels.append(database.execute("PRAGMA synchronous").fetchone()[0])
     assert levels == [2, 1, 2], "FULL, NORMAL, FULL"
+
+
+async def test_all_calls_share_one_thread_and_the_file_has_a_write_ahead_log(
+    tmp_path: Path, stores: Stores
+) -> None:
+    store = store_in(stores, tmp_path)
+    await fill(store)
+    names: set[str] = set()
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(store.swap_buckets, [put(number, b"x")])
+            tasks.start_soon(store.versions, "users")
+            names |= {thread.name for thread in threading.enumerate() if thread.name.startswith("sqlite")}
+    assert len(names) == 1
+    assert store._file.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)  # type: ignore[attr-defined]
 
 
 def damaged_files(folder: Path) -> list[Path]:

@@ -1,0 +1,44 @@
+"""File systems of a test's own: small, full, read-only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+PAGE = 4096
+
+
+@contextmanager
+def small_disk(folder: Path, *, size: str = "1m") -> Iterator[Path]:
+    """A file system of its own. Only root may mount one."""
+    if os.geteuid() != 0:
+        pytest.skip(
+            "only root can mount a small file system; tests with a limit on the size of files run anyway"
+        )
+    disk = folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)  # a test that failed has files open
+
+
+def remount(disk: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
+
+
+def fill_up(disk: Path) -> Path:
+    """A file that takes all there is."""
+    file = disk / "fill"
+    with file.open("wb", buffering=0) as data:
+        try:
+            while True:
+                data.write(bytes(PAGE))
+        except OSError:
+            return file
