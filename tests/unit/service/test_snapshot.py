@@ -150,6 +150,18 @@ async def test_a_store_with_content_is_believed_and_the_snapshot_not_read(
         assert key_of("ghost") not in await stored_users(store)
 
 
+async def test_the_snapshot_is_in_the_metrics_and_in_what_status_shows(redis: RedisServer, copy: str) -> None:
+    async with running(Node(redis.url, snapshot=copy)) as node:
+        await until(lambda: (found := node.persistence.info().snapshot) and found.written)
+        text = (await node.operations.metrics()).decode()
+        info = (await node.operations.status()).store.snapshot
+        assert "\ndirector_snapshot_up 1.0\n" in text
+        assert info is not None
+        assert (info.url, info.up, info.error) == (copy, True, None)
+        assert abs((info.written or 0) - time.time()) < 60
+    assert "director_snapshot" not in (await Node().operations.metrics()).decode()
+
+
 async def test_what_others_write_into_the_store_is_in_the_snapshot_too(redis: RedisServer, copy: str) -> None:
     async with running(Node(redis.url, me=OTHER)) as other:
         other.put("theirs")
