@@ -14,6 +14,7 @@ from director.core.users import BUCKETS
 from director.service import snapshot as snapshot_module
 from director.service.cluster import CLUSTER, Cluster, encode
 from state.base import EMPTY_VERSION, StateStore
+from tests.proxy import Proxy
 from tests.servers import RedisServer
 from tests.unit.service.parts import HOSTS, OTHER, Node, bucket_of, key_of, packed, stored_users, user
 from tests.unit.service.test_persist import (
@@ -108,6 +109,23 @@ async def test_a_director_alone_whose_store_is_away_at_the_start_starts_from_its
         await clean(again)
         async with opened(redis.url) as store:
             assert set(await stored_users(store)) == set(map(key_of, [*USERS, "early"]))
+
+
+async def test_a_store_that_is_too_slow_at_the_start_is_done_without(
+    redis: RedisServer, copy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer comes in time, all together do not."""
+    async with running(Node(redis.url, snapshot=copy)) as node:
+        await fill(node)
+    with Proxy(redis.socket) as proxy:
+        proxy.delay = 0.3
+        monkeypatch.setattr("director.service.persist.OPEN_WITHIN", 0.5)
+        again = Node(f"redis://127.0.0.1:{proxy.port}", snapshot=copy)
+        async with running(again):
+            assert len(again.logged("snapshot_loaded")) == 1
+            await check(again)
+            proxy.delay = 0
+            await until(lambda: again.persistence.up)
 
 
 async def test_a_store_that_ends_while_it_is_read_is_made_up_for_by_the_snapshot(
