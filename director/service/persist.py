@@ -60,8 +60,8 @@ SHARE = 9
 NAMES_AFTER = 30.0
 """The same for names, which nothing depends on."""
 OPEN_WITHIN = 5.0
-"""At the start, seconds to find out whose the store is, and again to read hosts and directors; else the director
-does without it."""
+"""At the start, seconds to find out whose the store is, and again to read hosts and directors; else the
+director does without it."""
 STOP_WITHIN = 5.0
 """Seconds the last write may take."""
 RETRY_FIRST, RETRY_LONGEST = 0.2, 2.0
