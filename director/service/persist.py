@@ -74,14 +74,6 @@ HOSTS, MEMBERS = "hosts", "members"
 """Names of the documents with the host table, and with what was changed in the list of directors."""
 
 
-def pause_after(took: float) -> float:
-    """Seconds from a write that took so many to the next one.
-
-    What becomes dirty during the pause is stored within FLUSH_LATEST while a write takes a tenth of that; a
-    store that takes longer is written less often, by as much."""
-    return max(FLUSH_AFTER, min(FLUSH_LATEST, SHARE * took))
-
-
 class Persistence:
     def __init__(
         self,
@@ -393,7 +385,7 @@ class Persistence:
                     with anyio.move_on_after(NAMES_AFTER):
                         await self._work.wait()
                 self._work = anyio.Event()
-                await self._rest(pause_after(took))
+                await self._rest(max(FLUSH_AFTER, min(FLUSH_LATEST, SHARE * took)))
             try:
                 if not self.up or await self._is_replaced():
                     await self._come_back()
