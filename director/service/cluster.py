@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import time
 from collections.abc import Iterable
 
-import anyio
 import msgspec
 
 from director.core.member import Identity
@@ -24,7 +22,7 @@ CLUSTER = "cluster"
 DIGEST = 16
 """Hexadecimal digits: enough to tell clusters apart, and nothing to find the secret by."""
 LAPSED = 0.1
-"""Seconds after which a lease that has not been renewed is not listed any more."""
+"""Seconds after its end when a lease is surely not listed any more."""
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +36,11 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
 class OtherCluster(StoreRefused):
     """The store is another cluster's. Who starts must not; who runs serves on as if the store was away."""
+
+    def __init__(self, store: str, advice: str, lapses: float) -> None:
+        """lapses: seconds after which those who keep it are dead, or have said otherwise; 0: none do."""
+        super().__init__(store, "open", "another cluster", advice)
+        self.lapses = lapses
 
 
 def cluster_of(identity: Identity, place: str) -> Cluster:
@@ -70,26 +73,16 @@ async def claim(store: StateStore, mine: Cluster, *, running: bool) -> None:
     """Make sure that the store is ours to write, and let it say so.
 
     running: we have served from another store just now, so this one is not taken over, whoever lives. Else
-    it is, once the leases of the others have lapsed: their longest is waited for.
-    Raises OtherCluster, and what stores raise.
+    it is, where nobody of the other cluster lives. Raises OtherCluster, and what stores raise.
     """
-    waited_until = None
     while True:
         document = await store.read_document(CLUSTER)
         stored = None if document is None else decode(document.data)
         if stored is not None and stored.username_hash != mine.username_hash:
             raise _hashed_otherwise(store, stored, mine)
         others = strangers(mine, stored, await store.members())
-        if running and (others or stored not in (None, mine)):
+        if others or (running and stored not in (None, mine)):
             raise _of_another(store, others)
-        if others:
-            now = time.monotonic()
-            if waited_until is not None and now >= waited_until:
-                raise _of_another(store, others)
-            if waited_until is None:
-                waited_until = now + max(lease.remaining for lease in others) + LAPSED
-            await anyio.sleep(min(LAPSED, waited_until - now))
-            continue
         if stored == mine:
             return
         version = EMPTY_VERSION if document is None else document.version
@@ -102,10 +95,10 @@ def _hashed_otherwise(store: StateStore, stored: Cluster, mine: Cluster) -> Othe
         f"its users were hashed with users.username_hash = {stored.username_hash}, here it is"
         f" {mine.username_hash}, which would scatter them: write the former one, or name another prefix"
     )
-    return OtherCluster(store.url, "open", "another cluster", advice)
+    return OtherCluster(store.url, advice, 0.0)
 
 
-def _of_another(store: StateStore, others: Iterable[Lease]) -> OtherCluster:
+def _of_another(store: StateStore, others: list[Lease]) -> OtherCluster:
     alive = ", ".join(lease.member for lease in others)
     advice = (
         "its directors have another ring.secret_file"
@@ -113,4 +106,4 @@ def _of_another(store: StateStore, others: Iterable[Lease]) -> OtherCluster:
         + ": give each cluster a prefix of its own, ?prefix=NAME:; where the secret was changed on purpose,"
         " stop all directors that have the former one, then start"
     )
-    return OtherCluster(store.url, "open", "another cluster", advice)
+    return OtherCluster(store.url, advice, max((lease.remaining + LAPSED for lease in others), default=0.0))

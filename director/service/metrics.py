@@ -181,7 +181,7 @@ class _Page:
                 "snapshot_up", "1 while the copy on this machine is written", [((), now.snapshot_up)]
             )
             written = [((), now.snapshot_written or 0)]
-            yield _gauge("snapshot_written_seconds", "When it was written, Unix time", written)
+            yield _gauge("snapshot_written_timestamp_seconds", "When it was written, Unix time", written)
 
     def _process(self) -> Iterator[Metric]:
         now = self.snapshot

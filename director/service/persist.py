@@ -66,8 +66,9 @@ SHARE_LEAST = 0.5
 """...or, where that would be too late, by one of this part of its length."""
 NAMES_AFTER = 30.0
 """The same for names, which nothing depends on."""
-OPEN_WITHIN = 10.0
-"""Seconds that reading hosts and directors may take at the start; then the director does without."""
+OPEN_WITHIN = 5.0
+"""At the start, seconds to find out whose the store is, and again to read hosts and directors; else the
+director does without it."""
 STOP_WITHIN = 5.0
 """Seconds the last write may take."""
 RETRY_FIRST, RETRY_LONGEST = 0.2, 2.0
@@ -270,9 +271,14 @@ class Persistence:
         """
         self._begun = time.monotonic()
         try:
-            await self.store.open()
-            await self._claim_store()
-            if self._snapshot is not None and await self._is_empty():
+            try:
+                empty = await self._open_store()
+            except OtherCluster as exc:
+                if not exc.lapses:
+                    raise
+                await anyio.sleep(exc.lapses)  # they may have been killed a moment ago
+                empty = await self._open_store()
+            if empty:
                 await self._load_snapshot("the store is empty")
             with anyio.fail_after(OPEN_WITHIN):
                 await self._read_documents()
@@ -285,6 +291,13 @@ class Persistence:
             self.failed("load", StoreUnavailable(self.store.url, "load", after=OPEN_WITHIN))
             await self._load_snapshot("the store is away")
 
+    async def _open_store(self) -> bool:
+        """Returns whether there is nothing in it."""
+        await self.store.open()
+        with anyio.fail_after(OPEN_WITHIN):
+            await self._claim_store()
+            return await self.store.read_document(HOSTS) is None and not await self.store.versions("users")
+
     async def _claim_store(self) -> None:
         """Raises OtherCluster where a shared store is not ours; connections to it are closed, since its
         name may lead elsewhere the next time."""
@@ -295,9 +308,6 @@ class Persistence:
         except OtherCluster:
             await self.store.close()
             raise
-
-    async def _is_empty(self) -> bool:
-        return await self.store.read_document(HOSTS) is None and not await self.store.versions("users")
 
     async def _load_snapshot(self, reason: str) -> None:
         if self._snapshot is not None and await self._snapshot.load(reason):

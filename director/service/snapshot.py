@@ -84,6 +84,8 @@ class Snapshot:
         self._store, self._director, self._log = store, director, log
         self._tables, self._cluster, self._take_changed = tables, cluster, take_changed
         self._reading = Reading(store, director, handle, log)
+        self._versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
+        """Of the buckets in the file."""
         self._queued: dict[Space, set[int]] = {"users": set(), "names": set()}
         self._documents: dict[str, bytes] = {}
         """Versions of the documents as they are in the file."""
@@ -211,9 +213,7 @@ class Snapshot:
         """Compare all of it with memory."""
         await self._open()
         for space in SPACES:
-            known = self._reading.versions[space]
-            known.clear()
-            known.update(await self._store.versions(space))
+            self._versions[space] = await self._store.versions(space)
             self._queued[space].update(range(BUCKETS))
         for name in (CLUSTER, WRITTEN, *(table.name for table in self._tables)):
             document = await self._store.read_document(name)
@@ -272,7 +272,7 @@ class Snapshot:
     async def _write_slice(
         self, space: Space, numbers: Sequence[int], blob_of: Callable[[int], bytes]
     ) -> None:
-        known, queue = self._reading.versions[space], self._queued[space]
+        known, queue = self._versions[space], self._queued[space]
         swaps = []
         try:
             for position, number in enumerate(numbers, start=1):

@@ -6,10 +6,11 @@ import json
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from director.cli.output import printable
-from director.records import HostInfo, MemberInfo
+from director.records import HostInfo, MemberInfo, SnapshotInfo
 from tests.unit.cli.conftest import Director
 
 ADDED = {"stopped", "removed", "moves_in_progress"}
@@ -36,6 +37,22 @@ def test_status_says_what_is_not_as_it_should_be(director: Director) -> None:
         "not in the ring: 127.0.0.13:9090",
         "store sqlite:////var/lib/director/state.db: disk I/O error; 0 buckets are written when it returns",
     ]
+
+
+def test_status_names_a_snapshot_that_cannot_be_written(director: Director) -> None:
+    director.operations.snapshot = SnapshotInfo(
+        url="sqlite:////var/lib/director/snapshot.db",
+        up=False,
+        queued_buckets=9,
+        written=None,
+        error="disk full",
+    )
+    assert director("status").stdout.splitlines()[1:3] == [
+        "snapshot sqlite:////var/lib/director/snapshot.db: disk full; last written: never",
+        "",
+    ]
+    director.operations.snapshot = msgspec.structs.replace(director.operations.snapshot, up=True, error=None)
+    assert director("status").stdout.splitlines()[1:2] == [""]
 
 
 @pytest.mark.parametrize("command", [("status",), ("ring", "status")])

@@ -1,4 +1,4 @@
-"""What an outage of hours can make grow, and how old something unwritten can be."""
+"""What an outage of hours can make grow, and that one write leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from director.core.users import BUCKETS
 from director.service import snapshot as snapshot_module
 from director.service.cluster import CLUSTER, Cluster, encode
 from state.base import EMPTY_VERSION, StateStore
+from tests.proxy import Proxy
 from tests.servers import RedisServer
 from tests.unit.service.parts import HOSTS, OTHER, Node, bucket_of, key_of, packed, stored_users, user
 from tests.unit.service.test_persist import (
@@ -110,6 +111,23 @@ async def test_a_director_alone_whose_store_is_away_at_the_start_starts_from_its
             assert set(await stored_users(store)) == set(map(key_of, [*USERS, "early"]))
 
 
+async def test_a_store_that_is_too_slow_at_the_start_is_done_without(
+    redis: RedisServer, copy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer comes in time, all together do not."""
+    async with running(Node(redis.url, snapshot=copy)) as node:
+        await fill(node)
+    with Proxy(redis.socket) as proxy:
+        proxy.delay = 0.3
+        monkeypatch.setattr("director.service.persist.OPEN_WITHIN", 0.5)
+        again = Node(f"redis://127.0.0.1:{proxy.port}", snapshot=copy)
+        async with running(again):
+            assert len(again.logged("snapshot_loaded")) == 1
+            await check(again)
+            proxy.delay = 0
+            await until(lambda: again.persistence.up)
+
+
 async def test_a_store_that_ends_while_it_is_read_is_made_up_for_by_the_snapshot(
     redis: RedisServer, copy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +166,18 @@ async def test_a_store_with_content_is_believed_and_the_snapshot_not_read(
         await until(kept(again))
     async with opened(copy) as store:
         assert key_of("ghost") not in await stored_users(store)
+
+
+async def test_the_snapshot_is_in_the_metrics_and_in_what_status_shows(redis: RedisServer, copy: str) -> None:
+    async with running(Node(redis.url, snapshot=copy)) as node:
+        await until(lambda: (found := node.persistence.info().snapshot) and found.written)
+        text = (await node.operations.metrics()).decode()
+        info = (await node.operations.status()).store.snapshot
+        assert "\ndirector_snapshot_up 1.0\n" in text
+        assert info is not None
+        assert (info.url, info.up, info.error) == (copy, True, None)
+        assert abs((info.written or 0) - time.time()) < 60
+    assert "director_snapshot" not in (await Node().operations.metrics()).decode()
 
 
 async def test_what_others_write_into_the_store_is_in_the_snapshot_too(redis: RedisServer, copy: str) -> None:

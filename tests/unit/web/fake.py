@@ -25,6 +25,7 @@ from director.records import (
     PlannedChange,
     Problem,
     RingInfo,
+    SnapshotInfo,
     StatusInfo,
     StoreInfo,
     UserInfo,
@@ -64,6 +65,7 @@ class FakeOperations:
         self.removed = False
         self.moving = 0
         self.store_error: str | None = None
+        self.snapshot: SnapshotInfo | None = None
         self.stored = True
         self.is_alive = True
         self.not_ready = ""
@@ -101,7 +103,7 @@ class FakeOperations:
             users=len(self.assigned), ring=self.ring(),
             store=StoreInfo(
                 url="sqlite:////var/lib/director/state.db", shared=False, up=self.store_error is None,
-                loaded=True, error=self.store_error,
+                loaded=True, error=self.store_error, snapshot=self.snapshot,
             ),
         )  # fmt: skip
 

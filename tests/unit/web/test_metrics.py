@@ -97,6 +97,13 @@ def test_every_metric_is_there_with_its_documented_name_also_when_nothing_happen
         ({"store_errors": {"swap": 2}}, "director_store_errors_total", {"operation": "swap"}, 2),
         ({"store_swept": {"users": 3}}, "director_store_swept_total", {"space": "users"}, 3),
         ({"store_sweeper": True}, "director_store_sweeper", {}, 1),
+        ({"snapshot_up": False}, "director_snapshot_up", {}, 0),
+        (
+            {"snapshot_up": True, "snapshot_written": 1700000000},
+            "director_snapshot_written_timestamp_seconds",
+            {},
+            1700000000,
+        ),
         ({"warm_start_seconds": 0.25}, "director_warm_start_duration_seconds", {}, 0.25),
         ({"warm_start_users": 20_000}, "director_warm_start_users", {}, 20_000),
         ({"warm_start_part": 0.25}, "director_warm_start_ratio", {}, 0.25),
