@@ -105,7 +105,7 @@ async def test_who_renews_too_late_though_nothing_failed_counts_the_store_as_awa
         members, slow = node.store.members, True
 
         async def slowly() -> list[Lease]:
-            await anyio.sleep(2.0 if slow else 0.0)
+            await anyio.sleep(60 if slow else 0)  # within no time-out of a store's own
             return await members()
 
         node.store.members = slowly  # type: ignore[method-assign]
@@ -128,7 +128,7 @@ async def test_a_lease_is_written_first_and_the_others_are_read_after_it(redis: 
         async with anyio.create_task_group() as tasks:
             for node in nodes:
                 tasks.start_soon(node.persistence.open)
-        alone = [node for node in nodes if leases_seen(node)[0] == frozenset({node.director.me})]
+        alone = [node for node in nodes if len(leases_seen(node)[0] or ()) < 2]
         assert len(alone) <= 1
         for node in nodes:
             node.driver.stop()
