@@ -74,7 +74,7 @@ class Stand:
         self._smaller_since: float | None = None
 
     def doubt_leases(self) -> None:
-        """They are old: anybody may live by now. That is not a store that is away: new users of a partial ring
+        """They are old: anybody may live by now. That is no store that is away: new users of a partial ring
         go on being settled there, which is safe whoever lives, until the leases are read anew."""
         if self.leases is not None:
             self.leases = frozenset(self._servers)
