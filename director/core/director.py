@@ -447,7 +447,7 @@ class Director:
         """We were frozen: suspect ourselves before others, and ask them before we answer anybody."""
         fields = {"seconds": round(gap, 1), "note": "comparing with the neighbours first"}
         self._thawed_at = now.mono
-        self._stand.leases = None
+        self._stand.doubt_leases()
         self.ring.thawed(now)
         effects = [Log(Level.WARNING, "frozen", fields), *self._trust.thawed(self.ring, now)]
         if self._started and self.hint:

@@ -73,6 +73,12 @@ class Stand:
         self._isolation_wait = isolation_wait
         self._smaller_since: float | None = None
 
+    def doubt_leases(self) -> None:
+        """They are old: anybody may live by now. That is no store that is away: new users of a partial ring
+        go on being settled there, which is safe whoever lives, until the leases are read anew."""
+        if self.leases is not None:
+            self.leases = frozenset(self._servers)
+
     def review(self, barrier: Barrier, now: Now, departed: Collection[MemberId]) -> None:
         """Judge anew. Called by a director that has started."""
         over = self._smaller_since

@@ -324,6 +324,7 @@ class Persistence:
         self.documents_read.set()
         self._handle(StoreOpened())
         self._load_scope = anyio.CancelScope()
+        self._lease.caught_up()
         self._is_up(run_id, alive)
 
     async def _load(self) -> None:
@@ -465,7 +466,7 @@ class Persistence:
             try:
                 if not self.up or await self._is_replaced():
                     await self._come_back()
-                self._check_lease()
+                await self._read_if_lapsed()
                 begun = time.monotonic()
                 due = begun >= names_due
                 if self._director.joining or self._director.loading:
@@ -516,7 +517,9 @@ class Persistence:
         await self._write(names=False)
         if not self.loaded:
             self.loaded, self.loaded_users = True, len(self._users)
-        self._is_up(run_id, await self._renew_lease())  # anew: to read may have taken longer than a lease
+        alive = await self._renew_lease()  # anew: to read may have taken longer than a lease
+        self._lease.caught_up()
+        self._is_up(run_id, alive)
         self._log.info("store_back", store=self.store.url, buckets_written=behind)
 
     async def _write(self, *, names: bool) -> bool:
@@ -541,7 +544,8 @@ class Persistence:
 
     async def _between(self) -> None:
         """After each few buckets."""
-        self._check_lease()
+        if self.up:
+            await self._read_if_lapsed()
         await self._write_documents()
 
     async def _write_documents(self) -> None:
@@ -557,17 +561,16 @@ class Persistence:
             if not self.up:
                 continue
             try:
-                with anyio.fail_after(self._lease.remaining):
-                    if await self._is_replaced():
-                        continue
+                if await self._is_replaced():
+                    continue
+                with anyio.move_on_after(self._lease.remaining or None) as in_time:
                     alive = await self._renew_lease()
             except StoreError as exc:
                 self.failed("lease", exc)
                 continue
-            except TimeoutError:
-                self.failed("lease", self._lapsed())
-                continue
-            if self.up:
+            if in_time.cancelled_caught or self._has_lapsed:
+                self._anybody_may_live()
+            elif self.up:
                 self._handle(Leases(alive))
 
     async def _is_replaced(self) -> bool:
@@ -593,21 +596,34 @@ class Persistence:
         )
         begun = time.monotonic()
         had_one = await self.store.renew(lease, self._lease.ttl)
-        self._lease.renewed(begun)
-        if self.up and not had_one:
-            raise self._lapsed()
+        self._lease.renewed(begun, in_time=had_one)
         alive = await self.store.members()
         return frozenset(MemberId(one.member) for one in alive)
 
-    def _check_lease(self) -> None:
-        """Raise StoreUnavailable where it may have lapsed: the others have gone on without us, and we read
-        before we write (ring-rules 31)."""
-        if self.store.shared and self.up and not self._lease.remaining:
-            raise self._lapsed()
+    @property
+    def _has_lapsed(self) -> bool:
+        return self.store.shared and self._lease.has_lapsed
 
-    def _lapsed(self) -> StoreUnavailable:
-        reason = f"our lease, of {self._lease.ttl:.1f} s, was not renewed in time: reading before writing"
-        return StoreUnavailable(self.store.url, "lease", reason=reason)
+    def _anybody_may_live(self) -> None:
+        """Others may have taken us for dead, and gone on. While the store answers claims are safe whoever
+        lives; nobody is to be placed on the word of leases that are older than our own."""
+        self._handle(Leases(frozenset(self._director.ring.servers)))
+        self._work.set()
+
+    async def _read_if_lapsed(self) -> None:
+        """Who was taken for dead reads and merges before he writes."""
+        if not self._has_lapsed or self._director.loading:
+            return
+        self._log.warning("lease_lapsed", store=self.store.url, note="reading what others have written")
+        self._anybody_may_live()
+        alive = await self._renew_lease()
+        await self._hosts.read(anyway=False)
+        await self._members.read(anyway=False)
+        for space in SPACES:
+            await self._reading.changed(space)
+        await self._writing.queue_differences()
+        self._lease.caught_up()
+        self._handle(Leases(alive))
 
     async def _watch_partial(self) -> None:
         """While somebody lives outside the ring, keep current from what he writes."""

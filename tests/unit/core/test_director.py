@@ -313,6 +313,19 @@ def test_leases_from_before_a_freeze_do_not_make_a_director_alone() -> None:
     assert played.core.assigner.gate is Gate.OPEN
 
 
+def test_after_a_freeze_the_larger_part_of_a_cut_ring_goes_on_claiming_new_users() -> None:
+    """Before the leases are read anew: on the word of its majority it would place them by itself."""
+    played = partial()
+    effects = played.handle(Thawed(3.0), 4)
+    for ping in set(of(Ping, messages(effects))):
+        for link in (1, 2):
+            effects += played.hear(link, Pong(ping.serial), mono=4.1)
+    effects += played.handle(lookup(1), 4.2)
+    assert played.core.standing is Standing.CLAIM
+    assert len(of(Claim, effects)) == 1
+    assert of(Answer, effects) == []
+
+
 def test_whoever_has_lost_everybody_tries_to_compare_notes_for_a_second() -> None:
     played = in_ring()
     played.hear(1, Users(record()))

@@ -62,10 +62,9 @@ async def test_whose_lease_was_gone_reads_before_he_writes(redis: RedisServer) -
         theirs = user("alice", HOSTS[1], decided=NOW, seen=NOW)
         await swap(store, bucket_of("alice"), packed(theirs))
         await store.release(ME)
-        await until(lambda: node.logged("store_away"))
-        assert "was not renewed in time" in node.logged("store_away")[0]
-        await until(lambda: node.persistence.up)
-        assert node.host("alice") == HOSTS[1]
+        await until(lambda: node.logged("lease_lapsed"))
+        await until(lambda: node.host("alice") == HOSTS[1])
+        assert node.persistence.up
 
 
 def stand_still(seconds: float) -> None:
@@ -99,20 +98,24 @@ async def test_who_was_frozen_for_longer_than_his_lease_reads_before_he_writes(r
         assert set(await stored_users(store)) == {key_of("alice"), key_of("bob")}
 
 
-async def test_who_renews_too_late_though_nothing_failed_counts_the_store_as_away(redis: RedisServer) -> None:
-    async with running(Node(redis.url, lease_ttl=0.5)) as node:
-        await clean(node)
+async def test_whose_renewals_take_too_long_does_not_go_on_as_if_nobody_else_lived(
+    redis: RedisServer,
+) -> None:
+    """Nothing failed, the store is only slow. Others may have started meanwhile; claims are safe, whoever
+    lives."""
+    async with running(Node(redis.url, members=[ME, OTHER], lease_ttl=0.5)) as node:
+        assert node.director.standing is Standing.WHOLE
         members, slow = node.store.members, True
 
         async def slowly() -> list[Lease]:
-            await anyio.sleep(2.0 if slow else 0.0)
+            await anyio.sleep(60 if slow else 0)  # within no time-out of a store's own
             return await members()
 
         node.store.members = slowly  # type: ignore[method-assign]
-        await until(lambda: not node.persistence.up)
-        assert leases_seen(node)[-1] is None
-        slow = False
-        await until(lambda: node.persistence.up)
+        await until(lambda: node.director.standing is Standing.CLAIM)
+        node.handle(Lookup(RequestId(1), key_of("alice"), b""))
+        await until(lambda: not len(node.director.pending))
+        assert node.persistence.up
 
 
 # ---- who else lives
@@ -120,6 +123,7 @@ async def test_who_renews_too_late_though_nothing_failed_counts_the_store_as_awa
 
 async def test_a_lease_is_written_first_and_the_others_are_read_after_it(redis: RedisServer) -> None:
     """Of directors that start at the same moment, never two believe themselves alone (ring-rules 15)."""
+    alone: list[int] = []
     for _ in range(20):
         redis.command("FLUSHALL")
         nodes = [Node(redis.url, me=me, members=[ME, OTHER]) for me in (ME, OTHER)]
@@ -128,11 +132,11 @@ async def test_a_lease_is_written_first_and_the_others_are_read_after_it(redis: 
         async with anyio.create_task_group() as tasks:
             for node in nodes:
                 tasks.start_soon(node.persistence.open)
-        alone = [node for node in nodes if leases_seen(node)[0] == frozenset({node.director.me})]
-        assert len(alone) <= 1
+        alone.append(sum(len(leases_seen(node)[0] or ()) < 2 for node in nodes))
         for node in nodes:
             node.driver.stop()
             await node.store.close()
+    assert max(alone) <= 1
 
 
 async def test_a_director_starts_at_once_when_the_leases_say_that_nobody_else_lives(
