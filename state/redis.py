@@ -61,8 +61,9 @@ OLDEST_SERVER = 6
 TAG_BITS = 6
 """Of the first buckets, those that share all but these lower bits of their number share a hash tag, and what
 they are split into is kept there too."""
-LOAD_TAGS = 4
-"""Hash tags a batch of `load_buckets`: 256 buckets, and what is below them."""
+LOAD_TAGS = 2
+"""Hash tags a batch of `load_buckets`: 128 buckets, and what is below them: 7 MB where there are ten million
+users."""
 WRITE_BYTES = 4 << 20
 """Blob bytes a round trip, so that a large flush over a slow link does not run into the deadline."""
 AUDIT_PAGE = 1000

@@ -40,6 +40,12 @@ cdef int checked(int result) except -1:
     return result
 
 
+cdef int add_count(dict counts, uint32_t host, uint64_t found) except -1:
+    if found:
+        counts[host] = counts.get(host, 0) + found
+    return 0
+
+
 cdef class UserTable:
     """core.users.UserTable as 4096 sorted blocks of packed records: some 25 bytes a user."""
 
@@ -186,14 +192,24 @@ cdef class UserTable:
     def counts(self, uint32_t first, uint32_t last, int64_t unix):
         cdef dict counts = {}
         cdef block_t *block
-        cdef uint32_t number, host
+        cdef uint32_t number, host, slot
+        cdef uint32_t hosts[64]  # those met of late, by a hash of theirs; what is not in `counts` yet of each
+        cdef uint64_t found[64]
         cdef size_t at
+        for slot in range(64):
+            hosts[slot], found[slot] = 0, 0
         for number in range(first, min(last, <uint32_t>BUCKETS)):
             block = self.table.blocks + number
             for at in range(0, <size_t>block.used * RECORD, RECORD):
                 if record_alive(self.table, block.records + at, unix):
                     host = get32(block.records + at + AT_HOST)
-                    counts[host] = counts.get(host, 0) + 1
+                    slot = (host * <uint32_t>0x9E3779B9) >> 26
+                    if hosts[slot] != host:
+                        add_count(counts, hosts[slot], found[slot])
+                        hosts[slot], found[slot] = host, 0
+                    found[slot] += 1
+        for slot in range(64):
+            add_count(counts, hosts[slot], found[slot])
         return counts
 
     cdef block_t *block(self, uint32_t number) except NULL:

@@ -90,9 +90,9 @@ class Load:
 
 
 class Watch:
-    """The largest of some values that change, seen every quarter of a second. `with` it."""
+    """Some values that change, seen again and again, and the largest of each. `with` it."""
 
-    EVERY = 0.25
+    EVERY = 0.5
 
     def __init__(self, **values: Callable[[], float]) -> None:
         self.largest = dict.fromkeys(values, 0.0)

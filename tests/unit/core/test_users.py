@@ -648,3 +648,12 @@ def test_the_compiled_table_finds_any_keys(fast: HotPath, keys: list[int]) -> No
 def test_the_keys_of_records_are_those_of_their_users() -> None:
     users = [User(UserKey(key), HostId(7), Stamp(1), 2, 3) for key in (1, 1 << 63, (1 << 64) - 1)]
     assert list(keys_of(pack(users))) == [user.key for user in users]
+
+
+def test_users_of_a_great_many_hosts_are_counted(hot: HotPath) -> None:
+    users = hot.UserTable(EXPIRE)
+    hosts = [HostId(number * 0x01000193 % (1 << 32)) for number in range(500)]  # host 0 among them
+    for turn in range(2):
+        for number, host in enumerate(hosts):
+            users.put(User(UserKey(turn << 40 | number << 52 | 1 << 32), host, Stamp(NOW), NOW, 0))
+    assert users.counts(0, 4096, unix=NOW) == dict.fromkeys(hosts, 2)
