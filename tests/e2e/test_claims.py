@@ -4,55 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from typing import NamedTuple
 
+import pytest
+
+from tests.e2e.conftest import new_folder
 from tests.e2e.halves import HELD, HalvedRing, log_in, on_two_hosts
 from tests.e2e.processes import until
+from tests.logins import Login
 
 WINDOW = 64
-USERS = [f"user{number}" for number in range(2000)]
+EARLY = [f"early{number}" for number in range(2000)]
+USERS = [[f"turn{turn}user{number}" for number in range(400)] for turn in range(5)]
 
 
-def test_users_who_log_in_at_both_halves_of_a_cut_ring_at_once_get_one_backend_each(folder: Path) -> None:
-    """All the while the halves place users differently: an operator of one of them changes a weight."""
-    logins = []
-    with HalvedRing(folder) as ring:
-        ring.cut()
-        ring.wait_until_noticed()
-        time.sleep(HELD)
-        before = ring.total("director_claims_total")
-        with ring.changing_weights(0.1):
-            for turn in range(5):
-                users = [f"{turn}{user}" for user in USERS[::5]]
-                logins += asyncio.run(log_in(ring.directors.all, users, WINDOW))
-        claims = ring.total("director_claims_total") - before
-        ring.heal()
-        for turn in range(5):
-            users = [f"{turn}{user}" for user in USERS[::5]]
-            logins += asyncio.run(log_in(ring.directors.all, users, WINDOW))
-        conflicts = ring.total("director_conflicts_total")
-    assert [login for login in logins if login.failed] == []
-    assert on_two_hosts(logins) == {}
-    assert claims >= len(USERS)
-    assert conflicts == 0
+class Story(NamedTuple):
+    """What became of one cut."""
+
+    early: list[Login]
+    """At one half, before anybody had noticed the cut."""
+    late: list[Login]
+    """The same users at the other half, which has another host table by then."""
+    crossing: list[Login]
+    """Users at both halves at once, while a weight changes all the time."""
+    after: list[Login]
+    """All of them everywhere, in the healed ring."""
+    claims: float
+    conflicts: float
 
 
-def test_users_placed_while_nobody_had_noticed_the_cut_keep_their_backend_on_the_other_side(
-    folder: Path,
-) -> None:
-    """Whoever finds itself cut off writes its last choices at once, whosever bucket they are in (ring-rules
-    39). The other half takes them from the store, though by then it would place a quarter elsewhere."""
-    with HalvedRing(folder) as ring:
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    with new_folder() as folder, HalvedRing(folder) as ring:
         here, there = ring.halves
+        everywhere = ring.directors.all
         ring.cut()
-        early = asyncio.run(log_in(here, USERS, WINDOW))
+        early = asyncio.run(log_in(here, EARLY, WINDOW))
         ring.wait_until_noticed()
         ring.set_weight(0)
         until(lambda: [d.hosts()[0][2] for d in there] == [0, 0], what="the other half has read it")
-        late = asyncio.run(log_in(there, USERS, WINDOW))
+        late = asyncio.run(log_in(there, EARLY, WINDOW))
+        time.sleep(HELD)
+        before = ring.total("director_claims_total")
+        with ring.changing_weights(0.1):
+            crossing = [login for users in USERS for login in asyncio.run(log_in(everywhere, users, WINDOW))]
+        claims = ring.total("director_claims_total") - before
         ring.heal()
-        conflicts = ring.total("director_conflicts_total")
-    assert [login for login in early + late if login.failed] == []
-    assert len({login.host for login in late}) == 4
-    assert on_two_hosts(early + late) == {}
-    assert conflicts == 0
+        everybody = [*EARLY, *(user for users in USERS for user in users)]
+        after = asyncio.run(log_in(everywhere, everybody, WINDOW))
+        yield Story(early, late, crossing, after, claims, ring.total("director_conflicts_total"))
+
+
+def test_users_who_log_in_at_both_halves_of_a_cut_ring_at_once_get_one_backend_each(story: Story) -> None:
+    assert on_two_hosts(story.crossing) == {}
+    assert story.claims >= sum(map(len, USERS))
+
+
+def test_users_placed_while_nobody_had_noticed_the_cut_keep_their_backend_on_the_other_side(
+    story: Story,
+) -> None:
+    """Whoever finds itself cut off writes its last choices at once, whosever bucket they are in (ring-rules
+    39). The other half takes them from the store, though by then it would place a quarter elsewhere."""
+    assert len({login.host for login in story.late}) == 4
+    assert on_two_hosts(story.early + story.late) == {}
+
+
+def test_when_the_cut_heals_nobody_is_moved_and_no_login_has_failed(story: Story) -> None:
+    logins = [*story.early, *story.late, *story.crossing, *story.after]
+    assert on_two_hosts(logins) == {}
+    assert [login for login in logins if login.failed] == []
+    assert story.conflicts == 0

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from director.core.assign import Gate
-from director.core.events import Leases, Lookup, TimerFired
+from director.core.events import Leases, Lookup
 from director.core.standing import Standing
 from director.core.users import User, merged
 from director.service.persist import WATCH_PARTIAL
@@ -208,24 +208,6 @@ async def test_who_is_cut_off_reads_what_others_have_written_every_half_a_second
             await swap(store, bucket_of("alice"), packed(moved))
             await until(lambda: node.host("alice") == HOSTS[1])
     assert WATCH_PARTIAL <= 0.5
-
-
-async def test_a_user_who_waited_five_seconds_for_the_ring_is_settled_in_the_store(
-    redis: RedisServer,
-) -> None:
-    """Ring-rules 37, in real time: all members are there, but they never agree."""
-    async with opened(redis.url) as store:
-        await store.renew(lease_of(OTHER), 60)
-        async with running(Node(redis.url, members=[ME, OTHER])) as node:
-            node.director._trust.hint = False
-            node.director.barrier.ring = (ME, OTHER)
-            node.director.barrier.synced = False
-            node.handle(TimerFired())
-            node.handle(Lookup(RequestId(1), key_of("alice"), b""))
-            begun = time.monotonic()
-            await until(lambda: node.host("alice") is not None, within=15)
-            assert time.monotonic() - begun > 3
-            assert key_of("alice") in await stored_users(store)
 
 
 # ---- two writers

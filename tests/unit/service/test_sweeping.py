@@ -11,6 +11,7 @@ import pytest
 
 from director.core.names import entry
 from director.core.users import BUCKETS
+from director.types import UserKey
 from state.base import EMPTY_VERSION, Lost, StateStore, Swap, Swapped
 from tests.servers import RedisServer
 from tests.unit.service.parts import (
@@ -102,7 +103,7 @@ async def test_a_bucket_that_was_written_meanwhile_is_left_for_the_next_walk(url
         await clean(node)
         await put(node.store, "alice", seen=LONG_AGO)
         swap_buckets = node.store.swap_buckets
-        late = user("bob", HOSTS[0], decided=NOW, seen=NOW)._replace(key=key_of("alice") ^ 1)
+        late = user("bob", HOSTS[0], decided=NOW, seen=NOW)._replace(key=UserKey(key_of("alice") ^ 1))
         ghost = user("alice", HOSTS[0], decided=LONG_AGO, seen=LONG_AGO)
 
         async def after_another(swaps: Sequence[Swap]) -> list[Swapped | Lost]:
