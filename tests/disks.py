@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import needs
+
 PAGE = 4096
 
 
 @contextmanager
 def small_disk(folder: Path, *, size: str = "1m") -> Iterator[Path]:
     """A file system of its own. Only root may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip(
-            "only root can mount a small file system; tests with a limit on the size of files run anyway"
-        )
+    needs("mount", "umount")
     disk = folder / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    mounted = subprocess.run(command, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"only root can mount a small file system, where he may: {mounted.stderr.strip()}")
     try:
         yield disk
     finally:

@@ -12,15 +12,19 @@ from pathlib import Path
 import anyio
 import pytest
 
+from director.core.users import pack
+from director.types import UserKey
 from state.base import open_store
 from tests.disks import PAGE, fill_up, small_disk
-from tests.unit.service.parts import HOSTS, Node, key_of, packed, stored_users, user
+from tests.unit.service.parts import HOSTS, Node, key_of, stored_users, user
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 NOW = int(time.time())
-USERS = [f"user{number}" for number in range(3000)]
+MANY = 120_000
+"""Users that take more than the 2 MB that SQLite keeps in its own memory."""
+USERS = [f"user{number}" for number in range(2000)]
 
 
 @asynccontextmanager
@@ -100,8 +104,9 @@ async def test_a_file_that_is_damaged_while_in_use_is_named_and_made_again_from_
     tmp_path: Path,
 ) -> None:
     async with running(node_in(tmp_path)) as node:
-        many = packed(*(user(f"many{n}", HOSTS[0], decided=NOW, seen=NOW) for n in range(150_000)))
-        node.director.users.merge(many)  # more than SQLite keeps in its own memory
+        template = user("", HOSTS[0], decided=NOW, seen=NOW)
+        step = (1 << 64) // MANY
+        node.director.users.merge(pack(template._replace(key=UserKey(n * step)) for n in range(MANY)))
         node.put("one")
         await settled(node)
         await node.store.close()
@@ -114,7 +119,7 @@ async def test_a_file_that_is_damaged_while_in_use_is_named_and_made_again_from_
         (line,) = node.logged("store_damaged")
         assert f"{tmp_path}/state.db.damaged-20" in line
     users, _ = await look(tmp_path)
-    assert len(users) == 150_001 + len(USERS)
+    assert len(users) == MANY + 1 + len(USERS)
 
 
 def overwrite(folder: Path) -> None:
