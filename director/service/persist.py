@@ -121,8 +121,9 @@ class Persistence:
         self._said: tuple[type[StoreError], str] | None = None
         """What kind of trouble was logged; None: there is none."""
         self._set_aside: Path | None = None
+        self._schema = 0
         self._held_by: tuple[str, ...] = ()
-        """Directors that keep the store at an older schema, as was logged."""
+        """Schema of the store, and directors that keep it there, as they were last time."""
         self._begun = 0.0
         self._load_scope: anyio.CancelScope | None = None
         """Of reading the store, from its opening until that has ended."""
@@ -404,15 +405,14 @@ class Persistence:
     async def _ask_run_id(self) -> str:
         """The store's run id; says so where that has brought the layout up to date, or could not."""
         run_id = await self.store.run_id()
-        if self.store.held_by != self._held_by:
-            fields = {"store": self.store.url, "schema": self.store.schema, "known": SCHEMA}
-            if self.store.held_by:
-                note = "they know no newer schema: it is brought up to date when they are upgraded or gone"
-                directors = ",".join(self.store.held_by)
-                self._log.warning("store_schema_held", **fields, directors=directors, note=note)
-            else:
-                self._log.info("store_migrated", **fields)
-            self._held_by = self.store.held_by
+        schema, held_by = self.store.schema, self.store.held_by
+        fields = {"store": self.store.url, "schema": schema, "known": SCHEMA}
+        if held_by and held_by != self._held_by:
+            note = "they know no newer schema: it is brought up to date when they are upgraded or gone"
+            self._log.warning("store_schema_held", **fields, directors=",".join(held_by), note=note)
+        elif schema > self._schema > 0:
+            self._log.info("store_migrated", **fields)
+        self._schema, self._held_by = schema, held_by
         return run_id
 
     # ---- running

@@ -16,6 +16,7 @@ from redis import Redis
 from state.base import (
     BUCKETS,
     EMPTY_VERSION,
+    NUMBERS,
     SCHEMA,
     AuditEntry,
     Lease,
@@ -26,6 +27,7 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
+    below,
     open_store,
     version_of,
 )
@@ -525,3 +527,18 @@ async def test_sentinels_and_the_primary_are_talked_to_over_tls(
             store = await stores.open(f"rediss+sentinel://127.0.0.1:{sentinel.tls_port}/mail")
             assert await store.swap_buckets([put(1, b"x")]) == [X]
             await store.close()
+
+
+async def test_a_bucket_and_all_that_it_is_split_into_are_kept_in_one_slot(
+    store: StateStore, own_redis: RedisServer
+) -> None:
+    numbers = [0x1F2, *below(0x1F2), below(below(0x1F2)[1])[0], NUMBERS - 1]
+    await store.swap_buckets([put(number, b"x") for number in numbers])
+    keys = own_redis.command("KEYS", "dd:{u*").split(b"\r\n")[2::2]
+    assert sorted(keys) == [
+        b"dd:{u07}13e4",
+        b"dd:{u07}13e5",
+        b"dd:{u07}1f2",
+        b"dd:{u07}37ca",
+        b"dd:{u3f}3efff",
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from state.base import (
     Swapped,
 )
 from tests.contract.conftest import Stores
-from tests.contract.test_state_tools import director, done
+from tests.contract.test_state_tools import director, done, shown_on_a_terminal
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -150,6 +151,11 @@ async def test_a_large_bucket_that_is_damaged_is_left_for_repair_and_named(url: 
     assert ran.returncode == 0
     assert "split 3 buckets of users" in ran.stdout
     assert "users, bucket 7 is too large, but damaged: `director state verify --fix`" in ran.stderr
+
+
+async def test_migrate_says_on_a_terminal_how_far_it_is(filled: str) -> None:
+    shown = shown_on_a_terminal("migrate", "--dry-run", "--store", filled)
+    assert re.search(r"migrate: \d+ %", shown)
 
 
 class Power:
