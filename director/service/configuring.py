@@ -48,16 +48,18 @@ class Configuring:
 
     async def run(self) -> None:
         """Apply the file, once. Ends when it is written what was applied."""
-        await self._persistence.documents_read.wait()
+        await self._persistence.documents.were_read.wait()
         while True:
             if self._director.synced:
                 break
             await anyio.sleep(LOOK)
-        if self._persistence.applied is not None:
+        if self._persistence.documents.applied is not None:
             await self._apply()
-        while not await self._persistence.wait_hosts_stored(self._again):
+        while not await self._persistence.documents.wait_operators_stored(self._again):
             pass
-        applied = now_applied(self._persistence.applied or [], self._settings, self._director.hosts.rows)
+        applied = now_applied(
+            self._persistence.documents.applied or [], self._settings, self._director.hosts.rows
+        )
         self._persistence.set_applied(applied)
 
     async def _apply(self) -> None:
@@ -81,7 +83,7 @@ class Configuring:
 
     def _tell_seeded(self) -> None:
         """New hosts of the file have been in the table since the start: nothing is left to change."""
-        listed = {one.address for one in self._persistence.applied or () if one.listed}
+        listed = {one.address for one in self._persistence.documents.applied or () if one.listed}
         for setting in self._settings:
             row = self._director.hosts.get(setting.address)
             if setting.address in self._director.hosts.seeded and setting.address not in listed and row:
@@ -98,7 +100,7 @@ class Configuring:
                 self._persistence.audit(entry)
 
     def _differences(self) -> list[Difference]:
-        return compare(self._persistence.applied, self._settings, self._director.hosts.rows)
+        return compare(self._persistence.documents.applied, self._settings, self._director.hosts.rows)
 
     def _made(self) -> list[Difference]:
         return [one for one in self._differences() if one.outcome is Outcome.MADE]

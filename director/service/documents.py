@@ -1,4 +1,5 @@
-"""Small tables that are one document each in the store: the hosts, and the changed list of directors.
+"""Small tables that are one document each in the store: the hosts, the changed list of directors, what each
+member last applied of its configuration.
 
 Written through: an operator waits for it. Compare-and-swap as ever: who loses takes the other's rows in, and
 writes what both come to.
@@ -6,29 +7,42 @@ writes what both come to.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import anyio
 
+from director.core.checks import wrong_members, wrong_rows
+from director.core.configured import Applied, AppliedHost, decode_applied, encode_applied
+from director.core.director import Director
+from director.core.events import Event, StoredHosts, StoredMembers
+from director.core.hosts import decode_rows, encode_rows
+from director.core.members import decode_member_rows, encode_member_rows
 from director.service.log import Log
 from state.base import EMPTY_VERSION, Document, Lost, StateStore, version_of
 
+HOSTS, MEMBERS, APPLIED = "hosts", "members", "applied"
+"""Names of the documents."""
 AGAIN = "written again from memory"
+
+
+class Table(NamedTuple):
+    """What a document is made from, and read into."""
+
+    name: str
+    encode: Callable[[], bytes]
+    """The table as it is in memory."""
+    take: Callable[[bytes], None]
+    """Merge one into memory. Raises ValueError where it is none."""
 
 
 class TableDocument:
     """One table and its document."""
 
-    def __init__(
-        self,
-        store: StateStore,
-        name: str,
-        encode: Callable[[], bytes],
-        take: Callable[[bytes], None],
-        log: Log,
-    ) -> None:
-        """encode: the table as it is. take: merge a stored one into memory; ValueError where it is none."""
-        self._store, self._name, self._encode, self._take, self._log = store, name, encode, take, log
+    def __init__(self, store: StateStore, table: Table, log: Log) -> None:
+        self._store, self._log = store, log
+        self._name, self._encode, self._take = table
         self._version = EMPTY_VERSION
         self._wanted = self._written = 0
         self._done = anyio.Event()
@@ -96,3 +110,97 @@ class TableDocument:
         except (ValueError, RecursionError) as exc:
             self._log.error("store_document_damaged", document=self._name, reason=str(exc), note=AGAIN)
             self.changed()
+
+
+class Documents:
+    """All of them."""
+
+    def __init__(
+        self, store: StateStore, director: Director, handle: Callable[[Event], None], log: Log
+    ) -> None:
+        self.were_read = anyio.Event()
+        """Set once the store has answered: hosts, directors and what was applied are known."""
+        self.applied_here = False
+        """Whether this director has applied its configuration since its start."""
+        self._director, self._handle = director, handle
+        self._all_applied: Applied = {}
+        applied = Table(APPLIED, lambda: encode_applied(self._all_applied), self._take_applied)
+        hosts = Table(HOSTS, lambda: encode_rows(list(director.hosts.rows.values())), self._take_hosts)
+        members = Table(
+            MEMBERS, lambda: encode_member_rows(list(director.members.rows.values())), self._take_members
+        )
+        self.tables = (applied, hosts, members)
+        """In the order in which they are to be read."""
+        self._applied, self.hosts, self.members = (TableDocument(store, table, log) for table in self.tables)
+
+    @property
+    def operators_stored(self) -> bool:
+        """Whether all that operators change is stored: hosts and directors."""
+        return self.hosts.stored and self.members.stored
+
+    @property
+    def stored(self) -> bool:
+        return self.operators_stored and self._applied.stored
+
+    async def wait_operators_stored(self, seconds: float) -> bool:
+        """Whether hosts and directors, as they are now, are in the store within this time."""
+        begun = time.monotonic()
+        hosts = await self.hosts.wait_stored(seconds)
+        return hosts and await self.members.wait_stored(max(0.0, begun + seconds - time.monotonic()))
+
+    @property
+    def applied(self) -> list[AppliedHost] | None:
+        """What this member last applied of its configuration; None: it is not known."""
+        return self._all_applied.get(self._director.me)
+
+    def set_applied(self, applied: list[AppliedHost]) -> bool:
+        """Remember what of the configuration is in the host table, which is stored. Whether it is new."""
+        self.applied_here = True
+        if applied == self.applied:
+            return False
+        self._all_applied[self._director.me] = applied
+        self._applied.changed()
+        return True
+
+    async def read(self) -> None:
+        """Everything, at the start or after an absence. It is written, too: memory may know more."""
+        await self._applied.read()
+        if not await self.hosts.read():
+            self._handle(StoredHosts(()))  # the store has been read: it knows nothing
+        self.hosts.changed()
+        await self.members.read()
+        self.members.changed()
+        if self.applied_here:
+            self._applied.changed()
+        self.were_read.set()
+
+    async def read_changes(self) -> None:
+        """What others have changed of hosts and directors."""
+        await self.hosts.read(anyway=False)
+        await self.members.read(anyway=False)
+
+    async def write(self) -> None:
+        """What has changed."""
+        await self.hosts.write()
+        await self.members.write()
+        await self._applied.write()
+
+    def _take_hosts(self, data: bytes) -> None:
+        rows = decode_rows(data)
+        problem = wrong_rows(rows)
+        if problem is not None:
+            raise ValueError(problem)
+        self._handle(StoredHosts(tuple(rows), applied=self.applied is not None))
+
+    def _take_members(self, data: bytes) -> None:
+        rows = decode_member_rows(data)
+        problem = wrong_members(rows)
+        if problem is not None:
+            raise ValueError(problem)
+        self._handle(StoredMembers(tuple(rows)))
+
+    def _take_applied(self, data: bytes) -> None:
+        theirs = decode_applied(data)
+        if self.applied_here:
+            theirs[self._director.me] = self._all_applied[self._director.me]
+        self._all_applied = theirs

@@ -100,7 +100,7 @@ class Operations(UserOperations):
     def plan(self, hosts: Sequence[ConfiguredHost]) -> Plan:
         """What a start of this director with these hosts in its configuration would change."""
         settings = [BackendSetting(as_address(h.address), h.hostname, h.tag, h.weight) for h in hosts]
-        applied = self._persistence.applied
+        applied = self._persistence.documents.applied
         changes = [_planned(one) for one in compare(applied, settings, self._hosts.rows)]
         return Plan(me=self._director.me, known=applied is not None, changes=changes)
 
@@ -241,7 +241,7 @@ class Operations(UserOperations):
             return Change(host=await self._preview_host(change), stored=False, dry_run=True)
         before = self._hosts.get(change.address)
         row = await self._driver.operators.change_host(change)
-        stored = await self._persistence.wait_hosts_stored(STORE_WAIT)
+        stored = await self._persistence.documents.wait_operators_stored(STORE_WAIT)
         if row != before:
             self._persistence.audit(
                 AuditEntry(

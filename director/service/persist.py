@@ -14,30 +14,25 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
-from director.core.checks import wrong_members, wrong_rows
-from director.core.configured import Applied, AppliedHost, decode_applied, encode_applied
+from director.core.configured import AppliedHost
 from director.core.director import Director
 from director.core.events import (
     BucketsRead,
     ClaimFailed,
     Event,
     Leases,
-    StoredHosts,
-    StoredMembers,
     StoreOpened,
 )
-from director.core.hosts import decode_rows, encode_rows
-from director.core.members import decode_member_rows, encode_member_rows
 from director.core.users import UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims
 from director.service.cluster import CLUSTER, OtherCluster, claim, cluster_of
-from director.service.documents import TableDocument
+from director.service.documents import HOSTS, Documents
 from director.service.log import Log
 from director.service.ownlease import RENEWALS, OwnLease
 from director.service.reading import Reading
 from director.service.share import Share
-from director.service.snapshot import Snapshot, Table
+from director.service.snapshot import Snapshot
 from director.service.sweeping import Sweeping
 from director.service.writing import Writing
 from director.types import MemberId, UserKey
@@ -77,9 +72,6 @@ WATCH_PARTIAL = 0.5
 """In a partial ring, seconds between two looks for what others have changed in the store (ring-rules 12)."""
 AUDIT_QUEUE = 1000
 """Audit entries kept while the store is away."""
-HOSTS, MEMBERS, APPLIED = "hosts", "members", "applied"
-"""Names of the documents with the host table, with what was changed in the list of directors, and with what
-each member last applied of its configuration."""
 
 
 def rest_after(took: float) -> float:
@@ -129,26 +121,13 @@ class Persistence:
         """Of reading the store, from its opening until that has ended."""
         self._work = anyio.Event()
         self._urgent = anyio.Event()
-        hosts = Table(HOSTS, lambda: encode_rows(list(director.hosts.rows.values())), self._take_hosts)
-        members = Table(
-            MEMBERS, lambda: encode_member_rows(list(director.members.rows.values())), self._take_members
-        )
-        self._hosts = TableDocument(store, *hosts, log)
-        self._members = TableDocument(store, *members, log)
+        self.documents = Documents(store, director, handle, log)
         self._cluster = cluster_of(director.identity, place)
         self._snapshot: Snapshot | None = None
         if snapshot is not None:
             self._snapshot = Snapshot(
-                snapshot, director, handle, log, (hosts, members), self._cluster, self._collect
+                snapshot, director, handle, log, self.documents.tables, self._cluster, self._collect
             )
-        self.documents_read = anyio.Event()
-        """Set once the store has answered: hosts, directors and what was applied are known."""
-        self._all_applied: Applied = {}
-        self.applied_here = False
-        """Whether this director has applied its configuration since its start."""
-        self._applied = TableDocument(
-            store, APPLIED, lambda: encode_applied(self._all_applied), self._take_applied, log
-        )
         self._reading = Reading(store, director, handle, log)
         self._writing = Writing(
             store, director, self._reading, self._share, handle, self._between, self._noted
@@ -167,19 +146,6 @@ class Persistence:
     def lag(self) -> float:
         """Seconds since the oldest change of a user that is not known to be stored."""
         return self._writing.lag
-
-    @property
-    def hosts_stored(self) -> bool:
-        return self._hosts.stored and self._members.stored
-
-    @property
-    def documents_stored(self) -> bool:
-        return self.hosts_stored and self._applied.stored
-
-    @property
-    def applied(self) -> list[AppliedHost] | None:
-        """What this member last applied of its configuration; None: it is not known."""
-        return self._all_applied.get(self._director.me)
 
     @property
     def loaded_part(self) -> float:
@@ -209,11 +175,11 @@ class Persistence:
             self._work.set()
 
     def hosts_changed(self) -> None:
-        self._hosts.changed()
+        self.documents.hosts.changed()
         self._documents_changed()
 
     def members_changed(self) -> None:
-        self._members.changed()
+        self.documents.members.changed()
         self._documents_changed()
 
     def _documents_changed(self) -> None:
@@ -224,10 +190,7 @@ class Persistence:
 
     def set_applied(self, applied: list[AppliedHost]) -> None:
         """Remember what of the configuration is in the host table, which is stored."""
-        self.applied_here = True
-        if applied != self.applied:
-            self._all_applied[self._director.me] = applied
-            self._applied.changed()
+        if self.documents.set_applied(applied):
             self._work.set()
 
     def persist(self, number: int, buckets: Sequence[int] | None) -> None:
@@ -255,12 +218,6 @@ class Persistence:
             self._claims.add(key, record)
         else:
             self._handle(ClaimFailed(key))
-
-    async def wait_hosts_stored(self, seconds: float) -> bool:
-        """Whether hosts and directors, as they are now, are in the store within this time."""
-        begun = time.monotonic()
-        hosts = await self._hosts.wait_stored(seconds)
-        return hosts and await self._members.wait_stored(max(0.0, begun + seconds - time.monotonic()))
 
     # ---- start
 
@@ -318,11 +275,8 @@ class Persistence:
         self._say_set_aside()
         run_id = await self._ask_run_id()
         alive = await self._renew_lease()
-        await self._applied.read()
-        await self._read_hosts()
-        self.hosts_changed()  # the configuration may know more than the store
-        await self._members.read()
-        self.documents_read.set()
+        await self.documents.read()
+        self._documents_changed()
         self._handle(StoreOpened())
         self._load_scope = anyio.CancelScope()
         self._lease.caught_up()
@@ -367,30 +321,6 @@ class Persistence:
         self.up = True
         self.error = self._said = None
         self._handle(Leases(alive))
-
-    async def _read_hosts(self) -> None:
-        if not await self._hosts.read():
-            self._handle(StoredHosts(()))  # the store has been read: it knows nothing
-
-    def _take_hosts(self, data: bytes) -> None:
-        rows = decode_rows(data)
-        problem = wrong_rows(rows)
-        if problem is not None:
-            raise ValueError(problem)
-        self._handle(StoredHosts(tuple(rows), applied=self.applied is not None))
-
-    def _take_members(self, data: bytes) -> None:
-        rows = decode_member_rows(data)
-        problem = wrong_members(rows)
-        if problem is not None:
-            raise ValueError(problem)
-        self._handle(StoredMembers(tuple(rows)))
-
-    def _take_applied(self, data: bytes) -> None:
-        theirs = decode_applied(data)
-        if self.applied_here:
-            theirs[self._director.me] = self._all_applied[self._director.me]
-        self._all_applied = theirs
 
     def _say_set_aside(self) -> None:
         if self.store.set_aside != self._set_aside:
@@ -470,7 +400,7 @@ class Persistence:
                 begun = time.monotonic()
                 due = begun >= names_due
                 if self._director.joining or self._director.loading:
-                    await self._write_documents()  # users later: it has better things to do
+                    await self.documents.write()  # users later: it has better things to do
                 else:
                     names_left = await self._write(names=due)
                 took = time.monotonic() - begun
@@ -484,7 +414,7 @@ class Persistence:
 
     async def _rest(self, seconds: float) -> None:
         """Let changes gather, but not those an operator waits for."""
-        if self.hosts_stored and not self._writing.questions:
+        if self.documents.operators_stored and not self._writing.questions:
             with anyio.move_on_after(seconds):
                 await self._urgent.wait()
         self._urgent = anyio.Event()
@@ -493,7 +423,7 @@ class Persistence:
         return self.up and self.loaded
 
     def _something_to_do(self) -> bool:
-        return self._writing.has_work or bool(self._audit) or not self.documents_stored
+        return self._writing.has_work or bool(self._audit) or not self.documents.stored
 
     async def _come_back(self) -> None:
         """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
@@ -502,14 +432,8 @@ class Persistence:
         await self._claim_store()
         run_id = await self._ask_run_id()
         await self._renew_lease()
-        await self._applied.read()
-        await self._read_hosts()
-        self.hosts_changed()
-        await self._members.read()
-        self.members_changed()
-        if self.applied_here:
-            self._applied.changed()
-        self.documents_read.set()
+        await self.documents.read()
+        self._documents_changed()
         for space in SPACES:
             await self._reading.changed(space)
         await self._writing.queue_differences()
@@ -530,7 +454,7 @@ class Persistence:
 
     async def _write_first(self) -> None:
         """What operators wait for, or did; and whose the buckets are by now."""
-        await self._write_documents()
+        await self.documents.write()
         await self._writing.new_ring()
         await self._write_audit()
 
@@ -546,12 +470,7 @@ class Persistence:
         """After each few buckets."""
         if self.up:
             await self._read_if_lapsed()
-        await self._write_documents()
-
-    async def _write_documents(self) -> None:
-        await self._hosts.write()
-        await self._members.write()
-        await self._applied.write()
+        await self.documents.write()
 
     # ---- with a shared store
 
@@ -617,8 +536,7 @@ class Persistence:
         self._log.warning("lease_lapsed", store=self.store.url, note="reading what others have written")
         self._anybody_may_live()
         alive = await self._renew_lease()
-        await self._hosts.read(anyway=False)
-        await self._members.read(anyway=False)
+        await self.documents.read_changes()
         for space in SPACES:
             await self._reading.changed(space)
         await self._writing.queue_differences()
@@ -633,8 +551,7 @@ class Persistence:
                 continue
             try:
                 await self._reading.changed("users")
-                await self._hosts.read(anyway=False)
-                await self._members.read(anyway=False)
+                await self.documents.read_changes()
             except StoreError as exc:
                 self.failed("watch", exc)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -21,6 +20,7 @@ from director.core.events import Event
 from director.core.users import BUCKETS
 from director.records import SnapshotInfo
 from director.service.cluster import CLUSTER, Cluster, decode, encode
+from director.service.documents import Table
 from director.service.log import Log
 from director.service.reading import Reading
 from state.base import (
@@ -53,16 +53,6 @@ STOP_WITHIN = 2.0
 """Seconds the last writing may take."""
 WRITTEN = "written"
 """Name of the document that says when it was written, in Unix seconds."""
-
-
-class Table(NamedTuple):
-    """A document that is kept."""
-
-    name: str
-    encode: Callable[[], bytes]
-    """The table as it is in memory."""
-    take: Callable[[bytes], None]
-    """Merge one into memory. Raises ValueError where it is none."""
 
 
 class Snapshot:

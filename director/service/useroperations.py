@@ -341,7 +341,7 @@ class UserOperations(ABC):
     ) -> RingInfo:
         if not dry_run:
             await self._driver.operators.change_member(MemberChange(0, member, remove))
-            await self._persistence.wait_hosts_stored(STORE_WAIT)
+            await self._persistence.documents.wait_operators_stored(STORE_WAIT)
             self._audit("ring remove" if remove else "ring add", member, reason, "")
         return self.ring()
 

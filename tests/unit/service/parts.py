@@ -155,7 +155,7 @@ async def swap(store: StateStore, number: int, blob: bytes) -> None:
 
 
 async def clean(node: Node) -> None:
-    await until(lambda: node.persistence.queued == 0 and node.persistence.hosts_stored)
+    await until(lambda: node.persistence.queued == 0 and node.persistence.documents.operators_stored)
 
 
 def packed(*users: User) -> bytes:

@@ -37,7 +37,7 @@ async def applying(node: Node, configuring: Configuring) -> AsyncIterator[None]:
             await tasks.start(node.operations.run)
             tasks.start_soon(node.persistence.run)
             tasks.start_soon(configuring.run)
-            await until(lambda: node.persistence.applied_here and node.persistence.documents_stored)
+            await until(lambda: node.persistence.documents.applied_here and node.persistence.documents.stored)
             yield
             tasks.cancel_scope.cancel()
     finally:

@@ -180,7 +180,13 @@ class Life:
     async def _settled(self) -> None:
         p = self.node.persistence
         await self._until(
-            lambda: p.up and not p.queued and p.hosts_stored and not p._audit and not p._share.has_changed()
+            lambda: (
+                p.up
+                and not p.queued
+                and p.documents.operators_stored
+                and not p._audit
+                and not p._share.has_changed()
+            )
         )
 
     async def _until(self, condition: Callable[[], object]) -> None:

@@ -315,7 +315,10 @@ async def test_an_outage_is_logged_once_queues_bucket_numbers_only_and_ends_with
         await until(lambda: node.persistence.errors.get("write", 0) >= 2)
         assert node.persistence.queued <= BUCKETS
         assert not node.persistence.info().up
-        assert not await node.persistence.wait_hosts_stored(0.0) or node.persistence.hosts_stored
+        assert (
+            not await node.persistence.documents.wait_operators_stored(0.0)
+            or node.persistence.documents.operators_stored
+        )
         redis.start()
         await until(lambda: node.persistence.up)
         await clean(node)

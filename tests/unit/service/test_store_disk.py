@@ -45,7 +45,13 @@ def node_in(folder: Path) -> Node:
 
 
 async def settled(node: Node) -> None:
-    await until(lambda: node.persistence.up and not node.persistence.queued and node.persistence.hosts_stored)
+    await until(
+        lambda: (
+            node.persistence.up
+            and not node.persistence.queued
+            and node.persistence.documents.operators_stored
+        )
+    )
 
 
 async def look(folder: Path) -> tuple[set[int], list[str]]:
