@@ -109,6 +109,7 @@ class Life:
             tasks.cancel_scope.cancel()
         self.node.driver.stop()
         self.stopping = self._counts = True
+        self.store.away = False  # it was, if a claim that came late was stuck
         await self.node.persistence.stop()
 
     async def _prepare(self) -> None:
@@ -206,6 +207,8 @@ class Life:
         assert keys <= stored_keys, where
         if self.node.persistence.loaded and not self.in_stop:
             memory = {number: director.users.stored_bucket(number) for number in range(BUCKETS)}
+            if key_of("claimed") not in keys:
+                stored.pop(bucket_of("claimed"), None)  # a claim that was cut off may have been stored
             assert {number: blob for number, blob in memory.items() if blob} == stored, where
         assert await stored_hosts(self.inner) == {
             row.address: row.weight for row in director.hosts.rows.values()
