@@ -43,7 +43,7 @@ from state.lease import OwnLeases
 from state.migrate import SqlStep, sqlite_steps
 from state.sqlite_file import DatabaseFile, is_damage, translated
 
-LOAD_NUMBERS = 256
+LOAD_NUMBERS = 64
 """Bucket numbers a batch of `load_buckets`."""
 WRITE_BYTES = 4 << 20
 """Blob bytes a transaction: bounds how long one job keeps the thread."""
