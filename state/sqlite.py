@@ -50,7 +50,7 @@ from state.lease import OwnLeases, OwnLocks
 from state.migrate import SqlStep, sqlite_steps
 from state.sqlite_file import DatabaseFile, damage, is_damage, messages_are_text, translated
 
-LOAD_NUMBERS = 256
+LOAD_NUMBERS = 64
 """Bucket numbers a batch of `load_buckets`, those below them not counted."""
 WRITE_BYTES = 4 << 20
 """Blob bytes a transaction: bounds how long one job keeps the thread."""

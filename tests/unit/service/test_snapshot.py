@@ -340,7 +340,7 @@ async def test_a_note_in_the_snapshot_of_another_hash_keeps_its_users_out(
 async def test_a_large_snapshot_leaves_most_of_the_time_to_others_but_documents_are_written_at_once(
     redis: RedisServer, copy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a pause of SHARE times what a slice took, here endless: one slice at most is all that is written."""
+    """With an endless pause after the first slice: no more is written, except documents."""
     monkeypatch.setattr(snapshot_module, "SHARE", 1e9)
     async with running(Node(redis.url, snapshot=copy)) as node:
         for number in range(20_000):
