@@ -8,8 +8,10 @@ SEEDS ?= 1000
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Left to `make test`: failovers, and tools as processes.
-SLOW := $(addprefix tests/contract/test_, cluster_store.py sentinel_store.py state_tools.py split_tools.py)
+# Left to `make test`: failovers, cut connections, tools as processes, whole lives of a store with faults.
+SLOW := $(addprefix tests/contract/test_, cluster_store.py sentinel_store.py state_tools.py split_tools.py \
+	locks.py cut_connections.py) $(addprefix tests/unit/service/test_, interruptions.py splitting.py snapshot.py \
+	leases.py sweeping.py)
 PACKAGES := $(PYTHON) director/demo/packages.py
 SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wire/*.pyx director/wire/*.pxd director/wire/*.h)
 

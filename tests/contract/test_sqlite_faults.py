@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,9 @@ async def fill(store: StateStore) -> None:
     await store.open()
     await store.swap_buckets([put(n, bytes([n]) * (n * 97 % 7000 + 1)) for n in range(1, 200)])
     await store.swap_document("hosts", EMPTY_VERSION, b"h" * 3000)
-    await store.append_audit([AuditEntry(at=1.0, who="root", what="x", target=str(n)) for n in range(50)])
+    await store.append_audit(
+        [AuditEntry(at=time.time(), who="root", what="x", target=str(n)) for n in range(50)]
+    )
 
 
 async def use(store: StateStore) -> None:
@@ -68,7 +71,7 @@ async def use(store: StateStore) -> None:
     assert all(type(entry.who) is str for entry in await store.audit(100))
     assert await store.run_id()
     await store.health()
-    await store.append_audit([AuditEntry(at=2.0, who="root", what="x", target="y")])
+    await store.append_audit([AuditEntry(at=time.time(), who="root", what="x", target="y")])
     swaps = [Swap("users", n, versions.get(n, EMPTY_VERSION), b"new") for n in range(210)]
     outcomes = await store.swap_buckets(swaps)
     again = [Swap("users", n, outcome.version, b"new") for n, outcome in enumerate(outcomes)]
@@ -490,7 +493,7 @@ async def test_documents_wait_for_the_disk_and_buckets_do_not(tmp_path: Path, st
     for write in (
         lambda: store.swap_document("hosts", EMPTY_VERSION, b"h"),
         lambda: store.swap_buckets([put(1, b"x")]),
-        lambda: store.append_audit([AuditEntry(at=1.0, who="root", what="x", target="y")]),
+        lambda: store.append_audit([AuditEntry(at=time.time(), who="root", what="x", target="y")]),
     ):
         await write()
         levels.append(database.execute("PRAGMA synchronous").fetchone()[0])

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 KILLS = 30
 
 WRITERS = """
-    import asyncio, os, sys
+    import asyncio, os, sys, time
     from pathlib import Path
     from state.base import EMPTY_VERSION, AuditEntry, Document, Swap, open_store, version_of
 
@@ -37,7 +37,7 @@ WRITERS = """
             os.write(out, b"b %d\\n" % turn)
             version = (await store.swap_document("hosts", version, b"%d" % turn)).version
             os.write(out, b"d %d\\n" % turn)
-            await store.append_audit([AuditEntry(at=turn, who="root", what="down", target="h")])
+            await store.append_audit([AuditEntry(at=time.time(), who="root", what="down", target=str(turn))])
             os.write(out, b"a %d\\n" % turn)
 
     for line in sys.stdin:  # a process for each line: to start Python each time would take longest
@@ -90,7 +90,7 @@ async def test_thirty_kills_at_any_moment_lose_nothing_that_was_confirmed(
             confirmed = writers.run(chance.randrange(0, 40))
             store = await stores.open("sqlite:///state.db", folder=tmp_path)
             document = await store.read_document("hosts") or Document(EMPTY_VERSION, b"0")
-            entries = [int(entry.at) for entry in await store.audit(20_000)]
+            entries = [int(entry.target) for entry in await store.audit(20_000)]
             loaded = [bucket async for batch in store.load_buckets("users") for bucket in batch]
             await store.close()
             assert store.set_aside is None
