@@ -164,13 +164,13 @@ class Documents:
 
     async def read(self) -> None:
         """Everything, at the start or after an absence. It is written, too: memory may know more."""
-        await self._applied.read()
+        was_stored = await self._applied.read()
         if not await self.hosts.read():
             self._handle(StoredHosts(()))  # the store has been read: it knows nothing
         self.hosts.changed()
         await self.members.read()
         self.members.changed()
-        if self.applied_here:
+        if self.applied_here or (self._all_applied and not was_stored):
             self._applied.changed()
         self.were_read.set()
 

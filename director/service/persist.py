@@ -191,7 +191,7 @@ class Persistence:
     def set_applied(self, applied: list[AppliedHost]) -> None:
         """Remember what of the configuration is in the host table, which is stored."""
         if self.documents.set_applied(applied):
-            self._work.set()
+            self._documents_changed()
 
     def persist(self, number: int, buckets: Sequence[int] | None) -> None:
         """Write these buckets of users (None: all that have changed) at once; `Persisted` follows.

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/ring.md"
+STATE = ROOT / "docs/state.md"
 SCRIPTS = {path.stem for path in (ROOT / "tests/simulation/scripts").glob("*.txt")}
 
 
@@ -24,8 +25,9 @@ def all_tests() -> set[str]:
     }
 
 
-def test_every_test_that_the_page_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text()))
+@pytest.mark.parametrize("page", [PAGE, STATE], ids=lambda page: page.stem)
+def test_every_test_that_the_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"`(test_\w+)`", page.read_text()))
     assert len(named) > 100
     assert named - all_tests() == set()
 

@@ -13,6 +13,7 @@ from director.core.events import HostChange
 from director.errors import TryAgain
 from director.records import ConfiguredHost
 from director.service.configuring import Configuring
+from tests.servers import RedisServer
 from tests.unit.service.parts import HOSTS, Node
 from tests.waiting import until
 
@@ -20,9 +21,11 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def started(folder: Path, hosts: Sequence[str] = HOSTS, state: str = "") -> AsyncIterator[Node]:
+async def started(
+    folder: Path, hosts: Sequence[str] = HOSTS, state: str = "", snapshot: str = ""
+) -> AsyncIterator[Node]:
     """A director with these hosts in its file that has applied it."""
-    node = Node(state or "sqlite:///state.db", folder, hosts=hosts)
+    node = Node(state or "sqlite:///state.db", folder, hosts=hosts, snapshot=snapshot)
     configuring = Configuring(node.director, node.persistence, node.operations.apply, node.log)
     async with applying(node, configuring):
         yield node
@@ -158,3 +161,24 @@ async def test_a_damaged_document_of_what_was_applied_is_named_and_written_again
         again = await node.store.read_document("applied")
         assert again is not None
         assert again.data != b"damaged"
+
+
+async def test_what_was_applied_comes_back_from_the_snapshot_into_a_store_that_was_wiped(
+    tmp_path: Path,
+) -> None:
+    copy = f"sqlite:///{tmp_path}/snapshot.db"
+    with RedisServer() as redis:
+        async with started(tmp_path, state=redis.url, snapshot=copy) as node:
+            snapshot = node.persistence._snapshot
+            assert snapshot is not None
+            await until(lambda: snapshot.up)
+        redis.command("FLUSHALL")
+        async with started(tmp_path, HOSTS[1:], state=redis.url, snapshot=copy) as node:
+            assert len(node.logged("snapshot_loaded")) == 1
+            assert there(node) == [(host, 100) for host in HOSTS[1:]]
+            assert [line.split("host=")[1].split()[0] for line in node.logged("configuration_applied")] == [
+                HOSTS[0]
+            ]
+        redis.command("FLUSHALL")
+        async with started(tmp_path, HOSTS[1:], state=redis.url, snapshot=copy) as node:
+            assert await node.store.read_document("applied") is not None
