@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import time
 
+from director.core.director import Director
+from director.service.cluster import CLUSTER, Cluster
+from director.types import MemberId
+from state.base import KNOWN_SCHEMA, SCHEMA, Lease, StateStore
+
 RENEWALS = 3
 """Times a lease is renewed before it would lapse."""
 
@@ -12,16 +17,34 @@ class OwnLease:
     """It has lapsed if the store says so with a renewal, or if none has succeeded for too long by our clock:
     then it may be that nobody has asked the store yet, as after a freeze."""
 
-    def __init__(self, ttl: float) -> None:
+    def __init__(
+        self, store: StateStore, director: Director, cluster: Cluster, ttl: float, incarnation: int
+    ) -> None:
         """ttl: seconds that a renewal is good for."""
         self.ttl = ttl
+        self._store, self._director = store, director
+        self._cluster, self._incarnation = cluster, incarnation
         self._begun = float("-inf")
         self._lapsed = True
 
-    def renewed(self, begun: float, *, in_time: bool) -> None:
-        """A renewal that began then (monotonic) was confirmed; in_time: there was a lease until then."""
-        self._lapsed = self.has_lapsed or not in_time
+    async def renew(self) -> frozenset[MemberId] | None:
+        """Write it first, then read who lives (ring-rules 15); None: the store cannot say."""
+        if not self._store.shared:
+            return None
+        me = self._director.me
+        lease = Lease(
+            member=me,
+            ring_address=me,
+            incarnation=self._incarnation,
+            synced=self._director.synced,
+            info={KNOWN_SCHEMA: str(SCHEMA), CLUSTER: self._cluster.ring},
+        )
+        begun = time.monotonic()
+        had_one = await self._store.renew(lease, self.ttl)
+        self._lapsed = self.has_lapsed or not had_one
         self._begun = begun
+        alive = await self._store.members()
+        return frozenset(MemberId(one.member) for one in alive)
 
     def caught_up(self) -> None:
         """What others did while there was no lease has been read."""
@@ -29,7 +52,7 @@ class OwnLease:
 
     @property
     def has_lapsed(self) -> bool:
-        return self._lapsed or not self.remaining
+        return self._store.shared and (self._lapsed or not self.remaining)
 
     @property
     def pause(self) -> float:

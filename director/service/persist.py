@@ -26,7 +26,7 @@ from director.core.events import (
 from director.core.users import UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims
-from director.service.cluster import CLUSTER, OtherCluster, claim, cluster_of
+from director.service.cluster import OtherCluster, claim, cluster_of
 from director.service.documents import HOSTS, Documents
 from director.service.log import Log
 from director.service.ownlease import RENEWALS, OwnLease
@@ -37,11 +37,9 @@ from director.service.sweeping import Sweeping
 from director.service.writing import Writing
 from director.types import MemberId, UserKey
 from state.base import (
-    KNOWN_SCHEMA,
     SCHEMA,
     SPACES,
     AuditEntry,
-    Lease,
     SchemaTooNew,
     Space,
     StateStore,
@@ -106,7 +104,6 @@ class Persistence:
         self.errors: dict[str, int] = {}
         self._director, self._handle, self._log = director, handle, log
         self._users: UserTable = director.users
-        self._lease, self._incarnation = OwnLease(lease_ttl), incarnation
         self._share = Share(director, shared=store.shared, left_kept=3 * ping_timeout)
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_QUEUE)
         self._run_id: str | None = None
@@ -123,6 +120,7 @@ class Persistence:
         self._urgent = anyio.Event()
         self.documents = Documents(store, director, handle, log)
         self._cluster = cluster_of(director.identity, place)
+        self._lease = OwnLease(store, director, self._cluster, lease_ttl, incarnation)
         self._snapshot: Snapshot | None = None
         if snapshot is not None:
             self._snapshot = Snapshot(
@@ -274,7 +272,7 @@ class Persistence:
     async def _read_documents(self) -> None:
         self._say_set_aside()
         run_id = await self._ask_run_id()
-        alive = await self._renew_lease()
+        alive = await self._lease.renew()
         await self.documents.read()
         self._documents_changed()
         self._handle(StoreOpened())
@@ -431,7 +429,7 @@ class Persistence:
         self._say_set_aside()
         await self._claim_store()
         run_id = await self._ask_run_id()
-        await self._renew_lease()
+        await self._lease.renew()
         await self.documents.read()
         self._documents_changed()
         for space in SPACES:
@@ -441,7 +439,7 @@ class Persistence:
         await self._write(names=False)
         if not self.loaded:
             self.loaded, self.loaded_users = True, len(self._users)
-        alive = await self._renew_lease()  # anew: to read may have taken longer than a lease
+        alive = await self._lease.renew()  # anew: to read may have taken longer than a lease
         self._lease.caught_up()
         self._is_up(run_id, alive)
         self._log.info("store_back", store=self.store.url, buckets_written=behind)
@@ -483,11 +481,11 @@ class Persistence:
                 if await self._is_replaced():
                     continue
                 with anyio.move_on_after(self._lease.remaining or None) as in_time:
-                    alive = await self._renew_lease()
+                    alive = await self._lease.renew()
             except StoreError as exc:
                 self.failed("lease", exc)
                 continue
-            if in_time.cancelled_caught or self._has_lapsed:
+            if in_time.cancelled_caught or self._lease.has_lapsed:
                 self._anybody_may_live()
             elif self.up:
                 self._handle(Leases(alive))
@@ -501,28 +499,6 @@ class Persistence:
             self._is_away()
         return True
 
-    async def _renew_lease(self) -> frozenset[MemberId] | None:
-        """Write our own lease first, then read who lives (ring-rules 15); None: the store cannot say."""
-        if not self.store.shared:
-            return None
-        me = self._director.me
-        lease = Lease(
-            member=me,
-            ring_address=me,
-            incarnation=self._incarnation,
-            synced=self._director.synced,
-            info={KNOWN_SCHEMA: str(SCHEMA), CLUSTER: self._cluster.ring},
-        )
-        begun = time.monotonic()
-        had_one = await self.store.renew(lease, self._lease.ttl)
-        self._lease.renewed(begun, in_time=had_one)
-        alive = await self.store.members()
-        return frozenset(MemberId(one.member) for one in alive)
-
-    @property
-    def _has_lapsed(self) -> bool:
-        return self.store.shared and self._lease.has_lapsed
-
     def _anybody_may_live(self) -> None:
         """Others may have taken us for dead, and gone on. While the store answers claims are safe whoever
         lives; nobody is to be placed on the word of leases that are older than our own."""
@@ -531,11 +507,11 @@ class Persistence:
 
     async def _read_if_lapsed(self) -> None:
         """Who was taken for dead reads and merges before he writes."""
-        if not self._has_lapsed or self._director.loading:
+        if not self._lease.has_lapsed or self._director.loading:
             return
         self._log.warning("lease_lapsed", store=self.store.url, note="reading what others have written")
         self._anybody_may_live()
-        alive = await self._renew_lease()
+        alive = await self._lease.renew()
         await self.documents.read_changes()
         for space in SPACES:
             await self._reading.changed(space)
