@@ -425,15 +425,18 @@ async def test_a_read_only_file_system_is_refused_with_what_to_do(tmp_path: Path
 
 
 @contextmanager
-def as_nobody() -> Iterator[Path]:
-    """A folder that belongs to somebody without rights, who we are until the end of the block."""
+def as_nobody(stores: Stores) -> Iterator[tuple[Path, StateStore]]:
+    """A folder of somebody without rights, who we are until the end of the block, and a store in it.
+
+    That is made before: he may not be allowed to read where this program lies."""
     folder = Path(tempfile.mkdtemp(prefix="nobody-"))
     root = os.geteuid() == 0
+    store = store_in(stores, folder)
     try:
         if root:
             os.chown(folder, NOBODY, NOBODY)
             os.seteuid(NOBODY)
-        yield folder
+        yield folder, store
     finally:
         if root:
             os.seteuid(0)
@@ -449,8 +452,7 @@ def as_nobody() -> Iterator[Path]:
 async def test_missing_rights_are_refused_with_what_to_do_and_nothing_is_set_aside(
     stores: Stores, name: str, mode: int
 ) -> None:
-    with as_nobody() as folder:
-        store = store_in(stores, folder)
+    with as_nobody(stores) as (folder, store):
         await fill(store)
         await store.close()
         (folder / name).chmod(mode)
