@@ -165,6 +165,7 @@ class Driver:
         """Keep the links' dials and the watch over the loop until cancelled."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            self._beat = time.monotonic()
             task_status.started()
             try:
                 await self._watch()

@@ -268,6 +268,20 @@ async def test_lines_that_come_first_after_a_freeze_find_it_noticed(
     assert setting.driver.counts.loop_lag > 2
 
 
+async def test_a_start_whose_store_took_long_to_open_is_no_freeze(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(driver_module, "time", clock)
+    clock.now += 5  # from making the driver to running it
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(setting.driver.run)
+        setting.driver._look_at_clock()
+        assert setting.node.logged("frozen") == []
+        assert setting.driver.counts.loop_lag < 1
+        tasks.cancel_scope.cancel()
+
+
 # ---- notify, log
 
 
