@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -20,12 +19,6 @@ from tests.waiting import until
 pytestmark = pytest.mark.anyio
 THEIRS = b"another secret of 32 bytes or so"
 SHORT = 0.3
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
 
 
 def identity(secret: bytes = b"secret" * 4, username_hash: str = "%Lu") -> Identity:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import anyio
 import pytest
@@ -36,12 +36,6 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 NOW = int(time.time())
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
 
 
 def lease_of(member: MemberId) -> Lease:

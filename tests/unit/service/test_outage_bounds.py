@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,6 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 NOW = int(time.time())
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
 
 
 async def test_what_is_queued_while_the_store_is_away_for_hours_is_bucket_numbers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -51,20 +51,6 @@ from tests.waiting import until
 pytestmark = pytest.mark.anyio
 NOW = int(time.time())
 BAD_ROW = encode_rows([HostRow("127.0.3.1", "", True, 0, "", 0, -1, 0, True, 0)])
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/state.db"
-    server: RedisServer = request.getfixturevalue("redis")
-    return server.url
 
 
 @asynccontextmanager

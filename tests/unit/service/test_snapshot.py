@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -31,12 +31,6 @@ from tests.waiting import until
 pytestmark = pytest.mark.anyio
 NOW = int(time.time())
 USERS = [f"user{number}" for number in range(300)]
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
 
 
 @pytest.fixture

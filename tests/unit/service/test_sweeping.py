@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import anyio
 import pytest
@@ -34,20 +33,6 @@ from tests.waiting import until
 pytestmark = pytest.mark.anyio
 NOW = int(time.time())
 LONG_AGO = NOW - 4 * EXPIRE
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/state.db"
-    server: RedisServer = request.getfixturevalue("redis")
-    return server.url
 
 
 async def put(store: StateStore, name: str, *, seen: int) -> None:
