@@ -8,10 +8,11 @@ SEEDS ?= 1000
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Left to `make test`: failovers, cut connections, tools as processes, whole lives of a store with faults.
+# Left to `make test`: failovers, faults, tools as processes, large rings.
 SLOW := $(addprefix tests/contract/test_, cluster_store.py sentinel_store.py state_tools.py split_tools.py \
-	locks.py cut_connections.py) $(addprefix tests/unit/service/test_, interruptions.py splitting.py snapshot.py \
-	leases.py sweeping.py)
+	locks.py cut_connections.py faulty_store.py redis_store.py sqlite_faults.py sqlite_kills.py) \
+	$(addprefix tests/unit/service/test_, interruptions.py splitting.py snapshot.py leases.py sweeping.py \
+	cluster.py outage_bounds.py store_disk.py) tests/simulation/test_large.py
 PACKAGES := $(PYTHON) director/demo/packages.py
 SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wire/*.pyx director/wire/*.pxd director/wire/*.h)
 
