@@ -22,7 +22,6 @@ COLUMNS = 80
         ("start", ["redis", "sqlite"]),
         ("writes", ["memory", "redis", "sqlite"]),
         ("outages", ["up", "killed", "failed over", "slow"]),
-        ("claims", ["both", "200 users answered by both, 0 of them on two backends"]),
     ],
 )
 def test_a_measure_of_the_state_layer_runs_in_small_and_fits_on_a_screen(

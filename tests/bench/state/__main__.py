@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from tests.bench.state import claims, outages, sizes, start, writes
+from tests.bench.state import outages, sizes, start, writes
 from tests.bench.state.parts import Bench
 
 MILLIONS = [1_000_000, 10_000_000]
@@ -36,8 +36,6 @@ def measure(bench: Bench, options: argparse.Namespace) -> None:
         case "outages":
             rate, seconds = (1000, 2.0) if quick else (options.rate, options.seconds)
             outages.run(bench, rate, seconds, options.only or outages.CASES)
-        case "claims":
-            claims.run(bench, 200 if quick else options.users, 1 if quick else options.runs)
 
 
 def main() -> None:
@@ -65,11 +63,6 @@ def main() -> None:
     one.add_argument("--rate", type=int, default=5000, help="new users/s")
     one.add_argument("--seconds", type=float, default=20.0)
     one.add_argument("--only", choices=outages.CASES, action="append", help="these only")
-    one = measures.add_parser(
-        "claims", parents=[quick], help="the same new users on two halves of a cut ring"
-    )
-    one.add_argument("--users", type=int, default=10_000)
-    one.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench") as name, ExitStack() as stack:
         bench = Bench(Path(name), stack)
