@@ -273,6 +273,7 @@ class Persistence:
         self._say_set_aside()
         run_id = await self._ask_run_id()
         alive = await self._lease.renew()
+        await self._claim_store()  # again, under our lease: another cluster may have come in the same moment
         await self.documents.read()
         self._documents_changed()
         self._handle(StoreOpened())

@@ -192,3 +192,20 @@ async def test_two_that_begin_at_once_on_an_empty_store_are_one_cluster(redis: R
     for node in nodes:
         node.driver.stop()
         await node.persistence.stop()
+
+
+async def test_two_clusters_that_start_in_the_same_moment_are_not_both_let_in(redis: RedisServer) -> None:
+    """The second one looks between the first one's look at the leases and its own."""
+    one = Node(redis.url, secret=b"one" * 8)
+    other = Node(redis.url, secret=b"other" * 8, me=OTHER)
+    renew = one.persistence._lease.renew
+
+    async def late() -> frozenset[MemberId] | None:
+        await other.persistence.open()
+        return await renew()
+
+    one.persistence._lease.renew = late  # type: ignore[method-assign]
+    with pytest.raises(OtherCluster, match=OTHER):
+        await one.persistence.open()
+    assert other.persistence.up
+    await other.persistence.stop()
