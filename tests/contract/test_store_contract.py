@@ -504,7 +504,7 @@ async def test_the_oldest_audit_entries_are_dropped_after_ten_thousand(store: St
 
 async def test_audit_entries_older_than_ninety_days_are_given_to_nobody(store: StateStore) -> None:
     old = msgspec.structs.replace(entry(1), at=NOW - AUDIT_AGE - 60)
-    young = msgspec.structs.replace(entry(2), at=NOW - AUDIT_AGE + 3600)
+    young = msgspec.structs.replace(entry(2), at=NOW - AUDIT_AGE + 86_400)
     await store.append_audit([old, young])
     await store.append_audit([entry(3)])
     assert await store.audit(10) == [entry(3), young]

@@ -30,7 +30,7 @@ from director.types import Address, LinkId, MemberId, Now, RequestId
 from director.wire.ring_native import FrameError, FrameReader
 from tests.certificates import Authority
 from tests.servers import free_port
-from tests.unit.service.parts import HOSTS, ME, OTHER, Node, key_of
+from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -100,7 +100,7 @@ async def test_a_proxied_reply_gets_a_host_and_others_pass(setting: Setting) -> 
     await turn()
     first, second, third = setting.told("one")
     assert (first, third) == (b"FAIL\t1", b"anything")
-    assert second.startswith(ok(2, "alice")[:-1] + b"\tproxy_refresh=300\thost=127.0.3.")
+    assert second.startswith(ok(2, "alice")[:-1] + b"\tproxy_refresh=%d\thost=127.0.3." % (EXPIRE // 3))
     assert setting.driver.lookups() == {("answered", "login"): 1}
 
 
