@@ -25,8 +25,9 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from director.demo.clients import Login, login_many
-from director.demo.dovecot import ANYBODY, Backend, Dovecot, Proxy
+from director.demo.dovecot import Backend, Dovecot, Programs, Proxy
 from director.demo.ports import USUAL, DemoError, Ports, addresses, in_the_way, is_free
+from director.demo.settings import ANYBODY, PROTOCOLS, Rule
 
 T = TypeVar("T")
 
@@ -189,12 +190,15 @@ class Cluster:
         ports: Ports = USUAL,
         first_proxy: str = "127.0.0.11",
         first_backend: str = "127.0.1.1",
-        passdb: str = ANYBODY,
+        passdb: Sequence[Rule] = ANYBODY,
         expire: str = "15 min",
+        programs: Programs | None = None,
+        protocols: Sequence[str] = PROTOCOLS,
     ) -> None:
         """state: `sqlite` (a file for each director), `memory`, or a URL that all share (`redis://…`).
 
         folder: must not exist yet; removed at the end. None: a new one among the system's temporary files.
+        programs: whose Dovecot; where it lies in a root of its own, so must `folder`.
         """
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="director-demo-"))
@@ -207,11 +211,20 @@ class Cluster:
             Director(folder / f"d{n}", f"d{n}", address, ports) for n, address in enumerate(here, 1)
         ]
         self.proxies = [
-            Proxy(folder / f"p{n}", f"p{n}", address, ports, passdb=passdb)
+            Proxy(
+                folder / f"p{n}",
+                f"p{n}",
+                address,
+                ports,
+                passdb=passdb,
+                programs=programs,
+                protocols=protocols,
+            )
             for n, address in enumerate(here, 1)
         ]
         self.backends = [
-            Backend(folder / f"b{n}", f"b{n}", address, ports) for n, address in enumerate(there, 1)
+            Backend(folder / f"b{n}", f"b{n}", address, ports, programs=programs, protocols=protocols)
+            for n, address in enumerate(there, 1)
         ]
         secret = folder / "ring.secret"
         secret.touch(mode=0o600)

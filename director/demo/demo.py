@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from rich.table import Table
 from director.demo import packages
 from director.demo.clients import Login, failures
 from director.demo.cluster import Cluster, Director
-from director.demo.dovecot import find_program
+from director.demo.dovecot import Programs
 from director.demo.ports import DemoError, addresses, free_ports
 
 USERS = [f"user{number:03}" for number in range(1, 301)]
@@ -31,7 +30,6 @@ AGREE_TIMEOUT = 10.0
 INTERRUPTED = 130
 SHOWN_USERS = 20
 SHOWN_DIFFERENCES = 20
-DOVECOT = "2.3."
 
 
 class Memory(NamedTuple):
@@ -60,7 +58,7 @@ def run(once: bool) -> int:
 
 def _run(console: Console, *, once: bool) -> int:
     packages.install("dovecot", said=lambda text: console.print(f"[bold]·[/] {text}"))
-    _check_dovecot()
+    console.print(f"[bold]·[/] Dovecot {Programs().release} is here")
     proxies, backends = addresses(FIRST_PROXY, DIRECTORS), addresses(FIRST_BACKEND, BACKENDS)
     ports = free_ports([*proxies, *backends], proxies)
     cluster = Cluster(
@@ -252,17 +250,6 @@ def _look_around(console: Console, cluster: Cluster) -> None:
     ]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _check_dovecot() -> None:
-    """Raises DemoError unless Dovecot 2.3 is installed."""
-    version = subprocess.run(
-        [find_program("dovecot"), "--version"], capture_output=True, text=True
-    ).stdout.strip()
-    if not version.startswith(DOVECOT):
-        raise DemoError(
-            f"the demo is made for Dovecot 2.3, this machine has {version or 'an unknown version'}"
-        )
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

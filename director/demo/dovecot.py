@@ -1,4 +1,4 @@
-"""Stock Dovecot 2.3 on a loopback address: a proxy with or without a director behind it, or a backend.
+"""Stock Dovecot 2.3 or 2.4 on a loopback address: a proxy with or without a director behind it, or a backend.
 
 Every instance lives in one folder: dovecot.conf, run/ (its base_dir), mail/, dovecot.log. Nothing outside is
 touched. As root it runs as Debian's package would; as another user without privilege separation, on
@@ -15,161 +15,94 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
+from director.demo import settings23, settings24
 from director.demo.ports import USUAL, DemoError, Ports, in_the_way, is_free, is_listening
+from director.demo.settings import ANYBODY, PROTOCOLS, Facts, Rule, Users
 
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
 POLL = 0.02
-DOVEADM_PASSWORD = "loopback"
-ANYBODY = """passdb {
-  driver = static
-  args = nopassword=y proxy=y
-}
-"""
-LOGGED_IN = re.compile(r"(imap|pop3)-login: Info: Login: user=<([^>]*)>")
+LOGGED_IN = re.compile(r"(imap|pop3|managesieve|submission)-login: Info: (?:Login|Logged in): user=<([^>]*)>")
 DELIVERED = re.compile(r"(lmtp)\(([^)]*)\).*: saved mail to ")
 
-COMMON = """# written by director demo; changes are lost at the next start
-base_dir = {run}
-state_dir = {run}
-instance_name = {name}
-listen = {address}
-protocols = imap pop3 lmtp
-ssl = no
-disable_plaintext_auth = no
-auth_mechanisms = plain login
-auth_failure_delay = 0
-log_path = {log}
-log_timestamp = "%Y-%m-%d %H:%M:%S.%{{usecs}} "
-login_greeting = {name} ready.
-login_trusted_networks = 127.0.0.0/8
-mail_location = maildir:~/Maildir
-mail_max_userip_connections = 0
-imap_id_send = name {name}
-first_valid_uid = 1
-default_vsz_limit = 0
-default_internal_user = {internal_user}
-default_internal_group = {internal_group}
-default_login_user = {login_user}
-doveadm_port = {ports.doveadm}
-doveadm_password = {doveadm_password}
-stats_writer_socket_path =
 
-userdb {{
-  driver = static
-  args = uid={mail_user} gid={mail_group} home={mail}/%u
-}}
-namespace inbox {{
-  inbox = yes
-  mailbox "served by {name}" {{
-    auto = create
-  }}
-}}
+class Account(NamedTuple):
+    """A user or a group of the system Dovecot runs in."""
 
-# one user's wrong password must not slow down the others: here they all come from 127.0.0.1
-service anvil {{
-  unix_listener anvil-auth-penalty {{
-    mode = 0
-  }}
-}}
-service imap-login {{
-  executable = imap-login{login_argument}
-  service_count = 0
-  process_limit = 2
-  inet_listener imap {{
-    port = {ports.imap}
-  }}
-  inet_listener imaps {{
-    port = 0
-  }}
-}}
-service pop3-login {{
-  executable = pop3-login{login_argument}
-  service_count = 0
-  process_limit = 2
-  inet_listener pop3 {{
-    port = {ports.pop3}
-  }}
-  inet_listener pop3s {{
-    port = 0
-  }}
-}}
-service imap {{
-  service_count = 1000
-  process_limit = 500
-}}
-service lmtp {{
-  inet_listener lmtp {{
-    port = {ports.lmtp}
-  }}
-}}
-service doveadm {{
-  inet_listener doveadm {{
-    port = {ports.doveadm}
-  }}
-}}
-"""
+    name: str
+    number: int
+    group: int
 
-PROXYING = """
-lmtp_proxy = yes
-"""
 
-WITH_DIRECTOR = """
-login_proxy_notify_path = director/proxy-notify
-protocol lmtp {
-  auth_socket_path = director-userdb
-}
-protocol doveadm {
-  auth_socket_path = director-userdb
-}
-service ipc {
-  unix_listener ipc {
-    mode = 0660
-    group = $default_internal_group
-  }
-}
-# without director_servers 2.3 starts no director of its own, but its master would still create director-admin
-service director {
-  unix_listener director-admin {
-    mode = 0
-  }
-}
-"""
+class Programs:
+    """One installed Dovecot: this machine's, or the one in the root file system of another release.
 
-WITHOUT_ROOT = """
-service anvil {
-  chroot =
-}
-service director {
-  chroot =
-}
-service imap-login {
-  chroot =
-}
-service imap-urlauth-login {
-  chroot =
-}
-service ipc {
-  chroot =
-}
-service old-stats {
-  chroot =
-}
-service pop3-login {
-  chroot =
-}
-"""
+    An instance of the latter has its folder below `root` and runs in a chroot there.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root
+
+    @cached_property
+    def release(self) -> str:
+        """`2.3` or `2.4`. Raises DemoError where it is another, or none."""
+        result = subprocess.run(self.command("dovecot", "--version"), capture_output=True, text=True)
+        version = result.stdout.strip()
+        for release in ("2.3", "2.4"):
+            if version.startswith(release + "."):
+                return release
+        raise DemoError(f"Dovecot 2.3 or 2.4 is needed, this is {version or 'an unknown version'}")
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """What to execute for `program` with `arguments`. Raises DemoError where it is not installed."""
+        if self.root is None:
+            return [find_program(program), *arguments]
+        return [find_program("chroot"), str(self.root), program, *arguments]
+
+    def inside(self, path: Path) -> Path:
+        """`path` as Dovecot sees it."""
+        return path if self.root is None else Path("/") / path.relative_to(self.root)
+
+    def user(self, name: str) -> Account:
+        """A user there, by name."""
+        if self.root is None:
+            entry = pwd.getpwnam(name)
+            return Account(name, entry.pw_uid, entry.pw_gid)
+        fields = _entry(self.root / "etc/passwd", name)
+        return Account(name, int(fields[2]), int(fields[3]))
+
+    def group(self, name: str) -> int:
+        """The number of a group there."""
+        return (
+            grp.getgrnam(name).gr_gid if self.root is None else int(_entry(self.root / "etc/group", name)[2])
+        )
 
 
 class Dovecot:
     """One running instance. Use as a context manager, or call start() and stop()."""
 
-    def __init__(self, folder: Path, name: str, address: str, ports: Ports = USUAL) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        address: str,
+        ports: Ports = USUAL,
+        *,
+        programs: Programs | None = None,
+        protocols: Sequence[str] = PROTOCOLS,
+        relay: tuple[str, int] = ("127.0.0.1", 25),
+        extra: str = "",
+    ) -> None:
+        """protocols: of `settings.ALL_PROTOCOLS`; extra: more of dovecot.conf, in its release's words."""
         self.folder, self.name, self.address, self.ports = folder, name, address, ports
+        self.programs = programs or Programs()
+        self.protocols, self.relay, self.extra = tuple(protocols), relay, extra
         self.config = folder / "dovecot.conf"
         self.run = folder / "run"
         self.log_file = folder / "dovecot.log"
@@ -177,12 +110,12 @@ class Dovecot:
         self._master: subprocess.Popen[bytes] | None = None
 
     def settings(self) -> str:
-        """The whole dovecot.conf."""
+        """dovecot.conf, but for `extra`."""
         raise NotImplementedError
 
     def write(self) -> None:
         """Write the configuration and create the folders; a director may then start before Dovecot does."""
-        mail_uid, mail_gid = (pwd.getpwnam("nobody").pw_uid, -1) if os.geteuid() == 0 else (-1, -1)
+        mail_uid, mail_gid = (self.programs.user("nobody").number, -1) if os.geteuid() == 0 else (-1, -1)
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         for folder in (self.run, self.mail):
             folder.mkdir(mode=0o755, exist_ok=True)
@@ -190,19 +123,19 @@ class Dovecot:
         login = self.run / "login"
         login.mkdir(mode=0o750, exist_ok=True)
         if os.geteuid() == 0:
-            os.chown(login, 0, grp.getgrnam("dovenull").gr_gid)
-        self.config.write_text(self.settings())
+            os.chown(login, 0, self.programs.group("dovenull"))
+        self.config.write_text(self.settings() + self.extra)
 
     def start(self) -> None:
         """Start it and return when all its ports are open. Raises DemoError with the reason from its log."""
-        for port in self.ports.dovecot:
+        for port in self.listening:
             if not is_free(self.address, port):
                 raise DemoError(f"{self.name} cannot start: {in_the_way(self.address, port)}")
         self.write()
         # Neither a pipe nor a terminal: children would keep the pipe open, and Ctrl-C is for the demo alone.
         with (self.folder / "start.log").open("wb") as output:
             self._master = subprocess.Popen(
-                [find_program("dovecot"), "-F", "-c", self.config],
+                self.programs.command("dovecot", "-F", "-c", str(self.programs.inside(self.config))),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -210,11 +143,16 @@ class Dovecot:
             )
         deadline = time.monotonic() + START_TIMEOUT
         # Not by connecting: a login process that finds no director comes back only with its next client.
-        while not all(is_listening(self.address, port) for port in self.ports.dovecot):
+        while not all(is_listening(self.address, port) for port in self.listening):
             if self._master.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise DemoError(f"{self.name}: Dovecot did not start: {self._last_words()}")
             time.sleep(POLL)
+
+    @property
+    def listening(self) -> list[int]:
+        """The TCP ports it opens."""
+        return [self.ports.of(protocol) for protocol in (*self.protocols, "doveadm")]
 
     def stop(self) -> None:
         """End it, in order; what does not end within 10 s is killed. Does nothing where it is not running."""
@@ -243,7 +181,7 @@ class Dovecot:
 
     def doveadm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run doveadm with this instance's configuration; exit code and output are the caller's to judge."""
-        command = [find_program("doveadm"), "-c", str(self.config), *arguments]
+        command = self.programs.command("doveadm", "-c", str(self.programs.inside(self.config)), *arguments)
         return subprocess.run(command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
 
     def log(self) -> str:
@@ -258,26 +196,26 @@ class Dovecot:
     ) -> None:
         self.stop()
 
-    def _settings(self, login_argument: str = "") -> str:
-        me, my_group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
-        root = os.geteuid() == 0
-        nobody = pwd.getpwnam("nobody")
-        text = COMMON.format(
+    def _facts(self) -> Facts:
+        inside = self.programs.inside
+        return Facts(
             name=self.name,
             address=self.address,
             ports=self.ports,
-            run=self.run,
-            mail=self.mail,
-            log=self.log_file,
-            login_argument=login_argument,
-            doveadm_password=DOVEADM_PASSWORD,
-            internal_user="dovecot" if root else me,
-            internal_group="dovecot" if root else my_group,
-            login_user="dovenull" if root else me,
-            mail_user=nobody.pw_uid if root else os.geteuid(),
-            mail_group=nobody.pw_gid if root else os.getegid(),
+            protocols=self.protocols,
+            run=inside(self.run),
+            mail=inside(self.mail),
+            log=inside(self.log_file),
+            users=self._users(),
+            relay=self.relay,
         )
-        return text if root else text + WITHOUT_ROOT
+
+    def _users(self) -> Users:
+        if os.geteuid() == 0:
+            nobody = self.programs.user("nobody")
+            return Users("dovecot", "dovecot", "dovenull", nobody.number, nobody.group, root=True)
+        me, my_group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+        return Users(me, my_group, me, os.geteuid(), os.getegid(), root=False)
 
     def _end(self, instance: list[int]) -> None:
         assert self._master is not None
@@ -306,16 +244,19 @@ class Proxy(Dovecot):
         address: str,
         ports: Ports = USUAL,
         *,
-        passdb: str = ANYBODY,
+        passdb: Sequence[Rule] = ANYBODY,
         director: bool = True,
+        programs: Programs | None = None,
+        protocols: Sequence[str] = PROTOCOLS,
+        extra: str = "",
     ) -> None:
-        super().__init__(folder, name, address, ports)
+        super().__init__(folder, name, address, ports, programs=programs, protocols=protocols, extra=extra)
         self.passdb, self.director = passdb, director
 
     def settings(self) -> str:
-        passdb = self.passdb if self.ports == USUAL else _with_ports(self.passdb, self.ports)
-        text = self._settings(login_argument=" director/login" if self.director else "") + passdb + PROXYING
-        return text + WITH_DIRECTOR if self.director else text
+        if self.programs.release == "2.3":
+            return settings23.proxy(self._facts(), self.passdb, director=self.director)
+        return settings24.proxy(self._facts(), self.passdb, director=self.director)
 
 
 class Backend(Dovecot):
@@ -325,10 +266,11 @@ class Backend(Dovecot):
     """
 
     def settings(self) -> str:
-        return self._settings() + ANYBODY.replace(" proxy=y", "")
+        facts = self._facts()
+        return settings23.backend(facts) if self.programs.release == "2.3" else settings24.backend(facts)
 
     def users(self, protocol: str) -> list[str]:
-        """Who logged in by `imap` or `pop3` here, or was delivered to by `lmtp`, in order, from the log."""
+        """Who logged in by `imap`, `pop3`, … here, or was delivered to by `lmtp`, in order, from the log."""
         found = (match.groups() for line in self.log().splitlines() for match in _served(line))
         return [user for spoken, user in found if spoken == protocol]
 
@@ -345,11 +287,12 @@ def _served(line: str) -> list[re.Match[str]]:
     return [match for match in (LOGGED_IN.search(line), DELIVERED.search(line)) if match]
 
 
-def _with_ports(passdb: str, ports: Ports) -> str:
-    # Dovecot proxies to the protocol's usual port unless told otherwise. %a is the port the client came to,
-    # which here is the backend's too; a doveadm command has no client.
-    port = f"port=%{{if;%s;eq;doveadm;{ports.doveadm};%a}}"
-    return passdb.replace("proxy=y", f"proxy=y {port}")
+def _entry(table: Path, name: str) -> list[str]:
+    """The fields of a line of /etc/passwd or /etc/group. Raises DemoError where there is none."""
+    for line in table.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return line.split(":")
+    raise DemoError(f"{table} has no {name}: is Dovecot installed there?")
 
 
 def _children(parent: int) -> dict[int, str]:

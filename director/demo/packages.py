@@ -112,6 +112,11 @@ GROUPS: dict[str, dict[str, Callable[[], bool]]] = {
         "dovecot-pop3d": _dovecot("pop3"),
         "dovecot-lmtpd": _dovecot("lmtp"),
     },
+    "protocols": {
+        "dovecot-managesieved": _dovecot("managesieve"),
+        "dovecot-submissiond": _dovecot("submission"),
+    },
+    "debian13": {"debootstrap": _program("debootstrap")},
     "redis": {"redis-server": _program("redis-server")},
 }
 

@@ -29,14 +29,21 @@ class Ports(NamedTuple):
     lmtp: int = 24
     doveadm: int = 24245
     ring: int = 9090
+    submission: int = 587
+    sieve: int = 4190
 
     @property
     def dovecot(self) -> tuple[int, ...]:
-        return self.imap, self.pop3, self.lmtp, self.doveadm
+        return self.imap, self.pop3, self.lmtp, self.doveadm, self.submission, self.sieve
+
+    def of(self, protocol: str) -> int:
+        """The port of `imap`, `pop3`, `lmtp`, `sieve`, `submission` or `doveadm`."""
+        port: int = getattr(self, protocol)
+        return port
 
 
 USUAL = Ports()
-HIGH = Ports(imap=10143, pop3=10110, lmtp=10024, doveadm=34245, ring=19090)
+HIGH = Ports(imap=10143, pop3=10110, lmtp=10024, doveadm=34245, ring=19090, submission=10587, sieve=14190)
 
 
 def addresses(first: str, count: int) -> list[str]:

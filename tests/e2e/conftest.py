@@ -11,36 +11,26 @@ from typing import NamedTuple
 import pytest
 
 from director.demo.cluster import Cluster
-from director.demo.dovecot import Backend, Proxy
+from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import Ports, addresses, free_ports
+from director.demo.settings import ALL_PROTOCOLS, Rule
+from tests import debian13
 from tests.needs import needs
 
 # not the demo's addresses: both may run at the same time
 PROXIES, BACKENDS = "127.0.20.11", "127.0.21.1"
 PLAIN_PROXY, PLAIN_BACKENDS = "127.0.20.21", "127.0.21.21"
 SECONDS = 120
-PASSDB = """
-passdb {{
-  driver = static
-  args = password=secret proxy=y {host}
-  username_filter = strict*
-}}
-passdb {{
-  driver = static
-  args = nopassword=y proxy=y host={fixed}
-  username_filter = fixed*
-}}
-passdb {{
-  driver = static
-  args = nopassword=y
-  username_filter = local*
-}}
-passdb {{
-  driver = static
-  args = nopassword=y proxy=y {host}
-  username_filter = !strict* !fixed* !local*
-}}
-"""
+
+
+def rules(fixed: str, host: str = "") -> list[Rule]:
+    """Whom the proxies let in; `host` is what a passdb without a director behind it answers."""
+    return [
+        Rule("strict*", password="secret", host=host),
+        Rule("fixed*", host=fixed),
+        Rule("local*", proxy=False),
+        Rule("!strict* !fixed* !local*", host=host),
+    ]
 
 
 class Front(NamedTuple):
@@ -67,9 +57,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @contextmanager
-def new_folder() -> Iterator[Path]:
-    """A folder for one use. Not pytest's: a socket's path has 107 bytes at most, and Dovecot must get in."""
-    with tempfile.TemporaryDirectory(prefix="e2e-") as name:
+def new_folder(programs: Programs | None = None) -> Iterator[Path]:
+    """A folder for one use, where this Dovecot can see it.
+
+    Not pytest's: a socket's path has 107 bytes at most, and Dovecot must get in.
+    """
+    parent = programs and programs.root and programs.root / "t"
+    if parent:
+        parent.mkdir(mode=0o755, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="e2e-", dir=parent) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
@@ -78,6 +74,20 @@ def new_folder() -> Iterator[Path]:
 def folder() -> Iterator[Path]:
     with new_folder() as folder:
         yield folder
+
+
+def dovecot(release: str) -> Programs:
+    """Dovecot 2.3 of this machine, or 2.4 of the Debian 13 beside it."""
+    if release == "2.4":
+        return Programs(debian13.root())
+    needs("dovecot", "doveadm")
+    return Programs()
+
+
+@pytest.fixture(scope="session", params=["2.3", "2.4"])
+def programs(request: pytest.FixtureRequest) -> Programs:
+    """Each test runs with either Dovecot."""
+    return dovecot(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -89,31 +99,52 @@ def ports() -> Ports:
 
 
 @pytest.fixture(scope="session")
-def cluster(ports: Ports) -> Iterator[Cluster]:
+def cluster(ports: Ports, programs: Programs) -> Iterator[Cluster]:
     """Three directors, each with a proxy, and four backends."""
-    passdb = PASSDB.format(host="", fixed=addresses(BACKENDS, 4)[2])
-    with Cluster(ports=ports, first_proxy=PROXIES, first_backend=BACKENDS, passdb=passdb) as cluster:
+    passdb = rules(fixed=addresses(BACKENDS, 4)[2])
+    with (
+        new_folder(programs) as folder,
+        Cluster(
+            folder / "c",
+            ports=ports,
+            first_proxy=PROXIES,
+            first_backend=BACKENDS,
+            passdb=passdb,
+            programs=programs,
+            protocols=ALL_PROTOCOLS,
+        ) as cluster,
+    ):
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def plain(ports: Ports) -> Iterator[Front]:
+def plain(ports: Ports, programs: Programs) -> Iterator[Front]:
     """A proxy without a director, whose passdb sends everybody to the second of four backends."""
     hosts = addresses(PLAIN_BACKENDS, 4)
-    passdb = PASSDB.format(host=f"host={hosts[1]}", fixed=hosts[2])
     with ExitStack() as stack:
-        folder = stack.enter_context(new_folder())
+        folder = stack.enter_context(new_folder(programs))
         backends = [
-            stack.enter_context(Backend(folder / f"b{n}", f"b{n}", host, ports))
+            stack.enter_context(
+                Backend(folder / f"b{n}", f"b{n}", host, ports, programs=programs, protocols=ALL_PROTOCOLS)
+            )
             for n, host in enumerate(hosts, 1)
         ]
-        proxy = Proxy(folder / "p1", "p1", PLAIN_PROXY, ports, passdb=passdb, director=False)
+        proxy = Proxy(
+            folder / "p1",
+            "p1",
+            PLAIN_PROXY,
+            ports,
+            passdb=rules(hosts[2], hosts[1]),
+            director=False,
+            programs=programs,
+            protocols=ALL_PROTOCOLS,
+        )
         yield Front(stack.enter_context(proxy), backends, ports)
 
 
 @pytest.fixture(params=["plain", "director"])
-def front(request: pytest.FixtureRequest) -> Front:
-    """The plain proxy, then the first of the three with a director."""
+def front(request: pytest.FixtureRequest, programs: Programs) -> Front:
+    """The plain proxy, then the first of the three with a director, each of both releases."""
     if request.param == "plain":
         plain: Front = request.getfixturevalue("plain")
         return plain

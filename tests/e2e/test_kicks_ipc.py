@@ -17,6 +17,7 @@ from director.demo.clients import Imap, Pop3
 from director.demo.cluster import Cluster
 from director.demo.dovecot import Backend, Proxy
 from director.demo.ports import Ports, free_ports
+from director.demo.settings import Rule
 from director.service.config import DovecotConfig
 from director.service.kicking import Kicker
 from director.service.log import Log
@@ -33,14 +34,6 @@ HASHES = {user: UserHash().hash(user.encode()) for user in USERS}
 SLOW_HASH = 7
 # IMAP goes to the first host and POP3 to the second, so that a user has sessions on both, as in a move.
 HOST = f"%{{if;%s;eq;imap;{FIRST};{SECOND}}}"
-PASSDB = """
-passdb {{
-  driver = static
-  args = nopassword=y proxy=y host={host} user_dirkey={hash32}@{host}{more}
-  username_filter = {users}
-}}
-"""
-
 Session = tuple[str, str]
 """User and protocol."""
 
@@ -85,17 +78,22 @@ def kicked() -> Iterator[Front]:
     """A proxy that knows its users' hosts by itself, and adds to its replies what a director would."""
     needs("dovecot", "doveadm")
     ports = free_ports([PROXY, FIRST, SECOND, SILENT], [])
-    passdb = "auth_username_chars =\n"
-    for user, hash32 in HASHES.items():
-        more = " user_guest=yes" if user == GUEST else ""
-        passdb += PASSDB.format(host=HOST, hash32=hash32, users=user, more=more)
-    passdb += PASSDB.format(host=SILENT, hash32=SLOW_HASH, users="slow*", more="")
+    passdb = [
+        Rule(
+            user,
+            host=HOST,
+            fields={"user_dirkey": f"{hash32}@{HOST}"} | ({"user_guest": "yes"} if user == GUEST else {}),
+        )
+        for user, hash32 in HASHES.items()
+    ]
+    passdb.append(Rule("slow*", host=SILENT, fields={"user_dirkey": f"{SLOW_HASH}@{SILENT}"}))
+    any_name = "auth_username_chars =\n"
     with new_folder() as folder, ExitStack() as stack:
         backends = [
             stack.enter_context(Backend(folder / f"b{n}", f"b{n}", address, ports))
             for n, address in enumerate((FIRST, SECOND), 1)
         ]
-        proxy = Proxy(folder / "p1", "p1", PROXY, ports, passdb=passdb, director=False)
+        proxy = Proxy(folder / "p1", "p1", PROXY, ports, passdb=passdb, director=False, extra=any_name)
         yield Front(stack.enter_context(proxy), backends, ports)
 
 
@@ -241,6 +239,7 @@ async def test_a_kicker_goes_on_after_dovecot_was_restarted(kicked: Front) -> No
             assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
 
 
+@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
 async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(cluster: Cluster) -> None:
     proxy = cluster.proxies[0]
     async with desk_for(proxy) as desk:

@@ -23,6 +23,7 @@ from director.demo.clients import login_imap, login_pop3
 from director.demo.cluster import Cluster, Director
 from director.demo.dovecot import Backend
 from director.demo.ports import addresses, free_ports
+from director.demo.settings import Rule
 from director.records import MoveInfo, NewMove
 from tests.e2e.lookups import hosts_of
 from tests.e2e.processes import until
@@ -31,18 +32,7 @@ from tests.needs import needs
 from tests.servers import RedisServer
 
 PROXIES, BACKENDS = "127.0.50.11", "127.0.51.1"
-PASSDB = """
-passdb {
-  driver = static
-  args = nopassword=y proxy=y user_guest=yes
-  username_filter = guest*
-}
-passdb {
-  driver = static
-  args = nopassword=y proxy=y
-  username_filter = !guest*
-}
-"""
+GUESTS = [Rule("guest*", fields={"user_guest": "yes"}), Rule("!guest*")]
 QUICK = {
     "ring": 'ping_interval = "500 ms"\nping_timeout = "2 s"',
     "users": 'kick_delay = "1 s"',
@@ -56,7 +46,7 @@ def cluster() -> Iterator[Cluster]:
     ports = free_ports([*proxies, *addresses(BACKENDS, 4)], proxies)
     with RedisServer(appendonly=True) as redis:
         mail = Cluster(
-            ports=ports, first_proxy=PROXIES, first_backend=BACKENDS, passdb=PASSDB, state=redis.url
+            ports=ports, first_proxy=PROXIES, first_backend=BACKENDS, passdb=GUESTS, state=redis.url
         )
         for director in mail.directors:
             text = director.config.read_text()

@@ -1,0 +1,66 @@
+"""Debian 13 beside the machine's own release, for its Dovecot 2.4: a root file system for chroot.
+
+Made once, with debootstrap, outside the checkout: `python -m tests.debian13` makes it and says where it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.needs import SEARCH, needs
+
+PLACE = Path(os.environ.get("DIRECTOR_DEBIAN13", "/var/cache/director/debian13"))
+MIRROR = "http://deb.debian.org/debian"
+PACKAGES = (
+    "ca-certificates",
+    "dovecot-auth-lua",
+    "dovecot-imapd",
+    "dovecot-lmtpd",
+    "dovecot-managesieved",
+    "dovecot-pop3d",
+    "dovecot-sieve",
+    "dovecot-submissiond",
+)
+
+
+def root() -> Path:
+    """Where it is; made now where it is not. Skips, or in CI fails, where it cannot be made."""
+    if not _complete(PLACE):
+        if os.geteuid() != 0:
+            reason = f"Dovecot 2.4 is not in {PLACE}, and only root can make it: python -m tests.debian13"
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        needs("debootstrap", "chroot")
+        make()
+    return PLACE
+
+
+def make() -> None:
+    """Fetch and unpack it, in a minute or two; half of it is never used. Raises CalledProcessError."""
+    if _complete(PLACE):
+        return
+    half = PLACE.with_name(PLACE.name + ".new")
+    for leftover in (half, PLACE):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    half.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "trixie"]
+    subprocess.run([*command, str(half), MIRROR], check=True, env=os.environ | {"PATH": SEARCH})
+    half.rename(PLACE)
+
+
+def _complete(place: Path) -> bool:
+    return (place / "usr/sbin/dovecot").exists() and not (place / "debootstrap").exists()
+
+
+if __name__ == "__main__":
+    make()
+    print(PLACE)
+    sys.exit(0)
