@@ -52,9 +52,8 @@ def rewrite(assigner: Assigner, data: bytes, passlines: bool) -> tuple[bytes, li
 
 def finish(assigner: Assigner, line: bytes, backend: Backend, key: UserKey) -> bytes:
     """The line (without LF) of a user who goes to `backend`, as it is sent on, with its LF."""
-    if b"director_proxy_maybe" in line and is_self(line, backend.address):
-        return line + b"\n"
-    return line + assigner.suffix(backend, key) + b"\n"
+    asked = perhaps(line, backend.address) if b"director_proxy_maybe" in line else b""
+    return line + b"\n" if asked is None else line + asked + assigner.suffix(backend, key) + b"\n"
 
 
 def refusal(id: bytes) -> bytes:
@@ -62,20 +61,27 @@ def refusal(id: bytes) -> bytes:
     return b"FAIL\t" + id + b"\tcode=temp_fail\n"
 
 
-def is_self(line: bytes, address: str) -> bool:
-    """Whether a line says `director_proxy_maybe` and the client is connected to `address` already."""
-    maybe, lip, ports = False, b"", {b"lport": 0, b"port": 0}
+def perhaps(line: bytes, address: str) -> bytes | None:
+    """What a line lacks besides its host, if it says `director_proxy_maybe`.
+
+    None: the client is connected to `address` already, and is to be logged in there. What says so is `lip`,
+    which auth does not send by itself for a user it does not take to be proxied: the passdb has to.
+    Otherwise `proxy`, bare as login processes of 2.3 want it, unless the line asks for it already.
+    """
+    maybe, proxy, lip, ports = False, False, b"", {b"lport": 0, b"port": 0}
     for field in split(line)[2:]:
         name, _, value = field.partition(b"=")
         if name == b"director_proxy_maybe":
             maybe = True
+        elif name == b"proxy":
+            proxy = True
         elif name == b"lip":
             lip = value
         elif name in ports:
             ports[name] = _port(value) or ports[name]
-    if not maybe or not _same_address(lip, address):
-        return False
-    return 0 in ports.values() or ports[b"lport"] == ports[b"port"]
+    if maybe and _same_address(lip, address) and (0 in ports.values() or ports[b"lport"] == ports[b"port"]):
+        return None
+    return b"" if proxy or not maybe else b"\tproxy"
 
 
 class _Asked(NamedTuple):
