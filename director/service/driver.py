@@ -66,7 +66,7 @@ from director.service.operators import Operators
 from director.service.ringsockets import RingSockets
 from director.types import LinkId, Now, RequestId, UserKey
 from director.wire import hotpath
-from director.wire.auth import Held, finish, refusal
+from director.wire.auth import PERHAPS, Held, cancel, cancels, finish, refusal
 from director.wire.tabs import unescape
 
 LEAVE_WITHIN = 1.5
@@ -264,6 +264,8 @@ class Driver:
                 self._loop.call_later(ALONE, self._end_alone)
         if out:
             self._count("answered", client, out.count(_ANSWER))
+            if PERHAPS in out:
+                self._cancel(client, out)
         if held:
             self._hold(client, held)
 
@@ -456,7 +458,16 @@ class Driver:
         if taken is not None:
             client, held = taken
             self._count("answered_later", client, 1)
-            client.write(finish(self._assigner, held.line, backend, key))
+            line = finish(self._assigner, held.line, backend, key)
+            client.write(line)
+            if PERHAPS in line:
+                self._cancel(client, line)
+
+    @staticmethod
+    def _cancel(client: Client, lines: bytes) -> None:
+        """Tell auth of users whom it takes to be local, and who are proxied."""
+        if told := cancels(lines):
+            client.tell_auth(told)
 
     def _refuse(self, request: RequestId, reason: str) -> None:
         taken = self._take(request)
@@ -464,6 +475,8 @@ class Driver:
             client, held = taken
             self._count("refused", client, 1)
             client.write(refusal(held.id))
+            if PERHAPS in held.line:
+                client.tell_auth(cancel(held.id))
             hash32, tag, now = held.key >> 32, held.tag, time.monotonic()
             self._limited.warning(
                 now, "login_refused", reason, user=held.name, hash=hash32, tag=tag, reason=reason

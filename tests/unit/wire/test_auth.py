@@ -13,7 +13,7 @@ from director.core.assign import Assigner, Backend, Gate, Wait
 from director.core.hashing import UserHash
 from director.core.users import MOVING, User
 from director.types import Stamp
-from director.wire.auth import Held, finish, refusal
+from director.wire.auth import Held, cancels, finish, refusal
 from director.wire.tabs import escape
 from tests.twins import NAMES, PURE, HotPath, compiled, hot_path
 
@@ -265,6 +265,21 @@ def test_a_held_perhaps_that_comes_to_proxying_says_so(hot: HotPath) -> None:
 def test_the_clients_own_address_does_not_matter_without_a_perhaps(hot: HotPath) -> None:
     line = b"OK\t1\tuser=alice\tproxy\tlip=127.0.1.1\tx=director_proxy_maybe"
     assert rewritten(hot, line + b"\n") == (line + TO_ONE, [])
+
+
+def test_auth_is_told_to_forget_requests_that_it_takes_to_be_local_and_no_others(hot: HotPath) -> None:
+    perhaps = b"user=alice\tdirector_proxy_maybe=y\t"
+    output, _ = rewritten(
+        hot,
+        b"OK\t11\t" + perhaps + b"lip=127.0.1.1\n"
+        b"OK\t12\t" + perhaps + b"lip=127.0.1.2\n"
+        b"OK\t13\tuser=alice\tproxy\n"
+        b"CONT\t14\tdirector_proxy_maybe\n"
+        b"OK\t15\tuser=alice\tproxy\tx=director_proxy_maybes\n"
+        b"OK\t16\tproxy=y\t" + perhaps + b"\n"
+        b"OK\t17\tpass=secret\tdirector_proxy_maybe\tuser=alice\n",
+    )
+    assert cancels(output) == b"CANCEL\t12\nCANCEL\t17\n"
 
 
 # Lines that wait
