@@ -52,6 +52,21 @@ class UserStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Where the circle of the configuration file alone would put the user."""
 
 
+class LookupAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a user's connection is to go: the passdb fields that a login process would get."""
+
+    address: str
+    """Of the backend."""
+    host: str
+    """Its name, if the configuration has one, else its address."""
+    hostip: str | None = None
+    """Its address, where `host` is a name."""
+    proxy_refresh: int
+    """Seconds between two signs of life of a session (proxy-notify)."""
+    user_dirkey: str
+    """`HASH@ADDRESS`; by it the director ends sessions."""
+
+
 class MemberInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A director of the ring. One row for each connection with it, or one row where there is none."""
 

@@ -99,6 +99,8 @@ class Client(asyncio.Protocol):
         "_auth_full",
         "_first",
         "_heard",
+        "_mid_line",
+        "_own",
         "_paused",
         "_transport",
         "pause",
@@ -119,6 +121,10 @@ class Client(asyncio.Protocol):
         """All that was sent while auth had not said a word: if it goes away, it is said to its successor."""
         self._heard = False
         self._paused = False
+        self._mid_line = False
+        """Whether what went to auth so far ends within a line."""
+        self._own = b""
+        """Lines of ours that wait for the end of that line."""
 
     @property
     def open(self) -> bool:
@@ -134,7 +140,8 @@ class Client(asyncio.Protocol):
             self._first += data
             self._steer()
         if self._auth is not None:
-            self._auth.write(data)
+            self._auth.write(self._with_own(data) if self._own else data)
+        self._mid_line = not data.endswith(b"\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -154,6 +161,13 @@ class Client(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)
+
+    def tell_auth(self, lines: bytes) -> None:
+        """Send auth lines of our own, between two of the client's."""
+        if self._mid_line:
+            self._own += lines
+        elif self._auth is not None:
+            self._auth.write(lines)
 
     def end(self) -> None:
         """Close this connection and the one to auth, of which nothing more is read."""
@@ -191,6 +205,14 @@ class Client(asyncio.Protocol):
         """Auth does not read as fast as this client writes."""
         self._auth_full = full
         self._steer()
+
+    def _with_own(self, data: bytes) -> bytes:
+        """What the client sends, with our own lines behind the end of its line."""
+        end = data.find(b"\n") + 1
+        if not end:
+            return data
+        own, self._own = self._own, b""
+        return data[:end] + own + data[end:]
 
     def _steer(self) -> None:
         """Read from the client only while there is room for what it sends."""

@@ -32,6 +32,7 @@ from director.net import listen
 from director.net.admin import serve_client
 from director.net.login import Relay
 from director.net.notify import NotifyReader
+from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
 from director.service.admin import AdminHandler
 from director.service.cluster import OtherCluster
@@ -41,10 +42,12 @@ from director.service.driver import Driver
 from director.service.flushing import FlushPrograms
 from director.service.kicking import Kicker
 from director.service.log import Log, capture_logging
+from director.service.lookups import Lookups
 from director.service.operations import Operations
 from director.service.persist import Persistence
 from director.service.resolving import Resolving
 from director.service.servers import Endpoint
+from director.service.socketmap import Socketmap
 from director.service.sysd import Notifier, inherited_descriptors, machine_id
 from director.types import MemberId
 from director.version import VERSION
@@ -143,6 +146,7 @@ class App:
         self.driver.sessions = self.kicker
         self.programs = FlushPrograms(config.users.flush_socket, self.driver.handle, log)
         self.driver.programs = self.programs
+        self.lookups = Lookups(self.driver, config.lookups.timeout, log)
         self.resolving = Resolving(
             config.ring.servers,
             config.ring.names,
@@ -195,6 +199,10 @@ class App:
         for sock in (self._unix("admin", config.listen.admin), self._tcp("admin", config.listen.admin.tcp)):
             if sock is not None:
                 self._listening.append((self._serve_admin, sock))
+        socketmap = config.listen.socketmap
+        for sock in (self._unix("socketmap", socketmap), self._tcp("socketmap", socketmap.tcp)):
+            if sock is not None:
+                self._listening.append((self._serve_socketmap, sock))
         # With a secret others may be added later, by `director ring add`.
         self._ring = self._tcp("ring", config.ring.listen if config.ring.secret else None)
         if self._ring is not None:
@@ -341,15 +349,22 @@ class App:
         listener = await anyio.abc.SocketListener.from_socket(sock)
         await listener.serve(lambda stream: serve_client(stream, handler, self.log))
 
+    async def _serve_socketmap(self, sock: socket.socket) -> None:
+        handler = Socketmap(self.lookups, self.config.lookups.ports.lmtp)
+        listener = await anyio.abc.SocketListener.from_socket(sock)
+        await listener.serve(lambda stream: serve_socketmap_client(stream, handler, self.log))
+
     async def _serve_api(self) -> None:
+        lookups = self.config.lookups
+        ports = {"imap": lookups.ports.imap, "pop3": lookups.ports.pop3, "smtp": lookups.ports.smtp}
+        offer = web.Offer(self.lookups, http=lookups.http, nginx=lookups.nginx, ports=ports)
+        run_api = partial(web.run_api, self.operations, offer=offer)
         token = bytes(self.config.http.token).decode() or None
         async with anyio.create_task_group() as tasks:
             if self._api is not None:
-                tasks.start_soon(partial(web.run_api, self.operations, [self._api], token=None, trusted=True))
+                tasks.start_soon(partial(run_api, [self._api], token=None, trusted=True))
             if self._http is not None:
-                tasks.start_soon(
-                    partial(web.run_api, self.operations, [self._http], token=token, trusted=False)
-                )
+                tasks.start_soon(partial(run_api, [self._http], token=token, trusted=False))
 
     async def _tell_manager(self) -> None:
         """READY once logins are answered, then a status line and a sign of life now and then."""

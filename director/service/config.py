@@ -24,6 +24,7 @@ from director.service.servers import (
     ADMIN_PORT,
     HTTP_PORT,
     RING_PORT,
+    SOCKETMAP_PORT,
     Endpoint,
     Resolve,
     addresses_of,
@@ -54,6 +55,7 @@ from director.types import Address
 from director.wire.flushprogram import UnixSocket, read_setting
 from state.base import StoreUrlError, open_store
 
+PORT_MAX = 65535
 DEFAULT_STATE = StateUrl("sqlite:////var/lib/director/state.db")
 DEFAULT_SNAPSHOT = StateUrl("sqlite:////var/lib/director/snapshot.db")
 
@@ -156,6 +158,12 @@ class AdminListenerConfig(ListenerConfig, frozen=True, kw_only=True):
     tcp: Annotated[Endpoint | None, Text()] = None
 
 
+class SocketmapListenerConfig(ListenerConfig, frozen=True, kw_only=True):
+    """Look-ups of Postfix, which may also be served over TCP, but on a loopback address only."""
+
+    tcp: Annotated[Endpoint | None, Text()] = None
+
+
 class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[listen.*]: who may connect to what."""
 
@@ -166,6 +174,7 @@ class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
     authreply: ListenerConfig = ListenerConfig(path="director-authreply", mode=0o600)
     """Accepted, but not served in this release."""
     api: ListenerConfig = ListenerConfig(path="/run/director/api.sock", mode=0o600)
+    socketmap: SocketmapListenerConfig = SocketmapListenerConfig(path="", mode=0o600)
 
 
 class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,6 +183,28 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     listen: Annotated[Endpoint | None, Text()] = None
     token: Annotated[Secret, SecretFile()] = Secret()
     """ASCII. Empty: over TCP nothing can be changed."""
+
+
+class LookupPorts(msgspec.Struct, frozen=True, kw_only=True):
+    """[lookups.ports]: where the backends listen, for answers that have to say so."""
+
+    imap: Annotated[int, Count(1, PORT_MAX)] = 143
+    pop3: Annotated[int, Count(1, PORT_MAX)] = 110
+    smtp: Annotated[int, Count(1, PORT_MAX)] = 587
+    """Submission, by nginx's name for it."""
+    lmtp: Annotated[int, Count(1, PORT_MAX)] = 24
+
+
+class LookupsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[lookups]: answers for programs that are no login processes."""
+
+    http: Annotated[bool, Flag()] = False
+    """`GET /v1/lookup`, for the Lua passdb of Dovecot 2.4 and whoever else wants to know."""
+    nginx: Annotated[bool, Flag()] = False
+    """`GET /v1/auth_http`, for the mail proxy of nginx."""
+    timeout: Annotated[float, Duration(at_least=0.1, at_most=MINUTE)] = 10.0
+    """How long one waits for a user who is being moved, or for the ring, before it has to try again."""
+    ports: LookupPorts = LookupPorts()
 
 
 class HealthConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,6 +238,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     dovecot: DovecotConfig = DovecotConfig()
     listen: ListenConfig = ListenConfig()
     http: HttpConfig = HttpConfig()
+    lookups: LookupsConfig = LookupsConfig()
     health: HealthConfig = HealthConfig()
     log: LogConfig = LogConfig()
 
@@ -236,6 +268,7 @@ def load(
         users=_users(reader, raw.get("users"), dovecot),
         listen=_listen(reader, raw.get("listen"), dovecot, resolve),
         http=_http(reader, raw.get("http"), resolve),
+        lookups=_lookups(reader, raw.get("lookups")),
         health=HealthConfig(**reader.section(HealthConfig, raw.get("health"), "health")),
         log=LogConfig(**reader.section(LogConfig, raw.get("log"), "log")),
         warnings=tuple(reader.warnings),
@@ -418,11 +451,18 @@ def _listen(reader: Reader, raw: object, dovecot: DovecotConfig, resolve: Resolv
         key, default = f"listen.{field.name}", field.default
         given = reader.section(type(default), tables.get(field.name), key)
         if "tcp" in given:
-            given["tcp"] = reader.endpoint(f"{key}.tcp", given["tcp"], ADMIN_PORT, resolve)
+            port = SOCKETMAP_PORT if field.name == "socketmap" else ADMIN_PORT
+            given["tcp"] = reader.endpoint(f"{key}.tcp", given["tcp"], port, resolve)
         given["path"] = reader.socket(f"{key}.path", given.get("path", default.path), dovecot.base_dir)
         listeners[field.name] = msgspec.structs.replace(default, **given)
     listen = ListenConfig(**listeners)  # type: ignore[arg-type]
     _check_paths(reader, listeners, dovecot)
+    if listen.socketmap.tcp is not None and not _is_loopback(listen.socketmap.tcp):
+        reader.problem(
+            "listen.socketmap.tcp",
+            f"the protocol has no password: write a loopback address, such as 127.0.0.1:{SOCKETMAP_PORT},"
+            " and a tunnel for Postfix on another machine",
+        )
     built = ListenConfig().authreply
     if listen.authreply not in (
         msgspec.structs.replace(built, path=os.path.join(dovecot.base_dir, built.path)),
@@ -453,9 +493,19 @@ def _http(reader: Reader, raw: object, resolve: Resolve) -> HttpConfig:
     listen = reader.endpoint("http.listen", given.pop("listen", ""), HTTP_PORT, resolve)
     http = HttpConfig(**given, listen=listen)
     key = "http.token_file"
-    exposed = listen is not None and not ipaddress.ip_address(listen.address).is_loopback
+    exposed = listen is not None and not _is_loopback(listen)
     if not re.fullmatch(rb"[!-~]*", http.token):
         reader.problem(key, "a token is ASCII without spaces; make one with: openssl rand -hex 32")
     elif exposed and not http.token and not reader.reported(key):
         reader.problem(key, f"needed, because http.listen = {listen} is not a loopback address")
     return http
+
+
+def _is_loopback(endpoint: Endpoint) -> bool:
+    return ipaddress.ip_address(endpoint.address).is_loopback
+
+
+def _lookups(reader: Reader, raw: object) -> LookupsConfig:
+    given = reader.section(LookupsConfig, raw, "lookups")
+    ports = LookupPorts(**reader.section(LookupPorts, given.pop("ports", None), "lookups.ports"))
+    return LookupsConfig(**given, ports=ports)

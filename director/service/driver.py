@@ -15,7 +15,7 @@ from typing import Protocol
 import anyio
 import anyio.abc
 
-from director.core.assign import Backend
+from director.core.assign import Backend, Wait
 from director.core.director import Director
 from director.core.effects import (
     Answer,
@@ -66,7 +66,7 @@ from director.service.operators import Operators
 from director.service.ringsockets import RingSockets
 from director.types import LinkId, Now, RequestId, UserKey
 from director.wire import hotpath
-from director.wire.auth import Held, finish, refusal
+from director.wire.auth import PERHAPS, Held, cancel, cancels, finish, refusal
 from director.wire.tabs import unescape
 
 LEAVE_WITHIN = 1.5
@@ -121,6 +121,15 @@ class FlushPrograms(Protocol):
     def stop(self, number: int) -> None: ...
 
 
+class Others(Protocol):
+    """Who asks for programs that are no login processes."""
+
+    def answered(self, request: RequestId, key: UserKey, backend: Backend) -> None:
+        """One of their requests, if it is still wanted."""
+
+    def refused(self, request: RequestId, reason: str) -> None: ...
+
+
 class Counts:
     """Plain counters of the driver, for the metrics."""
 
@@ -129,6 +138,10 @@ class Counts:
         self.loop_lag = 0.0
         self.bugs = 0
         """Exceptions in callbacks of the loop, which nobody could catch."""
+
+    def add_lookups(self, result: str, protocol: str, number: int = 1) -> None:
+        key = (result, protocol)
+        self.lookups[key] = self.lookups.get(key, 0) + number
 
 
 class Driver:
@@ -140,6 +153,7 @@ class Driver:
         self.store: Store | None = None
         self.sessions: Sessions | None = None
         self.programs: FlushPrograms | None = None
+        self.others: Others | None = None
         self._left = anyio.Event()
         self._log, self._limited = log, LimitedLog(log)
         self.sockets = RingSockets(director, self.handle, log, self._limited, tls)
@@ -248,9 +262,7 @@ class Driver:
 
     def lines(self, client: Client, data: bytes) -> None:
         """Complete lines from auth: answer what can be answered now."""
-        if time.monotonic() - self._beat > WATCH + FROZEN:
-            self._look_at_clock()  # thawed, and this came first: what is in memory must not be trusted yet
-        self._assigner.unix = int(time.time())
+        self._be_in_time()
         out, held = hotpath.rewrite(self._assigner, data, client.relay.passlines)
         if self._late or (self.sockets.links and self._users.has_changes):
             if out:
@@ -264,8 +276,31 @@ class Driver:
                 self._loop.call_later(ALONE, self._end_alone)
         if out:
             self._count("answered", client, out.count(_ANSWER))
+            if PERHAPS in out:
+                self._cancel(client, out)
         if held:
             self._hold(client, held)
+
+    def assign(self, key: UserKey, tag: bytes, name: bytes) -> Backend | Wait:
+        """One user, for a program that is no login process; for who waits it is to bring a `Lookup`.
+
+        The answer may leave from the loop's next turn on: what it decided has left by then (ring-rules 5).
+        """
+        self._be_in_time()
+        answer = self._assigner.assign_named(key, tag, name)
+        if self._users.has_changes:
+            self._plan_turn()
+        return answer
+
+    def new_request(self) -> RequestId:
+        self._numbers += 1
+        return RequestId(self._numbers)
+
+    def _be_in_time(self) -> None:
+        """Tell the core how late it is, before it is asked for a host."""
+        if time.monotonic() - self._beat > WATCH + FROZEN:
+            self._look_at_clock()  # thawed, and this came first: what is in memory must not be trusted yet
+        self._assigner.unix = int(time.time())
 
     def _plan_turn(self) -> None:
         if not self._turn_planned:
@@ -305,8 +340,7 @@ class Driver:
 
     def _hold(self, client: Client, held: Iterable[Held]) -> None:
         for line in held:
-            self._numbers += 1
-            request = RequestId(self._numbers)
+            request = self.new_request()
             self._requests[request] = (client, line)
             client.waiting.add(request)
             self._count("waited", client, 1)
@@ -393,8 +427,12 @@ class Driver:
         match effect:
             case Answer(request, key, backend):
                 self._answer(request, key, backend)
+                if self.others is not None:
+                    self.others.answered(request, key, backend)
             case Refuse(request, reason):
                 self._refuse(request, reason)
+                if self.others is not None:
+                    self.others.refused(request, reason)
             case Close(number):
                 self.sockets.close(number)
             case Dial():
@@ -444,19 +482,27 @@ class Driver:
                 self._left.set()
 
     def lookups(self) -> dict[tuple[str, str], int]:
-        """(result, socket) -> how often, for the metrics."""
+        """(result, protocol) -> how often, for the metrics; protocol is the socket or `Others`' word."""
         return dict(self.counts.lookups)
 
     def _count(self, result: str, client: Client, number: int) -> None:
-        key = (result, client.relay.name)
-        self.counts.lookups[key] = self.counts.lookups.get(key, 0) + number
+        self.counts.add_lookups(result, client.relay.name, number)
 
     def _answer(self, request: RequestId, key: UserKey, backend: Backend) -> None:
         taken = self._take(request)
         if taken is not None:
             client, held = taken
             self._count("answered_later", client, 1)
-            client.write(finish(self._assigner, held.line, backend, key))
+            line = finish(self._assigner, held.line, backend, key)
+            client.write(line)
+            if PERHAPS in line:
+                self._cancel(client, line)
+
+    @staticmethod
+    def _cancel(client: Client, lines: bytes) -> None:
+        """Tell auth of users whom it takes to be local, and who are proxied."""
+        if told := cancels(lines):
+            client.tell_auth(told)
 
     def _refuse(self, request: RequestId, reason: str) -> None:
         taken = self._take(request)
@@ -464,6 +510,8 @@ class Driver:
             client, held = taken
             self._count("refused", client, 1)
             client.write(refusal(held.id))
+            if PERHAPS in held.line:
+                client.tell_auth(cancel(held.id))
             hash32, tag, now = held.key >> 32, held.tag, time.monotonic()
             self._limited.warning(
                 now, "login_refused", reason, user=held.name, hash=hash32, tag=tag, reason=reason

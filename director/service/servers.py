@@ -17,7 +17,7 @@ from director.core.hosts import BackendSetting
 from director.core.order import join_member
 from director.types import Address, HostId, MemberId
 
-RING_PORT, ADMIN_PORT, HTTP_PORT = 9090, 9091, 9092
+RING_PORT, ADMIN_PORT, HTTP_PORT, SOCKETMAP_PORT = 9090, 9091, 9092, 9093
 
 Resolve = Callable[[str], Sequence[str]]
 """The addresses of a host name, at least one. Raises OSError."""

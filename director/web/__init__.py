@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from director.web.offer import Offer
+
 if TYPE_CHECKING:
     from litestar import Litestar
 
     from director.web.operations import Operations
+
+
+__all__ = ["Offer", "run_api"]
 
 
 async def run_api(
@@ -24,11 +29,12 @@ async def run_api(
     *,
     token: str | None,
     trusted: bool,
+    offer: Offer | None = None,
     started: anyio.Event | None = None,
 ) -> None:
     """Answer API requests on the listening `sockets` until cancelled; the first ones wait in the backlog.
 
-    token, trusted: as in `create_app`. started, and what happens when cancelled: as in `serve`.
+    token, trusted, offer: as in `create_app`. started, and what happens when cancelled: as in `serve`.
     """
 
     def build() -> Litestar:
@@ -37,7 +43,7 @@ async def run_api(
         import director.web.server  # noqa: F401
         from director.web.api import create_app
 
-        app = create_app(operations, token=token, trusted=trusted)
+        app = create_app(operations, token=token, trusted=trusted, offer=offer)
         # Kept by the application; the first request for it would build it on the loop.
         app.openapi_schema  # noqa: B018
         return app

@@ -30,7 +30,9 @@ from director.records import (
     UserStatus,
 )
 from director.web.access import access_guard, has_body, known_parameters
+from director.web.lookups import lookup_handlers
 from director.web.moves import MOVE_HANDLERS
+from director.web.offer import Offer
 from director.web.operations import Operations
 from director.web.params import (
     STARTED,
@@ -232,13 +234,16 @@ HANDLERS = [
 ]
 
 
-def create_app(operations: Operations, *, token: str | None, trusted: bool) -> Litestar:
+def create_app(
+    operations: Operations, *, token: str | None, trusted: bool, offer: Offer | None = None
+) -> Litestar:
     """The application of one listener.
 
     token: what a TCP client must show, see `access.py`. trusted: the listener is a unix socket.
+    offer: look-ups for other programs; None: there are none.
     """
     return Litestar(
-        HANDLERS,
+        [*HANDLERS, *(lookup_handlers(offer) if offer is not None else ())],
         dependencies={"operations": Provide(lambda: operations, sync_to_thread=False)},
         guards=[access_guard(token, trusted=trusted), known_parameters],
         exception_handlers={

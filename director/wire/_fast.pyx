@@ -14,7 +14,7 @@ from libc.string cimport memchr, memcmp, memcpy
 from director.core.addresses import address_order
 from director.core.assign import Gate, Wait
 from director.core.users import User, margin
-from director.wire.auth import Held, is_self
+from director.wire.auth import Held, perhaps
 
 
 cdef bytes taken(buffer_t *buffer):
@@ -573,6 +573,7 @@ def rewrite(Assigner assigner not None, bytes data not None, bint passlines):
     cdef asked_t asked
     cdef uint64_t key
     cdef int index
+    cdef bytes lacks
     cdef list held = []
     assigner.output.used = 0
     while True:
@@ -594,10 +595,13 @@ def rewrite(Assigner assigner not None, bytes data not None, bint passlines):
             assigner.append(pending, line - pending)
             pending = stop + 1
             held.append(held_line(slice_t(line, size), &asked, key, waited(index)))
-        elif not (asked.maybe and is_self(bytes_of(slice_t(line, size)), assigner.backends[index].address)):
-            assigner.append(pending, stop - pending)
-            pending = stop + 1
-            assigner.append_host(index, key)
+        else:
+            lacks = perhaps(bytes_of(slice_t(line, size)), assigner.backends[index].address) if asked.maybe else b""
+            if lacks is not None:
+                assigner.append(pending, stop - pending)
+                pending = stop + 1
+                assigner.append(<const uint8_t *>PyBytes_AS_STRING(lacks), PyBytes_GET_SIZE(lacks))
+                assigner.append_host(index, key)
         line = stop + 1
     if assigner.output.used == 0 and not held and line == end:
         return data, held

@@ -6,11 +6,18 @@ This is the readable reference; `wire/_fast.pyx` holds the same in C. Both pass 
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import NamedTuple
 
 from director.core.assign import Assigner, Backend, Wait
 from director.types import UserKey
 from director.wire.tabs import split
+
+PERHAPS = b"director_proxy_maybe"
+"""The field of a user who is logged in locally where his backend is this machine."""
+_PERHAPS_PROXIED = re.compile(
+    rb"^OK\t([^\t\n]+)\t(?=[^\n]*\bdirector_proxy_maybe\b)[^\n]*\tproxy\tproxy_refresh=", re.MULTILINE
+)
 
 
 class Held(NamedTuple):
@@ -52,9 +59,8 @@ def rewrite(assigner: Assigner, data: bytes, passlines: bool) -> tuple[bytes, li
 
 def finish(assigner: Assigner, line: bytes, backend: Backend, key: UserKey) -> bytes:
     """The line (without LF) of a user who goes to `backend`, as it is sent on, with its LF."""
-    if b"director_proxy_maybe" in line and is_self(line, backend.address):
-        return line + b"\n"
-    return line + assigner.suffix(backend, key) + b"\n"
+    asked = perhaps(line, backend.address) if PERHAPS in line else b""
+    return line + b"\n" if asked is None else line + asked + assigner.suffix(backend, key) + b"\n"
 
 
 def refusal(id: bytes) -> bytes:
@@ -62,20 +68,40 @@ def refusal(id: bytes) -> bytes:
     return b"FAIL\t" + id + b"\tcode=temp_fail\n"
 
 
-def is_self(line: bytes, address: str) -> bool:
-    """Whether a line says `director_proxy_maybe` and the client is connected to `address` already."""
-    maybe, lip, ports = False, b"", {b"lport": 0, b"port": 0}
+def cancels(lines: bytes) -> bytes:
+    """What auth is to be told of the rewritten `lines`: requests that it takes to be local are over.
+
+    It keeps each until the service of the protocol asks for it, which for users who are proxied none does.
+    """
+    return b"".join([cancel(match[1]) for match in _PERHAPS_PROXIED.finditer(lines)])
+
+
+def cancel(id: bytes) -> bytes:
+    """The line that tells auth that a request is over."""
+    return b"CANCEL\t" + id + b"\n"
+
+
+def perhaps(line: bytes, address: str) -> bytes | None:
+    """What a line lacks besides its host, if it says `director_proxy_maybe`.
+
+    None: the client is connected to `address` already, and is to be logged in there. What says so is `lip`,
+    which auth does not send by itself for a user it does not take to be proxied: the passdb has to.
+    Otherwise `proxy`, bare as login processes of 2.3 want it, unless the line asks for it already.
+    """
+    maybe, proxy, lip, ports = False, False, b"", {b"lport": 0, b"port": 0}
     for field in split(line)[2:]:
         name, _, value = field.partition(b"=")
-        if name == b"director_proxy_maybe":
+        if name == PERHAPS:
             maybe = True
+        elif name == b"proxy":
+            proxy = True
         elif name == b"lip":
             lip = value
         elif name in ports:
             ports[name] = _port(value) or ports[name]
-    if not maybe or not _same_address(lip, address):
-        return False
-    return 0 in ports.values() or ports[b"lport"] == ports[b"port"]
+    if maybe and _same_address(lip, address) and (0 in ports.values() or ports[b"lport"] == ports[b"port"]):
+        return None
+    return b"" if proxy or not maybe else b"\tproxy"
 
 
 class _Asked(NamedTuple):
@@ -90,7 +116,7 @@ def _asked(line: bytes, prefix: bytes) -> _Asked | None:
     id, _, fields = line[len(prefix) :].partition(b"\t")
     for field in split(fields):
         name, equals, value = field.partition(b"=")
-        if name in (b"proxy", b"director_proxy_maybe"):
+        if name in (b"proxy", PERHAPS):
             proxy = True
         elif not equals:
             continue

@@ -135,6 +135,25 @@ async def test_bytes_go_to_auth_as_they_come_and_back_line_by_line(tmp_path: Pat
                 assert await read(client, 7) == b"second\n"
 
 
+async def test_our_own_lines_reach_auth_between_those_of_the_client_never_in_one(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                await send(client, b"AUTH\t1\nAU")
+                assert await read(auth, 9) == b"AUTH\t1\nAU"
+                (relayed,) = setting.relay.clients
+                relayed.tell_auth(b"CANCEL\t1\n")
+                await send(client, b"TH\t")
+                assert await read(auth, 3) == b"TH\t"
+                relayed.tell_auth(b"CANCEL\t2\n")
+                await send(client, b"2\nA")
+                assert await read(auth, 21) == b"2\nCANCEL\t1\nCANCEL\t2\nA"
+                await send(client, b"\n")
+                assert await read(auth, 1) == b"\n"
+                relayed.tell_auth(b"CANCEL\t3\n")
+                assert await read(auth, 9) == b"CANCEL\t3\n"
+
+
 async def test_each_client_has_a_connection_of_its_own_which_ends_with_it(tmp_path: Path) -> None:
     async with serving(tmp_path) as setting:
         with setting.service() as service, await setting.connect() as one, await setting.connect() as two:

@@ -22,7 +22,9 @@ from director.service.config import (
     ListenConfig,
     ListenerConfig,
     LogConfig,
+    LookupPorts,
     RingConfig,
+    SocketmapListenerConfig,
     UsersConfig,
     load,
     show,
@@ -110,7 +112,9 @@ def test_the_defaults_are_those_that_are_documented(place: Place) -> None:
         admin=AdminListenerConfig(path="/run/dovecot/director-admin", mode=0o600),
         authreply=ListenerConfig(path="/run/dovecot/director-authreply", mode=0o600),
         api=ListenerConfig(path="/run/director/api.sock", mode=0o600),
+        socketmap=SocketmapListenerConfig(path="", mode=0o600),
     )
+    assert (config.lookups.http, config.lookups.nginx, config.lookups.timeout) == (False, False, 10.0)
 
 
 def test_a_whole_configuration_is_read(place: Place) -> None:
@@ -408,6 +412,9 @@ def test_a_hash_format_with_an_unknown_variable_is_refused(place: Place) -> None
         ("[listen.login]\nmode = 0o666\n", "listen.login.mode"),
         ('[listen.admin]\ntcp = "10.0.0.1:x"\n', "listen.admin.tcp"),
         ('[http]\nlisten = "nowhere:1:1:1"\n', "http.listen"),
+        ('[lookups]\ntimeout = "2 min"\n', "lookups.timeout"),
+        ("[lookups.ports]\nlmtp = 0\n", "lookups.ports.lmtp"),
+        ("[lookups.ports]\nhttp = 80\n", "lookups.ports.http"),
     ],
 )
 def test_a_value_out_of_its_limits_is_refused_under_its_key(place: Place, text: str, key: str) -> None:
@@ -505,6 +512,21 @@ def test_the_api_on_loopback_needs_no_token(place: Place, listen: str) -> None:
     config = place.load(f'[http]\nlisten = "{listen}"\n' + BACKENDS)
     assert config.http.listen is not None
     assert config.http.listen.port == 9092
+
+
+def test_look_ups_of_postfix_over_tcp_are_for_this_machine_alone(place: Place) -> None:
+    problem = place.problem('[listen.socketmap]\ntcp = "10.0.0.1"\n' + BACKENDS)
+    assert problem.key == "listen.socketmap.tcp"
+    assert "loopback address, such as 127.0.0.1:9093" in problem.expected
+    config = place.load('[listen.socketmap]\ntcp = "127.0.0.1"\npath = "map"\n' + BACKENDS)
+    assert str(config.listen.socketmap.tcp) == "127.0.0.1:9093"
+    assert config.listen.socketmap.path == "/run/dovecot/map"
+
+
+def test_what_is_not_said_of_look_ups_keeps_its_default(place: Place) -> None:
+    lookups = place.load("[lookups]\nnginx = true\n[lookups.ports]\nimap = 10143\n" + BACKENDS).lookups
+    assert (lookups.nginx, lookups.http) == (True, False)
+    assert lookups.ports == LookupPorts(imap=10143, pop3=110, smtp=587, lmtp=24)
 
 
 def test_a_token_that_no_header_can_carry_is_refused(place: Place) -> None:

@@ -48,6 +48,9 @@ class Recorder(Client):
     def write(self, data: bytes) -> None:
         self.written.append((self.name, data))
 
+    def tell_auth(self, lines: bytes) -> None:
+        self.written.append((f"auth of {self.name}", lines))
+
 
 class RecordingLink(RingLink):
     """A link that notes what is sent over it, in the same list."""
@@ -155,6 +158,22 @@ async def test_a_login_that_had_to_wait_is_answered_when_the_core_can(setting: S
     assert setting.driver.lookups() == {("waited", "login"): 1, ("answered_later", "login"): 1}
 
 
+def perhaps(number: int, user: str) -> bytes:
+    return f"OK\t{number}\tuser={user}\tdirector_proxy_maybe=y\n".encode()
+
+
+async def test_auth_forgets_a_user_it_took_for_local_who_is_proxied(setting: Setting) -> None:
+    """It kept each of them, and said so in its log when the login process ended."""
+    setting.driver.lines(setting.one, perhaps(1, "alice") + ok(2, "bob"))
+    setting.node.director.assigner.gate = Gate.CLOSED
+    setting.driver.lines(setting.one, perhaps(3, "alice"))
+    await turn()
+    assert setting.told("auth of one") == [b"CANCEL\t1"]
+    setting.node.director.pending.wake()
+    setting.driver.handle(Seen([]))
+    await until(lambda: setting.told("auth of one") == [b"CANCEL\t1", b"CANCEL\t3"])
+
+
 async def test_a_client_that_goes_away_is_not_answered_and_nobody_else_suffers(setting: Setting) -> None:
     setting.node.director.assigner.gate = Gate.CLOSED
     setting.driver.lines(setting.one, ok(1, "alice") + ok(2, "bob"))
@@ -172,10 +191,11 @@ async def test_what_waited_too_long_is_refused_in_the_words_of_the_protocol(
 ) -> None:
     monkeypatch.setattr("director.core.pending.PENDING_TIMEOUT", 0.0)
     setting.node.director.assigner.set_backends([])
-    setting.driver.lines(setting.one, ok(1, "alice"))
+    setting.driver.lines(setting.one, ok(1, "alice") + perhaps(2, "bob"))
     setting.driver.handle(Seen([]))
-    await until(lambda: setting.told("one"))
-    assert setting.told("one") == [b"FAIL\t1\tcode=temp_fail"]
+    await until(lambda: len(setting.told("one")) == 2)
+    assert setting.told("one") == [b"FAIL\t1\tcode=temp_fail", b"FAIL\t2\tcode=temp_fail"]
+    assert setting.told("auth of one") == [b"CANCEL\t2"]
     assert "user=alice" in setting.node.logged("login_refused")[0]
 
 

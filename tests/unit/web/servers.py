@@ -14,19 +14,24 @@ import anyio
 from anyio.abc import TaskStatus
 from anyio.from_thread import start_blocking_portal
 
-from director.web import run_api
+from director.web import Offer, run_api
 from tests.unit.web.fake import FakeOperations
 
 
 @contextmanager
 def serving(
-    operations: FakeOperations, sock: socket.socket, *, token: str | None = None, trusted: bool = True
+    operations: FakeOperations,
+    sock: socket.socket,
+    *,
+    token: str | None = None,
+    trusted: bool = True,
+    offer: Offer | None = None,
 ) -> Iterator[None]:
     async def run(*, task_status: TaskStatus[None]) -> None:
         started = anyio.Event()
 
         async def serve() -> None:
-            await run_api(operations, [sock], token=token, trusted=trusted, started=started)
+            await run_api(operations, [sock], token=token, trusted=trusted, offer=offer, started=started)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(serve)

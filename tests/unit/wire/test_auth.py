@@ -13,7 +13,7 @@ from director.core.assign import Assigner, Backend, Gate, Wait
 from director.core.hashing import UserHash
 from director.core.users import MOVING, User
 from director.types import Stamp
-from director.wire.auth import Held, finish, refusal
+from director.wire.auth import Held, cancels, finish, refusal
 from director.wire.tabs import escape
 from tests.twins import NAMES, PURE, HotPath, compiled, hot_path
 
@@ -78,8 +78,8 @@ def rewritten(hot: HotPath, data: bytes, *, passlines: bool = False) -> tuple[by
         b"user=al\x01ice\tproxy",
         b"us\x01er=alice\tproxy",
         b"user=alice\tproxy\tdirector_tag=",
-        b"user=alice\tdirector_proxy_maybe",
-        b"user=alice\tdirector_proxy_maybe=y\tlip=127.0.1.9",
+        b"user=alice\tdirector_proxy_maybe\tproxy",
+        b"user=alice\tproxy=y\tdirector_proxy_maybe=y\tlip=127.0.1.9",
     ],
 )
 def test_a_line_that_asks_for_proxying_of_a_user_gets_his_host_at_its_end(
@@ -244,12 +244,42 @@ def test_a_perhaps_is_left_alone_where_the_client_is_on_the_right_host_already(
     line = b"OK\t1\tuser=alice\tdirector_proxy_maybe\t" + fields
     output, _ = rewritten(hot, line + b"\n")
     assert (output == line + b"\n") is passes
-    assert (output == line + TO_ONE) is not passes
+    assert (output == line + b"\tproxy" + TO_ONE) is not passes
+
+
+@pytest.mark.parametrize(
+    "fields", [b"director_proxy_maybe", b"director_proxy_maybe=y\tlip=127.0.1.9\tpass=x"]
+)
+def test_a_perhaps_that_comes_to_proxying_says_so_as_login_processes_of_both_releases_read_it(
+    hot: HotPath, fields: bytes
+) -> None:
+    line = b"OK\t1\tuser=alice\t" + fields
+    assert rewritten(hot, line + b"\nCONT\t2\t\n") == (line + b"\tproxy" + TO_ONE + b"CONT\t2\t\n", [])
+
+
+def test_a_held_perhaps_that_comes_to_proxying_says_so(hot: HotPath) -> None:
+    line = b"OK\t1\tuser=alice\tdirector_proxy_maybe\tlip=127.0.1.2"
+    assert finish(director(hot), line, FOUR[0], ALICE) == line + b"\tproxy" + TO_ONE
 
 
 def test_the_clients_own_address_does_not_matter_without_a_perhaps(hot: HotPath) -> None:
     line = b"OK\t1\tuser=alice\tproxy\tlip=127.0.1.1\tx=director_proxy_maybe"
     assert rewritten(hot, line + b"\n") == (line + TO_ONE, [])
+
+
+def test_auth_is_told_to_forget_requests_that_it_takes_to_be_local_and_no_others(hot: HotPath) -> None:
+    perhaps = b"user=alice\tdirector_proxy_maybe=y\t"
+    output, _ = rewritten(
+        hot,
+        b"OK\t11\t" + perhaps + b"lip=127.0.1.1\n"
+        b"OK\t12\t" + perhaps + b"lip=127.0.1.2\n"
+        b"OK\t13\tuser=alice\tproxy\n"
+        b"CONT\t14\tdirector_proxy_maybe\n"
+        b"OK\t15\tuser=alice\tproxy\tx=director_proxy_maybes\n"
+        b"OK\t16\tproxy=y\t" + perhaps + b"\n"
+        b"OK\t17\tpass=secret\tdirector_proxy_maybe\tuser=alice\n",
+    )
+    assert cancels(output) == b"CANCEL\t12\nCANCEL\t17\n"
 
 
 # Lines that wait

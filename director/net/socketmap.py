@@ -1,0 +1,57 @@
+"""Socketmap connections (unix or TCP): read what a Postfix process asks, write the answers, in order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import anyio
+from anyio.abc import ByteStream
+
+from director.wire.socketmap import Netstrings, Request, SocketmapError, netstring, parse
+
+Handler = Callable[[Request], Awaitable[bytes]]
+"""Gives the reply to one request."""
+
+READ_SIZE = 4096
+
+
+class Log(Protocol):
+    """What is used of the daemon's log."""
+
+    def debug(self, event: str, **fields: object) -> None: ...
+
+    def error(self, event: str, **fields: object) -> None: ...
+
+
+async def serve_client(stream: ByteStream, handle: Handler, log: Log) -> None:
+    """Talk to one client until it hangs up or sends what is no request; closes the stream.
+
+    Give it to the `serve` method of an anyio listener. Any other error of `handle` is a bug, and passes.
+    """
+    async with stream:
+        try:
+            async with aclosing(_requests(stream)) as requests:
+                async for request in requests:
+                    await stream.send(netstring(await handle(request)))
+        except SocketmapError as exc:
+            log.error("socketmap_client_refused", reason=str(exc))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            log.debug("socketmap_client_gone")
+
+
+async def _requests(stream: ByteStream) -> AsyncGenerator[Request, None]:
+    """The requests of a client until it sends no more. Raises SocketmapError."""
+    netstrings = Netstrings()
+    while True:
+        try:
+            data = await stream.receive(READ_SIZE)
+        except anyio.EndOfStream:
+            if netstrings.unfinished:
+                raise SocketmapError("the client hung up in the middle of a request") from None
+            return
+        while contents := netstrings.feed(data):
+            for content in contents:
+                yield parse(content)
+            data = b""

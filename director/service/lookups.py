@@ -1,0 +1,108 @@
+"""Look-ups for programs that are no login processes: nginx, Postfix, a Lua passdb of Dovecot 2.4.
+
+They get what a login would get, by the same decision: users are placed, refreshed, held while they are moved.
+Nobody waits longer than `timeout` seconds: then the program is told to try again.
+"""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+import anyio.lowlevel
+
+from director.core.assign import Assigner, Backend, Wait
+from director.core.events import Dropped, Lookup
+from director.errors import TryAgain
+from director.records import LookupAnswer
+from director.service.driver import Driver
+from director.service.log import LimitedLog, Log
+from director.types import RequestId, UserKey
+
+WAITING_LIMIT = 128
+"""Look-ups that wait at a time, half of the connections the API takes; further ones are refused at once."""
+
+
+class Lookups:
+    def __init__(self, driver: Driver, timeout: float, log: Log) -> None:
+        """timeout: seconds."""
+        self._driver, self._timeout, self._limited = driver, timeout, LimitedLog(log)
+        self._waiting: dict[RequestId, _Waiting] = {}
+        driver.others = self
+
+    async def find(self, user: bytes, tag: bytes, protocol: str) -> LookupAnswer:
+        """The backend of a user in the pool of `tag`. protocol: whose look-up it is, for metrics and log.
+
+        Raises TryAgain.
+        """
+        assigner = self._driver.director.assigner
+        name = assigner.user_hash.cut(user)
+        key = assigner.user_hash.key(name, tag)
+        answer = self._driver.assign(key, tag, name)
+        if isinstance(answer, Backend):
+            self._driver.counts.add_lookups("answered", protocol)
+            await anyio.lowlevel.checkpoint()  # the turn that tells the ring is over when we go on
+            return _answer(assigner, answer, key)
+        try:
+            backend = await self._wait(key, tag, answer)
+        except TryAgain as exc:
+            self._driver.counts.add_lookups("refused", protocol)
+            now, reason = time.monotonic(), str(exc)
+            self._limited.warning(
+                now,
+                "lookup_refused",
+                reason,
+                protocol=protocol,
+                user=name,
+                hash=key >> 32,
+                tag=tag,
+                reason=reason,
+            )
+            raise
+        self._driver.counts.add_lookups("answered_later", protocol)
+        return _answer(assigner, backend, key)
+
+    async def _wait(self, key: UserKey, tag: bytes, why: Wait) -> Backend:
+        """Until the core has an answer. Raises TryAgain."""
+        if len(self._waiting) >= WAITING_LIMIT:
+            raise TryAgain(f"{why.value}; {WAITING_LIMIT} look-ups wait already")
+        request, waiting = self._driver.new_request(), _Waiting()
+        self._waiting[request] = waiting
+        try:
+            self._driver.handle(Lookup(request, key, tag))
+            with anyio.move_on_after(self._timeout):
+                await waiting.over.wait()
+        finally:
+            if self._waiting.pop(request, None) is not None:
+                self._driver.handle(Dropped([request]))
+        if waiting.backend is None:
+            raise TryAgain(waiting.reason or f"{why.value}; not settled within {self._timeout:g} s")
+        return waiting.backend
+
+    def answered(self, request: RequestId, _key: UserKey, backend: Backend) -> None:
+        waiting = self._waiting.pop(request, None)
+        if waiting is not None:
+            waiting.backend = backend
+            waiting.over.set()
+
+    def refused(self, request: RequestId, reason: str) -> None:
+        waiting = self._waiting.pop(request, None)
+        if waiting is not None:
+            waiting.reason = reason
+            waiting.over.set()
+
+
+class _Waiting:
+    """A look-up that is not answered yet."""
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+        self.backend: Backend | None = None
+        self.reason = ""
+
+
+def _answer(assigner: Assigner, backend: Backend, key: UserKey) -> LookupAnswer:
+    """The fields that a login process would get in its line."""
+    fields = dict(field.split("=", 1) for field in assigner.suffix(backend, key).decode().split("\t")[1:])
+    refresh = int(fields.pop("proxy_refresh"))
+    return LookupAnswer(address=backend.address, proxy_refresh=refresh, **fields)

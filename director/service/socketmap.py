@@ -1,0 +1,31 @@
+"""The maps behind the socketmap listener: where Postfix is to deliver a user's mail."""
+
+from __future__ import annotations
+
+from director.errors import TryAgain
+from director.service.lookups import Lookups
+from director.wire.socketmap import NOT_FOUND, Request, found, never, next_hop, try_again
+
+WILDCARD = b"*"
+"""What Postfix asks a transport map for besides addresses: no user."""
+
+
+class Socketmap:
+    """Answers requests to the map `lmtp`, or `lmtp@TAG` for the pool of a tag; the key is the user's name."""
+
+    def __init__(self, lookups: Lookups, port: int) -> None:
+        """port: of LMTP on the backends."""
+        self._lookups, self._port = lookups, port
+
+    async def __call__(self, request: Request) -> bytes:
+        protocol, _, tag = request.map.partition(b"@")
+        if protocol != b"lmtp":
+            wrong = request.map[:64].decode(errors="backslashreplace")
+            return never(f"no map {wrong}; there is lmtp, and lmtp@TAG for the hosts of a tag")
+        if request.key in (b"", WILDCARD):
+            return NOT_FOUND
+        try:
+            answer = await self._lookups.find(request.key, tag, "socketmap")
+        except TryAgain as exc:
+            return try_again(str(exc))
+        return found(next_hop(answer.address, self._port))

@@ -1,0 +1,157 @@
+"""`director_proxy_maybe`: proxy and backend are one Dovecot, on two servers, each with its director."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import pytest
+
+from director.demo.clients import Imap, Refused, deliver_lmtp, login_imap, login_pop3
+from director.demo.cluster import Director, get
+from director.demo.dovecot import Programs, Proxy
+from director.demo.ports import USUAL, Ports, addresses, free_ports
+from director.demo.settings import Rule
+from tests.e2e.conftest import new_folder
+from tests.e2e.processes import SECRET, until
+
+ADDRESSES = addresses("127.0.80.1", 2)
+PASSWORD = "secret"
+
+
+class Server(NamedTuple):
+    dovecot: Proxy
+    director: Director
+
+    @property
+    def name(self) -> str:
+        return self.dovecot.name
+
+    def imap(self, user: str) -> str:
+        """Logs in; the name of the server that has the session."""
+        return login_imap(self.dovecot.address, self.dovecot.ports.imap, user, PASSWORD)
+
+    def proxied(self, user: str) -> bool:
+        """Whether it has passed a session of the user on."""
+        return f"proxy({user}," in self.dovecot.log()
+
+
+def rule(programs: Programs, address: str, ports: Ports) -> Rule:
+    """The passdb of a server: what the login process needs if the user is proxied, and where it is itself."""
+    old = programs.release == "2.3"
+    fields = {"director_proxy_maybe": "y", "pass": "%w" if old else "%{password}", "lip": address}
+    if ports != USUAL:
+        known = f"{{if;%s;eq;doveadm;{ports.doveadm};%a}}"
+        new = f"{{protocol | if('=', 'doveadm', '{ports.doveadm}', local_port)}}"
+        fields["port"] = f"%{known if old else new}"
+    return Rule(password=PASSWORD, proxy=False, fields=fields)
+
+
+@pytest.fixture(scope="module")
+def servers(programs: Programs) -> Iterator[list[Server]]:
+    ports = free_ports(ADDRESSES, ADDRESSES)
+    with new_folder(programs) as folder, ExitStack() as stack:
+        secret = folder / "ring.secret"
+        secret.touch(0o600)
+        secret.write_text(SECRET)
+        servers = []
+        for number, address in enumerate(ADDRESSES, 1):
+            passdb = [rule(programs, address, ports)]
+            dovecot = Proxy(
+                folder / f"s{number}", f"s{number}", address, ports, passdb=passdb, programs=programs
+            )
+            director = Director(folder / f"d{number}", f"d{number}", address, ports)
+            dovecot.write()
+            director.write(
+                servers=ADDRESSES,
+                mail_servers="-".join(ADDRESSES),
+                base=dovecot.run,
+                secret=secret,
+                state="memory",
+                expire="15 min",
+            )
+            servers.append(Server(dovecot, director))
+            director.start()
+            stack.callback(director.stop)
+        for server in servers:
+            server.director.wait_ready()
+            stack.enter_context(server.dovecot)
+        yield servers
+
+
+def at_home(servers: list[Server], prefix: str) -> tuple[str, Server, Server]:
+    """A user, the server he is on, and the other."""
+    api = servers[0].director.api
+    for user in (f"{prefix}{number}" for number in range(50)):
+        if json.loads(get(api, f"/v1/users/{user}")[1])["hashed"] == ADDRESSES[0]:
+            return user, servers[0], servers[1]
+    raise AssertionError("nobody is hashed to the first server")
+
+
+def test_a_user_is_logged_in_on_his_own_server_and_proxied_from_the_other(servers: list[Server]) -> None:
+    user, home, other = at_home(servers, "ida")
+    assert home.imap(user) == home.name
+    assert not home.proxied(user)
+    assert other.imap(user) == home.name
+    assert other.proxied(user)
+    assert not home.proxied(user)
+
+
+def test_every_user_is_on_one_server_whichever_he_comes_to(servers: list[Server]) -> None:
+    users = [f"everywhere{number}" for number in range(12)]
+    seen = {user: {server.imap(user) for server in servers} for user in users}
+    assert [user for user, names in seen.items() if len(names) != 1] == []
+    assert len({name for names in seen.values() for name in names}) == 2
+
+
+def test_pop3_logs_in_at_home_and_is_proxied_from_elsewhere(servers: list[Server]) -> None:
+    user, home, other = at_home(servers, "paul")
+    for server in (home, other):
+        login_pop3(server.dovecot.address, server.dovecot.ports.pop3, user, PASSWORD)
+    assert not home.proxied(user)
+    assert other.proxied(user)
+
+
+def test_a_wrong_password_is_refused_in_dovecots_words(servers: list[Server]) -> None:
+    user, home, other = at_home(servers, "willi")
+    for server in (home, other):
+        with pytest.raises(Refused, match=r"AUTHENTICATIONFAILED"):
+            login_imap(server.dovecot.address, server.dovecot.ports.imap, user, "wrong")
+
+
+def test_mail_is_delivered_at_home_from_either_server(servers: list[Server]) -> None:
+    user, home, other = at_home(servers, "lena")
+    for server in (home, other):
+        reply = deliver_lmtp(server.dovecot.address, server.dovecot.ports.lmtp, user, f"by {server.name}")
+        assert reply.startswith("250")
+    with Imap(home.dovecot.address, home.dovecot.ports.imap) as session:
+        session.login(user, PASSWORD)
+        session.command("EXAMINE INBOX")
+        mail = b"\n".join(session.command("FETCH 1:* BODY[HEADER.FIELDS (SUBJECT)]"))
+    assert f"by {home.name}".encode() in mail
+    assert f"by {other.name}".encode() in mail
+
+
+def test_doveadm_works_on_the_mail_of_either_server(servers: list[Server]) -> None:
+    user, home, other = at_home(servers, "dora")
+    for server in (home, other):
+        listing = server.dovecot.doveadm("mailbox", "list", "-u", user)
+        assert (listing.returncode, listing.stderr) == (0, "")
+        assert f"served by {home.name}" in listing.stdout
+
+
+def test_auth_does_not_keep_the_requests_of_users_who_were_proxied(servers: list[Server]) -> None:
+    """It waited for a local service to ask for them, and told of each when the login process ended."""
+    user, _home, other = at_home(servers, "paula")
+    other.imap(user)
+    ended = other.dovecot.processes("imap-login")
+    assert ended
+    for process in ended:
+        os.kill(process, signal.SIGTERM)
+    until(lambda: not set(ended) & set(other.dovecot.processes("imap-login")), within=20)
+    other.imap(user)
+    assert "pending requests" not in other.dovecot.log()

@@ -1,0 +1,58 @@
+"""What Postfix is told about where a user's mail goes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from director.core.users import MOVING, User
+from director.service.lookups import Lookups
+from director.service.socketmap import Socketmap
+from director.wire.socketmap import Request
+from tests.unit.service.parts import HOSTS, Node, key_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    node = Node().start()
+    yield node
+    node.driver.stop()
+
+
+def ask(node: Node, timeout: float = 20.0) -> Socketmap:
+    return Socketmap(Lookups(node.driver, timeout, node.log), 2424)
+
+
+async def test_a_users_mail_goes_to_his_host_by_lmtp(node: Node) -> None:
+    node.put("alice", HOSTS[1])
+    assert await ask(node)(Request(b"lmtp", b"Alice")) == b"OK lmtp:inet:[127.0.3.2]:2424"
+    assert node.driver.lookups() == {("answered", "socketmap"): 1}
+
+
+async def test_while_a_user_moves_his_mail_waits_and_then_stays_in_the_queue(node: Node) -> None:
+    node.put("alice", HOSTS[1])
+    record = node.director.users.get(key_of("alice"))
+    assert record is not None
+    node.director.users.put(User(record.key, record.host, record.decided, record.seen, MOVING))
+    reply = await ask(node, 0.05)(Request(b"lmtp", b"alice"))
+    assert reply == b"TEMP kill waiting; not settled within 0.05 s"
+
+
+async def test_the_pool_of_a_tag_without_hosts_is_waited_for_like_a_logins(node: Node) -> None:
+    reply = await ask(node, 0.05)(Request(b"lmtp@gold", b"alice"))
+    assert reply == b"TEMP no hosts; not settled within 0.05 s"
+
+
+@pytest.mark.parametrize("key", [b"*", b""])
+async def test_what_is_no_user_is_not_found_and_nobody_is_placed(node: Node, key: bytes) -> None:
+    assert await ask(node)(Request(b"lmtp", key)) == b"NOTFOUND "
+    assert len(node.director.users) == 0
+
+
+async def test_another_map_is_refused_for_good_with_those_there_are(node: Node) -> None:
+    reply = await ask(node)(Request(b"smtp", b"alice"))
+    assert reply == b"PERM no map smtp; there is lmtp, and lmtp@TAG for the hosts of a tag"
+    assert len(node.director.users) == 0

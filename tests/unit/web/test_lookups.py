@@ -1,0 +1,180 @@
+"""Look-ups for programs that are no login processes, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from director.errors import TryAgain
+from director.records import LookupAnswer
+from director.web import Offer
+from tests.unit.web.fake import FakeOperations
+from tests.unit.web.servers import Caller, serving, tcp_socket
+
+PORTS = {"imap": 143, "pop3": 1110, "smtp": 587}
+ANSWER = LookupAnswer(
+    address="10.1.0.3",
+    host="mail3.example.com",
+    hostip="10.1.0.3",
+    proxy_refresh=300,
+    user_dirkey="17@10.1.0.3",
+)
+
+
+class Desk:
+    """Notes what it is asked; nobody called `busy…` gets an answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, bytes, str]] = []
+
+    async def find(self, user: bytes, tag: bytes, protocol: str) -> LookupAnswer:
+        self.asked.append((user, tag, protocol))
+        if user.startswith(b"busy"):
+            raise TryAgain("kill waiting; not settled within 10 s")
+        return ANSWER
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Desk, Caller]]:
+    desk, sock = Desk(), tcp_socket()
+    caller = Caller(sock.getsockname())
+    offer = Offer(desk, http=True, nginx=True, ports=PORTS)
+    with serving(FakeOperations(), sock, token="right-token", trusted=False, offer=offer):
+        yield desk, caller
+
+
+@pytest.fixture
+def desk(served: tuple[Desk, Caller]) -> Desk:
+    served[0].asked.clear()
+    return served[0]
+
+
+@pytest.fixture
+def ask(served: tuple[Desk, Caller], desk: Desk) -> Caller:
+    return served[1]
+
+
+def nginx(ask: Caller, path: str = "/v1/auth_http", **headers: str) -> dict[str, str]:
+    """The headers of an answer that nginx looks at."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = ask("GET", path, None, **given)
+    assert (answer.status, answer.body) == (200, b"")
+    return {name: value for name, value in answer.headers.items() if name.startswith("auth-")}
+
+
+# ---- the look-up itself
+
+
+def test_the_answer_is_the_fields_that_a_passdb_returns(ask: Caller, desk: Desk) -> None:
+    answer = ask("GET", "/v1/lookup?user=alice%40example.com&tag=gold")
+    assert answer.status == 200
+    assert answer.json == {
+        "address": "10.1.0.3",
+        "host": "mail3.example.com",
+        "hostip": "10.1.0.3",
+        "proxy_refresh": 300,
+        "user_dirkey": "17@10.1.0.3",
+    }
+    assert desk.asked == [(b"alice@example.com", b"gold", "http")]
+
+
+@pytest.mark.parametrize(
+    ("written", "user"),
+    [
+        ("a%2Fb%20c", b"a/b c"),
+        ("a%2Bb", b"a+b"),
+        ("%FF%fe", b"\xff\xfe"),
+        ("%C3%A4", "ä".encode()),
+        ("a%25", b"a%"),
+    ],
+)
+def test_a_name_is_taken_as_the_bytes_it_is(ask: Caller, desk: Desk, written: str, user: bytes) -> None:
+    assert ask("GET", f"/v1/lookup?user={written}").status == 200
+    assert desk.asked == [(user, b"", "http")]
+
+
+def test_who_cannot_be_settled_in_time_is_a_failure_that_passes(ask: Caller) -> None:
+    answer = ask("GET", "/v1/lookup?user=busy")
+    assert answer.status == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.detail == "kill waiting; not settled within 10 s"
+
+
+@pytest.mark.parametrize("query", ["", "?user=", "?tag=x", "?user=a&user=b", "?name=a"])
+def test_a_look_up_without_exactly_one_user_is_refused(ask: Caller, desk: Desk, query: str) -> None:
+    assert ask("GET", f"/v1/lookup{query}").status == 400
+    assert desk.asked == []
+
+
+# ---- nginx
+
+
+def test_nginx_gets_the_host_and_the_port_of_the_protocol(ask: Caller, desk: Desk) -> None:
+    assert nginx(ask, Auth_Method="plain", Auth_User="alice", Auth_Protocol="pop3", Auth_Pass="secret") == {
+        "auth-status": "OK",
+        "auth-server": "10.1.0.3",
+        "auth-port": "1110",
+    }
+    assert desk.asked == [(b"alice", b"", "nginx")]
+
+
+def test_nginx_may_ask_in_the_pool_of_a_tag_and_writes_names_with_escapes(ask: Caller, desk: Desk) -> None:
+    nginx(ask, "/v1/auth_http?tag=gold", Auth_User="a%20b%25c%FF", Auth_Protocol="imap")
+    assert desk.asked == [(b"a b%c\xff", b"gold", "nginx")]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "told"),
+    [
+        ("imap", {"auth-status": "[UNAVAILABLE] Temporary failure, try again later"}),
+        ("pop3", {"auth-status": "[SYS/TEMP] Temporary failure, try again later"}),
+        (
+            "smtp",
+            {"auth-status": "Temporary failure, try again later", "auth-error-code": "454 4.3.0"},
+        ),
+    ],
+)
+def test_a_mail_program_is_told_of_a_failure_of_the_server_not_of_its_password(
+    ask: Caller, protocol: str, told: dict[str, str]
+) -> None:
+    assert nginx(ask, Auth_User="busy", Auth_Protocol=protocol) == told
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Auth_User": "alice"},
+        {"Auth_User": "alice", "Auth_Protocol": "gopher"},
+        {"Auth_Protocol": "smtp", "Auth_Method": "none"},
+        {"Auth_User": "alice", "Auth_Protocol": "imap", "Auth_Method": "cram-md5"},
+    ],
+)
+def test_what_cannot_be_sent_on_is_refused_with_the_reason(
+    ask: Caller, desk: Desk, headers: dict[str, str]
+) -> None:
+    told = nginx(ask, **headers)
+    assert list(told) == ["auth-status"]
+    assert told["auth-status"] != "OK"
+    assert desk.asked == []
+
+
+# ---- who may ask
+
+
+@pytest.mark.parametrize("path", ["/v1/lookup?user=alice", "/v1/auth_http"])
+def test_look_ups_are_not_there_unless_they_are_switched_on(ask_open: Caller, path: str) -> None:
+    assert ask_open("GET", path).status == 404
+
+
+def test_one_may_be_switched_on_without_the_other() -> None:
+    sock = tcp_socket()
+    ask = Caller(sock.getsockname())
+    with serving(FakeOperations(), sock, offer=Offer(Desk(), http=False, nginx=True, ports=PORTS)):
+        assert ask("GET", "/v1/lookup?user=alice").status == 404
+        assert nginx(ask, Auth_User="alice", Auth_Protocol="imap")["auth-status"] == "OK"
+
+
+def test_only_reading_methods_are_offered(ask: Caller, desk: Desk) -> None:
+    assert ask("POST", "/v1/auth_http", Authorization="Bearer right-token").status == 405
+    assert desk.asked == []
