@@ -1,6 +1,7 @@
-"""Dovecot's configuration, as `doveconf` prints it or as it stands in a file: text -> tree of blocks. 2.3 and 2.4.
+"""Dovecot's configuration, 2.3 or 2.4, as `doveconf` prints it or a file has it: text -> tree of blocks.
 
-Includes are not followed, and defaults are not known: `doveconf -n` has resolved the former and leaves out the latter.
+Includes are not followed, and defaults are not known: `doveconf -n` has resolved the ones, and leaves out the
+others.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PROGRAM = re.compile(r"(?:doveconf|doveadm|dovecot): ")
 class Block(msgspec.Struct, kw_only=True):
     """What stands between braces; the file itself is one too, without kind and name.
 
-    What is set twice has its last value; a block that is opened twice is there twice, for `passdb` needs that.
+    What is set twice has its last value; a block that is opened twice is there twice: `passdb` needs that.
     """
 
     kind: str = ""
@@ -56,7 +57,7 @@ class Doveconf(msgspec.Struct, kw_only=True):
 
     root: Block
     version: str = ""
-    """`2.3.19.1`, `2.4.1-4`, … from doveconf's first line; of a file, 2.4's dovecot_config_version, or empty."""
+    """`2.3.19.1`, `2.4.1-4`, … from doveconf's first line; of a file, 2.4's dovecot_config_version or none."""
 
     @property
     def release(self) -> str:
