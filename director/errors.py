@@ -91,6 +91,16 @@ class DoveconfError(DirectorError):
         super().__init__(f"{file}: {f'line {line}: ' if line else ''}{problem}")
 
 
+class FileInTheWay(DirectorError):
+    """A file that a command is to make cannot be made; nothing was changed (exit code 77)."""
+
+    exit_code = EX_REFUSED
+
+    def __init__(self, file: str, reason: str) -> None:
+        self.file, self.reason = file, reason
+        super().__init__(f"{file}: cannot be written: {reason}")
+
+
 class PeerError(DirectorError):
     """Somebody on a socket sent what cannot be accepted; that connection is closed, all else goes on."""
 

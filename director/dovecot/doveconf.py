@@ -57,7 +57,7 @@ class Doveconf(msgspec.Struct, kw_only=True):
 
     root: Block
     version: str = ""
-    """`2.3.19.1`, `2.4.1-4`, … from doveconf's first line; of a file, 2.4's dovecot_config_version or none."""
+    """`2.3.19.1`, `2.4.1-4`, … from doveconf's first line; else that of dovecot_config_version, or none."""
 
     @property
     def release(self) -> str:

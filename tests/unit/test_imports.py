@@ -32,6 +32,7 @@ LATE = {
     ("cli/run.py", "service"),
     ("cli/run.py", "demo"),
     ("cli/config.py", "service"),
+    ("cli/config.py", "dovecot"),
     ("cli/plan.py", "service"),
     # `state` and `migrate` open the store themselves: no director may be running, or able to.
     *((f"cli/{file}.py", room) for file in ("state", "stores", "migrate") for room in STORE_ROOMS),
