@@ -9,6 +9,7 @@ import poplib
 import smtplib
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,9 +20,9 @@ import pytest
 from director.demo.clients import deliver_lmtp
 from tests.certificates import Authority
 from tests.e2e.conftest import dovecot, new_folder
-from tests.e2e.deployed import Activated, Installed, smtp_relay
+from tests.e2e.deployed import DEPLOY, Activated, Installed, smtp_relay
 from tests.e2e.processes import until
-from tests.needs import needs_root
+from tests.needs import needs, needs_root
 
 PROXY, BACKENDS, RELAY = "127.0.90.11", ("127.0.90.21", "127.0.90.22"), "127.0.90.31"
 SOURCE = "127.0.0.1"
@@ -161,3 +162,20 @@ def test_the_director_cannot_read_what_is_not_its_own(site: Site) -> None:
     assert status["Uid"].split()[0] != "0"
     assert status["CapEff"].strip() == "0" * 16
     assert os.stat(site.director.folder).st_uid == int(status["Uid"].split()[0])
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    needs("systemd-analyze")
+    units = [path for path in (DEPLOY / "systemd").iterdir() if path.suffix in (".service", ".socket")]
+    for unit in units:
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/director/bin/director", "/bin/true"))
+    own = tmp_path / "director.service.d/own-user.conf"
+    own.parent.mkdir()
+    own.write_text((DEPLOY / "systemd" / own.name).read_text())
+    result = subprocess.run(
+        ["systemd-analyze", "verify", *(str(tmp_path / unit.name) for unit in units)],
+        capture_output=True,
+        text=True,
+        env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
+    )
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
