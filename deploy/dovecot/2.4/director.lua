@@ -1,0 +1,84 @@
+-- A passdb of Dovecot 2.4 that asks a director for the backend of each user who has been let in already.
+--
+-- For proxies without a director of their own. It needs the package dovecot-auth-lua, and in the director's
+-- director.toml: [lookups] http = true. In dovecot.conf, behind the passdb that checks passwords:
+--
+--   passdb ... {                       # the one there is; it returns neither proxy nor host
+--     result_success = continue
+--   }
+--   passdb director {
+--     driver = lua
+--     skip = unauthenticated
+--     lua_file = /etc/dovecot/director.lua
+--     lua_settings {
+--       url = http://10.0.0.1:9092      # [http] listen of the director
+--       token_file = /etc/dovecot/director.token
+--     }
+--   }
+--
+-- Settings: url; token_file (may be left out where the director is on this machine); timeout (default 15s: longer
+-- than [lookups] timeout of the director). The first passdb may return director_tag (the pool of backends) and
+-- director_proxy_maybe=y (a user whose backend is this very server is logged in here).
+--
+-- What is lost against login_socket_path: each look-up holds an auth worker, also while a user is moved; logins
+-- fail, with a temporary error, while the director is away; and no session keeps its user's assignment alive or
+-- can be ended by the director, unless a director runs beside the proxy.
+
+local url, token, client
+
+local function url_encoded(text)
+  return (text:gsub("[^%w._~-]", function(char) return ("%%%02X"):format(char:byte()) end))
+end
+
+function script_init(args)
+  if args.url == nil then
+    dovecot.i_error("director.lua: lua_settings { url = http://ADDRESS:PORT } is missing")
+    return -1
+  end
+  url = args.url:gsub("/+$", "") .. "/v1/lookup?user="
+  if args.token_file ~= nil then
+    local file, problem = io.open(args.token_file)
+    if file == nil then
+      dovecot.i_error("director.lua: token_file: " .. problem)
+      return -1
+    end
+    token = file:read("*l")
+    file:close()
+  end
+  client = dovecot.http.client {
+    request_absolute_timeout = args.timeout or "15s",
+    auto_retry = "no",
+    user_agent = "dovecot-director-lua",
+  }
+  return 0
+end
+
+function auth_passdb_lookup(req)
+  local user = req.passdb.destuser or req.user
+  local address = url .. url_encoded(user)
+  local tag = req.passdb.director_tag
+  if tag ~= nil and tag ~= "" then
+    address = address .. "&tag=" .. url_encoded(tag)
+  end
+  local request = client:request { url = address, method = "GET" }
+  if token ~= nil then
+    request:add_header("Authorization", "Bearer " .. token)
+  end
+  local answer = request:submit()
+  if answer:status() ~= 200 then
+    req:log_error("the director has no host: " .. answer:status() .. " " .. answer:reason())
+    return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, {}
+  end
+  -- A flat object of texts without escapes and of numbers.
+  local fields = { nopassword = "y" }
+  for name, value in answer:payload():gmatch('"([%w_]+)":"?([^",}]+)') do
+    fields[name] = value
+  end
+  fields.address = nil
+  if fields.host == nil then
+    req:log_error("the director's answer names no host")
+    return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, {}
+  end
+  fields[req.passdb.director_proxy_maybe ~= nil and "proxy_maybe" or "proxy"] = "y"
+  return dovecot.auth.PASSDB_RESULT_OK, fields
+end
