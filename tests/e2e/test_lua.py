@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +19,8 @@ from tests.e2e.processes import DirectorProcess
 from tests.servers import free_port
 
 LUA = Path(__file__).parents[2] / "deploy/dovecot/2.4/director.lua"
-PROXY, DIRECTOR = addresses("127.0.83.1", 2)
-BACKENDS = addresses("127.0.83.21", 2)
+PROXY, DIRECTOR, SERVER = addresses("127.0.83.1", 3)
+*BACKENDS, NEIGHBOUR = addresses("127.0.83.21", 3)
 HASH_OF_KARL = UserHash().hash(b"karl")
 TOKEN = "a-token-of-the-api"
 PASSDB = """
@@ -60,15 +60,21 @@ class Place(NamedTuple):
         return next(backend.name for backend in self.backends if backend.address == address)
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
+@contextmanager
+def serving(proxy: str, hosts: list[str], fields: dict[str, str]) -> Iterator[Place]:
+    """A proxy and its director, who sends users to `hosts`: backends, but for the proxy itself.
+
+    fields: what the proxy's first passdb returns."""
     programs = dovecot("2.4")
-    ports = free_ports([PROXY, *BACKENDS], [])
+    ports = free_ports([proxy, *hosts], [])
     http = f"{DIRECTOR}:{free_port()}"
+    if ports != USUAL:
+        fields["port"] = f"%{{protocol | if('=', 'doveadm', '{ports.doveadm}', local_port)}}"
     with new_folder(programs) as folder, ExitStack() as stack:
         backends = [
-            stack.enter_context(Backend(folder / f"b{n}", f"b{n}", address, ports, programs=programs))
-            for n, address in enumerate(BACKENDS, 1)
+            stack.enter_context(Backend(folder / f"b{n}", f"b{n}", host, ports, programs=programs))
+            for n, host in enumerate(hosts, 1)
+            if host != proxy
         ]
         (folder / "token").write_text(TOKEN + "\n")
         shutil.copy(LUA, folder / "director.lua")
@@ -78,21 +84,33 @@ def place() -> Iterator[Place]:
             "users": 'kick_delay = "10 ms"',
         }
         director = DirectorProcess(
-            folder / "d", DIRECTOR, free_port(), [], backends="-".join(BACKENDS), settings=settings
+            folder / "d", DIRECTOR, free_port(), [], backends='", "'.join(hosts), settings=settings
         )
         stack.callback(director.close)
         director.start().wait_ready()
-        own_ports = f"port = %{{protocol | if('=', 'doveadm', '{ports.doveadm}', local_port)}}"
         extra = PASSDB.format(
             lua=programs.inside(folder / "director.lua"),
             token=programs.inside(folder / "token"),
             director=http,
-            fields="" if ports == USUAL else own_ports,
+            fields="\n    ".join(f"{name} = {value}" for name, value in fields.items()),
         )
-        proxy = Proxy(
-            folder / "p", "p", PROXY, ports, passdb=(), director=False, programs=programs, extra=extra
+        dovecot_proxy = Proxy(
+            folder / "p", "p", proxy, ports, passdb=(), director=False, programs=programs, extra=extra
         )
-        yield Place(stack.enter_context(proxy), director, backends, ports)
+        yield Place(stack.enter_context(dovecot_proxy), director, backends, ports)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    with serving(PROXY, BACKENDS, {}) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def one_server() -> Iterator[Place]:
+    """The proxy is one of the two backends itself."""
+    with serving(SERVER, [SERVER, NEIGHBOUR], {"director_proxy_maybe": "y"}) as place:
+        yield place
 
 
 def test_imap_and_pop3_go_where_the_director_has_the_user(place: Place) -> None:
@@ -161,3 +179,19 @@ def test_a_session_can_be_ended_by_the_key_that_the_director_gave_it(place: Plac
         place.proxy.doveadm("kick", "-f", "user_dirkey", f"{HASH_OF_KARL}@{address}")
         with pytest.raises(ConnectionError):
             session.command("NOOP")
+
+
+def test_a_user_whose_backend_is_this_very_server_is_logged_in_there_and_others_are_proxied(
+    one_server: Place,
+) -> None:
+    users = [f"user{number}" for number in range(12)]
+    address, ports = one_server.proxy.address, one_server.ports
+    seen = {user: one_server.login(user) for user in users}
+    assert set(seen.values()) == {"p", "b2"}
+    for user in users:
+        current = one_server.director.get(f"/v1/users/{user}")["current"]
+        assert seen[user] == ("p" if current == address else "b2")
+        assert (f"proxy({user}," in one_server.proxy.log()) is (seen[user] == "b2")
+    for user in users[:4]:
+        assert deliver_lmtp(address, ports.lmtp, user, "hello").startswith("250")
+        assert f"served by {seen[user]}" in one_server.proxy.doveadm("mailbox", "list", "-u", user).stdout
