@@ -169,7 +169,7 @@ def _passdb(number: int, rule: Rule, facts: Facts) -> str:
         if facts.ports != USUAL:
             # Dovecot proxies to the protocol's usual port unless told otherwise. The port the client came to
             # is the backend's too; a doveadm command has no client.
-            fields["port"] = f"%{{protocol | if('=', 'doveadm', '{facts.ports.doveadm}', local_port)}}"
+            fields["port"] = f"%{{protocol | if('eq', 'doveadm', '{facts.ports.doveadm}', local_port)}}"
     if rule.host:
         fields["host"] = rule.host
     fields |= rule.fields

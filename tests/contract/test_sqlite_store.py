@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -208,9 +209,8 @@ async def test_an_empty_file_becomes_a_store(tmp_path: Path, stores: Stores) -> 
 async def test_the_database_of_another_program_is_refused_and_left_alone(
     tmp_path: Path, stores: Stores
 ) -> None:
-    with sqlite3.connect(tmp_path / "state.db") as other:
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
         other.execute("CREATE TABLE mail (id INTEGER)")
-    other.close()
     before = (tmp_path / "state.db").read_bytes()
     with pytest.raises(StoreRefused, match="another program"):
         await store_in(stores, tmp_path).open()
@@ -220,9 +220,8 @@ async def test_the_database_of_another_program_is_refused_and_left_alone(
 async def test_a_database_of_another_program_with_a_table_of_our_name_is_refused(
     tmp_path: Path, stores: Stores
 ) -> None:
-    with sqlite3.connect(tmp_path / "state.db") as other:
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
         other.execute("CREATE TABLE meta (key TEXT, value TEXT)")
-    other.close()
     with pytest.raises(StoreRefused, match="another program"):
         await store_in(stores, tmp_path).open()
 

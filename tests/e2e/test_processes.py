@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -488,7 +488,7 @@ def test_a_damaged_sqlite_file_is_set_aside_named_and_filled_from_the_ring(folde
         assert kept.read_bytes() == damaged
 
         def refilled() -> bool:
-            with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database:
+            with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
                 blobs = database.execute("SELECT data FROM bucket WHERE space = 'users'").fetchall()
             return sum(len(blob) for (blob,) in blobs) == 22 * len(USERS)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import anyio
@@ -165,7 +165,7 @@ async def test_a_store_of_a_newer_program_keeps_the_director_from_starting(tmp_p
     url = f"sqlite:///{tmp_path}/state.db"
     async with opened(url):
         pass
-    with sqlite3.connect(tmp_path / "state.db") as database:
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as database:
         database.execute("PRAGMA user_version = 99")
         database.execute("UPDATE meta SET schema = 99")
     with pytest.raises(SchemaTooNew):
@@ -208,7 +208,7 @@ async def test_a_document_damaged_behind_its_version_is_named_and_written_again(
         await clean(node)
     async with opened(url) as store:
         before = await store.read_document("hosts")
-    with sqlite3.connect(tmp_path / "state.db", isolation_level=None) as db:
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as db:
         db.execute("UPDATE document SET data = ? WHERE name = 'hosts'", (damaged,))
     db.close()
     async with running(Node(url)) as node:
