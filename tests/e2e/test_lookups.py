@@ -32,6 +32,7 @@ events {{ worker_connections 64; }}
 mail {{
   auth_http {auth_http};
   auth_http_timeout 20s;
+  proxy_pass_error_message on;
   server {{ listen {host}:{imap}; protocol imap; }}
   server {{ listen {host}:{pop3}; protocol pop3; }}
 }}
@@ -154,6 +155,12 @@ def test_nginx_sends_a_user_who_was_moved_to_his_new_host(place: Place, proxy: N
     before = login_imap(HOST, proxy.imap, user, SECRET)
     place.move(user, place.other(before))
     assert login_imap(HOST, proxy.imap, user, SECRET) == place.other(before).name
+
+
+def test_who_may_log_in_is_decided_by_the_backend_in_its_own_words(proxy: Nginx) -> None:
+    with Imap(HOST, proxy.imap) as session, pytest.raises(Refused) as refusal:
+        session.login("a%name%that%dovecot%forbids", SECRET)
+    assert refusal.value.reply == "a NO [AUTHENTICATIONFAILED] Authentication failed."
 
 
 def test_a_user_without_a_host_is_told_of_a_failure_that_passes_and_no_password_is_logged(
