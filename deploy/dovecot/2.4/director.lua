@@ -66,8 +66,8 @@ function auth_passdb_lookup(req)
   end
   local answer = request:submit()
   if answer:status() ~= 200 then
-    req:log_error("the director has no host: " .. answer:status() .. " " .. answer:reason())
-    return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, {}
+    local reason = answer:payload():match('"detail":"([^"]*)"') or answer:reason()
+    return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, ("director: %s %s"):format(answer:status(), reason)
   end
   -- A flat object of texts without escapes and of numbers.
   local fields = { nopassword = "y" }
@@ -76,8 +76,7 @@ function auth_passdb_lookup(req)
   end
   fields.address = nil
   if fields.host == nil then
-    req:log_error("the director's answer names no host")
-    return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, {}
+    return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, "director: its answer names no host"
   end
   fields[req.passdb.director_proxy_maybe ~= nil and "proxy_maybe" or "proxy"] = "y"
   return dovecot.auth.PASSDB_RESULT_OK, fields
