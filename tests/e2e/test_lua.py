@@ -1,8 +1,7 @@
-"""deploy/dovecot/2.4/director.lua on real Dovecot 2.4: a proxy without a director of its own."""
+"""deploy/dovecot/2.4/director.lua on real Dovecot of both releases: a proxy without a director of its own."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from director.core.hashing import UserHash
 from director.demo.clients import Imap, Refused, deliver_lmtp, login_imap, login_pop3
-from director.demo.dovecot import Backend, Proxy
+from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import USUAL, Ports, addresses, free_ports
 from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.processes import DirectorProcess
@@ -23,7 +22,7 @@ PROXY, DIRECTOR, SERVER = addresses("127.0.83.1", 3)
 *BACKENDS, NEIGHBOUR = addresses("127.0.83.21", 3)
 HASH_OF_KARL = UserHash().hash(b"karl")
 TOKEN = "a-token-of-the-api"
-PASSDB = """
+PASSDB24 = """
 # what the director says must not be kept
 auth_cache_size = 10 M
 passdb static {{
@@ -39,12 +38,25 @@ passdb director {{
   skip = unauthenticated
   lua_file = {lua}
   lua_settings {{
-    url = http://{director}/
+    url = {url}
     token_file = {token}
-    timeout = 5s
+    timeout = 5
   }}
 }}
 """
+PASSDB23 = """
+passdb {{
+  driver = static
+  result_success = continue
+  args = password=secret {fields}
+}}
+passdb {{
+  driver = lua
+  skip = unauthenticated
+  args = file={lua}
+}}
+"""
+NO_SETTINGS = "{ url = nil, token_file = nil, timeout = nil }"
 
 
 class Place(NamedTuple):
@@ -63,15 +75,17 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def serving(proxy: str, hosts: list[str], fields: dict[str, str]) -> Iterator[Place]:
+def serving(release: str, proxy: str, hosts: list[str], fields: dict[str, str]) -> Iterator[Place]:
     """A proxy and its director, who sends users to `hosts`: backends, but for the proxy itself.
 
     fields: what the proxy's first passdb returns."""
-    programs = dovecot("2.4")
+    programs = dovecot(release)
     ports = free_ports([proxy, *hosts], [])
     http = f"{DIRECTOR}:{free_port()}"
     if ports != USUAL:
-        fields["port"] = f"%{{protocol | if('=', 'doveadm', '{ports.doveadm}', local_port)}}"
+        old = f"%{{if;%s;eq;doveadm;{ports.doveadm};%a}}"
+        new = f"%{{protocol | if('=', 'doveadm', '{ports.doveadm}', local_port)}}"
+        fields["port"] = old if release == "2.3" else new
     with new_folder(programs) as folder, ExitStack() as stack:
         backends = [
             stack.enter_context(Backend(folder / f"b{n}", f"b{n}", host, ports, programs=programs))
@@ -79,7 +93,13 @@ def serving(proxy: str, hosts: list[str], fields: dict[str, str]) -> Iterator[Pl
             if host != proxy
         ]
         (folder / "token").write_text(TOKEN + "\n")
-        shutil.copy(LUA, folder / "director.lua")
+        url, token = f"http://{http}/", programs.inside(folder / "token")
+        script = LUA.read_text()
+        if release == "2.3":
+            own = f'{{ url = "{url}", token_file = "{token}", timeout = 5 }}'
+            assert NO_SETTINGS in script
+            script = script.replace(NO_SETTINGS, own)
+        (folder / "director.lua").write_text(script)
         settings = {
             "lookups": 'http = true\ntimeout = "1 s"',
             "http": f'listen = "{http}"\ntoken_file = "{folder}/token"',
@@ -90,11 +110,14 @@ def serving(proxy: str, hosts: list[str], fields: dict[str, str]) -> Iterator[Pl
         )
         stack.callback(director.close)
         director.start().wait_ready()
-        extra = PASSDB.format(
+        extra = (PASSDB23 if release == "2.3" else PASSDB24).format(
             lua=programs.inside(folder / "director.lua"),
-            token=programs.inside(folder / "token"),
-            director=http,
-            fields="\n    ".join(f"{name} = {value}" for name, value in fields.items()),
+            token=token,
+            url=url,
+            fields="\n    ".join(
+                f"{name}={value}" if release == "2.3" else f"{name} = {value}"
+                for name, value in fields.items()
+            ),
         )
         dovecot_proxy = Proxy(
             folder / "p", "p", proxy, ports, passdb=(), director=False, programs=programs, extra=extra
@@ -103,15 +126,15 @@ def serving(proxy: str, hosts: list[str], fields: dict[str, str]) -> Iterator[Pl
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
-    with serving(PROXY, BACKENDS, {}) as place:
+def place(programs: Programs) -> Iterator[Place]:
+    with serving(programs.release, PROXY, BACKENDS, {}) as place:
         yield place
 
 
 @pytest.fixture(scope="module")
-def one_server() -> Iterator[Place]:
+def one_server(programs: Programs) -> Iterator[Place]:
     """The proxy is one of the two backends itself."""
-    with serving(SERVER, [SERVER, NEIGHBOUR], {"director_proxy_maybe": "y"}) as place:
+    with serving(programs.release, SERVER, [SERVER, NEIGHBOUR], {"director_proxy_maybe": "y"}) as place:
         yield place
 
 
@@ -175,10 +198,11 @@ def test_a_session_can_be_ended_by_the_key_that_the_director_gave_it(place: Plac
         session.login("karl", "secret")
         address = next(one.address for one in place.backends if one.name == session.served_by())
         other = next(one.address for one in place.backends if one.address != address)
+        kick = ("proxy", "kick") if place.proxy.programs.release == "2.3" else ("kick",)
         for wrong in (f"{HASH_OF_KARL}@{other}", f"1@{address}"):
-            place.proxy.doveadm("kick", "-f", "user_dirkey", wrong)
+            place.proxy.doveadm(*kick, "-f", "user_dirkey", wrong)
         session.command("NOOP")
-        place.proxy.doveadm("kick", "-f", "user_dirkey", f"{HASH_OF_KARL}@{address}")
+        place.proxy.doveadm(*kick, "-f", "user_dirkey", f"{HASH_OF_KARL}@{address}")
         with pytest.raises(ConnectionError):
             session.command("NOOP")
 
