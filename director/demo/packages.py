@@ -122,6 +122,7 @@ GROUPS: dict[str, dict[str, Callable[[], bool]]] = {
         "nginx": _program("nginx"),
         "libnginx-mod-mail": Path("/usr/lib/nginx/modules/ngx_mail_module.so").exists,
         "postfix": _program("postmap"),
+        "dovecot-auth-lua": Path("/usr/lib/dovecot/modules/auth/libauthdb_lua.so").exists,
     },
 }
 

@@ -23,7 +23,8 @@ from tests.servers import free_port
 HOST = "127.0.84.1"
 BACKENDS = addresses("127.0.84.21", 2)
 SECRET = "nobody-may-read-this"
-NGINX = """load_module /usr/lib/nginx/modules/ngx_mail_module.so;
+MODULE = "/usr/lib/nginx/modules/ngx_mail_module.so"
+NGINX = """load_module {module};
 daemon off;
 master_process off;
 pid {folder}/pid;
@@ -109,23 +110,22 @@ class Nginx(NamedTuple):
 @contextmanager
 def nginx(folder: Path, auth_http: str) -> Iterator[Nginx]:
     """nginx as a mail proxy."""
-    needs("nginx")
+    needs("nginx", MODULE)
     folder.mkdir()
-    ports = [free_port(), free_port()]
     config = folder / "nginx.conf"
-    config.write_text(
-        NGINX.format(folder=folder, auth_http=auth_http, host=HOST, imap=ports[0], pop3=ports[1])
-    )
+    imap, pop3 = free_port(), free_port()
+    values = {"module": MODULE, "folder": folder, "auth_http": auth_http, "host": HOST}
+    config.write_text(NGINX.format(**values, imap=imap, pop3=pop3))
     command = [find_program("nginx"), "-p", str(folder), "-c", str(config)]
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:
         until(
-            lambda: all(is_listening(HOST, port) for port in ports) or process.poll() is not None,
+            lambda: all(is_listening(HOST, port) for port in (imap, pop3)) or process.poll() is not None,
             within=20,
         )
         assert process.poll() is None, (folder / "output").read_text()
-        yield Nginx(ports[0], ports[1], folder)
+        yield Nginx(imap, pop3, folder)
     finally:
         process.terminate()
         process.wait(10)

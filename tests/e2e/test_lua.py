@@ -15,8 +15,10 @@ from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import USUAL, Ports, addresses, free_ports
 from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.processes import DirectorProcess
+from tests.needs import needs
 from tests.servers import free_port
 
+MODULE = "/usr/lib/dovecot/modules/auth/libauthdb_lua.so"
 LUA = Path(__file__).parents[2] / "deploy/dovecot/2.4/director.lua"
 PROXY, DIRECTOR, SERVER = addresses("127.0.83.1", 3)
 *BACKENDS, NEIGHBOUR = addresses("127.0.83.21", 3)
@@ -80,6 +82,8 @@ def serving(release: str, proxy: str, hosts: list[str], fields: dict[str, str]) 
 
     fields: what the proxy's first passdb returns."""
     programs = dovecot(release)
+    if programs.root is None:
+        needs(MODULE)
     ports = free_ports([proxy, *hosts], [])
     http = f"{DIRECTOR}:{free_port()}"
     if ports != USUAL:
