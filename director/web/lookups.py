@@ -54,10 +54,7 @@ def _auth_http(offer: Offer) -> HTTPRouteHandler:
         protocol = request.headers.get("auth-protocol", "")
         user = unquote_to_bytes(request.headers.get("auth-user", "").encode("latin-1"))
         if not user or protocol not in offer.ports:
-            problem = (
-                "the request names no user" if protocol in offer.ports else "the request names no protocol"
-            )
-            return _told({"Auth-Status": f"{problem} that can be looked up"})
+            return _told({"Auth-Status": "There is nobody to look up"})
         if request.headers.get("auth-method", "plain") != "plain":
             return _told({"Auth-Status": NOT_OFFERED})
         try:
