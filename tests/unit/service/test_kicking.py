@@ -30,11 +30,11 @@ class Desk:
     """A running kicker and what it tells."""
 
     def __init__(self, folder: Path, *, kick: str = "ipc", timeout: float = 10.0) -> None:
-        self.path = folder / "ipc"
+        self.path, self.anvil = folder / "ipc", folder / "anvil"
         self.ended: list[tuple[int, int, str]] = []
         self.log: list[str] = []
         self.kicker = Kicker(
-            DovecotConfig(kick=kick, ipc_socket=str(self.path)),
+            DovecotConfig(kick=kick, ipc_socket=str(self.path), anvil_socket=str(self.anvil)),
             Log(write=self.log.append),
             lambda *end: self.ended.append(end),
             timeout=timeout,
@@ -201,7 +201,7 @@ async def test_a_connection_closed_in_the_middle_ends_the_kick_and_the_next_one_
         desk.kicker.kick(1, ByName(b"ann"))
         await until(lambda: len(fake.requests) == 2)
         fake.hang_up()
-        assert await desk.end() == [(1, 0, f"{desk.path}: ipc closed the connection")]
+        assert await desk.end() == [(1, 0, f"{desk.path}: Dovecot closed the connection")]
         fake.answer = dovecot
         desk.kicker.kick(2, ByName(b"ann"))
         assert (await desk.end(2))[1] == (2, 2, "")
@@ -247,7 +247,9 @@ async def test_auto_takes_ipc_whenever_its_socket_is_there_and_logs_each_change_
                 desk.kicker.kick(number, OnHost("127.0.32.2"))
             assert await desk.end(4) == [(0, 0, ""), (1, 0, ""), (2, 1, ""), (3, 1, "")]
     assert [line.split(" ", 1)[1] for line in desk.log] == [
-        f"level=warning event=kick_channel channel=none socket={desk.path}\n",
+        "level=warning event=kick_channel channel=none "
+        'problem="neither socket is there: sessions are not ended" '
+        f"ipc={desk.path} anvil={desk.anvil}\n",
         f"level=info event=kick_channel channel=ipc socket={desk.path}\n",
     ]
 
