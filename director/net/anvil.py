@@ -87,6 +87,9 @@ class Anvil:
         self._turn = anyio.Lock()
         self._look_from = 0.0
 
+    shows_all = False
+    """Who is just connecting to his backend is unknown to anvil, and cannot be ended."""
+
     async def kick(self, what: KickWhat) -> int:
         """End these sessions; how many that were."""
         # Who is named by hash waits for his kick, and no session can come to be meanwhile. Others may log in
@@ -134,7 +137,7 @@ class Anvil:
     async def _carry_out(self, look: _Look) -> None:
         try:
             async with self._turn:
-                await anyio.sleep(self._look_from - anyio.current_time())
+                await anyio.sleep(max(0.0, self._look_from - anyio.current_time()))
                 self._next = None
                 began = anyio.current_time()
                 await self.read(look.taken)

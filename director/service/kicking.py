@@ -31,6 +31,11 @@ KEPT_AS_LONG = 10
 had in no time is soon had anew, and many kicks one by one still spend a tenth of the time on listings."""
 LISTING_WAIT = 0.25
 """Seconds after which a kick does not wait any more for the listing that counts it."""
+LATE_FIRST, LATE_EVERY, LATE_UNTIL = 1.5, 5.0, 35.0
+"""Seconds after a kick at which sessions are listed again where the channel does not show those whose backend
+has not let them in yet: first within the kick delay, and as long as Dovecot waits for a backend (30 s)."""
+LATE_SHARE = 9
+"""So many times as long as such a listing took nothing is listed after it."""
 WAITING_LIMIT = 10_000
 """Kicks under way. One more ends at once, with a problem."""
 
@@ -48,6 +53,10 @@ class Channel(Protocol):
     @property
     def counts(self) -> bool:
         """Whether what `kick` returns is how many sessions it ended, on all login processes together."""
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether it knows, and ends, sessions whose backend has not let them in yet."""
 
     async def kick(self, what: KickWhat) -> int:
         """End these sessions."""
@@ -90,6 +99,7 @@ class Kicker:
     ended: is told of the end of each kick: its number, how many sessions it ended, and the problem (empty:
     done). Where the channel does not count them (2.3 tells the count of one login process only), they are
     counted in a listing just before the kick; where that cannot be had in time, its count is all there is.
+    late: is given the sessions some time after kicks by hash that could not see everybody.
     """
 
     def __init__(
@@ -97,6 +107,7 @@ class Kicker:
         config: DovecotConfig,
         log: Log,
         ended: Callable[[int, int, str], None],
+        late: Callable[[list[ProxiedSession]], None],
         *,
         timeout: float = TIMEOUT,
     ) -> None:
@@ -110,6 +121,9 @@ class Kicker:
         self._work = anyio.Event()
         self._under_way = 0
         self._listing: _Listing | None = None
+        self._tell_late = late
+        self._late_work = anyio.Event()
+        self._late_at = self._late_until = 0.0
 
     def kick(self, number: int, what: KickWhat) -> None:
         """Start a kick. Its end is told later, never from within this call."""
@@ -120,6 +134,7 @@ class Kicker:
         """Carry out kicks until cancelled."""
         try:
             async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._look_for_stragglers)
                 while True:
                     await self._wait_for_work()
                     while self._queue:
@@ -198,7 +213,35 @@ class Kicker:
         except KickError as exc:
             problem = str(exc)
         self._under_way -= 1
+        if isinstance(kick.what, HashOnHosts) and not channel.shows_all:
+            self._expect_stragglers()
         self._ended(kick.number, sessions, problem)
+
+    def _expect_stragglers(self) -> None:
+        now = anyio.current_time()
+        if now >= self._late_until:
+            self._late_at = now + LATE_FIRST
+        self._late_at = min(self._late_at, now + LATE_FIRST)
+        self._late_until = now + LATE_UNTIL
+        self._late_work.set()
+
+    async def _look_for_stragglers(self) -> None:
+        while True:
+            await self._late_work.wait()
+            self._late_work = anyio.Event()
+            while (began := anyio.current_time()) < self._late_until:
+                if began < self._late_at:
+                    with anyio.move_on_after(self._late_at - began):
+                        await self._late_work.wait()  # the next look may be due earlier now
+                        self._late_work = anyio.Event()
+                    continue
+                self._late_at = began + LATE_EVERY
+                try:
+                    self._tell_late(await self.list_sessions())
+                except KickError:
+                    continue  # at the next look, or kick, it is told
+                rest = LATE_SHARE * (anyio.current_time() - began)
+                await anyio.sleep(rest)
 
     def _late(self, channel: Channel) -> KickError:
         return KickError(channel.path, f"no answer within {self._timeout:g} s")

@@ -116,8 +116,9 @@ class Rows:
             fields = values if line else []
             self._width = _FIXED + len(fields)
             self._listing.columns([b"pid", NAME, b"service", b"src-ip", b"id", HOST, *fields])
-        elif len(values) == self._width and values[_FIXED - 1]:
-            self._listing.session(values)
+        elif _FIXED <= len(values) <= self._width and values[_FIXED - 1]:
+            # a session has no value of fields that were first seen after it began
+            self._listing.session(values + [b""] * (self._width - len(values)))
 
 
 class Sessions(Listing):

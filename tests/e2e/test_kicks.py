@@ -1,4 +1,4 @@
-"""Kicks through the ipc socket of a real Dovecot 2.3, and the listing of the sessions it proxies."""
+"""Kicks through the ipc socket of a real Dovecot 2.3 and the anvil of 2.4, and the sessions they list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from director.core.hashing import UserHash
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.demo.clients import Imap, Pop3
 from director.demo.cluster import Cluster
-from director.demo.dovecot import Backend, Proxy
+from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import Ports, free_ports
 from director.demo.settings import Rule
 from director.service.config import DovecotConfig
@@ -23,7 +23,6 @@ from director.service.kicking import Kicker
 from director.service.log import Log
 from tests.e2e.conftest import Front, new_folder
 from tests.e2e.sessions import answers
-from tests.needs import needs
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +32,11 @@ USERS = ("ann", "bob", GUEST)
 HASHES = {user: UserHash().hash(user.encode()) for user in USERS}
 SLOW_HASH = 7
 # IMAP goes to the first host and POP3 to the second, so that a user has sessions on both, as in a move.
-HOST = f"%{{if;%s;eq;imap;{FIRST};{SECOND}}}"
+HOST = {
+    "2.3": f"%{{if;%s;eq;imap;{FIRST};{SECOND}}}",
+    "2.4": f"%{{protocol | if('eq', 'imap', '{FIRST}', '{SECOND}')}}",
+}
+CHANNEL = {"2.3": "ipc", "2.4": "anvil"}
 Session = tuple[str, str]
 """User and protocol."""
 
@@ -42,9 +45,12 @@ class Desk:
     """A kicker and what it told of the last kick."""
 
     def __init__(self, proxy: Proxy, timeout: float = 10.0) -> None:
-        config = DovecotConfig(kick="ipc", ipc_socket=str(proxy.run / "ipc"))
+        self.path = proxy.run / CHANNEL[proxy.programs.release]
+        config = DovecotConfig(
+            kick="auto", ipc_socket=str(proxy.run / "ipc"), anvil_socket=str(proxy.run / "anvil")
+        )
         self.ended: list[tuple[int, str]] = []
-        self.kicker = Kicker(config, Log(write=lambda _: None), self._end, timeout=timeout)
+        self.kicker = Kicker(config, Log(write=lambda _: None), self._end, lambda _: None, timeout=timeout)
 
     def _end(self, _number: int, sessions: int, problem: str) -> None:
         self.ended.append((sessions, problem))
@@ -74,26 +80,35 @@ async def desk_for(proxy: Proxy, timeout: float = 10.0) -> AsyncIterator[Desk]:
 
 
 @pytest.fixture(scope="module")
-def kicked() -> Iterator[Front]:
+def kicked(programs: Programs) -> Iterator[Front]:
     """A proxy that knows its users' hosts by itself, and adds to its replies what a director would."""
-    needs("dovecot", "doveadm")
+    there = HOST[programs.release]
     ports = free_ports([PROXY, FIRST, SECOND, SILENT], [])
     passdb = [
         Rule(
             user,
-            host=HOST,
-            fields={"user_dirkey": f"{hash32}@{HOST}"} | ({"user_guest": "yes"} if user == GUEST else {}),
+            host=there,
+            fields={"user_dirkey": f"{hash32}@{there}"} | ({"user_guest": "yes"} if user == GUEST else {}),
         )
         for user, hash32 in HASHES.items()
     ]
     passdb.append(Rule("slow*", host=SILENT, fields={"user_dirkey": f"{SLOW_HASH}@{SILENT}"}))
     any_name = "auth_username_chars =\n"
-    with new_folder() as folder, ExitStack() as stack:
+    with new_folder(programs) as folder, ExitStack() as stack:
         backends = [
-            stack.enter_context(Backend(folder / f"b{n}", f"b{n}", address, ports))
+            stack.enter_context(Backend(folder / f"b{n}", f"b{n}", address, ports, programs=programs))
             for n, address in enumerate((FIRST, SECOND), 1)
         ]
-        proxy = Proxy(folder / "p1", "p1", PROXY, ports, passdb=passdb, director=False, extra=any_name)
+        proxy = Proxy(
+            folder / "p1",
+            "p1",
+            PROXY,
+            ports,
+            passdb=passdb,
+            director=False,
+            programs=programs,
+            extra=any_name,
+        )
         yield Front(stack.enter_context(proxy), backends, ports)
 
 
@@ -221,7 +236,7 @@ async def test_a_frozen_login_process_makes_a_kick_late_but_keeps_no_other_from_
             finally:
                 for process in frozen:
                     os.kill(process, signal.SIGCONT)
-            assert late == (0, f"{kicked.proxy.run / 'ipc'}: no answer within 1 s")
+            assert late == (0, f"{desk.path}: no answer within 1 s")
             assert not imap_answers
             _, problem = await desk.kick(ByName(b"ann"))
             assert problem == ""
@@ -232,14 +247,13 @@ async def test_a_kicker_goes_on_after_dovecot_was_restarted(kicked: Front) -> No
     async with desk_for(kicked.proxy) as desk:
         assert (await desk.kick(ByName(b"ann")))[1] == ""
         kicked.proxy.stop()
-        assert (await desk.kick(ByName(b"ann")))[1].startswith(f"{kicked.proxy.run / 'ipc'}: cannot connect")
+        assert (await desk.kick(ByName(b"ann")))[1].startswith(f"{desk.path}: cannot connect")
         kicked.proxy.start()
         with Clients(kicked.address, kicked.ports) as clients:
             assert await desk.kick(ByName(b"ann")) == (2, "")
             assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
 
 
-@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
 async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(cluster: Cluster) -> None:
     proxy = cluster.proxies[0]
     async with desk_for(proxy) as desk:
