@@ -6,8 +6,8 @@ is ended, and where nothing is known of him he stays where he is, if all his ses
 turns out later to be on one of our backends after all (the store answered, or the ring was joined, only then)
 they are listed again.
 
-Where the kick channel does not show who is just connecting to his backend (Dovecot 2.4), sessions are listed
-again after kicks too: who was on his way then is ended where he arrived. Nothing else is learnt from those
+The kick channel does not show everybody who is just connecting to his backend, so sessions are listed again
+after kicks too: who was on his way then is ended where he arrived. Nothing else is learnt from those
 listings: whoever has no record then may have been forgotten on purpose.
 """
 

@@ -87,9 +87,6 @@ class Anvil:
         self._turn = anyio.Lock()
         self._look_from = 0.0
 
-    shows_all = False
-    """Who is just connecting to his backend is unknown to anvil, and cannot be ended."""
-
     async def kick(self, what: KickWhat) -> int:
         """End these sessions; how many that were."""
         # Who is named by hash waits for his kick, and no session can come to be meanwhile. Others may log in

@@ -46,9 +46,6 @@ class Ipc:
         self.path = path
         self._connections = Connections(path, IpcConnection)
 
-    shows_all = True
-    """Those who are just connecting to their backend too."""
-
     async def kick(self, what: KickWhat) -> int:
         """End these sessions; how many one of the login processes ended."""
         if not (requests := kick_requests(what)):

@@ -32,8 +32,9 @@ had in no time is soon had anew, and many kicks one by one still spend a tenth o
 LISTING_WAIT = 0.25
 """Seconds after which a kick does not wait any more for the listing that counts it."""
 LATE_FIRST, LATE_EVERY, LATE_UNTIL = 1.5, 5.0, 35.0
-"""Seconds after a kick at which sessions are listed again where the channel does not show those whose backend
-has not let them in yet: first within the kick delay, and as long as Dovecot waits for a backend (30 s)."""
+"""Seconds after a kick at which sessions are listed again: those whose backend has not let them in yet are
+unknown to anvil, and to ipc if their login process has proxied nobody before. First within the kick delay, and
+as long as Dovecot waits for a backend (30 s)."""
 LATE_SHARE = 9
 """So many times as long as such a listing took nothing is listed after it."""
 WAITING_LIMIT = 10_000
@@ -53,10 +54,6 @@ class Channel(Protocol):
     @property
     def counts(self) -> bool:
         """Whether what `kick` returns is how many sessions it ended, on all login processes together."""
-
-    @property
-    def shows_all(self) -> bool:
-        """Whether it knows, and ends, sessions whose backend has not let them in yet."""
 
     async def kick(self, what: KickWhat) -> int:
         """End these sessions."""
@@ -99,7 +96,7 @@ class Kicker:
     ended: is told of the end of each kick: its number, how many sessions it ended, and the problem (empty:
     done). Where the channel does not count them (2.3 tells the count of one login process only), they are
     counted in a listing just before the kick; where that cannot be had in time, its count is all there is.
-    late: is given the sessions some time after kicks by hash that could not see everybody.
+    late: is given the sessions some time after kicks by hash, which may not have seen everybody.
     """
 
     def __init__(
@@ -213,7 +210,7 @@ class Kicker:
         except KickError as exc:
             problem = str(exc)
         self._under_way -= 1
-        if isinstance(kick.what, HashOnHosts) and not channel.shows_all:
+        if isinstance(kick.what, HashOnHosts):
             self._expect_stragglers()
         self._ended(kick.number, sessions, problem)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 import anyio
 import pytest
 
 from director.core.hashing import UserHash
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost, ProxiedSession
-from director.demo.clients import Imap, Pop3
+from director.demo.clients import Imap, Pop3, login_imap
 from director.demo.cluster import Cluster
 from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import Ports, free_ports
@@ -21,11 +22,12 @@ from director.demo.settings import Rule
 from director.service.config import DovecotConfig
 from director.service.kicking import Kicker
 from director.service.log import Log
-from tests.e2e.conftest import Front, new_folder
+from tests.e2e.conftest import Front, dovecot, new_folder
 from tests.e2e.sessions import answers
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
+MOVING_PROXY, MOVED_TO = "127.0.22.21", "127.0.23.21"
 PROXY, FIRST, SECOND, SILENT = "127.0.22.11", "127.0.23.1", "127.0.23.2", "127.0.23.9"
 GUEST = "cat"
 USERS = ("ann", "bob", GUEST)
@@ -210,9 +212,13 @@ def logging_in(front: Front, user: str) -> Iterator[Imap]:
     "what",
     [HashOnHosts(SLOW_HASH, [SILENT]), ByName(b"slow\tpoke"), OnHost(SILENT)],
 )
+@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
 async def test_a_session_whose_backend_has_not_answered_yet_is_listed_and_ended(
     kicked: Front, what: KickWhat
 ) -> None:
+    login_imap(
+        kicked.address, kicked.ports.imap, "ann"
+    )  # a login process tells ipc of nobody before its first
     async with desk_for(kicked.proxy) as desk:
         await desk.sessions(0)
         with logging_in(kicked, "slow\tpoke") as session:
@@ -247,7 +253,9 @@ async def test_a_kicker_goes_on_after_dovecot_was_restarted(kicked: Front) -> No
     async with desk_for(kicked.proxy) as desk:
         assert (await desk.kick(ByName(b"ann")))[1] == ""
         kicked.proxy.stop()
-        assert (await desk.kick(ByName(b"ann")))[1].startswith(f"{desk.path}: cannot connect")
+        # the first may still find its connection, and that it is lost
+        problems = [(await desk.kick(ByName(b"ann")))[1] for _ in range(2)]
+        assert problems[1].startswith(f"{desk.path}: cannot connect")
         kicked.proxy.start()
         with Clients(kicked.address, kicked.ports) as clients:
             assert await desk.kick(ByName(b"ann")) == (2, "")
@@ -264,3 +272,56 @@ async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(clust
             assert listed == [ProxiedSession(b"kim", host, hash32)] * 2
             assert await desk.kick(HashOnHosts(hash32, [host])) == (2, "")
             assert clients.ended() == {("kim", "imap"), ("kim", "pop3")}
+
+
+def imap_server(listener: socket.socket, asked: threading.Event, speak: threading.Event) -> None:
+    """A backend for one session that says nothing until `speak` is set, and then lets everybody in."""
+    connection, _ = listener.accept()
+    asked.set()
+    with connection, suppress(OSError):
+        speak.wait()
+        connection.sendall(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN ID] here.\r\n")
+        for line in connection.makefile("rb"):
+            if len(words := line.split(None, 1)) == 2:
+                connection.sendall(b"%s OK done\r\n" % words[0])
+
+
+@pytest.mark.parametrize("release", ["2.3", "2.4"])
+def test_a_login_on_its_way_to_a_slow_backend_does_not_stay_there_when_its_user_is_moved(
+    release: str,
+) -> None:
+    programs = dovecot(release)
+    ports = free_ports([MOVING_PROXY, MOVED_TO, SILENT], [MOVING_PROXY])
+    asked, speak = threading.Event(), threading.Event()
+    with (
+        new_folder(programs) as folder,
+        socket.socket() as silent,
+        Cluster(
+            folder / "c",
+            directors=1,
+            backends=1,
+            ports=ports,
+            first_proxy=MOVING_PROXY,
+            first_backend=MOVED_TO,
+            programs=programs,
+        ) as cluster,
+    ):
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        silent.bind((SILENT, ports.imap))
+        silent.listen()
+        backend = threading.Thread(target=imap_server, args=(silent, asked, speak), daemon=True)
+        backend.start()
+        director = cluster.directors[0]
+        for command in (["add", SILENT], ["move", "slow", SILENT]):
+            assert director.command(*command).returncode == 0
+        with Imap(MOVING_PROXY, ports.imap) as early:
+            early.send('a LOGIN "slow" any')
+            assert asked.wait(20)
+            assert director.command("move", "slow", MOVED_TO).returncode == 0
+            assert login_imap(MOVING_PROXY, ports.imap, "slow") == "b1"
+            speak.set()
+            with pytest.raises(ConnectionError):  # noqa: PT012 - on 2.3 it is closed before it ever got in
+                while True:
+                    early.read()
+        backend.join(20)
+        assert not backend.is_alive()

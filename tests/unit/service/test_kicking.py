@@ -341,16 +341,3 @@ async def test_sessions_are_listed_after_a_kick_only_so_long(
             await anyio.sleep(0.2)
             assert len(fake.requests) == listed
             desk.late.clear()
-
-
-async def test_ipc_shows_everybody_and_is_not_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kicking, "LATE_FIRST", 0.01)
-    desk = Desk(tmp_path)
-    async with desk.with_ipc() as fake:
-        desk.kicker.kick(1, HashOnHosts(1, ["127.0.32.1"]))
-        await desk.end()
-        await anyio.sleep(0.1)
-    assert fake.requests.count(b"LIST-FULL") == 1
-    assert desk.late == []
