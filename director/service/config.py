@@ -431,12 +431,6 @@ def _flush_socket(reader: Reader, setting: str, dovecot: DovecotConfig) -> str:
 
 def _dovecot(reader: Reader, raw: object) -> DovecotConfig:
     dovecot = DovecotConfig(**reader.section(DovecotConfig, raw, "dovecot"))
-    if dovecot.kick == "anvil":
-        reader.problem(
-            "dovecot.kick",
-            'the kick channel of Dovecot 2.4 comes in a later release; write "auto" or "ipc" (Dovecot 2.3),'
-            ' or "none": sessions on an old host are not ended then',
-        )
     base = os.path.normpath(reader.folder / dovecot.base_dir)
     sockets = {
         name: reader.socket(f"dovecot.{name}", getattr(dovecot, name), base)

@@ -255,7 +255,6 @@ def test_where_a_section_belongs_nothing_else_is_taken(place: Place, text: str, 
     ("text", "key"),
     [
         ('[ring]\nwire = "dovecot"\n', "ring.wire"),
-        ('[dovecot]\nkick = "anvil"\n', "dovecot.kick"),
         ("[health]\nenabled = true\n", "health.enabled"),
         ('[listen.authreply]\npath = "other"\n', "listen.authreply"),
         ('[listen.authreply]\nmode = "0666"\n', "listen.authreply"),
