@@ -30,6 +30,7 @@ from director.core.order import split_member
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
 from director.net import listen
 from director.net.admin import serve_client
+from director.net.authreply import AuthreplySocket
 from director.net.login import Relay
 from director.net.notify import NotifyReader
 from director.net.socketmap import serve_client as serve_socketmap_client
@@ -176,7 +177,7 @@ class App:
         self.configuring = Configuring(self.director, self.persistence, self.operations.apply, log)
         self.notifier = Notifier(os.environ)
         self._listening: list[tuple[Callable[[socket.socket], Coroutine[Any, Any, None]], socket.socket]] = []
-        self._relays: list[Relay] = []
+        self._relays: list[Relay | AuthreplySocket] = []
         self._bugs_logged: deque[float] = deque(maxlen=BUGS_LOGGED)
         self._inherited = inherited_descriptors(os.environ, os.getpid())
 
@@ -195,6 +196,11 @@ class App:
                 relay = Relay(name, upstream, passlines, self.driver)
                 self._relays.append(relay)
                 self._listening.append((relay.serve, sock))
+        sock = self._unix("authreply", config.listen.authreply)
+        if sock is not None:
+            authreply = AuthreplySocket(self.driver)
+            self._relays.append(authreply)
+            self._listening.append((authreply.serve, sock))
         self._fifo = self._open_fifo(config.listen.notify)
         for sock in (self._unix("admin", config.listen.admin), self._tcp("admin", config.listen.admin.tcp)):
             if sock is not None:

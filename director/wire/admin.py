@@ -16,7 +16,7 @@ from director.core.addresses import canonical
 from director.errors import PeerError
 from director.records import HostInfo, MemberInfo, UserInfo, UserStatus
 from director.types import Address
-from director.wire.tabs import escape, split
+from director.wire.tabs import escape, is_version, split
 
 LINE_LIMIT = 1024
 """Bytes of the longest line a client may send, its LF included."""
@@ -173,11 +173,8 @@ def check_version(line: bytes) -> None:
 
     Raises AdminSyntaxError for anything else.
     """
-    match line.split(b"\t"):
-        case [b"VERSION", name, major, minor] if (
-            name == VERSION_NAME and major.isdigit() and int(major) == VERSION_MAJOR and minor.isdigit()
-        ):
-            return
+    if is_version(line, VERSION_NAME, VERSION_MAJOR):
+        return
     # What is no VERSION may have a user name behind its first TAB
     begun = line if line.startswith(b"VERSION\t") else line.partition(b"\t")[0]
     raise AdminSyntaxError(

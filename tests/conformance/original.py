@@ -50,6 +50,9 @@ service director {{
   unix_listener director-userdb {{
     mode = 0600
   }}
+  unix_listener director-authreply {{
+    mode = 0600
+  }}
   {ring_listener}
 }}
 service ipc {{
@@ -86,6 +89,11 @@ class Original(msgspec.Struct):
     def admin(self) -> str:
         """Its admin socket."""
         return str(self.run / "director-admin")
+
+    @property
+    def authreply(self) -> str:
+        """Its socket for auth replies made by hand, which stock Dovecot does not open by itself."""
+        return str(self.run / "director-authreply")
 
     async def ask(self, command: str) -> list[str]:
         """The reply to one admin command: its lines up to an empty one, or to the end."""
