@@ -53,7 +53,7 @@ service director {{
   unix_listener director-authreply {{
     mode = 0600
   }}
-  {ring_listener}
+  {listeners}
 }}
 service ipc {{
   unix_listener ipc {{
@@ -82,8 +82,14 @@ class Original(msgspec.Struct):
     address: str
     port: int
     """Of the ring; 0 for one that stands alone."""
+    doveadm_port: int
     run: Path
     configuration: Path
+
+    @property
+    def tcp(self) -> str:
+        """The same over TCP."""
+        return f"{self.address}:{self.doveadm_port}"
 
     @property
     def admin(self) -> str:
@@ -124,7 +130,10 @@ async def originals(
     addresses = [f"{NETWORK}{number}" for number in range(1, directors + 1)]
     port = _free_port(addresses[0]) if directors > 1 else 0
     servers = " ".join(f"{address}:{port}" for address in addresses) if port else ""
-    ring = [Original(address, port, folder / address, folder / f"{address}.conf") for address in addresses]
+    ring = [
+        Original(address, port, _free_port(address), folder / address, folder / f"{address}.conf")
+        for address in addresses
+    ]
     for original in ring:
         original.configuration.write_text(_configuration(original, servers, mail_servers, expire))
     processes: list[anyio.abc.Process] = []
@@ -144,7 +153,11 @@ async def originals(
 def _configuration(original: Original, servers: str, mail_servers: Sequence[str], expire: int) -> str:
     root = os.geteuid() == 0
     user, group = getpass.getuser(), grp.getgrgid(os.getegid()).gr_name
-    listener = f"inet_listener ring {{\n address = {original.address}\n port = {original.port}\n }}"
+    ports = {"director-doveadm": original.doveadm_port} | ({"ring": original.port} if servers else {})
+    listeners = [
+        f"inet_listener {name} {{\n address = {original.address}\n port = {port}\n }}"
+        for name, port in ports.items()
+    ]
     return CONFIGURATION.format(
         run=original.run,
         name=original.address,
@@ -153,7 +166,7 @@ def _configuration(original: Original, servers: str, mail_servers: Sequence[str]
         servers=servers,
         mail_servers=" ".join(mail_servers),
         expire=expire,
-        ring_listener=listener if servers else "",
+        listeners="\n  ".join(listeners),
         user="dovecot" if root else user,
         rootless="" if root else ROOTLESS.format(user=user, group=group),
     )
