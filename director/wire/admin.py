@@ -2,8 +2,8 @@
 
 Both sides open with a VERSION line. A command is one line of TAB separated, escaped fields; a reply is one
 line, a list is lines and then an empty one. A line that cannot be understood has no reply in this protocol:
-the original closes the connection and logs why, and clients would take whatever was sent for the result.
-So parse() raises, and its caller does the same.
+the original closes the connection and logs why. So parse() raises, and its caller does the same; but where a
+client waits for one line, which it takes for an error if it is not OK, it is told the reason first.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ SHOWN = 64
 
 
 class AdminSyntaxError(PeerError):
-    """A line that is no command, or no VERSION we speak. Close the connection and log the text."""
+    """A line that is no command, or no VERSION we speak. Log the text, send `reply`, close the connection."""
+
+    def __init__(self, text: str, reply: bytes = b"") -> None:
+        self.reply = reply
+        super().__init__(text)
 
 
 class HostList(msgspec.Struct, frozen=True):
@@ -193,11 +197,14 @@ def parse(line: bytes) -> Command:
         raise AdminSyntaxError("doveadm sent empty command line")
     read = _READERS.get(name)
     if read is None:
-        raise AdminSyntaxError(f"doveadm sent unknown command: {_shown(name)}")
+        text = f"doveadm sent unknown command: {_shown(name)}"
+        raise AdminSyntaxError(text, refusal(text))
     try:
         return read(values)
     except ValueError as exc:
-        raise AdminSyntaxError(f"doveadm sent invalid {name.decode()} parameters: {exc}") from exc
+        text = f"doveadm sent invalid {name.decode()} parameters: {exc}"
+        # It would be taken for a row of the list
+        raise AdminSyntaxError(text, b"" if name == b"USER-LIST" else refusal(text)) from exc
 
 
 def host_list(hosts: Iterable[HostInfo]) -> bytes:
