@@ -42,11 +42,13 @@ director_servers = {servers}
 director_mail_servers = {mail_servers}
 director_user_expire = {expire} s
 director_username_hash = %Lu
+director_flush_socket = {flush_socket}
 passdb {{
   driver = static
   args = proxy=y nopassword=y
 }}
 service director {{
+  chroot =
   unix_listener director-userdb {{
     mode = 0600
   }}
@@ -68,9 +70,6 @@ default_internal_user = {user}
 default_internal_group = {group}
 default_login_user = {user}
 service anvil {{
-  chroot =
-}}
-service director {{
   chroot =
 }}
 """
@@ -124,7 +123,11 @@ class Original(msgspec.Struct):
 
 @asynccontextmanager
 async def originals(
-    folder: Path, mail_servers: Sequence[str], directors: int = 1, expire: int = 900
+    folder: Path,
+    mail_servers: Sequence[str],
+    directors: int = 1,
+    expire: int = 900,
+    flush_socket: str = "",
 ) -> AsyncIterator[list[Original]]:
     """`directors` of the original in one ring while the block runs; a single one has no ring."""
     addresses = [f"{NETWORK}{number}" for number in range(1, directors + 1)]
@@ -135,7 +138,9 @@ async def originals(
         for address in addresses
     ]
     for original in ring:
-        original.configuration.write_text(_configuration(original, servers, mail_servers, expire))
+        original.configuration.write_text(
+            _configuration(original, servers, mail_servers, expire, flush_socket)
+        )
     processes: list[anyio.abc.Process] = []
     try:
         for original in ring:
@@ -150,7 +155,9 @@ async def originals(
                 await process.wait()
 
 
-def _configuration(original: Original, servers: str, mail_servers: Sequence[str], expire: int) -> str:
+def _configuration(
+    original: Original, servers: str, mail_servers: Sequence[str], expire: int, flush_socket: str
+) -> str:
     root = os.geteuid() == 0
     user, group = getpass.getuser(), grp.getgrgid(os.getegid()).gr_name
     ports = {"director-doveadm": original.doveadm_port} | ({"ring": original.port} if servers else {})
@@ -166,6 +173,7 @@ def _configuration(original: Original, servers: str, mail_servers: Sequence[str]
         servers=servers,
         mail_servers=" ".join(mail_servers),
         expire=expire,
+        flush_socket=flush_socket,
         listeners="\n  ".join(listeners),
         user="dovecot" if root else user,
         rootless="" if root else ROOTLESS.format(user=user, group=group),

@@ -82,16 +82,22 @@ class Sides(msgspec.Struct):
 
 
 @asynccontextmanager
-async def both_sides(folder: Path, directors: int) -> AsyncIterator[Sides]:
-    """A ring of the original and one of ours, with the same backends."""
+async def both_sides(
+    folder: Path, directors: int, flush_sockets: tuple[str, str] = ("", "")
+) -> AsyncIterator[Sides]:
+    """A ring of the original and one of ours, with the same backends. flush_sockets: the setting of each."""
+    there, here = flush_sockets
     port = free_port()
     admins = [f"{OURS}{number}:{port}" for number in range(1, directors + 1)]
     each = [
-        {"settings": {"listen.admin": f'tcp = "{admin}"'}, "backends": f"{ADDRESSES[0]}-{ADDRESSES[-1]}"}
+        {
+            "settings": {"listen.admin": f'tcp = "{admin}"', "users": f'flush_socket = "{here}"'},
+            "backends": f"{ADDRESSES[0]}-{ADDRESSES[-1]}",
+        }
         for admin in admins
     ]
     with Directors(folder / "o", first=f"{OURS}1", count=directors, state="memory:", each=each) as ours:
-        async with originals(folder, ADDRESSES, directors) as theirs:
+        async with originals(folder, ADDRESSES, directors, flush_socket=there) as theirs:
             await anyio.to_thread.run_sync(ours.wait_whole)
             yield Sides(
                 original=_original_side(theirs[0]),
