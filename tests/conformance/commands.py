@@ -288,6 +288,19 @@ NOT_COMPARED = [
     "how long `flush` takes: until the users are moved here, until the last move has begun with the original",
 ]
 
+IMPROVED = {
+    "lines that follow one that waits for the ring are not lost": (
+        b"HOST-UPDATE\t127.0.1.1\t90\nHOST-UPDATE\t127.0.1.2\t80\nHOST-UPDATE\t127.0.1.9\t70\n",
+        b"OK\nOK\nNOTFOUND\n",
+    ),
+    "what cannot be understood is answered with the reason": (
+        b"HOST-UP\tx\n",
+        b"doveadm sent invalid HOST-UP parameters: 'x' is not an IP address\n",
+    ),
+    "so is what is no command": (b"BOGUS\n", b"doveadm sent unknown command: 'BOGUS'\n"),
+}
+"""What scripts on the socket get that the original does not give them: title -> (sent, what ours answers)."""
+
 ALL = LOOKING + FORMATS + USAGE + CHANGING + MOVING + RING + UNKNOWN
 
 

@@ -5,15 +5,16 @@ How much was compared, and what differs on purpose: `pytest -s tests/conformance
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import anyio
 import pytest
 
 from director.records import HostInfo, MemberInfo
+from director.wire.admin import GREETING
 from tests.conformance import commands
-from tests.conformance.commands import ADDRESSES, DIFFERENT, NAMES, NOT_COMPARED
+from tests.conformance.commands import ADDRESSES, DIFFERENT, IMPROVED, NAMES, NOT_COMPARED
 from tests.conformance.doveadm import Doveadm
 from tests.conformance.fake_operations import FakeOperations
 from tests.conformance.original import originals
@@ -43,6 +44,31 @@ async def test_every_command_prints_the_same_on_both(folder: Path) -> None:
     print("different on purpose:", *(f"{command}: {why}" for command, why in DIFFERENT.items()), sep="\n- ")
     print("not compared:", *NOT_COMPARED, sep="\n- ")
     assert found == []
+
+
+async def test_scripts_on_the_socket_get_more_than_from_the_original(folder: Path) -> None:
+    needs("dovecot", "doveadm")
+    found = {}
+    async with both_sides(folder, 3) as sides:
+        for title, (sent, _) in IMPROVED.items():
+            found[title] = [await _answered(side.admin, sent) for side in (sides.original, sides.ours)]
+    told = [f"{title}: {theirs!r} became {ours!r}" for title, (theirs, ours) in found.items()]
+    print("\nbetter on purpose:", *told, sep="\n- ")
+    assert {title: ours for title, (_, ours) in found.items()} == {
+        title: expected for title, (_, expected) in IMPROVED.items()
+    }
+    assert [title for title, (theirs, ours) in found.items() if theirs == ours] == []
+
+
+async def _answered(path: str, sent: bytes) -> bytes:
+    """All that comes back within a second and a half, greeting aside."""
+    got = b""
+    async with await anyio.connect_unix(path) as stream:
+        await stream.send(GREETING + sent)
+        with anyio.move_on_after(1.5), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                got += await stream.receive()
+    return got.removeprefix(GREETING)
 
 
 async def test_a_director_that_stands_alone_prints_the_same_too(folder: Path) -> None:
