@@ -1,7 +1,7 @@
 """Does what a guide says, word by word, on machines made for it: `python -m tests.guides GUIDE BASE`.
 
-GUIDE is a page of docs/. Its blocks marked ```sh are run in their order, each on the machine its heading names:
-`## 3. The director (proxy1)`. BASE is a root file system with systemd, as of debootstrap; it is copied.
+GUIDE is a page of docs/. Its blocks marked ```sh are run in their order, each on the machine its heading
+names: `## 3. The director (proxy1)`. BASE is a root file system with systemd; it is copied.
 Prints what each step took. Not a test: it fetches packages, and takes minutes.
 """
 
@@ -43,8 +43,13 @@ def main(page: Path, base: Path) -> int:
     todo = list(steps(page.read_text()))
     names = {name: ADDRESSES[name] for name in ADDRESSES if name in {step.machine for step in todo}}
     total = 0.0
-    with tempfile.TemporaryDirectory(dir=base.parent) as folder, machines(base, Path(folder), names) as running:
-        checkout = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
+    with (
+        tempfile.TemporaryDirectory(dir=base.parent) as folder,
+        machines(base, Path(folder), names) as running,
+    ):
+        checkout = subprocess.run(
+            ["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True
+        ).stdout
         for machine in running.values():
             (machine.root / "root/director").mkdir()
             subprocess.run(["tar", "x", "-C", machine.root / "root/director"], input=checkout, check=True)

@@ -1,4 +1,4 @@
-"""Whole machines for guides to be tried on: systemd as process 1 of a root file system, in namespaces of its own.
+"""Whole machines for guides to be tried on: systemd as process 1 of a root file system, in own namespaces.
 
 Each has a network of its own, and one cable to the others. For root, on a kernel with cgroup 2.
 """
@@ -52,7 +52,9 @@ class Machine:
 
     def __init__(self, name: str, root: Path, address: str, network: int) -> None:
         self.name, self.root, self.address = name, root, address
-        group = next(path for path in GROUPS if (path / "cgroup.subtree_control").exists()) / f"machine-{name}"
+        group = (
+            next(path for path in GROUPS if (path / "cgroup.subtree_control").exists()) / f"machine-{name}"
+        )
         group.mkdir(exist_ok=True)
         command = ["unshare", "-m", "-p", "-f", "-n", "-u", "-i", "-C", "--kill-child", "sh", "-ec", BOOT]
         self._group = group
@@ -70,7 +72,7 @@ class Machine:
             raise
 
     def run(self, script: str, *, outside: bool = False) -> subprocess.CompletedProcess[str]:
-        """Run shell commands as root; the first that fails ends them. outside: with the network of the host."""
+        """Run shell commands as root, up to one that fails. outside: with the network of the host."""
         spaces = ["-m", "-p", "-u", "-i", "-C", *([] if outside else ["-n"])]
         return subprocess.run(
             ["nsenter", "-t", str(self.init), *spaces, "--root", "--wdns=/root", "sh", "-ec", script],

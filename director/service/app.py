@@ -30,8 +30,9 @@ from director.core.order import split_member
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
 from director.net import listen
 from director.net.admin import serve_client
+from director.net.authreply import AuthreplySocket
 from director.net.login import Relay
-from director.net.notify import NotifyReader
+from director.net.notify import NotifyReader, read_fifo
 from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
 from director.service.admin import AdminHandler
@@ -142,7 +143,7 @@ class App:
         )
         tls = config.ring.tls
         self.driver = Driver(self.director, log, RingTls(tls.cert, tls.key, tls.ca) if tls else None)
-        self.kicker = Kicker(config.dovecot, log, self.driver.kick_ended)
+        self.kicker = Kicker(config.dovecot, log, self.driver.kick_ended, self.driver.stragglers)
         self.driver.sessions = self.kicker
         self.programs = FlushPrograms(config.users.flush_socket, self.driver.handle, log)
         self.driver.programs = self.programs
@@ -176,7 +177,7 @@ class App:
         self.configuring = Configuring(self.director, self.persistence, self.operations.apply, log)
         self.notifier = Notifier(os.environ)
         self._listening: list[tuple[Callable[[socket.socket], Coroutine[Any, Any, None]], socket.socket]] = []
-        self._relays: list[Relay] = []
+        self._relays: list[Relay | AuthreplySocket] = []
         self._bugs_logged: deque[float] = deque(maxlen=BUGS_LOGGED)
         self._inherited = inherited_descriptors(os.environ, os.getpid())
 
@@ -195,6 +196,11 @@ class App:
                 relay = Relay(name, upstream, passlines, self.driver)
                 self._relays.append(relay)
                 self._listening.append((relay.serve, sock))
+        sock = self._unix("authreply", config.listen.authreply)
+        if sock is not None:
+            authreply = AuthreplySocket(self.driver)
+            self._relays.append(authreply)
+            self._listening.append((authreply.serve, sock))
         self._fifo = self._open_fifo(config.listen.notify)
         for sock in (self._unix("admin", config.listen.admin), self._tcp("admin", config.listen.admin.tcp)):
             if sock is not None:
@@ -231,15 +237,15 @@ class App:
         self._sockets.callback(second.close)
         return second
 
-    def _open_fifo(self, listener: ListenerConfig) -> int | None:
+    def _open_fifo(self, listener: ListenerConfig) -> listen.Fifo | None:
         if "notify" in self._inherited:
-            return self._keep(listen.adopt_fifo("notify", self._inherited["notify"][0])).fd
+            return self._keep(listen.adopt_fifo("notify", self._inherited["notify"][0]))
         if not listener.path:
             return None
         opened = listen.open_fifo(
             "notify", listener.path, mode=listener.mode, user=listener.user, group=listener.group
         )
-        return self._keep(opened).fd
+        return self._keep(opened)
 
     def _keep(self, opened: Opened) -> Opened:
         self._sockets.callback(opened.close)
@@ -318,15 +324,13 @@ class App:
                 return signal.Signals(number).name
         raise AssertionError("the signal receiver ended by itself")
 
-    async def _read_notify(self, descriptor: int) -> None:
-        loop = asyncio.get_running_loop()
-        pipe = os.fdopen(os.dup(descriptor), "rb", buffering=0, closefd=False)
+    async def _read_notify(self, fifo: listen.Fifo) -> None:
+        ear = self.config.listen.notify
+        reopen = partial(
+            listen.open_fifo, "notify", fifo.where, mode=ear.mode, user=ear.user, group=ear.group
+        )
         reader = NotifyReader(self.driver.names_seen, self.driver.notify_skipped)
-        transport, _ = await loop.connect_read_pipe(lambda: reader, pipe)
-        try:
-            await anyio.sleep_forever()
-        finally:
-            transport.close()
+        await read_fifo(fifo, reader, reopen, self.log)
 
     async def _serve_ring(self, sock: socket.socket) -> None:
         server = await asyncio.get_running_loop().create_server(self.driver.sockets.new_link, sock=sock)

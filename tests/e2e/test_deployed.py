@@ -155,6 +155,14 @@ def test_the_backend_is_told_which_address_the_client_came_to(site: Site) -> Non
     assert f"lip={PROXY}," in line[0]
 
 
+def test_a_kick_ends_the_session(site: Site) -> None:
+    session = imap("kit")
+    assert site.director.command("kick", "kit").stdout == "kit: 1 session ended\n"
+    with pytest.raises((imaplib.IMAP4.abort, OSError)):
+        session.noop()
+    session.shutdown()
+
+
 def test_the_director_cannot_read_what_is_not_its_own(site: Site) -> None:
     assert site.director.process is not None
     lines = Path(f"/proc/{site.director.process.pid}/status").read_text().splitlines()
