@@ -55,6 +55,14 @@ class Fifo:
     def __init__(self, name: str, where: str, fd: int, file: _OwnFile | None = None) -> None:
         self.name, self.where, self.fd, self._file = name, where, fd, file
 
+    def close(self) -> None:
+        if self.fd < 0:
+            return
+        if self._file is not None:
+            self._file.remove()
+        os.close(self.fd)
+        self.fd = -1
+
     def is_lost(self) -> bool:
         """Whether at its path there is another file by now, or none."""
         try:
@@ -69,14 +77,6 @@ class Fifo:
         os.close(other.fd)
         other.fd = -1
         self._file = other._file
-
-    def close(self) -> None:
-        if self.fd < 0:
-            return
-        if self._file is not None:
-            self._file.remove()
-        os.close(self.fd)
-        self.fd = -1
 
 
 def unix_listener(
