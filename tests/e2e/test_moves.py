@@ -21,14 +21,15 @@ from director.cli.client import Client
 from director.core.hashing import UserHash
 from director.demo.clients import login_imap, login_pop3
 from director.demo.cluster import Cluster, Director
-from director.demo.dovecot import Backend
+from director.demo.dovecot import Backend, Programs
 from director.demo.ports import addresses, free_ports
 from director.demo.settings import Rule
 from director.records import MoveInfo, NewMove
+from tests.e2e.conftest import new_folder
 from tests.e2e.lookups import hosts_of
 from tests.e2e.processes import until
 from tests.e2e.sessions import Session, Sessions
-from tests.needs import needs
+from tests.e2e.stock import doveadm_director
 from tests.servers import RedisServer
 
 PROXIES, BACKENDS = "127.0.50.11", "127.0.51.1"
@@ -40,13 +41,18 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    needs("dovecot", "doveadm")
+def cluster(programs: Programs) -> Iterator[Cluster]:
     proxies = addresses(PROXIES, 3)
     ports = free_ports([*proxies, *addresses(BACKENDS, 4)], proxies)
-    with RedisServer(appendonly=True) as redis:
+    with RedisServer(appendonly=True) as redis, new_folder(programs) as folder:
         mail = Cluster(
-            ports=ports, first_proxy=PROXIES, first_backend=BACKENDS, passdb=GUESTS, state=redis.url
+            folder / "c",
+            ports=ports,
+            first_proxy=PROXIES,
+            first_backend=BACKENDS,
+            passdb=GUESTS,
+            state=redis.url,
+            programs=programs,
         )
         for director in mail.directors:
             text = director.config.read_text()
@@ -295,10 +301,7 @@ def test_a_tag_takes_a_host_out_of_its_pool_and_moves_its_users(cluster: Cluster
 
 def doveadm(cluster: Cluster, *arguments: str) -> CompletedProcess[str]:
     """`doveadm director …` at the second proxy."""
-    proxy = cluster.proxies[1]
-    command, *rest = arguments
-    head = [command, rest.pop(0)] if command == "ring" else [command]
-    return proxy.doveadm("director", *head, "-a", str(proxy.run / "director-admin"), *rest)
+    return doveadm_director(cluster.proxies[1], *arguments)
 
 
 def test_stock_doveadm_moves_a_user(cluster: Cluster) -> None:
