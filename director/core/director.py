@@ -189,6 +189,13 @@ class Director:
         self.settled = True
         """Whether the last event may have moved `next_deadline()`."""
 
+    def set_limits(self, settings: Settings) -> None:
+        """An operator has set them anew; `flush_program` stays. What is under way may end by the old ones."""
+        self._stand.isolation_wait = settings.isolation_wait
+        self.moves.kick_delay = settings.kick_delay
+        self.flushes.max_parallel = settings.max_parallel_moves
+        self.kick_rounds.max_parallel = settings.max_parallel_kicks
+
     # ---- what happened
 
     def handle(self, event: Event, now: Now) -> list[Effect]:

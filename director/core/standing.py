@@ -70,7 +70,7 @@ class Stand:
         table."""
         self.leases: frozenset[MemberId] | None = None
         self._servers = servers
-        self._isolation_wait = isolation_wait
+        self.isolation_wait = isolation_wait
         self._smaller_since: float | None = None
 
     def doubt_leases(self) -> None:
@@ -82,7 +82,7 @@ class Stand:
     def review(self, barrier: Barrier, now: Now, departed: Collection[MemberId]) -> None:
         """Judge anew. Called by a director that has started."""
         over = self._smaller_since
-        waited = over is not None and now.mono >= over + self._isolation_wait
+        waited = over is not None and now.mono >= over + self.isolation_wait
         standing = judge(self._servers, barrier.ring, self.leases, waited=waited, departed=departed)
         if standing not in SMALLER:
             self._smaller_since = None
@@ -97,7 +97,7 @@ class Stand:
 
     def next_deadline(self, barrier: Barrier) -> float | None:
         if self.standing is Standing.WAIT:
-            return None if self._smaller_since is None else self._smaller_since + self._isolation_wait
+            return None if self._smaller_since is None else self._smaller_since + self.isolation_wait
         return None if self.claiming else self._claim_at(barrier)
 
     def _claim_at(self, barrier: Barrier) -> float | None:

@@ -50,6 +50,11 @@ class Operators:
         self._operations: dict[int, _Operation] = {}
         self._numbers = 0
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._operations)
+
     async def change_host(self, change: HostChange) -> HostRow:
         """Have a change carried out by the whole ring. Returns what holds then. Raises OperationError."""
         result = await self._operate(change, self.new_operation())
