@@ -43,11 +43,10 @@ from director.service.handover import Handover, Left, cannot_read
 from director.service.kicking import Kicker
 from director.service.log import Log, capture_logging
 from director.service.lookups import Lookups
-from director.service.metrics import Counted
 from director.service.operations import Operations
 from director.service.persist import Persistence
 from director.service.reloading import limits
-from director.service.replacing import Replacing, load_memory
+from director.service.replacing import Replacing, load_names, load_users
 from director.service.resolving import Resolving
 from director.service.servers import Endpoint
 from director.service.socketmap import Socketmap
@@ -205,7 +204,7 @@ class App:
             user_hash,
             self.started,
             lambda: self.warm_seconds,
-            left.handover.counted if left else Counted(),
+            left.handover.counted if left else None,
         )
         self.configuring = Configuring(self.director, self.persistence, self.operations.apply, log)
         self.notifier = Notifier(os.environ)
@@ -286,9 +285,9 @@ class App:
         """Go on where the program before has stopped."""
         handover, memory = left
         self.persistence.take_over(handover.tables, handover.audit)
-        if handover.username_hash == self.director.identity.username_hash:
-            load_memory(self.director, memory, self.driver.handle)
-        memory.users = memory.names = b""
+        if handover.username_hash != self.director.identity.username_hash:
+            memory.users, memory.names = b"", []  # their keys mean nothing any more
+        load_users(self.director, memory, self.driver.handle)
 
     async def _serve(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -307,6 +306,7 @@ class App:
             self.driver.handle(Started())
             if self._left is not None:
                 await self._adopt(self._left.handover)
+                tasks.start_soon(load_names, self.director.names, self._left.memory)
             tasks.start_soon(self.configuring.run)
             tasks.start_soon(self._serve_operators)
             tasks.start_soon(self._tell_manager)

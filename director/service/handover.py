@@ -73,6 +73,8 @@ class Handover(msgspec.Struct, kw_only=True):
     """What is not in the store yet of who did what."""
     counted: Counted = msgspec.field(default_factory=Counted)
     user_bytes: int = 0
+    name_bytes: list[int] = msgspec.field(default_factory=list)
+    """Of each bucket."""
 
 
 class _Head(msgspec.Struct):
@@ -83,10 +85,12 @@ class _Head(msgspec.Struct):
 
 
 class Memory(msgspec.Struct):
-    """What memory holds of users: records and names of all buckets in a row."""
+    """What memory holds of users."""
 
     users: bytes = b""
-    names: bytes = b""
+    """The records of all buckets in a row."""
+    names: list[bytes] = msgspec.field(default_factory=list)
+    """By bucket."""
 
 
 class Left(NamedTuple):
@@ -98,9 +102,9 @@ class Left(NamedTuple):
 
 def encode(handover: Handover, memory: Memory) -> list[bytes]:
     """Pieces to be written one after the other."""
-    handover.user_bytes = len(memory.users)
+    handover.user_bytes, handover.name_bytes = len(memory.users), list(map(len, memory.names))
     document = msgspec.msgpack.encode(handover)
-    return [len(document).to_bytes(_LENGTH), document, memory.users, memory.names]
+    return [len(document).to_bytes(_LENGTH), document, memory.users, *memory.names]
 
 
 def decode(data: bytes | memoryview) -> Left:
@@ -116,11 +120,13 @@ def decode(data: bytes | memoryview) -> Left:
         handover = msgspec.msgpack.decode(document, type=Handover)
     except msgspec.DecodeError as exc:
         raise HandoverError(f"what was handed over is damaged: {exc}") from exc
-    users_end = end + handover.user_bytes
-    if users_end > len(view):
-        lacking = users_end - len(view)
-        raise HandoverError(f"what was handed over is damaged: {lacking} bytes of users are missing")
-    return Left(handover, Memory(bytes(view[end:users_end]), bytes(view[users_end:])))
+    pieces = []
+    for size in (handover.user_bytes, *handover.name_bytes):
+        pieces.append(bytes(view[end : end + size]))
+        end += size
+    if end > len(view):
+        raise HandoverError(f"what was handed over is damaged: {end - len(view)} bytes are missing")
+    return Left(handover, Memory(pieces[0], pieces[1:]))
 
 
 def cannot_read(format: int) -> str:

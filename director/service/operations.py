@@ -87,11 +87,11 @@ class Operations(UserOperations):
         user_hash: UserHash,
         started: float,
         warm_seconds: Callable[[], float],
-        before: Counted,
+        before: Counted | None = None,
     ) -> None:
         """before: what predecessors in this process have counted."""
         super().__init__(driver, persistence, user_hash)
-        self._before = before
+        self._before = before or Counted()
         self.reloads: Reloads
         """Given before anything is asked."""
         self._started, self._warm_seconds = started, warm_seconds
