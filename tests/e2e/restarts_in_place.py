@@ -187,9 +187,9 @@ def run(programs: Programs, *, seconds: float, restarts: int, rate: float) -> Re
                 )
 
         def replace() -> None:
+            begun = time.monotonic()
             for number in range(restarts):
-                if over.wait(seconds / restarts if number else 1.0):
-                    return
+                time.sleep(max(0.0, begun + 0.5 + number * (seconds - 2) / restarts - time.monotonic()))
                 done = director.command("reload", "--exec")
                 if done.returncode:
                     problems.append(done.stdout + done.stderr)

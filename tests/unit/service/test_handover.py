@@ -27,7 +27,9 @@ def handover(**fields: object) -> Handover:
 
 
 def test_everything_comes_back_as_it_was() -> None:
-    connection = Connection(relay="login", client=7, auth=8, heard=True, rest=b"OK\t1", held=[b"OK\t2\tproxy"])
+    connection = Connection(
+        relay="login", client=7, auth=8, heard=True, rest=b"OK\t1", held=[b"OK\t2\tproxy"]
+    )
     left = handover(connections=[connection], tables={"hosts": b"\x00\xff"}, notify_rest=b"ali")
     memory = Memory(b"u" * 44, [b"first", b"", b"third"])
     assert decode(b"".join(encode(left, memory))) == (left, memory)
