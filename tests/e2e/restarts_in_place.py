@@ -24,10 +24,11 @@ from typing import NamedTuple
 from director.demo.clients import Imap, Login, deliver_lmtp, failures, login_many, on_two_backends
 from director.demo.cluster import Cluster
 from director.demo.dovecot import Programs
-from director.demo.ports import free_ports
+from director.demo.ports import addresses, free_ports
 from tests.e2e.conftest import dovecot, new_folder
 
-PROXY, BACKENDS = "127.0.60.31", ("127.0.60.41", "127.0.60.42")
+PROXY, BACKEND = "127.0.60.31", "127.0.60.41"
+"""Of the command; the first of two backends."""
 DELAY = 0.1
 """Seconds by which the replies of auth come later."""
 PARALLEL = 250
@@ -70,9 +71,16 @@ class SlowAuth:
                     there.connect(str(self.auth))
                 except OSError:
                     here.close()
+                    there.close()
                     continue
-                threading.Thread(target=self._pass, args=(here, there, 0.0), daemon=True).start()
-                threading.Thread(target=self._pass, args=(there, here, self.delay), daemon=True).start()
+                threading.Thread(target=self._serve, args=(here, there), daemon=True).start()
+
+    def _serve(self, here: socket.socket, there: socket.socket) -> None:
+        with here, there:
+            back = threading.Thread(target=self._pass, args=(there, here, self.delay), daemon=True)
+            back.start()
+            self._pass(here, there, 0.0)
+            back.join()
 
     def _pass(self, source: socket.socket, target: socket.socket, delay: float) -> None:
         counted = _REPLY if delay else _REQUEST
@@ -140,18 +148,22 @@ class Report(NamedTuple):
         )
 
 
-def run(programs: Programs, *, seconds: float, restarts: int, rate: float) -> Report:
-    """Start everything, replace the program so many times under load, end everything."""
-    ports = free_ports([PROXY, *BACKENDS], [PROXY])
+def run(
+    programs: Programs, proxy_address: str, backend: str, *, seconds: float, restarts: int, rate: float
+) -> Report:
+    """Start everything, replace the program so many times under load, end everything.
+
+    backend: the first of two addresses."""
+    ports = free_ports([proxy_address, *addresses(backend, 2)], [proxy_address])
     with ExitStack() as stack:
         folder = stack.enter_context(new_folder(programs))
         cluster = Cluster(
             folder / "c",
             directors=1,
-            backends=len(BACKENDS),
+            backends=2,
             ports=ports,
-            first_proxy=PROXY,
-            first_backend=BACKENDS[0],
+            first_proxy=proxy_address,
+            first_backend=backend,
             programs=programs,
         )
         director, proxy = cluster.directors[0], cluster.proxies[0]
@@ -164,7 +176,7 @@ def run(programs: Programs, *, seconds: float, restarts: int, rate: float) -> Re
             stack.enter_context(SlowAuth(proxy.run / "slow-userdb", proxy.run / "auth-userdb", DELAY)),
         ]
         stack.enter_context(cluster)
-        idle = [stack.enter_context(Imap(PROXY, ports.imap)) for _ in range(IDLE)]
+        idle = [stack.enter_context(Imap(proxy_address, ports.imap)) for _ in range(IDLE)]
         for number, session in enumerate(idle):
             session.login(f"idle{number}", "any")
         over = threading.Event()
@@ -175,7 +187,9 @@ def run(programs: Programs, *, seconds: float, restarts: int, rate: float) -> Re
         def deliver() -> None:
             while not over.wait(0.3):
                 try:
-                    deliveries.append(deliver_lmtp(PROXY, ports.lmtp, f"lena{len(deliveries) % 7}", "hello"))
+                    deliveries.append(
+                        deliver_lmtp(proxy.address, ports.lmtp, f"lena{len(deliveries) % 7}", "hello")
+                    )
                 except Exception as exc:  # whatever it is, it is what the test is about
                     deliveries.append(str(exc))
 
@@ -203,7 +217,7 @@ def run(programs: Programs, *, seconds: float, restarts: int, rate: float) -> Re
         for thread in threads:
             thread.start()
         users = [f"user{number % 997}" for number in range(round(seconds * rate))]
-        logins = login_many(users, [PROXY], ports.imap, rate=rate, parallel=PARALLEL)
+        logins = login_many(users, [proxy_address], ports.imap, rate=rate, parallel=PARALLEL)
         threads[-1].join()
         over.set()
         for thread in threads:
@@ -239,7 +253,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dovecot", choices=["2.3", "2.4"], default="2.3")
     options = parser.parse_args(arguments)
     report = run(
-        dovecot(options.dovecot), seconds=options.seconds, restarts=options.restarts, rate=options.rate
+        dovecot(options.dovecot),
+        PROXY,
+        BACKEND,
+        seconds=options.seconds,
+        restarts=options.restarts,
+        rate=options.rate,
     )
     print(report.text())
     return 1 if report.failed() else 0
