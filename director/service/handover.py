@@ -67,6 +67,8 @@ class Handover(msgspec.Struct, kw_only=True):
     notify_rest: bytes = b""
     """The beginning of a line of the FIFO."""
     connections: list[Connection] = msgspec.field(default_factory=list)
+    smaller_since: float | None = None
+    """Of `Director.take_over`."""
     tables: dict[str, bytes] = msgspec.field(default_factory=dict)
     """Hosts, directors and what was applied, as in the store."""
     audit: list[AuditEntry] = msgspec.field(default_factory=list)

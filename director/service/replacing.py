@@ -172,6 +172,7 @@ class Replacing:
             listening=app.sockets.hand_over(),
             notify_rest=app.notify.rest,
             connections=given,
+            smaller_since=app.director.smaller_since,
             tables=tables,
             audit=audit,
             counted=app.operations.counted(),
