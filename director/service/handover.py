@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from director.core.events import Flush, Forget
 from director.errors import DirectorError
 from director.net.login import Connection
 from director.service.metrics import Counted
@@ -38,6 +39,27 @@ class Listening(msgspec.Struct, kw_only=True):
     owns_file: bool = False
     from_unit: bool = False
     """The service manager has opened it."""
+
+
+class UnderWay(msgspec.Struct, kw_only=True):
+    """Users being moved or forgotten by the thousand: the successor begins again with those who are left."""
+
+    number: int
+    kind: str
+    target: str
+    started: int
+    """Unix seconds."""
+    total: int | None
+    reason: str
+    flush: Flush | None = None
+    """What is carried out: this..."""
+    forget: Forget | None = None
+    """...or this."""
+    moved: int = 0
+    """Users so far..."""
+    timed_out: int = 0
+    kicked: int = 0
+    """...and sessions."""
 
 
 class Replacement(msgspec.Struct, kw_only=True):
@@ -71,6 +93,9 @@ class Handover(msgspec.Struct, kw_only=True):
     """Of `Director.take_over`."""
     tables: dict[str, bytes] = msgspec.field(default_factory=dict)
     """Hosts, directors and what was applied, as in the store."""
+    under_way: list[UnderWay] = msgspec.field(default_factory=list)
+    operations: int = 0
+    """The last number that an operation of operators has been given."""
     audit: list[AuditEntry] = msgspec.field(default_factory=list)
     """What is not in the store yet of who did what."""
     counted: Counted = msgspec.field(default_factory=Counted)

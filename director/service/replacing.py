@@ -174,6 +174,8 @@ class Replacing:
             connections=given,
             smaller_since=app.director.smaller_since,
             tables=tables,
+            under_way=app.operations.hand_over(),
+            operations=app.driver.operators.last,
             audit=audit,
             counted=app.operations.counted(),
         )
@@ -192,6 +194,7 @@ class Replacing:
 
     def served(self) -> None:
         """Logins are answered."""
+        self._app.operations.go_on()
         before = self._before
         if before is None:
             return

@@ -61,11 +61,13 @@ class Managed(Director):
         self._stopping = False
         threading.Thread(target=self._hear, daemon=True).start()
         self._launch()
-        threading.Thread(target=self._supervise, daemon=True).start()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
 
-    def stop(self) -> None:
+    def let_end(self) -> None:
+        """It is about to be stopped: not to be started again."""
         self._stopping = True
-        super().stop()
+        self._supervisor.join()
 
     def close(self) -> None:
         for end in self._ends.values():

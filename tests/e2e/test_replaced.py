@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import site
@@ -310,3 +311,21 @@ def test_an_operators_connection_is_accepted_again_afterwards(folder: Path) -> N
         with connect(director.admin) as admin:
             admin.sendall(b"VERSION\tdirector-doveadm\t1\t0\nHOST-LIST\n")
             assert b"127.0.3.1" in admin.recv(4096) + admin.recv(4096)
+
+
+def test_a_flush_under_way_goes_on_to_its_end_and_whoever_follows_it_is_told(folder: Path) -> None:
+    users = [f"user{number}" for number in range(300)]
+    with one_director(folder, state="memory:", settings={"users": 'kick_delay = "0.3 s"'}) as director:
+        director.wait_ready()
+        with Client(director.login) as client:
+            client.ask(users)
+        assert director.command("update", "127.0.3.1", "0").returncode == 0
+        body = {"host": "127.0.3.1", "max_parallel": 10}
+        status, answer = director.request("POST", "/v1/flushes?wait=false", body)
+        assert status == 202, answer
+        id = json.loads(answer)["id"]
+        until(lambda: director.get(f"/v1/moves/{id}")["moved"] > 0)
+        assert replace(director)["state"] == "done"
+        ended = until(lambda: (move := director.get(f"/v1/moves/{id}"))["ended"] and move)
+        assert ended["result"]["moved"] > 20
+        until(lambda: director.get("/v1/hosts/127.0.3.1")["users"] == 0)

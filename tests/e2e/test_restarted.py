@@ -52,6 +52,7 @@ def managed(programs: Programs) -> Iterator[Set]:
         director.open(cluster.proxies[0].run)
         stack.callback(director.close)
         stack.enter_context(cluster)
+        stack.callback(director.let_end)
         yield Set(director, cluster, ports)
 
 
