@@ -286,7 +286,7 @@ class App:
         handover, memory = left
         self.persistence.take_over(handover.tables, handover.audit)
         if handover.username_hash != self.director.identity.username_hash:
-            memory.users, memory.names = b"", []  # their keys mean nothing any more
+            memory.users = memory.names = b""  # their keys mean nothing any more
         self.operations.take_over(handover.under_way, handover.operations)
         self.director.take_over(handover.smaller_since)
         load_users(self.director, memory, self.driver.handle)
@@ -308,7 +308,8 @@ class App:
             self.driver.handle(Started())
             if self._left is not None:
                 await self._adopt(self._left.handover)
-                tasks.start_soon(load_names, self.director.names, self._left.memory)
+                sizes = self._left.handover.name_bytes
+                tasks.start_soon(load_names, self.director.names, self._left.memory, sizes)
             tasks.start_soon(self.configuring.run)
             tasks.start_soon(self._serve_operators)
             tasks.start_soon(self._tell_manager)

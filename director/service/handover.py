@@ -101,7 +101,7 @@ class Handover(msgspec.Struct, kw_only=True):
     counted: Counted = msgspec.field(default_factory=Counted)
     user_bytes: int = 0
     name_bytes: list[int] = msgspec.field(default_factory=list)
-    """Of each bucket."""
+    """Of the names of each bucket."""
 
 
 class _Head(msgspec.Struct):
@@ -112,12 +112,11 @@ class _Head(msgspec.Struct):
 
 
 class Memory(msgspec.Struct):
-    """What memory holds of users."""
+    """What memory holds of users: records and names of all buckets in a row, each in one piece, that is given
+    back to the system as soon as it was taken in."""
 
     users: bytes = b""
-    """The records of all buckets in a row."""
-    names: list[bytes] = msgspec.field(default_factory=list)
-    """By bucket."""
+    names: bytes = b""
 
 
 class Left(NamedTuple):
@@ -129,9 +128,9 @@ class Left(NamedTuple):
 
 def encode(handover: Handover, memory: Memory) -> list[bytes]:
     """Pieces to be written one after the other."""
-    handover.user_bytes, handover.name_bytes = len(memory.users), list(map(len, memory.names))
+    handover.user_bytes = len(memory.users)
     document = msgspec.msgpack.encode(handover)
-    return [len(document).to_bytes(_LENGTH), document, memory.users, *memory.names]
+    return [len(document).to_bytes(_LENGTH), document, memory.users, memory.names]
 
 
 def decode(data: bytes | memoryview) -> Left:
@@ -147,13 +146,11 @@ def decode(data: bytes | memoryview) -> Left:
         handover = msgspec.msgpack.decode(document, type=Handover)
     except msgspec.DecodeError as exc:
         raise HandoverError(f"what was handed over is damaged: {exc}") from exc
-    pieces = []
-    for size in (handover.user_bytes, *handover.name_bytes):
-        pieces.append(bytes(view[end : end + size]))
-        end += size
-    if end > len(view):
-        raise HandoverError(f"what was handed over is damaged: {end - len(view)} bytes are missing")
-    return Left(handover, Memory(pieces[0], pieces[1:]))
+    users_end = end + handover.user_bytes
+    missing = users_end + sum(handover.name_bytes) - len(view)
+    if missing:
+        raise HandoverError(f"what was handed over is damaged: {missing} bytes are missing")
+    return Left(handover, Memory(bytes(view[end:users_end]), bytes(view[users_end:])))
 
 
 def cannot_read(format: int) -> str:

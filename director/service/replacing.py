@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -52,16 +52,19 @@ def load_users(director: Director, memory: Memory, handle: Callable[[Event], Non
     memory.users = b""
 
 
-async def load_names(names: NameTable, memory: Memory) -> None:
+async def load_names(names: NameTable, memory: Memory, sizes: Sequence[int]) -> None:
     """The same for names, a few at a time, while logins are answered: they take several times as long."""
-    for first in range(0, len(memory.names), NAMES_AT_ONCE):
+    start = 0
+    for first in range(0, len(sizes), NAMES_AT_ONCE):
+        end = start + sum(sizes[first : first + NAMES_AT_ONCE])
         dirty = names.take_dirty()
-        names.merge(b"".join(memory.names[first : first + NAMES_AT_ONCE]))
+        names.merge(memory.names[start:end])
+        start = end
         names.take_dirty()
         for number in dirty:
             names.mark_dirty(number)
         await anyio.lowlevel.checkpoint()
-    memory.names = []
+    memory.names = b""
 
 
 class Replacing:
@@ -180,10 +183,10 @@ class Replacing:
             counted=app.operations.counted(),
         )
         users, names = app.director.users, app.director.names
-        memory = Memory(
-            b"".join([users.bucket(number) for number in range(BUCKETS)]),
-            [names.raw(number) for number in range(BUCKETS)],
-        )
+        entries = [names.raw(number) for number in range(BUCKETS)]
+        handover.name_bytes = list(map(len, entries))
+        memory = Memory(b"".join([users.bucket(number) for number in range(BUCKETS)]), b"".join(entries))
+        del entries
         try:
             reexec.replace(handover, memory, os.environ)
         except OSError as exc:

@@ -30,8 +30,8 @@ def test_everything_comes_back_as_it_was() -> None:
     connection = Connection(
         relay="login", client=7, auth=8, heard=True, rest=b"OK\t1", held=[b"OK\t2\tproxy"]
     )
-    left = handover(connections=[connection], tables={"hosts": b"\x00\xff"}, notify_rest=b"ali")
-    memory = Memory(b"u" * 44, [b"first", b"", b"third"])
+    left = handover(connections=[connection], tables={"hosts": b"\x00\xff"}, name_bytes=[5, 0, 6])
+    memory = Memory(b"u" * 44, b"first" + b"second")
     assert decode(b"".join(encode(left, memory))) == (left, memory)
 
 
@@ -57,7 +57,7 @@ def test_fields_a_later_program_adds_do_not_keep_an_older_one_from_reading() -> 
 
 @pytest.mark.parametrize("cut", [4, 60, -1])
 def test_a_document_that_is_cut_off_is_named_as_damaged(cut: int) -> None:
-    data = b"".join(encode(handover(), Memory(b"u" * 22, [b"name"])))
+    data = b"".join(encode(handover(name_bytes=[4]), Memory(b"u" * 22, b"name")))
     with pytest.raises(HandoverError, match="damaged"):
         decode(data[:cut])
 
