@@ -170,6 +170,8 @@ class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions ended."""
     timed_out: int = 0
     """Users whose old sessions were not confirmed to be gone in time."""
+    not_flushed: int = 0
+    """Users whose flush program failed or did not end; the kick delay was waited for instead."""
     not_reached: list[str] = []
     """Directors that did not confirm; the sessions they proxy end when they are back."""
     stored: bool = True

@@ -194,6 +194,7 @@ class Flushes:
                     superseded=job.superseded,
                     kicked=job.kicked,
                     timed_out=job.timed_out,
+                    not_flushed=job.not_flushed,
                     not_reached=tuple(sorted(job.not_reached)),
                 )
             )

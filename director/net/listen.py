@@ -74,6 +74,21 @@ class Fifo:
         fd, self.fd = self.fd, -1
         return fd
 
+    def is_lost(self) -> bool:
+        """Whether at its path there is another file by now, or none."""
+        try:
+            there, mine = os.stat(self.where), os.fstat(self.fd)
+        except OSError:
+            return True
+        return (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
+
+    def become(self, other: Fifo) -> None:
+        """Take the place of another one, which is over by that; the descriptor keeps its number."""
+        os.dup2(other.fd, self.fd, inheritable=False)
+        os.close(other.fd)
+        other.fd = -1
+        self._file = other._file
+
     def close(self) -> None:
         if self.fd < 0:
             return

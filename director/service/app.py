@@ -28,8 +28,10 @@ from director.core.member import Identity
 from director.core.order import split_member
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
 from director.net.admin import serve_client
+from director.net.authreply import AuthreplySocket
+from director.net.listen import Fifo, open_fifo
 from director.net.login import Relay
-from director.net.notify import NotifyReader
+from director.net.notify import NotifyReader, read_fifo
 from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
 from director.service import reexec
@@ -170,7 +172,7 @@ class App:
         )
         tls = config.ring.tls
         self.driver = Driver(self.director, log, RingTls(tls.cert, tls.key, tls.ca) if tls else None)
-        self.kicker = Kicker(config.dovecot, log, self.driver.kick_ended)
+        self.kicker = Kicker(config.dovecot, log, self.driver.kick_ended, self.driver.stragglers)
         self.driver.sessions = self.kicker
         self.programs = FlushPrograms(config.users.flush_socket, self.driver.handle, log)
         self.driver.programs = self.programs
@@ -214,9 +216,7 @@ class App:
             self.driver.names_seen, self.driver.notify_skipped, left.handover.notify_rest if left else b""
         )
         self._listening: list[tuple[Serve, socket.socket]] = []
-        self._doors_to_open: list[
-            tuple[Callable[[socket.socket], Coroutine[Any, Any, None]], socket.socket]
-        ] = []
+        self._doors_to_open: list[tuple[Serve, socket.socket]] = []
         self.relays: list[Relay] = []
         self._bugs_logged: deque[float] = deque(maxlen=BUGS_LOGGED)
         self._doors = anyio.CancelScope()
@@ -240,7 +240,9 @@ class App:
                 relay = Relay(name, upstream, passlines, self.driver)
                 self.relays.append(relay)
                 self._listening.append((relay.serve, sock))
+        authreply = AuthreplySocket(self.driver)
         for names, serve in (
+            (("authreply",), authreply.serve),
             (("admin", ADMIN_TCP), self._serve_admin),
             (("socketmap", SOCKETMAP_TCP), self._serve_socketmap),
         ):
@@ -404,14 +406,10 @@ class App:
                     else:
                         self.end(signal.Signals(number).name)
 
-    async def _read_notify(self, descriptor: int) -> None:
-        loop = asyncio.get_running_loop()
-        pipe = os.fdopen(os.dup(descriptor), "rb", buffering=0, closefd=False)
-        transport, _ = await loop.connect_read_pipe(lambda: self.notify, pipe)
-        try:
-            await anyio.sleep_forever()
-        finally:
-            transport.close()
+    async def _read_notify(self, fifo: Fifo) -> None:
+        ear = self.config.listen.notify
+        reopen = partial(open_fifo, "notify", fifo.where, mode=ear.mode, user=ear.user, group=ear.group)
+        await read_fifo(fifo, self.notify, reopen, self.log)
 
     async def _serve_ring(self, sock: socket.socket) -> None:
         server = await asyncio.get_running_loop().create_server(self.driver.sockets.new_link, sock=sock)

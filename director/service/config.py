@@ -18,6 +18,7 @@ import msgspec
 
 from director.core.hashing import HashFormatError, UserHash
 from director.core.hosts import MAX_WEIGHT, BackendSetting
+from director.core.pending import PENDING_TIMEOUT
 from director.errors import ConfigErrors, TlsFileError
 from director.net.tls import RingTls
 from director.service.servers import (
@@ -172,7 +173,6 @@ class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
     userdb: ListenerConfig = ListenerConfig(path="director-userdb", mode=0o600)
     admin: AdminListenerConfig = AdminListenerConfig(path="director-admin", mode=0o600)
     authreply: ListenerConfig = ListenerConfig(path="director-authreply", mode=0o600)
-    """Accepted, but not served in this release."""
     api: ListenerConfig = ListenerConfig(path="/run/director/api.sock", mode=0o600)
     socketmap: SocketmapListenerConfig = SocketmapListenerConfig(path="", mode=0o600)
 
@@ -202,7 +202,7 @@ class LookupsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /v1/lookup`, for the Lua passdb of Dovecot 2.4 and whoever else wants to know."""
     nginx: Annotated[bool, Flag()] = False
     """`GET /v1/auth_http`, for the mail proxy of nginx."""
-    timeout: Annotated[float, Duration(at_least=0.1, at_most=MINUTE)] = 10.0
+    timeout: Annotated[float, Duration(at_least=0.1, at_most=PENDING_TIMEOUT)] = 10.0
     """How long one waits for a user who is being moved, or for the ring, before it has to try again."""
     ports: LookupPorts = LookupPorts()
 
@@ -430,12 +430,6 @@ def _flush_socket(reader: Reader, setting: str, dovecot: DovecotConfig) -> str:
 
 def _dovecot(reader: Reader, raw: object) -> DovecotConfig:
     dovecot = DovecotConfig(**reader.section(DovecotConfig, raw, "dovecot"))
-    if dovecot.kick == "anvil":
-        reader.problem(
-            "dovecot.kick",
-            'the kick channel of Dovecot 2.4 comes in a later release; write "auto" or "ipc" (Dovecot 2.3),'
-            ' or "none": sessions on an old host are not ended then',
-        )
     base = os.path.normpath(reader.folder / dovecot.base_dir)
     sockets = {
         name: reader.socket(f"dovecot.{name}", getattr(dovecot, name), base)
@@ -463,12 +457,6 @@ def _listen(reader: Reader, raw: object, dovecot: DovecotConfig, resolve: Resolv
             f"the protocol has no password: write a loopback address, such as 127.0.0.1:{SOCKETMAP_PORT},"
             " and a tunnel for Postfix on another machine",
         )
-    built = ListenConfig().authreply
-    if listen.authreply not in (
-        msgspec.structs.replace(built, path=os.path.join(dovecot.base_dir, built.path)),
-        msgspec.structs.replace(built, path=""),
-    ):
-        reader.problem("listen.authreply", "comes in a later release; leave this section out")
     return listen
 
 

@@ -58,7 +58,8 @@ from director.core.events import (
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.messages import RingMessage
 from director.errors import KickError
-from director.net.login import Client
+from director.net.authreply import AuthreplyClient
+from director.net.login import Client as LoginClient
 from director.net.tls import RingTls
 from director.service.log import LimitedLog
 from director.service.log import Log as Logger
@@ -80,6 +81,10 @@ FROZEN = 1.0
 
 _ANSWER = b"\tuser_dirkey="
 """In each line that has got a host."""
+
+
+Client = LoginClient | AuthreplyClient
+"""Whose lines are to be completed."""
 
 
 class Store(Protocol):
@@ -381,6 +386,9 @@ class Driver:
         note = "that connection is closed"
         self._limited.warning(now, "auth_line_too_long", path, socket=path, limit=limit, note=note)
 
+    def authreply_refused(self, reason: str) -> None:
+        self._limited.warning(time.monotonic(), "authreply_client_refused", reason, reason=reason)
+
     def names_seen(self, lines: Sequence[bytes]) -> None:
         """Lines of proxy-notify."""
         self.handle(Seen([unescape(line) for line in lines]))
@@ -407,6 +415,10 @@ class Driver:
             self._log.warning("sessions_not_listed", reason=str(exc), note=note)
             listed = []
         self.handle(SessionsListed(listed))
+
+    def stragglers(self, listed: Sequence[ProxiedSession]) -> None:
+        """What is proxied some time after a kick that could not see everybody."""
+        self.handle(SessionsListed(listed, late=True))
 
     # ---- effects
 

@@ -62,6 +62,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """result -> users: moved and superseded of the moves this director has led, timed_out of all."""
     moves_in_progress: int = 0
     """Users being moved now, by whichever director."""
+    flush_programs: dict[str, int] = msgspec.field(default_factory=dict)
+    """result -> flush programs of this director: done, failed, stopped (nobody waited any more)."""
     kicks: dict[str, int] = msgspec.field(default_factory=dict)
     """result -> kicks of this machine: done, failed, timed_out."""
     sessions_kicked: int = 0
@@ -189,6 +191,8 @@ class _Page:
         now = self.snapshot
         yield _counter("moves", "Users moved, by what came of it", _by_one(now.moves), "result")
         yield _gauge("moves_in_progress", "Users being moved", [((), now.moves_in_progress)])
+        programs = _by_one(now.flush_programs)
+        yield _counter("flush_programs", "Flush programs run, by what came of them", programs, "result")
         yield _counter(
             "kicks", "Requests to end sessions, by what came of them", _by_one(now.kicks), "result"
         )

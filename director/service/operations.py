@@ -349,6 +349,11 @@ class Operations(UserOperations):
                 "timed_out": counters.moves_timed_out,
             },
             moves_in_progress=len(director.moves),
+            flush_programs={
+                "done": counters.programs_done,
+                "failed": counters.programs_failed,
+                "stopped": counters.programs_stopped,
+            },
             kicks={
                 "done": counters.kicks_done,
                 "failed": counters.kicks_failed,

@@ -79,9 +79,9 @@ class Sockets:
         return second
 
     @property
-    def fifo(self) -> int | None:
-        """Descriptor of the FIFO."""
-        return None if self._fifo is None else self._fifo.fd
+    def fifo(self) -> listen.Fifo | None:
+        """The FIFO; None: it is off."""
+        return self._fifo
 
     # ---- opening
 
@@ -133,7 +133,9 @@ class Sockets:
 
 def _adopted(one: Listening) -> listen.Listener | listen.Fifo:
     adopt = listen.adopt_fifo if one.name == "notify" else listen.adopt_listener
-    return adopt(one.name, one.descriptor, owns_file=one.owns_file)
+    adopted = adopt(one.name, one.descriptor, owns_file=one.owns_file)
+    adopted.where = one.where or adopted.where  # as it was written: the next successor looks for that
+    return adopted
 
 
 def _places(config: Config) -> list[tuple[str, str, ListenerConfig | Endpoint]]:
@@ -144,6 +146,7 @@ def _places(config: Config) -> list[tuple[str, str, ListenerConfig | Endpoint]]:
         "userdb": ears.userdb,
         "notify": ears.notify,
         "admin": ears.admin,
+        "authreply": ears.authreply,
         "socketmap": ears.socketmap,
         "api": ears.api,
     }

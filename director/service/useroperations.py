@@ -471,6 +471,7 @@ def _change(done: UsersDone, host: str | None = None) -> UsersChange:
         superseded=done.superseded,
         kicked=done.kicked,
         timed_out=done.timed_out,
+        not_flushed=done.not_flushed,
         not_reached=[str(member) for member in done.not_reached],
         host=host,
     )

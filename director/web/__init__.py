@@ -7,6 +7,7 @@ does not have: `run_api` imports it in a worker thread, while logins are answere
 from __future__ import annotations
 
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import anyio
@@ -31,6 +32,10 @@ def load() -> None:
     import director.web.server  # noqa: F401
 
 
+_building = threading.Lock()
+"""One application at a time: two threads that import the framework at once find it half imported."""
+
+
 async def run_api(
     operations: Operations,
     sockets: list[socket.socket],
@@ -46,13 +51,14 @@ async def run_api(
     """
 
     def build() -> Litestar:
-        load()
-        from director.web.api import create_app
+        with _building:
+            load()
+            from director.web.api import create_app
 
-        app = create_app(operations, token=token, trusted=trusted, offer=offer)
-        # Kept by the application; the first request for it would build it on the loop.
-        app.openapi_schema  # noqa: B018
-        return app
+            app = create_app(operations, token=token, trusted=trusted, offer=offer)
+            # Kept by the application; the first request for it would build it on the loop.
+            app.openapi_schema  # noqa: B018
+            return app
 
     app = await anyio.to_thread.run_sync(build)
     from director.web.server import serve
