@@ -5,7 +5,7 @@ passdb for each way it may answer. Two proxies with directors, a plain one, and 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from ssl import SSLContext, create_default_context
@@ -21,13 +21,13 @@ from tests.e2e import mail
 from tests.e2e.processes import until
 
 PROXIES, PLAIN, BACKENDS = "127.0.30.11", "127.0.30.21", "127.0.31.1"
-TRUSTED, STRANGER = "127.0.30.0/24", "127.0.32.1"
+TRUSTED, STRANGER = "127.0.0.1 127.0.30.0/24", "127.0.32.1"
 """Whose word about a client's address the proxies take, and somebody who is not among them."""
-EXPIRE = 10.0
 PASSWORD = "secret"
 MASTER, MASTER_PASSWORD = "chief", "ofall"
-"""At the proxies; at the backends `keeper` is one, who comes with the proxies' own password."""
+"""Who may log in as any user; the proxies pass him on as such, so the backends know him too."""
 PROXY_MASTER, PROXY_MASTER_PASSWORD = "keeper", "forproxies"
+"""By whom the proxies log in at the backends where the passdb says so."""
 MECHANISMS = "plain login cram-md5 scram-sha-256"
 SERVICES = {
     "imap": "imap-login",
@@ -64,15 +64,27 @@ def listeners(ports: Ports, protocol: str) -> list[Extra]:
     return found
 
 
-class Front(NamedTuple):
-    """A proxy that clients log in to. Whoever it is that finds the backend, there is one of each user."""
+class Entrance(NamedTuple):
+    """A proxy that clients log in to: the plain one, or one with a director."""
 
     site: Site
     proxy: Proxy
+    director: Director | None
 
     @property
     def address(self) -> str:
         return self.proxy.address
+
+    def user(self, name: str) -> str:
+        """A user who has never been at another entrance: all have the same backends."""
+        return f"{name}-{self.proxy.name}"
+
+    def backend_of(self, user: str) -> str:
+        """Name of the backend where `user` belongs: as his director says, or as the plain proxy's passdb."""
+        if self.director is None:
+            return self.site.backends[1].name
+        current = self.director.ask("status", user)["current"]
+        return self.site.cluster.backend(current).name
 
     def port(self, protocol: str, kind: str = "") -> int:
         """The port of a protocol; kind: `tls` or `haproxy`."""
@@ -113,18 +125,30 @@ class Site(NamedTuple):
         return self.cluster.directors
 
     @property
-    def fronts(self) -> list[Front]:
+    def entrances(self) -> list[Entrance]:
         """The proxies with a director."""
-        return [Front(self, proxy) for proxy in self.cluster.proxies]
+        pairs = zip(self.cluster.proxies, self.directors, strict=True)
+        return [Entrance(self, proxy, director) for proxy, director in pairs]
 
-    def served(self, protocol: str, user: str) -> list[str]:
-        """Names of the backends that served `user`, once each, as soon as one has."""
+    @property
+    def plain_entrance(self) -> Entrance:
+        return Entrance(self, self.plain, None)
+
+    def landed(self, protocol: str, user: str, visit: Callable[[], object]) -> str:
+        """Name of the backend that serves the login, or takes the mail, of `user` in `visit`."""
         spoken = "managesieve" if protocol == "sieve" else protocol
 
-        def found() -> list[str]:
-            return [backend.name for backend in self.backends if user in backend.users(spoken)]
+        def count(backend: Backend) -> int:
+            return backend.users(spoken).count(user)
 
-        return list(until(found, what=f"a backend has logged {protocol} of {user}"))
+        before = {backend.name: count(backend) for backend in self.backends}
+        visit()
+
+        def found() -> list[str]:
+            return [backend.name for backend in self.backends if count(backend) > before[backend.name]]
+
+        (name,) = until(found, what=f"a backend has logged {protocol} of {user}")
+        return str(name)
 
     def logged(self, backend: str, user: str) -> str:
         """The line of a backend's log with the login of `user`."""
@@ -153,7 +177,6 @@ def running(folder: Path, programs: Programs) -> Iterator[Site]:
             first_proxy=PROXIES,
             first_backend=BACKENDS,
             passdb=rules(programs, ports),
-            expire=f"{EXPIRE:.0f} s",
             programs=programs,
             protocols=ALL_PROTOCOLS,
         )
@@ -169,7 +192,7 @@ def running(folder: Path, programs: Programs) -> Iterator[Site]:
         )
         tls = tls_settings(programs, cert, key)
         for proxy in (plain, *cluster.proxies):
-            proxy.extra = tls + front_settings(programs, ports)
+            proxy.extra = tls + front_settings(programs, ports, folder / "nobody")
         for backend in cluster.backends:
             backend.extra = tls + back_settings(programs, ports)
             backend.relay = relay
@@ -187,15 +210,14 @@ def configure(director: Director, hosts: list[str]) -> None:
     director.config.write_text(text.replace("[users]\n", f"[users]\n{separator}\n"))
 
 
-def rules(
-    programs: Programs, ports: Ports, default: str = "", fixed: str = "", gold: str = ""
-) -> list[Rule]:
+def rules(programs: Programs, ports: Ports, default: str = "", fixed: str = "", gold: str = "") -> list[Rule]:
     """Whom the proxies let in, by the beginning of his name; hosts are for the plain proxy.
 
     strict: with PASSWORD only, any mechanism; the backend gets another password. nopass: the same, but
     there is none for the backend. fixed: the passdb gives the host. local: not proxied. gold: by his tag.
     alias: is USER-box at the backend. kept: logs in there through the proxies' master user. ssl, starttls:
-    TLS to the backend. broken: the passdb fails. ghost: unknown. Others: any password.
+    TLS to the backend. ghost: unknown. broken: no passdb is asked, which auth takes for a fault of its own.
+    Others: any password.
     """
     old = programs.release == "2.3"
     user = "%u" if old else "%{user}"
@@ -226,7 +248,7 @@ def tls_settings(programs: Programs, cert: Path, key: Path) -> str:
     return f"ssl = yes\nssl_server_cert_file = {cert}\nssl_server_key_file = {key}\n"
 
 
-def front_settings(programs: Programs, ports: Ports) -> str:
+def front_settings(programs: Programs, ports: Ports, nobody: Path) -> str:
     text = f"auth_mechanisms = {MECHANISMS}\nauth_master_user_separator = *\n"
     text += f"haproxy_trusted_networks = {TRUSTED}\nlogin_trusted_networks = {TRUSTED}\n"
     for protocol, service in SERVICES.items():
@@ -235,7 +257,7 @@ def front_settings(programs: Programs, ports: Ports) -> str:
             options = ["ssl = yes"] * extra.tls + ["haproxy = yes"] * extra.haproxy
             text += _listener(extra, options)
         text += "}\n"
-    return text + _master(programs, MASTER, MASTER_PASSWORD) + _broken(programs)
+    return text + _master(programs, MASTER, MASTER_PASSWORD) + _nobody(programs, nobody)
 
 
 def back_settings(programs: Programs, ports: Ports) -> str:
@@ -247,7 +269,8 @@ def back_settings(programs: Programs, ports: Ports) -> str:
         for extra in listeners(ports, protocol):
             text += _listener(extra, ["ssl = yes"] * (extra.name == "imaps"))
         text += "}\n"
-    return text + _master(programs, PROXY_MASTER, PROXY_MASTER_PASSWORD)
+    masters = {MASTER: MASTER_PASSWORD, PROXY_MASTER: PROXY_MASTER_PASSWORD}
+    return text + "".join(_master(programs, name, password) for name, password in masters.items())
 
 
 def _listener(extra: Extra, options: list[str]) -> str:
@@ -263,20 +286,19 @@ def _master(programs: Programs, name: str, password: str) -> str:
             "  result_success = continue\n}\n"
         )
     return (
-        f"passdb static_master {{\n  driver = static\n  static_password = {password}\n"
+        f"passdb static_{name} {{\n  driver = static\n  static_password = {password}\n"
         f"  username_filter = {name}\n  master = yes\n  result_success = continue\n}}\n"
     )
 
 
-def _broken(programs: Programs) -> str:
-    """A passdb whose file is not there."""
+def _nobody(programs: Programs, path: Path) -> str:
+    """The passdb of ghosts: it knows nobody."""
+    path.touch(0o644)
     if programs.release == "2.3":
-        return (
-            "passdb {\n  driver = passwd-file\n  args = /nowhere/passwd\n  username_filter = broken*\n}\n"
-        )
-    return (
-        "passdb passwd-file {\n  passwd_file_path = /nowhere/passwd\n  username_filter = broken*\n}\n"
-    )
+        driver = f"passdb {{\n  driver = passwd-file\n  args = {programs.inside(path)}\n"
+    else:
+        driver = f"passdb passwd-file {{\n  passwd_file_path = {programs.inside(path)}\n"
+    return driver + "  username_filter = ghost*\n}\n"
 
 
 def is_refused(address: str, port: int, source: str, line: str) -> bool:
