@@ -94,7 +94,7 @@ class Session(Connection):
         first: str = "",
         timeout: float = TIMEOUT,
     ) -> None:
-        """tls: from the first byte on. first: a line sent before anything is heard, for the PROXY protocol."""
+        """tls: from the first byte on. first: a line sent before all else, as of the PROXY protocol."""
         super().__init__(address, port, timeout)
         self.address = address
         try:

@@ -24,7 +24,7 @@ NO_PASSWORD = {
         "sieve": 'NO (TRYLATER) "Temporary authentication failure."',
     },
 }
-"""What a login process says to a client whose password it does not know, so that it has none for the backend."""
+"""What a login process says where it has not heard the password, so that it has none for the backend."""
 CANCELLED = {
     "imap": "a BAD Authentication aborted by client.",
     "pop3": "-ERR Authentication aborted by client.",
