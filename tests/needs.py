@@ -11,8 +11,10 @@ SEARCH = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/
 
 
 def needs(*programs: str) -> None:
-    """Skip the test where one of `programs` is not installed; in CI a missing program is a failure."""
-    missing = [program for program in programs if shutil.which(program, path=SEARCH) is None]
+    """Skip the test where one of `programs` is not installed; in CI a missing program is a failure.
+
+    A program is a name, or the path of a module of one."""
+    missing = [program for program in programs if not _is_there(program)]
     if not missing:
         return
     reason = (
@@ -21,3 +23,7 @@ def needs(*programs: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def _is_there(program: str) -> bool:
+    return os.path.exists(program) if "/" in program else shutil.which(program, path=SEARCH) is not None

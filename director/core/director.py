@@ -276,8 +276,8 @@ class Director:
                 self.flushes.stored(number, now)
             case FlushEnded(number, ok):
                 self.moves.flush_ended(number, ok, now)
-            case SessionsListed(sessions):
-                self._sessions.begin(sessions)
+            case SessionsListed(sessions, late):
+                self._sessions.begin(sessions, late=late)
             case Stopping():
                 return [*self.changes.give_up(STOPS), *self.ring.leave(now)]
             case TimerFired():

@@ -196,6 +196,9 @@ class SessionsListed(msgspec.Struct, frozen=True):
     """What the login processes of this machine proxy; empty also where they cannot be asked."""
 
     sessions: Sequence[ProxiedSession]
+    late: bool = False
+    """Nobody asked: some of them may have been on their way to a backend when the sessions there were ended,
+    and have arrived since."""
 
 
 class StoreOpened(msgspec.Struct, frozen=True):

@@ -5,6 +5,10 @@ their sessions is held against the record of its user: on the same host it refre
 is ended, and where nothing is known of him he stays where he is, if all his sessions are on one host. If one
 turns out later to be on one of our backends after all (the store answered, or the ring was joined, only then)
 they are listed again.
+
+The kick channel does not show everybody who is just connecting to his backend, so sessions are listed again
+after kicks too: who was on his way then is ended where he arrived. Nothing else is learnt from those
+listings: whoever has no record then may have been forgotten on purpose.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from director.core.effects import Effect, ListSessions
 from director.core.hosts import HostTable
 from director.core.kicks import Kicks
 from director.core.kicktypes import HashOnHosts, ProxiedSession
+from director.core.messages import HostRow
 from director.core.users import BUCKET_SHIFT, LATEST, User, unpack
 from director.types import Address, Now, Stamp, UserKey
 
@@ -28,6 +33,7 @@ class SessionReview:
     def __init__(self, hosts: HostTable, assigner: Assigner, kicks: Kicks) -> None:
         self._hosts, self._assigner, self._users, self._kicks = hosts, assigner, assigner.users, kicks
         self._due: deque[ProxiedSession] = deque()
+        self._late = False
         self._hosts_of: dict[UserKey, set[str]] = {}
         """For each user nothing is known of: the hosts of his sessions."""
         self._strange: set[Address] = set()
@@ -37,8 +43,13 @@ class SessionReview:
     def has_work(self) -> bool:
         return bool(self._due or self._hosts_of)
 
-    def begin(self, sessions: Sequence[ProxiedSession]) -> None:
-        self._due = deque(sessions)
+    def begin(self, sessions: Sequence[ProxiedSession], *, late: bool = False) -> None:
+        """late: only whoever is on another host than his record's is ended."""
+        if late and self.has_work:
+            return  # of a review that sees the same sessions
+        self._due, self._late = deque(sessions), late
+        if late:
+            return
         self._hosts_of.clear()
         self._strange.clear()
         self._kicks.blind = False
@@ -58,10 +69,15 @@ class SessionReview:
 
     def _look_at(self, session: ProxiedSession, now: Now) -> None:
         row = self._hosts.rows.get(Address(session.host))
+        if row is None and self._late:
+            return
         if row is None:
             self._strange.add(Address(session.host))
             return
         key = self._key(session, row.tag.encode())
+        if self._late:
+            self._end_straggler(key, row, now)
+            return
         if not row.present:  # removed while we were away
             self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
             return
@@ -73,6 +89,11 @@ class SessionReview:
         elif user.host == self._hosts.id_of(row.address):
             self._users.touch(key, int(now.unix))
         else:
+            self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
+
+    def _end_straggler(self, key: UserKey, row: HostRow, now: Now) -> None:
+        user = self._users.get(key)
+        if user is not None and user.host != self._hosts.id_of(row.address):
             self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
 
     def _key(self, session: ProxiedSession, tag: bytes) -> UserKey:

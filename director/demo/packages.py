@@ -118,6 +118,12 @@ GROUPS: dict[str, dict[str, Callable[[], bool]]] = {
     },
     "debian13": {"debootstrap": _program("debootstrap")},
     "redis": {"redis-server": _program("redis-server")},
+    "lookups": {
+        "nginx": _program("nginx"),
+        "libnginx-mod-mail": Path("/usr/lib/nginx/modules/ngx_mail_module.so").exists,
+        "postfix": _program("postmap"),
+        "dovecot-auth-lua": Path("/usr/lib/dovecot/modules/auth/libauthdb_lua.so").exists,
+    },
 }
 
 

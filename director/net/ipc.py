@@ -1,141 +1,63 @@
-"""Dovecot 2.3's ipc socket: requests out, answers in.
-
-ipc carries out one request of a connection at a time, and ends it when the last login process has answered.
-What was asked behind it on the same connection has not even begun then: one frozen login process would keep a
-kick from all the others. So whoever asks has a connection to himself (checked with 2.3.19).
-"""
+"""Dovecot 2.3's ipc socket as a kick channel."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import cast
+from director.core.kicktypes import KickWhat
+from director.net.kickline import Connections, KickConnection
+from director.wire.ipc import (
+    LIST,
+    REPLY_LIMIT,
+    Done,
+    Failed,
+    Malformed,
+    Row,
+    Rows,
+    kick_requests,
+    read_reply,
+)
+from director.wire.sessions import Listing
 
-import anyio
 
-from director.errors import KickError
-from director.wire.kick import REPLY_LIMIT, Done, Failed, Malformed, Row, read_reply
-from director.wire.tabs import LineBuffer, LineTooLong
-
-CONNECTIONS = 64
-"""At most so many at a time; who needs one more waits. (ipc has room for 1,000, login processes included.)"""
-IDLE_KEPT = 4
-"""So many stay open when nobody uses them."""
-
-
-class Ipc:
-    """The way to one ipc socket. Connects when a connection is needed."""
-
+class IpcConnection(KickConnection):
     def __init__(self, path: str) -> None:
-        self.path = path
-        self._idle: list[IpcConnection] = []
-        self._free = anyio.Semaphore(CONNECTIONS)
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[IpcConnection]:
-        """A connection of one's own. Raises KickError where nobody listens.
-
-        Where the block ends with an exception, it is closed: what comes late is nobody's answer.
-        """
-        async with self._free:
-            connection = await self._get()
-            try:
-                yield connection
-            except BaseException:
-                connection.close("nobody waits for its answer")
-                raise
-            if len(self._idle) < IDLE_KEPT:
-                self._idle.append(connection)
-            else:
-                connection.close("not needed")
-
-    def close(self) -> None:
-        """Close what nobody uses."""
-        while self._idle:
-            self._idle.pop().close("not needed")
-
-    async def _get(self) -> IpcConnection:
-        while self._idle:
-            if (connection := self._idle.pop()).open:
-                return connection
-        loop = asyncio.get_running_loop()
-        try:
-            _, connection = await loop.create_unix_connection(lambda: IpcConnection(self.path), self.path)
-        except OSError as exc:
-            raise KickError(self.path, f"cannot connect: {exc.strerror or exc}") from exc
-        return connection
-
-
-class IpcConnection(asyncio.Protocol):
-    """One connection: one `ask` at a time."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._transport: asyncio.Transport | None = None
-        self._buffer = LineBuffer(REPLY_LIMIT)
-        self._row: Callable[[bytes], None] = _ignored
-        self._missing = 0
-        self._count = 0
-        self._ended = anyio.Event()
-        self._problem = ""
-
-    @property
-    def open(self) -> bool:
-        return self._transport is not None
-
-    async def ask(self, requests: Sequence[bytes], row: Callable[[bytes], None] | None = None) -> int:
-        """Send lines (with their LF), at least one, and wait until all are answered; the sum of the answers.
-
-        row: gets each line of data. Raises KickError where one is refused, or the connection lost.
-        """
-        self._row, self._missing, self._count = row or _ignored, len(requests), 0
-        self._ended = anyio.Event()
-        if self._transport is not None:
-            self._transport.write(b"".join(requests))
-            await self._ended.wait()
-        if self._problem:
-            raise KickError(self.path, self._problem)
-        return self._count
-
-    def close(self, reason: str) -> None:
-        """End it; who waits gets KickError."""
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
-            self._end(reason)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for line in self._buffer.feed(data):
-                self._line(line)
-        except (LineTooLong, Malformed) as exc:
-            self.close(f"unexpected reply: {exc}")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.close(f"the connection was lost: {exc}" if exc else "ipc closed the connection")
+        super().__init__(path, REPLY_LIMIT)
 
     def _line(self, line: bytes) -> None:
         if not self._missing:
             raise Malformed("nothing was asked")
         match read_reply(line):
             case Row(line=row):
-                self._row(row)
+                if self._row is not None:
+                    self._row(row)
             case Done(count=count):
-                self._count += count
-                self._missing -= 1
-                if not self._missing:
-                    self._ended.set()
+                self._answered(count)
             case Failed(reason=reason):
-                self._end(f"refused: {reason}")
-
-    def _end(self, problem: str) -> None:
-        self._problem = self._problem or problem
-        self._ended.set()
+                self._fail(f"refused: {reason}")
 
 
-def _ignored(_row: bytes) -> None:
-    pass
+class Ipc:
+    """The sessions of all login processes of a Dovecot 2.3. All raise KickError; none has a time-out."""
+
+    name = "ipc"
+    counts = False
+    """It tells the count of one login process only."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._connections = Connections(path, IpcConnection)
+
+    async def kick(self, what: KickWhat) -> int:
+        """End these sessions; how many one of the login processes ended."""
+        if not (requests := kick_requests(what)):
+            return 0
+        async with self._connections.connection() as connection:
+            return await connection.ask(requests)
+
+    async def read(self, listing: Listing) -> None:
+        """Hand the sessions to `listing`."""
+        async with self._connections.connection() as connection:
+            await connection.ask([LIST], Rows(listing).add)
+
+    def close(self) -> None:
+        """Close what nobody uses."""
+        self._connections.close()

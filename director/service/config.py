@@ -18,6 +18,7 @@ import msgspec
 
 from director.core.hashing import HashFormatError, UserHash
 from director.core.hosts import MAX_WEIGHT, BackendSetting
+from director.core.pending import PENDING_TIMEOUT
 from director.errors import ConfigErrors, TlsFileError
 from director.net.tls import RingTls
 from director.service.servers import (
@@ -202,7 +203,7 @@ class LookupsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /v1/lookup`, for the Lua passdb of Dovecot 2.4 and whoever else wants to know."""
     nginx: Annotated[bool, Flag()] = False
     """`GET /v1/auth_http`, for the mail proxy of nginx."""
-    timeout: Annotated[float, Duration(at_least=0.1, at_most=MINUTE)] = 10.0
+    timeout: Annotated[float, Duration(at_least=0.1, at_most=PENDING_TIMEOUT)] = 10.0
     """How long one waits for a user who is being moved, or for the ring, before it has to try again."""
     ports: LookupPorts = LookupPorts()
 
@@ -430,12 +431,6 @@ def _flush_socket(reader: Reader, setting: str, dovecot: DovecotConfig) -> str:
 
 def _dovecot(reader: Reader, raw: object) -> DovecotConfig:
     dovecot = DovecotConfig(**reader.section(DovecotConfig, raw, "dovecot"))
-    if dovecot.kick == "anvil":
-        reader.problem(
-            "dovecot.kick",
-            'the kick channel of Dovecot 2.4 comes in a later release; write "auto" or "ipc" (Dovecot 2.3),'
-            ' or "none": sessions on an old host are not ended then',
-        )
     base = os.path.normpath(reader.folder / dovecot.base_dir)
     sockets = {
         name: reader.socket(f"dovecot.{name}", getattr(dovecot, name), base)

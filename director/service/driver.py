@@ -401,6 +401,10 @@ class Driver:
             listed = []
         self.handle(SessionsListed(listed))
 
+    def stragglers(self, listed: Sequence[ProxiedSession]) -> None:
+        """What is proxied some time after a kick that could not see everybody."""
+        self.handle(SessionsListed(listed, late=True))
+
     # ---- effects
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:

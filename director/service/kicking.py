@@ -6,19 +6,21 @@ A kick is one attempt. What it could not do is told to its owner, who knows whet
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import anyio
 import anyio.abc
 
-from director.core.kicktypes import KickWhat, ProxiedSession
+from director.core.kicktypes import Fence, HashOnHosts, KickWhat, ProxiedSession
 from director.errors import KickError
+from director.net.anvil import Anvil
 from director.net.ipc import Ipc
 from director.service.config import DovecotConfig
 from director.service.log import Log
-from director.wire.kick import LIST, Census, SessionList, kick_requests
+from director.wire.sessions import Census, Listing, SessionList
 
 TIMEOUT = 4.0
 """Seconds after which a kick or a listing that is not done has failed."""
@@ -29,8 +31,37 @@ KEPT_AS_LONG = 10
 had in no time is soon had anew, and many kicks one by one still spend a tenth of the time on listings."""
 LISTING_WAIT = 0.25
 """Seconds after which a kick does not wait any more for the listing that counts it."""
+LATE_FIRST, LATE_EVERY, LATE_UNTIL = 1.5, 5.0, 35.0
+"""Seconds after a kick at which sessions are listed again: those whose backend has not let them in yet are
+unknown to anvil, and to ipc if their login process has proxied nobody before. First within the kick delay,
+and as long as Dovecot waits for a backend (30 s)."""
+LATE_SHARE = 9
+"""So many times as long as such a listing took nothing is listed after it."""
 WAITING_LIMIT = 10_000
 """Kicks under way. One more ends at once, with a problem."""
+
+
+class Channel(Protocol):
+    """How one release of Dovecot lists and ends sessions. Both raise KickError."""
+
+    @property
+    def name(self) -> str:
+        """The value of `dovecot.kick` that means it."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def counts(self) -> bool:
+        """Whether what `kick` returns is how many sessions it ended, on all login processes together."""
+
+    async def kick(self, what: KickWhat) -> int:
+        """End these sessions."""
+
+    async def read(self, listing: Listing) -> None:
+        """Hand the sessions that are proxied, or about to be, to `listing`."""
+
+    def close(self) -> None: ...
 
 
 class _Kick(NamedTuple):
@@ -63,8 +94,9 @@ class Kicker:
     """Carries kicks out while `run` runs; each ends within `timeout` seconds, however it ends.
 
     ended: is told of the end of each kick: its number, how many sessions it ended, and the problem (empty:
-    done). The sessions are counted in a listing just before the kick, since the channel tells the count of
-    one login process only; where the listing cannot be had in time, that count is all there is.
+    done). Where the channel does not count them (2.3 tells the count of one login process only), they are
+    counted in a listing just before the kick; where that cannot be had in time, its count is all there is.
+    late: is given the sessions some time after kicks by hash, which may not have seen everybody.
     """
 
     def __init__(
@@ -72,16 +104,23 @@ class Kicker:
         config: DovecotConfig,
         log: Log,
         ended: Callable[[int, int, str], None],
+        late: Callable[[list[ProxiedSession]], None],
         *,
         timeout: float = TIMEOUT,
     ) -> None:
         self._config, self._log, self._ended, self._timeout = config, log, ended, timeout
-        self._ipc = Ipc(config.ipc_socket)
-        self._channel = ""
+        self._ipc, self._anvil = Ipc(config.ipc_socket), Anvil(config.anvil_socket)
+        self._said = ""
+        self._seen: tuple[object, object] = (None, None)
+        self._both = "ipc"
+        """Where both sockets are there: which of them somebody answers at."""
         self._queue: deque[_Kick] = deque()
         self._work = anyio.Event()
         self._under_way = 0
         self._listing: _Listing | None = None
+        self._tell_late = late
+        self._late_work = anyio.Event()
+        self._late_at = self._late_until = 0.0
 
     def kick(self, number: int, what: KickWhat) -> None:
         """Start a kick. Its end is told later, never from within this call."""
@@ -92,27 +131,29 @@ class Kicker:
         """Carry out kicks until cancelled."""
         try:
             async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._look_for_stragglers)
                 while True:
                     await self._wait_for_work()
                     while self._queue:
                         self._begin(self._queue.popleft(), tasks)
         finally:
             self._ipc.close()
+            self._anvil.close()
 
     async def list_sessions(self) -> list[ProxiedSession]:
         """The sessions that are proxied here, or connecting to their backend. None where there is no channel.
 
         Raises KickError where they cannot be had in time.
         """
-        if not self._has_channel():
+        channel = self._channel()
+        if channel is None:
             return []
         listed = SessionList()
         try:
             with anyio.fail_after(self._timeout):
-                async with self._ipc.connection() as connection:
-                    await connection.ask([LIST], listed.add)
+                await channel.read(listed)
         except TimeoutError as exc:
-            raise self._late() from exc
+            raise self._late(channel) from exc
         return listed.sessions
 
     async def _wait_for_work(self) -> None:
@@ -126,59 +167,137 @@ class Kicker:
                 await self._work.wait()
 
     def _begin(self, kick: _Kick, tasks: anyio.abc.TaskGroup) -> None:
-        requests = kick_requests(kick.what)
-        if not requests or not self._has_channel():
+        channel = None if _is_empty(kick.what) else self._channel()
+        if channel is None:
             self._ended(kick.number, 0, "")
         elif self._under_way >= WAITING_LIMIT:
             self._ended(kick.number, 0, f"{WAITING_LIMIT} kicks are under way already")
         else:
-            listing, now = self._listing, anyio.current_time()
-            if listing is None or not listing.counts(now):
-                self._listing = listing = _Listing(now)
-                tasks.start_soon(self._list, listing)
             self._under_way += 1
-            tasks.start_soon(self._carry_out, kick, requests, listing)
+            listing = None if channel.counts else self._shared_listing(channel, tasks)
+            tasks.start_soon(self._carry_out, kick, channel, listing)
 
-    async def _list(self, listing: _Listing) -> None:
+    def _shared_listing(self, channel: Channel, tasks: anyio.abc.TaskGroup) -> _Listing:
+        listing, now = self._listing, anyio.current_time()
+        if listing is None or not listing.counts(now):
+            self._listing = listing = _Listing(now)
+            tasks.start_soon(self._list, channel, listing)
+        return listing
+
+    async def _list(self, channel: Channel, listing: _Listing) -> None:
         try:
             with anyio.move_on_after(self._timeout):
-                async with self._ipc.connection() as connection:
-                    await connection.ask([LIST], listing.census.add)
-                    listing.done(anyio.current_time())
+                await channel.read(listing.census)
+                listing.done(anyio.current_time())
         except KickError:
             pass  # the kicks that wait for it meet the same problem, and tell it
         finally:
             listing.ended.set()
 
-    async def _carry_out(self, kick: _Kick, requests: list[bytes], listing: _Listing) -> None:
+    async def _carry_out(self, kick: _Kick, channel: Channel, listing: _Listing | None) -> None:
         sessions, problem = 0, ""
         try:
             with anyio.fail_after(kick.deadline - anyio.current_time()):
-                with anyio.move_on_after(listing.asked + LISTING_WAIT - anyio.current_time()):
-                    await listing.ended.wait()
-                counted = listing.complete
-                async with self._ipc.connection() as connection:
-                    sessions = await connection.ask(requests)
-                if counted:
+                if listing is not None:
+                    with anyio.move_on_after(listing.asked + LISTING_WAIT - anyio.current_time()):
+                        await listing.ended.wait()
+                counted = listing is not None and listing.complete
+                sessions = await channel.kick(kick.what)
+                if listing is not None and counted:
                     sessions = max(sessions, listing.census.take(kick.what))
         except TimeoutError:
-            problem = str(self._late())
+            problem = str(self._late(channel))
         except KickError as exc:
             problem = str(exc)
         self._under_way -= 1
+        if isinstance(kick.what, HashOnHosts):
+            self._expect_stragglers()
         self._ended(kick.number, sessions, problem)
 
-    def _late(self) -> KickError:
-        return KickError(self._ipc.path, f"no answer within {self._timeout:g} s")
+    def _expect_stragglers(self) -> None:
+        now = anyio.current_time()
+        if now >= self._late_until:
+            self._late_at = now + LATE_FIRST
+        self._late_at = min(self._late_at, now + LATE_FIRST)
+        self._late_until = now + LATE_UNTIL
+        self._late_work.set()
 
-    def _has_channel(self) -> bool:
+    async def _look_for_stragglers(self) -> None:
+        while True:
+            await self._late_work.wait()
+            self._late_work = anyio.Event()
+            while (began := anyio.current_time()) < self._late_until:
+                if began < self._late_at:
+                    with anyio.move_on_after(self._late_at - began):
+                        await self._late_work.wait()  # the next look may be due earlier now
+                        self._late_work = anyio.Event()
+                    continue
+                self._late_at = began + LATE_EVERY
+                try:
+                    self._tell_late(await self.list_sessions())
+                except KickError:
+                    continue  # at the next look, or kick, it is told
+                rest = LATE_SHARE * (anyio.current_time() - began)
+                await anyio.sleep(rest)
+
+    def _late(self, channel: Channel) -> KickError:
+        return KickError(channel.path, f"no answer within {self._timeout:g} s")
+
+    def _channel(self) -> Channel | None:
+        """The channel to use now; None: nothing is ended. Says so where it is another than before."""
         wanted = self._config.kick
-        there = wanted == "ipc" or (wanted == "auto" and os.path.exists(self._config.ipc_socket))
-        channel = "ipc" if there else "none"
-        if channel != self._channel:
-            self._channel = channel
-            write = self._log.warning if wanted == "auto" and not there else self._log.info
-            write(
-                "kick_channel", channel=channel, socket=self._config.ipc_socket if wanted != "none" else None
-            )
-        return there
+        channel = self._named(wanted) if wanted != "auto" else self._found()
+        name = "none" if channel is None else channel.name
+        if name != self._said:
+            self._said = name
+            if channel is not None or wanted == "none":
+                self._log.info("kick_channel", channel=name, socket=channel.path if channel else None)
+            else:
+                self._log.warning(
+                    "kick_channel",
+                    channel=name,
+                    problem="neither socket is there: sessions are not ended",
+                    ipc=self._config.ipc_socket,
+                    anvil=self._config.anvil_socket,
+                )
+        return channel
+
+    def _named(self, name: str) -> Channel | None:
+        channels: tuple[Channel, ...] = (self._ipc, self._anvil)
+        return next((channel for channel in channels if channel.name == name), None)
+
+    def _found(self) -> Channel | None:
+        """2.3 has an anvil socket too, of another protocol; 2.4 has no ipc, but for one left by a 2.3."""
+        seen = (_identity(self._ipc.path), _identity(self._anvil.path))
+        if seen != self._seen:
+            self._seen = seen
+            self._both = "ipc" if seen[1] is None or not _is_refused(self._ipc.path) else "anvil"
+        if seen[0] is not None and (seen[1] is None or self._both == "ipc"):
+            return self._ipc
+        return self._anvil if seen[1] is not None else None
+
+
+def _is_empty(what: KickWhat) -> bool:
+    return isinstance(what, Fence) or (isinstance(what, HashOnHosts) and not what.hosts)
+
+
+def _identity(path: str) -> tuple[int, int, int] | None:
+    """Something that changes when another socket is made at `path`; None: there is none, or none for us."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def _is_refused(path: str) -> bool:
+    """Whether nobody listens at the socket at `path`. Returns at once."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # full for the moment, or not ours to open: somebody may be there
+            return False
+    return False

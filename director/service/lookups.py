@@ -1,4 +1,4 @@
-"""Look-ups for programs that are no login processes: nginx, Postfix, a Lua passdb of Dovecot 2.4.
+"""Look-ups for programs that are no login processes: nginx, Postfix, a Lua passdb of Dovecot.
 
 They get what a login would get, by the same decision: users are placed, refreshed, held while they are moved.
 Nobody waits longer than `timeout` seconds: then the program is told to try again.
@@ -43,6 +43,7 @@ class Lookups:
             self._driver.counts.add_lookups("answered", protocol)
             await anyio.lowlevel.checkpoint()  # the turn that tells the ring is over when we go on
             return _answer(assigner, answer, key)
+        self._driver.counts.add_lookups("waited", protocol)
         try:
             backend = await self._wait(key, tag, answer)
         except TryAgain as exc:

@@ -7,6 +7,7 @@ does not have: `run_api` imports it in a worker thread, while logins are answere
 from __future__ import annotations
 
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Offer", "run_api"]
+
+
+_building = threading.Lock()
+"""One application at a time: two threads that import the framework at once find it half imported."""
 
 
 async def run_api(
@@ -38,15 +43,16 @@ async def run_api(
     """
 
     def build() -> Litestar:
-        import prometheus_client  # noqa: F401  # the first scrape would import it on the loop
+        with _building:
+            import prometheus_client  # noqa: F401  # the first scrape would import it on the loop
 
-        import director.web.server  # noqa: F401
-        from director.web.api import create_app
+            import director.web.server  # noqa: F401
+            from director.web.api import create_app
 
-        app = create_app(operations, token=token, trusted=trusted, offer=offer)
-        # Kept by the application; the first request for it would build it on the loop.
-        app.openapi_schema  # noqa: B018
-        return app
+            app = create_app(operations, token=token, trusted=trusted, offer=offer)
+            # Kept by the application; the first request for it would build it on the loop.
+            app.openapi_schema  # noqa: B018
+            return app
 
     app = await anyio.to_thread.run_sync(build)
     from director.web.server import serve

@@ -13,7 +13,8 @@ from director.records import LookupAnswer
 from director.web.offer import Offer
 from director.web.params import AnyRequest, errors
 
-PASSWORDLESS = "login methods that hide the password need it from nginx: leave only plain ones on"
+NOT_OFFERED = "This login method is not offered, use PLAIN or LOGIN"
+"""nginx itself would need the password of the others from us."""
 UNAVAILABLE = "Temporary failure, try again later"
 
 
@@ -53,12 +54,9 @@ def _auth_http(offer: Offer) -> HTTPRouteHandler:
         protocol = request.headers.get("auth-protocol", "")
         user = unquote_to_bytes(request.headers.get("auth-user", "").encode("latin-1"))
         if not user or protocol not in offer.ports:
-            problem = (
-                "the request names no user" if protocol in offer.ports else "the request names no protocol"
-            )
-            return _told({"Auth-Status": f"{problem} that can be looked up"})
+            return _told({"Auth-Status": "There is nobody to look up"})
         if request.headers.get("auth-method", "plain") != "plain":
-            return _told({"Auth-Status": PASSWORDLESS})
+            return _told({"Auth-Status": NOT_OFFERED})
         try:
             answer = await offer.lookups.find(user, tag.encode(), "nginx")
         except TryAgain:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
 
 import pytest
 
+from director.core.hashing import UserHash
 from director.demo.clients import Imap, Refused, deliver_lmtp, login_imap, login_pop3
 from director.demo.cluster import Director, get
 from director.demo.dovecot import Programs, Proxy
@@ -21,6 +23,7 @@ from tests.e2e.processes import SECRET, until
 
 ADDRESSES = addresses("127.0.80.1", 2)
 PASSWORD = "secret"
+EXPIRE = 900
 
 
 class Server(NamedTuple):
@@ -44,6 +47,8 @@ def rule(programs: Programs, address: str, ports: Ports) -> Rule:
     """The passdb of a server: what the login process needs if the user is proxied, and where it is itself."""
     old = programs.release == "2.3"
     fields = {"director_proxy_maybe": "y", "pass": "%w" if old else "%{password}", "lip": address}
+    if not old:  # what the director ends sessions by; 2.3 has nothing like it for those that are not proxied
+        fields["userdb_user_dirkey"] = f"%{{user | lower | md5 | hexlify | substr(0, 8) | unhex}}@{address}"
     if ports != USUAL:
         known = f"{{if;%s;eq;doveadm;{ports.doveadm};%a}}"
         new = f"{{protocol | if('=', 'doveadm', '{ports.doveadm}', local_port)}}"
@@ -72,7 +77,7 @@ def servers(programs: Programs) -> Iterator[list[Server]]:
                 base=dovecot.run,
                 secret=secret,
                 state="memory",
-                expire="15 min",
+                expire=f"{EXPIRE} s",
             )
             servers.append(Server(dovecot, director))
             director.start()
@@ -155,3 +160,36 @@ def test_auth_does_not_keep_the_requests_of_users_who_were_proxied(servers: list
     until(lambda: not set(ended) & set(other.dovecot.processes("imap-login")), within=20)
     other.imap(user)
     assert "pending requests" not in other.dovecot.log()
+
+
+@pytest.mark.parametrize("programs", ["2.4"], indirect=True)
+def test_a_local_session_has_the_key_by_which_directors_end_sessions(servers: list[Server]) -> None:
+    user, home, other = at_home(servers, "kurt")
+    hash32 = UserHash().hash(user.encode())
+    with Imap(home.dovecot.address, home.dovecot.ports.imap) as session:
+        session.login(user, PASSWORD)
+        home.dovecot.doveadm("kick", "-f", "user_dirkey", f"{hash32}@{other.dovecot.address}")
+        assert session.served_by() == home.name
+        home.dovecot.doveadm("kick", "-f", "user_dirkey", f"{hash32}@{home.dovecot.address}")
+        with pytest.raises(ConnectionError):
+            session.command("NOOP")
+
+
+def test_local_sessions_keep_their_users_alive_if_somebody_tells_of_them(servers: list[Server]) -> None:
+    """Only sessions that are proxied tell of themselves. This is the line for cron of the documentation."""
+    user, home, _other = at_home(servers, "karla")
+
+    def expires() -> int:
+        found: int = json.loads(get(home.director.api, f"/v1/users/{user}")[1])["expires"]
+        return found
+
+    with Imap(home.dovecot.address, home.dovecot.ports.imap) as session:
+        session.login(user, PASSWORD)
+        at_first = expires()
+        until(lambda: time.time() + EXPIRE > at_first + 1)  # whole seconds are kept
+        listed = home.dovecot.doveadm("-f", "tab", "who", "-1").stdout.splitlines()
+        names = sorted({line.split("\t")[0] for line in listed[1:]})
+        assert user in names
+        with (home.dovecot.run / "login/director/proxy-notify").open("w") as fifo:
+            fifo.write("".join(f"{name}\n" for name in names))
+        until(lambda: expires() > at_first)

@@ -28,9 +28,9 @@ class Review:
         self.kicks = Kicks(self.hosts, self.users, Counters())
         self.review = SessionReview(self.hosts, Assigner(self.users, UserHash()), self.kicks)
 
-    def of(self, *sessions: ProxiedSession) -> list[HashOnHosts]:
+    def of(self, *sessions: ProxiedSession, late: bool = False) -> list[HashOnHosts]:
         """What is kicked because of these sessions."""
-        self.review.begin(sessions)
+        self.review.begin(sessions, late=late)
         while self.review.has_work:
             self.review.turn(at(0))
         whats = [kick.what for kick in of(Kick, self.kicks.turn(at(0)))]
@@ -112,3 +112,25 @@ def test_once_they_are_listed_the_director_is_blind_no_more() -> None:
     assert one.kicks.blind
     one.review.begin([])
     assert not one.kicks.blind
+
+
+def test_who_arrived_at_his_old_host_after_the_kick_there_is_ended() -> None:
+    one = Review()
+    one.users.put(ALICE)
+    assert one.of(session(BACKENDS[1]), session(BACKENDS[0]), late=True) == [
+        HashOnHosts(ALICE.key >> 32, [BACKENDS[1]])
+    ]
+    assert one.users.get(ALICE.key) == ALICE
+
+
+def test_a_listing_after_a_kick_brings_back_nobody_who_was_forgotten() -> None:
+    one = Review()
+    assert one.of(session(BACKENDS[1]), session(Address("10.9.9.9")), late=True) == []
+    assert len(one.users) == 0
+
+
+def test_a_listing_after_a_kick_does_not_disturb_a_review() -> None:
+    one = Review()
+    one.users.put(ALICE)
+    one.review.begin([session(BACKENDS[1])])
+    assert one.of(late=True) == [HashOnHosts(ALICE.key >> 32, [BACKENDS[1]])]

@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from director.errors import KickError
-from director.net.ipc import CONNECTIONS, IDLE_KEPT, Ipc
+from director.net.ipc import IpcConnection
+from director.net.kickline import CONNECTIONS, IDLE_KEPT, Connections
 from tests.ipc import FakeIpc
 from tests.waiting import until
 
@@ -17,10 +18,14 @@ pytestmark = pytest.mark.anyio
 KICK = b"proxy\t*\tKICK\tx\n"
 
 
+def channel(folder: Path) -> Connections[IpcConnection]:
+    return Connections(str(folder / "ipc"), IpcConnection)
+
+
 async def test_the_answers_to_all_lines_are_added_up_and_their_rows_passed_on(tmp_path: Path) -> None:
     fake = FakeIpc(lambda request: b":row of %s\n+%s\n" % (request, request[-1:]))
     rows: list[bytes] = []
-    async with fake.listening(tmp_path / "ipc"), Ipc(str(tmp_path / "ipc")).connection() as connection:
+    async with fake.listening(tmp_path / "ipc"), channel(tmp_path).connection() as connection:
         requests = [b"proxy\t*\tKICK\tu%d\n" % number for number in range(10)]
         assert await connection.ask(requests, rows.append) == 45
         assert await connection.ask(requests[:4]) == 6
@@ -30,7 +35,7 @@ async def test_the_answers_to_all_lines_are_added_up_and_their_rows_passed_on(tm
 async def test_a_refusal_is_an_error_that_names_the_socket(tmp_path: Path) -> None:
     fake = FakeIpc(lambda _: b"-Unknown command\n")
     async with fake.listening(tmp_path / "ipc"):
-        ipc = Ipc(str(tmp_path / "ipc"))
+        ipc = channel(tmp_path)
         with pytest.raises(KickError) as caught:
             async with ipc.connection() as connection:
                 await connection.ask([KICK, KICK])
@@ -41,7 +46,7 @@ async def test_a_refusal_is_an_error_that_names_the_socket(tmp_path: Path) -> No
 async def test_a_connection_is_used_again_until_it_is_lost(tmp_path: Path) -> None:
     fake = FakeIpc(lambda _: b"+0\n")
     async with fake.listening(tmp_path / "ipc"):
-        ipc = Ipc(str(tmp_path / "ipc"))
+        ipc = channel(tmp_path)
         async with ipc.connection() as first:
             await first.ask([KICK])
         async with ipc.connection() as again:
@@ -60,10 +65,10 @@ async def test_who_waits_when_the_connection_is_lost_is_told(tmp_path: Path) -> 
     ):
 
         async def ask() -> None:
-            async with Ipc(str(tmp_path / "ipc")).connection() as connection:
-                with pytest.raises(KickError, match="ipc closed the connection"):
+            async with channel(tmp_path).connection() as connection:
+                with pytest.raises(KickError, match="Dovecot closed the connection"):
                     await connection.ask([KICK])
-                with pytest.raises(KickError, match="ipc closed the connection"):
+                with pytest.raises(KickError, match="Dovecot closed the connection"):
                     await connection.ask([KICK])
 
         tasks.start_soon(ask)
@@ -73,7 +78,7 @@ async def test_who_waits_when_the_connection_is_lost_is_told(tmp_path: Path) -> 
 
 async def test_where_nobody_listens_the_error_says_so(tmp_path: Path) -> None:
     with pytest.raises(KickError) as caught:
-        async with Ipc(str(tmp_path / "ipc")).connection():
+        async with channel(tmp_path).connection():
             pass
     assert str(caught.value) == f"{tmp_path / 'ipc'}: cannot connect: No such file or directory"
 
@@ -81,7 +86,7 @@ async def test_where_nobody_listens_the_error_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"hello\n", b":" + b"x" * 20_000 + b"\n", b"+1\n+1\n"])
 async def test_what_no_ipc_says_ends_the_connection(tmp_path: Path, data: bytes) -> None:
     async with FakeIpc(lambda _: data).listening(tmp_path / "ipc"):
-        async with Ipc(str(tmp_path / "ipc")).connection() as connection:
+        async with channel(tmp_path).connection() as connection:
             with suppress(KickError):
                 await connection.ask([KICK])  # the third case is an answer, and one too many
             with pytest.raises(KickError, match="unexpected reply"):
@@ -91,7 +96,7 @@ async def test_what_no_ipc_says_ends_the_connection(tmp_path: Path, data: bytes)
 async def test_a_connection_is_closed_when_its_user_gives_up(tmp_path: Path) -> None:
     async with FakeIpc(lambda _: None).listening(tmp_path / "ipc") as fake:
         with anyio.move_on_after(0.1):
-            async with Ipc(str(tmp_path / "ipc")).connection() as connection:
+            async with channel(tmp_path).connection() as connection:
                 await connection.ask([KICK])
         await until(lambda: fake.open == 0)
     assert fake.accepted == 1
@@ -100,7 +105,7 @@ async def test_a_connection_is_closed_when_its_user_gives_up(tmp_path: Path) -> 
 async def test_there_are_only_so_many_connections_and_fewer_when_idle(tmp_path: Path) -> None:
     answered: list[int] = []
     async with FakeIpc(lambda _: b"+1\n").listening(tmp_path / "ipc") as fake:
-        ipc, fake.held = Ipc(str(tmp_path / "ipc")), anyio.Event()
+        ipc, fake.held = channel(tmp_path), anyio.Event()
 
         async def ask() -> None:
             async with ipc.connection() as connection:

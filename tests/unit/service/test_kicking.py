@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 
 from director.core.kicktypes import ByName, Fence, HashOnHosts, OnHost, ProxiedSession
 from director.errors import KickError
+from director.service import kicking
 from director.service.config import DovecotConfig
 from director.service.kicking import WAITING_LIMIT, Kicker
 from director.service.log import Log
+from tests.anvil import FakeAnvil, row
 from tests.ipc import HEADER, FakeIpc, session
 from tests.waiting import until
 
@@ -30,13 +33,15 @@ class Desk:
     """A running kicker and what it tells."""
 
     def __init__(self, folder: Path, *, kick: str = "ipc", timeout: float = 10.0) -> None:
-        self.path = folder / "ipc"
+        self.path, self.anvil = folder / "ipc", folder / "anvil"
         self.ended: list[tuple[int, int, str]] = []
         self.log: list[str] = []
+        self.late: list[list[ProxiedSession]] = []
         self.kicker = Kicker(
-            DovecotConfig(kick=kick, ipc_socket=str(self.path)),
+            DovecotConfig(kick=kick, ipc_socket=str(self.path), anvil_socket=str(self.anvil)),
             Log(write=self.log.append),
             lambda *end: self.ended.append(end),
+            self.late.append,
             timeout=timeout,
         )
 
@@ -201,7 +206,7 @@ async def test_a_connection_closed_in_the_middle_ends_the_kick_and_the_next_one_
         desk.kicker.kick(1, ByName(b"ann"))
         await until(lambda: len(fake.requests) == 2)
         fake.hang_up()
-        assert await desk.end() == [(1, 0, f"{desk.path}: ipc closed the connection")]
+        assert await desk.end() == [(1, 0, f"{desk.path}: Dovecot closed the connection")]
         fake.answer = dovecot
         desk.kicker.kick(2, ByName(b"ann"))
         assert (await desk.end(2))[1] == (2, 2, "")
@@ -247,7 +252,9 @@ async def test_auto_takes_ipc_whenever_its_socket_is_there_and_logs_each_change_
                 desk.kicker.kick(number, OnHost("127.0.32.2"))
             assert await desk.end(4) == [(0, 0, ""), (1, 0, ""), (2, 1, ""), (3, 1, "")]
     assert [line.split(" ", 1)[1] for line in desk.log] == [
-        f"level=warning event=kick_channel channel=none socket={desk.path}\n",
+        "level=warning event=kick_channel channel=none "
+        'problem="neither socket is there: sessions are not ended" '
+        f"ipc={desk.path} anvil={desk.anvil}\n",
         f"level=info event=kick_channel channel=ipc socket={desk.path}\n",
     ]
 
@@ -277,3 +284,60 @@ async def test_stopping_closes_the_connection(tmp_path: Path) -> None:
             desk.kicker.kick(1, ByName(b"ann"))
             await desk.end()
         await until(lambda: fake.open == 0)
+
+
+async def test_auto_takes_anvil_where_only_its_socket_is_there(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, kick="auto")
+    async with FakeAnvil(row(b"ann", HOST)).listening(desk.anvil), desk.running():
+        desk.kicker.kick(1, ByName(b"ann"))
+        assert await desk.end() == [(1, 1, "")]
+    assert desk.log[0].endswith(f"event=kick_channel channel=anvil socket={desk.anvil}\n")
+
+
+async def test_auto_takes_ipc_where_both_are_there_as_with_dovecot_2_3(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, kick="auto")
+    async with FakeAnvil(row(b"ann", HOST)).listening(desk.anvil) as fake, desk.with_ipc():
+        desk.kicker.kick(1, ByName(b"ann"))
+        assert await desk.end() == [(1, 2, "")]
+    assert fake.requests == []
+
+
+async def test_auto_passes_over_an_ipc_socket_that_an_upgrade_left_behind(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, kick="auto")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(desk.path))
+    async with FakeAnvil(row(b"ann", HOST)).listening(desk.anvil), desk.running():
+        desk.kicker.kick(1, ByName(b"ann"))
+        assert await desk.end() == [(1, 1, "")]
+
+
+async def test_after_a_kick_through_anvil_sessions_that_arrived_late_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kicking, "LATE_FIRST", 0.05)
+    monkeypatch.setattr(kicking, "LATE_EVERY", 0.05)
+    desk = Desk(tmp_path, kick="anvil")
+    async with FakeAnvil().listening(desk.anvil) as fake, desk.running():
+        desk.kicker.kick(1, HashOnHosts(1, ["127.0.32.1"]))
+        await desk.end()
+        await until(lambda: desk.late)
+        fake.rows.append(row(b"ann", HOST))
+        await until(lambda: desk.late[-1] == [ProxiedSession(b"ann", "127.0.32.1", 1)])
+
+
+async def test_sessions_are_listed_after_a_kick_only_so_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kicking, "LATE_FIRST", 0.02)
+    monkeypatch.setattr(kicking, "LATE_EVERY", 0.02)
+    monkeypatch.setattr(kicking, "LATE_UNTIL", 0.2)
+    desk = Desk(tmp_path, kick="anvil")
+    async with FakeAnvil().listening(desk.anvil) as fake, desk.running():
+        for number in range(2):
+            desk.kicker.kick(number, HashOnHosts(1, ["127.0.32.1"]))
+            await until(lambda: len(desk.late) >= 2)
+            await anyio.sleep(0.3)
+            listed = len(fake.requests)
+            await anyio.sleep(0.2)
+            assert len(fake.requests) == listed
+            desk.late.clear()

@@ -89,7 +89,7 @@ async def test_a_user_on_the_move_is_answered_when_he_has_moved(node: Node) -> N
         node.put("alice", HOSTS[1], decided=record.decided + 1)
         wake(node)
     assert found == [HOSTS[1]]
-    assert node.driver.lookups() == {("answered_later", "socketmap"): 1}
+    assert node.driver.lookups() == {("waited", "socketmap"): 1, ("answered_later", "socketmap"): 1}
 
 
 async def test_who_waits_too_long_is_told_to_try_again_and_why_and_is_forgotten(node: Node) -> None:
@@ -97,7 +97,7 @@ async def test_who_waits_too_long_is_told_to_try_again_and_why_and_is_forgotten(
     with pytest.raises(TryAgain, match=r"^no hosts; not settled within 0\.05 s$"):
         await desk(node, 0.05).find(b"alice", b"gold", "nginx")
     assert len(node.director.pending) == 0
-    assert node.driver.lookups() == {("refused", "nginx"): 1}
+    assert node.driver.lookups() == {("waited", "nginx"): 1, ("refused", "nginx"): 1}
     assert "protocol=nginx user=alice" in node.logged("lookup_refused")[0]
 
 

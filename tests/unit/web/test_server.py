@@ -117,3 +117,41 @@ def test_half_a_request_does_not_hold_up_others(ask: Caller) -> None:
 def test_importing_the_entry_of_the_api_does_not_import_its_framework() -> None:
     program = "import sys, director.web; sys.exit('litestar' in sys.modules or 'uvicorn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+TWO_LISTENERS = """
+import socket, sys, threading
+from functools import partial
+import anyio
+from director.web import run_api
+
+class Turns:
+    threads = []
+
+    def find_spec(self, name, path, target=None):
+        me = threading.get_ident()
+        if name.startswith("litestar") and self.threads[-1:] != [me]:
+            self.threads.append(me)
+
+async def main():
+    async with anyio.create_task_group() as tasks:
+        started = [anyio.Event(), anyio.Event()]
+        for event in started:
+            sock = socket.create_server(("127.0.0.1", 0))
+            tasks.start_soon(partial(run_api, None, [sock], token=None, trusted=True, started=event))
+        for event in started:
+            await event.wait()
+        tasks.cancel_scope.cancel()
+
+sys.setswitchinterval(0.0005)  # as the daemon does
+sys.meta_path.insert(0, Turns())
+anyio.run(main, backend_options={"use_uvloop": True})
+print(Turns.threads == list(dict.fromkeys(Turns.threads)))
+"""
+
+
+def test_a_start_with_two_listeners_does_not_crash_now_and_then() -> None:
+    """The framework was imported in two threads at once: some starts ended with an ImportError."""
+    result = subprocess.run([sys.executable, "-c", TWO_LISTENERS], capture_output=True, text=True, timeout=60)
+    # one thread after the other
+    assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr[-2000:]

@@ -6,17 +6,17 @@ import msgspec
 import pytest
 
 from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
-from director.wire.kick import (
+from director.wire.ipc import (
     REQUEST_LIMIT,
-    Census,
     Done,
     Failed,
     Malformed,
     Row,
-    SessionList,
+    Rows,
     kick_requests,
     read_reply,
 )
+from director.wire.sessions import Census, SessionList
 
 HEADER = b"username\tuser_dirkey\tservice\tsrc-ip\tdest-ip\tdest-port"
 POP3 = [
@@ -110,15 +110,17 @@ def test_what_is_no_reply_is_malformed(line: bytes) -> None:
 
 def listed(*rows: bytes) -> list[ProxiedSession]:
     listing = SessionList()
+    taken = Rows(listing)
     for row in rows:
-        listing.add(row)
+        taken.add(row)
     return listing.sessions
 
 
 def counted(*rows: bytes) -> Census:
     census = Census()
+    taken = Rows(census)
     for row in rows:
-        census.add(row)
+        taken.add(row)
     return census
 
 

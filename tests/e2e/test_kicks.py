@@ -1,39 +1,44 @@
-"""Kicks through the ipc socket of a real Dovecot 2.3, and the listing of the sessions it proxies."""
+"""Kicks through the ipc socket of a real Dovecot 2.3 and the anvil of 2.4, and the sessions they list."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 import anyio
 import pytest
 
 from director.core.hashing import UserHash
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost, ProxiedSession
-from director.demo.clients import Imap, Pop3
+from director.demo.clients import Imap, Pop3, login_imap
 from director.demo.cluster import Cluster
-from director.demo.dovecot import Backend, Proxy
+from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import Ports, free_ports
 from director.demo.settings import Rule
 from director.service.config import DovecotConfig
 from director.service.kicking import Kicker
 from director.service.log import Log
-from tests.e2e.conftest import Front, new_folder
+from tests.e2e.conftest import Front, dovecot, new_folder
 from tests.e2e.sessions import answers
-from tests.needs import needs
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
+MOVING_PROXY, MOVED_TO = "127.0.22.21", "127.0.23.21"
 PROXY, FIRST, SECOND, SILENT = "127.0.22.11", "127.0.23.1", "127.0.23.2", "127.0.23.9"
 GUEST = "cat"
 USERS = ("ann", "bob", GUEST)
 HASHES = {user: UserHash().hash(user.encode()) for user in USERS}
 SLOW_HASH = 7
 # IMAP goes to the first host and POP3 to the second, so that a user has sessions on both, as in a move.
-HOST = f"%{{if;%s;eq;imap;{FIRST};{SECOND}}}"
+HOST = {
+    "2.3": f"%{{if;%s;eq;imap;{FIRST};{SECOND}}}",
+    "2.4": f"%{{protocol | if('eq', 'imap', '{FIRST}', '{SECOND}')}}",
+}
+CHANNEL = {"2.3": "ipc", "2.4": "anvil"}
 Session = tuple[str, str]
 """User and protocol."""
 
@@ -42,9 +47,12 @@ class Desk:
     """A kicker and what it told of the last kick."""
 
     def __init__(self, proxy: Proxy, timeout: float = 10.0) -> None:
-        config = DovecotConfig(kick="ipc", ipc_socket=str(proxy.run / "ipc"))
+        self.path = proxy.run / CHANNEL[proxy.programs.release]
+        config = DovecotConfig(
+            kick="auto", ipc_socket=str(proxy.run / "ipc"), anvil_socket=str(proxy.run / "anvil")
+        )
         self.ended: list[tuple[int, str]] = []
-        self.kicker = Kicker(config, Log(write=lambda _: None), self._end, timeout=timeout)
+        self.kicker = Kicker(config, Log(write=lambda _: None), self._end, lambda _: None, timeout=timeout)
 
     def _end(self, _number: int, sessions: int, problem: str) -> None:
         self.ended.append((sessions, problem))
@@ -74,26 +82,35 @@ async def desk_for(proxy: Proxy, timeout: float = 10.0) -> AsyncIterator[Desk]:
 
 
 @pytest.fixture(scope="module")
-def kicked() -> Iterator[Front]:
+def kicked(programs: Programs) -> Iterator[Front]:
     """A proxy that knows its users' hosts by itself, and adds to its replies what a director would."""
-    needs("dovecot", "doveadm")
+    there = HOST[programs.release]
     ports = free_ports([PROXY, FIRST, SECOND, SILENT], [])
     passdb = [
         Rule(
             user,
-            host=HOST,
-            fields={"user_dirkey": f"{hash32}@{HOST}"} | ({"user_guest": "yes"} if user == GUEST else {}),
+            host=there,
+            fields={"user_dirkey": f"{hash32}@{there}"} | ({"user_guest": "yes"} if user == GUEST else {}),
         )
         for user, hash32 in HASHES.items()
     ]
     passdb.append(Rule("slow*", host=SILENT, fields={"user_dirkey": f"{SLOW_HASH}@{SILENT}"}))
     any_name = "auth_username_chars =\n"
-    with new_folder() as folder, ExitStack() as stack:
+    with new_folder(programs) as folder, ExitStack() as stack:
         backends = [
-            stack.enter_context(Backend(folder / f"b{n}", f"b{n}", address, ports))
+            stack.enter_context(Backend(folder / f"b{n}", f"b{n}", address, ports, programs=programs))
             for n, address in enumerate((FIRST, SECOND), 1)
         ]
-        proxy = Proxy(folder / "p1", "p1", PROXY, ports, passdb=passdb, director=False, extra=any_name)
+        proxy = Proxy(
+            folder / "p1",
+            "p1",
+            PROXY,
+            ports,
+            passdb=passdb,
+            director=False,
+            programs=programs,
+            extra=any_name,
+        )
         yield Front(stack.enter_context(proxy), backends, ports)
 
 
@@ -195,9 +212,12 @@ def logging_in(front: Front, user: str) -> Iterator[Imap]:
     "what",
     [HashOnHosts(SLOW_HASH, [SILENT]), ByName(b"slow\tpoke"), OnHost(SILENT)],
 )
+@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
 async def test_a_session_whose_backend_has_not_answered_yet_is_listed_and_ended(
     kicked: Front, what: KickWhat
 ) -> None:
+    # before its first session a login process tells ipc of nobody
+    login_imap(kicked.address, kicked.ports.imap, "ann")
     async with desk_for(kicked.proxy) as desk:
         await desk.sessions(0)
         with logging_in(kicked, "slow\tpoke") as session:
@@ -221,7 +241,7 @@ async def test_a_frozen_login_process_makes_a_kick_late_but_keeps_no_other_from_
             finally:
                 for process in frozen:
                     os.kill(process, signal.SIGCONT)
-            assert late == (0, f"{kicked.proxy.run / 'ipc'}: no answer within 1 s")
+            assert late == (0, f"{desk.path}: no answer within 1 s")
             assert not imap_answers
             _, problem = await desk.kick(ByName(b"ann"))
             assert problem == ""
@@ -232,14 +252,15 @@ async def test_a_kicker_goes_on_after_dovecot_was_restarted(kicked: Front) -> No
     async with desk_for(kicked.proxy) as desk:
         assert (await desk.kick(ByName(b"ann")))[1] == ""
         kicked.proxy.stop()
-        assert (await desk.kick(ByName(b"ann")))[1].startswith(f"{kicked.proxy.run / 'ipc'}: cannot connect")
+        # the first may still find its connection, and that it is lost
+        problems = [(await desk.kick(ByName(b"ann")))[1] for _ in range(2)]
+        assert problems[1].startswith(f"{desk.path}: cannot connect")
         kicked.proxy.start()
         with Clients(kicked.address, kicked.ports) as clients:
             assert await desk.kick(ByName(b"ann")) == (2, "")
             assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
 
 
-@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
 async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(cluster: Cluster) -> None:
     proxy = cluster.proxies[0]
     async with desk_for(proxy) as desk:
@@ -250,3 +271,56 @@ async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(clust
             assert listed == [ProxiedSession(b"kim", host, hash32)] * 2
             assert await desk.kick(HashOnHosts(hash32, [host])) == (2, "")
             assert clients.ended() == {("kim", "imap"), ("kim", "pop3")}
+
+
+def imap_server(listener: socket.socket, asked: threading.Event, speak: threading.Event) -> None:
+    """A backend for one session that says nothing until `speak` is set, and then lets everybody in."""
+    connection, _ = listener.accept()
+    asked.set()
+    with connection, suppress(OSError):
+        speak.wait()
+        connection.sendall(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN ID] here.\r\n")
+        for line in connection.makefile("rb"):
+            if len(words := line.split(None, 1)) == 2:
+                connection.sendall(b"%s OK done\r\n" % words[0])
+
+
+@pytest.mark.parametrize("release", ["2.3", "2.4"])
+def test_a_login_on_its_way_to_a_slow_backend_does_not_stay_there_when_its_user_is_moved(
+    release: str,
+) -> None:
+    programs = dovecot(release)
+    ports = free_ports([MOVING_PROXY, MOVED_TO, SILENT], [MOVING_PROXY])
+    asked, speak = threading.Event(), threading.Event()
+    with (
+        new_folder(programs) as folder,
+        socket.socket() as silent,
+        Cluster(
+            folder / "c",
+            directors=1,
+            backends=1,
+            ports=ports,
+            first_proxy=MOVING_PROXY,
+            first_backend=MOVED_TO,
+            programs=programs,
+        ) as cluster,
+    ):
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        silent.bind((SILENT, ports.imap))
+        silent.listen()
+        backend = threading.Thread(target=imap_server, args=(silent, asked, speak), daemon=True)
+        backend.start()
+        director = cluster.directors[0]
+        for command in (["add", SILENT], ["move", "slow", SILENT]):
+            assert director.command(*command).returncode == 0
+        with Imap(MOVING_PROXY, ports.imap) as early:
+            early.send('a LOGIN "slow" any')
+            assert asked.wait(20)
+            assert director.command("move", "slow", MOVED_TO).returncode == 0
+            assert login_imap(MOVING_PROXY, ports.imap, "slow") == "b1"
+            speak.set()
+            with pytest.raises(ConnectionError):  # noqa: PT012 - on 2.3 it is closed before it ever got in
+                while True:
+                    early.read()
+        backend.join(20)
+        assert not backend.is_alive()

@@ -1,0 +1,140 @@
+"""Connections to a kick channel: lines out, answers in, for either release of Dovecot.
+
+Both ipc and anvil carry out one request of a connection at a time, and end it when the last login process has
+answered. What was asked behind it on the same connection has not even begun then: one frozen login process
+would keep a kick from all the others. So whoever asks has a connection to himself (checked: 2.3.19, 2.4.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar, cast
+
+import anyio
+
+from director.errors import KickError
+from director.wire.tabs import LineBuffer, LineTooLong
+
+CONNECTIONS = 64
+"""At most so many at a time; who needs one more waits. (ipc has room for 1,000, login processes included.)"""
+IDLE_KEPT = 4
+"""So many stay open when nobody uses them."""
+
+
+class KickConnection(asyncio.Protocol):
+    """One connection: one `ask` at a time."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self.path = path
+        self._transport: asyncio.Transport | None = None
+        self._buffer = LineBuffer(limit)
+        self._row: Callable[[bytes], None] | None = None
+        self._missing = 0
+        self._count = 0
+        self._ended = anyio.Event()
+        self._problem = ""
+
+    @property
+    def open(self) -> bool:
+        return self._transport is not None
+
+    async def ask(self, requests: Sequence[bytes], row: Callable[[bytes], None] | None = None) -> int:
+        """Send lines (with their LF), at least one, and wait until all are answered; the sum of the answers.
+
+        row: gets each line of data. Raises KickError where one is refused, or the connection lost.
+        """
+        self._row, self._missing, self._count = row, len(requests), 0
+        self._ended = anyio.Event()
+        if self._transport is not None:
+            self._transport.write(b"".join(requests))
+            await self._ended.wait()
+        if self._problem:
+            raise KickError(self.path, self._problem)
+        return self._count
+
+    def close(self, reason: str) -> None:
+        """End it; who waits gets KickError."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+            self._fail(reason)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(self._hello)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for line in self._buffer.feed(data):
+                self._line(line)
+        except (LineTooLong, ValueError) as exc:
+            self.close(f"unexpected reply: {exc}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.close(f"the connection was lost: {exc}" if exc else "Dovecot closed the connection")
+
+    _hello = b""
+    """What is said first."""
+
+    def _line(self, line: bytes) -> None:
+        """A line came, without its LF. Raises ValueError where nobody would send it."""
+        raise NotImplementedError
+
+    def _answered(self, count: int) -> None:
+        """The first request that is not answered yet ended with `count`."""
+        self._count += count
+        self._missing -= 1
+        if not self._missing:
+            self._ended.set()
+
+    def _fail(self, problem: str) -> None:
+        self._problem = self._problem or problem
+        self._ended.set()
+
+
+C = TypeVar("C", bound=KickConnection)
+
+
+class Connections(Generic[C]):
+    """The way to one socket. Connects when a connection is needed."""
+
+    def __init__(self, path: str, make: Callable[[str], C]) -> None:
+        self.path, self._make = path, make
+        self._idle: list[C] = []
+        self._free = anyio.Semaphore(CONNECTIONS)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[C]:
+        """A connection of one's own. Raises KickError where nobody listens.
+
+        Where the block ends with an exception, it is closed: what comes late is nobody's answer.
+        """
+        async with self._free:
+            connection = await self._get()
+            try:
+                yield connection
+            except BaseException:
+                connection.close("nobody waits for its answer")
+                raise
+            if len(self._idle) < IDLE_KEPT:
+                self._idle.append(connection)
+            else:
+                connection.close("not needed")
+
+    def close(self) -> None:
+        """Close what nobody uses."""
+        while self._idle:
+            self._idle.pop().close("not needed")
+
+    async def _get(self) -> C:
+        while self._idle:
+            if (connection := self._idle.pop()).open:
+                return connection
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_unix_connection(lambda: self._make(self.path), self.path)
+        except OSError as exc:
+            raise KickError(self.path, f"cannot connect: {exc.strerror or exc}") from exc
+        return connection

@@ -1,0 +1,140 @@
+"""The kick channel of Dovecot 2.4: its `anvil` socket, which knows the sessions of all processes.
+
+A request is one line, and requests may be sent one behind the other. What a kick ended is told in one number.
+A listing is a line with the names of the fields that sessions have (`user_…`), then a line for each session,
+and then an empty one. Anything anvil does not understand ends the connection. A number may be wrong: a login
+process that serves one connection only is sent a signal, which ends no proxied session.
+
+A login process has a socket of its own too, which only root may use, for one session at a time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
+from director.wire.sessions import FIELD_START, HOST, KEY_FIELD, NAME, Listing, key_of
+from director.wire.tabs import escape, split
+
+HELLO = b"VERSION\tanvil-client\t2\t0\n\n"
+"""Without the empty line anvil waits for the name of a service, and then speaks another protocol."""
+GREETING = b"VERSION\tanvil-server\t2\t"
+PROCESS_HELLO = b"VERSION\tmaster-admin-client\t1\t0\n"
+PROCESS_GREETING = b"VERSION\tmaster-admin-server\t1\t"
+LIST = b"CONNECT-DUMP\n"
+REPLY_LIMIT = 65536
+"""Longest line accepted, in bytes."""
+
+_FIXED = 6
+"""Columns before those of the fields: pid, user, service, the client's address, id, the backend's address."""
+
+
+class Session(NamedTuple):
+    """A session of a login process with a backend, or one that is just connecting to it."""
+
+    pid: int
+    name: bytes
+    service: str
+    """Of the login process, as `imap-login`."""
+    id: bytes
+    host: bytes
+    key: bytes
+    """`KEY_FIELD`; empty where it has none."""
+    fields: dict[bytes, bytes]
+    """The others of its fields that are not empty."""
+
+
+def kick_requests(what: KickWhat, before: list[Session]) -> list[bytes]:
+    """The lines, each with its LF, that end these sessions. Empty where there is nothing to end.
+
+    before: the sessions there are; needed for OnHost alone, for which anvil has no request. Those on that
+    host without `KEY_FIELD` are not among what the lines end: by their names all of the user's would go.
+    """
+    match what:
+        case HashOnHosts(hash32=hash32, hosts=hosts):
+            return [_kick_by(KEY_FIELD, key_of(hash32, host)) for host in hosts]
+        case ByName(name=name):
+            return [_request(b"KICK-USER", name)]
+        case ByField(field=field, value=value):
+            return [_kick_by(field.encode(), value)] if field.encode().startswith(FIELD_START) else []
+        case OnHost():
+            keys = {session.key for session in before if matches(session, what)}
+            return [_kick_by(KEY_FIELD, key) for key in sorted(keys - {b""})]
+        case Fence():
+            return []
+
+
+def matches(session: Session, what: KickWhat) -> bool:
+    """Whether a kick is to end this session."""
+    match what:
+        case HashOnHosts(hash32=hash32, hosts=hosts):
+            return session.key in {key_of(hash32, host) for host in hosts}
+        case ByName(name=name):
+            return session.name == name
+        case ByField(field=field, value=value):
+            if field.encode() == KEY_FIELD:
+                return session.key == value
+            return session.fields.get(field.encode()) == value
+        case OnHost(host=host):
+            return session.host == host.encode()
+        case Fence():
+            return False
+
+
+def read_count(line: bytes) -> int:
+    """How many sessions ended, as anvil (a number) or a login process (after `+`) says. Raises ValueError."""
+    digits = line.removeprefix(b"+")
+    if not digits.isdigit() or len(digits) > 10:
+        raise ValueError(f"{line[:40]!r} is not the number of sessions ended")
+    return int(digits)
+
+
+def kick_one(session: Session) -> bytes:
+    """The line that ends one session, at the socket of its own login process."""
+    return _request(b"KICK-USER", session.name, session.id)
+
+
+def _kick_by(field: bytes, value: bytes) -> bytes:
+    return _request(b"KICK-ALT-USER", field, value)
+
+
+def _request(*words: bytes) -> bytes:
+    return b"\t".join(map(escape, words)) + b"\n"
+
+
+class Rows:
+    """Takes the lines of one listing apart, and leaves out sessions that nobody proxies."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._width = 0
+
+    def add(self, line: bytes) -> None:
+        """The next line, the empty one at the end left out."""
+        values = split(line)
+        if not self._width:
+            fields = values if line else []
+            self._width = _FIXED + len(fields)
+            self._listing.columns([b"pid", NAME, b"service", b"src-ip", b"id", HOST, *fields])
+        elif _FIXED <= len(values) <= self._width and values[_FIXED - 1]:
+            # a session has no value of fields that were first seen after it began
+            self._listing.session(values + [b""] * (self._width - len(values)))
+
+
+class Sessions(Listing):
+    """The sessions of a listing, with what it takes to end each by itself."""
+
+    def __init__(self) -> None:
+        self._fields: list[bytes] = []
+        self.sessions: list[Session] = []
+
+    def columns(self, names: list[bytes]) -> None:
+        self._fields = names[_FIXED:]
+
+    def session(self, values: list[bytes]) -> None:
+        pid, name, service, _, id, host = values[:_FIXED]
+        fields = {field: value for field, value in zip(self._fields, values[_FIXED:], strict=True) if value}
+        key = fields.pop(KEY_FIELD, b"")
+        if pid.isdigit():
+            words = service.decode("ascii", "backslashreplace")
+            self.sessions.append(Session(int(pid), name, words, id, host, key, fields))

@@ -1,0 +1,106 @@
+"""The kick channel of Dovecot 2.3: lines for its `ipc` socket, and what the login processes answer.
+
+A request is one line; `*` sends it to every login process. Its answer is any number of `:` lines and then one
+`+` (done) or `-` (failed). The number after `+` is that of the login process that answered last, and `(null)`
+where none has had a session yet: what was ended is counted in a listing instead.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
+from director.wire.sessions import KEY_FIELD, Listing, key_of, number
+from director.wire.tabs import escape, split
+
+REQUEST_LIMIT = 1000
+"""Bytes of a request that names several hosts; it is split before it gets longer. (2.3.19 takes 200,000.)"""
+REPLY_LIMIT = 16384
+"""Longest line accepted from ipc, in bytes."""
+LIST = b"proxy\t*\tLIST-FULL\n"
+
+_HEADER_START, _HEADER_END = b"username\t", b"\tdest-port"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A line of data; its answer goes on."""
+
+    line: bytes
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The end of an answer."""
+
+    count: int
+    """Sessions ended by the login process that answered last."""
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The end of an answer: it was not carried out."""
+
+    reason: str
+
+
+class Malformed(ValueError):
+    """A line that no ipc sends."""
+
+
+def kick_requests(what: KickWhat) -> list[bytes]:
+    """The lines, each with its LF, that end these sessions. Empty where there is nothing to end."""
+    match what:
+        case HashOnHosts(hash32=hash32, hosts=hosts):
+            return _kicks_of_keys([key_of(hash32, host) for host in hosts])
+        case ByName(name=name):
+            return [_request(b"KICK", name)]
+        case ByField(field=field, value=value):
+            return [_request(b"KICK-ALT", field.encode(), value)]
+        case OnHost(host=host):
+            return [_request(b"KICK-HOST", host.encode())]
+        case Fence():
+            return []
+
+
+def _request(*words: bytes) -> bytes:
+    return b"\t".join([b"proxy", b"*", *map(escape, words)]) + b"\n"
+
+
+def _kicks_of_keys(keys: list[bytes]) -> list[bytes]:
+    lines: list[bytes] = []
+    room = 0
+    for key in map(escape, keys):
+        if len(key) >= room:
+            lines.append(_request(b"KICK-ALT", KEY_FIELD))
+            room = REQUEST_LIMIT - len(lines[-1])
+        lines[-1] = b"%s\t%s\n" % (lines[-1][:-1], key)
+        room -= len(key) + 1
+    return lines
+
+
+def read_reply(line: bytes) -> Row | Done | Failed:
+    """One line from ipc, without its LF. Raises Malformed."""
+    match line[:1]:
+        case b":":
+            return Row(line[1:])
+        case b"+":
+            return Done(number(line[1:]) or 0)
+        case b"-":
+            return Failed(line[1:].decode("utf-8", "backslashreplace") or "no reason given")
+    raise Malformed(f"{line[:40]!r} is no reply of ipc")
+
+
+class Rows:
+    """Takes the rows of a listing apart. Every login process sends a header of its own before its rows, and
+    names only the fields its sessions have had."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._width = 0
+
+    def add(self, row: bytes) -> None:
+        """The next row. Left out where it does not fit the header before it."""
+        values = split(row)
+        if row.endswith(_HEADER_END) and row.startswith(_HEADER_START):
+            self._width = len(values)
+            self._listing.columns(values)
+        elif len(values) == self._width:
+            self._listing.session(values)

@@ -1,0 +1,227 @@
+"""deploy/dovecot/2.4/director.lua on real Dovecot of both releases: a proxy without a director of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from director.core.hashing import UserHash
+from director.demo.clients import Imap, Refused, deliver_lmtp, login_imap, login_pop3
+from director.demo.dovecot import Backend, Programs, Proxy
+from director.demo.ports import USUAL, Ports, addresses, free_ports
+from tests.e2e.conftest import dovecot, new_folder
+from tests.e2e.processes import DirectorProcess
+from tests.needs import needs
+from tests.servers import free_port
+
+MODULE = "/usr/lib/dovecot/modules/auth/libauthdb_lua.so"
+LUA = Path(__file__).parents[2] / "deploy/dovecot/2.4/director.lua"
+PROXY, DIRECTOR, SERVER = addresses("127.0.83.1", 3)
+*BACKENDS, NEIGHBOUR = addresses("127.0.83.21", 3)
+HASH_OF_KARL = UserHash().hash(b"karl")
+TOKEN = "a-token-of-the-api"
+PASSDB24 = """
+# what the director says must not be kept
+auth_cache_size = 10 M
+passdb static {{
+  driver = static
+  result_success = continue
+  password = secret
+  fields {{
+    {fields}
+  }}
+}}
+passdb director {{
+  driver = lua
+  skip = unauthenticated
+  lua_file = {lua}
+  lua_settings {{
+    url = {url}
+    token_file = {token}
+    timeout = 5
+  }}
+}}
+"""
+PASSDB23 = """
+passdb {{
+  driver = static
+  result_success = continue
+  args = password=secret {fields}
+}}
+passdb {{
+  driver = lua
+  skip = unauthenticated
+  args = file={lua}
+}}
+"""
+NO_SETTINGS = "{ url = nil, token_file = nil, timeout = nil }"
+
+
+class Place(NamedTuple):
+    proxy: Proxy
+    director: DirectorProcess
+    backends: list[Backend]
+    ports: Ports
+
+    def login(self, user: str, password: str = "secret") -> str:
+        return login_imap(self.proxy.address, self.ports.imap, user, password)
+
+    def host_of(self, user: str) -> str:
+        """Name of the backend that the director has for a user."""
+        address = self.director.get(f"/v1/users/{user}")["current"]
+        return next(backend.name for backend in self.backends if backend.address == address)
+
+
+@contextmanager
+def serving(release: str, proxy: str, hosts: list[str], fields: dict[str, str]) -> Iterator[Place]:
+    """A proxy and its director, who sends users to `hosts`: backends, but for the proxy itself.
+
+    fields: what the proxy's first passdb returns."""
+    programs = dovecot(release)
+    if programs.root is None:
+        needs(MODULE)
+    ports = free_ports([proxy, *hosts], [])
+    http = f"{DIRECTOR}:{free_port()}"
+    if ports != USUAL:
+        old = f"%{{if;%s;eq;doveadm;{ports.doveadm};%a}}"
+        new = f"%{{protocol | if('=', 'doveadm', '{ports.doveadm}', local_port)}}"
+        fields["port"] = old if release == "2.3" else new
+    with new_folder(programs) as folder, ExitStack() as stack:
+        backends = [
+            stack.enter_context(Backend(folder / f"b{n}", f"b{n}", host, ports, programs=programs))
+            for n, host in enumerate(hosts, 1)
+            if host != proxy
+        ]
+        (folder / "token").write_text(TOKEN + "\n")
+        url, token = f"http://{http}/", programs.inside(folder / "token")
+        script = LUA.read_text()
+        if release == "2.3":
+            own = f'{{ url = "{url}", token_file = "{token}", timeout = 5 }}'
+            assert NO_SETTINGS in script
+            script = script.replace(NO_SETTINGS, own)
+        (folder / "director.lua").write_text(script)
+        settings = {
+            "lookups": 'http = true\ntimeout = "1 s"',
+            "http": f'listen = "{http}"\ntoken_file = "{folder}/token"',
+            "users": 'kick_delay = "10 ms"',
+        }
+        director = DirectorProcess(
+            folder / "d", DIRECTOR, free_port(), [], backends='", "'.join(hosts), settings=settings
+        )
+        stack.callback(director.close)
+        director.start().wait_ready()
+        extra = (PASSDB23 if release == "2.3" else PASSDB24).format(
+            lua=programs.inside(folder / "director.lua"),
+            token=token,
+            url=url,
+            fields="\n    ".join(
+                f"{name}={value}" if release == "2.3" else f"{name} = {value}"
+                for name, value in fields.items()
+            ),
+        )
+        dovecot_proxy = Proxy(
+            folder / "p", "p", proxy, ports, passdb=(), director=False, programs=programs, extra=extra
+        )
+        yield Place(stack.enter_context(dovecot_proxy), director, backends, ports)
+
+
+@pytest.fixture(scope="module")
+def place(programs: Programs) -> Iterator[Place]:
+    with serving(programs.release, PROXY, BACKENDS, {}) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def one_server(programs: Programs) -> Iterator[Place]:
+    """The proxy is one of the two backends itself."""
+    with serving(programs.release, SERVER, [SERVER, NEIGHBOUR], {"director_proxy_maybe": "y"}) as place:
+        yield place
+
+
+def test_imap_and_pop3_go_where_the_director_has_the_user(place: Place) -> None:
+    for user in ("ida", "ivo", "ilse@example.com"):
+        backend = place.login(user)
+        assert place.host_of(user) == backend
+        login_pop3(PROXY, place.ports.pop3, user, "secret")
+        assert [one.name for one in place.backends if user in one.users("pop3")] == [backend]
+
+
+def test_mail_and_doveadm_commands_follow(place: Place) -> None:
+    reply = deliver_lmtp(PROXY, place.ports.lmtp, "lena", "hello")
+    listing = place.proxy.doveadm("mailbox", "list", "-u", "lena")
+    backend = place.host_of("lena")
+    assert reply.startswith("250")
+    assert [one.name for one in place.backends if "lena" in one.users("lmtp")] == [backend]
+    assert f"served by {backend}" in listing.stdout
+
+
+def test_a_wrong_password_does_not_get_to_the_director(place: Place) -> None:
+    with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
+        place.login("mallory", "wrong")
+    assert place.director.get("/v1/users/mallory")["current"] is None
+
+
+def test_a_user_who_was_moved_is_sent_to_his_new_host(place: Place) -> None:
+    before = place.login("maria")
+    other = next(backend for backend in place.backends if backend.name != before)
+    place.director.change("POST", "/v1/moves", {"user": "maria", "host": other.address, "reason": "a test"})
+    assert place.login("maria") == other.name
+
+
+def test_without_an_answer_the_failure_passes_and_no_password_is_blamed(place: Place) -> None:
+    for backend in place.backends:
+        place.director.change("PATCH", f"/v1/hosts/{backend.address}", {"up": False, "reason": "a test"})
+    try:
+        with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
+            place.login("nowhere")
+    finally:
+        for backend in place.backends:
+            place.director.change("PATCH", f"/v1/hosts/{backend.address}", {"up": True, "reason": "a test"})
+    assert place.director.logged("lookup_refused", "protocol=http user=nowhere")
+    assert "director: 503 no hosts; not settled within 1 s" in place.proxy.log()
+    assert TOKEN not in place.proxy.log()
+
+
+def test_while_the_director_is_away_logins_fail_in_time_and_go_on_afterwards(place: Place) -> None:
+    before = place.login("anna")
+    place.director.kill()
+    try:
+        with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
+            place.login("anna")
+    finally:
+        place.director.start().wait_ready()
+    assert place.login("anna") == before
+
+
+def test_a_session_can_be_ended_by_the_key_that_the_director_gave_it(place: Place) -> None:
+    with Imap(PROXY, place.ports.imap) as session:
+        session.login("karl", "secret")
+        address = next(one.address for one in place.backends if one.name == session.served_by())
+        other = next(one.address for one in place.backends if one.address != address)
+        kick = ("proxy", "kick") if place.proxy.programs.release == "2.3" else ("kick",)
+        for wrong in (f"{HASH_OF_KARL}@{other}", f"1@{address}"):
+            place.proxy.doveadm(*kick, "-f", "user_dirkey", wrong)
+        session.command("NOOP")
+        place.proxy.doveadm(*kick, "-f", "user_dirkey", f"{HASH_OF_KARL}@{address}")
+        with pytest.raises(ConnectionError):
+            session.command("NOOP")
+
+
+def test_a_user_whose_backend_is_this_very_server_is_logged_in_there_and_others_are_proxied(
+    one_server: Place,
+) -> None:
+    users = [f"user{number}" for number in range(12)]
+    address, ports = one_server.proxy.address, one_server.ports
+    seen = {user: one_server.login(user) for user in users}
+    assert set(seen.values()) == {"p", "b2"}
+    for user in users:
+        current = one_server.director.get(f"/v1/users/{user}")["current"]
+        assert seen[user] == ("p" if current == address else "b2")
+        assert (f"proxy({user}," in one_server.proxy.log()) is (seen[user] == "b2")
+    for user in users[:4]:
+        assert deliver_lmtp(address, ports.lmtp, user, "hello").startswith("250")
+        assert f"served by {seen[user]}" in one_server.proxy.doveadm("mailbox", "list", "-u", user).stdout

@@ -1,0 +1,124 @@
+"""Kicks through anvil, against a stand-in on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import anyio
+import pytest
+
+from director.core.kicktypes import ByName, HashOnHosts, OnHost
+from director.errors import KickError
+from director.net.anvil import Anvil
+from director.wire.sessions import SessionList
+from tests.anvil import FakeAnvil, row
+from tests.ipc import FakeIpc
+
+pytestmark = pytest.mark.anyio
+HOST, OTHER = b"127.0.41.1", b"127.0.41.2"
+ANN = [row(b"ann", HOST, id=b"1"), row(b"ann", OTHER, id=b"2"), row(b"ann", HOST, id=b"3")]
+BOB = row(b"bob", HOST, 2, id=b"4")
+KICK = HashOnHosts(1, ["127.0.41.1"])
+
+
+async def test_a_kick_ends_what_it_names_and_counts_it(tmp_path: Path) -> None:
+    async with FakeAnvil(*ANN, BOB).listening(tmp_path / "anvil") as fake:
+        anvil = Anvil(str(tmp_path / "anvil"))
+        assert await anvil.kick(KICK) == 2
+        assert fake.rows == [ANN[1], BOB]
+        assert await anvil.kick(ByName(b"ann")) == 1
+        assert await anvil.kick(OnHost("127.0.41.1")) == 1
+        assert fake.rows == []
+        assert await anvil.kick(OnHost("127.0.41.1")) == 0
+
+
+async def test_a_kick_of_nobody_lists_nothing(tmp_path: Path) -> None:
+    async with FakeAnvil(BOB).listening(tmp_path / "anvil") as fake:
+        assert await Anvil(str(tmp_path / "anvil")).kick(KICK) == 0
+    assert fake.requests == [b"KICK-ALT-USER\tuser_dirkey\t1@127.0.41.1"]
+
+
+async def test_kicks_at_once_share_the_look_whether_they_worked(tmp_path: Path) -> None:
+    rows = [row(b"u%d" % n, HOST, n, id=b"%d" % n) for n in range(50)]
+    async with FakeAnvil(*rows).listening(tmp_path / "anvil") as fake, anyio.create_task_group() as tasks:
+        anvil = Anvil(str(tmp_path / "anvil"))
+        for number in range(50):
+            tasks.start_soon(anvil.kick, HashOnHosts(number, ["127.0.41.1"]))
+    assert fake.rows == []
+    assert fake.requests.count(b"CONNECT-DUMP") < 25
+
+
+async def test_sessions_that_stay_though_anvil_says_they_are_ended_are_told_with_the_setting(
+    tmp_path: Path,
+) -> None:
+    async with FakeAnvil(*ANN).listening(tmp_path / "anvil") as fake:
+        fake.stubborn = {b"1", b"3"}
+        with pytest.raises(KickError, match=r"go on: 2 of imap-login; set restart_request_count = unlimited"):
+            await Anvil(str(tmp_path / "anvil")).kick(KICK)
+
+
+async def test_sessions_that_stay_are_ended_at_their_own_login_process_where_that_may_be_asked(
+    tmp_path: Path,
+) -> None:
+    asked: list[bytes] = []
+
+    async def login_process(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"VERSION\tmaster-admin-server\t1\t0\n")
+        asked.append(await reader.readline())
+        writer.write(b"+1\n")
+        writer.close()
+
+    (tmp_path / "srv.imap-login").mkdir()
+    server = await asyncio.start_unix_server(login_process, tmp_path / "srv.imap-login" / "10")
+    async with server, FakeAnvil(*ANN).listening(tmp_path / "anvil") as fake:
+        fake.stubborn = {b"3"}
+        assert await Anvil(str(tmp_path / "anvil")).kick(KICK) == 2
+    assert asked == [b"VERSION\tmaster-admin-client\t1\t0\n", b"KICK-USER\tann\t3\n"]
+
+
+async def test_a_session_begun_after_the_kick_is_not_taken_for_one_that_stayed(tmp_path: Path) -> None:
+    fake = FakeAnvil(*ANN)
+    usual = fake._usual
+
+    def answer(request: bytes) -> bytes:
+        told = usual(request)
+        if request.startswith(b"KICK"):
+            fake.rows.append(row(b"ann", HOST, id=b"new"))
+        return told
+
+    fake._answer = answer
+    async with fake.listening(tmp_path / "anvil"):
+        assert await Anvil(str(tmp_path / "anvil")).kick(ByName(b"ann")) == 3
+
+
+async def test_a_session_past_the_director_is_told_where_it_cannot_be_ended_alone(tmp_path: Path) -> None:
+    past = b"10\tann\timap-login\t127.0.0.1\t9\t127.0.41.1\t\n"
+    async with FakeAnvil(past).listening(tmp_path / "anvil") as fake:
+        with pytest.raises(KickError, match="1 sessions without user_dirkey go on"):
+            await Anvil(str(tmp_path / "anvil")).kick(OnHost("127.0.41.1"))
+    assert fake.rows == [past]
+
+
+async def test_another_greeting_ends_the_connection_with_a_reason(tmp_path: Path) -> None:
+    """As from the anvil of Dovecot 2.3."""
+    async with FakeIpc(lambda _: b"VERSION\tanvil-server\t1\t0\n").listening(tmp_path / "anvil"):
+        with pytest.raises(KickError, match=r"no greeting of Dovecot 2\.4"):
+            await Anvil(str(tmp_path / "anvil")).kick(KICK)
+
+
+async def test_an_empty_listing_is_one(tmp_path: Path) -> None:
+    async with FakeAnvil(answer=lambda _: b"\n\n").listening(tmp_path / "anvil"):
+        listed = SessionList()
+        await Anvil(str(tmp_path / "anvil")).read(listed)
+        assert listed.sessions == []
+
+
+async def test_who_gives_up_leaves_no_connection_and_the_others_a_reason(tmp_path: Path) -> None:
+    async with FakeAnvil(*ANN, answer=lambda _: None).listening(tmp_path / "anvil") as fake:
+        with anyio.move_on_after(0.1):
+            await Anvil(str(tmp_path / "anvil")).kick(KICK)
+        with anyio.fail_after(10):
+            while fake.open:  # noqa: ASYNC110 - the stand-in has to notice
+                await anyio.sleep(0.01)
