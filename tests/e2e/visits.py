@@ -42,12 +42,10 @@ def landed(entrance: Entrance, protocol: str, user: str) -> str:
 def returned(entrance: Entrance, protocol: str, user: str) -> str:
     """The same, after director or auth have gone and come back.
 
-    A login process whose request is on its way then tells one client to try again. So does each idle lmtp of
-    2.3, which does not notice before it asks.
+    A login process that has a request on its way then tells that client, and none after, to try again.
     """
-    for _ in range(max(1, len(entrance.proxy.processes(protocol)))):
-        with suppress(Refused, ConnectionError):
-            return landed(entrance, protocol, user)
+    with suppress(Refused, ConnectionError):
+        return landed(entrance, protocol, user)
     return landed(entrance, protocol, user)
 
 
@@ -78,13 +76,8 @@ class Delivery:
 
     def __init__(self, entrance: Entrance, user: str) -> None:
         self._entrance, self._user = entrance, user
-        self._link = mail.Lmtp(entrance.address, entrance.site.ports.lmtp)
         self._backend = ""
-        try:
-            self._link.recipient(user)
-        except BaseException:
-            self._link.close()
-            raise
+        self._link = self._accepted()
 
     @property
     def backend(self) -> str:
@@ -95,6 +88,23 @@ class Delivery:
 
     def goes_on(self) -> bool:
         return bool(self.backend)
+
+    def _accepted(self) -> mail.Lmtp:
+        # An idle lmtp of 2.3 does not notice that auth or director have gone before it asks, and has that one
+        # mail sent again.
+        for _ in self._entrance.proxy.processes("lmtp"):
+            with suppress(Refused):
+                return self._offered()
+        return self._offered()
+
+    def _offered(self) -> mail.Lmtp:
+        link = mail.Lmtp(self._entrance.address, self._entrance.site.ports.lmtp)
+        try:
+            link.recipient(self._user)
+        except BaseException:
+            link.close()
+            raise
+        return link
 
     def close(self) -> None:
         self._link.close()
