@@ -45,6 +45,11 @@ class NotifyReader(asyncio.Protocol):
         """The beginning of a line."""
         self._skipping = False
 
+    def forget_rest(self) -> None:
+        """What comes next is the beginning of a line."""
+        self.rest = b""
+        self._skipping = False
+
     def data_received(self, data: bytes) -> None:
         *lines, rest = (self.rest + data).split(b"\n")
         if self._skipping and lines:
@@ -64,10 +69,6 @@ class NotifyReader(asyncio.Protocol):
         self.rest = rest
         if names:
             self._names(names)
-
-    def forget_rest(self) -> None:
-        """What comes next is the beginning of a line."""
-        self.rest, self._skipping = b"", False
 
 
 async def read_fifo(fifo: Fifo, reader: NotifyReader, reopen: Callable[[], Fifo], log: Log) -> None:

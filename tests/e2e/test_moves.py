@@ -19,7 +19,7 @@ import pytest
 
 from director.cli.client import Client
 from director.core.hashing import UserHash
-from director.demo.clients import login_imap, login_pop3
+from director.demo.clients import Delivery, login_imap, login_pop3
 from director.demo.cluster import Cluster, Director
 from director.demo.dovecot import Backend, Programs
 from director.demo.ports import addresses, free_ports
@@ -294,6 +294,20 @@ def test_a_tag_takes_a_host_out_of_its_pool_and_moves_its_users(cluster: Cluster
             assert counts(cluster, host) == [0, 0, 0]
         finally:
             told(cluster.directors[0], "tag", host, "")
+
+
+# ---- deliveries
+
+
+@pytest.mark.parametrize("order", ["move", "kick"])
+def test_a_delivery_that_is_under_way_is_not_harmed(cluster: Cluster, order: str) -> None:
+    proxy, user = cluster.proxies[0], f"parcel{order}"
+    with Delivery(proxy.address, cluster.ports.lmtp, user) as delivery:
+        before = host_of(cluster.directors[0], user)
+        new = elsewhere(cluster, before)
+        told(cluster.directors[0], *([order, user, new.address] if order == "move" else [order, user]))
+        assert delivery.finish().startswith("250 2.0.0")
+    until(lambda: cluster.backend(before).users("lmtp").count(user) == 1, what="the log says that it arrived")
 
 
 # ---- the stock doveadm
