@@ -54,7 +54,7 @@ service director {{
   unix_listener director-userdb {{
     mode = 0600
   }}
-  inet_listener ring {{
+  inet_listener {{
     address = {address}
     port = 9090
   }}
