@@ -113,7 +113,7 @@ def _backends(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
         else:
             yield _finding(OK, "reachable", f"{host.address}: {', '.join(backend.open)}", area="backends")
         if backend.local:
-            why = "Dovecot refuses a proxy that connects to itself as a loop: see director_proxy_maybe in the docs"
+            why = "Dovecot refuses a proxy that connects to itself as a loop: see director_proxy_maybe"
             found = f"{host.address} is an address of this machine"
             yield _finding(HINT, "own_address", found, why, area="backends")
 
