@@ -176,7 +176,8 @@ class Dovecot:
             return []
         children = _children(self._master.pid)
         if service:
-            return [pid for pid, command in children.items() if command == service]
+            # the kernel keeps so much of a name: managesieve-log
+            return [pid for pid, command in children.items() if command == service[:15]]
         return [self._master.pid, *children]
 
     def doveadm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
