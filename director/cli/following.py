@@ -113,6 +113,9 @@ def tell_what_is_open(name: str, change: UsersChange) -> None:
     if change.timed_out:
         whose = counted(change.timed_out, "user")
         complain(f"{name}: old sessions of {whose} were not confirmed to be gone in time; `kick` ends them")
+    if change.not_flushed:
+        whose = counted(change.not_flushed, "user")
+        complain(f"{name}: the flush program failed for {whose}; the log of the director says why")
     if change.not_reached:
         directors = ", ".join(change.not_reached)
         complain(f"{name}: not confirmed by {directors}; the sessions they proxy end when they are back")

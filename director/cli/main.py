@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from director.cli import config, flushes, hosts, migrate, moves, plan, ring, run, state, status, users
+from director.cli import config, flushes, hosts, migrate, moves, plan, reload, ring, run, state, status, users
 from director.cli.client import EX_INTERRUPTED
 from director.cli.groups import Commands
 from director.cli.output import OutputError, complain
@@ -17,7 +17,7 @@ from director.cli.target import target_options
 from director.errors import EX_USAGE, DirectorError
 
 SECTIONS = {
-    "Run": ["serve", "demo", "version"],
+    "Run": ["serve", "reload", "demo", "version"],
     "Look": ["status", "map", "dump", "ring"],
     "Change hosts": ["add", "update", "up", "down", "remove", "tag", "drain"],
     "Change users": ["move", "kick", "flush", "rebalance", "pin", "unpin"],
@@ -111,7 +111,7 @@ def program(context: click.Context) -> int | None:
 
 
 for command in (
-    *(run.serve, run.demo, run.version),
+    *(run.serve, reload.reload, run.demo, run.version),
     *(status.status, users.map_users, hosts.dump, ring.ring),
     *(hosts.add, hosts.update, hosts.up, hosts.down, hosts.remove, flushes.tag, flushes.drain),
     *(moves.move, moves.kick, flushes.flush, flushes.rebalance, moves.pin, moves.unpin),

@@ -19,6 +19,10 @@ class Counters(msgspec.Struct):
     moves_superseded: int = 0
     moves_timed_out: int = 0
     """Moves that every member ended by itself after 30 s."""
+    programs_done: int = 0
+    programs_failed: int = 0
+    programs_stopped: int = 0
+    """Flush programs that nobody waited for any more: most of them hung until the move timed out."""
     kicks_done: int = 0
     kicks_failed: int = 0
     kicks_timed_out: int = 0

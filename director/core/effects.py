@@ -85,6 +85,8 @@ class UsersDone(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions ended."""
     timed_out: int = 0
     """Users whose old sessions were not confirmed to be gone in time."""
+    not_flushed: int = 0
+    """Users whose flush program failed or did not end."""
     not_reached: Sequence[MemberId] = ()
     """Directors that have not confirmed; their sessions end when they are back."""
 

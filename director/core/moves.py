@@ -79,6 +79,8 @@ class Job(msgspec.Struct, eq=False):
     kicked: int = 0
     timed_out: int = 0
     """Users whose old sessions were not confirmed to be gone in time."""
+    not_flushed: int = 0
+    """Users whose flush program failed or did not end."""
     not_reached: set[MemberId] = msgspec.field(default_factory=set)
     under_way: set[UserKey] = msgspec.field(default_factory=set)
     unconfirmed: set[UserKey] = msgspec.field(default_factory=set)
@@ -157,7 +159,7 @@ class Moves:
         self._me, self._serial = me, first_serial
         self._hosts, self._assigner, self._users = hosts, assigner, assigner.users
         self._kicks, self._pending, self._counters = kicks, pending, counters
-        self._kick_delay, self._flush_program = kick_delay, flush_program
+        self.kick_delay, self._flush_program = kick_delay, flush_program
         self._own: dict[UserKey, _Own] = {}
         self._held: list[Held] = []
         self._flushes: dict[int, _Own] = {}
@@ -244,7 +246,12 @@ class Moves:
         own = self._flushes.pop(number, None)
         if own is None or own.stage is not Stage.FLUSHING:
             return
-        self._enter(own, Stage.DELAY, now.mono if ok else now.mono + self._kick_delay)
+        if ok:
+            self._counters.programs_done += 1
+        else:
+            self._counters.programs_failed += 1
+            own.job.not_flushed += 1
+        self._enter(own, Stage.DELAY, now.mono if ok else now.mono + self.kick_delay)
         self._soon(now.mono)
 
     def look(self, now: Now) -> None:
@@ -380,7 +387,7 @@ class Moves:
             self._enter(own, Stage.FLUSHING, own.began + MOVE_TIMEOUT)
         else:
             waits = parted or own.old.host not in (0, own.target)
-            pause = self._kick_delay if waits and not own.job.at_once else 0.0
+            pause = self.kick_delay if waits and not own.job.at_once else 0.0
             self._enter(own, Stage.DELAY, now.mono + pause)
         self._soon(now.mono)
 
@@ -448,6 +455,8 @@ class Moves:
             if own is not None:
                 if key in own.job.unconfirmed:
                     own.job.timed_out += 1
+                if own.stage is Stage.FLUSHING:
+                    own.job.not_flushed += 1
                 self._done(own, effects)
 
     def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
@@ -527,6 +536,7 @@ class Moves:
 
     def _stop_flush(self, own: _Own, effects: list[Effect]) -> None:
         if self._flushes.pop(own.number, None) is not None:
+            self._counters.programs_stopped += 1
             effects.append(StopFlush(own.number))
 
     def _enter(self, own: _Own, stage: Stage, until: float) -> None:

@@ -57,7 +57,13 @@ async def _converse(stream: ByteStream, handle: Handler) -> None:
                 check_version(line)
                 greeted = True
                 continue
-            async with aclosing(handle(parse(line))) as reply:
+            try:
+                command = parse(line)
+            except AdminSyntaxError as exc:
+                if exc.reply:
+                    await stream.send(exc.reply)
+                raise
+            async with aclosing(handle(command)) as reply:
                 async for piece in reply:
                     await stream.send(piece)
 

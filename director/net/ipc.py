@@ -1,21 +1,9 @@
-"""Dovecot 2.3's ipc socket as a kick channel."""
+"""Connections to Dovecot 2.3's ipc socket."""
 
 from __future__ import annotations
 
-from director.core.kicktypes import KickWhat
-from director.net.kickline import Connections, KickConnection
-from director.wire.ipc import (
-    LIST,
-    REPLY_LIMIT,
-    Done,
-    Failed,
-    Malformed,
-    Row,
-    Rows,
-    kick_requests,
-    read_reply,
-)
-from director.wire.sessions import Listing
+from director.net.kickline import KickConnection
+from director.wire.ipc import REPLY_LIMIT, Done, Failed, Malformed, Row, read_reply
 
 
 class IpcConnection(KickConnection):
@@ -33,31 +21,3 @@ class IpcConnection(KickConnection):
                 self._answered(count)
             case Failed(reason=reason):
                 self._fail(f"refused: {reason}")
-
-
-class Ipc:
-    """The sessions of all login processes of a Dovecot 2.3. All raise KickError; none has a time-out."""
-
-    name = "ipc"
-    counts = False
-    """It tells the count of one login process only."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._connections = Connections(path, IpcConnection)
-
-    async def kick(self, what: KickWhat) -> int:
-        """End these sessions; how many one of the login processes ended."""
-        if not (requests := kick_requests(what)):
-            return 0
-        async with self._connections.connection() as connection:
-            return await connection.ask(requests)
-
-    async def read(self, listing: Listing) -> None:
-        """Hand the sessions to `listing`."""
-        async with self._connections.connection() as connection:
-            await connection.ask([LIST], Rows(listing).add)
-
-    def close(self) -> None:
-        """Close what nobody uses."""
-        self._connections.close()

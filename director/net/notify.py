@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
+from typing import Protocol
+
+import anyio
+
+from director.errors import ListenError
+from director.net.listen import Fifo
 
 LINE_LIMIT = 1024
 """Longest line that counts, in bytes. A longer one is skipped and reading goes on; the original stops for
 good."""
+LOOK_EVERY = 0.1
+"""Seconds between two looks whether the FIFO is still the one at its path."""
+DRAIN = 0.1
+"""Seconds in which what is left in a FIFO that is given up is read."""
+
+
+class Log(Protocol):
+    """What is used of the daemon's log."""
+
+    def warning(self, event: str, **fields: object) -> None: ...
+
+    def error(self, event: str, **fields: object) -> None: ...
 
 
 class NotifyReader(asyncio.Protocol):
@@ -17,13 +36,22 @@ class NotifyReader(asyncio.Protocol):
     that is too long, with the bytes of it that had come by then.
     """
 
-    def __init__(self, names: Callable[[list[bytes]], None], skipped: Callable[[int], None]) -> None:
+    def __init__(
+        self, names: Callable[[list[bytes]], None], skipped: Callable[[int], None], rest: bytes = b""
+    ) -> None:
+        """rest: the beginning of a line that came to a predecessor."""
         self._names, self._skipped = names, skipped
-        self._rest = b""
+        self.rest = rest
+        """The beginning of a line."""
+        self._skipping = False
+
+    def forget_rest(self) -> None:
+        """What comes next is the beginning of a line."""
+        self.rest = b""
         self._skipping = False
 
     def data_received(self, data: bytes) -> None:
-        *lines, rest = (self._rest + data).split(b"\n")
+        *lines, rest = (self.rest + data).split(b"\n")
         if self._skipping and lines:
             del lines[0]
             self._skipping = False
@@ -38,6 +66,52 @@ class NotifyReader(asyncio.Protocol):
         elif len(rest) > LINE_LIMIT:
             self._skipped(len(rest))
             rest, self._skipping = b"", True
-        self._rest = rest
+        self.rest = rest
         if names:
             self._names(names)
+
+
+async def read_fifo(fifo: Fifo, reader: NotifyReader, reopen: Callable[[], Fifo], log: Log) -> None:
+    """Read until cancelled. When the file is removed or replaced, go on with one that is at its place.
+
+    Login processes open it by its path, and freeze where nobody reads it. Those that have the former one
+    open are told by its end, and come to the new one. reopen: opens what is there, or makes it; raises
+    ListenError.
+    """
+    loop, place = asyncio.get_running_loop(), _Place(fifo, reopen, log)
+    while True:
+        pipe = os.fdopen(os.dup(fifo.fd), "rb", buffering=0)
+        transport, _ = await loop.connect_read_pipe(lambda: reader, pipe)
+        try:
+            while not (place.has_another() or transport.is_closing()):  # noqa: ASYNC110 - a file has no event
+                await anyio.sleep(LOOK_EVERY)
+            await anyio.sleep(DRAIN)
+        finally:
+            transport.close()
+        reader.forget_rest()
+
+
+class _Place:
+    """The path of the FIFO."""
+
+    def __init__(self, fifo: Fifo, reopen: Callable[[], Fifo], log: Log) -> None:
+        self._fifo, self._reopen, self._log = fifo, reopen, log
+        self._problem = ""
+        """Why what is there cannot be opened: logged once."""
+
+    def has_another(self) -> bool:
+        """Whether another FIFO is there, which is opened then."""
+        if not self._fifo.is_lost():
+            return False
+        try:
+            self._fifo.become(self._reopen())
+        except ListenError as exc:
+            if str(exc) != self._problem:
+                self._problem = str(exc)
+                note = "live sessions do not keep their users' assignments; retrying"
+                self._log.error("notify_fifo_lost", reason=self._problem, note=note)
+            return False
+        self._problem = ""
+        note = "somebody removed or replaced it; the one that is there now is read"
+        self._log.warning("notify_fifo_replaced", path=self._fifo.where, note=note)
+        return True

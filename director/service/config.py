@@ -173,7 +173,6 @@ class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
     userdb: ListenerConfig = ListenerConfig(path="director-userdb", mode=0o600)
     admin: AdminListenerConfig = AdminListenerConfig(path="director-admin", mode=0o600)
     authreply: ListenerConfig = ListenerConfig(path="director-authreply", mode=0o600)
-    """Accepted, but not served in this release."""
     api: ListenerConfig = ListenerConfig(path="/run/director/api.sock", mode=0o600)
     socketmap: SocketmapListenerConfig = SocketmapListenerConfig(path="", mode=0o600)
 
@@ -458,12 +457,6 @@ def _listen(reader: Reader, raw: object, dovecot: DovecotConfig, resolve: Resolv
             f"the protocol has no password: write a loopback address, such as 127.0.0.1:{SOCKETMAP_PORT},"
             " and a tunnel for Postfix on another machine",
         )
-    built = ListenConfig().authreply
-    if listen.authreply not in (
-        msgspec.structs.replace(built, path=os.path.join(dovecot.base_dir, built.path)),
-        msgspec.structs.replace(built, path=""),
-    ):
-        reader.problem("listen.authreply", "comes in a later release; leave this section out")
     return listen
 
 

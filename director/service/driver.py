@@ -58,7 +58,8 @@ from director.core.events import (
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.messages import RingMessage
 from director.errors import KickError
-from director.net.login import Client
+from director.net.authreply import AuthreplyClient
+from director.net.login import Client as LoginClient
 from director.net.tls import RingTls
 from director.service.log import LimitedLog
 from director.service.log import Log as Logger
@@ -80,6 +81,10 @@ FROZEN = 1.0
 
 _ANSWER = b"\tuser_dirkey="
 """In each line that has got a host."""
+
+
+Client = LoginClient | AuthreplyClient
+"""Whose lines are to be completed."""
 
 
 class Store(Protocol):
@@ -346,6 +351,13 @@ class Driver:
             self._count("waited", client, 1)
             self.handle(Lookup(request, line.key, line.tag))
 
+    def held_lines(self) -> dict[Client, list[bytes]]:
+        """Lines from auth that wait for an answer, of each client."""
+        lines: dict[Client, list[bytes]] = {}
+        for client, held in self._requests.values():
+            lines.setdefault(client, []).append(held.line)
+        return lines
+
     def client_gone(self, client: Client) -> None:
         requests = [RequestId(number) for number in client.waiting]
         client.waiting.clear()
@@ -373,6 +385,9 @@ class Driver:
         now = time.monotonic()
         note = "that connection is closed"
         self._limited.warning(now, "auth_line_too_long", path, socket=path, limit=limit, note=note)
+
+    def authreply_refused(self, reason: str) -> None:
+        self._limited.warning(time.monotonic(), "authreply_client_refused", reason, reason=reason)
 
     def names_seen(self, lines: Sequence[bytes]) -> None:
         """Lines of proxy-notify."""

@@ -9,18 +9,17 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import anyio
 import anyio.abc
 
 from director.core.kicktypes import Fence, HashOnHosts, KickWhat, ProxiedSession
 from director.errors import KickError
-from director.net.anvil import Anvil
-from director.net.ipc import Ipc
 from director.service.config import DovecotConfig
+from director.service.kickchannels import Anvil, Channel, Ipc
 from director.service.log import Log
-from director.wire.sessions import Census, Listing, SessionList
+from director.wire.sessions import Census, SessionList
 
 TIMEOUT = 4.0
 """Seconds after which a kick or a listing that is not done has failed."""
@@ -39,29 +38,6 @@ LATE_SHARE = 9
 """So many times as long as such a listing took nothing is listed after it."""
 WAITING_LIMIT = 10_000
 """Kicks under way. One more ends at once, with a problem."""
-
-
-class Channel(Protocol):
-    """How one release of Dovecot lists and ends sessions. Both raise KickError."""
-
-    @property
-    def name(self) -> str:
-        """The value of `dovecot.kick` that means it."""
-
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def counts(self) -> bool:
-        """Whether what `kick` returns is how many sessions it ended, on all login processes together."""
-
-    async def kick(self, what: KickWhat) -> int:
-        """End these sessions."""
-
-    async def read(self, listing: Listing) -> None:
-        """Hand the sessions that are proxied, or about to be, to `listing`."""
-
-    def close(self) -> None: ...
 
 
 class _Kick(NamedTuple):

@@ -2,8 +2,8 @@
 
 Both sides open with a VERSION line. A command is one line of TAB separated, escaped fields; a reply is one
 line, a list is lines and then an empty one. A line that cannot be understood has no reply in this protocol:
-the original closes the connection and logs why, and clients would take whatever was sent for the result.
-So parse() raises, and its caller does the same.
+the original closes the connection and logs why. So parse() raises, and its caller does the same; but where a
+client waits for one line, which it takes for an error if it is not OK, it is told the reason first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from director.core.addresses import canonical
 from director.errors import PeerError
 from director.records import HostInfo, MemberInfo, UserInfo, UserStatus
 from director.types import Address
-from director.wire.tabs import escape, split
+from director.wire.tabs import escape, is_version, split
 
 LINE_LIMIT = 1024
 """Bytes of the longest line a client may send, its LF included."""
@@ -37,7 +37,11 @@ SHOWN = 64
 
 
 class AdminSyntaxError(PeerError):
-    """A line that is no command, or no VERSION we speak. Close the connection and log the text."""
+    """A line that is no command, or no VERSION we speak. Log the text, send `reply`, close the connection."""
+
+    def __init__(self, text: str, reply: bytes = b"") -> None:
+        self.reply = reply
+        super().__init__(text)
 
 
 class HostList(msgspec.Struct, frozen=True):
@@ -173,11 +177,8 @@ def check_version(line: bytes) -> None:
 
     Raises AdminSyntaxError for anything else.
     """
-    match line.split(b"\t"):
-        case [b"VERSION", name, major, minor] if (
-            name == VERSION_NAME and major.isdigit() and int(major) == VERSION_MAJOR and minor.isdigit()
-        ):
-            return
+    if is_version(line, VERSION_NAME, VERSION_MAJOR):
+        return
     # What is no VERSION may have a user name behind its first TAB
     begun = line if line.startswith(b"VERSION\t") else line.partition(b"\t")[0]
     raise AdminSyntaxError(
@@ -196,11 +197,14 @@ def parse(line: bytes) -> Command:
         raise AdminSyntaxError("doveadm sent empty command line")
     read = _READERS.get(name)
     if read is None:
-        raise AdminSyntaxError(f"doveadm sent unknown command: {_shown(name)}")
+        text = f"doveadm sent unknown command: {_shown(name)}"
+        raise AdminSyntaxError(text, refusal(text))
     try:
         return read(values)
     except ValueError as exc:
-        raise AdminSyntaxError(f"doveadm sent invalid {name.decode()} parameters: {exc}") from exc
+        text = f"doveadm sent invalid {name.decode()} parameters: {exc}"
+        # It would be taken for a row of the list
+        raise AdminSyntaxError(text, b"" if name == b"USER-LIST" else refusal(text)) from exc
 
 
 def host_list(hosts: Iterable[HostInfo]) -> bytes:

@@ -30,6 +30,14 @@ def split(line: bytes) -> list[bytes]:
     return [unescape(field) for field in fields] if b"\x01" in line else fields
 
 
+def is_version(line: bytes, name: bytes, major: int) -> bool:
+    """Whether a line (without its LF) opens the protocol `name` in that major version and any minor one."""
+    match line.split(b"\t"):
+        case [b"VERSION", said, version, minor]:
+            return said == name and version.isdigit() and int(version) == major and minor.isdigit()
+    return False
+
+
 class LineTooLong(PeerError):
     """A peer sent a line over the limit: close the connection when `before` is dealt with."""
 

@@ -35,12 +35,18 @@ class Doveadm:
         self._names = folder / "names"
         self._names.write_text("".join(f"{name}\n" for name in names))
 
-    async def run(self, command: Sequence[str], socket: str) -> Run:
-        """Run `doveadm COMMAND`, a `director` command, with -a SOCKET; times are printed in UTC."""
+    async def run(self, command: Sequence[str], socket: str = "", base_dir: str = "") -> Run:
+        """Run `doveadm COMMAND`, a `director` command; times are printed in UTC.
+
+        socket: is given with -a, a path or HOST:PORT. base_dir: is given with -o, where there is no socket.
+        """
         words = [str(self._names) if word == "<names>" else word for word in command]
-        after = words.index("director") + (2 if "ring" not in words else 3)
-        words[after:after] = ["-a", socket]
-        with anyio.fail_after(15):
+        if socket:
+            after = words.index("director") + (2 if "ring" not in words else 3)
+            words[after:after] = ["-a", socket]
+        else:
+            words[:0] = ["-o", f"base_dir={base_dir}"]
+        with anyio.fail_after(30):
             done = await anyio.run_process(
                 ["doveadm", "-c", str(self._configuration), *words],
                 check=False,

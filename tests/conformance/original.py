@@ -42,15 +42,20 @@ director_servers = {servers}
 director_mail_servers = {mail_servers}
 director_user_expire = {expire} s
 director_username_hash = %Lu
+director_flush_socket = {flush_socket}
 passdb {{
   driver = static
   args = proxy=y nopassword=y
 }}
 service director {{
+  chroot =
   unix_listener director-userdb {{
     mode = 0600
   }}
-  {ring_listener}
+  unix_listener director-authreply {{
+    mode = 0600
+  }}
+  {listeners}
 }}
 service ipc {{
   unix_listener ipc {{
@@ -67,9 +72,6 @@ default_login_user = {user}
 service anvil {{
   chroot =
 }}
-service director {{
-  chroot =
-}}
 """
 
 
@@ -79,13 +81,24 @@ class Original(msgspec.Struct):
     address: str
     port: int
     """Of the ring; 0 for one that stands alone."""
+    doveadm_port: int
     run: Path
     configuration: Path
+
+    @property
+    def tcp(self) -> str:
+        """The same over TCP."""
+        return f"{self.address}:{self.doveadm_port}"
 
     @property
     def admin(self) -> str:
         """Its admin socket."""
         return str(self.run / "director-admin")
+
+    @property
+    def authreply(self) -> str:
+        """Its socket for auth replies made by hand, which stock Dovecot does not open by itself."""
+        return str(self.run / "director-authreply")
 
     async def ask(self, command: str) -> list[str]:
         """The reply to one admin command: its lines up to an empty one, or to the end."""
@@ -110,15 +123,24 @@ class Original(msgspec.Struct):
 
 @asynccontextmanager
 async def originals(
-    folder: Path, mail_servers: Sequence[str], directors: int = 1, expire: int = 900
+    folder: Path,
+    mail_servers: Sequence[str],
+    directors: int = 1,
+    expire: int = 900,
+    flush_socket: str = "",
 ) -> AsyncIterator[list[Original]]:
     """`directors` of the original in one ring while the block runs; a single one has no ring."""
     addresses = [f"{NETWORK}{number}" for number in range(1, directors + 1)]
     port = _free_port(addresses[0]) if directors > 1 else 0
     servers = " ".join(f"{address}:{port}" for address in addresses) if port else ""
-    ring = [Original(address, port, folder / address, folder / f"{address}.conf") for address in addresses]
+    ring = [
+        Original(address, port, _free_port(address), folder / address, folder / f"{address}.conf")
+        for address in addresses
+    ]
     for original in ring:
-        original.configuration.write_text(_configuration(original, servers, mail_servers, expire))
+        original.configuration.write_text(
+            _configuration(original, servers, mail_servers, expire, flush_socket)
+        )
     processes: list[anyio.abc.Process] = []
     try:
         for original in ring:
@@ -133,10 +155,16 @@ async def originals(
                 await process.wait()
 
 
-def _configuration(original: Original, servers: str, mail_servers: Sequence[str], expire: int) -> str:
+def _configuration(
+    original: Original, servers: str, mail_servers: Sequence[str], expire: int, flush_socket: str
+) -> str:
     root = os.geteuid() == 0
     user, group = getpass.getuser(), grp.getgrgid(os.getegid()).gr_name
-    listener = f"inet_listener ring {{\n address = {original.address}\n port = {original.port}\n }}"
+    ports = {"director-doveadm": original.doveadm_port} | ({"ring": original.port} if servers else {})
+    listeners = [
+        f"inet_listener {name} {{\n address = {original.address}\n port = {port}\n }}"
+        for name, port in ports.items()
+    ]
     return CONFIGURATION.format(
         run=original.run,
         name=original.address,
@@ -145,7 +173,8 @@ def _configuration(original: Original, servers: str, mail_servers: Sequence[str]
         servers=servers,
         mail_servers=" ".join(mail_servers),
         expire=expire,
-        ring_listener=listener if servers else "",
+        flush_socket=flush_socket,
+        listeners="\n  ".join(listeners),
         user="dovecot" if root else user,
         rootless="" if root else ROOTLESS.format(user=user, group=group),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import anyio
 import msgspec
@@ -30,11 +31,28 @@ EXPIRE = 900
 ALONE = MemberId("127.0.0.1:9090")
 
 
+class Parts(NamedTuple):
+    """What a running director consists of."""
+
+    driver: Driver
+    persistence: Persistence
+    user_hash: UserHash
+
+
 @asynccontextmanager
 async def real_operations(
     hosts: Sequence[HostInfo], users: Iterable[tuple[str, str]] = ()
 ) -> AsyncIterator[Operations]:
     """hosts: the configured ones, all up. users: (name, address of the host) of untagged users."""
+    async with real_director(hosts, users) as (driver, persistence, user_hash):
+        yield Operations(driver, persistence, user_hash, time.time(), lambda: 0.0)
+
+
+@asynccontextmanager
+async def real_director(
+    hosts: Sequence[HostInfo], users: Iterable[tuple[str, str]] = ()
+) -> AsyncIterator[Parts]:
+    """The same without operators."""
     table = HostTable([BackendSetting(Address(h.address), "", h.tag, h.weight) for h in hosts])
     for host in hosts:
         table.merge([msgspec.structs.replace(table.rows[Address(host.address)], up_at=host.changed)])
@@ -55,7 +73,7 @@ async def real_operations(
         now = int(time.time())
         for name, address in users:
             director.users.put(User(_key(user_hash, name), host_id(Address(address)), Stamp(now), now, 0))
-        yield Operations(driver, persistence, user_hash, time.time(), lambda: 0.0)
+        yield Parts(driver, persistence, user_hash)
         tasks.cancel_scope.cancel()
 
 

@@ -188,6 +188,26 @@ async def test_half_a_line_at_the_end_is_not_carried_out_and_is_logged(
     assert "doveadm hung up in the middle of a line" in "".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"HOST-UP\tx\n", b"doveadm sent invalid HOST-UP parameters: 'x' is not an IP address\n"),
+        (b"BOGUS\tx\n", b"doveadm sent unknown command: 'BOGUS'\n"),
+        (b"USER-LIST\tx\n", b""),
+        (b"\n", b""),
+    ],
+)
+async def test_a_line_that_is_no_command_is_answered_with_the_reason_where_one_line_is_awaited(
+    connect: Connect, folder: Path, lines: list[str], sent: bytes, said: bytes
+) -> None:
+    # The original closes the connection without a word
+    async with connect(FakeOperations(HOSTS), folder, lines) as stream:
+        await stream.send(GREETING + b"HOST-LIST-REMOVED\n" + sent)
+        got = await _rest(stream)
+    assert got == GREETING + b"\n" + said
+    assert "event=admin_client_refused" in "".join(lines)
+
+
 async def test_the_address_of_a_refused_client_is_logged(folder: Path, lines: list[str]) -> None:
     async with _tcp(FakeOperations(HOSTS), folder, lines) as stream:
         await stream.send(GREETING + b"BOGUS\n")

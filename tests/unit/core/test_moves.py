@@ -211,7 +211,8 @@ def test_where_the_flush_program_failed_the_delay_passes() -> None:
     mover = at_stage(Stage.FLUSHING)
     (run,) = of(RunFlush, mover.effects)
     assert of(UsersDone, mover.handle(FlushEnded(run.number, False), 1.5)) == []
-    assert done(mover.until(3.5)).moved == 1
+    told = done(mover.until(3.5))
+    assert (told.moved, told.not_flushed) == (1, 1)
 
 
 def test_a_flush_program_that_nobody_waits_for_is_no_trouble() -> None:
@@ -225,6 +226,7 @@ def test_a_flush_program_is_stopped_when_its_move_is_over() -> None:
     (run,) = of(RunFlush, mover.effects)
     effects = mover.until(1.0 + MOVE_TIMEOUT)
     assert of(StopFlush, effects) == [StopFlush(run.number)]
+    assert done(effects).not_flushed == 1
     assert [log.fields["state"] for log in of(Log, effects) if log.event == "move_timed_out"] == ["flushing"]
 
 

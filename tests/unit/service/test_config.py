@@ -256,8 +256,6 @@ def test_where_a_section_belongs_nothing_else_is_taken(place: Place, text: str, 
     [
         ('[ring]\nwire = "dovecot"\n', "ring.wire"),
         ("[health]\nenabled = true\n", "health.enabled"),
-        ('[listen.authreply]\npath = "other"\n', "listen.authreply"),
-        ('[listen.authreply]\nmode = "0666"\n', "listen.authreply"),
     ],
 )
 def test_what_this_release_cannot_do_is_refused_and_not_ignored(place: Place, text: str, key: str) -> None:
@@ -272,8 +270,6 @@ def test_what_this_release_cannot_do_is_refused_and_not_ignored(place: Place, te
         '[ring]\nwire = "native"\n',
         '[users]\nflush_socket = ""\n',
         "[health]\nenabled = false\n",
-        '[listen.authreply]\npath = "director-authreply"\nmode = "0600"\n',
-        '[listen.authreply]\npath = ""\n',
     ],
 )
 def test_what_changes_nothing_about_a_later_feature_is_accepted(place: Place, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Kicks through anvil, against a stand-in on a real socket."""
+"""The kick channel of Dovecot 2.4, against a stand-in on a real socket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from director.core.kicktypes import ByName, HashOnHosts, OnHost
 from director.errors import KickError
-from director.net.anvil import Anvil
+from director.service.kickchannels import Anvil
 from director.wire.sessions import SessionList
 from tests.anvil import FakeAnvil, row
 from tests.ipc import FakeIpc

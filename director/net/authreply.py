@@ -1,0 +1,140 @@
+"""The authreply socket: lines as auth writes them come in, and go back as a login process would get them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, cast
+
+import anyio
+
+from director.wire.authreply import GREETING, LINE_LIMIT, AuthreplyError, check_version
+from director.wire.tabs import LineBuffer, LineTooLong
+
+
+class Owner(Protocol):
+    """Who deals with lines and is told of troubles."""
+
+    def lines(self, client: AuthreplyClient, data: bytes) -> None:
+        """Complete lines of this client: write to it what they become, now or later."""
+
+    def client_gone(self, client: AuthreplyClient) -> None: ...
+
+    def authreply_refused(self, reason: str) -> None:
+        """A client sent what is no authreply, and is closed."""
+
+
+class AuthreplySocket:
+    """One listening socket; what a `Relay` is to a login process."""
+
+    name = "authreply"
+    passlines = False
+    """Only `OK` lines get a host, as in the original."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.clients: set[AuthreplyClient] = set()
+        self._server: asyncio.AbstractServer | None = None
+
+    async def serve(self, sock: object) -> None:
+        """Accept until cancelled or stopped; then close all connections."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(
+            lambda: AuthreplyClient(self),
+            sock=sock,  # type: ignore[arg-type]
+        )
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Accept nobody any more, and close all connections after what was written to them."""
+        if self._server is not None:
+            self._server.close()
+        self._server = None
+        for client in list(self.clients):
+            client.end()
+
+
+class AuthreplyClient(asyncio.Protocol):
+    """One connection. A client that has shut down its sending side still gets every answer."""
+
+    __slots__ = ("_buffer", "_ended", "_greeted", "_transport", "relay", "waiting")
+
+    def __init__(self, relay: AuthreplySocket) -> None:
+        self.relay = relay
+        self.waiting: set[int] = set()
+        """Requests of this client that wait for an answer; kept by the owner."""
+        self._transport: asyncio.Transport | None = None
+        self._buffer = LineBuffer(LINE_LIMIT - len(b"\n"))
+        self._greeted = self._ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.relay.clients.add(self)
+        self._transport.write(GREETING)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            try:
+                lines = self._buffer.complete(data)
+            except LineTooLong as exc:
+                self._take(exc.before)
+                raise AuthreplyError(f"authreply client sent a line of more than {LINE_LIMIT} bytes") from exc
+            self._take(lines)
+        except AuthreplyError as exc:
+            self.relay.owner.authreply_refused(str(exc))
+            assert self._transport is not None
+            self._transport.pause_reading()
+            self._ended = True
+            asyncio.get_running_loop().call_soon(self.end)  # behind the answers of this turn
+
+    def eof_received(self) -> bool:
+        if self._buffer.rest:
+            self.relay.owner.authreply_refused(
+                "authreply client hung up in the middle of a line; that line was not answered"
+            )
+        self._ended = True
+        self._end_if_answered()
+        return True  # the connection stays until all is answered
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.relay.clients.discard(self)
+        self.relay.owner.client_gone(self)
+
+    def pause_writing(self) -> None:
+        if self._transport is not None and not self._ended:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None and not self._ended:
+            self._transport.resume_reading()
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+            if self._ended:
+                self._end_if_answered()
+
+    def tell_auth(self, lines: bytes) -> None:
+        """Behind this client is no auth that could be told."""
+
+    def end(self) -> None:
+        """Close the connection after what was written to it."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _take(self, lines: bytes) -> None:
+        lines = lines.replace(b"\r\n", b"\n")  # 2.3 takes either for the end of a line here
+        if lines and not self._greeted:
+            first, _, lines = lines.partition(b"\n")
+            check_version(first)
+            self._greeted = True
+        if lines:
+            self.relay.owner.lines(self, lines)
+
+    def _end_if_answered(self) -> None:
+        """At the end of this turn of the loop: more of its answers may be on their way."""
+        if not self.waiting:
+            asyncio.get_running_loop().call_soon(self.end)

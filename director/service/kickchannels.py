@@ -1,0 +1,199 @@
+"""The two kick channels: how Dovecot 2.3 and 2.4 list and end the sessions that login processes proxy.
+
+All raise KickError; none has a time-out: the kicker has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Protocol
+
+import anyio
+
+from director.core.kicktypes import HashOnHosts, KickWhat
+from director.errors import KickError
+from director.net.anvil import AnvilConnection, ProcessConnection
+from director.net.ipc import IpcConnection
+from director.net.kickline import Connections
+from director.wire import anvil, ipc
+from director.wire.anvil import Session, Sessions, kick_one, matches
+from director.wire.sessions import Listing
+
+PATIENCE = (0.0, 0.05, 0.2, 0.5)
+"""Seconds before each look whether sessions that anvil ended are gone. Those that are there then, stay."""
+LOOK_SHARE = 9
+"""So many times as long as a look took is waited before the next one begins: looking takes a tenth of the
+time, however many sessions there are."""
+LOOK_WAIT = 0.5
+"""Seconds of that wait, at most."""
+
+
+class Channel(Protocol):
+    """How one release of Dovecot lists and ends sessions. Both raise KickError."""
+
+    @property
+    def name(self) -> str:
+        """The value of `dovecot.kick` that means it."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def counts(self) -> bool:
+        """Whether what `kick` returns is how many sessions it ended, on all login processes together."""
+
+    async def kick(self, what: KickWhat) -> int:
+        """End these sessions."""
+
+    async def read(self, listing: Listing) -> None:
+        """Hand the sessions that are proxied, or about to be, to `listing`."""
+
+    def close(self) -> None: ...
+
+
+class Ipc:
+    """The sessions of all login processes of a Dovecot 2.3."""
+
+    name = "ipc"
+    counts = False
+    """It tells the count of one login process only."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._connections = Connections(path, IpcConnection)
+
+    async def kick(self, what: KickWhat) -> int:
+        """End these sessions; how many one of the login processes ended."""
+        if not (requests := ipc.kick_requests(what)):
+            return 0
+        async with self._connections.connection() as connection:
+            return await connection.ask(requests)
+
+    async def read(self, listing: Listing) -> None:
+        """Hand the sessions to `listing`."""
+        async with self._connections.connection() as connection:
+            await connection.ask([ipc.LIST], ipc.Rows(listing).add)
+
+    def close(self) -> None:
+        """Close what nobody uses."""
+        self._connections.close()
+
+
+class _Look:
+    """A listing that begins later than everybody who waits for it."""
+
+    def __init__(self) -> None:
+        self.taken = Sessions()
+        self.problem: KickError | None = None
+        self.ended = anyio.Event()
+
+
+class Anvil:
+    """The sessions of all login processes of a Dovecot 2.4.
+
+    anvil's number of sessions ended is a promise, and for a login process that serves one connection only
+    (`restart_request_count`) a false one: a kick is done when a look finds them gone. Those that stay are
+    ended at the socket of their login process where we may, as root may; otherwise that is said.
+    """
+
+    name = "anvil"
+    counts = True
+    """Its kicks tell how many sessions they ended."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._connections = Connections(path, AnvilConnection)
+        self._next: _Look | None = None
+        self._turn = anyio.Lock()
+        self._look_from = 0.0
+
+    async def kick(self, what: KickWhat) -> int:
+        """End these sessions; how many that were."""
+        # Who is named by hash waits for his kick, and no session can come to be meanwhile. Others may log in
+        # again at once: only what is there now is looked for afterwards.
+        before = [] if isinstance(what, HashOnHosts) else await self._matching(what)
+        requests = anvil.kick_requests(what, before)
+        ended = 0
+        if requests:
+            async with self._connections.connection() as connection:
+                ended = await connection.ask(requests)
+        if not ended and not before:
+            return 0
+        ids = {session.id for session in before}
+        for pause in PATIENCE:
+            await anyio.sleep(pause)
+            left = [s for s in await self._matching(what) if not ids or s.id in ids]
+            if not left:
+                return max(ended, len(before))
+        stubborn = [session for session in left if not await self._end(session)]
+        if stubborn:
+            raise KickError(self.path, _told(stubborn))
+        return max(ended, len(before))
+
+    async def read(self, listing: Listing) -> None:
+        """Hand the sessions to `listing`."""
+        async with self._connections.connection() as connection:
+            await connection.ask([anvil.LIST], anvil.Rows(listing).add)
+
+    def close(self) -> None:
+        """Close what nobody uses."""
+        self._connections.close()
+
+    async def _matching(self, what: KickWhat) -> list[Session]:
+        """The sessions a kick is about, as of some moment within this call."""
+        look = self._next
+        if look is None:
+            look = self._next = _Look()
+            await self._carry_out(look)
+        else:
+            await look.ended.wait()
+        if look.problem is not None:
+            raise look.problem
+        return [session for session in look.taken.sessions if matches(session, what)]
+
+    async def _carry_out(self, look: _Look) -> None:
+        try:
+            async with self._turn:
+                await anyio.sleep(max(0.0, self._look_from - anyio.current_time()))
+                self._next = None
+                began = anyio.current_time()
+                await self.read(look.taken)
+                ended = anyio.current_time()
+                self._look_from = ended + min(LOOK_WAIT, LOOK_SHARE * (ended - began))
+        except KickError as exc:
+            look.problem = exc
+        except BaseException:  # who began it has run out of time; the others may have some left
+            look.problem = KickError(self.path, "the listing was not ended in time")
+            raise
+        finally:
+            if self._next is look:
+                self._next = None
+            look.ended.set()
+
+    async def _end(self, session: Session) -> bool:
+        """End one session at its own login process; False where we may not ask it."""
+        path = os.path.join(os.path.dirname(self.path), f"srv.{session.service}", str(session.pid))
+        try:
+            async with Connections(path, ProcessConnection).connection() as connection:
+                await connection.ask([kick_one(session)])
+                connection.close("done")
+        except KickError:
+            return False
+        return True
+
+
+def _told(sessions: list[Session]) -> str:
+    """Why they are still there, and what to do."""
+    if unmarked := [session for session in sessions if not session.key]:
+        return (
+            f"{len(unmarked)} sessions without user_dirkey go on: they logged in past the director, and only "
+            "a director that runs as root can end them"
+        )
+    services = ", ".join(
+        f"{number} of {service}" for service, number in sorted(Counter(s.service for s in sessions).items())
+    )
+    return (
+        f"anvil says that they are ended, but sessions go on: {services}; set restart_request_count = "
+        "unlimited for these services in dovecot.conf, or run the director as root"
+    )

@@ -1,0 +1,139 @@
+"""A ring of the original and one of ours beside it, for the same commands on both."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from tests.conformance.commands import ADDRESSES, DIFFERENT, NAMES
+from tests.conformance.doveadm import Doveadm, Run
+from tests.conformance.original import Original, originals
+from tests.e2e.processes import Client, DirectorProcess, Directors
+from tests.servers import free_port
+
+OURS = "127.0.70."
+WHEN = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
+NUMBER = re.compile(r"(?<=[ \t=])[0-9]+(?=[ \t]|$)")
+
+
+class Side(msgspec.Struct):
+    """A ring to send commands to, at its first director."""
+
+    run: Path
+    """Its base_dir."""
+    tcp: str
+    member: str
+    log_in: Callable[[], object]
+
+    @property
+    def admin(self) -> str:
+        return str(self.run / "director-admin")
+
+    @property
+    def port(self) -> str:
+        return self.member.rpartition(":")[2]
+
+    @property
+    def network(self) -> str:
+        return self.member.rpartition(".")[0] + "."
+
+    def plain(self, text: str) -> str:
+        """Without what is only this ring's."""
+        for own, common in [
+            (self.admin, "<socket>"),
+            (self.tcp, "<socket>"),
+            (str(self.run), "<base_dir>"),
+            (self.network, "<ring>"),
+            (self.port, "<port>"),
+        ]:
+            text = text.replace(own, common)
+        return text
+
+
+class Sides(msgspec.Struct):
+    original: Side
+    ours: Side
+    doveadm: Doveadm
+
+    async def differing(self, commands: Sequence[str], way: str) -> list[str]:
+        """Run them on both, `way` is unix, tcp or base_dir; the commands that differ, each with how."""
+        found = []
+        for command in commands:
+            theirs, mine = [await self._run(side, command, way) for side in (self.original, self.ours)]
+            if (theirs == mine) is (command in DIFFERENT):
+                found.append(f"{command} ({way}): expected {theirs}, got {mine}")
+        return found
+
+    async def _run(self, side: Side, command: str, way: str) -> Run:
+        words = shlex.split(command.replace("<ring>", side.network).replace("<port>", side.port))
+        if way == "base_dir":
+            run = await self.doveadm.run(words, base_dir=str(side.run))
+        else:
+            run = await self.doveadm.run(words, side.tcp if way == "tcp" else side.admin)
+        return comparable(words, run, side.plain)
+
+
+@asynccontextmanager
+async def both_sides(
+    folder: Path, directors: int, flush_sockets: tuple[str, str] = ("", "")
+) -> AsyncIterator[Sides]:
+    """A ring of the original and one of ours, with the same backends. flush_sockets: the setting of each."""
+    there, here = flush_sockets
+    port = free_port()
+    admins = [f"{OURS}{number}:{port}" for number in range(1, directors + 1)]
+    each = [
+        {
+            "settings": {"listen.admin": f'tcp = "{admin}"', "users": f'flush_socket = "{here}"'},
+            "backends": f"{ADDRESSES[0]}-{ADDRESSES[-1]}",
+        }
+        for admin in admins
+    ]
+    with Directors(folder / "o", first=f"{OURS}1", count=directors, state="memory:", each=each) as ours:
+        async with originals(folder, ADDRESSES, directors, flush_socket=there) as theirs:
+            await anyio.to_thread.run_sync(ours.wait_whole)
+            yield Sides(
+                original=_original_side(theirs[0]),
+                ours=Side(ours[0].run, admins[0], ours[0].member, partial(_log_in, ours[0])),
+                # doveadm reads the user hash format and asks for all user names there
+                doveadm=Doveadm(folder, NAMES, theirs[0].configuration),
+            )
+
+
+def _original_side(original: Original) -> Side:
+    # 0: there is no ring, and none of its commands
+    member = f"{original.address}:{original.port or '<none>'}"
+    return Side(original.run, original.tcp, member, partial(_log_in_there, original))
+
+
+def _log_in(director: DirectorProcess) -> None:
+    with Client(director.login) as client:
+        client.ask(NAMES)
+
+
+def _log_in_there(original: Original) -> None:
+    async def each() -> None:
+        for name in NAMES:
+            await original.log_in(name)
+
+    anyio.run(each)
+
+
+def comparable(command: Sequence[str], run: Run, plain: Callable[[str], str]) -> Run:
+    """Without what differs from run to run (`NOT_COMPARED`), and from ring to ring."""
+    out = [WHEN.sub("<when>", plain(line)).rstrip(" ") for line in run.out]
+    if "ring" in command:
+        # who was not there yet for the first attempt has failed once
+        out = [NUMBER.sub("<n>", re.sub(" +", " ", line.replace("never", "<when>"))) for line in out]
+    if "map" in command and "json" in command:
+        out = [json.dumps(row) for line in out for row in json.loads(line)]
+    if "map" in command:
+        out.sort()
+    return Run(run.exit_code, out, [plain(line) for line in run.err])

@@ -1,0 +1,110 @@
+"""Monitors of backends that hold an admin connection, as poolmon does: at the original and at ours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import pytest
+
+from director.wire.admin import GREETING
+from tests.conformance.commands import ADDRESSES
+from tests.conformance.sides import Side, both_sides
+from tests.needs import needs
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+ROUNDS = 10
+WITHIN = 30.0
+"""Seconds for one answer: so long may the ring take."""
+
+
+class Monitor:
+    """One connection, over which hosts are taken out and brought back for as long as it lasts."""
+
+    def __init__(self, stream: anyio.abc.ByteStream) -> None:
+        self.said: Counter[str] = Counter()
+        self._stream, self._read = stream, b""
+
+    async def greet(self) -> None:
+        await self._stream.send(GREETING)
+        assert await self._line() + "\n" == GREETING.decode()
+
+    async def hosts(self) -> list[str]:
+        """Address, weight, tag and state of each host."""
+        await self._stream.send(b"HOST-LIST\n")
+        found = []
+        while line := await self._line():
+            address, weight, _, tag, state, _ = line.split("\t")
+            found.append(f"{address} {weight} {tag} {state}")
+        return found
+
+    async def tell(self, command: str, host: str) -> None:
+        await self._stream.send(f"{command}\t{host}\n".encode())
+        self.said[f"{command} {await self._line()}"] += 1
+
+    async def watch(self, host: str, rounds: int) -> None:
+        """Find a host dead, then alive again, and look at all after each change."""
+        for _ in range(rounds):
+            for command in ("HOST-DOWN", "HOST-FLUSH", "HOST-UP"):
+                await self.tell(command, host)
+                await self.hosts()
+
+    async def _line(self) -> str:
+        with anyio.fail_after(WITHIN):
+            while b"\n" not in self._read:
+                self._read += await self._stream.receive()
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
+
+
+@asynccontextmanager
+async def monitor(side: Side) -> AsyncIterator[Monitor]:
+    async with await anyio.connect_unix(side.admin) as stream:
+        found = Monitor(stream)
+        await found.greet()
+        yield found
+
+
+async def _said(side: Side, hosts: tuple[str, str]) -> tuple[Counter[str], list[str]]:
+    """All answers to two monitors at once, one for each of `hosts`, and the hosts as they are then."""
+    async with monitor(side) as one, monitor(side) as other:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.watch, hosts[0], ROUNDS)
+            tasks.start_soon(other.watch, hosts[1], ROUNDS)
+        seen = [await each.hosts() for each in (one, other)]
+    assert seen[0] == seen[1]
+    return one.said + other.said, seen[0]
+
+
+async def test_two_monitors_that_hold_their_connections_are_answered_as_by_the_original(folder: Path) -> None:
+    needs("dovecot", "doveadm")
+    for_each = Counter(dict.fromkeys(["HOST-DOWN OK", "HOST-FLUSH OK", "HOST-UP OK"], 2 * ROUNDS))
+    up = [f"{address} 100  U" for address in ADDRESSES]
+    found = []
+    async with both_sides(folder, 3) as sides:
+        for side in (sides.original, sides.ours):
+            await anyio.to_thread.run_sync(side.log_in)
+            found.append(await _said(side, (ADDRESSES[0], ADDRESSES[1])))
+            found.append(await _said(side, (ADDRESSES[2], ADDRESSES[2])))
+    assert found == [(for_each, up)] * 4
+
+
+async def test_a_monitor_sees_what_another_has_done_when_that_one_has_its_answer(folder: Path) -> None:
+    needs("dovecot", "doveadm")
+    found = []
+    async with both_sides(folder, 3) as sides:
+        for side in (sides.original, sides.ours):
+            async with monitor(side) as one, monitor(side) as other:
+                await one.tell("HOST-DOWN", ADDRESSES[0])
+                await other.tell("HOST-DOWN", ADDRESSES[0])
+                await other.tell("HOST-FLUSH", "127.0.1.99")
+                await one.tell("HOST-UP", "127.0.1.99")
+                seen = [(await each.hosts())[0] for each in (one, other)]
+                found.append((one.said, other.said, seen))
+    assert found[0] == found[1]
+    assert found[0][2] == [f"{ADDRESSES[0]} 100  D"] * 2

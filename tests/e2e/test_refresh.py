@@ -1,0 +1,155 @@
+"""Sessions that last longer than `users.expire`: Dovecot's notify lines keep their users where they are."""
+
+from __future__ import annotations
+
+import json
+import stat
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from director.demo.clients import Imap, Pop3, login_imap
+from director.demo.cluster import Cluster, Director, get
+from director.demo.ports import addresses, free_ports
+from tests.e2e.conftest import dovecot, new_folder
+from tests.e2e.processes import until
+from tests.e2e.sessions import answers
+
+EXPIRE = 10
+"""Seconds, the fewest there may be. Login processes are told to notify every 3."""
+FIRST = {"2.3": ("127.0.72.1", "127.0.72.11"), "2.4": ("127.0.73.1", "127.0.73.11")}
+BACKENDS = 4
+IMAP, POP3, IDLE = "imap-user", "pop3-user", "idle-user"
+GARBAGE = [
+    b"x" * 70_000,
+    b"\n\0\0\0\n\x01\n\x01\x01\x01x\x01\n" + bytes(range(256)) * 3,
+    b"idle-us",  # a writer that dies in the middle of a line
+    b"\n" * 5000,
+]
+
+
+class Held(NamedTuple):
+    """A cluster of one director, with an IMAP and a POP3 session open for longer than EXPIRE."""
+
+    cluster: Cluster
+    moved: dict[str, str]
+    """User -> the address he was moved to, where no hash puts him."""
+    imap: Imap
+    pop3: Pop3
+
+    @property
+    def director(self) -> Director:
+        return self.cluster.directors[0]
+
+    @property
+    def fifo(self) -> Path:
+        return self.cluster.proxies[0].run / "login/director/proxy-notify"
+
+    def user(self, name: str) -> Any:
+        """What the director knows of him."""
+        return json.loads(get(self.director.api, f"/v1/users/{name}")[1])
+
+
+def place(cluster: Cluster, user: str) -> str:
+    """Have a user where his hash does not put him: once forgotten, he would go elsewhere. The address."""
+    director = cluster.directors[0]
+    hashed = json.loads(get(director.api, f"/v1/users/{user}")[1])["hashed"]
+    wanted = next(backend.address for backend in cluster.backends if backend.address != hashed)
+    done = director.command("move", user, wanted)
+    assert done.returncode == 0, done.stderr
+    return wanted
+
+
+def hold(release: str, stack: ExitStack) -> Held:
+    programs, (proxy, backend) = dovecot(release), FIRST[release]
+    ports = free_ports([proxy, *addresses(backend, BACKENDS)], [proxy])
+    cluster = stack.enter_context(
+        Cluster(
+            stack.enter_context(new_folder(programs)) / "c",
+            directors=1,
+            backends=BACKENDS,
+            ports=ports,
+            first_proxy=proxy,
+            first_backend=backend,
+            expire=f"{EXPIRE} s",
+            programs=programs,
+        )
+    )
+    users = (IMAP, POP3, IDLE)
+    with ThreadPoolExecutor() as pool:
+        moved = dict(zip(users, pool.map(partial(place, cluster), users), strict=True))
+    imap, pop3 = stack.enter_context(Imap(proxy, ports.imap)), stack.enter_context(Pop3(proxy, ports.pop3))
+    imap.login(IMAP, "any")
+    pop3.login(POP3, "any")
+    login_imap(proxy, ports.imap, IDLE)
+    return Held(cluster, moved, imap, pop3)
+
+
+def notified(held: Held) -> None:
+    """Return when each session has notified once more."""
+    before = {user: held.user(user)["expires"] for user in (IMAP, POP3)}
+    for user in before:
+        until(lambda user=user: held.user(user)["expires"] > before[user], within=30, what=f"{user} notifies")
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[dict[str, Held]]:
+    """One cluster for each release; both are waited for at once. Meanwhile all goes wrong with the FIFO."""
+    with ExitStack() as stack:
+        held = {release: hold(release, stack) for release in FIRST}
+        for one in held.values():
+            with one.fifo.open("wb", buffering=0) as fifo:
+                for data in GARBAGE:
+                    fifo.write(data)
+        for one in held.values():
+            notified(one)
+            one.fifo.unlink()  # its login processes have it open by now
+        begun = time.monotonic()
+        for one in held.values():
+            until(lambda one=one: one.user(IDLE)["current"] is None, within=60, what="an idle user expires")
+        time.sleep(max(0.0, begun + EXPIRE + 1 - time.monotonic()))
+        yield held
+
+
+@pytest.fixture(params=sorted(FIRST))
+def held(request: pytest.FixtureRequest, both: dict[str, Held]) -> Held:
+    return both[request.param]
+
+
+def test_a_session_longer_than_expire_keeps_its_assignment(held: Held) -> None:
+    for user, session in ((IMAP, held.imap), (POP3, held.pop3)):
+        known = held.user(user)
+        assert known["current"] == held.moved[user]
+        assert known["expires"] > time.time()
+        assert answers(session)
+    assert held.user(IDLE)["current"] is None
+
+
+def test_garbage_and_a_removed_fifo_have_been_told_of(held: Held) -> None:
+    log = held.director.log()
+    assert "event=notify_line_too_long" in log
+    assert "event=notify_fifo_replaced" in log
+    assert "event=bug" not in log
+    assert stat.S_ISFIFO(held.fifo.stat().st_mode)
+
+
+def test_the_store_knows_it_too_when_the_director_is_killed_and_comes_back(held: Held) -> None:
+    held.director.kill()
+    held.director.start()
+    held.director.wait_ready()
+    assert held.user(IMAP)["current"] == held.moved[IMAP]
+    assert held.user(POP3)["current"] == held.moved[POP3]
+    proxy = held.cluster.proxies[0]
+    assert login_imap(proxy.address, proxy.ports.imap, IMAP) == held.imap.served_by()
+    assert answers(held.pop3)
+
+
+def test_sessions_go_on_keeping_it_after_that(held: Held) -> None:
+    notified(held)
+    assert held.user(IMAP)["current"] == held.moved[IMAP]
