@@ -165,6 +165,13 @@ class Dovecot:
             time.sleep(POLL)
         self._end(instance)
 
+    def stop_master(self) -> None:
+        """End the master, in order, and wait for no other process: some wait for their clients to leave."""
+        if self._master is not None:
+            self._master.terminate()
+            self._master.wait(STOP_TIMEOUT)
+            self._master = None
+
     def kill(self) -> None:
         """kill -9 of the master and every process it started."""
         if self._master is not None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from director.demo.clients import Refused
+from director.demo.ports import is_free
 from tests.e2e import mail
 from tests.e2e.processes import until
-from tests.e2e.site import KINDS, SERVICES, Entrance
+from tests.e2e.site import KINDS, SERVICES, Entrance, Site
 from tests.e2e.test_protocols import kill_auth
 from tests.e2e.visits import SESSIONS, Session, landed
 
@@ -175,3 +176,17 @@ def test_auth_that_is_killed_again_and_again_loses_no_login_for_good(entrance: E
             with suppress(Refused):
                 seen.append(landed(entrance, "imap", user))
         assert seen == [backend]
+
+
+def test_kicks_go_to_the_sessions_of_a_dovecot_that_was_stopped_and_started(site: Site) -> None:
+    """They went to the anvil of the one that was stopped, which waited for the director to hang up."""
+    entrance, user = site.entrances[0], "survivor"
+    assert entrance.director is not None
+    landed(entrance, "imap", user)
+    entrance.director.command("kick", user)
+    entrance.proxy.stop_master()
+    until(lambda: all(is_free(entrance.address, port) for port in entrance.proxy.listening), within=20)
+    entrance.proxy.start()
+    with closing(Session(entrance, "imap", user, "any")) as guest:
+        assert entrance.director.command("kick", user).stdout == f"{user}: 1 session ended\n"
+        assert not guest.goes_on()
