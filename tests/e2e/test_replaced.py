@@ -25,7 +25,8 @@ from tests.e2e.processes import (
     host_in,
     until,
 )
-from tests.servers import free_port
+from tests.proxy import Proxy
+from tests.servers import RedisServer, free_port
 
 ADDRESS = "127.0.60.51"
 PROGRAM = "from director.cli.main import main\nmain()\n"
@@ -333,3 +334,27 @@ def test_a_flush_under_way_goes_on_to_its_end_and_whoever_follows_it_is_told(fol
         ended = until(lambda: (move := director.get(f"/v1/moves/{id}"))["ended"] and move)
         assert ended["result"]["moved"] > 20
         until(lambda: director.get("/v1/hosts/127.0.3.1")["users"] == 0)
+
+
+def test_a_replacement_waits_until_the_store_is_read_so_that_nobody_in_it_is_placed_anew(
+    folder: Path,
+) -> None:
+    users = [f"user{number}" for number in range(3000)]
+    with RedisServer() as redis, Proxy(redis.socket) as proxy:
+        state = f"redis://127.0.0.1:{proxy.port}"
+        with one_director(folder, state=state) as director:
+            director.wait_ready()
+            with Client(director.login) as client:
+                before = client.ask(users)
+            assert director.command("update", "127.0.3.1", "0").returncode == 0
+            director.stop()
+            (folder / "d/snapshot.db").unlink()
+            proxy.delay = 0.05
+            director.start()
+            until(lambda: len(director.logged("started")) == 2)
+            director.send(signal.SIGUSR2)
+            until(lambda: director.logged("replacing"))
+            assert len(director.logged("store_loaded")) == 2
+            replaced(director)
+            with Client(director.login) as client:
+                assert client.ask(users) == before
