@@ -7,6 +7,7 @@ import os
 import signal
 import site
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -358,3 +359,22 @@ def test_a_replacement_waits_until_the_store_is_read_so_that_nobody_in_it_is_pla
             replaced(director)
             with Client(director.login) as client:
                 assert client.ask(users) == before
+
+
+def test_a_long_list_that_an_operator_reads_slowly_is_complete(folder: Path) -> None:
+    users = [f"a user with a rather long name {number}" for number in range(20_000)]
+    with one_director(folder) as director:
+        director.wait_ready()
+        with Client(director.login) as client:
+            client.ask(users)
+        with connect(director.admin) as admin, admin.makefile("rb") as replies:
+            admin.sendall(b"VERSION\tdirector-doveadm\t1\t0\nUSER-LIST\n")
+            replies.readline()
+            director.send(signal.SIGUSR2)
+            until(lambda: director.logged("replacing"))
+            time.sleep(0.5)  # nothing tells that a command is waited for
+            rows = []
+            while (line := replies.readline()) not in (b"", b"\n"):
+                rows.append(line)
+            assert len(rows) == len(users)
+        replaced(director)
