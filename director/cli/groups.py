@@ -10,7 +10,6 @@ from director.errors import NotOffered
 
 NOT_OFFERED = {
     "director": frozenset({"explain", "health", "audit", "doctor"}),
-    "config": frozenset({"import"}),
 }
 """Names the documentation has, by group. Not in help; each is answered with exit code 77."""
 

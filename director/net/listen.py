@@ -109,7 +109,7 @@ def unix_listener(
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     file = None
     try:
-        _make_folder(path)
+        _make_folder(name, path)
         _clear_way(name, path)
         os.fchmod(sock.fileno(), mode)  # bind() creates the file with it: at no time may more people connect
         sock.bind(path)
@@ -152,7 +152,7 @@ def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "
     owner = _owner(name, path, user, group)
     fd = -1
     try:
-        _make_folder(path)
+        _make_folder(name, path)
         with suppress(FileExistsError):
             os.mkfifo(path, mode)
         if not stat.S_ISFIFO(os.lstat(path).st_mode):
@@ -229,11 +229,14 @@ def _owner(name: str, path: str, user: str, group: str) -> tuple[int, int]:
     return uid, gid
 
 
-def _make_folder(path: str) -> None:
+def _make_folder(name: str, path: str) -> None:
     folder = os.path.dirname(path)
     if not folder or os.path.isdir(folder):
         return
-    _make_folder(folder)
+    _make_folder(name, folder)
+    # Dovecot's own director leaves its socket login/director where ours needs a folder of that name.
+    if os.path.exists(folder) and stat.S_ISSOCK(os.lstat(folder).st_mode):
+        _clear_way(name, folder)
     os.mkdir(folder)
     os.chmod(folder, 0o755)
 

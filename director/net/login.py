@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import anyio
 import anyio.abc
@@ -28,6 +29,9 @@ HELD_LIMIT = 65536
 RETRY_FIRST = 0.05
 RETRY_LONGEST = 1.0
 """Seconds between two attempts to reach auth."""
+NO_CLEANUP: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""From 3.13 on the loop looks at a socket's file, to remove it: what we inherit is not ours, and lies where
+only login processes may go."""
 
 
 class Owner(Protocol):
@@ -88,6 +92,7 @@ class Relay:
                 lambda: Client(self),
                 sock=sock,  # type: ignore[arg-type]
                 backlog=1024,
+                **NO_CLEANUP,
             )
             try:
                 await anyio.sleep_forever()

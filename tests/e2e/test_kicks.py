@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 
 import anyio
 import pytest
@@ -27,7 +28,7 @@ from tests.e2e.sessions import answers
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
-MOVING_PROXY, MOVED_TO = "127.0.22.21", "127.0.23.21"
+MOVING_PROXY, MOVED_TO, ONE_EACH = "127.0.22.21", "127.0.23.21", "127.0.22.31"
 PROXY, FIRST, SECOND, SILENT = "127.0.22.11", "127.0.23.1", "127.0.23.2", "127.0.23.9"
 GUEST = "cat"
 USERS = ("ann", "bob", GUEST)
@@ -46,10 +47,10 @@ Session = tuple[str, str]
 class Desk:
     """A kicker and what it told of the last kick."""
 
-    def __init__(self, proxy: Proxy, timeout: float = 10.0) -> None:
-        self.path = proxy.run / CHANNEL[proxy.programs.release]
+    def __init__(self, proxy: Proxy, timeout: float, sockets: Path) -> None:
+        self.path = sockets / CHANNEL[proxy.programs.release]
         config = DovecotConfig(
-            kick="auto", ipc_socket=str(proxy.run / "ipc"), anvil_socket=str(proxy.run / "anvil")
+            kick="auto", ipc_socket=str(sockets / "ipc"), anvil_socket=str(sockets / "anvil")
         )
         self.ended: list[tuple[int, str]] = []
         self.kicker = Kicker(config, Log(write=lambda _: None), self._end, lambda _: None, timeout=timeout)
@@ -73,8 +74,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_for(proxy: Proxy, timeout: float = 10.0) -> AsyncIterator[Desk]:
-    desk = Desk(proxy, timeout)
+async def desk_for(proxy: Proxy, timeout: float = 10.0, sockets: Path | None = None) -> AsyncIterator[Desk]:
+    """sockets: where those of the kick channel are, if not where the proxy has them."""
+    desk = Desk(proxy, timeout, sockets or proxy.run)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(desk.kicker.run)
         yield desk
@@ -324,3 +326,50 @@ def test_a_login_on_its_way_to_a_slow_backend_does_not_stay_there_when_its_user_
                     early.read()
         backend.join(20)
         assert not backend.is_alive()
+
+
+@pytest.fixture(scope="module")
+def one_each() -> Iterator[Front]:
+    """A proxy of 2.4 as packages configure it: a login process for each connection."""
+    programs = dovecot("2.4")
+    ports = free_ports([ONE_EACH, MOVED_TO], [])
+    with new_folder(programs) as folder, ExitStack() as stack:
+        backend = stack.enter_context(Backend(folder / "b1", "b1", MOVED_TO, ports, programs=programs))
+        proxy = Proxy(
+            folder / "p1",
+            "p1",
+            ONE_EACH,
+            ports,
+            passdb=[
+                Rule(user, host=MOVED_TO, fields={"user_dirkey": f"{HASHES[user]}@{MOVED_TO}"})
+                for user in USERS
+            ],
+            director=False,
+            programs=programs,
+            extra="service imap-login {\n  restart_request_count = 1\n  process_limit = 20\n}\n",
+        )
+        yield Front(stack.enter_context(proxy), [backend], ports)
+
+
+async def test_a_login_process_for_each_connection_is_asked_itself_by_who_may(one_each: Front) -> None:
+    async with desk_for(one_each.proxy) as desk:
+        with Clients(one_each.address, one_each.ports, ("ann", "bob")) as clients:
+            await desk.sessions(4)
+            assert await desk.kick(HashOnHosts(HASHES["ann"], [MOVED_TO])) == (2, "")
+            assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
+
+
+async def test_who_may_not_ask_it_is_told_that_the_session_goes_on_and_which_setting_helps(
+    one_each: Front,
+) -> None:
+    with new_folder() as elsewhere:
+        # beside it there are no sockets of login processes: as for a director that is not root
+        (elsewhere / "anvil").symlink_to(one_each.proxy.run / "anvil")
+        async with desk_for(one_each.proxy, sockets=elsewhere) as desk:
+            await desk.sessions(0)
+            with Clients(one_each.address, one_each.ports, ("cat",)) as clients:
+                await desk.sessions(2)
+                sessions, problem = await desk.kick(HashOnHosts(HASHES["cat"], [MOVED_TO]))
+                assert clients.ended() == {("cat", "pop3")}
+    assert sessions == 0
+    assert "sessions go on: 1 of imap-login; set restart_request_count = unlimited" in problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -384,3 +385,21 @@ async def test_a_client_that_hangs_up_at_the_successor_ends_its_connection_to_au
                 client.close()
                 async with Successor(tmp_path, given).serving(tmp_path):
                     assert await read(auth, 1) == b""
+
+
+async def test_a_socket_is_served_that_lies_where_the_director_may_not_go(tmp_path: Path) -> None:
+    # login/ is for root and the login processes; Python 3.13 wanted to see the file, and the director ended
+    setting = Setting(tmp_path / "inside")
+    setting.path.parent.mkdir(mode=0o700)
+    listener = unix_listener("login", str(setting.path), mode=0o666)
+    with await setting.connect():
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(setting.relay.serve, listener.socket.dup())
+                await until(lambda: setting.owner.told)
+                tasks.cancel_scope.cancel()
+        finally:
+            os.seteuid(os.getuid())
+    listener.close()
