@@ -379,3 +379,37 @@ def test_a_long_list_that_an_operator_reads_slowly_is_complete(folder: Path) -> 
                 rows.append(line)
             assert len(rows) == len(users)
         replaced(director)
+
+
+def test_listeners_that_were_moved_turned_on_or_off_or_given_another_mode_are_so_afterwards(
+    folder: Path,
+) -> None:
+    with one_director(folder) as director:
+        director.wait_ready()
+        moved, on = folder / "d/run/login/director/other", folder / "d/run/map"
+        text = director.config.read_text()
+        text += f'[listen.login]\npath = "{moved}"\n[listen.admin]\npath = ""\n'
+        text += f'[listen.userdb]\nmode = "0660"\n[listen.socketmap]\npath = "{on}"\n'
+        director.config.write_text(text)
+        assert replace(director)["state"] == "done"
+        with connect(moved) as client:
+            client.sendall(b"VERSION\t1\t2\nCPID\t1\n")
+            assert client.recv(100)
+        assert on.is_socket()
+        assert (director.userdb.stat().st_mode & 0o777) == 0o660
+        assert not director.login.exists()
+        assert not director.admin.exists()
+
+
+def test_a_listener_that_cannot_be_opened_at_its_new_place_is_served_on_at_the_former_one(
+    folder: Path,
+) -> None:
+    with one_director(folder) as director:
+        director.wait_ready()
+        taken = folder / "d/run/taken"
+        taken.write_text("a file that is no socket")
+        director.config.write_text(director.config.read_text() + f'[listen.login]\npath = "{taken}"\n')
+        assert replace(director)["state"] == "done"
+        assert director.logged("listener_failed", "taken")
+        with Client(director.login) as client:
+            assert client.ask(["alice"])
