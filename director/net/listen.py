@@ -209,6 +209,16 @@ def adopt_fifo(name: str, fd: int, *, owns_file: bool = False) -> Fifo:
     return Fifo(name, path, own, _file_of(path) if owns_file else None)
 
 
+def set_rights(name: str, path: str, *, mode: int, user: str = "", group: str = "") -> None:
+    """Give the file of an open socket, or of a FIFO, another mode and owner. Raises ListenError."""
+    owner = _owner(name, path, user, group)
+    try:
+        os.chown(path, *owner)
+        os.chmod(path, mode)
+    except OSError as exc:
+        raise _file_error(name, path, exc) from exc
+
+
 def _file_of(path: str) -> _OwnFile | None:
     """The file that is there; None where somebody has removed it."""
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Taking over: from the director of Dovecot 2.3 to ours and back, from 2.3 to 2.4. Users stay in place."""
+"""Taking over from Dovecot 2.3's own director and back, and from 2.3 to 2.4: every user stays where he is."""
 
 from __future__ import annotations
 
