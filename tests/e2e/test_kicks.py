@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 
 import anyio
 import pytest
@@ -19,7 +20,9 @@ from director.demo.cluster import Cluster
 from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import Ports, free_ports
 from director.demo.settings import Rule
+from director.errors import KickError
 from director.service.config import DovecotConfig
+from director.service.kickchannels import Anvil
 from director.service.kicking import Kicker
 from director.service.log import Log
 from tests.e2e.conftest import Front, dovecot, new_folder
@@ -28,6 +31,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 MOVING_PROXY, MOVED_TO = "127.0.22.21", "127.0.23.21"
+ONE_EACH, ONE_EACH_HOST = "127.0.40.11", "127.0.41.11"
 PROXY, FIRST, SECOND, SILENT = "127.0.22.11", "127.0.23.1", "127.0.23.2", "127.0.23.9"
 GUEST = "cat"
 USERS = ("ann", "bob", GUEST)
@@ -271,6 +275,64 @@ async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(clust
             assert listed == [ProxiedSession(b"kim", host, hash32)] * 2
             assert await desk.kick(HashOnHosts(hash32, [host])) == (2, "")
             assert clients.ended() == {("kim", "imap"), ("kim", "pop3")}
+
+
+@pytest.fixture(scope="module")
+def one_each() -> Iterator[Front]:
+    """A proxy of 2.4 whose login processes serve one connection each, as they do by default."""
+    programs = dovecot("2.4")
+    ports = free_ports([ONE_EACH, ONE_EACH_HOST], [])
+    passdb = [
+        Rule(user, host=ONE_EACH_HOST, fields={"user_dirkey": f"{hash32}@{ONE_EACH_HOST}"})
+        for user, hash32 in HASHES.items()
+    ]
+    extra = "".join(
+        f"service {name}-login {{\n  restart_request_count = 1\n  process_limit = 20\n}}\n"
+        for name in ("imap", "pop3")
+    )
+    with new_folder(programs) as folder, ExitStack() as stack:
+        backend = Backend(folder / "b1", "b1", ONE_EACH_HOST, ports, programs=programs)
+        proxy = Proxy(
+            folder / "p1",
+            "p1",
+            ONE_EACH,
+            ports,
+            passdb=passdb,
+            director=False,
+            programs=programs,
+            extra=extra,
+        )
+        yield Front(stack.enter_context(proxy), [stack.enter_context(backend)], ports)
+
+
+@pytest.mark.parametrize("what", [HashOnHosts(HASHES["ann"], [ONE_EACH_HOST]), ByName(b"ann")])
+async def test_a_director_that_may_ends_sessions_of_login_processes_that_serve_one_connection_each(
+    one_each: Front, what: KickWhat
+) -> None:
+    async with desk_for(one_each.proxy) as desk:
+        await desk.sessions(0)
+        with Clients(one_each.address, one_each.ports, ("ann", "bob")) as clients:
+            await desk.sessions(4)
+            assert await desk.kick(what) == (2, "")
+            assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
+
+
+async def test_sessions_of_such_login_processes_go_on_and_are_told_with_the_setting_where_it_may_not(
+    one_each: Front, folder: Path
+) -> None:
+    """anvil says that it ended them."""
+    elsewhere = folder / "anvil"
+    elsewhere.symlink_to(one_each.proxy.run / "anvil")
+    anvil = Anvil(str(elsewhere))
+    async with desk_for(one_each.proxy) as mine:
+        await mine.sessions(0)
+        with Clients(one_each.address, one_each.ports, ("ann", "bob")) as clients:
+            await mine.sessions(4)
+            with pytest.raises(KickError, match="restart_request_count = unlimited") as told:
+                await anvil.kick(ByName(b"ann"))
+            anvil.close()
+            assert "go on: 1 of imap-login, 1 of pop3-login" in str(told.value)
+            assert clients.ended() == set()
 
 
 def imap_server(listener: socket.socket, asked: threading.Event, speak: threading.Event) -> None:
