@@ -80,6 +80,27 @@ class ExportError(DirectorError):
         super().__init__(f"{file}: {f'line {line}: ' if line else ''}{problem}; nothing was imported")
 
 
+class DoveconfError(DirectorError):
+    """A text is not Dovecot's configuration, or not the whole of it (exit code 65)."""
+
+    exit_code = EX_DATA
+
+    def __init__(self, file: str, line: int, problem: str) -> None:
+        """line: from 1; 0 for the text as a whole."""
+        self.file, self.line, self.problem = file, line, problem
+        super().__init__(f"{file}: {f'line {line}: ' if line else ''}{problem}")
+
+
+class FileInTheWay(DirectorError):
+    """A file that a command is to make cannot be made; nothing was changed (exit code 77)."""
+
+    exit_code = EX_REFUSED
+
+    def __init__(self, file: str, reason: str) -> None:
+        self.file, self.reason = file, reason
+        super().__init__(f"{file}: cannot be written: {reason}")
+
+
 class PeerError(DirectorError):
     """Somebody on a socket sent what cannot be accepted; that connection is closed, all else goes on."""
 

@@ -333,3 +333,36 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     type: str = "about:blank"
     exit_code: int = 1
+
+
+class NewReload(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done: read the configuration file again, or have the program replaced in place."""
+
+    exec: bool = False
+    reason: str = ""
+    dry_run: bool = False
+
+
+class ReloadInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the last reload or replacement of the program."""
+
+    state: str
+    """never, under_way, done or failed."""
+    exec: bool = False
+    """Whether the program was to be replaced."""
+    version: str
+    """Of the program that runs."""
+    before: str | None = None
+    """Of the program that was replaced."""
+    number: int = 0
+    """How often the program of this process has been replaced."""
+    seconds: float | None = None
+    """What it took, from the command until logins were answered again."""
+    frozen: float | None = None
+    """Of these, seconds in which nobody was answered."""
+    problem: str = ""
+    """Why it failed. All is as before then."""
+    applied: list[str] = []
+    """Settings that were changed live."""
+    needs_exec: list[str] = []
+    """Settings that have changed in the file and count from the next replacement or start on."""

@@ -25,5 +25,15 @@ def needs(*programs: str) -> None:
     pytest.skip(reason)
 
 
+def needs_root(why: str) -> None:
+    """Skip the test where it is not run by root; in CI that is a failure."""
+    if os.geteuid() == 0:
+        return
+    reason = f"only root can do this: {why}"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 def _is_there(program: str) -> bool:
     return os.path.exists(program) if "/" in program else shutil.which(program, path=SEARCH) is not None

@@ -9,8 +9,7 @@ import click
 from director.errors import NotOffered
 
 NOT_OFFERED = {
-    "director": frozenset({"explain", "health", "audit", "reload", "doctor"}),
-    "config": frozenset({"import"}),
+    "director": frozenset({"explain", "health", "audit"}),
 }
 """Names the documentation has, by group. Not in help; each is answered with exit code 77."""
 

@@ -17,13 +17,16 @@ def say_version() -> None:
 
 @click.command()
 @click.option("--check", is_flag=True, help="Only check configuration, store and sockets.")
+@click.option("--can-take-over", metavar="FORMAT", type=int, hidden=True)
 @config_option
 @click.pass_obj
-def serve(target: Target, check: bool) -> int:
+def serve(target: Target, check: bool, can_take_over: int | None) -> int:
     """Run the director."""
-    from director.service.app import run
+    from director.service import app
 
-    return run(target.config_path, check=check)
+    if can_take_over is not None:  # asked by a director whose program is to be replaced by this one
+        return app.can_take_over(target.config_path, can_take_over)
+    return app.run(target.config_path, check=check)
 
 
 @click.command()

@@ -189,6 +189,22 @@ class Director:
         self.settled = True
         """Whether the last event may have moved `next_deadline()`."""
 
+    @property
+    def smaller_since(self) -> float | None:
+        """Since when this is the smaller part of a cut ring, in monotonic seconds; None: it is not."""
+        return self._stand.smaller_since
+
+    def take_over(self, smaller_since: float | None) -> None:
+        """Go on where another program in this process has stopped: it need not wait as long once more."""
+        self._stand.smaller_since = smaller_since
+
+    def set_limits(self, settings: Settings) -> None:
+        """An operator has set them anew; `flush_program` stays. What is under way may end by the old ones."""
+        self._stand.isolation_wait = settings.isolation_wait
+        self.moves.kick_delay = settings.kick_delay
+        self.flushes.max_parallel = settings.max_parallel_moves
+        self.kick_rounds.max_parallel = settings.max_parallel_kicks
+
     # ---- what happened
 
     def handle(self, event: Event, now: Now) -> list[Effect]:

@@ -70,7 +70,7 @@ class Flushes:
         max_parallel: int,
     ) -> None:
         self._hosts, self._assigner, self._users, self._names = hosts, assigner, assigner.users, names
-        self._moves, self._kick_rounds, self._max_parallel = moves, kick_rounds, max_parallel
+        self._moves, self._kick_rounds, self.max_parallel = moves, kick_rounds, max_parallel
         self._walks: list[_Walk] = []
         self._jobs: list[Job] = []
         self._fences: list[_Fenced] = []
@@ -126,7 +126,7 @@ class Flushes:
         hosts = self._hosts_for(event.operation, event.host, event.tag)
         if hosts is None:
             return
-        parallel = event.max_parallel or self._max_parallel
+        parallel = event.max_parallel or self.max_parallel
         walk = _Walk(self._new_job(event.operation, complete=False), hosts, parallel)
         if event.old_tag is not None:
             walk.tag, walk.before = event.old_tag, event.before
@@ -201,7 +201,7 @@ class Flushes:
         return effects
 
     def _can_go_on(self, walk: _Walk) -> bool:
-        limit = FORGOTTEN if walk.forget else self._max_parallel
+        limit = FORGOTTEN if walk.forget else self.max_parallel
         return self._moves.in_hand < limit and len(walk.job.under_way) < walk.parallel
 
     def _move_some(self, walk: _Walk, now: Now) -> None:

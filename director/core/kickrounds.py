@@ -58,7 +58,7 @@ class _Here(msgspec.Struct):
 
 class KickRounds:
     def __init__(self, me: MemberId, first_serial: int, kicks: Kicks, max_parallel: int) -> None:
-        self._me, self._serial, self._kicks, self._max = me, first_serial, kicks, max_parallel
+        self._me, self._serial, self._kicks, self.max_parallel = me, first_serial, kicks, max_parallel
         self._queue: deque[_Own] = deque()
         self._own: dict[int, _Own] = {}
         self._here: dict[tuple[str, int], _Here] = {}
@@ -70,7 +70,7 @@ class KickRounds:
 
     @property
     def full(self) -> bool:
-        return len(self._own) >= self._max
+        return len(self._own) >= self.max_parallel
 
     def begin(self, what: KickWhat, done: Callable[[KickResult], None], now: Now) -> None:
         """Kick on all directors; `done` is called once, within LASTS of its turn."""

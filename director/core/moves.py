@@ -159,7 +159,7 @@ class Moves:
         self._me, self._serial = me, first_serial
         self._hosts, self._assigner, self._users = hosts, assigner, assigner.users
         self._kicks, self._pending, self._counters = kicks, pending, counters
-        self._kick_delay, self._flush_program = kick_delay, flush_program
+        self.kick_delay, self._flush_program = kick_delay, flush_program
         self._own: dict[UserKey, _Own] = {}
         self._held: list[Held] = []
         self._flushes: dict[int, _Own] = {}
@@ -251,7 +251,7 @@ class Moves:
         else:
             self._counters.programs_failed += 1
             own.job.not_flushed += 1
-        self._enter(own, Stage.DELAY, now.mono if ok else now.mono + self._kick_delay)
+        self._enter(own, Stage.DELAY, now.mono if ok else now.mono + self.kick_delay)
         self._soon(now.mono)
 
     def look(self, now: Now) -> None:
@@ -387,7 +387,7 @@ class Moves:
             self._enter(own, Stage.FLUSHING, own.began + MOVE_TIMEOUT)
         else:
             waits = parted or own.old.host not in (0, own.target)
-            pause = self._kick_delay if waits and not own.job.at_once else 0.0
+            pause = self.kick_delay if waits and not own.job.at_once else 0.0
             self._enter(own, Stage.DELAY, now.mono + pause)
         self._soon(now.mono)
 

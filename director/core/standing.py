@@ -70,8 +70,10 @@ class Stand:
         table."""
         self.leases: frozenset[MemberId] | None = None
         self._servers = servers
-        self._isolation_wait = isolation_wait
-        self._smaller_since: float | None = None
+        self.isolation_wait = isolation_wait
+        self.smaller_since: float | None = None
+        """Since when we are the smaller part, by the monotonic clock. A program that takes over from another
+        one in its process has waited as long as that."""
 
     def doubt_leases(self) -> None:
         """They are old: anybody may live by now. That is no store that is away: new users of a partial ring
@@ -81,13 +83,13 @@ class Stand:
 
     def review(self, barrier: Barrier, now: Now, departed: Collection[MemberId]) -> None:
         """Judge anew. Called by a director that has started."""
-        over = self._smaller_since
-        waited = over is not None and now.mono >= over + self._isolation_wait
+        over = self.smaller_since
+        waited = over is not None and now.mono >= over + self.isolation_wait
         standing = judge(self._servers, barrier.ring, self.leases, waited=waited, departed=departed)
         if standing not in SMALLER:
-            self._smaller_since = None
-        elif self._smaller_since is None:
-            self._smaller_since = now.mono
+            self.smaller_since = None
+        elif self.smaller_since is None:
+            self.smaller_since = now.mono
         claim_at = self._claim_at(barrier)
         waited = claim_at is not None and now.mono >= claim_at
         if waited and standing in MAY_HASH:
@@ -97,7 +99,7 @@ class Stand:
 
     def next_deadline(self, barrier: Barrier) -> float | None:
         if self.standing is Standing.WAIT:
-            return None if self._smaller_since is None else self._smaller_since + self._isolation_wait
+            return None if self.smaller_since is None else self.smaller_since + self.isolation_wait
         return None if self.claiming else self._claim_at(barrier)
 
     def _claim_at(self, barrier: Barrier) -> float | None:

@@ -142,27 +142,49 @@ def login_pop3(address: str, port: int, user: str, password: str = "any", timeou
         session.reply()
 
 
+class Delivery(Connection):
+    """An LMTP delivery of a short mail that has come to the middle of its text."""
+
+    def __init__(
+        self, address: str, port: int, user: str, subject: str = "", timeout: float = TIMEOUT
+    ) -> None:
+        """Raises Refused or OSError."""
+        super().__init__(address, port, timeout)
+        try:
+            self._expect("220")
+            for text, expected in (
+                ("LHLO client.example", "250"),
+                ("MAIL FROM:<sender@example.com>", "250"),
+                (f"RCPT TO:<{user}>", "250"),
+                ("DATA", "354"),
+            ):
+                self.send(text)
+                self._expect(expected)
+            self.send(f"Subject: {subject}\r\n\r\nHello.")
+        except BaseException:
+            self.close()
+            raise
+
+    def finish(self) -> str:
+        """Send the rest; the server's reply for the recipient."""
+        self.send(".")
+        reply = self._expect("250")
+        self.send("QUIT")
+        self._expect("221")
+        return reply
+
+    def _expect(self, code: str) -> str:
+        while (line := self.read().decode())[3:4] == "-":
+            continue
+        if not line.startswith(code):
+            raise Refused(line)
+        return line
+
+
 def deliver_lmtp(address: str, port: int, user: str, subject: str, timeout: float = TIMEOUT) -> str:
     """Deliver a short mail; the server's reply for this recipient. Raises Refused or OSError."""
-    with Connection(address, port, timeout) as session:
-
-        def step(text: str, expected: bytes) -> str:
-            if text:
-                session.send(text)
-            while (line := session.read())[3:4] == b"-":
-                continue
-            if not line.startswith(expected):
-                raise Refused(line.decode())
-            return line.decode()
-
-        step("", b"220")
-        step("LHLO client.example", b"250")
-        step("MAIL FROM:<sender@example.com>", b"250")
-        step(f"RCPT TO:<{user}>", b"250")
-        step("DATA", b"354")
-        reply = step(f"Subject: {subject}\r\n\r\nHello.\r\n.", b"250")
-        step("QUIT", b"221")
-        return reply
+    with Delivery(address, port, user, subject, timeout) as delivery:
+        return delivery.finish()
 
 
 def attempt(address: str, port: int, user: str, password: str = "any", timeout: float = TIMEOUT) -> Login:

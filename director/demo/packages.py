@@ -118,6 +118,7 @@ GROUPS: dict[str, dict[str, Callable[[], bool]]] = {
     },
     "debian13": {"debootstrap": _program("debootstrap")},
     "redis": {"redis-server": _program("redis-server")},
+    "systemd": {"systemd": _program("systemd-analyze")},
     "lookups": {
         "nginx": _program("nginx"),
         "libnginx-mod-mail": Path("/usr/lib/nginx/modules/ngx_mail_module.so").exists,

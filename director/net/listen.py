@@ -40,6 +40,15 @@ class Listener:
     def __init__(self, name: str, where: str, sock: socket.socket, file: _OwnFile | None = None) -> None:
         self.name, self.where, self.socket, self._file = name, where, sock, file
 
+    @property
+    def owns_file(self) -> bool:
+        """Whether its file is removed at the end."""
+        return self._file is not None
+
+    def hand_over(self) -> int:
+        """Its descriptor, for a successor: `close` does nothing any more."""
+        return self.socket.detach()
+
     def close(self) -> None:
         if self._file is not None and self.socket.fileno() >= 0:
             self._file.remove()
@@ -54,6 +63,16 @@ class Fifo:
 
     def __init__(self, name: str, where: str, fd: int, file: _OwnFile | None = None) -> None:
         self.name, self.where, self.fd, self._file = name, where, fd, file
+
+    @property
+    def owns_file(self) -> bool:
+        """Whether its file is removed at the end."""
+        return self._file is not None
+
+    def hand_over(self) -> int:
+        """Its descriptor, for a successor: `close` does nothing any more."""
+        fd, self.fd = self.fd, -1
+        return fd
 
     def is_lost(self) -> bool:
         """Whether at its path there is another file by now, or none."""
@@ -90,7 +109,7 @@ def unix_listener(
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     file = None
     try:
-        _make_folder(path)
+        _make_folder(name, path)
         _clear_way(name, path)
         os.fchmod(sock.fileno(), mode)  # bind() creates the file with it: at no time may more people connect
         sock.bind(path)
@@ -133,7 +152,7 @@ def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "
     owner = _owner(name, path, user, group)
     fd = -1
     try:
-        _make_folder(path)
+        _make_folder(name, path)
         with suppress(FileExistsError):
             os.mkfifo(path, mode)
         if not stat.S_ISFIFO(os.lstat(path).st_mode):
@@ -150,8 +169,10 @@ def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "
         raise _file_error(name, path, exc) from exc
 
 
-def adopt_listener(name: str, fd: int) -> Listener:
-    """Serve a socket somebody else opened and keeps: its file is not removed. Raises ListenError."""
+def adopt_listener(name: str, fd: int, *, owns_file: bool = False) -> Listener:
+    """Serve a socket that was opened elsewhere. Raises ListenError.
+
+    owns_file: its file is removed at the end; else somebody else keeps it, and the file stays."""
     try:
         sock = socket.socket(fileno=fd)
         listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(
@@ -167,22 +188,42 @@ def adopt_listener(name: str, fd: int) -> Listener:
     os.set_inheritable(fd, False)
     sock.setblocking(False)
     address = sock.getsockname()
-    return Listener(name, address if isinstance(address, str) else _endpoint(*address[:2]), sock)
+    where = address if isinstance(address, str) else _endpoint(*address[:2])
+    return Listener(name, where, sock, _file_of(where) if owns_file else None)
 
 
-def adopt_fifo(name: str, fd: int) -> Fifo:
-    """Read a FIFO somebody else opened and keeps: its file is not removed. Raises ListenError."""
+def adopt_fifo(name: str, fd: int, *, owns_file: bool = False) -> Fifo:
+    """Read a FIFO that was opened elsewhere. Raises ListenError.
+
+    owns_file: as for `adopt_listener`."""
     try:
         if not stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise ListenError(name, f"descriptor {fd}", "it is not a FIFO; its socket unit needs ListenFIFO=")
-        path = os.readlink(f"/proc/self/fd/{fd}")
+        path = os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")  # it is made anew there
         # Opened again for both ends: how the other one opened it is not ours to know.
         own = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         reason = f"it is not a FIFO that can be opened ({exc.strerror}); see its socket unit"
         raise ListenError(name, f"descriptor {fd}", reason) from exc
     os.close(fd)
-    return Fifo(name, path, own)
+    return Fifo(name, path, own, _file_of(path) if owns_file else None)
+
+
+def set_rights(name: str, path: str, *, mode: int, user: str = "", group: str = "") -> None:
+    """Give the file of an open socket, or of a FIFO, another mode and owner. Raises ListenError."""
+    owner = _owner(name, path, user, group)
+    try:
+        os.chown(path, *owner)
+        os.chmod(path, mode)
+    except OSError as exc:
+        raise _file_error(name, path, exc) from exc
+
+
+def _file_of(path: str) -> _OwnFile | None:
+    """The file that is there; None where somebody has removed it."""
+    with suppress(OSError):
+        return _OwnFile(path)
+    return None
 
 
 def _owner(name: str, path: str, user: str, group: str) -> tuple[int, int]:
@@ -198,11 +239,14 @@ def _owner(name: str, path: str, user: str, group: str) -> tuple[int, int]:
     return uid, gid
 
 
-def _make_folder(path: str) -> None:
+def _make_folder(name: str, path: str) -> None:
     folder = os.path.dirname(path)
     if not folder or os.path.isdir(folder):
         return
-    _make_folder(folder)
+    _make_folder(name, folder)
+    # Dovecot's own director leaves its socket login/director where ours needs a folder of that name.
+    if os.path.exists(folder) and stat.S_ISSOCK(os.lstat(folder).st_mode):
+        _clear_way(name, folder)
     os.mkdir(folder)
     os.chmod(folder, 0o755)
 

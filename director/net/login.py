@@ -3,15 +3,22 @@
 Bytes from the login process go to auth untouched. Bytes from auth go line by line to the owner, who writes
 what may go on at once and keeps what has to wait. While auth cannot be reached the login process is held,
 never closed: it would give up on us for good (dovecot-integration, section 8).
+
+Connections can be given to a successor, the program that replaces this one in place, and neither end notices.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, cast
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, cast
 
 import anyio
 import anyio.abc
+import msgspec
 
 from director.wire.tabs import LineBuffer, LineTooLong
 
@@ -22,6 +29,9 @@ HELD_LIMIT = 65536
 RETRY_FIRST = 0.05
 RETRY_LONGEST = 1.0
 """Seconds between two attempts to reach auth."""
+NO_CLEANUP: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""From 3.13 on the loop looks at a socket's file, to remove it: what we inherit is not ours, and lies where
+only login processes may go."""
 
 
 class Owner(Protocol):
@@ -37,6 +47,31 @@ class Owner(Protocol):
     def auth_reached(self, path: str) -> None: ...
 
     def line_too_long(self, path: str, limit: int) -> None: ...
+
+
+class Connection(msgspec.Struct, kw_only=True):
+    """A client and its connection to auth, on their way to a successor."""
+
+    relay: str
+    """Name of its listener."""
+    client: int
+    """Descriptor of the socket."""
+    auth: int = -1
+    """The same of the socket to auth; -1: auth is not reached yet, or, if it was heard, is gone again."""
+    heard: bool = False
+    first: bytes = b""
+    """What the client has said while auth had not said a word."""
+    mid_line: bool = False
+    """Whether what went to auth so far ends within a line..."""
+    own: bytes = b""
+    """...and the lines of ours that wait for its end."""
+    rest: bytes = b""
+    """The beginning of a line from auth."""
+    to_client: bytes = b""
+    """Written, but not taken by the kernel."""
+    to_auth: bytes = b""
+    held: list[bytes] = msgspec.field(default_factory=list)
+    """Lines from auth (without LF) that wait for an answer."""
 
 
 class Relay:
@@ -57,6 +92,7 @@ class Relay:
                 lambda: Client(self),
                 sock=sock,  # type: ignore[arg-type]
                 backlog=1024,
+                **NO_CLEANUP,
             )
             try:
                 await anyio.sleep_forever()
@@ -70,6 +106,29 @@ class Relay:
         self._server = self._tasks = None
         for client in list(self.clients):
             client.end()
+
+    def hand_over(self, held: Callable[[Client], list[bytes]]) -> list[Connection]:
+        """Accept nobody any more, and give all connections away: nothing is read from them or written any
+        more. held: the lines of a client that wait for an answer."""
+        given = [client.hand_over(held(client)) for client in self.clients if client.open]
+        self.clients.clear()
+        self.stop()
+        return [connection for connection in given if connection is not None]
+
+    async def take_over(self, connections: Iterable[Connection]) -> None:
+        """Go on with what a predecessor has given away, beside `serve`."""
+        for connection in connections:
+            client = Client(self, connection)
+            await _adopt(client, connection.client)
+            if connection.auth >= 0:
+                auth = _Auth(client, connection.rest)
+                await _adopt(auth, connection.auth)
+            elif connection.heard:
+                client.end()
+            else:
+                self.connect(client)
+            if connection.held:
+                self.owner.lines(client, b"".join(line + b"\n" for line in connection.held))
 
     def connect(self, client: Client) -> None:
         """Get this client a connection to auth, however long it takes."""
@@ -91,24 +150,58 @@ class Relay:
                 return
 
 
+async def _adopt(protocol: asyncio.Protocol, descriptor: int) -> None:
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, sock)
+
+
+class _Outlet:
+    """Writes to a transport. Remembers the end of it, since uvloop does not give back what the kernel has not
+    taken."""
+
+    __slots__ = ("_last", "transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self._last = b""
+
+    def write(self, data: bytes) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        self._last = self._last[-waiting:] + data if waiting else data
+        self.transport.write(data)
+
+    def hand_over(self) -> tuple[int, bytes]:
+        """A descriptor of the socket, and what was not sent yet. The transport is at an end."""
+        waiting = self.transport.get_write_buffer_size()
+        descriptor = os.dup(self.transport.get_extra_info("socket").fileno())
+        self.transport.abort()
+        return descriptor, self._last[-waiting:] if waiting else b""
+
+
 class Client(asyncio.Protocol):
     """A login process (or lmtp, or doveadm)."""
 
     __slots__ = (
         "_auth",
         "_auth_full",
+        "_buffer",
         "_first",
         "_heard",
         "_mid_line",
+        "_outlet",
         "_own",
         "_paused",
+        "_taken_over",
+        "_to_auth",
         "_transport",
         "pause",
         "relay",
         "waiting",
     )
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, taken_over: Connection | None = None) -> None:
+        """taken_over: as a predecessor has left it."""
         self.relay = relay
         self.waiting: set[int] = set()
         """Requests of this client that wait for an answer; kept by the owner."""
@@ -125,6 +218,14 @@ class Client(asyncio.Protocol):
         """Whether what went to auth so far ends within a line."""
         self._own = b""
         """Lines of ours that wait for the end of that line."""
+        self._outlet: _Outlet | None = None
+        self._to_auth: _Outlet | None = None
+        self._buffer: LineBuffer | None = None
+        """Of the connection to auth."""
+        self._taken_over = taken_over
+        if taken_over is not None:
+            self._first, self._heard = taken_over.first, taken_over.heard
+            self._mid_line, self._own = taken_over.mid_line, taken_over.own
 
     @property
     def open(self) -> bool:
@@ -132,15 +233,19 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._outlet = _Outlet(self._transport)
         self.relay.clients.add(self)
-        self.relay.connect(self)
+        if self._taken_over is None:
+            self.relay.connect(self)
+        elif self._taken_over.to_client:
+            self._outlet.write(self._taken_over.to_client)
 
     def data_received(self, data: bytes) -> None:
-        if not self._heard:
+        if not self._heard or self._to_auth is None:
             self._first += data
             self._steer()
-        if self._auth is not None:
-            self._auth.write(self._with_own(data) if self._own else data)
+        if self._to_auth is not None:
+            self._to_auth.write(self._with_own(data) if self._own else data)
         self._mid_line = not data.endswith(b"\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -159,15 +264,40 @@ class Client(asyncio.Protocol):
             self._auth.resume_reading()
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
+        if self._outlet is not None and self._transport is not None:
+            self._outlet.write(data)
 
     def tell_auth(self, lines: bytes) -> None:
         """Send auth lines of our own, between two of the client's."""
         if self._mid_line:
             self._own += lines
-        elif self._auth is not None:
-            self._auth.write(lines)
+        elif self._to_auth is not None:
+            self._to_auth.write(lines)
+
+    def hand_over(self, held: list[bytes]) -> Connection | None:
+        """What a successor needs; None: it is at an end. Here nothing is read or written any more."""
+        assert self._outlet is not None, "only a client who is there is given away"
+        closing = self._outlet.transport.is_closing()
+        if closing and not self._outlet.transport.get_write_buffer_size():
+            return None
+        descriptor, to_client = self._outlet.hand_over()
+        if closing:
+            return Connection(relay=self.relay.name, client=descriptor, heard=True, to_client=to_client)
+        given = Connection(
+            relay=self.relay.name,
+            client=descriptor,
+            heard=self._heard,
+            first=self._first,
+            mid_line=self._mid_line,
+            own=self._own,
+            rest=self._buffer.rest if self._buffer is not None else b"",
+            to_client=to_client,
+            held=held,
+        )
+        if self._to_auth is not None:
+            given.auth, given.to_auth = self._to_auth.hand_over()
+        self._transport = self._auth = self._outlet = self._to_auth = None
+        return given
 
     def end(self) -> None:
         """Close this connection and the one to auth, of which nothing more is read."""
@@ -176,13 +306,22 @@ class Client(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def auth_connected(self, auth: asyncio.Transport) -> None:
+    def auth_connected(self, auth: asyncio.Transport, buffer: LineBuffer) -> None:
         if self._transport is None or self._transport.is_closing():
             auth.close()
             return
-        self._auth = auth
-        if self._first:
-            auth.write(self._first)
+        self._auth, self._buffer = auth, buffer
+        self._to_auth = _Outlet(auth)
+        taken_over, self._taken_over = self._taken_over, None
+        if taken_over is not None and taken_over.auth >= 0:
+            # what it has said before has been sent; `_first` may have grown since
+            first = taken_over.to_auth + self._first[len(taken_over.first) :]
+        else:
+            first = self._first
+        if first:
+            self._to_auth.write(first)
+        if self._heard:
+            self._first = b""
 
     def auth_heard(self) -> None:
         """Auth has answered: what was sent to it need not be kept any longer."""
@@ -193,7 +332,7 @@ class Client(asyncio.Protocol):
             self.relay.owner.auth_reached(self.relay.auth_path)
 
     def auth_lost(self) -> None:
-        self._auth = None
+        self._auth = self._to_auth = None
         self.auth_full(False)
         if self._heard:
             self.end()
@@ -232,13 +371,14 @@ class _Auth(asyncio.Protocol):
 
     __slots__ = ("_buffer", "_client", "_transport")
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, rest: bytes = b"") -> None:
+        """rest: the beginning of a line that came to a predecessor."""
         self._client = client
-        self._buffer = LineBuffer(LINE_LIMIT)
+        self._buffer = LineBuffer(LINE_LIMIT, rest)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._client.auth_connected(self._transport)
+        self._client.auth_connected(self._transport, self._buffer)
 
     def data_received(self, data: bytes) -> None:
         client = self._client

@@ -36,17 +36,22 @@ class NotifyReader(asyncio.Protocol):
     that is too long, with the bytes of it that had come by then.
     """
 
-    def __init__(self, names: Callable[[list[bytes]], None], skipped: Callable[[int], None]) -> None:
+    def __init__(
+        self, names: Callable[[list[bytes]], None], skipped: Callable[[int], None], rest: bytes = b""
+    ) -> None:
+        """rest: the beginning of a line that came to a predecessor."""
         self._names, self._skipped = names, skipped
-        self.forget_rest()
+        self.rest = rest
+        """The beginning of a line."""
+        self._skipping = False
 
     def forget_rest(self) -> None:
         """What comes next is the beginning of a line."""
-        self._rest = b""
+        self.rest = b""
         self._skipping = False
 
     def data_received(self, data: bytes) -> None:
-        *lines, rest = (self._rest + data).split(b"\n")
+        *lines, rest = (self.rest + data).split(b"\n")
         if self._skipping and lines:
             del lines[0]
             self._skipping = False
@@ -61,7 +66,7 @@ class NotifyReader(asyncio.Protocol):
         elif len(rest) > LINE_LIMIT:
             self._skipped(len(rest))
             rest, self._skipping = b"", True
-        self._rest = rest
+        self.rest = rest
         if names:
             self._names(names)
 

@@ -12,50 +12,57 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import anyio.abc
 
 from director import web
-from director.core.director import Director, Settings
+from director.core.director import Director
 from director.core.events import MembersListed, Started
 from director.core.hashing import UserHash
 from director.core.hosts import HostTable
 from director.core.member import Identity
 from director.core.order import split_member
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
-from director.net import listen
 from director.net.admin import serve_client
 from director.net.authreply import AuthreplySocket
+from director.net.listen import Fifo, open_fifo
 from director.net.login import Relay
 from director.net.notify import NotifyReader, read_fifo
 from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
+from director.service import reexec
 from director.service.admin import AdminHandler
 from director.service.cluster import OtherCluster
-from director.service.config import Config, ListenerConfig, load
+from director.service.config import Config, load
 from director.service.configuring import Configuring
 from director.service.driver import Driver
 from director.service.flushing import FlushPrograms
+from director.service.handover import Handover, Left, cannot_read
 from director.service.kicking import Kicker
 from director.service.log import Log, capture_logging
 from director.service.lookups import Lookups
 from director.service.operations import Operations
 from director.service.persist import Persistence
+from director.service.reloading import limits
+from director.service.replacing import Replacing, load_names, load_users
 from director.service.resolving import Resolving
 from director.service.servers import Endpoint
 from director.service.socketmap import Socketmap
-from director.service.sysd import Notifier, inherited_descriptors, machine_id
+from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
+from director.service.sysd import Notifier, machine_id
 from director.types import MemberId
 from director.version import VERSION
 from director.wire import hotpath
+from director.wire.admin import Command
 from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
 
-Opened = TypeVar("Opened", listen.Listener, listen.Fifo)
+Serve = Callable[[socket.socket], Coroutine[Any, Any, None]]
+"""Serves a listening socket until it is cancelled."""
 
 EX_SOFTWARE = 70
 """Exit code of a bug, as in sysexits."""
@@ -65,6 +72,8 @@ SNAPSHOT_TIMEOUT = 10.0
 """Seconds that one job of the snapshot may take: nobody waits for it."""
 GIL_SWITCH = 0.0005
 """Seconds the store's thread may keep the interpreter from the loop that answers logins."""
+DOORS_LOOK = 0.02
+"""Seconds between two looks whether operators' commands have ended."""
 STATUS_EVERY = 5.0
 """Seconds between two status lines for the service manager."""
 BUGS_LOGGED, BUGS_EVERY = 5, 10.0
@@ -72,9 +81,14 @@ BUGS_LOGGED, BUGS_EVERY = 5, 10.0
 
 
 def run(config_path: str, *, check: bool = False) -> int:
-    """`director serve`. Returns the exit code."""
+    """`director serve`. Returns the exit code.
+
+    It may be the successor of a program in this process, which has left what it had; and be replaced itself.
+    """
+    reexec.ignore_until_served()
     try:
         config = load(config_path, os.environ)
+        left = None if check else reexec.handed_over(os.environ)
     except DirectorError as exc:
         print(exc, file=sys.stderr)
         return exc.exit_code
@@ -84,7 +98,11 @@ def run(config_path: str, *, check: bool = False) -> int:
         log.warning("configuration", file=config.file, problem=warning)
     try:
         sys.setswitchinterval(GIL_SWITCH)
-        return anyio.run(_main, config, log, check, backend_options={"use_uvloop": True})
+        while True:
+            outcome = anyio.run(_main, config, log, check, left, backend_options={"use_uvloop": True})
+            if isinstance(outcome, int):
+                return outcome
+            left = outcome  # the program could not be replaced: take over from ourselves
     except DirectorError as exc:
         log.error("cannot_start", reason=str(exc))
         return exc.exit_code
@@ -97,6 +115,24 @@ def run(config_path: str, *, check: bool = False) -> int:
         return EX_SOFTWARE
 
 
+def can_take_over(config_path: str, format: int) -> int:
+    """`serve --can-take-over`: whether this program could go on with what another one hands over. Prints its
+    version; returns the exit code."""
+    problem = cannot_read(format)
+    if problem:
+        print(f"what is handed over cannot be read: {problem}", file=sys.stderr)
+        return EX_CONFIG
+    try:
+        config = load(config_path, os.environ)
+        open_store(config.state, base_dir=config.folder)
+        web.load()
+    except DirectorError as exc:
+        print(exc, file=sys.stderr)
+        return exc.exit_code
+    print(VERSION)
+    return 0
+
+
 def _hidden(config: Config) -> Callable[[str], object] | None:
     """How user names are written to the log."""
     if config.log.user_names == "plain":
@@ -107,8 +143,9 @@ def _hidden(config: Config) -> Callable[[str], object] | None:
 class App:
     """One running director."""
 
-    def __init__(self, config: Config, log: Log, sockets: ExitStack) -> None:
-        self.config, self.log, self._sockets = config, log, sockets
+    def __init__(self, config: Config, log: Log, sockets: Sockets, left: Left | None = None) -> None:
+        """left: by the program that was here before."""
+        self.config, self.log, self.sockets, self._left = config, log, sockets, left
         self.started = time.time()
         self.begun = time.monotonic()
         self.warm_seconds = 0.0
@@ -133,13 +170,7 @@ class App:
             HostTable(config.backends.mail_servers),
             assigner,
             hotpath.NameTable(),
-            Settings(
-                isolation_wait=config.ring.isolation_wait,
-                kick_delay=config.users.kick_delay,
-                max_parallel_moves=config.users.max_parallel_moves,
-                max_parallel_kicks=config.users.max_parallel_kicks,
-                flush_program=bool(config.users.flush_socket),
-            ),
+            limits(config),
         )
         tls = config.ring.tls
         self.driver = Driver(self.director, log, RingTls(tls.cert, tls.key, tls.ca) if tls else None)
@@ -172,84 +203,61 @@ class App:
             place=f"{machine_id()} {socket.gethostname()} {os.path.abspath(config.file)}",
         )
         self.operations = Operations(
-            self.driver, self.persistence, user_hash, self.started, lambda: self.warm_seconds
+            self.driver,
+            self.persistence,
+            user_hash,
+            self.started,
+            lambda: self.warm_seconds,
+            left.handover.counted if left else None,
         )
         self.configuring = Configuring(self.director, self.persistence, self.operations.apply, log)
         self.notifier = Notifier(os.environ)
-        self._listening: list[tuple[Callable[[socket.socket], Coroutine[Any, Any, None]], socket.socket]] = []
-        self._relays: list[Relay | AuthreplySocket] = []
+        self.replacing = Replacing(self, left)
+        self.operations.reloads = self.replacing
+        self.notify = NotifyReader(
+            self.driver.names_seen, self.driver.notify_skipped, left.handover.notify_rest if left else b""
+        )
+        self._listening: list[tuple[Serve, socket.socket]] = []
+        self._doors_to_open: list[tuple[Serve, socket.socket]] = []
+        self.relays: list[Relay] = []
         self._bugs_logged: deque[float] = deque(maxlen=BUGS_LOGGED)
-        self._inherited = inherited_descriptors(os.environ, os.getpid())
+        self._doors = anyio.CancelScope()
+        self._doors_closed = anyio.Event()
+        self._commands = 0
+        """Of `doveadm director`, being carried out."""
+        self._ended = anyio.Event()
+        self._end = ""
+        """Name of the signal that has ended it; empty: its program is to be replaced."""
 
     # ---- sockets
 
-    def bind(self) -> None:
-        """Open every listener; connections wait in the kernel until `serve`. Raises ListenError."""
-        config = self.config
+    def prepare(self) -> None:
+        """Say what is served on which socket; connections wait in the kernel until `serve`."""
+        config, sockets = self.config, self.sockets
         relays = (
-            ("login", config.listen.login, config.dovecot.auth_socket, False),
-            ("userdb", config.listen.userdb, config.dovecot.userdb_socket, True),
+            ("login", config.dovecot.auth_socket, False),
+            ("userdb", config.dovecot.userdb_socket, True),
         )
-        for name, listener, upstream, passlines in relays:
-            sock = self._unix(name, listener)
+        for name, upstream, passlines in relays:
+            sock = sockets.get(name)
             if sock is not None:
                 relay = Relay(name, upstream, passlines, self.driver)
-                self._relays.append(relay)
+                self.relays.append(relay)
                 self._listening.append((relay.serve, sock))
-        sock = self._unix("authreply", config.listen.authreply)
-        if sock is not None:
-            authreply = AuthreplySocket(self.driver)
-            self._relays.append(authreply)
-            self._listening.append((authreply.serve, sock))
-        self._fifo = self._open_fifo(config.listen.notify)
-        for sock in (self._unix("admin", config.listen.admin), self._tcp("admin", config.listen.admin.tcp)):
-            if sock is not None:
-                self._listening.append((self._serve_admin, sock))
-        socketmap = config.listen.socketmap
-        for sock in (self._unix("socketmap", socketmap), self._tcp("socketmap", socketmap.tcp)):
-            if sock is not None:
-                self._listening.append((self._serve_socketmap, sock))
-        # With a secret others may be added later, by `director ring add`.
-        self._ring = self._tcp("ring", config.ring.listen if config.ring.secret else None)
+        authreply = AuthreplySocket(self.driver)
+        for names, serve in (
+            (("authreply",), authreply.serve),
+            (("admin", ADMIN_TCP), self._serve_admin),
+            (("socketmap", SOCKETMAP_TCP), self._serve_socketmap),
+        ):
+            for name in names:
+                sock = sockets.get(name)
+                if sock is not None:
+                    self._doors_to_open.append((serve, sock))
+        self._ring = sockets.get("ring")
         if self._ring is not None:
             self._listening.append((self._serve_ring, self._ring))
-        self._api = self._unix("api", config.listen.api)
-        self._http = self._tcp("http", config.http.listen)
-
-    def _unix(self, name: str, listener: ListenerConfig) -> socket.socket | None:
-        if name in self._inherited:
-            return self._second(listen.adopt_listener(name, self._inherited[name][0]))
-        if not listener.path:
-            return None
-        opened = listen.unix_listener(
-            name, listener.path, mode=listener.mode, user=listener.user, group=listener.group
-        )
-        return self._second(opened)
-
-    def _tcp(self, name: str, endpoint: Endpoint | None) -> socket.socket | None:
-        if endpoint is None:
-            return None
-        return self._second(listen.tcp_listener(name, endpoint.address, endpoint.port))
-
-    def _second(self, opened: listen.Listener) -> socket.socket:
-        """A second descriptor for the loop, which closes what it has served; the file goes with the first."""
-        second = self._keep(opened).socket.dup()
-        self._sockets.callback(second.close)
-        return second
-
-    def _open_fifo(self, listener: ListenerConfig) -> listen.Fifo | None:
-        if "notify" in self._inherited:
-            return self._keep(listen.adopt_fifo("notify", self._inherited["notify"][0]))
-        if not listener.path:
-            return None
-        opened = listen.open_fifo(
-            "notify", listener.path, mode=listener.mode, user=listener.user, group=listener.group
-        )
-        return self._keep(opened)
-
-    def _keep(self, opened: Opened) -> Opened:
-        self._sockets.callback(opened.close)
-        return opened
+        self._api, self._http = sockets.get("api"), sockets.get("http")
 
     def _members_listed(self, members: tuple[MemberId, ...]) -> None:
         """The names of the configuration's directors have other addresses."""
@@ -257,20 +265,41 @@ class App:
 
     # ---- running
 
-    async def serve(self) -> None:
-        """Run until SIGTERM or SIGINT. However it ends, what is left to write is written."""
+    async def serve(self) -> Left | None:
+        """Run until SIGTERM or SIGINT, and write what is left to write; or until another program takes over.
+
+        Returns what was left to that, if it could not be started after all."""
         asyncio.get_running_loop().set_exception_handler(self._callback_failed)
-        await self.persistence.open()
+        if self._left is None:
+            await self.persistence.open()
+        else:
+            self._take_over(self._left)
         gc.collect()
         gc.freeze()
         try:
             await self._serve()
         finally:
-            await self.persistence.stop()
-        self.log.info("stopped")
+            if self.replacing.left is None:
+                await self.persistence.stop()
+            else:
+                await self.persistence.abandon()
+        if self.replacing.left is None:
+            self.log.info("stopped")
+        return self.replacing.left
+
+    def _take_over(self, left: Left) -> None:
+        """Go on where the program before has stopped."""
+        handover, memory = left
+        self.persistence.take_over(handover.tables, handover.audit)
+        if handover.username_hash != self.director.identity.username_hash:
+            memory.users = memory.names = b""  # their keys mean nothing any more
+        self.operations.take_over(handover.under_way, handover.operations)
+        self.director.take_over(handover.smaller_since)
+        load_users(self.director, memory, self.driver.handle)
 
     async def _serve(self) -> None:
         async with anyio.create_task_group() as tasks:
+            await tasks.start(self._hear_signals)
             await tasks.start(self.driver.run)
             await tasks.start(self.programs.run)
             await tasks.start(self.operations.run)
@@ -278,13 +307,17 @@ class App:
             tasks.start_soon(self.resolving.run)
             for serve, sock in self._listening:
                 tasks.start_soon(serve, sock)
-            if self._fifo is not None:
-                tasks.start_soon(self._read_notify, self._fifo)
+            if self.sockets.fifo is not None:
+                tasks.start_soon(self._read_notify, self.sockets.fifo)
             self.driver.store = self.persistence
             tasks.start_soon(self.persistence.run)
             self.driver.handle(Started())
+            if self._left is not None:
+                await self._adopt(self._left.handover)
+                sizes = self._left.handover.name_bytes
+                tasks.start_soon(load_names, self.director.names, self._left.memory, sizes)
             tasks.start_soon(self.configuring.run)
-            tasks.start_soon(self._serve_api)
+            tasks.start_soon(self._serve_operators)
             tasks.start_soon(self._tell_manager)
             self.log.info(
                 "started",
@@ -292,16 +325,61 @@ class App:
                 me=self.director.me,
                 compiled=hotpath.COMPILED,
                 ring=len(self.director.ring.servers),
+                before=self._left.handover.version if self._left else None,
+                kept=len(self._left.handover.connections) if self._left else None,
             )
-            name = await self._wait_for_signal()
-            self.log.info("stopping", signal=name)
-            self.notifier.stopping()
-            await self.driver.leave()
-            self._refuse_links()
-            self.driver.stop()
-            for relay in self._relays:
-                relay.stop()
+            await self._ended.wait()
+            if self._end:
+                self.log.info("stopping", signal=self._end)
+                self.notifier.stopping()
+                await self.driver.leave()
+                self._refuse_links()
+                self.driver.stop()
+                for relay in self.relays:
+                    relay.stop()
+            else:
+                self.replacing.go()
             tasks.cancel_scope.cancel()
+
+    async def _adopt(self, handover: Handover) -> None:
+        """The connections the program before has left."""
+        for relay in self.relays:
+            await relay.take_over([one for one in handover.connections if one.relay == relay.name])
+        names = {relay.name for relay in self.relays}
+        for one in handover.connections:
+            if one.relay not in names:  # the listener is off by now
+                for descriptor in (one.client, one.auth):
+                    if descriptor >= 0:
+                        os.close(descriptor)
+
+    def apply(self, config: Config) -> None:
+        """What is live of the configuration has changed: it counts now."""
+        if config.backends != self.config.backends:
+            self.configuring.changed(config.backends.mail_servers)
+            self.operations.configured_changed()
+        self.log.set_level(config.log.level)
+        self.director.set_limits(limits(config))
+        self.config = config
+
+    def end(self, name: str) -> None:
+        """name: of the signal; empty: have the program replaced."""
+        if not self._ended.is_set():
+            self._end = name
+            self._ended.set()
+
+    @property
+    def ending(self) -> bool:
+        return self._ended.is_set()
+
+    async def close_doors(self, within: float) -> None:
+        """Let operators' commands end, at most for so many seconds; then accept no more of them."""
+        until = time.monotonic() + within
+        while True:
+            if not (self.driver.operators.busy or self._commands) or time.monotonic() > until:
+                break
+            await anyio.sleep(DOORS_LOOK)
+        self._doors.cancel()
+        await self._doors_closed.wait()
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What went wrong where no task could catch it. The connection concerned is closed by the loop."""
@@ -317,20 +395,25 @@ class App:
         error = None if exc is None else "".join(traceback.format_exception(exc))
         self.log.error("bug", text=context["message"], bugs=self.driver.counts.bugs, error=error)
 
-    @staticmethod
-    async def _wait_for_signal() -> str:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                return signal.Signals(number).name
-        raise AssertionError("the signal receiver ended by itself")
+    async def _hear_signals(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        async with anyio.create_task_group() as tasks:
+            with anyio.open_signal_receiver(*reexec.DEFERRED) as signals:
+                reexec.listen_to_signals()
+                task_status.started()
+                async for number in signals:
+                    if number == signal.SIGHUP:
+                        tasks.start_soon(self.replacing.reload)
+                    elif number == signal.SIGUSR2:
+                        tasks.start_soon(self.replacing.replace)
+                    else:
+                        self.end(signal.Signals(number).name)
 
-    async def _read_notify(self, fifo: listen.Fifo) -> None:
+    async def _read_notify(self, fifo: Fifo) -> None:
         ear = self.config.listen.notify
-        reopen = partial(
-            listen.open_fifo, "notify", fifo.where, mode=ear.mode, user=ear.user, group=ear.group
-        )
-        reader = NotifyReader(self.driver.names_seen, self.driver.notify_skipped)
-        await read_fifo(fifo, reader, reopen, self.log)
+        reopen = partial(open_fifo, "notify", fifo.where, mode=ear.mode, user=ear.user, group=ear.group)
+        await read_fifo(fifo, self.notify, reopen, self.log)
 
     async def _serve_ring(self, sock: socket.socket) -> None:
         server = await asyncio.get_running_loop().create_server(self.driver.sockets.new_link, sock=sock)
@@ -348,10 +431,29 @@ class App:
         if self._ring is not None:
             self._ring.shutdown(socket.SHUT_RDWR)  # whatever descriptors the listener has
 
+    async def _serve_operators(self) -> None:
+        """Everything but logins: it is closed before the program is replaced."""
+        with self._doors:
+            async with anyio.create_task_group() as tasks:
+                for serve, sock in self._doors_to_open:
+                    tasks.start_soon(serve, sock)
+                tasks.start_soon(self._serve_api)
+        self._doors_closed.set()
+
     async def _serve_admin(self, sock: socket.socket) -> None:
         handler = AdminHandler(self.operations, self.log)
+
+        async def handle(command: Command) -> AsyncGenerator[bytes, None]:
+            self._commands += 1
+            try:
+                async with aclosing(handler(command)) as reply:
+                    async for piece in reply:
+                        yield piece
+            finally:
+                self._commands -= 1
+
         listener = await anyio.abc.SocketListener.from_socket(sock)
-        await listener.serve(lambda stream: serve_client(stream, handler, self.log))
+        await listener.serve(lambda stream: serve_client(stream, handle, self.log))
 
     async def _serve_socketmap(self, sock: socket.socket) -> None:
         handler = Socketmap(self.lookups, self.config.lookups.ports.lmtp)
@@ -381,17 +483,18 @@ class App:
                 self.log.info(
                     "ready", seconds=round(self.warm_seconds, 3), users=self.persistence.loaded_users
                 )
-                self.notifier.ready(self._status_line())
+                self.replacing.served()
+                self.notifier.ready(self.status_line())
             elif not told:
                 self.notifier.status(f"starting: {reason}")
                 await anyio.sleep(0.02)
                 continue
             else:
-                self.notifier.status(self._status_line())
+                self.notifier.status(self.status_line())
             self.notifier.watchdog()
             await anyio.sleep(min(STATUS_EVERY, self.notifier.watchdog_interval or STATUS_EVERY))
 
-    def _status_line(self) -> str:
+    def status_line(self) -> str:
         ring = self.director.barrier.ring
         store = "store up" if self.persistence.up else "STORE AWAY"
         if self.director.loading:
@@ -402,19 +505,17 @@ class App:
         )
 
 
-async def _main(config: Config, log: Log, check: bool) -> int:
-    with ExitStack() as sockets:
-        app = App(config, log, sockets)
+async def _main(config: Config, log: Log, check: bool, left: Left | None) -> int | Left:
+    with Sockets(config, log, os.environ, left.handover.listening if left else None) as sockets:
+        app = App(config, log, sockets, left)
         if check:
             return await _check(app)
-        app.bind()
-        await app.serve()
-    return 0
+        app.prepare()
+        return await app.serve() or 0
 
 
 async def _check(app: App) -> int:
     """`serve --check`: the configuration has been read; are sockets and store to be had?"""
-    app.bind()
     try:
         await app.store.open()
         health = await app.store.health()

@@ -45,9 +45,23 @@ class Configuring:
         self._director, self._persistence = director, persistence
         self._change, self._log, self._again = change, log, again
         self._settings: Sequence[BackendSetting] = list(director.hosts.configured.values())
+        self._work = anyio.Event()
 
     async def run(self) -> None:
-        """Apply the file, once. Ends when it is written what was applied."""
+        """Apply the file at the start, and whenever `changed` says that it is another one."""
+        while True:
+            self._work = anyio.Event()
+            await self._run()
+            await self._work.wait()
+
+    def changed(self, settings: Sequence[BackendSetting]) -> None:
+        """The file names these hosts now."""
+        self._settings = list(settings)
+        self._director.hosts.configured = {setting.address: setting for setting in settings}
+        self._work.set()
+
+    async def _run(self) -> None:
+        """Until it is written what was applied."""
         await self._persistence.documents.were_read.wait()
         while True:
             if self._director.synced:

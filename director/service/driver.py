@@ -351,6 +351,13 @@ class Driver:
             self._count("waited", client, 1)
             self.handle(Lookup(request, line.key, line.tag))
 
+    def held_lines(self) -> dict[Client, list[bytes]]:
+        """Lines from auth that wait for an answer, of each client."""
+        lines: dict[Client, list[bytes]] = {}
+        for client, held in self._requests.values():
+            lines.setdefault(client, []).append(held.line)
+        return lines
+
     def client_gone(self, client: Client) -> None:
         requests = [RequestId(number) for number in client.waiting]
         client.waiting.clear()

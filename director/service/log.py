@@ -54,6 +54,10 @@ class Log:
         self._write = write
         self._clock = clock
 
+    def set_level(self, level: str) -> None:
+        """The lowest that is written from now on."""
+        self._least = LEVELS[level]
+
     def debug(self, event: str, **fields: object) -> None:
         self._event("debug", event, fields)
 

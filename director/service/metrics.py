@@ -107,6 +107,52 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Longest delay of a timer of the event loop since the last scrape, seconds."""
 
 
+NUMBERS = ("conflicts", "sessions_kicked", "near_expiry_rounds", "claims", "bugs")
+NAMED = ("moves", "kicks", "flush_programs", "store_errors", "store_swept")
+PAIRED = ("lookups", "ring_messages")
+TIMED = ("kick_durations", "ring_syncs")
+"""Fields of a Snapshot that only grow, by what they are."""
+
+
+class Counted(msgspec.Struct, kw_only=True):
+    """What a program has counted before another one took its place: nothing goes back."""
+
+    numbers: dict[str, int] = msgspec.field(default_factory=dict)
+    named: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    paired: dict[str, list[tuple[str, str, int]]] = msgspec.field(default_factory=dict)
+    timed: dict[str, Durations] = msgspec.field(default_factory=dict)
+
+
+def counted(snapshot: Snapshot) -> Counted:
+    """What of it is to be carried on by a successor."""
+    return Counted(
+        numbers={field: getattr(snapshot, field) for field in NUMBERS},
+        named={field: dict(getattr(snapshot, field)) for field in NAMED},
+        paired={
+            field: [(one, other, count) for (one, other), count in getattr(snapshot, field).items()]
+            for field in PAIRED
+        },
+        timed={field: getattr(snapshot, field) for field in TIMED},
+    )
+
+
+def carry_on(snapshot: Snapshot, before: Counted) -> None:
+    """Add what predecessors have counted."""
+    for field, number in before.numbers.items():
+        setattr(snapshot, field, getattr(snapshot, field) + number)
+    for field, numbers in before.named.items():
+        values = getattr(snapshot, field)
+        values.update({name: values.get(name, 0) + number for name, number in numbers.items()})
+    for field, rows in before.paired.items():
+        pairs = getattr(snapshot, field)
+        pairs.update({(one, other): pairs.get((one, other), 0) + number for one, other, number in rows})
+    for field, old in before.timed.items():
+        new: Durations = getattr(snapshot, field)
+        if new.bounds == old.bounds:
+            counts = [one + other for one, other in zip(new.counts, old.counts, strict=True)]
+            setattr(snapshot, field, Durations(new.bounds, counts, new.total + old.total))
+
+
 def render(snapshot: Snapshot) -> bytes:
     """The page in the Prometheus text format, version 0.0.4."""
     from prometheus_client.exposition import generate_latest

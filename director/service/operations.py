@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cache
+from typing import Protocol
 
 import anyio.lowlevel
 
@@ -35,6 +36,7 @@ from director.records import (
     MemberInfo,
     Plan,
     PlannedChange,
+    ReloadInfo,
     RingInfo,
     StatusInfo,
     UserInfo,
@@ -42,7 +44,15 @@ from director.records import (
 )
 from director.service.driver import Driver
 from director.service.dumping import host_commands, pin_command
-from director.service.metrics import Durations, HostSample, Snapshot, render
+from director.service.metrics import (
+    Counted,
+    Durations,
+    HostSample,
+    Snapshot,
+    carry_on,
+    counted,
+    render,
+)
 from director.service.operators import FAILURES
 from director.service.persist import Persistence
 from director.service.useroperations import STORE_WAIT, UserOperations, as_address, is_hash
@@ -61,6 +71,14 @@ BLIP = 5.0
 """Seconds without sync that do not make a director unready: known users are answered meanwhile."""
 
 
+class Reloads(Protocol):
+    """Who reads the configuration again, and has the program replaced."""
+
+    def info(self) -> ReloadInfo: ...
+
+    async def ask(self, *, exec: bool, dry_run: bool) -> ReloadInfo: ...
+
+
 class Operations(UserOperations):
     def __init__(
         self,
@@ -69,8 +87,13 @@ class Operations(UserOperations):
         user_hash: UserHash,
         started: float,
         warm_seconds: Callable[[], float],
+        before: Counted | None = None,
     ) -> None:
+        """before: what predecessors in this process have counted."""
         super().__init__(driver, persistence, user_hash)
+        self._before = before or Counted()
+        self.reloads: Reloads
+        """Given before anything is asked."""
         self._started, self._warm_seconds = started, warm_seconds
         self._syncs, self._kicks = Durations(), Durations()
         self._configured = cache(self._configured_circle)
@@ -92,6 +115,23 @@ class Operations(UserOperations):
     async def hosts(self) -> list[HostInfo]:
         counts = await self._counts()
         return [self._host_info(row, counts) for row in self._hosts.present()]
+
+    def configured_changed(self) -> None:
+        """The hosts of the configuration file are others now."""
+        self._configured.cache_clear()
+
+    def reload_info(self) -> ReloadInfo:
+        """What became of the last reload."""
+        return self.reloads.info()
+
+    async def reload(self, *, exec: bool, reason: str, dry_run: bool = False) -> ReloadInfo:
+        """Read the configuration again; exec: have the program replaced in place, which goes on behind it."""
+        info = await self.reloads.ask(exec=exec, dry_run=dry_run)
+        if not dry_run:
+            what = "reload --exec" if exec else "reload"
+            detail = info.problem or " ".join(info.applied)
+            self._audit(what, self._director.me, reason, detail)
+        return info
 
     def removed_hosts(self) -> list[str]:
         """Hosts of the configuration file that an operator has removed."""
@@ -277,11 +317,14 @@ class Operations(UserOperations):
     # ---- metrics
 
     async def metrics(self) -> bytes:
-        return render(await self._snapshot())
+        return render(self._snapshot(await self.hosts()))
 
-    async def _snapshot(self) -> Snapshot:
+    def counted(self) -> Counted:
+        """For a successor."""
+        return counted(self._snapshot([]))
+
+    def _snapshot(self, hosts: Sequence[HostInfo]) -> Snapshot:
         director, driver, persistence = self._director, self._driver, self._persistence
-        hosts = await self.hosts()
         users: dict[str, int] = {}
         for host in hosts:
             users[host.tag] = users.get(host.tag, 0) + host.users
@@ -292,7 +335,7 @@ class Operations(UserOperations):
         while director.kicks.durations:
             self._kicks.add(director.kicks.durations.popleft())
         counters, snapshot = director.counters, persistence.info().snapshot
-        return Snapshot(
+        page = Snapshot(
             version=VERSION,
             python=platform.python_version(),
             compiled=hotpath.COMPILED,
@@ -342,6 +385,8 @@ class Operations(UserOperations):
             bugs=driver.counts.bugs,
             loop_lag=lag,
         )
+        carry_on(page, self._before)
+        return page
 
     # ---- helpers
 

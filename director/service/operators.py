@@ -38,7 +38,8 @@ Result = HostRow | MemberRow | UsersDone
 class _Operation:
     """A change under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, lasting: bool) -> None:
+        self.lasting = lasting
         self.finished = anyio.Event()
         self.result: Result | None = None
         self.error: OperationError | None = None
@@ -49,6 +50,20 @@ class Operators:
         self._handle = handle
         self._operations: dict[int, _Operation] = {}
         self._numbers = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way that ends soon: not the users of a host being moved, or of all."""
+        return any(not operation.lasting for operation in self._operations.values())
+
+    @property
+    def last(self) -> int:
+        """The last number that was given."""
+        return self._numbers
+
+    def go_on_behind(self, last: int) -> None:
+        """Numbers up to this one have been given by a predecessor."""
+        self._numbers = max(self._numbers, last)
 
     async def change_host(self, change: HostChange) -> HostRow:
         """Have a change carried out by the whole ring. Returns what holds then. Raises OperationError."""
@@ -79,7 +94,7 @@ class Operators:
         return self._numbers
 
     async def _operate(self, change: HostChange | MemberChange | UsersEvent, number: int) -> Result:
-        operation = self._operations[number] = _Operation()
+        operation = self._operations[number] = _Operation(isinstance(change, Flush | Forget))
         self._handle(msgspec.structs.replace(change, operation=number))
         await operation.finished.wait()
         if operation.error is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -66,6 +66,8 @@ STOP_WITHIN = 5.0
 """Seconds the last write may take."""
 RETRY_FIRST, RETRY_LONGEST = 0.2, 2.0
 """Seconds between two attempts to reach the store."""
+SETTLE_LOOK = 0.01
+"""Seconds between two looks whether all is stored."""
 WATCH_PARTIAL = 0.5
 """In a partial ring, seconds between two looks for what others have changed in the store (ring-rules 12)."""
 AUDIT_QUEUE = 1000
@@ -247,6 +249,16 @@ class Persistence:
             self.failed("load", StoreUnavailable(self.store.url, "load", after=OPEN_WITHIN))
             await self._load_snapshot("the store is away")
 
+    def take_over(self, tables: Mapping[str, bytes], audit: Iterable[AuditEntry]) -> None:
+        """Instead of `open`: memory is as a predecessor in this process has left it, up to the tables, which
+        are given. The store is joined as after an absence, while logins are answered."""
+        self._begun = time.monotonic()
+        for table in self.documents.tables:
+            if table.name in tables:
+                table.take(tables[table.name])
+        self.loaded_users = len(self._users)
+        self._audit.extend(audit)
+
     async def _open_store(self) -> bool:
         """Returns whether there is nothing in it."""
         await self.store.open()
@@ -379,6 +391,26 @@ class Persistence:
             await self._snapshot.stop()
         with anyio.CancelScope(shield=True):
             await self.store.close()
+
+    async def settle(self, seconds: float) -> None:
+        """Have written what has changed so far, if that takes no longer."""
+        self._urgent.set()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if not self.up or not (self.queued or self._audit or not self.documents.stored):
+                return
+            await anyio.sleep(SETTLE_LOOK)
+
+    def hand_over(self) -> tuple[dict[str, bytes], list[AuditEntry]]:
+        """What `take_over` needs. What is not stored yet is found by its comparison with the store."""
+        return {table.name: table.encode() for table in self.documents.tables}, list(self._audit)
+
+    async def abandon(self) -> None:
+        """Close what is open, for a successor who has all that memory holds. The lease is his, too."""
+        with anyio.CancelScope(shield=True):
+            await self.store.close()
+            if self._snapshot is not None:
+                await self._snapshot.abandon()
 
     async def _write_behind(self) -> None:
         pause = RETRY_FIRST

@@ -184,6 +184,10 @@ class Snapshot:
         with anyio.CancelScope(shield=True):
             await self._store.close()
 
+    async def abandon(self) -> None:
+        """Close it as it is."""
+        await self._store.close()
+
     async def _open(self) -> None:
         async with self._opening:  # it may be read while it begins to be written
             await self._store.open()

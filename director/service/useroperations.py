@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import suppress
 
 import anyio
@@ -27,6 +28,7 @@ from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, is_alive, unpack
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
 from director.service.driver import Driver
+from director.service.handover import UnderWay
 from director.service.operators import UsersEvent
 from director.service.persist import Persistence
 from director.types import Address, MemberId, UserKey
@@ -46,6 +48,10 @@ class _Followed:
 
     def __init__(self, number: int, kind: str, target: str) -> None:
         self.number, self.kind, self.target = number, kind, target
+        self.event: UsersEvent | None = None
+        self.reason = ""
+        self.before = UsersChange()
+        """What predecessors in this process have done of it."""
         self.total: int | None = None
         self.started = int(time.time())
         self.ended: int | None = None
@@ -62,6 +68,7 @@ class UserOperations(ABC):
         self._hosts = driver.director.hosts
         self._users = driver.director.users
         self._followed: dict[str, _Followed] = {}
+        self._taken_over: list[_Followed] = []
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -261,7 +268,7 @@ class UserOperations(ABC):
 
     def _info(self, one: _Followed) -> MoveInfo:
         job = self._director.flushes.progress(one.number)
-        result = one.result or UsersChange()
+        result, before = one.result or one.before, one.before
         return MoveInfo(
             id=str(one.number),
             kind=one.kind,
@@ -269,10 +276,10 @@ class UserOperations(ABC):
             started=one.started,
             ended=one.ended,
             total=one.total,
-            moved=job.moved if job else result.moved,
+            moved=before.moved + job.moved if job else result.moved,
             in_progress=len(job.under_way) if job else 0,
-            timed_out=job.timed_out if job else result.timed_out,
-            kicked=job.kicked if job else result.kicked,
+            timed_out=before.timed_out + job.timed_out if job else result.timed_out,
+            kicked=before.kicked + job.kicked if job else result.kicked,
             result=one.result,
             problem=one.problem,
         )
@@ -296,17 +303,61 @@ class UserOperations(ABC):
         with suppress(OperationError):  # it is kept, for whoever asks
             await self._carry_out(one, event, reason)
 
+    # ---- replacement of the program
+
+    def hand_over(self) -> list[UnderWay]:
+        """What a successor is to begin again."""
+        return [
+            UnderWay(
+                number=one.number,
+                kind=one.kind,
+                target=one.target,
+                started=one.started,
+                total=one.total,
+                reason=one.reason,
+                flush=one.event if isinstance(one.event, Flush) else None,
+                forget=one.event if isinstance(one.event, Forget) else None,
+                moved=info.moved,
+                timed_out=info.timed_out,
+                kicked=info.kicked,
+            )
+            for one in self._followed.values()
+            for info in [self._info(one)]
+            # whoever waited for one by himself was sent away
+            if one.result is None and one.problem is None and isinstance(one.event, Flush | Forget)
+        ]
+
+    def take_over(self, under_way: Iterable[UnderWay], last: int) -> None:
+        """List what a predecessor has left; `go_on` begins with it again. last: number of an operation."""
+        self._driver.operators.go_on_behind(last)
+        for left in under_way:
+            one = _Followed(left.number, left.kind, left.target)
+            one.started, one.total, one.reason = left.started, left.total, left.reason
+            one.event = left.flush or left.forget
+            one.before = UsersChange(moved=left.moved, timed_out=left.timed_out, kicked=left.kicked)
+            self._followed[str(one.number)] = one
+            self._taken_over.append(one)
+
+    def go_on(self) -> None:
+        """The ring is in sync: users can be moved."""
+        assert self._tasks is not None
+        for one in self._taken_over:
+            assert one.event is not None
+            self._tasks.start_soon(self._carry_out_quietly, one, one.event, one.reason)
+        self._taken_over.clear()
+
     async def _carry_out(self, one: _Followed, event: UsersEvent, reason: str) -> UsersChange:
+        one.event, one.reason = event, reason
         try:
-            if isinstance(event, Flush) and event.old_tag is None:
+            if isinstance(event, Flush) and event.old_tag is None and one.total is None:
                 one.total = (await self._preview(event.host, event.tag, everybody=False)).moved
             done = await self._driver.operators.change_users(event, one.number)
         except OperationError as exc:
             one.problem = Problem(title=str(exc), status=409, exit_code=exc.exit_code)
             raise
         else:
-            one.result = _change(done)
-            detail = f"moved={done.moved} sessions={done.kicked} timed_out={done.timed_out}"
+            one.result = made = _added(_change(done), one.before)
+            detail = f"moved={made.moved} sessions={made.kicked} timed_out={made.timed_out}"
             self._audit(one.kind, one.target, reason, detail)
             return one.result
         finally:
@@ -423,6 +474,15 @@ def _change(done: UsersDone, host: str | None = None) -> UsersChange:
         not_flushed=done.not_flushed,
         not_reached=[str(member) for member in done.not_reached],
         host=host,
+    )
+
+
+def _added(made: UsersChange, before: UsersChange) -> UsersChange:
+    return msgspec.structs.replace(
+        made,
+        moved=before.moved + made.moved,
+        kicked=before.kicked + made.kicked,
+        timed_out=before.timed_out + made.timed_out,
     )
 
 

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from director.web.operations import Operations
 
 
-__all__ = ["Offer", "run_api"]
+__all__ = ["Offer", "load", "run_api"]
+
+
+def load() -> None:
+    """Import all that the API needs. Raises ImportError."""
+    import prometheus_client  # noqa: F401  # the first scrape would import it on the loop
+
+    import director.web.api
+    import director.web.server  # noqa: F401
 
 
 _building = threading.Lock()
@@ -44,9 +52,7 @@ async def run_api(
 
     def build() -> Litestar:
         with _building:
-            import prometheus_client  # noqa: F401  # the first scrape would import it on the loop
-
-            import director.web.server  # noqa: F401
+            load()
             from director.web.api import create_app
 
             app = create_app(operations, token=token, trusted=trusted, offer=offer)

@@ -23,7 +23,9 @@ from director.records import (
     HostPatch,
     NewHost,
     NewPlan,
+    NewReload,
     Plan,
+    ReloadInfo,
     RingInfo,
     StatusInfo,
     UserInfo,
@@ -71,6 +73,10 @@ class HostToSet(NewHost, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class HostsToPlan(NewPlan, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of `POST /v1/plan`: the hosts of a configuration file."""
+
+
+class ReloadToDo(NewReload, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/reload`."""
 
 
 class HostChange(HostPatch, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -207,6 +213,23 @@ async def plan(operations: Service, data: JSONBody[HostsToPlan]) -> Plan:
     return operations.plan(data.hosts)
 
 
+@get("/v1/reload", responses=errors(400), summary="What became of the last reload of this director")
+async def reload_info(operations: Service) -> ReloadInfo:
+    return operations.reload_info()
+
+
+@post(
+    "/v1/reload",
+    status_code=200,
+    guards=[has_body],
+    responses=errors(400, 503),
+    summary="Read the configuration file again, or have the program replaced in place",
+)
+async def reload(operations: Service, data: JSONBody[ReloadToDo]) -> ReloadInfo:
+    """`exec` returns at once: `GET /v1/reload` says what becomes of it, from the new program in the end."""
+    return await operations.reload(exec=data.exec, reason=data.reason, dry_run=data.dry_run)
+
+
 @get("/metrics", media_type=METRICS_TYPE, responses=errors(400), summary="Prometheus metrics")
 async def metrics(operations: Service) -> bytes:
     return await operations.metrics()
@@ -229,7 +252,7 @@ async def readyz(operations: Service) -> Response[bytes]:
 
 HANDLERS = [
     *(status, hosts, one_host, set_host, change_host, remove_host, users, user, ring, dump, plan),
-    *(metrics, livez, readyz),
+    *(reload_info, reload, metrics, livez, readyz),
     *MOVE_HANDLERS,
 ]
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from director.records import Change, ConfiguredHost, Dump, MoveInfo, Plan, StatusInfo, UserInfo, UsersChange
+from director.records import (
+    Change,
+    ConfiguredHost,
+    Dump,
+    MoveInfo,
+    Plan,
+    ReloadInfo,
+    StatusInfo,
+    UserInfo,
+    UsersChange,
+)
 from director.service.commands import Commands
 
 
@@ -16,6 +26,14 @@ class Operations(Commands, Protocol):
 
     def plan(self, hosts: Sequence[ConfiguredHost]) -> Plan:
         """What a start of this director with these hosts in its configuration would change."""
+        ...
+
+    def reload_info(self) -> ReloadInfo:
+        """What became of the last reload of this director."""
+        ...
+
+    async def reload(self, *, exec: bool, reason: str, dry_run: bool = False) -> ReloadInfo:
+        """Read the configuration again; exec: have the program replaced in place, which goes on behind it."""
         ...
 
     async def dump(self) -> Dump: ...

@@ -185,6 +185,12 @@ cdef class NameTable:
     def bucket(self, int number):
         return b"".join(self.entries(number))
 
+    def raw(self, int number):
+        if not 0 <= number < BUCKETS:
+            raise IndexError(f"bucket {number}: must be 0 to {BUCKETS - 1}")
+        cdef block *bucket = &self.buckets[number]
+        return PyBytes_FromStringAndSize(<char *> bucket.data, bucket.used) if bucket.used else b""
+
     def entries_of(self, int number, bytes records not None):
         cdef const uint8_t *first = <const uint8_t *> PyBytes_AS_STRING(records)
         cdef size_t count = PyBytes_GET_SIZE(records) // RECORD

@@ -15,6 +15,8 @@ from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import Ports, addresses, free_ports
 from director.demo.settings import ALL_PROTOCOLS, Rule
 from tests import debian13
+from tests.e2e import site as sites
+from tests.e2e.site import Entrance, Site
 from tests.needs import needs
 
 # not the demo's addresses: both may run at the same time
@@ -153,3 +155,15 @@ def front(request: pytest.FixtureRequest, programs: Programs) -> Front:
         return plain
     cluster: Cluster = request.getfixturevalue("cluster")
     return Front(cluster.proxies[0], cluster.backends, cluster.ports)
+
+
+@pytest.fixture(scope="session")
+def site(programs: Programs) -> Iterator[Site]:
+    with new_folder(programs) as folder, sites.running(folder, programs) as site:
+        yield site
+
+
+@pytest.fixture(params=["plain", "director"])
+def entrance(request: pytest.FixtureRequest, site: Site) -> Entrance:
+    """The site's plain proxy, then one with a director."""
+    return site.plain_entrance if request.param == "plain" else site.entrances[0]

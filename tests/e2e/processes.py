@@ -294,10 +294,12 @@ class DirectorProcess:
         backends: str = BACKENDS,
         settings: dict[str, str] | None = None,
         program: Sequence[str] = ("director",),
+        python: str = sys.executable,
+        environ: dict[str, str] | None = None,
     ) -> None:
         """settings: more lines of the configuration, by section. program: the module that is run, and what is
-        said to it before `serve`."""
-        self.program = program
+        said to it before `serve`. environ: more variables."""
+        self.program, self.python, self.environ = program, python, environ or {}
         self.folder, self.member = folder, f"{address}:{port}"
         self.run = folder / "run"
         self.auth_path = self.run / "auth-login"
@@ -334,9 +336,10 @@ class DirectorProcess:
 
     def start(self) -> DirectorProcess:
         """Start it; wait for nothing."""
-        command = [sys.executable, "-m", *self.program, "serve", "-c", str(self.config)]
+        command = [self.python, "-m", *self.program, "serve", "-c", str(self.config)]
+        environ = os.environ | self.environ
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environ)
         return self
 
     def kill(self) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 from director.demo.clients import login_imap
 from director.demo.cluster import Cluster
-from director.demo.dovecot import Programs
+from tests.e2e.stock import doveadm_director
 
 NAMES = (
     "director ip, port, type, last failed, status, ping ms, "
@@ -16,10 +15,7 @@ NAMES = (
 
 
 def asked(cluster: Cluster, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
-    socket = str(cluster.proxies[0].run / "director-admin")
-    # always the client of 2.3: 2.4 has none
-    command = Programs().command("doveadm", *options, "director", *arguments, "-a", socket)
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    result = doveadm_director(cluster.proxies[0], *arguments, options=options)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 

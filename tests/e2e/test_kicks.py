@@ -20,9 +20,7 @@ from director.demo.cluster import Cluster
 from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import Ports, free_ports
 from director.demo.settings import Rule
-from director.errors import KickError
 from director.service.config import DovecotConfig
-from director.service.kickchannels import Anvil
 from director.service.kicking import Kicker
 from director.service.log import Log
 from tests.e2e.conftest import Front, dovecot, new_folder
@@ -30,8 +28,7 @@ from tests.e2e.sessions import answers
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
-MOVING_PROXY, MOVED_TO = "127.0.22.21", "127.0.23.21"
-ONE_EACH, ONE_EACH_HOST = "127.0.40.11", "127.0.41.11"
+MOVING_PROXY, MOVED_TO, ONE_EACH = "127.0.22.21", "127.0.23.21", "127.0.22.31"
 PROXY, FIRST, SECOND, SILENT = "127.0.22.11", "127.0.23.1", "127.0.23.2", "127.0.23.9"
 GUEST = "cat"
 USERS = ("ann", "bob", GUEST)
@@ -50,10 +47,10 @@ Session = tuple[str, str]
 class Desk:
     """A kicker and what it told of the last kick."""
 
-    def __init__(self, proxy: Proxy, timeout: float = 10.0) -> None:
-        self.path = proxy.run / CHANNEL[proxy.programs.release]
+    def __init__(self, proxy: Proxy, timeout: float, sockets: Path) -> None:
+        self.path = sockets / CHANNEL[proxy.programs.release]
         config = DovecotConfig(
-            kick="auto", ipc_socket=str(proxy.run / "ipc"), anvil_socket=str(proxy.run / "anvil")
+            kick="auto", ipc_socket=str(sockets / "ipc"), anvil_socket=str(sockets / "anvil")
         )
         self.ended: list[tuple[int, str]] = []
         self.kicker = Kicker(config, Log(write=lambda _: None), self._end, lambda _: None, timeout=timeout)
@@ -77,8 +74,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_for(proxy: Proxy, timeout: float = 10.0) -> AsyncIterator[Desk]:
-    desk = Desk(proxy, timeout)
+async def desk_for(proxy: Proxy, timeout: float = 10.0, sockets: Path | None = None) -> AsyncIterator[Desk]:
+    """sockets: where those of the kick channel are, if not where the proxy has them."""
+    desk = Desk(proxy, timeout, sockets or proxy.run)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(desk.kicker.run)
         yield desk
@@ -98,6 +96,7 @@ def kicked(programs: Programs) -> Iterator[Front]:
         )
         for user, hash32 in HASHES.items()
     ]
+    passdb.append(Rule("here*", proxy=False))
     passdb.append(Rule("slow*", host=SILENT, fields={"user_dirkey": f"{SLOW_HASH}@{SILENT}"}))
     any_name = "auth_username_chars =\n"
     with new_folder(programs) as folder, ExitStack() as stack:
@@ -181,6 +180,18 @@ async def test_sessions_are_listed_with_their_hosts_and_hashes(kicked: Front) ->
         ProxiedSession(user.encode(), host, HASHES[user]) for user in USERS for host in (FIRST, SECOND)
     ]
     assert sorted(listed, key=lambda s: (s.name, s.host)) == expected
+
+
+async def test_a_session_that_nobody_proxies_is_neither_listed_nor_ended(kicked: Front) -> None:
+    """anvil ends such a session too where it is asked to end those of a user."""
+    async with desk_for(kicked.proxy) as desk:
+        await desk.sessions(0)
+        with Imap(kicked.address, kicked.ports.imap) as here:
+            here.login("here", "any")
+            assert here.served_by() == kicked.proxy.name
+            assert await desk.kick(ByName(b"here")) == (0, "")
+            assert await desk.kicker.list_sessions() == []
+            assert answers(here)
 
 
 async def test_many_kicks_at_once_are_all_carried_out(kicked: Front) -> None:
@@ -277,64 +288,6 @@ async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(clust
             assert clients.ended() == {("kim", "imap"), ("kim", "pop3")}
 
 
-@pytest.fixture(scope="module")
-def one_each() -> Iterator[Front]:
-    """A proxy of 2.4 whose login processes serve one connection each, as they do by default."""
-    programs = dovecot("2.4")
-    ports = free_ports([ONE_EACH, ONE_EACH_HOST], [])
-    passdb = [
-        Rule(user, host=ONE_EACH_HOST, fields={"user_dirkey": f"{hash32}@{ONE_EACH_HOST}"})
-        for user, hash32 in HASHES.items()
-    ]
-    extra = "".join(
-        f"service {name}-login {{\n  restart_request_count = 1\n  process_limit = 20\n}}\n"
-        for name in ("imap", "pop3")
-    )
-    with new_folder(programs) as folder, ExitStack() as stack:
-        backend = Backend(folder / "b1", "b1", ONE_EACH_HOST, ports, programs=programs)
-        proxy = Proxy(
-            folder / "p1",
-            "p1",
-            ONE_EACH,
-            ports,
-            passdb=passdb,
-            director=False,
-            programs=programs,
-            extra=extra,
-        )
-        yield Front(stack.enter_context(proxy), [stack.enter_context(backend)], ports)
-
-
-@pytest.mark.parametrize("what", [HashOnHosts(HASHES["ann"], [ONE_EACH_HOST]), ByName(b"ann")])
-async def test_a_director_that_may_ends_sessions_of_login_processes_that_serve_one_connection_each(
-    one_each: Front, what: KickWhat
-) -> None:
-    async with desk_for(one_each.proxy) as desk:
-        await desk.sessions(0)
-        with Clients(one_each.address, one_each.ports, ("ann", "bob")) as clients:
-            await desk.sessions(4)
-            assert await desk.kick(what) == (2, "")
-            assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
-
-
-async def test_sessions_of_such_login_processes_go_on_and_are_told_with_the_setting_where_it_may_not(
-    one_each: Front, folder: Path
-) -> None:
-    """anvil says that it ended them."""
-    elsewhere = folder / "anvil"
-    elsewhere.symlink_to(one_each.proxy.run / "anvil")
-    anvil = Anvil(str(elsewhere))
-    async with desk_for(one_each.proxy) as mine:
-        await mine.sessions(0)
-        with Clients(one_each.address, one_each.ports, ("ann", "bob")) as clients:
-            await mine.sessions(4)
-            with pytest.raises(KickError, match="restart_request_count = unlimited") as told:
-                await anvil.kick(ByName(b"ann"))
-            anvil.close()
-            assert "go on: 1 of imap-login, 1 of pop3-login" in str(told.value)
-            assert clients.ended() == set()
-
-
 def imap_server(listener: socket.socket, asked: threading.Event, speak: threading.Event) -> None:
     """A backend for one session that says nothing until `speak` is set, and then lets everybody in."""
     connection, _ = listener.accept()
@@ -386,3 +339,50 @@ def test_a_login_on_its_way_to_a_slow_backend_does_not_stay_there_when_its_user_
                     early.read()
         backend.join(20)
         assert not backend.is_alive()
+
+
+@pytest.fixture(scope="module")
+def one_each() -> Iterator[Front]:
+    """A proxy of 2.4 as packages configure it: a login process for each connection."""
+    programs = dovecot("2.4")
+    ports = free_ports([ONE_EACH, MOVED_TO], [])
+    with new_folder(programs) as folder, ExitStack() as stack:
+        backend = stack.enter_context(Backend(folder / "b1", "b1", MOVED_TO, ports, programs=programs))
+        proxy = Proxy(
+            folder / "p1",
+            "p1",
+            ONE_EACH,
+            ports,
+            passdb=[
+                Rule(user, host=MOVED_TO, fields={"user_dirkey": f"{HASHES[user]}@{MOVED_TO}"})
+                for user in USERS
+            ],
+            director=False,
+            programs=programs,
+            extra="service imap-login {\n  restart_request_count = 1\n  process_limit = 20\n}\n",
+        )
+        yield Front(stack.enter_context(proxy), [backend], ports)
+
+
+async def test_a_login_process_for_each_connection_is_asked_itself_by_who_may(one_each: Front) -> None:
+    async with desk_for(one_each.proxy) as desk:
+        with Clients(one_each.address, one_each.ports, ("ann", "bob")) as clients:
+            await desk.sessions(4)
+            assert await desk.kick(HashOnHosts(HASHES["ann"], [MOVED_TO])) == (2, "")
+            assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
+
+
+async def test_who_may_not_ask_it_is_told_that_the_session_goes_on_and_which_setting_helps(
+    one_each: Front,
+) -> None:
+    with new_folder() as elsewhere:
+        # beside it there are no sockets of login processes: as for a director that is not root
+        (elsewhere / "anvil").symlink_to(one_each.proxy.run / "anvil")
+        async with desk_for(one_each.proxy, sockets=elsewhere) as desk:
+            await desk.sessions(0)
+            with Clients(one_each.address, one_each.ports, ("cat",)) as clients:
+                await desk.sessions(2)
+                sessions, problem = await desk.kick(HashOnHosts(HASHES["cat"], [MOVED_TO]))
+                assert clients.ended() == {("cat", "pop3")}
+    assert sessions == 0
+    assert "sessions go on: 1 of imap-login; set restart_request_count = unlimited" in problem

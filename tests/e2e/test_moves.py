@@ -19,16 +19,17 @@ import pytest
 
 from director.cli.client import Client
 from director.core.hashing import UserHash
-from director.demo.clients import login_imap, login_pop3
+from director.demo.clients import Delivery, login_imap, login_pop3
 from director.demo.cluster import Cluster, Director
-from director.demo.dovecot import Backend
+from director.demo.dovecot import Backend, Programs
 from director.demo.ports import addresses, free_ports
 from director.demo.settings import Rule
 from director.records import MoveInfo, NewMove
+from tests.e2e.conftest import new_folder
 from tests.e2e.lookups import hosts_of
 from tests.e2e.processes import until
 from tests.e2e.sessions import Session, Sessions
-from tests.needs import needs
+from tests.e2e.stock import doveadm_director
 from tests.servers import RedisServer
 
 PROXIES, BACKENDS = "127.0.50.11", "127.0.51.1"
@@ -40,13 +41,18 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    needs("dovecot", "doveadm")
+def cluster(programs: Programs) -> Iterator[Cluster]:
     proxies = addresses(PROXIES, 3)
     ports = free_ports([*proxies, *addresses(BACKENDS, 4)], proxies)
-    with RedisServer(appendonly=True) as redis:
+    with RedisServer(appendonly=True) as redis, new_folder(programs) as folder:
         mail = Cluster(
-            ports=ports, first_proxy=PROXIES, first_backend=BACKENDS, passdb=GUESTS, state=redis.url
+            folder / "c",
+            ports=ports,
+            first_proxy=PROXIES,
+            first_backend=BACKENDS,
+            passdb=GUESTS,
+            state=redis.url,
+            programs=programs,
         )
         for director in mail.directors:
             text = director.config.read_text()
@@ -290,15 +296,26 @@ def test_a_tag_takes_a_host_out_of_its_pool_and_moves_its_users(cluster: Cluster
             told(cluster.directors[0], "tag", host, "")
 
 
+# ---- deliveries
+
+
+@pytest.mark.parametrize("order", ["move", "kick"])
+def test_a_delivery_that_is_under_way_is_not_harmed(cluster: Cluster, order: str) -> None:
+    proxy, user = cluster.proxies[0], f"parcel{order}"
+    with Delivery(proxy.address, cluster.ports.lmtp, user) as delivery:
+        before = host_of(cluster.directors[0], user)
+        new = elsewhere(cluster, before)
+        told(cluster.directors[0], *([order, user, new.address] if order == "move" else [order, user]))
+        assert delivery.finish().startswith("250 2.0.0")
+    until(lambda: cluster.backend(before).users("lmtp").count(user) == 1, what="the log says that it arrived")
+
+
 # ---- the stock doveadm
 
 
 def doveadm(cluster: Cluster, *arguments: str) -> CompletedProcess[str]:
     """`doveadm director …` at the second proxy."""
-    proxy = cluster.proxies[1]
-    command, *rest = arguments
-    head = [command, rest.pop(0)] if command == "ring" else [command]
-    return proxy.doveadm("director", *head, "-a", str(proxy.run / "director-admin"), *rest)
+    return doveadm_director(cluster.proxies[1], *arguments)
 
 
 def test_stock_doveadm_moves_a_user(cluster: Cluster) -> None:

@@ -130,7 +130,7 @@ def _settled_without_round() -> Any:
         for own in self._own.values():
             if own.stage is Stage.ROUND:
                 own.job.unconfirmed.discard(own.key)
-                self._enter(own, Stage.DELAY, now.mono + self._kick_delay)
+                self._enter(own, Stage.DELAY, now.mono + self.kick_delay)
         return right(self, now, view)
 
     return patch.object(Moves, "_rounds", wrong)

@@ -18,6 +18,10 @@ MAY_IMPORT = {
     "service": BASE | {"core", "wire", "net", "state"},
     # Beside the service, not in it: it looks into stores while no director runs, and needs no socket of one.
     "statetools": BASE | {"core", "state"},
+    # What others wrote: Dovecot's configuration. It asks nobody, and knows no director.
+    "dovecot": BASE,
+    # Looks at a machine and judges it, from outside: the director may not be running.
+    "doctor": BASE | {"dovecot", "service"},
     "web": BASE | {"service"},
     "cli": BASE,
     "demo": BASE | {"cli"},
@@ -30,13 +34,16 @@ LATE = {
     ("cli/run.py", "service"),
     ("cli/run.py", "demo"),
     ("cli/config.py", "service"),
+    ("cli/config.py", "dovecot"),
     ("cli/plan.py", "service"),
+    ("cli/doctor.py", "service"),
+    ("cli/doctor.py", "doctor"),
     # `state` and `migrate` open the store themselves: no director may be running, or able to.
     *((f"cli/{file}.py", room) for file in ("state", "stores", "migrate") for room in STORE_ROOMS),
 }
 ROOT_IMPORT = ("service/app.py", "director.web")
 """The one arrow backwards: the composition root builds the API too, through `run_api`."""
-PURE = {"core", "wire"}
+PURE = {"core", "wire", "dovecot"}
 NOT_PURE = {
     "asyncio",
     "socket",

@@ -118,6 +118,25 @@ def test_a_file_in_the_way_is_not_removed(tmp_path: Path, opener: Callable[..., 
     assert (tmp_path / "s").read_text() == "precious"
 
 
+def test_a_dead_socket_where_a_folder_is_needed_gives_way_as_dovecots_own_director_leaves_one(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "login/director"
+    path.parent.mkdir()
+    left_behind(path)
+    with closing(unix_listener("login", str(path / "login"), mode=0o666)):
+        assert path.is_dir()
+
+
+def test_a_served_socket_where_a_folder_is_needed_is_left_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "login/director"
+    with (
+        closing(unix_listener("old", str(path), mode=0o666)),
+        pytest.raises(ListenError, match=f"{path}: already served by another process"),
+    ):
+        unix_listener("login", str(path / "login"), mode=0o666)
+
+
 def test_a_path_that_leads_through_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ListenError, match="is a file, not a folder"):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from director.net.listen import unix_listener
-from director.net.login import HELD_LIMIT, LINE_LIMIT, Client, Relay
+from director.net.login import HELD_LIMIT, LINE_LIMIT, Client, Connection, Relay
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -287,3 +289,117 @@ async def test_a_relay_that_stops_sends_what_was_written_and_then_closes_everyth
                 await send(auth, b"too late\n")
                 assert await read(client, 100) == b"last words\n"
                 assert await read(auth, 1) == b""
+
+
+class Successor:
+    """Takes over what `given` says, with a relay of its own and nobody who listens."""
+
+    def __init__(self, folder: Path, given: list[Connection]) -> None:
+        self.owner = Owner()
+        self.relay = Relay("login", str(folder / "auth"), False, self.owner)
+        self.given = msgspec.msgpack.decode(msgspec.msgpack.encode(given), type=list[Connection])
+
+    @asynccontextmanager
+    async def serving(self, folder: Path) -> AsyncIterator[Successor]:
+        listener = unix_listener("login", str(folder / "next"), mode=0o600)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.relay.serve, listener.socket.dup())
+            await until(lambda: self.relay._server is not None)
+            await self.relay.take_over(self.given)
+            yield self
+            tasks.cancel_scope.cancel()
+        listener.close()
+
+
+async def test_a_connection_goes_on_at_a_successor_in_the_middle_of_lines_both_ways(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                await send(client, b"a req")
+                await send(auth, b"first\nsec")
+                assert await read(auth, 5) == b"a req"
+                assert await read(client, 6) == b"first\n"
+                given = setting.relay.hand_over(lambda _: [b"held back"])
+                assert [one.rest for one in given] == [b"sec"]
+                await send(auth, b"ond\n")  # waits in the kernel
+                await send(client, b"uest\n")
+                async with Successor(tmp_path, given).serving(tmp_path):
+                    assert sorted((await read(client, 17)).splitlines()) == [b"held back", b"second"]
+                    assert await read(auth, 5) == b"uest\n"
+                    await send(client, b"more\n")
+                    assert await read(auth, 5) == b"more\n"
+
+
+async def test_what_the_kernel_had_no_room_for_is_sent_by_the_successor_once_and_in_order(
+    tmp_path: Path,
+) -> None:
+    lines = b"".join(b"%07d\n" % number for number in range(100_000))
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                sent = await send_what_fits(auth, lines)
+                given = setting.relay.hand_over(lambda _: [])
+                assert given[0].to_client, "nothing waits: the test would show nothing"
+                async with Successor(tmp_path, given).serving(tmp_path):
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(send, auth, lines[sent:])
+                        assert await read(client, len(lines)) == lines
+
+
+async def test_what_was_said_before_auth_could_be_reached_reaches_it_from_the_successor(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as setting:
+        with await setting.connect() as client:
+            await send(client, b"hello\n")
+            await until(lambda: setting.owner.told)
+            given = setting.relay.hand_over(lambda _: [])
+            assert (given[0].auth, given[0].first) == (-1, b"hello\n")
+            with setting.service() as service:
+                async with Successor(tmp_path, given).serving(tmp_path):
+                    with await service.accept() as auth:
+                        assert await read(auth, 6) == b"hello\n"
+                        await send(auth, b"welcome\n")
+                        assert await read(client, 8) == b"welcome\n"
+
+
+async def test_what_was_said_to_an_auth_that_has_not_answered_is_not_said_twice(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                await send(client, b"hello\n")
+                assert await read(auth, 6) == b"hello\n"
+                given = setting.relay.hand_over(lambda _: [])
+                async with Successor(tmp_path, given).serving(tmp_path):
+                    await send(client, b"more\n")
+                    assert await read(auth, 5) == b"more\n"
+
+
+async def test_a_client_that_hangs_up_at_the_successor_ends_its_connection_to_auth(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service, await setting.connect() as client:
+            with await service.accept() as auth:
+                await send(auth, b"hello\n")
+                assert await read(client, 6) == b"hello\n"
+                given = setting.relay.hand_over(lambda _: [])
+                client.close()
+                async with Successor(tmp_path, given).serving(tmp_path):
+                    assert await read(auth, 1) == b""
+
+
+async def test_a_socket_is_served_that_lies_where_the_director_may_not_go(tmp_path: Path) -> None:
+    # login/ is for root and the login processes; Python 3.13 wanted to see the file, and the director ended
+    setting = Setting(tmp_path / "inside")
+    setting.path.parent.mkdir(mode=0o700)
+    listener = unix_listener("login", str(setting.path), mode=0o666)
+    with await setting.connect():
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(setting.relay.serve, listener.socket.dup())
+                await until(lambda: setting.owner.told)
+                tasks.cancel_scope.cancel()
+        finally:
+            os.seteuid(os.getuid())
+    listener.close()

@@ -18,6 +18,7 @@ from director.service import app as app_module
 from director.service.app import App, run
 from director.service.config import load
 from director.service.log import Log
+from director.service.sockets import Sockets
 from state.base import open_store
 from tests.waiting import until
 
@@ -42,9 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Program:
     """An app, and what it logged."""
 
-    def __init__(self, folder: Path, sockets: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.lines: list[str] = []
-        self.app = App(load(folder / "director.toml", os.environ), Log(write=self.lines.append), sockets)
+        config, log = load(folder / "director.toml", os.environ), Log(write=self.lines.append)
+        self.app = App(config, log, stack.enter_context(Sockets(config, log, os.environ)))
 
     def logged(self, event: str) -> list[str]:
         return [line for line in self.lines if f" event={event} " in f"{line.rstrip()} "]
@@ -53,9 +55,9 @@ class Program:
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[Program]:
     """It runs; at the end it gets SIGTERM, and must end by itself."""
-    with ExitStack() as sockets:
-        program = Program(folder, sockets)
-        program.app.bind()
+    with ExitStack() as stack:
+        program = Program(folder, stack)
+        program.app.prepare()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(program.app.serve)
             await until(lambda: program.logged("ready"))
@@ -127,7 +129,7 @@ async def test_a_bug_in_a_callback_is_logged_with_its_place_and_counted_and_all_
 @pytest.mark.anyio
 async def test_a_bug_in_a_connections_callback_ends_that_connection_alone(folder: Path) -> None:
     async with serving(folder) as program:
-        relay = program.app._relays[0]
+        relay = program.app.relays[0]
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as bystander:
             for sock in (client, bystander):

@@ -1,0 +1,72 @@
+"""The configuration file read again: what can change while the director runs, and what cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from director.core.director import Settings
+from director.service.config import Config
+
+LIVE = frozenset(
+    {
+        "backends.mail_servers",
+        "backends.weight",
+        "log.level",
+        "ring.isolation_wait",
+        "users.kick_delay",
+        "users.max_parallel_kicks",
+        "users.max_parallel_moves",
+    }
+)
+"""Settings that count at once. All others count from the next start of a program on."""
+_FOUND = frozenset({"file", "folder", "warnings", "ring.names"})
+"""What is no setting, but was found out while the file was read."""
+
+
+class Reload(NamedTuple):
+    """What a file that was read again changes."""
+
+    applied: list[str]
+    needs_exec: list[str]
+
+
+def compare(old: Config, new: Config) -> Reload:
+    """The settings that differ, by name, as people write them."""
+    changed = sorted(_differing(old, new))
+    return Reload([name for name in changed if name in LIVE], [name for name in changed if name not in LIVE])
+
+
+def limits(config: Config) -> Settings:
+    """What the core wants to know."""
+    return Settings(
+        isolation_wait=config.ring.isolation_wait,
+        kick_delay=config.users.kick_delay,
+        max_parallel_moves=config.users.max_parallel_moves,
+        max_parallel_kicks=config.users.max_parallel_kicks,
+        flush_program=bool(config.users.flush_socket),
+    )
+
+
+def live(old: Config, new: Config) -> Config:
+    """The configuration that counts once `new` was read: `old`, but for what is live."""
+    sections: dict[str, msgspec.Struct] = {}
+    for name in LIVE:
+        section, _, field = name.partition(".")
+        part = sections.get(section, getattr(old, section))
+        sections[section] = msgspec.structs.replace(part, **{field: getattr(getattr(new, section), field)})
+    return msgspec.structs.replace(old, **sections)
+
+
+def _differing(old: object, new: object, prefix: str = "") -> Iterator[str]:
+    assert isinstance(old, msgspec.Struct)
+    for field in old.__struct_fields__:
+        name, before, after = prefix + field, getattr(old, field), getattr(new, field)
+        if name in _FOUND or before == after:
+            continue
+        if isinstance(before, msgspec.Struct) and type(before) is type(after):
+            yield from _differing(before, after, f"{name}.")
+        else:
+            yield name

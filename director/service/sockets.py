@@ -1,0 +1,172 @@
+"""All that others connect to: opened here, by the service manager, or by the program that was here before."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from director.errors import ListenError
+from director.net import listen
+from director.service.config import Config, ListenerConfig
+from director.service.handover import Listening, split
+from director.service.log import Log
+from director.service.servers import Endpoint
+from director.service.sysd import inherited_descriptors
+
+ADMIN_TCP, SOCKETMAP_TCP = "admin-tcp", "socketmap-tcp"
+"""Names, for socket units too, of listeners that have a unix socket beside them."""
+
+Place = tuple[str, str, ListenerConfig | Endpoint]
+"""Name of a listener, where it is, and how it is opened."""
+
+
+class Sockets:
+    """Everything is open when it has been made. `with` it, or call `close`."""
+
+    def __init__(
+        self, config: Config, log: Log, environ: Mapping[str, str], before: Sequence[Listening] | None = None
+    ) -> None:
+        """before: what a predecessor has left; None: there was none. Raises ListenError.
+
+        Behind a predecessor nothing is raised: what cannot be opened at its new place is served on at the
+        former one, and said.
+        """
+        self._log, self._may_fail = log, before is not None
+        self._listeners: dict[str, listen.Listener] = {}
+        self._fifo: listen.Fifo | None = None
+        self._from_units: set[str] = set()
+        self._stack = ExitStack()
+        try:
+            self._open_all(_from_units(environ) if before is None else before, _places(config))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Sockets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Files go with the sockets, where they were made here."""
+        self._stack.close()
+
+    def hand_over(self) -> list[Listening]:
+        """Everything, for a successor: it stays open."""
+        return [
+            Listening(
+                name=name,
+                where=one.where,
+                owns_file=one.owns_file,
+                descriptor=one.hand_over(),
+                from_unit=name in self._from_units,
+            )
+            for name, one in (*self._listeners.items(), *((("notify", self._fifo),) if self._fifo else ()))
+        ]
+
+    def get(self, name: str) -> socket.socket | None:
+        """A second descriptor for the loop, which closes what it has served; None: that listener is off."""
+        listener = self._listeners.get(name)
+        if listener is None:
+            return None
+        second = listener.socket.dup()
+        self._stack.callback(second.close)
+        return second
+
+    @property
+    def fifo(self) -> listen.Fifo | None:
+        """The FIFO; None: it is off."""
+        return self._fifo
+
+    # ---- opening
+
+    def _open_all(self, given: Iterable[Listening], places: Sequence[Place]) -> None:
+        kept, left = split(given, ((name, where) for name, where, _ in places))
+        for one in kept.values():
+            self._keep(_adopted(one))
+            if one.from_unit:
+                self._from_units.add(one.name)
+        for name, where, how in places:
+            if not self._has(name):
+                self._try(name, partial(self._open, name, how))
+            elif isinstance(how, ListenerConfig) and (name, where) in kept and kept[name, where].owns_file:
+                rights = partial(
+                    listen.set_rights, name, where, mode=how.mode, user=how.user, group=how.group
+                )
+                self._try(name, rights)
+        for one in left:
+            if self._has(one.name) or one.name not in {name for name, *_ in places}:
+                _adopted(one).close()
+            else:
+                self._keep(_adopted(one))  # the new one could not be opened
+
+    def _has(self, name: str) -> bool:
+        return name in self._listeners or (name == "notify" and self._fifo is not None)
+
+    def _try(self, name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except ListenError as exc:
+            if not self._may_fail:
+                raise
+            note = "as before, if it was open"
+            self._log.error("listener_failed", listener=name, reason=str(exc), note=note)
+
+    def _open(self, name: str, how: ListenerConfig | Endpoint) -> None:
+        if isinstance(how, Endpoint):
+            self._keep(listen.tcp_listener(name, how.address, how.port))
+            return
+        make = listen.open_fifo if name == "notify" else listen.unix_listener
+        self._keep(make(name, how.path, mode=how.mode, user=how.user, group=how.group))
+
+    def _keep(self, opened: listen.Listener | listen.Fifo) -> None:
+        self._stack.callback(opened.close)
+        if isinstance(opened, listen.Fifo):
+            self._fifo = opened
+        else:
+            self._listeners[opened.name] = opened
+
+
+def _adopted(one: Listening) -> listen.Listener | listen.Fifo:
+    adopt = listen.adopt_fifo if one.name == "notify" else listen.adopt_listener
+    adopted = adopt(one.name, one.descriptor, owns_file=one.owns_file)
+    adopted.where = one.where or adopted.where  # as it was written: the next successor looks for that
+    return adopted
+
+
+def _from_units(environ: Mapping[str, str]) -> list[Listening]:
+    """What the service manager has opened; of several with one name the first."""
+    found = inherited_descriptors(environ, os.getpid())
+    return [
+        Listening(name=name, where="", descriptor=descriptors[0], from_unit=True)
+        for name, descriptors in found.items()
+    ]
+
+
+def _places(config: Config) -> list[Place]:
+    """Each listener that is on."""
+    ears = config.listen
+    files = {
+        "login": ears.login,
+        "userdb": ears.userdb,
+        "notify": ears.notify,
+        "admin": ears.admin,
+        "authreply": ears.authreply,
+        "socketmap": ears.socketmap,
+        "api": ears.api,
+    }
+    # With a secret others may be added later, by `director ring add`.
+    ports = {
+        ADMIN_TCP: ears.admin.tcp,
+        SOCKETMAP_TCP: ears.socketmap.tcp,
+        "ring": config.ring.listen if config.ring.secret else None,
+        "http": config.http.listen,
+    }
+    found: list[Place] = []
+    found += [(name, file.path, file) for name, file in files.items() if file.path]
+    found += [(name, str(port), port) for name, port in ports.items() if port is not None]
+    return found

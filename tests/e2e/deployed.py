@@ -1,0 +1,256 @@
+"""What lies in deploy/, used as its comments say: package defaults with our file, sockets from our units."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import socket
+import socketserver
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from director.demo.cluster import Director
+from director.demo.dovecot import Backend, Programs
+from director.demo.ports import USUAL
+from tests.certificates import Pems
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+OTHER = "127.0.90.12"
+"""An address of a second proxy, which is not there."""
+SYSTEM_USERS = "!include auth-system.conf.ext"
+LAUNCHER = """
+import os, sys
+uid, gid, config, *opened = sys.argv[1:]
+for at, fd in enumerate(opened):
+    os.dup2(int(fd), 100 + at)
+for at in range(len(opened)):
+    os.dup2(100 + at, 3 + at)
+os.closerange(3 + len(opened), 200)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.setgroups([])
+os.setgid(int(gid))
+os.setuid(int(uid))
+os.umask(0o077)
+os.execv(sys.executable, [sys.executable, "-m", "director", "serve", "-c", config])
+"""
+"""What systemd does between fork and exec: descriptors from 3 on, in the order of their names; then User=."""
+INSTANCE = """
+base_dir = {run}
+state_dir = {run}
+instance_name = {name}
+listen = {address}
+log_path = {log}
+auth_failure_delay = 0
+"""
+BOX = """
+namespace inbox {{
+  mailbox "served by {name}" {{
+    auto = create
+  }}
+}}
+first_valid_uid = 1
+submission_relay_host = {relay[0]}
+submission_relay_port = {relay[1]}
+"""
+MAIL = {
+    "2.3": """
+mail_location = maildir:~/Maildir
+passdb {{
+  driver = static
+  args = nopassword=y
+}}
+userdb {{
+  driver = static
+  args = uid={uid} gid={gid} home={mail}/%u
+}}
+""",
+    "2.4": """
+mail_driver = maildir
+mail_path = ~/Maildir
+mail_inbox_path =
+passdb anybody {{
+  driver = static
+  fields {{
+    nopassword = y
+  }}
+}}
+userdb anybody {{
+  driver = static
+  fields {{
+    uid = {uid}
+    gid = {gid}
+    home = {mail}/%{{user}}
+  }}
+}}
+""",
+}
+
+
+class Installed(Backend):
+    """Dovecot as its Debian package configures it, with deploy/dovecot/RELEASE/`kind`.conf as local.conf.
+
+    kind: `proxy` or `backend`. proxy: the address that the backends see the proxy come from.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        address: str,
+        *,
+        kind: str,
+        programs: Programs,
+        pems: Pems,
+        proxy: str = "",
+        relay: tuple[str, int] = ("127.0.0.1", 25),
+    ) -> None:
+        super().__init__(folder, name, address, USUAL, programs=programs, relay=relay)
+        self.config = folder / "etc/dovecot.conf"
+        self.kind, self.pems, self.proxy = kind, pems, proxy
+
+    def write(self) -> None:
+        package = (self.programs.root or Path("/")) / "usr/share/dovecot"
+        shutil.copytree(package / "conf.d", self.config.parent / "conf.d", dirs_exist_ok=True)
+        shutil.copy(self.pems.cert, self.config.parent / "dovecot.pem")
+        shutil.copy(self.pems.key, self.config.parent / "dovecot.key")
+        self._change("10-ssl.conf", "/etc/dovecot/private", str(self.programs.inside(self.config.parent)))
+        self._change("10-auth.conf", SYSTEM_USERS, "#" + SYSTEM_USERS)
+        ours = (DEPLOY / "dovecot" / self.programs.release / f"{self.kind}.conf").read_text()
+        local = ours.replace("10.0.0.1", self.proxy).replace("10.0.0.2", OTHER).replace("CHANGE-ME", "a-word")
+        (self.config.parent / "local.conf").write_text(local)
+        super().write()
+
+    def _change(self, file: str, old: str, new: str) -> None:
+        path = self.config.parent / "conf.d" / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    def settings(self) -> str:
+        facts = self._facts()._asdict()
+        package = (self.programs.root or Path("/")) / "usr/share/dovecot/dovecot.conf"
+        text = package.read_text() + INSTANCE.format(**facts)
+        if self.kind == "backend":
+            users = self._users()
+            text += BOX.format(**facts)
+            text += MAIL[self.programs.release].format(**facts, uid=users.mail, gid=users.mail_group)
+        return text
+
+    @property
+    def listening(self) -> list[int]:
+        return [143, 993, 110, 995, 587, 4190, 24, 24245]
+
+
+class Activated(Director):
+    """A director that gets its listeners as systemd would open them from deploy/systemd/*.socket.
+
+    uid, gid: what User= and Group= of its service stand for.
+    """
+
+    def __init__(self, folder: Path, address: str, proxy: Installed, uid: int, gid: int) -> None:
+        super().__init__(folder, "d1", address, USUAL)
+        self.proxy, self.uid, self.gid = proxy, uid, gid
+
+    def write_alone(self, mail_servers: str) -> None:
+        """Write director.toml of a director without a ring."""
+        self.folder.mkdir(mode=0o700, parents=True)
+        self.config.write_text(
+            'state = "sqlite:///state.db"\n'
+            f'[backends]\nmail_servers = ["{mail_servers}"]\n'
+            f'[dovecot]\nbase_dir = "{self.proxy.run}"\n'
+            f'[listen.api]\npath = "{self.api}"\n'
+        )
+        os.chown(self.folder, self.uid, self.gid)
+
+    def start(self) -> None:
+        opened = [
+            (name, fd)
+            for unit in sorted((DEPLOY / "systemd").glob("*.socket"))
+            for name, fd in self._open(unit)
+        ]
+        numbers = [fd for _, fd in opened]
+        names = ":".join(name for name, _ in opened)
+        with self.log_file.open("ab") as output:
+            self.process = subprocess.Popen(
+                [
+                    python_for_anybody(),
+                    "-c",
+                    LAUNCHER,
+                    *map(str, (self.uid, self.gid, self.config, *numbers)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=numbers,
+                start_new_session=True,
+                env=os.environ
+                | {
+                    "LISTEN_FDS": str(len(opened)),
+                    "LISTEN_FDNAMES": names,
+                    "PYTHONPATH": ":".join(path for path in sys.path if path),
+                },
+                cwd=DEPLOY.parent,
+            )
+        for fd in numbers:
+            os.close(fd)
+
+    def _open(self, unit: Path) -> Iterator[tuple[str, int]]:
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment,method-assign]
+        parser.read_string(unit.read_text())
+        wanted = parser["Socket"]
+        kind = "ListenFIFO" if "ListenFIFO" in wanted else "ListenStream"
+        path = Path(wanted[kind].replace("/run/dovecot", str(self.proxy.run)))
+        path = self.api if path.name == "api.sock" else path
+        path.parent.mkdir(mode=int(wanted["DirectoryMode"], 8), parents=True, exist_ok=True)
+        mode = int(wanted["SocketMode"], 8)
+        if kind == "ListenFIFO":
+            os.mkfifo(path)
+            path.chmod(mode)
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+            assert stat.S_ISFIFO(os.fstat(fd).st_mode)
+        else:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+            path.chmod(mode)
+            listener.listen(int(wanted.get("Backlog", "128")))
+            fd = listener.detach()
+        yield wanted["FileDescriptorName"], fd
+
+
+def python_for_anybody() -> str:
+    """This Python, where others may read it; else the system's one of the same version."""
+    own = Path(sys.executable).resolve()
+    if all(folder.stat().st_mode & stat.S_IXOTH for folder in own.parents):
+        return sys.executable
+    return f"/usr/bin/python3.{sys.version_info.minor}"
+
+
+class _Smtp(socketserver.StreamRequestHandler):
+    """Takes every command and no mail."""
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 relay\r\n")
+        for line in self.rfile:
+            self.wfile.write(b"221 bye\r\n" if line.upper().startswith(b"QUIT") else b"250 relay\r\n")
+
+
+@contextmanager
+def smtp_relay(address: str) -> Iterator[tuple[str, int]]:
+    """Where the backends' submission service hands its mail to: address and port."""
+    import threading
+
+    with socketserver.ThreadingTCPServer((address, 0), _Smtp) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield server.server_address[0], server.server_address[1]  # type: ignore[misc]
+        finally:
+            server.shutdown()
+            thread.join()

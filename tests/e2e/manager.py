@@ -1,0 +1,126 @@
+"""A stand-in for systemd: it opens the sockets of a director and keeps them, starts it, hears what it
+notifies, and starts it again whenever it has ended without being told to.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from director.demo.cluster import Director
+
+LAUNCHER = """
+import os, sys
+count = int(sys.argv[1])
+ends = [int(end) for end in sys.argv[2:2 + count]]
+high = [os.dup(end) for end in ends]
+import fcntl
+high = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in high]
+for number, end in enumerate(high):
+    os.dup2(end, 3 + number, inheritable=True)
+os.closerange(3 + count, 200)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, *sys.argv[2 + count:]])
+"""
+"""What systemd does between fork and exec."""
+
+
+class Managed(Director):
+    """A director whose sockets are the manager's. Started and stopped as any other."""
+
+    def open(self, run: Path) -> None:
+        """Listen on its sockets below `run`, as socket units do. Before anything is started."""
+        self.pids: list[int] = []
+        """Of all processes so far."""
+        self.heard: list[str] = []
+        """Messages of sd_notify."""
+        self._stopping = False
+        (run / "login/director").mkdir(parents=True)
+        fifo = run / "login/director/proxy-notify"
+        os.mkfifo(fifo)
+        fifo.chmod(0o666)
+        self._ends = {
+            "login": _listening(run / "login/director/login", 0o666),
+            "userdb": _listening(run / "director-userdb", 0o600),
+            "admin": _listening(run / "director-admin", 0o600),
+            "api": _listening(self.api, 0o600),
+            "notify": os.open(fifo, os.O_RDWR | os.O_NONBLOCK),
+            "ring": _listening_tcp(self.address, self.ports.ring),
+        }
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(run / "notify"))
+
+    def start(self) -> None:
+        self._stopping = False
+        threading.Thread(target=self._hear, daemon=True).start()
+        self._launch()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
+
+    def let_end(self) -> None:
+        """It is about to be stopped: not to be started again."""
+        self._stopping = True
+        self._supervisor.join()
+
+    def close(self) -> None:
+        for end in self._ends.values():
+            os.close(end)
+        self._notify.close()
+
+    def kill(self) -> None:
+        """kill -9; it is started again at once."""
+        os.kill(self.pids[-1], signal.SIGKILL)
+
+    def _launch(self) -> None:
+        names, ends = list(self._ends), list(self._ends.values())
+        more = {
+            "LISTEN_FDS": str(len(names)),
+            "LISTEN_FDNAMES": ":".join(names),
+            "NOTIFY_SOCKET": self._notify.getsockname(),
+        }
+        numbers = [str(len(ends)), *map(str, ends)]
+        with self.log_file.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", LAUNCHER, *numbers, "-m", "director", "serve", "-c", str(self.config)],
+                env=os.environ | more,
+                pass_fds=ends,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self.pids.append(self.process.pid)
+
+    def _supervise(self) -> None:
+        while not self._stopping:
+            process = self.process
+            if process is not None and process.poll() is not None and not self._stopping:
+                self._launch()
+            time.sleep(0.02)
+
+    def _hear(self) -> None:
+        with suppress(OSError):
+            while True:
+                self.heard.append(self._notify.recv(4096).decode())
+
+
+def _listening(path: Path, mode: int) -> int:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        path.chmod(mode)
+        sock.listen(1024)
+        return os.dup(sock.fileno())
+
+
+def _listening_tcp(address: str, port: int) -> int:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, port))
+        sock.listen(1024)
+        return os.dup(sock.fileno())

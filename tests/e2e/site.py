@@ -1,0 +1,311 @@
+"""Front ends with everything a site may have configured: TLS, SASL, master users, the PROXY protocol, and one
+passdb for each way it may answer. Two proxies with directors, a plain one, and the same backends behind all.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from ssl import SSLContext, create_default_context
+from typing import NamedTuple
+
+import trustme
+
+from director.demo.cluster import Cluster, Director
+from director.demo.dovecot import Backend, Programs, Proxy
+from director.demo.ports import USUAL, Ports, addresses, free_ports
+from director.demo.settings import ALL_PROTOCOLS, Rule
+from tests.e2e import mail
+from tests.e2e.processes import until
+
+PROXIES, PLAIN, BACKENDS = "127.0.30.11", "127.0.30.21", "127.0.31.1"
+TRUSTED, STRANGER = "127.0.0.1 127.0.30.0/24", "127.0.32.1"
+"""Whose word about a client's address the proxies take, and somebody who is not among them."""
+PASSWORD = "secret"
+MASTER, MASTER_PASSWORD = "chief", "ofall"
+"""Who may log in as any user; the proxies pass him on as such, so the backends know him too."""
+PROXY_MASTER, PROXY_MASTER_PASSWORD = "keeper", "forproxies"
+"""By whom the proxies log in at the backends where the passdb says so."""
+MECHANISMS = "plain login cram-md5 scram-sha-256"
+SERVICES = {
+    "imap": "imap-login",
+    "pop3": "pop3-login",
+    "submission": "submission-login",
+    "sieve": "managesieve-login",
+}
+KINDS: dict[str, type[mail.Session]] = {
+    "imap": mail.Imap,
+    "pop3": mail.Pop3,
+    "submission": mail.Submission,
+    "sieve": mail.Sieve,
+}
+
+
+class Extra(NamedTuple):
+    """A further listener of a login service, on the same port everywhere."""
+
+    name: str
+    port: int
+    tls: bool = False
+    haproxy: bool = False
+
+
+def listeners(ports: Ports, protocol: str) -> list[Extra]:
+    """Those of a protocol. All below 1024 are the usual ones."""
+    shift = 0 if ports == USUAL else 10_000
+    tls = {"imap": ("imaps", 993), "pop3": ("pop3s", 995), "submission": ("submissions", 465)}
+    haproxy = {"imap": 2143, "pop3": 2110, "submission": 2587, "sieve": 2190}
+    found = [Extra(f"{protocol}_haproxy", haproxy[protocol] + shift, haproxy=True)]
+    if protocol in tls:
+        name, port = tls[protocol]
+        found.append(Extra(name, port + shift, tls=True))
+    return found
+
+
+class Entrance(NamedTuple):
+    """A proxy that clients log in to: the plain one, or one with a director."""
+
+    site: Site
+    proxy: Proxy
+    director: Director | None
+
+    @property
+    def address(self) -> str:
+        return self.proxy.address
+
+    def user(self, name: str) -> str:
+        """A user who has never been at another entrance: all have the same backends."""
+        return f"{name}-{self.proxy.name}"
+
+    def backend_of(self, user: str) -> str:
+        """Name of the backend where `user` belongs: as his director says, or as the plain proxy's passdb."""
+        if self.director is None:
+            return self.site.backends[1].name
+        current = self.director.ask("status", user)["current"]
+        return self.site.cluster.backend(current).name
+
+    def port(self, protocol: str, kind: str = "") -> int:
+        """The port of a protocol; kind: `tls` or `haproxy`."""
+        if not kind:
+            return self.site.ports.of(protocol)
+        extra = listeners(self.site.ports, protocol)
+        return next(one.port for one in extra if getattr(one, kind))
+
+    def connect(self, protocol: str) -> mail.Session:
+        return KINDS[protocol](self.address, self.port(protocol))
+
+    def connect_tls(self, protocol: str) -> mail.Session:
+        return KINDS[protocol](self.address, self.port(protocol, "tls"), tls=self.site.tls)
+
+    def connect_behind(self, protocol: str, client: str) -> mail.Session:
+        """By the PROXY protocol, as a balancer in front of it does for `client`."""
+        first = f"PROXY TCP4 {client} {self.address} 4242 {self.site.ports.of(protocol)}"
+        return KINDS[protocol](self.address, self.port(protocol, "haproxy"), first=first)
+
+
+class Site(NamedTuple):
+    cluster: Cluster
+    plain: Proxy
+    tls: SSLContext
+    """What a client believes."""
+
+    @property
+    def ports(self) -> Ports:
+        return self.cluster.ports
+
+    @property
+    def backends(self) -> list[Backend]:
+        """b1 to b3, and b4, which has the tag gold."""
+        return self.cluster.backends
+
+    @property
+    def directors(self) -> list[Director]:
+        return self.cluster.directors
+
+    @property
+    def entrances(self) -> list[Entrance]:
+        """The proxies with a director."""
+        pairs = zip(self.cluster.proxies, self.directors, strict=True)
+        return [Entrance(self, proxy, director) for proxy, director in pairs]
+
+    @property
+    def plain_entrance(self) -> Entrance:
+        return Entrance(self, self.plain, None)
+
+    def landed(self, protocol: str, user: str, visit: Callable[[], object]) -> str:
+        """Name of the backend that serves the login, or takes the mail, of `user` in `visit`."""
+        spoken = "managesieve" if protocol == "sieve" else protocol
+
+        def count(backend: Backend) -> int:
+            return backend.users(spoken).count(user)
+
+        before = {backend.name: count(backend) for backend in self.backends}
+        visit()
+
+        def found() -> list[str]:
+            return [backend.name for backend in self.backends if count(backend) > before[backend.name]]
+
+        (name,) = until(found, what=f"a backend has logged {protocol} of {user}")
+        return str(name)
+
+    def logged(self, backend: str, user: str) -> str:
+        """The line of a backend's log with the login of `user`."""
+        lines = self.cluster.backend(backend).log().splitlines()
+        return next(line for line in lines if f"user=<{user}>" in line)
+
+
+@contextmanager
+def running(folder: Path, programs: Programs) -> Iterator[Site]:
+    """All of it, on the addresses above, in `folder`, which Dovecot must be able to see."""
+    proxies, hosts = addresses(PROXIES, 2), addresses(BACKENDS, 4)
+    ports = free_ports([*proxies, PLAIN, *hosts], proxies)
+    authority = trustme.CA()
+    cert, key = folder / "site.crt", folder / "site.key"
+    issued = authority.issue_cert(*proxies, PLAIN, *hosts)
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
+    believing = create_default_context()
+    authority.configure_trust(believing)
+    with ExitStack() as stack:
+        relay = stack.enter_context(mail.relay("127.0.32.9"))
+        cluster = Cluster(
+            folder / "c",
+            directors=2,
+            ports=ports,
+            first_proxy=PROXIES,
+            first_backend=BACKENDS,
+            passdb=rules(programs, ports),
+            programs=programs,
+            protocols=ALL_PROTOCOLS,
+        )
+        plain = Proxy(
+            folder / "p0",
+            "p0",
+            PLAIN,
+            ports,
+            passdb=rules(programs, ports, default=hosts[1], fixed=hosts[2], gold=hosts[3]),
+            director=False,
+            programs=programs,
+            protocols=ALL_PROTOCOLS,
+        )
+        tls = tls_settings(programs, cert, key)
+        for proxy in (plain, *cluster.proxies):
+            proxy.extra = tls + front_settings(programs, ports, folder / "nobody")
+        for backend in cluster.backends:
+            backend.extra = tls + back_settings(programs, ports)
+            backend.relay = relay
+        for director in cluster.directors:
+            configure(director, hosts)
+        stack.enter_context(cluster)
+        yield Site(cluster, stack.enter_context(plain), believing)
+
+
+def configure(director: Director, hosts: list[str]) -> None:
+    """The last host is of the tag gold, and names end at the separator of master users."""
+    text = director.config.read_text()
+    text = text.replace(f'"{hosts[0]}-{hosts[-1]}"', f'"{hosts[0]}-{hosts[-2]}", "{hosts[-1]}@gold"')
+    separator = 'master_user_separator = "*"\nkick_delay = "500 ms"'
+    director.config.write_text(text.replace("[users]\n", f"[users]\n{separator}\n"))
+
+
+def rules(programs: Programs, ports: Ports, default: str = "", fixed: str = "", gold: str = "") -> list[Rule]:
+    """Whom the proxies let in, by the beginning of his name; hosts are for the plain proxy.
+
+    strict: with PASSWORD only, any mechanism; the backend gets another password. nopass: the same, but
+    there is none for the backend. fixed: the passdb gives the host. local: not proxied. gold: by his tag.
+    alias: is USER-box at the backend. kept: logs in there through the proxies' master user. ssl, starttls:
+    TLS to the backend. ghost: unknown. broken: no passdb is asked, which auth takes for a fault of its own.
+    Others: any password.
+    """
+    old = programs.release == "2.3"
+    user = "%u" if old else "%{user}"
+    imaps = next(one.port for one in listeners(ports, "imap") if one.tls)
+    named = [
+        Rule("strict*", password=PASSWORD, host=default, fields={"pass": "frombackend"}),
+        Rule("nopass*", password=PASSWORD, host=default),
+        Rule("fixed*", host=fixed or addresses(BACKENDS, 3)[2]),
+        Rule("local*", proxy=False),
+        Rule("gold*", host=gold, fields={"director_tag": "gold"}),
+        Rule("alias*", host=default, fields={"destuser": f"{user}-box"}),
+        Rule(
+            "kept*",
+            host=default,
+            fields={"destuser": f"{user}*{PROXY_MASTER}", "pass": PROXY_MASTER_PASSWORD},
+        ),
+        Rule("ssl*", host=default, fields={"ssl": "any-cert", "port": str(imaps)}),
+        Rule("starttls*", host=default, fields={"starttls": "any-cert"}),
+    ]
+    others = " ".join(f"!{rule.users}" for rule in named)
+    return [*named, Rule(f"{others} !broken* !ghost*", host=default)]
+
+
+def tls_settings(programs: Programs, cert: Path, key: Path) -> str:
+    cert, key = programs.inside(cert), programs.inside(key)
+    if programs.release == "2.3":
+        return f"ssl = yes\nssl_cert = <{cert}\nssl_key = <{key}\nssl_min_protocol = TLSv1.2\n"
+    return f"ssl = yes\nssl_server_cert_file = {cert}\nssl_server_key_file = {key}\n"
+
+
+def front_settings(programs: Programs, ports: Ports, nobody: Path) -> str:
+    text = f"auth_mechanisms = {MECHANISMS}\nauth_master_user_separator = *\n"
+    text += f"haproxy_trusted_networks = {TRUSTED}\nlogin_trusted_networks = {TRUSTED}\n"
+    for protocol, service in SERVICES.items():
+        text += f"service {service} {{\n"
+        for extra in listeners(ports, protocol):
+            options = ["ssl = yes"] * extra.tls + ["haproxy = yes"] * extra.haproxy
+            text += _listener(extra, options)
+        text += "}\n"
+    return text + _master(programs, MASTER, MASTER_PASSWORD) + _nobody(programs, nobody)
+
+
+def back_settings(programs: Programs, ports: Ports) -> str:
+    # Where a proxy names the port, it is the one the client came to, so there must be somebody; only imaps is
+    # asked for by name.
+    text = "auth_master_user_separator = *\n"
+    for protocol, service in SERVICES.items():
+        text += f"service {service} {{\n"
+        for extra in listeners(ports, protocol):
+            text += _listener(extra, ["ssl = yes"] * (extra.name == "imaps"))
+        text += "}\n"
+    masters = {MASTER: MASTER_PASSWORD, PROXY_MASTER: PROXY_MASTER_PASSWORD}
+    return text + "".join(_master(programs, name, password) for name, password in masters.items())
+
+
+def _listener(extra: Extra, options: list[str]) -> str:
+    lines = [f"port = {extra.port}", *options]
+    return f"  inet_listener {extra.name} {{\n" + "".join(f"    {line}\n" for line in lines) + "  }\n"
+
+
+def _master(programs: Programs, name: str, password: str) -> str:
+    if programs.release == "2.3":
+        return (
+            "passdb {\n  driver = static\n"
+            f"  args = password={password}\n  username_filter = {name}\n  master = yes\n"
+            "  result_success = continue\n}\n"
+        )
+    return (
+        f"passdb static_{name} {{\n  driver = static\n  static_password = {password}\n"
+        f"  username_filter = {name}\n  master = yes\n  result_success = continue\n}}\n"
+    )
+
+
+def _nobody(programs: Programs, path: Path) -> str:
+    """The passdb of ghosts: it knows nobody."""
+    path.touch(0o644)
+    if programs.release == "2.3":
+        driver = f"passdb {{\n  driver = passwd-file\n  args = {programs.inside(path)}\n"
+    else:
+        driver = f"passdb passwd-file {{\n  passwd_file_path = {programs.inside(path)}\n"
+    return driver + "  username_filter = ghost*\n}\n"
+
+
+def is_refused(address: str, port: int, source: str, line: str) -> bool:
+    """Whether a connection from `source` that begins with `line` is closed without a word."""
+    with socket.create_connection((address, port), timeout=20, source_address=(source, 0)) as link:
+        link.sendall(line.encode() + b"\r\n")
+        try:
+            return link.recv(1) == b""
+        except ConnectionResetError:
+            return True

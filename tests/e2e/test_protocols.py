@@ -1,0 +1,271 @@
+"""Every protocol on either Dovecot, and whatever may happen to its users: each test is a column of a table,
+which `python -m tests.e2e.protocols_table` prints. Login, wrong password and restart of auth have their twins
+at a proxy without a director.
+
+An LMTP delivery and a doveadm command have no password and are over before anybody could end them. For them,
+an unknown user stands in for the wrong password, and a kick or a move must let them go on: a mail whose text
+is on its way is delivered where it was going.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from subprocess import CompletedProcess
+from typing import NamedTuple
+
+import pytest
+
+from director.demo.clients import Refused
+from director.demo.cluster import Cluster, Director
+from director.demo.dovecot import Programs, Proxy
+from director.demo.ports import addresses, free_ports
+from director.demo.settings import ALL_PROTOCOLS
+from tests.e2e import mail
+from tests.e2e.conftest import new_folder
+from tests.e2e.processes import until
+from tests.e2e.site import PASSWORD, Entrance, Site
+from tests.e2e.visits import PROTOCOLS, SESSIONS, Visit, landed, returned, visit
+
+FORGETFUL, FORGETFUL_BACKENDS = "127.0.33.11", "127.0.33.21"
+EXPIRE = 10
+WRONG_PASSWORD = {
+    "imap": "a NO [AUTHENTICATIONFAILED] Authentication failed.",
+    "pop3": "-ERR [AUTH] Authentication failed.",
+    "submission": "535 5.7.8 Authentication failed.",
+    "sieve": 'NO "Authentication failed."',
+}
+UNKNOWN_USER = {"lmtp": "550 5.1.1 <{user}> User doesn't exist: {user}", "doveadm": "67: "}
+
+pytestmark = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+
+def told(director: Director, *arguments: str) -> CompletedProcess[str]:
+    """What the command line says, which must succeed."""
+    ran = director.command(*arguments)
+    assert ran.returncode == 0, (arguments, ran)
+    return ran
+
+
+def elsewhere(site: Site, backend: str) -> tuple[str, str]:
+    """Name and address of a backend that is another one, of those without a tag."""
+    return next((other.name, other.address) for other in site.backends[:3] if other.name != backend)
+
+
+class Stay(NamedTuple):
+    """A user who was moved off the backend his name hashes to, and has come back since."""
+
+    user: str
+    visit: Visit
+
+    @property
+    def backend(self) -> str:
+        return self.visit.backend
+
+
+def moved(entrance: Entrance, protocol: str, user: str) -> Stay:
+    """Only a director that remembers him knows where he is: where his name alone would not lead."""
+    assert entrance.director is not None
+    name, address = elsewhere(entrance.site, landed(entrance, protocol, user))
+    told(entrance.director, "move", user, address)
+    stay = Stay(user, visit(entrance, protocol, user))
+    if protocol != "lmtp":  # whose backend is seen at the end
+        assert stay.backend == name
+    return stay
+
+
+@pytest.fixture(scope="module")
+def stays(site: Site) -> Iterator[Callable[[str], dict[str, Stay]]]:
+    """Begins a visit by each protocol, at the first director; they end with the module."""
+    with ExitStack() as stack:
+
+        def begin(prefix: str) -> dict[str, Stay]:
+            begun = {p: moved(site.entrances[0], p, f"{prefix}-{p}") for p in PROTOCOLS}
+            for stay in begun.values():
+                stack.callback(stay.visit.close)
+            return begun
+
+        yield begin
+
+
+# ---- getting in
+
+
+def test_login(entrance: Entrance, protocol: str) -> None:
+    user = entrance.user(f"guest-{protocol}")
+    backend = landed(entrance, protocol, user)
+    assert backend == entrance.backend_of(user)
+    assert landed(entrance, "imap", user) == backend
+
+
+def test_wrong_password(entrance: Entrance, protocol: str) -> None:
+    known = protocol in SESSIONS
+    user = entrance.user("strict" if known else "ghost")
+    with pytest.raises(Refused) as refusal:
+        visit(entrance, protocol, user, "wrong")
+    if known:
+        assert refusal.value.reply == WRONG_PASSWORD[protocol]
+        visit(entrance, protocol, user, PASSWORD).close()
+    else:
+        assert refusal.value.reply.startswith(UNKNOWN_USER[protocol].format(user=user))
+
+
+# ---- an operator
+
+
+def test_kick(site: Site, protocol: str) -> None:
+    user, other = f"kicked-{protocol}", f"kept-in-{protocol}"
+    with ExitStack() as stack:
+        visits, others = everywhere(site, protocol, user, stack), everywhere(site, protocol, other, stack)
+        said = told(site.directors[1], "kick", user).stdout
+        live = [guest.goes_on() for guest in visits]
+        assert [guest.goes_on() for guest in others] == [True, True]
+        if protocol in SESSIONS:
+            assert (live, said) == ([False, False], f"{user}: 2 sessions ended\n")
+        else:
+            assert (live, said) == ([True, True], f"{user}: 0 sessions ended\n")
+        (backend,) = {guest.backend for guest in visits}
+        assert [landed(entrance, protocol, user) for entrance in site.entrances] == [backend] * 2
+
+
+def test_move(site: Site, protocol: str) -> None:
+    user, other = f"moved-{protocol}", f"stays-{protocol}"
+    old = landed(site.entrances[0], protocol, user)
+    new, address = elsewhere(site, old)
+    with ExitStack() as stack:
+        visits, others = everywhere(site, protocol, user, stack), everywhere(site, protocol, other, stack)
+        told(site.directors[1], "move", user, address)
+        live = [guest.goes_on() for guest in visits]
+        assert live == [protocol not in SESSIONS] * 2
+        assert [guest.goes_on() for guest in others] == [True, True]
+        if protocol == "lmtp":
+            assert {guest.backend for guest in visits} == {old}
+        assert [landed(entrance, protocol, user) for entrance in site.entrances] == [new, new]
+
+
+def everywhere(site: Site, protocol: str, user: str, stack: ExitStack) -> list[Visit]:
+    """A visit at each entrance."""
+    return [stack.enter_context(closing(visit(entrance, protocol, user))) for entrance in site.entrances]
+
+
+# ---- time
+
+
+class Forgotten(NamedTuple):
+    """Users who were moved, came back, and were idle for so long that the director has forgotten them."""
+
+    entrance: Entrance
+    came_back: dict[str, tuple[str, str]]
+    """By protocol: the backend he was moved to, and the one he then landed on."""
+    hashed: dict[str, str]
+    """By protocol: the backend his name hashes to."""
+
+
+@pytest.fixture(scope="module")
+def forgotten(programs: Programs) -> Iterator[Forgotten]:
+    """A director that forgets users as soon as it can. All protocols are waited for together."""
+    hosts = addresses(FORGETFUL_BACKENDS, 2)
+    ports = free_ports([FORGETFUL, *hosts], [FORGETFUL])
+    with new_folder(programs) as folder, mail.relay("127.0.33.9") as relay:
+        cluster = Cluster(
+            folder / "c",
+            directors=1,
+            backends=2,
+            ports=ports,
+            first_proxy=FORGETFUL,
+            first_backend=FORGETFUL_BACKENDS,
+            expire=f"{EXPIRE} s",
+            programs=programs,
+            protocols=ALL_PROTOCOLS,
+        )
+        for backend in cluster.backends:
+            backend.relay = relay
+        with cluster:
+            site = Site(cluster, cluster.proxies[0], None)
+            entrance, director = site.entrances[0], cluster.directors[0]
+            hashed, came_back = {}, {}
+            for protocol in PROTOCOLS:
+                user = f"idle-{protocol}"
+                hashed[protocol] = landed(entrance, protocol, user)
+                new = next(backend for backend in cluster.backends if backend.name != hashed[protocol])
+                told(director, "move", user, new.address)
+                came_back[protocol] = new.name, landed(entrance, protocol, user)
+            for protocol in PROTOCOLS:
+                until(
+                    lambda user=f"idle-{protocol}": director.ask("status", user)["current"] is None,
+                    within=4 * EXPIRE,
+                    what=f"idle-{protocol} is forgotten",
+                )
+            yield Forgotten(entrance, came_back, hashed)
+
+
+def test_expiry(forgotten: Forgotten, protocol: str) -> None:
+    moved_to, came_back_to = forgotten.came_back[protocol]
+    assert came_back_to == moved_to
+    assert landed(forgotten.entrance, protocol, f"idle-{protocol}") == forgotten.hashed[protocol]
+
+
+# ---- what fails and comes back
+
+
+@pytest.fixture(scope="module")
+def replaced(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
+    """The program of the first director was replaced in place, while visitors were there."""
+    begun = stays("replaced")
+    told(site.directors[0], "reload", "--exec")
+    return begun
+
+
+def test_director_replaced(site: Site, replaced: dict[str, Stay], protocol: str) -> None:
+    stay = replaced[protocol]
+    assert stay.visit.goes_on()
+    assert landed(site.entrances[0], protocol, stay.user) == stay.backend
+
+
+@pytest.fixture(scope="module")
+def restarted(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
+    """The first director was stopped in order and started again, while visitors were there."""
+    begun = stays("restart")
+    site.directors[0].restart()
+    return begun
+
+
+@pytest.fixture(scope="module")
+def crashed(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
+    """The first director was killed and started again, while visitors were there."""
+    begun = stays("crash")
+    site.directors[0].kill()
+    site.directors[0].start()
+    site.directors[0].wait_ready()
+    return begun
+
+
+def test_director_restart(site: Site, restarted: dict[str, Stay], protocol: str) -> None:
+    stay = restarted[protocol]
+    assert stay.visit.goes_on()
+    assert returned(site.entrances[0], protocol, stay.user) == stay.backend
+
+
+def test_director_crash(site: Site, crashed: dict[str, Stay], protocol: str) -> None:
+    stay = crashed[protocol]
+    assert stay.visit.goes_on()
+    assert returned(site.entrances[0], protocol, stay.user) == stay.backend
+
+
+def kill_auth(proxy: Proxy) -> None:
+    """kill -9 of all auth processes, of which none is left then. Dovecot starts others."""
+    ended = proxy.processes("auth")
+    assert ended
+    for process in ended:
+        os.kill(process, signal.SIGKILL)
+    until(lambda: not set(ended) & set(proxy.processes("auth")), within=20)
+
+
+def test_auth_restart(entrance: Entrance, protocol: str) -> None:
+    user = entrance.user(f"patient-{protocol}")
+    with closing(visit(entrance, protocol, user)) as guest:
+        kill_auth(entrance.proxy)
+        assert guest.goes_on()
+        assert returned(entrance, protocol, user) == guest.backend

@@ -1,0 +1,139 @@
+"""Real Dovecot of both releases, while the director in front of it is replaced in place, or crashes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import pytest
+
+from director.demo.clients import Imap, deliver_lmtp, failures, login_imap, login_many, on_two_backends
+from director.demo.cluster import Cluster
+from director.demo.dovecot import Programs
+from director.demo.ports import Ports, addresses, free_ports
+from tests.e2e.conftest import new_folder
+from tests.e2e.manager import Managed
+from tests.e2e.processes import until
+from tests.e2e.restarts_in_place import run
+
+PROXY, BACKEND = "127.0.62.31", "127.0.62.41"
+BUSY_PROXY, BUSY_BACKEND = "127.0.62.51", "127.0.62.61"
+
+
+class Set(NamedTuple):
+    """A director under a service manager, behind a proxy."""
+
+    director: Managed
+    cluster: Cluster
+    ports: Ports
+
+
+@pytest.fixture(scope="module")
+def managed(programs: Programs) -> Iterator[Set]:
+    ports = free_ports([PROXY, *addresses(BACKEND, 2)], [PROXY])
+    with ExitStack() as stack:
+        folder = stack.enter_context(new_folder(programs))
+        cluster = Cluster(
+            folder / "c",
+            directors=1,
+            backends=2,
+            ports=ports,
+            first_proxy=PROXY,
+            first_backend=BACKEND,
+            programs=programs,
+        )
+        director = Managed(cluster.directors[0].folder, "d1", PROXY, ports)
+        cluster.directors[0] = director
+        cluster.proxies[0].write()
+        director.open(cluster.proxies[0].run)
+        stack.callback(director.close)
+        stack.enter_context(cluster)
+        stack.callback(director.let_end)
+        yield Set(director, cluster, ports)
+
+
+def crash(director: Managed) -> None:
+    """kill -9; returns when login processes can have noticed, long before the next program is ready."""
+    times = len(director.pids)
+    director.kill()
+    until(lambda: len(director.pids) == times + 1)
+
+
+def test_a_short_run_of_logins_over_three_replacements_loses_nothing(programs: Programs) -> None:
+    report = run(programs, BUSY_PROXY, BUSY_BACKEND, seconds=8, restarts=3, rate=40)
+    assert report.failed() == [], report.text()
+    assert len(report.frozen) == 3
+    assert sum(report.under_way) > 0, "no request was under way: the test shows nothing"
+
+
+def test_after_a_crash_sessions_stay_and_logins_wait_for_the_restart(managed: Set) -> None:
+    director, ports = managed.director, managed.ports
+    with Imap(PROXY, ports.imap) as session:
+        session.login("stays", "any")
+        before = login_imap(PROXY, ports.imap, "alice")
+        until(lambda: "loaded" in director.log())
+        crash(director)
+        logins = login_many(["alice", "bob", "carol", "dave"] * 3, [PROXY], ports.imap)
+        assert failures(logins) == []
+        assert on_two_backends(logins) == {}
+        assert {one.backend for one in logins if one.user == "alice"} == {before}
+        session.command("NOOP")
+    until(director.ready)
+
+
+def test_a_crash_of_the_replaced_program_finds_the_sockets_of_the_manager_again(managed: Set) -> None:
+    director, ports = managed.director, managed.ports
+    until(director.ready)
+    process = director.pids[-1]
+    del director.heard[:]
+    assert director.command("reload", "--exec").returncode == 0
+    told = [message.split("\n")[0] for message in director.heard]
+    assert [word for word in told if word in ("RELOADING=1", "READY=1")] == ["RELOADING=1", "READY=1"]
+    assert director.pids[-1] == process, "systemd would have noticed"
+    crash(director)
+    assert failures(login_many(["alice", "bob"] * 5, [PROXY], ports.imap)) == []
+    until(director.ready)
+    assert director.ask("status")["hosts"]
+
+
+def test_the_fifo_has_a_reader_at_every_moment_of_a_crash_and_a_replacement(managed: Set) -> None:
+    """A login process that opens it while nobody reads freezes with all its sessions."""
+    director = managed.director
+    until(director.ready)
+    fifo = managed.cluster.proxies[0].run / "login/director/proxy-notify"
+    over, failed = threading.Event(), []
+
+    def look() -> None:
+        while not over.wait(0.002):
+            try:
+                os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+            except OSError as exc:
+                failed.append(exc)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        times = len(director.pids)
+        os.kill(director.pids[-1], signal.SIGUSR2)
+        until(lambda: "event=replaced " in director.log())
+        director.kill()
+        until(lambda: len(director.pids) == times + 1 and director.ready())
+    finally:
+        over.set()
+        looking.join()
+    assert failed == []
+
+
+def test_the_first_delivery_after_a_replacement_gets_through_on_the_connection_that_was_idle(
+    managed: Set,
+) -> None:
+    """Of 2.3, LMTP keeps its connection: after an ordinary restart that delivery is put off with 451."""
+    director, ports = managed.director, managed.ports
+    until(director.ready)
+    deliver_lmtp(PROXY, ports.lmtp, "lena", "before")
+    assert director.command("reload", "--exec").returncode == 0
+    assert deliver_lmtp(PROXY, ports.lmtp, "lena", "after").startswith("250")

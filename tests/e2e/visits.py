@@ -1,0 +1,133 @@
+"""What a user does by each protocol, in one shape: begin, stay, be served by a backend."""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from typing import Protocol
+
+from director.demo.clients import Refused
+from tests.e2e import mail
+from tests.e2e.site import KINDS, Entrance
+
+PROTOCOLS = (*KINDS, "lmtp", "doveadm")
+SESSIONS = tuple(KINDS)
+"""Protocols whose users stay connected: a delivery or a command is over before anybody could end it."""
+
+
+class Visit(Protocol):
+    """One use of a mail service: a session that stays open, a delivery, a command."""
+
+    backend: str
+    """Name of the backend that serves it."""
+
+    def goes_on(self) -> bool:
+        """Whether it is still served. A delivery is completed by this, a command is given again."""
+
+    def close(self) -> None: ...
+
+
+def visit(entrance: Entrance, protocol: str, user: str, password: str = "any") -> Visit:
+    """Begin one. Raises Refused or OSError where the user does not get in."""
+    if protocol == "lmtp":
+        return Delivery(entrance, user)
+    return Command(entrance, user) if protocol == "doveadm" else Session(entrance, protocol, user, password)
+
+
+def landed(entrance: Entrance, protocol: str, user: str) -> str:
+    """Name of the backend of a visit that ends at once."""
+    with closing(visit(entrance, protocol, user)) as guest:
+        return guest.backend
+
+
+def returned(entrance: Entrance, protocol: str, user: str) -> str:
+    """The same, after director or auth have gone and come back.
+
+    A login process that has a request on its way then tells that client, and none after, to try again.
+    """
+    with suppress(Refused, ConnectionError):
+        return landed(entrance, protocol, user)
+    return landed(entrance, protocol, user)
+
+
+class Session:
+    """Logged in by IMAP, POP3, submission or ManageSieve."""
+
+    def __init__(self, entrance: Entrance, protocol: str, user: str, password: str) -> None:
+        self._link = entrance.connect(protocol)
+        try:
+            self.backend = entrance.site.landed(protocol, user, lambda: self._link.log_in(user, password))
+        except BaseException:
+            self._link.close()
+            raise
+
+    def goes_on(self) -> bool:
+        try:
+            self._link.noop()
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._link.close()
+
+
+class Delivery:
+    """A mail whose recipient has been accepted; its text is still to come, in goes_on()."""
+
+    def __init__(self, entrance: Entrance, user: str) -> None:
+        self._entrance, self._user = entrance, user
+        self._backend = ""
+        self._link = self._accepted()
+
+    @property
+    def backend(self) -> str:
+        """Only a delivery that is complete is in a backend's log."""
+        if not self._backend:
+            self._backend = self._entrance.site.landed("lmtp", self._user, self._link.data)
+        return self._backend
+
+    def goes_on(self) -> bool:
+        return bool(self.backend)
+
+    def _accepted(self) -> mail.Lmtp:
+        # An idle lmtp of 2.3 does not notice that auth or director have gone before it asks, and has that one
+        # mail sent again.
+        for _ in self._entrance.proxy.processes("lmtp"):
+            with suppress(Refused):
+                return self._offered()
+        return self._offered()
+
+    def _offered(self) -> mail.Lmtp:
+        link = mail.Lmtp(self._entrance.address, self._entrance.site.ports.lmtp)
+        try:
+            link.recipient(self._user)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def close(self) -> None:
+        self._link.close()
+
+
+class Command:
+    """`doveadm mailbox list`, which shows whose mailboxes they are."""
+
+    def __init__(self, entrance: Entrance, user: str) -> None:
+        self._entrance, self._user = entrance, user
+        self.backend = self._run()
+
+    def goes_on(self) -> bool:
+        self.backend = self._run()
+        return True
+
+    def close(self) -> None: ...
+
+    def _run(self) -> str:
+        ran = self._entrance.proxy.doveadm("mailbox", "list", "-u", self._user)
+        if ran.returncode != 0:
+            raise Refused(f"{ran.returncode}: {ran.stderr.strip()}")
+        (name,) = [
+            line.removeprefix("served by ") for line in ran.stdout.splitlines() if line.startswith("served")
+        ]
+        return name

@@ -1,0 +1,83 @@
+"""`director config import`."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import alone
+
+DATA = Path(__file__).parents[2] / "data/doveconf"
+
+
+def test_all_that_is_printed_is_a_director_toml() -> None:
+    result = alone("config", "import", str(DATA / "lab.txt"))
+    assert (result.exit_code, result.stderr) == (0, "")
+    document = tomllib.loads(result.stdout)
+    assert document["ring"]["servers"] == ["127.0.0.11:9090", "127.0.0.12:9090", "127.0.0.13:9090"]
+
+
+def test_the_marked_lines_are_for_dovecot() -> None:
+    printed = alone("config", "import", str(DATA / "lab.txt"), "--dovecot", "2.4").stdout
+    marked = [line.removeprefix("#| ") for line in printed.splitlines() if line.startswith("#| ")]
+    assert "\n".join(marked) + "\n" == (DATA / "lab.2.4.conf").read_text()
+
+
+def test_it_reads_standard_input() -> None:
+    result = alone("config", "import", "-", stdin=(DATA / "manual.txt").read_text())
+    assert tomllib.loads(result.stdout)["backends"]["mail_servers"] == ["10.0.1.1", "10.0.1.2"]
+
+
+def test_as_json_it_is_in_parts() -> None:
+    document = json.loads(alone("config", "import", "--json", str(DATA / "everything.txt")).stdout)
+    assert set(document) == {"toml", "dovecot", "left_out", "mind"}
+    assert any(note.startswith("director_ping_max_timeout = 45 secs") for note in document["left_out"])
+
+
+def test_it_writes_two_files_and_lists_what_it_could_not_carry_over(tmp_path: Path) -> None:
+    result = alone("config", "import", str(DATA / "everything.txt"), "--write", str(tmp_path))
+    assert result.exit_code == 0
+    assert (tmp_path / "director.toml").read_text() == (DATA / "everything.2.3.toml").read_text()
+    assert (tmp_path / "director-dovecot.conf").read_text() == (DATA / "everything.2.3.conf").read_text()
+    assert result.stdout.splitlines()[0] == f"{tmp_path / 'director.toml'}: written"
+    assert "not carried over: director_output_buffer_size = 20 M: " in result.stdout
+
+
+@pytest.mark.parametrize("name", ["director.toml", "director-dovecot.conf"])
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    result = alone("config", "import", str(DATA / "lab.txt"), "--write", str(tmp_path))
+    assert result.exit_code == 77
+    assert result.stderr.startswith(f"director: {tmp_path / name}: cannot be written: ")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_configuration_without_a_director_is_bad_data() -> None:
+    file = DATA / "proxy-2.4.txt"
+    result = alone("config", "import", str(file))
+    assert (result.exit_code, result.stdout) == (65, "")
+    assert result.stderr.startswith(f"director: {file}: director_mail_servers is not set")
+
+
+def test_a_file_with_includes_is_bad_data_and_names_what_to_give(tmp_path: Path) -> None:
+    file = tmp_path / "dovecot.conf"
+    file.write_text("protocols = imap\n!include conf.d/*.conf\n")
+    result = alone("config", "import", str(file))
+    assert (result.exit_code, "doveconf -n" in result.stderr) == (65, True)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = alone("config", "import", str(tmp_path / "none"))
+    assert (result.exit_code, result.stderr) == (
+        65,
+        f"director: {tmp_path}/none: No such file or directory\n",
+    )
+
+
+def test_without_doveconf_it_says_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    result = alone("config", "import")
+    assert (result.exit_code, "give a file with what it prints" in result.stderr) == (65, True)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from director.dovecot.doveconf import HIDDEN, read
+from director.errors import DoveconfError
+
+PRINTED = sorted((Path(__file__).parents[2] / "data/doveconf").glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", PRINTED, ids=lambda path: path.stem)
+def test_whatever_doveconf_prints_is_read(path: Path) -> None:
+    found = read(path.read_text(), path.name)
+    assert found.release == ("2.4" if path.stem.endswith("2.4") else "2.3")
+    assert found.root.settings
+
+
+def test_a_setting_is_found_by_the_blocks_around_it() -> None:
+    root = read("service a {\n  unix_listener b/c {\n    mode = 0600\n  }\n}\n", "f").root
+    assert root.get("service", "a", "unix_listener", "b/c", "mode") == "0600"
+    assert root.get("service", "a", "unix_listener", "d", "mode", default="none") == "none"
+
+
+def test_the_last_value_counts_also_of_a_block_that_is_opened_again() -> None:
+    root = read("x = 1\nx = 2\nservice a {\n y = 1\n}\nservice a {\n y = 2\n}\nservice a {\n}\n", "f").root
+    assert root.get("x") == "2"
+    assert root.get("service", "a", "y") == "2"
+
+
+def test_blocks_without_a_name_stay_apart() -> None:
+    root = read("passdb {\n driver = pam\n}\npassdb {\n driver = sql\n}\n", "f").root
+    assert [block.get("driver") for block in root.all("passdb")] == ["pam", "sql"]
+
+
+def test_fields_of_a_named_passdb_are_a_block_of_it() -> None:
+    root = read("passdb static {\n  fields {\n    proxy = y\n  }\n}\n", "f").root
+    assert root.get("passdb", "static", "fields", "", "proxy") == "y"
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("a b", "a b"),
+        ("a # why", "a"),
+        ('"a # b" # why', "a # b"),
+        ('"a \\"b\\""', 'a "b"'),
+        ("", ""),
+        ("# why", ""),
+        ("a#b", "a#b"),
+        (HIDDEN, HIDDEN),
+        ("a \\\n  b", "a b"),
+    ],
+)
+def test_a_value_is_without_quotes_and_comment(written: str, value: str) -> None:
+    assert read(f"key = {written}\n", "f").root.settings == {"key": value}
+
+
+def test_warnings_of_the_program_are_passed_over() -> None:
+    assert read("doveconf: Warning: NOTE: {\nx = 1\n", "f").root.settings == {"x": "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ("x = 1\n!include conf.d/*.conf\n", 2, "doveconf -n"),
+        ("service a {\n x = 1\n", 1, "not closed"),
+        ("x = 1\n}\n", 2, "closes nothing"),
+        ("\nrubbish\n", 2, "neither a setting nor a block"),
+    ],
+)
+def test_what_is_no_configuration_is_refused_with_its_line(text: str, line: int, problem: str) -> None:
+    with pytest.raises(DoveconfError, match=problem) as refusal:
+        read(text, "given.conf")
+    assert refusal.value.line == line
+    assert str(refusal.value).startswith(f"given.conf: line {line}: ")

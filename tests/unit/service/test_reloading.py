@@ -1,0 +1,54 @@
+"""What a configuration file that was read again changes, and when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from director.service.config import Config, load
+from director.service.reloading import LIVE, compare, limits, live
+
+GOOD = """
+state = "memory:"
+[backends]
+mail_servers = ["127.0.3.1"]
+"""
+
+
+def config(folder: Path, more: str = "") -> Config:
+    file = folder / "director.toml"
+    file.write_text(GOOD + more)
+    return load(str(file), {})
+
+
+def test_the_same_file_changes_nothing(tmp_path: Path) -> None:
+    assert compare(config(tmp_path), config(tmp_path)) == ([], [])
+
+
+def test_what_is_live_counts_at_once_and_the_rest_is_named(tmp_path: Path) -> None:
+    old = config(tmp_path)
+    more = '[users]\nkick_delay = "5 s"\nexpire = "1 h"\n[log]\nlevel = "debug"\nformat = "json"\n'
+    new = config(tmp_path, more)
+    assert compare(old, new) == (["log.level", "users.kick_delay"], ["log.format", "users.expire"])
+    counts = live(old, new)
+    assert limits(counts).kick_delay == 5.0
+    assert (counts.log.level, counts.log.format, counts.users.expire) == ("debug", "logfmt", 900.0)
+
+
+def test_what_needs_a_replacement_is_named_again_until_it_was_replaced(tmp_path: Path) -> None:
+    old, new = config(tmp_path), config(tmp_path, '[users]\nexpire = "1 h"\nkick_delay = "5 s"\n')
+    assert compare(live(old, new), new) == ([], ["users.expire"])
+
+
+def test_a_host_more_in_the_file_is_live(tmp_path: Path) -> None:
+    old = config(tmp_path)
+    (tmp_path / "director.toml").write_text(GOOD.replace('"127.0.3.1"', '"127.0.3.1", "127.0.3.2@gold"'))
+    new = load(str(tmp_path / "director.toml"), {})
+    assert compare(old, new).applied == ["backends.mail_servers"]
+    assert live(old, new).backends == new.backends
+
+
+def test_every_live_setting_is_one(tmp_path: Path) -> None:
+    sections = config(tmp_path)
+    for name in LIVE:
+        section, _, field = name.partition(".")
+        assert hasattr(getattr(sections, section), field), name
