@@ -24,6 +24,7 @@ from director.service.config import DovecotConfig
 from director.service.kicking import Kicker
 from director.service.log import Log
 from tests.e2e.conftest import Front, dovecot, new_folder
+from tests.e2e.processes import until as wait_until
 from tests.e2e.sessions import answers
 from tests.waiting import until
 
@@ -286,6 +287,29 @@ async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(clust
             assert listed == [ProxiedSession(b"kim", host, hash32)] * 2
             assert await desk.kick(HashOnHosts(hash32, [host])) == (2, "")
             assert clients.ended() == {("kim", "imap"), ("kim", "pop3")}
+
+
+def test_a_removed_host_takes_its_sessions_along_and_no_other(cluster: Cluster) -> None:
+    director, removed = cluster.directors[0], cluster.backends[3]
+    users = [f"gone{n}" for n in range(20)]
+    with ExitStack() as stack:
+        sessions = {}
+        for n, user in enumerate(users):
+            proxy = cluster.proxy_addresses[n % len(cluster.proxy_addresses)]
+            session = sessions[user] = stack.enter_context(Imap(proxy, cluster.ports.imap))
+            session.login(user, "any")
+        there = {user for user, session in sessions.items() if session.served_by() == removed.name}
+        assert 0 < len(there) < len(users)
+        try:
+            assert director.command("remove", removed.address).returncode == 0
+
+            def ended() -> set[str]:
+                return {user for user, session in sessions.items() if not answers(session)}
+
+            wait_until(lambda: ended() >= there, within=20, what="the sessions on it have ended")
+            assert ended() == there
+        finally:
+            assert director.command("add", removed.address).returncode == 0
 
 
 def imap_server(listener: socket.socket, asked: threading.Event, speak: threading.Event) -> None:
