@@ -198,7 +198,6 @@ def test_a_program_that_cannot_be_executed_after_all_is_followed_by_the_old_one(
     packages = os.pathsep.join(site.getsitepackages())
     with one_director(
         folder,
-        state="memory:",
         program=("tests.e2e.program_file", str(file)),
         python=str(python),
         environ={"PYTHONPATH": packages},
@@ -212,7 +211,9 @@ def test_a_program_that_cannot_be_executed_after_all_is_followed_by_the_old_one(
             assert client.ask(["alice"]) == before
         assert (info["state"], info["number"]) == ("failed", 0)
         assert "cannot be started: No such file" in info["problem"]
-        assert director.get("/v1/status")["users"] == 2
+        status = until(lambda: (now := director.get("/v1/status"))["store"]["up"] and now)
+        assert status["users"] == 2
+        assert director.stop() == 0
 
 
 def test_signals_in_a_row_and_during_the_start_do_no_harm(folder: Path) -> None:
