@@ -165,6 +165,13 @@ class Dovecot:
             time.sleep(POLL)
         self._end(instance)
 
+    def stop_master(self) -> None:
+        """End the master, in order, and wait for no other process: some wait for their clients to leave."""
+        if self._master is not None:
+            self._master.terminate()
+            self._master.wait(STOP_TIMEOUT)
+            self._master = None
+
     def kill(self) -> None:
         """kill -9 of the master and every process it started."""
         if self._master is not None:
@@ -176,7 +183,8 @@ class Dovecot:
             return []
         children = _children(self._master.pid)
         if service:
-            return [pid for pid, command in children.items() if command == service]
+            # the kernel keeps so much of a name: managesieve-log
+            return [pid for pid, command in children.items() if command == service[:15]]
         return [self._master.pid, *children]
 
     def doveadm(self, *arguments: str) -> subprocess.CompletedProcess[str]:

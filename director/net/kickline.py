@@ -8,6 +8,7 @@ would keep a kick from all the others. So whoever asks has a connection to himse
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar, cast
@@ -21,6 +22,8 @@ CONNECTIONS = 64
 """At most so many at a time; who needs one more waits. (ipc has room for 1,000, login processes included.)"""
 IDLE_KEPT = 4
 """So many stay open when nobody uses them."""
+IDLE_TIME = 2.0
+"""Seconds until those are closed too: a 2.4 that is stopped waits for its anvil, and that for its clients."""
 
 
 class KickConnection(asyncio.Protocol):
@@ -104,6 +107,9 @@ class Connections(Generic[C]):
         self.path, self._make = path, make
         self._idle: list[C] = []
         self._free = anyio.Semaphore(CONNECTIONS)
+        self._there: object = None
+        """Which socket `path` was when the idle ones were connected."""
+        self._closing: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[C]:
@@ -113,22 +119,36 @@ class Connections(Generic[C]):
         """
         async with self._free:
             connection = await self._get()
+            there = self._there
             try:
                 yield connection
             except BaseException:
                 connection.close("nobody waits for its answer")
                 raise
-            if len(self._idle) < IDLE_KEPT:
-                self._idle.append(connection)
+            if len(self._idle) < IDLE_KEPT and there == self._there:
+                self._keep(connection)
             else:
                 connection.close("not needed")
 
     def close(self) -> None:
         """Close what nobody uses."""
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
         while self._idle:
             self._idle.pop().close("not needed")
 
+    def _keep(self, connection: C) -> None:
+        self._idle.append(connection)
+        if self._closing is not None:
+            self._closing.cancel()
+        self._closing = asyncio.get_running_loop().call_later(IDLE_TIME, self.close)
+
     async def _get(self) -> C:
+        if (there := identity(self.path)) != self._there:
+            # An anvil lives on after its Dovecot while we are connected to it, and knows no new session.
+            self.close()
+            self._there = there
         while self._idle:
             if (connection := self._idle.pop()).open:
                 return connection
@@ -138,3 +158,12 @@ class Connections(Generic[C]):
         except OSError as exc:
             raise KickError(self.path, f"cannot connect: {exc.strerror or exc}") from exc
         return connection
+
+
+def identity(path: str) -> tuple[int, int, int] | None:
+    """Something that changes when another socket is made at `path`; None: there is none, or none for us."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns

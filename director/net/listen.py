@@ -199,7 +199,7 @@ def adopt_fifo(name: str, fd: int, *, owns_file: bool = False) -> Fifo:
     try:
         if not stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise ListenError(name, f"descriptor {fd}", "it is not a FIFO; its socket unit needs ListenFIFO=")
-        path = os.readlink(f"/proc/self/fd/{fd}")
+        path = os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")  # it is made anew there
         # Opened again for both ends: how the other one opened it is not ours to know.
         own = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:

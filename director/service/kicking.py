@@ -5,7 +5,6 @@ A kick is one attempt. What it could not do is told to its owner, who knows whet
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import anyio.abc
 
 from director.core.kicktypes import Fence, HashOnHosts, KickWhat, ProxiedSession
 from director.errors import KickError
+from director.net.kickline import identity
 from director.service.config import DovecotConfig
 from director.service.kickchannels import Anvil, Channel, Ipc
 from director.service.log import Log
@@ -244,7 +244,7 @@ class Kicker:
 
     def _found(self) -> Channel | None:
         """2.3 has an anvil socket too, of another protocol; 2.4 has no ipc, but for one left by a 2.3."""
-        seen = (_identity(self._ipc.path), _identity(self._anvil.path))
+        seen = (identity(self._ipc.path), identity(self._anvil.path))
         if seen != self._seen:
             self._seen = seen
             self._both = "ipc" if seen[1] is None or not _is_refused(self._ipc.path) else "anvil"
@@ -255,15 +255,6 @@ class Kicker:
 
 def _is_empty(what: KickWhat) -> bool:
     return isinstance(what, Fence) or (isinstance(what, HashOnHosts) and not what.hosts)
-
-
-def _identity(path: str) -> tuple[int, int, int] | None:
-    """Something that changes when another socket is made at `path`; None: there is none, or none for us."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def _is_refused(path: str) -> bool:

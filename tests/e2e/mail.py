@@ -11,9 +11,11 @@ import re
 import socket
 import socketserver
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from director.demo.clients import TIMEOUT, Connection, Refused
@@ -126,12 +128,12 @@ class Session(Connection):
     def authenticate(self, sasl: Sasl, *, initial: bool = False) -> str:
         """The server's last word. initial: the first response is sent with the command. Raises Refused."""
         steps = iter(sasl.steps)
-        first = _encoded(next(steps)(b"")) if initial else None
+        first = encoded(next(steps)(b"")) if initial else None
         text = (self.COMMAND if first is None else self.INITIAL).format(sasl.mechanism, first)
         self.send(text)
         while (challenge := self.challenge()) is not None:
             response = next(steps)(challenge)
-            self.send(self.RESPONSE.format("*" if response == CANCEL else _encoded(response)))
+            self.send(self.RESPONSE.format("*" if response == CANCEL else encoded(response)))
         return self.answer()
 
     def challenge(self) -> bytes | None:
@@ -149,6 +151,15 @@ class Session(Connection):
     def read(self) -> bytes:
         line, self._kept = self._kept or super().read(), b""
         return line
+
+    def unread(self) -> int:
+        """Bytes sent that the server has not read yet."""
+        ends = f"{_packed(self._socket.getpeername())} {_packed(self._socket.getsockname())}"
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, _, queues, *_ = line.split()
+            if f"{local} {remote}" == ends:
+                return int(queues.split(":")[1], 16)
+        return 0
 
     _kept = b""
 
@@ -294,8 +305,15 @@ class Lmtp(Session):
         return self.command("Subject: Hello\r\n\r\nHello.\r\n.")
 
 
-def _encoded(response: bytes) -> str:
+def encoded(response: bytes) -> str:
+    """As it goes over the line."""
     return base64.b64encode(response).decode()
+
+
+def _packed(end: tuple[str, int]) -> str:
+    """An address and a port as /proc/net writes them."""
+    address, port = end
+    return f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{port:04X}"
 
 
 class _Relay(socketserver.StreamRequestHandler):

@@ -17,6 +17,7 @@ COLUMNS = {
     "test_kick": "kick",
     "test_move": "move",
     "test_expiry": "expiry",
+    "test_director_replaced": "director replaced in place",
     "test_director_restart": "restart of director",
     "test_director_crash": "crash of director",
     "test_auth_restart": "restart of auth",

@@ -211,6 +211,20 @@ def test_expiry(forgotten: Forgotten, protocol: str) -> None:
 
 
 @pytest.fixture(scope="module")
+def replaced(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
+    """The program of the first director was replaced in place, while visitors were there."""
+    begun = stays("replaced")
+    told(site.directors[0], "reload", "--exec")
+    return begun
+
+
+def test_director_replaced(site: Site, replaced: dict[str, Stay], protocol: str) -> None:
+    stay = replaced[protocol]
+    assert stay.visit.goes_on()
+    assert landed(site.entrances[0], protocol, stay.user) == stay.backend
+
+
+@pytest.fixture(scope="module")
 def restarted(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
     """The first director was stopped in order and started again, while visitors were there."""
     begun = stays("restart")

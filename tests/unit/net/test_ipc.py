@@ -102,6 +102,32 @@ async def test_a_connection_is_closed_when_its_user_gives_up(tmp_path: Path) -> 
     assert fake.accepted == 1
 
 
+async def test_kicks_do_not_go_on_to_the_anvil_of_a_dovecot_that_was_stopped_and_started(
+    tmp_path: Path,
+) -> None:
+    """An anvil waits for its clients to leave: the old one still answers, but it knows no new session."""
+    old, new = FakeIpc(lambda _: b"+0\n"), FakeIpc(lambda _: b"+1\n")
+    ipc = channel(tmp_path)
+    async with old.listening(tmp_path / "ipc"):
+        async with ipc.connection() as connection:
+            assert await connection.ask([KICK]) == 0
+        async with ipc.connection() as busy, new.listening(tmp_path / "ipc"):
+            async with ipc.connection() as connection:
+                assert await connection.ask([KICK]) == 1
+            assert await busy.ask([KICK]) == 0
+            await until(lambda: old.open == 1)
+        await until(lambda: old.open == 0)
+    ipc.close()
+
+
+async def test_connections_that_nobody_uses_do_not_keep_an_anvil_from_ending(tmp_path: Path) -> None:
+    fake = FakeIpc(lambda _: b"+0\n")
+    async with fake.listening(tmp_path / "ipc"):
+        async with channel(tmp_path).connection() as connection:
+            await connection.ask([KICK])
+        await until(lambda: fake.open == 0, within=20)
+
+
 async def test_there_are_only_so_many_connections_and_fewer_when_idle(tmp_path: Path) -> None:
     answered: list[int] = []
     async with FakeIpc(lambda _: b"+1\n").listening(tmp_path / "ipc") as fake:
