@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import site
 import sys
@@ -415,3 +416,18 @@ def test_a_listener_that_cannot_be_opened_at_its_new_place_is_served_on_at_the_f
         assert director.logged("listener_failed", "taken")
         with Client(director.login) as client:
             assert client.ask(["alice"])
+
+
+def test_where_there_is_no_room_for_what_is_handed_over_the_old_program_serves_on(folder: Path) -> None:
+    users = [f"user{number}" for number in range(5000)]
+    with one_director(folder, state="memory:") as director:
+        director.wait_ready()
+        with Client(director.login) as client:
+            before = client.ask(users)
+            size, most = resource.RLIMIT_FSIZE, resource.RLIM_INFINITY
+            resource.prlimit(director.pid, size, (100_000, most))  # for memory that is a file as well
+            assert "no room" in replace(director)["problem"]
+            assert client.ask(users) == before
+            resource.prlimit(director.pid, size, (most, most))
+            assert replace(director)["state"] == "done"
+            assert client.ask(users) == before
