@@ -193,3 +193,21 @@ def test_local_sessions_keep_their_users_alive_if_somebody_tells_of_them(servers
         with (home.dovecot.run / "login/director/proxy-notify").open("w") as fifo:
             fifo.write("".join(f"{name}\n" for name in names))
         until(lambda: expires() > at_first)
+
+
+@pytest.mark.parametrize("programs", ["2.4"], indirect=True)
+def test_a_move_ends_local_sessions_too(servers: list[Server]) -> None:
+    user, home, other = at_home(servers, "moritz")
+    with (
+        Imap(home.dovecot.address, home.dovecot.ports.imap) as local,
+        Imap(other.dovecot.address, other.dovecot.ports.imap) as proxied,
+    ):
+        for session in (local, proxied):
+            session.login(user, PASSWORD)
+            assert session.served_by() == home.name
+        moved = home.director.command("move", user, other.dovecot.address)
+        assert moved.returncode == 0, moved.stderr
+        for session in (local, proxied):
+            with pytest.raises(ConnectionError):
+                session.command("NOOP")
+    assert home.imap(user) == other.imap(user) == other.name

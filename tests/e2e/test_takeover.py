@@ -1,4 +1,4 @@
-"""Taking over: from Dovecot 2.3's own director to ours and back, from 2.3 to 2.4; every user stays where he is."""
+"""Taking over from Dovecot 2.3's own director and back, and from 2.3 to 2.4: every user stays where he is."""
 
 from __future__ import annotations
 
@@ -222,6 +222,6 @@ def test_a_proxy_goes_to_2_4_while_the_ring_stays() -> None:
             moved = cluster.directors[0].command("move", users[0], target.address)
             assert moved.stdout.endswith(", 2 sessions ended\n"), moved
             for session in (at_old, at_new):
-                with pytest.raises(OSError, match="closed|reset"):
+                with pytest.raises(OSError, match=r"closed|reset"):
                     session.served_by()
         assert {login_imap(where, 143, users[0]) for where in (first, second)} == {target.name}
