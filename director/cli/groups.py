@@ -9,7 +9,7 @@ import click
 from director.errors import NotOffered
 
 NOT_OFFERED = {
-    "director": frozenset({"explain", "health", "audit", "doctor"}),
+    "director": frozenset({"explain", "health", "audit"}),
 }
 """Names the documentation has, by group. Not in help; each is answered with exit code 77."""
 

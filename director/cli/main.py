@@ -9,7 +9,21 @@ from typing import Any
 
 import click
 
-from director.cli import config, flushes, hosts, migrate, moves, plan, reload, ring, run, state, status, users
+from director.cli import (
+    config,
+    doctor,
+    flushes,
+    hosts,
+    migrate,
+    moves,
+    plan,
+    reload,
+    ring,
+    run,
+    state,
+    status,
+    users,
+)
 from director.cli.client import EX_INTERRUPTED
 from director.cli.groups import Commands
 from director.cli.output import OutputError, complain
@@ -21,7 +35,7 @@ SECTIONS = {
     "Look": ["status", "map", "dump", "ring"],
     "Change hosts": ["add", "update", "up", "down", "remove", "tag", "drain"],
     "Change users": ["move", "kick", "flush", "rebalance", "pin", "unpin"],
-    "Configuration": ["config", "plan"],
+    "Configuration": ["config", "plan", "doctor"],
     "Store": ["state", "migrate"],
 }
 
@@ -115,7 +129,7 @@ for command in (
     *(status.status, users.map_users, hosts.dump, ring.ring),
     *(hosts.add, hosts.update, hosts.up, hosts.down, hosts.remove, flushes.tag, flushes.drain),
     *(moves.move, moves.kick, flushes.flush, flushes.rebalance, moves.pin, moves.unpin),
-    *(config.config, plan.plan, state.state, migrate.migrate),
+    *(config.config, plan.plan, doctor.doctor, state.state, migrate.migrate),
 ):
     program.add_command(command)
 

@@ -60,10 +60,12 @@ def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
         "director_servers =",
         "director_mail_servers =",
         "service director {",
+        # of no protocol that is served: the whole service is left out, listeners without a name too
+        "  protocol = none",
     ]
     for one in listeners:
-        off = "port = 0" if one.sort == "inet_listener" else "mode = 0"
-        lines += [f"  {f'{one.sort} {one.name}'.rstrip()} {{", f"    {off}", "  }"]
+        if one.sort != "inet_listener":
+            lines += [f"  {one.sort} {one.name} {{", "    mode = 0", "  }"]
     lines += ["}"]
     mind = []
     for service, arguments in _asking(root, listeners):

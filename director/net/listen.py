@@ -199,7 +199,7 @@ def adopt_fifo(name: str, fd: int, *, owns_file: bool = False) -> Fifo:
     try:
         if not stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise ListenError(name, f"descriptor {fd}", "it is not a FIFO; its socket unit needs ListenFIFO=")
-        path = os.readlink(f"/proc/self/fd/{fd}")
+        path = os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")  # it is made anew there
         # Opened again for both ends: how the other one opened it is not ours to know.
         own = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
@@ -207,6 +207,16 @@ def adopt_fifo(name: str, fd: int, *, owns_file: bool = False) -> Fifo:
         raise ListenError(name, f"descriptor {fd}", reason) from exc
     os.close(fd)
     return Fifo(name, path, own, _file_of(path) if owns_file else None)
+
+
+def set_rights(name: str, path: str, *, mode: int, user: str = "", group: str = "") -> None:
+    """Give the file of an open socket, or of a FIFO, another mode and owner. Raises ListenError."""
+    owner = _owner(name, path, user, group)
+    try:
+        os.chown(path, *owner)
+        os.chmod(path, mode)
+    except OSError as exc:
+        raise _file_error(name, path, exc) from exc
 
 
 def _file_of(path: str) -> _OwnFile | None:

@@ -12,7 +12,8 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -57,6 +58,7 @@ from director.service.sysd import Notifier, machine_id
 from director.types import MemberId
 from director.version import VERSION
 from director.wire import hotpath
+from director.wire.admin import Command
 from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
 
 Serve = Callable[[socket.socket], Coroutine[Any, Any, None]]
@@ -221,6 +223,8 @@ class App:
         self._bugs_logged: deque[float] = deque(maxlen=BUGS_LOGGED)
         self._doors = anyio.CancelScope()
         self._doors_closed = anyio.Event()
+        self._commands = 0
+        """Of `doveadm director`, being carried out."""
         self._ended = anyio.Event()
         self._end = ""
         """Name of the signal that has ended it; empty: its program is to be replaced."""
@@ -371,7 +375,7 @@ class App:
         """Let operators' commands end, at most for so many seconds; then accept no more of them."""
         until = time.monotonic() + within
         while True:
-            if not self.driver.operators.busy or time.monotonic() > until:
+            if not (self.driver.operators.busy or self._commands) or time.monotonic() > until:
                 break
             await anyio.sleep(DOORS_LOOK)
         self._doors.cancel()
@@ -438,8 +442,18 @@ class App:
 
     async def _serve_admin(self, sock: socket.socket) -> None:
         handler = AdminHandler(self.operations, self.log)
+
+        async def handle(command: Command) -> AsyncGenerator[bytes, None]:
+            self._commands += 1
+            try:
+                async with aclosing(handler(command)) as reply:
+                    async for piece in reply:
+                        yield piece
+            finally:
+                self._commands -= 1
+
         listener = await anyio.abc.SocketListener.from_socket(sock)
-        await listener.serve(lambda stream: serve_client(stream, handler, self.log))
+        await listener.serve(lambda stream: serve_client(stream, handle, self.log))
 
     async def _serve_socketmap(self, sock: socket.socket) -> None:
         handler = Socketmap(self.lookups, self.config.lookups.ports.lmtp)

@@ -108,7 +108,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
 
 
 NUMBERS = ("conflicts", "sessions_kicked", "near_expiry_rounds", "claims", "bugs")
-NAMED = ("moves", "kicks", "store_errors", "store_swept")
+NAMED = ("moves", "kicks", "flush_programs", "store_errors", "store_swept")
 PAIRED = ("lookups", "ring_messages")
 TIMED = ("kick_durations", "ring_syncs")
 """Fields of a Snapshot that only grow, by what they are."""

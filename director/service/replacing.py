@@ -34,6 +34,10 @@ from director.version import VERSION
 if TYPE_CHECKING:
     from director.service.app import App
 
+READ_WITHIN = 30.0
+"""Seconds that are waited for a store that is being read at the start."""
+STORE_LOOK = 0.05
+"""Seconds between two looks at that."""
 FINISH_WITHIN = 5.0
 """Seconds that operators' commands under way have to end."""
 SETTLE_WITHIN = 1.0
@@ -143,6 +147,7 @@ class Replacing:
         self._info = ReloadInfo(state="under_way", exec=True, version=VERSION, number=self._number)
         app.notifier.reloading(self._begun)
         try:
+            await self._wait_for_store()
             version = await reexec.probe()
         except reexec.CannotReplace as exc:
             self._refused(str(exc))
@@ -157,6 +162,15 @@ class Replacing:
         if not app.ending:
             await app.driver.leave()
         app.end("")
+
+    async def _wait_for_store(self) -> None:
+        """While it is read, who is not in memory may be in it: a successor would place him anew."""
+        until = time.monotonic() + READ_WITHIN
+        while self._app.director.loading:
+            if time.monotonic() > until:
+                part = round(100 * self._app.persistence.loaded_part)
+                raise reexec.CannotReplace(f"the store is read to {part} % only; try again later")
+            await anyio.sleep(STORE_LOOK)
 
     def go(self) -> None:
         """Become the other program. Returns only where it cannot be started: see `left`."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from director.errors import ListenError
 from director.net import listen
@@ -17,6 +18,9 @@ from director.service.sysd import inherited_descriptors
 
 ADMIN_TCP, SOCKETMAP_TCP = "admin-tcp", "socketmap-tcp"
 """Names, for socket units too, of listeners that have a unix socket beside them."""
+
+Place = tuple[str, str, ListenerConfig | Endpoint]
+"""Name of a listener, where it is, and how it is opened."""
 
 
 class Sockets:
@@ -30,18 +34,13 @@ class Sockets:
         Behind a predecessor nothing is raised: what cannot be opened at its new place is served on at the
         former one, and said.
         """
-        self._log = log
+        self._log, self._may_fail = log, before is not None
         self._listeners: dict[str, listen.Listener] = {}
         self._fifo: listen.Fifo | None = None
         self._from_units: set[str] = set()
         self._stack = ExitStack()
-        units = inherited_descriptors(environ, os.getpid()) if before is None else {}
-        self._units = {name: descriptors[0] for name, descriptors in units.items()}
-        self._before = before
-        places = list(_places(config))
-        self._kept, self._left = split(before or (), ((name, where) for name, where, _ in places))
         try:
-            self._open_all(config, places)
+            self._open_all(_from_units(environ) if before is None else before, _places(config))
         except BaseException:
             self.close()
             raise
@@ -85,43 +84,44 @@ class Sockets:
 
     # ---- opening
 
-    def _open_all(self, config: Config, places: Sequence[tuple[str, str, ListenerConfig | Endpoint]]) -> None:
-        for name, _, how in places:
-            if name not in self._units and not any(one.from_unit for one in self._former(name)):
-                self._open(name, how)
-        for name in [*self._units, *(one.name for one in self._kept.values() if one.from_unit)]:
-            self._from_units.add(name)
-            if name in self._units:
-                self._keep(_adopted(Listening(name=name, where="", descriptor=self._units[name])))
-            else:
-                self._keep(_adopted(self._former(name)[0]))
-        for one in self._left:
-            open_now = self._fifo is not None if one.name == "notify" else one.name in self._listeners
-            if not open_now and one.name in {name for name, *_ in places}:
-                self._keep(_adopted(one))  # the new one could not be opened
-            else:
+    def _open_all(self, given: Iterable[Listening], places: Sequence[Place]) -> None:
+        kept, left = split(given, ((name, where) for name, where, _ in places))
+        for one in kept.values():
+            self._keep(_adopted(one))
+            if one.from_unit:
+                self._from_units.add(one.name)
+        for name, where, how in places:
+            if not self._has(name):
+                self._try(name, partial(self._open, name, how))
+            elif isinstance(how, ListenerConfig) and (name, where) in kept and kept[name, where].owns_file:
+                rights = partial(
+                    listen.set_rights, name, where, mode=how.mode, user=how.user, group=how.group
+                )
+                self._try(name, rights)
+        for one in left:
+            if self._has(one.name) or one.name not in {name for name, *_ in places}:
                 _adopted(one).close()
+            else:
+                self._keep(_adopted(one))  # the new one could not be opened
 
-    def _former(self, name: str) -> list[Listening]:
-        return [one for one in self._kept.values() if one.name == name]
+    def _has(self, name: str) -> bool:
+        return name in self._listeners or (name == "notify" and self._fifo is not None)
+
+    def _try(self, name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except ListenError as exc:
+            if not self._may_fail:
+                raise
+            note = "as before, if it was open"
+            self._log.error("listener_failed", listener=name, reason=str(exc), note=note)
 
     def _open(self, name: str, how: ListenerConfig | Endpoint) -> None:
-        former = self._former(name)
-        if former:
-            self._keep(_adopted(former[0]))
+        if isinstance(how, Endpoint):
+            self._keep(listen.tcp_listener(name, how.address, how.port))
             return
-        try:
-            if isinstance(how, Endpoint):
-                self._keep(listen.tcp_listener(name, how.address, how.port))
-                return
-            make = listen.open_fifo if name == "notify" else listen.unix_listener
-            self._keep(make(name, how.path, mode=how.mode, user=how.user, group=how.group))
-        except ListenError as exc:
-            if self._before is None:
-                raise
-            self._log.error(
-                "listener_failed", listener=name, reason=str(exc), note="as before, if it was open"
-            )
+        make = listen.open_fifo if name == "notify" else listen.unix_listener
+        self._keep(make(name, how.path, mode=how.mode, user=how.user, group=how.group))
 
     def _keep(self, opened: listen.Listener | listen.Fifo) -> None:
         self._stack.callback(opened.close)
@@ -138,8 +138,17 @@ def _adopted(one: Listening) -> listen.Listener | listen.Fifo:
     return adopted
 
 
-def _places(config: Config) -> list[tuple[str, str, ListenerConfig | Endpoint]]:
-    """Name, place, and how it is opened, of each listener that is on."""
+def _from_units(environ: Mapping[str, str]) -> list[Listening]:
+    """What the service manager has opened; of several with one name the first."""
+    found = inherited_descriptors(environ, os.getpid())
+    return [
+        Listening(name=name, where="", descriptor=descriptors[0], from_unit=True)
+        for name, descriptors in found.items()
+    ]
+
+
+def _places(config: Config) -> list[Place]:
+    """Each listener that is on."""
     ears = config.listen
     files = {
         "login": ears.login,
@@ -157,7 +166,7 @@ def _places(config: Config) -> list[tuple[str, str, ListenerConfig | Endpoint]]:
         "ring": config.ring.listen if config.ring.secret else None,
         "http": config.http.listen,
     }
-    found: list[tuple[str, str, ListenerConfig | Endpoint]] = []
+    found: list[Place] = []
     found += [(name, file.path, file) for name, file in files.items() if file.path]
     found += [(name, str(port), port) for name, port in ports.items() if port is not None]
     return found

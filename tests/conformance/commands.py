@@ -263,6 +263,9 @@ director ring status
 """
 
 UNKNOWN = """
+director move alice 127.0.1.3
+director status alice
+director map -f <names>
 director move never-seen 127.0.1.2
 director status never-seen
 director move 4242 127.0.1.2

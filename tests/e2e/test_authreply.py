@@ -70,3 +70,11 @@ def test_a_password_in_a_refused_line_is_not_logged(director: DirectorProcess) -
             assert stream.read() == b"VERSION\tdirector-authreply-server\t1\t0\n"
     assert len(director.logged("authreply_client_refused")) == 1
     assert "hunter2" not in director.log
+
+
+def test_it_is_served_on_by_the_program_that_replaces_this_one(director: DirectorProcess) -> None:
+    (before,) = completed(director, b"OK\t1\tuser=olga\tproxy")
+    replaced = director.command("reload", "--exec")
+    assert replaced.returncode == 0, replaced.stderr
+    (after,) = completed(director, b"OK\t1\tuser=olga\tproxy")
+    assert after == before

@@ -7,6 +7,7 @@ import os
 import signal
 import site
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,8 @@ from tests.e2e.processes import (
     host_in,
     until,
 )
-from tests.servers import free_port
+from tests.proxy import Proxy
+from tests.servers import RedisServer, free_port
 
 ADDRESS = "127.0.60.51"
 PROGRAM = "from director.cli.main import main\nmain()\n"
@@ -279,10 +281,14 @@ def test_descriptors_do_not_grow_and_the_notify_fifo_is_always_read(folder: Path
     with one_director(folder) as director:
         director.wait_ready()
         replace(director)
-        count = len(os.listdir(f"/proc/{director.pid}/fd"))
+
+        def count() -> int:
+            return len(os.listdir(f"/proc/{director.pid}/fd"))
+
+        before = count()
         for _ in range(2):
             assert replace(director)["state"] == "done"
-        assert len(os.listdir(f"/proc/{director.pid}/fd")) <= count
+        until(lambda: count() <= before, what="more descriptors are open than after the first replacement")
         os.close(os.open(director.fifo, os.O_WRONLY | os.O_NONBLOCK))
 
 
@@ -329,3 +335,81 @@ def test_a_flush_under_way_goes_on_to_its_end_and_whoever_follows_it_is_told(fol
         ended = until(lambda: (move := director.get(f"/v1/moves/{id}"))["ended"] and move)
         assert ended["result"]["moved"] > 20
         until(lambda: director.get("/v1/hosts/127.0.3.1")["users"] == 0)
+
+
+def test_a_replacement_waits_until_the_store_is_read_so_that_nobody_in_it_is_placed_anew(
+    folder: Path,
+) -> None:
+    users = [f"user{number}" for number in range(3000)]
+    with RedisServer() as redis, Proxy(redis.socket) as proxy:
+        state = f"redis://127.0.0.1:{proxy.port}"
+        with one_director(folder, state=state) as director:
+            director.wait_ready()
+            with Client(director.login) as client:
+                before = client.ask(users)
+            assert director.command("update", "127.0.3.1", "0").returncode == 0
+            director.stop()
+            (folder / "d/snapshot.db").unlink()
+            director.start()
+            until(lambda: len(director.logged("started")) == 2)
+            proxy.delay = 0.4  # of some 40 replies that are still to come
+            director.send(signal.SIGUSR2)
+            time.sleep(2.0)  # as long as a replacement takes that waits for nothing
+            with Client(director.login) as client:
+                assert client.ask(users) == before
+                proxy.delay = 0.0
+                replaced(director)
+                assert client.ask(users) == before
+
+
+def test_a_long_list_that_an_operator_reads_slowly_is_complete(folder: Path) -> None:
+    users = [f"a user with a rather long name {number}" for number in range(20_000)]
+    with one_director(folder) as director:
+        director.wait_ready()
+        with Client(director.login) as client:
+            client.ask(users)
+        with connect(director.admin) as admin, admin.makefile("rb") as replies:
+            admin.sendall(b"VERSION\tdirector-doveadm\t1\t0\nUSER-LIST\n")
+            replies.readline()
+            director.send(signal.SIGUSR2)
+            until(lambda: director.logged("replacing"))
+            time.sleep(0.5)  # nothing tells that a command is waited for
+            rows = []
+            while (line := replies.readline()) not in (b"", b"\n"):
+                rows.append(line)
+            assert len(rows) == len(users)
+        replaced(director)
+
+
+def test_listeners_that_were_moved_turned_on_or_off_or_given_another_mode_are_so_afterwards(
+    folder: Path,
+) -> None:
+    with one_director(folder) as director:
+        director.wait_ready()
+        moved, on = folder / "d/run/login/director/other", folder / "d/run/map"
+        text = director.config.read_text()
+        text += f'[listen.login]\npath = "{moved}"\n[listen.admin]\npath = ""\n'
+        text += f'[listen.userdb]\nmode = "0660"\n[listen.socketmap]\npath = "{on}"\n'
+        director.config.write_text(text)
+        assert replace(director)["state"] == "done"
+        with connect(moved) as client:
+            client.sendall(b"VERSION\t1\t2\nCPID\t1\n")
+            assert client.recv(100)
+        assert on.is_socket()
+        assert (director.userdb.stat().st_mode & 0o777) == 0o660
+        assert not director.login.exists()
+        assert not director.admin.exists()
+
+
+def test_a_listener_that_cannot_be_opened_at_its_new_place_is_served_on_at_the_former_one(
+    folder: Path,
+) -> None:
+    with one_director(folder) as director:
+        director.wait_ready()
+        taken = folder / "d/run/taken"
+        taken.write_text("a file that is no socket")
+        director.config.write_text(director.config.read_text() + f'[listen.login]\npath = "{taken}"\n')
+        assert replace(director)["state"] == "done"
+        assert director.logged("listener_failed", "taken")
+        with Client(director.login) as client:
+            assert client.ask(["alice"])

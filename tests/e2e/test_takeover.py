@@ -1,4 +1,4 @@
-"""A proxy of Dovecot 2.3 with its own director goes over to ours, and back: every user stays where he is."""
+"""Taking over: from Dovecot 2.3's own director to ours and back, from 2.3 to 2.4; every user stays where he is."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import ExitStack
 import msgspec
 import pytest
 
-from director.demo.clients import login_imap
-from director.demo.cluster import Director
-from director.demo.dovecot import Backend, Dovecot
+from director.demo.clients import Imap, login_imap
+from director.demo.cluster import Cluster, Director
+from director.demo.dovecot import Backend, Dovecot, Proxy
 from director.demo.ports import USUAL
 from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.processes import until
@@ -54,7 +54,7 @@ service director {{
   unix_listener director-userdb {{
     mode = 0600
   }}
-  inet_listener ring {{
+  inet_listener {{
     address = {address}
     port = 9090
   }}
@@ -187,3 +187,41 @@ def test_every_user_stays_on_his_host_when_the_director_is_replaced_and_when_it_
         with proxy:
             assert until(lambda: hosts(proxy, USERS)) == before
             assert {user: login_imap(PROXY, 143, user) for user in USERS[:8]} == logins
+
+
+def test_a_proxy_goes_to_2_4_while_the_ring_stays() -> None:
+    needs_root("Dovecot 2.4 in its own root")
+    newer = dovecot("2.4")
+    dovecot("2.3")
+    with (
+        new_folder(newer) as folder,
+        Cluster(
+            folder / "c", directors=2, backends=2, first_proxy="127.0.93.11", first_backend="127.0.93.21"
+        ) as cluster,
+    ):
+        users = [f"user{number}" for number in range(8)]
+        (first, second), old = cluster.proxy_addresses, cluster.proxies[1]
+        before = {user: login_imap(second, 143, user) for user in users}
+
+        old.stop()
+        cluster.directors[1].stop()
+        shutil.rmtree(old.run)  # /run of a machine that is installed anew
+        cluster.proxies[1] = Proxy(old.folder, old.name, old.address, programs=newer)
+        cluster.proxies[1].write()
+        cluster.directors[1].start()
+        cluster.directors[1].wait_ready()
+        cluster.proxies[1].start()
+
+        assert {user: login_imap(first, 143, user) for user in users} == before
+        assert {user: login_imap(second, 143, user) for user in users} == before
+        with Imap(first, 143) as at_old, Imap(second, 143) as at_new:
+            for session in (at_old, at_new):
+                session.login(users[0], "any")
+                assert session.served_by() == before[users[0]]
+            target = next(b for b in cluster.backends if b.name != before[users[0]])
+            moved = cluster.directors[0].command("move", users[0], target.address)
+            assert moved.stdout.endswith(", 2 sessions ended\n"), moved
+            for session in (at_old, at_new):
+                with pytest.raises(OSError, match="closed|reset"):
+                    session.served_by()
+        assert {login_imap(where, 143, users[0]) for where in (first, second)} == {target.name}

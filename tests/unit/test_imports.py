@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "statetools": BASE | {"core", "state"},
     # What others wrote: Dovecot's configuration. It asks nobody, and knows no director.
     "dovecot": BASE,
+    # Looks at a machine and judges it, from outside: the director may not be running.
+    "doctor": BASE | {"dovecot", "service"},
     "web": BASE | {"service"},
     "cli": BASE,
     "demo": BASE | {"cli"},
@@ -34,6 +36,8 @@ LATE = {
     ("cli/config.py", "service"),
     ("cli/config.py", "dovecot"),
     ("cli/plan.py", "service"),
+    ("cli/doctor.py", "service"),
+    ("cli/doctor.py", "doctor"),
     # `state` and `migrate` open the store themselves: no director may be running, or able to.
     *((f"cli/{file}.py", room) for file in ("state", "stores", "migrate") for room in STORE_ROOMS),
 }

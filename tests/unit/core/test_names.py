@@ -152,3 +152,11 @@ def test_the_names_of_chosen_users_are_those_of_their_records_and_no_others(twin
     assert names.entries_of(5, records) == entry(FIVE | 1, b"ann") + entry(FIVE | 7, b"eve")
     assert names.entries_of(5, b"") == b""
     assert names.entries_of(6, records) == b""
+
+
+def test_what_was_taken_raw_comes_to_the_same_names_elsewhere(twin: str) -> None:
+    names = table(twin, entry(FIVE | 2, b"bob"), entry(FIVE | 1, b"alice"), entry(FIVE | 2, b"bob"))
+    assert [names.raw(number) for number in (0, 6)] == [b"", b""]
+    other = table(twin)
+    other.merge(names.raw(5))
+    assert everything(other) == everything(names)

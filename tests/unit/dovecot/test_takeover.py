@@ -209,7 +209,7 @@ def test_the_snippet_can_be_read_and_turns_the_old_director_off() -> None:
     root = read(before + taken(before).dovecot, "both").root
     assert (root.get("director_servers"), root.get("director_mail_servers")) == ("", "")
     assert root.get("service", "director", "unix_listener", "poolmon-admin", "mode") == "0"
-    assert root.get("service", "director", "inet_listener", "director-doveadm", "port") == "0"
+    assert root.get("service", "director", "protocol") == "none"
     assert root.get("service", "submission-login", "executable") == "submission-login director/login"
 
 

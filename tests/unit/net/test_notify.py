@@ -188,6 +188,18 @@ async def test_a_fifo_handed_over_is_read_and_is_not_removed_at_the_end(tmp_path
     assert path.exists()
 
 
+@pytest.mark.anyio
+async def test_a_fifo_handed_over_after_its_file_was_removed_is_missed_at_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    path.unlink()
+    adopted = adopt_fifo("notify", descriptor)
+    lost = adopted.is_lost()
+    adopted.close()
+    assert (adopted.where, lost) == (str(path), True)
+
+
 def _can_write(descriptor: int) -> bool:
     try:
         os.write(descriptor, b"\n")

@@ -24,6 +24,7 @@ from director.records import (
     Plan,
     PlannedChange,
     Problem,
+    ReloadInfo,
     RingInfo,
     SnapshotInfo,
     StatusInfo,
@@ -87,6 +88,7 @@ class FakeOperations:
         self.planned: list[PlannedChange] = []
         self.plan_known = True
         self.asked: list[object] = []
+        self.reloaded = ReloadInfo(state="never", version="0.1.0")
         """What the calls that change users were given besides a reason."""
 
     @staticmethod
@@ -120,6 +122,13 @@ class FakeOperations:
     def plan(self, hosts: Sequence[ConfiguredHost]) -> Plan:
         self.asked.append(list(hosts))
         return Plan(me="127.0.0.11:9090", known=self.plan_known, changes=self.planned)
+
+    def reload_info(self) -> ReloadInfo:
+        return self.reloaded
+
+    async def reload(self, *, exec: bool, reason: str, dry_run: bool = False) -> ReloadInfo:
+        self.asked.append(("reload", exec, reason, dry_run))
+        return self.reloaded
 
     async def dump(self) -> Dump:
         return Dump(

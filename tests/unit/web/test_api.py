@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
+from director.records import ReloadInfo
 from director.web.api import MAX_BODY, PAGE, create_app
 from director.web.operations import Operations
 from tests.unit.web.fake import FakeOperations
@@ -267,3 +268,12 @@ def test_the_schema_names_every_route_and_its_problems(ask: Caller) -> None:
 def test_the_fake_service_and_the_application_agree_on_the_interface() -> None:
     operations: Operations = FakeOperations()
     assert create_app(operations, token=None, trusted=True).openapi_schema.info.title == "Mail director"
+
+
+def test_a_reload_is_asked_for_and_followed(ask: Caller, operations: FakeOperations) -> None:
+    operations.reloaded = ReloadInfo(state="done", version="0.1.0", applied=["log.level"])
+    answer = ask("POST", "/v1/reload", encoded(exec=True, reason="upgrade"))
+    assert answer.json["applied"] == ["log.level"]
+    assert operations.asked == [("reload", True, "upgrade", False)]
+    assert ask("GET", "/v1/reload").json == answer.json
+    assert ask("POST", "/v1/reload", encoded(execute=True)).status == 400

@@ -1,0 +1,124 @@
+"""`director doctor`: what is wrong with this proxy, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from director.cli.client import Failure
+from director.cli.output import say, say_json
+from director.cli.target import Target, json_option, target_options
+from director.errors import EX_CONFIG
+from director.records import StatusInfo
+from director.version import VERSION
+
+if TYPE_CHECKING:
+    from director.doctor.findings import Finding
+
+WIDTH = 80
+SKEW = re.compile(r'^director_clock_skew_seconds\{member="([^"]*)"\} (\S+)$', re.MULTILINE)
+MARKS = {"ok": "ok     ", "hint": "hint   ", "unseen": "unseen ", "warning": "WARNING", "fault": "FAULT  "}
+
+
+@click.command()
+@click.option(
+    "--doveconf",
+    "file",
+    metavar="FILE",
+    help="Judge this output of `doveconf -n` of another machine (- is standard input).",
+)
+@click.option("--conf", metavar="FILE", help="Dovecot's configuration, if not its usual file.")
+@click.option("--user", metavar="USER", help="Look this user up too, as lmtp would: it places him.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Show what is right too.")
+@json_option
+@target_options
+@click.pass_obj
+def doctor(
+    target: Target, file: str | None, conf: str | None, user: str | None, everything: bool, as_json: bool
+) -> int:
+    """Check this proxy: Dovecot, sockets, rights, kicks, ring, store.
+
+    Says what is wrong, what comes of it, and what to write where. Nothing is changed. Ends with 78 where
+    there is a fault, else with 0. Run it as root: others cannot look into login/.
+    """
+    from director.doctor import configuration, running, sockets
+    from director.doctor.findings import FAULT, worst
+    from director.doctor.look import asked, look, read_doveconf, run_doveconf
+    from director.service.config import load
+
+    config = load(target.config_path, os.environ)
+    status, problem, skew = _status(target)
+    dovecot = read_doveconf(file) if file is not None else run_doveconf(conf)
+    facts = look(
+        config, dovecot, here=file is None, status=status, problem=problem, version=VERSION, skew=skew
+    )
+    findings = [*configuration.check(facts), *sockets.check(facts), *running.check(facts)]
+    if user is not None:
+        findings += running.answer(user, asked(facts.settings.userdb, user))
+    if as_json:
+        say_json(msgspec.json.encode({"worst": worst(findings), "findings": findings}))
+    else:
+        _print(findings, everything)
+    return EX_CONFIG if worst(findings) == FAULT else 0
+
+
+def _status(target: Target) -> tuple[StatusInfo | None, str, dict[str, float]]:
+    """What the director says of itself, or why it does not; how far the others' clocks are ahead, seconds."""
+    try:
+        client = target.client()
+        status = client.decode(client.get("/v1/status"), StatusInfo)
+        skew = {member: float(value) for member, value in SKEW.findall(client.get("/metrics").decode())}
+    except Failure as error:
+        return None, str(error), {}
+    return status, "", skew
+
+
+def _print(findings: list[Finding], everything: bool) -> None:
+    area = ""
+    for finding in findings:
+        if finding.level == "ok" and not everything:
+            continue
+        if finding.area != area:
+            if area:
+                say()
+            area = finding.area
+            say(area)
+        for line in _lines(finding):
+            say(line)
+    counts = {level: sum(finding.level == level for finding in findings) for level in MARKS}
+    told = ", ".join(f"{counts[level]} {word}" for level, word in _words(counts) if counts[level])
+    if area:
+        say()
+    say(f"{told}.")
+    if counts["ok"] and not everything:
+        say("director doctor --all shows what is right.")
+
+
+def _words(counts: dict[str, int]) -> list[tuple[str, str]]:
+    def plural(level: str, word: str) -> tuple[str, str]:
+        return level, word if counts[level] == 1 else f"{word}s"
+
+    return [
+        plural("fault", "fault"),
+        plural("warning", "warning"),
+        ("unseen", "unseen"),
+        plural("hint", "hint"),
+        ("ok", "right"),
+    ]
+
+
+def _lines(finding: Finding) -> list[str]:
+    mark, indent = MARKS[finding.level], " " * 10
+    lines = textwrap.wrap(
+        finding.found, WIDTH, initial_indent=f"  {mark} ", subsequent_indent=indent, break_on_hyphens=False
+    )
+    if finding.why:
+        lines += textwrap.wrap(
+            f"{finding.why}.", WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        )
+    return lines + [f"{indent}    {line}" for line in finding.mend]

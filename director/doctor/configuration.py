@@ -1,0 +1,335 @@
+"""What Dovecot's configuration says (dovecot-integration, sections 2 to 6). Each check is one function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from director.doctor.facts import Facts
+from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding, block
+from director.dovecot.doveconf import Block, Doveconf
+
+SERVICES = {"imap": "imap", "pop3": "pop3", "submission": "submission", "sieve": "managesieve"}
+"""Protocol -> the first part of its login service's name."""
+UNLIMITED = ("0", "unlimited")
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    """All of it; where no configuration could be had, only that."""
+    conf = facts.conf
+    if conf is None:
+        why = "nothing of Dovecot's configuration was checked"
+        mend = ("doveconf -n > FILE   # on the proxy", "director doctor --doveconf FILE")
+        yield _finding(UNSEEN, "configuration", facts.conf_problem, why, mend)
+        return
+    if conf.release not in ("2.3", "2.4"):
+        found = f"Dovecot {conf.version}" if conf.version else "no version of Dovecot in the text"
+        yield _finding(FAULT, "version", found, "the director is made for Dovecot 2.3 and 2.4")
+        return
+    yield _finding(OK, "version", f"Dovecot {conf.version}")
+    yield from _base_dir(facts, conf)
+    yield from _built_in(conf)
+    yield from _login_sockets(facts, conf)
+    yield from _connections(facts, conf)
+    yield from _notify(facts, conf)
+    yield from _lookups(facts, conf)
+    yield from _passdbs(conf)
+    yield from _names(facts, conf)
+    yield from _admin(facts, conf)
+    yield from _haproxy(conf)
+
+
+def protocols(conf: Doveconf) -> list[str]:
+    """Those that are on, as `imap`; 2.4 may write them as a block."""
+    listed = conf.root.get("protocols").split()
+    for blocks in conf.root.all("protocols"):
+        listed += [name for name, on in blocks.settings.items() if on == "yes"]
+    return [name for name in dict.fromkeys(listed) if name != "none"]
+
+
+def login_services(conf: Doveconf) -> list[str]:
+    """Names of the login services in use, as `imap-login`."""
+    return [f"{SERVICES[name]}-login" for name in protocols(conf) if name in SERVICES]
+
+
+def _finding(level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = ()) -> Finding:
+    return Finding(area="dovecot", level=level, check=check, found=found, why=why, mend=mend)
+
+
+def _base_dir(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
+    theirs, ours = conf.root.get("base_dir", default="/run/dovecot"), facts.settings.base_dir
+    if _resolved(theirs) == _resolved(ours):
+        yield _finding(OK, "base_dir", f"base_dir = {theirs}")
+        return
+    why = "the director's sockets are not where Dovecot looks for them"
+    yield _finding(
+        FAULT,
+        "base_dir",
+        f"Dovecot's is {theirs}, the director's {ours}",
+        why,
+        ("[dovecot]                # director.toml", f'base_dir = "{theirs}"'),
+    )
+
+
+def _resolved(path: str) -> str:
+    return os.path.normpath(path.replace("/var/run/", "/run/", 1) if path.startswith("/var/run/") else path)
+
+
+def _built_in(conf: Doveconf) -> Iterator[Finding]:
+    if conf.release != "2.3":
+        return
+    names = ("director_servers", "director_mail_servers")
+    set_ones = [name for name in names if conf.root.get(name)]
+    if not set_ones:
+        yield _finding(OK, "built_in_director", "Dovecot's own director is off")
+        return
+    why = "Dovecot's own director and this one exclude each other: logins may go past this one"
+    yield _finding(
+        FAULT,
+        "built_in_director",
+        f"{' and '.join(set_ones)} set",
+        why,
+        tuple(f"{name} =" for name in set_ones),
+    )
+
+
+def _below(path: str, folder: str) -> str:
+    """`path` as seen from `folder`; empty where it is not below it."""
+    prefix = folder.rstrip("/") + "/"
+    return path.removeprefix(prefix) if path.startswith(prefix) else ""
+
+
+def _login_sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
+    settings = facts.settings
+    wanted = _below(settings.login, f"{settings.base_dir}/login")
+    if not settings.login:
+        why = "IMAP, POP3, submission and ManageSieve do not ask the director"
+        yield _finding(WARNING, "login_socket", "listen.login.path is empty", why)
+        return
+    if "/" not in wanted:
+        why = (
+            "Dovecot removes sockets directly in login/ when it starts, or refuses to start"
+            if wanted
+            else "login processes see nothing outside of login/, their chroot"
+        )
+        path = f"{settings.base_dir}/login/director/login"
+        yield _finding(
+            FAULT,
+            "login_socket",
+            f"the director listens at {settings.login}",
+            why,
+            ("[listen.login]           # director.toml", f'path = "{path}"'),
+        )
+        return
+    services = login_services(conf)
+    if conf.release == "2.4":
+        found = conf.root.get("login_socket_path")
+        if found == wanted:
+            yield _finding(OK, "login_socket", f"login_socket_path = {found}")
+        else:
+            yield _finding(
+                FAULT,
+                "login_socket",
+                f"login_socket_path = {found}".rstrip(),
+                "logins do not ask the director",
+                (f"login_socket_path = {wanted}",),
+            )
+        return
+    for service in services:
+        command = conf.root.get("service", service, "executable", default=service).split()
+        if command[1:2] == [wanted]:
+            yield _finding(OK, "login_socket", f"{service} asks at {wanted}")
+            continue
+        yield _finding(
+            FAULT,
+            "login_socket",
+            f"{service}: executable = {' '.join(command)}",
+            f"logins of {service.removesuffix('-login')} do not ask the director",
+            block("service", service, f"executable = {os.path.basename(command[0])} {wanted}"),
+        )
+
+
+def _connections(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
+    setting, unlimited = (
+        ("service_count", "0") if conf.release == "2.3" else ("restart_request_count", "unlimited")
+    )
+    for service in login_services(conf):
+        count = conf.root.get("service", service, setting, default="1")
+        if count in UNLIMITED:
+            yield _finding(OK, "login_processes", f"{service}: {setting} = {count}")
+            continue
+        why = "each login makes a process and a connection to the director"
+        level = WARNING
+        if conf.release == "2.4":
+            why = "anvil says that sessions were ended which go on: moved users stay on two backends"
+            if facts.director_as.is_root:
+                why += "; a director that runs as root ends them one by one"
+            else:
+                level = FAULT
+        yield _finding(
+            level,
+            "login_processes",
+            f"{service}: {setting} = {count}",
+            why,
+            block("service", service, f"{setting} = {unlimited}"),
+        )
+
+
+def _notify(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
+    if not facts.settings.notify:
+        why = "users whose sessions last longer than users.expire are forgotten while they are logged in"
+        yield _finding(WARNING, "notify", "listen.notify.path is empty", why)
+        return
+    wanted = _below(facts.settings.notify, f"{facts.settings.base_dir}/login")
+    found = conf.root.get("login_proxy_notify_path", default="proxy-notify")
+    if found == wanted:
+        yield _finding(OK, "notify", f"login_proxy_notify_path = {found}")
+        return
+    why = "users whose sessions last longer than users.expire are forgotten while they are logged in"
+    yield _finding(
+        FAULT,
+        "notify",
+        f"login_proxy_notify_path = {found}",
+        why,
+        (f"login_proxy_notify_path = {wanted}",),
+    )
+
+
+def _lookups(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
+    wanted = _below(facts.settings.userdb, facts.settings.base_dir) or facts.settings.userdb
+    used = [name for name in ("lmtp", "doveadm") if name == "doveadm" or name in protocols(conf)]
+    for name in used:
+        found = conf.root.get("protocol", name, "auth_socket_path")
+        if wanted and found in (wanted, facts.settings.userdb):
+            yield _finding(OK, f"{name}_lookups", f"{name} asks at {found}")
+            continue
+        what = "mail is delivered" if name == "lmtp" else "doveadm commands run"
+        yield _finding(
+            FAULT if name == "lmtp" else WARNING,
+            f"{name}_lookups",
+            f"protocol {name}: auth_socket_path = {found}".rstrip(),
+            f"{what} without asking the director",
+            block("protocol", name, f"auth_socket_path = {wanted}"),
+        )
+    if "lmtp" in used and conf.root.get("lmtp_proxy") != "yes":
+        why = "lmtp delivers on this machine, and does not pass mail on"
+        yield _finding(FAULT, "lmtp_proxy", "lmtp_proxy = no", why, ("lmtp_proxy = yes",))
+
+
+def _passdbs(conf: Doveconf) -> Iterator[Finding]:
+    passdbs = list(conf.root.all("passdb"))
+    if not passdbs:
+        yield _finding(FAULT, "passdb", "there is none", "nobody can log in")
+        return
+    unseen, proxied = [], False
+    for passdb in passdbs:
+        fields = _fields(passdb)
+        proxied = proxied or "proxy" in fields or "director_proxy_maybe" in fields
+        name = passdb.name or _driver(passdb)
+        if "host" in fields:
+            why = "the director leaves users alone to whom the passdb gives a host"
+            yield _finding(
+                WARNING, "passdb", f"passdb {name} returns host={fields['host']}", why, ("# remove host",)
+            )
+        if "user_dirkey" in fields:
+            why = "the director finds the sessions to end by this field, which it sets itself"
+            yield _finding(
+                FAULT, "passdb", f"passdb {name} returns user_dirkey", why, ("# remove user_dirkey",)
+            )
+        if _driver(passdb) not in ("static",):
+            unseen.append(name)
+    if proxied:
+        yield _finding(OK, "passdb", "the passdb returns proxy")
+    elif unseen:
+        found = f"what passdb {', '.join(unseen)} returns cannot be seen here"
+        why = "it must return proxy=y, and no host"
+        yield _finding(UNSEEN, "passdb", found, why, ("director doctor --user USER",))
+    else:
+        mend = (
+            ("args = nopassword=y proxy=y    # in passdb { }",)
+            if conf.release == "2.3"
+            else ("fields {                  # in passdb { }", "  proxy = y", "}")
+        )
+        yield _finding(FAULT, "passdb", "no passdb returns proxy", "nobody is sent to a backend", mend)
+
+
+def _driver(passdb: Block) -> str:
+    return passdb.settings.get("driver", "") or passdb.name or "without driver"
+
+
+def _fields(passdb: Block) -> dict[str, str]:
+    """The fields it is seen to return. `default_fields` and `override_fields` are 2.3's."""
+    found: dict[str, str] = {}
+    texts = [passdb.settings.get(name, "") for name in ("default_fields", "override_fields")]
+    if _driver(passdb) == "static":
+        texts.append(passdb.settings.get("args", ""))
+    for text in texts:
+        for word in text.split():
+            name, _, value = word.partition("=")
+            found[name] = value
+    for fields in passdb.all("fields"):
+        found |= fields.settings
+    return found
+
+
+def _names(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
+    theirs, ours = conf.root.get("auth_master_user_separator"), facts.settings.separator
+    if theirs[:1] != ours[:1]:
+        why = "logins of master users are placed by another name than the user's"
+        yield _finding(
+            WARNING,
+            "master_users",
+            f'Dovecot\'s auth_master_user_separator is "{theirs}", the director\'s "{ours}"',
+            why,
+            ("[users]                  # director.toml", f'master_user_separator = "{theirs[:1]}"'),
+        )
+    theirs = conf.root.get("director_username_hash", default="%Lu")
+    if conf.release == "2.3" and theirs not in (facts.settings.username_hash, "%Lu"):
+        why = "users are placed by another part of their names than by the director before"
+        yield _finding(
+            WARNING,
+            "username_hash",
+            f"director_username_hash was {theirs}, the director has {facts.settings.username_hash}",
+            why,
+            ("[users]                  # director.toml", f'username_hash = "{theirs}"'),
+        )
+
+
+def _admin(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
+    if conf.release != "2.3" or facts.settings.admin != f"{facts.settings.base_dir}/director-admin":
+        return
+    mode = "0600"
+    for service in conf.root.all("service", "director"):
+        for listener in service.all("unix_listener", "director-admin"):
+            mode = listener.settings.get("mode", mode)
+    if not mode.strip("0"):
+        yield _finding(OK, "admin_socket", "Dovecot leaves director-admin to the director")
+        return
+    mend = (
+        "service director {",
+        *(f"  {line}" for line in block("unix_listener", "director-admin", "mode = 0")),
+        "}",
+    )
+    why = "Dovecot's master opens director-admin itself: doveadm director finds nobody there"
+    yield _finding(WARNING, "admin_socket", f"service director: director-admin has mode {mode}", why, mend)
+
+
+def _haproxy(conf: Doveconf) -> Iterator[Finding]:
+    listeners = [
+        f"{service.name}/{listener.name}"
+        for service in conf.root.all("service")
+        for listener in service.all("inet_listener")
+        if listener.settings.get("haproxy") == "yes"
+    ]
+    if listeners and not conf.root.get("haproxy_trusted_networks"):
+        why = "connections of the load balancer are refused"
+        yield _finding(
+            FAULT,
+            "haproxy",
+            f"haproxy = yes at {', '.join(listeners)}, and haproxy_trusted_networks is empty",
+            why,
+            ("haproxy_trusted_networks = ADDRESSES OF THE LOAD BALANCERS",),
+        )
+    mend = ("login_trusted_networks = ADDRESSES OF THE PROXIES   # on each backend",)
+    why = "else backends take the proxy for the client, in logs and limits"
+    yield _finding(HINT, "trusted_networks", "backends cannot be looked into from here", why, mend)

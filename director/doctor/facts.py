@@ -1,0 +1,98 @@
+"""What was found on a machine, before anybody judges it."""
+
+from __future__ import annotations
+
+import stat
+
+import msgspec
+
+from director.dovecot.doveconf import Doveconf
+from director.records import StatusInfo
+
+ROOT = 0
+
+
+class Who(msgspec.Struct, frozen=True, kw_only=True):
+    """A process' user, as the kernel asks for it."""
+
+    uid: int
+    gids: tuple[int, ...]
+    """The first is the primary one."""
+    name: str
+
+    @property
+    def is_root(self) -> bool:
+        return self.uid == ROOT
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """A file, or that there is none."""
+
+    path: str
+    kind: str = "none"
+    """`socket`, `fifo`, `folder`, `file`, `none`, or `hidden`: we may not look."""
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    used: bool | None = None
+    """Whether somebody listens, or for a FIFO reads; None: we could not find out."""
+
+    def writable_by(self, who: Who) -> bool:
+        """Whether this user may connect, or write, by the mode of the file alone."""
+        if who.is_root:
+            return True
+        if self.uid == who.uid:
+            return bool(self.mode & stat.S_IWUSR)
+        if self.gid in who.gids:
+            return bool(self.mode & stat.S_IWGRP)
+        return bool(self.mode & stat.S_IWOTH)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What of director.toml is compared with Dovecot. Paths are absolute; empty: that listener is off."""
+
+    base_dir: str = "/run/dovecot"
+    login: str = "/run/dovecot/login/director/login"
+    notify: str = "/run/dovecot/login/director/proxy-notify"
+    userdb: str = "/run/dovecot/director-userdb"
+    admin: str = "/run/dovecot/director-admin"
+    auth: str = "/run/dovecot/auth-login"
+    auth_userdb: str = "/run/dovecot/auth-userdb"
+    kick: str = "auto"
+    ipc: str = "/run/dovecot/ipc"
+    anvil: str = "/run/dovecot/anvil"
+    username_hash: str = "%Lu"
+    separator: str = ""
+
+
+class Backend(msgspec.Struct, frozen=True, kw_only=True):
+    address: str
+    open: tuple[str, ...]
+    """The protocols it was reached by."""
+    local: bool
+    """Whether it is an address of this machine."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    settings: Settings
+    director_as: Who
+    """Who the director is; where it does not run, whoever looks."""
+    running: bool
+    conf: Doveconf | None = None
+    conf_problem: str = ""
+    here: bool = True
+    """Whether the configuration is that of this machine: then its files were looked at."""
+    files: dict[str, File] = {}
+    """By path."""
+    status: StatusInfo | None = None
+    status_problem: str = ""
+    version: str = ""
+    """Of the program that looks."""
+    open_files: int = 0
+    """Limit of the director's process; 0: unknown."""
+    skew: dict[str, float] = {}
+    """Seconds that the clocks of other directors are ahead."""
+    backends: tuple[Backend, ...] = ()
+
+    def file(self, path: str) -> File:
+        return self.files.get(path) or File(path=path, kind="hidden")

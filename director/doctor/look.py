@@ -1,0 +1,261 @@
+"""Looks at this machine: files, sockets, processes, Dovecot's configuration. Decides nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import re
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from director.doctor.facts import Backend, Facts, File, Settings, Who
+from director.dovecot.doveconf import Doveconf, read
+from director.errors import DoveconfError
+from director.records import StatusInfo
+from director.service.config import Config, DovecotConfig, ListenConfig, UsersConfig
+
+CONNECT_TIMEOUT = 2.0
+DOVECONF_TIMEOUT = 20.0
+SEARCH = os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin:/sbin"
+PORTS = {"imap": 143, "imaps": 993, "pop3": 110, "pop3s": 995, "submission": 587, "lmtp": 24, "sieve": 4190}
+ANSWER_LIMIT = 65536
+SECRET = re.compile(r"\t[^\t=]*(?:pass|resp|secret|token)[^\t]*")
+"""Fields of an answer that nobody has to see."""
+
+
+def settings_of(users: UsersConfig, dovecot: DovecotConfig, listen: ListenConfig) -> Settings:
+    return Settings(
+        base_dir=dovecot.base_dir,
+        login=listen.login.path,
+        notify=listen.notify.path,
+        userdb=listen.userdb.path,
+        admin=listen.admin.path,
+        auth=dovecot.auth_socket,
+        auth_userdb=dovecot.userdb_socket,
+        kick=dovecot.kick,
+        ipc=dovecot.ipc_socket,
+        anvil=dovecot.anvil_socket,
+        username_hash=users.username_hash,
+        separator=users.master_user_separator,
+    )
+
+
+def look(
+    config: Config,
+    dovecot: tuple[Doveconf | None, str],
+    *,
+    here: bool,
+    status: StatusInfo | None,
+    problem: str,
+    version: str,
+    skew: dict[str, float],
+) -> Facts:
+    """Everything. dovecot: its configuration, or why there is none; here: whether it is this machine's.
+
+    status, problem: what the director answered, or why it did not.
+    """
+    settings = settings_of(config.users, config.dovecot, config.listen)
+    conf, conf_problem = dovecot
+    process = process_of(config.listen.api.path)
+    paths = (
+        settings.login,
+        settings.notify,
+        settings.userdb,
+        settings.admin,
+        settings.auth,
+        settings.auth_userdb,
+        settings.ipc,
+        settings.anvil,
+    )
+    hosts = [host.address for host in status.hosts if host.up and host.weight] if status else []
+    return Facts(
+        settings=settings,
+        director_as=whoever(process) if process else myself(),
+        running=process is not None,
+        conf=conf,
+        conf_problem=conf_problem,
+        here=here,
+        files={path: found(path) for path in paths if path},
+        status=status,
+        status_problem=problem,
+        version=version,
+        open_files=open_files(process) if process else 0,
+        skew=skew,
+        backends=backends(hosts),
+    )
+
+
+def read_doveconf(file: str) -> tuple[Doveconf | None, str]:
+    """What doveconf printed elsewhere, or why it cannot be read. file: `-` is standard input."""
+    try:
+        return read(Path("/dev/stdin" if file == "-" else file).read_text(errors="replace"), file), ""
+    except (OSError, DoveconfError) as exc:
+        return None, str(exc)
+
+
+def run_doveconf(file: str | None) -> tuple[Doveconf | None, str]:
+    """The configuration of this machine's Dovecot, or why there is none. file: None is its usual one."""
+    program = shutil.which("doveconf", path=SEARCH)
+    if program is None:
+        return None, "doveconf is not installed here: is this a proxy?"
+    # All of it: what -n leaves out would have to be known by release. Without -P secrets stay hidden.
+    command = [program, "-a", *(["-c", file] if file else [])]
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=DOVECONF_TIMEOUT, stdin=subprocess.DEVNULL
+        )
+        if result.returncode != 0:
+            lines = result.stderr.strip().splitlines()
+            return None, f"doveconf -a failed: {lines[-1] if lines else result.returncode}"
+        return read(result.stdout, "doveconf -a"), ""
+    except (OSError, subprocess.TimeoutExpired, DoveconfError) as exc:
+        return None, str(exc)
+
+
+def found(path: str) -> File:
+    """What is at `path`. Connects to sockets and opens FIFOs, and says nothing there."""
+    try:
+        status = os.stat(path)
+    except PermissionError:
+        return File(path=path, kind="hidden")
+    except OSError:
+        return File(path=path)
+    kinds = ((stat.S_ISSOCK, "socket"), (stat.S_ISFIFO, "fifo"), (stat.S_ISDIR, "folder"))
+    kind = next((name for test, name in kinds if test(status.st_mode)), "file")
+    used = {"socket": _listened, "fifo": _read}.get(kind, lambda _: None)(path)
+    mode = stat.S_IMODE(status.st_mode)
+    return File(path=path, kind=kind, mode=mode, uid=status.st_uid, gid=status.st_gid, used=used)
+
+
+def _listened(path: str) -> bool | None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(CONNECT_TIMEOUT)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return None
+    return True
+
+
+def _read(path: str) -> bool | None:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as exc:
+        return False if exc.errno == errno.ENXIO else None
+    return True
+
+
+def myself() -> Who:
+    groups = dict.fromkeys([os.getegid(), *os.getgroups()])
+    return Who(uid=os.geteuid(), gids=tuple(groups), name=_user(os.geteuid()))
+
+
+def process_of(api: str) -> int | None:
+    """The process that listens at the API socket; None: nobody does, or we may not ask."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(CONNECT_TIMEOUT)
+        try:
+            client.connect(api)
+            credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:
+            return None
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid or None
+
+
+def whoever(process: int) -> Who:
+    """Who a process is; whoever looks where that cannot be seen."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return myself()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    uid, gid = int(fields["Uid"].split()[1]), int(fields["Gid"].split()[1])
+    groups = dict.fromkeys([gid, *map(int, fields["Groups"].split())])
+    return Who(uid=uid, gids=tuple(groups), name=_user(uid))
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def open_files(process: int) -> int:
+    """The most descriptors a process may have; 0 where that cannot be seen, or is unlimited."""
+    try:
+        text = Path(f"/proc/{process}/limits").read_text()
+    except OSError:
+        return 0
+    match = re.search(r"^Max open files\s+(\d+)", text, re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+def backends(addresses: Iterable[str]) -> tuple[Backend, ...]:
+    """By which protocols each is reached, all tried at once."""
+    addresses = list(addresses)
+    tries = [(address, protocol) for address in addresses for protocol in PORTS]
+    with ThreadPoolExecutor(max(1, min(64, len(tries)))) as pool:
+        results = dict(zip(tries, pool.map(_reached, tries), strict=True))
+    return tuple(
+        Backend(
+            address=address,
+            open=tuple(protocol for protocol in PORTS if results[address, protocol]),
+            local=_is_local(address),
+        )
+        for address in addresses
+    )
+
+
+def _reached(one: tuple[str, str]) -> bool:
+    address, protocol = one
+    try:
+        socket.create_connection((address, PORTS[protocol]), timeout=CONNECT_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
+
+
+def _is_local(address: str) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def asked(userdb: str, user: str) -> str:
+    """What the director answers to a look-up of `user` at its userdb socket, without secrets, or the reason.
+
+    It counts as a login: a user nobody knew is placed by it.
+    """
+    request = f"VERSION\t1\t1\nPASS\t1\t{user}\tservice=doveadm\tprotocol=doveadm\n"
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(CONNECT_TIMEOUT * 5)
+            client.connect(userdb)
+            client.sendall(request.encode())
+            text = ""
+            while not (lines := [line for line in text.splitlines() if _is_answer(line)]):
+                data = client.recv(ANSWER_LIMIT)
+                if not data:
+                    return f"{userdb}: closed without an answer"
+                text += data.decode(errors="replace")
+    except OSError as exc:
+        return f"{userdb}: {exc.strerror or exc}"
+    return SECRET.sub("", lines[0])
+
+
+def _is_answer(line: str) -> bool:
+    return line.split("\t", 1)[0] in ("PASS", "NOTFOUND", "FAIL")

@@ -1,0 +1,140 @@
+"""The director that runs, its ring, store and backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from director.doctor.facts import Facts
+from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding
+from director.records import StatusInfo
+
+OPEN_FILES = 4096
+"""A login process has two connections through the director, and a busy proxy many login processes."""
+LAG, SKEW = 10.0, 1.0
+"""Seconds: how old an unstored change, how far a clock may be."""
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    status = facts.status
+    if status is None:
+        level = UNSEEN if facts.running or not facts.here else FAULT
+        mend = ("systemctl start director", "journalctl -u director -n 50") if level == FAULT else ()
+        yield _finding(
+            level, "answers", facts.status_problem, "ring, store and backends were not checked", mend
+        )
+        return
+    yield _finding(OK, "answers", f"{status.me}, {status.users} users")
+    yield from _version(facts, status)
+    yield from _ring(status)
+    yield from _store(status)
+    for member, seconds in sorted(facts.skew.items()):
+        if abs(seconds) > SKEW:
+            found = f"the clock of {member} is {abs(seconds):.1f} s {'ahead' if seconds > 0 else 'behind'}"
+            why = "directors whose clocks differ by more than ring.max_clock_skew do not talk to each other"
+            yield _finding(WARNING, "clock", found, why, ("timedatectl status      # on both",))
+    if 0 < facts.open_files < OPEN_FILES:
+        why = "a director that has no descriptors left accepts no login process any more"
+        mend = ("[Service]                # systemctl edit director", "LimitNOFILE=65536")
+        yield _finding(WARNING, "open_files", f"at most {facts.open_files} open files", why, mend)
+    yield from _backends(facts, status)
+
+
+def _finding(
+    level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = (), area: str = "director"
+) -> Finding:
+    return Finding(area=area, level=level, check=check, found=found, why=why, mend=mend)
+
+
+def _version(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
+    if status.version == facts.version:
+        yield _finding(OK, "version", status.version)
+        return
+    found = f"{status.version} runs, {facts.version} is installed"
+    yield _finding(WARNING, "version", found, "an upgrade is not in force yet", ("director reload --exec",))
+
+
+def _ring(status: StatusInfo) -> Iterator[Finding]:
+    ring = status.ring
+    if ring.removed:
+        why = "an operator has taken it out of the ring: it refuses logins"
+        mend = (f"director ring add {ring.me}   # at another director",)
+        yield _finding(FAULT, "ring", f"{ring.me} is removed", why, mend)
+        return
+    lost = [member for member in ring.missing if member not in ring.stopped]
+    if lost:
+        why = (
+            "moves do not end what they proxy; the smaller part of a ring needs a shared store for new users"
+        )
+        lines = ("director ring status", "journalctl -u director     # there")
+        yield _finding(WARNING, "ring", f"not in the ring: {', '.join(lost)}", why, lines)
+    elif not ring.synced:
+        why = "new users wait until it is"
+        yield _finding(WARNING, "ring", "not in sync at this moment", why, ("director ring status",))
+    else:
+        members = f"{len(ring.ring)} directors" if len(ring.ring) > 1 else "alone"
+        yield _finding(OK, "ring", f"in sync, {members}")
+
+
+def _store(status: StatusInfo) -> Iterator[Finding]:
+    store = status.store
+    if not store.up:
+        why = "changes are kept in memory until it is back; restarts are cold meanwhile"
+        found = f"{store.url}: away{f' ({store.error})' if store.error else ''}"
+        yield _finding(WARNING, "store", found, why, ("director state info",))
+    elif store.lag > LAG:
+        why = "a crash now would lose the sign of life of these users"
+        yield _finding(WARNING, "store", f"{store.url}: {store.lag:.0f} s behind", why)
+    else:
+        yield _finding(OK, "store", store.url)
+    if len(status.ring.ring) + len(status.ring.missing) > 1 and not store.shared:
+        why = "cut off from the others, a director cannot settle with them who goes where"
+        found = f"{store.url} is this director's own"
+        mend = ('state = "redis://HOST/0"   # director.toml, on all directors',)
+        yield _finding(HINT, "shared_store", found, why, mend)
+
+
+def _backends(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
+    known = {backend.address: backend for backend in facts.backends}
+    usable = [host for host in status.hosts if host.up and host.weight]
+    if not usable:
+        why = "new users get no host"
+        mend = ("director status", "director up HOST")
+        yield _finding(FAULT, "hosts", "none is up with a weight over 0", why, mend, area="backends")
+    for host in usable:
+        backend = known.get(host.address)
+        if backend is None:
+            continue
+        if not backend.open:
+            why = "users who are sent there cannot log in"
+            found = f"{host.address}: nobody listens on any of Dovecot's usual ports"
+            yield _finding(
+                WARNING, "reachable", found, why, (f"director down {host.address}",), area="backends"
+            )
+        else:
+            yield _finding(OK, "reachable", f"{host.address}: {', '.join(backend.open)}", area="backends")
+        if backend.local:
+            why = "Dovecot refuses a proxy that connects to itself as a loop: see director_proxy_maybe"
+            found = f"{host.address} is an address of this machine"
+            yield _finding(HINT, "own_address", found, why, area="backends")
+
+
+def answer(user: str, line: str) -> Iterator[Finding]:
+    """line: what the director answered when it was asked for `user`, or why it did not."""
+    word, *fields = line.split("\t")
+    given = dict(field.partition("=")[::2] for field in fields)
+    if word == "PASS" and "host" in given:
+        yield _finding(OK, "lookup", f"{user} goes to {given['host']}")
+        why = "without it moves do not end this user's sessions: the host came from the passdb"
+        if "user_dirkey" not in given:
+            yield _finding(WARNING, "lookup", f"{user}: host={given['host']}, no user_dirkey", why)
+    elif word == "PASS":
+        why = "the passdb returns no proxy for this user, who is served by the proxy itself"
+        yield _finding(WARNING, "lookup", f"{user} gets no host", why)
+    elif word == "NOTFOUND":
+        why = "the passdb does not know this user, or wants a password before it answers"
+        yield _finding(WARNING, "lookup", f"{user} is not found", why)
+    elif word == "FAIL":
+        why = "auth refuses look-ups of this director, or its passdb is out of order; see Dovecot's log"
+        yield _finding(FAULT, "lookup", f"{user}: the look-up failed", why)
+    else:
+        yield _finding(FAULT, "lookup", line, "lmtp and doveadm get no answer either")

@@ -1,0 +1,150 @@
+"""Sockets, FIFO and rights as they are on this machine (dovecot-integration, sections 5 to 7)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from director.doctor.facts import Facts, File
+from director.doctor.findings import FAULT, OK, UNSEEN, WARNING, Finding, block
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    """Nothing, where the configuration is another machine's."""
+    if not facts.here:
+        return
+    yield from _own(facts)
+    yield from _fifo(facts)
+    yield from _auth(facts)
+    yield from _kick_channel(facts)
+
+
+def _finding(
+    level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = (), area: str = "sockets"
+) -> Finding:
+    return Finding(area=area, level=level, check=check, found=found, why=why, mend=mend)
+
+
+def _own(facts: Facts) -> Iterator[Finding]:
+    settings = facts.settings
+    for check, path, who in (
+        ("login", settings.login, "login processes"),
+        ("userdb", settings.userdb, "lmtp and doveadm"),
+        ("admin", settings.admin, "doveadm director"),
+    ):
+        if not path:
+            continue
+        file = facts.file(path)
+        if file.kind == "hidden":
+            yield _hidden(check, file)
+        elif file.kind == "socket" and file.used is not False:
+            yield _finding(OK, check, f"{path}: somebody listens" if file.used else path)
+        else:
+            state = "nobody listens" if file.kind == "socket" else "there is no such socket"
+            mend = _start(facts)
+            yield _finding(FAULT, check, f"{path}: {state}", f"{who} cannot reach the director", mend)
+    login = facts.file(settings.login)
+    if login.kind == "socket" and login.mode & 0o006 != 0o006:
+        why = "login processes run as dovenull, and may not connect"
+        lines = ("[listen.login]           # director.toml", 'mode = "0666"')
+        yield _finding(FAULT, "login", f"{login.path} has mode {login.mode:04o}", why, lines)
+
+
+def _start(facts: Facts) -> tuple[str, ...]:
+    return () if facts.running else ("systemctl start director",)
+
+
+def _fifo(facts: Facts) -> Iterator[Finding]:
+    path = facts.settings.notify
+    if not path:
+        return
+    file = facts.file(path)
+    if file.kind == "hidden":
+        yield _hidden("notify", file)
+    elif file.kind != "fifo":
+        why = "live sessions do not keep their users' assignments"
+        mend = _start(facts)
+        yield _finding(FAULT, "notify", f"{path}: there is no such FIFO", why, mend)
+    elif file.used is False:
+        why = "each login process stops, with all its sessions, when it writes to it: nobody reads"
+        yield _finding(FAULT, "notify", f"{path}: nobody has it open", why, ("systemctl start director",))
+    else:
+        yield _finding(OK, "notify", f"{path}: it is read" if file.used else path)
+
+
+def _auth(facts: Facts) -> Iterator[Finding]:
+    settings, who = facts.settings, facts.director_as
+    for check, path, listener in (
+        ("auth", settings.auth, "auth-login"),
+        ("auth_userdb", settings.auth_userdb, "auth-userdb"),
+    ):
+        file = facts.file(path)
+        if file.kind == "hidden":
+            yield _hidden(check, file)
+        elif file.kind != "socket" or file.used is False:
+            why = "the director cannot ask auth, and logins wait"
+            yield _finding(FAULT, check, f"{path}: nobody listens", why, ("systemctl start dovecot",))
+        elif not file.writable_by(who):
+            yield _finding(
+                FAULT,
+                check,
+                f"{path}: mode {file.mode:04o}, and {who.name} may not connect",
+                "the director cannot ask auth, and logins wait",
+                _listener("auth", listener, f"user = {who.name}"),
+            )
+        elif check == "auth_userdb" and not (who.is_root or file.uid == who.uid or file.gid == who.gids[0]):
+            why = "auth answers no look-ups of lmtp and doveadm: only to root, or the socket's owner or group"
+            yield _finding(
+                FAULT,
+                check,
+                f"{path} belongs to others than {who.name}",
+                why,
+                _listener("auth", listener, f"user = {who.name}"),
+            )
+        else:
+            yield _finding(OK, check, path)
+
+
+def _kick_channel(facts: Facts) -> Iterator[Finding]:
+    settings, release = facts.settings, facts.conf.release if facts.conf else ""
+    name = {"2.3": "ipc", "2.4": "anvil"}.get(release, "")
+    if settings.kick == "none":
+        why = "moved users keep their old sessions beside new ones"
+        mend = ("[dovecot]                # director.toml", 'kick = "auto"')
+        yield _finding(WARNING, "kick_channel", 'kick = "none"', why, mend, area="kicks")
+        return
+    if not name:
+        return
+    if settings.kick not in ("auto", name):
+        mend = ("[dovecot]                # director.toml", 'kick = "auto"')
+        found = f'kick = "{settings.kick}", but Dovecot {release} has {name}'
+        yield _finding(FAULT, "kick_channel", found, "no session is ended", mend, area="kicks")
+        return
+    file, who = facts.file(getattr(settings, name)), facts.director_as
+    if file.kind == "hidden":
+        yield _hidden("kick_channel", file, area="kicks")
+    elif file.kind != "socket" or file.used is False:
+        found, start = f"{file.path}: nobody listens", ("systemctl start dovecot",)
+        yield _finding(FAULT, "kick_channel", found, "no session is ended", start, area="kicks")
+    elif not file.writable_by(who):
+        group = "$default_internal_group" if release == "2.3" else "dovecot"
+        yield _finding(
+            FAULT,
+            "kick_channel",
+            f"{file.path}: mode {file.mode:04o}, and {who.name} may not connect",
+            "no session is ended: moved users stay on two backends",
+            (*_listener(name, name, "mode = 0660", f"group = {group}"), f"usermod -aG dovecot {who.name}"),
+            area="kicks",
+        )
+    else:
+        yield _finding(OK, "kick_channel", f"{name}: {file.path}", area="kicks")
+
+
+def _listener(service: str, name: str, *lines: str) -> tuple[str, ...]:
+    inner = block("unix_listener", name, *lines)
+    return (f"service {service} {{", *(f"  {line}" for line in inner), "}")
+
+
+def _hidden(check: str, file: File, area: str = "sockets") -> Finding:
+    found = f"{file.path}: we may not look into {os.path.dirname(file.path)}"
+    return _finding(UNSEEN, check, found, "", ("sudo director doctor",), area=area)

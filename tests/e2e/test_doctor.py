@@ -1,0 +1,123 @@
+"""`director doctor` beside real Dovecot: nothing is wrong with a good proxy, and what breaks is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from director.demo.cluster import Cluster
+from director.demo.dovecot import Programs, Proxy
+from director.demo.ports import addresses, free_ports
+from director.demo.settings import ALL_PROTOCOLS
+from tests.e2e.conftest import new_folder
+
+PROXY, BACKENDS = "127.0.54.11", "127.0.54.21"
+BROKEN = {
+    "2.3": (
+        ("executable = imap-login director/login", "executable = imap-login", "login_socket"),
+        ("login_proxy_notify_path = director/proxy-notify", "", "notify"),
+        ("nopassword=y proxy=y", "nopassword=y", "passdb"),
+    ),
+    "2.4": (
+        ("login_socket_path = director/login", "", "login_socket"),
+        ("login_proxy_notify_path = director/proxy-notify", "", "notify"),
+        ("restart_request_count = unlimited", "restart_request_count = 1", "login_processes"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(programs: Programs) -> Iterator[Cluster]:
+    """One director, its proxy, two backends."""
+    ports = free_ports([PROXY, *addresses(BACKENDS, 2)], [PROXY])
+    with (
+        new_folder(programs) as folder,
+        Cluster(
+            folder / "c",
+            directors=1,
+            backends=2,
+            ports=ports,
+            first_proxy=PROXY,
+            first_backend=BACKENDS,
+            programs=programs,
+            protocols=ALL_PROTOCOLS,
+        ) as cluster,
+    ):
+        yield cluster
+
+
+def doveconf(proxy: Proxy, text: str = "") -> str:
+    """What doveconf prints of the proxy's configuration, or of `text` in its place."""
+    file = proxy.config
+    if text:
+        file = proxy.folder / "broken.conf"
+        file.write_text(text)
+    inside = proxy.programs.inside
+    command = proxy.programs.command("doveconf", "-a", "-c", str(inside(file)))
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return printed.replace(f"base_dir = {inside(proxy.run)}\n", f"base_dir = {proxy.run}\n")
+
+
+def examined(cluster: Cluster, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+    """The findings of the first director's doctor, but for hints and what is right."""
+    result = cluster.directors[0].command("doctor", "--json", *arguments)
+    assert result.returncode == code, result
+    return [one for one in json.loads(result.stdout)["findings"] if one["level"] not in ("ok", "hint")]
+
+
+@contextmanager
+def configured(cluster: Cluster, text: str = "") -> Iterator[str]:
+    """A file with what doveconf prints."""
+    file = cluster.folder / "doveconf.txt"
+    file.write_text(doveconf(cluster.proxies[0], text))
+    yield str(file)
+
+
+def test_nothing_is_wrong_with_a_proxy_of_the_demo(cluster: Cluster) -> None:
+    with configured(cluster) as file:
+        assert examined(cluster, "--doveconf", file) == []
+
+
+@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
+def test_nothing_is_wrong_with_its_sockets_either(cluster: Cluster) -> None:
+    proxy = cluster.proxies[0]
+    assert examined(cluster, "--conf", str(proxy.config)) == []
+    result = cluster.directors[0].command("doctor", "--all", "--user", "dagmar", "--conf", str(proxy.config))
+    words = " ".join(result.stdout.split())
+    assert f"ok {proxy.run}/login/director/login: somebody listens" in words
+    assert f"ok {proxy.run}/login/director/proxy-notify: it is read" in words
+    assert "ok dagmar goes to 127." in words
+
+
+def test_what_is_broken_in_dovecots_configuration_is_found(
+    cluster: Cluster,
+) -> None:
+    proxy = cluster.proxies[0]
+    for right, wrong, check in BROKEN[proxy.programs.release]:
+        text = proxy.config.read_text()
+        assert right in text
+        with configured(cluster, text.replace(right, wrong, 1)) as file:
+            root_only = check == "login_processes"  # a director that is root can do without
+            (finding,) = examined(cluster, "--doveconf", file, code=0 if root_only else 78)
+            assert finding["check"] == check
+            assert finding["mend"]
+
+
+@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
+def test_a_socket_that_login_processes_may_not_use_is_found(cluster: Cluster) -> None:
+    proxy = cluster.proxies[0]
+    path = proxy.run / "login/director/login"
+    mode = stat.S_IMODE(path.stat().st_mode)
+    os.chmod(path, 0o600)
+    try:
+        (finding,) = examined(cluster, "--conf", str(proxy.config), code=78)
+    finally:
+        os.chmod(path, mode)
+    assert (finding["check"], finding["found"]) == ("login", f"{path} has mode 0600")

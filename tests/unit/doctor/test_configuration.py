@@ -1,0 +1,290 @@
+"""Each trap in Dovecot's configuration has its finding. The texts are what doveconf -n printed, changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from director.doctor.configuration import check, login_services, protocols
+from director.doctor.facts import Facts, Settings, Who
+from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding
+from director.dovecot.doveconf import read
+
+DATA = Path(__file__).parents[2] / "data" / "doveconf"
+GOOD = {release: (DATA / f"proxy-{release}.txt").read_text() for release in ("2.3", "2.4")}
+ROOT = Who(uid=0, gids=(0,), name="root")
+DIRECTOR = Who(uid=990, gids=(990, 106), name="director")
+
+
+def facts(text: str, *, who: Who = DIRECTOR, settings: Settings | None = None) -> Facts:
+    return Facts(
+        settings=settings or Settings(), director_as=who, running=False, conf=read(text, "text"), here=False
+    )
+
+
+def told(*args: Facts) -> list[Finding]:
+    """All but what is right, and the hint that is always there."""
+    return [one for one in check(*args) if one.level not in (OK, HINT)]
+
+
+@pytest.mark.parametrize("release", ["2.3", "2.4"])
+def test_nothing_is_found_where_all_is_right(release: str) -> None:
+    assert told(facts(GOOD[release])) == []
+
+
+@pytest.mark.parametrize("release", ["2.3", "2.4"])
+def test_the_login_services_in_use_are_known(release: str) -> None:
+    conf = read(GOOD[release], "text")
+    assert sorted(protocols(conf)) == ["imap", "lmtp", "pop3", "sieve", "submission"]
+    assert sorted(login_services(conf)) == [
+        "imap-login",
+        "managesieve-login",
+        "pop3-login",
+        "submission-login",
+    ]
+
+
+LIMITED = "  restart_request_count = unlimited\n  inet_listener imap {"
+ANVIL_LIES = "anvil says that sessions were ended which go on"
+
+
+class Trap(NamedTuple):
+    release: str
+    right: str
+    wrong: str
+    level: str
+    check: str
+    mend: str
+
+
+TRAPS = [
+    Trap(
+        "2.3",
+        "executable = imap-login director/login",
+        "executable = imap-login",
+        FAULT,
+        "login_socket",
+        "executable = imap-login director/login",
+    ),
+    Trap(
+        "2.3",
+        "executable = pop3-login director/login",
+        "executable = pop3-login director",
+        FAULT,
+        "login_socket",
+        "executable = pop3-login director/login",
+    ),
+    Trap(
+        "2.4",
+        "login_socket_path = director/login\n",
+        "",
+        FAULT,
+        "login_socket",
+        "login_socket_path = director/login",
+    ),
+    Trap(
+        "2.3",
+        "pop3-login director/login\n  service_count = 0",
+        "pop3-login director/login\n  service_count = 1",
+        WARNING,
+        "login_processes",
+        "service_count = 0",
+    ),
+    Trap(
+        "2.4",
+        LIMITED,
+        LIMITED.replace("unlimited", "1"),
+        FAULT,
+        "login_processes",
+        "restart_request_count = unlimited",
+    ),
+    Trap(
+        "2.3",
+        "login_proxy_notify_path = director/proxy-notify\n",
+        "",
+        FAULT,
+        "notify",
+        "login_proxy_notify_path = director/proxy-notify",
+    ),
+    Trap(
+        "2.4",
+        "login_proxy_notify_path = director/proxy-notify\n",
+        "",
+        FAULT,
+        "notify",
+        "login_proxy_notify_path = director/proxy-notify",
+    ),
+    Trap(
+        "2.3",
+        "protocol lmtp {\n  auth_socket_path = director-userdb\n}",
+        "",
+        FAULT,
+        "lmtp_lookups",
+        "auth_socket_path = director-userdb",
+    ),
+    Trap(
+        "2.4",
+        "protocol lmtp {\n  auth_socket_path = director-userdb",
+        "protocol lmtp {",
+        FAULT,
+        "lmtp_lookups",
+        "auth_socket_path = director-userdb",
+    ),
+    Trap(
+        "2.4",
+        "protocol doveadm {\n  auth_socket_path = director-userdb\n}",
+        "",
+        WARNING,
+        "doveadm_lookups",
+        "auth_socket_path = director-userdb",
+    ),
+    Trap(
+        "2.3",
+        "lmtp_proxy = yes\n",
+        "",
+        FAULT,
+        "lmtp_proxy",
+        "lmtp_proxy = yes",
+    ),
+    Trap(
+        "2.3",
+        "args = nopassword=y proxy=y\n",
+        "args = nopassword=y\n",
+        FAULT,
+        "passdb",
+        "proxy=y",
+    ),
+    Trap(
+        "2.4",
+        "    proxy = y\n",
+        "",
+        FAULT,
+        "passdb",
+        "proxy = y",
+    ),
+    Trap(
+        "2.3",
+        "nopassword=y proxy=y",
+        "nopassword=y proxy=y host=10.0.0.1",
+        WARNING,
+        "passdb",
+        "remove host",
+    ),
+    Trap(
+        "2.4",
+        "    proxy = y\n",
+        "    proxy = y\n    user_dirkey = x\n",
+        FAULT,
+        "passdb",
+        "remove user_dirkey",
+    ),
+    Trap(
+        "2.3",
+        "  args = nopassword=y proxy=y\n  driver = static",
+        "  args = /etc/sql\n  driver = sql",
+        UNSEEN,
+        "passdb",
+        "--user",
+    ),
+    Trap(
+        "2.3",
+        "lmtp_proxy = yes\n",
+        "lmtp_proxy = yes\ndirector_servers = 10.0.0.1\n",
+        FAULT,
+        "built_in_director",
+        "director_servers =",
+    ),
+    Trap(
+        "2.3",
+        "    mode = 00\n",
+        "    mode = 0600\n",
+        WARNING,
+        "admin_socket",
+        "director-admin",
+    ),
+    Trap(
+        "2.3",
+        "lmtp_proxy = yes\n",
+        'lmtp_proxy = yes\nauth_master_user_separator = "*"\n',
+        WARNING,
+        "master_users",
+        'master_user_separator = "*"',
+    ),
+    Trap(
+        "2.3",
+        "lmtp_proxy = yes\n",
+        "lmtp_proxy = yes\ndirector_username_hash = %Ln\n",
+        WARNING,
+        "username_hash",
+        'username_hash = "%Ln"',
+    ),
+    Trap(
+        "2.3",
+        "lmtp_proxy = yes\n",
+        "lmtp_proxy = yes\nbase_dir = /run/other\n",
+        FAULT,
+        "base_dir",
+        'base_dir = "/run/other"',
+    ),
+    Trap(
+        "2.4",
+        "  inet_listener imaps {\n",
+        "  inet_listener imaps {\n    haproxy = yes\n",
+        FAULT,
+        "haproxy",
+        "haproxy_trusted_networks =",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("release", "right", "wrong", "level", "check", "mend"),
+    TRAPS,
+    ids=[f"{trap.release}-{trap.check}-{number}" for number, trap in enumerate(TRAPS)],
+)
+def test_a_trap_has_exactly_its_finding_with_the_lines_that_mend_it(
+    release: str, right: str, wrong: str, level: str, check: str, mend: str
+) -> None:
+    assert right in GOOD[release]
+    (finding,) = told(facts(GOOD[release].replace(right, wrong, 1)))
+    assert (finding.level, finding.check) == (level, check)
+    assert mend in "\n".join(finding.mend)
+    assert finding.found
+    assert finding.why
+
+
+def test_one_process_a_login_is_no_fault_on_2_4_for_a_director_that_is_root() -> None:
+    text = GOOD["2.4"].replace(LIMITED, LIMITED.replace("unlimited", "1"))
+    (finding,) = told(facts(text, who=ROOT))
+    assert (finding.level, finding.why.startswith(ANVIL_LIES)) == (WARNING, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/run/dovecot/login/login2", "Dovecot removes sockets directly in login/"),
+        ("/run/dovecot/director-login", "login processes see nothing outside of login/"),
+    ],
+)
+def test_a_login_socket_in_the_wrong_place_is_a_fault(path: str, why: str) -> None:
+    (finding,) = told(facts(GOOD["2.3"], settings=Settings(login=path)))
+    assert (finding.level, finding.check) == (FAULT, "login_socket")
+    assert finding.why.startswith(why)
+
+
+def test_a_release_nobody_knows_is_a_fault_and_nothing_more_is_said() -> None:
+    (finding,) = check(facts(GOOD["2.4"].replace("# 2.4.1-4", "# 2.2.36")))
+    assert (finding.level, finding.found) == (FAULT, "Dovecot 2.2.36")
+
+
+def test_a_configuration_that_cannot_be_had_is_unseen_with_the_reason() -> None:
+    unread = Facts(settings=Settings(), director_as=ROOT, running=False, conf_problem="doveconf is gone")
+    (finding,) = check(unread)
+    assert (finding.level, finding.found) == (UNSEEN, "doveconf is gone")
+
+
+def test_var_run_and_run_are_one_folder() -> None:
+    text = GOOD["2.3"].replace("lmtp_proxy = yes\n", "lmtp_proxy = yes\nbase_dir = /var/run/dovecot/\n")
+    assert told(facts(text)) == []

@@ -1,0 +1,141 @@
+"""What the doctor says of a director's own words, and of look-ups."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from director.doctor.facts import Backend, Facts, Settings, Who
+from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding, worst
+from director.doctor.look import asked
+from director.doctor.running import answer, check
+from director.records import HostInfo, RingInfo, StatusInfo, StoreInfo
+
+ME, OTHER = "10.0.0.1:9090", "10.0.0.2:9090"
+RING = RingInfo(me=ME, synced=True, ring=[ME, OTHER], missing=[], waiting_logins=0, members=[])
+STORE = StoreInfo(url="redis://10.0.0.9/0", shared=True, up=True, loaded=True)
+STATUS = StatusInfo(
+    version="1.0",
+    me=ME,
+    started=0,
+    hosts=[HostInfo(address="10.1.0.1", weight=100, up=True)],
+    users=7,
+    ring=RING,
+    store=STORE,
+)
+GOOD = Facts(
+    settings=Settings(),
+    director_as=Who(uid=0, gids=(0,), name="root"),
+    running=True,
+    status=STATUS,
+    version="1.0",
+    open_files=65536,
+    skew={OTHER: 0.01},
+    backends=(Backend(address="10.1.0.1", open=("imap",), local=False),),
+)
+
+
+def but(facts: Facts = GOOD, **changes: Any) -> Facts:
+    return msgspec.structs.replace(facts, **changes)
+
+
+def status(**changes: Any) -> Facts:
+    return but(status=msgspec.structs.replace(STATUS, **changes))
+
+
+def told(facts: Facts) -> list[Finding]:
+    return [one for one in check(facts) if one.level != OK]
+
+
+def test_nothing_is_found_where_all_is_right() -> None:
+    assert told(GOOD) == []
+    assert worst(check(GOOD)) == OK
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "check", "words"),
+    [
+        (
+            but(status=None, running=False, status_problem="no director answers"),
+            FAULT,
+            "answers",
+            "no director",
+        ),
+        (but(status=None, status_problem="late"), UNSEEN, "answers", "late"),
+        (but(version="1.1"), WARNING, "version", "1.0 runs, 1.1 is installed"),
+        (status(ring=msgspec.structs.replace(RING, removed=True)), FAULT, "ring", "is removed"),
+        (status(ring=msgspec.structs.replace(RING, missing=[OTHER])), WARNING, "ring", OTHER),
+        (status(ring=msgspec.structs.replace(RING, synced=False)), WARNING, "ring", "not in sync"),
+        (
+            status(store=msgspec.structs.replace(STORE, up=False, error="refused")),
+            WARNING,
+            "store",
+            "refused",
+        ),
+        (status(store=msgspec.structs.replace(STORE, lag=60.0)), WARNING, "store", "60 s behind"),
+        (status(store=msgspec.structs.replace(STORE, shared=False)), HINT, "shared_store", "its own|own"),
+        (status(hosts=[HostInfo(address="10.1.0.1", weight=0, up=True)]), FAULT, "hosts", "none is up"),
+        (but(skew={OTHER: -1.5}), WARNING, "clock", "1.5 s behind"),
+        (but(open_files=1024), WARNING, "open_files", "1024"),
+        (but(backends=(Backend(address="10.1.0.1", open=(), local=False),)), WARNING, "reachable", "nobody"),
+        (
+            but(backends=(Backend(address="10.1.0.1", open=("lmtp",), local=True),)),
+            HINT,
+            "own_address",
+            "10.1",
+        ),
+    ],
+)
+def test_what_is_wrong_has_exactly_its_finding(facts: Facts, level: str, check: str, words: str) -> None:
+    (finding,) = told(facts)
+    assert (finding.level, finding.check) == (level, check)
+    assert any(word in finding.found for word in words.split("|"))
+
+
+def test_a_director_that_was_stopped_is_not_missed() -> None:
+    assert told(status(ring=msgspec.structs.replace(RING, missing=[OTHER], stopped=[OTHER]))) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        ("PASS\t1\tuser=ann\tproxy=y\thost=10.1.0.1\tuser_dirkey=1@10.1.0.1", OK),
+        ("PASS\t1\tuser=ann\tproxy=y\thost=10.1.0.1", WARNING),
+        ("PASS\t1\tuser=ann", WARNING),
+        ("NOTFOUND\t1", WARNING),
+        ("FAIL\t1", FAULT),
+        ("/run/dovecot/director-userdb: Connection refused", FAULT),
+    ],
+)
+def test_an_answer_to_a_look_up_is_judged(line: str, level: str) -> None:
+    assert worst(answer("ann", line)) == level
+
+
+def test_a_look_up_is_made_as_lmtp_makes_it_and_shows_no_password(tmp_path: Path) -> None:
+    path, heard = str(tmp_path / "userdb"), []
+
+    def director(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"VERSION\t1\t1\nSPID\t1\n")
+            heard.append(connection.recv(4096))
+            connection.sendall(b"PASS\t1\tuser=ann\tpass=hunter2\tmaster_pass=hunter2\thost=10.1.0.1\n")
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=director, args=(listener,))
+        thread.start()
+        told = asked(path, "ann")
+        thread.join()
+    assert told == "PASS\t1\tuser=ann\thost=10.1.0.1"
+    assert heard[0].startswith(b"VERSION\t1\t1\nPASS\t1\tann\tservice=doveadm")
+
+
+def test_a_look_up_where_nobody_listens_says_so(tmp_path: Path) -> None:
+    assert asked(str(tmp_path / "none"), "ann") == f"{tmp_path}/none: No such file or directory"

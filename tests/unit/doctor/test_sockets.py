@@ -1,0 +1,165 @@
+"""Sockets and rights: on a table of what was found, and found for real."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from director.doctor.facts import Facts, File, Settings, Who
+from director.doctor.findings import FAULT, OK, UNSEEN, WARNING, Finding
+from director.doctor.look import found
+from director.doctor.sockets import check
+from director.dovecot.doveconf import Doveconf, read
+
+ROOT = Who(uid=0, gids=(0,), name="root")
+DOVECOT = Who(uid=103, gids=(106,), name="dovecot")
+DIRECTOR = Who(uid=990, gids=(990, 106), name="director")
+SETTINGS = Settings()
+
+
+def conf(release: str) -> Doveconf:
+    return read(f"# {release}.1 (0): /etc/dovecot/dovecot.conf\n", "text")
+
+
+def file(path: str, kind: str = "socket", mode: int = 0o600, uid: int = 103, gid: int = 106) -> File:
+    return File(path=path, kind=kind, mode=mode, uid=uid, gid=gid, used=True)
+
+
+def proxy(who: Who, release: str = "2.3", **others: File) -> Facts:
+    """A machine where all is right for the user `dovecot`, but for `others`, by the names of settings."""
+    files = {
+        "login": file(SETTINGS.login, mode=0o666),
+        "notify": file(SETTINGS.notify, kind="fifo", mode=0o666),
+        "userdb": file(SETTINGS.userdb),
+        "admin": file(SETTINGS.admin),
+        "auth": file(SETTINGS.auth),
+        "auth_userdb": file(SETTINGS.auth_userdb, mode=0o666),
+        "ipc": file(SETTINGS.ipc),
+        "anvil": file(SETTINGS.anvil, mode=0o660, uid=0),
+    } | others
+    return Facts(
+        settings=SETTINGS,
+        director_as=who,
+        running=True,
+        conf=conf(release),
+        files={one.path: one for one in files.values()},
+    )
+
+
+def told(facts: Facts) -> list[Finding]:
+    return [one for one in check(facts) if one.level != OK]
+
+
+@pytest.mark.parametrize("who", [ROOT, DOVECOT])
+@pytest.mark.parametrize("release", ["2.3", "2.4"])
+def test_nothing_is_found_where_all_is_right(who: Who, release: str) -> None:
+    assert told(proxy(who, release)) == []
+
+
+def gone(name: str) -> dict[str, File]:
+    return {name: File(path=getattr(SETTINGS, name))}
+
+
+def deaf(name: str, kind: str = "socket") -> dict[str, File]:
+    return {name: msgspec.structs.replace(file(getattr(SETTINGS, name), kind=kind, mode=0o666), used=False)}
+
+
+@pytest.mark.parametrize(
+    ("others", "check", "words"),
+    [
+        (gone("login"), "login", "there is no such socket"),
+        (deaf("login"), "login", "nobody listens"),
+        ({"login": file(SETTINGS.login, mode=0o660)}, "login", "has mode 0660"),
+        (gone("userdb"), "userdb", "there is no such socket"),
+        (gone("notify"), "notify", "there is no such FIFO"),
+        ({"notify": file(SETTINGS.notify, kind="file")}, "notify", "there is no such FIFO"),
+        (deaf("notify", "fifo"), "notify", "nobody has it open"),
+        (gone("auth"), "auth", "nobody listens"),
+        (deaf("auth_userdb"), "auth_userdb", "nobody listens"),
+        ({"auth": file(SETTINGS.auth, uid=0, gid=0)}, "auth", "dovecot may not connect"),
+        (
+            {"auth_userdb": file(SETTINGS.auth_userdb, mode=0o666, uid=1, gid=1)},
+            "auth_userdb",
+            "belongs to others",
+        ),
+        (gone("ipc"), "kick_channel", "nobody listens"),
+        ({"ipc": file(SETTINGS.ipc, uid=0, gid=0)}, "kick_channel", "dovecot may not connect"),
+    ],
+)
+def test_what_is_wrong_has_exactly_its_finding(others: dict[str, File], check: str, words: str) -> None:
+    (finding,) = told(proxy(DOVECOT, **others))
+    assert (finding.level, finding.check) == (FAULT, check)
+    assert words in finding.found
+    assert finding.why
+
+
+def test_a_user_of_its_own_is_told_which_listeners_to_give_it() -> None:
+    findings = {one.check: one for one in told(proxy(DIRECTOR))}
+    assert set(findings) == {"auth", "auth_userdb", "kick_channel"}
+    assert "    user = director" in findings["auth"].mend
+    assert "    group = $default_internal_group" in findings["kick_channel"].mend
+    assert "usermod -aG dovecot director" in findings["kick_channel"].mend
+
+
+def test_before_2_4_2_anvil_is_for_root_only_and_that_is_told() -> None:
+    (finding,) = told(proxy(DOVECOT, "2.4", anvil=file(SETTINGS.anvil, uid=0, gid=0)))
+    assert (finding.level, finding.check) == (FAULT, "kick_channel")
+    assert finding.mend[:4] == (
+        "service anvil {",
+        "  unix_listener anvil {",
+        "    mode = 0660",
+        "    group = dovecot",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kick", "level", "words"),
+    [("none", WARNING, 'kick = "none"'), ("anvil", FAULT, "but Dovecot 2.3 has ipc")],
+)
+def test_a_kick_channel_that_ends_nothing_is_told(kick: str, level: str, words: str) -> None:
+    facts = msgspec.structs.replace(proxy(ROOT), settings=msgspec.structs.replace(SETTINGS, kick=kick))
+    (finding,) = told(facts)
+    assert (finding.level, finding.check) == (level, "kick_channel")
+    assert words in finding.found
+
+
+def test_what_may_not_be_looked_at_is_unseen_and_no_fault() -> None:
+    hidden = File(path=SETTINGS.login, kind="hidden")
+    (finding,) = told(proxy(DOVECOT, login=hidden))
+    assert (finding.level, finding.mend) == (UNSEEN, ("sudo director doctor",))
+
+
+def test_another_machines_sockets_are_not_judged() -> None:
+    assert list(check(msgspec.structs.replace(proxy(DOVECOT), here=False))) == []
+
+
+def test_a_socket_is_used_while_somebody_listens(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        assert (found(path).kind, found(path).used) == ("socket", False)
+        listener.listen()
+        assert found(path).used is True
+    assert found(path).used is False
+
+
+def test_a_fifo_is_used_while_somebody_reads_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    os.mkfifo(path, 0o640)
+    assert found(path) == File(
+        path=path, kind="fifo", mode=0o640, uid=os.getuid(), gid=os.stat(path).st_gid, used=False
+    )
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    assert found(path).used is True
+    os.close(reader)
+
+
+def test_other_things_are_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    kinds: list[Any] = [found(str(tmp_path / name)).kind for name in ("file", ".", "none")]
+    assert kinds == ["file", "folder", "none"]
