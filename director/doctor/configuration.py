@@ -27,12 +27,14 @@ def check(facts: Facts) -> Iterator[Finding]:
         yield _finding(FAULT, "version", found, "the director is made for Dovecot 2.3 and 2.4")
         return
     yield _finding(OK, "version", f"Dovecot {conf.version}")
+    yield from _protocols(conf)
     yield from _base_dir(facts, conf)
     yield from _built_in(conf)
     yield from _login_sockets(facts, conf)
     yield from _connections(facts, conf)
     yield from _notify(facts, conf)
     yield from _lookups(facts, conf)
+    yield from _doveadm(conf)
     yield from _passdbs(conf)
     yield from _names(facts, conf)
     yield from _admin(facts, conf)
@@ -41,7 +43,9 @@ def check(facts: Facts) -> Iterator[Finding]:
 
 def protocols(conf: Doveconf) -> list[str]:
     """Those that are on, as `imap`; 2.4 may write them as a block."""
-    listed = conf.root.get("protocols").split()
+    # 2.3's default, which doveconf -n leaves out; a build whose default is none, as Debian's, prints others.
+    default = "imap pop3 lmtp" if conf.release == "2.3" else ""
+    listed = conf.root.get("protocols", default=default).split()
     for blocks in conf.root.all("protocols"):
         listed += [name for name, on in blocks.settings.items() if on == "yes"]
     return [name for name in dict.fromkeys(listed) if name != "none"]
@@ -54,6 +58,15 @@ def login_services(conf: Doveconf) -> list[str]:
 
 def _finding(level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = ()) -> Finding:
     return Finding(area="dovecot", level=level, check=check, found=found, why=why, mend=mend)
+
+
+def _protocols(conf: Doveconf) -> Iterator[Finding]:
+    names = [name for name in protocols(conf) if name in SERVICES or name == "lmtp"]
+    if names:
+        yield _finding(OK, "protocols", f"protocols: {' '.join(names)}")
+        return
+    why = "nobody can log in here, and no mail is taken"
+    yield _finding(FAULT, "protocols", "no protocol is on", why, ("protocols = imap lmtp",))
 
 
 def _base_dir(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
@@ -121,21 +134,10 @@ def _login_sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
             ("[listen.login]           # director.toml", f'path = "{path}"'),
         )
         return
-    services = login_services(conf)
     if conf.release == "2.4":
-        found = conf.root.get("login_socket_path")
-        if found == wanted:
-            yield _finding(OK, "login_socket", f"login_socket_path = {found}")
-        else:
-            yield _finding(
-                FAULT,
-                "login_socket",
-                f"login_socket_path = {found}".rstrip(),
-                "logins do not ask the director",
-                (f"login_socket_path = {wanted}",),
-            )
+        yield from _login_socket_paths(conf, wanted)
         return
-    for service in services:
+    for service in login_services(conf):
         command = conf.root.get("service", service, "executable", default=service).split()
         if command[1:2] == [wanted]:
             yield _finding(OK, "login_socket", f"{service} asks at {wanted}")
@@ -147,6 +149,26 @@ def _login_sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
             f"logins of {service.removesuffix('-login')} do not ask the director",
             block("service", service, f"executable = {os.path.basename(command[0])} {wanted}"),
         )
+
+
+def _login_socket_paths(conf: Doveconf, wanted: str) -> Iterator[Finding]:
+    """2.4: one setting for all protocols, which each may have for itself."""
+    everybody = conf.root.get("login_socket_path")
+    names = [name for name in protocols(conf) if name in SERVICES]
+    paths = {name: conf.root.get("protocol", name, "login_socket_path", default=everybody) for name in names}
+    wrong = {name: path for name, path in paths.items() if path != wanted}
+    if not wrong:
+        yield _finding(OK, "login_socket", f"login_socket_path = {wanted}")
+    elif everybody != wanted and all(path == everybody for path in wrong.values()):
+        found = f"login_socket_path = {everybody}".rstrip()
+        why = f"logins of {', '.join(wrong)} do not ask the director"
+        yield _finding(FAULT, "login_socket", found, why, (f"login_socket_path = {wanted}",))
+    else:
+        for name, path in wrong.items():
+            found = f"protocol {name}: login_socket_path = {path}".rstrip()
+            why = f"logins of {name} do not ask the director"
+            mend = block("protocol", name, f"login_socket_path = {wanted}")
+            yield _finding(FAULT, "login_socket", found, why, mend)
 
 
 def _connections(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
@@ -198,8 +220,9 @@ def _notify(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
 def _lookups(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
     wanted = _below(facts.settings.userdb, facts.settings.base_dir) or facts.settings.userdb
     used = [name for name in ("lmtp", "doveadm") if name == "doveadm" or name in protocols(conf)]
+    everybody = conf.root.get("auth_socket_path", default="auth-userdb")
     for name in used:
-        found = conf.root.get("protocol", name, "auth_socket_path")
+        found = conf.root.get("protocol", name, "auth_socket_path", default=everybody)
         if wanted and found in (wanted, facts.settings.userdb):
             yield _finding(OK, f"{name}_lookups", f"{name} asks at {found}")
             continue
@@ -207,13 +230,26 @@ def _lookups(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
         yield _finding(
             FAULT if name == "lmtp" else WARNING,
             f"{name}_lookups",
-            f"protocol {name}: auth_socket_path = {found}".rstrip(),
+            f"protocol {name}: auth_socket_path = {found}",
             f"{what} without asking the director",
             block("protocol", name, f"auth_socket_path = {wanted}"),
         )
     if "lmtp" in used and conf.root.get("lmtp_proxy") != "yes":
         why = "lmtp delivers on this machine, and does not pass mail on"
         yield _finding(FAULT, "lmtp_proxy", "lmtp_proxy = no", why, ("lmtp_proxy = yes",))
+
+
+def _doveadm(conf: Doveconf) -> Iterator[Finding]:
+    """Whether it can go on to a backend. doveconf hides the password, and shows an empty one as such."""
+    values = (("doveadm_port", "24245"), ("doveadm_password", "THAT OF THE BACKENDS"))
+    unset = [(name, value) for name, value in values if conf.root.get(name) in ("", "0")]
+    if not unset:
+        yield _finding(OK, "doveadm", f"doveadm_port = {conf.root.get('doveadm_port')}, and a password")
+        return
+    found = " and ".join(name for name, _ in unset)
+    why = "doveadm commands for a user do not reach his backend"
+    mend = tuple(f"{name} = {value}" for name, value in unset)
+    yield _finding(WARNING, "doveadm", f"{found} not set", why, mend)
 
 
 def _passdbs(conf: Doveconf) -> Iterator[Finding]:

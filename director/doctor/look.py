@@ -66,6 +66,8 @@ def look(
     process = process_of(config.listen.api.path)
     paths = (
         settings.login,
+        os.path.dirname(settings.login),
+        f"{settings.base_dir}/login",
         settings.notify,
         settings.userdb,
         settings.admin,

@@ -14,6 +14,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     if not facts.here:
         return
     yield from _own(facts)
+    yield from _login_folder(facts)
     yield from _fifo(facts)
     yield from _auth(facts)
     yield from _kick_channel(facts)
@@ -44,10 +45,26 @@ def _own(facts: Facts) -> Iterator[Finding]:
             mend = _start(facts)
             yield _finding(FAULT, check, f"{path}: {state}", f"{who} cannot reach the director", mend)
     login = facts.file(settings.login)
-    if login.kind == "socket" and login.mode & 0o006 != 0o006:
+    if login.kind == "socket" and not _for_login_processes(facts, login, 0o6):
         why = "login processes run as dovenull, and may not connect"
         lines = ("[listen.login]           # director.toml", 'mode = "0666"')
         yield _finding(FAULT, "login", f"{login.path} has mode {login.mode:04o}", why, lines)
+
+
+def _login_folder(facts: Facts) -> Iterator[Finding]:
+    folder = facts.file(os.path.dirname(facts.settings.login))
+    own = folder.path != f"{facts.settings.base_dir}/login"
+    if own and folder.kind == "folder" and not _for_login_processes(facts, folder, 0o1):
+        why = "login processes run as dovenull, and reach neither socket nor FIFO in it"
+        found = f"{folder.path} has mode {folder.mode:04o}"
+        yield _finding(FAULT, "login_folder", found, why, (f"chmod 0755 {folder.path}",))
+
+
+def _for_login_processes(facts: Facts, file: File, bits: int) -> bool:
+    """Whether dovenull has these rights; its group is that of `login/`, which Dovecot makes for it."""
+    login = facts.file(f"{facts.settings.base_dir}/login")
+    theirs = login.kind == "folder" and file.gid == login.gid
+    return file.mode & bits == bits or (theirs and file.mode >> 3 & bits == bits)
 
 
 def _start(facts: Facts) -> tuple[str, ...]:

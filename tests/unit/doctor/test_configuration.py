@@ -236,6 +236,38 @@ TRAPS = [
         "haproxy",
         "haproxy_trusted_networks =",
     ),
+    Trap(
+        "2.4",
+        "login_socket_path = director/login\n",
+        "login_socket_path = director/login\nprotocol pop3 {\n  login_socket_path = login\n}\n",
+        FAULT,
+        "login_socket",
+        "protocol pop3 {",
+    ),
+    Trap(
+        "2.3",
+        "doveadm_password = # hidden, use -P to show it\n",
+        "",
+        WARNING,
+        "doveadm",
+        "doveadm_password = ",
+    ),
+    Trap(
+        "2.4",
+        "doveadm_port = 24245\n",
+        "doveadm_port = 0\n",
+        WARNING,
+        "doveadm",
+        "doveadm_port = 24245",
+    ),
+    Trap(
+        "2.3",
+        'protocols = " imap lmtp sieve pop3 submission"\n',
+        "protocols =\n",
+        FAULT,
+        "protocols",
+        "protocols = ",
+    ),
 ]
 
 
@@ -288,3 +320,26 @@ def test_a_configuration_that_cannot_be_had_is_unseen_with_the_reason() -> None:
 def test_var_run_and_run_are_one_folder() -> None:
     text = GOOD["2.3"].replace("lmtp_proxy = yes\n", "lmtp_proxy = yes\nbase_dir = /var/run/dovecot/\n")
     assert told(facts(text)) == []
+
+
+@pytest.mark.parametrize("release", ["2.3", "2.4"])
+def test_lmtp_and_doveadm_may_have_their_socket_from_the_setting_of_all(release: str) -> None:
+    text = GOOD[release].replace("  auth_socket_path = director-userdb\n", "")
+    text = text.replace("lmtp_proxy = yes\n", "lmtp_proxy = yes\nauth_socket_path = director-userdb\n")
+    assert "\n  auth_socket_path" not in text
+    assert told(facts(text)) == []
+
+
+def test_each_protocol_may_have_its_login_socket_for_itself_on_2_4() -> None:
+    own = "".join(
+        f"protocol {name} {{\n  login_socket_path = director/login\n}}\n"
+        for name in ("imap", "pop3", "sieve", "submission")
+    )
+    assert told(facts(GOOD["2.4"].replace("login_socket_path = director/login\n", own))) == []
+
+
+def test_a_2_3_that_leaves_its_protocols_at_their_default_is_looked_at() -> None:
+    text = GOOD["2.3"].replace('protocols = " imap lmtp sieve pop3 submission"\n', "")
+    text = text.replace("executable = pop3-login director/login", "executable = pop3-login")
+    (finding,) = told(facts(text))
+    assert (finding.check, finding.found) == ("login_socket", "pop3-login: executable = pop3-login")

@@ -163,3 +163,24 @@ def test_other_things_are_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     kinds: list[Any] = [found(str(tmp_path / name)).kind for name in ("file", ".", "none")]
     assert kinds == ["file", "folder", "none"]
+
+
+FOLDER = "/run/dovecot/login/director"
+DOVENULL = 107
+
+
+def in_login(folder: File, login: File) -> Facts:
+    """A proxy with this folder for the director's sockets, and this socket in it."""
+    chroot = File(path="/run/dovecot/login", kind="folder", mode=0o750, gid=DOVENULL)
+    return proxy(DOVECOT, folder=folder, login=login, chroot=chroot)
+
+
+def test_a_folder_that_login_processes_may_not_enter_is_a_fault() -> None:
+    folder = File(path=FOLDER, kind="folder", mode=0o700)
+    (finding,) = told(in_login(folder, file(SETTINGS.login, mode=0o666)))
+    assert (finding.level, finding.check, finding.mend) == (FAULT, "login_folder", (f"chmod 0755 {FOLDER}",))
+
+
+def test_rights_of_the_group_of_login_processes_are_enough() -> None:
+    folder = File(path=FOLDER, kind="folder", mode=0o750, gid=DOVENULL)
+    assert told(in_login(folder, file(SETTINGS.login, mode=0o660, gid=DOVENULL))) == []
