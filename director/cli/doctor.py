@@ -53,7 +53,7 @@ def doctor(
 
     config = load(target.config_path, os.environ)
     status, problem, skew = _status(target)
-    dovecot = read_doveconf(file) if file is not None else run_doveconf(conf)
+    dovecot = (read_doveconf(file), "") if file is not None else run_doveconf(conf)
     facts = look(
         config, dovecot, here=file is None, status=status, problem=problem, version=VERSION, skew=skew
     )

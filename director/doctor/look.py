@@ -94,12 +94,13 @@ def look(
     )
 
 
-def read_doveconf(file: str) -> tuple[Doveconf | None, str]:
-    """What doveconf printed elsewhere, or why it cannot be read. file: `-` is standard input."""
+def read_doveconf(file: str) -> Doveconf:
+    """What doveconf printed elsewhere. file: `-` is standard input. Raises DoveconfError."""
     try:
-        return read(Path("/dev/stdin" if file == "-" else file).read_text(errors="replace"), file), ""
-    except (OSError, DoveconfError) as exc:
-        return None, str(exc)
+        text = Path("/dev/stdin" if file == "-" else file).read_text(errors="replace")
+    except OSError as exc:
+        raise DoveconfError(file, 0, exc.strerror or str(exc)) from exc
+    return read(text, file)
 
 
 def run_doveconf(file: str | None) -> tuple[Doveconf | None, str]:

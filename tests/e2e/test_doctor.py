@@ -24,6 +24,7 @@ BROKEN = {
         ("executable = imap-login director/login", "executable = imap-login", "login_socket"),
         ("login_proxy_notify_path = director/proxy-notify", "", "notify"),
         ("nopassword=y proxy=y", "nopassword=y", "passdb"),
+        ("lmtp_proxy = yes", "lmtp_proxy = no", "lmtp_proxy"),
     ),
     "2.4": (
         ("login_socket_path = director/login", "", "login_socket"),
@@ -121,3 +122,37 @@ def test_a_socket_that_login_processes_may_not_use_is_found(cluster: Cluster) ->
     finally:
         os.chmod(path, mode)
     assert (finding["check"], finding["found"]) == ("login", f"{path} has mode 0600")
+
+
+@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
+def test_a_folder_that_login_processes_may_not_enter_is_found(cluster: Cluster) -> None:
+    proxy = cluster.proxies[0]
+    folder = proxy.run / "login/director"
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    folder.chmod(0o700)
+    try:
+        (finding,) = examined(cluster, "--conf", str(proxy.config), code=78)
+    finally:
+        folder.chmod(mode)
+    assert (finding["check"], finding["mend"]) == ("login_folder", [f"chmod 0755 {folder}"])
+
+
+@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
+def test_a_director_that_does_not_run_is_found_by_what_it_leaves(cluster: Cluster) -> None:
+    director, proxy = cluster.directors[0], cluster.proxies[0]
+    director.kill()
+    try:
+        findings = examined(cluster, "--conf", str(proxy.config), code=78)
+    finally:
+        director.start()
+        director.wait_ready()
+    assert {one["check"] for one in findings} == {"login", "userdb", "admin", "notify", "answers"}
+    assert {one["level"] for one in findings} == {"fault"}
+    (notify,) = [one for one in findings if one["check"] == "notify"]
+    assert notify["found"] == f"{proxy.run}/login/director/proxy-notify: nobody has it open"
+
+
+def test_a_file_that_is_not_there_is_no_proxy_in_which_all_is_well(cluster: Cluster) -> None:
+    result = cluster.directors[0].command("doctor", "--doveconf", str(cluster.folder / "none"))
+    assert (result.returncode, result.stdout) == (65, "")
+    assert "No such file" in result.stderr
