@@ -114,11 +114,19 @@ def _words(counts: dict[str, int]) -> list[tuple[str, str]]:
 
 def _lines(finding: Finding) -> list[str]:
     mark, indent = MARKS[finding.level], " " * 10
-    lines = textwrap.wrap(
-        finding.found, WIDTH, initial_indent=f"  {mark} ", subsequent_indent=indent, break_on_hyphens=False
-    )
+    lines = _wrapped(finding.found, first=f"  {mark} ", indent=indent)
     if finding.why:
-        lines += textwrap.wrap(
-            f"{finding.why}.", WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
-        )
+        lines += _wrapped(f"{finding.why}.", first=indent, indent=indent)
     return lines + [f"{indent}    {line}" for line in finding.mend]
+
+
+def _wrapped(text: str, *, first: str, indent: str) -> list[str]:
+    # A path stays whole: it is there to be copied.
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

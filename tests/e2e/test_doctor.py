@@ -86,7 +86,20 @@ def test_nothing_is_wrong_with_a_proxy_of_the_demo(cluster: Cluster) -> None:
         assert examined(cluster, "--doveconf", file) == []
 
 
-@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
+@pytest.fixture
+def doveconf_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command `doveconf` is that of the release, with paths as they are outside of its root."""
+    proxy = cluster.proxies[0]
+    printed = cluster.folder / "printed.txt"
+    printed.write_text(doveconf(proxy))
+    script = cluster.folder / "bin" / "doveconf"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(f"#!/bin/sh\nexec cat {printed}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("doveconf_here")
 def test_nothing_is_wrong_with_its_sockets_either(cluster: Cluster) -> None:
     proxy = cluster.proxies[0]
     assert examined(cluster, "--conf", str(proxy.config)) == []
@@ -95,6 +108,20 @@ def test_nothing_is_wrong_with_its_sockets_either(cluster: Cluster) -> None:
     assert f"ok {proxy.run}/login/director/login: somebody listens" in words
     assert f"ok {proxy.run}/login/director/proxy-notify: it is read" in words
     assert "ok dagmar goes to 127." in words
+    channel = {"2.3": "ipc", "2.4": "anvil"}[proxy.programs.release]
+    assert f"ok {channel}: {proxy.run}/{channel}" in words
+
+
+@pytest.mark.usefixtures("doveconf_here")
+def test_a_dovecot_that_does_not_run_is_found_by_its_sockets(cluster: Cluster) -> None:
+    proxy = cluster.proxies[0]
+    proxy.stop()
+    try:
+        findings = examined(cluster, "--conf", str(proxy.config), code=78)
+    finally:
+        proxy.start()
+    assert {one["check"] for one in findings} == {"auth", "auth_userdb", "kick_channel"}
+    assert {tuple(one["mend"]) for one in findings} == {("systemctl start dovecot",)}
 
 
 def test_what_is_broken_in_dovecots_configuration_is_found(
