@@ -90,6 +90,11 @@ class Machine:
                 with suppress(ProcessLookupError):
                     os.kill(int(process), signal.SIGKILL)
         self._process.wait()
+        for folder in sorted((path for path in self._group.rglob("*") if path.is_dir()), reverse=True):
+            with suppress(OSError):  # somebody in it is not quite gone
+                folder.rmdir()
+        with suppress(OSError):
+            self._group.rmdir()
 
     def _first_child(self) -> int:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")

@@ -155,6 +155,13 @@ class Connections(Generic[C]):
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_unix_connection(lambda: self._make(self.path), self.path)
+        except PermissionError as exc:
+            name = os.path.basename(self.path)
+            reason = (
+                f"cannot connect: {exc.strerror}; give unix_listener {name} in dovecot.conf a mode and group "
+                "that let the director in (`director doctor` shows the lines)"
+            )
+            raise KickError(self.path, reason) from exc
         except OSError as exc:
             raise KickError(self.path, f"cannot connect: {exc.strerror or exc}") from exc
         return connection

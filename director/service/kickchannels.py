@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import suppress
 from typing import Protocol
 
 import anyio
@@ -17,11 +18,16 @@ from director.net.anvil import AnvilConnection, ProcessConnection
 from director.net.ipc import IpcConnection
 from director.net.kickline import Connections
 from director.wire import anvil, ipc
-from director.wire.anvil import Session, Sessions, kick_one, matches
+from director.wire.anvil import Session, Sessions, kick_one
 from director.wire.sessions import Listing
 
-PATIENCE = (0.0, 0.05, 0.2, 0.5)
-"""Seconds before each look whether sessions that anvil ended are gone. Those that are there then, stay."""
+PATIENCE = 0.75
+"""Seconds after which sessions that anvil says it ended, and that are still there, stay."""
+PATIENCE_WITH_PROCESSES = 0.25
+"""The same once those were ended at their own processes."""
+FIRST_PAUSE = 0.05
+"""Seconds between the first two looks whether sessions are gone; each pause is twice as long as the one
+before."""
 LOOK_SHARE = 9
 """So many times as long as a look took is waited before the next one begins: looking takes a tenth of the
 time, however many sessions there are."""
@@ -112,8 +118,9 @@ class Anvil:
         """End these sessions; how many that were."""
         # Who is named by hash waits for his kick, and no session can come to be meanwhile. Others may log in
         # again at once: only what is there now is looked for afterwards.
-        before = [] if isinstance(what, HashOnHosts) else await self._matching(what)
-        requests = anvil.kick_requests(what, before)
+        there = Sessions() if isinstance(what, HashOnHosts) else await self._look()
+        before = there.of(what)
+        requests = anvil.kick_requests(what, there)
         ended = 0
         if requests:
             async with self._connections.connection() as connection:
@@ -121,14 +128,13 @@ class Anvil:
         if not ended and not before:
             return 0
         ids = {session.id for session in before}
-        for pause in PATIENCE:
-            await anyio.sleep(pause)
-            left = [s for s in await self._matching(what) if not ids or s.id in ids]
-            if not left:
-                return max(ended, len(before))
-        stubborn = [session for session in left if not await self._end(session)]
-        if stubborn:
-            raise KickError(self.path, _told(stubborn))
+        left = await self._left(what, ids, PATIENCE)
+        if left:
+            for session in left:
+                await self._end(session)
+            left = await self._left(what, ids, PATIENCE_WITH_PROCESSES)
+        if left:
+            raise KickError(self.path, _told(left))
         return max(ended, len(before))
 
     async def read(self, listing: Listing) -> None:
@@ -140,8 +146,21 @@ class Anvil:
         """Close what nobody uses."""
         self._connections.close()
 
-    async def _matching(self, what: KickWhat) -> list[Session]:
-        """The sessions a kick is about, as of some moment within this call."""
+    async def _left(self, what: KickWhat, ids: set[bytes], patience: float) -> list[Session]:
+        """Those that are still there after so many seconds; returns as soon as there is none. ids: empty for
+        all."""
+        until = anyio.current_time() + patience
+        pause = FIRST_PAUSE
+        while True:
+            last = anyio.current_time() >= until
+            left = [s for s in (await self._look()).of(what) if not ids or s.id in ids]
+            if last or not left:
+                return left
+            await anyio.sleep(min(pause, max(0.0, until - anyio.current_time())))
+            pause *= 2
+
+    async def _look(self) -> Sessions:
+        """The sessions as of some moment within this call."""
         look = self._next
         if look is None:
             look = self._next = _Look()
@@ -150,7 +169,7 @@ class Anvil:
             await look.ended.wait()
         if look.problem is not None:
             raise look.problem
-        return [session for session in look.taken.sessions if matches(session, what)]
+        return look.taken
 
     async def _carry_out(self, look: _Look) -> None:
         try:
@@ -171,16 +190,13 @@ class Anvil:
                 self._next = None
             look.ended.set()
 
-    async def _end(self, session: Session) -> bool:
-        """End one session at its own login process; False where we may not ask it."""
+    async def _end(self, session: Session) -> None:
+        """End one session at its own process, if that may be asked."""
         path = os.path.join(os.path.dirname(self.path), f"srv.{session.service}", str(session.pid))
-        try:
+        with suppress(KickError):  # whether it is gone is looked for
             async with Connections(path, ProcessConnection).connection() as connection:
                 await connection.ask([kick_one(session)])
                 connection.close("done")
-        except KickError:
-            return False
-        return True
 
 
 def _told(sessions: list[Session]) -> str:

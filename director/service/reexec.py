@@ -58,8 +58,11 @@ async def probe() -> str:
 
 
 def replace(handover: Handover, memory: Memory, environ: Mapping[str, str]) -> None:
-    """Become the other program. Returns only by OSError; everything is as it was then."""
-    document = _write(encode(handover, memory))
+    """Become the other program. Returns only by CannotReplace; everything is as it was then."""
+    try:
+        document = _write(encode(handover, memory))
+    except OSError as exc:
+        raise CannotReplace(f"there is no room for what is to be handed over: {exc.strerror}") from exc
     descriptors = [*_descriptors(handover), document]
     variables = {name: value for name, value in environ.items() if name not in _UNIT_VARIABLES}
     arguments = command()
@@ -67,10 +70,10 @@ def replace(handover: Handover, memory: Memory, environ: Mapping[str, str]) -> N
         for descriptor in descriptors:
             os.set_inheritable(descriptor, True)
         os.execve(arguments[0], arguments, variables | {VARIABLE: str(document)})
-    except OSError:
+    except OSError as exc:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
-        raise
+        raise CannotReplace(f"{arguments[0]} cannot be started: {exc.strerror}") from exc
     finally:
         os.close(document)
 

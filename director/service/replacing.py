@@ -203,9 +203,8 @@ class Replacing:
         del entries
         try:
             reexec.replace(handover, memory, os.environ)
-        except OSError as exc:
-            problem = f"{reexec.command()[0]} cannot be started: {exc.strerror or exc}"
-            handover.replacement.problem = problem
+        except reexec.CannotReplace as exc:
+            handover.replacement.problem = str(exc)
             handover.replacement.number -= 1
             self.left = Left(handover, memory)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
-from director.wire.sessions import FIELD_START, HOST, KEY_FIELD, NAME, Listing, key_of
+from director.wire.sessions import HOST, KEY_FIELD, NAME, Listing, key_of
 from director.wire.tabs import escape, split
 
 HELLO = b"VERSION\tanvil-client\t2\t0\n\n"
@@ -30,12 +30,12 @@ _FIXED = 6
 
 
 class Session(NamedTuple):
-    """A session of a login process with a backend, or one that is just connecting to it."""
+    """A session of a login process with a backend, or one on this very machine that we sent here."""
 
     pid: int
     name: bytes
     service: str
-    """Of the login process, as `imap-login`."""
+    """Of its process, as `imap-login`."""
     id: bytes
     host: bytes
     key: bytes
@@ -44,41 +44,26 @@ class Session(NamedTuple):
     """The others of its fields that are not empty."""
 
 
-def kick_requests(what: KickWhat, before: list[Session]) -> list[bytes]:
+def kick_requests(what: KickWhat, there: Sessions) -> list[bytes]:
     """The lines, each with its LF, that end these sessions. Empty where there is nothing to end.
 
-    before: the sessions there are; needed for OnHost alone, for which anvil has no request. Those on that
-    host without `KEY_FIELD` are not among what the lines end: by their names all of the user's would go.
+    there: all sessions; not looked at for HashOnHosts. anvil knows those that nobody proxies by name and
+    field too, and has no request for a host. So sessions are ended by their keys where only they have them.
+    Those on a host that have none are not among what the lines end: by name all of their user's would go.
     """
+    if isinstance(what, HashOnHosts):
+        return [_kick_by(KEY_FIELD, key_of(what.hash32, host)) for host in what.hosts]
+    meant = there.of(what)
+    keys = {session.key for session in meant}
+    alone = b"" not in keys and sum(len(there.with_key(key)) for key in keys) == len(meant)
     match what:
-        case HashOnHosts(hash32=hash32, hosts=hosts):
-            return [_kick_by(KEY_FIELD, key_of(hash32, host)) for host in hosts]
-        case ByName(name=name):
-            return [_request(b"KICK-USER", name)]
-        case ByField(field=field, value=value):
-            return [_kick_by(field.encode(), value)] if field.encode().startswith(FIELD_START) else []
-        case OnHost():
-            keys = {session.key for session in before if matches(session, what)}
-            return [_kick_by(KEY_FIELD, key) for key in sorted(keys - {b""})]
-        case Fence():
+        case _ if not meant:
             return []
-
-
-def matches(session: Session, what: KickWhat) -> bool:
-    """Whether a kick is to end this session."""
-    match what:
-        case HashOnHosts(hash32=hash32, hosts=hosts):
-            return session.key in {key_of(hash32, host) for host in hosts}
-        case ByName(name=name):
-            return session.name == name
-        case ByField(field=field, value=value):
-            if field.encode() == KEY_FIELD:
-                return session.key == value
-            return session.fields.get(field.encode()) == value
-        case OnHost(host=host):
-            return session.host == host.encode()
-        case Fence():
-            return False
+        case ByName(name=name) if not alone:
+            return [_request(b"KICK-USER", name)]
+        case ByField(field=field, value=value) if not alone:
+            return [_kick_by(field.encode(), value)]
+    return [_kick_by(KEY_FIELD, key) for key in sorted(keys - {b""})]
 
 
 def read_count(line: bytes) -> int:
@@ -103,22 +88,30 @@ def _request(*words: bytes) -> bytes:
 
 
 class Rows:
-    """Takes the lines of one listing apart, and leaves out sessions that nobody proxies."""
+    """Takes the lines of one listing apart, and leaves out sessions that are no director's: those that nobody
+    proxies, unless they have a key."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
         self._width = 0
+        self._key: int | None = None
+        """The column of `KEY_FIELD`."""
 
     def add(self, line: bytes) -> None:
         """The next line, the empty one at the end left out."""
         values = split(line)
         if not self._width:
-            fields = values if line else []
-            self._width = _FIXED + len(fields)
-            self._listing.columns([b"pid", NAME, b"service", b"src-ip", b"id", HOST, *fields])
-        elif _FIXED <= len(values) <= self._width and values[_FIXED - 1]:
+            columns = [b"pid", NAME, b"service", b"src-ip", b"id", HOST, *(values if line else [])]
+            self._width = len(columns)
+            self._key = columns.index(KEY_FIELD) if KEY_FIELD in columns else None
+            self._listing.columns(columns)
+        elif _FIXED <= len(values) <= self._width:
             # a session has no value of fields that were first seen after it began
-            self._listing.session(values + [b""] * (self._width - len(values)))
+            values += [b""] * (self._width - len(values))
+            if not values[_FIXED - 1] and self._key is not None:
+                values[_FIXED - 1] = values[self._key].partition(b"@")[2]
+            if values[_FIXED - 1]:
+                self._listing.session(values)
 
 
 class Sessions(Listing):
@@ -127,6 +120,8 @@ class Sessions(Listing):
     def __init__(self) -> None:
         self._fields: list[bytes] = []
         self.sessions: list[Session] = []
+        self._by_key: dict[bytes, list[Session]] = {}
+        self._by_name: dict[bytes, list[Session]] = {}
 
     def columns(self, names: list[bytes]) -> None:
         self._fields = names[_FIXED:]
@@ -137,4 +132,27 @@ class Sessions(Listing):
         key = fields.pop(KEY_FIELD, b"")
         if pid.isdigit():
             words = service.decode("ascii", "backslashreplace")
-            self.sessions.append(Session(int(pid), name, words, id, host, key, fields))
+            session = Session(int(pid), name, words, id, host, key, fields)
+            self.sessions.append(session)
+            self._by_key.setdefault(key, []).append(session)
+            self._by_name.setdefault(name, []).append(session)
+
+    def with_key(self, key: bytes) -> list[Session]:
+        return self._by_key.get(key, [])
+
+    def of(self, what: KickWhat) -> list[Session]:
+        """Those a kick is to end."""
+        match what:
+            case HashOnHosts(hash32=hash32, hosts=hosts):
+                return [s for host in hosts for s in self.with_key(key_of(hash32, host))]
+            case ByName(name=name):
+                return self._by_name.get(name, [])
+            case ByField(field=field, value=value):
+                name = field.encode()
+                if name == KEY_FIELD:
+                    return self.with_key(value) if value else []
+                return [s for s in self.sessions if s.fields.get(name) == value]
+            case OnHost(host=host):
+                return [s for s in self.sessions if s.host == host.encode()]
+            case Fence():
+                return []

@@ -24,6 +24,7 @@ from director.service.config import DovecotConfig
 from director.service.kicking import Kicker
 from director.service.log import Log
 from tests.e2e.conftest import Front, dovecot, new_folder
+from tests.e2e.processes import until as wait_until
 from tests.e2e.sessions import answers
 from tests.waiting import until
 
@@ -96,6 +97,7 @@ def kicked(programs: Programs) -> Iterator[Front]:
         )
         for user, hash32 in HASHES.items()
     ]
+    passdb.append(Rule("here*", proxy=False))
     passdb.append(Rule("slow*", host=SILENT, fields={"user_dirkey": f"{SLOW_HASH}@{SILENT}"}))
     any_name = "auth_username_chars =\n"
     with new_folder(programs) as folder, ExitStack() as stack:
@@ -179,6 +181,18 @@ async def test_sessions_are_listed_with_their_hosts_and_hashes(kicked: Front) ->
         ProxiedSession(user.encode(), host, HASHES[user]) for user in USERS for host in (FIRST, SECOND)
     ]
     assert sorted(listed, key=lambda s: (s.name, s.host)) == expected
+
+
+async def test_a_session_that_nobody_proxies_is_neither_listed_nor_ended(kicked: Front) -> None:
+    """anvil ends such a session too where it is asked to end those of a user."""
+    async with desk_for(kicked.proxy) as desk:
+        await desk.sessions(0)
+        with Imap(kicked.address, kicked.ports.imap) as here:
+            here.login("here", "any")
+            assert here.served_by() == kicked.proxy.name
+            assert await desk.kick(ByName(b"here")) == (0, "")
+            assert await desk.kicker.list_sessions() == []
+            assert answers(here)
 
 
 async def test_many_kicks_at_once_are_all_carried_out(kicked: Front) -> None:
@@ -273,6 +287,29 @@ async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(clust
             assert listed == [ProxiedSession(b"kim", host, hash32)] * 2
             assert await desk.kick(HashOnHosts(hash32, [host])) == (2, "")
             assert clients.ended() == {("kim", "imap"), ("kim", "pop3")}
+
+
+def test_a_removed_host_takes_its_sessions_along_and_no_other(cluster: Cluster) -> None:
+    director, removed = cluster.directors[0], cluster.backends[3]
+    users = [f"gone{n}" for n in range(20)]
+    with ExitStack() as stack:
+        sessions = {}
+        for n, user in enumerate(users):
+            proxy = cluster.proxy_addresses[n % len(cluster.proxy_addresses)]
+            session = sessions[user] = stack.enter_context(Imap(proxy, cluster.ports.imap))
+            session.login(user, "any")
+        there = {user for user, session in sessions.items() if session.served_by() == removed.name}
+        assert 0 < len(there) < len(users)
+        try:
+            assert director.command("remove", removed.address).returncode == 0
+
+            def ended() -> set[str]:
+                return {user for user, session in sessions.items() if not answers(session)}
+
+            wait_until(lambda: ended() >= there, within=20, what="the sessions on it have ended")
+            assert ended() == there
+        finally:
+            assert director.command("add", removed.address).returncode == 0
 
 
 def imap_server(listener: socket.socket, asked: threading.Event, speak: threading.Event) -> None:

@@ -211,3 +211,20 @@ def test_a_move_ends_local_sessions_too(servers: list[Server]) -> None:
             with pytest.raises(ConnectionError):
                 session.command("NOOP")
     assert home.imap(user) == other.imap(user) == other.name
+
+
+@pytest.mark.parametrize("programs", ["2.4"], indirect=True)
+def test_a_kick_by_name_ends_local_sessions_too(servers: list[Server]) -> None:
+    user, home, other = at_home(servers, "merle")
+    with (
+        Imap(home.dovecot.address, home.dovecot.ports.imap) as local,
+        Imap(other.dovecot.address, other.dovecot.ports.imap) as proxied,
+    ):
+        for session in (local, proxied):
+            session.login(user, PASSWORD)
+        kicked = other.director.command("kick", user)
+        # whoever is proxied from there has a session at home too
+        assert (kicked.returncode, kicked.stdout) == (0, f"{user}: 3 sessions ended\n")
+        for session in (local, proxied):
+            with pytest.raises(ConnectionError):
+                session.command("NOOP")

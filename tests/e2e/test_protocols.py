@@ -2,14 +2,15 @@
 which `python -m tests.e2e.protocols_table` prints. Login, wrong password and restart of auth have their twins
 at a proxy without a director.
 
-An LMTP delivery and a doveadm command have no password and are over before anybody could end them. For them,
-an unknown user stands in for the wrong password, and a kick or a move must let them go on: a mail whose text
-is on its way is delivered where it was going.
+An LMTP delivery and a doveadm command are over before anybody could end them, so a kick or a move must let
+them go on: a mail whose text is on its way is delivered where it was going. Who delivers mail needs no
+password: an unknown user stands in for a wrong one. doveadm has its own, for the port of another's doveadm.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -22,7 +23,7 @@ from director.demo.clients import Refused
 from director.demo.cluster import Cluster, Director
 from director.demo.dovecot import Programs, Proxy
 from director.demo.ports import addresses, free_ports
-from director.demo.settings import ALL_PROTOCOLS
+from director.demo.settings import ALL_PROTOCOLS, DOVEADM_PASSWORD
 from tests.e2e import mail
 from tests.e2e.conftest import new_folder
 from tests.e2e.processes import until
@@ -37,7 +38,6 @@ WRONG_PASSWORD = {
     "submission": "535 5.7.8 Authentication failed.",
     "sieve": 'NO "Authentication failed."',
 }
-UNKNOWN_USER = {"lmtp": "550 5.1.1 <{user}> User doesn't exist: {user}", "doveadm": "67: "}
 
 pytestmark = pytest.mark.parametrize("protocol", PROTOCOLS)
 
@@ -101,15 +101,20 @@ def test_login(entrance: Entrance, protocol: str) -> None:
 
 
 def test_wrong_password(entrance: Entrance, protocol: str) -> None:
-    known = protocol in SESSIONS
-    user = entrance.user("strict" if known else "ghost")
+    if protocol == "lmtp":
+        unknown = entrance.user("ghost")
+        with pytest.raises(Refused) as refusal:
+            visit(entrance, protocol, unknown)
+        assert refusal.value.reply == f"550 5.1.1 <{unknown}> User doesn't exist: {unknown}"
+        return
+    user = entrance.user(f"strict-{protocol}")
     with pytest.raises(Refused) as refusal:
         visit(entrance, protocol, user, "wrong")
-    if known:
-        assert refusal.value.reply == WRONG_PASSWORD[protocol]
-        visit(entrance, protocol, user, PASSWORD).close()
+    if protocol == "doveadm":
+        assert re.fullmatch(r"75: .*doveadm authentication failed.*", refusal.value.reply, re.DOTALL)
     else:
-        assert refusal.value.reply.startswith(UNKNOWN_USER[protocol].format(user=user))
+        assert refusal.value.reply == WRONG_PASSWORD[protocol]
+    visit(entrance, protocol, user, DOVEADM_PASSWORD if protocol == "doveadm" else PASSWORD).close()
 
 
 # ---- an operator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import site
 import sys
@@ -198,7 +199,6 @@ def test_a_program_that_cannot_be_executed_after_all_is_followed_by_the_old_one(
     packages = os.pathsep.join(site.getsitepackages())
     with one_director(
         folder,
-        state="memory:",
         program=("tests.e2e.program_file", str(file)),
         python=str(python),
         environ={"PYTHONPATH": packages},
@@ -212,7 +212,9 @@ def test_a_program_that_cannot_be_executed_after_all_is_followed_by_the_old_one(
             assert client.ask(["alice"]) == before
         assert (info["state"], info["number"]) == ("failed", 0)
         assert "cannot be started: No such file" in info["problem"]
-        assert director.get("/v1/status")["users"] == 2
+        status = until(lambda: (now := director.get("/v1/status"))["store"]["up"] and now)
+        assert status["users"] == 2
+        assert director.stop() == 0
 
 
 def test_signals_in_a_row_and_during_the_start_do_no_harm(folder: Path) -> None:
@@ -314,9 +316,10 @@ def test_an_operators_connection_is_accepted_again_afterwards(folder: Path) -> N
         with connect(director.admin) as admin:
             admin.sendall(b"VERSION\tdirector-doveadm\t1\t0\nHOST-LIST\n")
             replaced(director)
-        with connect(director.admin) as admin:
+        with connect(director.admin) as admin, admin.makefile("rb") as replies:
             admin.sendall(b"VERSION\tdirector-doveadm\t1\t0\nHOST-LIST\n")
-            assert b"127.0.3.1" in admin.recv(4096) + admin.recv(4096)
+            replies.readline()
+            assert replies.readline().startswith(b"127.0.3.1\t")
 
 
 def test_a_flush_under_way_goes_on_to_its_end_and_whoever_follows_it_is_told(folder: Path) -> None:
@@ -413,3 +416,18 @@ def test_a_listener_that_cannot_be_opened_at_its_new_place_is_served_on_at_the_f
         assert director.logged("listener_failed", "taken")
         with Client(director.login) as client:
             assert client.ask(["alice"])
+
+
+def test_where_there_is_no_room_for_what_is_handed_over_the_old_program_serves_on(folder: Path) -> None:
+    users = [f"user{number}" for number in range(5000)]
+    with one_director(folder, state="memory:") as director:
+        director.wait_ready()
+        with Client(director.login) as client:
+            before = client.ask(users)
+            size, most = resource.RLIMIT_FSIZE, resource.RLIM_INFINITY
+            resource.prlimit(director.pid, size, (100_000, most))  # for memory that is a file as well
+            assert "no room" in replace(director)["problem"]
+            assert client.ask(users) == before
+            resource.prlimit(director.pid, size, (most, most))
+            assert replace(director)["state"] == "done"
+            assert client.ask(users) == before

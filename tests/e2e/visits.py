@@ -30,7 +30,9 @@ def visit(entrance: Entrance, protocol: str, user: str, password: str = "any") -
     """Begin one. Raises Refused or OSError where the user does not get in."""
     if protocol == "lmtp":
         return Delivery(entrance, user)
-    return Command(entrance, user) if protocol == "doveadm" else Session(entrance, protocol, user, password)
+    if protocol == "doveadm":
+        return Command(entrance, user, password)
+    return Session(entrance, protocol, user, password)
 
 
 def landed(entrance: Entrance, protocol: str, user: str) -> str:
@@ -111,10 +113,18 @@ class Delivery:
 
 
 class Command:
-    """`doveadm mailbox list`, which shows whose mailboxes they are."""
+    """`doveadm mailbox list`, which shows whose mailboxes they are.
 
-    def __init__(self, entrance: Entrance, user: str) -> None:
+    Through the port of the proxy's doveadm where a password is given, else on the proxy itself.
+    """
+
+    def __init__(self, entrance: Entrance, user: str, password: str) -> None:
         self._entrance, self._user = entrance, user
+        self._options: list[str] = []
+        self._where: list[str] = []
+        if password != "any":
+            self._options = ["-o", f"doveadm_password={password}"]
+            self._where = ["-S", f"{entrance.address}:{entrance.site.ports.doveadm}"]
         self.backend = self._run()
 
     def goes_on(self) -> bool:
@@ -124,7 +134,8 @@ class Command:
     def close(self) -> None: ...
 
     def _run(self) -> str:
-        ran = self._entrance.proxy.doveadm("mailbox", "list", "-u", self._user)
+        command = [*self._options, "mailbox", "list", *self._where, "-u", self._user]
+        ran = self._entrance.proxy.doveadm(*command)
         if ran.returncode != 0:
             raise Refused(f"{ran.returncode}: {ran.stderr.strip()}")
         (name,) = [

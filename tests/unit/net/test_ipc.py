@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -81,6 +82,19 @@ async def test_where_nobody_listens_the_error_says_so(tmp_path: Path) -> None:
         async with channel(tmp_path).connection():
             pass
     assert str(caught.value) == f"{tmp_path / 'ipc'}: cannot connect: No such file or directory"
+
+
+async def test_who_may_not_connect_is_told_what_to_set(tmp_path: Path) -> None:
+    async with FakeIpc(lambda _: b"+0\n").listening(tmp_path / "ipc"):
+        (tmp_path / "ipc").chmod(0o600 if os.getuid() == 0 else 0)
+        if os.getuid() == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(KickError, match="Permission denied; give unix_listener ipc in "):
+                async with Connections(str(tmp_path / "ipc"), IpcConnection).connection():
+                    pass
+        finally:
+            os.seteuid(os.getuid())
 
 
 @pytest.mark.parametrize("data", [b"hello\n", b":" + b"x" * 20_000 + b"\n", b"+1\n+1\n"])

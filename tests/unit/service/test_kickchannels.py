@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -11,6 +14,7 @@ import pytest
 from director.core.kicktypes import ByName, HashOnHosts, OnHost
 from director.errors import KickError
 from director.service.kickchannels import Anvil
+from director.wire.anvil import Rows, Sessions
 from director.wire.sessions import SessionList
 from tests.anvil import FakeAnvil, row
 from tests.ipc import FakeIpc
@@ -58,24 +62,56 @@ async def test_sessions_that_stay_though_anvil_says_they_are_ended_are_told_with
             await Anvil(str(tmp_path / "anvil")).kick(KICK)
 
 
-async def test_sessions_that_stay_are_ended_at_their_own_login_process_where_that_may_be_asked(
-    tmp_path: Path,
-) -> None:
+@asynccontextmanager
+async def login_process(folder: Path, fake: FakeAnvil, *, works: bool = True) -> AsyncIterator[list[bytes]]:
+    """The socket of the process that has all the sessions; what it was asked."""
     asked: list[bytes] = []
 
-    async def login_process(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readline())
         writer.write(b"VERSION\tmaster-admin-server\t1\t0\n")
         asked.append(await reader.readline())
+        id = asked[-1].split(b"\t")[-1].strip()
+        if works:
+            fake.rows = [line for line in fake.rows if line.split(b"\t")[4] != id]
         writer.write(b"+1\n")
         writer.close()
 
-    (tmp_path / "srv.imap-login").mkdir()
-    server = await asyncio.start_unix_server(login_process, tmp_path / "srv.imap-login" / "10")
-    async with server, FakeAnvil(*ANN).listening(tmp_path / "anvil") as fake:
-        fake.stubborn = {b"3"}
+    (folder / "srv.imap-login").mkdir()
+    async with await asyncio.start_unix_server(serve, folder / "srv.imap-login" / "10"):
+        yield asked
+
+
+async def test_sessions_that_stay_are_ended_at_their_own_login_process_where_that_may_be_asked(
+    tmp_path: Path,
+) -> None:
+    fake = FakeAnvil(*ANN)
+    fake.stubborn = {b"3"}
+    async with login_process(tmp_path, fake) as asked, fake.listening(tmp_path / "anvil"):
         assert await Anvil(str(tmp_path / "anvil")).kick(KICK) == 2
+    assert fake.rows == [ANN[1]]
     assert asked == [b"VERSION\tmaster-admin-client\t1\t0\n", b"KICK-USER\tann\t3\n"]
+
+
+async def test_a_login_process_is_not_believed_either(tmp_path: Path) -> None:
+    fake = FakeAnvil(*ANN)
+    fake.stubborn = {b"3"}
+    async with login_process(tmp_path, fake, works=False), fake.listening(tmp_path / "anvil"):
+        with pytest.raises(KickError, match="go on: 1 of imap-login"):
+            await Anvil(str(tmp_path / "anvil")).kick(KICK)
+
+
+async def test_a_kick_among_5_000_sessions_does_not_hold_the_loop(tmp_path: Path) -> None:
+    """Looking for the sessions of a kick by hash was a walk over all, for each of its hosts."""
+    there = Sessions()
+    rows = Rows(there)
+    rows.add(b"user_dirkey")
+    for n in range(5_000):
+        rows.add(row(b"u%d" % n, HOST, n, id=b"%d" % n).strip())
+    what = HashOnHosts(7, [f"127.0.41.{n}" for n in range(50)])
+    began = time.process_time()
+    assert [session.name for _ in range(100) for session in there.of(what)] == [b"u7"] * 100
+    assert time.process_time() - began < 1
 
 
 async def test_a_session_begun_after_the_kick_is_not_taken_for_one_that_stayed(tmp_path: Path) -> None:

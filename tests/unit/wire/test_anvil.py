@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
-from director.wire.anvil import Rows, Session, Sessions, kick_one, kick_requests, matches, read_count
+from director.wire.anvil import Rows, Session, Sessions, kick_one, kick_requests, read_count
 from director.wire.sessions import SessionList
 
 LISTING = [
@@ -22,16 +22,16 @@ ANN = Session(
 PAST = Session(1999, b"ann", "imap-login", b"7d85", b"127.0.41.1", b"", {})
 
 
-def taken(*lines: bytes) -> list[Session]:
+def taken(*lines: bytes) -> Sessions:
     listing = Sessions()
     rows = Rows(listing)
     for line in lines:
         rows.add(line)
-    return listing.sessions
+    return listing
 
 
 def test_who_is_not_proxied_is_not_listed_and_a_field_seen_later_is_no_loss() -> None:
-    assert taken(*LISTING) == [BOB, ANN, PAST]
+    assert taken(*LISTING).sessions == [BOB, ANN, PAST]
 
 
 def test_the_sessions_are_those_the_director_compares() -> None:
@@ -47,7 +47,7 @@ def test_the_sessions_are_those_the_director_compares() -> None:
 
 
 def test_without_any_field_the_first_line_is_empty() -> None:
-    assert taken(b"", b"1\ta\x01tb\timap-login\t127.0.0.1\tid\t127.0.41.1") == [
+    assert taken(b"", b"1\ta\x01tb\timap-login\t127.0.0.1\tid\t127.0.41.1").sessions == [
         Session(1, b"a\tb", "imap-login", b"id", b"127.0.41.1", b"", {})
     ]
 
@@ -56,26 +56,25 @@ def test_without_any_field_the_first_line_is_empty() -> None:
     "line", [b"x\tann\timap-login\t127.0.0.1\tid\t127.0.41.1", b"1\tann", b"1\t2\t3\t4\t5\t6\t7\t8\t9"]
 )
 def test_a_line_that_is_no_session_is_left_out(line: bytes) -> None:
-    assert taken(LISTING[0], line) == []
+    assert taken(LISTING[0], line).sessions == []
+
+
+KICK_ANN = b"KICK-ALT-USER\tuser_dirkey\t2114813834@127.0.41.1\n"
+ON_BOTH = HashOnHosts(2114813834, ["127.0.41.1", "127.0.41.4"])
 
 
 @pytest.mark.parametrize(
     ("what", "lines", "ended"),
     [
-        (
-            HashOnHosts(2114813834, ["127.0.41.1", "127.0.41.4"]),
-            [
-                b"KICK-ALT-USER\tuser_dirkey\t2114813834@127.0.41.1\n",
-                b"KICK-ALT-USER\tuser_dirkey\t2114813834@127.0.41.4\n",
-            ],
-            [ANN],
-        ),
-        (ByName(b"ann"), [b"KICK-USER\tann\n"], [ANN, PAST]),
-        (ByName(b"a\tb\n"), [b"KICK-USER\ta\x01tb\x01n\n"], []),
-        (ByField("user_guest", b"yes"), [b"KICK-ALT-USER\tuser_guest\tyes\n"], [ANN]),
+        (ON_BOTH, [KICK_ANN, KICK_ANN.replace(b".1\n", b".4\n")], [ANN]),
+        (ByName(b"bob"), [b"KICK-ALT-USER\tuser_dirkey\t" + BOB.key + b"\n"], [BOB]),
+        (ByName(b"a\tb\n"), [], []),
+        (ByField("user_guest", b"yes"), [KICK_ANN], [ANN]),
+        (ByField("user_guest", b""), [], []),
         (ByField("user_dirkey", BOB.key), [b"KICK-ALT-USER\tuser_dirkey\t" + BOB.key + b"\n"], [BOB]),
+        (ByField("user_dirkey", b""), [], []),
         (ByField("username", b"ann"), [], []),
-        (OnHost("127.0.41.1"), [b"KICK-ALT-USER\tuser_dirkey\t2114813834@127.0.41.1\n"], [ANN, PAST]),
+        (OnHost("127.0.41.1"), [KICK_ANN], [ANN, PAST]),
         (OnHost("127.0.41.2"), [], []),
         (Fence(), [], []),
     ],
@@ -83,9 +82,38 @@ def test_a_line_that_is_no_session_is_left_out(line: bytes) -> None:
 def test_each_kick_has_its_lines_and_its_sessions(
     what: KickWhat, lines: list[bytes], ended: list[Session]
 ) -> None:
-    sessions = [BOB, ANN, PAST]
-    assert kick_requests(what, sessions) == lines
-    assert [session for session in sessions if matches(session, what)] == ended
+    there = taken(*LISTING)
+    assert kick_requests(what, there) == lines
+    assert there.of(what) == ended
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        (ByName(b"ann"), b"KICK-USER\tann\n"),
+        (ByField("user_guest", b"yes"), b"KICK-ALT-USER\tuser_guest\tyes\n"),
+    ],
+)
+@pytest.mark.parametrize(
+    "other",
+    [
+        b"1\tanna\timap-login\t127.0.0.1\tid\t127.0.41.1\t2114813834@127.0.41.1",
+        b"1\tann\timap-login\t127.0.0.1\tid\t127.0.41.1\t\tyes",
+    ],
+)
+def test_where_a_key_is_not_that_of_the_meant_alone_they_are_ended_as_they_are_named(
+    what: KickWhat, line: bytes, other: bytes
+) -> None:
+    assert kick_requests(what, taken(*LISTING[:3], other)) == [line]
+
+
+def test_a_session_here_that_a_director_sent_here_is_ended_and_no_other_that_is_not_proxied() -> None:
+    sent = b"7\tlocal\timap\t127.0.0.1\t5897\t\t12@127.0.41.9\t"
+    there = taken(*LISTING, sent)
+    here = Session(7, b"local", "imap", b"5897", b"127.0.41.9", b"12@127.0.41.9", {})
+    for what in (ByName(b"local"), OnHost("127.0.41.9"), HashOnHosts(12, ["127.0.41.9"])):
+        assert there.of(what) == [here]
+        assert kick_requests(what, there) == [b"KICK-ALT-USER\tuser_dirkey\t12@127.0.41.9\n"]
 
 
 def test_one_session_is_ended_by_its_id() -> None:
