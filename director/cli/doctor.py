@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 SKEW = re.compile(r'^director_clock_skew_seconds\{member="([^"]*)"\} (\S+)$', re.MULTILINE)
+KICKS = re.compile(r'^director_kicks_total\{result="([^"]*)"\} (\S+)$', re.MULTILINE)
 MARKS = {"ok": "ok     ", "hint": "hint   ", "unseen": "unseen ", "warning": "WARNING", "fault": "FAULT  "}
 
 
@@ -52,10 +53,17 @@ def doctor(
     from director.service.config import load
 
     config = load(target.config_path, os.environ)
-    status, problem, skew = _status(target)
+    status, problem, metrics = _status(target)
     dovecot = (read_doveconf(file), "") if file is not None else run_doveconf(conf)
     facts = look(
-        config, dovecot, here=file is None, status=status, problem=problem, version=VERSION, skew=skew
+        config,
+        dovecot,
+        here=file is None,
+        status=status,
+        problem=problem,
+        version=VERSION,
+        skew=_by_label(SKEW, metrics),
+        kicks=_by_label(KICKS, metrics),
     )
     findings = [*configuration.check(facts), *sockets.check(facts), *running.check(facts)]
     if user is not None:
@@ -67,15 +75,18 @@ def doctor(
     return EX_CONFIG if worst(findings) == FAULT else 0
 
 
-def _status(target: Target) -> tuple[StatusInfo | None, str, dict[str, float]]:
-    """What the director says of itself, or why it does not; how far the others' clocks are ahead, seconds."""
+def _status(target: Target) -> tuple[StatusInfo | None, str, str]:
+    """What the director says of itself, or why it does not; its metrics."""
     try:
         client = target.client()
         status = client.decode(client.get("/v1/status"), StatusInfo)
-        skew = {member: float(value) for member, value in SKEW.findall(client.get("/metrics").decode())}
+        return status, "", client.get("/metrics").decode()
     except Failure as error:
-        return None, str(error), {}
-    return status, "", skew
+        return None, str(error), ""
+
+
+def _by_label(pattern: re.Pattern[str], metrics: str) -> dict[str, float]:
+    return {label: float(value) for label, value in pattern.findall(metrics)}
 
 
 def _print(findings: list[Finding], everything: bool) -> None:

@@ -56,6 +56,7 @@ def look(
     problem: str,
     version: str,
     skew: dict[str, float],
+    kicks: dict[str, float],
 ) -> Facts:
     """Everything. dovecot: its configuration, or why there is none; here: whether it is this machine's.
 
@@ -90,6 +91,7 @@ def look(
         version=version,
         open_files=open_files(process) if process else 0,
         skew=skew,
+        kicks=kicks,
         backends=backends(hosts),
     )
 

@@ -114,12 +114,17 @@ def test_nothing_is_wrong_with_its_sockets_either(cluster: Cluster) -> None:
 
 @pytest.mark.usefixtures("doveconf_here")
 def test_a_dovecot_that_does_not_run_is_found_by_its_sockets(cluster: Cluster) -> None:
-    proxy = cluster.proxies[0]
+    director, proxy = cluster.directors[0], cluster.proxies[0]
     proxy.stop()
     try:
+        director.command("kick", "dagmar")
         findings = examined(cluster, "--conf", str(proxy.config), code=78)
     finally:
         proxy.start()
+        director.restart()
+    (kicks,) = [one for one in findings if one["check"] == "kicks"]
+    assert kicks["found"] == "1 of 1 requests to end sessions failed since the start"
+    findings.remove(kicks)
     assert {one["check"] for one in findings} == {"auth", "auth_userdb", "kick_channel"}
     assert {tuple(one["mend"]) for one in findings} == {("systemctl start dovecot",)}
 
