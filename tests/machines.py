@@ -53,7 +53,8 @@ class Machine:
     def __init__(self, name: str, root: Path, address: str, network: int) -> None:
         self.name, self.root, self.address = name, root, address
         group = (
-            next(path for path in GROUPS if (path / "cgroup.subtree_control").exists()) / f"machine-{name}"
+            next(path for path in GROUPS if (path / "cgroup.subtree_control").exists())
+            / f"machine-{name}-{os.getpid()}"
         )
         group.mkdir(exist_ok=True)
         command = ["unshare", "-m", "-p", "-f", "-n", "-u", "-i", "-C", "--kill-child", "sh", "-ec", BOOT]
