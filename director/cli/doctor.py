@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 SKEW = re.compile(r'^director_clock_skew_seconds\{member="([^"]*)"\} (\S+)$', re.MULTILINE)
+KICKS = re.compile(r'^director_kicks_total\{result="([^"]*)"\} (\S+)$', re.MULTILINE)
 MARKS = {"ok": "ok     ", "hint": "hint   ", "unseen": "unseen ", "warning": "WARNING", "fault": "FAULT  "}
 
 
@@ -52,10 +53,17 @@ def doctor(
     from director.service.config import load
 
     config = load(target.config_path, os.environ)
-    status, problem, skew = _status(target)
-    dovecot = read_doveconf(file) if file is not None else run_doveconf(conf)
+    status, problem, metrics = _status(target)
+    dovecot = (read_doveconf(file), "") if file is not None else run_doveconf(conf)
     facts = look(
-        config, dovecot, here=file is None, status=status, problem=problem, version=VERSION, skew=skew
+        config,
+        dovecot,
+        here=file is None,
+        status=status,
+        problem=problem,
+        version=VERSION,
+        skew=_by_label(SKEW, metrics),
+        kicks=_by_label(KICKS, metrics),
     )
     findings = [*configuration.check(facts), *sockets.check(facts), *running.check(facts)]
     if user is not None:
@@ -67,15 +75,18 @@ def doctor(
     return EX_CONFIG if worst(findings) == FAULT else 0
 
 
-def _status(target: Target) -> tuple[StatusInfo | None, str, dict[str, float]]:
-    """What the director says of itself, or why it does not; how far the others' clocks are ahead, seconds."""
+def _status(target: Target) -> tuple[StatusInfo | None, str, str]:
+    """What the director says of itself, or why it does not; its metrics."""
     try:
         client = target.client()
         status = client.decode(client.get("/v1/status"), StatusInfo)
-        skew = {member: float(value) for member, value in SKEW.findall(client.get("/metrics").decode())}
+        return status, "", client.get("/metrics").decode()
     except Failure as error:
-        return None, str(error), {}
-    return status, "", skew
+        return None, str(error), ""
+
+
+def _by_label(pattern: re.Pattern[str], metrics: str) -> dict[str, float]:
+    return {label: float(value) for label, value in pattern.findall(metrics)}
 
 
 def _print(findings: list[Finding], everything: bool) -> None:
@@ -114,11 +125,19 @@ def _words(counts: dict[str, int]) -> list[tuple[str, str]]:
 
 def _lines(finding: Finding) -> list[str]:
     mark, indent = MARKS[finding.level], " " * 10
-    lines = textwrap.wrap(
-        finding.found, WIDTH, initial_indent=f"  {mark} ", subsequent_indent=indent, break_on_hyphens=False
-    )
+    lines = _wrapped(finding.found, first=f"  {mark} ", indent=indent)
     if finding.why:
-        lines += textwrap.wrap(
-            f"{finding.why}.", WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
-        )
+        lines += _wrapped(f"{finding.why}.", first=indent, indent=indent)
     return lines + [f"{indent}    {line}" for line in finding.mend]
+
+
+def _wrapped(text: str, *, first: str, indent: str) -> list[str]:
+    # A path stays whole: it is there to be copied.
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

@@ -92,6 +92,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Limit of the director's process; 0: unknown."""
     skew: dict[str, float] = {}
     """Seconds that the clocks of other directors are ahead."""
+    kicks: dict[str, float] = {}
+    """What requests to end sessions came to since the director started: `done`, `failed` or `timed_out`."""
     backends: tuple[Backend, ...] = ()
 
     def file(self, path: str) -> File:

@@ -56,6 +56,7 @@ def look(
     problem: str,
     version: str,
     skew: dict[str, float],
+    kicks: dict[str, float],
 ) -> Facts:
     """Everything. dovecot: its configuration, or why there is none; here: whether it is this machine's.
 
@@ -90,16 +91,18 @@ def look(
         version=version,
         open_files=open_files(process) if process else 0,
         skew=skew,
+        kicks=kicks,
         backends=backends(hosts),
     )
 
 
-def read_doveconf(file: str) -> tuple[Doveconf | None, str]:
-    """What doveconf printed elsewhere, or why it cannot be read. file: `-` is standard input."""
+def read_doveconf(file: str) -> Doveconf:
+    """What doveconf printed elsewhere. file: `-` is standard input. Raises DoveconfError."""
     try:
-        return read(Path("/dev/stdin" if file == "-" else file).read_text(errors="replace"), file), ""
-    except (OSError, DoveconfError) as exc:
-        return None, str(exc)
+        text = Path("/dev/stdin" if file == "-" else file).read_text(errors="replace")
+    except OSError as exc:
+        raise DoveconfError(file, 0, exc.strerror or str(exc)) from exc
+    return read(text, file)
 
 
 def run_doveconf(file: str | None) -> tuple[Doveconf | None, str]:

@@ -32,6 +32,7 @@ def check(facts: Facts) -> Iterator[Finding]:
             found = f"the clock of {member} is {abs(seconds):.1f} s {'ahead' if seconds > 0 else 'behind'}"
             why = "directors whose clocks differ by more than ring.max_clock_skew do not talk to each other"
             yield _finding(WARNING, "clock", found, why, ("timedatectl status      # on both",))
+    yield from _kicks(facts)
     if 0 < facts.open_files < OPEN_FILES:
         why = "a director that has no descriptors left accepts no login process any more"
         mend = ("[Service]                # systemctl edit director", "LimitNOFILE=65536")
@@ -91,6 +92,16 @@ def _store(status: StatusInfo) -> Iterator[Finding]:
         found = f"{store.url} is this director's own"
         mend = ('state = "redis://HOST/0"   # director.toml, on all directors',)
         yield _finding(HINT, "shared_store", found, why, mend)
+
+
+def _kicks(facts: Facts) -> Iterator[Finding]:
+    failed = sum(count for result, count in facts.kicks.items() if result != "done")
+    if not failed:
+        return
+    why = "sessions of users who were moved may have lived on"
+    found = f"{failed:.0f} of {sum(facts.kicks.values()):.0f} requests to end sessions failed since the start"
+    mend = ("journalctl -u director | grep kick_failed",)
+    yield _finding(WARNING, "kicks", found, why, mend, area="kicks")
 
 
 def _backends(facts: Facts, status: StatusInfo) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ _VERSION = re.compile(r"# (\d+\.\d+\.\S+) \([0-9a-f]+\): ")
 _OPEN = re.compile(r"([A-Za-z0-9_!-]+)(?:\s+(.+?))?\s*\{(\s*\})?$")
 _SETTING = re.compile(r"(@?[A-Za-z0-9_/+.-]+)\s*=(?:\s+|$)?(.*)$")
 _INCLUDE = re.compile(r"!include(?:_try)?\s")
-_PROGRAM = re.compile(r"(?:doveconf|doveadm|dovecot): ")
+_PROGRAM = re.compile(r"(?:doveconf|doveadm|dovecot): (Fatal: )?")
 
 
 class Block(msgspec.Struct, kw_only=True):
@@ -68,7 +68,8 @@ class Doveconf(msgspec.Struct, kw_only=True):
 def read(text: str, file: str) -> Doveconf:
     """The tree of `text`. file: what it is called in errors.
 
-    Raises DoveconfError, which names the line, for what is no configuration, and for includes.
+    Raises DoveconfError, which names the line, for what is no configuration, or was none for Dovecot itself,
+    and for includes.
     """
     root, version = Block(), ""
     stack = [root]
@@ -77,7 +78,11 @@ def read(text: str, file: str) -> Doveconf:
         if not version and (match := _VERSION.match(line)):
             version = match[1]
         # Warnings of the program come along where its stderr was kept too.
-        if not line or line.startswith("#") or _PROGRAM.match(line):
+        if not line or line.startswith("#"):
+            continue
+        if match := _PROGRAM.match(line):
+            if match[1]:
+                raise DoveconfError(file, number, f"Dovecot itself cannot read it: {line[match.end() :]}")
             continue
         here = stack[-1]
         if line == "}":

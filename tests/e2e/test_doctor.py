@@ -24,6 +24,7 @@ BROKEN = {
         ("executable = imap-login director/login", "executable = imap-login", "login_socket"),
         ("login_proxy_notify_path = director/proxy-notify", "", "notify"),
         ("nopassword=y proxy=y", "nopassword=y", "passdb"),
+        ("lmtp_proxy = yes", "lmtp_proxy = no", "lmtp_proxy"),
     ),
     "2.4": (
         ("login_socket_path = director/login", "", "login_socket"),
@@ -85,7 +86,20 @@ def test_nothing_is_wrong_with_a_proxy_of_the_demo(cluster: Cluster) -> None:
         assert examined(cluster, "--doveconf", file) == []
 
 
-@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
+@pytest.fixture
+def doveconf_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command `doveconf` is that of the release, with paths as they are outside of its root."""
+    proxy = cluster.proxies[0]
+    printed = cluster.folder / "printed.txt"
+    printed.write_text(doveconf(proxy))
+    script = cluster.folder / "bin" / "doveconf"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(f"#!/bin/sh\nexec cat {printed}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("doveconf_here")
 def test_nothing_is_wrong_with_its_sockets_either(cluster: Cluster) -> None:
     proxy = cluster.proxies[0]
     assert examined(cluster, "--conf", str(proxy.config)) == []
@@ -94,6 +108,25 @@ def test_nothing_is_wrong_with_its_sockets_either(cluster: Cluster) -> None:
     assert f"ok {proxy.run}/login/director/login: somebody listens" in words
     assert f"ok {proxy.run}/login/director/proxy-notify: it is read" in words
     assert "ok dagmar goes to 127." in words
+    channel = {"2.3": "ipc", "2.4": "anvil"}[proxy.programs.release]
+    assert f"ok {channel}: {proxy.run}/{channel}" in words
+
+
+@pytest.mark.usefixtures("doveconf_here")
+def test_a_dovecot_that_does_not_run_is_found_by_its_sockets(cluster: Cluster) -> None:
+    director, proxy = cluster.directors[0], cluster.proxies[0]
+    proxy.stop()
+    try:
+        director.command("kick", "dagmar")
+        findings = examined(cluster, "--conf", str(proxy.config), code=78)
+    finally:
+        proxy.start()
+        director.restart()
+    (kicks,) = [one for one in findings if one["check"] == "kicks"]
+    assert kicks["found"] == "1 of 1 requests to end sessions failed since the start"
+    findings.remove(kicks)
+    assert {one["check"] for one in findings} == {"auth", "auth_userdb", "kick_channel"}
+    assert {tuple(one["mend"]) for one in findings} == {("systemctl start dovecot",)}
 
 
 def test_what_is_broken_in_dovecots_configuration_is_found(
@@ -121,3 +154,37 @@ def test_a_socket_that_login_processes_may_not_use_is_found(cluster: Cluster) ->
     finally:
         os.chmod(path, mode)
     assert (finding["check"], finding["found"]) == ("login", f"{path} has mode 0600")
+
+
+@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
+def test_a_folder_that_login_processes_may_not_enter_is_found(cluster: Cluster) -> None:
+    proxy = cluster.proxies[0]
+    folder = proxy.run / "login/director"
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    folder.chmod(0o700)
+    try:
+        (finding,) = examined(cluster, "--conf", str(proxy.config), code=78)
+    finally:
+        folder.chmod(mode)
+    assert (finding["check"], finding["mend"]) == ("login_folder", [f"chmod 0755 {folder}"])
+
+
+@pytest.mark.parametrize("programs", ["2.3"], indirect=True)
+def test_a_director_that_does_not_run_is_found_by_what_it_leaves(cluster: Cluster) -> None:
+    director, proxy = cluster.directors[0], cluster.proxies[0]
+    director.kill()
+    try:
+        findings = examined(cluster, "--conf", str(proxy.config), code=78)
+    finally:
+        director.start()
+        director.wait_ready()
+    assert {one["check"] for one in findings} == {"login", "userdb", "admin", "notify", "answers"}
+    assert {one["level"] for one in findings} == {"fault"}
+    (notify,) = [one for one in findings if one["check"] == "notify"]
+    assert notify["found"] == f"{proxy.run}/login/director/proxy-notify: nobody has it open"
+
+
+def test_a_file_that_is_not_there_is_no_proxy_in_which_all_is_well(cluster: Cluster) -> None:
+    result = cluster.directors[0].command("doctor", "--doveconf", str(cluster.folder / "none"))
+    assert (result.returncode, result.stdout) == (65, "")
+    assert "No such file" in result.stderr

@@ -139,3 +139,10 @@ def test_a_look_up_is_made_as_lmtp_makes_it_and_shows_no_password(tmp_path: Path
 
 def test_a_look_up_where_nobody_listens_says_so(tmp_path: Path) -> None:
     assert asked(str(tmp_path / "none"), "ann") == f"{tmp_path}/none: No such file or directory"
+
+
+def test_requests_to_end_sessions_that_failed_are_told() -> None:
+    (finding,) = told(but(kicks={"done": 9.0, "failed": 1.0, "timed_out": 2.0}))
+    assert (finding.level, finding.check) == (WARNING, "kicks")
+    assert finding.found.startswith("3 of 12 requests")
+    assert told(but(kicks={"done": 9.0, "failed": 0.0})) == []

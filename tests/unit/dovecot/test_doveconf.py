@@ -75,3 +75,10 @@ def test_what_is_no_configuration_is_refused_with_its_line(text: str, line: int,
         read(text, "given.conf")
     assert refusal.value.line == line
     assert str(refusal.value).startswith(f"given.conf: line {line}: ")
+
+
+def test_what_doveconf_gave_up_at_is_not_taken_for_an_empty_configuration() -> None:
+    text = "# 2.4.1-4 (7d8c0e5759): f\ndoveconf: Fatal: Error in f line 1: Unknown setting: x\n"
+    with pytest.raises(DoveconfError, match="Unknown setting: x") as caught:
+        read(text, "f")
+    assert caught.value.line == 2
