@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar, cast
@@ -20,6 +21,8 @@ from director.wire.tabs import LineBuffer, LineTooLong
 
 CONNECTIONS = 64
 """At most so many at a time; who needs one more waits. (ipc has room for 1,000, login processes included.)"""
+LINES = 200
+"""Lines of an answer that are read in one turn of the loop: a listing has one for each session."""
 IDLE_KEPT = 4
 """So many stay open when nobody uses them."""
 IDLE_TIME = 2.0
@@ -33,6 +36,9 @@ class KickConnection(asyncio.Protocol):
         self.path = path
         self._transport: asyncio.Transport | None = None
         self._buffer = LineBuffer(limit)
+        self._lines: deque[bytes] = deque()
+        self._lost = ""
+        """Why the connection ended, while there are lines left."""
         self._row: Callable[[bytes], None] | None = None
         self._missing = 0
         self._count = 0
@@ -62,6 +68,7 @@ class KickConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
+            self._lines.clear()
             self._fail(reason)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -69,14 +76,35 @@ class KickConnection(asyncio.Protocol):
         self._transport.write(self._hello)
 
     def data_received(self, data: bytes) -> None:
+        idle = not self._lines
         try:
-            for line in self._buffer.feed(data):
-                self._line(line)
-        except (LineTooLong, ValueError) as exc:
+            self._lines.extend(self._buffer.feed(data))
+        except LineTooLong as exc:
             self.close(f"unexpected reply: {exc}")
+        if idle:
+            self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.close(f"the connection was lost: {exc}" if exc else "Dovecot closed the connection")
+        self._lost = f"the connection was lost: {exc}" if exc else "Dovecot closed the connection"
+        if not self._lines:
+            self.close(self._lost)
+
+    def _read_on(self) -> None:
+        """The next lines, and the rest in the next turns; nothing more is read from the socket before."""
+        try:
+            for _ in range(min(LINES, len(self._lines))):
+                self._line(self._lines.popleft())
+        except ValueError as exc:
+            self.close(f"unexpected reply: {exc}")
+        if self._transport is None:
+            return
+        if self._lines:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+        elif self._lost:
+            self.close(self._lost)
+        else:
+            self._transport.resume_reading()
 
     _hello = b""
     """What is said first."""

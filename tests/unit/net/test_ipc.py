@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from director.errors import KickError
 from director.net.ipc import IpcConnection
-from director.net.kickline import CONNECTIONS, IDLE_KEPT, Connections
+from director.net.kickline import CONNECTIONS, IDLE_KEPT, LINES, Connections
 from tests.ipc import FakeIpc
 from tests.waiting import until
 
@@ -161,3 +163,32 @@ async def test_there_are_only_so_many_connections_and_fewer_when_idle(tmp_path: 
         ipc.close()
         await until(lambda: fake.open == 0)
     assert answered == [1] * (CONNECTIONS + 10)
+
+
+async def test_a_long_listing_is_read_in_slices_and_whole_though_the_other_end_hangs_up_behind_it(
+    tmp_path: Path,
+) -> None:
+    rows: list[bytes] = []
+    seen: list[int] = []
+    listing = b"".join(b":%d\n" % number for number in range(20 * LINES)) + b"+0\n"
+    fake = FakeIpc(lambda _: listing)
+    async with fake.listening(tmp_path / "ipc"), channel(tmp_path).connection() as connection:
+        line = connection._line
+
+        def watched(data: bytes) -> None:
+            if not rows:
+                asyncio.get_running_loop().call_soon(look)
+            line(data)
+
+        def look() -> None:
+            seen.append(len(rows))
+            if len(rows) < 20 * LINES:
+                asyncio.get_running_loop().call_soon(look)
+
+        connection._line = watched  # type: ignore[method-assign]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.ask, [KICK], rows.append)
+            await until(lambda: rows)
+            fake.hang_up()
+    assert len(rows) == 20 * LINES
+    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= LINES
