@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 from director.doctor.facts import Facts
@@ -12,6 +13,8 @@ from director.dovecot.doveconf import Block, Doveconf
 SERVICES = {"imap": "imap", "pop3": "pop3", "submission": "submission", "sieve": "managesieve"}
 """Protocol -> the first part of its login service's name."""
 UNLIMITED = ("0", "unlimited")
+CUTS_DOMAIN = re.compile(r"\|\s*username\b|%[LU]*n")
+"""In an auth_username_format, of 2.4 or 2.3."""
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -34,6 +37,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     yield from _connections(facts, conf)
     yield from _notify(facts, conf)
     yield from _lookups(facts, conf)
+    yield from _lmtp_names(conf)
     yield from _doveadm(conf)
     yield from _passdbs(conf)
     yield from _names(facts, conf)
@@ -239,6 +243,18 @@ def _lookups(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
         yield _finding(FAULT, "lmtp_proxy", "lmtp_proxy = no", why, ("lmtp_proxy = yes",))
 
 
+def _lmtp_names(conf: Doveconf) -> Iterator[Finding]:
+    """Whether mail goes by the name that sessions go by. Debian 13's 20-lmtp.conf cuts the domain off."""
+    everybody = conf.root.get("auth_username_format")
+    lmtp = conf.root.get("protocol", "lmtp", "auth_username_format", default=everybody)
+    if "lmtp" in protocols(conf) and CUTS_DOMAIN.search(lmtp) and not CUTS_DOMAIN.search(everybody):
+        why = "mail goes by the name without its domain, logins by the whole: two users, on two backends"
+        whole = everybody or ("%Lu" if conf.release == "2.3" else "%{user | lower}")
+        mend = block("protocol", "lmtp", f"auth_username_format = {whole}")
+        found = f"protocol lmtp: auth_username_format = {lmtp}"
+        yield _finding(WARNING, "lmtp_names", found, why, mend)
+
+
 def _doveadm(conf: Doveconf) -> Iterator[Finding]:
     """Whether it can go on to a backend. doveconf hides the password, and shows an empty one as such."""
     values = (("doveadm_port", "24245"), ("doveadm_password", "THAT OF THE BACKENDS"))
@@ -264,9 +280,12 @@ def _passdbs(conf: Doveconf) -> Iterator[Finding]:
         name = passdb.name or _driver(passdb)
         if "host" in fields:
             why = "the director leaves users alone to whom the passdb gives a host"
-            yield _finding(
-                WARNING, "passdb", f"passdb {name} returns host={fields['host']}", why, ("# remove host",)
-            )
+            found, chosen = f"passdb {name} returns host={fields['host']}", passdb.get("username_filter")
+            if chosen:
+                # for some users, by name: somebody wanted it
+                yield _finding(HINT, "passdb", f"{found} for {chosen}", why)
+            else:
+                yield _finding(WARNING, "passdb", found, why, ("# remove host",))
         if "user_dirkey" in fields:
             why = "the director finds the sessions to end by this field, which it sets itself"
             yield _finding(

@@ -20,12 +20,12 @@ from director.dovecot.doveconf import Doveconf, read
 from director.errors import DoveconfError
 from director.records import StatusInfo
 from director.service.config import Config, DovecotConfig, ListenConfig, UsersConfig
+from director.wire.tabs import escape
 
 CONNECT_TIMEOUT = 2.0
 DOVECONF_TIMEOUT = 20.0
 SEARCH = os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin:/sbin"
 PORTS = {"imap": 143, "imaps": 993, "pop3": 110, "pop3s": 995, "submission": 587, "lmtp": 24, "sieve": 4190}
-ANSWER_LIMIT = 65536
 SECRET = re.compile(r"\t[^\t=]*(?:pass|resp|secret|token)[^\t]*")
 """Fields of an answer that nobody has to see."""
 
@@ -245,21 +245,21 @@ def asked(userdb: str, user: str) -> str:
 
     It counts as a login: a user nobody knew is placed by it.
     """
-    request = f"VERSION\t1\t1\nPASS\t1\t{user}\tservice=doveadm\tprotocol=doveadm\n"
+    name = escape(user.encode())
+    request = b"VERSION\t1\t1\nPASS\t1\t%b\tservice=doveadm\tprotocol=doveadm\n" % name
     try:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(CONNECT_TIMEOUT * 5)
             client.connect(userdb)
-            client.sendall(request.encode())
-            text = ""
-            while not (lines := [line for line in text.splitlines() if _is_answer(line)]):
-                data = client.recv(ANSWER_LIMIT)
-                if not data:
-                    return f"{userdb}: closed without an answer"
-                text += data.decode(errors="replace")
+            client.sendall(request)
+            # line by line: an answer may arrive in pieces
+            with client.makefile(errors="replace", newline="\n") as lines:
+                for line in lines:
+                    if _is_answer(line):
+                        return SECRET.sub("", line.rstrip("\n"))
     except OSError as exc:
         return f"{userdb}: {exc.strerror or exc}"
-    return SECRET.sub("", lines[0])
+    return f"{userdb}: closed without an answer"
 
 
 def _is_answer(line: str) -> bool:

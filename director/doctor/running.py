@@ -87,6 +87,14 @@ def _store(status: StatusInfo) -> Iterator[Finding]:
         yield _finding(WARNING, "store", f"{store.url}: {store.lag:.0f} s behind", why)
     else:
         yield _finding(OK, "store", store.url)
+    if store.url.startswith("memory:"):
+        why = "after a restart users are placed anew, beside sessions that live on elsewhere"
+        mend = ('state = "sqlite:////var/lib/director/state.db"   # director.toml',)
+        yield _finding(WARNING, "memory", f"{store.url} keeps nothing", why, mend)
+    if store.snapshot is not None and not store.snapshot.up:
+        why = "a restart while the shared store is away would begin without users"
+        found = f"{store.snapshot.url}: {store.snapshot.error or 'cannot be written'}"
+        yield _finding(WARNING, "snapshot", found, why)
     if len(status.ring.ring) + len(status.ring.missing) > 1 and not store.shared:
         why = "cut off from the others, a director cannot settle with them who goes where"
         found = f"{store.url} is this director's own"

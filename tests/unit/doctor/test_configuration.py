@@ -261,6 +261,22 @@ TRAPS = [
         "doveadm_port = 24245",
     ),
     Trap(
+        "2.4",
+        "auth_username_format = %{user | lower}",
+        "auth_username_format = %{user | username | lower}",
+        WARNING,
+        "lmtp_names",
+        "auth_username_format = %{user | lower}",
+    ),
+    Trap(
+        "2.3",
+        "protocol lmtp {\n",
+        "protocol lmtp {\n  auth_username_format = %Ln\n",
+        WARNING,
+        "lmtp_names",
+        "auth_username_format = %Lu",
+    ),
+    Trap(
         "2.3",
         'protocols = " imap lmtp sieve pop3 submission"\n',
         "protocols =\n",
@@ -285,6 +301,28 @@ def test_a_trap_has_exactly_its_finding_with_the_lines_that_mend_it(
     assert mend in "\n".join(finding.mend)
     assert finding.found
     assert finding.why
+
+
+@pytest.mark.parametrize(
+    ("release", "right", "more"),
+    [
+        (
+            "2.3",
+            "  args = nopassword=y proxy=y\n",
+            "  args = proxy=y host=10.1.0.9\n  username_filter = fixed*\n",
+        ),
+        (
+            "2.4",
+            "    proxy = y\n  }\n",
+            "    proxy = y\n    host = 10.1.0.9\n  }\n  username_filter = fixed*\n",
+        ),
+    ],
+)
+def test_a_host_for_users_chosen_by_name_is_no_mistake(release: str, right: str, more: str) -> None:
+    assert right in GOOD[release]
+    text = GOOD[release].replace(right, more)
+    assert told(facts(text)) == []
+    assert any("for fixed*" in one.found for one in check(facts(text)) if one.level == HINT)
 
 
 def test_one_process_a_login_is_no_fault_on_2_4_for_a_director_that_is_root() -> None:

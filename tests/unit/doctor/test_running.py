@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ from director.doctor.facts import Backend, Facts, Settings, Who
 from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding, worst
 from director.doctor.look import asked
 from director.doctor.running import answer, check
-from director.records import HostInfo, RingInfo, StatusInfo, StoreInfo
+from director.records import HostInfo, RingInfo, SnapshotInfo, StatusInfo, StoreInfo
 
 ME, OTHER = "10.0.0.1:9090", "10.0.0.2:9090"
 RING = RingInfo(me=ME, synced=True, ring=[ME, OTHER], missing=[], waiting_logins=0, members=[])
@@ -38,6 +39,9 @@ GOOD = Facts(
     skew={OTHER: 0.01},
     backends=(Backend(address="10.1.0.1", open=("imap",), local=False),),
 )
+
+
+LOST = SnapshotInfo(url="sqlite:////s.db", up=False, queued_buckets=1, written=None, error="disk full")
 
 
 def but(facts: Facts = GOOD, **changes: Any) -> Facts:
@@ -77,6 +81,8 @@ def test_nothing_is_found_where_all_is_right() -> None:
             "store",
             "refused",
         ),
+        (status(store=msgspec.structs.replace(STORE, url="memory:")), WARNING, "memory", "keeps nothing"),
+        (status(store=msgspec.structs.replace(STORE, snapshot=LOST)), WARNING, "snapshot", "disk full"),
         (status(store=msgspec.structs.replace(STORE, lag=60.0)), WARNING, "store", "60 s behind"),
         (status(store=msgspec.structs.replace(STORE, shared=False)), HINT, "shared_store", "its own|own"),
         (status(hosts=[HostInfo(address="10.1.0.1", weight=0, up=True)]), FAULT, "hosts", "none is up"),
@@ -135,6 +141,28 @@ def test_a_look_up_is_made_as_lmtp_makes_it_and_shows_no_password(tmp_path: Path
         thread.join()
     assert told == "PASS\t1\tuser=ann\thost=10.1.0.1"
     assert heard[0].startswith(b"VERSION\t1\t1\nPASS\t1\tann\tservice=doveadm")
+
+
+def test_an_answer_that_comes_in_pieces_is_taken_whole_and_a_name_cannot_add_fields(tmp_path: Path) -> None:
+    path, heard = str(tmp_path / "userdb"), []
+
+    def director(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as lines:
+            heard.extend([lines.readline(), lines.readline()])
+            connection.sendall(b"VERSION\t1\t1\nPASS\t1\tuser=ann")
+            assert not select.select([connection], [], [], 0.2)[0], "it hung up in the middle of the line"
+            connection.sendall(b"\thost=10.1.0.1\n")
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=director, args=(listener,))
+        thread.start()
+        told = asked(path, "ann\thost=10.9.9.9")
+        thread.join()
+    assert told == "PASS\t1\tuser=ann\thost=10.1.0.1"
+    assert heard[1] == b"PASS\t1\tann\x01thost=10.9.9.9\tservice=doveadm\tprotocol=doveadm\n"
 
 
 def test_a_look_up_where_nobody_listens_says_so(tmp_path: Path) -> None:
