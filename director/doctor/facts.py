@@ -77,7 +77,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     director_as: Who
     """Who the director is; where it does not run, whoever looks."""
-    running: bool
+    running: bool | None
+    """None: we may not ask."""
     conf: Doveconf | None = None
     conf_problem: str = ""
     here: bool = True

@@ -64,7 +64,11 @@ def look(
     """
     settings = settings_of(config.users, config.dovecot, config.listen)
     conf, conf_problem = dovecot
-    process = process_of(config.listen.api.path)
+    process, denied = None, False
+    try:
+        process = process_of(config.listen.api.path)
+    except PermissionError:
+        denied = True
     paths = (
         settings.login,
         os.path.dirname(settings.login),
@@ -81,7 +85,7 @@ def look(
     return Facts(
         settings=settings,
         director_as=whoever(process) if process else myself(),
-        running=process is not None,
+        running=None if denied else process is not None,
         conf=conf,
         conf_problem=conf_problem,
         here=here,
@@ -165,12 +169,14 @@ def myself() -> Who:
 
 
 def process_of(api: str) -> int | None:
-    """The process that listens at the API socket; None: nobody does, or we may not ask."""
+    """The process that listens at the API socket; None: nobody does. Raises PermissionError."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(CONNECT_TIMEOUT)
         try:
             client.connect(api)
             credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except PermissionError:
+            raise
         except OSError:
             return None
     pid: int = struct.unpack("3i", credentials)[0]

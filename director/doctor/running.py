@@ -17,7 +17,7 @@ LAG, SKEW = 10.0, 1.0
 def check(facts: Facts) -> Iterator[Finding]:
     status = facts.status
     if status is None:
-        level = UNSEEN if facts.running or not facts.here else FAULT
+        level = UNSEEN if facts.running is not False or not facts.here else FAULT
         mend = ("systemctl start director", "journalctl -u director -n 50") if level == FAULT else ()
         yield _finding(
             level, "answers", facts.status_problem, "ring, store and backends were not checked", mend

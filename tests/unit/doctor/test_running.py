@@ -71,6 +71,7 @@ def test_nothing_is_found_where_all_is_right() -> None:
             "no director",
         ),
         (but(status=None, status_problem="late"), UNSEEN, "answers", "late"),
+        (but(status=None, running=None, status_problem="permission denied"), UNSEEN, "answers", "denied"),
         (but(version="1.1"), WARNING, "version", "1.0 runs, 1.1 is installed"),
         (status(ring=msgspec.structs.replace(RING, removed=True)), FAULT, "ring", "is removed"),
         (status(ring=msgspec.structs.replace(RING, missing=[OTHER])), WARNING, "ring", OTHER),

@@ -61,6 +61,16 @@ def test_nothing_is_found_where_all_is_right(who: Who, release: str) -> None:
     assert told(proxy(who, release)) == []
 
 
+def test_who_may_not_ask_the_director_is_told_no_faults_about_its_rights() -> None:
+    nobody = Who(uid=65534, gids=(65534,), name="nobody")
+    findings = told(msgspec.structs.replace(proxy(nobody), running=None))
+    assert [(one.level, one.check) for one in findings] == [
+        (UNSEEN, "auth"),
+        (UNSEEN, "auth_userdb"),
+        (UNSEEN, "kick_channel"),
+    ]
+
+
 def gone(name: str) -> dict[str, File]:
     return {name: File(path=getattr(SETTINGS, name))}
 
