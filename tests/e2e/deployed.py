@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from director.demo.cluster import Director
 from director.demo.dovecot import Backend, Programs
 from director.demo.ports import USUAL
@@ -192,9 +194,9 @@ class Activated(Director):
                 | {
                     "LISTEN_FDS": str(len(opened)),
                     "LISTEN_FDNAMES": names,
-                    "PYTHONPATH": ":".join(path for path in sys.path if path),
+                    "PYTHONPATH": ":".join(path_for_anybody(self.folder.parent)),
                 },
-                cwd=DEPLOY.parent,
+                cwd="/",
             )
         for fd in numbers:
             os.close(fd)
@@ -225,10 +227,27 @@ class Activated(Director):
 
 def python_for_anybody() -> str:
     """This Python, where others may read it; else the system's one of the same version."""
-    own = Path(sys.executable).resolve()
-    if all(folder.stat().st_mode & stat.S_IXOTH for folder in own.parents):
+    if _is_open(Path(sys.executable).resolve().parent):
         return sys.executable
     return f"/usr/bin/python3.{sys.version_info.minor}"
+
+
+def path_for_anybody(place: Path) -> list[str]:
+    """Where Python finds this program and its libraries: copied to `place` where others may not read them."""
+    checkout, libraries = DEPLOY.parent, Path(msgspec.__file__).parents[1]
+    if _is_open(checkout) and _is_open(libraries):
+        return [str(checkout), str(libraries)]
+    copies = place / "program", place / "libraries"
+    if not copies[0].exists():
+        needed = shutil.ignore_patterns("__pycache__", "mypy*", "_pytest", "pytest*", "ruff*", "hypothesis*")
+        for room in ("director", "state", "migrations"):
+            shutil.copytree(checkout / room, copies[0] / room, ignore=needed)
+        shutil.copytree(libraries, copies[1], ignore=needed)
+    return [str(copy) for copy in copies]
+
+
+def _is_open(folder: Path) -> bool:
+    return all(parent.stat().st_mode & stat.S_IXOTH for parent in (folder, *folder.parents))
 
 
 class _Smtp(socketserver.StreamRequestHandler):
