@@ -22,7 +22,7 @@ from director.core.hosts import HostTable
 from director.core.kicks import Kicks
 from director.core.kicktypes import HashOnHosts, ProxiedSession
 from director.core.messages import HostRow
-from director.core.users import BUCKET_SHIFT, LATEST, User, unpack
+from director.core.users import BUCKET_SHIFT, LATEST, MOVING, User, unpack
 from director.types import Address, Now, Stamp, UserKey
 
 SLICE = 500
@@ -93,7 +93,10 @@ class SessionReview:
 
     def _end_straggler(self, key: UserKey, row: HostRow, now: Now) -> None:
         user = self._users.get(key)
-        if user is not None and user.host != self._hosts.id_of(row.address):
+        # A user on the move is his move's, which ends his sessions, and counts them.
+        if user is None or user.flags & MOVING:
+            return
+        if user.host != self._hosts.id_of(row.address):
             self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
 
     def _key(self, session: ProxiedSession, tag: bytes) -> UserKey:

@@ -227,7 +227,8 @@ class Activated(Director):
 
 def python_for_anybody() -> str:
     """This Python, where others may read it; else the system's one of the same version."""
-    if _is_open(Path(sys.executable).resolve().parent):
+    own = Path(sys.executable)
+    if _is_open(own.parent) and _is_open(own.resolve().parent):
         return sys.executable
     return f"/usr/bin/python3.{sys.version_info.minor}"
 

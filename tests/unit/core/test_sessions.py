@@ -14,7 +14,7 @@ from director.core.kicks import Kicks
 from director.core.kicktypes import HashOnHosts, ProxiedSession
 from director.core.messages import HostRow
 from director.core.sessions import SLICE, SessionReview
-from director.core.users import User, UserTable
+from director.core.users import MOVING, User, UserTable
 from director.types import Address
 from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
 
@@ -134,3 +134,9 @@ def test_a_listing_after_a_kick_does_not_disturb_a_review() -> None:
     one.users.put(ALICE)
     one.review.begin([session(BACKENDS[1])])
     assert one.of(late=True) == [HashOnHosts(ALICE.key >> 32, [BACKENDS[1]])]
+
+
+def test_sessions_of_a_user_on_the_move_are_left_to_his_move_which_counts_them() -> None:
+    one = Review()
+    one.users.put(ALICE._replace(flags=MOVING))
+    assert one.of(session(BACKENDS[1]), late=True) == []
