@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from director.errors import KickError
+from director.net import kickline
 from director.net.ipc import IpcConnection
 from director.net.kickline import CONNECTIONS, IDLE_KEPT, LINES, Connections
 from tests.ipc import FakeIpc
@@ -136,7 +137,10 @@ async def test_kicks_do_not_go_on_to_the_anvil_of_a_dovecot_that_was_stopped_and
     ipc.close()
 
 
-async def test_connections_that_nobody_uses_do_not_keep_an_anvil_from_ending(tmp_path: Path) -> None:
+async def test_connections_that_nobody_uses_do_not_keep_an_anvil_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kickline, "IDLE_TIME", 0.1)
     fake = FakeIpc(lambda _: b"+0\n")
     async with fake.listening(tmp_path / "ipc"):
         async with channel(tmp_path).connection() as connection:

@@ -13,6 +13,7 @@ import pytest
 
 from director.core.kicktypes import ByName, HashOnHosts, OnHost
 from director.errors import KickError
+from director.service import kickchannels
 from director.service.kickchannels import Anvil
 from director.wire.anvil import Rows, Sessions
 from director.wire.sessions import SessionList
@@ -24,6 +25,13 @@ HOST, OTHER = b"127.0.41.1", b"127.0.41.2"
 ANN = [row(b"ann", HOST, id=b"1"), row(b"ann", OTHER, id=b"2"), row(b"ann", HOST, id=b"3")]
 BOB = row(b"bob", HOST, 2, id=b"4")
 KICK = HashOnHosts(1, ["127.0.41.1"])
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stays here stays from the first look on."""
+    monkeypatch.setattr(kickchannels, "PATIENCE", 0.1)
+    monkeypatch.setattr(kickchannels, "PATIENCE_WITH_PROCESSES", 0.1)
 
 
 async def test_a_kick_ends_what_it_names_and_counts_it(tmp_path: Path) -> None:
