@@ -89,13 +89,13 @@ def dovecot(release: str) -> Programs:
     return Programs(debian13.root())
 
 
-@pytest.fixture(scope="session", params=["2.3", "2.4"])
+@pytest.fixture(scope="package", params=["2.3", "2.4"])
 def programs(request: pytest.FixtureRequest) -> Programs:
     """Each test runs with either Dovecot."""
     return dovecot(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ports() -> Ports:
     needs("dovecot", "doveadm")
     proxies = addresses(PROXIES, 3)
@@ -103,7 +103,7 @@ def ports() -> Ports:
     return free_ports(servers, proxies)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(ports: Ports, programs: Programs) -> Iterator[Cluster]:
     """Three directors, each with a proxy, and four backends."""
     passdb = rules(fixed=addresses(BACKENDS, 4)[2])
@@ -122,7 +122,7 @@ def cluster(ports: Ports, programs: Programs) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def plain(ports: Ports, programs: Programs) -> Iterator[Front]:
     """A proxy without a director, whose passdb sends everybody to the second of four backends."""
     hosts = addresses(PLAIN_BACKENDS, 4)
@@ -157,7 +157,7 @@ def front(request: pytest.FixtureRequest, programs: Programs) -> Front:
     return Front(cluster.proxies[0], cluster.backends, cluster.ports)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def site(programs: Programs) -> Iterator[Site]:
     with new_folder(programs) as folder, sites.running(folder, programs) as site:
         yield site
