@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 SLOW := $(addprefix tests/contract/test_, cluster_store.py sentinel_store.py state_tools.py split_tools.py \
 	locks.py cut_connections.py faulty_store.py redis_store.py sqlite_faults.py sqlite_kills.py) \
 	$(addprefix tests/unit/service/test_, interruptions.py splitting.py snapshot.py leases.py sweeping.py \
-	cluster.py outage_bounds.py store_disk.py) tests/simulation/test_large.py
+	cluster.py outage_bounds.py store_disk.py kicking.py handover.py) tests/simulation/test_large.py
 PACKAGES := $(PYTHON) director/demo/packages.py
 SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wire/*.pyx director/wire/*.pxd director/wire/*.h)
 
@@ -46,7 +46,7 @@ check: install  ## format, lint, types, and the fast tests: under two minutes
 		$(BIN)/pytest tests/unit tests/contract tests/simulation $(SLOW:%=--ignore=%); tests=$$?; \
 		wait $$types && exit $$tests
 
-test: lint  ## everything, with real Dovecot and Redis: under 20 minutes
+test: lint  ## everything, with real Dovecot and Redis: about half an hour
 	@$(PACKAGES) dovecot protocols debian13 redis lookups systemd || test -z "$$CI"
 	SIMULATION_SEEDS=480 $(BIN)/pytest
 
