@@ -11,9 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tests.needs import SEARCH, needs
+from tests.needs import SEARCH, needs, needs_root
 
 PLACE = Path(os.environ.get("DIRECTOR_DEBIAN13", "/var/cache/director/debian13"))
 MIRROR = "http://deb.debian.org/debian"
@@ -32,11 +30,7 @@ PACKAGES = (
 def root() -> Path:
     """Where it is; made now where it is not. Skips, or in CI fails, where it cannot be made."""
     if not _complete(PLACE):
-        if os.geteuid() != 0:
-            reason = f"Dovecot 2.4 is not in {PLACE}, and only root can make it: python -m tests.debian13"
-            if os.environ.get("CI"):
-                pytest.fail(reason)
-            pytest.skip(reason)
+        needs_root(f"python -m tests.debian13, for Dovecot 2.4 is not in {PLACE}")
         needs("debootstrap", "chroot")
         make()
     return PLACE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -17,19 +18,19 @@ def needs(*programs: str) -> None:
     missing = [program for program in programs if not _is_there(program)]
     if not missing:
         return
-    reason = (
+    cannot_run(
         f"not installed: {', '.join(missing)}; `make test` as root installs it, or use your package manager"
     )
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def needs_root(why: str) -> None:
     """Skip the test where it is not run by root; in CI that is a failure."""
-    if os.geteuid() == 0:
-        return
-    reason = f"only root can do this: {why}"
+    if os.geteuid() != 0:
+        cannot_run(f"only root can do this: {why}")
+
+
+def cannot_run(reason: str) -> NoReturn:
+    """Skip the test; in CI it fails."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,3 +54,51 @@ class Facts(NamedTuple):
     users: Users
     relay: tuple[str, int]
     """Address and port of the server that a backend's submission service hands mail to."""
+
+
+# What both releases say in the same words.
+
+NO_LISTENER = """  inet_listener {name} {{
+    port = 0
+  }}
+"""
+LMTP = """service lmtp {{
+  inet_listener lmtp {{
+    port = {port}
+  }}
+}}
+"""
+RELAY = """submission_relay_host = {0}
+submission_relay_port = {1}
+"""
+PROXYING = """
+lmtp_proxy = yes
+"""
+UNUSED_LISTENERS = {"imap": ("imaps",), "pop3": ("pop3s",), "submission": ("submissions",), "sieve": ()}
+OPTIONAL = {"managesieve-login": "sieve", "submission-login": "submission"}
+"""Services of programs that may not be installed: such a service may not be named."""
+
+
+def services(facts: Facts, login: str, *, argument: str = "") -> str:
+    """The services that listen. login: a login service; argument: what its program is given."""
+    text = ""
+    for protocol in facts.protocols:
+        if protocol == "lmtp":
+            text += LMTP.format(port=facts.ports.lmtp)
+            continue
+        text += login.format(
+            service="managesieve" if protocol == "sieve" else protocol,
+            argument=argument,
+            listener=protocol,
+            port=facts.ports.of(protocol),
+            others="".join(NO_LISTENER.format(name=name) for name in UNUSED_LISTENERS[protocol]),
+        )
+    return text
+
+
+def unchrooted(facts: Facts, names: Sequence[str]) -> str:
+    """These services without their chroot, where the master may not give them one."""
+    if facts.users.root:
+        return ""
+    used = [name for name in names if OPTIONAL.get(name, "imap") in facts.protocols]
+    return "".join(f"service {name} {{\n  chroot =\n}}\n" for name in used)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from director.demo.ports import USUAL
-from director.demo.settings import DOVEADM_PASSWORD, Facts, Rule
+from director.demo.settings import DOVEADM_PASSWORD, PROXYING, RELAY, Facts, Rule, services, unchrooted
 
 COMMON = """# written by director demo; changes are lost at the next start
 base_dir = {run}
@@ -69,22 +69,6 @@ LOGIN = """service {service}-login {{
   }}
 {others}}}
 """
-NO_LISTENER = """  inet_listener {name} {{
-    port = 0
-  }}
-"""
-LMTP = """service lmtp {{
-  inet_listener lmtp {{
-    port = {port}
-  }}
-}}
-"""
-RELAY = """submission_relay_host = {0}
-submission_relay_port = {1}
-"""
-PROXYING = """
-lmtp_proxy = yes
-"""
 WITH_DIRECTOR = """
 login_proxy_notify_path = director/proxy-notify
 protocol lmtp {
@@ -117,7 +101,6 @@ WITHOUT_ROOT = (
     "managesieve-login",
     "submission-login",
 )
-UNUSED_LISTENERS = {"imap": ("imaps",), "pop3": ("pop3s",), "submission": ("submissions",), "sieve": ()}
 
 
 def proxy(facts: Facts, passdb: Sequence[Rule], *, director: bool) -> str:
@@ -136,26 +119,7 @@ def _common(facts: Facts, argument: str) -> str:
     text = COMMON.format(
         **facts._asdict() | {"protocols": " ".join(facts.protocols)}, doveadm_password=DOVEADM_PASSWORD
     )
-    for protocol in facts.protocols:
-        if protocol == "lmtp":
-            text += LMTP.format(port=facts.ports.lmtp)
-            continue
-        text += LOGIN.format(
-            service="managesieve" if protocol == "sieve" else protocol,
-            argument=argument,
-            listener=protocol,
-            port=getattr(facts.ports, protocol),
-            others="".join(NO_LISTENER.format(name=name) for name in UNUSED_LISTENERS[protocol]),
-        )
-    if not facts.users.root:
-        text += "".join(f"service {service} {{\n  chroot =\n}}\n" for service in _services(facts))
-    return text
-
-
-def _services(facts: Facts) -> list[str]:
-    # a service of a program that is not installed may not be named
-    optional = {"managesieve-login": "sieve", "submission-login": "submission"}
-    return [name for name in WITHOUT_ROOT if optional.get(name, "imap") in facts.protocols]
+    return text + services(facts, LOGIN, argument=argument) + unchrooted(facts, WITHOUT_ROOT)
 
 
 def _passdb(rule: Rule, facts: Facts) -> str:

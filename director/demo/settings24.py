@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from director.demo.ports import USUAL
-from director.demo.settings import DOVEADM_PASSWORD, Facts, Rule
+from director.demo.settings import DOVEADM_PASSWORD, PROXYING, RELAY, Facts, Rule, services, unchrooted
 
 COMMON = """# written by director demo; changes are lost at the next start
 dovecot_config_version = 2.4.1
@@ -75,27 +75,11 @@ LOGIN = """service {service}-login {{
   }}
 {others}}}
 """
-NO_LISTENER = """  inet_listener {name} {{
-    port = 0
-  }}
-"""
-LMTP = """service lmtp {{
-  inet_listener lmtp {{
-    port = {port}
-  }}
-}}
-"""
-RELAY = """submission_relay_host = {0}
-submission_relay_port = {1}
-"""
 SCRIPTS = """sieve_script personal {
   driver = file
   path = ~/sieve
   active_path = ~/.dovecot.sieve
 }
-"""
-PROXYING = """
-lmtp_proxy = yes
 """
 WITH_DIRECTOR = """
 login_socket_path = director/login
@@ -122,7 +106,6 @@ WITHOUT_ROOT = (
     "submission-login",
     "stats",
 )
-UNUSED_LISTENERS = {"imap": ("imaps",), "pop3": ("pop3s",), "submission": ("submissions",), "sieve": ()}
 
 
 def proxy(facts: Facts, passdb: Sequence[Rule], *, director: bool) -> str:
@@ -141,25 +124,7 @@ def _common(facts: Facts) -> str:
     text = COMMON.format(
         **facts._asdict() | {"protocols": " ".join(facts.protocols)}, doveadm_password=DOVEADM_PASSWORD
     )
-    for protocol in facts.protocols:
-        if protocol == "lmtp":
-            text += LMTP.format(port=facts.ports.lmtp)
-            continue
-        text += LOGIN.format(
-            service="managesieve" if protocol == "sieve" else protocol,
-            listener=protocol,
-            port=getattr(facts.ports, protocol),
-            others="".join(NO_LISTENER.format(name=name) for name in UNUSED_LISTENERS[protocol]),
-        )
-    if not facts.users.root:
-        text += "".join(f"service {service} {{\n  chroot =\n}}\n" for service in _services(facts))
-    return text
-
-
-def _services(facts: Facts) -> list[str]:
-    # a service of a program that is not installed may not be named
-    optional = {"managesieve-login": "sieve", "submission-login": "submission"}
-    return [name for name in WITHOUT_ROOT if optional.get(name, "imap") in facts.protocols]
+    return text + services(facts, LOGIN) + unchrooted(facts, WITHOUT_ROOT)
 
 
 def _passdb(number: int, rule: Rule, facts: Facts) -> str:

@@ -17,7 +17,7 @@ from director.demo.settings import ALL_PROTOCOLS, Rule
 from tests import debian13
 from tests.e2e import site as sites
 from tests.e2e.site import Entrance, Site
-from tests.needs import needs
+from tests.needs import cannot_run, needs
 
 # not the demo's addresses: both may run at the same time
 PROXIES, BACKENDS = "127.0.20.11", "127.0.21.1"
@@ -85,7 +85,7 @@ def dovecot(release: str) -> Programs:
     if release == mine.release:
         return mine
     if release == "2.3":
-        pytest.skip(f"needs Dovecot 2.3, as Debian 12 has it; this machine has {mine.release}")
+        cannot_run(f"needs Dovecot 2.3, as Debian 12 has it; this machine has {mine.release}")
     return Programs(debian13.root())
 
 

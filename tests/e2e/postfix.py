@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -10,12 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from director.demo.dovecot import find_program
 from director.demo.ports import is_listening
 from tests.e2e.processes import until
-from tests.needs import needs
+from tests.needs import needs, needs_root
 
 MASTER = Path("/etc/postfix/master.cf")
 MAIN = """compatibility_level = 3.6
@@ -47,11 +44,7 @@ def make_configuration(folder: Path, queue: Path, transport_maps: str = "") -> N
 def postfix(folder: Path, queue: Path, address: str, port: int, transport_maps: str) -> Iterator[Path]:
     """Running, for mail to example.com; gives its log. Needs root: its parts have users of their own."""
     needs("postfix")
-    if os.geteuid() != 0:
-        reason = "Postfix starts as root only"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    needs_root("start Postfix")
     make_configuration(folder, queue, transport_maps)
     data, log = folder / "data", folder / "log"
     data.mkdir()
