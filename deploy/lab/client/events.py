@@ -38,7 +38,7 @@ class Event(msgspec.Struct, omit_defaults=True):
 
 
 class Journal:
-    """The file `path`, written line by line, closed behind a `with` block; the one before it is kept as `path`.1."""
+    """The file `path`, line by line; the one before it is kept as `path`.1. A `with` block closes it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
