@@ -5,22 +5,22 @@ SENTINELS='sentinel1 sentinel2 sentinel3'
 SERVICE=lab
 
 secret() {
-    cat "/secrets/redis-$1"
+    cat "/run/secrets-of-lab/redis-$1.password"
 }
 
-# as USER HOST WORD…: one command to a server or a sentinel, one second for the answer
-as() {
-    user=$1 host=$2 port=6379
-    shift 2
+# ask HOST WORD…: one command to a server or a sentinel, as the user with all rights; a second for the answer
+ask() {
+    host=$1 port=6379
+    shift
     case $host in sentinel*) port=26379 ;; esac
-    REDISCLI_AUTH=$(secret "$user") timeout 1 redis-cli --user "$user" -h "$host" -p "$port" "$@" 2>/dev/null
+    REDISCLI_AUTH=$(secret admin) timeout 1 redis-cli --user admin -h "$host" -p "$port" "$@" 2>/dev/null
 }
 
 # Who is the primary: the sentinels' answer with the latest epoch, as one that was cut off may be behind;
 # nothing if none answers.
 primary_says_sentinel() {
     for sentinel in $SENTINELS; do
-        as sentinel "$sentinel" SENTINEL MASTER $SERVICE \
+        ask "$sentinel" SENTINEL MASTER $SERVICE \
             | awk 'name == "ip" { ip = $0 } name == "config-epoch" { print $0, ip } { name = $0 }' || :
     done | sort -n | awk 'END { print $2 }'
 }
@@ -28,7 +28,7 @@ primary_says_sentinel() {
 # A server that says itself that it is the primary; nothing if none does.
 primary_says_server() {
     for server in redis1 redis2; do
-        [ "$server" != "$me" ] && [ "$(as admin "$server" ROLE | head -n 1)" = master ] && echo "$server" && return
+        [ "$server" != "$me" ] && [ "$(ask "$server" ROLE | head -n 1)" = master ] && echo "$server" && return
     done || :
 }
 
