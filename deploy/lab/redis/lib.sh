@@ -35,7 +35,7 @@ primary_says_server() {
 # The users of a server or a node. $1: rights besides those of docs/state-redis.md for every server.
 users() {
     cat <<END
-user default off
+user default off ~* &* +@all
 user admin on >$(secret admin) ~* &* +@all
 user director on >$(secret director) ~dd:* ~lock:dd:* ~lock-signal:dd:* +info +get +set +del +getrange +mget +hget +hmget +hset +hsetnx +hgetall +hdel +time +xadd +xrevrange +evalsha +script|load +blpop +lpush +ttl +expire +pexpire +scan $1
 masteruser admin
