@@ -134,5 +134,5 @@ async def _steadily(rate: float) -> AsyncIterator[None]:
     due = time.monotonic()
     while True:
         due = max(due + 1 / rate, time.monotonic() - 1.0)
-        await anyio.sleep(due - time.monotonic())
+        await anyio.sleep(max(0.0, due - time.monotonic()))
         yield
