@@ -20,7 +20,7 @@ SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wir
 .PHONY: help install check test demo lab lab-test lab-down simulate bench clean lint
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## .venv with the command `director`, ready to work on
 
