@@ -20,7 +20,7 @@ SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wir
 .PHONY: help install check test demo lab lab-test lab-down simulate bench clean lint
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## .venv with the command `director`, ready to work on
 
@@ -57,7 +57,7 @@ lab:  ## a cluster in containers, with Redis; ENGINE=local where no image can be
 	@deploy/lab/lab up
 
 lab-test: install lab  ## kill, cut and rebuild everything in the lab while users log in; a table
-	@eval "$$(deploy/lab/lab env)" && $(BIN)/python -m tests.lab $(ARGS)
+	@eval "$$(deploy/lab/lab env)" && $(BIN)/python -m tests.lab $(ARGS) && $(BIN)/python -m tests.lab.guide
 
 lab-down:  ## remove the lab: containers, volumes, images, an engine of its own
 	@deploy/lab/lab down

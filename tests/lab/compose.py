@@ -36,7 +36,7 @@ class Compose:
         Raises CommandFailed where no Compose is installed.
         """
         self._environment = os.environ | ({"DOVECOT": dovecot} if dovecot else {})
-        self._compose = _compose()
+        self._compose = find_compose()
         self.project = self._variable("COMPOSE_PROJECT_NAME")
         self.stops: dict[str, list[float]] = {}
         """Service -> Unix times at which its container was seen to have ended."""
@@ -192,8 +192,8 @@ class Compose:
         raise CommandFailed([], f"{name} is not set in .env")
 
 
-def _compose() -> list[str]:
-    """`docker compose`, or `docker-compose`."""
+def find_compose() -> list[str]:
+    """`docker compose`, or `docker-compose`. Raises CommandFailed where neither is there."""
     for command in (["docker", "compose"], ["docker-compose"]):
         there = shutil.which(command[0])
         if there and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
