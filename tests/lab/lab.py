@@ -30,18 +30,17 @@ class NotAsItShould(Exception):
 
 
 class Lab:
-    """The lab, with what has been seen of it since the runner began."""
+    """The lab, with what has been seen of it so far."""
 
     def __init__(self, compose: Compose, say: Callable[[str], None]) -> None:
         """say: called with a line for each step."""
         self.compose, self.say = compose, say
-        self.began = time.time()
         self.proxies = 3
         """How many proxies with directors there are: 1, 2, ..."""
         self.allowed: list[Allowed] = []
         self._events: list[Event] = []
         self._logs: dict[str, list[str]] = {}
-        self._read = int(compose.exec("client", "stat", "-c", "%s", EVENTS))
+        self._read = 0
         self._sessions = int(os.environ.get("CLIENT_SESSIONS") or 30)
 
     def allow(
@@ -95,7 +94,7 @@ class Lab:
         return [event for event in open_now.values() if event.proxy == f"proxy{number}"]
 
     def events(self) -> list[Event]:
-        """All that the clients noted since the runner began."""
+        """All that the clients noted, from before the runner began, too."""
         text = self.compose.exec("client", "tail", "-c", f"+{self._read + 1}", EVENTS)
         whole = text[: text.rfind("\n") + 1]
         self._read += len(whole.encode())
@@ -118,6 +117,15 @@ class Lab:
             log += (line for line in self.compose.logs(backend, since=last) if line.split(" ", 1)[0] > last)
             found += sessions(backend, log, self.compose.stops.get(backend, ()), until)
         return found
+
+    def mend(self) -> None:
+        """Start whatever is not there, and let everybody be used again: for after a scenario that failed."""
+        self.say("mending what is left")
+        self.compose.run("up", "-d", "--no-build", "--no-recreate")
+        for number in range(1, self.proxies + 1):
+            self.balancer("set", "server", f"directors/director{number}", "state", "ready")
+        self.director(1, "update", "backend3", "100")
+        self.director(1, "up", "backend3")
 
     def until(self, what: str, condition: Callable[[], object], within: float = SEEN_WITHIN) -> None:
         """Return as soon as `condition` holds. Raises NotAsItShould that names `what` where it never does."""
