@@ -99,7 +99,8 @@ class Compose:
 
     def remove(self, *services: str, volumes: Sequence[str] = ()) -> None:
         """Kill and remove the containers, and then these volumes of the project."""
-        self.docker("rm", "-f", *map(self.container, services))
+        if services:
+            self.docker("rm", "-f", *map(self.container, services))
         if volumes:
             self.docker("volume", "rm", *(f"{self.project}_{volume}" for volume in volumes))
 

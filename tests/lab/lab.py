@@ -35,7 +35,7 @@ class Lab:
     def __init__(self, compose: Compose, say: Callable[[str], None]) -> None:
         """say: called with a line for each step."""
         self.compose, self.say = compose, say
-        self.proxies = 3
+        self.proxies = 4 if "proxy4" in compose.services() else 3
         """How many proxies with directors there are: 1, 2, ..."""
         self.allowed: list[Allowed] = []
         self._events: list[Event] = []
@@ -121,6 +121,8 @@ class Lab:
     def mend(self) -> None:
         """Start whatever is not there, and let everybody be used again: for after a scenario that failed."""
         self.say("mending what is left")
+        if self.proxies == 3:
+            self.compose.remove(*self.compose.services().keys() & {"proxy4", "director4"})
         self.compose.run("up", "-d", "--no-build", "--no-recreate")
         for number in range(1, self.proxies + 1):
             self.balancer("set", "server", f"directors/director{number}", "state", "ready")
@@ -128,11 +130,19 @@ class Lab:
         self.director(1, "up", "backend3")
 
     def until(self, what: str, condition: Callable[[], object], within: float = SEEN_WITHIN) -> None:
-        """Return as soon as `condition` holds. Raises NotAsItShould that names `what` where it never does."""
-        deadline = time.monotonic() + within
-        while not condition():
+        """Return as soon as `condition` holds; a command in it that fails is tried again.
+
+        Raises NotAsItShould that names `what` where it never does.
+        """
+        deadline, why = time.monotonic() + within, ""
+        while True:
+            try:
+                if condition():
+                    break
+            except CommandFailed as error:
+                why = f" ({error})"
             if time.monotonic() > deadline:
-                raise NotAsItShould(f"not within {within:.0f} s: {what}")
+                raise NotAsItShould(f"not within {within:.0f} s: {what}{why}")
             time.sleep(POLL)
         self.say(what)
 

@@ -84,9 +84,7 @@ def cut_from_ring(lab: Lab) -> None:
         lab.until("the others miss director2", lambda: lab.ask(1, "ring", "status")["missing"])
         began = time.time()
         lab.director(1, "move", user, "backend1" if was != "backend1" else "backend3")
-        lab.until(
-            f"{user} is not on {was} any more", lambda: user not in {event.user for event in lab.through(2)}
-        )
+        lab.until(f"{user}'s session on {was} has ended", lambda: held[0] not in lab.through(2))
         lab.allow(f"{user} was moved", began, what=CUT, users=[user])
         time.sleep(5)
 
@@ -122,8 +120,8 @@ def backend(lab: Lab) -> None:
 def fourth(lab: Lab) -> None:
     """Add a fourth proxy with its director."""
     lab.compose.recreate("director4", "proxy4")
-    lab.until("director4 answers", lambda: "ring" in lab.ask(4, "ring", "status"))
-    lab.director(1, "ring", "add", "director4.ring")
+    lab.until("director4 answers", lambda: lab.ask(4, "ring", "status"))
+    lab.director(1, "ring", "add", lab.compose.address("director4", "ring"))
     lab.proxies = 4
     began = time.time()
     lab.until("the load balancer uses proxy4", lambda: lab.balanced(4), within=60)
