@@ -290,13 +290,16 @@ class NewPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Body of `POST /v1/plan`: the hosts of a configuration file."""
 
     hosts: list[ConfiguredHost]
+    unresolved: list[ConfiguredHost] = []
+    """Names in it that have no address now; `address` is empty."""
 
 
 class PlannedChange(msgspec.Struct, frozen=True, kw_only=True):
     """One thing in which a configuration file and the hosts differ."""
 
     address: str
-    what: Literal["host", "weight", "tag"]
+    what: Literal["host", "weight", "tag", "address"]
+    """`address`: the name of the host has another one."""
     now: str
     """What holds now; of a host `there`, or empty where it is not."""
     file: str

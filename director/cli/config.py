@@ -40,7 +40,8 @@ def check(target: Target, as_json: bool) -> int:
     problems: list[str] = []
     warnings: tuple[str, ...] = ()
     try:
-        warnings = load(file, os.environ).warnings
+        loaded = load(file, os.environ)
+        warnings = *loaded.warnings, *(f"{file}: {text}; it starts without" for text in loaded.unresolved)
     except ConfigErrors as error:
         problems = [str(problem) for problem in error.problems]
     if as_json:

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from director.cli.output import Column, moment, or_dash, say, say_json, say_table
+from director.cli.output import Column, complain, moment, or_dash, say, say_json, say_table
 from director.cli.target import Target, json_option, target_options
 from director.records import ConfiguredHost, NewPlan, Plan, PlannedChange
 
@@ -25,12 +25,18 @@ def plan(target: Target, as_json: bool) -> None:
     """
     from director.service.config import load
 
-    hosts = [
-        ConfiguredHost(address=one.address, hostname=one.hostname, tag=one.tag, weight=one.weight)
-        for one in load(target.config_path, os.environ).backends.mail_servers
-    ]
+    config = load(target.config_path, os.environ)
+    for text in config.unresolved:
+        complain(f"warning: {text}: what is known of it stays")
+    hosts, unresolved = (
+        [
+            ConfiguredHost(address=one.address, hostname=one.hostname, tag=one.tag, weight=one.weight)
+            for one in settings
+        ]
+        for settings in (config.backends.mail_servers, config.backends.unresolved)
+    )
     client = target.client()
-    document = client.change("POST", "/v1/plan", NewPlan(hosts=hosts))
+    document = client.change("POST", "/v1/plan", NewPlan(hosts=hosts, unresolved=unresolved))
     if as_json:
         say_json(document)
         return
@@ -48,6 +54,8 @@ def _row(change: PlannedChange) -> tuple[object, ...]:
 
 def _outcome(change: PlannedChange) -> str:
     if change.outcome == "made":
+        if change.what == "address":
+            return "moved"
         if change.what != "host":
             return "changed"
         return "added" if change.file else "removed"

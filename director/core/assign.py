@@ -37,6 +37,7 @@ class Wait(Enum):
     RETAGGED = "host has another tag now"
     HELD = "held for another director's decision"
     UNREAD = "not read from the store yet"
+    READDRESSED = "host has another address now"
 
 
 class Backend(NamedTuple):
@@ -53,6 +54,8 @@ class Backend(NamedTuple):
     retagged: int = 0
     """Stamp of the last change of its tag after it appeared, 0 for never; who was put there before it, and is
     still alive, has to be moved."""
+    readdressed: bool = False
+    """What was decided before `since` is used all the same: it goes on at another address."""
 
 
 class Assigner:
@@ -178,6 +181,8 @@ class Assigner:
         """What a record says about its user; None where he is to be placed anew."""
         backend = self._backends.get(old.host)
         if backend is not None and old.decided < backend.since:
+            if backend.readdressed:
+                return Wait.READDRESSED
             backend = None
         if old.flags & MOVING and (backend is not None or not old.host):
             return Wait.MOVING

@@ -8,15 +8,17 @@ queued --ring in sync--> carried out --ring in sync again--> done
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 
 from director.core.effects import Effect, OperationDone, OperationFailed
-from director.core.events import HostChange, MemberChange
+from director.core.events import HostChange, HostsMoved, MemberChange
 from director.core.hosts import MAX_WEIGHT, HostTable
-from director.core.members import MemberTable
+from director.core.members import MemberTable, about
 from director.core.messages import HostRow, MemberRow
-from director.types import Now, Stamp
+from director.core.readdressing import moved_rows
+from director.types import Address, Now, Stamp
 
 SYNC_TIMEOUT = 30.0
 """Seconds an operation waits for the ring before it is carried out, and again before it is confirmed."""
@@ -24,9 +26,9 @@ TIMED_OUT = "Ring sync timed out"
 
 
 class _Operation(msgspec.Struct):
-    change: HostChange | MemberChange
+    change: HostChange | HostsMoved | MemberChange
     deadline: float
-    row: HostRow | MemberRow | None = None
+    rows: Sequence[HostRow | MemberRow] = ()
     """Set once it is carried out."""
 
 
@@ -36,7 +38,7 @@ class Changes:
         self._queue: deque[_Operation] = deque()
         self._current: _Operation | None = None
 
-    def add(self, change: HostChange | MemberChange, now: Now) -> None:
+    def add(self, change: HostChange | HostsMoved | MemberChange, now: Now) -> None:
         self._queue.append(_Operation(change, now.mono + SYNC_TIMEOUT))
 
     def next_deadline(self) -> float | None:
@@ -48,20 +50,36 @@ class Changes:
     def can_begin(self) -> bool:
         return self._current is None and bool(self._queue)
 
-    def begin(self, now: Now) -> tuple[list[Effect], HostRow | MemberRow | None]:
-        """Carry out the next one; the ring is in sync. Returns the row that has changed, if any."""
+    def begin(self, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
+        """Carry out the next one; the ring is in sync. Returns the rows that have changed, if any."""
         operation = self._queue.popleft()
         change = operation.change
         row: HostRow | MemberRow | None
-        if isinstance(change, HostChange):
-            effects, row = self._change_host(change, now)
+        if isinstance(change, HostsMoved):
+            effects, rows = self._move_hosts(change, now)
         else:
-            effects, row = self._change_member(change, now)
-        if row is not None:
-            operation.row = row
+            if isinstance(change, HostChange):
+                effects, row = self._change_host(change, now)
+            else:
+                effects, row = self._change_member(change, now)
+            rows = [] if row is None else [row]
+        if rows:
+            operation.rows = rows
             operation.deadline = now.mono + SYNC_TIMEOUT
             self._current = operation
-        return effects, row
+        return effects, rows
+
+    def _move_hosts(self, change: HostsMoved, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
+        there = [self._hosts.rows.get(Address(row.address)) for row in change.only_if]
+        for move in change.moves:
+            other = self._hosts.taken_by(move.after)
+            if other is not None:
+                return [OperationFailed(change.operation, "refused", _same_id(move.after, other))], []
+        if there != list(change.only_if):
+            return [OperationDone(change.operation, change.only_if[0])], []
+        rows = moved_rows(self._hosts.rows, change.moves, int(now.unix))
+        self._hosts.put(rows)
+        return [], rows
 
     def _change_host(self, change: HostChange, now: Now) -> tuple[list[Effect], HostRow | None]:
         there = self._hosts.rows.get(change.address)
@@ -89,7 +107,7 @@ class Changes:
         if change.remove and change.member not in self._members.listed():
             text = f"{change.member}: no such director"
             return [OperationFailed(change.operation, "unknown", text)], None
-        row = self._members.change(change.member, int(now.unix), present=not change.remove)
+        row = self._members.change(change.member, int(now.unix), present=not change.remove, name=change.name)
         if row is None:
             as_it_is = MemberRow(change.member, not change.remove, 0)
             return [OperationDone(change.operation, as_it_is)], None
@@ -98,13 +116,16 @@ class Changes:
     def confirm(self) -> list[Effect]:
         """The ring is in sync: the change in hand has reached everybody. What is reported is what holds
         now."""
-        if self._current is None or self._current.row is None:
+        if self._current is None or not self._current.rows:
             return []
-        change, row = self._current.change, self._current.row
+        change, row = self._current.change, self._current.rows[0]
         self._current = None
+        if isinstance(change, HostsMoved):
+            return [OperationDone(change.operation, row)]
         if isinstance(change, HostChange):
             return [OperationDone(change.operation, self._hosts.rows.get(change.address) or row)]
-        return [OperationDone(change.operation, self._members.rows.get(change.member) or row)]
+        assert isinstance(row, MemberRow)
+        return [OperationDone(change.operation, self._members.rows.get(about(row)) or row)]
 
     def give_up(self, reason: str) -> list[Effect]:
         """Those not begun: alone at last, who leaves would make them for itself and take them along."""
@@ -134,5 +155,9 @@ def problem_with(hosts: HostTable, change: HostChange) -> tuple[str, str] | None
         return "refused", "host tag can't be changed"
     other = hosts.taken_by(change.address)
     if other is not None:
-        return "refused", f"{change.address} has the same 32-bit id as {other}: give it another address"
+        return "refused", _same_id(change.address, other)
     return None
+
+
+def _same_id(address: Address, other: Address) -> str:
+    return f"{address} has the same 32-bit id as {other}: give it another address"

@@ -5,6 +5,7 @@ Each check returns what is wrong, for the Bye and the log, or None.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from director.core.addresses import canonical
@@ -76,6 +77,8 @@ def wrong_members(rows: Iterable[MemberRow]) -> str | None:
         problem = _wrong_names([row.member])
         if problem is not None or not 0 <= row.at <= LATEST:
             return problem or f"the row of {row.member} has the stamp {row.at}"
+        if row.name and not re.fullmatch(r"[^\s:]+:[0-9]{1,5}", row.name):
+            return f"the row of {row.member} has the name {row.name!r}"
     return None
 
 
@@ -96,7 +99,7 @@ def _wrong_row(row: HostRow) -> str | None:
         return "not an address"
     if not 0 <= row.weight <= MAX_WEIGHT:
         return f"weight {row.weight} is not in 0..{MAX_WEIGHT}"
-    for name, text in (("tag", row.tag), ("host name", row.hostname)):
+    for name, text in (("tag", row.tag), ("host name", row.hostname), ("former name", row.moved)):
         if not text.isprintable():
             return f"{name} {text!r}"
     for stamp in (row.present_at, row.tag_at, row.weight_at, row.up_at):

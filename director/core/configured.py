@@ -46,6 +46,8 @@ class AppliedHost(msgspec.Struct, frozen=True, array_like=True):
     tag_at: int = 0
     weight: int = 0
     weight_at: int = 0
+    hostname: str = ""
+    """The name that the address came from, if it came from one."""
 
 
 class Outcome(Enum):
@@ -190,7 +192,18 @@ def now_applied(
         tag_at = _agreed(same_tag, last.tag_at, row.tag == setting.tag, row.tag_at)
         same_weight = last.listed and last.weight == setting.weight
         weight_at = _agreed(same_weight, last.weight_at, row.weight == setting.weight, row.weight_at)
-        found.append(AppliedHost(address, True, present_at, setting.tag, tag_at, setting.weight, weight_at))
+        found.append(
+            AppliedHost(
+                address,
+                True,
+                present_at,
+                setting.tag,
+                tag_at,
+                setting.weight,
+                weight_at,
+                setting.hostname,
+            )
+        )
     return found
 
 

@@ -5,7 +5,7 @@ Order within one call (ring-rules 5): records leave first, then tokens, then ans
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -83,6 +83,7 @@ from director.core.names import NameTable
 from director.core.nearexpiry import NearExpiry
 from director.core.orders import STOPS, Order, Orders
 from director.core.pending import Pending
+from director.core.readdressing import Readdressing
 from director.core.ring import Ring, log_neighbours
 from director.core.sessions import SessionReview
 from director.core.standing import Stand, Standing
@@ -119,14 +120,18 @@ class Director:
         assigner: Assigner,
         names: NameTable,
         settings: Settings,
+        member_names: Mapping[str, MemberId] | None = None,
     ) -> None:
+        """member_names: as in `MembersListed`."""
         self.identity = identity
         self.me = identity.member
+        self.name = identity.name or identity.member
+        """By what this director is known, whatever its address is."""
         self.hosts = hosts
         self.assigner = assigner
         self.users: UserTable = assigner.users
         self.names = names
-        self.members = MemberTable(servers)
+        self.members = MemberTable(servers, member_names)
         self.ring = Ring(identity, self.members.listed())
         first_serial = (identity.incarnation & 0xFFFFFFFF) << 24
         self.barrier = Barrier(identity.member, first_serial)
@@ -153,7 +158,8 @@ class Director:
         self._loading = Loading(assigner, self.pending)
         self._sessions = SessionReview(hosts, assigner, self.kicks)
         self._intake = Intake(assigner, names, hosts, self.ring, self.pending, self.moves, self.counters)
-        self._logins = Logins(assigner, hosts, self.pending, self.counters)
+        self._readdressing = Readdressing(hosts, self.users)
+        self._logins = Logins(assigner, hosts, self.pending, self._readdressing, self.counters)
         self._stand = Stand(self.ring.servers, settings.isolation_wait)
         self._orders = Orders(self.ring, self._stand, self._loading, self.changes, self.flushes)
         self._trust = Trust()
@@ -177,6 +183,7 @@ class Director:
             self.pending,
             self._logins,
             self.kicks,
+            self._readdressing,
             self.counters,
         )
         self._writers = Writers()
@@ -278,8 +285,8 @@ class Director:
                 return self._tables.stored_hosts(rows, now, applied=applied)
             case StoredMembers(member_rows):
                 return self._tables.merge_members(member_rows, None, now)
-            case MembersListed(members):
-                return self._tables.list_members(members, now)
+            case MembersListed(members, names):
+                return self._tables.list_members(members, names, now)
             case ClaimFailed(key):
                 self._logins.claim_failed(key, now)
             case Leases(alive):
@@ -313,6 +320,7 @@ class Director:
             self._logins.next_deadline(),
             self.changes.next_deadline(),
             self._housekeeping.next_deadline(),
+            self._readdressing.next_deadline(),
             self._stand.next_deadline(self.barrier),
             self._trust.next_deadline(),
             self.kicks.next_deadline(),
@@ -329,6 +337,8 @@ class Director:
         if self.pending.awake or logins.near or logins.retagged or logins.unread:
             return True
         if self.kicks.has_work or self.flushes.has_work or self._sessions.has_work:
+            return True
+        if self._readdressing.has_work:
             return True
         return any(map(exchange.has_work, self.ring.links.values()))
 
@@ -551,6 +561,7 @@ class Director:
                 effects += exchange.work(neighbour, self.users, self.names, not self.hint, now)
             exchange.finish(neighbour)
         self._housekeeping.turn(now)
+        self._readdressing.turn(now)
         return effects
 
     def _review_links(self, now: Now) -> list[Effect]:
@@ -572,10 +583,10 @@ class Director:
         # Who has removed itself is in no ring that could agree, and has told the others.
         effects = self.changes.confirm() if self.barrier.synced or self.ring.removed else []
         while self.barrier.synced and self.changes.can_begin and self.standing is not Standing.WAIT:
-            done, row = self.changes.begin(now)
+            done, rows = self.changes.begin(now)
             effects += done
-            if row is not None:
-                effects += self._tables.changed_here(row, now)
+            if rows:
+                effects += self._tables.changed_here(rows, now)
                 self._gatekeeper.take_stand(now, self._tables.digest)
                 effects += self.changes.confirm() if self.barrier.synced else []
         return effects + self.changes.overdue(now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -95,18 +95,39 @@ class HostChange(msgspec.Struct, frozen=True):
     """Carried out only where the host is as here when its turn comes; None: in any case."""
 
 
+class HostMove(msgspec.Struct, frozen=True):
+    """The backend of a name has another address."""
+
+    name: str
+    before: Address
+    after: Address
+
+
+class HostsMoved(msgspec.Struct, frozen=True):
+    """Backends have other addresses, all at once: two may have changed places."""
+
+    operation: int
+    moves: Sequence[HostMove]
+    only_if: Sequence[HostRow]
+    """The hosts at the addresses before, as they were: carried out only where they still are."""
+
+
 class MemberChange(msgspec.Struct, frozen=True):
     """An operator adds a director to the ring, or removes one from it."""
 
     operation: int
     member: MemberId
     remove: bool = False
+    name: str = ""
+    """`name:port`, where it is meant whatever its address is by then."""
 
 
 class MembersListed(msgspec.Struct, frozen=True):
     """The configuration's directors have other addresses now: their names resolve anew."""
 
     members: Sequence[MemberId]
+    names: Mapping[str, MemberId]
+    """Who each name, `name:port`, is now; of further directors too, that operators have added by name."""
 
 
 class StoredMembers(msgspec.Struct, frozen=True):
@@ -269,6 +290,7 @@ Event = (
     | LinkClosed
     | Congested
     | HostChange
+    | HostsMoved
     | MemberChange
     | MembersListed
     | StoredMembers

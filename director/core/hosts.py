@@ -15,8 +15,8 @@ import msgspec
 from director.core.addresses import address_order, host_id
 from director.core.assign import Backend
 from director.core.messages import HostRow
-from director.core.users import BY_HAND_AHEAD, User
-from director.types import Address, HostId
+from director.core.users import BY_HAND_AHEAD, LATEST, User
+from director.types import Address, HostId, Stamp
 
 MAX_WEIGHT = 1000
 REAPPEARS = BY_HAND_AHEAD + 4
@@ -39,11 +39,11 @@ class BackendSetting(msgspec.Struct, frozen=True):
 
 def merge_rows(mine: HostRow, theirs: HostRow) -> HostRow:
     """Each attribute by its later stamp; at equal stamps the more careful value, so that the order never
-    matters: absent before present, down before up, the lower weight, the lower tag. The host name belongs to
-    the presence."""
-    present_at, absent, hostname = max(
-        (mine.present_at, not mine.present, mine.hostname),
-        (theirs.present_at, not theirs.present, theirs.hostname),
+    matters: absent before present, down before up, the lower weight, the lower tag. The host name, and that
+    of who was here before, belong to the presence."""
+    present_at, absent, hostname, moved = max(
+        (mine.present_at, not mine.present, mine.hostname, mine.moved),
+        (theirs.present_at, not theirs.present, theirs.hostname, theirs.moved),
     )
     tag_at, tag = _later_tag(mine, theirs)
     weight_at, weight_low = max((mine.weight_at, -mine.weight), (theirs.weight_at, -theirs.weight))
@@ -59,6 +59,7 @@ def merge_rows(mine: HostRow, theirs: HostRow) -> HostRow:
         weight_at=weight_at,
         up=not down,
         up_at=up_at,
+        moved=moved,
     )
 
 
@@ -72,7 +73,8 @@ def _later_tag(mine: HostRow, theirs: HostRow) -> tuple[int, str]:
 class HostTable:
     """All rows, and the effective table made from them. Owns no clock: stamps come with the change."""
 
-    def __init__(self, configured: Iterable[BackendSetting] = ()) -> None:
+    def __init__(self, configured: Iterable[BackendSetting] = (), unresolved: Iterable[str] = ()) -> None:
+        """unresolved: names of the file whose addresses are not known now."""
         self.configured: Mapping[Address, BackendSetting] = {s.address: s for s in configured}
         self.rows: dict[Address, HostRow] = {
             s.address: HostRow(s.address, s.hostname, True, 0, s.tag, 0, s.weight, 0, True, 0)
@@ -80,7 +82,11 @@ class HostTable:
         }
         self.seeded: frozenset[Address] = frozenset()
         """Hosts that only the file has brought: the store was read, and did not know them."""
+        self._names = frozenset(unresolved) | {s.hostname for s in self.configured.values() if s.hostname}
+        """All names of the file."""
         self._ids: dict[HostId, Address] = {host_id(a): a for a in self.rows}
+        self._at: dict[str, HostRow | None] | None = None
+        """Where each name is that has left an address; None: it has to be looked for."""
 
     def merge(self, rows: Iterable[HostRow]) -> list[HostRow]:
         """Take rows from another member. Returns those that changed something here, as they are now."""
@@ -96,19 +102,20 @@ class HostTable:
 
     def merge_stored(self, rows: Iterable[HostRow]) -> list[HostRow]:
         """Take rows from the state store, the first time it is read. What carries stamp 0 there came from a
-        configuration file once: the file as it is now decides instead."""
+        configuration file once: the file as it is now decides instead. A host whose name it has stays: where
+        that is now is known later (`backendnames.py`)."""
         fresh = []
         for row in rows:
             now = self.configured.get(Address(row.address))
             untouched = row.present_at == row.tag_at == row.weight_at == row.up_at == 0
             if now is None:
-                if not untouched:
+                if not untouched or row.hostname in self._names:
                     fresh.append(row)
                 continue
             fresh.append(
                 msgspec.structs.replace(
                     row,
-                    hostname=now.hostname,
+                    hostname=self._name_of(row, now),
                     tag=row.tag if row.tag_at else now.tag,
                     weight=row.weight if row.weight_at else now.weight,
                 )
@@ -117,17 +124,21 @@ class HostTable:
 
     def adopt_stored(self, rows: Iterable[HostRow]) -> list[HostRow]:
         """Take rows from the state store before anything else has been heard: they count as they are, also
-        against what the file says now. A host name that came from a file is that of the file now."""
+        against what the file says now. A host name that came from a file is that of the file now, unless the
+        file has that name elsewhere: it has another address by now."""
         fresh = []
         for row in rows:
             now = self.configured.get(Address(row.address))
             if now is not None:
                 self.rows.pop(now.address, None)
                 if not row.present_at:
-                    row = msgspec.structs.replace(row, hostname=now.hostname)
+                    row = msgspec.structs.replace(row, hostname=self._name_of(row, now))
             fresh.append(row)
         self.seeded = frozenset(self.configured.keys() - {Address(row.address) for row in fresh})
         return self.merge(fresh)
+
+    def _name_of(self, row: HostRow, now: BackendSetting) -> str:
+        return row.hostname if row.hostname in self._names else now.hostname
 
     def change(
         self,
@@ -149,7 +160,8 @@ class HostTable:
         old = self.rows.get(address)
         row = old or HostRow(address, hostname, False, 0, tag or "", 0, weight or 0, 0, True, 0)
         if remove:
-            row = msgspec.structs.replace(row, present=False, present_at=max(stamp, row.present_at + 1))
+            removed_at = max(stamp, row.present_at + 1)
+            row = msgspec.structs.replace(row, present=False, present_at=removed_at, moved="")
         elif not row.present:
             as_new = 100 if weight is None else weight
             row = self._appear(row, stamp, hostname or row.hostname, tag or "", as_new)
@@ -223,6 +235,45 @@ class HostTable:
         row = self.rows[address]
         return not row.present or user.decided < row.present_at
 
+    def put(self, rows: Iterable[HostRow]) -> None:
+        """These are the rows now: made here, and later than what was there."""
+        for row in rows:
+            self._set(row)
+
+    def named(self, name: str) -> list[HostRow]:
+        """The hosts there are with this name, by address."""
+        return [row for row in self.present() if row.hostname == name]
+
+    def heir(self, user: User) -> User | None:
+        """The record of a user whose host has another address since: he goes there with all that was said of
+        him. Each director makes the same of the same. None: his host has not moved, or is nowhere now."""
+        row = self.row(user.host)
+        if row is None or not self._has_left(row, user):
+            return None
+        if self._at is None:
+            self._at = {}
+        if row.moved not in self._at:
+            found = self.named(row.moved)
+            self._at[row.moved] = found[0] if len(found) == 1 else None
+        now = self._at[row.moved]
+        if now is None:
+            return None
+        decided = Stamp(min(max(user.decided + 1, now.present_at), LATEST))
+        return user._replace(host=host_id(now.address), decided=decided)
+
+    @staticmethod
+    def _has_left(row: HostRow, user: User) -> bool:
+        if not row.moved:
+            return False
+        if row.present:
+            return user.decided < row.present_at
+        return user.decided >= row.tag_at  # else he was of another pool, and was to leave
+
+    @property
+    def readdressed(self) -> bool:
+        """Whether any host has ever had another address."""
+        return any(row.moved for row in self.rows.values())
+
     def present(self) -> list[HostRow]:
         """The hosts there are, by address."""
         return sorted((r for r in self.rows.values() if r.present), key=lambda r: address_order(r.address))
@@ -232,7 +283,8 @@ class HostTable:
         return sorted((a for a in self.configured if self.get(a) is None), key=address_order)
 
     def backends(self) -> list[Backend]:
-        return [backend_of(row) for row in self.present()]
+        left = (_former(row) for row in self.rows.values() if row.moved and not row.present)
+        return [*map(backend_of, self.present()), *left]
 
     def digest(self) -> bytes:
         """8 bytes over the effective table (rule 8): address, tag, weight, up, and since when the host is
@@ -243,6 +295,7 @@ class HostTable:
         return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8]
 
     def _set(self, row: HostRow) -> None:
+        self._at = None
         self.rows[Address(row.address)] = row
         self._ids.setdefault(host_id(Address(row.address)), Address(row.address))
 
@@ -258,6 +311,21 @@ def backend_of(row: HostRow) -> Backend:
         up=row.up,
         since=row.present_at,
         retagged=row.tag_at if row.tag_at > row.present_at else 0,
+        readdressed=bool(row.moved),
+    )
+
+
+def _former(row: HostRow) -> Backend:
+    """An address that a backend has left for another one: nobody is placed there, and nobody stays."""
+    return Backend(
+        id=host_id(Address(row.address)),
+        address=row.address,
+        hostname=None,
+        tag=row.tag,
+        weight=0,
+        up=False,
+        since=LATEST,
+        readdressed=True,
     )
 
 

@@ -10,8 +10,9 @@ from director.core.effects import Answer, Claim, Effect, Refuse
 from director.core.events import Lookup
 from director.core.hosts import HostTable
 from director.core.pending import PENDING_TIMEOUT, Pending, Waiting
+from director.core.readdressing import Readdressing
 from director.core.standing import CLAIM_AFTER
-from director.core.users import MOVING, User, is_alive, pack
+from director.core.users import MOVING, PINNED, User, is_alive, pack
 from director.types import Now, Stamp, UserKey
 
 SLICE = 1000
@@ -25,11 +26,19 @@ class Logins:
     """Answers come back as effects. Whatever they put into the user table is the caller's to announce
     first."""
 
-    def __init__(self, assigner: Assigner, hosts: HostTable, pending: Pending, counters: Counters) -> None:
+    def __init__(
+        self,
+        assigner: Assigner,
+        hosts: HostTable,
+        pending: Pending,
+        readdressing: Readdressing,
+        counters: Counters,
+    ) -> None:
         self.claiming = False
         """New users are settled in the shared store (ring-rules 12)."""
         self._assigner, self._users = assigner, assigner.users
-        self._hosts, self._pending, self._counters = hosts, pending, counters
+        self._hosts, self._pending, self._readdressing = hosts, pending, readdressing
+        self._counters = counters
         self.removed = False
         """An operator has taken this director out of the ring: it answers nobody."""
         self.near: dict[UserKey, bytes] = {}
@@ -47,7 +56,7 @@ class Logins:
         if self.removed:
             self._counters.refused += 1
             return [Refuse(event.request, REMOVED)]
-        answer = self._assigner.assign(event.key, event.tag)
+        answer = self._assign(event.key, event.tag)
         if isinstance(answer, Backend):
             return [Answer(event.request, event.key, answer)]
         self._note(event.key, event.tag, answer)
@@ -98,6 +107,18 @@ class Logins:
         deadlines = (self._again_at, self._pending.next_deadline())
         return min((d for d in deadlines if d is not None), default=None)
 
+    def _assign(self, key: UserKey, tag: bytes) -> Backend | Wait:
+        answer = self._assigner.assign(key, tag)
+        if answer is not Wait.READDRESSED:
+            return answer
+        user = self._users.get(key)
+        if user is not None and user.flags & MOVING:
+            return Wait.MOVING  # his move follows the host
+        if self._readdressing.follow(key):
+            return self._assigner.assign(key, tag)
+        # Its backend has no address now. Who is to be there for good waits for it, others go elsewhere.
+        return answer if user is not None and user.flags & PINNED else self._assigner.choose(key, tag)
+
     def _try(self, waiting: Iterable[Waiting]) -> list[Effect]:
         answers, unanswered = self._answer(waiting)
         return [*self._claims((one.key, one.tag, one.wait) for one in unanswered), *answers]
@@ -107,7 +128,7 @@ class Logins:
         answers: list[Effect] = []
         unanswered = []
         for one in waiting:
-            answer = self._assigner.assign(one.key, one.tag)
+            answer = self._assign(one.key, one.tag)
             if isinstance(answer, Backend):
                 self._pending.remove(one.request)
                 self._counters.answered_later += 1

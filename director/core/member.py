@@ -67,6 +67,8 @@ class Identity(msgspec.Struct, frozen=True):
     ping_interval: float
     ping_timeout: float
     max_clock_skew: float
+    name: str = ""
+    """`name:port`, where it is listed by its name; not told to anybody."""
 
 
 class Neighbour:

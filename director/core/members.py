@@ -7,7 +7,7 @@ Rows are never dropped, so nobody can come back by the memory of a director that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -18,54 +18,76 @@ from director.types import MemberId
 
 def merge_member_rows(mine: MemberRow, theirs: MemberRow) -> MemberRow:
     """The later word; of two in one second the removal, so that the order never matters."""
-    return max(mine, theirs, key=lambda row: (row.at, not row.present))
+    return max(mine, theirs, key=lambda row: (row.at, not row.present, row.member))
+
+
+def about(row: MemberRow) -> str:
+    """What a row is about: a name, or where there is none an address."""
+    return row.name or row.member
 
 
 class MemberTable:
-    def __init__(self, configured: Iterable[MemberId]) -> None:
+    def __init__(self, configured: Iterable[MemberId], names: Mapping[str, MemberId] | None = None) -> None:
+        """names: who each name (`name:port`) is now, of the configuration's and of others."""
         self.configured: tuple[MemberId, ...] = tuple(configured)
-        self.rows: dict[MemberId, MemberRow] = {}
+        self.names: Mapping[str, MemberId] = names or {}
+        self.rows: dict[str, MemberRow] = {}
 
     def merge(self, rows: Iterable[MemberRow]) -> list[MemberRow]:
         """Take rows from elsewhere. Returns those that changed something here, as they are now."""
         changed = []
         for row in rows:
-            member = MemberId(row.member)
-            mine = self.rows.get(member)
+            mine = self.rows.get(about(row))
             merged = row if mine is None else merge_member_rows(mine, row)
             if merged != mine:
-                self.rows[member] = merged
+                self.rows[about(row)] = merged
                 changed.append(merged)
         return changed
 
-    def change(self, member: MemberId, stamp: int, *, present: bool) -> MemberRow | None:
-        """An operator's word at `stamp`. Returns the new row; None: it is so already."""
-        old = self.rows.get(member)
+    def change(self, member: MemberId, stamp: int, *, present: bool, name: str = "") -> MemberRow | None:
+        """An operator's word at `stamp`. name: as he says. Returns the new row; None: it is so already."""
+        name = name or self.name_of(member)
+        old = self.rows.get(name or member)
         if (member in self.listed()) is present:
             return None
-        row = MemberRow(member, present, max(stamp, old.at + 1 if old else 0))
-        self.rows[member] = row
+        row = MemberRow(member, present, max(stamp, old.at + 1 if old else 0), name)
+        self.rows[about(row)] = row
         return row
+
+    def name_of(self, member: MemberId) -> str:
+        """By which it is known; empty: by its address."""
+        return next((name for name, who in self.names.items() if who == member), "")
 
     def listed(self) -> list[MemberId]:
         """The directors of the ring, in their order."""
-        known = set(self.configured) | self.rows.keys()
-        return sorted((m for m in known if self._present(m)), key=member_order)
+        said = self._said()
+        known = set(self.configured) | said.keys()
+        return sorted((m for m in known if m not in said or said[m].present), key=member_order)
 
     def removed(self) -> list[MemberId]:
         """The members that operators have taken out of the ring."""
-        return [member for member, row in self.rows.items() if not row.present]
+        return [member for member, row in self._said().items() if not row.present]
+
+    def added_names(self) -> list[str]:
+        """Names that operators have added or removed."""
+        return [row.name for row in self.rows.values() if row.name]
 
     def digest(self) -> bytes:
         """Bytes over what was changed at run time; empty where nothing was. What the configuration says is
         not in it: a directors' list that is being rolled out must not keep the ring from agreeing."""
-        rows = sorted((r.member, r.present) for r in self.rows.values())
+        rows = sorted((about(r), r.present) for r in self.rows.values())
         text = "\n".join(f"{member}\t{present:d}" for member, present in rows)
         return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8] if rows else b""
 
-    def _present(self, member: MemberId) -> bool:
-        row = self.rows.get(member)
-        return row.present if row is not None else member in self.configured
+    def _said(self) -> dict[MemberId, MemberRow]:
+        """The last word of operators about each member, as the names are now."""
+        said: dict[MemberId, MemberRow] = {}
+        for row in self.rows.values():
+            member = self.names.get(row.name, MemberId(row.member))
+            if row.name and self.name_of(member) not in ("", row.name):
+                continue  # another one has that address now
+            said[member] = merge_member_rows(said[member], row) if member in said else row
+        return said
 
 
 _decoder = msgspec.msgpack.Decoder(list[MemberRow])
@@ -73,7 +95,7 @@ _decoder = msgspec.msgpack.Decoder(list[MemberRow])
 
 def encode_member_rows(rows: Sequence[MemberRow]) -> bytes:
     """The members' document of the state store: msgpack, in order, so that equal tables are equal bytes."""
-    return msgspec.msgpack.encode(sorted(rows, key=lambda row: row.member))
+    return msgspec.msgpack.encode(sorted(rows, key=about))
 
 
 def decode_member_rows(data: bytes) -> list[MemberRow]:

@@ -34,6 +34,9 @@ class HostRow(msgspec.Struct, frozen=True, array_like=True):
     weight_at: int
     up: bool
     up_at: int
+    moved: str = ""
+    """Host name of whoever was here before `present_at` and has another address since: his users go where
+    that name is now. Empty: they are placed anew."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -188,6 +191,8 @@ class MemberRow(msgspec.Struct, frozen=True, array_like=True):
     member: str
     present: bool
     at: int
+    name: str = ""
+    """`name:port`, where the director is known by that: whatever its address is by now, it is meant."""
 
 
 class Members(msgspec.Struct, frozen=True, array_like=True, tag=17):

@@ -317,8 +317,12 @@ class Moves:
             if not record.flags & MOVING:
                 self._done(own, effects)  # somebody else has settled it
                 return False
-            # The host was taken from under him: held until his old sessions are gone, then placed afresh.
-            own.target, own.flags, own.lost = HostId(0), BY_HAND, True
+            heir = self._hosts.heir(record)
+            if heir is not None:  # it has another address
+                own.target = heir.host
+            else:
+                # The host was taken from under him: held until his old sessions are gone, then placed afresh.
+                own.target, own.flags, own.lost = HostId(0), BY_HAND, True
             self._begin_again(own, now, effects)
         elif record is None or lost or record.flags & BY_HAND:
             self._superseded(own)

@@ -8,6 +8,7 @@ from director.core.events import (
     Flush,
     Forget,
     HostChange,
+    HostsMoved,
     Interrupt,
     KickSessions,
     MemberChange,
@@ -25,7 +26,9 @@ STOPS = "this director stops; ask another one"
 CUT_OFF = "this director is cut off from the larger part of the ring; ask one there"
 READING = "this director has not read all users from the store yet; ask again in some seconds, or another one"
 
-Order = HostChange | MemberChange | MoveUser | UnpinUser | Flush | Forget | KickSessions | Interrupt
+Order = (
+    HostChange | HostsMoved | MemberChange | MoveUser | UnpinUser | Flush | Forget | KickSessions | Interrupt
+)
 
 
 class Orders:
@@ -43,7 +46,7 @@ class Orders:
         if refused is not None:
             return [OperationFailed(order.operation, *refused)]
         match order:
-            case HostChange() | MemberChange():
+            case HostChange() | HostsMoved() | MemberChange():
                 self._changes.add(order, now)
             case MoveUser():
                 self._flushes.move(order, now)
@@ -61,7 +64,7 @@ class Orders:
         """Kind and reason, where this director cannot do it now."""
         if self._ring.removed and not isinstance(order, MemberChange):  # it may be told to come back
             return "refused", REMOVED
-        if isinstance(order, HostChange | MemberChange):
+        if isinstance(order, HostChange | HostsMoved | MemberChange):
             return ("again", STOPS) if self._ring.leaving else None
         if self._stand.standing is Standing.WAIT:
             return "refused", CUT_OFF

@@ -6,7 +6,7 @@ the digest of both (`barrier.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from director.core.assign import Assigner
 from director.core.barrier import Barrier
@@ -19,6 +19,7 @@ from director.core.member import Neighbour
 from director.core.members import MemberTable
 from director.core.messages import HostRow, Hosts, MemberRow, Members, RingMessage
 from director.core.pending import Pending
+from director.core.readdressing import Readdressing
 from director.core.ring import Ring
 from director.types import MemberId, Now
 
@@ -34,6 +35,7 @@ class Tables:
         pending: Pending,
         logins: Logins,
         kicks: Kicks,
+        readdressing: Readdressing,
         counters: Counters,
     ) -> None:
         self.started = False
@@ -41,7 +43,7 @@ class Tables:
         self.digest = b""
         self._hosts, self._members, self._ring, self._barrier = hosts, members, ring, barrier
         self._assigner, self._pending, self._logins = assigner, pending, logins
-        self._kicks, self._counters = kicks, counters
+        self._kicks, self._readdressing, self._counters = kicks, readdressing, counters
         self._present: dict[str, int] = {}
         """Since when each host that is there has been."""
         self._store_was_read = False
@@ -71,16 +73,18 @@ class Tables:
     def merge_members(self, rows: Sequence[MemberRow], source: Neighbour | None, now: Now) -> list[Effect]:
         return self.members_changed(self._members.merge(rows), source, now)
 
-    def list_members(self, configured: Sequence[MemberId], now: Now) -> list[Effect]:
-        """The configuration's directors are these now."""
-        self._members.configured = tuple(configured)
+    def list_members(
+        self, configured: Sequence[MemberId], names: Mapping[str, MemberId], now: Now
+    ) -> list[Effect]:
+        """The configuration's directors are these now, and this is who the names are."""
+        self._members.configured, self._members.names = tuple(configured), dict(names)
         return self._relink(now, at_once=True)
 
-    def changed_here(self, row: HostRow | MemberRow, now: Now) -> list[Effect]:
-        """An operator has changed a row on this director."""
-        if isinstance(row, HostRow):
-            return self.hosts_changed([row], None, now)
-        return self.members_changed([row], None, now)
+    def changed_here(self, rows: Sequence[HostRow | MemberRow], now: Now) -> list[Effect]:
+        """An operator has changed rows on this director."""
+        hosts = [row for row in rows if isinstance(row, HostRow)]
+        members = [row for row in rows if isinstance(row, MemberRow)]
+        return self.hosts_changed(hosts, None, now) + self.members_changed(members, None, now)
 
     def hosts_changed(self, rows: Sequence[HostRow], source: Neighbour | None, now: Now) -> list[Effect]:
         """Rows of the host table are new here: pass them on, and let new users wait if the effective table
@@ -94,9 +98,10 @@ class Tables:
             since = self._present.get(row.address)
             if self.started and since is not None and (not row.present or row.present_at > since):
                 self._kicks.host(row.address, now)  # it was removed: its users are placed anew
-        effects += [_log_row(row) for row in rows] if self.started else []
+        effects += [self._log_row(row) for row in rows] if self.started else []
         before = self.digest
         self._reconfigure()
+        self._readdressing.hosts_changed(now)
         if self.started and self.digest != before:
             self._barrier.wait(now, at_once=source is None)
         return effects
@@ -109,9 +114,10 @@ class Tables:
         effects = self._pass_on(Members(list(rows)), source)
         effects.append(StoreMembers())
         for row in rows:
+            member = self._members.names.get(row.name, MemberId(row.member))
             if row.present:
-                self._ring.returned(MemberId(row.member))  # it may have said good-bye when it was none of us
-            fields = {"director": row.member, "state": "added" if row.present else "removed"}
+                self._ring.returned(member)  # it may have said good-bye when it was none of us
+            fields = {"director": member, "state": "added" if row.present else "removed"}
             effects.append(Log(Level.INFO, "ring_changed", fields))
         return effects + self._relink(now, at_once=source is None)
 
@@ -136,6 +142,13 @@ class Tables:
         self._present = {row.address: row.present_at for row in self._hosts.present()}
         self._assigner.set_backends(backends)
         self._pending.wake()
+
+    def _log_row(self, row: HostRow) -> Log:
+        if row.moved and not row.present:
+            now = [one.address for one in self._hosts.named(row.moved)]
+            fields: dict[str, object] = {"name": row.moved, "before": row.address, "after": " ".join(now)}
+            return Log(Level.INFO, "backend_moved", fields)
+        return _log_row(row)
 
 
 def _log_row(row: HostRow) -> Log:

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -37,6 +37,7 @@ from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
 from director.service import reexec
 from director.service.admin import AdminHandler
+from director.service.backendnames import BackendNames, Hosts
 from director.service.cluster import OtherCluster
 from director.service.config import Config, load
 from director.service.configuring import Configuring
@@ -50,7 +51,8 @@ from director.service.operations import Operations
 from director.service.persist import Persistence
 from director.service.reloading import limits
 from director.service.replacing import Replacing, load_names, load_users
-from director.service.resolving import Resolving
+from director.service.resolving import Answer, Resolving
+from director.service.ringnames import Members, Names, RingNames
 from director.service.servers import Endpoint
 from director.service.socketmap import Socketmap
 from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
@@ -68,6 +70,10 @@ EX_SOFTWARE = 70
 """Exit code of a bug, as in sysexits."""
 STANDALONE = MemberId("127.0.0.1:9090")
 """What a director without a ring calls itself."""
+OWN_NAME_WITHIN = 10.0
+"""Seconds the own name may take to be resolved at the start."""
+MOVES_AGAIN = 30.0
+"""Seconds until the program is replaced once more for an own address that is another one."""
 SNAPSHOT_TIMEOUT = 10.0
 """Seconds that one job of the snapshot may take: nobody waits for it."""
 GIL_SWITCH = 0.0005
@@ -87,7 +93,7 @@ def run(config_path: str, *, check: bool = False) -> int:
     """
     reexec.ignore_until_served()
     try:
-        config = load(config_path, os.environ)
+        config = load(config_path, os.environ, own_within=0.0 if check else OWN_NAME_WITHIN)
         left = None if check else reexec.handed_over(os.environ)
     except DirectorError as exc:
         print(exc, file=sys.stderr)
@@ -96,6 +102,9 @@ def run(config_path: str, *, check: bool = False) -> int:
     capture_logging(log)
     for warning in config.warnings:
         log.warning("configuration", file=config.file, problem=warning)
+    for one in config.unresolved:
+        note = "it starts without, and looks again"
+        log.warning("name_unresolved", name=one.name, reason=one.reason, note=note)
     try:
         sys.setswitchinterval(GIL_SWITCH)
         while True:
@@ -154,6 +163,22 @@ class App:
         user_hash = UserHash(config.users.username_hash, config.users.master_user_separator)
         assigner = hotpath.Assigner(hotpath.UserTable(int(config.users.expire)), user_hash)
         assigner.remember_names = config.users.remember_names
+        self.ring_names = RingNames(
+            config.ring.servers,
+            config.ring.names,
+            config.ring.listen or Endpoint(*split_member(STANDALONE)),
+            lambda: self.director.members.added_names(),
+            self._members_listed,
+            self._moved,
+            log,
+        )
+        self.backend_names = BackendNames(config.backends, self._hosts_listed, log)
+        self.resolving = Resolving(
+            lambda: [*self.ring_names.hosts(), *self.backend_names.names], self._names_answered
+        )
+        self._moved_at = float("-inf")
+        """When the own address was last found to be another one, in monotonic seconds."""
+        settings, unresolved = self.backend_names.hosts()
         identity = Identity(
             member=me,
             incarnation=incarnation,
@@ -163,14 +188,16 @@ class App:
             ping_interval=config.ring.ping_interval,
             ping_timeout=config.ring.ping_timeout,
             max_clock_skew=config.ring.max_clock_skew,
+            name=self.ring_names.own_name or "",
         )
         self.director = Director(
             identity,
             [server.member for server in config.ring.servers] or [me],
-            HostTable(config.backends.mail_servers),
+            HostTable(settings, (name.hostname for name in unresolved)),
             assigner,
             hotpath.NameTable(),
             limits(config),
+            self.ring_names.names,
         )
         tls = config.ring.tls
         self.driver = Driver(self.director, log, RingTls(tls.cert, tls.key, tls.ca) if tls else None)
@@ -179,13 +206,6 @@ class App:
         self.programs = FlushPrograms(config.users.flush_socket, self.driver.handle, log)
         self.driver.programs = self.programs
         self.lookups = Lookups(self.driver, config.lookups.timeout, log)
-        self.resolving = Resolving(
-            config.ring.servers,
-            config.ring.names,
-            config.ring.listen or Endpoint(*split_member(STANDALONE)),
-            self._members_listed,
-            log,
-        )
         self.store = open_store(config.state, base_dir=config.folder)
         self.persistence = Persistence(
             self.store,
@@ -210,7 +230,9 @@ class App:
             lambda: self.warm_seconds,
             left.handover.counted if left else None,
         )
-        self.configuring = Configuring(self.director, self.persistence, self.operations.apply, log)
+        self.configuring = Configuring(
+            self.director, self.persistence, self.operations, log, unresolved=unresolved
+        )
         self.notifier = Notifier(os.environ)
         self.replacing = Replacing(self, left)
         self.operations.reloads = self.replacing
@@ -259,9 +281,27 @@ class App:
             self._listening.append((self._serve_ring, self._ring))
         self._api, self._http = sockets.get("api"), sockets.get("http")
 
-    def _members_listed(self, members: tuple[MemberId, ...]) -> None:
-        """The names of the configuration's directors have other addresses."""
-        self.driver.handle(MembersListed(members))
+    def _names_answered(self, answers: Mapping[str, Answer]) -> None:
+        self.ring_names.answered(answers)
+        self.backend_names.answered(answers)
+
+    def _members_listed(self, members: Members, names: Names) -> None:
+        """The names of directors have other addresses."""
+        self.driver.handle(MembersListed(members, names))
+
+    def _hosts_listed(self, hosts: Hosts) -> None:
+        """The names of the configuration's backends have other addresses."""
+        self.configuring.changed(*hosts)
+
+    def _moved(self, now: Endpoint) -> None:
+        """This director has another address. Everything in it goes by the old one: it begins anew."""
+        if time.monotonic() < self._moved_at + MOVES_AGAIN:
+            return
+        self._moved_at = time.monotonic()
+        self.log.warning(
+            "own_address_changed", before=self.director.me, after=str(now), note="replacing the program"
+        )
+        os.kill(os.getpid(), signal.SIGUSR2)
 
     # ---- running
 
@@ -355,8 +395,8 @@ class App:
     def apply(self, config: Config) -> None:
         """What is live of the configuration has changed: it counts now."""
         if config.backends != self.config.backends:
-            self.configuring.changed(config.backends.mail_servers)
-            self.operations.configured_changed()
+            self.backend_names.set_config(config.backends)
+            self.configuring.changed(*self.backend_names.hosts())
         self.log.set_level(config.log.level)
         self.director.set_limits(limits(config))
         self.config = config
@@ -524,5 +564,7 @@ async def _check(app: App) -> int:
         return EX_UNAVAILABLE
     finally:
         await app.store.close()
+    for one in app.config.unresolved:
+        print(f"{app.config.file}: warning: {one}; it starts without", file=sys.stderr)
     print(f"{app.config.file}: good; {app.store.url}: {health.server}; all sockets can be opened")
     return 0

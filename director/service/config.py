@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,14 +29,17 @@ from director.service.servers import (
     SOCKETMAP_PORT,
     Endpoint,
     Resolve,
+    Unresolved,
     addresses_of,
+    backend_name,
     is_local,
     is_named,
     own_endpoint,
     read_backends,
     read_directors,
+    read_endpoint,
 )
-from director.service.tomlfile import Reader, written
+from director.service.tomlfile import Reader, UnresolvedName, written
 from director.service.units import (
     DAY,
     MINUTE,
@@ -57,6 +61,8 @@ from director.wire.flushprogram import UnixSocket, read_setting
 from state.base import StoreUrlError, open_store
 
 PORT_MAX = 65535
+OWN_NAME_AGAIN = 0.25
+"""Seconds between two looks for the own name."""
 DEFAULT_STATE = StateUrl("sqlite:////var/lib/director/state.db")
 DEFAULT_SNAPSHOT = StateUrl("sqlite:////var/lib/director/snapshot.db")
 
@@ -90,8 +96,9 @@ class RingConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     servers: Annotated[tuple[Endpoint, ...], Texts()] = ()
     """Empty: this director stands alone, without a ring."""
-    names: tuple[tuple[str, Endpoint], ...] = ()
-    """The entries of `servers` that are names, as written, and who they were when they were read."""
+    names: tuple[tuple[str, Endpoint | None], ...] = ()
+    """The entries of `servers` that are names, as written, and who they were when they were read; None: not
+    known."""
     listen: Annotated[Endpoint | None, Text()] = None
     """Which of `servers` this director is. None only where there is no ring."""
     wire: Annotated[str, Later(Choice("native", "dovecot"), only="native")] = "native"
@@ -112,8 +119,16 @@ class BackendsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[backends]: the mail servers behind this proxy."""
 
     mail_servers: Annotated[tuple[BackendSetting, ...], MailServers()] = ()
+    names: tuple[BackendSetting, ...] = ()
+    """The entries of `mail_servers` that are names, each without an address."""
     weight: Annotated[int, Count(0, MAX_WEIGHT)] = 100
     """Vhosts of a host that names none."""
+
+    @property
+    def unresolved(self) -> tuple[BackendSetting, ...]:
+        """The names that had no address when they were read."""
+        resolved = {setting.hostname for setting in self.mail_servers}
+        return tuple(name for name in self.names if name.hostname not in resolved)
 
 
 class UsersConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,6 +244,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Absolute; where relative paths start, those of the state URL included."""
     warnings: tuple[str, ...] = ()
     """What should be mended, but keeps nobody from starting."""
+    unresolved: tuple[UnresolvedName, ...] = ()
+    """Names that had no address when the file was read."""
     state: Annotated[StateUrl, Text(needed=True)] = DEFAULT_STATE
     snapshot: Annotated[StateUrl, Text()] = StateUrl("")
     """The copy beside a shared `state`; empty: there is none."""
@@ -249,10 +266,12 @@ def load(
     *,
     resolve: Resolve = addresses_of,
     local: Callable[[Address], bool] = is_local,
+    own_within: float = 0.0,
 ) -> Config:
     """Read and check the file at `path`. Asks the name service, and binds a socket to find the own address.
 
-    environ: what `${VAR}` refers to. resolve, local: how names and own addresses are found.
+    environ: what `${VAR}` refers to. resolve, local: how names and own addresses are found. own_within:
+    seconds that the own name may take to be resolved; a name of somebody else is not waited for.
     Raises ConfigErrors with every problem there is.
     """
     reader = Reader(str(path), Path(path).absolute().parent, environ)
@@ -262,7 +281,7 @@ def load(
         folder=reader.folder,
         state=(state := _state(reader, raw)),
         snapshot=_snapshot(reader, raw, state),
-        ring=_ring(reader, raw.get("ring"), resolve, local),
+        ring=_ring(reader, raw.get("ring"), resolve, local, own_within),
         backends=_backends(reader, raw.get("backends"), resolve),
         dovecot=(dovecot := _dovecot(reader, raw.get("dovecot"))),
         users=_users(reader, raw.get("users"), dovecot),
@@ -272,6 +291,7 @@ def load(
         health=HealthConfig(**reader.section(HealthConfig, raw.get("health"), "health")),
         log=LogConfig(**reader.section(LogConfig, raw.get("log"), "log")),
         warnings=tuple(reader.warnings),
+        unresolved=tuple(reader.unresolved),
     )
     if reader.problems:
         raise ConfigErrors(reader.problems)
@@ -339,22 +359,31 @@ def _snapshot(reader: Reader, raw: Mapping[str, Any], state: StateUrl) -> StateU
     return StateUrl(url)
 
 
-def _ring(reader: Reader, raw: object, resolve: Resolve, local: Callable[[Address], bool]) -> RingConfig:
+def _ring(
+    reader: Reader, raw: object, resolve: Resolve, local: Callable[[Address], bool], own_within: float
+) -> RingConfig:
     given = reader.section(RingConfig, raw, "ring")
     entries: list[str] = given.pop("servers", [])
-    listen = reader.endpoint("ring.listen", given.pop("listen", ""), RING_PORT, resolve)
-    listed = read_directors(
-        entries, resolve, lambda i, text: reader.problem(f"ring.servers[{i}]", text, value=entries[i])
+    written_listen = given.pop("listen", "")
+    until = time.monotonic() + own_within
+    while True:
+        found = _directors(entries, written_listen, resolve, local)
+        if not found.own_unresolved or time.monotonic() >= until:
+            break
+        time.sleep(OWN_NAME_AGAIN)  # a container's name may come a moment after it
+    if not reader.reported("ring.servers") and not reader.reported("ring.listen"):
+        for key, text, value in found.problems:
+            reader.problem(key, text, value=value)
+    for index, text in found.unresolved:
+        reader.unresolved.append(UnresolvedName(f"ring.servers[{index}]", entries[index], text))
+    tls = _tls(reader, given.pop("tls", None), found.listen)
+    ring = RingConfig(
+        **given,
+        servers=tuple(found.listed),
+        names=found.names,
+        listen=found.listen,
+        tls=tls,
     )
-    servers = tuple(listed)
-    names = tuple((entry, endpoint) for endpoint, entry in listed.items() if is_named(entry))
-    if (servers or listen) and not reader.reported("ring.servers") and not reader.reported("ring.listen"):
-        try:
-            listen = own_endpoint(servers, listen, local)
-        except ValueError as exc:
-            reader.problem("ring.listen", str(exc))
-    tls = _tls(reader, given.pop("tls", None), listen)
-    ring = RingConfig(**given, servers=servers, names=names, listen=listen, tls=tls)
     if len(entries) > 1 and not ring.secret and not reader.reported("ring.secret_file"):
         reader.problem(
             "ring.secret_file",
@@ -364,6 +393,56 @@ def _ring(reader: Reader, raw: object, resolve: Resolve, local: Callable[[Addres
     if ring.ping_timeout <= ring.ping_interval:
         reader.problem("ring.ping_timeout", "must be longer than ring.ping_interval")
     return ring
+
+
+class _Directors(msgspec.Struct):
+    """What `ring.servers` and `ring.listen` come to."""
+
+    listed: dict[Endpoint, str]
+    names: tuple[tuple[str, Endpoint | None], ...]
+    listen: Endpoint | None
+    problems: list[tuple[str, str, str]]
+    """Key, what is expected, value."""
+    unresolved: list[tuple[int, str]]
+    own_unresolved: bool = False
+    """It is not known who we are, and a name without an address may be ours."""
+
+
+def _directors(
+    entries: list[str], listen: str, resolve: Resolve, local: Callable[[Address], bool]
+) -> _Directors:
+    problems: list[tuple[str, str, str]] = []
+    unresolved: list[tuple[int, str]] = []
+    listed = read_directors(
+        entries,
+        resolve,
+        lambda i, text: problems.append((f"ring.servers[{i}]", text, entries[i])),
+        lambda i, text: unresolved.append((i, text)),
+    )
+    who: dict[str, Endpoint | None] = {
+        entry: endpoint for endpoint, entry in listed.items() if is_named(entry)
+    }
+    who |= {entries[index]: None for index, _ in unresolved}
+    found = _Directors(listed, tuple(who.items()), None, problems, unresolved)
+    try:
+        found.listen = read_endpoint(listen, RING_PORT, resolve) if listen else None
+    except Unresolved as exc:
+        found.own_unresolved = True
+        problems.append(("ring.listen", str(exc), listen))
+    except ValueError as exc:
+        problems.append(("ring.listen", str(exc), listen))
+    if (not entries and found.listen is None) or problems:
+        return found
+    try:
+        found.listen = own_endpoint(tuple(listed), found.listen, local)
+    except ValueError as exc:
+        text = str(exc)
+        if unresolved and not any(local(server.address) for server in listed):
+            found.own_unresolved = True
+            names = ", ".join(entries[index] for index, _ in unresolved)
+            text = f"{text}; not resolved: {names}"
+        problems.append(("ring.listen", text, listen))
+    return found
 
 
 def _tls(reader: Reader, raw: object, me: Endpoint | None) -> TlsConfig:
@@ -398,12 +477,19 @@ def _backends(reader: Reader, raw: object, resolve: Resolve) -> BackendsConfig:
         given.get("weight", BackendsConfig().weight),
         resolve,
         lambda i, text: reader.problem(f"backends.mail_servers[{i}]", text, value=entries[i]),
+        lambda i, text: reader.unresolved.append(
+            UnresolvedName(f"backends.mail_servers[{i}]", entries[i], text)
+        ),
     )
     if not entries and not reader.reported("backends.mail_servers"):
         reader.problem(
             "backends.mail_servers", 'list at least one mail server, such as ["10.1.0.1"]', value=entries
         )
-    return BackendsConfig(**given, mail_servers=settings)
+    names: tuple[BackendSetting, ...] = ()
+    if not reader.reported("backends.mail_servers"):
+        named = (backend_name(entry, given.get("weight", BackendsConfig().weight)) for entry in entries)
+        names = tuple(one for one in named if one is not None)
+    return BackendsConfig(**given, mail_servers=settings, names=names)
 
 
 def _users(reader: Reader, raw: object, dovecot: DovecotConfig) -> UsersConfig:

@@ -8,13 +8,15 @@ director that dies in between finds it made, and nothing is left to do.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import anyio
 
-from director.core.configured import Difference, Outcome, compare, now_applied
+from director.core.backendnames import Look, carried, look
+from director.core.configured import AppliedHost, Difference, Outcome, compare, now_applied
 from director.core.director import Director
-from director.core.events import HostChange
+from director.core.events import HostChange, HostMove
 from director.core.hosts import BackendSetting
 from director.errors import OperationError
 from director.service.log import Log
@@ -29,52 +31,90 @@ REASON = "the configuration file has changed"
 """In the audit."""
 
 
+class Operations(Protocol):
+    """Who has changes carried out by the ring, and keeps them in the audit. Raises OperationError."""
+
+    async def apply(self, change: HostChange, what: str, reason: str) -> None: ...
+
+    async def move_hosts(self, moves: Sequence[HostMove]) -> None: ...
+
+    def configured_changed(self) -> None: ...
+
+
 class Configuring:
     def __init__(
         self,
         director: Director,
         persistence: Persistence,
-        change: Callable[[HostChange, str, str], Awaitable[object]],
+        operations: Operations,
         log: Log,
         *,
+        unresolved: Sequence[BackendSetting] = (),
         again: float = AGAIN,
     ) -> None:
-        """change: have one carried out by the ring: the change, what the audit calls it, and why.
-
-        again: seconds until one is tried again."""
+        """unresolved: names of the file that have no address now. again: seconds until a change is tried
+        again."""
         self._director, self._persistence = director, persistence
-        self._change, self._log, self._again = change, log, again
-        self._settings: Sequence[BackendSetting] = list(director.hosts.configured.values())
+        self._operations, self._log, self._again = operations, log, again
+        self._file: Sequence[BackendSetting] = list(director.hosts.configured.values())
+        self._unresolved = list(unresolved)
+        self._settings: Sequence[BackendSetting] = self._file
+        """The hosts of the file, those of unresolved names where they were last."""
         self._work = anyio.Event()
 
     async def run(self) -> None:
         """Apply the file at the start, and whenever `changed` says that it is another one."""
         while True:
             self._work = anyio.Event()
-            await self._run()
-            await self._work.wait()
+            waiting = await self._run()
+            with anyio.move_on_after(self._again if waiting else None):
+                await self._work.wait()
 
-    def changed(self, settings: Sequence[BackendSetting]) -> None:
-        """The file names these hosts now."""
-        self._settings = list(settings)
-        self._director.hosts.configured = {setting.address: setting for setting in settings}
+    def changed(self, settings: Sequence[BackendSetting], unresolved: Sequence[BackendSetting] = ()) -> None:
+        """The file names these hosts now, and these names, which have no address."""
+        self._file, self._unresolved = list(settings), list(unresolved)
         self._work.set()
 
-    async def _run(self) -> None:
-        """Until it is written what was applied."""
+    async def _run(self) -> bool:
+        """Until it is written what was applied. Returns whether something is to be tried again later."""
         await self._persistence.documents.were_read.wait()
         while True:
             if self._director.synced:
                 break
             await anyio.sleep(LOOK)
+        waiting = await self._move()
         if self._persistence.documents.applied is not None:
             await self._apply()
         while not await self._persistence.documents.wait_operators_stored(self._again):
             pass
-        applied = now_applied(
-            self._persistence.documents.applied or [], self._settings, self._director.hosts.rows
-        )
+        applied = now_applied(self._carried() or [], self._settings, self._director.hosts.rows)
         self._persistence.set_applied(applied)
+        return waiting
+
+    async def _move(self) -> bool:
+        """Backends that have other addresses; whether some of them are not moved yet."""
+        while True:
+            found = self._look()
+            self._settings = found.settings
+            self._director.hosts.configured = {setting.address: setting for setting in found.settings}
+            self._operations.configured_changed()
+            if not found.moves:
+                return bool(found.waiting)
+            try:
+                await self._operations.move_hosts(found.moves)
+            except OperationError as exc:
+                for one in found.moves:
+                    fields = {"host": one.before, "what": "address", "before": one.before, "file": one.after}
+                    self._log.warning("configuration_waits", **fields, reason=str(exc))
+                await anyio.sleep(self._again)
+
+    def _look(self) -> Look:
+        applied, rows = self._persistence.documents.applied, self._director.hosts.rows
+        return look(applied, self._file, self._unresolved, rows, int(time.time()))
+
+    def _carried(self) -> list[AppliedHost] | None:
+        applied = self._persistence.documents.applied
+        return None if applied is None else carried(applied, self._settings, self._director.hosts.rows)
 
     async def _apply(self) -> None:
         self._tell_seeded()
@@ -82,7 +122,7 @@ class Configuring:
         while wanted := self._made():
             for one in wanted:
                 try:
-                    await self._change(one.change(), _called(one), REASON)
+                    await self._operations.apply(one.change(), _called(one), REASON)
                 except OperationError as exc:
                     if str(exc) not in told:
                         self._tell("configuration_waits", one, reason=str(exc))
@@ -97,7 +137,7 @@ class Configuring:
 
     def _tell_seeded(self) -> None:
         """New hosts of the file have been in the table since the start: nothing is left to change."""
-        listed = {one.address for one in self._persistence.documents.applied or () if one.listed}
+        listed = {one.address for one in self._carried() or () if one.listed}
         for setting in self._settings:
             row = self._director.hosts.get(setting.address)
             if setting.address in self._director.hosts.seeded and setting.address not in listed and row:
@@ -114,7 +154,7 @@ class Configuring:
                 self._persistence.audit(entry)
 
     def _differences(self) -> list[Difference]:
-        return compare(self._persistence.documents.applied, self._settings, self._director.hosts.rows)
+        return compare(self._carried(), self._settings, self._director.hosts.rows)
 
     def _made(self) -> list[Difference]:
         return [one for one in self._differences() if one.outcome is Outcome.MADE]

@@ -151,14 +151,16 @@ class Documents:
     @property
     def applied(self) -> list[AppliedHost] | None:
         """What this member last applied of its configuration; None: it is not known."""
-        return self._all_applied.get(self._director.me)
+        known = self._all_applied.get(self._director.name)
+        # An older release has kept it by the address.
+        return self._all_applied.get(self._director.me) if known is None else known
 
     def set_applied(self, applied: list[AppliedHost]) -> bool:
         """Remember what of the configuration is in the host table, which is stored. Whether it is new."""
         self.applied_here = True
         if applied == self.applied:
             return False
-        self._all_applied[self._director.me] = applied
+        self._all_applied[self._director.name] = applied
         self._applied.changed()
         return True
 
@@ -202,5 +204,5 @@ class Documents:
     def _take_applied(self, data: bytes) -> None:
         theirs = decode_applied(data)
         if self.applied_here:
-            theirs[self._director.me] = self._all_applied[self._director.me]
+            theirs[self._director.name] = self._all_applied[self._director.name]
         self._all_applied = theirs

@@ -16,15 +16,17 @@ import anyio.lowlevel
 
 from director.core.addresses import host_id
 from director.core.assign import Gate
+from director.core.backendnames import carried, look
 from director.core.changes import problem_with
 from director.core.configured import Difference, compare
-from director.core.events import HostChange
+from director.core.events import HostChange, HostMove, HostsMoved
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Neighbour
 from director.core.messages import HostRow
 from director.core.names import entries_in
 from director.core.order import member_order, split_member
+from director.core.readdressing import is_parked_at, moved_rows
 from director.core.standing import Standing
 from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, User, is_alive, unpack
 from director.core.vhosts import Circle
@@ -61,6 +63,8 @@ from director.version import VERSION
 from director.wire import hotpath
 from state.base import AuditEntry
 
+NAME_MOVED = "its name has another address"
+"""In the audit, as the reason."""
 COUNTED = 64
 """Buckets searched for pins in one turn of the loop."""
 COUNTED_AT_ONCE = 20_000
@@ -137,11 +141,19 @@ class Operations(UserOperations):
         """Hosts of the configuration file that an operator has removed."""
         return [str(address) for address in self._hosts.removed()]
 
-    def plan(self, hosts: Sequence[ConfiguredHost]) -> Plan:
-        """What a start of this director with these hosts in its configuration would change."""
+    def plan(self, hosts: Sequence[ConfiguredHost], unresolved: Sequence[ConfiguredHost] = ()) -> Plan:
+        """What a start of this director with these hosts in its configuration would change. unresolved: names
+        in it that have no address now."""
         settings = [BackendSetting(as_address(h.address), h.hostname, h.tag, h.weight) for h in hosts]
         applied = self._persistence.documents.applied
-        changes = [_planned(one) for one in compare(applied, settings, self._hosts.rows)]
+        unknown = [BackendSetting(Address(""), h.hostname, h.tag, h.weight) for h in unresolved]
+        rows, unix = self._hosts.rows, int(time.time())
+        found = look(applied, settings, unknown, rows, unix)
+        if found.moves:
+            rows = rows | {Address(row.address): row for row in moved_rows(rows, found.moves, unix)}
+        known = None if applied is None else carried(applied, found.settings, rows)
+        changes = [_planned_move(one) for one in found.moves if not is_parked_at(one)]
+        changes += [_planned(one) for one in compare(known, found.settings, rows)]
         return Plan(me=self._director.me, known=applied is not None, changes=changes)
 
     async def dump(self) -> Dump:
@@ -275,6 +287,16 @@ class Operations(UserOperations):
         after = self._hosts.get(change.address)
         if change.retag and before and after and before.tag != after.tag:
             self._start("tag", before.address, self._flush_of_tag(before), reason)
+
+    async def move_hosts(self, moves: Sequence[HostMove]) -> None:
+        """Backends have other addresses: all that was said of them, and their users, go with them."""
+        rows = [self._hosts.rows[move.before] for move in moves]
+        await self._driver.operators.move_hosts(HostsMoved(0, moves, rows))
+        await self._persistence.documents.wait_operators_stored(STORE_WAIT)
+        for move, row in zip(moves, rows, strict=True):
+            if self._hosts.rows[move.before] != row:
+                after = "" if is_parked_at(move) else move.after
+                self._audit("backend_moved", move.name, NAME_MOVED, f"before={move.before} after={after}")
 
     async def _change(self, change: HostChange, what: str, reason: str, dry_run: bool) -> Change:
         if dry_run:
@@ -418,6 +440,7 @@ class Operations(UserOperations):
         """The host of a record that has not expired and whose host is (still) there."""
         if record is None or not is_alive(record, int(time.time()), self._users.expire):
             return None
+        record = self._hosts.heir(record) or record
         row = self._hosts.by_id(record.host)
         return row.address if row is not None and record.decided >= row.present_at else None
 
@@ -492,6 +515,12 @@ class Operations(UserOperations):
             last_read=socket.last_read if socket else 0,
             last_write=socket.last_write if socket else 0,
         )
+
+
+def _planned_move(one: HostMove) -> PlannedChange:
+    return PlannedChange(
+        address=one.before, what="address", now=one.before, file=one.after, outcome="made", decided=0
+    )
 
 
 def _planned(one: Difference) -> PlannedChange:

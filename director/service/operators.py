@@ -13,6 +13,7 @@ from director.core.events import (
     Flush,
     Forget,
     HostChange,
+    HostsMoved,
     Interrupt,
     KickSessions,
     MemberChange,
@@ -71,6 +72,10 @@ class Operators:
         assert isinstance(result, HostRow)
         return result
 
+    async def move_hosts(self, change: HostsMoved) -> None:
+        """The same for hosts that have other addresses."""
+        await self._operate(change, self.new_operation())
+
     async def change_member(self, change: MemberChange) -> MemberRow:
         """The same for the list of directors."""
         result = await self._operate(change, self.new_operation())
@@ -93,7 +98,9 @@ class Operators:
         self._numbers += 1
         return self._numbers
 
-    async def _operate(self, change: HostChange | MemberChange | UsersEvent, number: int) -> Result:
+    async def _operate(
+        self, change: HostChange | HostsMoved | MemberChange | UsersEvent, number: int
+    ) -> Result:
         operation = self._operations[number] = _Operation(isinstance(change, Flush | Forget))
         self._handle(msgspec.structs.replace(change, operation=number))
         await operation.finished.wait()

@@ -13,6 +13,7 @@ from director.service.config import Config
 LIVE = frozenset(
     {
         "backends.mail_servers",
+        "backends.names",
         "backends.weight",
         "log.level",
         "ring.isolation_wait",
@@ -22,8 +23,10 @@ LIVE = frozenset(
     }
 )
 """Settings that count at once. All others count from the next start of a program on."""
-_FOUND = frozenset({"file", "folder", "warnings", "ring.names"})
+_FOUND = frozenset({"file", "folder", "warnings", "unresolved"})
 """What is no setting, but was found out while the file was read."""
+_WRITTEN_AS = {"ring.names": "ring.servers", "backends.names": "backends.mail_servers"}
+"""Parts of a setting that are kept by themselves."""
 
 
 class Reload(NamedTuple):
@@ -35,8 +38,23 @@ class Reload(NamedTuple):
 
 def compare(old: Config, new: Config) -> Reload:
     """The settings that differ, by name, as people write them."""
-    changed = sorted(_differing(old, new))
+    found = _differing(_as_written(old), _as_written(new))
+    changed = sorted({_WRITTEN_AS.get(name, name) for name in found})
     return Reload([name for name in changed if name in LIVE], [name for name in changed if name not in LIVE])
+
+
+def _as_written(config: Config) -> Config:
+    """Without what the names in it stand for: that is found out anew all the time."""
+    ring, backends = config.ring, config.backends
+    named = {endpoint for _, endpoint in ring.names}
+    ring = msgspec.structs.replace(
+        ring,
+        servers=tuple(server for server in ring.servers if server not in named),
+        names=tuple(sorted((entry, None) for entry, _ in ring.names)),
+    )
+    fixed = tuple(setting for setting in backends.mail_servers if not setting.hostname)
+    backends = msgspec.structs.replace(backends, mail_servers=fixed)
+    return msgspec.structs.replace(config, ring=ring, backends=backends)
 
 
 def limits(config: Config) -> Settings:

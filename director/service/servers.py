@@ -25,6 +25,11 @@ Resolve = Callable[[str], Sequence[str]]
 Report = Callable[[int, str], None]
 """Takes the number of a bad entry and what is expected."""
 
+
+class Unresolved(ValueError):
+    """A name has no address now. It may have one in a moment: nothing is wrong with what is written."""
+
+
 _LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"(?:{_LABEL}\.)*(?P<last>{_LABEL})\.?")
 _TAG = re.compile(r"[^\s@\x00-\x1f\x7f]+")
@@ -84,7 +89,7 @@ def read_endpoint(text: str, port: int, resolve: Resolve) -> Endpoint:
 def read_director(entry: str, resolve: Resolve) -> Endpoint:
     """One entry of `ring.servers`. Raises ValueError."""
     endpoint = read_endpoint(entry, RING_PORT, resolve)
-    _one_machine(endpoint.address)
+    one_machine(endpoint.address)
     return endpoint
 
 
@@ -93,15 +98,38 @@ def is_named(entry: str) -> bool:
     return _address(_split_port(entry)[0]) is None
 
 
-def read_directors(entries: Iterable[str], resolve: Resolve, report: Report) -> dict[Endpoint, str]:
+def director_name(entry: str, port: int = RING_PORT) -> tuple[str, int] | None:
+    """Name and port of an entry of `ring.servers` that can be read; None: it is an address."""
+    if not is_named(entry):
+        return None
+    host, written = _split_port(entry)
+    return host.rstrip(".").lower(), int(written) if written else port
+
+
+def backend_name(entry: str, weight: int) -> BackendSetting | None:
+    """What an entry of `mail_servers` that can be read says of its hosts, without an address; None: it has no
+    name."""
+    host, _, tag = entry.partition("@")
+    first = host.partition("-")[0]
+    if _address(host) is not None or (first != host and _address(first) is not None):
+        return None
+    return BackendSetting(Address(""), host, tag, weight)
+
+
+def read_directors(
+    entries: Iterable[str], resolve: Resolve, report: Report, unresolved: Report
+) -> dict[Endpoint, str]:
     """The directors of the ring, each with its entry: one address each, one IP family, none twice.
 
-    Bad entries are left out.
+    Bad entries are left out; so are names without an address now, which `unresolved` is told.
     """
     written: dict[Endpoint, str] = {}
     for index, entry in enumerate(entries):
         try:
             endpoint = read_director(entry, resolve)
+        except Unresolved as exc:
+            unresolved(index, str(exc))
+            continue
         except ValueError as exc:
             report(index, str(exc))
             continue
@@ -139,9 +167,10 @@ def own_endpoint(
 
 
 def read_backends(
-    entries: Iterable[str], weight: int, resolve: Resolve, report: Report
+    entries: Iterable[str], weight: int, resolve: Resolve, report: Report, unresolved: Report
 ) -> tuple[BackendSetting, ...]:
-    """The backends of `entries`, in their order; bad entries are left out.
+    """The backends of `entries`, in their order; bad entries are left out, and names without an address now,
+    which `unresolved` is told.
 
     An address that comes from two entries is reported too: the original made two hosts of it.
     """
@@ -151,6 +180,9 @@ def read_backends(
     for index, entry in enumerate(entries):
         try:
             found = _read_backend(entry, weight, resolve)
+        except Unresolved as exc:
+            unresolved(index, str(exc))
+            continue
         except ValueError as exc:
             report(index, str(exc))
             continue
@@ -179,8 +211,8 @@ def _read_backend(entry: str, weight: int, resolve: Resolve) -> list[BackendSett
     if hyphen and (start := _address(first)) is not None:
         return [BackendSetting(address, "", tag, weight) for address in _range(start, last)]
     if (address := _address(host)) is not None:
-        return [BackendSetting(_one_machine(address), "", tag, weight)]
-    return [BackendSetting(_one_machine(address), host, tag, weight) for address in _resolved(host, resolve)]
+        return [BackendSetting(one_machine(address), "", tag, weight)]
+    return [BackendSetting(one_machine(address), host, tag, weight) for address in _resolved(host, resolve)]
 
 
 def _range(start: Address, last: str) -> list[Address]:
@@ -189,7 +221,7 @@ def _range(start: Address, last: str) -> list[Address]:
         raise ValueError(f'"{last}" after the hyphen is not an address; write a range as {start}-LAST')
     if _family(start) != _family(end):
         raise ValueError(f"the ends of a range must be of one address family: {start} is not like {end}")
-    low, high = (int(ipaddress.ip_address(_one_machine(address))) for address in (start, end))
+    low, high = (int(ipaddress.ip_address(one_machine(address))) for address in (start, end))
     if low > high:
         raise ValueError(f"the range is reversed, write {end}-{start}")
     bits = 16 if ":" in start else 8
@@ -235,15 +267,16 @@ def _resolved(name: str, resolve: Resolve) -> list[Address]:
         raise ValueError(f"{name} is not an address (IPv4 as 10.0.0.1, IPv6 as 2001:db8::1) and not a name")
     try:
         found = [canonical(address) for address in resolve(name)]
-    except OSError as exc:
-        reason = exc.strerror or str(exc)
-        raise ValueError(f"{name} cannot be resolved ({reason}); write its address or mend the name") from exc
+    except (OSError, UnicodeError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise Unresolved(f"{name} cannot be resolved ({reason})") from exc
     if not found:
-        raise ValueError(f"{name} has no address; write its address or mend the name")
+        raise Unresolved(f"{name} has no address")
     return found
 
 
-def _one_machine(address: Address) -> Address:
+def one_machine(address: Address) -> Address:
+    """The address, if only one machine can have it. Raises ValueError."""
     ip = ipaddress.ip_address(address)
     if ip.is_unspecified or ip.is_multicast:
         raise ValueError(f"{address} is not the address of one machine")

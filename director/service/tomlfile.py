@@ -8,7 +8,7 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -26,6 +26,18 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}?")
 _SECRET_KEY = re.compile("pass|secret|token", re.IGNORECASE)
 
 
+class UnresolvedName(NamedTuple):
+    """A name in the file that has no address now."""
+
+    key: str
+    name: str
+    """The entry as written."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f'{self.key} = "{self.name}": {self.reason}'
+
+
 class Reader:
     """Takes the parsed file apart and keeps every problem, instead of stopping at the first."""
 
@@ -33,6 +45,7 @@ class Reader:
         self.file, self.folder = file, folder
         self.problems: list[ConfigError] = []
         self.warnings: list[str] = []
+        self.unresolved: list[UnresolvedName] = []
         self._environ = environ
         self._written: dict[str, object] = {}
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from director.core.hosts import decode_rows, encode_rows, merge_rows
-from director.core.members import decode_member_rows, encode_member_rows, merge_member_rows
+from director.core.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.core.messages import HostRow, MemberRow
 from director.core.users import BUCKET_SHIFT, LATEST, merged
 from director.errors import EX_DATA, ExportError, StoreProblem
@@ -161,7 +161,8 @@ async def load(store: StateStore, file: ExportFile, progress: Progress, *, dry_r
             case HostLine():
                 hosts[line.address] = host_row(line)
             case MemberLine():
-                members[line.member] = member_row(line)
+                row = member_row(line)
+                members[about(row)] = row
             case DocumentLine():
                 await _merge_document(store, line, done, dry_run)
             case UserLine() | NameLine():
@@ -217,7 +218,7 @@ async def _merge_tables(
         return encode_rows(rows), tally
 
     def member_table(data: bytes) -> tuple[bytes, Tally]:
-        known = {row.member: row for row in decode_member_rows(data)}
+        known = {about(row): row for row in decode_member_rows(data)}
         rows, tally = _merged_rows(known, members, merge_member_rows)
         return encode_member_rows(rows), tally
 

@@ -47,6 +47,7 @@ class HostLine(msgspec.Struct, frozen=True, kw_only=True, tag="host"):
     weight_at: int
     up: bool
     up_at: int
+    moved: str = ""
 
 
 class MemberLine(msgspec.Struct, frozen=True, kw_only=True, tag="member"):
@@ -55,6 +56,7 @@ class MemberLine(msgspec.Struct, frozen=True, kw_only=True, tag="member"):
     member: str
     present: bool
     at: int
+    name: str = ""
 
 
 class DocumentLine(msgspec.Struct, frozen=True, kw_only=True, tag="document"):
@@ -132,7 +134,7 @@ def host_line(row: HostRow) -> HostLine:
 
 def member_row(line: MemberLine) -> MemberRow:
     """Raises ValueError where it cannot be right."""
-    row = MemberRow(line.member, line.present, line.at)
+    row = MemberRow(line.member, line.present, line.at, line.name)
     _refuse(wrong_members([row]))
     return row
 

@@ -10,7 +10,7 @@ import msgspec
 
 from director.core.checks import wrong_members, wrong_rows
 from director.core.hosts import decode_rows, encode_rows, merge_rows
-from director.core.members import decode_member_rows, encode_member_rows, merge_member_rows
+from director.core.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.core.messages import HostRow, MemberRow
 from director.statetools.findings import Finding, Limits
 from state.base import Document, version_of
@@ -49,7 +49,7 @@ def check_hosts(document: Document, limits: Limits) -> CheckedTable:
 
 def check_members(document: Document, limits: Limits) -> CheckedTable:
     def clip(row: MemberRow) -> MemberRow:
-        return row if row.at <= limits.decided else MemberRow(row.member, row.present, limits.now)
+        return row if row.at <= limits.decided else msgspec.structs.replace(row, at=limits.now)
 
     return _check(
         "document members",
@@ -57,7 +57,7 @@ def check_members(document: Document, limits: Limits) -> CheckedTable:
         decode_member_rows,
         encode_member_rows,
         lambda row: wrong_members([row]),
-        lambda row: row.member,
+        about,
         merge_member_rows,
         clip,
         MemberRow,

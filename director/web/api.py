@@ -210,7 +210,7 @@ async def dump(operations: Service) -> Dump:
 )
 async def plan(operations: Service, data: JSONBody[HostsToPlan]) -> Plan:
     """Changes nothing: what a start of this director with these hosts in its file would come to."""
-    return operations.plan(data.hosts)
+    return operations.plan(data.hosts, data.unresolved)
 
 
 @get("/v1/reload", responses=errors(400), summary="What became of the last reload of this director")

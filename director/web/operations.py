@@ -24,8 +24,9 @@ class Operations(Commands, Protocol):
 
     async def status(self) -> StatusInfo: ...
 
-    def plan(self, hosts: Sequence[ConfiguredHost]) -> Plan:
-        """What a start of this director with these hosts in its configuration would change."""
+    def plan(self, hosts: Sequence[ConfiguredHost], unresolved: Sequence[ConfiguredHost] = ()) -> Plan:
+        """What a start of this director with these hosts in its configuration would change. unresolved: names
+        in it that have no address now."""
         ...
 
     def reload_info(self) -> ReloadInfo:

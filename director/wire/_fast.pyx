@@ -281,6 +281,7 @@ cdef struct backend_t:
     uint32_t since
     uint32_t retagged
     uint32_t index  # in the list of backends
+    bint readdressed
 
 
 cdef int by_host_id(const void *one, const void *other) noexcept nogil:
@@ -300,11 +301,13 @@ cdef enum:
     WAIT_RETAGGED = -6
     WAIT_HELD = -7
     WAIT_UNREAD = -8
+    WAIT_READDRESSED = -9
 
-    NOT_KNOWN = -9  # to be placed anew
+    NOT_KNOWN = -10  # to be placed anew
 
 cdef list WAITS = [
-    Wait.HINT, Wait.RING, Wait.NO_HOST, Wait.MOVING, Wait.NEAR, Wait.RETAGGED, Wait.HELD, Wait.UNREAD
+    Wait.HINT, Wait.RING, Wait.NO_HOST, Wait.MOVING, Wait.NEAR, Wait.RETAGGED, Wait.HELD, Wait.UNREAD,
+    Wait.READDRESSED,
 ]
 
 
@@ -366,7 +369,8 @@ cdef class Assigner:
         if by_id == NULL:
             raise MemoryError
         for index in range(count):
-            by_id[index] = backend_t(table[index].id, table[index].since, table[index].retagged, index)
+            backend = table[index]
+            by_id[index] = backend_t(backend.id, backend.since, backend.retagged, index, backend.readdressed)
         qsort(by_id, count, sizeof(backend_t), by_host_id)
         free(self.by_id)
         self.by_id, self.backend_count = by_id, count
@@ -493,6 +497,8 @@ cdef class Assigner:
         cdef bint alive
         cdef int fresh
         if host != NULL and decided < host.since:
+            if host.readdressed:
+                return WAIT_READDRESSED
             host = NULL
         if get16(record + AT_FLAGS) & MOVING and (host != NULL or id == 0):
             return WAIT_MOVING

@@ -438,7 +438,7 @@ class Node:
 
     def list_members(self, members: list[MemberId]) -> None:
         """The names of the configuration's directors resolve anew."""
-        self.handle(MembersListed(members))
+        self.handle(MembersListed(members, {}))
 
     def flush(self) -> None:
         if not self.store.up:

@@ -31,6 +31,31 @@ def test_the_hosts_of_the_file_are_asked_about(director: Director, file: str) ->
     ]
 
 
+def test_a_name_that_cannot_be_resolved_is_told_and_asked_about_without_an_address(
+    director: Director, file: str
+) -> None:
+    path = Path(file)
+    path.write_text(path.read_text().replace('"127.0.1.1"', '"nobody.invalid@gold"'))
+    result = director("plan", "-c", file)
+    assert (
+        'backends.mail_servers[0] = "nobody.invalid@gold": nobody.invalid cannot be resolved' in result.stderr
+    )
+    assert director.operations.asked == [
+        [
+            ConfiguredHost(address="127.0.1.3", tag="gold", weight=70),
+            ConfiguredHost(address="", hostname="nobody.invalid", tag="gold", weight=70),
+        ]
+    ]
+
+
+def test_a_name_with_another_address_is_moved(director: Director, file: str) -> None:
+    director.operations.planned = [
+        PlannedChange(address="127.0.1.1", what="address", now="127.0.1.1", file="127.0.1.9", outcome="made"),
+    ]
+    row = director("plan", "-c", file).stdout.splitlines()[1]
+    assert row.split() == ["127.0.1.1", "address", "127.0.1.1", "127.0.1.9", "moved"]
+
+
 def test_each_change_is_a_row_and_it_is_said_how_it_comes_into_force(director: Director, file: str) -> None:
     director.operations.planned = [
         PlannedChange(address="127.0.1.1", what="weight", now="100", file="70", outcome="made"),

@@ -34,8 +34,8 @@ def queued(hosts: HostTable, *changes: HostChange) -> Changes:
 def test_a_change_is_carried_out_and_confirmed_when_the_ring_is_in_sync_again() -> None:
     hosts = table()
     changes = queued(hosts, HostChange(1, ONE, weight=7))
-    effects, row = changes.begin(at(1))
-    assert (effects, row) == ([], hosts.get(ONE))
+    effects, rows = changes.begin(at(1))
+    assert (effects, rows) == ([], [hosts.get(ONE)])
     assert not changes.can_begin
     assert changes.confirm() == [OperationDone(1, hosts.rows[ONE])]
     assert hosts.rows[ONE].weight == 7
@@ -52,8 +52,8 @@ def test_changes_are_made_one_at_a_time() -> None:
 
 def test_what_changes_nothing_is_done_at_once() -> None:
     hosts = table()
-    effects, row = queued(hosts, HostChange(1, ONE, tag="gold")).begin(at(1))
-    assert (effects, row) == ([OperationDone(1, hosts.rows[ONE])], None)
+    effects, rows = queued(hosts, HostChange(1, ONE, tag="gold")).begin(at(1))
+    assert (effects, rows) == ([OperationDone(1, hosts.rows[ONE])], [])
 
 
 def test_what_is_reported_is_what_holds_when_it_is_confirmed() -> None:
@@ -81,8 +81,8 @@ def test_what_cannot_be_is_refused_and_changes_nothing(change: HostChange, kind:
     hosts = table()
     before = dict(hosts.rows)
     changes = queued(hosts, change)
-    effects, row = changes.begin(at(1))
-    assert (effects, row) == ([OperationFailed(1, kind, text)], None)
+    effects, rows = changes.begin(at(1))
+    assert (effects, rows) == ([OperationFailed(1, kind, text)], [])
     assert (hosts.rows, changes.next_deadline()) == (before, None)
 
 

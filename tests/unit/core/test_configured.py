@@ -246,7 +246,7 @@ def test_a_change_of_the_file_is_not_carried_out_where_the_host_has_changed_mean
     row = table.change(ONE, 1_700_000_000, weight=5)  # type: ignore[arg-type]
     changes = Changes(table, MemberTable([]))
     changes.add(wanted.change(), Now(0.0, 1_700_000_001))
-    assert changes.begin(Now(0.0, 1_700_000_001)) == ([OperationDone(0, row)], None)  # type: ignore[arg-type]
+    assert changes.begin(Now(0.0, 1_700_000_001)) == ([OperationDone(0, row)], [])  # type: ignore[arg-type]
 
 
 # ---- whatever happens

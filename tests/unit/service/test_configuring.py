@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,9 +26,18 @@ async def started(
 ) -> AsyncIterator[Node]:
     """A director with these hosts in its file that has applied it."""
     node = Node(state or "sqlite:///state.db", folder, hosts=hosts, snapshot=snapshot)
-    configuring = Configuring(node.director, node.persistence, node.operations.apply, node.log)
+    configuring = Configuring(node.director, node.persistence, node.operations, node.log)
     async with applying(node, configuring):
         yield node
+
+
+class Changing:
+    """The operations of a node, with another way to change a host."""
+
+    def __init__(self, node: Node, change: Callable[[HostChange, str, str], Awaitable[None]]) -> None:
+        self.apply = change
+        self.move_hosts = node.operations.move_hosts
+        self.configured_changed = node.operations.configured_changed
 
 
 @asynccontextmanager
@@ -100,7 +109,8 @@ async def test_what_the_ring_cannot_agree_on_is_said_once_and_tried_again(tmp_pa
             raise TryAgain("Ring sync timed out")
         await node.operations.apply(change, what, reason)
 
-    async with applying(node, Configuring(node.director, node.persistence, change, node.log, again=0.01)):
+    operations = Changing(node, change)
+    async with applying(node, Configuring(node.director, node.persistence, operations, node.log, again=0.01)):
         assert there(node) == [(host, 100) for host in HOSTS[:2]]
         assert len(tries) == 4
         (line,) = node.logged("configuration_waits")
@@ -118,7 +128,8 @@ async def test_what_an_operator_changes_just_before_is_not_said_to_be_applied(tm
         await node.operations.set_host(HOSTS[2], None, 5, reason="test")
         await node.operations.apply(change, what, reason)
 
-    async with applying(node, Configuring(node.director, node.persistence, change, node.log)):
+    configuring = Configuring(node.director, node.persistence, Changing(node, change), node.log)
+    async with applying(node, configuring):
         assert there(node) == [(HOSTS[0], 100), (HOSTS[1], 100), (HOSTS[2], 5)]
         assert node.logged("configuration_applied") == []
         assert len(node.logged("configuration_kept")) == 1

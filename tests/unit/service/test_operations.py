@@ -184,7 +184,7 @@ async def test_a_director_that_said_good_bye_and_is_out_of_the_ring_is_shown_as_
 
 async def test_a_removed_director_says_so_and_is_not_ready() -> None:
     node = Node(members=[ME, OTHER])
-    node.driver.handle(MembersListed((OTHER,)))
+    node.driver.handle(MembersListed((OTHER,), {}))
     assert node.operations.ring().removed
     ready, why = node.operations.ready()
     assert (ready, why.partition(":")[0]) == (False, "removed from the ring")

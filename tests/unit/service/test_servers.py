@@ -52,12 +52,12 @@ class Report(list[tuple[int, str]]):
 
 def directors(*entries: str) -> tuple[list[str], Report]:
     report = Report()
-    return [str(e) for e in read_directors(list(entries), resolve, report)], report
+    return [str(e) for e in read_directors(list(entries), resolve, report, report)], report
 
 
 def backends(*entries: str) -> tuple[list[BackendSetting], Report]:
     report = Report()
-    return list(read_backends(list(entries), 100, resolve, report)), report
+    return list(read_backends(list(entries), 100, resolve, report, report)), report
 
 
 def addresses(*entries: str) -> list[str]:
@@ -125,7 +125,7 @@ def test_a_name_with_several_addresses_is_no_director_and_its_addresses_are_told
 
 def test_a_name_nobody_knows_is_refused_with_the_reason() -> None:
     report = Report()
-    read_directors(["nowhere.example.com"], unknown, report)
+    read_directors(["nowhere.example.com"], unknown, report, report)
     assert "Name or service not known" in report.text
 
 
@@ -267,6 +267,6 @@ def test_two_addresses_that_records_cannot_tell_apart_are_refused() -> None:
 @given(st.text())
 def test_no_text_makes_the_readers_fail_otherwise_than_by_a_complaint(entry: str) -> None:
     report = Report()
-    found = read_backends([entry], 100, unknown, report)
-    found_directors = read_directors([entry], unknown, report)
+    found = read_backends([entry], 100, unknown, report, report)
+    found_directors = read_directors([entry], unknown, report, report)
     assert bool(found) + bool(found_directors) + len(report) == 2

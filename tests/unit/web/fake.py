@@ -119,8 +119,8 @@ class FakeOperations:
             removed=self.removed, moves_in_progress=self.moving,
         )  # fmt: skip
 
-    def plan(self, hosts: Sequence[ConfiguredHost]) -> Plan:
-        self.asked.append(list(hosts))
+    def plan(self, hosts: Sequence[ConfiguredHost], unresolved: Sequence[ConfiguredHost] = ()) -> Plan:
+        self.asked.append([*hosts, *unresolved])
         return Plan(me="127.0.0.11:9090", known=self.plan_known, changes=self.planned)
 
     def reload_info(self) -> ReloadInfo:

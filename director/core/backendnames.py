@@ -1,0 +1,206 @@
+"""Names of backends: which addresses count, and what becomes of the hosts when they are others.
+
+What the name service says of one name passes three sieves, each pure:
+
+    answers over time -> `NameAddresses` -> addresses that count (a flapping answer takes nobody away)
+    file, table, what was last applied -> `look` -> backends that have another address, all moved at once
+    the rest -> `configured.compare`, as where the file has changed
+
+A name that had one address and has one now has *moved*: everything goes with it. Only who has news moves
+anything: a director whose resolver still says what it said when it last looked leaves the table alone, so
+directors that learn of it at different moments do not fight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from director.core.addresses import address_order
+from director.core.configured import APART, AppliedHost
+from director.core.events import HostMove
+from director.core.hosts import BackendSetting
+from director.core.messages import HostRow
+from director.core.readdressing import is_parked, parked
+from director.types import Address
+
+GONE_AFTER = 30.0
+"""Seconds an address must be missing from the answers for a name of several before it is taken away."""
+RETURNS_AFTER = 30
+"""Seconds before a backend goes back to an address that it has left: an old answer may come late."""
+
+
+class NameAddresses:
+    """The addresses of one name that count."""
+
+    def __init__(self, known: Iterable[Address] = ()) -> None:
+        """known: as of now; empty: it was not resolved yet."""
+        self._seen: dict[Address, float | None] = dict.fromkeys(known)
+        """Since when each is missing from the answers; None: it is not."""
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        return tuple(sorted(self._seen, key=address_order))
+
+    def answered(self, found: Collection[Address], now: float) -> None:
+        """The name service has said this, at `now` in monotonic seconds. An empty answer says nothing."""
+        if not found:
+            return
+        if len(self._seen) == 1 and len(found) == 1:
+            self._seen = dict.fromkeys(found)
+            return
+        for address in self._seen:
+            if address not in found and self._seen[address] is None:
+                self._seen[address] = now
+        self._seen.update(dict.fromkeys(found))
+        self._seen = {
+            address: missing
+            for address, missing in self._seen.items()
+            if missing is None or now < missing + GONE_AFTER
+        }
+
+
+class Look(NamedTuple):
+    """What a file with names in it comes to."""
+
+    moves: list[HostMove]
+    """Backends that have another address than the table says."""
+    waiting: frozenset[str]
+    """Names whose backend is not moved yet."""
+    settings: list[BackendSetting]
+    """The hosts of the file, once the moves are made."""
+
+
+def look(
+    applied: Sequence[AppliedHost] | None,
+    settings: Sequence[BackendSetting],
+    unresolved: Sequence[BackendSetting],
+    rows: Mapping[Address, HostRow],
+    unix: int,
+) -> Look:
+    """What is to be done.
+
+    applied: what this member last applied; None: not known. settings: the hosts of the file, but those of
+    names that are not resolved. unix: Unix seconds.
+    """
+    moves, waiting = _plan(applied, settings, rows, unix)
+    unknown = [one for one in settings if one.hostname in waiting]
+    resolved = [one for one in settings if one.hostname not in waiting]
+    return Look(moves, waiting, known_settings(resolved, [*unresolved, *unknown], applied, rows))
+
+
+def _plan(
+    applied: Sequence[AppliedHost] | None,
+    settings: Sequence[BackendSetting],
+    rows: Mapping[Address, HostRow],
+    unix: int,
+) -> tuple[list[HostMove], frozenset[str]]:
+    wanted = _single(settings)
+    moves: dict[str, HostMove] = {}
+    waiting = set()
+    for name, after in wanted.items():
+        before = _before(name, after, applied, rows)
+        if before is None:
+            continue
+        row = rows.get(after)
+        if row is not None and row.moved == name and unix < row.present_at + RETURNS_AFTER:
+            waiting.add(name)
+        else:
+            moves[name] = HostMove(name, before, after)
+    _evict(moves, rows)
+    return list(moves.values()), frozenset(waiting)
+
+
+def _before(
+    name: str, after: Address, applied: Iterable[AppliedHost] | None, rows: Mapping[Address, HostRow]
+) -> Address | None:
+    """The address that the backend of this name has left for `after`, if we have news of that."""
+    place = parked(name)
+    if place in rows and is_parked(rows[place]):
+        return place
+    there = [address for address, row in rows.items() if row.present and row.hostname == name]
+    others = [address for address in there if address != after]
+    if len(others) != 1:
+        return None
+    if applied is None:
+        return others[0] if after in there or not rows[others[0]].present_at else None
+    known = {address for address, one in _listed(applied, rows) if one == name}
+    return others[0] if known and after not in known and len(known) == 1 else None
+
+
+def _evict(moves: dict[str, HostMove], rows: Mapping[Address, HostRow]) -> None:
+    """Whose address another one has by now, and who has none: he is kept until he is found."""
+    for move in list(moves.values()):
+        row = rows.get(move.after)
+        if row is None or not row.present or row.hostname in ("", move.name) or row.hostname in moves:
+            continue
+        moves[row.hostname] = HostMove(row.hostname, move.after, parked(row.hostname))
+
+
+def known_settings(
+    settings: Iterable[BackendSetting],
+    unresolved: Iterable[BackendSetting],
+    applied: Iterable[AppliedHost] | None,
+    rows: Mapping[Address, HostRow],
+) -> list[BackendSetting]:
+    """The hosts of the file, with those of the unresolved names (settings without an address) where they were
+    last known to be: what cannot be resolved now is no less in the file."""
+    found = {setting.address: setting for setting in settings}
+    names = {setting.hostname: setting for setting in unresolved}
+    if applied is None:
+        last = [(address, row.hostname) for address, row in rows.items() if row.present]
+    else:
+        last = list(_listed(applied, rows))
+    for address, name in last:
+        if name in names and address not in found:
+            found[address] = msgspec.structs.replace(names[name], address=address)
+    return list(found.values())
+
+
+def carried(
+    applied: Iterable[AppliedHost], settings: Iterable[BackendSetting], rows: Mapping[Address, HostRow]
+) -> list[AppliedHost]:
+    """What was last applied, by the addresses of now: a name that had one address and has another one is the
+    same host of the file, whatever became of it at run time."""
+    applied = list(applied)
+    before = _single_of(_listed(applied, rows))
+    moved = {before[name]: (name, after) for name, after in _single(settings).items() if name in before}
+    made: dict[str, AppliedHost] = {}
+    for one in applied:
+        name, after = moved.get(Address(one.address), ("", Address(one.address)))
+        if after == one.address:
+            made.setdefault(one.address, one)
+            continue
+        left, row = rows.get(Address(one.address)), rows.get(after)
+        if left is not None and not left.present and left.moved == name:
+            made.setdefault(one.address, AppliedHost(one.address, False, left.present_at))
+        present_at = one.present_at
+        if row is not None and row.present and row.hostname == name and present_at != APART:
+            present_at = row.present_at
+        made[after] = msgspec.structs.replace(one, address=after, hostname=name, present_at=present_at)
+    return list(made.values())
+
+
+def _single(settings: Iterable[BackendSetting]) -> dict[str, Address]:
+    """Names with exactly one address."""
+    return _single_of((setting.address, setting.hostname) for setting in settings)
+
+
+def _single_of(named: Iterable[tuple[Address, str]]) -> dict[str, Address]:
+    found: dict[str, list[Address]] = {}
+    for address, name in named:
+        found.setdefault(name, []).append(address)
+    return {name: addresses[0] for name, addresses in found.items() if name and len(addresses) == 1}
+
+
+def _listed(applied: Iterable[AppliedHost], rows: Mapping[Address, HostRow]) -> Sequence[tuple[Address, str]]:
+    """Address and name of each host that the file listed. Where an older release has kept no name the table
+    has it."""
+    found = []
+    for one in applied:
+        if one.listed:
+            row = rows.get(Address(one.address))
+            found.append((Address(one.address), one.hostname or (row.hostname if row is not None else "")))
+    return found

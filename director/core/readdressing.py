@@ -1,0 +1,168 @@
+"""Backends that have another address: what becomes of their rows, and of their users.
+
+All that was said of a backend goes with its *name* to the new address: tag, weight, state, each with its
+stamp, and its users with their pins. The row of the address it has left says so (`HostRow.moved`), so that
+every member makes the same of every record, whenever it meets it: nothing has to be announced, and whoever
+was away finds his way later. A user who logs in is followed at once, all others by a walk through the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from director.core.events import HostMove
+from director.core.hosts import REAPPEARS, TAG_AHEAD, HostTable
+from director.core.messages import HostRow
+from director.core.users import BUCKETS, MOVING, UserTable, pack, unpack
+from director.types import Address, Now, UserKey
+
+T = TypeVar("T")
+
+SLICE = 2000
+"""Users looked at in one turn of the loop."""
+SCANNED = 64
+"""Buckets looked at in one turn of the loop, however empty they are."""
+WALKS = (0.0, 5.0, 60.0)
+"""Seconds from a change of the hosts to the walks through all users: somebody may come in later with a record
+from before."""
+
+
+def parked(name: str) -> Address:
+    """Where the row of a backend is kept that has lost its address to another one and has none now.
+
+    An address that nobody can have (RFC 6666), so nothing else is there."""
+    digest = hashlib.md5(name.encode(), usedforsecurity=False).digest()[:8]
+    return Address(str(ipaddress.IPv6Address(bytes.fromhex("0100000000000000") + digest)))
+
+
+def is_parked(row: HostRow) -> bool:
+    """Whether this backend has no address now."""
+    return bool(row.hostname) and not row.present and not row.moved and row.address == parked(row.hostname)
+
+
+def is_parked_at(move: HostMove) -> bool:
+    """Whether a backend moves to no address."""
+    return move.after == parked(move.name)
+
+
+def moved_rows(rows: Mapping[Address, HostRow], moves: Sequence[HostMove], stamp: int) -> list[HostRow]:
+    """The rows that are others once these moves are made, all at once, at `stamp` (Unix seconds)."""
+    comes = {move.after: move for move in moves}
+    goes = {move.before: move for move in moves}
+    made = []
+    for move in moves:
+        left = rows[move.before]
+        if move.before not in comes:
+            made.append(
+                msgspec.structs.replace(
+                    left,
+                    hostname=move.name,
+                    present=False,
+                    present_at=max(stamp, left.present_at + 1),
+                    moved=move.name,
+                )
+            )
+        leaves = goes.get(move.after)
+        made.append(_arrived(rows.get(move.after), left, move, leaves.name if leaves else "", stamp))
+    return made
+
+
+def _arrived(there: HostRow | None, left: HostRow, move: HostMove, leaves: str, stamp: int) -> HostRow:
+    """The row at the address after. leaves: the name that leaves it at the same time."""
+    before = there or left
+    tag, tag_at = _inherited((before.tag, before.tag_at), (left.tag, left.tag_at))
+    weight, weight_at = _inherited((before.weight, before.weight_at), (left.weight, left.weight_at))
+    up, up_at = _inherited((before.up, before.up_at), (left.up, left.up_at))
+    present_at, former = stamp, leaves
+    if there is not None and there.present and not leaves:
+        # The file has brought it, or somebody else had it under another name: who is on it stays on it.
+        present_at, former = there.present_at, there.moved
+        if there.hostname != move.name:
+            present_at += 1
+            former = move.name
+    elif there is not None:
+        # Later than whoever was placed there under its former name, also by a clock that is ahead.
+        ahead = TAG_AHEAD if there.present else 0
+        present_at = max(stamp + ahead, there.present_at + REAPPEARS)
+        former = leaves or there.moved
+    return HostRow(
+        address=move.after,
+        hostname=move.name,
+        present=not is_parked_at(move),
+        present_at=present_at,
+        tag=tag,
+        tag_at=tag_at,
+        weight=weight,
+        weight_at=weight_at,
+        up=up,
+        up_at=up_at,
+        moved="" if is_parked_at(move) else former,
+    )
+
+
+def _inherited(there: tuple[T, int], left: tuple[T, int]) -> tuple[T, int]:
+    """An attribute with its stamp, as it goes with the name. Where both come from a file, that of the new
+    address is from the file as it is now."""
+    if there[1] < left[1]:
+        return left
+    if there == left or there[1] == left[1] == 0:
+        return there
+    return left[0], there[1] + 1
+
+
+class Readdressing:
+    """Follows the users."""
+
+    def __init__(self, hosts: HostTable, users: UserTable) -> None:
+        self._hosts, self._users = hosts, users
+        self._due: list[float] = []
+        """When the next walks begin."""
+        self._bucket = BUCKETS
+
+    def hosts_changed(self, now: Now) -> None:
+        """Perhaps one has another address."""
+        if self._hosts.readdressed:
+            self._due = [now.mono + seconds for seconds in WALKS]
+
+    def follow(self, key: UserKey) -> bool:
+        """Somebody logs in whose host has another address; whether he is there now."""
+        old = self._users.get(key)
+        new = self._hosts.heir(old) if old is not None else None
+        if new is None:
+            return False
+        self._users.put(new)
+        return True
+
+    @property
+    def has_work(self) -> bool:
+        return self._bucket < BUCKETS
+
+    def next_deadline(self) -> float | None:
+        return min(self._due, default=None)
+
+    def turn(self, now: Now) -> None:
+        """One slice of the walk. Nothing of it is announced: each member does the same."""
+        if self._due and self._due[0] <= now.mono:
+            self._due.pop(0)
+            self._bucket = 0
+        looked = scanned = 0
+        while self._bucket < BUCKETS and looked < SLICE and scanned < SCANNED:
+            records = self._users.bucket(self._bucket)
+            self._bucket += 1
+            scanned += 1
+            found = []
+            for user in unpack(records):
+                looked += 1
+                new = (
+                    None if user.flags & MOVING else self._hosts.heir(user)
+                )  # of those `moves.py` takes care
+                if new is not None:
+                    found.append(new)
+            if found:
+                self._users.merge(pack(found))
+                self._users.take_displaced()  # their sessions went to the same backend

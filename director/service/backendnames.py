@@ -1,0 +1,81 @@
+"""The names among `backends.mail_servers`: which hosts they stand for, as time goes by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from director.core.backendnames import NameAddresses
+from director.core.hosts import BackendSetting
+from director.service.config import BackendsConfig
+from director.service.log import Log
+from director.service.resolving import Answer
+from director.types import Address
+
+Hosts = tuple[tuple[BackendSetting, ...], tuple[BackendSetting, ...]]
+"""The hosts of the file whose addresses are known, and its names, without an address, of which none is."""
+
+
+class BackendNames:
+    """Tells when they stand for other addresses. A name that cannot be resolved keeps what it had."""
+
+    def __init__(self, config: BackendsConfig, changed: Callable[[Hosts], None], log: Log) -> None:
+        """changed: is given the hosts of the file, whenever they are others."""
+        self._changed, self._log = changed, log
+        self._known: dict[str, NameAddresses] = {}
+        self._config = config
+        self._unresolved: set[str] = set()
+        self.set_config(config)
+        self._unresolved = {one.hostname for one in self.hosts()[1]}
+
+    def set_config(self, config: BackendsConfig) -> None:
+        """The file is another one. What was known of a name in it stays known."""
+        self._config = config
+        known = {name.hostname: self._known.get(name.hostname, NameAddresses()) for name in config.names}
+        self._known = known
+        for name in config.names:
+            found = [one.address for one in config.mail_servers if one.hostname == name.hostname]
+            known[name.hostname].answered(found, time.monotonic())
+
+    @property
+    def names(self) -> Sequence[str]:
+        return list(self._known)
+
+    def hosts(self) -> Hosts:
+        """As of now. Of two names with one address the one that could be asked for has it, then the first."""
+        fixed = [setting for setting in self._config.mail_servers if not setting.hostname]
+        found: dict[Address, BackendSetting] = {setting.address: setting for setting in fixed}
+        names = sorted(self._config.names, key=lambda name: name.hostname in self._unresolved)
+        for name in names:
+            for address in self._known[name.hostname].addresses:
+                found.setdefault(address, msgspec.structs.replace(name, address=address))
+        there = {setting.hostname for setting in found.values()}
+        return tuple(found.values()), tuple(name for name in self._config.names if name.hostname not in there)
+
+    def answered(self, answers: Mapping[str, Answer]) -> None:
+        """What the name service says now."""
+        before, now = self.hosts(), time.monotonic()
+        problems: dict[str, str] = {}
+        for name, known in self._known.items():
+            answer = answers.get(name, "it was not asked for")
+            if isinstance(answer, str):
+                problems[name] = answer
+            else:
+                known.answered(answer, now)
+        self._tell(problems)
+        after = self.hosts()
+        if set(after[0]) != set(before[0]) or after[1] != before[1]:
+            self._changed(after)
+
+    def _tell(self, problems: Mapping[str, str]) -> None:
+        """Once when it begins, once when it is over."""
+        for name, known in self._known.items():
+            where = " ".join(known.addresses)
+            if name in problems and name not in self._unresolved:
+                note = f"it stays {where}" if where else "what is known of it stays"
+                self._log.warning("name_unresolved", name=name, reason=problems[name], note=note)
+            elif name not in problems and name in self._unresolved:
+                self._log.info("name_resolved", name=name, address=where)
+        self._unresolved = set(problems)

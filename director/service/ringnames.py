@@ -1,0 +1,129 @@
+"""The directors of the ring whose names have other addresses while the director runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from director.service.log import Log
+from director.service.resolving import Answer
+from director.service.servers import Endpoint, director_name, is_local
+from director.types import Address, MemberId
+
+Members = tuple[MemberId, ...]
+Names = Mapping[str, MemberId]
+"""Who each name is, `name:port`."""
+
+
+class RingNames:
+    """Tells when other addresses stand behind the names of `ring.servers`, or of directors that operators
+    have added by name.
+
+    A name that cannot be resolved, or has an address that cannot be right, keeps its last one.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Endpoint],
+        names: Sequence[tuple[str, Endpoint | None]],
+        me: Endpoint,
+        added: Callable[[], Iterable[str]],
+        changed: Callable[[Members, Names], None],
+        moved: Callable[[Endpoint], None],
+        log: Log,
+        local: Callable[[Address], bool] = is_local,
+    ) -> None:
+        """servers, names: as in `RingConfig`. added: further names, `name:port`. changed: is given all
+        members of the file and who each name is, whenever they are others. moved: this director itself has
+        another address."""
+        named = {endpoint for _, endpoint in names}
+        self._fixed = [server for server in servers if server not in named]
+        self._me, self._added, self._changed, self._moved = me, added, changed, moved
+        self._log, self._local = log, local
+        self._ports: dict[str, tuple[str, int]] = {}
+        self._now: dict[str, Endpoint | None] = {}
+        """By `name:port`; those of the file first."""
+        for entry, endpoint in names:
+            host, port = director_name(entry) or (entry, 0)
+            self._ports[f"{host}:{port}"] = host, port
+            self._now[f"{host}:{port}"] = endpoint
+        self._listed = list(self._now)
+        self._unresolved = {name for name, endpoint in self._now.items() if endpoint is None}
+        self._told = False
+
+    @property
+    def own_name(self) -> str | None:
+        """The `name:port` this director is listed by; None: it is listed by its address."""
+        return next((name for name in self._listed if self._now[name] == self._me), None)
+
+    def hosts(self) -> list[str]:
+        """The names to be looked up."""
+        for name in self._added():
+            if name not in self._ports:
+                host, _, port = name.rpartition(":")
+                self._ports[name] = host, int(port)
+                self._now[name] = None
+        return [host for host, _ in self._ports.values()]
+
+    @property
+    def members(self) -> Members:
+        """The directors of the file, as far as their addresses are known."""
+        named = [self._now[name] for name in self._listed]
+        found = [*self._fixed, *(endpoint for endpoint in named if endpoint is not None)]
+        return tuple(endpoint.member for endpoint in found)
+
+    @property
+    def names(self) -> Names:
+        return {name: endpoint.member for name, endpoint in self._now.items() if endpoint is not None}
+
+    def answered(self, answers: Mapping[str, Answer]) -> None:
+        """What the name service says now; by host name."""
+        before, now = (self.members, self.names), dict(self._now)
+        own = self.own_name
+        problems: dict[str, str] = {}
+        for name, (host, port) in self._ports.items():
+            answer = answers.get(host, "it was not asked for")
+            if isinstance(answer, str):
+                problems[name] = answer
+            elif len(answer) > 1:
+                problems[name] = f"it has {len(answer)} addresses: {', '.join(answer)}"
+            elif (":" in answer[0]) != (":" in self._me.address):
+                problems[name] = f"{answer[0]} is of another address family"
+            elif name == own:
+                self._look_at_own(Endpoint(answer[0], port))
+            else:
+                now[name] = Endpoint(answer[0], port)
+        self._drop_clashes(now, problems)
+        self._now = now
+        self._tell(problems)
+        if (set(self.members), self.names) != (set(before[0]), before[1]):
+            self._log.info("ring_names_changed", members=" ".join(self.members))
+            self._changed(self.members, self.names)
+
+    def _look_at_own(self, now: Endpoint) -> None:
+        if now != self._me and self._local(now.address) and not self._local(self._me.address):
+            self._moved(now)
+
+    def _drop_clashes(self, now: dict[str, Endpoint | None], problems: dict[str, str]) -> None:
+        """Two entries cannot be one director: whoever has got there by this look goes back. But who could
+        not be asked for has lost his address to the other one."""
+        while True:
+            count = Counter([*self._fixed, *(one for one in now.values() if one is not None)])
+            clashes = [name for name, one in now.items() if one is not None and count[one] > 1]
+            fresh = [name for name in clashes if now[name] != self._now[name]]
+            if not fresh:
+                return
+            stale = [name for name in clashes if name in problems and now[name] != self._me]
+            for name in stale or fresh:
+                problems.setdefault(name, f"{now[name]} is another entry's address too")
+                now[name] = None if name in stale else self._now[name]
+
+    def _tell(self, problems: Mapping[str, str]) -> None:
+        """Once when it begins, once when it is over."""
+        for name, endpoint in self._now.items():
+            if name in problems and name not in self._unresolved:
+                note = f"it stays {endpoint}" if endpoint is not None else "the ring goes on without it"
+                self._log.warning("name_unresolved", name=name, reason=problems[name], note=note)
+            elif name not in problems and name in self._unresolved and endpoint is not None:
+                self._log.info("name_resolved", name=name, member=endpoint.member)
+        self._unresolved = set(problems)
