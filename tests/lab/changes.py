@@ -34,10 +34,8 @@ class Changes:
         lab.director(1, "tag", SPARE, tag)
         lab.director(1, "up" if up else "down", SPARE)
         self._hosts = {WEIGHED: {"weight": weight}, SPARE: {"tag": tag, "up": up}}
-        here = {host["address"]: name for name, host in lab.hosts().items()}
         for command, user in (("pin", f"user{150 + number:03}"), ("move", f"user{100 + number:03}")):
-            current = here.get(lab.ask(1, "status", user)["current"] or "")
-            home = HOMES[current == HOMES[0]]
+            home = HOMES[lab.home(1, user) == HOMES[0]]
             lab.director(1, command, user, home)
             self._users[user] = home
 
@@ -60,13 +58,10 @@ class Changes:
                 lab.director(1, "unpin", user)
 
     def _lost_at(self, number: int) -> list[str]:
-        hosts = self._lab.hosts(number)
-        found = differences(self._hosts, hosts)
-        here = {host["address"]: name for name, host in hosts.items()}
+        found = differences(self._hosts, self._lab.hosts(number))
         for user, home in self._users.items():
-            current = here.get(self._lab.ask(number, "status", user)["current"] or "", "nowhere")
-            if current != home:
-                found.append(f"{user} is on {current}, not on {home}")
+            if (current := self._lab.home(number, user)) != home:
+                found.append(f"{user} is on {current or 'no backend'}, not on {home}")
         return [f"director{number}: {one}" for one in found]
 
 

@@ -40,6 +40,7 @@ class Compose:
         self.project = self._variable("COMPOSE_PROJECT_NAME")
         self.stops: dict[str, list[float]] = {}
         """Service -> Unix times at which its container was seen to have ended."""
+        self._published: dict[tuple[str, int], str] = {}
 
     def run(self, *arguments: str) -> str:
         """What `docker compose ARGUMENTS` prints. This and all below raise CommandFailed."""
@@ -114,6 +115,13 @@ class Compose:
         address = networks.get(f"{self.project}_{network}", {}).get("IPAddress", "")
         assert isinstance(address, str)
         return address
+
+    def published(self, service: str, port: int) -> str:
+        """`ADDRESS:PORT` on this machine that leads to the service's port."""
+        key = service, port
+        if key not in self._published:
+            self._published[key] = self.docker("port", self.container(service), f"{port}/tcp").split()[0]
+        return self._published[key]
 
     @contextmanager
     def disconnected(self, service: str, network: str) -> Iterator[None]:

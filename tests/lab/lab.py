@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import http.client
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 
-from deploy.lab.client.events import IDLE, OK, SESSION, Event
+from deploy.lab.client.events import Event
+from deploy.lab.client.report import still_open
 from tests.lab.compose import CommandFailed, Compose
 from tests.lab.judge import CUT, LOGIN, Allowed, failures
 from tests.lab.sessions import Session, sessions
@@ -22,7 +26,9 @@ CALM = 3.0
 """Seconds without a failure of any client, for the lab to be called well."""
 HEALTHY_WITHIN = 90.0
 SEEN_WITHIN = 40.0
+ANSWER_WITHIN = 5.0
 POLL = 0.5
+TOKEN = "/run/secrets-of-lab/api.token"
 
 
 class NotAsItShould(Exception):
@@ -40,6 +46,7 @@ class Lab:
         self.allowed: list[Allowed] = []
         self._events: list[Event] = []
         self._logs: dict[str, list[str]] = {}
+        self._token = compose.exec("director1", "cat", TOKEN).strip()
         self._read = 0
         self._sessions = int(os.environ.get("CLIENT_SESSIONS") or 30)
 
@@ -61,17 +68,30 @@ class Lab:
         """What `director ARGUMENTS` prints in that director's container. Raises CommandFailed."""
         return self.compose.exec(f"director{number}", "director", *arguments)
 
-    def ask(self, number: int, *arguments: str) -> Any:
-        """The document that `director ARGUMENTS --json` prints there."""
-        return json.loads(self.director(number, *arguments, "--json"))
+    def ask(self, number: int, path: str) -> Any:
+        """What GET `path` of that director's API answers. Raises CommandFailed where it does not.
+
+        Not through the command line: to ask every half second would be half of the machine's work.
+        """
+        place = self.compose.published(f"director{number}", 9092)
+        request = urllib.request.Request(
+            f"http://{place}{path}", headers={"Authorization": f"Bearer {self._token}"}
+        )
+        return json.loads(_fetch(request))
 
     def hosts(self, number: int = 1) -> dict[str, Any]:
         """Name -> what director `number` says of that backend."""
-        return {host["hostname"]: host for host in self.ask(number, "status")["hosts"]}
+        return {host["hostname"]: host for host in self.ask(number, "/v1/status")["hosts"]}
+
+    def home(self, number: int, user: str) -> str:
+        """Name of the backend where that director has the user; empty where it has him nowhere."""
+        address = self.ask(number, f"/v1/users/{user}")["current"]
+        return next((name for name, host in self.hosts(number).items() if host["address"] == address), "")
 
     def users_of(self, backend: str) -> frozenset[str]:
-        """Those whom director 1 has there."""
-        return frozenset(user["name"] for user in self.ask(1, "map", backend) if user["name"])
+        """Those whom director 1 has there, of a cluster of at most a thousand."""
+        address = self.hosts()[backend]["address"]
+        return frozenset(user["name"] for user in self.ask(1, f"/v1/users?host={address}") if user["name"])
 
     def balancer(self, *command: str) -> str:
         """What the load balancer answers to a command of its own."""
@@ -79,19 +99,11 @@ class Lab:
 
     def balanced(self, number: int) -> bool:
         """Whether the load balancer gives connections to that proxy."""
-        return any(
-            words[:2] == ["imap", f"proxy{number}"] and words[2:] == ["UP"] for words in self._servers()
-        )
+        return ("imap", f"proxy{number}", "UP") in self._servers()
 
     def through(self, number: int) -> list[Event]:
         """Logins, the newest last, whose session through that proxy is held still."""
-        open_now = {}
-        for event in self.events():
-            if event.protocol == IDLE and event.result == OK:
-                open_now[event.user] = event
-            elif event.protocol == SESSION:
-                open_now.pop(event.user, None)
-        return [event for event in open_now.values() if event.proxy == f"proxy{number}"]
+        return [event for event in still_open(self.events()) if event.proxy == f"proxy{number}"]
 
     def events(self) -> list[Event]:
         """All that the clients noted, from before the runner began, too."""
@@ -104,9 +116,7 @@ class Lab:
 
     def held(self) -> int:
         """How many long sessions are open."""
-        report = json.loads(self.compose.exec("client", "client", "report", "--json"))
-        assert isinstance(report["sessions"], int)
-        return report["sessions"]
+        return len(still_open(self.events()))
 
     def sessions(self, until: float) -> list[Session]:
         """Every session, those from before the runner began too, by the backends' logs."""
@@ -175,7 +185,7 @@ class Lab:
 
     def _wrong_with_director(self, number: int) -> list[str]:
         try:
-            status = self.ask(number, "status")
+            status = self.ask(number, "/v1/status")
         except CommandFailed as error:
             return [str(error)]
         ring, store = status["ring"], status["store"]
@@ -202,9 +212,18 @@ class Lab:
         held = self.held()
         return [] if held == self._sessions else [f"{held} of {self._sessions} long sessions are open"]
 
-    def _servers(self) -> Sequence[list[str]]:
-        return [
-            [fields[0], fields[1], fields[17]]
-            for line in self.balancer("show stat").splitlines()
-            if len(fields := line.split(",")) > 17
-        ]
+    def _servers(self) -> Iterator[tuple[str, str, str]]:
+        """Group, server and state, by the load balancer's page."""
+        page = _fetch(urllib.request.Request(f"http://{self.compose.published('lb', 8404)}/;csv"))
+        for row in csv.DictReader(page.lstrip("# ").splitlines()):
+            yield row["pxname"], row["svname"], row["status"]
+
+
+def _fetch(request: urllib.request.Request) -> str:
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_WITHIN) as answer:
+            text = answer.read().decode()
+    except (OSError, http.client.HTTPException) as error:
+        raise CommandFailed(["GET", request.full_url], str(error)) from None
+    assert isinstance(text, str)
+    return text
