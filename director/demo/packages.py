@@ -128,6 +128,7 @@ GROUPS: dict[str, dict[str, Callable[[], bool]]] = {
         "iptables": _program("iptables"),
     },
     "redis": {"redis-server": _program("redis-server")},
+    "prometheus": {"prometheus": _program("promtool")},
     "systemd": {"systemd": _program("systemd-analyze")},
     "lookups": {
         "nginx": _program("nginx"),
