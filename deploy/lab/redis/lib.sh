@@ -25,11 +25,12 @@ primary_says_sentinel() {
     done | sort -n | awk 'END { print $2 }'
 }
 
-# A server that says itself that it is the primary; nothing if none does.
+# Who is the primary: the other server, if it says so, or whom that follows; nothing if it does not answer.
 primary_says_server() {
     for server in redis1 redis2; do
-        [ "$server" != "$me" ] && [ "$(ask "$server" ROLE | head -n 1)" = master ] && echo "$server" && return
-    done || :
+        [ "$server" = "$me" ] || ask "$server" ROLE | awk -v me="$server" '
+            NR == 1 { role = $0 } NR == 2 && role == "slave" { me = $0 } END { if (role) print me }' || :
+    done | head -n 1
 }
 
 # The users of a server or a node. $1: rights besides those of docs/state-redis.md for every server.
