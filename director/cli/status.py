@@ -48,7 +48,10 @@ def status(target: Target, user: str | None, tag: str, as_json: bool) -> None:
     for line in head(info):
         say(line)
     say()
-    say_table(HOST_COLUMNS, map(host_row, info.hosts))
+    if any(host.hostname for host in info.hosts):
+        say_table((*HOST_COLUMNS[:1], Column("name"), *HOST_COLUMNS[1:]), map(named_host_row, info.hosts))
+    else:
+        say_table(HOST_COLUMNS, map(host_row, info.hosts))
 
 
 def _user(client: Client, user: str, tag: str, as_json: bool) -> None:
@@ -67,6 +70,11 @@ def _user(client: Client, user: str, tag: str, as_json: bool) -> None:
 def host_row(host: HostInfo) -> tuple[object, ...]:
     state = "up" if host.up else "down"
     return host.address, or_dash(host.tag), host.weight, state, moment(host.changed), host.users
+
+
+def named_host_row(host: HostInfo) -> tuple[object, ...]:
+    address, *others = host_row(host)
+    return address, or_dash(host.hostname), *others
 
 
 def head(info: StatusInfo) -> list[str]:

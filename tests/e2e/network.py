@@ -12,7 +12,7 @@ from tests.needs import needs, needs_root
 
 
 class Network:
-    """`with` it. `python` is what processes in it are started with; unix sockets are shared with all others."""
+    """`with` it. `python` is what processes in it are started with. Unix sockets are shared with others."""
 
     def __init__(self, folder: Path) -> None:
         needs("unshare", "nsenter", "ip", "mount")

@@ -96,12 +96,12 @@ def test_a_backend_with_another_address_keeps_weight_state_pins_and_users(
     network: Network, ring: Directors
 ) -> None:
     first, second, third = ring.all
-    told(first, "update", "10.77.1.2", "30")
-    told(second, "down", "10.77.1.2")
+    told(first, "update", "backend2", "30")
+    told(second, "down", "backend2")
     before = asked(first)
     assert set(before.values()) == {"backend1", "backend2", "backend3"} - {"backend2"}
-    told(third, "pin", "user1", "10.77.1.2")
-    told(third, "move", "user2", "10.77.1.2")
+    told(third, "pin", "user1", "backend2")
+    told(third, "move", "user2", "backend2")
     before |= {"user1": "backend2", "user2": "backend2"}
     with Load(ring.logins, USERS) as load:
         network.say(backend2="10.77.1.9", backend1="10.77.1.8")
@@ -114,6 +114,38 @@ def test_a_backend_with_another_address_keeps_weight_state_pins_and_users(
     time.sleep(6)  # the others have looked, too: nothing more is done
     assert [len(director.logged("backend_moved")) for director in ring.all] == [2, 2, 2]
     assert told(first, "unpin", "user1").startswith("user1: no longer pinned")
+    assert "10.77.1.9  backend2  -        30  down" in told(first, "status")
+    assert told(first, "map", "backend2").split("\n")[0].split() == [
+        "user",
+        "hash",
+        "host",
+        "name",
+        "expires",
+    ]
+    assert "10.77.1.8  0 users" not in told(first, "drain", "backend1", "--dry-run")
+
+
+def test_a_director_is_removed_and_added_by_name_and_may_have_another_address_by_then(
+    network: Network, ring: Directors
+) -> None:
+    first, second, third = ring.all
+    assert "director3.ring" in told(first, "ring", "status")
+    assert told(first, "ring", "remove", "director3.ring") == "director3.ring removed: 2 directors listed\n"
+    until(lambda: not third.ready(), what="it was told")
+    third.stop()
+    # Another machine has its address now, and it has another one.
+    network.say(director2_ring="10.77.0.3", director3_ring="10.77.0.7")
+    second.stop()
+    second.start()
+    second.wait_whole(2, within=LOOKS)
+    assert second.get("/v1/ring")["removed"] is False
+    third.start()
+    until(lambda: third.logged("removed_from_ring"), within=LOOKS, what=third.log[-3000:])
+    assert told(second, "ring", "add", "director3.ring").startswith(
+        "director3.ring added: 3 directors listed"
+    )
+    for director in ring.all:
+        director.wait_whole(3, within=LOOKS)
 
 
 def test_all_containers_come_back_with_shuffled_addresses(network: Network, ring: Directors) -> None:
@@ -138,7 +170,7 @@ def test_all_containers_come_back_with_shuffled_addresses(network: Network, ring
 def test_a_director_whose_own_address_changes_goes_on_under_the_new_one(
     network: Network, ring: Directors
 ) -> None:
-    first, second, third = ring.all
+    first, second, _ = ring.all
     before = asked(second)
     pid, port = second.pid, second.member.rpartition(":")[2]
     new = f"10.77.0.22:{port}"

@@ -47,7 +47,10 @@ def test_an_unknown_host_is_a_404_problem_with_the_exit_code_of_the_command_line
 
 def test_what_is_no_address_is_a_400_problem(ask: Caller) -> None:
     answer = ask("GET", "/v1/hosts/imap.example.com")
-    assert (answer.status, answer.detail) == (400, "'imap.example.com' is not an IP address")
+    assert (answer.status, answer.detail) == (
+        400,
+        "'imap.example.com' is not an IP address, and not the name of a host",
+    )
 
 
 def test_a_host_is_added_with_its_reason(ask: Caller, operations: FakeOperations) -> None:
