@@ -17,10 +17,10 @@ PACKAGES := $(PYTHON) director/demo/packages.py
 SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wire/*.pyx director/wire/*.pxd director/wire/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test demo simulate bench clean lint
+.PHONY: help install check test demo lab lab-test lab-down simulate bench clean lint
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## .venv with the command `director`, ready to work on
 
@@ -47,11 +47,20 @@ check: install  ## format, lint, types, and the fast tests: under two minutes
 		wait $$types && exit $$tests
 
 test: lint  ## everything, with real Dovecot and Redis: about half an hour
-	@$(PACKAGES) dovecot protocols debian13 redis lookups systemd || test -z "$$CI"
+	@$(PACKAGES) dovecot protocols debian13 redis lookups systemd prometheus || test -z "$$CI"
 	SIMULATION_SEEDS=480 $(BIN)/pytest
 
 demo: install  ## a ring of three with real Dovecot around it, on loopback; ARGS=--once ends after the check
 	@$(BIN)/director demo $(ARGS)
+
+lab:  ## a cluster in containers, with Redis; ENGINE=local where no image can be pulled (deploy/README.md)
+	@deploy/lab/lab up
+
+lab-test: install lab  ## kill, cut and rebuild everything in the lab while users log in; a table
+	@eval "$$(deploy/lab/lab env)" && $(BIN)/python -m tests.lab $(ARGS) && $(BIN)/python -m tests.lab.guide
+
+lab-down:  ## remove the lab: containers, volumes, images, an engine of its own
+	@deploy/lab/lab down
 
 simulate: install  ## whole rings in virtual time, from many seeds: SEEDS=1000
 	$(BIN)/python -m tests.simulation.simulate --seeds $(SEEDS)

@@ -99,6 +99,10 @@ def _headers() -> bool:
     return (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
 
 
+def _compose() -> bool:
+    return shutil.which("docker-compose", path="/usr/bin") is not None
+
+
 GROUPS: dict[str, dict[str, Callable[[], bool]]] = {
     "venv": {"python3-venv": _venv},
     "compiler": {
@@ -117,7 +121,14 @@ GROUPS: dict[str, dict[str, Callable[[], bool]]] = {
         "dovecot-submissiond": _dovecot("submission"),
     },
     "debian13": {"debootstrap": _program("debootstrap")},
+    "engine": {
+        "docker.io": _program("dockerd"),
+        "docker-compose": _compose,
+        "debootstrap": _program("debootstrap"),
+        "iptables": _program("iptables"),
+    },
     "redis": {"redis-server": _program("redis-server")},
+    "prometheus": {"prometheus": _program("promtool")},
     "systemd": {"systemd": _program("systemd-analyze")},
     "lookups": {
         "nginx": _program("nginx"),

@@ -111,7 +111,7 @@ def backend_name(entry: str, weight: int) -> BackendSetting | None:
     name."""
     host, _, tag = entry.partition("@")
     first = host.partition("-")[0]
-    if _address(host) is not None or (first != host and _address(first) is not None):
+    if ":" in host or _address(host) is not None or (first != host and _address(first) is not None):
         return None
     return BackendSetting(Address(""), host, tag, weight)
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import anyio
 import pytest
 
-from state.base import EMPTY_VERSION, AuditEntry, Lease, StateStore, StoreRefused, Swap
+from state.base import EMPTY_VERSION, AuditEntry, Lease, StateStore, StoreError, StoreRefused, Swap
 from tests import rights
-from tests.contract.conftest import Stores
+from tests.contract.conftest import Stores, until
 from tests.groups import ClusterGroup
 from tests.rights import PASSWORD
 from tests.servers import RedisServer
@@ -110,3 +110,31 @@ async def test_directors_that_start_together_at_a_cluster_make_one_layout(
         for store in several:
             tasks.start_soon(store.open)
     assert len({await store.run_id() for store in several}) == 1
+
+
+async def test_a_server_whose_default_user_is_off_has_after_a_restart_what_scripts_wrote_before(
+    stores: Stores,
+) -> None:
+    options = {"user default": rights.DEFAULT, "user director": f"on >{PASSWORD} {rights.SERVER}"}
+    server = RedisServer(appendonly=True, options=options | {"appendfsync": "always"})
+    store = stores.new(url(server))
+
+    async def answers() -> bool:
+        try:
+            await store.open()
+            return bool(await store.run_id())
+        except StoreError:
+            return False
+
+    try:
+        server.begin()
+        await until(answers)
+        swaps = [Swap("users", number, EMPTY_VERSION, b"x") for number in (1, 2)]
+        await store.swap_buckets(swaps)  # both by one script: a transaction in the file
+        server.kill()
+        server.begin()
+        await until(answers)
+        found = await store.read_buckets("users", [1, 2])
+    finally:
+        server.close()
+    assert [bucket.blob for bucket in found] == [b"x", b"x"]

@@ -13,6 +13,7 @@ from director.core.hosts import BackendSetting
 from director.service.servers import (
     Endpoint,
     addresses_of,
+    backend_name,
     is_local,
     own_endpoint,
     read_backends,
@@ -199,6 +200,21 @@ def test_a_name_may_contain_a_hyphen() -> None:
 def test_a_range_holds_both_ends_and_carries_its_tag() -> None:
     settings, _ = backends("10.1.0.254-10.1.0.255@x")
     assert [(s.address, s.tag) for s in settings] == [("10.1.0.254", "x"), ("10.1.0.255", "x")]
+
+
+def test_addresses_and_ranges_of_both_families_are_no_names() -> None:
+    # a range of version six was taken for an address that cannot be read, and the director did not start
+    entries = (
+        "10.1.0.1",
+        "10.1.0.1-10.1.0.4@gold",
+        "2001:db8::1",
+        "2001:db8::1-2001:db8::4",
+        "2001:db8::1@x",
+    )
+    assert [backend_name(entry, 100) for entry in entries] == [None] * 5
+    assert backend_name("imap-1.example.com@gold", 7) == BackendSetting(
+        Address(""), "imap-1.example.com", "gold", 7
+    )
 
 
 def test_a_range_of_one_address_is_that_address() -> None:

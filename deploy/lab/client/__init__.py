@@ -1,0 +1,1 @@
+"""The lab's mail clients: short logins, long sessions, deliveries, and what became of each."""

@@ -1,0 +1,108 @@
+"""Break the lab that runs, scenario by scenario, with its clients at work, and judge: `python -m tests.lab`.
+
+Exit code 1 where anything was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.lab.changes import Changes
+from tests.lab.compose import CommandFailed, Compose
+from tests.lab.judge import CUT, Verdict, judge, table
+from tests.lab.lab import Lab, NotAsItShould
+from tests.lab.scenarios import ALL, Scenario
+
+AFTER = 2.0
+"""Seconds the clients go on behind a scenario, before it is judged."""
+
+
+def main() -> int:
+    names = [scenario.name for scenario in ALL]
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    parser.add_argument("scenario", nargs="*", help="which of them, in this order; all by default")
+    parser.add_argument("--list", action="store_true", help="what there is, and nothing else")
+    parser.add_argument(
+        "--dovecot", choices=("2.3", "2.4"), help="what proxies and backends run; default: .env"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    given = parser.parse_args()
+    if given.list:
+        print("".join(f"{scenario.name:<18}{scenario.about}\n" for scenario in ALL), end="")
+        return 0
+    if unknown := set(given.scenario) - set(names):
+        parser.error(f"no scenario {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
+    wanted = [scenario for scenario in ALL if scenario.name in given.scenario or not given.scenario]
+    verdicts: list[Verdict] = []
+    broken = False
+    try:
+        compose = Compose(given.dovecot)
+        compose.run("up", "-d", "--no-build")
+        lab = Lab(compose, say)
+        lab.until_well()
+        changes = Changes(lab)
+        for scenario in wanted:
+            verdicts.append(attempt(lab, changes, scenario))
+        changes.undo()
+    except (CommandFailed, NotAsItShould) as error:
+        print(f"the lab does not run as it should: {error}", file=sys.stderr)
+        broken = True
+    if verdicts:
+        print("\n" + table(verdicts), end="")
+    if given.json:
+        given.json.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n")
+    return 1 if broken or not all(verdict.right for verdict in verdicts) else 0
+
+
+def attempt(lab: Lab, changes: Changes, scenario: Scenario) -> Verdict:
+    """Run one scenario, and judge it."""
+    print(f"{scenario.name}: {scenario.about}", flush=True)
+    began, held, lost, problems = time.time(), 0, [], []
+    try:
+        lab.until_well()
+        began, held = time.time(), lab.held()
+        changes.make()
+        # users of a backend that was tagged, and the one who was moved
+        lab.allow("an operator moved them", began, what=CUT)
+        lab.until_well()
+        scenario.run(lab)
+        lab.until_well()
+        lost = changes.lost()
+        tidied = time.time()
+        for command in scenario.tidy:
+            lab.director(1, *command)
+            changes.rebalanced()
+            lab.allow("an operator moved them", tidied, what=CUT)
+    except (CommandFailed, NotAsItShould) as error:
+        problems.append(str(error))
+    time.sleep(AFTER)
+    ended = time.time()
+    verdict = judge(
+        scenario.name,
+        (began, ended),
+        lab.events(),
+        lab.sessions(ended),
+        allowed=lab.allowed,
+        bound=scenario.bound,
+        held=held,
+        lost=lost,
+    )
+    verdict.problems[:0] = problems
+    for problem in verdict.problems:
+        say(f"WRONG: {problem}")
+    if problems:
+        lab.mend()
+    return verdict
+
+
+def say(text: str) -> None:
+    print(f"  {time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

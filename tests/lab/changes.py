@@ -1,0 +1,75 @@
+"""What an operator did before a fault, and what is left of it behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.lab.lab import Lab
+
+SPARE = "backend4"
+"""Tagged, and marked down and up: no user of the others is there."""
+WEIGHED = "backend2"
+HOMES = ("backend1", "backend2")
+"""Where users are pinned and moved to."""
+
+
+class Changes:
+    """An operator's changes, other ones in each round; each is looked for on every director."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._round = 0
+        self._hosts: dict[str, dict[str, object]] = {}
+        """Backend -> what it has to be like."""
+        self._users: dict[str, str] = {}
+        """User -> where he was pinned or moved to."""
+
+    def make(self) -> None:
+        """Weight, tag, down, pin and move, at director 1. Raises CommandFailed."""
+        self._round += 1
+        number, lab = self._round, self._lab
+        weight, tag, up = 50 + number, f"spare{number}", number % 2 == 0
+        lab.director(1, "update", WEIGHED, str(weight))
+        lab.director(1, "tag", SPARE, tag)
+        lab.director(1, "up" if up else "down", SPARE)
+        self._hosts = {WEIGHED: {"weight": weight}, SPARE: {"tag": tag, "up": up}}
+        for command, user in (("pin", f"user{150 + number:03}"), ("move", f"user{100 + number:03}")):
+            home = HOMES[lab.home(1, user) == HOMES[0]]
+            lab.director(1, command, user, home)
+            self._users[user] = home
+
+    def lost(self) -> list[str]:
+        """Every change that some director does not know, or no more, in words."""
+        return [reason for number in range(1, self._lab.proxies + 1) for reason in self._lost_at(number)]
+
+    def rebalanced(self) -> None:
+        """Users were put where the hash puts them: those who were moved by hand, too."""
+        self._users = {user: home for user, home in self._users.items() if user.startswith("user15")}
+
+    def undo(self) -> None:
+        """Leave the lab as it was, but for who is where."""
+        lab = self._lab
+        lab.director(1, "update", WEIGHED, "100")
+        lab.director(1, "tag", SPARE, "")
+        lab.director(1, "up", SPARE)
+        for user in self._users:
+            if user.startswith("user15"):
+                lab.director(1, "unpin", user)
+
+    def _lost_at(self, number: int) -> list[str]:
+        found = differences(self._hosts, self._lab.hosts(number))
+        for user, home in self._users.items():
+            if (current := self._lab.home(number, user)) != home:
+                found.append(f"{user} is on {current or 'no backend'}, not on {home}")
+        return [f"director{number}: {one}" for one in found]
+
+
+def differences(wanted: Mapping[str, Mapping[str, object]], hosts: Mapping[str, Any]) -> list[str]:
+    """What the hosts are not like, in words. wanted, hosts: name of a backend -> its attributes."""
+    return [
+        f"{name} has {key} {hosts.get(name, {}).get(key)!r}, not {value!r}"
+        for name, attributes in wanted.items()
+        for key, value in attributes.items()
+        if hosts.get(name, {}).get(key) != value
+    ]

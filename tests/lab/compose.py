@@ -1,0 +1,212 @@
+"""The lab's containers: Compose, of version 2 or 1.29, and the engine. Nothing here decides."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+COMMAND_TIMEOUT = 120.0
+UP_TIMEOUT = 600.0
+SERVICE = "com.docker.compose.service"
+PROJECT = "com.docker.compose.project"
+
+
+class CommandFailed(Exception):
+    """A command of the engine or in a container did not end with 0, or in time."""
+
+    def __init__(self, command: Sequence[str], output: str) -> None:
+        super().__init__(f"{' '.join(command)}: {output.strip()[-500:] or 'no output'}")
+
+
+class Compose:
+    """The project that the environment and the file .env name. Services are called by their names there."""
+
+    def __init__(self, dovecot: str | None = None) -> None:
+        """dovecot: `2.3` or `2.4`, for everything that is started from here; None: what .env says.
+
+        Raises CommandFailed where no Compose is installed.
+        """
+        self._environment = os.environ | ({"DOVECOT": dovecot} if dovecot else {})
+        self._compose = find_compose()
+        self.project = self._variable("COMPOSE_PROJECT_NAME")
+        self.stops: dict[str, list[float]] = {}
+        """Service -> Unix times at which its container was seen to have ended."""
+        self._published: dict[tuple[str, int], str] = {}
+
+    def run(self, *arguments: str) -> str:
+        """What `docker compose ARGUMENTS` prints. This and all below raise CommandFailed."""
+        return self._run([*self._compose, *arguments], UP_TIMEOUT)
+
+    def docker(self, *arguments: str, given: str = "", timeout: float = COMMAND_TIMEOUT) -> str:
+        """What `docker ARGUMENTS` prints; `given` is its input."""
+        return self._run(["docker", *arguments], timeout, given)
+
+    def container(self, service: str) -> str:
+        """Id of the service's container, running or not."""
+        found = self.docker(
+            "ps",
+            "-aq",
+            "--filter",
+            f"label={PROJECT}={self.project}",
+            "--filter",
+            f"label={SERVICE}={service}",
+        ).split()
+        if len(found) != 1:
+            raise CommandFailed(["docker", "ps"], f"{len(found)} containers of {service}; run `make lab`")
+        return found[0]
+
+    def services(self) -> dict[str, str]:
+        """Every service with a container -> its state in the engine's words, as `Up 5 seconds (healthy)`."""
+        form = f'{{{{.Label "{SERVICE}"}}}} {{{{.Status}}}}'
+        lines = self.docker(
+            "ps", "-a", "--filter", f"label={PROJECT}={self.project}", "--format", form
+        ).splitlines()
+        return dict(line.split(" ", 1) for line in lines)
+
+    def exec(self, service: str, *command: str, timeout: float = COMMAND_TIMEOUT) -> str:
+        """What `command` prints in the service's container."""
+        return self.docker("exec", self.container(service), *command, timeout=timeout)
+
+    def logs(self, service: str, since: str) -> list[str]:
+        """Both outputs of the service since an engine's time stamp, which each line has at its beginning."""
+        command = ["docker", "logs", "--timestamps", "--since", since, self.container(service)]
+        # stderr is where Dovecot logs to; the order between the two does not matter
+        return self._run(command, COMMAND_TIMEOUT, both=True).splitlines()
+
+    def kill(self, *services: str) -> None:
+        """SIGKILL, all at once; the engine leaves them dead."""
+        self.docker("kill", *map(self.container, services))
+        self._noted(services)
+
+    def stop(self, *services: str) -> None:
+        self.docker("stop", *map(self.container, services))
+        self._noted(services)
+
+    def start(self, *services: str) -> None:
+        self.docker("start", *map(self.container, services))
+
+    def recreate(self, *services: str) -> None:
+        """Make their containers anew where image or settings have changed, or start what is missing."""
+        self.run("up", "-d", "--no-deps", "--no-build", *services)
+
+    def remove(self, *services: str, volumes: Sequence[str] = ()) -> None:
+        """Kill and remove the containers, and then these volumes of the project."""
+        if services:
+            self.docker("rm", "-f", *map(self.container, services))
+        if volumes:
+            self.docker("volume", "rm", *(f"{self.project}_{volume}" for volume in volumes))
+
+    def inspect(self, service: str) -> Any:
+        """All that the engine knows of the service's container."""
+        return json.loads(self.docker("inspect", self.container(service)))[0]
+
+    def address(self, service: str, network: str) -> str:
+        """Its address there; empty where it has none."""
+        networks = self.inspect(service)["NetworkSettings"]["Networks"]
+        address = networks.get(f"{self.project}_{network}", {}).get("IPAddress", "")
+        assert isinstance(address, str)
+        return address
+
+    def published(self, service: str, port: int) -> str:
+        """`ADDRESS:PORT` on this machine that leads to the service's port."""
+        key = service, port
+        if key not in self._published:
+            self._published[key] = self.docker("port", self.container(service), f"{port}/tcp").split()[0]
+        return self._published[key]
+
+    @contextmanager
+    def disconnected(self, service: str, network: str) -> Iterator[None]:
+        """The service is cut off from a network while the block runs; afterwards it has its aliases again."""
+        container, full = self.container(service), f"{self.project}_{network}"
+        aliases = self.inspect(service)["NetworkSettings"]["Networks"][full]["Aliases"]
+        self.docker("network", "disconnect", full, container)
+        try:
+            yield
+        finally:
+            names = [word for alias in aliases if alias not in container for word in ("--alias", alias)]
+            self.docker("network", "connect", *names, full, container)
+
+    @contextmanager
+    def elsewhere(self, service: str, network: str) -> Iterator[None]:
+        """Stop the service, and give its address to others while the block runs: it starts at another one."""
+        image = self.inspect(service)["Config"]["Image"]
+        before = self.address(service, network)
+        self.stop(service)
+        fillers: list[str] = []
+        try:
+            # the engine gives out the lowest free address, or the next one: until it is this
+            while before not in map(self._only_address, fillers):
+                if len(fillers) == 16:
+                    raise CommandFailed(
+                        ["docker", "run"], f"the engine does not give {before} to another one"
+                    )
+                command = ("run", "-d", "--network", f"{self.project}_{network}", "--entrypoint", "sleep")
+                fillers.append(self.docker(*command, image, "600").strip())
+            yield
+        finally:
+            if fillers:
+                self.docker("rm", "-f", *fillers)
+
+    def new_image(self, image: str) -> None:
+        """Give a name another image: with the same content, but, to the engine and Compose, a new build."""
+        self.docker(
+            "build", "-q", "-t", image, "-", given=f"FROM {image}\nLABEL lab.built={time.time():.0f}\n"
+        )
+
+    def _only_address(self, container: str) -> str:
+        form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        return self.docker("inspect", "-f", form, container).strip()
+
+    def _noted(self, services: Sequence[str]) -> None:
+        for service in services:
+            finished = self.inspect(service)["State"]["FinishedAt"]
+            self.stops.setdefault(service, []).append(
+                datetime.fromisoformat(finished[:26] + "+00:00").timestamp()
+            )
+
+    def _run(self, command: Sequence[str], timeout: float, given: str = "", *, both: bool = False) -> str:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=self._environment,
+                input=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if both else subprocess.PIPE,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise CommandFailed(command, f"not done within {timeout:.0f} s") from None
+        if done.returncode != 0:
+            raise CommandFailed(command, done.stderr or done.stdout)
+        return done.stdout
+
+    def _variable(self, name: str) -> str:
+        if value := self._environment.get(name):
+            return value
+        for line in (ROOT / ".env").read_text().splitlines():
+            if line.startswith(f"{name}="):
+                return line.partition("=")[2]
+        raise CommandFailed([], f"{name} is not set in .env")
+
+
+def find_compose() -> list[str]:
+    """`docker compose`, or `docker-compose`. Raises CommandFailed where neither is there."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        there = shutil.which(command[0])
+        if there and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
+            return command
+    raise CommandFailed(
+        ["docker", "compose"], "install Compose: the package docker-compose, or the plugin of version 2"
+    )

@@ -1,0 +1,186 @@
+"""What of a scenario was right: the clients' events and the backends' sessions against what it allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from deploy.lab.client.events import OK, SESSION, Event
+from tests.lab.sessions import DELIVERY, Session, overlaps
+
+EDGE = 2.0
+"""Seconds at both ends of a scenario in which the log of a login may lie outside of it."""
+MOST_TOLD = 5
+COLUMNS = (
+    ("time", 6),
+    ("done", 6),
+    ("allowed", 8),
+    ("failed", 7),
+    ("slowest", 8),
+    ("reopened", 9),
+    ("on two", 7),
+    ("longest", 9),
+    ("lost", 5),
+    ("verdict", 8),
+)
+LOGIN, CUT = "login", "cut"
+"""What can be allowed: that a login or delivery fails; that a session which the server let in is cut."""
+
+
+class Allowed(NamedTuple):
+    """Failures that are right. Times are Unix seconds."""
+
+    why: str
+    what: str
+    """LOGIN or CUT."""
+    began: float
+    ended: float
+    proxy: str = ""
+    """Only what went through it, or whose proxy the client did not get to know."""
+    users: frozenset[str] | None = None
+    """Only theirs."""
+
+    def covers(self, event: Event) -> bool:
+        """Whether it is of this kind, and under way, or for a cut: ended, between the two times."""
+        what = CUT if event.served else LOGIN
+        began = event.ended if what == CUT else event.began
+        return (
+            what == self.what
+            and began <= self.ended
+            and event.ended >= self.began
+            and (not self.proxy or event.proxy in ("", self.proxy))
+            and (self.users is None or event.user in self.users)
+        )
+
+
+@dataclass
+class Verdict:
+    """Numbers of one scenario, and everything that was wrong."""
+
+    scenario: str
+    seconds: float = 0.0
+    done: int = 0
+    allowed: int = 0
+    """Logins and deliveries that failed, or sessions that were cut, as the scenario says they may."""
+    failed: int = 0
+    """Others."""
+    slowest: float = 0.0
+    reopened: int = 0
+    on_two_backends: int = 0
+    longest: float = 0.0
+    lost: int = 0
+    """Changes of the operator."""
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def right(self) -> bool:
+        return not self.problems
+
+
+def failures(events: Iterable[Event], allowed: Sequence[Allowed]) -> tuple[list[Event], list[Event]]:
+    """Failed logins and deliveries, and cut sessions: those that are allowed, those that are not."""
+    bad = [event for event in events if event.result != OK]
+    right = [event for event in bad if any(one.covers(event) for one in allowed)]
+    return right, [event for event in bad if event not in right]
+
+
+def judge(
+    scenario: str,
+    period: tuple[float, float],
+    events: Sequence[Event],
+    found: Sequence[Session],
+    *,
+    allowed: Sequence[Allowed],
+    bound: float,
+    held: int,
+    lost: Sequence[str],
+) -> Verdict:
+    """The verdict on what happened in `period`.
+
+    found: every session by the backends' logs, those from before too. bound: seconds for which a user may be
+    on two backends. held: long sessions open when it began. lost: the operator's changes that are gone.
+    """
+    began, ended = period
+    here = [event for event in events if began < event.ended <= ended]
+    logins = [event for event in here if event.protocol != SESSION]
+    right, wrong = failures(here, allowed)
+    twice = [one for one in overlaps(found) if one.ended > began and one.began < ended]
+    verdict = Verdict(
+        scenario,
+        seconds=ended - began,
+        done=sum(event.result == OK for event in logins),
+        allowed=len(right),
+        failed=len(wrong),
+        slowest=max((event.ended - event.began for event in logins), default=0.0),
+        reopened=sum(event.result != OK for event in here if event.protocol == SESSION),
+        on_two_backends=len({one.user for one in twice}),
+        longest=max((one.seconds for one in twice), default=0.0),
+        lost=len(lost),
+    )
+    problems = verdict.problems
+    if not verdict.done:
+        problems.append("no login was done: nothing was tried")
+    if not held:
+        problems.append("no long session was held: nothing was tried")
+    missing = {"imap", "pop3", "sieve", "lmtp"} - {event.protocol for event in logins if event.result == OK}
+    problems += [f"nothing was done by {protocol}" for protocol in sorted(missing)]
+    if (unseen := _unseen(here, found, period)) > 0:
+        problems.append(f"the backends' logs lack {unseen} sessions that the clients had")
+    problems += _some([f"failed: {_told(event)}" for event in wrong])
+    problems += _some([f"on two backends: {one}" for one in twice if one.seconds > bound])
+    problems += [f"lost: {one}" for one in lost]
+    return verdict
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """A line for each, and the verdict."""
+    widest = max(len("scenario"), *(len(one.scenario) for one in verdicts))
+    lines = [f"{'scenario':<{widest}} " + " ".join(f"{title:>{width}}" for title, width in COLUMNS)]
+    for one in verdicts:
+        cells = (
+            f"{one.seconds:.0f} s",
+            one.done,
+            one.allowed,
+            one.failed,
+            f"{one.slowest:.2f} s",
+            one.reopened,
+            one.on_two_backends,
+            f"{one.longest:.3f} s",
+            one.lost,
+            "right" if one.right else "WRONG",
+        )
+        row = " ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True))
+        lines.append(f"{one.scenario:<{widest}} {row}")
+    wrong = sum(not one.right for one in verdicts)
+    lines.append("")
+    lines.append(
+        f"{wrong} of {len(verdicts)} scenarios went wrong" if wrong else f"all {len(verdicts)} right"
+    )
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _unseen(here: Iterable[Event], found: Iterable[Session], period: tuple[float, float]) -> int:
+    """How many sessions more the clients know of than the logs: then these are not what they should be."""
+    began, ended = period
+    known = sum(
+        began + EDGE < event.served < ended - EDGE
+        for event in here
+        if event.protocol not in (SESSION, "lmtp") and event.served
+    )
+    return known - sum(began <= one.began <= ended for one in found if one.protocol != DELIVERY)
+
+
+def _told(event: Event) -> str:
+    through = f" through {event.proxy}" if event.proxy else ""
+    what = "cut after" if event.served else "after"
+    return (
+        f"{event.protocol} of {event.user}{through}, begun at {event.began:.1f}, {event.result} {what} "
+        f"{event.ended - event.began:.1f} s: {event.text}"
+    )
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    """The first few, and how many there are more."""
+    more = len(lines) - MOST_TOLD
+    return [*lines[:MOST_TOLD], *([f"and {more} more like that"] if more > 0 else [])]

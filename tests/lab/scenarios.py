@@ -1,0 +1,257 @@
+"""What is done to the lab, one function each. What may fail meanwhile, and why, is said where it is done.
+
+Unless a scenario says otherwise no login or delivery may fail, no session may be cut, and nobody may be on
+two backends, not for a moment: docs/operating.md, "What fails, and what is seen".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from tests.lab.judge import CUT
+from tests.lab.lab import Lab, NotAsItShould
+
+CHECKED = 3.0
+"""Seconds within which the load balancer notices: two checks, a second apart, and what they take."""
+GREETING = 1.0
+"""Seconds a login may have been under way before what hit it."""
+STRAGGLERS = 35.0
+"""Seconds for which a director looks, every 5 s, for sessions that have come to be on a former backend."""
+REDIS = ("redis1", "redis2", "sentinel1", "sentinel2", "sentinel3")
+
+
+class Scenario(NamedTuple):
+    name: str
+    run: Callable[[Lab], None]
+    bound: float = 0.0
+    """Seconds for which a user may be on two backends."""
+    tidy: Sequence[Sequence[str]] = ()
+    """Commands of an operator at the end, once his changes have been looked for."""
+
+    @property
+    def about(self) -> str:
+        return (self.run.__doc__ or "").partition("\n")[0]
+
+
+def director(lab: Lab) -> None:
+    """Kill one director's container, and start it."""
+    began = time.time()
+    lab.compose.kill("director2")
+    lab.until("the load balancer leaves proxy2 out", lambda: not lab.balanced(2))
+    # Until then it was given connections: its login processes have nobody to ask, and those who are there
+    # already hang until the director is back.
+    lab.allow("proxy2 without its director", began - GREETING, proxy="proxy2")
+    _two_do_the_work(lab)
+    lab.compose.start("director2")
+    lab.until("proxy2 is back", lambda: lab.balanced(2))
+
+
+def directors(lab: Lab) -> None:
+    """Kill all directors' containers, and start them."""
+    began = time.time()
+    lab.compose.kill("director1", "director2", "director3")
+    lab.until("the load balancer has no proxy", lambda: not any(map(lab.balanced, (1, 2, 3))))
+    lab.compose.start("director1", "director2", "director3")
+    lab.until("all proxies are back", lambda: all(map(lab.balanced, (1, 2, 3))))
+    lab.allow("no director", began - GREETING)
+
+
+def redis_primary(lab: Lab) -> None:
+    """Kill the Redis primary: a sentinel makes the replica the primary; start the old one."""
+    before = _primary(lab)
+    lab.compose.kill(before)
+    lab.until("a sentinel has named another primary", lambda: _primary(lab) not in ("", before))
+    lab.until("the directors have their store again", lambda: _stores(lab) == 3)
+    lab.compose.start(before)
+
+
+def redis_lost(lab: Lab) -> None:
+    """Remove all of Redis, containers and volumes, and make it anew: it is empty."""
+    lab.compose.remove(*REDIS, volumes=REDIS)
+    lab.until("the directors are without their store", lambda: _stores(lab) == 0)
+    _two_do_the_work(lab)
+    lab.compose.recreate(*REDIS)
+    lab.until("the directors have a store again", lambda: _stores(lab) == 3, within=90)
+
+
+def cut_from_ring(lab: Lab) -> None:
+    """Cut one director off from the others, move a user of its proxy meanwhile, and mend it."""
+    held = lab.through(2)
+    if not held:
+        raise NotAsItShould("no long session goes through proxy2: nothing was tried")
+    user, was = held[0].user, held[0].backend
+    with lab.compose.disconnected("director2", "ring"):
+        lab.until("the others miss director2", lambda: lab.ask(1, "/v1/ring")["missing"])
+        began = time.time()
+        lab.director(1, "move", user, "backend1" if was != "backend1" else "backend3")
+        lab.until(f"{user}'s session on {was} has ended", lambda: held[0] not in lab.through(2))
+        lab.allow(f"{user} was moved", began, what=CUT, users=[user])
+        time.sleep(5)
+
+
+def cut_from_redis(lab: Lab) -> None:
+    """Cut one director off from Redis, and mend it."""
+    with lab.compose.disconnected("director2", "store"):
+        lab.until("director2 is without its store", lambda: not lab.ask(2, "/v1/status")["store"]["up"])
+        time.sleep(5)
+
+
+def backend(lab: Lab) -> None:
+    """Stop a backend, mark it down, drain it, and bring it back."""
+    users, began = lab.users_of("backend3"), time.time()
+    lab.compose.stop("backend3")
+    lab.director(1, "down", "backend3", "--reason", "it has stopped")
+    lab.director(1, "drain", "backend3", "--reason", "it has stopped")
+    # "its users' logins fail until they are moved"; and a login process that has begun to connect to a
+    # backend goes on for 30 s: where it succeeds late, the session is ended once it is seen.
+    lab.allow("their backend was stopped", began - GREETING, users=users)
+    lab.allow("their backend was stopped", began - GREETING, users=users, what=CUT, longer=STRAGGLERS)
+    if left := lab.users_of("backend3"):
+        raise NotAsItShould(f"{len(left)} users are on backend3 still, after drain")
+    _two_do_the_work(lab)
+    lab.compose.start("backend3")
+    lab.until("backend3 is healthy", lambda: "(healthy)" in lab.compose.services()["backend3"])
+    lab.director(1, "up", "backend3")
+    lab.director(1, "update", "backend3", "100", "--reason", "it is back")
+
+
+def fourth(lab: Lab) -> None:
+    """Add a fourth proxy with its director."""
+    lab.compose.recreate("director4", "proxy4")
+    lab.until("director4 answers", lambda: lab.ask(4, "/v1/ring"))
+    lab.director(1, "ring", "add", "director4.ring")
+    lab.proxies = 4
+    began = time.time()
+    lab.until("the load balancer uses proxy4", lambda: lab.balanced(4), within=60)
+    lab.until(
+        "users log in through proxy4",
+        lambda: any(event.proxy == "proxy4" and event.ended > began for event in lab.events()),
+    )
+
+
+def remove(lab: Lab) -> None:
+    """Remove that fourth one: no new connections, then its proxy, its place in the ring, its containers."""
+    if lab.proxies < 4:
+        fourth(lab)
+        lab.until_well()
+    _out_of_the_balancer(lab, 4)
+    address = lab.compose.address("director4", "ring")
+    began = time.time()
+    lab.compose.stop("proxy4")
+    lab.director(1, "ring", "remove", address)
+    lab.compose.remove("proxy4", "director4", volumes=("run4", "state4"))
+    lab.proxies = 3
+    lab.allow("proxy4 was stopped", began, what=CUT, proxy="proxy4", longer=2.0)
+    lab.balancer("set", "server", "directors/director4", "state", "ready")
+
+
+def rolling(lab: Lab) -> None:
+    """Give all proxies and directors a new image, one by one, each out of the load balancer first."""
+    for service in ("director1", "proxy1"):
+        lab.compose.new_image(lab.compose.inspect(service)["Config"]["Image"])
+    for number in range(1, lab.proxies + 1):
+        _out_of_the_balancer(lab, number)
+        began = time.time()
+        mine = (f"director{number}", f"proxy{number}")
+        before = [lab.compose.inspect(service)["Image"] for service in mine]
+        lab.compose.recreate(*mine)
+        lab.allow(f"proxy{number} is made anew", began, what=CUT, proxy=f"proxy{number}", longer=2.0)
+        if set(before) & {lab.compose.inspect(service)["Image"] for service in mine}:
+            raise NotAsItShould(f"proxy{number} runs the image it had")
+        _into_the_balancer(lab, number)
+
+
+def backend_address(lab: Lab) -> None:
+    """Stop a backend; it comes back with another address."""
+    users, before, began = lab.users_of("backend2"), lab.hosts()["backend2"]["address"], time.time()
+    with lab.compose.elsewhere("backend2", "mail"):
+        lab.compose.start("backend2")
+        now = lab.compose.address("backend2", "mail")
+        if now == before:
+            raise NotAsItShould(f"backend2 came back with the address it had, {now}")
+        lab.until(
+            f"all directors have it at {now}",
+            lambda: all(lab.hosts(number)["backend2"]["address"] == now for number in (1, 2, 3)),
+        )
+    for what in ("login", CUT):
+        lab.allow("their backend was away", began - GREETING, what=what, users=users, longer=1.0)
+
+
+def director_address(lab: Lab) -> None:
+    """Stop a director; it comes back with another address in the ring."""
+    before, began = lab.compose.address("director2", "ring"), time.time()
+    with lab.compose.elsewhere("director2", "ring"):
+        lab.until("the load balancer leaves proxy2 out", lambda: not lab.balanced(2))
+        lab.allow("proxy2 without its director", began - GREETING, proxy="proxy2")
+        lab.compose.start("director2")
+        if (now := lab.compose.address("director2", "ring")) == before:
+            raise NotAsItShould(f"director2 came back with the address it had, {now}")
+        lab.until_well()
+
+
+ALL = (
+    Scenario("director", director),
+    Scenario("directors", directors),
+    Scenario("redis-primary", redis_primary),
+    Scenario("redis-lost", redis_lost),
+    # A cut-off director learns of a move from the store, which it reads every 500 ms; a kick takes 4 s at
+    # most, and the user is let in elsewhere after the kick delay of 2 s.
+    Scenario("cut-from-ring", cut_from_ring, bound=2.5),
+    Scenario("cut-from-redis", cut_from_redis),
+    # Who was on the way to it when it stopped is let in when it is back, and found within 5 s.
+    Scenario("backend", backend, bound=6.0, tidy=[("rebalance",)]),
+    Scenario("fourth", fourth),
+    Scenario("remove", remove),
+    Scenario("rolling", rolling),
+    Scenario("backend-address", backend_address),
+    Scenario("director-address", director_address),
+)
+
+
+def _two_do_the_work(lab: Lab) -> None:
+    """Let the clients go on for a while with what is left."""
+    began = time.time()
+    lab.until(
+        "the clients went on for 5 s",
+        lambda: time.time() - began > 5 and any(event.began > began for event in lab.events()),
+    )
+
+
+def _primary(lab: Lab) -> str:
+    """Whom the sentinels name; empty where none answers."""
+    return lab.compose.exec("sentinel1", "sh", "-c", ". /lab/lib.sh; primary_says_sentinel").strip()
+
+
+def _stores(lab: Lab) -> int:
+    """How many directors have their store."""
+    return sum(lab.ask(number, "/v1/status")["store"]["up"] for number in range(1, lab.proxies + 1))
+
+
+def _out_of_the_balancer(lab: Lab, number: int) -> None:
+    """No new connections to that proxy, and wait until those that are no long sessions have ended."""
+    lab.balancer("set", "server", f"directors/director{number}", "state", "drain")
+    lab.until(f"the load balancer leaves proxy{number} out", lambda: not lab.balanced(number))
+    since = time.time()
+    lab.until(f"short sessions through proxy{number} have ended", lambda: time.time() - since > CHECKED)
+
+
+def _into_the_balancer(lab: Lab, number: int) -> None:
+    """Connections again, once it is ready and the load balancer knows where it is."""
+    mine = (f"director{number}", f"proxy{number}")
+    lab.until(
+        f"{' and '.join(mine)} are healthy",
+        lambda: all("(healthy)" in lab.compose.services().get(service, "") for service in mine),
+        within=60,
+    )
+    place = lab.compose.address(f"proxy{number}", "front")
+    lab.until(
+        f"the load balancer has proxy{number} at {place}", lambda: f" proxy{number} {place} " in _places(lab)
+    )
+    lab.balancer("set", "server", f"directors/director{number}", "state", "ready")
+    lab.until(f"the load balancer uses proxy{number}", lambda: lab.balanced(number))
+
+
+def _places(lab: Lab) -> str:
+    return lab.balancer("show", "servers", "state")
