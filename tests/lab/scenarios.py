@@ -100,10 +100,11 @@ def cut_from_redis(lab: Lab) -> None:
 
 def backend(lab: Lab) -> None:
     """Stop a backend, mark it down, drain it, and bring it back."""
-    users, began = lab.users_of("backend3"), time.time()
+    users, address, began = lab.users_of("backend3"), lab.hosts()["backend3"]["address"], time.time()
     lab.compose.stop("backend3")
-    lab.director(1, "down", "backend3", "--reason", "it has stopped")
-    lab.director(1, "drain", "backend3", "--reason", "it has stopped")
+    # by address: the engine's name server forgets the name of what is stopped
+    lab.director(1, "down", address, "--reason", "it has stopped")
+    lab.director(1, "drain", address, "--reason", "it has stopped")
     # "its users' logins fail until they are moved"; and a login process that has begun to connect to a
     # backend goes on for 30 s: where it succeeds late, the session is ended once it is seen.
     lab.allow("their backend was stopped", began - GREETING, users=users)
@@ -121,7 +122,7 @@ def fourth(lab: Lab) -> None:
     """Add a fourth proxy with its director."""
     lab.compose.recreate("director4", "proxy4")
     lab.until("director4 answers", lambda: lab.ask(4, "/v1/ring"))
-    lab.director(1, "ring", "add", "director4.ring")
+    lab.director(1, "ring", "add", lab.compose.address("director4", "ring"))
     lab.proxies = 4
     began = time.time()
     lab.until("the load balancer uses proxy4", lambda: lab.balanced(4), within=60)
