@@ -72,6 +72,8 @@ class MemberInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     address: str
     port: int
+    name: str | None = None
+    """By which it is listed, if it is."""
     kind: str = ""
     """`self`, `left`, `right`, `in`, `out` or empty."""
     last_failed: int = 0
@@ -270,7 +272,7 @@ class NewMember(msgspec.Struct, frozen=True, kw_only=True):
     """Body of `POST /v1/ring/members`."""
 
     address: str
-    """IP address, or ADDRESS:PORT."""
+    """IP address or name, or ADDRESS:PORT or NAME:PORT. A name is kept: its address may change."""
     port: int | None = None
     """None, and none in `address`: the port of the director that is asked."""
     reason: str = ""

@@ -14,7 +14,7 @@ from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, json_option, target_options
 from director.errors import EX_NOT_FOUND
-from director.records import Change, Dump, HostPatch, NewHost
+from director.records import Change, Dump, HostInfo, HostPatch, NewHost
 
 
 @click.command()
@@ -121,6 +121,14 @@ def addresses_of(host: str) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
+def hosts_of(client: Client, host: str) -> list[str]:
+    """The addresses of the hosts that the director knows by this name, else those it resolves to here."""
+    if not re.search(r"[A-Za-z]", host) or ":" in host:
+        return addresses_of(host)
+    there = client.decode(client.get("/v1/hosts"), list[HostInfo])
+    return [one.address for one in there if one.hostname == host] or addresses_of(host)
+
+
 def host_path(address: str) -> str:
     return f"/v1/hosts/{quote(address, safe='')}"
 
@@ -144,7 +152,7 @@ def each_address(target: Target, host: str, act: Callable[[Client, str], int]) -
     """
     client = target.client()
     code = 0
-    for address in addresses_of(host):
+    for address in hosts_of(client, host):
         try:
             ended = act(client, address)
         except Denied as error:

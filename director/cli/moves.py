@@ -11,7 +11,7 @@ import msgspec
 
 from director.cli.client import Client
 from director.cli.following import DRY, counted, tell_what_is_open
-from director.cli.hosts import addresses_of, host_path
+from director.cli.hosts import host_path, hosts_of
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, json_option
 from director.cli.users import user_path
@@ -152,7 +152,7 @@ def _numeric(is_name: bool) -> Literal["hash", "name"]:
 def _move(target: Target, wanted: NewMove, host: str, as_json: bool) -> int:
     client = target.client()
     # As in the original: a user can only be on one host.
-    wanted = msgspec.structs.replace(wanted, host=addresses_of(host)[0])
+    wanted = msgspec.structs.replace(wanted, host=hosts_of(client, host)[0])
     before = _where(client, wanted)
     document = client.change("POST", "/v1/moves", wanted)
     change = client.decode(document, UsersChange)

@@ -50,11 +50,15 @@ def status(target: Target, as_json: bool) -> None:
         say(line)
     say()
     now = time.time()
-    say_table(MEMBER_COLUMNS, (member_row(member, now) for member in info.members))
+    if any(member.name for member in info.members):
+        columns = (*MEMBER_COLUMNS[:1], Column("name"), *MEMBER_COLUMNS[1:])
+        say_table(columns, (named_member_row(member, now) for member in info.members))
+    else:
+        say_table(MEMBER_COLUMNS, (member_row(member, now) for member in info.members))
 
 
 @ring.command()
-@click.argument("address", metavar="ADDR[:PORT]")
+@click.argument("address", metavar="ADDR|NAME[:PORT]")
 @click.argument("port", type=click.IntRange(1, 65535), required=False)
 @json_option
 @change_options
@@ -63,7 +67,7 @@ def add(target: Target, address: str, port: int | None, as_json: bool, dry_run: 
     """List the director at ADDR in the ring.
 
     It belongs to the ring as soon as it runs; it needs the ring's secret. Without a PORT it is that of the
-    director that is asked.
+    director that is asked. A NAME is kept as such: it may have another address later.
     """
     client = target.client()
     body = NewMember(address=address, port=port, reason=reason, dry_run=dry_run)
@@ -77,7 +81,7 @@ def add(target: Target, address: str, port: int | None, as_json: bool, dry_run: 
 
 
 @ring.command()
-@click.argument("address", metavar="ADDR[:PORT]")
+@click.argument("address", metavar="ADDR|NAME[:PORT]")
 @click.argument("port", type=click.IntRange(1, 65535), required=False)
 @json_option
 @change_options
@@ -127,6 +131,11 @@ def ring_lines(info: RingInfo) -> list[str]:
     if info.moves_in_progress:
         lines.append(f"{counted(info.moves_in_progress, 'user')} being moved")
     return lines
+
+
+def named_member_row(member: MemberInfo, now: float) -> tuple[object, ...]:
+    address, *others = member_row(member, now)
+    return address, or_dash(member.name), *others
 
 
 def member_row(member: MemberInfo, now: float) -> tuple[object, ...]:

@@ -48,7 +48,10 @@ def status(target: Target, user: str | None, tag: str, as_json: bool) -> None:
     for line in head(info):
         say(line)
     say()
-    say_table(HOST_COLUMNS, map(host_row, info.hosts))
+    if any(host.hostname for host in info.hosts):
+        say_table((*HOST_COLUMNS[:1], Column("name"), *HOST_COLUMNS[1:]), map(named_host_row, info.hosts))
+    else:
+        say_table(HOST_COLUMNS, map(host_row, info.hosts))
 
 
 def _user(client: Client, user: str, tag: str, as_json: bool) -> None:
@@ -69,6 +72,11 @@ def host_row(host: HostInfo) -> tuple[object, ...]:
     return host.address, or_dash(host.tag), host.weight, state, moment(host.changed), host.users
 
 
+def named_host_row(host: HostInfo) -> tuple[object, ...]:
+    address, *others = host_row(host)
+    return address, or_dash(host.hostname), *others
+
+
 def head(info: StatusInfo) -> list[str]:
     """Who answers and how it is; a line more for each thing that is not as it should be."""
     ring, store = info.ring, info.store
@@ -76,10 +84,8 @@ def head(info: StatusInfo) -> list[str]:
     kept = f"store {store.url.partition(':')[0]} {'up' if store.up else 'AWAY'}"
     lines = [f"{first}, {kept}, {info.users} users", *troubles]
     if not store.up:
-        lines.append(
-            f"store {store.url}: {store.error or 'no answer'}; "
-            f"{store.queued_buckets} buckets are written when it returns"
-        )
+        why = (store.error or "no answer").removeprefix(f"{store.url}: ")
+        lines.append(f"store {store.url}: {why}; {store.queued_buckets} buckets are written when it returns")
     elif not store.loaded:
         lines.append(
             f"store {store.url} is being read: {100 * store.loaded_part:.0f} %, "

@@ -10,11 +10,11 @@ import click
 import msgspec
 
 from director.cli.client import Client, Failure
-from director.cli.hosts import addresses_of
-from director.cli.output import Column, PlainTable, moment, write
+from director.cli.hosts import hosts_of
+from director.cli.output import Column, PlainTable, moment, or_dash, write
 from director.cli.target import Target, json_option, target_options
 from director.errors import EX_DATA
-from director.records import UserInfo, UserStatus
+from director.records import HostInfo, UserInfo, UserStatus
 
 Names = dict[int, list[str]]
 """User names by hash."""
@@ -34,17 +34,30 @@ def map_users(target: Target, host: str | None, file: str | None, as_json: bool)
     The director knows the names of users who logged in while it ran; -f helps it with others.
     """
     client = target.client()
-    hosts = [None] if host is None else addresses_of(host)
+    hosts = [None] if host is None else hosts_of(client, host)
     names = _hashed(client, _read_names(file)) if file is not None else {}
     pages = (page for address in hosts for page in _pages(client, address))
     named = ([one for user in page for one in with_names(user, names)] for page in pages)
     if as_json:
         _write_json(named)
         return
-    table = PlainTable(Column("user"), Column("hash", number=True), Column("host"), Column("expires"))
+    there = client.decode(client.get("/v1/hosts"), list[HostInfo])
+    backends = {one.address: one.hostname for one in there if one.hostname}
+    columns = [Column("user"), Column("hash", number=True), Column("host"), Column("expires")]
+    if backends:
+        columns.insert(3, Column("name"))
+    table = PlainTable(*columns)
     for page in named:
-        rows = ((user.name or "<unknown>", user.hash, user.host, moment(user.expires)) for user in page)
+        rows = (_row(user, backends) for user in page)
         write("".join(f"{line}\n" for line in table.lines(rows)))
+
+
+def _row(user: UserInfo, backends: dict[str, str]) -> list[object]:
+    """backends: the names of the hosts by address; empty: there is no column for them."""
+    row: list[object] = [user.name or "<unknown>", user.hash, user.host, moment(user.expires)]
+    if backends:
+        row.insert(3, or_dash(backends.get(user.host)))
+    return row
 
 
 def with_names(user: UserInfo, names: Names) -> list[UserInfo]:

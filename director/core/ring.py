@@ -159,6 +159,10 @@ class Ring:
     def unlinked(self) -> bool:
         return not any(n.live for n in self.links.values())
 
+    def knows(self, remote: Address) -> bool:
+        """Whether a director of the ring has this address, or one that was removed."""
+        return remote in self._addresses
+
     def opened(self, event: LinkOpened, now: Now) -> list[Effect]:
         """A TCP connection stands."""
         link, remote, dialled = event.link, event.remote, event.dialled
@@ -169,7 +173,7 @@ class Ring:
             link, self.identity, remote, dialled, event.nonce, now, leftwards=event.leftwards
         )
         self.links[link] = neighbour
-        if dialled is None and remote not in self._addresses:
+        if dialled is None and not self.knows(remote):
             reason = f"{remote} is not in ring.servers of {self.me}: all directors need the same list"
             return [*neighbour.open(), *neighbour.close(reason)]
         return neighbour.open()

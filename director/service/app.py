@@ -201,6 +201,7 @@ class App:
         )
         tls = config.ring.tls
         self.driver = Driver(self.director, log, RingTls(tls.cert, tls.key, tls.ca) if tls else None)
+        self.driver.sockets.stranger = self.resolving.soon  # a neighbour at another address, perhaps
         self.kicker = Kicker(config.dovecot, log, self.driver.kick_ended, self.driver.stragglers)
         self.driver.sessions = self.kicker
         self.programs = FlushPrograms(config.users.flush_socket, self.driver.handle, log)

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Protocol
 
 import anyio.lowlevel
+import msgspec
 
 from director.core.addresses import host_id
 from director.core.assign import Gate
@@ -460,12 +461,14 @@ class Operations(UserOperations):
     def _member_infos(self, member: MemberId) -> list[MemberInfo]:
         director = self._director
         address, port = split_member(member)
+        name = director.members.name_of(member).rpartition(":")[0] or None
         failed = int(director.ring.failed_at.get(member, 0))
         if member == director.me:
             return [
                 MemberInfo(
                     address=address,
                     port=port,
+                    name=name,
                     kind="self",
                     status=self._own_status(),
                     sync_ms=director.barrier.took_ms,
@@ -474,8 +477,9 @@ class Operations(UserOperations):
         links = [n for n in director.ring.links.values() if n.peer == member]
         if not links:
             status = "stopped" if self._has_stopped(member) else ""
-            return [MemberInfo(address=address, port=port, last_failed=failed, status=status)]
-        return [self._link_info(n, address, port, failed) for n in links]
+            return [MemberInfo(address=address, port=port, name=name, last_failed=failed, status=status)]
+        infos = (self._link_info(n, address, port, failed) for n in links)
+        return [msgspec.structs.replace(info, name=name) for info in infos]
 
     def _has_stopped(self, member: MemberId) -> bool:
         """Whether a listed director has said good-bye and is out of the ring."""

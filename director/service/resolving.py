@@ -20,6 +20,8 @@ from director.types import Address
 
 EVERY = 5.0
 """Seconds between two looks."""
+AT_MOST_EVERY = 1.0
+"""The same where `soon` was called."""
 TIMEOUT = 2.0
 """Seconds that are waited for the slowest name."""
 THREADS = 8
@@ -56,12 +58,20 @@ class Resolving:
         """Names a thread is asking for, perhaps since an earlier look."""
         self._came: dict[str, Answer] = {}
         self._all_came = asyncio.Event()
+        self._wanted = asyncio.Event()
 
     async def run(self) -> None:
         """Look now and then until cancelled."""
         while True:
-            await anyio.sleep(EVERY)
+            await anyio.sleep(AT_MOST_EVERY)
+            with anyio.move_on_after(EVERY - AT_MOST_EVERY):
+                await self._wanted.wait()
+            self._wanted.clear()
             await self.look()
+
+    def soon(self) -> None:
+        """Something has been seen that the names may explain."""
+        self._wanted.set()
 
     async def look(self) -> None:
         """Ask for every name once. A name that is still being asked for is not asked for again."""

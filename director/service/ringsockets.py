@@ -39,6 +39,8 @@ class RingSockets:
     ) -> None:
         self.links: dict[LinkId, RingLink] = {}
         self.messages_out: dict[str, int] = {}
+        self.stranger: Callable[[], None] = lambda: None
+        """Called when somebody dials from an address that is none of the ring's."""
         self._director, self._handle, self._log, self._limited = director, handle, log, limited
         self._tls = tls
         self._numbers = 0
@@ -68,6 +70,8 @@ class RingSockets:
         self.links[link.number] = link
         nonce = secrets.token_bytes(32)
         if dial is None:
+            if not self._director.ring.knows(link.remote):
+                self.stranger()
             self._handle(LinkOpened(link.number, nonce, link.remote))
         else:
             self._handle(LinkOpened(link.number, nonce, link.remote, dial.member, dial.leftwards))

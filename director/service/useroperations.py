@@ -14,6 +14,7 @@ from contextlib import suppress
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import anyio.to_thread
 import msgspec
 
 from director.core.addresses import canonical, host_id
@@ -31,6 +32,8 @@ from director.service.driver import Driver
 from director.service.handover import UnderWay
 from director.service.operators import UsersEvent
 from director.service.persist import Persistence
+from director.service.resolving import answer_of
+from director.service.servers import addresses_of
 from director.types import Address, MemberId, UserKey
 from state.base import AuditEntry
 
@@ -38,6 +41,8 @@ REMEMBERED = 100
 """Ended operations that can still be asked for."""
 STORE_WAIT = 1.0
 """Seconds a change waits for the store before it is reported as not yet stored."""
+RESOLVE_WITHIN = 5.0
+"""Seconds the name of a director may take."""
 SLICE = 16
 """Buckets looked at in one turn of the loop."""
 LARGEST_HASH = 0xFFFFFFFF
@@ -369,32 +374,51 @@ class UserOperations(ABC):
         self, address: str, port: int | None, *, reason: str, dry_run: bool = False
     ) -> RingInfo:
         """Add a director to the list; all others dial it from now on, whatever their configuration says."""
-        member = _member(address, port or split_member(self._director.me)[1])
         if not self._director.identity.secret:
             raise Refused("this director has no ring: set ring.servers and ring.secret_file first")
-        return await self._change_member(member, reason, dry_run)
+        member, name = await self._meant(address, port)
+        return await self._change_member(member, name, reason, dry_run)
 
     async def remove_member(
         self, address: str, port: int | None, *, reason: str, dry_run: bool = False
     ) -> RingInfo:
         """Take a director out of the list; it is told, and refuses logins from then on."""
         listed = self._director.members.listed()
-        member = _member(address, port or split_member(self._director.me)[1])
-        if port is None:
+        member, name = await self._meant(address, port)
+        if port is None and not name:
             same = [one for one in listed if split_member(one)[0] == split_member(member)[0]]
             member = same[0] if same else member
         if member not in listed:
-            raise UnknownName(f"{member}: no such director")
-        return await self._change_member(member, reason, dry_run, remove=True)
+            raise UnknownName(f"{name or member}: no such director")
+        return await self._change_member(member, name, reason, dry_run, remove=True)
 
     async def _change_member(
-        self, member: MemberId, reason: str, dry_run: bool, *, remove: bool = False
+        self, member: MemberId, name: str, reason: str, dry_run: bool, *, remove: bool = False
     ) -> RingInfo:
         if not dry_run:
-            await self._driver.operators.change_member(MemberChange(0, member, remove))
+            await self._driver.operators.change_member(MemberChange(0, member, remove, name))
             await self._persistence.documents.wait_operators_stored(STORE_WAIT)
-            self._audit("ring remove" if remove else "ring add", member, reason, "")
+            self._audit("ring remove" if remove else "ring add", name or member, reason, "")
         return self.ring()
+
+    async def _meant(self, host: str, port: int | None) -> tuple[MemberId, str]:
+        """A director by its address or name; who it is, and its `name:port` where it was given by name."""
+        own_port = split_member(self._director.me)[1]
+        if is_ip(host):
+            return _member(host, port or own_port), ""
+        host = host.rstrip(".").lower()
+        for name, member in self._director.members.names.items():
+            known, _, known_port = name.rpartition(":")
+            if known == host and port in (None, int(known_port)):
+                return member, name
+        with anyio.move_on_after(RESOLVE_WITHIN):
+            answer = await anyio.to_thread.run_sync(answer_of, host, addresses_of, abandon_on_cancel=True)
+            if isinstance(answer, str):
+                raise UnknownName(f"{host}: cannot be resolved ({answer}); give an address")
+            if len(answer) > 1:
+                raise BadRequest(f"{host} has {len(answer)} addresses; give one: {', '.join(answer)}")
+            return _member(answer[0], port or own_port), f"{host}:{port or own_port}"
+        raise TryAgain(f"{host}: not resolved within {RESOLVE_WITHIN:.0f} s; give an address")
 
     @abstractmethod
     def ring(self) -> RingInfo:
@@ -498,6 +522,14 @@ def is_hash(user: str) -> bool:
 
 def _member(address: str, port: int) -> MemberId:
     return join_member(as_address(address), port)
+
+
+def is_ip(text: str) -> bool:
+    try:
+        canonical(text)
+    except ValueError:
+        return False
+    return True
 
 
 def as_address(text: str) -> Address:

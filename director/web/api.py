@@ -44,6 +44,7 @@ from director.web.params import (
     Wait,
     canonical,
     errors,
+    host_address,
     known_host,
     started,
     user_name,
@@ -121,7 +122,7 @@ async def change_host(
     operations: Service, address: Address, data: JSONBody[HostChange], wait: Wait = True
 ) -> Response[Change]:
     """A new tag moves the users of the old one; only for that there is `?wait=false`."""
-    wanted, why = canonical(address), data.reason
+    wanted, why = await host_address(operations, address), data.reason
     match data.weight, data.up, data.tag:
         case int(weight), None, None if wait:
             return Response(await operations.update_host(wanted, weight, reason=why, dry_run=data.dry_run))
@@ -146,7 +147,8 @@ async def change_host(
 async def remove_host(
     operations: Service, address: Address, reason: FromQuery[str] = "", dry_run: FromQuery[bool] = False
 ) -> Change:
-    return await operations.remove_host(canonical(address), reason=reason, dry_run=dry_run)
+    wanted = await host_address(operations, address)
+    return await operations.remove_host(wanted, reason=reason, dry_run=dry_run)
 
 
 @get(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import re
 from typing import Annotated, Literal
 
 from litestar import Response, delete, get, post
@@ -19,12 +19,15 @@ from director.web.params import (
     Wait,
     canonical,
     errors,
+    host_address,
+    is_address,
     started,
     user_name,
 )
 
 MoveId = Annotated[str, PathParameter(description="As in the `id` of the move")]
-Member = Annotated[str, PathParameter(description="ADDRESS:PORT, or the ADDRESS alone")]
+Member = Annotated[str, PathParameter(description="ADDRESS:PORT or NAME:PORT, or the ADDRESS or NAME alone")]
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 
 PIN = "/pin"
 
@@ -57,7 +60,7 @@ async def move(operations: Service, data: JSONBody[Move], wait: Wait = True) -> 
     """Answers when every director has ended the user's old sessions, or names those that did not confirm."""
     if not data.user:
         raise BadRequest("the user name is empty")
-    host, by_hash = canonical(data.host), data.numeric == "hash"
+    host, by_hash = await host_address(operations, data.host), data.numeric == "hash"
     if wait or data.dry_run:
         return Response(
             await operations.move_user(
@@ -110,7 +113,7 @@ async def interrupt(operations: Service, id: MoveId) -> MoveInfo:
 async def flush(operations: Service, data: JSONBody[Flush], wait: Wait = True) -> Response[UsersChange]:
     """`forget` drops the assignments instead and ends no session; `rebalance` goes over all hosts gently."""
     check_flush(data)
-    host = None if data.host is None else canonical(data.host)
+    host = None if data.host is None else await host_address(operations, data.host)
     why, tag, parallel = data.reason, data.tag, data.max_parallel
     if wait or data.dry_run:
         dry = data.dry_run
@@ -215,25 +218,21 @@ async def remove_member(
 
 
 def endpoint(member: str) -> tuple[str, int | None]:
-    """Address and port of `10.0.0.1:9090` or `[2001:db8::1]:9090`; the port is None for an address alone."""
-    if _is_address(_bare(member)):
+    """Address, or name, and port of `10.0.0.1:9090`, `[2001:db8::1]:9090` or `director4:9090`; the port is
+    None for an address or a name alone."""
+    if is_address(_bare(member)):
         return canonical(_bare(member)), None
     address, colon, port = member.rpartition(":")
-    return canonical(_bare(address) if colon else member), known_port(port)
+    host = _bare(address) if colon else member
+    if not is_address(host) and not (_NAME.fullmatch(host) and host.rpartition(".")[2][:1].isalpha()):
+        raise BadRequest(f"{host!r} is not an IP address, and not a name")
+    return canonical(host) if is_address(host) else host, known_port(port) if colon else None
 
 
 def known_port(port: str) -> int:
     if not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
         raise BadRequest(f"{port!r} is not a port; 1 to 65535 are")
     return int(port)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _bare(address: str) -> str:

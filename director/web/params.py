@@ -18,7 +18,7 @@ from director.web.problems import PROBLEM_JSON
 
 AnyRequest = Request[Any, Any, Any]
 Service = NamedDependency[SkipValidation[Operations]]
-Address = Annotated[str, PathParameter(description="IP address of the backend host")]
+Address = Annotated[str, PathParameter(description="IP address of the backend host, or its name")]
 Wait = Annotated[
     bool, QueryParameter(description="false: answer 202 at once, with the move to ask for at `/v1/moves`")
 ]
@@ -44,8 +44,20 @@ def started(move: MoveInfo) -> Response[Any]:
     return Response(move, status_code=202, headers={"Location": f"/v1/moves/{move.id}"})
 
 
+async def host_address(operations: Operations, host: str) -> str:
+    """The address of a backend, given as such or by the name of one that is there."""
+    if is_address(host):
+        return canonical(host)
+    found = [one.address for one in await operations.hosts() if one.hostname == host]
+    if len(found) > 1:
+        raise BadRequest(f"{host} has {len(found)} hosts; give the address of one: {', '.join(found)}")
+    if not found:
+        raise BadRequest(f"{host!r} is not an IP address, and not the name of a host")
+    return found[0]
+
+
 async def known_host(operations: Operations, address: str) -> HostInfo:
-    wanted = canonical(address)
+    wanted = await host_address(operations, address)
     for host in await operations.hosts():
         if host.address == wanted:
             return host
@@ -58,6 +70,14 @@ def canonical(address: str) -> str:
         return str(ipaddress.ip_address(address))
     except ValueError:
         raise BadRequest(f"{address!r} is not an IP address") from None
+
+
+def is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def user_name(request: AnyRequest, suffix: str = "") -> str:

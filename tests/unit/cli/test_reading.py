@@ -39,6 +39,12 @@ def test_status_says_what_is_not_as_it_should_be(director: Director) -> None:
     ]
 
 
+def test_status_names_a_store_that_is_away_once(director: Director) -> None:
+    url = "sqlite:////var/lib/director/state.db"
+    director.operations.store_error = f"{url}: load: disk I/O error"
+    assert director("status").stdout.splitlines()[1].startswith(f"store {url}: load: disk I/O error; ")
+
+
 def test_status_names_a_snapshot_that_cannot_be_written(director: Director) -> None:
     director.operations.snapshot = SnapshotInfo(
         url="sqlite:////var/lib/director/snapshot.db",
@@ -217,3 +223,35 @@ def test_names_cannot_steer_the_terminal(director: Director) -> None:
     operations.assigned = [operations.assignment("evil\x1b[2J\n", "127.0.1.1")]
     assert "evil\\x1b[2J\\n" in director("map").stdout
     assert printable("ünï") == "ünï"
+
+
+def named(director: Director) -> None:
+    table = director.operations.table
+    table["127.0.1.2"] = msgspec.structs.replace(table["127.0.1.2"], hostname="backend2")
+
+
+def test_names_of_hosts_are_shown_where_any_has_one(director: Director) -> None:
+    named(director)
+    lines = director("status").stdout.splitlines()[2:]
+    assert [line.split()[:2] for line in lines[:3]] == [
+        ["address", "name"],
+        ["127.0.1.1", "-"],
+        ["127.0.1.2", "backend2"],
+    ]
+    assert max(map(len, lines)) <= 80
+    assert director("map", "backend2").stdout.splitlines()[1].split()[2:4] == ["127.0.1.2", "backend2"]
+
+
+def test_a_name_that_the_director_knows_wins_over_what_it_resolves_to_here(director: Director) -> None:
+    table = director.operations.table
+    table["127.0.1.2"] = msgspec.structs.replace(table["127.0.1.2"], hostname="localhost")
+    assert director("map", "localhost").stdout.splitlines()[1].split()[2] == "127.0.1.2"
+
+
+def test_names_of_directors_are_shown_where_any_has_one(director: Director) -> None:
+    members = director.operations.members
+    members[1] = msgspec.structs.replace(members[1], name="director2.ring")
+    lines = director("ring", "status").stdout.splitlines()[2:]
+    assert lines[0].split()[:2] == ["director", "name"]
+    assert "director2.ring" in lines[2]
+    assert max(map(len, lines)) <= 80

@@ -91,3 +91,36 @@ def test_the_document_of_the_store_comes_back_as_it_was_and_is_the_same_for_equa
 def test_what_is_no_document_is_named(data: bytes) -> None:
     with pytest.raises(ValueError, match=f"members' document of {len(data)} bytes"):
         decode_member_rows(data)
+
+
+NAMES = {"d1:9090": D1, "d2:9090": D2}
+
+
+def test_who_was_removed_by_name_stays_out_at_another_address_and_who_has_its_former_one_stays_in() -> None:
+    table = MemberTable([D1, D2], NAMES)
+    row = table.change(D2, 500, present=False)
+    assert row == MemberRow(D2, False, 500, "d2:9090")
+    assert (table.listed(), table.removed()) == ([D1], [D2])
+    table.configured, table.names = (D1, D2, D3), NAMES | {"d2:9090": D3, "d1:9090": D2}
+    assert D3 not in table.listed()
+    assert D2 in table.listed()
+    assert table.removed() == [D3]
+
+
+def test_a_director_added_by_name_is_where_its_name_is() -> None:
+    table = MemberTable([D1], {"d1:9090": D1})
+    table.change(D2, 500, present=True, name="d4:9090")
+    assert table.listed() == [D1, D2]
+    table.names = {"d1:9090": D1, "d4:9090": D3}
+    assert table.listed() == [D1, D3]
+    table.names = {"d1:9090": D2}  # nobody knows where the other one is
+    table.configured = (D2,)
+    assert table.listed() == [D2]
+
+
+def test_the_later_word_holds_whether_it_was_said_of_the_name_or_of_the_address() -> None:
+    table = MemberTable([D1, D2], NAMES)
+    table.merge([MemberRow(D2, False, 500), MemberRow(D2, True, 600, "d2:9090")])
+    assert table.listed() == [D1, D2]
+    table.merge([MemberRow(D2, False, 700)])
+    assert table.listed() == [D1]

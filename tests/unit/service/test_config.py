@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -619,3 +620,77 @@ def test_which_entries_of_the_ring_are_names_is_kept(place: Place) -> None:
     ring = place.load(text + BACKENDS).ring
     assert ring.servers[2] == d3
     assert ring.names == (("d3.example.com:9191", d3),)
+
+
+NAMED = (
+    RING.replace('"10.0.0.2"', '"10.0.0.2", "d3"') + '[backends]\nmail_servers = ["10.1.0.1", "b2@gold"]\n'
+)
+
+
+class Nobody(socket.gaierror):
+    """What the resolver raises for a name without an address."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.EAI_NONAME, "Name or service not known")
+
+
+def resolver(table: dict[str, list[str]]) -> Callable[[str], list[str]]:
+    def resolve(name: str) -> list[str]:
+        if name not in table:
+            raise Nobody
+        return table[name]
+
+    return resolve
+
+
+def test_names_without_an_address_keep_nobody_from_starting_and_are_told(place: Place) -> None:
+    place.file.write_text(NAMED)
+    config = load(place.file, {}, resolve=resolver({}), local=lambda address: address == "10.0.0.1")
+    assert [server.address for server in config.ring.servers] == ["10.0.0.1", "10.0.0.2"]
+    assert config.ring.names == (("d3", None),)
+    assert [setting.address for setting in config.backends.mail_servers] == ["10.1.0.1"]
+    assert config.backends.unresolved == (BackendSetting(Address(""), "b2", "gold", 100),)
+    assert [str(one) for one in config.unresolved] == [
+        'ring.servers[2] = "d3": d3 cannot be resolved (Name or service not known)',
+        'backends.mail_servers[1] = "b2@gold": b2 cannot be resolved (Name or service not known)',
+    ]
+
+
+def test_the_own_name_is_waited_for_and_no_other(place: Place) -> None:
+    place.file.write_text(NAMED.replace('"10.0.0.1"', '"d1"'))
+    answers = iter([{}, {}, {"d1": ["10.0.0.1"]}])
+    asked: list[str] = []
+
+    def resolve(name: str) -> list[str]:
+        asked.append(name)
+        if asked.count("d1") > 3:
+            raise AssertionError("it is known by now")
+        table = next(answers) if name == "d1" else {}
+        return resolver(table)(name)
+
+    config = load(
+        place.file, {}, resolve=resolve, local=lambda address: address == "10.0.0.1", own_within=20.0
+    )
+    assert config.ring.listen == Endpoint(Address("10.0.0.1"), 9090)
+
+
+def test_an_own_name_that_does_not_come_is_an_error_that_names_all_that_may_be_it(place: Place) -> None:
+    place.file.write_text(NAMED.replace('"10.0.0.1"', '"d1"'))
+    with pytest.raises(ConfigErrors) as caught:
+        load(place.file, {}, resolve=resolver({}), local=lambda address: address == "10.0.0.1")
+    (problem,) = caught.value.problems
+    assert problem.key == "ring.listen"
+    assert "not resolved: d1, d3" in problem.expected
+
+
+def test_what_can_never_be_a_name_is_an_error(place: Place) -> None:
+    text = NAMED.replace('"b2@gold"', '"b 2"').replace('"d3"', '"d_/3"')
+    assert list(place.problems(text)) == ["ring.servers[2]", "backends.mail_servers[1]"]
+
+
+def test_the_api_may_listen_on_all_addresses_with_a_token(place: Place) -> None:
+    place.write("token", "0123456789abcdef\n")
+    text = RING + BACKENDS + '[http]\nlisten = "0.0.0.0:9092"\n'
+    assert place.problem(text).key == "http.token_file"
+    http = place.load(text + 'token_file = "token"\n').http
+    assert str(http.listen) == "0.0.0.0:9092"

@@ -52,3 +52,14 @@ def test_every_live_setting_is_one(tmp_path: Path) -> None:
     for name in LIVE:
         section, _, field = name.partition(".")
         assert hasattr(getattr(sections, section), field), name
+
+
+def test_other_addresses_of_the_same_names_are_no_change_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "director.toml"
+    file.write_text('state = "memory:"\n[backends]\nmail_servers = ["one", "two@gold"]\n')
+    tables = {"one": ["127.0.3.1"], "two": ["127.0.3.2"]}, {"one": ["127.0.3.9"], "two": ["127.0.3.1"]}
+    old, new = (load(str(file), {}, resolve=table.__getitem__) for table in tables)
+    assert compare(old, new) == ([], [])
+    file.write_text(file.read_text().replace('"one"', '"three"'))
+    newest = load(str(file), {}, resolve={"three": ["127.0.3.9"], "two": ["127.0.3.1"]}.__getitem__)
+    assert compare(old, newest) == (["backends.mail_servers"], [])

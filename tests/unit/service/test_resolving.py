@@ -82,8 +82,22 @@ async def test_a_name_that_hangs_delays_no_other_and_is_not_asked_for_twice(
 
 async def test_it_looks_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolving, "EVERY", 0.02)
+    monkeypatch.setattr(resolving, "AT_MOST_EVERY", 0.01)
     names = Names(d2="10.0.0.2")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(names.resolving.run)
         await until(lambda: len(names.told) >= 3)
+        tasks.cancel_scope.cancel()
+
+
+async def test_it_looks_sooner_where_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolving, "EVERY", 3600.0)
+    monkeypatch.setattr(resolving, "AT_MOST_EVERY", 0.01)
+    names = Names(d2="10.0.0.2")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(names.resolving.run)
+        names.resolving.soon()
+        await until(lambda: len(names.told) == 1)
+        names.resolving.soon()
+        await until(lambda: len(names.told) == 2)
         tasks.cancel_scope.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from director.records import ReloadInfo
@@ -47,7 +48,10 @@ def test_an_unknown_host_is_a_404_problem_with_the_exit_code_of_the_command_line
 
 def test_what_is_no_address_is_a_400_problem(ask: Caller) -> None:
     answer = ask("GET", "/v1/hosts/imap.example.com")
-    assert (answer.status, answer.detail) == (400, "'imap.example.com' is not an IP address")
+    assert (answer.status, answer.detail) == (
+        400,
+        "'imap.example.com' is not an IP address, and not the name of a host",
+    )
 
 
 def test_a_host_is_added_with_its_reason(ask: Caller, operations: FakeOperations) -> None:
@@ -277,3 +281,13 @@ def test_a_reload_is_asked_for_and_followed(ask: Caller, operations: FakeOperati
     assert operations.asked == [("reload", True, "upgrade", False)]
     assert ask("GET", "/v1/reload").json == answer.json
     assert ask("POST", "/v1/reload", encoded(execute=True)).status == 400
+
+
+def test_a_host_is_found_by_its_name_too(ask: Caller, operations: FakeOperations) -> None:
+    for address in ("127.0.1.1", "127.0.1.2"):
+        host = operations.table[address]
+        operations.table[address] = msgspec.structs.replace(host, hostname="backend2")
+    assert "2 hosts; give the address of one: 127.0.1.1, 127.0.1.2" in ask("GET", "/v1/hosts/backend2").detail
+    operations.table["127.0.1.1"] = msgspec.structs.replace(operations.table["127.0.1.1"], hostname=None)
+    assert ask("GET", "/v1/hosts/backend2").json["address"] == "127.0.1.2"
+    assert ask("PATCH", "/v1/hosts/backend2", encoded(up=False)).json["host"]["address"] == "127.0.1.2"

@@ -207,7 +207,7 @@ def test_a_director_is_listed_under_its_address_and_port(
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"address": "bogus"}, "'bogus' is not an IP address"),
+        ({"address": "bo gus"}, "'bo gus' is not an IP address, and not a name"),
         ({"address": "127.0.0.14:"}, "'' is not a port"),
         ({"address": "127.0.0.14", "port": 0}, "'0' is not a port"),
         ({"address": "127.0.0.14:65536"}, "'65536' is not a port"),
