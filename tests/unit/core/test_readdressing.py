@@ -8,7 +8,7 @@ import pytest
 from director.core.addresses import host_id
 from director.core.assign import Gate, Wait
 from director.core.effects import Answer, Effect, Kick, Log, OperationDone
-from director.core.events import HostMove, HostsMoved, Lookup, MoveUser, SessionsListed
+from director.core.events import HostChange, HostMove, HostsMoved, Lookup, MoveUser, SessionsListed
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable, merge_rows
 from director.core.kicktypes import OnHost
@@ -203,6 +203,16 @@ def test_a_record_that_comes_in_late_is_found_by_a_later_walk() -> None:
     one.users.merge(pack([user(A)]))
     one.until(8.0)
     assert host_of(one) == NEW
+
+
+def test_another_change_of_a_host_is_no_reason_to_walk_again() -> None:
+    one = played()
+    carry_out(one, ("one", A, NEW))
+    one.until(70.0)
+    one.users.merge(pack([user(A)]))
+    one.handle(HostChange(5, B, weight=7), 70.0)
+    one.until(80.0)
+    assert host_of(one) == A
 
 
 def test_a_pinned_user_of_a_backend_without_an_address_waits_and_others_do_not() -> None:
