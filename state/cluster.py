@@ -24,7 +24,7 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
 from redis.retry import Retry
 
-from state.redis_link import INFO, Client, Command, Link, Node, Pool, RedisAddress, connected
+from state.redis_link import INFO, Client, Command, Link, Node, Pool, RedisAddress
 
 HOPS = 6
 """Times that a command is sent where the last answer said."""
@@ -174,7 +174,7 @@ class ClusterLink(Link):
 
     def _pool(self, node: Node) -> Pool:
         async def connect() -> AbstractConnection:
-            return await connected(self._address.connection(self._timeout, node))
+            return await self._connected(self._address.connection(self._timeout, node))
 
         if node not in self._pools:
             self._pools[node] = Pool(connect, self._scripts)

@@ -28,6 +28,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from state.base import StoreError, StoreUnavailable
+from state.lookups import Lookups
 from state.redis_errors import Failure, translated
 
 SCAN_PAGE = 10_000
@@ -194,6 +195,7 @@ class Link(ABC):
     def __init__(self, address: RedisAddress, timeout: float) -> None:
         self._address, self._timeout = address, timeout
         self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._lookups = Lookups()
 
     async def call(self, operation: str, commands: Sequence[Command]) -> list[Any]:
         """The replies to `commands`, in order. Raises StoreUnavailable, StoreRefused."""
@@ -221,6 +223,22 @@ class Link(ABC):
     def translated(self, exc: Failure, operation: str) -> StoreError:
         """See the function of this name."""
         return translated(exc, self._address.url, operation, secrets=self._address.secrets())
+
+    async def _connected(self, connection: AbstractConnection) -> AbstractConnection:
+        """The same, after its greeting. Raises RedisError, OSError."""
+        if isinstance(connection, Connection):
+            # The library looks the name up again; but only one that was answered a moment ago.
+            try:
+                await self._lookups.resolved(connection.host)
+            except OSError as exc:
+                reason = f"{connection.host}:{connection.port}: {exc.strerror or exc}"
+                raise redis.ConnectionError(reason) from exc
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
 
     @abstractmethod
     async def _writers(self, operation: str) -> list[Pool]:
@@ -276,7 +294,7 @@ class RedisLink(Link):
         await self._pool.close()
 
     async def _connect(self) -> AbstractConnection:
-        return await connected(self._address.connection(self._timeout))
+        return await self._connected(self._address.connection(self._timeout))
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         return await self._pool.exchange(commands)
@@ -289,16 +307,6 @@ class RedisLink(Link):
 
     async def _writers(self, operation: str) -> list[Pool]:
         return [self._pool]
-
-
-async def connected(connection: AbstractConnection) -> AbstractConnection:
-    """The same, after its greeting. Raises RedisError, OSError."""
-    try:
-        await connection.connect()  # type: ignore[no-untyped-call]
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    return connection
 
 
 async def exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:

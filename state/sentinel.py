@@ -20,7 +20,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from state.base import StoreError, StoreUnavailable
 from state.redis_errors import Failure, code_of
-from state.redis_link import Client, Link, Node, Pool, RedisAddress, RedisLink, connected, exchange
+from state.redis_link import Client, Link, Node, Pool, RedisAddress, RedisLink, exchange
 
 SENTINEL_SHARE = 4
 """Parts of a call's deadline; one that a sentinel does not answer within is not waited for."""
@@ -101,7 +101,7 @@ class SentinelLink(RedisLink):
                 continue
             tried.add(primary)
             try:
-                connection = await connected(self._address.connection(self._timeout, primary))
+                connection = await self._connected(self._address.connection(self._timeout, primary))
                 await _check_role(connection, primary)
             except AuthenticationError:
                 raise
@@ -145,7 +145,7 @@ class SentinelLink(RedisLink):
 
     async def _ask(self, node: Node) -> Node | None:
         async def connect() -> AbstractConnection:
-            return await connected(self._who.sentinel_connection(self._timeout, node))
+            return await self._connected(self._who.sentinel_connection(self._timeout, node))
 
         pool = Pool(connect, ())
         try:

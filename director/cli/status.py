@@ -84,10 +84,8 @@ def head(info: StatusInfo) -> list[str]:
     kept = f"store {store.url.partition(':')[0]} {'up' if store.up else 'AWAY'}"
     lines = [f"{first}, {kept}, {info.users} users", *troubles]
     if not store.up:
-        lines.append(
-            f"store {store.url}: {store.error or 'no answer'}; "
-            f"{store.queued_buckets} buckets are written when it returns"
-        )
+        why = (store.error or "no answer").removeprefix(f"{store.url}: ")
+        lines.append(f"store {store.url}: {why}; {store.queued_buckets} buckets are written when it returns")
     elif not store.loaded:
         lines.append(
             f"store {store.url} is being read: {100 * store.loaded_part:.0f} %, "

@@ -39,6 +39,12 @@ def test_status_says_what_is_not_as_it_should_be(director: Director) -> None:
     ]
 
 
+def test_status_names_a_store_that_is_away_once(director: Director) -> None:
+    url = "sqlite:////var/lib/director/state.db"
+    director.operations.store_error = f"{url}: load: disk I/O error"
+    assert director("status").stdout.splitlines()[1].startswith(f"store {url}: load: disk I/O error; ")
+
+
 def test_status_names_a_snapshot_that_cannot_be_written(director: Director) -> None:
     director.operations.snapshot = SnapshotInfo(
         url="sqlite:////var/lib/director/snapshot.db",
