@@ -269,10 +269,9 @@ class HostTable:
             return user.decided < row.present_at
         return user.decided >= row.tag_at  # else he was of another pool, and was to leave
 
-    @property
-    def readdressed(self) -> bool:
-        """Whether any host has ever had another address."""
-        return any(row.moved for row in self.rows.values())
+    def left(self) -> frozenset[tuple[HostId, int]]:
+        """The hosts that have another address now, and since when: their former addresses."""
+        return frozenset((host_id(row.address), row.present_at) for row in self.rows.values() if row.moved)
 
     def present(self) -> list[HostRow]:
         """The hosts there are, by address."""

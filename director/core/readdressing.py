@@ -19,7 +19,7 @@ from director.core.events import HostMove
 from director.core.hosts import REAPPEARS, TAG_AHEAD, HostTable
 from director.core.messages import HostRow
 from director.core.users import BUCKETS, MOVING, UserTable, pack, unpack
-from director.types import Address, Now, UserKey
+from director.types import Address, HostId, Now, UserKey
 
 T = TypeVar("T")
 
@@ -120,13 +120,18 @@ class Readdressing:
 
     def __init__(self, hosts: HostTable, users: UserTable) -> None:
         self._hosts, self._users = hosts, users
+        self._left: frozenset[tuple[HostId, int]] = frozenset()
+        self._ids: frozenset[HostId] = frozenset()
+        """Hosts whose users may have to be followed."""
         self._due: list[float] = []
         """When the next walks begin."""
         self._bucket = BUCKETS
 
     def hosts_changed(self, now: Now) -> None:
         """Perhaps one has another address."""
-        if self._hosts.readdressed:
+        left = self._hosts.left()
+        if left != self._left:
+            self._left, self._ids = left, frozenset(host for host, _ in left)
             self._due = [now.mono + seconds for seconds in WALKS]
 
     def follow(self, key: UserKey) -> bool:
@@ -158,9 +163,9 @@ class Readdressing:
             found = []
             for user in unpack(records):
                 looked += 1
-                new = (
-                    None if user.flags & MOVING else self._hosts.heir(user)
-                )  # of those `moves.py` takes care
+                if user.host not in self._ids or user.flags & MOVING:  # of those `moves.py` takes care
+                    continue
+                new = self._hosts.heir(user)
                 if new is not None:
                     found.append(new)
             if found:

@@ -264,6 +264,30 @@ def test_even_a_pinned_user_who_was_forgotten_is_a_new_one(hot: HotPath) -> None
     assert assigner.assign(ALICE, b"") is ONE
 
 
+# Users whose host has another address now
+
+
+@pytest.mark.parametrize("flags", [0, PINNED, MOVING])
+def test_who_was_put_on_a_host_that_has_another_address_since_waits_to_be_followed(
+    hot: HotPath, flags: int
+) -> None:
+    left = backend(3, up=False, weight=0, since=0xFFFFFFFF, readdressed=True)
+    assigner = director(hot, [ONE, left], gate=Gate.KNOWN)
+    known(assigner, flags=flags)
+    assert assigner.assign(ALICE, b"") is Wait.READDRESSED
+
+
+def test_who_was_put_on_a_host_that_took_over_an_address_is_answered_and_who_was_there_before_waits(
+    hot: HotPath,
+) -> None:
+    for since, answered in ((NOW - 50, True), (NOW - 49, False)):
+        other = backend(3, since=since, readdressed=True)
+        assigner = director(hot, [ONE, other])
+        known(assigner)
+        answer = assigner.assign(ALICE, b"")
+        assert answer is (other if answered else Wait.READDRESSED)
+
+
 # Users whose host has another tag now
 
 

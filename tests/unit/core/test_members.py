@@ -105,6 +105,8 @@ def test_who_was_removed_by_name_stays_out_at_another_address_and_who_has_its_fo
     assert D3 not in table.listed()
     assert D2 in table.listed()
     assert table.removed() == [D3]
+    table.configured, table.names = (D2,), {"d1:9090": D2}  # nobody knows where the removed one is
+    assert (table.listed(), table.removed()) == ([D2], [])
 
 
 def test_a_director_added_by_name_is_where_its_name_is() -> None:

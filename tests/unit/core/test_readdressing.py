@@ -8,15 +8,16 @@ import pytest
 from director.core.addresses import host_id
 from director.core.assign import Gate, Wait
 from director.core.effects import Answer, Effect, Kick, Log, OperationDone
-from director.core.events import HostMove, HostsMoved, Lookup, MoveUser, SessionsListed
+from director.core.events import HostChange, HostMove, HostsMoved, Lookup, MoveUser, SessionsListed
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable, merge_rows
 from director.core.kicktypes import OnHost
+from director.core.messages import Hosts, Users
 from director.core.readdressing import moved_rows, parked
 from director.core.users import BY_HAND, MOVING, PINNED, User, pack
 from director.types import Address, RequestId, Stamp, UserKey
 from director.wire import hotpath
-from tests.unit.core.cores import EXPIRE, START, Played, of
+from tests.unit.core.cores import EXPIRE, START, Played, in_ring, messages, of
 
 A, B, C = (Address(f"10.1.0.{number}") for number in (1, 2, 3))
 NEW = Address("10.1.0.9")
@@ -55,6 +56,11 @@ def test_a_user_goes_with_his_backend_and_stays_pinned() -> None:
 def test_users_of_two_backends_that_change_places_change_places() -> None:
     hosts = moved(table(), ("one", A, B), ("two", B, A))
     assert (heir(hosts, user(A)), heir(hosts, user(B))) == ((B, 0), (A, 0))
+
+
+def test_who_was_placed_in_the_same_moment_by_a_clock_ahead_goes_along() -> None:
+    hosts = moved(table(), ("one", A, B), ("two", B, A))
+    assert heir(hosts, user(A, decided=START + 5)) == (B, 0)
 
 
 def test_who_was_followed_once_is_not_followed_back() -> None:
@@ -134,6 +140,10 @@ def played() -> Played:
     """One director alone, its first two backends by name; C is free."""
     one = Played()
     one.handle(SessionsListed(()), 0.5)
+    return named(one)
+
+
+def named(one: Played) -> Played:
     names = {A: "one", B: "two"}
     rows = one.core.hosts.rows
     one.core.hosts.put([msgspec.structs.replace(rows[address], hostname=names[address]) for address in names])
@@ -177,13 +187,13 @@ def test_who_logs_in_is_answered_at_the_new_address_at_once() -> None:
 
 
 def test_all_others_are_found_by_the_walk_and_nothing_is_announced() -> None:
-    one = played()
-    one.users.put(user(A, flags=PINNED))
-    one.users.take_changes()
-    carry_out(one, ("one", A, NEW))
-    one.until(2.0)
+    one = named(in_ring())
+    one.users.merge(pack([user(A, flags=PINNED)]))
+    effects = carry_out(one, ("one", A, NEW))
+    effects += one.until(2.0)
     assert host_of(one) == NEW
-    assert not one.users.has_changes
+    assert of(Users, messages(effects)) == []
+    assert of(Hosts, messages(effects))
 
 
 def test_a_record_that_comes_in_late_is_found_by_a_later_walk() -> None:
@@ -193,6 +203,16 @@ def test_a_record_that_comes_in_late_is_found_by_a_later_walk() -> None:
     one.users.merge(pack([user(A)]))
     one.until(8.0)
     assert host_of(one) == NEW
+
+
+def test_another_change_of_a_host_is_no_reason_to_walk_again() -> None:
+    one = played()
+    carry_out(one, ("one", A, NEW))
+    one.until(70.0)
+    one.users.merge(pack([user(A)]))
+    one.handle(HostChange(5, B, weight=7), 70.0)
+    one.until(80.0)
+    assert host_of(one) == A
 
 
 def test_a_pinned_user_of_a_backend_without_an_address_waits_and_others_do_not() -> None:
