@@ -40,6 +40,8 @@ class Allowed(NamedTuple):
     """Only what went through it, or whose proxy the client did not get to know."""
     users: frozenset[str] | None = None
     """Only theirs."""
+    protocol: str = ""
+    """Only this one's."""
 
     def covers(self, event: Event) -> bool:
         """Whether it is of this kind, and under way, or for a cut: ended, between the two times."""
@@ -51,6 +53,7 @@ class Allowed(NamedTuple):
             and event.ended >= self.began
             and (not self.proxy or event.proxy in ("", self.proxy))
             and (self.users is None or event.user in self.users)
+            and self.protocol in ("", event.protocol)
         )
 
 

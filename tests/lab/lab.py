@@ -58,11 +58,12 @@ class Lab:
         what: str = LOGIN,
         proxy: str = "",
         users: Iterable[str] | None = None,
+        protocol: str = "",
         longer: float = 0.0,
     ) -> None:
         """From `began` until now, and `longer`, such failures are right."""
         who = None if users is None else frozenset(users)
-        self.allowed.append(Allowed(why, what, began, time.time() + longer, proxy, who))
+        self.allowed.append(Allowed(why, what, began, time.time() + longer, proxy, who, protocol))
 
     def director(self, number: int, *arguments: str) -> str:
         """What `director ARGUMENTS` prints in that director's container. Raises CommandFailed."""

@@ -19,6 +19,8 @@ GREETING = 1.0
 """Seconds a login may have been under way before what hit it."""
 STRAGGLERS = 35.0
 """Seconds for which a director looks, every 5 s, for sessions that have come to be on a former backend."""
+IDLE_LMTP = 70.0
+"""Seconds within which an LMTP process has had something to do, or been ended by Dovecot (after 60 s)."""
 REDIS = ("redis1", "redis2", "sentinel1", "sentinel2", "sentinel3")
 
 
@@ -50,6 +52,7 @@ def director(lab: Lab) -> None:
     lab.until("director2 answers", lambda: lab.ask(2, "/v1/ring"))
     lab.until("proxy2 is back", lambda: lab.balanced(2))
     lab.allow("director2 is starting", began, proxy="proxy2")
+    _idle_deliverers(lab, "proxy2")
 
 
 def directors(lab: Lab) -> None:
@@ -60,6 +63,7 @@ def directors(lab: Lab) -> None:
     lab.compose.start("director1", "director2", "director3")
     lab.until("all proxies are back", lambda: all(map(lab.balanced, (1, 2, 3))))
     lab.allow("no director", began - GREETING)
+    _idle_deliverers(lab)
 
 
 def redis_primary(lab: Lab) -> None:
@@ -193,6 +197,7 @@ def director_address(lab: Lab) -> None:
         lab.until("director2 answers", lambda: lab.ask(2, "/v1/ring"))
         lab.until("proxy2 is back", lambda: lab.balanced(2))
         lab.allow("proxy2 without its director", began - GREETING, proxy="proxy2")
+        _idle_deliverers(lab, "proxy2")
         if (now := lab.compose.address("director2", "ring")) == before:
             raise NotAsItShould(f"director2 came back with the address it had, {now}")
         lab.until_well()
@@ -224,6 +229,12 @@ def _two_do_the_work(lab: Lab) -> None:
         "the clients went on for 5 s",
         lambda: time.time() - began > 5 and any(event.began > began for event in lab.events()),
     )
+
+
+def _idle_deliverers(lab: Lab, proxy: str = "") -> None:
+    """Allow what a director meets when it starts: an LMTP process that was idle finds its connection to the
+    former one dead only when it uses it. That delivery gets 451, and a mail server sends it again."""
+    lab.allow("an idle LMTP process", time.time(), proxy=proxy, protocol="lmtp", longer=IDLE_LMTP)
 
 
 def _primary(lab: Lab) -> str:

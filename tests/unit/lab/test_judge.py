@@ -164,6 +164,11 @@ def test_only_some_users_are_only_they() -> None:
     assert not covered(failed(150, user="user008"), users=frozenset({"user007"}))
 
 
+def test_only_one_protocol_is_only_that() -> None:
+    assert covered(failed(150), protocol="imap")
+    assert not covered(failed(150), protocol="lmtp")
+
+
 def test_a_login_that_is_done_needs_no_permission() -> None:
     assert (
         failures([ok(), Event(1, 2, IDLE, "u", TIMEOUT)], [Allowed("", LOGIN, 0, 5)])[0][0].protocol == IDLE
