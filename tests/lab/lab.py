@@ -91,8 +91,12 @@ class Lab:
         return next((name for name, host in self.hosts(number).items() if host["address"] == address), "")
 
     def homes(self) -> dict[str, str]:
-        """Where director 1 has each user, of at most a thousand: name -> address of his backend."""
-        return {user["name"]: user["host"] for user in self.ask(1, "/v1/users") if user["name"]}
+        """Where director 1 has each user who has logged in: name -> address of his backend, or nothing.
+
+        One by one: a listing has the names of those only who logged in since the directors lost them.
+        """
+        users = sorted({event.user for event in self.events()})
+        return {user: self.ask(1, f"/v1/users/{user}")["current"] or "" for user in users}
 
     def users_of(self, backend: str) -> frozenset[str]:
         """Those whom director 1 has there."""
