@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.lab.changes import Changes
 from tests.lab.compose import CommandFailed, Compose
-from tests.lab.judge import CUT, Verdict, judge, table
+from tests.lab.judge import Verdict, judge, table
 from tests.lab.lab import Lab, NotAsItShould
 from tests.lab.scenarios import ALL, Scenario
 
@@ -66,18 +66,16 @@ def attempt(lab: Lab, changes: Changes, scenario: Scenario) -> Verdict:
     try:
         lab.until_well()
         began, held = time.time(), lab.held()
-        changes.make()
-        # users of a backend that was tagged, and the one who was moved
-        lab.allow("an operator moved them", began, what=CUT)
+        with lab.moving():
+            changes.make()
         lab.until_well()
         scenario.run(lab)
         lab.until_well()
         lost = changes.lost()
-        tidied = time.time()
         for command in scenario.tidy:
-            lab.director(1, *command)
+            with lab.moving():
+                lab.director(1, *command)
             changes.rebalanced()
-            lab.allow("an operator moved them", tidied, what=CUT)
     except (CommandFailed, NotAsItShould) as error:
         problems.append(str(error))
     time.sleep(AFTER)

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -89,10 +90,30 @@ class Lab:
         address = self.ask(number, f"/v1/users/{user}")["current"]
         return next((name for name, host in self.hosts(number).items() if host["address"] == address), "")
 
+    def homes(self) -> dict[str, str]:
+        """Where director 1 has each user who has logged in: name -> address of his backend, or nothing.
+
+        One by one: a listing has the names of those only who logged in since the directors lost them.
+        """
+        users = sorted({event.user for event in self.events()})
+        return {user: self.ask(1, f"/v1/users/{user}")["current"] or "" for user in users}
+
     def users_of(self, backend: str) -> frozenset[str]:
-        """Those whom director 1 has there, of a cluster of at most a thousand."""
+        """Those whom director 1 has there."""
         address = self.hosts()[backend]["address"]
-        return frozenset(user["name"] for user in self.ask(1, f"/v1/users?host={address}") if user["name"])
+        return frozenset(user for user, home in self.homes().items() if home == address)
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """Allow what becomes of users who are on another backend behind the block than before it.
+
+        Their sessions are ended; with Dovecot 2.3 also one that is being let in, before its client is told.
+        """
+        began, before = time.time() - 1.0, self.homes()
+        yield
+        moved = [user for user, home in self.homes().items() if before.get(user) != home]
+        for what in (LOGIN, CUT):
+            self.allow("an operator moved them", began, what=what, users=moved)
 
     def balancer(self, *command: str) -> str:
         """What the load balancer answers to a command of its own."""

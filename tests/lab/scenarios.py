@@ -92,10 +92,9 @@ def cut_from_ring(lab: Lab) -> None:
     user, was = held[0].user, held[0].backend
     with lab.compose.disconnected("director2", "ring"):
         lab.until("the others miss director2", lambda: lab.ask(1, "/v1/ring")["missing"])
-        began = time.time()
-        lab.director(1, "move", user, "backend1" if was != "backend1" else "backend3")
-        lab.until(f"{user}'s session on {was} has ended", lambda: held[0] not in lab.through(2))
-        lab.allow(f"{user} was moved", began, what=CUT, users=[user])
+        with lab.moving():
+            lab.director(1, "move", user, "backend1" if was != "backend1" else "backend3")
+            lab.until(f"{user}'s session on {was} has ended", lambda: held[0] not in lab.through(2))
         time.sleep(5)
 
 
