@@ -74,6 +74,7 @@ class Assigner:
         self._held: set[UserKey] = set()
         self._unread: set[int] = set()
         self._names = bytearray()
+        self._refreshed = bytearray()
 
     def set_backends(self, backends: Iterable[Backend]) -> None:
         """Replace the table of hosts. Circles of tags in which nothing changed are kept as they are."""
@@ -102,11 +103,12 @@ class Assigner:
         return self._assign(key, tag)[0]
 
     def assign_named(self, key: UserKey, tag: bytes, name: bytes) -> Backend | Wait:
-        """The same; the name of a user who was placed anew is remembered, if names are."""
-        answer, is_new = self._assign(key, tag)
-        if is_new and self.remember_names:
+        """The same; the name of a user who was placed anew, or whose refresh is announced, can be taken then,
+        if names are remembered."""
+        answer, names = self._assign(key, tag)
+        if names is not None and self.remember_names:
             name = name[:0xFFFF]
-            self._names += key.to_bytes(8) + len(name).to_bytes(2) + name
+            names += key.to_bytes(8) + len(name).to_bytes(2) + name
         return answer
 
     def choose(self, key: UserKey, tag: bytes) -> Backend | Wait:
@@ -154,6 +156,11 @@ class Assigner:
         names, self._names = bytes(self._names), bytearray()
         return names
 
+    def take_refreshed(self) -> bytes:
+        """The same of known users, once in a third of the expiry: a name that was lost comes back."""
+        names, self._refreshed = bytes(self._refreshed), bytearray()
+        return names
+
     def suffix(self, backend: Backend, key: UserKey) -> bytes:
         """What is appended to the line of a user who goes to `backend`."""
         # 2.3 says half of the expiry; a third lets one refresh be lost (ring-rules 17)
@@ -161,21 +168,23 @@ class Assigner:
         refresh = self.users.expire // 3
         return f"\tproxy_refresh={refresh}\thost={host}\tuser_dirkey={key >> 32}@{backend.address}".encode()
 
-    def _assign(self, key: UserKey, tag: bytes) -> tuple[Backend | Wait, bool]:
-        """The answer, and whether the user was placed anew."""
+    def _assign(self, key: UserKey, tag: bytes) -> tuple[Backend | Wait, bytearray | None]:
+        """The answer, and where the user's name belongs, if anywhere."""
         if self.gate == Gate.CLOSED:
-            return Wait.HINT, False
+            return Wait.HINT, None
         if key in self._held:
-            return Wait.HELD, False
+            return Wait.HELD, None
         old = self.users.get(key)
         if old is not None:
             known = self._known(old, tag)
+            if isinstance(known, Backend):
+                return known, self._refreshed if self.users.touch(key, self.unix) else None
             if known is not None:
-                return known, False
+                return known, None
         elif key >> BUCKET_SHIFT in self._unread:
-            return Wait.UNREAD, False
+            return Wait.UNREAD, None
         chosen = self.choose(key, tag)
-        return chosen, isinstance(chosen, Backend)
+        return chosen, self._names if isinstance(chosen, Backend) else None
 
     def _known(self, old: User, tag: bytes) -> Backend | Wait | None:
         """What a record says about its user; None where he is to be placed anew."""
@@ -197,6 +206,4 @@ class Assigner:
                 return Wait.NEAR if self.gate == Gate.OPEN else Wait.RING
         if not alive:
             return None
-        # 2.3 answers known users even when their host is down or has no weight
-        self.users.touch(old.key, self.unix)
-        return backend
+        return backend  # as 2.3 does, even when it is down or has no weight

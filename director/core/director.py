@@ -79,7 +79,7 @@ from director.core.messages import (
     Users,
 )
 from director.core.moves import Job, Moves
-from director.core.names import NameTable
+from director.core.names import NameTable, entry
 from director.core.nearexpiry import NearExpiry
 from director.core.orders import STOPS, Order, Orders
 from director.core.pending import Pending
@@ -379,9 +379,14 @@ class Director:
 
     def _seen(self, names: Iterable[bytes]) -> None:
         tags = {row.tag.encode() for row in self.hosts.present()} | {b""}
+        refreshed = b""
         for name in names:
             for tag in tags:
-                self.users.touch(self.assigner.user_hash.key(name, tag), self.assigner.unix)
+                key = self.assigner.user_hash.key(name, tag)
+                if self.users.touch(key, self.assigner.unix):
+                    refreshed += entry(key, name)
+        if refreshed and self.assigner.remember_names:
+            self._intake.recall(refreshed)
 
     def announce(self) -> list[Effect]:
         """What the table has changed by itself goes to all neighbours, one message each.

@@ -31,12 +31,24 @@ class Intake:
         self._assigner, self._users, self._names = assigner, assigner.users, names
         self._hosts, self._ring, self._pending, self._moves = hosts, ring, pending, moves
         self._counters = counters
+        self._recalled = b""
+
+    def recall(self, entries: bytes) -> None:
+        """Names of known users who were seen: those that nobody here remembers are remembered, and announced.
+
+        A name is stored up to 30 s after its user: if all directors die before that, it is lost."""
+        if lost := self._names.missing(entries):
+            self._names.add(lost)
+            self._recalled += lost
 
     def announce(self) -> list[Effect]:
         """What the table has changed by itself goes to all neighbours, one message each."""
         names = self._assigner.take_names()
         if names:
             self._names.add(names)
+        if refreshed := self._assigner.take_refreshed():
+            self.recall(refreshed)
+        names, self._recalled = names + self._recalled, b""
         if not self._users.has_changes:
             return []
         records = self._users.take_changes()

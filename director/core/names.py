@@ -60,6 +60,14 @@ class NameTable:
                 anything = True
         return anything
 
+    def missing(self, entries: bytes) -> bytes:
+        """Those of some entries whose key has no name here."""
+        return b"".join(
+            entry(key, name)
+            for key, name in entries_in(entries)
+            if key not in dict(entries_in(self._buckets[key >> BUCKET_SHIFT]))
+        )
+
     def bucket(self, number: int) -> bytes:
         """The entries of a bucket, by key, one for each."""
         self._replace(number, dict(entries_in(self._buckets[number])))

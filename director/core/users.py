@@ -148,15 +148,15 @@ class UserTable:
         self._changed(user)
 
     def touch(self, key: UserKey, seen: int) -> bool:
-        """Raise `seen` of a user; False if there is none. Announced once in a third of `expire`."""
+        """Raise `seen` of a user; whether that is announced: once in a third of `expire`, if there is one."""
         old = self.get(key)
-        if old is None:
+        if old is None or seen <= old.seen:
             return False
-        if seen > old.seen:
-            new = old._replace(seen=seen)
-            self._store(new)
-            if self._rounded(seen) > self._rounded(old.seen):
-                self._changed(new)
+        new = old._replace(seen=seen)
+        self._store(new)
+        if self._rounded(seen) == self._rounded(old.seen):
+            return False
+        self._changed(new)
         return True
 
     def merge(self, records: bytes) -> bytes:

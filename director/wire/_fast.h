@@ -220,7 +220,9 @@ static int table_touch(table_t *table, uint8_t *record, uint32_t seen)
     if (buffer_reserve(&table->changes, RECORD) < 0)
         return -1;
     put32(record + AT_SEEN, seen);
-    return table_rounded(table, seen) > table_rounded(table, old) ? table_announce(table, record) : 0;
+    if (table_rounded(table, seen) == table_rounded(table, old))
+        return 0;
+    return table_announce(table, record) < 0 ? -1 : 1;
 }
 
 /* Whether the decision in `record` comes before that in `other`: the first that differs decides. */

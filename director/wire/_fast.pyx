@@ -91,8 +91,7 @@ cdef class UserTable:
         cdef uint8_t *record = table_find(self.table, key)
         if record == NULL:
             return False
-        checked(table_touch(self.table, record, seen))
-        return True
+        return checked(table_touch(self.table, record, seen)) > 0
 
     def merge(self, bytes records not None):
         cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(records)
@@ -335,6 +334,7 @@ cdef class Assigner:
     cdef set held_users
     cdef set unread_buckets
     cdef buffer_t names
+    cdef buffer_t refreshed
     cdef buffer_t output
     cdef buffer_t scratch
 
@@ -349,6 +349,7 @@ cdef class Assigner:
     def __dealloc__(self):
         free(self.by_id)
         free(self.names.data)
+        free(self.refreshed.data)
         free(self.output.data)
         free(self.scratch.data)
 
@@ -435,6 +436,9 @@ cdef class Assigner:
     def take_names(self):
         return taken(&self.names)
 
+    def take_refreshed(self):
+        return taken(&self.refreshed)
+
     def suffix(self, backend, uint64_t key):
         head, tail = self.parts(backend)
         return head + b"%d" % (key >> 32) + tail.removesuffix(b"\n")
@@ -479,17 +483,17 @@ cdef class Assigner:
             return WAIT_HELD
         record = table_find(self.users.table, key)
         if record != NULL:
-            index = self.known(key, tag, record)
+            index = self.known(key, tag, name, record)
             if index != NOT_KNOWN:
                 return index
         elif self.unread_buckets and <uint32_t>(key >> BUCKET_SHIFT) in self.unread_buckets:
             return WAIT_UNREAD
         index = self.chosen(key, tag, record)
         if index >= 0 and self.remember_names and name.data != NULL:
-            self.remember(key, name)
+            self.remember(&self.names, key, name)
         return index
 
-    cdef int known(self, uint64_t key, slice_t tag, uint8_t *record) except -100:
+    cdef int known(self, uint64_t key, slice_t tag, slice_t name, uint8_t *record) except -100:
         """What a record says about its user: the index of his backend, a WAIT, or NOT_KNOWN."""
         cdef table_t *table = self.users.table
         cdef uint32_t id = get32(record + AT_HOST), decided = get32(record + AT_DECIDED)
@@ -513,7 +517,8 @@ cdef class Assigner:
                 return WAIT_NEAR if self._gate == GATE_OPEN else WAIT_RING
         if not alive:
             return NOT_KNOWN
-        checked(table_touch(table, record, self.unix))
+        if checked(table_touch(table, record, self.unix)) and self.remember_names and name.data != NULL:
+            self.remember(&self.refreshed, key, name)
         return host.index
 
     cdef int chosen(self, uint64_t key, slice_t tag, const uint8_t *record) except -100:
@@ -535,13 +540,13 @@ cdef class Assigner:
         checked(table_put(self.users.table, key, host.id, decided, seen, 0))
         return index
 
-    cdef int remember(self, uint64_t key, slice_t name) except -1:
+    cdef int remember(self, buffer_t *names, uint64_t key, slice_t name) except -1:
         cdef uint8_t head[10]
         cdef size_t size = min(name.size, <size_t>0xFFFF)
         put64(head, key)
         put16(head + 8, size)
-        checked(buffer_append(&self.names, head, sizeof(head)))
-        return checked(buffer_append(&self.names, name.data, size))
+        checked(buffer_append(names, head, sizeof(head)))
+        return checked(buffer_append(names, name.data, size))
 
     cdef uint64_t key_of(self, slice_t name, slice_t tag) except? 0:
         if self.fast_mode:

@@ -173,6 +173,21 @@ def test_names_of_new_users_go_round_to_the_right_once() -> None:
     assert played.core.names.names(ALICE >> 52) == {ALICE: "alice"}
 
 
+def test_the_name_of_a_known_user_that_was_lost_comes_back_with_a_login_or_a_live_session() -> None:
+    # all directors were killed before his name was stored: he was listed by his hash from then on
+    for seen in (Seen([b"alice"]), None):
+        played = in_ring()
+        played.core.assigner.remember_names = True
+        played.hear(2, Users(record()))
+        played.core.assigner.unix = START + EXPIRE // 3 + 1
+        if seen is None:
+            played.core.assigner.assign_named(ALICE, b"", b"alice")
+        effects = played.handle(seen or TableChanged(), EXPIRE // 3 + 1)
+        entries = ALICE.to_bytes(8) + (5).to_bytes(2) + b"alice"
+        assert of(Names, messages(effects)) == [Names(entries, 2)]
+        assert played.core.names.names(ALICE >> 52) == {ALICE: "alice"}
+
+
 def test_what_is_new_here_is_passed_on_and_what_is_not_dies() -> None:
     played = in_ring()
     assert of(Users, messages(played.hear(2, Users(record())), 1)) == [Users(record())]

@@ -68,6 +68,14 @@ def test_the_length_is_that_of_all_entries(twin: str) -> None:
     assert len(table(twin, entry(1, b"alice"), entry(FIVE, b"bob"))) == 10 + 5 + 10 + 3
 
 
+def test_of_some_names_those_that_are_not_known_by_any_name_are_found(twin: str) -> None:
+    names = table(twin, entry(FIVE | 2, b"bob"), entry(FIVE | 2, b"Bob"), entry(1, b""))
+    news = entry(FIVE | 1, b"alice") + entry(TOP, b"zoe")
+    assert names.missing(entry(FIVE | 2, b"bobby") + news + entry(1, b"x")) == news
+    assert names.missing(b"") == b""
+    assert names.dirty_count == 0
+
+
 def test_merging_says_whether_anything_was_new(twin: str) -> None:
     names = table(twin, entry(1, b"alice"))
     assert names.merge(entry(2, b"bob") + entry(FIVE, b"eve"))

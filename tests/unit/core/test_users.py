@@ -190,7 +190,7 @@ def test_a_refresh_of_an_unknown_user_creates_nobody(hot: HotPath) -> None:
 
 def test_a_refresh_within_the_same_third_of_the_expiry_is_kept_and_not_announced(hot: HotPath) -> None:
     users = table(hot, user(seen=901))
-    assert users.touch(UserKey(1), 1000)
+    assert not users.touch(UserKey(1), 1000)
     assert users.get(UserKey(1)) == user(seen=1000)
     assert (users.take_changes(), users.dirty_count) == (b"", 0)
 
@@ -204,7 +204,7 @@ def test_a_refresh_in_the_next_third_of_the_expiry_is_announced(hot: HotPath) ->
 
 def test_a_refresh_never_lowers_seen(hot: HotPath) -> None:
     users = table(hot, user(seen=1000))
-    assert users.touch(UserKey(1), 5)
+    assert not users.touch(UserKey(1), 5)
     assert users.get(UserKey(1)) == user(seen=1000)
     assert not users.has_changes
 

@@ -365,6 +365,21 @@ def test_the_names_of_users_placed_anew_can_be_taken_once(hot: HotPath) -> None:
     assert assigner.take_names() == b""
 
 
+def test_the_name_of_a_known_user_can_be_taken_once_in_a_third_of_the_expiry(hot: HotPath) -> None:
+    assigner = director(hot)
+    assigner.remember_names = True
+    line, found = b"OK\t1\tuser=alice\tproxy\n", []
+    third = assigner.users.expire // 3
+    start = assigner.unix // third * third + third  # the last second of a third
+    for second in (0, 1, third, third + 1, third + 2):
+        assigner.unix = start + second
+        hot.rewrite(assigner, line, False)
+        found.append(assigner.take_refreshed())
+    alice = ALICE.to_bytes(8, "big") + b"\x00\x05alice"
+    assert found == [b"", alice, b"", alice, b""]
+    assert assigner.take_names() == alice
+
+
 def test_no_names_are_kept_unless_they_are_wanted(hot: HotPath) -> None:
     assigner = director(hot)
     hot.rewrite(assigner, b"OK\t1\tuser=alice\tproxy\n", False)
@@ -458,6 +473,7 @@ def test_the_compiled_rewriting_does_what_the_plain_one_does(
         plain.unix = packed.unix = unix
         assert fast.rewrite(packed, data, passlines) == PURE.rewrite(plain, data, passlines)
         assert packed.take_names() == plain.take_names()
+        assert packed.take_refreshed() == plain.take_refreshed()
         assert packed.users.take_changes() == plain.users.take_changes()
 
 
