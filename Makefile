@@ -57,7 +57,8 @@ lab:  ## a cluster in containers, with Redis; ENGINE=local where no image can be
 	@deploy/lab/lab up
 
 lab-test: install lab  ## kill, cut and rebuild everything in the lab while users log in; a table
-	@eval "$$(deploy/lab/lab env)" && $(BIN)/python -m tests.lab $(ARGS) && $(BIN)/python -m tests.lab.guide
+	@eval "$$(deploy/lab/lab env)" && $(BIN)/python -m tests.lab $(ARGS) \
+		$(if $(ARGS),,&& $(BIN)/python -m tests.lab.guide && $(BIN)/python -m tests.lab.profiles)
 
 lab-down:  ## remove the lab: containers, volumes, images, an engine of its own
 	@deploy/lab/lab down

@@ -54,6 +54,7 @@ def main() -> int:
         broken = True
     if verdicts:
         print("\n" + table(verdicts), end="")
+        print(f"images: {', '.join(compose.image_sizes())}")
     if given.json:
         given.json.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n")
     return 1 if broken or not all(verdict.right for verdict in verdicts) else 0
