@@ -202,6 +202,25 @@ def director_address(lab: Lab) -> None:
         lab.until_well()
 
 
+def redis_address(lab: Lab) -> None:
+    """The Redis primary and a sentinel come back with other addresses; then the new primary is killed."""
+    first = _primary(lab)
+    moved = (first, "sentinel3")
+    before = {service: lab.compose.address(service, "store") for service in moved}
+    with lab.compose.elsewhere(moved[0], "store"), lab.compose.elsewhere(moved[1], "store"):
+        lab.until("a sentinel has named another primary", lambda: _primary(lab) not in ("", first))
+        lab.compose.start(*moved)
+        for service in moved:
+            if lab.compose.address(service, "store") == before[service]:
+                raise NotAsItShould(f"{service} came back with the address it had, {before[service]}")
+        lab.until_well()
+    second = _primary(lab)
+    lab.compose.kill(second)
+    lab.until(f"the sentinels have named {first} again", lambda: _primary(lab) == first)
+    lab.until("the directors have their store again", lambda: _stores(lab) == 3)
+    lab.compose.start(second)
+
+
 ALL = (
     Scenario("director", director),
     Scenario("directors", directors),
@@ -218,6 +237,7 @@ ALL = (
     Scenario("rolling", rolling),
     Scenario("backend-address", backend_address),
     Scenario("director-address", director_address),
+    Scenario("redis-address", redis_address),
 )
 
 
