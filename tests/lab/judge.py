@@ -13,17 +13,20 @@ EDGE = 2.0
 """Seconds at both ends of a scenario in which the log of a login may lie outside of it."""
 MOST_TOLD = 5
 COLUMNS = (
-    ("time", 6),
-    ("done", 6),
-    ("allowed", 8),
-    ("failed", 7),
-    ("slowest", 8),
-    ("reopened", 9),
-    ("on two", 7),
-    ("longest", 9),
-    ("lost", 5),
-    ("verdict", 8),
+    ("s", 3),
+    ("done", 5),
+    ("allowed", 7),
+    ("failed", 6),
+    ("slowest", 7),
+    ("closed", 6),
+    ("two", 3),
+    ("longest", 7),
+    ("lost", 4),
+    ("", 5),
 )
+LEGEND = """s: how long it took; slowest login, longest time of a user on two backends: seconds
+closed: long sessions that the server closed; two: users on two backends; lost: changes
+"""
 LOGIN, CUT = "login", "cut"
 """What can be allowed: that a login or delivery fails; that a session which the server let in is cut."""
 
@@ -142,21 +145,21 @@ def table(verdicts: Sequence[Verdict]) -> str:
     lines = [f"{'scenario':<{widest}} " + " ".join(f"{title:>{width}}" for title, width in COLUMNS)]
     for one in verdicts:
         cells = (
-            f"{one.seconds:.0f} s",
+            f"{one.seconds:.0f}",
             one.done,
             one.allowed,
             one.failed,
-            f"{one.slowest:.2f} s",
+            f"{one.slowest:.2f}",
             one.reopened,
             one.on_two_backends,
-            f"{one.longest:.3f} s",
+            f"{one.longest:.3f}",
             one.lost,
             "right" if one.right else "WRONG",
         )
         row = " ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True))
         lines.append(f"{one.scenario:<{widest}} {row}")
     wrong = sum(not one.right for one in verdicts)
-    lines.append("")
+    lines += ["", *LEGEND.splitlines()]
     lines.append(
         f"{wrong} of {len(verdicts)} scenarios went wrong" if wrong else f"all {len(verdicts)} right"
     )

@@ -179,7 +179,7 @@ def test_the_table_says_what_is_wrong_in_its_last_line() -> None:
     good, bad = verdict(EVERYTHING), verdict([])
     assert table([good]).splitlines()[-1] == "all 1 right"
     assert table([good, bad]).splitlines()[-1] == "1 of 2 scenarios went wrong"
-    assert max(map(len, table([good, bad]).splitlines())) <= 110
+    assert max(map(len, table([good, bad]).splitlines())) <= 80
 
 
 def test_a_change_that_is_not_there_any_more_is_lost() -> None:
