@@ -24,8 +24,9 @@ COLUMNS = (
     ("lost", 4),
     ("", 5),
 )
-LEGEND = """s: how long it took; slowest login, longest time of a user on two backends: seconds
-closed: long sessions that the server closed; two: users on two backends; lost: changes
+LEGEND = """s: duration; slowest: login; longest: user on two backends: all in seconds
+closed: long sessions, by the server; two: users on two backends at once
+lost: changes of the operator
 """
 LOGIN, CUT = "login", "cut"
 """What can be allowed: that a login or delivery fails; that a session which the server let in is cut."""
