@@ -5,7 +5,7 @@ Order within one call (ring-rules 5): records leave first, then tokens, then ans
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -79,7 +79,7 @@ from director.core.messages import (
     Users,
 )
 from director.core.moves import Job, Moves
-from director.core.names import NameTable, entry
+from director.core.names import NameTable
 from director.core.nearexpiry import NearExpiry
 from director.core.orders import STOPS, Order, Orders
 from director.core.pending import Pending
@@ -239,7 +239,7 @@ class Director:
                     self.settled = False
                     return effects
             case Seen(names):
-                self._seen(names)
+                self._intake.seen(names)
             case LinkOpened():
                 effects += self.ring.opened(event, now)
             case LinkClosed(link, reason):
@@ -376,17 +376,6 @@ class Director:
         return self._logins.binds(key, self._now)
 
     # ---- users
-
-    def _seen(self, names: Iterable[bytes]) -> None:
-        tags = {row.tag.encode() for row in self.hosts.present()} | {b""}
-        refreshed = b""
-        for name in names:
-            for tag in tags:
-                key = self.assigner.user_hash.key(name, tag)
-                if self.users.touch(key, self.assigner.unix):
-                    refreshed += entry(key, name)
-        if refreshed and self.assigner.remember_names:
-            self._intake.recall(refreshed)
 
     def announce(self) -> list[Effect]:
         """What the table has changed by itself goes to all neighbours, one message each.

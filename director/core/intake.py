@@ -3,6 +3,8 @@ the others, what was decided here is announced."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from director.core.assign import Assigner
 from director.core.counters import Counters
 from director.core.effects import Effect, Level, Log, Send
@@ -10,7 +12,7 @@ from director.core.hosts import HostTable
 from director.core.member import Neighbour
 from director.core.messages import Names, RingMessage, Users
 from director.core.moves import Moves
-from director.core.names import NameTable
+from director.core.names import NameTable, entry
 from director.core.pending import Pending
 from director.core.ring import Ring
 from director.core.users import BY_HAND, User, keys_of, unpack
@@ -33,7 +35,19 @@ class Intake:
         self._counters = counters
         self._recalled = b""
 
-    def recall(self, entries: bytes) -> None:
+    def seen(self, names: Iterable[bytes]) -> None:
+        """These users have live sessions; under which tag is not said."""
+        tags = {row.tag.encode() for row in self._hosts.present()} | {b""}
+        refreshed = b""
+        for name in names:
+            for tag in tags:
+                key = self._assigner.user_hash.key(name, tag)
+                if self._users.touch(key, self._assigner.unix):
+                    refreshed += entry(key, name)
+        if refreshed and self._assigner.remember_names:
+            self._recall(refreshed)
+
+    def _recall(self, entries: bytes) -> None:
         """Names of known users who were seen: those that nobody here remembers are remembered, and announced.
 
         A name is stored up to 30 s after its user: if all directors die before that, it is lost."""
@@ -47,7 +61,7 @@ class Intake:
         if names:
             self._names.add(names)
         if refreshed := self._assigner.take_refreshed():
-            self.recall(refreshed)
+            self._recall(refreshed)
         names, self._recalled = names + self._recalled, b""
         if not self._users.has_changes:
             return []
