@@ -18,6 +18,7 @@ from tests import debian13
 from tests.e2e import site as sites
 from tests.e2e.site import Entrance, Site
 from tests.needs import cannot_run, needs
+from tests.spinning import end_spinning_anvils
 
 # not the demo's addresses: both may run at the same time
 PROXIES, BACKENDS = "127.0.20.11", "127.0.21.1"
@@ -49,6 +50,12 @@ class Front(NamedTuple):
     @property
     def address(self) -> str:
         return self.proxy.address
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_anvils() -> Iterator[None]:
+    yield
+    end_spinning_anvils()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
