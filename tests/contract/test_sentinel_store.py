@@ -118,6 +118,12 @@ async def test_a_primary_that_was_replaced_though_it_works_is_left_when_the_run_
 ) -> None:
     await store.swap_buckets([put(1, b"x")])
     before, old = await store.run_id(), sentinels.primary()
+    replicas = [server for server in sentinels.servers if server is not old]
+    await to_thread.run_sync(
+        wait_for,
+        lambda: all(server.command("EXISTS", "dd:{u00}001") == b":1\r\n" for server in replicas),
+        "both replicas have it",
+    )
     answer = sentinels.sentinels[0].command("SENTINEL", "FAILOVER", SERVICE)
     assert answer == b"+OK\r\n"
     await to_thread.run_sync(wait_for, lambda: sentinels.primary() is not old, "the switch")

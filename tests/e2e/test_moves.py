@@ -155,7 +155,7 @@ def test_a_move_ends_exactly_the_sessions_of_its_user_and_the_next_login_lands_o
         assert seen_at(cluster, "mia") == [new.name] * 3
         for address in cluster.proxy_addresses:
             login_pop3(address, cluster.ports.pop3, "mia")
-        assert new.users("pop3").count("mia") == 3
+        until(lambda: new.users("pop3").count("mia") == 3, what="all three are in the log of the new backend")
         assert set(sessions.ended()).isdisjoint(others)
 
 

@@ -223,8 +223,9 @@ def test_a_kick_by_name_ends_local_sessions_too(servers: list[Server]) -> None:
         for session in (local, proxied):
             session.login(user, PASSWORD)
         kicked = other.director.command("kick", user)
-        # whoever is proxied from there has a session at home too
-        assert (kicked.returncode, kicked.stdout) == (0, f"{user}: 3 sessions ended\n")
+        # whoever is proxied from there has a session at home too, which may end with it before it is kicked
+        assert kicked.returncode == 0
+        assert kicked.stdout in (f"{user}: {count} sessions ended\n" for count in (2, 3))
         for session in (local, proxied):
             with pytest.raises(ConnectionError):
                 session.command("NOOP")
