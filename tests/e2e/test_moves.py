@@ -65,11 +65,14 @@ def cluster(programs: Programs) -> Iterator[Cluster]:
 
 
 def whole(cluster: Cluster) -> None:
-    """Wait until all three are in sync in one ring."""
+    """Wait until all three are in sync in one ring, and have read their stores."""
 
     def is_whole() -> bool:
-        rings = [asked(director, "/v1/ring") for director in cluster.directors]
-        return all(ring["synced"] and len(ring["ring"]) == 3 for ring in rings)
+        found = [asked(director, "/v1/status") for director in cluster.directors]
+        return all(
+            one["ring"]["synced"] and len(one["ring"]["ring"]) == 3 and one["store"]["loaded"]
+            for one in found
+        )
 
     for director in cluster.directors:
         director.wait_ready()

@@ -121,7 +121,11 @@ class Lab:
 
     def balanced(self, number: int) -> bool:
         """Whether the load balancer gives connections to that proxy."""
-        return ("imap", f"proxy{number}", "UP") in self._servers()
+        # "UP 1/2", after one failed check of two, is still given some
+        return any(
+            (service, server) == ("imap", f"proxy{number}") and state.startswith("UP")
+            for service, server, state in self._servers()
+        )
 
     def through(self, number: int) -> list[Event]:
         """Logins, the newest last, whose session through that proxy is held still."""
