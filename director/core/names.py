@@ -61,11 +61,14 @@ class NameTable:
         return anything
 
     def missing(self, entries: bytes) -> bytes:
-        """Those of some entries whose key has no name here."""
+        """Those of some entries whose key has no name here.
+
+        Asked for each known user who logs in, so buckets are searched for a key's bytes, not taken apart:
+        were they in somebody's name by chance, a lost name would stay lost."""
         return b"".join(
             entry(key, name)
             for key, name in entries_in(entries)
-            if key not in dict(entries_in(self._buckets[key >> BUCKET_SHIFT]))
+            if key.to_bytes(8) not in self._buckets[key >> BUCKET_SHIFT]
         )
 
     def bucket(self, number: int) -> bytes:

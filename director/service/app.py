@@ -92,8 +92,14 @@ def run(config_path: str, *, check: bool = False) -> int:
     It may be the successor of a program in this process, which has left what it had; and be replaced itself.
     """
     reexec.ignore_until_served()
+
+    def own_awaited(missing: str) -> None:
+        text = f"the own address is looked for, for {OWN_NAME_WITHIN:g} s: {missing}"
+        print(f"{config_path}: {text}", file=sys.stderr, flush=True)
+
     try:
-        config = load(config_path, os.environ, own_within=0.0 if check else OWN_NAME_WITHIN)
+        own_within = 0.0 if check else OWN_NAME_WITHIN
+        config = load(config_path, os.environ, own_within=own_within, own_awaited=own_awaited)
         left = None if check else reexec.handed_over(os.environ)
     except DirectorError as exc:
         print(exc, file=sys.stderr)

@@ -267,11 +267,13 @@ def load(
     resolve: Resolve = addresses_of,
     local: Callable[[Address], bool] = is_local,
     own_within: float = 0.0,
+    own_awaited: Callable[[str], None] | None = None,
 ) -> Config:
     """Read and check the file at `path`. Asks the name service, and binds a socket to find the own address.
 
     environ: what `${VAR}` refers to. resolve, local: how names and own addresses are found. own_within:
-    seconds that the own name may take to be resolved; a name of somebody else is not waited for.
+    seconds that the own name may take to be resolved; a name of somebody else is not waited for. own_awaited:
+    told once what is missing, where it is waited for.
     Raises ConfigErrors with every problem there is.
     """
     reader = Reader(str(path), Path(path).absolute().parent, environ)
@@ -281,7 +283,7 @@ def load(
         folder=reader.folder,
         state=(state := _state(reader, raw)),
         snapshot=_snapshot(reader, raw, state),
-        ring=_ring(reader, raw.get("ring"), resolve, local, own_within),
+        ring=_ring(reader, raw.get("ring"), resolve, local, own_within, own_awaited),
         backends=_backends(reader, raw.get("backends"), resolve),
         dovecot=(dovecot := _dovecot(reader, raw.get("dovecot"))),
         users=_users(reader, raw.get("users"), dovecot),
@@ -360,7 +362,12 @@ def _snapshot(reader: Reader, raw: Mapping[str, Any], state: StateUrl) -> StateU
 
 
 def _ring(
-    reader: Reader, raw: object, resolve: Resolve, local: Callable[[Address], bool], own_within: float
+    reader: Reader,
+    raw: object,
+    resolve: Resolve,
+    local: Callable[[Address], bool],
+    own_within: float,
+    own_awaited: Callable[[str], None] | None,
 ) -> RingConfig:
     given = reader.section(RingConfig, raw, "ring")
     entries: list[str] = given.pop("servers", [])
@@ -370,6 +377,9 @@ def _ring(
         found = _directors(entries, written_listen, resolve, local)
         if not found.own_unresolved or time.monotonic() >= until:
             break
+        if own_awaited is not None:
+            own_awaited(found.problems[-1][1])
+            own_awaited = None
         time.sleep(OWN_NAME_AGAIN)  # a container's name may come a moment after it
     if not reader.reported("ring.servers") and not reader.reported("ring.listen"):
         for key, text, value in found.problems:

@@ -88,6 +88,12 @@ def asked(director: Director, path: str) -> Any:
         client.close()
 
 
+def stored(director: Director) -> bool:
+    """Whether the store has all that this director knows."""
+    queued: int = asked(director, "/v1/status")["store"]["queued_buckets"]
+    return queued == 0
+
+
 def told(director: Director, *arguments: str, code: int = 0) -> CompletedProcess[str]:
     """What the command line says, which must end with `code`."""
     result = director.command(*arguments)
@@ -452,6 +458,8 @@ def test_a_move_is_finished_after_all_directors_died_in_the_middle_of_it(cluster
         _, new = moving(cluster, sessions, "abby")
         move = start_move(cluster.directors[1], "abby", new.address)
         until(lambda: len(sessions.ended()) == 6, what="the move has begun everywhere")
+        # Sessions are ended while the record is written: nobody has been told of the move yet.
+        until(lambda: stored(cluster.directors[1]), what="it is stored")
         assert asked(cluster.directors[1], f"/v1/moves/{move}")["ended"] is None
         for director in cluster.directors:
             director.kill()

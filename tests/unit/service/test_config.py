@@ -668,10 +668,18 @@ def test_the_own_name_is_waited_for_and_no_other(place: Place) -> None:
         table = next(answers) if name == "d1" else {}
         return resolver(table)(name)
 
+    said: list[str] = []
     config = load(
-        place.file, {}, resolve=resolve, local=lambda address: address == "10.0.0.1", own_within=20.0
+        place.file,
+        {},
+        resolve=resolve,
+        local=lambda address: address == "10.0.0.1",
+        own_within=20.0,
+        own_awaited=said.append,
     )
     assert config.ring.listen == Endpoint(Address("10.0.0.1"), 9090)
+    assert len(said) == 1
+    assert "not resolved: d1, d3" in said[0]
 
 
 def test_an_own_name_that_does_not_come_is_an_error_that_names_all_that_may_be_it(place: Place) -> None:
