@@ -94,9 +94,12 @@ class SessionReview:
     def _end_straggler(self, key: UserKey, row: HostRow, now: Now) -> None:
         user = self._users.get(key)
         # A user on the move is his move's, which ends his sessions, and counts them.
-        if user is None or user.flags & MOVING:
+        if user is not None and user.flags & MOVING:
             return
-        if user.host != self._hosts.id_of(row.address):
+        elsewhere = user is not None and (
+            user.host != self._hosts.id_of(row.address) or self._hosts.gone(user)
+        )
+        if elsewhere or not row.present:  # removed, or his backend has another address by now
             self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
 
     def _key(self, session: ProxiedSession, tag: bytes) -> UserKey:

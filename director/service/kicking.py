@@ -13,7 +13,7 @@ from typing import NamedTuple
 import anyio
 import anyio.abc
 
-from director.core.kicktypes import Fence, HashOnHosts, KickWhat, ProxiedSession
+from director.core.kicktypes import Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.errors import KickError
 from director.net.kickline import identity
 from director.service.config import DovecotConfig
@@ -186,7 +186,7 @@ class Kicker:
         except KickError as exc:
             problem = str(exc)
         self._under_way -= 1
-        if isinstance(kick.what, HashOnHosts):
+        if isinstance(kick.what, HashOnHosts | OnHost):
             self._expect_stragglers()
         self._ended(kick.number, sessions, problem)
 

@@ -29,6 +29,11 @@ def stages() -> dict[str, str]:
     return found
 
 
+def built_by(image: str) -> list[str]:
+    """The services that build it."""
+    return [name for name, one in SERVICES.items() if one["image"] == image and "build" in one]
+
+
 def ports() -> list[str]:
     return [str(port) for service in SERVICES.values() for port in service.get("ports", ())]
 
@@ -44,9 +49,22 @@ def test_a_container_may_write_to_its_volumes_only_and_has_no_right_beyond_a_use
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_a_container_runs_as_a_user_who_is_not_root_and_says_how_it_is(name: str) -> None:
-    stage = stages()[SERVICES[name]["build"]["target"]]
+    builder = built_by(SERVICES[name]["image"])[0]
+    stage = stages()[SERVICES[builder]["build"]["target"]]
     assert "\nUSER lab\n" in stage or stage.startswith("FROM director ")
     assert "\nHEALTHCHECK " in stage or name == "secrets"
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_an_image_is_built_once_and_before_others_run_it(name: str) -> None:
+    """Compose v2 builds all at once: two builds of one name, and containers are made anew the next time."""
+    profiles = set(SERVICES[name].get("profiles", ()))
+    order = list(SERVICES)
+    builders = built_by(SERVICES[name]["image"])
+    assert len({SERVICES[one]["build"]["target"] for one in builders}) == 1
+    mine = [one for one in builders if profiles <= set(SERVICES[one].get("profiles", profiles))]
+    assert len(mine) == 1
+    assert order.index(mine[0]) <= order.index(name)
 
 
 def test_what_is_published_is_published_on_this_machine_only() -> None:

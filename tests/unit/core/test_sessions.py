@@ -8,14 +8,16 @@ from director.core.addresses import host_id
 from director.core.assign import Assigner
 from director.core.counters import Counters
 from director.core.effects import Kick, ListSessions
+from director.core.events import HostMove
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import Kicks
 from director.core.kicktypes import HashOnHosts, ProxiedSession
 from director.core.messages import HostRow
+from director.core.readdressing import moved_rows
 from director.core.sessions import SLICE, SessionReview
 from director.core.users import MOVING, User, UserTable
-from director.types import Address
+from director.types import Address, Stamp
 from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
 
 ALICE = user(b"alice", BACKENDS[0], seen=START - 100)
@@ -140,3 +142,32 @@ def test_sessions_of_a_user_on_the_move_are_left_to_his_move_which_counts_them()
     one = Review()
     one.users.put(ALICE._replace(flags=MOVING))
     assert one.of(session(BACKENDS[1]), late=True) == []
+
+
+def test_who_arrives_at_a_host_after_it_was_removed_is_ended_whatever_his_record_says() -> None:
+    one = Review()
+    one.users.put(ALICE)
+    one.hosts.change(BACKENDS[0], START, remove=True)
+    ended = [HashOnHosts(ALICE.key >> 32, [BACKENDS[0]])]
+    assert one.of(session(BACKENDS[0]), late=True) == ended
+    assert one.of(session(BACKENDS[0], b"bob"), late=True) != []
+    one.hosts.change(BACKENDS[0], START + 1)
+    assert one.hosts.get(BACKENDS[0]) is not None
+    assert one.of(session(BACKENDS[0]), late=True) == ended
+    one.users.put(ALICE._replace(decided=Stamp(START + 100)))
+    assert one.of(session(BACKENDS[0]), late=True) == []
+
+
+def test_who_arrives_at_the_address_that_his_backend_has_left_is_ended() -> None:
+    one = Review()
+    one.users.put(ALICE)
+    one.hosts.merge([HostRow(BACKENDS[0], "b0", True, 1, "", 0, 100, 0, True, 0)])
+    after = Address("127.0.1.77")
+    one.hosts.put(moved_rows(one.hosts.rows, [HostMove("b0", BACKENDS[0], after)], START))
+    assert one.of(session(BACKENDS[0]), late=True) == [HashOnHosts(ALICE.key >> 32, [BACKENDS[0]])]
+    heir = one.hosts.heir(ALICE)
+    assert heir is not None
+    one.users.put(heir)
+    assert one.of(session(BACKENDS[0]), session(after), late=True) == [
+        HashOnHosts(ALICE.key >> 32, [BACKENDS[0]])
+    ]

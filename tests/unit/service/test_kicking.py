@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.kicktypes import ByName, Fence, HashOnHosts, OnHost, ProxiedSession
+from director.core.kicktypes import ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.errors import KickError
 from director.service import kicking
 from director.service.config import DovecotConfig
@@ -311,14 +311,15 @@ async def test_auto_passes_over_an_ipc_socket_that_an_upgrade_left_behind(tmp_pa
         assert await desk.end() == [(1, 1, "")]
 
 
+@pytest.mark.parametrize("what", [HashOnHosts(1, ["127.0.32.1"]), OnHost("127.0.32.1")])
 async def test_after_a_kick_through_anvil_sessions_that_arrived_late_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: KickWhat
 ) -> None:
     monkeypatch.setattr(kicking, "LATE_FIRST", 0.05)
     monkeypatch.setattr(kicking, "LATE_EVERY", 0.05)
     desk = Desk(tmp_path, kick="anvil")
     async with FakeAnvil().listening(desk.anvil) as fake, desk.running():
-        desk.kicker.kick(1, HashOnHosts(1, ["127.0.32.1"]))
+        desk.kicker.kick(1, what)
         await desk.end()
         await until(lambda: desk.late)
         fake.rows.append(row(b"ann", HOST))
