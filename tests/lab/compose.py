@@ -149,8 +149,10 @@ class Compose:
                     raise CommandFailed(
                         ["docker", "run"], f"the engine does not give {before} to another one"
                     )
-                command = ("run", "-d", "--network", f"{self.project}_{network}", "--entrypoint", "sleep")
-                fillers.append(self.docker(*command, image, "600").strip())
+                # Compose v2 labels its images, too: these are no containers of the service
+                labels = ("--label", f"{PROJECT}=", "--label", f"{SERVICE}=")
+                command = ("run", "-d", *labels, "--network", f"{self.project}_{network}")
+                fillers.append(self.docker(*command, "--entrypoint", "sleep", image, "600").strip())
             yield
         finally:
             if fillers:
