@@ -7,11 +7,15 @@ whole and the hosts as they were.
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
@@ -19,7 +23,7 @@ import pytest
 
 from director.cli.client import Client
 from director.core.hashing import UserHash
-from director.demo.clients import Delivery, login_imap, login_pop3
+from director.demo.clients import Delivery, Imap, login_imap, login_pop3
 from director.demo.cluster import Cluster, Director
 from director.demo.dovecot import Backend, Programs
 from director.demo.ports import addresses, free_ports
@@ -28,7 +32,7 @@ from director.records import MoveInfo, NewMove
 from tests.e2e.conftest import new_folder
 from tests.e2e.lookups import hosts_of
 from tests.e2e.processes import until
-from tests.e2e.sessions import Session, Sessions
+from tests.e2e.sessions import Session, Sessions, answers
 from tests.e2e.stock import doveadm_director
 from tests.servers import RedisServer
 
@@ -92,6 +96,25 @@ def stored(director: Director) -> bool:
     """Whether the store has all that this director knows."""
     queued: int = asked(director, "/v1/status")["store"]["queued_buckets"]
     return queued == 0
+
+
+def kicks_done(director: Director) -> int:
+    client = Client(str(director.api))
+    try:
+        found = re.search(
+            r'^director_kicks_total\{result="done"\} ([0-9]+)', client.get("/metrics").decode(), re.M
+        )
+    finally:
+        client.close()
+    assert found is not None
+    return int(found[1])
+
+
+def connected(address: str, port: int) -> bool:
+    """Whether somebody has a connection to there, served or not."""
+    there = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{port:04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    return any(line.split()[2:4] == [there, "01"] for line in lines)
 
 
 def told(director: Director, *arguments: str, code: int = 0) -> CompletedProcess[str]:
@@ -303,6 +326,33 @@ def test_a_tag_takes_a_host_out_of_its_pool_and_moves_its_users(cluster: Cluster
             assert counts(cluster, host) == [0, 0, 0]
         finally:
             told(cluster.directors[0], "tag", host, "")
+
+
+def test_who_was_on_his_way_to_a_host_when_it_was_removed_is_ended_when_he_arrives(cluster: Cluster) -> None:
+    director, host = cluster.directors[0], cluster.backends[3]
+    [user] = users_on(cluster, host.address, "late", 1)
+    processes = host.processes()
+    with Imap(cluster.proxies[0].address, cluster.ports.imap) as client:
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            client.send(f'a LOGIN "{user}" "any"')
+            until(lambda: connected(host.address, cluster.ports.imap), what="the proxy waits for the backend")
+            before = kicks_done(director)
+            told(director, "remove", host.address)
+            # He comes after the host was emptied, and once more a second later.
+            until(lambda: kicks_done(director) >= before + 2, what="the sessions there are ended")
+        finally:
+            for pid in processes:
+                os.kill(pid, signal.SIGCONT)
+        try:
+            while not client.read().startswith(b"a OK"):
+                pass
+            assert client.served_by() == host.name
+            until(lambda: not answers(client), within=15, what="his session there has ended")
+            assert host.name not in seen_at(cluster, user)
+        finally:
+            told(director, "add", host.address)
 
 
 # ---- deliveries
