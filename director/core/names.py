@@ -7,6 +7,7 @@ user table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from struct import Struct
 
 from director.core.users import BUCKET_SHIFT, BUCKETS, RECORD
@@ -60,14 +61,14 @@ class NameTable:
                 anything = True
         return anything
 
-    def missing(self, entries: bytes) -> bytes:
-        """Those of some entries whose key has no name here.
+    def missing(self, entries: bytes, most: int) -> bytes:
+        """Of the first `most` of some entries those whose key has no name here.
 
-        Asked for each known user who logs in, so buckets are searched for a key's bytes, not taken apart:
-        were they in somebody's name by chance, a lost name would stay lost."""
+        Asked for known users who log in, so buckets are searched for a key's bytes, not taken apart: were
+        they in somebody's name by chance, a lost name would stay lost."""
         return b"".join(
             entry(key, name)
-            for key, name in entries_in(entries)
+            for key, name in islice(entries_in(entries), most)
             if key.to_bytes(8) not in self._buckets[key >> BUCKET_SHIFT]
         )
 

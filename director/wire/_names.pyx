@@ -145,14 +145,15 @@ cdef class NameTable:
             self.mark(number)
             at += size_of(data + at)
 
-    def missing(self, bytes entries not None):
+    def missing(self, bytes entries not None, int most):
         cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(entries)
         cdef size_t length = PyBytes_GET_SIZE(entries)
         cdef size_t at = 0
         cdef bytearray found = bytearray()
         cdef block *bucket
         self.check(data, length)
-        while at < length:
+        while at < length and most > 0:
+            most -= 1
             bucket = &self.buckets[number_of(data + at)]
             # not tidied for that: users are placed, and this is asked, all the time
             if find(bucket.data, bucket.data + bucket.used, data + at) == NULL:

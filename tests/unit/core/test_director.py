@@ -42,6 +42,7 @@ from director.core.events import (
     TimerFired,
 )
 from director.core.hashing import UserHash
+from director.core.intake import RECALLED
 from director.core.member import State
 from director.core.messages import (
     Bye,
@@ -56,11 +57,12 @@ from director.core.messages import (
     Token,
     Users,
 )
+from director.core.names import entries_in
 from director.core.ring import LEAVE_WITHIN
 from director.core.standing import Standing
 from director.core.users import User, pack, unpack
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
-from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, messages, of
+from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, messages, of, user
 
 ALICE, BOB = UserHash().key(b"alice"), UserHash().key(b"bob")
 ROW = HostRow(str(BACKENDS[0]), "", True, 0, "", 0, 7, START, True, 0)
@@ -186,6 +188,24 @@ def test_the_name_of_a_known_user_that_was_lost_comes_back_with_a_login_or_a_liv
         entries = ALICE.to_bytes(8) + (5).to_bytes(2) + b"alice"
         assert of(Names, messages(effects)) == [Names(entries, 2)]
         assert played.core.names.names(ALICE >> 52) == {ALICE: "alice"}
+
+
+def test_of_many_known_users_who_lost_their_names_some_are_looked_for_in_one_turn() -> None:
+    """With ten million users each costs 10 µs: the login of a thousand at once would hold up the loop."""
+    played = in_ring()
+    played.core.assigner.remember_names = True
+    users = [b"user%d" % number for number in range(RECALLED + 50)]
+    played.hear(2, Users(b"".join(pack([user(name, BACKENDS[0])]) for name in users)))
+    found = []
+    for period in (1, 2):
+        at = period * (EXPIRE // 3 + 1)
+        played.core.assigner.unix = START + at
+        for name in users[::-1] if period == 2 else users:
+            played.core.assigner.assign_named(UserHash().key(name, b""), b"", name)
+        [names] = of(Names, messages(played.handle(TableChanged(), at)))
+        found.append([name for _, name in entries_in(names.entries)])
+    assert found[0] == users[:RECALLED]
+    assert sorted(found[1]) == sorted(users[RECALLED:])
 
 
 def test_what_is_new_here_is_passed_on_and_what_is_not_dies() -> None:

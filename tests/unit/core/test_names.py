@@ -71,8 +71,10 @@ def test_the_length_is_that_of_all_entries(twin: str) -> None:
 def test_of_some_names_those_that_are_not_known_by_any_name_are_found(twin: str) -> None:
     names = table(twin, entry(FIVE | 2, b"bob"), entry(FIVE | 2, b"Bob"), entry(1, b""))
     news = entry(FIVE | 1, b"alice") + entry(TOP, b"zoe")
-    assert names.missing(entry(FIVE | 2, b"bobby") + news + entry(1, b"x")) == news
-    assert names.missing(b"") == b""
+    assert names.missing(entry(FIVE | 2, b"bobby") + news + entry(1, b"x"), 9) == news
+    assert names.missing(entry(1, b"x") + news, 2) == entry(FIVE | 1, b"alice")
+    assert names.missing(news, 0) == b""
+    assert names.missing(b"", 9) == b""
     assert names.dirty_count == 0
 
 
