@@ -123,6 +123,15 @@ def test_every_secret_that_is_read_is_made() -> None:
     assert {name for name in read if "/" not in name} <= set(made[1].split())
 
 
+def test_no_program_is_given_a_secret_as_an_argument() -> None:
+    secret = re.compile(r"\$\{?password|\$\(secret |\$\(cat [^)]*secrets")
+    own = re.compile(r"^\s*(printf|echo|REDISCLI_AUTH=\S+ )|^(user|masterauth|sentinel)\b|^\s*password=")
+    lines = [line for path in [*SCRIPTS, LAB / "redis/lib.sh"] for line in path.read_text().splitlines()]
+    given = [line for line in lines if secret.search(line)]
+    assert len(given) >= 5
+    assert [line for line in given if not own.search(line)] == []
+
+
 def test_every_volume_and_network_is_declared_and_used() -> None:
     used = {mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", ())}
     assert used == set(COMPOSE["volumes"])
