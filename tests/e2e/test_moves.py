@@ -346,7 +346,8 @@ def test_who_was_on_his_way_to_a_host_when_it_was_removed_is_ended_when_he_arriv
             for pid in processes:
                 os.kill(pid, signal.SIGCONT)
         try:
-            until(lambda: user in host.users("imap"), what="he has arrived there")
+            if host.programs.release != "2.3":  # its ipc may know him, and end him on his way
+                until(lambda: user in host.users("imap"), what="he has arrived there")
             until(lambda: not answers(client), within=15, what="his session there has ended")
             assert host.name not in seen_at(cluster, user)
         finally:
