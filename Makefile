@@ -42,10 +42,10 @@ lint: install
 check: install  ## format, lint, types, and the fast tests: under two minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	@other=$$(mktemp) && trap 'rm -f '$$other EXIT && { \
-		{ $(BIN)/mypy && $(BIN)/pytest tests/contract tests/simulation $(SLOW:%=--ignore=%); } >$$other 2>&1 & \
+	@seen=$$(mktemp); trap "rm -f $$seen" EXIT; \
+		{ $(BIN)/mypy && $(BIN)/pytest tests/contract tests/simulation $(SLOW:%=--ignore=%); } >$$seen 2>&1 & \
 		$(BIN)/pytest tests/unit $(SLOW:%=--ignore=%); unit=$$?; \
-		wait $$! && cat $$other && exit $$unit; cat $$other; exit 1; }
+		wait $$!; others=$$?; cat $$seen; exit $$((unit + others))
 
 test: lint  ## everything, with real Dovecot and Redis: about half an hour
 	@$(PACKAGES) dovecot protocols debian13 redis lookups systemd prometheus || test -z "$$CI"

@@ -96,10 +96,9 @@ class SessionReview:
         # A user on the move is his move's, which ends his sessions, and counts them.
         if user is not None and user.flags & MOVING:
             return
-        elsewhere = user is not None and (
-            user.host != self._hosts.id_of(row.address) or self._hosts.gone(user)
-        )
-        if elsewhere or not row.present:  # removed, or his backend has another address by now
+        here = self._hosts.id_of(row.address)
+        his = user is None or (user.host == here and not self._hosts.gone(user))
+        if not row.present or not his:  # removed, at another address by now, or not his any more
             self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
 
     def _key(self, session: ProxiedSession, tag: bytes) -> UserKey:

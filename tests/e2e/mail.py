@@ -154,7 +154,7 @@ class Session(Connection):
 
     def unread(self) -> int:
         """Bytes sent that the server has not read yet."""
-        ends = f"{_packed(self._socket.getpeername())} {_packed(self._socket.getsockname())}"
+        ends = f"{packed(self._socket.getpeername())} {packed(self._socket.getsockname())}"
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             _, local, remote, _, queues, *_ = line.split()
             if f"{local} {remote}" == ends:
@@ -310,7 +310,7 @@ def encoded(response: bytes) -> str:
     return base64.b64encode(response).decode()
 
 
-def _packed(end: tuple[str, int]) -> str:
+def packed(end: tuple[str, int]) -> str:
     """An address and a port as /proc/net writes them."""
     address, port = end
     return f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{port:04X}"

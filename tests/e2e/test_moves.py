@@ -10,11 +10,9 @@ import json
 import os
 import re
 import signal
-import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -31,12 +29,15 @@ from director.demo.settings import Rule
 from director.records import MoveInfo, NewMove
 from tests.e2e.conftest import new_folder
 from tests.e2e.lookups import hosts_of
+from tests.e2e.mail import packed
 from tests.e2e.processes import until
 from tests.e2e.sessions import Session, Sessions, answers
 from tests.e2e.stock import doveadm_director
 from tests.servers import RedisServer
 
 PROXIES, BACKENDS = "127.0.50.11", "127.0.51.1"
+ESTABLISHED = "01"
+"""A state in /proc/net/tcp."""
 GUESTS = [Rule("guest*", fields={"user_guest": "yes"}), Rule("!guest*")]
 QUICK = {
     "ring": 'ping_interval = "500 ms"\nping_timeout = "2 s"',
@@ -83,13 +84,15 @@ def whole(cluster: Cluster) -> None:
     until(is_whole, within=15, what="the ring is whole")
 
 
+def page(director: Director, path: str) -> bytes:
+    """An answer of its API."""
+    with closing(Client(str(director.api))) as client:
+        return client.get(path)
+
+
 def asked(director: Director, path: str) -> Any:
     """A document of its API."""
-    client = Client(str(director.api))
-    try:
-        return json.loads(client.get(path))
-    finally:
-        client.close()
+    return json.loads(page(director, path))
 
 
 def stored(director: Director) -> bool:
@@ -99,22 +102,17 @@ def stored(director: Director) -> bool:
 
 
 def kicks_done(director: Director) -> int:
-    client = Client(str(director.api))
-    try:
-        found = re.search(
-            r'^director_kicks_total\{result="done"\} ([0-9]+)', client.get("/metrics").decode(), re.M
-        )
-    finally:
-        client.close()
+    metrics = page(director, "/metrics").decode()
+    found = re.search(r'^director_kicks_total\{result="done"\} ([0-9]+)', metrics, re.M)
     assert found is not None
     return int(found[1])
 
 
 def connected(address: str, port: int) -> bool:
     """Whether somebody has a connection to there, served or not."""
-    there = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{port:04X}"
+    there = [packed((address, port)), ESTABLISHED]
     lines = Path("/proc/net/tcp").read_text().splitlines()
-    return any(line.split()[2:4] == [there, "01"] for line in lines)
+    return any(line.split()[2:4] == there for line in lines)
 
 
 def told(director: Director, *arguments: str, code: int = 0) -> CompletedProcess[str]:
@@ -126,12 +124,9 @@ def told(director: Director, *arguments: str, code: int = 0) -> CompletedProcess
 
 def start_move(director: Director, user: str, host: str) -> str:
     """Begin a move and do not wait for it. Returns its id."""
-    client = Client(str(director.api))
-    try:
+    with closing(Client(str(director.api))) as client:
         begun = client.change("POST", "/v1/moves?wait=false", NewMove(user=user, host=host))
         return client.decode(begun, MoveInfo).id
-    finally:
-        client.close()
 
 
 def host_of(director: Director, user: str) -> str:

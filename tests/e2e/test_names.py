@@ -228,3 +228,4 @@ def test_the_own_name_may_come_a_moment_after_the_director(network: Network, rin
     until(lambda: "the own address is looked for" in second.log, what=second.log[-3000:])
     network.say(director2_ring="10.77.0.2")
     second.wait_whole(3)
+    assert second.get("/v1/ring")["missing"] == []
