@@ -14,7 +14,6 @@ from pathlib import Path
 from tests.needs import SEARCH, needs, needs_root
 
 PLACE = Path(os.environ.get("DIRECTOR_DEBIAN13", "/var/cache/director/debian13"))
-MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
     "ca-certificates",
     "dovecot-auth-lua",
@@ -46,8 +45,29 @@ def make() -> None:
             shutil.rmtree(leftover)
     half.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "trixie"]
-    subprocess.run([*command, str(half), MIRROR], check=True, env=os.environ | {"PATH": SEARCH})
+    subprocess.run([*command, str(half), mirror()], check=True, env=os.environ | {"PATH": SEARCH})
     half.rename(PLACE)
+
+
+def mirror() -> str:
+    """The URL of the Debian mirror that apt of this machine uses.
+
+    Raises:
+        CalledProcessError: apt-get failed.
+        LookupError: apt has no Debian mirror.
+    """
+    form = "$(REPO_URI) $(ORIGIN) $(LABEL) $(COMPONENT)"
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", form, "Created-By: Packages"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for line in listed.splitlines():
+        url, *kind = line.split()
+        if kind == ["Debian", "Debian", "main"]:
+            return url
+    raise LookupError("apt of this machine has no Debian mirror: run apt-get update, or add a source")
 
 
 def _complete(place: Path) -> bool:
