@@ -13,7 +13,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,8 @@ from director.service.driver import Driver
 from director.service.flushing import FlushPrograms
 from director.service.handover import Handover, Left, cannot_read
 from director.service.kicking import Kicker
-from director.service.log import Log, capture_logging
+from director.service.log import Log, capture_logging, everything_logged
+from director.service.logwriter import LogWriter
 from director.service.lookups import Lookups
 from director.service.operations import Operations
 from director.service.persist import Persistence
@@ -82,6 +83,8 @@ DOORS_LOOK = 0.02
 """Seconds between two looks whether operators' commands have ended."""
 STATUS_EVERY = 5.0
 """Seconds between two status lines for the service manager."""
+STDERR = 2
+"""The descriptor that the log is written to."""
 BUGS_LOGGED, BUGS_EVERY = 5, 10.0
 """At most so many bugs in callbacks are logged in so many seconds; all are counted."""
 
@@ -92,20 +95,34 @@ def run(config_path: str, *, check: bool = False) -> int:
     It may be the successor of a program in this process, which has left what it had; and be replaced itself.
     """
     reexec.ignore_until_served()
+    with closing(LogWriter(STDERR)) as log_writer:
+        try:
+            left = None if check else reexec.handed_over(os.environ)
+        except DirectorError as exc:
+            log_writer.start(f"{exc}\n".encode())
+            return exc.exit_code
+        log_writer.start(left.handover.log_unwritten if left else b"")
+        return _run(config_path, check, left, log_writer)
 
+
+def _run(config_path: str, check: bool, left: Left | None, log_writer: LogWriter) -> int:
     def own_awaited(missing: str) -> None:
         text = f"the own address is looked for, for {OWN_NAME_WITHIN:g} s: {missing}"
-        print(f"{config_path}: {text}", file=sys.stderr, flush=True)
+        log_writer.write(f"{config_path}: {text}\n")
 
     try:
         own_within = 0.0 if check else OWN_NAME_WITHIN
         config = load(config_path, os.environ, own_within=own_within, own_awaited=own_awaited)
-        left = None if check else reexec.handed_over(os.environ)
     except DirectorError as exc:
-        print(exc, file=sys.stderr)
+        log_writer.write(f"{exc}\n")
         return exc.exit_code
-    log = Log(format=config.log.format, level=config.log.level, hide_user=_hidden(config))
+    log = Log(log_writer.write, format=config.log.format, level=config.log.level, hide_user=_hidden(config))
     capture_logging(log)
+    with nullcontext() if check else everything_logged(log, log_writer):
+        return _run_loop(config, log, check, left, log_writer)
+
+
+def _run_loop(config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter) -> int:
     for warning in config.warnings:
         log.warning("configuration", file=config.file, problem=warning)
     for one in config.unresolved:
@@ -114,10 +131,13 @@ def run(config_path: str, *, check: bool = False) -> int:
     try:
         sys.setswitchinterval(GIL_SWITCH)
         while True:
-            outcome = anyio.run(_main, config, log, check, left, backend_options={"use_uvloop": True})
+            outcome = anyio.run(
+                _main, config, log, check, left, log_writer, backend_options={"use_uvloop": True}
+            )
             if isinstance(outcome, int):
                 return outcome
             left = outcome  # the program could not be replaced: take over from ourselves
+            log_writer.start()
     except DirectorError as exc:
         log.error("cannot_start", reason=str(exc))
         return exc.exit_code
@@ -158,8 +178,16 @@ def _hidden(config: Config) -> Callable[[str], object] | None:
 class App:
     """One running director."""
 
-    def __init__(self, config: Config, log: Log, sockets: Sockets, left: Left | None = None) -> None:
-        """left: by the program that was here before."""
+    def __init__(
+        self,
+        config: Config,
+        log: Log,
+        sockets: Sockets,
+        left: Left | None = None,
+        log_writer: LogWriter | None = None,
+    ) -> None:
+        """left: by the program that was here before. log_writer: behind `log`, to be handed over."""
+        self.log_writer = log_writer
         self.config, self.log, self.sockets, self._left = config, log, sockets, left
         self.started = time.time()
         self.begun = time.monotonic()
@@ -236,6 +264,7 @@ class App:
             self.started,
             lambda: self.warm_seconds,
             left.handover.counted if left else None,
+            log_writer,
         )
         self.configuring = Configuring(
             self.director, self.persistence, self.operations, log, unresolved=unresolved
@@ -552,9 +581,11 @@ class App:
         )
 
 
-async def _main(config: Config, log: Log, check: bool, left: Left | None) -> int | Left:
+async def _main(
+    config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter
+) -> int | Left:
     with Sockets(config, log, os.environ, left.handover.listening if left else None) as sockets:
-        app = App(config, log, sockets, left)
+        app = App(config, log, sockets, left, log_writer)
         if check:
             return await _check(app)
         app.prepare()

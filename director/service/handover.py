@@ -99,6 +99,8 @@ class Handover(msgspec.Struct, kw_only=True):
     audit: list[AuditEntry] = msgspec.field(default_factory=list)
     """What is not in the store yet of who did what."""
     counted: Counted = msgspec.field(default_factory=Counted)
+    log_unwritten: bytes = b""
+    """Lines of the log that nobody has read yet; the first one may be the rest of a line."""
     user_bytes: int = 0
     name_bytes: list[int] = msgspec.field(default_factory=list)
     """Of the names of each bucket."""

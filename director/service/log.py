@@ -10,15 +10,19 @@ import logging
 import math
 import re
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 
+from director.service.logwriter import LineStream, LogWriter
 from director.service.units import Secret
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 HIDDEN = "***"
+NOT_READ = "the log is not read as fast as it is written, or cannot be written"
 
 _SECRET_NAME = re.compile("(?:^|_)(?:pass|resp|password|token|secret)(?:$|_(?!file$))", re.IGNORECASE)
 # Inside a text: up to the next TAB (auth lines), & (URLs) or line end. A password may contain spaces.
@@ -27,26 +31,22 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BARE = re.compile(r'[^\s"=\\]+')
 
 
-def to_stderr(line: str) -> None:
-    sys.stderr.write(line)
-    sys.stderr.flush()
-
-
 class Log:
-    """Where everything that is worth a line goes. A log that cannot be written is no reason to stop."""
+    """Where everything that is worth a line goes."""
 
     def __init__(
         self,
+        write: Callable[[str], object],
         *,
         format: str = "logfmt",
         level: str = "info",
         hide_user: Callable[[str], object] | None = None,
-        write: Callable[[str], object] = to_stderr,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """format: "logfmt" or "json". level: the lowest that is written. clock: Unix seconds.
+        """write: takes a line with its end, and does not wait. format: "logfmt" or "json".
 
-        hide_user: what to write for a user's name; None: the name. write: takes a line with its end.
+        level: the lowest that is written. hide_user: what to write for a user's name; None: the name.
+        clock: Unix seconds.
         """
         self._render = _as_json if format == "json" else _as_logfmt
         self._least = LEVELS[level]
@@ -75,19 +75,18 @@ class Log:
         return LEVELS[level] >= self._least
 
     def _event(self, level: str, event: str, fields: dict[str, object]) -> None:
-        if not self.writes(level):
-            return
+        if self.writes(level):
+            self._write(self.line(level, event, fields))
+
+    def line(self, level: str, event: str, fields: Mapping[str, object]) -> str:
+        """The line of an event, whatever the level, with its end."""
         at = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         line: dict[str, object] = {"time": at.removesuffix("+00:00") + "Z", "level": level, "event": event}
         for name, value in fields.items():
             assert name not in line, f"{name} is no name for a field of {event}"
             if value is not None:
                 line[name] = self._safe(name, value)
-        try:
-            self._write(self._render(line) + "\n")
-        except (OSError, ValueError):
-            # Nobody reads stderr any more (closed pipe, closed file): logins matter more than the log.
-            return
+        return self._render(line) + "\n"
 
     def _safe(self, name: str, value: object) -> object:
         if _SECRET_NAME.search(name) or isinstance(value, Secret):
@@ -166,9 +165,9 @@ class LibraryHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage()
-        except (TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):
             text = str(record.msg)
-        error = "".join(traceback.format_exception(record.exc_info[1])) if record.exc_info else None
+        error = _traceback(record.exc_info[1]) if record.exc_info else None
         write = {"DEBUG": self._log.debug, "INFO": self._log.info, "WARNING": self._log.warning}
         write.get(record.levelname, self._log.error)("library", logger=record.name, text=text, error=error)
 
@@ -178,3 +177,29 @@ def capture_logging(log: Log) -> None:
     level = next(number for name, number in LEVELS.items() if log.writes(name))
     logging.basicConfig(handlers=[LibraryHandler(log)], level=level, force=True)
     logging.getLogger("redis_lock").setLevel(logging.WARNING)  # each taking of its lock is not an event here
+
+
+@contextmanager
+def everything_logged(log: Log, writer: LogWriter) -> Iterator[None]:
+    """Send what is printed, warned of, or raised where there is no caller, to `log`: what writes to a
+    descriptor of the process by itself waits for the descriptor's reader."""
+    logging.captureWarnings(True)
+    writer.report = lambda lines: log.line("error", "log_lines_dropped", {"lines": lines, "reason": NOT_READ})
+    before = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook = lambda args: log.error(
+        "library", text=args.err_msg or "exception ignored", error=_traceback(args.exc_value)
+    )
+    threading.excepthook = lambda args: log.error(
+        "library", text="exception in a thread", error=_traceback(args.exc_value)
+    )
+    printed = LineStream(lambda text: log.warning("printed", text=text))
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed):
+            yield
+    finally:
+        sys.unraisablehook, threading.excepthook = before
+        logging.captureWarnings(False)
+
+
+def _traceback(exc: BaseException | None) -> str | None:
+    return "".join(traceback.format_exception(exc)) if exc is not None else None

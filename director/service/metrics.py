@@ -103,11 +103,13 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """member -> seconds its clock is ahead of ours."""
     bugs: int = 0
     """Errors in callbacks that were caught by the loop; must stay 0."""
+    log_dropped: int = 0
+    """Log lines that nobody read in time."""
     loop_lag: float = 0.0
     """Longest delay of a timer of the event loop since the last scrape, seconds."""
 
 
-NUMBERS = ("conflicts", "sessions_kicked", "near_expiry_rounds", "claims", "bugs")
+NUMBERS = ("conflicts", "sessions_kicked", "near_expiry_rounds", "claims", "bugs", "log_dropped")
 NAMED = ("moves", "kicks", "flush_programs", "store_errors", "store_swept")
 PAIRED = ("lookups", "ring_messages")
 TIMED = ("kick_durations", "ring_syncs")
@@ -241,6 +243,7 @@ class _Page:
         yield _gauge("warm_start_ratio", "How much of the store has been read", [((), now.warm_start_part)])
         yield _gauge("event_loop_lag_seconds", "Longest delay of a timer since the last scrape", lag)
         yield _counter("bugs", "Errors in the program that were logged; must stay 0", [((), now.bugs)])
+        yield _counter("log_dropped", "Log lines that nobody read in time", [((), now.log_dropped)])
         build = (now.version, now.python, "yes" if now.compiled else "no")
         yield _gauge("build_info", "What is running", [(build, 1)], "version", "python", "compiled")
 

@@ -47,6 +47,7 @@ from director.records import (
 )
 from director.service.driver import Driver
 from director.service.dumping import host_commands, pin_command
+from director.service.logwriter import LogWriter
 from director.service.metrics import (
     Counted,
     Durations,
@@ -93,10 +94,13 @@ class Operations(UserOperations):
         started: float,
         warm_seconds: Callable[[], float],
         before: Counted | None = None,
+        log_writer: LogWriter | None = None,
     ) -> None:
         """before: what predecessors in this process have counted."""
         super().__init__(driver, persistence, user_hash)
         self._before = before or Counted()
+        self._log_writer = log_writer
+        self._log_dropped_before = log_writer.dropped if log_writer else 0
         self.reloads: Reloads
         """Given before anything is asked."""
         self._started, self._warm_seconds = started, warm_seconds
@@ -406,6 +410,7 @@ class Operations(UserOperations):
             warm_start_part=persistence.loaded_part,
             clock_skew={n.name(): n.skew for n in director.ring.live_links()},
             bugs=driver.counts.bugs,
+            log_dropped=self._log_writer.dropped - self._log_dropped_before if self._log_writer else 0,
             loop_lag=lag,
         )
         carry_on(page, self._before)

@@ -195,6 +195,7 @@ class Replacing:
             operations=app.driver.operators.last,
             audit=audit,
             counted=app.operations.counted(),
+            log_unwritten=app.log_writer.hand_over() if app.log_writer else b"",
         )
         users, names = app.director.users, app.director.names
         entries = [names.raw(number) for number in range(BUCKETS)]

@@ -18,6 +18,7 @@ from director.service import app as app_module
 from director.service.app import App, run
 from director.service.config import load
 from director.service.log import Log
+from director.service.logwriter import LogWriter
 from director.service.sockets import Sockets
 from state.base import open_store
 from tests.waiting import until
@@ -67,13 +68,13 @@ async def serving(folder: Path) -> AsyncIterator[Program]:
 
 
 def test_a_wrong_configuration_is_named_with_all_its_faults_and_opens_nothing(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "director.toml").write_text(
         '[users]\nexpire = "1 s"\n[ring]\nservers = ["nowhere.invalid:x"]\n'
     )
     assert run(str(folder / "director.toml")) == 78
-    text = capsys.readouterr().err
+    text = capfd.readouterr().err
     assert f"{folder}/director.toml: users.expire = '1 s'" in text
     assert "ring.servers" in text
     assert [path.name for path in folder.iterdir()] == ["director.toml"]
@@ -107,6 +108,20 @@ async def test_a_notify_line_reaches_the_core_and_what_is_left_is_written_at_the
     blobs = [bucket.blob async for batch in store.load_buckets("users") for bucket in batch]
     await store.close()
     assert [blob[:8] for blob in blobs] == [key.to_bytes(8)]
+
+
+@pytest.mark.anyio
+async def test_dropped_log_lines_are_counted_in_the_metrics(folder: Path) -> None:
+    config = load(folder / "director.toml", os.environ)
+    log_writer = LogWriter(2, limit=10)
+    log = Log(log_writer.write)
+    log.info("before_this_app")
+    with Sockets(config, log, os.environ) as sockets:
+        operations = App(config, log, sockets, None, log_writer).operations
+        assert b"director_log_dropped_total 0.0" in await operations.metrics()
+        log.info("does_not_fit")
+        assert b"director_log_dropped_total 1.0" in await operations.metrics()
+        assert operations.counted().numbers["log_dropped"] == 1
 
 
 @pytest.mark.anyio

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
+import threading
+import traceback
+import warnings
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from director.service.log import LibraryHandler, LimitedLog, Log, capture_logging
+from director.service.log import LibraryHandler, LimitedLog, Log, capture_logging, everything_logged
+from director.service.logwriter import LogWriter
 from director.service.units import Secret
 
 
@@ -158,22 +163,6 @@ def test_hidden_user_names_appear_as_what_stands_for_them(lines: Lines) -> None:
     assert lines[0].endswith("user=4711 master_user=4711 host=alice hash=5\n")
 
 
-def test_a_log_nobody_can_write_to_any_more_does_not_stop_the_daemon() -> None:
-    attempts = []
-
-    def closed(line: str) -> None:
-        attempts.append(line)
-        raise BrokenPipeError
-
-    Log(write=closed).error("e")
-    assert len(attempts) == 1
-
-
-def test_lines_go_to_stderr_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
-    Log().info("started")
-    assert capsys.readouterr().err.endswith("event=started\n")
-
-
 def test_a_repeated_event_is_written_a_few_times_and_then_counted(lines: Lines) -> None:
     limited = LimitedLog(lines.log(), burst=2, every=10.0)
     for now in (0.0, 1.0, 2.0, 3.0, 9.9, 10.0, 10.1):
@@ -225,7 +214,59 @@ def test_a_librarys_exception_is_logged_with_its_place(captured: Lines) -> None:
     assert "test_log.py" in captured[0]
 
 
-def test_a_librarys_broken_log_call_does_not_raise(lines: Lines) -> None:
-    record = logging.makeLogRecord({"name": "x", "msg": "%d", "args": ("no number",)})
+@pytest.mark.parametrize(
+    ("text", "args"), [("%d", ("no number",)), ("%s-%s", ("one",)), ("%(name)s", ({"other": 1},))]
+)
+def test_a_librarys_broken_log_call_does_not_raise(lines: Lines, text: str, args: tuple[object]) -> None:
+    record = logging.makeLogRecord({"name": "x", "msg": text, "args": args})
     LibraryHandler(lines.log()).handle(record)
-    assert "event=library logger=x text=%d" in lines[0]
+    assert f"event=library logger=x text={text}" in lines[0]
+
+
+def test_what_is_printed_while_a_director_runs_is_logged_and_not_written_by_the_loop(captured: Lines) -> None:
+    with everything_logged(captured.log(), LogWriter(2)):
+        print("one\ntwo")
+        print("three", file=sys.stderr)
+        traceback.print_exception(KeyError("four"))
+    assert [line.partition("event=")[2] for line in captured] == [
+        "printed text=one\n",
+        "printed text=two\n",
+        "printed text=three\n",
+        "printed text=\"KeyError: 'four'\"\n",
+    ]
+
+
+def test_a_warning_of_python_is_logged(captured: Lines) -> None:
+    with (
+        warnings.catch_warnings(),
+        everything_logged(captured.log(), LogWriter(2)),
+    ):
+        warnings.simplefilter("always")
+        warnings.warn("a resource is left open", ResourceWarning, stacklevel=1)
+    assert "event=library logger=py.warnings" in captured[0]
+    assert "a resource is left open" in captured[0]
+
+
+class Finalized:
+    def __del__(self) -> None:
+        raise ZeroDivisionError("in a finalizer")
+
+
+def test_exceptions_without_a_caller_are_logged_with_their_place(captured: Lines) -> None:
+    with everything_logged(captured.log(), LogWriter(2)):
+        Finalized()
+        thread = threading.Thread(target=lambda: 1 // 0)
+        thread.start()
+        thread.join()
+    assert "in a finalizer" in captured[0]
+    assert "in __del__" in captured[0]
+    assert 'text="exception in a thread"' in captured[1]
+    assert "test_log.py" in captured[1]
+
+
+def test_the_report_of_dropped_lines_is_a_line_like_all_others(captured: Lines) -> None:
+    writer = LogWriter(2)
+    with everything_logged(captured.log(format="json", level="error"), writer):
+        line = json.loads(writer.report(7))
+    assert line["event"] == "log_lines_dropped"
+    assert line["lines"] == 7

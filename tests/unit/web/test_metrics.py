@@ -41,6 +41,7 @@ NAMES = {
     "director_warm_start_users": "gauge",
     "director_clock_skew_seconds": "gauge",
     "director_bugs": "counter",
+    "director_log_dropped": "counter",
     "director_event_loop_lag_seconds": "gauge",
     "director_build_info": "gauge",
 }

@@ -1,0 +1,1 @@
+"""Floods, slow peers and misbehaving surroundings, against real processes; bounded in count and time."""

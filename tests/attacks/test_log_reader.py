@@ -1,0 +1,119 @@
+"""The process that reads the log stops reading: nothing else may stop."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import Client, DirectorProcess, Directors, until
+
+PIECE = select.PIPE_BUF
+DEBUG = {"log": 'level = "debug"'}
+
+
+class LogPipe:
+    """The log of a director as a pipe that is full, as when its reader has stopped long ago."""
+
+    def __init__(self, director: DirectorProcess) -> None:
+        os.mkfifo(director.log_path)
+        self.descriptor = os.open(director.log_path, os.O_RDWR)
+        self.filled = 0
+        while select.select([], [self.descriptor], [], 0)[1]:
+            self.filled += os.write(self.descriptor, b"." * PIECE)
+
+    def read_until(self, text: str, within: float = 10.0) -> str:
+        """What was written up to `text`, without what filled the pipe."""
+        data, deadline = b"", time.monotonic() + within
+        while text.encode() not in data[self.filled :]:
+            left = deadline - time.monotonic()
+            assert left > 0, data[-1000:]
+            if select.select([self.descriptor], [], [], left)[0]:
+                data += os.read(self.descriptor, 65536)
+        return data[self.filled :].decode()
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+@pytest.fixture
+def directors(tmp_path_factory: pytest.TempPathFactory) -> Directors:
+    folder = tmp_path_factory.mktemp("d")
+    return Directors(folder, first="127.0.2.51", count=1, settings=DEBUG)
+
+
+@pytest.fixture
+def pipe(directors: Directors) -> Iterator[LogPipe]:
+    pipe = LogPipe(directors[0])
+    yield pipe
+    pipe.close()
+
+
+def log_in(director: DirectorProcess, first: int) -> None:
+    users = [f"user{number}" for number in range(first, first + 50)]
+    with Client(director.login, within=5.0) as client:
+        assert set(client.ask(users)) == set(users)
+
+
+def wait_ready(director: DirectorProcess) -> None:
+    until(director.ready, what="ready although nobody reads the log")
+
+
+def test_a_log_that_is_not_read_stops_no_login(directors: Directors, pipe: LogPipe) -> None:
+    with directors:
+        director = directors[0]
+        wait_ready(director)
+        log_in(director, 0)
+        director.request("POST", "/v1/reload", {})  # logged in the midst
+        log_in(director, 50)
+        text = pipe.read_until("event=reloaded")
+    assert re.search(" event=started ", text)
+    assert re.search(" event=ready ", text)
+
+
+def test_the_end_waits_at_most_a_second_for_a_log_that_is_not_read(
+    directors: Directors, pipe: LogPipe
+) -> None:
+    with directors:
+        director = directors[0]
+        wait_ready(director)
+        began = time.monotonic()
+        assert director.stop() == 0
+        assert time.monotonic() - began < 5.0
+
+
+def test_a_replacement_in_place_neither_waits_for_the_log_nor_loses_or_doubles_a_line(
+    directors: Directors, pipe: LogPipe
+) -> None:
+    with directors:
+        director = directors[0]
+        wait_ready(director)
+        for number in (1, 2):
+            assert director.command("reload", "--exec").returncode == 0
+            log_in(director, 50 * number)
+        frozen = director.get("/v1/reload")["frozen"]
+        director.send(signal.SIGHUP)
+        text = pipe.read_until("event=reloaded")
+    assert frozen < 1.0
+    events = re.findall(r"event=(started|ready|replacing|replaced|reloaded) ", text)
+    assert events == ["started", "ready", *(["replacing", "started", "ready", "replaced"] * 2), "reloaded"]
+    assert len(set(text.splitlines())) == len(text.splitlines())
+    assert all(line.startswith("time=") for line in text.splitlines())
+
+
+def test_the_log_of_other_processes_stays_in_blocking_mode(directors: Directors, pipe: LogPipe) -> None:
+    with directors:
+        wait_ready(directors[0])
+        flags = fcntl.fcntl(pipe.descriptor, fcntl.F_GETFL)
+        of_director = Path(f"/proc/{directors[0].pid}/fdinfo/2").read_text()
+    assert not flags & os.O_NONBLOCK
+    found = re.search(r"flags:\s+(\d+)", of_director)
+    assert found is not None
+    assert not int(found[1], 8) & os.O_NONBLOCK
