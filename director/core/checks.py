@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from director.core.addresses import canonical
 from director.core.hosts import MAX_WEIGHT
+from director.core.kicktypes import MOST_COUNTED, ByField, ByName, HashOnHosts, KickWhat, OnHost
+from director.core.member import NUMBER_LIMIT
 from director.core.messages import (
     HostRow,
     Hosts,
@@ -18,6 +20,7 @@ from director.core.messages import (
     MemberRow,
     Members,
     MoveRound,
+    Names,
     NearRound,
     Redirect,
     RingMessage,
@@ -25,9 +28,14 @@ from director.core.messages import (
     Users,
 )
 from director.core.moves import SUBJECT
-from director.core.order import split_member
+from director.core.order import join_member, split_member
 from director.core.users import LATEST, RECORD
 from director.types import MemberId
+
+TEXT_LIMIT = 255
+"""Characters of a tag, a host name, a field's name."""
+NAME_LIMIT = 0xFFFF
+"""Bytes of a user name, or of a field's value."""
 
 
 def wrong(message: RingMessage) -> str | None:
@@ -46,13 +54,22 @@ def wrong(message: RingMessage) -> str | None:
         case MoveRound():
             if len(message.moves) % SUBJECT.size:
                 return f"a round about {len(message.moves)} bytes, no multiple of {SUBJECT.size}"
-            return _wrong_names([message.origin, *message.passed])
+            return _wrong_count(message.kicked) or _wrong_names(
+                [message.origin, *message.passed, *message.late]
+            )
         case KickRound() if message.lap not in (1, 2):
             return f"a kick in lap {message.lap}"
         case NearRound() if not 0 <= message.seen <= LATEST or not 0 <= message.key < 1 << 64:
             return f"a round about key {message.key}, seen {message.seen}"
-        case NearRound() | KickRound():
+        case NearRound():
             return _wrong_names([message.origin, *message.passed])
+        case KickRound():
+            names = [message.origin, *message.passed, *message.late]
+            return _wrong_count(message.kicked) or _wrong_kick(message.what) or _wrong_names(names)
+        case Names(_, hops) if hops < 0:
+            return f"names for {hops} members"
+        case Leaving(_, incarnation) if not 0 <= incarnation < NUMBER_LIMIT:
+            return f"a departure with the incarnation {incarnation}"
         case Leaving(member) | Redirect(member):
             return _wrong_names([member])
     return None
@@ -68,7 +85,7 @@ def wrong_rows(rows: Iterable[HostRow]) -> str | None:
     for row in rows:
         problem = _wrong_row(row)
         if problem is not None:
-            return f"host row of {row.address!r} cannot be right: {problem}"
+            return f"host row of {shown(row.address)} cannot be right: {problem}"
     return None
 
 
@@ -77,18 +94,54 @@ def wrong_members(rows: Iterable[MemberRow]) -> str | None:
         problem = _wrong_names([row.member])
         if problem is not None or not 0 <= row.at <= LATEST:
             return problem or f"the row of {row.member} has the stamp {row.at}"
-        if row.name and not re.fullmatch(r"[^\s:]+:[0-9]{1,5}", row.name):
-            return f"the row of {row.member} has the name {row.name!r}"
+        if row.name and not re.fullmatch(r"[^\s:]{1,255}:[0-9]{1,5}", row.name):
+            return f"the row of {row.member} has the name {shown(row.name)}"
     return None
 
 
 def _wrong_names(members: Iterable[str]) -> str | None:
     for member in members:
         try:
-            split_member(MemberId(member))
+            address, port = split_member(MemberId(member))
+            if join_member(canonical(address), port) == member:
+                continue
         except ValueError:
-            return f"a member {member!r}, which is not ADDRESS:PORT"
+            pass
+        return f"a member {shown(member)}, which is not ADDRESS:PORT"
     return None
+
+
+def _wrong_count(sessions: int) -> str | None:
+    return None if 0 <= sessions <= MOST_COUNTED else f"a count of {sessions} sessions"
+
+
+def _wrong_kick(what: KickWhat) -> str | None:
+    match what:
+        case HashOnHosts(hash32, hosts):
+            if not 0 <= hash32 < 1 << 32:
+                return f"a kick of the hash {hash32}"
+            return next(filter(None, map(_wrong_address, hosts)), None)
+        case OnHost(host):
+            return _wrong_address(host)
+        case ByName(name) if len(name) > NAME_LIMIT:
+            return f"a kick of a name of {len(name)} bytes"
+        case ByField(field, value) if len(field) > TEXT_LIMIT or len(value) > NAME_LIMIT:
+            return f"a kick by a field of {len(field)} characters, {len(value)} bytes"
+    return None
+
+
+def _wrong_address(host: str) -> str | None:
+    try:
+        if canonical(host) == host:
+            return None
+    except ValueError:
+        pass
+    return f"a kick on the host {shown(host)}, which is not an address"
+
+
+def shown(text: str) -> str:
+    """A text of the other end for a message, cut where it is long."""
+    return repr(text) if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]!r}... ({len(text)} characters)"
 
 
 def _wrong_row(row: HostRow) -> str | None:
@@ -100,8 +153,8 @@ def _wrong_row(row: HostRow) -> str | None:
     if not 0 <= row.weight <= MAX_WEIGHT:
         return f"weight {row.weight} is not in 0..{MAX_WEIGHT}"
     for name, text in (("tag", row.tag), ("host name", row.hostname), ("former name", row.moved)):
-        if not text.isprintable():
-            return f"{name} {text!r}"
+        if not text.isprintable() or len(text) > TEXT_LIMIT:
+            return f"{name} {shown(text)}"
     for stamp in (row.present_at, row.tag_at, row.weight_at, row.up_at):
         if not 0 <= stamp <= LATEST:
             return f"stamp {stamp} is not in 0..{LATEST}"

@@ -15,6 +15,7 @@ import msgspec
 from director.core.addresses import address_order, host_id
 from director.core.assign import Backend
 from director.core.messages import HostRow
+from director.core.stamps import after
 from director.core.users import BY_HAND_AHEAD, LATEST, User
 from director.types import Address, HostId, Stamp
 
@@ -160,7 +161,7 @@ class HostTable:
         old = self.rows.get(address)
         row = old or HostRow(address, hostname, False, 0, tag or "", 0, weight or 0, 0, True, 0)
         if remove:
-            removed_at = max(stamp, row.present_at + 1)
+            removed_at = after(stamp, row.present_at)
             row = msgspec.structs.replace(row, present=False, present_at=removed_at, moved="")
         elif not row.present:
             as_new = 100 if weight is None else weight
@@ -179,23 +180,23 @@ class HostTable:
             address=row.address,
             hostname=hostname,
             present=True,
-            present_at=max(stamp, row.present_at + REAPPEARS),
+            present_at=after(stamp, row.present_at, REAPPEARS),
             tag=tag,
-            tag_at=max(stamp, row.tag_at + 1),
+            tag_at=after(stamp, row.tag_at),
             weight=weight,
-            weight_at=max(stamp, row.weight_at + 1),
+            weight_at=after(stamp, row.weight_at),
             up=True,
-            up_at=max(stamp, row.up_at + 1),
+            up_at=after(stamp, row.up_at),
         )
 
     @staticmethod
     def _with(row: HostRow, stamp: int, *, tag: str | None, weight: int | None, up: bool | None) -> HostRow:
         if tag is not None and tag != row.tag:
-            row = msgspec.structs.replace(row, tag=tag, tag_at=max(stamp + TAG_AHEAD, row.tag_at + 1))
+            row = msgspec.structs.replace(row, tag=tag, tag_at=after(stamp + TAG_AHEAD, row.tag_at))
         if weight is not None:
-            row = msgspec.structs.replace(row, weight=weight, weight_at=max(stamp, row.weight_at + 1))
+            row = msgspec.structs.replace(row, weight=weight, weight_at=after(stamp, row.weight_at))
         if up is not None:
-            row = msgspec.structs.replace(row, up=up, up_at=max(stamp, row.up_at + 1))
+            row = msgspec.structs.replace(row, up=up, up_at=after(stamp, row.up_at))
         return row
 
     def get(self, address: Address) -> HostRow | None:

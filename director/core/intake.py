@@ -102,8 +102,9 @@ class Intake:
                 self._names.merge(names.entries)
         except ValueError as exc:
             return neighbour.close(str(exc))
-        if names.hops > 1 and self._ring.right is not None:
-            return [Send(self._ring.right.link, [Names(names.entries, names.hops - 1)])]
+        onward = min(names.hops, len(self._ring.servers)) - 1
+        if onward > 0 and self._ring.right is not None:
+            return [Send(self._ring.right.link, [Names(names.entries, onward)])]
         return []
 
     def _conflict(self, old: User) -> list[Effect]:

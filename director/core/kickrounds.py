@@ -15,7 +15,7 @@ import msgspec
 
 from director.core.effects import Effect, Send
 from director.core.kicks import KickRun, Kicks
-from director.core.kicktypes import KickWhat
+from director.core.kicktypes import MOST_COUNTED, KickWhat
 from director.core.messages import KickRound
 from director.core.view import RingView
 from director.types import MemberId, Now
@@ -172,7 +172,7 @@ class KickRounds:
                 token.what,
                 [*token.passed, self._me],
                 [*token.late, *late],
-                token.kicked + kicked,
+                min(token.kicked + kicked, MOST_COUNTED),
             )
             effects.append(Send(view.right, [onward]))
         return effects

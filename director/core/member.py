@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from enum import Enum
 from hashlib import sha256
+from math import isfinite
 
 import msgspec
 
@@ -35,6 +36,10 @@ from director.core.messages import (
 from director.core.order import split_member
 from director.types import Address, LinkId, MemberId, Now
 
+NUMBER_LIMIT = 1 << 62
+"""An incarnation is below this, so that it can grow."""
+REASON_LIMIT = 300
+"""Characters that are logged of the reason the other end gives."""
 HANDSHAKE_TIMEOUT = 2.0
 """Seconds from the TCP connection to the accepted proof."""
 
@@ -158,7 +163,7 @@ class Neighbour:
                 return []
             case _, Bye(reason, routine):
                 level = Level.INFO if routine else Level.WARNING
-                return self.close(f"it said: {reason}", bye=False, level=level)
+                return self.close(f"it said: {reason[:REASON_LIMIT]}", bye=False, level=level)
             case State.GREETING, Hello():
                 return self._greeted(message, now)
             case State.PROVING, Proof(mac):
@@ -204,6 +209,8 @@ class Neighbour:
         """A clock may have jumped since the greeting. Told was some moment since the ping was sent."""
         if not unix:
             return []
+        if not isfinite(unix):
+            return self.close(f"the clock of {self.name()} says {unix}")
         took = now.mono - self._ping_sent
         self.skew = unix - (now.unix - took / 2)
         if abs(self.skew) - took / 2 <= self.me.max_clock_skew:
@@ -255,7 +262,7 @@ class Neighbour:
         try:
             address, _ = split_member(MemberId(hello.member))
         except ValueError:
-            return f"member name {hello.member!r} is not ADDRESS:PORT"
+            return f"member name {hello.member[:REASON_LIMIT]!r} is not ADDRESS:PORT"
         if hello.member == self.me.member:
             return f"two directors say they are {hello.member}: give each its own address in ring.listen"
         if self.dialled is not None and hello.member != self.dialled:
@@ -272,6 +279,10 @@ class Neighbour:
                 f"users.expire differs: {hello.member} has {hello.expire} s, "
                 f"{self.me.member} has {self.me.expire} s"
             )
+        if not 0 <= hello.incarnation < NUMBER_LIMIT:
+            return f"{hello.member} has the incarnation {hello.incarnation}"
+        if not isfinite(hello.unix):
+            return f"the clock of {hello.member} says {hello.unix}"
         skew = hello.unix - now.unix
         if abs(skew) > self.me.max_clock_skew:
             return _clock_is_off(hello.member, skew, self.me.member)

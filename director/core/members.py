@@ -13,6 +13,7 @@ import msgspec
 
 from director.core.messages import MemberRow
 from director.core.order import member_order
+from director.core.stamps import after
 from director.types import MemberId
 
 
@@ -50,7 +51,7 @@ class MemberTable:
         old = self.rows.get(name or member)
         if (member in self.listed()) is present:
             return None
-        row = MemberRow(member, present, max(stamp, old.at + 1 if old else 0), name)
+        row = MemberRow(member, present, after(stamp, old.at if old else 0), name)
         self.rows[about(row)] = row
         return row
 

@@ -27,6 +27,7 @@ from director.core.counters import Counters
 from director.core.effects import Effect, Level, Log, Persist, RunFlush, Send, StopFlush
 from director.core.hosts import HostTable
 from director.core.kicks import KICK_TIMEOUT, KickRun, Kicks
+from director.core.kicktypes import MOST_COUNTED
 from director.core.messages import HostRow, MoveRound
 from director.core.pending import Pending
 from director.core.users import BUCKET_SHIFT, BY_HAND, BY_HAND_AHEAD, LATEST, MOVING, PINNED, User
@@ -482,7 +483,7 @@ class Moves:
                     token.moves,
                     [*token.passed, self._me],
                     [*token.late, *late],
-                    token.kicked + kicked,
+                    min(token.kicked + kicked, MOST_COUNTED),
                     token.parted or parted,
                 )
                 effects.append(Send(view.right, [onward]))

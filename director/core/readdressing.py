@@ -18,6 +18,7 @@ import msgspec
 from director.core.events import HostMove
 from director.core.hosts import REAPPEARS, TAG_AHEAD, HostTable
 from director.core.messages import HostRow
+from director.core.stamps import after
 from director.core.users import BUCKETS, MOVING, UserTable, pack, unpack
 from director.types import Address, HostId, Now, UserKey
 
@@ -63,7 +64,7 @@ def moved_rows(rows: Mapping[Address, HostRow], moves: Sequence[HostMove], stamp
                     left,
                     hostname=move.name,
                     present=False,
-                    present_at=max(stamp, left.present_at + 1),
+                    present_at=after(stamp, left.present_at),
                     moved=move.name,
                 )
             )
@@ -83,12 +84,12 @@ def _arrived(there: HostRow | None, left: HostRow, move: HostMove, leaves: str, 
         # The file has brought it, or somebody else had it under another name: who is on it stays on it.
         present_at, former = there.present_at, there.moved
         if there.hostname != move.name:
-            present_at += 1
+            present_at = after(0, present_at)
             former = move.name
     elif there is not None:
         # Later than whoever was placed there under its former name, also by a clock that is ahead.
         ahead = TAG_AHEAD if there.present else 0
-        present_at = max(stamp + ahead, there.present_at + REAPPEARS)
+        present_at = after(stamp + ahead, there.present_at, REAPPEARS)
         former = leaves or there.moved
     return HostRow(
         address=move.after,
@@ -112,7 +113,7 @@ def _inherited(there: tuple[T, int], left: tuple[T, int]) -> tuple[T, int]:
         return left
     if there == left or there[1] == left[1] == 0:
         return there
-    return left[0], there[1] + 1
+    return left[0], after(0, there[1])
 
 
 class Readdressing:

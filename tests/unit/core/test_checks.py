@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from director.core.checks import wrong
-from director.core.kicktypes import Fence
+from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, OnHost
 from director.core.messages import (
     HostRow,
     Hosts,
@@ -14,6 +14,7 @@ from director.core.messages import (
     MemberRow,
     Members,
     MoveRound,
+    Names,
     NearRound,
     Redirect,
     RingMessage,
@@ -40,6 +41,30 @@ ROW = HostRow("10.1.0.1", "", True, 0, "", 0, 100, 0, True, 0)
         (NearRound(D1, 1, 1 << 64, 0, []), "key"),
         (NearRound(D1, 1, 0, 1 << 32, []), "seen 4294967296"),
         (NearRound("x", 1, 0, 0, []), "not ADDRESS:PORT"),
+        (Members([MemberRow("10.0.0.1:09090", True, 1)]), "not ADDRESS:PORT"),
+        (Members([MemberRow("[10.0.0.1]:9090", True, 1)]), "not ADDRESS:PORT"),
+        (Members([MemberRow("[fe80::1%eth0]:9090", True, 1)]), "not ADDRESS:PORT"),
+        (Members([MemberRow(D1, True, 1, "a" * 300 + ":9090")]), "has the name"),
+        (MoveRound(D1, 1, b"", [], ["x"], 0), "not ADDRESS:PORT"),
+        (MoveRound(D1, 1, b"", [], [], -1), "a count of -1 sessions"),
+        (MoveRound(D1, 1, b"", [], [], (1 << 64) - 1), "a count of 18446744073709551615 sessions"),
+        (KickRound(D1, 1, 1, Fence(), [], [], (1 << 64) - 1), "a count of"),
+        (KickRound(D1, 1, 1, Fence(), [], ["x"], 0), "not ADDRESS:PORT"),
+        (KickRound(D1, 1, 1, HashOnHosts(-1, []), [], [], 0), "a kick of the hash -1"),
+        (KickRound(D1, 1, 1, HashOnHosts(1 << 32, []), [], [], 0), "a kick of the hash 4294967296"),
+        (KickRound(D1, 1, 1, HashOnHosts(1, ["10.1.0.1", "x\n"]), [], [], 0), "not an address"),
+        (KickRound(D1, 1, 1, OnHost("mail.example"), [], [], 0), "not an address"),
+        (KickRound(D1, 1, 1, ByName(bytes(70_000)), [], [], 0), "a name of 70000 bytes"),
+        (KickRound(D1, 1, 1, ByField("f" * 300, b""), [], [], 0), "a field of 300 characters"),
+        (Names(b"", -1), "names for -1 members"),
+        (Leaving(D1, -1), "the incarnation -1"),
+        (Leaving(D1, (1 << 64) - 1), "the incarnation 18446744073709551615"),
+        (Hosts([HostRow("fe80::1%eth0", "", True, 0, "", 0, 1, 0, True, 0)]), "not an address"),
+        (Hosts([HostRow("mail.example", "", True, 0, "", 0, 1, 0, True, 0)]), "not an address"),
+        (Hosts([HostRow("10.1.0.1", "", True, 0, "a\tb", 0, 1, 0, True, 0)]), "tag 'a\\tb'"),
+        (Hosts([HostRow("10.1.0.1", "", True, 0, "t" * 300, 0, 1, 0, True, 0)]), "(300 characters)"),
+        (Hosts([HostRow("10.1.0.1", "n\0", True, 0, "", 0, 1, 0, True, 0)]), "host name"),
+        (Hosts([HostRow("10.1.0.1", "", True, -1, "", 0, 1, 0, True, 0)]), "stamp -1"),
         (KickRound(D1, 1, 0, Fence(), [], [], 0), "a kick in lap 0"),
         (KickRound(D1, 1, 1, Fence(), ["x"], [], 0), "not ADDRESS:PORT"),
         (Leaving("x", 1), "not ADDRESS:PORT"),
@@ -61,6 +86,9 @@ def test_what_cannot_be_right_is_named(message: RingMessage, problem: str) -> No
         MoveRound(D1, 1, bytes(24), [D1], [D2], 0),
         NearRound(D1, 1, (1 << 64) - 1, 0, [D1]),
         KickRound(D1, 1, 2, Fence(), [D1], [], 0),
+        KickRound(D1, 1, 1, HashOnHosts(7, ["10.1.0.1", "2001:db8::1"]), [D1], [D2], 4_294_967_295),
+        Members([MemberRow("[::ffff:10.0.0.1]:9090", True, 1, "d1.example:9090")]),
+        Names(b"", 0),
         Leaving(D1, 1),
     ],
 )

@@ -14,6 +14,7 @@ from director.core.effects import (
     Claim,
     Close,
     Dial,
+    Kick,
     Left,
     Log,
     OperationDone,
@@ -28,6 +29,7 @@ from director.core.events import (
     DialFailed,
     Dropped,
     HostChange,
+    Kicked,
     Leases,
     LinkClosed,
     LinkOpened,
@@ -43,13 +45,16 @@ from director.core.events import (
 )
 from director.core.hashing import UserHash
 from director.core.intake import RECALLED
+from director.core.kicktypes import MOST_COUNTED, OnHost
 from director.core.member import State
 from director.core.messages import (
     Bye,
     Digests,
     HostRow,
     Hosts,
+    KickRound,
     Leaving,
+    MoveRound,
     Names,
     Ping,
     Pong,
@@ -57,10 +62,11 @@ from director.core.messages import (
     Token,
     Users,
 )
+from director.core.moves import SUBJECT
 from director.core.names import entries_in
 from director.core.ring import LEAVE_WITHIN
 from director.core.standing import Standing
-from director.core.users import User, pack, unpack
+from director.core.users import MOVING, User, pack, unpack
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
 from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, messages, of, user
 
@@ -173,6 +179,31 @@ def test_names_of_new_users_go_round_to_the_right_once() -> None:
     assert messages(effects) == [Names(entries, 1)]
     assert messages(played.hear(2, Names(entries, 1))) == []
     assert played.core.names.names(ALICE >> 52) == {ALICE: "alice"}
+
+
+def test_names_that_are_to_go_round_without_end_go_round_once() -> None:
+    played = in_ring()
+    entries = (ALICE).to_bytes(8) + (5).to_bytes(2) + b"alice"
+    assert messages(played.hear(2, Names(entries, 1 << 63))) == [Names(entries, 2)]
+
+
+@pytest.mark.parametrize("kind", [MoveRound, KickRound])
+def test_a_count_of_sessions_at_the_maximum_does_not_grow(kind: type[MoveRound] | type[KickRound]) -> None:
+    played = in_ring()
+    played.hear(2, Users(record()))
+    if kind is KickRound:
+        effects = played.hear(2, KickRound(D3, 1, 1, OnHost(BACKENDS[0]), [D3], [], MOST_COUNTED))
+        effects += played.hear(2, KickRound(D3, 1, 2, OnHost(BACKENDS[0]), [D3], [], MOST_COUNTED))
+        (kick,) = of(Kick, effects)
+    else:
+        moving = user(b"alice", BACKENDS[1], decided=START + 5, flags=MOVING)
+        effects = played.hear(2, Users(pack([moving])))
+        (kick,) = of(Kick, effects)
+        effects = played.hear(2, MoveRound(D3, 1, SUBJECT.pack(ALICE, START + 5), [D3], [], MOST_COUNTED))
+    effects += played.handle(Kicked(kick.kick, 3, ""), 1.1)
+    effects += played.until(1.5)
+    rounds = of(kind, messages(effects, 1))
+    assert rounds[-1].kicked == MOST_COUNTED
 
 
 def test_the_name_of_a_known_user_that_was_lost_comes_back_with_a_login_or_a_live_session() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from director.core.effects import Close, Effect, Log, Send
 from director.core.member import HANDSHAKE_TIMEOUT, Identity, Neighbour, State
@@ -190,6 +192,30 @@ def test_a_clock_that_is_off_by_more_than_two_seconds_is_named(skew: float) -> N
     one, other = dialler(), acceptor(skew=skew)
     (hello,) = sent(other.open())
     assert f"the clock of {D2} is {skew:+.1f} s off" in reason(one.handle(hello, at(0)))
+
+
+@pytest.mark.parametrize("unix", [math.nan, math.inf, -math.inf])
+def test_a_clock_that_says_no_time_is_refused_at_the_greeting_and_with_a_pong(unix: float) -> None:
+    (hello,) = sent(acceptor().open())
+    assert isinstance(hello, Hello)
+    greeted = dialler()
+    assert f"the clock of {D2} says {unix}" in reason(greeted.handle(replace(hello, unix=unix), at(0)))
+    one = live()
+    one.ping(at(1))
+    assert f"the clock of {D2} says {unix}" in reason(one.handle(Pong(1, unix), at(1.0)))
+    assert (greeted.state, one.state) == (State.CLOSED, State.CLOSED)
+
+
+@pytest.mark.parametrize("incarnation", [-1, 1 << 62, (1 << 64) - 1])
+def test_an_incarnation_above_which_there_is_no_other_is_refused(incarnation: int) -> None:
+    (hello,) = sent(acceptor().open())
+    assert isinstance(hello, Hello)
+    effects = dialler().handle(replace(hello, incarnation=incarnation), at(0))
+    assert f"{D2} has the incarnation {incarnation}" in reason(effects)
+
+
+def test_of_a_long_reason_for_a_good_bye_the_beginning_is_logged() -> None:
+    assert reason(live().handle(Bye("x" * 1_000_000), at(1))) == "it said: " + "x" * 300
 
 
 @pytest.mark.parametrize("skew", [-1.9, 0.0, 1.9])
