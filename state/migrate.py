@@ -122,4 +122,4 @@ def migrate_sqlite(
 
 def redis_schema(stored: bytes | None) -> int:
     """The schema as a number, from the field of the `meta` hash; 0 where there is none."""
-    return int(stored) if stored and stored.isdigit() else 0
+    return int(stored) if stored and stored.isdigit() and len(stored) <= 9 else 0

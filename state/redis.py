@@ -498,10 +498,14 @@ def _trips(swaps: Sequence[Swap]) -> list[list[list[int]]]:
     return trips
 
 
+DIGITS = 9
+"""Digits of a schema's number at most."""
+
+
 def _known_schema(lease: Lease) -> int:
     """The newest schema that a member knows. The first release does not say."""
     stated = lease.info.get(KNOWN_SCHEMA, "")
-    return int(stated) if stated.isdecimal() else 1
+    return int(stated) if stated.isdecimal() and len(stated) <= DIGITS else 1
 
 
 def _server(info: bytes) -> tuple[str, str]:

@@ -149,8 +149,13 @@ def _hashed(modifier: str, value: bytes, modulus: int) -> bytes:
     return b"%x" % (number & 0xFFFFFFFF)
 
 
+DIGITS_64 = 20
+"""Digits of the largest number of 64 bits."""
+
+
 def _hex_of_number(value: bytes) -> bytes:
-    number = int(value) if value.isdigit() else 0
+    digits = value.lstrip(b"0")
+    number = int(digits) if digits.isdigit() and len(digits) <= DIGITS_64 else 0
     return b"%x" % (number if number < 1 << 64 else 0)
 
 

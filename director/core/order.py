@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -13,7 +14,7 @@ from director.types import Address, MemberId
 def split_member(member: MemberId) -> tuple[Address, int]:
     """Address and port of `10.0.0.1:9090` or `[2001:db8::1]:9090`. Raises ValueError for anything else."""
     text, colon, port = member.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise ValueError(f"{member!r} is not ADDRESS:PORT")
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]

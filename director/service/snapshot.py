@@ -51,6 +51,8 @@ RETRY = 30.0
 """Seconds until a snapshot that failed is tried again."""
 STOP_WITHIN = 2.0
 """Seconds the last writing may take."""
+DIGITS = 12
+"""Digits of a time in Unix seconds at most."""
 WRITTEN = "written"
 """Name of the document that says when it was written, in Unix seconds."""
 
@@ -200,7 +202,7 @@ class Snapshot:
                 note="a new one is written from memory",
             )
         document = await self._store.read_document(WRITTEN)
-        if document is not None and document.data.isdigit():
+        if document is not None and document.data.isdigit() and len(document.data) <= DIGITS:
             self.written_at = int(document.data)
 
     async def _begin(self) -> None:

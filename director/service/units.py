@@ -6,7 +6,6 @@ A reader raises ValueError with what is expected; the caller adds file, key and 
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -189,7 +188,7 @@ class Duration:
     """Limits are seconds; `whole`: only whole seconds count."""
 
     at_least: float = 0.0
-    at_most: float = math.inf
+    at_most: float = 365 * DAY
     whole: bool = False
 
     def read(self, value: object) -> float:

@@ -46,6 +46,7 @@ RESOLVE_WITHIN = 5.0
 SLICE = 16
 """Buckets looked at in one turn of the loop."""
 LARGEST_HASH = 0xFFFFFFFF
+HASH_DIGITS = len(str(LARGEST_HASH))
 
 
 class _Followed:
@@ -517,7 +518,7 @@ def _bytes(name: str) -> bytes:
 
 def is_hash(user: str) -> bool:
     """Whether a user is named by his hash, where nobody says that it is a name."""
-    return user.isascii() and user.isdigit() and int(user) <= LARGEST_HASH
+    return user.isascii() and user.isdigit() and len(user) <= HASH_DIGITS and int(user) <= LARGEST_HASH
 
 
 def _member(address: str, port: int) -> MemberId:

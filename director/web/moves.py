@@ -230,7 +230,7 @@ def endpoint(member: str) -> tuple[str, int | None]:
 
 
 def known_port(port: str) -> int:
-    if not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
+    if not port.isascii() or not port.isdigit() or len(port) > 5 or not 0 < int(port) < 65536:
         raise BadRequest(f"{port!r} is not a port; 1 to 65535 are")
     return int(port)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from director.core.assign import Assigner, Backend, Wait
 from director.types import UserKey
-from director.wire.tabs import split
+from director.wire.tabs import DIGITS, split
 
 PERHAPS = b"director_proxy_maybe"
 """The field of a user who is logged in locally where his backend is this machine."""
@@ -141,4 +141,4 @@ def _same_address(text: bytes, address: str) -> bool:
 
 def _port(text: bytes) -> int:
     """A port, or 0 for what is none."""
-    return int(text) if text.isdigit() and 0 < int(text) < 65536 else 0
+    return int(text) if text.isdigit() and len(text) <= DIGITS and 0 < int(text) < 65536 else 0

@@ -30,11 +30,16 @@ def split(line: bytes) -> list[bytes]:
     return [unescape(field) for field in fields] if b"\x01" in line else fields
 
 
+DIGITS = 10
+"""Digits that a number may have which is compared with a small one."""
+
+
 def is_version(line: bytes, name: bytes, major: int) -> bool:
     """Whether a line (without its LF) opens the protocol `name` in that major version and any minor one."""
     match line.split(b"\t"):
         case [b"VERSION", said, version, minor]:
-            return said == name and version.isdigit() and int(version) == major and minor.isdigit()
+            digits = version.isdigit() and minor.isdigit() and len(version) <= DIGITS
+            return digits and said == name and int(version) == major
     return False
 
 

@@ -26,7 +26,18 @@ def test_a_member_is_an_address_and_a_port(member: str, parts: tuple[str, int]) 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "10.0.0.1", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:x", "host:9090", "[::1:9090"],
+    [
+        "",
+        "10.0.0.1",
+        "10.0.0.1:",
+        "10.0.0.1:0",
+        "10.0.0.1:65536",
+        "10.0.0.1:x",
+        "10.0.0.1:\u0663",
+        "10.0.0.1:" + "9" * 5000,
+        "host:9090",
+        "[::1:9090",
+    ],
 )
 def test_anything_else_is_no_member(text: str) -> None:
     with pytest.raises(ValueError, match=r"ADDRESS:PORT|does not appear"):

@@ -80,6 +80,11 @@ async def test_a_number_means_the_hash_unless_it_is_to_be_a_name(node: Node) -> 
     assert node.operations.user_status(number, numeric_is_hash=False).current is None
 
 
+async def test_a_number_of_many_digits_is_a_name(node: Node) -> None:
+    node.put("9" * 5000, HOSTS[2])
+    assert node.operations.user_status("9" * 5000).current == HOSTS[2]
+
+
 async def test_the_configured_host_of_a_user_does_not_follow_operators(node: Node) -> None:
     before = node.operations.user_status("alice")
     await node.operations.update_host(before.hashed or "", 0, reason="test")

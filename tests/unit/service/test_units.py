@@ -97,6 +97,8 @@ def test_a_duration_below_its_limit_is_refused_with_the_limit() -> None:
 def test_a_duration_above_its_limit_is_refused_with_the_limit() -> None:
     with pytest.raises(ValueError, match="at most 1 h"):
         Duration(at_most=3600.0).read("2 h")
+    with pytest.raises(ValueError, match="at most 365 d"):
+        Duration().read("999999999999999 days")
 
 
 def test_where_only_whole_seconds_count_a_fraction_is_refused() -> None:

@@ -209,6 +209,7 @@ def test_a_director_is_listed_under_its_address_and_port(
     [
         ({"address": "bo gus"}, "'bo gus' is not an IP address, and not a name"),
         ({"address": "127.0.0.14:"}, "'' is not a port"),
+        ({"address": "127.0.0.14:00655351"}, "'00655351' is not a port"),
         ({"address": "127.0.0.14", "port": 0}, "'0' is not a port"),
         ({"address": "127.0.0.14:65536"}, "'65536' is not a port"),
         ({"address": "127.0.0.14:9090", "port": 9090}, "two ports"),

@@ -232,6 +232,7 @@ def test_nothing_comes_out_of_nothing(hot: HotPath) -> None:
         (b"lip=127.0.1.1\tlport=143\tport=993", False),
         (b"lip=127.0.1.1\tlport=143\tport=none", True),
         (b"lip=127.0.1.1\tlport=143\tport=99999", True),
+        (b"lip=127.0.1.1\tlport=143\tport=" + b"9" * 5000, True),
         (b"lip=127.0.1.2", False),
         (b"lip=here", False),
         (b"lip=", False),

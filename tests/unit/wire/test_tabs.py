@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from director.wire.tabs import LineBuffer, LineTooLong, escape, split, unescape
+from director.wire.tabs import LineBuffer, LineTooLong, escape, is_version, split, unescape
 
 
 def test_what_would_break_a_line_is_escaped() -> None:
@@ -30,6 +30,12 @@ def test_an_unknown_escape_stands_for_its_second_byte(field: bytes, value: bytes
 
 def test_a_line_splits_into_the_values_of_its_fields() -> None:
     assert split(b"USER-MOVE\ta\x01tb\t\t1") == [b"USER-MOVE", b"a\tb", b"", b"1"]
+
+
+@pytest.mark.parametrize("version", [b"", b"-1", b"1e0", b"2", b"9" * 5000, b"0" * 5000])
+def test_a_version_that_is_no_number_or_another_opens_nothing(version: bytes) -> None:
+    assert is_version(b"VERSION\tdirector\t1\t0", b"director", 1)
+    assert not is_version(b"VERSION\tdirector\t" + version + b"\t0", b"director", 1)
 
 
 def test_a_line_is_given_when_its_end_arrives() -> None:
