@@ -122,7 +122,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     member: str
     ring_address: str
     incarnation: int
-    """Which start of the member this is; the higher is the later."""
+    """Which start of the member this is; different for each."""
     synced: bool
     info: dict[str, str] = {}
     """What else the others should know, as text."""

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from director.core.addresses import canonical
 from director.core.hosts import MAX_WEIGHT
 from director.core.kicktypes import MOST_COUNTED, ByField, ByName, HashOnHosts, KickWhat, OnHost
-from director.core.member import NUMBER_LIMIT
 from director.core.messages import (
     HostRow,
     Hosts,
@@ -22,6 +21,7 @@ from director.core.messages import (
     MoveRound,
     Names,
     NearRound,
+    Present,
     Redirect,
     RingMessage,
     Token,
@@ -29,6 +29,7 @@ from director.core.messages import (
 )
 from director.core.moves import SUBJECT
 from director.core.order import join_member, split_member
+from director.core.presence import LAST
 from director.core.users import LATEST, RECORD
 from director.types import MemberId
 
@@ -68,9 +69,11 @@ def wrong(message: RingMessage) -> str | None:
             return _wrong_count(message.kicked) or _wrong_kick(message.what) or _wrong_names(names)
         case Names(_, hops) if hops < 0:
             return f"names for {hops} members"
-        case Leaving(_, incarnation) if not 0 <= incarnation < NUMBER_LIMIT:
-            return f"a departure with the incarnation {incarnation}"
-        case Leaving(member) | Redirect(member):
+        case Redirect(member):
+            return _wrong_names([member])
+        case Leaving(member, incarnation) | Present(member, incarnation):
+            if not 0 <= incarnation <= LAST:
+                return f"a word of {member} with the incarnation {incarnation}"
             return _wrong_names([member])
     return None
 

@@ -9,6 +9,8 @@ class Counters(msgspec.Struct):
     answered_later: int = 0
     conflicts: int = 0
     """Users whom a merge took from a host where they were still alive, and nobody had moved by hand."""
+    false_departures: int = 0
+    """Departures that another director made up: of this one, or of one that a link of ours worked with."""
     refused: int = 0
     claims: int = 0
     isolated: int = 0

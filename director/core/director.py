@@ -72,6 +72,7 @@ from director.core.messages import (
     MoveRound,
     Names,
     NearRound,
+    Present,
     Redirect,
     RingMessage,
     Summaries,
@@ -132,12 +133,12 @@ class Director:
         self.users: UserTable = assigner.users
         self.names = names
         self.members = MemberTable(servers, member_names)
-        self.ring = Ring(identity, self.members.listed())
+        self.counters = Counters()
+        self.ring = Ring(identity, self.members.listed(), self.counters)
         first_serial = (identity.incarnation & 0xFFFFFFFF) << 24
         self.barrier = Barrier(identity.member, first_serial)
         self.pending = Pending()
         self.changes = Changes(hosts, self.members)
-        self.counters = Counters()
         self.kicks = Kicks(hosts, self.users, self.counters)
         self.moves = Moves(
             self.me,
@@ -405,6 +406,7 @@ class Director:
             if neighbour.state is not before and neighbour.state is not State.CLOSED:
                 if neighbour.state is State.EXCHANGING:
                     effects.append(Send(neighbour.link, self._tables.all_rows()))
+                    effects += self.ring.presence.say(neighbour)
                 effects += self.ring.greeted(neighbour, now)
             if neighbour.state is State.CLOSED:
                 break
@@ -452,9 +454,8 @@ class Director:
                 neighbour.linked = True
             case Redirect(member):
                 self.ring.redirected(neighbour, MemberId(member), now)
-            case Leaving(member, incarnation):
-                if self.ring.departs(MemberId(member), incarnation):
-                    return [Send(n.link, [message]) for n in self.ring.live_links() if n is not neighbour]
+            case Leaving() | Present():
+                return self.ring.presence.hear(message, neighbour, now)
         return [] if problem is None else neighbour.close(problem)
 
     def _token(self, token: Token, now: Now) -> list[Effect]:

@@ -48,15 +48,17 @@ class Gatekeeper:
         barrier, ring = self._barrier, self._ring
         if not barrier.synced and self.known_alone and not barrier.held(now, digest):
             barrier.release((ring.me,), now, digest)
-        self._gone &= ring.departed.keys()
-        for member in list(ring.departed):
+        departed = ring.departed
+        self._gone &= departed
+        for member in departed:
             if member not in barrier.ring:
                 self._gone.add(member)
             elif member in self._gone:
                 self._gone.discard(member)
-                ring.returned(member)
-        self._stand.review(barrier, now, ring.departed)
-        missing = not ring.departed.keys() >= set(ring.servers).difference(barrier.ring)
+                ring.presence.returned(member)
+        departed = ring.departed
+        self._stand.review(barrier, now, departed)
+        missing = not departed >= set(ring.servers).difference(barrier.ring)
         barrier.look_for(now, missing=missing)
 
     def review(self, now: Now, *, started: bool) -> list[Effect]:

@@ -108,6 +108,8 @@ class Neighbour:
         self.was_live = False
         self.settled = False
         """Its memory had been compared with the ring when the exchange ended."""
+        self.leaves = False
+        """The other end has said that it is about to stop."""
         self.linked = False
         """The other end can carry tokens."""
         self.silent = False

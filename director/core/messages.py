@@ -212,7 +212,17 @@ class Summaries(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
 
 
 class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=19):
-    """`member` is about to stop. Goes to everybody: he will not be cut off, he will be gone."""
+    """`member` is about to stop. Goes to everybody: it is not partitioned off, it is gone. From another
+    director than the member itself it counts only where no link with the member works."""
+
+    member: str
+    incarnation: int
+    """A number that only `member` raises (`core/presence.py`)."""
+
+
+class Present(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """`member` is there. Goes to everybody where it is new; an earlier `Leaving` counts no more. To the
+    member itself: the number to announce itself with, because a higher one than its own is known."""
 
     member: str
     incarnation: int
@@ -238,4 +248,5 @@ RingMessage = (
     | Members
     | Summaries
     | Leaving
+    | Present
 )

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from director.core.counters import Counters
 from director.core.effects import Close, Dial, Effect, Level, Log, Send
 from director.core.events import LinkOpened
 from director.core.member import Identity, Neighbour, State
-from director.core.messages import Leaving, Linked, Redirect
+from director.core.messages import Linked, Redirect
 from director.core.order import rightwards, split_member
+from director.core.presence import Presence
 from director.types import Address, LinkId, MemberId, Now
 
 RETRY_FIRST = 0.1
@@ -35,7 +37,9 @@ LEAVE_WITHIN = 1.0
 
 
 class Ring:
-    def __init__(self, identity: Identity, servers: Sequence[MemberId]) -> None:
+    def __init__(
+        self, identity: Identity, servers: Sequence[MemberId], counters: Counters | None = None
+    ) -> None:
         self.me = identity.member
         self.identity = identity
         self.servers: list[MemberId] = []
@@ -47,8 +51,10 @@ class Ring:
         """Unix time a dial or a link last failed."""
         self.tried: set[MemberId] = set()
         """Members found unreachable since somebody was last reached."""
-        self.departed: dict[MemberId, int] = {}
-        """Members that have said good-bye, and which start of theirs it was."""
+        self.presence = Presence(
+            self.me, identity.incarnation, self.servers, self.links, counters or Counters()
+        )
+        """What the members have said of themselves."""
         self.removed = False
         """An operator has taken us out of the ring: we dial nobody."""
         self._removed: frozenset[MemberId] = frozenset()
@@ -79,6 +85,7 @@ class Ring:
         self._removed = frozenset(removed)
         self._addresses = {split_member(member)[0] for member in (*servers, *self._removed)}
         self.removed = self.me not in servers
+        self.presence.forget_others((*servers, *self._removed))
         for member in self.rightwards:
             self._next_try.setdefault(member, 0.0)
             self._failures.setdefault(member, 0)
@@ -101,8 +108,7 @@ class Ring:
         """Introduce the neighbours to each other. `has_left` says when they do without us."""
         self._running = False
         self._leaving_until = now.mono + LEAVE_WITHIN
-        leaving = Leaving(self.me, self.identity.incarnation)
-        return [Send(n.link, [leaving]) for n in self.live_links()]
+        return self.presence.leave()
 
     @property
     def leaving(self) -> bool:
@@ -113,19 +119,14 @@ class Ring:
         if self._leaving_until is None:
             return False
         lefts = [n for n in self.links.values() if n.live and not n.rightward]
-        needed = any(n.peer not in self.departed for n in lefts)  # who leaves too needs nobody
+        departed = self.departed
+        needed = any(n.peer not in departed for n in lefts)  # a director that leaves too needs nobody
         return not needed or now.mono >= self._leaving_until
 
-    def departs(self, member: MemberId, incarnation: int) -> bool:
-        """Somebody says good-bye; whether we did not know yet."""
-        if member == self.me or self.departed.get(member, -1) >= incarnation:
-            return False
-        self.departed[member] = incarnation
-        return True
-
-    def returned(self, member: MemberId) -> None:
-        """Somebody who had said good-bye is back."""
-        self.departed.pop(member, None)
+    @property
+    def departed(self) -> set[MemberId]:
+        """Members that have said good-bye."""
+        return self.presence.departed()
 
     def thawed(self, now: Now) -> None:
         """What we knew of who can be reached is old."""
@@ -153,7 +154,8 @@ class Ring:
 
     def expected(self) -> list[MemberId]:
         """Those to the right, in order, that have not said good-bye."""
-        return [member for member in self.rightwards if member not in self.departed]
+        departed = self.departed
+        return [member for member in self.rightwards if member not in departed]
 
     @property
     def unlinked(self) -> bool:
@@ -202,8 +204,6 @@ class Ring:
             else:
                 effects += other.close(f"{neighbour.peer} has been started anew")
         self.tried.clear()
-        if self.departed.get(neighbour.peer, neighbour.peer_incarnation) < neighbour.peer_incarnation:
-            self.returned(neighbour.peer)
         return effects
 
     def dismiss(self, neighbour: Neighbour, now: Now) -> list[Effect]:
@@ -234,6 +234,7 @@ class Ring:
         effects: list[Effect] = []
         for neighbour in [n for n in self.links.values() if n.state is State.CLOSED]:
             self._forget(neighbour, now)
+        effects += self.presence.turn(now)
         effects += self._review_right()
         effects += self._review_left()
         if self.left is not None:
@@ -285,6 +286,9 @@ class Ring:
         deadlines = [n.next_deadline() for n in self.links.values() if n.state is not State.CLOSED]
         if self._leaving_until is not None:
             deadlines.append(self._leaving_until)
+        announce_at = self.presence.next_deadline()
+        if announce_at is not None:
+            deadlines.append(announce_at)
         if self._running and not self.removed:
             for member in self.expected():
                 if self.right is not None and member == self.right.peer:
@@ -305,7 +309,6 @@ class Ring:
     def redirected(self, neighbour: Neighbour, member: MemberId, now: Now) -> None:
         """Our right neighbour says that `member` stands between us."""
         if neighbour is self.right and member in self.rightwards and self._begun(member) is None:
-            self.returned(member)
             self._next_try[member] = now.mono
 
     def _begun(self, member: MemberId, *, leftwards: bool = False) -> float | None:
@@ -346,11 +349,12 @@ class Ring:
 
     def _review_right(self) -> list[Effect]:
         """The nearest member who can carry tokens is the right neighbour; links beyond him are not needed."""
-        if self.right is not None and self.right.peer in self.departed:
+        departed = self.departed
+        if self.right is not None and self.right.peer in departed:
             return self._let_go(self.right)
         for nearer, member in enumerate(self.rightwards, 1):
             neighbour = self._rightward_full(member)
-            if neighbour is None or (member in self.departed and neighbour is not self.right):
+            if neighbour is None or (member in departed and neighbour is not self.right):
                 continue
             if neighbour is not self.right and (self.right is None or neighbour.linked):
                 self._take_right(neighbour)
@@ -393,9 +397,10 @@ class Ring:
         ]
         at, self.left = max(lefts, key=lambda one: one[0], default=(0, None))
         effects: list[Effect] = []
+        departed = self.departed
         for other, neighbour in lefts:
             nearest = self.rightwards[at]
-            if other != at and self._told.get(neighbour.link) != nearest and nearest not in self.departed:
+            if other != at and self._told.get(neighbour.link) != nearest and nearest not in departed:
                 self._told[neighbour.link] = nearest
                 effects.append(Send(neighbour.link, [Redirect(nearest)]))
         if self.right is not None and not self.leaving:

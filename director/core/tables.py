@@ -116,7 +116,7 @@ class Tables:
         for row in rows:
             member = self._members.names.get(row.name, MemberId(row.member))
             if row.present:
-                self._ring.returned(member)  # it may have said good-bye when it was none of us
+                self._ring.presence.returned(member)  # it may have said good-bye when it was none of us
             fields = {"director": member, "state": "added" if row.present else "removed"}
             effects.append(Log(Level.INFO, "ring_changed", fields))
         return effects + self._relink(now, at_once=source is None)

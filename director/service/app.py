@@ -27,6 +27,7 @@ from director.core.hashing import UserHash
 from director.core.hosts import HostTable
 from director.core.member import Identity
 from director.core.order import split_member
+from director.core.presence import next_incarnation
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
 from director.net.admin import serve_client
 from director.net.authreply import AuthreplySocket
@@ -193,7 +194,7 @@ class App:
         self.begun = time.monotonic()
         self.warm_seconds = 0.0
         me = config.ring.listen.member if config.ring.listen else STANDALONE
-        incarnation = time.time_ns() // 1000
+        incarnation = next_incarnation(self.started, left.handover.incarnation if left else 0)
         user_hash = UserHash(config.users.username_hash, config.users.master_user_separator)
         assigner = hotpath.Assigner(hotpath.UserTable(int(config.users.expire)), user_hash)
         assigner.remember_names = config.users.remember_names

@@ -89,6 +89,8 @@ class Handover(msgspec.Struct, kw_only=True):
     notify_rest: bytes = b""
     """The beginning of a line of the FIFO."""
     connections: list[Connection] = msgspec.field(default_factory=list)
+    incarnation: int = 0
+    """The highest that the ring knows of this director: the successor takes a higher one."""
     smaller_since: float | None = None
     """Of `Director.take_over`."""
     tables: dict[str, bytes] = msgspec.field(default_factory=dict)

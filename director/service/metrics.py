@@ -75,6 +75,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Users whom this director had settled in the shared store."""
     ring_members: dict[str, int] = msgspec.field(default_factory=dict)
     """state -> listed directors in it."""
+    false_departures: int = 0
+    """Departures of directors that are there, told by others."""
     ring_synced: bool = False
     ring_syncs: Durations = msgspec.field(default_factory=Durations)
     ring_messages: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
@@ -109,7 +111,15 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Longest delay of a timer of the event loop since the last scrape, seconds."""
 
 
-NUMBERS = ("conflicts", "sessions_kicked", "near_expiry_rounds", "claims", "bugs", "log_dropped")
+NUMBERS = (
+    "conflicts",
+    "false_departures",
+    "sessions_kicked",
+    "near_expiry_rounds",
+    "claims",
+    "bugs",
+    "log_dropped",
+)
 NAMED = ("moves", "kicks", "flush_programs", "store_errors", "store_swept")
 PAIRED = ("lookups", "ring_messages")
 TIMED = ("kick_durations", "ring_syncs")
@@ -210,6 +220,8 @@ class _Page:
     def _ring(self) -> Iterator[Metric]:
         now = self.snapshot
         yield _gauge("ring_members", "Listed directors by state", _by_one(now.ring_members), "state")
+        told = [((), now.false_departures)]
+        yield _counter("ring_false_departures", "Departures told of directors that are there", told)
         yield _gauge("ring_synced", "1 while all members agree on the hosts", [((), now.ring_synced)])
         yield _histogram("ring_sync_duration_seconds", "How long a sync of the ring took", now.ring_syncs)
         messages = now.ring_messages.items()

@@ -370,6 +370,7 @@ class Operations(UserOperations):
             users=users,
             hosts=[HostSample(h.address, h.tag, h.up, h.weight, h.users) for h in hosts],
             conflicts=counters.conflicts,
+            false_departures=counters.false_departures,
             moves={
                 "moved": counters.moves_done,
                 "superseded": counters.moves_superseded,

@@ -189,6 +189,7 @@ class Replacing:
             listening=app.sockets.hand_over(),
             notify_rest=app.notify.rest,
             connections=given,
+            incarnation=app.director.ring.presence.number,
             smaller_since=app.director.smaller_since,
             tables=tables,
             under_way=app.operations.hand_over(),

@@ -297,7 +297,7 @@ class Script:
 
     def tell_leaving(self, name: str, who: str) -> None:
         leaver = self.world.node(who)
-        self._say(self.world.node(name), Leaving(leaver.member, leaver.incarnation))
+        self._say(self.world.node(name), Leaving(leaver.member, leaver.core.ring.presence.number))
 
     def tell_round(self, name: str, origin: str, user: str) -> None:
         node, begun = self.world.node(name), self.world.node(origin).member

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from director.core.assign import Gate
+from director.core.events import Received
 from director.core.member import TRANSITIONS, Neighbour, State
+from director.core.messages import Leaving
 from tests.simulation.world import HASH, UNIX, World
 
 USERS = [f"user{i}" for i in range(30)]
@@ -317,7 +319,9 @@ def test_a_director_removed_stopped_and_added_while_it_was_down_is_called_back()
     world.run(1)
     world.node("d3").stop()
     world.run(2)
-    world.node("d1").core.ring.departs(world.members[2], world.node("d3").incarnation)
+    d1, d3 = world.node("d1"), world.node("d3")
+    (source,) = [n for n in d1.core.ring.live_links() if n.peer == world.members[1] and n.rightward]
+    d1.handle(Received(source.link, [Leaving(d3.member, d3.core.ring.presence.number)]))
     world.change_member("d1", "d3")
     world.run(1)
     world.node("d3").start()

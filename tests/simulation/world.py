@@ -142,7 +142,7 @@ class Node:
         self.thawed_at = world.now
         fields: dict[str, Any] = {
             "member": self.member,
-            "incarnation": self.incarnation,
+            "incarnation": int(self.unix * 1e6),
             "username_hash": "%Lu",
             "expire": EXPIRE,
             "secret": b"the secret of the ring",
@@ -660,7 +660,7 @@ class World:
         return self.groups.get(one.member, 0) == self.groups.get(other.member, 0)
 
     def dial(self, node: Node, dial: Dial) -> None:
-        target = self.nodes[dial.member]
+        target = self.nodes.get(dial.member)
         life = node.incarnation
 
         def fail(reason: str) -> None:
@@ -670,7 +670,8 @@ class World:
         def connect() -> None:
             if not node.up or node.incarnation != life:
                 return
-            if not self.reachable(node, target) or (node.member, target.member) in self.blocked:
+            blocked = (node.member, dial.member) in self.blocked
+            if target is None or not self.reachable(node, target) or blocked:
                 self.after(2.0, lambda: fail("timed out"))
                 return
             if not target.up:
@@ -678,7 +679,7 @@ class World:
                 return
             self.connect(node, target, dial.leftwards)
 
-        self.after(self.delay(node, target), connect)
+        self.after(self.delay(node, target or node), connect)
 
     def connect(self, node: Node, target: Node, leftwards: bool = False) -> None:
         dialled, accepted = LinkId(self.next_number()), LinkId(self.next_number())

@@ -16,6 +16,7 @@ from director.core.messages import (
     MoveRound,
     Names,
     NearRound,
+    Present,
     Redirect,
     RingMessage,
     Token,
@@ -68,6 +69,9 @@ ROW = HostRow("10.1.0.1", "", True, 0, "", 0, 100, 0, True, 0)
         (KickRound(D1, 1, 0, Fence(), [], [], 0), "a kick in lap 0"),
         (KickRound(D1, 1, 1, Fence(), ["x"], [], 0), "not ADDRESS:PORT"),
         (Leaving("x", 1), "not ADDRESS:PORT"),
+        (Present("x", 1), "not ADDRESS:PORT"),
+        (Leaving(D1, 1 << 62), "the incarnation"),
+        (Present(D1, -1), "the incarnation"),
         (Redirect("x"), "not ADDRESS:PORT"),
         (Hosts([HostRow("10.1.0.1", "", True, 0, "", 0, 5000, 0, True, 0)]), "weight 5000"),
     ],
@@ -90,6 +94,7 @@ def test_what_cannot_be_right_is_named(message: RingMessage, problem: str) -> No
         Members([MemberRow("[::ffff:10.0.0.1]:9090", True, 1, "d1.example:9090")]),
         Names(b"", 0),
         Leaving(D1, 1),
+        Present(D1, (1 << 62) - 1),
     ],
 )
 def test_what_may_be_said_is_not_objected_to(message: RingMessage) -> None:

@@ -7,7 +7,7 @@ import pytest
 from director.core.effects import Close, Dial, Effect, Log
 from director.core.events import LinkOpened
 from director.core.member import Neighbour, State
-from director.core.messages import Bye, Leaving, Linked, Redirect
+from director.core.messages import Bye, Leaving, Linked, Present, Redirect
 from director.core.ring import LEAVE_WITHIN, LEFTLESS, PATIENCE, RETRY_REFUSED, RETRY_UNREACHABLE, Ring
 from director.types import Address, LinkId, MemberId, Now
 from tests.unit.core.cores import at, identity, messages, of
@@ -322,7 +322,8 @@ def leaving_ring() -> tuple[Ring, Neighbour]:
     one = ring()
     right = linked(one, 1, D4, dialled=True, incarnation=3)
     one.review(at(0))
-    assert one.departs(D4, 3)
+    one.presence.hear(Leaving(D4, 3), right, at(0))
+    assert one.departed == {D4}
     return one, right
 
 
@@ -347,22 +348,13 @@ def test_a_right_neighbour_that_leaves_is_let_go_where_nobody_else_can_be_reache
     assert one.right is None
 
 
-def test_who_has_said_good_bye_is_not_dialled_until_a_later_start_of_his_is_heard_of() -> None:
+def test_a_member_that_has_said_good_bye_is_not_dialled_until_it_says_that_it_is_there() -> None:
     one = ring()
-    one.departs(D4, 3)
+    other = linked(one, 1, D2, dialled=False)
+    one.presence.hear(Leaving(D4, 3), other, at(0))
     assert dialled(one, at(0)) == [D5]
-    again = linked(one, 1, D4, dialled=False, incarnation=4)
-    one.greeted(again, at(1))
+    one.presence.hear(Present(D4, 4), other, at(1))
     assert D4 in one.expected()
-
-
-def test_a_good_bye_is_news_only_once_and_our_own_never() -> None:
-    one = ring()
-    assert one.departs(D4, 3)
-    assert not one.departs(D4, 3)
-    assert not one.departs(D4, 2)
-    assert one.departs(D4, 4)
-    assert not one.departs(D3, 9)
 
 
 def test_whoever_leaves_tells_everybody_dials_nobody_and_waits_for_those_to_the_left() -> None:

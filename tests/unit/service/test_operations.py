@@ -12,12 +12,15 @@ import pytest
 
 from director.core.assign import Gate
 from director.core.events import MembersListed
+from director.core.member import Neighbour
+from director.core.messages import Leaving
 from director.core.names import entry
 from director.core.standing import Standing
 from director.core.users import BUCKET_SHIFT
 from director.errors import BadRequest, Refused, UnknownName
 from director.records import UserInfo, UsersChange
 from director.service import operations
+from director.types import Address, LinkId, Now
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
 from tests.waiting import until
 
@@ -181,10 +184,12 @@ async def test_the_ring_lists_every_configured_director_and_who_is_missing() -> 
 
 async def test_a_director_that_said_good_bye_and_is_out_of_the_ring_is_shown_as_stopped() -> None:
     node = Node(members=[ME, OTHER])
-    node.director.ring.departs(OTHER, 1)
-    ring = node.operations.ring()
-    assert (ring.missing, ring.stopped) == ([OTHER], [OTHER])
-    assert [member.status for member in ring.members][1:] == ["stopped"]
+    ring = node.director.ring
+    other = Neighbour(LinkId(1), ring.identity, Address("127.0.2.32"), OTHER, b"", Now(0.0, 0.0))
+    ring.presence.hear(Leaving(OTHER, 1), other, Now(0.0, 0.0))
+    answer = node.operations.ring()
+    assert (answer.missing, answer.stopped) == ([OTHER], [OTHER])
+    assert [member.status for member in answer.members][1:] == ["stopped"]
 
 
 async def test_a_removed_director_says_so_and_is_not_ready() -> None:
@@ -290,7 +295,7 @@ async def test_the_metrics_count_moves_kicks_and_how_long_those_took(node: Node)
     counters = node.director.counters
     counters.moves_done, counters.moves_superseded, counters.moves_timed_out = 5, 2, 1
     counters.kicks_done, counters.kicks_failed, counters.kicks_timed_out = 9, 4, 3
-    counters.sessions_kicked, counters.near_rounds = 11, 6
+    counters.sessions_kicked, counters.near_rounds, counters.false_departures = 11, 6, 7
     node.director.kicks.durations.append(0.5)
     await node.operations.metrics()
     node.director.kicks.durations.append(0.25)
@@ -301,6 +306,7 @@ async def test_the_metrics_count_moves_kicks_and_how_long_those_took(node: Node)
     assert (moves, kicks) == (["5.0", "2.0", "1.0"], ["9.0", "4.0", "3.0"])
     assert found["director_sessions_kicked_total"] == "11.0"
     assert found["director_near_expiry_rounds_total"] == "6.0"
+    assert found["director_ring_false_departures_total"] == "7.0"
     assert found["director_moves_in_progress"] == "0.0"
     assert found["director_kick_duration_seconds_count"] == "2.0"
     assert found["director_kick_duration_seconds_sum"] == "0.75"

@@ -27,6 +27,7 @@ NAMES = {
     "director_claims": "counter",
     "director_near_expiry_rounds": "counter",
     "director_ring_members": "gauge",
+    "director_ring_false_departures": "counter",
     "director_ring_synced": "gauge",
     "director_ring_sync_duration_seconds": "histogram",
     "director_ring_messages": "counter",
@@ -86,6 +87,7 @@ def test_every_metric_is_there_with_its_documented_name_also_when_nothing_happen
         ({"sessions_kicked": 12}, "director_sessions_kicked_total", {}, 12),
         ({"near_expiry_rounds": 2}, "director_near_expiry_rounds_total", {}, 2),
         ({"ring_members": {"synced": 2}}, "director_ring_members", {"state": "synced"}, 2),
+        ({"false_departures": 3}, "director_ring_false_departures_total", {}, 3),
         ({"ring_synced": True}, "director_ring_synced", {}, 1),
         (
             {"ring_messages": {("users", "in"): 9}},

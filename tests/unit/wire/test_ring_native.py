@@ -40,6 +40,7 @@ MESSAGES: list[RingMessage] = [
     m.Members([m.MemberRow("10.0.0.3:9090", False, 1_700_000_000)]),
     m.Summaries([7, 4095], [bytes(range(6)) * 2, b""], last=True),
     m.Leaving("10.0.0.1:9090", 1_700_000_000_000_000),
+    m.Present("10.0.0.1:9090", 1_700_000_000_000_001),
 ]
 KICKS = [
     (HashOnHosts(7, ["10.1.0.1"]), "930107 91a831302e312e302e31"),
