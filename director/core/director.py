@@ -19,6 +19,7 @@ from director.core.effects import (
     Left,
     Level,
     Log,
+    Reading,
     Send,
 )
 from director.core.events import (
@@ -30,7 +31,7 @@ from director.core.events import (
     Dropped,
     Event,
     FlushEnded,
-    Kicked,
+    KicksEnded,
     Leases,
     LinkClosed,
     LinkOpened,
@@ -54,7 +55,7 @@ from director.core.flushes import Flushes
 from director.core.gatekeeper import Gatekeeper
 from director.core.hosts import HostTable
 from director.core.housekeeping import Housekeeping
-from director.core.intake import Intake
+from director.core.intake import MERGED, Intake
 from director.core.kickrounds import KickRounds
 from director.core.kicks import Kicks
 from director.core.loading import Loading
@@ -90,13 +91,15 @@ from director.core.sessions import SessionReview
 from director.core.standing import Stand, Standing
 from director.core.tables import Tables
 from director.core.trust import Trust
-from director.core.users import UserTable
+from director.core.users import RECORD, UserTable
 from director.core.view import RingView
 from director.core.writers import Writers
-from director.types import HostId, MemberId, Now, UserKey
+from director.types import HostId, LinkId, MemberId, Now, UserKey
 
 FROZEN = 1.0
 """Seconds an event may be late behind the deadline that was asked for; beyond that the process was frozen."""
+PIECE = MERGED * RECORD.size
+"""Bytes of user records that are merged at once."""
 LATE = 0.05
 """Seconds late from which on nobody else is taken for silent because of it."""
 
@@ -219,6 +222,7 @@ class Director:
         self.assigner.unix = int(now.unix)
         self._now = now.mono
         self.settled = True
+        self._intake.new_turn()
         effects = self.announce()
         effects += self._late(now)
         match event:
@@ -244,9 +248,10 @@ class Director:
             case LinkOpened():
                 effects += self.ring.opened(event, now)
             case LinkClosed(link, reason):
+                effects += self._read_rest(link, now)
                 effects += self.ring.closed(link, reason, now)
-            case Kicked(kick, sessions, problem):
-                effects += self.kicks.ended(kick, sessions, problem, now)
+            case KicksEnded(ends):
+                effects += self.kicks.ended(ends, now)
                 self.moves.look(now)
                 self.kick_rounds.kicked(now)
             case _:
@@ -339,9 +344,9 @@ class Director:
             return True
         if self.kicks.has_work or self.flushes.has_work or self._sessions.has_work:
             return True
-        if self._readdressing.has_work:
+        if self._readdressing.has_work or self._intake.has_work:
             return True
-        return any(map(exchange.has_work, self.ring.links.values()))
+        return any(n.inbox or exchange.has_work(n) for n in self.ring.links.values())
 
     @property
     def synced(self) -> bool:
@@ -395,11 +400,23 @@ class Director:
         neighbour = self.ring.links.get(event.link)
         if neighbour is None:
             return []
-        effects: list[Effect] = []
         neighbour.heard = now.mono
         for message in event.messages:
             kind = type(message).__name__
             self.counters.messages_in[kind] = self.counters.messages_in.get(kind, 0) + 1
+            if isinstance(message, Users) and len(message.records) > PIECE and not checks.wrong(message):
+                starts = range(0, len(message.records), PIECE)
+                neighbour.inbox.extend(Users(message.records[start : start + PIECE]) for start in starts)
+            else:
+                neighbour.inbox.append(message)
+        return self._read(neighbour, now)
+
+    def _read(self, neighbour: Neighbour, now: Now) -> list[Effect]:
+        """Deal with what has come from a neighbour, as far as this turn of the loop has room for it."""
+        effects: list[Effect] = []
+        inbox = neighbour.inbox
+        while inbox and self._intake.has_room:
+            message = inbox.popleft()
             before = neighbour.state
             own = neighbour.handle(message, now)
             effects += self._from_neighbour(neighbour, message, now) if own is None else own
@@ -409,7 +426,33 @@ class Director:
                     effects += self.ring.presence.say(neighbour)
                 effects += self.ring.greeted(neighbour, now)
             if neighbour.state is State.CLOSED:
-                break
+                inbox.clear()
+        if neighbour.reading is bool(inbox):
+            neighbour.reading = not inbox
+            effects.append(Reading(neighbour.link, neighbour.reading))
+        return effects
+
+    def _read_rest(self, link: LinkId, now: Now) -> list[Effect]:
+        """What came over a link that is closed counts, but for tokens, which are repeated."""
+        neighbour = self.ring.links.get(link)
+        effects: list[Effect] = []
+        while neighbour is not None and neighbour.inbox:
+            message = neighbour.inbox.popleft()
+            if isinstance(message, Users) and neighbour.live and checks.wrong(message) is None:
+                self._intake.keep(message.records)
+            elif isinstance(message, Hosts | Members | Leaving) and neighbour.live:
+                effects += self._from_neighbour(neighbour, message, now)
+        return effects
+
+    def _go_on_reading(self, now: Now) -> list[Effect]:
+        """What was left over of what neighbours have said; who has waited longest first."""
+        effects = self._intake.turn(now, started=self._started)
+        for neighbour in sorted(self.ring.links.values(), key=lambda one: one.read_at):
+            if neighbour.inbox:
+                neighbour.heard = now.mono  # nothing more is read from it meanwhile
+                if self._intake.has_room:
+                    neighbour.read_at = now.mono
+                    effects += self._read(neighbour, now)
         return effects
 
     def _only_users(self, event: Received) -> bool:
@@ -479,7 +522,8 @@ class Director:
 
     def _settle(self, now: Now) -> list[Effect]:
         """Bring neighbours, barrier, standing, gate and all that waits in line with what has happened."""
-        effects = self._tick(now)
+        effects = self._go_on_reading(now)
+        effects += self._tick(now)
         effects += self._review_links(now)
         if self._started:
             self._gatekeeper.take_stand(now, self._tables.digest)

@@ -33,6 +33,13 @@ class Close(msgspec.Struct, frozen=True):
     link: LinkId
 
 
+class Reading(msgspec.Struct, frozen=True):
+    """Read no more from a link for now, because much of what came is not dealt with yet; or go on."""
+
+    link: LinkId
+    on: bool
+
+
 class Dial(msgspec.Struct, frozen=True):
     """Connect to a member; `LinkOpened` or `DialFailed` follows."""
 
@@ -115,7 +122,7 @@ class Persist(msgspec.Struct, frozen=True):
 
 
 class Kick(msgspec.Struct, frozen=True):
-    """End sessions that login processes of this machine proxy. `Kicked` follows."""
+    """End sessions that login processes of this machine proxy. `KicksEnded` follows."""
 
     kick: int
     what: KickWhat
@@ -160,6 +167,7 @@ class Log(msgspec.Struct, frozen=True):
 Effect = (
     Send
     | Close
+    | Reading
     | Dial
     | Answer
     | Refuse

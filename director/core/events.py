@@ -193,11 +193,17 @@ class Interrupt(msgspec.Struct, frozen=True):
 
 
 class Kicked(msgspec.Struct, frozen=True):
-    """What became of a `Kick`. problem: empty where it is done."""
+    """What became of one `Kick`. problem: empty where it is done."""
 
     kick: int
     sessions: int
     problem: str = ""
+
+
+class KicksEnded(msgspec.Struct, frozen=True):
+    """What became of the kicks that have ended in one turn of the loop."""
+
+    ends: Sequence[Kicked]
 
 
 class Persisted(msgspec.Struct, frozen=True):
@@ -300,7 +306,7 @@ Event = (
     | Forget
     | KickSessions
     | Interrupt
-    | Kicked
+    | KicksEnded
     | Persisted
     | FlushEnded
     | SessionsListed

@@ -20,6 +20,8 @@ from director.core.users import BY_HAND_AHEAD, LATEST, User
 from director.types import Address, HostId, Stamp
 
 MAX_WEIGHT = 1000
+OTHERS_KEPT = 256
+"""Lists of other hosts that are remembered, each for a move from one host to another."""
 REAPPEARS = BY_HAND_AHEAD + 4
 """Seconds between the stamps of a host's removal and its return at least: by a clock that is ahead, users may
 have been put on it until then by a director that did not know of its removal yet, and they must not count."""
@@ -88,6 +90,7 @@ class HostTable:
         self._ids: dict[HostId, Address] = {host_id(a): a for a in self.rows}
         self._at: dict[str, HostRow | None] | None = None
         """Where each name is that has left an address; None: it has to be looked for."""
+        self._others: dict[tuple[HostId, HostId], list[str]] = {}
 
     def merge(self, rows: Iterable[HostRow]) -> list[HostRow]:
         """Take rows from another member. Returns those that changed something here, as they are now."""
@@ -236,6 +239,18 @@ class HostTable:
         row = self.rows[address]
         return not row.present or user.decided < row.present_at
 
+    def others(self, old: HostId, new: HostId) -> list[str]:
+        """The addresses of the old host of a user, and of all others of the pool, but not of the new one."""
+        others = self._others.get((old, new))
+        if others is None:
+            if len(self._others) >= OTHERS_KEPT:
+                self._others.clear()
+            tags = {row.tag for row in (self.row(old), self.row(new)) if row is not None}
+            address = self._ids.get(new)
+            others = [row.address for row in self.rows.values() if row.tag in tags and row.address != address]
+            self._others[old, new] = others
+        return others
+
     def put(self, rows: Iterable[HostRow]) -> None:
         """These are the rows now: made here, and later than what was there."""
         for row in rows:
@@ -296,6 +311,7 @@ class HostTable:
 
     def _set(self, row: HostRow) -> None:
         self._at = None
+        self._others.clear()
         self.rows[Address(row.address)] = row
         self._ids.setdefault(host_id(Address(row.address)), Address(row.address))
 

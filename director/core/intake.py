@@ -3,6 +3,7 @@ the others, what was decided here is announced."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 from director.core.assign import Assigner
@@ -15,9 +16,13 @@ from director.core.moves import Moves
 from director.core.names import NameTable, entry
 from director.core.pending import Pending
 from director.core.ring import Ring
-from director.core.users import BY_HAND, User, keys_of, unpack
+from director.core.users import BY_HAND, RECORD, User, keys_of, unpack
 from director.types import HostId, Now, UserKey
 
+MERGED = 4000
+"""User records of neighbours after which no more are merged in one turn of the loop."""
+DISPLACED = 300
+"""Users dealt with in one turn of the loop who change hosts, or begin to move, by a merge."""
 RECALLED = 200
 """Names looked for in one turn of the loop: with ten million users 10 µs each."""
 
@@ -37,6 +42,36 @@ class Intake:
         self._hosts, self._ring, self._pending, self._moves = hosts, ring, pending, moves
         self._counters = counters
         self._recalled = b""
+        self._room = self._room_for_displaced = 0
+        self._displaced: deque[memoryview] = deque()
+        """Records before merges that changed their hosts or moves, which are not dealt with yet."""
+        self._left_behind: deque[bytes] = deque()
+        """Records of links that were closed, not merged yet."""
+
+    def new_turn(self) -> None:
+        """What one turn of the loop may do starts anew."""
+        self._room, self._room_for_displaced = MERGED, DISPLACED
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._displaced or self._left_behind)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether this turn of the loop may deal with more of what neighbours say: whatever they say rests on
+        the records that came before it."""
+        return self._room > 0 and not self.has_work
+
+    def keep(self, records: bytes) -> None:
+        """Merge these records of a neighbour that is gone in the next turns."""
+        self._left_behind.append(records)
+
+    def turn(self, now: Now, *, started: bool) -> list[Effect]:
+        """This turn's share of what was left over."""
+        effects = self._displace(now, started=started)
+        while self._left_behind and self._room > 0 and not self._displaced:
+            effects += self.merge(self._left_behind.popleft(), None, now, started=started)
+        return effects
 
     def seen(self, names: Iterable[bytes]) -> None:
         """These users have live sessions; under which tag is not said."""
@@ -80,18 +115,32 @@ class Intake:
 
     def merge(self, records: bytes, source: Neighbour | None, now: Now, *, started: bool) -> list[Effect]:
         """Take in what a neighbour, or the store (None), knows."""
+        self._room -= len(records) // RECORD.size
         changed = self._users.merge(records)
-        effects: list[Effect] = []
         if self._users.has_displaced:
-            for old in unpack(self._users.take_displaced()):
-                if started:
-                    effects += self._conflict(old)
-                self._moves.displaced(old, now)
+            self._displaced.append(memoryview(self._users.take_displaced()))
+        effects = self._displace(now, started=started)
         if not changed:
             return effects
         if self._pending:
             self._pending.wake_users(keys_of(changed))
         return effects + [Send(n.link, [Users(changed)]) for n in self._ring.live_links() if n is not source]
+
+    def _displace(self, now: Now, *, started: bool) -> list[Effect]:
+        """Deal with users who have changed hosts or begin to move; before the start with all at once."""
+        effects: list[Effect] = []
+        while self._displaced and (self._room_for_displaced > 0 or not started):
+            records = self._displaced.popleft()
+            most = self._room_for_displaced * RECORD.size if started else len(records)
+            if len(records) > most:
+                self._displaced.appendleft(records[most:])
+                records = records[:most]
+            self._room_for_displaced -= len(records) // RECORD.size
+            for old in unpack(records):
+                if started:
+                    effects += self._conflict(old)
+                self._moves.displaced(old, now)
+        return effects
 
     def names(self, neighbour: Neighbour, names: Names) -> list[Effect]:
         """Names for listings; they go round to the right as far as they are to."""

@@ -1,27 +1,39 @@
 """The kicks this director has under way: sessions that its login processes are to end.
 
-running --Kicked, or KICK_TIMEOUT later--> over. Whoever began one keeps it and looks whether it is over; what
-comes after that is ignored, so no counter can leak (director-behaviour I-9, R-9).
+waiting --begun--> running --KicksEnded, or KICK_TIMEOUT later--> over. Whoever began one keeps it and looks
+whether it is over; what comes after that is ignored, so no counter can leak (director-behaviour I-9, R-9).
+
+Many users may change hosts at once. The kick channel has AT_A_TIME kicks at most, and gets BEGUN more in a
+turn of the loop. Kicks that a move or an operator waits for go first. The others, which nothing waits for,
+are kept as the record of the user before, and become kicks when it is their turn.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
+from collections.abc import Iterable
 from itertools import count
 
 import msgspec
 
-from director.core.addresses import host_id
 from director.core.counters import Counters
 from director.core.effects import Effect, Kick, Level, Log
+from director.core.events import Kicked
 from director.core.hosts import HostTable
 from director.core.kicktypes import Fence, HashOnHosts, KickWhat, OnHost
-from director.core.users import MOVING, User, UserTable
-from director.types import Address, HostId, Now
+from director.core.users import MOVING, RECORD, User, UserTable, unpack
+from director.types import Now
 
 KICK_TIMEOUT = 4.0
 """Seconds after which nobody waits for a kick any longer; it is counted and named."""
+AT_A_TIME = 256
+"""Kicks that the kick channel is given at a time."""
+BEGUN = 40
+"""Kicks begun in one turn of the loop."""
+USUAL_HOSTS = 50
+"""A kick on so many more hosts counts for one more: the kick channel is told each of them."""
+LOOKED_AT = 500
+"""Users in one turn of the loop who are looked at whether they are to be kicked, or given up waiting for."""
 AGAIN_AFTER = 1.0
 """Seconds after which a user who may have been on his way to the old host is kicked once more (ring-rules
 19)."""
@@ -31,18 +43,28 @@ ON_THE_WAY = 30
 """Seconds after the last login in which he may have been."""
 
 
-class KickRun(msgspec.Struct):
-    """One kick."""
+class KickRun(msgspec.Struct, gc=False):
+    """One kick that something waits for, or that runs."""
 
     number: int
     what: KickWhat
     began: float
     deadline: float
-    after: frozenset[int] = frozenset()
-    """A fence: the kicks it waits for."""
     over: bool = False
     sessions: int = 0
     problem: str = ""
+
+
+class _Later(msgspec.Struct, gc=False):
+    """A kick that nothing waits for and that has not begun."""
+
+    number: int
+    what: KickWhat | None
+    old: bytes = b""
+    """The packed record of a user before the change of hosts that is the reason; what is to be ended is
+    decided when it begins."""
+    twice: bool = False
+    """A second one follows."""
 
 
 class Kicks:
@@ -55,77 +77,88 @@ class Kicks:
         self._hosts, self._users, self._counters = hosts, users, counters
         self._numbers = count(1)
         self._running: dict[int, KickRun] = {}
+        """Given to the kick channel, in the order of their deadlines but for those that waited long."""
+        self._awaited: deque[KickRun] = deque()
+        """Not begun, in the order of their deadlines."""
+        self._later: deque[_Later] = deque()
         self._fences: list[KickRun] = []
-        self._again: list[tuple[float, int, User]] = []
+        self._again: deque[tuple[float, bytes, bool]] = deque()
+        """When a user is kicked once more, the record before, and whether a move waits for it."""
         self._hosts_again: deque[tuple[float, str]] = deque()
-        self._effects: list[Effect] = []
+        self._first_deadline = float("inf")
+        """Before it none of the running ones is overdue."""
+        self._unfinished = False
+        """Something was left over for the next turn."""
 
     def __len__(self) -> int:
         """Kicks under way."""
-        return len(self._running)
+        return len(self._running) + len(self._awaited) + len(self._later)
 
     def start(self, what: KickWhat, now: Now) -> KickRun:
-        """Begin one. A fence is over when those under way now are."""
+        """Begin a kick that something waits for. A fence is over when those under way now are."""
         run = KickRun(next(self._numbers), what, now.mono, now.mono + KICK_TIMEOUT)
         if isinstance(what, Fence):
-            run.after = frozenset(self._running)
-            run.over = not run.after
+            run.over = not len(self)
             if not run.over:
                 self._fences.append(run)
         else:
-            self._running[run.number] = run
-            self._effects.append(Kick(run.number, what))
+            self._awaited.append(run)
         return run
 
+    def later(self, what: KickWhat) -> None:
+        """Begin a kick that nothing waits for, when its turn comes."""
+        self._later.append(_Later(next(self._numbers), what))
+
     def elsewhere(self, old: User, new: User, now: Now) -> KickRun | None:
-        """End the sessions that a user has on other hosts than his new one. None: he was nowhere."""
+        """End the sessions that a user has on other hosts than the new one. None: there are none, or nothing
+        waits for that, because the user is settled."""
         if old.host == new.host or (old.host == 0 and not (self.blind and new.flags & MOVING)):
             return None
-        if old.seen + ON_THE_WAY > now.unix:
-            heapq.heappush(self._again, (now.mono + AGAIN_AFTER, next(self._numbers), old))
-        return self.start(HashOnHosts(old.key >> 32, self._others(old.host, new.host)), now)
+        twice = old.seen + ON_THE_WAY > now.unix
+        if not new.flags & MOVING:
+            self._later.append(_Later(next(self._numbers), None, RECORD.pack(*old), twice))
+            return None
+        if twice:
+            self._again.append((now.mono + AGAIN_AFTER, RECORD.pack(*old), True))
+        return self.start(HashOnHosts(old.key >> 32, self._hosts.others(old.host, new.host)), now)
 
     def host(self, address: str, now: Now) -> None:
         """End the sessions to a host that was removed; those still on their way a second later."""
         self.start(OnHost(address), now)
         self._hosts_again.append((now.mono + AGAIN_AFTER, address))
 
-    def _kick_again(self, old: User, now: Now) -> None:
-        """By what is known now: he may have been moved back meanwhile."""
+    def _elsewhere_now(self, record: bytes) -> KickWhat | None:
+        """What is to be ended of a user who was on another host, by what is known now: the user may have been
+        moved back meanwhile, or be gone."""
+        (old,) = unpack(record)
         new = self._users.get(old.key)
-        if new is not None and new.host != old.host:
-            self.start(HashOnHosts(old.key >> 32, self._others(old.host, new.host)), now)
+        if new is None or new.host == old.host:
+            return None
+        return HashOnHosts(old.key >> 32, self._hosts.others(old.host, new.host))
 
-    def _others(self, old: HostId, new: HostId) -> list[str]:
-        """The old host, and all others of the pool of the user, but not the new one."""
-        tags = {row.tag for row in (self._hosts.row(old), self._hosts.row(new)) if row is not None}
-        return [
-            row.address
-            for row in self._hosts.rows.values()
-            if row.tag in tags and host_id(Address(row.address)) != new
-        ]
-
-    def ended(self, number: int, sessions: int, problem: str, now: Now) -> list[Effect]:
-        """What became of a kick. Of one that nobody waits for any more: nothing."""
-        run = self._running.get(number)
-        if run is None:
-            return []
-        self._counters.sessions_kicked += sessions
-        if problem:
-            self._counters.kicks_failed += 1
-        else:
-            self._counters.kicks_done += 1
-        effects = self._end(run, sessions, problem, now)
+    def ended(self, ends: Iterable[Kicked], now: Now) -> list[Effect]:
+        """What became of kicks. Of one that nobody waits for any more: nothing."""
+        effects: list[Effect] = []
+        for end in ends:
+            run = self._running.get(end.kick)
+            if run is None:
+                continue
+            self._counters.sessions_kicked += end.sessions
+            if end.problem:
+                self._counters.kicks_failed += 1
+            else:
+                self._counters.kicks_done += 1
+            effects += self._end(run, end.sessions, end.problem, now)
         self._review_fences()
         return effects
 
     def _end(self, run: KickRun, sessions: int, problem: str, now: Now) -> list[Effect]:
         """It is over; a word where something is wrong."""
-        del self._running[run.number]
+        self._running.pop(run.number, None)
         run.over, run.sessions, run.problem = True, sessions, problem
         self.durations.append(now.mono - run.began)
         for fence in self._fences:
-            if run.number in fence.after:
+            if run.number < fence.number:
                 fence.sessions += sessions
                 fence.problem = fence.problem or problem
         if not problem:
@@ -133,41 +166,97 @@ class Kicks:
         return [Log(Level.WARNING, "kick_failed", {"what": described(run.what), "reason": problem})]
 
     def turn(self, now: Now) -> list[Effect]:
-        """What is to be kicked."""
-        while self._again and self._again[0][0] <= now.mono:
-            self._kick_again(heapq.heappop(self._again)[2], now)
+        """Give the kick channel the kicks it has room for."""
+        looked = 0
+        while self._again and self._again[0][0] <= now.mono and looked < LOOKED_AT:
+            _, record, awaited = self._again.popleft()
+            looked += 1
+            self._kick_again(record, now, awaited=awaited)
+        self._unfinished = looked == LOOKED_AT
         while self._hosts_again and self._hosts_again[0][0] <= now.mono:
             self.start(OnHost(self._hosts_again.popleft()[1]), now)
+        effects = self._begin(now, LOOKED_AT - looked)
         self._review_fences()
-        effects, self._effects = self._effects, []
         return effects
 
-    def overdue(self, now: Now) -> list[Effect]:
-        """End those whose time is over; a word for each."""
+    def _kick_again(self, record: bytes, now: Now, *, awaited: bool) -> None:
+        if not awaited:
+            self._later.append(_Later(next(self._numbers), None, record))
+        elif (what := self._elsewhere_now(record)) is not None:
+            self.start(what, now)
+
+    def _begin(self, now: Now, most: int) -> list[Effect]:
+        """most: users looked at."""
         effects: list[Effect] = []
-        for run in list(self._running.values()):
-            if run.deadline > now.mono:
-                break
+        room = min(AT_A_TIME - len(self._running), BEGUN)
+        while room > 0 and self._awaited:
+            run = self._awaited.popleft()
+            room -= self._run(run, effects)
+        while room > 0 and most > 0 and self._later:
+            later = self._later.popleft()
+            most -= 1
+            what = self._elsewhere_now(later.old) if later.old else later.what
+            if what is not None:
+                if later.twice:
+                    self._again.append((now.mono + AGAIN_AFTER, later.old, False))
+                run = KickRun(later.number, what, now.mono, now.mono + KICK_TIMEOUT)
+                room -= self._run(run, effects)
+        return effects
+
+    def _run(self, run: KickRun, effects: list[Effect]) -> int:
+        """Give one to the kick channel; how many usual ones it stands for."""
+        self._running[run.number] = run
+        self._first_deadline = min(self._first_deadline, run.deadline)
+        effects.append(Kick(run.number, run.what))
+        return 1 + (len(run.what.hosts) // USUAL_HOSTS if isinstance(run.what, HashOnHosts) else 0)
+
+    def overdue(self, now: Now) -> list[Effect]:
+        """End those whose time is over; a word for each. What has not begun by then is begun later all the
+        same."""
+        effects: list[Effect] = []
+        looked = 0
+        while self._awaited and self._awaited[0].deadline <= now.mono and looked < LOOKED_AT:
+            run = self._awaited.popleft()
+            looked += 1
             self._counters.kicks_timed_out += 1
-            effects += self._end(run, 0, f"no answer within {KICK_TIMEOUT:.0f} s", now)
+            effects += self._end(run, 0, f"not begun within {KICK_TIMEOUT:.0f} s: too many at once", now)
+            self.later(run.what)
+        if self._first_deadline <= now.mono:
+            for run in [run for run in self._running.values() if run.deadline <= now.mono]:
+                self._counters.kicks_timed_out += 1
+                effects += self._end(run, 0, f"no answer within {KICK_TIMEOUT:.0f} s", now)
+            deadlines = (run.deadline for run in self._running.values())
+            self._first_deadline = min(deadlines, default=float("inf"))
+        self._fences = [run for run in self._fences if run.deadline > now.mono]
         self._review_fences()
         return effects
 
     @property
     def has_work(self) -> bool:
-        return bool(self._effects)
+        """Whether the next turn of the loop has something to begin."""
+        may_begin = len(self._running) < AT_A_TIME and bool(self._awaited or self._later)
+        return may_begin or self._unfinished
 
     def next_deadline(self) -> float | None:
         deadlines = [again[0][0] for again in (self._again, self._hosts_again) if again]
-        for run in self._running.values():
-            deadlines.append(run.deadline)
-            break
+        if self._running:
+            deadlines.append(self._first_deadline)
+        if self._awaited:
+            deadlines.append(self._awaited[0].deadline)
         return min(deadlines, default=None)
 
     def _review_fences(self) -> None:
-        for run in self._fences:
-            run.over = run.after.isdisjoint(self._running)
-        self._fences = [run for run in self._fences if not run.over]
+        if self._fences:
+            first = self._first_number()
+            for run in self._fences:
+                run.over = run.number < first
+            self._fences = [run for run in self._fences if not run.over]
+
+    def _first_number(self) -> float:
+        """That of the first of the kicks under way."""
+        first = min(self._running, default=float("inf"))
+        waiting = [queue[0].number for queue in (self._awaited, self._later) if queue]
+        return min([first, *waiting])
 
 
 def described(what: KickWhat) -> str:

@@ -102,6 +102,12 @@ class Neighbour:
         self.heard = now.mono
         self.deadline = now.mono + HANDSHAKE_TIMEOUT
         self.ping_ms: int | None = None
+        self.inbox: deque[RingMessage] = deque()
+        """Messages that are not dealt with yet, because so much came at once."""
+        self.read_at = now.mono
+        """When the messages that were left over were last dealt with."""
+        self.reading = True
+        """More is read from the link."""
         self.congested = False
         self.postponed = False
         """Its exchange waits for that with another neighbour."""

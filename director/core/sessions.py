@@ -59,9 +59,9 @@ class SessionReview:
         for _ in range(min(SLICE, len(self._due))):
             self._look_at(self._due.popleft(), now)
         if not self._due:
-            for key, addresses in self._hosts_of.items():
+            for _ in range(min(SLICE, len(self._hosts_of))):
+                key, addresses = self._hosts_of.popitem()
                 self._adopt(key, sorted(addresses), now)
-            self._hosts_of.clear()
         if self._strange.isdisjoint(self._hosts.rows):
             return []
         self._strange.clear()
@@ -79,17 +79,17 @@ class SessionReview:
             self._end_straggler(key, row, now)
             return
         if not row.present:  # removed while we were away
-            self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
+            self._kicks.later(HashOnHosts(key >> 32, [row.address]))
             return
         user = self._users.get(key)
         if user is None and row.tag_at > row.present_at:  # the tag was another when it began, maybe
-            self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
+            self._kicks.later(HashOnHosts(key >> 32, [row.address]))
         elif user is None:
             self._hosts_of.setdefault(key, set()).add(row.address)
         elif user.host == self._hosts.id_of(row.address):
             self._users.touch(key, int(now.unix))
         else:
-            self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
+            self._kicks.later(HashOnHosts(key >> 32, [row.address]))
 
     def _end_straggler(self, key: UserKey, row: HostRow, now: Now) -> None:
         user = self._users.get(key)
@@ -99,7 +99,7 @@ class SessionReview:
         here = self._hosts.id_of(row.address)
         his = user is None or (user.host == here and not self._hosts.gone(user))
         if not row.present or not his:  # removed, at another address by now, or not his any more
-            self._kicks.start(HashOnHosts(key >> 32, [row.address]), now)
+            self._kicks.later(HashOnHosts(key >> 32, [row.address]))
 
     def _key(self, session: ProxiedSession, tag: bytes) -> UserKey:
         """By the session's name; where that is not the name he was assigned by, by the hash we had given
@@ -117,7 +117,7 @@ class SessionReview:
             return
         row = self._hosts.row(self._hosts.id_of(addresses[0]))
         if len(addresses) > 1 or row is None or not row.present:
-            self._kicks.start(HashOnHosts(key >> 32, list(addresses)), now)
+            self._kicks.later(HashOnHosts(key >> 32, list(addresses)))
             return
         decided = Stamp(min(max(int(now.unix), row.present_at, row.tag_at), LATEST))
         self._users.put(User(key, self._hosts.id_of(row.address), decided, int(now.unix), 0))

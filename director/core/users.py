@@ -104,7 +104,7 @@ def pack(users: Iterable[User]) -> bytes:
     return b"".join(RECORD.pack(*user) for user in users)
 
 
-def unpack(records: bytes) -> Iterator[User]:
+def unpack(records: bytes | memoryview) -> Iterator[User]:
     """The users of packed records. Raises ValueError where the length is not a whole number of records."""
     if len(records) % RECORD.size:
         raise ValueError(f"{len(records)} bytes of user records are no multiple of {RECORD.size}")

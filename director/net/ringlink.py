@@ -76,6 +76,11 @@ class RingLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._secure = secure
         self._tls: Session | None = None
+        self._reading = True
+        self._rest = b""
+        """Bytes that have come and are not looked at yet."""
+        self._planned = False
+        """They are in the next turn of the loop."""
         self._handshake: asyncio.TimerHandle | None = None
         """Its time-out, as long as it goes on."""
 
@@ -107,15 +112,34 @@ class RingLink(asyncio.Protocol):
             self._take(data, first=first)
         else:
             self._transport.pause_reading()
-            self._take_slowly(self._transport, data, first=first)
+            self._rest = data
+            self._take_rest(self._transport, first=first)
 
-    def _take_slowly(self, transport: asyncio.Transport, data: bytes, *, first: bool = False) -> None:
+    def _take_rest(self, transport: asyncio.Transport, *, first: bool = False) -> None:
         """Look at some of it, and at the rest in the next turns; only then more is read."""
-        self._take(data[:TURN], first=first)
-        if self._transport is not None and len(data) > TURN:
-            asyncio.get_running_loop().call_soon(self._take_slowly, transport, data[TURN:])
-        elif not transport.is_closing():
+        self._planned = False
+        data, self._rest = self._rest[:TURN], self._rest[TURN:]
+        self._take(data, first=first)
+        self._go_on(transport)
+
+    def _go_on(self, transport: asyncio.Transport) -> None:
+        if transport.is_closing() or (self._transport is not None and not self._reading) or self._planned:
+            return
+        if self._transport is not None and self._rest:
+            self._planned = True
+            asyncio.get_running_loop().call_soon(self._take_rest, transport)
+        else:
             transport.resume_reading()
+
+    def read(self, *, on: bool) -> None:
+        """Read on, or leave what comes in the socket for now. Up to `TURN` bytes more may be given."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._reading = on
+        if on:
+            self._go_on(self._transport)
+        else:
+            self._transport.pause_reading()
 
     def _take(self, data: bytes, *, first: bool) -> None:
         if self._transport is None:

@@ -32,6 +32,7 @@ from director.core.effects import (
     OperationFailed,
     Persist,
     ReadBuckets,
+    Reading,
     Refuse,
     RunFlush,
     Send,
@@ -44,6 +45,7 @@ from director.core.events import (
     Dropped,
     Event,
     Kicked,
+    KicksEnded,
     Lookup,
     Seen,
     SessionsListed,
@@ -169,6 +171,7 @@ class Driver:
         self._late: list[tuple[Client, bytes]] = []
         self._turn_planned = self._alone_planned = False
         self._events: deque[Event] = deque()
+        self._ends: list[Kicked] = []
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -402,8 +405,14 @@ class Driver:
     # ---- kicks
 
     def kick_ended(self, number: int, sessions: int, problem: str) -> None:
-        """What became of a kick."""
-        self.handle(Kicked(number, sessions, problem))
+        """What became of a kick; told with all others of this turn of the loop."""
+        self._ends.append(Kicked(number, sessions, problem))
+        if len(self._ends) == 1:
+            self._loop.call_soon(self._tell_of_kicks)
+
+    def _tell_of_kicks(self) -> None:
+        ends, self._ends = self._ends, []
+        self.handle(KicksEnded(ends))
 
     async def _list_sessions(self) -> None:
         """Where they cannot be listed, the login processes are taken to proxy nobody: it is logged."""
@@ -454,6 +463,8 @@ class Driver:
                     self.others.refused(request, reason)
             case Close(number):
                 self.sockets.close(number)
+            case Reading(number, on):
+                self.sockets.read(number, on=on)
             case Dial():
                 if self._tasks is not None:
                     self._tasks.start_soon(self.sockets.dial, effect)

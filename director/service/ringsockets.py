@@ -139,6 +139,12 @@ class RingSockets:
             self.messages_out[kind] = self.messages_out.get(kind, 0) + 1
         link.send(ring_native.encode(messages))
 
+    def read(self, number: LinkId, *, on: bool) -> None:
+        """Read from a link, or leave what comes in its socket for now."""
+        link = self.links.get(number)
+        if link is not None:
+            link.read(on=on)
+
     def close(self, number: LinkId) -> None:
         """End a link after what was sent."""
         link = self.links.pop(number, None)

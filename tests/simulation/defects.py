@@ -181,7 +181,7 @@ def _lost_kick_rounds_not_repeated() -> Any:
 
 
 def _no_second_kick() -> Any:
-    return patch.object(Kicks, "_kick_again", lambda self, old, now: None)
+    return patch.object(Kicks, "_kick_again", lambda self, record, now, awaited: None)
 
 
 def _removed_goes_on() -> Any:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.simulation.faults import Player, built
 from tests.simulation.invariants import Violation, Watch, under_way
 from tests.simulation.minimise import minimised
 from tests.simulation.schedule import FAMILIES, Plan, drawn
+from tests.simulation.slices import small_slices
 
 WORKERS = 2
 REST = 95
@@ -159,7 +161,16 @@ def main() -> int:
     parser.add_argument("--replay", type=Path, help="a file with a schedule: run it, with its trace")
     parser.add_argument("--out", type=Path, default=Path("build"), help="directory for schedules that fail")
     parser.add_argument("--minimise", type=float, default=60, help="seconds for each of the first three")
+    parser.add_argument(
+        "--small-slices", action="store_true", help="a turn of the loop does the work of a few users only"
+    )
     options = parser.parse_args()
+    with small_slices() if options.small_slices else nullcontext():
+        return simulate(options)
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """What the command line asks for; the exit code."""
     if options.replay is not None or (options.seed is not None and "--seeds" not in sys.argv):
         plan = drawn(options.seed) if options.replay is None else Plan.read(options.replay)
         run = outcome(plan)

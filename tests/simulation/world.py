@@ -30,6 +30,7 @@ from director.core.effects import (
     OperationFailed,
     Persist,
     ReadBuckets,
+    Reading,
     Refuse,
     RunFlush,
     Send,
@@ -51,6 +52,7 @@ from director.core.events import (
     HostChange,
     Interrupt,
     Kicked,
+    KicksEnded,
     KickSessions,
     Leases,
     LinkClosed,
@@ -302,6 +304,8 @@ class Node:
 
     def run_more(self, effect: Effect) -> None:
         match effect:
+            case Reading():
+                pass
             case UsersDone():
                 self.outcomes.pop(effect.operation).users = effect
             case StoreMembers():
@@ -377,7 +381,7 @@ class Node:
         kept = [session for session in self.sessions if not (session.arrived and ends(what, session))]
         ended = len(self.sessions) - len(kept)
         self.sessions = kept
-        self.handle(Kicked(number, ended))
+        self.handle(KicksEnded([Kicked(number, ended)]))
 
     def replied(self, request: RequestId, *, host: str | None = None, refused: str | None = None) -> None:
         reply = self.replies.pop(request, None)

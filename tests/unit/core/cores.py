@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from director.core.addresses import host_id
 from director.core.assign import Assigner, Gate
@@ -26,6 +26,7 @@ START = 1_000_000
 SECRET = b"the secret of the ring"
 
 Kind = TypeVar("Kind")
+Core = TypeVar("Core", bound="Played")
 
 
 def at(mono: float) -> Now:
@@ -49,13 +50,16 @@ def identity(member: MemberId, **fields: Any) -> Identity:
 class Played:
     """One real core, and what it has wanted so far."""
 
+    made_of: ClassVar[tuple[type[UserTable], type[Assigner]]] = UserTable, Assigner
+
     def __init__(self, *others: MemberId, me: MemberId = D1, started: bool = True, **settings: Any) -> None:
-        self.users = UserTable(EXPIRE)
+        table, assigner = self.made_of
+        self.users = table(EXPIRE)
         self.core = Director(
             identity(me),
             [me, *others],
             HostTable(BackendSetting(address, "", "", 100) for address in BACKENDS),
-            Assigner(self.users, UserHash()),
+            assigner(self.users, UserHash()),
             NameTable(),
             Settings(**settings),
         )
@@ -113,7 +117,11 @@ class Played:
 
 def in_ring(**settings: Any) -> Played:
     """d1 between d3 (left, link 2) and d2 (right, link 1), in sync."""
-    played = Played(D2, D3, **settings)
+    return put_in_ring(Played(D2, D3, **settings))
+
+
+def put_in_ring(played: Core) -> Core:
+    """The same, with a core of one's own that knows D2 and D3."""
     played.link(1, D2, dialled=True)
     played.link(2, D3, dialled=False)
     digest = played.core.hosts.digest()

@@ -30,6 +30,7 @@ from director.core.events import (
     Dropped,
     HostChange,
     Kicked,
+    KicksEnded,
     Leases,
     LinkClosed,
     LinkOpened,
@@ -200,7 +201,7 @@ def test_a_count_of_sessions_at_the_maximum_does_not_grow(kind: type[MoveRound] 
         effects = played.hear(2, Users(pack([moving])))
         (kick,) = of(Kick, effects)
         effects = played.hear(2, MoveRound(D3, 1, SUBJECT.pack(ALICE, START + 5), [D3], [], MOST_COUNTED))
-    effects += played.handle(Kicked(kick.kick, 3, ""), 1.1)
+    effects += played.handle(KicksEnded([Kicked(kick.kick, 3, "")]), 1.1)
     effects += played.until(1.5)
     rounds = of(kind, messages(effects, 1))
     assert rounds[-1].kicked == MOST_COUNTED

@@ -9,7 +9,17 @@ import pytest
 
 from director.core.addresses import host_id
 from director.core.effects import Effect, Kick, OperationFailed, Persist, UsersDone
-from director.core.events import Flush, Forget, HostChange, Interrupt, Kicked, MoveUser, Persisted, UnpinUser
+from director.core.events import (
+    Flush,
+    Forget,
+    HostChange,
+    Interrupt,
+    Kicked,
+    KicksEnded,
+    MoveUser,
+    Persisted,
+    UnpinUser,
+)
 from director.core.standing import Standing
 from director.core.users import BY_HAND, MOVING, PINNED, User, pack
 from director.types import Address, HostId, UserKey
@@ -47,7 +57,7 @@ class Operator:
         for persist in of(Persist, effects):
             self._take(self.played.handle(Persisted(persist.number), mono), mono, answers=True)
         for kick in of(Kick, effects):
-            self._take(self.played.handle(Kicked(kick.kick, 1), mono), mono, answers=True)
+            self._take(self.played.handle(KicksEnded([Kicked(kick.kick, 1)]), mono), mono, answers=True)
 
     def hosts(self) -> list[HostId]:
         found = [self.played.users.get(one.key) for one in self.users]
@@ -113,7 +123,7 @@ def test_an_interrupted_flush_begins_with_no_more_users() -> None:
     assert one.done == []
     assert (one.played.core.moves.in_hand, len(one.played.core.flushes)) == (2, 1)
     for kick in list(one.kicked):
-        one.do(Kicked(kick.kick, 1), 1.2)
+        one.do(KicksEnded([Kicked(kick.kick, 1)]), 1.2)
     one._take(one.played.until(4.0), 4.0, answers=True)
     assert [d.moved for d in one.done] == [2]
 
@@ -137,7 +147,7 @@ def test_a_forgetting_moves_everybody_to_nobody_and_ends_with_the_last_session_w
     one._take(one.played.until(2.1), 2.1, answers=False)
     assert one.done == []
     for kick in list(one.kicked)[:40]:
-        one.do(Kicked(kick.kick, 1), 2.2)
+        one.do(KicksEnded([Kicked(kick.kick, 1)]), 2.2)
     one._take(one.played.until(2.3), 2.3, answers=True)
     assert [(d.moved, d.kicked) for d in one.done] == [(40, 40)]
     assert {r.flags for u in one.users if (r := one.played.users.get(u.key)) is not None} == {BY_HAND}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from director.core.effects import Kick, OperationFailed, UsersDone
-from director.core.events import Kicked, KickSessions
+from director.core.events import Kicked, KicksEnded, KickSessions
 from director.core.kickrounds import LASTS, REPEAT
 from director.core.kicktypes import ByName
 from director.core.messages import KickRound
@@ -31,7 +31,7 @@ def back(token: KickRound, **fields: object) -> KickRound:
 def test_the_first_lap_begins_it_the_second_gathers_what_it_came_to() -> None:
     played, kick, token = begun()
     assert of(KickRound, messages(played.hear(2, back(token), mono=1.1))) == []
-    (second,) = of(KickRound, messages(played.handle(Kicked(kick, 2), 1.2), 1))
+    (second,) = of(KickRound, messages(played.handle(KicksEnded([Kicked(kick, 2)]), 1.2), 1))
     assert (second.lap, second.passed, second.kicked, second.late) == (2, [D1], 2, [])
     (end,) = of(UsersDone, played.hear(2, back(second, kicked=5), mono=1.3))
     assert end == UsersDone(operation=1, kicked=5)
@@ -40,7 +40,7 @@ def test_the_first_lap_begins_it_the_second_gathers_what_it_came_to() -> None:
 def test_members_that_were_late_or_not_reached_are_told() -> None:
     played, kick, token = begun()
     played.hear(2, back(token), mono=1.1)
-    played.handle(Kicked(kick, 0), 1.2)
+    played.handle(KicksEnded([Kicked(kick, 0)]), 1.2)
     last = back(token, lap=2, passed=[D1, D2], late=[D2])
     (end,) = of(UsersDone, played.hear(2, last, mono=1.3))
     assert (end.timed_out, end.not_reached) == (1, (D3,))
@@ -69,7 +69,7 @@ def test_a_member_kicks_in_the_first_lap_and_passes_the_second_when_it_is_over()
     (kick,) = of(Kick, effects)
     second = KickRound(D3, 4, 2, ALICE, [D3], [], 1)
     assert of(KickRound, messages(played.hear(2, second, mono=1.1))) == []
-    onward = messages(played.handle(Kicked(kick.kick, 2), 1.2), 1)
+    onward = messages(played.handle(KicksEnded([Kicked(kick.kick, 2)]), 1.2), 1)
     assert of(KickRound, onward) == [KickRound(D3, 4, 2, ALICE, [D3, D1], [], 3)]
 
 
@@ -99,4 +99,6 @@ def test_beyond_the_limit_kicks_wait_in_order_or_are_refused() -> None:
 def test_alone_it_is_over_with_the_own_kick() -> None:
     played = Played()
     (kick,) = of(Kick, played.handle(KickSessions(1, ALICE), 1.0))
-    assert of(UsersDone, played.handle(Kicked(kick.kick, 2), 1.1)) == [UsersDone(operation=1, kicked=2)]
+    assert of(UsersDone, played.handle(KicksEnded([Kicked(kick.kick, 2)]), 1.1)) == [
+        UsersDone(operation=1, kicked=2)
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from director.core.counters import Counters
 from director.core.effects import Kick, Log
+from director.core.events import Kicked
 from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT, ON_THE_WAY, Kicks, described
 from director.core.kicktypes import ByName, Fence, HashOnHosts, OnHost
@@ -12,6 +13,7 @@ from director.types import Address, HostId
 from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
 
 OLD, NEW = user(b"alice", BACKENDS[0]), user(b"alice", BACKENDS[3], decided=START + 1)
+MOVED = NEW._replace(flags=MOVING)
 NOWHERE = OLD._replace(host=HostId(0))
 
 
@@ -30,7 +32,7 @@ def test_a_kick_is_asked_for_once_and_is_over_with_its_answer() -> None:
     assert of(Kick, one.turn(at(0))) == [Kick(run.number, ByName(b"alice"))]
     assert of(Kick, one.turn(at(0.1))) == []
     assert (len(one), run.over) == (1, False)
-    one.ended(run.number, 3, "", at(2))
+    one.ended([Kicked(run.number, 3, "")], at(2))
     assert (len(one), run.over, run.sessions, run.problem) == (0, True, 3, "")
 
 
@@ -49,14 +51,15 @@ def test_an_answer_that_nobody_waits_for_is_ignored() -> None:
     one, _ = kicks()
     run = one.start(OnHost("10.1.0.1"), at(1))
     one.overdue(at(1 + KICK_TIMEOUT))
-    assert one.ended(run.number, 7, "", at(2)) == []
-    assert (run.sessions, one.ended(99, 1, "oops", at(2))) == (0, [])
+    assert one.ended([Kicked(run.number, 7, "")], at(2)) == []
+    assert (run.sessions, one.ended([Kicked(99, 1, "oops")], at(2))) == (0, [])
 
 
 def test_a_kick_that_failed_says_why_and_names_no_user() -> None:
     one, _ = kicks()
     run = one.start(ByName(b"alice"), at(1))
-    (log,) = of(Log, one.ended(run.number, 0, "nobody listens", at(2)))
+    one.turn(at(1))
+    (log,) = of(Log, one.ended([Kicked(run.number, 0, "nobody listens")], at(2)))
     assert log.fields == {"what": "ByName", "reason": "nobody listens"}
     assert run.problem == "nobody listens"
     assert described(HashOnHosts(7, ["a", "b"])) == "hash 7 on 2 hosts"
@@ -72,9 +75,9 @@ def test_a_fence_is_over_when_the_kicks_before_it_are_and_waits_for_none_behind_
         second.number,
         third.number,
     ]
-    one.ended(first.number, 0, "", at(2))
+    one.ended([Kicked(first.number, 0, "")], at(2))
     assert not fence.over
-    one.ended(second.number, 0, "", at(2))
+    one.ended([Kicked(second.number, 0, "")], at(2))
     assert fence.over
     assert one.start(Fence(), at(0)).over is False
 
@@ -85,11 +88,16 @@ def test_a_fence_with_nothing_before_it_is_over_at_once() -> None:
 
 
 def test_a_user_who_changes_hosts_is_kicked_from_all_others_of_his_pool_but_not_from_the_new_one() -> None:
-    one, _ = kicks()
-    run = one.elsewhere(OLD, NEW, at(0))
+    one, users = kicks()
+    run = one.elsewhere(OLD, MOVED, at(0))
     assert run is not None
-    assert isinstance(run.what, HashOnHosts)
-    assert run.what.hosts == [str(address) for address in BACKENDS[:3]]
+    users.put(NEW)
+    assert one.elsewhere(OLD, NEW, at(0)) is None
+    awaited, other = of(Kick, one.turn(at(0)))
+    assert (
+        awaited.what == other.what == HashOnHosts(OLD.key >> 32, [str(address) for address in BACKENDS[:3]])
+    )
+    assert awaited.kick == run.number
 
 
 def test_who_was_nowhere_or_stays_is_not_kicked() -> None:
@@ -117,10 +125,20 @@ def test_who_may_have_been_on_his_way_to_the_old_host_is_kicked_once_more() -> N
 
 def test_who_was_moved_back_meanwhile_is_not_kicked_again() -> None:
     one, users = kicks()
-    one.elsewhere(OLD, NEW, at(1))
+    for new in (NEW, MOVED):
+        users.put(new)
+        one.elsewhere(OLD, new, at(1))
+        one.turn(at(1))
     users.put(OLD)
     one.turn(at(1 + AGAIN_AFTER))
-    assert len(one) == 1
+    assert len(one) == 2
+
+
+def test_who_is_back_before_the_kick_begins_is_not_kicked() -> None:
+    one, users = kicks()
+    one.elsewhere(OLD, NEW, at(1))
+    users.put(OLD)
+    assert (one.turn(at(1)), len(one), one.next_deadline()) == ([], 0, None)
 
 
 def test_who_was_last_seen_long_ago_was_not_on_his_way() -> None:

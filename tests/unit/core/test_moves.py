@@ -19,7 +19,7 @@ from director.core.effects import (
     StopFlush,
     UsersDone,
 )
-from director.core.events import FlushEnded, HostChange, Kicked, Lookup, MoveUser, Persisted
+from director.core.events import FlushEnded, HostChange, Kicked, KicksEnded, Lookup, MoveUser, Persisted
 from director.core.kicktypes import HashOnHosts
 from director.core.messages import MoveRound, Token, Users
 from director.core.moves import ABANDONED, MOVE_TIMEOUT, REPEAT, STORE_WAIT, SUBJECT, TRANSITIONS, Stage
@@ -63,7 +63,7 @@ class Mover:
         return self.handle(Persisted(of(Persist, self.effects)[-1].number), mono)
 
     def kicked(self, mono: float = 1.2, sessions: int = 1) -> list[Effect]:
-        return self.handle(Kicked(of(Kick, self.effects)[0].kick, sessions), mono)
+        return self.handle(KicksEnded([Kicked(of(Kick, self.effects)[0].kick, sessions)]), mono)
 
     def back(self, mono: float = 1.3, late: Sequence[MemberId] = (), kicked: int = 2) -> list[Effect]:
         """The last token comes back."""
@@ -283,7 +283,7 @@ def test_in_every_stage_the_target_may_be_removed_and_the_user_is_held_until_his
     mover.handle(HostChange(2, NEW, remove=True), 1.4)
     assert (mover.record.host, mover.record.flags) == (0, BY_HAND | MOVING)
     for kick in of(Kick, mover.effects):
-        mover.handle(Kicked(kick.kick, 0), 1.5)
+        mover.handle(KicksEnded([Kicked(kick.kick, 0)]), 1.5)
     mover.stored(1.6)
     mover.until(1.7)
     mover.back(1.8)
@@ -331,14 +331,14 @@ def test_a_token_waits_for_the_kick_here_and_goes_on_with_what_it_came_to() -> N
     played, token, effects = others_move()
     (kick,) = of(Kick, effects)
     assert of(MoveRound, messages(played.hear(2, token, mono=1.1))) == []
-    onward = messages(played.handle(Kicked(kick.kick, 2), 1.2), 1)
+    onward = messages(played.handle(KicksEnded([Kicked(kick.kick, 2)]), 1.2), 1)
     assert of(MoveRound, onward) == [MoveRound(D3, 5, token.moves, [D3, D1], [], 3, parted=True)]
 
 
 def test_a_kick_that_failed_or_took_too_long_is_named_by_whoever_passes_the_token() -> None:
     played, token, effects = others_move()
     played.hear(2, token, mono=1.1)
-    failed = messages(played.handle(Kicked(of(Kick, effects)[0].kick, 0, "no answer"), 1.2), 1)
+    failed = messages(played.handle(KicksEnded([Kicked(of(Kick, effects)[0].kick, 0, "no answer")]), 1.2), 1)
     assert of(MoveRound, failed)[0].late == [D1]
     played, token, _ = others_move()
     played.hear(2, token, mono=1.1)
@@ -394,7 +394,7 @@ def test_a_move_whose_origin_is_gone_is_taken_over_by_the_usual_writer(writer: M
     one = written_by(writer, [D1, D2])
     played = in_ring_of_two()
     (kick,) = of(Kick, played.hear(2, Users(pack([one])), mono=1.0))
-    played.handle(Kicked(kick.kick, 0), 1.1)
+    played.handle(KicksEnded([Kicked(kick.kick, 0)]), 1.1)
     played.until(1.0 + REPEAT - 0.1)
     assert played.core.moves.in_hand == 0
     effects = played.until(1.1 + REPEAT)
@@ -410,7 +410,7 @@ def test_whoever_takes_a_move_over_waits_for_his_own_kick_first() -> None:
     effects = played.until(1.1 + REPEAT)
     assert played.core.moves.in_hand == 1
     assert of(MoveRound, messages(effects, 1)) == []
-    effects = played.handle(Kicked(kick.kick, 1), 2.0 + REPEAT) + played.until(2.3 + REPEAT)
+    effects = played.handle(KicksEnded([Kicked(kick.kick, 1)]), 2.0 + REPEAT) + played.until(2.3 + REPEAT)
     assert [(token.late, token.kicked) for token in of(MoveRound, messages(effects, 1))][:1] == [([], 1)]
 
 
@@ -429,7 +429,7 @@ def test_a_director_alone_needs_nobody_to_confirm() -> None:
     played.users.merge(pack([ALICE]))
     effects = played.handle(MoveUser(1, KEY, NEW), 1)
     played.handle(Persisted(of(Persist, effects)[0].number), 1.1)
-    played.handle(Kicked(of(Kick, effects)[0].kick, 1), 1.2)
+    played.handle(KicksEnded([Kicked(of(Kick, effects)[0].kick, 1)]), 1.2)
     assert done(played.until(3.3)) == UsersDone(operation=1, moved=1, kicked=1)
 
 

@@ -1,0 +1,68 @@
+"""How long the longest turn of the loop is while very many users change hosts: `python -m tests.bench.turns`.
+
+A core is fed with so many users at once until it is at rest, and the CPU time of each turn is measured. The
+table shows the longest turn of each run, the median of all, and the time of all together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+from director.core.effects import Effect
+from tests.turns import SITUATIONS, Busy
+
+LIMIT = 5.0
+"""Milliseconds a turn may take."""
+
+
+def turns_of(name: str, users: int) -> list[float]:
+    """Milliseconds of each turn."""
+    took = []
+
+    def measure(turn: Callable[[], list[Effect]]) -> list[Effect]:
+        begun = time.thread_time()
+        effects = turn()
+        took.append((time.thread_time() - begun) * 1000)
+        return effects
+
+    busy = Busy(measure)
+    gc.collect()
+    gc.freeze()  # as the service does after its start
+    SITUATIONS[name](busy, users)
+    gc.unfreeze()
+    return took
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("situations", nargs="*", choices=[*SITUATIONS, []], help="all, if none is named")
+    parser.add_argument("--users", type=int, nargs="+", default=[20_000, 100_000])
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    print(
+        f"{'situation':<22}{'users':>8}{'longest ms: min median max':>36}"
+        f"{'median ms':>11}{'turns':>8}{'s':>7}"
+    )
+    worst = 0.0
+    for name in options.situations or SITUATIONS:
+        for users in options.users:
+            runs = [turns_of(name, users) for _ in range(options.runs)]
+            longest = sorted(max(took) for took in runs)
+            spread = f"{longest[0]:.2f} {median(longest):.2f} {longest[-1]:.2f}"
+            all_turns = [turn for took in runs for turn in took]
+            total = median(sum(took) for took in runs) / 1000
+            print(
+                f"{name:<22}{users:>8}{spread:>36}{median(all_turns):>11.3f}{len(runs[0]):>8}{total:>7.2f}",
+                flush=True,
+            )
+            worst = max(worst, median(longest))
+    return worst > LIMIT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

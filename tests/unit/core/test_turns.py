@@ -1,0 +1,35 @@
+"""However many users change hosts at once, one turn of the loop does a bounded part of the work.
+
+Work is counted in steps of the interpreter, so that the tests do not depend on the machine; the time turns
+take with 100,000 users: `python -m tests.bench.turns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from director.core.effects import Effect
+from director.wire import hotpath
+from tests.steps import FIVE_MS, counted
+from tests.turns import SITUATIONS, Busy
+
+USERS = 3000
+"""Twice as much work as fits into one turn, with the least that any of these things takes for a user."""
+
+pytestmark = pytest.mark.skipif(not hotpath.COMPILED, reason="the readable twin takes longer for each user")
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_no_turn_of_the_loop_is_long_however_many_users_it_is_about(situation: str) -> None:
+    steps = []
+
+    def measure(turn: Callable[[], list[Effect]]) -> list[Effect]:
+        effects, took = counted(turn)
+        steps.append(took)
+        return effects
+
+    SITUATIONS[situation](Busy(measure), USERS)
+    assert max(steps) < FIVE_MS
+    assert sum(steps) > 2 * FIVE_MS, "all of it would have fitted into one turn: use more users"
