@@ -10,6 +10,7 @@ from enum import Enum, IntEnum
 from typing import NamedTuple
 
 from director.core.hashing import UserHash
+from director.core.names import LONGEST_NAME
 from director.core.users import BUCKET_SHIFT, LATEST, MOVING, User, UserTable, is_alive, is_near_expiry
 from director.core.vhosts import Circle
 from director.types import Address, HostId, Stamp, UserKey
@@ -104,10 +105,9 @@ class Assigner:
 
     def assign_named(self, key: UserKey, tag: bytes, name: bytes) -> Backend | Wait:
         """The same; the name of a user who was placed anew, or whose refresh is announced, can be taken then,
-        if names are remembered."""
+        if names are remembered and it is not too long."""
         answer, names = self._assign(key, tag)
-        if names is not None and self.remember_names:
-            name = name[:0xFFFF]
+        if names is not None and self.remember_names and len(name) <= LONGEST_NAME:
             names += key.to_bytes(8) + len(name).to_bytes(2) + name
         return answer
 

@@ -12,6 +12,8 @@ class Counters(msgspec.Struct):
     false_departures: int = 0
     """Departures that another director made up: of this one, or of one that a link of ours worked with."""
     refused: int = 0
+    waiting_refused: int = 0
+    """Those of them that were refused at once, because too many waited."""
     claims: int = 0
     isolated: int = 0
     host_changes: int = 0

@@ -339,8 +339,7 @@ class Director:
         return self._expected
 
     def _has_work(self) -> bool:
-        logins = self._logins
-        if self.pending.awake or logins.near or logins.retagged or logins.unread:
+        if self.pending.awake or self._logins.has_work:
             return True
         if self.kicks.has_work or self.flushes.has_work or self._sessions.has_work:
             return True

@@ -13,7 +13,7 @@ from director.core.hosts import HostTable
 from director.core.member import Neighbour
 from director.core.messages import Names, RingMessage, Users
 from director.core.moves import Moves
-from director.core.names import NameTable, entry
+from director.core.names import LONGEST_NAME, NameTable, entry
 from director.core.pending import Pending
 from director.core.ring import Ring
 from director.core.users import BY_HAND, RECORD, User, keys_of, unpack
@@ -80,7 +80,7 @@ class Intake:
         for name in names:
             for tag in tags:
                 key = self._assigner.user_hash.key(name, tag)
-                if self._users.touch(key, self._assigner.unix):
+                if self._users.touch(key, self._assigner.unix) and len(name) <= LONGEST_NAME:
                     refreshed += entry(key, name)
         if refreshed and self._assigner.remember_names:
             self._recall(refreshed)

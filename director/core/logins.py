@@ -9,17 +9,18 @@ from director.core.counters import Counters
 from director.core.effects import Answer, Claim, Effect, Refuse
 from director.core.events import Lookup
 from director.core.hosts import HostTable
-from director.core.pending import PENDING_TIMEOUT, Pending, Waiting
+from director.core.pending import PENDING_TIMEOUT, WAITING_LIMIT, Pending, Waiting
 from director.core.readdressing import Readdressing
 from director.core.standing import CLAIM_AFTER
 from director.core.users import MOVING, PINNED, User, is_alive, pack
 from director.types import Now, Stamp, UserKey
 
-SLICE = 1000
-"""Waiting logins tried again in one turn of the loop."""
+SLICE = 500
+"""Waiting logins tried again, or refused, in one turn of the loop."""
 CLAIM_AGAIN = 0.5
 """Seconds after which a claim that settled nothing is made again."""
 REMOVED = "this director was removed from the ring"
+FULL = f"{WAITING_LIMIT} logins wait already"
 
 
 class Logins:
@@ -59,6 +60,10 @@ class Logins:
         answer = self._assign(event.key, event.tag)
         if isinstance(answer, Backend):
             return [Answer(event.request, event.key, answer)]
+        if self._pending.full:
+            self._counters.refused += 1
+            self._counters.waiting_refused += 1
+            return [Refuse(event.request, FULL)]
         self._note(event.key, event.tag, answer)
         self._pending.add(event.request, event.key, event.tag, now.mono, answer)
         return self._claims([(event.key, event.tag, answer)])
@@ -102,6 +107,11 @@ class Logins:
             return not self._hosts.gone(user)
         waiting = self._pending.of(key)
         return not waiting or now < waiting[0].since + CLAIM_AFTER
+
+    @property
+    def has_work(self) -> bool:
+        """Whether something is left over for the next turn."""
+        return bool(self.near or self.retagged or self.unread or (self.removed and len(self._pending)))
 
     def next_deadline(self) -> float | None:
         deadlines = (self._again_at, self._pending.next_deadline())
@@ -168,11 +178,11 @@ class Logins:
     def _refuse(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         if self.removed:
-            for one in self._pending.all():
+            for one in self._pending.first(SLICE):
                 self._pending.remove(one.request)
                 self._counters.refused += 1
                 effects.append(Refuse(one.request, REMOVED))
-        for one in self._pending.overdue(now.mono):
+        for one in self._pending.overdue(now.mono, SLICE):
             self._counters.refused += 1
             effects.append(Refuse(one.request, f"{one.wait.value}, waited {PENDING_TIMEOUT:.0f} s"))
         return effects

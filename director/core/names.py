@@ -1,7 +1,8 @@
 """The names behind the keys, for listings. Never needed to route: what is missing is shown as a hash.
 
 An entry is a key (8 bytes), a length (2 bytes) and the name as auth gave it. Buckets are those of the
-user table.
+user table. A name of more than LONGEST_NAME bytes is not kept, wherever it comes from: its user has a record
+like any other, and is listed by the hash.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from director.types import UserKey
 
 HEAD = Struct(">QH")
 """Key and length."""
+
+LONGEST_NAME = 255
+"""Bytes of a name that is kept. With a static passdb anybody can log in under any name, and every director
+would keep it."""
 
 SLACK = 1024
 """Bytes that a bucket may have beyond twice its last size without repetitions, before they are taken out."""
@@ -34,7 +39,7 @@ class NameTable:
 
     def add(self, entries: bytes) -> None:
         """Take in names of logins here; the last name of a key counts. Raises ValueError for half entries."""
-        for key, name in list(entries_in(entries)):
+        for key, name in list(short_entries_in(entries)):
             number = key >> BUCKET_SHIFT
             self._buckets[number] += entry(key, name)
             self._dirty.add(number)
@@ -48,7 +53,7 @@ class NameTable:
         Raises ValueError, and takes in nothing, for half entries.
         """
         found: dict[int, dict[UserKey, bytes]] = {}
-        for key, name in entries_in(entries):
+        for key, name in short_entries_in(entries):
             names = found.setdefault(key >> BUCKET_SHIFT, {})
             names[key] = max(name, names.get(key, b""))
         anything = False
@@ -69,7 +74,7 @@ class NameTable:
         return b"".join(
             entry(key, name)
             for key, name in islice(entries_in(entries), most)
-            if key.to_bytes(8) not in self._buckets[key >> BUCKET_SHIFT]
+            if len(name) <= LONGEST_NAME and key.to_bytes(8) not in self._buckets[key >> BUCKET_SHIFT]
         )
 
     def bucket(self, number: int) -> bytes:
@@ -124,6 +129,11 @@ def entry(key: UserKey, name: bytes) -> bytes:
     """One name, as it travels; of at most 65535 bytes."""
     name = name[:0xFFFF]
     return HEAD.pack(key, len(name)) + name
+
+
+def short_entries_in(data: bytes) -> Iterator[tuple[UserKey, bytes]]:
+    """The entries whose names are kept. Raises ValueError where the last entry is cut off."""
+    return ((key, name) for key, name in entries_in(data) if len(name) <= LONGEST_NAME)
 
 
 def entries_in(data: bytes | bytearray) -> Iterator[tuple[UserKey, bytes]]:

@@ -13,6 +13,8 @@ from director.types import RequestId, UserKey
 
 PENDING_TIMEOUT = 30.0
 """Seconds a login may wait before it gets a temporary failure."""
+WAITING_LIMIT = 100_000
+"""Logins that may wait, in all; 600 bytes each, and their lines (`service.heldlogins`)."""
 
 
 class Waiting(msgspec.Struct):
@@ -68,6 +70,11 @@ class Pending:
             self._again.pop(request, None)
 
     @property
+    def full(self) -> bool:
+        """Whether no more may wait."""
+        return len(self._waiting) >= WAITING_LIMIT
+
+    @property
     def awake(self) -> bool:
         return bool(self._again)
 
@@ -82,18 +89,18 @@ class Pending:
         """All logins of one user, the oldest first."""
         return [self._waiting[request] for request in self._by_key.get(key, {})]
 
-    def all(self) -> list[Waiting]:
-        """All that wait, the oldest first."""
-        return list(self._waiting.values())
-
     def next_deadline(self) -> float | None:
         for waiting in self._waiting.values():
             return waiting.since + PENDING_TIMEOUT
         return None
 
-    def overdue(self, now: float) -> Iterator[Waiting]:
-        """Take out those whose time is over."""
-        for waiting in list(self._waiting.values()):
+    def first(self, limit: int) -> list[Waiting]:
+        """The oldest of those that wait."""
+        return list(islice(self._waiting.values(), limit))
+
+    def overdue(self, now: float, limit: int) -> Iterator[Waiting]:
+        """Take out those whose time is over, `limit` at most."""
+        for waiting in self.first(limit):
             if waiting.since + PENDING_TIMEOUT > now:
                 return
             self.remove(waiting.request)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from director.core.names import entries_in, entry
+from director.core.names import LONGEST_NAME, entries_in, entry
 from director.core.users import MOVING, PINNED, RECORD, is_gone, pack, rounded, unpack
 from director.types import UserKey
 
@@ -43,11 +43,12 @@ def sweep_users(blob: bytes, unix: int, expire: int) -> Swept:
 
 
 def sweep_names(entries: bytes, known: Callable[[UserKey], bool]) -> Swept:
-    """A bucket of names without those of users whom nobody knows. Damaged entries are left as they are."""
+    """A bucket of names without those of unknown users, and those that are too long. Damaged entries are left
+    as they are."""
     try:
         names = list(entries_in(entries))
     except ValueError:
         return Swept(entries, 0, None)
-    kept = [(key, name) for key, name in names if known(key)]
+    kept = [(key, name) for key, name in names if known(key) and len(name) <= LONGEST_NAME]
     dropped = len(names) - len(kept)
     return Swept(b"".join(entry(key, name) for key, name in kept) if dropped else entries, dropped, 0)

@@ -17,6 +17,10 @@ CUTS_DOMAIN = re.compile(r"\|\s*username\b|%[LU]*n")
 """In an auth_username_format, of 2.4 or 2.3."""
 
 
+NO_PASSWORD = re.compile(r"\bnopassword\b(?!\s*=\s*(?:no|n|0)\b)")
+"""In the arguments, the fields or the query of a passdb."""
+
+
 def check(facts: Facts) -> Iterator[Finding]:
     """All of it; where no configuration could be had, only that."""
     conf = facts.conf
@@ -306,6 +310,35 @@ def _passdbs(conf: Doveconf) -> Iterator[Finding]:
             else ("fields {                  # in passdb { }", "  proxy = y", "}")
         )
         yield _finding(FAULT, "passdb", "no passdb returns proxy", "nobody is sent to a backend", mend)
+    yield from _unauthenticated(passdbs)
+
+
+def _unauthenticated(passdbs: list[Block]) -> Iterator[Finding]:
+    """Users whom the backend authenticates, after they were assigned: usual, and anybody can do it."""
+    for passdb in passdbs:
+        if passdb.get("master") == "yes" or passdb.get("deny") == "yes":
+            continue
+        if passdb.get("skip") == "unauthenticated" or not _takes_any_password(passdb):
+            continue
+        name, why = (
+            passdb.name or _driver(passdb),
+            (
+                "anybody can have users assigned, up to users.max, and open logins that wait:"
+                " docs/security.md, Users nobody authenticated"
+            ),
+        )
+        mend = (
+            "# a passdb before it that checks passwords, with result_success = continue, and in this one:",
+            "skip = unauthenticated",
+        )
+        found = f"passdb {name} returns nopassword: users are assigned before their passwords are checked"
+        yield _finding(HINT, "unauthenticated", found, why, mend)
+
+
+def _takes_any_password(passdb: Block) -> bool:
+    """Whether it is seen to let everybody pass."""
+    fields = [f"{name}={value}" for block in passdb.all("fields") for name, value in block.settings.items()]
+    return any(NO_PASSWORD.search(text) for text in (*passdb.settings.values(), *fields))
 
 
 def _driver(passdb: Block) -> str:

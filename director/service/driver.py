@@ -60,9 +60,8 @@ from director.core.events import (
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.messages import RingMessage
 from director.errors import KickError
-from director.net.authreply import AuthreplyClient
-from director.net.login import Client as LoginClient
 from director.net.tls import RingTls
+from director.service.heldlogins import Client, HeldLogins
 from director.service.log import LimitedLog
 from director.service.log import Log as Logger
 from director.service.operators import Operators
@@ -83,10 +82,6 @@ FROZEN = 1.0
 
 _ANSWER = b"\tuser_dirkey="
 """In each line that has got a host."""
-
-
-Client = LoginClient | AuthreplyClient
-"""Whose lines are to be completed."""
 
 
 class Store(Protocol):
@@ -166,7 +161,7 @@ class Driver:
         self.sockets = RingSockets(director, self.handle, log, self._limited, tls)
         self._loop = asyncio.get_running_loop()
         self._assigner, self._users = director.assigner, director.users
-        self._requests: dict[RequestId, tuple[Client, Held]] = {}
+        self._logins = HeldLogins()
         self._numbers = 0
         self._late: list[tuple[Client, bytes]] = []
         self._turn_planned = self._alone_planned = False
@@ -348,25 +343,21 @@ class Driver:
 
     def _hold(self, client: Client, held: Iterable[Held]) -> None:
         for line in held:
+            if full := self._logins.full(client, line):
+                self.director.counters.waiting_refused += 1
+                self._say_no(client, line, full)
+                continue
             request = self.new_request()
-            self._requests[request] = (client, line)
-            client.waiting.add(request)
+            self._logins.add(request, client, line)
             self._count("waited", client, 1)
             self.handle(Lookup(request, line.key, line.tag))
 
     def held_lines(self) -> dict[Client, list[bytes]]:
         """Lines from auth that wait for an answer, of each client."""
-        lines: dict[Client, list[bytes]] = {}
-        for client, held in self._requests.values():
-            lines.setdefault(client, []).append(held.line)
-        return lines
+        return self._logins.lines()
 
     def client_gone(self, client: Client) -> None:
-        requests = [RequestId(number) for number in client.waiting]
-        client.waiting.clear()
-        for request in requests:
-            self._requests.pop(request, None)
-        if requests:
+        if requests := self._logins.drop(client):
             self.handle(Dropped(requests))
 
     def auth_unreachable(self, path: str, reason: str) -> None:
@@ -519,7 +510,7 @@ class Driver:
         self.counts.add_lookups(result, client.relay.name, number)
 
     def _answer(self, request: RequestId, key: UserKey, backend: Backend) -> None:
-        taken = self._take(request)
+        taken = self._logins.take(request)
         if taken is not None:
             client, held = taken
             self._count("answered_later", client, 1)
@@ -535,24 +526,20 @@ class Driver:
             client.tell_auth(told)
 
     def _refuse(self, request: RequestId, reason: str) -> None:
-        taken = self._take(request)
+        taken = self._logins.take(request)
         if taken is not None:
-            client, held = taken
-            self._count("refused", client, 1)
-            client.write(refusal(held.id))
-            if PERHAPS in held.line:
-                client.tell_auth(cancel(held.id))
-            hash32, tag, now = held.key >> 32, held.tag, time.monotonic()
-            self._limited.warning(
-                now, "login_refused", reason, user=held.name, hash=hash32, tag=tag, reason=reason
-            )
+            self._say_no(*taken, reason)
 
-    def _take(self, request: RequestId) -> tuple[Client, Held] | None:
-        """A request that is to be answered; None if its client has gone away meanwhile."""
-        taken = self._requests.pop(request, None)
-        if taken is not None:
-            taken[0].waiting.discard(request)
-        return taken
+    def _say_no(self, client: Client, held: Held, reason: str) -> None:
+        """The client is to try again later."""
+        self._count("refused", client, 1)
+        client.write(refusal(held.id))
+        if PERHAPS in held.line:
+            client.tell_auth(cancel(held.id))
+        hash32, tag, now = held.key >> 32, held.tag, time.monotonic()
+        self._limited.warning(
+            now, "login_refused", reason, user=held.name, hash=hash32, tag=tag, reason=reason
+        )
 
     def _say(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
         match level:

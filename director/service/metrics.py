@@ -53,6 +53,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Whether the compiled hot path is in use."""
     lookups: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
     """(result, protocol) -> answers; protocol is the socket: login, userdb, authreply."""
+    waiting_refused: int = 0
+    """Logins refused at once, because too many waited."""
     users: dict[str, int] = msgspec.field(default_factory=dict)
     """tag -> assignments that have not expired."""
     hosts: list[HostSample] = msgspec.field(default_factory=list)
@@ -112,6 +114,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
 
 
 NUMBERS = (
+    "waiting_refused",
     "conflicts",
     "false_departures",
     "sessions_kicked",
@@ -189,6 +192,8 @@ class _Page:
         now, hosts = self.snapshot, self.snapshot.hosts
         keys = [(one.host, one.tag) for one in hosts]
         yield _counter("lookups", "Answers by result and socket", now.lookups.items(), "result", "protocol")
+        refused = [((), now.waiting_refused)]
+        yield _counter("waiting_refused", "Logins refused at once, because too many waited", refused)
         yield _gauge("users", "Assignments that have not expired", _by_one(now.users), "tag")
         columns: list[tuple[str, str, list[float]]] = [
             ("host_users", "Assignments of a host", [one.users for one in hosts]),

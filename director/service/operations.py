@@ -391,6 +391,7 @@ class Operations(UserOperations):
             kick_durations=self._kicks,
             near_expiry_rounds=counters.near_rounds,
             claims=counters.claims,
+            waiting_refused=counters.waiting_refused,
             ring_members={"in_ring": len(ring.ring), "missing": len(ring.missing)},
             ring_synced=ring.synced,
             ring_syncs=self._syncs,

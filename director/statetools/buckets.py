@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from director.core.buckettree import BucketTree, below, root_of, users_tree
-from director.core.names import entries_in, entry
+from director.core.names import entry, short_entries_in
 from director.core.users import User, merged, pack, unpack
 from director.errors import EX_DATA, StoreProblem
 from director.types import UserKey
@@ -73,9 +73,9 @@ def records_in(bucket: Bucket) -> Records:
 
 
 def names_in(bucket: Bucket) -> Names:
-    """Raises StoreProblem where the bucket is damaged."""
+    """Without those that are too long to be kept. Raises StoreProblem where the bucket is damaged."""
     try:
-        return dict(entries_in(bucket.blob))
+        return dict(short_entries_in(bucket.blob))
     except ValueError as exc:
         raise _damaged(bucket, exc) from exc
 
@@ -98,7 +98,7 @@ async def merge_users(store: StateStore, wanted: Mapping[int, Records], *, dry_r
 
 
 async def merge_names(store: StateStore, wanted: Mapping[int, Names], *, dry_run: bool = False) -> Tally:
-    """The same for names: of two names of a key the greater one stays."""
+    """The same for names: of two names of a key the greater one stays; none is written that is too long."""
 
     def merge(bucket: Bucket, news: Names) -> tuple[bytes, Tally]:
         held = names_in(bucket)

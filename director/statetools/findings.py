@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from director.core.buckettree import belongs
+from director.core.names import LONGEST_NAME
 from director.core.users import BY_HAND, LATEST, MOVING, PINNED, RECORD, User, merged, pack
 from director.statetools.buckets import Names, Records, pack_names
 from director.types import HostId, Stamp, UserKey
@@ -139,8 +140,11 @@ def check_names(bucket: Bucket) -> Checked:
             "it was cut off or written by something else; directors leave the whole bucket out",
             "the whole names are kept, the rest is dropped; a name returns with the user's next login",
         )
-    bad = strays = 0
+    bad = long = strays = 0
     for key, name in entries:
+        if len(name) > LONGEST_NAME:
+            long += 1
+            continue
         if not key >> 32 or not name or any(byte < 0x20 or byte == 0x7F for byte in name):
             bad += 1
             continue
@@ -151,6 +155,12 @@ def check_names(bucket: Bucket) -> Checked:
         "that are empty, have control characters, or have no user hash",
         "no login can have had them; listings would show nonsense",
         "they are dropped; a name returns with the user's next login",
+    )
+    report.count(
+        long,
+        f"of more than {LONGEST_NAME} bytes",
+        "directors do not keep them, and list their users by the hash",
+        "they are dropped",
     )
     report.order([key for key, _ in entries])
     if checked.findings:

@@ -16,6 +16,7 @@ import msgspec
 from director.core.hosts import decode_rows, encode_rows, merge_rows
 from director.core.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.core.messages import HostRow, MemberRow
+from director.core.names import LONGEST_NAME
 from director.core.users import BUCKET_SHIFT, LATEST, merged
 from director.errors import EX_DATA, ExportError, StoreProblem
 from director.statetools.buckets import Names, Progress, Records, Tally, merge_names, merge_users
@@ -170,7 +171,7 @@ async def load(store: StateStore, file: ExportFile, progress: Progress, *, dry_r
                 key = key_of(line.key)
                 if isinstance(line, UserLine):
                     _gather(users, file.user(line))
-                if (name := name_in(line)) is not None:
+                if (name := name_in(line)) is not None and len(name) <= LONGEST_NAME:
                     there = names.setdefault(key >> BUCKET_SHIFT, {})
                     there[key] = max(name, there.get(key, b""))
         if gathered >= GATHERED or isinstance(line, End):

@@ -67,6 +67,7 @@ static uint64_t user_key(const uint8_t *name, size_t size, int lower, const uint
 enum { RECORD = 22, BUCKETS = 4096, BUCKET_SHIFT = 52, MOVING = 1, PINNED = 4 };
 enum { AT_HOST = 8, AT_DECIDED = 12, AT_SEEN = 16, AT_FLAGS = 20 };
 enum { SUMMARY_ENTRY = 6 };
+enum { LONGEST_NAME = 255 }; /* core.names.LONGEST_NAME */
 #define LATEST 0xffffffffu
 
 typedef struct {

@@ -12,6 +12,7 @@ cdef extern from "_fast.h" nogil:
         AT_SEEN
         AT_FLAGS
         SUMMARY_ENTRY
+        LONGEST_NAME
     const uint32_t LATEST
 
     ctypedef struct buffer_t:

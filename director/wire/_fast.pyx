@@ -542,11 +542,12 @@ cdef class Assigner:
 
     cdef int remember(self, buffer_t *names, uint64_t key, slice_t name) except -1:
         cdef uint8_t head[10]
-        cdef size_t size = min(name.size, <size_t>0xFFFF)
+        if name.size > LONGEST_NAME:
+            return 0
         put64(head, key)
-        put16(head + 8, size)
+        put16(head + 8, name.size)
         checked(buffer_append(names, head, sizeof(head)))
-        return checked(buffer_append(names, name.data, size))
+        return checked(buffer_append(names, name.data, name.size))
 
     cdef uint64_t key_of(self, slice_t name, slice_t tag) except? 0:
         if self.fast_mode:

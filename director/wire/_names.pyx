@@ -15,6 +15,7 @@ DEF BUCKETS = 4096
 DEF HEAD = 10
 DEF SLACK = 1024
 DEF RECORD = 22
+DEF LONGEST_NAME = 255
 
 
 cdef struct block:
@@ -26,6 +27,10 @@ cdef struct block:
 
 cdef inline size_t size_of(const uint8_t *entry) noexcept nogil:
     return HEAD + (<size_t> entry[8] << 8 | entry[9])
+
+
+cdef inline bint is_kept(const uint8_t *entry) noexcept nogil:
+    return size_of(entry) <= HEAD + LONGEST_NAME
 
 
 cdef inline int number_of(const uint8_t *entry) noexcept nogil:
@@ -137,12 +142,13 @@ cdef class NameTable:
         cdef block *bucket
         self.check(data, length)
         while at < length:
-            number = number_of(data + at)
-            bucket = &self.buckets[number]
-            self.append(bucket, data + at)
-            if bucket.used > 2 * bucket.tidy + SLACK:
-                self.tidied(bucket)
-            self.mark(number)
+            if is_kept(data + at):
+                number = number_of(data + at)
+                bucket = &self.buckets[number]
+                self.append(bucket, data + at)
+                if bucket.used > 2 * bucket.tidy + SLACK:
+                    self.tidied(bucket)
+                self.mark(number)
             at += size_of(data + at)
 
     def missing(self, bytes entries not None, int most):
@@ -156,7 +162,7 @@ cdef class NameTable:
             most -= 1
             bucket = &self.buckets[number_of(data + at)]
             # not tidied for that: users are placed, and this is asked, all the time
-            if find(bucket.data, bucket.data + bucket.used, data + at) == NULL:
+            if is_kept(data + at) and find(bucket.data, bucket.data + bucket.used, data + at) == NULL:
                 found += (<char *> data + at)[: size_of(data + at)]
             at += size_of(data + at)
         return bytes(found)
@@ -171,6 +177,9 @@ cdef class NameTable:
         cdef uint8_t *known
         self.check(data, length)
         while at < length:
+            if not is_kept(data + at):
+                at += size_of(data + at)
+                continue
             number = number_of(data + at)
             bucket = &self.buckets[number]
             known = self.known(bucket, data + at)

@@ -203,6 +203,30 @@ async def test_an_import_never_replaces_what_was_decided_later(filled: str, stor
     assert await everything(again) == before
 
 
+async def test_names_of_over_255_bytes_are_neither_exported_nor_imported(url: str, stores: Stores) -> None:
+    store = await stores.open(url)
+    await put_users(store, ALICE)
+    await put(store, "names", NUMBER, entry(ALICE.key, b"x" * 256))
+    await store.close()
+    lines = [json.loads(line) for line in done("state", "export", "-", "--store", url).splitlines()]
+    (record,) = (line for line in lines if line["type"] == "user")
+    assert "name" not in record
+    assert (lines[-1]["users"], lines[-1]["names"]) == (1, 0)
+    record["name"], lines[-1]["names"] = "y" * 256, 1
+    done(
+        "state",
+        "import",
+        "-",
+        "--store",
+        url,
+        stdin="".join(f"{json.dumps(line)}\n" for line in lines).encode(),
+    )
+    again = await stores.open(url)
+    assert await stored(again, NUMBER) == [ALICE]
+    (bucket,) = await again.read_buckets("names", [NUMBER])
+    assert b"y" not in bucket.blob
+
+
 async def test_importing_a_second_time_changes_nothing(filled: str, stores: Stores) -> None:
     exported = done("state", "export", "-", "--store", filled).encode()
     imported = json.loads(done("state", "import", "-", "--json", "--store", filled, stdin=exported))[

@@ -78,6 +78,18 @@ def test_of_some_names_those_that_are_not_known_by_any_name_are_found(twin: str)
     assert names.dirty_count == 0
 
 
+def test_names_of_over_255_bytes_are_not_kept_wherever_they_come_from(twin: str) -> None:
+    names, kept = hot_path(twin).NameTable(), entry(FIVE | 1, b"x" * 255)
+    long = entry(FIVE | 2, b"x" * 256) + entry(FIVE | 3, b"y" * 4000)
+    names.add(long + kept + long)
+    assert names.merge(long) is False
+    assert not names.merge(long + kept)
+    assert names.missing(long, 9) == b""
+    assert (names.bucket(5), len(names)) == (kept, len(kept))
+    assert names.merge(long + entry(FIVE | 4, b"bob"))
+    assert names.bucket(5) == kept + entry(FIVE | 4, b"bob")
+
+
 def test_merging_says_whether_anything_was_new(twin: str) -> None:
     names = table(twin, entry(1, b"alice"))
     assert names.merge(entry(2, b"bob") + entry(FIVE, b"eve"))

@@ -22,11 +22,17 @@ def requests(pending: Pending, limit: int = 100) -> list[int]:
 def test_each_login_has_its_own_thirty_seconds() -> None:
     pending = waiting((1, 7, 100.0), (2, 8, 117.0))
     assert pending.next_deadline() == 100 + PENDING_TIMEOUT
-    assert [one.request for one in pending.overdue(130.0)] == [1]
+    assert [one.request for one in pending.overdue(130.0, 9)] == [1]
     assert pending.next_deadline() == 117 + PENDING_TIMEOUT
-    assert [one.request for one in pending.overdue(146.9)] == []
-    assert [one.request for one in pending.overdue(147.0)] == [2]
+    assert [one.request for one in pending.overdue(146.9, 9)] == []
+    assert [one.request for one in pending.overdue(147.0, 9)] == [2]
     assert (len(pending), pending.next_deadline()) == (0, None)
+
+
+def test_logins_whose_time_is_over_at_once_are_taken_out_some_at_a_time() -> None:
+    pending = waiting(*((number, number, 0) for number in range(5)))
+    assert [one.request for one in pending.overdue(31, 2)] == [0, 1]
+    assert [one.request for one in pending.overdue(31, 9)] == [2, 3, 4]
 
 
 def test_nobody_is_tried_again_before_a_wake() -> None:
@@ -69,7 +75,7 @@ def test_a_login_that_is_gone_is_neither_tried_nor_refused() -> None:
     pending.wake()
     pending.drop([RequestId(1), RequestId(99)])
     assert requests(pending) == [2]
-    assert [one.request for one in pending.overdue(31)] == [2]
+    assert [one.request for one in pending.overdue(31, 9)] == [2]
     assert pending.of(UserKey(7)) == []
 
 

@@ -71,6 +71,12 @@ def test_names_of_users_whom_nobody_knows_go() -> None:
     assert sweep_names(entries, lambda key: True).blob == entries
 
 
+def test_names_that_are_too_long_to_be_kept_go_though_their_users_are_known() -> None:
+    entries = entry(UserKey(1), b"x" * 256) + entry(UserKey(2), b"x" * 255)
+    swept = sweep_names(entries, lambda key: True)
+    assert (swept.blob, swept.dropped) == (entry(UserKey(2), b"x" * 255), 1)
+
+
 def test_names_that_are_cut_off_are_left_as_they_are() -> None:
     entries = entry(UserKey(1), b"alice")[:-1]
     assert sweep_names(entries, lambda key: False) == (entries, 0, None)

@@ -325,6 +325,42 @@ def test_a_host_for_users_chosen_by_name_is_no_mistake(release: str, right: str,
     assert any("for fixed*" in one.found for one in check(facts(text)) if one.level == HINT)
 
 
+STATIC = {
+    "2.3": "  args = nopassword=y proxy=y\n",
+    "2.4": "    nopassword = y\n    proxy = y\n  }\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("release", "instead", "named"),
+    [
+        ("2.3", STATIC["2.3"], ["static"]),
+        ("2.4", STATIC["2.4"], ["director-users"]),
+        ("2.3", "  default_fields = proxy=y\n  override_fields = nopassword\n", ["static"]),
+        (
+            "2.4",
+            "    proxy = y\n  }\n  query = SELECT NULL AS password, 'y' AS nopassword\n",
+            ["director-users"],
+        ),
+        ("2.3", "  args = password=secret proxy=y\n", []),
+        ("2.4", "    proxy = y\n  }\n  password = secret\n", []),
+        ("2.4", "    nopassword = no\n    proxy = y\n  }\n", []),
+        ("2.3", STATIC["2.3"] + "  skip = unauthenticated\n", []),
+        ("2.4", STATIC["2.4"] + "  skip = unauthenticated\n", []),
+        ("2.3", "  args = proxy=y password=x\n}\npassdb {\n  master = yes\n" + STATIC["2.3"], []),
+    ],
+)
+def test_a_passdb_that_has_users_assigned_before_they_are_authenticated_is_named(
+    release: str, instead: str, named: list[str]
+) -> None:
+    assert STATIC[release] in GOOD[release]
+    text = GOOD[release].replace(STATIC[release], instead)
+    found = [one for one in check(facts(text)) if one.check == "unauthenticated"]
+    assert [one.found.split()[1] for one in found] == named
+    assert all(one.level == HINT and "skip = unauthenticated" in one.mend for one in found)
+    assert told(facts(text)) == []
+
+
 def test_one_process_a_login_is_no_fault_on_2_4_for_a_director_that_is_root() -> None:
     text = GOOD["2.4"].replace(LIMITED, LIMITED.replace("unlimited", "1"))
     (finding,) = told(facts(text, who=ROOT))

@@ -13,12 +13,22 @@ from typing import Any
 import anyio.lowlevel
 import pytest
 
-from director.core.assign import Gate
+from director.core.assign import Gate, Wait
 from director.core.director import Director
-from director.core.effects import Effect
-from director.core.events import Event, HostChange, LinkOpened, Lookup, Seen, TableChanged
+from director.core.effects import Effect, Refuse
+from director.core.events import (
+    Event,
+    HostChange,
+    LinkOpened,
+    Lookup,
+    Seen,
+    TableChanged,
+    TimerFired,
+)
+from director.core.logins import SLICE
 from director.core.member import State
 from director.core.messages import Bye, Names, Users
+from director.core.pending import WAITING_LIMIT
 from director.errors import BadRequest, Refused, UnknownName
 from director.net import listen
 from director.net.login import Client, Relay
@@ -26,7 +36,8 @@ from director.net.ringlink import RingLink
 from director.net.tls import RingTls
 from director.service import driver as driver_module
 from director.service.driver import Driver
-from director.types import Address, LinkId, MemberId, Now, RequestId
+from director.service.heldlogins import BYTES_LIMIT, CONNECTION_LIMIT
+from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire.ring_native import FrameError, FrameReader
 from tests.certificates import Authority
 from tests.servers import free_port
@@ -197,6 +208,79 @@ async def test_what_waited_too_long_is_refused_in_the_words_of_the_protocol(
     assert setting.told("one") == [b"FAIL\t1\tcode=temp_fail", b"FAIL\t2\tcode=temp_fail"]
     assert setting.told("auth of one") == [b"CANCEL\t2"]
     assert "user=alice" in setting.node.logged("login_refused")[0]
+
+
+async def test_ten_thousand_logins_of_a_connection_wait_and_further_ones_fail_temporarily(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CONNECTION_LIMIT == 10_000
+    monkeypatch.setattr("director.service.heldlogins.CONNECTION_LIMIT", 2)
+    setting.node.director.assigner.set_backends([])
+    setting.driver.lines(setting.one, ok(1, "alice") + ok(2, "bob") + perhaps(3, "carl") + ok(4, "dora"))
+    setting.driver.lines(setting.two, ok(1, "eve"))
+    await turn()
+    assert setting.told("one") == [b"FAIL\t3\tcode=temp_fail", b"FAIL\t4\tcode=temp_fail"]
+    assert setting.told("auth of one") == [b"CANCEL\t3"]
+    assert setting.told("two") == []
+    assert setting.node.director.counters.waiting_refused == 2
+    assert "2 logins of this connection wait already" in setting.node.logged("login_refused")[0]
+    setting.driver.client_gone(setting.one)
+    setting.driver.lines(setting.one, ok(5, "alice"))
+    await turn()
+    assert len(setting.told("one")) == 2, "there is room again"
+
+
+async def test_a_hundred_thousand_logins_wait_in_all_and_further_ones_fail_temporarily(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert WAITING_LIMIT == 100_000
+    monkeypatch.setattr("director.core.pending.WAITING_LIMIT", 3)
+    setting.node.director.assigner.set_backends([])
+    setting.driver.lines(setting.one, ok(1, "alice") + ok(2, "bob"))
+    setting.driver.lines(setting.two, ok(1, "carl") + ok(2, "dora"))
+    await turn()
+    assert setting.told("two") == [b"FAIL\t2\tcode=temp_fail"]
+    assert setting.node.director.counters.waiting_refused == 1
+    assert len(setting.node.director.pending) == 3
+    setting.driver.client_gone(setting.one)
+    setting.driver.lines(setting.two, ok(3, "dora"))
+    await turn()
+    assert len(setting.told("two")) == 1, "there is room again"
+
+
+async def test_logins_that_wait_take_a_bounded_number_of_bytes_however_long_their_names_are(
+    setting: Setting,
+) -> None:
+    setting.node.director.assigner.set_backends([])
+    number = 0
+    while not setting.told("one"):
+        number += 1
+        setting.driver.lines(setting.one, ok(number, "x" * 15_000))
+        assert number * 15_000 < BYTES_LIMIT
+    assert setting.told("one") == [b"FAIL\t%d\tcode=temp_fail" % number]
+    setting.driver.lines(setting.two, ok(1, "alice"))
+    setting.driver.client_gone(setting.one)
+    setting.driver.lines(setting.two, ok(2, "y" * 15_000))
+    assert setting.told("two") == [], "short ones still wait, and long ones again"
+
+
+async def test_logins_that_came_at_once_are_refused_in_several_turns(setting: Setting) -> None:
+    """All of them were refused in one turn: with 100,000 that was a stall."""
+    core = setting.node.director
+    core.assigner.set_backends([])
+    for number in range(3 * SLICE):
+        core.pending.add(RequestId(number), UserKey(number + 1), b"", 0.0, Wait.NO_HOST)
+    refused = []
+    while core.pending:
+        effects = core.handle(TimerFired(), Now(1000.0, time.time()))
+        refused.append(sum(isinstance(effect, Refuse) for effect in effects))
+    assert refused == [SLICE] * 3
+    core._logins.removed = True
+    for number in range(2 * SLICE):
+        core.pending.add(RequestId(number), UserKey(number + 1), b"", 1000.0, Wait.NO_HOST)
+    effects = core.handle(TimerFired(), Now(1000.0, time.time()))
+    assert sum(isinstance(effect, Refuse) for effect in effects) == SLICE
+    assert core.next_deadline() == 0.0, "the others follow in the next turn"
 
 
 # ---- bugs

@@ -171,6 +171,11 @@ def test_good_names_are_left_as_they_are() -> None:
             "names that are empty, have control characters, or have no user hash: 1",
             entry(B.key, b"bob"),
         ),
+        (
+            entry(A.key, b"x" * 256) + entry(B.key, b"y" * 255),
+            "names of more than 255 bytes: 1",
+            entry(B.key, b"y" * 255),
+        ),
     ],
 )
 def test_damaged_names_are_found_and_the_whole_ones_kept(blob: bytes, problem: str, after: bytes) -> None:

@@ -387,11 +387,21 @@ def test_no_names_are_kept_unless_they_are_wanted(hot: HotPath) -> None:
     assert assigner.take_names() == b""
 
 
-def test_a_name_too_long_for_an_entry_is_remembered_by_its_beginning(hot: HotPath) -> None:
-    assigner = director(hot)
+@pytest.mark.parametrize("size", [255, 256, 4000, 70000])
+def test_a_user_whose_name_has_over_255_bytes_is_assigned_and_the_name_is_not_remembered(
+    hot: HotPath, size: int
+) -> None:
+    assigner, name = director(hot), b"x" * size
     assigner.remember_names = True
-    hot.rewrite(assigner, b"OK\t1\tuser=" + b"x" * 70000 + b"\tproxy\n", False)
-    assert assigner.take_names()[8:] == b"\xff\xff" + b"x" * 65535
+    key, line = UserHash().key(name), b"OK\t1\tuser=" + name + b"\tproxy\n"
+    output, _ = hot.rewrite(assigner, line, False)
+    names = assigner.take_names()
+    assigner.unix += assigner.users.expire // 3
+    hot.rewrite(assigner, line, False)
+    assert b"\thost=" in output
+    assert assigner.users.get(key) is not None
+    kept = key.to_bytes(8, "big") + b"\x00\xff" + name if size == 255 else b""
+    assert (names, assigner.take_refreshed()) == (kept, kept)
 
 
 # Both are one

@@ -1,0 +1,72 @@
+"""The lines from auth that wait for an answer, and how many may wait.
+
+While the ring or the store settles, a login of a new user waits for up to 30 s, and anybody can open logins.
+Their number is bounded per connection here, and in all in `core.pending`.
+"""
+
+from __future__ import annotations
+
+from director.net.authreply import AuthreplyClient
+from director.net.login import Client as LoginClient
+from director.types import RequestId
+from director.wire.auth import Held
+
+CONNECTION_LIMIT = 10_000
+"""Logins of one connection that may wait."""
+BYTES_LIMIT = 64 << 20
+"""Bytes of all lines that wait: 100,000 usual ones take a fifth of it, long names may not take more."""
+
+Client = LoginClient | AuthreplyClient
+"""Whose lines are to be completed."""
+
+
+class HeldLogins:
+    """By request; `client.waiting` has those of each client."""
+
+    def __init__(self) -> None:
+        self._held: dict[RequestId, tuple[Client, Held]] = {}
+        self.bytes = 0
+        """Of all lines and what was taken out of them."""
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def full(self, client: Client, held: Held) -> str:
+        """Why this line may not wait; empty: it may."""
+        if len(client.waiting) >= CONNECTION_LIMIT:
+            return f"{CONNECTION_LIMIT} logins of this connection wait already"
+        if self.bytes + _size(held) > BYTES_LIMIT:
+            return f"logins that wait take {BYTES_LIMIT >> 20} MB already"
+        return ""
+
+    def add(self, request: RequestId, client: Client, held: Held) -> None:
+        self._held[request] = client, held
+        self.bytes += _size(held)
+        client.waiting.add(request)
+
+    def take(self, request: RequestId) -> tuple[Client, Held] | None:
+        """A request that is to be answered; None if its client has gone away meanwhile."""
+        taken = self._held.pop(request, None)
+        if taken is not None:
+            client, held = taken
+            client.waiting.discard(request)
+            self.bytes -= _size(held)
+        return taken
+
+    def drop(self, client: Client) -> list[RequestId]:
+        """All of a client that has gone away; gives its requests."""
+        requests = [RequestId(number) for number in client.waiting]
+        for request in requests:
+            self.take(request)
+        return requests
+
+    def lines(self) -> dict[Client, list[bytes]]:
+        """The lines of each client, the oldest first."""
+        lines: dict[Client, list[bytes]] = {}
+        for client, held in self._held.values():
+            lines.setdefault(client, []).append(held.line)
+        return lines
+
+
+def _size(held: Held) -> int:
+    return len(held.line) + len(held.id) + len(held.tag) + len(held.name)

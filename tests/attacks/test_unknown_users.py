@@ -1,0 +1,60 @@
+"""Strangers who make up users, against a real director: memory stays bounded, everybody else is answered."""
+
+from __future__ import annotations
+
+import json
+import select
+
+from director.core.hashing import UserHash
+from tests.attacks.unknown_users import LONG_NAME, attacked, log_in, resident
+from tests.e2e.processes import Client, auth_line, until
+
+USERS = 3000
+
+
+def test_a_name_of_4000_bytes_costs_no_more_memory_than_a_short_one() -> None:
+    with attacked({}) as director:
+        log_in(director, [f"{n:0{LONG_NAME}}" for n in range(200)])
+        before = resident(director.pid)
+        log_in(director, [f"{n:0{LONG_NAME}}" for n in range(1000, 1000 + USERS)])
+        assert director.users() == USERS + 200
+        assert (resident(director.pid) - before) / USERS < 1000
+
+
+def test_a_user_whose_name_is_not_kept_is_listed_by_the_hash_and_found_by_the_name() -> None:
+    name = "x" * LONG_NAME
+    with attacked({}) as director:
+        log_in(director, [name, "alice"])
+        listed = json.loads(director.command("map", "--json").stdout)
+        assert {one.get("name") for one in listed} == {"alice", None}
+        hash32 = UserHash().key(name.encode()) >> 32
+        assert [one["hash"] for one in listed if one.get("name") is None] == [hash32]
+        status = json.loads(director.command("status", "--json", name).stdout)
+        other = next(host for host, *_ in director.hosts() if host != status["current"])
+        moved = director.command("move", name, other)
+        assert moved.returncode == 0, moved.stderr
+        kicked = director.command("kick", name)
+        assert kicked.returncode == 0, kicked.stderr
+        with Client(director.login) as client:
+            assert client.ask([name]) == {name: other}
+        listed = json.loads(director.command("map", "--json").stdout)
+        assert {one.get("name") for one in listed} == {"alice", None}
+
+
+def test_logins_of_a_connection_that_wait_are_bounded_and_other_connections_go_on() -> None:
+    with attacked({}) as director:
+        log_in(director, ["alice"])
+        for host, *_ in director.hosts():
+            director.change("PATCH", f"/v1/hosts/{host}", {"up": False})
+        with Client(director.login) as crowd, Client(director.login) as other:
+            refused = b""
+            for first in range(0, 10_400, 400):
+                lines = [auth_line(n + 1, f"w{n}") for n in range(first, first + 400)]
+                crowd.socket.sendall(b"".join(lines))
+            while select.select([crowd.socket], [], [], 1.0)[0]:
+                refused += crowd.socket.recv(1 << 20)
+            assert refused.count(b"FAIL\t") == 400
+            assert b"director_waiting_refused_total 400.0" in director.request("GET", "/metrics")[1]
+            assert director.get("/v1/ring")["waiting_logins"] == 10_000
+            assert "alice" in other.ask(["alice"])
+        until(lambda: director.get("/v1/ring")["waiting_logins"] == 0)
