@@ -68,7 +68,7 @@ from director.service.operators import Operators
 from director.service.ringsockets import RingSockets
 from director.types import LinkId, Now, RequestId, UserKey
 from director.wire import hotpath
-from director.wire.auth import PERHAPS, Held, cancel, cancels, finish, refusal
+from director.wire.auth import Held, cancel, cancels, finish, may_say_perhaps, refusal, says_perhaps
 from director.wire.tabs import unescape
 
 LEAVE_WITHIN = 1.5
@@ -279,7 +279,7 @@ class Driver:
                 self._loop.call_later(ALONE, self._end_alone)
         if out:
             self._count("answered", client, out.count(_ANSWER))
-            if PERHAPS in out:
+            if may_say_perhaps(out):
                 self._cancel(client, out)
         if held:
             self._hold(client, held)
@@ -516,7 +516,7 @@ class Driver:
             self._count("answered_later", client, 1)
             line = finish(self._assigner, held.line, backend, key)
             client.write(line)
-            if PERHAPS in line:
+            if may_say_perhaps(line):
                 self._cancel(client, line)
 
     @staticmethod
@@ -534,7 +534,7 @@ class Driver:
         """The client is to try again later."""
         self._count("refused", client, 1)
         client.write(refusal(held.id))
-        if PERHAPS in held.line:
+        if says_perhaps(held.line):
             client.tell_auth(cancel(held.id))
         hash32, tag, now = held.key >> 32, held.tag, time.monotonic()
         self._limited.warning(

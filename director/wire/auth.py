@@ -15,9 +15,8 @@ from director.wire.tabs import DIGITS, split
 
 PERHAPS = b"director_proxy_maybe"
 """The field of a user who is logged in locally where his backend is this machine."""
-_PERHAPS_PROXIED = re.compile(
-    rb"^OK\t([^\t\n]+)\t(?=[^\n]*\bdirector_proxy_maybe\b)[^\n]*\tproxy\tproxy_refresh=", re.MULTILINE
-)
+_PROXIED = re.compile(rb"^OK\t([^\t\n]+)\t[^\n]*\tproxy\tproxy_refresh=[^\n]*", re.MULTILINE)
+"""A rewritten line of a user who is proxied, and by a field without a value."""
 
 
 class Held(NamedTuple):
@@ -59,7 +58,7 @@ def rewrite(assigner: Assigner, data: bytes, passlines: bool) -> tuple[bytes, li
 
 def finish(assigner: Assigner, line: bytes, backend: Backend, key: UserKey) -> bytes:
     """The line (without LF) of a user who goes to `backend`, as it is sent on, with its LF."""
-    asked = perhaps(line, backend.address) if PERHAPS in line else b""
+    asked = perhaps(line, backend.address) if may_say_perhaps(line) else b""
     return line + b"\n" if asked is None else line + asked + assigner.suffix(backend, key) + b"\n"
 
 
@@ -73,12 +72,23 @@ def cancels(lines: bytes) -> bytes:
 
     It keeps each until the service of the protocol asks for it, which for users who are proxied none does.
     """
-    return b"".join([cancel(match[1]) for match in _PERHAPS_PROXIED.finditer(lines)])
+    proxied = _PROXIED.finditer(lines)
+    return b"".join([cancel(match[1]) for match in proxied if says_perhaps(match[0])])
 
 
 def cancel(id: bytes) -> bytes:
     """The line that tells auth that a request is over."""
     return b"CANCEL\t" + id + b"\n"
+
+
+def may_say_perhaps(lines: bytes) -> bool:
+    """Whether it is worth a look if a line says `director_proxy_maybe`: its name may have escapes in it."""
+    return PERHAPS in lines or b"\x01" in lines
+
+
+def says_perhaps(line: bytes) -> bool:
+    """Whether a line has the field `director_proxy_maybe`."""
+    return may_say_perhaps(line) and any(field.partition(b"=")[0] == PERHAPS for field in split(line)[2:])
 
 
 def perhaps(line: bytes, address: str) -> bytes | None:

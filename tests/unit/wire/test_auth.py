@@ -13,7 +13,7 @@ from director.core.assign import Assigner, Backend, Gate, Wait
 from director.core.hashing import UserHash
 from director.core.users import MOVING, User
 from director.types import Stamp
-from director.wire.auth import Held, cancels, finish, refusal
+from director.wire.auth import Held, cancels, finish, refusal, says_perhaps
 from director.wire.tabs import escape
 from tests.twins import NAMES, PURE, HotPath, compiled, hot_path
 
@@ -281,6 +281,39 @@ def test_auth_is_told_to_forget_requests_that_it_takes_to_be_local_and_no_others
         b"OK\t17\tpass=secret\tdirector_proxy_maybe\tuser=alice\n",
     )
     assert cancels(output) == b"CANCEL\t12\nCANCEL\t17\n"
+
+
+MAYBE_ESCAPED = [
+    b"director_proxy_\x01maybe",
+    b"\x01director_proxy_maybe",
+    b"director_proxy_mayb\x01e=y",
+    b"director\x01_proxy\x01_maybe",
+    b"director_proxy_maybe\x01",
+]
+"""All are the field `director_proxy_maybe`: an unknown escape is its second byte."""
+
+
+@pytest.mark.parametrize("field", MAYBE_ESCAPED)
+def test_an_escape_inside_the_name_of_a_perhaps_changes_nothing(hot: HotPath, field: bytes) -> None:
+    line = b"OK\t7\tuser=alice\t" + field
+    output, held = rewritten(hot, line + b"\n")
+    assert (output, held) == (line + b"\tproxy" + TO_ONE, [])
+    assert cancels(output) == b"CANCEL\t7\n"
+    there = line + b"\tlip=127.0.1.1"
+    assert rewritten(hot, there + b"\n") == (there + b"\n", [])
+    assert finish(director(hot), there, FOUR[0], ALICE) == there + b"\n"
+    assert says_perhaps(line)
+
+
+@pytest.mark.parametrize(
+    "field", [b"x=director_proxy_maybe", b"director_proxy_maybe\x01t", b"director_proxy_maybes", b"x\x01=1"]
+)
+def test_a_field_that_only_looks_like_a_perhaps_is_none(hot: HotPath, field: bytes) -> None:
+    line = b"OK\t7\tuser=alice\tproxy\t" + field + b"\tlip=127.0.1.1"
+    output, _ = rewritten(hot, line + b"\n")
+    assert output == line + TO_ONE
+    assert cancels(line + b"\tproxy" + TO_ONE) == b""
+    assert not says_perhaps(line)
 
 
 # Lines that wait
