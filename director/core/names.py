@@ -8,7 +8,6 @@ like any other, and is listed by the hash.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from struct import Struct
 
 from director.core.users import BUCKET_SHIFT, BUCKETS, RECORD
@@ -67,14 +66,12 @@ class NameTable:
         return anything
 
     def missing(self, entries: bytes, most: int) -> bytes:
-        """Of the first `most` of some entries those whose key has no name here.
-
-        Asked for known users who log in, so buckets are searched for a key's bytes, not taken apart: were
-        they in somebody's name by chance, a lost name would stay lost."""
+        """Of the first `most` of some entries those whose key has no name here. Raises ValueError for half
+        entries."""
         return b"".join(
             entry(key, name)
-            for key, name in islice(entries_in(entries), most)
-            if len(name) <= LONGEST_NAME and key.to_bytes(8) not in self._buckets[key >> BUCKET_SHIFT]
+            for key, name in list(entries_in(entries))[:most]
+            if len(name) <= LONGEST_NAME and not self._knows(key)
         )
 
     def bucket(self, number: int) -> bytes:
@@ -118,6 +115,12 @@ class NameTable:
     def mark_dirty(self, number: int) -> None:
         """Say that a bucket is to be written (again)."""
         self._dirty.add(number)
+
+    def _knows(self, key: UserKey) -> bool:
+        """Whether there is a name. Asked for known users who log in: a bucket is taken apart only where the
+        bytes of the key are in it, which may be those of a name."""
+        bucket = self._buckets[key >> BUCKET_SHIFT]
+        return key.to_bytes(8) in bucket and any(known == key for known, _ in entries_in(bucket))
 
     def _replace(self, number: int, names: dict[UserKey, bytes]) -> None:
         entries = bytearray().join(entry(key, name) for key, name in sorted(names.items()))

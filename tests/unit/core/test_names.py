@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from director.core.names import NameTable
 from director.core.users import RECORD
+from director.types import UserKey
 from tests.twins import NAMES, hot_path
 
 pytestmark = pytest.mark.parametrize("twin", NAMES)
@@ -182,3 +183,15 @@ def test_what_was_taken_raw_comes_to_the_same_names_elsewhere(twin: str) -> None
     other = table(twin)
     other.merge(names.raw(5))
     assert everything(other) == everything(names)
+
+
+def test_a_lost_name_is_missing_although_its_key_is_in_another_name(twin: str) -> None:
+    names = hot_path(twin).NameTable()
+    lost = UserKey(0x6162636465666768)
+    names.add(entry(UserKey(0x6162636465666769), b"--abcdefgh--"))
+    assert names.missing(entry(lost, b"lost"), 1) == entry(lost, b"lost")
+
+
+def test_half_entries_are_refused_however_few_are_asked_for(twin: str) -> None:
+    with pytest.raises(ValueError, match="end in the middle"):
+        hot_path(twin).NameTable().missing(entry(UserKey(1), b"name") + b"half", 1)

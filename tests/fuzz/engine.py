@@ -1,0 +1,111 @@
+"""Makes cases from seeds, checks them, and makes a case that fails as small as it gets."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+Case = list[Any]
+"""What a target is given: bytes, texts, numbers and tuples, of which each can be left out."""
+ATTEMPTS = 3000
+"""Smaller cases that are tried at most."""
+
+
+class Target(NamedTuple):
+    """Something that must stand any case."""
+
+    name: str
+    make: Callable[[random.Random], Case]
+    """A case from a seed."""
+    check: Callable[[Case], None]
+    """Raises where the program does not stand it: a failed assertion, or what the program raised."""
+
+
+class Failure(NamedTuple):
+    """A case that a target did not stand, and how to see it again."""
+
+    target: str
+    seed: int
+    case: Case
+    error: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.target} fails with seed {self.seed}\n"
+            f"smallest input: {self.case!r}\n{self.error}"
+            f"again: python -m tests.fuzz --target {self.target} --seed {self.seed} --count 1"
+        )
+
+
+def run(target: Target, seeds: Iterator[int] | range) -> Failure | None:
+    """The first failure, made small; None where every case was stood."""
+    for seed in seeds:
+        case = target.make(random.Random(f"{target.name} {seed}"))
+        error = failing(target, case)
+        if error is not None:
+            small = smallest(target, case, type(error))
+            last = failing(target, small) or error
+            return Failure(target.name, seed, small, "".join(traceback.format_exception(last)))
+    return None
+
+
+def failing(target: Target, case: Case) -> Exception | None:
+    try:
+        target.check(list(case))
+    except Exception as error:
+        return error
+    return None
+
+
+def smallest(target: Target, case: Case, kind: type[Exception]) -> Case:
+    """A case that fails with an exception of the same type, from which nothing more can be taken."""
+    left = ATTEMPTS
+    smaller = True
+    while smaller:
+        smaller = False
+        for candidate in _smaller(case):
+            if not left:
+                return case
+            left -= 1
+            if type(failing(target, candidate)) is kind:
+                case, smaller = candidate, True
+                break
+    return case
+
+
+def _smaller(case: Case) -> Iterator[Case]:
+    """Cases a little smaller than this one, the smallest first."""
+    for part in _without_a_part(case):
+        yield list(part)
+    for place, item in enumerate(case):
+        for less in _less(item):
+            yield [*case[:place], less, *case[place + 1 :]]
+
+
+def _without_a_part(items: Any) -> Iterator[Any]:
+    size = len(items)
+    while size:
+        for start in range(0, len(items), size):
+            if size < len(items):
+                yield items[:start] + items[start + size :]
+        size //= 2
+
+
+def _less(item: Any) -> Iterator[Any]:
+    match item:
+        case bytes() | str() | list():
+            yield from _without_a_part(item)
+            if len(item) == 1:
+                yield item[:0]
+        case bool():
+            if item:
+                yield False
+        case int():
+            yield from {0, item // 2, item - 1 if item > 0 else 0} - {item}
+        case tuple():
+            for place, value in enumerate(item):
+                if place:  # the first is what is done
+                    for less in _less(value):
+                        yield (*item[:place], less, *item[place + 1 :])
