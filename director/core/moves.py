@@ -36,6 +36,8 @@ from director.types import HostId, MemberId, Now, Stamp, UserKey
 
 MOVE_TIMEOUT = 30.0
 """Seconds after which a user is free again, whatever has become of his move."""
+SHOWN = 10
+"""Users that a log line about many of them names."""
 STORE_WAIT = 1.0
 """Seconds a move waits for its record to be stored."""
 REPEAT = 1.5
@@ -444,6 +446,7 @@ class Moves:
 
     def _time_out(self, now: Now, effects: list[Effect]) -> None:
         """After 30 s everybody frees the user by himself."""
+        by_stage: dict[str, list[int]] = {}
         for key, moving in list(self.moving.items()):
             record = self._users.get(key)
             if record is None or record.decided != moving.decided or not record.flags & MOVING:
@@ -455,14 +458,18 @@ class Moves:
             stage = own.stage.value if own is not None else "moving"
             self._settle(key)
             self._counters.moves_timed_out += 1
-            fields = {"hash": key >> 32, "state": stage, "seconds": int(MOVE_TIMEOUT)}
-            effects.append(Log(Level.ERROR, "move_timed_out", fields))
+            by_stage.setdefault(stage, []).append(key >> 32)
             if own is not None:
                 if key in own.job.unconfirmed:
                     own.job.timed_out += 1
                 if own.stage is Stage.FLUSHING:
                     own.job.not_flushed += 1
                 self._done(own, effects)
+        for stage, hashes in by_stage.items():
+            fields: dict[str, object] = {"hash": hashes[0], "state": stage, "seconds": int(MOVE_TIMEOUT)}
+            if len(hashes) > 1:
+                fields |= {"hash": hashes[:SHOWN], "users": len(hashes)}
+            effects.append(Log(Level.ERROR, "move_timed_out", fields))
 
     def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
         """Tokens of others whose users have no session left here."""

@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from director.net.hangups import HangUps
 from director.wire.tabs import LineBuffer, LineTooLong
 
 LINE_LIMIT = 16384
@@ -80,6 +81,7 @@ class Relay:
     def __init__(self, name: str, auth_path: str, passlines: bool, owner: Owner) -> None:
         self.name, self.auth_path, self.passlines, self.owner = name, auth_path, passlines, owner
         self.clients: set[Client] = set()
+        self.hang_ups = HangUps()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._server: asyncio.AbstractServer | None = None
 
@@ -106,6 +108,7 @@ class Relay:
         self._server = self._tasks = None
         for client in list(self.clients):
             client.end()
+        self.hang_ups.close()
 
     def hand_over(self, held: Callable[[Client], list[bytes]]) -> list[Connection]:
         """Accept nobody any more, and give all connections away: nothing is read from them or written any
@@ -239,6 +242,7 @@ class Client(asyncio.Protocol):
             self.relay.connect(self)
         elif self._taken_over.to_client:
             self._outlet.write(self._taken_over.to_client)
+        self._steer()
 
     def data_received(self, data: bytes) -> None:
         if not self._heard or self._to_auth is None:
@@ -249,7 +253,9 @@ class Client(asyncio.Protocol):
         self._mid_line = not data.endswith(b"\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        transport, self._transport = self._transport, None
+        if transport is not None and self._paused:
+            self.relay.hang_ups.forget(transport)
         self.relay.clients.discard(self)
         if self._auth is not None:
             self._auth.close()
@@ -277,6 +283,8 @@ class Client(asyncio.Protocol):
     def hand_over(self, held: list[bytes]) -> Connection | None:
         """What a successor needs; None: it is at an end. Here nothing is read or written any more."""
         assert self._outlet is not None, "only a client who is there is given away"
+        if self._transport is not None and self._paused:
+            self.relay.hang_ups.forget(self._transport)
         closing = self._outlet.transport.is_closing()
         if closing and not self._outlet.transport.get_write_buffer_size():
             return None
@@ -362,8 +370,15 @@ class Client(asyncio.Protocol):
             self._paused = pause
             if pause:
                 self._transport.pause_reading()
+                self.relay.hang_ups.watch(self._transport, self._hung_up)
             else:
+                self.relay.hang_ups.forget(self._transport)
                 self._transport.resume_reading()
+
+    def _hung_up(self) -> None:
+        """The client is gone, and what it sent last with it: nobody waits for the answers."""
+        if self._transport is not None:
+            self._transport.abort()
 
 
 class _Auth(asyncio.Protocol):

@@ -569,6 +569,7 @@ class App:
             else:
                 self.notifier.status(self.status_line())
             self.notifier.watchdog()
+            self.log.report_left_out()
             await anyio.sleep(min(STATUS_EVERY, self.notifier.watchdog_interval or STATUS_EVERY))
 
     def status_line(self) -> str:

@@ -22,6 +22,9 @@ from director.service.units import Secret
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 HIDDEN = "***"
+REPEATED, REPEATED_EVERY = 200, 10.0
+"""At most so many lines of one event are written in so many seconds, except on level debug: some events
+happen once for each user, message or connection, and there may be very many of those."""
 NOT_READ = "the log is not read as fast as it is written, or cannot be written"
 
 _SECRET_NAME = re.compile("(?:^|_)(?:pass|resp|password|token|secret)(?:$|_(?!file$))", re.IGNORECASE)
@@ -42,17 +45,20 @@ class Log:
         level: str = "info",
         hide_user: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """write: takes a line with its end, and does not wait. format: "logfmt" or "json".
 
         level: the lowest that is written. hide_user: what to write for a user's name; None: the name.
-        clock: Unix seconds.
+        clock: Unix seconds. monotonic: seconds since any moment.
         """
         self._render = _as_json if format == "json" else _as_logfmt
         self._least = LEVELS[level]
         self._hide_user = hide_user
         self._write = write
-        self._clock = clock
+        self._clock, self._monotonic = clock, monotonic
+        self._repeated: dict[tuple[str, object], tuple[float, int]] = {}
+        """Event and library -> when its count began, and the count."""
 
     def set_level(self, level: str) -> None:
         """The lowest that is written from now on."""
@@ -75,8 +81,30 @@ class Log:
         return LEVELS[level] >= self._least
 
     def _event(self, level: str, event: str, fields: dict[str, object]) -> None:
-        if self.writes(level):
+        if self.writes(level) and (level == "debug" or self._admits(event, fields.get("logger"))):
             self._write(self.line(level, event, fields))
+
+    def _admits(self, event: str, logger: object) -> bool:
+        """Whether another line of this event may be written now."""
+        now, key = self._monotonic(), (event, logger)
+        began, count = self._repeated.get(key, (now, 0))
+        if now >= began + REPEATED_EVERY:
+            self._report_left_out(key, count)
+            began, count = now, 0
+        self._repeated[key] = began, count + 1
+        return count < REPEATED
+
+    def report_left_out(self) -> None:
+        """Write how many lines of each event were left out, once for each `REPEATED_EVERY` seconds."""
+        now = self._monotonic()
+        over = [key for key, (began, _) in self._repeated.items() if now >= began + REPEATED_EVERY]
+        for key in over:
+            self._report_left_out(key, self._repeated.pop(key)[1])
+
+    def _report_left_out(self, key: tuple[str, object], count: int) -> None:
+        if count > REPEATED and self.writes("warning"):
+            fields = {"of": key[0], "logger": key[1], "lines": count - REPEATED}
+            self._write(self.line("warning", "repeated_lines_left_out", fields))
 
     def line(self, level: str, event: str, fields: Mapping[str, object]) -> str:
         """The line of an event, whatever the level, with its end."""

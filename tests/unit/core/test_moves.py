@@ -230,6 +230,19 @@ def test_a_flush_program_is_stopped_when_its_move_is_over() -> None:
     assert [log.fields["state"] for log in of(Log, effects) if log.event == "move_timed_out"] == ["flushing"]
 
 
+def test_many_users_who_are_let_in_before_their_moves_ended_are_logged_together() -> None:
+    mover = at_stage(Stage.ROUND)
+    others = [
+        user(b"user%d" % number, THIRD, decided=mover.record.decided, flags=MOVING) for number in range(2000)
+    ]
+    mover.hear(Users(pack(others)), mono=1.0)
+    effects = mover.until(1.0 + MOVE_TIMEOUT + 1.0)
+    logs = [log.fields for log in of(Log, effects) if log.event == "move_timed_out"]
+    assert sum(log.get("users", 1) for log in logs) == 1 + len(others)
+    assert len(logs) < 100
+    assert all(len(log["hash"]) <= 10 for log in logs if "users" in log)
+
+
 # ---- what overtakes a move, in every stage
 
 STAGES = [stage for stage in Stage if stage is not Stage.OVER]

@@ -277,6 +277,81 @@ async def test_a_client_that_says_much_before_auth_is_there_is_not_read_without_
                     assert await read(auth, len(data)) == data
 
 
+async def test_a_client_that_says_much_while_auth_is_silent_and_hangs_up_is_gone_at_once(
+    tmp_path: Path,
+) -> None:
+    data = bytes(range(256)) * 20_000
+    async with serving(tmp_path) as setting:
+        with setting.service() as service:
+            client = await setting.connect()
+            with await service.accept() as auth:
+                await send_what_fits(client, data)
+                assert setting.owner.gone == 0
+                client.close()
+                await until(lambda: setting.owner.gone == 1)
+                assert setting.relay.clients == set()
+                assert len(await read(auth, len(data))) < len(data)
+
+
+async def test_a_client_that_says_much_while_auth_is_away_and_hangs_up_is_gone_at_once(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as setting:
+        clients = [await setting.connect() for _ in range(20)]
+        for client in clients:
+            await send_what_fits(client, bytes(3 * HELD_LIMIT))
+        for client in clients[1:]:
+            client.close()
+        await until(lambda: setting.owner.gone == 19)
+        assert len(setting.relay.clients) == 1
+        clients[0].close()
+        await until(lambda: setting.owner.gone == 20)
+
+
+async def test_a_client_whose_auth_stops_reading_and_who_hangs_up_is_gone_at_once(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service:
+            client = await setting.connect()
+            with await service.accept() as auth:
+                await send(auth, b"hello\n")
+                assert await read(client, 6) == b"hello\n"
+                await send_what_fits(client, bytes(10_000_000))
+                client.close()
+                await until(lambda: setting.owner.gone == 1)
+
+
+async def test_a_paused_client_that_reads_on_is_watched_no_longer_and_hangs_up_as_ever(
+    tmp_path: Path,
+) -> None:
+    data = bytes(range(256)) * 2000
+    async with serving(tmp_path) as setting:
+        with setting.service() as service:
+            client = await setting.connect()
+            with await service.accept() as auth:
+                sent = await send_what_fits(client, data)
+                await send(auth, b"hello\n")
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(send, client, data[sent:])
+                    assert await read(auth, len(data)) == data
+                await send(client, b"last words\n")
+                client.close()
+                assert await read(auth, 12) == b"last words\n"
+                await until(lambda: setting.owner.gone == 1)
+
+
+async def test_a_paused_client_is_handed_over_and_its_end_is_seen_by_the_successor(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service() as service:
+            client = await setting.connect()
+            with await service.accept():
+                await send_what_fits(client, bytes(3 * HELD_LIMIT))
+                given = setting.relay.hand_over(lambda _: [])
+                successor = Successor(tmp_path, given)
+                async with successor.serving(tmp_path):
+                    client.close()
+                    await until(lambda: successor.owner.gone == 1)
+
+
 async def test_a_relay_that_stops_sends_what_was_written_and_then_closes_everything(tmp_path: Path) -> None:
     async with serving(tmp_path) as setting:
         with setting.service() as service, await setting.connect() as client:

@@ -15,7 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from director.service.log import LibraryHandler, LimitedLog, Log, capture_logging, everything_logged
+from director.service.log import (
+    REPEATED,
+    REPEATED_EVERY,
+    LibraryHandler,
+    LimitedLog,
+    Log,
+    capture_logging,
+    everything_logged,
+)
 from director.service.logwriter import LogWriter
 from director.service.units import Secret
 
@@ -23,8 +31,12 @@ from director.service.units import Secret
 class Lines(list[str]):
     """What was written."""
 
+    now = 0.0
+    """Monotonic seconds."""
+
     def log(self, **settings: object) -> Log:
-        return Log(write=self.append, clock=lambda: 1700000000.25, **settings)  # type: ignore[arg-type]
+        clocks = {"clock": lambda: 1700000000.25, "monotonic": lambda: self.now}
+        return Log(write=self.append, **clocks | settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -163,6 +175,51 @@ def test_hidden_user_names_appear_as_what_stands_for_them(lines: Lines) -> None:
     assert lines[0].endswith("user=4711 master_user=4711 host=alice hash=5\n")
 
 
+def test_an_event_of_every_user_is_written_so_many_times_and_then_counted(lines: Lines) -> None:
+    log = lines.log()
+    for number in range(20_000):
+        log.error("flush_failed", user=f"user{number}")
+    log.info("host_changed")
+    assert len(lines) == REPEATED + 1
+    assert "event=host_changed" in lines[-1]
+    lines.now = REPEATED_EVERY
+    log.error("flush_failed", user="later")
+    assert [line.partition("level=")[2] for line in lines[-2:]] == [
+        f"warning event=repeated_lines_left_out of=flush_failed lines={20_000 - REPEATED}\n",
+        "error event=flush_failed user=later\n",
+    ]
+
+
+def test_lines_left_out_are_reported_although_none_follows(lines: Lines) -> None:
+    log = lines.log()
+    for _ in range(REPEATED + 7):
+        log.warning("connection_failed")
+    lines.now = REPEATED_EVERY - 0.1
+    log.report_left_out()
+    assert len(lines) == REPEATED
+    lines.now = REPEATED_EVERY
+    log.report_left_out()
+    log.report_left_out()
+    assert [line.partition("event=")[2] for line in lines[REPEATED:]] == [
+        "repeated_lines_left_out of=connection_failed lines=7\n"
+    ]
+
+
+def test_every_line_of_level_debug_is_written(lines: Lines) -> None:
+    log = lines.log(level="debug")
+    for _ in range(REPEATED + 1):
+        log.debug("admin_client_gone")
+    assert len(lines) == REPEATED + 1
+
+
+def test_a_noisy_library_hides_no_other(captured: Lines) -> None:
+    for _ in range(REPEATED + 1):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("asyncio").error("lost")
+    assert len(captured) == REPEATED + 1
+    assert "text=lost" in captured[-1]
+
+
 def test_a_repeated_event_is_written_a_few_times_and_then_counted(lines: Lines) -> None:
     limited = LimitedLog(lines.log(), burst=2, every=10.0)
     for now in (0.0, 1.0, 2.0, 3.0, 9.9, 10.0, 10.1):
@@ -177,12 +234,12 @@ def test_each_key_of_an_event_is_counted_by_itself(lines: Lines) -> None:
     assert [line[-7:] for line in lines] == ["peer=a\n", "peer=b\n"]
 
 
-def test_endless_new_keys_do_not_use_endless_memory(lines: Lines) -> None:
+def test_endless_new_keys_use_neither_endless_memory_nor_an_endless_log(lines: Lines) -> None:
     limited = LimitedLog(lines.log(), burst=1, every=1e9, keys=10)
     for number in range(1000):
         limited.warning(float(number), "bad_line", str(number))
     assert len(limited) == 10
-    assert len(lines) == 1000
+    assert len(lines) == REPEATED
 
 
 @pytest.fixture

@@ -1,0 +1,54 @@
+"""An auth process that accepts and says nothing, and login processes that give up on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import Auth, Client, DirectorProcess, Directors, connect, until
+
+CLIENTS = 200
+MUCH = bytes(100_000) + b"\n"
+"""More than a director keeps of a client that auth has not answered yet."""
+
+
+def descriptors(director: DirectorProcess) -> int:
+    return len(os.listdir(f"/proc/{director.pid}/fd"))
+
+
+def send_what_fits(client: socket.socket) -> None:
+    client.settimeout(0.05)
+    with suppress(TimeoutError):
+        client.sendall(MUCH * 4)
+
+
+def test_clients_that_said_much_to_a_silent_auth_and_hung_up_leave_nothing_behind(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder: Path = tmp_path_factory.mktemp("d")
+    with Directors(folder, first="127.0.2.55", count=1) as directors:
+        director = directors[0]
+        director.wait_ready()
+        directors.auths[0].stop()
+        silent = Auth(director.auth_path, greeting=b"").start()
+        before = descriptors(director)
+        clients = [connect(director.login) for _ in range(CLIENTS)]
+        for client in clients:
+            client.settimeout(5.0)
+            client.sendall(MUCH)
+        send_what_fits(clients[0])
+        until(lambda: descriptors(director) >= before + 2 * CLIENTS, what="all clients and their auths")
+        began = time.monotonic()
+        for client in clients:
+            client.close()
+        until(lambda: descriptors(director) <= before + 1, what=f"{descriptors(director)} descriptors")
+        assert time.monotonic() - began < 5.0
+        silent.stop()
+        directors.auths[0].start()
+        with Client(director.login) as client:
+            assert set(client.ask(["lena"])) == {"lena"}
