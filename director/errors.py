@@ -49,6 +49,19 @@ class ListenError(DirectorError):
         super().__init__(f"{listener}: cannot listen on {where}: {reason}")
 
 
+class TooFewDescriptors(DirectorError):
+    """The process may not open as many files and sockets as it needs; it ends before it opens anything."""
+
+    exit_code = EX_CONFIG
+
+    def __init__(self, limit: int, needed: int) -> None:
+        self.limit, self.needed = limit, needed
+        super().__init__(
+            f"open files are limited to {limit}, but the director needs {needed}, and two more for each"
+            " connection of a login process; raise LimitNOFILE= of its unit, or ulimit -n"
+        )
+
+
 class TlsFileError(DirectorError):
     """A file of `ring.tls` cannot be used; the process ends before it opens anything."""
 

@@ -25,6 +25,7 @@ from director.cli import (
     users,
 )
 from director.cli.client import EX_INTERRUPTED
+from director.cli.descriptors import open_standard
 from director.cli.groups import Commands
 from director.cli.output import OutputError, complain
 from director.cli.target import target_options
@@ -44,6 +45,7 @@ class Program(Commands):
     """Ends with the exit codes of sysexits.h and one line on stderr for whatever went wrong."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        open_standard()
         fixed = {"prog_name": "director", "standalone_mode": False}
         code = _outcome(lambda: super(Program, self).main(*args, **kwargs | fixed))
         sys.exit(_flushed(code))

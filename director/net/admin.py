@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream
 
 from director.errors import PeerError
 from director.wire.admin import GREETING, LINE_LIMIT, AdminSyntaxError, Command, check_version, parse
@@ -32,13 +32,12 @@ class Log(Protocol):
     def error(self, event: str, **fields: object) -> None: ...
 
 
-async def serve_client(stream: ByteStream, handle: Handler, log: Log) -> None:
+async def serve_client(stream: ByteStream, peer: str, handle: Handler, log: Log) -> None:
     """Talk to one client until it hangs up or sends what is no command; closes the stream.
 
-    Give it to the `serve` method of an anyio listener. A client that is slow to read only delays itself, one
-    that goes away only ends its own conversation. Any other error of `handle` is a bug and passes through.
+    A client that is slow to read only delays itself, one that goes away only ends its own conversation. Any
+    other error of `handle` is a bug and passes through. peer: the client, for the log.
     """
-    peer = _peer(stream)
     async with stream:
         try:
             await stream.send(GREETING)
@@ -86,10 +85,3 @@ async def _lines(stream: ByteStream) -> AsyncGenerator[bytes, None]:
             yield line
     if buffer.rest:
         raise AdminSyntaxError("doveadm hung up in the middle of a line; that line was not carried out")
-
-
-def _peer(stream: ByteStream) -> str:
-    match stream.extra(SocketAttribute.remote_address, None):
-        case (str(address), int(port), *_):
-            return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    return "unix"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, cast
 
-import anyio
-
+from director.net.accept import Acceptor
 from director.wire.authreply import GREETING, LINE_LIMIT, AuthreplyError, check_version
 from director.wire.tabs import LineBuffer, LineTooLong
 
@@ -33,25 +32,16 @@ class AuthreplySocket:
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.clients: set[AuthreplyClient] = set()
-        self._server: asyncio.AbstractServer | None = None
 
-    async def serve(self, sock: object) -> None:
+    async def serve(self, acceptor: Acceptor) -> None:
         """Accept until cancelled or stopped; then close all connections."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(
-            lambda: AuthreplyClient(self),
-            sock=sock,  # type: ignore[arg-type]
-        )
         try:
-            await anyio.sleep_forever()
+            await acceptor.serve_protocols(lambda: AuthreplyClient(self))
         finally:
             self.stop()
 
     def stop(self) -> None:
-        """Accept nobody any more, and close all connections after what was written to them."""
-        if self._server is not None:
-            self._server.close()
-        self._server = None
+        """Close all connections after what was written to them."""
         for client in list(self.clients):
             client.end()
 

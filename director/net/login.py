@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import anyio
 import anyio.abc
 import msgspec
 
+from director.net.accept import Acceptor
 from director.net.hangups import HangUps
 from director.wire.tabs import LineBuffer, LineTooLong
 
@@ -30,9 +30,6 @@ HELD_LIMIT = 65536
 RETRY_FIRST = 0.05
 RETRY_LONGEST = 1.0
 """Seconds between two attempts to reach auth."""
-NO_CLEANUP: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-"""From 3.13 on the loop looks at a socket's file, to remove it: what we inherit is not ours, and lies where
-only login processes may go."""
 
 
 class Owner(Protocol):
@@ -82,30 +79,27 @@ class Relay:
         self.name, self.auth_path, self.passlines, self.owner = name, auth_path, passlines, owner
         self.clients: set[Client] = set()
         self.hang_ups = HangUps()
+        self.auths = 0
+        """Clients that have their connection to auth."""
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._server: asyncio.AbstractServer | None = None
+        self._acceptor: Acceptor | None = None
 
-    async def serve(self, sock: object) -> None:
+    async def serve(self, acceptor: Acceptor) -> None:
         """Accept until cancelled or stopped; then close all connections."""
-        loop = asyncio.get_running_loop()
         async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            self._server = await loop.create_unix_server(
-                lambda: Client(self),
-                sock=sock,  # type: ignore[arg-type]
-                backlog=1024,
-                **NO_CLEANUP,
-            )
+            self._tasks, self._acceptor = tasks, acceptor
             try:
-                await anyio.sleep_forever()
+                await acceptor.serve_protocols(
+                    lambda: Client(self), owed=lambda: len(self.clients) - self.auths
+                )
             finally:
                 self.stop()
 
     def stop(self) -> None:
         """Accept nobody any more, and close all connections after what was written to them."""
-        if self._server is not None:
-            self._server.close()
-        self._server = self._tasks = None
+        if self._acceptor is not None:
+            self._acceptor.stop()
+        self._acceptor = self._tasks = None
         for client in list(self.clients):
             client.end()
         self.hang_ups.close()
@@ -319,6 +313,7 @@ class Client(asyncio.Protocol):
             auth.close()
             return
         self._auth, self._buffer = auth, buffer
+        self.relay.auths += 1
         self._to_auth = _Outlet(auth)
         taken_over, self._taken_over = self._taken_over, None
         if taken_over is not None and taken_over.auth >= 0:
@@ -340,6 +335,8 @@ class Client(asyncio.Protocol):
             self.relay.owner.auth_reached(self.relay.auth_path)
 
     def auth_lost(self) -> None:
+        if self._auth is not None:
+            self.relay.auths -= 1
         self._auth = self._to_auth = None
         self.auth_full(False)
         if self._heard:

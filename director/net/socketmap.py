@@ -28,7 +28,7 @@ class Log(Protocol):
 async def serve_client(stream: ByteStream, handle: Handler, log: Log) -> None:
     """Talk to one client until it hangs up or sends what is no request; closes the stream.
 
-    Give it to the `serve` method of an anyio listener. Any other error of `handle` is a bug, and passes.
+    Any other error of `handle` is a bug, and passes through.
     """
     async with stream:
         try:

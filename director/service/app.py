@@ -11,7 +11,6 @@ import socket
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing, closing, nullcontext
 from functools import partial
@@ -29,6 +28,7 @@ from director.core.member import Identity
 from director.core.order import split_member
 from director.core.presence import next_incarnation
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
+from director.net.accept import Acceptor
 from director.net.admin import serve_client
 from director.net.authreply import AuthreplySocket
 from director.net.listen import Fifo, open_fifo
@@ -36,9 +36,10 @@ from director.net.login import Relay
 from director.net.notify import NotifyReader, read_fifo
 from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
-from director.service import reexec
+from director.service import descriptors, reexec
 from director.service.admin import AdminHandler
 from director.service.backendnames import BackendNames, Hosts
+from director.service.bugs import Bugs
 from director.service.cluster import OtherCluster
 from director.service.config import Config, load
 from director.service.configuring import Configuring
@@ -46,6 +47,7 @@ from director.service.driver import Driver
 from director.service.flushing import FlushPrograms
 from director.service.handover import Handover, Left, cannot_read
 from director.service.kicking import Kicker
+from director.service.listeners import Listeners
 from director.service.log import Log, capture_logging, everything_logged
 from director.service.logwriter import LogWriter
 from director.service.lookups import Lookups
@@ -65,8 +67,8 @@ from director.wire import hotpath
 from director.wire.admin import Command
 from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
 
-Serve = Callable[[socket.socket], Coroutine[Any, Any, None]]
-"""Serves a listening socket until it is cancelled."""
+Serve = Callable[[Acceptor], Coroutine[Any, Any, None]]
+"""Serves a listener until it is cancelled."""
 
 EX_SOFTWARE = 70
 """Exit code of a bug, as in sysexits."""
@@ -86,8 +88,6 @@ STATUS_EVERY = 5.0
 """Seconds between two status lines for the service manager."""
 STDERR = 2
 """The descriptor that the log is written to."""
-BUGS_LOGGED, BUGS_EVERY = 5, 10.0
-"""At most so many bugs in callbacks are logged in so many seconds; all are counted."""
 
 
 def run(config_path: str, *, check: bool = False) -> int:
@@ -96,6 +96,7 @@ def run(config_path: str, *, check: bool = False) -> int:
     It may be the successor of a program in this process, which has left what it had; and be replaced itself.
     """
     reexec.ignore_until_served()
+    descriptors.raise_limit()
     with closing(LogWriter(STDERR)) as log_writer:
         try:
             left = None if check else reexec.handed_over(os.environ)
@@ -114,6 +115,7 @@ def _run(config_path: str, check: bool, left: Left | None, log_writer: LogWriter
     try:
         own_within = 0.0 if check else OWN_NAME_WITHIN
         config = load(config_path, os.environ, own_within=own_within, own_awaited=own_awaited)
+        descriptors.check(len(config.ring.servers))
     except DirectorError as exc:
         log_writer.write(f"{exc}\n")
         return exc.exit_code
@@ -276,10 +278,12 @@ class App:
         self.notify = NotifyReader(
             self.driver.names_seen, self.driver.notify_skipped, left.handover.notify_rest if left else b""
         )
-        self._listening: list[tuple[Serve, socket.socket]] = []
-        self._doors_to_open: list[tuple[Serve, socket.socket]] = []
+        self._bugs = Bugs(log, self.driver.counts.add_bug)
+        self.listeners = Listeners(sockets, self.driver, self._bugs, log, config.limits)
+        self.operations.listeners = self.listeners
+        self._listening: list[tuple[Serve, Acceptor]] = []
+        self._doors_to_open: list[tuple[Serve, Acceptor]] = []
         self.relays: list[Relay] = []
-        self._bugs_logged: deque[float] = deque(maxlen=BUGS_LOGGED)
         self._doors = anyio.CancelScope()
         self._doors_closed = anyio.Event()
         self._commands = 0
@@ -292,17 +296,17 @@ class App:
 
     def prepare(self) -> None:
         """Say what is served on which socket; connections wait in the kernel until `serve`."""
-        config, sockets = self.config, self.sockets
+        config, listeners = self.config, self.listeners
         relays = (
             ("login", config.dovecot.auth_socket, False),
             ("userdb", config.dovecot.userdb_socket, True),
         )
         for name, upstream, passlines in relays:
-            sock = sockets.get(name)
-            if sock is not None:
+            acceptor = listeners.acceptor(name)
+            if acceptor is not None:
                 relay = Relay(name, upstream, passlines, self.driver)
                 self.relays.append(relay)
-                self._listening.append((relay.serve, sock))
+                self._listening.append((relay.serve, acceptor))
         authreply = AuthreplySocket(self.driver)
         for names, serve in (
             (("authreply",), authreply.serve),
@@ -310,13 +314,13 @@ class App:
             (("socketmap", SOCKETMAP_TCP), self._serve_socketmap),
         ):
             for name in names:
-                sock = sockets.get(name)
-                if sock is not None:
-                    self._doors_to_open.append((serve, sock))
-        self._ring = sockets.get("ring")
+                acceptor = listeners.acceptor(name)
+                if acceptor is not None:
+                    self._doors_to_open.append((serve, acceptor))
+        self._ring = listeners.acceptor("ring")
         if self._ring is not None:
             self._listening.append((self._serve_ring, self._ring))
-        self._api, self._http = sockets.get("api"), sockets.get("http")
+        self._api, self._http = listeners.acceptor("api"), listeners.acceptor("http")
 
     def _names_answered(self, answers: Mapping[str, Answer]) -> None:
         self.ring_names.answered(answers)
@@ -356,6 +360,7 @@ class App:
         try:
             await self._serve()
         finally:
+            self.listeners.close()
             if self.replacing.left is None:
                 await self.persistence.stop()
             else:
@@ -382,8 +387,8 @@ class App:
             await tasks.start(self.operations.run)
             tasks.start_soon(self.kicker.run)
             tasks.start_soon(self.resolving.run)
-            for serve, sock in self._listening:
-                tasks.start_soon(serve, sock)
+            for serve, acceptor in self._listening:
+                tasks.start_soon(serve, acceptor)
             if self.sockets.fifo is not None:
                 tasks.start_soon(self._read_notify, self.sockets.fifo)
             self.driver.store = self.persistence
@@ -436,6 +441,7 @@ class App:
             self.configuring.changed(*self.backend_names.hosts())
         self.log.set_level(config.log.level)
         self.director.set_limits(limits(config))
+        self.listeners.set_limits(config.limits)
         self.config = config
 
     def end(self, name: str) -> None:
@@ -464,13 +470,7 @@ class App:
         if isinstance(exc, OSError):
             self.log.warning("connection_failed", reason=exc.strerror or str(exc), note=context["message"])
             return
-        self.driver.counts.bugs += 1
-        now = time.monotonic()
-        if len(self._bugs_logged) == BUGS_LOGGED and now < self._bugs_logged[0] + BUGS_EVERY:
-            return
-        self._bugs_logged.append(now)
-        error = None if exc is None else "".join(traceback.format_exception(exc))
-        self.log.error("bug", text=context["message"], bugs=self.driver.counts.bugs, error=error)
+        self._bugs.met(context["message"], exc)
 
     async def _hear_signals(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -492,12 +492,8 @@ class App:
         reopen = partial(open_fifo, "notify", fifo.where, mode=ear.mode, user=ear.user, group=ear.group)
         await read_fifo(fifo, self.notify, reopen, self.log)
 
-    async def _serve_ring(self, sock: socket.socket) -> None:
-        server = await asyncio.get_running_loop().create_server(self.driver.sockets.new_link, sock=sock)
-        try:
-            await anyio.sleep_forever()
-        finally:
-            server.close()
+    async def _serve_ring(self, acceptor: Acceptor) -> None:
+        await acceptor.serve_protocols(self.driver.sockets.new_link)
 
     def _refuse_links(self) -> None:
         """Whoever dials us from now on is refused at once.
@@ -506,18 +502,18 @@ class App:
         vain until our end, and new users with him, as with the original (1.1 s).
         """
         if self._ring is not None:
-            self._ring.shutdown(socket.SHUT_RDWR)  # whatever descriptors the listener has
+            self._ring.refuse()
 
     async def _serve_operators(self) -> None:
         """Everything but logins: it is closed before the program is replaced."""
         with self._doors:
             async with anyio.create_task_group() as tasks:
-                for serve, sock in self._doors_to_open:
-                    tasks.start_soon(serve, sock)
+                for serve, acceptor in self._doors_to_open:
+                    tasks.start_soon(serve, acceptor)
                 tasks.start_soon(self._serve_api)
         self._doors_closed.set()
 
-    async def _serve_admin(self, sock: socket.socket) -> None:
+    async def _serve_admin(self, acceptor: Acceptor) -> None:
         handler = AdminHandler(self.operations, self.log)
 
         async def handle(command: Command) -> AsyncGenerator[bytes, None]:
@@ -529,25 +525,24 @@ class App:
             finally:
                 self._commands -= 1
 
-        listener = await anyio.abc.SocketListener.from_socket(sock)
-        await listener.serve(lambda stream: serve_client(stream, handle, self.log))
+        await acceptor.serve_streams(lambda stream, peer: serve_client(stream, peer, handle, self.log))
 
-    async def _serve_socketmap(self, sock: socket.socket) -> None:
+    async def _serve_socketmap(self, acceptor: Acceptor) -> None:
         handler = Socketmap(self.lookups, self.config.lookups.ports.lmtp)
-        listener = await anyio.abc.SocketListener.from_socket(sock)
-        await listener.serve(lambda stream: serve_socketmap_client(stream, handler, self.log))
+
+        await acceptor.serve_streams(lambda stream, _: serve_socketmap_client(stream, handler, self.log))
 
     async def _serve_api(self) -> None:
         lookups = self.config.lookups
         ports = {"imap": lookups.ports.imap, "pop3": lookups.ports.pop3, "smtp": lookups.ports.smtp}
         offer = web.Offer(self.lookups, http=lookups.http, nginx=lookups.nginx, ports=ports)
-        run_api = partial(web.run_api, self.operations, offer=offer)
+        run_api = partial(web.run_api, self.operations, offer=offer, bug=self._bugs.met)
         token = bytes(self.config.http.token).decode() or None
         async with anyio.create_task_group() as tasks:
             if self._api is not None:
-                tasks.start_soon(partial(run_api, [self._api], token=None, trusted=True))
+                tasks.start_soon(partial(run_api, self._api, token=None, trusted=True))
             if self._http is not None:
-                tasks.start_soon(partial(run_api, [self._http], token=token, trusted=False))
+                tasks.start_soon(partial(run_api, self._http, token=token, trusted=False))
 
     async def _tell_manager(self) -> None:
         """READY once logins are answered, then a status line and a sign of life now and then."""

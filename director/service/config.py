@@ -222,6 +222,15 @@ class LookupsConfig(msgspec.Struct, frozen=True, kw_only=True):
     ports: LookupPorts = LookupPorts()
 
 
+class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[limits]: connections at a time, but for those of login processes, LMTP and doveadm."""
+
+    connections: Annotated[int, Count(4, 100_000)] = 256
+    """Of each listener but `login` and `userdb`."""
+    connections_per_address: Annotated[int, Count(1, 100_000)] = 64
+    """Of each of those over TCP."""
+
+
 class HealthConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[health]: built-in backend checks."""
 
@@ -256,6 +265,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     listen: ListenConfig = ListenConfig()
     http: HttpConfig = HttpConfig()
     lookups: LookupsConfig = LookupsConfig()
+    limits: LimitsConfig = LimitsConfig()
     health: HealthConfig = HealthConfig()
     log: LogConfig = LogConfig()
 
@@ -290,6 +300,7 @@ def load(
         listen=_listen(reader, raw.get("listen"), dovecot, resolve),
         http=_http(reader, raw.get("http"), resolve),
         lookups=_lookups(reader, raw.get("lookups")),
+        limits=LimitsConfig(**reader.section(LimitsConfig, raw.get("limits"), "limits")),
         health=HealthConfig(**reader.section(HealthConfig, raw.get("health"), "health")),
         log=LogConfig(**reader.section(LogConfig, raw.get("log"), "log")),
         warnings=tuple(reader.warnings),

@@ -139,7 +139,12 @@ class Counts:
         self.lookups: dict[tuple[str, str], int] = {}
         self.loop_lag = 0.0
         self.bugs = 0
-        """Exceptions in callbacks of the loop, which nobody could catch."""
+        """Exceptions in callbacks of the loop and in handlers of clients."""
+
+    def add_bug(self) -> int:
+        """Returns how many there were."""
+        self.bugs += 1
+        return self.bugs
 
     def add_lookups(self, result: str, protocol: str, number: int = 1) -> None:
         key = (result, protocol)
@@ -175,6 +180,8 @@ class Driver:
         self._beat = time.monotonic()
         """When the watch last looked at the clock."""
         self._auth_trouble: set[str] = set()
+        self.failure: BaseException | None = None
+        """The last one of the core, or of what carries out its effects."""
 
     # ---- running
 
@@ -236,6 +243,9 @@ class Driver:
                 now = Now(time.monotonic(), time.time())
                 self._carry_out(self.director.handle(self._events.popleft(), now))
                 moved = moved or self.director.settled
+        except BaseException as exc:
+            self.failure = exc
+            raise
         finally:
             self._busy = False
             if self._events and not self._stopped:  # one has failed: those behind it must not wait for luck

@@ -106,9 +106,15 @@ class Snapshot(msgspec.Struct, kw_only=True):
     clock_skew: dict[str, float] = msgspec.field(default_factory=dict)
     """member -> seconds its clock is ahead of ours."""
     bugs: int = 0
-    """Errors in callbacks that were caught by the loop; must stay 0."""
+    """Errors in callbacks and in handlers of clients that were contained; must stay 0."""
     log_dropped: int = 0
     """Log lines that nobody read in time."""
+    connections: dict[str, int] = msgspec.field(default_factory=dict)
+    """listener -> open connections."""
+    connections_refused: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
+    """(listener, limit) -> connections closed because of a limit: all or address."""
+    accept_pauses: dict[str, int] = msgspec.field(default_factory=dict)
+    """listener -> pauses because descriptors or memory had run out."""
     loop_lag: float = 0.0
     """Longest delay of a timer of the event loop since the last scrape, seconds."""
 
@@ -123,8 +129,8 @@ NUMBERS = (
     "bugs",
     "log_dropped",
 )
-NAMED = ("moves", "kicks", "flush_programs", "store_errors", "store_swept")
-PAIRED = ("lookups", "ring_messages")
+NAMED = ("moves", "kicks", "flush_programs", "store_errors", "store_swept", "accept_pauses")
+PAIRED = ("lookups", "ring_messages", "connections_refused")
 TIMED = ("kick_durations", "ring_syncs")
 """Fields of a Snapshot that only grow, by what they are."""
 
@@ -261,6 +267,13 @@ class _Page:
         yield _gauge("event_loop_lag_seconds", "Longest delay of a timer since the last scrape", lag)
         yield _counter("bugs", "Errors in the program that were logged; must stay 0", [((), now.bugs)])
         yield _counter("log_dropped", "Log lines that nobody read in time", [((), now.log_dropped)])
+        yield _gauge("connections", "Open connections", _by_one(now.connections), "listener")
+        refused = now.connections_refused.items()
+        yield _counter(
+            "connections_refused", "Connections closed because of a limit", refused, "listener", "limit"
+        )
+        pauses = _by_one(now.accept_pauses)
+        yield _counter("accept_pauses", "Pauses of 0.1 s for want of descriptors", pauses, "listener")
         build = (now.version, now.python, "yes" if now.compiled else "no")
         yield _gauge("build_info", "What is running", [(build, 1)], "version", "python", "compiled")
 

@@ -85,6 +85,15 @@ class Reloads(Protocol):
     async def ask(self, *, exec: bool, dry_run: bool) -> ReloadInfo: ...
 
 
+class Listened(Protocol):
+    """What listeners count."""
+
+    pauses: dict[str, int]
+    refused: dict[tuple[str, str], int]
+
+    def connections(self) -> dict[str, int]: ...
+
+
 class Operations(UserOperations):
     def __init__(
         self,
@@ -103,6 +112,8 @@ class Operations(UserOperations):
         self._log_dropped_before = log_writer.dropped if log_writer else 0
         self.reloads: Reloads
         """Given before anything is asked."""
+        self.listeners: Listened | None = None
+        """Given too, where there are any."""
         self._started, self._warm_seconds = started, warm_seconds
         self._syncs, self._kicks = Durations(), Durations()
         self._configured = cache(self._configured_circle)
@@ -415,6 +426,10 @@ class Operations(UserOperations):
             log_dropped=self._log_writer.dropped - self._log_dropped_before if self._log_writer else 0,
             loop_lag=lag,
         )
+        if self.listeners is not None:
+            page.accept_pauses = dict(self.listeners.pauses)
+            page.connections_refused = dict(self.listeners.refused)
+            page.connections = self.listeners.connections()
         carry_on(page, self._before)
         return page
 

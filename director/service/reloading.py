@@ -15,6 +15,8 @@ LIVE = frozenset(
         "backends.mail_servers",
         "backends.names",
         "backends.weight",
+        "limits.connections",
+        "limits.connections_per_address",
         "log.level",
         "ring.isolation_wait",
         "users.kick_delay",

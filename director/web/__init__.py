@@ -6,7 +6,6 @@ does not have: `run_api` imports it in a worker thread, while logins are answere
 
 from __future__ import annotations
 
-import socket
 import threading
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from litestar import Litestar
 
     from director.web.operations import Operations
+    from director.web.problems import Bug
+    from director.web.server import Listening
 
 
 __all__ = ["Offer", "load", "run_api"]
@@ -38,16 +39,17 @@ _building = threading.Lock()
 
 async def run_api(
     operations: Operations,
-    sockets: list[socket.socket],
+    listening: Listening,
     *,
     token: str | None,
     trusted: bool,
+    bug: Bug,
     offer: Offer | None = None,
     started: anyio.Event | None = None,
 ) -> None:
-    """Answer API requests on the listening `sockets` until cancelled; the first ones wait in the backlog.
+    """Answer API requests of a listener until cancelled; the first ones wait in the backlog.
 
-    token, trusted, offer: as in `create_app`. started, and what happens when cancelled: as in `serve`.
+    token, trusted, bug, offer: as in `create_app`. started, and what happens when cancelled: as in `serve`.
     """
 
     def build() -> Litestar:
@@ -55,7 +57,7 @@ async def run_api(
             load()
             from director.web.api import create_app
 
-            app = create_app(operations, token=token, trusted=trusted, offer=offer)
+            app = create_app(operations, token=token, trusted=trusted, bug=bug, offer=offer)
             # Kept by the application; the first request for it would build it on the loop.
             app.openapi_schema  # noqa: B018
             return app
@@ -63,4 +65,4 @@ async def run_api(
     app = await anyio.to_thread.run_sync(build)
     from director.web.server import serve
 
-    await serve(app, sockets, started=started)
+    await serve(app, listening, started=started)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 from litestar import Litestar, Response, delete, get, patch, post
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
@@ -49,7 +50,7 @@ from director.web.params import (
     started,
     user_name,
 )
-from director.web.problems import operation_failed, problem, request_failed, unexpected, unreadable
+from director.web.problems import Bug, operation_failed, problem, request_failed, unexpected, unreadable
 
 MAX_BODY = 64 * 1024
 """Bytes of a request body; a longer one is answered 413."""
@@ -260,11 +261,12 @@ HANDLERS = [
 
 
 def create_app(
-    operations: Operations, *, token: str | None, trusted: bool, offer: Offer | None = None
+    operations: Operations, *, token: str | None, trusted: bool, bug: Bug, offer: Offer | None = None
 ) -> Litestar:
     """The application of one listener.
 
     token: what a TCP client must show, see `access.py`. trusted: the listener is a unix socket.
+    bug: is told of errors that nothing else expects.
     offer: look-ups for other programs; None: there are none.
     """
     return Litestar(
@@ -278,6 +280,7 @@ def create_app(
             RecursionError: unreadable,
             Exception: unexpected,
         },
+        state=State({"bug": bug}),
         request_max_body_size=MAX_BODY,
         openapi_config=OpenAPIConfig(
             title="Mail director",

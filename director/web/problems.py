@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -23,7 +23,8 @@ from director.errors import (
 )
 from director.records import Problem
 
-log = logging.getLogger(__name__)
+Bug = Callable[[str, Exception], object]
+"""Takes what was being done, and the error."""
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -36,6 +37,9 @@ STATUS_OF: dict[type[OperationError], int] = {
 }
 # What the command line exits with when a request never reached an operation.
 EXIT_OF = {401: EX_REFUSED, 403: EX_REFUSED, 404: EX_USAGE, 405: EX_USAGE}
+
+GONE = "client disconnected prematurely"
+"""The framework's words for a client that hangs up within its body."""
 
 # The framework's word for the body.
 NAMED = {"data": "body"}
@@ -61,6 +65,8 @@ def operation_failed(_: AnyRequest, error: OperationError) -> Response[bytes]:
 def request_failed(request: AnyRequest, error: HTTPException) -> Response[bytes]:
     """What the framework refuses: routes, methods, sizes, bodies and parameters of the wrong form."""
     status = error.status_code
+    if error.detail == GONE:
+        return Response(b"", status_code=400)  # for nobody
     if status >= 500:
         return unexpected(request, error)
     detail = _explained(request, error)
@@ -79,8 +85,9 @@ def unreadable(request: AnyRequest, error: UnicodeDecodeError | RecursionError) 
 
 
 def unexpected(request: AnyRequest, error: Exception) -> Response[bytes]:
-    log.error("%s %s failed", request.scope["method"], request.scope["path"], exc_info=error)
-    return problem(500, "internal error of the director; its log has the details", 1)
+    request.app.state.bug(f"{request.scope['method']} {request.scope['path']} failed", error)
+    detail = "internal error of the director; its log has the details"
+    return problem(500, detail, 1, {"Connection": "close"})
 
 
 def _explained(request: AnyRequest, error: HTTPException) -> str:

@@ -1,15 +1,23 @@
-"""Uvicorn inside the daemon's own event loop and task group: no signal handlers of its own, no access log."""
+"""Uvicorn inside the daemon's own event loop and task group, behind a listener of the daemon: no signal
+handlers of its own, no access log.
+
+A client has HEAD_WITHIN seconds for the head of a request, and PART_WITHIN seconds for each part of its body
+and for taking what is sent to it. A listener that has as many connections as it may closes the one that has
+been waiting longest for its client: slow clients keep no other client out.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
+import h11
 import uvicorn
+from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
@@ -18,19 +26,147 @@ if TYPE_CHECKING:
 STOP_TIMEOUT = 0.8
 """Seconds that requests under way have to finish when the server is stopped."""
 
-MAX_CONNECTIONS = 256
-"""Further ones are answered 503."""
-
 MAX_HEAD = 16 * 1024
 """Bytes of request line and headers."""
 
+HEAD_WITHIN = 10.0
+PART_WITHIN = 10.0
+"""Seconds."""
+
+PROBES = ("/livez", "/readyz")
+"""They are answered however many other requests are under way."""
+
+
+class Listening(Protocol):
+    """A listener (`director.net.accept.Acceptor`)."""
+
+    @property
+    def most(self) -> int: ...
+
+    async def serve_protocols(
+        self, factory: Callable[[], asyncio.BaseProtocol], *, make_room: Callable[[str], bool]
+    ) -> None: ...
+
+
+class _Waiting:
+    """Connections that wait for their clients, the longest first."""
+
+    def __init__(self) -> None:
+        self._clients: dict[_Client, None] = {}
+
+    def add(self, client: _Client) -> None:
+        self._clients.setdefault(client)
+
+    def remove(self, client: _Client) -> None:
+        self._clients.pop(client, None)
+
+    def end_one(self, address: str) -> bool:
+        """Close the one that has waited longest, of this address or of any (""). False: there is none."""
+        for client in self._clients:
+            if address in ("", client.address):
+                self.remove(client)
+                client.transport.abort()
+                return True
+        return False
+
+
+class _Client(H11Protocol):
+    """A connection whose client is not waited for without end."""
+
+    def __init__(self, waiting: _Waiting, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._waiting = waiting
+        self._state: object = None
+        """Of the client, as h11 sees it, for which `_deadline` was set."""
+        self._deadline: asyncio.TimerHandle | None = None
+        self._sending: asyncio.TimerHandle | None = None
+
+    @property
+    def address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._look()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._waiting.remove(self)
+        self._unset_keepalive_if_required()
+        self._cancel_deadline()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_sending()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.IDLE:
+            self._state = None  # the next head has a time of its own, from its first byte on
+            self._waiting.add(self)
+        else:
+            self._look()
+        if self.transport.get_write_buffer_size():
+            self._watch_sending()
+
+    def _look(self) -> None:
+        """Set the time for what the client is to send next."""
+        state = self.conn.their_state
+        if state is h11.SEND_BODY:
+            self._set_deadline(PART_WITHIN)
+        elif state is not h11.IDLE:
+            self._cancel_deadline()
+            self._waiting.remove(self)
+            self._state = state
+            return
+        elif self._state is not h11.IDLE:
+            self._set_deadline(HEAD_WITHIN)
+        self._state = state
+        self._waiting.add(self)
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(seconds, self._too_slow)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        if self.flow.read_paused:  # it is not the client that is waited for
+            self._set_deadline(PART_WITHIN)
+        else:
+            self.transport.abort()
+
+    def _watch_sending(self) -> None:
+        """Close the connection when its client takes nothing of what is sent for PART_WITHIN seconds."""
+        if self._sending is None:
+            left = self.transport.get_write_buffer_size()
+            self._sending = self.loop.call_later(PART_WITHIN, self._look_at_sending, left)
+
+    def _look_at_sending(self, before: int) -> None:
+        self._sending = None
+        left = self.transport.get_write_buffer_size()
+        if left >= before > 0:
+            self.transport.abort()
+        elif left:
+            self._watch_sending()
+
 
 class _Server(uvicorn.Server):
-    """A server whose end is an event, not a signal."""
+    """A server whose end is an event, not a signal, and whose connections come from a listener of ours."""
 
-    def __init__(self, config: uvicorn.Config, started: anyio.Event | None) -> None:
+    def __init__(self, config: uvicorn.Config, listening: Listening, started: anyio.Event | None) -> None:
         super().__init__(config)
-        self._started = started
+        self._listening, self._started = listening, started
+        self._waiting = _Waiting()
         self.stop = anyio.Event()
 
     @contextlib.contextmanager
@@ -39,24 +175,50 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self._started is not None:
-            self._started.set()
+        self.servers = []
+        self.started = True
 
     async def main_loop(self) -> None:
-        # The inherited one wakes up ten times a second to look at a flag and the clock.
-        await self.stop.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._accept)
+            if self._started is not None:
+                self._started.set()
+            await self.stop.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _accept(self) -> None:
+        await self._listening.serve_protocols(self._client, make_room=self._waiting.end_one)
+
+    def _client(self) -> _Client:
+        return _Client(
+            self._waiting, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
 
-async def serve(app: Litestar, sockets: list[socket.socket], *, started: anyio.Event | None = None) -> None:
-    """Answer on the listening `sockets` (unix or TCP) until cancelled.
+async def serve(app: Litestar, listening: Listening, *, started: anyio.Event | None = None) -> None:
+    """Answer on a listener until cancelled.
 
-    started: set as soon as connections are accepted. Cancelled, it stops listening at once (and closes the
-    sockets), lets requests under way finish for STOP_TIMEOUT seconds, then cancels them and returns.
+    started: set as soon as connections are accepted. Cancelled, it stops listening at once, lets requests
+    under way finish for STOP_TIMEOUT seconds, then cancels them and returns.
     """
+    under_way = 0
+
+    async def limited(scope: Any, receive: Any, send: Any) -> None:
+        """A quarter of the connections is left to clients whose request is refused at once, and to probes."""
+        nonlocal under_way
+        if under_way >= max(1, listening.most * 3 // 4) and scope["path"] not in PROBES:
+            await service_unavailable(scope, receive, send)
+            return
+        under_way += 1
+        try:
+            await app(scope, receive, send)
+        finally:
+            under_way -= 1
+
     server = _Server(
         uvicorn.Config(
-            app,
+            limited,
+            interface="asgi3",
             http=H11Protocol,
             ws="none",
             lifespan="off",
@@ -67,16 +229,16 @@ async def serve(app: Litestar, sockets: list[socket.socket], *, started: anyio.E
             proxy_headers=False,
             server_header=False,
             date_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=STOP_TIMEOUT,  # type: ignore[arg-type]  # it goes to wait_for as it is
             h11_max_incomplete_event_size=MAX_HEAD,
         ),
+        listening,
         started,
     )
 
     async def run() -> None:
         with anyio.CancelScope(shield=True):
-            await server.serve(sockets)
+            await server.serve()
             # Requests that were cancelled end here, not somewhere behind our back.
             await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
 

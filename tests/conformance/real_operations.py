@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -57,7 +58,7 @@ async def real_director(
     for host in hosts:
         table.merge([msgspec.structs.replace(table.rows[Address(host.address)], up_at=host.changed)])
     identity = Identity(ALONE, 1, "%Lu", EXPIRE, b"secret", 1.0, 5.0, 2.0)
-    user_hash, log = UserHash(), Log(level="error")
+    user_hash, log = UserHash(), Log(sys.stderr.write, level="error")
     assigner = Assigner(UserTable(EXPIRE), user_hash)
     director = Director(identity, [ALONE], table, assigner, NameTable(), Settings(isolation_wait=30.0))
     driver = Driver(director, log)

@@ -39,6 +39,9 @@ FULL = Snapshot(
     store_errors={"write": 1},
     snapshot_up=True,
     store_swept={"users": 1},
+    connections={"login": 1},
+    connections_refused={("admin", "all"): 1},
+    accept_pauses={"login": 1},
     clock_skew={"10.0.0.2:9090": 0.0},
 )
 

@@ -199,3 +199,50 @@ def test_output_that_cannot_be_written_is_one_line(director: Director) -> None:
             [*PROGRAM, "-S", director.where, "map"], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert (ran.returncode, ran.stderr) == (1, "director: standard output: No space left on device\n")
+
+
+# ---- what the program is started with
+
+
+def test_closed_standard_descriptors_are_opened_at_the_start(tmp_path: Path) -> None:
+    """The event loop aborts where it is to close one of them."""
+    program = (
+        "import os, sys\n"
+        "[os.close(number) for number in range(3)]\n"
+        "sys.stdin = sys.stdout = sys.stderr = None\n"
+        "sys.argv = ['director', 'serve', '-c', 'none.toml']\n"
+        "from director.cli.main import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as exc:\n"
+        f"    shown = [os.readlink(f'/proc/self/fd/{{number}}') for number in range(3)]\n"
+        f"    open({str(tmp_path / 'out')!r}, 'w').write(f'{{exc.code}} {{shown}} {{sys.stderr.fileno()}}')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+    assert (tmp_path / "out").read_text() == f"78 {['/dev/null'] * 3} 2"
+
+
+def test_too_few_descriptors_end_the_start_with_the_number_needed(tmp_path: Path) -> None:
+    (tmp_path / "director.toml").write_text('[backends]\nmail_servers = ["127.0.3.1"]\n')
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))\n"
+        f"sys.argv = ['director', 'serve', '-c', {str(tmp_path / 'director.toml')!r}]\n"
+        "from director.cli.main import main\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 78
+    assert "open files are limited to 60, but the director needs 80, " in result.stderr
+
+
+def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one() -> None:
+    program = (
+        "import resource\n"
+        "from director.service import descriptors\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 500))\n"
+        "descriptors.raise_limit()\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "(500, 500)\n"

@@ -14,6 +14,7 @@ import pytest
 from director.net.authreply import AuthreplyClient, AuthreplySocket
 from director.net.listen import unix_listener
 from director.wire.authreply import GREETING, LINE_LIMIT
+from tests.listening import acceptor
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +75,7 @@ async def _serving(folder: Path) -> AsyncIterator[Setting]:
     listener = unix_listener("authreply", str(folder / "authreply"), mode=0o600)
     setting = Setting(folder / "authreply")
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(setting.served.serve, listener.socket)
+        tasks.start_soon(setting.served.serve, acceptor(listener.socket))
         yield setting
         tasks.cancel_scope.cancel()
 

@@ -15,6 +15,7 @@ import pytest
 
 from director.net.listen import unix_listener
 from director.net.login import HELD_LIMIT, LINE_LIMIT, Client, Connection, Relay
+from tests.listening import acceptor
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -90,7 +91,7 @@ async def serving(folder: Path) -> AsyncIterator[Setting]:
     setting = Setting(folder)
     listener = unix_listener("login", str(setting.path), mode=0o600)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(setting.relay.serve, listener.socket.dup())
+        tasks.start_soon(setting.relay.serve, acceptor(listener.socket.dup()))
         yield setting
         tasks.cancel_scope.cancel()
     listener.close()
@@ -378,8 +379,8 @@ class Successor:
     async def serving(self, folder: Path) -> AsyncIterator[Successor]:
         listener = unix_listener("login", str(folder / "next"), mode=0o600)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.relay.serve, listener.socket.dup())
-            await until(lambda: self.relay._server is not None)
+            tasks.start_soon(self.relay.serve, acceptor(listener.socket.dup()))
+            await until(lambda: self.relay._acceptor is not None)
             await self.relay.take_over(self.given)
             yield self
             tasks.cancel_scope.cancel()
@@ -472,7 +473,7 @@ async def test_a_socket_is_served_that_lies_where_the_director_may_not_go(tmp_pa
             os.seteuid(65534)
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(setting.relay.serve, listener.socket.dup())
+                tasks.start_soon(setting.relay.serve, acceptor(listener.socket.dup()))
                 await until(lambda: setting.owner.told)
                 tasks.cancel_scope.cancel()
         finally:

@@ -15,6 +15,7 @@ import pytest
 
 from director.errors import ListenError
 from director.service import app as app_module
+from director.service import bugs
 from director.service.app import App, run
 from director.service.config import load
 from director.service.log import Log
@@ -136,7 +137,7 @@ async def test_a_bug_in_a_callback_is_logged_with_its_place_and_counted_and_all_
         for _ in range(20):
             loop.call_soon(broken)
         await until(lambda: program.app.driver.counts.bugs == 20)
-        assert len(program.logged("bug")) == app_module.BUGS_LOGGED
+        assert len(program.logged("bug")) == bugs.LOGGED
         assert "ZeroDivisionError: a bug" in program.logged("bug")[0]
         assert "in broken" in program.logged("bug")[0]
 
@@ -158,6 +159,24 @@ async def test_a_bug_in_a_connections_callback_ends_that_connection_alone(folder
             assert await loop.sock_recv(client, 10) == b""
             await until(lambda: len(relay.clients) == 1)
         assert program.app.driver.counts.bugs == 1
+
+
+@pytest.mark.anyio
+async def test_a_bug_in_a_handler_of_admin_clients_is_counted_and_ends_no_more_than_the_connection(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(folder) as program:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(program.app.operations, "hosts", lambda: 1 / 0)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, str(folder / "director-admin"))
+            await loop.sock_sendall(client, b"VERSION\tdirector-doveadm\t1\t0\nHOST-LIST\n")
+            while await loop.sock_recv(client, 100):
+                pass
+        assert program.app.driver.counts.bugs == 1
+        assert "listener=admin" in program.logged("bug")[0]
+        assert "ZeroDivisionError" in program.logged("bug")[0]
 
 
 @pytest.mark.anyio

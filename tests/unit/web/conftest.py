@@ -21,9 +21,17 @@ def operations(shared_operations: FakeOperations) -> FakeOperations:
 
 
 @pytest.fixture(scope="session")
-def unix_server(shared_operations: FakeOperations, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def bugs() -> list[Exception]:
+    """What the server on the unix socket reports."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def unix_server(
+    shared_operations: FakeOperations, bugs: list[Exception], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     path: Path = tmp_path_factory.mktemp("api") / "api.sock"
-    with serving(shared_operations, unix_socket(path)):
+    with serving(shared_operations, unix_socket(path), bugs=bugs):
         yield str(path)
 
 

@@ -14,7 +14,9 @@ import anyio
 from anyio.abc import TaskStatus
 from anyio.from_thread import start_blocking_portal
 
+from director.net.accept import Limits
 from director.web import Offer, run_api
+from tests.listening import acceptor
 from tests.unit.web.fake import FakeOperations
 
 
@@ -26,12 +28,22 @@ def serving(
     token: str | None = None,
     trusted: bool = True,
     offer: Offer | None = None,
+    limits: Limits | None = None,
+    bugs: list[Exception] | None = None,
 ) -> Iterator[None]:
     async def run(*, task_status: TaskStatus[None]) -> None:
         started = anyio.Event()
 
         async def serve() -> None:
-            await run_api(operations, [sock], token=token, trusted=trusted, offer=offer, started=started)
+            await run_api(
+                operations,
+                acceptor(sock, limits or Limits(256)),
+                token=token,
+                trusted=trusted,
+                bug=lambda text, error: bugs is not None and bugs.append(error),
+                offer=offer,
+                started=started,
+            )
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(serve)

@@ -255,11 +255,15 @@ def test_unknown_paths_and_methods_are_problems_too(ask: Caller) -> None:
     )
 
 
-def test_a_bug_shows_nothing_of_the_inside(ask: Caller, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_shows_nothing_of_the_inside_is_reported_and_ends_the_connection(
+    ask: Caller, bugs: list[Exception]
+) -> None:
     answer = ask("GET", "/v1/users/bug")
     assert answer.status == 500
     assert answer.detail == "internal error of the director; its log has the details"
-    assert "a secret of the inside" in caplog.text
+    assert answer.headers["connection"] == "close"
+    assert "a secret of the inside" in str(bugs.pop())
+    assert bugs == []
 
 
 def test_the_schema_names_every_route_and_its_problems(ask: Caller) -> None:
@@ -271,7 +275,10 @@ def test_the_schema_names_every_route_and_its_problems(ask: Caller) -> None:
 
 def test_the_fake_service_and_the_application_agree_on_the_interface() -> None:
     operations: Operations = FakeOperations()
-    assert create_app(operations, token=None, trusted=True).openapi_schema.info.title == "Mail director"
+    assert (
+        create_app(operations, token=None, trusted=True, bug=lambda *_: None).openapi_schema.info.title
+        == "Mail director"
+    )
 
 
 def test_a_reload_is_asked_for_and_followed(ask: Caller, operations: FakeOperations) -> None:

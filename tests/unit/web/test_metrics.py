@@ -44,6 +44,9 @@ NAMES = {
     "director_clock_skew_seconds": "gauge",
     "director_bugs": "counter",
     "director_log_dropped": "counter",
+    "director_connections": "gauge",
+    "director_connections_refused": "counter",
+    "director_accept_pauses": "counter",
     "director_event_loop_lag_seconds": "gauge",
     "director_build_info": "gauge",
 }

@@ -13,6 +13,7 @@ import pytest
 from anyio.abc import SocketStream
 
 from director.web import run_api
+from tests.listening import acceptor
 from tests.unit.web.fake import FakeOperations
 from tests.unit.web.servers import Caller, unix_socket
 
@@ -34,7 +35,14 @@ class Server:
     async def run(self) -> None:
         with self.scope:
             sock = unix_socket(self.path)
-            await run_api(self.operations, [sock], token=None, trusted=True, started=self.started)
+            await run_api(
+                self.operations,
+                acceptor(sock),
+                token=None,
+                trusted=True,
+                bug=lambda *_: None,
+                started=self.started,
+            )
         self.ended.set()
 
     async def change(self) -> SocketStream:
@@ -124,6 +132,7 @@ import socket, sys, threading
 from functools import partial
 import anyio
 from director.web import run_api
+from tests.listening import acceptor
 
 class Turns:
     threads = []
@@ -134,11 +143,12 @@ class Turns:
             self.threads.append(me)
 
 async def main():
+    serve = partial(run_api, token=None, trusted=True, bug=print)
     async with anyio.create_task_group() as tasks:
         started = [anyio.Event(), anyio.Event()]
         for event in started:
             sock = socket.create_server(("127.0.0.1", 0))
-            tasks.start_soon(partial(run_api, None, [sock], token=None, trusted=True, started=event))
+            tasks.start_soon(partial(serve, None, acceptor(sock), started=event))
         for event in started:
             await event.wait()
         tasks.cancel_scope.cancel()

@@ -1,0 +1,106 @@
+"""The listeners of a director: their limits, what is counted, and what is logged when a limit is reached."""
+
+from __future__ import annotations
+
+import time
+
+from director.net.accept import ADDRESS, Acceptor, Limits, Report, Room
+from director.service.bugs import Bugs
+from director.service.config import LimitsConfig
+from director.service.driver import Driver
+from director.service.log import LimitedLog, Log
+from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
+from director.types import Address
+
+SHARE = 16
+"""A listener for others than login processes gets at most this part of the descriptors."""
+FEWEST = 4
+"""Connections that it gets however few descriptors there are."""
+MINUTE = 60.0
+LIMITED = ("authreply", "admin", ADMIN_TCP, "socketmap", SOCKETMAP_TCP, "api", "http", "ring")
+"""Listeners with a limit; login and userdb have none."""
+FOR_OPERATORS = ("admin", ADMIN_TCP, "api", "http")
+
+
+class Listeners(Report):
+    def __init__(self, sockets: Sockets, driver: Driver, bugs: Bugs, log: Log, config: LimitsConfig) -> None:
+        self.pauses: dict[str, int] = {}
+        """Listener -> how often it paused because something had run out."""
+        self.refused: dict[tuple[str, str], int] = {}
+        """(listener, limit) -> connections that were closed because of it."""
+        self._sockets, self._driver, self._bugs = sockets, driver, bugs
+        self._limited = LimitedLog(log, burst=1, every=MINUTE)
+        self._room = Room(self)
+        self._limits = Limits(0)
+        self._ring_limits = Limits(0)
+        self._acceptors: list[Acceptor] = []
+        self.set_limits(config)
+
+    def set_limits(self, config: LimitsConfig) -> None:
+        """They hold for connections from now on."""
+        most = max(FEWEST, self._room.descriptors // SHARE)
+        self._limits.in_all = min(config.connections, most)
+        self._limits.per_address = config.connections_per_address
+
+    def acceptor(self, name: str) -> Acceptor | None:
+        """For the listener of this name; None: it is off."""
+        sock = self._sockets.get(name)
+        if sock is None:
+            return None
+        made = Acceptor(
+            name,
+            sock,
+            self._room,
+            self._limits if name in LIMITED else None,
+            exempt=self._is_member if name == "ring" else lambda address: False,
+            for_operators=name in FOR_OPERATORS,
+        )
+        self._acceptors.append(made)
+        return made
+
+    def _is_member(self, address: str) -> bool:
+        return self._driver.director.ring.knows(Address(address))
+
+    def close(self) -> None:
+        """Give back the spare descriptor."""
+        self._room.close()
+
+    def connections(self) -> dict[str, int]:
+        """Listener -> open connections."""
+        return {acceptor.name: acceptor.connections for acceptor in self._acceptors}
+
+    # ---- what goes wrong
+
+    def accept_paused(self, listener: str, reason: str) -> None:
+        self.pauses[listener] = self.pauses.get(listener, 0) + 1
+        self._limited.warning(
+            time.monotonic(),
+            "accept_paused",
+            listener,
+            listener=listener,
+            reason=reason,
+            descriptors=self._room.descriptors,
+            note="connections wait; raise LimitNOFILE=, or see who holds connections",
+        )
+
+    def connection_refused(self, listener: str, limit: str, peer: str) -> None:
+        self.refused[listener, limit] = self.refused.get((listener, limit), 0) + 1
+        per_address = limit == ADDRESS
+        key = "limits.connections_per_address" if per_address else "limits.connections"
+        most = self._limits.per_address if per_address else self._limits.in_all
+        self._limited.warning(
+            time.monotonic(),
+            "connection_refused",
+            f"{listener} {limit}",
+            listener=listener,
+            peer=peer,
+            limit=most,
+            key=key,
+            note="closed; raise it where this is wanted",
+        )
+
+    def client_failed(self, listener: str, error: Exception) -> bool:
+        if error is self._driver.failure:
+            return False
+        self._bugs.met("a client's handler failed", error, listener=listener)
+        return True

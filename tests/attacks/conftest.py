@@ -1,0 +1,15 @@
+"""Attacks take longer than other tests: they are run by `make test`, not by `make check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SECONDS = 120
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(SECONDS, method="signal"))

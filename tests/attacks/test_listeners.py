@@ -1,0 +1,110 @@
+"""Clients that reset, that take every descriptor, that stay and say nothing."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.targets import TCP, UNIX, Target, target
+from tests.e2e.processes import Client, until
+
+RESETS = 300
+IDLE = 160
+FEW = 120
+"""Descriptors."""
+LIMITED = (*(name for name in UNIX if name not in ("login", "userdb")), "admin-tcp", "socketmap-tcp", "http")
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with target(tmp_path_factory.mktemp("d")) as found:
+        yield found
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("d")
+
+
+def closed(sock: socket.socket) -> bool:
+    """Whether the other end has closed a connection, on which nothing is said but a greeting."""
+    sock.setblocking(False)
+    try:
+        while sock.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def works(target: Target) -> bool:
+    """Whether logins and operators are answered."""
+    with suppress(OSError, AssertionError), Client(target.director.login, within=10) as client:
+        return bool(client.ask(["alice"])) and b"127.0.3.1" in target.host_list()
+    return False
+
+
+@pytest.mark.parametrize("name", [*TCP, *UNIX])
+def test_clients_that_reset_at_once_end_nothing(attacked: Target, name: str) -> None:
+    for number in range(RESETS):
+        attacked.reset(name, b"" if number % 3 else b"VERSION\tx\n")
+    assert works(attacked)
+    assert attacked.director.logged("bug") == []
+    assert attacked.director.logged("crashed") == []
+
+
+@pytest.mark.parametrize("name", [*TCP, *UNIX])
+def test_idle_connections_that_take_every_descriptor_end_nothing(folder: Path, name: str) -> None:
+    with target(folder, program=("tests.attacks.limited", str(FEW))) as attacked:
+        idle = []
+        for _ in range(IDLE):
+            idle.append(attacked.connect(name))
+        if name not in ("admin",):
+            assert b"127.0.3.1" in attacked.host_list()
+        if name not in ("login", "userdb"):
+            assert works(attacked) or name == "admin"
+            with Client(attacked.director.login) as client:
+                assert client.ask(["alice"])
+        for sock in idle:
+            sock.close()
+        until(lambda: works(attacked))
+        assert attacked.director.stop() == 0
+        assert attacked.director.logged("bug") == []
+
+
+def test_five_thousand_idle_connections_hold_nobody_up(folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = min(5000, hard // 4 - 1000)
+    idle: list[socket.socket] = []
+    try:
+        with target(folder) as attacked:
+            before, began = attacked.memory, time.monotonic()
+            while len(idle) < count:
+                idle.append(attacked.connect("login"))
+            with Client(attacked.director.login) as client:
+                took, slowest = time.monotonic() - began, 0.0
+                for number in range(200):
+                    asked = time.monotonic()
+                    client.ask([f"user{number}"])
+                    slowest = max(slowest, time.monotonic() - asked)
+            each = (attacked.memory - before) / count
+            print(
+                f"{count} idle connections in {took:.2f} s, {each:.0f} bytes each; "
+                f"slowest of 200 logins beside them {1000 * slowest:.1f} ms"
+            )
+            assert each < 20_000
+            assert works(attacked)
+            for sock in idle:
+                sock.close()
+            assert works(attacked)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

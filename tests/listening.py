@@ -1,0 +1,34 @@
+"""Listeners for tests of what is served on them."""
+
+from __future__ import annotations
+
+import socket
+
+from director.net.accept import Acceptor, Limits, Report, Room
+
+
+class Told(Report):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.pauses: list[tuple[str, str]] = []
+        self.refused: list[tuple[str, str, str]] = []
+        self.failures: list[Exception] = []
+        self.contained = True
+        """What is said of a failure."""
+
+    def accept_paused(self, listener: str, reason: str) -> None:
+        self.pauses.append((listener, reason))
+
+    def connection_refused(self, listener: str, limit: str, peer: str) -> None:
+        self.refused.append((listener, limit, peer))
+
+    def client_failed(self, listener: str, error: Exception) -> bool:
+        self.failures.append(error)
+        return self.contained
+
+
+def acceptor(sock: socket.socket, limits: Limits | None = None, *, told: Told | None = None) -> Acceptor:
+    """For a listening socket, which is closed with it."""
+    sock.setblocking(False)
+    return Acceptor("listener", sock, Room(told or Told()), limits)
