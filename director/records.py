@@ -143,6 +143,9 @@ class StatusInfo(msgspec.Struct, frozen=True, kw_only=True):
     users: int
     ring: RingInfo
     store: StoreInfo
+    sockets_kept_by: str = ""
+    """What holds the login and userdb sockets and the FIFO while this director does not run: `systemd`,
+    `keeper`, or, empty, nothing does."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

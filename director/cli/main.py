@@ -32,7 +32,7 @@ from director.cli.target import target_options
 from director.errors import EX_USAGE, DirectorError
 
 SECTIONS = {
-    "Run": ["serve", "reload", "demo", "version"],
+    "Run": ["serve", "keep", "reload", "demo", "version"],
     "Look": ["status", "map", "dump", "ring"],
     "Change hosts": ["add", "update", "up", "down", "remove", "tag", "drain"],
     "Change users": ["move", "kick", "flush", "rebalance", "pin", "unpin"],
@@ -127,7 +127,7 @@ def program(context: click.Context) -> int | None:
 
 
 for command in (
-    *(run.serve, reload.reload, run.demo, run.version),
+    *(run.serve, run.keep, reload.reload, run.demo, run.version),
     *(status.status, users.map_users, hosts.dump, ring.ring),
     *(hosts.add, hosts.update, hosts.up, hosts.down, hosts.remove, flushes.tag, flushes.drain),
     *(moves.move, moves.kick, flushes.flush, flushes.rebalance, moves.pin, moves.unpin),

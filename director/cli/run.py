@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
-from director.cli.output import say
+from director.cli.output import complain, say
 from director.cli.target import Target, config_option
 
 
@@ -27,6 +29,22 @@ def serve(target: Target, check: bool, can_take_over: int | None) -> int:
     if can_take_over is not None:  # asked by a director whose program is to be replaced by this one
         return app.can_take_over(target.config_path, can_take_over)
     return app.run(target.config_path, check=check)
+
+
+@click.command()
+@config_option
+@click.pass_obj
+def keep(target: Target) -> None:
+    """Hold the sockets to Dovecot while no director runs.
+
+    For a director in a container of its own: run it beside Dovecot, as the same user
+    as the director. Elsewhere a director starts a keeper by itself, or the service
+    manager holds the sockets.
+    """
+    from director.service.config import load_for_keeper
+    from director.service.keeper import keep as run_keeper
+
+    run_keeper(load_for_keeper(target.config_path, os.environ), complain)
 
 
 @click.command()

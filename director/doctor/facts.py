@@ -73,6 +73,17 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is an address of this machine."""
 
 
+class Keeper(msgspec.Struct, frozen=True, kw_only=True):
+    """The process that holds the sockets while no director serves them."""
+
+    path: str
+    """Of its control socket."""
+    process: int
+    standalone: bool
+    """It was started by `director keep`."""
+    listeners: tuple[str, ...]
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     director_as: Who
@@ -96,6 +107,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     kicks: dict[str, float] = {}
     """What requests to end sessions came to since the director started: `done`, `failed` or `timed_out`."""
     backends: tuple[Backend, ...] = ()
+    keeper: Keeper | None = None
 
     def file(self, path: str) -> File:
         return self.files.get(path) or File(path=path, kind="hidden")

@@ -15,11 +15,13 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from director.doctor.facts import Backend, Facts, File, Settings, Who
+from director.doctor.facts import Backend, Facts, File, Keeper, Settings, Who
 from director.dovecot.doveconf import Doveconf, read
 from director.errors import DoveconfError
+from director.net import keeperlink
 from director.records import StatusInfo
 from director.service.config import Config, DovecotConfig, ListenConfig, UsersConfig
+from director.service.keeper import control_paths
 from director.wire.tabs import escape
 
 CONNECT_TIMEOUT = 2.0
@@ -97,7 +99,19 @@ def look(
         skew=skew,
         kicks=kicks,
         backends=backends(hosts),
+        keeper=keeper_of(config) if here else None,
     )
+
+
+def keeper_of(config: Config) -> Keeper | None:
+    """The keeper of a director with this configuration; None: there is none, or we may not ask it."""
+    for path in control_paths(config):
+        try:
+            answer = keeperlink.status(path)
+        except keeperlink.KeeperError:
+            continue
+        return Keeper(path=path, process=answer.process, standalone=answer.standalone, listeners=answer.names)
+    return None
 
 
 def read_doveconf(file: str) -> Doveconf:

@@ -32,6 +32,7 @@ def check(facts: Facts) -> Iterator[Finding]:
             found = f"the clock of {member} is {abs(seconds):.1f} s {'ahead' if seconds > 0 else 'behind'}"
             why = "directors whose clocks differ by more than ring.max_clock_skew do not talk to each other"
             yield _finding(WARNING, "clock", found, why, ("timedatectl status      # on both",))
+    yield from _kept_sockets(facts, status)
     yield from _kicks(facts)
     if 0 < facts.open_files < OPEN_FILES:
         why = "a director that has no descriptors left accepts no login process any more"
@@ -100,6 +101,30 @@ def _store(status: StatusInfo) -> Iterator[Finding]:
         found = f"{store.url} is this director's own"
         mend = ('state = "redis://HOST/0"   # director.toml, on all directors',)
         yield _finding(HINT, "shared_store", found, why, mend)
+
+
+def _kept_sockets(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
+    """Whether the sockets to Dovecot outlive the director."""
+    settings = facts.settings
+    if not (settings.login or settings.userdb or settings.notify):
+        return
+    keeper = facts.keeper
+    if status.sockets_kept_by == "systemd":
+        yield _finding(OK, "kept_sockets", "systemd holds the sockets while no director runs", area="sockets")
+    elif status.sockets_kept_by and keeper is not None:
+        kind = "`director keep`" if keeper.standalone else "keeper"
+        found = f"{kind}, process {keeper.process}, holds {', '.join(keeper.listeners)} ({keeper.path})"
+        yield _finding(OK, "kept_sockets", found, area="sockets")
+    elif status.sockets_kept_by:
+        found = "a keeper holds the sockets, but it cannot be asked from here"
+        yield _finding(UNSEEN, "kept_sockets", found, "", ("sudo director doctor",), area="sockets")
+    else:
+        why = "when this director dies, login processes stall, with all their sessions, until it is back"
+        mend = (
+            "journalctl -u director | grep keeper_failed",
+            "director keep      # in a container of its own",
+        )
+        yield _finding(WARNING, "kept_sockets", "nothing holds the sockets", why, mend, area="sockets")
 
 
 def _kicks(facts: Facts) -> Iterator[Finding]:

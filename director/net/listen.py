@@ -15,6 +15,7 @@ import stat
 from contextlib import suppress
 
 from director.errors import ListenError
+from director.net.keeper import Kept
 
 BACKLOG = 1024
 """Connections that wait to be accepted: login processes all reconnect at once."""
@@ -25,12 +26,12 @@ class _OwnFile:
 
     def __init__(self, path: str) -> None:
         status = os.lstat(path)
-        self._path, self._identity = path, (status.st_dev, status.st_ino)
+        self._path, self.identity = path, (status.st_dev, status.st_ino)
 
     def remove(self) -> None:
         with suppress(OSError):  # gone already, or in a folder we may not change any more
             status = os.lstat(self._path)
-            if (status.st_dev, status.st_ino) == self._identity:
+            if (status.st_dev, status.st_ino) == self.identity:
                 os.unlink(self._path)
 
 
@@ -44,6 +45,15 @@ class Listener:
     def owns_file(self) -> bool:
         """Whether its file is removed at the end."""
         return self._file is not None
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode number of the file that is removed at the end; None: no file is."""
+        return self._file.identity if self._file else None
+
+    def leave_file(self) -> None:
+        """Do not remove the file at the end: another process goes on with it."""
+        self._file = None
 
     def hand_over(self) -> int:
         """Its descriptor, for a successor: `close` does nothing any more."""
@@ -68,6 +78,16 @@ class Fifo:
     def owns_file(self) -> bool:
         """Whether its file is removed at the end."""
         return self._file is not None
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode number of the FIFO."""
+        status = os.fstat(self.fd)
+        return status.st_dev, status.st_ino
+
+    def leave_file(self) -> None:
+        """Do not remove the file at the end: another process goes on with it."""
+        self._file = None
 
     def hand_over(self) -> int:
         """Its descriptor, for a successor: `close` does nothing any more."""
@@ -109,7 +129,7 @@ def unix_listener(
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     file = None
     try:
-        _make_folder(name, path)
+        make_folder(name, path)
         _clear_way(name, path)
         os.fchmod(sock.fileno(), mode)  # bind() creates the file with it: at no time may more people connect
         sock.bind(path)
@@ -152,7 +172,7 @@ def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "
     owner = _owner(name, path, user, group)
     fd = -1
     try:
-        _make_folder(name, path)
+        make_folder(name, path)
         with suppress(FileExistsError):
             os.mkfifo(path, mode)
         if not stat.S_ISFIFO(os.lstat(path).st_mode):
@@ -169,10 +189,11 @@ def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "
         raise _file_error(name, path, exc) from exc
 
 
-def adopt_listener(name: str, fd: int, *, owns_file: bool = False) -> Listener:
+def adopt_listener(name: str, fd: int, where: str = "", *, owns_file: bool = False) -> Listener:
     """Serve a socket that was opened elsewhere. Raises ListenError.
 
-    owns_file: its file is removed at the end; else somebody else keeps it, and the file stays."""
+    where: as it was written; empty: as the kernel writes it. owns_file: its file is removed at the end; else
+    another process keeps it, and the file stays."""
     try:
         sock = socket.socket(fileno=fd)
         listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(
@@ -188,18 +209,19 @@ def adopt_listener(name: str, fd: int, *, owns_file: bool = False) -> Listener:
     os.set_inheritable(fd, False)
     sock.setblocking(False)
     address = sock.getsockname()
-    where = address if isinstance(address, str) else _endpoint(*address[:2])
+    where = where or (address if isinstance(address, str) else _endpoint(*address[:2]))
     return Listener(name, where, sock, _file_of(where) if owns_file else None)
 
 
-def adopt_fifo(name: str, fd: int, *, owns_file: bool = False) -> Fifo:
+def adopt_fifo(name: str, fd: int, where: str = "", *, owns_file: bool = False) -> Fifo:
     """Read a FIFO that was opened elsewhere. Raises ListenError.
 
-    owns_file: as for `adopt_listener`."""
+    where, owns_file: as for `adopt_listener`."""
     try:
         if not stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise ListenError(name, f"descriptor {fd}", "it is not a FIFO; its socket unit needs ListenFIFO=")
-        path = os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")  # it is made anew there
+        # It is made anew there. Of another container's FIFO the kernel knows no path that is right here.
+        path = where or os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")
         # Opened again for both ends: how the other one opened it is not ours to know.
         own = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
@@ -207,6 +229,14 @@ def adopt_fifo(name: str, fd: int, *, owns_file: bool = False) -> Fifo:
         raise ListenError(name, f"descriptor {fd}", reason) from exc
     os.close(fd)
     return Fifo(name, path, own, _file_of(path) if owns_file else None)
+
+
+def to_keep(opened: Listener | Fifo) -> Kept | None:
+    """What a keeper is given of it; the descriptor stays that of `opened`. None: it has no file of ours."""
+    if opened.identity is None:
+        return None
+    descriptor = opened.fd if isinstance(opened, Fifo) else opened.socket.fileno()
+    return Kept(opened.name, opened.where, opened.owns_file, opened.identity, descriptor)
 
 
 def set_rights(name: str, path: str, *, mode: int, user: str = "", group: str = "") -> None:
@@ -239,11 +269,12 @@ def _owner(name: str, path: str, user: str, group: str) -> tuple[int, int]:
     return uid, gid
 
 
-def _make_folder(name: str, path: str) -> None:
+def make_folder(name: str, path: str) -> None:
+    """Make the folder of `path` where it is missing. Raises OSError and ListenError."""
     folder = os.path.dirname(path)
     if not folder or os.path.isdir(folder):
         return
-    _make_folder(name, folder)
+    make_folder(name, folder)
     # Dovecot's own director leaves its socket login/director where ours needs a folder of that name.
     if os.path.exists(folder) and stat.S_ISSOCK(os.lstat(folder).st_mode):
         _clear_way(name, folder)

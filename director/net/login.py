@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable, Iterable
 from typing import Protocol, cast
@@ -139,6 +140,10 @@ class Relay:
             client.pause = min(max(RETRY_FIRST, 2 * client.pause), RETRY_LONGEST)
             if not client.open:
                 return
+            if client.has_hung_up():
+                # It gave up while no director ran, and has connected again: auth takes each CPID once.
+                client.end()
+                return
             try:
                 await loop.create_unix_connection(lambda: _Auth(client), self.auth_path)
             except OSError as exc:
@@ -227,6 +232,13 @@ class Client(asyncio.Protocol):
     @property
     def open(self) -> bool:
         return self._transport is not None
+
+    def has_hung_up(self) -> bool:
+        """Whether the other end is closed, which is known before what it has sent was read."""
+        assert self._transport is not None, "only a client that is open is asked"
+        asking = select.poll()
+        asking.register(self._transport.get_extra_info("socket").fileno(), 0)
+        return bool(asking.poll(0))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing, closing, nullcontext
+from contextlib import ExitStack, aclosing, closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from director.core.hosts import HostTable
 from director.core.member import Identity
 from director.core.order import split_member
 from director.core.presence import next_incarnation
-from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError
+from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError, ListenError
 from director.net.accept import Acceptor
 from director.net.admin import serve_client
 from director.net.authreply import AuthreplySocket
@@ -46,6 +46,7 @@ from director.service.configuring import Configuring
 from director.service.driver import Driver
 from director.service.flushing import FlushPrograms
 from director.service.handover import Handover, Left, cannot_read
+from director.service.keeper import KeeperClient
 from director.service.kicking import Kicker
 from director.service.listeners import Listeners
 from director.service.log import Log, capture_logging, everything_logged
@@ -188,9 +189,11 @@ class App:
         sockets: Sockets,
         left: Left | None = None,
         log_writer: LogWriter | None = None,
+        keeper: KeeperClient | None = None,
     ) -> None:
-        """left: by the program that was here before. log_writer: behind `log`, to be handed over."""
-        self.log_writer = log_writer
+        """left: by the program that was here before. log_writer: behind `log`, to be handed over.
+        keeper: None: the sockets end with this process."""
+        self.log_writer, self.keeper = log_writer, keeper
         self.config, self.log, self.sockets, self._left = config, log, sockets, left
         self.started = time.time()
         self.begun = time.monotonic()
@@ -275,6 +278,8 @@ class App:
         self.notifier = Notifier(os.environ)
         self.replacing = Replacing(self, left)
         self.operations.reloads = self.replacing
+        if keeper is not None:
+            self.operations.sockets_kept_by = lambda: keeper.kept_by
         self.notify = NotifyReader(
             self.driver.names_seen, self.driver.notify_skipped, left.handover.notify_rest if left else b""
         )
@@ -391,6 +396,8 @@ class App:
                 tasks.start_soon(serve, acceptor)
             if self.sockets.fifo is not None:
                 tasks.start_soon(self._read_notify, self.sockets.fifo)
+            if self.keeper is not None:
+                tasks.start_soon(self.keeper.run, self.sockets)
             self.driver.store = self.persistence
             tasks.start_soon(self.persistence.run)
             self.driver.handle(Started())
@@ -581,10 +588,23 @@ class App:
 async def _main(
     config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter
 ) -> int | Left:
-    with Sockets(config, log, os.environ, left.handover.listening if left else None) as sockets:
-        app = App(config, log, sockets, left, log_writer)
+    with ExitStack() as stack:
+        handed_over = (left.handover.keeper, left.handover.children) if left else (None, ())
+        keeper = stack.enter_context(KeeperClient(config, log, *handed_over))
+        before = left.handover.listening if left else None
+        kept = () if left else keeper.copies() if check else keeper.take()
+        try:
+            sockets = Sockets(config, log, os.environ, before, kept)
+        except ListenError:
+            # a `director keep` that is being started, too, may have been a moment faster
+            if left or check or kept or not (kept := keeper.take()):
+                raise
+            sockets = Sockets(config, log, os.environ, before, kept)
+        stack.enter_context(sockets)
         if check:
-            return await _check(app)
+            return await _check(App(config, log, sockets, None, log_writer))
+        stack.enter_context(keeper.holding(sockets))
+        app = App(config, log, sockets, left, log_writer, keeper)
         app.prepare()
         return await app.serve() or 0
 

@@ -21,6 +21,7 @@ from director.core.hashing import HashFormatError, UserHash
 from director.core.hosts import MAX_WEIGHT, BackendSetting
 from director.core.pending import PENDING_TIMEOUT
 from director.errors import ConfigErrors, TlsFileError
+from director.net.keeper import NAMES
 from director.net.tls import RingTls
 from director.service.servers import (
     ADMIN_PORT,
@@ -331,6 +332,25 @@ def load_for_tools(path: str | Path, environ: Mapping[str, str]) -> Config:
     if reader.problems:
         raise ConfigErrors(reader.problems)
     return config
+
+
+def load_for_keeper(path: str | Path, environ: Mapping[str, str]) -> Config:
+    """Only [dovecot] and the listeners that a keeper holds; the rest is as if it were not there.
+
+    A keeper may run in another container than its director, without secrets and with other addresses. Raises
+    ConfigErrors.
+    """
+    reader = Reader(str(path), Path(path).absolute().parent, environ)
+    document = reader.document()
+    wanted = {"dovecot": document["dovecot"]} if "dovecot" in document else {}
+    if isinstance(tables := document.get("listen"), dict):
+        wanted["listen"] = {name: tables[name] for name in NAMES if name in tables}
+    raw = reader.section(Config, wanted, "")
+    dovecot = _dovecot(reader, raw.get("dovecot"))
+    listen = _listen(reader, raw.get("listen"), dovecot, addresses_of)
+    if reader.problems:
+        raise ConfigErrors(reader.problems)
+    return Config(file=str(path), folder=reader.folder, dovecot=dovecot, listen=listen)
 
 
 def show(config: Config) -> str:

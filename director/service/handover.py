@@ -77,6 +77,16 @@ class Replacement(msgspec.Struct, kw_only=True):
     """Why the program could not be replaced: the old one goes on."""
 
 
+class KeeperLink(msgspec.Struct, kw_only=True):
+    """The connection to the keeper."""
+
+    descriptor: int
+    path: str
+    """Of its control socket..."""
+    identity: tuple[int, int] | None
+    """...and device and inode number of that."""
+
+
 class Handover(msgspec.Struct, kw_only=True):
     """All that is kept; `Memory` goes with it."""
 
@@ -86,6 +96,9 @@ class Handover(msgspec.Struct, kw_only=True):
     username_hash: str
     """How keys are made of names. With another one the records mean nothing."""
     listening: list[Listening] = msgspec.field(default_factory=list)
+    keeper: KeeperLink | None = None
+    children: list[int] = msgspec.field(default_factory=list)
+    """Process ids of keepers that this process has started."""
     notify_rest: bytes = b""
     """The beginning of a line of the FIFO."""
     connections: list[Connection] = msgspec.field(default_factory=list)

@@ -98,6 +98,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """space -> records that this director has swept out of the store."""
     store_sweeper: bool = False
     """Whether this director is the one who does that now."""
+    sockets_kept: bool = False
+    """Whether the sockets of login processes, LMTP and doveadm stay open while this director does not run."""
     warm_start_seconds: float = 0.0
     """From the start of the process to the first login that could be answered."""
     warm_start_users: int = 0
@@ -264,6 +266,8 @@ class _Page:
         yield _gauge("warm_start_duration_seconds", "From the start to the first answer", warm)
         yield _gauge("warm_start_users", "Assignments read at the start", [((), now.warm_start_users)])
         yield _gauge("warm_start_ratio", "How much of the store has been read", [((), now.warm_start_part)])
+        kept = [((), now.sockets_kept)]
+        yield _gauge("sockets_kept", "1 while the sockets to Dovecot would outlive this process", kept)
         yield _gauge("event_loop_lag_seconds", "Longest delay of a timer since the last scrape", lag)
         yield _counter("bugs", "Errors in the program that were logged; must stay 0", [((), now.bugs)])
         yield _counter("log_dropped", "Log lines that nobody read in time", [((), now.log_dropped)])

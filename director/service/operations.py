@@ -114,6 +114,8 @@ class Operations(UserOperations):
         """Given before anything is asked."""
         self.listeners: Listened | None = None
         """Given too, where there are any."""
+        self.sockets_kept_by: Callable[[], str] = str
+        """What holds the sockets while this director does not run (StatusInfo)."""
         self._started, self._warm_seconds = started, warm_seconds
         self._syncs, self._kicks = Durations(), Durations()
         self._configured = cache(self._configured_circle)
@@ -130,6 +132,7 @@ class Operations(UserOperations):
             users=sum(host.users for host in hosts),
             ring=self.ring(),
             store=self._persistence.info(),
+            sockets_kept_by=self.sockets_kept_by(),
         )
 
     async def hosts(self) -> list[HostInfo]:
@@ -418,6 +421,7 @@ class Operations(UserOperations):
             store_sweeper=persistence.sweeping.holds,
             snapshot_up=snapshot.up if snapshot else None,
             snapshot_written=snapshot.written if snapshot else None,
+            sockets_kept=bool(self.sockets_kept_by()),
             warm_start_seconds=self._warm_seconds(),
             warm_start_users=persistence.loaded_users,
             warm_start_part=persistence.loaded_part,

@@ -115,7 +115,8 @@ def handed_over(environ: MutableMapping[str, str]) -> Left | None:
 
 def _descriptors(handover: Handover) -> list[int]:
     ends = [end for one in handover.connections for end in (one.client, one.auth) if end >= 0]
-    return [*(one.descriptor for one in handover.listening), *ends]
+    keeper = [handover.keeper.descriptor] if handover.keeper else []
+    return [*(one.descriptor for one in handover.listening), *keeper, *ends]
 
 
 def _write(pieces: Iterable[bytes]) -> int:

@@ -187,6 +187,8 @@ class Replacing:
             ),
             username_hash=app.director.identity.username_hash,
             listening=app.sockets.hand_over(),
+            keeper=app.keeper.hand_over() if app.keeper else None,
+            children=app.keeper.children if app.keeper else [],
             notify_rest=app.notify.rest,
             connections=given,
             incarnation=app.director.ring.presence.number,

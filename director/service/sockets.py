@@ -10,6 +10,7 @@ from functools import partial
 
 from director.errors import ListenError
 from director.net import listen
+from director.net.keeper import NAMES, Kept
 from director.service.config import Config, ListenerConfig
 from director.service.handover import Listening, split
 from director.service.log import Log
@@ -27,9 +28,15 @@ class Sockets:
     """Everything is open when it has been made. `with` it, or call `close`."""
 
     def __init__(
-        self, config: Config, log: Log, environ: Mapping[str, str], before: Sequence[Listening] | None = None
+        self,
+        config: Config,
+        log: Log,
+        environ: Mapping[str, str],
+        before: Sequence[Listening] | None = None,
+        kept: Sequence[Listening] = (),
     ) -> None:
-        """before: what a predecessor has left; None: there was none. Raises ListenError.
+        """before: what a predecessor has left; None: there was none. kept: what a keeper holds, of a director
+        that has ended; where this one cannot start, it goes on holding it. Raises ListenError.
 
         Behind a predecessor nothing is raised: what cannot be opened at its new place is served on at the
         former one, and said.
@@ -40,8 +47,10 @@ class Sockets:
         self._from_units: set[str] = set()
         self._stack = ExitStack()
         try:
-            self._open_all(_from_units(environ) if before is None else before, _places(config))
+            given = [*_from_units(environ), *kept] if before is None else before
+            self._open_all(given, _places(config))
         except BaseException:
+            self.leave_files({one.name for one in kept})
             self.close()
             raise
 
@@ -68,6 +77,23 @@ class Sockets:
             for name, one in (*self._listeners.items(), *((("notify", self._fifo),) if self._fifo else ()))
         ]
 
+    def to_keep(self) -> list[Kept]:
+        """What a keeper is to hold: what the service manager does not. The descriptors stay those of here."""
+        opened = [self._opened(name) for name in NAMES if name not in self._from_units]
+        return [kept for one in opened if one is not None and (kept := listen.to_keep(one)) is not None]
+
+    def all_from_units(self) -> bool:
+        """Whether the service manager holds every listener that a keeper would hold."""
+        opened = [name for name in NAMES if self._has(name)]
+        return bool(opened) and self._from_units.issuperset(opened)
+
+    def leave_files(self, names: Iterable[str]) -> None:
+        """Do not remove the files of these at the end: a keeper goes on with them."""
+        for name in names:
+            opened = self._opened(name)
+            if opened is not None:
+                opened.leave_file()
+
     def get(self, name: str) -> socket.socket | None:
         """A second descriptor for the loop, which closes what it has served; None: that listener is off."""
         listener = self._listeners.get(name)
@@ -87,6 +113,9 @@ class Sockets:
     def _open_all(self, given: Iterable[Listening], places: Sequence[Place]) -> None:
         kept, left = split(given, ((name, where) for name, where, _ in places))
         for one in kept.values():
+            if self._has(one.name):  # a keeper holds what a unit has opened anew elsewhere
+                _adopted(one).close()
+                continue
             self._keep(_adopted(one))
             if one.from_unit:
                 self._from_units.add(one.name)
@@ -105,7 +134,10 @@ class Sockets:
                 self._keep(_adopted(one))  # the new one could not be opened
 
     def _has(self, name: str) -> bool:
-        return name in self._listeners or (name == "notify" and self._fifo is not None)
+        return self._opened(name) is not None
+
+    def _opened(self, name: str) -> listen.Listener | listen.Fifo | None:
+        return self._fifo if name == "notify" else self._listeners.get(name)
 
     def _try(self, name: str, action: Callable[[], None]) -> None:
         try:
@@ -133,9 +165,7 @@ class Sockets:
 
 def _adopted(one: Listening) -> listen.Listener | listen.Fifo:
     adopt = listen.adopt_fifo if one.name == "notify" else listen.adopt_listener
-    adopted = adopt(one.name, one.descriptor, owns_file=one.owns_file)
-    adopted.where = one.where or adopted.where  # as it was written: the next successor looks for that
-    return adopted
+    return adopt(one.name, one.descriptor, one.where, owns_file=one.owns_file)
 
 
 def _from_units(environ: Mapping[str, str]) -> list[Listening]:

@@ -357,6 +357,9 @@ class DirectorProcess:
         assert self._process is not None
         return self._process.wait(within)
 
+    def ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._end(signal.SIGKILL)

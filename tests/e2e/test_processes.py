@@ -622,12 +622,14 @@ def test_a_second_director_on_the_same_sockets_ends_with_78_and_leaves_the_first
         assert client.ask(["unharmed"])
 
 
-def test_a_stop_leaves_no_socket_behind_and_ends_with_0(folder: Path) -> None:
+def test_a_stop_leaves_only_the_sockets_that_are_kept_and_ends_with_0(folder: Path) -> None:
     with Directors(folder, count=1) as directors:
         directors[0].wait_ready()
         assert directors[0].stop() == 0
-        assert not directors[0].login.exists()
-        assert not directors[0].fifo.exists()
+        assert not directors[0].admin.exists()
+        assert not directors[0].api_path.exists()
+        assert directors[0].login.exists()
+        assert directors[0].fifo.exists()
         assert directors[0].logged("stopped")
 
 

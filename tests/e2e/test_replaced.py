@@ -71,7 +71,7 @@ def test_requests_under_way_are_answered_by_the_new_program_of_the_same_process(
             assert client.ask(["carol"])["carol"]
         assert director.pid == pid
         assert director.stop() == 0
-        assert not director.login.exists()
+        assert not director.admin.exists()
 
 
 def test_logins_that_wait_for_the_ring_wait_on_and_are_answered(folder: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_stop_that_comes_while_the_program_is_replaced_is_a_stop(folder: Path)
         until(lambda: director.logged("replacing"))
         director.send(signal.SIGTERM)
         assert director.wait() == 0
-        assert not director.login.exists()
+        assert not director.admin.exists()
 
 
 def test_sighup_reads_the_file_again_and_applies_what_is_live(folder: Path) -> None:

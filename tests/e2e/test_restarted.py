@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from director.demo.cluster import Cluster
 from director.demo.dovecot import Programs
 from director.demo.ports import Ports, addresses, free_ports
 from tests.e2e.conftest import new_folder
+from tests.e2e.dead_director import Visitor
 from tests.e2e.manager import Managed
 from tests.e2e.processes import until
 from tests.e2e.restarts_in_place import run
@@ -83,6 +85,23 @@ def test_after_a_crash_sessions_stay_and_logins_wait_for_the_restart(managed: Se
         assert {one.backend for one in logins if one.user == "alice"} == {before}
         session.command("NOOP")
     until(director.ready)
+
+
+def test_one_client_who_comes_while_the_director_is_dead_needs_no_other_one_to_be_greeted(
+    managed: Set,
+) -> None:
+    """The service manager holds the sockets, and no keeper is started."""
+    director, ports = managed.director, managed.ports
+    until(director.ready)
+    assert director.ask("status")["sockets_kept_by"] == "systemd"
+    assert not (managed.cluster.proxies[0].run / "director-keeper").exists()
+    login_imap(PROXY, ports.imap, "alice")
+    crash(director)
+    visitor = Visitor(managed.cluster)
+    until(director.ready)
+    ready = time.monotonic()
+    assert visitor.done().greeted, visitor.lines
+    assert visitor.ended - ready < 2
 
 
 def test_a_crash_of_the_replaced_program_finds_the_sockets_of_the_manager_again(managed: Set) -> None:

@@ -9,9 +9,12 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
+from deploy.lab.client.traffic import LOGIN_TIMEOUT
 from tests.lab.changes import Changes
 from tests.lab.compose import CommandFailed, Compose
 from tests.lab.judge import Verdict, judge, table
@@ -19,7 +22,19 @@ from tests.lab.lab import Lab, NotAsItShould
 from tests.lab.scenarios import ALL, Scenario
 
 AFTER = 2.0
-"""Seconds the clients go on behind a scenario, before it is judged."""
+"""Seconds that the clients go on behind a scenario."""
+LOGINS_ENDED = LOGIN_TIMEOUT + 2.0
+"""Seconds behind the last scenario after which the logins that began in it have ended."""
+
+
+class Run(NamedTuple):
+    """A scenario that was run, to be judged when all its logins have ended."""
+
+    scenario: Scenario
+    period: tuple[float, float]
+    held: int
+    lost: list[str]
+    problems: list[str]
 
 
 def main() -> int:
@@ -38,6 +53,7 @@ def main() -> int:
     if unknown := set(given.scenario) - set(names):
         parser.error(f"no scenario {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
     wanted = [scenario for scenario in ALL if scenario.name in given.scenario or not given.scenario]
+    runs: list[Run] = []
     verdicts: list[Verdict] = []
     broken = False
     try:
@@ -47,7 +63,8 @@ def main() -> int:
         lab.until_well()
         changes = Changes(lab)
         for scenario in wanted:
-            verdicts.append(attempt(lab, changes, scenario))
+            runs.append(attempt(lab, changes, scenario))
+        verdicts = judged(lab, runs)
         changes.undo()
     except (CommandFailed, NotAsItShould) as error:
         print(f"the lab does not run as it should: {error}", file=sys.stderr)
@@ -60,8 +77,8 @@ def main() -> int:
     return 1 if broken or not all(verdict.right for verdict in verdicts) else 0
 
 
-def attempt(lab: Lab, changes: Changes, scenario: Scenario) -> Verdict:
-    """Run one scenario, and judge it."""
+def attempt(lab: Lab, changes: Changes, scenario: Scenario) -> Run:
+    """Run one scenario."""
     print(f"{scenario.name}: {scenario.about}", flush=True)
     began, held, lost, problems = time.time(), 0, [], []
     try:
@@ -81,22 +98,36 @@ def attempt(lab: Lab, changes: Changes, scenario: Scenario) -> Verdict:
         problems.append(str(error))
     time.sleep(AFTER)
     ended = time.time()
-    verdict = judge(
-        scenario.name,
-        (began, ended),
-        lab.events(),
-        lab.sessions(ended),
-        allowed=lab.allowed,
-        bound=scenario.bound,
-        held=held,
-        lost=lost,
-    )
-    verdict.problems[:0] = problems
-    for problem in verdict.problems:
+    for problem in problems:
         say(f"WRONG: {problem}")
     if problems:
         lab.mend()
-    return verdict
+    return Run(scenario, (began, ended), held, lost, problems)
+
+
+def judged(lab: Lab, runs: Sequence[Run]) -> list[Verdict]:
+    """The verdicts: a login counts in the scenario in which it began, so all have to have ended."""
+    now = time.time()
+    if runs:
+        time.sleep(max(0.0, runs[-1].period[1] + LOGINS_ENDED - now))
+    now, verdicts = time.time(), []
+    events, found = lab.events(), lab.sessions(now)
+    for run in runs:
+        verdict = judge(
+            run.scenario.name,
+            run.period,
+            events,
+            found,
+            allowed=lab.allowed,
+            bound=run.scenario.bound,
+            held=run.held,
+            lost=run.lost,
+        )
+        verdict.problems[:0] = run.problems
+        for problem in verdict.problems:
+            say(f"WRONG: {run.scenario.name}: {problem}")
+        verdicts.append(verdict)
+    return verdicts
 
 
 def say(text: str) -> None:

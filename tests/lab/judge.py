@@ -103,13 +103,14 @@ def judge(
     held: int,
     lost: Sequence[str],
 ) -> Verdict:
-    """The verdict on what happened in `period`.
+    """The verdict on what happened in `period`: logins that began in it, sessions that ended in it.
 
-    found: every session by the backends' logs, those from before too. bound: seconds for which a user may be
-    on two backends. held: long sessions open when it began. lost: the operator's changes that are gone.
+    events: at least up to 30 s behind the period, so that all its logins have ended. found: every session by
+    the backends' logs, those from before too. bound: seconds for which a user may be on two backends. held:
+    long sessions open when it began. lost: the operator's changes that are gone.
     """
     began, ended = period
-    here = [event for event in events if began < event.ended <= ended]
+    here = [event for event in events if began < moment(event) <= ended]
     logins = [event for event in here if event.protocol != SESSION]
     right, wrong = failures(here, allowed)
     twice = [one for one in overlaps(found) if one.ended > began and one.began < ended]
@@ -138,6 +139,11 @@ def judge(
     problems += _some([f"on two backends: {one}" for one in twice if one.seconds > bound])
     problems += [f"lost: {one}" for one in lost]
     return verdict
+
+
+def moment(event: Event) -> float:
+    """The time that counts. A login belongs to the scenario in which it began; it may end in the next one."""
+    return event.ended if event.protocol == SESSION else event.began
 
 
 def table(verdicts: Sequence[Verdict]) -> str:

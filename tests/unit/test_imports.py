@@ -21,7 +21,7 @@ MAY_IMPORT = {
     # What others wrote: Dovecot's configuration. It asks nobody, and knows no director.
     "dovecot": BASE,
     # Looks at a machine and judges it, from outside: the director may not be running.
-    "doctor": BASE | {"dovecot", "service", "wire"},
+    "doctor": BASE | {"dovecot", "service", "net", "wire"},
     "web": BASE | {"service"},
     "cli": BASE,
     "demo": BASE | {"cli"},

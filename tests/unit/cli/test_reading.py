@@ -182,7 +182,7 @@ def test_dump_prints_commands(director: Director) -> None:
 @pytest.mark.parametrize(
     ("command", "keys"),
     [
-        (("status",), {"version", "me", "started", "hosts", "users", "ring", "store"}),
+        (("status",), {"version", "me", "started", "hosts", "users", "ring", "store", "sockets_kept_by"}),
         (("status", "alice"), {"user", "tag", "hash", "current", "expires", "hashed", "configured"}),
         (("ring", "status"), {"me", "synced", "ring", "missing", "waiting_logins", "members"} | ADDED),
         (("dump",), {"commands"}),

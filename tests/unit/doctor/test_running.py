@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from director.doctor.facts import Backend, Facts, Settings, Who
+from director.doctor.facts import Backend, Facts, Keeper, Settings, Who
 from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding, worst
 from director.doctor.look import asked
 from director.doctor.running import answer, check
@@ -28,6 +28,7 @@ STATUS = StatusInfo(
     users=7,
     ring=RING,
     store=STORE,
+    sockets_kept_by="systemd",
 )
 GOOD = Facts(
     settings=Settings(),
@@ -41,6 +42,7 @@ GOOD = Facts(
 )
 
 
+NO_LISTENER = Settings(login="", userdb="", notify="")
 LOST = SnapshotInfo(url="sqlite:////s.db", up=False, queued_buckets=1, written=None, error="disk full")
 
 
@@ -175,3 +177,25 @@ def test_requests_to_end_sessions_that_failed_are_told() -> None:
     assert (finding.level, finding.check) == (WARNING, "kicks")
     assert finding.found.startswith("3 of 12 requests")
     assert told(but(kicks={"done": 9.0, "failed": 0.0})) == []
+
+
+def kept_sockets(facts: Facts) -> Finding:
+    (finding,) = (one for one in check(facts) if one.check == "kept_sockets")
+    return finding
+
+
+def test_the_keeper_of_the_sockets_is_named_with_its_process() -> None:
+    keeper = Keeper(path="/run/dovecot/director-keeper", process=4711, standalone=False, listeners=("login",))
+    finding = kept_sockets(msgspec.structs.replace(status(sockets_kept_by="keeper"), keeper=keeper))
+    assert finding.level == OK
+    assert finding.found == "keeper, process 4711, holds login (/run/dovecot/director-keeper)"
+    assert kept_sockets(status(sockets_kept_by="keeper")).level == UNSEEN
+    assert kept_sockets(GOOD).found.startswith("systemd")
+
+
+def test_a_director_whose_sockets_nothing_keeps_is_warned_of_with_what_comes_of_it() -> None:
+    finding = kept_sockets(status(sockets_kept_by=""))
+    assert (finding.level, finding.area) == (WARNING, "sockets")
+    assert "stall" in finding.why
+    off = but(status=msgspec.structs.replace(STATUS, sockets_kept_by=""), settings=NO_LISTENER)
+    assert [one for one in check(off) if one.check == "kept_sockets"] == []

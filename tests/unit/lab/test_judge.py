@@ -108,6 +108,13 @@ def test_what_happened_before_or_behind_a_scenario_is_not_its_own() -> None:
     assert (seen.right, seen.failed) == (True, 0)
 
 
+def test_a_login_counts_in_the_scenario_in_which_it_began() -> None:
+    """One that ends behind it, after 30 s, is its own; and so it is not that of the next one."""
+    seen = verdict([*EVERYTHING, failed(199, until=229), failed(70, until=101)])
+    assert (seen.failed, seen.slowest) == (1, 30)
+    assert "begun at 199.0" in seen.problems[0]
+
+
 def test_the_slowest_is_the_slowest_that_failed_too() -> None:
     assert verdict([*EVERYTHING, failed(110, until=140)]).slowest == 30
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import anyio
@@ -479,3 +479,29 @@ async def test_a_socket_is_served_that_lies_where_the_director_may_not_go(tmp_pa
         finally:
             os.seteuid(os.getuid())
     listener.close()
+
+
+async def test_a_login_process_that_gave_up_before_it_was_accepted_is_not_named_to_auth(
+    tmp_path: Path,
+) -> None:
+    """It has connected again meanwhile, and auth refuses a second connection with the same CPID."""
+    setting = Setting(tmp_path)
+    with (
+        setting.service() as auth,
+        closing(unix_listener("login", str(setting.path), mode=0o600)) as listener,
+    ):
+        for last in (b"CPID\t77\n", b"CPID\t77\n"):
+            with await setting.connect() as gave_up:
+                gave_up.send(b"VERSION\t1\t2\n" + last)
+        with await setting.connect() as client:
+            client.send(b"VERSION\t1\t2\nCPID\t77\n")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(setting.relay.serve, acceptor(listener.socket.dup()))
+                with await auth.accept() as connection:
+                    await until(lambda: setting.owner.gone == 2)
+                    with pytest.raises(BlockingIOError):
+                        auth.socket.accept()
+                    connection.setblocking(False)
+                    assert b"CPID\t77\n" in await asyncio.get_running_loop().sock_recv(connection, 100)
+                    assert setting.relay.clients
+                tasks.cancel_scope.cancel()

@@ -28,6 +28,7 @@ from director.service.config import (
     SocketmapListenerConfig,
     UsersConfig,
     load,
+    load_for_keeper,
     show,
 )
 from director.service.servers import Endpoint
@@ -702,3 +703,33 @@ def test_the_api_may_listen_on_all_addresses_with_a_token(place: Place) -> None:
     assert place.problem(text).key == "http.token_file"
     http = place.load(text + 'token_file = "token"\n').http
     assert str(http.listen) == "0.0.0.0:9092"
+
+
+FOREIGN = """
+state = "redis://nowhere.invalid"
+[ring]
+servers = ["192.0.2.1", "192.0.2.2"]
+secret_file = "/nonexistent/secret"
+[listen.admin]
+path = "login/wrong"
+tcp = "nowhere.invalid:9091"
+[http]
+listen = "0.0.0.0:9092"
+"""
+
+
+def test_a_keeper_needs_neither_secrets_nor_the_own_address_of_its_director(tmp_path: Path) -> None:
+    file = tmp_path / "director.toml"
+    file.write_text(FOREIGN + '[dovecot]\nbase_dir = "/run/d"\n[listen.userdb]\npath = ""\n')
+    config = load_for_keeper(file, {})
+    assert config.listen.login.path == "/run/d/login/director/login"
+    assert config.listen.userdb.path == ""
+    with pytest.raises(ConfigErrors):
+        load(file, {})
+
+
+def test_a_keeper_is_told_what_is_wrong_with_its_own_listeners(tmp_path: Path) -> None:
+    file = tmp_path / "director.toml"
+    file.write_text('[listen.login]\npath = "login/login"\nmode = "9"\n')
+    with pytest.raises(ConfigErrors, match=r"listen.login"):
+        load_for_keeper(file, {})

@@ -23,7 +23,16 @@ def test_status_has_the_keys_of_its_record(ask: Caller) -> None:
     answer = ask("GET", "/v1/status")
     assert answer.status == 200
     assert answer.type == "application/json"
-    assert set(answer.json) == {"version", "me", "started", "hosts", "users", "ring", "store"}
+    assert set(answer.json) == {
+        "version",
+        "me",
+        "started",
+        "hosts",
+        "users",
+        "ring",
+        "store",
+        "sockets_kept_by",
+    }
 
 
 def test_hosts_are_listed_and_shown_one_by_one(ask: Caller) -> None:

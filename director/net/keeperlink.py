@@ -1,0 +1,232 @@
+"""The director's end of the connection to its keeper (keeper.py). Nothing here waits for longer than 2 s."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from director.net import keeper
+from director.net.keeper import Bad, Kept
+
+_ABOVE = 16
+"""Descriptors are moved so high before they get the numbers that the keeper expects."""
+_STANDARD = (0, 1, 2)
+
+
+class KeeperError(Exception):
+    """A keeper cannot be asked or started; the text says why."""
+
+
+class Answer(NamedTuple):
+    """What a keeper says of itself."""
+
+    process: int
+    """In its own PID namespace: another container's."""
+    standalone: bool
+    """It was started by `director keep`."""
+    busy: bool
+    """A director serves what it holds."""
+    names: tuple[str, ...]
+    """Of the listeners that it holds."""
+    kept: list[Kept]
+    """Copies of them, where they were asked for; the caller closes the descriptors."""
+
+
+class Link:
+    """An open connection to the keeper."""
+
+    def __init__(self, connection: socket.socket, path: str, identity: keeper.Identity | None) -> None:
+        """path, identity: of the control socket behind which the keeper is."""
+        self.connection, self.path, self.identity = connection, path, identity
+        connection.setblocking(False)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the control socket is still the one at its path."""
+        return self.identity is not None and keeper.identity_of(self.path) == self.identity
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the keeper is there: it never says anything by itself."""
+        try:
+            self.connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def keep(self, kept: Sequence[Kept]) -> None:
+        """Have these held instead of those before. Raises KeeperError."""
+        self._send({"keep": keeper.described(kept)}, kept)
+
+    def stopping(self) -> None:
+        """Say that this director ends in order. Raises KeeperError."""
+        self._send({"stopping": True})
+
+    def bye(self) -> None:
+        """Have the keeper end, and leave all files where they are; closes the connection."""
+        with suppress(KeeperError):
+            self._send({"bye": True})
+        self.connection.close()
+
+    def _send(self, message: dict[str, object], kept: Sequence[Kept] = ()) -> None:
+        try:
+            keeper.send(self.connection, message, kept)
+        except OSError as exc:
+            raise KeeperError(f"its keeper does not take a message: {exc.strerror or exc}") from exc
+
+
+def ask(path: str, what: str) -> tuple[Answer, socket.socket] | None:
+    """Ask the keeper behind the control socket `path`: `status`, `copies` or `serve`. The caller closes the
+    connection; after `serve` it is the director's, unless the keeper is busy.
+
+    None: there is none. Raises KeeperError.
+    """
+    try:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as exc:
+        raise KeeperError(f"{path}: {exc.strerror}") from exc
+    connection.settimeout(keeper.ASK_WITHIN)
+    try:
+        try:
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            connection.close()
+            return None
+        if (uid := keeper.peer_uid(connection)) not in (0, os.geteuid()):
+            raise KeeperError(
+                f"{path}: a process of uid {uid} listens there, which is neither root nor this user"
+            )
+        keeper.send(connection, {"ask": what})
+        heard = keeper.receive(connection)
+        if heard is None:
+            raise KeeperError(
+                f"{path}: the keeper closes the connection; it serves its own user and root only"
+            )
+        return read_answer(*heard), connection
+    except KeeperError:
+        connection.close()
+        raise
+    except (OSError, Bad) as exc:
+        connection.close()
+        raise KeeperError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def read_answer(message: dict[str, object], descriptors: list[int]) -> Answer:
+    """What a keeper has answered. Raises Bad; the descriptors are closed then."""
+    try:
+        entries = message.get("kept")
+        if not isinstance(entries, list) or message.get("format") != keeper.FORMAT:
+            raise Bad(f"the keeper speaks format {message.get('format')!r}, not {keeper.FORMAT}")
+        return Answer(
+            process=int(str(message.get("process", 0))),
+            standalone=message.get("standalone") is True,
+            busy=message.get("busy") is True,
+            names=tuple(str(entry.get("name")) for entry in entries),
+            kept=keeper.read_kept(entries, descriptors) if descriptors else [],
+        )
+    except (AttributeError, ValueError) as exc:
+        keeper.close_all(descriptors)
+        raise Bad(f"an answer is damaged: {exc!r}") from exc
+    except Bad:
+        keeper.close_all(descriptors)
+        raise
+
+
+def status(path: str) -> Answer:
+    """What the keeper behind the control socket `path` says of itself. Raises KeeperError, also for none."""
+    reply = ask(path, "status")
+    if reply is None:
+        raise KeeperError(f"{path}: no keeper listens there")
+    answer, connection = reply
+    connection.close()
+    return answer
+
+
+def start(path: str, kept: Sequence[Kept]) -> tuple[Link, int]:
+    """Start a keeper that holds `kept`, with its control socket at `path`, in place of what is there.
+
+    Returns the connection and the process id of the child. Raises KeeperError.
+    """
+    try:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as exc:
+        raise KeeperError(f"no connection to a keeper can be made: {exc.strerror}") from exc
+    try:
+        control = keeper.control_socket(path)
+    except OSError as exc:
+        near.close()
+        far.close()
+        raise KeeperError(f"{path}: {exc.strerror or exc}") from exc
+    identity = keeper.identity_of(path)
+    link = Link(near, path, identity)
+    try:
+        with control, far:
+            link.keep(kept)  # it waits in the connection until the keeper reads
+            child = _spawn(command(path), control, far)
+    except (OSError, KeeperError) as exc:
+        near.close()
+        if keeper.identity_of(path) == identity:
+            with suppress(OSError):
+                os.unlink(path)
+        raise KeeperError(
+            f"{sys.executable} cannot be started: {getattr(exc, 'strerror', None) or exc}"
+        ) from exc
+    return link, child
+
+
+def has_ended(child: int) -> bool:
+    """Whether a keeper that was started here has ended; its exit status is taken then."""
+    try:
+        return os.waitpid(child, os.WNOHANG) != (0, 0)
+    except ChildProcessError:
+        return True
+
+
+def become(path: str, control: socket.socket, kept: Sequence[Kept]) -> None:
+    """Be the standalone keeper of `kept` from now on, in this process. Raises OSError."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    keeper.send(near, {"keep": keeper.described(kept)}, kept)
+    near.close()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for end in (control.fileno(), far.fileno())]
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for number in _STANDARD:
+        os.dup2(null, number)
+    os.dup2(high[0], keeper.CONTROL)
+    os.dup2(high[1], keeper.CONNECTION)
+    os.execve(sys.executable, [*command(path), "standalone"], _environment())
+
+
+def command(path: str) -> list[str]:
+    """How a keeper is started."""
+    return [sys.executable, "-I", "-S", keeper.__file__, path]
+
+
+def _environment() -> dict[str, str]:
+    """Only what the interpreter itself may need: the configuration takes secrets from the rest."""
+    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+
+
+def _spawn(arguments: list[str], control: socket.socket, connection: socket.socket) -> int:
+    """Start it in a session of its own, without anything that is open here. Returns its process id."""
+    high: list[int] = []
+    try:
+        for end in (control.fileno(), connection.fileno()):
+            high.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _ABOVE))
+        actions = [
+            *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in _STANDARD),
+            (os.POSIX_SPAWN_DUP2, high[0], keeper.CONTROL),
+            (os.POSIX_SPAWN_DUP2, high[1], keeper.CONNECTION),
+        ]
+        environment = _environment()
+        return os.posix_spawn(
+            arguments[0], arguments, environment, file_actions=actions, setsid=True, setsigmask=()
+        )
+    finally:
+        keeper.close_all(high)
