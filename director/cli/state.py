@@ -246,6 +246,11 @@ def import_state(
     for kind in ("hosts", "members", "documents", "users", "names"):
         tally: Tally = getattr(done, kind)
         say(f"{kind:<11}{tally.new} new, {tally.changed} changed, {tally.unchanged} as they were")
+    if done.clipped:
+        complain(
+            f"{done.clipped} lines have times more than one hour ahead of this clock, the first is line "
+            f"{done.first_clipped}; these times became one hour ahead"
+        )
     for name in done.kept:
         complain(f"document {name}: the store has another one, and keeps it")
     if dry_run:

@@ -31,4 +31,6 @@ class Counters(msgspec.Struct):
     kicks_failed: int = 0
     kicks_timed_out: int = 0
     sessions_kicked: int = 0
+    stamps_clipped: dict[str, int] = msgspec.field(default_factory=dict)
+    """By source: rows and users whose times were more than an hour ahead."""
     messages_in: dict[str, int] = msgspec.field(default_factory=dict)

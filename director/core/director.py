@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from director.core import checks, exchange
+from director.core.admission import Admission
 from director.core.assign import Assigner, Gate
 from director.core.barrier import Barrier
 from director.core.changes import Changes
@@ -23,6 +24,7 @@ from director.core.effects import (
     Send,
 )
 from director.core.events import (
+    STORE,
     BucketsRead,
     Claimed,
     ClaimFailed,
@@ -84,6 +86,7 @@ from director.core.moves import Job, Moves
 from director.core.names import NameTable
 from director.core.nearexpiry import NearExpiry
 from director.core.orders import STOPS, Order, Orders
+from director.core.ownclock import OwnClock
 from director.core.pending import Pending
 from director.core.readdressing import Readdressing
 from director.core.ring import Ring, log_neighbours
@@ -161,7 +164,10 @@ class Director:
         )
         self._loading = Loading(assigner, self.pending)
         self._sessions = SessionReview(hosts, assigner, self.kicks)
-        self._intake = Intake(assigner, names, hosts, self.ring, self.pending, self.moves, self.counters)
+        self._admission = Admission(hosts, self.members, self.users, self.counters, identity.max_clock_skew)
+        self._intake = Intake(
+            assigner, names, hosts, self.ring, self.pending, self.moves, self._admission, self.counters
+        )
         self._readdressing = Readdressing(hosts, self.users)
         self._logins = Logins(assigner, hosts, self.pending, self._readdressing, self.counters)
         self._stand = Stand(self.ring.servers, settings.isolation_wait)
@@ -188,7 +194,11 @@ class Director:
             self._logins,
             self.kicks,
             self._readdressing,
+            self._admission,
             self.counters,
+        )
+        self.clock = OwnClock(
+            self._admission, self._tables, self._intake, hosts, self.members, self.users, self.ring
         )
         self._writers = Writers()
         self._seen_by_moves = self._tables.digest
@@ -225,6 +235,7 @@ class Director:
         self._intake.new_turn()
         effects = self.announce()
         effects += self._late(now)
+        effects += self.clock.look(now)
         match event:
             case TableChanged():
                 return effects
@@ -235,7 +246,7 @@ class Director:
                 self.pending.drop(requests)
                 return effects
             case Claimed(key, records):
-                effects += self._merge_users(records, None, now)
+                effects += self._merge_users(records, STORE, now)
                 answers = self._logins.claimed(key, now)
                 return [*effects, *self.announce(), *answers, *self._settle(now)]
             case Received():
@@ -285,12 +296,12 @@ class Director:
                 self._loading.begin()
             case BucketsRead(buckets):
                 self._loading.have_read(buckets)
-            case StoredUsers(records):
-                return self._merge_users(records, None, now)
-            case StoredHosts(rows, applied):
-                return self._tables.stored_hosts(rows, now, applied=applied)
-            case StoredMembers(member_rows):
-                return self._tables.merge_members(member_rows, None, now)
+            case StoredUsers(records, source):
+                return self._merge_users(records, source, now)
+            case StoredHosts(rows, applied, source):
+                return self._tables.stored_hosts(rows, source, now, applied=applied)
+            case StoredMembers(member_rows, source):
+                return self._tables.merge_members(member_rows, source, now)
             case MembersListed(members, names):
                 return self._tables.list_members(members, names, now)
             case ClaimFailed(key):
@@ -327,6 +338,7 @@ class Director:
             self.changes.next_deadline(),
             self._housekeeping.next_deadline(),
             self._readdressing.next_deadline(),
+            self.clock.next_deadline(),
             self._stand.next_deadline(self.barrier),
             self._trust.next_deadline(),
             self.kicks.next_deadline(),
@@ -343,7 +355,7 @@ class Director:
             return True
         if self.kicks.has_work or self.flushes.has_work or self._sessions.has_work:
             return True
-        if self._readdressing.has_work or self._intake.has_work:
+        if self._readdressing.has_work or self._intake.has_work or self.clock.has_work:
             return True
         return any(n.inbox or exchange.has_work(n) for n in self.ring.links.values())
 
@@ -389,8 +401,8 @@ class Director:
         """
         return self._intake.announce()
 
-    def _merge_users(self, records: bytes, source: Neighbour | None, now: Now) -> list[Effect]:
-        """Take in what a neighbour, or the store (None), knows; what was new goes on to all others."""
+    def _merge_users(self, records: bytes, source: Neighbour | str, now: Now) -> list[Effect]:
+        """Take in what a neighbour, or another source, knows; what was new goes on to all others."""
         return self._intake.merge(records, source, now, started=self._started)
 
     # ---- the ring
@@ -419,6 +431,9 @@ class Director:
             before = neighbour.state
             own = neighbour.handle(message, now)
             effects += self._from_neighbour(neighbour, message, now) if own is None else own
+            if neighbour.agreed_since is not None:
+                effects += self.clock.agreed(now, since=neighbour.agreed_since)
+                neighbour.agreed_since = None
             if neighbour.state is not before and neighbour.state is not State.CLOSED:
                 if neighbour.state is State.EXCHANGING:
                     effects.append(Send(neighbour.link, self._tables.all_rows()))
@@ -589,7 +604,8 @@ class Director:
     def _tick(self, now: Now) -> list[Effect]:
         """Time-outs of links, and one turn's share of what takes long."""
         effects: list[Effect] = []
-        exchange.postpone(self.ring.links.values(), self.users, now, joining=self.hint, loading=self.loading)
+        busy = self.loading or self.clock.walking
+        exchange.postpone(self.ring.links.values(), self.users, now, joining=self.hint, loading=busy)
         for neighbour in list(self.ring.links.values()):
             was_live = neighbour.live
             effects += neighbour.tick(now)
@@ -600,7 +616,7 @@ class Director:
             exchange.finish(neighbour)
         self._housekeeping.turn(now)
         self._readdressing.turn(now)
-        return effects
+        return effects + self.clock.turn(now)
 
     def _review_links(self, now: Now) -> list[Effect]:
         had_right, had_left = self.ring.right, self.ring.left

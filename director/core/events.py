@@ -10,6 +10,9 @@ from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.messages import HostRow, MemberRow, RingMessage
 from director.types import Address, LinkId, MemberId, RequestId, UserKey
 
+STORE = "store"
+"""Where stored things come from, unless it is said otherwise."""
+
 
 class Started(msgspec.Struct, frozen=True):
     """The state store has been read as far as it could be; the ring may be dialled."""
@@ -134,6 +137,7 @@ class StoredMembers(msgspec.Struct, frozen=True):
     """What operators have changed in the list of directors, read from the state store."""
 
     rows: Sequence[MemberRow]
+    source: str = STORE
 
 
 class MoveUser(msgspec.Struct, frozen=True):
@@ -239,9 +243,10 @@ class BucketsRead(msgspec.Struct, frozen=True):
 
 
 class StoredUsers(msgspec.Struct, frozen=True):
-    """Records read from the state store."""
+    """Records read from the state store, or from another source that is not the ring."""
 
     records: bytes
+    source: str = STORE
 
 
 class StoredHosts(msgspec.Struct, frozen=True):
@@ -250,6 +255,7 @@ class StoredHosts(msgspec.Struct, frozen=True):
     rows: Sequence[HostRow]
     applied: bool = False
     """Whether it is known what of the configuration is in them: then they count as they are."""
+    source: str = STORE
 
 
 class Claimed(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from director.core.admission import RING, Admission
 from director.core.assign import Assigner
 from director.core.counters import Counters
 from director.core.effects import Effect, Level, Log, Send
@@ -36,11 +37,12 @@ class Intake:
         ring: Ring,
         pending: Pending,
         moves: Moves,
+        admission: Admission,
         counters: Counters,
     ) -> None:
         self._assigner, self._users, self._names = assigner, assigner.users, names
         self._hosts, self._ring, self._pending, self._moves = hosts, ring, pending, moves
-        self._counters = counters
+        self._admission, self._counters = admission, counters
         self._recalled = b""
         self._room = self._room_for_displaced = 0
         self._displaced: deque[memoryview] = deque()
@@ -70,7 +72,7 @@ class Intake:
         """This turn's share of what was left over."""
         effects = self._displace(now, started=started)
         while self._left_behind and self._room > 0 and not self._displaced:
-            effects += self.merge(self._left_behind.popleft(), None, now, started=started)
+            effects += self.merge(self._left_behind.popleft(), RING, now, started=started)
         return effects
 
     def seen(self, names: Iterable[bytes]) -> None:
@@ -113,13 +115,14 @@ class Intake:
             effects.append(Send(neighbour.link, batch))
         return effects
 
-    def merge(self, records: bytes, source: Neighbour | None, now: Now, *, started: bool) -> list[Effect]:
-        """Take in what a neighbour, or the store (None), knows."""
+    def merge(self, records: bytes, source: Neighbour | str, now: Now, *, started: bool) -> list[Effect]:
+        """Take in what a neighbour knows, or `source`."""
         self._room -= len(records) // RECORD.size
+        records, effects = self._admission.users(records, source, now)
         changed = self._users.merge(records)
         if self._users.has_displaced:
             self._displaced.append(memoryview(self._users.take_displaced()))
-        effects = self._displace(now, started=started)
+        effects += self._displace(now, started=started)
         if not changed:
             return effects
         if self._pending:

@@ -132,6 +132,8 @@ class Neighbour:
         """What the other end knows of buckets that differ; what it lacks is to be sent."""
         self.names_due: deque[tuple[int, bytes]] = deque()
         """Buckets, and the records of them that were sent, whose names are to follow."""
+        self.agreed_since: float | None = None
+        """Both clocks have just been found to agree: when the other end was asked. Who reads it clears it."""
         self._ping_serial = 0
         self._ping_sent = now.mono
         self._ping_open = False
@@ -222,6 +224,7 @@ class Neighbour:
         took = now.mono - self._ping_sent
         self.skew = unix - (now.unix - took / 2)
         if abs(self.skew) - took / 2 <= self.me.max_clock_skew:
+            self.agreed_since = self._ping_sent
             return []
         return self.close(_clock_is_off(self.name(), self.skew, self.me.member))
 
@@ -301,6 +304,7 @@ class Neighbour:
             return self.close("wrong ring secret: ring.secret_file must hold the same on every director")
         self.state = State.EXCHANGING
         self.was_live = True
+        self.agreed_since = self.opened.mono
         self.heard = now.mono
         self._ping_sent = now.mono
         return []

@@ -45,6 +45,11 @@ class MemberTable:
                 changed.append(merged)
         return changed
 
+    def put(self, rows: Iterable[MemberRow]) -> None:
+        """These are the rows now, whatever was there."""
+        for row in rows:
+            self.rows[about(row)] = row
+
     def change(self, member: MemberId, stamp: int, *, present: bool, name: str = "") -> MemberRow | None:
         """An operator's word at `stamp`. name: as he says. Returns the new row; None: it is so already."""
         name = name or self.name_of(member)

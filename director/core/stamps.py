@@ -1,12 +1,55 @@
-"""Stamps: the hybrid times of decisions, and how they grow.
+"""Stamps: the hybrid times of decisions, how they grow, and how far ahead of a clock they may be.
 
-A stamp is a Unix second in 32 bits, later than the stamp it replaces (docs/ring.md, rule 3). Arithmetic
-with stamps saturates at `LATEST`: a stamp that no decision can exceed must not end a director, or a link.
+A stamp is a Unix second in 32 bits, later than the stamp it replaces (docs/ring.md, rule 3). Arithmetic with
+stamps saturates at `LATEST`: a stamp that no decision can exceed must not end a director, or a link.
+
+Merges ask no clock. So what comes from outside is brought within `Bound` before it is merged (docs/ring.md,
+rule 45; `admission.py`).
 """
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
+import msgspec
+
+from director.core.messages import HostRow, MemberRow
 from director.core.users import LATEST
+
+AHEAD = 3600
+"""Seconds by which a time may be ahead of the own clock. Honest stamps are ahead by 7 s, and by one more for
+each repeated change."""
+AT_ONCE = 8
+"""Seconds that an honest stamp grows at once, at most: a host that is added again."""
+
+
+class Bound(NamedTuple):
+    """How late times from outside may be, in Unix seconds."""
+
+    latest: int
+    """What becomes of the times of a user that are later than they may be."""
+    hosts: int
+    """What becomes of the stamps of hosts and directors. It is earlier than `latest` by as much as clocks may
+    differ: a user whose record was clipped elsewhere was not placed before the host was there."""
+    decided: int
+    """The latest stamp that is taken as it is. What another director has made `latest` by its clock is below
+    that, so it is not changed once more here."""
+    seen: int
+    """The latest `seen` that is taken as it is: it is stored rounded up."""
+
+
+def bound_at(unix: float, expire: int, max_clock_skew: float) -> Bound:
+    """The bound by a clock that says `unix`; the clocks of others may differ by `max_clock_skew` seconds."""
+    latest = min(max(int(unix), 0) + AHEAD, LATEST)
+    decided = min(latest + AT_ONCE + allowance(max_clock_skew), LATEST)
+    hosts = max(latest - allowance(max_clock_skew), 0)
+    return Bound(latest, hosts, decided, min(decided + expire // 3, LATEST))
+
+
+def allowance(max_clock_skew: float) -> int:
+    """Seconds by which two directors may differ over where the bound is."""
+    return 2 * math.ceil(max_clock_skew)
 
 
 def after(stamp: int, replaced: int, apart: int = 1) -> int:
@@ -16,3 +59,50 @@ def after(stamp: int, replaced: int, apart: int = 1) -> int:
         apart: seconds that it is later than `replaced` at least.
     """
     return min(max(stamp, replaced + apart), LATEST)
+
+
+def latest_of(row: HostRow | MemberRow) -> int:
+    """The latest stamp of a row."""
+    if isinstance(row, MemberRow):
+        return row.at
+    return max(row.present_at, row.tag_at, row.weight_at, row.up_at)
+
+
+def clipped_host(row: HostRow, bound: Bound, mine: HostRow | None) -> HostRow:
+    """A row within the bound; what it says is kept.
+
+    Args:
+        mine: the row of this host that is here. An attribute that says the same here keeps the stamp it has
+            here: whoever repeats a row does not change it again and again.
+    """
+    if latest_of(row) <= bound.decided:
+        return row
+    changed: dict[str, int] = {}
+    for stamp, values in _ATTRIBUTES.items():
+        if getattr(row, stamp) <= bound.decided:
+            continue
+        changed[stamp] = bound.hosts
+        if mine is not None and all(getattr(mine, one) == getattr(row, one) for one in values):
+            changed[stamp] = _kept(getattr(mine, stamp), bound)
+    return msgspec.structs.replace(row, **changed)
+
+
+def clipped_member(row: MemberRow, bound: Bound, mine: MemberRow | None) -> MemberRow:
+    """The same for a row of the directors."""
+    if row.at <= bound.decided:
+        return row
+    same = mine is not None and mine.present == row.present
+    return msgspec.structs.replace(row, at=_kept(mine.at, bound) if same and mine else bound.hosts)
+
+
+def _kept(stamp: int, bound: Bound) -> int:
+    return stamp if 0 < stamp <= bound.decided else bound.hosts
+
+
+_ATTRIBUTES = {
+    "present_at": ("present", "hostname", "moved"),
+    "tag_at": ("tag",),
+    "weight_at": ("weight",),
+    "up_at": ("up",),
+}
+"""Each stamp of a host, and what it is the stamp of."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from director.core.admission import Admission
 from director.core.assign import Assigner
 from director.core.barrier import Barrier
 from director.core.counters import Counters
@@ -23,6 +24,9 @@ from director.core.readdressing import Readdressing
 from director.core.ring import Ring
 from director.types import MemberId, Now
 
+CLIPPED = 60
+"""Seconds by which no honest stamp is ahead."""
+
 
 class Tables:
     def __init__(
@@ -36,6 +40,7 @@ class Tables:
         logins: Logins,
         kicks: Kicks,
         readdressing: Readdressing,
+        admission: Admission,
         counters: Counters,
     ) -> None:
         self.started = False
@@ -44,6 +49,7 @@ class Tables:
         self._hosts, self._members, self._ring, self._barrier = hosts, members, ring, barrier
         self._assigner, self._pending, self._logins = assigner, pending, logins
         self._kicks, self._readdressing, self._counters = kicks, readdressing, counters
+        self._admission = admission
         self._present: dict[str, int] = {}
         """Since when each host that is there has been."""
         self._store_was_read = False
@@ -53,11 +59,14 @@ class Tables:
         """What a new neighbour is told."""
         return [Hosts(list(self._hosts.rows.values())), Members(list(self._members.rows.values()))]
 
-    def stored_hosts(self, rows: Sequence[HostRow], now: Now, *, applied: bool = False) -> list[Effect]:
+    def stored_hosts(
+        self, rows: Sequence[HostRow], source: str, now: Now, *, applied: bool = False
+    ) -> list[Effect]:
         """Rows read from the store: the first time they meet the configuration as it is now.
 
         applied: what of the configuration is in them is known, so that its changes are made one by one later
         (`configured.py`)."""
+        rows, effects = self._admission.hosts(rows, source, now)
         if self._store_was_read or (applied and self.started):
             changed = self._hosts.merge(rows)
         elif applied:
@@ -65,13 +74,26 @@ class Tables:
         else:
             changed = self._hosts.merge_stored(rows)
         self._store_was_read = True
-        return self.hosts_changed(changed, None, now)
+        return effects + self.hosts_changed(changed, None, now)
 
-    def merge_hosts(self, rows: Sequence[HostRow], source: Neighbour, now: Now) -> list[Effect]:
-        return self.hosts_changed(self._hosts.merge(rows), source, now)
+    def merge_hosts(self, rows: Sequence[HostRow], source: Neighbour | str, now: Now) -> list[Effect]:
+        """source: a neighbour, or where else the rows come from."""
+        rows, effects = self._admission.hosts(rows, source, now)
+        return effects + self.hosts_changed(self._hosts.merge(rows), _neighbour(source), now)
 
-    def merge_members(self, rows: Sequence[MemberRow], source: Neighbour | None, now: Now) -> list[Effect]:
-        return self.members_changed(self._members.merge(rows), source, now)
+    def merge_members(self, rows: Sequence[MemberRow], source: Neighbour | str, now: Now) -> list[Effect]:
+        """The same for rows of the directors."""
+        rows, effects = self._admission.members(rows, source, now)
+        return effects + self.members_changed(self._members.merge(rows), _neighbour(source), now)
+
+    def retimed(self, hosts: Sequence[HostRow], members: Sequence[MemberRow], now: Now) -> list[Effect]:
+        """These rows have other stamps from now on, and say what they said."""
+        self._hosts.put(hosts)
+        self._members.put(members)
+        effects = self.hosts_changed(hosts, None, now)
+        if members:
+            effects += [*self._pass_on(Members(list(members)), None), StoreMembers()]
+        return effects
 
     def list_members(
         self, configured: Sequence[MemberId], names: Mapping[str, MemberId], now: Now
@@ -96,7 +118,7 @@ class Tables:
         effects.append(StoreHosts())
         for row in rows:
             since = self._present.get(row.address)
-            if self.started and since is not None and (not row.present or row.present_at > since):
+            if self.started and since is not None and (not row.present or _came_back(row, since, now)):
                 self._kicks.host(row.address, now)  # it was removed: its users are placed anew
         effects += [self._log_row(row) for row in rows] if self.started else []
         before = self.digest
@@ -149,6 +171,16 @@ class Tables:
             fields: dict[str, object] = {"name": row.moved, "before": row.address, "after": " ".join(now)}
             return Log(Level.INFO, "backend_moved", fields)
         return _log_row(row)
+
+
+def _neighbour(source: Neighbour | str) -> Neighbour | None:
+    return None if isinstance(source, str) else source
+
+
+def _came_back(row: HostRow, since: int, now: Now) -> bool:
+    """Whether a host that was there since `since` was removed and added again meanwhile, unheard of here. A
+    stamp that was clipped already, and is by another clock now, says nothing of that."""
+    return row.present_at > since and since <= now.unix + CLIPPED
 
 
 def _log_row(row: HostRow) -> Log:

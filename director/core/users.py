@@ -180,6 +180,27 @@ class UserTable:
                 news.append(new)
         return pack(news)
 
+    def ahead(self, records: bytes, decided: int, seen: int) -> bytes:
+        """Those of some records that were decided later than `decided`, or seen later than `seen`."""
+        return pack(user for user in unpack(records) if user.decided > decided or user.seen > seen)
+
+    def clipped(self, records: bytes, decided: int, seen: int, latest: int) -> bytes:
+        """These records, with `latest` in place of each time that is later than `decided` or `seen`."""
+        return pack(_clipped(user, decided, seen, latest) for user in unpack(records))
+
+    def clip(self, number: int, decided: int, seen: int, latest: int) -> bytes:
+        """Do that to a bucket; gives the records that were changed, as they are now, by key.
+
+        They are not announced. Users being moved stay as they are: a move knows its record by its stamp."""
+        changed = []
+        for user in self._sorted(number):
+            new = _clipped(user, decided, seen, latest)
+            if new != user and not user.flags & MOVING:
+                self._store(new)
+                self._dirty.add(number)
+                changed.append(new)
+        return pack(changed)
+
     def bucket(self, number: int) -> bytes:
         """The records of a bucket, by key."""
         return pack(self._sorted(number))
@@ -305,6 +326,13 @@ class UserTable:
 
     def _gone(self, user: User, unix: int) -> bool:
         return is_gone(user, unix, self.expire)
+
+
+def _clipped(user: User, decided: int, seen: int, latest: int) -> User:
+    return user._replace(
+        decided=Stamp(latest) if user.decided > decided else user.decided,
+        seen=latest if user.seen > seen else user.seen,
+    )
 
 
 def _displaced(before: User, new: User) -> bool:

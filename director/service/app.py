@@ -14,6 +14,7 @@ import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import ExitStack, aclosing, closing, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -44,6 +45,7 @@ from director.service.cluster import OtherCluster
 from director.service.config import Config, load
 from director.service.configuring import Configuring
 from director.service.driver import Driver
+from director.service.filetimes import files_of, younger_file
 from director.service.flushing import FlushPrograms
 from director.service.handover import Handover, Left, cannot_read
 from director.service.keeper import KeeperClient
@@ -62,7 +64,7 @@ from director.service.servers import Endpoint
 from director.service.socketmap import Socketmap
 from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
 from director.service.sysd import Notifier, machine_id
-from director.types import MemberId
+from director.types import MemberId, Now
 from director.version import VERSION
 from director.wire import hotpath
 from director.wire.admin import Command
@@ -356,6 +358,7 @@ class App:
 
         Returns what was left to that, if it could not be started after all."""
         asyncio.get_running_loop().set_exception_handler(self._callback_failed)
+        self._judge_clock()
         if self._left is None:
             await self.persistence.open()
         else:
@@ -373,6 +376,18 @@ class App:
         if self.replacing.left is None:
             self.log.info("stopped")
         return self.replacing.left
+
+    def _judge_clock(self) -> None:
+        """Before anything is read: is the clock right?"""
+        config, now = self.config, Now(time.monotonic(), time.time())
+        paths = [Path(config.file), *files_of((config.state, config.snapshot), config.folder)]
+        younger = younger_file(paths, now.unix)
+        if younger is not None:
+            note = "set it (NTP); no time is judged by it until another director's agrees, or for an hour"
+            fields = {"file": str(younger.path), "written_in": f"{younger.seconds} s", "note": note}
+            self.log.warning("clock_is_behind", **fields)
+        if younger is not None or (self._left is not None and self._left.handover.clock_doubted):
+            self.director.clock.doubt(now)
 
     def _take_over(self, left: Left) -> None:
         """Go on where the program before has stopped."""

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import anyio
 
-from director.core.checks import wrong_members, wrong_rows
 from director.core.configured import Applied, AppliedHost, decode_applied, encode_applied
 from director.core.director import Director
-from director.core.events import Event, StoredHosts, StoredMembers
-from director.core.hosts import decode_rows, encode_rows
-from director.core.members import decode_member_rows, encode_member_rows
+from director.core.events import STORE, Event, StoredHosts, StoredMembers
+from director.core.hosts import encode_rows
+from director.core.members import encode_member_rows
+from director.core.stored import read_hosts, read_members
 from director.service.log import Log
 from state.base import EMPTY_VERSION, Document, Lost, StateStore, version_of
 
@@ -33,8 +33,9 @@ class Table(NamedTuple):
     name: str
     encode: Callable[[], bytes]
     """The table as it is in memory."""
-    take: Callable[[bytes], None]
-    """Merge one into memory. Raises ValueError where it is none."""
+    take: Callable[[bytes, str], None]
+    """Merge one into memory, from the source that is named. Raises ValueError where it is none, or where rows
+    of it were left out."""
 
 
 class TableDocument:
@@ -106,7 +107,7 @@ class TableDocument:
 
     def _merge(self, data: bytes) -> None:
         try:
-            self._take(data)
+            self._take(data, STORE)
         except (ValueError, RecursionError) as exc:
             self._log.error("store_document_damaged", document=self._name, reason=str(exc), note=AGAIN)
             self.changed()
@@ -187,21 +188,19 @@ class Documents:
         await self.members.write()
         await self._applied.write()
 
-    def _take_hosts(self, data: bytes) -> None:
-        rows = decode_rows(data)
-        problem = wrong_rows(rows)
-        if problem is not None:
-            raise ValueError(problem)
-        self._handle(StoredHosts(tuple(rows), applied=self.applied is not None))
+    def _take_hosts(self, data: bytes, source: str) -> None:
+        found = read_hosts(data)
+        self._handle(StoredHosts(tuple(found.hosts), self.applied is not None, source))
+        if found.problem:
+            raise ValueError(found.problem)
 
-    def _take_members(self, data: bytes) -> None:
-        rows = decode_member_rows(data)
-        problem = wrong_members(rows)
-        if problem is not None:
-            raise ValueError(problem)
-        self._handle(StoredMembers(tuple(rows)))
+    def _take_members(self, data: bytes, source: str) -> None:
+        found = read_members(data)
+        self._handle(StoredMembers(tuple(found.members), source))
+        if found.problem:
+            raise ValueError(found.problem)
 
-    def _take_applied(self, data: bytes) -> None:
+    def _take_applied(self, data: bytes, source: str) -> None:
         theirs = decode_applied(data)
         if self.applied_here:
             theirs[self._director.name] = self._all_applied[self._director.name]

@@ -106,6 +106,7 @@ class Handover(msgspec.Struct, kw_only=True):
     """The highest that the ring knows of this director: the successor takes a higher one."""
     smaller_since: float | None = None
     """Of `Director.take_over`."""
+    clock_doubted: bool = False
     tables: dict[str, bytes] = msgspec.field(default_factory=dict)
     """Hosts, directors and what was applied, as in the store."""
     under_way: list[UnderWay] = msgspec.field(default_factory=list)

@@ -105,6 +105,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     warm_start_users: int = 0
     warm_start_part: float = 1.0
     """Assignments that were read from the store at the start."""
+    stamps_clipped: dict[str, int] = msgspec.field(default_factory=dict)
+    """source -> rows and users whose times were more than an hour ahead of our clock."""
     clock_skew: dict[str, float] = msgspec.field(default_factory=dict)
     """member -> seconds its clock is ahead of ours."""
     bugs: int = 0
@@ -131,7 +133,7 @@ NUMBERS = (
     "bugs",
     "log_dropped",
 )
-NAMED = ("moves", "kicks", "flush_programs", "store_errors", "store_swept", "accept_pauses")
+NAMED = ("moves", "kicks", "flush_programs", "store_errors", "store_swept", "accept_pauses", "stamps_clipped")
 PAIRED = ("lookups", "ring_messages", "connections_refused")
 TIMED = ("kick_durations", "ring_syncs")
 """Fields of a Snapshot that only grow, by what they are."""
@@ -241,6 +243,9 @@ class _Page:
         yield _counter("ring_messages", "Messages with other directors", messages, "type", "direction")
         skew = _by_one(now.clock_skew)
         yield _gauge("clock_skew_seconds", "How far the clock of a member is ahead", skew, "member")
+        clipped = _by_one(now.stamps_clipped)
+        text = "Rows and users whose times were more than an hour ahead, by where they came from"
+        yield _counter("stamps_clipped", text, clipped, "source")
 
     def _store(self) -> Iterator[Metric]:
         now = self.snapshot

@@ -385,6 +385,7 @@ class Operations(UserOperations):
             hosts=[HostSample(h.address, h.tag, h.up, h.weight, h.users) for h in hosts],
             conflicts=counters.conflicts,
             false_departures=counters.false_departures,
+            stamps_clipped=dict(counters.stamps_clipped),
             moves={
                 "moved": counters.moves_done,
                 "superseded": counters.moves_superseded,

@@ -23,6 +23,7 @@ from director.core.events import (
     Leases,
     StoreOpened,
 )
+from director.core.ownclock import MEMORY
 from director.core.users import UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims
@@ -255,7 +256,7 @@ class Persistence:
         self._begun = time.monotonic()
         for table in self.documents.tables:
             if table.name in tables:
-                table.take(tables[table.name])
+                table.take(tables[table.name], MEMORY)
         self.loaded_users = len(self._users)
         self._audit.extend(audit)
 

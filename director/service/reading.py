@@ -15,7 +15,7 @@ import anyio.lowlevel
 from director.core.buckettree import BucketTree, below, names_tree, users_tree
 from director.core.checks import wrong_records
 from director.core.director import Director
-from director.core.events import BucketsRead, Event, StoredUsers
+from director.core.events import STORE, BucketsRead, Event, StoredUsers
 from director.core.names import NameTable
 from director.core.users import BUCKETS
 from director.service.log import Log
@@ -29,8 +29,14 @@ READ_BUCKETS = 128
 
 class Reading:
     def __init__(
-        self, store: StateStore, director: Director, handle: Callable[[Event], None], log: Log
+        self,
+        store: StateStore,
+        director: Director,
+        handle: Callable[[Event], None],
+        log: Log,
+        source: str = STORE,
     ) -> None:
+        """source: what the core calls the store."""
         self.versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
         """Of each bucket in the store, the version that memory has taken in or that was written from it."""
         self.trees: dict[Space, BucketTree] = {"users": users_tree(), "names": names_tree()}
@@ -39,7 +45,7 @@ class Reading:
         """Those whose content cannot be right, whatever their version says."""
         self.progress = 0.0
         """The part of the users' buckets that has been read at the start, 0 to 1."""
-        self._store, self._handle, self._log = store, handle, log
+        self._store, self._handle, self._log, self._source = store, handle, log, source
         self._names: NameTable = director.names
         self._wanted: set[int] = set()
         self._wait_for_wanted = anyio.Event()
@@ -150,7 +156,7 @@ class Reading:
                 records.append(bucket.blob)
         merged = b"".join(records)
         if merged:
-            self._handle(StoredUsers(merged))
+            self._handle(StoredUsers(merged, self._source))
 
     def _problem(self, space: Space, bucket: Bucket) -> str | None:
         if version_of(bucket.blob) != bucket.version:

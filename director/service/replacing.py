@@ -22,6 +22,7 @@ import anyio.to_thread
 from director.core.director import Director
 from director.core.events import Event, StoredUsers
 from director.core.names import NameTable
+from director.core.ownclock import MEMORY
 from director.core.users import BUCKETS
 from director.errors import DirectorError, TryAgain
 from director.records import ReloadInfo
@@ -51,7 +52,7 @@ SIGNALS_WITHIN = 0.01
 def load_users(director: Director, memory: Memory, handle: Callable[[Event], None]) -> None:
     """Users as a predecessor knew them. Who is not stored is found when all is compared with the store."""
     if memory.users:
-        handle(StoredUsers(memory.users))
+        handle(StoredUsers(memory.users, MEMORY))
         director.users.take_dirty()
     memory.users = b""
 
@@ -193,6 +194,7 @@ class Replacing:
             connections=given,
             incarnation=app.director.ring.presence.number,
             smaller_since=app.director.smaller_since,
+            clock_doubted=app.director.clock.doubted,
             tables=tables,
             under_way=app.operations.hand_over(),
             operations=app.driver.operators.last,

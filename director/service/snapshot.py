@@ -53,6 +53,8 @@ STOP_WITHIN = 2.0
 """Seconds the last writing may take."""
 DIGITS = 12
 """Digits of a time in Unix seconds at most."""
+SNAPSHOT = "snapshot"
+"""The source of what it holds."""
 WRITTEN = "written"
 """Name of the document that says when it was written, in Unix seconds."""
 
@@ -75,7 +77,7 @@ class Snapshot:
         self.error: str | None = None
         self._store, self._director, self._log = store, director, log
         self._tables, self._cluster, self._take_changed = tables, cluster, take_changed
-        self._reading = Reading(store, director, handle, log)
+        self._reading = Reading(store, director, handle, log, SNAPSHOT)
         self._versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
         """Of the buckets in the file."""
         self._queued: dict[Space, set[int]] = {"users": set(), "names": set()}
@@ -149,7 +151,7 @@ class Snapshot:
 
     def _take(self, table: Table, document: Document) -> bool:
         try:
-            table.take(document.data)
+            table.take(document.data, SNAPSHOT)
         except (ValueError, RecursionError) as exc:
             self._log.error("snapshot_damaged", snapshot=self.url, document=table.name, reason=str(exc))
             return False

@@ -13,6 +13,7 @@ import msgspec
 
 from director.core.buckettree import belongs
 from director.core.names import LONGEST_NAME
+from director.core.stamps import AHEAD
 from director.core.users import BY_HAND, LATEST, MOVING, PINNED, RECORD, User, merged, pack
 from director.statetools.buckets import Names, Records, pack_names
 from director.types import HostId, Stamp, UserKey
@@ -21,8 +22,6 @@ from state.base import Bucket, version_of
 KNOWN_FLAGS = MOVING | BY_HAND | PINNED
 NAME_HEAD = 10
 """Bytes before a name: its key and its length."""
-AHEAD = 3600
-"""Seconds that a decision may be ahead of this machine's clock; directors refuse each other above 2."""
 
 
 class Finding(msgspec.Struct, kw_only=True):

@@ -17,7 +17,8 @@ from director.core.hosts import decode_rows, encode_rows, merge_rows
 from director.core.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.core.messages import HostRow, MemberRow
 from director.core.names import LONGEST_NAME
-from director.core.users import BUCKET_SHIFT, LATEST, merged
+from director.core.stamps import bound_at
+from director.core.users import BUCKET_SHIFT, merged
 from director.errors import EX_DATA, ExportError, StoreProblem
 from director.statetools.buckets import Names, Progress, Records, Tally, merge_names, merge_users
 from director.statetools.exporting import HOSTS, MEMBERS
@@ -33,6 +34,7 @@ from director.statetools.lines import (
     UserLine,
     decode,
     host_row,
+    is_ahead,
     key_of,
     member_row,
     name_in,
@@ -44,8 +46,8 @@ LINE_LIMIT = 64 << 20
 """Bytes of a line; a document is one."""
 GATHERED = 20_000
 """Users and names that are merged at a time. An export has them in the order of the buckets."""
-AHEAD = 3600
-"""Seconds that a decision may be ahead of this machine's clock."""
+EXPIRE, SKEW = 3 * 86400, 2.0
+"""Seconds: `seen` may be rounded up by a third of the one, clocks may differ by the other."""
 SAID_EVERY = 10_000
 """Lines from one word of progress to the next."""
 
@@ -62,6 +64,10 @@ class Imported(msgspec.Struct):
     names: Tally
     kept: list[str]
     """Documents that the store has with another content: they stay as they are."""
+    clipped: int = 0
+    """Lines with times more than an hour ahead of this machine's clock: these became one hour ahead."""
+    first_clipped: int = 0
+    """The number of the first of these lines."""
 
 
 class ExportFile:
@@ -70,7 +76,10 @@ class ExportFile:
     def __init__(self, file: BinaryIO, name: str, now: float, progress: Progress) -> None:
         """file: can be read again from its start. name: for messages. now: Unix seconds."""
         self._file, self._name = file, name
-        self._latest = min(LATEST, int(now) + AHEAD)
+        self._bound = bound_at(now, EXPIRE, SKEW)
+        self.clipped = 0
+        """Lines with times more than an hour ahead, and the first of them."""
+        self.first_clipped = 0
         self.counts = End()
         self._size = file.seek(0, io.SEEK_END)
         for line in self.lines(progress):
@@ -81,7 +90,7 @@ class ExportFile:
         """All lines from the first to the last, each checked."""
         self._file.seek(0)
         found: Counter[object] = Counter()
-        names = number = 0
+        names = number = self.clipped = 0
         last: Line | None = None
         while text := self._file.readline(LINE_LIMIT):
             number += 1
@@ -89,6 +98,9 @@ class ExportFile:
                 progress(self._file.tell(), self._size)
             try:
                 line = self._checked(text, last)
+                if isinstance(line, HostLine | MemberLine | UserLine) and is_ahead(line, self._bound):
+                    self.clipped += 1
+                    self.first_clipped = self.first_clipped or number
                 found[type(line)] += 1
                 if isinstance(line, UserLine | NameLine):
                     names += name_in(line) is not None
@@ -116,24 +128,30 @@ class ExportFile:
             case Header() if line.format != FORMAT:
                 raise ValueError(f"format {line.format}; this program reads {FORMAT}")
             case HostLine():
-                host_row(line)
+                self.host(line)
             case MemberLine():
-                member_row(line)
+                self.member(line)
             case DocumentLine():
                 check_document(line.name)
                 if line.name in (HOSTS, MEMBERS):
                     raise ValueError(f"{line.name} are written one a line, not as a document")
             case UserLine():
-                user_record(line, self._latest)
+                self.user(line)
             case NameLine():
                 key_of(line.key)
                 if name_in(line) is None:
                     raise ValueError("a name without a name")
         return line
 
+    def host(self, line: HostLine) -> HostRow:
+        return host_row(line, self._bound)
+
+    def member(self, line: MemberLine) -> MemberRow:
+        return member_row(line, self._bound)
+
     def user(self, line: UserLine) -> tuple[int, Records]:
         """The bucket of a line, and its record."""
-        user = user_record(line, self._latest)
+        user = user_record(line, self._bound)
         return user.key >> BUCKET_SHIFT, {user.key: user}
 
 
@@ -160,9 +178,9 @@ async def load(store: StateStore, file: ExportFile, progress: Progress, *, dry_r
     for line in file.lines(progress):
         match line:
             case HostLine():
-                hosts[line.address] = host_row(line)
+                hosts[line.address] = file.host(line)
             case MemberLine():
-                row = member_row(line)
+                row = file.member(line)
                 members[about(row)] = row
             case DocumentLine():
                 await _merge_document(store, line, done, dry_run)
@@ -181,6 +199,7 @@ async def load(store: StateStore, file: ExportFile, progress: Progress, *, dry_r
             done.users.add(await merge_users(store, users, dry_run=dry_run))
             done.names.add(await merge_names(store, names, dry_run=dry_run))
             users, names, gathered = {}, {}, 0
+    done.clipped, done.first_clipped = file.clipped, file.first_clipped
     return done
 
 

@@ -13,7 +13,8 @@ import msgspec
 from director.core.addresses import host_id
 from director.core.checks import wrong_members, wrong_rows
 from director.core.messages import HostRow, MemberRow
-from director.core.users import BY_HAND, LATEST, MOVING, PINNED, User
+from director.core.stamps import Bound, clipped_host, clipped_member
+from director.core.users import BY_HAND, MOVING, PINNED, User
 from director.types import HostId, Stamp, UserKey
 
 FORMAT: Final = 1
@@ -121,9 +122,9 @@ def decode(text: bytes) -> Line:
         raise ValueError(f"not a line of an export: {exc}") from exc
 
 
-def host_row(line: HostLine) -> HostRow:
-    """Raises ValueError where it cannot be right."""
-    row = HostRow(*(getattr(line, field) for field in HostRow.__struct_fields__))
+def host_row(line: HostLine, bound: Bound) -> HostRow:
+    """The row of a line, with its times within `bound`. Raises ValueError where it cannot be right."""
+    row = clipped_host(HostRow(*(getattr(line, field) for field in HostRow.__struct_fields__)), bound, None)
     _refuse(wrong_rows([row]))
     return row
 
@@ -132,9 +133,9 @@ def host_line(row: HostRow) -> HostLine:
     return HostLine(**msgspec.structs.asdict(row))
 
 
-def member_row(line: MemberLine) -> MemberRow:
-    """Raises ValueError where it cannot be right."""
-    row = MemberRow(line.member, line.present, line.at, line.name)
+def member_row(line: MemberLine, bound: Bound) -> MemberRow:
+    """The row of a line, with its time within `bound`. Raises ValueError where it cannot be right."""
+    row = clipped_member(MemberRow(line.member, line.present, line.at, line.name), bound, None)
     _refuse(wrong_members([row]))
     return row
 
@@ -143,8 +144,8 @@ def member_line(row: MemberRow) -> MemberLine:
     return MemberLine(**msgspec.structs.asdict(row))
 
 
-def user_record(line: UserLine, latest: int) -> User:
-    """The record of a line. latest: no decision can be later (Unix seconds). Raises ValueError."""
+def user_record(line: UserLine, bound: Bound) -> User:
+    """The record of a line, with its times within `bound`. Raises ValueError where it cannot be right."""
     key = key_of(line.key)
     if line.hash != key >> 32:
         raise ValueError(f"hash {line.hash} is not that of key {line.key}, which is {key >> 32}")
@@ -152,16 +153,27 @@ def user_record(line: UserLine, latest: int) -> User:
         raise ValueError(f"host_id {line.host_id} is not that of host {line.host}, {host_id(line.host)}")
     if not 0 <= line.host_id <= 0xFFFFFFFF:
         raise ValueError(f"host_id {line.host_id} is not in 0..4294967295")
-    if not 0 <= line.decided <= latest:
-        raise ValueError(f"decided {line.decided} is not in 0..{latest} (one hour from now)")
-    if not 0 <= line.seen <= LATEST:
-        raise ValueError(f"seen {line.seen} is not in 0..{LATEST}")
+    if line.decided < 0 or line.seen < 0:
+        raise ValueError(f"decided {line.decided}, seen {line.seen}: no time is below 0")
+    decided = bound.latest if line.decided > bound.decided else line.decided
+    seen = bound.latest if line.seen > bound.seen else line.seen
     flags = 0
     for flag in line.flags:
         if flag not in FLAGS:
             raise ValueError(f"flag {flag!r}: there are {', '.join(FLAGS)}")
         flags |= FLAGS[flag]
-    return User(key, HostId(line.host_id), Stamp(line.decided), line.seen, flags)
+    return User(key, HostId(line.host_id), Stamp(decided), seen, flags)
+
+
+def is_ahead(line: HostLine | MemberLine | UserLine, bound: Bound) -> bool:
+    """Whether a time of a line is later than `bound`."""
+    match line:
+        case HostLine():
+            return max(line.present_at, line.tag_at, line.weight_at, line.up_at) > bound.decided
+        case MemberLine():
+            return line.at > bound.decided
+        case UserLine():
+            return line.decided > bound.decided or line.seen > bound.seen
 
 
 def key_of(text: str) -> UserKey:

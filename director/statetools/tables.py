@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +11,7 @@ from director.core.checks import wrong_members, wrong_rows
 from director.core.hosts import decode_rows, encode_rows, merge_rows
 from director.core.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.core.messages import HostRow, MemberRow
+from director.core.stored import salvaged
 from director.statetools.findings import Finding, Limits
 from state.base import Document, version_of
 
@@ -89,7 +89,7 @@ def _check(
     try:
         rows = decode(document.data)
     except ValueError as exc:
-        rows = _salvaged(document.data, kind)
+        rows = salvaged(document.data, kind)
         add(
             str(exc),
             "directors go on from memory; one that starts does not know what operators changed",
@@ -127,16 +127,3 @@ def _check(
     if checked.findings:
         checked.data = data
     return checked
-
-
-def _salvaged(data: bytes, kind: type[Row]) -> list[Row]:
-    """The rows that can be read."""
-    try:
-        values: Any = msgspec.msgpack.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
-    rows: list[Row] = []
-    for value in values if isinstance(values, list) else []:
-        with contextlib.suppress(msgspec.ValidationError):
-            rows.append(msgspec.convert(value, kind))
-    return rows

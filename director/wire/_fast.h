@@ -287,6 +287,40 @@ static int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
     return buffer_append(news, record, RECORD);
 }
 
+static int record_ahead(const uint8_t *record, uint32_t decided, uint32_t seen)
+{
+    return get32(record + AT_DECIDED) > decided || get32(record + AT_SEEN) > seen;
+}
+
+static void record_clip(uint8_t *record, uint32_t decided, uint32_t seen, uint32_t latest)
+{
+    if (get32(record + AT_DECIDED) > decided)
+        put32(record + AT_DECIDED, latest);
+    if (get32(record + AT_SEEN) > seen)
+        put32(record + AT_SEEN, latest);
+}
+
+/* core.users.UserTable.clip */
+static int table_clip(
+    table_t *table, uint32_t number, uint32_t decided, uint32_t seen, uint32_t latest, buffer_t *changed)
+{
+    const block_t *block = &table->blocks[number];
+    uint32_t index;
+
+    for (index = 0; index < block->used; index++) {
+        uint8_t *record = block_at(block, index);
+
+        if (!record_ahead(record, decided, seen) || get16(record + AT_FLAGS) & MOVING)
+            continue;
+        if (buffer_reserve(changed, RECORD) < 0)
+            return -1;
+        record_clip(record, decided, seen, latest);
+        buffer_append(changed, record, RECORD);
+        table_dirty(table, number);
+    }
+    return 0;
+}
+
 static int record_alive(const table_t *table, const uint8_t *record, int64_t now)
 {
     return get16(record + AT_FLAGS) & PINNED || (int64_t)get32(record + AT_SEEN) + table->expire > now;

@@ -47,6 +47,10 @@ cdef extern from "_fast.h" nogil:
     int table_put(table_t *table, uint64_t key, uint32_t host, uint32_t decided, uint32_t seen, uint16_t flags)
     int table_touch(table_t *table, uint8_t *record, uint32_t seen)
     int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
+    bint record_ahead(const uint8_t *record, uint32_t decided, uint32_t seen)
+    void record_clip(uint8_t *record, uint32_t decided, uint32_t seen, uint32_t latest)
+    int table_clip(table_t *table, uint32_t number, uint32_t decided, uint32_t seen, uint32_t latest, \
+                   buffer_t *changed)
     bint record_alive(const table_t *table, const uint8_t *record, int64_t now)
     bint record_near(const table_t *table, const uint8_t *record, int64_t now)
     void table_stored(const table_t *table, const uint8_t *record, uint8_t *stored)

@@ -106,6 +106,39 @@ cdef class UserTable:
         finally:
             free(news.data)
 
+    def ahead(self, bytes records not None, uint32_t decided, uint32_t seen):
+        cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(records)
+        cdef size_t size = PyBytes_GET_SIZE(records), at
+        cdef buffer_t ahead = buffer_t(NULL, 0, 0)
+        if size % RECORD:
+            raise ValueError(f"{size} bytes of user records are no multiple of {RECORD}")
+        try:
+            for at in range(0, size, RECORD):
+                if record_ahead(data + at, decided, seen):
+                    checked(buffer_append(&ahead, data + at, RECORD))
+            return PyBytes_FromStringAndSize(<char *>ahead.data, ahead.used)
+        finally:
+            free(ahead.data)
+
+    def clipped(self, bytes records not None, uint32_t decided, uint32_t seen, uint32_t latest):
+        cdef size_t size = PyBytes_GET_SIZE(records), at
+        cdef bytes clipped = PyBytes_FromStringAndSize(PyBytes_AS_STRING(records), size)
+        cdef uint8_t *data = <uint8_t *>PyBytes_AS_STRING(clipped)
+        if size % RECORD:
+            raise ValueError(f"{size} bytes of user records are no multiple of {RECORD}")
+        for at in range(0, size, RECORD):
+            record_clip(data + at, decided, seen, latest)
+        return clipped
+
+    def clip(self, uint32_t number, uint32_t decided, uint32_t seen, uint32_t latest):
+        cdef buffer_t changed = buffer_t(NULL, 0, 0)
+        self.block(number)
+        try:
+            checked(table_clip(self.table, number, decided, seen, latest, &changed))
+            return PyBytes_FromStringAndSize(<char *>changed.data, changed.used)
+        finally:
+            free(changed.data)
+
     def bucket(self, uint32_t number):
         cdef block_t *block = self.block(number)
         return PyBytes_FromStringAndSize(<char *>block.records, <size_t>block.used * RECORD)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -10,11 +9,9 @@ from typing import Any
 
 from director.core.effects import UsersDone
 from director.core.hashing import UserHash
-from director.core.hosts import merge_rows
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
-from director.core.members import merge_member_rows
 from director.core.messages import HostRow, MemberRow
-from director.core.users import BUCKET_SHIFT, PINNED, User, merged, pack, rounded, unpack
+from director.core.users import BUCKET_SHIFT, User, merged, pack, rounded, unpack
 from director.types import Address, MemberId, UserKey
 
 CONTENT = ("users", "rows", "leases", "members")
@@ -127,28 +124,15 @@ class Store:
             old = self.users.get(record.key)
             self.users[record.key] = record if old is None else merged(old, record)
 
-    def swap(self, number: int, blob: bytes, unix: float) -> bytes:
-        """Write a bucket; gives what the writer loses to: records there that say more than his.
+    def bucket(self, number: int) -> bytes:
+        """What a bucket holds, by key."""
+        return pack(sorted(user for key, user in self.users.items() if key >> BUCKET_SHIFT == number))
 
-        unix: who is gone by then is no more, unless he is written."""
-        there = [record for key, record in self.users.items() if key >> BUCKET_SHIFT == number]
-        for record in there:
-            if not record.flags & PINNED and record.seen + 2 * EXPIRE <= unix:
-                del self.users[record.key]
+    def put_bucket(self, number: int, blob: bytes) -> None:
+        """Replace a bucket: the writer has merged what was there."""
+        for user in unpack(self.bucket(number)):
+            del self.users[user.key]
         self.merge(blob)
-        mine = {record.key: record for record in unpack(blob)}
-        there = [record for key, record in self.users.items() if key >> BUCKET_SHIFT == number]
-        return pack(record for record in there if record != mine.get(record.key))
-
-    def merge_members(self, rows: Iterable[MemberRow]) -> None:
-        for row in rows:
-            old = self.members.get(row.member)
-            self.members[row.member] = row if old is None else merge_member_rows(old, row)
-
-    def merge_hosts(self, rows: Iterable[HostRow]) -> None:
-        for row in rows:
-            old = self.rows.get(row.address)
-            self.rows[row.address] = row if old is None else merge_rows(old, row)
 
 
 @cache

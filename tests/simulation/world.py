@@ -80,9 +80,20 @@ from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.member import Identity
-from director.core.messages import Hosts, KickRound, MoveRound, NearRound, RingMessage, Token, Users
+from director.core.messages import (
+    HostRow,
+    Hosts,
+    KickRound,
+    MemberRow,
+    MoveRound,
+    NearRound,
+    RingMessage,
+    Token,
+    Users,
+)
 from director.core.names import NameTable
 from director.core.order import join_member, split_member
+from director.core.stamps import AHEAD
 from director.core.users import BUCKET_SHIFT, is_alive, pack, unpack
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire.hotpath import Assigner, UserTable
@@ -110,6 +121,12 @@ class Node:
         self.up = self.frozen = self.loaded = False
         self.frozen_at = self.thawed_at = 0.0
         self.skew = 0.0
+        self.last_unix = self.written = 0.0
+        """Its clock when something last happened; and when its files were last written, by its clock."""
+        self.seen_rows: dict[Any, HostRow] = {}
+        self.seen_members: dict[str, MemberRow] = {}
+        self.seen_buckets: dict[int, bytes] = {}
+        """What of the store this life has merged or written: its versions."""
         self.incarnation = 0
         self.identity: dict[str, Any] = {}
         """What differs from the usual in its `Identity`."""
@@ -140,6 +157,8 @@ class Node:
     def start(self) -> None:
         world = self.world
         self.incarnation = world.next_number()
+        self.written = max(self.written, self.last_unix)
+        self.seen_rows, self.seen_members, self.seen_buckets = {}, {}, {}
         self.up, self.frozen, self.loaded, self.inbox, self.timer = True, False, False, [], None
         self.thawed_at = world.now
         fields: dict[str, Any] = {
@@ -162,6 +181,8 @@ class Node:
             world.settings_of_core,
         )
         world.log(self, "started", {})
+        if self.unix + AHEAD < self.written:
+            self.core.clock.doubt(Now(world.now, self.unix))
         if self.store.up:
             self.load(first=True)
         self.handle(Started())
@@ -173,16 +194,21 @@ class Node:
     def load(self, *, first: bool = False) -> None:
         """Read the store, for the first time or again: read and merge, then write (ring-rules 31)."""
         self.loaded = True
-        self.handle(StoredHosts(tuple(self.store.rows.values())))
-        self.handle(StoredMembers(tuple(self.store.members.values())))
+        self.read_tables()
         if first and self.world.load_takes:
             self.handle(StoreOpened())
             self.later(self.world.load_takes, self.load_users)
         else:
             self.load_users()
         self.renew()
-        self.store.merge_hosts(self.core.hosts.rows.values())
-        self.store.merge_members(self.core.members.rows.values())
+        self.write_hosts()
+        self.write_members()
+
+    def read_tables(self) -> None:
+        """What others have written of hosts and directors, and ourselves."""
+        self.seen_rows, self.seen_members = dict(self.store.rows), dict(self.store.members)
+        self.handle(StoredHosts(tuple(self.seen_rows.values())))
+        self.handle(StoredMembers(tuple(self.seen_members.values())))
 
     def load_users(self) -> None:
         if self.store_answers():
@@ -201,10 +227,13 @@ class Node:
             self.handle(BucketsRead(None))
 
     def swap(self, number: int) -> None:
-        """Write a bucket, and take in what others have written there."""
-        lost = self.store.swap(number, self.users.stored_bucket(number), self.unix)
-        if lost:
-            self.handle(StoredUsers(lost))
+        """Write a bucket by compare-and-swap: what others have written there since is merged first."""
+        there = self.store.bucket(number)
+        if there != self.seen_buckets.get(number, b""):
+            self.handle(StoredUsers(there))
+        blob = self.users.stored_bucket(number)
+        self.store.put_bucket(number, blob)
+        self.seen_buckets[number] = blob
 
     def every(self, seconds: float, call: Callable[[], None]) -> None:
         """For the rest of this life; not while frozen."""
@@ -249,6 +278,7 @@ class Node:
             self.inbox.append(event)
             return
         now = Now(self.world.now, self.unix)
+        self.last_unix = now.unix
         self.run(self.core.handle(event, now))
         deadline = self.core.next_deadline()
         self.busy_turns = self.busy_turns + 1 if deadline == 0.0 else 0
@@ -358,15 +388,30 @@ class Node:
 
     def store_hosts(self) -> None:
         if self.store_answers():
-            self.store.merge_hosts(self.core.hosts.rows.values())
-            if self.store.rows != self.core.hosts.rows:
-                self.later(0.0, lambda: self.handle(StoredHosts(tuple(self.store.rows.values()))))
+            self.later(0.0, self.write_hosts)
 
     def store_members(self) -> None:
         if self.store_answers():
-            self.store.merge_members(self.core.members.rows.values())
-            if self.store.members != self.core.members.rows:
-                self.later(0.0, lambda: self.handle(StoredMembers(tuple(self.store.members.values()))))
+            self.later(0.0, self.write_members)
+
+    def write_hosts(self) -> None:
+        """By compare-and-swap: what others have written since is merged first."""
+        if not self.store_answers():
+            return
+        if self.store.rows != self.seen_rows:
+            self.seen_rows = dict(self.store.rows)
+            self.handle(StoredHosts(tuple(self.seen_rows.values())))
+        self.store.rows = self.core.hosts.rows.copy()
+        self.seen_rows = dict(self.store.rows)
+
+    def write_members(self) -> None:
+        if not self.store_answers():
+            return
+        if self.store.members != self.seen_members:
+            self.seen_members = dict(self.store.members)
+            self.handle(StoredMembers(tuple(self.seen_members.values())))
+        self.store.members = self.core.members.rows.copy()
+        self.seen_members = dict(self.store.members)
 
     def persist(self, effect: Persist) -> None:
         if self.store_answers():
@@ -456,8 +501,7 @@ class Node:
     def watch(self) -> None:
         if self.core.partial and self.store.up:
             self.handle(StoredUsers(pack(self.store.users.values())))
-            self.handle(StoredHosts(tuple(self.store.rows.values())))
-            self.handle(StoredMembers(tuple(self.store.members.values())))
+            self.read_tables()
 
     def renew(self) -> None:
         """Write the own lease, then read the others' (ring-rules 15)."""

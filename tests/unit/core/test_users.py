@@ -657,3 +657,89 @@ def test_users_of_a_great_many_hosts_are_counted(hot: HotPath) -> None:
         for number, host in enumerate(hosts):
             users.put(User(UserKey(turn << 40 | number << 52 | 1 << 32), host, Stamp(NOW), NOW, 0))
     assert users.counts(0, 4096, unix=NOW) == dict.fromkeys(hosts, 2)
+
+
+# Times that are ahead
+
+
+def test_records_with_times_that_are_ahead_are_found(hot: HotPath) -> None:
+    honest = [user(key=1, decided=NOW, seen=NOW + 9), user(key=2, decided=NOW + 5, seen=0)]
+    ahead = [
+        user(key=3, decided=NOW + 6),
+        user(key=4, seen=NOW + 10),
+        user(key=5, decided=LATEST, seen=LATEST),
+    ]
+    users = hot.UserTable(EXPIRE)
+    assert users.ahead(pack([*honest, *ahead]), NOW + 5, NOW + 9) == pack(ahead)
+    assert users.ahead(pack(honest), NOW + 5, NOW + 9) == users.ahead(b"", 0, 0) == b""
+    assert users.ahead(pack(ahead), LATEST, LATEST) == b""
+
+
+def test_each_time_that_is_ahead_is_clipped_by_itself(hot: HotPath) -> None:
+    records = pack(
+        [user(key=1, decided=NOW + 6, seen=NOW), user(key=2, seen=LATEST, flags=PINNED), user(key=3)]
+    )
+    clipped = hot.UserTable(EXPIRE).clipped(records, NOW + 5, NOW + 9, NOW + 4)
+    assert list(unpack(clipped)) == [
+        user(key=1, decided=NOW + 4, seen=NOW),
+        user(key=2, seen=NOW + 4, flags=PINNED),
+        user(key=3),
+    ]
+    assert records != clipped  # what was given is not changed
+
+
+@pytest.mark.parametrize("method", ["ahead", "clipped"])
+def test_half_a_record_is_not_judged(hot: HotPath, method: str) -> None:
+    times = (0, 0) if method == "ahead" else (0, 0, 0)
+    with pytest.raises(ValueError, match="23 bytes"):
+        getattr(hot.UserTable(EXPIRE), method)(bytes(23), *times)
+
+
+def test_a_bucket_is_clipped_in_place_and_is_to_be_written_and_is_not_announced(hot: HotPath) -> None:
+    honest, ahead = user(key=1), user(key=2, decided=LATEST, seen=LATEST, flags=BY_HAND)
+    moving, other = user(key=3, decided=LATEST, flags=MOVING), user(key=TOP, decided=LATEST)
+    users = table(hot, honest, ahead, moving, other)
+    users.take_displaced()
+    before = users.digest(0, NOW)
+    new = ahead._replace(decided=Stamp(NOW + 4), seen=NOW + 4)
+    assert users.clip(0, NOW + 5, NOW + 9, NOW + 4) == pack([new])
+    assert list(unpack(users.bucket(0))) == [honest, new, moving]
+    assert users.get(UserKey(TOP)) == other
+    assert users.digest(0, NOW) != before
+    assert (users.take_dirty(), users.has_changes, users.has_displaced) == ([0], False, False)
+
+
+def test_a_bucket_with_nothing_ahead_is_not_written(hot: HotPath) -> None:
+    users = table(hot, user())
+    assert users.clip(0, NOW, NOW, NOW - 1) == b""
+    assert users.take_dirty() == []
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(
+        st.builds(
+            user,
+            key=st.integers(0, 1 << 52 | 3),
+            decided=st.integers(0, LATEST),
+            seen=st.integers(0, LATEST),
+            flags=st.integers(0, 7),
+        ),
+        max_size=20,
+        unique_by=lambda one: one.key,
+    ),
+    st.integers(0, LATEST),
+    st.integers(0, LATEST),
+    st.integers(0, LATEST),
+)
+def test_both_twins_clip_the_same(
+    fast: HotPath, users: list[User], decided: int, seen: int, latest: int
+) -> None:
+    one, other = table(PURE, *users), table(fast, *users)
+    records = pack(users)
+    assert one.ahead(records, decided, seen) == other.ahead(records, decided, seen)
+    assert one.clipped(records, decided, seen, latest) == other.clipped(records, decided, seen, latest)
+    for number in (0, 1):
+        clipped = one.clip(number, decided, seen, latest)
+        assert clipped == other.clip(number, decided, seen, latest)
+        assert one.bucket(number) == other.bucket(number)

@@ -6,6 +6,7 @@ import pytest
 
 from director.core.addresses import host_id
 from director.core.messages import HostRow, MemberRow
+from director.core.stamps import Bound
 from director.core.users import BY_HAND, PINNED, User
 from director.statetools.lines import (
     NameLine,
@@ -15,6 +16,7 @@ from director.statetools.lines import (
     flag_names,
     host_line,
     host_row,
+    is_ahead,
     key_of,
     member_line,
     member_row,
@@ -25,6 +27,7 @@ from director.statetools.lines import (
 from director.types import Address, HostId, Stamp, UserKey
 
 LATEST = 2_000_000_000
+BOUND = Bound(LATEST - 10, LATEST - 14, LATEST, LATEST + 300)
 ALICE = UserLine(
     key="0000000700000001",
     hash=7,
@@ -52,7 +55,7 @@ def test_a_user_is_one_object_with_words_for_flags_and_nothing_for_what_is_not_k
 def test_a_user_is_read_as_he_was_written() -> None:
     line = decode(encode(ALICE))
     assert line == ALICE
-    assert user_record(ALICE, LATEST) == User(
+    assert user_record(ALICE, BOUND) == User(
         UserKey(7 << 32 | 1), HostId(ALICE.host_id), Stamp(ALICE.decided), ALICE.seen, BY_HAND | PINNED
     )
     assert flag_names(BY_HAND | PINNED) == ALICE.flags
@@ -61,8 +64,8 @@ def test_a_user_is_read_as_he_was_written() -> None:
 def test_rows_of_hosts_and_members_are_read_as_they_were_written() -> None:
     host = HostRow("10.1.0.1", "imap", False, 5, "gold", 6, 50, 7, False, 8)
     member = MemberRow("10.0.0.1:9090", False, 9)
-    assert host_row(host_line(host)) == host
-    assert member_row(member_line(member)) == member
+    assert host_row(host_line(host), BOUND) == host
+    assert member_row(member_line(member), BOUND) == member
 
 
 def test_a_name_that_is_no_utf8_survives_as_base64() -> None:
@@ -82,15 +85,35 @@ def test_a_name_that_is_no_utf8_survives_as_base64() -> None:
         ({"hash": 8}, "hash 8 is not that of key 0000000700000001, which is 7"),
         ({"host": "10.1.0.2"}, "is not that of host 10.1.0.2"),
         ({"host": None, "host_id": 1 << 32}, "is not in 0..4294967295"),
-        ({"decided": LATEST + 1}, "decided 2000000001 is not in 0..2000000000"),
-        ({"decided": -1}, "decided -1 is not in"),
-        ({"seen": 1 << 32}, "seen 4294967296 is not in"),
+        ({"decided": -1}, "decided -1, seen 1795000900: no time is below 0"),
+        ({"seen": -1}, "seen -1: no time is below 0"),
         ({"flags": ["nailed"]}, "flag 'nailed': there are moving, by_hand, pinned"),
     ],
 )
 def test_a_user_that_cannot_be_right_is_refused(fields: dict[str, object], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        user_record(changed(**fields), LATEST)
+        user_record(changed(**fields), BOUND)
+
+
+@pytest.mark.parametrize("far", [LATEST + 301, 1 << 32, 1 << 63])
+def test_times_far_ahead_are_clipped_and_what_the_line_says_is_kept(far: int) -> None:
+    line = changed(decided=far, seen=far)
+    user = user_record(line, BOUND)
+    assert is_ahead(line, BOUND)
+    assert user == user_record(ALICE, BOUND)._replace(decided=Stamp(LATEST - 10), seen=LATEST - 10)
+    host = HostRow("10.1.0.1", "imap", False, 5, "gold", far, 50, 7, False, far)
+    assert is_ahead(host_line(host), BOUND)
+    clipped = host_row(host_line(host), BOUND)
+    assert clipped == HostRow("10.1.0.1", "imap", False, 5, "gold", LATEST - 14, 50, 7, False, LATEST - 14)
+    member = member_line(MemberRow("10.0.0.1:9090", False, far))
+    assert is_ahead(member, BOUND)
+    assert member_row(member, BOUND) == MemberRow("10.0.0.1:9090", False, LATEST - 14)
+
+
+def test_times_within_the_bound_stay() -> None:
+    line = changed(decided=LATEST, seen=LATEST + 300)
+    assert not is_ahead(line, BOUND)
+    assert (user_record(line, BOUND).decided, user_record(line, BOUND).seen) == (LATEST, LATEST + 300)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65536])
@@ -110,7 +133,7 @@ def test_what_is_no_line_is_a_value_error(text: bytes) -> None:
 def test_a_host_that_cannot_be_right_is_refused() -> None:
     row = HostRow("10.1.0.1", "", True, 0, "", 0, 2000, 0, True, 0)
     with pytest.raises(ValueError, match="weight 2000 is not in"):
-        host_row(host_line(row))
+        host_row(host_line(row), BOUND)
 
 
 def test_a_key_is_sixteen_hex_digits() -> None:

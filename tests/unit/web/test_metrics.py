@@ -43,6 +43,7 @@ NAMES = {
     "director_sockets_kept": "gauge",
     "director_warm_start_users": "gauge",
     "director_clock_skew_seconds": "gauge",
+    "director_stamps_clipped": "counter",
     "director_bugs": "counter",
     "director_log_dropped": "counter",
     "director_connections": "gauge",
@@ -119,6 +120,7 @@ def test_every_metric_is_there_with_its_documented_name_also_when_nothing_happen
         ({"warm_start_users": 20_000}, "director_warm_start_users", {}, 20_000),
         ({"warm_start_part": 0.25}, "director_warm_start_ratio", {}, 0.25),
         ({"sockets_kept": True}, "director_sockets_kept", {}, 1.0),
+        ({"stamps_clipped": {"ring": 2}}, "director_stamps_clipped_total", {"source": "ring"}, 2),
         (
             {"clock_skew": {"10.0.0.2:9090": -0.5}},
             "director_clock_skew_seconds",

@@ -1,0 +1,175 @@
+"""What comes from outside is brought within an hour of the own clock before it is merged (docs/ring.md,
+rule 45): host rows, rows of directors, users; from the ring, the store, the snapshot.
+
+The merge asks no clock, so directors that have taken the same record in at different moments may hold it with
+different times; the later one wins wherever they meet. A time that is only just too late is taken with the
+bound first, and as it came once the bound has passed it: another director may have taken it as it came.
+
+While the own clock is doubted (`ownclock.py`) nothing is clipped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+from director.core.counters import Counters
+from director.core.effects import Effect, Level, Log
+from director.core.hosts import HostTable
+from director.core.member import Neighbour
+from director.core.members import MemberTable, about
+from director.core.messages import HostRow, MemberRow
+from director.core.stamps import Bound, allowance, bound_at, clipped_host, clipped_member, latest_of
+from director.core.users import RECORD, UserTable, unpack
+from director.types import Address, Now
+
+RING = "ring"
+"""The source that has a name: the neighbour's. The others are `store`, `snapshot`, `memory`."""
+SAID_EVERY = 60.0
+"""Seconds from one line of the log about a source to the next."""
+WAITING = 10_000
+"""Rows and users that wait until the bound has passed them."""
+DUE = 500
+"""Of these, the ones that are merged in one turn of the loop."""
+
+Row = TypeVar("Row", HostRow, MemberRow)
+
+
+class Waiting(NamedTuple):
+    """What is to be merged as it came, and when, in monotonic seconds."""
+
+    due: float
+    what: HostRow | MemberRow | bytes
+
+
+class Admission:
+    def __init__(
+        self,
+        hosts: HostTable,
+        members: MemberTable,
+        users: UserTable,
+        counters: Counters,
+        max_clock_skew: float,
+    ) -> None:
+        self.doubted = False
+        """Whether the own clock may be wrong: no time is judged by it."""
+        self.has_work = False
+        """Whether `due` has left something over for the next turn."""
+        self._hosts, self._members, self._users, self._counters = hosts, members, users, counters
+        self._skew = max_clock_skew
+        self._waiting: deque[Waiting] = deque()
+        self._said: dict[str, tuple[float, int]] = {}
+        """By source: when the log named it, and how many were clipped since."""
+
+    def bound(self, now: Now) -> Bound | None:
+        """None: no time is judged."""
+        return None if self.doubted else bound_at(now.unix, self._users.expire, self._skew)
+
+    def hosts(
+        self, rows: Sequence[HostRow], source: Neighbour | str, now: Now
+    ) -> tuple[Sequence[HostRow], list[Effect]]:
+        """The rows as they are to be merged."""
+        return self._rows(
+            rows,
+            lambda row, bound: clipped_host(row, bound, self._hosts.rows.get(Address(row.address))),
+            source,
+            now,
+        )
+
+    def members(
+        self, rows: Sequence[MemberRow], source: Neighbour | str, now: Now
+    ) -> tuple[Sequence[MemberRow], list[Effect]]:
+        """The same for rows of the directors."""
+        return self._rows(
+            rows,
+            lambda row, bound: clipped_member(row, bound, self._members.rows.get(about(row))),
+            source,
+            now,
+        )
+
+    def users(self, records: bytes, source: Neighbour | str, now: Now) -> tuple[bytes, list[Effect]]:
+        """The same for records of users."""
+        bound = self.bound(now)
+        if bound is None:
+            return records, []
+        ahead = self._users.ahead(records, bound.decided, bound.seen)
+        if not ahead:
+            return records, []
+        clipped = self._users.clipped(records, bound.decided, bound.seen, bound.latest)
+        room = max(0, WAITING - len(self._waiting)) * RECORD.size
+        for user in unpack(ahead[:room]):
+            over = max(user.decided - bound.decided, user.seen - bound.seen)
+            self._wait(over, RECORD.pack(*user), now)
+        return clipped, self.count_users(ahead, source, now)
+
+    def due(self, now: Now) -> list[HostRow | MemberRow | bytes]:
+        """What the bound has passed by now, or one turn's share of it: to be merged once more, as it came."""
+        rows: list[HostRow | MemberRow | bytes] = []
+        records: list[bytes] = []
+        while self._waiting and self._waiting[0].due <= now.mono and len(rows) + len(records) < DUE:
+            what = self._waiting.popleft().what
+            if isinstance(what, bytes):
+                records.append(what)
+            else:
+                rows.append(what)
+        self.has_work = bool(self._waiting) and self._waiting[0].due <= now.mono
+        return [*rows, b"".join(records)] if records else rows
+
+    def next_deadline(self) -> float | None:
+        return self._waiting[0].due if self._waiting and not self.has_work else None
+
+    def _rows(
+        self,
+        rows: Sequence[Row],
+        clip: Callable[[Row, Bound], Row],
+        source: Neighbour | str,
+        now: Now,
+    ) -> tuple[Sequence[Row], list[Effect]]:
+        bound = self.bound(now)
+        if bound is None or all(latest_of(row) <= bound.decided for row in rows):
+            return rows, []
+        clipped = [clip(row, bound) for row in rows]
+        ahead = [row for row, new in zip(rows, clipped, strict=True) if row is not new]
+        for row in ahead:
+            self._wait(latest_of(row) - bound.decided, row, now)
+        kind = "hosts" if isinstance(rows[0], HostRow) else "directors"
+        return clipped, self.count(len(ahead), kind, max(map(latest_of, ahead)), source, now)
+
+    def _wait(self, over: int, what: HostRow | MemberRow | bytes, now: Now) -> None:
+        """over: seconds by which it is later than it may be. Where that is little, another director, whose
+        clock differs, may have taken it as it is."""
+        if over <= allowance(self._skew) and len(self._waiting) < WAITING:
+            # Each waits the longest time, so that they come in order.
+            self._waiting.append(Waiting(now.mono + allowance(self._skew) + 1, what))
+
+    def count_users(self, ahead: bytes, source: Neighbour | str, now: Now) -> list[Effect]:
+        """ahead: records of users that were clipped."""
+        first = next(unpack(ahead[: RECORD.size]))
+        return self.count(len(ahead) // RECORD.size, "users", max(first.decided, first.seen), source, now)
+
+    def count(
+        self, number: int, kind: str, latest: int | None, source: Neighbour | str, now: Now
+    ) -> list[Effect]:
+        """Count what was clipped, and name its source, once a minute each.
+
+        latest: one of the times; None: not known."""
+        if not number:
+            return []
+        label, peer = (source, None) if isinstance(source, str) else (RING, source.name())
+        counted = self._counters.stamps_clipped
+        counted[label] = counted.get(label, 0) + number
+        at, left_out = self._said.get(peer or label, (float("-inf"), 0))
+        if now.mono < at + SAID_EVERY:
+            self._said[peer or label] = at, left_out + number
+            return []
+        self._said[peer or label] = now.mono, 0
+        fields: dict[str, object] = {
+            "source": label,
+            "peer": peer,
+            kind: number,
+            "ahead": None if latest is None else f"{latest - int(now.unix)} s",
+            "before": left_out or None,
+            "note": "taken as one hour ahead of this clock; what they say is kept",
+        }
+        return [Log(Level.WARNING, "stamps_clipped", fields)]

@@ -1,0 +1,160 @@
+"""Whether the own clock may be wrong, and what becomes of the own tables once it is known to be right.
+
+A clock that was set back was wrong before, or is wrong now: a director alone cannot tell. So from that
+moment, and after a start at which a file is younger than the clock, the clock is *doubted*: no time is judged
+by it (docs/ring.md, rule 46). Otherwise a director whose clock is years behind would take its store for a
+forgery, and what operators changed would lose to what others know from before.
+
+    right --set back by BACK, or started before a file was written--> doubted
+    doubted --a neighbour's clock agrees, it is set right again, or an hour without another step--> right
+
+With the return to right the own tables are brought within the bound: hosts and directors at once, users in
+slices, before they are compared with neighbours. What was changed is passed on: the later time wins, so that
+directors whose clocks were set back at different moments come to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from director.core.admission import Admission
+from director.core.effects import Effect, Level, Log, Send
+from director.core.hosts import HostTable
+from director.core.intake import Intake
+from director.core.members import MemberTable, about
+from director.core.messages import HostRow, MemberRow, Users
+from director.core.ring import Ring
+from director.core.stamps import Bound, clipped_host, clipped_member
+from director.core.tables import Tables
+from director.core.users import BUCKETS, UserTable
+from director.types import Address, Now
+
+BACK = 60.0
+"""Seconds by which a clock may be set back and is not doubted: nothing is an hour ahead because of it."""
+DOUBTED = 3600.0
+"""Seconds after which a clock that nobody has agreed with, and that was not set again, is believed."""
+AGAIN = 60.0
+"""Seconds until users are looked through once more: who was being moved is left alone the first time."""
+SLICE = 100_000
+"""Bytes of records changed in one turn of the loop: 4,500 users."""
+SCANNED = 64
+"""Buckets looked at in one turn of the loop."""
+MEMORY = "memory"
+"""The source of what was in the own tables."""
+
+
+class OwnClock:
+    def __init__(
+        self,
+        admission: Admission,
+        tables: Tables,
+        intake: Intake,
+        hosts: HostTable,
+        members: MemberTable,
+        users: UserTable,
+        ring: Ring,
+    ) -> None:
+        self._admission, self._tables, self._intake = admission, tables, intake
+        self._hosts, self._members, self._users, self._ring = hosts, members, users, ring
+        self._highest = self._last = float("-inf")
+        """Unix time less monotonic time: the highest since the own tables were within the bound; the last."""
+        self._doubted_at = self._until = 0.0
+        self._bound: Bound | None = None
+        self._bucket = BUCKETS
+        self._again: float | None = None
+
+    @property
+    def doubted(self) -> bool:
+        return self._admission.doubted
+
+    @property
+    def walking(self) -> bool:
+        """Users are being brought within the bound: they are compared with those of others after that."""
+        return self._bucket < BUCKETS and self._again is not None
+
+    @property
+    def has_work(self) -> bool:
+        return self._bucket < BUCKETS or self._admission.has_work
+
+    def next_deadline(self) -> float | None:
+        deadlines = [self._again, self._admission.next_deadline()]
+        if self._admission.doubted:
+            deadlines.append(self._until)
+        return min((at for at in deadlines if at is not None), default=None)
+
+    def doubt(self, now: Now) -> None:
+        """The clock is earlier than a moment that has been."""
+        self._admission.doubted = True
+        self._doubted_at, self._until = now.mono, now.mono + DOUBTED
+
+    def look(self, now: Now) -> list[Effect]:
+        """The clock says `now`: was it set?"""
+        offset = now.unix - now.mono
+        stepped = abs(offset - self._last) > BACK
+        self._last = offset
+        if not self._admission.doubted:
+            if offset >= self._highest - BACK:
+                self._highest = max(offset, self._highest)
+                return []
+            self.doubt(now)
+            note = "no time is judged by it until the clock of another director agrees, or for an hour"
+            return [
+                Log(Level.WARNING, "clock_set_back", {"seconds": round(self._highest - offset), "note": note})
+            ]
+        if stepped:
+            self._until = now.mono + DOUBTED
+        if now.mono >= self._until or offset >= self._highest - BACK > float("-inf"):
+            return self._believed(now)
+        return []
+
+    def agreed(self, now: Now, *, since: float) -> list[Effect]:
+        """The clock of another director agrees with ours; it was asked after `since` (monotonic seconds)."""
+        if not self._admission.doubted or since < self._doubted_at:
+            return []
+        return self._believed(now)
+
+    def _believed(self, now: Now) -> list[Effect]:
+        self._admission.doubted = False
+        self._highest = now.unix - now.mono
+        bound = self._admission.bound(now)
+        assert bound is not None
+        self._bound, self._bucket, self._again = bound, 0, now.mono + AGAIN
+        hosts = [clipped_host(row, bound, None) for row in self._hosts.rows.values()]
+        hosts = [row for row in hosts if row is not self._hosts.rows[Address(row.address)]]
+        members = [clipped_member(one, bound, None) for one in self._members.rows.values()]
+        members = [one for one in members if one is not self._members.rows[about(one)]]
+        effects = self._tables.retimed(hosts, members, now)
+        effects += self._admission.count(len(hosts), "hosts", None, MEMORY, now)
+        return effects + self._admission.count(len(members), "directors", None, MEMORY, now)
+
+    def turn(self, now: Now) -> list[Effect]:
+        """A slice of what takes long, and what has waited for the bound."""
+        effects: list[Effect] = []
+        for what in self._admission.due(now):
+            match what:
+                case HostRow():
+                    effects += self._tables.merge_hosts([what], MEMORY, now)
+                case MemberRow():
+                    effects += self._tables.merge_members([what], MEMORY, now)
+                case _:
+                    effects += self._intake.merge(what, MEMORY, now, started=True)
+        if self._again is not None and now.mono >= self._again and self._bucket >= BUCKETS:
+            self._again, self._bucket = None, 0
+        return effects + self._walk(now)
+
+    def _walk(self, now: Now) -> list[Effect]:
+        bound, scanned = self._bound, 0
+        clipped: list[bytes] = []
+        while bound is not None and self._bucket < BUCKETS and scanned < SCANNED and _size(clipped) < SLICE:
+            clipped.append(self._users.clip(self._bucket, bound.decided, bound.seen, bound.latest))
+            self._bucket += 1
+            scanned += 1
+        records = b"".join(clipped)
+        if not records:
+            return []
+        effects = self._admission.count_users(records, MEMORY, now)
+        return effects + [Send(n.link, [Users(records)]) for n in self._ring.live_links()]
+
+
+def _size(parts: Sequence[bytes]) -> int:
+    return sum(map(len, parts))

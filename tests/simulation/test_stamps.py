@@ -1,0 +1,291 @@
+"""Stamps far in the future, said by a neighbour or found in a store: links stay up, and operators decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from director.core.addresses import host_id
+from director.core.events import Received, StoredUsers
+from director.core.messages import HostRow, Hosts, MemberRow, Members, RingMessage, Users
+from director.core.stamps import AHEAD, latest_of
+from director.core.users import BUCKETS, LATEST, User, pack, unpack
+from director.types import Address, MemberId, Stamp, UserKey
+from tests.simulation.parts import EXPIRE
+from tests.simulation.world import HASH, Node, World
+
+HOST = Address("127.0.1.1")
+D9 = MemberId("127.0.0.99:9090")
+YEAR = 365.25 * 86400
+USERS = [f"user{i}" for i in range(40)]
+ROW = HostRow(HOST, "", True, 0, "", 0, 100, 0, True, 0)
+
+
+def ring(directors: int = 2, store: str = "own") -> World:
+    return World(directors, store=store).start().run_until_in_sync(1.0)
+
+
+def forge(world: World, sender: str, receiver: str, *messages: RingMessage) -> None:
+    """One director says something to another that it does not believe itself."""
+    to, liar = world.node(receiver), world.node(sender)
+    link = next(link for link, wire in to.links.items() if liar in (wire.dialler, wire.acceptor))
+    to.handle(Received(link, list(messages)))
+
+
+def forged(**fields: Any) -> Hosts:
+    return Hosts([msgspec.structs.replace(ROW, **fields)])
+
+
+def row(node: Node) -> HostRow:
+    return node.core.hosts.rows[HOST]
+
+
+STAMPS = ("present_at", "tag_at", "weight_at", "up_at")
+
+
+@pytest.mark.parametrize("stamp", STAMPS)
+def test_after_a_stamp_at_the_maximum_an_operator_still_changes_the_host(stamp: str) -> None:
+    world = ring(3)
+    links = {node: set(node.links) for node in world.nodes.values()}
+    forge(world, "d3", "d1", forged(**{stamp: LATEST}))
+    world.run(0.5).run_until_in_sync(2.0)
+    changed = world.change("d2", HOST, weight=7, up=False, tag="gold", retag=True)
+    world.run(0.5).run_until_in_sync(2.0)
+    assert changed.done is not None
+    assert {node: set(node.links) for node in world.nodes.values()} == links
+    assert [(row(n).weight, row(n).up, row(n).tag) for n in world.nodes.values()] == [(7, False, "gold")] * 3
+    assert world.differences() == []
+
+
+def test_a_host_that_is_absent_at_the_maximum_is_added_again() -> None:
+    world = ring()
+    forge(world, "d2", "d1", forged(present=False, present_at=LATEST))
+    world.run(0.5).run_until_in_sync(2.0)
+    added = world.change("d1", HOST, add=True, weight=50)
+    world.run(0.5).run_until_in_sync(2.0)
+    assert added.done is not None
+    assert all(row(node).present and row(node).weight == 50 for node in world.nodes.values())
+    replies = world.logins(USERS, "d1")
+    assert HOST in {reply.host for reply in replies}
+
+
+def test_a_director_that_was_added_at_the_maximum_is_removed() -> None:
+    world = ring(3)
+    d3 = world.node("d3").member
+    forge(world, "d2", "d1", Members([MemberRow(d3, True, LATEST)]))
+    world.run(1.0)
+    removed = world.change_member("d1", "d3", remove=True)
+    world.run(2.0)
+    assert removed.done is not None
+    assert all(d3 not in world.node(name).core.members.listed() for name in ("d1", "d2"))
+
+
+def test_a_forged_row_is_counted_and_its_source_is_named_once_a_minute() -> None:
+    world = ring(3)
+    for weight in (1, 2, 3):
+        forge(world, "d3", "d1", forged(weight=weight, weight_at=LATEST))
+        world.run(1.0)
+    d1, d3 = world.node("d1"), world.node("d3")
+    said = [line for line in world.lines if "d1 stamps_clipped" in line]
+    assert len(said) == 1
+    assert f"'source': 'ring', 'peer': '{d3.member}', 'hosts': 1" in said[0]
+    assert d1.core.counters.stamps_clipped == {"ring": 3}
+    world.run(60.0)
+    forge(world, "d3", "d1", forged(weight=4, weight_at=LATEST))
+    said = [line for line in world.lines if "d1 stamps_clipped" in line]
+    assert len(said) == 2
+    assert "'before': 2" in said[1]
+
+
+def test_a_row_that_is_repeated_with_a_forged_stamp_holds_up_no_new_user() -> None:
+    world = ring(3)
+    forge(world, "d3", "d1", forged(present_at=LATEST))
+    world.run(0.5).run_until_in_sync(2.0)
+    for _ in range(10):
+        world.run(1.0)
+        forge(world, "d3", "d1", forged(present_at=LATEST))
+        assert world.in_sync()
+    assert world.differences() == []
+
+
+@pytest.mark.parametrize("skews", [(0.9, -0.9, 0.0), (-0.9, 0.9, 0.5), (0.0, 0.9, -0.9)])
+@pytest.mark.parametrize("stamp", [LATEST, 0, 1, 2, 3, 4, 5])
+def test_directors_whose_clocks_differ_agree_on_what_was_clipped(
+    skews: tuple[float, ...], stamp: int
+) -> None:
+    """Also where the stamp is within the bound by one clock and beyond it by another."""
+    world = World(3)
+    for node, skew in zip(world.nodes.values(), skews, strict=True):
+        node.skew = skew
+    world.start().run_until_in_sync(1.0)
+    limit = int(world.node("d1").unix) + AHEAD + 12
+    at = stamp if stamp == LATEST else limit - 2 + stamp
+    key = HASH.key(b"alice")
+    record = pack([User(key, host_id(HOST), Stamp(at), min(at + EXPIRE // 3, LATEST), 0)])
+    messages = [forged(present=False, present_at=at), Users(record), Members([MemberRow(D9, False, at)])]
+    forge(world, "d2", "d1", *messages)
+    world.run(0.3)
+    forge(world, "d1", "d3", *messages)
+    world.run(7.0).run_until_in_sync(2.0)
+    nodes = list(world.nodes.values())
+    assert all(node.core.hosts.rows == nodes[0].core.hosts.rows for node in nodes)
+    assert all(node.core.members.rows == nodes[0].core.members.rows for node in nodes)
+    assert {node.users.get(key) for node in nodes} == {nodes[0].users.get(key)}
+    assert not row(nodes[0]).present
+    assert row(nodes[0]).present_at <= limit + 7
+    assert world.differences() == []
+
+
+def test_a_user_with_a_stamp_at_the_maximum_is_moved_and_expires() -> None:
+    world = ring(3)
+    world.login("alice", "d1")
+    world.run(0.1)
+    key = HASH.key(b"alice")
+    there = world.node("d1").users.get(key)
+    assert there is not None
+    other = next(one.address for one in world.settings if host_id(one.address) != there.host)
+    forge(world, "d3", "d1", Users(pack([there._replace(decided=Stamp(LATEST), seen=LATEST)])))
+    world.run(0.1)
+    moved = world.move("d2", "alice", other)
+    world.run(10.0)
+    assert moved.users is not None
+    assert world.where("alice") == {other}
+    world.run(AHEAD + 4 * EXPIRE)
+    assert [node.users.get(key) for node in world.nodes.values()] == [None] * 3
+
+
+def step(world: World, seconds: float, *names: str) -> None:
+    """Set the clocks of these directors."""
+    for name in names:
+        world.node(name).skew += seconds
+
+
+@pytest.mark.parametrize("seconds", [3700.0, 86400.0, 10 * YEAR])
+def test_a_director_whose_clock_was_ahead_comes_to_what_the_others_have(seconds: float) -> None:
+    world = ring(3)
+    world.logins(USERS, "d1")
+    step(world, seconds, "d3")
+    world.run(8.0)
+    world.change("d3", HOST, weight=7)
+    world.logins([f"other{i}" for i in range(40)], "d3")
+    world.run(30.0)
+    step(world, -seconds, "d3")
+    world.run(10.0).run_until_in_sync(10.0)
+    world.run(EXPIRE / 3)
+    assert world.differences() == []
+    assert_within_bound(world)
+    changed = world.change("d1", HOST, weight=8)
+    world.run(1.0)
+    assert changed.done is not None
+    assert {row(node).weight for node in world.nodes.values()} == {8}
+
+
+@pytest.mark.parametrize("seconds", [3700.0, 86400.0, 10 * YEAR])
+@pytest.mark.parametrize("apart", [0.0, 0.7, 5.0])
+def test_directors_whose_clocks_were_all_ahead_agree_once_they_are_set_right(
+    seconds: float, apart: float
+) -> None:
+    world, more = ring(3), [f"other{i}" for i in range(40)]
+    step(world, seconds, "d1", "d2", "d3")
+    world.run(3.0).run_until_in_sync(10.0)
+    world.logins(USERS, "d1")
+    world.change("d2", HOST, weight=7, up=False)
+    world.run(3.0)
+    removed = world.change("d2", "127.0.1.2", remove=True)
+    world.run(3.0)
+    world.change("d2", "127.0.1.2", add=True)
+    world.run(10.0)
+    world.logins(more, "d1")
+    world.run(1.0)
+    assert removed.done is not None
+    before = {user: world.where(user) for user in more}
+    for node in world.nodes.values():
+        node.kicks.clear()
+    for name in ("d1", "d2", "d3"):
+        step(world, -seconds, name)
+        world.run(apart)
+    world.run(20.0).run_until_in_sync(10.0)
+    world.run(EXPIRE / 3)
+    assert world.differences() == []
+    assert_within_bound(world)
+    world.logins(more, "d3")
+    assert {user: world.where(user) for user in more} == before  # nobody is moved, and nobody is kicked
+    assert [node.kicks for node in world.nodes.values()] == [[], [], []]
+    assert {(row(node).weight, row(node).up) for node in world.nodes.values()} == {(7, False)}
+    changed = world.change("d3", HOST, weight=8)
+    world.run(1.0)
+    assert changed.done is not None
+    assert {row(node).weight for node in world.nodes.values()} == {8}
+
+
+def test_what_operators_did_outlives_a_director_whose_clock_is_years_behind() -> None:
+    """It alone knows the last change; another director knows an earlier one, by a clock that is right."""
+    world = ring(2)
+    world.change("d1", HOST, weight=7)
+    world.run(5.0)
+    world.node("d2").crash()
+    world.run(10.0)
+    last = world.change("d1", HOST, weight=8)
+    world.run(5.0)
+    assert last.done is not None
+    step(world, -10 * YEAR, "d1")
+    world.run(30.0)
+    again = world.change("d1", HOST, up=False)
+    world.run(5.0)
+    assert again.done is not None
+    step(world, 10 * YEAR, "d1")
+    world.node("d2").start()
+    world.run(30.0).run_until_in_sync(10.0)
+    assert {(row(node).weight, row(node).up) for node in world.nodes.values()} == {(8, False)}
+    assert world.differences() == []
+
+
+def test_users_are_clipped_before_they_are_compared_with_a_neighbour() -> None:
+    world = ring(2)
+    d1, d2 = world.node("d1"), world.node("d2")
+    d1.crash()
+    world.cut("d1").run(10.0)
+    d1.written = d1.unix + 2 * AHEAD  # so it starts in doubt
+    d1.start()
+    world.run(3.0)
+    far = int(d1.unix) + 86400
+    keys = [UserKey((0xFFF << 52) + (number << 36)) for number in range(5000)]  # the last to be clipped
+    many = [User(key, host_id(HOST), Stamp(far), far, 0) for key in keys]
+    d1.handle(StoredUsers(pack(many)))
+    world.heal()
+    world.run(10.0).run_until_in_sync(10.0)
+    assert d1.core.counters.stamps_clipped == {"memory": 5000}
+    assert d2.core.counters.stamps_clipped == {}
+    assert len(d2.users) == 5000
+    assert world.differences() == []
+
+
+def test_a_director_that_starts_with_a_clock_behind_its_files_judges_no_time_before_another_agrees() -> None:
+    world = ring(2)
+    world.login("alice", "d1")
+    world.change("d1", HOST, weight=7)
+    world.run(5.0)
+    world.node("d1").crash()
+    step(world, -10 * YEAR, "d1")
+    world.node("d1").start()
+    world.run(5.0)
+    d1 = world.node("d1")
+    assert d1.core.clock.doubted
+    assert d1.core.counters.stamps_clipped == {}
+    step(world, 10 * YEAR, "d1")
+    world.run(10.0).run_until_in_sync(5.0)
+    assert not d1.core.clock.doubted
+    assert d1.core.counters.stamps_clipped == {}
+    assert row(d1).weight == 7
+    assert world.differences() == []
+
+
+def assert_within_bound(world: World) -> None:
+    for node in world.nodes.values():
+        limit = int(node.unix) + AHEAD + 12
+        rows = [*node.core.hosts.rows.values(), *node.core.members.rows.values()]
+        assert all(latest_of(one) <= limit for one in rows)
+        users = [user for number in range(BUCKETS) for user in unpack(node.users.bucket(number))]
+        assert all(one.decided <= limit and one.seen <= limit + EXPIRE // 3 for one in users)

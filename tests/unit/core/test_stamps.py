@@ -1,0 +1,80 @@
+"""How far ahead a time may be, and what becomes of those that are further ahead."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from director.core.hosts import merge_rows
+from director.core.messages import HostRow, MemberRow
+from director.core.stamps import AHEAD, Bound, after, bound_at, clipped_host, clipped_member
+from director.core.users import LATEST
+
+NOW = 1_795_000_000
+BOUND = bound_at(NOW, 900, 2.0)
+ROW = HostRow("10.1.0.1", "imap", True, 0, "gold", 0, 50, 0, False, 0)
+STAMPS = ("present_at", "tag_at", "weight_at", "up_at")
+
+
+def test_a_stamp_is_later_than_the_one_it_replaces_and_saturates() -> None:
+    assert after(NOW, 0) == NOW
+    assert after(NOW, NOW) == NOW + 1
+    assert after(NOW, NOW, 7) == NOW + 7
+    assert [after(NOW, LATEST, apart) for apart in (1, 7)] == [LATEST, LATEST]
+    assert after(LATEST + 6, 0) == LATEST
+
+
+def test_an_hour_ahead_is_the_bound_and_what_others_clip_by_their_clocks_is_below_it() -> None:
+    assert (
+        Bound(latest=NOW + AHEAD, hosts=NOW + AHEAD - 4, decided=NOW + AHEAD + 12, seen=NOW + AHEAD + 312)
+        == BOUND
+    )
+    for skew in (-2, 0, 2):
+        other = bound_at(NOW + skew, 900, 2.0)
+        assert other.latest <= BOUND.decided
+        assert other.hosts <= BOUND.latest  # a host is there before the users that are clipped elsewhere
+        assert other.hosts + 7 <= BOUND.decided  # and may be added again
+
+
+@pytest.mark.parametrize("unix", [-5.0, 0.0, LATEST - 10.0, LATEST + 10.0, 1e12])
+def test_the_bound_fits_into_a_record_whatever_the_clock_says(unix: float) -> None:
+    assert all(0 <= time <= LATEST for time in bound_at(unix, 900, 2.0))
+
+
+@pytest.mark.parametrize("ahead", [0, 3, 6, 7, 8, 60, AHEAD])
+def test_honest_stamps_are_not_changed(ahead: int) -> None:
+    row = msgspec.structs.replace(ROW, **dict.fromkeys(STAMPS, NOW + ahead))
+    assert clipped_host(row, BOUND, None) is row
+    member = MemberRow("10.0.0.1:9090", True, NOW + ahead)
+    assert clipped_member(member, BOUND, None) is member
+
+
+@pytest.mark.parametrize("stamp", STAMPS)
+@pytest.mark.parametrize("far", [NOW + AHEAD + 13, LATEST, LATEST + 1, 1 << 63])
+def test_each_stamp_that_is_too_far_ahead_is_clipped_by_itself(stamp: str, far: int) -> None:
+    row = msgspec.structs.replace(ROW, **{stamp: far})
+    clipped = clipped_host(row, BOUND, None)
+    assert clipped == msgspec.structs.replace(ROW, **{stamp: BOUND.hosts})
+    assert clipped_host(clipped, BOUND, None) is clipped
+
+
+def test_the_rows_of_a_director_are_clipped_too() -> None:
+    assert clipped_member(MemberRow("10.0.0.1:9090", False, LATEST, "d1:9090"), BOUND, None) == MemberRow(
+        "10.0.0.1:9090", False, BOUND.hosts, "d1:9090"
+    )
+
+
+def test_what_is_repeated_with_a_stamp_far_ahead_changes_nothing_here() -> None:
+    mine = msgspec.structs.replace(ROW, **dict.fromkeys(STAMPS, NOW))
+    theirs = msgspec.structs.replace(ROW, **dict.fromkeys(STAMPS, LATEST))
+    assert merge_rows(mine, clipped_host(theirs, BOUND, mine)) == mine
+    member = MemberRow("10.0.0.1:9090", True, NOW)
+    assert clipped_member(msgspec.structs.replace(member, at=LATEST), BOUND, member) == member
+
+
+def test_what_is_from_the_configuration_here_becomes_an_operators_word_once() -> None:
+    theirs = msgspec.structs.replace(ROW, weight_at=LATEST)
+    first = merge_rows(ROW, clipped_host(theirs, BOUND, ROW))
+    later = bound_at(NOW + 100, 900, 2.0)
+    assert first.weight_at == BOUND.hosts
+    assert merge_rows(first, clipped_host(theirs, later, first)) == first
