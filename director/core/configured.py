@@ -209,7 +209,8 @@ def now_applied(
 
 def _agreed(same: bool, before: int, agrees: bool, stamp: int) -> int:
     """The stamp to remember of one attribute. same: the file says what it said before."""
-    if same and before != APART:
+    clipped = agrees and stamp < before  # the clock was set back since (docs/ring.md, rules 45 and 46)
+    if same and before != APART and not clipped:
         return before  # also where it is the same again: what came in between was not this file's doing
     return stamp if agrees else APART
 

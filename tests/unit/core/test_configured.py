@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from director.core.changes import Changes
 from director.core.configured import (
@@ -226,6 +227,20 @@ def test_another_tag_in_the_file_is_another_tag_in_the_table(cluster: Cluster) -
     for member in cluster.members:
         cluster.restart(member, gold)
     assert cluster.effective() == effect_of(gold)
+
+
+def test_a_file_goes_on_to_decide_after_its_stamps_were_clipped() -> None:
+    """The clock was ahead when it was applied, and was set back."""
+    clipped = HostRow(ONE, "", True, 2000, "", 0, 100, 2000, True, 0)
+    applied = [AppliedHost(ONE, True, 90_000, "", 0, 100, 90_000)]
+    again = now_applied(applied, file(one=100), {ONE: clipped})
+    assert again == [AppliedHost(ONE, True, 2000, "", 0, 100, 2000)]
+    (change,) = compare(again, file(one=50), {ONE: clipped})
+    assert change.outcome is Outcome.MADE
+    later = replace(clipped, weight=70, weight_at=2001)  # an operator's
+    assert now_applied(applied, file(one=100), {ONE: later})[0].weight_at == 90_000
+    (change,) = compare(again, file(one=50), {ONE: later})
+    assert change.outcome is Outcome.KEPT
 
 
 def test_what_is_not_known_to_be_applied_is_decided_by_the_file_where_no_operator_did() -> None:
