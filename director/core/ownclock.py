@@ -11,6 +11,10 @@ forgery, and what operators changed would lose to what others know from before.
 With the return to right the own tables are brought within the bound: hosts and directors at once, users in
 slices, before they are compared with neighbours. What was changed is passed on: the later time wins, so that
 directors whose clocks were set back at different moments come to the same.
+
+Should the clock be set forward to where the former stamps of hosts and directors are possible, it was wrong
+all the same, and so were those that agreed with it: they get their former stamps back, and what operators did
+since gets later ones. A director that was away in between undoes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +28,14 @@ from director.core.intake import Intake
 from director.core.members import MemberTable, about
 from director.core.messages import HostRow, MemberRow, Users
 from director.core.ring import Ring
-from director.core.stamps import Bound, clipped_host, clipped_member
+from director.core.stamps import (
+    Bound,
+    clipped_host,
+    clipped_member,
+    latest_of,
+    restored_host,
+    restored_member,
+)
 from director.core.tables import Tables
 from director.core.users import BUCKETS, UserTable
 from director.types import Address, Now
@@ -33,6 +44,8 @@ BACK = 60.0
 """Seconds by which a clock may be set back and is not doubted: nothing is an hour ahead because of it."""
 DOUBTED = 3600.0
 """Seconds after which a clock that nobody has agreed with, and that was not set again, is believed."""
+RESTORED = 10.0
+"""Seconds from a clock that was set forward to the return of former stamps: the clocks of others follow."""
 AGAIN = 60.0
 """Seconds until users are looked through once more: who was being moved is left alone the first time."""
 SLICE = 100_000
@@ -59,6 +72,10 @@ class OwnClock:
         self._highest = self._last = float("-inf")
         """Unix time less monotonic time: the highest since the own tables were within the bound; the last."""
         self._doubted_at = self._until = 0.0
+        self._hosts_before: dict[Address, HostRow] = {}
+        self._members_before: dict[str, MemberRow] = {}
+        """Rows as they were before they were clipped here."""
+        self._restore_at: float | None = None
         self._bound: Bound | None = None
         self._bucket = BUCKETS
         self._again: float | None = None
@@ -77,7 +94,7 @@ class OwnClock:
         return self._bucket < BUCKETS or self._admission.has_work
 
     def next_deadline(self) -> float | None:
-        deadlines = [self._again, self._admission.next_deadline()]
+        deadlines = [self._again, self._restore_at, self._admission.next_deadline()]
         if self._admission.doubted:
             deadlines.append(self._until)
         return min((at for at in deadlines if at is not None), default=None)
@@ -91,6 +108,8 @@ class OwnClock:
         """The clock says `now`: was it set?"""
         offset = now.unix - now.mono
         stepped = abs(offset - self._last) > BACK
+        if stepped and offset > self._last and (self._hosts_before or self._members_before):
+            self._restore_at = now.mono + RESTORED
         self._last = offset
         if not self._admission.doubted:
             if offset >= self._highest - BACK:
@@ -123,13 +142,33 @@ class OwnClock:
         hosts = [row for row in hosts if row is not self._hosts.rows[Address(row.address)]]
         members = [clipped_member(one, bound, None) for one in self._members.rows.values()]
         members = [one for one in members if one is not self._members.rows[about(one)]]
+        self._hosts_before |= {one: self._hosts.rows[one] for one in (Address(row.address) for row in hosts)}
+        self._members_before |= {one: self._members.rows[one] for one in map(about, members)}
         effects = self._tables.retimed(hosts, members, now)
         effects += self._admission.count(len(hosts), "hosts", None, MEMORY, now)
         return effects + self._admission.count(len(members), "directors", None, MEMORY, now)
 
+    def _restored(self, now: Now) -> list[Effect]:
+        """The former stamps that are possible again."""
+        bound = self._admission.bound(now)
+        if self._restore_at is None or now.mono < self._restore_at or bound is None:
+            return []
+        self._restore_at = None
+        hosts, members = [], []
+        for address, before in list(self._hosts_before.items()):
+            if latest_of(before) <= bound.decided:
+                hosts.append(restored_host(self._hosts.rows[address], before))
+                del self._hosts_before[address]
+        for name, member in list(self._members_before.items()):
+            if member.at <= bound.decided:
+                del self._members_before[name]
+                if name in self._members.rows:
+                    members.append(restored_member(self._members.rows[name], member))
+        return self._tables.retimed(hosts, members, now) if hosts or members else []
+
     def turn(self, now: Now) -> list[Effect]:
         """A slice of what takes long, and what has waited for the bound."""
-        effects: list[Effect] = []
+        effects = self._restored(now)
         for what in self._admission.due(now):
             match what:
                 case HostRow():

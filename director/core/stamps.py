@@ -95,6 +95,26 @@ def clipped_member(row: MemberRow, bound: Bound, mine: MemberRow | None) -> Memb
     return msgspec.structs.replace(row, at=_kept(mine.at, bound) if same and mine else bound.hosts)
 
 
+def restored_host(row: HostRow, before: HostRow) -> HostRow:
+    """A row that was clipped, with the stamps of `before`. What was decided since is later than those."""
+    stamps = {}
+    for stamp, values in _ATTRIBUTES.items():
+        was = getattr(before, stamp)
+        if was > getattr(row, stamp):
+            same = all(getattr(row, one) == getattr(before, one) for one in values)
+            stamps[stamp] = was if same else after(0, was)
+    return msgspec.structs.replace(row, **stamps)
+
+
+def restored_member(row: MemberRow, before: MemberRow) -> MemberRow:
+    """The same for a row of the directors."""
+    if row.at >= before.at:
+        return row
+    return msgspec.structs.replace(
+        row, at=before.at if row.present == before.present else after(0, before.at)
+    )
+
+
 def _kept(stamp: int, bound: Bound) -> int:
     return stamp if 0 < stamp <= bound.decided else bound.hosts
 

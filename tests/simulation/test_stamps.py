@@ -242,6 +242,31 @@ def test_what_operators_did_outlives_a_director_whose_clock_is_years_behind() ->
     assert world.differences() == []
 
 
+def test_a_director_that_was_away_undoes_nothing_after_all_clocks_were_years_behind() -> None:
+    world = ring(3)
+    world.change("d1", HOST, weight=7)
+    world.change("d1", "127.0.1.2", weight=5)
+    world.change_member("d1", "d3")
+    world.run(5.0)
+    world.node("d3").stop()
+    world.run(5.0)
+    world.change("d1", HOST, weight=8, up=False)
+    world.run(3.0)
+    step(world, -10 * YEAR, "d1", "d2")
+    world.run(30.0)
+    assert world.node("d1").core.counters.stamps_clipped.keys() == {"memory"}
+    world.change("d2", "127.0.1.2", weight=6)
+    world.run(3.0)
+    step(world, 10 * YEAR, "d1", "d2")
+    world.run(30.0)
+    world.node("d3").start()
+    world.run(20.0).run_until_in_sync(10.0)
+    assert world.differences() == []
+    for node in world.nodes.values():
+        assert (row(node).weight, row(node).up) == (8, False)
+        assert node.core.hosts.rows[Address("127.0.1.2")].weight == 6
+
+
 def test_users_are_clipped_before_they_are_compared_with_a_neighbour() -> None:
     world = ring(2)
     d1, d2 = world.node("d1"), world.node("d2")

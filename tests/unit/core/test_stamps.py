@@ -7,7 +7,16 @@ import pytest
 
 from director.core.hosts import merge_rows
 from director.core.messages import HostRow, MemberRow
-from director.core.stamps import AHEAD, Bound, after, bound_at, clipped_host, clipped_member
+from director.core.stamps import (
+    AHEAD,
+    Bound,
+    after,
+    bound_at,
+    clipped_host,
+    clipped_member,
+    restored_host,
+    restored_member,
+)
 from director.core.users import LATEST
 
 NOW = 1_795_000_000
@@ -70,6 +79,21 @@ def test_what_is_repeated_with_a_stamp_far_ahead_changes_nothing_here() -> None:
     assert merge_rows(mine, clipped_host(theirs, BOUND, mine)) == mine
     member = MemberRow("10.0.0.1:9090", True, NOW)
     assert clipped_member(msgspec.structs.replace(member, at=LATEST), BOUND, member) == member
+
+
+def test_former_stamps_come_back_and_what_was_decided_since_is_later() -> None:
+    before = msgspec.structs.replace(ROW, present_at=5, tag_at=NOW + 90_000, weight_at=NOW + 90_000, up_at=7)
+    clipped = clipped_host(before, BOUND, None)
+    assert restored_host(clipped, before) == before
+    since = msgspec.structs.replace(clipped, weight=70, weight_at=BOUND.hosts + 1, up=True, up_at=NOW)
+    assert restored_host(since, before) == msgspec.structs.replace(
+        before, weight=70, weight_at=NOW + 90_001, up=True, up_at=NOW
+    )
+    member = MemberRow("10.0.0.1:9090", True, NOW + 90_000)
+    assert restored_member(clipped_member(member, BOUND, None), member) == member
+    removed = MemberRow("10.0.0.1:9090", False, NOW)
+    assert restored_member(removed, member) == MemberRow("10.0.0.1:9090", False, NOW + 90_001)
+    assert restored_member(MemberRow("10.0.0.1:9090", False, NOW + 90_002), member).at == NOW + 90_002
 
 
 def test_what_is_from_the_configuration_here_becomes_an_operators_word_once() -> None:
