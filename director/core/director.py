@@ -198,7 +198,14 @@ class Director:
             self.counters,
         )
         self.clock = OwnClock(
-            self._admission, self._tables, self._intake, hosts, self.members, self.users, self.ring
+            self._admission,
+            self._tables,
+            self._intake,
+            hosts,
+            self.members,
+            self.users,
+            self.ring,
+            self.moves,
         )
         self._writers = Writers()
         self._seen_by_moves = self._tables.digest

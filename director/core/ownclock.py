@@ -9,8 +9,9 @@ forgery, and what operators changed would lose to what others know from before.
     doubted --a neighbour's clock agrees, it is set right again, or an hour without another step--> right
 
 With the return to right the own tables are brought within the bound: hosts and directors at once, users in
-slices, before they are compared with neighbours. What was changed is passed on: the later time wins, so that
-directors whose clocks were set back at different moments come to the same.
+slices, before they are compared with neighbours. Directors whose clocks were set back at different moments
+have different times then, and one that was not set back may have the former ones. So links that stood
+before are made anew where anything was changed: both ends compare what they have, and the later time wins.
 
 Should the clock be set forward to where the former stamps of hosts and directors are possible, it was wrong
 all the same, and so were those that agreed with it: they get their former stamps back, and what operators did
@@ -22,11 +23,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from director.core.admission import Admission
-from director.core.effects import Effect, Level, Log, Send
+from director.core.effects import Effect, Level, Log
 from director.core.hosts import HostTable
 from director.core.intake import Intake
 from director.core.members import MemberTable, about
-from director.core.messages import HostRow, MemberRow, Users
+from director.core.messages import HostRow, MemberRow
+from director.core.moves import Moves
 from director.core.ring import Ring
 from director.core.stamps import (
     Bound,
@@ -37,7 +39,7 @@ from director.core.stamps import (
     restored_member,
 )
 from director.core.tables import Tables
-from director.core.users import BUCKETS, UserTable
+from director.core.users import BUCKETS, MOVING, UserTable, unpack
 from director.types import Address, Now
 
 BACK = 60.0
@@ -46,8 +48,6 @@ DOUBTED = 3600.0
 """Seconds after which a clock that nobody has agreed with, and that was not set again, is believed."""
 RESTORED = 10.0
 """Seconds from a clock that was set forward to the return of former stamps: the clocks of others follow."""
-AGAIN = 60.0
-"""Seconds until users are looked through once more: who was being moved is left alone the first time."""
 SLICE = 100_000
 """Bytes of records changed in one turn of the loop: 4,500 users."""
 SCANNED = 64
@@ -66,19 +66,21 @@ class OwnClock:
         members: MemberTable,
         users: UserTable,
         ring: Ring,
+        moves: Moves,
     ) -> None:
-        self._admission, self._tables, self._intake = admission, tables, intake
+        self._admission, self._tables, self._intake, self._moves = admission, tables, intake, moves
         self._hosts, self._members, self._users, self._ring = hosts, members, users, ring
         self._highest = self._last = float("-inf")
         """Unix time less monotonic time: the highest since the own tables were within the bound; the last."""
-        self._doubted_at = self._until = 0.0
+        self._doubted_at = self._until = self._believed_at = 0.0
         self._hosts_before: dict[Address, HostRow] = {}
         self._members_before: dict[str, MemberRow] = {}
         """Rows as they were before they were clipped here."""
         self._restore_at: float | None = None
         self._bound: Bound | None = None
         self._bucket = BUCKETS
-        self._again: float | None = None
+        self._changed = False
+        """Whether anything was clipped since the clock is believed."""
 
     @property
     def doubted(self) -> bool:
@@ -87,16 +89,14 @@ class OwnClock:
     @property
     def walking(self) -> bool:
         """Users are being brought within the bound: they are compared with those of others after that."""
-        return self._bucket < BUCKETS and self._again is not None
+        return self._bucket < BUCKETS
 
     @property
     def has_work(self) -> bool:
         return self._bucket < BUCKETS or self._admission.has_work
 
     def next_deadline(self) -> float | None:
-        deadlines = [self._again, self._restore_at, self._admission.next_deadline()]
-        if self._admission.doubted:
-            deadlines.append(self._until)
+        deadlines = (self._admission.next_deadline(), self._until if self.doubted else self._restore_at)
         return min((at for at in deadlines if at is not None), default=None)
 
     def doubt(self, now: Now) -> None:
@@ -137,13 +137,14 @@ class OwnClock:
         self._highest = now.unix - now.mono
         bound = self._admission.bound(now)
         assert bound is not None
-        self._bound, self._bucket, self._again = bound, 0, now.mono + AGAIN
+        self._bound, self._bucket, self._believed_at = bound, 0, now.mono
         hosts = [clipped_host(row, bound, None) for row in self._hosts.rows.values()]
         hosts = [row for row in hosts if row is not self._hosts.rows[Address(row.address)]]
         members = [clipped_member(one, bound, None) for one in self._members.rows.values()]
         members = [one for one in members if one is not self._members.rows[about(one)]]
         self._hosts_before |= {one: self._hosts.rows[one] for one in (Address(row.address) for row in hosts)}
         self._members_before |= {one: self._members.rows[one] for one in map(about, members)}
+        self._changed = bool(hosts or members)
         effects = self._tables.retimed(hosts, members, now)
         effects += self._admission.count(len(hosts), "hosts", None, MEMORY, now)
         return effects + self._admission.count(len(members), "directors", None, MEMORY, now)
@@ -177,9 +178,7 @@ class OwnClock:
                     effects += self._tables.merge_members([what], MEMORY, now)
                 case _:
                     effects += self._intake.merge(what, MEMORY, now, started=True)
-        if self._again is not None and now.mono >= self._again and self._bucket >= BUCKETS:
-            self._again, self._bucket = None, 0
-        return effects + self._walk(now)
+        return effects + self._walk(now) if self.walking else effects
 
     def _walk(self, now: Now) -> list[Effect]:
         bound, scanned = self._bound, 0
@@ -189,10 +188,18 @@ class OwnClock:
             self._bucket += 1
             scanned += 1
         records = b"".join(clipped)
-        if not records:
-            return []
-        effects = self._admission.count_users(records, MEMORY, now)
-        return effects + [Send(n.link, [Users(records)]) for n in self._ring.live_links()]
+        effects: list[Effect] = []
+        if records:
+            self._changed = True
+            effects += self._admission.count_users(records, MEMORY, now)
+        for user in unpack(records):
+            if user.flags & MOVING:
+                self._moves.displaced(user, now)  # a move is known by the stamp of its record
+        if self._bucket == BUCKETS and self._changed:
+            for neighbour in self._ring.live_links():
+                if neighbour.opened.mono < self._believed_at:
+                    effects += neighbour.close("times are compared anew: the clock was set", level=Level.INFO)
+        return effects
 
 
 def _size(parts: Sequence[bytes]) -> int:

@@ -189,13 +189,12 @@ class UserTable:
         return pack(_clipped(user, decided, seen, latest) for user in unpack(records))
 
     def clip(self, number: int, decided: int, seen: int, latest: int) -> bytes:
-        """Do that to a bucket; gives the records that were changed, as they are now, by key.
-
-        They are not announced. Users being moved stay as they are: a move knows its record by its stamp."""
+        """Do that to a bucket; gives the records that were changed, as they are now, by key. They are not
+        announced."""
         changed = []
         for user in self._sorted(number):
             new = _clipped(user, decided, seen, latest)
-            if new != user and not user.flags & MOVING:
+            if new != user:
                 self._store(new)
                 self._dirty.add(number)
                 changed.append(new)

@@ -310,7 +310,7 @@ static int table_clip(
     for (index = 0; index < block->used; index++) {
         uint8_t *record = block_at(block, index);
 
-        if (!record_ahead(record, decided, seen) || get16(record + AT_FLAGS) & MOVING)
+        if (!record_ahead(record, decided, seen))
             continue;
         if (buffer_reserve(changed, RECORD) < 0)
             return -1;

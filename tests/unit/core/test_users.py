@@ -702,8 +702,9 @@ def test_a_bucket_is_clipped_in_place_and_is_to_be_written_and_is_not_announced(
     users.take_displaced()
     before = users.digest(0, NOW)
     new = ahead._replace(decided=Stamp(NOW + 4), seen=NOW + 4)
-    assert users.clip(0, NOW + 5, NOW + 9, NOW + 4) == pack([new])
-    assert list(unpack(users.bucket(0))) == [honest, new, moving]
+    moves = moving._replace(decided=Stamp(NOW + 4))
+    assert users.clip(0, NOW + 5, NOW + 9, NOW + 4) == pack([new, moves])
+    assert list(unpack(users.bucket(0))) == [honest, new, moves]
     assert users.get(UserKey(TOP)) == other
     assert users.digest(0, NOW) != before
     assert (users.take_dirty(), users.has_changes, users.has_displaced) == ([0], False, False)
