@@ -26,6 +26,7 @@ from director.core.admission import Admission
 from director.core.effects import Effect, Level, Log
 from director.core.hosts import HostTable
 from director.core.intake import Intake
+from director.core.member import Neighbour
 from director.core.members import MemberTable, about
 from director.core.messages import HostRow, MemberRow
 from director.core.moves import Moves
@@ -72,7 +73,9 @@ class OwnClock:
         self._hosts, self._members, self._users, self._ring = hosts, members, users, ring
         self._highest = self._last = float("-inf")
         """Unix time less monotonic time: the highest since the own tables were within the bound; the last."""
-        self._doubted_at = self._until = self._believed_at = 0.0
+        self._doubted_at = self._until = 0.0
+        self._compared: list[Neighbour] = []
+        """Links whose ends have compared what they have before the clock was believed."""
         self._hosts_before: dict[Address, HostRow] = {}
         self._members_before: dict[str, MemberRow] = {}
         """Rows as they were before they were clipped here."""
@@ -137,7 +140,8 @@ class OwnClock:
         self._highest = now.unix - now.mono
         bound = self._admission.bound(now)
         assert bound is not None
-        self._bound, self._bucket, self._believed_at = bound, 0, now.mono
+        self._bound, self._bucket = bound, 0
+        self._compared = [one for one in self._ring.live_links() if one.digest_cursor != 0]
         hosts = [clipped_host(row, bound, None) for row in self._hosts.rows.values()]
         hosts = [row for row in hosts if row is not self._hosts.rows[Address(row.address)]]
         members = [clipped_member(one, bound, None) for one in self._members.rows.values()]
@@ -196,9 +200,8 @@ class OwnClock:
             if user.flags & MOVING:
                 self._moves.displaced(user, now)  # a move is known by the stamp of its record
         if self._bucket == BUCKETS and self._changed:
-            for neighbour in self._ring.live_links():
-                if neighbour.opened.mono < self._believed_at:
-                    effects += neighbour.close("times are compared anew: the clock was set", level=Level.INFO)
+            for neighbour in self._compared:
+                effects += neighbour.close("times are compared anew: the clock was set", level=Level.INFO)
         return effects
 
 

@@ -152,7 +152,8 @@ def test_a_user_with_a_stamp_at_the_maximum_is_moved_and_expires() -> None:
     world.run(10.0)
     assert moved.users is not None
     assert world.where("alice") == {other}
-    world.run(AHEAD + 4 * EXPIRE)
+    step(world, AHEAD, "d1", "d2", "d3")  # an hour passes
+    world.run(4 * EXPIRE)
     assert [node.users.get(key) for node in world.nodes.values()] == [None] * 3
 
 
@@ -283,6 +284,7 @@ def test_users_are_clipped_before_they_are_compared_with_a_neighbour() -> None:
     world.run(10.0).run_until_in_sync(10.0)
     assert d1.core.counters.stamps_clipped == {"memory": 5000}
     assert d2.core.counters.stamps_clipped == {}
+    assert not any("compared anew" in line for line in world.lines)  # the link is young
     assert len(d2.users) == 5000
     assert world.differences() == []
 

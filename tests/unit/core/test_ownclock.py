@@ -137,6 +137,36 @@ def test_a_clock_that_is_set_right_again_is_believed_at_once() -> None:
     assert not one.core.clock.doubted
 
 
+def test_former_stamps_come_back_ten_seconds_after_the_clock_was_set_forward() -> None:
+    """The clocks of other directors are set forward a moment later or earlier."""
+    one = ring()
+    later = int(one.offset) + 3000
+    row = HostRow(str(BACKENDS[0]), "", True, 0, "", 0, 7, later, True, 0)
+    one.at(1, StoredHosts((row,)))
+    one.offset -= 86400
+    one.at(2)
+    one.pong(3)
+    stamps = []
+    one.offset += 86400
+    for mono in range(4, 20):
+        one.at(mono)
+        stamps.append(one.core.hosts.rows[BACKENDS[0]].weight_at)
+    assert stamps == [int(3 + one.offset) - 86400 + AHEAD - 4] * 10 + [later] * 6
+
+
+def test_stamps_of_a_time_that_is_still_to_come_do_not_come_back() -> None:
+    one = ring()
+    one.at(1)
+    one.offset -= 86400
+    one.at(2, StoredHosts((ROW,)))
+    one.pong(3)
+    row = one.core.hosts.rows[BACKENDS[0]]
+    one.offset += 86400
+    for mono in range(4, 20):
+        one.at(mono)
+        assert one.core.hosts.rows[BACKENDS[0]].weight_at == row.weight_at < LATEST
+
+
 def test_without_another_director_a_clock_is_believed_after_an_hour_without_a_step() -> None:
     one = Set(Played())
     one.at(1)
@@ -233,8 +263,9 @@ def test_what_waits_for_the_bound_is_bounded() -> None:
     for mono in range(2, 6):
         for link in (1, 2):
             one.at(mono, received(link, Ping(1)))
-    sizes = []
+    sizes: list[int] = []
     while one.core._admission._waiting:
+        assert not sizes or one.core.next_deadline() == 0.0
         sizes += [len(m.records) for m in messages(one.at(8), 1) if isinstance(m, Users)]
     assert max(sizes) <= DUE * RECORD.size
     assert [decided(one, each) for each in many].count(limit + 1) == WAITING
