@@ -4,6 +4,7 @@
 PYTHON ?= python3
 ARGS ?=
 SEEDS ?= 1000
+MINUTES ?= 10
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ PACKAGES := $(PYTHON) director/demo/packages.py
 SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wire/*.pyx director/wire/*.pxd director/wire/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test demo lab lab-test lab-down simulate bench clean lint
+.PHONY: help install check test demo lab lab-test lab-down simulate fuzz bench clean lint
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +67,9 @@ lab-down:  ## remove the lab: containers, volumes, images, an engine of its own
 
 simulate: install  ## whole rings in virtual time, from many seeds: SEEDS=1000
 	$(BIN)/python -m tests.simulation.simulate --seeds $(SEEDS)
+
+fuzz: install  ## random input for every parser, codec and socket, from new seeds: MINUTES=10
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
 bench: install  ## load, side by side with the original director
 	@$(PACKAGES) compiler dovecot

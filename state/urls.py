@@ -27,6 +27,9 @@ HOSTS = {
 }
 """What follows the scheme where several hosts do."""
 
+DB_DIGITS = 9
+"""Digits of the number of a Redis database at most."""
+
 _PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{0,64}")
 
 
@@ -68,7 +71,9 @@ def _cut(url: str) -> list[str]:
 
 
 def without_secrets(url: str) -> str:
-    """`url` for people: nothing of what stands before an @ or after a ? that could be a password."""
+    """`url` for people: on one line, and nothing of what stands before an @ or after a ? that could be a
+    password."""
+    url = "".join(letter if letter.isprintable() else "\ufffd" for letter in url)
     scheme, separator, rest = url.partition("://")
     if not separator:
         return "…" if "@" in url else url
@@ -248,6 +253,6 @@ def _secret(shown: str, query: dict[str, str], key: str, base_dir: Path) -> str:
 def _db(shown: str, text: str) -> int:
     if not text:
         return 0
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > DB_DIGITS:
         raise StoreUrlError(shown, f"database {text!r}", "a Redis database is a number from 0")
     return int(text)

@@ -101,4 +101,6 @@ def _account(name: str, root: Block) -> str:
 
 
 def _number(text: str, base: int) -> int:
-    return int(text, base) if re.fullmatch(r"[0-9]+", text) else 0
+    """The number that a setting stands for; 0 where it is none."""
+    digits = "[0-7]{1,9}" if base == 8 else "[0-9]{1,9}"
+    return int(text, base) if re.fullmatch(digits, text) else 0

@@ -256,15 +256,20 @@ def _file_of(path: str) -> _OwnFile | None:
     return None
 
 
+def _is_id(text: str) -> bool:
+    """Whether this is a number that the kernel knows a user or a group by."""
+    return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 0xFFFFFFFF
+
+
 def _owner(name: str, path: str, user: str, group: str) -> tuple[int, int]:
     """Numbers for chown; -1 leaves as it is."""
     try:
-        uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid if user else -1
-    except KeyError:
+        uid = int(user) if _is_id(user) else pwd.getpwnam(user).pw_uid if user else -1
+    except (KeyError, ValueError):
         raise ListenError(name, path, f"there is no user {user!r}; create it, or correct `user`") from None
     try:
-        gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else -1
-    except KeyError:
+        gid = int(group) if _is_id(group) else grp.getgrnam(group).gr_gid if group else -1
+    except (KeyError, ValueError):
         raise ListenError(name, path, f"there is no group {group!r}; create it, or correct `group`") from None
     return uid, gid
 

@@ -162,7 +162,7 @@ def decode(data: bytes | memoryview) -> Left:
         if problem:
             raise HandoverError(f"director {head.version} hands over what cannot be read: {problem}")
         handover = msgspec.msgpack.decode(document, type=Handover)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise HandoverError(f"what was handed over is damaged: {exc}") from exc
     users_end = end + handover.user_bytes
     missing = users_end + sum(handover.name_bytes) - len(view)

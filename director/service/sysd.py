@@ -10,6 +10,8 @@ from pathlib import Path
 from director.errors import ListenError
 
 FIRST_DESCRIPTOR = 3
+DIGITS = 18
+"""Digits of a number of the service manager at most."""
 
 
 class Notifier:
@@ -62,7 +64,11 @@ def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
     microseconds = environ.get("WATCHDOG_USEC", "")
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
-    return int(microseconds) / 2_000_000 if microseconds.isdecimal() and int(microseconds) else None
+    return int(microseconds) / 2_000_000 if _is_number(microseconds) and int(microseconds) else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= DIGITS
 
 
 def machine_id() -> str:
@@ -81,7 +87,7 @@ def inherited_descriptors(environ: Mapping[str, str], pid: int) -> dict[str, lis
     if environ.get("LISTEN_PID") != str(pid):
         return {}
     count = environ.get("LISTEN_FDS", "0")
-    if not count.isdecimal():
+    if not _is_number(count):
         raise ListenError("systemd", "inherited descriptors", f"LISTEN_FDS = {count!r} is not a number")
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     if int(count) and ("" in names or len(names) != int(count)):

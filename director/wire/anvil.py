@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
 from director.wire.sessions import HOST, KEY_FIELD, NAME, Listing, key_of
-from director.wire.tabs import escape, split
+from director.wire.tabs import DIGITS, escape, split
 
 HELLO = b"VERSION\tanvil-client\t2\t0\n\n"
 """Without the empty line anvil waits for the name of a service, and then speaks another protocol."""
@@ -130,7 +130,7 @@ class Sessions(Listing):
         pid, name, service, _, id, host = values[:_FIXED]
         fields = {field: value for field, value in zip(self._fields, values[_FIXED:], strict=True) if value}
         key = fields.pop(KEY_FIELD, b"")
-        if pid.isdigit():
+        if pid.isdigit() and len(pid) <= DIGITS:
             words = service.decode("ascii", "backslashreplace")
             session = Session(int(pid), name, words, id, host, key, fields)
             self.sessions.append(session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -34,9 +35,15 @@ class Failure(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.target} fails with seed {self.seed}\n"
-            f"smallest input: {self.case!r}\n{self.error}"
+            f"smallest input: {_shown(self.case)}\n{_shown(self.error)}"
             f"again: python -m tests.fuzz --target {self.target} --seed {self.seed} --count 1"
         )
+
+
+def _shown(value: object) -> str:
+    """For people: long runs of one character are counted."""
+    text = value if isinstance(value, str) else repr(value)
+    return re.sub(r"([0-9A-Za-z])\1{40,}", lambda run: f"{run[1]}<{len(run[0])} times>", text)
 
 
 def run(target: Target, seeds: Iterator[int] | range) -> Failure | None:

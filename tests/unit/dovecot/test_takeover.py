@@ -222,3 +222,15 @@ def test_a_dovecot_without_a_director_is_refused(name: str) -> None:
 def test_a_password_is_not_carried_over() -> None:
     result = minimal("doveadm_password = geheim\ndirector_flush_socket = exec:/bin/true\n")
     assert "geheim" not in msgspec.json.encode(result).decode()
+
+
+@pytest.mark.parametrize("setting", ["port = " + "9" * 5000, "port = 143x"])
+def test_a_port_that_is_no_number_does_not_stop_the_import(setting: str) -> None:
+    result = minimal(f"service director {{\n  inet_listener {{\n    {setting}\n  }}\n}}\n")
+    assert values(result)["backends"]["mail_servers"] == ["10.1.0.1"]
+
+
+@pytest.mark.parametrize("mode", ["0" + "7" * 5000, "0999", "x"])
+def test_a_mode_that_is_no_number_does_not_stop_the_import(mode: str) -> None:
+    text = f"service director {{\n  unix_listener login/director {{\n    mode = {mode}\n  }}\n}}\n"
+    assert values(minimal(text))["backends"]["mail_servers"] == ["10.1.0.1"]

@@ -66,7 +66,16 @@ def test_a_socket_belongs_to_whom_it_should(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "group", "complaint"), [("no-such-user", "", "no user"), ("", "no-such-group", "no group")]
+    ("user", "group", "complaint"),
+    [
+        ("no-such-user", "", "no user"),
+        ("", "no-such-group", "no group"),
+        ("9" * 5000, "", "no user"),
+        ("4294967295", "", "no user"),
+        ("a\0b", "", "no user"),
+        ("", "9" * 5000, "no group"),
+        ("", "a\0b", "no group"),
+    ],
 )
 def test_an_unknown_owner_is_refused_before_anything_is_created(
     tmp_path: Path, user: str, group: str, complaint: str

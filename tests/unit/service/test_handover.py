@@ -62,6 +62,12 @@ def test_a_document_that_is_cut_off_is_named_as_damaged(cut: int) -> None:
         decode(data[:cut])
 
 
+def test_a_document_with_bytes_that_are_no_text_is_named_as_damaged() -> None:
+    document = b"\x82\xa6format\x01\xa7version\xa1\xaa"
+    with pytest.raises(HandoverError, match="damaged"):
+        decode(len(document).to_bytes(8) + document)
+
+
 def test_listeners_at_a_place_nobody_wants_any_more_are_left_but_those_of_units_stay() -> None:
     stays = Listening(name="login", where="/run/login", descriptor=3)
     moved = Listening(name="admin", where="/run/old-admin", descriptor=4)

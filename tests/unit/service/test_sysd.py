@@ -105,6 +105,7 @@ def test_descriptors_of_another_process_are_not_taken(environ: dict[str, str]) -
     ("environ", "complaint"),
     [
         ({"LISTEN_FDS": "two"}, "LISTEN_FDS"),
+        ({"LISTEN_FDS": "9" * 5000}, "LISTEN_FDS"),
         ({"LISTEN_FDS": "1"}, "FileDescriptorName"),
         ({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "login"}, "FileDescriptorName"),
     ],

@@ -155,3 +155,11 @@ def test_an_empty_password_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("\n")
     failure = refusal("redis://host?password_file=secret", base_dir=tmp_path)
     assert failure.problem == f"password_file = '{tmp_path}/secret': it is empty"
+
+
+def test_a_database_of_thousands_of_digits_is_none() -> None:
+    assert "a Redis database is a number" in str(refusal("redis://h/" + "9" * 5000))
+
+
+def test_a_refusal_is_one_line_whatever_the_url() -> None:
+    assert "\n" not in str(refusal("nothing\nknown://a"))

@@ -53,7 +53,13 @@ def test_without_any_field_the_first_line_is_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"x\tann\timap-login\t127.0.0.1\tid\t127.0.41.1", b"1\tann", b"1\t2\t3\t4\t5\t6\t7\t8\t9"]
+    "line",
+    [
+        b"x\tann\timap-login\t127.0.0.1\tid\t127.0.41.1",
+        b"1\tann",
+        b"1\t2\t3\t4\t5\t6\t7\t8\t9",
+        b"9" * 5000 + b"\tann\timap-login\t127.0.0.1\tid\t127.0.41.1",
+    ],
 )
 def test_a_line_that_is_no_session_is_left_out(line: bytes) -> None:
     assert taken(LISTING[0], line).sessions == []

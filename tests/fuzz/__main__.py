@@ -1,0 +1,69 @@
+"""`python -m tests.fuzz`: all targets in turn with new seeds, until the time is over. Exits 1 on failure."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.fuzz import sockets
+from tests.fuzz.engine import Target, run
+from tests.fuzz.targets import TARGETS
+
+TURN = 2.0
+"""Seconds of one target until the next one's turn."""
+AT_ONCE = 20
+"""Seeds between two looks at the clock."""
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    options.add_argument("--minutes", type=float, default=1.0, help="how long")
+    options.add_argument("--seed", type=int, default=int(time.time()) * 1000, help="the first one")
+    options.add_argument("--count", type=int, help="so many seeds of each target, however long it takes")
+    options.add_argument(
+        "--target", action="append", choices=sorted(TARGETS), help="only this one; repeatable"
+    )
+    given = options.parse_args()
+    left = {name: TARGETS[name] for name in given.target or TARGETS}
+    print(f"{len(left)} targets, first seed {given.seed}", flush=True)
+    try:
+        return (
+            _with_count(left, given.seed, given.count)
+            if given.count
+            else _until(left, given.seed, time.monotonic() + 60 * given.minutes)
+        )
+    finally:
+        sockets.stop()
+
+
+def _with_count(targets: dict[str, Target], seed: int, count: int) -> int:
+    return max([_shown(target, range(seed, seed + count)) for target in targets.values()])
+
+
+def _until(targets: dict[str, Target], seed: int, end: float) -> int:
+    """Every target in turn; one that has failed is left out from then on."""
+    failed, next_seed = 0, dict.fromkeys(targets, seed)
+    while targets and time.monotonic() < end:
+        for name, target in list(targets.items()):
+            turn = min(end, time.monotonic() + TURN)
+            while time.monotonic() < turn:
+                first, next_seed[name] = next_seed[name], next_seed[name] + AT_ONCE
+                if _shown(target, range(first, next_seed[name])):
+                    failed = 1
+                    del targets[name]
+                    break
+    for name, after in next_seed.items():
+        print(f"{name}: {after - seed} cases")
+    return failed
+
+
+def _shown(target: Target, seeds: range) -> int:
+    failure = run(target, seeds)
+    if failure is not None:
+        print(failure, flush=True)
+    return int(failure is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

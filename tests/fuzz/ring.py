@@ -1,0 +1,152 @@
+"""A neighbour that knows the secret, and says anything that has the form of a ring message."""
+
+from __future__ import annotations
+
+import math
+import random
+import typing
+from typing import Any
+
+from director.core import messages
+from director.core.effects import Answer
+from director.core.events import Lookup
+from director.core.hashing import UserHash
+from director.core.kicktypes import KickWhat
+from director.core.messages import HostRow, MemberRow, RingMessage
+from director.core.users import LATEST, RECORD
+from director.types import Address, RequestId
+from tests.fuzz.engine import Case, Target
+from tests.fuzz.inputs import noise
+from tests.unit.core.cores import BACKENDS, D1, D2, D3, START, in_ring, user
+
+KINDS: tuple[Any, ...] = typing.get_args(RingMessage)
+KICKS: tuple[Any, ...] = typing.get_args(KickWhat)
+TYPES = {kind: typing.get_type_hints(kind, vars(messages)) for kind in (*KINDS, *KICKS, HostRow, MemberRow)}
+NUMBERS = [
+    0,
+    1,
+    2,
+    3,
+    100,
+    START,
+    START + 1,
+    START + 3000,
+    START + 4000,
+    LATEST,
+    LATEST + 1,
+    -1,
+    1 << 63,
+    (1 << 64) - 1,
+]
+TEXTS = [*(D1, D2, D3), *BACKENDS, "10.0.0.9:9090", "", "blue", "x" * 300, "\0", "d1:9090", "é"]
+FLOATS = [0.0, float(START), START + 100.0, -1.0, math.nan, math.inf, -math.inf, 1e300]
+LINKS = (1, 2)
+
+
+def value(rng: random.Random, kind: Any) -> Any:
+    """Something of a type, as the decoder lets it through."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind in TYPES:
+        return kind(*(value(rng, TYPES[kind][name]) for name in kind.__struct_fields__))
+    if origin in (list, tuple):
+        return origin(value(rng, inner[0]) for _ in range(rng.randrange(3)))
+    if origin is not None:
+        return value(rng, rng.choice(inner))
+    match kind.__name__:
+        case "int":
+            return rng.choice(NUMBERS)
+        case "float":
+            return rng.choice(FLOATS)
+        case "bool":
+            return rng.random() < 0.5
+        case "bytes":
+            return blob(rng)
+    return rng.choice(TEXTS)
+
+
+def blob(rng: random.Random) -> bytes:
+    """User records, subjects of a move, digests, names, noise."""
+    match rng.randrange(6):
+        case 0 | 1 | 2:
+            seconds = [rng.choice([n for n in NUMBERS if 0 <= n <= LATEST]) for _ in range(2)]
+            name = rng.choice((b"alice", b"bob", b"carol"))
+            host = Address(rng.choice((*BACKENDS, "10.1.0.9")))
+            one = user(
+                name, host, decided=seconds[0], seen=seconds[1], flags=rng.choice((0, 1, 2, 3, 4, 7, 99))
+            )
+            return RECORD.pack(*one)
+        case 3:
+            return UserHash().key(b"alice").to_bytes(8) + rng.choice((START, LATEST, 0)).to_bytes(4)
+        case 4:
+            return bytes(rng.choice((0, 8, 16, 8 * 4096, 12, 22)))
+    return noise(rng)
+
+
+def likely(rng: random.Random, message: Any) -> Any:
+    """The same, about members and hosts that there are, so that it is not refused at once."""
+    for name, kind in TYPES[type(message)].items():
+        if name in ("origin", "member") and rng.random() < 0.8:
+            message = _with(message, name, rng.choice((D1, D2, D3)))
+        elif name in ("passed", "late") and rng.random() < 0.8:
+            message = _with(message, name, rng.sample([D1, D2, D3], rng.randrange(4)))
+        elif name == "rows" and rng.random() < 0.8:
+            message = _with(message, name, [_likely_row(rng, kind) for _ in range(rng.randrange(3))])
+        elif name in ("lap", "hops", "kicked", "serial", "seen") and rng.random() < 0.8:
+            message = _with(message, name, rng.choice((1, 2)))
+    return message
+
+
+def _with(message: Any, name: str, value: Any) -> Any:
+    fields = {field: getattr(message, field) for field in message.__struct_fields__}
+    return type(message)(**fields | {name: value})
+
+
+def _likely_row(rng: random.Random, kind: Any) -> Any:
+    stamps = [rng.choice((0, START, START + 3000, LATEST)) for _ in range(4)]
+    if typing.get_args(kind)[0] is MemberRow:
+        return MemberRow(rng.choice((D1, D2, D3, "10.0.0.9:9090")), rng.random() < 0.7, stamps[0])
+    there, up = rng.random() < 0.7, rng.random() < 0.7
+    tag, weight = rng.choice(("", "blue")), rng.choice((0, 1, 100, 1000))
+    address = rng.choice((*BACKENDS, "10.1.0.9", "2001:db8::9"))
+    return HostRow(address, "", there, stamps[0], tag, stamps[1], weight, stamps[2], up, stamps[3])
+
+
+def make_ring(rng: random.Random) -> Case:
+    found: Case = []
+    for _ in range(rng.randrange(1, 12)):
+        message = value(rng, rng.choice(KINDS))
+        message = likely(rng, message) if rng.random() < 0.85 else message
+        match rng.randrange(5):
+            case 0:
+                found.append(("wait", rng.choice((0.1, 1.0, 6.0, 31.0))))
+            case 1:
+                found.append(("lookup", rng.choice((b"alice", b"bob", b"dave"))))
+        found.append(("hear", rng.choice(LINKS), message))
+    return found
+
+
+def check_ring(case: Case) -> None:
+    played = in_ring()
+    request = 0
+    for kind, *values in case:
+        match kind:
+            case "hear":
+                played.hear(values[0], values[1], mono=played.mono)
+            case "wait":
+                played.until(played.mono + values[0])
+            case "lookup":
+                request += 1
+                effects = played.handle(
+                    Lookup(RequestId(request), UserHash().key(values[0]), b""), played.mono
+                )
+                answers = [effect for effect in effects if isinstance(effect, Answer)]
+                assert len(answers) <= 1
+    deadline = played.core.next_deadline()
+    assert deadline is None or deadline == deadline, "a deadline that is no number"
+    played.until(played.mono + 40.0)
+    for row in played.core.hosts.rows.values():
+        assert 0 <= max(row.present_at, row.tag_at, row.weight_at, row.up_at) <= LATEST
+    assert len(played.core.members.listed()) < 1000
+
+
+TARGETS = [Target("ring", make_ring, check_ring)]
