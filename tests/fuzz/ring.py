@@ -7,6 +7,8 @@ import random
 import typing
 from typing import Any
 
+import msgspec
+
 from director.core import messages
 from director.core.effects import Answer
 from director.core.events import Lookup
@@ -15,8 +17,9 @@ from director.core.kicktypes import KickWhat
 from director.core.messages import HostRow, MemberRow, RingMessage
 from director.core.users import LATEST, RECORD
 from director.types import Address, RequestId
+from director.wire import ring_native
 from tests.fuzz.engine import Case, Target
-from tests.fuzz.inputs import noise
+from tests.fuzz.inputs import changed, noise, pieces
 from tests.unit.core.cores import BACKENDS, D1, D2, D3, START, in_ring, user
 
 KINDS: tuple[Any, ...] = typing.get_args(RingMessage)
@@ -149,4 +152,39 @@ def check_ring(case: Case) -> None:
     assert len(played.core.members.listed()) < 1000
 
 
-TARGETS = [Target("ring", make_ring, check_ring)]
+# ---- frames
+
+
+def make_frames(rng: random.Random) -> Case:
+    found = b""
+    for _ in range(rng.randrange(1, 4)):
+        kinds = [kind for kind in KINDS if kind is not messages.Digests]  # long, and nothing but bytes
+        body = msgspec.msgpack.encode([value(rng, rng.choice(kinds)) for _ in range(rng.randrange(3))])
+        drawn = rng.random()
+        if drawn < 0.25:
+            body = changed(rng, body)
+        elif drawn < 0.3:
+            body = rng.choice((b"\x91" * 3000, b"\x81" * 900, b"\xdd\xff\xff\xff\xff", b"\xc1", b""))
+        size = len(body) if rng.random() < 0.9 else rng.choice((0, 1, len(body) + 1, 4097, (1 << 32) - 1))
+        found += size.to_bytes(4) + body
+    return pieces(rng, found)
+
+
+def check_frames(case: Case) -> None:
+    assert repr(_read([b"".join(case)])) == repr(_read(case))
+
+
+def _read(data: list[bytes]) -> tuple[list[Any], bool]:
+    """The messages out of a stream, and whether it ended with something else."""
+    reader, found = ring_native.FrameReader(), []
+    try:
+        for piece in data:
+            for frame in reader.feed(piece):
+                assert all(isinstance(message, KINDS) for message in frame)
+                found += frame
+    except ring_native.FrameError:
+        return found, True
+    return found, False
+
+
+TARGETS = [Target("ring", make_ring, check_ring), Target("frames", make_frames, check_frames)]

@@ -8,7 +8,7 @@ from tests.fuzz.engine import Target
 TARGETS: dict[str, Target] = {
     target.name: target for module in (twins, codecs, documents, ring, sockets) for target in module.TARGETS
 }
-FEW = {"twins": 250, "ring": 60, "config": 200}
+FEW = {"twins": 250, "ring": 60, "config": 200, "socket-kick": 20}
 IN_PROCESS, ON_SOCKETS = 1000, 50
 
 
