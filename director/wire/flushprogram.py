@@ -100,8 +100,9 @@ def _value(match: re.Match[str], ip: str, host: str) -> str:
     if match[0] == "%%":
         return "%"
     if name not in _NAMES or match[0] == "%{" + name:
+        shown = match[0] if match[0].isprintable() else repr(match[0])
         raise ValueError(
-            f'{match[0]} is no variable; there are %i or %{{ip}}, %h or %{{host}}, and %% for a "%"'
+            f'{shown} is no variable; there are %i or %{{ip}}, %h or %{{host}}, and %% for a "%"'
         )
     return ip if _NAMES[name] == "ip" else host
 
