@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-FIVE_MS = 150_000
-"""Steps that take less than 5 ms on a slow machine: there a step of plain code takes some 25 ns."""
+FIVE_MS = 120_000
+"""Steps that take less than 5 ms on a slow machine: there a step takes some 30 ns, with all that it calls."""
 
 
 def counted(call: Callable[[], Result]) -> tuple[Result, int]:

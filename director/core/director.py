@@ -82,7 +82,7 @@ from director.core.messages import (
     Token,
     Users,
 )
-from director.core.moves import Job, Moves
+from director.core.moves import Moves
 from director.core.names import NameTable
 from director.core.nearexpiry import NearExpiry
 from director.core.orders import STOPS, Order, Orders
@@ -235,11 +235,15 @@ class Director:
 
     # ---- what happened
 
-    def handle(self, event: Event, now: Now) -> list[Effect]:
+    def handle(self, event: Event, now: Now, *, same_turn: bool = False) -> list[Effect]:
+        """What is to be done. same_turn: there was another event in this turn of the loop, and of what takes
+        long a turn does only its share."""
+        if not same_turn:
+            self._intake.new_turn()
+            self.kicks.new_turn()
         self.assigner.unix = int(now.unix)
         self._now = now.mono
         self.settled = True
-        self._intake.new_turn()
         effects = self.announce()
         effects += self._late(now)
         effects += self.clock.look(now)
@@ -360,9 +364,18 @@ class Director:
     def _has_work(self) -> bool:
         if self.pending.awake or self._logins.has_work:
             return True
-        if self.kicks.has_work or self.flushes.has_work or self._sessions.has_work:
-            return True
-        if self._readdressing.has_work or self._intake.has_work or self.clock.has_work:
+        parts = (
+            self.kicks,
+            self.moves,
+            self.near,
+            self.flushes,
+            self.clock,
+            self._sessions,
+            self._readdressing,
+            self._intake,
+            self._housekeeping,
+        )
+        if any(part.has_work for part in parts):
             return True
         return any(n.inbox or exchange.has_work(n) for n in self.ring.links.values())
 
@@ -433,7 +446,7 @@ class Director:
         """Deal with what has come from a neighbour, as far as this turn of the loop has room for it."""
         effects: list[Effect] = []
         inbox = neighbour.inbox
-        while inbox and self._intake.has_room:
+        while inbox and (self._intake.has_room or not neighbour.live):  # a greeting rests on nothing
             message = inbox.popleft()
             before = neighbour.state
             own = neighbour.handle(message, now)
@@ -566,7 +579,8 @@ class Director:
         self._logins.unread = []
         listing = self._sessions.turn(now)
         self._ask_for_logins(now)
-        self.flushes.turn(now)
+        if not self._intake.has_work:  # else users may be moving whose moves are not known yet
+            self.flushes.turn(now)
         view = self._view()
         if self._tables.digest != self._seen_by_moves:
             self._seen_by_moves = self._tables.digest
@@ -588,7 +602,7 @@ class Director:
         for key, tag in retagged.items():
             if not self.moves.is_moving(key):
                 backend = self.assigner.place(key >> 32, tag)
-                self.moves.begin(key, backend.id if backend else HostId(0), Job(None), now)
+                self.moves.begin(key, backend.id if backend else HostId(0), None, now)
 
     def _view(self) -> RingView:
         right = self.ring.right

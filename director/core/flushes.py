@@ -20,11 +20,13 @@ from director.core.kickrounds import KickResult, KickRounds
 from director.core.kicktypes import Fence
 from director.core.moves import Job, Moves
 from director.core.names import NameTable, entry
-from director.core.users import BUCKETS, BY_HAND, LATEST, PINNED, User, is_alive, unpack
+from director.core.users import BUCKETS, BY_HAND, LATEST, PINNED, RECORD, User, is_alive, unpack
 from director.types import HostId, Now, Stamp, UserKey
 
 SLICE = 2000
-"""Users looked at in one turn of the loop."""
+"""Users looked at in one turn of the loop, by all walks together."""
+PLACED = 40
+"""A user who is placed afresh, and maybe moved, counts for so many who are looked at."""
 SCANNED = 64
 """Buckets looked at in one turn of the loop, however empty they are."""
 FORGOTTEN = 500
@@ -170,10 +172,13 @@ class Flushes:
                 one.until = now.mono
 
     def turn(self, now: Now) -> None:
-        """One slice of each walk."""
+        """One slice, of the walks by turns."""
+        room = SLICE
         for walk in list(self._walks):
-            if self._can_go_on(walk):
-                self._move_some(walk, now)
+            if room > 0 and self._can_go_on(walk):
+                self._walks.remove(walk)
+                self._walks.append(walk)
+                room = self._move_some(walk, room, now)
         for one in self._fences:
             if not one.fenced and now.mono >= one.until:
                 one.fenced = True
@@ -204,25 +209,24 @@ class Flushes:
         limit = FORGOTTEN if walk.forget else self.max_parallel
         return self._moves.in_hand < limit and len(walk.job.under_way) < walk.parallel
 
-    def _move_some(self, walk: _Walk, now: Now) -> None:
-        looked = scanned = 0
-        while self._can_go_on(walk):
+    def _move_some(self, walk: _Walk, room: int, now: Now) -> int:
+        """Go on while there is room for users; how much is left."""
+        scanned = 0
+        while self._can_go_on(walk) and room > 0 and scanned < SCANNED:
             if walk.found:
                 self._move_one(walk, walk.found.pop(), now)
-                continue
-            if walk.bucket >= BUCKETS:
+                room -= PLACED
+            elif walk.bucket >= BUCKETS:
                 self._walks.remove(walk)
                 walk.job.complete = True
-                return
-            if looked >= SLICE or scanned >= SCANNED:
-                return
-            records = self._users.bucket(walk.bucket)
-            walk.bucket += 1
-            scanned += 1
-            for user in unpack(records):
-                looked += 1
-                if self._concerned(walk, user, now):
-                    walk.found.append(user.key)
+                break
+            else:
+                records = self._users.bucket(walk.bucket)
+                walk.bucket += 1
+                scanned += 1
+                room -= len(records) // RECORD.size
+                walk.found = [user.key for user in unpack(records) if self._concerned(walk, user, now)]
+        return room
 
     def _concerned(self, walk: _Walk, user: User, now: Now) -> bool:
         if user.host not in walk.hosts or user.decided >= walk.before:

@@ -13,12 +13,15 @@ from director.types import Now, UserKey
 SWEEP_SECONDS = 60
 """In this time every bucket is looked through for users who are gone once."""
 SWEEP_EVERY = 1.0
+DROPPED = 200
+"""Users after which no more buckets are looked through in one turn of the loop."""
 
 
 class Housekeeping:
     def __init__(self, users: UserTable, names: NameTable) -> None:
         self._users, self._names = users, names
-        self._bucket = 0
+        self._bucket = self._due = 0
+        """The next bucket, and how many are to be looked through now."""
         self._sweep_at: float | None = None
 
     def start(self, now: Now) -> None:
@@ -31,10 +34,21 @@ class Housekeeping:
         """One turn's share."""
         if self._sweep_at is not None and now.mono >= self._sweep_at:
             self._sweep_at = now.mono + SWEEP_EVERY
-            for _ in range(-(-BUCKETS // SWEEP_SECONDS)):
-                self._sweep(self._bucket, int(now.unix))
-                self._bucket = (self._bucket + 1) % BUCKETS
+            self._due = -(-BUCKETS // SWEEP_SECONDS)
+        dropped = 0
+        while self._due and dropped < DROPPED:
+            dropped += self._sweep(self._bucket, int(now.unix))
+            self._bucket = (self._bucket + 1) % BUCKETS
+            self._due -= 1
 
-    def _sweep(self, number: int, unix: int) -> None:
-        if self._users.sweep(number, unix):
+    @property
+    def has_work(self) -> bool:
+        """Whether some of what is due is left for the next turn."""
+        return self._due > 0
+
+    def _sweep(self, number: int, unix: int) -> int:
+        """How many users were dropped."""
+        dropped = self._users.sweep(number, unix)
+        if dropped:
             self._names.sweep(number, lambda key: self._users.get(UserKey(key)) is not None)
+        return dropped

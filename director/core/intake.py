@@ -22,7 +22,7 @@ from director.types import HostId, Now, UserKey
 
 MERGED = 4000
 """User records of neighbours after which no more are merged in one turn of the loop."""
-DISPLACED = 300
+DISPLACED = 150
 """Users dealt with in one turn of the loop who change hosts, or begin to move, by a merge."""
 RECALLED = 200
 """Names looked for in one turn of the loop: with ten million users 10 µs each."""

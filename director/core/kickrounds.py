@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 
 import msgspec
 
@@ -24,6 +25,8 @@ REPEAT = 1.5
 """Seconds after which a token that has not come back is repeated."""
 NO_WAY = 0.1
 """Seconds until a token is tried again that found no right neighbour."""
+FORGOTTEN = 200
+"""Kicks of others that are forgotten in one turn of the loop at most."""
 LASTS = 30.0
 """Seconds after which a kick ends, whoever has not confirmed it by then; and for which members remember
 it."""
@@ -52,8 +55,8 @@ class _Here(msgspec.Struct):
 
     run: KickRun
     until: float
-    held: KickRound | None = None
-    """The token of lap 2, until the kick is over."""
+    held: KickRound
+    """Its last token."""
 
 
 class KickRounds:
@@ -62,6 +65,9 @@ class KickRounds:
         self._queue: deque[_Own] = deque()
         self._own: dict[int, _Own] = {}
         self._here: dict[tuple[str, int], _Here] = {}
+        """In the order in which they are forgotten."""
+        self._holding: dict[tuple[str, int], _Here] = {}
+        """Those of them that hold a token."""
         self._at: float | None = None
 
     def __len__(self) -> int:
@@ -98,8 +104,9 @@ class KickRounds:
         here = self._here.get(name)
         if here is None:
             run = self._kicks.start(token.what, now)
-            here = self._here[name] = _Here(run, now.mono + LASTS)
+            here = self._here[name] = _Here(run, now.mono + LASTS, token)
         here.held = token
+        self._holding[name] = here
 
     def kicked(self, now: Now) -> None:
         """A kick has ended."""
@@ -120,10 +127,11 @@ class KickRounds:
             self._own[own.serial] = own
         for own in list(self._own.values()):
             effects += self._advance(own, now, view)
-        self._here = {name: here for name, here in self._here.items() if now.mono < here.until}
+        for name in [name for name, here in islice(self._here.items(), FORGOTTEN) if now.mono >= here.until]:
+            del self._here[name]
         deadlines = [min(own.began + LASTS, self._due(own)) for own in self._own.values()]
-        deadlines += [here.run.deadline for here in self._here.values() if here.held is not None]
-        deadlines += [here.until for here in self._here.values()]
+        deadlines += [here.run.deadline for here in self._holding.values()]
+        deadlines += [here.until for here in islice(self._here.values(), 1)]
         self._at = min(deadlines, default=None)
         return effects
 
@@ -156,11 +164,11 @@ class KickRounds:
 
     def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
         effects: list[Effect] = []
-        for here in self._here.values():
+        for name, here in list(self._holding.items()):
             token, run = here.held, here.run
-            if token is None or (token.lap == 2 and not run.over and now.mono < run.deadline):
+            if token.lap == 2 and not run.over and now.mono < run.deadline:
                 continue
-            here.held = None
+            del self._holding[name]
             if view.right is None:
                 continue  # it is lost; its origin repeats it
             late = [self._me] if token.lap == 2 and (run.problem or not run.over) else []

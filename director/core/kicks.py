@@ -26,9 +26,9 @@ from director.types import Now
 
 KICK_TIMEOUT = 4.0
 """Seconds after which nobody waits for a kick any longer; it is counted and named."""
-AT_A_TIME = 256
+AT_A_TIME = 128
 """Kicks that the kick channel is given at a time."""
-BEGUN = 40
+BEGUN = 25
 """Kicks begun in one turn of the loop."""
 USUAL_HOSTS = 50
 """A kick on so many more hosts counts for one more: the kick channel is told each of them."""
@@ -87,12 +87,18 @@ class Kicks:
         self._hosts_again: deque[tuple[float, str]] = deque()
         self._first_deadline = float("inf")
         """Before it none of the running ones is overdue."""
+        self._to_begin, self._to_look_at = BEGUN, LOOKED_AT
+        """Kicks, and users, that this turn of the loop has room for."""
         self._unfinished = False
         """Something was left over for the next turn."""
 
     def __len__(self) -> int:
         """Kicks under way."""
         return len(self._running) + len(self._awaited) + len(self._later)
+
+    def new_turn(self) -> None:
+        """What one turn of the loop may do starts anew."""
+        self._to_begin, self._to_look_at = BEGUN, LOOKED_AT
 
     def start(self, what: KickWhat, now: Now) -> KickRun:
         """Begin a kick that something waits for. A fence is over when those under way now are."""
@@ -167,15 +173,14 @@ class Kicks:
 
     def turn(self, now: Now) -> list[Effect]:
         """Give the kick channel the kicks it has room for."""
-        looked = 0
-        while self._again and self._again[0][0] <= now.mono and looked < LOOKED_AT:
+        while self._again and self._again[0][0] <= now.mono and self._to_look_at > 0:
             _, record, awaited = self._again.popleft()
-            looked += 1
+            self._to_look_at -= 1
             self._kick_again(record, now, awaited=awaited)
-        self._unfinished = looked == LOOKED_AT
+        self._unfinished = bool(self._again) and self._again[0][0] <= now.mono
         while self._hosts_again and self._hosts_again[0][0] <= now.mono:
             self.start(OnHost(self._hosts_again.popleft()[1]), now)
-        effects = self._begin(now, LOOKED_AT - looked)
+        effects = self._begin(now)
         self._review_fences()
         return effects
 
@@ -185,39 +190,39 @@ class Kicks:
         elif (what := self._elsewhere_now(record)) is not None:
             self.start(what, now)
 
-    def _begin(self, now: Now, most: int) -> list[Effect]:
-        """most: users looked at."""
+    def _begin(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
-        room = min(AT_A_TIME - len(self._running), BEGUN)
-        while room > 0 and self._awaited:
-            run = self._awaited.popleft()
-            room -= self._run(run, effects)
-        while room > 0 and most > 0 and self._later:
+        while self._has_room and self._awaited:
+            self._run(self._awaited.popleft(), effects)
+        while self._has_room and self._to_look_at > 0 and self._later:
             later = self._later.popleft()
-            most -= 1
+            self._to_look_at -= 1
             what = self._elsewhere_now(later.old) if later.old else later.what
             if what is not None:
                 if later.twice:
                     self._again.append((now.mono + AGAIN_AFTER, later.old, False))
                 run = KickRun(later.number, what, now.mono, now.mono + KICK_TIMEOUT)
-                room -= self._run(run, effects)
+                self._run(run, effects)
         return effects
 
-    def _run(self, run: KickRun, effects: list[Effect]) -> int:
-        """Give one to the kick channel; how many usual ones it stands for."""
+    @property
+    def _has_room(self) -> bool:
+        return self._to_begin > 0 and len(self._running) < AT_A_TIME
+
+    def _run(self, run: KickRun, effects: list[Effect]) -> None:
+        """Give one to the kick channel."""
         self._running[run.number] = run
         self._first_deadline = min(self._first_deadline, run.deadline)
         effects.append(Kick(run.number, run.what))
-        return 1 + (len(run.what.hosts) // USUAL_HOSTS if isinstance(run.what, HashOnHosts) else 0)
+        self._to_begin -= 1 + (len(run.what.hosts) // USUAL_HOSTS if isinstance(run.what, HashOnHosts) else 0)
 
     def overdue(self, now: Now) -> list[Effect]:
         """End those whose time is over; a word for each. What has not begun by then is begun later all the
         same."""
         effects: list[Effect] = []
-        looked = 0
-        while self._awaited and self._awaited[0].deadline <= now.mono and looked < LOOKED_AT:
+        while self._awaited and self._awaited[0].deadline <= now.mono and self._to_look_at > 0:
             run = self._awaited.popleft()
-            looked += 1
+            self._to_look_at -= 1
             self._counters.kicks_timed_out += 1
             effects += self._end(run, 0, f"not begun within {KICK_TIMEOUT:.0f} s: too many at once", now)
             self.later(run.what)

@@ -12,7 +12,7 @@ MOST_COUNTED = 0xFFFFFFFF
 """Sessions that a token of the ring can count."""
 
 
-class HashOnHosts(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class HashOnHosts(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """The sessions of all users with this 32-bit hash on these hosts (addresses); those on others live on."""
 
     hash32: int

@@ -16,7 +16,8 @@ after MOVE_TIMEOUT every member frees the user by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from struct import Struct
 
@@ -30,8 +31,9 @@ from director.core.kicks import KICK_TIMEOUT, KickRun, Kicks
 from director.core.kicktypes import MOST_COUNTED
 from director.core.messages import HostRow, MoveRound
 from director.core.pending import Pending
-from director.core.users import BUCKET_SHIFT, BY_HAND, BY_HAND_AHEAD, LATEST, MOVING, PINNED, User
+from director.core.users import BUCKET_SHIFT, BY_HAND, BY_HAND_AHEAD, LATEST, MOVING, PINNED, RECORD, User
 from director.core.view import RingView
+from director.core.walk import Walk
 from director.types import HostId, MemberId, Now, Stamp, UserKey
 
 MOVE_TIMEOUT = 30.0
@@ -42,6 +44,12 @@ STORE_WAIT = 1.0
 """Seconds a move waits for its record to be stored."""
 REPEAT = 1.5
 """Seconds after which a round that has not come back is repeated."""
+WATCHED_EVERY = 1.0
+"""Seconds between two looks at a move of another director, whether its origin is gone."""
+SLICE = 150
+"""Moves looked at in one turn of the loop."""
+STORING_KEPT = 1000
+"""Writings that are waited for; more are in nobody's way, but their moves wait for `STORE_WAIT`."""
 MOMENT = 0.001
 NO_WAY = 0.1
 """Seconds until a round is tried again that found no right neighbour."""
@@ -100,22 +108,27 @@ class Job(msgspec.Struct, eq=False):
         return self.complete and not (self.unconfirmed if self.early else self.under_way)
 
 
-class Moving(msgspec.Struct):
-    """A user who is being moved, by whomever."""
+class Moving(msgspec.Struct, gc=False):
+    """A user who is being moved, by any director."""
 
+    key: UserKey
     host: HostId
     decided: Stamp
     since: float
-    old: User
-    """His record before; host 0: he was nowhere."""
+    before: bytes
+    """The packed record before; host 0: the user was on no host."""
     kicks: tuple[KickRun, ...]
     """Those of this move, and of the moves it has overtaken."""
     origin: MemberId | None = None
     progress: float = 0.0
     """When a token was last seen."""
 
+    @property
+    def old(self) -> User:
+        return User(*RECORD.unpack(self.before))
 
-class _Own(msgspec.Struct):
+
+class _Own(msgspec.Struct, gc=False):
     """A move that is in our hands."""
 
     key: UserKey
@@ -136,11 +149,13 @@ class _Own(msgspec.Struct):
     """Of what we wait for: the writing, the flush program."""
 
 
-class Held(msgspec.Struct):
+class Held(msgspec.Struct, gc=False):
     """A token that waits for our kicks."""
 
     token: MoveRound
     until: float
+    passed: int = 0
+    """Users of it, from its beginning, whose kicks are over."""
 
 
 class Moves:
@@ -164,9 +179,27 @@ class Moves:
         self._kicks, self._pending, self._counters = kicks, pending, counters
         self.kick_delay, self._flush_program = kick_delay, flush_program
         self._own: dict[UserKey, _Own] = {}
-        self._held: list[Held] = []
+        self._own_walk = Walk(self._own)
+        self._looked: list[_Own] = []
+        """Those that this turn has come to."""
+        self._watch = Walk(self.moving)
+        """Of others, whose origin may be gone."""
+        self._watch_at: float | None = None
+        self._ring: Sequence[MemberId] = ()
+        """The ring that the watch knows."""
+        self._begun: deque[Moving] = deque()
+        """All that were begun in the last `MOVE_TIMEOUT` seconds."""
+        self._overdue = False
+        """More of them have taken too long than one turn may end."""
+        self._timed_out: dict[str, list[int]] = {}
+        """Hashes of users, by the stage of their moves, for the log."""
+        self._held: dict[tuple[str, bytes], Held] = {}
         self._flushes: dict[int, _Own] = {}
+        self._to_flush: list[_Own] = []
         self._to_store: list[_Own] = []
+        self._storing: dict[int, list[_Own]] = {}
+        self._login = Job(None)
+        """Why users are moved who have logged in, and those whose moves were taken over."""
         self._at: float | None = None
 
     def __len__(self) -> int:
@@ -179,13 +212,16 @@ class Moves:
         return len(self._own)
 
     def is_moving(self, key: UserKey) -> bool:
-        return key in self.moving
+        """Whether a user is being moved, also where what a merge began is not dealt with yet."""
+        user = self._users.get(key)
+        return key in self.moving or (user is not None and bool(user.flags & MOVING))
 
     # ---- what happened
 
-    def begin(self, key: UserKey, target: HostId, job: Job, now: Now, *, pin: bool = False) -> None:
+    def begin(self, key: UserKey, target: HostId, job: Job | None, now: Now, *, pin: bool = False) -> None:
         """Move a user; target 0: to nobody. Where he is there already it is agreed on all the same: of two
-        operators who want him on different hosts at once both are told what holds."""
+        operators who want him on different hosts at once both are told what holds. job: None: a login."""
+        job = job or self._login
         old = self._users.get(key) or User(key, HostId(0), Stamp(0), 0, 0)
         flags = BY_HAND | (PINNED if pin else 0)
         known = self.moving.get(key)
@@ -216,7 +252,10 @@ class Moves:
             if known is not None and known.decided != new.decided:
                 kicks = tuple(kick for kick in kicks if not kick.over)  # told, and counted, with that move
             kicks += (run,) if run is not None else ()
-            self.moving[new.key] = Moving(new.host, new.decided, now.mono, before, kicks)
+            moving = Moving(new.key, new.host, new.decided, now.mono, RECORD.pack(*before), kicks)
+            self.moving[new.key] = moving
+            self._begun.append(moving)
+            self._watch_soon(now.mono + REPEAT)
         self._soon(now.mono)
 
     def token(self, token: MoveRound, now: Now, view: RingView) -> None:
@@ -231,15 +270,15 @@ class Moves:
             moving = self.moving.get(key)
             if moving is not None:
                 moving.origin, moving.progress = MemberId(token.origin), now.mono
-        again = [h for h in self._held if (h.token.origin, h.token.moves) == (token.origin, token.moves)]
-        if again:
-            again[0].token = token
+        held = self._held.get((token.origin, token.moves))
+        if held is not None:
+            held.token = token
         else:
-            self._held.append(Held(token, now.mono + KICK_TIMEOUT))
+            self._held[token.origin, token.moves] = Held(token, now.mono + KICK_TIMEOUT)
 
     def stored(self, number: int, now: Now) -> None:
         """What `Persist` asked for is stored."""
-        for own in self._own.values():
+        for own in self._storing.pop(number, ()):
             if own.stage is Stage.STORING and own.number == number:
                 own.until = now.mono
         self._soon(now.mono)
@@ -264,25 +303,46 @@ class Moves:
 
     # ---- time
 
+    @property
+    def has_work(self) -> bool:
+        """Whether something is left over for the next turn of the loop."""
+        return self._overdue or self._own_walk.under_way or self._watch.under_way
+
     def next_deadline(self) -> float | None:
-        return self._at
+        deadlines = [self._at, self._watch_at, self._begun[0].since + MOVE_TIMEOUT if self._begun else None]
+        return min((at for at in deadlines if at is not None), default=None)
 
     def turn(self, now: Now, view: RingView) -> list[Effect]:
-        """Go on with all that can go on. What it puts into the user table is to be announced before the
-        tokens among the effects are sent."""
-        if self._at is None or now.mono < self._at:
-            return []
-        self._at = None
-        effects = self._persist()
+        """Go on with all that can go on, some of it in each turn. What it puts into the user table is to be
+        announced before the tokens among the effects are sent."""
+        effects: list[Effect] = []
         self._time_out(now, effects)
-        self._take_over(now, view)
-        for own in list(self._own.values()):
+        if view.ring != self._ring or (self._watch_at is not None and now.mono >= self._watch_at):
+            self._ring, self._watch_at = view.ring, None
+            self._watch.begin()
+        if self._watch.under_way:
+            self._take_over(now, view)
+        due = self._at is not None and now.mono >= self._at
+        if due:
+            self._at = None
+            self._own_walk.begin()
+        if due or self._own_walk.under_way:
+            self._go_on(now, effects)
+            effects += self._rounds(now, view)
+            effects += self._pass_on(now, view)
+            self._plan(now)
+        return effects
+
+    def _go_on(self, now: Now, effects: list[Effect]) -> None:
+        """The next of the moves in our hands."""
+        effects += self._persist()
+        self._looked.clear()
+        for key in self._own_walk.some(SLICE):
+            own = self._own[key]
             if self._in_force(own, now, effects):
                 self._advance(own, now, effects)
-        effects += self._rounds(now, view)
-        effects += self._pass_on(now, view)
-        self._plan(now, view)
-        return effects
+            if own.stage is not Stage.OVER:
+                self._looked.append(own)
 
     def _decide(self, own: _Own, now: Now) -> None:
         """Put the moving record, with a stamp later than what it replaces, and what others decide now."""
@@ -306,6 +366,9 @@ class Moves:
         for own in self._to_store:
             own.number = self._serial
         buckets = {own.key >> BUCKET_SHIFT for own in self._to_store}
+        self._storing[self._serial] = self._to_store
+        if len(self._storing) > STORING_KEPT:
+            del self._storing[next(iter(self._storing))]
         self._to_store = []
         return [Persist(self._serial, tuple(sorted(buckets)))]
 
@@ -352,7 +415,7 @@ class Moves:
     def _rounds(self, now: Now, view: RingView) -> list[Effect]:
         """Start and repeat rounds, one token for all moves of a job that are so far."""
         due: dict[int, list[_Own]] = {}
-        for own in self._own.values():
+        for own in self._looked:
             if own.stage is Stage.ROUND and now.mono >= own.until:
                 own.until = now.mono + (NO_WAY if view.right is None else REPEAT)
                 due.setdefault(id(own.job), []).append(own)
@@ -392,6 +455,7 @@ class Moves:
     def _after_round(self, own: _Own, now: Now, *, parted: bool) -> None:
         if self._flush_program and own.target and own.old.host not in (0, own.target):
             self._enter(own, Stage.FLUSHING, own.began + MOVE_TIMEOUT)
+            self._to_flush.append(own)
         else:
             waits = parted or own.old.host not in (0, own.target)
             pause = self.kick_delay if waits and not own.job.at_once else 0.0
@@ -401,7 +465,8 @@ class Moves:
     def start_programs(self) -> list[Effect]:
         """The flush programs that are to be run for users whose rounds have ended."""
         effects: list[Effect] = []
-        for own in self._own.values():
+        to_flush, self._to_flush = self._to_flush, []
+        for own in to_flush:
             if own.stage is Stage.FLUSHING and own.number not in self._flushes:
                 self._serial += 1
                 own.number = self._serial
@@ -411,32 +476,35 @@ class Moves:
         return effects
 
     def _take_over(self, now: Now, view: RingView) -> None:
-        """Moves whose origin is gone are ended by the usual writer of the bucket (ring-rules 26). He waits
-        for his own kick first, like an origin."""
-        if not view.ring:
-            return
-        for key, moving in self.moving.items():
-            if key in self._own or now.mono < self._abandoned_at(moving, view):
-                continue
-            if view.writers.of(key >> BUCKET_SHIFT, view.ring) != self._me:
-                continue
+        """Moves whose origin is gone are ended by the usual writer of the bucket (ring-rules 26). It waits
+        for its own kick first, like an origin. A move whose record is gone is forgotten."""
+        for key in self._watch.some(SLICE):
+            moving = self.moving[key]
             record = self._users.get(key)
             if record is None or not record.flags & MOVING or record.decided != moving.decided:
+                del self.moving[key]
                 continue
+            abandoned_at = self._abandoned_at(moving, view)
+            waits = key in self._own or now.mono < abandoned_at or not view.ring
+            if waits or view.writers.of(key >> BUCKET_SHIFT, view.ring) != self._me:
+                self._watch_soon(max(abandoned_at, now.mono + WATCHED_EVERY))
+                continue
+            old = moving.old
             own = _Own(
                 key,
                 record.host,
                 record.flags & ~MOVING,
                 record.decided,
-                Job(None),
+                self._login,
                 moving.since,
-                moving.old,
-                self._hosts.row(moving.old.host),
+                old,
+                self._hosts.row(old.host),
                 False,
                 Stage.KICKING,
                 now.mono + KICK_TIMEOUT,
             )
             self._own[key] = own
+            self._soon(now.mono)
 
     @staticmethod
     def _abandoned_at(moving: Moving, view: RingView) -> float:
@@ -446,41 +514,53 @@ class Moves:
 
     def _time_out(self, now: Now, effects: list[Effect]) -> None:
         """After 30 s everybody frees the user by himself."""
-        by_stage: dict[str, list[int]] = {}
-        for key, moving in list(self.moving.items()):
+        for _ in range(SLICE):
+            if not self._begun or not self._has_ended(self._begun[0], now):
+                break
+            moving = self._begun.popleft()
+            key = moving.key
+            if self.moving.get(key) is not moving:
+                continue
             record = self._users.get(key)
             if record is None or record.decided != moving.decided or not record.flags & MOVING:
                 del self.moving[key]
-                continue
-            if now.mono < moving.since + MOVE_TIMEOUT:
                 continue
             own = self._own.get(key)
             stage = own.stage.value if own is not None else "moving"
             self._settle(key)
             self._counters.moves_timed_out += 1
-            by_stage.setdefault(stage, []).append(key >> 32)
+            self._timed_out.setdefault(stage, []).append(key >> 32)
             if own is not None:
                 if key in own.job.unconfirmed:
                     own.job.timed_out += 1
                 if own.stage is Stage.FLUSHING:
                     own.job.not_flushed += 1
                 self._done(own, effects)
-        for stage, hashes in by_stage.items():
+        self._overdue = bool(self._begun) and self._has_ended(self._begun[0], now)
+        if not self._overdue:
+            effects += self._log_timed_out()
+
+    def _has_ended(self, moving: Moving, now: Now) -> bool:
+        return now.mono >= moving.since + MOVE_TIMEOUT or self.moving.get(moving.key) is not moving
+
+    def _log_timed_out(self) -> list[Effect]:
+        """One line for each stage, about all that ended in a row of turns."""
+        timed_out, self._timed_out = self._timed_out, {}
+        effects: list[Effect] = []
+        for stage, hashes in timed_out.items():
             fields: dict[str, object] = {"hash": hashes[0], "state": stage, "seconds": int(MOVE_TIMEOUT)}
             if len(hashes) > 1:
                 fields |= {"hash": hashes[:SHOWN], "users": len(hashes)}
             effects.append(Log(Level.ERROR, "move_timed_out", fields))
+        return effects
 
     def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
         """Tokens of others whose users have no session left here."""
         effects: list[Effect] = []
-        waiting: list[Held] = []
-        for held in self._held:
-            if now.mono < held.until and any(
-                map(self._kicking, (key for key, _ in subjects(held.token.moves)))
-            ):
-                waiting.append(held)
+        for name, held in list(self._held.items()):
+            if now.mono < held.until and self._waits(held):
                 continue
+            del self._held[name]
             token = held.token
             late, kicked, parted = self._of_kicks(token.moves)
             if view.right is not None:
@@ -494,8 +574,17 @@ class Moves:
                     token.parted or parted,
                 )
                 effects.append(Send(view.right, [onward]))
-        self._held = waiting
         return effects
+
+    def _waits(self, held: Held) -> bool:
+        """Whether a kick of one of the users is not over yet."""
+        moves = held.token.moves
+        while held.passed * SUBJECT.size < len(moves):
+            key, _ = SUBJECT.unpack_from(moves, held.passed * SUBJECT.size)
+            if self._kicking(UserKey(key)):
+                return True
+            held.passed += 1
+        return False
 
     def _kicking(self, key: UserKey) -> bool:
         moving = self.moving.get(key)
@@ -558,17 +647,16 @@ class Moves:
     def _soon(self, at: float) -> None:
         self._at = at if self._at is None else min(self._at, at)
 
-    def _plan(self, now: Now, view: RingView) -> None:
+    def _watch_soon(self, at: float) -> None:
+        self._watch_at = at if self._watch_at is None else min(self._watch_at, at)
+
+    def _plan(self, now: Now) -> None:
         """When the next turn has something to do."""
-        for own in self._own.values():
+        for own in self._looked:
             if own.stage in (Stage.STORING, Stage.ROUND, Stage.DELAY):
                 self._soon(max(own.until, now.mono + (0.05 if own.stage is Stage.ROUND else 0.0)))
-        for held in self._held:
+        for held in self._held.values():
             self._soon(held.until)
-        for key, moving in self.moving.items():
-            self._soon(moving.since + MOVE_TIMEOUT)
-            if key not in self._own:
-                self._soon(max(self._abandoned_at(moving, view), now.mono + 1.0))
         if self._at is not None:
             self._at = max(self._at, now.mono + MOMENT)  # what this turn has left over is for the next one
 

@@ -18,22 +18,25 @@ from director.core.order import member_order
 from director.core.pending import Pending
 from director.core.users import User, is_alive
 from director.core.view import RingView
+from director.core.walk import Walk
 from director.types import MemberId, Now, UserKey
 
 REPEAT = 0.3
 """Seconds after which a round that has not come back is repeated."""
+SLICE = 200
+"""Users looked at in one turn of the loop."""
 HOLD = 2.0
 """Seconds a promise to hold a user's logins lasts."""
 
 
-class _Asked(msgspec.Struct):
+class _Asked(msgspec.Struct, gc=False):
     tag: bytes
     before: User
     repeat_at: float
     serial: int = 0
 
 
-class _Hold(msgspec.Struct):
+class _Hold(msgspec.Struct, gc=False):
     origin: MemberId
     before: User | None
     until: float
@@ -48,6 +51,8 @@ class NearExpiry:
         self._counters = counters
         self._asked: dict[UserKey, _Asked] = {}
         self._holds: dict[UserKey, _Hold] = {}
+        self._asked_walk, self._hold_walk = Walk(self._asked), Walk(self._holds)
+        self._at: float | None = None
 
     def __len__(self) -> int:
         """Users whom we have asked about, or hold."""
@@ -58,6 +63,7 @@ class NearExpiry:
         before = self._users.get(key)
         if before is not None and key not in self._asked and key not in self._holds:
             self._asked[key] = _Asked(tag, before, now.mono)
+            self._soon(now.mono)
             self._counters.near_rounds += 1
 
     def token(self, token: NearRound, now: Now, view: RingView) -> list[Effect]:
@@ -73,6 +79,7 @@ class NearExpiry:
         self._asked.pop(key, None)
         user = self._users.get(key)
         self._holds[key] = _Hold(origin, user, now.mono + HOLD)
+        self._soon(now.mono + HOLD)
         self._assigner.hold(key)
         if view.right is None:
             return []
@@ -89,9 +96,19 @@ class NearExpiry:
             return False
         return member_order(hold.origin) < member_order(origin)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether there are more users than one turn of the loop looks at, and some are left."""
+        return self._asked_walk.under_way or self._hold_walk.under_way
+
     def turn(self, now: Now, view: RingView) -> list[Effect]:
         """Ask, ask again, and let go of what was decided or has taken too long."""
-        for key, hold in list(self._holds.items()):
+        if not self.has_work:
+            self._at = None
+            self._hold_walk.begin()
+            self._asked_walk.begin()
+        for key in self._hold_walk.some(SLICE):
+            hold = self._holds[key]
             user = self._users.get(key)
             decided = user is not None and (
                 hold.before is None or (user.decided, user.seen) > (hold.before.decided, hold.before.seen)
@@ -100,13 +117,17 @@ class NearExpiry:
                 del self._holds[key]
                 self._assigner.release(key)
                 self._pending.wake_users([key])
+            else:
+                self._soon(hold.until)
         effects: list[Effect] = []
-        for key, asked in list(self._asked.items()):
+        for key in self._asked_walk.some(SLICE):
+            asked = self._asked[key]
             user = self._users.get(key)
             if user is None or user.decided > asked.before.decided or not self._pending.of(key):
                 del self._asked[key]  # decided otherwise, or nobody waits any more
                 self._pending.wake_users([key])
-            elif now.mono >= asked.repeat_at:
+                continue
+            if now.mono >= asked.repeat_at:
                 asked.repeat_at = now.mono + REPEAT
                 self._serial += 1
                 asked.serial = self._serial
@@ -115,12 +136,14 @@ class NearExpiry:
                     effects.append(Send(view.right, [token]))
                 elif view.alone:
                     self._decide(key, asked, user.seen)
+            self._soon(asked.repeat_at)
         return effects
 
     def next_deadline(self) -> float | None:
-        deadlines = [asked.repeat_at for asked in self._asked.values()]
-        deadlines += [hold.until for hold in self._holds.values()]
-        return min(deadlines, default=None)
+        return self._at if self._holds or self._asked else None
+
+    def _soon(self, at: float) -> None:
+        self._at = at if self._at is None else min(self._at, at)
 
     def _decide(self, key: UserKey, asked: _Asked, seen: int) -> None:
         """The whole ring has been asked: whoever is alive by our clock stays, the others are placed

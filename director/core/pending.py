@@ -17,7 +17,7 @@ WAITING_LIMIT = 100_000
 """Logins that may wait, in all; 600 bytes each, and their lines (`service.heldlogins`)."""
 
 
-class Waiting(msgspec.Struct):
+class Waiting(msgspec.Struct, gc=False):
     request: RequestId
     key: UserKey
     tag: bytes

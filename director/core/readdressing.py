@@ -19,13 +19,15 @@ from director.core.events import HostMove
 from director.core.hosts import REAPPEARS, TAG_AHEAD, HostTable
 from director.core.messages import HostRow
 from director.core.stamps import after
-from director.core.users import BUCKETS, MOVING, UserTable, pack, unpack
+from director.core.users import BUCKETS, MOVING, RECORD, UserTable, pack, unpack
 from director.types import Address, HostId, Now, UserKey
 
 T = TypeVar("T")
 
 SLICE = 2000
 """Users looked at in one turn of the loop."""
+FOLLOWED = 300
+"""Of these, users whose hosts have another address."""
 SCANNED = 64
 """Buckets looked at in one turn of the loop, however empty they are."""
 WALKS = (0.0, 5.0, 60.0)
@@ -127,6 +129,8 @@ class Readdressing:
         self._due: list[float] = []
         """When the next walks begin."""
         self._bucket = BUCKETS
+        self._found: list[UserKey] = []
+        """Users of the last bucket whose hosts have another address, maybe."""
 
     def hosts_changed(self, now: Now) -> None:
         """Perhaps one has another address."""
@@ -146,7 +150,7 @@ class Readdressing:
 
     @property
     def has_work(self) -> bool:
-        return self._bucket < BUCKETS
+        return self._bucket < BUCKETS or bool(self._found)
 
     def next_deadline(self) -> float | None:
         return min(self._due, default=None)
@@ -156,19 +160,27 @@ class Readdressing:
         if self._due and self._due[0] <= now.mono:
             self._due.pop(0)
             self._bucket = 0
-        looked = scanned = 0
-        while self._bucket < BUCKETS and looked < SLICE and scanned < SCANNED:
+            self._found.clear()
+        room, scanned = SLICE, 0
+        while room > 0 and scanned < SCANNED and self.has_work:
+            if self._found:
+                part, self._found = self._found[:FOLLOWED], self._found[FOLLOWED:]
+                self._follow(part)
+                room -= len(part) * SLICE // FOLLOWED
+                continue
             records = self._users.bucket(self._bucket)
             self._bucket += 1
             scanned += 1
-            found = []
-            for user in unpack(records):
-                looked += 1
-                if user.host not in self._ids or user.flags & MOVING:  # of those `moves.py` takes care
-                    continue
-                new = self._hosts.heir(user)
-                if new is not None:
-                    found.append(new)
-            if found:
-                self._users.merge(pack(found))
-                self._users.take_displaced()  # their sessions went to the same backend
+            room -= len(records) // RECORD.size
+            self._found = [user.key for user in unpack(records) if user.host in self._ids]
+
+    def _follow(self, keys: Sequence[UserKey]) -> None:
+        """Where these users are now."""
+        users = (self._users.get(key) for key in keys)
+        settled = (
+            user for user in users if user and not user.flags & MOVING
+        )  # the others are for `moves.py`
+        found = [new for user in settled if (new := self._hosts.heir(user)) is not None]
+        if found:
+            self._users.merge(pack(found))
+            self._users.take_displaced()  # their sessions went to the same backend

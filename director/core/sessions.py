@@ -25,7 +25,7 @@ from director.core.messages import HostRow
 from director.core.users import BUCKET_SHIFT, LATEST, MOVING, User, unpack
 from director.types import Address, Now, Stamp, UserKey
 
-SLICE = 500
+SLICE = 100
 """Sessions looked at in one turn of the loop."""
 
 

@@ -76,6 +76,7 @@ class RingLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._secure = secure
         self._tls: Session | None = None
+        self._trusted = False
         self._reading = True
         self._rest = b""
         """Bytes that have come and are not looked at yet."""
@@ -148,14 +149,23 @@ class RingLink(asyncio.Protocol):
             data, first = self._decrypted(self._tls, data), False
             if self._transport is None:
                 return
+        received: list[object] = []
+        problem = ""
         try:
             for messages in self._frames.feed(data):
+                if self._trusted:
+                    received.extend(messages)
+                    continue
                 self._owner.link_received(self.number, messages)
                 if self._transport is None:
                     return
         except self._unreadable as exc:
             tls = first and looks_like_tls(data)
-            self._owner.link_unreadable(self.number, unexpected(self.remote) if tls else str(exc))
+            problem = unexpected(self.remote) if tls else str(exc)
+        if received:
+            self._owner.link_received(self.number, received)
+        if problem and self._transport is not None:
+            self._owner.link_unreadable(self.number, problem)
 
     def pause_writing(self) -> None:
         if not self.securing:
@@ -181,8 +191,10 @@ class RingLink(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if self._transport else 0
 
     def trust(self, limit: int) -> None:
-        """The other end has proved who it is: frames up to `limit` bytes are accepted."""
+        """The other end has proved who it is: frames up to `limit` bytes are accepted, and those that came
+        together are given together."""
         self._frames.limit = limit
+        self._trusted = True
 
     def send(self, frame: bytes) -> None:
         if self._transport is None:

@@ -172,6 +172,8 @@ class Driver:
         self._turn_planned = self._alone_planned = False
         self._events: deque[Event] = deque()
         self._ends: list[Kicked] = []
+        self._in_turn = False
+        """The core has had an event in this turn of the loop."""
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -241,7 +243,11 @@ class Driver:
         try:
             while self._events and not self._stopped:
                 now = Now(time.monotonic(), time.time())
-                self._carry_out(self.director.handle(self._events.popleft(), now))
+                same_turn, self._in_turn = self._in_turn, True
+                effects = self.director.handle(self._events.popleft(), now, same_turn=same_turn)
+                if not same_turn:
+                    self._loop.call_soon(self._next_turn)
+                self._carry_out(effects)
                 moved = moved or self.director.settled
         except BaseException as exc:
             self.failure = exc
@@ -254,6 +260,9 @@ class Driver:
                 self._plan()
         if self.store is not None:
             self.store.look()
+
+    def _next_turn(self) -> None:
+        self._in_turn = False
 
     def _plan(self) -> None:
         """Set the one timer to the core's next deadline."""

@@ -6,6 +6,7 @@ does not have: `run_api` imports it in a worker thread, while logins are answere
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ async def run_api(
             return app
 
     app = await anyio.to_thread.run_sync(build)
+    gc.freeze()  # the framework stays: collections of garbage need not look at it each time
     from director.web.server import serve
 
     await serve(app, listening, started=started)

@@ -138,7 +138,9 @@ def _settled_without_round() -> Any:
 
 def _abandoned_left() -> Any:
     return patch.multiple(
-        Moves, _take_over=lambda self, now, view: None, _time_out=lambda self, now, effects: None
+        Moves,
+        _take_over=lambda self, now, view: self._watch.some(len(self.moving)),
+        _time_out=lambda self, now, effects: self._begun.clear(),
     )
 
 

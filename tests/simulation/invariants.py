@@ -321,7 +321,9 @@ class Watch:
         for node in self.world.ups():
             for user, key in self._keys:
                 record = node.users.get(key)
-                if record is not None and record.flags & MOVING and not node.core.moves.is_moving(key):
+                if record is None or not record.flags & MOVING or key in node.core.moves.moving:
+                    continue
+                if node.core.next_deadline() != 0.0:  # else it is left over for the next turn
                     raise Violation("nobody ends it", f"{user} is being moved, says {node.member}, by nobody")
 
     # ---- at rest

@@ -16,7 +16,14 @@ SMALL = {
     "director.core.kicks.AT_A_TIME": 3,
     "director.core.kicks.BEGUN": 1,
     "director.core.kicks.LOOKED_AT": 2,
+    "director.core.moves.SLICE": 2,
     "director.core.sessions.SLICE": 1,
+    "director.core.flushes.SLICE": 20,
+    "director.core.flushes.SCANNED": 400,
+    "director.core.housekeeping.DROPPED": 1,
+    "director.core.nearexpiry.SLICE": 1,
+    "director.core.readdressing.SLICE": 2,
+    "director.core.readdressing.FOLLOWED": 1,
     "director.core.logins.SLICE": 2,
 }
 """Constants of the core, and what they are here."""

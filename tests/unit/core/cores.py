@@ -76,7 +76,8 @@ class Played:
         """Let time pass, in steps; the neighbours give signs of life. Gives all that was wanted."""
         effects: list[Effect] = []
         while self.mono < mono or self.core.next_deadline() == 0.0:
-            self.mono = min(mono, self.mono + 0.25)
+            if self.core.next_deadline() != 0.0:  # else something is left over for the next turn of the loop
+                self.mono = min(mono, self.mono + 0.25)
             for link in list(self.core.ring.links):
                 effects += self.hear(link, Ping(0), mono=self.mono)
             effects += self.handle(TimerFired(), self.mono)

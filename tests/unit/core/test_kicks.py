@@ -6,7 +6,7 @@ from director.core.counters import Counters
 from director.core.effects import Kick, Log
 from director.core.events import Kicked
 from director.core.hosts import BackendSetting, HostTable
-from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT, ON_THE_WAY, Kicks, described
+from director.core.kicks import AGAIN_AFTER, AT_A_TIME, BEGUN, KICK_TIMEOUT, ON_THE_WAY, Kicks, described
 from director.core.kicktypes import ByName, Fence, HashOnHosts, OnHost
 from director.core.users import MOVING, UserTable
 from director.types import Address, HostId
@@ -147,3 +147,59 @@ def test_who_was_last_seen_long_ago_was_not_on_his_way() -> None:
     one.elsewhere(OLD._replace(seen=START - ON_THE_WAY), NEW, at(1))
     one.turn(at(1 + AGAIN_AFTER))
     assert len(one) == 1
+
+
+def test_of_many_users_who_change_hosts_a_few_are_kicked_at_a_time_and_all_in_the_end() -> None:
+    one, users = kicks()
+    others = [user(b"user%d" % number, BACKENDS[0]) for number in range(2 * AT_A_TIME)]
+    for other in others:
+        new = other._replace(host=NEW.host, decided=NEW.decided)
+        users.put(new)
+        one.elsewhere(other._replace(seen=0), new, at(0))
+    begun: list[int] = []
+    running: list[int] = []
+    while one.has_work or running:
+        one.new_turn()
+        turn = [effect.kick for effect in of(Kick, one.turn(at(0)))]
+        assert len(turn) <= BEGUN
+        begun, running = begun + turn, running + turn
+        assert len(running) <= AT_A_TIME
+        if not turn:
+            one.ended([Kicked(number, 1) for number in running], at(0))
+            running = []
+    assert (len(set(begun)), len(one)) == (len(others), 0)
+
+
+def test_a_kick_that_a_move_waits_for_goes_before_those_that_nothing_waits_for() -> None:
+    one, users = kicks()
+    users.put(NEW)
+    for _ in range(3):
+        one.elsewhere(OLD, NEW, at(0))
+    awaited = one.elsewhere(OLD, MOVED, at(0))
+    assert awaited is not None
+    assert of(Kick, one.turn(at(0)))[0].kick == awaited.number
+
+
+def test_a_kick_that_does_not_begin_in_time_is_given_up_and_begins_all_the_same() -> None:
+    one, _ = kicks()
+    runs = [one.start(ByName(b"user%d" % number), at(0)) for number in range(AT_A_TIME + 1)]
+    for _ in range(AT_A_TIME // BEGUN + 1):
+        one.new_turn()
+        one.turn(at(0))
+    one.new_turn()
+    logs = of(Log, one.overdue(at(KICK_TIMEOUT)))
+    assert all(run.over and run.problem for run in runs)
+    assert logs[0].fields["reason"] == "not begun within 4 s: too many at once"
+    (kick,) = of(Kick, one.turn(at(KICK_TIMEOUT)))
+    assert kick.what == runs[-1].what
+
+
+def test_a_fence_waits_for_kicks_that_have_not_begun() -> None:
+    one, users = kicks()
+    users.put(NEW)
+    one.elsewhere(OLD._replace(seen=0), NEW, at(0))
+    fence = one.start(Fence(), at(0))
+    (kick,) = of(Kick, one.turn(at(0)))
+    assert not fence.over
+    one.ended([Kicked(kick.kick, 2)], at(1))
+    assert (fence.over, fence.sessions) == (True, 2)

@@ -153,6 +153,44 @@ async def test_a_large_frame_right_behind_the_proof_is_accepted(linked: Linked) 
         assert far.unreadable == []
 
 
+async def test_frames_that_came_together_are_given_together_once_the_other_end_is_trusted(
+    linked: Linked,
+) -> None:
+    async with linked() as (one, other):
+        given: list[int] = []
+        other.on_message = lambda message: given.append(len(other.received))
+        one.own.send(encode([Ping(1)]) + encode([Ping(2)]))
+        await until(lambda: len(other.received) == 2)
+        other.own.trust(ring_native.LIMIT)
+        calls = []
+        receive = other.link_received
+        other.link_received = lambda link, messages: (calls.append(len(messages)), receive(link, messages))  # type: ignore
+        one.own.send(encode([Ping(3)]) + encode([Ping(4), Ping(5)]))
+        await until(lambda: len(other.received) == 5)
+        assert calls == [3]
+        assert [message.serial for message in other.received] == [1, 2, 3, 4, 5]  # type: ignore[attr-defined]
+
+
+async def test_a_link_that_is_not_to_be_read_is_left_alone_until_it_is_and_nothing_is_lost(
+    linked: Linked,
+) -> None:
+    async with linked() as (one, other):
+        other.own.trust(ring_native.LIMIT)
+        other.own.read(on=False)
+        one.own.send(FRAME)
+        await asyncio.sleep(0.05)
+        assert other.received == []
+        for _ in range(30):
+            one.own.send(LARGE)
+        other.own.read(on=True)
+        await until(lambda: other.received)
+        other.own.read(on=False)
+        await asyncio.sleep(0.05)
+        assert len(other.received) < 30
+        other.own.read(on=True)
+        await until(lambda: len(other.received) == 31)
+
+
 async def test_what_is_no_frame_is_told_to_both_ends(linked: Linked) -> None:
     async with linked() as (near, far):
         near.own.send(LARGE)

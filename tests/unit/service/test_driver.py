@@ -297,7 +297,7 @@ class Broken(Director):
             raise AssertionError("a bug")
         return super().announce()
 
-    def handle(self, event: Event, now: Now) -> list[Effect]:
+    def handle(self, event: Event, now: Now, *, same_turn: bool = False) -> list[Effect]:
         if self.fails_at is not None and isinstance(event, self.fails_at):
             self.fails_at = None
             raise AssertionError("a bug")
