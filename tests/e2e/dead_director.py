@@ -62,8 +62,8 @@ def site(
         yield cluster
 
 
-def keeper_of(director: Director, cluster: Cluster) -> int:
-    """Process id of the director's keeper."""
+def keeper_of(cluster: Cluster) -> int:
+    """Process id of the keeper of its director."""
     return keeperlink.status(str(cluster.proxies[0].run / "director-keeper")).process
 
 
@@ -132,7 +132,7 @@ class Site:
         guests.join()
 
     def _kill(self, director: Director) -> None:
-        process = keeper_of(director, self._cluster)
+        process = keeper_of(self._cluster)
         director.kill()
         if not self._keeper:
             os.kill(process, signal.SIGKILL)

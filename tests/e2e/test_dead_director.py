@@ -77,7 +77,7 @@ def test_one_client_who_comes_while_the_director_is_dead_and_nobody_after_it_is_
     cluster: Cluster, death: Death
 ) -> None:
     time.sleep(RECONNECTS_AT_ONCE_AFTER)
-    assert seconds_to_greeting(cluster, death, alone=3, before=2) < GREETED_WITHIN
+    assert seconds_to_greeting(cluster, death, alone=2, before=1.5) < GREETED_WITHIN
 
 
 def test_one_client_who_comes_at_the_end_of_40_s_without_a_director_is_greeted_when_it_is_back(
@@ -137,19 +137,21 @@ def test_a_fifo_that_is_full_stalls_no_session_and_is_read_when_the_director_is_
         assert max(noops(session, 1)) < NOOP_WITHIN
 
 
-def test_the_keeper_killed_together_with_its_director_is_what_stalls_login_processes(
+def test_login_processes_stall_where_the_keeper_is_killed_together_with_its_director(
     cluster: Cluster,
 ) -> None:
-    """So the tests above can fail."""
-    process = keeper_of(cluster.directors[0], cluster)
-    time.sleep(RECONNECTS_AT_ONCE_AFTER)
-    with Imap(PROXY, cluster.ports.imap) as session:
+    """So the tests above can fail: each client stalls them for a second, and a FIFO without a reader does."""
+    process = keeper_of(cluster)
+    with Imap(PROXY, cluster.ports.imap, timeout=2.0) as session:
         session.login("alice", "any")
         killed(cluster)
         os.kill(process, signal.SIGKILL)
-        visitors, took = [], []
-        for _ in range(20):
-            visitors.append(Visitor(cluster))
-            took += noops(session, 0.1)
-        assert max(took) > NOOP_WITHIN
+        took, stalled, began = [0.0], False, time.monotonic()
+        while max(took) < NOOP_WITHIN and not stalled:
+            assert time.monotonic() < began + 10, "nothing stalls"
+            Visitor(cluster)
+            try:
+                took += noops(session, 0.1)
+            except TimeoutError:
+                stalled = True
         cluster.start_directors()
