@@ -17,8 +17,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -92,25 +92,31 @@ def metrics(director: DirectorProcess) -> dict[str, float]:
 
 @contextmanager
 def kick_channels(*directors: DirectorProcess) -> Iterator[None]:
-    """A login process behind each director that never proxies anybody, in a thread."""
-    loop = asyncio.new_event_loop()
-    ready, over = threading.Event(), asyncio.Event()
+    """Login processes behind the directors that proxy nobody, in a thread."""
+    ready = threading.Event()
+    end: list[Callable[[], object]] = []
 
     async def serve() -> None:
+        over = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        end.append(lambda: loop.call_soon_threadsafe(over.set))
         fake = FakeIpc(lambda request: HEADER + b"+\n" if request == b"LIST-FULL" else b"+0\n")
-        async with anyio.create_task_group():
+        async with AsyncExitStack() as stack:
             for director in directors:
-                await asyncio.start_unix_server(fake._serve, director.run / "ipc")
+                await stack.enter_async_context(fake.listening(director.run / "ipc"))
             ready.set()
             await over.wait()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     ready.wait()
     try:
         yield
     finally:
-        loop.call_soon_threadsafe(over.set)
+        end[0]()
         thread.join()
 
 
