@@ -22,6 +22,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from director.net import keeperlink
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -363,6 +364,8 @@ class DirectorProcess:
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._end(signal.SIGKILL)
+        with suppress(keeperlink.KeeperError):  # its folder may stay, and the keeper with it
+            os.kill(keeperlink.status(str(self.run / "director-keeper")).process, signal.SIGKILL)
 
     def _end(self, how: signal.Signals) -> int:
         assert self._process is not None
