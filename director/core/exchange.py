@@ -22,14 +22,14 @@ RANGE = 64
 """Buckets whose records are looked at in one turn of the loop, where the table is large."""
 DIGESTED = 256
 """Buckets whose digests are sent in one turn of the loop, where the table is large."""
-SMALL = 100_000
+SMALL = 20_000
 """Users up to which all are."""
 DIGEST = 8
 """Bytes of one digest."""
 STEP = 64 * DIGEST
 HASH = 6
 """Bytes of one record's hash in a summary."""
-NAMED = 8
+NAMED = 2
 """Buckets whose names are sent in one turn of the loop."""
 
 

@@ -48,6 +48,8 @@ WATCHED_EVERY = 1.0
 """Seconds between two looks at a move of another director, whether its origin is gone."""
 SLICE = 150
 """Moves looked at in one turn of the loop."""
+STARTED = 3
+"""Flush programs started in one turn of the loop: the operating system takes a millisecond for each."""
 STORING_KEPT = 1000
 """Writings that are waited for; more are in nobody's way, but their moves wait for `STORE_WAIT`."""
 MOMENT = 0.001
@@ -306,7 +308,7 @@ class Moves:
     @property
     def has_work(self) -> bool:
         """Whether something is left over for the next turn of the loop."""
-        return self._overdue or self._own_walk.under_way or self._watch.under_way
+        return bool(self._overdue or self._to_flush or self._own_walk.under_way or self._watch.under_way)
 
     def next_deadline(self) -> float | None:
         deadlines = [self._at, self._watch_at, self._begun[0].since + MOVE_TIMEOUT if self._begun else None]
@@ -465,7 +467,7 @@ class Moves:
     def start_programs(self) -> list[Effect]:
         """The flush programs that are to be run for users whose rounds have ended."""
         effects: list[Effect] = []
-        to_flush, self._to_flush = self._to_flush, []
+        to_flush, self._to_flush = self._to_flush[:STARTED], self._to_flush[STARTED:]
         for own in to_flush:
             if own.stage is Stage.FLUSHING and own.number not in self._flushes:
                 self._serial += 1

@@ -17,6 +17,7 @@ SMALL = {
     "director.core.kicks.BEGUN": 1,
     "director.core.kicks.LOOKED_AT": 2,
     "director.core.moves.SLICE": 2,
+    "director.core.moves.STARTED": 1,
     "director.core.sessions.SLICE": 1,
     "director.core.flushes.SLICE": 20,
     "director.core.flushes.SCANNED": 400,
