@@ -91,6 +91,8 @@ class HostTable:
         self._at: dict[str, HostRow | None] | None = None
         """Where each name is that has left an address; None: it has to be looked for."""
         self._others: dict[tuple[HostId, HostId], list[str]] = {}
+        self._present: list[HostRow] | None = None
+        """Found out when it is asked for."""
 
     def merge(self, rows: Iterable[HostRow]) -> list[HostRow]:
         """Take rows from another member. Returns those that changed something here, as they are now."""
@@ -135,6 +137,7 @@ class HostTable:
             now = self.configured.get(Address(row.address))
             if now is not None:
                 self.rows.pop(now.address, None)
+                self._forget_lists()
                 if not row.present_at:
                     row = msgspec.structs.replace(row, hostname=self._name_of(row, now))
             fresh.append(row)
@@ -291,7 +294,10 @@ class HostTable:
 
     def present(self) -> list[HostRow]:
         """The hosts there are, by address."""
-        return sorted((r for r in self.rows.values() if r.present), key=lambda r: address_order(r.address))
+        if self._present is None:
+            present = (row for row in self.rows.values() if row.present)
+            self._present = sorted(present, key=lambda row: address_order(row.address))
+        return list(self._present)
 
     def removed(self) -> list[Address]:
         """Hosts the configuration lists and an operator has removed."""
@@ -309,9 +315,13 @@ class HostTable:
         text = "\n".join(rows)
         return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8]
 
-    def _set(self, row: HostRow) -> None:
-        self._at = None
+    def _forget_lists(self) -> None:
+        """Rows have changed: what was made from them is made anew."""
+        self._at = self._present = None
         self._others.clear()
+
+    def _set(self, row: HostRow) -> None:
+        self._forget_lists()
         self.rows[Address(row.address)] = row
         self._ids.setdefault(host_id(Address(row.address)), Address(row.address))
 

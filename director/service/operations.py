@@ -13,6 +13,7 @@ from functools import cache
 from typing import Protocol
 
 import anyio.lowlevel
+import anyio.to_thread
 import msgspec
 
 from director.core.addresses import host_id
@@ -69,6 +70,8 @@ NAME_MOVED = "its name has another address"
 """In the audit, as the reason."""
 COUNTED = 64
 """Buckets searched for pins in one turn of the loop."""
+HOSTS_AT_ONCE = 500
+"""Hosts listed in one turn of the loop."""
 COUNTED_AT_ONCE = 20_000
 """About so many users are counted in one turn: a millisecond."""
 BATCH = 1000
@@ -137,7 +140,13 @@ class Operations(UserOperations):
 
     async def hosts(self) -> list[HostInfo]:
         counts = await self._counts()
-        return [self._host_info(row, counts) for row in self._hosts.present()]
+        rows = self._hosts.present()
+        hosts: list[HostInfo] = []
+        for first in range(0, len(rows), HOSTS_AT_ONCE):
+            hosts += [self._host_info(row, counts) for row in rows[first : first + HOSTS_AT_ONCE]]
+            if first + HOSTS_AT_ONCE < len(rows):
+                await anyio.lowlevel.checkpoint()
+        return hosts
 
     def configured_changed(self) -> None:
         """The hosts of the configuration file are others now."""
@@ -358,7 +367,8 @@ class Operations(UserOperations):
     # ---- metrics
 
     async def metrics(self) -> bytes:
-        return render(self._snapshot(await self.hosts()))
+        # In a thread: with thousands of hosts the page is long.
+        return await anyio.to_thread.run_sync(render, self._snapshot(await self.hosts()))
 
     def counted(self) -> Counted:
         """For a successor."""

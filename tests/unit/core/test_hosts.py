@@ -301,3 +301,14 @@ def test_a_choice_by_a_clock_ahead_from_before_a_host_was_removed_does_not_count
     table.change(Address("10.0.0.1"), 100, weight=8)
     two_seconds_ahead = User(UserKey(1), table.id_of("10.0.0.1"), Stamp(102), 102, 0)
     assert table.gone(two_seconds_ahead)
+
+
+def test_the_other_hosts_of_a_pool_follow_every_change() -> None:
+    hosts = HostTable([BackendSetting(Address(f"10.1.0.{n}"), "", "", 100) for n in (1, 2, 3)])
+    one, two = hosts.id_of("10.1.0.1"), hosts.id_of("10.1.0.2")
+    assert hosts.others(one, two) == ["10.1.0.1", "10.1.0.3"]
+    hosts.put([msgspec.structs.replace(hosts.rows[Address("10.1.0.3")], tag="gold", tag_at=1)])
+    assert hosts.others(one, two) == ["10.1.0.1"]
+    assert [row.address for row in hosts.present()] == ["10.1.0.1", "10.1.0.2", "10.1.0.3"]
+    hosts.put([msgspec.structs.replace(hosts.rows[Address("10.1.0.1")], present=False, present_at=1)])
+    assert [row.address for row in hosts.present()] == ["10.1.0.2", "10.1.0.3"]
