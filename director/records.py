@@ -158,6 +158,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     users: UsersChange | None = None
     """A new tag: what became of the users of the old one."""
+    warning: str = ""
+    """What the change leads to that may not be wanted."""
 
 
 class UsersChange(msgspec.Struct, frozen=True, kw_only=True):

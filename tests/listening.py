@@ -14,8 +14,8 @@ class Told(Report):
         self.pauses: list[tuple[str, str]] = []
         self.refused: list[tuple[str, str, str]] = []
         self.failures: list[Exception] = []
-        self.contained = True
-        """What is said of a failure."""
+        self.fatal = False
+        """Whether all failures are."""
 
     def accept_paused(self, listener: str, reason: str) -> None:
         self.pauses.append((listener, reason))
@@ -23,9 +23,11 @@ class Told(Report):
     def connection_refused(self, listener: str, limit: str, peer: str) -> None:
         self.refused.append((listener, limit, peer))
 
-    def client_failed(self, listener: str, error: Exception) -> bool:
+    def client_failed(self, listener: str, error: Exception) -> None:
         self.failures.append(error)
-        return self.contained
+
+    def is_fatal(self, error: Exception) -> bool:
+        return self.fatal
 
 
 def acceptor(sock: socket.socket, limits: Limits | None = None, *, told: Told | None = None) -> Acceptor:

@@ -173,5 +173,7 @@ def _tell(address: str, change: Change) -> None:
         tag = f"@{host.tag}" if host.tag else ""
         text = f"{host.address}{tag}: weight {host.weight}, {'up' if host.up else 'down'}"
     say(f"{text} (dry run: nothing is changed)" if change.dry_run else text)
+    if change.warning:
+        complain(f"{address}: {change.warning}")
     if not change.stored and not change.dry_run:
         complain(f"{address}: every director has it, but the store is away; it is written on its return")

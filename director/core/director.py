@@ -298,6 +298,7 @@ class Director:
                 self.barrier.wait(now, at_once=True)
                 self.ring.start()
                 self._housekeeping.start(now)
+                return self._tables.pools_changed()
             case DialFailed(member, _, leftwards):
                 self.ring.dial_failed(member, now, leftwards=leftwards)
             case Congested(link, clear):

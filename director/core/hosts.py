@@ -73,6 +73,11 @@ def _later_tag(mine: HostRow, theirs: HostRow) -> tuple[int, str]:
     return mine.tag_at, min(mine.tag, theirs.tag)
 
 
+def is_usable(row: HostRow) -> bool:
+    """Whether the host of a row takes new users."""
+    return row.present and row.up and row.weight > 0
+
+
 class HostTable:
     """All rows, and the effective table made from them. Owns no clock: stamps come with the change."""
 
@@ -306,6 +311,16 @@ class HostTable:
     def backends(self) -> list[Backend]:
         left = (_former(row) for row in self.rows.values() if row.moved and not row.present)
         return [*map(backend_of, self.present()), *left]
+
+    def in_pool(self, tag: str) -> list[HostRow]:
+        return [row for row in self.present() if row.tag == tag]
+
+    def usable(self) -> dict[str, int]:
+        """Tag of each pool -> how many of its hosts take new users. Without any host there is the pool ""."""
+        pools: dict[str, int] = {}
+        for row in self.present():
+            pools[row.tag] = pools.get(row.tag, 0) + is_usable(row)
+        return pools or {"": 0}
 
     def digest(self) -> bytes:
         """8 bytes over the effective table (rule 8): address, tag, weight, up, and since when the host is

@@ -26,6 +26,9 @@ from director.types import MemberId, Now
 
 CLIPPED = 60
 """Seconds by which no honest stamp is ahead."""
+NO_USABLE_HOST = (
+    "no host is up with a weight over 0: new users wait 30 s and fail temporarily; director up HOST"
+)
 
 
 class Tables:
@@ -53,6 +56,8 @@ class Tables:
         self._present: dict[str, int] = {}
         """Since when each host that is there has been."""
         self._store_was_read = False
+        self._usable: dict[str, int] = {}
+        """Pools and their usable hosts, as they were said last."""
         self._reconfigure()
 
     def all_rows(self) -> list[RingMessage]:
@@ -124,8 +129,22 @@ class Tables:
         before = self.digest
         self._reconfigure()
         self._readdressing.hosts_changed(now)
+        effects += self.pools_changed() if self.started else []
         if self.started and self.digest != before:
             self._barrier.wait(now, at_once=source is None)
+        return effects
+
+    def pools_changed(self) -> list[Effect]:
+        """Say which pools have lost their last usable host, and which have one again."""
+        before, self._usable = self._usable, self._hosts.usable()
+        effects: list[Effect] = []
+        for tag in before.keys() | self._usable.keys():
+            usable = bool(self._usable.get(tag))
+            if usable and not before.get(tag, 1):
+                effects.append(Log(Level.INFO, "pool_usable", {"tag": tag}))
+            elif not usable and before.get(tag, 1):
+                fields = {"tag": tag, "hosts": len(self._hosts.in_pool(tag)), "note": NO_USABLE_HOST}
+                effects.append(Log(Level.WARNING, "pool_unusable", fields))
         return effects
 
     def members_changed(self, rows: Sequence[MemberRow], source: Neighbour | None, now: Now) -> list[Effect]:

@@ -102,6 +102,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Of the program that looks."""
     open_files: int = 0
     """Limit of the director's process; 0: unknown."""
+    used_files: int = 0
+    """Descriptors it has open; 0: unknown."""
+    needed_files: int = 0
+    """What it needs by its configuration, without clients."""
     skew: dict[str, float] = {}
     """Seconds that the clocks of other directors are ahead."""
     kicks: dict[str, float] = {}

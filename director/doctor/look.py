@@ -20,6 +20,7 @@ from director.dovecot.doveconf import Doveconf, read
 from director.errors import DoveconfError
 from director.net import keeperlink
 from director.records import StatusInfo
+from director.service import descriptors
 from director.service.config import Config, DovecotConfig, ListenConfig, UsersConfig
 from director.service.keeper import control_paths
 from director.wire.tabs import escape
@@ -96,6 +97,8 @@ def look(
         status_problem=problem,
         version=version,
         open_files=open_files(process) if process else 0,
+        used_files=used_files(process) if process else 0,
+        needed_files=descriptors.needed(len(config.ring.servers)),
         skew=skew,
         kicks=kicks,
         backends=backends(hosts),
@@ -224,6 +227,14 @@ def open_files(process: int) -> int:
         return 0
     match = re.search(r"^Max open files\s+(\d+)", text, re.MULTILINE)
     return int(match[1]) if match else 0
+
+
+def used_files(process: int) -> int:
+    """The descriptors a process has open; 0 where that cannot be seen."""
+    try:
+        return len(os.listdir(f"/proc/{process}/fd"))
+    except OSError:
+        return 0
 
 
 def backends(addresses: Iterable[str]) -> tuple[Backend, ...]:

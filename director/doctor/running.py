@@ -10,6 +10,8 @@ from director.records import StatusInfo
 
 OPEN_FILES = 4096
 """A login process has two connections through the director, and a busy proxy many login processes."""
+NEARLY_ALL = 0.75
+"""Part of the descriptors that may be open before it is worth a word."""
 LAG, SKEW = 10.0, 1.0
 """Seconds: how old an unstored change, how far a clock may be."""
 
@@ -34,10 +36,7 @@ def check(facts: Facts) -> Iterator[Finding]:
             yield _finding(WARNING, "clock", found, why, ("timedatectl status      # on both",))
     yield from _kept_sockets(facts, status)
     yield from _kicks(facts)
-    if 0 < facts.open_files < OPEN_FILES:
-        why = "a director that has no descriptors left accepts no login process any more"
-        mend = ("[Service]                # systemctl edit director", "LimitNOFILE=65536")
-        yield _finding(WARNING, "open_files", f"at most {facts.open_files} open files", why, mend)
+    yield from _open_files(facts)
     yield from _backends(facts, status)
 
 
@@ -45,6 +44,24 @@ def _finding(
     level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = (), area: str = "director"
 ) -> Finding:
     return Finding(area=area, level=level, check=check, found=found, why=why, mend=mend)
+
+
+def _open_files(facts: Facts) -> Iterator[Finding]:
+    limit, used = facts.open_files, facts.used_files
+    if not limit:
+        return
+    mend = ("[Service]                # systemctl edit director", "LimitNOFILE=65536")
+    if used > NEARLY_ALL * limit:
+        why = "without descriptors no login process is accepted; see director_connections in /metrics"
+        yield _finding(FAULT, "open_files", f"{used} of at most {limit} open files", why, mend)
+    elif limit < OPEN_FILES:
+        why = (
+            f"the director itself needs {facts.needed_files}, each login process 2; without descriptors no"
+            " further login process is accepted"
+        )
+        yield _finding(WARNING, "open_files", f"at most {limit} open files", why, mend)
+    else:
+        yield _finding(OK, "open_files", f"{used} of at most {limit} open files")
 
 
 def _version(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
@@ -140,10 +157,12 @@ def _kicks(facts: Facts) -> Iterator[Finding]:
 def _backends(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
     known = {backend.address: backend for backend in facts.backends}
     usable = [host for host in status.hosts if host.up and host.weight]
-    if not usable:
-        why = "new users get no host"
+    pools = {host.tag for host in status.hosts} or {""}
+    for tag in sorted(pools - {host.tag for host in usable}):
+        why = "its new users wait 30 s and fail temporarily"
         mend = ("director status", "director up HOST")
-        yield _finding(FAULT, "hosts", "none is up with a weight over 0", why, mend, area="backends")
+        found = f"{f'pool {tag}' if tag else 'the pool without a tag'}: none is up with a weight over 0"
+        yield _finding(FAULT, "hosts", found, why, mend, area="backends")
     for host in usable:
         backend = known.get(host.address)
         if backend is None:

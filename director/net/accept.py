@@ -14,11 +14,10 @@ import os
 import resource
 import socket
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, Protocol, cast
 
 import anyio
-import anyio.abc
+import anyio.lowlevel
 from anyio.abc import SocketStream, UNIXSocketStream
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -27,6 +26,8 @@ SHUT = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSOCK})
 """Errors of accept(2) when nobody can connect any more."""
 PAUSE = 0.1
 """Seconds until a paused listener accepts again."""
+SILENT = 60
+"""Seconds without a word after which a peer is asked whether it is there, for as long again."""
 AT_ONCE = 32
 """Connections accepted in one turn of the loop: about 1 ms."""
 RESERVE = 16
@@ -35,9 +36,6 @@ FEW_LEFT = "few descriptors are left"
 UNLIMITED = 1 << 30
 ALL, ADDRESS = "all", "address"
 """Names of the two limits."""
-
-_Attach = Callable[[socket.socket, str], Awaitable[object]]
-"""Serves an accepted connection of a peer: until a transport has it, or until it ends."""
 
 
 class Report(Protocol):
@@ -49,8 +47,11 @@ class Report(Protocol):
     def connection_refused(self, listener: str, limit: str, peer: str) -> None:
         """A connection is over a limit, `all` or `address`: it is closed, or another one in its place."""
 
-    def client_failed(self, listener: str, error: Exception) -> bool:
-        """A client's handler failed, and its connection was closed. False: the failure ends the program."""
+    def client_failed(self, listener: str, error: Exception) -> None:
+        """A client's handler failed, and its connection was closed."""
+
+    def is_fatal(self, error: Exception) -> bool:
+        """Whether a handler met a failure that ends the program: it is not the handler's own."""
 
 
 class Limits:
@@ -67,12 +68,12 @@ class Room:
         """descriptors: how many the process may have open; None: its soft limit."""
         self.report = report
         self.descriptors = soft_limit() if descriptors is None else descriptors
-        self._spare = -1
+        self._spare, self._open = -1, True
         self.restore()
 
     def restore(self) -> None:
         """Keep a descriptor in reserve again, if one can be had."""
-        if self._spare < 0:
+        if self._spare < 0 and self._open:
             self._spare = _probe()
 
     def use(self) -> bool:
@@ -96,6 +97,8 @@ class Room:
         return self.left_above(probe)
 
     def close(self) -> None:
+        """Keep none any more."""
+        self._open = False
         self.use()
 
 
@@ -126,13 +129,13 @@ class Acceptor:
         self._exempt, self._for_operators = exempt, for_operators
         self._counted = 0
         self._by_address: dict[str, int] = {}
-        self._attach: _Attach
         self._owed: Callable[[], int] = lambda: 0
         self._make_room: Callable[[str], bool] | None = None
-        self._attaching = 0
         self._accepted_late = 0
         """Connections over a limit, until it is known which one can be spared."""
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._begin: Callable[[socket.socket, str], object] | None = None
+        """Serves an accepted connection; None: nothing is accepted now."""
+        self._beginnings: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         """Its end, while the listener pauses."""
 
@@ -156,31 +159,44 @@ class Acceptor:
                 none.
         """
         self._owed, self._make_room = owed, make_room
-        await self._serve(partial(_attach_protocol, factory))
+        loop = asyncio.get_running_loop()
+
+        def begin(sock: socket.socket, peer: str) -> None:
+            task = loop.create_task(self._attach_protocol(factory, sock))
+            self._beginnings.add(task)
+            task.add_done_callback(self._beginnings.discard)
+
+        await self._serve(begin)
 
     async def serve_streams(self, serve: Callable[[SocketStream, str], Awaitable[object]]) -> None:
         """Give each connection to `serve` as a stream, with the name of its peer, until cancelled or stopped.
 
         `serve` closes the stream; where it fails, that is reported, and the connection is closed.
         """
-        await self._serve(partial(_attach_stream, serve))
+        async with anyio.create_task_group() as tasks:
+            await self._serve(lambda sock, peer: tasks.start_soon(self._serve_stream, serve, sock, peer))
 
-    async def _serve(self, attach: _Attach) -> None:
-        self._attach = attach
-        async with anyio.create_task_group() as self._tasks:
-            try:
-                self._listen()
-                await anyio.sleep_forever()
-            finally:
-                self.stop()
+    async def _serve(self, begin: Callable[[socket.socket, str], object]) -> None:
+        self._begin = begin
+        try:
+            self._listen()
+            await anyio.sleep_forever()
+        finally:
+            self.stop()
 
     def refuse(self) -> None:
         """Have the kernel refuse whoever connects from now on, whatever descriptors the listener has."""
         self._sock.shutdown(socket.SHUT_RDWR)
 
+    async def settle(self) -> None:
+        """Accept no more, and wait until each accepted connection has its protocol."""
+        self._deafen()
+        while self._beginnings or self._accepted_late:
+            await anyio.lowlevel.checkpoint()
+
     def stop(self) -> None:
         """Accept no more. Open connections stay."""
-        self._tasks = None
+        self._begin = None
         self._deafen()
         self._sock.close()
 
@@ -221,7 +237,7 @@ class Acceptor:
 
     def _kept(self) -> int:
         """Descriptors that this listener leaves to others and to its own connections."""
-        return RESERVE + self._attaching + self._owed()
+        return RESERVE + len(self._beginnings) + self._owed()
 
     def _rest(self, reason: str) -> None:
         """Accept nothing for PAUSE seconds."""
@@ -245,7 +261,7 @@ class Acceptor:
         limit = self._limit_reached(host) if counted else ""
         if limit:
             room = self._make_room is not None and self._make_room(host if limit == ADDRESS else "")
-            if not room and self._make_room is not None and self._attaching:
+            if not room and self._make_room is not None and self._beginnings:
                 self._accepted_late += 1
                 asyncio.get_running_loop().call_soon(self._take_late, sock, address)
                 return
@@ -261,16 +277,15 @@ class Acceptor:
         if counted is not None:
             self._counted += 1
             self._by_address[counted] = self._by_address.get(counted, 0) + 1
-        accepted = _Accepted(sock, partial(self._closed, counted))
+        accepted = _Accepted(sock, self, counted)
         accepted.setblocking(False)
-        assert self._tasks is not None
-        self._attaching += 1
-        self._tasks.start_soon(self._serve_client, accepted, peer)
+        assert self._begin is not None
+        self._begin(accepted, peer)
 
     def _take_late(self, sock: socket.socket, address: object) -> None:
         """Those that were accepted before may be known now, and one of them be spared."""
         self._accepted_late -= 1
-        if self._tasks is None:
+        if self._begin is None:
             sock.close()
         else:
             self._take(sock, address)
@@ -282,20 +297,41 @@ class Acceptor:
             return ADDRESS
         return ALL if self._counted >= self._limits.in_all else ""
 
-    async def _serve_client(self, sock: socket.socket, peer: str) -> None:
-        """The boundary of a client's handler: its bug closes this connection and hurts no other."""
+    async def _attach_protocol(
+        self, factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket
+    ) -> None:
+        """Have a transport take a connection over. Callbacks that fail later are reported by the loop."""
+        beginning = _Beginning(factory)
         try:
-            await self._attach(sock, peer)
-        except _Gone:
-            sock.close()
-        except Exception as exc:
-            sock.close()
-            if not self._room.report.client_failed(self.name, exc):
-                raise
-        finally:
-            self._attaching -= 1
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: beginning, sock)
+        except OSError:
+            sock.close()  # the client is gone
+        if beginning.error is not None:
+            self._room.report.client_failed(self.name, beginning.error)
 
-    def _closed(self, counted: str | None) -> None:
+    async def _serve_stream(
+        self, serve: Callable[[SocketStream, str], Awaitable[object]], sock: socket.socket, peer: str
+    ) -> None:
+        """The boundary of a client's handler: its failure closes this connection and hurts no other."""
+        kind = UNIXSocketStream if sock.family == socket.AF_UNIX else SocketStream
+        try:
+            if kind is SocketStream:
+                _notice_loss(sock)
+            stream = await kind.from_socket(sock)
+        except (ValueError, OSError):
+            sock.close()  # the client is gone
+            return
+        try:
+            await serve(stream, peer)
+        except Exception as exc:
+            fatal = self._room.report.is_fatal(exc)
+            if not fatal:
+                self._room.report.client_failed(self.name, exc)
+            await anyio.aclose_forcefully(stream)
+            if fatal:
+                raise
+
+    def given_back(self, counted: str | None) -> None:
         """A connection has given its descriptor back. counted: its address, if it was counted."""
         self.connections -= 1
         self._room.restore()
@@ -307,16 +343,15 @@ class Acceptor:
             del self._by_address[counted]
 
 
-class _Gone(Exception):
-    """The client was gone before it was served."""
-
-
 class _Accepted(socket.socket):
     """An accepted connection. Tells when its descriptor is given back, whichever way it is closed."""
 
-    def __init__(self, sock: socket.socket, closed: Callable[[], None]) -> None:
+    __slots__ = ("_acceptor", "_counted")
+
+    def __init__(self, sock: socket.socket, acceptor: Acceptor, counted: str | None) -> None:
         super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        self._closed_now: Callable[[], None] | None = closed
+        self._acceptor: Acceptor | None = acceptor
+        self._counted = counted
 
     def _real_close(self, *args: Any) -> None:
         super()._real_close(*args)  # type: ignore[misc]
@@ -329,9 +364,9 @@ class _Accepted(socket.socket):
         return descriptor
 
     def _given_back(self) -> None:
-        closed, self._closed_now = self._closed_now, None
-        if closed is not None:
-            closed()
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            acceptor.given_back(self._counted)
 
 
 class _Beginning(asyncio.Protocol):
@@ -351,27 +386,12 @@ class _Beginning(asyncio.Protocol):
             cast(asyncio.Transport, transport).abort()
 
 
-async def _attach_protocol(
-    factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket, peer: str
-) -> None:
-    beginning = _Beginning(factory)
-    try:
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: beginning, sock)
-    except OSError as exc:
-        raise _Gone from exc
-    if beginning.error is not None:
-        raise beginning.error
-
-
-async def _attach_stream(
-    serve: Callable[[SocketStream, str], Awaitable[object]], sock: socket.socket, peer: str
-) -> None:
-    kind = UNIXSocketStream if sock.family == socket.AF_UNIX else SocketStream
-    try:
-        stream = await kind.from_socket(sock)
-    except (ValueError, OSError) as exc:  # it is not connected any more
-        raise _Gone from exc
-    await serve(stream, peer)
+def _notice_loss(sock: socket.socket) -> None:
+    """Have the kernel ask a silent peer whether it is there: one that has vanished keeps no place."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENT // 6)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)
 
 
 def peer_name(address: tuple[Any, ...]) -> str:

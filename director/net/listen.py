@@ -169,9 +169,9 @@ def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "
     One that is there is never replaced: a login process may be waiting in it for a reader. If another process
     reads it (Dovecot's master can hold it), mode and owner stay and it is not removed at the end.
     """
-    owner = _owner(name, path, user, group)
     fd = -1
     try:
+        owner = _owner(name, path, user, group)
         make_folder(name, path)
         with suppress(FileExistsError):
             os.mkfifo(path, mode)

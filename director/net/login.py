@@ -105,6 +105,11 @@ class Relay:
             client.end()
         self.hang_ups.close()
 
+    async def settle(self) -> None:
+        """Accept nobody any more; those that were accepted become clients."""
+        if self._acceptor is not None:
+            await self._acceptor.settle()
+
     def hand_over(self, held: Callable[[Client], list[bytes]]) -> list[Connection]:
         """Accept nobody any more, and give all connections away: nothing is read from them or written any
         more. held: the lines of a client that wait for an answer."""

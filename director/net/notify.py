@@ -80,7 +80,11 @@ async def read_fifo(fifo: Fifo, reader: NotifyReader, reopen: Callable[[], Fifo]
     """
     loop, place = asyncio.get_running_loop(), _Place(fifo, reopen, log)
     while True:
-        pipe = os.fdopen(os.dup(fifo.fd), "rb", buffering=0)
+        try:
+            pipe = os.fdopen(os.dup(fifo.fd), "rb", buffering=0)
+        except OSError:  # no descriptor is left; writers wait in the FIFO
+            await anyio.sleep(LOOK_EVERY)
+            continue
         transport, _ = await loop.connect_read_pipe(lambda: reader, pipe)
         try:
             while not (place.has_another() or transport.is_closing()):  # noqa: ASYNC110 - a file has no event

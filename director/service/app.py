@@ -314,6 +314,7 @@ class App:
                 relay = Relay(name, upstream, passlines, self.driver)
                 self.relays.append(relay)
                 self._listening.append((relay.serve, acceptor))
+                listeners.counted_elsewhere[name] = partial(len, relay.clients)
         authreply = AuthreplySocket(self.driver)
         for names, serve in (
             (("authreply",), authreply.serve),
@@ -369,6 +370,7 @@ class App:
             await self._serve()
         finally:
             self.listeners.close()
+            self.notifier.close()
             if self.replacing.left is None:
                 await self.persistence.stop()
             else:
@@ -442,6 +444,8 @@ class App:
                 for relay in self.relays:
                     relay.stop()
             else:
+                for relay in self.relays:
+                    await relay.settle()
                 self.replacing.go()
             tasks.cancel_scope.cancel()
 

@@ -259,12 +259,12 @@ def _is_empty(what: KickWhat) -> bool:
 
 def _is_refused(path: str) -> bool:
     """Whether nobody listens at the socket at `path`. Returns at once."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
             probe.connect(path)
-        except ConnectionRefusedError:
-            return True
-        except OSError:  # full for the moment, or not ours to open: somebody may be there
-            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # full for the moment, not ours to open, no descriptor left: somebody may be there
+        return False
     return False

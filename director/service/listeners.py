@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from director.net.accept import ADDRESS, Acceptor, Limits, Report, Room
 from director.service.bugs import Bugs
@@ -28,6 +29,8 @@ class Listeners(Report):
         """Listener -> how often it paused because something had run out."""
         self.refused: dict[tuple[str, str], int] = {}
         """(listener, limit) -> connections that were closed because of it."""
+        self.counted_elsewhere: dict[str, Callable[[], int]] = {}
+        """Listeners that have connections of a predecessor too."""
         self._sockets, self._driver, self._bugs = sockets, driver, bugs
         self._limited = LimitedLog(log, burst=1, every=MINUTE)
         self._room = Room(self)
@@ -67,7 +70,9 @@ class Listeners(Report):
 
     def connections(self) -> dict[str, int]:
         """Listener -> open connections."""
-        return {acceptor.name: acceptor.connections for acceptor in self._acceptors}
+        return {acceptor.name: acceptor.connections for acceptor in self._acceptors} | {
+            name: count() for name, count in self.counted_elsewhere.items()
+        }
 
     # ---- what goes wrong
 
@@ -99,8 +104,8 @@ class Listeners(Report):
             note="closed; raise it where this is wanted",
         )
 
-    def client_failed(self, listener: str, error: Exception) -> bool:
-        if error is self._driver.failure:
-            return False
+    def client_failed(self, listener: str, error: Exception) -> None:
         self._bugs.met("a client's handler failed", error, listener=listener)
-        return True
+
+    def is_fatal(self, error: Exception) -> bool:
+        return error is self._driver.failure

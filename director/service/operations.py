@@ -23,7 +23,7 @@ from director.core.changes import problem_with
 from director.core.configured import Difference, compare
 from director.core.events import HostChange, HostMove, HostsMoved
 from director.core.hashing import UserHash
-from director.core.hosts import BackendSetting, HostTable
+from director.core.hosts import BackendSetting, HostTable, is_usable
 from director.core.member import Neighbour
 from director.core.messages import HostRow
 from director.core.names import entries_in
@@ -327,9 +327,16 @@ class Operations(UserOperations):
                 self._audit("backend_moved", move.name, NAME_MOVED, f"before={move.before} after={after}")
 
     async def _change(self, change: HostChange, what: str, reason: str, dry_run: bool) -> Change:
-        if dry_run:
-            return Change(host=await self._preview_host(change), stored=False, dry_run=True)
         before = self._hosts.get(change.address)
+        if dry_run:
+            table = self._table_with(change)
+            row = table.rows[change.address]
+            return Change(
+                host=self._host_info(row, await self._counts()) if row.present else None,
+                stored=False,
+                dry_run=True,
+                warning=self._last_host(before, table),
+            )
         row = await self._driver.operators.change_host(change)
         stored = await self._persistence.documents.wait_operators_stored(STORE_WAIT)
         if row != before:
@@ -343,17 +350,29 @@ class Operations(UserOperations):
                     reason=reason,
                 )
             )
-        return Change(host=self._host_info(row, await self._counts()) if row.present else None, stored=stored)
+        return Change(
+            host=self._host_info(row, await self._counts()) if row.present else None,
+            stored=stored,
+            warning=self._last_host(before, self._hosts),
+        )
 
-    async def _preview_host(self, change: HostChange) -> HostInfo | None:
-        """What the change would make of the host. Raises what the change itself would raise."""
+    @staticmethod
+    def _last_host(before: HostRow | None, after: HostTable) -> str:
+        """A warning where the change of a host has left its pool without a usable one."""
+        if before is None or not is_usable(before) or after.usable().get(before.tag):
+            return ""
+        pool = f"pool {before.tag}" if before.tag else "pool without a tag"
+        return f"the {pool} has no usable host left: its new users wait 30 s and fail temporarily"
+
+    def _table_with(self, change: HostChange) -> HostTable:
+        """The table with the change. Raises what the change itself would raise."""
         problem = problem_with(self._hosts, change)
         if problem is not None:
             kind, text = problem
             raise FAILURES[kind](text)
         table = HostTable(self._hosts.configured.values())
         table.merge(self._hosts.rows.values())
-        row = table.change(
+        table.change(
             change.address,
             Stamp(int(time.time())),
             remove=change.remove,
@@ -361,8 +380,7 @@ class Operations(UserOperations):
             weight=change.weight,
             up=change.up,
         )
-        row = row or table.rows[change.address]
-        return self._host_info(row, await self._counts()) if row.present else None
+        return table
 
     # ---- metrics
 

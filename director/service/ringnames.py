@@ -101,7 +101,9 @@ class RingNames:
             self._changed(self.members, self.names)
 
     def _look_at_own(self, now: Endpoint) -> None:
-        if now != self._me and self._local(now.address) and not self._local(self._me.address):
+        if now == self._me or not self._local(now.address) or self._local(self._me.address):
+            return
+        if self._local(now.address):  # still: the other answer was not for want of descriptors
             self._moved(now)
 
     def _drop_clashes(self, now: dict[str, Endpoint | None], problems: dict[str, str]) -> None:

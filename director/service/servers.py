@@ -56,13 +56,14 @@ def addresses_of(name: str) -> list[str]:
 
 
 def is_local(address: Address) -> bool:
-    """Whether `address` is one of this machine: whether a socket can be bound to it."""
+    """Whether `address` is one of this machine: whether a socket can be bound to it. False, too, while no
+    socket can be had."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 

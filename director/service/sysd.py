@@ -22,6 +22,8 @@ class Notifier:
         if address.startswith("@"):
             address = "\0" + address[1:]
         self._address = address if address[:1] in ("/", "\0") else ""
+        self._descriptor = _socket() if self._address else -1
+        """Opened once: a director without free descriptors must be able to give a sign of life."""
         self.watchdog_interval = _watchdog_interval(environ) if self._address else None
         """Seconds after which `watchdog` is due; None: nobody waits for it."""
 
@@ -47,13 +49,25 @@ class Notifier:
     def _send(self, *lines: str) -> bool:
         if not self._address:
             return False
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as end:
-            try:
-                end.sendto("\n".join(lines).encode(), self._address)
-            except OSError:
-                # A manager that is gone or busy must not stop logins; where it misses us, it kills us.
-                return False
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, fileno=self._descriptor)
+        try:
+            end.sendto("\n".join(lines).encode(), self._address)
+        except OSError:
+            # A manager that is gone or busy must not stop logins; where it misses us, it kills us.
+            return False
+        finally:
+            end.detach()
         return True
+
+    def close(self) -> None:
+        """Nothing is said any more."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._address, self._descriptor = "", -1
+
+
+def _socket() -> int:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK).detach()
 
 
 def _status(text: str) -> str:

@@ -54,6 +54,9 @@ class _Waiting:
     def __init__(self) -> None:
         self._clients: dict[_Client, None] = {}
 
+    def __len__(self) -> int:
+        return len(self._clients)
+
     def add(self, client: _Client) -> None:
         self._clients.setdefault(client)
 
@@ -108,7 +111,6 @@ class _Client(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.conn.their_state is h11.IDLE:
-            self._state = None  # the next head has a time of its own, from its first byte on
             self._waiting.add(self)
         else:
             self._look()
@@ -174,6 +176,11 @@ class _Server(uvicorn.Server):
         # Signals are the daemon's.
         yield
 
+    @property
+    def under_way(self) -> int:
+        """Requests that have come whole, and are not answered yet."""
+        return len(self.server_state.connections) - len(self._waiting)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.servers = []
         self.started = True
@@ -201,19 +208,11 @@ async def serve(app: Litestar, listening: Listening, *, started: anyio.Event | N
     started: set as soon as connections are accepted. Cancelled, it stops listening at once, lets requests
     under way finish for STOP_TIMEOUT seconds, then cancels them and returns.
     """
-    under_way = 0
 
     async def limited(scope: Any, receive: Any, send: Any) -> None:
         """A quarter of the connections is left to clients whose request is refused at once, and to probes."""
-        nonlocal under_way
-        if under_way >= max(1, listening.most * 3 // 4) and scope["path"] not in PROBES:
-            await service_unavailable(scope, receive, send)
-            return
-        under_way += 1
-        try:
-            await app(scope, receive, send)
-        finally:
-            under_way -= 1
+        full = server.under_way > max(1, listening.most * 3 // 4) and scope["path"] not in PROBES
+        await (service_unavailable if full else app)(scope, receive, send)
 
     server = _Server(
         uvicorn.Config(

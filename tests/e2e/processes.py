@@ -217,7 +217,7 @@ def connect(path: Path, within: float = ANSWER_WITHIN) -> socket.socket:
         sock.settimeout(within)
         try:
             sock.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):  # the last: its queue is full
             sock.close()
             return None
         return sock

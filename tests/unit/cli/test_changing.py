@@ -58,6 +58,13 @@ def test_a_dry_run_says_what_would_be_and_changes_nothing(
     assert director.operations.table == before
 
 
+def test_a_change_that_leads_to_trouble_warns_and_is_done(director: Director) -> None:
+    director.operations.warning = "the pool gold has no usable host left"
+    result = director("down", "127.0.1.1")
+    assert result.exit_code == 0
+    assert result.stderr == "director: 127.0.1.1: the pool gold has no usable host left\n"
+
+
 def test_a_change_that_is_not_stored_yet_says_so_and_is_done(director: Director) -> None:
     director.operations.stored = False
     result = director("down", "127.0.1.1")

@@ -20,16 +20,18 @@ from director.records import HostInfo, RingInfo, SnapshotInfo, StatusInfo, Store
 ME, OTHER = "10.0.0.1:9090", "10.0.0.2:9090"
 RING = RingInfo(me=ME, synced=True, ring=[ME, OTHER], missing=[], waiting_logins=0, members=[])
 STORE = StoreInfo(url="redis://10.0.0.9/0", shared=True, up=True, loaded=True)
+HOSTS = [HostInfo(address="10.1.0.1", weight=100, up=True)]
 STATUS = StatusInfo(
     version="1.0",
     me=ME,
     started=0,
-    hosts=[HostInfo(address="10.1.0.1", weight=100, up=True)],
+    hosts=HOSTS,
     users=7,
     ring=RING,
     store=STORE,
     sockets_kept_by="systemd",
 )
+POOL = HostInfo(address="10.1.0.9", tag="gold", weight=100, up=False)
 GOOD = Facts(
     settings=Settings(),
     director_as=Who(uid=0, gids=(0,), name="root"),
@@ -37,6 +39,8 @@ GOOD = Facts(
     status=STATUS,
     version="1.0",
     open_files=65536,
+    used_files=200,
+    needed_files=80,
     skew={OTHER: 0.01},
     backends=(Backend(address="10.1.0.1", open=("imap",), local=False),),
 )
@@ -91,6 +95,9 @@ def test_nothing_is_found_where_all_is_right() -> None:
         (status(hosts=[HostInfo(address="10.1.0.1", weight=0, up=True)]), FAULT, "hosts", "none is up"),
         (but(skew={OTHER: -1.5}), WARNING, "clock", "1.5 s behind"),
         (but(open_files=1024), WARNING, "open_files", "1024"),
+        (but(open_files=1024, used_files=1000), FAULT, "open_files", "1000 of at most 1024"),
+        (but(used_files=65000), FAULT, "open_files", "65000 of at most 65536"),
+        (status(hosts=[*HOSTS, POOL]), FAULT, "hosts", "pool gold: none is up"),
         (but(backends=(Backend(address="10.1.0.1", open=(), local=False),)), WARNING, "reachable", "nobody"),
         (
             but(backends=(Backend(address="10.1.0.1", open=("lmtp",), local=True),)),

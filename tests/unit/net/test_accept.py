@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,10 +13,11 @@ from typing import Any, cast
 
 import anyio
 import pytest
-from anyio.abc import SocketStream
+from anyio.abc import SocketAttribute, SocketStream
 
 from director.net.accept import PAUSE, RESERVE, Acceptor, Limits, Room
 from director.net.listen import BACKLOG, tcp_listener, unix_listener
+from tests.descriptors import without_descriptors
 from tests.listening import Told
 from tests.waiting import until
 
@@ -179,27 +179,6 @@ async def test_over_a_limit_a_connection_that_can_be_spared_is_closed_instead(ov
 # ---- what runs out
 
 
-@contextmanager
-def without_descriptors() -> Iterator[list[int]]:
-    """There is none left while the block runs, but for those of the list."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = [os.open(os.devnull, os.O_RDONLY)]
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (max(taken[0], *map(int, os.listdir("/proc/self/fd"))) + 1, hard)
-    )
-    try:
-        while True:
-            try:
-                taken.append(os.open(os.devnull, os.O_RDONLY))
-            except OSError:
-                break
-        yield taken
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for descriptor in taken:
-            os.close(descriptor)
-
-
 @pytest.mark.parametrize("limits", [None, Limits(10)])
 async def test_without_descriptors_connections_wait_until_there_are_some(
     over_unix: Place, limits: Limits | None
@@ -229,6 +208,17 @@ async def test_an_operator_is_served_by_the_spare_descriptor_which_is_kept_again
             clients[1].shutdown(socket.SHUT_RDWR)
             await until(lambda: acceptor.connections == 0)
             await until(lambda: acceptor._room._spare >= 0)
+
+
+async def test_the_spare_descriptor_is_kept_again_when_its_connection_ends(over_unix: Place) -> None:
+    client, acceptor = over_unix.client(), over_unix.make(Limits(9), for_operators=True)
+    with without_descriptors():
+        async with serving(acceptor):
+            assert await heard(client) == b"+"
+            assert acceptor._room._spare < 0
+            made.pop().abort()
+            await until(lambda: acceptor.connections == 0)
+            assert acceptor._room._spare >= 0
 
 
 async def test_a_listener_without_limits_leaves_descriptors_to_others_and_to_its_own_connections(
@@ -261,8 +251,7 @@ async def test_a_listener_that_refuses_is_not_looked_at_again_and_again(over_tcp
         acceptor.refuse()
         with pytest.raises(ConnectionRefusedError):
             over_tcp.client()
-        await anyio.wait_all_tasks_blocked()
-        await anyio.sleep(0.05)
+        acceptor._accept()  # as the loop does it
         assert not asyncio.get_running_loop().remove_reader(descriptor)
 
 
@@ -293,6 +282,22 @@ async def test_clients_that_reset_before_they_are_served_are_no_failures(over_tc
         await until(lambda: acceptor.connections == 1)
         tasks.cancel_scope.cancel()
     assert over_tcp.told.failures == []
+
+
+async def test_a_silent_client_that_has_vanished_is_noticed(over_tcp: Place) -> None:
+    async def look(stream: SocketStream, peer: str) -> None:
+        async with stream:
+            sock = stream.extra(SocketAttribute.raw_socket)
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            idle, interval, count = (sock.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+            kept = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            await stream.send(b"%d" % (kept and idle + interval * count))
+
+    client, acceptor = over_tcp.client(), over_tcp.make()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(acceptor.serve_streams, look)
+        assert await heard(client) == b"120"
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_bug_in_the_handler_of_a_client_ends_its_connection_alone(over_unix: Place) -> None:
@@ -329,7 +334,7 @@ async def test_a_failure_that_is_not_the_handlers_ends_the_program(over_unix: Pl
     async def broken(stream: SocketStream, peer: str) -> None:
         raise ZeroDivisionError("a bug of the core")
 
-    over_unix.told.contained = False
+    over_unix.told.fatal = True
     over_unix.client()
     with pytest.raises(ExceptionGroup) as raised:
         await over_unix.make().serve_streams(broken)

@@ -387,6 +387,26 @@ class Successor:
         listener.close()
 
 
+async def test_a_connection_accepted_at_the_last_moment_is_given_to_the_successor(tmp_path: Path) -> None:
+    async with serving(tmp_path) as setting:
+        with setting.service(), await setting.connect():
+            await until(lambda: setting.relay.clients)
+            with await setting.connect():
+                acceptor = setting.relay._acceptor
+                assert acceptor is not None
+                acceptor._accept()
+                await setting.relay.settle()
+                assert len(setting.relay.clients) == 2
+                with await setting.connect():  # waits in the kernel for the successor
+                    await anyio.sleep(0.01)
+                    given = setting.relay.hand_over(lambda _: [])
+                    assert len(given) == 2
+                    for one in given:
+                        os.close(one.client)
+                        if one.auth >= 0:
+                            os.close(one.auth)
+
+
 async def test_a_connection_goes_on_at_a_successor_in_the_middle_of_lines_both_ways(tmp_path: Path) -> None:
     async with serving(tmp_path) as setting:
         with setting.service() as service, await setting.connect() as client:

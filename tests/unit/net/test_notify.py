@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
 from director.net import notify
 from director.net.listen import Fifo, adopt_fifo, open_fifo
 from director.net.notify import LINE_LIMIT, NotifyReader, read_fifo
+from tests.descriptors import without_descriptors
 from tests.waiting import until
 
 
@@ -102,6 +104,37 @@ async def reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         yield found
         tasks.cancel_scope.cancel()
     found.fifo.close()
+
+
+@pytest.mark.anyio
+async def test_without_descriptors_a_fifo_that_is_replaced_is_read_as_soon_as_there_are_some(
+    reading: Reading,
+) -> None:
+    await until(lambda: reading.path.exists())
+    with without_descriptors():
+        reading.path.unlink()
+        os.mkfifo(reading.path)
+        await until(lambda: "notify_fifo_lost" in reading.told.events)
+    await until(lambda: "notify_fifo_replaced" in reading.told.events)
+    await anyio.to_thread.run_sync(reading.path.write_bytes, b"alice\n")
+    await reading.hears(b"alice")
+
+
+@pytest.mark.anyio
+async def test_without_descriptors_the_fifo_waits_to_be_read(tmp_path: Path) -> None:
+    reading = Reading(tmp_path / "fifo")
+    writer = os.open(reading.path, os.O_WRONLY)
+    async with anyio.create_task_group() as tasks:
+        with without_descriptors():
+            tasks.start_soon(reading.run)
+            await anyio.lowlevel.checkpoint()
+            os.write(writer, b"alice\n")
+            await anyio.sleep(0.01)
+            assert reading.heard.names == []
+        await reading.hears(b"alice")
+        tasks.cancel_scope.cancel()
+    os.close(writer)
+    reading.fifo.close()
 
 
 @pytest.mark.anyio

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
+from director.core.effects import Effect
+from director.core.events import Event, HostChange
 from director.errors import ListenError
 from director.service import app as app_module
 from director.service import bugs
 from director.service.app import App, run
-from director.service.config import load
+from director.service.config import LimitsConfig, load
 from director.service.log import Log
 from director.service.logwriter import LogWriter
 from director.service.sockets import Sockets
+from director.types import Now
 from state.base import open_store
 from tests.waiting import until
 
@@ -159,6 +164,7 @@ async def test_a_bug_in_a_connections_callback_ends_that_connection_alone(folder
             assert await loop.sock_recv(client, 10) == b""
             await until(lambda: len(relay.clients) == 1)
         assert program.app.driver.counts.bugs == 1
+        assert program.app.listeners.connections()["login"] == 1
 
 
 @pytest.mark.anyio
@@ -177,6 +183,69 @@ async def test_a_bug_in_a_handler_of_admin_clients_is_counted_and_ends_no_more_t
         assert program.app.driver.counts.bugs == 1
         assert "listener=admin" in program.logged("bug")[0]
         assert "ZeroDivisionError" in program.logged("bug")[0]
+
+
+@pytest.mark.anyio
+async def test_a_bug_of_the_core_ends_the_program_also_where_a_clients_command_meets_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(event: Event, now: Now) -> list[Effect]:
+        if isinstance(event, HostChange):
+            raise ZeroDivisionError("a bug")
+        return handle(event, now)
+
+    async def command(program: Program) -> None:
+        nonlocal handle
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(program.app.serve)
+            await until(lambda: program.logged("ready"))
+            handle = program.app.director.handle
+            monkeypatch.setattr(program.app.director, "handle", broken)
+            async with await anyio.connect_unix(folder / "director-admin") as client:
+                await client.send(b"VERSION\tdirector-doveadm\t1\t0\nHOST-SET\t127.0.3.9\t100\n")
+                await anyio.sleep_forever()
+
+    handle: Callable[[Event, Now], list[Effect]]
+    with ExitStack() as stack:
+        program = Program(folder, stack)
+        program.app.prepare()
+        with pytest.raises(ExceptionGroup) as raised:
+            await command(program)
+    assert raised.group_contains(ZeroDivisionError, match="a bug")
+    assert program.logged("bug") == []
+
+
+@pytest.mark.anyio
+async def test_connections_over_a_limit_are_counted_and_logged_once_a_minute(folder: Path) -> None:
+    async with serving(folder) as program:
+        for _ in range(3):
+            program.app.listeners.connection_refused("admin", "all", "unix")
+        program.app.listeners.connection_refused("admin-tcp", "address", "10.0.0.9:1234")
+        refused = program.logged("connection_refused")
+        assert [("limit=256" in line, "limit=64" in line) for line in refused] == [
+            (True, False),
+            (False, True),
+        ]
+        assert "key=limits.connections_per_address" in refused[1]
+        page = (await program.app.operations.metrics()).decode()
+        assert 'director_connections_refused_total{limit="all",listener="admin"} 3.0' in page
+
+
+@pytest.mark.anyio
+async def test_limits_of_connections_follow_a_reload_and_are_a_sixteenth_of_few_descriptors(
+    folder: Path,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1600, hard))
+    try:
+        async with serving(folder) as program:
+            limits, config = program.app.listeners._limits, program.app.config
+            assert (limits.in_all, limits.per_address) == (100, 64)
+            lower = LimitsConfig(connections=5, connections_per_address=2)
+            program.app.apply(msgspec.structs.replace(config, limits=lower))
+            assert (limits.in_all, limits.per_address) == (5, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.anyio

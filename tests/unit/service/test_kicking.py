@@ -17,6 +17,7 @@ from director.service.config import DovecotConfig
 from director.service.kicking import WAITING_LIMIT, Kicker
 from director.service.log import Log
 from tests.anvil import FakeAnvil, row
+from tests.descriptors import without_descriptors
 from tests.ipc import HEADER, FakeIpc, session
 from tests.waiting import until
 
@@ -309,6 +310,18 @@ async def test_auto_passes_over_an_ipc_socket_that_an_upgrade_left_behind(tmp_pa
     async with FakeAnvil(row(b"ann", HOST)).listening(desk.anvil), desk.running():
         desk.kicker.kick(1, ByName(b"ann"))
         assert await desk.end() == [(1, 1, "")]
+
+
+async def test_without_descriptors_a_kick_ends_with_a_problem_and_nothing_else_does(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, kick="auto")
+    fake = FakeAnvil(row(b"ann", HOST))
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(desk.path))
+    async with fake.listening(desk.anvil), desk.running():
+        with without_descriptors():
+            desk.kicker.kick(1, ByName(b"ann"))
+            ((_, _, problem),) = await desk.end()
+            assert "Too many open files" in problem
 
 
 @pytest.mark.parametrize("what", [HashOnHosts(1, ["127.0.32.1"]), OnHost("127.0.32.1")])

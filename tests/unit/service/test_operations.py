@@ -226,6 +226,24 @@ async def test_a_dry_run_shows_what_would_be_and_changes_nothing(node: Node) -> 
     assert len(await node.operations.hosts()) == 3
 
 
+async def test_a_change_that_takes_the_last_usable_host_of_a_pool_warns_and_is_made(node: Node) -> None:
+    for host in HOSTS[:2]:
+        assert (await node.operations.set_up(host, False, reason="")).warning == ""
+    warning = "the pool without a tag has no usable host left: its new users wait 30 s and fail temporarily"
+    for dry_run in (True, False):
+        assert (await node.operations.set_up(HOSTS[2], False, reason="", dry_run=dry_run)).warning == warning
+    assert [host.up for host in await node.operations.hosts()] == [False] * 3
+    assert node.logged("pool_unusable")
+    assert (await node.operations.remove_host(HOSTS[2], reason="")).warning == ""  # it was none before
+
+
+async def test_without_a_usable_host_a_director_stays_ready(node: Node) -> None:
+    """Known users are answered, and no other director could do better."""
+    for host in HOSTS:
+        await node.operations.set_up(host, False, reason="")
+    assert node.operations.ready() == (True, "ready")
+
+
 @pytest.mark.parametrize(("host", "moved"), [(HOSTS[0], 0), (HOSTS[1], 1)])
 async def test_a_dry_move_is_told_in_numbers_as_every_change_of_users(
     node: Node, host: str, moved: int

@@ -126,6 +126,15 @@ def test_a_name_may_have_the_address_of_one_that_is_down_and_the_other_is_out_un
     assert names.told[-1] == ("10.0.0.1", "10.0.0.3", "10.0.0.2")
 
 
+class OneAnswer(set[Address]):
+    """Has what it holds when it is asked first, and nothing afterwards."""
+
+    def __contains__(self, address: object) -> bool:
+        found = super().__contains__(address)
+        self.clear()
+        return found
+
+
 def test_the_own_name_with_another_address_is_told_once_the_old_one_is_gone() -> None:
     names = Names(own=True)
     assert names.names.own_name == "d1:9090"
@@ -134,6 +143,9 @@ def test_the_own_name_with_another_address_is_told_once_the_old_one_is_gone() ->
     names.local = {Address("10.0.0.1"), Address("10.0.0.7")}
     names.look()
     assert names.moved == []  # we still have the old one
+    names.local = OneAnswer([Address("10.0.0.7")])
+    names.look()
+    assert names.moved == []  # there was no descriptor to look with
     names.local = {Address("10.0.0.7")}
     names.look()
     assert names.moved == ["10.0.0.7:9090"]

@@ -21,6 +21,7 @@ from director.service.servers import (
     read_endpoint,
 )
 from director.types import Address
+from tests.descriptors import without_descriptors
 
 SAME_ID = ["10.6.36.5", "10.14.173.0"]  # the first 32 bits of their MD5 are equal
 
@@ -171,6 +172,11 @@ def test_an_address_of_this_machine_is_found_by_binding_to_it() -> None:
     assert is_local(Address("127.0.0.13"))
     assert is_local(Address("::1"))
     assert not is_local(Address("203.0.113.7"))
+
+
+def test_without_descriptors_no_address_is_found_to_be_of_this_machine() -> None:
+    with without_descriptors():
+        assert not is_local(Address("127.0.0.13"))
 
 
 def test_the_system_resolver_gives_each_address_once() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from director.errors import ListenError
 from director.service.sysd import Notifier, inherited_descriptors
+from tests.descriptors import without_descriptors
 
 
 @pytest.fixture
@@ -70,6 +71,15 @@ def test_without_systemd_nothing_is_sent(environ: dict[str, str]) -> None:
 
 def test_a_manager_that_is_gone_stops_nothing(tmp_path: Path) -> None:
     assert not Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).watchdog()
+
+
+def test_a_director_without_descriptors_gives_signs_of_life(manager: socket.socket) -> None:
+    notify = notifier(manager)
+    with without_descriptors():
+        assert notify.watchdog()
+    notify.close()
+    assert heard(manager) == "WATCHDOG=1"
+    assert not notify.watchdog()
 
 
 def test_a_sign_of_life_is_due_in_half_the_time_the_watchdog_waits(manager: socket.socket) -> None:

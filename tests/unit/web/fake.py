@@ -68,6 +68,7 @@ class FakeOperations:
         self.store_error: str | None = None
         self.snapshot: SnapshotInfo | None = None
         self.stored = True
+        self.warning = ""
         self.is_alive = True
         self.not_ready = ""
         self.reasons: list[str] = []
@@ -354,4 +355,4 @@ class FakeOperations:
         if not dry_run:
             self.reasons.append(reason)
             self.table[host.address] = host
-        return Change(host=host, stored=self.stored, dry_run=dry_run)
+        return Change(host=host, stored=self.stored, dry_run=dry_run, warning=self.warning)

@@ -12,10 +12,12 @@ import anyio
 import pytest
 from anyio.abc import SocketStream
 
+from director.net.accept import Limits
 from director.web import run_api
 from tests.listening import acceptor
 from tests.unit.web.fake import FakeOperations
 from tests.unit.web.servers import Caller, unix_socket
+from tests.waiting import until
 
 WAITING_CHANGE = (
     b"PATCH /v1/hosts/127.0.1.3 HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\nConnection: close\r\n\r\n"
@@ -26,8 +28,8 @@ WAITING_CHANGE = (
 class Server:
     """The API on a unix socket, in the task group of the test."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+        self.path, self.limits = path, limits
         self.operations = FakeOperations()
         self.started, self.ended = anyio.Event(), anyio.Event()
         self.scope = anyio.CancelScope()
@@ -37,7 +39,7 @@ class Server:
             sock = unix_socket(self.path)
             await run_api(
                 self.operations,
-                acceptor(sock),
+                acceptor(sock, self.limits),
                 token=None,
                 trusted=True,
                 bug=lambda *_: None,
@@ -79,6 +81,30 @@ async def test_a_request_that_does_not_end_keeps_the_server_for_a_second_at_most
             await server.ended.wait()
         await stream.aclose()
     assert server.operations.table["127.0.1.3"].weight == 100
+
+
+@pytest.mark.anyio
+async def test_requests_under_way_leave_a_quarter_of_the_connections_to_probes_which_always_answer(
+    tmp_path: Path,
+) -> None:
+    server = Server(tmp_path / "api.sock", Limits(8))
+
+    async def ask(path: bytes) -> bytes:
+        async with await anyio.connect_unix(server.path) as stream:
+            await stream.send(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            return (await stream.receive()).split(b" ")[1]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run)
+        await server.started.wait()
+        changes = [await server.change() for _ in range(6)]
+        assert [await ask(path) for path in (b"/livez", b"/readyz", b"/v1/hosts")] == [b"200", b"200", b"503"]
+        server.operations.release.set()
+        assert (await changes[0].receive()).startswith(b"HTTP/1.1 200 ")
+        await until(lambda: server.operations.table["127.0.1.3"].weight == 7)
+        for stream in changes:
+            await stream.aclose()
+        server.scope.cancel()
 
 
 @pytest.mark.anyio

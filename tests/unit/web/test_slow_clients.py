@@ -120,11 +120,13 @@ def test_a_client_that_takes_no_answers_is_closed(served: Served, monkeypatch: p
         assert read_to_end(sock).count(b"HTTP/1.1 200 ") < asked
 
 
-def test_connections_that_are_only_held_lock_nobody_out(served: Served) -> None:
+@pytest.mark.parametrize("said", [b"", b"G", HALF_A_BODY])
+@pytest.mark.parametrize("count", [MOST - 2, 5 * MOST])
+def test_connections_that_are_only_held_lock_nobody_out(served: Served, said: bytes, count: int) -> None:
     with ExitStack() as stack:
-        for number in range(5 * MOST):
-            sock = stack.enter_context(served.ask.connect())
-            sock.sendall((b"G", HALF_A_BODY, b"")[number % 3])
+        for _ in range(count):
+            stack.enter_context(served.ask.connect()).sendall(said)
+            assert served.ask("GET", "/livez").status == 200
         for path in ("/livez", "/readyz", "/metrics", "/v1/status"):
             assert served.ask("GET", path).status == 200
 
