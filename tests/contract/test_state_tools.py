@@ -23,7 +23,7 @@ from director.core.hosts import decode_rows, encode_rows
 from director.core.members import encode_member_rows
 from director.core.messages import HostRow, MemberRow
 from director.core.names import entry
-from director.core.users import BUCKET_SHIFT, BY_HAND, PINNED, User, pack, rounded, unpack
+from director.core.users import BUCKET_SHIFT, BY_HAND, LATEST, PINNED, User, pack, rounded, unpack
 from director.errors import ExportError, StoreProblem
 from director.statetools.findings import Finding, Limits
 from director.statetools.importing import ExportFile, load
@@ -295,6 +295,37 @@ async def test_a_damaged_file_is_refused_with_line_and_reason(damage: Any, said:
     with pytest.raises(ExportError) as caught:
         ExportFile(io.BytesIO(b"".join(damage(whole))), "backup.jsonl", NOW, ignored)
     assert str(caught.value).startswith(f"backup.jsonl: {said}")
+
+
+async def test_times_far_ahead_are_clipped_at_an_import_and_counted(tmp_path: Path, stores: Stores) -> None:
+    lines = [json.loads(line) for line in SAMPLE.read_bytes().splitlines()]
+    (host, *_) = [line for line in lines if line["type"] == "host"]
+    (user, *_) = [line for line in lines if line["type"] == "user"]
+    host["weight_at"] = host["up_at"] = 1 << 32
+    user["decided"] = user["seen"] = LATEST
+    exported = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    url = f"sqlite:///{tmp_path}/new.db"
+    ran = director("state", "import", "-", "--store", url, stdin=exported)
+    assert ran.returncode == 0
+    assert "users      3 new, 0 changed, 0 as they were\n" in ran.stdout
+    number = lines.index(host) + 1
+    assert (
+        "2 lines have times more than one hour ahead of this clock, the first is line "
+        f"{number}; these times became one hour ahead" in ran.stderr
+    )
+    store = await stores.open(url)
+    document = await store.read_document("hosts")
+    assert document is not None
+    rows = {row.address: row for row in decode_rows(document.data)}
+    latest = time.time() + 3600
+    assert latest - 60 < rows[host["address"]].weight_at <= latest
+    key = UserKey(int(user["key"], 16))
+    (record,) = [one for one in await stored(store, key >> BUCKET_SHIFT) if one.key == key]
+    assert latest - 60 < record.decided <= latest
+    assert record.seen == record.decided
+    await store.close()
+    again = director("state", "import", "-", "--json", "--store", url, stdin=exported)
+    assert json.loads(again.stdout)["imported"]["clipped"] == 2
 
 
 async def test_of_a_file_that_was_cut_off_nothing_is_imported(tmp_path: Path) -> None:
