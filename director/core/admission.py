@@ -70,23 +70,23 @@ class Admission:
         self, rows: Sequence[HostRow], source: Neighbour | str, now: Now
     ) -> tuple[Sequence[HostRow], list[Effect]]:
         """The rows as they are to be merged."""
-        return self._rows(
-            rows,
-            lambda row, bound: clipped_host(row, bound, self._hosts.rows.get(Address(row.address))),
-            source,
-            now,
-        )
+        known = self._hosts.rows if isinstance(source, Neighbour) else {}
+
+        def clip(row: HostRow, bound: Bound) -> HostRow:
+            return clipped_host(row, bound, known.get(Address(row.address)))
+
+        return self._rows(rows, clip, source, now)
 
     def members(
         self, rows: Sequence[MemberRow], source: Neighbour | str, now: Now
     ) -> tuple[Sequence[MemberRow], list[Effect]]:
         """The same for rows of the directors."""
-        return self._rows(
-            rows,
-            lambda row, bound: clipped_member(row, bound, self._members.rows.get(about(row))),
-            source,
-            now,
-        )
+        known = self._members.rows if isinstance(source, Neighbour) else {}
+
+        def clip(row: MemberRow, bound: Bound) -> MemberRow:
+            return clipped_member(row, bound, known.get(about(row)))
+
+        return self._rows(rows, clip, source, now)
 
     def users(self, records: bytes, source: Neighbour | str, now: Now) -> tuple[bytes, list[Effect]]:
         """The same for records of users."""

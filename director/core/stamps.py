@@ -72,8 +72,8 @@ def clipped_host(row: HostRow, bound: Bound, mine: HostRow | None) -> HostRow:
     """A row within the bound; what it says is kept.
 
     Args:
-        mine: the row of this host that is here. An attribute that says the same here keeps the stamp it has
-            here: whoever repeats a row does not change it again and again.
+        mine: the row of this host that is here, if `row` comes from the ring. An attribute that says the same
+            here keeps the stamp it has here: a row without news moves nobody, however often it comes.
     """
     if latest_of(row) <= bound.decided:
         return row
@@ -116,7 +116,7 @@ def restored_member(row: MemberRow, before: MemberRow) -> MemberRow:
 
 
 def _kept(stamp: int, bound: Bound) -> int:
-    return stamp if 0 < stamp <= bound.decided else bound.hosts
+    return stamp if stamp <= bound.decided else bound.hosts
 
 
 _ATTRIBUTES = {

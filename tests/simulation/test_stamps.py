@@ -99,15 +99,16 @@ def test_a_forged_row_is_counted_and_its_source_is_named_once_a_minute() -> None
     assert "'before': 2" in said[1]
 
 
-def test_a_row_that_is_repeated_with_a_forged_stamp_holds_up_no_new_user() -> None:
+def test_a_row_without_news_with_a_forged_stamp_moves_nobody_and_holds_up_no_new_user() -> None:
     world = ring(3)
-    forge(world, "d3", "d1", forged(present_at=LATEST))
-    world.run(0.5).run_until_in_sync(2.0)
+    hosts = {reply.user: reply.host for reply in world.logins(USERS, "d1")}
     for _ in range(10):
         world.run(1.0)
-        forge(world, "d3", "d1", forged(present_at=LATEST))
+        forge(world, "d3", "d1", forged(present_at=LATEST, tag_at=LATEST))
         assert world.in_sync()
     assert world.differences() == []
+    assert {reply.user: reply.host for reply in world.logins(USERS, "d2")} == hosts
+    assert [node.kicks for node in world.nodes.values()] == [[], [], []]
 
 
 @pytest.mark.parametrize("skews", [(0.9, -0.9, 0.0), (-0.9, 0.9, 0.5), (0.0, 0.9, -0.9)])

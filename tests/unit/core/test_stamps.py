@@ -96,9 +96,11 @@ def test_former_stamps_come_back_and_what_was_decided_since_is_later() -> None:
     assert restored_member(MemberRow("10.0.0.1:9090", False, NOW + 90_002), member).at == NOW + 90_002
 
 
-def test_what_is_from_the_configuration_here_becomes_an_operators_word_once() -> None:
-    theirs = msgspec.structs.replace(ROW, weight_at=LATEST)
-    first = merge_rows(ROW, clipped_host(theirs, BOUND, ROW))
-    later = bound_at(NOW + 100, 900, 2.0)
-    assert first.weight_at == BOUND.hosts
-    assert merge_rows(first, clipped_host(theirs, later, first)) == first
+def test_a_row_that_says_what_the_configuration_says_moves_nobody() -> None:
+    theirs = msgspec.structs.replace(ROW, **dict.fromkeys(STAMPS, LATEST))
+    assert merge_rows(ROW, clipped_host(theirs, BOUND, ROW)) == ROW
+
+
+def test_a_stored_row_that_says_what_the_configuration_says_is_an_operators_word_all_the_same() -> None:
+    stored = msgspec.structs.replace(ROW, present_at=LATEST)
+    assert merge_rows(ROW, clipped_host(stored, BOUND, None)).present_at == BOUND.hosts
