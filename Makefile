@@ -49,7 +49,7 @@ check: install  ## format, lint, types, and the fast tests: under two minutes
 		wait $$!; others=$$?; cat $$seen; exit $$((unit + others))
 
 test: lint  ## everything, with real Dovecot and Redis: about half an hour
-	@$(PACKAGES) dovecot protocols debian13 redis lookups systemd prometheus || test -z "$$CI"
+	@$(PACKAGES) dovecot protocols debian13 redis clocks lookups systemd prometheus || test -z "$$CI"
 	SIMULATION_SEEDS=480 $(BIN)/pytest
 
 demo: install  ## a ring of three with real Dovecot around it, on loopback; ARGS=--once ends after the check

@@ -42,6 +42,13 @@ def bounded_text(text: str) -> str:
     return data[: AUDIT_TEXT - len(end.encode())].decode(errors="ignore") + end
 
 
+def dropped_for(added: int) -> int:
+    """How many entries that are too old are dropped at most when so many are added.
+
+    Not all at once: a clock that is years ahead for a moment would drop the whole audit."""
+    return 2 * added + 8
+
+
 def oldest_kept() -> float:
     """The Unix time before which entries are too old, by this machine's clock."""
     return time.time() - AUDIT_AGE

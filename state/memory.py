@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 
 from anyio.lowlevel import checkpoint
 
-from state.audit import bounded, bounded_text, oldest_kept
+from state.audit import bounded, bounded_text, dropped_for, oldest_kept
 from state.base import (
     AUDIT_KEPT,
     BUCKETS,
@@ -163,9 +164,12 @@ class MemoryStore:
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         await self._turn("append_audit")
-        since = oldest_kept()
-        kept = [*self._audit, *bounded(entries)][-AUDIT_KEPT:]
-        self._audit = [entry for entry in kept if entry.at >= since]
+        since, kept = oldest_kept(), [*self._audit, *bounded(entries)][-AUDIT_KEPT:]
+        old = islice(
+            (number for number, entry in enumerate(kept) if entry.at < since), dropped_for(len(entries))
+        )
+        dropped = set(old)
+        self._audit = [entry for number, entry in enumerate(kept) if number not in dropped]
 
     async def audit(self, limit: int, *, since: float = 0.0, target: str | None = None) -> list[AuditEntry]:
         await self._turn("audit")

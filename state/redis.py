@@ -19,7 +19,7 @@ import msgspec
 from anyio import to_thread
 from redis.exceptions import RedisClusterException, RedisError
 
-from state.audit import bounded, bounded_text, oldest_kept
+from state.audit import AUDIT_AGE, bounded, bounded_text, oldest_kept
 from state.base import (
     AUDIT_KEPT,
     BUCKETS,
@@ -99,16 +99,22 @@ for i, key in ipairs(KEYS) do
 end
 return table.concat(versions)
 """
+# A lease that ends later than any can is from before the server's clock was set back: it ends in a minute.
 RENEW = b"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local latest = now + 60000 + ARGV[2]
 local held = redis.call('HGETALL', KEYS[1])
 local alive = 0
 for i = 1, #held, 2 do
     if tonumber(string.match(held[i + 1], '^%d+') or '0') <= now then
         redis.call('HDEL', KEYS[1], held[i])
-    elseif held[i] == ARGV[1] then
-        alive = 1
+    else
+        if held[i] == ARGV[1] then alive = 1 end
+        local until_, rest = string.match(held[i + 1], '^(%d+)( .*)$')
+        if until_ and tonumber(until_) > latest then
+            redis.call('HSET', KEYS[1], held[i], string.format('%.0f', latest) .. rest)
+        end
     end
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', now + ARGV[2]) .. ARGV[3])
@@ -337,7 +343,11 @@ class RedisStore:
         now = time.monotonic()
         if now < self._audit_looked_at + AUDIT_LOOK_EVERY:
             return None
-        key, oldest = f"{self._prefix}audit", b"%d" % (oldest_kept() * 1000)
+        key = f"{self._prefix}audit"
+        # By the server's clock, where ours is ahead: else we would drop what is young.
+        asked = ("EVALSHA", MEMBERS_SHA, 1, f"{self._prefix}lease")
+        (((seconds, _), _),) = await link.call("append_audit", [asked])
+        oldest = b"%d" % max(0, min(oldest_kept(), int(seconds) - AUDIT_AGE) * 1000)
         (old,) = await link.call("append_audit", [("XREVRANGE", key, oldest, "-", "COUNT", 1)])
         self._audit_looked_at = now
         if not old:

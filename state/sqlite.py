@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
-from state.audit import bounded, bounded_text, oldest_kept
+from state.audit import bounded, bounded_text, dropped_for, oldest_kept
 from state.base import (
     AUDIT_KEPT,
     BUCKETS,
@@ -333,7 +333,9 @@ def _append_audit(db: sqlite3.Connection, entries: Sequence[AuditEntry]) -> None
     with _Transaction(db, durable=True):
         db.executemany(f"INSERT INTO audit {columns} VALUES (?, ?, ?, ?, ?, ?)", rows)
         too_many = "id <= (SELECT max(id) FROM audit) - ?"
-        db.execute(f"DELETE FROM audit WHERE {too_many} OR at < ?", (AUDIT_KEPT, oldest_kept()))
+        db.execute(f"DELETE FROM audit WHERE {too_many}", (AUDIT_KEPT,))
+        too_old = "SELECT id FROM audit WHERE at < ? ORDER BY id LIMIT ?"
+        db.execute(f"DELETE FROM audit WHERE id IN ({too_old})", (oldest_kept(), dropped_for(len(rows))))
 
 
 def _audit(db: sqlite3.Connection, limit: int, since: float, target: str | None) -> list[AuditEntry]:

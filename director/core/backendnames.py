@@ -105,7 +105,7 @@ def _plan(
         if before is None:
             continue
         row = rows.get(after)
-        if row is not None and row.moved == name and unix < row.present_at + RETURNS_AFTER:
+        if row is not None and row.moved == name and abs(unix - row.present_at) < RETURNS_AFTER:
             waiting.add(name)
         else:
             moves[name] = HostMove(name, before, after)

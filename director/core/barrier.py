@@ -38,8 +38,8 @@ class Barrier:
         """Seconds of the waits that have ended and were not taken yet by the metrics."""
         self.took_ms = 0
         """How long the last wait took."""
-        self.synced_at = 0.0
-        """Unix time of the last release; 0 = never."""
+        self.synced_at: float | None = None
+        """Monotonic time of the last release; None: there was none."""
         self._serial = first_serial
         self._oldest = first_serial + 1
         """Of the tokens of our own that still count, the first."""
@@ -132,7 +132,7 @@ class Barrier:
             self.took_ms = round(self.durations[-1] * 1000)
         self.synced = True
         self.waiting_since = None
-        self.synced_at = now.unix
+        self.synced_at = now.mono
         self.ring = tuple(sorted(ring, key=member_order))
         self._agreed = digest
         self._due = None

@@ -15,7 +15,7 @@ import msgspec
 from director.core.effects import Effect, OperationDone, OperationFailed
 from director.core.events import HostChange, HostsMoved, MemberChange
 from director.core.hosts import MAX_WEIGHT, HostTable
-from director.core.members import MemberTable, about
+from director.core.members import MOST_ROWS, MemberTable, about
 from director.core.messages import HostRow, MemberRow
 from director.core.readdressing import moved_rows
 from director.types import Address, Now, Stamp
@@ -107,6 +107,10 @@ class Changes:
         if change.remove and change.member not in self._members.listed():
             text = f"{change.member}: no such director"
             return [OperationFailed(change.operation, "unknown", text)], None
+        about = change.name or self._members.name_of(change.member) or change.member
+        if self._members.full and about not in self._members.rows:
+            text = f"the list of directors holds {MOST_ROWS} changes, and no more: write ring.servers anew"
+            return [OperationFailed(change.operation, "refused", text)], None
         row = self._members.change(change.member, int(now.unix), present=not change.remove, name=change.name)
         if row is None:
             as_it_is = MemberRow(change.member, not change.remove, 0)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from director.core.addresses import canonical
 from director.core.hosts import MAX_WEIGHT
 from director.core.kicktypes import MOST_COUNTED, ByField, ByName, HashOnHosts, KickWhat, OnHost
+from director.core.members import MOST_ROWS
 from director.core.messages import (
     HostRow,
     Hosts,
@@ -38,6 +39,13 @@ TEXT_LIMIT = 255
 NAME_LIMIT = 0xFFFF
 """Bytes of a user name, or of a field's value."""
 
+MOST_KICKED_ON = 10_000
+"""Hosts that one kick names."""
+MOST_PASSED = 1024
+"""Members that a token can pass."""
+MOST_MOVES = 20_000
+"""Users of one round: twice what can be moved at once (`users.max_parallel_moves`)."""
+
 
 def wrong(message: RingMessage) -> str | None:
     """What cannot be right about a message of a neighbour."""
@@ -46,8 +54,16 @@ def wrong(message: RingMessage) -> str | None:
             return wrong_records(records)
         case Hosts(rows):
             return wrong_rows(rows)
+        case Members(rows) if len(rows) > MOST_ROWS:
+            return f"a list of {len(rows)} directors: at most {MOST_ROWS} are kept"
         case Members(rows):
             return wrong_members(rows)
+        case Token() | MoveRound() | NearRound() | KickRound() if len(message.passed) > MOST_PASSED:
+            return f"a token that has passed {len(message.passed)} members"
+        case MoveRound() | KickRound() if len(message.late) > MOST_PASSED:
+            return f"a token with {len(message.late)} members that were late"
+        case MoveRound() if len(message.moves) > MOST_MOVES * SUBJECT.size:
+            return f"a round about {len(message.moves) // SUBJECT.size} users"
         case Token():
             if message.lap not in (1, 2):
                 return f"a token in lap {message.lap}"
@@ -120,6 +136,8 @@ def _wrong_count(sessions: int) -> str | None:
 
 def _wrong_kick(what: KickWhat) -> str | None:
     match what:
+        case HashOnHosts(_, hosts) if len(hosts) > MOST_KICKED_ON:
+            return f"a kick on {len(hosts)} hosts"
         case HashOnHosts(hash32, hosts):
             if not 0 <= hash32 < 1 << 32:
                 return f"a kick of the hash {hash32}"

@@ -14,6 +14,7 @@ from director.core.admission import Admission
 from director.core.assign import Assigner, Gate
 from director.core.barrier import Barrier
 from director.core.changes import Changes
+from director.core.clock import ClockWatch
 from director.core.counters import Counters
 from director.core.effects import (
     Effect,
@@ -103,6 +104,8 @@ FROZEN = 1.0
 """Seconds an event may be late behind the deadline that was asked for; beyond that the process was frozen."""
 PIECE = MERGED * RECORD.size
 """Bytes of user records that are merged at once."""
+TELL_AGAIN = 2.0
+"""Seconds without agreement on the tables after which neighbours are told them once more."""
 LATE = 0.05
 """Seconds late from which on nobody else is taken for silent because of it."""
 
@@ -170,7 +173,7 @@ class Director:
         )
         self._readdressing = Readdressing(hosts, self.users)
         self._logins = Logins(assigner, hosts, self.pending, self._readdressing, self.counters)
-        self._stand = Stand(self.ring.servers, settings.isolation_wait)
+        self._stand = Stand(self.ring.counted, settings.isolation_wait)
         self._orders = Orders(self.ring, self._stand, self._loading, self.changes, self.flushes)
         self._trust = Trust()
         self._gatekeeper = Gatekeeper(
@@ -208,6 +211,8 @@ class Director:
             self.moves,
         )
         self._writers = Writers()
+        self._tables_told_at = float("-inf")
+        self._clock_watch = ClockWatch()
         self._seen_by_moves = self._tables.digest
         self._started = self._left = False
         self._expected: float | None = None
@@ -247,6 +252,9 @@ class Director:
         effects = self.announce()
         effects += self._late(now)
         effects += self.clock.look(now)
+        step = self._clock_watch.step(now)
+        if step:
+            effects += self._clock_stepped(step, now)
         match event:
             case TableChanged():
                 return effects
@@ -280,6 +288,20 @@ class Director:
                 effects += self._happened(event, now)
         return [*effects, *self.announce(), *self._settle(now)]
 
+    def _clock_stepped(self, seconds: float, now: Now) -> list[Effect]:
+        """The clock no longer says when users were last seen. What it would drop is kept for a while, and the
+        sessions of this machine say who is there."""
+        self._housekeeping.wait(now.mono + self.users.expire)
+        self.kicks.clock_stepped(now)
+        self._gatekeeper.review_sessions()
+        note = "users count as seen earlier, or later, by that; sessions are listed again"
+        return [Log(Level.WARNING, "clock_stepped", {"seconds": round(seconds, 1), "note": note})]
+
+    def clock_is_sure(self, mono: float) -> bool:
+        """Whether the clock may say who is long gone: it has not stepped lately, and no living director is
+        outside the ring, whose clock may be the right one."""
+        return not self.partial and mono >= self._clock_watch.stepped_at + self.users.expire
+
     def _late(self, now: Now) -> list[Effect]:
         """How late we are ourselves; nobody else is blamed for it."""
         late = 0.0 if self._expected is None else now.mono - self._expected
@@ -312,8 +334,8 @@ class Director:
                 return self._merge_users(records, source, now)
             case StoredHosts(rows, applied, source):
                 return self._tables.stored_hosts(rows, source, now, applied=applied)
-            case StoredMembers(member_rows, source):
-                return self._tables.merge_members(member_rows, source, now)
+            case StoredMembers():
+                return self._tables.stored_members(event, now)
             case MembersListed(members, names):
                 return self._tables.list_members(members, names, now)
             case ClaimFailed(key):
@@ -560,6 +582,8 @@ class Director:
         effects = self._go_on_reading(now)
         effects += self._tick(now)
         effects += self._review_links(now)
+        if self.ring.unmet:
+            effects += self._tables.meet(self.barrier.ring)
         if self._started:
             self._gatekeeper.take_stand(now, self._tables.digest)
         effects += self._change_tables(now)
@@ -611,7 +635,7 @@ class Director:
             right=right.link if right is not None else None,
             alone=self._gatekeeper.known_alone,
             ring=self.barrier.ring,
-            listed=self.ring.servers,
+            listed=self.ring.counted,
             held_until=self.barrier.held_until,
             writers=self._writers,
         )
@@ -671,4 +695,14 @@ class Director:
         if self.ring.right is None:
             return []
         token = self.barrier.due(now, self._tables.digest)
-        return [] if token is None else [Send(self.ring.right.link, [token])]
+        if token is None:
+            return []
+        return [*self._tell_tables_again(now), Send(self.ring.right.link, [token])]
+
+    def _tell_tables_again(self, now: Now) -> list[Effect]:
+        """Tokens do not come back: a member may lack a row, although it is linked with one that has it."""
+        since = self.barrier.waiting_since
+        if since is None or now.mono < max(since, self._tables_told_at) + TELL_AGAIN:
+            return []
+        self._tables_told_at = now.mono
+        return [Send(neighbour.link, self._tables.all_rows()) for neighbour in self.ring.live_links()]

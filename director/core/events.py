@@ -138,6 +138,8 @@ class StoredMembers(msgspec.Struct, frozen=True):
 
     rows: Sequence[MemberRow]
     source: str = STORE
+    met: frozenset[MemberId] = frozenset()
+    """Directors that have been in the ring."""
 
 
 class MoveUser(msgspec.Struct, frozen=True):

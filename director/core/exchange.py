@@ -155,6 +155,10 @@ def answer_later(neighbour: Neighbour, summaries: Summaries) -> str | None:
         return f"summaries of {len(summaries.buckets)} buckets that do not fit them"
     if not all(0 <= number < BUCKETS for number in summaries.buckets):
         return "summaries of buckets that do not exist"
+    again = neighbour.summarised.intersection(summaries.buckets)
+    if again or len(set(summaries.buckets)) < len(summaries.buckets):
+        return f"summaries of a bucket that came before: {min(again, default=summaries.buckets[0])}"
+    neighbour.summarised.update(summaries.buckets)
     neighbour.summaries.append(summaries)
     return None
 

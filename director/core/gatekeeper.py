@@ -33,6 +33,10 @@ class Gatekeeper:
         """Members that have said good-bye and are out of the ring since."""
         self._sessions_due = True
 
+    def review_sessions(self) -> None:
+        """The sessions of this machine are to be listed again."""
+        self._sessions_due = True
+
     @property
     def known_alone(self) -> bool:
         """Nobody is linked with us, and nobody else lives (by the leases) or none can be reached."""
@@ -58,7 +62,7 @@ class Gatekeeper:
                 ring.presence.returned(member)
         departed = ring.departed
         self._stand.review(barrier, now, departed)
-        missing = not departed >= set(ring.servers).difference(barrier.ring)
+        missing = not departed >= set(ring.counted).difference(barrier.ring)
         barrier.look_for(now, missing=missing)
 
     def review(self, now: Now, *, started: bool) -> list[Effect]:

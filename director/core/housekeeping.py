@@ -27,6 +27,11 @@ class Housekeeping:
     def start(self, now: Now) -> None:
         self._sweep_at = now.mono + SWEEP_EVERY
 
+    def wait(self, until: float) -> None:
+        """Drop nobody before this monotonic time, once started."""
+        if self._sweep_at is not None:
+            self._sweep_at = max(self._sweep_at, until)
+
     def next_deadline(self) -> float | None:
         return self._sweep_at
 

@@ -30,6 +30,8 @@ FORGOTTEN = 200
 LASTS = 30.0
 """Seconds after which a kick ends, whoever has not confirmed it by then; and for which members remember
 it."""
+MOST_REMEMBERED = 20_000
+"""Kicks of others that are remembered at a time."""
 
 
 class KickResult(msgspec.Struct):
@@ -102,6 +104,8 @@ class KickRounds:
             return
         name = token.origin, token.serial
         here = self._here.get(name)
+        if here is None and len(self._here) >= MOST_REMEMBERED:
+            return  # it is repeated
         if here is None:
             run = self._kicks.start(token.what, now)
             here = self._here[name] = _Here(run, now.mono + LASTS, token)

@@ -76,6 +76,7 @@ class Kicks:
         """Seconds of the kicks that have ended, or were given up, and were not taken yet by the metrics."""
         self._hosts, self._users, self._counters = hosts, users, counters
         self._numbers = count(1)
+        self._clock_unsure_until = float("-inf")
         self._running: dict[int, KickRun] = {}
         """Given to the kick channel, in the order of their deadlines but for those that waited long."""
         self._awaited: deque[KickRun] = deque()
@@ -120,13 +121,17 @@ class Kicks:
         waits for that, because the user is settled."""
         if old.host == new.host or (old.host == 0 and not (self.blind and new.flags & MOVING)):
             return None
-        twice = old.seen + ON_THE_WAY > now.unix
+        twice = old.seen + ON_THE_WAY > now.unix or now.mono < self._clock_unsure_until
         if not new.flags & MOVING:
             self._later.append(_Later(next(self._numbers), None, RECORD.pack(*old), twice))
             return None
         if twice:
             self._again.append((now.mono + AGAIN_AFTER, RECORD.pack(*old), True))
         return self.start(HashOnHosts(old.key >> 32, self._hosts.others(old.host, new.host)), now)
+
+    def clock_stepped(self, now: Now) -> None:
+        """Users that have just logged in were seen by another clock."""
+        self._clock_unsure_until = now.mono + ON_THE_WAY
 
     def host(self, address: str, now: Now) -> None:
         """End the sessions to a host that was removed; those still on their way a second later."""

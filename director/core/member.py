@@ -130,6 +130,8 @@ class Neighbour:
         self.expected_first = 0
         self.summaries: deque[Summaries] = deque()
         """What the other end knows of buckets that differ; what it lacks is to be sent."""
+        self.summarised: set[int] = set()
+        """Buckets of which the other end has sent its summary."""
         self.names_due: deque[tuple[int, bytes]] = deque()
         """Buckets, and the records of them that were sent, whose names are to follow."""
         self.agreed_since: float | None = None

@@ -2,6 +2,8 @@
 
 A lattice like the hosts: a row for each member an operator has ever added or removed, the later word wins.
 Rows are never dropped, so nobody can come back by the memory of a director that was away; they are small.
+Only beyond `MOST_ROWS` some are, the same on every director: no member can fill the memory of all with a list
+that it made up.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from director.core.messages import MemberRow
 from director.core.order import member_order
 from director.core.stamps import after
 from director.types import MemberId
+
+MOST_ROWS = 256
+"""Changes of the list of directors, made at run time, that are kept."""
 
 
 def merge_member_rows(mine: MemberRow, theirs: MemberRow) -> MemberRow:
@@ -33,6 +38,9 @@ class MemberTable:
         self.configured: tuple[MemberId, ...] = tuple(configured)
         self.names: Mapping[str, MemberId] = names or {}
         self.rows: dict[str, MemberRow] = {}
+        self.met: set[MemberId] = set()
+        """Directors that have been in this ring. One that was added at run time and has never been met may
+        not exist: no new user waits for it."""
 
     def merge(self, rows: Iterable[MemberRow]) -> list[MemberRow]:
         """Take rows from elsewhere. Returns those that changed something here, as they are now."""
@@ -43,7 +51,8 @@ class MemberTable:
             if merged != mine:
                 self.rows[about(row)] = merged
                 changed.append(merged)
-        return changed
+        self._drop_surplus()
+        return [row for row in changed if about(row) in self.rows]
 
     def put(self, rows: Iterable[MemberRow]) -> None:
         """These are the rows now, whatever was there."""
@@ -59,6 +68,38 @@ class MemberTable:
         row = MemberRow(member, present, after(stamp, old.at if old else 0), name)
         self.rows[about(row)] = row
         return row
+
+    @property
+    def full(self) -> bool:
+        return len(self.rows) >= MOST_ROWS
+
+    def _drop_surplus(self) -> None:
+        """Drop rows beyond MOST_ROWS: first those of directors that are not configured and were never met, in
+        an order that every director finds."""
+        if len(self.rows) > MOST_ROWS:
+            kept = sorted(self.rows.items(), key=lambda item: self._rank(*item))[:MOST_ROWS]
+            self.rows = dict(sorted(kept))
+
+    def _rank(self, key: str, row: MemberRow) -> tuple[bool, bytes]:
+        member = self._now(row)
+        digest = hashlib.md5(key.encode(), usedforsecurity=False).digest()
+        return member not in self.configured and member not in self.met, digest
+
+    def _now(self, row: MemberRow) -> MemberId:
+        """Who a row is about, as the names are now."""
+        return self.names.get(row.name, MemberId(row.member))
+
+    def unmet(self) -> set[MemberId]:
+        """Directors that were added at run time and have never been in this ring."""
+        return set(self.listed()).difference(self.configured, self.met)
+
+    def stored_rows(self) -> list[MemberRow]:
+        """The rows as they are kept in a store."""
+        met = {about(row) for row in self.rows.values() if self._now(row) in self.met}
+        return [
+            StoredRow(row.member, row.present, row.at, row.name, met=True) if key in met else row
+            for key, row in self.rows.items()
+        ]
 
     def name_of(self, member: MemberId) -> str:
         """By which it is known; empty: by its address."""
@@ -89,19 +130,32 @@ class MemberTable:
         """The last word of operators about each member, as the names are now."""
         said: dict[MemberId, MemberRow] = {}
         for row in self.rows.values():
-            member = self.names.get(row.name, MemberId(row.member))
+            member = self._now(row)
             if row.name and self.name_of(member) not in ("", row.name):
                 continue  # another one has that address now
             said[member] = merge_member_rows(said[member], row) if member in said else row
         return said
 
 
+class StoredRow(MemberRow, frozen=True, array_like=True):
+    """A row as it is stored."""
+
+    met: bool = False
+    """The director has been in this ring."""
+
+
 _decoder = msgspec.msgpack.Decoder(list[MemberRow])
+_stored_decoder = msgspec.msgpack.Decoder(list[StoredRow])
 
 
 def encode_member_rows(rows: Sequence[MemberRow]) -> bytes:
     """The members' document of the state store: msgpack, in order, so that equal tables are equal bytes."""
     return msgspec.msgpack.encode(sorted(rows, key=about))
+
+
+def decode_met(data: bytes) -> frozenset[MemberId]:
+    """The directors that the document, which can be read, says have been in the ring."""
+    return frozenset(MemberId(row.member) for row in _stored_decoder.decode(data) if row.met)
 
 
 def decode_member_rows(data: bytes) -> list[MemberRow]:

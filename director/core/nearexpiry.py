@@ -27,6 +27,8 @@ SLICE = 200
 """Users looked at in one turn of the loop."""
 HOLD = 2.0
 """Seconds a promise to hold a user's logins lasts."""
+MOST_HELD = 10_000
+"""Users that are held at a time."""
 
 
 class _Asked(msgspec.Struct, gc=False):
@@ -76,6 +78,8 @@ class NearExpiry:
             return []
         if self._me in token.passed or self._has_precedence(key, origin, now):
             return []
+        if len(self._holds) >= MOST_HELD and key not in self._holds:
+            return []  # it is asked again
         self._asked.pop(key, None)
         user = self._users.get(key)
         self._holds[key] = _Hold(origin, user, now.mono + HOLD)

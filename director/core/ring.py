@@ -24,12 +24,16 @@ from director.types import Address, LinkId, MemberId, Now
 RETRY_FIRST = 0.1
 RETRY_UNREACHABLE = 1.0
 """Longest pause, in seconds, between two dials of a member that cannot be reached."""
+RETRY_UNMET = 30.0
+"""The same for a member that has never been in the ring: it may not exist."""
 RETRY_REFUSED = 5.0
 """The same for one that was reached, but did not want us."""
 SHORT_LIVED = 1.0
 """A link that ends sooner, in seconds, was not wanted."""
 PATIENCE = 0.3
 """Without any right neighbour: seconds a dial may take before the next member is tried as well."""
+REDIRECTED_EVERY = 1.0
+"""Seconds between two dials of a member that the right neighbour names."""
 LEFTLESS = 2.0
 """Seconds without anybody to the left after which we dial leftwards."""
 LEAVE_WITHIN = 1.0
@@ -43,6 +47,11 @@ class Ring:
         self.me = identity.member
         self.identity = identity
         self.servers: list[MemberId] = []
+        self.counted: list[MemberId] = []
+        """Those of them that are missing where they are not in the ring: not the unmet ones."""
+        self.unmet: set[MemberId] = set()
+        """Directors that an operator has added, or somebody has made up, and that have never been in the
+        ring."""
         self.links: dict[LinkId, Neighbour] = {}
         self.right: Neighbour | None = None
         self.left: Neighbour | None = None
@@ -66,6 +75,7 @@ class Ring:
         """Dials begun before we were frozen."""
         self._next_try: dict[MemberId, float] = {}
         self._failures: dict[MemberId, int] = {}
+        self._redirected_at: dict[MemberId, float] = {}
         self._told: dict[LinkId, MemberId] = {}
         self._linked: set[LinkId] = set()
         self._running = False
@@ -77,10 +87,17 @@ class Ring:
         self._leaving_until: float | None = None
         self.set_servers(servers)
 
-    def set_servers(self, servers: Sequence[MemberId], removed: Iterable[MemberId] = ()) -> list[Effect]:
+    def set_servers(
+        self,
+        servers: Sequence[MemberId],
+        removed: Iterable[MemberId] = (),
+        unmet: Iterable[MemberId] = (),
+    ) -> list[Effect]:
         """These are the directors of the ring now, and those were removed from it. Links with others are
-        closed."""
+        closed. unmet: servers that have never been in the ring."""
         self.servers[:] = servers
+        self.unmet = set(unmet) - {self.me}
+        self.counted[:] = [member for member in servers if member not in self.unmet]
         self.rightwards = rightwards(self.me, servers)
         self._removed = frozenset(removed)
         self._addresses = {split_member(member)[0] for member in (*servers, *self._removed)}
@@ -95,6 +112,15 @@ class Ring:
                 reason = f"{neighbour.peer} is not one of the directors any more"
                 effects += neighbour.close(reason, level=Level.INFO)
         return effects
+
+    def meet(self, members: Iterable[MemberId]) -> set[MemberId]:
+        """These directors are in the ring, or linked with us. Returns those that were unmet so far."""
+        linked = (n.peer for n in self.links.values() if n.live and n.peer is not None)
+        met = self.unmet.intersection((*members, *linked))
+        if met:
+            self.unmet -= met
+            self.counted[:] = [member for member in self.servers if member not in self.unmet]
+        return met
 
     def start(self) -> None:
         self._running = True
@@ -150,7 +176,19 @@ class Ring:
         """Nobody is linked with us, and nobody could be reached."""
         if any(n.live or n.dialled is None for n in self.links.values()):
             return False
-        return self.tried.issuperset(self.expected())
+        return self.tried.issuperset(self._counted(self.expected()))
+
+    def _counted(self, members: Iterable[MemberId]) -> list[MemberId]:
+        return [member for member in members if member not in self.unmet]
+
+    def _unmet_last(self, members: Sequence[MemberId]) -> list[MemberId]:
+        """These members in their order, but the unmet ones behind all others: they may not exist."""
+        return sorted(members, key=self.unmet.__contains__) if self.unmet else list(members)
+
+    def _to_dial(self) -> list[MemberId]:
+        """Whoever may become our right neighbour, in the order in which they are dialled."""
+        expected = self.expected()
+        return self._unmet_last(expected) if self.right is None else expected
 
     def expected(self) -> list[MemberId]:
         """Those to the right, in order, that have not said good-bye."""
@@ -251,7 +289,7 @@ class Ring:
         if not self._running or self.removed:
             return []
         effects: list[Effect] = []
-        for member in self.expected():
+        for member in self._to_dial():
             if self.right is not None and member == self.right.peer:
                 break
             begun = self._begun(member)
@@ -266,7 +304,8 @@ class Ring:
         due = self._leftwards_due()
         if due is None or now.mono < due:
             return []
-        lefts = [member for member in reversed(self.expected()) if member not in self._left_tried]
+        nearest = self._unmet_last(self.expected()[::-1])
+        lefts = [member for member in nearest if member not in self._left_tried]
         if not lefts:
             self._left_tried.clear()
             self._left_next_try = now.mono + RETRY_UNREACHABLE
@@ -290,7 +329,7 @@ class Ring:
         if announce_at is not None:
             deadlines.append(announce_at)
         if self._running and not self.removed:
-            for member in self.expected():
+            for member in self._to_dial():
                 if self.right is not None and member == self.right.peer:
                     break
                 begun = self._begun(member)
@@ -308,8 +347,10 @@ class Ring:
 
     def redirected(self, neighbour: Neighbour, member: MemberId, now: Now) -> None:
         """Our right neighbour says that `member` stands between us."""
-        if neighbour is self.right and member in self.rightwards and self._begun(member) is None:
-            self._next_try[member] = now.mono
+        if neighbour is not self.right or member not in self.rightwards or self._begun(member) is not None:
+            return
+        if now.mono >= self._redirected_at.get(member, float("-inf")) + REDIRECTED_EVERY:
+            self._redirected_at[member] = self._next_try[member] = now.mono
 
     def _begun(self, member: MemberId, *, leftwards: bool = False) -> float | None:
         """Since when a connection with this member, dialled by us, is being made or stands."""
@@ -345,6 +386,8 @@ class Ring:
         self.tried.add(member)
         self._failures[member] = self._failures.get(member, 0) + 1
         pause = RETRY_FIRST * 2 ** min(10, self._failures[member] - 1)
+        if member in self.unmet:
+            longest = RETRY_UNMET
         self._next_try[member] = now.mono + min(longest, pause)
 
     def _review_right(self) -> list[Effect]:
@@ -370,7 +413,7 @@ class Ring:
             if neighbour is not None and neighbour.linked:
                 self._take_right(neighbour)
                 return leaving.close(f"{self.me} is linked with {member} now", level=Level.INFO)
-        if self.tried.issuperset(expected):
+        if self.tried.issuperset(self._counted(expected)):
             return leaving.close(f"{self.me} has nobody else to link with", level=Level.INFO)
         return []
 

@@ -6,18 +6,19 @@ the digest of both (`barrier.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from director.core.admission import Admission
 from director.core.assign import Assigner
 from director.core.barrier import Barrier
 from director.core.counters import Counters
 from director.core.effects import Effect, Level, Log, Send, StoreHosts, StoreMembers
+from director.core.events import StoredMembers
 from director.core.hosts import HostTable
 from director.core.kicks import Kicks
 from director.core.logins import Logins
 from director.core.member import Neighbour
-from director.core.members import MemberTable
+from director.core.members import MOST_ROWS, MemberTable, about
 from director.core.messages import HostRow, Hosts, MemberRow, Members, RingMessage
 from director.core.pending import Pending
 from director.core.readdressing import Readdressing
@@ -89,7 +90,13 @@ class Tables:
     def merge_members(self, rows: Sequence[MemberRow], source: Neighbour | str, now: Now) -> list[Effect]:
         """The same for rows of the directors."""
         rows, effects = self._admission.members(rows, source, now)
-        return effects + self.members_changed(self._members.merge(rows), _neighbour(source), now)
+        effects += self.members_changed(self._members.merge(rows), _neighbour(source), now)
+        left_out = [row.member for row in rows if about(row) not in self._members.rows]
+        if left_out and isinstance(source, Neighbour):
+            note = f"more than {MOST_ROWS} changes of the list of directors: these are not kept"
+            fields = {"peer": source.name(), "directors": len(left_out), "note": note}
+            effects.append(Log(Level.WARNING, "directors_left_out", fields))
+        return effects
 
     def retimed(self, hosts: Sequence[HostRow], members: Sequence[MemberRow], now: Now) -> list[Effect]:
         """These rows have other stamps from now on, and say what they said."""
@@ -99,6 +106,17 @@ class Tables:
         if members:
             effects += [*self._pass_on(Members(list(members)), None), StoreMembers()]
         return effects
+
+    def stored_members(self, event: StoredMembers, now: Now) -> list[Effect]:
+        """Rows read from the store."""
+        self._members.met |= event.met
+        return self.merge_members(event.rows, event.source, now)
+
+    def meet(self, members: Iterable[MemberId]) -> list[Effect]:
+        """These directors are in the ring. One that was added at run time counts from now on."""
+        met = self._ring.meet(members)
+        self._members.met |= met
+        return [StoreMembers()] if met else []
 
     def list_members(
         self, configured: Sequence[MemberId], names: Mapping[str, MemberId], now: Now
@@ -166,7 +184,9 @@ class Tables:
         return [Send(n.link, [message]) for n in self._ring.live_links() if n is not source]
 
     def _relink(self, now: Now, *, at_once: bool) -> list[Effect]:
-        effects = self._ring.set_servers(self._members.listed(), self._members.removed())
+        effects = self._ring.set_servers(
+            self._members.listed(), self._members.removed(), self._members.unmet()
+        )
         if self._ring.removed is not self._logins.removed:
             self._logins.removed = self._ring.removed
             if self._ring.removed:

@@ -127,6 +127,7 @@ GROUPS: dict[str, dict[str, Callable[[], bool]]] = {
         "debootstrap": _program("debootstrap"),
         "iptables": _program("iptables"),
     },
+    "clocks": {"faketime": _program("faketime")},
     "redis": {"redis-server": _program("redis-server")},
     "prometheus": {"prometheus": _program("promtool")},
     "systemd": {"systemd": _program("systemd-analyze")},

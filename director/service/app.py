@@ -21,6 +21,7 @@ import anyio
 import anyio.abc
 
 from director import web
+from director.core.clock import cannot_start, doubt
 from director.core.director import Director
 from director.core.events import MembersListed, Started
 from director.core.hashing import UserHash
@@ -134,6 +135,12 @@ def _run_loop(config: Config, log: Log, check: bool, left: Left | None, log_writ
     for one in config.unresolved:
         note = "it starts without, and looks again"
         log.warning("name_unresolved", name=one.name, reason=one.reason, note=note)
+    problem = doubt(time.time())
+    if problem and left is None and cannot_start(time.time()):
+        log.error("cannot_start", reason=problem)
+        return EX_CONFIG
+    if problem:
+        log.warning("clock_wrong", problem=problem)
     try:
         sys.setswitchinterval(GIL_SWITCH)
         while True:
@@ -201,7 +208,7 @@ class App:
         self.begun = time.monotonic()
         self.warm_seconds = 0.0
         me = config.ring.listen.member if config.ring.listen else STANDALONE
-        incarnation = next_incarnation(self.started, left.handover.incarnation if left else 0)
+        incarnation = next_incarnation(time.time(), left.handover.incarnation if left else 0)
         user_hash = UserHash(config.users.username_hash, config.users.master_user_separator)
         assigner = hotpath.Assigner(hotpath.UserTable(int(config.users.expire)), user_hash)
         assigner.remember_names = config.users.remember_names

@@ -19,6 +19,7 @@ from director.core.director import Director
 from director.core.events import HostChange, HostMove
 from director.core.hosts import BackendSetting
 from director.errors import OperationError
+from director.service.clock import unix_time
 from director.service.log import Log
 from director.service.persist import Persistence
 from state.base import AuditEntry
@@ -110,7 +111,7 @@ class Configuring:
 
     def _look(self) -> Look:
         applied, rows = self._persistence.documents.applied, self._director.hosts.rows
-        return look(applied, self._file, self._unresolved, rows, int(time.time()))
+        return look(applied, self._file, self._unresolved, rows, int(unix_time()))
 
     def _carried(self) -> list[AppliedHost] | None:
         applied = self._persistence.documents.applied

@@ -17,7 +17,7 @@ from director.core.configured import Applied, AppliedHost, decode_applied, encod
 from director.core.director import Director
 from director.core.events import STORE, Event, StoredHosts, StoredMembers
 from director.core.hosts import encode_rows
-from director.core.members import encode_member_rows
+from director.core.members import decode_met, encode_member_rows
 from director.core.stored import read_hosts, read_members
 from director.service.log import Log
 from state.base import EMPTY_VERSION, Document, Lost, StateStore, version_of
@@ -128,7 +128,7 @@ class Documents:
         applied = Table(APPLIED, lambda: encode_applied(self._all_applied), self._take_applied)
         hosts = Table(HOSTS, lambda: encode_rows(list(director.hosts.rows.values())), self._take_hosts)
         members = Table(
-            MEMBERS, lambda: encode_member_rows(list(director.members.rows.values())), self._take_members
+            MEMBERS, lambda: encode_member_rows(director.members.stored_rows()), self._take_members
         )
         self.tables = (applied, hosts, members)
         """In the order in which they are to be read."""
@@ -196,7 +196,8 @@ class Documents:
 
     def _take_members(self, data: bytes, source: str) -> None:
         found = read_members(data)
-        self._handle(StoredMembers(tuple(found.members), source))
+        met = frozenset() if found.problem else decode_met(data)
+        self._handle(StoredMembers(tuple(found.members), source, met))
         if found.problem:
             raise ValueError(found.problem)
 

@@ -59,8 +59,10 @@ from director.core.events import (
 )
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.messages import RingMessage
+from director.core.users import LATEST
 from director.errors import KickError
 from director.net.tls import RingTls
+from director.service.clock import unix_time
 from director.service.heldlogins import Client, HeldLogins
 from director.service.log import LimitedLog
 from director.service.log import Log as Logger
@@ -234,7 +236,7 @@ class Driver:
         if self._stopped:
             if isinstance(event, StoredUsers | StoredHosts | StoredMembers):
                 # The last write is of what memory and store come to. Nobody is there for the effects.
-                self.director.handle(event, Now(time.monotonic(), time.time()))
+                self.director.handle(event, Now(time.monotonic(), unix_time()))
             return
         self._events.append(event)
         if self._busy:
@@ -242,7 +244,7 @@ class Driver:
         self._busy, moved = True, False
         try:
             while self._events and not self._stopped:
-                now = Now(time.monotonic(), time.time())
+                now = Now(time.monotonic(), unix_time())
                 same_turn, self._in_turn = self._in_turn, True
                 effects = self.director.handle(self._events.popleft(), now, same_turn=same_turn)
                 if not same_turn:
@@ -322,7 +324,8 @@ class Driver:
         """Tell the core how late it is, before it is asked for a host."""
         if time.monotonic() - self._beat > WATCH + FROZEN:
             self._look_at_clock()  # thawed, and this came first: what is in memory must not be trusted yet
-        self._assigner.unix = int(time.time())
+        unix = int(time.time())
+        self._assigner.unix = unix if unix < LATEST else LATEST
 
     def _plan_turn(self) -> None:
         if not self._turn_planned:

@@ -46,6 +46,7 @@ from director.records import (
     UserInfo,
     UserStatus,
 )
+from director.service.clock import unix_time
 from director.service.driver import Driver
 from director.service.dumping import host_commands, pin_command
 from director.service.logwriter import LogWriter
@@ -175,7 +176,7 @@ class Operations(UserOperations):
         settings = [BackendSetting(as_address(h.address), h.hostname, h.tag, h.weight) for h in hosts]
         applied = self._persistence.documents.applied
         unknown = [BackendSetting(Address(""), h.hostname, h.tag, h.weight) for h in unresolved]
-        rows, unix = self._hosts.rows, int(time.time())
+        rows, unix = self._hosts.rows, int(unix_time())
         found = look(applied, settings, unknown, rows, unix)
         if found.moves:
             rows = rows | {Address(row.address): row for row in moved_rows(rows, found.moves, unix)}
@@ -374,7 +375,7 @@ class Operations(UserOperations):
         table.merge(self._hosts.rows.values())
         table.change(
             change.address,
-            Stamp(int(time.time())),
+            Stamp(int(unix_time())),
             remove=change.remove,
             tag=change.tag,
             weight=change.weight,
@@ -544,9 +545,9 @@ class Operations(UserOperations):
         barrier = self._director.barrier
         if barrier.synced:
             return "ring synced"
-        if not barrier.synced_at:
+        if barrier.synced_at is None:
             return "ring handshaking"
-        return f"ring syncing - last sync {int(time.time() - barrier.synced_at)} secs ago"
+        return f"ring syncing - last sync {int(time.monotonic() - barrier.synced_at)} secs ago"
 
     def _link_info(self, neighbour: Neighbour, address: str, port: int, failed: int) -> MemberInfo:
         director, socket = self._director, self._driver.sockets.links.get(neighbour.link)

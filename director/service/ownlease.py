@@ -24,7 +24,7 @@ class OwnLease:
         self.ttl = ttl
         self._store, self._director = store, director
         self._cluster, self._incarnation = cluster, incarnation
-        self._begun = float("-inf")
+        self._begun = self._lost_until = float("-inf")
         self._lapsed = True
 
     async def renew(self) -> frozenset[MemberId] | None:
@@ -41,10 +41,15 @@ class OwnLease:
         )
         begun = time.monotonic()
         had_one = await self._store.renew(lease, self.ttl)
+        if not had_one and begun < self._begun + self.ttl:
+            # By our clock it was good still: the store has lost its leases, or its own clock has stepped.
+            # Until all that live have renewed theirs, no director is dead because it has none.
+            self._lost_until = begun + self.ttl
         self._lapsed = self.has_lapsed or not had_one
         self._begun = begun
         alive = await self._store.members()
-        return frozenset(MemberId(one.member) for one in alive)
+        listed = self._director.ring.servers if begun < self._lost_until else ()
+        return frozenset((*listed, *(MemberId(one.member) for one in alive)))
 
     def caught_up(self) -> None:
         """What others did while there was no lease has been read."""

@@ -458,6 +458,21 @@ async def test_an_audit_entry_that_cannot_be_read_is_refused(
         await store.audit(10)
 
 
+async def test_a_director_whose_clock_is_years_ahead_does_not_drop_the_audit_of_the_others(
+    redis_server: RedisServer, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = stores.new(redis_server.url), stores.new(redis_server.url)
+    await one.open()
+    await other.open()
+    for number in range(20):
+        await one.append_audit([AuditEntry(at=time.time(), who="root", what="down", target=f"{number}")])
+    true_time = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: true_time() + 10 * 365 * 86_400)
+        await other.append_audit([AuditEntry(at=time.time(), who="root", what="up", target="ahead")])
+    assert len(await one.audit(100)) == 21
+
+
 async def test_audit_entries_that_grow_too_old_are_dropped_though_there_are_few(
     store: StateStore, own_redis: RedisServer
 ) -> None:

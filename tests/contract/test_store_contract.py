@@ -511,6 +511,20 @@ async def test_audit_entries_older_than_ninety_days_are_given_to_nobody(store: S
     assert await store.audit(10, since=1.0) == [entry(3), young]
 
 
+async def test_a_clock_that_is_years_ahead_for_a_moment_does_not_drop_the_audit(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.append_audit([entry(number) for number in range(100)])
+    true_time = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: true_time() + 10 * 365 * 86_400)
+        for number in range(3):
+            ahead = msgspec.structs.replace(entry(number), at=time.time())
+            await store.append_audit([ahead])
+        assert len(await store.audit(200)) <= 3
+    assert len(await store.audit(200)) >= 100 + 3 - 3 * 10
+
+
 async def test_a_long_text_of_an_audit_entry_is_cut_and_found_by_the_whole_one(store: StateStore) -> None:
     long = "ü" * 3000
     await store.append_audit([entry(1, target=long), entry(2)])

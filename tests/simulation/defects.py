@@ -27,14 +27,15 @@ from director.core.intake import Intake
 from director.core.kickrounds import KickRounds
 from director.core.kicks import Kicks
 from director.core.logins import Logins
-from director.core.messages import Token, Users
+from director.core.messages import Leaving, Present, Token, Users
 from director.core.moves import Moves, Stage
 from director.core.pending import Pending
+from director.core.presence import Presence
 from director.core.ring import Ring
 from director.core.sessions import SessionReview
 from director.core.standing import Stand
 from director.core.trust import Trust
-from director.types import Now
+from director.types import MemberId, Now
 from director.wire import hotpath
 from tests.simulation.parts import Store
 from tests.simulation.schedule import drawn
@@ -267,6 +268,28 @@ def _hold_too_short() -> Any:
     return patch.object(nearexpiry, "HOLD", 0.0)
 
 
+def _incarnations_are_times() -> Any:
+    """A departure ends with a later start, by the clock of whoever starts."""
+    right = Presence.hear
+
+    def departed(self: Presence) -> set[MemberId]:
+        return {member for member, word in self._words.items() if word.leaves}
+
+    def hear(self: Presence, message: Leaving | Present, source: Any, now: Now) -> list[Effect]:
+        before = self._words.get(MemberId(message.member))
+        if isinstance(message, Present) and before is not None and message.incarnation <= before.number:
+            return []
+        return right(self, message, source, now)
+
+    return patch.multiple(Presence, departed=departed, hear=hear)
+
+
+def _others_speak_for_a_member() -> Any:
+    return patch.multiple(
+        Presence, _linked=lambda self: set(), _told_of_us=lambda self, number, leaves, source, now: []
+    )
+
+
 DEFECTS: dict[str, Callable[[], Any]] = {
     "the barrier has one lap only": _barrier_one_lap,
     "the barrier's token does not carry the hosts": _digest_ignored,
@@ -297,6 +320,8 @@ DEFECTS: dict[str, Callable[[], Any]] = {
     "stamps of hosts do not grow": _host_stamp_not_raised,
     "users of a retagged host are answered": _retagged_answered,
     "logins wait without end": _logins_never_refused,
+    "a departure ends by the clock only": _incarnations_are_times,
+    "a departure counts whoever tells it": _others_speak_for_a_member,
 }
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from director.core.director import Settings
+from director.core.effects import Send
 from director.core.hosts import BackendSetting
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.messages import HostRow
 from director.types import Address
 from tests.simulation.invariants import Command, Watch
+from tests.simulation.lies import LIES, Liar
 from tests.simulation.parts import EXPIRE, Outcome, hash32
 from tests.simulation.schedule import HOSTS, TAG, Plan
 from tests.simulation.world import HASH, UNIX, Node, World
@@ -24,7 +27,7 @@ LOADS = (0.0, 0.05, 0.7, 3.0)
 """Seconds a director may take to read its store: by the seed."""
 BUSIEST = 6000
 """How much may happen in one second of a ring of seven."""
-ALONE = ("crash", "freeze", "cut", "stop", "member", "one_way", "failover", "store")
+ALONE = ("crash", "freeze", "cut", "stop", "member", "one_way", "failover", "store", "replace")
 """Faults that come one at a time, except in `everything`."""
 
 
@@ -64,7 +67,8 @@ class Player:
     def do(self, what: str, args: Sequence[Any]) -> None:
         """Carry out an action, if it makes sense now."""
         alone = what in ALONE and self.plan.family != "everything"
-        if alone and (self.world.now < self.until or not self.watch.in_sync()):
+        sound = self.watch.in_sync() or self.watch.clocks_differ
+        if alone and (self.world.now < self.until or not sound):
             return
         self.world.log(self.world.node("d1"), "action", f"{what} {' '.join(map(str, args))}")
         getattr(self, what)(*args)
@@ -406,12 +410,56 @@ class Player:
         self.watch.counts["clock jumps"] += 1
         self.world.node(name).skew = seconds
 
+    def clocks(self, names: Sequence[str], step: float, lasts: float) -> None:
+        """The clocks of these directors step, and are set right a while later."""
+        self.watch.counts["clock steps"] += 1
+        nodes = [self.world.node(name) for name in names]
+        for node in nodes:
+            node.stepped = step
+        self.watch.clocks_stepped()
+
+        def set_right() -> None:
+            if not self.healed:
+                for node in nodes:
+                    node.stepped = 0.0
+                self.watch.clocks_stepped()
+
+        self.world.after(lasts, set_right)
+
+    def replace(self, name: str) -> None:
+        """Another program takes over in place."""
+        node = self._node(name)
+        if node is not None:
+            self.watch.counts["replacements"] += 1
+            self._before_death(node)
+            node.replace()
+
+    def lie(self, kind: str, seed: int, everybody: bool) -> None:
+        """The liar says something to one of its neighbours, or to all."""
+        node = self._node(self.plan.liar)
+        links = [] if node is None else node.core.ring.live_links()
+        if node is None or not links or self.healed:
+            return
+        chance = random.Random(seed)
+        liar = Liar(self.world, node, self.plan.users, chance)
+        told = LIES[kind](liar)
+        self.watch.named |= liar.named
+        self.watch.counts["lies"] += len(told)
+        for link in links if everybody else [chance.choice(links)]:
+            if told:
+                node.run([Send(link.link, told)])
+
     def heal(self) -> None:
         """Everything is in order again, and everybody is started."""
         world = self.world
         self.healed = True
         world.groups, world.blocked = {}, set()
         self.watch.cut_until = min(self.watch.cut_until, world.now)
+        if self.plan.liar:  # an honest program is started there
+            world.node(self.plan.liar).crash()
+        for node in world.nodes.values():
+            node.stepped = 0.0
+        self.watch.clocks_stepped()
         for node in world.nodes.values():
             node.kick_channel = Node(world, node.member, node.store).kick_channel
             node.store.up = True

@@ -41,6 +41,13 @@ KICK_DELAY = Settings().kick_delay
 IMPATIENT = 2.0
 """Seconds a claim may take until all know of it."""
 LOOK_EVERY = 0.5
+LIAR_DELAYS = 12.0
+"""Seconds by which one that lies delays a login at most."""
+APART = 12.0
+"""Seconds for which one that lies can keep the others from being in one ring, as they know it."""
+DIFFERED = 15.0
+"""Seconds after clocks that differed agree again in which directors find back, and merge what they have
+decided."""
 
 
 class Violation(AssertionError):
@@ -92,12 +99,24 @@ class Watch:
         self.host_changes: list[Command] = []
         self.hand_at: dict[tuple[str, str], float] = {}
         """When an operator's command last concerned a user."""
+        self.all_at = -1e9
+        """When one last concerned all users, also those that have only just come."""
+        self.named: set[tuple[str, str]] = set()
+        """Users that a lie was about: of these nothing is promised."""
+        self.hostless_at = 0.0
+        """When a pool was last without a usable host."""
+        self.apart_since: float | None = None
+        """Since when honest members are not in one ring although one of them lies."""
         self.told: dict[tuple[str, str], Told] = {}
         self.trouble_at: dict[Node, float] = {}
         """When a director was last out of reach of the others."""
         self.store_back = self.cut_until = 0.0
         self.all_died = False
         """A moment came in which nobody was left who remembered, and a store that could not answer."""
+        self.stepped_at = -1e9
+        """When clocks last stepped: expiry, and what is newer, may be told wrongly by them."""
+        self.differed_at = -1e9
+        """When clocks were last found to differ."""
         self.retag_at = -1e9
         """When a host was last given another tag: its users are moved."""
         self._lap = plan.directors * max([*plan.delays, *plan.slow])
@@ -108,6 +127,18 @@ class Watch:
         world.after(LOOK_EVERY, self._look)
 
     # ---- circumstances
+
+    @property
+    def clocks_differ(self) -> bool:
+        """Whether directors have clocks that stepped differently."""
+        return len({node.stepped for node in self.world.nodes.values()}) > 1
+
+    def clocks_stepped(self) -> None:
+        """Clocks have just stepped, or were set right."""
+        now = self.world.now
+        self.stepped_at = now
+        if self.clocks_differ:
+            self.differed_at = now
 
     def listed(self) -> list[Node]:
         """The directors that are up and were not removed."""
@@ -132,6 +163,8 @@ class Watch:
     def protected(self, node: Node) -> bool:
         """Whether no two hosts are promised for what this director answers now (ring-rules, what they
         allow)."""
+        if self.world.now < self.differed_at + DIFFERED:
+            return False
         if self.plan.family != "everything":
             return True
         nodes = self.world.nodes.values()
@@ -176,7 +209,9 @@ class Watch:
         now, user = self.world.now, (session.user, session.tag)
         trouble_at = now if self.out_of_reach(machine) else self.trouble_at.get(machine, 0.0)
         rows = node.core.hosts.rows.get(Address(session.host)), machine.core.hosts.rows.get(host)
-        by_hand = self.hand_at.get(user, 0.0) > session.since - 1
+        by_hand = max(self.hand_at.get(user, 0.0), self.all_at) > session.since - 1
+        if user in self.named:
+            return "named by a liar"
         if session.excused:
             return session.excused
         if session.kick_failed:
@@ -189,6 +224,8 @@ class Watch:
             return "host removed"
         if now >= session.heard + REMEMBERED:
             return "expired"
+        if self.stepped_at > session.heard - 1:
+            return "clocks have stepped"
         if by_hand and trouble_at > now - NOT_REACHED:
             return "move did not reach it"
         if by_hand and self.forgotten(user, now):
@@ -211,12 +248,14 @@ class Watch:
 
     def _check_told(self, user: tuple[str, str], node: Node, host: str) -> None:
         told = self.told.get(user)
-        if told is None:
+        if told is None or user in self.named:
             return
         row = node.core.hosts.rows.get(Address(told.host))
         if row is None or not row.present or row.present_at >= UNIX + told.at - 2:
             del self.told[user]
-        elif self.world.now > told.at + REMEMBERED or self.out_of_reach(node):
+        elif (
+            self.world.now > told.at + REMEMBERED or self.out_of_reach(node) or self.stepped_at > told.at - 1
+        ):
             return
         elif host != told.host and self.protected(node):
             raise Violation("told otherwise", f"{user[0]} was moved to {told.host}, and is sent to {host}")
@@ -231,6 +270,8 @@ class Watch:
             self.host_changes.append(command)
             if "tag" in command.what["sets"]:
                 self.retag_at = self.world.now
+        if command.kind in ("flush", "forget"):
+            self.all_at = self.world.now
         for user in users:
             self.hand_at[user] = self.world.now
             self.told.pop(user, None)
@@ -241,9 +282,14 @@ class Watch:
         if command.kind != "move" or command.outcome.users is None or command.what.get("early"):
             return
         users, user = command.outcome.users, command.what["user"]
-        if users.superseded or self.hand_at[user] > command.begun or self._others_about(command):
+        if (
+            user in self.named
+            or users.superseded
+            or self.hand_at[user] > command.begun
+            or self._others_about(command)
+        ):
             return
-        if not self.protected(command.at) or self.all_died:
+        if not self.protected(command.at) or self.all_died or self.stepped_at > command.begun - 1:
             return
         self.counts["moves confirmed"] += 1
         host = command.what["host"]
@@ -271,9 +317,13 @@ class Watch:
 
     def check(self) -> None:
         now = self.world.now
+        if self.clocks_differ:
+            self.differed_at = now
         for node in self.world.nodes.values():
             if self.out_of_reach(node):
                 self.trouble_at[node] = now
+        if self.plan.liar:
+            self._check_honest()
         self._check_replies()
         for command in self.commands:
             if command.ended is not None:
@@ -295,6 +345,10 @@ class Watch:
                 continue
             waiting.append(reply)
             waited = self.world.now - max(reply.asked, node.thawed_at)
+            named = (reply.user, reply.tag) in self.named
+            late = self.plan.liar and not named
+            if late and self.world.now > max(reply.asked, self.hostless_at) + LIAR_DELAYS:
+                raise Violation("liar delays", f"{reply.user} at {reply.at} waits for {waited:.1f} s")
             if not node.frozen and waited > LATEST_REPLY:
                 raise Violation("login hangs", f"{reply.user} at {reply.at} waits for {waited:.1f} s")
         self.replies = waiting
@@ -312,10 +366,29 @@ class Watch:
         self._two_since = {user: self._two_since.get(user, now) for user in sorted(two)}
         bound = KICK_BOUND + 2 * self._lap
         for user, since in self._two_since.items():
-            counts_from = max([since, *(self.trouble_at.get(node, 0.0) for node in machines[user])])
-            if now > counts_from + bound:
+            counts_from = max(
+                [since, self.stepped_at, *(self.trouble_at.get(node, 0.0) for node in machines[user])]
+            )
+            if now > counts_from + bound and user not in self.named:
                 text = f"{user} on {sorted(hosts[user])} for {now - since:.1f} s"
                 raise Violation("kick bound", text)
+
+    def _check_honest(self) -> None:
+        """Those that do not lie stay in one ring, and each knows that of all others."""
+        for node in self.world.ups():
+            usable = {
+                row.tag for row in node.core.hosts.rows.values() if row.present and row.up and row.weight
+            }
+            if not usable.issuperset(tag for _, tag in self.plan.users):
+                self.hostless_at = self.world.now
+        liar = self.world.node(self.plan.liar)
+        honest = [node for node in self.world.nodes.values() if node is not liar]
+        members = {node.member for node in honest}
+        together = all(n.up and members <= set(n.core.barrier.ring) for n in honest)
+        self.apart_since = None if together else (self.apart_since or self.world.now)
+        if self.apart_since is not None and self.world.now > self.apart_since + APART:
+            rings = {node.member: node.core.barrier.ring for node in honest}
+            raise Violation("apart", f"for {self.world.now - self.apart_since:.1f} s: {rings}")
 
     def _check_moving(self) -> None:
         for node in self.world.ups():
@@ -366,6 +439,8 @@ class Watch:
             confirmed = [c for c in about if c.done and c.stored]
             if not confirmed:
                 continue
+            if any(c.begun < self.differed_at + DIFFERED for c in confirmed):
+                continue  # stamps do not say which was later
             last = max(c.begun for c in confirmed)
             if name != "present" and any(c.ended is None or c.ended >= last - 3 for c in appearances):
                 continue

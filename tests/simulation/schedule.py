@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from tests.simulation.lies import LIES
 from tests.simulation.parts import bucket_mates
 
 FAMILIES = (
@@ -27,15 +28,21 @@ FAMILIES = (
     "cuts",
     "members",
     "failovers",
+    "clocks",
+    "liar",
     "everything",
 )
 """calm: logins and host changes. races: the same on slow links, many in one moment. moves: operators move,
 flush, forget, pin, kick. near: users about to expire. kicks: moves over slow and silent kick channels.
 crashes, freezes, cuts, members (added, removed, stopped, reachable one way), failovers (of a store that loses
-its last second): one fault at a time, with some of all the rest. In `everything` faults meet."""
+its last second), clocks (those of some or all directors step, with starts, stops and replacements between):
+one fault at a time, with some of all the rest. liar: one member says what is not so (`lies.py`).
+In `everything` faults meet."""
 FAST = [0.0002, 0.001, 0.005]
 SLOW = [0.002, 0.02, 0.2]
 """Delays of links, seconds."""
+STEPS = [1.0, 3600.0, 86400.0, 10 * 365.25 * 86400]
+"""Seconds by which clocks step."""
 HOSTS = 5
 """Backends there may be; three are configured."""
 TAG = "gold"
@@ -55,6 +62,8 @@ MIX: Mapping[str, Mapping[str, int]] = {
     "cuts": USUAL | BY_HAND | {"cut": 10, "near": 2},
     "members": USUAL | BY_HAND | {"stop": 6, "member": 6, "one_way": 3},
     "failovers": USUAL | BY_HAND | {"store": 5, "failover": 8, "crash": 3},
+    "liar": USUAL | {"move": 2, "flush": 1, "lie": 60},
+    "clocks": USUAL | BY_HAND | {"clocks": 6, "crash": 4, "stop": 4, "replace": 4},
     "everything": USUAL
     | BY_HAND
     | dict.fromkeys(FAULTS, 3)
@@ -93,6 +102,8 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     starts: list[tuple[str, float]]
     """Directors in the order in which they are started, and the pause behind each."""
     actions: list[Action]
+    liar: str = ""
+    """The director that says what is not so, until all is healed; empty: there is none."""
     found: str = ""
     """What went wrong in it once."""
 
@@ -131,6 +142,8 @@ def drawn(seed: int) -> Plan:
     directors = chance.choice([1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7])
     if family in ("cuts", "members"):
         directors = max(2, directors)
+    if family == "liar":
+        directors = max(3, directors)
     shared = family in ("cuts", "failovers") or chance.random() < 0.5
     names = [f"d{number + 1}" for number in range(directors)]
     slow = family == "races" or chance.random() < 0.2
@@ -155,6 +168,7 @@ def drawn(seed: int) -> Plan:
         tagged=family == "tags" or chance.random() < 0.15,
         starts=[(name, chance.choice([0.0, 0.0, 0.5])) for name in chance.sample(names, directors)],
         actions=[],
+        liar=chance.choice(names) if family == "liar" else "",
     )
     draw = _Draw(chance, plan)
     return msgspec.structs.replace(plan, actions=draw.actions())
@@ -303,6 +317,19 @@ class _Draw:
 
     def _failover(self) -> list[Any]:
         return [self.chance.choice([0.3, 1.0])]
+
+    def _lie(self) -> list[Any]:
+        """Which lie, what it is drawn from, and whether all neighbours are told."""
+        return [self.chance.choice(list(LIES)), self.chance.randrange(1 << 32), self.chance.random() < 0.3]
+
+    def _replace(self) -> list[Any]:
+        return [self._director()]
+
+    def _clocks(self) -> list[Any]:
+        """Whose clocks step, by how much, and after how long they are set right."""
+        many = self.chance.choice([len(self.names), len(self.names), 1, max(1, len(self.names) // 2)])
+        step = self.chance.choice(STEPS) * self.chance.choice([1, -1])
+        return [self.chance.sample(self.names, many), step, self.chance.choice([0.5, 3.0, 12.0, 40.0])]
 
     def _skew(self) -> list[Any]:
         return [self._director(), _skew(self.chance)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from tests.simulation.world import World
+from tests.simulation.world import UNIX, World
 
 HOUR = 3600.0
 WEIGHT = {"weight": 5}
@@ -44,4 +46,27 @@ def test_a_director_that_restarts_after_all_clocks_were_set_back_is_in_the_ring_
     world.node(name).stop()
     world.run(3)
     world.node(name).start()
+    check_serves(world)
+
+
+@pytest.mark.parametrize("store", ["own", "shared"])
+@pytest.mark.parametrize(
+    "end", [datetime(2038, 1, 19, 3, 14, 8, tzinfo=UTC), datetime(2106, 2, 7, 6, 28, 15, tzinfo=UTC)]
+)
+def test_a_ring_runs_through_2038_and_2106_and_answers(end: datetime, store: str) -> None:
+    """The last second of 31 bits, and of 32."""
+    world = World(3, store=store)
+    set_clocks(world, end.timestamp() - UNIX - 110)
+    world.start().run_until_in_sync(5)
+    before = [world.login(f"user{number}", "d1") for number in range(20)]
+    world.run(30)
+    again = [world.login(f"user{number}", "d2") for number in range(20)]
+    assert [reply.host for reply in before] == [reply.host for reply in again]
+    assert None not in [reply.host for reply in before]
+    moved = world.move("d3", "user1", "127.0.1.2")
+    world.run(5)
+    assert moved.users is not None
+    world.node("d1").stop()
+    world.run(3)
+    world.node("d1").start()
     check_serves(world)

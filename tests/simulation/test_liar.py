@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from director.core.effects import Send
-from director.core.messages import Leaving, RingMessage
+from director.core.events import MemberChange
+from director.core.members import MOST_ROWS
+from director.core.messages import Leaving, MemberRow, Members, RingMessage
+from director.types import MemberId
 from tests.simulation.world import Node, World
 
 
@@ -32,3 +37,57 @@ def test_a_departure_that_another_member_made_up_splits_no_ring() -> None:
     world.change("d1", "127.0.1.1", weight=0)
     given = hosts_given(world, ["d1", "d2"], [f"new{number}" for number in range(200)])
     assert [hosts for hosts in given if len(hosts) != 1 or None in hosts] == []
+
+
+@pytest.mark.parametrize("store", ["own", "shared"])
+def test_three_thousand_directors_made_up_by_one_member_do_not_delay_new_users(store: str) -> None:
+    world = World(3, store=store).start().run_until_in_sync(10)
+    liar = world.node("d3")
+    unix = int(liar.unix)
+    rows = [
+        MemberRow(MemberId(f"127.{1 + number // 250}.{number % 250}.9:9090"), True, unix)
+        for number in range(3000)
+    ]
+    for first in range(0, len(rows), MOST_ROWS):
+        say(world, liar, "d1", Members(rows[first : first + MOST_ROWS]))
+    slowest = 0.0
+    for number in range(50):
+        replies = [world.login(f"new{number}", name) for name in ("d1", "d2")]
+        world.run(1)
+        slowest = max(slowest, *(r.answered - r.asked if r.answered else 99.0 for r in replies))
+    assert slowest <= 2.0
+    tables = [node.core.members.rows for node in world.nodes.values()]
+    assert [len(table) for table in tables] == [MOST_ROWS] * 3
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_rows_that_a_member_says_but_does_not_hold_itself_hold_up_new_users_for_some_seconds_at_most() -> (
+    None
+):
+    world = World(3).start().run_until_in_sync(10)
+    liar = world.node("d3")
+    row = MemberRow(MemberId("127.1.1.1:9090"), True, int(liar.unix))
+    say(world, liar, "d1", Members([row]))
+    say(world, liar, "d2", Members([row]))
+    world.run(0.1)
+    assert not world.node("d1").core.synced
+    replies = [world.login("newcomer", name) for name in ("d1", "d2")]
+    world.run(3)
+    assert None not in {reply.host for reply in replies}
+    assert len({reply.host for reply in replies}) == 1
+
+
+def test_operators_are_told_that_the_list_of_directors_is_full() -> None:
+    world = World(3).start().run_until_in_sync(10)
+    liar = world.node("d3")
+    rows = [MemberRow(MemberId(f"127.1.1.{number}:9090"), True, 1) for number in range(1, 255)]
+    say(world, liar, "d1", Members([*rows, MemberRow(MemberId("127.1.2.1:9090"), True, 1)]))
+    world.run(1)
+    last = world.operate("d1", MemberChange(0, MemberId("127.1.2.2:9090")))
+    world.run(1)
+    more = world.operate("d1", MemberChange(0, MemberId("127.1.2.3:9090")))
+    known = world.operate("d1", MemberChange(0, MemberId("127.1.1.1:9090"), remove=True))
+    world.run(1)
+    assert last.done is not None
+    assert (more.failed or "").startswith("the list of directors holds 256 changes, and no more")
+    assert known.done is not None

@@ -52,6 +52,8 @@ def test_each_family_is_full_of_what_it_is_about() -> None:
         "failovers": ["failovers"],
         "kicks": ["slow kicks", "kick"],
         "tags": ["retags"],
+        "clocks": ["clock steps"],
+        "liar": ["lies"],
     }
     assert [result.family for result in results] == list(FAMILIES)
     assert min(result.counts["answers"] for result in results) > 10

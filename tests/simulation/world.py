@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from director.core.assign import Gate
+from director.core.clock import within_records
 from director.core.director import Director, Settings
 from director.core.effects import (
     Answer,
@@ -93,6 +94,7 @@ from director.core.messages import (
 )
 from director.core.names import NameTable
 from director.core.order import join_member, split_member
+from director.core.presence import next_incarnation
 from director.core.stamps import AHEAD
 from director.core.users import BUCKET_SHIFT, is_alive, pack, unpack
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
@@ -121,6 +123,11 @@ class Node:
         self.up = self.frozen = self.loaded = False
         self.frozen_at = self.thawed_at = 0.0
         self.skew = 0.0
+        """Seconds by which the clock is always off."""
+        self.stepped = 0.0
+        """Seconds by which it has stepped besides, for a while."""
+        self.last_number = 0
+        """The highest incarnation that the program before has left to a replacement in place."""
         self.last_unix = self.written = 0.0
         """Its clock when something last happened; and when its files were last written, by its clock."""
         self.seen_rows: dict[Any, HostRow] = {}
@@ -152,9 +159,10 @@ class Node:
 
     @property
     def unix(self) -> float:
-        return UNIX + self.world.now + self.skew
+        return within_records(UNIX + self.world.now + self.skew + self.stepped)
 
-    def start(self) -> None:
+    def start(self, memory: Sequence[Event] = ()) -> None:
+        """memory: what a program before has left to this one, which replaces it in place."""
         world = self.world
         self.incarnation = world.next_number()
         self.written = max(self.written, self.last_unix)
@@ -163,7 +171,7 @@ class Node:
         self.thawed_at = world.now
         fields: dict[str, Any] = {
             "member": self.member,
-            "incarnation": int(self.unix * 1e6),
+            "incarnation": next_incarnation(self.unix, self.last_number),
             "username_hash": "%Lu",
             "expire": EXPIRE,
             "secret": b"the secret of the ring",
@@ -183,6 +191,8 @@ class Node:
         world.log(self, "started", {})
         if self.unix + AHEAD < self.written:
             self.core.clock.doubt(Now(world.now, self.unix))
+        for event in memory:
+            self.handle(event)
         if self.store.up:
             self.load(first=True)
         self.handle(Started())
@@ -257,6 +267,21 @@ class Node:
             else:
                 wire.close(self)
         self.links, self.replies, self.outcomes = {}, {}, {}
+
+    def replace(self) -> None:
+        """Another program takes over in place: memory and the own number go on, links are made anew."""
+        core, users = self.core, self.users
+        memory: list[Event] = [
+            StoredHosts(tuple(core.hosts.rows.values())),
+            StoredMembers(tuple(core.members.rows.values())),
+            StoredUsers(b"".join(users.bucket(number) for number in occupied(users))),
+        ]
+        smaller_since = core.smaller_since
+        self.last_number = core.ring.presence.number
+        self.crash()
+        self.start(memory)
+        self.last_number = 0
+        self.core.take_over(smaller_since)
 
     def stop(self) -> None:
         """A clean stop: the ring is closed without us, everything written, the lease given up."""

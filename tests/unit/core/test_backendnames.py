@@ -192,6 +192,12 @@ def test_a_backend_goes_back_to_where_it_was_only_after_a_while() -> None:
     assert cluster.there() == {"one": A, "two": B}
 
 
+def test_a_backend_whose_change_was_stamped_by_a_clock_far_ahead_goes_back_at_once() -> None:
+    cluster = Cluster(one=A, two=B).later(3600)
+    cluster.sees(one=C, two=B)
+    assert cluster.later(-3600).look(one=A, two=B).waiting == frozenset()
+
+
 def test_a_backend_an_operator_has_removed_stays_removed_at_its_new_address() -> None:
     cluster = Cluster(one=A, two=B).later()
     cluster.table.change(A, cluster.unix, remove=True)

@@ -173,10 +173,20 @@ def test_nothing_is_said_of_buckets_in_which_the_other_end_has_nobody() -> None:
         (Summaries([1], [b"1234567"], True), "do not fit"),
         (Summaries([BUCKETS], [b""], True), "do not exist"),
         (Summaries([-1], [b""], True), "do not exist"),
+        (Summaries([3, 3], [b"", b""], True), "came before: 3"),
     ],
 )
 def test_summaries_that_cannot_be_right_are_named(summaries: Summaries, wrong: str) -> None:
     assert wrong in (answer_later(End().link, summaries) or "")
+
+
+def test_records_of_a_bucket_are_asked_for_once_on_each_link() -> None:
+    link = End().link
+    assert answer_later(link, Summaries([3, 4], [b"", b""], False)) is None
+    assert answer_later(link, Summaries([5], [b""], False)) is None
+    assert (
+        answer_later(link, Summaries([6, 4], [b"", b""], True)) == "summaries of a bucket that came before: 4"
+    )
 
 
 def test_a_congested_link_is_given_a_rest() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from director.core.effects import Kick, OperationFailed, UsersDone
 from director.core.events import Kicked, KicksEnded, KickSessions
-from director.core.kickrounds import LASTS, REPEAT
-from director.core.kicktypes import ByName
+from director.core.kickrounds import LASTS, MOST_REMEMBERED, REPEAT
+from director.core.kicktypes import ByName, Fence
 from director.core.messages import KickRound
-from tests.unit.core.cores import D1, D2, D3, Played, in_ring, messages, of
+from tests.unit.core.cores import D1, D2, D3, Played, at, in_ring, messages, of
 
 ALICE = ByName(b"alice")
 
@@ -35,6 +36,20 @@ def test_the_first_lap_begins_it_the_second_gathers_what_it_came_to() -> None:
     assert (second.lap, second.passed, second.kicked, second.late) == (2, [D1], 2, [])
     (end,) = of(UsersDone, played.hear(2, back(second, kicked=5), mono=1.3))
     assert end == UsersDone(operation=1, kicked=5)
+
+
+def test_kicks_of_others_beyond_twenty_thousand_in_half_a_minute_are_left_to_be_repeated() -> None:
+    played = in_ring()
+    rounds = played.core.kick_rounds
+    view = played.core._view()
+    fence = KickRound(D3, 0, 1, Fence(), [D3], [], 0)
+    for serial in range(MOST_REMEMBERED + 100):
+        rounds.token(msgspec.structs.replace(fence, serial=serial), at(1.0), view)
+    passed = of(KickRound, messages(rounds.turn(at(1.0), view), 1))
+    assert len(passed) == MOST_REMEMBERED
+    rounds.turn(at(1.0 + LASTS), view)
+    rounds.token(msgspec.structs.replace(fence, serial=1_000_000), at(1.0 + LASTS), view)
+    assert len(of(KickRound, messages(rounds.turn(at(1.0 + LASTS), view), 1))) == 1
 
 
 def test_members_that_were_late_or_not_reached_are_told() -> None:

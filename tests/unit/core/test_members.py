@@ -7,12 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from director.core.members import (
+    MOST_ROWS,
     MemberTable,
     decode_member_rows,
+    decode_met,
     encode_member_rows,
     merge_member_rows,
 )
 from director.core.messages import MemberRow
+from director.types import MemberId
 from tests.unit.core.cores import D1, D2, D3
 
 ROWS = st.builds(MemberRow, st.sampled_from([D1, D2, D3]), st.booleans(), st.integers(0, 3))
@@ -91,6 +94,46 @@ def test_the_document_of_the_store_comes_back_as_it_was_and_is_the_same_for_equa
 def test_what_is_no_document_is_named(data: bytes) -> None:
     with pytest.raises(ValueError, match=f"members' document of {len(data)} bytes"):
         decode_member_rows(data)
+
+
+MADE_UP = [MemberRow(MemberId(f"10.9.{n // 250}.{n % 250}:9090"), True, n) for n in range(3000)]
+
+
+def test_of_too_many_directors_every_table_keeps_the_same_whatever_their_order() -> None:
+    one, other = MemberTable([D1]), MemberTable([D1])
+    one.merge(MADE_UP)
+    for first in range(2900, -1, -100):
+        other.merge(MADE_UP[first : first + 100])
+    assert len(one.rows) == MOST_ROWS
+    assert (one.rows, one.digest()) == (other.rows, other.digest())
+    assert one.merge(MADE_UP) == []
+
+
+def test_directors_that_are_configured_or_were_met_are_kept_however_many_are_made_up() -> None:
+    table = MemberTable([D1, D2])
+    table.met.add(D3)
+    table.merge([MemberRow(D2, False, 1), MemberRow(D3, True, 1)])
+    table.merge(MADE_UP)
+    assert {D2, D3} <= table.rows.keys()
+    assert (D3 in table.listed(), table.removed()) == (True, [D2])
+
+
+def test_a_director_that_was_added_at_run_time_is_unmet_until_it_was_in_the_ring() -> None:
+    table = MemberTable([D1, D2])
+    table.merge([MemberRow(D3, True, 1)])
+    assert table.unmet() == {D3}
+    table.met.add(D3)
+    assert table.unmet() == set()
+
+
+def test_that_a_director_was_met_is_kept_in_the_store_and_not_taken_from_the_ring() -> None:
+    table = MemberTable([D1])
+    table.merge([MemberRow(D2, True, 1), MemberRow(D3, True, 1)])
+    assert decode_met(encode_member_rows(table.stored_rows())) == frozenset()
+    table.met.add(D3)
+    stored = encode_member_rows(table.stored_rows())
+    assert decode_met(stored) == {D3}
+    assert decode_member_rows(stored) == [MemberRow(D2, True, 1), MemberRow(D3, True, 1)]
 
 
 NAMES = {"d1:9090": D1, "d2:9090": D2}

@@ -7,7 +7,7 @@ import pytest
 from director.core.effects import Answer, Effect
 from director.core.events import Dropped, Lookup
 from director.core.messages import NearRound, Users
-from director.core.nearexpiry import HOLD, REPEAT
+from director.core.nearexpiry import HOLD, MOST_HELD, REPEAT
 from director.core.users import User, pack
 from director.types import Address, MemberId, RequestId
 from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, at, in_ring, messages, of, user
@@ -45,6 +45,17 @@ def test_the_ring_is_asked_and_nobody_is_answered_before_it_has_spoken() -> None
     token, effects = ask(played)
     assert (token.origin, token.passed, token.key) == (D1, [D1], KEY)
     assert answers(effects) == []
+
+
+def test_questions_about_more_than_ten_thousand_users_at_once_hold_no_more() -> None:
+    played = in_ring()
+    near, view = played.core.near, played.core._view()
+    for key in range(MOST_HELD + 100):
+        near.token(NearRound(D2, 1, key, 0, [D2]), at(1.0), view)
+    assert len(near) == MOST_HELD
+    assert near.token(NearRound(D2, 2, 5, 0, [D2]), at(1.0), view) != []
+    near.turn(at(1.0 + HOLD), view)
+    assert len(near) == 0
 
 
 def test_who_is_alive_by_our_clock_stays_and_counts_as_seen_now() -> None:

@@ -8,7 +8,15 @@ from director.core.effects import Close, Dial, Effect, Log
 from director.core.events import LinkOpened
 from director.core.member import Neighbour, State
 from director.core.messages import Bye, Leaving, Linked, Present, Redirect
-from director.core.ring import LEAVE_WITHIN, LEFTLESS, PATIENCE, RETRY_REFUSED, RETRY_UNREACHABLE, Ring
+from director.core.ring import (
+    LEAVE_WITHIN,
+    LEFTLESS,
+    PATIENCE,
+    RETRY_REFUSED,
+    RETRY_UNMET,
+    RETRY_UNREACHABLE,
+    Ring,
+)
 from director.types import Address, LinkId, MemberId, Now
 from tests.unit.core.cores import at, identity, messages, of
 
@@ -355,6 +363,66 @@ def test_a_member_that_has_said_good_bye_is_not_dialled_until_it_says_that_it_is
     assert dialled(one, at(0)) == [D5]
     one.presence.hear(Present(D4, 4), other, at(1))
     assert D4 in one.expected()
+
+
+def with_unmet() -> Ring:
+    """d4 and d5 were added and never seen."""
+    one = ring()
+    one.set_servers(ALL, unmet=[D4, D5])
+    return one
+
+
+def test_a_right_neighbour_that_names_a_member_again_and_again_has_it_dialled_once_a_second() -> None:
+    one = ring(D1)
+    right = linked(one, 1, D5, dialled=True)
+    one.review(at(0))
+    for _ in range(5):
+        for member in (D2, D3, D4):
+            one.dial_failed(member, at(0))
+    named = 0
+    for step in range(250):
+        now = at(5 + step / 100)
+        one.redirected(right, D2, now)
+        if one._next_try[D2] == now.mono:
+            named += 1
+    assert named == 3
+
+
+def test_members_that_were_never_met_are_dialled_behind_all_others_while_there_is_no_right_neighbour() -> (
+    None
+):
+    one = with_unmet()
+    assert dialled(one, at(0)) == [D1]
+    assert dialled(one, at(PATIENCE)) == [D2]
+    assert dialled(one, at(2 * PATIENCE)) == [D4]
+
+
+def test_a_director_is_alone_although_members_that_were_never_met_were_not_tried() -> None:
+    one = with_unmet()
+    for member in (D1, D2):
+        one.dial_failed(member, at(0))
+    assert one.alone
+    assert one.counted == [D1, D2, D3]
+
+
+def test_a_member_that_was_never_met_counts_from_its_first_link_on() -> None:
+    one = with_unmet()
+    linked(one, 1, D4, dialled=True)
+    assert one.meet([]) == {D4}
+    assert one.counted == [D1, D2, D3, D4]
+    assert one.meet([D5, D1]) == {D5}
+    assert one.counted == ALL
+
+
+def test_a_member_that_was_never_met_is_dialled_every_thirty_seconds_at_last() -> None:
+    one = with_unmet()
+    for _ in range(20):
+        one.dial_failed(D4, at(100))
+        one.dial_failed(D1, at(100))
+    assert D4 not in dialled(one, at(100 + RETRY_UNMET - 0.1))
+    linked(one, 1, D5, dialled=True)
+    one.review(at(129))
+    assert dialled(one, at(100 + RETRY_UNMET)) == [D4]
 
 
 def test_whoever_leaves_tells_everybody_dials_nobody_and_waits_for_those_to_the_left() -> None:

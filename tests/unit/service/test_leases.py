@@ -186,6 +186,34 @@ async def test_the_leases_do_not_ask_the_clock_of_a_director(
             await until(lambda: leases_seen(node)[-1] == frozenset({ME}))
 
 
+async def test_a_store_that_loses_all_leases_at_once_makes_no_director_dead(redis: RedisServer) -> None:
+    """As when its clock is set forth by an hour: those that live need a moment to renew theirs."""
+    async with (
+        opened(redis.url) as store,
+        running(Node(redis.url, members=[ME, OTHER], lease_ttl=1.0)) as node,
+    ):
+        await store.renew(lease_of(OTHER), 60)
+        await until(lambda: leases_seen(node)[-1] == frozenset({ME, OTHER}))
+        seen = len(leases_seen(node))
+        await store.release(OTHER)
+        await store.release(ME)
+        await until(lambda: node.logged("lease_lapsed"))
+        await until(lambda: leases_seen(node)[-1] == frozenset({ME}))
+        others = [alive for alive in leases_seen(node)[seen:] if alive == frozenset({ME, OTHER})]
+        assert len(others) >= 3
+
+
+async def test_a_lease_from_before_the_clock_of_the_store_was_set_back_ends_in_a_minute(
+    redis: RedisServer,
+) -> None:
+    async with opened(redis.url) as store:
+        await store.renew(lease_of(OTHER), 86_400)
+        await store.renew(lease_of(ME), 3)
+        remaining = {lease.member: lease.remaining for lease in await store.members()}
+        assert 2 < remaining[ME] <= 3
+        assert 55 < remaining[OTHER] <= 63
+
+
 # ---- current from what others write
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
+from director.core.events import Leases, TimerFired
 from director.core.names import entry
 from director.core.users import BUCKETS
 from director.types import UserKey
@@ -16,6 +17,7 @@ from tests.servers import RedisServer
 from tests.unit.service.parts import (
     EXPIRE,
     HOSTS,
+    ME,
     OTHER,
     Node,
     bucket_of,
@@ -53,6 +55,31 @@ async def test_who_is_gone_vanishes_from_a_bucket_that_nobody_writes(url: str) -
         assert set(await stored_users(node.store)) == {key_of("bob")}
         assert node.persistence.sweeping.swept == {"users": 1, "names": 0}
         assert len(node.logged("store_swept")) == 1
+
+
+async def test_nothing_is_swept_of_users_for_a_while_after_the_clock_has_stepped(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(Node(url)) as node:
+        await clean(node)
+        await put(node.store, "alice", seen=NOW)
+        node.handle(TimerFired())
+        true_time = time.time
+        monkeypatch.setattr(time, "time", lambda: true_time() + 86_400)
+        node.handle(TimerFired())
+        assert len(node.logged("clock_stepped")) == 1
+        await node.persistence.sweeping.walk(0)
+        assert set(await stored_users(node.store)) == {key_of("alice")}
+
+
+async def test_nothing_is_swept_of_users_while_a_living_director_is_outside_the_ring(url: str) -> None:
+    async with running(Node(url, members=[ME, OTHER])) as node:
+        await clean(node)
+        await put(node.store, "alice", seen=LONG_AGO)
+        node.handle(Leases(frozenset({ME, OTHER})))
+        assert node.director.partial
+        await node.persistence.sweeping.walk(0)
+        assert set(await stored_users(node.store)) == {key_of("alice")}
 
 
 async def test_the_name_of_a_user_whom_nobody_knows_vanishes(url: str) -> None:

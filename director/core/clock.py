@@ -1,0 +1,56 @@
+"""The clock of this machine: what records can hold of it, and that it has stepped.
+
+Records hold Unix seconds in 32 bits, so until 2106-02-07 06:28:15 UTC. A later clock counts as that second:
+users do not expire any more, and of two decisions the lower host wins, but nothing ends.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from director.core.users import LATEST
+from director.types import Now
+
+STEP = 1.0
+"""Seconds between two events by which the clocks may part: less is how a clock is set right slowly."""
+FIRST_SANE = 1_577_836_800
+"""2020-01-01: a clock that says less was never set."""
+LAST_SANE = LATEST - 366 * 86_400
+"""A year before the records' end."""
+
+
+def within_records(unix: float) -> float:
+    """A time that records can hold."""
+    return min(max(unix, 0.0), float(LATEST))
+
+
+def doubt(unix: float) -> str:
+    """What is wrong with a clock that says this; empty: nothing."""
+    if FIRST_SANE <= unix < LAST_SANE:
+        return ""
+    said = datetime.fromtimestamp(max(0.0, min(unix, 2e11)), UTC).strftime("%Y-%m-%d %H:%M:%S")
+    first, last = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d") for at in (FIRST_SANE, LATEST))
+    return (
+        f"the clock of this machine says {said} UTC; records hold times from {first} to {last}: set it (NTP)"
+    )
+
+
+def cannot_start(unix: float) -> bool:
+    """Whether records cannot hold what a clock says that says this."""
+    return unix >= LATEST
+
+
+class ClockWatch:
+    def __init__(self) -> None:
+        self.stepped_at = float("-inf")
+        """When the clock last stepped, in monotonic seconds."""
+        self._apart: float | None = None
+
+    def step(self, now: Now) -> float:
+        """Seconds by which the clock has stepped since the last event; 0: it has not."""
+        apart, before = now.unix - now.mono, self._apart
+        self._apart = apart
+        if before is None or abs(apart - before) < STEP:
+            return 0.0
+        self.stepped_at = now.mono
+        return apart - before

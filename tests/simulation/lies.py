@@ -1,0 +1,183 @@
+"""What a member that has the secret says although it is not so, within the protocol: every message is one
+that `core/checks.py` lets pass.
+
+Each function of LIES draws messages. It may name users: of these anything may become. What is said of hosts
+moves users that are not named, as an operator's word does, so there is nothing of it here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from director.core.addresses import host_id
+from director.core.kicktypes import ByName, Fence, KickWhat
+from director.core.members import MOST_ROWS
+from director.core.messages import (
+    Bye,
+    Digests,
+    ExchangeDone,
+    KickRound,
+    Leaving,
+    Linked,
+    MemberRow,
+    Members,
+    MoveRound,
+    NearRound,
+    Pong,
+    Present,
+    Redirect,
+    RingMessage,
+    Summaries,
+    Token,
+    Users,
+)
+from director.core.moves import SUBJECT
+from director.core.presence import LAST
+from director.core.users import BY_HAND, MOVING, PINNED, User, pack
+from director.types import Address, MemberId, Stamp
+from tests.simulation.world import HASH, Node, World
+
+User_ = tuple[str, str]
+
+
+class Liar:
+    """A member that lies, with what it draws its lies from."""
+
+    def __init__(self, world: World, node: Node, users: Sequence[User_], chance: random.Random) -> None:
+        self.world, self.node, self.chance = world, node, chance
+        self._users = users
+        self.named: set[User_] = set()
+        """Users that a lie was about."""
+
+    @property
+    def unix(self) -> int:
+        return int(self.node.unix)
+
+    def member(self) -> MemberId:
+        """A director that is not the liar."""
+        return self.chance.choice([member for member in self.world.members if member != self.node.member])
+
+    def members(self) -> list[str]:
+        """Some directors, in any order; perhaps one that does not exist."""
+        many = self.chance.randrange(1, len(self.world.members) + 1)
+        made_up = ["127.9.9.9:9090"] if self.chance.random() < 0.2 else []
+        return [*self.chance.sample(self.world.members, many), *made_up]
+
+    def key(self) -> int:
+        """Of a user, who is named by that."""
+        user = self.chance.choice(self._users)
+        self.named.add(user)
+        return HASH.key(user[0].encode(), user[1].encode())
+
+    def number(self, of: MemberId) -> int:
+        """An incarnation near the one of this member, or far above all."""
+        now = self.world.nodes[of].core.ring.presence.number
+        return min(self.chance.choice([now - 5, now, now + 1, now + 10**9, 1 << 61, LAST]), LAST)
+
+
+def _departure(liar: Liar) -> list[RingMessage]:
+    member = liar.member()
+    return [Leaving(member, liar.number(member))]
+
+
+def _departures(liar: Liar) -> list[RingMessage]:
+    """Of everybody else."""
+    others = [member for member in liar.world.members if member != liar.node.member]
+    return [Leaving(member, liar.number(member)) for member in others]
+
+
+def _presence(liar: Liar) -> list[RingMessage]:
+    member = liar.member()
+    return [Present(member, liar.number(member))]
+
+
+def _made_up_members(liar: Liar) -> list[RingMessage]:
+    many = liar.chance.choice([1, 20, MOST_ROWS])
+    tops = liar.chance.sample(range(65_000), many)
+    return [Members([MemberRow(f"127.77.{n // 250}.{n % 250}:9090", True, liar.unix) for n in tops])]
+
+
+def _move(liar: Liar) -> list[RingMessage]:
+    """A move by hand that nobody leads, or a pin."""
+    host = host_id(Address(f"127.0.1.{liar.chance.randrange(1, 4)}"))
+    flags = liar.chance.choice([BY_HAND | MOVING, BY_HAND, BY_HAND | PINNED])
+    record = User(liar.key(), host, Stamp(liar.unix + liar.chance.choice([-60, 0, 3])), liar.unix, flags)
+    return [Users(pack([record]))]
+
+
+def _choice(liar: Liar) -> list[RingMessage]:
+    """Another plain choice, or one of a host that there is not."""
+    host = host_id(Address(f"127.0.1.{liar.chance.randrange(1, 9)}"))
+    record = User(liar.key(), host, Stamp(liar.unix), liar.unix + liar.chance.choice([-600, 0, 2]), 0)
+    return [Users(pack([record]))]
+
+
+def _move_round(liar: Liar) -> list[RingMessage]:
+    """A round of somebody else's that it never began, or that has not been everywhere."""
+    key = liar.key()
+    record = liar.node.users.get(key)
+    decided = record.decided if record is not None else liar.unix
+    late = [str(liar.member())] if liar.chance.random() < 0.3 else []
+    serial = liar.chance.randrange(1 << 56)
+    return [MoveRound(liar.member(), serial, SUBJECT.pack(key, decided), liar.members(), late, 3, True)]
+
+
+def _near_round(liar: Liar) -> list[RingMessage]:
+    seen = liar.unix + liar.chance.choice([-3600, 0, 3600])
+    return [NearRound(liar.member(), liar.chance.randrange(1 << 56), liar.key(), seen, liar.members())]
+
+
+def _kick_round(liar: Liar) -> list[RingMessage]:
+    name, _ = liar.chance.choice(liar._users)
+    what: KickWhat = liar.chance.choice([ByName(name.encode()), Fence()])
+    lap, serial = liar.chance.choice([1, 2]), liar.chance.randrange(1 << 56)
+    return [KickRound(liar.member(), serial, lap, what, liar.members(), [], 7)]
+
+
+def _wrong_token(liar: Liar) -> list[RingMessage]:
+    """A token of a table that nobody has."""
+    serial = liar.chance.randrange(1 << 56)
+    digest = liar.chance.randbytes(8)
+    return [Token(liar.member(), serial, liar.chance.choice([1, 2]), digest, liar.members())]
+
+
+def _token(liar: Liar) -> list[RingMessage]:
+    """A second lap with the table that all have, but other members than have seen it."""
+    digests = {node.core._tables.digest for node in liar.world.ups()}
+    if len(digests) > 1 or not all(node.core.synced for node in liar.world.ups()):
+        return []
+    serial = liar.chance.randrange(1 << 56)
+    return [Token(liar.member(), serial, liar.chance.choice([1, 2]), digests.pop(), liar.members())]
+
+
+def _digests(liar: Liar) -> list[RingMessage]:
+    return [Digests(liar.chance.choice([0, 64]), liar.chance.randbytes(8 * 64))]
+
+
+def _summaries(liar: Liar) -> list[RingMessage]:
+    numbers = liar.chance.sample(range(4096), 8)
+    return [Summaries(numbers, [liar.chance.randbytes(12) for _ in numbers], liar.chance.random() < 0.5)]
+
+
+LIES: dict[str, Callable[[Liar], list[RingMessage]]] = {
+    "departure": _departure,
+    "departures": _departures,
+    "presence": _presence,
+    "made-up members": _made_up_members,
+    "move": _move,
+    "choice": _choice,
+    "move round": _move_round,
+    "near round": _near_round,
+    "kick round": _kick_round,
+    "wrong token": _wrong_token,
+    "token": _token,
+    "digests": _digests,
+    "summaries": _summaries,
+    "redirect": lambda liar: [Redirect(liar.member())],
+    "linked": lambda liar: [Linked()],
+    "exchange done": lambda liar: [ExchangeDone(True)],
+    "pong": lambda liar: [Pong(liar.chance.randrange(99), float(liar.unix + 3600))],
+    "bye": lambda liar: [Bye("no reason", liar.chance.random() < 0.5)],
+}
+"""Lies by name; how often each is told is all the same."""
