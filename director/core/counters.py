@@ -33,4 +33,6 @@ class Counters(msgspec.Struct):
     sessions_kicked: int = 0
     stamps_clipped: dict[str, int] = msgspec.field(default_factory=dict)
     """By source: rows and users whose times were more than an hour ahead."""
+    proofs_refused: int = 0
+    """Links of the ring whose other end did not show that it has the secret."""
     messages_in: dict[str, int] = msgspec.field(default_factory=dict)

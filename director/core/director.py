@@ -77,6 +77,7 @@ from director.core.messages import (
     Names,
     NearRound,
     Present,
+    Proof,
     Redirect,
     RingMessage,
     Summaries,
@@ -106,6 +107,9 @@ PIECE = MERGED * RECORD.size
 """Bytes of user records that are merged at once."""
 TELL_AGAIN = 2.0
 """Seconds without agreement on the tables after which neighbours are told them once more."""
+MESSAGE, ROW, TABLE = 4, 10, 400
+"""What a message of a neighbour costs, a row in it, and what follows from a change of a table: in records
+that could be merged meanwhile."""
 LATE = 0.05
 """Seconds late from which on nobody else is taken for silent because of it."""
 
@@ -454,10 +458,15 @@ class Director:
         neighbour = self.ring.links.get(event.link)
         if neighbour is None:
             return []
-        neighbour.heard = now.mono
         for message in event.messages:
             kind = type(message).__name__
             self.counters.messages_in[kind] = self.counters.messages_in.get(kind, 0) + 1
+        if not neighbour.live:
+            return self._greeted(neighbour, event, now)
+        if event.plain:
+            return neighbour.close("a frame behind its proof is not sealed")
+        neighbour.heard = now.mono
+        for message in event.messages:
             if isinstance(message, Users) and len(message.records) > PIECE and not checks.wrong(message):
                 starts = range(0, len(message.records), PIECE)
                 neighbour.inbox.extend(Users(message.records[start : start + PIECE]) for start in starts)
@@ -465,28 +474,46 @@ class Director:
                 neighbour.inbox.append(message)
         return self._read(neighbour, now)
 
+    def _greeted(self, neighbour: Neighbour, event: Received, now: Now) -> list[Effect]:
+        """A frame of the handshake: dealt with at once, for the frame behind it may be a sealed one."""
+        if len(event.messages) > 1 and any(isinstance(message, Proof) for message in event.messages):
+            return neighbour.close("its proof is not alone in its frame, which is not sealed")
+        effects: list[Effect] = []
+        neighbour.heard = now.mono
+        for message in event.messages:
+            effects += self._take(neighbour, message, now, event.plain)
+            if neighbour.state is State.CLOSED:
+                self.counters.proofs_refused += neighbour.disproved
+                break
+        return effects
+
     def _read(self, neighbour: Neighbour, now: Now) -> list[Effect]:
         """Deal with what has come from a neighbour, as far as this turn of the loop has room for it."""
         effects: list[Effect] = []
         inbox = neighbour.inbox
         while inbox and (self._intake.has_room or not neighbour.live):  # a greeting rests on nothing
             message = inbox.popleft()
-            before = neighbour.state
-            own = neighbour.handle(message, now)
-            effects += self._from_neighbour(neighbour, message, now) if own is None else own
-            if neighbour.agreed_since is not None:
-                effects += self.clock.agreed(now, since=neighbour.agreed_since)
-                neighbour.agreed_since = None
-            if neighbour.state is not before and neighbour.state is not State.CLOSED:
-                if neighbour.state is State.EXCHANGING:
-                    effects.append(Send(neighbour.link, self._tables.all_rows()))
-                    effects += self.ring.presence.say(neighbour)
-                effects += self.ring.greeted(neighbour, now)
+            effects += self._take(neighbour, message, now)
+            self._intake.spend(_cost(message))
             if neighbour.state is State.CLOSED:
                 inbox.clear()
         if neighbour.reading is bool(inbox):
             neighbour.reading = not inbox
             effects.append(Reading(neighbour.link, neighbour.reading))
+        return effects
+
+    def _take(self, neighbour: Neighbour, message: RingMessage, now: Now, plain: bytes = b"") -> list[Effect]:
+        before = neighbour.state
+        own = neighbour.handle(message, now, plain)
+        effects = self._from_neighbour(neighbour, message, now) if own is None else own
+        if neighbour.agreed_since is not None:
+            effects += self.clock.agreed(now, since=neighbour.agreed_since)
+            neighbour.agreed_since = None
+        if neighbour.state is not before and neighbour.state is not State.CLOSED:
+            if neighbour.state is State.EXCHANGING:
+                effects.append(Send(neighbour.link, self._tables.all_rows()))
+                effects += self.ring.presence.say(neighbour)
+            effects += self.ring.greeted(neighbour, now)
         return effects
 
     def _read_rest(self, link: LinkId, now: Now) -> list[Effect]:
@@ -706,3 +733,10 @@ class Director:
             return []
         self._tables_told_at = now.mono
         return [Send(neighbour.link, self._tables.all_rows()) for neighbour in self.ring.live_links()]
+
+
+def _cost(message: RingMessage) -> int:
+    """How much of a turn of the loop a message takes, but for the records in it."""
+    if isinstance(message, Hosts | Members):
+        return TABLE + ROW * len(message.rows)
+    return MESSAGE

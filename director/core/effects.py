@@ -9,6 +9,7 @@ import msgspec
 
 from director.core.assign import Backend
 from director.core.kicktypes import KickWhat
+from director.core.linkkeys import Keys
 from director.core.messages import HostRow, MemberRow, RingMessage
 from director.types import LinkId, MemberId, RequestId, UserKey
 
@@ -38,6 +39,13 @@ class Reading(msgspec.Struct, frozen=True):
 
     link: LinkId
     on: bool
+
+
+class Seal(msgspec.Struct, frozen=True):
+    """From here on every frame sent over a link is sealed. One more comes plain: the other end's proof."""
+
+    link: LinkId
+    keys: Keys
 
 
 class Dial(msgspec.Struct, frozen=True):
@@ -168,6 +176,7 @@ Effect = (
     Send
     | Close
     | Reading
+    | Seal
     | Dial
     | Answer
     | Refuse

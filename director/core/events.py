@@ -53,6 +53,8 @@ class LinkOpened(msgspec.Struct, frozen=True):
     dialled: MemberId | None = None
     leftwards: bool = False
     """As in `Dial`."""
+    certificates: bytes = b""
+    """With TLS: SHA-256 of the dialler's certificate, then of the acceptor's."""
 
 
 class DialFailed(msgspec.Struct, frozen=True):
@@ -66,6 +68,8 @@ class Received(msgspec.Struct, frozen=True):
 
     link: LinkId
     messages: Sequence[RingMessage]
+    plain: bytes = b""
+    """The frame's bytes, where it came before the frames of this link are sealed: the proofs cover it."""
 
 
 class LinkClosed(msgspec.Struct, frozen=True):

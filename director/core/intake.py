@@ -64,6 +64,10 @@ class Intake:
         the records that came before it."""
         return self._room > 0 and not self.has_work
 
+    def spend(self, records: int) -> None:
+        """Something else of a neighbour took this turn as much as merging so many records takes."""
+        self._room -= records
+
     def keep(self, records: bytes) -> None:
         """Merge these records of a neighbour that is gone in the next turns."""
         self._left_behind.append(records)

@@ -6,8 +6,12 @@ last and have a default.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+MOST_HOSTS = 10_000
+"""Hosts that one kick can name."""
 MOST_COUNTED = 0xFFFFFFFF
 """Sessions that a token of the ring can count."""
 
@@ -16,7 +20,7 @@ class HashOnHosts(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1)
     """The sessions of all users with this 32-bit hash on these hosts (addresses); those on others live on."""
 
     hash32: int
-    hosts: list[str]
+    hosts: Annotated[list[str], msgspec.Meta(max_length=MOST_HOSTS)]
 
 
 class ByName(msgspec.Struct, frozen=True, array_like=True, tag=2):

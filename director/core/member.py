@@ -3,22 +3,23 @@
     GREETING --Hello fits--> PROVING --Proof fits--> EXCHANGING --both ends sent all that differs--> FULL
         \\________________________\\________________________\\____ anything else, or silence ____> CLOSED
 
-Both ends speak at once: Hello, then Proof as soon as the other's Hello is known. Live changes flow from
-EXCHANGING on; tokens only over FULL links (ring-rules 6).
+Both ends speak at once: Hello, then Proof as soon as the other's Hello is known. Behind its Proof each end
+seals all that it sends, with a key of this link and direction. Behind the other's Hello it takes exactly one
+plain frame, the other's Proof or a Bye. Live changes flow from EXCHANGING on; tokens only over FULL links
+(ring-rules 6).
 """
 
 from __future__ import annotations
 
-import hmac
 from collections import deque
 from collections.abc import Mapping
 from enum import Enum
-from hashlib import sha256
 from math import isfinite
 
 import msgspec
 
-from director.core.effects import Close, Effect, Level, Log, Send
+from director.core.effects import Close, Effect, Level, Log, Seal, Send
+from director.core.linkkeys import Handshake
 from director.core.messages import (
     OLDEST_RING_VERSION,
     RING_VERSION,
@@ -75,6 +76,9 @@ class Identity(msgspec.Struct, frozen=True):
     name: str = ""
     """`name:port`, where it is listed by its name; not told to anybody."""
 
+    def __repr__(self) -> str:
+        return f"Identity({self.member}, {self.incarnation})"  # never the secret
+
 
 class Neighbour:
     """The state machine of one link. `handle` takes what is the link's own; the rest is the ring's."""
@@ -89,10 +93,13 @@ class Neighbour:
         now: Now,
         *,
         leftwards: bool = False,
+        certificates: bytes = b"",
     ) -> None:
-        """leftwards: we have dialled somebody to our left, because nobody there could reach us."""
+        """leftwards: we have dialled somebody to our left, because nobody there could reach us.
+        certificates: as in `LinkOpened`."""
         self.link, self.me, self.remote, self.dialled = link, me, remote, dialled
         self.leftwards = leftwards
+        self._certificates = certificates
         self.state = State.GREETING
         self.peer: MemberId | None = dialled
         self.peer_incarnation = 0
@@ -122,6 +129,8 @@ class Neighbour:
         """It was closed because nothing was heard any more."""
         self.routine = False
         """It was closed because it was not needed: nothing was wrong with the other end."""
+        self.disproved = False
+        """It was closed because its proof did not fit."""
         self.sent_done = self.got_done = False
         self.digest_cursor: int | None = 0
         """Next bucket whose digest is to be sent; None when all were."""
@@ -152,6 +161,8 @@ class Neighbour:
             leftwards=leftwards,
         )
 
+        self._greeting = msgspec.msgpack.encode([self._hello])
+
     def open(self) -> list[Effect]:
         return [Send(self.link, [self._hello])]
 
@@ -165,9 +176,11 @@ class Neighbour:
         """Whether changes flow over it."""
         return self.state in (State.EXCHANGING, State.FULL)
 
-    def handle(self, message: RingMessage, now: Now) -> list[Effect] | None:
+    def handle(self, message: RingMessage, now: Now, plain: bytes = b"") -> list[Effect] | None:
         """Take a message. None: it is not the link's own business, and the link is live: the ring deals
-        with it."""
+        with it.
+
+        plain: as in `Received`."""
         if isinstance(message, Users | Names) and self.live:
             return None  # nearly every message is one of these
         match self.state, message:
@@ -177,7 +190,7 @@ class Neighbour:
                 level = Level.INFO if routine else Level.WARNING
                 return self.close(f"it said: {reason[:REASON_LIMIT]}", bye=False, level=level)
             case State.GREETING, Hello():
-                return self._greeted(message, now)
+                return self._greeted(message, now, plain)
             case State.PROVING, Proof(mac):
                 return self._proved(mac, now)
             case ((State.EXCHANGING | State.FULL), Ping(serial)):
@@ -252,7 +265,7 @@ class Neighbour:
     def name(self) -> str:
         return self.peer or str(self.remote)
 
-    def _greeted(self, hello: Hello, now: Now) -> list[Effect]:
+    def _greeted(self, hello: Hello, now: Now, plain: bytes) -> list[Effect]:
         problem = self._problem_with(hello, now)
         if problem is not None:
             return self.close(problem)
@@ -260,17 +273,20 @@ class Neighbour:
         self.peer_incarnation = hello.incarnation
         self.version = min(hello.version, RING_VERSION)
         self.skew = hello.unix - now.unix
-        self._theirs = hello
         if self.dialled is None:
             self.leftwards = hello.leftwards
         self.state = State.PROVING
-        return [Send(self.link, [Proof(self._mac(mine=True))])]
+        dialled = self.dialled is not None
+        greetings = (self._greeting, plain) if dialled else (plain, self._greeting)
+        self._handshake = Handshake(self.me.secret, *greetings, self._certificates, dialled=dialled)
+        return [Send(self.link, [Proof(self._handshake.proof())]), Seal(self.link, self._handshake.keys())]
 
     def _problem_with(self, hello: Hello, now: Now) -> str | None:
         if max(hello.oldest_version, OLDEST_RING_VERSION) > min(hello.version, RING_VERSION):
             return (
                 f"ring version {hello.oldest_version} to {hello.version} offered, "
-                f"{self.me.member} speaks {OLDEST_RING_VERSION} to {RING_VERSION}"
+                f"{self.me.member} speaks {OLDEST_RING_VERSION} to {RING_VERSION}:"
+                " upgrade the director with the older one"
             )
         try:
             address, _ = split_member(MemberId(hello.member))
@@ -302,8 +318,12 @@ class Neighbour:
         return None
 
     def _proved(self, mac: bytes, now: Now) -> list[Effect]:
-        if not hmac.compare_digest(mac, self._mac(mine=False)):
-            return self.close("wrong ring secret: ring.secret_file must hold the same on every director")
+        if not self._handshake.accepts(mac):
+            self.disproved = True
+            return self.close(
+                "wrong ring secret: ring.secret_file must hold the same on every director"
+                " (or something between them changes what they say, or ends their TLS)"
+            )
         self.state = State.EXCHANGING
         self.was_live = True
         self.agreed_since = self.opened.mono
@@ -311,33 +331,6 @@ class Neighbour:
         self._ping_sent = now.mono
         return []
 
-    def _mac(self, *, mine: bool) -> bytes:
-        """Proof over both greetings, by role: neither a recording nor an echo of ours can pass for it."""
-        dialler, acceptor = (self._hello, self._theirs) if self.dialled else (self._theirs, self._hello)
-        speaker_dialled = (self.dialled is not None) == mine
-        told = [
-            b"dialler" if speaker_dialled else b"acceptor",
-            _signed(dialler),
-            _signed(acceptor),
-        ]
-        return hmac.new(self.me.secret, b"\0".join(told), sha256).digest()
-
 
 def _clock_is_off(peer: str, skew: float, me: str) -> str:
     return f"the clock of {peer} is {skew:+.1f} s off that of {me}: set it (NTP)"
-
-
-def _signed(hello: Hello) -> bytes:
-    """What the proof covers of a greeting: the fields of version 1, which every release knows."""
-    return msgspec.msgpack.encode(
-        (
-            hello.version,
-            hello.oldest_version,
-            hello.member,
-            hello.incarnation,
-            hello.nonce,
-            hello.unix,
-            hello.username_hash,
-            hello.expire,
-        )
-    )

@@ -11,14 +11,26 @@ repeated by whoever waits.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from director.core.kicktypes import KickWhat
+from director.core.users import BUCKETS
 
-RING_VERSION = 1
+RING_VERSION = 2
 """The newest version of these messages this program speaks."""
-OLDEST_RING_VERSION = 1
-"""The oldest version it still understands."""
+OLDEST_RING_VERSION = 2
+"""The oldest version it still understands. Links of version 1 were not protected: none is left."""
+
+
+ROWS = 500
+"""Most rows in one message."""
+DIRECTORS = 10_000
+"""Most directors that a token can have passed."""
+
+Passed = Annotated[list[str], Meta(max_length=DIRECTORS)]
 
 
 class HostRow(msgspec.Struct, frozen=True, array_like=True):
@@ -59,7 +71,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """HMAC-SHA256 over both greetings and the direction, keyed with the ring's secret."""
+    """Shows that the speaker has the ring's secret, for these two greetings (`core.linkkeys`). Alone in its
+    frame; all frames behind it are sealed."""
 
     mac: bytes
 
@@ -81,7 +94,7 @@ class Users(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
 class Hosts(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """Rows of the host table, tombstones included."""
 
-    rows: list[HostRow]
+    rows: Annotated[list[HostRow], Meta(max_length=ROWS)]
 
 
 class Digests(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
@@ -109,7 +122,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, tag=8):
     serial: int
     lap: int
     digest: bytes
-    passed: list[str]
+    passed: Passed
     """Lap 1: the members so far. Lap 2: all members of the ring."""
 
 
@@ -151,8 +164,8 @@ class MoveRound(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
     serial: int
     moves: bytes
     """Key (8 bytes) and `decided` (4 bytes) of each user."""
-    passed: list[str]
-    late: list[str]
+    passed: Passed
+    late: Passed
     """Members that passed it on although a kick had not ended in time."""
     kicked: int
     """Sessions ended so far."""
@@ -169,7 +182,7 @@ class NearRound(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
     key: int
     seen: int
     """The latest `seen` of the members so far."""
-    passed: list[str]
+    passed: Passed
 
 
 class KickRound(msgspec.Struct, frozen=True, array_like=True, tag=16):
@@ -180,8 +193,8 @@ class KickRound(msgspec.Struct, frozen=True, array_like=True, tag=16):
     serial: int
     lap: int
     what: KickWhat
-    passed: list[str]
-    late: list[str]
+    passed: Passed
+    late: Passed
     kicked: int
 
 
@@ -198,14 +211,14 @@ class MemberRow(msgspec.Struct, frozen=True, array_like=True):
 class Members(msgspec.Struct, frozen=True, array_like=True, tag=17):
     """What operators have added to and removed from the list of directors at run time."""
 
-    rows: list[MemberRow]
+    rows: Annotated[list[MemberRow], Meta(max_length=ROWS)]
 
 
 class Summaries(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
     """Of buckets whose digests differ: what of them is known here. The other end sends what is not in it."""
 
-    buckets: list[int]
-    hashes: list[bytes]
+    buckets: Annotated[list[int], Meta(max_length=BUCKETS)]
+    hashes: Annotated[list[bytes], Meta(max_length=BUCKETS)]
     """For each bucket: 6 bytes a record (`UserTable.summary`)."""
     last: bool
     """Nothing more differs."""

@@ -36,6 +36,8 @@ REDIRECTED_EVERY = 1.0
 """Seconds between two dials of a member that the right neighbour names."""
 LEFTLESS = 2.0
 """Seconds without anybody to the left after which we dial leftwards."""
+UNPROVED = 16
+"""Connections from one address that may be in their handshake at once."""
 LEAVE_WITHIN = 1.0
 """Seconds the others have to close the ring without us."""
 
@@ -210,13 +212,32 @@ class Ring:
             self._dialling.pop((dialled, event.leftwards), None)
             self._old_dials.discard(dialled)
         neighbour = Neighbour(
-            link, self.identity, remote, dialled, event.nonce, now, leftwards=event.leftwards
+            link,
+            self.identity,
+            remote,
+            dialled,
+            event.nonce,
+            now,
+            leftwards=event.leftwards,
+            certificates=event.certificates,
         )
         self.links[link] = neighbour
         if dialled is None and not self.knows(remote):
             reason = f"{remote} is not in ring.servers of {self.me}: all directors need the same list"
             return [*neighbour.open(), *neighbour.close(reason)]
-        return neighbour.open()
+        return [*self._make_room_for(neighbour), *neighbour.open()]
+
+    def _make_room_for(self, newest: Neighbour) -> list[Effect]:
+        """Close the oldest of too many connections from one address that prove nothing: a director proves who
+        it is within milliseconds."""
+        unproved = [
+            n
+            for n in self.links.values()
+            if n.dialled is None and n.remote == newest.remote and not n.live and n.state is not State.CLOSED
+        ]
+        too_many = unproved[:-UNPROVED]
+        reason = f"{UNPROVED} newer connections from {newest.remote} have not proved who they are either"
+        return [effect for neighbour in too_many for effect in neighbour.close(reason)]
 
     def greeted(self, neighbour: Neighbour, now: Now) -> list[Effect]:
         """The other end has said who it is, or has just proved it: may it be that?"""

@@ -7,6 +7,7 @@ the digest of both (`barrier.py`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from director.core.admission import Admission
 from director.core.assign import Assigner
@@ -19,7 +20,7 @@ from director.core.kicks import Kicks
 from director.core.logins import Logins
 from director.core.member import Neighbour
 from director.core.members import MOST_ROWS, MemberTable, about
-from director.core.messages import HostRow, Hosts, MemberRow, Members, RingMessage
+from director.core.messages import ROWS, HostRow, Hosts, MemberRow, Members, RingMessage
 from director.core.pending import Pending
 from director.core.readdressing import Readdressing
 from director.core.ring import Ring
@@ -30,6 +31,8 @@ CLIPPED = 60
 NO_USABLE_HOST = (
     "no host is up with a weight over 0: new users wait 30 s and fail temporarily; director up HOST"
 )
+
+Row = TypeVar("Row", HostRow, MemberRow)
 
 
 class Tables:
@@ -63,7 +66,8 @@ class Tables:
 
     def all_rows(self) -> list[RingMessage]:
         """What a new neighbour is told."""
-        return [Hosts(list(self._hosts.rows.values())), Members(list(self._members.rows.values()))]
+        hosts, members = list(self._hosts.rows.values()), list(self._members.rows.values())
+        return [*map(Hosts, _pieces(hosts)), *map(Members, _pieces(members))]
 
     def stored_hosts(
         self, rows: Sequence[HostRow], source: str, now: Now, *, applied: bool = False
@@ -104,7 +108,7 @@ class Tables:
         self._members.put(members)
         effects = self.hosts_changed(hosts, None, now)
         if members:
-            effects += [*self._pass_on(Members(list(members)), None), StoreMembers()]
+            effects += [*self._pass_on(list(map(Members, _pieces(members))), None), StoreMembers()]
         return effects
 
     def stored_members(self, event: StoredMembers, now: Now) -> list[Effect]:
@@ -137,7 +141,7 @@ class Tables:
         if not rows:
             return []
         self._counters.host_changes += len(rows)
-        effects = self._pass_on(Hosts(list(rows)), source)
+        effects = self._pass_on(list(map(Hosts, _pieces(rows))), source)
         effects.append(StoreHosts())
         for row in rows:
             since = self._present.get(row.address)
@@ -170,7 +174,7 @@ class Tables:
         anew."""
         if not rows:
             return []
-        effects = self._pass_on(Members(list(rows)), source)
+        effects = self._pass_on(list(map(Members, _pieces(rows))), source)
         effects.append(StoreMembers())
         for row in rows:
             member = self._members.names.get(row.name, MemberId(row.member))
@@ -180,8 +184,8 @@ class Tables:
             effects.append(Log(Level.INFO, "ring_changed", fields))
         return effects + self._relink(now, at_once=source is None)
 
-    def _pass_on(self, message: RingMessage, source: Neighbour | None) -> list[Effect]:
-        return [Send(n.link, [message]) for n in self._ring.live_links() if n is not source]
+    def _pass_on(self, messages: Sequence[RingMessage], source: Neighbour | None) -> list[Effect]:
+        return [Send(n.link, messages) for n in self._ring.live_links() if n is not source]
 
     def _relink(self, now: Now, *, at_once: bool) -> list[Effect]:
         effects = self._ring.set_servers(
@@ -226,3 +230,8 @@ def _log_row(row: HostRow) -> Log:
     fields: dict[str, object] = {"host": row.address, "tag": row.tag, "weight": row.weight}
     fields["state"] = ("up" if row.up else "down") if row.present else "removed"
     return Log(Level.INFO, "host_changed", fields)
+
+
+def _pieces(rows: Sequence[Row]) -> list[list[Row]]:
+    """As many as fit into one message; none at all are one piece too."""
+    return [list(rows[start : start + ROWS]) for start in range(0, max(1, len(rows)), ROWS)]

@@ -61,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kick: str = "auto"
     ipc: str = "/run/dovecot/ipc"
     anvil: str = "/run/dovecot/anvil"
+    ring_readable: tuple[str, ...] = ()
+    """The directors, where their links leave the machine without TLS."""
     username_hash: str = "%Lu"
     separator: str = ""
 

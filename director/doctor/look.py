@@ -21,7 +21,7 @@ from director.errors import DoveconfError
 from director.net import keeperlink
 from director.records import StatusInfo
 from director.service import descriptors
-from director.service.config import Config, DovecotConfig, ListenConfig, UsersConfig
+from director.service.config import Config, DovecotConfig, ListenConfig, RingConfig, UsersConfig
 from director.service.keeper import control_paths
 from director.wire.tabs import escape
 
@@ -33,7 +33,9 @@ SECRET = re.compile(r"\t[^\t=]*(?:pass|resp|secret|token)[^\t]*")
 """Fields of an answer that nobody has to see."""
 
 
-def settings_of(users: UsersConfig, dovecot: DovecotConfig, listen: ListenConfig) -> Settings:
+def settings_of(
+    users: UsersConfig, dovecot: DovecotConfig, listen: ListenConfig, ring: RingConfig
+) -> Settings:
     return Settings(
         base_dir=dovecot.base_dir,
         login=listen.login.path,
@@ -45,6 +47,7 @@ def settings_of(users: UsersConfig, dovecot: DovecotConfig, listen: ListenConfig
         kick=dovecot.kick,
         ipc=dovecot.ipc_socket,
         anvil=dovecot.anvil_socket,
+        ring_readable=ring.readable,
         username_hash=users.username_hash,
         separator=users.master_user_separator,
     )
@@ -65,7 +68,7 @@ def look(
 
     status, problem: what the director answered, or why it did not.
     """
-    settings = settings_of(config.users, config.dovecot, config.listen)
+    settings = settings_of(config.users, config.dovecot, config.listen, config.ring)
     conf, conf_problem = dovecot
     process, denied = None, False
     try:

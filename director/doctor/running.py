@@ -18,6 +18,14 @@ LAG, SKEW = 10.0, 1.0
 
 def check(facts: Facts) -> Iterator[Finding]:
     status = facts.status
+    if facts.settings.ring_readable:
+        yield _finding(
+            HINT,
+            "ring_tls",
+            f"no ring.tls, for {', '.join(facts.settings.ring_readable)}",
+            "who is on that network can read users and hosts, but change nothing",
+            ('docs/operating.md, "TLS between the directors"',),
+        )
     if status is None:
         level = UNSEEN if facts.running is not False or not facts.here else FAULT
         mend = ("systemctl start director", "journalctl -u director -n 50") if level == FAULT else ()

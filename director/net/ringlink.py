@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from director.errors import PeerError
 from director.net.tls import NoTls, Session, looks_like_tls, unexpected
 from director.types import Address, LinkId
+from director.wire.ring_native import FrameError, FrameReader, FrameWriter
 
 QUEUE_LIMIT = 64 * 1024 * 1024
 """Bytes that may wait for a neighbour who does not read; beyond that the link is closed."""
@@ -18,6 +19,9 @@ HIGH_WATER = 1024 * 1024
 TURN = 128 * 1024
 """Bytes looked at in one turn of the loop. More comes at once (uvloop reads 256 kB, and libuv as often as 32
 times) when a joiner sends its megabytes, and nobody else would be served meanwhile."""
+MESSAGES = 1000
+"""Messages dealt with in one turn of the loop; a frame itself counts like `FRAME` of them."""
+FRAME = 3
 LINGER = 2.0
 """Seconds a closed link stays half open, so that the other end can read why it was closed."""
 TLS_TIMEOUT = 2.0
@@ -25,14 +29,6 @@ TLS_TIMEOUT = 2.0
 
 Secure = Callable[[Address], Session]
 """Begins TLS with the director at an address."""
-
-
-class Frames(Protocol):
-    """Cuts a stream into frames (`wire.ring_native.FrameReader`)."""
-
-    limit: int
-
-    def feed(self, data: bytes) -> Iterable[Sequence[object]]: ...
 
 
 class LinkOwner(Protocol):
@@ -47,12 +43,14 @@ class LinkOwner(Protocol):
     def link_refused(self, link: RingLink, reason: str) -> None:
         """TLS failed before the link was opened. The owner may say why, and closes."""
 
-    def link_received(self, link: LinkId, messages: Sequence[object]) -> None: ...
+    def link_received(self, link: LinkId, messages: Sequence[object], plain: bytes) -> None:
+        """A frame. plain: its bytes, where it is not sealed."""
 
     def link_congested(self, link: LinkId, clear: bool) -> None: ...
 
-    def link_unreadable(self, link: LinkId, reason: str) -> None:
-        """What came is no frame. Nothing more is read; the owner says good-bye and closes."""
+    def link_unreadable(self, link: LinkId, problem: PeerError) -> None:
+        """What came is no frame, or not the other end's. Nothing more is read; the owner says good-bye and
+        closes."""
 
     def link_closed(self, link: LinkId, reason: str) -> None: ...
 
@@ -60,16 +58,12 @@ class LinkOwner(Protocol):
 class RingLink(asyncio.Protocol):
     """The socket of one link. `close` ends it without telling the owner; all else that ends it is told."""
 
-    def __init__(
-        self,
-        number: LinkId,
-        owner: LinkOwner,
-        frames: Frames,
-        unreadable: type[Exception],
-        secure: Secure | None = None,
-    ) -> None:
+    def __init__(self, number: LinkId, owner: LinkOwner, secure: Secure | None = None) -> None:
         """secure: None: without TLS."""
-        self.number, self._owner, self._frames, self._unreadable = number, owner, frames, unreadable
+        self.number, self._owner = number, owner
+        self.writer = FrameWriter()
+        """Makes the frames that are sent."""
+        self._frames = FrameReader()
         self.remote = Address("")
         self.bytes_in = self.bytes_out = self.peak = self.last_read = self.last_write = 0
         """Bytes are those on the line."""
@@ -80,6 +74,8 @@ class RingLink(asyncio.Protocol):
         self._reading = True
         self._rest = b""
         """Bytes that have come and are not looked at yet."""
+        self._more = False
+        """There may be frames that have come and are not looked at yet."""
         self._planned = False
         """They are in the next turn of the loop."""
         self._handshake: asyncio.TimerHandle | None = None
@@ -111,6 +107,9 @@ class RingLink(asyncio.Protocol):
         self.last_read = int(time.time())
         if len(data) <= TURN:
             self._take(data, first=first)
+            if self._more and self._transport is not None:
+                self._transport.pause_reading()
+                self._go_on(self._transport)
         else:
             self._transport.pause_reading()
             self._rest = data
@@ -119,14 +118,16 @@ class RingLink(asyncio.Protocol):
     def _take_rest(self, transport: asyncio.Transport, *, first: bool = False) -> None:
         """Look at some of it, and at the rest in the next turns; only then more is read."""
         self._planned = False
-        data, self._rest = self._rest[:TURN], self._rest[TURN:]
+        data = b""
+        if not self._more:
+            data, self._rest = self._rest[:TURN], self._rest[TURN:]
         self._take(data, first=first)
         self._go_on(transport)
 
     def _go_on(self, transport: asyncio.Transport) -> None:
         if transport.is_closing() or (self._transport is not None and not self._reading) or self._planned:
             return
-        if self._transport is not None and self._rest:
+        if self._transport is not None and (self._rest or self._more):
             self._planned = True
             asyncio.get_running_loop().call_soon(self._take_rest, transport)
         else:
@@ -149,22 +150,27 @@ class RingLink(asyncio.Protocol):
             data, first = self._decrypted(self._tls, data), False
             if self._transport is None:
                 return
+        room, self._more = MESSAGES, False
         received: list[object] = []
-        problem = ""
+        problem: PeerError | None = None
         try:
             for messages in self._frames.feed(data):
                 if self._trusted:
                     received.extend(messages)
-                    continue
-                self._owner.link_received(self.number, messages)
-                if self._transport is None:
-                    return
-        except self._unreadable as exc:
+                else:
+                    self._owner.link_received(self.number, messages, self._frames.plain)
+                    if self._transport is None:
+                        return
+                room -= FRAME + len(messages)
+                if room <= 0:
+                    self._more = True
+                    break
+        except FrameError as exc:
             tls = first and looks_like_tls(data)
-            problem = unexpected(self.remote) if tls else str(exc)
+            problem = PeerError(unexpected(self.remote)) if tls else exc
         if received:
-            self._owner.link_received(self.number, received)
-        if problem and self._transport is not None:
+            self._owner.link_received(self.number, received, b"")
+        if problem is not None and self._transport is not None:
             self._owner.link_unreadable(self.number, problem)
 
     def pause_writing(self) -> None:
@@ -187,8 +193,18 @@ class RingLink(asyncio.Protocol):
         return self._handshake is not None
 
     @property
+    def certificates(self) -> bytes:
+        """With TLS: SHA-256 of the dialler's certificate, then of the acceptor's; without: empty."""
+        return b"" if self._tls is None else self._tls.certificates
+
+    @property
     def buffered(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport else 0
+
+    def seal(self, sending: bytes, receiving: bytes) -> None:
+        """Protect what is sent from here on, and demand the same of what comes behind one more frame."""
+        self.writer.seal(sending)
+        self._frames.unseal(receiving)
 
     def trust(self, limit: int) -> None:
         """The other end has proved who it is: frames up to `limit` bytes are accepted, and those that came

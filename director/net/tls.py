@@ -7,6 +7,7 @@ failed, nor sends the alert that tells the other end, nor can close one directio
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 import stat
 from contextlib import suppress
@@ -61,12 +62,13 @@ class RingTls:
             context.verify_mode = ssl.CERT_REQUIRED
             _load(context, cert, key, ca)
         self._acceptor.num_tickets = 0  # links last; nobody resumes one
+        self._own = _shown(cert, key)
 
     def dialling(self, peer: Address) -> Session:
-        return Session(self._dialler, peer, dialled=True)
+        return Session(self._dialler, peer, dialled=True, own=self._own)
 
     def accepting(self, peer: Address) -> Session:
-        return Session(self._acceptor, peer, dialled=False)
+        return Session(self._acceptor, peer, dialled=False, own=self._own)
 
     def problem_with_own(self, me: Address) -> str | None:
         """Why other directors, with the same CA, would refuse our certificate; None: they would not."""
@@ -84,8 +86,12 @@ class RingTls:
 class Session:
     """TLS of one connection. What `outgoing` gives is to be sent after each `receive` and `close`."""
 
-    def __init__(self, context: ssl.SSLContext, peer: Address, *, dialled: bool) -> None:
+    def __init__(self, context: ssl.SSLContext, peer: Address, *, dialled: bool, own: bytes) -> None:
+        """own: SHA-256 of the certificate that this end shows."""
         self.peer, self.established = peer, False
+        self.certificates = b""
+        """SHA-256 of the dialler's certificate, then of the acceptor's, once the handshake is done."""
+        self._own = own
         self._dialled, self._begun = dialled, False
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -106,6 +112,8 @@ class Session:
             if not self.established:
                 self._tls.do_handshake()
                 self.established = True
+                theirs = _digest(self._tls.getpeercert(binary_form=True))
+                self.certificates = self._own + theirs if self._dialled else theirs + self._own
                 self._check_address()
             return self._read()
         except ssl.SSLWantReadError:
@@ -175,6 +183,27 @@ _IP_MISMATCH = 64
 """X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
 _OTHER_CA = range(18, 22)
 """From X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT on: OpenSSL's ways to say so, which depend on the chain."""
+
+
+def _digest(certificate: bytes | None) -> bytes:
+    return hashlib.sha256(certificate or b"").digest()
+
+
+def _shown(cert: str, key: str) -> bytes:
+    """SHA-256 of the certificate that an end with these files shows: TLS with itself tells it."""
+    near, far = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    near.check_hostname, near.verify_mode = False, ssl.CERT_NONE  # whether it is good is asked elsewhere
+    far.load_cert_chain(cert, key)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = near.wrap_bio(back, there)
+    server = far.wrap_bio(there, back, server_side=True)
+    try:
+        for one in (client, server, client):
+            with suppress(ssl.SSLWantReadError):
+                one.do_handshake()
+    except ssl.SSLError as exc:
+        raise TlsFileError("cert", f"{cert} cannot be used for TLS: {exc.reason}") from exc
+    return _digest(client.getpeercert(binary_form=True))
 
 
 def _same(name: str, address: Address) -> bool:

@@ -132,6 +132,9 @@ def _run(config_path: str, check: bool, left: Left | None, log_writer: LogWriter
 def _run_loop(config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter) -> int:
     for warning in config.warnings:
         log.warning("configuration", file=config.file, problem=warning)
+    if config.ring.readable:
+        note = "links between directors can be read on the network, not changed; ring.tls hides them too"
+        log.warning("ring_without_tls", directors=config.ring.readable, note=note)
     for one in config.unresolved:
         note = "it starts without, and looks again"
         log.warning("name_unresolved", name=one.name, reason=one.reason, note=note)

@@ -115,6 +115,13 @@ class RingConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_clock_skew: Annotated[float, Duration(at_least=0.1)] = 2.0
     """A link to a director whose clock is off by more is refused."""
 
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """The directors, where what they say to each other leaves the machine without TLS."""
+        if self.tls or len(self.servers) < 2 or all(map(_is_loopback, self.servers)):
+            return ()
+        return tuple(server.member for server in self.servers)
+
 
 class BackendsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[backends]: the mail servers behind this proxy."""

@@ -35,6 +35,7 @@ from director.core.effects import (
     Reading,
     Refuse,
     RunFlush,
+    Seal,
     Send,
     StopFlush,
     StoreHosts,
@@ -478,6 +479,8 @@ class Driver:
                 self.sockets.close(number)
             case Reading(number, on):
                 self.sockets.read(number, on=on)
+            case Seal(number, keys):
+                self.sockets.seal(number, keys)
             case Dial():
                 if self._tasks is not None:
                     self._tasks.start_soon(self.sockets.dial, effect)

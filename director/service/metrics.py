@@ -83,6 +83,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     ring_syncs: Durations = msgspec.field(default_factory=Durations)
     ring_messages: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
     """(type, direction) -> messages; direction is in or out."""
+    ring_forged: dict[str, int] = msgspec.field(default_factory=dict)
+    """what -> frames without the seal of the other director, and proofs that did not fit."""
     store_up: bool = False
     store_queue: int = 0
     """Buckets that are changed and not yet stored."""
@@ -133,7 +135,16 @@ NUMBERS = (
     "bugs",
     "log_dropped",
 )
-NAMED = ("moves", "kicks", "flush_programs", "store_errors", "store_swept", "accept_pauses", "stamps_clipped")
+NAMED = (
+    "moves",
+    "kicks",
+    "flush_programs",
+    "store_errors",
+    "store_swept",
+    "ring_forged",
+    "accept_pauses",
+    "stamps_clipped",
+)
 PAIRED = ("lookups", "ring_messages", "connections_refused")
 TIMED = ("kick_durations", "ring_syncs")
 """Fields of a Snapshot that only grow, by what they are."""
@@ -241,6 +252,8 @@ class _Page:
         yield _histogram("ring_sync_duration_seconds", "How long a sync of the ring took", now.ring_syncs)
         messages = now.ring_messages.items()
         yield _counter("ring_messages", "Messages with other directors", messages, "type", "direction")
+        forged = _by_one(now.ring_forged)
+        yield _counter("ring_forged", "Frames and proofs refused: not another director's", forged, "what")
         skew = _by_one(now.clock_skew)
         yield _gauge("clock_skew_seconds", "How far the clock of a member is ahead", skew, "member")
         clipped = _by_one(now.stamps_clipped)

@@ -443,6 +443,7 @@ class Operations(UserOperations):
                 **{(kind, "in"): count for kind, count in counters.messages_in.items()},
                 **{(kind, "out"): count for kind, count in driver.sockets.messages_out.items()},
             },
+            ring_forged={"frame": driver.sockets.frames_forged, "proof": counters.proofs_refused},
             store_up=persistence.up,
             store_queue=persistence.queued,
             store_lag=persistence.lag,

@@ -13,8 +13,11 @@ import anyio
 from director.core.director import Director
 from director.core.effects import Dial
 from director.core.events import Congested, DialFailed, Event, LinkClosed, LinkOpened, Received
+from director.core.linkkeys import Keys
 from director.core.messages import Bye, RingMessage
 from director.core.order import split_member
+from director.core.ring import UNPROVED
+from director.errors import PeerError
 from director.net.ringlink import RingLink, Secure
 from director.net.tls import RingTls
 from director.service.log import LimitedLog
@@ -39,14 +42,16 @@ class RingSockets:
     ) -> None:
         self.links: dict[LinkId, RingLink] = {}
         self.messages_out: dict[str, int] = {}
+        self.frames_forged = 0
+        """Frames that did not have the seal of the other end; each has ended its link."""
         self.stranger: Callable[[], None] = lambda: None
         """Called when somebody dials from an address that is none of the ring's."""
         self._director, self._handle, self._log, self._limited = director, handle, log, limited
         self._tls = tls
         self._numbers = 0
         self._dialled: dict[LinkId, Dial] = {}
-        self._securing: set[RingLink] = set()
-        """Connections in their TLS handshake."""
+        self._securing: dict[RingLink, None] = {}
+        """Connections in their TLS handshake, the oldest first."""
         self._stopped = False
 
     def new_link(self) -> RingLink:
@@ -55,49 +60,65 @@ class RingSockets:
 
     def _link(self, secure: Secure | None) -> RingLink:
         self._numbers += 1
-        reader = ring_native.FrameReader()
-        return RingLink(LinkId(self._numbers), self, reader, ring_native.FrameError, secure)
+        return RingLink(LinkId(self._numbers), self, secure)
 
     def link_securing(self, link: RingLink) -> None:
         if self._stopped:
             link.close()
-        else:
-            self._securing.add(link)
+            return
+        self._securing[link] = None
+        same = [o for o in self._securing if o.remote == link.remote and o.number not in self._dialled]
+        for oldest in same[:-UNPROVED]:
+            self.link_refused(oldest, f"{UNPROVED} newer connections have not done TLS either")
 
     def link_opened(self, link: RingLink) -> None:
-        self._securing.discard(link)
+        self._securing.pop(link, None)
         dial = self._dialled.pop(link.number, None)
         self.links[link.number] = link
         nonce = secrets.token_bytes(32)
         if dial is None:
             if not self._director.ring.knows(link.remote):
                 self.stranger()
-            self._handle(LinkOpened(link.number, nonce, link.remote))
+            opened = LinkOpened(link.number, nonce, link.remote, certificates=link.certificates)
         else:
-            self._handle(LinkOpened(link.number, nonce, link.remote, dial.member, dial.leftwards))
+            opened = LinkOpened(
+                link.number, nonce, link.remote, dial.member, dial.leftwards, link.certificates
+            )
+        self._handle(opened)
 
     def link_refused(self, link: RingLink, reason: str) -> None:
-        self._securing.discard(link)
+        self._securing.pop(link, None)
         dial = self._dialled.pop(link.number, None)
         peer = dial.member if dial is not None else link.remote
         self._limited.warning(time.monotonic(), "ring_tls_failed", peer, peer=peer, reason=reason)
-        link.send(ring_native.encode([Bye(reason)]))
+        link.send(link.writer.encode([Bye(reason)]))
         link.close()
         if dial is not None:
             self._handle(DialFailed(dial.member, reason, dial.leftwards))
 
-    def link_received(self, link: LinkId, messages: Sequence[object]) -> None:
-        self._handle(Received(link, cast(Sequence[RingMessage], messages)))
+    def link_received(self, link: LinkId, messages: Sequence[object], plain: bytes) -> None:
+        self._handle(Received(link, cast(Sequence[RingMessage], messages), plain))
         neighbour = self._director.ring.links.get(link)
         if neighbour is not None and neighbour.live and link in self.links:
             self.links[link].trust(ring_native.LIMIT)
 
-    def link_unreadable(self, link: LinkId, reason: str) -> None:
+    def link_unreadable(self, link: LinkId, problem: PeerError) -> None:
         closed = self.links.pop(link, None)
-        if closed is not None:
-            closed.send(ring_native.encode([Bye(reason)]))
-            closed.close()
-            self._handle(LinkClosed(link, reason))
+        if closed is None:
+            return
+        if isinstance(problem, ring_native.ForgedFrameError):
+            self._forged(closed)
+        closed.send(closed.writer.encode([Bye(str(problem))]))
+        closed.close()
+        self._handle(LinkClosed(link, str(problem)))
+
+    def _forged(self, link: RingLink) -> None:
+        """Count and name a frame that the other end has not sent."""
+        self.frames_forged += 1
+        neighbour = self._director.ring.links.get(link.number)
+        peer = neighbour.name() if neighbour is not None else link.remote
+        note = "the link is closed and made anew; look at the network between the two directors"
+        self._limited.warning(time.monotonic(), "ring_frame_forged", peer, peer=peer, note=note)
 
     def link_congested(self, link: LinkId, clear: bool) -> None:
         self._handle(Congested(link, clear))
@@ -137,7 +158,13 @@ class RingSockets:
         for message in messages:
             kind = type(message).__name__
             self.messages_out[kind] = self.messages_out.get(kind, 0) + 1
-        link.send(ring_native.encode(messages))
+        link.send(link.writer.encode(messages))
+
+    def seal(self, number: LinkId, keys: Keys) -> None:
+        """Protect a link from here on."""
+        link = self.links.get(number)
+        if link is not None:
+            link.seal(keys.sending, keys.receiving)
 
     def read(self, number: LinkId, *, on: bool) -> None:
         """Read from a link, or leave what comes in its socket for now."""

@@ -1,12 +1,18 @@
-"""Ring messages as length-prefixed msgpack frames: 4 bytes length, big endian, then an array of messages.
+"""Ring messages as frames: 4 bytes length, big endian, then a msgpack array of messages.
 
-All changes of one turn of the loop go into one frame.
+All changes of one turn of the loop go into one frame. Behind the greeting and the proof each frame is sealed:
+16 bytes follow that only the other end of this link can have made, for the frame of this number, in this
+direction. The length does not count them. A frame that was changed, left out, repeated, reordered or added
+does not fit.
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from struct import Struct
+from typing import Annotated
 
 import msgspec
 
@@ -17,20 +23,69 @@ LIMIT = 16 * 1024 * 1024
 """Largest frame accepted from a neighbour, in bytes."""
 GREETING_LIMIT = 4096
 """Largest frame accepted before the other end has proved who it is."""
+MESSAGES = 1000
+"""Most messages in one frame: its receiver decodes it in one turn of the loop."""
+SEAL = 16
+"""Bytes behind a sealed frame: keyed BLAKE2b over its number, its length and its body."""
+AHEAD = 64 * 1024
+"""Bytes of a frame that may have come before its seal is begun."""
 _LENGTH = Struct(">I")
+_NUMBERED = Struct(">QI")
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[RingMessage])
+_decoder = msgspec.msgpack.Decoder(Annotated[list[RingMessage], msgspec.Meta(max_length=MESSAGES)])
 
 
 class FrameError(PeerError):
     """What came is not a frame: the connection is closed with this text as the reason."""
 
 
+class ForgedFrameError(FrameError):
+    """A frame does not have the seal that is due: it is not the next one that the other end has sent."""
+
+
 def encode(messages: Sequence[RingMessage]) -> bytes:
-    """One frame."""
+    """One frame, plain."""
     body = _encoder.encode(messages)
     return _LENGTH.pack(len(body)) + body
+
+
+class _Seals:
+    """The seals of one direction of a link, in the order of its frames."""
+
+    def __init__(self, key: bytes) -> None:
+        self._keyed = blake2b(key=key, digest_size=SEAL)
+        self._number = 0
+
+    def next(self, length: int) -> blake2b:
+        """The seal of the next frame, to be updated with its body."""
+        seal = self._keyed.copy()
+        seal.update(_NUMBERED.pack(self._number, length))
+        self._number += 1
+        return seal
+
+
+class FrameWriter:
+    """Makes the frames of one link, in the order in which they are sent."""
+
+    def __init__(self) -> None:
+        self._seals: _Seals | None = None
+
+    def encode(self, messages: Sequence[RingMessage]) -> bytes:
+        """The next frame; several where there are very many messages."""
+        if len(messages) > MESSAGES:
+            starts = range(0, len(messages), MESSAGES)
+            return b"".join(self.encode(messages[start : start + MESSAGES]) for start in starts)
+        body = _encoder.encode(messages)
+        if self._seals is None:
+            return _LENGTH.pack(len(body)) + body
+        seal = self._seals.next(len(body))
+        seal.update(body)
+        return _LENGTH.pack(len(body)) + body + seal.digest()
+
+    def seal(self, key: bytes) -> None:
+        """All frames from here on are sealed."""
+        self._seals = _Seals(key)
 
 
 class FrameReader:
@@ -39,7 +94,19 @@ class FrameReader:
     def __init__(self) -> None:
         self.limit = GREETING_LIMIT
         """May be raised between two frames, also between two that came together."""
+        self.plain = b""
+        """The body of the frame given last, where it was not sealed."""
         self._buffer = bytearray()
+        self._seals: _Seals | None = None
+        self._proof_is_due = False
+        self._begun: blake2b | None = None
+        """The seal of a large frame of which some has come."""
+        self._sealed_to = 0
+        """How much of the buffer it covers."""
+
+    def unseal(self, key: bytes) -> None:
+        """One more frame is plain, the other end's proof; all others must be sealed."""
+        self._seals, self._proof_is_due = _Seals(key), True
 
     def feed(self, data: bytes) -> Iterator[list[RingMessage]]:
         """Take bytes as they come; give the frames they complete, one by one.
@@ -53,17 +120,49 @@ class FrameReader:
                 (length,) = _LENGTH.unpack_from(self._buffer, at)
                 if length > self.limit:
                     raise FrameError(f"frame of {length} bytes, at most {self.limit} are accepted")
-                start = at + _LENGTH.size
-                if len(self._buffer) - start < length:
+                start, end = at + _LENGTH.size, at + _LENGTH.size + length
+                seals = None if self._proof_is_due else self._seals
+                after = end if seals is None else end + SEAL
+                if len(self._buffer) < after:
                     break
-                at = start + length
-                yield self._decode(self._buffer[start:at])
+                at = after
+                body = self._buffer[start:end]
+                if seals is None:
+                    self.plain = bytes(body)
+                    self._proof_is_due = False
+                else:
+                    self.plain = b""
+                    if not hmac.compare_digest(self._seal_of(seals, body), self._buffer[end:after]):
+                        raise ForgedFrameError("a frame was changed, left out, repeated or added on the way")
+                yield self._decode(body)
         finally:
             del self._buffer[:at]
+        if self._seals is not None and not self._proof_is_due and len(self._buffer) > AHEAD:
+            self._seal_ahead(self._seals)
+
+    def _seal_of(self, seals: _Seals, body: bytearray) -> bytes:
+        """What belongs behind a frame that is here as a whole."""
+        if self._begun is None:
+            seal = seals.next(len(body))
+            seal.update(body)
+        else:
+            seal, self._begun = self._begun, None
+            seal.update(body[self._sealed_to :])
+        return seal.digest()
+
+    def _seal_ahead(self, seals: _Seals) -> None:
+        """Of a large frame deal with what is here: all of it at its end would take too long for one turn."""
+        (length,) = _LENGTH.unpack_from(self._buffer)
+        if self._begun is None:
+            self._begun, self._sealed_to = seals.next(length), 0
+        here = min(length, len(self._buffer) - _LENGTH.size)
+        self._begun.update(self._buffer[_LENGTH.size + self._sealed_to : _LENGTH.size + here])
+        self._sealed_to = here
 
     @staticmethod
     def _decode(body: bytearray) -> list[RingMessage]:
         try:
-            return _decoder.decode(body)
+            messages: list[RingMessage] = _decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise FrameError(f"frame of {len(body)} bytes cannot be read: {exc}") from exc
+        return messages

@@ -107,7 +107,10 @@ class Bench:
             director.wake()
         return System("original", [Instance(d.login, lambda d=d: d.pid) for d in directors])
 
-    def ours(self, count: int, state: str, name: str, network: int) -> System:
+    def ours(
+        self, count: int, state: str, name: str, network: int, *, program: str = "director", tls: str = ""
+    ) -> System:
+        """program: the module that is run. tls: a line of [ring], with `{address}` in it."""
         system = System(name)
         addresses = [f"127.0.{network}.{i}" for i in range(1, count + 1)]
         secret = self.folder / "ring.secret"
@@ -123,7 +126,7 @@ class Bench:
                     state=state,
                     servers=", ".join(f'"{a}:9090"' for a in addresses) if count > 1 else "",
                     listen=f'listen = "{address}:9090"' if count > 1 else "",
-                    secret=f'secret_file = "{secret}"' if count > 1 else "",
+                    secret=f'secret_file = "{secret}"\n{tls.format(address=address)}' if count > 1 else "",
                     hosts=", ".join(f'"{h}"' for h in HOSTS),
                     run=folder / "run",
                 )
@@ -132,7 +135,7 @@ class Bench:
                 started(
                     sys.executable,
                     "-m",
-                    "director",
+                    program,
                     "serve",
                     "-c",
                     folder / "director.toml",
@@ -191,19 +194,19 @@ COLUMNS: dict[str, tuple[Callable[[Sample], float], int]] = {
 }
 
 
-def show(scenario: str, load: Load, samples: dict[str, list[Sample]]) -> None:
-    """min / median / max of each figure, and of its ratio to the original in the same round."""
+def show(scenario: str, load: Load, samples: dict[str, list[Sample]], base: str = "original") -> None:
+    """min / median / max of each figure, and of its ratio to that of `base` in the same round."""
     print(f"\n{scenario}, {load.name} ({load.connections} x {load.window}, {load.requests} new users a run)")
-    print(f"{'':15}{'':14}{'min':>9}{'median':>9}{'max':>9}   ours / original")
+    print(f"{'':15}{'':14}{'min':>9}{'median':>9}{'max':>9}   ratio to {base}")
     for name, (value, digits) in COLUMNS.items():
         for system, runs in samples.items():
             values = [value(sample) for sample in runs]
             if not any(values):
                 continue
             figures = "".join(f"{v:>9.{digits}f}" for v in (min(values), median(values), max(values)))
-            ratios = [value(s) / value(o) for s, o in zip(runs, samples["original"], strict=True) if value(o)]
+            ratios = [value(s) / value(o) for s, o in zip(runs, samples[base], strict=True) if value(o)]
             told = f"{min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}" if ratios else ""
-            print(f"{name:15}{system:14}{figures}   {'' if system == 'original' else told}".rstrip())
+            print(f"{name:15}{system:14}{figures}   {'' if system == base else told}".rstrip())
     print("failed: " + ", ".join(f"{name} {sum(s.failed for s in runs)}" for name, runs in samples.items()))
 
 

@@ -19,20 +19,42 @@ ROWS_OF = {5, 17}
 """Tags of the messages whose first field is a list of rows: hosts, members."""
 
 
+class NewerHello(messages.Hello, frozen=True, array_like=True, tag=1):
+    """The proofs cover a greeting as it is on the line: its new field is one of the message itself."""
+
+    added: Any = msgspec.field(default_factory=lambda: UNKNOWN_FIELD)
+
+
+class NewerEncoder:
+    """Encodes as `msgspec.msgpack.Encoder` does, with more fields."""
+
+    def encode(self, batch: Sequence[messages.RingMessage]) -> bytes:
+        encoded = msgspec.msgpack.decode(msgspec.msgpack.encode(batch))
+        known = [isinstance(message, NewerHello) for message in batch]
+        return msgspec.msgpack.encode(
+            [
+                fields if all_of_it else longer(fields)
+                for fields, all_of_it in zip(encoded, known, strict=True)
+            ]
+        )
+
+
 def speak(newest: int, oldest: int) -> None:
     """Make this process the newer release. To be called before anything else of the director is imported."""
     messages.RING_VERSION, messages.OLDEST_RING_VERSION = newest, oldest
 
+    from director.core import ring
+    from director.core.member import Neighbour
     from director.wire import ring_native
 
-    encode_as_now = ring_native.encode
+    class NewerNeighbour(Neighbour):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            self._hello = NewerHello(*msgspec.structs.astuple(self._hello))
+            self._greeting = msgspec.msgpack.encode([self._hello])
 
-    def encode(batch: Sequence[messages.RingMessage]) -> bytes:
-        frame = encode_as_now(batch)
-        body = msgspec.msgpack.encode([longer(message) for message in msgspec.msgpack.decode(frame[4:])])
-        return len(body).to_bytes(4) + body
-
-    ring_native.encode = encode
+    ring.Neighbour = NewerNeighbour  # type: ignore[misc]
+    ring_native._encoder = NewerEncoder()  # type: ignore[assignment]
 
 
 def longer(message: list[Any]) -> list[Any]:

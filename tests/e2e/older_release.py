@@ -1,6 +1,7 @@
 """A director as the release before schema 2 was: `python -m tests.e2e.older_release serve -c FILE`.
 
-It knows only the first layout of the store, and its leases do not say so.
+It knows only the first layout of the store, and its leases do not say so. It speaks today's ring version: a
+director that does not is refused (`ring_version_1`).
 """
 
 from __future__ import annotations

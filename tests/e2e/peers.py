@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from director.core.effects import Send
+from director.core.effects import Seal, Send
 from director.core.member import Identity, Neighbour
 from director.core.messages import RING_VERSION, Bye, Hello, RingMessage
 from director.types import Address, LinkId, MemberId, Now
@@ -36,9 +36,10 @@ class Stranger:
         address, _, port = member.rpartition(":")
         self.source, self.member = source, MemberId(member)
         self.socket = socket.create_connection((address, int(port)), timeout=10, source_address=(source, 0))
-        self._frames = ring_native.FrameReader()
-        self._frames.limit = ring_native.LIMIT
-        self._heard: list[RingMessage] = []
+        self._reader, self._writer = ring_native.FrameReader(), ring_native.FrameWriter()
+        self._reader.limit = ring_native.LIMIT
+        self._frames = self._read()
+        self._byes: list[str] = []
         self.sent = b""
         """All that was said so far."""
 
@@ -47,7 +48,7 @@ class Stranger:
         self.socket.sendall(data)
 
     def say(self, messages: Sequence[RingMessage]) -> None:
-        self.send(ring_native.encode(messages))
+        self.send(self._writer.encode(messages))
 
     def greet(self, member: str) -> None:
         """Say that we are `member`, and prove it, as far as we are listened to."""
@@ -55,25 +56,37 @@ class Stranger:
         now = Now(time.monotonic(), time.time())
         own = Neighbour(LinkId(1), me, Address(self.member.rpartition(":")[0]), self.member, bytes(32), now)
         effects = own.open()
-        while effects:
+        while True:
             for effect in effects:
-                assert isinstance(effect, Send)
-                self.say(effect.messages)
-            heard = [] if own.live else self._next()
-            self._heard += [message for message in heard if isinstance(message, Bye)]
-            effects = [e for m in heard if not isinstance(m, Bye) for e in own.handle(m, now) or []]
+                match effect:
+                    case Send(_, messages):
+                        self.say(messages)
+                    case Seal(_, keys):
+                        self._writer.seal(keys.sending)
+                        self._reader.unseal(keys.receiving)
+            heard = [] if own.live else next(self._frames, [])
+            if not heard:
+                return
+            plain = self._reader.plain
+            effects = [e for m in heard if not isinstance(m, Bye) for e in own.handle(m, now, plain) or []]
 
     def good_bye(self) -> str:
         """The reason given before the connection is closed."""
-        while messages := self._next():
-            self._heard += messages
-        byes = [message.reason for message in self._heard if isinstance(message, Bye)]
-        return byes[-1] if byes else ""
+        for _ in self._frames:
+            pass
+        return self._byes[-1] if self._byes else ""
 
-    def _next(self) -> list[RingMessage]:
-        """What comes with the next bytes; nothing at the end."""
-        data = self.socket.recv(65536)
-        return [message for frame in self._frames.feed(data) for message in frame] if data else []
+    def wait_closed(self) -> None:
+        """Until the other end closes, whatever it says before."""
+        while self.socket.recv(65536):
+            pass
+
+    def _read(self) -> Iterator[list[RingMessage]]:
+        """The frames that come, to the end."""
+        while data := self.socket.recv(65536):
+            for frame in self._reader.feed(data):
+                self._byes += [message.reason for message in frame if isinstance(message, Bye)]
+                yield frame
 
     def __enter__(self) -> Stranger:
         return self

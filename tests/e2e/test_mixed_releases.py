@@ -79,3 +79,19 @@ def test_a_director_that_speaks_only_newer_versions_is_refused_with_a_reason_on_
             director.wait_whole(2)
         assert asked(ring, 0, USERS) == asked(ring, 1, USERS)
         assert ring[2].get("/v1/ring")["ring"] == [ring[2].member]
+
+
+def test_a_director_of_ring_version_1_is_refused_and_both_ends_say_why(folder: Path) -> None:
+    with Directors(folder, first=FIRST, each=[{}, {}, {"program": ("tests.e2e.ring_version_1",)}]) as ring:
+        told = f"ring version 1 to 1 offered, {ring[0].member} speaks {OLDEST_RING_VERSION} to {RING_VERSION}"
+        until(partial(ring[0].logged, "ring_link_closed", told), what=ring[0].log)
+        assert "upgrade the director with the older one" in ring[0].logged("ring_link_closed", told)[0]
+        own = f"{ring[2].member} speaks 1 to 1: upgrade the director with the older one"
+        until(
+            lambda: ring[2].logged("ring_link_closed", told) or ring[2].logged("ring_link_closed", own),
+            what=ring[2].log,
+        )
+        for director in ring.all[:2]:
+            director.wait_whole(2)
+        assert asked(ring, 0, USERS) == asked(ring, 1, USERS)
+        assert ring[2].get("/v1/ring")["ring"] == [ring[2].member]

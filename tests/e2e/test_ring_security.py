@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
 
+from director.core.ring import UNPROVED
 from director.wire.ring_native import LIMIT
 from tests.e2e.conftest import new_folder
 from tests.e2e.peers import Stranger
@@ -38,7 +41,7 @@ def test_a_greeting_and_its_proof_are_good_once(ring: Directors) -> None:
         recording = neighbour.sent
     with Stranger(ring[0].member, source=TAKEN) as again:
         again.send(recording)
-        assert "wrong ring secret" in again.good_bye()
+        again.wait_closed()  # why is said behind the proof, sealed
     until(partial(ring[0].logged, "ring_link_closed", "wrong ring secret"), what=ring[0].log)
     until(lambda: not kinds(ring, ring[2].member), what="nobody is there under that name")
 
@@ -78,6 +81,22 @@ def test_a_frame_over_the_limit_ends_its_link_alone(ring: Directors) -> None:
     assert f"frame of {LIMIT + 1} bytes, at most {LIMIT} are accepted" in told
     assert load.failures == []
     assert load.on_two_hosts() == {}
+
+
+def test_connections_that_prove_nothing_do_not_keep_the_right_one_out(ring: Directors) -> None:
+    with ExitStack() as stack:
+        silent = [
+            stack.enter_context(Stranger(ring[0].member, source=TAKEN)).socket for _ in range(UNPROVED + 100)
+        ]
+        poll = select.poll()
+        for sock in silent[:100]:
+            poll.register(sock, select.POLLRDHUP)
+        closed: set[int] = set()
+        until(lambda: closed.update(number for number, _ in poll.poll(0)) or len(closed) == 100, within=1.5)
+        with Stranger(ring[0].member, source=TAKEN) as neighbour:
+            neighbour.greet(ring[2].member)
+            until(lambda: kinds(ring, ring[2].member), what="the right one is let in")
+    until(lambda: not kinds(ring, ring[2].member), what="nobody is there under that name")
 
 
 def test_the_right_one_is_let_in_after_strangers_had_its_name(ring: Directors) -> None:

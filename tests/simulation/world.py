@@ -34,6 +34,7 @@ from director.core.effects import (
     Reading,
     Refuse,
     RunFlush,
+    Seal,
     Send,
     StopFlush,
     StoreHosts,
@@ -82,12 +83,14 @@ from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.member import Identity
 from director.core.messages import (
+    Hello,
     HostRow,
     Hosts,
     KickRound,
     MemberRow,
     MoveRound,
     NearRound,
+    Proof,
     RingMessage,
     Token,
     Users,
@@ -98,6 +101,7 @@ from director.core.presence import next_incarnation
 from director.core.stamps import AHEAD
 from director.core.users import BUCKET_SHIFT, is_alive, pack, unpack
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
+from director.wire import ring_native
 from director.wire.hotpath import Assigner, UserTable
 from tests.simulation.parts import EXPIRE, Outcome, Reply, Session, Store, ends
 
@@ -340,6 +344,8 @@ class Node:
                         self.links.pop(link).close(self)
                 case Dial():
                     self.world.dial(self, effect)
+                case Seal():
+                    pass  # nobody changes a frame on the way here
                 case Answer(request, _, backend):
                     self.replied(request, host=backend.address)
                 case Refuse(request, reason):
@@ -588,7 +594,9 @@ class Wire:
     def send(self, sender: Node, messages: list[RingMessage]) -> None:
         if self.open and not self.cut:
             messages = self.world.kept(messages)
-            self.deliver(sender, lambda link: Received(link, messages))
+            greets = any(isinstance(message, Hello | Proof) for message in messages)
+            plain = ring_native.encode(messages)[4:] if greets else b""
+            self.deliver(sender, lambda link: Received(link, messages, plain))
             again = [m for m in messages if isinstance(m, Users | Hosts | Token)]
             if again and self.world.chance(sender, self.ends(sender)[0]).random() < self.world.duplicates:
                 self.deliver(sender, lambda link: Received(link, again))

@@ -36,6 +36,7 @@ FULL = Snapshot(
     kicks={"done": 1},
     ring_members={"in_ring": 1},
     ring_messages={("Ping", "in"): 1},
+    ring_forged={"frame": 1, "proof": 1},
     store_errors={"write": 1},
     snapshot_up=True,
     store_swept={"users": 1},

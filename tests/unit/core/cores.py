@@ -18,6 +18,7 @@ from director.core.names import NameTable
 from director.core.order import split_member
 from director.core.users import User, UserTable
 from director.types import Address, LinkId, MemberId, Now, Stamp
+from director.wire import ring_native
 
 D1, D2, D3 = (MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3))
 BACKENDS = [Address(f"10.1.0.{number}") for number in (1, 2, 3, 4)]
@@ -103,8 +104,11 @@ class Played:
         opened = LinkOpened(link, b"ours %d" % number, address, peer if dialled else None)
         ours = messages(self.handle(opened, mono))
         while ours or theirs:
-            answers = [m for one in ours for m in messages(other.handle(one, at(mono)) or [])]
-            ours, theirs = messages(self.handle(Received(link, theirs), mono)) if theirs else [], answers
+            answers = [m for one in ours for m in messages(other.handle(one, at(mono), plain(one)) or [])]
+            ours = []
+            if theirs:
+                ours = messages(self.handle(Received(link, theirs, plain(*theirs)), mono))
+            theirs = answers
             ours = [m for m in ours if type(m).__name__ in ("Hello", "Proof")]
         self.peers[link] = other
         nothing = Digests(0, bytes(8 * 4096)), Summaries([], [], True)
@@ -135,6 +139,11 @@ def put_in_ring(played: Core) -> Core:
 
 def user(name: bytes, host: Address, *, decided: int = START, seen: int = START, flags: int = 0) -> User:
     return User(UserHash().key(name), host_id(host), Stamp(decided), seen, flags)
+
+
+def plain(*frame: RingMessage) -> bytes:
+    """The bytes of a frame that is not sealed."""
+    return ring_native.encode(frame)[4:]
 
 
 def messages(effects: Sequence[Effect], link: int | None = None) -> list[RingMessage]:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from director.core import intake
 from director.core.addresses import host_id
 from director.core.assign import Gate
 from director.core.effects import (
@@ -14,6 +15,7 @@ from director.core.effects import (
     Claim,
     Close,
     Dial,
+    Effect,
     Kick,
     Left,
     Log,
@@ -35,6 +37,7 @@ from director.core.events import (
     LinkClosed,
     LinkOpened,
     Lookup,
+    Received,
     Seen,
     Started,
     Stopping,
@@ -47,8 +50,9 @@ from director.core.events import (
 from director.core.hashing import UserHash
 from director.core.intake import RECALLED
 from director.core.kicktypes import MOST_COUNTED, OnHost
-from director.core.member import State
+from director.core.member import Neighbour, State
 from director.core.messages import (
+    ROWS,
     Bye,
     Digests,
     HostRow,
@@ -59,6 +63,7 @@ from director.core.messages import (
     Names,
     Ping,
     Pong,
+    Proof,
     RingMessage,
     Token,
     Users,
@@ -69,7 +74,21 @@ from director.core.ring import LEAVE_WITHIN
 from director.core.standing import Standing
 from director.core.users import MOVING, User, pack, unpack
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
-from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, messages, of, user
+from tests.unit.core.cores import (
+    BACKENDS,
+    D1,
+    D2,
+    D3,
+    EXPIRE,
+    START,
+    Played,
+    at,
+    identity,
+    messages,
+    of,
+    plain,
+    user,
+)
 
 ALICE, BOB = UserHash().key(b"alice"), UserHash().key(b"bob")
 ROW = HostRow(str(BACKENDS[0]), "", True, 0, "", 0, 7, START, True, 0)
@@ -661,3 +680,72 @@ def test_a_ring_of_one_address_family_dials_its_members_by_name() -> None:
     played = Played(MemberId("[2001:db8::2]:9090"), me=MemberId("[2001:db8::1]:9090"))
     effects = played.handle(LinkOpened(LinkId(1), b"", Address("2001:db8::2")), 0)
     assert of(Close, effects) == []
+
+
+def proving(played: Played) -> tuple[Neighbour, list[RingMessage]]:
+    """Link 1, of d2, where only its proof is still to come: the other end, and that proof."""
+    other = Neighbour(LinkId(1), identity(D2), Address("10.0.0.1"), D1, b"theirs", at(0))
+    (theirs,) = messages(other.open())
+    (ours,) = messages(played.handle(LinkOpened(LinkId(1), b"ours", Address("10.0.0.2")), 0))
+    played.handle(Received(LinkId(1), [theirs], plain(theirs)), 0)
+    return other, messages(other.handle(ours, at(0), plain(ours)) or [])
+
+
+def test_a_proof_alone_in_its_frame_makes_a_link_live() -> None:
+    played = Played(D2, D3)
+    _, proof = proving(played)
+    played.handle(Received(LinkId(1), proof, plain(*proof)), 0)
+    assert played.state(1) is State.EXCHANGING
+
+
+@pytest.mark.parametrize("behind", [True, False], ids=["behind it", "in front of it"])
+def test_nothing_else_is_taken_from_the_frame_of_a_proof(behind: bool) -> None:
+    played = Played(D2, D3)
+    _, proof = proving(played)
+    row = HostRow("192.0.2.66", "", True, START, "", START, 100, START, True, START)
+    frame = [*proof, Hosts([row])] if behind else [Hosts([row]), *proof]
+    effects = played.handle(Received(LinkId(1), frame, plain(*frame)), 0)
+    assert of(Close, effects) == [Close(LinkId(1))]
+    assert "192.0.2.66" not in played.core.hosts.rows
+
+
+def test_a_plain_frame_on_a_live_link_closes_it() -> None:
+    played = in_ring()
+    frame = [Ping(1)]
+    effects = played.handle(Received(LinkId(1), frame, plain(*frame)), 1)
+    (log,) = [log for log in of(Log, effects) if log.event == "ring_link_closed"]
+    assert log.fields["reason"] == "a frame behind its proof is not sealed"
+
+
+def test_a_proof_that_does_not_fit_is_counted() -> None:
+    played = Played(D2, D3)
+    proving(played)
+    frame = [Proof(bytes(32))]
+    played.handle(Received(LinkId(1), frame, plain(*frame)), 0)
+    assert played.core.counters.proofs_refused == 1
+
+
+def test_a_handshake_goes_on_while_much_else_waits_to_be_dealt_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MERGED", 0)
+    played = Played(D2, D3)
+    _, proof = proving(played)
+    played.handle(Received(LinkId(1), proof, plain(*proof)), 0)
+    assert played.state(1) is State.EXCHANGING
+
+
+def test_a_large_host_table_is_told_in_several_messages_to_a_new_neighbour_and_passed_on_so() -> None:
+    played = in_ring()
+    rows = [HostRow(f"10.9.{n // 250}.{n % 250}", "", True, 9, "", 9, 100, 9, True, 9) for n in range(1200)]
+    effects: list[Effect] = []
+    for start in range(0, len(rows), ROWS):
+        effects += played.hear(2, Hosts(rows[start : start + ROWS]))
+    effects += played.until(2)
+    passed_on = [m.rows for m in messages(effects, 1) if isinstance(m, Hosts)]
+    assert [row for part in passed_on for row in part] == rows
+    told = [m.rows for m in played.core._tables.all_rows() if isinstance(m, Hosts)]
+    assert {row.address for part in told for row in part} > {row.address for row in rows}
+    later = [msgspec.structs.replace(row, weight=50, weight_at=10) for row in rows]
+    from_store = messages(played.handle(StoredHosts(later), 3), 1)
+    announced = [m.rows for m in from_store if isinstance(m, Hosts)]
+    assert sum(map(len, announced)) == len(rows)
+    assert all(len(part) <= ROWS for part in [*passed_on, *told, *announced])

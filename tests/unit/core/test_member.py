@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from director.core.effects import Close, Effect, Log, Send
+from director.core.effects import Close, Effect, Log, Seal, Send
+from director.core.linkkeys import Keys
 from director.core.member import HANDSHAKE_TIMEOUT, Identity, Neighbour, State
 from director.core.messages import (
     Bye,
@@ -27,6 +29,7 @@ from director.core.messages import (
     Users,
 )
 from director.types import Address, LinkId, MemberId, Now
+from tests.unit.core.cores import plain
 
 D1, D2 = MemberId("10.0.0.1:9090"), MemberId("10.0.0.2:9090")
 
@@ -72,7 +75,7 @@ def talk(one: Neighbour, other: Neighbour) -> list[tuple[Neighbour, RingMessage]
     for speaker, message in said:
         hearer = other if speaker is one else one
         if hearer.state is not State.CLOSED:
-            said += [(hearer, answer) for answer in sent(hearer.handle(message, at(0)))]
+            said += [(hearer, answer) for answer in sent(hearer.handle(message, at(0), plain(message)))]
     return said
 
 
@@ -109,7 +112,7 @@ IDLE: list[RingMessage] = [
     Linked(),
     Names(b"", 0),
 ]
-HELLO = Hello(1, 1, D2, 7, b"two", 1_000_000, "%Lu", 900)
+HELLO = Hello(2, 2, D2, 7, b"two", 1_000_000, "%Lu", 900)
 
 TRANSITIONS = {
     State.GREETING: {Hello: State.PROVING},
@@ -179,7 +182,7 @@ def test_whoever_does_not_fit_is_refused_and_both_ends_log_the_reason(
     logged: dict[int, list[str]] = {id(one): [], id(other): []}
     for speaker, message in said:
         hearer = other if speaker is one else one
-        effects = hearer.handle(message, at(0)) or []
+        effects = hearer.handle(message, at(0), plain(message)) or []
         logged[id(hearer)] += [str(e.fields["reason"]) for e in effects if isinstance(e, Log)]
         said += [(hearer, answer) for answer in sent(effects)]
     assert (one.state, other.state) == (State.CLOSED, State.CLOSED)
@@ -235,9 +238,11 @@ def test_a_director_that_speaks_from_another_address_than_the_listed_is_refused(
 @pytest.mark.parametrize(
     ("version", "oldest", "state"),
     [
-        (1, 1, State.PROVING),
+        (2, 2, State.PROVING),
         (2, 1, State.PROVING),
-        (2, 2, State.CLOSED),
+        (3, 2, State.PROVING),
+        (3, 3, State.CLOSED),
+        (1, 1, State.CLOSED),
         (0, 0, State.CLOSED),
         (9, 5, State.CLOSED),
     ],
@@ -247,12 +252,12 @@ def test_versions_are_negotiated_and_what_has_none_in_common_is_refused(
 ) -> None:
     one = dialler()
     one.handle(Hello(version, oldest, D2, 7, b"two", 1_000_000, "%Lu", 900), at(0))
-    assert (one.state, one.version) == (state, 1)
+    assert (one.state, one.version) == (state, 2)
 
 
 @pytest.mark.parametrize("name", ["", "10.0.0.2", "somebody", "10.0.0.2:99999"])
 def test_a_greeting_without_a_proper_name_is_refused(name: str) -> None:
-    effects = dialler().handle(Hello(1, 1, name, 7, b"two", 1_000_000, "%Lu", 900), at(0))
+    effects = dialler().handle(Hello(2, 2, name, 7, b"two", 1_000_000, "%Lu", 900), at(0))
     assert "is not ADDRESS:PORT" in reason(effects)
 
 
@@ -262,7 +267,7 @@ def test_a_recorded_handshake_played_again_is_refused() -> None:
     victim = acceptor(b"three")
     effects: list[Effect] = []
     for message in said:
-        effects += victim.handle(message, at(0)) or []
+        effects += victim.handle(message, at(0), plain(message)) or []
     assert victim.state is State.CLOSED
     assert "wrong ring secret" in reason([e for e in effects if not isinstance(e, Send)])
 
@@ -272,22 +277,117 @@ def test_our_own_proof_sent_back_to_us_is_refused() -> None:
     (mine,) = sent(one.open())
     assert isinstance(mine, Hello)
     echo = Hello(mine.version, mine.oldest_version, D2, mine.incarnation, mine.nonce, mine.unix, "%Lu", 900)
-    (proof,) = sent(one.handle(echo, at(0)))
+    (proof,) = sent(one.handle(echo, at(0), plain(echo)))
     one.handle(proof, at(0))
     assert one.state is State.CLOSED
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("incarnation", 8), ("nonce", b"x"), ("unix", 1_000_001.0), ("oldest_version", 0)]
+    ("field", "value"),
+    [
+        ("version", 3),
+        ("oldest_version", 0),
+        ("incarnation", 8),
+        ("nonce", b"x"),
+        ("unix", 1_000_001.0),
+        ("leftwards", True),
+    ],
 )
-def test_a_greeting_changed_on_the_way_does_not_fit_its_proof(field: str, value: object) -> None:
+@pytest.mark.parametrize("of_the_dialler", [True, False])
+def test_a_greeting_changed_on_the_way_does_not_fit_the_proof_of_either_end(
+    field: str, value: object, of_the_dialler: bool
+) -> None:
+    speaker, hearer = (dialler(), acceptor()) if of_the_dialler else (acceptor(), dialler())
+    (spoken,), (answer,) = sent(speaker.open()), sent(hearer.open())
+    changed = msgspec.structs.replace(spoken, **{field: value})
+    proofs = [
+        *sent(speaker.handle(answer, at(0), plain(answer))),
+        *sent(hearer.handle(changed, at(0), plain(changed))),
+    ]
+    for end, proof in zip((hearer, speaker), proofs, strict=True):
+        assert "wrong ring secret" in reason([e for e in end.handle(proof, at(0)) or []])
+        assert (end.state, end.disproved) == (State.CLOSED, True)
+
+
+def test_a_field_that_only_a_newer_release_knows_is_covered_by_the_proof_too() -> None:
     one, other = dialler(), acceptor()
     (mine,), (theirs,) = sent(one.open()), sent(other.open())
-    changed = {name: getattr(theirs, name) for name in theirs.__struct_fields__} | {field: value}
-    one.handle(Hello(**changed), at(0))
-    (proof,) = sent(other.handle(mine, at(0)))
+    (fields,) = msgspec.msgpack.decode(plain(theirs))
+    one.handle(theirs, at(0), msgspec.msgpack.encode([[*fields, "added on the way"]]))
+    (proof,) = sent(other.handle(mine, at(0), plain(mine)))
     one.handle(proof, at(0))
     assert one.state is State.CLOSED
+
+
+def seals(effects: list[Effect] | None) -> Keys:
+    """The keys that a greeting has brought. The proof leaves in front of the first sealed frame."""
+    assert effects is not None
+    send, seal = effects
+    assert isinstance(send, Send)
+    assert isinstance(seal, Seal)
+    (proof,) = send.messages
+    assert isinstance(proof, Proof)
+    return seal.keys
+
+
+def keys_of(one: Neighbour, other: Neighbour) -> tuple[Keys, Keys]:
+    (mine,), (theirs,) = sent(one.open()), sent(other.open())
+    return seals(one.handle(theirs, at(0), plain(theirs))), seals(other.handle(mine, at(0), plain(mine)))
+
+
+def test_each_direction_of_a_link_has_a_key_that_both_ends_know() -> None:
+    near, far = keys_of(dialler(), acceptor())
+    assert (near.sending, near.receiving) == (far.receiving, far.sending)
+    assert near.sending != near.receiving
+    assert len(near.sending) == len(near.receiving) == 32
+
+
+def test_no_two_links_have_a_key_in_common() -> None:
+    ends = [
+        (dialler(b"one"), acceptor(b"two")),
+        (dialler(b"one"), acceptor(b"three")),
+        (dialler(b"four"), acceptor(b"two")),
+        (dialler(b"one", secret=b"other"), acceptor(b"two", secret=b"other")),
+        (dialler(b"one", incarnation=8), acceptor(b"two")),
+    ]
+    keys = [key for pair in ends for key in msgspec.structs.astuple(keys_of(*pair)[0])]
+    assert len(set(keys)) == 2 * len(ends)
+
+
+def end_with(neighbour: Neighbour, certificates: bytes) -> Neighbour:
+    dialled = neighbour.dialled
+    nonce = b"one" if dialled else b"two"
+    return Neighbour(
+        neighbour.link, neighbour.me, neighbour.remote, dialled, nonce, at(0), certificates=certificates
+    )
+
+
+@pytest.mark.parametrize(
+    ("near", "far"),
+    [(b"A" * 32 + b"M" * 32, b"M" * 32 + b"B" * 32), (b"", b"A" * 32 + b"B" * 32), (b"AB", b"BA")],
+    ids=["a relay with a certificate of its own", "TLS at one end only", "swapped"],
+)
+def test_a_link_whose_ends_have_seen_other_certificates_is_refused_by_both(near: bytes, far: bytes) -> None:
+    one, other = end_with(dialler(), near), end_with(acceptor(), far)
+    talk(one, other)
+    assert (one.state, other.state) == (State.CLOSED, State.CLOSED)
+    assert (one.disproved, other.disproved) == (True, True)
+
+
+def test_a_link_whose_ends_have_seen_the_same_certificates_is_let_in() -> None:
+    one, other = end_with(dialler(), b"A" * 32 + b"B" * 32), end_with(acceptor(), b"A" * 32 + b"B" * 32)
+    talk(one, other)
+    assert (one.live, other.live) == (True, True)
+
+
+def test_neither_secret_nor_keys_are_in_what_may_be_printed() -> None:
+    one, other = dialler(), acceptor()
+    near, _ = keys_of(one, other)
+    seal = Seal(LinkId(1), near)
+    shown = "".join(f"{thing!r}{thing}" for thing in (one.me, near, seal, [seal], one._handshake))
+    for hidden in (b"the secret of the ring", near.sending, near.receiving, one._handshake._root):
+        assert repr(hidden)[2:-1] not in shown
+        assert hidden.hex() not in shown
 
 
 def test_a_handshake_that_stands_still_is_given_up() -> None:

@@ -15,6 +15,7 @@ from director.core.ring import (
     RETRY_REFUSED,
     RETRY_UNMET,
     RETRY_UNREACHABLE,
+    UNPROVED,
     Ring,
 )
 from director.types import Address, LinkId, MemberId, Now
@@ -458,3 +459,17 @@ def test_a_deadline_that_has_come_is_dealt_with_whatever_the_rounding(begun: flo
         one.dials(at(due))
         after = one.next_deadline()
         assert after is None or after > due
+
+
+def test_of_many_connections_from_one_address_that_prove_nothing_the_oldest_are_closed() -> None:
+    one = ring()
+    standing = linked(one, 1, D2, dialled=False)
+    effects: list[Effect] = []
+    for number in range(2, 102):
+        effects += one.opened(LinkOpened(LinkId(number), b"", Address("10.0.0.2")), at(0))
+    effects += one.opened(LinkOpened(LinkId(102), b"", Address("10.0.0.4")), at(0))
+    closed = [close.link for close in of(Close, effects)]
+    assert closed == list(range(2, 102 - UNPROVED))
+    assert standing.live
+    assert len(set(reasons(effects))) == 1
+    assert "16 newer connections from 10.0.0.2 have not proved who they are either" in str(reasons(effects))

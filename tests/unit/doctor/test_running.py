@@ -206,3 +206,11 @@ def test_a_director_whose_sockets_nothing_keeps_is_warned_of_with_what_comes_of_
     assert "stall" in finding.why
     off = but(status=msgspec.structs.replace(STATUS, sockets_kept_by=""), settings=NO_LISTENER)
     assert [one for one in check(off) if one.check == "kept_sockets"] == []
+
+
+def test_links_between_directors_that_can_be_read_are_named_whether_or_not_the_director_runs() -> None:
+    settings = Settings(ring_readable=(ME, OTHER))
+    for facts in (but(settings=settings), but(settings=settings, status=None)):
+        (finding,) = [one for one in told(facts) if one.check == "ring_tls"]
+        assert (finding.level, finding.found) == (HINT, f"no ring.tls, for {ME}, {OTHER}")
+        assert "TLS between the directors" in finding.mend[0]

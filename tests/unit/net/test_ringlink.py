@@ -7,17 +7,19 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from hashlib import sha256
 
 import pytest
 import uvloop
 
 from director.core.messages import Bye, Ping, Users
+from director.errors import PeerError
 from director.net import ringlink
 from director.net.ringlink import TURN, RingLink, Secure
 from director.net.tls import Session
 from director.types import LinkId
 from director.wire import ring_native
-from director.wire.ring_native import FrameError, FrameReader, encode
+from director.wire.ring_native import encode
 from tests.certificates import Authority
 from tests.waiting import until
 
@@ -36,11 +38,12 @@ class End:
         self.received: list[object] = []
         self.closed: list[str] = []
         self.unreadable: list[str] = []
+        self.problems: list[PeerError] = []
         self.congested: list[bool] = []
         self.on_message: Callable[[object], None] = lambda message: None
 
     def new(self) -> RingLink:
-        return RingLink(LinkId(1), self, FrameReader(), FrameError, self.secure)
+        return RingLink(LinkId(1), self, self.secure)
 
     def link_securing(self, link: RingLink) -> None: ...
 
@@ -52,7 +55,7 @@ class End:
         link.send(encode([Bye(reason)]))
         link.close()
 
-    def link_received(self, link: LinkId, messages: Sequence[object]) -> None:
+    def link_received(self, link: LinkId, messages: Sequence[object], plain: bytes) -> None:
         for message in messages:
             self.received.append(message)
             self.on_message(message)
@@ -60,10 +63,11 @@ class End:
     def link_congested(self, link: LinkId, clear: bool) -> None:
         self.congested.append(not clear)
 
-    def link_unreadable(self, link: LinkId, reason: str) -> None:
-        self.unreadable.append(reason)
+    def link_unreadable(self, link: LinkId, problem: PeerError) -> None:
+        self.unreadable.append(str(problem))
+        self.problems.append(problem)
         assert self.link is not None
-        self.link.send(encode([Bye(reason)]))
+        self.link.send(encode([Bye(str(problem))]))
         self.link.close()
 
     def link_closed(self, link: LinkId, reason: str) -> None:
@@ -134,6 +138,36 @@ def test_a_flood_on_one_link_is_read_in_several_turns_of_the_loop() -> None:
         return max(turns) * len(FRAME)
 
     assert uvloop.run(most_in_a_turn()) <= 2 * TURN + len(FRAME)
+
+
+@pytest.mark.parametrize("messages", [1, ring_native.MESSAGES], ids=["frames", "messages"])
+def test_very_many_tiny_messages_are_dealt_with_in_several_turns_of_the_loop(messages: int) -> None:
+    async def turns() -> list[int]:
+        end, turns = End(), [0]
+        loop = asyncio.get_running_loop()
+
+        def turn() -> None:
+            turns.append(0)
+            if not end.closed:
+                loop.call_soon(turn)
+
+        def count(message: object) -> None:
+            turns[-1] += 1
+
+        end.on_message = count
+        tiny = encode([Ping(1)] * messages)
+        async with listening(end) as address:
+            with socket.create_connection(address) as flood:
+                await until(lambda: end.link)
+                turn()
+                await loop.run_in_executor(None, flood.sendall, tiny * (20_000 // messages))
+                await until(lambda: sum(turns) == 20_000 // messages * messages)
+            await until(lambda: end.closed)
+        return turns
+
+    busy = [count for count in uvloop.run(turns()) if count]
+    assert max(busy) <= 2 * ringlink.MESSAGES
+    assert len(busy) >= 10
 
 
 async def test_messages_arrive_and_the_other_ends_address_is_known(linked: Linked) -> None:
@@ -262,6 +296,64 @@ async def test_congestion_ends_when_the_neighbour_reads_again() -> None:
             end.own.close()
 
 
+# ---- seals
+
+
+@asynccontextmanager
+async def sealed(linked: Linked) -> AsyncIterator[tuple[End, End]]:
+    """Both ends behind their proofs."""
+    async with linked() as (near, far):
+        for end, keys in ((near, (b"near" * 8, b"far!" * 8)), (far, (b"far!" * 8, b"near" * 8))):
+            end.own.seal(*keys)
+            end.own.trust(ring_native.LIMIT)
+        for end in (near, far):
+            end.own.send(encode([Ping(0)]))  # it stands for the proof
+        await until(lambda: near.received and far.received)
+        yield near, far
+
+
+async def test_sealed_frames_arrive_in_both_directions_large_ones_too(linked: Linked) -> None:
+    async with sealed(linked) as (near, far):
+        for end in (near, far):
+            for messages in ([Ping(1)], [Users(bytes(22 * 40_000))], [Ping(2), Ping(3)]):
+                end.own.send(end.own.writer.encode(messages))
+        await until(lambda: len(near.received) == len(far.received) == 5)
+        assert (
+            near.received == far.received == [Ping(0), Ping(1), Users(bytes(22 * 40_000)), Ping(2), Ping(3)]
+        )
+        assert near.unreadable == far.unreadable == []
+
+
+async def test_a_plain_frame_among_sealed_ones_is_not_taken_and_ends_the_link(linked: Linked) -> None:
+    async with sealed(linked) as (near, far):
+        sealed_one, sealed_two = (near.own.writer.encode([Ping(serial)]) for serial in (1, 3))
+        near.own.send(sealed_one + encode([Ping(2)]) + sealed_two)
+        await until(lambda: far.unreadable)
+        assert far.received == [Ping(0), Ping(1)]
+        assert isinstance(far.problems[0], ring_native.ForgedFrameError)
+
+
+async def test_both_ends_have_seen_the_same_certificates(linked: Linked) -> None:
+    async with linked() as (near, far):
+        assert near.own.certificates == far.own.certificates
+        assert len(near.own.certificates) in (0, 64)
+        assert bool(near.own.certificates) is (near.secure is not None)
+
+
+async def test_the_certificates_are_the_diallers_and_the_acceptors(authority: Authority) -> None:
+    pems = [authority.pems("127.0.0.1", days=days) for days in (1, 2)]
+    near = End(authority.tls("127.0.0.1").dialling)
+    far = End(authority.tls("127.0.0.1", days=2).accepting)
+    async with listening(far) as address:
+        await asyncio.get_running_loop().create_connection(near.new, *address)
+        await until(lambda: near.link and far.link)
+        shown = [sha256(ssl.PEM_cert_to_DER_cert(one.cert.read_text())).digest() for one in pems]
+        assert near.own.certificates == far.own.certificates == b"".join(shown)
+        assert shown[0] != shown[1]
+        near.own.close()
+        far.own.close()
+
+
 # ---- TLS that does not come about
 
 
@@ -343,7 +435,7 @@ async def test_a_bad_certificate_is_named_and_its_owner_is_told(
 async def test_who_shows_no_certificate_stays_outside(authority: Authority) -> None:
     anybody = ssl.create_default_context(cafile=authority.ca)
     near, far = await meet(
-        lambda peer: Session(anybody, peer, dialled=True), authority.tls("127.0.0.1").accepting
+        lambda peer: Session(anybody, peer, dialled=True, own=b""), authority.tls("127.0.0.1").accepting
     )
     assert far.refused == ["127.0.0.1 shows no certificate"]
     assert far.link is None

@@ -86,6 +86,21 @@ def test_a_wrong_configuration_is_named_with_all_its_faults_and_opens_nothing(
     assert [path.name for path in folder.iterdir()] == ["director.toml"]
 
 
+def test_a_ring_that_leaves_the_machine_without_tls_is_named_at_the_start(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = folder / "secret"
+    secret.touch(0o600)
+    secret.write_text("a secret of the ring, 32 bytes long")
+    config = (folder / "director.toml").read_text()
+    ring = '[ring]\nservers = ["192.0.2.1", "192.0.2.2"]\nlisten = "192.0.2.1"\nsecret_file = "secret"\n'
+    (folder / "director.toml").write_text(config + ring)
+    assert run(str(folder / "director.toml")) == 78  # it is not this machine's address
+    text = capfd.readouterr().err
+    assert " event=ring_without_tls directors=192.0.2.1:9090,192.0.2.2:9090 " in text
+    assert "32 bytes long" not in text
+
+
 @pytest.mark.anyio
 async def test_it_serves_its_sockets_and_leaves_none_behind(folder: Path) -> None:
     paths = ["login/director/login", "login/director/proxy-notify", "director-userdb", "director-admin"]

@@ -48,6 +48,14 @@ def test_without_tls_links_are_plain(place: Place) -> None:
     assert not place.load(RING + 'tls = {cert = "", key = "", ca = ""}\n' + BACKENDS).ring.tls
 
 
+def test_directors_whose_links_leave_the_machine_without_tls_are_named(place: Place) -> None:
+    assert place.load(RING + BACKENDS).ring.readable == ("10.0.0.1:9090", "10.0.0.2:9090")
+    assert place.load(RING + TLS + BACKENDS).ring.readable == ()
+    loopback = RING.replace("10.0.0.", "127.0.0.")
+    assert place.load(loopback + BACKENDS).ring.readable == ()
+    assert place.load(BACKENDS).ring.readable == ()
+
+
 @pytest.mark.parametrize(
     ("tls", "key", "hint"),
     [

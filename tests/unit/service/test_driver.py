@@ -38,7 +38,7 @@ from director.service import driver as driver_module
 from director.service.driver import Driver
 from director.service.heldlogins import BYTES_LIMIT, CONNECTION_LIMIT
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
-from director.wire.ring_native import FrameError, FrameReader
+from director.wire.ring_native import FrameReader
 from tests.certificates import Authority
 from tests.servers import free_port
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
@@ -67,7 +67,7 @@ class RecordingLink(RingLink):
     """A link that notes what is sent over it, in the same list."""
 
     def __init__(self, number: int, driver: Driver, written: list[tuple[str, bytes]]) -> None:
-        super().__init__(LinkId(number), driver, FrameReader(), FrameError)
+        super().__init__(LinkId(number), driver)
         self.written = written
 
     def send(self, frame: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +16,15 @@ from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWha
 from director.core.messages import HostRow, RingMessage
 from director.errors import PeerError
 from director.wire import ring_native
-from director.wire.ring_native import FrameError, FrameReader, encode
+from director.wire.ring_native import (
+    AHEAD,
+    SEAL,
+    ForgedFrameError,
+    FrameError,
+    FrameReader,
+    FrameWriter,
+    encode,
+)
 
 SAMPLES = Path(__file__).parent / "samples"
 DIGEST = bytes(range(8))
@@ -148,3 +157,150 @@ def test_no_bytes_raise_anything_but_a_frame_error(data: bytes) -> None:
     except FrameError:
         frames = []
     assert all(isinstance(frame, list) for frame in frames)
+
+
+LONG = {
+    "messages": [m.Linked()] * (ring_native.MESSAGES + 1),
+    "rows of hosts": [m.Hosts([HostRow("10.1.0.1", "", True, 0, "", 0, 1, 0, True, 0)] * (m.ROWS + 1))],
+    "rows of directors": [m.Members([m.MemberRow("10.0.0.3:9090", False, 1)] * (m.ROWS + 1))],
+    "directors": [m.Token("10.0.0.1:9090", 3, 2, DIGEST, ["10.0.0.1:9090"] * (m.DIRECTORS + 1))],
+    "buckets": [m.Summaries([1] * 4097, [b""] * 4097, last=True)],
+    "hosts": [m.KickRound("", 6, 1, HashOnHosts(7, ["10.1.0.1"] * 10_001), [], [], 0)],
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_lists_that_are_too_long_for_one_turn_of_the_loop_are_refused_unread(name: str) -> None:
+    reader = FrameReader()
+    reader.limit = ring_native.LIMIT
+    with pytest.raises(FrameError, match="cannot be read: Expected `array` of length <= "):
+        list(reader.feed(encode(LONG[name])))
+
+
+def test_very_many_messages_at_once_are_several_frames() -> None:
+    writer, reader = FrameWriter(), FrameReader()
+    reader.limit = ring_native.LIMIT
+    many: list[RingMessage] = [m.Ping(number) for number in range(2500)]
+    frames = list(reader.feed(writer.encode(many)))
+    assert [message for frame in frames for message in frame] == many
+    assert [len(frame) for frame in frames] == [1000, 1000, 500]
+
+
+# ---- seals
+
+KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
+FRAMES: list[list[RingMessage]] = [[m.Ping(1)], [m.Ping(2), m.Users(RECORD)], [], [m.Bye("enough")]]
+
+
+def sealed(key: bytes = KEY) -> tuple[FrameWriter, FrameReader]:
+    """Both ends of one direction, behind the proof."""
+    writer, reader = FrameWriter(), FrameReader()
+    writer.seal(key)
+    reader.unseal(KEY)
+    list(reader.feed(encode([m.Proof(bytes(32))])))
+    return writer, reader
+
+
+def test_one_frame_is_plain_after_the_keys_exist_and_all_others_must_be_sealed() -> None:
+    reader = FrameReader()
+    assert next(reader.feed(encode([m.Ping(1)]))) == [m.Ping(1)]
+    reader.unseal(KEY)
+    frames = reader.feed(encode([m.Proof(bytes(32))]) + encode([m.Ping(2)]) + encode([m.Ping(3)]) * 4)
+    assert next(frames) == [m.Proof(bytes(32))]
+    assert reader.plain == encode([m.Proof(bytes(32))])[4:]
+    with pytest.raises(ForgedFrameError):
+        next(frames)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_sealed_frames_come_out_as_they_went_in_however_they_are_cut(size: int) -> None:
+    writer, reader = sealed()
+    data = b"".join(map(writer.encode, FRAMES))
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    assert [frame for piece in pieces for frame in reader.feed(piece)] == FRAMES
+    assert reader.plain == b""
+
+
+def test_sealing_begins_with_the_first_frame_behind_the_call() -> None:
+    writer = FrameWriter()
+    assert writer.encode([m.Ping(1)]) == encode([m.Ping(1)])
+    writer.seal(KEY)
+    assert len(writer.encode([m.Ping(1)])) == len(encode([m.Ping(1)])) + SEAL
+
+
+LARGE = m.Users(bytes(range(250)) * 4400)
+
+
+@pytest.mark.parametrize("size", [1000, 100_000, 2_000_000])
+def test_a_large_sealed_frame_is_checked_as_it_comes(size: int) -> None:
+    writer, reader = sealed()
+    reader.limit = ring_native.LIMIT
+    data = writer.encode([LARGE]) + writer.encode([m.Ping(1)]) + writer.encode([LARGE])
+    heard = []
+    for at in range(0, len(data), size):
+        heard += list(reader.feed(data[at : at + size]))
+        assert len(reader._buffer) - reader._sealed_to <= max(size, AHEAD) + SEAL + 4
+    assert heard == [[LARGE], [m.Ping(1)], [LARGE]]
+
+
+@pytest.mark.parametrize("place", [0.001, 0.3, 0.5, 0.999])
+def test_a_large_sealed_frame_that_was_changed_is_refused_however_it_is_cut(place: float) -> None:
+    writer, reader = sealed()
+    reader.limit = ring_native.LIMIT
+    data = bytearray(writer.encode([LARGE]))
+    data[int(place * len(data))] ^= 1
+    assert list(reader.feed(data[:300_000])) == []
+    with pytest.raises(ForgedFrameError):
+        list(reader.feed(data[300_000:]))
+
+
+def changed(frame: bytes) -> Iterator[bytes]:
+    """The frame with each of its bits flipped."""
+    for at in range(8 * len(frame)):
+        yield frame[: at // 8] + bytes([frame[at // 8] ^ 1 << at % 8]) + frame[at // 8 + 1 :]
+
+
+def test_no_bit_of_a_sealed_frame_can_be_changed() -> None:
+    writer, _ = sealed()
+    good, behind = writer.encode([m.Ping(7)]), writer.encode([m.Users(bytes(3000))])
+    for bad in changed(good):
+        _, reader = sealed()
+        with pytest.raises(FrameError):  # a length over the limit is no frame; all else has a wrong seal
+            list(reader.feed(bad + behind))
+
+
+@pytest.mark.parametrize(
+    "order",
+    [[1], [0, 0], [0, 2], [1, 0], [0, 1, 0], [0, 1, 1]],
+    ids=["first lost", "repeated", "lost", "swapped", "replayed", "repeated later"],
+)
+def test_a_frame_that_is_not_the_next_is_refused(order: list[int]) -> None:
+    writer, reader = sealed()
+    frames = [writer.encode([m.Ping(1)]) for _ in range(3)]  # all say the same
+    good = [number for place, number in enumerate(order) if number == place]
+    heard: list[list[RingMessage]] = []
+    with pytest.raises(ForgedFrameError, match="changed, left out, repeated or added on the way"):
+        heard.extend(reader.feed(b"".join(frames[number] for number in order)))
+    assert len(heard) == len(good)
+
+
+def test_a_frame_with_the_key_of_another_direction_or_link_is_refused() -> None:
+    writer, reader = sealed(OTHER_KEY)
+    with pytest.raises(ForgedFrameError):
+        list(reader.feed(writer.encode([m.Ping(1)])))
+
+
+def test_a_forged_frame_is_not_decoded() -> None:
+    _, reader = sealed()
+    with pytest.raises(ForgedFrameError):  # and not "cannot be read"
+        list(reader.feed((4000).to_bytes(4) + b"\x91" * 4000 + bytes(SEAL)))
+
+
+def test_what_is_said_of_a_forged_frame_holds_no_key() -> None:
+    writer, reader = sealed(OTHER_KEY)
+    with pytest.raises(ForgedFrameError) as error:
+        list(reader.feed(writer.encode([m.Ping(1)])))
+    shown = f"{error.value!r} {error.value} {reader!r} {reader._seals!r} {writer!r} {writer._seals!r}"
+    for key in (KEY, OTHER_KEY):
+        assert repr(key)[2:-1] not in shown
+        assert key.hex() not in shown

@@ -1,0 +1,68 @@
+"""The proofs and keys of one link, derived from the ring's secret and from both greetings.
+
+    transcript = SHA-256 of: label, both greetings as they were on the line, certificates of TLS
+    root       = HMAC-SHA256(secret, transcript)
+    proofs     = HMAC-SHA256(root, "proof of the dialler" / "... acceptor")
+    keys       = HMAC-SHA256(root, "frames of the dialler" / "... acceptor")
+
+A greeting holds a version, a name, a direction and a fresh nonce: nothing of one link fits another link, and
+what one end says never fits as the answer of the other end.
+"""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import sha256
+
+import msgspec
+
+LABEL = b"director: ring link, version 2"
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """What one end of a link seals its frames with, and opens the other end's with: 32 bytes each."""
+
+    sending: bytes
+    receiving: bytes
+
+    def __repr__(self) -> str:
+        return "Keys(***)"
+
+    __str__ = __repr__
+
+
+class Handshake:
+    """What both ends of a link can derive once each has the other's greeting."""
+
+    def __init__(
+        self, secret: bytes, dialler: bytes, acceptor: bytes, certificates: bytes, *, dialled: bool
+    ) -> None:
+        """
+        Args:
+            dialler, acceptor: the frames with their greetings, as they were sent.
+            certificates: with TLS: SHA-256 of the dialler's, then of the acceptor's; without: empty.
+            dialled: whether this end is the dialler.
+        """
+        transcript = sha256()
+        for part in (LABEL, dialler, acceptor, certificates):
+            transcript.update(len(part).to_bytes(8))
+            transcript.update(part)
+        self._root = hmac.digest(secret, transcript.digest(), "sha256")
+        self._dialled = dialled
+
+    def proof(self) -> bytes:
+        """What shows the other end that this one has the secret."""
+        return self._derive(b"proof of the ", dialler=self._dialled)
+
+    def accepts(self, proof: bytes) -> bool:
+        """Whether it is the other end's proof."""
+        return hmac.compare_digest(proof, self._derive(b"proof of the ", dialler=not self._dialled))
+
+    def keys(self) -> Keys:
+        return Keys(
+            sending=self._derive(b"frames of the ", dialler=self._dialled),
+            receiving=self._derive(b"frames of the ", dialler=not self._dialled),
+        )
+
+    def _derive(self, use: bytes, *, dialler: bool) -> bytes:
+        return hmac.digest(self._root, use + (b"dialler" if dialler else b"acceptor"), "sha256")

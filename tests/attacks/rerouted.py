@@ -1,0 +1,31 @@
+"""A director whose dials end at another port: `python -m tests.attacks.rerouted PORT serve -c FILE`.
+
+It stands for a network in which an attacker sits between two directors: the dialler connects to the right
+address, and a relay answers there.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from director.types import Address, MemberId
+
+
+def reroute(port: int) -> None:
+    """Make every dial of the ring go to `port` of the dialled address."""
+    from director.service import ringsockets
+
+    split = ringsockets.split_member
+
+    def rerouted(member: MemberId) -> tuple[Address, int]:
+        return split(member)[0], port
+
+    ringsockets.split_member = rerouted
+
+
+if __name__ == "__main__":
+    reroute(int(sys.argv.pop(1)))
+
+    from director.cli.main import main
+
+    main()

@@ -1,0 +1,41 @@
+"""A director whose ring links carry no seals: `python -m tests.bench.plain_links serve -c FILE`.
+
+No release does that: it is there to measure what the seals cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from director.core.messages import RingMessage
+from director.wire import ring_native
+
+
+class PlainWriter(ring_native.FrameWriter):
+    def seal(self, key: bytes) -> None:
+        """Leave the frames as they are."""
+
+
+class PlainReader(ring_native.FrameReader):
+    _proof_comes = _behind_the_proof = False
+
+    def unseal(self, key: bytes) -> None:
+        """Take all frames as they are."""
+        self._proof_comes = True
+
+    def feed(self, data: bytes) -> Iterator[list[RingMessage]]:
+        for messages in super().feed(data):
+            if self._behind_the_proof:
+                self.plain = b""  # as if it had been sealed
+            self._behind_the_proof = self._proof_comes
+            yield messages
+
+
+if __name__ == "__main__":
+    from director.net import ringlink
+
+    ringlink.FrameWriter, ringlink.FrameReader = PlainWriter, PlainReader  # type: ignore[misc]
+
+    from director.cli.main import main
+
+    main()
