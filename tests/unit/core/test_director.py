@@ -745,7 +745,7 @@ def test_a_large_host_table_is_told_in_several_messages_to_a_new_neighbour_and_p
     told = [m.rows for m in played.core._tables.all_rows() if isinstance(m, Hosts)]
     assert {row.address for part in told for row in part} > {row.address for row in rows}
     later = [msgspec.structs.replace(row, weight=50, weight_at=10) for row in rows]
-    from_store = messages(played.handle(StoredHosts(later), 3), 1)
+    from_store = messages(played.handle(StoredHosts(later), 2.5), 1)
     announced = [m.rows for m in from_store if isinstance(m, Hosts)]
     assert sum(map(len, announced)) == len(rows)
     assert all(len(part) <= ROWS for part in [*passed_on, *told, *announced])

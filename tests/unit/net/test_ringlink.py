@@ -198,7 +198,10 @@ async def test_frames_that_came_together_are_given_together_once_the_other_end_i
         other.own.trust(ring_native.LIMIT)
         calls = []
         receive = other.link_received
-        other.link_received = lambda link, messages: (calls.append(len(messages)), receive(link, messages))  # type: ignore
+        other.link_received = lambda link, messages, plain: (  # type: ignore
+            calls.append(len(messages)),
+            receive(link, messages, plain),
+        )
         one.own.send(encode([Ping(3)]) + encode([Ping(4), Ping(5)]))
         await until(lambda: len(other.received) == 5)
         assert calls == [3]

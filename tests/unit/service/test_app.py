@@ -204,10 +204,10 @@ async def test_a_bug_in_a_handler_of_admin_clients_is_counted_and_ends_no_more_t
 async def test_a_bug_of_the_core_ends_the_program_also_where_a_clients_command_meets_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(event: Event, now: Now) -> list[Effect]:
+    def broken(event: Event, now: Now, *, same_turn: bool = False) -> list[Effect]:
         if isinstance(event, HostChange):
             raise ZeroDivisionError("a bug")
-        return handle(event, now)
+        return handle(event, now, same_turn=same_turn)
 
     async def command(program: Program) -> None:
         nonlocal handle
@@ -220,7 +220,7 @@ async def test_a_bug_of_the_core_ends_the_program_also_where_a_clients_command_m
                 await client.send(b"VERSION\tdirector-doveadm\t1\t0\nHOST-SET\t127.0.3.9\t100\n")
                 await anyio.sleep_forever()
 
-    handle: Callable[[Event, Now], list[Effect]]
+    handle: Callable[..., list[Effect]]
     with ExitStack() as stack:
         program = Program(folder, stack)
         program.app.prepare()
