@@ -114,7 +114,7 @@ class Busy(Played):
             self._step()
 
     def _step(self) -> None:
-        self.mono += 0.0005 if self.turn() else 0.05
+        self.mono += 0.0001 if self.turn() else 0.05
         if self.mono >= self._ping_at:
             self._ping_at = self.mono + 0.5
             self._events.extendleft(Received(link, [Ping(0)]) for link in self.core.ring.links)

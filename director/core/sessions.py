@@ -34,7 +34,7 @@ class SessionReview:
         self._hosts, self._assigner, self._users, self._kicks = hosts, assigner, assigner.users, kicks
         self._due: deque[ProxiedSession] = deque()
         self._late = False
-        self._hosts_of: dict[UserKey, set[str]] = {}
+        self._hosts_of: dict[UserKey, tuple[str, ...]] = {}
         """For each user nothing is known of: the hosts of his sessions."""
         self._strange: set[Address] = set()
         """Hosts of sessions that were none of ours then."""
@@ -85,7 +85,9 @@ class SessionReview:
         if user is None and row.tag_at > row.present_at:  # the tag was another when it began, maybe
             self._kicks.later(HashOnHosts(key >> 32, [row.address]))
         elif user is None:
-            self._hosts_of.setdefault(key, set()).add(row.address)
+            hosts = self._hosts_of.get(key, ())
+            if row.address not in hosts:
+                self._hosts_of[key] = (*hosts, row.address)
         elif user.host == self._hosts.id_of(row.address):
             self._users.touch(key, int(now.unix))
         else:
