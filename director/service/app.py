@@ -42,6 +42,7 @@ from director.service import descriptors, reexec
 from director.service.admin import AdminHandler
 from director.service.backendnames import BackendNames, Hosts
 from director.service.bugs import Bugs
+from director.service.clock import unix_time
 from director.service.cluster import OtherCluster
 from director.service.config import Config, load
 from director.service.configuring import Configuring
@@ -391,7 +392,7 @@ class App:
 
     def _judge_clock(self) -> None:
         """Before anything is read: is the clock right?"""
-        config, now = self.config, Now(time.monotonic(), time.time())
+        config, now = self.config, Now(time.monotonic(), unix_time())
         paths = [Path(config.file), *files_of((config.state, config.snapshot), config.folder)]
         younger = younger_file(paths, now.unix)
         if younger is not None:
