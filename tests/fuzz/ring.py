@@ -24,7 +24,7 @@ from tests.unit.core.cores import BACKENDS, D1, D2, D3, START, in_ring, user
 
 KINDS: tuple[Any, ...] = typing.get_args(RingMessage)
 KICKS: tuple[Any, ...] = typing.get_args(KickWhat)
-TYPES = {kind: typing.get_type_hints(kind, vars(messages)) for kind in (*KINDS, *KICKS, HostRow, MemberRow)}
+TYPES = {kind: typing.get_type_hints(kind) for kind in (*KINDS, *KICKS, HostRow, MemberRow)}
 NUMBERS = [
     0,
     1,
