@@ -22,7 +22,7 @@ from director.service import app as app_module
 from director.service import bugs
 from director.service.app import App, run
 from director.service.config import LimitsConfig, load
-from director.service.log import Log
+from director.service.log import REPEATED, REPEATED_EVERY, Log
 from director.service.logwriter import LogWriter
 from director.service.sockets import Sockets
 from director.types import Now
@@ -52,7 +52,12 @@ class Program:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.lines: list[str] = []
-        config, log = load(folder / "director.toml", os.environ), Log(write=self.lines.append)
+        self.seconds = 0.0
+        """By the log's monotonic clock."""
+        config, log = (
+            load(folder / "director.toml", os.environ),
+            Log(write=self.lines.append, monotonic=lambda: self.seconds),
+        )
         self.app = App(config, log, stack.enter_context(Sockets(config, log, os.environ)))
 
     def logged(self, event: str) -> list[str]:
@@ -129,6 +134,19 @@ async def test_a_notify_line_reaches_the_core_and_what_is_left_is_written_at_the
     blobs = [bucket.blob async for batch in store.load_buckets("users") for bucket in batch]
     await store.close()
     assert [blob[:8] for blob in blobs] == [key.to_bytes(8)]
+
+
+@pytest.mark.anyio
+async def test_lines_left_out_of_the_log_are_reported_although_nothing_follows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "STATUS_EVERY", 0.01)
+    async with serving(folder) as program:
+        for _ in range(REPEATED + 7):
+            program.app.log.warning("connection_failed")
+        program.seconds += REPEATED_EVERY
+        await until(lambda: program.logged("repeated_lines_left_out"))
+        assert program.logged("repeated_lines_left_out")[0].endswith("of=connection_failed lines=7\n")
 
 
 @pytest.mark.anyio
