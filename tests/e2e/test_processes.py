@@ -201,7 +201,7 @@ def test_a_line_of_16_kib_passes_and_a_longer_one_ends_its_connection_alone(alon
             own.sendall(b"FAIL\t1\n" + b"x" * 16385 + b"\nOK\t2\tuser=never\n")
             assert client.stream.read() == b"FAIL\t1\n"
         assert bystander.ask(["unharmed"])
-    assert len(alone[0].logged("auth_line_too_long", str(alone[0].auth_path))) == 1
+    until(lambda: len(alone[0].logged("auth_line_too_long", str(alone[0].auth_path))) == 1)
 
 
 # ---- the notify FIFO
