@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from director.core.checks import wrong_text
 from director.core.effects import Effect, OperationDone, OperationFailed
 from director.core.events import HostChange, HostsMoved, MemberChange
 from director.core.hosts import MAX_WEIGHT, HostTable
@@ -152,6 +153,10 @@ def problem_with(hosts: HostTable, change: HostChange) -> tuple[str, str] | None
     against it."""
     if change.weight is not None and not 0 <= change.weight <= MAX_WEIGHT:
         return "bad", "vhost count too large"
+    for name, text in (("tag", change.tag), ("host name", change.hostname)):
+        problem = wrong_text(name, text or "")
+        if problem is not None:
+            return "bad", problem
     row = hosts.get(change.address)
     if row is None and not change.add:
         return "unknown", f"{change.address}: no such backend host"

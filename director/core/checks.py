@@ -82,7 +82,7 @@ def wrong(message: RingMessage) -> str | None:
             return _wrong_names([message.origin, *message.passed])
         case KickRound():
             names = [message.origin, *message.passed, *message.late]
-            return _wrong_count(message.kicked) or _wrong_kick(message.what) or _wrong_names(names)
+            return _wrong_count(message.kicked) or wrong_kick(message.what) or _wrong_names(names)
         case Names(_, hops) if hops < 0:
             return f"names for {hops} members"
         case Redirect(member):
@@ -134,7 +134,8 @@ def _wrong_count(sessions: int) -> str | None:
     return None if 0 <= sessions <= MOST_COUNTED else f"a count of {sessions} sessions"
 
 
-def _wrong_kick(what: KickWhat) -> str | None:
+def wrong_kick(what: KickWhat) -> str | None:
+    """What cannot be right about a kick, of a neighbour or an operator."""
     match what:
         case HashOnHosts(_, hosts) if len(hosts) > MOST_KICKED_ON:
             return f"a kick on {len(hosts)} hosts"
@@ -160,6 +161,13 @@ def _wrong_address(host: str) -> str | None:
     return f"a kick on the host {shown(host)}, which is not an address"
 
 
+def wrong_text(name: str, text: str) -> str | None:
+    """What cannot be right about a tag or a host name, of a neighbour or an operator."""
+    if text.isprintable() and len(text) <= TEXT_LIMIT:
+        return None
+    return f"{name} {shown(text)}: at most {TEXT_LIMIT} printable characters are possible"
+
+
 def shown(text: str) -> str:
     """A text of the other end for a message, cut where it is long."""
     return repr(text) if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]!r}... ({len(text)} characters)"
@@ -174,8 +182,9 @@ def _wrong_row(row: HostRow) -> str | None:
     if not 0 <= row.weight <= MAX_WEIGHT:
         return f"weight {row.weight} is not in 0..{MAX_WEIGHT}"
     for name, text in (("tag", row.tag), ("host name", row.hostname), ("former name", row.moved)):
-        if not text.isprintable() or len(text) > TEXT_LIMIT:
-            return f"{name} {shown(text)}"
+        problem = wrong_text(name, text)
+        if problem is not None:
+            return problem
     for stamp in (row.present_at, row.tag_at, row.weight_at, row.up_at):
         if not 0 <= stamp <= LATEST:
             return f"stamp {stamp} is not in 0..{LATEST}"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from director.core.addresses import canonical, host_id
+from director.core.checks import wrong_text
 from director.core.hosts import BackendSetting
 from director.core.order import join_member
 from director.types import Address, HostId, MemberId
@@ -206,6 +207,9 @@ def _read_backend(entry: str, weight: int, resolve: Resolve) -> list[BackendSett
     host, at, tag = entry.partition("@")
     if at and not _TAG.fullmatch(tag):
         raise ValueError("the tag after @ is missing, or has spaces or another @ in it")
+    problem = wrong_text("tag", tag)
+    if problem is not None:
+        raise ValueError(problem)
     if re.fullmatch(r"\[.*\]|.*\]:[0-9]*|[^:]*:[0-9]*", host):
         raise ValueError("a backend has no port and no brackets here, write its address or name alone")
     first, hyphen, last = host.partition("-")

@@ -18,6 +18,7 @@ import anyio.to_thread
 import msgspec
 
 from director.core.addresses import canonical, host_id
+from director.core.checks import wrong_kick
 from director.core.director import Director
 from director.core.effects import UsersDone
 from director.core.events import Flush, Forget, HostChange, KickSessions, MemberChange, MoveUser, UnpinUser
@@ -172,6 +173,9 @@ class UserOperations(ABC):
             target = str(hash)
         else:
             raise BadRequest("give a user, a field with its value, or a hash")
+        problem = wrong_kick(what)
+        if problem is not None:
+            raise BadRequest(problem)
         if dry_run:
             return UsersChange(dry_run=True)
         done = await self._driver.operators.change_users(KickSessions(0, what, wait))

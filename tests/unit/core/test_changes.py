@@ -86,9 +86,21 @@ def test_what_cannot_be_is_refused_and_changes_nothing(change: HostChange, kind:
     assert (hosts.rows, changes.next_deadline()) == (before, None)
 
 
-@pytest.mark.parametrize("fields", [{"tag": "gold"}, {"tag": None}, {"weight": 1000}, {"weight": 0}])
+@pytest.mark.parametrize("tag", ["a\tb", "\udcff", "\u200b", "x" * 256])
+@pytest.mark.parametrize("field", ["tag", "hostname"])
+def test_a_text_that_no_neighbour_takes_is_refused_before_it_is_told_to_one(field: str, tag: str) -> None:
+    fields: dict[str, Any] = {field: tag}
+    kind, text = problem_with(table(), HostChange(1, TWO, add=True, **fields)) or ("", "")
+    assert kind == "bad"
+    assert text.endswith("at most 255 printable characters are possible")
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tag": "gold"}, {"tag": "x" * 255}, {"tag": None}, {"weight": 1000}, {"weight": 0}]
+)
 def test_what_is_at_the_limit_is_allowed(fields: dict[str, Any]) -> None:
-    assert problem_with(table(), HostChange(1, ONE, add=True, **fields)) is None
+    assert problem_with(table(), HostChange(1, ONE, add=True, retag=True, **fields)) is None
 
 
 def test_without_sync_a_change_is_given_up_before_it_is_made() -> None:

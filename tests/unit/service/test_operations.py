@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio.lowlevel
 import msgspec
@@ -307,6 +308,21 @@ async def test_the_metrics_count_what_happened(node: Node) -> None:
     assert found['director_lookups_total{protocol="login",result="answered"}'] == "3.0"
     assert found[f'director_host_users{{host="{HOSTS[0]}",tag=""}}'] == "1.0"
     assert found["director_store_up"] == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("kick", "says"),
+    [
+        ({"hash": 1 << 32}, "a kick of the hash 4294967296"),
+        ({"hash": -1}, "a kick of the hash -1"),
+        ({"user": "x" * 70_000}, "a kick of a name of 70000 bytes"),
+        ({"field": "f" * 256, "value": ""}, "a kick by a field of 256 characters, 0 bytes"),
+        ({"field": "user_x", "value": "v" * 70_000}, "a kick by a field of 6 characters, 70000 bytes"),
+    ],
+)
+async def test_a_kick_that_no_neighbour_takes_is_refused(node: Node, kick: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadRequest, match=says):
+        await node.operations.kick(**kick, reason="test")
 
 
 async def test_the_metrics_count_moves_kicks_and_how_long_those_took(node: Node) -> None:
