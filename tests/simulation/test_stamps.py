@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from director.core.addresses import host_id
 from director.core.events import Received, StoredUsers
 from director.core.messages import HostRow, Hosts, MemberRow, Members, RingMessage, Users
 from director.core.stamps import AHEAD, latest_of
-from director.core.users import BUCKETS, LATEST, User, pack, unpack
+from director.core.users import BUCKETS, BY_HAND, LATEST, MOVING, User, pack, unpack
 from director.types import Address, MemberId, Stamp, UserKey
 from tests.simulation.parts import EXPIRE
 from tests.simulation.world import HASH, Node, World
@@ -317,3 +318,65 @@ def assert_within_bound(world: World) -> None:
         assert all(latest_of(one) <= limit for one in rows)
         users = [user for number in range(BUCKETS) for user in unpack(node.users.bucket(number))]
         assert all(one.decided <= limit and one.seen <= limit + EXPIRE // 3 for one in users)
+
+
+class Liar:
+    """A member that says what is known, or names a user, with times far ahead."""
+
+    def __init__(self, world: World, chance: random.Random, named: list[str]) -> None:
+        self.world, self.chance, self.named = world, chance, named
+
+    def time(self) -> int:
+        """About the bound, a day ahead, or the last that there is."""
+        unix = int(self.world.node("d3").unix)
+        return self.chance.choice([unix + AHEAD + 12 + self.chance.randrange(-3, 6), unix + 86_400, LATEST])
+
+    def lie(self) -> RingMessage:
+        kind = self.chance.choice(["user", "user", "host", "member"])
+        if kind == "member":
+            return Members([MemberRow(self.chance.choice(self.world.members), True, self.time())])
+        if kind == "host":
+            # A presence or tag with a time within the bound would be an operator's word.
+            known = self.chance.choice(list(self.world.node("d3").core.hosts.rows.values()))
+            far = {stamp: self.chance.choice([self.time() + 86_400, LATEST]) for stamp in STAMPS[:2]}
+            far |= {stamp: self.time() for stamp in STAMPS[2:]}
+            names = self.chance.sample(STAMPS, self.chance.randrange(1, 5))
+            return Hosts([msgspec.structs.replace(known, **{name: min(far[name], LATEST) for name in names})])
+        key = HASH.key(self.chance.choice(self.named).encode())
+        host = host_id(self.chance.choice(self.world.settings).address)
+        flags = self.chance.choice([0, BY_HAND, BY_HAND | MOVING])
+        return Users(pack([User(key, host, Stamp(self.time()), self.time(), flags)]))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_a_member_says_of_times_far_ahead_all_agree_and_users_it_does_not_name_stay(
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    world = World(3, store=chance.choice(["own", "shared"]), seed=seed)
+    for node in world.nodes.values():
+        node.skew = chance.choice([0.0, 0.9, -0.9])
+    world.start().run_until_in_sync(2.0)
+    liar = Liar(world, chance, [f"named{i}" for i in range(5)])
+    replies = world.logins(USERS, "d1")
+    weights = []
+    for number in range(40):
+        forge(world, "d3", chance.choice(["d1", "d2"]), *[liar.lie() for _ in range(chance.randrange(1, 4))])
+        if number % 10 == 5:
+            weights.append(world.change(chance.choice(["d1", "d2"]), HOST, weight=number))
+        replies.append(world.login(f"new{number}", chance.choice(["d1", "d2"])))
+        world.run(chance.choice([0.01, 0.3, 1.0]))
+    world.run(10.0).run_until_in_sync(5.0)
+    assert all(change.done is not None for change in weights)
+    last = world.change("d1", HOST, weight=77)
+    world.run(3.0)
+    assert last.done is not None
+    assert {row(node).weight for node in world.nodes.values()} == {77}
+    assert None not in {reply.host for reply in replies}
+    assert max(reply.answered - reply.asked for reply in replies if reply.answered) < 6.0
+    for reply in replies:
+        assert world.login(reply.user, "d2").host == reply.host
+    world.run(30.0)  # moves that nobody leads end
+    assert world.differences() == world.unstored() == []
+    assert not any("ring_link_closed" in line for line in world.lines)
+    assert_within_bound(world)
