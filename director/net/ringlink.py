@@ -150,9 +150,9 @@ class RingLink(asyncio.Protocol):
             data, first = self._decrypted(self._tls, data), False
             if self._transport is None:
                 return
-        room, self._more = MESSAGES, False
         received: list[object] = []
         problem: PeerError | None = None
+        room, self._more = MESSAGES, False
         try:
             for messages in self._frames.feed(data):
                 if self._trusted:
@@ -169,7 +169,7 @@ class RingLink(asyncio.Protocol):
             tls = first and looks_like_tls(data)
             problem = PeerError(unexpected(self.remote)) if tls else exc
         if received:
-            self._owner.link_received(self.number, received, b"")
+            self._owner.link_received(self.number, received, self._frames.plain)
         if problem is not None and self._transport is not None:
             self._owner.link_unreadable(self.number, problem)
 

@@ -196,15 +196,17 @@ async def test_frames_that_came_together_are_given_together_once_the_other_end_i
         one.own.send(encode([Ping(1)]) + encode([Ping(2)]))
         await until(lambda: len(other.received) == 2)
         other.own.trust(ring_native.LIMIT)
-        calls = []
+        calls: list[tuple[int, bytes]] = []
         receive = other.link_received
-        other.link_received = lambda link, messages, plain: (  # type: ignore
-            calls.append(len(messages)),
-            receive(link, messages, plain),
-        )
+
+        def counting(link: LinkId, messages: Sequence[object], plain: bytes) -> None:
+            calls.append((len(messages), plain))
+            receive(link, messages, plain)
+
+        other.link_received = counting  # type: ignore[method-assign]
         one.own.send(encode([Ping(3)]) + encode([Ping(4), Ping(5)]))
         await until(lambda: len(other.received) == 5)
-        assert calls == [3]
+        assert calls == [(3, encode([Ping(4), Ping(5)])[4:])]  # that it was not sealed is told too
         assert [message.serial for message in other.received] == [1, 2, 3, 4, 5]  # type: ignore[attr-defined]
 
 
