@@ -11,9 +11,21 @@ from typing import NamedTuple
 
 from director.core.hashing import UserHash
 from director.core.names import LONGEST_NAME
-from director.core.users import BUCKET_SHIFT, LATEST, MOVING, User, UserTable, is_alive, is_near_expiry
+from director.core.users import (
+    BUCKET_SHIFT,
+    LATEST,
+    MOVING,
+    ONE_LOGIN,
+    User,
+    UserTable,
+    is_alive,
+    is_near_expiry,
+)
 from director.core.vhosts import Circle
 from director.types import Address, HostId, Stamp, UserKey
+
+NO_LIMIT = 1 << 62
+"""More users than any table can hold."""
 
 
 class Gate(IntEnum):
@@ -69,6 +81,11 @@ class Assigner:
         self.unix = 0
         """Unix seconds of this turn of the loop, set by its driver."""
         self.remember_names = False
+        self.limit = NO_LIMIT
+        """Records in the table from which on unknown users are answered by the hash and not remembered."""
+        self.not_remembered = 0
+        """How often that has been so."""
+        users.at_home = self._at_home
         self._backends: dict[HostId, Backend] = {}
         self._by_address: dict[str, Backend] = {}
         self._circles: dict[bytes, tuple[list[tuple[Address, int]], Circle]] = {}
@@ -112,17 +129,24 @@ class Assigner:
         return answer
 
     def choose(self, key: UserKey, tag: bytes) -> Backend | Wait:
-        """Place a user afresh, whatever his record says, and whether he is held or not."""
+        """Place a user afresh, whatever the record says, held or not.
+
+        An unknown user is not remembered while the table is full, and is a ONE_LOGIN while it is half full
+        (ring-rules 48, 49)."""
         if self.gate < Gate.OPEN:
             return Wait.RING
         backend = self.place(key >> 32, tag)
         if backend is None:
             return Wait.NO_HOST
         old = self.users.get(key)
+        if old is None and self.full:
+            self.not_remembered += 1
+            return backend
         decided, seen = (old.decided + 1, old.seen) if old else (0, 0)
+        flags = ONE_LOGIN if old is None and 2 * (len(self.users) + 1) > self.limit else 0
         # Never before the host appeared or got its tag, by whatever clock: such a choice would not count.
         stamp = Stamp(min(max(self.unix, decided, backend.since, backend.retagged), LATEST))
-        self.users.put(User(key, backend.id, stamp, max(self.unix, seen), 0))
+        self.users.put(User(key, backend.id, stamp, max(self.unix, seen), flags))
         return backend
 
     def hold(self, key: UserKey) -> None:
@@ -132,6 +156,11 @@ class Assigner:
     def release(self, key: UserKey) -> None:
         """Answer this user again; nothing changes where he is not held."""
         self._held.discard(key)
+
+    @property
+    def full(self) -> bool:
+        """Whether unknown users are not remembered."""
+        return len(self.users) >= self.limit
 
     @property
     def held(self) -> int:
@@ -183,8 +212,18 @@ class Assigner:
                 return known, None
         elif key >> BUCKET_SHIFT in self._unread:
             return Wait.UNREAD, None
+        before = self.not_remembered
         chosen = self.choose(key, tag)
-        return chosen, self._names if isinstance(chosen, Backend) else None
+        remembered = isinstance(chosen, Backend) and self.not_remembered == before
+        return chosen, self._names if remembered else None
+
+    def _at_home(self, user: User) -> bool:
+        """Whether the hash would put a user on the host of this record."""
+        backend = self._backends.get(user.host)
+        if backend is None or user.decided < max(backend.since, backend.retagged):
+            return False
+        placed = self.place(user.key >> 32, backend.tag.encode())
+        return placed is not None and placed.id == user.host
 
     def _known(self, old: User, tag: bytes) -> Backend | Wait | None:
         """What a record says about its user; None where he is to be placed anew."""

@@ -52,6 +52,11 @@ class Barrier:
         """Origin and serial of the second laps that have passed here."""
         self._agreed = b""
         """Digest of the last release."""
+        self._own_limit = 0
+        self._untold: int | None = None
+        """The others have not confirmed a change of our limit; a token of ours behind this one tells them."""
+        self.limit = 0
+        """The lowest `users.max` of the members of the ring; 0: none has one."""
         self.held_until = 0.0
         """Somebody has gone silent: until then no host change is agreed, and no round ends, without him."""
 
@@ -67,6 +72,17 @@ class Barrier:
     def probe(self, now: Now) -> None:
         """Send a token although we do not wait: the ring has changed its members."""
         self._due = now.mono
+
+    def set_limit(self, limit: int) -> None:
+        """`users.max` of this director is this now. 0: none."""
+        if limit == self._own_limit:
+            return
+        self._own_limit = limit
+        if self.ring == (self.me,):
+            self.limit = limit
+        else:  # a lower one counts at once; whether the ring's is higher now, a token has to find out
+            self.limit = lowest(limit, self.limit)
+            self._untold, self._due = self._serial, 0.0
 
     def look_for(self, now: Now, *, missing: bool) -> None:
         """missing: some director is not in the ring that should be; a second lap may have been lost on us."""
@@ -89,11 +105,11 @@ class Barrier:
         """The token that is to be sent now. The caller drops it where there is no right neighbour."""
         if self._due is None or now.mono < self._due:
             return None
-        self._due = None if self.synced else now.mono + self._repeat
+        self._due = None if self.synced and self._untold is None else now.mono + self._repeat
         if self.held(now, digest):
             return None
         self._serial += 1
-        return Token(self.me, self._serial, 1, digest, [self.me])
+        return Token(self.me, self._serial, 1, digest, [self.me], self._own_limit)
 
     def pass_on(self, token: Token, now: Now, digest: bytes) -> Token | None:
         """Take a token from the left. Returns what goes to the right."""
@@ -104,8 +120,11 @@ class Barrier:
             if not self._oldest <= token.serial <= self._serial:
                 return None
             if token.lap == 1:
-                return Token(self.me, token.serial, 2, digest, token.passed)
-            self.release(members, now, digest)
+                limit = lowest(token.limit, self._own_limit)
+                return Token(self.me, token.serial, 2, digest, token.passed, limit)
+            if self._untold is not None and token.serial > self._untold:
+                self._untold = None
+            self.release(members, now, digest, token.limit)
             return None
         if token.lap == 1:
             if self.me in members:
@@ -115,18 +134,20 @@ class Barrier:
             ):  # this token will tell us, too: in a large ring ours would be one of many
                 self._due = max(self._due, now.mono + self._repeat)
             self._passed = token.origin, token.serial, now.mono
-            return Token(token.origin, token.serial, 1, digest, [*token.passed, self.me])
+            passed, limit = [*token.passed, self.me], lowest(token.limit, self._own_limit)
+            return Token(token.origin, token.serial, 1, digest, passed, limit)
         # A second lap whose origin has died meanwhile would go round for ever: nobody takes it off the ring.
         if self.me not in members or (token.origin, token.serial) in self._released_by:
             return None
         self._released_by.append((token.origin, token.serial))
         if self._passed[:2] == (token.origin, token.serial):
             self._repeat = min(max(REPEAT, 2 * (now.mono - self._passed[2])), REPEAT_LATEST)
-        self.release(members, now, digest)
+        self.release(members, now, digest, token.limit)
         return token
 
-    def release(self, ring: tuple[MemberId, ...], now: Now, digest: bytes) -> None:
-        """The ring, as given, has this host table."""
+    def release(self, ring: tuple[MemberId, ...], now: Now, digest: bytes, limit: int = 0) -> None:
+        """The ring, as given, has this host table. limit: the lowest of the others."""
+        self.limit = lowest(limit, self._own_limit)
         if self.waiting_since is not None:
             self.durations.append(now.mono - self.waiting_since)
             self.took_ms = round(self.durations[-1] * 1000)
@@ -135,8 +156,15 @@ class Barrier:
         self.synced_at = now.mono
         self.ring = tuple(sorted(ring, key=member_order))
         self._agreed = digest
-        self._due = None
+        if self.ring == (self.me,):
+            self._untold = None
+        self._due = None if self._untold is None else now.mono + self._repeat
 
     def held(self, now: Now, digest: bytes) -> bool:
         """Whether a host change must not be agreed yet, because somebody has only just gone silent."""
         return now.mono < self.held_until and digest != self._agreed and self._agreed != b""
+
+
+def lowest(one: int, other: int) -> int:
+    """The lower of two limits, of which 0 is none."""
+    return min(one, other) if one and other else one or other

@@ -31,7 +31,7 @@ from director.core.messages import (
 from director.core.moves import SUBJECT
 from director.core.order import join_member, split_member
 from director.core.presence import LAST
-from director.core.users import LATEST, RECORD
+from director.core.users import LATEST, MOST_USERS, RECORD
 from director.types import MemberId
 
 TEXT_LIMIT = 255
@@ -67,6 +67,8 @@ def wrong(message: RingMessage) -> str | None:
         case Token():
             if message.lap not in (1, 2):
                 return f"a token in lap {message.lap}"
+            if not 0 <= message.limit <= MOST_USERS:
+                return f"a token with a limit of {message.limit} users"
             return _wrong_names([message.origin, *message.passed])
         case MoveRound():
             if len(message.moves) % SUBJECT.size:

@@ -14,6 +14,8 @@ class Counters(msgspec.Struct):
     refused: int = 0
     waiting_refused: int = 0
     """Those of them that were refused at once, because too many waited."""
+    dropped_early: int = 0
+    """Records of users who logged in once, dropped because the table was full."""
     claims: int = 0
     isolated: int = 0
     host_changes: int = 0

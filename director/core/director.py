@@ -121,6 +121,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kick_delay: float = 2.0
     max_parallel_moves: int = 100
     max_parallel_kicks: int = 100
+    max_users: int = 0
+    """Records in the table from which on unknown users are not remembered; 0: no limit."""
     flush_program: bool = False
     """There is one to run for each user who is moved."""
 
@@ -150,6 +152,7 @@ class Director:
         self.ring = Ring(identity, self.members.listed(), self.counters)
         first_serial = (identity.incarnation & 0xFFFFFFFF) << 24
         self.barrier = Barrier(identity.member, first_serial)
+        self.barrier.set_limit(settings.max_users)
         self.pending = Pending()
         self.changes = Changes(hosts, self.members)
         self.kicks = Kicks(hosts, self.users, self.counters)
@@ -190,7 +193,7 @@ class Director:
             self.pending,
             self.counters,
         )
-        self._housekeeping = Housekeeping(self.users, names)
+        self._housekeeping = Housekeeping(assigner, names, self.counters)
         self._tables = Tables(
             hosts,
             self.members,
@@ -239,6 +242,7 @@ class Director:
         """An operator has set them anew; `flush_program` stays. What is under way may end by the old ones."""
         self._stand.isolation_wait = settings.isolation_wait
         self.moves.kick_delay = settings.kick_delay
+        self.barrier.set_limit(settings.max_users)
         self.flushes.max_parallel = settings.max_parallel_moves
         self.kick_rounds.max_parallel = settings.max_parallel_kicks
 
@@ -403,6 +407,8 @@ class Director:
             self._housekeeping,
         )
         if any(part.has_work for part in parts):
+            return True
+        if self._housekeeping.is_behind(self._tables.digest):
             return True
         return any(n.inbox or exchange.has_work(n) for n in self.ring.links.values())
 
@@ -687,7 +693,7 @@ class Director:
             if exchange.has_work(neighbour):
                 effects += exchange.work(neighbour, self.users, self.names, not self.hint, now)
             exchange.finish(neighbour)
-        self._housekeeping.turn(now)
+        effects += self._housekeeping.turn(now, self._tables.digest)
         self._readdressing.turn(now)
         return effects + self.clock.turn(now)
 

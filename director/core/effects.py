@@ -73,8 +73,7 @@ class Refuse(msgspec.Struct, frozen=True):
 
 class Claim(msgspec.Struct, frozen=True):
     """Ask the shared store to settle a user: what is there is taken, unless `Director.binds` says it does
-    not count
-    any more; then this record is put. `Claimed` or `ClaimFailed` follows."""
+    not count any more; then this record is put, unless it is empty. `Claimed` or `ClaimFailed` follows."""
 
     key: UserKey
     record: bytes

@@ -21,7 +21,9 @@ from director.types import Now
 RANGE = 64
 """Buckets whose records are looked at in one turn of the loop, where the table is large."""
 DIGESTED = 256
-"""Buckets whose digests are sent in one turn of the loop, where the table is large."""
+"""Buckets whose digests are sent in one turn of the loop, where the table is large..."""
+DIGESTED_USERS = 200_000
+"""...but no more than hold about so many users: 3 ms, where many of them may be dropped early."""
 SMALL = 20_000
 """Users up to which all are."""
 DIGEST = 8
@@ -62,7 +64,8 @@ def work(neighbour: Neighbour, users: UserTable, names: NameTable, settled: bool
     share = RANGE if len(users) > SMALL else BUCKETS
     if neighbour.digest_cursor is not None:
         first = neighbour.digest_cursor
-        after = min(first + max(share, DIGESTED), BUCKETS)
+        most = min(DIGESTED, DIGESTED_USERS * BUCKETS // max(1, len(users)))
+        after = min(first + max(share, most), BUCKETS)
         digests = _digests(users, first, after, unix)
         neighbour.digest_cursor = after if after < BUCKETS else None
         return [Send(neighbour.link, [Digests(first, digests)])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from director.core.assign import Assigner, Gate
+from director.core.assign import NO_LIMIT, Assigner, Gate
 from director.core.barrier import Barrier
 from director.core.counters import Counters
 from director.core.effects import Effect, Level, ListSessions, Log
@@ -61,6 +61,7 @@ class Gatekeeper:
                 self._gone.discard(member)
                 ring.presence.returned(member)
         departed = ring.departed
+        self._assigner.limit = barrier.limit or NO_LIMIT
         self._stand.review(barrier, now, departed)
         missing = not departed >= set(ring.counted).difference(barrier.ring)
         barrier.look_for(now, missing=missing)

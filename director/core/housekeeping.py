@@ -1,4 +1,6 @@
-"""What walks all buckets, a few in each turn of the loop: dropping users who are gone.
+"""What walks all buckets, a few in each turn of the loop: dropping users who are gone, and, while the
+table is full, users who logged in once; after a change of hosts, confirming those that the hash would now
+put elsewhere (ring-rules 49).
 
 Users of a removed host are not dropped sooner: their records say when they were placed, and without them an
 older record could come back from somebody who was away.
@@ -6,26 +8,49 @@ older record could come back from somebody who was away.
 
 from __future__ import annotations
 
+from director.core.assign import NO_LIMIT, Assigner
+from director.core.counters import Counters
+from director.core.effects import Effect, Level, Log
 from director.core.names import NameTable
-from director.core.users import BUCKETS, UserTable
-from director.types import Now, UserKey
+from director.core.users import BUCKETS
+from director.types import Now
 
 SWEEP_SECONDS = 60
 """In this time every bucket is looked through for users who are gone once."""
 SWEEP_EVERY = 1.0
 DROPPED = 200
-"""Users after which no more buckets are looked through in one turn of the loop."""
+"""Users after which no more buckets are looked through for who is gone in one turn of the loop."""
+RECORDS = 25_000
+"""Records looked at in one turn of the other walks: 1 to 3 ms with their names."""
+DROP_EVERY = 10.0
+"""Seconds between two walks through a table that is full."""
+DROP_PAUSE = 0.02
+"""Seconds between two turns of such a walk."""
+ROOM = 10
+"""A walk ends once a tenth of the limit is free."""
+LOG_EVERY = 60.0
+"""Seconds between two lines about users who are not remembered."""
 
 
 class Housekeeping:
-    def __init__(self, users: UserTable, names: NameTable) -> None:
-        self._users, self._names = users, names
+    def __init__(self, assigner: Assigner, names: NameTable, counters: Counters) -> None:
+        self._assigner, self._users, self._names = assigner, assigner.users, names
+        self._counters = counters
         self._bucket = self._due = 0
         """The next bucket, and how many are to be looked through now."""
+        self._early_bucket = 0
+        self._left = 0
+        """Buckets that the walk for records to drop early has still to go through."""
+        self._digest = b""
+        self._unconfirmed = 0
+        """Buckets at the end that have not been looked through since hosts changed."""
         self._sweep_at: float | None = None
+        self._drop_at: float | None = None
+        self._log_at = 0.0
+        self._logged = 0
 
     def start(self, now: Now) -> None:
-        self._sweep_at = now.mono + SWEEP_EVERY
+        self._sweep_at = self._drop_at = now.mono + SWEEP_EVERY
 
     def wait(self, until: float) -> None:
         """Drop nobody before this monotonic time, once started."""
@@ -33,27 +58,81 @@ class Housekeeping:
             self._sweep_at = max(self._sweep_at, until)
 
     def next_deadline(self) -> float | None:
-        return self._sweep_at
+        if self._sweep_at is None or self._drop_at is None:
+            return None
+        return min(self._sweep_at, self._drop_at) if self._left else self._sweep_at
 
-    def turn(self, now: Now) -> None:
-        """One turn's share."""
+    @property
+    def has_work(self) -> bool:
+        """Whether some of what is due is left for the next turn."""
+        return self._due > 0 or self._unconfirmed > 0
+
+    def is_behind(self, digest: bytes) -> bool:
+        """Whether the tables that placement depends on have changed since the last turn."""
+        return digest != self._digest
+
+    def turn(self, now: Now, digest: bytes) -> list[Effect]:
+        """One turn's share. digest: of the tables that placement depends on."""
+        effects: list[Effect] = []
+        if digest != self._digest:
+            self._digest, self._unconfirmed = digest, BUCKETS
+        if self._unconfirmed:
+            first, share = BUCKETS - self._unconfirmed, min(self._share(), self._unconfirmed)
+            self._users.confirm(first, first + share)
+            self._unconfirmed -= share
         if self._sweep_at is not None and now.mono >= self._sweep_at:
             self._sweep_at = now.mono + SWEEP_EVERY
             self._due = -(-BUCKETS // SWEEP_SECONDS)
+            effects = self._report(now)
         dropped = 0
         while self._due and dropped < DROPPED:
             dropped += self._sweep(self._bucket, int(now.unix))
             self._bucket = (self._bucket + 1) % BUCKETS
             self._due -= 1
+        if self._drop_at is not None and now.mono >= self._drop_at:
+            self._drop_early(now)
+        return effects
 
-    @property
-    def has_work(self) -> bool:
-        """Whether some of what is due is left for the next turn."""
-        return self._due > 0
+    def _drop_early(self, now: Now) -> None:
+        """Go on with a walk, or begin one where the table is full."""
+        limit = self._assigner.limit
+        if not self._left and len(self._users) >= limit:
+            self._left = BUCKETS
+        for _ in range(min(self._share(), self._left)):
+            if dropped := self._users.shed(self._early_bucket, int(now.unix)):
+                self._counters.dropped_early += dropped
+                self._sweep_names(self._early_bucket)
+            self._early_bucket = (self._early_bucket + 1) % BUCKETS
+            self._left -= 1
+            if len(self._users) <= limit - limit // ROOM:
+                self._left = 0
+                break
+        self._drop_at = now.mono + (DROP_PAUSE if self._left else DROP_EVERY)
+
+    def _share(self) -> int:
+        """Buckets that have about RECORDS records."""
+        return max(1, RECORDS * BUCKETS // max(1, len(self._users)))
 
     def _sweep(self, number: int, unix: int) -> int:
         """How many users were dropped."""
         dropped = self._users.sweep(number, unix)
         if dropped:
-            self._names.sweep(number, lambda key: self._users.get(UserKey(key)) is not None)
+            self._sweep_names(number)
         return dropped
+
+    def _sweep_names(self, number: int) -> None:
+        self._names.sweep(number, self._users.bucket(number))
+
+    def _report(self, now: Now) -> list[Effect]:
+        """Say at most once a minute that users were not remembered."""
+        number = self._assigner.not_remembered - self._logged
+        if not number or now.mono < self._log_at or self._assigner.limit == NO_LIMIT:
+            return []
+        self._log_at, self._logged = now.mono + LOG_EVERY, self._assigner.not_remembered
+        fields: dict[str, object] = {
+            "users": len(self._users),
+            "limit": self._assigner.limit,
+            "not_remembered": number,
+            "note": "new users are placed by the hash alone; who logs in? raise users.max on every director",
+        }
+        return [Log(Level.WARNING, "users_limit_reached", fields)]

@@ -82,6 +82,9 @@ class Logins:
         if user is not None and user.host and is_alive(user, self._assigner.unix, self._users.expire):
             self._users.touch(key, self._assigner.unix)  # near expiry too: the store has been asked
         answers, waiting = self._answer(self._pending.of(key))
+        if user is None and self._assigner.full:
+            by_hash, waiting = self._by_hash(waiting)
+            answers += by_hash
         self._pending.calm(key)
         if waiting:
             self._again_at = now.mono + CLAIM_AGAIN
@@ -149,6 +152,21 @@ class Logins:
                 unanswered.append(one)
         return answers, unanswered
 
+    def _by_hash(self, waiting: Iterable[Waiting]) -> tuple[list[Effect], list[Waiting]]:
+        """Answers for users who are known nowhere and cannot be remembered, and those who go on waiting."""
+        answers: list[Effect] = []
+        unanswered = []
+        for one in waiting:
+            backend = self._assigner.place(one.key >> 32, one.tag) if one.wait is Wait.RING else None
+            if backend is None:
+                unanswered.append(one)
+                continue
+            self._assigner.not_remembered += 1
+            self._counters.answered_later += 1
+            self._pending.remove(one.request)
+            answers.append(Answer(one.request, one.key, backend))
+        return answers, unanswered
+
     def _note(self, key: UserKey, tag: bytes, answer: Wait) -> None:
         """Somebody has to be asked, or moved, before this user can be answered."""
         if answer is Wait.NEAR:
@@ -169,10 +187,13 @@ class Logins:
                 continue
             self._asked.add(key)
             old = self._users.get(key)
+            self._counters.claims += 1
+            if old is None and self._assigner.full:
+                effects.append(Claim(key, b""))
+                continue
             unix = self._assigner.unix
             decided = Stamp(max(unix, backend.since, backend.retagged, old.decided + 1 if old else 0))
             effects.append(Claim(key, pack([User(key, backend.id, decided, unix, 0)])))
-            self._counters.claims += 1
         return effects
 
     def _refuse(self, now: Now) -> list[Effect]:

@@ -124,6 +124,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True, tag=8):
     digest: bytes
     passed: Passed
     """Lap 1: the members so far. Lap 2: all members of the ring."""
+    limit: int = 0
+    """Lap 1: the lowest `users.max` of the members so far. Lap 2: that of the ring. 0: no limit."""
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=9):

@@ -7,7 +7,7 @@ like any other, and is listed by the hash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from struct import Struct
 
 from director.core.users import BUCKET_SHIFT, BUCKETS, RECORD
@@ -93,15 +93,17 @@ class NameTable:
         """The names of a bucket for display; bytes that are no UTF-8 become U+FFFD."""
         return {key: name.decode(errors="replace") for key, name in entries_in(self._buckets[number])}
 
-    def sweep(self, number: int, keep: Callable[[int], bool]) -> int:
-        """Drop the names of a bucket whose key is not to be kept; gives how many."""
-        known = dict(entries_in(self._buckets[number]))
-        kept = {key: name for key, name in known.items() if keep(key)}
-        dropped = len(known) - len(kept)
-        if dropped:
-            self._replace(number, kept)
-            self._dirty.add(number)
-        return dropped
+    def sweep(self, number: int, records: bytes) -> bool:
+        """Drop the names of a bucket but those of the users of these records, which are of it and in order.
+        Returns whether there were others."""
+        keys = {key for key, *_ in RECORD.iter_unpack(records)}
+        known = list(entries_in(self._buckets[number]))
+        kept = [(key, name) for key, name in known if key in keys]
+        if len(kept) == len(known):
+            return False
+        self._buckets[number] = bytearray().join(entry(key, name) for key, name in kept)
+        self._dirty.add(number)
+        return True
 
     @property
     def dirty_count(self) -> int:

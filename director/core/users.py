@@ -10,7 +10,7 @@ This is the readable reference; `wire/_fast.pyx` holds the table in packed block
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from struct import Struct
 from typing import NamedTuple
 
@@ -29,12 +29,20 @@ BY_HAND = 2
 """An operator chose the host."""
 PINNED = 4
 """Never expires."""
+ONE_LOGIN = 8
+"""Placed by one login while the table was more than half full, and not seen since: once the table is full it
+may be dropped early (ring-rules 49)."""
+EARLIEST_DROP = 60
+"""Seconds after the login within which it is kept."""
 BY_HAND_AHEAD = 3
 """Seconds by which the stamp of a move is ahead: it must be later than that of whoever is placed in the same
 moment, by a clock ahead of ours, on a director that has not heard of the move (ring-rules 3, 25)."""
 
 LATEST = 0xFFFFFFFF
 """The last second that a record can hold."""
+
+MOST_USERS = 1_000_000_000
+"""The highest `users.max`."""
 
 SUMMARY_ENTRY = 6
 """Bytes that `UserTable.summary` has for each record."""
@@ -124,19 +132,23 @@ class UserTable:
     form is no longer what is in memory.
     """
 
-    def __init__(self, expire: int) -> None:
-        """expire: seconds (>= 10) after which an idle user may be placed anew. Raises ValueError if less."""
+    def __init__(self, expire: int, earliest_drop: int = EARLIEST_DROP) -> None:
+        """expire: seconds (>= 10) after which an idle user may be placed anew. earliest_drop: seconds after
+        which a ONE_LOGIN may be dropped early. Raises ValueError where expire is less."""
         if expire < 10:
             raise ValueError(f"users cannot expire after {expire} s, 10 s is the least")
-        self.expire = expire
+        self.expire, self._earliest_drop = expire, earliest_drop
         self._buckets: list[dict[UserKey, User]] = [{} for _ in range(BUCKETS)]
         self._changes: list[User] = []
         self._displaced: list[User] = []
         self._dirty: set[int] = set()
+        self._used = 0
+        self.at_home: Callable[[User], bool] = lambda user: False
+        """Whether the hash would put a user where the record says; told by the assigner."""
 
     def __len__(self) -> int:
         """All records, those of expired users included."""
-        return sum(map(len, self._buckets))
+        return self._used
 
     def get(self, key: UserKey) -> User | None:
         """The record as it is, alive or not."""
@@ -148,13 +160,14 @@ class UserTable:
         self._changed(user)
 
     def touch(self, key: UserKey, seen: int) -> bool:
-        """Raise `seen` of a user; whether that is announced: once in a third of `expire`, if there is one."""
+        """Raise `seen` of a user; whether that is announced: the first time of a ONE_LOGIN, then once in a
+        third of `expire`, if there is one."""
         old = self.get(key)
-        if old is None or seen <= old.seen:
+        if old is None or (seen <= old.seen and not old.flags & ONE_LOGIN):
             return False
-        new = old._replace(seen=seen)
+        new = old._replace(seen=max(seen, old.seen), flags=old.flags & ~ONE_LOGIN)
         self._store(new)
-        if self._rounded(seen) == self._rounded(old.seen):
+        if new.flags == old.flags and self._rounded(seen) == self._rounded(old.seen):
             return False
         self._changed(new)
         return True
@@ -211,14 +224,15 @@ class UserTable:
     def digest(self, number: int, unix: int) -> bytes:
         """8 bytes, equal where two directors know the same of a bucket; zeros where there is nobody.
 
-        It is the sum of `record_mix` of the records as they are stored, but never zero for somebody."""
+        It is the sum of `record_mix` of the records as they are stored, but never zero for somebody. Records
+        that are gone, or may be dropped early, are not in it: some directors have dropped them."""
         kept = [record_mix(self._stored(user)) for user in self._kept(number, unix)]
         total = sum(kept) & _WORD
         return (total or int(bool(kept))).to_bytes(8)
 
     def summary(self, number: int, unix: int) -> bytes:
         """What is known of a bucket, in short: the `record_hash` (6 bytes, big endian) of each record as
-        stored, by key. Who is in no digest is not in it."""
+        stored, by key. A record that is in no digest is not in it."""
         return b"".join(self._hash(user) for user in self._kept(number, unix))
 
     def missing(self, number: int, summary: bytes, unix: int) -> bytes:
@@ -282,6 +296,25 @@ class UserTable:
             return 0
         return self._keep(number, [user for user in users if not self._gone(user, unix)])
 
+    def shed(self, number: int, unix: int) -> int:
+        """Drop the users of a bucket who may be dropped early, and who are gone; gives how many."""
+        return self._keep(number, list(self._kept(number, unix)))
+
+    def confirm(self, first: int, last: int) -> int:
+        """Take ONE_LOGIN off the users in buckets `first` to `last - 1` that the hash would put elsewhere.
+
+        They are announced: directors that have dropped them early know them again. Gives how many."""
+        elsewhere = [
+            user
+            for number in range(first, min(last, BUCKETS))
+            if self._buckets[number]
+            for user in self._sorted(number)
+            if user.flags == ONE_LOGIN and not self.at_home(user)
+        ]
+        for user in elsewhere:
+            self.put(user._replace(flags=0))
+        return len(elsewhere)
+
     def counts(self, first: int, last: int, unix: int) -> dict[HostId, int]:
         """How many users each host has in the buckets `first` to `last - 1`, expired ones not counted."""
         return dict(
@@ -294,7 +327,9 @@ class UserTable:
         )
 
     def _store(self, user: User) -> None:
-        self._buckets[user.key >> BUCKET_SHIFT][user.key] = user
+        bucket = self._buckets[user.key >> BUCKET_SHIFT]
+        self._used += user.key not in bucket
+        bucket[user.key] = user
 
     def _changed(self, user: User) -> None:
         self._changes.append(user)
@@ -304,12 +339,15 @@ class UserTable:
         dropped = len(self._buckets[number]) - len(users)
         if dropped:
             self._buckets[number] = {user.key: user for user in users}
+            self._used -= dropped
             self._dirty.add(number)
         return dropped
 
     def _kept(self, number: int, unix: int) -> Iterator[User]:
-        """The users of a bucket who are not gone, by key."""
-        return (user for user in self._sorted(number) if not self._gone(user, unix))
+        """The users of a bucket who are not gone, and may not be dropped early, by key."""
+        return (
+            user for user in self._sorted(number) if not self._gone(user, unix) and not self._idle(user, unix)
+        )
 
     def _sorted(self, number: int) -> list[User]:
         return sorted(self._buckets[number].values())
@@ -325,6 +363,12 @@ class UserTable:
 
     def _gone(self, user: User, unix: int) -> bool:
         return is_gone(user, unix, self.expire)
+
+    def _idle(self, user: User, unix: int) -> bool:
+        """Whether the record may be dropped early: by what is the same in all directors."""
+        if user.flags != ONE_LOGIN or user.decided + self._earliest_drop > unix:
+            return False
+        return self.at_home(user)
 
 
 def _clipped(user: User, decided: int, seen: int, latest: int) -> User:

@@ -41,12 +41,13 @@ class Claims:
         self._store, self._director, self._handle = store, director, handle
         self._reading, self._failed = reading, failed
         self._users = director.users
-        self._waiting: dict[UserKey, User] = {}
+        self._waiting: dict[UserKey, User | None] = {}
         self._work = anyio.Event()
 
     def add(self, key: UserKey, record: bytes) -> None:
-        """Settle this user; `record` is what becomes of him if nobody else has settled him."""
-        (self._waiting[key],) = unpack(record)
+        """Settle this user; `record` is put into the store if nobody else has settled the user, unless it is
+        empty."""
+        self._waiting[key] = next(unpack(record), None)
         self._work.set()
 
     async def run(self) -> None:
@@ -64,24 +65,27 @@ class Claims:
                     self._failed("claim", exc)
                     self._give_up(batch)
 
-    def _give_up(self, batch: dict[UserKey, User]) -> None:
+    def _give_up(self, batch: dict[UserKey, User | None]) -> None:
         """The store is away: what waits would fail too."""
         unsettled = [*batch, *self._waiting]
         self._waiting.clear()
         for key in unsettled:
             self._handle(ClaimFailed(key))
 
-    async def _settle(self, batch: dict[UserKey, User]) -> None:
+    async def _settle(self, batch: dict[UserKey, User | None]) -> None:
         """Take whatever binds in the store, put the candidates of the others there; who loses looks again.
 
-        batch: candidates; who is settled is taken out.
+        batch: candidates, if any; who is settled is taken out.
         """
         tree = self._reading.trees["users"]
         while batch:
             buckets = await self._reading.read("users", {key >> BUCKET_SHIFT for key in batch})
-            await self._report(batch, [key for key in batch if self._director.binds(key)])
+            await self._report(
+                batch, [key for key, user in batch.items() if user is None or self._director.binds(key)]
+            )
             placed: dict[int, list[User]] = {}
             for key, candidate in batch.items():
+                assert candidate is not None
                 placed.setdefault(tree.leaf_of(key), []).append(following(candidate, self._users.get(key)))
             swaps = [
                 swap
@@ -110,7 +114,7 @@ class Claims:
         blob = with_candidates(dict(division.leaves)[bucket.number], mine, self._users.expire)
         return [*swaps, Swap("users", bucket.number, bucket.version, blob)]
 
-    async def _report(self, batch: dict[UserKey, User], settled: Sequence[UserKey]) -> None:
+    async def _report(self, batch: dict[UserKey, User | None], settled: Sequence[UserKey]) -> None:
         for number, key in enumerate(settled):
             del batch[key]
             self._handle(Claimed(key, b""))

@@ -20,6 +20,7 @@ import msgspec
 from director.core.hashing import HashFormatError, UserHash
 from director.core.hosts import MAX_WEIGHT, BackendSetting
 from director.core.pending import PENDING_TIMEOUT
+from director.core.users import MOST_USERS
 from director.errors import ConfigErrors, TlsFileError
 from director.net.keeper import NAMES
 from director.net.tls import RingTls
@@ -152,6 +153,9 @@ class UsersConfig(msgspec.Struct, frozen=True, kw_only=True):
     flush_socket: Annotated[str, Text()] = ""
     """The flush program, as `director.wire.flushprogram` reads it; empty: none."""
     remember_names: Annotated[bool, Flag()] = True
+    max: Annotated[int, Count(1, MOST_USERS)] = 10_000_000
+    """Assignments from which on unknown users are answered by the hash and not remembered; the lowest limit
+    of the ring counts."""
 
 
 class DovecotConfig(msgspec.Struct, frozen=True, kw_only=True):

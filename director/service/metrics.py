@@ -53,6 +53,12 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Whether the compiled hot path is in use."""
     lookups: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
     """(result, protocol) -> answers; protocol is the socket: login, userdb, authreply."""
+    not_remembered: int = 0
+    """Unknown users who were answered by the hash, because the table was full."""
+    dropped_early: int = 0
+    """Users who had logged in once, dropped because the table was full."""
+    users_limit: int = 0
+    """The lowest `users.max` of the ring."""
     waiting_refused: int = 0
     """Logins refused at once, because too many waited."""
     users: dict[str, int] = msgspec.field(default_factory=dict)
@@ -126,6 +132,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
 
 
 NUMBERS = (
+    "not_remembered",
+    "dropped_early",
     "waiting_refused",
     "conflicts",
     "false_departures",
@@ -215,6 +223,12 @@ class _Page:
         yield _counter("lookups", "Answers by result and socket", now.lookups.items(), "result", "protocol")
         refused = [((), now.waiting_refused)]
         yield _counter("waiting_refused", "Logins refused at once, because too many waited", refused)
+        over = [((), now.not_remembered)]
+        yield _counter("users_not_remembered", "Unknown users answered by the hash: the table was full", over)
+        early = [((), now.dropped_early)]
+        yield _counter("users_dropped_early", "Users of one login dropped because the table was full", early)
+        limit = [((), now.users_limit)]
+        yield _gauge("users_limit", "The lowest users.max of the ring", limit)
         yield _gauge("users", "Assignments that have not expired", _by_one(now.users), "tag")
         columns: list[tuple[str, str, list[float]]] = [
             ("host_users", "Assignments of a host", [one.users for one in hosts]),

@@ -20,6 +20,7 @@ LIVE = frozenset(
         "log.level",
         "ring.isolation_wait",
         "users.kick_delay",
+        "users.max",
         "users.max_parallel_kicks",
         "users.max_parallel_moves",
     }
@@ -64,6 +65,7 @@ def limits(config: Config) -> Settings:
     return Settings(
         isolation_wait=config.ring.isolation_wait,
         kick_delay=config.users.kick_delay,
+        max_users=config.users.max,
         max_parallel_moves=config.users.max_parallel_moves,
         max_parallel_kicks=config.users.max_parallel_kicks,
         flush_program=bool(config.users.flush_socket),

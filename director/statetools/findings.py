@@ -14,12 +14,12 @@ import msgspec
 from director.core.buckettree import belongs
 from director.core.names import LONGEST_NAME
 from director.core.stamps import AHEAD
-from director.core.users import BY_HAND, LATEST, MOVING, PINNED, RECORD, User, merged, pack
+from director.core.users import BY_HAND, LATEST, MOVING, ONE_LOGIN, PINNED, RECORD, User, merged, pack
 from director.statetools.buckets import Names, Records, pack_names
 from director.types import HostId, Stamp, UserKey
 from state.base import Bucket, version_of
 
-KNOWN_FLAGS = MOVING | BY_HAND | PINNED
+KNOWN_FLAGS = MOVING | BY_HAND | PINNED | ONE_LOGIN
 NAME_HEAD = 10
 """Bytes before a name: its key and its length."""
 

@@ -14,11 +14,11 @@ from director.core.addresses import host_id
 from director.core.checks import wrong_members, wrong_rows
 from director.core.messages import HostRow, MemberRow
 from director.core.stamps import Bound, clipped_host, clipped_member
-from director.core.users import BY_HAND, MOVING, PINNED, User
+from director.core.users import BY_HAND, MOVING, ONE_LOGIN, PINNED, User
 from director.types import HostId, Stamp, UserKey
 
 FORMAT: Final = 1
-FLAGS: Final = {"moving": MOVING, "by_hand": BY_HAND, "pinned": PINNED}
+FLAGS: Final = {"moving": MOVING, "by_hand": BY_HAND, "pinned": PINNED, "one_login": ONE_LOGIN}
 NAME_LIMIT: Final = 0xFFFF
 """Bytes of a user name that a store can hold."""
 

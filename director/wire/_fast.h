@@ -64,7 +64,7 @@ static uint64_t user_key(const uint8_t *name, size_t size, int lower, const uint
 
 /* The user table */
 
-enum { RECORD = 22, BUCKETS = 4096, BUCKET_SHIFT = 52, MOVING = 1, PINNED = 4 };
+enum { RECORD = 22, BUCKETS = 4096, BUCKET_SHIFT = 52, MOVING = 1, PINNED = 4, ONE_LOGIN = 8 };
 enum { AT_HOST = 8, AT_DECIDED = 12, AT_SEEN = 16, AT_FLAGS = 20 };
 enum { SUMMARY_ENTRY = 6 };
 enum { LONGEST_NAME = 255 }; /* core.names.LONGEST_NAME */
@@ -77,13 +77,32 @@ typedef struct {
     int64_t digest_from, digest_until;
 } block_t;
 
+/* A spot on the circle of a tag: hashes up to `value`, from the spot before, are put on the host `id`. */
+typedef struct {
+    uint32_t value, id;
+} spot_t;
+
+/* A host, and the spots of its tag. Records that were decided before `since` say nothing about it. */
+typedef struct {
+    uint32_t id, since, first, count;
+} home_t;
+
+/* Where the hash puts users, for records that may be dropped early; empty until an assigner has said it. */
+typedef struct {
+    home_t *homes; /* by id */
+    uint32_t home_count;
+    spot_t *spots; /* of one tag after the other, each by value */
+} homes_t;
+
 typedef struct {
     block_t blocks[BUCKETS];
     uint64_t used;
-    uint32_t expire, margin;
+    uint32_t expire, margin, earliest_drop;
     buffer_t changes, displaced;
     uint8_t dirty[BUCKETS];
     uint32_t dirty_count;
+    homes_t homes;
+    int early; /* some record is or was a ONE_LOGIN: digests depend on the homes */
 } table_t;
 
 static void table_free(table_t *table)
@@ -94,6 +113,20 @@ static void table_free(table_t *table)
         free(table->blocks[number].records);
     free(table->changes.data);
     free(table->displaced.data);
+    free(table->homes.homes);
+    free(table->homes.spots);
+}
+
+/* Take over the arrays of `homes`. Digests may be others then. */
+static void table_set_homes(table_t *table, homes_t homes)
+{
+    int number;
+
+    free(table->homes.homes);
+    free(table->homes.spots);
+    table->homes = homes;
+    for (number = 0; table->early && number < BUCKETS; number++)
+        table->blocks[number].digest_until = 0;
 }
 
 static void table_dirty(table_t *table, uint32_t number)
@@ -209,19 +242,24 @@ static int table_put(table_t *table, uint64_t key, uint32_t host, uint32_t decid
     put32(record + AT_DECIDED, decided);
     put32(record + AT_SEEN, seen);
     put16(record + AT_FLAGS, flags);
+    table->early |= flags & ONE_LOGIN;
     return table_announce(table, record);
 }
 
 static int table_touch(table_t *table, uint8_t *record, uint32_t seen)
 {
     uint32_t old = get32(record + AT_SEEN);
+    uint16_t flags = get16(record + AT_FLAGS);
 
-    if (seen <= old)
+    if (seen <= old && !(flags & ONE_LOGIN))
         return 0;
     if (buffer_reserve(&table->changes, RECORD) < 0)
         return -1;
-    put32(record + AT_SEEN, seen);
-    if (table_rounded(table, seen) == table_rounded(table, old))
+    if (seen > old)
+        put32(record + AT_SEEN, seen);
+    if (flags & ONE_LOGIN)
+        put16(record + AT_FLAGS, flags & ~ONE_LOGIN);
+    else if (table_rounded(table, seen) == table_rounded(table, old))
         return 0;
     return table_announce(table, record) < 0 ? -1 : 1;
 }
@@ -283,6 +321,7 @@ static int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
     }
     if (!new)
         return 0;
+    table->early |= get16(record + AT_FLAGS) & ONE_LOGIN;
     table_dirty(table, (uint32_t)(key >> BUCKET_SHIFT));
     return buffer_append(news, record, RECORD);
 }
@@ -350,6 +389,81 @@ static int record_gone(const table_t *table, const uint8_t *record, int64_t now)
     return record_gone_at(table, record) <= now;
 }
 
+/* The index of the first spot from `value` on, which behind the last is the first of all. Values are evenly spread. */
+static uint32_t spots_search(const spot_t *spots, uint32_t count, uint32_t value)
+{
+    uint32_t low = 0, high = count, guess = (uint32_t)((uint64_t)value * count >> 32), step = 4;
+
+    if (spots[guess].value < value) {
+        for (low = guess + 1; low + step < high; low += step + 1, step *= 2) {
+            if (spots[low + step].value >= value) {
+                high = low + step;
+                break;
+            }
+        }
+    } else {
+        for (high = guess; low + step < high; high -= step, step *= 2) {
+            if (spots[high - step].value < value) {
+                low = high - step + 1;
+                break;
+            }
+        }
+    }
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+
+        if (spots[middle].value < value)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < count ? low : 0;
+}
+
+/* Whether the hash would put a user where the record says. */
+static int record_at_home(const table_t *table, const uint8_t *record)
+{
+    uint32_t id = get32(record + AT_HOST), low = 0, high = table->homes.home_count;
+    const home_t *home;
+    const spot_t *spots;
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+
+        if (table->homes.homes[middle].id < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    home = table->homes.homes + low;
+    if (low == table->homes.home_count || home->id != id || home->count == 0 ||
+        get32(record + AT_DECIDED) < home->since)
+        return 0;
+    spots = table->homes.spots + home->first;
+    return spots[spots_search(spots, home->count, get32(record))].id == id;
+}
+
+/* The second from which on the record may be dropped early: see UserTable._idle in core/users.py. */
+static int64_t record_idle_at(const table_t *table, const uint8_t *record)
+{
+    if (get16(record + AT_FLAGS) != ONE_LOGIN || !record_at_home(table, record))
+        return INT64_MAX;
+    return (int64_t)get32(record + AT_DECIDED) + table->earliest_drop;
+}
+
+/* The second from which on the record is in no digest any more. */
+static int64_t record_counts_until(const table_t *table, const uint8_t *record)
+{
+    int64_t gone_at = record_gone_at(table, record), idle_at = record_idle_at(table, record);
+
+    return gone_at < idle_at ? gone_at : idle_at;
+}
+
+static int record_counts(const table_t *table, const uint8_t *record, int64_t now)
+{
+    return record_counts_until(table, record) > now;
+}
+
 static void table_stored(const table_t *table, const uint8_t *record, uint8_t *stored)
 {
     memcpy(stored, record, RECORD);
@@ -374,7 +488,7 @@ static uint64_t table_mix(const table_t *table, const uint8_t *record)
 
 static uint64_t table_hash(const table_t *table, const uint8_t *record) { return table_mix(table, record) >> 16; }
 
-/* Kept until the records change or one of them is gone: neighbours compare digests again and again. */
+/* Kept until the records change or one of them counts no more: neighbours compare digests again and again. */
 static uint64_t table_digest(table_t *table, uint32_t number, int64_t now)
 {
     block_t *block = &table->blocks[number];
@@ -386,12 +500,12 @@ static uint64_t table_digest(table_t *table, uint32_t number, int64_t now)
         return block->digest;
     for (index = 0; index < block->used; index++) {
         const uint8_t *record = block_at(block, index);
-        int64_t gone_at = record_gone_at(table, record);
+        int64_t counts_until = record_counts_until(table, record);
 
-        if (gone_at <= now)
+        if (counts_until <= now)
             continue;
-        if (gone_at < until)
-            until = gone_at;
+        if (counts_until < until)
+            until = counts_until;
         sum += table_mix(table, record);
         kept++;
     }
@@ -403,7 +517,7 @@ static uint64_t table_digest(table_t *table, uint32_t number, int64_t now)
 
 static uint64_t get48(const uint8_t *p) { return (uint64_t)get32(p) << 16 | get16(p + 4); }
 
-/* The hashes of the records of a bucket that are not gone, one after the other. */
+/* The hashes of the records of a bucket that count, one after the other. */
 static int table_summary(const table_t *table, uint32_t number, int64_t now, buffer_t *summary)
 {
     const block_t *block = &table->blocks[number];
@@ -414,7 +528,7 @@ static int table_summary(const table_t *table, uint32_t number, int64_t now, buf
     for (index = 0; index < block->used; index++) {
         uint8_t entry[8];
 
-        if (record_gone(table, block_at(block, index), now))
+        if (!record_counts(table, block_at(block, index), now))
             continue;
         put64(entry, table_hash(table, block_at(block, index)) << 16);
         buffer_append(summary, entry, SUMMARY_ENTRY);
@@ -432,7 +546,7 @@ static size_t hash_slot(const uint64_t *set, size_t mask, uint64_t marked)
     return slot;
 }
 
-/* The records of a bucket that are not gone, and not among the `count` hashes of a summary. */
+/* The records of a bucket that count, and are not among the `count` hashes of a summary. */
 static int table_missing(
     const table_t *table, uint32_t number, const uint8_t *summary, size_t count, int64_t now, buffer_t *missing)
 {
@@ -456,7 +570,7 @@ static int table_missing(
         const uint8_t *record = block_at(block, index);
         uint64_t marked;
 
-        if (record_gone(table, record, now))
+        if (!record_counts(table, record, now))
             continue;
         marked = table_hash(table, record) | mark;
         if (known[hash_slot(known, slots - 1, marked)] == 0)
@@ -466,8 +580,8 @@ static int table_missing(
     return result;
 }
 
-/* Drop the records of a bucket that are gone. */
-static uint32_t table_drop(table_t *table, uint32_t number, int64_t now)
+/* Drop the records of a bucket that are gone; early: those too that may be dropped early. */
+static uint32_t table_drop(table_t *table, uint32_t number, int64_t now, int early)
 {
     block_t *block = &table->blocks[number];
     uint32_t index, kept = 0, dropped;
@@ -475,7 +589,7 @@ static uint32_t table_drop(table_t *table, uint32_t number, int64_t now)
     for (index = 0; index < block->used; index++) {
         const uint8_t *record = block_at(block, index);
 
-        if (record_gone(table, record, now))
+        if (early ? !record_counts(table, record, now) : record_gone(table, record, now))
             continue;
         if (kept != index)
             memcpy(block_at(block, kept), record, RECORD);
@@ -496,6 +610,29 @@ static uint32_t table_drop(table_t *table, uint32_t number, int64_t now)
         }
     }
     return dropped;
+}
+
+/* Take ONE_LOGIN off the records of a bucket that are not at home, and announce them. Gives how many. */
+static int table_confirm(table_t *table, uint32_t number)
+{
+    block_t *block = &table->blocks[number];
+    uint32_t index;
+    int confirmed = 0;
+
+    if (!table->early)
+        return 0;
+    for (index = 0; index < block->used; index++) {
+        uint8_t *record = block_at(block, index);
+
+        if (get16(record + AT_FLAGS) != ONE_LOGIN || record_at_home(table, record))
+            continue;
+        if (buffer_reserve(&table->changes, RECORD) < 0)
+            return -1;
+        put16(record + AT_FLAGS, 0);
+        table_announce(table, record);
+        confirmed++;
+    }
+    return confirmed;
 }
 
 /* Auth lines */

@@ -7,6 +7,7 @@ cdef extern from "_fast.h" nogil:
         BUCKETS
         BUCKET_SHIFT
         MOVING
+        ONE_LOGIN
         AT_HOST
         AT_DECIDED
         AT_SEEN
@@ -32,16 +33,30 @@ cdef extern from "_fast.h" nogil:
     ctypedef struct block_t:
         uint8_t *records
         uint32_t used
+    ctypedef struct spot_t:
+        uint32_t value
+        uint32_t id
+    ctypedef struct home_t:
+        uint32_t id
+        uint32_t since
+        uint32_t first
+        uint32_t count
+    ctypedef struct homes_t:
+        home_t *homes
+        uint32_t home_count
+        spot_t *spots
     ctypedef struct table_t:
         block_t *blocks
         uint64_t used
         uint32_t expire
         uint32_t margin
+        uint32_t earliest_drop
         buffer_t changes
         buffer_t displaced
         uint8_t *dirty
         uint32_t dirty_count
     void table_free(table_t *table)
+    void table_set_homes(table_t *table, homes_t homes)
     void table_dirty(table_t *table, uint32_t number)
     uint8_t *table_find(const table_t *table, uint64_t key)
     int table_put(table_t *table, uint64_t key, uint32_t host, uint32_t decided, uint32_t seen, uint16_t flags)
@@ -58,7 +73,8 @@ cdef extern from "_fast.h" nogil:
     int table_summary(const table_t *table, uint32_t number, int64_t now, buffer_t *summary)
     int table_missing(const table_t *table, uint32_t number, const uint8_t *summary, size_t count, int64_t now, \
                       buffer_t *missing)
-    uint32_t table_drop(table_t *table, uint32_t number, int64_t now)
+    int table_confirm(table_t *table, uint32_t number)
+    uint32_t table_drop(table_t *table, uint32_t number, int64_t now, bint early)
 
     ctypedef struct slice_t:
         const uint8_t *data

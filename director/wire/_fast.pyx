@@ -6,14 +6,14 @@ Both pass the same tests. No Python object is made for a line that is answered a
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memchr, memcmp, memcpy
 
 from director.core.addresses import address_order
-from director.core.assign import Gate, Wait
-from director.core.users import User, margin
+from director.core.assign import NO_LIMIT, Gate, Wait
+from director.core.users import EARLIEST_DROP, User, margin
 from director.wire.auth import Held, perhaps
 
 
@@ -51,13 +51,13 @@ cdef class UserTable:
 
     cdef table_t *table
 
-    def __cinit__(self, uint32_t expire):
+    def __cinit__(self, uint32_t expire, uint32_t earliest_drop=EARLIEST_DROP):
         if expire < 10:
             raise ValueError(f"users cannot expire after {expire} s, 10 s is the least")
         self.table = <table_t *>calloc(1, sizeof(table_t))
         if self.table == NULL:
             raise MemoryError
-        self.table.expire, self.table.margin = expire, margin(expire)
+        self.table.expire, self.table.margin, self.table.earliest_drop = expire, margin(expire), earliest_drop
 
     def __dealloc__(self):
         if self.table != NULL:
@@ -219,7 +219,18 @@ cdef class UserTable:
 
     def sweep(self, uint32_t number, int64_t unix):
         self.block(number)
-        return table_drop(self.table, number, unix)
+        return table_drop(self.table, number, unix, False)
+
+    def shed(self, uint32_t number, int64_t unix):
+        self.block(number)
+        return table_drop(self.table, number, unix, True)
+
+    def confirm(self, uint32_t first, uint32_t last):
+        cdef uint32_t number
+        cdef int confirmed = 0
+        for number in range(first, min(last, <uint32_t>BUCKETS)):
+            confirmed += checked(table_confirm(self.table, number))
+        return confirmed
 
     def counts(self, uint32_t first, uint32_t last, int64_t unix):
         cdef dict counts = {}
@@ -355,6 +366,8 @@ cdef class Assigner:
     cdef readonly object user_hash
     cdef public uint32_t unix
     cdef public bint remember_names
+    cdef public uint64_t limit
+    cdef public uint64_t not_remembered
     cdef int _gate
     cdef int fast_mode
     cdef int separator  # a byte, or -1
@@ -363,6 +376,7 @@ cdef class Assigner:
     cdef list circles  # (tag, Circle) of each tag that has hosts
     cdef Circle untagged
     cdef backend_t *by_id
+    cdef uint32_t *ids  # of each backend, by its index
     cdef size_t backend_count
     cdef set held_users
     cdef set unread_buckets
@@ -378,9 +392,12 @@ cdef class Assigner:
         self.separator = user_hash.separator[0] if user_hash.separator else -1
         self.backends, self.texts, self.circles = [], [], []
         self.held_users, self.unread_buckets = set(), set()
+        self.limit = NO_LIMIT
+        table_set_homes(users.table, homes_t(NULL, 0, NULL))
 
     def __dealloc__(self):
         free(self.by_id)
+        free(self.ids)
         free(self.names.data)
         free(self.refreshed.data)
         free(self.output.data)
@@ -400,16 +417,51 @@ cdef class Assigner:
         cdef list circles = self.new_circles(table)
         cdef size_t count = len(table), index
         cdef backend_t *by_id = <backend_t *>malloc(max(count, <size_t>1) * sizeof(backend_t))
-        if by_id == NULL:
+        cdef uint32_t *ids = <uint32_t *>malloc(max(count, <size_t>1) * sizeof(uint32_t))
+        if by_id == NULL or ids == NULL:
+            free(by_id)
+            free(ids)
             raise MemoryError
         for index in range(count):
             backend = table[index]
+            ids[index] = backend.id
             by_id[index] = backend_t(backend.id, backend.since, backend.retagged, index, backend.readdressed)
         qsort(by_id, count, sizeof(backend_t), by_host_id)
         free(self.by_id)
-        self.by_id, self.backend_count = by_id, count
+        free(self.ids)
+        self.by_id, self.ids, self.backend_count = by_id, ids, count
         self.backends, self.texts, self.circles = table, texts, circles
         self.untagged = dict(circles).get(b"")
+        self.tell_homes()
+
+    cdef int tell_homes(self) except -1:
+        """Let the table know where the hash puts users."""
+        cdef homes_t homes
+        cdef size_t total = 0, index, at, first = 0
+        cdef dict parts = {}
+        cdef Circle circle
+        for _, circle in self.circles:
+            total += circle.count
+        homes.homes = <home_t *>calloc(self.backend_count + 1, sizeof(home_t))
+        homes.spots = <spot_t *>malloc((total + 1) * sizeof(spot_t))
+        if homes.homes == NULL or homes.spots == NULL:
+            free(homes.homes)
+            free(homes.spots)
+            raise MemoryError
+        for tag, circle in self.circles:
+            parts[tag] = first, circle.count
+            for at in range(circle.count):
+                homes.spots[first + at].value = circle.points[at].value
+                homes.spots[first + at].id = self.ids[circle.backends[circle.points[at].host]]
+            first += circle.count
+        for index in range(self.backend_count):
+            backend = self.backends[self.by_id[index].index]
+            homes.homes[index].id = self.by_id[index].id
+            homes.homes[index].since = max(self.by_id[index].since, self.by_id[index].retagged)
+            homes.homes[index].first, homes.homes[index].count = parts.get(backend.tag.encode(), (0, 0))
+        homes.home_count = self.backend_count
+        table_set_homes(self.users.table, homes)
+        return 0
 
     cdef list new_circles(self, list table):
         """Where nothing changed in a tag the circle is kept, and told where its hosts are now."""
@@ -451,6 +503,10 @@ cdef class Assigner:
 
     def release(self, uint64_t key):
         self.held_users.discard(key)
+
+    @property
+    def full(self):
+        return self.users.table.used >= self.limit
 
     @property
     def held(self):
@@ -510,6 +566,7 @@ cdef class Assigner:
         """The index of the user's backend, or a WAIT. The name (data NULL: none) is kept if he is placed anew."""
         cdef uint8_t *record
         cdef int index
+        cdef uint64_t before
         if self._gate == GATE_CLOSED:
             return WAIT_HINT
         if self.held_users and key in self.held_users:
@@ -521,8 +578,9 @@ cdef class Assigner:
                 return index
         elif self.unread_buckets and <uint32_t>(key >> BUCKET_SHIFT) in self.unread_buckets:
             return WAIT_UNREAD
+        before = self.not_remembered
         index = self.chosen(key, tag, record)
-        if index >= 0 and self.remember_names and name.data != NULL:
+        if index >= 0 and self.remember_names and name.data != NULL and self.not_remembered == before:
             self.remember(&self.names, key, name)
         return index
 
@@ -558,6 +616,7 @@ cdef class Assigner:
         """The index of the backend where a user is placed now, or a WAIT. record: his, if there is one."""
         cdef uint64_t decided = self.unix
         cdef uint32_t seen = self.unix
+        cdef uint16_t flags = 0
         cdef const backend_t *host
         cdef int index
         if self._gate < GATE_OPEN:
@@ -570,7 +629,12 @@ cdef class Assigner:
         if record != NULL:
             decided = min(max(decided, <uint64_t>get32(record + AT_DECIDED) + 1), <uint64_t>LATEST)
             seen = max(seen, get32(record + AT_SEEN))
-        checked(table_put(self.users.table, key, host.id, decided, seen, 0))
+        elif self.users.table.used >= self.limit:
+            self.not_remembered += 1
+            return index
+        elif 2 * (self.users.table.used + 1) > self.limit:
+            flags = ONE_LOGIN
+        checked(table_put(self.users.table, key, host.id, decided, seen, flags))
         return index
 
     cdef int remember(self, buffer_t *names, uint64_t key, slice_t name) except -1:

@@ -240,18 +240,36 @@ cdef class NameTable:
             for entry in self.entries(number)
         }
 
-    def sweep(self, int number, keep):
-        cdef list all = self.entries(number)
-        cdef list kept = [entry for entry in all if keep(int.from_bytes(entry[:8], "big"))]
-        cdef int dropped = len(all) - len(kept)
-        if dropped:
-            self.used -= self.buckets[number].used
-            self.buckets[number].used = 0
-            for entry in kept:
-                self.append(&self.buckets[number], <const uint8_t *> PyBytes_AS_STRING(entry))
-            self.buckets[number].tidy = self.buckets[number].used
+    def sweep(self, int number, bytes records not None):
+        cdef const uint8_t *first = <const uint8_t *> PyBytes_AS_STRING(records)
+        cdef size_t count = PyBytes_GET_SIZE(records) // RECORD
+        cdef size_t at = 0, kept = 0, size
+        cdef block *bucket
+        if not 0 <= number < BUCKETS:
+            raise IndexError(f"bucket {number}: must be 0 to {BUCKETS - 1}")
+        bucket = &self.buckets[number]
+        while at < bucket.used:
+            size = size_of(bucket.data + at)
+            if among(first, count, bucket.data + at):
+                memmove(bucket.data + kept, bucket.data + at, size)
+                kept += size
+            at += size
+        if kept < bucket.used:
+            bucket.tidy = kept if bucket.tidy == bucket.used else 0
+            self.used -= bucket.used - kept
+            bucket.used = kept
+            self.shrink(bucket)
             self.mark(number)
-        return dropped
+            return True
+        return False
+
+    cdef void shrink(self, block *bucket) noexcept nogil:
+        """Give back what more than half of a bucket no longer takes."""
+        cdef uint8_t *data
+        if bucket.used < bucket.room // 2:
+            data = <uint8_t *> realloc(bucket.data, bucket.used + 32)
+            if data != NULL:
+                bucket.data, bucket.room = data, bucket.used + 32
 
     def take_dirty(self):
         cdef int number

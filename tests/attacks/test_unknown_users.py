@@ -58,3 +58,22 @@ def test_logins_of_a_connection_that_wait_are_bounded_and_other_connections_go_o
             assert director.get("/v1/ring")["waiting_logins"] == 10_000
             assert "alice" in other.ask(["alice"])
         until(lambda: director.get("/v1/ring")["waiting_logins"] == 0)
+
+
+def test_strangers_over_the_limit_cost_no_memory_and_a_user_who_was_there_keeps_the_host() -> None:
+    with attacked({"users": "max = 2000"}) as director:
+        log_in(director, [f"warm{n}" for n in range(3000)])
+        host = director.get("/v1/users/warm0")["current"]
+        before = resident(director.pid)
+        log_in(director, [f"unknown{n}@example.com" for n in range(20_000)])
+        assert resident(director.pid) - before < 2_000_000, "records and names of all would take more"
+        assert director.users() == 2000
+        page = director.request("GET", "/metrics")[1]
+        assert b"director_users_limit 2000.0" in page
+        assert b"director_users_not_remembered_total 21000.0" in page
+        with Client(director.login) as client:
+            assert client.ask(["warm0"]) == {"warm0": host}
+            again = [client.ask(["stranger"])["stranger"] for _ in range(3)]
+        assert len(set(again)) == 1, "the hash decides, always the same"
+        until(lambda: director.logged("users_limit_reached"))
+        assert len(director.logged("users_limit_reached")) == 1

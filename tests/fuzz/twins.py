@@ -147,7 +147,18 @@ class Twin:
         return self.names.missing(entries, most)
 
     def sweep_names(self, number: int, odd: int) -> Any:
-        return self.names.sweep(number % BUCKETS, lambda key: key % 2 == odd % 2)
+        keys = sorted(key for key in self.names.names(number % BUCKETS) if key % 2 == odd % 2)
+        return self.names.sweep(number % BUCKETS, b"".join(RECORD.pack(key, 0, 0, 0, 0) for key in keys))
+
+    def limit(self, number: int) -> Any:
+        self.assigner.limit = number
+        return self.assigner.full
+
+    def shed(self, number: int) -> Any:
+        return self.users.shed(number, self.assigner.unix)
+
+    def confirm(self, number: int) -> Any:
+        return self.users.confirm(number, number + 1)
 
     def mark(self, number: int) -> Any:
         self.users.mark_dirty(number % BUCKETS)
@@ -166,6 +177,7 @@ class Twin:
             *(names.bucket(number), names.names(number), sorted(names.entries_of(number, users_of))),
             *(names.dirty_count, names.take_dirty(), self.assigner.take_names()),
             *(self.assigner.take_refreshed(), self.assigner.gate, self.assigner.held),
+            *(self.assigner.full, self.assigner.not_remembered),
         ]
 
 
@@ -217,7 +229,9 @@ HOSTS = [0, *(backend.id for number in range(8) for backend in backends(number))
 
 def record(rng: random.Random) -> bytes:
     times = [rng.choice(TIMES) for _ in range(2)]
-    return RECORD.pack(rng.choice(KEYS), rng.choice(HOSTS), *times, rng.choice((0, 0, 1, 2, 3, 4, 7, 65535)))
+    return RECORD.pack(
+        rng.choice(KEYS), rng.choice(HOSTS), *times, rng.choice((0, 0, 1, 2, 3, 4, 7, 8, 8, 65535))
+    )
 
 
 def auth_lines(rng: random.Random) -> bytes:
@@ -266,6 +280,9 @@ STEPS: dict[str, Callable[[random.Random], tuple[Any, ...]]] = {
     "merge_names": lambda rng: (some_names(rng),),
     "missing_names": lambda rng: (some_names(rng), rng.randrange(4)),
     "sweep_names": lambda rng: (rng.choice(KEYS) >> 52, rng.randrange(2)),
+    "limit": lambda rng: (rng.choice((0, 1, 2, 3, 5, 8)),),
+    "shed": lambda rng: (rng.choice((rng.choice(KEYS) >> 52, BUCKETS)),),
+    "confirm": lambda rng: (rng.choice((rng.choice(KEYS) >> 52, BUCKETS)),),
     "mark": lambda rng: (rng.choice(KEYS) >> 52,),
     "look": lambda rng: (rng.choice(KEYS) >> 52,),
 }

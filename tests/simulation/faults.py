@@ -38,7 +38,9 @@ def built(plan: Plan) -> World:
         world.settings += [
             BackendSetting(Address(f"127.0.1.{number}"), "", TAG, 8) for number in range(HOSTS, HOSTS + 2)
         ]
-    world.settings_of_core = Settings(max_parallel_moves=plan.parallel, flush_program=plan.flush_program)
+    world.settings_of_core = Settings(
+        max_parallel_moves=plan.parallel, flush_program=plan.flush_program, max_users=plan.max_users
+    )
     world.proxying = world.refreshing = True
     world.busiest = BUSIEST
     world.load_takes = LOADS[plan.seed % len(LOADS)]

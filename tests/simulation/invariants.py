@@ -19,8 +19,8 @@ from director.core.assign import Gate
 from director.core.director import Settings
 from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.standing import Standing
-from director.core.users import MOVING
-from director.types import Address
+from director.core.users import MOVING, ONE_LOGIN, User
+from director.types import Address, UserKey
 from tests.simulation.parts import EXPIRE, Outcome, Reply, Session
 from tests.simulation.schedule import Plan
 from tests.simulation.world import HASH, LEASE_TTL, UNIX, Node, World
@@ -48,6 +48,8 @@ APART = 12.0
 DIFFERED = 15.0
 """Seconds after clocks that differed agree again in which directors find back, and merge what they have
 decided."""
+NOT_REMEMBERED = "not remembered, or dropped early: the table was full"
+"""The excuse for two backends of a user (ring-rules 48, 49)."""
 
 
 class Violation(AssertionError):
@@ -123,7 +125,11 @@ class Watch:
         """Seconds that a message may take round the ring."""
         self._two_since: dict[tuple[str, str], float] = {}
         self._keys = [(user, HASH.key(user.encode(), tag.encode())) for user, tag in plan.users]
+        self._dropped: set[UserKey] = set()
+        """Users who were dropped early somewhere."""
+        self._answered_at: dict[UserKey, float] = {}
         world.on_reply = self.answered
+        world.on_drop = self.dropped
         world.after(LOOK_EVERY, self._look)
 
     # ---- circumstances
@@ -191,6 +197,7 @@ class Watch:
             return
         self.counts["answers"] += 1
         user = reply.user, reply.tag
+        self._answered_at[key_of(reply)] = self.world.now
         for machine, session in self._sessions():
             if (session.user, session.tag) != user or session.host == reply.host:
                 continue
@@ -226,6 +233,8 @@ class Watch:
             return "expired"
         if self.stepped_at > session.heard - 1:
             return "clocks have stepped"
+        if self._unremembered(session) or node.users.get(key_of(session)) is None:
+            return NOT_REMEMBERED
         if by_hand and trouble_at > now - NOT_REACHED:
             return "move did not reach it"
         if by_hand and self.forgotten(user, now):
@@ -241,6 +250,31 @@ class Watch:
         if not self.protected(node):
             return "store away and ring not whole"
         return ""
+
+    def dropped(self, node: Node, user: User) -> None:
+        """A director has dropped a user early."""
+        self.counts["dropped early"] += 1
+        self._dropped.add(user.key)
+        backend = node.core.hosts.by_id(user.host)
+        home = None if backend is None else node.core.assigner.place(user.key >> 32, backend.tag.encode())
+        if user.flags != ONE_LOGIN or home is None or home.id != user.host:
+            raise Violation("dropped early", f"{user} at {node.member}, the hash puts it on {home}")
+        if node not in self.listed():
+            return  # it answers nobody, and compares with the others when it is one of them again
+        for other in self.listed():
+            theirs = other.users.get(user.key)
+            refreshed = theirs is not None and theirs.decided == user.decided and theirs.flags != user.flags
+            if refreshed and self.in_sync() and self.world.now > self._last_seen(user.key) + self._lap + 1:
+                raise Violation("dropped early", f"{user} at {node.member}, {theirs} at {other.member}")
+
+    def _unremembered(self, session: Session) -> bool:
+        """Whether nobody may know of this session's user."""
+        return not session.remembered or key_of(session) in self._dropped
+
+    def _last_seen(self, key: UserKey) -> float:
+        """When a user last logged in, or a session said that it lives."""
+        heard = [session.heard for _, session in self._sessions() if key_of(session) == key]
+        return max([self._answered_at.get(key, 0.0), *heard])
 
     def forgotten(self, user: tuple[str, str], now: float) -> bool:
         """A forgetting kicks, but holds nobody."""
@@ -336,6 +370,7 @@ class Watch:
                 raise Violation("command hangs", f"{command.kind} {command.what} since {command.begun:.1f}")
         self._check_sessions()
         self._check_moving()
+        self._check_size()
 
     def _check_replies(self) -> None:
         waiting = []
@@ -358,7 +393,7 @@ class Watch:
         hosts: dict[tuple[str, str], set[str]] = {}
         machines: dict[tuple[str, str], set[Node]] = {}
         for node, session in self._sessions():
-            if not session.kick_failed:
+            if not session.kick_failed and not self._unremembered(session):
                 user = session.user, session.tag
                 hosts.setdefault(user, set()).add(session.host)
                 machines.setdefault(user, set()).add(node)
@@ -398,6 +433,14 @@ class Watch:
                     continue
                 if node.core.next_deadline() != 0.0:  # else it is left over for the next turn
                     raise Violation("nobody ends it", f"{user} is being moved, says {node.member}, by nobody")
+
+    def _check_size(self) -> None:
+        """Each side of a partition holds as many as the limit, and operators add what they want. Some users
+        that one side has dropped early may come back from the other, or from a store."""
+        most = 2 * self.plan.max_users * self.plan.directors + len(self.hand_at)
+        for node in self.world.ups() if self.plan.max_users else ():
+            if len(node.users) > most:
+                raise Violation("too many users", f"{len(node.users)} at {node.member}, {most} at most")
 
     # ---- at rest
 
@@ -458,6 +501,10 @@ class Watch:
             if holds not in values:
                 lost.append(f"{name} of {address} is {holds}, the last change made it {values}")
         return lost
+
+
+def key_of(one: Session | Reply) -> UserKey:
+    return HASH.key(one.user.encode(), one.tag.encode())
 
 
 def under_way(node: Node) -> dict[str, int]:

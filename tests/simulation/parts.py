@@ -18,6 +18,8 @@ CONTENT = ("users", "rows", "leases", "members")
 """What a store holds."""
 EXPIRE = 60
 """`users.expire` of all simulated directors, seconds."""
+EARLIEST_DROP = 5
+"""Seconds after which a user who logged in once may be dropped where a table is full: less than EXPIRE."""
 
 
 @dataclass
@@ -63,6 +65,8 @@ class Session:
     """When its director was last told that it lives."""
     arrived: bool = True
     """Not while the login process is still connecting with the backend: no kick finds it then."""
+    remembered: bool = True
+    """The director that answered has a record of the user; not where its table is full."""
     kick_failed: bool = False
     """A kick that was to end it was never carried out, or too late."""
     missed: bool = False

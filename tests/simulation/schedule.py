@@ -46,6 +46,8 @@ STEPS = [1.0, 3600.0, 86400.0, 10 * 365.25 * 86400]
 HOSTS = 5
 """Backends there may be; three are configured."""
 TAG = "gold"
+FEW = 10
+"""`users.max` where it is less than there are users."""
 FAULTS = ("crash", "freeze", "cut", "stop", "member", "one_way", "store", "failover", "skew")
 
 USUAL = {"login": 50, "logout": 6, "host": 9, "hang_up": 1, "race": 3}
@@ -104,6 +106,8 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     actions: list[Action]
     liar: str = ""
     """The director that says what is not so, until all is healed; empty: there is none."""
+    max_users: int = 0
+    """`users.max` of all directors, less than there are users; 0: none."""
     found: str = ""
     """What went wrong in it once."""
 
@@ -169,9 +173,15 @@ def drawn(seed: int) -> Plan:
         starts=[(name, chance.choice([0.0, 0.0, 0.5])) for name in chance.sample(names, directors)],
         actions=[],
         liar=chance.choice(names) if family == "liar" else "",
+        # Of its own chance, so that the rest of the run is what it is without.
+        max_users=FEW if family not in ("clocks", "liar") and _is_full(seed) else 0,
     )
     draw = _Draw(chance, plan)
     return msgspec.structs.replace(plan, actions=draw.actions())
+
+
+def _is_full(seed: int) -> bool:
+    return random.Random(f"{seed} users.max").random() < 1 / 8
 
 
 def _skew(chance: random.Random) -> float:

@@ -22,6 +22,7 @@ SMALL = {
     "director.core.flushes.SLICE": 20,
     "director.core.flushes.SCANNED": 400,
     "director.core.housekeeping.DROPPED": 1,
+    "director.core.housekeeping.RECORDS": 1,
     "director.core.nearexpiry.SLICE": 1,
     "director.core.readdressing.SLICE": 2,
     "director.core.readdressing.FOLLOWED": 1,

@@ -99,11 +99,11 @@ from director.core.names import NameTable
 from director.core.order import join_member, split_member
 from director.core.presence import next_incarnation
 from director.core.stamps import AHEAD
-from director.core.users import BUCKET_SHIFT, is_alive, pack, unpack
+from director.core.users import BUCKET_SHIFT, User, is_alive, is_gone, pack, unpack
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire import ring_native
 from director.wire.hotpath import Assigner, UserTable
-from tests.simulation.parts import EXPIRE, Outcome, Reply, Session, Store, ends
+from tests.simulation.parts import EARLIEST_DROP, EXPIRE, Outcome, Reply, Session, Store, ends
 
 UNIX = 1_700_000_000.0
 LEASE_TTL = 3.0
@@ -117,6 +117,20 @@ LATE_TURNS = 3
 SECOND_KICK = Settings().kick_delay - AGAIN_AFTER
 """Seconds that a second kick has before a moved user is free."""
 HASH = UserHash()
+
+
+class Table(UserTable):
+    """Tells who is dropped early."""
+
+    told: Callable[[User], None]
+
+    def shed(self, number: int, unix: int) -> int:
+        before = list(unpack(self.bucket(number)))
+        dropped = super().shed(number, unix)
+        for user in before:
+            if self.get(user.key) is None and not is_gone(user, unix, EXPIRE):
+                self.told(user)
+        return dropped
 
 
 class Node:
@@ -183,7 +197,8 @@ class Node:
             "ping_timeout": 5.0,
             "max_clock_skew": 2.0,
         }
-        self.users = UserTable(EXPIRE)
+        self.users = Table(EXPIRE, EARLIEST_DROP)
+        self.users.told = lambda user: world.on_drop(self, user)
         self.core = Director(
             Identity(**(fields | self.identity)),
             world.servers.get(self.member, world.members),
@@ -466,7 +481,10 @@ class Node:
         reply.host, reply.refused, reply.answered = host, refused, self.world.now
         self.world.replied(self, reply)
         if host is not None and self.world.proxying:
-            self.proxy(Session(reply.user, reply.tag, Address(host), self.world.now, self.world.now))
+            session = Session(reply.user, reply.tag, Address(host), self.world.now, self.world.now)
+            key = HASH.key(reply.user.encode(), reply.tag.encode())
+            session.remembered = self.users.get(key) is not None
+            self.proxy(session)
 
     def proxy(self, session: Session) -> None:
         """The login process connects with the backend, and from then on says now and then that it lives."""
@@ -511,7 +529,7 @@ class Node:
             return
         stored = self.store.users.get(effect.key)
         self.handle(StoredUsers(pack([stored] if stored else [])))
-        if not self.core.binds(effect.key):
+        if effect.record and not self.core.binds(effect.key):
             self.store.merge(effect.record)
             self.handle(StoredUsers(effect.record))
         self.handle(Claimed(effect.key, b""))
@@ -647,6 +665,8 @@ class World:
         self.slow: dict[tuple[MemberId, MemberId], float] = {}
         """Seconds from one member to another, where that is fixed."""
         self.on_reply: Callable[[Node, Reply], None] | None = None
+        self.on_drop: Callable[[Node, User], None] = lambda node, user: None
+        """A director has dropped a user early, because its table was full."""
         self._numbers = 0
         self.members = [join_member(f"127.0.0.{10 + i}", 9090) for i in range(1, directors + 1)]
         self.settings = [BackendSetting(Address(f"127.0.1.{i}"), "", "", weight) for i in range(1, hosts + 1)]
@@ -906,12 +926,13 @@ class World:
 
 
 def living(node: Node) -> dict[UserKey, tuple[int, int, int]]:
-    """The users whom a director would answer from memory for a while yet: (host, decided, flags) by key."""
+    """The users whom a director would answer from memory for a while yet, but for those who may be dropped
+    early: (host, decided, flags) by key."""
     soon = int(node.unix) + EXPIRE // 3 + 5
     return {
         user.key: (user.host, user.decided, user.flags)
         for number in occupied(node.users)
-        for user in unpack(node.users.bucket(number))
+        for user in unpack(node.users.missing(number, b"", int(node.unix)))
         if is_alive(user, soon, EXPIRE) and not node.core.hosts.gone(user)
     }
 

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from director.core.addresses import host_id
 from director.core.assign import Assigner, Backend, Gate, Wait
 from director.core.hashing import UserHash
-from director.core.users import BUCKET_SHIFT, BUCKETS, BY_HAND, LATEST, MOVING, PINNED, User, margin
+from director.core.users import (
+    BUCKET_SHIFT,
+    BUCKETS,
+    BY_HAND,
+    LATEST,
+    MOVING,
+    ONE_LOGIN,
+    PINNED,
+    User,
+    margin,
+)
 from director.types import HostId, Stamp, UserKey
 from tests.twins import NAMES, PURE, HotPath, compiled, hot_path
 
@@ -612,9 +622,14 @@ steps = st.lists(
                 st.integers(1, 8).map(lambda number: HostId(backend(number).id)) | st.just(HostId(0)),
                 st.sampled_from([0, 4, 5, LATEST]).map(Stamp),
                 st.integers(0, 1500),
-                st.integers(0, 7),
+                st.integers(0, 15) | st.just(ONE_LOGIN),
             ),
         ),
+        st.tuples(st.just("limit"), st.integers(0, 6)),
+        st.tuples(st.just("touch"), keys, st.integers(0, 1500)),
+        st.tuples(st.just("digests"), st.integers(0, 1500)),
+        st.tuples(st.just("confirm"), st.just(0), st.sampled_from([1, BUCKETS])),
+        st.tuples(st.just("shed"), keys.map(lambda key: key >> BUCKET_SHIFT), st.integers(0, 1500)),
     ),
     max_size=25,
 )
@@ -622,10 +637,10 @@ steps = st.lists(
 
 def carry_out(assigner: Assigner, name: str, arguments: list[Any]) -> Any:
     match name:
-        case "gate" | "unix":
+        case "gate" | "unix" | "limit":
             return setattr(assigner, name, *arguments)
-        case "put":
-            return assigner.users.put(*arguments)
+        case "put" | "touch" | "digests" | "shed" | "confirm":
+            return getattr(assigner.users, name)(*arguments)
         case _:
             return getattr(assigner, name)(*arguments)
 
@@ -638,7 +653,8 @@ def test_the_compiled_assigner_does_what_the_plain_one_does(
     plain, packed = director(PURE, backends), director(fast, backends)
     for name, *arguments in steps:
         assert carry_out(packed, name, arguments) == carry_out(plain, name, arguments)
-        assert packed.held == plain.held
+        assert (packed.held, packed.full) == (plain.held, plain.full)
+        assert packed.not_remembered == plain.not_remembered
     assert packed.users.take_changes() == plain.users.take_changes()
 
 

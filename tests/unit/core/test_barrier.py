@@ -181,3 +181,80 @@ def test_who_is_in_sync_and_misses_somebody_asks_now_and_then_whether_the_ring_h
     assert barrier.due(at(1 + LOOK_EVERY), OLD) is not None
     barrier.look_for(at(2 + LOOK_EVERY), missing=False)
     assert barrier.next_deadline() is None
+
+
+# The lowest limit of users
+
+
+def go_round(barriers: list[Barrier], token: Token | None, when: float) -> None:
+    """Carry a token from member to member until nobody passes it on."""
+    place = NAMES.index(MemberId(token.origin)) if token is not None else 0
+    for _ in range(10):
+        if token is None:
+            return
+        place = (place + 1) % len(barriers)
+        token = barriers[place].pass_on(token, at(when), NEW)
+    raise AssertionError("it goes round for ever")
+
+
+def limited(*limits: int) -> list[Barrier]:
+    """A ring in sync of members with these limits."""
+    barriers = [Barrier(name) for name in NAMES]
+    for barrier, limit in zip(barriers, limits, strict=True):
+        barrier.set_limit(limit)
+        assert barrier.limit == limit
+    token = waiting(barriers)
+    go_round(barriers, token, 1.1)
+    return barriers
+
+
+def limits(barriers: list[Barrier]) -> list[int]:
+    return [barrier.limit for barrier in barriers]
+
+
+def test_the_lowest_limit_in_the_ring_holds_once_it_is_in_sync_whoever_has_it() -> None:
+    for own in ((10, 20, 30), (30, 10, 20), (20, 30, 10), (0, 30, 10)):
+        barriers = limited(*own)
+        assert limits(barriers) == [10] * 3
+        assert [barrier.synced for barrier in barriers] == [True] * 3
+    assert limits(limited(0, 0, 0)) == [0] * 3
+
+
+def test_a_limit_that_is_lowered_holds_at_once_and_everywhere_after_a_token() -> None:
+    barriers = limited(30, 20, 30)
+    barriers[2].set_limit(10)
+    assert limits(barriers) == [20, 20, 10]
+    go_round(barriers, barriers[2].due(at(2), NEW), 2.1)
+    assert limits(barriers) == [10] * 3
+    assert [barrier.next_deadline() for barrier in barriers] == [None] * 3
+
+
+def test_a_limit_that_is_raised_holds_when_all_have_said_theirs() -> None:
+    barriers = limited(30, 10, 20)
+    barriers[1].set_limit(40)
+    assert limits(barriers) == [10] * 3
+    go_round(barriers, barriers[1].due(at(2), NEW), 2.1)
+    assert limits(barriers) == [20] * 3
+
+
+def test_the_token_with_a_new_limit_is_repeated_until_it_comes_back_though_nobody_waits() -> None:
+    barriers = limited(30, 30, 30)
+    barriers[0].set_limit(10)
+    assert barriers[0].due(at(2), NEW) is not None, "it is lost"
+    again = barriers[0].due(at(2 + REPEAT), NEW)
+    go_round(barriers, again, 2.5)
+    assert limits(barriers) == [10] * 3
+    assert barriers[0].due(at(9), NEW) is None
+
+
+def test_the_limit_of_a_member_that_is_gone_holds_no_more() -> None:
+    barriers = limited(30, 10, 20)[::2]
+    for barrier in barriers:
+        barrier.wait(at(2), at_once=True)
+    token = barriers[0].due(at(2), NEW)
+    for barrier in (barriers[1], barriers[0], barriers[1], barriers[0]):
+        assert token is not None
+        token = barrier.pass_on(token, at(2.1), NEW)
+    assert limits(barriers) == [20, 20]
+    barriers[1].release((NAMES[2],), at(3), NEW)
+    assert barriers[1].limit == 20, "alone: its own"

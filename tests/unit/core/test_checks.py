@@ -37,6 +37,8 @@ ROW = HostRow("10.1.0.1", "", True, 0, "", 0, 100, 0, True, 0)
         (Members([MemberRow(D1, True, 1 << 32)]), "has the stamp"),
         (Token(D1, 1, 3, b"", []), "a token in lap 3"),
         (Token("x", 1, 1, b"", []), "not ADDRESS:PORT"),
+        (Token(D1, 1, 1, b"", [], -1), "a token with a limit of -1 users"),
+        (Token(D1, 1, 1, b"", [], 1 << 70), "a token with a limit of 1180591620717411303424 users"),
         (MoveRound(D1, 1, bytes(13), [], [], 0), "no multiple of 12"),
         (MoveRound(D1, 1, bytes(12 * 20_001), [], [], 0), "a round about 20001 users"),
         (MoveRound(D1, 1, b"", [], [D1] * 1025, 0), "1025 members that were late"),

@@ -118,9 +118,9 @@ def release(played: Played, mono: float = 0.5) -> None:
         played.hear(2, Token(D2, 1, lap, digest, list(passed)), mono=mono)
 
 
-def partial() -> Played:
+def partial(**settings: Any) -> Played:
     """d1 in a ring of two, while d3 holds a live lease outside it."""
-    played = Played(D2, D3)
+    played = Played(D2, D3, **settings)
     played.link(1, D2, dialled=True)
     played.link(2, D2, dialled=False)
     digest = played.core.hosts.digest()
@@ -471,6 +471,22 @@ def test_a_claim_on_a_host_with_a_new_tag_is_later_than_that_so_that_nobody_is_m
     (claim,) = of(Claim, played.handle(lookup(1, key, b"gold"), 1.2))
     (candidate,) = unpack(claim.record)
     assert candidate.decided >= retagged.tag_at
+
+
+def test_over_the_limit_a_new_user_of_a_partial_ring_is_looked_up_in_the_store_and_not_put_there() -> None:
+    played = partial(max_users=1)
+    assert played.core.assigner.limit == 1
+    played.hear(1, Users(record(UserHash().key(b"bob"))))
+    (claim,) = of(Claim, played.handle(lookup(1), 1))
+    assert claim.record == b""
+    (answer,) = of(Answer, played.handle(Claimed(ALICE, b""), 1.1))
+    home = played.core.assigner.place(ALICE >> 32, b"")
+    assert home is not None
+    assert answer.backend == home
+    assert (len(played.users), played.core.assigner.not_remembered) == (1, 1)
+    played.handle(lookup(2), 2)
+    effects = played.handle(Claimed(ALICE, record(host=str(BACKENDS[3]))), 2.1)
+    assert [one.backend.address for one in of(Answer, effects)] == [BACKENDS[3]], "the store knows the user"
 
 
 def test_a_claim_that_failed_is_made_again_after_half_a_second() -> None:

@@ -15,6 +15,7 @@ from director.core.users import (
     BY_HAND,
     LATEST,
     MOVING,
+    ONE_LOGIN,
     PINNED,
     RECORD,
     User,
@@ -588,7 +589,7 @@ any_user = st.builds(
     host=st.integers(1, 3),
     decided=st.integers(0, 3) | st.just(LATEST),
     seen=st.integers(890, 1010) | st.just(LATEST),
-    flags=st.integers(0, 7),
+    flags=st.integers(0, 15) | st.just(ONE_LOGIN),
 )
 times = st.integers(880, 1800)
 buckets = st.sampled_from(FEW)
@@ -604,6 +605,8 @@ operations = st.lists(
         st.tuples(st.just("merge"), st.lists(any_user, max_size=6).map(pack)),
         st.tuples(st.just("get"), few_keys),
         st.tuples(st.just("sweep"), buckets, times),
+        st.tuples(st.just("shed"), buckets, times),
+        st.tuples(st.just("confirm"), st.just(0), st.sampled_from([1, 6, 4096])),
         st.tuples(st.just("bucket"), buckets),
         st.tuples(st.just("stored_bucket"), buckets),
         st.tuples(st.just("digest"), buckets, times),

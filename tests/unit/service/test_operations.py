@@ -160,7 +160,7 @@ async def test_a_pinned_user_whom_no_command_can_name_is_a_comment_in_the_dump(
 ) -> None:
     await pinned(node, "alice", HOSTS[0])
     key = key_of("alice")
-    node.director.names.sweep(key >> BUCKET_SHIFT, lambda _: False)
+    node.director.names.sweep(key >> BUCKET_SHIFT, b"")
     if name is not None:
         node.director.names.add(entry(key, name))
     dump = await node.operations.dump()

@@ -397,6 +397,17 @@ async def test_a_claim_puts_the_candidate_where_nobody_was(redis: RedisServer) -
         assert set(await stored_users(store)) == {key_of("alice")}
 
 
+async def test_a_claim_without_a_candidate_takes_who_lives_and_puts_nobody(redis: RedisServer) -> None:
+    async with running(Node(redis.url)) as node, opened(redis.url) as store:
+        theirs = user("alice", HOSTS[2], decided=NOW - 100, seen=NOW - 100)
+        await swap(store, bucket_of("alice"), packed(theirs))
+        for name in ("alice", "bob"):
+            node.persistence.claim(key_of(name), b"")
+        await until(lambda: claimed(node)() == {key_of("alice"), key_of("bob")})
+        assert (node.host("alice"), node.host("bob")) == (HOSTS[2], None)
+        assert set(await stored_users(store)) == {key_of("alice")}
+
+
 async def test_a_claim_takes_who_lives_in_the_store(redis: RedisServer) -> None:
     async with running(Node(redis.url)) as node, opened(redis.url) as store:
         theirs = user("alice", HOSTS[2], decided=NOW - 100, seen=NOW - 100)

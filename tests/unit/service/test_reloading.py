@@ -26,11 +26,14 @@ def test_the_same_file_changes_nothing(tmp_path: Path) -> None:
 
 def test_what_is_live_counts_at_once_and_the_rest_is_named(tmp_path: Path) -> None:
     old = config(tmp_path)
-    more = '[users]\nkick_delay = "5 s"\nexpire = "1 h"\n[log]\nlevel = "debug"\nformat = "json"\n'
+    more = '[users]\nkick_delay = "5 s"\nmax = 9\nexpire = "1 h"\n[log]\nlevel = "debug"\nformat = "json"\n'
     new = config(tmp_path, more)
-    assert compare(old, new) == (["log.level", "users.kick_delay"], ["log.format", "users.expire"])
+    assert compare(old, new) == (
+        ["log.level", "users.kick_delay", "users.max"],
+        ["log.format", "users.expire"],
+    )
     counts = live(old, new)
-    assert limits(counts).kick_delay == 5.0
+    assert (limits(counts).kick_delay, limits(counts).max_users) == (5.0, 9)
     assert (counts.log.level, counts.log.format, counts.users.expire) == ("debug", "logfmt", 900.0)
 
 

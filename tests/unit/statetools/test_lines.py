@@ -87,7 +87,7 @@ def test_a_name_that_is_no_utf8_survives_as_base64() -> None:
         ({"host": None, "host_id": 1 << 32}, "is not in 0..4294967295"),
         ({"decided": -1}, "decided -1, seen 1795000900: no time is below 0"),
         ({"seen": -1}, "seen -1: no time is below 0"),
-        ({"flags": ["nailed"]}, "flag 'nailed': there are moving, by_hand, pinned"),
+        ({"flags": ["nailed"]}, "flag 'nailed': there are moving, by_hand, pinned, one_login"),
     ],
 )
 def test_a_user_that_cannot_be_right_is_refused(fields: dict[str, object], problem: str) -> None:

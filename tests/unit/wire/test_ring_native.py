@@ -37,7 +37,7 @@ MESSAGES: list[RingMessage] = [
     m.Hosts([HostRow("10.1.0.1", "imap1.example.com", True, 0, "gold", 5, 100, 7, False, 9)]),
     m.Digests(128, DIGEST * 2),
     m.ExchangeDone(True),
-    m.Token("10.0.0.1:9090", 3, 2, DIGEST, ["10.0.0.1:9090", "10.0.0.2:9090"]),
+    m.Token("10.0.0.1:9090", 3, 2, DIGEST, ["10.0.0.1:9090", "10.0.0.2:9090"], 10_000_000),
     m.Ping(7),
     m.Pong(7, 1_700_000_000.25),
     m.Redirect("10.0.0.2:9090"),
@@ -78,6 +78,13 @@ def test_a_sample_still_says_what_it_said(name: str) -> None:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_message_is_still_written_as_its_sample(name: str) -> None:
     assert encode([BY_NAME[name]]) == sample(name)
+
+
+def test_a_token_from_before_limits_of_users_is_still_read() -> None:
+    (fields,) = msgspec.msgpack.decode(sample("Token")[4:])
+    body = msgspec.msgpack.encode([fields[:-1]])
+    ((token,),) = FrameReader().feed(len(body).to_bytes(4) + body)
+    assert token == msgspec.structs.replace(BY_NAME["Token"], limit=0)
 
 
 def test_a_greeting_from_before_leftward_dials_is_still_read() -> None:
