@@ -1,14 +1,16 @@
 """What a member that has the secret says although it is not so, within the protocol: every message is one
 that `core/checks.py` lets pass.
 
-Each function of LIES draws messages. It may name users: of these anything may become. What is said of hosts
-moves users that are not named, as an operator's word does, so there is nothing of it here.
+Each function of LIES draws messages. It may name users: of these anything may become. News of hosts move
+users that are not named, as an operator's word does: of hosts only what is so is said, of a time far ahead.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
 
 from director.core.addresses import host_id
 from director.core.kicktypes import ByName, Fence, KickWhat
@@ -17,6 +19,7 @@ from director.core.messages import (
     Bye,
     Digests,
     ExchangeDone,
+    Hosts,
     KickRound,
     Leaving,
     Linked,
@@ -34,7 +37,8 @@ from director.core.messages import (
 )
 from director.core.moves import SUBJECT
 from director.core.presence import LAST
-from director.core.users import BY_HAND, MOVING, PINNED, User, pack
+from director.core.stamps import AHEAD
+from director.core.users import BY_HAND, LATEST, MOVING, PINNED, User, pack
 from director.types import Address, MemberId, Stamp
 from tests.simulation.world import HASH, Node, World
 
@@ -113,6 +117,35 @@ def _choice(liar: Liar) -> list[RingMessage]:
     return [Users(pack([record]))]
 
 
+def _time_ahead(liar: Liar) -> int:
+    """About the bound, some time ahead, or the last that there is."""
+    bound = liar.unix + AHEAD + 12
+    return liar.chance.choice([bound + liar.chance.randrange(-3, 6), liar.unix + 86_400, LATEST])
+
+
+def _user_ahead(liar: Liar) -> list[RingMessage]:
+    """A user with times far ahead."""
+    host = host_id(Address(f"127.0.1.{liar.chance.randrange(1, 4)}"))
+    decided, seen = liar.chance.choice([(_time_ahead(liar), liar.unix), (liar.unix, _time_ahead(liar))])
+    flags = liar.chance.choice([0, 0, BY_HAND, BY_HAND | MOVING])
+    return [Users(pack([User(liar.key(), host, Stamp(decided), seen, flags)]))]
+
+
+def _host_ahead(liar: Liar) -> list[RingMessage]:
+    """What is known of a host, with stamps far ahead: no news, so it moves nobody. (A presence or a tag
+    with a time within the bound would be an operator's word: users placed before would have to move.)"""
+    row = liar.chance.choice([row for row in liar.node.core.hosts.rows.values() if row.present])
+    stamps = {stamp: _time_ahead(liar) for stamp in ("weight_at", "up_at")}
+    stamps |= {stamp: liar.chance.choice([liar.unix + 86_400, LATEST]) for stamp in ("present_at", "tag_at")}
+    names = liar.chance.sample(sorted(stamps), liar.chance.randrange(1, 5))
+    return [Hosts([replace(row, **{name: stamps[name] for name in names})])]
+
+
+def _member_ahead(liar: Liar) -> list[RingMessage]:
+    """That a director belongs to the ring, which is so."""
+    return [Members([MemberRow(liar.member(), True, _time_ahead(liar))])]
+
+
 def _move_round(liar: Liar) -> list[RingMessage]:
     """A round of somebody else's that it never began, or that has not been everywhere."""
     key = liar.key()
@@ -167,6 +200,9 @@ LIES: dict[str, Callable[[Liar], list[RingMessage]]] = {
     "made-up members": _made_up_members,
     "move": _move,
     "choice": _choice,
+    "user ahead": _user_ahead,
+    "host ahead": _host_ahead,
+    "member ahead": _member_ahead,
     "move round": _move_round,
     "near round": _near_round,
     "kick round": _kick_round,
