@@ -16,6 +16,7 @@ from director.records import HostInfo
 from director.wire.authreply import GREETING, LINE_LIMIT
 from tests.conformance.original import originals
 from tests.conformance.real_operations import real_director
+from tests.listening import acceptor
 from tests.needs import needs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
@@ -99,7 +100,7 @@ async def _talk(path: str, sent: bytes) -> bytes:
 async def _ours(folder: Path) -> AsyncIterator[str]:
     listener = unix_listener("authreply", str(folder / "authreply"), mode=0o600)
     async with real_director(HOSTS) as parts, anyio.create_task_group() as tasks:
-        tasks.start_soon(AuthreplySocket(parts.driver).serve, listener.socket)
+        tasks.start_soon(AuthreplySocket(parts.driver).serve, acceptor(listener.socket))
         yield listener.where
         tasks.cancel_scope.cancel()
 
