@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from director.core.addresses import canonical
 from director.core.hosts import MAX_WEIGHT
@@ -38,6 +39,8 @@ TEXT_LIMIT = 255
 """Characters of a tag, a host name, a field's name."""
 NAME_LIMIT = 0xFFFF
 """Bytes of a user name, or of a field's value."""
+LONGEST_MEMBER = 53
+"""Characters of an IPv6 address in brackets and a port."""
 
 MOST_KICKED_ON = 10_000
 """Hosts that one kick names."""
@@ -122,14 +125,19 @@ def wrong_members(rows: Iterable[MemberRow]) -> str | None:
 
 def _wrong_names(members: Iterable[str]) -> str | None:
     for member in members:
-        try:
-            address, port = split_member(MemberId(member))
-            if join_member(canonical(address), port) == member:
-                continue
-        except ValueError:
-            pass
-        return f"a member {shown(member)}, which is not ADDRESS:PORT"
+        if len(member) > LONGEST_MEMBER or not _is_member(member):
+            return f"a member {shown(member)}, which is not ADDRESS:PORT"
     return None
+
+
+@lru_cache(maxsize=1024)
+def _is_member(member: str) -> bool:
+    """Cached, because each token of a large ring names all members."""
+    try:
+        address, port = split_member(MemberId(member))
+        return join_member(canonical(address), port) == member
+    except ValueError:
+        return False
 
 
 def _wrong_count(sessions: int) -> str | None:
