@@ -46,6 +46,8 @@ MISSING_FOR = 2.0
 """Seconds after which a control socket whose file was deleted is made anew."""
 ASK_WITHIN = 2.0
 """Seconds in which a peer must say what it wants, and be answered."""
+PAUSE = 0.1
+"""Seconds until a peer is accepted again after descriptors or memory have run out."""
 MOST_BYTES, MOST_DESCRIPTORS, MOST_PEERS = 65536, 16, 16
 NAMES = ("login", "userdb", "notify")
 """Listeners that are kept, and no others: a client of the ring, the API or `doveadm director` is to be
@@ -196,6 +198,8 @@ class Keeper:
         """When all is given up, while there is no director."""
         self._peers: dict[socket.socket, float] = {}
         """Connections that have not said yet what they want, and until when they may."""
+        self._accept_at = 0.0
+        """When peers are accepted again."""
         self._missing_since: float | None = None
         """Since when the file of the control socket has been gone."""
         self.ended = False
@@ -224,7 +228,11 @@ class Keeper:
         # While a director serves it looks after the control socket itself: no reason to wake up.
         if wait is None and (self._director is None or self._peers or self._standalone):
             wait = CHECK_EVERY
-        waiting = [self._control, *self._peers]
+        waiting = list(self._peers)
+        if self._clock() >= self._accept_at:
+            waiting.append(self._control)
+        else:
+            wait = PAUSE if wait is None else min(wait, PAUSE)
         if self._director is not None:
             waiting.append(self._director)
         ready, _, _ = select.select(waiting, [], [], wait)
@@ -242,7 +250,10 @@ class Keeper:
     def _accept(self) -> None:
         try:
             peer, _ = self._control.accept()
+        except BlockingIOError:
+            return
         except OSError:
+            self._accept_at = self._clock() + PAUSE
             return
         if len(self._peers) >= MOST_PEERS or peer_uid(peer) not in (0, os.geteuid()):
             peer.close()

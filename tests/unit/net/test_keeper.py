@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -442,3 +444,31 @@ def test_the_program_needs_the_standard_library_only() -> None:
     run = [sys.executable, "-I", "-S", "-c", names, keeper.__file__]
     loaded = subprocess.run(run, capture_output=True, text=True, check=True, timeout=10).stdout.split()
     assert not [one for one in loaded if one.partition(".")[0] not in {*sys.stdlib_module_names, "__main__"}]
+
+
+def test_a_keeper_without_a_descriptor_left_waits_a_moment_and_then_answers(bench: Bench) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.connect(bench.path)
+        with _no_descriptor_left():
+            bench.keeper.turn(0.0)
+            begun = time.monotonic()
+            bench.keeper.turn()
+            assert time.monotonic() - begun >= keeper.PAUSE
+        keeper.send(asking, {"ask": "status"})
+        bench.pass_time(keeper.PAUSE)
+        bench.keeper.turn(0.0)
+        heard = keeper.receive(asking)
+        assert heard is not None
+        assert {one["name"] for one in heard[0]["kept"]} == {"login", "userdb", "notify"}
+
+
+@contextmanager
+def _no_descriptor_left() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as taken:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        with suppress(OSError):
+            while True:
+                taken.callback(os.close, os.dup(0))
+        yield
