@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from director.demo.cluster import Cluster
 from director.demo.dovecot import Programs, Proxy
 from director.demo.ports import addresses, free_ports
 from director.demo.settings import ALL_PROTOCOLS
+from director.net import keeperlink
 from tests.e2e.conftest import new_folder
 
 PROXY, BACKENDS = "127.0.54.11", "127.0.54.21"
@@ -170,18 +172,26 @@ def test_a_folder_that_login_processes_may_not_enter_is_found(cluster: Cluster) 
 
 
 @pytest.mark.parametrize("programs", ["2.3"], indirect=True)
-def test_a_director_that_does_not_run_is_found_by_what_it_leaves(cluster: Cluster) -> None:
+@pytest.mark.parametrize("keeper_lives", [True, False])
+def test_a_director_that_does_not_run_is_found_by_what_it_leaves(
+    cluster: Cluster, keeper_lives: bool
+) -> None:
     director, proxy = cluster.directors[0], cluster.proxies[0]
+    keeper = keeperlink.status(str(proxy.run / "director-keeper")).process
     director.kill()
     try:
+        if not keeper_lives:
+            os.kill(keeper, signal.SIGKILL)
         findings = examined(cluster, "--conf", str(proxy.config), code=78)
     finally:
         director.start()
         director.wait_ready()
-    assert {one["check"] for one in findings} == {"login", "userdb", "admin", "notify", "answers"}
+    held = set() if keeper_lives else {"login", "userdb", "notify"}
+    assert {one["check"] for one in findings} == {"admin", "answers"} | held
     assert {one["level"] for one in findings} == {"fault"}
-    (notify,) = [one for one in findings if one["check"] == "notify"]
-    assert notify["found"] == f"{proxy.run}/login/director/proxy-notify: nobody has it open"
+    left = [one["found"] for one in findings if one["check"] == "notify"]
+    path = f"{proxy.run}/login/director/proxy-notify"
+    assert left == ([] if keeper_lives else [f"{path}: nobody has it open"])
 
 
 def test_a_file_that_is_not_there_is_no_proxy_in_which_all_is_well(cluster: Cluster) -> None:
