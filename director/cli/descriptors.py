@@ -1,4 +1,4 @@
-"""Standard input, output and error, where whoever starts the program has closed them."""
+"""Standard input, output and error, where the starting process has closed them."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ class Ring:
         return sorted(members, key=self.unmet.__contains__) if self.unmet else list(members)
 
     def _to_dial(self) -> list[MemberId]:
-        """Whoever may become our right neighbour, in the order in which they are dialled."""
+        """Members that may become our right neighbour, in the order in which they are dialled."""
         expected = self.expected()
         return self._unmet_last(expected) if self.right is None else expected
 

@@ -185,7 +185,7 @@ class Acceptor:
             self.stop()
 
     def refuse(self) -> None:
-        """Have the kernel refuse whoever connects from now on, whatever descriptors the listener has."""
+        """Have the kernel refuse new connections from now on, whatever descriptors the listener has."""
         self._sock.shutdown(socket.SHUT_RDWR)
 
     async def settle(self) -> None:

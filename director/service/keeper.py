@@ -88,7 +88,7 @@ class KeeperClient:
         if found is None:
             return []
         (answer, connection), path = found
-        if answer.busy:  # whoever serves it is named when its sockets are opened
+        if answer.busy:  # the director that serves is named when its sockets are opened
             connection.close()
             return []
         self._link = Link(connection, path, keeper.identity_of(path))

@@ -269,7 +269,7 @@ def _hold_too_short() -> Any:
 
 
 def _incarnations_are_times() -> Any:
-    """A departure ends with a later start, by the clock of whoever starts."""
+    """A departure ends with a later start, by the clock of the director that starts."""
     right = Presence.hear
 
     def departed(self: Presence) -> set[MemberId]:
