@@ -134,8 +134,9 @@ def _kept_sockets(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
     if not (settings.login or settings.userdb or settings.notify):
         return
     keeper = facts.keeper
-    if status.sockets_kept_by == "systemd":
-        yield _finding(OK, "kept_sockets", "systemd holds the sockets while no director runs", area="sockets")
+    if status.sockets_kept_by == "systemd" or (status.sockets_kept_by and not facts.here):
+        found = f"{status.sockets_kept_by} holds the sockets while no director runs"
+        yield _finding(OK, "kept_sockets", found, area="sockets")
     elif status.sockets_kept_by and keeper is not None:
         kind = "`director keep`" if keeper.standalone else "keeper"
         found = f"{kind}, process {keeper.process}, holds {', '.join(keeper.listeners)} ({keeper.path})"

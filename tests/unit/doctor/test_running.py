@@ -198,6 +198,8 @@ def test_the_keeper_of_the_sockets_is_named_with_its_process() -> None:
     assert finding.found == "keeper, process 4711, holds login (/run/dovecot/director-keeper)"
     assert kept_sockets(status(sockets_kept_by="keeper")).level == UNSEEN
     assert kept_sockets(GOOD).found.startswith("systemd")
+    elsewhere = kept_sockets(msgspec.structs.replace(status(sockets_kept_by="keeper"), here=False))
+    assert (elsewhere.level, elsewhere.found) == (OK, "keeper holds the sockets while no director runs")
 
 
 def test_a_director_whose_sockets_nothing_keeps_is_warned_of_with_what_comes_of_it() -> None:
