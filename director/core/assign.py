@@ -232,8 +232,8 @@ class Assigner:
             if backend.readdressed:
                 return Wait.READDRESSED
             backend = None
-        if old.flags & MOVING and (backend is not None or not old.host):
-            return Wait.MOVING
+        if old.flags & MOVING:
+            return Wait.MOVING  # also where the target was removed: the old sessions are being ended
         if backend is None:
             return None
         alive = is_alive(old, self.unix, self.users.expire)

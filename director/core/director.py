@@ -518,7 +518,7 @@ class Director:
         if neighbour.state is not before and neighbour.state is not State.CLOSED:
             if neighbour.state is State.EXCHANGING:
                 effects.append(Send(neighbour.link, self._tables.all_rows()))
-                effects += self.ring.presence.say(neighbour)
+                effects += self.ring.presence.introduce(neighbour)
             effects += self.ring.greeted(neighbour, now)
         return effects
 

@@ -68,9 +68,15 @@ class Presence:
         return gone - self._linked() if gone else gone
 
     def say(self, neighbour: Neighbour) -> list[Effect]:
-        """Our own word, for a neighbour whose link has just been proved."""
+        """Our own word."""
         kind = Leaving if self.leaving else Present
         return [Send(neighbour.link, [kind(self._me, self.number)])]
+
+    def introduce(self, neighbour: Neighbour) -> list[Effect]:
+        """Our own word, and which others are there: while there was no link it could not hear of a return."""
+        there = [(member, word.number) for member, word in self._words.items() if not word.leaves]
+        others = [Present(member, number) for member, number in there if member != neighbour.peer]
+        return self.say(neighbour) + ([Send(neighbour.link, others)] if others else [])
 
     def leave(self) -> list[Effect]:
         """Tell all neighbours that we leave."""

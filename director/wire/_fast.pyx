@@ -595,8 +595,8 @@ cdef class Assigner:
             if host.readdressed:
                 return WAIT_READDRESSED
             host = NULL
-        if get16(record + AT_FLAGS) & MOVING and (host != NULL or id == 0):
-            return WAIT_MOVING
+        if get16(record + AT_FLAGS) & MOVING:
+            return WAIT_MOVING  # also where the target was removed: the old sessions are being ended
         if host == NULL:
             return NOT_KNOWN
         alive = record_alive(table, record, self.unix)

@@ -251,12 +251,12 @@ def test_a_user_who_is_being_forgotten_waits(hot: HotPath) -> None:
 @pytest.mark.parametrize(
     "hosts", [[ONE, TWO], [ONE, TWO, backend(3, since=NOW)]], ids=["removed", "removed and back"]
 )
-def test_a_user_on_the_move_to_a_host_that_was_removed_is_placed_anew(
+def test_a_user_on_the_move_to_a_host_that_was_removed_waits_for_the_end_of_the_move(
     hot: HotPath, hosts: list[Backend]
 ) -> None:
     assigner = director(hot, hosts)
     known(assigner, flags=MOVING)
-    assert assigner.assign(ALICE, b"") is ONE
+    assert assigner.assign(ALICE, b"") is Wait.MOVING
 
 
 def test_a_forgotten_user_is_a_new_one_with_a_later_stamp(hot: HotPath) -> None:

@@ -154,6 +154,18 @@ def test_at_the_highest_number_a_presence_counts_before_what_others_tell() -> No
     assert played.presence.departed() == set()
 
 
+def test_a_new_neighbour_hears_which_others_are_there_and_not_what_it_says_itself() -> None:
+    played = Played()
+    played.hear(played.d2, Present(D4, 7))
+    played.hear(played.d3, Present(D3, 8))
+    assert sent(played.presence.introduce(played.d3)) == [
+        (played.d3.link, Present(D1, 100)),
+        (played.d3.link, Present(D4, 7)),
+    ]
+    played.hear(played.d2, Leaving(D4, 9))
+    assert sent(played.presence.introduce(played.d3)) == [(played.d3.link, Present(D1, 100))]
+
+
 def test_words_about_directors_that_are_not_of_the_ring_are_not_kept() -> None:
     played = Played()
     stranger = MemberId("10.9.9.9:9090")
