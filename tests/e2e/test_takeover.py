@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tomllib
@@ -16,6 +18,7 @@ from director.demo.clients import Imap, login_imap
 from director.demo.cluster import Cluster, Director
 from director.demo.dovecot import Backend, Dovecot, Proxy
 from director.demo.ports import USUAL
+from director.net import keeperlink
 from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.processes import until
 from tests.needs import needs_root
@@ -181,6 +184,9 @@ def test_every_user_stays_on_his_host_when_the_director_is_replaced_and_when_it_
         finally:
             director.stop()
 
+        keeper = keeperlink.status(str(proxy.run / "director-keeper")).process
+        os.kill(keeper, signal.SIGTERM)  # Dovecot's own director listens at the userdb socket, too
+        until(lambda: not (proxy.run / "director-userdb").exists())
         proxy.extra = ""
         # a folder of ours, where Dovecot's own director has a socket
         shutil.rmtree(proxy.run / "login/director")
