@@ -72,7 +72,9 @@ class Run:
 
     def _idle(self) -> bool:
         nodes = self.world.nodes.values()
-        return not any(any(under_way(node).values()) or node.core.ring.removed for node in nodes)
+        busy = any(any(under_way(node).values()) or node.core.ring.removed for node in nodes)
+        # A refresh may have taken ONE_LOGIN off a record a moment ago: that is to be written, too.
+        return not busy and not any(node.users.dirty_count for node in self.world.ups())
 
 
 @dataclass
