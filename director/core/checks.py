@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from director.core.addresses import canonical
 from director.core.hosts import MAX_WEIGHT
-from director.core.kicktypes import MOST_COUNTED, ByField, ByName, HashOnHosts, KickWhat, OnHost
+from director.core.kicktypes import MOST_COUNTED, MOST_HOSTS, ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.members import MOST_ROWS
 from director.core.messages import (
     HostRow,
@@ -41,9 +41,6 @@ NAME_LIMIT = 0xFFFF
 """Bytes of a user name, or of a field's value."""
 LONGEST_MEMBER = 53
 """Characters of an IPv6 address in brackets and a port."""
-
-MOST_KICKED_ON = 10_000
-"""Hosts that one kick names."""
 MOST_PASSED = 1024
 """Members that a token can pass."""
 MOST_MOVES = 20_000
@@ -147,7 +144,7 @@ def _wrong_count(sessions: int) -> str | None:
 def wrong_kick(what: KickWhat) -> str | None:
     """What cannot be right about a kick, of a neighbour or an operator."""
     match what:
-        case HashOnHosts(_, hosts) if len(hosts) > MOST_KICKED_ON:
+        case HashOnHosts(_, hosts) if len(hosts) > MOST_HOSTS:
             return f"a kick on {len(hosts)} hosts"
         case HashOnHosts(hash32, hosts):
             if not 0 <= hash32 < 1 << 32:
