@@ -26,6 +26,8 @@ from director.types import Address, Now
 
 RING = "ring"
 """The source that has a name: the neighbour's. The others are `store`, `snapshot`, `memory`."""
+MEMORY = "memory"
+"""The source of what was in the own tables."""
 SAID_EVERY = 60.0
 """Seconds from one line of the log about a source to the next."""
 WAITING = 10_000
@@ -54,6 +56,8 @@ class Admission:
     ) -> None:
         self.doubted = False
         """Whether the own clock may be wrong: no time is judged by it."""
+        self.began_in_doubt = False
+        """Whether the director was away when its clock was set: the own tables are from before that."""
         self.has_work = False
         """Whether `due` has left something over for the next turn."""
         self._hosts, self._members, self._users, self._counters = hosts, members, users, counters
@@ -62,9 +66,13 @@ class Admission:
         self._said: dict[str, tuple[float, int]] = {}
         """By source: when the log named it, and how many were clipped since."""
 
-    def bound(self, now: Now) -> Bound | None:
+    def bound(self, source: Neighbour | str, now: Now) -> Bound | None:
         """None: no time is judged."""
-        return None if self.doubted else bound_at(now.unix, self._users.expire, self._skew)
+        if self.doubted:
+            return None
+        bound = bound_at(now.unix, self._users.expire, self._skew)
+        past = self.began_in_doubt if source == MEMORY else isinstance(source, str)
+        return bound.of_the_past() if past else bound
 
     def hosts(
         self, rows: Sequence[HostRow], source: Neighbour | str, now: Now
@@ -90,7 +98,7 @@ class Admission:
 
     def users(self, records: bytes, source: Neighbour | str, now: Now) -> tuple[bytes, list[Effect]]:
         """The same for records of users."""
-        bound = self.bound(now)
+        bound = self.bound(source, now)
         if bound is None:
             return records, []
         ahead = self._users.ahead(records, bound.decided, bound.seen)
@@ -126,7 +134,7 @@ class Admission:
         source: Neighbour | str,
         now: Now,
     ) -> tuple[Sequence[Row], list[Effect]]:
-        bound = self.bound(now)
+        bound = self.bound(source, now)
         if bound is None or all(latest_of(row) <= bound.decided for row in rows):
             return rows, []
         clipped = [clip(row, bound) for row in rows]
@@ -170,6 +178,6 @@ class Admission:
             kind: number,
             "ahead": None if latest is None else f"{latest - int(now.unix)} s",
             "before": left_out or None,
-            "note": "taken as one hour ahead of this clock; what they say is kept",
+            "note": "a time over one hour ahead of this clock became an earlier one; what they say is kept",
         }
         return [Log(Level.WARNING, "stamps_clipped", fields)]

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from director.core.admission import Admission
+from director.core.admission import MEMORY, Admission
 from director.core.effects import Effect, Level, Log
 from director.core.hosts import HostTable
 from director.core.intake import Intake
@@ -53,8 +53,6 @@ SLICE = 100_000
 """Bytes of records changed in one turn of the loop: 4,500 users."""
 SCANNED = 64
 """Buckets looked at in one turn of the loop."""
-MEMORY = "memory"
-"""The source of what was in the own tables."""
 
 
 class OwnClock:
@@ -102,9 +100,13 @@ class OwnClock:
         deadlines = (self._admission.next_deadline(), self._until if self.doubted else self._restore_at)
         return min((at for at in deadlines if at is not None), default=None)
 
-    def doubt(self, now: Now) -> None:
-        """The clock is earlier than a moment that has been."""
-        self._admission.doubted = True
+    def doubt(self, now: Now, *, started: bool = False) -> None:
+        """The clock is earlier than a moment that has been.
+
+        Args:
+            started: whether that moment was before the start.
+        """
+        self._admission.doubted, self._admission.began_in_doubt = True, started
         self._doubted_at, self._until = now.mono, now.mono + DOUBTED
 
     def look(self, now: Now) -> list[Effect]:
@@ -138,7 +140,7 @@ class OwnClock:
     def _believed(self, now: Now) -> list[Effect]:
         self._admission.doubted = False
         self._highest = now.unix - now.mono
-        bound = self._admission.bound(now)
+        bound = self._admission.bound(MEMORY, now)
         assert bound is not None
         self._bound, self._bucket = bound, 0
         self._compared = [one for one in self._ring.live_links() if one.digest_cursor != 0]
@@ -155,7 +157,7 @@ class OwnClock:
 
     def _restored(self, now: Now) -> list[Effect]:
         """The former stamps that are possible again."""
-        bound = self._admission.bound(now)
+        bound = self._admission.bound(MEMORY, now)
         if self._restore_at is None or now.mono < self._restore_at or bound is None:
             return []
         self._restore_at = None

@@ -38,6 +38,11 @@ class Bound(NamedTuple):
     seen: int
     """The latest `seen` that is taken as it is: it is stored rounded up."""
 
+    def of_the_past(self) -> Bound:
+        """For what was certainly decided before now, as all that a store holds was: later times become now.
+        So they lose to what directors that went on have brought within an hour since."""
+        return self._replace(latest=max(self.latest - AHEAD, 0), hosts=max(self.hosts - AHEAD, 0))
+
 
 def bound_at(unix: float, expire: int, max_clock_skew: float) -> Bound:
     """The bound by a clock that says `unix`; the clocks of others may differ by `max_clock_skew` seconds."""

@@ -400,7 +400,7 @@ class App:
             fields = {"file": str(younger.path), "written_in": f"{younger.seconds} s", "note": note}
             self.log.warning("clock_is_behind", **fields)
         if younger is not None or (self._left is not None and self._left.handover.clock_doubted):
-            self.director.clock.doubt(now)
+            self.director.clock.doubt(now, started=self._left is None)
 
     def _take_over(self, left: Left) -> None:
         """Go on where the program before has stopped."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
+from director.core.admission import MEMORY
 from director.core.configured import AppliedHost
 from director.core.director import Director
 from director.core.events import (
@@ -23,7 +24,6 @@ from director.core.events import (
     Leases,
     StoreOpened,
 )
-from director.core.ownclock import MEMORY
 from director.core.users import UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims

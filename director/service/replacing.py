@@ -19,10 +19,10 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from director.core.admission import MEMORY
 from director.core.director import Director
 from director.core.events import Event, StoredUsers
 from director.core.names import NameTable
-from director.core.ownclock import MEMORY
 from director.core.users import BUCKETS
 from director.errors import DirectorError, TryAgain
 from director.records import ReloadInfo

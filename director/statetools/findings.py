@@ -111,7 +111,7 @@ def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: Limits)
     report.count(
         late,
         "with a time in the far future",
-        "directors take it for one hour ahead when they read it, and write it again",
+        "directors take the time for now when they read it, and write it again",
         "the time becomes now; host and flags stay",
     )
     report.count(

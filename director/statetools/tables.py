@@ -118,7 +118,7 @@ def _check(
     if late:
         add(
             f"{late} rows with a time in the far future",
-            "directors take it for one hour ahead when they read it, and write it again",
+            "directors take the time for now when they read it, and write it again",
             "the time becomes now; what they say stays",
         )
     data = encode(list(kept.values())) if kept else b""

@@ -270,6 +270,34 @@ def test_a_director_that_was_away_undoes_nothing_after_all_clocks_were_years_beh
         assert node.core.hosts.rows[Address("127.0.1.2")].weight == 6
 
 
+@pytest.mark.parametrize("store", ["own", "shared"])
+def test_a_director_that_was_away_while_all_clocks_were_set_right_undoes_nothing(store: str) -> None:
+    """It has an earlier word in its files, by clocks that were ahead, and comes to a right clock last."""
+    world = World(3, store=store)
+    step(world, 10 * YEAR, "d1", "d2", "d3")
+    world.start().run_until_in_sync(10.0)
+    world.logins(USERS, "d1")
+    world.change("d2", HOST, weight=7)
+    world.change_member("d1", "d3")
+    world.run(5.0)
+    before = {user: world.where(user) for user in USERS}
+    world.node("d3").crash()
+    world.run(5.0)
+    world.change("d1", HOST, weight=8, up=False)
+    moved = next(user for user, host in before.items() if host != {"127.0.1.2"})
+    world.move("d1", moved, "127.0.1.2")
+    world.run(10.0)
+    step(world, -10 * YEAR, "d1", "d2", "d3")
+    world.run(20.0)
+    world.node("d3").start()
+    world.run(20.0).run_until_in_sync(10.0)
+    assert {(row(node).weight, row(node).up) for node in world.nodes.values()} == {(8, False)}
+    world.logins(USERS, "d3")
+    assert {user: world.where(user) for user in USERS} == before | {moved: {"127.0.1.2"}}
+    assert_within_bound(world)
+    assert world.differences() == []
+
+
 def test_users_are_clipped_before_they_are_compared_with_a_neighbour() -> None:
     world = ring(2)
     d1, d2 = world.node("d1"), world.node("d2")

@@ -209,7 +209,7 @@ class Node:
         )
         world.log(self, "started", {})
         if self.unix + AHEAD < self.written:
-            self.core.clock.doubt(Now(world.now, self.unix))
+            self.core.clock.doubt(Now(world.now, self.unix), started=True)
         for event in memory:
             self.handle(event)
         if self.store.up:
