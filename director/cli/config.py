@@ -90,13 +90,15 @@ def import_(file: str | None, dovecot: str, write: str | None, as_json: bool) ->
 
     FILE is what `doveconf -n` prints there, or a dovecot.conf without includes; `-` reads standard input.
     Without FILE, doveconf of this machine is asked. Prints a director.toml, what it could not carry over,
-    and, marked with `#|`, what to add to Dovecot's own configuration.
+    and, marked with `#|`, what to add to Dovecot's own configuration. Names of directors are looked up;
+    `$ENV:NAME` is taken from the environment.
     """
     from director.dovecot.doveconf import read
     from director.dovecot.takeover import take_over
+    from director.service.servers import addresses_of
 
     name, text = _doveconf(file)
-    taken = take_over(read(text, name), name, dovecot=dovecot)
+    taken = take_over(read(text, name), name, dovecot=dovecot, environ=os.environ, resolve=addresses_of)
     if write is not None:
         _write(Path(write), taken)
     if as_json:

@@ -1,7 +1,8 @@
 """Dovecot's configuration, 2.3 or 2.4, as `doveconf` prints it or a file has it: text -> tree of blocks.
 
-Includes are not followed, and defaults are not known: `doveconf -n` has resolved the ones, and leaves out the
-others.
+Comments, quotes and long lines are read as Dovecot 2.3 reads them. Includes are not followed, and defaults
+are not known: `doveconf -n` has resolved the ones, and leaves out the others. `$NAME` is replaced where NAME
+was set before; `director.dovecot.variables` knows the rest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _OPEN = re.compile(r"([A-Za-z0-9_!-]+)(?:\s+(.+?))?\s*\{(\s*\})?$")
 _SETTING = re.compile(r"(@?[A-Za-z0-9_/+.-]+)\s*=(?:\s+|$)?(.*)$")
 _INCLUDE = re.compile(r"!include(?:_try)?\s")
 _PROGRAM = re.compile(r"(?:doveconf|doveadm|dovecot): (Fatal: )?")
+VARIABLE = re.compile(r"(?<!\S)\$([A-Za-z0-9_:]+)(?!\S)")
+"""A word of a value that stands for another value: `$base_dir`, `$ENV:NAME`."""
 
 
 class Block(msgspec.Struct, kw_only=True):
@@ -49,6 +52,18 @@ class Block(msgspec.Struct, kw_only=True):
         found = default
         for block in self.all(path[0], path[1]):
             found = block.get(*path[2:], default=found)
+        return found
+
+    def in_protocol(self, protocol: str, setting: str, default: str = "") -> str:
+        """A setting as the programs of one protocol read it: of its block, else of the whole.
+
+        `protocol !imap { … }` is a block of every protocol but imap.
+        """
+        found = self.get(setting, default=default)
+        for block in self.all("protocol"):
+            others = block.name.startswith("!") and block.name[1:].strip() != protocol
+            if block.name == protocol or others:
+                found = block.get(setting, default=found)
         return found
 
 
@@ -95,9 +110,9 @@ def read(text: str, file: str) -> Doveconf:
                 file, number, f"{line!r}: includes are not followed; give me what `doveconf -n` prints"
             )
         elif match := _SETTING.match(line):
-            here.settings[match[1]] = _value(match[2])
-        elif match := _OPEN.match(_uncommented(line)):
-            block = Block(kind=match[1], name=_value(match[2] or ""), settings={}, blocks=[])
+            here.settings[match[1]] = _value(match[2], stack)
+        elif match := _OPEN.match(line):
+            block = Block(kind=match[1], name=_unquoted(match[2] or ""), settings={}, blocks=[])
             here.blocks.append(block)
             if not match[3]:
                 stack.append(block)
@@ -110,29 +125,57 @@ def read(text: str, file: str) -> Doveconf:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Stripped lines, each with its number; those that end in a backslash with the next."""
+    """Lines without comments, each with its number; those that end in a backslash with the next."""
     begun, first = "", 0
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         first = first or number
-        if line.endswith("\\") and not line.lstrip().startswith("#"):
+        line = _uncommented(line.strip())
+        if line.endswith("\\") and not line.startswith("#"):
             begun += line[:-1].strip() + " "
             continue
-        yield first, (begun + line.strip()).strip()
+        yield first, (begun + line).strip()
         begun, first = "", 0
     if begun:
         yield first, begun.strip()
 
 
-def _value(text: str) -> str:
-    text = text.strip()
-    if text == HIDDEN:
-        return text
-    for quote in ('"', "'"):
-        match = re.fullmatch(rf"{quote}((?:[^{quote}\\]|\\.)*){quote}(?:\s+#.*)?", text)
-        if match:
-            return re.sub(r"\\(.)", r"\1", match[1])
-    return _uncommented(text)
+def _value(text: str, stack: list[Block]) -> str:
+    """What a setting comes to, without quotes; only without them do variables count."""
+    unquoted = _unquoted(text)
+    if text == HIDDEN or unquoted != text:
+        return unquoted
+
+    def replaced(match: re.Match[str]) -> str:
+        known = (block.settings[match[1]] for block in reversed(stack) if match[1] in block.settings)
+        return next(known, match[0])
+
+    return VARIABLE.sub(replaced, text)
 
 
-def _uncommented(text: str) -> str:
-    return re.sub(r"(?:^|\s+)#.*$", "", text)
+def _unquoted(text: str) -> str:
+    if len(text) > 1 and text[0] in "\"'" and text[-1] == text[0]:
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text
+
+
+def _uncommented(line: str) -> str:
+    """The line up to the first # that is not in quotes, also one without a blank before it: as Dovecot does.
+
+    A line that is a comment stays: the first one of doveconf has the version. So does the mark of a secret.
+    """
+    if line.startswith("#") or line.endswith(f"= {HIDDEN}"):
+        return line
+    quote, at = "", 0
+    while at < len(line):
+        character = line[at]
+        if quote:
+            if character == "\\":
+                at += 1
+            elif character == quote:
+                quote = ""
+        elif character in "\"'":
+            quote = character
+        elif character == "#":
+            return line[:at].rstrip()
+        at += 1
+    return line

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 
 import msgspec
 
+from director.dovecot import values
 from director.dovecot.doveconf import Block
+from director.dovecot.notes import Notes
 
+EVERYWHERE = "*, ::"
+"""The default of `listen`."""
+DOVEADM_PORT = "director_doveadm_port"
 KINDS = ("login", "notify", "userdb", "admin", "authreply", "ring")
+PATHS = {
+    "login": "login/director/login",
+    "notify": "login/director/proxy-notify",
+    "userdb": "director-userdb",
+    "admin": "director-admin",
+    "authreply": "director-authreply",
+}
+"""Below base_dir, our own defaults."""
 _BY_NAME = {
     "userdb": "userdb",
     "authreply": "authreply",
@@ -33,8 +46,8 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """0 of a file, or port 0: it is off."""
     user: str = ""
     group: str = ""
-    address: str = ""
-    """Empty: any. Else one, or several with blanks between."""
+    addresses: tuple[str, ...] = ()
+    """Of TCP: the listener's own, or those of `listen`; 0.0.0.0 and :: are any."""
     port: int = 0
     extra: tuple[str, ...] = ()
     """What else is set, as `haproxy = yes`."""
@@ -43,10 +56,18 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     def on(self) -> bool:
         return bool(self.port if self.sort == "inet_listener" else self.mode)
 
+    @property
+    def where(self) -> str:
+        """How it is called in notes."""
+        return f"service director, {self.sort} {self.name or self.port}"
 
-def listeners(root: Block) -> list[Listener]:
-    """What `service director` opens, each once, its built-in `director-admin` included."""
-    found = {
+
+def listeners(root: Block, notes: Notes) -> list[Listener]:
+    """What `service director` opens, each once, its built-in `director-admin` included.
+
+    root: with variables replaced. Listeners without a name are each one of their own.
+    """
+    found: dict[tuple[str, str | int], Block] = {
         ("unix_listener", "director-admin"): Block(
             kind="unix_listener", name="director-admin", settings={"mode": "0600"}
         )
@@ -55,52 +76,58 @@ def listeners(root: Block) -> list[Listener]:
         for block in service.blocks:
             if block.kind not in ("unix_listener", "fifo_listener", "inet_listener"):
                 continue
-            key = block.kind, block.name
+            key = block.kind, block.name or len(found)
             # login/* are off until somebody gives them a mode.
             built_in = {"mode": "0" if block.name.startswith("login/") else "0600"}
             before = found[key].settings if key in found else built_in
             found[key] = Block(kind=block.kind, name=block.name, settings=before | block.settings)
-    return [_listener(block, root) for block in found.values()]
+    return [_listener(block, root, notes) for block in found.values()]
 
 
-def _listener(block: Block, root: Block) -> Listener:
+def first_ring(found: Sequence[Listener]) -> Listener | None:
+    """The listener that gives a director its own address and port."""
+    return next((one for one in found if one.kind == "ring" and one.on), None)
+
+
+def served(found: Sequence[Listener], kind: str) -> Listener | None:
+    """The one file of this kind that our director opens: that with the usual name, else the first."""
+    files = [one for one in found if one.kind == kind and one.on and one.sort != "inet_listener"]
+    return next((one for one in files if one.name == PATHS[kind]), files[0] if files else None)
+
+
+def _listener(block: Block, root: Block, notes: Notes) -> Listener:
     settings = block.settings
+    where = f"service director, {block.kind} {block.name}".rstrip()
     known = {"mode", "user", "group", "address", "port"}
     extra = tuple(
         f"{key} = {value}" for key, value in settings.items() if key not in known and value not in ("", "no")
     )
+    tcp = block.kind == "inet_listener"
+    port = notes.read(f"{where}: port", settings.get("port") or "0", values.port, 0) if tcp else 0
     return Listener(
         sort=block.kind,
         name=block.name,
-        kind=_kind(block),
-        mode=_number(settings.get("mode", "0"), 8),
-        user=_account(settings.get("user", ""), root),
-        group=_account(settings.get("group", ""), root),
-        address=settings.get("address", ""),
-        port=_number(settings.get("port", "0"), 10),
+        kind=_kind(block, port, root),
+        mode=0 if tcp else notes.read(f"{where}: mode", settings.get("mode") or "0", values.mode, 0),
+        user=notes.read(f"{where}: user", settings.get("user", ""), str, ""),
+        group=notes.read(f"{where}: group", settings.get("group", ""), str, ""),
+        addresses=_addresses(where, settings.get("address", ""), root, notes) if tcp and port else (),
+        port=port,
         extra=extra,
     )
 
 
-def _kind(block: Block) -> str:
+def _addresses(where: str, written: str, root: Block, notes: Notes) -> tuple[str, ...]:
+    what, text = (f"{where}: address", written) if written else ("listen", root.get("listen"))
+    return values.addresses(" ".join(notes.words(what, text))) or values.addresses(EVERYWHERE)
+
+
+def _kind(block: Block, port: int, root: Block) -> str:
     # As the original: by what stands after the last hyphen; everything else by what the listener is.
     if block.kind == "fifo_listener":
         return "notify"
+    # 2.2 has a setting for it as well
+    if port and root.get(DOVEADM_PORT) == str(port):
+        return "admin"
     word = block.name.rpartition("/")[2].rpartition("-")[2]
     return _BY_NAME.get(word, "ring" if block.kind == "inet_listener" else "login")
-
-
-def _account(name: str, root: Block) -> str:
-    defaults = {
-        "default_internal_user": "dovecot",
-        "default_internal_group": "dovecot",
-        "default_login_user": "dovenull",
-    }
-    variable = name.removeprefix("$")
-    return root.get(variable, default=defaults[variable]) if variable in defaults else name
-
-
-def _number(text: str, base: int) -> int:
-    """The number that a setting stands for; 0 where it is none."""
-    digits = "[0-7]{1,9}" if base == 8 else "[0-9]{1,9}"
-    return int(text, base) if re.fullmatch(digits, text) else 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from director.dovecot import paths
 from director.dovecot.doveconf import Block
-from director.dovecot.listeners import Listener
-
-LOGIN_SERVICES = ("imap-login", "pop3-login", "managesieve-login", "submission-login")
+from director.dovecot.listeners import Listener, served
+from director.dovecot.loginservices import LOGIN_SERVICES, LoginService, is_open, login_services
 
 _SOCKETS_23 = """# what the director uses, where it does not run as root
 service auth {
@@ -63,18 +63,21 @@ def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
         # of no protocol that is served: the whole service is left out, listeners without a name too
         "  protocol = none",
     ]
-    for one in listeners:
-        if one.sort != "inet_listener":
-            lines += [f"  {one.sort} {one.name} {{", "    mode = 0", "  }"]
+    for listener in listeners:
+        if listener.sort != "inet_listener":
+            lines += [f"  {listener.sort} {listener.name} {{", "    mode = 0", "  }"]
     lines += ["}"]
-    mind = []
-    for service, arguments in _asking(root, listeners):
-        lines += [f"service {service} {{", f"  executable = {' '.join(arguments)}", "}"]
-    for service in _not_asking(root, listeners):
-        mind.append(
-            f"{service} did not ask the director, and does not now: its users go where the passdb says"
-        )
+    for one in _asking(root, listeners):
+        command = " ".join(one.asking("director/login"))
+        lines += [f"service {one.name} {{", f"  executable = {command}", "}"]
+    mind = [
+        f"{one.name} did not ask the director, and does not now: its users go where the passdb says"
+        for one in _not_asking(root, listeners)
+    ]
     lines += ["login_proxy_notify_path = director/proxy-notify", *_look_ups(root, listeners)]
+    userdb, everybody = served(listeners, "userdb"), root.get("auth_socket_path")
+    if userdb is not None and _asks_userdb(root, everybody, listeners):
+        lines += [f"auth_socket_path = {userdb.name}"]
     return "\n".join(lines) + "\n" + _SOCKETS_23, mind
 
 
@@ -82,62 +85,71 @@ def _for_24(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
     mind = [
         "for Dovecot 2.4 the rest of dovecot.conf is to be written anew; passdbs must return proxy=y, no host"
     ]
-    asking = [service for service, _ in _asking(root, listeners)]
+    asking = _asking(root, listeners)
     if others := _not_asking(root, listeners):
-        mind.append(
-            f"login_socket_path is for all login services: {', '.join(others)} asks the director too now"
-        )
+        names = ", ".join(one.name for one in others)
+        mind.append(f"login_socket_path is for all login services: {names} asks the director too now")
+    for one in asking:
+        if one.name not in LOGIN_SERVICES:
+            mind.append(
+                f"service {one.name} is to be written anew for 2.4, with executable = {one.program} and"
+                " restart_request_count = unlimited; login_socket_path is for it too"
+            )
     lines = ["# Dovecot 2.4: read last."]
     if asking:
         lines += ["login_socket_path = director/login"]
     lines += ["login_proxy_notify_path = director/proxy-notify", *_look_ups(root, listeners)]
-    if root.get("lmtp_proxy") == "yes":
+    if root.in_protocol("lmtp", "lmtp_proxy") == "yes":
         # Debian 13's conf.d/20-lmtp.conf cuts the domain off: mail would go by another name than sessions
         lines += ["lmtp_proxy = yes", "protocol lmtp {", "  auth_username_format = %{user | lower}", "}"]
         if (form := root.get("auth_username_format", default="%Lu")) != "%Lu":
             mind.append(
                 f"auth_username_format = {form}: the same in 2.4's words belongs into protocol lmtp, too"
             )
-    for service in asking:
+    for one in asking:
         # with a process for each session, 2.4 says that it has ended a session, and has not
-        lines += [f"service {service} {{", "  restart_request_count = unlimited", "}"]
+        if one.name in LOGIN_SERVICES:
+            lines += [f"service {one.name} {{", "  restart_request_count = unlimited", "}"]
     return "\n".join(lines) + "\n" + _SOCKETS_24, mind
 
 
 def _look_ups(root: Block, listeners: Sequence[Listener]) -> list[str]:
-    """LMTP and doveadm go on to use the socket that they used; it has the same name."""
-    names = {one.name for one in listeners if one.kind == "userdb" and one.on}
+    """LMTP and doveadm go on to ask the director, by whatever name and setting they did."""
+    socket = served(listeners, "userdb")
+    if socket is None:
+        return []
     return [
         line
         for protocol in ("lmtp", "doveadm")
-        if (path := root.get("protocol", protocol, "auth_socket_path")) in names and path
-        for line in (f"protocol {protocol} {{", f"  auth_socket_path = {path}", "}")
+        if _asks_userdb(root, root.in_protocol(protocol, "auth_socket_path"), listeners)
+        for line in (f"protocol {protocol} {{", f"  auth_socket_path = {socket.name}", "}")
     ]
 
 
-def _asking(root: Block, listeners: Sequence[Listener]) -> list[tuple[str, list[str]]]:
-    """The login services that asked the built-in director, each with the command that asks ours."""
-    found = []
-    for service in LOGIN_SERVICES:
-        words = root.get("service", service, "executable").split()
-        at = _socket(words, listeners)
-        if at:
-            found.append((service, [*words[:at], "director/login", *words[at + 1 :]]))
-    return found
+def _asks_userdb(root: Block, path: str, listeners: Sequence[Listener]) -> bool:
+    """Whether an auth_socket_path is a socket of the built-in director."""
+    base = root.get("base_dir")
+    sockets = {paths.socket(one.name, base) for one in listeners if one.kind == "userdb" and one.on}
+    return bool(path) and paths.socket(path, base) in sockets
 
 
-def _not_asking(root: Block, listeners: Sequence[Listener]) -> list[str]:
-    served = root.get("protocols", default="imap pop3 lmtp").split()
-    protocol = {"managesieve-login": "sieve"}
-    asking = {service for service, _ in _asking(root, listeners)}
+def _asking(root: Block, listeners: Sequence[Listener]) -> list[LoginService]:
+    """The services that asked the built-in director."""
+    base = root.get("base_dir")
+    sockets = [
+        paths.socket(one.name, base)
+        for one in listeners
+        if one.kind == "login" and one.sort == "unix_listener" and one.on
+    ]
+    return [one for one in login_services(root) if one.names(sockets, base)]
+
+
+def _not_asking(root: Block, listeners: Sequence[Listener]) -> list[LoginService]:
+    """The services whose clients log in past it."""
+    protocols = root.get("protocols", default="imap pop3 lmtp").split()
+    asking = _asking(root, listeners)
     return [
-        service
-        for service in LOGIN_SERVICES
-        if service not in asking and protocol.get(service, service.removesuffix("-login")) in served
+        one
+        for one in login_services(root)
+        if one not in asking and one.protocol in protocols and is_open(root, one.name)
     ]
-
-
-def _socket(words: Sequence[str], listeners: Sequence[Listener]) -> int:
-    """Where in a command line the director's socket stands; 0 where it does not."""
-    names = {one.name.removeprefix("login/") for one in listeners if one.kind == "login" and one.on}
-    return next((at for at, word in enumerate(words) if at and word in names), 0)

@@ -31,6 +31,17 @@ def test_it_reads_standard_input() -> None:
     assert tomllib.loads(result.stdout)["backends"]["mail_servers"] == ["10.0.1.1", "10.0.1.2"]
 
 
+def test_names_are_looked_up_and_the_environment_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MAIL_HOSTS", "10.1.0.1 10.1.0.2")
+    file = tmp_path / "printed"
+    file.write_text("director_mail_servers = $ENV:MAIL_HOSTS\ndirector_servers = localhost\n")
+    document = json.loads(alone("config", "import", "--json", str(file)).stdout)
+    assert tomllib.loads(document["toml"])["backends"]["mail_servers"] == ["10.1.0.1", "10.1.0.2"]
+    assert any("127.0.0.1" in note and "write all of them" in note for note in document["mind"])
+
+
 def test_as_json_it_is_in_parts() -> None:
     document = json.loads(alone("config", "import", "--json", str(DATA / "everything.txt")).stdout)
     assert set(document) == {"toml", "dovecot", "left_out", "mind"}

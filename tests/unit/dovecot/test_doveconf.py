@@ -48,13 +48,36 @@ def test_fields_of_a_named_passdb_are_a_block_of_it() -> None:
         ('"a \\"b\\""', 'a "b"'),
         ("", ""),
         ("# why", ""),
-        ("a#b", "a#b"),
+        ("10.2.0.1 10.2.0.2#note", "10.2.0.1 10.2.0.2"),
+        ("%Lu#x", "%Lu"),
+        ('"%Lu#x"', "%Lu#x"),
+        ("'1#2' #x", "1#2"),
+        ('1 "a # b" c', '1 "a # b" c'),
+        ("1 # a \\", "1"),
         (HIDDEN, HIDDEN),
         ("a \\\n  b", "a b"),
     ],
 )
 def test_a_value_is_without_quotes_and_comment(written: str, value: str) -> None:
     assert read(f"key = {written}\n", "f").root.settings == {"key": value}
+
+
+def test_a_comment_that_ends_in_a_backslash_does_not_swallow_the_next_line() -> None:
+    root = read("x = 1 # C:\\\ny = 2\n", "f").root
+    assert root.settings == {"x": "1", "y": "2"}
+
+
+def test_a_variable_has_the_value_that_was_set_before_it() -> None:
+    text = 'x = a\nx = $x b\ny = $x $unset $x/y\nz = "$x"\nservice s {\n  v = $x\n}\n'
+    root = read(text, "f").root
+    assert root.settings == {"x": "a b", "y": "a b $unset $x/y", "z": "$x"}
+    assert root.get("service", "s", "v") == "a b"
+
+
+def test_a_setting_of_a_protocol_is_that_of_its_block_or_of_all_others() -> None:
+    root = read("k = 1\nprotocol lmtp {\n k = 2\n}\nprotocol !imap {\n j = 3\n}\n", "f").root
+    assert [root.in_protocol(name, "k") for name in ("lmtp", "imap")] == ["2", "1"]
+    assert [root.in_protocol(name, "j", "0") for name in ("lmtp", "imap")] == ["3", "0"]
 
 
 def test_warnings_of_the_program_are_passed_over() -> None:

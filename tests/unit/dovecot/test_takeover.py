@@ -6,18 +6,16 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from director.core.hashing import UserHash
 from director.dovecot.doveconf import read
-from director.dovecot.takeover import TakenOver, take_over
 from director.errors import DoveconfError
 from director.service.config import load, show
+from tests.unit.dovecot.importing import minimal, taken, values
 
 DATA = Path(__file__).parents[2] / "data/doveconf"
 DIRECTORS = ("alone", "debian", "everything", "lab", "manual", "old")
@@ -30,20 +28,6 @@ NAMES = {
     "mail5.example.com": ["2001:db8:5::1"],
 }
 OWN = {"192.0.2.1", "192.0.2.11", "10.0.0.10", "127.0.0.11", "2001:db8::10"}
-
-
-def taken(text: str, dovecot: str = "2.3") -> TakenOver:
-    return take_over(read(text, "given"), "given", dovecot=dovecot)
-
-
-def minimal(more: str = "", *, mail_servers: str = "10.1.0.1", version: str = "2.3.21") -> TakenOver:
-    return taken(
-        f"# {version} (0123abc): /etc/dovecot/dovecot.conf\ndirector_mail_servers = {mail_servers}\n{more}"
-    )
-
-
-def values(result: TakenOver) -> dict[str, Any]:
-    return tomllib.loads(result.toml)
 
 
 @pytest.mark.parametrize("name", DIRECTORS)
@@ -107,7 +91,8 @@ def test_a_director_that_ignored_the_separator_is_named() -> None:
         ("15 m", "15 min"),
         ("2 hours", "2 h"),
         ("1 week", "7 d"),
-        ("90", "90 s"),
+        ("5000 mi", "5000 min"),
+        ("20000 milli", "20 s"),
     ],
 )
 def test_a_duration_is_written_in_our_words(theirs: str, ours: str) -> None:
@@ -169,9 +154,17 @@ def test_dovecots_variables_for_its_users_are_resolved() -> None:
     assert values(result)["listen"]["userdb"]["user"] == "doves"
 
 
+def test_a_default_that_doveconf_prints_is_not_taken_for_a_setting() -> None:
+    short, long = (taken((DATA / f"{name}.txt").read_text()) for name in ("debian", "debian-all"))
+    assert (long.left_out, long.mind, long.dovecot) == (short.left_out, short.mind, short.dovecot)
+
+
 def test_every_setting_of_the_director_is_carried_over_or_named() -> None:
     text = (DATA / "debian-all.txt").read_text()
-    result = taken(text)
+    # each with another value than its default
+    changed = re.sub(r"^(director_\w+) = (\d+)", r"\1 = 1\2", text, flags=re.MULTILINE)
+    changed = re.sub(r"^(director_flush_socket) = $", r"\1 = unix:x", changed, flags=re.MULTILINE)
+    result = taken(changed)
     carried = {
         "director_servers",
         "director_mail_servers",
@@ -180,8 +173,9 @@ def test_every_setting_of_the_director_is_carried_over_or_named() -> None:
         "director_username_hash",
         "director_max_parallel_moves",
         "director_max_parallel_kicks",
+        "director_flush_socket",
     }
-    known = set(re.findall(r"^(director_\w+) = .", text, flags=re.MULTILINE))
+    known = set(re.findall(r"^(director_\w+) = .", changed, flags=re.MULTILINE))
     named = {name for name in known for note in result.left_out if note.startswith(f"{name} =")}
     assert named == known - carried
 

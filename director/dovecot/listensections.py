@@ -1,0 +1,91 @@
+"""[listen.*] of director.toml, and what systemd's units need for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from director.dovecot import paths, tomltext, values
+from director.dovecot.listeners import PATHS, Listener, served
+from director.dovecot.notes import Notes
+
+_MODES = {"login": 0o666, "notify": 0o666, "userdb": 0o600, "admin": 0o600, "authreply": 0o600}
+"""Of our own defaults, which the socket units have."""
+_NEVER_DIRECTLY_IN_LOGIN = {"login", "notify"}
+
+
+def listen_section(kind: str, listeners: Sequence[Listener], base_dir: str, notes: Notes) -> list[str]:
+    """Lines of [listen.KIND]. base_dir: of Dovecot, as it is written."""
+    mine = [one for one in listeners if one.kind == kind and one.on]
+    files = [one for one in mine if one.sort != "inet_listener"]
+    addresses = [one for one in mine if one.sort == "inet_listener"]
+    first = served(listeners, kind)
+    lines = []
+    if first is not None:
+        lines = _file(first, paths.folder(base_dir), notes)
+        notes.left_out += [
+            f"{one.where}: there is one socket of this sort, {first.name}; its clients must use that"
+            for one in files
+            if one is not first
+        ]
+    elif kind == "notify":
+        notes.mind.append(
+            "login/proxy-notify was off: with it, from now on, a session that lasts longer than"
+            " director_user_expire keeps its user assigned"
+        )
+        lines = []
+    else:
+        lines = ['path = ""']
+    if kind == "admin":
+        lines += _admin_tcp(addresses, notes)
+    else:
+        notes.left_out += [f"{one.where}: {kind} is served on a file only" for one in addresses]
+    return lines
+
+
+def _file(listener: Listener, base_dir: str, notes: Notes) -> list[str]:
+    kind = listener.kind
+    lines, path = [], PATHS[kind]
+    if kind not in _NEVER_DIRECTLY_IN_LOGIN and listener.name != path:
+        path = listener.name
+        lines.append(f"path = {tomltext.text(path)}")
+    lines.append(f'mode = "{listener.mode:04o}"')
+    owner = [(key, value) for key, value in (("user", listener.user), ("group", listener.group)) if value]
+    lines += [f"{key} = {tomltext.text(value)}" for key, value in owner]
+    unit = []
+    absolute = paths.socket(path, base_dir)
+    if absolute != f"{paths.BASE_DIR}/{PATHS[kind]}":
+        sort = "ListenFIFO" if kind == "notify" else "ListenStream"
+        unit.append(f"{sort}={absolute}")
+    if owner or listener.mode != _MODES[kind]:
+        unit.append(f"SocketMode={listener.mode:04o}")
+        unit += [f"Socket{key.title()}={value}" for key, value in owner]
+    if unit:
+        notes.mind.append(f"where systemd opens the sockets: director-{kind}.socket {' '.join(unit)}")
+    notes.left_out += [f"{listener.where} {{ {extra} }}" for extra in listener.extra]
+    return lines
+
+
+def _admin_tcp(listeners: Sequence[Listener], notes: Notes) -> list[str]:
+    if not listeners:
+        return []
+    first = listeners[0]
+    notes.left_out += [f"{one.where}: there is one address, that of {first.where}" for one in listeners[1:]]
+    notes.left_out += [f"{first.where} {{ {extra} }}" for extra in first.extra]
+    address, *others = first.addresses
+    endpoint = tomltext.endpoint(address, first.port)
+    if address in values.EVERY:
+        notes.mind.append(
+            f"listen.admin tcp = {endpoint} is open to every network, as it was; whoever connects may"
+            f" change everything: better write one address{_only(address, others)}"
+        )
+    elif others:
+        notes.left_out.append(
+            f"{first.where}: of its addresses only {address} is listened on, not {', '.join(others)}"
+        )
+    return [f"tcp = {tomltext.text(endpoint)}"]
+
+
+def _only(address: str, others: Sequence[str]) -> str:
+    if not any((":" in address) != (":" in other) for other in others):
+        return ""
+    return f" (it is one, and {address} is {'IPv6' if ':' in address else 'IPv4'} only)"

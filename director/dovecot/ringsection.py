@@ -1,0 +1,165 @@
+"""[ring] of director.toml, from director_servers and the listeners of the built-in director."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from director.dovecot import tomltext, values
+from director.dovecot.doveconf import Block
+from director.dovecot.listeners import Listener, first_ring
+from director.dovecot.notes import Notes
+
+RING_PORT = 9090
+SERVERS = "director_servers"
+Resolve = Callable[[str], Sequence[str]]
+"""The addresses of a name. Raises OSError."""
+
+
+class Server(msgspec.Struct, frozen=True):
+    """One entry of director_servers."""
+
+    host: str
+    """An address without brackets, or a name."""
+    port: int
+    """0: that of the ring's listener."""
+
+
+def ring_section(root: Block, listeners: Sequence[Listener], resolve: Resolve, notes: Notes) -> list[str]:
+    """Lines of [ring]; none where the director stands alone. root: with variables replaced."""
+    words = notes.words(SERVERS, root.get(SERVERS))
+    if not words:
+        return []
+    ring = first_ring(listeners)
+    if ring is None:
+        notes.mind.append(
+            "service director has no inet_listener for the ring, so Dovecot's own does not start:"
+            f" port {RING_PORT} is taken"
+        )
+    port = ring.port if ring else RING_PORT
+    written = _once([_server(word) for word in words], port, notes)
+    servers = _once(_resolved(written, listeners, resolve, notes), port, Notes())
+    lines = tomltext.array("servers", [_entry(server, port) for server in servers])
+    own = _own_address(ring, servers)
+    if ring is not None and own:
+        lines.append(f"listen = {tomltext.text(tomltext.endpoint(own, port))}")
+    _name_others(ring, own, listeners, notes)
+    if len(servers) > 1 or not is_address(servers[0].host):
+        lines.append('secret_file = "ring.secret"')
+        notes.mind.append(
+            "the directors need a secret that all of them know: openssl rand -hex 32 > ring.secret;"
+            " chmod 600 ring.secret; copy it to all proxies"
+        )
+        notes.mind.append(
+            "all directors change at once: one of Dovecot's and one of these cannot be in one ring"
+        )
+    return lines
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, and not a name."""
+    return _canonical(host) is not None
+
+
+def _server(word: str) -> Server:
+    match = re.fullmatch(r"\[(.*)\]:([0-9]+)|([^:\[\]]+):([0-9]+)", word)
+    if match is None:
+        return Server(word.removeprefix("[").removesuffix("]"), 0)
+    return Server(match[1] or match[3], int((match[2] or match[4])[:9]))
+
+
+def _once(servers: Sequence[Server], port: int, notes: Notes) -> list[Server]:
+    """Each director once, as the original takes them."""
+    found: dict[tuple[object, int], Server] = {}
+    for server in servers:
+        key = (_canonical(server.host) or server.host.lower().rstrip("."), server.port or port)
+        if key in found:
+            notes.left_out.append(
+                f"{SERVERS}: {server.host} stands there more than once; Dovecot's director ignores it too"
+            )
+        found.setdefault(key, server)
+    return list(found.values())
+
+
+def _resolved(
+    servers: Sequence[Server], listeners: Sequence[Listener], resolve: Resolve, notes: Notes
+) -> list[Server]:
+    """The directors with names of several addresses written out: each address is a director of its own."""
+    found: list[Server] = []
+    for server in servers:
+        if is_address(server.host):
+            found.append(server)
+            continue
+        try:
+            addresses = list(dict.fromkeys(resolve(server.host)))
+        except (OSError, UnicodeError):
+            addresses = []
+        alone = len(servers) == 1
+        if len(addresses) > 1:
+            kept = _of_one_family(addresses, servers, listeners)
+            found += [Server(address, server.port) for address in kept]
+            notes.mind.append(
+                f"{SERVERS}: {server.host} has the addresses {', '.join(addresses)} here, and each is a"
+                f" director: write all of them into ring.servers, on every proxy alike (now it has"
+                f" {', '.join(kept)})"
+            )
+            continue
+        found.append(server)
+        if alone:
+            where = f"has the address {addresses[0]} here" if addresses else "cannot be resolved here"
+            notes.mind.append(
+                f"{SERVERS}: {server.host} is the only entry, and {where}: where it stands for several"
+                " directors, write all of them into ring.servers"
+            )
+    return found
+
+
+def _of_one_family(
+    addresses: Sequence[str], servers: Sequence[Server], listeners: Sequence[Listener]
+) -> list[str]:
+    """Those of the ring's family: a machine with two addresses of a name is still one director."""
+    ring = first_ring(listeners)
+    fixed = [server.host for server in servers if is_address(server.host)]
+    fixed += [address for address in (ring.addresses if ring else ()) if address not in values.EVERY]
+    version6 = ":" in fixed[0] if fixed else all(":" in address for address in addresses)
+    return [address for address in addresses if (":" in address) == version6] or list(addresses)
+
+
+def _own_address(ring: Listener | None, servers: Sequence[Server]) -> str:
+    """The address that makes a director know itself; empty: that of `servers` that is of this machine."""
+    if ring is None or ring.addresses[0] in values.EVERY:
+        return ""
+    listed = {_canonical(server.host) for server in servers}
+    return next((one for one in ring.addresses if _canonical(one) in listed), ring.addresses[0])
+
+
+def _name_others(ring: Listener | None, own: str, listeners: Sequence[Listener], notes: Notes) -> None:
+    for one in listeners:
+        if one.kind != "ring" or not one.on:
+            continue
+        notes.left_out += [f"{one.where} {{ {extra} }}" for extra in one.extra]
+        if ring is not None and one is not ring:
+            notes.left_out.append(
+                f"{one.where}, port {one.port}: the ring has one port, {ring.port}, that of the first"
+                " listener; doveconf sorts them by name: see which is first in the file"
+            )
+    others = [address for address in (ring.addresses if ring and own else ()) if address != own]
+    if ring is not None and others:
+        notes.left_out.append(f"{ring.where}: ring.listen is one address; not {', '.join(others)}")
+
+
+def _entry(server: Server, port: int) -> str:
+    """With its port where that is not our default; one without a port has that of the ring's listener."""
+    if server.port or port != RING_PORT:
+        return tomltext.endpoint(server.host, server.port or port)
+    return server.host
+
+
+def _canonical(host: str) -> object:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

@@ -1,0 +1,143 @@
+"""Which services are told to ask the new director: all that asked the old one, whatever they are called.
+
+Which sockets login processes find was seen with imap-login of Dovecot 2.3.19.1.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from director.dovecot.doveconf import Block, read
+from director.dovecot.loginservices import is_open, login_services
+from tests.unit.dovecot.importing import minimal, noted
+
+LOGIN = "service director {\n unix_listener login/director {\n  mode = 0666\n }\n}\n"
+USERDB = "service director {\n unix_listener director-userdb {\n  mode = 0600\n }\n}\n"
+INTERNAL = """service imap-login-internal {
+  chroot = login
+  executable = imap-login director
+  inet_listener imap {
+    port = 1143
+  }
+  user = dovenull
+}
+"""
+
+
+def told(result: str, service: str) -> str:
+    """The command that the snippet gives a service."""
+    return read(result, "snippet").root.get("service", service, "executable")
+
+
+@pytest.mark.parametrize(
+    ("command", "chroot", "asks"),
+    [
+        ("imap-login director", "login", "imap-login director/login"),
+        ("imap-login ./director", "login", "imap-login director/login"),
+        ("imap-login /director", "login", "imap-login director/login"),
+        ("imap-login /run/dovecot/login/director", "", "imap-login director/login"),
+        ("imap-login /var/run/dovecot/login/director", "", "imap-login director/login"),
+        ("/usr/lib/dovecot/imap-login -D director", "login", "/usr/lib/dovecot/imap-login -D director/login"),
+        ("imap-login -R raw director -x", "login", "imap-login -R raw director/login -x"),
+        ("imap-login -R director", "login", ""),
+        ("imap-login other", "login", ""),
+        ("imap-login", "login", ""),
+        ("my-login director", "login", "my-login director/login"),
+    ],
+)
+def test_a_service_whose_command_names_the_directors_socket_asks_the_new_one(
+    command: str, chroot: str, asks: str
+) -> None:
+    for name in ("imap-login", "imap-login-internal"):
+        text = f"{LOGIN}service {name} {{\n  chroot = {chroot}\n  executable = {command}\n}}\n"
+        assert told(minimal(text).dovecot, name) == asks
+
+
+def test_a_login_service_with_another_name_is_converted_beside_dovecots_own() -> None:
+    text = (
+        f"protocols = imap\n{LOGIN}service imap-login {{\n executable = imap-login director\n}}\n{INTERNAL}"
+    )
+    result = minimal(text)
+    assert told(result.dovecot, "imap-login") == "imap-login director/login"
+    assert told(result.dovecot, "imap-login-internal") == "imap-login director/login"
+    newer = minimal(text, dovecot="2.4")
+    assert "login_socket_path = director/login\n" in newer.dovecot
+    # alone it would be a service without a program
+    assert "imap-login-internal" not in newer.dovecot
+    assert noted(newer.mind, "imap-login-internal", "restart_request_count = unlimited")
+
+
+def test_a_login_service_with_another_name_that_went_past_the_director_is_named() -> None:
+    result = minimal(f"protocols = imap\n{LOGIN}{INTERNAL.replace(' director', '')}")
+    assert told(result.dovecot, "imap-login-internal") == ""
+    assert noted(result.mind, "imap-login-internal did not ask the director")
+
+
+def test_a_login_service_that_is_closed_is_not_named() -> None:
+    ports = "".join(f" inet_listener {name} {{\n  port = 0\n }}\n" for name in ("imap", "imaps"))
+    closed = f"service imap-login {{\n{ports}}}\n"
+    result = minimal(f"protocols = imap\n{LOGIN}{INTERNAL}{closed}")
+    assert not noted(result.mind, "did not ask")
+
+
+@pytest.mark.parametrize(
+    ("ports", "open_"),
+    [
+        ({}, True),
+        ({"imap": "0"}, True),
+        ({"imap": "0", "imaps": "0"}, False),
+        ({"imap": "00", "x": "1"}, True),
+    ],
+)
+def test_a_service_listens_where_nothing_else_is_said(ports: dict[str, str], open_: bool) -> None:
+    lines = [f" inet_listener {name} {{\n  port = {port}\n }}\n" for name, port in ports.items()]
+    root = read("service imap-login {\n" + "".join(lines) + "}\n", "f").root
+    assert is_open(root, "imap-login") == open_
+
+
+def test_dovecots_own_login_services_are_there_without_being_written() -> None:
+    assert [one.name for one in login_services(Block())] == [
+        "imap-login",
+        "pop3-login",
+        "managesieve-login",
+        "submission-login",
+    ]
+
+
+PER_PROTOCOL = (
+    "protocol lmtp {{\n auth_socket_path = {0}\n}}\nprotocol doveadm {{\n auth_socket_path = {0}\n}}\n"
+)
+
+
+@pytest.mark.parametrize("dovecot", ["2.3", "2.4"])
+@pytest.mark.parametrize(
+    "written",
+    ["director-userdb", "/run/dovecot/director-userdb", "/var/run/dovecot/director-userdb"],
+)
+@pytest.mark.parametrize("where", ["auth_socket_path = {0}\n", PER_PROTOCOL])
+def test_lmtp_and_doveadm_ask_the_director_however_their_socket_was_written(
+    where: str, written: str, dovecot: str
+) -> None:
+    result = minimal(USERDB + where.format(written), dovecot=dovecot)
+    root = read(result.dovecot, "snippet").root
+    for protocol in ("lmtp", "doveadm"):
+        assert root.get("protocol", protocol, "auth_socket_path") == "director-userdb"
+
+
+def test_lmtp_that_asked_auth_goes_on_to() -> None:
+    result = minimal(f"{USERDB}auth_socket_path = auth-userdb\n")
+    assert "auth_socket_path" not in result.dovecot
+
+
+def test_lmtp_that_asked_a_second_socket_asks_the_one_that_is_left() -> None:
+    second = "service director {\n unix_listener second-userdb {\n  mode = 0600\n }\n}\n"
+    result = minimal(f"{USERDB}{second}auth_socket_path = second-userdb\n")
+    root = read(result.dovecot, "snippet").root
+    assert root.get("auth_socket_path") == "director-userdb"
+    assert root.get("protocol", "lmtp", "auth_socket_path") == "director-userdb"
+    assert noted(result.left_out, "second-userdb", "its clients must use that")
+
+
+def test_lmtp_proxy_in_the_block_of_its_protocol_counts_too() -> None:
+    result = minimal("protocol lmtp {\n lmtp_proxy = yes\n}\n", dovecot="2.4")
+    assert "lmtp_proxy = yes\n" in result.dovecot
