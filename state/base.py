@@ -280,6 +280,10 @@ class StateStore(Protocol):
         May be called again until it succeeds. Raises SchemaTooNew, StoreBusy, StoreRefused, StoreUnavailable.
         """
 
+    async def read_passwords_again(self) -> list[str]:
+        """Read the files of passwords again that the URL names. A file that is missing or empty changes
+        nothing. Returns the options of those that hold another password, with which the next calls log in."""
+
     async def run_id(self) -> str:
         """A name for this run of the store with this set of data.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import redis
@@ -174,10 +175,11 @@ class ClusterLink(Link):
 
     def _pool(self, node: Node) -> Pool:
         async def connect() -> AbstractConnection:
-            return await self._connected(self._address.connection(self._timeout, node))
+            make = partial(self._address.connection, self._timeout, node)
+            return await self._connected(make, self._address.password)
 
         if node not in self._pools:
-            self._pools[node] = Pool(connect, self._scripts)
+            self._pools[node] = Pool(connect, self._scripts, self._address.password)
         return self._pools[node]
 
 

@@ -182,6 +182,9 @@ class MemoryStore:
         await self._turn("health")
         return Health(server="memory", took=0.0)
 
+    async def read_passwords_again(self) -> list[str]:
+        return []
+
     async def close(self) -> None:
         self._open = False
 

@@ -177,6 +177,12 @@ class RedisStore:
             raise
         self._link = link
 
+    async def read_passwords_again(self) -> list[str]:
+        changed = [password.option for password in self._address.passwords() if password.read_again()]
+        if changed and self._link is not None:
+            await self._link.log_in_again()
+        return changed
+
     async def run_id(self) -> str:
         return await self._run_id(self._required("run_id"))
 

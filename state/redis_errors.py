@@ -24,7 +24,8 @@ _CLUSTER = "the server is part of a Redis Cluster: name it with redis+cluster://
 
 ADVICE = {
     "NOAUTH": "the server wants a password: write USER:PASSWORD@ into the URL, or use password_file=",
-    "WRONGPASS": "the server does not accept this user and password: correct the URL or the password file",
+    "WRONGPASS": "the server does not accept this user and password: correct the password file, which is read"
+    " again with each attempt, or the URL, which counts from the next start or director reload --exec on",
     "NOPERM": "the ACL does not allow this user the command or the keys: extend it with ACL SETUSER",
     "OOM": "the server's memory is full: raise maxmemory, and keep maxmemory-policy at noeviction",
     "READONLY": "the server is a read-only replica: name the primary in the URL",
@@ -37,8 +38,10 @@ ADVICE = {
     "NOCLUSTER": "the server is not part of a Redis Cluster: name it with redis://HOST:PORT",
     "NOSERVICE": "no sentinel knows the service that the URL names: redis-cli -p 26379 SENTINEL MASTERS"
     " lists those it knows",
-    "SENTINELAUTH": "the sentinels do not let us in: use sentinel_password_file= (and sentinel_username=)",
+    "SENTINELAUTH": "the sentinels do not let us in: use sentinel_password_file= (and sentinel_username=);"
+    " the file is read again with each attempt",
 }
+_LOGIN = ("NOAUTH", "WRONGPASS", "SENTINELAUTH")
 
 _NESTED = re.compile(r"(?:: -|user_script: ?\d+: -?)([A-Z]{3,}) ")
 """How Redis 6 reports the error of a command that a script ran."""
@@ -49,10 +52,22 @@ Failure = RedisError | RedisClusterException | OSError
 """Whatever the library raises."""
 
 
-def translated(exc: Failure, url: str, operation: str, *, secrets: Iterable[str] = ()) -> StoreError:
+def is_login_refused(reply: object) -> bool:
+    """Whether a server wants a password, or another one: in a reply, or raised by the library."""
+    if isinstance(reply, OSError | RedisError) and isinstance(reply.__cause__, RedisError):
+        reply = reply.__cause__
+    return isinstance(reply, AuthenticationError) or (
+        isinstance(reply, ResponseError) and code_of(reply) in _LOGIN
+    )
+
+
+def translated(
+    exc: Failure, url: str, operation: str, *, secrets: Iterable[str] = (), notes: Iterable[str] = ()
+) -> StoreError:
     """The same in the words of a store: refused where somebody has to do something, else unavailable.
 
     url: the store's, for people. secrets: what must not be in the message, whatever the server says.
+    notes: what is wrong with the files of passwords, told where a login is refused.
     """
     if isinstance(exc.__cause__, RedisError):
         exc = exc.__cause__  # what a Unix socket's connection meets in its greeting comes wrapped
@@ -64,7 +79,8 @@ def translated(exc: Failure, url: str, operation: str, *, secrets: Iterable[str]
     if isinstance(exc, ResponseError | AuthenticationError):
         code = code_of(exc)
         if code in ADVICE:
-            return StoreRefused(url, operation, code, ADVICE[code])
+            told = notes if code in _LOGIN else ()
+            return StoreRefused(url, operation, code, "; ".join([ADVICE[code], *told]))
         return StoreRefused(url, operation, code, f"see the server's log; it said: {text[:200]}")
     return StoreUnavailable(url, operation, reason=text)
 

@@ -29,7 +29,8 @@ from redis.retry import Retry
 
 from state.base import StoreError, StoreUnavailable
 from state.lookups import Lookups
-from state.redis_errors import Failure, translated
+from state.passwords import Password, value_of
+from state.redis_errors import Failure, is_login_refused, translated
 
 SCAN_PAGE = 10_000
 """Keys looked at in one SCAN."""
@@ -59,7 +60,7 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
     """A Unix socket; then host and port are not used."""
     db: int = 0
     username: str | None = None
-    password: str | None = None
+    password: Password | None = None
     tls: bool = False
     prefix: str
 
@@ -88,7 +89,7 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         """What all synchronous clients have in common."""
         return {
             "username": self.username,
-            "password": self.password,
+            "password": value_of(self.password),
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
             "protocol": 2,
@@ -102,7 +103,7 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         common: dict[str, Any] = {
             "db": self.db,
             "username": self.username,
-            "password": self.password,
+            "password": value_of(self.password),
             "socket_timeout": None,  # the caller's deadline is over everything
             "socket_connect_timeout": timeout,
             "protocol": 2,
@@ -114,18 +115,25 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         host, port = node or (self.host, self.port)
         return kind(host=host, port=port, **common)
 
+    def passwords(self) -> list[Password]:
+        """Of servers, and of those that know them."""
+        return [self.password] if self.password else []
+
     def secrets(self) -> list[str]:
         """What must not get into a message."""
-        return [self.password] if self.password else []
+        return [secret for password in self.passwords() for secret in password.secrets]
 
 
 class Pool:
     """Connections to one server, used in turn."""
 
     def __init__(
-        self, connect: Callable[[], Awaitable[AbstractConnection]], scripts: Sequence[bytes]
+        self,
+        connect: Callable[[], Awaitable[AbstractConnection]],
+        scripts: Sequence[bytes],
+        password: Password | None = None,
     ) -> None:
-        self._connect = connect
+        self._connect, self._password = connect, password
         self._load: list[Command] = [("SCRIPT", "LOAD", script) for script in scripts]
         self._idle: list[AbstractConnection] = []
         self._closed = False
@@ -136,6 +144,9 @@ class Pool:
         asking: say before each that it was sent here by a node that gives its slot away.
         """
         replies = await self._round_trip(commands, asking)
+        if self._password and any(map(is_login_refused, replies)) and self._password.read_again():
+            await self.drop_idle()
+            replies = await self._round_trip(commands, asking)  # none was run: NOAUTH
         forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:
             for reply in await self._round_trip(self._load, False):
@@ -222,10 +233,27 @@ class Link(ABC):
 
     def translated(self, exc: Failure, operation: str) -> StoreError:
         """See the function of this name."""
-        return translated(exc, self._address.url, operation, secrets=self._address.secrets())
+        passwords = self._address.passwords()
+        notes = [password.problem for password in passwords if password.problem]
+        return translated(exc, self._address.url, operation, secrets=self._address.secrets(), notes=notes)
 
-    async def _connected(self, connection: AbstractConnection) -> AbstractConnection:
-        """The same, after its greeting. Raises RedisError, OSError."""
+    async def log_in_again(self) -> None:
+        """Have the next calls log in anew."""
+        await self._forget()
+
+    async def _connected(
+        self, make: Callable[[], AbstractConnection], password: Password | None
+    ) -> AbstractConnection:
+        """A connection after its greeting. Where its password is refused, another one is made with what
+        is in the password's file by then. Raises RedisError, OSError."""
+        try:
+            return await self._greeted(make())
+        except (RedisError, OSError) as exc:
+            if password is None or not is_login_refused(exc) or not password.read_again():
+                raise
+        return await self._greeted(make())
+
+    async def _greeted(self, connection: AbstractConnection) -> AbstractConnection:
         if isinstance(connection, Connection):
             # The library looks the name up again; but only one that was answered a moment ago.
             try:
@@ -288,13 +316,14 @@ class RedisLink(Link):
 
     def __init__(self, address: RedisAddress, timeout: float, scripts: Sequence[bytes]) -> None:
         super().__init__(address, timeout)
-        self._pool = Pool(self._connect, scripts)
+        self._pool = Pool(self._connect, scripts, address.password)
 
     async def close(self) -> None:
         await self._pool.close()
 
     async def _connect(self) -> AbstractConnection:
-        return await self._connected(self._address.connection(self._timeout))
+        address = self._address
+        return await self._connected(lambda: address.connection(self._timeout), address.password)
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         return await self._pool.exchange(commands)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import redis
@@ -19,6 +20,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, SSLConnecti
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from state.base import StoreError, StoreUnavailable
+from state.passwords import Password, value_of
 from state.redis_errors import Failure, code_of
 from state.redis_link import Client, Link, Node, Pool, RedisAddress, RedisLink, exchange
 
@@ -32,14 +34,18 @@ class SentinelAddress(RedisAddress, frozen=True, kw_only=True):
     sentinels: tuple[Node, ...]
     service: str
     sentinel_username: str | None = None
-    sentinel_password: str | None = None
+    sentinel_password: Password | None = None
 
     def link(self, timeout: float, scripts: Sequence[bytes]) -> Link:
         return SentinelLink(self, timeout, scripts)
 
     def client(self, timeout: float) -> Client:
         options = self.client_options(timeout)
-        login = {"username": self.sentinel_username, "password": self.sentinel_password, "ssl": self.tls}
+        login = {
+            "username": self.sentinel_username,
+            "password": value_of(self.sentinel_password),
+            "ssl": self.tls,
+        }
         sentinel = redis.sentinel.Sentinel(self.sentinels, sentinel_kwargs=options | login)  # type: ignore[no-untyped-call]
         primary: redis.Redis = sentinel.master_for(self.service, db=self.db, ssl=self.tls, **options)  # type: ignore[no-untyped-call]
         return primary
@@ -51,15 +57,15 @@ class SentinelAddress(RedisAddress, frozen=True, kw_only=True):
             host=node[0],
             port=node[1],
             username=self.sentinel_username,
-            password=self.sentinel_password,
+            password=value_of(self.sentinel_password),
             socket_timeout=None,
             socket_connect_timeout=timeout,
             protocol=2,
             driver_info=None,
         )
 
-    def secrets(self) -> list[str]:
-        return super().secrets() + ([self.sentinel_password] if self.sentinel_password else [])
+    def passwords(self) -> list[Password]:
+        return super().passwords() + ([self.sentinel_password] if self.sentinel_password else [])
 
 
 class SentinelLink(RedisLink):
@@ -101,7 +107,9 @@ class SentinelLink(RedisLink):
                 continue
             tried.add(primary)
             try:
-                connection = await self._connected(self._address.connection(self._timeout, primary))
+                address = self._address
+                make = partial(address.connection, self._timeout, primary)
+                connection = await self._connected(make, address.password)
                 await _check_role(connection, primary)
             except AuthenticationError:
                 raise
@@ -145,9 +153,10 @@ class SentinelLink(RedisLink):
 
     async def _ask(self, node: Node) -> Node | None:
         async def connect() -> AbstractConnection:
-            return await self._connected(self._who.sentinel_connection(self._timeout, node))
+            make = partial(self._who.sentinel_connection, self._timeout, node)
+            return await self._connected(make, self._who.sentinel_password)
 
-        pool = Pool(connect, ())
+        pool = Pool(connect, (), self._who.sentinel_password)
         try:
             command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._who.service)
             (found,) = await pool.exchange([command])

@@ -180,6 +180,9 @@ class SqliteStore:
         await self._run("health", _check_writable)
         return Health(server=f"SQLite {sqlite3.sqlite_version}", took=time.monotonic() - start)
 
+    async def read_passwords_again(self) -> list[str]:
+        return []
+
     async def close(self) -> None:
         if self._thread is None:
             return

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from state.base import StateStore, StoreUrlError
 from state.memory import MemoryStore
+from state.passwords import Password, PasswordFileError, read_password
 from state.sqlite import SqliteStore
 
 FORMS = (
@@ -138,7 +139,7 @@ def _redis(
     user = f"{username}@" if username else ""
     common: dict[str, Any] = {
         "username": username or None,
-        "password": password or None,
+        "password": password,
         "tls": parts.scheme.startswith("rediss"),
         "prefix": prefix,
     }
@@ -164,7 +165,7 @@ def _redis(
             service=service,
             db=db,
             sentinel_username=query.get("sentinel_username") or None,
-            sentinel_password=_secret(shown, query, "sentinel_password_file", base_dir) or None,
+            sentinel_password=_password(shown, query, "sentinel_password_file", base_dir),
             **common,
         )
     else:
@@ -221,33 +222,31 @@ def _query(shown: str, parts: SplitResult, kind: str) -> dict[str, str]:
     return query
 
 
-def _credentials(shown: str, parts: SplitResult, query: dict[str, str], base_dir: Path) -> tuple[str, str]:
+def _credentials(
+    shown: str, parts: SplitResult, query: dict[str, str], base_dir: Path
+) -> tuple[str, Password | None]:
     username, password = unquote(parts.username or ""), unquote(parts.password or "")
     if username and "username" in query:
         raise StoreUrlError(shown, "the user is named twice", "name it before the @ or with username=")
     username = username or query.get("username", "")
     if "password_file" not in query:
-        return username, password
+        return username, Password(password) if password else None
     if password:
         raise StoreUrlError(shown, "the password is given twice", "give it before the @ or in password_file=")
-    return username, _secret(shown, query, "password_file", base_dir)
+    return username, _password(shown, query, "password_file", base_dir)
 
 
-def _secret(shown: str, query: dict[str, str], key: str, base_dir: Path) -> str:
-    """What is in the file that `key` names; empty if it names none."""
+def _password(shown: str, query: dict[str, str], key: str, base_dir: Path) -> Password | None:
+    """What is in the file that `key` names; None if it names none."""
     if key not in query:
-        return ""
+        return None
     file = base_dir / query[key]
     try:
-        secret = file.read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
-        problem = f"{key} = {str(file)!r}: {reason}"
-        raise StoreUrlError(shown, problem, "name a readable file with the password in it") from None
-    if not secret:
-        problem = f"{key} = {str(file)!r}: it is empty"
-        raise StoreUrlError(shown, problem, "write the password into it")
-    return secret
+        return Password(read_password(file), file, key)
+    except PasswordFileError as exc:
+        problem = f"{key} = {str(file)!r}: {exc}"
+        advice = "write the password into a file that the director's user can read"
+        raise StoreUrlError(shown, problem, advice) from None
 
 
 def _db(shown: str, text: str) -> int:

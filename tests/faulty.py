@@ -138,6 +138,9 @@ class FaultyStore:
     async def health(self) -> Health:
         return await self._call("health", self.store.health)
 
+    async def read_passwords_again(self) -> list[str]:
+        return await self.store.read_passwords_again()
+
     async def close(self) -> None:
         await self.store.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -371,6 +372,68 @@ async def test_a_password_comes_from_a_file(tmp_path: Path, stores: Stores) -> N
         store = await stores.open(url, folder=tmp_path)
         assert await store.swap_buckets([put(1, b"x")]) == [X]
         await store.close()
+
+
+async def log_out(server: RedisServer, store: StateStore) -> None:
+    """End the connections of the store; what it asks next finds that out."""
+    server.command("CLIENT", "KILL", "USER", "director")
+    with suppress(StoreUnavailable):
+        await store.run_id()
+
+
+async def test_a_password_that_was_changed_in_server_and_file_is_read_again_when_the_server_refuses(
+    own_redis: RedisServer, tmp_path: Path, stores: Stores
+) -> None:
+    file = tmp_path / "secret"
+    url = f"unix://{own_redis.socket}?username=director&password_file=secret"
+    own_redis.command("ACL", "SETUSER", "director", "on", "allkeys", "allcommands", f">{SECRET}")
+    file.write_text(f"{SECRET}\n")
+    store = await stores.open(url, folder=tmp_path)
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+    file.write_text("another one\n")
+    own_redis.command("ACL", "SETUSER", "director", "resetpass", ">another one")
+    await log_out(own_redis, store)
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+
+
+@pytest.mark.parametrize(("content", "problem"), [(None, "No such file"), ("", "it is empty")])
+async def test_a_password_file_that_is_missing_or_empty_keeps_the_password_and_says_so(
+    own_redis: RedisServer, tmp_path: Path, stores: Stores, content: str | None, problem: str
+) -> None:
+    file = tmp_path / "secret"
+    url = f"unix://{own_redis.socket}?username=director&password_file=secret"
+    own_redis.command("ACL", "SETUSER", "director", "on", "allkeys", "allcommands", f">{SECRET}")
+    file.write_text(f"{SECRET}\n")
+    store = await stores.open(url, folder=tmp_path)
+    file.unlink() if content is None else file.write_text(content)
+    assert await store.read_passwords_again() == []
+    await log_out(own_redis, store)
+    assert await store.versions("users") == {}
+    own_redis.command("ACL", "SETUSER", "director", "resetpass", ">another one")
+    await log_out(own_redis, store)
+    with pytest.raises(StoreRefused, match=problem) as caught:
+        await store.versions("users")
+    assert caught.value.code == "WRONGPASS"
+    assert "password that was read before" in str(caught.value)
+    assert SECRET not in everything_said(caught.value)
+
+
+async def test_a_reload_logs_in_with_the_password_that_is_in_the_file_by_then(
+    own_redis: RedisServer, tmp_path: Path, stores: Stores
+) -> None:
+    file = tmp_path / "secret"
+    url = f"unix://{own_redis.socket}?username=director&password_file=secret"
+    own_redis.command(
+        "ACL", "SETUSER", "director", "on", "allkeys", "allcommands", ">first one", ">second one"
+    )
+    file.write_text("first one\n")
+    store = await stores.open(url, folder=tmp_path)
+    assert await store.read_passwords_again() == []
+    file.write_text("second one\n")
+    assert await store.read_passwords_again() == ["password_file"]
+    own_redis.command("ACL", "SETUSER", "director", "<first one")
+    assert await store.swap_buckets([put(1, b"x")]) == [X]
+    assert "second one" not in repr(store) + repr(vars(store))
 
 
 async def test_a_user_without_the_right_is_refused_with_what_to_do(own_redis: RedisServer) -> None:

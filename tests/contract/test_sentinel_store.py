@@ -194,6 +194,30 @@ async def test_a_password_that_the_sentinels_want_is_asked_for_and_a_wrong_one_n
         assert "battery-horse" not in f"{failure!r} {failure.__cause__!r} {failure.__cause__}"
 
 
+async def test_a_password_that_was_changed_in_the_sentinels_and_in_its_file_is_read_again(
+    sentinels: SentinelGroup, tmp_path: Path, stores: Stores
+) -> None:
+    file = tmp_path / "sentinel"
+    file.write_text(PASSWORD)
+    store = await stores.open(sentinels.url.replace(str(sentinels.password_file), str(file)))
+    try:
+        for sentinel in sentinels.sentinels:
+            sentinel.command("ACL", "SETUSER", "director", "resetpass", ">battery-horse")
+            sentinel.command("CLIENT", "KILL", "USER", "director")
+        file.write_text("battery-horse")
+        assert await store.read_passwords_again() == ["sentinel_password_file"]
+        assert await store.versions("users") == {}
+        file.write_text(PASSWORD)
+        for sentinel in sentinels.sentinels:
+            sentinel.command("ACL", "SETUSER", "director", "resetpass", f">{PASSWORD}")
+            sentinel.command("CLIENT", "KILL", "USER", "director")
+        await store.close()
+        await store.open()
+    finally:
+        for sentinel in sentinels.sentinels:
+            sentinel.command("ACL", "SETUSER", "director", "resetpass", f">{PASSWORD}")
+
+
 async def test_the_password_is_that_of_the_servers_not_of_the_sentinels(sentinels: SentinelGroup) -> None:
     failure = await failure_of_open(sentinels.url.replace(f":{PASSWORD}@", ":something-else@"))
     assert isinstance(failure, StoreRefused)

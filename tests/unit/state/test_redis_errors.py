@@ -12,12 +12,13 @@ from redis.exceptions import (
 )
 
 from state.base import StoreRefused, StoreUnavailable
+from state.passwords import Password
 from state.redis_errors import translated
 from state.redis_link import RedisAddress
 
 SECRET = "hunter2"
 URL = "redis://host:6379/0?prefix=dd:"
-ADDRESS = RedisAddress(url=URL, password=SECRET, prefix="dd:")
+ADDRESS = RedisAddress(url=URL, password=Password(SECRET), prefix="dd:")
 IN_SCRIPT = "Error running script (call to f_0123): @user_script:9: "
 
 

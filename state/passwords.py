@@ -1,0 +1,73 @@
+"""Passwords of Redis servers and sentinels. A password in a file is read again when a server refuses
+it, so that it can be changed while the program runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PASSWORD_LIMIT = 64 * 1024
+"""Bytes. A longer file is no password but a wrong path."""
+
+
+class PasswordFileError(ValueError):
+    """The file holds no password. Its text says why, and nothing of what is in the file."""
+
+
+class Password:
+    """A password, and the file that it is in, if it is in a file. Prints as `***`."""
+
+    def __init__(self, value: str, file: Path | None = None, option: str = "") -> None:
+        """option: of the store's URL, which names the file."""
+        self.value, self.option = value, option
+        self.problem = ""
+        """Why the file could not be read the last time; empty: it could."""
+        self._file = file
+        self._known = {value}
+
+    def __repr__(self) -> str:
+        return "Password(***)"
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Every value that it has had: what must not get into a message."""
+        return frozenset(self._known)
+
+    def read_again(self) -> bool:
+        """Take what is in the file now. Returns whether that is another password.
+
+        A file that is missing or empty changes nothing: the password stays, and `problem` says why.
+        """
+        if self._file is None:
+            return False
+        before, self.problem = self.value, ""
+        try:
+            self.value = read_password(self._file)
+        except PasswordFileError as exc:
+            self.problem = (
+                f"{self.option} = {str(self._file)!r}: {exc}; using the password that was read before"
+            )
+        self._known.add(self.value)
+        return self.value != before
+
+
+def value_of(password: Password | None) -> str | None:
+    """For the library."""
+    return password.value if password else None
+
+
+def read_password(file: Path) -> str:
+    """The password in a file, without the end of its line. Raises PasswordFileError."""
+    try:
+        with file.open("rb") as content:
+            data = content.read(PASSWORD_LIMIT + 1)
+        if len(data) > PASSWORD_LIMIT:
+            raise PasswordFileError(f"it is longer than {PASSWORD_LIMIT} bytes")
+        password = data.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise PasswordFileError("not UTF-8") from None
+    except OSError as exc:
+        raise PasswordFileError(exc.strerror or str(exc)) from None
+    if not password:
+        raise PasswordFileError("it is empty")
+    return password
