@@ -4,11 +4,15 @@
     released --the host table changes, a neighbour is lost--> waiting
 
 Lap 1 shows that everybody has the table, lap 2 tells everybody so. The members of a second lap are the ring.
+A second lap counts only where its first lap has passed, with the same table and the same members up to here
+and one farther: a member that makes up laps can say no more than what its own place in the ring allows.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from director.core.messages import Token
 from director.core.order import member_order
@@ -18,12 +22,27 @@ DURATIONS = 1000
 """Ended waits whose duration is kept for the metrics."""
 REMEMBERED = 64
 """Second laps that are known again when they come again."""
+FIRST_LAPS = 256
+"""First laps whose second laps count, the latest ones."""
 REPEAT = 0.3
 """Seconds after which whoever waits sends his token again; later where a lap has been seen to take long."""
 REPEAT_LATEST = 2.0
 LOOK_EVERY = 5.0
 """Seconds between two tokens of a member in sync who misses somebody: the ring may have grown without telling
 him."""
+
+
+class _FirstLap(NamedTuple):
+    """A first lap as it left here."""
+
+    digest: bytes
+    members: int
+    """How many it has passed, this director included."""
+    print: int
+    """Of their names. A token may name a thousand."""
+    right: MemberId | None
+    """To whom it was sent."""
+    at: float
 
 
 class Barrier:
@@ -46,8 +65,12 @@ class Barrier:
         self._due: float | None = None
         self._repeat = REPEAT
         self._look_at: float | None = None
-        self._passed: tuple[str, int, float] = ("", 0, 0.0)
-        """The last token that has passed in lap 1, and when: to see how long a lap takes."""
+        self.right: MemberId | None = None
+        """The right neighbour: tokens go there."""
+        self._first_laps: dict[tuple[str, int], _FirstLap] = {}
+        """By origin and serial, the earliest first."""
+        self._returned: dict[int, tuple[str, ...]] = {}
+        """Own first laps that have come back, by serial: whom they have passed."""
         self._released_by: deque[tuple[str, int]] = deque(maxlen=REMEMBERED)
         """Origin and serial of the second laps that have passed here."""
         self._agreed = b""
@@ -109,6 +132,7 @@ class Barrier:
         if self.held(now, digest):
             return None
         self._serial += 1
+        self._leaves_here(self.me, self._serial, digest, [self.me], now)
         return Token(self.me, self._serial, 1, digest, [self.me], self._own_limit)
 
     def pass_on(self, token: Token, now: Now, digest: bytes) -> Token | None:
@@ -117,11 +141,16 @@ class Barrier:
             return None
         members = tuple(MemberId(m) for m in token.passed)
         if token.origin == self.me:
-            if not self._oldest <= token.serial <= self._serial:
+            if not self._oldest <= token.serial <= self._serial or not self._follows(token):
                 return None
             if token.lap == 1:
+                if len(self._returned) >= REMEMBERED and token.serial not in self._returned:
+                    del self._returned[min(self._returned)]
+                self._returned[token.serial] = members
                 limit = lowest(token.limit, self._own_limit)
                 return Token(self.me, token.serial, 2, digest, token.passed, limit)
+            if self._returned.get(token.serial) != members:
+                return None  # its first lap has not been everywhere
             if self._untold is not None and token.serial > self._untold:
                 self._untold = None
             self.release(members, now, digest, token.limit)
@@ -133,17 +162,35 @@ class Barrier:
                 self._due is not None
             ):  # this token will tell us, too: in a large ring ours would be one of many
                 self._due = max(self._due, now.mono + self._repeat)
-            self._passed = token.origin, token.serial, now.mono
             passed, limit = [*token.passed, self.me], lowest(token.limit, self._own_limit)
+            self._leaves_here(token.origin, token.serial, digest, passed, now)
             return Token(token.origin, token.serial, 1, digest, passed, limit)
         # A second lap whose origin has died meanwhile would go round for ever: nobody takes it off the ring.
-        if self.me not in members or (token.origin, token.serial) in self._released_by:
+        if (token.origin, token.serial) in self._released_by or not self._follows(token):
             return None
         self._released_by.append((token.origin, token.serial))
-        if self._passed[:2] == (token.origin, token.serial):
-            self._repeat = min(max(REPEAT, 2 * (now.mono - self._passed[2])), REPEAT_LATEST)
+        first = self._first_laps[token.origin, token.serial]
+        self._repeat = min(max(REPEAT, 2 * (now.mono - first.at)), REPEAT_LATEST)
         self.release(members, now, digest, token.limit)
         return token
+
+    def _leaves_here(self, origin: str, serial: int, digest: bytes, passed: Sequence[str], now: Now) -> None:
+        """A first lap goes on to the right: remember what its second lap, or its return, must say."""
+        if len(self._first_laps) >= FIRST_LAPS and (origin, serial) not in self._first_laps:
+            del self._first_laps[next(iter(self._first_laps))]
+        lap = _FirstLap(digest, len(passed), hash(tuple(passed)), self.right, now.mono)
+        self._first_laps[origin, serial] = lap
+
+    def _follows(self, token: Token) -> bool:
+        """Whether a token is about the members that its first lap had passed when it left here, and about the
+        neighbour that it was sent to."""
+        first = self._first_laps.get((token.origin, token.serial))
+        if first is None or first.digest != token.digest:
+            return False
+        before, behind = token.passed[: first.members], token.passed[first.members :]
+        if len(before) < first.members or hash(tuple(before)) != first.print:
+            return False
+        return first.right is None or first.right == (behind[0] if behind else token.origin)
 
     def release(self, ring: tuple[MemberId, ...], now: Now, digest: bytes, limit: int = 0) -> None:
         """The ring, as given, has this host table. limit: the lowest of the others."""
@@ -154,6 +201,7 @@ class Barrier:
         self.synced = True
         self.waiting_since = None
         self.synced_at = now.mono
+        self._returned.clear()
         self.ring = tuple(sorted(ring, key=member_order))
         self._agreed = digest
         if self.ring == (self.me,):

@@ -3,6 +3,9 @@ it (ring-rules 9, 25).
 
 queued --ring in sync--> carried out --ring in sync again--> done
    \\__ 30 s without sync ___/\\__ 30 s without sync (the change stays made) ___> "Ring sync timed out"
+
+The removal of a director does not wait for sync longer than `REMOVE_AFTER`: that director may be why there is
+none.
 """
 
 from __future__ import annotations
@@ -23,11 +26,15 @@ from director.types import Address, Now, Stamp
 
 SYNC_TIMEOUT = 30.0
 """Seconds an operation waits for the ring before it is carried out, and again before it is confirmed."""
+REMOVE_AFTER = 5.0
+"""Seconds without sync after which a director is removed all the same, whatever is in hand."""
 TIMED_OUT = "Ring sync timed out"
 
 
 class _Operation(msgspec.Struct):
     change: HostChange | HostsMoved | MemberChange
+    asked: float
+    """Monotonic time."""
     deadline: float
     rows: Sequence[HostRow | MemberRow] = ()
     """Set once it is carried out."""
@@ -37,23 +44,45 @@ class Changes:
     def __init__(self, hosts: HostTable, members: MemberTable) -> None:
         self._hosts, self._members = hosts, members
         self._queue: deque[_Operation] = deque()
-        self._current: _Operation | None = None
+        self._current: list[_Operation] = []
+        """Carried out, not confirmed: one, and removals of directors that did not wait for it."""
 
     def add(self, change: HostChange | HostsMoved | MemberChange, now: Now) -> None:
-        self._queue.append(_Operation(change, now.mono + SYNC_TIMEOUT))
+        self._queue.append(_Operation(change, now.mono, now.mono + SYNC_TIMEOUT))
 
-    def next_deadline(self) -> float | None:
-        waiting = [self._current] if self._current else []
-        waiting += [self._queue[0]] if self._queue else []
-        return min((o.deadline for o in waiting), default=None)
+    def next_deadline(self, *, without_sync: bool) -> float | None:
+        """without_sync: `begin_removal` is called when a removal has waited long enough."""
+        waiting = [*self._current, *([self._queue[0]] if self._queue else [])]
+        deadlines = [operation.deadline for operation in waiting]
+        removal = self._first_removal() if without_sync else None
+        if removal is not None:
+            deadlines.append(removal.asked + REMOVE_AFTER)
+        return min(deadlines, default=None)
 
     @property
     def can_begin(self) -> bool:
-        return self._current is None and bool(self._queue)
+        return not self._current and bool(self._queue)
 
     def begin(self, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
         """Carry out the next one; the ring is in sync. Returns the rows that have changed, if any."""
-        operation = self._queue.popleft()
+        return self._carry_out(self._queue.popleft(), now)
+
+    def begin_removal(self, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
+        """Carry out the first removal of a director that has waited long enough for a ring that is not in
+        sync, if there is one. Returns what `begin` does."""
+        operation = self._first_removal()
+        if operation is None or now.mono < operation.asked + REMOVE_AFTER:
+            return [], []
+        self._queue.remove(operation)
+        return self._carry_out(operation, now)
+
+    def _first_removal(self) -> _Operation | None:
+        removals = (o for o in self._queue if isinstance(o.change, MemberChange) and o.change.remove)
+        return next(removals, None)
+
+    def _carry_out(
+        self, operation: _Operation, now: Now
+    ) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
         change = operation.change
         row: HostRow | MemberRow | None
         if isinstance(change, HostsMoved):
@@ -67,7 +96,7 @@ class Changes:
         if rows:
             operation.rows = rows
             operation.deadline = now.mono + SYNC_TIMEOUT
-            self._current = operation
+            self._current.append(operation)
         return effects, rows
 
     def _move_hosts(self, change: HostsMoved, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
@@ -119,18 +148,19 @@ class Changes:
         return [], row
 
     def confirm(self) -> list[Effect]:
-        """The ring is in sync: the change in hand has reached everybody. What is reported is what holds
+        """The ring is in sync: the changes in hand have reached everybody. What is reported is what holds
         now."""
-        if self._current is None or not self._current.rows:
-            return []
-        change, row = self._current.change, self._current.rows[0]
-        self._current = None
+        confirmed, self._current = self._current, []
+        return [self._done(operation) for operation in confirmed]
+
+    def _done(self, operation: _Operation) -> Effect:
+        change, row = operation.change, operation.rows[0]
         if isinstance(change, HostsMoved):
-            return [OperationDone(change.operation, row)]
+            return OperationDone(change.operation, row)
         if isinstance(change, HostChange):
-            return [OperationDone(change.operation, self._hosts.rows.get(change.address) or row)]
+            return OperationDone(change.operation, self._hosts.rows.get(change.address) or row)
         assert isinstance(row, MemberRow)
-        return [OperationDone(change.operation, self._members.rows.get(about(row)) or row)]
+        return OperationDone(change.operation, self._members.rows.get(about(row)) or row)
 
     def give_up(self, reason: str) -> list[Effect]:
         """Those not begun: alone at last, who leaves would make them for itself and take them along."""
@@ -138,11 +168,10 @@ class Changes:
         return [OperationFailed(waiting.change.operation, "again", reason) for waiting in queue]
 
     def overdue(self, now: Now) -> list[Effect]:
-        effects: list[Effect] = []
-        if self._current is not None and now.mono >= self._current.deadline:
-            reason = f"{TIMED_OUT} (the change is made here)"
-            effects.append(OperationFailed(self._current.change.operation, "again", reason))
-            self._current = None
+        over = [operation for operation in self._current if now.mono >= operation.deadline]
+        self._current = [operation for operation in self._current if now.mono < operation.deadline]
+        reason = f"{TIMED_OUT} (the change is made here)"
+        effects: list[Effect] = [OperationFailed(o.change.operation, "again", reason) for o in over]
         while self._queue and now.mono >= self._queue[0].deadline:
             effects.append(OperationFailed(self._queue.popleft().change.operation, "again", TIMED_OUT))
         return effects

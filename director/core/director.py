@@ -68,10 +68,12 @@ from director.core.members import MemberTable
 from director.core.messages import (
     Digests,
     ExchangeDone,
+    HostRow,
     Hosts,
     KickRound,
     Leaving,
     Linked,
+    MemberRow,
     Members,
     MoveRound,
     Names,
@@ -377,7 +379,7 @@ class Director:
             self.ring.next_deadline(),
             self.barrier.next_deadline() if self.ring.right else None,
             self._logins.next_deadline(),
-            self.changes.next_deadline(),
+            self.changes.next_deadline(without_sync=self._removes_without_sync),
             self._housekeeping.next_deadline(),
             self._readdressing.next_deadline(),
             self.clock.next_deadline(),
@@ -558,6 +560,8 @@ class Director:
         problem = checks.wrong(message)
         if problem is not None:
             return neighbour.close(problem)
+        if neighbour.rightward and isinstance(message, Token | MoveRound | NearRound | KickRound):
+            return []  # tokens come from the left: one that is sent back has not been everywhere
         match message:
             case Users(records):
                 return self._merge_users(records, neighbour, now)
@@ -592,6 +596,7 @@ class Director:
         return [] if problem is None else neighbour.close(problem)
 
     def _token(self, token: Token, now: Now) -> list[Effect]:
+        self.barrier.right = self.ring.right.peer if self.ring.right is not None else None
         onward = self.barrier.pass_on(token, now, self._tables.digest)
         if onward is None or self.ring.right is None:
             return []
@@ -716,17 +721,28 @@ class Director:
         # Who has removed itself is in no ring that could agree, and has told the others.
         effects = self.changes.confirm() if self.barrier.synced or self.ring.removed else []
         while self.barrier.synced and self.changes.can_begin and self.standing is not Standing.WAIT:
-            done, rows = self.changes.begin(now)
-            effects += done
-            if rows:
-                effects += self._tables.changed_here(rows, now)
-                self._gatekeeper.take_stand(now, self._tables.digest)
-                effects += self.changes.confirm() if self.barrier.synced else []
+            effects += self._carried_out(*self.changes.begin(now), now)
+        if self._removes_without_sync:
+            effects += self._carried_out(*self.changes.begin_removal(now), now)
         return effects + self.changes.overdue(now)
+
+    @property
+    def _removes_without_sync(self) -> bool:
+        """Whether a removal of a director may be carried out although the ring is not in sync."""
+        return not self.barrier.synced and self.standing is not Standing.WAIT
+
+    def _carried_out(self, done: list[Effect], rows: Sequence[HostRow | MemberRow], now: Now) -> list[Effect]:
+        """What follows from a change of an operator, which has changed these rows."""
+        if not rows:
+            return done
+        effects = done + self._tables.changed_here(rows, now)
+        self._gatekeeper.take_stand(now, self._tables.digest)
+        return effects + (self.changes.confirm() if self.barrier.synced else [])
 
     def _send_token(self, now: Now) -> list[Effect]:
         if self.ring.right is None:
             return []
+        self.barrier.right = self.ring.right.peer
         token = self.barrier.due(now, self._tables.digest)
         if token is None:
             return []

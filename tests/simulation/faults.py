@@ -459,6 +459,7 @@ class Player:
         self.watch.cut_until = min(self.watch.cut_until, world.now)
         if self.plan.liar:  # an honest program is started there
             world.node(self.plan.liar).crash()
+            world.node(self.plan.liar).swallows_until = 0.0
         for node in world.nodes.values():
             node.stepped = 0.0
         self.watch.clocks_stepped()

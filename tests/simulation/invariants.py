@@ -107,6 +107,8 @@ class Watch:
         """Users that a lie was about: of these nothing is promised."""
         self.hostless_at = 0.0
         """When a pool was last without a usable host."""
+        self.swallowed_at = 0.0
+        """When one that lies last swallowed tokens: new users wait, and rings that were made up last."""
         self.apart_since: float | None = None
         """Since when honest members are not in one ring although one of them lies."""
         self.told: dict[tuple[str, str], Told] = {}
@@ -382,7 +384,8 @@ class Watch:
             waited = self.world.now - max(reply.asked, node.thawed_at)
             named = (reply.user, reply.tag) in self.named
             late = self.plan.liar and not named
-            if late and self.world.now > max(reply.asked, self.hostless_at) + LIAR_DELAYS:
+            since = max(reply.asked, self.hostless_at, self.swallowed_at)
+            if late and self.world.now > since + LIAR_DELAYS:
                 raise Violation("liar delays", f"{reply.user} at {reply.at} waits for {waited:.1f} s")
             if not node.frozen and waited > LATEST_REPLY:
                 raise Violation("login hangs", f"{reply.user} at {reply.at} waits for {waited:.1f} s")
@@ -417,11 +420,12 @@ class Watch:
             if not usable.issuperset(tag for _, tag in self.plan.users):
                 self.hostless_at = self.world.now
         liar = self.world.node(self.plan.liar)
+        self.swallowed_at = max(self.swallowed_at, min(liar.swallows_until, self.world.now))
         honest = [node for node in self.world.nodes.values() if node is not liar]
         members = {node.member for node in honest}
         together = all(n.up and members <= set(n.core.barrier.ring) for n in honest)
         self.apart_since = None if together else (self.apart_since or self.world.now)
-        if self.apart_since is not None and self.world.now > self.apart_since + APART:
+        if self.apart_since is not None and self.world.now > max(self.apart_since, self.swallowed_at) + APART:
             rings = {node.member: node.core.barrier.ring for node in honest}
             raise Violation("apart", f"for {self.world.now - self.apart_since:.1f} s: {rings}")
 
@@ -519,7 +523,7 @@ def under_way(node: Node) -> dict[str, int]:
         "near": len(core.near),
         "held": core.assigner.held,
         "kick rounds": len(core.kick_rounds),
-        "changes": int(core.changes.next_deadline() is not None),
+        "changes": int(core.changes.next_deadline(without_sync=False) is not None),
         "work": int(core.next_deadline() == 0.0),
         "barrier": int(core.barrier.waiting_since is not None),
     }

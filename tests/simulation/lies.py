@@ -43,6 +43,8 @@ from director.types import Address, MemberId, Stamp
 from tests.simulation.world import HASH, Node, World
 
 User_ = tuple[str, str]
+MADE_UP = MemberId("127.9.9.9:9090")
+"""A director that does not exist."""
 
 
 class Liar:
@@ -65,7 +67,7 @@ class Liar:
     def members(self) -> list[str]:
         """Some directors, in any order; perhaps one that does not exist."""
         many = self.chance.randrange(1, len(self.world.members) + 1)
-        made_up = ["127.9.9.9:9090"] if self.chance.random() < 0.2 else []
+        made_up = [MADE_UP] if self.chance.random() < 0.2 else []
         return [*self.chance.sample(self.world.members, many), *made_up]
 
     def key(self) -> int:
@@ -184,6 +186,68 @@ def _token(liar: Liar) -> list[RingMessage]:
     return [Token(liar.member(), serial, liar.chance.choice([1, 2]), digests.pop(), liar.members())]
 
 
+def _laps(liar: Liar) -> list[RingMessage]:
+    """A token that it has begun itself, and its second lap right behind it, as if all had the table of one of
+    them: while a host changes not all have. It is about the members that its receiver expects."""
+    node = liar.world.nodes[liar.member()]
+    if not node.up:
+        return []
+    serial = liar.chance.randrange(1 << 56)
+    first = Token(liar.node.member, serial, 1, node.core._tables.digest, [liar.node.member])
+    behind = [member for member in node.core.ring.rightwards if member != liar.node.member]
+    second = replace(first, lap=2, passed=[liar.node.member, node.member, *behind])
+    return [first, second]
+
+
+def _overheard(liar: Liar) -> Token | None:
+    return liar.chance.choice(liar.node.overheard) if liar.node.overheard else None
+
+
+def _second_lap(liar: Liar) -> list[RingMessage]:
+    """The second lap of a token whose first lap is under way; of all members, or of some."""
+    token = _overheard(liar)
+    if token is None:
+        return []
+    others = [member for member in liar.world.members if member not in token.passed]
+    passed = liar.chance.choice([[*token.passed, *others], list(token.passed), liar.members()])
+    return [replace(token, lap=2, passed=passed)]
+
+
+def _later_token(liar: Liar) -> list[RingMessage]:
+    """A token that came, with a higher number: its origin may not have sent that yet."""
+    token = _overheard(liar)
+    if token is None:
+        return []
+    serial = token.serial + liar.chance.choice([1, 2, 10**6])
+    return [replace(token, serial=serial, lap=liar.chance.choice([1, 2]))]
+
+
+def _token_again(liar: Liar) -> list[RingMessage]:
+    """A token that came, once more; or with a made-up member in it, or without one of its members."""
+    token = _overheard(liar)
+    if token is None:
+        return []
+    passed = list(token.passed)
+    change = liar.chance.choice(["none", "made up", "left out"])
+    if change == "made up":
+        passed.insert(liar.chance.randrange(len(passed) + 1), MADE_UP)
+    elif change == "left out" and len(passed) > 1:
+        passed.remove(liar.chance.choice(passed))
+    return [replace(token, passed=passed)]
+
+
+def _users_limit(liar: Liar) -> list[RingMessage]:
+    """Laps that say that the ring's `users.max` is high: a low one would have users not remembered, as an
+    operator's word does."""
+    return [replace(token, limit=10**9) for token in _laps(liar) if isinstance(token, Token)]
+
+
+def _swallow(liar: Liar) -> list[RingMessage]:
+    """For a while it passes on no token."""
+    liar.node.swallows_until = liar.world.now + liar.chance.choice([0.5, 2.0, 8.0])
+    return []
+
+
 def _digests(liar: Liar) -> list[RingMessage]:
     return [Digests(liar.chance.choice([0, 64]), liar.chance.randbytes(8 * 64))]
 
@@ -208,6 +272,12 @@ LIES: dict[str, Callable[[Liar], list[RingMessage]]] = {
     "kick round": _kick_round,
     "wrong token": _wrong_token,
     "token": _token,
+    "laps": _laps,
+    "second lap": _second_lap,
+    "later token": _later_token,
+    "token again": _token_again,
+    "users' limit": _users_limit,
+    "swallow": _swallow,
     "digests": _digests,
     "summaries": _summaries,
     "redirect": lambda liar: [Redirect(liar.member())],

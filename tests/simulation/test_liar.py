@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from director.core.changes import REMOVE_AFTER
 from director.core.effects import Send
-from director.core.events import MemberChange
+from director.core.events import MemberChange, Received
 from director.core.members import MOST_ROWS
-from director.core.messages import Leaving, MemberRow, Members, RingMessage
+from director.core.messages import Leaving, MemberRow, Members, RingMessage, Token
 from director.types import MemberId
 from tests.simulation.world import Node, World
 
@@ -75,6 +76,83 @@ def test_rows_that_a_member_says_but_does_not_hold_itself_hold_up_new_users_for_
     world.run(3)
     assert None not in {reply.host for reply in replies}
     assert len({reply.host for reply in replies}) == 1
+
+
+@pytest.mark.parametrize("store", ["own", "shared"])
+def test_a_member_that_swallows_tokens_moves_nobody_and_is_removed_like_any_other(store: str) -> None:
+    """New users wait until it is removed, or are claimed after some seconds where all share a store."""
+    world = World(3, store=store).start().run_until_in_sync(10)
+    d1, d2, liar = world.nodes.values()
+    known = world.login("known", "d1")
+    world.run(1)
+    liar.swallows_until = world.now + 1000
+    assert known.host is not None
+    change = world.change(
+        "d1", next(f"127.0.1.{n}" for n in (1, 2, 3) if f"127.0.1.{n}" != known.host), weight=0
+    )
+    world.run(1)
+    new = [world.login("new", name) for name in ("d1", "d2")]
+    world.run(20)
+    assert [world.host_at("known", name) for name in ("d1", "d2")] == [known.host] * 2
+    assert len({reply.host for reply in new}) == 1
+    assert (new[0].host is None) is (store == "own")
+    assert d1.core.barrier.ring == d2.core.barrier.ring == tuple(world.members)
+    removal = world.operate("d2", MemberChange(0, liar.member, remove=True))
+    world.run(REMOVE_AFTER + 1)
+    assert removal.done is not None
+    assert d1.core.barrier.ring == d2.core.barrier.ring == (d1.member, d2.member)
+    given = hosts_given(world, ["d1", "d2"], ["newest"])
+    assert None not in given[0]
+    assert len(given[0]) == 1
+    assert change.done is not None
+
+
+def test_a_forged_second_lap_releases_nobody_and_changes_no_ring() -> None:
+    world = World(3).start().run_until_in_sync(10)
+    d1, d2, liar = world.nodes.values()
+    world.lose_tokens(3)
+    world.change("d1", "127.0.1.1", weight=0)
+    world.run(0.5)
+    assert not d1.core.synced
+    assert not d2.core.synced
+    digest = d1.core._tables.digest
+    forged = [
+        Token(origin, serial, 2, digest, list(members))
+        for origin in (*world.members, "127.9.9.9:9090")
+        for serial in (1, d1.core.barrier._serial, d2.core.barrier._serial, 1 << 50)
+        for members in (world.members, [d1.member, liar.member], [d2.member, liar.member])
+    ]
+    for to in (d1, d2):
+        link = next(n.link for n in liar.core.ring.live_links() if n.peer == to.member)
+        for token in forged:
+            to_link = liar.links[link].ends(liar)[1]
+            to.handle(Received(to_link, [token]))
+    assert not d1.core.synced
+    assert not d2.core.synced
+    assert d1.core.barrier.ring == d2.core.barrier.ring == tuple(world.members)
+    world.run(4)
+    assert d1.core.synced
+    assert d2.core.synced
+
+
+def test_a_token_that_is_sent_back_to_the_left_does_not_count() -> None:
+    """Whoever stands to the right could answer a first lap itself, as if it had been everywhere."""
+    world = World(3).start().run_until_in_sync(10)
+    d1, d2, _ = world.nodes.values()
+    world.lose_tokens(0.5)
+    world.change("d1", "127.0.1.1", weight=0)
+    world.run(0.2)
+    assert d1.core.barrier._first_laps
+    _, serial = next(reversed(d1.core.barrier._first_laps))
+    assert d1.core.ring.right is not None
+    assert d1.core.ring.right.peer == d2.member
+    back = [Token(d1.member, serial, lap, d1.core._tables.digest, list(world.members)) for lap in (1, 2)]
+    d1.handle(Received(d1.core.ring.right.link, back))
+    assert not d1.core.synced
+    left = d1.core.ring.left
+    assert left is not None
+    d1.handle(Received(left.link, back))  # from the left
+    assert d1.core.synced
 
 
 def test_operators_are_told_that_the_list_of_directors_is_full() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -174,6 +175,10 @@ class Node:
         self.inbox: list[Event] = []
         self.timer: float | None = None
         self.busy_turns = self.late_turns = 0
+        self.overheard: deque[Token] = deque(maxlen=20)
+        """The latest tokens that came here."""
+        self.swallows_until = 0.0
+        """Until then it passes on no token of any kind, and sends none."""
 
     @property
     def unix(self) -> float:
@@ -323,6 +328,8 @@ class Node:
             return
         now = Now(self.world.now, self.unix)
         self.last_unix = now.unix
+        if isinstance(event, Received):
+            self.overheard.extend(message for message in event.messages if isinstance(message, Token))
         self.run(self.core.handle(event, now))
         deadline = self.core.next_deadline()
         self.busy_turns = self.busy_turns + 1 if deadline == 0.0 else 0
@@ -353,7 +360,7 @@ class Node:
             match effect:
                 case Send(link, messages):
                     if link in self.links:
-                        self.links[link].send(self, list(messages))
+                        self.links[link].send(self, self.not_swallowed(messages))
                 case Close(link):
                     if link in self.links:
                         self.links.pop(link).close(self)
@@ -377,6 +384,12 @@ class Node:
                     self.world.log(self, event, fields)
                 case _:
                     self.run_more(effect)
+
+    def not_swallowed(self, messages: Iterable[RingMessage]) -> list[RingMessage]:
+        """What of a frame is sent by a director that swallows tokens."""
+        if self.world.now >= self.swallows_until:
+            return list(messages)
+        return [m for m in messages if not isinstance(m, Token | MoveRound | NearRound | KickRound)]
 
     def run_more(self, effect: Effect) -> None:
         match effect:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from director.core.barrier import LOOK_EVERY, REPEAT, Barrier
+import pytest
+from msgspec.structs import replace
+
+from director.core.barrier import FIRST_LAPS, LOOK_EVERY, REPEAT, Barrier
 from director.core.messages import Token
 from director.types import MemberId, Now
 
@@ -124,10 +127,72 @@ def test_a_second_lap_does_not_release_who_was_not_in_the_first() -> None:
 
 def test_a_second_lap_whose_origin_has_died_does_not_go_round_for_ever() -> None:
     barriers = ring()
-    second = Token(NAMES[0], 1, 2, NEW, list(NAMES))
+    second = after_its_first_lap(barriers)
     assert barriers[1].pass_on(second, at(1.1), NEW) == second
     assert barriers[2].pass_on(second, at(1.1), NEW) == second
     assert barriers[1].pass_on(second, at(1.2), NEW) is None
+
+
+def after_its_first_lap(barriers: list[Barrier]) -> Token:
+    """The second lap of the first member's token, which has not left there."""
+    token: Token | None = waiting(barriers)
+    for barrier in [*barriers[1:], barriers[0]]:
+        assert token is not None
+        token = barrier.pass_on(token, at(1.1), NEW)
+    assert token is not None
+    return token
+
+
+def test_a_second_lap_whose_first_lap_has_not_passed_here_releases_nobody() -> None:
+    barrier = ring()[1]
+    barrier.wait(at(1), at_once=False)
+    for origin in (NAMES[0], NAMES[2], MemberId("10.0.0.9:9090")):
+        forged = Token(origin, 1, 2, NEW, list(NAMES))
+        assert barrier.pass_on(forged, at(1.1), NEW) is None
+    assert not barrier.synced
+
+
+def test_a_second_lap_of_another_table_than_its_first_lap_releases_nobody() -> None:
+    barriers = ring()
+    second = after_its_first_lap(barriers)
+    barriers[1].wait(at(1.2), at_once=True)
+    later = b"a later table"
+    assert barriers[1].pass_on(replace(second, digest=later), at(1.3), later) is None
+    assert not barriers[1].synced
+
+
+@pytest.mark.parametrize(
+    "members",
+    [NAMES[1:], [NAMES[1], NAMES[0], NAMES[2]], [NAMES[0], NAMES[1]], [NAMES[0], NAMES[1], "10.0.0.9:9090"]],
+)
+def test_a_second_lap_about_other_members_than_its_first_lap_releases_nobody(members: list[str]) -> None:
+    barriers = ring()
+    barriers[1].right = NAMES[2]
+    second = after_its_first_lap(barriers)
+    assert barriers[1].pass_on(replace(second, passed=members), at(1.2), NEW) is None
+    assert not barriers[1].synced
+    assert barriers[1].pass_on(second, at(1.3), NEW) == second
+
+
+def test_an_own_token_that_comes_back_in_the_second_lap_without_the_first_counts_not() -> None:
+    barriers = ring()
+    first = waiting(barriers)
+    assert barriers[0].pass_on(replace(first, lap=2, passed=list(NAMES)), at(1.1), NEW) is None
+    assert not barriers[0].synced
+
+
+def test_an_own_token_that_has_not_been_at_the_right_neighbour_counts_not() -> None:
+    barriers = ring()
+    barriers[0].right = NAMES[1]
+    first = waiting(barriers)
+    assert barriers[0].pass_on(replace(first, passed=[NAMES[0], NAMES[2]]), at(1.1), NEW) is None
+
+
+def test_endless_first_laps_use_no_endless_memory() -> None:
+    barrier = ring()[1]
+    for serial in range(3 * FIRST_LAPS):
+        barrier.pass_on(Token(NAMES[0], serial, 1, OLD, [NAMES[0]]), at(1), OLD)
+    assert len(barrier._first_laps) == FIRST_LAPS
 
 
 def test_a_released_member_sends_no_more_tokens() -> None:

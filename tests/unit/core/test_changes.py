@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from director.core.changes import SYNC_TIMEOUT, Changes, problem_with
+from director.core.changes import REMOVE_AFTER, SYNC_TIMEOUT, Changes, problem_with
 from director.core.effects import OperationDone, OperationFailed
-from director.core.events import HostChange
+from director.core.events import HostChange, MemberChange
 from director.core.hosts import BackendSetting, HostTable
 from director.core.members import MemberTable
-from director.types import Address, Now
+from director.types import Address, MemberId, Now
 
 ONE, TWO = Address("10.1.0.1"), Address("10.1.0.2")
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(change: HostChange, kind:
     changes = queued(hosts, change)
     effects, rows = changes.begin(at(1))
     assert (effects, rows) == ([OperationFailed(1, kind, text)], [])
-    assert (hosts.rows, changes.next_deadline()) == (before, None)
+    assert (hosts.rows, changes.next_deadline(without_sync=False)) == (before, None)
 
 
 @pytest.mark.parametrize("tag", ["a\tb", "\udcff", "\u200b", "x" * 256])
@@ -106,10 +106,14 @@ def test_what_is_at_the_limit_is_allowed(fields: dict[str, Any]) -> None:
 def test_without_sync_a_change_is_given_up_before_it_is_made() -> None:
     hosts = table()
     changes = queued(hosts, HostChange(1, ONE, weight=7))
-    assert changes.next_deadline() == SYNC_TIMEOUT
+    assert changes.next_deadline(without_sync=False) == SYNC_TIMEOUT
     assert changes.overdue(at(SYNC_TIMEOUT - 0.1)) == []
     assert changes.overdue(at(SYNC_TIMEOUT)) == [OperationFailed(1, "again", "Ring sync timed out")]
-    assert (hosts.rows[ONE].weight, changes.can_begin, changes.next_deadline()) == (100, False, None)
+    assert (hosts.rows[ONE].weight, changes.can_begin, changes.next_deadline(without_sync=False)) == (
+        100,
+        False,
+        None,
+    )
 
 
 def test_a_change_that_is_made_and_not_confirmed_says_so_and_stays_made() -> None:
@@ -129,4 +133,24 @@ def test_each_change_in_the_queue_has_its_own_time() -> None:
     assert [
         effect.operation for effect in changes.overdue(at(30)) if isinstance(effect, OperationFailed)
     ] == [1]
-    assert changes.next_deadline() == 40
+    assert changes.next_deadline(without_sync=False) == 40
+
+
+def test_a_director_is_removed_after_five_seconds_without_sync_whatever_else_waits() -> None:
+    members = MemberTable([MemberId("10.0.0.1:9090"), MemberId("10.0.0.2:9090")])
+    changes = Changes(table(), members)
+    changes.add(HostChange(1, ONE, weight=7), at(0))
+    changes.begin(at(0))
+    changes.add(HostChange(2, ONE, weight=8), at(1))
+    changes.add(MemberChange(3, MemberId("10.0.0.3:9090")), at(1))
+    changes.add(MemberChange(4, MemberId("10.0.0.2:9090"), remove=True), at(2))
+    assert changes.next_deadline(without_sync=False) == SYNC_TIMEOUT
+    assert changes.next_deadline(without_sync=True) == 2 + REMOVE_AFTER
+    assert changes.begin_removal(at(2 + REMOVE_AFTER - 0.1)) == ([], [])
+    effects, rows = changes.begin_removal(at(2 + REMOVE_AFTER))
+    assert (effects, rows) == ([], [members.rows["10.0.0.2:9090"]])
+    assert members.listed() == ["10.0.0.1:9090"]
+    assert changes.begin_removal(at(20)) == ([], [])
+    confirmed = [effect.operation for effect in changes.confirm() if isinstance(effect, OperationDone)]
+    assert confirmed == [1, 4]
+    assert changes.can_begin
