@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 
+from director.doctor import logins
 from director.doctor.facts import Facts
 from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding, block
+from director.doctor.logins import LOGIN_PROTOCOLS, below, protocols
+from director.dovecot import paths
 from director.dovecot.doveconf import Block, Doveconf
 
-SERVICES = {"imap": "imap", "pop3": "pop3", "submission": "submission", "sieve": "managesieve"}
-"""Protocol -> the first part of its login service's name."""
-UNLIMITED = ("0", "unlimited")
+USERDB = "director-userdb"
+"""The usual name of our socket for look-ups."""
 CUTS_DOMAIN = re.compile(r"\|\s*username\b|%[LU]*n")
 """In an auth_username_format, of 2.4 or 2.3."""
 
@@ -37,8 +38,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     yield from _protocols(conf)
     yield from _base_dir(facts, conf)
     yield from _built_in(conf)
-    yield from _login_sockets(facts, conf)
-    yield from _connections(facts, conf)
+    yield from logins.check(facts, conf)
     yield from _notify(facts, conf)
     yield from _lookups(facts, conf)
     yield from _lmtp_names(conf)
@@ -49,27 +49,12 @@ def check(facts: Facts) -> Iterator[Finding]:
     yield from _haproxy(conf)
 
 
-def protocols(conf: Doveconf) -> list[str]:
-    """Those that are on, as `imap`; 2.4 may write them as a block."""
-    # 2.3's default, which doveconf -n leaves out; a build whose default is none, as Debian's, prints others.
-    default = "imap pop3 lmtp" if conf.release == "2.3" else ""
-    listed = conf.root.get("protocols", default=default).split()
-    for blocks in conf.root.all("protocols"):
-        listed += [name for name, on in blocks.settings.items() if on == "yes"]
-    return [name for name in dict.fromkeys(listed) if name != "none"]
-
-
-def login_services(conf: Doveconf) -> list[str]:
-    """Names of the login services in use, as `imap-login`."""
-    return [f"{SERVICES[name]}-login" for name in protocols(conf) if name in SERVICES]
-
-
 def _finding(level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = ()) -> Finding:
     return Finding(area="dovecot", level=level, check=check, found=found, why=why, mend=mend)
 
 
 def _protocols(conf: Doveconf) -> Iterator[Finding]:
-    names = [name for name in protocols(conf) if name in SERVICES or name == "lmtp"]
+    names = [name for name in protocols(conf) if name in LOGIN_PROTOCOLS or name == "lmtp"]
     if names:
         yield _finding(OK, "protocols", f"protocols: {' '.join(names)}")
         return
@@ -79,7 +64,7 @@ def _protocols(conf: Doveconf) -> Iterator[Finding]:
 
 def _base_dir(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
     theirs, ours = conf.root.get("base_dir", default="/run/dovecot"), facts.settings.base_dir
-    if _resolved(theirs) == _resolved(ours):
+    if paths.folder(theirs) == paths.folder(ours):
         yield _finding(OK, "base_dir", f"base_dir = {theirs}")
         return
     why = "the director's sockets are not where Dovecot looks for them"
@@ -90,10 +75,6 @@ def _base_dir(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
         why,
         ("[dovecot]                # director.toml", f'base_dir = "{theirs}"'),
     )
-
-
-def _resolved(path: str) -> str:
-    return os.path.normpath(path.replace("/var/run/", "/run/", 1) if path.startswith("/var/run/") else path)
 
 
 def _built_in(conf: Doveconf) -> Iterator[Finding]:
@@ -114,108 +95,23 @@ def _built_in(conf: Doveconf) -> Iterator[Finding]:
     )
 
 
-def _below(path: str, folder: str) -> str:
-    """`path` as seen from `folder`; empty where it is not below it."""
-    prefix = folder.rstrip("/") + "/"
-    return path.removeprefix(prefix) if path.startswith(prefix) else ""
-
-
-def _login_sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
-    settings = facts.settings
-    wanted = _below(settings.login, f"{settings.base_dir}/login")
-    if not settings.login:
-        why = "IMAP, POP3, submission and ManageSieve do not ask the director"
-        yield _finding(WARNING, "login_socket", "listen.login.path is empty", why)
-        return
-    if "/" not in wanted:
-        why = (
-            "Dovecot removes sockets directly in login/ when it starts, or refuses to start"
-            if wanted
-            else "login processes see nothing outside of login/, their chroot"
-        )
-        path = f"{settings.base_dir}/login/director/login"
-        yield _finding(
-            FAULT,
-            "login_socket",
-            f"the director listens at {settings.login}",
-            why,
-            ("[listen.login]           # director.toml", f'path = "{path}"'),
-        )
-        return
-    if conf.release == "2.4":
-        yield from _login_socket_paths(conf, wanted)
-        return
-    for service in login_services(conf):
-        command = conf.root.get("service", service, "executable", default=service).split()
-        if command[1:2] == [wanted]:
-            yield _finding(OK, "login_socket", f"{service} asks at {wanted}")
-            continue
-        yield _finding(
-            FAULT,
-            "login_socket",
-            f"{service}: executable = {' '.join(command)}",
-            f"logins of {service.removesuffix('-login')} do not ask the director",
-            block("service", service, f"executable = {os.path.basename(command[0])} {wanted}"),
-        )
-
-
-def _login_socket_paths(conf: Doveconf, wanted: str) -> Iterator[Finding]:
-    """2.4: one setting for all protocols, which each may have for itself."""
-    everybody = conf.root.get("login_socket_path")
-    names = [name for name in protocols(conf) if name in SERVICES]
-    paths = {name: conf.root.get("protocol", name, "login_socket_path", default=everybody) for name in names}
-    wrong = {name: path for name, path in paths.items() if path != wanted}
-    if not wrong:
-        yield _finding(OK, "login_socket", f"login_socket_path = {wanted}")
-    elif everybody != wanted and all(path == everybody for path in wrong.values()):
-        found = f"login_socket_path = {everybody}".rstrip()
-        why = f"logins of {', '.join(wrong)} do not ask the director"
-        yield _finding(FAULT, "login_socket", found, why, (f"login_socket_path = {wanted}",))
-    else:
-        for name, path in wrong.items():
-            found = f"protocol {name}: login_socket_path = {path}".rstrip()
-            why = f"logins of {name} do not ask the director"
-            mend = block("protocol", name, f"login_socket_path = {wanted}")
-            yield _finding(FAULT, "login_socket", found, why, mend)
-
-
-def _connections(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
-    setting, unlimited = (
-        ("service_count", "0") if conf.release == "2.3" else ("restart_request_count", "unlimited")
-    )
-    for service in login_services(conf):
-        count = conf.root.get("service", service, setting, default="1")
-        if count in UNLIMITED:
-            yield _finding(OK, "login_processes", f"{service}: {setting} = {count}")
-            continue
-        why = "each login makes a process and a connection to the director"
-        level = WARNING
-        if conf.release == "2.4":
-            why = "anvil says that sessions were ended which go on: moved users stay on two backends"
-            if facts.director_as.is_root:
-                why += "; a director that runs as root ends them one by one"
-            else:
-                level = FAULT
-        yield _finding(
-            level,
-            "login_processes",
-            f"{service}: {setting} = {count}",
-            why,
-            block("service", service, f"{setting} = {unlimited}"),
-        )
-
-
 def _notify(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
-    if not facts.settings.notify:
-        why = "users whose sessions last longer than users.expire are forgotten while they are logged in"
+    settings = facts.settings
+    why = "users whose sessions last longer than users.expire are forgotten while they are logged in"
+    if not settings.notify:
         yield _finding(WARNING, "notify", "listen.notify.path is empty", why)
         return
-    wanted = _below(facts.settings.notify, f"{facts.settings.base_dir}/login")
+    wanted = below(settings.notify, f"{settings.base_dir}/login")
+    if not wanted:
+        found = f"the director reads {settings.notify}"
+        unseen = "login processes see nothing outside of login/, their chroot"
+        mend = ("[listen.notify]          # director.toml", 'path = "login/director/proxy-notify"')
+        yield _finding(FAULT, "notify", found, unseen, mend)
+        return
     found = conf.root.get("login_proxy_notify_path", default="proxy-notify")
     if found == wanted:
         yield _finding(OK, "notify", f"login_proxy_notify_path = {found}")
         return
-    why = "users whose sessions last longer than users.expire are forgotten while they are logged in"
     yield _finding(
         FAULT,
         "notify",
@@ -226,23 +122,24 @@ def _notify(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
 
 
 def _lookups(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
-    wanted = _below(facts.settings.userdb, facts.settings.base_dir) or facts.settings.userdb
+    settings = facts.settings
+    wanted = below(settings.userdb, settings.base_dir) or settings.userdb
+    off = () if wanted else ("[listen.userdb]          # director.toml", f'path = "{USERDB}"')
     used = [name for name in ("lmtp", "doveadm") if name == "doveadm" or name in protocols(conf)]
-    everybody = conf.root.get("auth_socket_path", default="auth-userdb")
     for name in used:
-        found = conf.root.get("protocol", name, "auth_socket_path", default=everybody)
-        if wanted and found in (wanted, facts.settings.userdb):
+        found = conf.root.in_protocol(name, "auth_socket_path", default="auth-userdb")
+        if wanted and paths.socket(found, settings.base_dir) == paths.folder(settings.userdb):
             yield _finding(OK, f"{name}_lookups", f"{name} asks at {found}")
             continue
         what = "mail is delivered" if name == "lmtp" else "doveadm commands run"
         yield _finding(
             FAULT if name == "lmtp" else WARNING,
             f"{name}_lookups",
-            f"protocol {name}: auth_socket_path = {found}",
+            f"protocol {name}: auth_socket_path = {found}{', and listen.userdb is off' if off else ''}",
             f"{what} without asking the director",
-            block("protocol", name, f"auth_socket_path = {wanted}"),
+            off + block("protocol", name, f"auth_socket_path = {wanted or USERDB}"),
         )
-    if "lmtp" in used and conf.root.get("lmtp_proxy") != "yes":
+    if "lmtp" in used and conf.root.in_protocol("lmtp", "lmtp_proxy") != "yes":
         why = "lmtp delivers on this machine, and does not pass mail on"
         yield _finding(FAULT, "lmtp_proxy", "lmtp_proxy = no", why, ("lmtp_proxy = yes",))
 
@@ -250,7 +147,7 @@ def _lookups(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
 def _lmtp_names(conf: Doveconf) -> Iterator[Finding]:
     """Whether mail goes by the name that sessions go by. Debian 13's 20-lmtp.conf cuts the domain off."""
     everybody = conf.root.get("auth_username_format")
-    lmtp = conf.root.get("protocol", "lmtp", "auth_username_format", default=everybody)
+    lmtp = conf.root.in_protocol("lmtp", "auth_username_format")
     if "lmtp" in protocols(conf) and CUTS_DOMAIN.search(lmtp) and not CUTS_DOMAIN.search(everybody):
         why = "mail goes by the name without its domain, logins by the whole: two users, on two backends"
         whole = everybody or ("%Lu" if conf.release == "2.3" else "%{user | lower}")
@@ -361,13 +258,16 @@ def _fields(passdb: Block) -> dict[str, str]:
 
 
 def _names(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
-    theirs, ours = conf.root.get("auth_master_user_separator"), facts.settings.separator
+    # what Dovecot's own director went by until 2.3.19; else what auth goes by
+    own = conf.root.get("master_user_separator")
+    setting = "master_user_separator" if own else "auth_master_user_separator"
+    theirs, ours = own or conf.root.get(setting), facts.settings.separator
     if theirs[:1] != ours[:1]:
         why = "logins of master users are placed by another name than the user's"
         yield _finding(
             WARNING,
             "master_users",
-            f'Dovecot\'s auth_master_user_separator is "{theirs}", the director\'s "{ours}"',
+            f'Dovecot\'s {setting} is "{theirs}", the director\'s "{ours}"',
             why,
             ("[users]                  # director.toml", f'master_user_separator = "{theirs[:1]}"'),
         )

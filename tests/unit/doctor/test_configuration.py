@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import pytest
 
-from director.doctor.configuration import check, login_services, protocols
+from director.doctor.configuration import check
 from director.doctor.facts import Facts, Settings, Who
 from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding
+from director.doctor.logins import in_use, protocols
 from director.dovecot.doveconf import read
 
 DATA = Path(__file__).parents[2] / "data" / "doveconf"
@@ -38,7 +39,7 @@ def test_nothing_is_found_where_all_is_right(release: str) -> None:
 def test_the_login_services_in_use_are_known(release: str) -> None:
     conf = read(GOOD[release], "text")
     assert sorted(protocols(conf)) == ["imap", "lmtp", "pop3", "sieve", "submission"]
-    assert sorted(login_services(conf)) == [
+    assert sorted(service.name for service in in_use(conf)) == [
         "imap-login",
         "managesieve-login",
         "pop3-login",
@@ -417,3 +418,106 @@ def test_a_2_3_that_leaves_its_protocols_at_their_default_is_looked_at() -> None
     text = text.replace("executable = pop3-login director/login", "executable = pop3-login")
     (finding,) = told(facts(text))
     assert (finding.check, finding.found) == ("login_socket", "pop3-login: executable = pop3-login")
+
+
+INTERNAL = """service imap-login-internal {{
+  chroot = login
+  executable = imap-login {0}
+  inet_listener imap {{
+    port = {1}
+  }}
+}}
+"""
+
+
+@pytest.mark.parametrize("socket", ["director", "/run/dovecot/login/director/login"])
+def test_a_login_service_with_another_name_that_asks_elsewhere_is_a_fault(socket: str) -> None:
+    text = GOOD["2.3"] + INTERNAL.format(socket, 1143)
+    (finding,) = told(facts(text))
+    assert (finding.level, finding.check) == (FAULT, "login_socket")
+    assert finding.found == f"imap-login-internal: executable = imap-login {socket}"
+    assert finding.mend[:2] == (
+        "service imap-login-internal {",
+        "  executable = imap-login director/login",
+    )
+
+
+def test_a_login_service_with_another_name_that_asks_auth_is_a_warning() -> None:
+    (finding,) = told(facts(GOOD["2.3"] + INTERNAL.format("", 1143)))
+    assert (finding.level, finding.check) == (WARNING, "login_socket")
+
+
+@pytest.mark.parametrize(
+    "socket", ["director/login", "-D director/login", "./director/login", "/director/login"]
+)
+def test_a_login_service_may_name_the_director_in_any_way_that_works(socket: str) -> None:
+    text = GOOD["2.3"].replace("imap-login director/login", f"imap-login {socket}")
+    assert f"imap-login {socket}" in text
+    assert told(facts(text + INTERNAL.format(socket, 1143))) == []
+
+
+def test_a_login_service_that_nobody_can_reach_is_not_looked_at() -> None:
+    assert told(facts(GOOD["2.3"] + INTERNAL.format("director", 0))) == []
+    other = INTERNAL.format("director", 1143).replace("chroot", "protocol = pop4\n  chroot")
+    assert told(facts(GOOD["2.3"] + other)) == []
+
+
+def test_a_login_service_with_another_name_needs_one_process_for_many_on_2_4_too() -> None:
+    text = GOOD["2.4"] + INTERNAL.format("", 1143)
+    assert told(facts(text)) == []
+    limited = text.replace("  chroot = login\n", "  chroot = login\n  restart_request_count = 1\n")
+    (finding,) = told(facts(limited))
+    assert (finding.check, finding.mend[0]) == ("login_processes", "service imap-login-internal {")
+
+
+@pytest.mark.parametrize("release", ["2.3", "2.4"])
+def test_no_line_that_mends_has_an_empty_value(release: str) -> None:
+    """Where a listener of ours is off, or out of reach, Dovecot cannot be told its path."""
+    everywhere = (
+        Settings(userdb=""),
+        Settings(notify="/srv/notify"),
+        Settings(notify=""),
+        Settings(login=""),
+        Settings(admin=""),
+        Settings(userdb="", notify="", login="", admin=""),
+    )
+    for settings in everywhere:
+        for finding in check(facts(GOOD[release], settings=settings)):
+            assert not [line for line in finding.mend if line.rstrip().endswith("=")], finding
+
+
+def test_a_userdb_listener_that_is_off_is_to_be_turned_on() -> None:
+    findings = told(facts(GOOD["2.3"], settings=Settings(userdb="")))
+    assert [(one.check, one.level) for one in findings] == [
+        ("lmtp_lookups", FAULT),
+        ("doveadm_lookups", WARNING),
+    ]
+    for one in findings:
+        assert "listen.userdb is off" in one.found
+        assert one.mend[1] == 'path = "director-userdb"'
+        assert "  auth_socket_path = director-userdb" in one.mend
+
+
+def test_a_fifo_out_of_reach_of_login_processes_is_to_be_moved() -> None:
+    (finding,) = told(facts(GOOD["2.4"], settings=Settings(notify="/srv/notify")))
+    assert (finding.level, finding.check) == (FAULT, "notify")
+    assert finding.mend[1] == 'path = "login/director/proxy-notify"'
+
+
+@pytest.mark.parametrize("path", ["/run/dovecot/director-userdb", "/var/run/dovecot/director-userdb"])
+def test_lmtp_may_have_its_socket_by_an_absolute_path(path: str) -> None:
+    text = GOOD["2.3"].replace("auth_socket_path = director-userdb", f"auth_socket_path = {path}")
+    assert path in text
+    assert told(facts(text)) == []
+
+
+def test_lmtp_proxy_in_the_block_of_its_protocol_is_on() -> None:
+    text = GOOD["2.3"].replace("lmtp_proxy = yes\n", "protocol lmtp {\n  lmtp_proxy = yes\n}\n")
+    assert told(facts(text)) == []
+
+
+def test_the_directors_own_separator_of_2_3_is_compared_too() -> None:
+    text = GOOD["2.3"].replace("lmtp_proxy = yes\n", "lmtp_proxy = yes\nmaster_user_separator = *\n")
+    assert told(facts(text, settings=Settings(separator="*"))) == []
+    (finding,) = told(facts(text))
+    assert finding.found.startswith('Dovecot\'s master_user_separator is "*"')
