@@ -20,6 +20,8 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import SocketStream, UNIXSocketStream
 
+from director.net.places import Places, StreamPlace
+
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of accept(2) when something has run out."""
 SHUT = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSOCK})
@@ -30,12 +32,17 @@ SILENT = 60
 """Seconds without a word after which a peer is asked whether it is there, for as long again."""
 AT_ONCE = 32
 """Connections accepted in one turn of the loop: about 1 ms."""
+MOST_LEAVING = 8
+"""Connections closed in favour of others, and not gone yet: with so many, no more are accepted."""
 RESERVE = 16
 """Descriptors that login and userdb connections leave to the store, the ring and operators."""
 FEW_LEFT = "few descriptors are left"
 UNLIMITED = 1 << 30
 ALL, ADDRESS = "all", "address"
 """Names of the two limits."""
+
+StreamHandler = Callable[[SocketStream, str, StreamPlace], Awaitable[object]]
+"""Serves a client: its stream, its name for the log, and its place, which the handler enters."""
 
 
 class Report(Protocol):
@@ -131,10 +138,12 @@ class Acceptor:
         self._by_address: dict[str, int] = {}
         self._owed: Callable[[], int] = lambda: 0
         self._make_room: Callable[[str], bool] | None = None
+        self._leaving = 0
+        """Connections that were closed in favour of others, until their descriptors are given back."""
         self._accepted_late = 0
-        """Connections over a limit, until it is known which one can be spared."""
-        self._begin: Callable[[socket.socket, str], object] | None = None
-        """Serves an accepted connection; None: nothing is accepted now."""
+        """A connection over a limit, until it is known which one can be spared."""
+        self._begin: Callable[[socket.socket, str, str], object] | None = None
+        """Serves an accepted connection of an address and a peer; None: nothing is accepted now."""
         self._beginnings: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         """Its end, while the listener pauses."""
@@ -161,22 +170,37 @@ class Acceptor:
         self._owed, self._make_room = owed, make_room
         loop = asyncio.get_running_loop()
 
-        def begin(sock: socket.socket, peer: str) -> None:
+        def begin(sock: socket.socket, host: str, peer: str) -> None:
             task = loop.create_task(self._attach_protocol(factory, sock))
             self._beginnings.add(task)
             task.add_done_callback(self._beginnings.discard)
 
         await self._serve(begin)
 
-    async def serve_streams(self, serve: Callable[[SocketStream, str], Awaitable[object]]) -> None:
-        """Give each connection to `serve` as a stream, with the name of its peer, until cancelled or stopped.
+    async def serve_streams(self, serve: StreamHandler) -> None:
+        """Give each connection to `serve` as a stream, until cancelled or stopped.
 
         `serve` closes the stream; where it fails, that is reported, and the connection is closed.
         """
-        async with anyio.create_task_group() as tasks:
-            await self._serve(lambda sock, peer: tasks.start_soon(self._serve_stream, serve, sock, peer))
+        places = Places()
+        self._make_room = places.make_room
 
-    async def _serve(self, begin: Callable[[socket.socket, str], object]) -> None:
+        async def run(sock: socket.socket, peer: str, place: StreamPlace) -> None:
+            try:
+                await self._serve_stream(serve, sock, peer, place)
+            finally:
+                places.remove(place)
+
+        async with anyio.create_task_group() as tasks:
+
+            def begin(sock: socket.socket, host: str, peer: str) -> None:
+                place = StreamPlace(host)
+                places.add(place)
+                tasks.start_soon(run, sock, peer, place)
+
+            await self._serve(begin)
+
+    async def _serve(self, begin: Callable[[socket.socket, str, str], object]) -> None:
         self._begin = begin
         try:
             self._listen()
@@ -212,9 +236,9 @@ class Acceptor:
 
     def _accept(self) -> None:
         """Take what waits in the kernel, at most AT_ONCE connections."""
-        if self._accepted_late:
-            return
         for _ in range(AT_ONCE):
+            if self._accepted_late or self._leaving >= MOST_LEAVING:
+                return
             try:
                 sock, address = self._sock.accept()
             except BlockingIOError:
@@ -269,9 +293,10 @@ class Acceptor:
             if not room:
                 sock.close()
                 return
-        self._admit(sock, host if counted else None, peer)
+            self._leaving += 1
+        self._admit(sock, host if counted else None, host, peer)
 
-    def _admit(self, sock: socket.socket, counted: str | None, peer: str) -> None:
+    def _admit(self, sock: socket.socket, counted: str | None, host: str, peer: str) -> None:
         """counted: the address, if the connection counts."""
         self.connections += 1
         if counted is not None:
@@ -280,10 +305,10 @@ class Acceptor:
         accepted = _Accepted(sock, self, counted)
         accepted.setblocking(False)
         assert self._begin is not None
-        self._begin(accepted, peer)
+        self._begin(accepted, host, peer)
 
     def _take_late(self, sock: socket.socket, address: object) -> None:
-        """Those that were accepted before may be known now, and one of them be spared."""
+        """Connections that were accepted before may be known now, and one of them be spared."""
         self._accepted_late -= 1
         if self._begin is None:
             sock.close()
@@ -310,7 +335,7 @@ class Acceptor:
             self._room.report.client_failed(self.name, beginning.error)
 
     async def _serve_stream(
-        self, serve: Callable[[SocketStream, str], Awaitable[object]], sock: socket.socket, peer: str
+        self, serve: StreamHandler, sock: socket.socket, peer: str, place: StreamPlace
     ) -> None:
         """The boundary of a client's handler: its failure closes this connection and hurts no other."""
         kind = UNIXSocketStream if sock.family == socket.AF_UNIX else SocketStream
@@ -322,7 +347,7 @@ class Acceptor:
             sock.close()  # the client is gone
             return
         try:
-            await serve(stream, peer)
+            await serve(stream, peer, place)
         except Exception as exc:
             fatal = self._room.report.is_fatal(exc)
             if not fatal:
@@ -334,6 +359,7 @@ class Acceptor:
     def given_back(self, counted: str | None) -> None:
         """A connection has given its descriptor back. counted: its address, if it was counted."""
         self.connections -= 1
+        self._leaving = max(0, self._leaving - 1)
         self._room.restore()
         if counted is None:
             return

@@ -15,6 +15,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from director.errors import PeerError
+from director.net.places import StreamPlace
 from director.wire.admin import GREETING, LINE_LIMIT, AdminSyntaxError, Command, check_version, parse
 from director.wire.tabs import LineBuffer, LineTooLong
 
@@ -32,29 +33,33 @@ class Log(Protocol):
     def error(self, event: str, **fields: object) -> None: ...
 
 
-async def serve_client(stream: ByteStream, peer: str, handle: Handler, log: Log) -> None:
-    """Talk to one client until it hangs up or sends what is no command; closes the stream.
+async def serve_client(stream: ByteStream, peer: str, handle: Handler, log: Log, place: StreamPlace) -> None:
+    """Talk to one client until it hangs up, sends what is no command, or loses its place; closes the stream.
 
     A client that is slow to read only delays itself, one that goes away only ends its own conversation. Any
     other error of `handle` is a bug and passes through. peer: the client, for the log.
     """
     async with stream:
         try:
-            await stream.send(GREETING)
-            await _converse(stream, handle)
+            with place:
+                await stream.send(GREETING)
+                await _converse(stream, handle, place)
         except PeerError as exc:
             log.error("admin_client_refused", peer=peer, reason=str(exc))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             log.debug("admin_client_gone", peer=peer)
 
 
-async def _converse(stream: ByteStream, handle: Handler) -> None:
+async def _converse(stream: ByteStream, handle: Handler, place: StreamPlace) -> None:
     greeted = False
     async with aclosing(_lines(stream)) as lines:
         async for line in lines:
+            if not place.begin():
+                return
             if not greeted:
                 check_version(line)
                 greeted = True
+                place.end()
                 continue
             try:
                 command = parse(line)
@@ -64,7 +69,8 @@ async def _converse(stream: ByteStream, handle: Handler) -> None:
                 raise
             async with aclosing(handle(command)) as reply:
                 async for piece in reply:
-                    await stream.send(piece)
+                    await place.send(stream, piece)
+            place.end()
 
 
 async def _lines(stream: ByteStream) -> AsyncGenerator[bytes, None]:

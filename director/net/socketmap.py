@@ -9,6 +9,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import ByteStream
 
+from director.net.places import StreamPlace
 from director.wire.socketmap import Netstrings, Request, SocketmapError, netstring, parse
 
 Handler = Callable[[Request], Awaitable[bytes]]
@@ -25,16 +26,20 @@ class Log(Protocol):
     def error(self, event: str, **fields: object) -> None: ...
 
 
-async def serve_client(stream: ByteStream, handle: Handler, log: Log) -> None:
-    """Talk to one client until it hangs up or sends what is no request; closes the stream.
+async def serve_client(stream: ByteStream, handle: Handler, log: Log, place: StreamPlace) -> None:
+    """Talk to one client until it hangs up, sends what is no request, or loses its place; closes the stream.
 
     Any other error of `handle` is a bug, and passes through.
     """
     async with stream:
         try:
-            async with aclosing(_requests(stream)) as requests:
-                async for request in requests:
-                    await stream.send(netstring(await handle(request)))
+            with place:
+                async with aclosing(_requests(stream)) as requests:
+                    async for request in requests:
+                        if not place.begin():
+                            return
+                        await place.send(stream, netstring(await handle(request)))
+                        place.end()
         except SocketmapError as exc:
             log.error("socketmap_client_refused", reason=str(exc))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):

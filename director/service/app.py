@@ -562,12 +562,16 @@ class App:
             finally:
                 self._commands -= 1
 
-        await acceptor.serve_streams(lambda stream, peer: serve_client(stream, peer, handle, self.log))
+        await acceptor.serve_streams(
+            lambda stream, peer, place: serve_client(stream, peer, handle, self.log, place)
+        )
 
     async def _serve_socketmap(self, acceptor: Acceptor) -> None:
         handler = Socketmap(self.lookups, self.config.lookups.ports.lmtp)
 
-        await acceptor.serve_streams(lambda stream, _: serve_socketmap_client(stream, handler, self.log))
+        await acceptor.serve_streams(
+            lambda stream, _, place: serve_socketmap_client(stream, handler, self.log, place)
+        )
 
     async def _serve_api(self) -> None:
         lookups = self.config.lookups

@@ -46,7 +46,8 @@ async def _served(
     handler = AdminHandler(operations, log)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(
-            acceptor(sock).serve_streams, lambda stream, peer: serve_client(stream, peer, handler, log)
+            acceptor(sock).serve_streams,
+            lambda stream, peer, place: serve_client(stream, peer, handler, log, place),
         )
         yield
         tasks.cancel_scope.cancel()

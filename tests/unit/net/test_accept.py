@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from director.net.accept import PAUSE, RESERVE, Acceptor, Limits, Room
+from director.net.accept import MOST_LEAVING, PAUSE, RESERVE, Acceptor, Limits, Room
 from director.net.listen import BACKLOG, tcp_listener, unix_listener
+from director.net.places import StreamPlace
 from tests.descriptors import without_descriptors
 from tests.listening import Told
 from tests.waiting import until
@@ -41,7 +43,7 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
-async def echo(stream: SocketStream, peer: str) -> None:
+async def echo(stream: SocketStream, peer: str, place: StreamPlace) -> None:
     async with stream:
         await stream.send(b"+")
         async for data in stream:
@@ -176,6 +178,29 @@ async def test_over_a_limit_a_connection_that_can_be_spared_is_closed_instead(ov
         await until(lambda: over_unix.acceptor.connections == 2)
 
 
+async def test_few_of_the_connections_that_give_way_are_open_at_a_time(over_unix: Place) -> None:
+    leaving: list[asyncio.Transport] = []
+
+    def make_room(address: str) -> bool:
+        if len(leaving) == len(made):
+            return False
+        leaving.append(made[len(leaving)])  # it takes its time
+        return True
+
+    clients = [over_unix.client() for _ in range(40)]
+    async with serving(over_unix.make(Limits(2)), make_room=make_room):
+        await until(lambda: len(leaving) == MOST_LEAVING)
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+        assert over_unix.acceptor.connections == 2 + MOST_LEAVING
+        for count in range(38):
+            await until(lambda count=count: len(leaving) > count)
+            leaving[count].abort()
+            await until(lambda count=count: made[count].is_closing())
+            assert over_unix.acceptor.connections <= 2 + MOST_LEAVING
+        assert [await heard(sock) for sock in clients] == [b"+"] * 40
+
+
 # ---- what runs out
 
 
@@ -285,7 +310,7 @@ async def test_clients_that_reset_before_they_are_served_are_no_failures(over_tc
 
 
 async def test_a_silent_client_that_has_vanished_is_noticed(over_tcp: Place) -> None:
-    async def look(stream: SocketStream, peer: str) -> None:
+    async def look(stream: SocketStream, peer: str, place: StreamPlace) -> None:
         async with stream:
             sock = stream.extra(SocketAttribute.raw_socket)
             options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
@@ -301,7 +326,7 @@ async def test_a_silent_client_that_has_vanished_is_noticed(over_tcp: Place) -> 
 
 
 async def test_a_bug_in_the_handler_of_a_client_ends_its_connection_alone(over_unix: Place) -> None:
-    async def broken(stream: SocketStream, peer: str) -> None:
+    async def broken(stream: SocketStream, peer: str, place: StreamPlace) -> None:
         await stream.receive()
         raise ZeroDivisionError("a bug")
 
@@ -331,7 +356,7 @@ async def test_a_bug_at_the_beginning_of_a_connection_ends_it(over_unix: Place) 
 
 
 async def test_a_failure_that_is_not_the_handlers_ends_the_program(over_unix: Place) -> None:
-    async def broken(stream: SocketStream, peer: str) -> None:
+    async def broken(stream: SocketStream, peer: str, place: StreamPlace) -> None:
         raise ZeroDivisionError("a bug of the core")
 
     over_unix.told.fatal = True

@@ -9,6 +9,7 @@ import anyio
 import pytest
 from anyio.abc import SocketStream
 
+from director.net.places import StreamPlace
 from director.net.socketmap import serve_client
 from director.wire.socketmap import Request, found, netstring
 from tests.waiting import until
@@ -36,7 +37,7 @@ async def client(log: Log) -> AsyncIterator[SocketStream]:
     listener = await anyio.create_tcp_listener(local_host="127.0.80.9")
     host, port = listener.extra(anyio.abc.SocketAttribute.local_address)
     async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, lambda stream: serve_client(stream, echo, log))
+        tasks.start_soon(listener.serve, lambda stream: serve_client(stream, echo, log, StreamPlace()))
         async with await anyio.connect_tcp(host, port) as stream:
             yield stream
         tasks.cancel_scope.cancel()

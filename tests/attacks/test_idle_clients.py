@@ -1,0 +1,70 @@
+"""Clients of operators' and look-up listeners that connect, say nothing or little, and stay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from director.wire.socketmap import netstring
+from tests.attacks.targets import Target, target
+
+HELD = 300
+"""More than any of these listeners has places."""
+ADMIN_HELLO, AUTHREPLY_HELLO = (
+    b"VERSION\tdirector-doveadm\t1\t0\n",
+    b"VERSION\tdirector-authreply-client\t1\t0\n",
+)
+REQUESTS = {
+    "admin": ADMIN_HELLO + b"HOST-LIST\n",
+    "socketmap": netstring(b"lmtp alice"),
+    "authreply": AUTHREPLY_HELLO + b"OK\t1\tuser=alice\tproxy\n",
+}
+ANSWERS = {"admin": b"\n\n", "socketmap": b",", "authreply": b"proxy_refresh="}
+"""What is in an answer, at the latest in its last part."""
+LISTENERS = ("admin", "admin-tcp", "socketmap", "socketmap-tcp", "authreply")
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with target(tmp_path_factory.mktemp("d")) as found:
+        yield found
+
+
+def answered(target: Target, name: str) -> bool:
+    """Whether a new client of a listener is answered."""
+    kind = name.removesuffix("-tcp")
+    with target.connect(name) as sock:
+        sock.settimeout(20)
+        data = b""
+        try:
+            sock.sendall(REQUESTS[kind])
+            while ANSWERS[kind] not in data:
+                part = sock.recv(65536)
+                if not part:
+                    return False
+                data += part
+        except ConnectionError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("name", LISTENERS)
+@pytest.mark.parametrize("said", ["nothing", "half", "request"])
+def test_three_hundred_idle_clients_of_one_address_lock_nobody_out(
+    attacked: Target, name: str, said: str
+) -> None:
+    request = REQUESTS[name.removesuffix("-tcp")]
+    words = {"nothing": b"", "half": request[:-2], "request": request}[said]
+    with ExitStack() as stack:
+        began = time.monotonic()
+        for number in range(HELD):
+            stack.enter_context(attacked.connect(name)).sendall(words)
+            if number % 20 == 0:
+                assert answered(attacked, name), f"after {number} idle clients"
+        assert all(answered(attacked, name) for _ in range(20))
+        assert attacked.director.command("status").returncode == 0
+        print(f"{HELD} idle clients of {name}, {said}: {time.monotonic() - began:.2f} s in all")
+    assert attacked.director.logged("bug") == []
