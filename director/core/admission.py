@@ -70,9 +70,13 @@ class Admission:
         """None: no time is judged."""
         if self.doubted:
             return None
-        bound = bound_at(now.unix, self._users.expire, self._skew)
+        bound = self.bound_by(now)
         past = self.began_in_doubt if source == MEMORY else isinstance(source, str)
         return bound.of_the_past() if past else bound
+
+    def bound_by(self, now: Now) -> Bound:
+        """The bound by a clock that says `now`, whether it is right or not."""
+        return bound_at(now.unix, self._users.expire, self._skew)
 
     def hosts(
         self, rows: Sequence[HostRow], source: Neighbour | str, now: Now

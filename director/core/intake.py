@@ -17,7 +17,7 @@ from director.core.moves import Moves
 from director.core.names import LONGEST_NAME, NameTable, entry
 from director.core.pending import Pending
 from director.core.ring import Ring
-from director.core.users import BY_HAND, RECORD, User, keys_of, unpack
+from director.core.users import BY_HAND, RECORD, User, decision_of, keys_of, unpack
 from director.types import HostId, Now, UserKey
 
 MERGED = 4000
@@ -131,7 +131,10 @@ class Intake:
             return effects
         if self._pending:
             self._pending.wake_users(keys_of(changed))
-        return effects + [Send(n.link, [Users(changed)]) for n in self._ring.live_links() if n is not source]
+        effects += [Send(n.link, [Users(changed)]) for n in self._ring.live_links() if n is not source]
+        if isinstance(source, Neighbour) and changed != records and (better := _later(changed, records)):
+            effects.append(Send(source.link, [Users(better)]))
+        return effects
 
     def _displace(self, now: Now, *, started: bool) -> list[Effect]:
         """Deal with users who have changed hosts or begin to move; before the start with all at once."""
@@ -181,3 +184,15 @@ class Intake:
     def _address(self, host: HostId) -> str:
         row = self._hosts.row(host)
         return f"id {host:08x}" if row is None else row.address
+
+
+def _later(merged: bytes, came: bytes) -> bytes:
+    """Of what records that came were merged to, those whose decision is another one.
+
+    Who sent such a record does not know the later decision where ours had expired: expired records are not
+    compared, and what came says that the user is there after all.
+    """
+    size = RECORD.size
+    theirs = {decision_of(came[at : at + size]) for at in range(0, len(came), size)}
+    ours = (merged[at : at + size] for at in range(0, len(merged), size))
+    return b"".join(record for record in ours if decision_of(record) not in theirs)

@@ -78,6 +78,8 @@ class OwnClock:
         self._members_before: dict[str, MemberRow] = {}
         """Rows as they were before they were clipped here."""
         self._restore_at: float | None = None
+        self._wrong = 0
+        """The latest stamp that is possible by the clock before it was set forward."""
         self._bound: Bound | None = None
         self._bucket = BUCKETS
         self._changed = False
@@ -115,6 +117,7 @@ class OwnClock:
         stepped = abs(offset - self._last) > BACK
         if stepped and offset > self._last and (self._hosts_before or self._members_before):
             self._restore_at = now.mono + RESTORED
+            self._wrong = self._admission.bound_by(Now(now.mono, now.mono + self._last)).decided
         self._last = offset
         if not self._admission.doubted:
             if offset >= self._highest - BACK:
@@ -164,13 +167,13 @@ class OwnClock:
         hosts, members = [], []
         for address, before in list(self._hosts_before.items()):
             if latest_of(before) <= bound.decided:
-                hosts.append(restored_host(self._hosts.rows[address], before))
+                hosts.append(restored_host(self._hosts.rows[address], before, self._wrong))
                 del self._hosts_before[address]
         for name, member in list(self._members_before.items()):
             if member.at <= bound.decided:
                 del self._members_before[name]
                 if name in self._members.rows:
-                    members.append(restored_member(self._members.rows[name], member))
+                    members.append(restored_member(self._members.rows[name], member, self._wrong))
         return self._tables.retimed(hosts, members, now) if hosts or members else []
 
     def turn(self, now: Now) -> list[Effect]:

@@ -100,24 +100,34 @@ def clipped_member(row: MemberRow, bound: Bound, mine: MemberRow | None) -> Memb
     return msgspec.structs.replace(row, at=_kept(mine.at, bound) if same and mine else bound.hosts)
 
 
-def restored_host(row: HostRow, before: HostRow) -> HostRow:
-    """A row that was clipped, with the stamps of `before`. What was decided since is later than those."""
-    stamps = {}
+def restored_host(row: HostRow, before: HostRow, wrong: int) -> HostRow:
+    """A row that was clipped by a clock that was wrong, as it is by one that is right.
+
+    Args:
+        before: the row before it was clipped.
+        wrong: the latest stamp that the wrong clock can have given. What was decided by it takes the place of
+            what was there before, so it gets a later stamp; later stamps are compared as they are.
+    """
+    changed: dict[str, object] = {}
     for stamp, values in _ATTRIBUTES.items():
-        was = getattr(before, stamp)
-        if was > getattr(row, stamp):
-            same = all(getattr(row, one) == getattr(before, one) for one in values)
-            stamps[stamp] = was if same else after(0, was)
-    return msgspec.structs.replace(row, **stamps)
+        now, was = getattr(row, stamp), getattr(before, stamp)
+        if was <= now:
+            continue
+        same = all(getattr(row, one) == getattr(before, one) for one in values)
+        if same or now > wrong:
+            changed |= {one: getattr(before, one) for one in (stamp, *values)}
+        else:
+            changed[stamp] = after(0, was)
+    return msgspec.structs.replace(row, **changed)
 
 
-def restored_member(row: MemberRow, before: MemberRow) -> MemberRow:
+def restored_member(row: MemberRow, before: MemberRow, wrong: int) -> MemberRow:
     """The same for a row of the directors."""
     if row.at >= before.at:
         return row
-    return msgspec.structs.replace(
-        row, at=before.at if row.present == before.present else after(0, before.at)
-    )
+    if row.present == before.present or row.at > wrong:
+        return msgspec.structs.replace(row, at=before.at, present=before.present)
+    return msgspec.structs.replace(row, at=after(0, before.at))
 
 
 def _kept(stamp: int, bound: Bound) -> int:

@@ -124,6 +124,11 @@ def keys_of(records: bytes) -> Iterator[UserKey]:
     return (UserKey(key) for (key,) in _KEYS.iter_unpack(records))
 
 
+def decision_of(record: bytes) -> bytes:
+    """Key, host, stamp and flags of one record: all but when the user was last seen."""
+    return record[:16] + record[20:]
+
+
 class UserTable:
     """All users, in 4096 buckets.
 

@@ -275,6 +275,20 @@ def test_a_refresh_keeps_a_user_in_every_tag_and_is_told_at_once() -> None:
     assert of(Users, messages(effects)) != []
 
 
+def test_who_revives_an_expired_user_with_an_earlier_decision_is_told_the_later_one() -> None:
+    """Expired records are not compared: a director that was away has the earlier one, and a session of it."""
+    played = in_ring()
+    expired = START - 2 * EXPIRE
+    played.handle(StoredUsers(record(host="10.1.0.2", decided=expired, seen=expired)), 1)
+    earlier, known = record(decided=expired - 9, seen=START), record(BOB, seen=START)
+    played.handle(StoredUsers(known), 1)
+    merged = record(host="10.1.0.2", decided=expired, seen=START)
+    effects = played.hear(2, Users(earlier + known))
+    assert of(Users, messages(effects, 1)) == [Users(merged)]
+    assert of(Users, messages(effects, 2)) == [Users(merged)]
+    assert of(Users, messages(played.hear(1, Users(merged)))) == []
+
+
 def test_new_users_wait_from_the_merge_of_a_host_change_until_the_release_and_known_ones_do_not() -> None:
     played = in_ring()
     played.hear(1, Users(record()))

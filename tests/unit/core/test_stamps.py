@@ -82,18 +82,28 @@ def test_what_is_repeated_with_a_stamp_far_ahead_changes_nothing_here() -> None:
 
 
 def test_former_stamps_come_back_and_what_was_decided_since_is_later() -> None:
+    wrong = BOUND.decided
     before = msgspec.structs.replace(ROW, present_at=5, tag_at=NOW + 90_000, weight_at=NOW + 90_000, up_at=7)
     clipped = clipped_host(before, BOUND, None)
-    assert restored_host(clipped, before) == before
+    assert restored_host(clipped, before, wrong) == before
     since = msgspec.structs.replace(clipped, weight=70, weight_at=BOUND.hosts + 1, up=True, up_at=NOW)
-    assert restored_host(since, before) == msgspec.structs.replace(
+    assert restored_host(since, before, wrong) == msgspec.structs.replace(
         before, weight=70, weight_at=NOW + 90_001, up=True, up_at=NOW
     )
     member = MemberRow("10.0.0.1:9090", True, NOW + 90_000)
-    assert restored_member(clipped_member(member, BOUND, None), member) == member
+    assert restored_member(clipped_member(member, BOUND, None), member, wrong) == member
     removed = MemberRow("10.0.0.1:9090", False, NOW)
-    assert restored_member(removed, member) == MemberRow("10.0.0.1:9090", False, NOW + 90_001)
-    assert restored_member(MemberRow("10.0.0.1:9090", False, NOW + 90_002), member).at == NOW + 90_002
+    assert restored_member(removed, member, wrong) == MemberRow("10.0.0.1:9090", False, NOW + 90_001)
+    assert restored_member(MemberRow("10.0.0.1:9090", False, NOW + 90_002), member, wrong).at == NOW + 90_002
+
+
+def test_an_earlier_word_by_a_right_clock_that_came_meanwhile_does_not_undo_what_was_clipped() -> None:
+    wrong = BOUND.decided
+    before = msgspec.structs.replace(ROW, weight_at=NOW + 90_000)
+    earlier = msgspec.structs.replace(ROW, weight=7, weight_at=NOW + 89_000)
+    assert restored_host(earlier, before, wrong) == before
+    member = MemberRow("10.0.0.1:9090", True, NOW + 90_000)
+    assert restored_member(MemberRow("10.0.0.1:9090", False, NOW + 89_000), member, wrong) == member
 
 
 def test_a_row_that_says_what_the_configuration_says_moves_nobody() -> None:
