@@ -76,10 +76,12 @@ def _sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
             ("[listen.login]           # director.toml", f'path = "{path}"'),
         )
         return
+    services = in_use(conf)
     if conf.release == "2.4":
         yield from _socket_paths(conf, wanted)
-        return
-    for service in in_use(conf):
+        # a socket in the command counts before login_socket_path (seen with 2.4.1)
+        services = [service for service in services if service.at]
+    for service in services:
         if service.socket(settings.base_dir) == paths.folder(settings.login):
             yield _finding(OK, "login_socket", f"{service.name} asks at {wanted}")
             continue
@@ -99,7 +101,9 @@ def _sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
 def _socket_paths(conf: Doveconf, wanted: str) -> Iterator[Finding]:
     """2.4: one setting for all protocols, which each may have for itself."""
     everybody = conf.root.get("login_socket_path")
-    names = [name for name in protocols(conf) if name in LOGIN_PROTOCOLS]
+    names = list(dict.fromkeys(service.protocol for service in in_use(conf) if not service.at))
+    if not names:
+        return
     found_at = {name: conf.root.in_protocol(name, "login_socket_path") for name in names}
     wrong = {name: path for name, path in found_at.items() if path != wanted}
     if not wrong:

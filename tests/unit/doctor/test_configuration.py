@@ -456,6 +456,14 @@ def test_a_login_service_may_name_the_director_in_any_way_that_works(socket: str
     assert told(facts(text + INTERNAL.format(socket, 1143))) == []
 
 
+def test_a_socket_in_the_command_counts_on_2_4_too() -> None:
+    (finding,) = told(facts(GOOD["2.4"] + INTERNAL.format("login", 1143)))
+    assert (finding.level, finding.check) == (FAULT, "login_socket")
+    assert finding.found == "imap-login-internal: executable = imap-login login"
+    right = GOOD["2.4"] + INTERNAL.format("director/login", 1143)
+    assert told(facts(right)) == []
+
+
 def test_a_login_service_that_nobody_can_reach_is_not_looked_at() -> None:
     assert told(facts(GOOD["2.3"] + INTERNAL.format("director", 0))) == []
     other = INTERNAL.format("director", 1143).replace("chroot", "protocol = pop4\n  chroot")
