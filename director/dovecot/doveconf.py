@@ -110,7 +110,7 @@ def read(text: str, file: str) -> Doveconf:
                 file, number, f"{line!r}: includes are not followed; give me what `doveconf -n` prints"
             )
         elif match := _SETTING.match(line):
-            here.settings[match[1]] = _value(match[2], stack)
+            here.settings[match[1]] = _value(match[1], match[2], stack)
         elif match := _OPEN.match(line):
             block = Block(kind=match[1], name=_unquoted(match[2] or ""), settings={}, blocks=[])
             here.blocks.append(block)
@@ -139,17 +139,20 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         yield first, begun.strip()
 
 
-def _value(text: str, stack: list[Block]) -> str:
-    """What a setting comes to, without quotes; only without them do variables count."""
+def _value(key: str, text: str, stack: list[Block]) -> str:
+    """What a setting comes to, without quotes; only without them do variables count.
+
+    A setting that refers to itself first has its default, which is taken to be empty.
+    """
     unquoted = _unquoted(text)
     if text == HIDDEN or unquoted != text:
         return unquoted
 
     def replaced(match: re.Match[str]) -> str:
         known = (block.settings[match[1]] for block in reversed(stack) if match[1] in block.settings)
-        return next(known, match[0])
+        return next(known, "" if match[1] == key else match[0])
 
-    return VARIABLE.sub(replaced, text)
+    return VARIABLE.sub(replaced, text).strip()
 
 
 def _unquoted(text: str) -> str:

@@ -74,10 +74,13 @@ def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
         f"{one.name} did not ask the director, and does not now: its users go where the passdb says"
         for one in _not_asking(root, listeners)
     ]
-    lines += ["login_proxy_notify_path = director/proxy-notify", *_look_ups(root, listeners)]
+    lines += ["login_proxy_notify_path = director/proxy-notify"]
     userdb, everybody = served(listeners, "userdb"), root.get("auth_socket_path")
     if userdb is not None and _asks_userdb(root, everybody, listeners):
-        lines += [f"auth_socket_path = {userdb.name}"]
+        base = root.get("base_dir")
+        if paths.socket(everybody, base) != paths.socket(userdb.name, base):
+            lines += [f"auth_socket_path = {userdb.name}"]
+    lines += _look_ups(root, listeners)
     return "\n".join(lines) + "\n" + _SOCKETS_23, mind
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from director.dovecot import paths, tomltext, values
 from director.dovecot.doveconf import Doveconf
+from director.dovecot.hostlist import each_once
 from director.dovecot.listeners import DOVEADM_PORT, PATHS, listeners
 from director.dovecot.listensections import listen_section
 from director.dovecot.notes import Notes
@@ -150,12 +151,8 @@ class _Import:
 
     def _backends(self) -> list[str]:
         words = self.notes.words(NEEDED, self.root.get(NEEDED))
-        servers = [re.sub(r"\[([^\[\]]*:[^\[\]]*)\]", r"\1", word) for word in words]
-        once = list(dict.fromkeys(servers))
-        for entry in once:
-            if servers.count(entry) > 1:
-                self.notes.left_out.append(f"{NEEDED}: {entry} stands there {servers.count(entry)} times")
-        return tomltext.array("mail_servers", once) if once else []
+        servers = each_once(words, NEEDED, self.notes)
+        return tomltext.array("mail_servers", servers) if servers else []
 
     def _users(self) -> list[str]:
         lines = []

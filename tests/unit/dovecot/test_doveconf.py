@@ -74,6 +74,11 @@ def test_a_variable_has_the_value_that_was_set_before_it() -> None:
     assert root.get("service", "s", "v") == "a b"
 
 
+def test_a_setting_that_is_added_to_begins_empty() -> None:
+    text = "protocols = $protocols imap\nprotocols = $protocols lmtp\n"
+    assert read(text, "f").root.settings == {"protocols": "imap lmtp"}
+
+
 def test_a_setting_of_a_protocol_is_that_of_its_block_or_of_all_others() -> None:
     root = read("k = 1\nprotocol lmtp {\n k = 2\n}\nprotocol !imap {\n j = 3\n}\n", "f").root
     assert [root.in_protocol(name, "k") for name in ("lmtp", "imap")] == ["2", "1"]

@@ -207,3 +207,21 @@ def test_the_doveadm_port_of_2_2_is_that_of_the_admin_listener() -> None:
     assert values(result)["listen"]["admin"]["tcp"] == "0.0.0.0:9091"
     assert values(result)["ring"]["servers"] == ["10.0.0.1"]
     assert result.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("servers", "left"),
+    [
+        ("10.1.0.1-10.1.0.4 10.1.0.2", ["10.1.0.1-10.1.0.4"]),
+        ("10.1.0.1-10.1.0.4 10.1.0.2-10.1.0.3@x", ["10.1.0.1-10.1.0.4"]),
+        ("2001:db8::1 2001:DB8:0::1 [2001:db8::1]@x", ["2001:db8::1"]),
+        ("10.1.0.2 10.1.0.1-10.1.0.4", ["10.1.0.2", "10.1.0.1-10.1.0.4"]),
+        ("name 10.1.0.1 name@x", ["name", "10.1.0.1", "name@x"]),
+    ],
+)
+def test_a_host_that_is_there_already_is_left_out_however_it_is_written(
+    servers: str, left: list[str]
+) -> None:
+    result = minimal(mail_servers=servers)
+    assert values(result)["backends"]["mail_servers"] == left
+    assert len(result.left_out) == len(servers.split()) - len(left)

@@ -1,0 +1,57 @@
+"""director_mail_servers: hosts, ranges and tags, each host once."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+
+from director.dovecot.notes import Notes
+
+Range = tuple[int, int, int]
+"""IP version, first and last address as numbers."""
+
+
+def each_once(words: Sequence[str], setting: str, notes: Notes) -> list[str]:
+    """The entries without brackets. Those whose hosts are all there already are left out, with a note.
+
+    The original makes two hosts of an address that stands there twice.
+    """
+    entries = [re.sub(r"\[([^\[\]]*:[^\[\]]*)\]", r"\1", word) for word in words]
+    found: dict[str, Range | None] = {}
+    for entry in entries:
+        own = _range(entry)
+        before = entry if entry in found else _covering(own, found)
+        if before is None:
+            found[entry] = own
+        elif before == entry:
+            notes.left_out.append(f"{setting}: {entry} stands there {entries.count(entry)} times")
+        else:
+            notes.left_out.append(f"{setting}: {entry} is a host of {before}, which stands there before")
+    return list(found)
+
+
+def _covering(own: Range | None, found: dict[str, Range | None]) -> str | None:
+    """The earlier entry that has all of its addresses."""
+    if own is None:
+        return None
+    version, first, last = own
+    return next(
+        (
+            entry
+            for entry, other in found.items()
+            if other is not None and other[0] == version and other[1] <= first and last <= other[2]
+        ),
+        None,
+    )
+
+
+def _range(entry: str) -> Range | None:
+    """The addresses of an entry; None of a name, or what is no range."""
+    first, hyphen, last = entry.partition("@")[0].partition("-")
+    try:
+        low = ipaddress.ip_address(first)
+        high = ipaddress.ip_address(last) if hyphen else low
+    except ValueError:
+        return None
+    return (low.version, int(low), int(high)) if low.version == high.version else None

@@ -1,0 +1,116 @@
+"""Whole configurations in the ways in which sites write them, each with the values it must come to.
+
+`tests/data/sites/NAME.toml` was written by hand beside NAME.conf: the whole director.toml, settings of the
+snippet for 2.3 and for 2.4, and words of every note; `names` is what the name service knows there.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from director.demo.dovecot import Programs
+from director.dovecot.doveconf import Block, read
+from director.dovecot.takeover import TakenOver
+from director.service.config import load
+from tests.needs import needs
+from tests.unit.dovecot.importing import taken, values
+
+DATA = Path(__file__).parents[2] / "data/sites"
+SITES = sorted(path.stem for path in DATA.glob("*.conf"))
+FOR_EVERYBODY_ON_2_4 = ["for Dovecot 2.4 the rest of dovecot.conf is to be written anew"]
+
+
+def site(name: str) -> tuple[str, dict[str, Any]]:
+    """Its configuration, and what it must come to."""
+    return (DATA / f"{name}.conf").read_text(), tomllib.loads((DATA / f"{name}.toml").read_text())
+
+
+def imported(name: str, dovecot: str = "2.3") -> tuple[TakenOver, dict[str, Any]]:
+    text, expected = site(name)
+    return taken(text, dovecot, names=expected.get("names")), expected
+
+
+def setting(root: Block, path: str) -> str:
+    """A setting by a path such as `service imap-login / executable`."""
+    *blocks, key = path.split(" / ")
+    return root.get(*(word for block in blocks for word in block.split(" ", 1)), key)
+
+
+def unmatched(
+    notes: Sequence[str], expected: Sequence[Sequence[str]]
+) -> tuple[list[str], list[Sequence[str]]]:
+    """The notes that nothing expects, and the words that no note has."""
+
+    def fits(note: str, words: Sequence[str]) -> bool:
+        return all(word in note for word in words)
+
+    return (
+        [note for note in notes if not any(fits(note, words) for words in expected)],
+        [words for words in expected if not any(fits(note, words) for note in notes)],
+    )
+
+
+def test_there_are_eight_sites() -> None:
+    assert len(SITES) == 8
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_a_site_comes_to_the_values_it_must_have(name: str) -> None:
+    result, expected = imported(name)
+    assert values(result) == expected["director"]
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_a_site_is_told_what_it_has_to_know_and_nothing_else(name: str) -> None:
+    result, expected = imported(name)
+    notes = expected["notes"]
+    assert unmatched(result.left_out, notes["left_out"]) == ([], [])
+    assert unmatched(result.mind, notes["mind"]) == ([], [])
+    newer, _ = imported(name, "2.4")
+    more = [note for note in newer.mind if note not in result.mind]
+    for_24 = [FOR_EVERYBODY_ON_2_4, *notes.get("mind24", [])]
+    assert unmatched(more, for_24) == ([], [])
+
+
+@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize(("dovecot", "key"), [("2.3", "dovecot"), ("2.4", "dovecot24")])
+def test_dovecot_is_told_what_it_must_be(name: str, dovecot: str, key: str) -> None:
+    result, expected = imported(name, dovecot)
+    root = read(result.dovecot, "snippet").root
+    assert {path: setting(root, path) for path in expected[key]} == expected[key]
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_the_director_can_be_started_with_it(name: str, tmp_path: Path) -> None:
+    result, expected = imported(name)
+    names: Mapping[str, list[str]] = expected.get("names", {})
+    own = {"172.16.7.2", "10.77.1.4", "10.3.1.1"}
+    (tmp_path / "director.toml").write_text(result.toml)
+    (tmp_path / "ring.secret").write_text("0123456789abcdef0123456789abcdef")
+    (tmp_path / "ring.secret").chmod(0o600)
+    config = load(
+        tmp_path / "director.toml", {}, resolve=lambda name: list(names[name]), local=own.__contains__
+    )
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize("name", [name for name in SITES if name != "dovecot-2.2"])
+def test_dovecot_2_3_reads_the_site_and_the_snippet_after_it(name: str, tmp_path: Path) -> None:
+    """What is invented here Dovecot would take, and what is to be read after it too."""
+    needs("doveconf")
+    if Programs().release != "2.3":
+        pytest.skip("the doveconf of this machine is not that of 2.3")
+    text, _ = site(name)
+    file = tmp_path / "dovecot.conf"
+    file.write_text(f"{text}\n{imported(name)[0].dovecot}")
+    printed = subprocess.run(["doveconf", "-n", "-c", file], capture_output=True, text=True)
+    assert "Fatal" not in printed.stderr, printed.stderr
+    root = read(printed.stdout, "doveconf").root
+    assert root.get("director_servers") == ""
+    assert root.get("director_mail_servers") == ""
