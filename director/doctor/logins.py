@@ -39,7 +39,8 @@ def in_use(conf: Doveconf) -> list[LoginService]:
     for one in loginservices.login_services(conf.root):
         wanted = conf.root.get("service", one.name, "protocol")
         served = one.protocol in on if one.name in LOGIN_SERVICES else not wanted or wanted in on
-        if served and loginservices.is_open(conf.root, one.name):
+        # others that have an argument are no login services, as `quota-status -p postfix`
+        if one.protocol and served and loginservices.is_open(conf.root, one.name):
             found.append(one)
     return found
 

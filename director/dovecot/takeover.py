@@ -178,12 +178,16 @@ class _Import:
         return self.notes.read(key, self.root.get(key), str, "")
 
     def _duration(self, key: str, at_least: int) -> str:
-        def kind(text: str) -> str:
-            if values.seconds(text) < at_least:
-                raise values.Refused(f"it must be at least {at_least} s")
-            return values.duration_text(text)
+        text = self.root.get(key)
+        # until 2.2 a number alone is seconds
+        used = f"{text} s" if self._is_older() and text.isdigit() else text
 
-        return self.notes.read(key, text, kind, "") if (text := self.root.get(key)) else ""
+        def kind(_: str) -> str:
+            if values.seconds(used) < at_least:
+                raise values.Refused(f"it must be at least {at_least} s")
+            return values.duration_text(used)
+
+        return self.notes.read(key, text, kind, "") if text else ""
 
     def _parallel(self, key: str) -> int:
         """The number; 0: the default."""

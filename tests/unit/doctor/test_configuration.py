@@ -456,6 +456,13 @@ def test_a_login_service_may_name_the_director_in_any_way_that_works(socket: str
     assert told(facts(text + INTERNAL.format(socket, 1143))) == []
 
 
+def test_a_service_that_is_no_login_service_is_not_taken_for_one() -> None:
+    quota = "service quota-status {{\n  executable = {0}\n  inet_listener {{\n    port = 12340\n  }}\n}}\n"
+    for command in ("quota-status -p postfix", "script /usr/local/bin/x", "imap-urlauth-login", "lmtp -L"):
+        assert told(facts(GOOD["2.3"] + quota.format(command))) == []
+    assert told(facts(GOOD["2.4"] + quota.format("quota-status -p postfix"))) == []
+
+
 def test_a_socket_in_the_command_counts_on_2_4_too() -> None:
     (finding,) = told(facts(GOOD["2.4"] + INTERNAL.format("login", 1143)))
     assert (finding.level, finding.check) == (FAULT, "login_socket")

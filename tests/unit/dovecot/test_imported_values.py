@@ -42,6 +42,12 @@ def test_an_expire_that_is_too_low_for_dovecot_is_not_used_and_named(written: st
     assert noted(result.left_out, f"director_user_expire = {written}", "at least 10 s")
 
 
+def test_a_number_alone_is_seconds_in_2_2() -> None:
+    result = minimal("director_user_expire = 900\ndirector_user_kick_delay = 0\n", version="2.2.36")
+    assert values(result)["users"] == {"expire": "900 s", "kick_delay": "0 s"}
+    assert result.left_out == ()
+
+
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [
