@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, cast
 
 import msgspec
 
@@ -27,6 +28,7 @@ from director.core.events import (
     Persisted,
     Received,
     SessionsListed,
+    Started,
     StoredUsers,
     TimerFired,
 )
@@ -34,12 +36,18 @@ from director.core.kicktypes import ProxiedSession
 from director.core.messages import Hosts, KickRound, MoveRound, NearRound, Ping, Token, Users
 from director.core.names import entry
 from director.core.readdressing import moved_rows
-from director.core.users import MOVING, User, pack
+from director.core.users import BUCKET_SHIFT, MOVING, User, pack
+from director.service.handover import Memory
+from director.service.reading import Reading, in_parts
+from director.service.replacing import load_users, name_parts, take_names
 from director.types import Address, LinkId, RequestId, Stamp, UserKey
 from director.wire import hotpath
+from state.base import Bucket, Space, version_of
 from tests.unit.core.cores import BACKENDS, D2, D3, EXPIRE, START, Played, at, put_in_ring
 
 TOKENS = Token, MoveRound, NearRound, KickRound
+FULL = 1500
+"""Users in a bucket."""
 Measure = Callable[[Callable[[], list[Effect]]], list[Effect]]
 """Carries out one turn, and measures it."""
 
@@ -49,10 +57,10 @@ class Busy(Played):
     next turn; tokens come back as if the others had nothing to do."""
 
     made_of: ClassVar[Any] = hotpath.UserTable, hotpath.Assigner
+    names_of: ClassVar[Any] = hotpath.NameTable
 
     def __init__(self, measure: Measure, **settings: Any) -> None:
-        super().__init__(D2, D3, **settings)
-        put_in_ring(self)
+        super().__init__(D2, D3, started=False, **settings)
         self.kicks = self.answers = 0
         self.agreeing = True
         """Tokens come back."""
@@ -60,8 +68,15 @@ class Busy(Played):
         self._measure = measure
         self._events: deque[Event] = deque()
         self._ends: list[Kicked] = []
+        self._effects: list[Effect] = []
+        """Of events that something beside the core has caused in this turn."""
         self._was_timer = False
         self._ping_at = 0.0
+
+    def start(self) -> Busy:
+        """Serve, in the ring."""
+        self.handle(Started(), 0)
+        return put_in_ring(self)
 
     def know(self, keys: Iterable[UserKey], host: Address = BACKENDS[0], *, seen: int = START) -> None:
         """These users are on a host."""
@@ -83,7 +98,11 @@ class Busy(Played):
             return False
         self._was_timer = due and not (self._was_timer and self._events)
         event = TimerFired() if self._was_timer else self._events.popleft()
-        for effect in self._measure(lambda: self._one(event)):
+        self._carry_out(self._measure(lambda: self._one(event)))
+        return True
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
             match effect:
                 case Kick(number):
                     self.kicks += 1
@@ -97,7 +116,26 @@ class Busy(Played):
                         if isinstance(message, TOKENS) and message.origin == self.core.me:
                             back = msgspec.structs.replace(message, passed=[self.core.me, D2, D3])
                             self._events.append(Received(LinkId(2), [back]))
-        return True
+
+    def beside(self, work: Callable[[], object]) -> None:
+        """A turn in which the service does something of its own."""
+
+        def turn() -> list[Effect]:
+            work()
+            self.core.next_deadline()
+            effects, self._effects = self._effects, []
+            return effects
+
+        self._carry_out(self._measure(turn))
+        self.run(0.0)
+
+    def take(self, event: Event) -> None:
+        """An event of the turn that is under way; what it causes is done in the next ones."""
+        self._effects += self.core.handle(event, at(self.mono))
+
+    def reading(self) -> Reading:
+        """What reads the store into this core."""
+        return Reading(cast(Any, None), self.core, self.take, cast(Any, None))
 
     def _one(self, event: Event) -> list[Effect]:
         effects = self.core.handle(event, at(self.mono))
@@ -121,9 +159,10 @@ class Busy(Played):
 
 
 def keys(number: int) -> list[UserKey]:
-    """So many users, in the first 64 buckets, so that these are as full as with 64 times as many."""
+    """So many users, in so few buckets that these are as full as with 6 million users."""
     random.seed(number)
-    return [UserKey(random.getrandbits(58)) for _ in range(number)]
+    buckets = -(-number // FULL)
+    return [UserKey(random.randrange(buckets << BUCKET_SHIFT)) for _ in range(number)]
 
 
 def records(users: Iterable[UserKey], host: Address, *, ahead: int = 1, flags: int = 0) -> bytes:
@@ -262,7 +301,66 @@ def claimed(busy: Busy, number: int) -> None:
     busy.run(4.0)
 
 
-SITUATIONS: Mapping[str, Callable[[Busy, int], None]] = {
+def imported(busy: Busy, number: int) -> None:
+    """An import has put users whom nobody knew into the store, with their names; it is read while logins are
+    answered, as at the start, or in a partial ring."""
+    reading = busy.reading()
+    for space, buckets in stored_buckets(keys(number), BACKENDS[1]).items():
+        for part in in_parts(buckets):
+            busy.beside(partial(reading.take, space, part))
+    busy.run(4.0)
+    assert len(busy.users) == number
+
+
+def imported_elsewhere(busy: Busy, number: int) -> None:
+    """The same; all users were on another host, and their sessions are ended."""
+    users = keys(number)
+    busy.know(users)
+    reading = busy.reading()
+    for part in in_parts(stored_buckets(users, BACKENDS[1])["users"]):
+        busy.beside(partial(reading.take, "users", part))
+    busy.run(4.0)
+    assert busy.kicks >= number
+
+
+def replaced(busy: Busy, number: int) -> None:
+    """The program was replaced in place: what memory held was taken over, and is compared with the store.
+
+    Every tenth user is on the move. The users are merged before the director serves or has a link, and that
+    turn is not one of these: see `tests.bench.turns`."""
+    buckets = stored_buckets(keys(number), BACKENDS[1])
+    everybody = b"".join(bucket.blob for bucket in buckets["users"])
+    moving = records(keys(number)[::10], BACKENDS[1], ahead=2, flags=MOVING)
+    memory = Memory(everybody + moving, b"".join(bucket.blob for bucket in buckets["names"]))
+    load_users(busy.core, memory, busy.take)
+    busy.start()
+    sizes = [len(bucket.blob) for bucket in buckets["names"]]
+    for part in name_parts(memory, sizes):
+        busy.beside(partial(take_names, busy.core.names, part))
+    reading = busy.reading()
+    for part in in_parts(buckets["users"]):
+        busy.beside(partial(reading.take, "users", part))
+    busy.run(40.0)
+    assert len(busy.users) == number
+
+
+def stored_buckets(users: Iterable[UserKey], host: Address) -> dict[Space, list[Bucket]]:
+    """What a store holds where these users are on a host."""
+    blobs: dict[Space, dict[int, list[bytes]]] = {"users": {}, "names": {}}
+    for key in sorted(users):
+        bucket = key >> BUCKET_SHIFT
+        blobs["users"].setdefault(bucket, []).append(records([key], host))
+        blobs["names"].setdefault(bucket, []).append(entry(key, b"user%d@example.org" % key))
+    return {
+        space: [
+            Bucket(space, bucket, version_of(blob), blob)
+            for bucket, blob in ((bucket, b"".join(parts)) for bucket, parts in of_it.items())
+        ]
+        for space, of_it in blobs.items()
+    }
+
+
+IN_SERVICE: Mapping[str, Callable[[Busy, int], None]] = {
     situation.__name__: situation
     for situation in (
         merged,
@@ -279,5 +377,19 @@ SITUATIONS: Mapping[str, Callable[[Busy, int], None]] = {
         listed,
         waiting,
         claimed,
+        imported,
+        imported_elsewhere,
     )
 }
+"""Of a director that serves in a ring."""
+
+
+def _started(situation: Callable[[Busy, int], None]) -> Callable[[Busy, int], None]:
+    return lambda busy, number: situation(busy.start(), number)
+
+
+SITUATIONS: Mapping[str, Callable[[Busy, int], None]] = {
+    **{name: _started(situation) for name, situation in IN_SERVICE.items()},
+    "replaced": replaced,
+}
+"""What is done with a director that has not started yet, and that many users."""

@@ -23,8 +23,10 @@ from director.core.names import NameTable, entry
 from director.core.users import BUCKETS, BY_HAND, LATEST, PINNED, RECORD, User, is_alive, unpack
 from director.types import HostId, Now, Stamp, UserKey
 
-SLICE = 2000
+SLICE = 1500
 """Users looked at in one turn of the loop, by all walks together."""
+AT_ONCE = 500
+"""Users looked at before those that are concerned are dealt with."""
 PLACED = 40
 """A user who is placed afresh, and maybe moved, counts for so many who are looked at."""
 SCANNED = 64
@@ -48,8 +50,10 @@ class _Walk(msgspec.Struct, eq=False):
     forget: bool = False
     """To nobody, pinned users too."""
     bucket: int = 0
+    records: bytes = b""
+    """Of the bucket before, users that are not looked at yet."""
     found: list[UserKey] = msgspec.field(default_factory=list)
-    """Users of the present bucket that are to be moved yet."""
+    """Users looked at that are to be moved yet."""
 
 
 class _Fenced(msgspec.Struct):
@@ -216,16 +220,19 @@ class Flushes:
             if walk.found:
                 self._move_one(walk, walk.found.pop(), now)
                 room -= PLACED
+            elif walk.records:
+                end = AT_ONCE * RECORD.size
+                records, walk.records = walk.records[:end], walk.records[end:]
+                room -= len(records) // RECORD.size
+                walk.found = [user.key for user in unpack(records) if self._concerned(walk, user, now)]
             elif walk.bucket >= BUCKETS:
                 self._walks.remove(walk)
                 walk.job.complete = True
                 break
             else:
-                records = self._users.bucket(walk.bucket)
+                walk.records = self._users.bucket(walk.bucket)
                 walk.bucket += 1
                 scanned += 1
-                room -= len(records) // RECORD.size
-                walk.found = [user.key for user in unpack(records) if self._concerned(walk, user, now)]
         return room
 
     def _concerned(self, walk: _Walk, user: User, now: Now) -> bool:

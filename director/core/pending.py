@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -23,33 +24,45 @@ class Waiting(msgspec.Struct, gc=False):
     tag: bytes
     since: float
     wait: Wait
+    tried: int = 0
+    """The last wake of everybody that it was tried for, or that came before it."""
+
+
+SHARES = 64
+"""Tables that those who wait are in by user: of one alone, a turn of the loop in which it grows would be
+long."""
 
 
 class Pending:
     """In order of arrival. Those who are woken are looked at again in slices, in the order in which they
-    were woken:
-    a wake that comes meanwhile puts nobody back."""
+    were woken: a wake that comes meanwhile puts nobody back."""
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, Waiting] = {}
-        self._by_key: dict[UserKey, dict[RequestId, None]] = {}
+        self._by_key: list[dict[UserKey, dict[RequestId, None]]] = [{} for _ in range(SHARES)]
         self._again: dict[RequestId, None] = {}
+        """Those who were woken by what happened to their users."""
+        self._wakes = self._walked = 0
+        """How often everybody was woken, and for which of these wakes `_walk` was begun."""
+        self._walk: deque[Waiting] = deque()
+        """Of everybody that was woken, those who are not tried yet; some have gone since."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, request: RequestId, key: UserKey, tag: bytes, now: float, wait: Wait) -> None:
-        self._waiting[request] = Waiting(request, key, tag, now, wait)
-        self._by_key.setdefault(key, {})[request] = None
+        self._waiting[request] = Waiting(request, key, tag, now, wait, self._wakes)
+        self._share(key).setdefault(key, {})[request] = None
 
     def remove(self, request: RequestId) -> None:
         waiting = self._waiting.pop(request, None)
         self._again.pop(request, None)
         if waiting is not None:
-            requests = self._by_key[waiting.key]
+            share = self._share(waiting.key)
+            requests = share[waiting.key]
             del requests[request]
             if not requests:
-                del self._by_key[waiting.key]
+                del share[waiting.key]
 
     def drop(self, requests: Iterable[RequestId]) -> None:
         for request in requests:
@@ -57,17 +70,20 @@ class Pending:
 
     def wake(self) -> None:
         """Something has changed: everybody who waits is to be tried again."""
-        self._again.update(dict.fromkeys(self._waiting))
+        self._wakes += 1
+        if not self._walk:
+            self._begin()
 
     def wake_users(self, keys: Iterable[UserKey]) -> None:
         """Something has changed for these users."""
         for key in keys:
-            self._again.update(self._by_key.get(key, {}))
+            self._again.update(dict.fromkeys(self._requests(key)))
 
     def calm(self, key: UserKey) -> None:
         """This user's logins have just been tried."""
-        for request in self._by_key.get(key, {}):
+        for request in self._requests(key):
             self._again.pop(request, None)
+            self._waiting[request].tried = self._wakes
 
     @property
     def full(self) -> bool:
@@ -76,18 +92,27 @@ class Pending:
 
     @property
     def awake(self) -> bool:
-        return bool(self._again)
+        return bool(self._again or self._walk)
 
     def to_try(self, limit: int) -> list[Waiting]:
-        """The next `limit` of those to be tried again."""
-        part = list(islice(self._again, limit))
-        for request in part:
-            del self._again[request]
-        return [self._waiting[request] for request in part]
+        """The next of those to be tried again: of those whose users something happened to `limit`, and of
+        everybody the rest of it, but half at least."""
+        part = [self._waiting[request] for request in islice(self._again, limit)]
+        for one in part:
+            del self._again[one.request]
+            one.tried = self._wakes
+        for _ in range(min(max(limit - len(part), limit // 2), len(self._walk))):
+            one = self._walk.popleft()
+            if one.tried < self._wakes and one.request in self._waiting and one.request not in self._again:
+                one.tried = self._wakes
+                part.append(one)
+        if not self._walk and self._walked < self._wakes:
+            self._begin()
+        return part
 
     def of(self, key: UserKey) -> list[Waiting]:
         """All logins of one user, the oldest first."""
-        return [self._waiting[request] for request in self._by_key.get(key, {})]
+        return [self._waiting[request] for request in self._requests(key)]
 
     def next_deadline(self) -> float | None:
         for waiting in self._waiting.values():
@@ -105,3 +130,13 @@ class Pending:
                 return
             self.remove(waiting.request)
             yield waiting
+
+    def _begin(self) -> None:
+        self._walk.extend(self._waiting.values())
+        self._walked = self._wakes
+
+    def _share(self, key: UserKey) -> dict[UserKey, dict[RequestId, None]]:
+        return self._by_key[(key >> 32) % SHARES]
+
+    def _requests(self, key: UserKey) -> Iterable[RequestId]:
+        return self._share(key).get(key, ())

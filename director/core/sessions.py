@@ -22,7 +22,7 @@ from director.core.hosts import HostTable
 from director.core.kicks import Kicks
 from director.core.kicktypes import HashOnHosts, ProxiedSession
 from director.core.messages import HostRow
-from director.core.users import BUCKET_SHIFT, LATEST, MOVING, User, unpack
+from director.core.users import LATEST, MOVING, User, keys_of
 from director.types import Address, Now, Stamp, UserKey
 
 SLICE = 100
@@ -110,8 +110,7 @@ class SessionReview:
         key = user_hash.key(session.name, tag)
         if session.hash32 is None or key >> 32 == session.hash32:
             return key
-        bucket = self._users.bucket((session.hash32 << 32) >> BUCKET_SHIFT)
-        known = [user.key for user in unpack(bucket) if user.key >> 32 == session.hash32]
+        known = list(keys_of(self._users.with_hash(session.hash32)))
         return known[0] if len(known) == 1 else UserKey(session.hash32 << 32 | key & 0xFFFFFFFF)
 
     def _adopt(self, key: UserKey, addresses: Sequence[str], now: Now) -> None:

@@ -222,6 +222,11 @@ class UserTable:
         """The records of a bucket, by key."""
         return pack(self._sorted(number))
 
+    def with_hash(self, hash32: int) -> bytes:
+        """The records of all users with this hash, the upper half of their keys, by key."""
+        number = (hash32 << 32) >> BUCKET_SHIFT
+        return pack(sorted(user for user in self._buckets[number].values() if user.key >> 32 == hash32))
+
     def stored_bucket(self, number: int) -> bytes:
         """The same as it is stored and compared: with `seen` rounded up."""
         return pack(map(self._stored, self._sorted(number)))

@@ -6,6 +6,8 @@ Their number is bounded per connection here, and in all in `core.pending`.
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 from director.net.authreply import AuthreplyClient
 from director.net.login import Client as LoginClient
 from director.types import RequestId
@@ -16,6 +18,9 @@ CONNECTION_LIMIT = 10_000
 BYTES_LIMIT = 64 << 20
 """Bytes of all lines that wait: 100,000 usual ones take a fifth of it, long names may not take more."""
 
+SHARES = 64
+"""Tables that they are in by request: of one alone, a turn of the loop in which it grows would be long."""
+
 Client = LoginClient | AuthreplyClient
 """Whose lines are to be completed."""
 
@@ -24,12 +29,12 @@ class HeldLogins:
     """By request; `client.waiting` has those of each client."""
 
     def __init__(self) -> None:
-        self._held: dict[RequestId, tuple[Client, Held]] = {}
+        self._held: list[dict[RequestId, tuple[Client, Held]]] = [{} for _ in range(SHARES)]
         self.bytes = 0
         """Of all lines and what was taken out of them."""
 
     def __len__(self) -> int:
-        return len(self._held)
+        return sum(map(len, self._held))
 
     def full(self, client: Client, held: Held) -> str:
         """Why this line may not wait; empty: it may."""
@@ -40,13 +45,13 @@ class HeldLogins:
         return ""
 
     def add(self, request: RequestId, client: Client, held: Held) -> None:
-        self._held[request] = client, held
+        self._held[request % SHARES][request] = client, held
         self.bytes += _size(held)
         client.waiting.add(request)
 
     def take(self, request: RequestId) -> tuple[Client, Held] | None:
         """A request that is to be answered; None if its client has gone away meanwhile."""
-        taken = self._held.pop(request, None)
+        taken = self._held[request % SHARES].pop(request, None)
         if taken is not None:
             client, held = taken
             client.waiting.discard(request)
@@ -63,7 +68,8 @@ class HeldLogins:
     def lines(self) -> dict[Client, list[bytes]]:
         """The lines of each client, the oldest first."""
         lines: dict[Client, list[bytes]] = {}
-        for client, held in self._held.values():
+        requests = {request: held for share in self._held for request, held in share.items()}
+        for _, (client, held) in sorted(requests.items(), key=itemgetter(0)):
             lines.setdefault(client, []).append(held.line)
         return lines
 

@@ -507,8 +507,8 @@ class Operations(UserOperations):
 
     def _by_hash(self, hash32: int, tag: str) -> User | None:
         """A live record with this 32-bit hash on a host with this tag."""
-        for record in unpack(self._users.bucket((hash32 << 32) >> BUCKET_SHIFT)):
-            if record.key >> 32 == hash32 and self._live_host(record) is not None:
+        for record in unpack(self._users.with_hash(hash32)):
+            if self._live_host(record) is not None:
                 row = self._hosts.by_id(record.host)
                 if row is not None and row.tag == tag:
                     return record

@@ -7,7 +7,7 @@ below it. A damaged one is named and left out: it is written again from memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import anyio
 import anyio.lowlevel
@@ -25,6 +25,16 @@ MERGE_BYTES = 100_000
 """About what is merged in one turn of the loop: some 4,500 users."""
 READ_BUCKETS = 128
 """Buckets asked for at a time."""
+
+
+def in_parts(buckets: Sequence[Bucket]) -> Iterator[Sequence[Bucket]]:
+    """Each is taken in in one turn of the loop."""
+    size = first = 0
+    for at, bucket in enumerate(buckets, start=1):
+        size += len(bucket.blob)
+        if size >= MERGE_BYTES or at == len(buckets):
+            yield buckets[first:at]
+            size, first = 0, at
 
 
 class Reading:
@@ -129,13 +139,9 @@ class Reading:
         return found
 
     async def _take_slowly(self, space: Space, buckets: Sequence[Bucket]) -> None:
-        size = first = 0
-        for at, bucket in enumerate(buckets, start=1):
-            size += len(bucket.blob)
-            if size >= MERGE_BYTES or at == len(buckets):
-                self.take(space, buckets[first:at])
-                size, first = 0, at
-                await anyio.lowlevel.checkpoint()
+        for part in in_parts(buckets):
+            self.take(space, part)
+            await anyio.lowlevel.checkpoint()
 
     def take(self, space: Space, buckets: Iterable[Bucket]) -> None:
         """Merge buckets as they are stored into memory."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -59,17 +59,28 @@ def load_users(director: Director, memory: Memory, handle: Callable[[Event], Non
 
 async def load_names(names: NameTable, memory: Memory, sizes: Sequence[int]) -> None:
     """The same for names, a few at a time, while logins are answered: they take several times as long."""
+    for entries in name_parts(memory, sizes):
+        take_names(names, entries)
+        await anyio.lowlevel.checkpoint()
+
+
+def name_parts(memory: Memory, sizes: Sequence[int]) -> Iterator[bytes]:
+    """What of the names is taken in in one turn of the loop each. sizes: of the buckets, in bytes."""
     start = 0
     for first in range(0, len(sizes), NAMES_AT_ONCE):
         end = start + sum(sizes[first : first + NAMES_AT_ONCE])
-        dirty = names.take_dirty()
-        names.merge(memory.names[start:end])
+        yield memory.names[start:end]
         start = end
-        names.take_dirty()
-        for number in dirty:
-            names.mark_dirty(number)
-        await anyio.lowlevel.checkpoint()
     memory.names = b""
+
+
+def take_names(names: NameTable, entries: bytes) -> None:
+    """Take in some names. They are stored already, or found when all is compared with the store."""
+    dirty = names.take_dirty()
+    names.merge(entries)
+    names.take_dirty()
+    for number in dirty:
+        names.mark_dirty(number)
 
 
 class Replacing:

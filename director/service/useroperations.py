@@ -26,7 +26,7 @@ from director.core.hashing import UserHash
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat
 from director.core.messages import HostRow
 from director.core.order import join_member, split_member
-from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, is_alive, unpack
+from director.core.users import BUCKETS, PINNED, is_alive, unpack
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
 from director.service.driver import Driver
@@ -451,8 +451,7 @@ class UserOperations(ABC):
         """The user with this hash; of several the one with a host of this tag.
 
         Only his hash being known, a user who has no assignment cannot be told from others of that hash."""
-        bucket = unpack(self._users.bucket((hash32 << 32) >> BUCKET_SHIFT))
-        known = [user for user in bucket if user.key >> 32 == hash32]
+        known = list(unpack(self._users.with_hash(hash32)))
         for user in known:
             row = self._hosts.by_id(user.host)
             if row is not None and row.tag == tag:

@@ -58,6 +58,7 @@ cdef extern from "_fast.h" nogil:
     void table_free(table_t *table)
     void table_set_homes(table_t *table, homes_t homes)
     void table_dirty(table_t *table, uint32_t number)
+    uint32_t block_search(const block_t *block, uint64_t key)
     uint8_t *table_find(const table_t *table, uint64_t key)
     int table_put(table_t *table, uint64_t key, uint32_t host, uint32_t decided, uint32_t seen, uint16_t flags)
     int table_touch(table_t *table, uint8_t *record, uint32_t seen)

@@ -143,6 +143,16 @@ cdef class UserTable:
         cdef block_t *block = self.block(number)
         return PyBytes_FromStringAndSize(<char *>block.records, <size_t>block.used * RECORD)
 
+    def with_hash(self, uint32_t hash32):
+        cdef uint64_t least = <uint64_t>hash32 << 32
+        cdef block_t *block = self.block(<uint32_t>(least >> BUCKET_SHIFT))
+        cdef uint32_t first = block_search(block, least), end = first
+        while end < block.used and get64(block.records + <size_t>end * RECORD) >> 32 == hash32:
+            end += 1
+        return PyBytes_FromStringAndSize(
+            <char *>block.records + <size_t>first * RECORD, <size_t>(end - first) * RECORD
+        )
+
     def stored_bucket(self, uint32_t number):
         cdef block_t *block = self.block(number)
         cdef bytes stored = PyBytes_FromStringAndSize(NULL, <size_t>block.used * RECORD)

@@ -2,11 +2,12 @@
 """The name table in C: the same as `core.names.NameTable`, which says what each method promises.
 
 A bucket is one block of entries in the order they came. Names of logins here are appended without a look at what
-is there, since nearly all are new; repetitions go when the bucket is read or has doubled.
+is there, since nearly all are new; repetitions go when the bucket is read or has doubled. What goes through a
+whole bucket makes an index of it first: without one it would take some milliseconds where there are 1500 names.
 """
 
 from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -16,6 +17,7 @@ DEF HEAD = 10
 DEF SLACK = 1024
 DEF RECORD = 22
 DEF LONGEST_NAME = 255
+DEF RUN = 8  # entries of one bucket in a row from which on an index is worth its making
 
 
 cdef struct block:
@@ -23,6 +25,16 @@ cdef struct block:
     size_t used
     size_t room
     size_t tidy
+
+
+cdef struct spot:
+    uint64_t key
+    size_t place  # where its entry begins, and one more; 0: the spot is free
+
+
+cdef struct index:
+    spot *spots
+    size_t mask
 
 
 cdef inline size_t size_of(const uint8_t *entry) noexcept nogil:
@@ -44,6 +56,18 @@ cdef uint8_t *find(uint8_t *at, const uint8_t *end, const uint8_t *entry) noexce
             return at
         at += size_of(at)
     return NULL
+
+
+cdef inline spot *spot_of(index found, const uint8_t *entry) noexcept nogil:
+    """That of the key of an entry, or the free one where it belongs."""
+    cdef uint64_t key
+    cdef size_t at
+    memcpy(&key, entry, 8)
+    at = (key * <uint64_t> 0x9E3779B97F4A7C15) >> 32 & found.mask
+    while found.spots[at].place and found.spots[at].key != key:
+        at = at + 1 & found.mask
+    found.spots[at].key = key
+    return found.spots + at
 
 
 cdef bint greater(const uint8_t *entry, const uint8_t *other) noexcept nogil:
@@ -103,17 +127,46 @@ cdef class NameTable:
         bucket.used -= size
         self.used -= size
 
-    cdef void tidied(self, block *bucket) noexcept nogil:
-        """Keep the last entry of each key."""
-        cdef uint8_t *at = bucket.data
-        while at < bucket.data + bucket.used:
-            if find(at + size_of(at), bucket.data + bucket.used, at) != NULL:
-                self.drop(bucket, at)
-            else:
-                at += size_of(at)
-        bucket.tidy = bucket.used
+    cdef index indexed(self, block *bucket, size_t more) except *:
+        """Where the last entry of each key is, with room for more keys. To be freed."""
+        cdef size_t at = 0, count = more, room = 16
+        cdef index found
+        while at < bucket.used:
+            at += size_of(bucket.data + at)
+            count += 1
+        while room < 2 * count:
+            room *= 2
+        found.mask = room - 1
+        found.spots = <spot *> calloc(room, sizeof(spot))
+        if found.spots == NULL:
+            raise MemoryError
+        at = 0
+        while at < bucket.used:
+            spot_of(found, bucket.data + at).place = at + 1
+            at += size_of(bucket.data + at)
+        return found
 
-    cdef uint8_t *known(self, block *bucket, const uint8_t *entry) noexcept nogil:
+    cdef void keep(self, block *bucket, index found) noexcept:
+        """Drop all entries but those that the index knows."""
+        cdef size_t at = 0, kept = 0, size
+        while at < bucket.used:
+            size = size_of(bucket.data + at)
+            if spot_of(found, bucket.data + at).place == at + 1:
+                memmove(bucket.data + kept, bucket.data + at, size)
+                kept += size
+            at += size
+        self.used -= bucket.used - kept
+        bucket.used = kept
+
+    cdef int tidied(self, block *bucket) except -1:
+        """Keep the last entry of each key."""
+        cdef index found = self.indexed(bucket, 0)
+        self.keep(bucket, found)
+        free(found.spots)
+        bucket.tidy = bucket.used
+        return 0
+
+    cdef uint8_t *known(self, block *bucket, const uint8_t *entry) except? NULL:
         """The one entry of the same key, or NULL."""
         if bucket.tidy != bucket.used:
             self.tidied(bucket)
@@ -170,26 +223,64 @@ cdef class NameTable:
     def merge(self, bytes entries not None):
         cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(entries)
         cdef size_t length = PyBytes_GET_SIZE(entries)
-        cdef size_t at = 0
+        cdef size_t at = 0, end, count
         cdef int number
         cdef bint anything = False
-        cdef block *bucket
-        cdef uint8_t *known
         self.check(data, length)
         while at < length:
-            if not is_kept(data + at):
-                at += size_of(data + at)
-                continue
             number = number_of(data + at)
-            bucket = &self.buckets[number]
-            known = self.known(bucket, data + at)
-            if known == NULL or greater(data + at, known):
-                if known != NULL:
-                    self.drop(bucket, known)
-                self.append(bucket, data + at)
-                bucket.tidy = bucket.used
+            end, count = at, 0
+            while end < length and number_of(data + end) == number:
+                end += size_of(data + end)
+                count += 1
+            if self.merge_run(number, data + at, end - at, count):
                 self.mark(number)
                 anything = True
+            at = end
+        return anything
+
+    cdef bint merge_run(self, int number, const uint8_t *data, size_t length, size_t count) except -1:
+        """Merge entries of one bucket; whether any was news."""
+        cdef block *bucket = &self.buckets[number]
+        cdef size_t at = 0
+        cdef bint anything = False, replaced = False
+        cdef index found
+        cdef spot *spot
+        if count < RUN:
+            return self.merge_few(bucket, data, length)
+        if bucket.tidy != bucket.used:
+            self.tidied(bucket)
+        found = self.indexed(bucket, count)
+        try:
+            while at < length:
+                if is_kept(data + at):
+                    spot = spot_of(found, data + at)
+                    if not spot.place or greater(data + at, bucket.data + spot.place - 1):
+                        replaced = replaced or spot.place != 0
+                        self.append(bucket, data + at)
+                        spot.place = bucket.used - size_of(data + at) + 1
+                        anything = True
+                at += size_of(data + at)
+        finally:
+            if replaced:
+                self.keep(bucket, found)
+            free(found.spots)
+            bucket.tidy = bucket.used
+        return anything
+
+    cdef bint merge_few(self, block *bucket, const uint8_t *data, size_t length) except -1:
+        cdef size_t at = 0
+        cdef bint anything = False
+        cdef uint8_t *known
+        while at < length:
+            if is_kept(data + at):
+                known = self.known(bucket, data + at)
+                if known == NULL or greater(data + at, known):
+                    if known != NULL:
+                        self.drop(bucket, known)
+                    self.append(bucket, data + at)
+                    bucket.tidy = bucket.used
+                    anything = True
             at += size_of(data + at)
         return anything
 

@@ -52,6 +52,7 @@ class Played:
     """One real core, and what it has wanted so far."""
 
     made_of: ClassVar[tuple[type[UserTable], type[Assigner]]] = UserTable, Assigner
+    names_of: ClassVar[type[NameTable]] = NameTable
 
     def __init__(self, *others: MemberId, me: MemberId = D1, started: bool = True, **settings: Any) -> None:
         table, assigner = self.made_of
@@ -61,7 +62,7 @@ class Played:
             [me, *others],
             HostTable(BackendSetting(address, "", "", 100) for address in BACKENDS),
             assigner(self.users, UserHash()),
-            NameTable(),
+            self.names_of(),
             Settings(**settings),
         )
         self.peers: dict[LinkId, Neighbour] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,6 +106,22 @@ def test_of_two_names_for_one_key_merging_keeps_the_greater_one(twin: str) -> No
     assert not names.merge(entry(1, b"Alice"))
     assert names.merge(entry(1, b"bob") + entry(1, b"Bob"))
     assert names.names(0) == {1: "bob"}
+
+
+def test_many_names_of_one_bucket_merge_as_one_by_one(twin: str) -> None:
+    numbers = random.Random(1)
+    before, after = (
+        [entry(FIVE | numbers.randrange(300), b"%d" % numbers.randrange(1000)) for _ in range(500)]
+        for _ in range(2)
+    )
+    at_once, singly, plain = table(twin, *before), table(twin, *before), table("pure", *before)
+    assert at_once.merge(b"".join(after))
+    for one in after:
+        singly.merge(one)
+        plain.merge(one)
+    assert at_once.bucket(5) == singly.bucket(5) == plain.bucket(5)
+    assert len(at_once) == len(at_once.bucket(5))
+    assert not at_once.merge(b"".join(reversed(after)))
 
 
 def test_an_empty_name_from_elsewhere_is_a_name_too(twin: str) -> None:

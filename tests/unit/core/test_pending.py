@@ -57,6 +57,40 @@ def test_wakes_that_keep_coming_do_not_hold_up_the_last_in_the_line() -> None:
     assert tried == set(range(10))
 
 
+def test_those_tried_before_another_wake_are_tried_again_behind_the_others() -> None:
+    pending = waiting((1, 7, 0), (2, 8, 0), (3, 9, 0))
+    pending.wake()
+    assert requests(pending, 2) == [1, 2]
+    pending.wake()
+    assert requests(pending, 2) == [3]
+    assert (requests(pending), pending.awake) == ([1, 2], False)
+
+
+def test_who_was_woken_alone_and_with_everybody_is_tried_once() -> None:
+    pending = waiting((1, 7, 0), (2, 8, 0), (3, 9, 0))
+    pending.wake()
+    pending.wake_users([UserKey(9), UserKey(8)])
+    assert requests(pending) == [3, 2, 1]
+    assert not pending.awake
+
+
+def test_users_woken_alone_without_end_do_not_hold_up_everybody() -> None:
+    pending = waiting(*((number, number, 0) for number in range(20)))
+    pending.wake()
+    tried = set()
+    for _ in range(10):
+        pending.wake_users(UserKey(number) for number in range(10))
+        tried.update(requests(pending, 4))
+    assert tried == set(range(20))
+
+
+def test_a_login_just_answered_for_its_user_is_not_tried_with_everybody_woken_before() -> None:
+    pending = waiting((1, 7, 0), (2, 8, 0))
+    pending.wake()
+    pending.calm(UserKey(7))
+    assert requests(pending) == [2]
+
+
 def test_those_who_come_after_a_wake_are_not_tried_with_it() -> None:
     pending = waiting((1, 7, 0))
     pending.wake()

@@ -18,11 +18,13 @@ from tests.turns import SITUATIONS, Busy
 USERS = 1500
 OTHERS = {"retagged": 150, "near_expiry": 400, "expired": 3000}
 """Situations in which a user takes many turns, or little time."""
+IN_STEPS = [name for name in SITUATIONS if name != "imported"]
+"""All but that in which nearly everything is compiled: `tests.bench.turns` shows its time."""
 
 pytestmark = pytest.mark.skipif(not hotpath.COMPILED, reason="the readable twin takes longer for each user")
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("situation", IN_STEPS)
 def test_no_turn_of_the_loop_is_long_however_many_users_it_is_about(situation: str) -> None:
     steps = []
 

@@ -103,6 +103,14 @@ def test_a_bucket_holds_its_users_by_key(hot: HotPath) -> None:
     assert users.bucket(7) == b""
 
 
+def test_all_users_with_one_hash_are_found_and_nobody_beside_them(hot: HotPath) -> None:
+    hashes = (0, 7, 8, 9, 0xFFFFFFFF)
+    everybody = {one: [user(key=one << 32 | low) for low in (0, 5, 0xFFFFFFFF)] for one in hashes}
+    users = table(hot, *(one for those in everybody.values() for one in reversed(those)))
+    assert {one: users.with_hash(one) for one in hashes} == {one: pack(everybody[one]) for one in hashes}
+    assert users.with_hash(6) == users.with_hash(10) == users.with_hash(0x80000000) == b""
+
+
 def scattered(number: int) -> int:
     return int(hashlib.md5(str(number).encode()).hexdigest()[:13], 16)
 
