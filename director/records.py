@@ -103,6 +103,9 @@ class RingInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an operator has taken the asked director out of the ring: it refuses logins."""
     moves_in_progress: int = 0
     """Users being moved now, by whichever director."""
+    waiting_for: dict[str, int] = {}
+    """What the waiting logins of the asked director wait for, and how many of them each: `ring`, `majority`,
+    `host`, `move`, `tag`, `address`, `store`, `memory` or `expiry`."""
 
 
 class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from director.cli.permission import explained
 from director.errors import EX_REFUSED, EX_TRY_AGAIN, EX_UNAVAILABLE, EX_USAGE, DirectorError
 from director.records import Problem
 
@@ -43,8 +44,9 @@ class Denied(Failure):
 class Client:
     """Requests to the director at `where`: the path of a unix socket, or `http://HOST:PORT`."""
 
-    def __init__(self, where: str, *, token: str | None = None) -> None:
-        self.where = where
+    def __init__(self, where: str, *, token: str | None = None, config: str = "") -> None:
+        """config: the configuration file; it says which listener a refused socket is. Empty: none."""
+        self.where, self._config = where, config
         self._headers: dict[str, str] = {}
         self._connection: http.client.HTTPConnection
         if "://" not in where:
@@ -101,11 +103,8 @@ class Client:
             return self._exchange(method, path, body)
         except TimeoutError:
             raise self._timed_out(method) from None
-        except PermissionError:
-            raise Failure(
-                f"{self.where}: permission denied; listen.api.user, .group and .mode say who may use it",
-                EX_UNAVAILABLE,
-            ) from None
+        except PermissionError as error:
+            raise self._forbidden(error) from None
         except OSError as error:
             raise self._unreachable(error.strerror or str(error)) from None
         except http.client.HTTPException as error:
@@ -139,6 +138,11 @@ class Client:
         if status == 403:
             return Failure(f"{self.where}: {problem.detail}", EX_REFUSED)
         return Denied(problem.detail or problem.title, problem.exit_code)
+
+    def _forbidden(self, error: PermissionError) -> Failure:
+        if "://" in self.where:  # no file and no listener of ours: a rule of the kernel
+            return self._unreachable(f"{error.strerror}: a firewall of this machine forbids it")
+        return Failure(f"{self.where}: {explained(self.where, self._config)}", EX_UNAVAILABLE)
 
     def _timed_out(self, method: str) -> Failure:
         if self._connection.sock is None or method == "GET":

@@ -11,15 +11,19 @@ from urllib.parse import quote, urlencode
 import click
 
 from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
+from director.cli.numbers import NumberCommand, Weight
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, json_option, target_options
 from director.errors import EX_NOT_FOUND
 from director.records import Change, Dump, HostInfo, HostPatch, NewHost
 
+HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+"""What a resolver can be asked for."""
 
-@click.command()
+
+@click.command(cls=NumberCommand)
 @click.argument("host", metavar="HOST[@TAG]")
-@click.argument("weight", type=int, required=False)
+@click.argument("weight", type=Weight(), required=False)
 @click.option("-t", "--tag", metavar="TAG", help="The tag of a new host; the same as HOST@TAG.")
 @change_options
 @click.pass_obj
@@ -40,9 +44,9 @@ def add(target: Target, host: str, weight: int | None, tag: str | None, dry_run:
     return _each(target, name, one)
 
 
-@click.command()
+@click.command(cls=NumberCommand)
 @click.argument("host")
-@click.argument("weight", type=int)
+@click.argument("weight", type=Weight())
 @change_options
 @click.pass_obj
 def update(target: Target, host: str, weight: int, dry_run: bool, reason: str) -> int:
@@ -110,8 +114,12 @@ def addresses_of(host: str) -> list[str]:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
         pass
+    if host.startswith("[") and host.endswith("]"):
+        return addresses_of(host[1:-1])
+    if "@" in host:
+        raise click.UsageError(f"{host!r}: only `add` takes HOST@TAG; give {host.partition('@')[0]!r}")
     # The resolver takes "100" for 0.0.0.100.
-    if re.fullmatch(r"[\d.]*", host):
+    if not HOST_NAME.fullmatch(host) or re.fullmatch(r"[\d.]*", host):
         raise click.UsageError(f"{host!r} is neither an address nor a host name")
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)

@@ -10,6 +10,7 @@ import click
 from director.cli.client import Client
 from director.cli.following import DRY, counted
 from director.cli.groups import Commands
+from director.cli.numbers import NumberCommand
 from director.cli.output import Column, or_dash, say, say_json, say_table, since, size
 from director.cli.target import Target, change_options, json_option, target_options
 from director.records import MemberInfo, NewMember, RingInfo
@@ -57,7 +58,7 @@ def status(target: Target, as_json: bool) -> None:
         say_table(MEMBER_COLUMNS, (member_row(member, now) for member in info.members))
 
 
-@ring.command()
+@ring.command(cls=NumberCommand)
 @click.argument("address", metavar="ADDR|NAME[:PORT]")
 @click.argument("port", type=click.IntRange(1, 65535), required=False)
 @json_option
@@ -80,7 +81,7 @@ def add(target: Target, address: str, port: int | None, as_json: bool, dry_run: 
     )
 
 
-@ring.command()
+@ring.command(cls=NumberCommand)
 @click.argument("address", metavar="ADDR|NAME[:PORT]")
 @click.argument("port", type=click.IntRange(1, 65535), required=False)
 @json_option
@@ -126,11 +127,35 @@ def ring_lines(info: RingInfo) -> list[str]:
         lines.append(f"not in the ring: {', '.join(lost)}")
     if info.stopped:
         lines.append(f"stopped: {', '.join(info.stopped)}")
-    if info.waiting_logins:
-        lines.append(f"{info.waiting_logins} logins wait for the ring")
+    lines += waiting_lines(info)
     if info.moves_in_progress:
         lines.append(f"{counted(info.moves_in_progress, 'user')} being moved")
     return lines
+
+
+WAITING_FOR = {
+    "ring": "the ring to be in sync",
+    "majority": "missing directors: this is the minority side",
+    "host": "a usable host of their pool",
+    "move": "the move of their user to end",
+    "tag": "the move of their user: the host has another tag",
+    "address": "the address of their host",
+    "store": "the store to be read",
+    "memory": "the comparison with a neighbour or the store",
+    "expiry": "the other directors: the assignment of their user expires now",
+}
+"""By the API's word."""
+
+
+def waiting_lines(info: RingInfo) -> list[str]:
+    """`12 logins wait for …`, a line for each reason."""
+    known = info.waiting_for or {"": info.waiting_logins}
+    return [
+        f"{counted(number, 'login')} {'waits' if number == 1 else 'wait'}"
+        f"{f' for {WAITING_FOR.get(word, word)}' if word else ''}"
+        for word, number in known.items()
+        if number
+    ]
 
 
 def named_member_row(member: MemberInfo, now: float) -> tuple[object, ...]:

@@ -34,7 +34,7 @@ class Target:
     def client(self) -> Client:
         """The director to talk to, until the command ends."""
         where = self.socket or api_socket(self.config, os.environ)
-        client = Client(where, token=os.environ.get("DIRECTOR_TOKEN"))
+        client = Client(where, token=os.environ.get("DIRECTOR_TOKEN"), config=self.config_path)
         click.get_current_context().call_on_close(client.close)
         return client
 

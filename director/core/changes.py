@@ -181,7 +181,8 @@ def problem_with(hosts: HostTable, change: HostChange) -> tuple[str, str] | None
     """Why this change is not carried out: the kind of refusal and its text; None where nothing speaks
     against it."""
     if change.weight is not None and not 0 <= change.weight <= MAX_WEIGHT:
-        return "bad", "vhost count too large"
+        size = "small" if change.weight < 0 else "large"
+        return "bad", f"vhost count too {size}: {change.weight}; 0 to {MAX_WEIGHT} are possible"
     for name, text in (("tag", change.tag), ("host name", change.hostname)):
         problem = wrong_text(name, text or "")
         if problem is not None:

@@ -303,6 +303,8 @@ class Director:
         sessions of this machine say who is there."""
         self._housekeeping.wait(now.mono + self.users.expire)
         self.kicks.clock_stepped(now)
+        if seconds > 0:
+            self.ring.suspended(seconds, now)
         self._gatekeeper.review_sessions()
         note = "users count as seen earlier, or later, by that; sessions are listed again"
         return [Log(Level.WARNING, "clock_stepped", {"seconds": round(seconds, 1), "note": note})]
@@ -608,6 +610,7 @@ class Director:
         self._thawed_at = now.mono
         self._stand.doubt_leases()
         self.ring.thawed(now)
+        self.ring.suspended(gap + FROZEN, now)
         effects = [Log(Level.WARNING, "frozen", fields), *self._trust.thawed(self.ring, now)]
         if self._started and self.hint:
             self.barrier.wait(now, at_once=True)

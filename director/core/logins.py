@@ -147,7 +147,7 @@ class Logins:
                 self._counters.answered_later += 1
                 answers.append(Answer(one.request, one.key, answer))
             else:
-                one.wait = answer
+                self._pending.goes_on(one, answer)
                 self._note(one.key, one.tag, answer)
                 unanswered.append(one)
         return answers, unanswered

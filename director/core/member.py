@@ -35,6 +35,7 @@ from director.core.messages import (
     Users,
 )
 from director.core.order import split_member
+from director.core.skew import skew_of
 from director.types import Address, LinkId, MemberId, Now
 
 NUMBER_LIMIT = 1 << 62
@@ -94,9 +95,11 @@ class Neighbour:
         *,
         leftwards: bool = False,
         certificates: bytes = b"",
+        suspended: float = 0.0,
     ) -> None:
         """leftwards: we have dialled somebody to our left, because nobody there could reach us.
-        certificates: as in `LinkOpened`."""
+        certificates: as in `LinkOpened`. suspended: seconds by which the other end may have greeted before
+        this process could see it."""
         self.link, self.me, self.remote, self.dialled = link, me, remote, dialled
         self.leftwards = leftwards
         self._certificates = certificates
@@ -105,7 +108,7 @@ class Neighbour:
         self.peer_incarnation = 0
         self.version = RING_VERSION
         self.skew = 0.0
-        self.opened = now
+        self.opened, self._suspended = now, suspended
         self.heard = now.mono
         self.deadline = now.mono + HANDSHAKE_TIMEOUT
         self.ping_ms: int | None = None
@@ -146,8 +149,10 @@ class Neighbour:
         self.agreed_since: float | None = None
         """Both clocks have just been found to agree: when the other end was asked. Who reads it clears it."""
         self._ping_serial = 0
-        self._ping_sent = now.mono
+        self._ping_sent = now
         self._ping_open = False
+        self._agreed = False
+        """The greeting has shown that both clocks agree; one that may be old shows nothing."""
         self.pong_serial = 0
         self._hello = Hello(
             version=RING_VERSION,
@@ -199,7 +204,7 @@ class Neighbour:
                 if self._ping_open and serial == self._ping_serial:
                     self._ping_open = False
                     self.pong_serial = serial
-                    self.ping_ms = round((now.mono - self._ping_sent) * 1000)
+                    self.ping_ms = round((now.mono - self._ping_sent.mono) * 1000)
                     return self._compare_clocks(unix, now)
                 return []
             case ((State.EXCHANGING | State.FULL), (Hello() | Proof())):
@@ -219,14 +224,14 @@ class Neighbour:
         if now.mono >= self.heard + self.me.ping_timeout:
             self.silent = True
             return self.close(f"silent for {now.mono - self.heard:.1f} s (ring.ping_timeout)", bye=False)
-        if now.mono >= self._ping_sent + self.me.ping_interval:
+        if now.mono >= self._ping_sent.mono + self.me.ping_interval:
             return self.ping(now)
         return []
 
     def ping(self, now: Now) -> list[Effect]:
         """Ask for a sign of life; the Pong of an earlier Ping no longer counts."""
         self._ping_serial += 1
-        self._ping_sent = now.mono
+        self._ping_sent = now
         self._ping_open = True
         return [Send(self.link, [Ping(self._ping_serial)])]
 
@@ -236,12 +241,23 @@ class Neighbour:
             return []
         if not isfinite(unix):
             return self.close(f"the clock of {self.name()} says {unix}")
-        took = now.mono - self._ping_sent
-        self.skew = unix - (now.unix - took / 2)
-        if abs(self.skew) - took / 2 <= self.me.max_clock_skew:
-            self.agreed_since = self._ping_sent
-            return []
-        return self.close(_clock_is_off(self.name(), self.skew, self.me.member))
+        problem = self._clock_problem(self.name(), unix, self._ping_sent, now)
+        if problem is not None:
+            return self.close(problem)
+        if self._agreed:
+            self.agreed_since = self._ping_sent.mono
+        return []
+
+    def _clock_problem(self, peer: str, unix: float, since: Now, now: Now, older: float = 0.0) -> str | None:
+        """What is surely wrong between the clocks; after a suspension that may be nothing."""
+        skew, unsure = skew_of(unix, since, now, older)
+        if abs(skew) - unsure > self.me.max_clock_skew:
+            self.skew = skew
+            return _clock_is_off(peer, skew, self.me.member)
+        self._agreed = unsure <= self.me.max_clock_skew
+        if self._agreed:
+            self.skew = skew
+        return None
 
     @property
     def last_ping(self) -> int:
@@ -250,7 +266,7 @@ class Neighbour:
     def next_deadline(self) -> float:
         if not self.live:
             return self.deadline
-        return min(self.heard + self.me.ping_timeout, self._ping_sent + self.me.ping_interval)
+        return min(self.heard + self.me.ping_timeout, self._ping_sent.mono + self.me.ping_interval)
 
     def close(self, reason: str, *, bye: bool = True, level: Level = Level.WARNING) -> list[Effect]:
         """End the link: say why to the other end and to the log."""
@@ -272,7 +288,6 @@ class Neighbour:
         self.peer = MemberId(hello.member)
         self.peer_incarnation = hello.incarnation
         self.version = min(hello.version, RING_VERSION)
-        self.skew = hello.unix - now.unix
         if self.dialled is None:
             self.leftwards = hello.leftwards
         self.state = State.PROVING
@@ -312,10 +327,7 @@ class Neighbour:
             return f"{hello.member} has the incarnation {hello.incarnation}"
         if not isfinite(hello.unix):
             return f"the clock of {hello.member} says {hello.unix}"
-        skew = hello.unix - now.unix
-        if abs(skew) > self.me.max_clock_skew:
-            return _clock_is_off(hello.member, skew, self.me.member)
-        return None
+        return self._clock_problem(hello.member, hello.unix, self.opened, now, self._suspended)
 
     def _proved(self, mac: bytes, now: Now) -> list[Effect]:
         if not self._handshake.accepts(mac):
@@ -326,9 +338,9 @@ class Neighbour:
             )
         self.state = State.EXCHANGING
         self.was_live = True
-        self.agreed_since = self.opened.mono
+        self.agreed_since = self.opened.mono if self._agreed else None
         self.heard = now.mono
-        self._ping_sent = now.mono
+        self._ping_sent = now
         return []
 
 

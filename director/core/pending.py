@@ -46,6 +46,7 @@ class Pending:
         """How often everybody was woken, and for which of these wakes `_walk` was begun."""
         self._walk: deque[Waiting] = deque()
         """Of everybody that was woken, those who are not tried yet; some have gone since."""
+        self._reasons: dict[Wait, int] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -53,11 +54,23 @@ class Pending:
     def add(self, request: RequestId, key: UserKey, tag: bytes, now: float, wait: Wait) -> None:
         self._waiting[request] = Waiting(request, key, tag, now, wait, self._wakes)
         self._share(key).setdefault(key, {})[request] = None
+        self._reasons[wait] = self._reasons.get(wait, 0) + 1
+
+    def goes_on(self, waiting: Waiting, wait: Wait) -> None:
+        """A login goes on waiting, now for another reason."""
+        self._reasons[waiting.wait] -= 1
+        self._reasons[wait] = self._reasons.get(wait, 0) + 1
+        waiting.wait = wait
+
+    def reasons(self) -> dict[Wait, int]:
+        """How many logins wait, by what they wait for."""
+        return {wait: count for wait, count in self._reasons.items() if count}
 
     def remove(self, request: RequestId) -> None:
         waiting = self._waiting.pop(request, None)
         self._again.pop(request, None)
         if waiting is not None:
+            self._reasons[waiting.wait] -= 1
             share = self._share(waiting.key)
             requests = share[waiting.key]
             del requests[request]

@@ -28,6 +28,8 @@ RETRY_UNMET = 30.0
 """The same for a member that has never been in the ring: it may not exist."""
 RETRY_REFUSED = 5.0
 """The same for one that was reached, but did not want us."""
+SUSPENDED_UNTIL = 5.0
+"""Seconds after this process stood still in which connections may be new to it that are as old as that."""
 SHORT_LIVED = 1.0
 """A link that ends sooner, in seconds, was not wanted."""
 PATIENCE = 0.3
@@ -73,6 +75,7 @@ class Ring:
         self._addresses: set[Address] = set()
         self._dialling: dict[tuple[MemberId, bool], float] = {}
         """Dials under way: (member, leftwards) and since when."""
+        self._suspended, self._suspended_until = 0.0, float("-inf")
         self._old_dials: set[MemberId] = set()
         """Dials begun before we were frozen."""
         self._next_try: dict[MemberId, float] = {}
@@ -156,6 +159,10 @@ class Ring:
         """Members that have said good-bye."""
         return self.presence.departed()
 
+    def suspended(self, seconds: float, now: Now) -> None:
+        """This process, or the machine, stood still: what others said meanwhile is as old as that."""
+        self._suspended, self._suspended_until = seconds, now.mono + SUSPENDED_UNTIL
+
     def thawed(self, now: Now) -> None:
         """What we knew of who can be reached is old."""
         self.tried.clear()
@@ -220,6 +227,7 @@ class Ring:
             now,
             leftwards=event.leftwards,
             certificates=event.certificates,
+            suspended=self._suspended if now.mono < self._suspended_until else 0.0,
         )
         self.links[link] = neighbour
         if dialled is None and not self.knows(remote):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
-from director.errors import OperationError, TryAgain, UnknownName
+from director.core.hosts import MAX_WEIGHT
+from director.errors import BadRequest, OperationError, TryAgain, UnknownName
 from director.records import Change, UserInfo
 from director.service.commands import Commands
 from director.service.log import Log
@@ -113,6 +114,8 @@ class AdminHandler:
     async def _change(self, command: HostCommand) -> None:
         operations = self._operations
         match command:
+            case HostSet(weight=int(weight)) | HostUpdate(weight=weight) if weight > MAX_WEIGHT:
+                raise BadRequest(admin.WEIGHT_TOO_LARGE)
             case HostSet():
                 await operations.set_host(command.address, command.tag, command.weight, reason=REASON)
             case HostUpdate():

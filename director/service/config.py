@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import msgspec
 
@@ -365,8 +365,22 @@ def load_for_keeper(path: str | Path, environ: Mapping[str, str]) -> Config:
 
 
 def show(config: Config) -> str:
-    """The configuration in force as TOML, secrets as `***`."""
-    return "\n".join(written(config)).strip() + "\n"
+    """The configuration in force as TOML: the files of secrets, never what is in them."""
+    urls = {key: _shown(getattr(config, key), config.folder) for key in ("state", "snapshot")}
+    return "\n".join(written(msgspec.structs.replace(config, **urls))).strip() + "\n"
+
+
+def _shown(url: StateUrl, folder: Path) -> str:
+    """The URL without its password, with what is no secret, and with paths that lead there from anywhere."""
+
+    def named(match: re.Match[str]) -> str:
+        found = re.search(rf"[?&]{match[2]}=([^&#]*)", url)
+        return f"{match[1]}{match[2]}={found[1] if found else ''}"
+
+    start = f"{quote(str(folder))}/"
+    text = re.sub(r"([?&])(prefix|username|password_file)=…", named, StateUrl(url).shown)
+    text = re.sub(r"^(sqlite:///)(?=[^/?])", lambda match: match[1] + start, text)
+    return re.sub(r"([?&]password_file=)(?=[^/%&])", lambda match: match[1] + start, text)
 
 
 def _state(reader: Reader, raw: Mapping[str, Any]) -> StateUrl:

@@ -17,7 +17,7 @@ import anyio.to_thread
 import msgspec
 
 from director.core.addresses import host_id
-from director.core.assign import Gate
+from director.core.assign import Gate, Wait
 from director.core.backendnames import carried, look
 from director.core.changes import problem_with
 from director.core.configured import Difference, compare
@@ -67,6 +67,18 @@ from director.version import VERSION
 from director.wire import hotpath
 from state.base import AuditEntry
 
+WAITS = {
+    Wait.HINT: "memory",
+    Wait.RING: "ring",
+    Wait.NO_HOST: "host",
+    Wait.MOVING: "move",
+    Wait.NEAR: "expiry",
+    Wait.RETAGGED: "tag",
+    Wait.HELD: "expiry",
+    Wait.UNREAD: "store",
+    Wait.READDRESSED: "address",
+}
+"""What a login waits for, by the word the API has for it."""
 NAME_MOVED = "its name has another address"
 """In the audit, as the reason."""
 COUNTED = 64
@@ -212,7 +224,16 @@ class Operations(UserOperations):
             stopped=[m for m in order if self._has_stopped(m)],
             removed=director.ring.removed,
             moves_in_progress=len(director.moves),
+            waiting_for=self._waiting_for(),
         )
+
+    def _waiting_for(self) -> dict[str, int]:
+        """Why logins wait (RingInfo)."""
+        names = WAITS | {Wait.RING: "majority"} if self._director.standing is Standing.WAIT else WAITS
+        found: dict[str, int] = {}
+        for wait, count in self._director.pending.reasons().items():
+            found[names[wait]] = found.get(names[wait], 0) + count
+        return found
 
     def user_status(self, user: str, tag: str = "", numeric_is_hash: bool = True) -> UserStatus:
         name = user.encode("utf-8", "surrogateescape")
@@ -411,7 +432,7 @@ class Operations(UserOperations):
             compiled=hotpath.COMPILED,
             lookups=driver.lookups(),
             users=users,
-            hosts=[HostSample(h.address, h.tag, h.up, h.weight, h.users) for h in hosts],
+            hosts=[HostSample(h.address, h.tag, h.up and h.weight > 0, h.weight, h.users) for h in hosts],
             conflicts=counters.conflicts,
             false_departures=counters.false_departures,
             stamps_clipped=dict(counters.stamps_clipped),

@@ -139,7 +139,9 @@ class Reader:
         if len(content) < kind.at_least:
             raise ValueError(f"the secret in {file} must have at least {kind.at_least} bytes")
         self.warn_if_public(key, file)
-        return Secret(content)
+        secret = Secret(content)
+        secret.file = str(file)
+        return secret
 
     def warn_if_public(self, key: str, file: Path) -> None:
         if file.stat().st_mode & stat.S_IROTH:
@@ -166,7 +168,8 @@ class Reader:
 
 
 def written(struct: msgspec.Struct, prefix: str = "") -> Iterator[str]:
-    """Lines of TOML for the fields that have a kind, section by section; secrets as `***`."""
+    """Lines of TOML for the fields that have a kind, section by section. Of secrets the files; passwords in
+    URLs as `***`."""
     sections = []
     lines = []
     for field in msgspec.structs.fields(struct):

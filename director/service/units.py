@@ -36,6 +36,9 @@ _AMOUNT = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
 class Secret(bytes):
     """The content of a secret file. Prints as `***`, so that no log line, traceback or Struct shows it."""
 
+    file = ""
+    """The path it was read from."""
+
     def __repr__(self) -> str:
         return "***"
 
@@ -228,7 +231,7 @@ class SecretFile:
         return Text().read(value)
 
     def write(self, value: Any) -> str:
-        return toml_text(str(value) if value else "")
+        return toml_text(value.file)
 
 
 @dataclass(frozen=True)

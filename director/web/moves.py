@@ -225,7 +225,7 @@ def endpoint(member: str) -> tuple[str, int | None]:
     address, colon, port = member.rpartition(":")
     host = _bare(address) if colon else member
     if not is_address(host) and not (_NAME.fullmatch(host) and host.rpartition(".")[2][:1].isalpha()):
-        raise BadRequest(f"{host!r} is not an IP address, and not a name")
+        raise BadRequest(f"{host!r} is neither an IP address nor a name")
     return canonical(host) if is_address(host) else host, known_port(port) if colon else None
 
 

@@ -52,7 +52,7 @@ async def host_address(operations: Operations, host: str) -> str:
     if len(found) > 1:
         raise BadRequest(f"{host} has {len(found)} hosts; give the address of one: {', '.join(found)}")
     if not found:
-        raise BadRequest(f"{host!r} is not an IP address, and not the name of a host")
+        raise BadRequest(f"{host!r} is neither an IP address nor the name of a host")
     return found[0]
 
 

@@ -29,6 +29,8 @@ OK = b"OK\n"
 NOT_FOUND = b"NOTFOUND\n"
 TRY_AGAIN = b"TRYAGAIN\n"
 END_OF_LIST = b"\n"
+WEIGHT_TOO_LARGE = "vhost count too large"
+"""The original's words; scripts may compare them."""
 
 UINT32_MAX = 0xFFFFFFFF
 PORT_MAX = 65535

@@ -644,3 +644,19 @@ def test_a_frozen_director_compares_notes_before_it_answers(ring: Directors) -> 
         assert client.ask(USERS) == before
     assert ring[0].logged("frozen")
     ring[0].wait_whole(3)
+
+
+def test_a_director_that_was_suspended_does_not_report_its_neighbours_clocks_as_wrong(
+    ring: Directors,
+) -> None:
+    ring[0].wait_whole(3)
+    ring[0].send(signal.SIGSTOP)
+    try:
+        time.sleep(
+            8
+        )  # the suspension itself: longer than ring.ping_timeout, so that others dial it meanwhile
+    finally:
+        ring[0].send(signal.SIGCONT)
+    ring[0].wait_whole(3)
+    assert ring[0].logged("frozen")
+    assert [line for line in ring[0].log.splitlines() if "the clock of" in line] == []

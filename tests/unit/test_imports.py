@@ -35,6 +35,7 @@ LATE = {
     ("cli/run.py", "demo"),
     ("cli/config.py", "service"),
     ("cli/config.py", "dovecot"),
+    ("cli/permission.py", "service"),
     ("cli/plan.py", "service"),
     ("cli/doctor.py", "service"),
     ("cli/doctor.py", "doctor"),

@@ -118,16 +118,66 @@ def test_an_address_is_sent_in_canonical_form() -> None:
 
 
 def test_a_name_nobody_knows_is_exit_code_68(director: Director) -> None:
-    result = director("up", "no such name.invalid")
+    result = director("up", "no-such-name.invalid")
     assert result.exit_code == 68
-    assert result.stderr.startswith("director: no such name.invalid: cannot be resolved (")
+    assert result.stderr.startswith("director: no-such-name.invalid: cannot be resolved (")
 
 
-@pytest.mark.parametrize("host", ["100", "10.0.0", "", "@gold"])
-def test_numbers_are_not_taken_for_host_names(director: Director, host: str) -> None:
+@pytest.mark.parametrize(
+    "host", ["100", "10.0.0", "", "@gold", "x y", "imap1 ", "a:b", "[::1", "10.0.0.1/24"]
+)
+def test_what_is_neither_an_address_nor_a_name_is_not_resolved(director: Director, host: str) -> None:
     result = director("add", host)
     assert result.exit_code == 64
     assert "is neither an address nor a host name" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "down", "remove", "drain", "flush", "map"])
+def test_every_command_that_takes_a_host_says_that_x_y_is_neither_address_nor_name(
+    director: Director, command: str
+) -> None:
+    result = director(command, "x y")
+    assert (result.exit_code, result.stdout) == (64, "")
+    assert "'x y' is neither an address nor a host name" in result.stderr
+
+
+def test_a_tag_behind_the_host_is_refused_where_only_add_takes_one(director: Director) -> None:
+    result = director("up", "127.0.1.1@gold")
+    assert result.exit_code == 64
+    assert "only `add` takes HOST@TAG; give '127.0.1.1'" in result.stderr
+
+
+def test_an_ipv6_address_may_stand_in_brackets() -> None:
+    assert addresses_of("[2001:DB8::1]") == ["2001:db8::1"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("update", "127.0.1.1", "-5"),
+        ("update", "127.0.1.1", "-15", "--dry-run"),
+        ("add", "127.0.1.1", "-5"),
+        ("add", "127.0.1.7@gold", "-5", "--reason", "-3"),
+    ],
+)
+def test_a_negative_weight_is_a_wrong_weight_and_not_an_unknown_option(
+    director: Director, command: tuple[str, ...]
+) -> None:
+    result = director(*command)
+    assert (result.exit_code, result.stdout) == (65, "")
+    assert result.stderr == f"director: vhost count too small: {command[2]}; 0 to 1000 are possible\n"
+    assert director.operations.reasons == []
+
+
+def test_a_negative_port_is_a_wrong_port_and_not_an_unknown_option(director: Director) -> None:
+    result = director("ring", "add", "127.0.0.14", "-1")
+    assert result.exit_code == 64
+    assert "-1 is not in the range 1<=x<=65535" in result.stderr
+
+
+def test_an_option_that_does_not_exist_is_still_named(director: Director) -> None:
+    assert "No such option '--wieght'" in director("update", "127.0.1.1", "--wieght", "-5").stderr
+    assert "No such option '-x'" in director("update", "-x", "127.0.1.1", "-5").stderr
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:

@@ -69,7 +69,7 @@ def test_directors_that_did_not_confirm_are_named(director: Director) -> None:
         (("drain", "127.0.1.99"), 68, "127.0.1.99: no such host"),
         (("tag", "127.0.1.99", "gold"), 68, "127.0.1.99: no such host"),
         (("ring", "remove", "127.0.0.77"), 68, "127.0.0.77: no such director"),
-        (("ring", "add", "bo gus"), 65, "'bo gus' is not an IP address, and not a name"),
+        (("ring", "add", "bo gus"), 65, "'bo gus' is neither an IP address nor a name"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_its_exit_code(

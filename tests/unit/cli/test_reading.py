@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from director.cli.output import printable
-from director.records import HostInfo, MemberInfo, SnapshotInfo
+from director.cli.ring import waiting_lines
+from director.records import HostInfo, MemberInfo, RingInfo, SnapshotInfo
 from tests.unit.cli.conftest import Director
 
-ADDED = {"stopped", "removed", "moves_in_progress"}
+ADDED = {"stopped", "removed", "moves_in_progress", "waiting_for"}
 READING = [("status",), ("status", "alice"), ("map",), ("dump",), ("ring", "status")]
 
 
@@ -255,3 +256,19 @@ def test_names_of_directors_are_shown_where_any_has_one(director: Director) -> N
     assert lines[0].split()[:2] == ["director", "name"]
     assert "director2.ring" in lines[2]
     assert max(map(len, lines)) <= 80
+
+
+def test_logins_that_wait_are_told_with_what_they_wait_for(director: Director) -> None:
+    director.operations.waiting_for = {"host": 12, "ring": 1, "majority": 3}
+    lines = director("ring", "status").stdout.splitlines()
+    assert lines[1:4] == [
+        "12 logins wait for a usable host of their pool",
+        "1 login waits for the ring to be in sync",
+        "3 logins wait for missing directors: this is the minority side",
+    ]
+    assert lines[1:4] == director("status").stdout.splitlines()[1:4]
+
+
+def test_the_logins_of_a_director_that_does_not_tell_why_wait_for_nothing_that_is_made_up() -> None:
+    info = RingInfo(me="127.0.0.11:9090", synced=True, ring=[], missing=[], waiting_logins=2, members=[])
+    assert waiting_lines(info) == ["2 logins wait"]

@@ -72,8 +72,13 @@ def test_what_is_reported_is_what_holds_when_it_is_confirmed() -> None:
         (HostChange(1, TWO, weight=7), "unknown", "10.1.0.2: no such backend host"),
         (HostChange(1, TWO, remove=True), "unknown", "10.1.0.2: no such backend host"),
         (HostChange(1, TWO, up=False), "unknown", "10.1.0.2: no such backend host"),
-        (HostChange(1, ONE, weight=1001), "bad", "vhost count too large"),
-        (HostChange(1, TWO, add=True, weight=1001), "bad", "vhost count too large"),
+        (HostChange(1, ONE, weight=1001), "bad", "vhost count too large: 1001; 0 to 1000 are possible"),
+        (HostChange(1, ONE, weight=-5), "bad", "vhost count too small: -5; 0 to 1000 are possible"),
+        (
+            HostChange(1, TWO, add=True, weight=1001),
+            "bad",
+            "vhost count too large: 1001; 0 to 1000 are possible",
+        ),
         (HostChange(1, ONE, add=True, tag="silver"), "refused", "host tag can't be changed"),
     ],
 )

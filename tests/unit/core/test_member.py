@@ -423,6 +423,51 @@ def test_a_slow_pong_does_not_make_a_clock_wrong() -> None:
     assert one.live
 
 
+@pytest.mark.parametrize("suspended", [5.0, 600.0, 86_400.0])
+def test_a_director_whose_machine_was_suspended_does_not_report_the_clock_of_its_neighbour(
+    suspended: float,
+) -> None:
+    one = live()
+    one.agreed_since = None
+    one.ping(at(1))
+    # Monotonic time stood still; the neighbour had answered at once, and the answer waited in the kernel.
+    assert one.handle(Pong(1, at(1).unix), at(1.1, skew=suspended)) == []
+    assert (one.live, abs(one.skew) < 2.0, one.agreed_since) == (True, True, None)
+    one.ping(at(2, skew=suspended))
+    assert one.handle(Pong(2, at(2, skew=suspended).unix), at(2.0, skew=suspended)) == []
+    assert one.agreed_since == 2.0
+
+
+def test_a_clock_that_is_wrong_is_named_soon_after_a_suspension() -> None:
+    one = live()
+    one.ping(at(1))
+    one.handle(Pong(1, at(1).unix), at(1.1, skew=600.0))
+    one.ping(at(2, skew=600.0))
+    assert "is -600.0 s off" in reason(one.handle(Pong(2, at(2).unix), at(2.0, skew=600.0)))
+
+
+def test_a_greeting_that_waited_while_this_director_was_suspended_is_not_a_wrong_clock() -> None:
+    (hello,) = sent(acceptor().open())
+    dialled_before = dialler()
+    assert dialled_before.handle(hello, at(0, skew=600.0)) != []
+    assert dialled_before.state is State.PROVING
+    accepted_after = Neighbour(
+        LinkId(1), identity(D1), Address("10.0.0.2"), None, b"one", at(600), suspended=599.0
+    )
+    accepted_after.handle(hello, at(600))
+    assert accepted_after.state is State.PROVING
+    assert accepted_after.agreed_since is None
+
+
+def test_a_greeting_from_before_a_suspension_does_not_vouch_for_a_clock() -> None:
+    one = dialler()
+    other = acceptor()
+    one._suspended = 600.0
+    talk(one, other)
+    assert one.live
+    assert (one.agreed_since, other.agreed_since) == (None, 0.0)
+
+
 def test_the_answer_to_an_earlier_ping_does_not_count() -> None:
     one = live()
     one.ping(at(1))

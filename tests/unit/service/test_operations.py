@@ -11,8 +11,9 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from director.core.assign import Gate
-from director.core.events import MembersListed
+from director.cli.ring import WAITING_FOR
+from director.core.assign import Gate, Wait
+from director.core.events import Lookup, MembersListed
 from director.core.member import Neighbour
 from director.core.messages import Leaving
 from director.core.names import entry
@@ -21,7 +22,7 @@ from director.core.users import BUCKET_SHIFT
 from director.errors import BadRequest, Refused, UnknownName
 from director.records import UserInfo, UsersChange
 from director.service import operations
-from director.types import Address, LinkId, Now
+from director.types import Address, LinkId, Now, RequestId
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
 from tests.waiting import until
 
@@ -279,7 +280,34 @@ async def test_what_cannot_be_done_is_refused_the_same_way_in_a_dry_run(node: No
         await ask.set_host(HOSTS[0], "gold", 7, reason="", dry_run=dry_run)
 
 
+async def test_logins_without_a_usable_host_are_not_said_to_wait_for_the_ring(node: Node) -> None:
+    for host in HOSTS:
+        await node.operations.set_up(host, up=False, reason="")
+    for number in range(3):
+        node.driver.handle(Lookup(RequestId(number + 1), key_of(f"new{number}"), b""))
+    info = node.operations.ring()
+    assert (info.waiting_logins, info.waiting_for) == (3, {"host": 3})
+
+
+async def test_every_reason_to_wait_has_a_word(node: Node) -> None:
+    for number, wait in enumerate(Wait):
+        node.director.pending.add(RequestId(number + 1), key_of("waits"), b"", 0.0, wait)
+    info = node.operations.ring()
+    assert sum(info.waiting_for.values()) == info.waiting_logins == len(Wait)
+    assert set(info.waiting_for) == set(WAITING_FOR) - {"majority"}
+
+
 # ---- health and metrics
+
+
+async def test_a_host_that_takes_no_new_users_is_not_up_in_the_metrics(node: Node) -> None:
+    """The help of `director_host_up` says: takes new users."""
+    await node.operations.update_host(HOSTS[0], 0, reason="")
+    await node.operations.set_up(HOSTS[1], up=False, reason="")
+    text = (await node.operations.metrics()).decode()
+    assert "# HELP director_host_up 1 while a host takes new users\n" in text
+    up = [re.search(rf'director_host_up{{host="{host}",tag=""}} (\S+)', text) for host in HOSTS]
+    assert [match and match[1] for match in up] == ["0.0", "0.0", "1.0"]
 
 
 async def test_it_is_ready_when_logins_are_answered_and_says_why_not(node: Node) -> None:

@@ -65,6 +65,7 @@ class FakeOperations:
         self.stopped: list[str] = []
         self.removed = False
         self.moving = 0
+        self.waiting_for: dict[str, int] = {}
         self.store_error: str | None = None
         self.snapshot: SnapshotInfo | None = None
         self.stored = True
@@ -116,8 +117,9 @@ class FakeOperations:
     def ring(self) -> RingInfo:
         return RingInfo(
             me="127.0.0.11:9090", synced=self.synced, ring=["127.0.0.11:9090", "127.0.0.12:9090"],
-            missing=self.missing, waiting_logins=0, members=self.members, stopped=self.stopped,
-            removed=self.removed, moves_in_progress=self.moving,
+            missing=self.missing, waiting_logins=sum(self.waiting_for.values()),
+            members=self.members, stopped=self.stopped,
+            removed=self.removed, moves_in_progress=self.moving, waiting_for=self.waiting_for,
         )  # fmt: skip
 
     def plan(self, hosts: Sequence[ConfiguredHost], unresolved: Sequence[ConfiguredHost] = ()) -> Plan:

@@ -59,7 +59,7 @@ def test_what_is_no_address_is_a_400_problem(ask: Caller) -> None:
     answer = ask("GET", "/v1/hosts/imap.example.com")
     assert (answer.status, answer.detail) == (
         400,
-        "'imap.example.com' is not an IP address, and not the name of a host",
+        "'imap.example.com' is neither an IP address nor the name of a host",
     )
 
 

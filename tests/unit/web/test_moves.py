@@ -108,7 +108,7 @@ def test_a_flush_is_given_to_the_service_as_it_was_asked_for(ask: Caller, operat
         ({"host": "127.0.1.1", "rebalance": True}, "host must be null"),
         ({"host": None, "forget": True, "rebalance": True}, "forget goes with host only"),
         ({"host": None, "forget": True, "max_parallel": 5}, "forget goes with host only"),
-        ({"host": "imap.example.com"}, "is not an IP address"),
+        ({"host": "imap.example.com"}, "is neither an IP address nor the name of a host"),
     ],
 )
 def test_a_flush_that_contradicts_itself_flushes_nobody(
@@ -207,7 +207,7 @@ def test_a_director_is_listed_under_its_address_and_port(
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"address": "bo gus"}, "'bo gus' is not an IP address, and not a name"),
+        ({"address": "bo gus"}, "'bo gus' is neither an IP address nor a name"),
         ({"address": "127.0.0.14:"}, "'' is not a port"),
         ({"address": "127.0.0.14:00655351"}, "'00655351' is not a port"),
         ({"address": "127.0.0.14", "port": 0}, "'0' is not a port"),

@@ -1,0 +1,97 @@
+"""What a user reads who may not use a socket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import alone
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> Iterator[str]:
+    """The name of a user who may open nothing here; without root that is this one, as mode 0 means nobody."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == pwd.getpwuid(os.geteuid()).pw_name and folder != Path("/"):
+            folder.chmod(0o755)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(NOBODY)
+    yield pwd.getpwuid(os.geteuid()).pw_name
+    os.seteuid(before)
+
+
+def listening(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    path.chmod(0)
+    listener.listen()
+    return listener
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "director.toml"
+    sockets = "".join(f'[listen.{name}]\npath = "{name}.sock"\n' for name in ("api", "admin"))
+    file.write_text(f'[dovecot]\nbase_dir = "{tmp_path}"\n{sockets}')
+    return file
+
+
+@pytest.mark.parametrize(("name", "setting"), [("api", "listen.api"), ("admin", "listen.admin")])
+def test_a_refused_socket_names_the_setting_of_its_own_listener(
+    file: Path, name: str, setting: str, request: pytest.FixtureRequest
+) -> None:
+    path = file.parent / f"{name}.sock"
+    with closing(listening(path)):
+        owner = f"{path.owner()}:{path.group()}"
+        user = request.getfixturevalue("nobody")
+        result = alone("-c", str(file), "-S", str(path), "status")
+    assert (result.exit_code, result.stdout) == (69, "")
+    assert result.stderr == (
+        f"director: {path}: permission denied: {user} may not connect (mode 0000, owner {owner}); run this "
+        f'as its owner, or set group and mode = "0660" in [{setting}] of {file}, and add {user} to that '
+        "group\n"
+    )
+
+
+def test_a_refused_socket_of_another_director_names_no_setting_of_this_one(
+    file: Path, request: pytest.FixtureRequest
+) -> None:
+    path = file.parent / "other.sock"
+    with closing(listening(path)):
+        request.getfixturevalue("nobody")
+        result = alone("-c", str(file), "-S", str(path), "status")
+    assert 'mode = "0660" in the configuration of its director' in result.stderr
+
+
+def test_a_folder_that_may_not_be_entered_is_named(file: Path, request: pytest.FixtureRequest) -> None:
+    folder = file.parent / "closed"
+    folder.mkdir()
+    with closing(listening(folder / "api.sock")):
+        folder.chmod(0)
+        user = request.getfixturevalue("nobody")
+        result = alone("-c", str(file), "-S", str(folder / "api.sock"), "status")
+        if os.geteuid() == folder.stat().st_uid:
+            folder.chmod(0o700)
+    assert f"{user} may not enter {folder} (mode 0000, owner " in result.stderr
+    assert "listen.api" not in result.stderr
+
+
+def test_a_firewall_is_not_taken_for_a_wrong_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*_: object, **__: object) -> None:  # as the kernel does by a rule, which is not ours to add
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("http.client.socket.create_connection", forbid)
+    result = alone("-S", "http://127.0.0.1:9092", "status")
+    assert (result.exit_code, result.stdout) == (69, "")
+    assert "a firewall of this machine forbids it" in result.stderr
+    assert "mode" not in result.stderr
