@@ -259,9 +259,9 @@ def _fields(passdb: Block) -> dict[str, str]:
 
 def _names(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
     # what Dovecot's own director went by until 2.3.19; else what auth goes by
-    own = conf.root.get("master_user_separator")
-    setting = "master_user_separator" if own else "auth_master_user_separator"
-    theirs, ours = own or conf.root.get(setting), facts.settings.separator
+    directors = conf.root.get("master_user_separator")
+    setting = "master_user_separator" if directors else "auth_master_user_separator"
+    theirs, ours = directors or conf.root.get(setting), facts.settings.separator
     if theirs[:1] != ours[:1]:
         why = "logins of master users are placed by another name than the user's"
         yield _finding(

@@ -36,12 +36,12 @@ def in_use(conf: Doveconf) -> list[LoginService]:
     """The login services that clients can reach: Dovecot's own, and those with names of the site's."""
     on = protocols(conf)
     found = []
-    for one in loginservices.login_services(conf.root):
-        wanted = conf.root.get("service", one.name, "protocol")
-        served = one.protocol in on if one.name in LOGIN_SERVICES else not wanted or wanted in on
+    for service in loginservices.login_services(conf.root):
+        wanted = conf.root.get("service", service.name, "protocol")
+        served = service.protocol in on if service.name in LOGIN_SERVICES else not wanted or wanted in on
         # others that have an argument are no login services, as `quota-status -p postfix`
-        if one.protocol and served and loginservices.is_open(conf.root, one.name):
-            found.append(one)
+        if service.protocol and served and loginservices.is_open(conf.root, service.name):
+            found.append(service)
     return found
 
 

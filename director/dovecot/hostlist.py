@@ -20,10 +20,10 @@ def each_once(words: Sequence[str], setting: str, notes: Notes) -> list[str]:
     entries = [re.sub(r"\[([^\[\]]*:[^\[\]]*)\]", r"\1", word) for word in words]
     found: dict[str, Range | None] = {}
     for entry in entries:
-        own = _range(entry)
-        before = entry if entry in found else _covering(own, found)
+        span = _range(entry)
+        before = entry if entry in found else _covering(span, found)
         if before is None:
-            found[entry] = own
+            found[entry] = span
         elif before == entry:
             notes.left_out.append(f"{setting}: {entry} stands there {entries.count(entry)} times")
         else:
@@ -31,11 +31,11 @@ def each_once(words: Sequence[str], setting: str, notes: Notes) -> list[str]:
     return list(found)
 
 
-def _covering(own: Range | None, found: dict[str, Range | None]) -> str | None:
+def _covering(span: Range | None, found: dict[str, Range | None]) -> str | None:
     """The earlier entry that has all of its addresses."""
-    if own is None:
+    if span is None:
         return None
-    version, first, last = own
+    version, first, last = span
     return next(
         (
             entry

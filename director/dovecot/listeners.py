@@ -86,13 +86,17 @@ def listeners(root: Block, notes: Notes) -> list[Listener]:
 
 def first_ring(found: Sequence[Listener]) -> Listener | None:
     """The listener that gives a director its own address and port."""
-    return next((one for one in found if one.kind == "ring" and one.on), None)
+    return next((listener for listener in found if listener.kind == "ring" and listener.on), None)
 
 
 def served(found: Sequence[Listener], kind: str) -> Listener | None:
     """The one file of this kind that our director opens: that with the usual name, else the first."""
-    files = [one for one in found if one.kind == kind and one.on and one.sort != "inet_listener"]
-    return next((one for one in files if one.name == PATHS[kind]), files[0] if files else None)
+    files = [
+        listener
+        for listener in found
+        if listener.kind == kind and listener.on and listener.sort != "inet_listener"
+    ]
+    return next((listener for listener in files if listener.name == PATHS[kind]), files[0] if files else None)
 
 
 def _listener(block: Block, root: Block, notes: Notes) -> Listener:

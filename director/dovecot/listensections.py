@@ -15,17 +15,17 @@ _NEVER_DIRECTLY_IN_LOGIN = {"login", "notify"}
 
 def listen_section(kind: str, listeners: Sequence[Listener], base_dir: str, notes: Notes) -> list[str]:
     """Lines of [listen.KIND]. base_dir: of Dovecot, as it is written."""
-    mine = [one for one in listeners if one.kind == kind and one.on]
-    files = [one for one in mine if one.sort != "inet_listener"]
-    addresses = [one for one in mine if one.sort == "inet_listener"]
+    mine = [listener for listener in listeners if listener.kind == kind and listener.on]
+    files = [listener for listener in mine if listener.sort != "inet_listener"]
+    addresses = [listener for listener in mine if listener.sort == "inet_listener"]
     first = served(listeners, kind)
     lines = []
     if first is not None:
         lines = _file(first, paths.folder(base_dir), notes)
         notes.left_out += [
-            f"{one.where}: there is one socket of this sort, {first.name}; its clients must use that"
-            for one in files
-            if one is not first
+            f"{listener.where}: there is one socket of this sort, {first.name}; its clients must use that"
+            for listener in files
+            if listener is not first
         ]
     elif kind == "notify":
         notes.mind.append(
@@ -38,7 +38,7 @@ def listen_section(kind: str, listeners: Sequence[Listener], base_dir: str, note
     if kind == "admin":
         lines += _admin_tcp(addresses, notes)
     else:
-        notes.left_out += [f"{one.where}: {kind} is served on a file only" for one in addresses]
+        notes.left_out += [f"{listener.where}: {kind} is served on a file only" for listener in addresses]
     return lines
 
 
@@ -69,7 +69,9 @@ def _admin_tcp(listeners: Sequence[Listener], notes: Notes) -> list[str]:
     if not listeners:
         return []
     first = listeners[0]
-    notes.left_out += [f"{one.where}: there is one address, that of {first.where}" for one in listeners[1:]]
+    notes.left_out += [
+        f"{listener.where}: there is one address, that of {first.where}" for listener in listeners[1:]
+    ]
     notes.left_out += [f"{first.where} {{ {extra} }}" for extra in first.extra]
     address, *others = first.addresses
     endpoint = tomltext.endpoint(address, first.port)

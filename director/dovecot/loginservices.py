@@ -64,7 +64,7 @@ def login_services(root: Block) -> list[LoginService]:
     """Dovecot's own, which may be off, then the others that run a login process or name a socket."""
     names = dict.fromkeys([*LOGIN_SERVICES, *(block.name for block in root.all("service"))])
     found = [_service(root, name) for name in names]
-    return [one for one in found if one is not None]
+    return [service for service in found if service is not None]
 
 
 def is_open(root: Block, name: str) -> bool:
@@ -84,14 +84,14 @@ def _listeners(root: Block, name: str) -> Iterator[Block]:
 
 
 def _service(root: Block, name: str) -> LoginService | None:
-    own = name in LOGIN_SERVICES
-    command = tuple(root.get("service", name, "executable", default=name if own else "").split())
+    is_standard = name in LOGIN_SERVICES
+    command = tuple(root.get("service", name, "executable", default=name if is_standard else "").split())
     if not command:
         return None
     at = _socket_at(command)
-    if not own and not at and posixpath.basename(command[0]) not in LOGIN_SERVICES:
+    if not is_standard and not at and posixpath.basename(command[0]) not in LOGIN_SERVICES:
         return None
-    chroot = root.get("service", name, "chroot", default="login" if own else "")
+    chroot = root.get("service", name, "chroot", default="login" if is_standard else "")
     return LoginService(name=name, command=command, at=at, chrooted=bool(chroot))
 
 

@@ -43,10 +43,10 @@ def ring_section(root: Block, listeners: Sequence[Listener], resolve: Resolve, n
     written = _once([_server(word) for word in words], port, notes)
     servers = _once(_resolved(written, listeners, resolve, notes), port, Notes())
     lines = tomltext.array("servers", [_entry(server, port) for server in servers])
-    own = _own_address(ring, servers)
-    if ring is not None and own:
-        lines.append(f"listen = {tomltext.text(tomltext.endpoint(own, port))}")
-    _name_others(ring, own, listeners, notes)
+    own_address = _own_address(ring, servers)
+    if ring is not None and own_address:
+        lines.append(f"listen = {tomltext.text(tomltext.endpoint(own_address, port))}")
+    _name_others(ring, own_address, listeners, notes)
     if len(servers) > 1 or not is_address(servers[0].host):
         lines.append('secret_file = "ring.secret"')
         notes.mind.append(
@@ -94,7 +94,8 @@ def _resolved(
             found.append(server)
             continue
         try:
-            addresses = list(dict.fromkeys(resolve(server.host)))
+            # in an order that is the same on every proxy
+            addresses = sorted(set(resolve(server.host)), key=_by_number)
         except (OSError, UnicodeError):
             addresses = []
         alone = len(servers) == 1
@@ -133,20 +134,24 @@ def _own_address(ring: Listener | None, servers: Sequence[Server]) -> str:
     if ring is None or ring.addresses[0] in values.EVERY:
         return ""
     listed = {_canonical(server.host) for server in servers}
-    return next((one for one in ring.addresses if _canonical(one) in listed), ring.addresses[0])
+    return next((address for address in ring.addresses if _canonical(address) in listed), ring.addresses[0])
 
 
-def _name_others(ring: Listener | None, own: str, listeners: Sequence[Listener], notes: Notes) -> None:
-    for one in listeners:
-        if one.kind != "ring" or not one.on:
+def _name_others(
+    ring: Listener | None, own_address: str, listeners: Sequence[Listener], notes: Notes
+) -> None:
+    for listener in listeners:
+        if listener.kind != "ring" or not listener.on:
             continue
-        notes.left_out += [f"{one.where} {{ {extra} }}" for extra in one.extra]
-        if ring is not None and one is not ring:
+        notes.left_out += [f"{listener.where} {{ {extra} }}" for extra in listener.extra]
+        if ring is not None and listener is not ring:
             notes.left_out.append(
-                f"{one.where}, port {one.port}: the ring has one port, {ring.port}, that of the first"
-                " listener; doveconf sorts them by name: see which is first in the file"
+                f"{listener.where}, port {listener.port}: the ring has one port, {ring.port}, that of the"
+                " first listener; doveconf sorts them by name: see which is first in the file"
             )
-    others = [address for address in (ring.addresses if ring and own else ()) if address != own]
+    others = [
+        address for address in (ring.addresses if ring and own_address else ()) if address != own_address
+    ]
     if ring is not None and others:
         notes.left_out.append(f"{ring.where}: ring.listen is one address; not {', '.join(others)}")
 
@@ -156,6 +161,11 @@ def _entry(server: Server, port: int) -> str:
     if server.port or port != RING_PORT:
         return tomltext.endpoint(server.host, server.port or port)
     return server.host
+
+
+def _by_number(address: str) -> tuple[int, int]:
+    ip = ipaddress.ip_address(address)
+    return ip.version, int(ip)
 
 
 def _canonical(host: str) -> object:

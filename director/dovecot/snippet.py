@@ -67,12 +67,12 @@ def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
         if listener.sort != "inet_listener":
             lines += [f"  {listener.sort} {listener.name} {{", "    mode = 0", "  }"]
     lines += ["}"]
-    for one in _asking(root, listeners):
-        command = " ".join(one.asking("director/login"))
-        lines += [f"service {one.name} {{", f"  executable = {command}", "}"]
+    for service in _asking(root, listeners):
+        command = " ".join(service.asking("director/login"))
+        lines += [f"service {service.name} {{", f"  executable = {command}", "}"]
     mind = [
-        f"{one.name} did not ask the director, and does not now: its users go where the passdb says"
-        for one in _not_asking(root, listeners)
+        f"{service.name} did not ask the director, and does not now: its users go where the passdb says"
+        for service in _not_asking(root, listeners)
     ]
     lines += ["login_proxy_notify_path = director/proxy-notify"]
     userdb, everybody = served(listeners, "userdb"), root.get("auth_socket_path")
@@ -90,13 +90,13 @@ def _for_24(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
     ]
     asking = _asking(root, listeners)
     if others := _not_asking(root, listeners):
-        names = ", ".join(one.name for one in others)
+        names = ", ".join(service.name for service in others)
         mind.append(f"login_socket_path is for all login services: {names} asks the director too now")
-    for one in asking:
-        if one.name not in LOGIN_SERVICES:
+    for service in asking:
+        if service.name not in LOGIN_SERVICES:
             mind.append(
-                f"service {one.name} is to be written anew for 2.4, with executable = {one.program} and"
-                " restart_request_count = unlimited; login_socket_path is for it too"
+                f"service {service.name} is to be written anew for 2.4, with executable = {service.program}"
+                " and restart_request_count = unlimited; login_socket_path is for it too"
             )
     lines = ["# Dovecot 2.4: read last."]
     if asking:
@@ -109,10 +109,10 @@ def _for_24(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
             mind.append(
                 f"auth_username_format = {form}: the same in 2.4's words belongs into protocol lmtp, too"
             )
-    for one in asking:
+    for service in asking:
         # with a process for each session, 2.4 says that it has ended a session, and has not
-        if one.name in LOGIN_SERVICES:
-            lines += [f"service {one.name} {{", "  restart_request_count = unlimited", "}"]
+        if service.name in LOGIN_SERVICES:
+            lines += [f"service {service.name} {{", "  restart_request_count = unlimited", "}"]
     return "\n".join(lines) + "\n" + _SOCKETS_24, mind
 
 
@@ -132,7 +132,11 @@ def _look_ups(root: Block, listeners: Sequence[Listener]) -> list[str]:
 def _asks_userdb(root: Block, path: str, listeners: Sequence[Listener]) -> bool:
     """Whether an auth_socket_path is a socket of the built-in director."""
     base = root.get("base_dir")
-    sockets = {paths.socket(one.name, base) for one in listeners if one.kind == "userdb" and one.on}
+    sockets = {
+        paths.socket(listener.name, base)
+        for listener in listeners
+        if listener.kind == "userdb" and listener.on
+    }
     return bool(path) and paths.socket(path, base) in sockets
 
 
@@ -140,11 +144,11 @@ def _asking(root: Block, listeners: Sequence[Listener]) -> list[LoginService]:
     """The services that asked the built-in director."""
     base = root.get("base_dir")
     sockets = [
-        paths.socket(one.name, base)
-        for one in listeners
-        if one.kind == "login" and one.sort == "unix_listener" and one.on
+        paths.socket(listener.name, base)
+        for listener in listeners
+        if listener.kind == "login" and listener.sort == "unix_listener" and listener.on
     ]
-    return [one for one in login_services(root) if one.names(sockets, base)]
+    return [service for service in login_services(root) if service.names(sockets, base)]
 
 
 def _not_asking(root: Block, listeners: Sequence[Listener]) -> list[LoginService]:
@@ -152,7 +156,7 @@ def _not_asking(root: Block, listeners: Sequence[Listener]) -> list[LoginService
     protocols = root.get("protocols", default="imap pop3 lmtp").split()
     asking = _asking(root, listeners)
     return [
-        one
-        for one in login_services(root)
-        if one not in asking and one.protocol in protocols and is_open(root, one.name)
+        service
+        for service in login_services(root)
+        if service not in asking and service.protocol in protocols and is_open(root, service.name)
     ]

@@ -198,19 +198,21 @@ class _Import:
 
     def _separator(self) -> str:
         """What cuts a master's name off: until 2.3.19 the director had a setting of its own for it."""
-        own, common = (self._setting(key) for key in ("master_user_separator", "auth_master_user_separator"))
-        if own:
-            if common[:1] not in ("", own[:1]):
+        directors, common = (
+            self._setting(key) for key in ("master_user_separator", "auth_master_user_separator")
+        )
+        if directors:
+            if common[:1] not in ("", directors[:1]):
                 self.notes.left_out.append(
                     f"auth_master_user_separator = {common}: Dovecot's director goes by"
-                    f" master_user_separator = {own}"
+                    f" master_user_separator = {directors}"
                 )
         elif common and self._may_ignore_separator():
             self.notes.mind.append(
                 "Dovecot before 2.3.20 ignores auth_master_user_separator in its director: it takes"
                 f" user{common[0]}master for another user; now these sessions come to the host of user"
             )
-        return own or common
+        return directors or common
 
     def _dovecot(self) -> list[str]:
         base = paths.folder(self.base_dir)
@@ -227,7 +229,7 @@ class _Import:
     # ---- the rest
 
     def _others(self) -> None:
-        admin_ports = {str(one.port) for one in self.listeners if one.kind == "admin"}
+        admin_ports = {str(listener.port) for listener in self.listeners if listener.kind == "admin"}
         for key, value in self.root.settings.items():
             if not key.startswith("director_") or key in _TRANSLATED or not value:
                 continue

@@ -45,7 +45,7 @@ def _duration(text: str) -> tuple[int, str]:
     amount, word = int(match[1]), match[2].lower()
     if not word and amount:
         raise Refused("its unit is missing, such as s or mins")
-    found = next((one for one in _UNITS if any(name.startswith(word) for name in one[0])), None)
+    found = next((unit for unit in _UNITS if any(name.startswith(word) for name in unit[0])), None)
     if found is None:
         raise Refused(f"{match[2]} is not a unit; there are secs, mins, hours, days, weeks")
     _, unit, times = found

@@ -79,7 +79,7 @@ def test_a_director_that_is_written_in_two_ways_is_one_director() -> None:
 
 
 def test_one_name_for_all_directors_becomes_all_its_addresses() -> None:
-    names = {"directors.example.com": ["10.0.0.1", "10.0.0.2", "10.0.0.3"]}
+    names = {"directors.example.com": ["10.0.0.3", "10.0.0.1", "10.0.0.2", "10.0.0.1"]}
     result = minimal(f"director_servers = directors.example.com:9090\n{RING}}}\n", names=names)
     ring = values(result)["ring"]
     assert ring["servers"] == ["10.0.0.1:9090", "10.0.0.2:9090", "10.0.0.3:9090"]
