@@ -15,7 +15,7 @@ from director.core.standing import CLAIM_AFTER
 from director.core.users import MOVING, PINNED, User, is_alive, pack
 from director.types import Now, Stamp, UserKey
 
-SLICE = 500
+SLICE = 200
 """Waiting logins tried again, or refused, in one turn of the loop."""
 CLAIM_AGAIN = 0.5
 """Seconds after which a claim that settled nothing is made again."""

@@ -25,7 +25,7 @@ from director.core.messages import HostRow
 from director.core.users import LATEST, MOVING, User, keys_of
 from director.types import Address, Now, Stamp, UserKey
 
-SLICE = 100
+SLICE = 50
 """Sessions looked at in one turn of the loop."""
 
 

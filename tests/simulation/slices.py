@@ -20,6 +20,7 @@ SMALL = {
     "director.core.moves.STARTED": 1,
     "director.core.sessions.SLICE": 1,
     "director.core.flushes.SLICE": 20,
+    "director.core.flushes.AT_ONCE": 1,
     "director.core.flushes.SCANNED": 400,
     "director.core.housekeeping.DROPPED": 1,
     "director.core.housekeeping.RECORDS": 1,
