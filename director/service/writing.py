@@ -25,7 +25,7 @@ from director.core.events import Event, Persisted
 from director.core.names import NameTable
 from director.core.users import BUCKETS, UserTable
 from director.service.asking import Questions
-from director.service.reading import Reading
+from director.service.reading import MERGE_BYTES, Reading
 from director.service.share import Share
 from state.base import (
     EMPTY_VERSION,
@@ -309,10 +309,15 @@ class Writing:
         """Swap, and merge whatever else is there; gives the buckets of the table where there was anything."""
         known, tree = self._reading.versions[space], self._reading.trees[space]
         lost = set()
+        taken = 0
         results = await self._store.swap_buckets(swaps) if swaps else []
         for swap, result in zip(swaps, results, strict=True):
             if isinstance(result, Lost):
+                if taken >= MERGE_BYTES:
+                    taken = 0
+                    await anyio.lowlevel.checkpoint()
                 self._reading.take(space, [Bucket(space, swap.number, result.version, result.blob)])
+                taken += len(result.blob)
                 lost.add(root_of(swap.number))
                 continue
             known[swap.number] = result.version
