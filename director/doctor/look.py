@@ -88,9 +88,10 @@ def look(
         settings.anvil,
     )
     hosts = [host.address for host in status.hosts if host.up and host.weight] if status else []
+    director_as = whoever(process) if process else myself()
     return Facts(
         settings=settings,
-        director_as=whoever(process) if process else myself(),
+        director_as=director_as,
         running=None if denied else process is not None,
         conf=conf,
         conf_problem=conf_problem,
@@ -105,15 +106,16 @@ def look(
         skew=skew,
         kicks=kicks,
         backends=backends(hosts),
-        keeper=keeper_of(config) if here else None,
+        keeper=keeper_of(config, director_as) if here else None,
     )
 
 
-def keeper_of(config: Config) -> Keeper | None:
-    """The keeper of a director with this configuration; None: there is none, or we may not ask it."""
+def keeper_of(config: Config, director_as: Who) -> Keeper | None:
+    """The keeper of a director with this configuration and user; None: there is none, or it does not answer
+    us."""
     for path in control_paths(config):
         try:
-            answer = keeperlink.status(path)
+            answer = keeperlink.status(path, director_as.uid)
         except keeperlink.KeeperError:
             continue
         return Keeper(path=path, process=answer.process, standalone=answer.standalone, listeners=answer.names)

@@ -82,10 +82,11 @@ class Link:
             raise KeeperError(f"its keeper does not take a message: {exc.strerror or exc}") from exc
 
 
-def ask(path: str, what: str) -> tuple[Answer, socket.socket] | None:
+def ask(path: str, what: str, user: int | None = None) -> tuple[Answer, socket.socket] | None:
     """Ask the keeper behind the control socket `path`: `status`, `copies` or `serve`. The caller closes the
     connection; after `serve` it is the director's, unless the keeper is busy.
 
+    user: id of a user whose keeper is believed, besides root's and that of this process' user.
     None: there is none. Raises KeeperError.
     """
     try:
@@ -99,7 +100,7 @@ def ask(path: str, what: str) -> tuple[Answer, socket.socket] | None:
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             connection.close()
             return None
-        if (uid := keeper.peer_uid(connection)) not in (0, os.geteuid()):
+        if (uid := keeper.peer_uid(connection)) not in (0, os.geteuid(), user):
             raise KeeperError(
                 f"{path}: a process of uid {uid} listens there, which is neither root nor this user"
             )
@@ -139,13 +140,17 @@ def read_answer(message: dict[str, object], descriptors: list[int]) -> Answer:
         raise
 
 
-def status(path: str) -> Answer:
-    """What the keeper behind the control socket `path` says of itself. Raises KeeperError, also for none."""
-    reply = ask(path, "status")
+def status(path: str, user: int | None = None) -> Answer:
+    """What the keeper behind the control socket `path` says of itself. Raises KeeperError, also for none.
+
+    user: as of `ask`.
+    """
+    reply = ask(path, "status", user)
     if reply is None:
         raise KeeperError(f"{path}: no keeper listens there")
     answer, connection = reply
     connection.close()
+    keeper.close_all([one.descriptor for one in answer.kept])  # none was asked for
     return answer
 
 

@@ -364,8 +364,11 @@ class DirectorProcess:
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._end(signal.SIGKILL)
-        with suppress(keeperlink.KeeperError):  # its folder may stay, and the keeper with it
-            os.kill(keeperlink.status(str(self.run / "director-keeper")).process, signal.SIGKILL)
+        path = self.run / "director-keeper"
+        with suppress(
+            keeperlink.KeeperError, FileNotFoundError
+        ):  # its folder may stay, and the keeper with it
+            os.kill(keeperlink.status(str(path), path.stat().st_uid).process, signal.SIGKILL)
 
     def _end(self, how: signal.Signals) -> int:
         assert self._process is not None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,13 +19,16 @@ from typing import Any
 import pytest
 
 from director.net import keeperlink
+from director.net.keeper import identity_of
 from director.net.keeperlink import Answer
-from tests.e2e.processes import Auth, Client, DirectorProcess, until
-from tests.needs import needs, needs_root
+from tests.e2e.processes import ROOT, Auth, Client, DirectorProcess, until
+from tests.needs import cannot_run, needs, needs_root
 from tests.servers import free_port
 
 ADDRESS = "127.0.81.21"
 GREETED = b"VERSION\t1\t2\n"
+OTHER_USER = 65534
+"""User and group id of nobody."""
 
 
 @contextmanager
@@ -42,7 +48,7 @@ def control(director: DirectorProcess) -> str:
 
 
 def keeper(director: DirectorProcess) -> Answer:
-    return keeperlink.status(control(director))
+    return keeperlink.status(control(director), director.folder.stat().st_uid)
 
 
 def until_alone(director: DirectorProcess) -> Answer:
@@ -433,6 +439,65 @@ def test_a_container_that_is_killed_heals_where_director_keep_runs_outside_of_it
                 assert client.recv(100).startswith(GREETED)
         finally:
             director.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_the_three_sockets_of_a_director_that_is_not_root_outlive_it(folder: Path, how: str) -> None:
+    needs_root("to run a director as another user")
+    director = DirectorProcess(
+        folder / "d",
+        ADDRESS,
+        free_port(),
+        [],
+        program=("tests.e2e.unprivileged", str(OTHER_USER)),
+        python=_python_for_everybody(),
+        environ={"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"},
+    )
+    for path in (director.folder, *director.folder.rglob("*")):
+        os.chown(path, OTHER_USER, OTHER_USER)
+    with Auth(director.auth_path), Auth(director.userdb_path):
+        for path in (director.auth_path, director.userdb_path):
+            path.chmod(0o666)
+        try:
+            director.start().wait_ready()
+            _outlive(director, how)
+        finally:
+            director.close()
+
+
+def _python_for_everybody() -> str:
+    """An interpreter of this version that every user may start; ours may be in a home folder."""
+    parents = Path(os.path.realpath(sys.executable)).parents
+    if all(parent.stat().st_mode & stat.S_IXOTH for parent in parents):
+        return sys.executable
+    found = shutil.which(f"python{sys.version_info[0]}.{sys.version_info[1]}", path="/usr/bin:/usr/local/bin")
+    return found or cannot_run(f"other users may not start {sys.executable}")
+
+
+def _outlive(director: DirectorProcess, how: str) -> None:
+    before = keeper(director).process
+    assert before in children(director.pid)
+    assert [os.stat(f"/proc/{process}").st_uid for process in (director.pid, before)] == [OTHER_USER] * 2
+    assert f"keeper, process {before}, holds" in director.command("doctor", "--all").stdout
+    paths = (director.login, director.userdb, director.fifo)
+    identities = [identity_of(str(path)) for path in paths]
+    if how == "killed":
+        director.kill()
+    else:
+        assert director.stop() == 0
+    assert set(until_alone(director).names) == {"login", "userdb", "notify"}
+    with waiting(director.login) as login, waiting(director.userdb) as userdb:
+        with director.fifo.open("wb") as fifo:  # blocks where nobody reads
+            fifo.write(b"alice\n")
+        director.start()
+        assert login.recv(100).startswith(GREETED)
+        assert userdb.recv(100).startswith(GREETED)
+    director.wait_ready()
+    assert [identity_of(str(path)) for path in paths] == identities
+    assert keeper(director).process == before
+    for path, passlines in ((director.login, False), (director.userdb, True)):
+        with Client(path, passlines=passlines) as client:
+            assert client.ask(["alice"])
 
 
 def test_process_1_of_a_container_starts_no_keeper_which_would_die_with_it(folder: Path) -> None:

@@ -1,0 +1,13 @@
+"""`python -m tests.e2e.unprivileged UID serve ...`: the director as another user, with no other groups."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":
+    user = int(sys.argv[1])
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+    os.execv(sys.executable, [sys.executable, "-m", "director", *sys.argv[2:]])
