@@ -87,7 +87,11 @@ class SentinelGroup(Group):
         return server
 
     def heal(self, server: RedisServer) -> None:
-        """Start a server that was killed, and wait until it follows the primary."""
+        """Start a server that was killed, and wait until it follows the primary.
+
+        The sentinels must have replaced it before: for a primary that is back there is no failover.
+        """
+        wait_for(lambda: self.primary() is not server, "another primary")
         server.start()
         self.demote(server)
 

@@ -47,7 +47,7 @@ def doctor(
     Says what is wrong, what comes of it, and what to write where. Nothing is changed. Ends with 78 where
     there is a fault, else with 0. Run it as root: others cannot look into login/.
     """
-    from director.doctor import configuration, running, sockets
+    from director.doctor import configuration, running, sockets, units
     from director.doctor.findings import FAULT, worst
     from director.doctor.look import asked, look, read_doveconf, run_doveconf
     from director.service.config import load
@@ -65,7 +65,12 @@ def doctor(
         skew=_by_label(SKEW, metrics),
         kicks=_by_label(KICKS, metrics),
     )
-    findings = [*configuration.check(facts), *sockets.check(facts), *running.check(facts)]
+    findings = [
+        *configuration.check(facts),
+        *sockets.check(facts),
+        *units.check(facts),
+        *running.check(facts),
+    ]
     if user is not None:
         findings += running.answer(user, asked(facts.settings.userdb, user))
     if as_json:

@@ -86,6 +86,17 @@ class Keeper(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[str, ...]
 
 
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """A service or a socket of systemd."""
+
+    name: str
+    settings: dict[str, str]
+    """As `systemctl show` prints them."""
+
+    def words(self, setting: str) -> list[str]:
+        return self.settings.get(setting, "").split()
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     director_as: Who
@@ -114,6 +125,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What requests to end sessions came to since the director started: `done`, `failed` or `timed_out`."""
     backends: tuple[Backend, ...] = ()
     keeper: Keeper | None = None
+    units: tuple[Unit, ...] = ()
+    """The director's service, and the sockets that start it; empty: systemd does not run it."""
 
     def file(self, path: str) -> File:
         return self.files.get(path) or File(path=path, kind="hidden")

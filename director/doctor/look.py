@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from director.doctor.facts import Backend, Facts, File, Keeper, Settings, Who
+from director.doctor.systemd import units
 from director.dovecot.doveconf import Doveconf, read
 from director.errors import DoveconfError
 from director.net import keeperlink
@@ -107,6 +108,7 @@ def look(
         kicks=kicks,
         backends=backends(hosts),
         keeper=keeper_of(config, director_as) if here else None,
+        units=units(process, SEARCH) if here else (),
     )
 
 

@@ -1,0 +1,112 @@
+"""Settings of systemd's units under which the sockets to Dovecot do not outlive the director."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from director.doctor.facts import Facts, Unit
+from director.doctor.findings import OK, WARNING, Finding
+
+STALL = "login processes stall when the director ends"
+NEVER = ("", "0", "infinity")
+"""Values of an interval without a limit."""
+RUN = ("/run", "/var/run")
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    """Nothing, where systemd does not run the director."""
+    services = [unit for unit in facts.units if unit.name.endswith(".service")]
+    sockets = [unit for unit in facts.units if unit.name.endswith(".socket")]
+    for service in services:
+        found = [
+            *_keeper(facts, service),
+            *_start(service, sockets),
+            *_folders(facts, service),
+            *_sockets(service, sockets),
+        ]
+        yield from found
+        if not found:
+            yield Finding(
+                area="sockets", level=OK, check="units", found=f"{service.name}: KillMode and limits"
+            )
+
+
+def _finding(found: str, why: str, unit: str, section: str, *lines: str) -> Finding:
+    mend = (f"[{section}]                # systemctl edit {unit}", *lines)
+    return Finding(area="sockets", level=WARNING, check="units", found=found, why=why, mend=mend)
+
+
+def _keeper(facts: Facts, service: Unit) -> Iterator[Finding]:
+    """What ends a keeper with its director. One of `director keep` is not in this service."""
+    if not _has_keeper(facts):
+        return
+    with_it = "ends the keeper with the director"
+    wrong = (
+        ("KillMode", "control-group", ("process", "none"), "process", f"systemd {with_it}"),
+        ("OOMPolicy", "stop", ("stop", "continue"), "stop", f"the kernel, out of memory, {with_it}"),
+        ("ExitType", "main", ("main",), "main", "systemd starts no other director while the keeper runs"),
+    )
+    for name, default, good, value, reason in wrong:
+        found = service.settings.get(name) or default
+        if found not in good:
+            yield _finding(
+                f"{service.name}: {name}={found}",
+                f"{reason}: {STALL}",
+                service.name,
+                "Service",
+                f"{name}={value}",
+            )
+
+
+def _has_keeper(facts: Facts) -> bool:
+    """Whether the director has started a keeper, or will: where socket units hold not all of the sockets."""
+    if facts.status is not None and facts.status.sockets_kept_by != "keeper":
+        return False
+    if facts.status is None and any(unit.name.endswith(".socket") for unit in facts.units):
+        return False
+    return facts.keeper is None or not facts.keeper.standalone
+
+
+def _start(service: Unit, sockets: list[Unit]) -> Iterator[Finding]:
+    restart = service.settings.get("Restart") or "no"
+    if restart not in ("always", "on-failure", "on-abnormal"):
+        why = "a director that was killed or crashed stays away; clients wait in its sockets"
+        yield _finding(f"{service.name}: Restart={restart}", why, service.name, "Service", "Restart=always")
+    interval = service.settings.get("StartLimitIntervalUSec", "")
+    if interval not in NEVER:
+        burst = service.settings.get("StartLimitBurst") or "some"
+        closes = " and closes the sockets" if sockets else ""
+        why = f"after {burst} starts in that time systemd starts it no more{closes}: {STALL}"
+        found = f"{service.name}: StartLimitIntervalSec={interval}"
+        yield _finding(found, why, service.name, "Unit", "StartLimitIntervalSec=0")
+
+
+def _folders(facts: Facts, service: Unit) -> Iterator[Finding]:
+    """Folders that systemd removes with everything in them when the service has ended."""
+    if (service.settings.get("RuntimeDirectoryPreserve") or "no") != "no":
+        return
+    settings = facts.settings
+    paths = [path for path in (settings.login, settings.userdb, settings.notify) if path]
+    for name in service.words("RuntimeDirectory"):
+        folders = [os.path.join(run, name) for run in RUN]
+        inside = [path for path in paths if any(path.startswith(f"{folder}/") for folder in folders)]
+        if inside:
+            found = f"{service.name}: RuntimeDirectory={name}, and {inside[0]} is in it"
+            why = f"systemd removes that folder when the director ends, and the sockets with it: {STALL}"
+            yield _finding(found, why, service.name, "Service", "RuntimeDirectoryPreserve=yes")
+
+
+def _sockets(service: Unit, sockets: list[Unit]) -> Iterator[Finding]:
+    for unit in sockets:
+        interval = unit.settings.get("TriggerLimitIntervalUSec", "")
+        if interval not in NEVER:
+            found = f"{unit.name}: TriggerLimitIntervalSec={interval}"
+            why = f"systemd closes the socket where it starts the director too often: {STALL}"
+            yield _finding(found, why, unit.name, "Socket", "TriggerLimitIntervalSec=0")
+        for name in ("PartOf", "BindsTo"):
+            if service.name in unit.words(name):
+                why = f"systemd closes the socket when the director is stopped or restarted: {STALL}"
+                found = f"{unit.name}: {name}={service.name}"
+                lines = (f"# remove {name}={service.name}",)
+                yield _finding(found, why, unit.name, "Unit", *lines)
