@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import zlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 from director.types import Address, HostId
 
@@ -15,21 +16,27 @@ def canonical(address: str) -> Address:
 
     Raises ValueError for anything that is not a plain IPv4 or IPv6 address (names, zones, ports).
     """
-    ip = ipaddress.ip_address(address)
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address
+    try:
+        ip = ipaddress.IPv6Address(address) if ":" in address else ipaddress.IPv4Address(address)
+    except ValueError:
+        ip = ipaddress.ip_address(address)  # says what is wrong, whatever kind was meant
     if isinstance(ip, ipaddress.IPv4Address):
         return Address(str(ip))
     if ip.scope_id is not None:
         raise ValueError(f"{address!r}: an address with a zone cannot be used, leave out %{ip.scope_id}")
-    packed, tail = ip.packed, ipaddress.IPv4Address(ip.packed[12:])
+    packed = ip.packed
     if packed[:12] == bytes(10) + b"\xff\xff":
-        return Address(f"::ffff:{tail}")
+        return Address(f"::ffff:{ipaddress.IPv4Address(packed[12:])}")
     if packed[:12] == bytes(12) and packed[12:14] != bytes(2):
-        return Address(f"::{tail}")
+        return Address(f"::{ipaddress.IPv4Address(packed[12:])}")
     return Address(str(ip))
 
 
+@lru_cache(maxsize=16_384)
 def address_order(address: str) -> tuple[int, bytes]:
-    """Sort key of an address: IPv4 before IPv6, then its bytes."""
+    """Sort key of an address: IPv4 before IPv6, then its bytes. Cached: each change of the host table sorts
+    all of it."""
     packed = ipaddress.ip_address(address).packed
     return len(packed), packed
 

@@ -29,11 +29,10 @@ from director.core.messages import (
     Token,
     Users,
 )
-from director.core.moves import SUBJECT
-from director.core.order import join_member, split_member
+from director.core.moves import ROUND, SUBJECT
+from director.core.order import join_member
 from director.core.presence import LAST
 from director.core.users import LATEST, MOST_USERS, RECORD
-from director.types import MemberId
 
 TEXT_LIMIT = 255
 """Characters of a tag, a host name, a field's name."""
@@ -41,10 +40,8 @@ NAME_LIMIT = 0xFFFF
 """Bytes of a user name, or of a field's value."""
 LONGEST_MEMBER = 53
 """Characters of an IPv6 address in brackets and a port."""
-MOST_PASSED = 1024
+MOST_PASSED = 240
 """Members that a token can pass."""
-MOST_MOVES = 20_000
-"""Users of one round: twice what can be moved at once (`users.max_parallel_moves`)."""
 
 
 def wrong(message: RingMessage) -> str | None:
@@ -62,7 +59,7 @@ def wrong(message: RingMessage) -> str | None:
             return f"a token that has passed {len(message.passed)} members"
         case MoveRound() | KickRound() if len(message.late) > MOST_PASSED:
             return f"a token with {len(message.late)} members that were late"
-        case MoveRound() if len(message.moves) > MOST_MOVES * SUBJECT.size:
+        case MoveRound() if len(message.moves) > ROUND * SUBJECT.size:
             return f"a round about {len(message.moves) // SUBJECT.size} users"
         case Token():
             if message.lap not in (1, 2):
@@ -127,12 +124,17 @@ def _wrong_names(members: Iterable[str]) -> str | None:
     return None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def _is_member(member: str) -> bool:
     """Cached, because each token of a large ring names all members."""
+    text, _, port = member.rpartition(":")
+    if not re.fullmatch("[1-9][0-9]{0,4}", port) or int(port) > 65535:
+        return False
+    if text.startswith("[") is not (":" in text):
+        return False
+    address = text[1:-1] if text.endswith("]") else text
     try:
-        address, port = split_member(MemberId(member))
-        return join_member(canonical(address), port) == member
+        return join_member(canonical(address), int(port)) == member
     except ValueError:
         return False
 

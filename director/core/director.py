@@ -58,7 +58,7 @@ from director.core.flushes import Flushes
 from director.core.gatekeeper import Gatekeeper
 from director.core.hosts import HostTable
 from director.core.housekeeping import Housekeeping
-from director.core.intake import MERGED, Intake
+from director.core.intake import Intake
 from director.core.kickrounds import KickRounds
 from director.core.kicks import Kicks
 from director.core.loading import Loading
@@ -95,23 +95,19 @@ from director.core.pending import Pending
 from director.core.readdressing import Readdressing
 from director.core.ring import Ring, log_neighbours
 from director.core.sessions import SessionReview
+from director.core.shares import PIECE, cost, head
 from director.core.standing import Stand, Standing
 from director.core.tables import Tables
 from director.core.trust import Trust
-from director.core.users import RECORD, UserTable
+from director.core.users import UserTable
 from director.core.view import RingView
 from director.core.writers import Writers
 from director.types import HostId, LinkId, MemberId, Now, UserKey
 
 FROZEN = 1.0
 """Seconds an event may be late behind the deadline that was asked for; beyond that the process was frozen."""
-PIECE = MERGED * RECORD.size
-"""Bytes of user records that are merged at once."""
 TELL_AGAIN = 2.0
 """Seconds without agreement on the tables after which neighbours are told them once more."""
-MESSAGE, ROW, TABLE = 4, 10, 400
-"""What a message of a neighbour costs, a row in it, and what follows from a change of a table: in records
-that could be merged meanwhile."""
 LATE = 0.05
 """Seconds late from which on nobody else is taken for silent because of it."""
 
@@ -502,9 +498,11 @@ class Director:
         effects: list[Effect] = []
         inbox = neighbour.inbox
         while inbox and (self._intake.has_room or not neighbour.live):  # a greeting rests on nothing
-            message = inbox.popleft()
+            message, rest = head(inbox.popleft())
+            if rest is not None:
+                inbox.appendleft(rest)
+            self._intake.spend(cost(message))
             effects += self._take(neighbour, message, now)
-            self._intake.spend(_cost(message))
             if neighbour.state is State.CLOSED:
                 inbox.clear()
         if neighbour.reading is bool(inbox):
@@ -758,10 +756,3 @@ class Director:
             return []
         self._tables_told_at = now.mono
         return [Send(neighbour.link, self._tables.all_rows()) for neighbour in self.ring.live_links()]
-
-
-def _cost(message: RingMessage) -> int:
-    """How much of a turn of the loop a message takes, but for the records in it."""
-    if isinstance(message, Hosts | Members):
-        return TABLE + ROW * len(message.rows)
-    return MESSAGE

@@ -14,7 +14,7 @@ from director.core.hosts import HostTable
 from director.core.member import Neighbour
 from director.core.messages import Names, RingMessage, Users
 from director.core.moves import Moves
-from director.core.names import LONGEST_NAME, NameTable, entry
+from director.core.names import LONGEST_NAME, NameTable, entries_in, entry
 from director.core.pending import Pending
 from director.core.ring import Ring
 from director.core.users import BY_HAND, RECORD, User, decision_of, keys_of, unpack
@@ -24,6 +24,8 @@ MERGED = 4000
 """User records of neighbours after which no more are merged in one turn of the loop."""
 DISPLACED = 150
 """Users dealt with in one turn of the loop who change hosts, or begin to move, by a merge."""
+NAME = 6
+"""What a name that is looked at costs, in records that could be merged meanwhile."""
 RECALLED = 200
 """Names looked for in one turn of the loop: with ten million users 10 µs each."""
 
@@ -155,16 +157,26 @@ class Intake:
     def names(self, neighbour: Neighbour, names: Names) -> list[Effect]:
         """Names for listings; they go round to the right as far as they are to."""
         try:
-            if names.hops:
-                self._names.add(names.entries)  # fresh from a login: nearly always new
-            else:
-                self._names.merge(names.entries)
+            known = self._of_known_users(names.entries)
         except ValueError as exc:
             return neighbour.close(str(exc))
+        if names.hops:
+            self._names.add(known)  # fresh from a login: nearly always new
+        else:
+            self._names.merge(known)
+        self.spend(NAME * self._names.take_looked_at())
         onward = min(names.hops, len(self._ring.servers)) - 1
         if onward > 0 and self._ring.right is not None:
             return [Send(self._ring.right.link, [Names(names.entries, onward)])]
         return []
+
+    def _of_known_users(self, entries: bytes) -> bytes:
+        """Those of these names whose users are known, which is nearly all: their records came before. The
+        others would be kept for ever. Raises ValueError for half entries."""
+        walked = list(entries_in(entries))
+        self.spend(NAME * len(walked))
+        known = [(key, name) for key, name in walked if self._users.get(key) is not None]
+        return entries if len(known) == len(walked) else b"".join(entry(key, name) for key, name in known)
 
     def _conflict(self, old: User) -> list[Effect]:
         """Count and name a user whom a merge took from a host where he was still alive (ring-rules 20)."""

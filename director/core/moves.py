@@ -57,6 +57,8 @@ NO_WAY = 0.1
 """Seconds until a round is tried again that found no right neighbour."""
 ABANDONED = KICK_TIMEOUT + 2.0
 """Seconds without a token after which the origin of a move counts as gone, though it is in the ring."""
+ROUND = 800
+"""Most users of one round: the others deal with all of them in one turn of the loop."""
 SUBJECT = Struct(">QI")
 
 
@@ -422,7 +424,7 @@ class Moves:
                 own.until = now.mono + (NO_WAY if view.right is None else REPEAT)
                 due.setdefault(id(own.job), []).append(own)
         effects: list[Effect] = []
-        for batch in due.values():
+        for batch in (own[at : at + ROUND] for own in due.values() for at in range(0, len(own), ROUND)):
             self._serial += 1
             moves = b"".join(SUBJECT.pack(own.key, own.decided) for own in batch)
             late, kicked, parted = self._of_kicks(moves)

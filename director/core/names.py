@@ -31,6 +31,7 @@ class NameTable:
         self._buckets: list[bytearray] = [bytearray() for _ in range(BUCKETS)]
         self._compact_above = [SLACK] * BUCKETS
         self._dirty: set[int] = set()
+        self._looked_at = 0
 
     def __len__(self) -> int:
         """Bytes of all entries, some repetitions included."""
@@ -42,8 +43,11 @@ class NameTable:
             number = key >> BUCKET_SHIFT
             self._buckets[number] += entry(key, name)
             self._dirty.add(number)
+            self._looked_at += 1
             if len(self._buckets[number]) > self._compact_above[number]:
-                self._replace(number, dict(entries_in(self._buckets[number])))
+                known = dict(entries_in(self._buckets[number]))
+                self._looked_at += len(known)
+                self._replace(number, known)
 
     def merge(self, entries: bytes) -> bool:
         """Take in names from elsewhere; whether anything was new.
@@ -58,12 +62,18 @@ class NameTable:
         anything = False
         for number, names in found.items():
             known = dict(entries_in(self._buckets[number]))
+            self._looked_at += len(known) + len(names)
             news = {key: name for key, name in names.items() if key not in known or name > known[key]}
             if news:
                 self._replace(number, known | news)
                 self._dirty.add(number)
                 anything = True
         return anything
+
+    def take_looked_at(self) -> int:
+        """How many names were looked at for what was taken in since the last call."""
+        looked_at, self._looked_at = self._looked_at, 0
+        return looked_at
 
     def missing(self, entries: bytes, most: int) -> bytes:
         """Of the first `most` of some entries those whose key has no name here. Raises ValueError for half

@@ -17,10 +17,11 @@ from typing import Annotated
 import msgspec
 
 from director.core.messages import RingMessage
+from director.core.shares import halves
 from director.errors import PeerError
 
-LIMIT = 16 * 1024 * 1024
-"""Largest frame accepted from a neighbour, in bytes."""
+LIMIT = 1024 * 1024
+"""Largest frame accepted from a neighbour, in bytes; what is larger is sent in several."""
 GREETING_LIMIT = 4096
 """Largest frame accepted before the other end has proved who it is."""
 MESSAGES = 1000
@@ -50,6 +51,16 @@ def encode(messages: Sequence[RingMessage]) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def _divided(messages: Sequence[RingMessage]) -> Sequence[Sequence[RingMessage]]:
+    """The messages of a frame that is too large, for two."""
+    if len(messages) > 1:
+        middle = len(messages) // 2
+        return messages[:middle], messages[middle:]
+    parts = halves(messages[0])
+    assert parts is not None, f"a {type(messages[0]).__name__} that fits into no frame"
+    return [[part] for part in parts]
+
+
 class _Seals:
     """The seals of one direction of a link, in the order of its frames."""
 
@@ -72,11 +83,13 @@ class FrameWriter:
         self._seals: _Seals | None = None
 
     def encode(self, messages: Sequence[RingMessage]) -> bytes:
-        """The next frame; several where there are very many messages."""
+        """The next frame; several where it would be too large."""
         if len(messages) > MESSAGES:
             starts = range(0, len(messages), MESSAGES)
             return b"".join(self.encode(messages[start : start + MESSAGES]) for start in starts)
         body = _encoder.encode(messages)
+        if len(body) > LIMIT:
+            return b"".join(self.encode(part) for part in _divided(messages))
         if self._seals is None:
             return _LENGTH.pack(len(body)) + body
         seal = self._seals.next(len(body))

@@ -194,6 +194,7 @@ def test_what_the_hot_path_has_put_goes_to_both_neighbours_in_one_message_each()
 
 def test_names_of_new_users_go_round_to_the_right_once() -> None:
     played = in_ring()
+    played.hear(2, Users(record()))
     entries = (ALICE).to_bytes(8) + (5).to_bytes(2) + b"alice"
     effects = played.hear(2, Names(entries, 2))
     assert messages(effects) == [Names(entries, 1)]
@@ -203,6 +204,7 @@ def test_names_of_new_users_go_round_to_the_right_once() -> None:
 
 def test_names_that_are_to_go_round_without_end_go_round_once() -> None:
     played = in_ring()
+    played.hear(2, Users(record()))
     entries = (ALICE).to_bytes(8) + (5).to_bytes(2) + b"alice"
     assert messages(played.hear(2, Names(entries, 1 << 63))) == [Names(entries, 2)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -12,8 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from director.core import messages as m
-from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
+from director.core.checks import MOST_PASSED, NAME_LIMIT
+from director.core.kicktypes import MOST_HOSTS, ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
+from director.core.members import MOST_ROWS
 from director.core.messages import HostRow, RingMessage
+from director.core.moves import ROUND
+from director.core.names import entries_in, entry
+from director.core.users import BUCKETS
 from director.errors import PeerError
 from director.wire import ring_native
 from director.wire.ring_native import (
@@ -235,7 +240,7 @@ def test_sealing_begins_with_the_first_frame_behind_the_call() -> None:
     assert len(writer.encode([m.Ping(1)])) == len(encode([m.Ping(1)])) + SEAL
 
 
-LARGE = m.Users(bytes(range(250)) * 4400)
+LARGE = m.Users(bytes(range(250)) * 4000)
 
 
 @pytest.mark.parametrize("size", [1000, 100_000, 2_000_000])
@@ -311,3 +316,70 @@ def test_what_is_said_of_a_forged_frame_holds_no_key() -> None:
     for key in (KEY, OTHER_KEY):
         assert repr(key)[2:-1] not in shown
         assert key.hex() not in shown
+
+
+LONG_NAME = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535"
+LONG_TEXT = "\N{GRINNING FACE}" * 255
+ROWS = [
+    m.HostRow(f"10.1.{n // 250}.{n % 250}", LONG_TEXT, True, 1, LONG_TEXT, 1, 7, 1, True, 1, LONG_TEXT)
+    for n in range(m.ROWS)
+]
+PASSED = [LONG_NAME] * MOST_PASSED
+LARGEST: dict[str, list[RingMessage]] = {
+    "users": [m.Users(bytes(range(22)) * 700_000)],
+    "users and names of a turn": [m.Users(bytes(22) * 50_000), m.Names(entry(1, b"n" * 255) * 50_000, 3)],
+    "names of 4,000 bytes": [m.Names(entry(1, b"n" * 4000) * 2000, 3)],
+    "names of 65,535 bytes": [m.Names(entry(1, b"n" * 65_535) * 200, 0)],
+    "rows of hosts": [m.Hosts(ROWS)] * 20,
+    "rows of directors": [m.Members([m.MemberRow(LONG_NAME, True, 1, f"{'n' * 255}:65535")] * MOST_ROWS)],
+    "digests": [m.Digests(0, bytes(8 * BUCKETS))],
+    "summaries of 20 million users": [
+        m.Summaries(list(range(BUCKETS)), [bytes(6 * 20_000_000 // BUCKETS // 6 * 6)] * BUCKETS, True)
+    ],
+    "a move": [m.MoveRound(LONG_NAME, 1, bytes(12 * ROUND), PASSED, PASSED, 1)],
+    "a kick on the hosts of a pool": [
+        m.KickRound(
+            LONG_NAME,
+            1,
+            1,
+            HashOnHosts(1, ["1111:2222:3333:4444:5555:6666:7777:8888"] * MOST_HOSTS),
+            PASSED,
+            PASSED,
+            1,
+        )
+    ],
+    "a kick by a field": [
+        m.KickRound(LONG_NAME, 1, 1, ByField("f" * 255, b"v" * NAME_LIMIT), PASSED, PASSED, 1)
+    ],
+    "a kick of a name": [m.KickRound(LONG_NAME, 1, 1, ByName(b"n" * NAME_LIMIT), PASSED, PASSED, 1)],
+    "very many words": [m.Present(LONG_NAME, 1 << 61)] * 20_000,
+}
+
+
+def joined(messages: Iterable[RingMessage]) -> dict[type[RingMessage], list[object]]:
+    """What messages say, however it is divided."""
+    said: dict[type[RingMessage], list[object]] = {}
+    for message in messages:
+        parts: list[object] = [message]
+        if isinstance(message, m.Users):
+            parts = [message.records[at : at + 22] for at in range(0, len(message.records), 22)]
+        elif isinstance(message, m.Names):
+            parts = [(key, name, message.hops) for key, name in entries_in(message.entries)]
+        elif isinstance(message, m.Hosts | m.Members):
+            parts = list(message.rows)
+        elif isinstance(message, m.Summaries):
+            parts = list(zip(message.buckets, message.hashes, strict=True))
+            parts += ["last"] * message.last
+        said.setdefault(type(message), []).extend(parts)
+    return said
+
+
+@pytest.mark.parametrize("kind", LARGEST)
+def test_the_largest_that_a_director_sends_fits_into_frames_and_says_the_same(kind: str) -> None:
+    writer, reader = sealed()
+    reader.limit = ring_native.LIMIT
+    frames = list(reader.feed(writer.encode(LARGEST[kind])))
+    assert joined(message for frame in frames for message in frame) == joined(LARGEST[kind])
+    last = [message.last for frame in frames for message in frame if isinstance(message, m.Summaries)]
+    assert last.count(True) == bool(last)
+    assert not last or last[-1]

@@ -1,0 +1,108 @@
+"""Messages of a neighbour and the turns of the loop: how much of a message a turn deals with, what it costs,
+and how a message that is too large for a frame is sent as two.
+
+A member that has the secret chooses what its messages hold. So everything that takes time by its size has a
+cost, or is cut.
+"""
+
+from __future__ import annotations
+
+from director.core.intake import MERGED
+from director.core.kicktypes import HashOnHosts
+from director.core.messages import (
+    Hosts,
+    KickRound,
+    Leaving,
+    Members,
+    MoveRound,
+    Names,
+    NearRound,
+    Present,
+    RingMessage,
+    Summaries,
+    Token,
+    Users,
+)
+from director.core.moves import SUBJECT
+from director.core.names import HEAD
+from director.core.users import RECORD
+
+PIECE = MERGED * RECORD.size
+"""Bytes of user records that are merged at once."""
+ENTRIES = 400
+"""Names that are taken in at once."""
+DIRECTORS = 40
+"""Rows of directors that are taken in at once."""
+MESSAGE, TABLE, ROW, DIRECTOR, WORD, MEMBER, KICK, KICKED = 8, 400, 10, 90, 40, 16, 60, 6
+"""What these cost, in records that could be merged meanwhile: a message, a change of a table, a row of a
+host, of a director, a word of a departure or presence, a member that a token has passed, a kick, a host of
+it."""
+
+
+def cost(message: RingMessage) -> int:
+    """How much of a turn of the loop a message takes, but for the records in it."""
+    match message:
+        case Hosts(rows):
+            return TABLE + ROW * len(rows)
+        case Members(rows):
+            return TABLE + DIRECTOR * len(rows)
+        case Leaving() | Present():
+            return WORD
+        case Token() | NearRound():
+            return MESSAGE + MEMBER * len(message.passed)
+        case MoveRound(moves=moves):
+            return (
+                MESSAGE + MEMBER * (len(message.passed) + len(message.late)) + 5 * len(moves) // SUBJECT.size
+            )
+        case KickRound(what=what):
+            hosts = len(what.hosts) if isinstance(what, HashOnHosts) else 0
+            return KICK + MEMBER * (len(message.passed) + len(message.late)) + KICKED * hosts
+    return MESSAGE
+
+
+def head(message: RingMessage) -> tuple[RingMessage, RingMessage | None]:
+    """What one turn takes of a message, and the rest of it."""
+    match message:
+        case Names(entries, hops):
+            at = _end_of_names(entries, ENTRIES)
+            if at < len(entries):
+                return Names(entries[:at], hops), Names(entries[at:], hops)
+        case Members(rows) if len(rows) > DIRECTORS:
+            return Members(rows[:DIRECTORS]), Members(rows[DIRECTORS:])
+    return message, None
+
+
+def halves(message: RingMessage) -> tuple[RingMessage, RingMessage] | None:
+    """Two messages that say the same as this one, each about half as large. None: it cannot be divided,
+    and is never large."""
+    match message:
+        case Users(records) if len(records) > RECORD.size:
+            middle = len(records) // RECORD.size // 2 * RECORD.size
+            return Users(records[:middle]), Users(records[middle:])
+        case Names(entries, hops):
+            middle = _end_of_names(entries, len(entries), len(entries) // 2)
+            if 0 < middle < len(entries):
+                return Names(entries[:middle], hops), Names(entries[middle:], hops)
+        case Hosts(rows) if len(rows) > 1:
+            middle = len(rows) // 2
+            return Hosts(rows[:middle]), Hosts(rows[middle:])
+        case Members(rows) if len(rows) > 1:
+            middle = len(rows) // 2
+            return Members(rows[:middle]), Members(rows[middle:])
+        case Summaries(buckets, hashes, last) if len(buckets) > 1:
+            middle = len(buckets) // 2
+            first = Summaries(buckets[:middle], hashes[:middle], False)
+            return first, Summaries(buckets[middle:], hashes[middle:], last)
+    return None
+
+
+def _end_of_names(entries: bytes, most: int, most_bytes: int | None = None) -> int:
+    """Where the last of the first `most` names ends, or of those in the first `most_bytes`; the end of all
+    where one is cut off."""
+    at = names = 0
+    while names < most and at < len(entries) and (most_bytes is None or at <= most_bytes):
+        if at + HEAD.size > len(entries):
+            return len(entries)
+        at += HEAD.size + HEAD.unpack_from(entries, at)[1]
+        names += 1
+    return min(at, len(entries))
