@@ -33,7 +33,7 @@ ENTRIES = 400
 """Names that are taken in at once."""
 DIRECTORS = 40
 """Rows of directors that are taken in at once."""
-MESSAGE, TABLE, ROW, DIRECTOR, WORD, MEMBER, KICK, KICKED = 8, 400, 10, 90, 40, 16, 60, 6
+MESSAGE, TABLE, ROW, DIRECTOR, WORD, MEMBER, KICK, KICKED = 8, 400, 10, 90, 40, 20, 60, 6
 """What these cost, in records that could be merged meanwhile: a message, a change of a table, a row of a
 host, of a director, a word of a departure or presence, a member that a token has passed, a kick, a host of
 it."""
