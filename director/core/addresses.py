@@ -41,6 +41,7 @@ def address_order(address: str) -> tuple[int, bytes]:
     return len(packed), packed
 
 
+@lru_cache(maxsize=16_384)
 def host_id(address: str) -> HostId:
     """What a record says instead of the (canonical) address; never 0."""
     return HostId(int.from_bytes(hashlib.md5(address.encode(), usedforsecurity=False).digest()[:4]) or 1)

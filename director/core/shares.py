@@ -7,9 +7,12 @@ cost, or is cut.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from director.core.intake import MERGED
 from director.core.kicktypes import HashOnHosts
 from director.core.messages import (
+    HostRow,
     Hosts,
     KickRound,
     Leaving,
@@ -31,9 +34,11 @@ PIECE = MERGED * RECORD.size
 """Bytes of user records that are merged at once."""
 ENTRIES = 400
 """Names that are taken in at once."""
+HOSTS, WEIGHT = 50, 10_000
+"""Rows of hosts that are taken in at once, and their weights in all: so many points of circles are made."""
 DIRECTORS = 40
 """Rows of directors that are taken in at once."""
-MESSAGE, TABLE, ROW, DIRECTOR, WORD, MEMBER, KICK, KICKED = 8, 400, 10, 90, 40, 20, 60, 6
+MESSAGE, TABLE, ROW, DIRECTOR, WORD, MEMBER, KICK, KICKED = 8, 400, 80, 90, 40, 20, 60, 6
 """What these cost, in records that could be merged meanwhile: a message, a change of a table, a row of a
 host, of a director, a word of a departure or presence, a member that a token has passed, a kick, a host of
 it."""
@@ -43,7 +48,7 @@ def cost(message: RingMessage) -> int:
     """How much of a turn of the loop a message takes, but for the records in it."""
     match message:
         case Hosts(rows):
-            return TABLE + ROW * len(rows)
+            return max(TABLE + ROW * len(rows), sum(row.weight for row in rows) * MERGED // WEIGHT)
         case Members(rows):
             return TABLE + DIRECTOR * len(rows)
         case Leaving() | Present():
@@ -67,6 +72,10 @@ def head(message: RingMessage) -> tuple[RingMessage, RingMessage | None]:
             at = _end_of_names(entries, ENTRIES)
             if at < len(entries):
                 return Names(entries[:at], hops), Names(entries[at:], hops)
+        case Hosts(rows):
+            at = _end_of_hosts(rows)
+            if at < len(rows):
+                return Hosts(rows[:at]), Hosts(rows[at:])
         case Members(rows) if len(rows) > DIRECTORS:
             return Members(rows[:DIRECTORS]), Members(rows[DIRECTORS:])
     return message, None
@@ -94,6 +103,16 @@ def halves(message: RingMessage) -> tuple[RingMessage, RingMessage] | None:
             first = Summaries(buckets[:middle], hashes[:middle], False)
             return first, Summaries(buckets[middle:], hashes[middle:], last)
     return None
+
+
+def _end_of_hosts(rows: Sequence[HostRow]) -> int:
+    """How many of these rows are taken in at once: one at least."""
+    weight = 0
+    for number, row in enumerate(rows[:HOSTS]):
+        weight += row.weight
+        if weight > WEIGHT:
+            return max(number, 1)
+    return min(HOSTS, len(rows))
 
 
 def _end_of_names(entries: bytes, most: int, most_bytes: int | None = None) -> int:

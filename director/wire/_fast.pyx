@@ -284,6 +284,9 @@ cdef int by_value(const void *one, const void *other) noexcept nogil:
     return -1 if a.host < b.host else a.host > b.host
 
 
+cdef uint32_t NOT_KEPT = 0xFFFFFFFF
+
+
 cdef class Circle:
     """core.vhosts.Circle, which gives indices in `hosts`."""
 
@@ -292,24 +295,70 @@ cdef class Circle:
     cdef uint32_t count
     cdef uint32_t *backends  # for each of `hosts`: its index in the assigner's table
 
-    def __cinit__(self, list hosts):
-        cdef uint32_t host, number, weight
-        cdef char text[80]  # an address, a dash and ten digits
-        cdef bytes address
+    def __cinit__(self, list hosts, Circle old=None):
+        """old: a circle of which some points may be the same. Only the others are made and sorted: a pool may
+        have half a million."""
+        cdef uint32_t host, total = sum(weight for _, weight in hosts)
         self.hosts = hosts
-        self.points = <point_t *>malloc(max(sum(weight for _, weight in hosts), 1) * sizeof(point_t))
+        self.points = <point_t *>malloc(max(total, 1) * sizeof(point_t))
         self.backends = <uint32_t *>malloc(max(len(hosts), 1) * sizeof(uint32_t))
         if self.points == NULL or self.backends == NULL:
             raise MemoryError
+        cdef dict before = {one: at for at, one in enumerate(old.hosts)} if old is not None else {}
+        cdef dict kept = {before[one]: at for at, one in enumerate(hosts) if one in before}
         for host in range(<uint32_t>len(hosts)):
-            address, weight = hosts[host][0].encode(), hosts[host][1]
-            if len(address) > 64:
-                raise ValueError(f"a backend's address cannot be {hosts[host][0]!r}")
-            for number in range(weight):
-                size = snprintf(text, sizeof(text), "%s-%u", <const char *>address, number)
-                self.points[self.count] = point_t(md5_of(<uint8_t *>text, size, False) >> 32, host)
-                self.count += 1
+            if hosts[host] not in before:
+                self.add(host, hosts[host][0], hosts[host][1])
         qsort(self.points, self.count, sizeof(point_t), by_value)
+        if kept:
+            self.merge(old, kept, total)
+
+    cdef int add(self, uint32_t host, str text, uint32_t weight) except -1:
+        """The points of a host, behind all others."""
+        cdef char buffer[80]  # an address, a dash and ten digits
+        cdef uint32_t number
+        cdef int size
+        cdef bytes address = text.encode()
+        if len(address) > 64:
+            raise ValueError(f"a backend's address cannot be {text!r}")
+        for number in range(weight):
+            size = snprintf(buffer, sizeof(buffer), "%s-%u", <const char *>address, number)
+            self.points[self.count] = point_t(md5_of(<uint8_t *>buffer, size, False) >> 32, host)
+            self.count += 1
+        return 0
+
+    cdef int merge(self, Circle old, dict kept, uint32_t total) except -1:
+        """Put the points of hosts of an old circle among those here. kept: from their place there to that here,
+        both in the order of addresses."""
+        cdef uint32_t *places = <uint32_t *>malloc(max(len(old.hosts), 1) * sizeof(uint32_t))
+        cdef point_t *points = <point_t *>malloc(max(total, 1) * sizeof(point_t))
+        cdef uint32_t at, mine = 0, count = 0
+        cdef point_t point
+        if places == NULL or points == NULL:
+            free(places)
+            free(points)
+            raise MemoryError
+        for at in range(<uint32_t>len(old.hosts)):
+            places[at] = kept.get(at, NOT_KEPT)
+        for at in range(old.count):
+            point = old.points[at]
+            point.host = places[point.host]
+            if point.host == NOT_KEPT:
+                continue
+            while mine < self.count and by_value(&self.points[mine], &point) < 0:
+                points[count] = self.points[mine]
+                count += 1
+                mine += 1
+            points[count] = point
+            count += 1
+        while mine < self.count:
+            points[count] = self.points[mine]
+            count += 1
+            mine += 1
+        free(places)
+        free(self.points)
+        self.points, self.count = points, count
+        return 0
 
     def __dealloc__(self):
         free(self.points)
@@ -488,7 +537,7 @@ cdef class Assigner:
             hosts = [member[:2] for member in members]
             circle = old.get(tag)
             if circle is None or circle.hosts != hosts:
-                circle = Circle(hosts)
+                circle = Circle(hosts, circle)
             for index in range(<size_t>len(members)):
                 circle.backends[index] = members[index][2]
             circles.append((tag, circle))

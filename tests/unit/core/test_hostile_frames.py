@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import pytest
@@ -14,6 +14,8 @@ from director.core.events import TimerFired
 from director.core.kicktypes import ByName
 from director.core.members import MOST_ROWS
 from director.core.messages import (
+    HostRow,
+    Hosts,
     KickRound,
     MemberRow,
     Members,
@@ -27,6 +29,7 @@ from director.core.messages import (
 )
 from director.core.moves import ROUND, SUBJECT
 from director.core.names import entries_in, entry
+from director.core.shares import HOSTS, WEIGHT, head
 from director.core.users import RECORD
 from director.types import UserKey
 from director.wire import hotpath
@@ -48,6 +51,13 @@ def in_one_bucket(many: int) -> bytes:
     return b"".join(RECORD.pack(key, 5, START, START, 0) for key in sorted(keys))
 
 
+def rows(numbers: Iterable[int], weight: int) -> list[HostRow]:
+    at = START + 1000 - weight
+    return [
+        HostRow(f"10.9.{n >> 8}.{n & 255}", f"h{n}", True, 5, "", 5, weight, at, True, 5) for n in numbers
+    ]
+
+
 ONE_BUCKET = in_one_bucket(1300)
 KEYS = [key for key, *_ in RECORD.iter_unpack(ONE_BUCKET)]
 FRAMES: dict[str, list[RingMessage]] = {
@@ -59,6 +69,7 @@ FRAMES: dict[str, list[RingMessage]] = {
     "names of nobody": [Names(b"".join(entry(UserKey(n << 40), b"") for n in range(5000)), 2)],
     "names in one bucket": [Names(entry(UserKey(key), b"x"), 0) for key in KEYS[:5]],
     "words": [Present(D3, 10 + n) for n in range(400)],
+    "hosts": [Hosts(rows(range(400), 100)), Hosts(rows(range(400), 99)), Hosts(rows(range(500, 520), 1000))],
     "members": [Members([MemberRow(name, True, 1) for name in part[:MOST_ROWS]]) for part in lists(NAMES)],
 }
 
@@ -102,3 +113,15 @@ def test_names_of_users_that_nobody_knows_are_not_kept() -> None:
     assert len(played.core.names) == 0
     onward = b"".join(message.entries for message in messages(effects) if isinstance(message, Names))
     assert list(entries_in(onward)) == list(entries_in(unknown))
+
+
+def test_rows_of_hosts_are_taken_in_some_at_a_time_fewer_of_high_weight() -> None:
+    pieces, rest_of_them = [], Hosts(rows(range(120), 100) + rows(range(120, 150), 1000))
+    message: RingMessage | None = rest_of_them
+    while message is not None:
+        piece, message = head(message)
+        assert isinstance(piece, Hosts)
+        pieces.append(piece.rows)
+    assert [row for piece in pieces for row in piece] == rest_of_them.rows
+    assert max(map(len, pieces)) == HOSTS
+    assert max(sum(row.weight for row in piece) for piece in pieces) <= WEIGHT
