@@ -141,7 +141,8 @@ class _Own(msgspec.Struct, gc=False):
     decided: Stamp
     job: Job
     began: float
-    old: User
+    before: bytes
+    """The packed record before: a `User` would be one more object for each collection of garbage."""
     old_row: HostRow | None
     """His host before, as it was when the move began."""
     lost: bool = False
@@ -151,6 +152,10 @@ class _Own(msgspec.Struct, gc=False):
     """When the stage ends by itself, or its round is repeated."""
     number: int = 0
     """Of what we wait for: the writing, the flush program."""
+
+    @property
+    def old(self) -> User:
+        return User(*RECORD.unpack(self.before))
 
 
 class Held(msgspec.Struct, gc=False):
@@ -231,7 +236,7 @@ class Moves:
         known = self.moving.get(key)
         before = known.old if known is not None and old.flags & MOVING else old
         row = self._hosts.row(before.host)
-        own = _Own(key, target, flags, Stamp(0), job, now.mono, before, row)
+        own = _Own(key, target, flags, Stamp(0), job, now.mono, RECORD.pack(*before), row)
         taken = self._own.pop(key, None)
         if taken is not None:
             self._end(taken)
@@ -493,7 +498,6 @@ class Moves:
             if waits or view.writers.of(key >> BUCKET_SHIFT, view.ring) != self._me:
                 self._watch_soon(max(abandoned_at, now.mono + WATCHED_EVERY))
                 continue
-            old = moving.old
             own = _Own(
                 key,
                 record.host,
@@ -501,8 +505,8 @@ class Moves:
                 record.decided,
                 self._login,
                 moving.since,
-                old,
-                self._hosts.row(old.host),
+                moving.before,
+                self._hosts.row(moving.old.host),
                 False,
                 Stage.KICKING,
                 now.mono + KICK_TIMEOUT,
