@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import os
 import signal
@@ -38,7 +37,7 @@ from director.net.login import Relay
 from director.net.notify import NotifyReader, read_fifo
 from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
-from director.service import descriptors, reexec
+from director.service import descriptors, garbage, reexec
 from director.service.admin import AdminHandler
 from director.service.backendnames import BackendNames, Hosts
 from director.service.bugs import Bugs
@@ -375,8 +374,7 @@ class App:
             await self.persistence.open()
         else:
             self._take_over(self._left)
-        gc.collect()
-        gc.freeze()
+        garbage.begin()
         try:
             await self._serve()
         finally:
@@ -417,6 +415,7 @@ class App:
             await tasks.start(self._hear_signals)
             await tasks.start(self.driver.run)
             await tasks.start(self.programs.run)
+            tasks.start_soon(garbage.run)
             await tasks.start(self.operations.run)
             tasks.start_soon(self.kicker.run)
             tasks.start_soon(self.resolving.run)
