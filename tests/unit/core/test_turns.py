@@ -16,7 +16,7 @@ from tests.steps import FIVE_MS, counted
 from tests.turns import SITUATIONS, Busy
 
 USERS = 1500
-OTHERS = {"retagged": 150, "near_expiry": 400, "expired": 3000}
+OTHERS = {"retagged": 150, "near_expiry": 400, "expired": 90_000}
 """Situations in which a user takes many turns, or little time."""
 IN_STEPS = [name for name in SITUATIONS if name != "imported"]
 """All but that in which nearly everything is compiled: `tests.bench.turns` shows its time."""
