@@ -44,8 +44,8 @@ STORE_WAIT = 1.0
 """Seconds a change waits for the store before it is reported as not yet stored."""
 RESOLVE_WITHIN = 5.0
 """Seconds the name of a director may take."""
-SLICE = 16
-"""Buckets looked at in one turn of the loop."""
+SLICE = 500
+"""Users looked at in one turn of the loop: 1.5 ms."""
 LARGEST_HASH = 0xFFFFFFFF
 HASH_DIGITS = len(str(LARGEST_HASH))
 
@@ -477,8 +477,13 @@ class UserOperations(ABC):
         concerned = {host_id(Address(row.address)): row for row in rows}
         moved = unchanged = 0
         unix = int(time.time())
+        looked = 0
         for number in range(BUCKETS):
             for user in unpack(self._users.bucket(number)):
+                looked += 1
+                if looked >= SLICE:
+                    looked = 0
+                    await anyio.lowlevel.checkpoint()
                 row = concerned.get(user.host)
                 if row is None or not is_alive(user, unix, self._users.expire) or self._hosts.gone(user):
                     continue
@@ -486,8 +491,6 @@ class UserOperations(ABC):
                 stays = user.flags & PINNED or (fresh is not None and fresh.id == user.host)
                 goes = everybody or not stays
                 moved, unchanged = moved + goes, unchanged + (not goes)
-            if number % SLICE == 0:
-                await anyio.lowlevel.checkpoint()
         return UsersChange(moved=moved, unchanged=unchanged, dry_run=True)
 
 
