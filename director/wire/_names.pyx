@@ -17,6 +17,7 @@ DEF HEAD = 10
 DEF SLACK = 1024
 DEF RECORD = 22
 DEF LONGEST_NAME = 255
+DEF USUAL = 32  # bytes of an entry
 DEF RUN = 8  # entries of one bucket in a row from which on an index is worth its making
 
 
@@ -99,6 +100,7 @@ cdef class NameTable:
     cdef uint8_t dirty[BUCKETS]
     cdef readonly int dirty_count
     cdef size_t used
+    cdef size_t looked_at
 
     def __dealloc__(self):
         cdef int number
@@ -134,6 +136,7 @@ cdef class NameTable:
         while at < bucket.used:
             at += size_of(bucket.data + at)
             count += 1
+        self.looked_at += count
         while room < 2 * count:
             room *= 2
         found.mask = room - 1
@@ -199,10 +202,16 @@ cdef class NameTable:
                 number = number_of(data + at)
                 bucket = &self.buckets[number]
                 self.append(bucket, data + at)
+                self.looked_at += 1
                 if bucket.used > 2 * bucket.tidy + SLACK:
                     self.tidied(bucket)
                 self.mark(number)
             at += size_of(data + at)
+
+    def take_looked_at(self):
+        cdef size_t looked_at = self.looked_at
+        self.looked_at = 0
+        return looked_at
 
     def missing(self, bytes entries not None, int most):
         cdef const uint8_t *data = <const uint8_t *> PyBytes_AS_STRING(entries)
@@ -275,6 +284,7 @@ cdef class NameTable:
         while at < length:
             if is_kept(data + at):
                 known = self.known(bucket, data + at)
+                self.looked_at += 1 + bucket.used // USUAL
                 if known == NULL or greater(data + at, known):
                     if known != NULL:
                         self.drop(bucket, known)

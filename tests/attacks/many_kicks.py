@@ -156,7 +156,7 @@ async def measured(folder: Path, users: int, *, timed: bool = False) -> Sample:
                 longest = max(login.seconds(now) for login in logins.since(begun))
                 assert not any(login.failed for login in logins.all)
             closed = [line for line in stays.log[logged:].splitlines() if "=warning event=ring_link" in line]
-            assert not closed, closed[0]
+            assert not closed, f"{closed[0]}\nThe other one says:\n{goes.log[-3000:]}"
             turns: list[tuple[float, int, list[str]]] = []
             if timed:
                 stays.stop()

@@ -124,6 +124,16 @@ def test_many_names_of_one_bucket_merge_as_one_by_one(twin: str) -> None:
     assert not at_once.merge(b"".join(reversed(after)))
 
 
+def test_what_is_taken_in_counts_with_the_names_that_had_to_be_looked_at_for_it(twin: str) -> None:
+    many = b"".join(entry(FIVE | number, b"%d" % number) for number in range(100))
+    names = hot_path(twin).NameTable()
+    names.add(many)
+    assert names.take_looked_at() >= 100
+    names.merge(many)
+    assert names.take_looked_at() >= 200
+    assert names.take_looked_at() == 0
+
+
 def test_an_empty_name_from_elsewhere_is_a_name_too(twin: str) -> None:
     names = hot_path(twin).NameTable()
     assert names.merge(entry(1, b""))
