@@ -42,6 +42,7 @@ from director.core.events import (
     MembersListed,
     Persisted,
     Received,
+    SecretsChanged,
     Seen,
     SessionsListed,
     Started,
@@ -346,6 +347,10 @@ class Director:
                 return self._tables.stored_members(event, now)
             case MembersListed(members, names):
                 return self._tables.list_members(members, names, now)
+            case SecretsChanged(secret, second):
+                effects = self.ring.set_secrets(secret, second)
+                self.identity = self.ring.identity
+                return effects
             case ClaimFailed(key):
                 self._logins.claim_failed(key, now)
             case Leases(alive):

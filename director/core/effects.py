@@ -48,6 +48,18 @@ class Seal(msgspec.Struct, frozen=True):
     keys: Keys
 
 
+class Unseal(msgspec.Struct, frozen=True):
+    """The frames behind the other end's proof, which has just come, have the seal of this key instead."""
+
+    link: LinkId
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"Unseal({self.link}, ***)"
+
+    __str__ = __repr__
+
+
 class Dial(msgspec.Struct, frozen=True):
     """Connect to a member; `LinkOpened` or `DialFailed` follows."""
 
@@ -176,6 +188,7 @@ Effect = (
     | Close
     | Reading
     | Seal
+    | Unseal
     | Dial
     | Answer
     | Refuse

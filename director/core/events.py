@@ -137,6 +137,18 @@ class MembersListed(msgspec.Struct, frozen=True):
     """Who each name, `name:port`, is now; of further directors too, that operators have added by name."""
 
 
+class SecretsChanged(msgspec.Struct, frozen=True):
+    """The file of the ring's secret was read again and holds something else."""
+
+    secret: bytes
+    second_secret: bytes
+
+    def __repr__(self) -> str:
+        return "SecretsChanged(***)"
+
+    __str__ = __repr__
+
+
 class StoredMembers(msgspec.Struct, frozen=True):
     """What operators have changed in the list of directors, read from the state store."""
 
@@ -311,6 +323,7 @@ Event = (
     | HostsMoved
     | MemberChange
     | MembersListed
+    | SecretsChanged
     | StoredMembers
     | MoveUser
     | UnpinUser

@@ -18,7 +18,7 @@ from math import isfinite
 
 import msgspec
 
-from director.core.effects import Close, Effect, Level, Log, Seal, Send
+from director.core.effects import Close, Effect, Level, Log, Seal, Send, Unseal
 from director.core.linkkeys import Handshake
 from director.core.messages import (
     OLDEST_RING_VERSION,
@@ -76,9 +76,16 @@ class Identity(msgspec.Struct, frozen=True):
     max_clock_skew: float
     name: str = ""
     """`name:port`, where it is listed by its name; not told to anybody."""
+    second_secret: bytes = b""
+    """While the secret is being changed: accepted like `secret`, which is offered; empty: none."""
 
     def __repr__(self) -> str:
         return f"Identity({self.member}, {self.incarnation})"  # never the secret
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """Those that are accepted; the first is offered."""
+        return (self.secret, self.second_secret) if self.second_secret else (self.secret,)
 
 
 class Neighbour:
@@ -134,6 +141,10 @@ class Neighbour:
         """It was closed because it was not needed: nothing was wrong with the other end."""
         self.disproved = False
         """It was closed because its proof did not fit."""
+        self._secrets: tuple[bytes, ...] = ()
+        """Those that were accepted when it was greeted."""
+        self._made_with: frozenset[bytes] = frozenset()
+        """The secrets that this end and the other end have proved to have."""
         self.sent_done = self.got_done = False
         self.digest_cursor: int | None = 0
         """Next bucket whose digest is to be sent; None when all were."""
@@ -293,7 +304,8 @@ class Neighbour:
         self.state = State.PROVING
         dialled = self.dialled is not None
         greetings = (self._greeting, plain) if dialled else (plain, self._greeting)
-        self._handshake = Handshake(self.me.secret, *greetings, self._certificates, dialled=dialled)
+        self._secrets = self.me.secrets
+        self._handshake = Handshake(self._secrets, *greetings, self._certificates, dialled=dialled)
         return [Send(self.link, [Proof(self._handshake.proof())]), Seal(self.link, self._handshake.keys())]
 
     def _problem_with(self, hello: Hello, now: Now) -> str | None:
@@ -330,7 +342,8 @@ class Neighbour:
         return self._clock_problem(hello.member, hello.unix, self.opened, now, self._suspended)
 
     def _proved(self, mac: bytes, now: Now) -> list[Effect]:
-        if not self._handshake.accepts(mac):
+        number = self._handshake.secret_of(mac)
+        if number is None or self._secrets[number] not in self.me.secrets:
             self.disproved = True
             return self.close(
                 "wrong ring secret: ring.secret_file must hold the same on every director"
@@ -341,7 +354,16 @@ class Neighbour:
         self.agreed_since = self.opened.mono if self._agreed else None
         self.heard = now.mono
         self._ping_sent = now
-        return []
+        self._made_with = frozenset((self._secrets[0], self._secrets[number]))
+        return [Unseal(self.link, self._handshake.receiving(number))] if number else []
+
+    def set_identity(self, me: Identity) -> list[Effect]:
+        """The secrets are others now. A link made with a secret that is not accepted any more is made
+        anew: its keys can be derived from that secret."""
+        self.me = me
+        if not self.live or self._made_with <= set(me.secrets):
+            return []
+        return self.close("ring.secret_file has changed; the link is made anew", level=Level.INFO)
 
 
 def _clock_is_off(peer: str, skew: float, me: str) -> str:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from director.core.counters import Counters
 from director.core.effects import Close, Dial, Effect, Level, Log, Send
 from director.core.events import LinkOpened
@@ -117,6 +119,11 @@ class Ring:
                 reason = f"{neighbour.peer} is not one of the directors any more"
                 effects += neighbour.close(reason, level=Level.INFO)
         return effects
+
+    def set_secrets(self, secret: bytes, second: bytes) -> list[Effect]:
+        """These are accepted from now on, the first is offered."""
+        self.identity = msgspec.structs.replace(self.identity, secret=secret, second_secret=second)
+        return [e for neighbour in self.links.values() for e in neighbour.set_identity(self.identity)]
 
     def meet(self, members: Iterable[MemberId]) -> set[MemberId]:
         """These directors are in the ring, or linked with us. Returns those that were unmet so far."""

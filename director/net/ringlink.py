@@ -206,6 +206,10 @@ class RingLink(asyncio.Protocol):
         self.writer.seal(sending)
         self._frames.unseal(receiving)
 
+    def unseal(self, receiving: bytes) -> None:
+        """Demand the seals of this key of what comes behind the other end's proof."""
+        self._frames.change_key(receiving)
+
     def trust(self, limit: int) -> None:
         """The other end has proved who it is: frames up to `limit` bytes are accepted, and those that came
         together are given together."""

@@ -22,7 +22,7 @@ import anyio.abc
 from director import web
 from director.core.clock import cannot_start, doubt
 from director.core.director import Director
-from director.core.events import MembersListed, Started
+from director.core.events import MembersListed, SecretsChanged, Started
 from director.core.hashing import UserHash
 from director.core.hosts import HostTable
 from director.core.member import Identity
@@ -236,7 +236,8 @@ class App:
             incarnation=incarnation,
             username_hash=f"{config.users.username_hash} {config.users.master_user_separator[:1]}".strip(),
             expire=int(config.users.expire),
-            secret=bytes(config.ring.secret),
+            secret=config.ring.secrets[0] if config.ring.secrets else b"",
+            second_secret=b"".join(config.ring.secrets[1:]),
             ping_interval=config.ring.ping_interval,
             ping_timeout=config.ring.ping_timeout,
             max_clock_skew=config.ring.max_clock_skew,
@@ -475,6 +476,10 @@ class App:
         if config.backends != self.config.backends:
             self.backend_names.set_config(config.backends)
             self.configuring.changed(*self.backend_names.hosts())
+        if config.ring.secret != self.config.ring.secret:
+            first, *others = config.ring.secrets
+            self.driver.handle(SecretsChanged(first, others[0] if others else b""))
+            self.persistence.secrets_changed()
         self.log.set_level(config.log.level)
         self.director.set_limits(limits(config))
         self.listeners.set_limits(config.limits)
@@ -577,12 +582,15 @@ class App:
         ports = {"imap": lookups.ports.imap, "pop3": lookups.ports.pop3, "smtp": lookups.ports.smtp}
         offer = web.Offer(self.lookups, http=lookups.http, nginx=lookups.nginx, ports=ports)
         run_api = partial(web.run_api, self.operations, offer=offer, bug=self._bugs.met)
-        token = bytes(self.config.http.token).decode() or None
         async with anyio.create_task_group() as tasks:
             if self._api is not None:
-                tasks.start_soon(partial(run_api, self._api, token=None, trusted=True))
+                tasks.start_soon(partial(run_api, self._api, token=lambda: None, trusted=True))
             if self._http is not None:
-                tasks.start_soon(partial(run_api, self._http, token=token, trusted=False))
+                tasks.start_soon(partial(run_api, self._http, token=self._api_token, trusted=False))
+
+    def _api_token(self) -> str | None:
+        """What counts since the file was read last."""
+        return bytes(self.config.http.token).decode() or None
 
     async def _tell_manager(self) -> None:
         """READY once logins are answered, then a status line and a sign of life now and then."""

@@ -2,8 +2,9 @@
 is refused, before it has written anything.
 
 The document `cluster` says it: a digest of the ring's secret, and how names are hashed. Each lease says the
-digest again, so that a secret may be changed on purpose: where nobody with the former one lives, the newcomer
-takes the data over.
+digest again. While the ring's secret is being changed a director has two: it writes the digest of the first
+one and accepts both. A secret may also be changed at once: where no director with the former one lives, the
+newcomer takes the data over.
 """
 
 from __future__ import annotations
@@ -50,6 +51,35 @@ def cluster_of(identity: Identity, place: str) -> Cluster:
     return Cluster(ring=digest, username_hash=identity.username_hash)
 
 
+class Ours:
+    """What is written into the store, and whose data is accepted."""
+
+    def __init__(self, identity: Identity, place: str) -> None:
+        """place: as in `cluster_of`."""
+        self._place = place
+        self._former: frozenset[str] = frozenset()
+        """Digests of secrets that were accepted earlier. A store that was away may still say one."""
+        self._set(identity)
+
+    def change(self, identity: Identity) -> None:
+        """The secrets are others now."""
+        self._former |= self.rings
+        self._set(identity)
+
+    def _set(self, identity: Identity) -> None:
+        self.written = cluster_of(identity, self._place)
+        """What this director writes."""
+        self.rings = frozenset(
+            cluster_of(msgspec.structs.replace(identity, secret=secret), self._place).ring
+            for secret in identity.secrets
+        )
+        """The digests that a director of this cluster may say."""
+
+    def wrote(self, stored: Cluster) -> bool:
+        """Whether a director of this cluster may have written this, now or since this one has started."""
+        return stored.username_hash == self.written.username_hash and stored.ring in self.rings | self._former
+
+
 def encode(cluster: Cluster) -> bytes:
     """The document: JSON, for people to read."""
     return msgspec.json.encode(cluster)
@@ -63,25 +93,26 @@ def decode(data: bytes) -> Cluster | None:
         return None
 
 
-def strangers(mine: Cluster, stored: Cluster | None, leases: Iterable[Lease]) -> list[Lease]:
+def strangers(ours: Ours, stored: Cluster | None, leases: Iterable[Lease]) -> list[Lease]:
     """The leases of another cluster. One that does not say its cluster is of the one the store belongs to."""
-    silent = mine.ring if stored is None else stored.ring
-    return [lease for lease in leases if lease.info.get(CLUSTER, silent) != mine.ring]
+    silent = ours.written.ring if stored is None or ours.wrote(stored) else stored.ring
+    return [lease for lease in leases if lease.info.get(CLUSTER, silent) not in ours.rings]
 
 
-async def claim(store: StateStore, mine: Cluster, *, running: bool) -> None:
+async def claim(store: StateStore, ours: Ours, *, running: bool) -> None:
     """Make sure that the store is ours to write, and let it say so.
 
     running: we have served from another store just now, so this one is not taken over, whoever lives. Else
     it is, where nobody of the other cluster lives. Raises OtherCluster, and what stores raise.
     """
+    mine = ours.written
     while True:
         document = await store.read_document(CLUSTER)
         stored = None if document is None else decode(document.data)
         if stored is not None and stored.username_hash != mine.username_hash:
             raise _hashed_otherwise(store, stored, mine)
-        others = strangers(mine, stored, await store.members())
-        if others or (running and stored not in (None, mine)):
+        others = strangers(ours, stored, await store.members())
+        if others or (running and stored is not None and not ours.wrote(stored)):
             raise _of_another(store, others)
         if stored == mine:
             return

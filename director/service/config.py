@@ -56,6 +56,7 @@ from director.service.units import (
     StateUrl,
     Text,
     Texts,
+    secret_lines,
     toml_text,
 )
 from director.types import Address
@@ -104,7 +105,7 @@ class RingConfig(msgspec.Struct, frozen=True, kw_only=True):
     listen: Annotated[Endpoint | None, Text()] = None
     """Which of `servers` this director is. None only where there is no ring."""
     wire: Annotated[str, Later(Choice("native", "dovecot"), only="native")] = "native"
-    secret: Annotated[Secret, SecretFile(at_least=16)] = Secret()
+    secret: Annotated[Secret, SecretFile(at_least=16, lines=2)] = Secret()
     tls: TlsConfig = TlsConfig()
     ping_interval: Annotated[float, Duration(at_least=0.01)] = 1.0
     ping_timeout: Annotated[float, Duration(at_least=0.01)] = 5.0
@@ -115,6 +116,11 @@ class RingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long a director counts as alive in the store after its last word."""
     max_clock_skew: Annotated[float, Duration(at_least=0.1)] = 2.0
     """A link to a director whose clock is off by more is refused."""
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """The lines of `secret`: the first is offered to the other directors, all are accepted."""
+        return tuple(secret_lines(self.secret))
 
     @property
     def readable(self) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ from director.core.effects import (
     StopFlush,
     StoreHosts,
     StoreMembers,
+    Unseal,
     UsersDone,
 )
 from director.core.events import (
@@ -481,6 +482,8 @@ class Driver:
                 self.sockets.read(number, on=on)
             case Seal(number, keys):
                 self.sockets.seal(number, keys)
+            case Unseal(number, key):
+                self.sockets.unseal(number, key)
             case Dial():
                 if self._tasks is not None:
                     self._tasks.start_soon(self.sockets.dial, effect)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from director.core.director import Director
-from director.service.cluster import CLUSTER, Cluster
+from director.service.cluster import CLUSTER, Ours
 from director.types import MemberId
 from state.base import KNOWN_SCHEMA, SCHEMA, Lease, StateStore
 
@@ -18,12 +18,12 @@ class OwnLease:
     then it may be that nobody has asked the store yet, as after a freeze."""
 
     def __init__(
-        self, store: StateStore, director: Director, cluster: Cluster, ttl: float, incarnation: int
+        self, store: StateStore, director: Director, ours: Ours, ttl: float, incarnation: int
     ) -> None:
         """ttl: seconds that a renewal is good for."""
         self.ttl = ttl
         self._store, self._director = store, director
-        self._cluster, self._incarnation = cluster, incarnation
+        self._ours, self._incarnation = ours, incarnation
         self._begun = self._lost_until = float("-inf")
         self._lapsed = True
 
@@ -37,7 +37,7 @@ class OwnLease:
             ring_address=me,
             incarnation=self._incarnation,
             synced=self._director.synced,
-            info={KNOWN_SCHEMA: str(SCHEMA), CLUSTER: self._cluster.ring},
+            info={KNOWN_SCHEMA: str(SCHEMA), CLUSTER: self._ours.written.ring},
         )
         begun = time.monotonic()
         had_one = await self._store.renew(lease, self.ttl)

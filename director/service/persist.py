@@ -27,7 +27,7 @@ from director.core.events import (
 from director.core.users import UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims
-from director.service.cluster import OtherCluster, claim, cluster_of
+from director.service.cluster import OtherCluster, Ours, claim
 from director.service.documents import HOSTS, Documents
 from director.service.log import Log
 from director.service.ownlease import RENEWALS, OwnLease
@@ -98,7 +98,7 @@ class Persistence:
         snapshot: StateStore | None = None,
         place: str = "",
     ) -> None:
-        """snapshot: where a copy is kept beside a shared store. place: see `cluster_of`."""
+        """snapshot: where a copy is kept beside a shared store. place: see `cluster.cluster_of`."""
         self.store = store
         self.up = False
         self.loaded = False
@@ -122,12 +122,14 @@ class Persistence:
         self._work = anyio.Event()
         self._urgent = anyio.Event()
         self.documents = Documents(store, director, handle, log)
-        self._cluster = cluster_of(director.identity, place)
-        self._lease = OwnLease(store, director, self._cluster, lease_ttl, incarnation)
+        self._ours = Ours(director.identity, place)
+        self._claim_due = False
+        """Whose the store is has to be written anew."""
+        self._lease = OwnLease(store, director, self._ours, lease_ttl, incarnation)
         self._snapshot: Snapshot | None = None
         if snapshot is not None:
             self._snapshot = Snapshot(
-                snapshot, director, handle, log, self.documents.tables, self._cluster, self._collect
+                snapshot, director, handle, log, self.documents.tables, self._ours, self._collect
             )
         self._reading = Reading(store, director, handle, log)
         self._writing = Writing(
@@ -193,6 +195,16 @@ class Persistence:
         """Remember what of the configuration is in the host table, which is stored."""
         if self.documents.set_applied(applied):
             self._documents_changed()
+
+    def secrets_changed(self) -> None:
+        """The director has other secrets: store and snapshot say so with the next write."""
+        self._ours.change(self._director.identity)
+        self._claim_due = self.store.shared
+        self._documents_changed()
+
+    async def read_passwords_again(self) -> list[str]:
+        """As the store's."""
+        return await self.store.read_passwords_again()
 
     def persist(self, number: int, buckets: Sequence[int] | None) -> None:
         """Write these buckets of users (None: all that have changed) at once; `Persisted` follows.
@@ -273,10 +285,11 @@ class Persistence:
         if not self.store.shared:
             return
         try:
-            await claim(self.store, self._cluster, running=self._run_id is not None)
+            await claim(self.store, self._ours, running=self._run_id is not None)
         except OtherCluster:
             await self.store.close()
             raise
+        self._claim_due = False
 
     async def _load_snapshot(self, reason: str) -> None:
         if self._snapshot is not None and await self._snapshot.load(reason):
@@ -455,7 +468,7 @@ class Persistence:
         return self.up and self.loaded
 
     def _something_to_do(self) -> bool:
-        return self._writing.has_work or bool(self._audit) or not self.documents.stored
+        return self._claim_due or self._writing.has_work or bool(self._audit) or not self.documents.stored
 
     async def _come_back(self) -> None:
         """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
@@ -486,6 +499,9 @@ class Persistence:
 
     async def _write_first(self) -> None:
         """What operators wait for, or did; and whose the buckets are by now."""
+        if self._claim_due:
+            await self._lease.renew()
+            await self._claim_store()
         await self.documents.write()
         await self._writing.new_ring()
         await self._write_audit()

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from director.core.director import Settings
-from director.service.config import Config
+from director.net.tls import RingTls
+from director.service.config import Config, load
 
 LIVE = frozenset(
     {
         "backends.mail_servers",
         "backends.names",
         "backends.weight",
+        "http.token",
         "limits.connections",
         "limits.connections_per_address",
         "log.level",
         "ring.isolation_wait",
+        "ring.secret",
+        "ring.tls",
         "users.kick_delay",
         "users.max",
         "users.max_parallel_kicks",
@@ -28,8 +33,21 @@ LIVE = frozenset(
 """Settings that count at once. All others count from the next start of a program on."""
 _FOUND = frozenset({"file", "folder", "warnings", "unresolved"})
 """What is no setting, but was found out while the file was read."""
-_WRITTEN_AS = {"ring.names": "ring.servers", "backends.names": "backends.mail_servers"}
-"""Parts of a setting that are kept by themselves."""
+_WRITTEN_AS = {
+    "ring.names": "ring.servers",
+    "backends.names": "backends.mail_servers",
+    "ring.secret": "ring.secret_file",
+    "http.token": "http.token_file",
+}
+"""Parts of a setting that are kept by themselves, and what was read from a file that a setting names."""
+
+
+def read_again(running: Config) -> tuple[Config, RingTls | None]:
+    """The file as it is now, and the certificates of the ring where it has any. Takes a while: call it in a
+    thread. Raises ConfigErrors, TlsFileError."""
+    new = load(running.file, os.environ)
+    tls = live(running, new).ring.tls
+    return new, RingTls(tls.cert, tls.key, tls.ca) if tls else None
 
 
 class Reload(NamedTuple):
@@ -41,9 +59,21 @@ class Reload(NamedTuple):
 
 def compare(old: Config, new: Config) -> Reload:
     """The settings that differ, by name, as people write them."""
-    found = _differing(_as_written(old), _as_written(new))
-    changed = sorted({_WRITTEN_AS.get(name, name) for name in found})
-    return Reload([name for name in changed if name in LIVE], [name for name in changed if name not in LIVE])
+    found = set(_differing(_as_written(old), _as_written(new)))
+    live_now = _live_between(old, new)
+    at_once = {name for name in found if name in live_now or name.rpartition(".")[0] in live_now}
+    return Reload(_as_in_file(at_once), _as_in_file(found - at_once))
+
+
+def _as_in_file(names: Iterable[str]) -> list[str]:
+    return sorted({_WRITTEN_AS.get(name, name) for name in names})
+
+
+def _live_between(old: Config, new: Config) -> frozenset[str]:
+    """A ring, and TLS in it, take a new program to begin and to end."""
+    rings = bool(old.ring.secret and new.ring.secret)
+    secured = bool(old.ring.tls and new.ring.tls)
+    return LIVE - ({"ring.secret"} if not rings else set()) - ({"ring.tls"} if not secured else set())
 
 
 def _as_written(config: Config) -> Config:
@@ -75,7 +105,7 @@ def limits(config: Config) -> Settings:
 def live(old: Config, new: Config) -> Config:
     """The configuration that counts once `new` was read: `old`, but for what is live."""
     sections: dict[str, msgspec.Struct] = {}
-    for name in LIVE:
+    for name in _live_between(old, new):
         section, _, field = name.partition(".")
         part = sections.get(section, getattr(old, section))
         sections[section] = msgspec.structs.replace(part, **{field: getattr(getattr(new, section), field)})

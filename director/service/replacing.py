@@ -27,9 +27,8 @@ from director.core.users import BUCKETS
 from director.errors import DirectorError, TryAgain
 from director.records import ReloadInfo
 from director.service import reexec
-from director.service.config import load
 from director.service.handover import Handover, Left, Memory, Replacement
-from director.service.reloading import compare, live
+from director.service.reloading import compare, live, read_again
 from director.version import VERSION
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class Replacing:
         app, begun = self._app, time.monotonic()
         app.notifier.reloading(begun)
         try:
-            new = await anyio.to_thread.run_sync(load, app.config.file, os.environ)
+            new, tls = await anyio.to_thread.run_sync(read_again, app.config)
         except DirectorError as exc:
             app.log.error("reload_failed", reason=str(exc), note="all is as before")
             info = ReloadInfo(state="failed", version=VERSION, problem=str(exc), number=self._number)
@@ -132,6 +131,11 @@ class Replacing:
             changes = compare(app.config, new)
             if not dry_run:
                 app.apply(live(app.config, new))
+                if tls is not None and app.driver.sockets.set_tls(tls):
+                    changes.applied.append("ring.tls (certificates)")
+                changes.applied.extend(
+                    f"state ({name})" for name in await app.persistence.read_passwords_again()
+                )
                 app.log.info("reloaded", applied=changes.applied, needs_exec=changes.needs_exec)
             took = round(time.monotonic() - begun, 3)
             info = ReloadInfo(

@@ -54,6 +54,12 @@ class RingSockets:
         """Connections in their TLS handshake, the oldest first."""
         self._stopped = False
 
+    def set_tls(self, tls: RingTls) -> bool:
+        """New links show and accept these certificates; links that stand are left as they are. Returns
+        whether they are others than before."""
+        before, self._tls = self._tls, tls
+        return before is None or before.content != tls.content
+
     def new_link(self) -> RingLink:
         """For a connection that is accepted."""
         return self._link(self._tls.accepting if self._tls else None)
@@ -165,6 +171,12 @@ class RingSockets:
         link = self.links.get(number)
         if link is not None:
             link.seal(keys.sending, keys.receiving)
+
+    def unseal(self, number: LinkId, key: bytes) -> None:
+        """Demand the seals of another key from here on."""
+        link = self.links.get(number)
+        if link is not None:
+            link.unseal(key)
 
     def read(self, number: LinkId, *, on: bool) -> None:
         """Read from a link, or leave what comes in its socket for now."""

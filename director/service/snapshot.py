@@ -19,7 +19,7 @@ from director.core.director import Director
 from director.core.events import Event
 from director.core.users import BUCKETS
 from director.records import SnapshotInfo
-from director.service.cluster import CLUSTER, Cluster, decode, encode
+from director.service.cluster import CLUSTER, Ours, decode, encode
 from director.service.documents import Table
 from director.service.log import Log
 from director.service.reading import Reading
@@ -67,7 +67,7 @@ class Snapshot:
         handle: Callable[[Event], None],
         log: Log,
         tables: Sequence[Table],
-        cluster: Cluster,
+        ours: Ours,
         take_changed: Callable[[], None],
     ) -> None:
         """store: a file of our own, not open. take_changed: has what is dirty handed to `changed`."""
@@ -76,7 +76,7 @@ class Snapshot:
         """Unix seconds, by its own note."""
         self.error: str | None = None
         self._store, self._director, self._log = store, director, log
-        self._tables, self._cluster, self._take_changed = tables, cluster, take_changed
+        self._tables, self._ours, self._take_changed = tables, ours, take_changed
         self._reading = Reading(store, director, handle, log, SNAPSHOT)
         self._versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
         """Of the buckets in the file."""
@@ -143,7 +143,8 @@ class Snapshot:
     async def _is_ours(self) -> bool:
         """Whether this cluster wrote it. One of another is written over."""
         document = await self._store.read_document(CLUSTER)
-        if document is None or decode(document.data) == self._cluster:
+        stored = None if document is None else decode(document.data)
+        if document is None or (stored is not None and self._ours.wrote(stored)):
             return True
         note = "not read, written over: another ring.secret_file or users.username_hash wrote it"
         self._log.warning("snapshot_foreign", snapshot=self.url, note=note)
@@ -216,7 +217,7 @@ class Snapshot:
         for name in (CLUSTER, WRITTEN, *(table.name for table in self._tables)):
             document = await self._store.read_document(name)
             self._documents[name] = EMPTY_VERSION if document is None else document.version
-        await self._keep(CLUSTER, encode(self._cluster))
+        await self._keep(CLUSTER, encode(self._ours.written))
         if self._said:
             self._log.info("snapshot_back", snapshot=self.url)
         self.up, self.error, self._said = True, None, False
@@ -241,6 +242,7 @@ class Snapshot:
             self.written_at = stamp
 
     async def _write_documents(self) -> None:
+        await self._keep(CLUSTER, encode(self._ours.written))
         for table in self._tables:
             await self._keep(table.name, table.encode())
 

@@ -14,7 +14,7 @@ import msgspec
 
 from director.errors import ConfigError, ConfigErrors
 from director.service.servers import Endpoint, Resolve, read_endpoint
-from director.service.units import Kind, Secret, SecretFile, StateUrl, nearest
+from director.service.units import Kind, Secret, SecretFile, StateUrl, nearest, secret_lines
 
 SECRET_FILE_LIMIT = 64 * 1024
 """Bytes. A longer file is no secret but a wrong path."""
@@ -136,10 +136,17 @@ class Reader:
             raise ValueError(f"{file} cannot be read ({exc.strerror})") from exc
         if not content:
             raise ValueError(f"{file} is empty")
-        if len(content) < kind.at_least:
-            raise ValueError(f"the secret in {file} must have at least {kind.at_least} bytes")
+        secrets = secret_lines(content) if kind.lines > 1 else [content]
+        if len(secrets) > kind.lines:
+            raise ValueError(
+                f"{file} has {len(secrets)} lines: a line is a secret, write {kind.lines} at most;"
+                " the first is offered to the other directors, all are accepted"
+            )
+        if min(map(len, secrets)) < kind.at_least:
+            each = f"each line of {file}" if len(secrets) > 1 else f"the secret in {file}"
+            raise ValueError(f"{each} must have at least {kind.at_least} bytes")
         self.warn_if_public(key, file)
-        secret = Secret(content)
+        secret = Secret(b"\n".join(secrets))
         secret.file = str(file)
         return secret
 

@@ -45,6 +45,13 @@ class Secret(bytes):
     __str__ = __repr__
 
 
+def secret_lines(content: bytes) -> list[bytes]:
+    """The secrets in a file, one a line, each once. Bytes that are no text are one secret."""
+    if not content or re.search(rb"[^\t\r\n -~]", content):
+        return [content] if content else []
+    return list(dict.fromkeys(filter(None, map(bytes.strip, content.splitlines()))))
+
+
 class StateUrl(str):
     """Where the state is kept. `shown` and the representation leave out the password."""
 
@@ -223,9 +230,13 @@ class Mode:
 
 @dataclass(frozen=True)
 class SecretFile:
-    """Field `x` is written `x_file`: the path of a file that holds at least `at_least` bytes."""
+    """Field `x` is written `x_file`: the path of a file that holds at least `at_least` bytes.
+
+    lines: how many secrets it may hold, one a line.
+    """
 
     at_least: int = 1
+    lines: int = 1
 
     def read(self, value: object) -> str:
         return Text().read(value)

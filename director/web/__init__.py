@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -42,7 +43,7 @@ async def run_api(
     operations: Operations,
     listening: Listening,
     *,
-    token: str | None,
+    token: Callable[[], str | None],
     trusted: bool,
     bug: Bug,
     offer: Offer | None = None,

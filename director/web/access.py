@@ -16,11 +16,13 @@ from director.errors import BadRequest
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Guard = Callable[[Connection, BaseRouteHandler], None]
+Token = Callable[[], str | None]
+"""The token that counts at the moment; None: none is configured."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def access_guard(token: str | None, *, trusted: bool) -> Guard:
+def access_guard(token: Token, *, trusted: bool) -> Guard:
     """The guard of one listener.
 
     trusted: a unix socket, whose file mode decides who may connect; everything is allowed.
@@ -33,11 +35,12 @@ def access_guard(token: str | None, *, trusted: bool) -> Guard:
             return
         if connection.scope["method"] in READING and _is_local(connection):  # type: ignore[typeddict-item]
             return
-        if token is None:
+        expected = token()
+        if expected is None:
             raise PermissionDeniedException(
                 "read-only: no http.token_file is configured; make changes over the socket of listen.api"
             )
-        if not _carries(connection, token):
+        if not _carries(connection, expected):
             raise NotAuthorizedException(
                 "`Authorization: Bearer TOKEN` is missing, or its token is not the one in http.token_file",
                 headers={"WWW-Authenticate": "Bearer"},

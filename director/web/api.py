@@ -32,7 +32,7 @@ from director.records import (
     UserInfo,
     UserStatus,
 )
-from director.web.access import access_guard, has_body, known_parameters
+from director.web.access import Token, access_guard, has_body, known_parameters
 from director.web.lookups import lookup_handlers
 from director.web.moves import MOVE_HANDLERS
 from director.web.offer import Offer
@@ -261,11 +261,11 @@ HANDLERS = [
 
 
 def create_app(
-    operations: Operations, *, token: str | None, trusted: bool, bug: Bug, offer: Offer | None = None
+    operations: Operations, *, token: Token, trusted: bool, bug: Bug, offer: Offer | None = None
 ) -> Litestar:
     """The application of one listener.
 
-    token: what a TCP client must show, see `access.py`. trusted: the listener is a unix socket.
+    token: gives what a TCP client must show, see `access.py`. trusted: the listener is a unix socket.
     bug: is told of errors that nothing else expects.
     offer: look-ups for other programs; None: there are none.
     """

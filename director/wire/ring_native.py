@@ -121,6 +121,10 @@ class FrameReader:
         """One more frame is plain, the other end's proof; all others must be sealed."""
         self._seals, self._proof_is_due = _Seals(key), True
 
+    def change_key(self, key: bytes) -> None:
+        """Behind the proof, which was given last: the sealed frames that follow are those of another key."""
+        self._seals = _Seals(key)
+
     def feed(self, data: bytes) -> Iterator[list[RingMessage]]:
         """Take bytes as they come; give the frames they complete, one by one.
 

@@ -40,6 +40,7 @@ from director.core.effects import (
     StopFlush,
     StoreHosts,
     StoreMembers,
+    Unseal,
     UsersDone,
 )
 from director.core.events import (
@@ -366,7 +367,7 @@ class Node:
                         self.links.pop(link).close(self)
                 case Dial():
                     self.world.dial(self, effect)
-                case Seal():
+                case Seal() | Unseal():
                     pass  # nobody changes a frame on the way here
                 case Answer(request, _, backend):
                     self.replied(request, host=backend.address)

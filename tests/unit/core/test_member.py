@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
-from director.core.effects import Close, Effect, Log, Seal, Send
+from director.core.effects import Close, Effect, Log, Seal, Send, Unseal
 from director.core.linkkeys import Keys
 from director.core.member import HANDSHAKE_TIMEOUT, Identity, Neighbour, State
 from director.core.messages import (
@@ -354,6 +355,84 @@ def test_no_two_links_have_a_key_in_common() -> None:
     assert len(set(keys)) == 2 * len(ends)
 
 
+OLD, NEW = b"the secret of the ring", b"the next secret of the ring"
+
+
+def with_secrets(lines: Sequence[bytes]) -> dict[str, bytes]:
+    return {"secret": lines[0], "second_secret": b"".join(lines[1:])}
+
+
+@pytest.mark.parametrize(
+    ("near", "far"),
+    [
+        ([OLD, NEW], [OLD]),
+        ([OLD, NEW], [OLD, NEW]),
+        ([NEW, OLD], [OLD, NEW]),
+        ([NEW, OLD], [NEW, OLD]),
+        ([NEW], [NEW, OLD]),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_while_the_secret_is_being_changed_each_step_links_and_both_ends_have_the_same_keys(
+    near: list[bytes], far: list[bytes], *, swapped: bool
+) -> None:
+    one, other = dialler(**with_secrets(near)), acceptor(**with_secrets(far))
+    if swapped:
+        one, other = dialler(**with_secrets(far)), acceptor(**with_secrets(near))
+    keys: dict[int, Keys] = {}
+    said = [(end, message) for end in (one, other) for message in sent(end.open())]
+    for speaker, message in said:
+        hearer = other if speaker is one else one
+        effects = hearer.handle(message, at(0), plain(message)) or []
+        for effect in effects:
+            if isinstance(effect, Seal):
+                keys[id(hearer)] = effect.keys
+            if isinstance(effect, Unseal):
+                keys[id(hearer)] = Keys(keys[id(hearer)].sending, effect.key)
+        said += [(hearer, answer) for answer in sent(effects)]
+    assert (one.live, other.live) == (True, True)
+    assert keys[id(one)].sending == keys[id(other)].receiving
+    assert keys[id(one)].receiving == keys[id(other)].sending
+    assert len({*msgspec.structs.astuple(keys[id(one)])}) == 2
+
+
+def test_a_director_that_offers_a_secret_before_all_accept_it_is_refused() -> None:
+    one, other = dialler(**with_secrets([NEW, OLD])), acceptor(**with_secrets([OLD]))
+    talk(one, other)
+    assert (one.state, other.state) == (State.CLOSED, State.CLOSED)
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "after", "stays"),
+    [
+        ([OLD], [OLD], [OLD, NEW], True),
+        ([OLD, NEW], [OLD, NEW], [NEW, OLD], True),
+        ([NEW, OLD], [NEW, OLD], [NEW], True),
+        ([OLD, NEW], [OLD, NEW], [NEW], False),
+        ([NEW, OLD], [OLD, NEW], [NEW], False),
+        ([OLD, NEW], [NEW, OLD], [NEW], False),
+    ],
+)
+def test_a_link_made_with_a_secret_that_is_removed_is_made_anew_and_any_other_stays(
+    near: list[bytes], far: list[bytes], after: list[bytes], *, stays: bool
+) -> None:
+    one, other = dialler(**with_secrets(near)), acceptor(**with_secrets(far))
+    talk(one, other)
+    effects = one.set_identity(msgspec.structs.replace(one.me, **with_secrets(after)))
+    assert (one.live, one.routine) == (stays, not stays)
+    assert stays or "ring.secret_file has changed" in reason(effects)
+
+
+def test_a_proof_with_a_secret_that_was_removed_during_the_handshake_is_refused() -> None:
+    one, other = dialler(**with_secrets([NEW, OLD])), acceptor(**with_secrets([OLD, NEW]))
+    (mine,), (theirs,) = sent(one.open()), sent(other.open())
+    one.handle(theirs, at(0), plain(theirs))
+    (proof,) = sent(other.handle(mine, at(0), plain(mine)))
+    one.set_identity(msgspec.structs.replace(one.me, **with_secrets([NEW])))
+    one.handle(proof, at(0))
+    assert (one.state, one.disproved) == (State.CLOSED, True)
+
+
 def end_with(neighbour: Neighbour, certificates: bytes) -> Neighbour:
     dialled = neighbour.dialled
     nonce = b"one" if dialled else b"two"
@@ -385,7 +464,7 @@ def test_neither_secret_nor_keys_are_in_what_may_be_printed() -> None:
     near, _ = keys_of(one, other)
     seal = Seal(LinkId(1), near)
     shown = "".join(f"{thing!r}{thing}" for thing in (one.me, near, seal, [seal], one._handshake))
-    for hidden in (b"the secret of the ring", near.sending, near.receiving, one._handshake._root):
+    for hidden in (b"the secret of the ring", near.sending, near.receiving, *one._handshake._roots):
         assert repr(hidden)[2:-1] not in shown
         assert hidden.hex() not in shown
 

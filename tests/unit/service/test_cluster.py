@@ -7,10 +7,12 @@ from pathlib import Path
 import anyio
 import pytest
 
+from director.core.events import SecretsChanged
 from director.core.member import Identity
-from director.service.cluster import CLUSTER, OtherCluster, cluster_of, decode, encode, strangers
+from director.service.cluster import CLUSTER, OtherCluster, Ours, cluster_of, decode, encode, strangers
 from director.types import MemberId
 from state.base import EMPTY_VERSION, Lease, version_of
+from tests.contract.conftest import until as until_so
 from tests.servers import RedisServer
 from tests.unit.service.parts import ME, OTHER, Node, key_of, stored_users
 from tests.unit.service.test_persist import clean, opened, running
@@ -21,8 +23,11 @@ THEIRS = b"another secret of 32 bytes or so"
 SHORT = 0.3
 
 
-def identity(secret: bytes = b"secret" * 4, username_hash: str = "%Lu") -> Identity:
-    return Identity(ME, 1, username_hash, 900, secret, 1.0, 5.0, 2.0)
+OURS = b"secret" * 4
+
+
+def identity(secret: bytes = OURS, username_hash: str = "%Lu", second: bytes = b"") -> Identity:
+    return Identity(ME, 1, username_hash, 900, secret, 1.0, 5.0, 2.0, second_secret=second)
 
 
 def lease(member: MemberId, **info: str) -> Lease:
@@ -51,9 +56,28 @@ def test_a_damaged_note_of_the_cluster_says_nothing(data: bytes) -> None:
 def test_a_lease_that_does_not_say_its_cluster_is_of_the_one_the_store_belongs_to() -> None:
     mine, theirs = cluster_of(identity(), ""), cluster_of(identity(THEIRS), "")
     silent, spoken = lease(ME), lease(OTHER, cluster=theirs.ring)
-    assert strangers(mine, None, [silent, spoken]) == [spoken]
-    assert strangers(mine, theirs, [silent, spoken]) == [silent, spoken]
-    assert strangers(theirs, mine, [silent, spoken]) == [silent]
+    ours = Ours(identity(), "")
+    assert strangers(ours, None, [silent, spoken]) == [spoken]
+    assert strangers(ours, theirs, [silent, spoken]) == [silent, spoken]
+    assert strangers(Ours(identity(THEIRS), ""), mine, [silent, spoken]) == [silent]
+
+
+def test_while_the_secret_is_being_changed_leases_and_documents_of_both_secrets_are_accepted() -> None:
+    old, new = cluster_of(identity(), ""), cluster_of(identity(THEIRS), "")
+    leases = [lease(ME, cluster=old.ring), lease(OTHER, cluster=new.ring)]
+    for first, second in ((OURS, THEIRS), (THEIRS, OURS)):
+        ours = Ours(identity(first, second=second), "")
+        assert ours.written == cluster_of(identity(first), "")
+        assert strangers(ours, old, leases) == strangers(ours, new, leases) == []
+
+
+def test_a_secret_that_was_removed_is_accepted_in_documents_of_this_life_and_in_no_lease() -> None:
+    old = cluster_of(identity(), "")
+    ours = Ours(identity(THEIRS, second=OURS), "")
+    ours.change(identity(THEIRS))
+    assert ours.wrote(old)
+    assert strangers(ours, old, [lease(OTHER, cluster=old.ring)]) == [lease(OTHER, cluster=old.ring)]
+    assert not Ours(identity(THEIRS), "").wrote(old)
 
 
 async def test_a_second_cluster_on_the_prefix_of_one_that_lives_is_refused_and_writes_nothing(
@@ -77,7 +101,7 @@ async def test_two_directors_without_a_ring_on_one_prefix_do_not_mix_their_users
     async with running(Node(redis.url, secret=b"", lease_ttl=SHORT)) as node:
         await clean(node)
         other = Node(redis.url, secret=b"")
-        other.persistence._cluster = cluster_of(other.director.identity, "there")
+        other.persistence._ours = Ours(other.director.identity, "there")
         with pytest.raises(OtherCluster):
             await other.persistence.open()
 
@@ -97,6 +121,54 @@ async def test_a_secret_changed_on_purpose_takes_the_data_over_once_nobody_with_
             document = await store.read_document(CLUSTER)
             assert document is not None
             assert decode(document.data) == cluster_of(again.director.identity, "")
+
+
+async def changed_to(node: Node, secret: bytes, second: bytes = b"") -> None:
+    """As by a reload."""
+    node.handle(SecretsChanged(secret, second))
+    node.persistence.secrets_changed()
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_secret_is_changed_in_three_steps_and_store_and_snapshot_follow(
+    redis: RedisServer, tmp_path: Path, *, away: bool
+) -> None:
+    copy = f"sqlite:///{tmp_path}/copy.db"
+    async with opened(redis.url) as store:
+        async with running(Node(redis.url, lease_ttl=SHORT, snapshot=copy)) as one:
+            async with running(Node(redis.url, me=OTHER, lease_ttl=SHORT)) as other:
+                nodes = (one, other)
+                one.put("alice")
+                await clean(one)
+                if away:
+                    redis.freeze()
+                    await until(lambda: not (one.persistence.up or other.persistence.up))
+                for first, second in ((OURS, THEIRS), (THEIRS, OURS), (THEIRS, b"")):
+                    for node in nodes:
+                        await changed_to(node, first, second)
+                        if not away:
+                            await clean(node)
+                            assert node.persistence.up
+                if away:
+                    redis.thaw()
+                new = cluster_of(identity(THEIRS), "")
+
+                async def says_new() -> bool:
+                    document = await store.read_document(CLUSTER)
+                    leases = await store.members()
+                    return (
+                        document is not None
+                        and decode(document.data) == new
+                        and [one.info[CLUSTER] for one in leases] == [new.ring, new.ring]
+                    )
+
+                await until_so(says_new)
+                await until(lambda: one.persistence.up and other.persistence.up)
+        assert one.logged("store_away") == [] or away
+        async with opened(copy) as snapshot:
+            document = await snapshot.read_document(CLUSTER)
+            assert document is not None
+            assert decode(document.data) == new
 
 
 async def test_another_username_hash_on_the_same_data_is_refused_whoever_lives(redis: RedisServer) -> None:

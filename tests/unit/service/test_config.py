@@ -321,6 +321,8 @@ def test_one_director_alone_needs_no_secret(place: Place) -> None:
         (" \n", "is empty"),
         ("123456789012345\n", "at least 16 bytes"),
         ("x" * 70_000, "too long"),
+        ("0123456789abcdef\n12345\n", "each line"),
+        ("0123456789abcdef\nfedcba9876543210\n0011223344556677\n", "has 3 lines"),
     ],
 )
 def test_a_secret_file_that_cannot_be_one_is_refused_without_its_content(
@@ -331,6 +333,22 @@ def test_a_secret_file_that_cannot_be_one_is_refused_without_its_content(
     assert problem.key == "ring.secret_file"
     assert complaint in problem.expected
     assert "12345" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("content", "secrets"),
+    [
+        ("0123456789abcdef\n\n fedcba9876543210 \r\n", (b"0123456789abcdef", b"fedcba9876543210")),
+        ("0123456789abcdef\n0123456789abcdef\n", (b"0123456789abcdef",)),
+        ("0123456789abc\0d\nf fedcba", (b"0123456789abc\0d\nf fedcba",)),
+    ],
+    ids=["two lines", "a line twice", "no text"],
+)
+def test_a_secret_file_may_hold_two_secrets_while_the_secret_is_being_changed(
+    place: Place, content: str, secrets: tuple[bytes, ...]
+) -> None:
+    place.write("ring.secret", content)
+    assert place.load(RING + BACKENDS).ring.secrets == secrets
 
 
 @pytest.mark.parametrize(("path", "complaint"), [("nowhere", "No such file"), (".", "is not a file")])

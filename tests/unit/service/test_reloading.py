@@ -50,6 +50,28 @@ def test_a_host_more_in_the_file_is_live(tmp_path: Path) -> None:
     assert live(old, new).backends == new.backends
 
 
+def with_files(folder: Path, secret: str, token: str) -> Config:
+    (folder / "ring.secret").write_text(secret)
+    (folder / "api.token").write_text(token)
+    more = '[http]\ntoken_file = "api.token"\n[ring]\nservers = ["127.0.3.9"]\nlisten = "127.0.3.9"\n'
+    return config(folder, more + ('secret_file = "ring.secret"\n' if secret else ""))
+
+
+def test_the_content_of_secret_files_is_live(tmp_path: Path) -> None:
+    old = with_files(tmp_path, "0123456789abcdef\n", "one")
+    new = with_files(tmp_path, "0123456789abcdef\nfedcba9876543210\n", "other")
+    assert compare(old, new) == (["http.token_file", "ring.secret_file"], [])
+    counts = live(old, new)
+    assert counts.ring.secrets == (b"0123456789abcdef", b"fedcba9876543210")
+    assert counts.http.token == b"other"
+
+
+def test_a_director_gets_its_first_secret_with_a_new_program(tmp_path: Path) -> None:
+    old, new = with_files(tmp_path, "", "one"), with_files(tmp_path, "0123456789abcdef\n", "one")
+    assert compare(old, new) == ([], ["ring.secret_file"])
+    assert live(old, new).ring.secrets == ()
+
+
 def test_every_live_setting_is_one(tmp_path: Path) -> None:
     sections = config(tmp_path)
     for name in LIVE:

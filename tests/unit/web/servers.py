@@ -38,7 +38,7 @@ def serving(
             await run_api(
                 operations,
                 acceptor(sock, limits or Limits(256)),
-                token=token,
+                token=lambda: token,
                 trusted=trusted,
                 bug=lambda text, error: bugs is not None and bugs.append(error),
                 offer=offer,

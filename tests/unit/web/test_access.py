@@ -71,7 +71,7 @@ def handler(**opt: object) -> Any:
 
 
 def test_reading_from_another_machine_needs_the_token() -> None:
-    guard = access_guard("right-token", trusted=False)
+    guard = access_guard(lambda: "right-token", trusted=False)
     with pytest.raises(NotAuthorizedException):
         guard(remote("GET"), handler())
     assert guard(remote("GET", authorization="bearer right-token"), handler()) is None
@@ -79,8 +79,8 @@ def test_reading_from_another_machine_needs_the_token() -> None:
 
 def test_without_a_token_another_machine_reads_nothing() -> None:
     with pytest.raises(PermissionDeniedException):
-        access_guard(None, trusted=False)(remote("GET"), handler())
+        access_guard(lambda: None, trusted=False)(remote("GET"), handler())
 
 
 def test_probes_answer_everybody() -> None:
-    assert access_guard("right-token", trusted=False)(remote("GET"), handler(open=True)) is None
+    assert access_guard(lambda: "right-token", trusted=False)(remote("GET"), handler(open=True)) is None

@@ -285,7 +285,9 @@ def test_the_schema_names_every_route_and_its_problems(ask: Caller) -> None:
 def test_the_fake_service_and_the_application_agree_on_the_interface() -> None:
     operations: Operations = FakeOperations()
     assert (
-        create_app(operations, token=None, trusted=True, bug=lambda *_: None).openapi_schema.info.title
+        create_app(
+            operations, token=lambda: None, trusted=True, bug=lambda *_: None
+        ).openapi_schema.info.title
         == "Mail director"
     )
 

@@ -40,7 +40,7 @@ class Server:
             await run_api(
                 self.operations,
                 acceptor(sock, self.limits),
-                token=None,
+                token=lambda: None,
                 trusted=True,
                 bug=lambda *_: None,
                 started=self.started,
@@ -169,7 +169,7 @@ class Turns:
             self.threads.append(me)
 
 async def main():
-    serve = partial(run_api, token=None, trusted=True, bug=print)
+    serve = partial(run_api, token=lambda: None, trusted=True, bug=print)
     async with anyio.create_task_group() as tasks:
         started = [anyio.Event(), anyio.Event()]
         for event in started:
