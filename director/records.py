@@ -106,6 +106,8 @@ class RingInfo(msgspec.Struct, frozen=True, kw_only=True):
     waiting_for: dict[str, int] = {}
     """What the waiting logins of the asked director wait for, and how many of them each: `ring`, `majority`,
     `host`, `move`, `tag`, `address`, `store`, `memory` or `expiry`."""
+    stored: bool = True
+    """False, in the answer to a change: the store does not hold it yet; see `StoreInfo.unstored`."""
 
 
 class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +120,17 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     written: int | None
     """Unix seconds, to the minute; None: never."""
     error: str | None
+
+
+class UnstoredChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of an operator that the directors have and the store does not hold yet."""
+
+    what: str
+    """`move`, `pin`, `unpin`, `flush`, …, as in the audit."""
+    target: str
+    """The user, host or director that it is about, or `all`."""
+    since: int
+    """Unix seconds."""
 
 
 class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +147,8 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     lag: float = 0.0
     """Seconds since the oldest change of a user that is not known to be stored."""
     error: str | None = None
+    unstored: list[UnstoredChange] = []
+    """The oldest first; each leaves the list when it is stored."""
     snapshot: SnapshotInfo | None = None
     """None: none is kept."""
 
@@ -157,7 +172,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     host: HostInfo | None
     """The host as all directors have it now; None after a removal."""
     stored: bool
-    """False: every director has it, but the store was away; it is written when the store returns."""
+    """False: every director has it, but the store does not hold it yet; see `StoreInfo.unstored`."""
     dry_run: bool = False
     users: UsersChange | None = None
     """A new tag: what became of the users of the old one."""
@@ -185,7 +200,7 @@ class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
     not_reached: list[str] = []
     """Directors that did not confirm; the sessions they proxy end when they are back."""
     stored: bool = True
-    """False: every director has it, but the store was away; it is written when the store returns."""
+    """False: every director has it, but the store does not hold it yet; see `StoreInfo.unstored`."""
     dry_run: bool = False
     host: str | None = None
     """Where the user is now, after a move or pin."""

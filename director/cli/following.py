@@ -15,6 +15,11 @@ from director.records import MoveInfo, UsersChange
 POLL = 0.2
 """Seconds between two questions how far it is."""
 
+NOT_STORED = (
+    "every director has it, but the store does not hold it yet, and it is lost if they all end before;"
+    " `director status` names the reason, and says so until it is stored"
+)
+
 DRY = " (dry run: nothing is changed)"
 
 
@@ -120,7 +125,7 @@ def tell_what_is_open(name: str, change: UsersChange) -> None:
         directors = ", ".join(change.not_reached)
         complain(f"{name}: not confirmed by {directors}; the sessions they proxy end when they are back")
     if not change.stored:
-        complain(f"{name}: every director has it, but the store is away; it is written on its return")
+        complain(f"{name}: {NOT_STORED}")
 
 
 def counted(number: int, thing: str) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
+from director.cli.following import NOT_STORED
 from director.cli.numbers import NumberCommand, Weight
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, json_option, target_options
@@ -184,4 +185,4 @@ def _tell(address: str, change: Change) -> None:
     if change.warning:
         complain(f"{address}: {change.warning}")
     if not change.stored and not change.dry_run:
-        complain(f"{address}: every director has it, but the store is away; it is written on its return")
+        complain(f"{address}: {NOT_STORED}")

@@ -8,10 +8,10 @@ from urllib.parse import quote, urlencode
 import click
 
 from director.cli.client import Client
-from director.cli.following import DRY, counted
+from director.cli.following import DRY, NOT_STORED, counted
 from director.cli.groups import Commands
 from director.cli.numbers import NumberCommand
-from director.cli.output import Column, or_dash, say, say_json, say_table, since, size
+from director.cli.output import Column, complain, or_dash, say, say_json, say_table, since, size
 from director.cli.target import Target, change_options, json_option, target_options
 from director.records import MemberInfo, NewMember, RingInfo
 
@@ -113,6 +113,8 @@ def _tell(client: Client, document: bytes, what: str, as_json: bool, dry_run: bo
     missing = f", not in the ring: {', '.join(info.missing)}" if info.missing else ""
     listed = counted(len(info.ring) + len(info.missing), "director")
     say(f"{what}: {listed} listed{missing}{DRY if dry_run else ''}")
+    if not info.stored:
+        complain(f"{what}: {NOT_STORED}")
 
 
 def ring_lines(info: RingInfo) -> list[str]:

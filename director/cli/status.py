@@ -13,6 +13,8 @@ from director.cli.target import Target, json_option, target_options
 from director.cli.users import user_path
 from director.records import HostInfo, StatusInfo, UserStatus
 
+UNSTORED_NAMED = 5
+"""Changes that are not stored yet of which the names are shown."""
 HOST_COLUMNS = (
     Column("address"),
     Column("tag"),
@@ -91,6 +93,12 @@ def head(info: StatusInfo) -> list[str]:
             f"store {store.url} is being read: {100 * store.loaded_part:.0f} %, "
             f"{store.loaded_users} users so far"
         )
+    if store.unstored:
+        shown, others = store.unstored[:UNSTORED_NAMED], len(store.unstored) - UNSTORED_NAMED
+        named = ", ".join(f"{one.what} {one.target}" for one in shown)
+        more = f" and {others} more" if others > 0 else ""
+        since = moment(store.unstored[0].since)
+        lines.append(f"NOT STORED yet, since {since}: {named}{more}; lost if all directors end before")
     if store.snapshot is not None and not store.snapshot.up:
         since = moment(store.snapshot.written) if store.snapshot.written else "never"
         lines.append(

@@ -407,6 +407,7 @@ class App:
         self.persistence.take_over(handover.tables, handover.audit)
         if handover.username_hash != self.director.identity.username_hash:
             memory.users = memory.names = b""  # their keys mean nothing any more
+        self.persistence.unstored.take_over(handover.unstored)
         self.operations.take_over(handover.under_way, handover.operations)
         self.director.take_over(handover.smaller_since)
         load_users(self.director, memory, self.driver.handle)

@@ -14,6 +14,7 @@ import msgspec
 from director.core.events import Flush, Forget
 from director.errors import DirectorError
 from director.net.login import Connection
+from director.records import UnstoredChange
 from director.service.metrics import Counted
 from state.base import AuditEntry
 
@@ -114,6 +115,8 @@ class Handover(msgspec.Struct, kw_only=True):
     """The last number that an operation of operators has been given."""
     audit: list[AuditEntry] = msgspec.field(default_factory=list)
     """What is not in the store yet of who did what."""
+    unstored: list[UnstoredChange] = msgspec.field(default_factory=list)
+    """Operators' changes that are not in the store yet."""
     counted: Counted = msgspec.field(default_factory=Counted)
     log_unwritten: bytes = b""
     """Lines of the log that nobody has read yet; the first one may be the rest of a line."""

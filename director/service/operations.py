@@ -61,7 +61,7 @@ from director.service.metrics import (
 )
 from director.service.operators import FAILURES
 from director.service.persist import Persistence
-from director.service.useroperations import STORE_WAIT, UserOperations, as_address, is_hash
+from director.service.useroperations import UserOperations, as_address, is_hash
 from director.types import Address, HostId, MemberId, Stamp
 from director.version import VERSION
 from director.wire import hotpath
@@ -342,7 +342,8 @@ class Operations(UserOperations):
         """Backends have other addresses: all that was said of them, and their users, go with them."""
         rows = [self._hosts.rows[move.before] for move in moves]
         await self._driver.operators.move_hosts(HostsMoved(0, moves, rows))
-        await self._persistence.documents.wait_operators_stored(STORE_WAIT)
+        names = ", ".join(move.name for move in moves)
+        await self._persistence.unstored.documents_stored("backend_moved", names)
         for move, row in zip(moves, rows, strict=True):
             if self._hosts.rows[move.before] != row:
                 after = "" if is_parked_at(move) else move.after
@@ -360,7 +361,7 @@ class Operations(UserOperations):
                 warning=self._last_host(before, table),
             )
         row = await self._driver.operators.change_host(change)
-        stored = await self._persistence.documents.wait_operators_stored(STORE_WAIT)
+        stored = await self._persistence.unstored.documents_stored(what, str(change.address))
         if row != before:
             self._persistence.audit(
                 AuditEntry(

@@ -22,6 +22,7 @@ from director.core.events import (
     ClaimFailed,
     Event,
     Leases,
+    Persisted,
     StoreOpened,
 )
 from director.core.users import UserTable
@@ -35,6 +36,7 @@ from director.service.reading import Reading
 from director.service.share import Share
 from director.service.snapshot import Snapshot
 from director.service.sweeping import Sweeping
+from director.service.unstored import Unstored, UserWaits
 from director.service.writing import Writing
 from director.types import MemberId, UserKey
 from state.base import (
@@ -133,8 +135,10 @@ class Persistence:
             )
         self._reading = Reading(store, director, handle, log)
         self._writing = Writing(
-            store, director, self._reading, self._share, handle, self._between, self._noted
+            store, director, self._reading, self._share, self._answered, self._between, self._noted
         )
+        self._waits = UserWaits(self.persist)
+        self.unstored = Unstored(self.documents, self._waits, log)
         self._claims = Claims(store, director, handle, self._reading, self.failed)
         self.sweeping = Sweeping(store, director, self._reading, self._may_sweep, log)
 
@@ -166,6 +170,7 @@ class Persistence:
             queued_buckets=self.queued,
             lag=round(self.lag, 3),
             error=self.error,
+            unstored=self.unstored.changes(),
             snapshot=None if self._snapshot is None else self._snapshot.info(),
         )
 
@@ -215,6 +220,13 @@ class Persistence:
         self._writing.ask(number, buckets)
         self._work.set()
         self._urgent.set()
+
+    def _answered(self, event: Event) -> None:
+        """What `persist` asked for is stored."""
+        if isinstance(event, Persisted) and event.number < 0:
+            self._waits.stored(event.number)
+        else:
+            self._handle(event)
 
     def read_first(self, buckets: Sequence[int]) -> None:
         """Logins wait for these buckets of users; `BucketsRead` follows. The store is being read."""
@@ -345,6 +357,7 @@ class Persistence:
         self._run_id = run_id
         self.up = True
         self.error = self._said = None
+        self._waits.ask_again()
         self._handle(Leases(alive))
 
     def _say_set_aside(self) -> None:
@@ -383,6 +396,7 @@ class Persistence:
                 tasks.start_soon(self._load)
                 tasks.start_soon(self._load_wanted)
             tasks.start_soon(self._write_behind)
+            tasks.start_soon(self.unstored.run)
             tasks.start_soon(self.sweeping.run)
             if self._snapshot is not None:
                 tasks.start_soon(self._snapshot.run)

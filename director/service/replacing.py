@@ -214,6 +214,7 @@ class Replacing:
             under_way=app.operations.hand_over(),
             operations=app.driver.operators.last,
             audit=audit,
+            unstored=app.persistence.unstored.changes(),
             counted=app.operations.counted(),
             log_unwritten=app.log_writer.hand_over() if app.log_writer else b"",
         )

@@ -26,7 +26,7 @@ from director.core.hashing import UserHash
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat
 from director.core.messages import HostRow
 from director.core.order import join_member, split_member
-from director.core.users import BUCKETS, PINNED, is_alive, unpack
+from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, is_alive, unpack
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
 from director.service.driver import Driver
@@ -40,8 +40,6 @@ from state.base import AuditEntry
 
 REMEMBERED = 100
 """Ended operations that can still be asked for."""
-STORE_WAIT = 1.0
-"""Seconds a change waits for the store before it is reported as not yet stored."""
 RESOLVE_WITHIN = 5.0
 """Seconds the name of a director may take."""
 SLICE = 500
@@ -105,8 +103,10 @@ class UserOperations(ABC):
             return self._preview_move(key, row)
         event = MoveUser(0, key, Address(row.address), name, pin, early)
         done = await self._driver.operators.change_users(event)
-        self._audit("pin" if pin else "move", user, reason, f"host={row.address} moved={done.moved}")
-        return _change(done, host=self._host_of(key))
+        what = "pin" if pin else "move"
+        stored = await self._user_stored(what, user, key)
+        self._audit(what, user, reason, f"host={row.address} moved={done.moved}")
+        return _change(done, stored=stored, host=self._host_of(key))
 
     async def start_move(
         self,
@@ -148,8 +148,9 @@ class UserOperations(ABC):
         if dry_run:
             return UsersChange(dry_run=True, host=self._host_of(key))
         done = await self._driver.operators.change_users(UnpinUser(0, key))
+        stored = await self._user_stored("unpin", user, key)
         self._audit("unpin", user, reason, f"unpinned={done.moved}")
-        return _change(done, host=self._host_of(key))
+        return _change(done, stored=stored, host=self._host_of(key))
 
     async def kick(
         self,
@@ -366,7 +367,11 @@ class UserOperations(ABC):
             one.problem = Problem(title=str(exc), status=409, exit_code=exc.exit_code)
             raise
         else:
-            one.result = made = _added(_change(done), one.before)
+            unstored = self._persistence.unstored
+            key = event.key if isinstance(event, MoveUser) else None
+            buckets = None if key is None else [key >> BUCKET_SHIFT]
+            stored = await unstored.users_stored(one.kind, one.target, buckets)
+            one.result = made = _added(_change(done, stored=stored), one.before)
             detail = f"moved={made.moved} sessions={made.kicked} timed_out={made.timed_out}"
             self._audit(one.kind, one.target, reason, detail)
             return one.result
@@ -402,8 +407,10 @@ class UserOperations(ABC):
     ) -> RingInfo:
         if not dry_run:
             await self._driver.operators.change_member(MemberChange(0, member, remove, name))
-            await self._persistence.documents.wait_operators_stored(STORE_WAIT)
-            self._audit("ring remove" if remove else "ring add", name or member, reason, "")
+            what = "ring remove" if remove else "ring add"
+            stored = await self._persistence.unstored.documents_stored(what, name or member)
+            self._audit(what, name or member, reason, "")
+            return msgspec.structs.replace(self.ring(), stored=stored)
         return self.ring()
 
     async def _meant(self, host: str, port: int | None) -> tuple[MemberId, str]:
@@ -440,6 +447,10 @@ class UserOperations(ABC):
             at=time.time(), who=self._director.me, what=what, target=target, detail=detail, reason=reason
         )
         self._persistence.audit(entry)
+
+    async def _user_stored(self, what: str, user: str, key: UserKey) -> bool:
+        """Whether the record of a user is in the store within a moment."""
+        return await self._persistence.unstored.users_stored(what, user, [key >> BUCKET_SHIFT])
 
     def _known_host(self, host: str) -> HostRow:
         row = self._hosts.get(as_address(host))
@@ -494,7 +505,7 @@ class UserOperations(ABC):
         return UsersChange(moved=moved, unchanged=unchanged, dry_run=True)
 
 
-def _change(done: UsersDone, host: str | None = None) -> UsersChange:
+def _change(done: UsersDone, *, stored: bool = True, host: str | None = None) -> UsersChange:
     return UsersChange(
         moved=done.moved,
         unchanged=done.unchanged,
@@ -504,6 +515,7 @@ def _change(done: UsersDone, host: str | None = None) -> UsersChange:
         timed_out=done.timed_out,
         not_flushed=done.not_flushed,
         not_reached=[str(member) for member in done.not_reached],
+        stored=stored,
         host=host,
     )
 

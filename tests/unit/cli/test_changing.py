@@ -69,8 +69,8 @@ def test_a_change_that_is_not_stored_yet_says_so_and_is_done(director: Director)
     director.operations.stored = False
     result = director("down", "127.0.1.1")
     assert result.exit_code == 0
-    assert result.stderr == (
-        "director: 127.0.1.1: every director has it, but the store is away; it is written on its return\n"
+    assert result.stderr.startswith(
+        "director: 127.0.1.1: every director has it, but the store does not hold it yet"
     )
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from director.cli.output import printable
 from director.cli.ring import waiting_lines
-from director.records import HostInfo, MemberInfo, RingInfo, SnapshotInfo
+from director.records import HostInfo, MemberInfo, RingInfo, SnapshotInfo, UnstoredChange
 from tests.unit.cli.conftest import Director
 
-ADDED = {"stopped", "removed", "moves_in_progress", "waiting_for"}
+ADDED = {"stopped", "removed", "moves_in_progress", "waiting_for", "stored"}
 READING = [("status",), ("status", "alice"), ("map",), ("dump",), ("ring", "status")]
 
 
@@ -44,6 +44,13 @@ def test_status_names_a_store_that_is_away_once(director: Director) -> None:
     url = "sqlite:////var/lib/director/state.db"
     director.operations.store_error = f"{url}: load: disk I/O error"
     assert director("status").stdout.splitlines()[1].startswith(f"store {url}: load: disk I/O error; ")
+
+
+def test_status_names_changes_that_are_not_stored_yet(director: Director) -> None:
+    changes = [UnstoredChange(what="pin", target=f"user{number}", since=1) for number in range(7)]
+    director.operations.unstored = changes
+    (line,) = [line for line in director("status").stdout.splitlines() if "NOT STORED" in line]
+    assert "pin user0, pin user1, pin user2, pin user3, pin user4 and 2 more" in line
 
 
 def test_status_names_a_snapshot_that_cannot_be_written(director: Director) -> None:

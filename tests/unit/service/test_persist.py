@@ -342,7 +342,7 @@ async def test_a_store_that_cannot_take_writes_does_not_come_and_go(tmp_path: Pa
 async def test_an_operators_change_says_that_it_is_not_stored_while_the_store_is_away(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("director.service.operations.STORE_WAIT", 0.05)
+    monkeypatch.setattr("director.service.unstored.STORE_WAIT", 0.05)
     async with running(Node(redis.url)) as node:
         assert (await node.operations.update_host(HOSTS[0], 50, reason="with")).stored
         redis.kill()

@@ -29,6 +29,7 @@ from director.records import (
     SnapshotInfo,
     StatusInfo,
     StoreInfo,
+    UnstoredChange,
     UserInfo,
     UsersChange,
     UserStatus,
@@ -67,6 +68,7 @@ class FakeOperations:
         self.moving = 0
         self.waiting_for: dict[str, int] = {}
         self.store_error: str | None = None
+        self.unstored: list[UnstoredChange] = []
         self.snapshot: SnapshotInfo | None = None
         self.stored = True
         self.warning = ""
@@ -107,7 +109,7 @@ class FakeOperations:
             users=len(self.assigned), ring=self.ring(),
             store=StoreInfo(
                 url="sqlite:////var/lib/director/state.db", shared=False, up=self.store_error is None,
-                loaded=True, error=self.store_error, snapshot=self.snapshot,
+                loaded=True, error=self.store_error, unstored=self.unstored, snapshot=self.snapshot,
             ),
         )  # fmt: skip
 

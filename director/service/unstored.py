@@ -1,0 +1,113 @@
+"""Operators' changes that the directors have and the store does not hold yet: told in the answer, the log and
+`status`, until they are stored.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import anyio
+
+from director.records import UnstoredChange
+from director.service.documents import Documents
+from director.service.log import Log
+
+STORE_WAIT = 1.0
+"""Seconds a change waits for the store before it is reported as not yet stored."""
+MANY_WAIT = 5.0
+"""The same for a change of many users."""
+OF_A_USER = frozenset({"move", "pin", "unpin"})
+"""Changes whose target is the name of a user."""
+
+
+class UserWaits:
+    """Events that are set when buckets of users are stored, however long the store is away."""
+
+    def __init__(self, ask: Callable[[int, Sequence[int] | None], None]) -> None:
+        """ask: has buckets written at once, if the store is up; `stored` is called with the number then."""
+        self._ask = ask
+        self._number = 0
+        self._open: dict[int, tuple[Sequence[int] | None, anyio.Event]] = {}
+
+    def add(self, buckets: Sequence[int] | None) -> anyio.Event:
+        """Set once these buckets (None: all that have changed) are stored as they are now."""
+        self._number -= 1  # the core's own numbers are above 0
+        event = anyio.Event()
+        self._open[self._number] = buckets, event
+        self._ask(self._number, buckets)
+        return event
+
+    def stored(self, number: int) -> None:
+        found = self._open.pop(number, None)
+        if found is not None:
+            found[1].set()
+
+    def ask_again(self) -> None:
+        """The store is up again."""
+        for number, (buckets, _) in self._open.items():
+            self._ask(number, buckets)
+
+
+class Unstored:
+    def __init__(self, documents: Documents, waits: UserWaits, log: Log) -> None:
+        self._documents, self._waits, self._log = documents, waits, log
+        self._changes: list[UnstoredChange] = []
+        self._new = anyio.Event()
+        self._followed: list[tuple[UnstoredChange, anyio.Event | None]] = []
+
+    def changes(self) -> list[UnstoredChange]:
+        """The oldest first."""
+        return list(self._changes)
+
+    async def users_stored(self, what: str, target: str, buckets: Sequence[int] | None) -> bool:
+        """Whether these buckets of users (None: all that have changed) are stored within a moment; else it is
+        followed until they are."""
+        stored = self._waits.add(buckets)
+        with anyio.move_on_after(MANY_WAIT if buckets is None else STORE_WAIT):
+            await stored.wait()
+        return stored.is_set() or self._follow(what, target, stored)
+
+    async def documents_stored(self, what: str, target: str) -> bool:
+        """The same for hosts and directors."""
+        return await self._documents.wait_operators_stored(STORE_WAIT) or self._follow(what, target, None)
+
+    def _follow(self, what: str, target: str, stored: anyio.Event | None) -> bool:
+        change = UnstoredChange(what=what, target=target, since=int(time.time()))
+        note = "all directors of the ring have it; it is lost if they end before the store takes it"
+        self._log.warning("change_not_stored", what=what, **_named(change), note=note)
+        self._add(change, stored)
+        return False
+
+    def _add(self, change: UnstoredChange, stored: anyio.Event | None) -> None:
+        self._changes.append(change)
+        self._followed.append((change, stored))
+        self._new.set()
+
+    def take_over(self, changes: Iterable[UnstoredChange]) -> None:
+        """Those that a predecessor in this process has left."""
+        for change in changes:
+            self._add(change, self._waits.add(None))
+
+    async def run(self) -> None:
+        """Say of each when it is stored, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            while True:
+                while self._followed:
+                    tasks.start_soon(self._until_stored, *self._followed.pop())
+                await self._new.wait()
+                self._new = anyio.Event()
+
+    async def _until_stored(self, change: UnstoredChange, stored: anyio.Event | None) -> None:
+        if stored is not None:
+            await stored.wait()
+        await self._documents.wait_operators_stored(math.inf)
+        self._changes.remove(change)
+        took = max(0, int(time.time()) - change.since)
+        self._log.info("change_stored", what=change.what, **_named(change), seconds=took)
+
+
+def _named(change: UnstoredChange) -> dict[str, str]:
+    """The target as a field of the log, where names of users may be hidden."""
+    return {"user" if change.what in OF_A_USER else "target": change.target}
