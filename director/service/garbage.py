@@ -1,4 +1,4 @@
-"""When garbage is collected: full collections are made by a task of their own, never in the middle of other work.
+"""When garbage is collected: full collections are made by a task of their own, in the middle of nothing else.
 
 Python begins a full collection in the middle of whatever allocates, so that it makes the longest turns longer
 still, just when there is much to do: with 100,000 kicks under way it takes some milliseconds. The young
