@@ -50,6 +50,8 @@ class UserStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Where the vhost circle puts the user now."""
     configured: str | None = None
     """Where the circle of the configuration file alone would put the user."""
+    pinned: bool = False
+    """The user stays on `current` for good; `expires` does not count."""
 
 
 class LookupAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -175,7 +177,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """False: every director has it, but the store does not hold it yet; see `StoreInfo.unstored`."""
     dry_run: bool = False
     users: UsersChange | None = None
-    """A new tag: what became of the users of the old one."""
+    """A new tag: what became of the users of the old one. Dry run of a removal: what would become of those of
+    the host."""
     warning: str = ""
     """What the change leads to that may not be wanted."""
 
@@ -191,10 +194,10 @@ class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
     """Users for whom the move of another operator won."""
     pinned: int = 0
     """Users whom a flush left where they are pinned."""
-    kicked: int = 0
-    """Sessions ended."""
-    timed_out: int = 0
-    """Users whose old sessions were not confirmed to be gone in time."""
+    kicked: int | None = 0
+    """Sessions ended. None: a dry run does not know."""
+    timed_out: int | None = 0
+    """Users whose old sessions were not confirmed to be gone in time. None: a dry run does not know."""
     not_flushed: int = 0
     """Users whose flush program failed or did not end; the kick delay was waited for instead."""
     not_reached: list[str] = []
@@ -204,6 +207,10 @@ class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     host: str | None = None
     """Where the user is now, after a move or pin."""
+    known: bool = True
+    """False, of a kick: no such user is assigned, and no session was found."""
+    kicked_here: int | None = None
+    """Dry run of a kick: sessions that the asked director's own proxy has. None: not known."""
 
 
 class MoveInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,6 +265,8 @@ class NewMove(msgspec.Struct, frozen=True, kw_only=True):
     numeric: Literal["hash", "name"] = "hash"
     """What a `user` of digits only is."""
     pin: bool = False
+    new: bool = True
+    """Whether it may be a user that nobody has seen; False: that is answered 404."""
     reason: str = ""
     dry_run: bool = False
 
@@ -283,6 +292,8 @@ class NewKick(msgspec.Struct, frozen=True, kw_only=True):
     """Body of `POST /v1/kicks`: whose sessions to end, said in exactly one way."""
 
     user: str | None = None
+    numeric: Literal["hash", "name"] = "hash"
+    """What a `user` of digits only is."""
     field: str | None = None
     """A field of the passdb, with `value`."""
     value: str | None = None

@@ -102,9 +102,9 @@ def drain(target: Target, host: str, as_json: bool, dry_run: bool, reason: str) 
         name = f"drain {address}"
         before = client.decode(client.get(host_path(address)), HostInfo)
         if dry_run:
-            if not outcomes.kept(address, UsersChange(moved=before.users, dry_run=True)):
-                users = counted(before.users, "user")
-                say(f"{name}: weight {before.weight} -> 0, {users} to be moved{DRY}")
+            change = _would_empty(client, address)
+            if not outcomes.kept(address, change):
+                say(f"{name}: weight {before.weight} -> 0, {in_words(change)}{DRY}")
             return 0
         if before.weight:
             client.change("PATCH", host_path(address), HostPatch(weight=0, reason=reason))
@@ -179,7 +179,7 @@ def tag(target: Target, host: str, tag: str, as_json: bool, dry_run: bool, reaso
         path, body = host_path(address), HostPatch(tag=tag, reason=reason, dry_run=dry_run)
         if dry_run:
             change = client.decode(client.change("PATCH", path, body), Change)
-            done = Done(change.users or UsersChange(dry_run=True))
+            done = Done(change.users or UsersChange(kicked=None, timed_out=None, dry_run=True))
         else:
             done = carry_out(client, name, "PATCH", path, body)
         return outcomes.tell(name, address, done)
@@ -193,6 +193,13 @@ def flushed(client: Client, name: str, body: NewFlush) -> Done:
     if body.dry_run:
         return Done(client.decode(client.change("POST", "/v1/flushes", body), UsersChange))
     return carry_out(client, name, "POST", "/v1/flushes", body)
+
+
+def _would_empty(client: Client, address: str) -> UsersChange:
+    """What a drain would come to: with weight 0 the hash puts nobody on the host."""
+    document = client.change("POST", "/v1/flushes", NewFlush(host=address, dry_run=True))
+    change = client.decode(document, UsersChange)
+    return msgspec.structs.replace(change, moved=change.moved + change.unchanged, unchanged=0)
 
 
 def _emptied(client: Client, name: str, address: str, reason: str) -> tuple[Done, int]:

@@ -100,8 +100,16 @@ PAST = {"forget": "forgotten"}
 """What has become of users, by kind of move; `moved` by all others."""
 
 
+WOULD = {"moved": "move", "forgotten": "forget"}
+"""What a dry run says in place of what has become of users."""
+
+
 def in_words(change: UsersChange, past: str = "moved") -> str:
-    """`1200 users moved, 3410 sessions ended, 0 timed out`, and what else there is to say."""
+    """`1200 users moved, 3410 sessions ended, 0 timed out`, and what else there is to say; of a dry run
+    `would move 1200 users, end - sessions`."""
+    if change.dry_run:
+        text = f"would {WOULD[past]} {counted(change.moved, 'user')}, end {counted(change.kicked, 'session')}"
+        return text + (f", leave {counted(change.pinned, 'pinned user')}" if change.pinned else "")
     text = f"{counted(change.moved, 'user')} {past}"
     text += f", {counted(change.kicked, 'session')} ended, {change.timed_out} timed out"
     if change.superseded:
@@ -128,5 +136,6 @@ def tell_what_is_open(name: str, change: UsersChange) -> None:
         complain(f"{name}: {NOT_STORED}")
 
 
-def counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+def counted(number: int | None, thing: str) -> str:
+    """`3 users`; `- users` where the number is not known."""
+    return f"{'-' if number is None else number} {thing}{'' if number == 1 else 's'}"

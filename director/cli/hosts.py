@@ -11,12 +11,12 @@ from urllib.parse import quote, urlencode
 import click
 
 from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
-from director.cli.following import NOT_STORED
+from director.cli.following import DRY, NOT_STORED, counted
 from director.cli.numbers import NumberCommand, Weight
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, json_option, target_options
 from director.errors import EX_NOT_FOUND
-from director.records import Change, Dump, HostInfo, HostPatch, NewHost
+from director.records import Change, Dump, HostInfo, HostPatch, NewHost, UsersChange
 
 HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 """What a resolver can be asked for."""
@@ -138,6 +138,12 @@ def hosts_of(client: Client, host: str) -> list[str]:
     return [one.address for one in there if one.hostname == host] or addresses_of(host)
 
 
+def is_host(client: Client, text: str) -> bool:
+    """Whether the director knows a host by this address or name."""
+    there = client.decode(client.get("/v1/hosts"), list[HostInfo])
+    return any(text in (one.address, one.hostname) for one in there)
+
+
 def host_path(address: str) -> str:
     return f"/v1/hosts/{quote(address, safe='')}"
 
@@ -176,12 +182,17 @@ def each_address(target: Target, host: str, act: Callable[[Client, str], int]) -
 
 def _tell(address: str, change: Change) -> None:
     host = change.host
-    if host is None:
-        text = f"{address}: removed"
-    else:
+    if host is not None:
         tag = f"@{host.tag}" if host.tag else ""
-        text = f"{host.address}{tag}: weight {host.weight}, {'up' if host.up else 'down'}"
-    say(f"{text} (dry run: nothing is changed)" if change.dry_run else text)
+        have = "would have weight" if change.dry_run else "weight"
+        text = f"{host.address}{tag}: {have} {host.weight}, {'up' if host.up else 'down'}"
+    elif change.dry_run:
+        users = change.users or UsersChange(dry_run=True, kicked=None)
+        text = f"{address}: would be removed, {counted(users.moved, 'user')} would get another host"
+        text += f", ending {counted(users.kicked, 'session')}"
+    else:
+        text = f"{address}: removed"
+    say(f"{text}{DRY}" if change.dry_run else text)
     if change.warning:
         complain(f"{address}: {change.warning}")
     if not change.stored and not change.dry_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import click
@@ -11,11 +11,11 @@ import msgspec
 
 from director.cli.client import Client
 from director.cli.following import DRY, counted, tell_what_is_open
-from director.cli.hosts import host_path, hosts_of
+from director.cli.hosts import host_path, hosts_of, is_host
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, json_option
-from director.cli.users import user_path
-from director.errors import EX_TRY_AGAIN
+from director.cli.users import name_option, numeric, user_path
+from director.errors import EX_NOT_FOUND, EX_TRY_AGAIN
 from director.records import HostInfo, NewKick, NewMove, UsersChange, UserStatus
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -24,16 +24,19 @@ F = TypeVar("F", bound=Callable[..., object])
 def user_options(command: F) -> F:
     """Which user is meant."""
     tag = click.option("-t", "--tag", metavar="TAG", default="", help="The user with this tag.")
-    name = click.option(
-        "--name", "is_name", is_flag=True, help="USER is a name, even one of digits only; not a hash."
-    )
-    return tag(name(command))
+    return tag(name_option(command))
+
+
+new_option = click.option(
+    "--new", is_flag=True, help="USER may be one that nobody has seen; else that is exit code 68."
+)
 
 
 @click.command()
 @click.argument("user")
 @click.argument("host")
 @user_options
+@new_option
 @json_option
 @change_options
 @click.pass_obj
@@ -43,6 +46,7 @@ def move(
     host: str,
     tag: str,
     is_name: bool,
+    new: bool,
     as_json: bool,
     dry_run: bool,
     reason: str,
@@ -51,9 +55,11 @@ def move(
 
     Returns when every director has confirmed it. He can log in again a moment later (users.kick_delay). He
     stays on HOST until he expires; `pin` keeps him there for good. A USER of digits only is taken as the
-    hash of a user. Exit code 75: he is being moved already, or another operator's move won.
+    hash of a user. Exit code 68: nobody has seen USER. 75: another move of USER is under way, or has won.
     """
-    wanted = NewMove(user=user, host="", tag=tag, numeric=_numeric(is_name), reason=reason, dry_run=dry_run)
+    wanted = NewMove(
+        user=user, host="", tag=tag, numeric=numeric(is_name), new=new, reason=reason, dry_run=dry_run
+    )
     return _move(target, wanted, host, as_json)
 
 
@@ -61,6 +67,7 @@ def move(
 @click.argument("user")
 @click.argument("host")
 @user_options
+@new_option
 @json_option
 @change_options
 @click.pass_obj
@@ -70,6 +77,7 @@ def pin(
     host: str,
     tag: str,
     is_name: bool,
+    new: bool,
     as_json: bool,
     dry_run: bool,
     reason: str,
@@ -79,7 +87,14 @@ def pin(
     He is moved there if he is elsewhere, as by `move`. `unpin` ends it.
     """
     wanted = NewMove(
-        user=user, host="", tag=tag, numeric=_numeric(is_name), pin=True, reason=reason, dry_run=dry_run
+        user=user,
+        host="",
+        tag=tag,
+        numeric=numeric(is_name),
+        pin=True,
+        new=new,
+        reason=reason,
+        dry_run=dry_run,
     )
     return _move(target, wanted, host, as_json)
 
@@ -97,7 +112,7 @@ def unpin(
 
     He stays where he is for now, and no session ends. Exit code 68: he is not pinned.
     """
-    query = {"tag": tag, "numeric": _numeric(is_name), "reason": reason, "dry_run": str(dry_run).lower()}
+    query = {"tag": tag, "numeric": numeric(is_name), "reason": reason, "dry_run": str(dry_run).lower()}
     client = target.client()
     document = client.change("DELETE", f"{user_path(user)}/pin?{urlencode(query)}")
     change = client.decode(document, UsersChange)
@@ -105,7 +120,8 @@ def unpin(
         say_json(document)
     else:
         stays = f", stays on {change.host} until he expires" if change.host else ""
-        say(f"{user}: no longer pinned{stays}{DRY if dry_run else ''}")
+        ends = "would no longer be pinned" if dry_run else "no longer pinned"
+        say(f"{user}: {ends}{stays}{DRY if dry_run else ''}")
     tell_what_is_open(user, change)
 
 
@@ -113,6 +129,7 @@ def unpin(
 @click.argument("user", metavar="[USER|VALUE]", required=False)
 @click.option("-f", "--field", metavar="FIELD", help="End the sessions whose passdb FIELD is VALUE.")
 @click.option("--hash", "hash32", metavar="HASH", type=int, help="The user with this hash, as in `map`.")
+@name_option
 @json_option
 @change_options
 @click.pass_obj
@@ -121,32 +138,52 @@ def kick(
     user: str | None,
     field: str | None,
     hash32: int | None,
+    is_name: bool,
     as_json: bool,
     dry_run: bool,
     reason: str,
-) -> None:
+) -> int:
     """End the sessions of USER on all directors.
 
-    He stays on his host and may log in again at once. Names and values are compared as they are: * is no
-    mask. `kick USER`, `kick -f FIELD VALUE` or `kick --hash HASH`.
+    USER stays on its host and may log in again at once. A USER of digits only is taken as the hash of a
+    user. Names and values are compared as they are: * is no mask. `kick USER`, `kick -f FIELD VALUE` or
+    `kick --hash HASH`. Exit code 68: USER is not assigned and has no session. A dry run counts the sessions
+    of the asked director's own proxy.
     """
     if (user is None) == (hash32 is None) or (field is not None and user is None):
         raise click.UsageError("say whom: USER, or -f FIELD VALUE, or --hash HASH")
-    whom = {"user": user} if field is None else {"field": field, "value": user}
+    if is_name and (field is not None or hash32 is not None):
+        raise click.UsageError("--name is about USER: it goes with neither -f nor --hash")
     name = f"hash {hash32}" if user is None else user if field is None else f"{field}={user}"
     client = target.client()
-    body = NewKick(**whom, hash=hash32, reason=reason, dry_run=dry_run)
+    body = NewKick(
+        user=user if field is None else None,
+        numeric=numeric(is_name),
+        field=field,
+        value=user if field is not None else None,
+        hash=hash32,
+        reason=reason,
+        dry_run=dry_run,
+    )
     document = client.change("POST", "/v1/kicks", body)
     change = client.decode(document, UsersChange)
     if as_json:
         say_json(document)
-    else:
-        say(f"{name}: {counted(change.kicked, 'session')} ended{DRY if dry_run else ''}")
+    if not change.known:
+        why = "it is a backend host" if is_host(client, name) else "it is not assigned, and has no session"
+        complain(f"{name}: no such user: {why}")
+        return EX_NOT_FOUND
+    if not as_json:
+        say(f"{name}: {_kicked(change)}")
     tell_what_is_open(name, change)
+    return 0
 
 
-def _numeric(is_name: bool) -> Literal["hash", "name"]:
-    return "name" if is_name else "hash"
+def _kicked(change: UsersChange) -> str:
+    if not change.dry_run:
+        return f"{counted(change.kicked, 'session')} ended"
+    here = "" if change.kicked is not None else f", {counted(change.kicked_here, 'session')} of this proxy"
+    return f"would end {counted(change.kicked, 'session')}{here}{DRY}"
 
 
 def _move(target: Target, wanted: NewMove, host: str, as_json: bool) -> int:
@@ -179,5 +216,8 @@ def _outcome(change: UsersChange, before: str | None, wanted: NewMove) -> str:
     pinned = ", pinned" if wanted.pin else ""
     if not change.moved or before == wanted.host:
         return f"already on {wanted.host}{pinned}"
+    if change.dry_run:
+        way = f"move {before} -> {wanted.host}" if before else f"be placed on {wanted.host}"
+        return f"would {way}{pinned}, ending {counted(change.kicked, 'session')}"
     way = f"{before} -> {wanted.host}" if before else f"placed on {wanted.host}"
     return f"{way}{pinned}, {counted(change.kicked, 'session')} ended"

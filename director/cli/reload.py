@@ -78,4 +78,4 @@ def lines(info: ReloadInfo, *, dry_run: bool = False) -> list[str]:
     would = "would count at once" if dry_run else "counts now"
     found = [f"{name}: {would}" for name in info.applied]
     found += [f"{name}: needs `director reload --exec`" for name in info.needs_exec]
-    return found or ["nothing has changed"]
+    return found or ["nothing would change" if dry_run else "nothing has changed"]

@@ -72,13 +72,8 @@ def add(target: Target, address: str, port: int | None, as_json: bool, dry_run: 
     """
     client = target.client()
     body = NewMember(address=address, port=port, reason=reason, dry_run=dry_run)
-    _tell(
-        client,
-        client.change("POST", "/v1/ring/members", body),
-        f"{_joined(address, port)} added",
-        as_json,
-        dry_run,
-    )
+    document = client.change("POST", "/v1/ring/members", body)
+    _tell(client, document, _joined(address, port), "added", as_json, dry_run)
 
 
 @ring.command(cls=NumberCommand)
@@ -96,7 +91,7 @@ def remove(target: Target, address: str, port: int | None, as_json: bool, dry_ru
     client = target.client()
     query = urlencode({"reason": reason, "dry_run": str(dry_run).lower()})
     path = f"/v1/ring/members/{quote(_joined(address, port), safe='')}?{query}"
-    _tell(client, client.change("DELETE", path), f"{_joined(address, port)} removed", as_json, dry_run)
+    _tell(client, client.change("DELETE", path), _joined(address, port), "removed", as_json, dry_run)
 
 
 def _joined(address: str, port: int | None) -> str:
@@ -105,16 +100,16 @@ def _joined(address: str, port: int | None) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _tell(client: Client, document: bytes, what: str, as_json: bool, dry_run: bool) -> None:
+def _tell(client: Client, document: bytes, member: str, done: str, as_json: bool, dry_run: bool) -> None:
     if as_json:
         say_json(document)
         return
     info = client.decode(document, RingInfo)
     missing = f", not in the ring: {', '.join(info.missing)}" if info.missing else ""
     listed = counted(len(info.ring) + len(info.missing), "director")
-    say(f"{what}: {listed} listed{missing}{DRY if dry_run else ''}")
+    say(f"{member} {'would be ' if dry_run else ''}{done}: {listed} listed{missing}{DRY if dry_run else ''}")
     if not info.stored:
-        complain(f"{what}: {NOT_STORED}")
+        complain(f"{member} {done}: {NOT_STORED}")
 
 
 def ring_lines(info: RingInfo) -> list[str]:

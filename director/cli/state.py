@@ -245,7 +245,7 @@ def import_state(
         return
     for kind in ("hosts", "members", "documents", "users", "names"):
         tally: Tally = getattr(done, kind)
-        say(f"{kind:<11}{tally.new} new, {tally.changed} changed, {tally.unchanged} as they were")
+        say(f"{kind:<11}{_in_words(tally, dry_run)}")
     if done.clipped:
         complain(
             f"{done.clipped} lines have times more than one hour ahead of this clock, the first is line "
@@ -255,6 +255,12 @@ def import_state(
         complain(f"document {name}: the store has another one, and keeps it")
     if dry_run:
         say("dry run: nothing is changed")
+
+
+def _in_words(tally: Tally, dry_run: bool) -> str:
+    if dry_run:
+        return f"{tally.new} would be new, {tally.changed} would change, {tally.unchanged} would stay"
+    return f"{tally.new} new, {tally.changed} changed, {tally.unchanged} as they were"
 
 
 @contextmanager

@@ -7,10 +7,12 @@ from urllib.parse import urlencode
 import click
 
 from director.cli.client import Client
-from director.cli.output import Column, moment, or_dash, say, say_json, say_table
+from director.cli.hosts import is_host
+from director.cli.output import Column, complain, moment, or_dash, say, say_json, say_table
 from director.cli.ring import ring_lines
 from director.cli.target import Target, json_option, target_options
-from director.cli.users import user_path
+from director.cli.users import name_option, numeric, user_path
+from director.errors import EX_NOT_FOUND
 from director.records import HostInfo, StatusInfo, UserStatus
 
 UNSTORED_NAMED = 5
@@ -28,24 +30,24 @@ HOST_COLUMNS = (
 @click.command()
 @click.argument("user", required=False)
 @click.option("-t", "--tag", metavar="TAG", default="", help="The user with this tag.")
+@name_option
 @json_option
 @target_options
 @click.pass_obj
-def status(target: Target, user: str | None, tag: str, as_json: bool) -> None:
+def status(target: Target, user: str | None, tag: str, is_name: bool, as_json: bool) -> int:
     """Hosts and their users; or where USER is.
 
-    A USER of digits only is taken as the hash of a user.
+    A USER of digits only is taken as the hash of a user. Exit code 68: USER is a backend host.
     """
-    if user is None and tag:
-        raise click.UsageError("-t belongs to a USER")
+    if user is None and (tag or is_name):
+        raise click.UsageError("-t and --name belong to a USER")
     client = target.client()
     if user is not None:
-        _user(client, user, tag, as_json)
-        return
+        return _user(client, user, tag, is_name, as_json)
     document = client.get("/v1/status")
     if as_json:
         say_json(document)
-        return
+        return 0
     info = client.decode(document, StatusInfo)
     for line in head(info):
         say(line)
@@ -54,19 +56,32 @@ def status(target: Target, user: str | None, tag: str, as_json: bool) -> None:
         say_table((*HOST_COLUMNS[:1], Column("name"), *HOST_COLUMNS[1:]), map(named_host_row, info.hosts))
     else:
         say_table(HOST_COLUMNS, map(host_row, info.hosts))
+    return 0
 
 
-def _user(client: Client, user: str, tag: str, as_json: bool) -> None:
-    document = client.get(user_path(user) + (f"?{urlencode({'tag': tag})}" if tag else ""))
+def _user(client: Client, user: str, tag: str, is_name: bool, as_json: bool) -> int:
+    query = urlencode({"tag": tag, "numeric": numeric(is_name)})
+    document = client.get(f"{user_path(user)}?{query}")
+    info = client.decode(document, UserStatus)
+    if info.current is None and is_host(client, user):
+        complain(f"{user}: is a backend host, not a user; `director map {user}` lists its users")
+        return EX_NOT_FOUND
     if as_json:
         say_json(document)
-        return
-    info = client.decode(document, UserStatus)
-    # The original's three lines, down to the -1.
-    expires = moment(info.expires) if info.current and info.expires else "-1"
-    say(f"Current: {info.current or 'n/a'} (expires {expires})")
+        return 0
+    # As the original's three lines.
+    say(f"Current: {_current(info)}")
     say(f"Hashed: {info.hashed or ''}")
     say(f"Initial config: {info.configured or ''}")
+    return 0
+
+
+def _current(info: UserStatus) -> str:
+    if info.current is not None:
+        return f"{info.current} ({'pinned' if info.pinned else f'expires {moment(info.expires or 0)}'})"
+    if info.hashed is not None:
+        return f"unassigned, would get {info.hashed}"
+    return f"unassigned, and no host of the pool {info.tag or 'without a tag'} takes new users"
 
 
 def host_row(host: HostInfo) -> tuple[object, ...]:

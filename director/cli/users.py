@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Literal
 from urllib.parse import quote, urlencode
 
 import click
@@ -65,6 +66,16 @@ def with_names(user: UserInfo, names: Names) -> list[UserInfo]:
     if user.name is not None or user.hash not in names:
         return [user]
     return [msgspec.structs.replace(user, name=name) for name in names[user.hash]]
+
+
+name_option = click.option(
+    "--name", "is_name", is_flag=True, help="USER is a name, even one of digits only; not a hash."
+)
+
+
+def numeric(is_name: bool) -> Literal["hash", "name"]:
+    """What the API is told of a USER of digits only."""
+    return "name" if is_name else "hash"
 
 
 def user_path(name: str) -> str:

@@ -38,10 +38,12 @@ class Commands(Protocol):
         numeric_is_hash: bool = True,
         pin: bool = False,
         early: bool = False,
+        new: bool = True,
         reason: str,
         dry_run: bool = False,
     ) -> UsersChange:
-        """Move a user, within the pool of `host`; a `tag` that is not the host's is refused.
+        """Move a user, within the pool of `host`; a `tag` that is not the host's is refused. new=False:
+        UnknownName for a user that nobody has seen.
 
         Returns when every director has ended his old sessions and the kick delay is over; early: without
         the kick delay. Raises UnknownName for the host, TryAgain while he is being moved already.
@@ -68,6 +70,7 @@ class Commands(Protocol):
         self,
         *,
         user: str | None = None,
+        numeric_is_hash: bool = False,
         field: str | None = None,
         value: str | None = None,
         hash: int | None = None,

@@ -117,6 +117,9 @@ class Sessions(Protocol):
     async def list_sessions(self) -> list[ProxiedSession]:
         """What login processes of this machine proxy. Raises KickError."""
 
+    async def count(self, what: KickWhat) -> int | None:
+        """How many of them a kick would end; None: that cannot be known."""
+
 
 class FlushPrograms(Protocol):
     """Who runs flush programs."""

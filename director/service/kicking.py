@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import anyio
@@ -131,6 +132,16 @@ class Kicker:
         except TimeoutError as exc:
             raise self._late(channel) from exc
         return listed.sessions
+
+    async def count(self, what: KickWhat) -> int | None:
+        """How many sessions of this machine a kick would end; None: there is no channel, or no answer."""
+        channel, census = self._channel(), Census()
+        if channel is None:
+            return None
+        with anyio.move_on_after(self._timeout), suppress(KickError):
+            await channel.read(census)
+            return census.take(what)
+        return None
 
     async def _wait_for_work(self) -> None:
         while not self._queue:

@@ -254,6 +254,7 @@ class Operations(UserOperations):
             expires=record.seen + self._users.expire if record is not None and host is not None else None,
             hashed=hashed.address if hashed else None,
             configured=self._configured(tag).host(hash32),
+            pinned=host is not None and record is not None and bool(record.flags & PINNED),
         )
 
     async def users(self, host: str | None = None, after: str = "") -> AsyncIterator[list[UserInfo]]:
@@ -328,7 +329,12 @@ class Operations(UserOperations):
         )
 
     async def remove_host(self, address: str, *, reason: str, dry_run: bool = False) -> Change:
-        return await self._change(HostChange(0, as_address(address), remove=True), "remove", reason, dry_run)
+        where = as_address(address)
+        change = HostChange(0, where, remove=True)
+        if not dry_run:
+            return await self._change(change, "remove", reason, dry_run)
+        users = await self._preview(where, None, everybody=True)
+        return msgspec.structs.replace(await self._change(change, "remove", reason, dry_run), users=users)
 
     async def apply(self, change: HostChange, what: str, reason: str) -> None:
         """Carry out what the configuration file says; the users of a former tag are moved behind it."""

@@ -17,7 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from director.core.addresses import canonical, host_id
+from director.core.addresses import canonical
 from director.core.checks import wrong_kick
 from director.core.director import Director
 from director.core.effects import UsersDone
@@ -26,13 +26,15 @@ from director.core.hashing import UserHash
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat
 from director.core.messages import HostRow
 from director.core.order import join_member, split_member
-from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, is_alive, unpack
+from director.core.users import BUCKET_SHIFT, PINNED, unpack
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
 from director.service.driver import Driver
 from director.service.handover import UnderWay
+from director.service.knownusers import KnownUsers
 from director.service.operators import UsersEvent
 from director.service.persist import Persistence
+from director.service.previews import preview, previewed
 from director.service.resolving import answer_of
 from director.service.servers import addresses_of
 from director.types import Address, MemberId, UserKey
@@ -42,8 +44,8 @@ REMEMBERED = 100
 """Ended operations that can still be asked for."""
 RESOLVE_WITHIN = 5.0
 """Seconds the name of a director may take."""
-SLICE = 500
-"""Users looked at in one turn of the loop: 1.5 ms."""
+LISTS = ("ring", "missing", "stopped")
+"""Fields of RingInfo that list directors."""
 LARGEST_HASH = 0xFFFFFFFF
 HASH_DIGITS = len(str(LARGEST_HASH))
 
@@ -72,6 +74,7 @@ class UserOperations(ABC):
         self._director: Director = driver.director
         self._hosts = driver.director.hosts
         self._users = driver.director.users
+        self._known = KnownUsers(self._users, self._hosts, lambda: self._director.loading)
         self._followed: dict[str, _Followed] = {}
         self._taken_over: list[_Followed] = []
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -94,11 +97,13 @@ class UserOperations(ABC):
         numeric_is_hash: bool = True,
         pin: bool = False,
         early: bool = False,
+        new: bool = True,
         reason: str,
         dry_run: bool = False,
     ) -> UsersChange:
-        """Move a user. tag: empty is that of the host. early: say so before the kick delay is over."""
-        row, key, name = self._to_move(user, host, tag, numeric_is_hash)
+        """Move a user. tag: empty is that of the host. early: say so before the kick delay is over. new: also
+        one that nobody has seen."""
+        row, key, name = self._to_move(user, host, tag, numeric_is_hash, new)
         if dry_run:
             return self._preview_move(key, row)
         event = MoveUser(0, key, Address(row.address), name, pin, early)
@@ -116,34 +121,43 @@ class UserOperations(ABC):
         *,
         numeric_is_hash: bool = True,
         pin: bool = False,
+        new: bool = True,
         reason: str,
     ) -> MoveInfo:
-        row, key, name = self._to_move(user, host, tag, numeric_is_hash)
+        row, key, name = self._to_move(user, host, tag, numeric_is_hash, new)
         event = MoveUser(0, key, Address(row.address), name, pin)
         return self._start("pin" if pin else "move", user, event, reason)
 
     def _to_move(
-        self, user: str, host: str, tag: str, numeric_is_hash: bool
+        self, user: str, host: str, tag: str, numeric_is_hash: bool, new: bool
     ) -> tuple[HostRow, UserKey, bytes]:
         """The host, the user's key in its pool, and his name where it is known."""
         row = self._known_host(host)
         if tag and tag != row.tag:
             raise BadRequest(f"{row.address} has the tag {row.tag!r}, not {tag!r}: users stay in their pool")
         if numeric_is_hash and is_hash(user):
-            return row, self._key_of_hash(int(user), row.tag), b""
-        name = self._user_hash.cut(_bytes(user))
-        return row, self._user_hash.key(name, row.tag.encode()), name
+            found, name = self._key_of_hash(int(user), row.tag), b""
+            if found is None:
+                raise self._known.without_name(user, new)
+            key = found
+        else:
+            name = self._user_hash.cut(_bytes(user))
+            key = self._user_hash.key(name, row.tag.encode())
+        if not new:
+            self._known.check(user, key)
+        return row, key, name
 
     async def unpin_user(
         self, user: str, tag: str = "", *, numeric_is_hash: bool = True, reason: str, dry_run: bool = False
     ) -> UsersChange:
         """Let a pinned user expire, and be flushed, like everybody."""
+        key: UserKey | None
         if numeric_is_hash and is_hash(user):
             key = self._key_of_hash(int(user), tag)
         else:
             key = self._user_hash.key(self._user_hash.cut(_bytes(user)), tag.encode())
-        record = self._users.get(key)
-        if record is None or not record.flags & PINNED:
+        record = self._users.get(key) if key is not None else None
+        if key is None or record is None or not record.flags & PINNED:
             raise UnknownName(f"{user}: not pinned")
         if dry_run:
             return UsersChange(dry_run=True, host=self._host_of(key))
@@ -156,6 +170,7 @@ class UserOperations(ABC):
         self,
         *,
         user: str | None = None,
+        numeric_is_hash: bool = False,
         field: str | None = None,
         value: str | None = None,
         hash: int | None = None,
@@ -165,6 +180,8 @@ class UserOperations(ABC):
     ) -> UsersChange:
         """End sessions by name, by another field of theirs, or by the user's hash; on all directors."""
         what: KickWhat
+        if user is not None and numeric_is_hash and is_hash(user):
+            hash, user = int(user), None
         if user is not None:
             what, target = ByName(_bytes(user)), user
         elif field is not None and value is not None:
@@ -177,11 +194,28 @@ class UserOperations(ABC):
         problem = wrong_kick(what)
         if problem is not None:
             raise BadRequest(problem)
+        known = self._is_assigned(user, hash)
         if dry_run:
-            return UsersChange(dry_run=True)
+            sessions = self._driver.sessions
+            here = await sessions.count(what) if sessions is not None else None
+            alone = len(self._director.barrier.ring) < 2
+            return UsersChange(
+                kicked=here if alone else None, kicked_here=here, timed_out=None, known=known, dry_run=True
+            )
         done = await self._driver.operators.change_users(KickSessions(0, what, wait))
         self._audit("kick", target, reason, f"sessions={done.kicked}")
-        return _change(done)
+        found = done.kicked or done.timed_out or done.not_reached
+        return msgspec.structs.replace(_change(done), known=known or bool(found))
+
+    def _is_assigned(self, user: str | None, hash32: int | None) -> bool:
+        """Whether a user is assigned, in whatever pool. True where a field is asked for instead."""
+        if hash32 is not None:
+            return self._known.knows_hash(hash32)
+        if user is None:
+            return True
+        name = self._user_hash.cut(_bytes(user))
+        tags = {row.tag for row in self._hosts.present()}
+        return any(self._known.knows(self._user_hash.key(name, tag.encode())) for tag in tags)
 
     # ---- many users
 
@@ -231,8 +265,11 @@ class UserOperations(ABC):
         """Give a host another tag; its users of the old one are moved as by a flush."""
         change = HostChange(0, Address(self._known_host(address).address), tag=tag, retag=True)
         before, made = self._known_host(address), await self._change(change, "tag", reason, dry_run)
-        if dry_run or before.tag == tag:
+        if before.tag == tag:
             return made
+        if dry_run:
+            users = await self._preview(Address(before.address), None, everybody=True)
+            return msgspec.structs.replace(made, users=users)
         event = self._flush_of_tag(before)
         users = await self._carry_out(self._follow("tag", before.address), event, reason)
         return msgspec.structs.replace(made, users=users)
@@ -289,8 +326,8 @@ class UserOperations(ABC):
             total=one.total,
             moved=before.moved + job.moved if job else result.moved,
             in_progress=len(job.under_way) if job else 0,
-            timed_out=before.timed_out + job.timed_out if job else result.timed_out,
-            kicked=before.kicked + job.kicked if job else result.kicked,
+            timed_out=(before.timed_out or 0) + job.timed_out if job else result.timed_out or 0,
+            kicked=(before.kicked or 0) + job.kicked if job else result.kicked or 0,
             result=one.result,
             problem=one.problem,
         )
@@ -405,13 +442,24 @@ class UserOperations(ABC):
     async def _change_member(
         self, member: MemberId, name: str, reason: str, dry_run: bool, *, remove: bool = False
     ) -> RingInfo:
-        if not dry_run:
-            await self._driver.operators.change_member(MemberChange(0, member, remove, name))
-            what = "ring remove" if remove else "ring add"
-            stored = await self._persistence.unstored.documents_stored(what, name or member)
-            self._audit(what, name or member, reason, "")
-            return msgspec.structs.replace(self.ring(), stored=stored)
-        return self.ring()
+        if dry_run:
+            return self._ring_with(member, remove=remove)
+        await self._driver.operators.change_member(MemberChange(0, member, remove, name))
+        what = "ring remove" if remove else "ring add"
+        stored = await self._persistence.unstored.documents_stored(what, name or member)
+        self._audit(what, name or member, reason, "")
+        return msgspec.structs.replace(self.ring(), stored=stored)
+
+    def _ring_with(self, member: MemberId, *, remove: bool) -> RingInfo:
+        """The ring as it would be listed with the director, or without it."""
+        ring = self.ring()
+        if remove:
+            lists = {name: [one for one in getattr(ring, name) if one != member] for name in LISTS}
+            rows = [one for one in ring.members if join_member(Address(one.address), one.port) != member]
+            return msgspec.structs.replace(ring, members=rows, **lists)
+        if member in (*ring.ring, *ring.missing):
+            return ring
+        return msgspec.structs.replace(ring, missing=[*ring.missing, member])
 
     async def _meant(self, host: str, port: int | None) -> tuple[MemberId, str]:
         """A director by its address or name; who it is, and its `name:port` where it was given by name."""
@@ -458,18 +506,14 @@ class UserOperations(ABC):
             raise UnknownName(f"{host}: no such backend host")
         return row
 
-    def _key_of_hash(self, hash32: int, tag: str) -> UserKey:
-        """The user with this hash; of several the one with a host of this tag.
-
-        Only his hash being known, a user who has no assignment cannot be told from others of that hash."""
+    def _key_of_hash(self, hash32: int, tag: str) -> UserKey | None:
+        """The user with this hash; of several the one with a host of this tag. None: there is no record."""
         known = list(unpack(self._users.with_hash(hash32)))
         for user in known:
             row = self._hosts.by_id(user.host)
             if row is not None and row.tag == tag:
                 return user.key
-        if known:
-            return known[0].key
-        raise Refused(f"nobody with the hash {hash32} is known yet: give the name, `director move NAME HOST`")
+        return known[0].key if known else None
 
     def _host_of(self, key: UserKey) -> str | None:
         user = self._users.get(key)
@@ -480,29 +524,11 @@ class UserOperations(ABC):
         if self._director.moves.is_moving(key):
             raise TryAgain("the user is being moved already; wait for it to end")
         stays = self._host_of(key) == row.address
-        return UsersChange(moved=int(not stays), unchanged=int(stays), dry_run=True, host=row.address)
+        return preview(moved=int(not stays), unchanged=int(stays), host=row.address)
 
     async def _preview(self, host: Address | None, tag: str | None, *, everybody: bool) -> UsersChange:
-        """How many users a flush would move (everybody: a forgetting), counted in slices."""
-        rows = [r for r in self._hosts.present() if host in (None, r.address) and tag in (None, r.tag)]
-        concerned = {host_id(Address(row.address)): row for row in rows}
-        moved = unchanged = 0
-        unix = int(time.time())
-        looked = 0
-        for number in range(BUCKETS):
-            for user in unpack(self._users.bucket(number)):
-                looked += 1
-                if looked >= SLICE:
-                    looked = 0
-                    await anyio.lowlevel.checkpoint()
-                row = concerned.get(user.host)
-                if row is None or not is_alive(user, unix, self._users.expire) or self._hosts.gone(user):
-                    continue
-                fresh = self._director.assigner.place(user.key >> 32, row.tag.encode())
-                stays = user.flags & PINNED or (fresh is not None and fresh.id == user.host)
-                goes = everybody or not stays
-                moved, unchanged = moved + goes, unchanged + (not goes)
-        return UsersChange(moved=moved, unchanged=unchanged, dry_run=True)
+        """How many users a flush would move (everybody: a forgetting)."""
+        return await previewed(self._director, host, tag, everybody=everybody)
 
 
 def _change(done: UsersDone, *, stored: bool = True, host: str | None = None) -> UsersChange:
@@ -524,8 +550,8 @@ def _added(made: UsersChange, before: UsersChange) -> UsersChange:
     return msgspec.structs.replace(
         made,
         moved=before.moved + made.moved,
-        kicked=before.kicked + made.kicked,
-        timed_out=before.timed_out + made.timed_out,
+        kicked=(before.kicked or 0) + (made.kicked or 0),
+        timed_out=(before.timed_out or 0) + (made.timed_out or 0),
     )
 
 

@@ -69,13 +69,20 @@ async def move(operations: Service, data: JSONBody[Move], wait: Wait = True) -> 
                 data.tag,
                 numeric_is_hash=by_hash,
                 pin=data.pin,
+                new=data.new,
                 reason=data.reason,
                 dry_run=data.dry_run,
             )
         )
     return started(
         await operations.start_move(
-            data.user, host, data.tag, numeric_is_hash=by_hash, pin=data.pin, reason=data.reason
+            data.user,
+            host,
+            data.tag,
+            numeric_is_hash=by_hash,
+            pin=data.pin,
+            new=data.new,
+            reason=data.reason,
         )
     )
 
@@ -155,6 +162,7 @@ async def kick(operations: Service, data: JSONBody[Kick]) -> UsersChange:
         raise BadRequest("the user name, field or value is empty")
     return await operations.kick(
         user=data.user,
+        numeric_is_hash=data.numeric == "hash",
         field=data.field,
         value=data.value,
         hash=data.hash,

@@ -71,6 +71,7 @@ class Operations(Commands, Protocol):
         *,
         numeric_is_hash: bool = True,
         pin: bool = False,
+        new: bool = True,
         reason: str,
     ) -> MoveInfo:
         """`move_user` in the background, as all of `start_…`: what cannot begin is raised at once."""

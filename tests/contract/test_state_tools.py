@@ -266,7 +266,7 @@ async def test_a_dry_run_of_an_import_counts_and_leaves_no_store_behind(tmp_path
     folder = tmp_path / "new"
     folder.mkdir()
     said = done("state", "import", "-", "--dry-run", "--store", f"sqlite:///{folder}/new.db", stdin=exported)
-    assert "users      3 new, 0 changed, 0 as they were\n" in said
+    assert "users      3 would be new, 0 would change, 0 would stay\n" in said
     assert said.endswith("dry run: nothing is changed\n")
     assert files(folder) == []
 

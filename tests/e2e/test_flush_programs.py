@@ -137,7 +137,7 @@ def test_a_login_waits_on_every_director_until_the_program_of_one_has_ended(
     ring: Directors, flushing: Flushing
 ) -> None:
     host = elsewhere(ring[0], HELD)
-    mover = threading.Thread(target=ring[0].command, args=("move", HELD, host))
+    mover = threading.Thread(target=ring[0].command, args=("move", "--new", HELD, host))
     mover.start()
     until(lambda: HELD in flushing.asked, what="the program is asked")
     with Client(ring[2].login) as client:
@@ -158,11 +158,11 @@ def test_one_that_hangs_or_fails_is_reported_and_does_not_hold_the_rest(
 ) -> None:
     first = ring[1]
     hosts = {user: elsewhere(first, user) for user in (HANGS, FAILS, WELL)}
-    hanging = threading.Thread(target=first.command, args=("move", HANGS, hosts[HANGS]))
+    hanging = threading.Thread(target=first.command, args=("move", "--new", HANGS, hosts[HANGS]))
     hanging.start()
     until(lambda: HANGS in flushing.asked, what="the program hangs")
-    failed = first.command("move", FAILS, hosts[FAILS])
-    well = first.command("move", WELL, hosts[WELL])
+    failed = first.command("move", "--new", FAILS, hosts[FAILS])
+    well = first.command("move", "--new", WELL, hosts[WELL])
     with Client(ring[2].login) as client:
         assert client.ask([FAILS, WELL]) == {user: hosts[user] for user in (FAILS, WELL)}
     assert (failed.returncode, well.returncode) == (0, 0)

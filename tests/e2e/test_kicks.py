@@ -350,7 +350,7 @@ def test_a_login_on_its_way_to_a_slow_backend_does_not_stay_there_when_its_user_
         backend = threading.Thread(target=imap_server, args=(silent, asked, speak), daemon=True)
         backend.start()
         director = cluster.directors[0]
-        for command in (["add", SILENT], ["move", "slow", SILENT]):
+        for command in (["add", SILENT], ["move", "--new", "slow", SILENT]):
             assert director.command(*command).returncode == 0
         with Imap(MOVING_PROXY, ports.imap) as early:
             early.send('a LOGIN "slow" any')

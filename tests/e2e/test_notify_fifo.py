@@ -43,7 +43,7 @@ def handed_over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dire
 
 def test_a_fifo_handed_over_is_read_and_left_where_it_is(handed_over: tuple[DirectorProcess, Path]) -> None:
     director, fifo = handed_over
-    assert director.command("move", "ulla", "127.0.3.1").returncode == 0
+    assert director.command("move", "--new", "ulla", "127.0.3.1").returncode == 0
     writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
     assert refreshes(director, "ulla", lambda line: os.write(writer, line))
     os.close(writer)
@@ -54,7 +54,7 @@ def test_a_fifo_handed_over_is_read_and_left_where_it_is(handed_over: tuple[Dire
 
 def test_a_fifo_handed_over_that_is_removed_is_made_anew(handed_over: tuple[DirectorProcess, Path]) -> None:
     director, fifo = handed_over
-    assert director.command("move", "ulla", "127.0.3.1").returncode == 0
+    assert director.command("move", "--new", "ulla", "127.0.3.1").returncode == 0
     fifo.unlink()
     until(lambda: director.logged("notify_fifo_replaced"), what="the director misses its FIFO")
     writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)

@@ -161,7 +161,7 @@ def test_no_login_waits_for_redis_and_no_change_is_lost_while_it_is(place: Place
         begin(place)
         ring[0].change("PATCH", "/v1/hosts/127.0.3.1", {"weight": weight})
         pinned = f"pinned-{name.split()[0]}"
-        told = ring[1].command("pin", pinned, PINNED_TO)
+        told = ring[1].command("pin", "--new", pinned, PINNED_TO)
         until(
             lambda: all(len(signs(d, sign)) > before[d.member] for d in ring.all),
             what=f"all log {sign}:\n{ring[0].log[-2000:]}",
@@ -238,7 +238,7 @@ def test_all_directors_and_redis_are_restarted_redis_is_empty_and_everybody_is_w
             with Client(ring[0].login) as client:
                 before = client.ask(USERS)
             ring[0].change("PATCH", "/v1/hosts/127.0.3.1", {"weight": 30})
-            assert ring[1].command("pin", "pinned", PINNED_TO).returncode == 0
+            assert ring[1].command("pin", "--new", "pinned", PINNED_TO).returncode == 0
             assert ring[2].command("ring", "add", "127.0.2.58").returncode == 0
             hosts = ring[0].hosts()
             until(lambda: all(d.users() == len(USERS) + 1 for d in ring.all))

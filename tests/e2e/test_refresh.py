@@ -61,7 +61,7 @@ def place(cluster: Cluster, user: str) -> str:
     director = cluster.directors[0]
     hashed = json.loads(get(director.api, f"/v1/users/{user}")[1])["hashed"]
     wanted = next(backend.address for backend in cluster.backends if backend.address != hashed)
-    done = director.command("move", user, wanted)
+    done = director.command("move", "--new", user, wanted)
     assert done.returncode == 0, done.stderr
     return wanted
 

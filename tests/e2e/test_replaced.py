@@ -118,7 +118,7 @@ def test_a_user_moved_by_hand_stays_moved_a_host_taken_down_stays_down_and_a_pin
         assert [up for host, _, _, up in director.hosts() if host == "127.0.3.4"] == [False]
         with Client(director.login) as client:
             assert client.ask(["alice"]) == {"alice": "127.0.3.2"}
-        assert "director pin alice 127.0.3.2" in director.command("dump").stdout
+        assert "director pin --new alice 127.0.3.2" in director.command("dump").stdout
 
 
 def test_metrics_do_not_go_back(folder: Path) -> None:

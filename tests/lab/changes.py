@@ -36,7 +36,7 @@ class Changes:
         self._hosts = {WEIGHED: {"weight": weight}, SPARE: {"tag": tag, "up": up}}
         for command, user in (("pin", f"user{150 + number:03}"), ("move", f"user{100 + number:03}")):
             home = HOMES[lab.home(1, user) == HOMES[0]]
-            lab.director(1, command, user, home)
+            lab.director(1, command, "--new", user, home)
             self._users[user] = home
 
     def lost(self) -> list[str]:

@@ -25,10 +25,26 @@ def test_move_says_where_the_user_was_and_is(director: Director) -> None:
     assert director.operations.reasons == ["bigger disk"]
 
 
-def test_a_user_without_a_host_is_placed(director: Director) -> None:
-    assert director("move", "newuser", "127.0.1.2").stdout == (
+def test_a_user_nobody_has_seen_is_placed_where_the_operator_says_that_they_are_new(
+    director: Director,
+) -> None:
+    assert director("move", "--new", "newuser", "127.0.1.2").stdout == (
         "newuser: placed on 127.0.1.2, 0 sessions ended\n"
     )
+    assert director("pin", "other", "127.0.1.2", "--new").stdout == (
+        "other: placed on 127.0.1.2, pinned, 0 sessions ended\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["move", "pin"])
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--json"]])
+def test_a_mistyped_user_is_exit_code_68_and_nobody_is_moved(
+    director: Director, command: str, options: list[str]
+) -> None:
+    result = director(command, "alcie", "127.0.1.2", *options)
+    assert (result.exit_code, result.stdout) == (68, "")
+    assert result.stderr == "director: alcie: no such user is assigned\n"
+    assert director.operations.asked == []
 
 
 def test_a_user_who_is_there_already_stays(director: Director) -> None:
@@ -88,6 +104,8 @@ def test_what_cannot_be_done_is_one_line_and_its_exit_code(
         ("kick", "alice", "--hash", "5"),
         ("kick", "-f", "field"),
         ("kick", "-f", "field", "--hash", "5"),
+        ("kick", "--name", "--hash", "5"),
+        ("kick", "-f", "class", "beta", "--name"),
         ("flush",),
         ("flush", "all", "--max-parallel", "0"),
         ("flush", "-F", "all", "--max-parallel", "3"),
@@ -104,8 +122,8 @@ def test_what_is_not_said_clearly_is_a_usage_error_and_changes_nothing(
 
 
 def test_digits_are_a_hash_unless_they_are_said_to_be_a_name(director: Director) -> None:
-    director("move", "12345", "127.0.1.2")
-    director("move", "12345", "127.0.1.2", "--name", "-t", "gold")
+    director("move", "12345", "127.0.1.2", "--new")
+    director("move", "12345", "127.0.1.2", "--new", "--name", "-t", "gold")
     assert director.operations.asked == [
         ("12345", "127.0.1.2", "", True, False),
         ("12345", "127.0.1.2", "gold", False, False),
@@ -135,10 +153,37 @@ def test_kick_says_whose_sessions_were_ended(director: Director) -> None:
         "hash 77: 2 sessions ended\n",
     ]
     assert director.operations.asked == [
-        ("alice", None, None, None),
-        (None, "class", "beta", None),
-        (None, None, None, 77),
+        ("alice", True, None, None, None),
+        (None, True, "class", "beta", None),
+        (None, True, None, None, 77),
     ]
+
+
+def test_a_number_to_kick_is_a_hash_unless_it_is_said_to_be_a_name(director: Director) -> None:
+    hash32 = str(director.operations.hash("alice"))
+    assert director("kick", hash32).stdout == f"{hash32}: 2 sessions ended\n"
+    assert director("kick", hash32, "--name").exit_code == 68
+    assert [asked[1] for asked in director.operations.asked] == [True, False]
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--json"]])
+def test_a_kick_of_a_user_nobody_has_seen_is_exit_code_68(director: Director, options: list[str]) -> None:
+    result = director("kick", "alcie", *options)
+    assert result.exit_code == 68
+    assert result.stderr == "director: alcie: no such user: it is not assigned, and has no session\n"
+    assert (result.stdout == "") is (options != ["--json"])
+
+
+def test_a_host_typed_as_a_user_to_kick_is_named_as_a_host(director: Director) -> None:
+    assert director("kick", "127.0.1.2").stderr == (
+        "director: 127.0.1.2: no such user: it is a backend host\n"
+    )
+
+
+def test_a_dry_kick_counts_the_sessions_it_can_see_and_says_which(director: Director) -> None:
+    assert director("kick", "alice", "--dry-run").stdout == (
+        "alice: would end - sessions, 2 sessions of this proxy (dry run: nothing is changed)\n"
+    )
 
 
 def test_flush_says_what_came_of_it(director: Director) -> None:
@@ -220,12 +265,20 @@ def test_what_goes_wrong_on_the_way_is_said_with_its_exit_code(director: Directo
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("move alice 127.0.1.2", "alice: 127.0.1.1 -> 127.0.1.2, 3 sessions ended"),
-        ("flush 127.0.1.1", "flush 127.0.1.1: 2 users moved, 4 sessions ended, 0 timed out"),
-        ("flush -F all", "flush all: 3 users forgotten, 6 sessions ended, 0 timed out"),
-        ("rebalance", "rebalance: 3 users moved, 6 sessions ended, 0 timed out"),
-        ("tag 127.0.1.1 gold", "tag 127.0.1.1 gold: 2 users moved, 4 sessions ended, 0 timed out"),
-        ("drain 127.0.1.1", "drain 127.0.1.1: weight 100 -> 0, 2 users to be moved"),
+        ("move alice 127.0.1.2", "alice: would move 127.0.1.1 -> 127.0.1.2, ending - sessions"),
+        ("move --new eve 127.0.1.2", "eve: would be placed on 127.0.1.2, ending - sessions"),
+        ("pin alice 127.0.1.2", "alice: would move 127.0.1.1 -> 127.0.1.2, pinned, ending - sessions"),
+        ("flush 127.0.1.1", "flush 127.0.1.1: would move 2 users, end - sessions"),
+        ("flush -F all", "flush all: would forget 3 users, end - sessions"),
+        ("rebalance", "rebalance: would move 3 users, end - sessions"),
+        ("tag 127.0.1.1 gold", "tag 127.0.1.1 gold: would move 2 users, end - sessions"),
+        ("drain 127.0.1.1", "drain 127.0.1.1: weight 100 -> 0, would move 2 users, end - sessions"),
+        ("update 127.0.1.1 7", "127.0.1.1: would have weight 7, up"),
+        ("down 127.0.1.1", "127.0.1.1: would have weight 100, down"),
+        (
+            "remove 127.0.1.1",
+            "127.0.1.1: would be removed, 2 users would get another host, ending - sessions",
+        ),
     ],
 )
 def test_a_dry_run_of_users_says_what_would_be_and_changes_nothing(
@@ -237,6 +290,23 @@ def test_a_dry_run_of_users_says_what_would_be_and_changes_nothing(
     assert (result.exit_code, result.stdout) == (0, f"{said} (dry run: nothing is changed)\n")
     assert (operations.table, operations.assigned) == before
     assert operations.under_way == {}
+
+
+def test_a_dry_run_leaves_pinned_users_out_of_those_that_would_move(director: Director) -> None:
+    director.operations.stay = {"alice"}
+    assert director("flush", "127.0.1.1", "--dry-run").stdout == (
+        "flush 127.0.1.1: would move 1 user, end - sessions, leave 1 pinned user"
+        " (dry run: nothing is changed)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command", ["move alice 127.0.1.2", "flush all", "drain 127.0.1.1", "tag 127.0.1.1 a"]
+)
+def test_what_a_dry_run_does_not_know_is_null_in_json_and_no_zero(director: Director, command: str) -> None:
+    found = json.loads(director(*command.split(), "--dry-run", "--json").stdout)
+    (change,) = [found] if "moved" in found else found.values()
+    assert (change["dry_run"], change["kicked"], change["timed_out"]) == (True, None, None)
 
 
 @pytest.mark.parametrize("command", ["move alice 127.0.1.2", "kick alice", "pin alice 127.0.1.2"])
@@ -254,7 +324,11 @@ def test_a_director_is_listed_and_taken_off_the_list(director: Director) -> None
     added = director("ring", "add", "127.0.0.14", "9999")
     assert added.stdout == ("127.0.0.14:9999 added: 3 directors listed, not in the ring: 127.0.0.14:9999\n")
     removed = director("ring", "remove", "127.0.0.14:9999", "--dry-run")
-    assert removed.stdout.endswith(" (dry run: nothing is changed)\n")
+    assert removed.stdout == (
+        "127.0.0.14:9999 would be removed: 2 directors listed (dry run: nothing is changed)\n"
+    )
+    would = director("ring", "add", "127.0.0.15", "--dry-run").stdout
+    assert would.startswith("127.0.0.15 would be added: 4 directors listed, not in the ring: ")
     assert director("ring", "add", "[::1]:9999").stdout.startswith("[::1]:9999 added: ")
     assert director("ring", "remove", "::1", "9999").stdout.startswith("[::1]:9999 removed: ")
 

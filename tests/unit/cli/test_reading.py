@@ -107,10 +107,46 @@ def test_status_of_a_user_prints_the_three_lines_of_the_original(director: Direc
     )
 
 
-def test_status_of_a_user_nobody_knows_is_that_of_the_original_too(director: Director) -> None:
+def test_an_unassigned_user_is_shown_with_the_host_that_the_hash_would_give(director: Director) -> None:
+    result = director("status", "newuser")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[0] == "Current: unassigned, would get 127.0.1.1"
+    assert "-1" not in result.stdout
+
+
+def test_an_unassigned_user_of_a_pool_without_a_host_would_get_none(director: Director) -> None:
     assert director("status", "alice", "-t", "gold").stdout == (
-        "Current: n/a (expires -1)\nHashed: \nInitial config: \n"
+        "Current: unassigned, and no host of the pool gold takes new users\nHashed: \nInitial config: \n"
     )
+
+
+def test_a_pinned_user_is_not_said_to_expire(director: Director) -> None:
+    director.operations.stay = {"alice"}
+    assert director("status", "alice").stdout.splitlines()[0] == "Current: 127.0.1.1 (pinned)"
+
+
+@pytest.mark.parametrize("host", ["127.0.1.2", "imap2.example.com"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_host_typed_as_a_user_is_named_as_a_host(director: Director, host: str, options: list[str]) -> None:
+    table = director.operations.table
+    table["127.0.1.2"] = msgspec.structs.replace(table["127.0.1.2"], hostname="imap2.example.com")
+    result = director("status", host, *options)
+    assert (result.exit_code, result.stdout) == (68, "")
+    assert result.stderr == (
+        f"director: {host}: is a backend host, not a user; `director map {host}` lists its users\n"
+    )
+
+
+def test_a_user_who_is_called_as_a_host_is_shown(director: Director) -> None:
+    director.operations.assigned.append(director.operations.assignment("127.0.1.2", "127.0.1.1"))
+    assert director("status", "127.0.1.2").stdout.startswith("Current: 127.0.1.1 (expires ")
+
+
+def test_a_number_is_a_hash_for_status_unless_it_is_said_to_be_a_name(director: Director) -> None:
+    hash32 = director.operations.hash("alice")
+    assert director("status", str(hash32)).stdout.startswith("Current: 127.0.1.1 (expires ")
+    assert director("status", str(hash32), "--name").stdout.startswith("Current: unassigned, ")
+    assert director("status", "--name").exit_code == 64
 
 
 @pytest.mark.parametrize("name", ["a/b", "-", "ünï@example.com", "a b&c=d?e#f", "%2e"])
@@ -191,7 +227,10 @@ def test_dump_prints_commands(director: Director) -> None:
     ("command", "keys"),
     [
         (("status",), {"version", "me", "started", "hosts", "users", "ring", "store", "sockets_kept_by"}),
-        (("status", "alice"), {"user", "tag", "hash", "current", "expires", "hashed", "configured"}),
+        (
+            ("status", "alice"),
+            {"user", "tag", "hash", "current", "expires", "hashed", "configured", "pinned"},
+        ),
         (("ring", "status"), {"me", "synced", "ring", "missing", "waiting_logins", "members"} | ADDED),
         (("dump",), {"commands"}),
     ],

@@ -137,9 +137,9 @@ async def test_the_dump_rebuilds_what_operators_did(node: Node) -> None:
         f"director remove {HOSTS[2]}",
     ]
     assert sorted(commands[6:]) == [
-        f"""director pin 'o'"'"'brien' {HOSTS[0]}""",
-        "director pin -- -v 127.0.3.9",
-        f"director pin --name 12345 {HOSTS[1]}",
+        f"""director pin --new 'o'"'"'brien' {HOSTS[0]}""",
+        "director pin --new -- -v 127.0.3.9",
+        f"director pin --new --name 12345 {HOSTS[1]}",
     ]
     assert node.operations.removed_hosts() == [HOSTS[2]]
 

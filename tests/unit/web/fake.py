@@ -150,7 +150,7 @@ class FakeOperations:
         return UserStatus(
             user=user, tag=tag, hash=hash32, current=found[0].host if found else None,
             expires=found[0].expires if found else None, hashed=None if tag else "127.0.1.1",
-            configured=None if tag else "127.0.1.1",
+            configured=None if tag else "127.0.1.1", pinned=bool(found) and user in self.stay,
         )  # fmt: skip
 
     async def users(self, host: str | None = None, after: str = "") -> AsyncIterator[list[UserInfo]]:
@@ -181,10 +181,12 @@ class FakeOperations:
 
     async def remove_host(self, address: str, *, reason: str, dry_run: bool = False) -> Change:
         self._host(address)
-        if not dry_run:
-            self.reasons.append(reason)
-            del self.table[address]
-        return Change(host=None, stored=self.stored, dry_run=dry_run)
+        if dry_run:
+            users = self._users(moved=self.table[address].users, dry_run=True)
+            return Change(host=None, stored=False, dry_run=True, users=users)
+        self.reasons.append(reason)
+        del self.table[address]
+        return Change(host=None, stored=self.stored)
 
     async def set_tag(self, address: str, tag: str, *, reason: str, dry_run: bool = False) -> Change:
         change = self._changed(self._host(address), reason, dry_run, tag=tag)
@@ -193,9 +195,10 @@ class FakeOperations:
 
     async def move_user(
         self, user: str, host: str, tag: str = "", *, numeric_is_hash: bool = True, pin: bool = False,
-        early: bool = False, reason: str, dry_run: bool = False,
+        early: bool = False, new: bool = True, reason: str, dry_run: bool = False,
     ) -> UsersChange:  # fmt: skip
         self._host(host)
+        self._seen(user, tag, numeric_is_hash, new)
         if user == "moving":
             raise TryAgain("moving: this user is being moved already")
         self.asked.append((user, host, tag, numeric_is_hash, pin))
@@ -209,6 +212,10 @@ class FakeOperations:
             self.assigned = [one for one in self.assigned if one.name != user]
             self.assigned.append(self.assignment(user, host))
         return self._users(moved=1, kicked=3 if there else 0, host=host, dry_run=dry_run)
+
+    def _seen(self, user: str, tag: str, numeric_is_hash: bool, new: bool) -> None:
+        if not new and user != "moving" and self.user_status(user, tag, numeric_is_hash).current is None:
+            raise UnknownName(f"{user}: no such user is assigned")
 
     async def unpin_user(
         self, user: str, tag: str = "", *, numeric_is_hash: bool = True, reason: str, dry_run: bool = False
@@ -236,17 +243,22 @@ class FakeOperations:
         return self._flushed(None, dry_run=dry_run)
 
     async def kick(
-        self, *, user: str | None = None, field: str | None = None, value: str | None = None,
-        hash: int | None = None, wait: bool = True, reason: str, dry_run: bool = False,
+        self, *, user: str | None = None, numeric_is_hash: bool = False, field: str | None = None,
+        value: str | None = None, hash: int | None = None, wait: bool = True, reason: str,
+        dry_run: bool = False,
     ) -> UsersChange:  # fmt: skip
-        self.asked.append((user, field, value, hash))
-        return self._users(kicked=2, dry_run=dry_run)
+        self.asked.append((user, numeric_is_hash, field, value, hash))
+        known = user is None or self.user_status(user, "", numeric_is_hash).current is not None
+        if dry_run:
+            return self._users(kicked=None, kicked_here=2, known=known, dry_run=True)
+        return self._users(kicked=2 if known else 0, known=known)
 
     async def start_move(
         self, user: str, host: str, tag: str = "", *, numeric_is_hash: bool = True, pin: bool = False,
-        reason: str,
+        new: bool = True, reason: str,
     ) -> MoveInfo:  # fmt: skip
         self._host(host)
+        self._seen(user, tag, numeric_is_hash, new)
         return self._begun("pin" if pin else "move", user, 1)
 
     async def start_flush(
@@ -291,8 +303,11 @@ class FakeOperations:
     async def add_member(
         self, address: str, port: int | None, *, reason: str, dry_run: bool = False
     ) -> RingInfo:
+        added = f"{address}:{port or 9090}"
+        if dry_run:
+            return msgspec.structs.replace(self.ring(), missing=[*self.missing, added])
         self.members.append(MemberInfo(address=address, port=port or 9090))
-        self.missing.append(f"{address}:{port or 9090}")
+        self.missing.append(added)
         return self.ring()
 
     async def remove_member(
@@ -301,10 +316,15 @@ class FakeOperations:
         kept = [one for one in self.members if one.address != address or port not in (None, one.port)]
         if kept == self.members:
             raise UnknownName(f"{address}: no such director")
+        if dry_run:
+            missing = [one for one in self.missing if one != f"{address}:{port or 9090}"]
+            return msgspec.structs.replace(self.ring(), missing=missing)
         self.members = kept
         return self.ring()
 
     def _users(self, **found: Any) -> UsersChange:
+        if found.get("dry_run"):
+            found |= {"kicked": None, "timed_out": None}
         return UsersChange(**{"not_reached": self.not_reached, "stored": self.stored, **found})
 
     def _flushed(self, host: str | None, *, dry_run: bool = False) -> UsersChange:

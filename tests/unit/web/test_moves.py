@@ -125,10 +125,28 @@ def test_whom_to_kick_is_said_in_one_of_three_ways(ask: Caller, operations: Fake
     post(ask, "/v1/kicks", field="userdb_class", value="beta")
     post(ask, "/v1/kicks", hash=1669653170)
     assert operations.asked == [
-        ("alice", None, None, None),
-        (None, "userdb_class", "beta", None),
-        (None, None, None, 1669653170),
+        ("alice", True, None, None, None),
+        (None, True, "userdb_class", "beta", None),
+        (None, True, None, None, 1669653170),
     ]
+
+
+def test_a_user_nobody_has_seen_is_moved_unless_the_request_says_otherwise(
+    ask: Caller, operations: FakeOperations
+) -> None:
+    answer = post(ask, "/v1/moves", user="newuser", host="127.0.1.2", new=False)
+    assert (answer.status, answer.json["exit_code"]) == (404, 68)
+    assert post(ask, "/v1/moves?wait=false", user="newuser", host="127.0.1.2", new=False).status == 404
+    assert operations.asked == []
+    assert post(ask, "/v1/moves", user="newuser", host="127.0.1.2").json["moved"] == 1
+
+
+def test_a_number_to_kick_is_a_hash_unless_it_is_said_to_be_a_name(
+    ask: Caller, operations: FakeOperations
+) -> None:
+    post(ask, "/v1/kicks", user="12345")
+    post(ask, "/v1/kicks", user="12345", numeric="name")
+    assert [asked[1] for asked in operations.asked] == [True, False]
 
 
 @pytest.mark.parametrize(

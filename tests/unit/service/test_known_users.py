@@ -1,0 +1,199 @@
+"""Users that nobody has seen: refused, or placed where the operator says that they are new."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+
+from director.core.kicktypes import ByName, HashOnHosts, KickWhat, ProxiedSession
+from director.errors import OperationError, Refused, TryAgain, UnknownName
+from director.records import UsersChange
+from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    node = Node()
+    await node.persistence.open()
+    node.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(node.persistence.run)
+        await until(lambda: not node.director.loading)
+        yield node
+        tasks.cancel_scope.cancel()
+    node.driver.stop()
+    await node.persistence.stop()
+
+
+async def refusal(node: Node, user: str, *, new: bool = False, dry_run: bool = False) -> OperationError:
+    with anyio.fail_after(5), pytest.raises(OperationError) as caught:
+        await node.operations.move_user(user, HOSTS[1], new=new, reason="", dry_run=dry_run)
+    return caught.value
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_mistyped_user_is_not_placed(node: Node, dry_run: bool) -> None:
+    node.put("alice", HOSTS[0])
+    refused = await refusal(node, "alcie", dry_run=dry_run)
+    assert isinstance(refused, UnknownName)
+    assert "alcie: no such user is assigned; check the name, or give --new" in str(refused)
+    assert node.host("alcie") is None
+
+
+async def test_a_user_whose_assignment_has_expired_is_not_assigned(node: Node) -> None:
+    node.put("alice", HOSTS[0], seen=int(time.time()) - EXPIRE - 1)
+    assert isinstance(await refusal(node, "alice"), UnknownName)
+
+
+async def test_a_user_of_a_removed_host_is_not_assigned(node: Node) -> None:
+    node.put("alice", HOSTS[0])
+    await node.operations.remove_host(HOSTS[0], reason="")
+    assert isinstance(await refusal(node, "alice"), UnknownName)
+
+
+async def test_a_host_given_as_a_user_is_named_as_a_host(node: Node) -> None:
+    assert str(await refusal(node, HOSTS[0])) == f"{HOSTS[0]}: no such user: it is a backend host"
+
+
+async def test_a_user_may_be_known_to_a_store_that_is_still_being_read() -> None:
+    node = Node()
+    node.start()
+    node.director._loading.begin()
+    assert node.director.loading
+    refused = await refusal(node, "alice")
+    assert isinstance(refused, TryAgain)
+    assert "the store is being read" in str(refused)
+
+
+@pytest.mark.parametrize(("new", "kind"), [(False, UnknownName), (True, Refused)])
+async def test_a_hash_nobody_has_seen_is_refused_with_the_reason(
+    node: Node, new: bool, kind: type[OperationError]
+) -> None:
+    refused = await refusal(node, "12345", new=new)
+    assert type(refused) is kind
+    assert "only its hash is given, and a new record needs the whole name" in str(refused)
+    assert "with --name if 12345 is one" in str(refused)
+
+
+async def test_the_hash_of_an_assigned_user_moves_that_user(node: Node) -> None:
+    node.put("alice", HOSTS[0])
+    done = await node.operations.move_user(str(key_of("alice") >> 32), HOSTS[1], new=False, reason="")
+    assert (done.moved, node.host("alice")) == (1, HOSTS[1])
+
+
+async def test_to_unpin_a_hash_nobody_has_seen_is_to_unpin_somebody_who_is_not_pinned(node: Node) -> None:
+    with pytest.raises(UnknownName, match="12345: not pinned"):
+        await node.operations.unpin_user("12345", reason="")
+
+
+# ---- kicks
+
+
+class Proxied:
+    """The kick channel of a Dovecot with sessions of these users; nothing is ended."""
+
+    def __init__(self, node: Node, *users: str) -> None:
+        self._node, self._users = node, users
+
+    def kick(self, number: int, what: KickWhat) -> None:
+        self._node.driver.kick_ended(number, self._counted(what), "")
+
+    async def list_sessions(self) -> list[ProxiedSession]:
+        return []
+
+    async def count(self, what: KickWhat) -> int:
+        return self._counted(what)
+
+    def _counted(self, what: KickWhat) -> int:
+        if isinstance(what, HashOnHosts):
+            return sum(key_of(user) >> 32 == what.hash32 for user in self._users)
+        return self._users.count(what.name.decode()) if isinstance(what, ByName) else 0
+
+
+async def kicked(node: Node, user: str, *, dry_run: bool = False, name: bool = False) -> UsersChange:
+    with anyio.fail_after(5):
+        return await node.operations.kick(user=user, numeric_is_hash=not name, reason="", dry_run=dry_run)
+
+
+async def test_a_kick_of_a_user_nobody_has_seen_says_so(node: Node) -> None:
+    node.driver.sessions = Proxied(node)
+    node.put("alice", HOSTS[0])
+    assert [(await kicked(node, user)).known for user in ("alice", "Alice", "alcie")] == [True, True, False]
+    assert not (await kicked(node, "12345")).known
+
+
+async def test_sessions_of_a_user_who_is_not_remembered_are_ended_and_the_user_is_known(node: Node) -> None:
+    node.driver.sessions = Proxied(node, "alice", "alice")
+    done = await kicked(node, "alice")
+    assert (done.kicked, done.known) == (2, True)
+
+
+async def test_a_number_to_kick_is_the_hash_of_a_user_or_with_a_word_a_name(node: Node) -> None:
+    node.driver.sessions = Proxied(node, "alice", "1234")
+    node.put("alice", HOSTS[0])
+    assert (await kicked(node, str(key_of("alice") >> 32))).kicked == 1
+    assert (await kicked(node, "1234")).kicked == 0
+    assert (await kicked(node, "1234", name=True)).kicked == 1
+
+
+async def test_a_dry_kick_of_a_director_alone_counts_what_it_would_end(node: Node) -> None:
+    node.driver.sessions = Proxied(node, "alice", "alice", "bob")
+    node.put("alice", HOSTS[0])
+    would = await kicked(node, "alice", dry_run=True)
+    assert (would.kicked, would.kicked_here, would.dry_run) == (2, 2, True)
+
+
+async def test_a_dry_kick_in_a_ring_knows_the_sessions_of_its_own_proxy_only(node: Node) -> None:
+    node.driver.sessions = Proxied(node, "alice", "alice")
+    node.put("alice", HOSTS[0])
+    node.director.barrier.ring = [ME, OTHER]
+    would = await kicked(node, "alice", dry_run=True)
+    assert (would.kicked, would.kicked_here) == (None, 2)
+
+
+# ---- dry runs
+
+
+async def test_dry_runs_of_a_tag_and_a_removal_count_the_users_of_the_host(node: Node) -> None:
+    for number in range(3):
+        node.put(f"user{number}", HOSTS[0])
+    node.put("other", HOSTS[1])
+    tagged = await node.operations.set_tag(HOSTS[0], "gold", reason="", dry_run=True)
+    removed = await node.operations.remove_host(HOSTS[0], reason="", dry_run=True)
+    for change in (tagged, removed):
+        assert change.users is not None
+        assert (change.users.moved, change.users.kicked, change.users.dry_run) == (3, None, True)
+    assert (await node.operations.set_tag(HOSTS[0], "", reason="", dry_run=True)).users is None
+    assert [host.users for host in await node.operations.hosts()] == [3, 1, 0]
+
+
+async def test_a_dry_run_of_a_flush_counts_pinned_users_apart(node: Node) -> None:
+    away = next(host for host in HOSTS if host != node.operations.user_status("alice").hashed)
+    await node.operations.move_user("alice", away, pin=True, reason="")
+    would = await node.operations.flush(away, reason="", dry_run=True)
+    assert (would.moved, would.unchanged, would.pinned, would.kicked) == (0, 0, 1, None)
+    assert (await node.operations.forget(away, reason="", dry_run=True)).moved == 1
+
+
+async def test_a_dry_run_of_ring_changes_lists_the_ring_as_it_would_be() -> None:
+    node = Node(members=[ME, OTHER])
+    would = await node.operations.remove_member("127.0.2.32", None, reason="", dry_run=True)
+    assert (would.ring, would.missing) == ([ME], [])
+    assert [member.address for member in would.members] == ["127.0.2.31"]
+    with_third = await node.operations.add_member("127.0.2.33", None, reason="", dry_run=True)
+    assert with_third.missing == [OTHER, "127.0.2.33:9090"]
+    assert (await node.operations.add_member("127.0.2.32", None, reason="", dry_run=True)).missing == [OTHER]
+    assert node.operations.ring().missing == [OTHER]
+
+
+async def test_a_pinned_user_is_shown_as_pinned(node: Node) -> None:
+    await node.operations.move_user("alice", HOSTS[0], pin=True, reason="")
+    node.put("bob", HOSTS[0])
+    pinned = [user for user in ("alice", "bob", "eve") if node.operations.user_status(user).pinned]
+    assert pinned == ["alice"]
