@@ -28,7 +28,7 @@ install: $(STAMP)  ## .venv with the command `director`, ready to work on
 $(STAMP): $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$$($(PYTHON) --version) is too old, 3.11 or later is needed: make PYTHON=python3.11" >&2; exit 1; }
-	@$(PACKAGES) venv compiler || { $(PACKAGES) venv && \
+	@$(PACKAGES) venv git compiler || { $(PACKAGES) venv git && \
 		echo "going on without a compiler: the director will be right, but slower" >&2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock

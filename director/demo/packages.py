@@ -105,6 +105,7 @@ def _compose() -> bool:
 
 GROUPS: dict[str, dict[str, Callable[[], bool]]] = {
     "venv": {"python3-venv": _venv},
+    "git": {"git": _program("git")},
     "compiler": {
         "gcc": _program("gcc"),
         "libc6-dev": Path("/usr/include/stdio.h").exists,

@@ -1,0 +1,135 @@
+"""What README tells operators to do to install a director, and what that leaves on their machines."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from director.demo.packages import GROUPS
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)$", re.MULTILINE)
+
+
+def pins(name: str) -> dict[str, str]:
+    """Version by package, of a file that pins them."""
+    return {plain(package): version for package, version in PINNED.findall((ROOT / name).read_text())}
+
+
+def plain(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def block() -> list[list[str]]:
+    """The commands under "Install it for real", as a shell takes them."""
+    page = (ROOT / "README.md").read_text()
+    part = page.partition("## Install it for real\n")[2].partition("\n## ")[0]
+    lines = "\n".join(line[4:] for line in part.splitlines() if line.startswith("    "))
+    commands = lines.replace("\\\n", " ").replace(" && ", "\n").splitlines()
+    return [shlex.split(command, comments=True) for command in commands]
+
+
+def needed() -> set[str]:
+    """All packages that a director needs, those of others included."""
+    todo, found = [Requirement(one).name for one in PROJECT["project"]["dependencies"]], set()
+    while todo:
+        name = plain(todo.pop())
+        if name not in found:
+            found.add(name)
+            wanted = map(Requirement, importlib.metadata.requires(name) or [])
+            todo += [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return found
+
+
+def test_a_build_that_was_left_behind_is_not_installed_again(tmp_path: Path) -> None:
+    """A module that is gone from the sources, as a build of last year has it."""
+    source = tmp_path / "source"
+    left_out = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__", "*.so", "*.c")
+    shutil.copytree(ROOT, source, ignore=left_out)
+    for folder in ("lib", f"lib.linux-x86_64-cpython-{sys.version_info[0]}{sys.version_info[1]}"):
+        stale = source / "build" / folder / "director/gone_since.py"
+        stale.parent.mkdir(parents=True)
+        stale.write_text("raise SystemExit('stale')\n")
+    wheels = source / "build/bdist.linux-x86_64/wheel/director/gone_too.py"
+    wheels.parent.mkdir(parents=True)
+    wheels.write_text("")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "out", "."],
+        cwd=source,
+        env=os.environ | {"CC": "false"},  # without the compiled parts: they take a minute
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    (wheel,) = (source / "out").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "director/service/app.py" in names
+    assert [name for name in names if "gone" in name] == []
+
+
+def test_the_versions_to_install_are_those_that_were_tested() -> None:
+    tested = pins("requirements-dev.lock")
+    installed = pins("requirements.lock")
+    assert set(installed) == needed() | {
+        plain(Requirement(one).name) for one in PROJECT["build-system"]["requires"]
+    }
+    assert {name: tested[name] for name in installed} == installed
+
+
+def test_readme_installs_pinned_versions_and_builds_with_them() -> None:
+    pip = [command[1:] for command in block() if command[0] == "/opt/director/bin/pip"]
+    assert pip == [
+        ["install", "--requirement", "requirements.lock"],
+        ["install", "--no-deps", "--no-build-isolation", "."],
+    ]
+
+
+def test_readme_and_make_name_git_before_they_need_it() -> None:
+    commands = block()
+    assert commands[0][:3] == ["apt-get", "install", "-y"]
+    assert {"git", "python3-venv", "python3-dev", "gcc", "openssl"} == set(commands[0][3:])
+    assert commands[1][:2] == ["git", "clone"]
+    assert list(GROUPS["git"]) == ["git"]
+    made = subprocess.run(
+        ["make", "-n", "-W", "setup.py", "install"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "packages.py venv git compiler" in made.stdout
+
+
+def test_readme_goes_on_behind_the_start_of_the_director() -> None:
+    """`serve` in the foreground would never come to what follows."""
+    commands = block()
+    assert [command for command in commands if "serve" in command] == []
+    start = next(
+        index for index, command in enumerate(commands) if command[:3] == ["systemctl", "enable", "--now"]
+    )
+    assert commands[-1] == ["/opt/director/bin/director", "doctor"]
+    assert start < len(commands) - 1
+    units = {
+        path.name for path in (ROOT / "deploy/systemd").glob("*.s*") if path.suffix in (".service", ".socket")
+    }
+    assert set(commands[start][3:]) == units
+
+
+@pytest.mark.parametrize("command", [c for c in block() if c[0] == "cp"], ids=" ".join)
+def test_what_readme_copies_is_there(command: list[str]) -> None:
+    for source in command[1:-1]:
+        assert list(ROOT.glob(source)) != []
+
+
+def test_the_secret_that_readme_makes_belongs_to_the_user_of_the_unit() -> None:
+    unit = (ROOT / "deploy/systemd/director.service").read_text()
+    (user,) = re.findall(r"^User=(.*)$", unit, flags=re.MULTILINE)
+    assert ["chown", f"{user}:", "/etc/director/ring.secret"] in block()
