@@ -200,7 +200,11 @@ class UserOperations(ABC):
             here = await sessions.count(what) if sessions is not None else None
             alone = len(self._director.barrier.ring) < 2
             return UsersChange(
-                kicked=here if alone else None, kicked_here=here, timed_out=None, known=known, dry_run=True
+                kicked=here if alone else None,
+                kicked_here=here,
+                timed_out=None,
+                known=known or bool(here),
+                dry_run=True,
             )
         done = await self._driver.operators.change_users(KickSessions(0, what, wait))
         self._audit("kick", target, reason, f"sessions={done.kicked}")
