@@ -23,6 +23,8 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """When up/down last changed; 0 = never."""
     users: int = 0
     """Assignments that have not expired (not sessions)."""
+    leaving: int = 0
+    """Users who are being moved away from it now, by whichever director."""
     configured: bool = True
     """Whether the configuration file of the asked director lists it."""
 
@@ -233,6 +235,8 @@ class MoveInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Once it has ended; also where it was interrupted."""
     problem: Problem | None = None
     """Why it ended without a result."""
+    joined: bool = False
+    """It was under way already when it was asked for: another operator has begun it."""
 
 
 class NewHost(msgspec.Struct, frozen=True, kw_only=True):

@@ -92,9 +92,9 @@ def flush(
 def drain(target: Target, host: str, as_json: bool, dry_run: bool, reason: str) -> int:
     """Empty HOST: no new users, and the others are moved.
 
-    Sets its weight to 0, flushes it and returns when its last user is gone; pinned users stay and are
-    counted. Then it can be taken away. Ctrl-C starts no more users; the weight stays 0 and the command that
-    takes it back is said. Exit code 75: users are left and no more of them go.
+    Sets its weight to 0, flushes it and returns when its last user is gone. Then it can be taken away. A
+    drain of HOST that is under way is joined. Ctrl-C starts no more users; the weight stays 0 and the command
+    that takes it back is said. Exit code 75: users are left, pinned ones or others of whom no more go.
     """
     outcomes = Outcomes(as_json)
 
@@ -116,12 +116,11 @@ def drain(target: Target, host: str, as_json: bool, dry_run: bool, reason: str) 
         code = outcomes.tell(name, address, done)
         if done.interrupted:
             _tell_weight(name, before)
-        elif left > done.change.pinned:
-            complain(f"{name}: {counted(left, 'user')} left; `director map {address}` names them")
+        elif left:
+            complain(f"{name}: {_who_is_left(left, done.change.pinned)}; `director map {address}` names them")
             code = EX_TRY_AGAIN
         elif not as_json:
-            stay = f"{counted(left, 'pinned user')} left" if left else "no user left"
-            say(f"{name}: done, {stay}")
+            say(f"{name}: done, no user left")
         return code
 
     code = each_address(target, host, one)
@@ -209,7 +208,8 @@ def _emptied(client: Client, name: str, address: str, reason: str) -> tuple[Done
     fewest, since = None, time.monotonic()
     try:
         while not done.interrupted:
-            left = client.decode(client.get(host_path(address)), HostInfo).users
+            host = client.decode(client.get(host_path(address)), HostInfo)
+            left = host.users + host.leaving
             if fewest is None or left < fewest:
                 fewest, since = left, time.monotonic()
             if left <= done.change.pinned or time.monotonic() - since > STUCK:
@@ -221,6 +221,12 @@ def _emptied(client: Client, name: str, address: str, reason: str) -> tuple[Done
     finally:
         progress.clear()
     return done, left
+
+
+def _who_is_left(users: int, pinned: int) -> str:
+    if users <= pinned:
+        return f"{counted(users, 'pinned user')} left, for `unpin` or `move`"
+    return f"{counted(users, 'user')} left" + (f", {pinned} pinned" if pinned else "")
 
 
 def _tell_weight(name: str, before: HostInfo) -> None:

@@ -7,8 +7,8 @@ import time
 
 import msgspec
 
-from director.cli.client import Client, Denied, Failure
-from director.cli.output import complain, printable
+from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
+from director.cli.output import complain, moment, printable
 from director.errors import EX_UNAVAILABLE
 from director.records import MoveInfo, UsersChange
 
@@ -34,11 +34,15 @@ def carry_out(client: Client, name: str, method: str, path: str, body: msgspec.S
     Ctrl-C interrupts it: who is on the move is finished, nobody else is started. A second one only ends us.
     """
     begun = client.decode(client.change(method, f"{path}?wait=false", body), MoveInfo)
+    if begun.joined:
+        complain(f"{name}: under way since {moment(begun.started)}; this one joins it")
     try:
         move, interrupted = _followed(client, name, begun)
     except Denied:
         raise
     except Failure as error:
+        if error.exit_code == EX_INTERRUPTED:
+            raise
         raise Failure(f"{error}; {name} may go on there without us", EX_UNAVAILABLE) from None
     if move.problem is not None:
         raise Denied(move.problem.detail or move.problem.title, move.problem.exit_code)
@@ -51,11 +55,15 @@ def _followed(client: Client, name: str, move: MoveInfo) -> tuple[MoveInfo, bool
     path, begun, progress = f"/v1/moves/{move.id}", time.monotonic(), Progress()
     try:
         while move.ended is None:
-            move = client.decode(client.get(path), MoveInfo)
+            move = msgspec.structs.replace(client.decode(client.get(path), MoveInfo), joined=move.joined)
             if move.ended is None:
                 progress.show(f"{name}: {how_far(move, time.monotonic() - begun)}")
                 time.sleep(POLL)
     except KeyboardInterrupt:
+        if move.joined:
+            raise Failure(
+                f"{name}: interrupted; the one that it has joined goes on", EX_INTERRUPTED
+            ) from None
         progress.show(f"{name}: interrupted; who is on the move is finished")
         move = client.decode(client.change("DELETE", path), MoveInfo)
         while move.ended is None:

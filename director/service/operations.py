@@ -85,6 +85,8 @@ COUNTED = 64
 """Buckets searched for pins in one turn of the loop."""
 HOSTS_AT_ONCE = 500
 """Hosts listed in one turn of the loop."""
+MOVING_AT_ONCE = 1000
+"""Users on the move counted in one turn of the loop."""
 COUNTED_AT_ONCE = 20_000
 """About so many users are counted in one turn: a millisecond."""
 BATCH = 1000
@@ -152,11 +154,11 @@ class Operations(UserOperations):
         )
 
     async def hosts(self) -> list[HostInfo]:
-        counts = await self._counts()
+        counts, leaving = await self._counts(), await self._leaving()
         rows = self._hosts.present()
         hosts: list[HostInfo] = []
         for first in range(0, len(rows), HOSTS_AT_ONCE):
-            hosts += [self._host_info(row, counts) for row in rows[first : first + HOSTS_AT_ONCE]]
+            hosts += [self._host_info(row, counts, leaving) for row in rows[first : first + HOSTS_AT_ONCE]]
             if first + HOSTS_AT_ONCE < len(rows):
                 await anyio.lowlevel.checkpoint()
         return hosts
@@ -513,7 +515,20 @@ class Operations(UserOperations):
                 await anyio.lowlevel.checkpoint()
         return counts
 
-    def _host_info(self, row: HostRow, counts: dict[HostId, int]) -> HostInfo:
+    async def _leaving(self) -> dict[HostId, int]:
+        """Users on the move by the host they leave, counted in slices."""
+        moving, leaving = list(self._director.moves.moving.values()), dict[HostId, int]()
+        for number, one in enumerate(moving, 1):
+            old = one.old.host
+            if old != one.host:
+                leaving[old] = leaving.get(old, 0) + 1
+            if number % MOVING_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+        return leaving
+
+    def _host_info(
+        self, row: HostRow, counts: dict[HostId, int], leaving: dict[HostId, int] | None = None
+    ) -> HostInfo:
         return HostInfo(
             address=row.address,
             hostname=row.hostname or None,
@@ -522,6 +537,7 @@ class Operations(UserOperations):
             up=row.up,
             changed=row.up_at if row.up_at > row.present_at else 0,
             users=counts.get(host_id(Address(row.address)), 0),
+            leaving=(leaving or {}).get(host_id(Address(row.address)), 0),
             configured=row.address in self._hosts.configured,
         )
 

@@ -53,9 +53,9 @@ HASH_DIGITS = len(str(LARGEST_HASH))
 class _Followed:
     """An operation that can be asked for by its id."""
 
-    def __init__(self, number: int, kind: str, target: str) -> None:
+    def __init__(self, number: int, kind: str, target: str, event: UsersEvent | None = None) -> None:
         self.number, self.kind, self.target = number, kind, target
-        self.event: UsersEvent | None = None
+        self.event = event
         self.reason = ""
         self.before = UsersChange()
         """What predecessors in this process have done of it."""
@@ -64,6 +64,17 @@ class _Followed:
         self.ended: int | None = None
         self.result: UsersChange | None = None
         self.problem: Problem | None = None
+        self.error: OperationError | None = None
+        self.over = anyio.Event()
+
+    def does(self, kind: str, target: str, event: UsersEvent) -> bool:
+        """Whether this is under way and does what is asked for, as fast as it was begun."""
+        mine = self.event
+        if self.ended is not None or (self.kind, self.target) != (kind, target) or mine is None:
+            return False
+        if isinstance(mine, Flush) and isinstance(event, Flush) and event.max_parallel is None:
+            mine = msgspec.structs.replace(mine, max_parallel=None)
+        return mine == event
 
 
 class UserOperations(ABC):
@@ -236,7 +247,7 @@ class UserOperations(ABC):
         target, event = self._flush(host, tag, max_parallel)
         if dry_run:
             return await self._preview(event.host, tag, everybody=False)
-        return await self._carry_out(self._follow("flush", target), event, reason)
+        return await self._carried_out("flush", target, event, reason)
 
     async def start_flush(
         self, host: str | None, *, tag: str | None = None, max_parallel: int | None = None, reason: str
@@ -250,7 +261,7 @@ class UserOperations(ABC):
         target, event = self._flush(None, tag, max_parallel)
         if dry_run:
             return await self._preview(None, tag, everybody=False)
-        return await self._carry_out(self._follow("rebalance", target), event, reason)
+        return await self._carried_out("rebalance", target, event, reason)
 
     async def start_rebalance(self, tag: str | None, max_parallel: int | None, *, reason: str) -> MoveInfo:
         return self._start("rebalance", *self._flush(None, tag, max_parallel), reason)
@@ -260,7 +271,7 @@ class UserOperations(ABC):
         target, event = self._forget(host)
         if dry_run:
             return await self._preview(event.host, None, everybody=True)
-        return await self._carry_out(self._follow("forget", target), event, reason)
+        return await self._carried_out("forget", target, event, reason)
 
     async def start_forget(self, host: str | None, *, reason: str) -> MoveInfo:
         return self._start("forget", *self._forget(host), reason)
@@ -270,19 +281,30 @@ class UserOperations(ABC):
         change = HostChange(0, Address(self._known_host(address).address), tag=tag, retag=True)
         before, made = self._known_host(address), await self._change(change, "tag", reason, dry_run)
         if before.tag == tag:
-            return made
+            one = None if dry_run else self._tag_under_way(before)
+            return made if one is None else msgspec.structs.replace(made, users=await self._outcome(one))
         if dry_run:
             users = await self._preview(Address(before.address), None, everybody=True)
             return msgspec.structs.replace(made, users=users)
         event = self._flush_of_tag(before)
-        users = await self._carry_out(self._follow("tag", before.address), event, reason)
+        users = await self._carried_out("tag", before.address, event, reason)
         return msgspec.structs.replace(made, users=users)
 
     async def start_set_tag(self, address: str, tag: str, *, reason: str) -> MoveInfo:
         """The tag is changed when this returns; its users are moved behind it."""
         before = self._known_host(address)
+        one = self._tag_under_way(before) if before.tag == tag else None
+        if one is not None:
+            return msgspec.structs.replace(self._info(one), joined=True)
         await self._change(HostChange(0, Address(before.address), tag=tag, retag=True), "tag", reason, False)
         return self._start("tag", before.address, self._flush_of_tag(before), reason)
+
+    def _tag_under_way(self, row: HostRow) -> _Followed | None:
+        """What moves the users of the host's former tag."""
+        for one in self._followed.values():
+            if one.ended is None and (one.kind, one.target) == ("tag", row.address):
+                return one
+        return None
 
     def _flush_of_tag(self, before: HostRow) -> Flush:
         """What moves the users a host had under its old tag."""
@@ -337,14 +359,42 @@ class UserOperations(ABC):
         )
 
     def _start(self, kind: str, target: str, event: UsersEvent, reason: str) -> MoveInfo:
-        """Carry it out in the background."""
+        """Carry it out in the background, or join the one that does so already."""
         assert self._tasks is not None
-        one = self._follow(kind, target)
+        joined = self._joined(kind, target, event, reason)
+        if joined is not None:
+            return msgspec.structs.replace(self._info(joined), joined=True)
+        one = self._follow(kind, target, event)
         self._tasks.start_soon(self._carry_out_quietly, one, event, reason)
         return self._info(one)
 
-    def _follow(self, kind: str, target: str) -> _Followed:
-        one = _Followed(self._driver.operators.new_operation(), kind, target)
+    async def _carried_out(self, kind: str, target: str, event: UsersEvent, reason: str) -> UsersChange:
+        """Carry it out, or wait for the one that does so already."""
+        joined = self._joined(kind, target, event, reason)
+        if joined is None:
+            return await self._carry_out(self._follow(kind, target, event), event, reason)
+        return await self._outcome(joined)
+
+    async def _outcome(self, one: _Followed) -> UsersChange:
+        """What an operation that was joined comes to in the end."""
+        await one.over.wait()
+        if one.error is not None:
+            raise one.error
+        assert one.result is not None
+        return one.result
+
+    def _joined(self, kind: str, target: str, event: UsersEvent, reason: str) -> _Followed | None:
+        """What is under way and does the same: a second one would say that there is nothing left to do."""
+        if not isinstance(event, Flush | Forget):
+            return None
+        for one in self._followed.values():
+            if one.does(kind, target, event):
+                self._audit(kind, target, reason, f"joined={one.number}")
+                return one
+        return None
+
+    def _follow(self, kind: str, target: str, event: UsersEvent) -> _Followed:
+        one = _Followed(self._driver.operators.new_operation(), kind, target, event)
         self._followed[str(one.number)] = one
         ended = [id for id, other in self._followed.items() if other.ended is not None]
         for id in ended[:-REMEMBERED]:
@@ -406,6 +456,7 @@ class UserOperations(ABC):
             done = await self._driver.operators.change_users(event, one.number)
         except OperationError as exc:
             one.problem = Problem(title=str(exc), status=409, exit_code=exc.exit_code)
+            one.error = exc
             raise
         else:
             unstored = self._persistence.unstored
@@ -418,6 +469,7 @@ class UserOperations(ABC):
             return one.result
         finally:
             one.ended = int(time.time())
+            one.over.set()
 
     # ---- the ring
 

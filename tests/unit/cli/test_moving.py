@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 
 from director.cli.following import how_far, in_words
-from director.records import MoveInfo, UsersChange
+from director.records import HostInfo, MoveInfo, UsersChange
 from tests.unit.cli.conftest import Director
 
 PROGRAM = [sys.executable, "-m", "director"]
@@ -233,12 +234,66 @@ def test_drain_empties_a_host(director: Director) -> None:
     assert director.operations.reasons == ["new kernel"]
 
 
-def test_drain_ends_while_pinned_users_stay_and_counts_them(director: Director) -> None:
+def test_a_drain_that_leaves_pinned_users_is_exit_code_75_and_counts_them(director: Director) -> None:
     director.operations.stay = {"alice"}
-    assert director("drain", "127.0.1.1").stdout == (
-        "drain 127.0.1.1: 1 user moved, 2 sessions ended, 0 timed out, 1 pinned user left\n"
-        "drain 127.0.1.1: done, 1 pinned user left\n"
+    result = director("drain", "127.0.1.1")
+    assert (result.exit_code, result.stdout) == (
+        75,
+        "drain 127.0.1.1: 1 user moved, 2 sessions ended, 0 timed out, 1 pinned user left\n",
     )
+    assert result.stderr == (
+        "director: drain 127.0.1.1: 1 pinned user left, for `unpin` or `move`; "
+        "`director map 127.0.1.1` names them\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["drain 127.0.1.1", "flush 127.0.1.1", "tag 127.0.1.1 gold"])
+def test_a_second_command_for_a_host_joins_the_first_and_tells_its_counts(
+    director: Director, command: str
+) -> None:
+    director.operations.joined = True
+    result = director(*command.split())
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{command}: 2 users moved, 4 sessions ended, 0 timed out\n")
+    assert f"director: {command}: under way since 2026-11-23 17:01:54; this one joins it\n" in result.stderr
+
+
+def test_a_drain_is_not_done_while_another_director_moves_users_of_the_host_away(
+    director: Director, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such users have no assignment to it any more, but sessions."""
+    operations = director.operations
+    looked = []
+
+    def leaving(info: HostInfo) -> HostInfo:
+        looked.append(info)
+        return msgspec.structs.replace(info, leaving=max(0, 3 - len(looked)))
+
+    operations.assigned = []
+    operations.leaving = leaving
+    monkeypatch.setattr("director.cli.flushes.POLL", 0.001)
+    result = director("drain", "127.0.1.1")
+    assert (result.exit_code, len(looked) >= 3) == (0, True)
+    assert result.stdout.endswith("drain 127.0.1.1: done, no user left\n")
+
+
+def test_users_who_are_still_on_the_move_are_left_when_a_drain_gives_up(
+    director: Director, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("director.cli.flushes.STUCK", 0.0)
+    director.operations.leaving = lambda info: msgspec.structs.replace(info, leaving=2)
+    result = director("drain", "127.0.1.1")
+    assert result.exit_code == 75
+    assert "2 users left" in result.stderr
+
+
+def test_ctrl_c_in_a_command_that_has_joined_another_does_not_end_that(director: Director) -> None:
+    director.operations.pace = 0
+    director.operations.joined = True
+    code, said, errors = interrupted(director, "flush", "127.0.1.1")
+    assert (code, said) == (130, "")
+    assert "flush 127.0.1.1: interrupted; the one that it has joined goes on" in errors
+    assert director.operations.under_way["1"].ended is None
 
 
 def test_drain_does_not_wait_for_ever_for_users_who_come_back(

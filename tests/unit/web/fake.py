@@ -5,7 +5,7 @@ Some names make it fail in the ways a real one can: see the first lines of each 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import md5
 from typing import Any
 
@@ -85,6 +85,10 @@ class FakeOperations:
         """Users who log in to a flushed host all the same."""
         self.goes_wrong: str | None = None
         """Why background moves end without a result."""
+        self.joined = False
+        """Another operator has begun the same move before."""
+        self.leaving: Callable[[HostInfo], HostInfo] = lambda info: info
+        """How a host is shown."""
         self.pace = 1000
         """Users of a background move who are done each time it is asked about."""
         self.polled: set[str] = set()
@@ -114,7 +118,7 @@ class FakeOperations:
         )  # fmt: skip
 
     async def hosts(self) -> list[HostInfo]:
-        return list(self.table.values())
+        return list(map(self.leaving, self.table.values()))
 
     def ring(self) -> RingInfo:
         return RingInfo(
@@ -346,7 +350,7 @@ class FakeOperations:
         number = str(len(self.under_way) + 1)
         info = MoveInfo(id=number, kind=kind, target=target or "all", started=NOW, total=total)
         self.under_way[number] = info
-        return info
+        return msgspec.structs.replace(info, joined=self.joined)
 
     def _ended(self, info: MoveInfo) -> MoveInfo:
         if self.goes_wrong is not None:
