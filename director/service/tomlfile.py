@@ -53,6 +53,8 @@ class Reader:
         """The whole file. Raises ConfigErrors where it is not there or no TOML."""
         try:
             return tomllib.loads(Path(self.file).read_bytes().decode("utf-8"))
+        except PermissionError as exc:
+            self._give_up(f"{_denied(exc)}; run this as its owner or root, or let that user read it")
         except OSError as exc:
             self._give_up(f"cannot be read ({exc.strerror}); name a file with -c FILE or DIRECTOR_CONFIG")
         except UnicodeDecodeError as exc:
@@ -132,6 +134,10 @@ class Reader:
             if status.st_size > SECRET_FILE_LIMIT:
                 raise ValueError(f"{file} is too long for a secret ({status.st_size} bytes)")
             content = file.read_bytes().strip()
+        except PermissionError as exc:
+            raise ValueError(
+                f"{file} {_denied(exc)}; chown or chmod it for the user of the director"
+            ) from exc
         except OSError as exc:
             raise ValueError(f"{file} cannot be read ({exc.strerror})") from exc
         if not content:
@@ -172,6 +178,10 @@ class Reader:
                 key, f"{absolute} is longer than the {SOCKET_PATH_LIMIT} bytes a socket's path can have"
             )
         return absolute
+
+
+def _denied(exc: PermissionError) -> str:
+    return f"cannot be read by uid {os.geteuid()} ({exc.strerror})"
 
 
 def written(struct: msgspec.Struct, prefix: str = "") -> Iterator[str]:

@@ -23,6 +23,7 @@ def nobody(tmp_path: Path) -> Iterator[str]:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.owner() == pwd.getpwuid(os.geteuid()).pw_name and folder != Path("/"):
             folder.chmod(0o755)
+    alone("config", "check", "-c", "/dev/null")  # what it imports may be out of reach afterwards
     before = os.geteuid()
     if before == 0:
         os.seteuid(NOBODY)
@@ -95,3 +96,28 @@ def test_a_firewall_is_not_taken_for_a_wrong_mode(monkeypatch: pytest.MonkeyPatc
     assert (result.exit_code, result.stdout) == (69, "")
     assert "a firewall of this machine forbids it" in result.stderr
     assert "mode" not in result.stderr
+
+
+def test_a_configuration_that_may_not_be_read_is_not_said_to_have_the_wrong_name(
+    file: Path, request: pytest.FixtureRequest
+) -> None:
+    file.chmod(0)
+    request.getfixturevalue("nobody")
+    result = alone("config", "check", "-c", str(file))
+    assert result.exit_code == 78
+    assert f"{file}: cannot be read by uid {os.geteuid()} (Permission denied); run this as" in result.stderr
+    assert "-c FILE" not in result.stderr
+
+
+def test_a_secret_that_may_not_be_read_names_the_user(file: Path, request: pytest.FixtureRequest) -> None:
+    secret = file.parent / "ring.secret"
+    secret.write_text("a" * 32)
+    secret.chmod(0)
+    file.write_text('[backends]\nmail_servers = ["127.0.1.1"]\n[ring]\nsecret_file = "ring.secret"\n')
+    request.getfixturevalue("nobody")
+    result = alone("config", "check", "-c", str(file))
+    assert result.exit_code == 78
+    assert (
+        f"{secret} cannot be read by uid {os.geteuid()} (Permission denied); chown or chmod it"
+        in result.stderr
+    )
