@@ -14,7 +14,7 @@ import msgspec
 from director.cli.groups import Commands
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, config_option, json_option
-from director.errors import EX_CONFIG, ConfigErrors, DoveconfError, FileInTheWay
+from director.errors import EX_CONFIG, DoveconfError, FileInTheWay
 
 if TYPE_CHECKING:
     from director.dovecot.takeover import TakenOver
@@ -29,21 +29,29 @@ def config() -> None:
 
 
 @config.command()
+@click.option(
+    "--user",
+    metavar="NAME[:GROUP]",
+    help="Check as this user, such as User= of the director's unit; only root can.",
+)
 @json_option
 @config_option
 @click.pass_obj
-def check(target: Target, as_json: bool) -> int:
-    """Say everything that is wrong with the file."""
-    from director.service.config import load
+def check(target: Target, user: str | None, as_json: bool) -> int:
+    """Say everything that is wrong with the file.
+
+    Files that the director's user cannot read keep it from starting: check as that user.
+    Exit code 68: there is no such user.
+    """
+    from director.service.accounts import account
+    from director.service.checking import check_file, check_file_as
 
     file = target.config_path
-    problems: list[str] = []
-    warnings: tuple[str, ...] = ()
-    try:
-        loaded = load(file, os.environ)
-        warnings = *loaded.warnings, *(f"{file}: {text}; it starts without" for text in loaded.unresolved)
-    except ConfigErrors as error:
-        problems = [str(problem) for problem in error.problems]
+    if user is None:
+        found = check_file(file, os.environ)
+    else:
+        found = check_file_as(account(user), file, os.environ)
+    problems, warnings = found.problems, found.warnings
     if as_json:
         say_json(msgspec.json.encode({"file": file, "problems": problems, "warnings": warnings}))
         return EX_CONFIG if problems else 0

@@ -97,6 +97,16 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
         return self.settings.get(setting, "").split()
 
 
+class UnitUser(msgspec.Struct, frozen=True, kw_only=True):
+    """The user of the director's service, and what it cannot do with the configuration."""
+
+    unit: str
+    name: str
+    problems: tuple[str, ...] = ()
+    unseen: str = ""
+    """Why that was not looked at; empty: it was."""
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     director_as: Who
@@ -125,6 +135,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What requests to end sessions came to since the director started: `done`, `failed` or `timed_out`."""
     backends: tuple[Backend, ...] = ()
     keeper: Keeper | None = None
+    unit_user: UnitUser | None = None
+    """Whether the service's user can read the configuration; None: it is not known which one that is."""
     units: tuple[Unit, ...] = ()
     """The director's service, and the sockets that start it; empty: systemd does not run it."""
 

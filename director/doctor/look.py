@@ -11,17 +11,19 @@ import socket
 import stat
 import struct
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from director.doctor.facts import Backend, Facts, File, Keeper, Settings, Who
+from director.doctor.facts import Backend, Facts, File, Keeper, Settings, Unit, UnitUser, Who
 from director.doctor.systemd import units
 from director.dovecot.doveconf import Doveconf, read
-from director.errors import DoveconfError
+from director.errors import DirectorError, DoveconfError
 from director.net import keeperlink
 from director.records import StatusInfo
 from director.service import descriptors
+from director.service.accounts import NoSuchAccount, account
+from director.service.checking import check_file_as
 from director.service.config import Config, DovecotConfig, ListenConfig, RingConfig, UsersConfig
 from director.service.keeper import control_paths
 from director.wire.tabs import escape
@@ -90,6 +92,7 @@ def look(
     )
     hosts = [host.address for host in status.hosts if host.up and host.weight] if status else []
     director_as = whoever(process) if process else myself()
+    systemd_units = units(process, SEARCH) if here else ()
     return Facts(
         settings=settings,
         director_as=director_as,
@@ -108,8 +111,25 @@ def look(
         kicks=kicks,
         backends=backends(hosts),
         keeper=keeper_of(config, director_as) if here else None,
-        units=units(process, SEARCH) if here else (),
+        units=systemd_units,
+        unit_user=unit_user(systemd_units, config.file),
     )
+
+
+def unit_user(found: Sequence[Unit], file: str) -> UnitUser | None:
+    """The user of the director's service, tried at the configuration file."""
+    service = next((unit for unit in found if unit.name.endswith(".service")), None)
+    name = service.settings.get("User", "") if service else ""
+    if service is None or not name:
+        return None
+    group = service.settings.get("Group", "")
+    try:
+        checked = check_file_as(account(f"{name}:{group}" if group else name), file, os.environ)
+    except NoSuchAccount as exc:
+        return UnitUser(unit=service.name, name=name, problems=(str(exc),))
+    except DirectorError as exc:
+        return UnitUser(unit=service.name, name=name, unseen=str(exc))
+    return UnitUser(unit=service.name, name=name, problems=tuple(checked.problems))
 
 
 def keeper_of(config: Config, director_as: Who) -> Keeper | None:

@@ -14,7 +14,7 @@ TIMEOUT = 10.0
 SERVICE = "director.service"
 """Where no process says of which unit it is."""
 PROPERTIES = (
-    "Id,LoadState,KillMode,ExitType,OOMPolicy,Restart,StartLimitIntervalUSec,StartLimitBurst,RuntimeDirectory,"
+    "Id,LoadState,User,Group,KillMode,ExitType,OOMPolicy,Restart,StartLimitIntervalUSec,StartLimitBurst,RuntimeDirectory,"
     "RuntimeDirectoryPreserve,TriggeredBy,TriggerLimitIntervalUSec,TriggerLimitBurst,PartOf,BindsTo,RemoveOnStop"
 )
 UNIT = re.compile(r"/([^/\n]+\.service)$", re.MULTILINE)

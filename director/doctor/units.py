@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from director.doctor.facts import Facts, Unit
-from director.doctor.findings import OK, WARNING, Finding
+from director.doctor.facts import Facts, Unit, UnitUser
+from director.doctor.findings import FAULT, OK, UNSEEN, WARNING, Finding
 
 STALL = "login processes stall when the director ends"
 NEVER = ("", "0", "infinity")
@@ -16,6 +16,8 @@ RUN = ("/run", "/var/run")
 
 def check(facts: Facts) -> Iterator[Finding]:
     """Nothing, where systemd does not run the director."""
+    if facts.unit_user is not None:
+        yield from _user(facts.unit_user)
     services = [unit for unit in facts.units if unit.name.endswith(".service")]
     sockets = [unit for unit in facts.units if unit.name.endswith(".socket")]
     for service in services:
@@ -35,6 +37,25 @@ def check(facts: Facts) -> Iterator[Finding]:
 def _finding(found: str, why: str, unit: str, section: str, *lines: str) -> Finding:
     mend = (f"[{section}]                # systemctl edit {unit}", *lines)
     return Finding(area="sockets", level=WARNING, check="units", found=found, why=why, mend=mend)
+
+
+def _user(user: UnitUser) -> Iterator[Finding]:
+    """Whether the director starts as the user that its unit names, and not only as root."""
+    shown = f"{user.unit}: User={user.name}"
+    if user.unseen:
+        yield Finding(area="sockets", level=UNSEEN, check="unit_user", found=shown, why=user.unseen)
+    elif not user.problems:
+        found = f"{shown} can read the configuration and its secrets"
+        yield Finding(area="sockets", level=OK, check="unit_user", found=found)
+    for problem in user.problems:
+        yield Finding(
+            area="sockets",
+            level=FAULT,
+            check="unit_user",
+            found=f"{shown}: {problem}",
+            why="the director does not start as this user, though it may as root",
+            mend=(f"director config check --user {user.name}      # until it says good",),
+        )
 
 
 def _keeper(facts: Facts, service: Unit) -> Iterator[Finding]:

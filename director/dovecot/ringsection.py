@@ -51,7 +51,7 @@ def ring_section(root: Block, listeners: Sequence[Listener], resolve: Resolve, n
         lines.append('secret_file = "ring.secret"')
         notes.mind.append(
             "the directors need a secret that all of them know: openssl rand -hex 32 > ring.secret;"
-            " chmod 600 ring.secret; copy it to all proxies"
+            " chmod 600 ring.secret; chown it to the director's user, and copy it to all proxies"
         )
         notes.mind.append(
             "all directors change at once: one of Dovecot's and one of these cannot be in one ring"

@@ -64,6 +64,7 @@ from director.service.ringnames import Members, Names, RingNames
 from director.service.servers import Endpoint
 from director.service.socketmap import Socketmap
 from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
+from director.service.starting import Starting
 from director.service.sysd import Notifier, machine_id
 from director.types import MemberId, Now
 from director.version import VERSION
@@ -101,35 +102,42 @@ def run(config_path: str, *, check: bool = False) -> int:
     """
     reexec.ignore_until_served()
     descriptors.raise_limit()
+    starting = Starting({} if check else os.environ)
     with closing(LogWriter(STDERR)) as log_writer:
         try:
             left = None if check else reexec.handed_over(os.environ)
         except DirectorError as exc:
             log_writer.start(f"{exc}\n".encode())
             return exc.exit_code
+        if left is not None:
+            starting = Starting({})  # the manager's descriptors are no more where it had put them
         log_writer.start(left.handover.log_unwritten if left else b"")
-        return _run(config_path, check, left, log_writer)
+        code = _run(config_path, check, left, log_writer, starting)
+    return starting.ended(code)
 
 
-def _run(config_path: str, check: bool, left: Left | None, log_writer: LogWriter) -> int:
+def _run(config_path: str, check: bool, left: Left | None, log_writer: LogWriter, starting: Starting) -> int:
     def own_awaited(missing: str) -> None:
-        text = f"the own address is looked for, for {OWN_NAME_WITHIN:g} s: {missing}"
-        log_writer.write(f"{config_path}: {text}\n")
+        if starting.first:
+            text = f"the own address is looked for, for {OWN_NAME_WITHIN:g} s: {missing}"
+            log_writer.write(f"{config_path}: {text}\n")
 
     try:
         own_within = 0.0 if check else OWN_NAME_WITHIN
         config = load(config_path, os.environ, own_within=own_within, own_awaited=own_awaited)
         descriptors.check(len(config.ring.servers))
     except DirectorError as exc:
-        log_writer.write(f"{exc}\n")
+        if starting.fails(str(exc)):
+            log_writer.write(f"{exc}\n" + (f"cannot start, {starting.note}\n" if starting.note else ""))
         return exc.exit_code
     log = Log(log_writer.write, format=config.log.format, level=config.log.level, hide_user=_hidden(config))
     capture_logging(log)
     with nullcontext() if check else everything_logged(log, log_writer):
-        return _run_loop(config, log, check, left, log_writer)
+        return _run_loop(config, log, check, left, log_writer, starting)
 
 
-def _run_loop(config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter) -> int:
+def _warn(config: Config, log: Log) -> None:
+    """Say what of the configuration should be mended."""
     for warning in config.warnings:
         log.warning("configuration", file=config.file, problem=warning)
     if config.ring.readable:
@@ -138,11 +146,22 @@ def _run_loop(config: Config, log: Log, check: bool, left: Left | None, log_writ
     for one in config.unresolved:
         note = "it starts without, and looks again"
         log.warning("name_unresolved", name=one.name, reason=one.reason, note=note)
+
+
+def _run_loop(
+    config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter, starting: Starting
+) -> int:
+    def fails(reason: str) -> None:
+        if starting.fails(reason):
+            log.error("cannot_start", reason=reason, note=starting.note)
+
+    if starting.first:
+        _warn(config, log)
     problem = doubt(time.time())
     if problem and left is None and cannot_start(time.time()):
-        log.error("cannot_start", reason=problem)
+        fails(problem)
         return EX_CONFIG
-    if problem:
+    if problem and starting.first:
         log.warning("clock_wrong", problem=problem)
     try:
         sys.setswitchinterval(GIL_SWITCH)
@@ -155,14 +174,15 @@ def _run_loop(config: Config, log: Log, check: bool, left: Left | None, log_writ
             left = outcome  # the program could not be replaced: take over from ourselves
             log_writer.start()
     except DirectorError as exc:
-        log.error("cannot_start", reason=str(exc))
+        fails(str(exc))
         return exc.exit_code
     except (SchemaTooNew, StoreBusy, OtherCluster) as exc:
-        log.error("cannot_start", reason=str(exc))
+        fails(str(exc))
         return EX_CONFIG
     except Exception as exc:
         # not to be survived: whoever supervises us starts us again, with what was stored
-        log.error("crashed", error="".join(traceback.format_exception(exc)))
+        if starting.crashes(f"{type(exc).__name__}: {exc}"):
+            log.error("crashed", error="".join(traceback.format_exception(exc)), note=starting.note)
         return EX_SOFTWARE
 
 

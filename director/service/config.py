@@ -460,7 +460,7 @@ def _ring(
         reader.problem(
             "ring.secret_file",
             "several directors need a secret that all of them know; make one with:"
-            " openssl rand -hex 32 > ring.secret; chmod 600 ring.secret",
+            " openssl rand -hex 32 > ring.secret; chmod 600 ring.secret; chown it to the director's user",
         )
     if ring.ping_timeout <= ring.ping_interval:
         reader.problem("ring.ping_timeout", "must be longer than ring.ping_interval")

@@ -56,3 +56,12 @@ def test_show_of_a_wrong_file_says_what_is_wrong(file: Path) -> None:
     file.write_text(VALID + '[users]\nexpire = "soon"\nmax_parallel_kicks = -1\n')
     result = alone("config", "show", "-c", str(file))
     assert (result.exit_code, len(result.stderr.splitlines())) == (78, 2)
+
+
+def test_check_as_a_user_that_does_not_exist_fails(tmp_path: Path) -> None:
+    file = tmp_path / "director.toml"
+    file.write_text('state = "memory:"\n[backends]\nmail_servers = ["127.0.0.1"]\n')
+    result = alone("config", "check", "-c", str(file), "--user", "no-such-user")
+    assert result.exit_code == 68
+    assert "there is no user 'no-such-user' on this machine" in result.stderr
+    assert alone("config", "check", "-c", str(file), "--user", "root").exit_code == 0

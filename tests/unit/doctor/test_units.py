@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from director.doctor.facts import Facts, Keeper, Settings, Unit, Who
-from director.doctor.findings import OK, WARNING
+from director.doctor.facts import Facts, Keeper, Settings, Unit, UnitUser, Who
+from director.doctor.findings import FAULT, OK, UNSEEN, WARNING
 from director.doctor.systemd import read, service_in
 from director.doctor.units import check
 from director.records import RingInfo, StatusInfo, StoreInfo
@@ -178,3 +178,25 @@ def of_file(path: Path, default: dict[str, str]) -> Unit:
             name.replace("IntervalSec", "IntervalUSec"): value for name, value in parser[section].items()
         }
     return Unit(name=path.name, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("user", "level", "text"),
+    [
+        (UnitUser(unit="director.service", name="dovecot"), OK, "can read"),
+        (
+            UnitUser(unit="director.service", name="dovecot", problems=("ring.secret: denied",)),
+            FAULT,
+            "denied",
+        ),
+        (UnitUser(unit="director.service", name="dovecot", unseen="only root can"), UNSEEN, "User=dovecot"),
+    ],
+)
+def test_the_units_user_is_tried_at_the_configuration(user: UnitUser, level: str, text: str) -> None:
+    facts = Facts(
+        settings=Settings(), director_as=Who(uid=0, gids=(0,), name="root"), running=False, unit_user=user
+    )
+    (found,) = [finding for finding in check(facts) if finding.check == "unit_user"]
+    assert found.level == level
+    assert text in found.found
+    assert level != FAULT or found.mend == ("director config check --user dovecot      # until it says good",)

@@ -1,0 +1,87 @@
+"""Does something as another user of this machine, as a service manager would start the director."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from director.errors import EX_NOT_FOUND, EX_REFUSED, DirectorError
+
+Found = TypeVar("Found")
+
+
+class NoSuchAccount(DirectorError):
+    """This machine has no such user or group."""
+
+    exit_code = EX_NOT_FOUND
+
+
+class NotAllowed(DirectorError):
+    """Only root can become another user."""
+
+    exit_code = EX_REFUSED
+
+
+class Account(NamedTuple):
+    """A user of this machine, with the groups of its processes."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def account(text: str) -> Account:
+    """The account that `USER` or `USER:GROUP` names, as User= and Group= of a unit do; numbers too.
+
+    Raises NoSuchAccount."""
+    user, colon, group = text.partition(":")
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError:
+        raise NoSuchAccount(f"there is no user {user!r} on this machine: make it, or name another") from None
+    gid = entry.pw_gid
+    if colon:
+        try:
+            gid = (grp.getgrgid(int(group)) if group.isdecimal() else grp.getgrnam(group)).gr_gid
+        except KeyError:
+            text = f"there is no group {group!r} on this machine: make it, or name another"
+            raise NoSuchAccount(text) from None
+    groups = tuple(dict.fromkeys([gid, *os.getgrouplist(entry.pw_name, gid)]))
+    return Account(entry.pw_name, entry.pw_uid, gid, groups)
+
+
+def run_as(who: Account, action: Callable[[], Found], kind: type[Found]) -> Found:
+    """What `action` returns in a process of this user. kind: its type, for the way back.
+
+    Raises NotAllowed, and DirectorError where the process ends without an answer."""
+    if os.geteuid() == who.uid and os.getegid() == who.gid:
+        return action()
+    if os.geteuid() != 0:
+        raise NotAllowed(f"only root can check as {who.name}: run it as root, or as {who.name}")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reading)
+            os.setgroups(who.groups)
+            os.setgid(who.gid)
+            os.setuid(who.uid)
+            with open(writing, "wb") as out:
+                out.write(msgspec.json.encode(action()))
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with open(reading, "rb") as answer:
+        said = answer.read()
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise DirectorError(f"the check as {who.name} ended without an answer")
+    return msgspec.json.decode(said, type=kind)

@@ -1,0 +1,41 @@
+"""Checks a configuration file without a director, also as the user of a director's unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import msgspec
+
+from director.errors import ConfigErrors
+from director.service.accounts import Account, run_as
+from director.service.config import load
+
+DENIED = "Permission denied"
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What is wrong with a file; problems keep a director from starting."""
+
+    problems: list[str]
+    warnings: list[str]
+
+
+def check_file(path: str, environ: Mapping[str, str]) -> Checked:
+    """As this process sees it."""
+    try:
+        config = load(path, environ)
+    except ConfigErrors as error:
+        return Checked([str(problem) for problem in error.problems], [])
+    return Checked(
+        [], [*config.warnings, *(f"{path}: {text}; it starts without" for text in config.unresolved)]
+    )
+
+
+def check_file_as(who: Account, path: str, environ: Mapping[str, str]) -> Checked:
+    """As a director sees it that runs as this user. Raises NotAllowed."""
+    check_file(path, environ)  # what it takes is imported now: the user may not read it
+    found = run_as(who, partial(check_file, path, environ), Checked)
+    advice = f"; {who.name} must be able to read it: chown {who.name} FILE, or chgrp and chmod g+r"
+    told = [f"{text}{advice}" if DENIED in text else text for text in found.problems]
+    return Checked(told, found.warnings)

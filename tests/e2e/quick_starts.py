@@ -1,0 +1,12 @@
+"""A director whose failing start is tried again at once: `python -m tests.e2e.quick_starts serve -c FILE`."""
+
+from __future__ import annotations
+
+from director.service import starting
+
+if __name__ == "__main__":
+    starting.RETRY_EVERY = 0.2
+
+    from director.cli.main import main
+
+    main()
