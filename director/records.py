@@ -157,6 +157,18 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     """None: none is kept."""
 
 
+class Alarm(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that an operator should put right, though logins are answered."""
+
+    kind: str
+    """`certificate`: it ends soon; `secret`: every user can read it; `version`, `backends`, `users.expire`,
+    `users.username_hash`: a director differs from this one in that."""
+    about: str
+    """The file, or the director."""
+    text: str
+    """What it is, and what to do."""
+
+
 class StatusInfo(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     me: str
@@ -165,6 +177,7 @@ class StatusInfo(msgspec.Struct, frozen=True, kw_only=True):
     users: int
     ring: RingInfo
     store: StoreInfo
+    alarms: list[Alarm] = []
     sockets_kept_by: str = ""
     """What holds the login and userdb sockets and the FIFO while this director does not run: `systemd`,
     `keeper`, or, empty, nothing does."""

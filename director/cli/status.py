@@ -108,6 +108,7 @@ def head(info: StatusInfo) -> list[str]:
             f"store {store.url} is being read: {100 * store.loaded_part:.0f} %, "
             f"{store.loaded_users} users so far"
         )
+    lines += [f"ALARM {alarm.text}" for alarm in info.alarms]
     if store.unstored:
         shown, others = store.unstored[:UNSTORED_NAMED], len(store.unstored) - UNSTORED_NAMED
         named = ", ".join(f"{one.what} {one.target}" for one in shown)

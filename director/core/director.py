@@ -34,6 +34,7 @@ from director.core.events import (
     Dropped,
     Event,
     FlushEnded,
+    IdentityChanged,
     KicksEnded,
     Leases,
     LinkClosed,
@@ -42,7 +43,6 @@ from director.core.events import (
     MembersListed,
     Persisted,
     Received,
-    SecretsChanged,
     Seen,
     SessionsListed,
     Started,
@@ -347,8 +347,8 @@ class Director:
                 return self._tables.stored_members(event, now)
             case MembersListed(members, names):
                 return self._tables.list_members(members, names, now)
-            case SecretsChanged(secret, second):
-                effects = self.ring.set_secrets(secret, second)
+            case IdentityChanged(secret, second, backends):
+                effects = self.ring.set_identity(secret, second, backends)
                 self.identity = self.ring.identity
                 return effects
             case ClaimFailed(key):

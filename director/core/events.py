@@ -137,14 +137,15 @@ class MembersListed(msgspec.Struct, frozen=True):
     """Who each name, `name:port`, is now; of further directors too, that operators have added by name."""
 
 
-class SecretsChanged(msgspec.Struct, frozen=True):
-    """The file of the ring's secret was read again and holds something else."""
+class IdentityChanged(msgspec.Struct, frozen=True):
+    """The configuration was read again: other secrets, or other backends. As in `Identity`."""
 
     secret: bytes
     second_secret: bytes
+    backends: int = 0
 
     def __repr__(self) -> str:
-        return "SecretsChanged(***)"
+        return "IdentityChanged(***)"
 
     __str__ = __repr__
 
@@ -323,7 +324,7 @@ Event = (
     | HostsMoved
     | MemberChange
     | MembersListed
-    | SecretsChanged
+    | IdentityChanged
     | StoredMembers
     | MoveUser
     | UnpinUser

@@ -42,6 +42,8 @@ NUMBER_LIMIT = 1 << 62
 """An incarnation is below this, so that it can grow."""
 REASON_LIMIT = 300
 """Characters that are logged of the reason the other end gives."""
+RELEASE_LIMIT = 64
+"""Characters that are kept of what the other end says of its release and settings."""
 HANDSHAKE_TIMEOUT = 2.0
 """Seconds from the TCP connection to the accepted proof."""
 
@@ -76,6 +78,10 @@ class Identity(msgspec.Struct, frozen=True):
     max_clock_skew: float
     name: str = ""
     """`name:port`, where it is listed by its name; not told to anybody."""
+    release: str = ""
+    """Of the program."""
+    backends: int = 0
+    """A digest of the backends in the configuration, which should be the same on all directors; 0: none."""
     second_secret: bytes = b""
     """While the secret is being changed: accepted like `secret`, which is offered; empty: none."""
 
@@ -141,6 +147,12 @@ class Neighbour:
         """It was closed because it was not needed: nothing was wrong with the other end."""
         self.disproved = False
         """It was closed because its proof did not fit."""
+        self.release = ""
+        """Of the other end's program; empty: it is not known."""
+        self.backends = 0
+        """The digest of the other end's backends; 0: it is not known."""
+        self.refused: tuple[MemberId, str, str] | None = None
+        """Who the other end says it is, the setting because of which it may not link, and its value there."""
         self._secrets: tuple[bytes, ...] = ()
         """Those that were accepted when it was greeted."""
         self._made_with: frozenset[bytes] = frozenset()
@@ -175,6 +187,7 @@ class Neighbour:
             username_hash=me.username_hash,
             expire=me.expire,
             leftwards=leftwards,
+            release=me.release,
         )
 
         self._greeting = msgspec.msgpack.encode([self._hello])
@@ -210,8 +223,9 @@ class Neighbour:
             case State.PROVING, Proof(mac):
                 return self._proved(mac, now)
             case ((State.EXCHANGING | State.FULL), Ping(serial)):
-                return [Send(self.link, [Pong(serial, now.unix)])]
-            case ((State.EXCHANGING | State.FULL), Pong(serial, unix)):
+                return [Send(self.link, [Pong(serial, now.unix, self.me.backends)])]
+            case ((State.EXCHANGING | State.FULL), Pong(serial, unix, backends)):
+                self.backends = backends
                 if self._ping_open and serial == self._ping_serial:
                     self._ping_open = False
                     self.pong_serial = serial
@@ -299,6 +313,7 @@ class Neighbour:
         self.peer = MemberId(hello.member)
         self.peer_incarnation = hello.incarnation
         self.version = min(hello.version, RING_VERSION)
+        self.release = hello.release[:RELEASE_LIMIT]
         if self.dialled is None:
             self.leftwards = hello.leftwards
         self.state = State.PROVING
@@ -326,11 +341,14 @@ class Neighbour:
         if address != self.remote:
             return f"{hello.member} speaks from {self.remote}: it must use the address it is listed with"
         if hello.username_hash != self.me.username_hash:
+            theirs = hello.username_hash[:RELEASE_LIMIT]
+            self.refused = MemberId(hello.member), "users.username_hash", theirs
             return (
                 f"users.username_hash differs: {hello.member} has {hello.username_hash!r}, "
                 f"{self.me.member} has {self.me.username_hash!r}"
             )
         if hello.expire != self.me.expire:
+            self.refused = MemberId(hello.member), "users.expire", f"{hello.expire} s"
             return (
                 f"users.expire differs: {hello.member} has {hello.expire} s, "
                 f"{self.me.member} has {self.me.expire} s"

@@ -68,6 +68,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     expire: int
     leftwards: bool = False
     """The dialler stands to the right: nobody to his left could reach him, so he asks to be dialled back."""
+    release: str = ""
+    """Of the program; empty: it is not told."""
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -136,6 +138,8 @@ class Pong(msgspec.Struct, frozen=True, array_like=True, tag=10):
     serial: int
     unix: float = 0.0
     """What the clock says; 0: it is not told."""
+    backends: int = 0
+    """A digest of the backends in the configuration; 0: it is not told."""
 
 
 class Redirect(msgspec.Struct, frozen=True, array_like=True, tag=11):

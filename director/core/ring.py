@@ -64,6 +64,8 @@ class Ring:
         self.rightwards: list[MemberId] = []
         self.failed_at: dict[MemberId, float] = {}
         """Unix time a dial or a link last failed."""
+        self.refused: dict[MemberId, tuple[str, str]] = {}
+        """Directors that may not link, because a setting differs: which one, and its value there."""
         self.tried: set[MemberId] = set()
         """Members found unreachable since somebody was last reached."""
         self.presence = Presence(
@@ -110,6 +112,7 @@ class Ring:
         self._addresses = {split_member(member)[0] for member in (*servers, *self._removed)}
         self.removed = self.me not in servers
         self.presence.forget_others((*servers, *self._removed))
+        self.refused = {member: why for member, why in self.refused.items() if member in servers}
         for member in self.rightwards:
             self._next_try.setdefault(member, 0.0)
             self._failures.setdefault(member, 0)
@@ -120,9 +123,11 @@ class Ring:
                 effects += neighbour.close(reason, level=Level.INFO)
         return effects
 
-    def set_secrets(self, secret: bytes, second: bytes) -> list[Effect]:
-        """These are accepted from now on, the first is offered."""
-        self.identity = msgspec.structs.replace(self.identity, secret=secret, second_secret=second)
+    def set_identity(self, secret: bytes, second: bytes, backends: int) -> list[Effect]:
+        """These secrets are accepted from now on, the first is offered; backends: as in `Identity`."""
+        self.identity = msgspec.structs.replace(
+            self.identity, secret=secret, second_secret=second, backends=backends
+        )
         return [e for neighbour in self.links.values() for e in neighbour.set_identity(self.identity)]
 
     def meet(self, members: Iterable[MemberId]) -> set[MemberId]:
@@ -278,6 +283,7 @@ class Ring:
             else:
                 effects += other.close(f"{neighbour.peer} has been started anew")
         self.tried.clear()
+        self.refused.pop(neighbour.peer, None)
         return effects
 
     def dismiss(self, neighbour: Neighbour, now: Now) -> list[Effect]:
@@ -401,6 +407,9 @@ class Ring:
 
     def _forget(self, neighbour: Neighbour, now: Now) -> None:
         del self.links[neighbour.link]
+        if neighbour.refused is not None and neighbour.refused[0] in self.servers:
+            member, *why = neighbour.refused
+            self.refused[member] = why[0], why[1]
         self._told.pop(neighbour.link, None)
         self._linked.discard(neighbour.link)
         if neighbour is self.right:

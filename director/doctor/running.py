@@ -12,6 +12,13 @@ OPEN_FILES = 4096
 """A login process has two connections through the director, and a busy proxy many login processes."""
 NEARLY_ALL = 0.75
 """Part of the descriptors that may be open before it is worth a word."""
+ALARMS = {
+    "certificate": "links between directors that end then are not made again",
+    "secret": "who has the secret of the ring can say everything that a director can say",
+    "version": "what a new release can do is used when all directors have it",
+    "backends": "the director that was reloaded last decides which backends there are",
+}
+"""What comes of each kind of alarm."""
 LAG, SKEW = 10.0, 1.0
 """Seconds: how old an unstored change, how far a clock may be."""
 
@@ -37,6 +44,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     yield from _version(facts, status)
     yield from _ring(status)
     yield from _store(status)
+    yield from _alarms(status)
     for member, seconds in sorted(facts.skew.items()):
         if abs(seconds) > SKEW:
             found = f"the clock of {member} is {abs(seconds):.1f} s {'ahead' if seconds > 0 else 'behind'}"
@@ -52,6 +60,15 @@ def _finding(
     level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = (), area: str = "director"
 ) -> Finding:
     return Finding(area=area, level=level, check=check, found=found, why=why, mend=mend)
+
+
+def _alarms(status: StatusInfo) -> Iterator[Finding]:
+    """Certificates, secrets, and directors that differ, as the director itself sees them."""
+    for alarm in status.alarms:
+        why = ALARMS.get(alarm.kind, "what should be the same on all directors decides where users go")
+        yield _finding(WARNING, alarm.kind, alarm.text, why)
+    if not status.alarms:
+        yield _finding(OK, "alarms", "certificates, rights of secrets, and settings of the other directors")
 
 
 def _open_files(facts: Facts) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ import anyio.abc
 from director import web
 from director.core.clock import cannot_start, doubt
 from director.core.director import Director
-from director.core.events import MembersListed, SecretsChanged, Started
+from director.core.events import IdentityChanged, MembersListed, Started
 from director.core.hashing import UserHash
 from director.core.hosts import HostTable
 from director.core.member import Identity
@@ -45,6 +45,7 @@ from director.service.clock import unix_time
 from director.service.cluster import OtherCluster
 from director.service.config import Config, load
 from director.service.configuring import Configuring
+from director.service.credentials import Credentials
 from director.service.driver import Driver
 from director.service.filetimes import files_of, younger_file
 from director.service.flushing import FlushPrograms
@@ -57,7 +58,7 @@ from director.service.logwriter import LogWriter
 from director.service.lookups import Lookups
 from director.service.operations import Operations
 from director.service.persist import Persistence
-from director.service.reloading import limits
+from director.service.reloading import backends_digest, limits
 from director.service.replacing import Replacing, load_names, load_users
 from director.service.resolving import Answer, Resolving
 from director.service.ringnames import Members, Names, RingNames
@@ -211,6 +212,12 @@ def _hidden(config: Config) -> Callable[[str], object] | None:
     return lambda name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
+def _secrets(config: Config) -> tuple[bytes, bytes]:
+    """The secret of the ring that is offered, and the other one that is accepted; empty: there is none."""
+    first, second = (*config.ring.secrets, b"", b"")[:2]
+    return first, second
+
+
 class App:
     """One running director."""
 
@@ -256,8 +263,10 @@ class App:
             incarnation=incarnation,
             username_hash=f"{config.users.username_hash} {config.users.master_user_separator[:1]}".strip(),
             expire=int(config.users.expire),
-            secret=config.ring.secrets[0] if config.ring.secrets else b"",
-            second_secret=b"".join(config.ring.secrets[1:]),
+            secret=_secrets(config)[0],
+            second_secret=_secrets(config)[1],
+            release=VERSION,
+            backends=backends_digest(config),
             ping_interval=config.ring.ping_interval,
             ping_timeout=config.ring.ping_timeout,
             max_clock_skew=config.ring.max_clock_skew,
@@ -311,6 +320,8 @@ class App:
         self.notifier = Notifier(os.environ)
         self.replacing = Replacing(self, left)
         self.operations.reloads = self.replacing
+        self.credentials = Credentials(lambda: self.config, log)
+        self.operations.credentials = self.credentials
         if keeper is not None:
             self.operations.sockets_kept_by = lambda: keeper.kept_by
         self.notify = NotifyReader(
@@ -441,6 +452,7 @@ class App:
             await tasks.start(self.operations.run)
             tasks.start_soon(self.kicker.run)
             tasks.start_soon(self.resolving.run)
+            tasks.start_soon(self.credentials.run)
             for serve, acceptor in self._listening:
                 tasks.start_soon(serve, acceptor)
             if self.sockets.fifo is not None:
@@ -497,10 +509,11 @@ class App:
         if config.backends != self.config.backends:
             self.backend_names.set_config(config.backends)
             self.configuring.changed(*self.backend_names.hosts())
+        first, second = _secrets(config)
+        self.driver.handle(IdentityChanged(first, second, backends_digest(config)))
         if config.ring.secret != self.config.ring.secret:
-            first, *others = config.ring.secrets
-            self.driver.handle(SecretsChanged(first, others[0] if others else b""))
             self.persistence.secrets_changed()
+        self.credentials.look_soon()
         self.log.set_level(config.log.level)
         self.director.set_limits(limits(config))
         self.listeners.set_limits(config.limits)

@@ -273,6 +273,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What should be mended, but keeps nobody from starting."""
     unresolved: tuple[UnresolvedName, ...] = ()
     """Names that had no address when the file was read."""
+    secret_files: tuple[tuple[str, str], ...] = ()
+    """Key and path of each file that holds a secret."""
     state: Annotated[StateUrl, Text(needed=True)] = DEFAULT_STATE
     snapshot: Annotated[StateUrl, Text()] = StateUrl("")
     """The copy beside a shared `state`; empty: there is none."""
@@ -322,6 +324,7 @@ def load(
         health=HealthConfig(**reader.section(HealthConfig, raw.get("health"), "health")),
         log=LogConfig(**reader.section(LogConfig, raw.get("log"), "log")),
         warnings=tuple(reader.warnings),
+        secret_files=tuple(reader.secret_files),
         unresolved=tuple(reader.unresolved),
     )
     if reader.problems:
@@ -396,8 +399,12 @@ def _state(reader: Reader, raw: Mapping[str, Any]) -> StateUrl:
     except StoreUrlError as exc:
         reader.problem("state", f"{exc.problem}; {exc.expected}")
     else:
-        for file in parse_qs(url.partition("?")[2]).get("password_file", []):
-            reader.warn_if_public("state", reader.folder / file)
+        query = parse_qs(url.partition("?")[2])
+        for option in ("password_file", "sentinel_password_file"):
+            for file in query.get(option, []):
+                reader.warn_if_public("state", reader.folder / file)
+        if re.match(r"[a-z+]+://[^/?#@]*:[^/?#@]+@", url):
+            reader.warn_if_public("state", Path(reader.file))
     return StateUrl(url)
 
 

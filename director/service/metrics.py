@@ -91,7 +91,15 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """(type, direction) -> messages; direction is in or out."""
     ring_forged: dict[str, int] = msgspec.field(default_factory=dict)
     """what -> frames without the seal of the other director, and proofs that did not fit."""
+    certificate_ends: dict[str, float] = msgspec.field(default_factory=dict)
+    """File -> unix seconds when the first certificate in it ends."""
+    secrets_readable: int = 0
+    """Files with secrets that every user can read."""
+    differences: dict[str, int] = msgspec.field(default_factory=dict)
+    """What differs -> directors in which it does."""
     store_up: bool = False
+    unstored: int = 0
+    """Operators' changes that the store does not hold yet."""
     store_queue: int = 0
     """Buckets that are changed and not yet stored."""
     store_lag: float = 0.0
@@ -215,6 +223,7 @@ class _Page:
         yield from self._moves_and_kicks()
         yield from self._ring()
         yield from self._store()
+        yield from self._alarms()
         yield from self._process()
 
     def _users_and_hosts(self) -> Iterator[Metric]:
@@ -238,6 +247,17 @@ class _Page:
         for name, text, column in columns:
             yield _gauge(name, text, zip(keys, column, strict=True), "host", "tag")
         yield _counter("conflicts", "Users found on two hosts at once; must stay 0", [((), now.conflicts)])
+
+    def _alarms(self) -> Iterator[Metric]:
+        now = self.snapshot
+        ends = _by_one(now.certificate_ends)
+        yield _gauge("certificate_end_seconds", "When the first certificate in a file ends", ends, "file")
+        readable = [((), now.secrets_readable)]
+        yield _gauge("secrets_readable", "Files with secrets that every user can read", readable)
+        differ = _by_one(now.differences)
+        yield _gauge("directors_differ", "Directors that differ from this one", differ, "what")
+        unstored = [((), now.unstored)]
+        yield _gauge("unstored_changes", "Operators' changes that the store does not hold yet", unstored)
 
     def _moves_and_kicks(self) -> Iterator[Metric]:
         now = self.snapshot

@@ -33,6 +33,7 @@ from director.core.standing import Standing
 from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, User, is_alive, unpack
 from director.core.vhosts import Circle
 from director.records import (
+    Alarm,
     Change,
     ConfiguredHost,
     Dump,
@@ -46,7 +47,9 @@ from director.records import (
     UserInfo,
     UserStatus,
 )
+from director.service.alarms import differing, ring_alarms
 from director.service.clock import unix_time
+from director.service.credentials import Credentials
 from director.service.driver import Driver
 from director.service.dumping import host_commands, pin_command
 from director.service.logwriter import LogWriter
@@ -133,6 +136,7 @@ class Operations(UserOperations):
         self.listeners: Listened | None = None
         """Given too, where there are any."""
         self.sockets_kept_by: Callable[[], str] = str
+        self.credentials: Credentials | None = None
         """What holds the sockets while this director does not run (StatusInfo)."""
         self._started, self._warm_seconds = started, warm_seconds
         self._syncs, self._kicks = Durations(), Durations()
@@ -150,6 +154,7 @@ class Operations(UserOperations):
             users=sum(host.users for host in hosts),
             ring=self.ring(),
             store=self._persistence.info(),
+            alarms=self.alarms(),
             sockets_kept_by=self.sockets_kept_by(),
         )
 
@@ -413,6 +418,11 @@ class Operations(UserOperations):
         )
         return table
 
+    def alarms(self) -> list[Alarm]:
+        """Of the files of this director, and of directors that differ from it."""
+        files = self.credentials.alarms() if self.credentials else []
+        return [*files, *ring_alarms(self._director)]
+
     # ---- metrics
 
     async def metrics(self) -> bytes:
@@ -477,6 +487,10 @@ class Operations(UserOperations):
                 **{(kind, "out"): count for kind, count in driver.sockets.messages_out.items()},
             },
             ring_forged={"frame": driver.sockets.frames_forged, "proof": counters.proofs_refused},
+            certificate_ends=self.credentials.seen.ends if self.credentials else {},
+            secrets_readable=len(self.credentials.seen.readable) if self.credentials else 0,
+            differences={what: len(members) for what, members in differing(director).items()},
+            unstored=len(persistence.unstored.changes()),
             store_up=persistence.up,
             store_queue=persistence.queued,
             store_lag=persistence.lag,

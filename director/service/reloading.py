@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -31,7 +32,7 @@ LIVE = frozenset(
     }
 )
 """Settings that count at once. All others count from the next start of a program on."""
-_FOUND = frozenset({"file", "folder", "warnings", "unresolved"})
+_FOUND = frozenset({"file", "folder", "warnings", "unresolved", "secret_files"})
 """What is no setting, but was found out while the file was read."""
 _WRITTEN_AS = {
     "ring.names": "ring.servers",
@@ -88,6 +89,14 @@ def _as_written(config: Config) -> Config:
     fixed = tuple(setting for setting in backends.mail_servers if not setting.hostname)
     backends = msgspec.structs.replace(backends, mail_servers=fixed)
     return msgspec.structs.replace(config, ring=ring, backends=backends)
+
+
+def backends_digest(config: Config) -> int:
+    """What tells other directors whether their files list the same backends: 63 bits, never 0."""
+    backends = _as_written(config).backends
+    listed = sorted([*map(repr, backends.mail_servers), *map(repr, backends.names)])
+    digest = hashlib.sha256("\n".join(listed).encode(errors="replace")).digest()
+    return int.from_bytes(digest[:8]) >> 1 or 1
 
 
 def limits(config: Config) -> Settings:

@@ -46,6 +46,8 @@ class Reader:
         self.problems: list[ConfigError] = []
         self.warnings: list[str] = []
         self.unresolved: list[UnresolvedName] = []
+        self.secret_files: list[tuple[str, str]] = []
+        """Key and path of each file with a secret."""
         self._environ = environ
         self._written: dict[str, object] = {}
 
@@ -157,6 +159,8 @@ class Reader:
         return secret
 
     def warn_if_public(self, key: str, file: Path) -> None:
+        """Keep the file as one with a secret, and warn where every user can read it."""
+        self.secret_files.append((key, str(file)))
         if file.stat().st_mode & stat.S_IROTH:
             self.warnings.append(f"{self.file}: {key}: every user can read {file}; chmod o-r {file}")
 

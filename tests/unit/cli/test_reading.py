@@ -226,7 +226,10 @@ def test_dump_prints_commands(director: Director) -> None:
 @pytest.mark.parametrize(
     ("command", "keys"),
     [
-        (("status",), {"version", "me", "started", "hosts", "users", "ring", "store", "sockets_kept_by"}),
+        (
+            ("status",),
+            {"version", "me", "started", "hosts", "users", "ring", "store", "alarms", "sockets_kept_by"},
+        ),
         (
             ("status", "alice"),
             {"user", "tag", "hash", "current", "expires", "hashed", "configured", "pinned"},

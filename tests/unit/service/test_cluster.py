@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.events import SecretsChanged
+from director.core.events import IdentityChanged
 from director.core.member import Identity
 from director.service.cluster import CLUSTER, OtherCluster, Ours, cluster_of, decode, encode, strangers
 from director.types import MemberId
@@ -125,7 +125,7 @@ async def test_a_secret_changed_on_purpose_takes_the_data_over_once_nobody_with_
 
 async def changed_to(node: Node, secret: bytes, second: bytes = b"") -> None:
     """As by a reload."""
-    node.handle(SecretsChanged(secret, second))
+    node.handle(IdentityChanged(secret, second))
     node.persistence.secrets_changed()
 
 

@@ -31,6 +31,7 @@ def test_status_has_the_keys_of_its_record(ask: Caller) -> None:
         "users",
         "ring",
         "store",
+        "alarms",
         "sockets_kept_by",
     }
 

@@ -92,10 +92,13 @@ def test_a_token_from_before_limits_of_users_is_still_read() -> None:
     assert token == msgspec.structs.replace(BY_NAME["Token"], limit=0)
 
 
-def test_a_greeting_from_before_leftward_dials_is_still_read() -> None:
-    (fields,) = msgspec.msgpack.decode(sample("Hello")[4:])
-    body = msgspec.msgpack.encode([fields[:-1]])
-    assert list(FrameReader().feed(len(body).to_bytes(4) + body)) == [[BY_NAME["Hello"]]]
+@pytest.mark.parametrize(("name", "fewer"), [("Hello", 1), ("Hello", 2), ("Pong", 1), ("Pong", 2)])
+def test_a_message_from_before_its_newest_fields_is_still_read(name: str, fewer: int) -> None:
+    (fields,) = msgspec.msgpack.decode(sample(name)[4:])
+    body = msgspec.msgpack.encode([fields[:-fewer]])
+    ((message,),) = FrameReader().feed(len(body).to_bytes(4) + body)
+    added = msgspec.structs.fields(message)[-fewer:]
+    assert message == msgspec.structs.replace(BY_NAME[name], **{f.name: f.default for f in added})
 
 
 @pytest.mark.parametrize("name", BY_NAME)

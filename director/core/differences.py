@@ -1,0 +1,33 @@
+"""Which directors of the ring differ from this one in what should be the same everywhere.
+
+Each director sees its neighbours and those that it refuses. Where directors differ, two neighbours do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from director.core.member import Identity, Neighbour
+from director.types import MemberId
+
+VERSION, BACKENDS, EXPIRE, HASH = "version", "backends", "users.expire", "users.username_hash"
+ALL = (VERSION, BACKENDS, EXPIRE, HASH)
+
+
+def differences(
+    me: Identity, neighbours: Iterable[Neighbour], refused: Mapping[MemberId, tuple[str, str]]
+) -> dict[str, dict[MemberId, str]]:
+    """By what differs: the directors, and what they have; empty where that is not told.
+
+    refused: directors that may not link, with the setting that differs and its value there."""
+    found: dict[str, dict[MemberId, str]] = {what: {} for what in ALL}
+    for one in neighbours:
+        if not one.live or one.peer is None:
+            continue
+        if one.release and me.release and one.release != me.release:
+            found[VERSION][one.peer] = one.release
+        if one.backends and me.backends and one.backends != me.backends:
+            found[BACKENDS][one.peer] = ""
+    for member, (setting, value) in refused.items():
+        found[setting][member] = value
+    return found

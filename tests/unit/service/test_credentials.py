@@ -1,0 +1,102 @@
+"""Alarms of certificates that end soon, and of secrets that every user can read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from director.service.config import Config, load
+from director.service.credentials import DAY, Credentials, Seen, look_at
+from director.service.log import Log
+from tests.certificates import Authority
+
+SETTINGS = """
+state = "redis+sentinel://s/mail?password_file=redis.password&sentinel_password_file=sentinel.password"
+[backends]
+mail_servers = ["127.0.3.1"]
+[ring]
+servers = ["127.0.3.9", "127.0.3.10"]
+listen = "127.0.3.9"
+secret_file = "ring.secret"
+[http]
+token_file = "api.token"
+"""
+FILES = ("redis.password", "sentinel.password", "ring.secret", "api.token", "ring.key")
+NOW = 1_800_000_000.0
+
+
+class Watch:
+    def __init__(self, config: Config | None = None) -> None:
+        self.lines: list[str] = []
+        self.now = NOW
+        log = Log(write=self.lines.append)
+        self.files = Credentials(lambda: config or Config(file="", folder=Path("/")), log, clock=self.clock)
+
+    def clock(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def config(tmp_path: Path, authority: Authority) -> Config:
+    """With all files of secrets there are; the certificate is good for 3 days."""
+    pems = authority.pems("127.0.3.9", days=3)
+    for name in FILES:
+        (tmp_path / name).write_text("0123456789abcdef\n")
+        (tmp_path / name).chmod(0o600)
+    (tmp_path / "ring.key").write_bytes(pems.key.read_bytes())
+    tls = f'[ring.tls]\ncert = "{pems.cert}"\nkey = "ring.key"\nca = "{pems.ca}"\n'
+    (tmp_path / "director.toml").write_text(SETTINGS + tls)
+    return load(str(tmp_path / "director.toml"), {})
+
+
+def test_every_file_with_a_secret_is_looked_after(config: Config) -> None:
+    assert sorted(Path(path).name for _, path in config.secret_files) == sorted(FILES)
+    assert look_at(config).readable == ()
+    for _, path in config.secret_files:
+        Path(path).chmod(0o644)
+    assert look_at(config).readable == config.secret_files
+
+
+def test_a_configuration_with_a_password_in_a_url_is_a_secret_too(tmp_path: Path) -> None:
+    file = tmp_path / "director.toml"
+    file.write_text('state = "redis://director:hunter2@h"\n[backends]\nmail_servers = ["127.0.3.1"]\n')
+    config = load(str(file), {})
+    assert config.secret_files == (("state", str(file)),)
+    assert ["hunter2" in warning for warning in config.warnings] == [False]
+
+
+def test_the_end_of_certificate_and_authority_is_found(config: Config) -> None:
+    ends = look_at(config).ends
+    assert ends.keys() == {config.ring.tls.cert, config.ring.tls.ca}
+    assert ends[config.ring.tls.cert] == pytest.approx(time.time() + 3 * DAY, abs=600)
+
+
+def test_files_that_are_gone_are_left_out(config: Config) -> None:
+    for _, path in config.secret_files:
+        Path(path).unlink()
+    assert look_at(config).readable == ()
+
+
+@pytest.mark.parametrize(
+    ("days", "text"), [(14.1, None), (13.9, "ends in 13.9 days"), (-0.5, "ended 0.5 days ago")]
+)
+def test_a_certificate_is_an_alarm_from_14_days_before_its_end_on(days: float, text: str | None) -> None:
+    watch = Watch()
+    watch.files.take(Seen(ends={"/etc/ring.crt": NOW + days * DAY}))
+    alarms = watch.files.alarms()
+    assert [alarm.kind for alarm in alarms] == ([] if text is None else ["certificate"])
+    assert len(watch.lines) == len(alarms)
+    assert text is None or (text in alarms[0].text and "director reload" in alarms[0].text)
+
+
+def test_an_alarm_is_logged_once_and_again_when_it_comes_back() -> None:
+    watch = Watch()
+    bad = Seen(readable=(("ring.secret_file", "/etc/ring.secret"),))
+    for seen in (bad, bad, Seen(), bad):
+        watch.files.take(seen)
+    assert len(watch.lines) == 2
+    for line in watch.lines:
+        assert "event=secret_readable" in line
+        assert "chmod o-r /etc/ring.secret" in line
