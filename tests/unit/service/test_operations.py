@@ -12,17 +12,20 @@ import msgspec
 import pytest
 
 from director.cli.ring import WAITING_FOR
+from director.core.addresses import host_id
 from director.core.assign import Gate, Wait
-from director.core.events import Lookup, MembersListed
+from director.core.events import Lookup, MembersListed, TimerFired
 from director.core.member import Neighbour
 from director.core.messages import Leaving
 from director.core.names import entry
 from director.core.standing import Standing
-from director.core.users import BUCKET_SHIFT
+from director.core.users import BUCKET_SHIFT, MOVING, User
 from director.errors import BadRequest, Refused, UnknownName
 from director.records import UserInfo, UsersChange
 from director.service import operations
-from director.types import Address, LinkId, Now, RequestId
+from director.service.admin import AdminHandler
+from director.types import Address, LinkId, Now, RequestId, Stamp
+from director.wire.admin import HostSet, HostUpdate
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
 from tests.waiting import until
 
@@ -287,6 +290,25 @@ async def test_logins_without_a_usable_host_are_not_said_to_wait_for_the_ring(no
         node.driver.handle(Lookup(RequestId(number + 1), key_of(f"new{number}"), b""))
     info = node.operations.ring()
     assert (info.waiting_logins, info.waiting_for) == (3, {"host": 3})
+
+
+async def test_a_login_that_goes_on_waiting_for_something_else_is_told_with_that(node: Node) -> None:
+    for host in HOSTS:
+        await node.operations.set_up(host, up=False, reason="")
+    key = key_of("alice")
+    node.driver.handle(Lookup(RequestId(1), key, b""))
+    now = int(time.time())
+    node.director.users.put(User(key, host_id(Address(HOSTS[0])), Stamp(now), now, MOVING))
+    node.director.pending.wake_users([key])
+    node.driver.handle(TimerFired())
+    assert node.operations.ring().waiting_for == {"move": 1}
+
+
+async def test_a_wrong_weight_is_told_to_doveadm_in_the_words_of_the_original(node: Node) -> None:
+    handler = AdminHandler(node.operations, node.log)
+    for command in (HostUpdate(Address(HOSTS[0]), 1001), HostSet(Address("127.0.3.9"), None, 5000)):
+        assert [piece async for piece in handler(command)] == [b"vhost count too large\n"]
+    assert [host.weight for host in await node.operations.hosts()] == [100, 100, 100]
 
 
 async def test_every_reason_to_wait_has_a_word(node: Node) -> None:
