@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from director.core.checks import wrong_text
+from director.core.checks import MOST_PASSED, wrong_text
 from director.core.effects import Effect, OperationDone, OperationFailed
 from director.core.events import HostChange, HostsMoved, MemberChange
 from director.core.hosts import MAX_WEIGHT, HostTable
@@ -140,6 +140,10 @@ class Changes:
         about = change.name or self._members.name_of(change.member) or change.member
         if self._members.full and about not in self._members.rows:
             text = f"the list of directors holds {MOST_ROWS} changes, and no more: write ring.servers anew"
+            return [OperationFailed(change.operation, "refused", text)], None
+        listed = self._members.listed()
+        if not change.remove and change.member not in listed and len(listed) >= MOST_PASSED:
+            text = f"a ring has at most {MOST_PASSED} directors, and so many are listed: remove one first"
             return [OperationFailed(change.operation, "refused", text)], None
         row = self._members.change(change.member, int(now.unix), present=not change.remove, name=change.name)
         if row is None:

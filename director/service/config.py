@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, quote
 
 import msgspec
 
+from director.core.checks import MOST_PASSED
 from director.core.hashing import HashFormatError, UserHash
 from director.core.hosts import MAX_WEIGHT, BackendSetting
 from director.core.pending import PENDING_TIMEOUT
@@ -455,6 +456,9 @@ def _ring(
             reader.problem(key, text, value=value)
     for index, text in found.unresolved:
         reader.unresolved.append(UnresolvedName(f"ring.servers[{index}]", entries[index], text))
+    if len(found.listed) > MOST_PASSED:
+        text = f"a ring has at most {MOST_PASSED} directors"
+        reader.problem("ring.servers", text, value=f"{len(found.listed)} directors")
     tls = _tls(reader, given.pop("tls", None), found.listen)
     ring = RingConfig(
         **given,

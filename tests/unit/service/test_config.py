@@ -294,6 +294,12 @@ def test_an_own_address_that_is_not_among_the_servers_is_refused(place: Place, l
     assert "is not in ring.servers" in problem.expected
 
 
+def test_more_directors_than_a_ring_can_have_are_refused(place: Place) -> None:
+    servers = ", ".join(f'"10.0.0.{number}"' for number in range(1, 242))
+    problem = place.problem(RING.replace('"10.0.0.1", "10.0.0.2"', servers) + BACKENDS)
+    assert (problem.key, problem.expected) == ("ring.servers", "a ring has at most 240 directors")
+
+
 def test_an_own_address_without_any_servers_is_refused(place: Place) -> None:
     problem = place.problem('[ring]\nlisten = "10.0.0.1"\n' + BACKENDS)
     assert "10.0.0.1:9090 is not in ring.servers" in problem.expected
