@@ -14,6 +14,7 @@ import os
 import resource
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 import anyio
@@ -43,6 +44,8 @@ ALL, ADDRESS = "all", "address"
 
 StreamHandler = Callable[[SocketStream, str, StreamPlace], Awaitable[object]]
 """Serves a client: its stream, its name for the log, and its place, which the handler enters."""
+SocketHandler = Callable[[], Awaitable[object]]
+"""Serves one client."""
 
 
 class Report(Protocol):
@@ -110,7 +113,7 @@ class Room:
 
 
 class Acceptor:
-    """One listening socket. Serve it by one of two ways."""
+    """One listening socket. Serve it by one of three ways."""
 
     def __init__(
         self,
@@ -197,6 +200,28 @@ class Acceptor:
                 place = StreamPlace(host)
                 places.add(place)
                 tasks.start_soon(run, sock, peer, place)
+
+            await self._serve(begin)
+
+    async def serve_sockets(
+        self,
+        serve: Callable[[socket.socket, str, str], SocketHandler],
+        make_room: Callable[[str], bool],
+    ) -> None:
+        """Give each connection to `serve` as a socket, non-blocking, until cancelled or stopped.
+
+        What it returns is run, and closes the socket; where that fails, it is reported, and the connection is
+        closed.
+
+        Args:
+            serve: called with the socket, its client's address, empty where it has none, and its peer.
+            make_room: as for `serve_protocols`.
+        """
+        self._make_room = make_room
+        async with anyio.create_task_group() as tasks:
+
+            def begin(sock: socket.socket, host: str, peer: str) -> None:
+                tasks.start_soon(self._serve_socket, serve(sock, host, peer), sock)
 
             await self._serve(begin)
 
@@ -337,7 +362,6 @@ class Acceptor:
     async def _serve_stream(
         self, serve: StreamHandler, sock: socket.socket, peer: str, place: StreamPlace
     ) -> None:
-        """The boundary of a client's handler: its failure closes this connection and hurts no other."""
         kind = UNIXSocketStream if sock.family == socket.AF_UNIX else SocketStream
         try:
             if kind is SocketStream:
@@ -349,12 +373,29 @@ class Acceptor:
         try:
             await serve(stream, peer, place)
         except Exception as exc:
-            fatal = self._room.report.is_fatal(exc)
-            if not fatal:
-                self._room.report.client_failed(self.name, exc)
+            fatal = self._ends_program(exc)
             await anyio.aclose_forcefully(stream)
             if fatal:
                 raise
+
+    async def _serve_socket(self, handle: SocketHandler, sock: socket.socket) -> None:
+        if sock.family != socket.AF_UNIX:
+            with suppress(OSError):  # the client is gone; what it has sent is there
+                _notice_loss(sock)
+        try:
+            await handle()
+        except Exception as exc:
+            fatal = self._ends_program(exc)
+            sock.close()
+            if fatal:
+                raise
+
+    def _ends_program(self, failure: Exception) -> bool:
+        """The boundary of a client's handler: its failure closes this connection and hurts no other."""
+        if self._room.report.is_fatal(failure):
+            return True
+        self._room.report.client_failed(self.name, failure)
+        return False
 
     def given_back(self, counted: str | None) -> None:
         """A connection has given its descriptor back. counted: its address, if it was counted."""

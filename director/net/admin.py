@@ -1,28 +1,47 @@
-"""Admin connections (unix or TCP): read the lines of one client, have them done, write the replies.
+"""Admin connections (unix or TCP): read the lines of a client, have them carried out, write the replies.
 
-One command at a time and in order; what a client sent ahead waits here and in the kernel. Nothing is lost:
-the original throws away the line after one that waited, and replies not yet written when the client shuts
-down its sending side.
+Every complete line that has arrived is carried out, one at a time and in order, whatever becomes of the
+client: monitors send their commands and hang up without reading an answer. Two tasks serve a connection, so
+that reading never waits for a command.
+
+The original throws away the line after a command that waited, and the replies not yet written when the client
+shuts down its sending side.
 """
 
 from __future__ import annotations
 
+import socket
+import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol
 
 import anyio
-from anyio.abc import ByteStream
 
 from director.errors import PeerError
-from director.net.places import StreamPlace
-from director.wire.admin import GREETING, LINE_LIMIT, AdminSyntaxError, Command, check_version, parse
+from director.net import places
+from director.net.accept import Acceptor, SocketHandler
+from director.net.clientsocket import ClientGone, ClientSocket
+from director.net.places import Place, Places
+from director.wire.admin import (
+    GREETING,
+    LINE_LIMIT,
+    AdminSyntaxError,
+    Command,
+    Query,
+    check_version,
+    parse,
+)
 from director.wire.tabs import LineBuffer, LineTooLong
 
 Handler = Callable[[Command], AsyncGenerator[bytes, None]]
 """Carries out one command and yields its reply in pieces that are sent as they come."""
 
 READ_SIZE = 4096
+READ_AHEAD = 64 * 1024
+"""Bytes of lines that wait to be carried out; further ones wait in the kernel, and then at the client."""
 
 
 class Log(Protocol):
@@ -30,64 +49,205 @@ class Log(Protocol):
 
     def debug(self, event: str, **fields: object) -> None: ...
 
+    def warning(self, event: str, **fields: object) -> None: ...
+
     def error(self, event: str, **fields: object) -> None: ...
 
 
-async def serve_client(stream: ByteStream, peer: str, handle: Handler, log: Log, place: StreamPlace) -> None:
-    """Talk to one client until it hangs up, sends what is no command, or loses its place; closes the stream.
+class AdminClients:
+    """The connections of all admin listeners."""
 
-    A client that is slow to read only delays itself, one that goes away only ends its own conversation. Any
-    other error of `handle` is a bug and passes through. peer: the client, for the log.
-    """
-    async with stream:
+    def __init__(self, handle: Handler, log: Log) -> None:
+        """handle: where it raises anything but a PeerError, that is a bug, which ends the connection."""
+        self._handle, self._log = handle, log
+        self._acceptors: list[Acceptor] = []
+        self._open: set[_Conversation] = set()
+        self._one_closed = anyio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Whether commands are under way, or wait for their turn."""
+        return any(one.busy for one in self._open)
+
+    async def serve(self, acceptor: Acceptor) -> None:
+        """Serve the clients of one listener until cancelled."""
+        self._acceptors.append(acceptor)
+        its_places = Places()
+
+        def begin(sock: socket.socket, address: str, peer: str) -> SocketHandler:
+            one = _Conversation(ClientSocket(sock), address, peer, self._handle, self._log)
+            its_places.add(one.place)
+            self._open.add(one)
+            return partial(self._serve_client, one, its_places)
+
+        await acceptor.serve_sockets(begin, its_places.make_room)
+
+    async def settle(self) -> None:
+        """Accept no more, have what has arrived carried out, and close the connections.
+
+        Connections that are not accepted yet stay in the kernel, for a successor."""
+        for acceptor in self._acceptors:
+            await acceptor.settle()
+        for one in self._open:
+            one.wait_no_more()
+        while self._open:
+            await self._one_closed.wait()
+
+    async def _serve_client(self, one: _Conversation, its_places: Places) -> None:
         try:
-            with place:
-                await stream.send(GREETING)
-                await _converse(stream, handle, place)
-        except PeerError as exc:
-            log.error("admin_client_refused", peer=peer, reason=str(exc))
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            log.debug("admin_client_gone", peer=peer)
+            await one.run()
+        finally:
+            its_places.remove(one.place)
+            self._open.discard(one)
+            self._one_closed.set()
+            self._one_closed = anyio.Event()
 
 
-async def _converse(stream: ByteStream, handle: Handler, place: StreamPlace) -> None:
-    greeted = False
-    async with aclosing(_lines(stream)) as lines:
-        async for line in lines:
-            if not place.begin():
-                return
-            if not greeted:
-                check_version(line)
-                greeted = True
-                place.end()
-                continue
+class _Conversation:
+    """One client: what it has sent, in the order it is carried out in."""
+
+    def __init__(self, client: ClientSocket, address: str, peer: str, handle: Handler, log: Log) -> None:
+        """address: of the client; empty where it has none. peer: the client, for the log."""
+        self._client, self._peer, self._handle, self._log = client, peer, handle, log
+        self.place = Place(address, self._lose_place, time.monotonic())
+        self._lines: deque[bytes] = deque()
+        self._waiting = 0
+        """Bytes of `_lines`, each with its LF."""
+        self._ended = False
+        """Whether no more lines come."""
+        self._refused: AdminSyntaxError | None = None
+        """What came after the last line."""
+        self._changed = anyio.Event()
+        """Set when there is something new to carry out, or room to read."""
+        self._carrying_out = False
+        self._cut_off = False
+        """Whether it is this director that waits for no more lines."""
+
+    @property
+    def busy(self) -> bool:
+        return self._carrying_out or bool(self._lines)
+
+    def wait_no_more(self) -> None:
+        """Wait for no more lines: those that have arrived are the last ones."""
+        self._cut_off = True
+        self._client.wait_no_more()
+
+    def _lose_place(self) -> None:
+        """Another client is served in its place, once what has arrived is carried out."""
+        self._cut_off = True
+        self._client.give_up()
+
+    async def run(self) -> None:
+        """Carry out what the client sends, until it hangs up or sends what is no command."""
+        failure: Exception | None = None
+        try:
+            with self._client:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._read)
+                    try:
+                        await self._carry_out_all()
+                    except Exception as exc:  # as it is, not within a group
+                        failure = exc
+                    tasks.cancel_scope.cancel()
+        finally:
+            if failure is None and self.busy:
+                left = len(self._lines) + self._carrying_out
+                note = "the director ended before they were carried out"
+                self._log.warning("admin_commands_dropped", peer=self._peer, commands=left, note=note)
+        if isinstance(failure, PeerError):
+            self._log.error("admin_client_refused", peer=self._peer, reason=str(failure))
+        elif failure is not None:
+            raise failure
+
+    # ---- reading
+
+    async def _read(self) -> None:
+        """Take lines in until there are no more."""
+        buffer = LineBuffer(LINE_LIMIT - len(b"\n"))
+        room = READ_AHEAD
+        while data := await self._client.receive(min(READ_SIZE, room)):
             try:
-                command = parse(line)
-            except AdminSyntaxError as exc:
-                if exc.reply:
-                    await stream.send(exc.reply)
-                raise
-            async with aclosing(handle(command)) as reply:
-                async for piece in reply:
-                    await place.send(stream, piece)
-            place.end()
+                self._take(buffer.feed(data))
+            except LineTooLong as exc:
+                self._take(exc.before.split(b"\n")[:-1])
+                self._end(f"doveadm sent a line of more than {LINE_LIMIT} bytes")
+                return
+            while (room := READ_AHEAD - self._waiting - len(buffer.rest)) <= 0:
+                await self._changed.wait()
+        unfinished = buffer.rest and not self._cut_off
+        self._end(
+            "doveadm hung up in the middle of a line; that line was not carried out" if unfinished else ""
+        )
 
+    def _take(self, lines: list[bytes]) -> None:
+        self._lines += lines
+        self._waiting += sum(len(line) + len(b"\n") for line in lines)
+        self._tell()
 
-async def _lines(stream: ByteStream) -> AsyncGenerator[bytes, None]:
-    """The lines of a client until it sends no more. Raises AdminSyntaxError for a long or unfinished one."""
-    buffer = LineBuffer(LINE_LIMIT - len(b"\n"))
-    while True:
+    def _end(self, problem: str) -> None:
+        """problem: with what has come after the last line."""
+        self._ended = True
+        self._refused = AdminSyntaxError(problem) if problem else None
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _next(self) -> bytes | None:
+        """The next line; None: there are no more. Raises AdminSyntaxError."""
+        while not self._lines and not self._ended:
+            self.place.set_idle(time.monotonic())
+            await self._changed.wait()
+        self.place.set_busy()
+        if self._lines:
+            line = self._lines.popleft()
+            self._waiting -= len(line) + len(b"\n")
+            self._tell()
+            return line
+        if self._refused is not None:
+            raise self._refused
+        return None
+
+    # ---- carrying out
+
+    async def _carry_out_all(self) -> None:
+        """Raises AdminSyntaxError for what is no command: nothing behind it is carried out."""
+        await self._send(GREETING)
+        with anyio.move_on_after(places.FIRST_WITHIN) as first:
+            line = await self._next()
+        if first.cancelled_caught or line is None:
+            return
+        check_version(line)
+        while (line := await self._next()) is not None:
+            self._carrying_out = True
+            await self._carry_out(line)
+            self._carrying_out = False
+
+    async def _carry_out(self, line: bytes) -> None:
         try:
-            data = await stream.receive(READ_SIZE)
-        except anyio.EndOfStream:
-            break
+            command = parse(line)
+        except AdminSyntaxError as exc:
+            if exc.reply:
+                await self._send(exc.reply)
+            raise
+        if isinstance(command, Query) and self._client.is_gone:
+            return
+        async with aclosing(self._handle(command)) as reply:
+            async for piece in reply:
+                if not await self._send(piece):
+                    return  # only a list has more than one piece
+
+    async def _send(self, data: bytes) -> bool:
+        """Whether the client can still be reached."""
+        if self._client.is_gone:
+            return False
+        self.place.set_sending(time.monotonic())
         try:
-            lines = buffer.feed(data)
-        except LineTooLong as exc:
-            for line in exc.before.split(b"\n")[:-1]:
-                yield line
-            raise AdminSyntaxError(f"doveadm sent a line of more than {LINE_LIMIT} bytes") from exc
-        for line in lines:
-            yield line
-    if buffer.rest:
-        raise AdminSyntaxError("doveadm hung up in the middle of a line; that line was not carried out")
+            await self._client.send(data)
+        except ClientGone:
+            self._log.debug("admin_client_gone", peer=self._peer)
+            return False
+        finally:
+            self.place.set_taken()
+        return True

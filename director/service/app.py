@@ -10,8 +10,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import ExitStack, aclosing, closing, nullcontext
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from director.core.order import split_member
 from director.core.presence import next_incarnation
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError, ListenError
 from director.net.accept import Acceptor
-from director.net.admin import serve_client
+from director.net.admin import AdminClients
 from director.net.authreply import AuthreplySocket
 from director.net.listen import Fifo, open_fifo
 from director.net.login import Relay
@@ -70,7 +70,6 @@ from director.service.sysd import Notifier, machine_id
 from director.types import MemberId, Now
 from director.version import VERSION
 from director.wire import hotpath
-from director.wire.admin import Command
 from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
 
 Serve = Callable[[Acceptor], Coroutine[Any, Any, None]]
@@ -88,6 +87,8 @@ SNAPSHOT_TIMEOUT = 10.0
 """Seconds that one job of the snapshot may take: nobody waits for it."""
 GIL_SWITCH = 0.0005
 """Seconds the store's thread may keep the interpreter from the loop that answers logins."""
+SETTLE_WITHIN = 1.0
+"""Seconds that admin commands which have arrived by then have to be carried out."""
 DOORS_LOOK = 0.02
 """Seconds between two looks whether operators' commands have ended."""
 STATUS_EVERY = 5.0
@@ -335,8 +336,7 @@ class App:
         self.relays: list[Relay] = []
         self._doors = anyio.CancelScope()
         self._doors_closed = anyio.Event()
-        self._commands = 0
-        """Of `doveadm director`, being carried out."""
+        self.admin = AdminClients(AdminHandler(self.operations, log), log)
         self._ended = anyio.Event()
         self._end = ""
         """Name of the signal that has ended it; empty: its program is to be replaced."""
@@ -360,7 +360,7 @@ class App:
         authreply = AuthreplySocket(self.driver)
         for names, serve in (
             (("authreply",), authreply.serve),
-            (("admin", ADMIN_TCP), self._serve_admin),
+            (("admin", ADMIN_TCP), self.admin.serve),
             (("socketmap", SOCKETMAP_TCP), self._serve_socketmap),
         ):
             for name in names:
@@ -482,6 +482,7 @@ class App:
             if self._end:
                 self.log.info("stopping", signal=self._end)
                 self.notifier.stopping()
+                await self._settle_admin()
                 await self.driver.leave()
                 self._refuse_links()
                 self.driver.stop()
@@ -533,11 +534,17 @@ class App:
         """Let operators' commands end, at most for so many seconds; then accept no more of them."""
         until = time.monotonic() + within
         while True:
-            if not (self.driver.operators.busy or self._commands) or time.monotonic() > until:
+            if not (self.driver.operators.busy or self.admin.busy) or time.monotonic() > until:
                 break
             await anyio.sleep(DOORS_LOOK)
+        await self._settle_admin()
         self._doors.cancel()
         await self._doors_closed.wait()
+
+    async def _settle_admin(self) -> None:
+        """Have carried out what admin clients have sent so far."""
+        with anyio.move_on_after(SETTLE_WITHIN):
+            await self.admin.settle()
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What went wrong where no task could catch it. The connection concerned is closed by the loop."""
@@ -587,22 +594,6 @@ class App:
                     tasks.start_soon(serve, acceptor)
                 tasks.start_soon(self._serve_api)
         self._doors_closed.set()
-
-    async def _serve_admin(self, acceptor: Acceptor) -> None:
-        handler = AdminHandler(self.operations, self.log)
-
-        async def handle(command: Command) -> AsyncGenerator[bytes, None]:
-            self._commands += 1
-            try:
-                async with aclosing(handler(command)) as reply:
-                    async for piece in reply:
-                        yield piece
-            finally:
-                self._commands -= 1
-
-        await acceptor.serve_streams(
-            lambda stream, peer, place: serve_client(stream, peer, handle, self.log, place)
-        )
 
     async def _serve_socketmap(self, acceptor: Acceptor) -> None:
         handler = Socketmap(self.lookups, self.config.lookups.ports.lmtp)

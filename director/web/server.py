@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -202,6 +202,23 @@ class _Server(uvicorn.Server):
         )
 
 
+def _whole(receive: Any) -> Callable[[], Awaitable[Any]]:
+    """`receive` of a request, which gives a body that has come whole also when its client is gone by then.
+
+    uvicorn tells of the disconnection instead, and the command would be lost."""
+    cycle, ended = receive.__self__, False
+
+    async def give() -> Any:
+        nonlocal ended
+        message = await receive()
+        if message["type"] == "http.disconnect" and not ended and not cycle.more_body:
+            message = {"type": "http.request", "body": bytes(cycle.body), "more_body": False}
+        ended = ended or not message.get("more_body", False)
+        return message
+
+    return give
+
+
 async def serve(app: Litestar, listening: Listening, *, started: anyio.Event | None = None) -> None:
     """Answer on a listener until cancelled.
 
@@ -212,7 +229,7 @@ async def serve(app: Litestar, listening: Listening, *, started: anyio.Event | N
     async def limited(scope: Any, receive: Any, send: Any) -> None:
         """A quarter of the connections is left to clients whose request is refused at once, and to probes."""
         full = server.under_way > max(1, listening.most * 3 // 4) and scope["path"] not in PROBES
-        await (service_unavailable if full else app)(scope, receive, send)
+        await (service_unavailable if full else app)(scope, _whole(receive), send)
 
     server = _Server(
         uvicorn.Config(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 
-from director.net.admin import serve_client
+from director.net.admin import AdminClients
 from director.service.admin import AdminHandler, AdminOperations
 from director.service.log import Log
 from tests.listening import acceptor
@@ -43,11 +43,8 @@ async def _served(
     sock: socket.socket, operations: AdminOperations, lines: list[str] | None
 ) -> AsyncIterator[None]:
     log = Log(write=(lines if lines is not None else []).append)
-    handler = AdminHandler(operations, log)
+    clients = AdminClients(AdminHandler(operations, log), log)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(
-            acceptor(sock).serve_streams,
-            lambda stream, peer, place: serve_client(stream, peer, handler, log, place),
-        )
+        tasks.start_soon(clients.serve, acceptor(sock))
         yield
         tasks.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""Monitors of backends that hold an admin connection, as poolmon does: at the original and at ours."""
+"""Monitors of backends, poolmon and others that hold an admin connection: at the original and at ours."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from director.wire.admin import GREETING
 from tests.conformance.commands import ADDRESSES
 from tests.conformance.sides import Side, both_sides
 from tests.needs import needs
+from tests.poolmon import Poolmon, over_tcp, over_unix
+from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -108,3 +110,23 @@ async def test_a_monitor_sees_what_another_has_done_when_that_one_has_its_answer
                 found.append((one.said, other.said, seen))
     assert found[0] == found[1]
     assert found[0][2] == [f"{ADDRESSES[0]} 100  D"] * 2
+
+
+@pytest.mark.parametrize("way", ["unix", "tcp"])
+async def test_a_monitor_that_hangs_up_is_obeyed_as_by_the_original(way: str, folder: Path) -> None:
+    # One director: in a ring the original throws away the line after the one that waits for the ring
+    needs("dovecot", "doveadm")
+    async with both_sides(folder, 1) as sides:
+        for side in (sides.original, sides.ours):
+            await anyio.to_thread.run_sync(side.log_in)
+            watching = over_unix(side.admin) if way == "unix" else over_tcp(side.tcp)
+            await _obeyed(watching, {ADDRESSES[0], ADDRESSES[2]})
+
+
+async def _obeyed(watching: Poolmon, dead: set[str]) -> None:
+    assert dead & watching.hosts_with_users()
+    await anyio.to_thread.run_sync(watching.scan, dead)
+    await until(lambda: watching.hosts_down() == dead, within=WITHIN)
+    await until(lambda: not dead & watching.hosts_with_users(), within=WITHIN)
+    await anyio.to_thread.run_sync(watching.scan, set[str]())
+    await until(lambda: not watching.hosts_down(), within=WITHIN)

@@ -33,6 +33,8 @@ ADMIN_HELLO, AUTHREPLY_HELLO = (
 class Log:
     def debug(self, event: str, **fields: object) -> None: ...
 
+    def warning(self, event: str, **fields: object) -> None: ...
+
     def error(self, event: str, **fields: object) -> None: ...
 
 
@@ -103,9 +105,7 @@ class Protocol:
 
 
 async def serve_admin(listener: Acceptor, work: Work) -> None:
-    await listener.serve_streams(
-        lambda stream, peer, place: admin.serve_client(stream, peer, work.command, Log(), place)
-    )
+    await admin.AdminClients(work.command, Log()).serve(listener)
 
 
 async def serve_socketmap(listener: Acceptor, work: Work) -> None:

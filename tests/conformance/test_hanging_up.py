@@ -1,0 +1,298 @@
+"""Clients that hang up: what they had sent is carried out all the same, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Self
+
+import anyio
+import pytest
+
+from director.net.accept import Acceptor, Limits
+from director.net.admin import READ_AHEAD, READ_SIZE, AdminClients
+from director.records import HostInfo, UserInfo
+from director.service.admin import AdminHandler
+from director.service.log import Log
+from director.wire.admin import GREETING
+from tests.conformance.fake_operations import FakeOperations
+from tests.listening import acceptor
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+HOSTS = [HostInfo(address=f"127.0.1.{number}", weight=100, up=True) for number in (1, 2, 3)]
+USERS = [(str(number), f"127.0.1.{1 + number % 2}") for number in range(1, 101)]
+MONITOR = b"HOST-DOWN\t127.0.1.1\nHOST-FLUSH\t127.0.1.1\n"
+"""What poolmon sends for a dead host, before it hangs up."""
+WITHIN = 10.0
+TURNS = 300
+"""Of the loop, in which it hears of everything that the kernel has already."""
+
+
+class Place:
+    """An admin listener, and its clients, which are plain sockets."""
+
+    def __init__(self, sock: socket.socket, operations: FakeOperations, limits: Limits | None = None) -> None:
+        self.operations, self.lines = operations, list[str]()
+        log = Log(write=self.lines.append, level="debug")
+        self.clients = AdminClients(AdminHandler(operations, log), log)
+        self.acceptor: Acceptor = acceptor(sock, limits)
+        self._made: list[socket.socket] = []
+        self._family, self._address = sock.family, sock.getsockname()
+
+    def client(self, sent: bytes) -> socket.socket:
+        """Connects and sends; nothing is read. The kernel takes both before anything is accepted."""
+        made = socket.socket(self._family)
+        made.settimeout(WITHIN)
+        self._made.append(made)
+        made.connect(self._address)
+        made.sendall(sent)
+        return made
+
+    async def __aenter__(self) -> Self:
+        self._tasks = await anyio.create_task_group().__aenter__()
+        self._tasks.start_soon(self.clients.serve, self.acceptor)
+        return self
+
+    async def __aexit__(self, *failure: Any) -> None:
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(*failure)
+        for client in self._made:
+            client.close()
+
+    async def quiet(self) -> None:
+        """Until no client is left."""
+        await settled()
+        await until(lambda: not self.acceptor.connections)
+
+    async def hosts(self) -> dict[str, tuple[int, bool, int]]:
+        """Weight, whether it is up, and users, of each host."""
+        return {h.address[-1]: (h.weight, h.up, h.users) for h in await self.operations.hosts()}
+
+
+async def settled() -> None:
+    """Until all that can go on without us has."""
+    for _ in range(TURNS):
+        await anyio.lowlevel.checkpoint()
+
+
+def unix_socket(folder: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(folder / "admin"))
+    sock.listen()
+    return sock
+
+
+@pytest.fixture(params=["unix", "tcp"])
+async def place(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Place]:
+    sock = unix_socket(folder) if request.param == "unix" else socket.create_server(("127.0.0.1", 0))
+    async with Place(sock, FakeOperations(HOSTS, USERS)) as made:
+        yield made
+
+
+def close(client: socket.socket) -> None:
+    client.close()
+
+
+def close_after_the_greeting(client: socket.socket) -> None:
+    assert client.recv(1000) == GREETING
+    client.close()
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def shut_down_sending(client: socket.socket) -> None:
+    client.shutdown(socket.SHUT_WR)
+
+
+def shut_down_reading(client: socket.socket) -> None:
+    client.shutdown(socket.SHUT_RD)
+    client.shutdown(socket.SHUT_WR)
+
+
+HANG_UPS = [close, close_after_the_greeting, reset, shut_down_sending, shut_down_reading]
+
+
+@pytest.mark.parametrize("hang_up", HANG_UPS)
+@pytest.mark.parametrize("when", ["before it is accepted", "while a command runs"])
+async def test_a_client_that_hangs_up_loses_nothing_it_had_sent(
+    place: Place, hang_up: Callable[[socket.socket], None], when: str
+) -> None:
+    place.operations.hold = anyio.Event()
+    client = place.client(
+        GREETING + MONITOR + b"HOST-UPDATE\t127.0.1.2\t50\nHOST-LIST\nHOST-DOWN\t127.0.1.3\n"
+    )
+    if when == "while a command runs" or hang_up is close_after_the_greeting:
+        await settled()
+    await anyio.to_thread.run_sync(hang_up, client)
+    await settled()
+    assert (await place.hosts())["1"] == (100, True, 50)
+    place.operations.hold.set()
+    await place.quiet()
+    assert await place.hosts() == {"1": (100, False, 0), "2": (50, True, 50), "3": (100, False, 0)}
+    assert "level=error" not in "".join(place.lines)
+
+
+async def test_one_command_of_a_client_that_never_reads_is_carried_out(place: Place) -> None:
+    place.client(GREETING + b"HOST-DOWN\t127.0.1.1\n").close()
+    await place.quiet()
+    assert (await place.hosts())["1"] == (100, False, 50)
+
+
+async def test_the_answer_that_does_not_reach_its_client_holds_up_no_command(place: Place) -> None:
+    # The client is there while its first command is answered, and not while the second one is
+    client = place.client(GREETING + b"HOST-DOWN\t127.0.1.1\n")
+    await settled()
+    place.operations.hold = anyio.Event()
+    client.sendall(b"HOST-DOWN\t127.0.1.2\n" + b"HOST-FLUSH\t127.0.1.1\n" * 3 + b"HOST-UP\t127.0.1.1\n")
+    await settled()
+    client.close()
+    place.operations.hold.set()
+    await place.quiet()
+    assert await place.hosts() == {"1": (100, True, 0), "2": (100, False, 50), "3": (100, True, 0)}
+
+
+@pytest.mark.parametrize("first", [b"", b"HELLO\n", b"VERSION\tdirector-doveadm\t2\t0\n"])
+@pytest.mark.parametrize("hang_up", [close, reset, shut_down_sending])
+async def test_nothing_is_carried_out_after_a_wrong_handshake(
+    place: Place, first: bytes, hang_up: Callable[[socket.socket], None]
+) -> None:
+    hang_up(place.client(first + MONITOR + GREETING + MONITOR))
+    await place.quiet()
+    assert (await place.hosts())["1"] == (100, True, 50)
+    assert "event=admin_client_refused" in "".join(place.lines)
+
+
+async def test_a_line_that_is_no_command_ends_also_what_a_client_that_is_gone_had_sent(place: Place) -> None:
+    place.client(GREETING + b"HOST-DOWN\t127.0.1.1\nBOGUS\nHOST-DOWN\t127.0.1.2\n").close()
+    await place.quiet()
+    assert await place.hosts() == {"1": (100, False, 50), "2": (100, True, 50), "3": (100, True, 0)}
+
+
+async def test_half_a_line_of_a_client_that_is_gone_is_not_carried_out(place: Place) -> None:
+    reset(place.client(GREETING + MONITOR + b"HOST-UPDATE\t127.0.1.2\t5"))
+    await place.quiet()
+    assert await place.hosts() == {"1": (100, False, 0), "2": (100, True, 50), "3": (100, True, 0)}
+    assert "hung up in the middle of a line" in "".join(place.lines)
+
+
+BATCHES = 1000
+
+
+class LongList(FakeOperations):
+    """Has more users than are sent to anybody who does not read."""
+
+    def __init__(self) -> None:
+        super().__init__(HOSTS, USERS)
+        self.batches = 0
+
+    async def users(self, host: str | None = None) -> AsyncIterator[list[UserInfo]]:
+        row = UserInfo(hash=1, key=f"{1:016x}", host="127.0.1.1", expires=0)
+        for _ in range(BATCHES):
+            self.batches += 1
+            await anyio.lowlevel.checkpoint()
+            yield [row] * 1000
+
+
+@pytest.mark.parametrize("hang_up", [close, reset])
+async def test_a_list_whose_client_is_gone_stops(
+    folder: Path, hang_up: Callable[[socket.socket], None]
+) -> None:
+    operations = LongList()
+    async with Place(unix_socket(folder), operations) as place:
+        client = place.client(GREETING + b"USER-LIST\nUSER-LIST\nHOST-LIST\n" + MONITOR)
+        await settled()
+        begun = operations.batches
+        hang_up(client)
+        await place.quiet()
+        assert 0 < begun < BATCHES
+        assert operations.batches == begun
+        assert (await place.hosts())["1"] == (100, False, 0)
+
+
+LINE = b"HOST-UPDATE\t127.0.1.2\t%03d\n"
+SIZE = len(LINE % 0)
+
+
+async def _fill(place: Place) -> int:
+    """Send lines for as long as they are taken, while a command runs. How many."""
+    place.operations.hold = anyio.Event()
+    client = place.client(GREETING + b"HOST-DOWN\t127.0.1.1\n")
+    client.setblocking(False)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    await settled()
+    sent = blocked = 0
+    while blocked < 3:
+        line, begun = LINE % (sent // SIZE % 1000), sent % SIZE
+        try:
+            sent += client.send(line[begun:])
+        except BlockingIOError:
+            blocked += 1
+            await settled()
+        else:
+            blocked = 0
+    client.close()
+    return sent // SIZE
+
+
+async def test_lines_are_read_while_a_command_runs_up_to_64_kb_and_no_further(folder: Path) -> None:
+    async with Place(unix_socket(folder), FakeOperations(HOSTS)) as place:
+        sent = await _fill(place)
+    (dropped,) = [line for line in place.lines if "event=admin_commands_dropped" in line]
+    read = int(dropped.partition("commands=")[2].split()[0]) - len(["HOST-DOWN"])
+    assert (READ_AHEAD - 2 * READ_SIZE) // SIZE < read <= READ_AHEAD // SIZE < sent
+
+
+async def test_more_lines_than_are_read_ahead_are_all_carried_out(place: Place) -> None:
+    sent = await _fill(place)
+    assert place.operations.hold is not None
+    place.operations.hold.set()
+    await place.quiet()
+    assert (await place.hosts())["2"] == ((sent - 1) % 1000, True, 50)
+
+
+async def test_a_client_that_loses_its_place_loses_nothing_it_had_sent(folder: Path) -> None:
+    # It has stopped reading a list; the listener is full, and another client comes
+    operations, sock = LongList(), unix_socket(folder)
+    async with Place(sock, operations, Limits(1)) as place:
+        client = place.client(GREETING + b"USER-LIST\n" + MONITOR)
+        await settled()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("director.net.places.TAKE_WITHIN", 0.0)
+            other = place.client(GREETING + b"HOST-DOWN\t127.0.1.2\n")
+            await until(lambda: place.acceptor.connections == 1 and not place.clients.busy)
+        assert await place.hosts() == {"1": (100, False, 0), "2": (100, False, 50), "3": (100, True, 0)}
+        assert other.recv(1000).startswith(GREETING)
+        client.close()
+
+
+async def test_what_has_arrived_is_carried_out_before_the_listeners_close(place: Place) -> None:
+    idle, sends = place.client(GREETING), place.client(GREETING)
+    await settled()
+    place.operations.hold = anyio.Event()
+    sends.sendall(MONITOR + b"HOST-DO")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(place.clients.settle)
+        await settled()
+        place.client(GREETING + b"HOST-DOWN\t127.0.1.2\n")
+        await settled()
+        assert place.clients.busy
+        place.operations.hold.set()
+    assert await place.hosts() == {"1": (100, False, 0), "2": (100, True, 50), "3": (100, True, 0)}
+    assert idle.recv(1000) == GREETING
+    assert idle.recv(1000) == b""
+    assert "level=error" not in "".join(place.lines)
+
+
+async def test_commands_that_are_not_carried_out_before_the_end_are_logged(folder: Path) -> None:
+    async with Place(unix_socket(folder), FakeOperations(HOSTS, USERS)) as place:
+        place.operations.hold = anyio.Event()
+        place.client(GREETING + MONITOR).close()
+        await settled()
+    assert "event=admin_commands_dropped peer=unix commands=2" in "".join(place.lines)

@@ -1,0 +1,123 @@
+"""Clients of the API that hang up: a request that has come whole is carried out."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import pytest
+
+from director.web import run_api
+from tests.listening import acceptor
+from tests.unit.web.fake import FakeOperations
+from tests.unit.web.servers import unix_socket
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+HOST = "127.0.1.1"
+TOKEN = "a token of operators"
+
+
+class Place:
+    """The API on a listener, and its clients, which are plain sockets."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.operations, self.bugs = FakeOperations(), list[object]()
+        self.acceptor = acceptor(sock)
+        self._family, self._address = sock.family, sock.getsockname()
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        trusted, started = self._family == socket.AF_UNIX, anyio.Event()
+        token = None if trusted else TOKEN
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._serve, token, trusted, started)
+            await started.wait()
+            task_status.started()
+
+    async def _serve(self, token: str | None, trusted: bool, started: anyio.Event) -> None:
+        await run_api(
+            self.operations,
+            self.acceptor,
+            token=token,
+            trusted=trusted,
+            bug=lambda *bug: self.bugs.append(bug),
+            started=started,
+        )
+
+    def client(self, sent: bytes) -> socket.socket:
+        made = socket.socket(self._family)
+        made.connect(self._address)
+        made.sendall(sent)
+        return made
+
+    def weight(self) -> int:
+        return self.operations.table[HOST].weight
+
+
+@pytest.fixture(params=["unix", "tcp"])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    unix = request.param == "unix"
+    made = Place(unix_socket(tmp_path / "api.sock") if unix else socket.create_server(("127.0.0.1", 0)))
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(made.run)
+        yield made
+        tasks.cancel_scope.cancel()
+
+
+def close(client: socket.socket) -> None:
+    client.close()
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def change(weight: int, cut: int = 0) -> bytes:
+    """A request for another weight; cut: without so many bytes of its end."""
+    body = b'{"weight":%d}' % weight
+    head = (
+        f"PATCH /v1/hosts/{HOST} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    sent = head.encode() + body
+    return sent[: len(sent) - cut]
+
+
+@pytest.mark.parametrize("hang_up", [close, reset])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 10])
+async def test_a_client_that_hangs_up_has_done_what_it_had_asked_for(
+    place: Place, hang_up: Callable[[socket.socket], None], turns: int
+) -> None:
+    client = place.client(change(5))
+    for _ in range(turns):
+        await anyio.lowlevel.checkpoint()
+    hang_up(client)
+    await until(lambda: place.weight() == 5)
+    await until(lambda: not place.acceptor.connections)
+    assert place.bugs == []
+
+
+async def test_a_client_that_shuts_down_its_sending_side_has_done_what_it_had_asked_for(place: Place) -> None:
+    with place.client(change(5)) as client:
+        client.shutdown(socket.SHUT_WR)
+        await until(lambda: place.weight() == 5)
+
+
+@pytest.mark.parametrize("hang_up", [close, reset])
+@pytest.mark.parametrize("cut", [1, 5, 14])
+async def test_a_request_that_has_not_come_whole_is_not_carried_out(
+    place: Place, hang_up: Callable[[socket.socket], None], cut: int
+) -> None:
+    hang_up(place.client(change(5, cut)))
+    hang_up(place.client(change(8)))
+    await until(lambda: place.weight() == 8)
+    await until(lambda: not place.acceptor.connections)
+    assert place.weight() == 8
+    assert place.bugs == []
