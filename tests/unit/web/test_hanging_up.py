@@ -34,17 +34,16 @@ class Place:
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         trusted, started = self._family == socket.AF_UNIX, anyio.Event()
-        token = None if trusted else TOKEN
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._serve, token, trusted, started)
+            tasks.start_soon(self._serve, trusted, started)
             await started.wait()
             task_status.started()
 
-    async def _serve(self, token: str | None, trusted: bool, started: anyio.Event) -> None:
+    async def _serve(self, trusted: bool, started: anyio.Event) -> None:
         await run_api(
             self.operations,
             self.acceptor,
-            token=token,
+            token=lambda: None if trusted else TOKEN,
             trusted=trusted,
             bug=lambda *bug: self.bugs.append(bug),
             started=started,
