@@ -142,7 +142,7 @@ class AdminHandler:
                 )
             case UserMove():
                 # Early: 2.3 does not make doveadm wait for the kick delay
-                done = await operations.move_user(command.user, command.host, early=True, reason=REASON)
+                done = await operations.move_user(command.user, command.host, None, early=True, reason=REASON)
                 if done.superseded:
                     raise TryAgain(f"another operator has moved the user to {done.host}")
             case UserKick():

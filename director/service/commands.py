@@ -33,7 +33,7 @@ class Commands(Protocol):
         self,
         user: str,
         host: str,
-        tag: str = "",
+        tag: str | None = "",
         *,
         numeric_is_hash: bool = True,
         pin: bool = False,
@@ -42,7 +42,8 @@ class Commands(Protocol):
         reason: str,
         dry_run: bool = False,
     ) -> UsersChange:
-        """Move a user, within the pool of `host`; a `tag` that is not the host's is refused. new=False:
+        """Move a user, within the pool of `host`; a `tag` that is not the host's is refused. tag=None, for a
+        client that cannot give one: refused where the user is known in another pool only. new=False:
         UnknownName for a user that nobody has seen.
 
         Returns when every director has ended his old sessions and the kick delay is over; early: without

@@ -33,7 +33,7 @@ def _added(hosts: HostTable, row: HostRow) -> list[str]:
     return [f"director add {at} {row.weight}"]
 
 
-def pin_command(key: UserKey, name: bytes | None, host: str) -> str:
+def pin_command(key: UserKey, name: bytes | None, host: str, tag: str) -> str:
     """A pin; a comment where the user has no name that can be written in a command."""
     try:
         text = name.decode() if name is not None else ""
@@ -42,5 +42,10 @@ def pin_command(key: UserKey, name: bytes | None, host: str) -> str:
     if not text or not text.isprintable():
         why = "name not known" if name is None else "no command can hold this name"
         return f"# pinned: user with hash {key >> 32} on {host}, {why}"
-    options = " --new" + (" --name" if is_hash(text) else "") + (" --" if text.startswith("-") else "")
+    options = (
+        (f" -t {shlex.quote(tag)}" if tag else "")
+        + " --new"
+        + (" --name" if is_hash(text) else "")
+        + (" --" if text.startswith("-") else "")
+    )
     return f"director pin{options} {shlex.quote(text)} {host}"

@@ -64,6 +64,7 @@ from director.service.metrics import (
 )
 from director.service.operators import FAILURES
 from director.service.persist import Persistence
+from director.service.pools import pool_name
 from director.service.useroperations import UserOperations, as_address, is_hash
 from director.types import Address, HostId, MemberId, Stamp
 from director.version import VERSION
@@ -213,7 +214,9 @@ class Operations(UserOperations):
             for user in pinned:
                 host = self._live_host(user)
                 if host is not None:
-                    commands.append(pin_command(user.key, names.get(user.key), host))
+                    commands.append(
+                        pin_command(user.key, names.get(user.key), host, self._tag_of(user.key) or "")
+                    )
             if number % COUNTED == 0:
                 await anyio.lowlevel.checkpoint()
         return Dump(commands=commands)
@@ -397,8 +400,7 @@ class Operations(UserOperations):
         """A warning where the change of a host has left its pool without a usable one."""
         if before is None or not is_usable(before) or after.usable().get(before.tag):
             return ""
-        pool = f"pool {before.tag}" if before.tag else "pool without a tag"
-        return f"the {pool} has no usable host left: its new users wait 30 s and fail temporarily"
+        return f"the {pool_name(before.tag)} has no usable host left: its new users wait 30 s and fail temporarily"
 
     def _table_with(self, change: HostChange) -> HostTable:
         """The table with the change. Raises what the change itself would raise."""

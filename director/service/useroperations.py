@@ -34,6 +34,7 @@ from director.service.handover import UnderWay
 from director.service.knownusers import KnownUsers
 from director.service.operators import UsersEvent
 from director.service.persist import Persistence
+from director.service.pools import pool_name, which_tag, wrong_pool
 from director.service.previews import preview, previewed
 from director.service.resolving import answer_of
 from director.service.servers import addresses_of
@@ -103,7 +104,7 @@ class UserOperations(ABC):
         self,
         user: str,
         host: str,
-        tag: str = "",
+        tag: str | None = "",
         *,
         numeric_is_hash: bool = True,
         pin: bool = False,
@@ -112,8 +113,8 @@ class UserOperations(ABC):
         reason: str,
         dry_run: bool = False,
     ) -> UsersChange:
-        """Move a user. tag: empty is that of the host. early: say so before the kick delay is over. new: also
-        one that nobody has seen."""
+        """Move a user. tag: None is the pool of the host, unless the user is known in another one only.
+        early: say so before the kick delay is over. new: also one that nobody has seen."""
         row, key, name = self._to_move(user, host, tag, numeric_is_hash, new)
         if dry_run:
             return self._preview_move(key, row)
@@ -140,20 +141,26 @@ class UserOperations(ABC):
         return self._start("pin" if pin else "move", user, event, reason)
 
     def _to_move(
-        self, user: str, host: str, tag: str, numeric_is_hash: bool, new: bool
+        self, user: str, host: str, tag: str | None, numeric_is_hash: bool, new: bool
     ) -> tuple[HostRow, UserKey, bytes]:
         """The host, the user's key in its pool, and his name where it is known."""
         row = self._known_host(host)
-        if tag and tag != row.tag:
-            raise BadRequest(f"{row.address} has the tag {row.tag!r}, not {tag!r}: users stay in their pool")
+        if tag not in (None, row.tag):
+            raise wrong_pool(row, tag or "")
         if numeric_is_hash and is_hash(user):
             found, name = self._key_of_hash(int(user), row.tag), b""
             if found is None:
                 raise self._known.without_name(user, new)
             key = found
+            its_tag = self._tag_of(key)
+            if its_tag not in (None, row.tag):
+                raise wrong_pool(row, its_tag or "")
         else:
             name = self._user_hash.cut(_bytes(user))
             key = self._user_hash.key(name, row.tag.encode())
+            elsewhere = self._tags_of(name) if tag is None and not self._known.knows(key) else []
+            if elsewhere:
+                raise wrong_pool(row, elsewhere[0])
         if not new:
             self._known.check(user, key)
         return row, key, name
@@ -165,11 +172,12 @@ class UserOperations(ABC):
         key: UserKey | None
         if numeric_is_hash and is_hash(user):
             key = self._key_of_hash(int(user), tag)
+            key = None if key is not None and self._tag_of(key) not in (None, tag) else key
         else:
             key = self._user_hash.key(self._user_hash.cut(_bytes(user)), tag.encode())
         record = self._users.get(key) if key is not None else None
         if key is None or record is None or not record.flags & PINNED:
-            raise UnknownName(f"{user}: not pinned")
+            raise UnknownName(f"{user}: not pinned{self._pinned_elsewhere(user, tag, numeric_is_hash)}")
         if dry_run:
             return UsersChange(dry_run=True, host=self._host_of(key))
         done = await self._driver.operators.change_users(UnpinUser(0, key))
@@ -570,6 +578,31 @@ class UserOperations(ABC):
             if row is not None and row.tag == tag:
                 return user.key
         return known[0].key if known else None
+
+    def _tag_of(self, key: UserKey) -> str | None:
+        """The tag of the host of a record; None: it has none."""
+        record = self._users.get(key)
+        row = self._hosts.by_id(record.host) if record is not None else None
+        return row.tag if row is not None else None
+
+    def _tags_of(self, name: bytes) -> list[str]:
+        """The pools in which a user of this name is known."""
+        tags = sorted({row.tag for row in self._hosts.present()})
+        return [tag for tag in tags if self._known.knows(self._user_hash.key(name, tag.encode()))]
+
+    def _pinned_elsewhere(self, user: str, tag: str, numeric_is_hash: bool) -> str:
+        """Which tag to give for a user that is pinned in another pool; empty: the user is pinned in none."""
+        if numeric_is_hash and is_hash(user):
+            records = list(unpack(self._users.with_hash(int(user))))
+        else:
+            name = self._user_hash.cut(_bytes(user))
+            keys = [self._user_hash.key(name, other.encode()) for other in self._tags_of(name)]
+            records = [record for record in map(self._users.get, keys) if record is not None]
+        tags = [self._tag_of(record.key) for record in records if record.flags & PINNED]
+        other = next((one for one in tags if one not in (None, tag)), None)
+        if other is None:
+            return ""
+        return f" in the {pool_name(tag)}, but in the {pool_name(other)}: {which_tag(other)}"
 
     def _host_of(self, key: UserKey) -> str | None:
         user = self._users.get(key)

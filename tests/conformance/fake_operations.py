@@ -124,7 +124,7 @@ class FakeOperations:
         self,
         user: str,
         host: str,
-        tag: str = "",
+        tag: str | None = "",
         *,
         numeric_is_hash: bool = True,
         pin: bool = False,

@@ -128,8 +128,9 @@ async def test_the_dump_rebuilds_what_operators_did(node: Node) -> None:
     await node.operations.remove_host(HOSTS[2], reason="test")
     await node.operations.set_host("127.0.3.9", "gold", 5, reason="test")
     await node.operations.set_tag(HOSTS[1], "silver", reason="test")
-    for name, host in (("o'brien", HOSTS[0]), ("12345", HOSTS[1]), ("-v", "127.0.3.9")):
-        await pinned(node, name, host)
+    pins = (("o'brien", HOSTS[0], ""), ("12345", HOSTS[1], "silver"), ("-v", "127.0.3.9", "gold"))
+    for name, host, tag in pins:
+        await pinned(node, name, host, tag)
     commands = (await node.operations.dump()).commands
     assert commands[:6] == [
         f"director add {HOSTS[0]} 7",
@@ -141,14 +142,14 @@ async def test_the_dump_rebuilds_what_operators_did(node: Node) -> None:
     ]
     assert sorted(commands[6:]) == [
         f"""director pin --new 'o'"'"'brien' {HOSTS[0]}""",
-        "director pin --new -- -v 127.0.3.9",
-        f"director pin --new --name 12345 {HOSTS[1]}",
+        "director pin -t gold --new -- -v 127.0.3.9",
+        f"director pin -t silver --new --name 12345 {HOSTS[1]}",
     ]
     assert node.operations.removed_hosts() == [HOSTS[2]]
 
 
-async def pinned(node: Node, user: str, host: str) -> None:
-    await node.operations.move_user(user, host, numeric_is_hash=False, pin=True, reason="test")
+async def pinned(node: Node, user: str, host: str, tag: str = "") -> None:
+    await node.operations.move_user(user, host, tag, numeric_is_hash=False, pin=True, reason="test")
 
 
 @pytest.mark.parametrize(

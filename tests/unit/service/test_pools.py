@@ -1,0 +1,117 @@
+"""Users stay in their pool: what would change the record of another pool is refused, and the tag is named."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+
+from director.core.users import PINNED
+from director.errors import OperationError, Refused, UnknownName
+from director.service.admin import AdminHandler
+from director.service.log import Log
+from director.wire.admin import UserMove
+from tests.unit.service.parts import HOSTS, Node, key_of
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+GOLD = "127.0.3.9"
+GIVE_GOLD = f"{GOLD} is in the pool gold, the user in the pool without a tag: users stay in their pool; "
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    """With the user alice on an untagged host, and a host tagged gold."""
+    node = Node()
+    await node.persistence.open()
+    node.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(node.persistence.run)
+        await until(lambda: not node.director.loading)
+        await node.operations.set_host(GOLD, "gold", 100, reason="")
+        node.put("alice", HOSTS[0])
+        yield node
+        tasks.cancel_scope.cancel()
+    node.driver.stop()
+    await node.persistence.stop()
+
+
+def records(node: Node) -> int:
+    return len(node.director.users)
+
+
+async def refusal(node: Node, user: str, host: str, tag: str | None = "", **options: bool) -> OperationError:
+    before = records(node)
+    with anyio.fail_after(5), pytest.raises(OperationError) as caught:
+        await node.operations.move_user(user, host, tag, reason="", **options)
+    assert (records(node), node.host("alice")) == (before, HOSTS[0])
+    return caught.value
+
+
+@pytest.mark.parametrize("options", [{}, {"pin": True}, {"new": False}, {"dry_run": True}])
+async def test_a_user_without_a_tag_is_not_moved_to_a_host_of_another_pool(
+    node: Node, options: dict[str, bool]
+) -> None:
+    refused = await refusal(node, "alice", GOLD, **options)
+    assert isinstance(refused, Refused)
+    assert str(refused) == f"{GIVE_GOLD}to move the user of the pool gold, give --tag gold"
+
+
+async def test_a_move_that_is_only_started_is_refused_too(node: Node) -> None:
+    with pytest.raises(Refused, match="give --tag gold"):
+        await node.operations.start_move("alice", GOLD, pin=True, reason="")
+
+
+async def test_a_user_with_a_tag_is_not_moved_to_a_host_without_one(node: Node) -> None:
+    refused = await refusal(node, "alice", HOSTS[1], "gold")
+    assert str(refused).endswith("to move the user of the pool without a tag, give no tag")
+
+
+async def test_a_hash_that_is_known_in_another_pool_only_is_not_moved(node: Node) -> None:
+    hash32 = str(key_of("alice") >> 32)
+    for tag in ("gold", None):
+        assert "in the pool gold, the user in the pool without a tag" in str(
+            await refusal(node, hash32, GOLD, tag)
+        )
+
+
+async def test_with_the_tag_the_user_of_that_pool_is_moved(node: Node) -> None:
+    await node.operations.move_user("alice", GOLD, "gold", pin=True, reason="")
+    with pytest.raises(
+        UnknownName,
+        match="alice: not pinned in the pool without a tag, but in the pool gold: give --tag gold",
+    ):
+        await node.operations.unpin_user("alice", reason="")
+    await node.operations.unpin_user("alice", "gold", reason="")
+    assert node.host("alice") == HOSTS[0]
+
+
+async def test_a_hash_pinned_in_another_pool_is_not_unpinned(node: Node) -> None:
+    await node.operations.move_user("bob", GOLD, "gold", pin=True, reason="")
+    (bob,) = [key for key in [node.operations._user_hash.key(b"bob", b"gold")]]
+    with pytest.raises(UnknownName, match="give --tag gold"):
+        await node.operations.unpin_user(str(bob >> 32), reason="")
+    record = node.director.users.get(bob)
+    assert record is not None and record.flags & PINNED
+
+
+@pytest.mark.parametrize("user", ["alice", str(key_of("alice") >> 32)])
+async def test_the_admin_protocol_which_has_no_tags_moves_no_user_of_another_pool(
+    node: Node, user: str
+) -> None:
+    handler = AdminHandler(node.operations, Log(write=lambda line: None))
+    before = records(node)
+    reply = [piece async for piece in handler(UserMove(user, GOLD))]
+    assert b"give --tag gold" in b"".join(reply)
+    assert (records(node), node.host("alice")) == (before, HOSTS[0])
+
+
+async def test_the_admin_protocol_moves_a_user_that_is_known_in_the_pool_of_the_host(node: Node) -> None:
+    handler = AdminHandler(node.operations, Log(write=lambda line: None))
+    await node.operations.set_host("127.0.3.10", "gold", 100, reason="")
+    await node.operations.move_user("alice", GOLD, "gold", reason="")
+    await until(lambda: not len(node.director.moves))
+    assert [piece async for piece in handler(UserMove("alice", "127.0.3.10"))] == [b"OK\n"]
+    assert node.host("alice") == HOSTS[0]
