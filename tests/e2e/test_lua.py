@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import pytest
@@ -61,11 +64,57 @@ passdb {{
 NO_SETTINGS = "{ url = nil, token_file = nil, timeout = nil }"
 
 
+class Gate:
+    """Asks everybody for the token, as a director asks who is on another machine.
+    Passes on what has the `token`, refuses all else."""
+
+    def __init__(self, address: str, port: int, director: tuple[str, int], token: str) -> None:
+        self.token, self.refused = token, 0
+        gate = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if self.headers.get("Authorization") != f"Bearer {gate.token}":
+                    gate.refused += 1
+                    self.answer(401, b'{"detail":"its token is not the one in http.token_file"}')
+                    return
+                asked = http.client.HTTPConnection(*director, timeout=10)
+                try:
+                    asked.request("GET", self.path, headers={"Authorization": f"Bearer {TOKEN}"})
+                    answer = asked.getresponse()
+                    self.answer(answer.status, answer.read())
+                except OSError:
+                    self.close_connection = True
+                finally:
+                    asked.close()
+
+            def answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer((address, port), Handler)
+        self._server.daemon_threads = True
+        Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 class Place(NamedTuple):
     proxy: Proxy
     director: DirectorProcess
     backends: list[Backend]
     ports: Ports
+    gate: Gate
+    token_file: Path
 
     def login(self, user: str, password: str = "secret") -> str:
         return login_imap(self.proxy.address, self.ports.imap, user, password)
@@ -85,7 +134,7 @@ def serving(release: str, proxy: str, hosts: list[str], fields: dict[str, str]) 
     if programs.root is None:
         needs(MODULE)
     ports = free_ports([proxy, *hosts], [])
-    http = f"{DIRECTOR}:{free_port()}"
+    gate_port, api_port = free_port(), free_port()
     if ports != USUAL:
         old = f"%{{if;%s;eq;doveadm;{ports.doveadm};%a}}"
         new = f"%{{protocol | if('=', 'doveadm', '{ports.doveadm}', local_port)}}"
@@ -96,8 +145,11 @@ def serving(release: str, proxy: str, hosts: list[str], fields: dict[str, str]) 
             for n, host in enumerate(hosts, 1)
             if host != proxy
         ]
-        (folder / "token").write_text(TOKEN + "\n")
-        url, token = f"http://{http}/", programs.inside(folder / "token")
+        for name in ("token", "api.token"):
+            (folder / name).write_text(TOKEN + "\n")
+        gate = Gate(DIRECTOR, gate_port, (DIRECTOR, api_port), TOKEN)
+        stack.callback(gate.close)
+        url, token = f"http://{DIRECTOR}:{gate_port}/", programs.inside(folder / "token")
         script = LUA.read_text()
         if release == "2.3":
             own = f'{{ url = "{url}", token_file = "{token}", timeout = 5 }}'
@@ -106,7 +158,7 @@ def serving(release: str, proxy: str, hosts: list[str], fields: dict[str, str]) 
         (folder / "director.lua").write_text(script)
         settings = {
             "lookups": 'http = true\ntimeout = "1 s"',
-            "http": f'listen = "{http}"\ntoken_file = "{folder}/token"',
+            "http": f'listen = "{DIRECTOR}:{api_port}"\ntoken_file = "{folder}/api.token"',
             "users": 'kick_delay = "10 ms"',
         }
         director = DirectorProcess(
@@ -126,7 +178,7 @@ def serving(release: str, proxy: str, hosts: list[str], fields: dict[str, str]) 
         dovecot_proxy = Proxy(
             folder / "p", "p", proxy, ports, passdb=(), director=False, programs=programs, extra=extra
         )
-        yield Place(stack.enter_context(dovecot_proxy), director, backends, ports)
+        yield Place(stack.enter_context(dovecot_proxy), director, backends, ports, gate, folder / "token")
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +247,15 @@ def test_while_the_director_is_away_logins_fail_in_time_and_go_on_afterwards(pla
     finally:
         place.director.start().wait_ready()
     assert place.login("anna") == before
+
+
+def test_a_token_that_was_changed_is_read_again_and_no_login_fails(place: Place) -> None:
+    before = place.login("tina")
+    place.gate.token = "the-next-token"
+    place.token_file.write_text("the-next-token\n")
+    assert place.login("tina") == before
+    assert place.gate.refused > 0
+    assert "the-next-token" not in place.proxy.log()
 
 
 def test_a_session_can_be_ended_by_the_key_that_the_director_gave_it(place: Place) -> None:

@@ -50,6 +50,19 @@ local function new_client(seconds, has_settings)
   return dovecot.http.client { request_absolute_timeout_msecs = seconds * 1000, no_auto_retry = true }
 end
 
+local function read_token()
+  local file, problem = io.open(settings.token_file)
+  if file == nil then
+    return nil, problem
+  end
+  local line = file:read("*l")
+  file:close()
+  if line == nil or line == "" then
+    return nil, settings.token_file .. " is empty"
+  end
+  return line
+end
+
 function script_init(args)
   for name, value in pairs(args or {}) do
     settings[name] = value
@@ -60,16 +73,23 @@ function script_init(args)
   end
   url = settings.url:gsub("/+$", "") .. "/v1/lookup?user="
   if settings.token_file ~= nil then
-    local file, problem = io.open(settings.token_file)
-    if file == nil then
+    local problem
+    token, problem = read_token()
+    if token == nil then
       dovecot.i_error("director.lua: token_file: " .. problem)
       return -1
     end
-    token = file:read("*l")
-    file:close()
   end
   client = new_client(tonumber(settings.timeout or 15), args ~= nil)
   return 0
+end
+
+local function ask(address)
+  local request = client:request { url = address, method = "GET" }
+  if token ~= nil then
+    request:add_header("Authorization", "Bearer " .. token)
+  end
+  return request:submit()
 end
 
 function auth_passdb_lookup(req)
@@ -79,11 +99,16 @@ function auth_passdb_lookup(req)
   if tag ~= nil and tag ~= "" then
     address = address .. "&tag=" .. url_encoded(tag)
   end
-  local request = client:request { url = address, method = "GET" }
-  if token ~= nil then
-    request:add_header("Authorization", "Bearer " .. token)
+  local answer = ask(address)
+  if answer:status() == 401 and settings.token_file ~= nil then -- it may have been changed since
+    local again, problem = read_token()
+    if again == nil then
+      dovecot.i_error("director.lua: token_file: " .. problem .. "; using the token that was read before")
+    elseif again ~= token then
+      token = again
+      answer = ask(address)
+    end
   end
-  local answer = request:submit()
   if answer:status() ~= 200 then
     local reason = answer:payload():match('"detail":"([^"]*)"') or answer:reason()
     return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, ("director: %s %s"):format(answer:status(), reason)

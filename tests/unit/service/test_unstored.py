@@ -12,6 +12,8 @@ import pytest
 
 from director.core.users import PINNED
 from director.records import UnstoredChange
+from director.service.admin import AdminHandler
+from director.wire.admin import parse
 from state.base import open_store
 from tests.disks import fill_up, small_disk
 from tests.servers import RedisServer
@@ -138,6 +140,22 @@ async def pinned_in(disk: Path, copy: Path) -> bool:
     await store.close()
     user = found.get(key_of("alice"))
     return user is not None and bool(user.flags & PINNED)
+
+
+async def test_doveadm_hears_ok_for_a_move_that_is_not_stored_and_log_and_status_say_so(
+    redis: RedisServer,
+) -> None:
+    async with running(Node(redis.url)) as node:
+        await clean(ready(node))
+        redis.freeze()
+        await until(lambda: not node.persistence.up)
+        handler = AdminHandler(node.operations, node.log)
+        command = parse(f"USER-MOVE\talice\t{HOSTS[1]}".encode())
+        assert b"".join([piece async for piece in handler(command)]) == b"OK\n"
+        assert [one.what for one in node.persistence.unstored.changes()] == ["move"]
+        assert len(node.logged("change_not_stored")) == 1
+        redis.thaw()
+        await until(lambda: node.logged("change_stored"))
 
 
 async def test_a_successor_goes_on_saying_what_is_not_stored(redis: RedisServer) -> None:
