@@ -278,7 +278,7 @@ class NewMove(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     host: str
     tag: str = ""
-    """Of the user; empty: that of the host."""
+    """Of the user; it must be that of the host."""
     numeric: Literal["hash", "name"] = "hash"
     """What a `user` of digits only is."""
     pin: bool = False

@@ -400,7 +400,8 @@ class Operations(UserOperations):
         """A warning where the change of a host has left its pool without a usable one."""
         if before is None or not is_usable(before) or after.usable().get(before.tag):
             return ""
-        return f"the {pool_name(before.tag)} has no usable host left: its new users wait 30 s and fail temporarily"
+        pool = pool_name(before.tag)
+        return f"the {pool} has no usable host left: its new users wait 30 s and fail temporarily"
 
     def _table_with(self, change: HostChange) -> HostTable:
         """The table with the change. Raises what the change itself would raise."""

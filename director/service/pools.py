@@ -1,4 +1,4 @@
-"""What operators are told of pools: a user stays in the pool of its tag, and a host has users of its own only."""
+"""What operators are told of pools: users stay in the pool of their tag."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def which_tag(tag: str) -> str:
 
 def wrong_pool(row: HostRow, tag: str) -> Refused:
     """Why a user of the pool of `tag` cannot be moved to this host."""
+    there = pool_name(row.tag)
     return Refused(
-        f"{row.address} is in the {pool_name(row.tag)}, the user in the {pool_name(tag)}: users stay in their pool; "
-        f"to move the user of the {pool_name(row.tag)}, {which_tag(row.tag)}"
+        f"{row.address} is in the {there}, the user in the {pool_name(tag)}: users stay in their pool; "
+        f"to move the user of the {there}, {which_tag(row.tag)}"
     )

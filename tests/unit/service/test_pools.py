@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
+from director.core.hashing import UserHash
 from director.core.users import PINNED
 from director.errors import OperationError, Refused, UnknownName
 from director.service.admin import AdminHandler
@@ -90,11 +91,12 @@ async def test_with_the_tag_the_user_of_that_pool_is_moved(node: Node) -> None:
 
 async def test_a_hash_pinned_in_another_pool_is_not_unpinned(node: Node) -> None:
     await node.operations.move_user("bob", GOLD, "gold", pin=True, reason="")
-    (bob,) = [key for key in [node.operations._user_hash.key(b"bob", b"gold")]]
+    bob = UserHash().key(b"bob", b"gold")
     with pytest.raises(UnknownName, match="give --tag gold"):
         await node.operations.unpin_user(str(bob >> 32), reason="")
     record = node.director.users.get(bob)
-    assert record is not None and record.flags & PINNED
+    assert record is not None
+    assert record.flags & PINNED
 
 
 @pytest.mark.parametrize("user", ["alice", str(key_of("alice") >> 32)])
