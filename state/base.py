@@ -318,6 +318,11 @@ class StateStore(Protocol):
     async def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
         """As swap_buckets, for one document; it is as durable then as the store's settings make it."""
 
+    async def second_copy(self, name: str) -> Document | None:
+        """The copy that the store keeps of a document besides, as last written; None: it has no whole one.
+
+        For where the document itself is damaged, or missing."""
+
     async def documents(self) -> list[str]:
         """The names of the documents there are, in order. For tools: it may look at all keys there are."""
 

@@ -140,6 +140,10 @@ class MemoryStore:
             self._documents.pop(name, None)
         return Swapped(new)
 
+    async def second_copy(self, name: str) -> Document | None:
+        check_document(name)
+        return None  # nothing damages memory alone
+
     async def documents(self) -> list[str]:
         await self._turn("documents")
         return sorted(self._documents)

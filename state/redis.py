@@ -310,6 +310,10 @@ class RedisStore:
                 leases.append(msgspec.structs.replace(lease, remaining=remaining))
         return sorted(leases, key=lambda lease: lease.member)
 
+    async def second_copy(self, name: str) -> Document | None:
+        check_document(name)
+        return None  # replicas, and the directors' snapshots, are the copies
+
     async def documents(self) -> list[str]:
         prefix = f"{self._prefix}doc:"  # its characters mean themselves in a pattern
         keys = await self._required("documents").keys("documents", f"{prefix}*")

@@ -23,7 +23,6 @@ from state.base import (
     BUCKETS,
     EMPTY_VERSION,
     SPLIT_VERSION,
-    VERSION_SIZE,
     AuditEntry,
     Bucket,
     Document,
@@ -44,11 +43,11 @@ from state.base import (
     check_space,
     check_swaps,
     check_version,
-    version_of,
 )
 from state.lease import OwnLeases, OwnLocks
 from state.migrate import SqlStep, sqlite_steps
-from state.sqlite_file import DatabaseFile, damage, is_damage, messages_are_text, translated
+from state.sqlite_documents import read_document, second_copy, sound, swap_document
+from state.sqlite_file import DatabaseFile, is_damage, messages_are_text, translated
 
 LOAD_NUMBERS = 64
 """Bucket numbers a batch of `load_buckets`, those below them not counted."""
@@ -140,12 +139,16 @@ class SqliteStore:
 
     async def read_document(self, name: str) -> Document | None:
         check_document(name)
-        return await self._run("read_document", lambda db: _read_document(db, name))
+        return await self._run("read_document", lambda db: read_document(db, name))
 
     async def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
         check_document(name)
         check_version(version)
         return await self._run("swap_document", lambda db: _swap_document(db, name, version, data))
+
+    async def second_copy(self, name: str) -> Document | None:
+        check_document(name)
+        return await self._run("second_copy", lambda db: second_copy(db, name))
 
     async def documents(self) -> list[str]:
         query = "SELECT name FROM document ORDER BY name"
@@ -243,17 +246,10 @@ def _read(db: sqlite3.Connection, space: Space, numbers: Sequence[int]) -> dict[
     if isinstance(numbers, range):
         query = "SELECT id, version, data FROM bucket WHERE space = ? AND id BETWEEN ? AND ?"
         rows = db.execute(query, (space, numbers[0], numbers[-1])).fetchall()
-        return {number: Bucket(space, number, *_sound(version, data)) for number, version, data in rows}
+        return {number: Bucket(space, number, *sound(version, data)) for number, version, data in rows}
     query = "SELECT version, data FROM bucket WHERE space = ? AND id = ?"
     found = ((number, db.execute(query, (space, number)).fetchone()) for number in numbers)
-    return {number: Bucket(space, number, *_sound(*row)) for number, row in found if row is not None}
-
-
-def _sound(version: bytes, data: bytes = b"") -> tuple[bytes, bytes]:
-    """The same. From a damaged file SQLite may hand out other types than it was given."""
-    if not isinstance(version, bytes) or len(version) != VERSION_SIZE or not isinstance(data, bytes):
-        raise damage("a version or a blob that is none")
-    return version, data
+    return {number: Bucket(space, number, *sound(*row)) for number, row in found if row is not None}
 
 
 def _load(db: sqlite3.Connection, space: Space, numbers: range) -> list[Bucket]:
@@ -273,7 +269,7 @@ def _versions(db: sqlite3.Connection, space: Space) -> dict[int, bytes]:
     versions: dict[int, bytes] = {}
     for number, version in db.execute(query, (space,)):
         if number < BUCKETS or versions.get(above(number)) == SPLIT_VERSION:
-            versions[number] = _sound(version)[0]
+            versions[number] = sound(version)[0]
     return versions
 
 
@@ -298,12 +294,12 @@ def _swap(db: sqlite3.Connection, swaps: Sequence[Swap]) -> list[Swapped | Lost]
 def _swap_one(db: sqlite3.Connection, swap: Swap) -> Swapped | Lost:
     key = (swap.space, swap.number)
     row = db.execute("SELECT version FROM bucket WHERE space = ? AND id = ?", key).fetchone()
-    stored = EMPTY_VERSION if row is None else _sound(*row)[0]
+    stored = EMPTY_VERSION if row is None else sound(*row)[0]
     if stored == swap.becomes:
         return Swapped(swap.becomes)
     if stored != swap.version:
         row = db.execute("SELECT data FROM bucket WHERE space = ? AND id = ?", key).fetchone()
-        return Lost(stored, b"" if row is None else _sound(stored, *row)[1])
+        return Lost(stored, b"" if row is None else sound(stored, *row)[1])
     if swap.blob:
         db.execute(STORE_BUCKET, (*key, swap.becomes, swap.blob))
     else:
@@ -311,23 +307,9 @@ def _swap_one(db: sqlite3.Connection, swap: Swap) -> Swapped | Lost:
     return Swapped(swap.becomes)
 
 
-def _read_document(db: sqlite3.Connection, name: str) -> Document | None:
-    row = db.execute("SELECT version, data FROM document WHERE name = ?", (name,)).fetchone()
-    return None if row is None else Document(*_sound(*row))
-
-
 def _swap_document(db: sqlite3.Connection, name: str, version: bytes, data: bytes) -> Swapped | Lost:
-    new = version_of(data)
     with _Transaction(db, durable=True):
-        stored = _read_document(db, name) or Document(EMPTY_VERSION, b"")
-        if stored.version not in (version, new):
-            return Lost(stored.version, stored.data)
-        if data:
-            # Also where it is stored already: the caller is told it is durable, so this commit makes it so.
-            db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?)", (name, new, data))
-        else:
-            db.execute("DELETE FROM document WHERE name = ?", (name,))
-    return Swapped(new)
+        return swap_document(db, name, version, data)
 
 
 def _append_audit(db: sqlite3.Connection, entries: Sequence[AuditEntry]) -> None:

@@ -14,9 +14,13 @@ from pathlib import Path
 
 from state.base import Layout, Step, StoreBusy, StoreError, StoreRefused, StoreUnavailable
 from state.migrate import SqlStep, layout, migrate_sqlite, sqlite_schema
+from state.sqlite_documents import damage
+from state.sqlite_salvage import salvage
 
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
+LOGS = ("-wal", "-shm")
+"""After the name of the file: what SQLite keeps beside it."""
 SET_ASIDE = 10
 """Damaged files that are kept. If there is one more something damages them again and again."""
 
@@ -111,7 +115,8 @@ class DatabaseFile:
             self._lock = None
 
     def begin_anew(self) -> Path:
-        """Rename the file with its -wal and -shm, and begin an empty one. Returns the old one's new name.
+        """Begin a new file with all that can be read of the damaged one, which gets another name with its
+        -wal and -shm. Returns that name.
 
         Raises StoreRefused where there are SET_ASIDE of them already, sqlite3.Error, OSError.
         """
@@ -129,13 +134,31 @@ class DatabaseFile:
         while aside.exists():
             copy += 1
             aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}-{copy}")
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
+        new = self._salvaged()
+        if self.path.exists():
+            os.link(self.path, aside)
+        for suffix in LOGS:  # before the new file has the name: SQLite would apply them to it
             part = self.path.with_name(self.path.name + suffix)
             if part.exists():
                 part.rename(aside.with_name(aside.name + suffix))
+        new.replace(self.path)
         self._connect()
         return aside
+
+    def _salvaged(self) -> Path:
+        """A new file beside the damaged one, with what can be read of that."""
+        new = self.path.with_name(self.path.name + ".new")
+        for suffix in ("", *LOGS):
+            new.with_name(new.name + suffix).unlink(missing_ok=True)
+        os.close(os.open(new, os.O_RDWR | os.O_CREAT, 0o600))
+        with contextlib.closing(sqlite3.connect(new, timeout=self._timeout, isolation_level=None)) as db:
+            try:
+                migrate_sqlite(db, self._store, 0, self._steps, self._begun)
+            finally:
+                self.step = None
+            if self.path.exists():
+                salvage(self.path, db)
+        return new
 
     def was_replaced(self) -> bool:
         """Whether the name leads to another file by now, or to none: what is written would be lost."""
@@ -148,7 +171,7 @@ class DatabaseFile:
     def let_go(self) -> None:
         """Close a file that was replaced, but keep the lock: the next use opens what is there then."""
         self._disconnect()
-        for suffix in ("-wal", "-shm"):  # of the old file: SQLite would apply them to the new one
+        for suffix in LOGS:  # of the old file: SQLite would apply them to the new one
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def _check_kind(self, operation: str) -> None:
@@ -224,13 +247,6 @@ class DatabaseFile:
         if self._connection is not None:
             connection, self._connection, self._inode = self._connection, None, None
             connection.close()
-
-
-def damage(text: str) -> sqlite3.DatabaseError:
-    """What is raised where SQLite does not see the damage, so that it is treated as if it did."""
-    exc = sqlite3.DatabaseError(text)
-    exc.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return exc
 
 
 @contextlib.contextmanager

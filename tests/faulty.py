@@ -106,6 +106,9 @@ class FaultyStore:
     async def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
         return await self._call("swap_document", lambda: self.store.swap_document(name, version, data))
 
+    async def second_copy(self, name: str) -> Document | None:
+        return await self._call("second_copy", lambda: self.store.second_copy(name))
+
     async def documents(self) -> list[str]:
         return await self._call("documents", self.store.documents)
 

@@ -20,6 +20,7 @@ from typing import Literal
 import msgspec
 
 from director.core.addresses import address_order
+from director.core.documentrows import scan_map, sound_rows, split_map, with_checksum
 from director.core.events import HostChange
 from director.core.hosts import BackendSetting
 from director.core.messages import HostRow
@@ -217,17 +218,40 @@ def _agreed(same: bool, before: int, agrees: bool, stamp: int) -> int:
 
 Applied = dict[str, list[AppliedHost]]
 """By member, what each last applied."""
-_decoder = msgspec.msgpack.Decoder(Applied)
 
 
 def encode_applied(applied: Mapping[str, list[AppliedHost]]) -> bytes:
-    """The document of the state store: msgpack, members in order, so that equal contents are equal bytes."""
-    return msgspec.msgpack.encode({member: applied[member] for member in sorted(applied)})
+    """The document of the state store: msgpack, members in order and rows with checksums, so that equal
+    contents are equal bytes."""
+    return msgspec.msgpack.encode(
+        {
+            member: [with_checksum(row, member.encode()) for row in applied[member]]
+            for member in sorted(applied)
+        }
+    )
+
+
+def read_applied(data: bytes) -> tuple[Applied, str]:
+    """The members of whom all rows can be right, and what is wrong with the document; empty: nothing.
+
+    Never raises."""
+    pairs = split_map(data)
+    applied: Applied = {}
+    problem = "" if pairs is not None else "it is cut off or overwritten"
+    for member, parts in scan_map(data) if pairs is None else pairs:
+        rows = sound_rows(parts, AppliedHost, member.encode(), only_checked=pairs is None)
+        if rows.problems:
+            problem = problem or f"the hosts of {member}: {rows.problems[0]}"
+        else:
+            applied[member] = rows.rows
+    if problem:
+        problem = f"document of applied configurations, {len(data)} bytes: {problem}"
+    return applied, problem
 
 
 def decode_applied(data: bytes) -> Applied:
-    """Raises ValueError where `data` is no such document."""
-    try:
-        return _decoder.decode(data)
-    except msgspec.DecodeError as exc:
-        raise ValueError(f"document of applied configurations, {len(data)} bytes: {exc}") from exc
+    """Raises ValueError where anything of `data` is no such document."""
+    applied, problem = read_applied(data)
+    if problem:
+        raise ValueError(problem)
+    return applied

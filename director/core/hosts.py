@@ -14,6 +14,7 @@ import msgspec
 
 from director.core.addresses import address_order, host_id
 from director.core.assign import Backend
+from director.core.documentrows import read_rows, with_checksum
 from director.core.messages import HostRow
 from director.core.stamps import after
 from director.core.users import BY_HAND_AHEAD, LATEST, User
@@ -371,17 +372,15 @@ def _former(row: HostRow) -> Backend:
 
 
 def encode_rows(rows: Sequence[HostRow]) -> bytes:
-    """The host document of the state store: msgpack, rows in address order, so that equal tables are equal
-    bytes."""
-    return msgspec.msgpack.encode(sorted(rows, key=lambda r: address_order(Address(r.address))))
-
-
-_rows_decoder = msgspec.msgpack.Decoder(list[HostRow])
+    """The host document of the state store: msgpack, rows with checksums in address order, so that equal
+    tables are equal bytes."""
+    ordered = sorted(rows, key=lambda row: address_order(Address(row.address)))
+    return msgspec.msgpack.encode([with_checksum(row) for row in ordered])
 
 
 def decode_rows(data: bytes) -> list[HostRow]:
-    """Raises ValueError where `data` is not a host document."""
-    try:
-        return _rows_decoder.decode(data)
-    except msgspec.DecodeError as exc:
-        raise ValueError(f"host document of {len(data)} bytes cannot be read: {exc}") from exc
+    """Raises ValueError where anything of `data` is not a host document."""
+    found = read_rows(data, HostRow)
+    if found.problems:
+        raise ValueError(f"host document of {len(data)} bytes cannot be read: {found.problems[0]}")
+    return found.rows

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from director.core.documentrows import read_rows, with_checksum
 from director.core.messages import MemberRow
 from director.core.order import member_order
 from director.core.stamps import after
@@ -144,23 +145,27 @@ class StoredRow(MemberRow, frozen=True, array_like=True):
     """The director has been in this ring."""
 
 
-_decoder = msgspec.msgpack.Decoder(list[MemberRow])
-_stored_decoder = msgspec.msgpack.Decoder(list[StoredRow])
-
-
 def encode_member_rows(rows: Sequence[MemberRow]) -> bytes:
-    """The members' document of the state store: msgpack, in order, so that equal tables are equal bytes."""
-    return msgspec.msgpack.encode(sorted(rows, key=about))
+    """The members' document of the state store: msgpack, rows with checksums in order, so that equal tables
+    are equal bytes. All have a `met`: the checksum is always in the same place."""
+    stored = (
+        row if isinstance(row, StoredRow) else StoredRow(*_values(row)) for row in sorted(rows, key=about)
+    )
+    return msgspec.msgpack.encode([with_checksum(row) for row in stored])
+
+
+def _values(row: MemberRow) -> tuple[str, bool, int, str]:
+    return row.member, row.present, row.at, row.name
 
 
 def decode_met(data: bytes) -> frozenset[MemberId]:
-    """The directors that the document, which can be read, says have been in the ring."""
-    return frozenset(MemberId(row.member) for row in _stored_decoder.decode(data) if row.met)
+    """The directors that the document, or what can be read of it, says have been in the ring."""
+    return frozenset(MemberId(row.member) for row in read_rows(data, StoredRow).rows if row.met)
 
 
 def decode_member_rows(data: bytes) -> list[MemberRow]:
-    """Raises ValueError where `data` is no such document."""
-    try:
-        return _decoder.decode(data)
-    except msgspec.DecodeError as exc:
-        raise ValueError(f"members' document of {len(data)} bytes cannot be read: {exc}") from exc
+    """Raises ValueError where anything of `data` is not such a document."""
+    found = read_rows(data, MemberRow)
+    if found.problems:
+        raise ValueError(f"members' document of {len(data)} bytes cannot be read: {found.problems[0]}")
+    return found.rows

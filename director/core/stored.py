@@ -1,4 +1,5 @@
-"""Stored documents of hosts and directors, read so that one row that is wrong costs no other row.
+"""Stored documents, read so that one row that is wrong costs no other row, and that further copies of the
+document fill the gaps.
 
 A stamp that is out of the range of stamps is no damage: its row says what an operator did. It is brought
 within the range here, and within the bound of the clock when it is merged (`admission.py`).
@@ -6,15 +7,15 @@ within the range here, and within the bound of the clock when it is merged (`adm
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from director.core.checks import wrong_members, wrong_rows
-from director.core.hosts import decode_rows
-from director.core.members import decode_member_rows
+from director.core.configured import Applied, read_applied
+from director.core.documentrows import Rows, read_rows
+from director.core.members import about
 from director.core.messages import HostRow, MemberRow
 from director.core.users import LATEST
 
@@ -29,55 +30,55 @@ class Sound(NamedTuple):
     problem: str
 
 
-def read_hosts(data: bytes) -> Sound:
-    """Raises ValueError where `data` holds no rows at all."""
-    rows, problem = _read(data, HostRow, decode_rows, lambda row: wrong_rows([row]))
+def read_hosts(data: bytes, *others: bytes) -> Sound:
+    """others: further copies of the document; a host whose row is missing is taken from the first with it.
+
+    Never raises: where nothing can be read there are no rows, and a problem."""
+    rows, problem = _read(data, others, HostRow, lambda row: wrong_rows([row]), lambda row: row.address)
     return Sound(rows, [], problem)
 
 
-def read_members(data: bytes) -> Sound:
-    """Raises ValueError where `data` holds no rows at all."""
-    rows, problem = _read(data, MemberRow, decode_member_rows, lambda row: wrong_members([row]))
+def read_members(data: bytes, *others: bytes) -> Sound:
+    """The same for directors."""
+    rows, problem = _read(data, others, MemberRow, lambda row: wrong_members([row]), about)
     return Sound([], rows, problem)
 
 
-def salvaged(data: bytes, kind: type[Row]) -> list[Row]:
-    """The rows of a document that can be read, whatever else is in it."""
-    rows: list[Row] = []
-    for value in _values(data):
-        with contextlib.suppress(msgspec.ValidationError):
-            rows.append(msgspec.convert(value, kind))
-    return rows
+def read_applied_documents(data: bytes, *others: bytes) -> tuple[Applied, str]:
+    """The same for what members have applied of their configurations."""
+    applied, problem = read_applied(data)
+    for other in others:
+        applied = read_applied(other)[0] | applied
+    return applied, problem
 
 
 def _read(
-    data: bytes, kind: type[Row], decode: Callable[[bytes], list[Row]], wrong: Callable[[Row], str | None]
+    data: bytes,
+    others: Sequence[bytes],
+    kind: type[Row],
+    wrong: Callable[[Row], str | None],
+    name: Callable[[Row], str],
 ) -> tuple[list[Row], str]:
-    number, problems = 0, []
-    try:
-        rows = decode(data)
-        number = len(rows)
-    except ValueError as exc:
-        rows, number = salvaged(data, kind), len(_values(data))
-        if not rows:
-            raise
-        problems = [str(exc)] * (number - len(rows))
+    rows, number, problems = _sound(data, kind, wrong)
+    known = {name(row) for row in rows}
+    for other in others:
+        missing = [row for row in _sound(other, kind, wrong).rows if name(row) not in known]
+        rows += missing
+        known.update(map(name, missing))
+    return rows, f"{len(problems)} of {number} rows left out: {problems[0]}" if problems else ""
+
+
+def _sound(data: bytes, kind: type[Row], wrong: Callable[[Row], str | None]) -> Rows[Row]:
+    found = read_rows(data, kind)
+    problems = list(found.problems)
     sound = []
-    for row in map(_fitting, rows):
+    for row in map(_fitting, found.rows):
         problem = wrong(row)
         if problem is None:
             sound.append(row)
         else:
             problems.append(problem)
-    return sound, f"{len(problems)} of {number} rows left out: {problems[0]}" if problems else ""
-
-
-def _values(data: bytes) -> Sequence[Any]:
-    try:
-        values: Any = msgspec.msgpack.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
-    return values if isinstance(values, list) else []
+    return Rows(sound, found.number, problems)
 
 
 def _fitting(row: Row) -> Row:

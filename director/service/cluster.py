@@ -16,6 +16,8 @@ from collections.abc import Iterable
 import msgspec
 
 from director.core.member import Identity
+from director.service.damage import is_sound, with_its_version
+from state.aside import set_aside
 from state.base import EMPTY_VERSION, Lease, StateStore, StoreRefused, Swapped
 
 CLUSTER = "cluster"
@@ -108,7 +110,7 @@ async def claim(store: StateStore, ours: Ours, *, running: bool) -> None:
     mine = ours.written
     while True:
         document = await store.read_document(CLUSTER)
-        stored = None if document is None else decode(document.data)
+        stored = None if document is None or not is_sound(document) else decode(document.data)
         if stored is not None and stored.username_hash != mine.username_hash:
             raise _hashed_otherwise(store, stored, mine)
         others = strangers(ours, stored, await store.members())
@@ -117,6 +119,9 @@ async def claim(store: StateStore, ours: Ours, *, running: bool) -> None:
         if stored == mine:
             return
         version = EMPTY_VERSION if document is None else document.version
+        if document is not None and stored is None:
+            await set_aside(store, CLUSTER, document.data)
+            version = (await with_its_version(store, CLUSTER, document)).version
         if isinstance(await store.swap_document(CLUSTER, version, encode(mine)), Swapped):
             return
 

@@ -8,18 +8,19 @@ writes what both come to.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import anyio
 
-from director.core.configured import Applied, AppliedHost, decode_applied, encode_applied
+from director.core.configured import Applied, AppliedHost, encode_applied
 from director.core.director import Director
 from director.core.events import STORE, Event, StoredHosts, StoredMembers
 from director.core.hosts import encode_rows
 from director.core.members import decode_met, encode_member_rows
-from director.core.stored import read_hosts, read_members
+from director.core.stored import read_applied_documents, read_hosts, read_members
+from director.service.damage import MISSING, Copies, Copy, Table, examine, filled_from, with_its_version
 from director.service.log import Log
+from director.types import MemberId
 from state.base import EMPTY_VERSION, Document, Lost, StateStore, version_of
 
 HOSTS, MEMBERS, APPLIED = "hosts", "members", "applied"
@@ -27,23 +28,13 @@ HOSTS, MEMBERS, APPLIED = "hosts", "members", "applied"
 AGAIN = "written again from memory"
 
 
-class Table(NamedTuple):
-    """What a document is made from, and read into."""
-
-    name: str
-    encode: Callable[[], bytes]
-    """The table as it is in memory."""
-    take: Callable[[bytes, str], None]
-    """Merge one into memory, from the source that is named. Raises ValueError where it is none, or where rows
-    of it were left out."""
-
-
 class TableDocument:
     """One table and its document."""
 
-    def __init__(self, store: StateStore, table: Table, log: Log) -> None:
-        self._store, self._log = store, log
-        self._name, self._encode, self._take = table
+    def __init__(self, store: StateStore, table: Table, log: Log, copies: Copies) -> None:
+        """copies: where else a damaged document may be whole, at the first reading."""
+        self._store, self._log, self._table, self._copies = store, log, table, copies
+        self._name = table.name
         self._version = EMPTY_VERSION
         self._wanted = self._written = 0
         self._done = anyio.Event()
@@ -70,69 +61,100 @@ class TableDocument:
         document = await self._store.read_document(self._name)
         if document is None:
             self._version = EMPTY_VERSION
-            return False
-        if document.version != version_of(document.data):
-            document = await self._with_its_version(document)
-        if anyway or document.version != self._version:
-            self._version = document.version
-            self._merge(document.data)
+            return await self._take_copies()
+        if anyway or document.version != self._version or document.version != version_of(document.data):
+            await self._take(document)
         return True
 
-    async def _with_its_version(self, document: Document) -> Document:
-        """Something else than a director has changed the content and left the version. Until that is the one
-        of the content, the undamaged table has the stored version: it would not be written again."""
-        while document.version != version_of(document.data):
-            reason = "the version is not that of the content"
-            self._log.error("store_document_damaged", document=self._name, reason=reason, note=AGAIN)
-            outcome = await self._store.swap_document(self._name, document.version, document.data)
-            data = outcome.blob if isinstance(outcome, Lost) else document.data
-            document = Document(outcome.version, data)
+    async def _take(self, document: Document) -> None:
+        """Merge a document as it is stored. A damaged one is set aside, and written again from memory."""
+        problem, kept = await examine(self._store, self._table, document)
+        copies = await self._copies(self._name) if problem else []
+        if problem:
+            self._say(problem, **kept, gaps_filled_from=filled_from(copies))
             self.changed()
-        return document
+            now = await with_its_version(self._store, self._name, document)
+            if now.data != document.data:
+                await self._take(now)  # another director was faster
+                return
+            document = now
+        self._version = document.version
+        self._table.take(document.data, STORE, [copy.data for copy in copies])
+
+    async def _take_copies(self) -> bool:
+        """Where the document is missing: merge its copies, if there are any. Whether there were."""
+        copies = await self._copies(self._name)
+        if not copies:
+            return False
+        self._say(MISSING, gaps_filled_from=filled_from(copies))
+        self.changed()
+        data, *others = (copy.data for copy in copies)
+        self._table.take(data, STORE, others)
+        return True
+
+    def _say(self, reason: str, **fields: str) -> None:
+        self._log.error("store_document_damaged", document=self._name, reason=reason, **fields, note=AGAIN)
 
     async def write(self) -> None:
         """Until what is wanted is stored."""
         while self._wanted > self._written:
             wanted = self._wanted
-            result = await self._store.swap_document(self._name, self._version, self._encode())
-            self._version = result.version
+            result = await self._store.swap_document(self._name, self._version, self._table.encode())
             if isinstance(result, Lost):
-                document = await self._with_its_version(Document(result.version, result.blob))
-                self._version = document.version
-                self._merge(document.data)
+                await self._take(Document(result.version, result.blob))
                 continue
+            self._version = result.version
             self._written = wanted
             self._done.set()
             self._done = anyio.Event()
-
-    def _merge(self, data: bytes) -> None:
-        try:
-            self._take(data, STORE)
-        except (ValueError, RecursionError) as exc:
-            self._log.error("store_document_damaged", document=self._name, reason=str(exc), note=AGAIN)
-            self.changed()
 
 
 class Documents:
     """All of them."""
 
     def __init__(
-        self, store: StateStore, director: Director, handle: Callable[[Event], None], log: Log
+        self,
+        store: StateStore,
+        director: Director,
+        handle: Callable[[Event], None],
+        log: Log,
+        copies: Copies,
     ) -> None:
+        """copies: where else a document that is damaged or missing may be whole."""
         self.were_read = anyio.Event()
         """Set once the store has answered: hosts, directors and what was applied are known."""
         self.applied_here = False
         """Whether this director has applied its configuration since its start."""
         self._director, self._handle = director, handle
         self._all_applied: Applied = {}
-        applied = Table(APPLIED, lambda: encode_applied(self._all_applied), self._take_applied)
-        hosts = Table(HOSTS, lambda: encode_rows(list(director.hosts.rows.values())), self._take_hosts)
+        applied = Table(
+            APPLIED,
+            lambda: encode_applied(self._all_applied),
+            lambda data: read_applied_documents(data)[1],
+            self._take_applied,
+        )
+        hosts = Table(
+            HOSTS,
+            lambda: encode_rows(list(director.hosts.rows.values())),
+            lambda data: read_hosts(data).problem,
+            self._take_hosts,
+        )
         members = Table(
-            MEMBERS, lambda: encode_member_rows(director.members.stored_rows()), self._take_members
+            MEMBERS,
+            lambda: encode_member_rows(director.members.stored_rows()),
+            lambda data: read_members(data).problem,
+            self._take_members,
         )
         self.tables = (applied, hosts, members)
         """In the order in which they are to be read."""
-        self._applied, self.hosts, self.members = (TableDocument(store, table, log) for table in self.tables)
+
+        async def missing(name: str) -> Sequence[Copy]:
+            """Once the documents were read memory lacks nothing that a copy could have."""
+            return [] if self.were_read.is_set() else await copies(name)
+
+        self._applied, self.hosts, self.members = (
+            TableDocument(store, table, log, missing) for table in self.tables
+        )
 
     @property
     def operators_stored(self) -> bool:
@@ -188,21 +210,17 @@ class Documents:
         await self.members.write()
         await self._applied.write()
 
-    def _take_hosts(self, data: bytes, source: str) -> None:
-        found = read_hosts(data)
+    def _take_hosts(self, data: bytes, source: str, others: Sequence[bytes] = ()) -> None:
+        found = read_hosts(data, *others)
         self._handle(StoredHosts(tuple(found.hosts), self.applied is not None, source))
-        if found.problem:
-            raise ValueError(found.problem)
 
-    def _take_members(self, data: bytes, source: str) -> None:
-        found = read_members(data)
-        met = frozenset() if found.problem else decode_met(data)
+    def _take_members(self, data: bytes, source: str, others: Sequence[bytes] = ()) -> None:
+        found = read_members(data, *others)
+        met = frozenset[MemberId]().union(*map(decode_met, (data, *others)))
         self._handle(StoredMembers(tuple(found.members), source, met))
-        if found.problem:
-            raise ValueError(found.problem)
 
-    def _take_applied(self, data: bytes, source: str) -> None:
-        theirs = decode_applied(data)
+    def _take_applied(self, data: bytes, source: str, others: Sequence[bytes] = ()) -> None:
+        theirs, _ = read_applied_documents(data, *others)
         if self.applied_here:
             theirs[self._director.name] = self._all_applied[self._director.name]
         self._all_applied = theirs

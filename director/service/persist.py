@@ -29,6 +29,7 @@ from director.core.users import UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims
 from director.service.cluster import OtherCluster, Ours, claim
+from director.service.damage import Copy, own_copy
 from director.service.documents import HOSTS, Documents
 from director.service.log import Log
 from director.service.ownlease import RENEWALS, OwnLease
@@ -123,7 +124,7 @@ class Persistence:
         """Of reading the store, from its opening until that has ended."""
         self._work = anyio.Event()
         self._urgent = anyio.Event()
-        self.documents = Documents(store, director, handle, log)
+        self.documents = Documents(store, director, handle, log, self._copies)
         self._ours = Ours(director.identity, place)
         self._claim_due = False
         """Whose the store is has to be written anew."""
@@ -133,7 +134,7 @@ class Persistence:
             self._snapshot = Snapshot(
                 snapshot, director, handle, log, self.documents.tables, self._ours, self._collect
             )
-        self._reading = Reading(store, director, handle, log)
+        self._reading = Reading(store, director, handle, log, fill=self._fill)
         self._writing = Writing(
             store, director, self._reading, self._share, self._answered, self._between, self._noted
         )
@@ -280,7 +281,7 @@ class Persistence:
         self._begun = time.monotonic()
         for table in self.documents.tables:
             if table.name in tables:
-                table.take(tables[table.name], MEMORY)
+                table.take(tables[table.name], MEMORY, ())
         self.loaded_users = len(self._users)
         self._audit.extend(audit)
 
@@ -367,7 +368,8 @@ class Persistence:
                 "store_damaged",
                 store=self.store.url,
                 kept_as=str(self._set_aside),
-                note="a new one is filled from the ring",
+                note="the new one has what could be read of it, the rest comes from memory and the ring;"
+                " check the disk, then remove it",
             )
 
     async def _ask_run_id(self) -> str:
@@ -600,6 +602,18 @@ class Persistence:
     def _noted(self, space: Space, numbers: list[int]) -> None:
         if self._snapshot is not None:
             self._snapshot.changed(space, numbers)
+
+    async def _fill(self, space: Space, numbers: Sequence[int]) -> None:
+        """Buckets of the store are damaged: at the start, the snapshot may know what was in them."""
+        if self._snapshot is not None and not (self.loaded or self._snapshot.was_asked):
+            await self._snapshot.take_in(space, numbers)
+
+    async def _copies(self, name: str) -> list[Copy]:
+        """Where a document may be whole that is damaged or missing in the store."""
+        found = await own_copy(self.store, name)
+        if self._snapshot is not None and not self._snapshot.was_asked:
+            found += await self._snapshot.copies(name)
+        return found
 
     def _collect(self) -> None:
         """While the store is away; else who writes to it does."""

@@ -7,7 +7,7 @@ below it. A damaged one is named and left out: it is written again from memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 import anyio
 import anyio.lowlevel
@@ -45,8 +45,9 @@ class Reading:
         handle: Callable[[Event], None],
         log: Log,
         source: str = STORE,
+        fill: Callable[[Space, Sequence[int]], Awaitable[None]] | None = None,
     ) -> None:
-        """source: what the core calls the store."""
+        """source: what the core calls the store. fill: takes in from elsewhere what damaged buckets lack."""
         self.versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
         """Of each bucket in the store, the version that memory has taken in or that was written from it."""
         self.trees: dict[Space, BucketTree] = {"users": users_tree(), "names": names_tree()}
@@ -56,6 +57,7 @@ class Reading:
         self.progress = 0.0
         """The part of the users' buckets that has been read at the start, 0 to 1."""
         self._store, self._handle, self._log, self._source = store, handle, log, source
+        self._fill = fill
         self._names: NameTable = director.names
         self._wanted: set[int] = set()
         self._wait_for_wanted = anyio.Event()
@@ -142,6 +144,9 @@ class Reading:
         for part in in_parts(buckets):
             self.take(space, part)
             await anyio.lowlevel.checkpoint()
+        damaged = self.damaged[space].intersection(bucket.number for bucket in buckets)
+        if damaged and self._fill is not None:
+            await self._fill(space, sorted(damaged))
 
     def take(self, space: Space, buckets: Iterable[Bucket]) -> None:
         """Merge buckets as they are stored into memory."""

@@ -20,19 +20,20 @@ from director.core.events import Event
 from director.core.users import BUCKETS
 from director.records import SnapshotInfo
 from director.service.cluster import CLUSTER, Ours, decode, encode
-from director.service.documents import Table
+from director.service.damage import Copy, Table, examine, filled_from, is_sound, own_copy
 from director.service.log import Log
 from director.service.reading import Reading
+from state.aside import set_aside
 from state.base import (
     EMPTY_VERSION,
     SPACES,
-    Document,
     Lost,
     Space,
     StateStore,
     StoreError,
     StoreRefused,
     Swap,
+    root_of,
     version_of,
 )
 
@@ -72,6 +73,8 @@ class Snapshot:
     ) -> None:
         """store: a file of our own, not open. take_changed: has what is dirty handed to `changed`."""
         self.up = False
+        self.was_asked = False
+        """Whether what it held, if it could be read, is in memory."""
         self.written_at: int | None = None
         """Unix seconds, by its own note."""
         self.error: str | None = None
@@ -112,14 +115,14 @@ class Snapshot:
         """Merge all it holds into memory. Returns whether there was anything; a failure is said, and counts
         as nothing. reason: why it is read, for the log."""
         begun = time.monotonic()
+        self.was_asked = True
         try:
             await self._open()
             if not await self._is_ours():
                 return False
             rows = 0
             for table in self._tables:
-                document = await self._store.read_document(table.name)
-                rows += document is not None and self._take(table, document)
+                rows += await self._take(table)
             await self._reading.load()
         except StoreError as exc:
             self._failed(exc)
@@ -143,6 +146,8 @@ class Snapshot:
     async def _is_ours(self) -> bool:
         """Whether this cluster wrote it. One of another is written over."""
         document = await self._store.read_document(CLUSTER)
+        if document is not None and not is_sound(document):
+            document = await self._store.second_copy(CLUSTER) or document
         stored = None if document is None else decode(document.data)
         if document is None or (stored is not None and self._ours.wrote(stored)):
             return True
@@ -150,13 +155,47 @@ class Snapshot:
         self._log.warning("snapshot_foreign", snapshot=self.url, note=note)
         return False
 
-    def _take(self, table: Table, document: Document) -> bool:
+    async def _take(self, table: Table) -> bool:
+        """Merge a document into memory. Whether there was anything."""
+        copies = await self._copies(table)
+        if copies:
+            data, *others = (copy.data for copy in copies)
+            table.take(data, SNAPSHOT, others)
+        return bool(copies)
+
+    async def copies(self, name: str) -> list[Copy]:
+        """A document as the snapshot holds it, for the gaps of the one in the store; a failure is said, and
+        counts as none."""
         try:
-            table.take(document.data, SNAPSHOT)
-        except (ValueError, RecursionError) as exc:
-            self._log.error("snapshot_damaged", snapshot=self.url, document=table.name, reason=str(exc))
-            return False
-        return True
+            await self._open()
+            if not await self._is_ours():
+                return []
+            return await self._copies(next(table for table in self._tables if table.name == name))
+        except StoreError as exc:
+            self._failed(exc)
+            return []
+
+    async def take_in(self, space: Space, numbers: Iterable[int]) -> None:
+        """Merge these buckets into memory, as far as the snapshot has them; a failure is only said."""
+        try:
+            await self._open()
+            if await self._is_ours():
+                await self._reading.read(space, set(map(root_of, numbers)))
+        except StoreError as exc:
+            self._failed(exc)
+
+    async def _copies(self, table: Table) -> list[Copy]:
+        """The document, and where it is damaged or missing its second copy."""
+        document = await self._store.read_document(table.name)
+        if document is None:
+            return await own_copy(self._store, table.name)
+        found = [Copy(document.data, self.url)]
+        problem, kept = await examine(self._store, table, document)
+        if problem:
+            found += await own_copy(self._store, table.name)
+            fields = {"snapshot": self.url, "document": table.name, "reason": problem}
+            self._log.error("snapshot_damaged", **fields, **kept, gaps_filled_from=filled_from(found[1:]))
+        return found
 
     # ---- running
 
@@ -216,6 +255,9 @@ class Snapshot:
             self._queued[space].update(range(BUCKETS))
         for name in (CLUSTER, WRITTEN, *(table.name for table in self._tables)):
             document = await self._store.read_document(name)
+            if document is not None and not is_sound(document):
+                await set_aside(self._store, name, document.data)
+                document = None  # it may have the version of what is going to be written
             self._documents[name] = EMPTY_VERSION if document is None else document.version
         await self._keep(CLUSTER, encode(self._ours.written))
         if self._said:

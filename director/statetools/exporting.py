@@ -33,6 +33,7 @@ from state.base import StateStore
 
 HOSTS, MEMBERS = "hosts", "members"
 """The documents that are written row by row."""
+APPLIED = "applied"
 
 
 async def export(

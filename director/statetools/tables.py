@@ -1,4 +1,4 @@
-"""What can be wrong with the documents of hosts and of members, and what can be saved of them. Pure."""
+"""What can be wrong with documents, and what can be saved of them. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TypeVar
 import msgspec
 
 from director.core.checks import wrong_members, wrong_rows
+from director.core.configured import encode_applied, read_applied
+from director.core.documentrows import read_rows
 from director.core.hosts import decode_rows, encode_rows, merge_rows
 from director.core.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.core.messages import HostRow, MemberRow
-from director.core.stored import salvaged
 from director.statetools.findings import Finding, Limits
 from state.base import Document, version_of
 
@@ -28,7 +29,9 @@ class CheckedTable(msgspec.Struct, kw_only=True):
     """Whether the repair leaves something out: then the document is kept as it is under another name."""
 
 
-def check_hosts(document: Document, limits: Limits) -> CheckedTable:
+def check_hosts(document: Document, limits: Limits, copy: bytes) -> CheckedTable:
+    """copy: the second copy of the document, where the store keeps one; for rows that it lacks."""
+
     def clip(row: HostRow) -> HostRow:
         names = ("present_at", "tag_at", "weight_at", "up_at")
         late = {name: limits.now for name in names if getattr(row, name) > limits.decided}
@@ -37,6 +40,7 @@ def check_hosts(document: Document, limits: Limits) -> CheckedTable:
     return _check(
         "document hosts",
         document,
+        copy,
         decode_rows,
         encode_rows,
         lambda row: wrong_rows([row]),
@@ -47,13 +51,16 @@ def check_hosts(document: Document, limits: Limits) -> CheckedTable:
     )
 
 
-def check_members(document: Document, limits: Limits) -> CheckedTable:
+def check_members(document: Document, limits: Limits, copy: bytes) -> CheckedTable:
+    """The same for directors."""
+
     def clip(row: MemberRow) -> MemberRow:
         return row if row.at <= limits.decided else msgspec.structs.replace(row, at=limits.now)
 
     return _check(
         "document members",
         document,
+        copy,
         decode_member_rows,
         encode_member_rows,
         lambda row: wrong_members([row]),
@@ -64,9 +71,45 @@ def check_members(document: Document, limits: Limits) -> CheckedTable:
     )
 
 
+def check_applied(document: Document, limits: Limits, copy: bytes) -> CheckedTable:
+    """What members have applied of their configurations."""
+    where = "document applied"
+    checked = CheckedTable(findings=[], data=document.data, lost=False)
+    if document.version != version_of(document.data):
+        checked.findings.append(_other_version(where))
+    applied, problem = read_applied(document.data)
+    if problem:
+        from_copy = read_applied(copy)[0] if copy else {}
+        meaning = "of the other directors it is not known which changes of their files are made already"
+        kept = f"{len(applied)} directors' parts are whole and kept, {len(from_copy.keys() - applied.keys())}"
+        remedy = f"{kept} are taken from the second copy; the document as it is stays under another name"
+        checked.findings.append(Finding(where=where, problem=problem, meaning=meaning, remedy=remedy))
+        checked.data = encode_applied(from_copy | applied)
+        checked.lost = True
+    return checked
+
+
+def check_other(name: str, document: Document) -> CheckedTable:
+    """A document of which nothing is known but its version."""
+    checked = CheckedTable(findings=[], data=document.data, lost=False)
+    if document.version != version_of(document.data):
+        checked.findings.append(_other_version(f"document {name}"))
+    return checked
+
+
+def _other_version(where: str) -> Finding:
+    return Finding(
+        where=where,
+        problem="the version is not that of the content",
+        meaning="it was changed by something else than a director, or the disk lies",
+        remedy="the content is kept, as far as it can be right, and gets its version",
+    )
+
+
 def _check(
     where: str,
     document: Document,
+    copy: bytes,
     decode: Callable[[bytes], list[Row]],
     encode: Callable[[Sequence[Row]], bytes],
     wrong: Callable[[Row], str | None],
@@ -81,19 +124,19 @@ def _check(
         checked.findings.append(Finding(where=where, problem=problem, meaning=meaning, remedy=remedy))
 
     if document.version != version_of(document.data):
-        add(
-            "the version is not that of the content",
-            "it was changed by something else than a director, or the disk lies",
-            "the content is kept and gets its version",
-        )
+        checked.findings.append(_other_version(where))
     try:
         rows = decode(document.data)
     except ValueError as exc:
-        rows = salvaged(document.data, kind)
+        rows = read_rows(document.data, kind).rows
+        whole = {name(row) for row in rows}
+        from_copy = [row for row in read_rows(copy, kind).rows if name(row) not in whole] if copy else []
+        rows += from_copy
         add(
             str(exc),
-            "directors go on from memory; one that starts does not know what operators changed",
-            f"{len(rows)} rows are whole and kept; the document as it is stays under another name",
+            "a director that starts takes the others from its snapshot or from the ring, if they know them",
+            f"{len(whole)} rows are whole and kept, {len(from_copy)} are taken from the second copy;"
+            " the document as it is stays under another name",
         )
         checked.lost = True
     kept: dict[str, Row] = {}
@@ -104,7 +147,7 @@ def _check(
         if (problem := wrong(clipped)) is not None:
             add(
                 problem,
-                "directors refuse the whole document because of it",
+                "directors leave it out",
                 "the row is left out; the document as it is stays under another name",
             )
             checked.lost = True

@@ -24,10 +24,17 @@ from director.statetools.buckets import (
     pack_names,
     read_all,
 )
-from director.statetools.exporting import HOSTS, MEMBERS
+from director.statetools.exporting import APPLIED, HOSTS, MEMBERS
 from director.statetools.findings import Checked, Finding, Limits, check_names, check_users, unknown_hosts
-from director.statetools.tables import CheckedTable, check_hosts, check_members
+from director.statetools.tables import (
+    CheckedTable,
+    check_applied,
+    check_hosts,
+    check_members,
+    check_other,
+)
 from director.types import Address, HostId
+from state.aside import set_aside
 from state.base import (
     AUDIT_KEPT,
     EMPTY_VERSION,
@@ -43,7 +50,11 @@ from state.base import (
     version_of,
 )
 
-TABLES: dict[str, Callable[[Document, Limits], CheckedTable]] = {HOSTS: check_hosts, MEMBERS: check_members}
+TABLES: dict[str, Callable[[Document, Limits, bytes], CheckedTable]] = {
+    HOSTS: check_hosts,
+    MEMBERS: check_members,
+    APPLIED: check_applied,
+}
 
 
 class Verification:
@@ -61,9 +72,8 @@ class Verification:
     async def findings(self, progress: Progress) -> AsyncIterator[Finding]:
         """Everything that is wrong, as it is found; with `fix` it is repaired by then. Raises StoreError."""
         for name in await self._store.documents():
-            if name in TABLES:
-                for finding in await self._table(name):
-                    yield finding
+            for finding in await self._table(name):
+                yield finding
         async for finding in self._unreadable():
             yield finding
         hosts: frozenset[HostId] | None = None
@@ -89,14 +99,17 @@ class Verification:
 
     async def _table(self, name: str) -> list[Finding]:
         while (document := await self._store.read_document(name)) is not None:
-            checked = TABLES[name](document, self._limits)
+            copy = await self._store.second_copy(name)
+            if name in TABLES:
+                checked = TABLES[name](document, self._limits, b"" if copy is None else copy.data)
+            else:
+                checked = check_other(name, document)
             self._hosts_lost |= checked.lost and name == HOSTS
             if not checked.findings or not self._fix:
                 return checked.findings
             aside = ""
             if checked.lost:
-                aside = f"{name}.damaged-{document.version.hex()}"
-                await self._store.swap_document(aside, EMPTY_VERSION, document.data)
+                aside = await set_aside(self._store, name, document.data)
             if (version := version_of(document.data)) != document.version:
                 await self._store.swap_document(name, document.version, document.data)
             outcome = await self._store.swap_document(name, version, checked.data)

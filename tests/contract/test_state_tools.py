@@ -514,10 +514,14 @@ async def test_a_hosts_document_that_cannot_be_read_is_kept_aside_and_its_whole_
     await store.swap_document("hosts", held.version, damaged)
     await store.close()
     assert director("state", "verify", "--store", filled).returncode == DATA
-    assert "host row of '10.1.0.x' cannot be right" in done("state", "verify", "--fix", "--store", filled)
+    assert "a row's checksum is not that of its content" in done(
+        "state", "verify", "--fix", "--store", filled
+    )
     again = await stores.open(filled)
     mended = await again.read_document("hosts")
-    aside = await again.read_document(f"hosts.damaged-{version_of(damaged).hex()}")
+    (name,) = [one for one in await again.documents() if one.startswith("hosts.damaged-")]
+    assert name.endswith(f"-{version_of(damaged).hex()}")
+    aside = await again.read_document(name)
     assert mended is not None
     assert aside is not None
     assert decode_rows(mended.data) == [HOSTS[0], HOSTS[2]]

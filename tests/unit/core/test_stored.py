@@ -57,15 +57,14 @@ def test_a_row_that_cannot_be_right_is_left_out_and_named_and_the_others_count(
 def test_a_row_that_cannot_be_read_is_left_out_and_the_others_count(odd: object) -> None:
     found = read_hosts(msgspec.msgpack.encode([ROW, odd]))
     assert found.hosts == [ROW]
-    assert found.problem.startswith("1 of 2 rows left out: host document of")
+    assert found.problem.startswith("1 of 2 rows left out: a row cannot be read: Expected")
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"nonsense", encode_rows([ROW])[:-1]])
 def test_what_holds_no_rows_at_all_is_damaged(data: bytes) -> None:
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_hosts(data)
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_members(data)
+    for found in (read_hosts(data), read_members(data)):
+        assert (found.hosts, found.members) == ([], [])
+        assert found.problem == "1 of 1 rows left out: the document is cut off or overwritten"
 
 
 def test_an_empty_document_is_sound() -> None:

@@ -1,0 +1,225 @@
+"""Rows of a stored document: each carries its own checksum, so that one that is damaged costs no other row.
+
+A row is a msgpack array of at most 14 plain values. Its checksum is one more value at its end: directors that
+know of none ignore it, and documents without checksums are read as before. Where the document as a whole
+cannot be read any more, rows are looked for at each place of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+
+CHECKSUM = 8
+"""Bytes of a checksum: the first of MD5 of the row's values as they are written, and what they belong to."""
+MARK = bytes([0xC4, CHECKSUM])
+"""How msgpack begins so many bytes."""
+FIXARRAY, MOST_VALUES = 0x90, 15
+
+SIZES = {0xC0: 1, 0xC2: 1, 0xC3: 1} | {
+    code: size
+    for codes, sizes in ((range(0xCA, 0xCC), (5, 9)), (range(0xCC, 0xD4), (2, 3, 5, 9) * 2))
+    for code, size in zip(codes, sizes, strict=True)
+}
+"""Bytes of plain values of msgpack by their first byte; of the others it depends on their length."""
+LENGTHS = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+"""Bytes of the length after the first byte of texts and bytes."""
+
+_array = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_map = msgspec.msgpack.Decoder(dict[str, list[msgspec.Raw]])
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+
+class Rows(NamedTuple, Generic[Row]):
+    """What could be read of a document, or of a part of it."""
+
+    rows: list[Row]
+    number: int
+    """How many rows there were, as far as that can be known."""
+    problems: list[str]
+    """What is wrong with the others; empty: nothing."""
+
+
+class Found(NamedTuple):
+    """A row's bytes without its checksum, if it has one."""
+
+    plain: bytes
+    checked: bool | None
+    """Whether the checksum is right; None: there is none."""
+
+
+def with_checksum(row: msgspec.Struct, owner: bytes = b"") -> msgspec.Raw:
+    """A row, and at its end its checksum. owner: what it belongs to, where the document says that once for
+    many rows."""
+    plain = msgspec.msgpack.encode(row)
+    count = plain[0] - FIXARRAY
+    if not 0 <= count < MOST_VALUES:
+        raise ValueError(f"a row of {type(row).__name__} has too many values for a checksum")
+    return msgspec.Raw(bytes([FIXARRAY + count + 1]) + plain[1:] + MARK + _checksum(owner, plain[1:]))
+
+
+def read_rows(data: bytes, kind: type[Row]) -> Rows[Row]:
+    """The rows of a document that is an array of them. Never raises."""
+    whole = split_array(data)
+    found = None if whole is None else sound_rows(whole, kind)
+    if found is not None and not found.problems:
+        return found
+    # A wrong length swallows what follows it, or makes rows of what is none.
+    rows = sound_rows(_scan(data), kind).rows
+    if found is not None:
+        rows = max(rows, found.rows, key=len)
+    number = max(_announced(data), len(rows) + 1)
+    problem = found.problems[0] if found is not None else "the document is cut off or overwritten"
+    return Rows(rows, number, [problem] * (number - len(rows)))
+
+
+def sound_rows(
+    parts: Iterable[bytes], kind: type[Row], owner: bytes = b"", *, only_checked: bool = False
+) -> Rows[Row]:
+    """Which of these values are rows, and right.
+
+    only_checked: all must have a checksum; they must, too, where one has a checksum that is right."""
+    found = [_found(part, owner) for part in parts]
+    only_checked |= any(one.checked for one in found)
+    rows, problems = [], []
+    decoder = msgspec.msgpack.Decoder(kind)
+    for plain, checked in found:
+        if checked is False or (only_checked and not checked):
+            problems.append("a row's checksum is not that of its content")
+            continue
+        try:
+            rows.append(decoder.decode(plain))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            problems.append(f"a row cannot be read: {exc}")
+    return Rows(rows, len(found), problems)
+
+
+def split_array(data: bytes) -> list[bytes] | None:
+    """The values of an array, as they are written; None: it is none."""
+    try:
+        return [bytes(value) for value in _array.decode(data)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def split_map(data: bytes) -> list[tuple[str, list[bytes]]] | None:
+    """The keys of a map, which are texts, and its values, which are arrays; None: it is no such map."""
+    try:
+        pairs = _map.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return [(key, [bytes(value) for value in values]) for key, values in pairs.items()]
+
+
+def scan_map(data: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Everything that may be a key of a map and the array that is its value, wherever it begins."""
+    at = 0
+    while at < len(data):
+        try:
+            end = _end(data, at)
+            key = msgspec.msgpack.decode(data[at:end], type=str)
+        except (IndexError, ValueError, msgspec.DecodeError):
+            at += 1
+            continue
+        with contextlib.suppress(IndexError, ValueError):
+            yield key, _values_from(data, end)
+        at += 1
+
+
+def _announced(data: bytes) -> int:
+    """How many rows a document says it has, where that is possible; 0: it does not say."""
+    try:
+        count, _ = _header(data, 0, FIXARRAY, 0xDC)
+    except (IndexError, ValueError):
+        return 0
+    return count if count < len(data) else 0
+
+
+def _scan(data: bytes) -> Iterator[bytes]:
+    """Everything that may be a row, wherever it begins. What is within another one is not looked at, where
+    that has a checksum that is right."""
+    at = 0
+    while at < len(data):
+        if FIXARRAY < data[at] <= FIXARRAY + MOST_VALUES:
+            try:
+                end = _end(data, at)
+            except (IndexError, ValueError):
+                at += 1
+                continue
+            yield data[at:end]
+            at = end if _found(data[at:end], b"").checked else at + 1
+        else:
+            at += 1
+
+
+def _values_from(data: bytes, at: int) -> list[bytes]:
+    """The values of the array that begins there. Raises ValueError, IndexError."""
+    count, at = _header(data, at, FIXARRAY, 0xDC)
+    if not count:
+        raise ValueError("there is nothing in it")
+    values = []
+    for _ in range(count):
+        end = _end(data, at)
+        values.append(data[at:end])
+        at = end
+    return values
+
+
+def _found(value: bytes, owner: bytes) -> Found:
+    count = value[0] - FIXARRAY
+    end = len(value) - CHECKSUM - len(MARK)
+    if not (0 < count <= MOST_VALUES and end > 0 and value.startswith(MARK, end)):
+        return Found(value, None)
+    body = value[1:end]
+    return Found(bytes([FIXARRAY + count - 1]) + body, _checksum(owner, body) == value[-CHECKSUM:])
+
+
+def _checksum(owner: bytes, values: bytes) -> bytes:
+    return hashlib.md5(owner + values, usedforsecurity=False).digest()[:CHECKSUM]
+
+
+def _header(data: bytes, at: int, fixed: int, long: int) -> tuple[int, int]:
+    """How many values an array or map has that begins there, and where the first of them does."""
+    code = data[at]
+    if code & 0xF0 == fixed:
+        return code & 0x0F, at + 1
+    if code not in (long, long + 1):
+        raise ValueError("no array or map begins here")
+    size = 2 << code - long
+    return int.from_bytes(_part(data, at + 1, size)), at + 1 + size
+
+
+def _end(data: bytes, at: int, depth: int = 2) -> int:
+    """Where the value ends that begins there. Raises ValueError, IndexError: none does that could be in a
+    row, or be one."""
+    code = data[at]
+    if code <= 0x7F or code >= 0xE0:
+        return at + 1
+    if 0xA0 <= code <= 0xBF:
+        size, at = code & 0x1F, at + 1
+    elif code in SIZES:
+        size = SIZES[code]
+    elif code in LENGTHS:
+        width = LENGTHS[code]
+        size, at = int.from_bytes(_part(data, at + 1, width)), at + 1 + width
+    elif depth and (code & 0xF0 == FIXARRAY or code in (0xDC, 0xDD)):
+        count, at = _header(data, at, FIXARRAY, 0xDC)
+        for _ in range(count):
+            at = _end(data, at, depth - 1)
+        return at
+    else:
+        raise ValueError("no plain value begins here")
+    _part(data, at, size)
+    return at + size
+
+
+def _part(data: bytes, at: int, size: int) -> bytes:
+    part = data[at : at + size]
+    if len(part) < size:
+        raise IndexError("it ends before this value does")
+    return part
