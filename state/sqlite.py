@@ -46,7 +46,7 @@ from state.base import (
 )
 from state.lease import OwnLeases, OwnLocks
 from state.migrate import SqlStep, sqlite_steps
-from state.sqlite_documents import read_document, second_copy, sound, swap_document
+from state.sqlite_documents import damage, read_document, second_copy, sound, swap_document
 from state.sqlite_file import DatabaseFile, is_damage, messages_are_text, translated
 
 LOAD_NUMBERS = 64
@@ -231,7 +231,15 @@ class SqliteStore:
             raise OSError("the file was removed or replaced while in use; the one that is there is used now")
         try:
             with messages_are_text():
-                return job(file.connection)
+                if happened := file.what_happened():
+                    raise damage(happened)
+                try:
+                    result = job(file.connection)
+                    if happened := file.what_shrunk():
+                        raise damage(f"while it was written to, {happened}")
+                finally:
+                    file.note()
+                return result
         except sqlite3.DatabaseError as exc:
             if is_damage(exc):
                 self.set_aside = file.begin_anew()

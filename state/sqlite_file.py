@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from state.base import Layout, Step, StoreBusy, StoreError, StoreRefused, StoreUnavailable
+from state.base import Layout, Step, StoreBusy, StoreError, StoreRefused, StoreUnavailable, version_of
 from state.migrate import SqlStep, layout, migrate_sqlite, sqlite_schema
 from state.sqlite_documents import damage
 from state.sqlite_salvage import salvage
+from state.sqlite_watch import Watch
 
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -52,6 +53,7 @@ class DatabaseFile:
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         """Device and number of the file that the connection has open."""
+        self._watch = Watch(path)
         self.step: Step | None = None
         """The migration that is running now."""
 
@@ -168,6 +170,44 @@ class DatabaseFile:
             return self._inode is not None
         return self._inode is not None and self._inode != (found.st_dev, found.st_ino)
 
+    def what_happened(self) -> str:
+        """What another program did to the files since `note`, so that what is written to them may be lost;
+        empty: nothing. Raises sqlite3.DatabaseError where reading shows it."""
+        if self._connection is None:
+            return ""
+        if changed := self._watch.changed():
+            return changed
+        name = self._watch.written()
+        if name and not self._is_sound(self._connection):
+            return f"another program has written to {name}"
+        if name:
+            self._watch.note()
+        return ""
+
+    def what_shrunk(self) -> str:
+        """The same, while this process has written to the files."""
+        return self._watch.shrunk() if self._connection is not None else ""
+
+    def note(self) -> None:
+        """The files are now as this process has left them."""
+        if self._connection is not None:
+            self._watch.note()
+
+    def _is_sound(self, db: sqlite3.Connection) -> bool:
+        """Whether all that is stored can be read from the files, and is in the file itself from now on: the
+        log may be damaged where a reader does not look, but the next start does."""
+        db.execute("PRAGMA shrink_memory")
+        with messages_are_text():
+            (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+            if verdict != "ok":
+                return False
+            for table in ("bucket WHERE space IN ('users', 'names')", "document"):
+                for version, data in db.execute(f"SELECT version, data FROM {table}"):
+                    if version != version_of(data):
+                        return False
+        (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
     def let_go(self) -> None:
         """Close a file that was replaced, but keep the lock: the next use opens what is there then."""
         self._disconnect()
@@ -211,6 +251,7 @@ class DatabaseFile:
         finally:
             self.step = None
         db.execute("PRAGMA journal_mode = WAL")
+        self._watch.note()
 
     def _begun(self, step: Step) -> None:
         self.step = step
@@ -246,6 +287,7 @@ class DatabaseFile:
     def _disconnect(self) -> None:
         if self._connection is not None:
             connection, self._connection, self._inode = self._connection, None, None
+            self._watch.forget()
             connection.close()
 
 

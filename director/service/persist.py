@@ -74,6 +74,8 @@ SETTLE_LOOK = 0.01
 """Seconds between two looks whether all is stored."""
 WATCH_PARTIAL = 0.5
 """In a partial ring, seconds between two looks for what others have changed in the store (ring-rules 12)."""
+WATCH_FILE = 1.0
+"""Seconds between two looks whether another program has damaged the file of a store of our own."""
 AUDIT_QUEUE = 1000
 """Audit entries kept while the store is away."""
 
@@ -394,6 +396,8 @@ class Persistence:
                 tasks.start_soon(self._keep_lease)
                 tasks.start_soon(self._watch_partial)
                 tasks.start_soon(self._claims.run)
+            else:
+                tasks.start_soon(self._watch_file)
             if self._director.loading:
                 tasks.start_soon(self._load)
                 tasks.start_soon(self._load_wanted)
@@ -535,6 +539,17 @@ class Persistence:
         if self.up:
             await self._read_if_lapsed()
         await self.documents.write()
+
+    async def _watch_file(self) -> None:
+        """Notice soon, and not with the next change, that another program has damaged a store of our own."""
+        while True:
+            await anyio.sleep(WATCH_FILE)
+            if not self.up:
+                continue
+            try:
+                await self.store.run_id()
+            except StoreError as exc:
+                self.failed("watch", exc)
 
     # ---- with a shared store
 

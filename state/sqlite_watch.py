@@ -1,0 +1,74 @@
+"""Whether another program has changed the files of a SQLite store while it is open: by what `stat` says.
+
+The files are never opened for it: a process that closes one of them loses SQLite's locks on it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+Seen = tuple[int, ...]
+"""Device, number, size and time of the last change of a file; nothing where there is none."""
+
+
+class Watch:
+    """What the files were like when this process last used them."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seen: dict[str, Seen] = {}
+
+    def note(self) -> None:
+        """They are as this process left them."""
+        self._seen = self._look()
+
+    def forget(self) -> None:
+        """The files are not in use now."""
+        self._seen = {}
+
+    def changed(self) -> str:
+        """What another program did to a file that cannot be right; empty: nothing."""
+        now = self._look()
+        for name, before in self._seen.items():
+            if not before or now[name] == before:
+                continue
+            if not now[name]:
+                return f"{name} was removed"
+            if now[name][:2] != before[:2]:
+                return f"{name} was replaced"
+            if now[name][2:3] != before[2:3]:
+                return f"{name} had {before[2]} bytes, and has {now[name][2]}"
+        return ""
+
+    def written(self) -> str:
+        """Which file another program has written to without changing its size; empty: none."""
+        now = self._look()
+        return next((name for name, before in self._seen.items() if before and now[name] != before), "")
+
+    def shrunk(self) -> str:
+        """What happened to a file while this process wrote to it, which makes it grow; empty: nothing."""
+        now = self._look()
+        for name, before in self._seen.items():
+            if before and now[name][:2] != before[:2]:
+                return f"{name} was removed or replaced"
+            if before and now[name][2:3] < before[2:3]:
+                return f"{name} had {before[2]} bytes, and has {now[name][2]}"
+        return ""
+
+    def _look(self) -> dict[str, Seen]:
+        name = self._file.name
+        return {
+            name: _stat(self._file),
+            f"{name}-wal": _stat(self._file.with_name(f"{name}-wal")),
+            # SQLite writes to it without its time or size saying so.
+            f"{name}-shm": tuple(_stat(self._file.with_name(f"{name}-shm"))[:2]),
+        }
+
+
+def _stat(file: Path) -> Seen:
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
