@@ -260,6 +260,8 @@ class NewHost(msgspec.Struct, frozen=True, kw_only=True):
     weight: int | None = None
     reason: str = ""
     dry_run: bool = False
+    force: bool = False
+    """Weight 0 also where users are left without a host."""
 
 
 class HostPatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,6 +272,8 @@ class HostPatch(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | None = None
     reason: str = ""
     dry_run: bool = False
+    force: bool = False
+    """Weight 0 or another tag also where users are left without a host."""
 
 
 class NewMove(msgspec.Struct, frozen=True, kw_only=True):
@@ -303,6 +307,8 @@ class NewFlush(msgspec.Struct, frozen=True, kw_only=True):
     """Users on the move at a time; None: as configured."""
     reason: str = ""
     dry_run: bool = False
+    force: bool = False
+    """Also where users are left without a host."""
 
 
 class NewKick(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ from director.cli.following import (
 )
 from director.cli.hosts import each_address, host_path
 from director.cli.output import complain, say, say_json
-from director.cli.target import Target, change_options, json_option
+from director.cli.target import Target, change_options, force_option, json_option
 from director.errors import EX_TRY_AGAIN
 from director.records import Change, HostInfo, HostPatch, NewFlush, UsersChange
 
@@ -47,6 +47,7 @@ parallel_option = click.option(
     "-F", "--forget", is_flag=True, help="Forget the users instead, pinned ones too, and end their sessions."
 )
 @parallel_option
+@force_option
 @json_option
 @change_options
 @click.pass_obj
@@ -55,6 +56,7 @@ def flush(
     host: str,
     forget: bool,
     max_parallel: int | None,
+    force: bool,
     as_json: bool,
     dry_run: bool,
     reason: str,
@@ -73,7 +75,12 @@ def flush(
 
     def one(client: Client, address: str | None) -> int:
         body = NewFlush(
-            host=address, forget=forget, max_parallel=max_parallel, reason=reason, dry_run=dry_run
+            host=address,
+            forget=forget,
+            max_parallel=max_parallel,
+            reason=reason,
+            dry_run=dry_run,
+            force=force,
         )
         name = address or ALL
         done = flushed(client, f"flush {name}", body)
@@ -86,10 +93,11 @@ def flush(
 
 @click.command()
 @click.argument("host")
+@force_option
 @json_option
 @change_options
 @click.pass_obj
-def drain(target: Target, host: str, as_json: bool, dry_run: bool, reason: str) -> int:
+def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, reason: str) -> int:
     """Empty HOST: no new users, and the others are moved.
 
     Sets its weight to 0, flushes it and returns when its last user is gone. Then it can be taken away. A
@@ -101,15 +109,16 @@ def drain(target: Target, host: str, as_json: bool, dry_run: bool, reason: str) 
     def one(client: Client, address: str) -> int:
         name = f"drain {address}"
         before = client.decode(client.get(host_path(address)), HostInfo)
+        empty = HostPatch(weight=0, reason=reason, dry_run=dry_run, force=force)
+        if before.weight:
+            client.change("PATCH", host_path(address), empty)
         if dry_run:
             change = _would_empty(client, address)
             if not outcomes.kept(address, change):
                 say(f"{name}: weight {before.weight} -> 0, {in_words(change)}{DRY}")
             return 0
-        if before.weight:
-            client.change("PATCH", host_path(address), HostPatch(weight=0, reason=reason))
         try:
-            done, left = _emptied(client, name, address, reason)
+            done, left = _emptied(client, name, address, reason, force)
         except Failure:
             _tell_weight(name, before)
             raise
@@ -162,10 +171,11 @@ def rebalance(
 @click.command()
 @click.argument("host")
 @click.argument("tag")
+@force_option
 @json_option
 @change_options
 @click.pass_obj
-def tag(target: Target, host: str, tag: str, as_json: bool, dry_run: bool, reason: str) -> int:
+def tag(target: Target, host: str, tag: str, force: bool, as_json: bool, dry_run: bool, reason: str) -> int:
     """Put HOST into the pool TAG; '' is the pool without a tag.
 
     Its users have the old tag: they are moved to other hosts of that, as by `flush`, and their sessions on
@@ -175,7 +185,7 @@ def tag(target: Target, host: str, tag: str, as_json: bool, dry_run: bool, reaso
 
     def one(client: Client, address: str) -> int:
         name = f"tag {address} {tag}".rstrip()
-        path, body = host_path(address), HostPatch(tag=tag, reason=reason, dry_run=dry_run)
+        path, body = host_path(address), HostPatch(tag=tag, reason=reason, dry_run=dry_run, force=force)
         if dry_run:
             change = client.decode(client.change("PATCH", path, body), Change)
             done = Done(change.users or UsersChange(kicked=None, timed_out=None, dry_run=True))
@@ -201,9 +211,9 @@ def _would_empty(client: Client, address: str) -> UsersChange:
     return msgspec.structs.replace(change, moved=change.moved + change.unchanged, unchanged=0)
 
 
-def _emptied(client: Client, name: str, address: str, reason: str) -> tuple[Done, int]:
+def _emptied(client: Client, name: str, address: str, reason: str, force: bool) -> tuple[Done, int]:
     """Flush the host and wait until only pinned users are on it: what came of it, and how many are left."""
-    done = flushed(client, name, NewFlush(host=address, reason=reason))
+    done = flushed(client, name, NewFlush(host=address, reason=reason, force=force))
     progress, left = Progress(), 0
     fewest, since = None, time.monotonic()
     try:

@@ -14,7 +14,7 @@ from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
 from director.cli.following import DRY, NOT_STORED, counted
 from director.cli.numbers import NumberCommand, Weight
 from director.cli.output import complain, say, say_json
-from director.cli.target import Target, change_options, json_option, target_options
+from director.cli.target import Target, change_options, force_option, json_option, target_options
 from director.errors import EX_NOT_FOUND
 from director.records import Change, Dump, HostInfo, HostPatch, NewHost, UsersChange
 
@@ -48,14 +48,15 @@ def add(target: Target, host: str, weight: int | None, tag: str | None, dry_run:
 @click.command(cls=NumberCommand)
 @click.argument("host")
 @click.argument("weight", type=Weight())
+@force_option
 @change_options
 @click.pass_obj
-def update(target: Target, host: str, weight: int, dry_run: bool, reason: str) -> int:
+def update(target: Target, host: str, weight: int, force: bool, dry_run: bool, reason: str) -> int:
     """Set the WEIGHT of HOST: its number of vhosts, 0 to 1000.
 
     With 0 a host keeps its users and gets no new ones.
     """
-    return _patch(target, host, HostPatch(weight=weight, reason=reason, dry_run=dry_run))
+    return _patch(target, host, HostPatch(weight=weight, reason=reason, dry_run=dry_run, force=force))
 
 
 @click.command()
@@ -78,11 +79,12 @@ def down(target: Target, host: str, dry_run: bool, reason: str) -> int:
 
 @click.command()
 @click.argument("host")
+@force_option
 @change_options
 @click.pass_obj
-def remove(target: Target, host: str, dry_run: bool, reason: str) -> int:
+def remove(target: Target, host: str, force: bool, dry_run: bool, reason: str) -> int:
     """Remove HOST; its users get another one at their next login."""
-    query = {"reason": reason, "dry_run": "true" if dry_run else "false"}
+    query = {"reason": reason, "dry_run": str(dry_run).lower()} | ({"force": "true"} if force else {})
 
     def one(client: Client, address: str) -> bytes:
         return client.change("DELETE", f"{host_path(address)}?{urlencode(query)}")

@@ -118,6 +118,9 @@ def target_options(command: F) -> F:
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 
 
+force_option = click.option("--force", is_flag=True, help="Also where users are left without a host.")
+
+
 def change_options(command: F) -> F:
     """What every changing command takes."""
     reason = click.option("--reason", metavar="TEXT", default="", help="Why; kept in the audit.")

@@ -321,16 +321,29 @@ class Operations(UserOperations):
         reason: str,
         dry_run: bool = False,
         hostname: str = "",
+        force: bool = False,
     ) -> Change:
         """Add a host, or set the weight of one that is there; its tag cannot be changed so."""
         where = as_address(address)
         change = HostChange(0, where, add=True, tag=tag or None, weight=weight, hostname=hostname)
+        if weight == 0 and not force:
+            await self._pools.check_change(change, "weight 0")
         return await self._change(change, "add", reason, dry_run)
 
     async def update_host(
-        self, address: str, weight: int, *, reason: str, dry_run: bool = False, tag: str | None = None
+        self,
+        address: str,
+        weight: int,
+        *,
+        reason: str,
+        dry_run: bool = False,
+        tag: str | None = None,
+        force: bool = False,
     ) -> Change:
+        """Set the weight of a host. force: 0 also where its users are left without a host."""
         change = HostChange(0, as_address(address), tag=tag or None, weight=weight)
+        if weight == 0 and not force:
+            await self._pools.check_change(change, "weight 0")
         return await self._change(change, "update", reason, dry_run)
 
     async def set_up(self, address: str, up: bool, *, reason: str, dry_run: bool = False) -> Change:
@@ -338,9 +351,14 @@ class Operations(UserOperations):
             HostChange(0, as_address(address), up=up), "up" if up else "down", reason, dry_run
         )
 
-    async def remove_host(self, address: str, *, reason: str, dry_run: bool = False) -> Change:
+    async def remove_host(
+        self, address: str, *, reason: str, dry_run: bool = False, force: bool = False
+    ) -> Change:
+        """Remove a host. force: also where its users are left without one."""
         where = as_address(address)
         change = HostChange(0, where, remove=True)
+        if not force:
+            await self._pools.check_change(change, "removal")
         if not dry_run:
             return await self._change(change, "remove", reason, dry_run)
         users = await self._preview(where, None, everybody=True)

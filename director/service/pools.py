@@ -1,11 +1,16 @@
-"""What operators are told of pools: users stay in the pool of their tag."""
+"""What is refused because of pools: users stay in the pool of their tag, and need a usable host there."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Awaitable, Callable, Sequence
 
+from director.core.addresses import host_id
+from director.core.events import Flush, HostChange
+from director.core.hosts import HostTable, is_usable
 from director.core.messages import HostRow
 from director.errors import Refused
+from director.types import Address, HostId
 
 
 def pool_name(tag: str) -> str:
@@ -24,3 +29,49 @@ def wrong_pool(row: HostRow, tag: str) -> Refused:
         f"{row.address} is in the {there}, the user in the {pool_name(tag)}: users stay in their pool; "
         f"to move the user of the {there}, {which_tag(row.tag)}"
     )
+
+
+class Pools:
+    """Refuses what would leave users without a host."""
+
+    def __init__(
+        self,
+        hosts: HostTable,
+        counts: Callable[[], Awaitable[dict[HostId, int]]],
+        table_with: Callable[[HostChange], HostTable],
+    ) -> None:
+        """counts: live users by host. table_with: the table behind a change; raises what the change would."""
+        self._hosts, self._counts, self._table_with = hosts, counts, table_with
+
+    async def check_flush(self, event: Flush, what: str, *, can_force: bool = True) -> None:
+        """Raise Refused where users of this flush have no host to go to."""
+        rows = [row for row in self._hosts.present() if event.host in (None, row.address)]
+        rows = [row for row in rows if event.tag in (None, row.tag)]
+        await self._check(rows, self._hosts, what, can_force)
+
+    async def check_change(self, change: HostChange, what: str) -> None:
+        """Raise Refused where users of this host have no host to go to behind the change."""
+        before = self._hosts.get(change.address)
+        if before is None or (change.retag and change.tag == before.tag):
+            return
+        if not (change.retag or change.remove) and not is_usable(before):
+            return
+        await self._check([before], self._table_with(change), f"{what} of {before.address}", True)
+
+    async def _check(self, rows: Sequence[HostRow], after: HostTable, what: str, can_force: bool) -> None:
+        usable = after.usable()
+        stuck = [row for row in rows if not usable.get(row.tag)]
+        if not stuck:
+            return
+        counts = await self._counts()
+        users = {row: counts.get(host_id(Address(row.address)), 0) for row in stuck}
+        number = sum(users.values())
+        if not number:
+            return
+        pools = sorted({row.tag for row in stuck if users[row]})
+        none = " and the ".join(map(pool_name, pools)) + (" has" if len(pools) == 1 else " have")
+        forced = ", or give --force" if can_force else ""
+        raise Refused(
+            f"{what}: {number} user{'' if number == 1 else 's'} would be left without a host: the {none} "
+            f"no other usable host; `director up` or add one first{forced}"
+        )

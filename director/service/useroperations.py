@@ -23,6 +23,7 @@ from director.core.director import Director
 from director.core.effects import UsersDone
 from director.core.events import Flush, Forget, HostChange, KickSessions, MemberChange, MoveUser, UnpinUser
 from director.core.hashing import UserHash
+from director.core.hosts import HostTable
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat
 from director.core.messages import HostRow
 from director.core.order import join_member, split_member
@@ -34,11 +35,11 @@ from director.service.handover import UnderWay
 from director.service.knownusers import KnownUsers
 from director.service.operators import UsersEvent
 from director.service.persist import Persistence
-from director.service.pools import pool_name, which_tag, wrong_pool
+from director.service.pools import Pools, pool_name, which_tag, wrong_pool
 from director.service.previews import preview, previewed
 from director.service.resolving import answer_of
 from director.service.servers import addresses_of
-from director.types import Address, MemberId, UserKey
+from director.types import Address, HostId, MemberId, UserKey
 from state.base import AuditEntry
 
 REMEMBERED = 100
@@ -87,6 +88,7 @@ class UserOperations(ABC):
         self._hosts = driver.director.hosts
         self._users = driver.director.users
         self._known = KnownUsers(self._users, self._hosts, lambda: self._director.loading)
+        self._pools = Pools(self._hosts, self._counts, self._table_with)
         self._followed: dict[str, _Followed] = {}
         self._taken_over: list[_Followed] = []
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -250,29 +252,44 @@ class UserOperations(ABC):
         max_parallel: int | None = None,
         reason: str,
         dry_run: bool = False,
+        force: bool = False,
     ) -> UsersChange:
-        """Move the users of a host (None: of all) to where the hash puts them."""
+        """Move the users of a host (None: of all) to where the hash puts them. force: to nowhere, too."""
         target, event = self._flush(host, tag, max_parallel)
+        if not force:
+            await self._pools.check_flush(event, f"flush of {target}")
         if dry_run:
             return await self._preview(event.host, tag, everybody=False)
         return await self._carried_out("flush", target, event, reason)
 
     async def start_flush(
-        self, host: str | None, *, tag: str | None = None, max_parallel: int | None = None, reason: str
+        self,
+        host: str | None,
+        *,
+        tag: str | None = None,
+        max_parallel: int | None = None,
+        reason: str,
+        force: bool = False,
     ) -> MoveInfo:
-        return self._start("flush", *self._flush(host, tag, max_parallel), reason)
+        target, event = self._flush(host, tag, max_parallel)
+        if not force:
+            await self._pools.check_flush(event, f"flush of {target}")
+        return self._start("flush", target, event, reason)
 
     async def rebalance(
         self, tag: str | None, max_parallel: int | None, *, reason: str, dry_run: bool = False
     ) -> UsersChange:
         """Move all users to where the hash puts them, except who is pinned."""
         target, event = self._flush(None, tag, max_parallel)
+        await self._pools.check_flush(event, f"rebalance of {target}", can_force=False)
         if dry_run:
             return await self._preview(None, tag, everybody=False)
         return await self._carried_out("rebalance", target, event, reason)
 
     async def start_rebalance(self, tag: str | None, max_parallel: int | None, *, reason: str) -> MoveInfo:
-        return self._start("rebalance", *self._flush(None, tag, max_parallel), reason)
+        target, event = self._flush(None, tag, max_parallel)
+        await self._pools.check_flush(event, f"rebalance of {target}", can_force=False)
+        return self._start("rebalance", target, event, reason)
 
     async def forget(self, host: str | None, *, reason: str, dry_run: bool = False) -> UsersChange:
         """Forget the users of a host (None: of all), and end their sessions."""
@@ -284,9 +301,15 @@ class UserOperations(ABC):
     async def start_forget(self, host: str | None, *, reason: str) -> MoveInfo:
         return self._start("forget", *self._forget(host), reason)
 
-    async def set_tag(self, address: str, tag: str, *, reason: str, dry_run: bool = False) -> Change:
-        """Give a host another tag; its users of the old one are moved as by a flush."""
+    async def set_tag(
+        self, address: str, tag: str, *, reason: str, dry_run: bool = False, force: bool = False
+    ) -> Change:
+        """Give a host another tag; its users of the old one are moved as by a flush.
+
+        force: also where they have no host to go to."""
         change = HostChange(0, Address(self._known_host(address).address), tag=tag, retag=True)
+        if not force:
+            await self._pools.check_change(change, "tag")
         before, made = self._known_host(address), await self._change(change, "tag", reason, dry_run)
         if before.tag == tag:
             one = None if dry_run else self._tag_under_way(before)
@@ -298,13 +321,16 @@ class UserOperations(ABC):
         users = await self._carried_out("tag", before.address, event, reason)
         return msgspec.structs.replace(made, users=users)
 
-    async def start_set_tag(self, address: str, tag: str, *, reason: str) -> MoveInfo:
+    async def start_set_tag(self, address: str, tag: str, *, reason: str, force: bool = False) -> MoveInfo:
         """The tag is changed when this returns; its users are moved behind it."""
         before = self._known_host(address)
         one = self._tag_under_way(before) if before.tag == tag else None
         if one is not None:
             return msgspec.structs.replace(self._info(one), joined=True)
-        await self._change(HostChange(0, Address(before.address), tag=tag, retag=True), "tag", reason, False)
+        change = HostChange(0, Address(before.address), tag=tag, retag=True)
+        if not force:
+            await self._pools.check_change(change, "tag")
+        await self._change(change, "tag", reason, False)
         return self._start("tag", before.address, self._flush_of_tag(before), reason)
 
     def _tag_under_way(self, row: HostRow) -> _Followed | None:
@@ -551,6 +577,14 @@ class UserOperations(ABC):
     @abstractmethod
     async def _change(self, change: HostChange, what: str, reason: str, dry_run: bool) -> Change:
         """Have a host changed, and keep it in the audit."""
+
+    @abstractmethod
+    async def _counts(self) -> dict[HostId, int]:
+        """Live users by host."""
+
+    @abstractmethod
+    def _table_with(self, change: HostChange) -> HostTable:
+        """The table with the change. Raises what the change itself would raise."""
 
     # ---- helpers
 

@@ -109,7 +109,9 @@ async def one_host(operations: Service, address: Address) -> HostInfo:
 )
 async def set_host(operations: Service, data: JSONBody[HostToSet]) -> Change:
     address = canonical(data.address)
-    return await operations.set_host(address, data.tag, data.weight, reason=data.reason, dry_run=data.dry_run)
+    return await operations.set_host(
+        address, data.tag, data.weight, reason=data.reason, dry_run=data.dry_run, force=data.force
+    )
 
 
 @patch(
@@ -123,16 +125,20 @@ async def change_host(
     operations: Service, address: Address, data: JSONBody[HostChange], wait: Wait = True
 ) -> Response[Change]:
     """A new tag moves the users of the old one; only for that there is `?wait=false`."""
-    wanted, why = await host_address(operations, address), data.reason
+    wanted, why, force = await host_address(operations, address), data.reason, data.force
     match data.weight, data.up, data.tag:
         case int(weight), None, None if wait:
-            return Response(await operations.update_host(wanted, weight, reason=why, dry_run=data.dry_run))
+            return Response(
+                await operations.update_host(wanted, weight, reason=why, dry_run=data.dry_run, force=force)
+            )
         case None, bool(up), None if wait:
             return Response(await operations.set_up(wanted, up, reason=why, dry_run=data.dry_run))
         case None, None, str(tag) if wait or data.dry_run:
-            return Response(await operations.set_tag(wanted, tag, reason=why, dry_run=data.dry_run))
+            return Response(
+                await operations.set_tag(wanted, tag, reason=why, dry_run=data.dry_run, force=force)
+            )
         case None, None, str(tag):
-            return started(await operations.start_set_tag(wanted, tag, reason=why))
+            return started(await operations.start_set_tag(wanted, tag, reason=why, force=force))
     if not wait:
         raise BadRequest("wait=false is for a change of the tag only")
     raise BadRequest("give weight or up or tag, one of them: each change is confirmed by itself")
@@ -141,15 +147,20 @@ async def change_host(
 @delete(
     "/v1/hosts/{address:str}",
     status_code=200,
-    opt={"query": ("reason", "dry_run")},
+    opt={"query": ("reason", "dry_run", "force")},
     responses=errors(400, 404, 409, 503),
     summary="Remove a host",
 )
 async def remove_host(
-    operations: Service, address: Address, reason: FromQuery[str] = "", dry_run: FromQuery[bool] = False
+    operations: Service,
+    address: Address,
+    reason: FromQuery[str] = "",
+    dry_run: FromQuery[bool] = False,
+    force: FromQuery[bool] = False,
 ) -> Change:
+    """Refused where its users are left without a host, unless `force`."""
     wanted = await host_address(operations, address)
-    return await operations.remove_host(wanted, reason=reason, dry_run=dry_run)
+    return await operations.remove_host(wanted, reason=reason, dry_run=dry_run, force=force)
 
 
 @get(

@@ -128,12 +128,18 @@ async def flush(operations: Service, data: JSONBody[Flush], wait: Wait = True) -
             return Response(await operations.forget(host, reason=why, dry_run=dry))
         if data.rebalance:
             return Response(await operations.rebalance(tag, parallel, reason=why, dry_run=dry))
-        return Response(await operations.flush(host, tag=tag, max_parallel=parallel, reason=why, dry_run=dry))
+        return Response(
+            await operations.flush(
+                host, tag=tag, max_parallel=parallel, reason=why, dry_run=dry, force=data.force
+            )
+        )
     if data.forget:
         return started(await operations.start_forget(host, reason=why))
     if data.rebalance:
         return started(await operations.start_rebalance(tag, parallel, reason=why))
-    return started(await operations.start_flush(host, tag=tag, max_parallel=parallel, reason=why))
+    return started(
+        await operations.start_flush(host, tag=tag, max_parallel=parallel, reason=why, force=data.force)
+    )
 
 
 def check_flush(wanted: NewFlush) -> None:

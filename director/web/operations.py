@@ -43,11 +43,41 @@ class Operations(Commands, Protocol):
         """Assignments in order of their key, in batches; `after` (16 hex digits) leaves out keys up to it."""
         ...
 
+    async def set_host(
+        self,
+        address: str,
+        tag: str | None,
+        weight: int | None,
+        *,
+        reason: str,
+        dry_run: bool = False,
+        force: bool = False,
+    ) -> Change:
+        """force, as of all changes: also where users are left without a host."""
+        ...
+
     async def update_host(
-        self, address: str, weight: int, *, reason: str, dry_run: bool = False
+        self, address: str, weight: int, *, reason: str, dry_run: bool = False, force: bool = False
     ) -> Change: ...
 
-    async def set_tag(self, address: str, tag: str, *, reason: str, dry_run: bool = False) -> Change:
+    async def remove_host(
+        self, address: str, *, reason: str, dry_run: bool = False, force: bool = False
+    ) -> Change: ...
+
+    async def flush(
+        self,
+        host: str | None,
+        *,
+        tag: str | None = None,
+        max_parallel: int | None = None,
+        reason: str,
+        dry_run: bool = False,
+        force: bool = False,
+    ) -> UsersChange: ...
+
+    async def set_tag(
+        self, address: str, tag: str, *, reason: str, dry_run: bool = False, force: bool = False
+    ) -> Change:
         """Give a host another tag; its users of the old one are moved as by a flush."""
         ...
 
@@ -78,7 +108,13 @@ class Operations(Commands, Protocol):
         ...
 
     async def start_flush(
-        self, host: str | None, *, tag: str | None = None, max_parallel: int | None = None, reason: str
+        self,
+        host: str | None,
+        *,
+        tag: str | None = None,
+        max_parallel: int | None = None,
+        reason: str,
+        force: bool = False,
     ) -> MoveInfo: ...
 
     async def start_forget(self, host: str | None, *, reason: str) -> MoveInfo: ...
@@ -87,7 +123,9 @@ class Operations(Commands, Protocol):
         self, tag: str | None, max_parallel: int | None, *, reason: str
     ) -> MoveInfo: ...
 
-    async def start_set_tag(self, address: str, tag: str, *, reason: str) -> MoveInfo: ...
+    async def start_set_tag(
+        self, address: str, tag: str, *, reason: str, force: bool = False
+    ) -> MoveInfo: ...
 
     def moves(self) -> list[MoveInfo]:
         """Changes of users that are under way or ended lately, the newest first."""

@@ -7,12 +7,23 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
+from director.core.events import HostChange
 from director.core.hashing import UserHash
 from director.core.users import PINNED
 from director.errors import OperationError, Refused, UnknownName
 from director.service.admin import AdminHandler
 from director.service.log import Log
-from director.wire.admin import UserMove
+from director.types import Address
+from director.wire.admin import (
+    Command,
+    HostDown,
+    HostFlush,
+    HostRemove,
+    HostResetUsers,
+    HostSet,
+    HostUpdate,
+    UserMove,
+)
 from tests.unit.service.parts import HOSTS, Node, key_of
 from tests.waiting import until
 
@@ -30,6 +41,7 @@ async def node() -> AsyncIterator[Node]:
     node.start()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(node.persistence.run)
+        await tasks.start(node.operations.run)
         await until(lambda: not node.director.loading)
         await node.operations.set_host(GOLD, "gold", 100, reason="")
         node.put("alice", HOSTS[0])
@@ -117,3 +129,122 @@ async def test_the_admin_protocol_moves_a_user_that_is_known_in_the_pool_of_the_
     await until(lambda: not len(node.director.moves))
     assert [piece async for piece in handler(UserMove("alice", "127.0.3.10"))] == [b"OK\n"]
     assert node.host("alice") == HOSTS[0]
+
+
+# ---- no host to move to
+
+GOLD_USERS = ("gina", "gus", "guy")
+REFUSED = "3 users would be left without a host: the pool gold has no other usable host"
+
+
+@pytest.fixture
+async def gold(node: Node) -> Node:
+    """The same with three users on the only host of the pool gold."""
+    for name in GOLD_USERS:
+        await node.operations.move_user(name, GOLD, "gold", reason="")
+    await until(lambda: not len(node.director.moves))
+    return node
+
+
+def hosts_of_gold(node: Node) -> list[str]:
+    keys = [UserHash().key(name.encode(), b"gold") for name in GOLD_USERS]
+    rows = [node.director.hosts.by_id(user.host) for user in map(node.director.users.get, keys) if user]
+    return [row.address for row in rows if row is not None]
+
+
+async def change(node: Node, what: str, **options: bool) -> object:
+    operations = node.operations
+    match what:
+        case "remove":
+            return await operations.remove_host(GOLD, reason="", **options)
+        case "weight 0":
+            return await operations.update_host(GOLD, 0, reason="", **options)
+        case "add with weight 0":
+            return await operations.set_host(GOLD, None, 0, reason="", **options)
+        case "tag":
+            return await operations.set_tag(GOLD, "silver", reason="", **options)
+        case "tag, started":
+            return await operations.start_set_tag(GOLD, "silver", reason="", **options)
+    await operations.set_up(GOLD, up=False, reason="")
+    match what:
+        case "flush":
+            return await operations.flush(GOLD, reason="", **options)
+        case "flush, started":
+            return await operations.start_flush(GOLD, reason="", **options)
+        case "flush of all":
+            return await operations.flush(None, reason="", **options)
+    return await operations.rebalance("gold", None, reason="", **options)
+
+
+CHANGES = [
+    *("remove", "weight 0", "add with weight 0", "tag", "tag, started", "flush", "flush, started"),
+    *("flush of all", "rebalance"),
+]
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_a_change_that_leaves_users_without_a_host_is_refused_with_their_number(
+    gold: Node, what: str
+) -> None:
+    with anyio.fail_after(5), pytest.raises(Refused, match=REFUSED):
+        await change(gold, what)
+    row = gold.director.hosts.get(Address(GOLD))
+    assert row is not None
+    assert (row.tag, row.weight) == ("gold", 100)
+    assert hosts_of_gold(gold) == [GOLD] * 3
+
+
+@pytest.mark.parametrize("what", ["remove", "weight 0", "tag", "flush"])
+async def test_a_dry_run_is_refused_as_the_change_would_be(gold: Node, what: str) -> None:
+    with pytest.raises(Refused, match=REFUSED):
+        await change(gold, what, dry_run=True)
+
+
+@pytest.mark.parametrize("what", [one for one in CHANGES if one != "rebalance"])
+async def test_with_force_it_is_carried_out(gold: Node, what: str) -> None:
+    with anyio.fail_after(10):
+        await change(gold, what, force=True)
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_with_another_usable_host_in_the_pool_it_is_carried_out(gold: Node, what: str) -> None:
+    await gold.operations.set_host("127.0.3.10", "gold", 100, reason="")
+    with anyio.fail_after(10):
+        await change(gold, what)
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_without_users_it_is_carried_out(node: Node, what: str) -> None:
+    with anyio.fail_after(10):
+        await change(node, what)
+
+
+@pytest.mark.parametrize(
+    ("command", "reply"),
+    [
+        (HostRemove(Address(GOLD)), b"removal of 127.0.3.9: 3 users would be left"),
+        (HostUpdate(Address(GOLD), 0), b"weight 0 of 127.0.3.9: 3 users would be left"),
+        (HostSet(Address(GOLD), None, 0), b"weight 0 of 127.0.3.9: 3 users would be left"),
+        (HostDown(Address(GOLD)), b"OK\n"),
+        (HostFlush(Address(GOLD)), b"OK\n"),
+    ],
+)
+async def test_the_admin_protocol_refuses_it_with_a_text_but_for_down_and_flush(
+    gold: Node, command: Command, reply: bytes
+) -> None:
+    handler = AdminHandler(gold.operations, Log(write=lambda line: None))
+    with anyio.fail_after(10):
+        assert b"".join([piece async for piece in handler(command)]).startswith(reply)
+
+
+async def test_users_of_a_pool_without_hosts_are_not_reset_over_the_admin_protocol(gold: Node) -> None:
+    handler = AdminHandler(gold.operations, Log(write=lambda line: None))
+    await gold.operations.set_up(GOLD, up=False, reason="")
+    reply = b"".join([piece async for piece in handler(HostResetUsers(Address(GOLD)))])
+    assert reply.startswith(b"flush of 127.0.3.9: 3 users would be left without a host")
+
+
+async def test_a_change_of_the_configuration_file_is_made_all_the_same(gold: Node) -> None:
+    await gold.operations.apply(HostChange(0, Address(GOLD), remove=True), "configuration", "")
+    assert gold.director.hosts.get(Address(GOLD)) is None
+    assert gold.logged("pool_unusable")

@@ -165,14 +165,23 @@ class FakeOperations:
             await anyio.lowlevel.checkpoint()
 
     async def set_host(
-        self, address: str, tag: str | None, weight: int | None, *, reason: str, dry_run: bool = False
+        self,
+        address: str,
+        tag: str | None,
+        weight: int | None,
+        *,
+        reason: str,
+        dry_run: bool = False,
+        force: bool = False,
     ) -> Change:
         old = self.table.get(address) or HostInfo(address=address, weight=100, up=True, tag=tag or "")
         if tag is not None and tag != old.tag:
             raise Refused("host tag can't be changed")
         return self._changed(old, reason, dry_run, weight=old.weight if weight is None else weight)
 
-    async def update_host(self, address: str, weight: int, *, reason: str, dry_run: bool = False) -> Change:
+    async def update_host(
+        self, address: str, weight: int, *, reason: str, dry_run: bool = False, force: bool = False
+    ) -> Change:
         if address == "127.0.1.3":
             self.waiting.set()
             await self.release.wait()
@@ -183,7 +192,9 @@ class FakeOperations:
             raise TryAgain(f"{address}: Ring sync timed out")
         return self._changed(self._host(address), reason, dry_run, up=up, changed=NOW)
 
-    async def remove_host(self, address: str, *, reason: str, dry_run: bool = False) -> Change:
+    async def remove_host(
+        self, address: str, *, reason: str, dry_run: bool = False, force: bool = False
+    ) -> Change:
         self._host(address)
         if dry_run:
             users = self._users(moved=self.table[address].users, dry_run=True)
@@ -192,7 +203,9 @@ class FakeOperations:
         del self.table[address]
         return Change(host=None, stored=self.stored)
 
-    async def set_tag(self, address: str, tag: str, *, reason: str, dry_run: bool = False) -> Change:
+    async def set_tag(
+        self, address: str, tag: str, *, reason: str, dry_run: bool = False, force: bool = False
+    ) -> Change:
         change = self._changed(self._host(address), reason, dry_run, tag=tag)
         users = self._flushed(address, dry_run=dry_run)
         return msgspec.structs.replace(change, users=users)
@@ -231,7 +244,7 @@ class FakeOperations:
 
     async def flush(
         self, host: str | None, *, tag: str | None = None, max_parallel: int | None = None, reason: str,
-        dry_run: bool = False,
+        dry_run: bool = False, force: bool = False,
     ) -> UsersChange:  # fmt: skip
         self.asked.append(("flush", host, tag, max_parallel))
         return self._flushed(host, dry_run=dry_run)
@@ -266,7 +279,13 @@ class FakeOperations:
         return self._begun("pin" if pin else "move", user, 1)
 
     async def start_flush(
-        self, host: str | None, *, tag: str | None = None, max_parallel: int | None = None, reason: str
+        self,
+        host: str | None,
+        *,
+        tag: str | None = None,
+        max_parallel: int | None = None,
+        reason: str,
+        force: bool = False,
     ) -> MoveInfo:
         self.asked.append(("flush", host, tag, max_parallel))
         return self._begun("flush", host)
@@ -279,7 +298,7 @@ class FakeOperations:
         self.asked.append(("rebalance", tag, max_parallel))
         return self._begun("rebalance", None)
 
-    async def start_set_tag(self, address: str, tag: str, *, reason: str) -> MoveInfo:
+    async def start_set_tag(self, address: str, tag: str, *, reason: str, force: bool = False) -> MoveInfo:
         self._changed(self._host(address), reason, False, tag=tag)
         return self._begun("tag", address)
 
