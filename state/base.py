@@ -405,12 +405,13 @@ def check_task(task: str) -> None:
         raise ValueError(f"task {task!r}: a name is 1 to 64 of a-z, 0-9, '_', '.', '-'")
 
 
-def open_store(url: str, *, base_dir: Path, timeout: float = 2.0) -> StateStore:
+def open_store(url: str, *, base_dir: Path, timeout: float = 2.0, beside: bool = False) -> StateStore:
     """The store that `url` names, not opened yet.
 
     base_dir: where relative paths start. timeout: seconds (> 0) after which one exchange with the
-    store counts as unanswered. Raises StoreUrlError.
+    store counts as unanswered. beside: a store of one process is only read, while another process has it
+    open. Raises StoreUrlError.
     """
     from state import urls  # here, because it imports the stores and they import this module
 
-    return urls.open_store(url, base_dir=base_dir, timeout=timeout)
+    return urls.open_store(url, base_dir=base_dir, timeout=timeout, beside=beside)

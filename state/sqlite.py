@@ -73,7 +73,7 @@ class SqliteStore:
         self.held_by: tuple[str, ...] = ()
         self._steps = sqlite_steps() if steps is None else steps
         self._timeout = timeout
-        self._new_file = partial(DatabaseFile, file, url, timeout, self._steps)
+        self._new_file: Callable[[], DatabaseFile] = partial(DatabaseFile, file, url, timeout, self._steps)
         self._file = self._new_file()
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Semaphore(1)

@@ -244,7 +244,7 @@ class DatabaseFile:
         self._inode = found.st_dev, found.st_ino
         os.close(descriptor)
         db = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
-        db.text_factory = _text
+        db.text_factory = as_text
         self._connection = db
         try:
             migrate_sqlite(db, self._store, self._healthy_schema(db), self._steps, self._begun)
@@ -322,7 +322,7 @@ def translated(exc: sqlite3.Error | OSError, store: str, operation: str) -> Stor
     return StoreUnavailable(store, operation, reason=str(exc))
 
 
-def _text(data: bytes) -> str:
+def as_text(data: bytes) -> str:
     """As it was written; damaged characters are replaced, so that the rest can be read."""
     return data.decode("utf-8", "replace")
 

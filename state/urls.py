@@ -11,6 +11,7 @@ from state.base import StateStore, StoreUrlError
 from state.memory import MemoryStore
 from state.passwords import Password, PasswordFileError, read_password
 from state.sqlite import SqliteStore
+from state.sqlite_beside import SqliteReader
 
 FORMS = (
     "write memory:, sqlite:///RELATIVE, sqlite:////ABSOLUTE, redis://[USER:PASSWORD@]HOST[:PORT][/DB],"
@@ -34,7 +35,7 @@ DB_DIGITS = 9
 _PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{0,64}")
 
 
-def open_store(url: str, *, base_dir: Path, timeout: float) -> StateStore:
+def open_store(url: str, *, base_dir: Path, timeout: float, beside: bool = False) -> StateStore:
     """See `state.base.open_store`."""
     try:
         parts, *others = (urlsplit(part) for part in _cut(url))
@@ -46,7 +47,7 @@ def open_store(url: str, *, base_dir: Path, timeout: float) -> StateStore:
         case "memory":
             return _memory(url)
         case "sqlite":
-            return _sqlite(url, parts, base_dir, timeout)
+            return _sqlite(url, parts, base_dir, timeout, beside=beside)
         case (
             "redis"
             | "rediss"
@@ -99,7 +100,7 @@ def _memory(url: str) -> StateStore:
     return MemoryStore()
 
 
-def _sqlite(url: str, parts: SplitResult, base_dir: Path, timeout: float) -> StateStore:
+def _sqlite(url: str, parts: SplitResult, base_dir: Path, timeout: float, *, beside: bool) -> StateStore:
     def problem(text: str) -> StoreUrlError:
         return StoreUrlError(without_secrets(url), text, "write sqlite:///RELATIVE or sqlite:////ABSOLUTE")
 
@@ -112,7 +113,7 @@ def _sqlite(url: str, parts: SplitResult, base_dir: Path, timeout: float) -> Sta
         raise problem("no file is named")
     if "\0" in path:
         raise problem("a file name cannot contain a zero byte")
-    return SqliteStore(base_dir / path[1:], url, timeout)
+    return (SqliteReader if beside else SqliteStore)(base_dir / path[1:], url, timeout)
 
 
 def _redis(

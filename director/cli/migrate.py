@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 import msgspec
 
@@ -9,6 +11,9 @@ from director.cli.following import counted
 from director.cli.output import complain, say, say_json, size
 from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
 from director.cli.target import Target, json_option
+
+if TYPE_CHECKING:
+    from state.base import Layout, StateStore
 
 
 @click.command()
@@ -22,12 +27,18 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
 
     A director does the same, when it starts and as it writes. Interrupted: run it again.
     """
-    from director.statetools.opening import layout_of, migrated, problems, store_at
+    from director.statetools.opening import layout_of, migrated, problems, readable, store_at
     from director.statetools.splitting import Splitting, split_large
 
     chosen, meter = Chosen(target, store), Meter("migrate")
-    there = store_at(chosen.place)
-    layout = carried_out(lambda: layout_of(there), meter)
+
+    async def look() -> tuple[StateStore, Layout]:
+        if dry_run:
+            return await readable(chosen.place)
+        store = store_at(chosen.place)
+        return store, await layout_of(store)
+
+    there, layout = carried_out(look, meter)
     if not as_json:
         whole = "" if layout.size is None else f", {size(layout.size)} bytes"
         say(f"{there.url}: schema {layout.found or 'none'}{whole}; this program knows {layout.known}")

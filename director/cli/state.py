@@ -113,7 +113,7 @@ def verify(target: Target, store: str | None, fix: bool, reason: str, as_json: b
     findings: list[Finding] = []
 
     async def walk() -> str:
-        async with opened(chosen.place) as (opened_store, _):
+        async with opened(chosen.place, reading=not fix) as (opened_store, _):
             verification = Verification(opened_store, chosen.limits(), fix=fix)
             async for finding in verification.findings(meter):
                 if as_json:
@@ -169,7 +169,7 @@ def export_state(target: Target, store: str | None, file: str) -> None:
     async def copy(output: IO[bytes]) -> None:
         import time
 
-        async with opened(chosen.place) as (opened_store, schema):
+        async with opened(chosen.place, reading=True) as (opened_store, schema):
             lines = export(opened_store, schema, chosen.user_hash(), time.time(), meter)
             async for part in lines:
                 _put(output, file, part)

@@ -6,7 +6,7 @@ import msgspec
 
 from director.core.users import RECORD
 from director.statetools.buckets import Progress, names_in, read_all
-from director.statetools.opening import Place, layout_of, opened, store_at
+from director.statetools.opening import Place, opened, readable
 from state.base import AUDIT_KEPT, Lease, StateStore, StoreRefused
 
 
@@ -51,11 +51,10 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
 
 async def info(place: Place, progress: Progress) -> Info:
     """Raises StoreProblem."""
-    store = store_at(place)
-    layout = await layout_of(store)
+    store, layout = await readable(place)
     contents = None
     if layout.found == layout.known or layout.held_by:
-        async with opened(place) as (opened_store, _):
+        async with opened(place, reading=True) as (opened_store, _):
             contents = await _contents(opened_store, progress)
     return Info(
         url=store.url,

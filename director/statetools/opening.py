@@ -12,7 +12,16 @@ import anyio
 import msgspec
 
 from director.errors import EX_CONFIG, EX_TRY_AGAIN, EX_UNAVAILABLE, StoreProblem
-from state.base import AuditEntry, Layout, SchemaTooNew, StateStore, StoreError, StoreUrlError, open_store
+from state.base import (
+    AuditEntry,
+    Layout,
+    SchemaTooNew,
+    StateStore,
+    StoreBusy,
+    StoreError,
+    StoreUrlError,
+    open_store,
+)
 
 TIMEOUT = 10.0
 """Seconds for one exchange with the store: nobody's login waits for it."""
@@ -27,13 +36,15 @@ class Place(msgspec.Struct, frozen=True):
     folder: Path
 
 
-def store_at(place: Place) -> StateStore:
-    """The store, not open. Raises StoreProblem where there can be nothing to see."""
+def store_at(place: Place, *, beside: bool = False) -> StateStore:
+    """The store, not open. beside: to be read while a director has it to itself.
+
+    Raises StoreProblem where there can be nothing to see."""
     if place.url == "memory:":
         text = "state = memory: ends with the director that uses it; name another store with --store"
         raise StoreProblem(text, EX_CONFIG)
     with problems():
-        return open_store(place.url, base_dir=place.folder, timeout=TIMEOUT)
+        return open_store(place.url, base_dir=place.folder, timeout=TIMEOUT, beside=beside)
 
 
 async def layout_of(store: StateStore) -> Layout:
@@ -45,15 +56,32 @@ async def layout_of(store: StateStore) -> Layout:
     return layout
 
 
+async def readable(place: Place) -> tuple[StateStore, Layout]:
+    """The store, not open, and its layout; only for reading where a director has it to itself."""
+    store = store_at(place)
+    with problems():
+        try:
+            await store.layout()
+        except StoreBusy:
+            store = store_at(place, beside=True)
+    return store, await layout_of(store)
+
+
 @asynccontextmanager
-async def opened(place: Place, *, create: bool = False) -> AsyncIterator[tuple[StateStore, int]]:
-    """The store, open, and its schema. create: make it where there is none.
+async def opened(
+    place: Place, *, create: bool = False, reading: bool = False
+) -> AsyncIterator[tuple[StateStore, int]]:
+    """The store, open, and its schema. create: make it where there is none. reading: nothing is written, so a
+    director may have it to itself.
 
     Raises StoreProblem, also for what goes wrong with the store while it is used, and for one of an older
     schema: to bring it up to date is for whoever means to. While directors hold it there, it is served so.
     """
-    store = store_at(place)
-    layout = await layout_of(store)
+    if reading:
+        store, layout = await readable(place)
+    else:
+        store = store_at(place)
+        layout = await layout_of(store)
     if not layout.found and not create:
         raise StoreProblem(f"{store.url}: there is nothing: no director has used this store yet")
     if layout.found and layout.steps and not layout.held_by:

@@ -37,9 +37,11 @@ from state.base import (
     Lost,
     Space,
     StateStore,
+    StoreRefused,
     StoreUnavailable,
     Swap,
     Swapped,
+    open_store,
     version_of,
 )
 from state.memory import MemoryStore
@@ -619,7 +621,55 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize("command", EVERY)
+READING = [command for command in EVERY if command != ["migrate"]]
+WRITING = [["migrate"], ["state", "verify", "--fix"], ["state", "import", str(SAMPLE)]]
+
+
+@pytest.mark.parametrize("command", READING)
+async def test_a_file_that_a_director_holds_is_read_beside_it(
+    tmp_path: Path, stores: Stores, command: list[str]
+) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    store = await stores.open(url)
+    await fill(store)
+    before = files(tmp_path)
+    done(*command, "--store", url)
+    assert files(tmp_path) == before
+    assert before == ["state.db", "state.db-shm", "state.db-wal", "state.db.lock"]
+    await put_users(store, user("later"))
+    said = done(*command, "--store", url)
+    if command == ["state", "verify"]:
+        assert said == "4 users and 3 names in 7 buckets: good\n"
+    if command == ["state", "export", "-"]:
+        assert said.endswith('"users":4,"names":3}\n')
+    assert store.set_aside is None
+    assert await store.swap_document("after", EMPTY_VERSION, b"x") == Swapped(version_of(b"x"))
+
+
+async def test_what_is_read_beside_a_director_is_of_one_moment(tmp_path: Path, stores: Stores) -> None:
+    store = await stores.open("sqlite:///state.db", folder=tmp_path)
+    await fill(store)
+    reader = stores.keep(open_store("sqlite:///state.db", base_dir=tmp_path, beside=True))
+    await reader.open()
+    before = await everything(reader)
+    assert before == await everything(store)
+    await put_users(store, user("later"))
+    held = await store.read_document("hosts")
+    assert held is not None
+    await store.swap_document("hosts", held.version, encode_rows(HOSTS[:1]))
+    assert await everything(reader) == before
+    with pytest.raises(StoreRefused, match="stop that one"):
+        await reader.swap_document("hosts", held.version, b"x")
+    with pytest.raises(StoreRefused, match="stop that one"):
+        await reader.swap_buckets([Swap("users", 1, EMPTY_VERSION, b"x")])
+    with pytest.raises(StoreRefused, match="stop that one"):
+        await reader.append_audit([])
+    await reader.close()
+    assert await everything(store) != before
+    assert store.set_aside is None
+
+
+@pytest.mark.parametrize("command", WRITING)
 async def test_a_file_that_a_director_holds_is_exit_code_69(
     tmp_path: Path, stores: Stores, command: list[str]
 ) -> None:

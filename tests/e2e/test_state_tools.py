@@ -65,24 +65,29 @@ def test_a_store_is_repaired_while_its_director_runs_and_no_pin_is_lost(folder: 
         assert exported(director) == after
 
 
-def test_a_file_is_exported_when_its_director_has_stopped_and_comes_back_in_redis(folder: Path) -> None:
+def test_a_director_that_runs_is_backed_up_with_one_command_and_comes_back_in_redis(folder: Path) -> None:
     with closing(serving(folder, "sqlite:///state.db")) as director:
         with Auth(director.auth_path):
             director.wait_ready()
             with closing(Client(director.login)) as client:
                 before = client.ask(USERS)
-            refused = director.command("state", "export", str(folder / "backup.jsonl"))
+            assert director.command("pin", "user7", "127.0.3.2").returncode == 0
+            before |= {"user7": "127.0.3.2"}
+            until(lambda: stored(director), what="users in the store")
+            backup = str(folder / "backup.jsonl")
+            for command in (["state", "export", backup], ["state", "info"], ["state", "verify"]):
+                looked = director.command(*command)
+                assert (looked.returncode, looked.stderr) == (0, "")
+            assert director.command("migrate", "--dry-run").returncode == 0
+            refused = director.command("state", "import", backup)
             assert (refused.returncode, f"is in use by process {director.pid}" in refused.stderr) == (
                 69,
                 True,
             )
             assert director.stop() == 0
-        backup = str(folder / "backup.jsonl")
-        assert director.command("state", "export", backup).returncode == 0
         with RedisServer() as server:
             director.config.write_text(director.config.read_text().replace("sqlite:///state.db", server.url))
             assert director.command("state", "import", backup).returncode == 0
-            assert exported(director) == before
             director.start()
             with Auth(director.auth_path):
                 director.wait_ready()
