@@ -91,7 +91,7 @@ def check_host_documents(case: Case) -> None:
             assert decode_rows(encode_rows(rows)) is not None if not wrong_rows(rows) else True
             if wrong_rows(rows) is None:
                 good.append(rows)
-        repaired = check_hosts(Document(version_of(data), data), Limits.at(float(NOW), 900.0))
+        repaired = check_hosts(Document(version_of(data), data), Limits.at(float(NOW), 900.0), b"")
         if repaired.data:
             assert wrong_rows(decode_rows(repaired.data)) is None
     tables = [_host_table(good), _host_table(good[::-1]), _host_table([*good, *good])]
@@ -128,7 +128,7 @@ def check_member_documents(case: Case) -> None:
         rows = refused(lambda data=data: decode_member_rows(data), ValueError)
         if isinstance(rows, list) and wrong_members(rows) is None:
             good.append(rows)
-        repaired = check_members(Document(version_of(data), data), Limits.at(float(NOW), 900.0))
+        repaired = check_members(Document(version_of(data), data), Limits.at(float(NOW), 900.0), b"")
         if repaired.data:
             assert wrong_members(decode_member_rows(repaired.data)) is None
     tables = [_member_table(good), _member_table(good[::-1]), _member_table([*good, *good])]
