@@ -141,10 +141,6 @@ class Changes:
         if self._members.full and about not in self._members.rows:
             text = f"the list of directors holds {MOST_ROWS} changes, and no more: write ring.servers anew"
             return [OperationFailed(change.operation, "refused", text)], None
-        listed = self._members.listed()
-        if not change.remove and change.member not in listed and len(listed) >= MOST_PASSED:
-            text = f"a ring has at most {MOST_PASSED} directors, and so many are listed: remove one first"
-            return [OperationFailed(change.operation, "refused", text)], None
         row = self._members.change(change.member, int(now.unix), present=not change.remove, name=change.name)
         if row is None:
             as_it_is = MemberRow(change.member, not change.remove, 0)

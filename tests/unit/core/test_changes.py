@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from director.core.changes import REMOVE_AFTER, SYNC_TIMEOUT, Changes, problem_with
-from director.core.checks import MOST_PASSED
 from director.core.effects import OperationDone, OperationFailed
 from director.core.events import HostChange, MemberChange
 from director.core.hosts import BackendSetting, HostTable
@@ -160,15 +159,3 @@ def test_a_director_is_removed_after_five_seconds_without_sync_whatever_else_wai
     confirmed = [effect.operation for effect in changes.confirm() if isinstance(effect, OperationDone)]
     assert confirmed == [1, 4]
     assert changes.can_begin
-
-
-def test_a_director_more_than_a_token_can_pass_is_refused() -> None:
-    members = MemberTable([MemberId(f"10.0.0.{number}:9090") for number in range(MOST_PASSED)])
-    queue = Changes(HostTable([]), members)
-    for number, member in enumerate(("10.0.0.5:9090", "10.0.1.1:9090")):
-        queue.add(MemberChange(number, MemberId(member)), at(0))
-    (done,), _ = queue.begin(at(0))
-    (failed,), _ = queue.begin(at(0))
-    assert isinstance(done, OperationDone)
-    assert isinstance(failed, OperationFailed)
-    assert "at most 240 directors" in failed.reason
