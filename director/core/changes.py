@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from director.core.checks import MOST_PASSED, wrong_text
+from director.core.checks import wrong_text
 from director.core.effects import Effect, OperationDone, OperationFailed
 from director.core.events import HostChange, HostsMoved, MemberChange
 from director.core.hosts import MAX_WEIGHT, HostTable
