@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from director.core.admission import Admission
+from director.core.admission import SAID_EVERY, Admission
 from director.core.assign import Assigner
 from director.core.barrier import Barrier
 from director.core.counters import Counters
@@ -60,6 +60,8 @@ class Tables:
         self._present: dict[str, int] = {}
         """Since when each host that is there has been."""
         self._store_was_read = False
+        self._left_out_said: dict[str, tuple[float, int]] = {}
+        """By peer: until when the log does not name it again, and how many rows were left out since."""
         self._usable: dict[str, int] = {}
         """Pools and their usable hosts, as they were said last."""
         self._reconfigure()
@@ -97,10 +99,19 @@ class Tables:
         effects += self.members_changed(self._members.merge(rows), _neighbour(source), now)
         left_out = [row.member for row in rows if about(row) not in self._members.rows]
         if left_out and isinstance(source, Neighbour):
-            note = f"more than {MOST_ROWS} changes of the list of directors: these are not kept"
-            fields = {"peer": source.name(), "directors": len(left_out), "note": note}
-            effects.append(Log(Level.WARNING, "directors_left_out", fields))
+            effects += self._left_out(source.name(), len(left_out), now)
         return effects
+
+    def _left_out(self, peer: str, number: int, now: Now) -> list[Effect]:
+        """Rows of directors that were not kept: their source is named once a minute."""
+        until, before = self._left_out_said.get(peer, (float("-inf"), 0))
+        if now.mono < until:
+            self._left_out_said[peer] = until, before + number
+            return []
+        self._left_out_said[peer] = now.mono + SAID_EVERY, 0
+        note = f"more than {MOST_ROWS} changes of the list of directors: these are not kept"
+        fields = {"peer": peer, "directors": before + number, "note": note}
+        return [Log(Level.WARNING, "directors_left_out", fields)]
 
     def retimed(self, hosts: Sequence[HostRow], members: Sequence[MemberRow], now: Now) -> list[Effect]:
         """These rows have other stamps from now on, and say what they said."""

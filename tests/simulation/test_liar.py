@@ -169,3 +169,27 @@ def test_operators_are_told_that_the_list_of_directors_is_full() -> None:
     assert last.done is not None
     assert (more.failed or "").startswith("the list of directors holds 256 changes, and no more")
     assert known.done is not None
+
+
+def test_a_full_list_of_directors_that_differs_holds_up_no_new_user() -> None:
+    """One director has met directors that were made up: it keeps other rows than the others do."""
+    world = World(3).start().run_until_in_sync(10)
+    rows = [MemberRow(MemberId(f"127.1.1.{number}:9090"), True, 1) for number in range(1, 255)]
+    more = [MemberRow(MemberId(f"127.1.2.{number}:9090"), True, 1) for number in range(1, 255)]
+    world.node("d2").core.members.met.update(MemberId(row.member) for row in more[:100])
+    for name in ("d1", "d2"):
+        say(world, world.node("d3"), name, Members(rows))
+        say(world, world.node("d3"), name, Members(more))
+    world.run(1)
+    tables = [set(node.core.members.rows) for node in world.nodes.values()]
+    assert tables[0] != tables[1]
+    changed = world.change("d1", "127.0.1.1", weight=5)
+    world.run(5)
+    assert changed.done is not None
+    replies = [world.login("newcomer", name) for name in ("d1", "d2", "d3")]
+    world.run(1)
+    assert len({reply.host for reply in replies}) == 1
+    assert replies[0].host is not None
+    lines = [line for line in world.lines if "directors_left_out" in line]
+    world.run(30)
+    assert 0 < len([line for line in world.lines if "directors_left_out" in line]) == len(lines) <= 6
