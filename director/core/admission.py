@@ -20,7 +20,16 @@ from director.core.hosts import HostTable
 from director.core.member import Neighbour
 from director.core.members import MemberTable, about
 from director.core.messages import HostRow, MemberRow
-from director.core.stamps import Bound, allowance, bound_at, clipped_host, clipped_member, latest_of
+from director.core.stamps import (
+    Bound,
+    allowance,
+    bound_at,
+    clipped_host,
+    clipped_member,
+    due_host,
+    due_member,
+    latest_of,
+)
 from director.core.users import RECORD, UserTable, unpack
 from director.types import Address, Now
 
@@ -116,15 +125,21 @@ class Admission:
         return clipped, self.count_users(ahead, source, now)
 
     def due(self, now: Now) -> list[HostRow | MemberRow | bytes]:
-        """What the bound has passed by now, or one turn's share of it: to be merged once more, as it came."""
+        """What the bound has passed by now, or one turn's share of it: to be merged once more, as it came.
+        What was decided otherwise since it came holds: it takes the place of what came."""
         rows: list[HostRow | MemberRow | bytes] = []
         records: list[bytes] = []
         while self._waiting and self._waiting[0].due <= now.mono and len(rows) + len(records) < DUE:
             what = self._waiting.popleft().what
-            if isinstance(what, bytes):
-                records.append(what)
-            else:
-                rows.append(what)
+            match what:
+                case HostRow():
+                    host = self._hosts.rows.get(Address(what.address))
+                    rows.append(what if host is None else due_host(what, host))
+                case MemberRow():
+                    member = self._members.rows.get(about(what))
+                    rows.append(what if member is None else due_member(what, member))
+                case bytes():
+                    records.append(what)
         self.has_work = bool(self._waiting) and self._waiting[0].due <= now.mono
         return [*rows, b"".join(records)] if records else rows
 

@@ -123,9 +123,12 @@ class MemberTable:
         return [row.name for row in self.rows.values() if row.name]
 
     def digest(self) -> bytes:
-        """Bytes over what was changed at run time; empty where nothing was. What the configuration says is
-        not in it: a directors' list that is being rolled out must not keep the ring from agreeing. Nor is what
-        a full table holds: directors that have met different members keep different rows."""
+        """Bytes over what was changed at run time; empty where nothing was.
+
+        What the configuration says is not in it: a directors' list that is being rolled out must not keep the
+        ring from agreeing. Nor is what a full table holds: directors that have met different members keep
+        different rows.
+        """
         if self.full:
             return FULL
         rows = sorted((about(r), r.present) for r in self.rows.values())

@@ -100,6 +100,26 @@ def clipped_member(row: MemberRow, bound: Bound, mine: MemberRow | None) -> Memb
     return msgspec.structs.replace(row, at=_kept(mine.at, bound) if same and mine else bound.hosts)
 
 
+def due_host(row: HostRow, mine: HostRow) -> HostRow:
+    """A row whose stamps have become possible, for a table in which it has been `mine` since it came.
+
+    What was decided otherwise in between takes the place of what the row says: it gets a later stamp.
+    """
+    decided: dict[str, object] = {}
+    for stamp, values in _ATTRIBUTES.items():
+        if any(getattr(mine, one) != getattr(row, one) for one in values):
+            decided |= {one: getattr(mine, one) for one in values}
+            decided[stamp] = after(getattr(mine, stamp), getattr(row, stamp))
+    return msgspec.structs.replace(row, **decided)
+
+
+def due_member(row: MemberRow, mine: MemberRow) -> MemberRow:
+    """The same for a row of the directors."""
+    if mine.present == row.present:
+        return row
+    return msgspec.structs.replace(mine, at=after(mine.at, row.at))
+
+
 def restored_host(row: HostRow, before: HostRow, wrong: int) -> HostRow:
     """A row that was clipped by a clock that was wrong, as it is by one that is right.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from director.core.admission import DUE, WAITING
@@ -277,3 +278,18 @@ def test_rows_that_wait_for_the_bound_are_bounded_too() -> None:
     rows = [MemberRow(D2, True, int(now.unix) + AHEAD + 13) for _ in range(WAITING + 5)]
     one.core._admission.members(rows, "ring", now)
     assert len(one.core._admission._waiting) == WAITING
+
+
+def test_what_was_decided_since_a_row_came_too_early_outlives_that_row() -> None:
+    """A member says far ahead what is known already; an operator decides otherwise before it is due."""
+    one = ring()
+    early = int(1 + one.offset) + AHEAD + 13
+    address = str(BACKENDS[0])
+    known = one.core.hosts.rows[BACKENDS[0]]
+    one.at(1, received(2, Hosts([msgspec.structs.replace(known, weight_at=early, up_at=early)])))
+    one.at(2, received(2, Hosts([HostRow(address, "", True, 0, "", 0, 7, int(2 + one.offset), True, 0)])))
+    for mono in range(3, 12):
+        for link in (1, 2):
+            one.at(mono, received(link, Ping(1)))
+    row = one.core.hosts.rows[BACKENDS[0]]
+    assert (row.weight, row.weight_at, row.up_at) == (7, early + 1, early)
