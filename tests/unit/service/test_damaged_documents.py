@@ -18,6 +18,7 @@ from director.service.cluster import CLUSTER
 from director.types import Address
 from state.aside import SET_ASIDE, set_aside
 from state.base import EMPTY_VERSION, Document, StateStore, version_of
+from tests.disks import PAGE
 from tests.servers import RedisServer
 from tests.unit.service.parts import HOSTS, Node, bucket_of, clean, key_of, opened, running, user
 from tests.unit.service.test_snapshot import copy, kept  # noqa: F401
@@ -26,6 +27,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.anyio
 NOW = int(time.time())
 MANY = [f"127.0.4.{n}" for n in range(1, 31)]
+DAMAGED = 500
 JUNK = random.Random(1).randbytes(40)
 
 
@@ -61,6 +63,12 @@ def junk_in(server: RedisServer, name: str, *, at: int) -> bytes:
 async def asides(store: StateStore, name: str) -> list[Document | None]:
     names = [one for one in await store.documents() if one.startswith(f"{name}.damaged-")]
     return [await store.read_document(one) for one in names]
+
+
+def remove_asides(folder: Path) -> None:
+    """More than ten damaged files would be refused."""
+    for aside in folder.glob("*.damaged-*"):
+        aside.unlink()
 
 
 @pytest.mark.parametrize("at", [0, 10, 50, 95])
@@ -230,3 +238,38 @@ async def test_a_document_of_a_sqlite_store_that_is_damaged_is_taken_from_its_se
         await clean(again)
     async with opened(url) as store:
         assert len(await asides(store, "hosts")) == 1
+
+
+async def test_500_damaged_bytes_anywhere_in_a_snapshot_lose_nothing_where_redis_is_empty(
+    redis: RedisServer,
+    copy: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    async with running(Node(redis.url, hosts=MANY, snapshot=copy)) as node:
+        await change_everything(node)
+        await until(kept(node))
+    file = tmp_path / "snapshot.db"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 3 * PAGE - DAMAGED // 2):
+        end = place + DAMAGED
+        junk = random.Random(place).randbytes(len(whole[place:end]))
+        file.write_bytes(whole[:place] + junk + whole[end:])
+        redis.command("FLUSHALL")
+        async with running(Node(redis.url, hosts=MANY, snapshot=copy)) as again:
+            await check(again)
+        remove_asides(tmp_path)
+
+
+async def test_500_damaged_bytes_anywhere_in_the_file_of_a_director_lose_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    async with running(Node(url, hosts=MANY)) as node:
+        await change_everything(node)
+    file = tmp_path / "state.db"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 3 * PAGE - DAMAGED // 2):
+        end = place + DAMAGED
+        junk = random.Random(place).randbytes(len(whole[place:end]))
+        file.write_bytes(whole[:place] + junk + whole[end:])
+        async with running(Node(url, hosts=MANY)) as again:
+            await check(again)
+        remove_asides(tmp_path)
