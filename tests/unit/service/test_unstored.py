@@ -54,6 +54,18 @@ async def listing(node: Node) -> bool:
     return (await node.operations.add_member("10.9.9.9", 9090, reason="")).stored
 
 
+async def rebalance(node: Node) -> bool:
+    return (await node.operations.rebalance(None, None, reason="")).stored
+
+
+async def remove(node: Node) -> bool:
+    return (await node.operations.remove_host(HOSTS[0], reason="", force=True)).stored
+
+
+async def retag(node: Node) -> bool:
+    return (await node.operations.set_tag(HOSTS[0], "gold", reason="", force=True)).stored
+
+
 CHANGES = {
     "pin": (pin, "alice"),
     "unpin": (unpin, "bob"),
@@ -61,6 +73,9 @@ CHANGES = {
     "flush": (flush, HOSTS[0]),
     "update": (weight, HOSTS[0]),
     "down": (down, HOSTS[0]),
+    "rebalance": (rebalance, "all"),
+    "remove": (remove, HOSTS[0]),
+    "tag": (retag, HOSTS[0]),
     "ring add": (listing, "10.9.9.9:9090"),
 }
 
@@ -89,24 +104,30 @@ async def test_a_change_made_while_the_store_is_away_is_not_stored_until_the_sto
         redis.freeze()
         await until(lambda: not node.persistence.up)
         assert not await change(node)
-        assert [(one.what, one.target) for one in node.persistence.unstored.changes()] == [(what, target)]
-        (line,) = node.logged("change_not_stored")
+        times = 2 if what == "tag" else 1  # the host, and its users
+        assert [(one.what, one.target) for one in node.persistence.unstored.changes()] == [
+            (what, target)
+        ] * times
+        line, *more = node.logged("change_not_stored")
+        assert len(more) == times - 1
         assert f"what={what}" in line.replace('"', "")
         assert target in line
         assert (await node.operations.status()).store.unstored == node.persistence.unstored.changes()
         redis.thaw()
         await until(lambda: node.persistence.unstored.changes() == [])
         await until(lambda: node.persistence.up)
-        assert len(node.logged("change_stored")) == 1
+        assert len(node.logged("change_stored")) == times
         monkeypatch.undo()
         assert await change_again(node, what)
-        assert len(node.logged("change_not_stored")) == 1
+        assert len(node.logged("change_not_stored")) == times
 
 
 async def change_again(node: Node, what: str) -> bool:
     """The same, with a store that works; what was undone by then is done before."""
     if what == "unpin":
         await node.operations.move_user("bob", HOSTS[1], pin=True, reason="")
+    if what == "remove":
+        return (await node.operations.remove_host(HOSTS[1], reason="", force=True)).stored
     return await CHANGES[what][0](node)
 
 
