@@ -115,8 +115,7 @@ async def test_a_file_that_is_damaged_while_in_use_is_named_and_made_again_from_
         node.director.users.merge(pack(template._replace(key=UserKey(n * step)) for n in range(MANY)))
         node.put("one")
         await settled(node)
-        await node.store.close()
-        await node.store.open()
+    async with running(node_in(tmp_path)) as node:  # the file holds all of it now, not its log
         overwrite(tmp_path)
         for name in USERS:
             node.put(name)
