@@ -66,13 +66,7 @@ def _keeper(facts: Facts, service: Unit) -> Iterator[Finding]:
     wrong = (
         ("KillMode", "control-group", ("process", "none"), "process", f"systemd {with_it}"),
         ("OOMPolicy", "stop", ("stop", "continue"), "stop", f"when memory runs out, systemd {with_it}"),
-        (
-            "ExitType",
-            "main",
-            ("main",),
-            "main",
-            "systemd starts no new director while the keeper runs",
-        ),
+        ("ExitType", "main", ("main",), "main", "no new director is started while the keeper runs"),
     )
     for name, default, good, value, reason in wrong:
         found = service.settings.get(name) or default
