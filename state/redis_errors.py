@@ -38,7 +38,7 @@ ADVICE = {
     "NOCLUSTER": "the server is not part of a Redis Cluster: name it with redis://HOST:PORT",
     "NOSERVICE": "no sentinel knows the service that the URL names: redis-cli -p 26379 SENTINEL MASTERS"
     " lists those it knows",
-    "SENTINELAUTH": "the sentinels do not let us in: use sentinel_password_file= (and sentinel_username=);"
+    "SENTINELAUTH": "the sentinels refuse the login: use sentinel_password_file= (and sentinel_username=);"
     " the file is read again with each attempt",
 }
 _LOGIN = ("NOAUTH", "WRONGPASS", "SENTINELAUTH")

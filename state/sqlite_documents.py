@@ -95,7 +95,7 @@ def copies_in(*contents: bytes | mmap.mmap) -> dict[str, bytes]:
 def sound(version: bytes, data: bytes = b"") -> tuple[bytes, bytes]:
     """The same. From a damaged file SQLite may hand out other types than it was given."""
     if not isinstance(version, bytes) or len(version) != VERSION_SIZE or not isinstance(data, bytes):
-        raise damage("a version or a blob that is none")
+        raise damage("a row whose version or data is damaged")
     return version, data
 
 

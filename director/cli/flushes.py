@@ -31,7 +31,7 @@ REBALANCED_AT_ONCE = 10
 """Users `rebalance` moves at a time unless it is told: it is meant to go unnoticed."""
 
 STUCK = 30.0
-"""Seconds without any progress after which `drain` says who is left instead of waiting on."""
+"""Seconds without any progress after which `drain` reports the users that are left and ends."""
 
 parallel_option = click.option(
     "--max-parallel",
@@ -63,10 +63,10 @@ def flush(
 ) -> int:
     """Move the users of HOST to where the hash puts them now.
 
-    Who is placed right already stays; pinned users stay. To empty a host use `drain`. Ctrl-C starts no more
-    users; those on the move are finished.
+    Users who are on the right host already stay; pinned users stay. To empty a host use `drain`. Ctrl-C
+    starts no more moves; those that have begun are finished.
 
-    With -F users are forgotten, pinned ones too: their sessions end, and whoever comes back is placed anew
+    With -F users are forgotten, pinned ones too: their sessions end, and their next login is placed anew
     without the kick delay. For a HOST that is dead.
     """
     if forget and max_parallel is not None:
@@ -100,9 +100,9 @@ def flush(
 def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, reason: str) -> int:
     """Empty HOST: no new users, and the others are moved.
 
-    Sets its weight to 0, flushes it and returns when its last user is gone. Then it can be taken away. A
-    drain of HOST that is under way is joined. Ctrl-C starts no more users; the weight stays 0 and the command
-    that takes it back is said. Exit code 75: users are left, pinned ones or others of whom no more go.
+    Sets its weight to 0, flushes it and returns when it has no user left. Then it can be taken away. A drain
+    of HOST that is under way is joined. Ctrl-C starts no more moves, leaves the weight at 0 and prints the
+    command that sets it back. Exit code 75: users are left, pinned ones, or others that did not leave.
     """
     outcomes = Outcomes(as_json)
 
@@ -155,8 +155,8 @@ def rebalance(
 ) -> int:
     """Move users back to where the hash puts them, a few at a time.
 
-    After a host is back, or weights have changed. Pinned users stay. Each move ends the sessions of one
-    user; Ctrl-C starts no more.
+    For a host that is back, or weights that have changed. Pinned users stay. Each move ends the sessions of
+    one user; Ctrl-C starts no more moves.
     """
     outcomes = Outcomes(as_json)
     body = NewFlush(
@@ -178,8 +178,8 @@ def rebalance(
 def tag(target: Target, host: str, tag: str, force: bool, as_json: bool, dry_run: bool, reason: str) -> int:
     """Put HOST into the pool TAG; '' is the pool without a tag.
 
-    Its users have the old tag: they are moved to other hosts of that, as by `flush`, and their sessions on
-    HOST end.
+    Its users keep the old tag: they are moved to other hosts with that tag, as by `flush`, and their sessions
+    on HOST end.
     """
     outcomes = Outcomes(as_json)
 

@@ -16,8 +16,8 @@ POLL = 0.2
 """Seconds between two questions how far it is."""
 
 NOT_STORED = (
-    "every director has it, but the store does not hold it yet, and it is lost if they all end before;"
-    " `director status` names the reason, and says so until it is stored"
+    "the directors have it, but it is not stored yet: it is lost if they all stop before the store takes it;"
+    " `director status` shows the reason, and lists it until it is stored"
 )
 
 DRY = " (dry run: nothing is changed)"
@@ -31,11 +31,11 @@ class Done(msgspec.Struct, frozen=True):
 def carry_out(client: Client, name: str, method: str, path: str, body: msgspec.Struct) -> Done:
     """Ask for a change of users and stay until it has ended. name: what it is called meanwhile.
 
-    Ctrl-C interrupts it: who is on the move is finished, nobody else is started. A second one only ends us.
+    Ctrl-C interrupts it: moves that have begun are finished, no other is started. A second one only ends us.
     """
     begun = client.decode(client.change(method, f"{path}?wait=false", body), MoveInfo)
     if begun.joined:
-        complain(f"{name}: under way since {moment(begun.started)}; this one joins it")
+        complain(f"{name}: already under way since {moment(begun.started)}; joining it")
     try:
         move, interrupted = _followed(client, name, begun)
     except Denied:
@@ -62,9 +62,9 @@ def _followed(client: Client, name: str, move: MoveInfo) -> tuple[MoveInfo, bool
     except KeyboardInterrupt:
         if move.joined:
             raise Failure(
-                f"{name}: interrupted; the one that it has joined goes on", EX_INTERRUPTED
+                f"{name}: interrupted; the {name.split()[0]} that it had joined goes on", EX_INTERRUPTED
             ) from None
-        progress.show(f"{name}: interrupted; who is on the move is finished")
+        progress.show(f"{name}: interrupted; moves that have begun are finished")
         move = client.decode(client.change("DELETE", path), MoveInfo)
         while move.ended is None:
             time.sleep(POLL)

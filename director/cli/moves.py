@@ -28,7 +28,7 @@ def user_options(command: F) -> F:
 
 
 new_option = click.option(
-    "--new", is_flag=True, help="USER may be one that nobody has seen; else that is exit code 68."
+    "--new", is_flag=True, help="Place USER even if it is not assigned; without this that is exit code 68."
 )
 
 
@@ -51,11 +51,11 @@ def move(
     dry_run: bool,
     reason: str,
 ) -> int:
-    """Move USER to HOST and end his sessions on the old one.
+    """Move USER to HOST and end the sessions on the old host.
 
-    Returns when every director has confirmed it. He can log in again a moment later (users.kick_delay). He
-    stays on HOST until he expires; `pin` keeps him there for good. A USER of digits only is taken as the
-    hash of a user. Exit code 68: nobody has seen USER. 75: another move of USER is under way, or has won.
+    Returns when every director has confirmed it. USER can log in again a moment later (users.kick_delay), and
+    stays on HOST until the assignment expires; `pin` is permanent. A USER of digits only is taken as the
+    hash of a user. Exit code 68: USER is not assigned. 75: another move of USER is under way, or has won.
     """
     wanted = NewMove(
         user=user, host="", tag=tag, numeric=numeric(is_name), new=new, reason=reason, dry_run=dry_run
@@ -82,9 +82,9 @@ def pin(
     dry_run: bool,
     reason: str,
 ) -> int:
-    """Keep USER on HOST for good, through expiry, flush and drain.
+    """Keep USER on HOST permanently, through expiry, flush and drain.
 
-    He is moved there if he is elsewhere, as by `move`. `unpin` ends it.
+    A USER on another host is moved, as by `move`. `unpin` ends it.
     """
     wanted = NewMove(
         user=user,
@@ -108,9 +108,9 @@ def pin(
 def unpin(
     target: Target, user: str, tag: str, is_name: bool, as_json: bool, dry_run: bool, reason: str
 ) -> None:
-    """Let a pinned USER expire and be moved again.
+    """Let the assignment of a pinned USER expire, and let USER be moved again.
 
-    He stays where he is for now, and no session ends. Exit code 68: he is not pinned.
+    USER stays on its host for now, and no session ends. Exit code 68: USER is not pinned.
     """
     query = {"tag": tag, "numeric": numeric(is_name), "reason": reason, "dry_run": str(dry_run).lower()}
     client = target.client()
@@ -119,7 +119,7 @@ def unpin(
     if as_json:
         say_json(document)
     else:
-        stays = f", stays on {change.host} until he expires" if change.host else ""
+        stays = f", stays on {change.host} until the assignment expires" if change.host else ""
         ends = "would no longer be pinned" if dry_run else "no longer pinned"
         say(f"{user}: {ends}{stays}{DRY if dry_run else ''}")
     tell_what_is_open(user, change)
@@ -146,14 +146,14 @@ def kick(
     """End the sessions of USER on all directors.
 
     USER stays on its host and may log in again at once. A USER of digits only is taken as the hash of a
-    user. Names and values are compared as they are: * is no mask. `kick USER`, `kick -f FIELD VALUE` or
+    user. Names and values are compared literally: * is no wildcard. `kick USER`, `kick -f FIELD VALUE` or
     `kick --hash HASH`. Exit code 68: USER is not assigned and has no session. A dry run counts the sessions
     of the asked director's own proxy.
     """
     if (user is None) == (hash32 is None) or (field is not None and user is None):
-        raise click.UsageError("say whom: USER, or -f FIELD VALUE, or --hash HASH")
+        raise click.UsageError("give USER, or -f FIELD VALUE, or --hash HASH")
     if is_name and (field is not None or hash32 is not None):
-        raise click.UsageError("--name is about USER: it goes with neither -f nor --hash")
+        raise click.UsageError("--name belongs to a USER: not to -f or --hash")
     name = f"hash {hash32}" if user is None else user if field is None else f"{field}={user}"
     client = target.client()
     body = NewKick(
@@ -196,7 +196,7 @@ def _move(target: Target, wanted: NewMove, host: str, as_json: bool) -> int:
     if as_json:
         say_json(document)
     if change.superseded:
-        now = f"he is on {change.host} now" if change.host else "`director status` says where he is now"
+        now = f"the user is on {change.host} now" if change.host else "`director status USER` says where"
         complain(f"{wanted.user}: another operator's move won; {now}")
         return EX_TRY_AGAIN
     if not as_json:
@@ -206,7 +206,7 @@ def _move(target: Target, wanted: NewMove, host: str, as_json: bool) -> int:
 
 
 def _where(client: Client, wanted: NewMove) -> str | None:
-    """Where the user is now. Raises Denied where the host he is to go to does not exist."""
+    """Where the user is now. Raises Denied where the new host does not exist."""
     host = client.decode(client.get(host_path(wanted.host)), HostInfo)
     query = urlencode({"tag": wanted.tag or host.tag, "numeric": wanted.numeric})
     return client.decode(client.get(f"{user_path(wanted.user)}?{query}"), UserStatus).current

@@ -70,13 +70,13 @@ def _summary(found: Plan) -> list[str]:
     if not found.known:
         lines.append(
             f"What {found.me} last applied is not known: its store keeps nothing, or is away. "
-            "The file decides over whatever nobody has changed at run time."
+            "The file decides everything that no operator has changed at run time."
         )
     if not made:
         return [*lines, "Nothing to do."]
     changes = "1 change" if made == 1 else f"{made} changes"
     return [
         *lines,
-        f"{changes} in the whole cluster as soon as a director is restarted with this file; give it to all "
-        "directors, and restart one after the other.",
+        f"{changes} in the whole cluster as soon as a director reloads or restarts with this file; give it "
+        "to all directors, then reload one after the other.",
     ]

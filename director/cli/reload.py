@@ -72,8 +72,8 @@ def lines(info: ReloadInfo, *, dry_run: bool = False) -> list[str]:
         return ["the program could be replaced"]
     if info.exec:
         return [
-            f"director {info.before} has been replaced by {info.version} in {info.seconds:.2f} s; for "
-            f"{info.frozen:.2f} s of them nobody was answered"
+            f"director {info.before} has been replaced by {info.version} in {info.seconds:.2f} s; "
+            f"logins paused for {info.frozen:.2f} s"
         ]
     would = "would count at once" if dry_run else "counts now"
     found = [f"{name}: {would}" for name in info.applied]

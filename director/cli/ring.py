@@ -135,11 +135,11 @@ WAITING_FOR = {
     "majority": "missing directors: this is the minority side",
     "host": "a usable host of their pool",
     "move": "the move of their user to end",
-    "tag": "the move of their user: the host has another tag",
+    "tag": "the move of their user: its host has another tag now",
     "address": "the address of their host",
     "store": "the store to be read",
     "memory": "the comparison with a neighbour or the store",
-    "expiry": "the other directors: the assignment of their user expires now",
+    "expiry": "the other directors: the assignment of their user is about to expire",
 }
 """By the API's word."""
 

@@ -114,7 +114,7 @@ def head(info: StatusInfo) -> list[str]:
         named = ", ".join(f"{one.what} {one.target}" for one in shown)
         more = f" and {others} more" if others > 0 else ""
         since = moment(store.unstored[0].since)
-        lines.append(f"NOT STORED yet, since {since}: {named}{more}; lost if all directors end before")
+        lines.append(f"NOT STORED yet, since {since}: {named}{more}; lost if all directors stop before")
     if store.snapshot is not None and not store.snapshot.up:
         since = moment(store.snapshot.written) if store.snapshot.written else "never"
         lines.append(

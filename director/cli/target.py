@@ -118,7 +118,9 @@ def target_options(command: F) -> F:
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 
 
-force_option = click.option("--force", is_flag=True, help="Also where users are left without a host.")
+force_option = click.option(
+    "--force", is_flag=True, help="Do it even if no other host of the pool can take the users."
+)
 
 
 def change_options(command: F) -> F:

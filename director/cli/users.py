@@ -69,7 +69,7 @@ def with_names(user: UserInfo, names: Names) -> list[UserInfo]:
 
 
 name_option = click.option(
-    "--name", "is_name", is_flag=True, help="USER is a name, even one of digits only; not a hash."
+    "--name", "is_name", is_flag=True, help="USER is a name, not a hash, even if it has digits only."
 )
 
 

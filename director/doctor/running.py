@@ -13,10 +13,10 @@ OPEN_FILES = 4096
 NEARLY_ALL = 0.75
 """Part of the descriptors that may be open before it is worth a word."""
 ALARMS = {
-    "certificate": "links between directors that end then are not made again",
-    "secret": "who has the secret of the ring can say everything that a director can say",
-    "version": "what a new release can do is used when all directors have it",
-    "backends": "the director that was reloaded last decides which backends there are",
+    "certificate": "after that no link between directors can be made",
+    "secret": "with the ring's secret anyone can act as a director, with the API token as an operator",
+    "version": "new functions are not used until all directors have the new release",
+    "backends": "each reload or restart of one of them may change the backends of the whole ring",
 }
 """What comes of each kind of alarm."""
 LAG, SKEW = 10.0, 1.0
@@ -65,7 +65,7 @@ def _finding(
 def _alarms(status: StatusInfo) -> Iterator[Finding]:
     """Certificates, secrets, and directors that differ, as the director itself sees them."""
     for alarm in status.alarms:
-        why = ALARMS.get(alarm.kind, "what should be the same on all directors decides where users go")
+        why = ALARMS.get(alarm.kind, "directors with different values cannot be in one ring")
         yield _finding(WARNING, alarm.kind, alarm.text, why)
     if not status.alarms:
         yield _finding(OK, "alarms", "certificates, rights of secrets, and settings of the other directors")

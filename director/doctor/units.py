@@ -65,8 +65,8 @@ def _keeper(facts: Facts, service: Unit) -> Iterator[Finding]:
     with_it = "ends the keeper with the director"
     wrong = (
         ("KillMode", "control-group", ("process", "none"), "process", f"systemd {with_it}"),
-        ("OOMPolicy", "stop", ("stop", "continue"), "stop", f"the kernel, out of memory, {with_it}"),
-        ("ExitType", "main", ("main",), "main", "systemd starts no other director while the keeper runs"),
+        ("OOMPolicy", "stop", ("stop", "continue"), "stop", f"when memory runs out, systemd {with_it}"),
+        ("ExitType", "main", ("main",), "main", "no new director is started while the keeper runs"),
     )
     for name, default, good, value, reason in wrong:
         found = service.settings.get(name) or default
@@ -92,13 +92,13 @@ def _has_keeper(facts: Facts) -> bool:
 def _start(service: Unit, sockets: list[Unit]) -> Iterator[Finding]:
     restart = service.settings.get("Restart") or "no"
     if restart not in ("always", "on-failure", "on-abnormal"):
-        why = "a director that was killed or crashed stays away; clients wait in its sockets"
+        why = "a director that was killed or crashed is not started again; clients wait in its sockets"
         yield _finding(f"{service.name}: Restart={restart}", why, service.name, "Service", "Restart=always")
     interval = service.settings.get("StartLimitIntervalUSec", "")
     if interval not in NEVER:
         burst = service.settings.get("StartLimitBurst") or "some"
         closes = " and closes the sockets" if sockets else ""
-        why = f"after {burst} starts in that time systemd starts it no more{closes}: {STALL}"
+        why = f"after {burst} starts in that time systemd gives up{closes}: {STALL}"
         found = f"{service.name}: StartLimitIntervalSec={interval}"
         yield _finding(found, why, service.name, "Unit", "StartLimitIntervalSec=0")
 
@@ -123,7 +123,7 @@ def _sockets(service: Unit, sockets: list[Unit]) -> Iterator[Finding]:
         interval = unit.settings.get("TriggerLimitIntervalUSec", "")
         if interval not in NEVER:
             found = f"{unit.name}: TriggerLimitIntervalSec={interval}"
-            why = f"systemd closes the socket where it starts the director too often: {STALL}"
+            why = f"systemd closes the socket if it has to start the director too often: {STALL}"
             yield _finding(found, why, unit.name, "Socket", "TriggerLimitIntervalSec=0")
         for name in ("PartOf", "BindsTo"):
             if service.name in unit.words(name):

@@ -15,7 +15,7 @@ Range = tuple[int, int, int]
 def each_once(words: Sequence[str], setting: str, notes: Notes) -> list[str]:
     """The entries without brackets. Those whose hosts are all there already are left out, with a note.
 
-    The original makes two hosts of an address that stands there twice.
+    The original makes two hosts of an address that is listed twice.
     """
     entries = [re.sub(r"\[([^\[\]]*:[^\[\]]*)\]", r"\1", word) for word in words]
     found: dict[str, Range | None] = {}
@@ -25,9 +25,9 @@ def each_once(words: Sequence[str], setting: str, notes: Notes) -> list[str]:
         if before is None:
             found[entry] = span
         elif before == entry:
-            notes.left_out.append(f"{setting}: {entry} stands there {entries.count(entry)} times")
+            notes.left_out.append(f"{setting}: {entry} is listed {entries.count(entry)} times")
         else:
-            notes.left_out.append(f"{setting}: {entry} is a host of {before}, which stands there before")
+            notes.left_out.append(f"{setting}: {entry} is a host of {before}, which is listed before it")
     return list(found)
 
 

@@ -29,8 +29,8 @@ def listen_section(kind: str, listeners: Sequence[Listener], base_dir: str, note
         ]
     elif kind == "notify":
         notes.mind.append(
-            "login/proxy-notify was off: with it, from now on, a session that lasts longer than"
-            " director_user_expire keeps its user assigned"
+            "login/proxy-notify was off and is on now: a session that lasts longer than director_user_expire"
+            " keeps its user assigned"
         )
         lines = []
     else:
@@ -70,15 +70,15 @@ def _admin_tcp(listeners: Sequence[Listener], notes: Notes) -> list[str]:
         return []
     first = listeners[0]
     notes.left_out += [
-        f"{listener.where}: there is one address, that of {first.where}" for listener in listeners[1:]
+        f"{listener.where}: only one address is possible, that of {first.where}" for listener in listeners[1:]
     ]
     notes.left_out += [f"{first.where} {{ {extra} }}" for extra in first.extra]
     address, *others = first.addresses
     endpoint = tomltext.endpoint(address, first.port)
     if address in values.EVERY:
         notes.mind.append(
-            f"listen.admin tcp = {endpoint} is open to every network, as it was; whoever connects may"
-            f" change everything: better write one address{_only(address, others)}"
+            f"listen.admin tcp = {endpoint} is open to every network, as before; every client that connects"
+            f" may change everything: better give one address{_only(address, others)}"
         )
     elif others:
         notes.left_out.append(

@@ -53,9 +53,7 @@ def ring_section(root: Block, listeners: Sequence[Listener], resolve: Resolve, n
             "the directors need a secret that all of them know: openssl rand -hex 32 > ring.secret;"
             " chmod 600 ring.secret; chown it to the director's user, and copy it to all proxies"
         )
-        notes.mind.append(
-            "all directors change at once: one of Dovecot's and one of these cannot be in one ring"
-        )
+        notes.mind.append("change all directors at once: Dovecot's directors and these cannot be in one ring")
     return lines
 
 
@@ -78,7 +76,7 @@ def _once(servers: Sequence[Server], port: int, notes: Notes) -> list[Server]:
         key = (_canonical(server.host) or server.host.lower().rstrip("."), server.port or port)
         if key in found:
             notes.left_out.append(
-                f"{SERVERS}: {server.host} stands there more than once; Dovecot's director ignores it too"
+                f"{SERVERS}: {server.host} is listed more than once, and used once, as by Dovecot"
             )
         found.setdefault(key, server)
     return list(found.values())
@@ -112,7 +110,7 @@ def _resolved(
         if alone:
             where = f"has the address {addresses[0]} here" if addresses else "cannot be resolved here"
             notes.mind.append(
-                f"{SERVERS}: {server.host} is the only entry, and {where}: where it stands for several"
+                f"{SERVERS}: {server.host} is the only entry, and {where}: if it stands for several"
                 " directors, write all of them into ring.servers"
             )
     return found
@@ -147,7 +145,7 @@ def _name_others(
         if ring is not None and listener is not ring:
             notes.left_out.append(
                 f"{listener.where}, port {listener.port}: the ring has one port, {ring.port}, that of the"
-                " first listener; doveconf sorts them by name: see which is first in the file"
+                " first listener; doveconf sorts them by name: look in the file which one is first"
             )
     others = [
         address for address in (ring.addresses if ring and own_address else ()) if address != own_address

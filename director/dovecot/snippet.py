@@ -71,7 +71,7 @@ def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
         command = " ".join(service.asking("director/login"))
         lines += [f"service {service.name} {{", f"  executable = {command}", "}"]
     mind = [
-        f"{service.name} did not ask the director, and does not now: its users go where the passdb says"
+        f"{service.name} did not ask the director, and still does not: its users go where the passdb says"
         for service in _not_asking(root, listeners)
     ]
     lines += ["login_proxy_notify_path = director/proxy-notify"]
@@ -86,16 +86,16 @@ def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
 
 def _for_24(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]:
     mind = [
-        "for Dovecot 2.4 the rest of dovecot.conf is to be written anew; passdbs must return proxy=y, no host"
+        "for Dovecot 2.4 the rest of dovecot.conf must be written anew; passdbs must return proxy=y, no host"
     ]
     asking = _asking(root, listeners)
     if others := _not_asking(root, listeners):
         names = ", ".join(service.name for service in others)
-        mind.append(f"login_socket_path is for all login services: {names} asks the director too now")
+        mind.append(f"login_socket_path is for all login services: {names} now asks the director, too")
     for service in asking:
         if service.name not in LOGIN_SERVICES:
             mind.append(
-                f"service {service.name} is to be written anew for 2.4, with executable = {service.program}"
+                f"service {service.name} must be written anew for 2.4, with executable = {service.program}"
                 " and restart_request_count = unlimited; login_socket_path is for it too"
             )
     lines = ["# Dovecot 2.4: read last."]

@@ -44,13 +44,13 @@ def account(text: str) -> Account:
     try:
         entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except KeyError:
-        raise NoSuchAccount(f"there is no user {user!r} on this machine: make it, or name another") from None
+        raise NoSuchAccount(f"there is no user {user!r} on this machine: create or give another") from None
     gid = entry.pw_gid
     if colon:
         try:
             gid = (grp.getgrgid(int(group)) if group.isdecimal() else grp.getgrnam(group)).gr_gid
         except KeyError:
-            text = f"there is no group {group!r} on this machine: make it, or name another"
+            text = f"there is no group {group!r} on this machine: create or give another"
             raise NoSuchAccount(text) from None
     groups = tuple(dict.fromkeys([gid, *os.getgrouplist(entry.pw_name, gid)]))
     return Account(entry.pw_name, entry.pw_uid, gid, groups)

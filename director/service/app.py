@@ -121,7 +121,7 @@ def run(config_path: str, *, check: bool = False) -> int:
 def _run(config_path: str, check: bool, left: Left | None, log_writer: LogWriter, starting: Starting) -> int:
     def own_awaited(missing: str) -> None:
         if starting.first:
-            text = f"the own address is looked for, for {OWN_NAME_WITHIN:g} s: {missing}"
+            text = f"own address not found, trying for {OWN_NAME_WITHIN:g} s: {missing}"
             log_writer.write(f"{config_path}: {text}\n")
 
     try:
@@ -146,7 +146,7 @@ def _warn(config: Config, log: Log) -> None:
         note = "links between directors can be read on the network, not changed; ring.tls hides them too"
         log.warning("ring_without_tls", directors=config.ring.readable, note=note)
     for one in config.unresolved:
-        note = "it starts without, and looks again"
+        note = "starting without it; retrying every 5 s"
         log.warning("name_unresolved", name=one.name, reason=one.reason, note=note)
 
 
@@ -686,6 +686,6 @@ async def _check(app: App) -> int:
     finally:
         await app.store.close()
     for one in app.config.unresolved:
-        print(f"{app.config.file}: warning: {one}; it starts without", file=sys.stderr)
+        print(f"{app.config.file}: warning: {one}; starting without it", file=sys.stderr)
     print(f"{app.config.file}: good; {app.store.url}: {health.server}; all sockets can be opened")
     return 0

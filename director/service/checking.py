@@ -28,7 +28,11 @@ def check_file(path: str, environ: Mapping[str, str]) -> Checked:
     except ConfigErrors as error:
         return Checked([str(problem) for problem in error.problems], [])
     return Checked(
-        [], [*config.warnings, *(f"{path}: {text}; it starts without" for text in config.unresolved)]
+        [],
+        [
+            *config.warnings,
+            *(f"{path}: {text}; starting without it" for text in config.unresolved),
+        ],
     )
 
 

@@ -92,8 +92,11 @@ class Credentials:
         for path, end in sorted(self.seen.ends.items()):
             if end < now + ENDS_SOON:
                 days = (end - now) / DAY
-                when = f"ends in {days:.1f} days" if days >= 0 else f"ended {-days:.1f} days ago"
-                text = f"a certificate in {path} {when}: no link is made then; replace it, director reload"
+                if days >= 0:
+                    when = f"ends in {days:.1f} days: after that no link between directors can be made"
+                else:
+                    when = f"ended {-days:.1f} days ago: no link between directors can be made"
+                text = f"a certificate in {path} {when}; replace it, then director reload"
                 found.append(Alarm(kind="certificate", about=path, text=text))
         for key, path in self.seen.readable:
             text = f"{key}: every user of this machine can read {path}: chmod o-r {path}"

@@ -28,12 +28,12 @@ class KnownUsers:
     def check(self, user: str, key: UserKey) -> None:
         """Raise UnknownName, or TryAgain, for a user that nobody has seen."""
         if not self.knows(key):
-            raise self._unknown(user, "check the name, or give --new to place a user who never logged in")
+            raise self._unknown(user, "check the name, or give --new to place a new user")
 
     def without_name(self, user: str, new: bool) -> OperationError:
         """Why a user that is given by a hash nobody has seen cannot be moved. new: it was to be placed."""
         advice = (
-            "only its hash is given, and a new record needs the whole name: give the name "
+            "it is given by its hash, and a new assignment needs the whole name: give the name "
             f"(with --name if {user} is one)"
         )
         return Refused(f"{user}: no such user is assigned; {advice}") if new else self._unknown(user, advice)

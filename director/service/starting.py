@@ -53,7 +53,7 @@ class Starting:
     @property
     def note(self) -> str | None:
         """What happens next, for the log; None: the process ends."""
-        return f"tried again every {RETRY_EVERY:g} s" if self._repeats else None
+        return f"retrying every {RETRY_EVERY:g} s" if self._repeats else None
 
     def fails(self, reason: str) -> bool:
         """The start fails. Returns whether to log it: not where the try before has failed for this reason."""

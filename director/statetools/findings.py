@@ -105,13 +105,13 @@ def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: Limits)
     report.count(
         impossible,
         "without a user hash or without a host",
-        "no director writes such; nobody can be answered from them",
+        "no director writes such; no login can be answered from them",
         "they are dropped",
     )
     report.count(
         late,
         "with a time in the far future",
-        "directors take the time for now when they read it, and write it again",
+        "directors use the current time instead when they read it, and write it again",
         "the time becomes now; host and flags stay",
     )
     report.count(
@@ -198,7 +198,7 @@ class _Report:
         if self._bucket.version != version_of(self._bucket.blob):
             self.add(
                 "the version is not that of the content",
-                "it was changed by something else than a director, or the disk lies",
+                "it was changed by something else than a director, or the disk is faulty",
                 "the content is kept and gets its version",
             )
 

@@ -80,7 +80,7 @@ def check_applied(document: Document, limits: Limits, copy: bytes) -> CheckedTab
     applied, problem = read_applied(document.data)
     if problem:
         from_copy = read_applied(copy)[0] if copy else {}
-        meaning = "of the other directors it is not known which changes of their files are made already"
+        meaning = "which changes of the other directors' files have been made already is not known"
         kept = f"{len(applied)} directors' parts are whole and kept, {len(from_copy.keys() - applied.keys())}"
         remedy = f"{kept} are taken from the second copy; the document as it is stays under another name"
         checked.findings.append(Finding(where=where, problem=problem, meaning=meaning, remedy=remedy))
@@ -101,7 +101,7 @@ def _other_version(where: str) -> Finding:
     return Finding(
         where=where,
         problem="the version is not that of the content",
-        meaning="it was changed by something else than a director, or the disk lies",
+        meaning="it was changed by something else than a director, or the disk is faulty",
         remedy="the content is kept, as far as it can be right, and gets its version",
     )
 
@@ -161,7 +161,7 @@ def _check(
     if late:
         add(
             f"{late} rows with a time in the far future",
-            "directors take the time for now when they read it, and write it again",
+            "directors use the current time instead when they read it, and write it again",
             "the time becomes now; what they say stays",
         )
     data = encode(list(kept.values())) if kept else b""

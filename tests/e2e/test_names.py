@@ -225,7 +225,7 @@ def test_the_own_name_may_come_a_moment_after_the_director(network: Network, rin
     second.stop()
     network.say(director2_ring=None)
     second.start()
-    until(lambda: "the own address is looked for" in second.log, what=second.log[-3000:])
+    until(lambda: "own address not found, trying for" in second.log, what=second.log[-3000:])
     network.say(director2_ring="10.77.0.2")
     second.wait_whole(3)
     assert second.get("/v1/ring")["missing"] == []

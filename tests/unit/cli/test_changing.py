@@ -69,9 +69,7 @@ def test_a_change_that_is_not_stored_yet_says_so_and_is_done(director: Director)
     director.operations.stored = False
     result = director("down", "127.0.1.1")
     assert result.exit_code == 0
-    assert result.stderr.startswith(
-        "director: 127.0.1.1: every director has it, but the store does not hold it yet"
-    )
+    assert result.stderr.startswith("director: 127.0.1.1: the directors have it, but it is not stored yet: ")
 
 
 @pytest.mark.parametrize(

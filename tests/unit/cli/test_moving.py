@@ -58,7 +58,7 @@ def test_a_move_that_another_operator_won_is_exit_code_75(director: Director) ->
     assert (result.exit_code, result.stdout, result.stderr) == (
         75,
         "",
-        "director: alice: another operator's move won; he is on 127.0.1.3 now\n",
+        "director: alice: another operator's move won; the user is on 127.0.1.3 now\n",
     )
 
 
@@ -141,7 +141,7 @@ def test_a_pinned_user_is_moved_first(director: Director) -> None:
 def test_an_unpinned_user_stays_for_now(director: Director) -> None:
     director.operations.stay = {"alice"}
     assert director("unpin", "alice", "-t", "gold", "--name").stdout == (
-        "alice: no longer pinned, stays on 127.0.1.1 until he expires\n"
+        "alice: no longer pinned, stays on 127.0.1.1 until the assignment expires\n"
     )
     assert director.operations.asked == [("alice", "gold", False)]
 
@@ -255,7 +255,7 @@ def test_a_second_command_for_a_host_joins_the_first_and_tells_its_counts(
     result = director(*command.split())
     assert result.exit_code == 0
     assert result.stdout.startswith(f"{command}: 2 users moved, 4 sessions ended, 0 timed out\n")
-    assert f"director: {command}: under way since 2026-11-23 17:01:54; this one joins it\n" in result.stderr
+    assert f"director: {command}: already under way since 2026-11-23 17:01:54; joining it\n" in result.stderr
 
 
 def test_a_drain_is_not_done_while_another_director_moves_users_of_the_host_away(
@@ -292,7 +292,7 @@ def test_ctrl_c_in_a_command_that_has_joined_another_does_not_end_that(director:
     director.operations.joined = True
     code, said, errors = interrupted(director, "flush", "127.0.1.1")
     assert (code, said) == (130, "")
-    assert "flush 127.0.1.1: interrupted; the one that it has joined goes on" in errors
+    assert "flush 127.0.1.1: interrupted; the flush that it had joined goes on" in errors
     assert director.operations.under_way["1"].ended is None
 
 

@@ -70,8 +70,8 @@ def test_each_change_is_a_row_and_it_is_said_how_it_comes_into_force(director: D
         "127.0.1.2  host    there  -                    removed",
         "127.0.1.3  host    -      weight 70, tag gold  added",
         "",
-        "3 changes in the whole cluster as soon as a director is restarted with this file; give it to all "
-        "directors, and restart one after the other.",
+        "3 changes in the whole cluster as soon as a director reloads or restarts with this file; give it to "
+        "all directors, then reload one after the other.",
     ]
 
 

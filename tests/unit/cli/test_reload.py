@@ -28,9 +28,7 @@ def test_a_program_that_was_not_replaced_ends_the_command_with_78_and_the_reason
 
 def test_a_replacement_tells_both_versions_and_its_times() -> None:
     info = ReloadInfo(state="done", exec=True, version="0.2.0", before="0.1.0", seconds=1.5, frozen=0.25)
-    assert lines(info) == [
-        "director 0.1.0 has been replaced by 0.2.0 in 1.50 s; for 0.25 s of them nobody was answered"
-    ]
+    assert lines(info) == ["director 0.1.0 has been replaced by 0.2.0 in 1.50 s; logins paused for 0.25 s"]
 
 
 def test_nothing_that_has_changed_is_told_as_well() -> None:

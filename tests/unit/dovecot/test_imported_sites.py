@@ -23,7 +23,7 @@ from tests.unit.dovecot.importing import taken, values
 
 DATA = Path(__file__).parents[2] / "data/sites"
 SITES = sorted(path.stem for path in DATA.glob("*.conf"))
-FOR_EVERYBODY_ON_2_4 = ["for Dovecot 2.4 the rest of dovecot.conf is to be written anew"]
+FOR_EVERYBODY_ON_2_4 = ["for Dovecot 2.4 the rest of dovecot.conf must be written anew"]
 
 
 def site(name: str) -> tuple[str, dict[str, Any]]:

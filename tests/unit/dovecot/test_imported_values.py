@@ -111,7 +111,7 @@ def test_a_bracketed_mail_server_loses_its_brackets() -> None:
         "2001:db8::2@gold",
         "2001:db8::5-2001:db8::9",
     ]
-    assert result.left_out == ("director_mail_servers: 2001:db8::1 stands there 2 times",)
+    assert result.left_out == ("director_mail_servers: 2001:db8::1 is listed 2 times",)
 
 
 def test_a_note_after_an_address_is_a_comment_of_dovecots() -> None:

@@ -116,7 +116,7 @@ def test_directors_without_a_port_have_that_of_the_rings_listener() -> None:
 def test_a_backend_that_stands_there_twice_is_carried_over_once_and_named() -> None:
     result = minimal(mail_servers="10.1.0.1 10.1.0.2@x 10.1.0.1")
     assert values(result)["backends"]["mail_servers"] == ["10.1.0.1", "10.1.0.2@x"]
-    assert result.left_out == ("director_mail_servers: 10.1.0.1 stands there 2 times",)
+    assert result.left_out == ("director_mail_servers: 10.1.0.1 is listed 2 times",)
 
 
 def test_the_login_socket_is_never_directly_in_login() -> None:

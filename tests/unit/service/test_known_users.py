@@ -77,7 +77,7 @@ async def test_a_hash_nobody_has_seen_is_refused_with_the_reason(
 ) -> None:
     refused = await refusal(node, "12345", new=new)
     assert type(refused) is kind
-    assert "only its hash is given, and a new record needs the whole name" in str(refused)
+    assert "it is given by its hash, and a new assignment needs the whole name" in str(refused)
     assert "with --name if 12345 is one" in str(refused)
 
 

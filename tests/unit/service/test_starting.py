@@ -1,4 +1,4 @@
-"""A start that fails: tried again every 10 s, logged once a minute, under a service manager only."""
+"""A start that fails: retried every 10 s, logged once a minute, under a service manager only."""
 
 from __future__ import annotations
 
