@@ -377,6 +377,7 @@ async def test_sigterm_ends_it_and_removes_the_files_only_where_no_director_serv
 ) -> None:
     bench, link, child = started
     await until_it_runs(child)
+    await until(lambda: len(keeperlink.status(bench.path).names) == 3)  # it answers: a signal is heard
     os.kill(child, signal.SIGTERM)
     await until(lambda: keeperlink.has_ended(child))
     assert bench.files == ALL - {"director-keeper"}
