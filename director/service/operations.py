@@ -542,9 +542,10 @@ class Operations(UserOperations):
         """Live users by host, counted in slices between which logins are answered."""
         unix = int(time.time())
         counts: dict[HostId, int] = {}
+        since = {host_id(Address(row.address)): row.present_at for row in self._hosts.rows.values()}
         buckets = max(1, BUCKETS * COUNTED_AT_ONCE // max(COUNTED_AT_ONCE, len(self._users)))
         for first in range(0, BUCKETS, buckets):
-            for host, users in self._users.counts(first, first + buckets, unix).items():
+            for host, users in self._users.counts(first, first + buckets, unix, since).items():
                 counts[host] = counts.get(host, 0) + users
             if buckets < BUCKETS:
                 await anyio.lowlevel.checkpoint()

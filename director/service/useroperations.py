@@ -178,7 +178,7 @@ class UserOperations(ABC):
         else:
             key = self._user_hash.key(self._user_hash.cut(_bytes(user)), tag.encode())
         record = self._users.get(key) if key is not None else None
-        if key is None or record is None or not record.flags & PINNED:
+        if key is None or record is None or not record.flags & PINNED or self._hosts.gone(record):
             raise UnknownName(f"{user}: not pinned{self._pinned_elsewhere(user, tag, numeric_is_hash)}")
         if dry_run:
             return UsersChange(dry_run=True, host=self._host_of(key))
