@@ -326,8 +326,8 @@ class UserTable:
         return len(elsewhere)
 
     def counts(self, first: int, last: int, unix: int, since: Mapping[HostId, int]) -> dict[HostId, int]:
-        """How many users each host has in the buckets `first` to `last - 1`. Expired ones are not counted, nor
-        those who were given a host before the time at which it has been there `since`."""
+        """How many users each host has in the buckets `first` to `last - 1`, without expired ones and those
+        who were given a host before the time `since` when it has been there."""
         return dict(
             Counter(
                 user.host

@@ -362,7 +362,11 @@ class Operations(UserOperations):
         if not dry_run:
             return await self._change(change, "remove", reason, dry_run)
         users = await self._preview(where, None, everybody=True)
-        return msgspec.structs.replace(await self._change(change, "remove", reason, dry_run), users=users)
+        return msgspec.structs.replace(
+            await self._change(change, "remove", reason, dry_run),
+            users=users,
+            without_host=not self._table_with(change).usable().get(self._known_host(address).tag),
+        )
 
     async def apply(self, change: HostChange, what: str, reason: str) -> None:
         """Carry out what the configuration file says; the users of a former tag are moved behind it."""
@@ -686,4 +690,5 @@ def _user_info(record: User, host: str, expire: int, name: str | None) -> UserIn
         host=host,
         expires=record.seen + expire,
         name=name,
+        pinned=bool(record.flags & PINNED),
     )

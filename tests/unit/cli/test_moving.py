@@ -317,6 +317,15 @@ def test_what_goes_wrong_on_the_way_is_said_with_its_exit_code(director: Directo
     )
 
 
+def test_a_dry_run_of_a_forced_removal_says_that_users_are_left_without_a_host(director: Director) -> None:
+    table = director.operations.table
+    table["127.0.1.3"] = msgspec.structs.replace(table["127.0.1.3"], users=2)
+    assert director("remove", "--force", "--dry-run", "127.0.1.3").stdout == (
+        "127.0.1.3: would be removed, 2 users would be left without a host, ending - sessions "
+        "(dry run: nothing is changed)\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

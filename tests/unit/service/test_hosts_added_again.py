@@ -1,4 +1,4 @@
-"""A host that was removed and is added again has none of its former users, whatever their records still say."""
+"""A host that was removed and is added again has none of its former users."""
 
 from __future__ import annotations
 
@@ -51,6 +51,13 @@ async def test_a_host_added_again_counts_no_users_from_before(node: Node) -> Non
     assert await users_of(node, GOLD) == 1
     node.put("alice", HOSTS[0])
     assert await users_of(node, HOSTS[0]) == 1
+
+
+async def test_a_listed_user_that_is_pinned_is_named_so(node: Node) -> None:
+    await node.operations.move_user("pia", GOLD, "gold", pin=True, reason="")
+    await node.operations.move_user("gina", GOLD, "gold", reason="")
+    listed = [user async for page in node.operations.users() for user in page]
+    assert {user.name: user.pinned for user in listed} == {"pia": True, "gina": False}
 
 
 async def test_a_host_added_again_can_be_removed_because_no_user_needs_it(node: Node) -> None:
