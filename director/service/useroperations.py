@@ -527,6 +527,11 @@ class UserOperations(ABC):
             member = same[0] if same else member
         if member not in listed:
             raise UnknownName(f"{name or member}: no such director")
+        if listed == [member]:
+            raise Refused(
+                f"{name or member} is the only director of the ring: it would refuse all logins; stop it, or "
+                "add another one first"
+            )
         return await self._change_member(member, name, reason, dry_run, remove=True)
 
     async def _change_member(
