@@ -38,6 +38,8 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     expires: int
     name: str | None = None
+    pinned: bool = False
+    """The user stays on `host` for good; `expires` does not count."""
 
 
 class UserStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +198,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     the host."""
     warning: str = ""
     """What the change leads to that may not be wanted."""
+    without_host: bool = False
+    """Dry run of a removal: no usable host is left for its users."""
 
 
 class UsersChange(msgspec.Struct, frozen=True, kw_only=True):

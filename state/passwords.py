@@ -63,11 +63,13 @@ def read_password(file: Path) -> str:
             data = content.read(PASSWORD_LIMIT + 1)
         if len(data) > PASSWORD_LIMIT:
             raise PasswordFileError(f"it is longer than {PASSWORD_LIMIT} bytes")
-        password = data.decode().rstrip("\r\n")
+        password = data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise PasswordFileError("not UTF-8") from None
     except OSError as exc:
         raise PasswordFileError(exc.strerror or str(exc)) from None
     if not password:
         raise PasswordFileError("it is empty")
+    if "\n" in password:
+        raise PasswordFileError("it has several lines, and a password is one")
     return password

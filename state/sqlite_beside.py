@@ -64,7 +64,7 @@ class BesideFile(DatabaseFile):
             self._refuse(operation, str(exc))
 
     def _refuse(self, operation: str, problem: str) -> NoReturn:
-        advice = f"{self.path} is damaged ({problem}): its director sets it aside with the next write"
+        advice = f"{self.path} is damaged ({problem}): a director sets it aside with its next write"
         raise StoreRefused(self._store, operation, "damaged", advice)
 
 

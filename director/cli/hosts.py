@@ -83,7 +83,7 @@ def down(target: Target, host: str, dry_run: bool, reason: str) -> int:
 @change_options
 @click.pass_obj
 def remove(target: Target, host: str, force: bool, dry_run: bool, reason: str) -> int:
-    """Remove HOST; its users get another one at their next login."""
+    """Remove HOST; its users, pinned ones too, get another one at their next login."""
     query = {"reason": reason, "dry_run": str(dry_run).lower()} | ({"force": "true"} if force else {})
 
     def one(client: Client, address: str) -> bytes:
@@ -174,7 +174,7 @@ def each_address(target: Target, host: str, act: Callable[[Client, str], int]) -
             ended = act(client, address)
         except Denied as error:
             text = str(error)
-            complain(text if text.startswith(address) else f"{address}: {text}")
+            complain(text if address in text else f"{address}: {text}")
             ended = error.exit_code
         if ended == EX_INTERRUPTED:
             return ended
@@ -190,7 +190,8 @@ def _tell(address: str, change: Change) -> None:
         text = f"{host.address}{tag}: {have} {host.weight}, {'up' if host.up else 'down'}"
     elif change.dry_run:
         users = change.users or UsersChange(dry_run=True, kicked=None)
-        text = f"{address}: would be removed, {counted(users.moved, 'user')} would get another host"
+        become = "be left without a host" if change.without_host else "get another host"
+        text = f"{address}: would be removed, {counted(users.moved, 'user')} would {become}"
         text += f", ending {counted(users.kicked, 'session')}"
     else:
         text = f"{address}: removed"

@@ -54,8 +54,9 @@ def move(
     """Move USER to HOST and end the sessions on the old host.
 
     Returns when every director has confirmed it. USER can log in again a moment later (users.kick_delay), and
-    stays on HOST until the assignment expires; `pin` is permanent. A USER of digits only is taken as the
-    hash of a user. Exit code 68: USER is not assigned. 75: another move of USER is under way, or has won.
+    stays on HOST until the assignment expires, also where USER was pinned; `pin` is permanent. A USER of
+    digits only is taken as the hash of a user. Exit code 68: USER is not assigned. 75: another move of USER
+    is under way, or has won.
     """
     wanted = NewMove(
         user=user, host="", tag=tag, numeric=numeric(is_name), new=new, reason=reason, dry_run=dry_run
@@ -205,17 +206,19 @@ def _move(target: Target, wanted: NewMove, host: str, as_json: bool) -> int:
     return 0
 
 
-def _where(client: Client, wanted: NewMove) -> str | None:
-    """Where the user is now. Raises Denied where the new host does not exist."""
+def _where(client: Client, wanted: NewMove) -> UserStatus:
+    """Where the user is now, and whether pinned. Raises Denied where the new host does not exist."""
     host = client.decode(client.get(host_path(wanted.host)), HostInfo)
     query = urlencode({"tag": wanted.tag or host.tag, "numeric": wanted.numeric})
-    return client.decode(client.get(f"{user_path(wanted.user)}?{query}"), UserStatus).current
+    return client.decode(client.get(f"{user_path(wanted.user)}?{query}"), UserStatus)
 
 
-def _outcome(change: UsersChange, before: str | None, wanted: NewMove) -> str:
-    pinned = ", pinned" if wanted.pin else ""
+def _outcome(change: UsersChange, was: UserStatus, wanted: NewMove) -> str:
+    before, unpinned = was.current, was.pinned and not wanted.pin
+    pinned = ", pinned" if wanted.pin else ", no longer pinned" if unpinned else ""
     if not change.moved or before == wanted.host:
-        return f"already on {wanted.host}{pinned}"
+        changes = change.dry_run and was.pinned != wanted.pin
+        return f"{'would stay' if changes else 'already'} on {wanted.host}{pinned}"
     if change.dry_run:
         way = f"move {before} -> {wanted.host}" if before else f"be placed on {wanted.host}"
         return f"would {way}{pinned}, ending {counted(change.kicked, 'session')}"

@@ -40,7 +40,8 @@ class FileError(DirectorError):
 def state() -> None:
     """The store: what is in it, backup, repair.
 
-    A SQLite file can be opened only while its director is stopped; Redis at any time.
+    All but `import` and `verify --fix` only read, and can be run beside a director. These two need a SQLite
+    file whose director is stopped; Redis takes them at any time.
     """
 
 

@@ -55,7 +55,8 @@ def map_users(target: Target, host: str | None, file: str | None, as_json: bool)
 
 def _row(user: UserInfo, backends: dict[str, str]) -> list[object]:
     """backends: the names of the hosts by address; empty: there is no column for them."""
-    row: list[object] = [user.name or "<unknown>", user.hash, user.host, moment(user.expires)]
+    expires = "pinned" if user.pinned else moment(user.expires)
+    row: list[object] = [user.name or "<unknown>", user.hash, user.host, expires]
     if backends:
         row.insert(3, or_dash(backends.get(user.host)))
     return row

@@ -10,7 +10,7 @@ This is the readable reference; `wire/_fast.pyx` holds the table in packed block
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from struct import Struct
 from typing import NamedTuple
 
@@ -325,14 +325,15 @@ class UserTable:
             self.put(user._replace(flags=0))
         return len(elsewhere)
 
-    def counts(self, first: int, last: int, unix: int) -> dict[HostId, int]:
-        """How many users each host has in the buckets `first` to `last - 1`, expired ones not counted."""
+    def counts(self, first: int, last: int, unix: int, since: Mapping[HostId, int]) -> dict[HostId, int]:
+        """How many users each host has in the buckets `first` to `last - 1`, without expired ones and those
+        who were given a host before the time `since` when it has been there."""
         return dict(
             Counter(
                 user.host
                 for bucket in self._buckets[first:last]
                 for user in bucket.values()
-                if is_alive(user, unix, self.expire)
+                if is_alive(user, unix, self.expire) and user.decided >= since.get(user.host, 0)
             )
         )
 

@@ -105,7 +105,7 @@ class AdminHandler:
             self._not_done(command, exc)
             if isinstance(exc, TryAgain) and _has_word_for_later(command):
                 return admin.TRY_AGAIN
-            return admin.refusal(str(exc))
+            return admin.refusal(_for_doveadm(str(exc)))
         return admin.OK
 
     def _not_done(self, command: Command, reason: OperationError) -> None:
@@ -158,6 +158,11 @@ class AdminHandler:
                 command=type(command).__name__,
                 not_reached=",".join(done.not_reached),
             )
+
+
+def _for_doveadm(text: str) -> str:
+    """A refusal that advises an option of our own command says whose it is: doveadm has none of them."""
+    return f"{text}: options of the command `director`, which doveadm has not" if " --" in text else text
 
 
 def _has_word_for_later(command: ChangeCommand) -> bool:

@@ -362,7 +362,11 @@ class Operations(UserOperations):
         if not dry_run:
             return await self._change(change, "remove", reason, dry_run)
         users = await self._preview(where, None, everybody=True)
-        return msgspec.structs.replace(await self._change(change, "remove", reason, dry_run), users=users)
+        return msgspec.structs.replace(
+            await self._change(change, "remove", reason, dry_run),
+            users=users,
+            without_host=not self._table_with(change).usable().get(self._known_host(address).tag),
+        )
 
     async def apply(self, change: HostChange, what: str, reason: str) -> None:
         """Carry out what the configuration file says; the users of a former tag are moved behind it."""
@@ -542,9 +546,10 @@ class Operations(UserOperations):
         """Live users by host, counted in slices between which logins are answered."""
         unix = int(time.time())
         counts: dict[HostId, int] = {}
+        since = {host_id(Address(row.address)): row.present_at for row in self._hosts.rows.values()}
         buckets = max(1, BUCKETS * COUNTED_AT_ONCE // max(COUNTED_AT_ONCE, len(self._users)))
         for first in range(0, BUCKETS, buckets):
-            for host, users in self._users.counts(first, first + buckets, unix).items():
+            for host, users in self._users.counts(first, first + buckets, unix, since).items():
                 counts[host] = counts.get(host, 0) + users
             if buckets < BUCKETS:
                 await anyio.lowlevel.checkpoint()
@@ -685,4 +690,5 @@ def _user_info(record: User, host: str, expire: int, name: str | None) -> UserIn
         host=host,
         expires=record.seen + expire,
         name=name,
+        pinned=bool(record.flags & PINNED),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import stat
@@ -54,7 +55,7 @@ class Reader:
     def document(self) -> dict[str, Any]:
         """The whole file. Raises ConfigErrors where it is not there or no TOML."""
         try:
-            return tomllib.loads(Path(self.file).read_bytes().decode("utf-8"))
+            return tomllib.loads(Path(self.file).read_bytes().decode("utf-8-sig"))
         except PermissionError as exc:
             self._give_up(f"{_denied(exc)}; run this as its owner or root, or let that user read it")
         except OSError as exc:
@@ -135,7 +136,7 @@ class Reader:
                 raise ValueError(f"{file} is not a file")
             if status.st_size > SECRET_FILE_LIMIT:
                 raise ValueError(f"{file} is too long for a secret ({status.st_size} bytes)")
-            content = file.read_bytes().strip()
+            content = file.read_bytes().removeprefix(codecs.BOM_UTF8).strip()
         except PermissionError as exc:
             raise ValueError(
                 f"{file} {_denied(exc)}; chown or chmod it for the user of the director"
@@ -144,7 +145,9 @@ class Reader:
             raise ValueError(f"{file} cannot be read ({exc.strerror})") from exc
         if not content:
             raise ValueError(f"{file} is empty")
-        secrets = secret_lines(content) if kind.lines > 1 else [content]
+        secrets = secret_lines(content)
+        if len(secrets) > kind.lines == 1:
+            raise ValueError(f"{file} has {len(secrets)} lines: one is expected, the secret itself")
         if len(secrets) > kind.lines:
             raise ValueError(
                 f"{file} has {len(secrets)} lines: a line is a secret, write {kind.lines} at most;"

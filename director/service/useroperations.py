@@ -178,7 +178,7 @@ class UserOperations(ABC):
         else:
             key = self._user_hash.key(self._user_hash.cut(_bytes(user)), tag.encode())
         record = self._users.get(key) if key is not None else None
-        if key is None or record is None or not record.flags & PINNED:
+        if key is None or record is None or not record.flags & PINNED or self._hosts.gone(record):
             raise UnknownName(f"{user}: not pinned{self._pinned_elsewhere(user, tag, numeric_is_hash)}")
         if dry_run:
             return UsersChange(dry_run=True, host=self._host_of(key))
@@ -527,6 +527,11 @@ class UserOperations(ABC):
             member = same[0] if same else member
         if member not in listed:
             raise UnknownName(f"{name or member}: no such director")
+        if listed == [member]:
+            raise Refused(
+                f"{name or member} is the only director of the ring: it would refuse all logins; stop it, or "
+                "add another one first"
+            )
         return await self._change_member(member, name, reason, dry_run, remove=True)
 
     async def _change_member(

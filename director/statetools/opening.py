@@ -57,13 +57,18 @@ async def layout_of(store: StateStore) -> Layout:
 
 
 async def readable(place: Place) -> tuple[StateStore, Layout]:
-    """The store, not open, and its layout; only for reading where a director has it to itself."""
+    """The store, not open, and its layout; only for reading.
+
+    A file is opened as beside a director, whether it has one or not: a store that is open for writing sets a
+    damaged file aside as soon as it is met."""
     store = store_at(place)
     with problems():
         try:
-            await store.layout()
+            if not (await store.layout()).found:
+                return store, await layout_of(store)
         except StoreBusy:
-            store = store_at(place, beside=True)
+            pass
+    store = store_at(place, beside=True)
     return store, await layout_of(store)
 
 

@@ -242,15 +242,16 @@ cdef class UserTable:
             confirmed += checked(table_confirm(self.table, number))
         return confirmed
 
-    def counts(self, uint32_t first, uint32_t last, int64_t unix):
+    def counts(self, uint32_t first, uint32_t last, int64_t unix, dict since):
         cdef dict counts = {}
         cdef block_t *block
         cdef uint32_t number, host, slot
         cdef uint32_t hosts[64]  # those met of late, by a hash of theirs; what is not in `counts` yet of each
         cdef uint64_t found[64]
+        cdef uint32_t earliest[64]
         cdef size_t at
         for slot in range(64):
-            hosts[slot], found[slot] = 0, 0
+            hosts[slot], found[slot], earliest[slot] = 0, 0, since.get(0, 0)
         for number in range(first, min(last, <uint32_t>BUCKETS)):
             block = self.table.blocks + number
             for at in range(0, <size_t>block.used * RECORD, RECORD):
@@ -259,8 +260,8 @@ cdef class UserTable:
                     slot = (host * <uint32_t>0x9E3779B9) >> 26
                     if hosts[slot] != host:
                         add_count(counts, hosts[slot], found[slot])
-                        hosts[slot], found[slot] = host, 0
-                    found[slot] += 1
+                        hosts[slot], found[slot], earliest[slot] = host, 0, since.get(host, 0)
+                    found[slot] += get32(block.records + at + AT_DECIDED) >= earliest[slot]
         for slot in range(64):
             add_count(counts, hosts[slot], found[slot])
         return counts

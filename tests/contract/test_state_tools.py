@@ -3,6 +3,7 @@ interrupted, or when somebody else writes meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -644,6 +645,22 @@ async def test_a_file_that_a_director_holds_is_read_beside_it(
         assert said.endswith('"users":4,"names":3}\n')
     assert store.set_aside is None
     assert await store.swap_document("after", EMPTY_VERSION, b"x") == Swapped(version_of(b"x"))
+
+
+@pytest.mark.parametrize("command", [["state", "info"], ["state", "verify"], ["state", "export", "-"]])
+async def test_a_damaged_file_whose_director_is_stopped_is_not_set_aside_by_looking(
+    tmp_path: Path, stores: Stores, command: list[str]
+) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    store = await stores.open(url)
+    await fill(store)
+    await store.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as db, db:
+        db.execute("UPDATE document SET data = 'a text' WHERE name = 'hosts'")
+    director(*command, "--store", url)
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as db:
+        assert db.execute("SELECT data FROM document WHERE name = 'hosts'").fetchone() == ("a text",)
+    assert not [file for file in files(tmp_path) if "damaged" in file]
 
 
 async def test_what_is_read_beside_a_director_is_of_one_moment(tmp_path: Path, stores: Stores) -> None:

@@ -37,6 +37,9 @@ FIELDS = [
     *(b"user=al\x01tice", b"us\x01er=dan", b"ho\x01st=", b"director_proxy_\x01maybe", b"user_dirkey=1@x"),
 ]
 
+SINCE = {host_id(f"127.0.1.{last}"): NOW - 5 for last in range(1, 7)}
+"""When hosts have appeared, for the counting of users."""
+
 
 @cache
 def backends(number: int) -> list[Backend]:
@@ -172,7 +175,7 @@ class Twin:
         users_of = users.bucket(number)
         return [
             *(len(users), users_of, users.stored_bucket(number), users.digest(number, unix)),
-            *(users.summary(number, unix), users.counts(0, BUCKETS, unix), users.has_changes),
+            *(users.summary(number, unix), users.counts(0, BUCKETS, unix, SINCE), users.has_changes),
             *(users.take_changes(), users.has_displaced, users.take_displaced(), users.take_dirty()),
             *(names.bucket(number), names.names(number), sorted(names.entries_of(number, users_of))),
             *(names.dirty_count, names.take_dirty(), self.assigner.take_names()),

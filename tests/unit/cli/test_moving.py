@@ -320,6 +320,34 @@ def test_what_goes_wrong_on_the_way_is_said_with_its_exit_code(director: Directo
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        ("move alice 127.0.1.1", "alice: already on 127.0.1.1, no longer pinned"),
+        ("move alice 127.0.1.1 --dry-run", "alice: would stay on 127.0.1.1, no longer pinned (dry run: "),
+        ("move alice 127.0.1.2", "alice: 127.0.1.1 -> 127.0.1.2, no longer pinned, "),
+        ("pin alice 127.0.1.1 --dry-run", "alice: already on 127.0.1.1, pinned (dry run: "),
+        ("pin bob 127.0.1.2 --dry-run", "bob: would stay on 127.0.1.2, pinned (dry run: "),
+        ("pin bob 127.0.1.2", "bob: already on 127.0.1.2, pinned"),
+        ("move bob 127.0.1.2 --dry-run", "bob: already on 127.0.1.2 (dry run: "),
+    ],
+)
+def test_a_move_says_that_it_takes_a_pin_away_and_a_dry_run_that_one_would_be_made(
+    director: Director, command: str, said: str
+) -> None:
+    director.operations.stay.add("alice")
+    assert director(*command.split()).stdout.startswith(said)
+
+
+def test_a_dry_run_of_a_forced_removal_says_that_users_are_left_without_a_host(director: Director) -> None:
+    table = director.operations.table
+    table["127.0.1.3"] = msgspec.structs.replace(table["127.0.1.3"], users=2)
+    assert director("remove", "--force", "--dry-run", "127.0.1.3").stdout == (
+        "127.0.1.3: would be removed, 2 users would be left without a host, ending - sessions "
+        "(dry run: nothing is changed)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
         ("move alice 127.0.1.2", "alice: would move 127.0.1.1 -> 127.0.1.2, ending - sessions"),
         ("move --new eve 127.0.1.2", "eve: would be placed on 127.0.1.2, ending - sessions"),
         ("pin alice 127.0.1.2", "alice: would move 127.0.1.1 -> 127.0.1.2, pinned, ending - sessions"),

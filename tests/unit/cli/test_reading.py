@@ -163,6 +163,12 @@ def test_map_lists_users_by_name_where_the_name_is_known(director: Director) -> 
     ]
 
 
+def test_map_shows_no_expiry_of_a_pinned_user(director: Director) -> None:
+    assigned = director.operations.assigned
+    assigned[0] = msgspec.structs.replace(assigned[0], pinned=True)
+    assert director("map").stdout.splitlines()[1].split() == ["alice", "1669653170", "127.0.1.1", "pinned"]
+
+
 def test_map_of_a_host_lists_its_users_only(director: Director) -> None:
     assert [line.split()[0] for line in director("map", "127.0.1.2").stdout.splitlines()] == ["user", "bob"]
 
@@ -248,7 +254,7 @@ def test_json_is_one_document_with_the_keys_of_the_record(
 
 def test_json_of_users_is_a_list_of_records(director: Director) -> None:
     users = json.loads(director("map", "--json").stdout)
-    assert set(users[0]) == {"hash", "key", "host", "expires", "name"}
+    assert set(users[0]) == {"hash", "key", "host", "expires", "name", "pinned"}
 
 
 @pytest.mark.parametrize("command", READING)

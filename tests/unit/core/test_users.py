@@ -584,9 +584,22 @@ def test_counts_are_of_living_users_by_host_in_the_named_buckets(hot: HotPath) -
         user(key=1 << 52, host=8, seen=900),
         user(key=2 << 52, host=9, seen=900),
     )
-    assert users.counts(0, 2, unix=1000) == {7: 2, 8: 1}
-    assert users.counts(2, 3, unix=1000) == {9: 1}
-    assert users.counts(3, 4096, unix=1000) == {}
+    assert users.counts(0, 2, unix=1000, since={}) == {7: 2, 8: 1}
+    assert users.counts(2, 3, unix=1000, since={}) == {9: 1}
+    assert users.counts(3, 4096, unix=1000, since={}) == {}
+
+
+def test_users_from_before_a_host_was_added_again_are_not_counted(hot: HotPath) -> None:
+    users = table(
+        hot,
+        user(key=1, host=7, decided=899, seen=990),
+        user(key=2, host=7, decided=900, seen=990),
+        user(key=3, host=71, decided=5, seen=990),
+        user(key=4, host=7, decided=899, seen=990, flags=PINNED),
+        user(key=1 << 52, host=8, decided=5, seen=990),
+    )
+    assert users.counts(0, 4096, unix=1000, since={7: 900}) == {7: 1, 71: 1, 8: 1}
+    assert users.counts(0, 4096, unix=1000, since={7: 901, 71: 6, 8: 5}) == {8: 1}
 
 
 # Both are one
@@ -621,7 +634,10 @@ operations = st.lists(
         st.tuples(st.just("digests"), times),
         st.tuples(st.just("summary"), buckets, times),
         st.tuples(st.just("missing"), buckets, summaries, times),
-        st.tuples(st.just("counts"), st.just(0), st.sampled_from([5, 6, 4096]), times),
+        st.tuples(
+            *(st.just("counts"), st.just(0), st.sampled_from([5, 6, 4096]), times),
+            st.dictionaries(st.integers(1, 4), st.integers(0, 4) | st.just(LATEST)),
+        ),
         st.tuples(st.just("take_changes")),
         st.tuples(st.just("take_displaced")),
         st.tuples(st.just("take_dirty")),
@@ -667,7 +683,7 @@ def test_users_of_a_great_many_hosts_are_counted(hot: HotPath) -> None:
     for turn in range(2):
         for number, host in enumerate(hosts):
             users.put(User(UserKey(turn << 40 | number << 52 | 1 << 32), host, Stamp(NOW), NOW, 0))
-    assert users.counts(0, 4096, unix=NOW) == dict.fromkeys(hosts, 2)
+    assert users.counts(0, 4096, unix=NOW, since={}) == dict.fromkeys(hosts, 2)
 
 
 # Times that are ahead

@@ -346,9 +346,10 @@ def test_a_secret_file_that_cannot_be_one_is_refused_without_its_content(
     [
         ("0123456789abcdef\n\n fedcba9876543210 \r\n", (b"0123456789abcdef", b"fedcba9876543210")),
         ("0123456789abcdef\n0123456789abcdef\n", (b"0123456789abcdef",)),
+        ("\ufeff0123456789abcdef\r\nfedcba9876543210\r\n", (b"0123456789abcdef", b"fedcba9876543210")),
         ("0123456789abc\0d\nf fedcba", (b"0123456789abc\0d\nf fedcba",)),
     ],
-    ids=["two lines", "a line twice", "no text"],
+    ids=["two lines", "a line twice", "of Windows, with a byte order mark", "no text"],
 )
 def test_a_secret_file_may_hold_two_secrets_while_the_secret_is_being_changed(
     place: Place, content: str, secrets: tuple[bytes, ...]
@@ -360,6 +361,18 @@ def test_a_secret_file_may_hold_two_secrets_while_the_secret_is_being_changed(
 @pytest.mark.parametrize(("path", "complaint"), [("nowhere", "No such file"), (".", "is not a file")])
 def test_a_secret_file_that_cannot_be_read_is_refused(place: Place, path: str, complaint: str) -> None:
     assert complaint in place.problem(RING.replace("ring.secret", path) + BACKENDS).expected
+
+
+def test_a_token_file_of_two_lines_is_refused_because_no_client_could_send_it(place: Place) -> None:
+    place.write("api.token", "0123456789abcdef\nfedcba9876543210\n")
+    problem = place.problem('[http]\nlisten = "127.0.0.1:9092"\ntoken_file = "api.token"\n' + BACKENDS)
+    assert problem.key == "http.token_file"
+    assert "has 2 lines: one is expected" in problem.expected
+    assert "0123456789abcdef" not in str(problem)
+
+
+def test_a_configuration_with_a_byte_order_mark_is_read(place: Place) -> None:
+    assert place.load("\ufeff" + BACKENDS) == place.load(BACKENDS)
 
 
 def test_a_secret_everybody_can_read_is_a_warning(place: Place) -> None:

@@ -192,6 +192,16 @@ async def test_a_dry_run_of_ring_changes_lists_the_ring_as_it_would_be() -> None
     assert node.operations.ring().missing == [OTHER]
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_the_only_director_is_not_removed_because_logins_would_be_refused(
+    node: Node, dry_run: bool
+) -> None:
+    address = node.director.me.partition(":")[0]
+    with pytest.raises(Refused, match="the only director of the ring: it would refuse all logins"):
+        await node.operations.remove_member(address, None, reason="", dry_run=dry_run)
+    assert node.director.members.listed() == [node.director.me]
+
+
 async def test_a_pinned_user_is_shown_as_pinned(node: Node) -> None:
     await node.operations.move_user("alice", HOSTS[0], pin=True, reason="")
     node.put("bob", HOSTS[0])

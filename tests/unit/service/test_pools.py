@@ -237,6 +237,26 @@ async def test_the_admin_protocol_refuses_it_with_a_text_but_for_down_and_flush(
         assert b"".join([piece async for piece in handler(command)]).startswith(reply)
 
 
+@pytest.mark.parametrize("command", [HostRemove(Address(GOLD)), UserMove("alice", GOLD)])
+async def test_doveadm_is_told_whose_options_a_refusal_advises(gold: Node, command: Command) -> None:
+    handler = AdminHandler(gold.operations, Log(write=lambda line: None))
+    reply = b"".join([piece async for piece in handler(command)])
+    assert b" --" in reply
+    assert reply.endswith(b": options of the command `director`, which doveadm has not\n")
+
+
+@pytest.mark.parametrize("drained", [False, True])
+async def test_a_dry_run_says_that_a_forced_removal_leaves_users_without_a_host(
+    gold: Node, drained: bool
+) -> None:
+    if drained:
+        await gold.operations.update_host(GOLD, 0, reason="", force=True)
+    change = await gold.operations.remove_host(GOLD, reason="", dry_run=True, force=True)
+    assert change.without_host
+    await gold.operations.set_host("127.0.3.10", "gold", 100, reason="")
+    assert not (await gold.operations.remove_host(GOLD, reason="", dry_run=True)).without_host
+
+
 async def test_users_of_a_pool_without_hosts_are_not_reset_over_the_admin_protocol(gold: Node) -> None:
     handler = AdminHandler(gold.operations, Log(write=lambda line: None))
     await gold.operations.set_up(GOLD, up=False, reason="")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from state.base import StateStore, StoreUrlError, open_store
+from state.passwords import PasswordFileError, read_password
 
 SECRET = "hunter2"
 
@@ -149,6 +150,17 @@ def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_password_file_for_the_sentinels_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     failure = refusal("redis+sentinel://h1/mail?sentinel_password_file=none", base_dir=tmp_path)
     assert failure.problem == f"sentinel_password_file = '{tmp_path}/none': No such file or directory"
+
+
+def test_a_password_file_of_several_lines_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p").write_text("hunter2\nhunter3\n")
+    with pytest.raises(PasswordFileError, match="several lines"):
+        read_password(tmp_path / "p")
+
+
+def test_a_password_file_made_on_windows_holds_the_password_alone(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(b"\xef\xbb\xbfhunter2\r\n")
+    assert read_password(tmp_path / "p") == "hunter2"
 
 
 def test_an_empty_password_file_is_refused(tmp_path: Path) -> None:

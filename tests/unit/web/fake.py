@@ -198,7 +198,8 @@ class FakeOperations:
         self._host(address)
         if dry_run:
             users = self._users(moved=self.table[address].users, dry_run=True)
-            return Change(host=None, stored=False, dry_run=True, users=users)
+            last = sum(row.tag == self.table[address].tag for row in self.table.values()) == 1
+            return Change(host=None, stored=False, dry_run=True, users=users, without_host=last)
         self.reasons.append(reason)
         del self.table[address]
         return Change(host=None, stored=self.stored)

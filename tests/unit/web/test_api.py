@@ -83,7 +83,14 @@ def test_a_dry_run_changes_nothing(ask: Caller, operations: FakeOperations) -> N
 def test_a_host_is_taken_down_and_removed(ask: Caller, operations: FakeOperations) -> None:
     assert ask("PATCH", "/v1/hosts/127.0.1.1", encoded(up=False)).json["host"]["up"] is False
     removed = ask("DELETE", "/v1/hosts/127.0.1.1?reason=broken&dry_run=false")
-    assert removed.json == {"host": None, "stored": True, "dry_run": False, "users": None, "warning": ""}
+    assert removed.json == {
+        "host": None,
+        "stored": True,
+        "dry_run": False,
+        "users": None,
+        "warning": "",
+        "without_host": False,
+    }
     assert "127.0.1.1" not in operations.table
     assert operations.reasons == ["", "broken"]
 
