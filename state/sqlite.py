@@ -77,6 +77,7 @@ class SqliteStore:
         self._file = self._new_file()
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Semaphore(1)
+        self._opening = asyncio.Lock()
         self._leases = OwnLeases()
         self._locks = OwnLocks()
 
@@ -92,8 +93,11 @@ class SqliteStore:
             raise translated(exc, self.url, "layout") from exc
 
     async def open(self) -> None:
-        if self._thread is not None:
-            return
+        async with self._opening:  # of two at once the second finds it open
+            if self._thread is None:
+                await self._open()
+
+    async def _open(self) -> None:
         thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         # Its own for each attempt: the thread of an earlier one that was cancelled may still be at work.
         file = self._file = self._new_file()

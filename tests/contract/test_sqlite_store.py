@@ -239,6 +239,19 @@ async def test_a_folder_in_place_of_the_file_is_an_error_of_the_store(tmp_path: 
         await store_in(stores, tmp_path).open()
 
 
+async def test_two_that_open_one_store_at_once_find_it_open_and_closed_it_is_free(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    store = open_store(url)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(store.open)
+    assert await store.versions("users") == {}
+    await store.close()
+    other = open_store(url)
+    await other.open()
+    await other.close()
+
+
 async def test_a_failed_open_leaves_no_lock_behind(tmp_path: Path, stores: Stores) -> None:
     (tmp_path / "state.db").mkdir()
     store = store_in(stores, tmp_path)
