@@ -28,6 +28,7 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
+    open_store,
     version_of,
 )
 from tests.contract.conftest import Stores
@@ -241,13 +242,13 @@ async def test_a_folder_in_place_of_the_file_is_an_error_of_the_store(tmp_path: 
 
 async def test_two_that_open_one_store_at_once_find_it_open_and_closed_it_is_free(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/state.db"
-    store = open_store(url)
+    store = open_store(url, base_dir=tmp_path)
     async with anyio.create_task_group() as tasks:
         for _ in range(2):
             tasks.start_soon(store.open)
     assert await store.versions("users") == {}
     await store.close()
-    other = open_store(url)
+    other = open_store(url, base_dir=tmp_path)
     await other.open()
     await other.close()
 
