@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 import subprocess
@@ -45,7 +46,7 @@ def closed(ring: Directors) -> list[str]:
 def documented_steps() -> list[list[str]]:
     """The shell commands of docs/operating.md that change the ring's secret on the first machine, by step."""
     page = (ROOT / "docs/operating.md").read_text()
-    block = page.split("On the first machine, for example:")[1].split("(`cat")[0]
+    block = re.split(r"On the first machine, for\s+example:", page)[1].split("(`cat")[0]
     first, *lines = [line.strip() for line in block.strip().splitlines()]
     steps = [line.split("; director reload")[0] for line in lines if "; director reload" in line]
     assert len(steps) == 3
