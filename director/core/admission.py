@@ -20,6 +20,7 @@ from director.core.hosts import HostTable
 from director.core.member import Neighbour
 from director.core.members import MemberTable, about
 from director.core.messages import HostRow, MemberRow
+from director.core.saidrarely import SaidRarely
 from director.core.stamps import (
     Bound,
     allowance,
@@ -37,8 +38,6 @@ RING = "ring"
 """The source that has a name: the neighbour's. The others are `store`, `snapshot`, `memory`."""
 MEMORY = "memory"
 """The source of what was in the own tables."""
-SAID_EVERY = 60.0
-"""Seconds from one line of the log about a source to the next."""
 WAITING = 10_000
 """Rows and users that wait until the bound has passed them."""
 DUE = 500
@@ -72,8 +71,7 @@ class Admission:
         self._hosts, self._members, self._users, self._counters = hosts, members, users, counters
         self._skew = max_clock_skew
         self._waiting: deque[Waiting] = deque()
-        self._said: dict[str, tuple[float, int]] = {}
-        """By source: when the log named it, and how many were clipped since."""
+        self._said = SaidRarely()
 
     def bound(self, source: Neighbour | str, now: Now) -> Bound | None:
         """None: no time is judged."""
@@ -186,11 +184,9 @@ class Admission:
         label, peer = (source, None) if isinstance(source, str) else (RING, source.name())
         counted = self._counters.stamps_clipped
         counted[label] = counted.get(label, 0) + number
-        at, left_out = self._said.get(peer or label, (float("-inf"), 0))
-        if now.mono < at + SAID_EVERY:
-            self._said[peer or label] = at, left_out + number
+        left_out = self._said.left_out(peer or label, number, now)
+        if left_out is None:
             return []
-        self._said[peer or label] = now.mono, 0
         fields: dict[str, object] = {
             "source": label,
             "peer": peer,

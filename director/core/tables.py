@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from director.core.admission import SAID_EVERY, Admission
+from director.core.admission import Admission
 from director.core.assign import Assigner
 from director.core.barrier import Barrier
 from director.core.counters import Counters
@@ -24,6 +24,7 @@ from director.core.messages import ROWS, HostRow, Hosts, MemberRow, Members, Rin
 from director.core.pending import Pending
 from director.core.readdressing import Readdressing
 from director.core.ring import Ring
+from director.core.saidrarely import SaidRarely
 from director.types import MemberId, Now
 
 CLIPPED = 60
@@ -60,8 +61,7 @@ class Tables:
         self._present: dict[str, int] = {}
         """Since when each host that is there has been."""
         self._store_was_read = False
-        self._left_out_said: dict[str, tuple[float, int]] = {}
-        """By peer: until when the log does not name it again, and how many rows were left out since."""
+        self._said = SaidRarely()
         self._usable: dict[str, int] = {}
         """Pools and their usable hosts, as they were said last."""
         self._reconfigure()
@@ -104,11 +104,9 @@ class Tables:
 
     def _left_out(self, peer: str, number: int, now: Now) -> list[Effect]:
         """Rows of directors that were not kept: their source is named once a minute."""
-        until, before = self._left_out_said.get(peer, (float("-inf"), 0))
-        if now.mono < until:
-            self._left_out_said[peer] = until, before + number
+        before = self._said.left_out(peer, number, now)
+        if before is None:
             return []
-        self._left_out_said[peer] = now.mono + SAID_EVERY, 0
         note = f"more than {MOST_ROWS} changes of the list of directors: these are not kept"
         fields = {"peer": peer, "directors": before + number, "note": note}
         return [Log(Level.WARNING, "directors_left_out", fields)]

@@ -18,7 +18,7 @@ from director.demo.dovecot import Programs
 from director.dovecot.doveconf import Block, read
 from director.dovecot.takeover import TakenOver
 from director.service.config import load
-from tests.needs import needs
+from tests.needs import cannot_run, needs
 from tests.unit.dovecot.importing import taken, values
 
 DATA = Path(__file__).parents[2] / "data/sites"
@@ -105,7 +105,7 @@ def test_dovecot_2_3_reads_the_site_and_the_snippet_after_it(name: str, tmp_path
     """What is invented here Dovecot would take, and what is to be read after it too."""
     needs("doveconf")
     if Programs().release != "2.3":
-        pytest.skip("the doveconf of this machine is not that of 2.3")
+        cannot_run("the doveconf of this machine is not that of 2.3")
     text, _ = site(name)
     file = tmp_path / "dovecot.conf"
     file.write_text(f"{text}\n{imported(name)[0].dovecot}")
