@@ -78,7 +78,7 @@ def hear(manager: socket.socket, heard: list[str]) -> None:
 
 
 def tries(setting: Setting) -> int:
-    return sum("cannot start, tried again" in message for message in setting.heard)
+    return sum("cannot start, retrying" in message for message in setting.heard)
 
 
 def test_a_start_that_fails_is_logged_once_and_goes_well_as_soon_as_the_secret_is_there(
