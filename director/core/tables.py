@@ -167,7 +167,9 @@ class Tables:
 
     def pools_changed(self) -> list[Effect]:
         """Say which pools have lost their last usable host, and which have one again."""
-        before, self._usable = self._usable, self._hosts.usable()
+        before = self._usable
+        # A pool that lost all its hosts is unusable until one is usable again
+        self._usable = dict.fromkeys(before, 0) | self._hosts.usable()
         effects: list[Effect] = []
         for tag in before.keys() | self._usable.keys():
             usable = bool(self._usable.get(tag))

@@ -65,3 +65,24 @@ def test_without_a_usable_host_known_users_are_answered_and_new_ones_wait() -> N
     assert isinstance(later, Backend)
     assert later.address == answer.address
     assert core.core.assigner.assign(UserKey(2 << 40), b"") is Wait.NO_HOST
+
+
+def test_a_pool_that_gets_a_host_again_after_its_last_host_was_removed_is_named_as_usable() -> None:
+    core = Played()
+    gold = HostChange(1, BACKENDS[0], remove=True), HostChange(2, BACKENDS[0], add=True, tag="gold", weight=9)
+    assert said(change(core, *gold)) == []
+    assert said(change(core, HostChange(3, BACKENDS[0], remove=True))) == [
+        (Level.WARNING, "pool_unusable", "gold")
+    ]
+    assert said(change(core, HostChange(4, BACKENDS[1], weight=7))) == []
+    assert said(change(core, HostChange(5, BACKENDS[0], add=True, tag="gold", weight=0))) == []
+    assert said(change(core, HostChange(6, BACKENDS[0], weight=9))) == [(Level.INFO, "pool_usable", "gold")]
+
+
+def test_the_pool_without_a_tag_is_named_as_usable_when_a_host_is_given_back_to_it() -> None:
+    core = Played()
+    retagged = [HostChange(n, host, tag="gold", retag=True) for n, host in enumerate(BACKENDS, 1)]
+    assert said(change(core, *retagged)) == [(Level.WARNING, "pool_unusable", "")]
+    assert said(change(core, HostChange(9, BACKENDS[0], tag="", retag=True))) == [
+        (Level.INFO, "pool_usable", "")
+    ]
