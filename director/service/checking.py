@@ -10,6 +10,7 @@ import msgspec
 from director.errors import ConfigErrors
 from director.service.accounts import Account, run_as
 from director.service.config import load
+from director.service.tomlfile import LET_DIRECTOR_READ, LET_READ
 
 DENIED = "Permission denied"
 
@@ -40,6 +41,12 @@ def check_file_as(who: Account, path: str, environ: Mapping[str, str]) -> Checke
     """As a director sees it that runs as this user. Raises NotAllowed."""
     check_file(path, environ)  # what it takes is imported now: the user may not read it
     found = run_as(who, partial(check_file, path, environ), Checked)
-    advice = f"; {who.name} must be able to read it: chown {who.name} FILE, or chgrp and chmod g+r"
-    told = [f"{text}{advice}" if DENIED in text else text for text in found.problems]
-    return Checked(told, found.warnings)
+    return Checked([_with_advice(text, who.name) for text in found.problems], found.warnings)
+
+
+def _with_advice(problem: str, user: str) -> str:
+    """A problem with what to do for this user, said once."""
+    if DENIED not in problem:
+        return problem
+    what = problem.removesuffix(LET_DIRECTOR_READ).removesuffix(LET_READ)
+    return f"{what}; {user} must be able to read it: chown {user} FILE, or chgrp and chmod g+r"

@@ -23,6 +23,10 @@ SECRET_FILE_LIMIT = 64 * 1024
 SOCKET_PATH_LIMIT = 107
 """Bytes of a unix socket's path: what the kernel can keep."""
 
+LET_READ = "; run this as its owner or root, or let that user read it"
+LET_DIRECTOR_READ = "; chown or chmod it for the user of the director"
+"""What to do about a file that cannot be read: the configuration, and a secret."""
+
 _VARIABLE = re.compile(r"\$\{([^}]*)\}?")
 _SECRET_KEY = re.compile("pass|secret|token", re.IGNORECASE)
 
@@ -57,7 +61,7 @@ class Reader:
         try:
             return tomllib.loads(Path(self.file).read_bytes().decode("utf-8-sig"))
         except PermissionError as exc:
-            self._give_up(f"{_denied(exc)}; run this as its owner or root, or let that user read it")
+            self._give_up(f"{_denied(exc)}{LET_READ}")
         except OSError as exc:
             self._give_up(f"cannot be read ({exc.strerror}); name a file with -c FILE or DIRECTOR_CONFIG")
         except UnicodeDecodeError as exc:
@@ -138,9 +142,7 @@ class Reader:
                 raise ValueError(f"{file} is too long for a secret ({status.st_size} bytes)")
             content = file.read_bytes().removeprefix(codecs.BOM_UTF8).strip()
         except PermissionError as exc:
-            raise ValueError(
-                f"{file} {_denied(exc)}; chown or chmod it for the user of the director"
-            ) from exc
+            raise ValueError(f"{file} {_denied(exc)}{LET_DIRECTOR_READ}") from exc
         except OSError as exc:
             raise ValueError(f"{file} cannot be read ({exc.strerror})") from exc
         if not content:

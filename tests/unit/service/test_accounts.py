@@ -68,6 +68,19 @@ def test_secrets_that_only_root_can_read_fail_the_check_as_the_units_user(file: 
         assert "chown nobody" in problem
 
 
+def test_what_to_do_about_an_unreadable_file_is_said_once(file: Path) -> None:
+    needs_root("to check as another user")
+    own = check_file_as(SOMEBODY, str(file), os.environ).problems
+    file.chmod(0o600)
+    own += check_file_as(SOMEBODY, str(file), os.environ).problems
+    assert len(own) == 3
+    for problem in own:
+        assert problem.endswith(
+            "(Permission denied); nobody must be able to read it: chown nobody FILE, or chgrp and chmod g+r"
+        )
+        assert problem.count("chown") == problem.count(";") == 1
+
+
 def test_secrets_of_the_units_user_or_group_pass_the_check(file: Path) -> None:
     needs_root("to check as another user")
     os.chown(file.parent / "ring.secret", SOMEBODY.uid, -1)
