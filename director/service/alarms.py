@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from director.core.differences import VERSION, differences
+from director.core.differences import BACKENDS, EXPIRE, VERSION, differences
 from director.core.director import Director
+from director.core.member import Identity
 from director.records import Alarm
 from director.types import MemberId
 
@@ -16,15 +17,25 @@ def differing(director: Director) -> dict[str, dict[MemberId, str]]:
 
 def ring_alarms(director: Director) -> list[Alarm]:
     """One for each director and thing that differs."""
-    found = []
     me = director.ring.identity
-    for what, members in differing(director).items():
-        for member, theirs in sorted(members.items()):
-            if what == VERSION:
-                text = f"{member} runs {theirs}, this director {me.release}: finish the upgrade"
-            else:
-                of_it = f" ({theirs})" if theirs else ""
-                text = f"{what} differs at {member}{of_it}: write the same everywhere, then director reload"
-                text += "" if not theirs else " --exec"
-            found.append(Alarm(kind=what, about=member, text=text))
-    return found
+    return [
+        Alarm(kind=what, about=member, text=_told(what, member, theirs, me))
+        for what, members in differing(director).items()
+        for member, theirs in sorted(members.items())
+    ]
+
+
+def _told(what: str, member: MemberId, theirs: str, me: Identity) -> str:
+    """What differs, and what to do. theirs: the value there; of backends it is not told."""
+    if what == VERSION:
+        return f"{member} runs {theirs}, this director {me.release}: finish the upgrade"
+    if what == BACKENDS:
+        return (
+            f"{member} has other backends in its configuration file than this director: write the same in "
+            "both files, then director reload"
+        )
+    mine = f"{me.expire} s" if what == EXPIRE else me.username_hash
+    return (
+        f"{what} is {theirs} at {member}, but {mine} here: write the same in both files, then "
+        "director reload --exec"
+    )

@@ -19,7 +19,7 @@ def test_directors_with_other_backends_or_another_expire_are_named_until_they_ha
         until(lambda: ("backends", second.member) in alarms(first), what=first.log)
         until(lambda: ("users.expire", third.member) in alarms(first) | alarms(second), what=first.log)
         shown = first.command("status").stdout
-        assert f"ALARM backends differs at {second.member}" in shown
+        assert f"ALARM {second.member} has other backends in its configuration file than this" in shown
         (second.folder / "secret").chmod(0o644)
         second.config.write_text(second.config.read_text().replace("127.0.3.3", "127.0.3.4"))
         assert second.command("reload").returncode == 0
