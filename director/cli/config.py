@@ -127,11 +127,13 @@ def import_(file: str | None, dovecot: str, write: str | None, as_json: bool) ->
 
 def _doveconf(file: str | None) -> tuple[str, str]:
     """What the configuration is called, and its text. Raises DoveconfError where it is not to be had."""
+    from director.dovecot.doveconf import decoded
+
     if file == "-":
-        return "standard input", sys.stdin.read()
+        return "standard input", decoded(sys.stdin.buffer.read())
     if file is not None:
         try:
-            return file, Path(file).read_text(errors="replace")
+            return file, decoded(Path(file).read_bytes())
         except OSError as error:
             raise DoveconfError(file, 0, error.strerror or str(error)) from error
     try:

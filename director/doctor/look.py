@@ -17,7 +17,7 @@ from pathlib import Path
 
 from director.doctor.facts import Backend, Facts, File, Keeper, Settings, Unit, UnitUser, Who
 from director.doctor.systemd import units
-from director.dovecot.doveconf import Doveconf, read
+from director.dovecot.doveconf import Doveconf, decoded, read
 from director.errors import DirectorError, DoveconfError
 from director.net import keeperlink
 from director.records import StatusInfo
@@ -147,7 +147,7 @@ def keeper_of(config: Config, director_as: Who) -> Keeper | None:
 def read_doveconf(file: str) -> Doveconf:
     """What doveconf printed elsewhere. file: `-` is standard input. Raises DoveconfError."""
     try:
-        text = Path("/dev/stdin" if file == "-" else file).read_text(errors="replace")
+        text = decoded(Path("/dev/stdin" if file == "-" else file).read_bytes())
     except OSError as exc:
         raise DoveconfError(file, 0, exc.strerror or str(exc)) from exc
     return read(text, file)

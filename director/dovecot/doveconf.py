@@ -7,6 +7,7 @@ was set before; `director.dovecot.variables` knows the rest.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 
@@ -78,6 +79,13 @@ class Doveconf(msgspec.Struct, kw_only=True):
     def release(self) -> str:
         """`2.3`, `2.4`; empty where the text does not say."""
         return ".".join(self.version.split(".")[:2])
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file. One that PowerShell wrote (`ssh proxy doveconf -n > FILE`) is marked UTF-16."""
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if is_utf16 else "utf-8-sig", errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read(text: str, file: str) -> Doveconf:

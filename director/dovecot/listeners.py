@@ -22,6 +22,8 @@ PATHS = {
     "authreply": "director-authreply",
 }
 """Below base_dir, our own defaults."""
+_OFF_UNTIL_SET = {"login/director", "login/proxy-notify"}
+"""Dovecot's own, which have no mode until the configuration gives them one; all others have 0600."""
 _BY_NAME = {
     "userdb": "userdb",
     "authreply": "authreply",
@@ -77,8 +79,7 @@ def listeners(root: Block, notes: Notes) -> list[Listener]:
             if block.kind not in ("unix_listener", "fifo_listener", "inet_listener"):
                 continue
             key = block.kind, block.name or len(found)
-            # login/* are off until somebody gives them a mode.
-            built_in = {"mode": "0" if block.name.startswith("login/") else "0600"}
+            built_in = {"mode": "0" if block.name in _OFF_UNTIL_SET else "0600"}
             before = found[key].settings if key in found else built_in
             found[key] = Block(kind=block.kind, name=block.name, settings=before | block.settings)
     return [_listener(block, root, notes) for block in found.values()]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from director.dovecot import paths
 from director.dovecot.doveconf import Block
 from director.dovecot.listeners import Listener, served
 from director.dovecot.loginservices import LOGIN_SERVICES, LoginService, is_open, login_services
+from director.dovecot.variables import DEFAULTS
 
+_RIGHTS = {("auth", "auth-login"): "0660", ("auth", "auth-userdb"): "0666", ("ipc", "ipc"): "0660"}
+"""The modes that the lines below give to sockets of Dovecot's; their group becomes Dovecot's own."""
+_DEFAULT_RIGHTS = {"auth-login": "0600", "auth-userdb": "0666", "ipc": "0600"}
 _SOCKETS_23 = """# what the director uses, where it does not run as root
 service auth {
   unix_listener auth-login {
@@ -49,7 +53,25 @@ service anvil {
 
 def snippet(root: Block, listeners: Sequence[Listener], dovecot: str) -> tuple[str, list[str]]:
     """The settings, and what to mind about them. dovecot: `2.3` or `2.4`."""
-    return _for_23(root, listeners) if dovecot == "2.3" else _for_24(root, listeners)
+    text, mind = _for_23(root, listeners) if dovecot == "2.3" else _for_24(root, listeners)
+    return text, [*mind, *_changed_rights(root)]
+
+
+def _changed_rights(root: Block) -> Iterator[str]:
+    """Sockets whose rights the site has set, and whose clients may lose them."""
+    internal = root.get("default_internal_group", default=DEFAULTS["default_internal_group"])
+    for (service, socket), mode in _RIGHTS.items():
+        found = {key: root.get("service", service, "unix_listener", socket, key) for key in ("mode", "group")}
+        was = found["mode"] or _DEFAULT_RIGHTS[socket]
+        kept = was.lstrip("0") in (mode.lstrip("0"), _DEFAULT_RIGHTS[socket].lstrip("0"))
+        if kept and found["group"] in ("", internal):
+            continue
+        own = "; with 0666 a user may look up only themselves there" if socket == "auth-userdb" else ""
+        yield (
+            f"service {service}, unix_listener {socket}: mode {was}, group {found['group'] or 'not set'},"
+            f" becomes mode {mode}, group {internal}, so that the director may connect: see which other"
+            f" programs do{own}"
+        )
 
 
 def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]:

@@ -19,7 +19,7 @@ from director.dovecot.listensections import listen_section
 from director.dovecot.notes import Notes
 from director.dovecot.ringsection import SERVERS, Resolve, ring_section
 from director.dovecot.snippet import snippet
-from director.dovecot.variables import expanded
+from director.dovecot.variables import DEFAULTS, expanded
 from director.errors import DoveconfError
 
 NEEDED = "director_mail_servers"
@@ -34,6 +34,7 @@ _LEFT_OUT = {
     HASHING: "it is always so",
     DOVEADM_PORT: "name the listener: listen.admin tcp",
 }
+ACCOUNTS = ("default_internal_user", "default_internal_group", "default_login_user")
 _DEFAULTS = {
     "director_output_buffer_size": "10M",
     "director_ping_idle_timeout": "30secs",
@@ -133,6 +134,7 @@ class _Import:
             ("log", ['level = "debug"'] if "-D" in self._arguments() else []),
         ]
         self._others()
+        self._accounts()
         self._release()
         lines: list[str] = []
         for name, settings in sections:
@@ -161,6 +163,11 @@ class _Import:
                 lines.append(f"{ours} = {tomltext.text(value)}")
         if value := self._setting("director_username_hash"):
             lines.append(f"username_hash = {tomltext.text(value)}")
+        elif self._is_older():
+            self.notes.mind.append(
+                "director_username_hash is not set: in 2.2 that is %u, here it is %Lu; write username_hash ="
+                ' "%u" if names reach the director with capital letters'
+            )
         if value := self._separator():
             lines.append(f"master_user_separator = {tomltext.text(value)}")
         for key in ("max_parallel_moves", "max_parallel_kicks"):
@@ -191,7 +198,10 @@ class _Import:
 
     def _parallel(self, key: str) -> int:
         """The number; 0: the default."""
-        number = self.notes.read(key, self.root.get(key) or "0", values.number, 0)
+        text = self.root.get(key)
+        number = self.notes.read(key, text, values.number, 0) if text else 0
+        if text.isdigit() and not number:
+            self.notes.left_out.append(f"{key} = {text}: Dovecot then waits for ever; the default is used")
         if number > PARALLEL_AT_MOST:
             self.notes.left_out.append(f"{key} = {number}: here it is {PARALLEL_AT_MOST} at most")
         return min(number, PARALLEL_AT_MOST)
@@ -252,6 +262,22 @@ class _Import:
                     "a passdb returns proxy_maybe: where a server is proxy and backend in one, it must return"
                     " lip=, its own address, too (docs/dovecot.md, Proxy and backend in one)"
                 )
+
+    def _accounts(self) -> None:
+        """The units and tmpfiles.conf have the names of Dovecot's own defaults."""
+        user, group, login = (self._account(key) for key in ACCOUNTS)
+        if (user, group) != (DEFAULTS[ACCOUNTS[0]], DEFAULTS[ACCOUNTS[1]]):
+            self.notes.mind.append(
+                f"Dovecot's own user is {user}, its group {group}: write User={user} and Group={group} in"
+                f" director.service, then director config check --user {user}:{group}"
+            )
+        if login != DEFAULTS[ACCOUNTS[2]]:
+            self.notes.mind.append(
+                f"default_login_user = {login}: write its group for {DEFAULTS[ACCOUNTS[2]]} in tmpfiles.conf"
+            )
+
+    def _account(self, key: str) -> str:
+        return self.notes.read(key, self.root.get(key), str, "") or DEFAULTS[key]
 
     def _release(self) -> None:
         if self._places_otherwise():

@@ -31,6 +31,14 @@ def test_it_reads_standard_input() -> None:
     assert tomllib.loads(result.stdout)["backends"]["mail_servers"] == ["10.0.1.1", "10.0.1.2"]
 
 
+def test_a_file_that_powershell_wrote_is_read_like_any_other(tmp_path: Path) -> None:
+    expected = json.loads(alone("config", "import", "--json", str(DATA / "manual.txt")).stdout)
+    file = tmp_path / "printed"
+    file.write_bytes((DATA / "manual.txt").read_text().replace("\n", "\r\n").encode("utf-16"))
+    assert json.loads(alone("config", "import", "--json", str(file)).stdout) == expected
+    assert alone("doctor", "--json", "--doveconf", str(file)).exit_code != 65
+
+
 def test_names_are_looked_up_and_the_environment_is_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

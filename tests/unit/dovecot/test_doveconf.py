@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from director.dovecot.doveconf import HIDDEN, read
+from director.dovecot.doveconf import HIDDEN, decoded, read
 from director.errors import DoveconfError
 
 PRINTED = sorted((Path(__file__).parents[2] / "data/doveconf").glob("*.txt"))
@@ -83,6 +83,14 @@ def test_a_setting_of_a_protocol_is_that_of_its_block_or_of_all_others() -> None
     root = read("k = 1\nprotocol lmtp {\n k = 2\n}\nprotocol !imap {\n j = 3\n}\n", "f").root
     assert [root.in_protocol(name, "k") for name in ("lmtp", "imap")] == ["2", "1"]
     assert [root.in_protocol(name, "j", "0") for name in ("lmtp", "imap")] == ["3", "0"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_text_that_windows_wrote_is_read_like_any_other(encoding: str, end: str) -> None:
+    text = "# 2.3.21 (47349e2482): /etc/dovecot/dovecot.conf\nlisten = a.süd.example\n"
+    found = read(decoded(text.replace("\n", end).encode(encoding)), "f")
+    assert (found.version, found.root.settings) == ("2.3.21", {"listen": "a.süd.example"})
 
 
 def test_warnings_of_the_program_are_passed_over() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from director.dovecot.doveconf import Block, read
 from director.dovecot.loginservices import is_open, login_services
-from tests.unit.dovecot.importing import minimal, noted
+from tests.unit.dovecot.importing import minimal, noted, values
 
 LOGIN = "service director {\n unix_listener login/director {\n  mode = 0666\n }\n}\n"
 USERDB = "service director {\n unix_listener director-userdb {\n  mode = 0600\n }\n}\n"
@@ -141,3 +141,60 @@ def test_lmtp_that_asked_a_second_socket_asks_the_one_that_is_left() -> None:
 def test_lmtp_proxy_in_the_block_of_its_protocol_counts_too() -> None:
     result = minimal("protocol lmtp {\n lmtp_proxy = yes\n}\n", dovecot="2.4")
     assert "lmtp_proxy = yes\n" in result.dovecot
+
+
+@pytest.mark.parametrize(
+    ("listener", "mode"),
+    [
+        ("unix_listener login/webmail", "0600"),
+        ("unix_listener login/director", None),
+        ("fifo_listener login/sessions-notify", "0600"),
+        ("fifo_listener login/proxy-notify", None),
+    ],
+)
+def test_only_two_listeners_of_dovecots_own_are_off_until_they_get_a_mode(
+    listener: str, mode: str | None
+) -> None:
+    """As doveconf 2.3.19.1 prints them with `-a`."""
+    result = minimal(f"service director {{\n {listener} {{\n  user = dovenull\n }}\n}}\n")
+    kind = "notify" if "notify" in listener else "login"
+    found = values(result)["listen"].get(kind, {}).get("mode")
+    assert found == mode
+
+
+def test_a_login_service_that_asks_a_socket_without_a_mode_asks_the_director() -> None:
+    result = minimal(
+        "service director {\n unix_listener login/webmail {\n  user = dovenull\n }\n}\n"
+        "service imap-login {\n executable = imap-login webmail\n}\n"
+    )
+    assert "executable = imap-login director/login" in result.dovecot
+    assert not noted(result.mind, "imap-login did not ask the director")
+
+
+@pytest.mark.parametrize(
+    ("socket", "settings", "named"),
+    [
+        ("auth-userdb", "mode = 0777", True),
+        ("auth-userdb", "mode = 0600\n  user = vmail", True),
+        ("auth-userdb", "group = mail", True),
+        ("auth-userdb", "mode = 0666\n  group = dovecot", False),
+        ("auth-userdb", "user = vmail", False),
+        ("auth-login", "mode = 0666", True),
+        ("auth-login", "mode = 0600", False),
+        ("auth-login", "mode = 0660\n  group = dovecot", False),
+    ],
+)
+@pytest.mark.parametrize("dovecot", ["2.3", "2.4"])
+def test_programs_that_may_lose_a_socket_of_dovecots_are_thought_of(
+    socket: str, settings: str, named: bool, dovecot: str
+) -> None:
+    text = f"service auth {{\n unix_listener {socket} {{\n  {settings}\n }}\n}}\n"
+    assert noted(minimal(text, dovecot=dovecot).mind, f"unix_listener {socket}: mode") == named
+
+
+def test_units_of_a_dovecot_with_other_users_are_thought_of() -> None:
+    text = "default_internal_user = _dovecot\ndefault_internal_group = _dove\ndefault_login_user = nobody\n"
+    assert noted(minimal(text).mind, "User=_dovecot and Group=_dove", "--user _dovecot:_dove")
+    assert noted(minimal(text).mind, "default_login_user = nobody", "tmpfiles.conf")
+    assert not noted(minimal().mind, "director.service")
+    assert not noted(minimal().mind, "tmpfiles.conf")

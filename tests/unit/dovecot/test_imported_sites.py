@@ -1,7 +1,8 @@
 """Whole configurations in the ways in which sites write them, each with the values it must come to.
 
 `tests/data/sites/NAME.toml` was written by hand beside NAME.conf: the whole director.toml, settings of the
-snippet for 2.3 and for 2.4, and words of every note; `names` is what the name service knows there.
+snippet for 2.3 and for 2.4, and words of every note; `names` is what the name service knows there, `environ`
+the environment, and `own` the addresses of the machine.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from director.demo.dovecot import Programs
-from director.dovecot.doveconf import Block, read
+from director.dovecot.doveconf import Block, decoded, read
 from director.dovecot.takeover import TakenOver
 from director.service.config import load
 from tests.needs import cannot_run, needs
@@ -28,12 +29,13 @@ FOR_EVERYBODY_ON_2_4 = ["for Dovecot 2.4 the rest of dovecot.conf must be writte
 
 def site(name: str) -> tuple[str, dict[str, Any]]:
     """Its configuration, and what it must come to."""
-    return (DATA / f"{name}.conf").read_text(), tomllib.loads((DATA / f"{name}.toml").read_text())
+    return decoded((DATA / f"{name}.conf").read_bytes()), tomllib.loads((DATA / f"{name}.toml").read_text())
 
 
 def imported(name: str, dovecot: str = "2.3") -> tuple[TakenOver, dict[str, Any]]:
     text, expected = site(name)
-    return taken(text, dovecot, names=expected.get("names")), expected
+    result = taken(text, dovecot, environ=expected.get("environ"), names=expected.get("names"))
+    return result, expected
 
 
 def setting(root: Block, path: str) -> str:
@@ -56,8 +58,8 @@ def unmatched(
     )
 
 
-def test_there_are_eight_sites() -> None:
-    assert len(SITES) == 8
+def test_there_are_sixteen_sites() -> None:
+    assert len(SITES) == 16
 
 
 @pytest.mark.parametrize("name", SITES)
@@ -90,7 +92,7 @@ def test_dovecot_is_told_what_it_must_be(name: str, dovecot: str, key: str) -> N
 def test_the_director_can_be_started_with_it(name: str, tmp_path: Path) -> None:
     result, expected = imported(name)
     names: Mapping[str, list[str]] = expected.get("names", {})
-    own = {"172.16.7.2", "10.77.1.4", "10.3.1.1"}
+    own = {"172.16.7.2", "10.77.1.4", "10.3.1.1", *expected.get("own", ())}
     (tmp_path / "director.toml").write_text(result.toml)
     (tmp_path / "ring.secret").write_text("0123456789abcdef0123456789abcdef")
     (tmp_path / "ring.secret").chmod(0o600)
@@ -100,7 +102,7 @@ def test_the_director_can_be_started_with_it(name: str, tmp_path: Path) -> None:
     assert config.warnings == ()
 
 
-@pytest.mark.parametrize("name", [name for name in SITES if name != "dovecot-2.2"])
+@pytest.mark.parametrize("name", [name for name in SITES if "2.2" not in name])
 def test_dovecot_2_3_reads_the_site_and_the_snippet_after_it(name: str, tmp_path: Path) -> None:
     """What is invented here Dovecot would take, and what is to be read after it too."""
     needs("doveconf")

@@ -84,6 +84,23 @@ def test_a_number_that_is_too_large_here_is_cut_and_named() -> None:
     assert noted(result.left_out, "director_max_parallel_kicks = 20000", "10000 at most")
 
 
+@pytest.mark.parametrize("key", ["director_max_parallel_moves", "director_max_parallel_kicks"])
+def test_a_number_with_which_dovecot_waits_for_ever_is_not_used_and_named(key: str) -> None:
+    result = minimal(f"{key} = 0\n")
+    assert "users" not in values(result)
+    assert noted(result.left_out, f"{key} = 0", "the default is used")
+
+
+@pytest.mark.parametrize(
+    ("version", "setting", "named"),
+    [("2.2.36", "", True), ("2.2.36", "director_username_hash = %u\n", False), ("2.3.19", "", False)],
+)
+def test_a_site_of_2_2_hears_that_it_told_capital_letters_apart(
+    version: str, setting: str, named: bool
+) -> None:
+    assert noted(minimal(setting, version=version).mind, "director_username_hash is not set") == named
+
+
 @pytest.mark.parametrize(("written", "mode"), [("0666", "0666"), ("01232", "1232"), ("666", "1232")])
 def test_a_mode_is_octal_only_with_a_zero_before_it(written: str, mode: str) -> None:
     listener = f"service director {{\n unix_listener director-userdb {{\n  mode = {written}\n }}\n}}\n"
