@@ -313,5 +313,10 @@ class _Import:
         for title, notes in (("Not carried over:", self.notes.left_out), ("Mind:", self.notes.mind)):
             if notes:
                 lines += ["", title, *(f"- {note}" for note in dict.fromkeys(notes))]
-        lines += ["", "director config check -c FILE says whether all of it can be used on this machine."]
+        user = self.root.get(ACCOUNTS[0], default=DEFAULTS[ACCOUNTS[0]])
+        lines += [
+            "",
+            f"director config check -c FILE --user {user} says whether the director can use all of it on this"
+            " machine.",
+        ]
         return "\n".join(map(tomltext.comment, lines)) + "\n\n"

@@ -133,3 +133,13 @@ def test_the_secret_that_readme_makes_belongs_to_the_user_of_the_unit() -> None:
     unit = (ROOT / "deploy/systemd/director.service").read_text()
     (user,) = re.findall(r"^User=(.*)$", unit, flags=re.MULTILINE)
     assert ["chown", f"{user}:", "/etc/director/ring.secret"] in block()
+
+
+def test_pages_that_install_the_unit_check_as_its_user() -> None:
+    """As root the check passes with a secret that the director cannot read."""
+    unit = (ROOT / "deploy/systemd/director.service").read_text()
+    (user,) = re.findall(r"^User=(.*)$", unit, flags=re.MULTILINE)
+    for page in ("README.md", "docs/migrating.md", "docs/first-login-2.4.md"):
+        checks = re.findall(r"^ *\S+/director config check.*$", (ROOT / page).read_text(), flags=re.MULTILINE)
+        assert checks
+        assert [check for check in checks if not check.endswith(f" --user {user}")] == []
