@@ -382,6 +382,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is known what this director last applied; if not, the file decides over what no operator
     did."""
     changes: list[PlannedChange]
+    warnings: list[str] = []
+    """What the changes lead to that may not be wanted."""
 
 
 class Dump(msgspec.Struct, frozen=True, kw_only=True):
@@ -432,3 +434,5 @@ class ReloadInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Settings that were changed live."""
     needs_exec: list[str] = []
     """Settings that have changed in the file and count from the next replacement or start on."""
+    warnings: list[str] = []
+    """What changed backends lead to that may not be wanted."""

@@ -46,6 +46,8 @@ def plan(target: Target, as_json: bool) -> None:
         say()
     for line in _summary(found):
         say(line)
+    for warning in found.warnings:
+        complain(f"warning: {warning}")
 
 
 def _row(change: PlannedChange) -> tuple[object, ...]:

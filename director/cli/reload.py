@@ -7,7 +7,7 @@ import time
 import click
 
 from director.cli.client import Client, Denied, Failure
-from director.cli.output import say, say_json
+from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, json_option
 from director.errors import EX_CONFIG, EX_UNAVAILABLE
 from director.records import NewReload, ReloadInfo
@@ -40,6 +40,8 @@ def reload(target: Target, exec_: bool, as_json: bool, dry_run: bool, reason: st
     else:
         for line in lines(info, dry_run=dry_run):
             say(line)
+    for warning in info.warnings:
+        complain(f"warning: {warning}")
     return EX_CONFIG if info.state == "failed" else 0
 
 

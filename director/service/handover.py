@@ -76,6 +76,8 @@ class Replacement(msgspec.Struct, kw_only=True):
     """So many of them has this process seen, this one included."""
     problem: str = ""
     """Why the program could not be replaced: the old one goes on."""
+    warnings: list[str] = []
+    """As in `ReloadInfo`."""
 
 
 class KeeperLink(msgspec.Struct, kw_only=True):

@@ -18,9 +18,7 @@ import msgspec
 
 from director.core.addresses import host_id
 from director.core.assign import Gate, Wait
-from director.core.backendnames import carried, look
 from director.core.changes import problem_with
-from director.core.configured import Difference, compare
 from director.core.events import HostChange, HostMove, HostsMoved
 from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable, is_usable
@@ -28,7 +26,7 @@ from director.core.member import Neighbour
 from director.core.messages import HostRow
 from director.core.names import entries_in
 from director.core.order import member_order, split_member
-from director.core.readdressing import is_parked_at, moved_rows
+from director.core.readdressing import is_parked_at
 from director.core.standing import Standing
 from director.core.users import BUCKET_SHIFT, BUCKETS, PINNED, User, is_alive, unpack
 from director.core.vhosts import Circle
@@ -40,7 +38,6 @@ from director.records import (
     HostInfo,
     MemberInfo,
     Plan,
-    PlannedChange,
     ReloadInfo,
     RingInfo,
     StatusInfo,
@@ -64,7 +61,8 @@ from director.service.metrics import (
 )
 from director.service.operators import FAILURES
 from director.service.persist import Persistence
-from director.service.pools import pool_name
+from director.service.planning import planned
+from director.service.pools import NO_HOST_LEFT, pool_name
 from director.service.useroperations import UserOperations, as_address, is_hash
 from director.types import Address, HostId, MemberId, Stamp
 from director.version import VERSION
@@ -194,16 +192,13 @@ class Operations(UserOperations):
         """What a start of this director with these hosts in its configuration would change. unresolved: names
         in it that have no address now."""
         settings = [BackendSetting(as_address(h.address), h.hostname, h.tag, h.weight) for h in hosts]
-        applied = self._persistence.documents.applied
         unknown = [BackendSetting(Address(""), h.hostname, h.tag, h.weight) for h in unresolved]
-        rows, unix = self._hosts.rows, int(unix_time())
-        found = look(applied, settings, unknown, rows, unix)
-        if found.moves:
-            rows = rows | {Address(row.address): row for row in moved_rows(rows, found.moves, unix)}
-        known = None if applied is None else carried(applied, found.settings, rows)
-        changes = [_planned_move(one) for one in found.moves if not is_parked_at(one)]
-        changes += [_planned(one) for one in compare(known, found.settings, rows)]
-        return Plan(me=self._director.me, known=applied is not None, changes=changes)
+        return self.plan_settings(settings, unknown)
+
+    def plan_settings(self, settings: Sequence[BackendSetting], unresolved: Sequence[BackendSetting]) -> Plan:
+        """The same of settings as the configuration has them."""
+        applied = self._persistence.documents.applied
+        return planned(self._director.me, self._hosts, applied, settings, unresolved, int(unix_time()))
 
     async def dump(self) -> Dump:
         """The commands that rebuild hosts and pins. Reads the users in slices."""
@@ -422,8 +417,7 @@ class Operations(UserOperations):
         """A warning where the change of a host has left its pool without a usable one."""
         if before is None or not is_usable(before) or after.usable().get(before.tag):
             return ""
-        pool = pool_name(before.tag)
-        return f"the {pool} has no usable host left: its new users wait 30 s and fail temporarily"
+        return f"the {pool_name(before.tag)} has no usable host left: {NO_HOST_LEFT}"
 
     def _table_with(self, change: HostChange) -> HostTable:
         """The table with the change. Raises what the change itself would raise."""
@@ -663,24 +657,6 @@ class Operations(UserOperations):
             last_read=socket.last_read if socket else 0,
             last_write=socket.last_write if socket else 0,
         )
-
-
-def _planned_move(one: HostMove) -> PlannedChange:
-    return PlannedChange(
-        address=one.before, what="address", now=one.before, file=one.after, outcome="made", decided=0
-    )
-
-
-def _planned(one: Difference) -> PlannedChange:
-    now, file = one.values()
-    return PlannedChange(
-        address=one.address,
-        what=one.attribute,
-        now=now,
-        file=file,
-        outcome=one.outcome.value,
-        decided=one.decided,
-    )
 
 
 def _user_info(record: User, host: str, expire: int, name: str | None) -> UserInfo:

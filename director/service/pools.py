@@ -12,6 +12,9 @@ from director.core.messages import HostRow
 from director.errors import Refused
 from director.types import Address, HostId
 
+NO_HOST_LEFT = "its new users wait 30 s and fail temporarily"
+"""What comes of a pool without a usable host."""
+
 
 def pool_name(tag: str) -> str:
     return f"pool {tag}" if tag else "pool without a tag"

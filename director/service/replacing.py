@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -27,6 +28,7 @@ from director.core.users import BUCKETS
 from director.errors import DirectorError, TryAgain
 from director.records import ReloadInfo
 from director.service import reexec
+from director.service.config import Config
 from director.service.handover import Handover, Left, Memory, Replacement
 from director.service.reloading import compare, live, read_again
 from director.version import VERSION
@@ -90,6 +92,8 @@ class Replacing:
         self._before = left.handover.replacement if left else None
         self._busy = False
         self._begun = 0.0
+        self._backends_warnings: list[str] = []
+        """What the successor's file leads to."""
         self._info = ReloadInfo(state="never", version=VERSION)
 
     # ---- what operators ask
@@ -114,7 +118,7 @@ class Replacing:
             await reexec.probe()
         except reexec.CannotReplace as exc:
             return ReloadInfo(state="failed", exec=True, version=VERSION, problem=str(exc))
-        return ReloadInfo(state="done", exec=True, version=VERSION)
+        return ReloadInfo(state="done", exec=True, version=VERSION, warnings=await self._warnings())
 
     # ---- the file
 
@@ -128,7 +132,7 @@ class Replacing:
             app.log.error("reload_failed", reason=str(exc), note="all is as before")
             info = ReloadInfo(state="failed", version=VERSION, problem=str(exc), number=self._number)
         else:
-            changes = compare(app.config, new)
+            changes, warnings = compare(app.config, new), self._warnings_of(new)
             if not dry_run:
                 app.apply(live(app.config, new))
                 if tls is not None and app.driver.sockets.set_tls(tls):
@@ -145,11 +149,26 @@ class Replacing:
                 seconds=took,
                 applied=changes.applied,
                 needs_exec=changes.needs_exec,
+                warnings=warnings,
             )
         if not dry_run:
             self._info = info
         app.notifier.ready(app.status_line())
         return info
+
+    def _warnings_of(self, new: Config) -> list[str]:
+        """What the backends of another file lead to that may not be wanted."""
+        app, backends = self._app, new.backends
+        if backends == app.config.backends:
+            return []
+        return app.operations.plan_settings(backends.mail_servers, backends.unresolved).warnings
+
+    async def _warnings(self) -> list[str]:
+        """The same of the file as it is now; of one that cannot be read there are none."""
+        with suppress(DirectorError):
+            new, _ = await anyio.to_thread.run_sync(read_again, self._app.config)
+            return self._warnings_of(new)
+        return []
 
     # ---- the program
 
@@ -170,6 +189,7 @@ class Replacing:
             app.notifier.ready(app.status_line())
             self._busy = False
             return
+        self._backends_warnings = await self._warnings()
         app.log.info("replacing", version=VERSION, by=version)
         await app.close_doors(FINISH_WITHIN)
         await app.persistence.settle(SETTLE_WITHIN)
@@ -199,7 +219,11 @@ class Replacing:
         handover = Handover(
             version=VERSION,
             replacement=Replacement(
-                version=VERSION, begun=self._begun, frozen=frozen, number=self._number + 1
+                version=VERSION,
+                begun=self._begun,
+                frozen=frozen,
+                number=self._number + 1,
+                warnings=self._backends_warnings,
             ),
             username_hash=app.director.identity.username_hash,
             listening=app.sockets.hand_over(),
@@ -248,6 +272,7 @@ class Replacing:
             number=before.number,
             seconds=round(now - before.begun, 3),
             frozen=round(now - before.frozen, 3),
+            warnings=before.warnings,
         )
         self._app.log.info(
             "replaced",

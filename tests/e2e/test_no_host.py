@@ -36,3 +36,29 @@ def test_users_of_the_last_usable_host_stay_where_they_are(folder: Path, command
         assert director.command(*command, "--force").returncode == 0
         if command[0] != "update":
             until(lambda: {h["address"]: h["users"] for h in director.get("/v1/hosts")}.get(HOST, 0) == 0)
+
+
+@pytest.mark.parametrize("options", [(), ("--exec",)], ids=["reload", "exec"])
+def test_a_reload_that_takes_the_last_usable_host_of_a_pool_says_so(
+    folder: Path, options: tuple[str, ...]
+) -> None:
+    """It is carried out: the file says so."""
+    warning = (
+        "director: warning: the pool gold loses its last usable host: its new users wait "
+        "30 s and fail temporarily\n"
+    )
+    with Directors(folder, first="127.0.89.21", count=1, each=[{"backends": HOST}]) as directors:
+        directors.wait_whole()
+        director = directors[0]
+        before = director.config.read_text()
+        director.config.write_text(before.replace(f'"{HOST}"', f'"{HOST}", "{OTHER}@gold"'))
+        added = director.command("reload", *options)
+        assert (added.returncode, added.stderr) == (0, "")
+        until(lambda: len(director.hosts()) == 2, what=director.log)
+        director.config.write_text(before)
+        for more in (("--dry-run",), ()):
+            done = director.command("reload", *options, *more)
+            assert (done.returncode, done.stderr) == (0, warning), done
+        until(lambda: len(director.hosts()) == 1, what=director.log)
+        assert director.logged("pool_unusable", "tag=gold")
+        assert director.command("reload", *options).stderr == ""

@@ -99,7 +99,12 @@ def test_it_is_told_where_nothing_is_known_to_be_applied(director: Director, fil
 
 def test_json_is_the_answer_of_the_api(director: Director, file: str) -> None:
     result = director("plan", "-c", file, "--json")
-    assert json.loads(result.stdout) == {"me": "127.0.0.11:9090", "known": True, "changes": []}
+    assert json.loads(result.stdout) == {
+        "me": "127.0.0.11:9090",
+        "known": True,
+        "changes": [],
+        "warnings": [],
+    }
 
 
 def test_a_file_with_mistakes_is_exit_code_78_and_asks_nobody(director: Director, tmp_path: Path) -> None:
@@ -107,3 +112,9 @@ def test_a_file_with_mistakes_is_exit_code_78_and_asks_nobody(director: Director
     path.write_text('[backends]\nmail_servers = ["127.0.1.1-"]\n')
     result = director("plan", "-c", str(path))
     assert (result.exit_code, director.operations.asked) == (78, [])
+
+
+def test_what_the_changes_lead_to_is_a_warning_of_the_plan(director: Director, file: str) -> None:
+    director.operations.plan_warnings = ["the pool gold loses it"]
+    result = director("plan", "-c", file)
+    assert (result.exit_code, result.stderr) == (0, "director: warning: the pool gold loses it\n")

@@ -33,3 +33,12 @@ def test_a_replacement_tells_both_versions_and_its_times() -> None:
 
 def test_nothing_that_has_changed_is_told_as_well() -> None:
     assert lines(ReloadInfo(state="done", version="0.1.0")) == ["nothing has changed"]
+
+
+def test_what_changed_backends_lead_to_is_a_warning_of_the_command(director: Director) -> None:
+    director.operations.reloaded = ReloadInfo(
+        state="done", version="0.1.0", applied=["backends.mail_servers"], warnings=["the pool gold loses it"]
+    )
+    done = director("reload")
+    assert (done.exit_code, done.stdout) == (0, "backends.mail_servers: counts now\n")
+    assert done.stderr == "director: warning: the pool gold loses it\n"

@@ -87,6 +87,40 @@ async def test_a_host_taken_out_of_the_file_is_removed_for_all_and_a_new_one_add
         assert {one.reason for one in told} == {"the configuration file has changed"}
 
 
+LOSES = "the pool without a tag loses its last usable host: its new users wait 30 s and fail temporarily"
+
+
+async def test_a_file_that_takes_the_last_usable_host_of_a_pool_is_planned_with_a_warning(
+    tmp_path: Path,
+) -> None:
+    async with started(tmp_path) as node:
+
+        def warnings(*hosts: ConfiguredHost) -> list[str]:
+            return node.operations.plan(hosts).warnings
+
+        kept, weightless, tagged = (
+            ConfiguredHost(address=HOSTS[0], weight=100),
+            ConfiguredHost(address=HOSTS[0], weight=0),
+            ConfiguredHost(address=HOSTS[0], weight=100, tag="gold"),
+        )
+        assert warnings(kept) == []
+        assert warnings() == warnings(weightless) == warnings(tagged) == [LOSES]
+        await node.operations.set_up(HOSTS[0], up=False, reason="test")
+        assert warnings(kept) == [LOSES]
+        await node.operations.set_up(HOSTS[1], up=False, reason="test")
+        await node.operations.set_up(HOSTS[2], up=False, reason="test")
+        assert warnings() == [], "it has none already"
+
+
+async def test_a_file_that_removes_no_host_because_an_operator_added_it_is_planned_without_a_warning(
+    tmp_path: Path,
+) -> None:
+    async with started(tmp_path, HOSTS[:1]) as node:
+        await node.operations.remove_host(HOSTS[0], reason="test")
+        await node.operations.set_host(HOSTS[0], None, 5, reason="test")
+        assert node.operations.plan([]).warnings == []
+
+
 async def test_what_an_operator_did_stays_and_is_told(tmp_path: Path) -> None:
     async with started(tmp_path, HOSTS[:2]) as node:
         await node.operations.remove_host(HOSTS[0], reason="test")

@@ -95,6 +95,7 @@ class FakeOperations:
         """Background moves somebody has asked about."""
         self.planned: list[PlannedChange] = []
         self.plan_known = True
+        self.plan_warnings: list[str] = []
         self.asked: list[object] = []
         self.reloaded = ReloadInfo(state="never", version="0.1.0")
         """What the calls that change users were given besides a reason."""
@@ -130,7 +131,9 @@ class FakeOperations:
 
     def plan(self, hosts: Sequence[ConfiguredHost], unresolved: Sequence[ConfiguredHost] = ()) -> Plan:
         self.asked.append([*hosts, *unresolved])
-        return Plan(me="127.0.0.11:9090", known=self.plan_known, changes=self.planned)
+        return Plan(
+            me="127.0.0.11:9090", known=self.plan_known, changes=self.planned, warnings=self.plan_warnings
+        )
 
     def reload_info(self) -> ReloadInfo:
         return self.reloaded

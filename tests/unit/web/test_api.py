@@ -184,7 +184,10 @@ def test_a_plan_takes_the_hosts_of_a_file_and_is_its_record(ask: Caller) -> None
     host = {"address": "127.0.1.1", "hostname": "", "tag": "", "weight": 7}
     many = [host | {"address": f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"} for n in range(2000)]
     answer = ask("POST", "/v1/plan", encoded(hosts=many))
-    assert (answer.status, answer.json) == (200, {"me": "127.0.0.11:9090", "known": True, "changes": []})
+    assert (answer.status, answer.json) == (
+        200,
+        {"me": "127.0.0.11:9090", "known": True, "changes": [], "warnings": []},
+    )
     assert ask("POST", "/v1/plan", encoded(host=host)).status == 400
 
 

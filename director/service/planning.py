@@ -1,0 +1,75 @@
+"""What the hosts of a configuration file change in the cluster: for `director plan`, and for the answer of a
+reload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from director.core.backendnames import carried, look
+from director.core.configured import AppliedHost, Difference, Outcome, compare
+from director.core.events import HostMove
+from director.core.hosts import BackendSetting, HostTable
+from director.core.readdressing import is_parked_at, moved_rows
+from director.records import Plan, PlannedChange
+from director.service.pools import NO_HOST_LEFT, pool_name
+from director.types import MemberId
+
+
+def planned(
+    me: MemberId,
+    hosts: HostTable,
+    applied: Sequence[AppliedHost] | None,
+    settings: Sequence[BackendSetting],
+    unresolved: Sequence[BackendSetting],
+    unix: int,
+) -> Plan:
+    """What becomes of the host table.
+
+    applied: what this director last applied; None: not known. settings: the hosts of the file. unresolved:
+    names in it that have no address now. unix: Unix seconds."""
+    found = look(applied, settings, unresolved, hosts.rows, unix)
+    after = HostTable()
+    after.put(hosts.rows.values())
+    if found.moves:
+        after.put(moved_rows(hosts.rows, found.moves, unix))
+    known = None if applied is None else carried(applied, found.settings, after.rows)
+    differences = compare(known, found.settings, after.rows)
+    changes = [_planned_move(one) for one in found.moves if not is_parked_at(one)]
+    changes += [_planned(one) for one in differences]
+    _make(after, differences, unix)
+    return Plan(me=me, known=applied is not None, changes=changes, warnings=_lost_pools(hosts, after))
+
+
+def _make(table: HostTable, differences: Iterable[Difference], unix: int) -> None:
+    """Carry out in `table` what the file would have made."""
+    for one in differences:
+        if one.outcome is Outcome.MADE:
+            change = one.change()
+            table.change(
+                change.address, unix, remove=change.remove, tag=change.tag, weight=change.weight, up=change.up
+            )
+
+
+def _lost_pools(before: HostTable, after: HostTable) -> list[str]:
+    """A warning for each pool that loses its last usable host."""
+    left = after.usable()
+    lost = sorted(tag for tag, usable in before.usable().items() if usable and not left.get(tag))
+    return [f"the {pool_name(tag)} loses its last usable host: {NO_HOST_LEFT}" for tag in lost]
+
+
+def _planned_move(one: HostMove) -> PlannedChange:
+    return PlannedChange(
+        address=one.before, what="address", now=one.before, file=one.after, outcome="made", decided=0
+    )
+
+
+def _planned(one: Difference) -> PlannedChange:
+    now, file = one.values()
+    return PlannedChange(
+        address=one.address,
+        what=one.attribute,
+        now=now,
+        file=file,
+        outcome=one.outcome.value,
+        decided=one.decided,
+    )
