@@ -110,7 +110,7 @@ class UnitUser(msgspec.Struct, frozen=True, kw_only=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     director_as: Who
-    """Who the director is; where it does not run, whoever looks."""
+    """Who the director is. Where it does not run: the user of its service, else whoever looks."""
     running: bool | None
     """None: we may not ask."""
     conf: Doveconf | None = None

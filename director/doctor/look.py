@@ -22,7 +22,7 @@ from director.errors import DirectorError, DoveconfError
 from director.net import keeperlink
 from director.records import StatusInfo
 from director.service import descriptors
-from director.service.accounts import NoSuchAccount, account
+from director.service.accounts import Account, NoSuchAccount, account
 from director.service.checking import check_file_as
 from director.service.config import Config, DovecotConfig, ListenConfig, RingConfig, UsersConfig
 from director.service.keeper import control_paths
@@ -91,8 +91,8 @@ def look(
         settings.anvil,
     )
     hosts = [host.address for host in status.hosts if host.up and host.weight] if status else []
-    director_as = whoever(process) if process else myself()
     systemd_units = units(process, SEARCH) if here else ()
+    director_as = whoever(process) if process else user_of(systemd_units) or myself()
     return Facts(
         settings=settings,
         director_as=director_as,
@@ -118,18 +118,38 @@ def look(
 
 def unit_user(found: Sequence[Unit], file: str) -> UnitUser | None:
     """The user of the director's service, tried at the configuration file."""
-    service = next((unit for unit in found if unit.name.endswith(".service")), None)
-    name = service.settings.get("User", "") if service else ""
-    if service is None or not name:
+    service = _service(found)
+    if service is None or not (name := service.settings.get("User", "")):
         return None
-    group = service.settings.get("Group", "")
     try:
-        checked = check_file_as(account(f"{name}:{group}" if group else name), file, os.environ)
+        checked = check_file_as(_account(service, name), file, os.environ)
     except NoSuchAccount as exc:
         return UnitUser(unit=service.name, name=name, problems=(str(exc),))
     except DirectorError as exc:
         return UnitUser(unit=service.name, name=name, unseen=str(exc))
     return UnitUser(unit=service.name, name=name, problems=tuple(checked.problems))
+
+
+def user_of(found: Sequence[Unit]) -> Who | None:
+    """Who the director is when its service starts it; None: that is not known."""
+    service = _service(found)
+    if service is None:
+        return None
+    try:
+        who = _account(service, service.settings.get("User") or "root")
+    except NoSuchAccount:  # a finding of its own
+        return None
+    return Who(uid=who.uid, gids=who.groups, name=who.name)
+
+
+def _service(found: Sequence[Unit]) -> Unit | None:
+    return next((unit for unit in found if unit.name.endswith(".service")), None)
+
+
+def _account(service: Unit, name: str) -> Account:
+    """Raises NoSuchAccount."""
+    group = service.settings.get("Group", "")
+    return account(f"{name}:{group}" if group else name)
 
 
 def keeper_of(config: Config, director_as: Who) -> Keeper | None:
@@ -213,18 +233,36 @@ def myself() -> Who:
 
 
 def process_of(api: str) -> int | None:
-    """The process that listens at the API socket; None: nobody does. Raises PermissionError."""
+    """The process that answers at the API socket; None: there is none. Raises PermissionError."""
+    credentials = struct.Struct("3i")
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(CONNECT_TIMEOUT)
         try:
+            # Of a socket that systemd opened SO_PEERCRED names systemd. The director is who sends an answer.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             client.connect(api)
-            credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            listens = credentials.unpack(
+                client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
+            )
+            client.sendall(b"GET /livez HTTP/1.1\r\nHost: director\r\nConnection: close\r\n\r\n")
+            _, found, _, _ = client.recvmsg(1, socket.CMSG_SPACE(credentials.size))
         except PermissionError:
             raise
+        except TimeoutError:
+            return None if _is_manager(listens[0]) else listens[0] or None
         except OSError:
             return None
-    pid: int = struct.unpack("3i", credentials)[0]
+    senders = [data for _, kind, data in found if kind == socket.SCM_CREDENTIALS]
+    pid: int = credentials.unpack(senders[0])[0] if senders else 0
     return pid or None
+
+
+def _is_manager(process: int) -> bool:
+    """Whether this process is systemd, which holds sockets for others."""
+    try:
+        return Path(f"/proc/{process}/comm").read_text() == "systemd\n"
+    except OSError:
+        return False
 
 
 def whoever(process: int) -> Who:
