@@ -100,6 +100,12 @@ def ask(path: str, what: str, user: int | None = None) -> tuple[Answer, socket.s
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             connection.close()
             return None
+        except PermissionError:
+            if _is_visible(path):
+                raise
+            # No director of this user can have started one in a folder that it may not look into.
+            connection.close()
+            return None
         if (uid := keeper.peer_uid(connection)) not in (0, os.geteuid(), user):
             raise KeeperError(
                 f"{path}: a process of uid {uid} listens there, which is neither root nor this user"
@@ -117,6 +123,14 @@ def ask(path: str, what: str, user: int | None = None) -> tuple[Answer, socket.s
     except (OSError, Bad) as exc:
         connection.close()
         raise KeeperError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def _is_visible(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except OSError:
+        return False
+    return True
 
 
 def read_answer(message: dict[str, object], descriptors: list[int]) -> Answer:

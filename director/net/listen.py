@@ -98,6 +98,9 @@ class Fifo:
         """Whether at its path there is another file by now, or none."""
         try:
             there, mine = os.stat(self.where), os.fstat(self.fd)
+        except PermissionError:
+            # User dovecot may not look into login/, where systemd has made it.
+            return os.fstat(self.fd).st_nlink == 0
         except OSError:
             return True
         return (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)

@@ -424,6 +424,32 @@ def test_a_keeper_of_another_user_is_not_believed(tmp_path: Path) -> None:
             keeperlink.ask(path, "serve")
 
 
+def test_in_a_folder_that_a_director_may_not_look_into_it_has_no_keeper(tmp_path: Path) -> None:
+    """User dovecot and `login/`, where systemd has made the sockets."""
+    needs_root("to ask as another user")
+    tmp_path.chmod(0o700)
+    path = str(tmp_path / "director-keeper")
+    os.seteuid(65534)
+    try:
+        assert keeperlink.ask(path, "serve") is None
+    finally:
+        os.seteuid(0)
+
+
+def test_a_keeper_that_a_director_may_see_but_not_ask_is_told(tmp_path: Path) -> None:
+    needs_root("to ask as another user")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    path = str(tmp_path / "director-keeper")
+    with closing(keeper.control_socket(path)):
+        os.seteuid(65534)
+        try:
+            with pytest.raises(KeeperError, match="Permission denied"):
+                keeperlink.ask(path, "serve")
+        finally:
+            os.seteuid(0)
+
+
 def test_where_no_control_socket_can_be_made_the_reason_is_told_and_nothing_is_started(
     bench: Bench, tmp_path: Path
 ) -> None:

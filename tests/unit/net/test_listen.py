@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from director.errors import EX_CONFIG, ListenError
-from director.net.listen import adopt_fifo, adopt_listener, open_fifo, tcp_listener, unix_listener
+from director.net.listen import Fifo, adopt_fifo, adopt_listener, open_fifo, tcp_listener, unix_listener
+from tests.needs import needs_root
 
 
 def mode_of(path: Path) -> int:
@@ -303,6 +304,30 @@ def test_an_inherited_fifo_is_always_open_for_both_ends(tmp_path: Path) -> None:
         with pytest.raises(BlockingIOError):
             os.read(fifo.fd, 1)
     assert path.exists()
+
+
+def test_a_fifo_of_systemd_in_a_folder_that_user_dovecot_may_not_look_into_is_not_lost(
+    tmp_path: Path,
+) -> None:
+    """`/run/dovecot/login` is for root and dovenull. The FIFO was told to be lost at each start."""
+    needs_root("to look as another user")
+    tmp_path.chmod(0o700)
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    path.chmod(0o666)
+    with closing(adopt_fifo("notify", os.open(path, os.O_RDONLY | os.O_NONBLOCK))) as fifo:
+        assert not lost_for_another_user(fifo)
+        path.unlink()
+        os.mkfifo(path)
+        assert lost_for_another_user(fifo)
+
+
+def lost_for_another_user(fifo: Fifo) -> bool:
+    os.seteuid(65534)
+    try:
+        return fifo.is_lost()
+    finally:
+        os.seteuid(0)
 
 
 def test_an_inherited_descriptor_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
