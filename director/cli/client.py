@@ -23,6 +23,9 @@ EX_INTERRUPTED = 130
 CONNECT_TIMEOUT = 5.0
 """Seconds."""
 
+READ_TIMEOUT = 15.0
+"""Seconds. What is only read never waits for the ring: a director that does not answer is not up."""
+
 ANSWER_TIMEOUT = 70.0
 """Seconds. A change may wait twice 30 s for the ring and then for the store."""
 
@@ -118,7 +121,7 @@ class Client:
         if fresh:
             connection.timeout = CONNECT_TIMEOUT
             connection.connect()
-            connection.sock.settimeout(ANSWER_TIMEOUT)
+        connection.sock.settimeout(READ_TIMEOUT if method == "GET" else ANSWER_TIMEOUT)
         headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
         connection.request(method, path, body, headers)
         response = connection.getresponse()
@@ -145,8 +148,14 @@ class Client:
         return Failure(f"{self.where}: {explained(self.where, self._config)}", EX_UNAVAILABLE)
 
     def _timed_out(self, method: str) -> Failure:
-        if self._connection.sock is None or method == "GET":
+        if self._connection.sock is None:
             return self._unreachable("no answer in time")
+        if method == "GET":
+            return Failure(
+                f"{self.where}: no answer within {READ_TIMEOUT:.0f} s: the director is starting, cannot "
+                "start, or hangs; its log says which",
+                EX_UNAVAILABLE,
+            )
         return Failure(
             f"{self.where}: no answer within {ANSWER_TIMEOUT:.0f} s; the change may still be made, "
             "`director status` shows it",

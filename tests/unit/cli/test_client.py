@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -83,19 +84,32 @@ def test_a_connection_that_idled_too_long_is_opened_again(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("ask", "code", "says"),
     [
-        (lambda client: client.get("/v1/dump"), 69, "no director answers there (no answer in time)"),
+        (lambda client: client.get("/v1/dump"), 69, "the director is starting, cannot start, or hangs"),
         (lambda client: client.change("DELETE", "/v1/hosts/127.0.1.1"), 75, "the change may still be made"),
     ],
 )
 def test_no_answer_in_time_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Client], bytes], code: int, says: str
 ) -> None:
-    monkeypatch.setattr(client_module, "ANSWER_TIMEOUT", 0.05)
+    for name in ("READ_TIMEOUT", "ANSWER_TIMEOUT"):
+        monkeypatch.setattr(client_module, name, 0.05)
     with answering(tmp_path / "api.sock", b"", wait=True) as where:
         with closing(Client(where)) as client, pytest.raises(Failure) as caught:
             ask(client)
     assert caught.value.exit_code == code
     assert says in str(caught.value)
+
+
+def test_a_reading_command_gives_up_a_director_that_cannot_start_long_before_a_changing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd holds the socket: the command connects, and nothing comes. `doctor` took 70 s to say why."""
+    monkeypatch.setattr(client_module, "READ_TIMEOUT", 0.05)
+    began = time.monotonic()
+    with answering(tmp_path / "api.sock", b"", wait=True) as where:
+        with closing(Client(where)) as client, pytest.raises(Failure, match="no answer within"):
+            client.get("/v1/status")
+    assert time.monotonic() - began < client_module.ANSWER_TIMEOUT / 2
 
 
 def test_a_socket_nobody_listens_on_is_exit_code_69(tmp_path: Path) -> None:
