@@ -261,6 +261,7 @@ class NewHost(msgspec.Struct, frozen=True, kw_only=True):
 
     address: str
     tag: str | None = None
+    """None: not given. Of a host that exists it must be the tag it has, also where it is empty."""
     weight: int | None = None
     reason: str = ""
     dry_run: bool = False

@@ -318,9 +318,10 @@ class Operations(UserOperations):
         hostname: str = "",
         force: bool = False,
     ) -> Change:
-        """Add a host, or set the weight of one that is there; its tag cannot be changed so."""
+        """Add a host, or set the weight of one that is there; its tag cannot be changed so. tag: None is not
+        given, the empty one is."""
         where = as_address(address)
-        change = HostChange(0, where, add=True, tag=tag or None, weight=weight, hostname=hostname)
+        change = HostChange(0, where, add=True, tag=tag, weight=weight, hostname=hostname)
         if weight == 0 and not force:
             await self._pools.check_change(change, "weight 0")
         return await self._change(change, "add", reason, dry_run)
@@ -336,7 +337,7 @@ class Operations(UserOperations):
         force: bool = False,
     ) -> Change:
         """Set the weight of a host. force: 0 also where its users are left without a host."""
-        change = HostChange(0, as_address(address), tag=tag or None, weight=weight)
+        change = HostChange(0, as_address(address), tag=tag, weight=weight)
         if weight == 0 and not force:
             await self._pools.check_change(change, "weight 0")
         return await self._change(change, "update", reason, dry_run)

@@ -316,6 +316,7 @@ def _one_director(command: Callable[[Address, int | None], Command]) -> Callable
 
 
 def _tagged(values: Sequence[bytes]) -> tuple[Address, str | None]:
+    # An empty tag is none that is given, as in the original: `doveadm director add HOST@` sends it
     address, _, tag = (values[0] if values else b"").partition(b"@")
     return _address(address), _text(tag) or None
 

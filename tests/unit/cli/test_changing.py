@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from director.cli.hosts import addresses_of
@@ -85,6 +86,17 @@ def test_a_refusal_is_one_line_and_its_exit_code(
 ) -> None:
     result = director(*command)
     assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"director: {line}\n")
+
+
+@pytest.mark.parametrize("command", [("127.0.1.2@",), ("-t", "", "127.0.1.2")])
+def test_an_empty_tag_that_is_given_does_not_pass_for_none_that_is_given(
+    director: Director, command: tuple[str, ...]
+) -> None:
+    table = director.operations.table
+    table["127.0.1.2"] = msgspec.structs.replace(table["127.0.1.2"], tag="gold")
+    result = director("add", *command)
+    assert (result.exit_code, result.stderr) == (77, "director: 127.0.1.2: host tag can't be changed\n")
+    assert director("add", "127.0.1.2", "7").stdout == "127.0.1.2@gold: weight 7, down\n"
 
 
 def test_a_ring_that_is_not_in_sync_is_exit_code_75(director: Director) -> None:

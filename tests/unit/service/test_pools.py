@@ -23,6 +23,7 @@ from director.wire.admin import (
     HostSet,
     HostUpdate,
     UserMove,
+    parse,
 )
 from tests.unit.service.parts import HOSTS, Node, key_of
 from tests.waiting import until
@@ -268,3 +269,33 @@ async def test_a_change_of_the_configuration_file_is_made_all_the_same(gold: Nod
     await gold.operations.apply(HostChange(0, Address(GOLD), remove=True), "configuration", "")
     assert gold.director.hosts.get(Address(GOLD)) is None
     assert gold.logged("pool_unusable")
+
+
+# ---- an empty tag
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_an_empty_tag_given_for_a_host_that_has_a_tag_is_refused_as_any_other_tag(
+    node: Node, dry_run: bool
+) -> None:
+    for tag in ("", "silver"):
+        with pytest.raises(Refused, match="host tag can't be changed"):
+            await node.operations.set_host(GOLD, tag, 50, reason="", dry_run=dry_run)
+    row = node.director.hosts.get(Address(GOLD))
+    assert row is not None
+    assert (row.tag, row.weight) == ("gold", 100)
+    for tag in (None, "gold"):
+        await node.operations.set_host(GOLD, tag, 50, reason="", dry_run=dry_run)
+    await node.operations.set_host(HOSTS[0], "", 50, reason="", dry_run=dry_run)
+
+
+@pytest.mark.parametrize("command", [b"HOST-SET", b"HOST-UPDATE"])
+async def test_an_empty_tag_over_the_admin_protocol_is_none_that_is_given_as_in_the_original(
+    node: Node, command: bytes
+) -> None:
+    handler = AdminHandler(node.operations, Log(write=lambda line: None))
+    line = parse(b"%b\t%b@\t50" % (command, GOLD.encode()))
+    assert [piece async for piece in handler(line)] == [b"OK\n"]
+    row = node.director.hosts.get(Address(GOLD))
+    assert row is not None
+    assert (row.tag, row.weight) == ("gold", 50)
