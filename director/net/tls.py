@@ -8,14 +8,17 @@ failed, nor sends the alert that tells the other end, nor can close one directio
 from __future__ import annotations
 
 import hashlib
+import os
 import ssl
 import stat
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 
 from director.errors import PeerError, TlsFileError
+from director.net.certificates import first_end
 from director.types import Address
 
 PEM_LIMIT = 1024 * 1024
@@ -65,6 +68,8 @@ class RingTls:
         self._own = _shown(cert, key)
         self.content = hashlib.sha256(b"".join(Path(path).read_bytes() for path in (cert, key, ca))).digest()
         """Tells whether the files hold what they held before."""
+        self.ends = dict(_ends((cert, ca)))
+        """Path -> unix seconds when the first certificate that was read from it ends."""
 
     def dialling(self, peer: Address) -> Session:
         return Session(self._dialler, peer, dialled=True, own=self._own)
@@ -208,6 +213,13 @@ def _shown(cert: str, key: str) -> bytes:
     return _digest(client.getpeercert(binary_form=True))
 
 
+def _ends(paths: Sequence[str]) -> Iterator[tuple[str, float]]:
+    for path in paths:
+        with suppress(OSError, ValueError):  # OpenSSL has read them: only the alarm is lost
+            if (end := first_end(path)) is not None:
+                yield path, end
+
+
 def _same(name: str, address: Address) -> bool:
     try:
         return ip_address(name.strip()) == ip_address(address)
@@ -224,6 +236,8 @@ def _check_file(part: str, path: str) -> None:
             raise TlsFileError(part, f"{path} is too long for PEM ({status.st_size} bytes)")
         with Path(path).open("rb"):
             pass
+    except PermissionError as exc:
+        raise TlsFileError(part, f"{path} cannot be read by uid {os.geteuid()} ({exc.strerror})") from exc
     except OSError as exc:
         raise TlsFileError(part, f"{path} cannot be read ({exc.strerror})") from exc
 

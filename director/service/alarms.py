@@ -5,7 +5,7 @@ from __future__ import annotations
 from director.core.differences import BACKENDS, EXPIRE, VERSION, differences
 from director.core.director import Director
 from director.core.member import Identity
-from director.records import Alarm
+from director.records import Alarm, ReloadInfo
 from director.types import MemberId
 
 
@@ -13,6 +13,15 @@ def differing(director: Director) -> dict[str, dict[MemberId, str]]:
     """The directors that differ from this one, by what differs; see `core.differences`."""
     ring = director.ring
     return differences(ring.identity, ring.links.values(), ring.refused)
+
+
+def reload_alarms(last: ReloadInfo) -> list[Alarm]:
+    """That the last reload failed: what is in the file counts nowhere."""
+    if last.state != "failed":
+        return []
+    command = "director reload --exec" if last.exec else "director reload"
+    text = f"the last {command} failed, and changed nothing: {last.problem}; put it right, then {command}"
+    return [Alarm(kind="reload", about=command, text=text)]
 
 
 def ring_alarms(director: Director) -> list[Alarm]:

@@ -321,7 +321,7 @@ class App:
         self.notifier = Notifier(os.environ)
         self.replacing = Replacing(self, left)
         self.operations.reloads = self.replacing
-        self.credentials = Credentials(lambda: self.config, log)
+        self.credentials = Credentials(lambda: self.config, log, tls=lambda: self.driver.sockets.tls)
         self.operations.credentials = self.credentials
         if keeper is not None:
             self.operations.sockets_kept_by = lambda: keeper.kept_by

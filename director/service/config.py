@@ -42,7 +42,7 @@ from director.service.servers import (
     read_directors,
     read_endpoint,
 )
-from director.service.tomlfile import Reader, UnresolvedName, written
+from director.service.tomlfile import LET_DIRECTOR_READ, Reader, UnresolvedName, written
 from director.service.units import (
     DAY,
     MINUTE,
@@ -541,7 +541,8 @@ def _tls(reader: Reader, raw: object, me: Endpoint | None) -> TlsConfig:
     try:
         loaded = RingTls(tls.cert, tls.key, tls.ca)
     except TlsFileError as exc:
-        reader.problem(f"ring.tls.{exc.part}", exc.problem)
+        advice = LET_DIRECTOR_READ if isinstance(exc.__cause__, PermissionError) else ""
+        reader.problem(f"ring.tls.{exc.part}", f"{exc.problem}{advice}")
         return tls
     reader.warn_if_public("ring.tls.key", Path(tls.key))
     problem = loaded.problem_with_own(me.address) if me is not None else None

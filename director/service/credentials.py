@@ -1,4 +1,5 @@
-"""Looks after the files with secrets and certificates: which end soon, which every user can read."""
+"""Looks after the files with secrets and certificates: which end soon, which every user can read, which a
+director could not start with, and which have changed and are not in force."""
 
 from __future__ import annotations
 
@@ -6,43 +7,92 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import msgspec
 
-from director.net.certificates import first_end
+from director.errors import TlsFileError
+from director.net.tls import RingTls
 from director.records import Alarm
 from director.service.config import Config
 from director.service.log import Log
+from director.service.reloading import raise_if_refused
+from director.service.units import secret_in, secret_lines
 
 LOOK_EVERY = 60.0
 """Seconds between two looks."""
 ENDS_SOON = 14 * 86400.0
 """Seconds before the end of a certificate from which on it is an alarm."""
 DAY = 86400.0
+EVENTS = {
+    "certificate": "certificate_ends",
+    "secret": "secret_readable",
+    "unusable": "file_unusable",
+    "changed": "file_changed",
+}
+"""Kind of an alarm -> event in the log."""
 
 
 class Seen(msgspec.Struct, frozen=True):
     """What was found in the files."""
 
     ends: dict[str, float] = {}
-    """Path of a file with certificates -> unix seconds when the first of them ends."""
+    """Path -> unix seconds when the first of the certificates in force that were read from it ends."""
     readable: tuple[tuple[str, str], ...] = ()
     """Key and path of each file with a secret that every user can read."""
+    unusable: dict[str, str] = {}
+    """Path -> why a director could not start with it."""
+    changed: tuple[str, ...] = ()
+    """Files that have other content than the one in force."""
 
 
-def look_at(config: Config) -> Seen:
-    """What is in the files now; one that cannot be read is left out. Takes a while: call it in a thread."""
-    ends = {}
-    for path in filter(None, (config.ring.tls.cert, config.ring.tls.ca)):
+def look_at(config: Config, tls: RingTls | None) -> Seen:
+    """What is in the files now. Takes a while: call it in a thread.
+
+    Args:
+        config: in force.
+        tls: in force.
+    """
+    unusable: dict[str, str] = {}
+    changed: list[str] = []
+    in_force = {"ring.secret_file": config.ring.secret, "http.token_file": config.http.token}
+    for key, path in (*config.secret_files, *([("", config.file)] if config.file else [])):
         try:
-            end = first_end(path)
-        except (OSError, ValueError):
+            content = secret_in(Path(path).read_bytes())
+        except OSError as exc:
+            unusable[path] = f"{_named(key)}{path} cannot be read by uid {os.geteuid()} ({exc.strerror})"
             continue
-        if end is not None:
-            ends[path] = end
-    return Seen(ends, tuple(one for one in config.secret_files if _is_readable(one[1])))
+        if not content:
+            unusable[path] = f"{_named(key)}{path} is empty"
+        elif key in in_force and secret_lines(content) != secret_lines(in_force[key]):
+            changed.append(path)
+    if tls is not None:
+        _look_at_certificates(config, tls, unusable, changed)
+    return Seen(
+        tls.ends if tls is not None else {},
+        tuple(one for one in config.secret_files if _is_readable(one[1])),
+        unusable,
+        tuple(changed),
+    )
+
+
+def _look_at_certificates(config: Config, tls: RingTls, unusable: dict[str, str], changed: list[str]) -> None:
+    files = config.ring.tls
+    try:
+        found = RingTls(files.cert, files.key, files.ca)
+        if found.content != tls.content:
+            raise_if_refused(found, files, config)
+            changed.append(files.cert)
+    except TlsFileError as exc:
+        unusable.setdefault(getattr(files, exc.part), str(exc))
+    except OSError as exc:  # it went between two looks
+        unusable.setdefault(files.cert, f"ring.tls: {exc.strerror}")
+
+
+def _named(key: str) -> str:
+    return f"{key}: " if key else ""
 
 
 def _is_readable(path: str) -> bool:
@@ -56,12 +106,17 @@ class Credentials:
     """The files of one director."""
 
     def __init__(
-        self, config: Callable[[], Config], log: Log, *, clock: Callable[[], float] = time.time
+        self,
+        config: Callable[[], Config],
+        log: Log,
+        *,
+        tls: Callable[[], RingTls | None] = lambda: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """config: gives what counts at the moment."""
+        """config, tls: give what is in force at the moment."""
         self.seen = Seen()
-        self._config, self._log, self._clock = config, log, clock
-        self._told: set[str] = set()
+        self._config, self._tls, self._log, self._clock = config, tls, log, clock
+        self._told: set[tuple[str, str]] = set()
         self._wake = anyio.Event()
 
     def look_soon(self) -> None:
@@ -71,7 +126,7 @@ class Credentials:
     async def run(self) -> None:
         """Look again and again, until cancelled."""
         while True:
-            self.take(await anyio.to_thread.run_sync(look_at, self._config()))
+            self.take(await anyio.to_thread.run_sync(look_at, self._config(), self._tls()))
             with anyio.move_on_after(LOOK_EVERY):
                 await self._wake.wait()
             self._wake = anyio.Event()
@@ -79,11 +134,10 @@ class Credentials:
     def take(self, seen: Seen) -> None:
         """What was found. Each alarm is logged once."""
         self.seen = seen
-        alarms = {alarm.about: alarm for alarm in self.alarms()}
-        for about in alarms.keys() - self._told:
-            alarm = alarms[about]
-            event = "certificate_ends" if alarm.kind == "certificate" else "secret_readable"
-            self._log.warning(event, file=about, problem=alarm.text)
+        alarms = {(alarm.kind, alarm.about): alarm for alarm in self.alarms()}
+        for kind, about in alarms.keys() - self._told:
+            alarm = alarms[kind, about]
+            self._log.warning(EVENTS[kind], file=about, problem=alarm.text)
         self._told = set(alarms)
 
     def alarms(self) -> list[Alarm]:
@@ -101,4 +155,13 @@ class Credentials:
         for key, path in self.seen.readable:
             text = f"{key}: every user of this machine can read {path}: chmod o-r {path}"
             found.append(Alarm(kind="secret", about=path, text=text))
+        for path, problem in sorted(self.seen.unusable.items()):
+            text = (
+                f"{problem}; the director goes on with the former content, but could not start again: correct"
+                " the file, then director reload"
+            )
+            found.append(Alarm(kind="unusable", about=path, text=text))
+        for path in self.seen.changed:
+            text = f"{path} was changed and is not in force yet: director reload"
+            found.append(Alarm(kind="changed", about=path, text=text))
         return found

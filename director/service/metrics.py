@@ -95,6 +95,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """File -> unix seconds when the first certificate in it ends."""
     secrets_readable: int = 0
     """Files with secrets that every user can read."""
+    files_unusable: int = 0
+    """Files with secrets or certificates that a director could not start with."""
     differences: dict[str, int] = msgspec.field(default_factory=dict)
     """What differs -> directors in which it does."""
     store_up: bool = False
@@ -254,6 +256,8 @@ class _Page:
         yield _gauge("certificate_end_seconds", "When the first certificate in a file ends", ends, "file")
         readable = [((), now.secrets_readable)]
         yield _gauge("secrets_readable", "Files with secrets that every user can read", readable)
+        unusable = [((), now.files_unusable)]
+        yield _gauge("files_unusable", "Files that the director could not start with again", unusable)
         differ = _by_one(now.differences)
         yield _gauge("directors_differ", "Directors that differ from this one", differ, "what")
         unstored = [((), now.unstored)]

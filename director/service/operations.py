@@ -44,7 +44,7 @@ from director.records import (
     UserInfo,
     UserStatus,
 )
-from director.service.alarms import differing, ring_alarms
+from director.service.alarms import differing, reload_alarms, ring_alarms
 from director.service.clock import unix_time
 from director.service.credentials import Credentials
 from director.service.driver import Driver
@@ -439,9 +439,9 @@ class Operations(UserOperations):
         return table
 
     def alarms(self) -> list[Alarm]:
-        """Of the files of this director, and of directors that differ from it."""
+        """Of the files of this director, of a reload that failed, and of directors that differ from it."""
         files = self.credentials.alarms() if self.credentials else []
-        return [*files, *ring_alarms(self._director)]
+        return [*files, *reload_alarms(self.reloads.info()), *ring_alarms(self._director)]
 
     # ---- metrics
 
@@ -509,6 +509,7 @@ class Operations(UserOperations):
             ring_forged={"frame": driver.sockets.frames_forged, "proof": counters.proofs_refused},
             certificate_ends=self.credentials.seen.ends if self.credentials else {},
             secrets_readable=len(self.credentials.seen.readable) if self.credentials else 0,
+            files_unusable=len(self.credentials.seen.unusable) if self.credentials else 0,
             differences={what: len(members) for what, members in differing(director).items()},
             unstored=len(persistence.unstored.changes()),
             store_up=persistence.up,

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import msgspec
 
 from director.core.director import Settings
+from director.errors import TlsFileError
 from director.net.tls import RingTls
-from director.service.config import Config, load
+from director.service.config import Config, TlsConfig, load
 
 LIVE = frozenset(
     {
@@ -43,12 +44,34 @@ _WRITTEN_AS = {
 """Parts of a setting that are kept by themselves, and what was read from a file that a setting names."""
 
 
-def read_again(running: Config) -> tuple[Config, RingTls | None]:
+def read_again(running: Config, in_force: RingTls | None) -> tuple[Config, RingTls | None]:
     """The file as it is now, and the certificates of the ring where it has any. Takes a while: call it in a
-    thread. Raises ConfigErrors, TlsFileError."""
+    thread.
+
+    A new certificate that other directors would refuse is refused here: the one in force may be good.
+
+    Args:
+        in_force: the certificates that the director shows now.
+
+    Raises:
+        ConfigErrors, TlsFileError: what is wrong with the file, or with the files that it names.
+    """
     new = load(running.file, os.environ)
     tls = live(running, new).ring.tls
-    return new, RingTls(tls.cert, tls.key, tls.ca) if tls else None
+    if not tls:
+        return new, None
+    found = RingTls(tls.cert, tls.key, tls.ca)
+    if in_force is None or found.content != in_force.content:
+        raise_if_refused(found, tls, new)
+    return new, found
+
+
+def raise_if_refused(found: RingTls, tls: TlsConfig, config: Config) -> None:
+    """Raises TlsFileError where other directors would refuse these certificates."""
+    me = config.ring.listen
+    problem = found.problem_with_own(me.address) if me is not None else None
+    if problem is not None:
+        raise TlsFileError("cert", f"other directors would refuse {tls.cert}: {problem}")
 
 
 class Reload(NamedTuple):

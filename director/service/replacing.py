@@ -127,9 +127,10 @@ class Replacing:
         app, begun = self._app, time.monotonic()
         app.notifier.reloading(begun)
         try:
-            new, tls = await anyio.to_thread.run_sync(read_again, app.config)
+            new, tls = await anyio.to_thread.run_sync(read_again, app.config, app.driver.sockets.tls)
         except DirectorError as exc:
             app.log.error("reload_failed", reason=str(exc), note="all is as before")
+            app.credentials.look_soon()
             info = ReloadInfo(state="failed", version=VERSION, problem=str(exc), number=self._number)
         else:
             changes, warnings = compare(app.config, new), self._warnings_of(new)

@@ -47,7 +47,8 @@ class RingSockets:
         self.stranger: Callable[[], None] = lambda: None
         """Called when somebody dials from an address that is none of the ring's."""
         self._director, self._handle, self._log, self._limited = director, handle, log, limited
-        self._tls = tls
+        self.tls = tls
+        """What new links show and accept; None: they are plain."""
         self._numbers = 0
         self._dialled: dict[LinkId, Dial] = {}
         self._securing: dict[RingLink, None] = {}
@@ -57,12 +58,12 @@ class RingSockets:
     def set_tls(self, tls: RingTls) -> bool:
         """New links show and accept these certificates; links that stand are left as they are. Returns
         whether they are others than before."""
-        before, self._tls = self._tls, tls
+        before, self.tls = self.tls, tls
         return before is None or before.content != tls.content
 
     def new_link(self) -> RingLink:
         """For a connection that is accepted."""
-        return self._link(self._tls.accepting if self._tls else None)
+        return self._link(self.tls.accepting if self.tls else None)
 
     def _link(self, secure: Secure | None) -> RingLink:
         self._numbers += 1
@@ -137,7 +138,7 @@ class RingSockets:
         member = dial.member
         address, port = split_member(member)
         local = split_member(self._director.me)[0]
-        link = self._link(self._tls.dialling if self._tls else None)
+        link = self._link(self.tls.dialling if self.tls else None)
         self._dialled[link.number] = dial
         try:
             with anyio.fail_after(CONNECT_TIMEOUT):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 import stat
@@ -15,7 +14,7 @@ import msgspec
 
 from director.errors import ConfigError, ConfigErrors
 from director.service.servers import Endpoint, Resolve, read_endpoint
-from director.service.units import Kind, Secret, SecretFile, StateUrl, nearest, secret_lines
+from director.service.units import Kind, Secret, SecretFile, StateUrl, nearest, secret_in, secret_lines
 
 SECRET_FILE_LIMIT = 64 * 1024
 """Bytes. A longer file is no secret but a wrong path."""
@@ -140,7 +139,7 @@ class Reader:
                 raise ValueError(f"{file} is not a file")
             if status.st_size > SECRET_FILE_LIMIT:
                 raise ValueError(f"{file} is too long for a secret ({status.st_size} bytes)")
-            content = file.read_bytes().removeprefix(codecs.BOM_UTF8).strip()
+            content = secret_in(file.read_bytes())
         except PermissionError as exc:
             raise ValueError(f"{file} {_denied(exc)}{LET_DIRECTOR_READ}") from exc
         except OSError as exc:

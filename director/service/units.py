@@ -5,6 +5,7 @@ A reader raises ValueError with what is expected; the caller adds file, key and 
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 from collections.abc import Iterable
@@ -43,6 +44,11 @@ class Secret(bytes):
         return "***"
 
     __str__ = __repr__
+
+
+def secret_in(content: bytes) -> bytes:
+    """The content of a file without what is no part of a secret: a byte order mark, blanks around it."""
+    return content.removeprefix(codecs.BOM_UTF8).strip()
 
 
 def secret_lines(content: bytes) -> list[bytes]:

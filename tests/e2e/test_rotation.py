@@ -185,14 +185,50 @@ def test_the_authority_of_the_ring_is_changed_with_reloads_and_no_login_fails(
         )
 
 
-def shown_by(director: DirectorProcess, pems: Pems) -> bytes | None:
-    """The certificate that a director shows on its ring port."""
+def test_a_certificate_that_the_others_would_refuse_is_refused_by_the_reload_and_the_former_one_stays(
+    folder: Path, authority: Authority, other_authority: Authority
+) -> None:
+    first, second = ("127.0.56.41", "127.0.56.42")
+    own = Pems(*(folder / f"own.{part}" for part in ("crt", "key", "ca")))
+
+    def install(pems: Pems) -> None:
+        for file, source in zip(own, pems, strict=True):
+            file.touch(0o600)
+            file.write_bytes(source.read_bytes())
+
+    def alarms() -> set[str]:
+        return {alarm["kind"] for alarm in ring[0].get("/v1/status")["alarms"]} - {"certificate"}
+
+    install(authority.pems(first))
+    each = [with_tls(own), with_tls(authority.pems(second))]
+    with Directors(folder, first=first, count=2, state="memory:", each=each) as ring:
+        ring.wait_whole()
+        shown = shown_by(ring[0], authority.pems(second), second)
+        for wrong, problem in (
+            (authority.pems("127.0.56.49"), "is not for its address"),
+            (other_authority.pems(first)._replace(ca=authority.ca), "does not lead to ring.tls.ca"),
+        ):
+            install(wrong)
+            done = ring[0].command("reload")
+            assert done.returncode == 78
+            assert problem in done.stdout
+            assert shown_by(ring[0], authority.pems(second), second) == shown
+            until(lambda: alarms() == {"reload", "unusable"}, what="both alarms")
+        ring[1].kill()
+        ring[1].start()
+        ring.wait_whole()
+        install(authority.pems(first, days=400))
+        reload(ring[0])
+        until(lambda: alarms() == set(), what="no alarm")
+        assert shown_by(ring[0], authority.pems(second), second) != shown
+
+
+def shown_by(director: DirectorProcess, pems: Pems, source: str = "127.0.56.32") -> bytes | None:
+    """The certificate that a director shows on its ring port to the director at `source`, with its files."""
     address, _, port = director.member.rpartition(":")
     context = ssl.create_default_context(cafile=str(pems.ca))
     context.load_cert_chain(pems.cert, pems.key)
-    with socket.create_connection(
-        (address, int(port)), timeout=10, source_address=("127.0.56.32", 0)
-    ) as sock:
+    with socket.create_connection((address, int(port)), timeout=10, source_address=(source, 0)) as sock:
         with context.wrap_socket(sock, server_hostname=address) as secured:
             return secured.getpeercert(binary_form=True)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from director.net.tls import RingTls
 from director.service.config import Config, load
-from director.service.credentials import DAY, Credentials, Seen, look_at
+from director.service.credentials import DAY, EVENTS, Credentials, Seen, look_at
 from director.service.log import Log
 from tests.certificates import Authority
 
@@ -46,17 +49,22 @@ def config(tmp_path: Path, authority: Authority) -> Config:
         (tmp_path / name).write_text("0123456789abcdef\n")
         (tmp_path / name).chmod(0o600)
     (tmp_path / "ring.key").write_bytes(pems.key.read_bytes())
-    tls = f'[ring.tls]\ncert = "{pems.cert}"\nkey = "ring.key"\nca = "{pems.ca}"\n'
+    (tmp_path / "ring.crt").write_bytes(pems.cert.read_bytes())
+    tls = f'[ring.tls]\ncert = "ring.crt"\nkey = "ring.key"\nca = "{pems.ca}"\n'
     (tmp_path / "director.toml").write_text(SETTINGS + tls)
     return load(str(tmp_path / "director.toml"), {})
 
 
+def tls(config: Config) -> RingTls:
+    return RingTls(config.ring.tls.cert, config.ring.tls.key, config.ring.tls.ca)
+
+
 def test_every_file_with_a_secret_is_looked_after(config: Config) -> None:
     assert sorted(Path(path).name for _, path in config.secret_files) == sorted(FILES)
-    assert look_at(config).readable == ()
+    assert look_at(config, None).readable == ()
     for _, path in config.secret_files:
         Path(path).chmod(0o644)
-    assert look_at(config).readable == config.secret_files
+    assert look_at(config, None).readable == config.secret_files
 
 
 def test_a_configuration_with_a_password_in_a_url_is_a_secret_too(tmp_path: Path) -> None:
@@ -67,16 +75,91 @@ def test_a_configuration_with_a_password_in_a_url_is_a_secret_too(tmp_path: Path
     assert ["hunter2" in warning for warning in config.warnings] == [False]
 
 
-def test_the_end_of_certificate_and_authority_is_found(config: Config) -> None:
-    ends = look_at(config).ends
+def test_the_end_of_certificate_and_authority_in_force_is_found(config: Config) -> None:
+    in_force = tls(config)
+    Path(config.ring.tls.cert).write_text("another one, which no reload has read")
+    ends = look_at(config, in_force).ends
     assert ends.keys() == {config.ring.tls.cert, config.ring.tls.ca}
     assert ends[config.ring.tls.cert] == pytest.approx(time.time() + 3 * DAY, abs=600)
 
 
-def test_files_that_are_gone_are_left_out(config: Config) -> None:
-    for _, path in config.secret_files:
-        Path(path).unlink()
-    assert look_at(config).readable == ()
+def test_files_that_the_director_has_read_and_nobody_has_changed_are_no_alarm(config: Config) -> None:
+    seen = look_at(config, tls(config))
+    assert (seen.readable, seen.unusable, seen.changed) == ((), {}, ())
+
+
+def test_files_that_are_gone_or_empty_are_unusable(config: Config) -> None:
+    in_force, key = tls(config), Path(config.ring.tls.key)
+    for name in FILES:
+        (key.parent / name).unlink()
+    gone = look_at(config, in_force)
+    assert (gone.readable, gone.changed) == ((), ())
+    assert {Path(path).name for path in gone.unusable} == set(FILES)
+    assert all("No such file" in problem for problem in gone.unusable.values())
+    for name in FILES:
+        (key.parent / name).write_text("\ufeff \n")
+    empty = look_at(config, in_force).unusable
+    assert {name for name in FILES if "is empty" in empty[str(key.parent / name)]} == set(FILES)
+
+
+@pytest.mark.parametrize("name", ["ring.secret", "api.token"])
+def test_a_secret_that_was_changed_is_an_alarm_until_it_is_in_force(config: Config, name: str) -> None:
+    file = config.folder / name
+    file.write_bytes(b"\xef\xbb\xbf0123456789abcdef\r\n")
+    assert look_at(config, None).changed == ()
+    file.write_text("another-secret-of-mine\n")
+    assert look_at(config, None).changed == (str(file),)
+    again = load(config.file, {})
+    assert look_at(again, None).changed == ()
+
+
+def of_another_address(authority: Authority, config: Config) -> None:
+    pems = authority.pems("127.0.3.99")
+    Path(config.ring.tls.cert).write_bytes(pems.cert.read_bytes())
+    Path(config.ring.tls.key).write_bytes(pems.key.read_bytes())
+
+
+def without_its_key(authority: Authority, config: Config) -> None:
+    Path(config.ring.tls.cert).write_bytes(authority.pems("127.0.3.9").cert.read_bytes())
+
+
+def renewed(authority: Authority, config: Config) -> None:
+    pems = authority.pems("127.0.3.9", days=800)
+    Path(config.ring.tls.cert).write_bytes(pems.cert.read_bytes())
+    Path(config.ring.tls.key).write_bytes(pems.key.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "unusable", "changed"),
+    [
+        (of_another_address, "other directors would refuse", False),
+        (without_its_key, "is not the key of", False),
+        (renewed, None, True),
+    ],
+)
+def test_certificates_on_the_disk_that_are_not_in_force_are_an_alarm(
+    config: Config,
+    authority: Authority,
+    change: Callable[[Authority, Config], None],
+    unusable: str | None,
+    changed: bool,
+) -> None:
+    in_force = tls(config)
+    change(authority, config)
+    seen = look_at(config, in_force)
+    assert seen.changed == ((config.ring.tls.cert,) if changed else ())
+    assert [unusable in problem for problem in seen.unusable.values() if unusable] == [True] * bool(unusable)
+
+
+def test_a_file_that_the_directors_user_cannot_read_names_that_user(config: Config) -> None:
+    watch = Watch()
+    problem = f"ring.tls.key: /k cannot be read by uid {os.geteuid()} (Permission denied)"
+    watch.files.take(Seen(unusable={"/k": problem}))
+    (alarm,) = watch.files.alarms()
+    assert (alarm.kind, alarm.about) == ("unusable", "/k")
+    assert alarm.text.startswith(problem)
+    assert "could not start again" in alarm.text
+    assert f"event={EVENTS['unusable']}" in watch.lines[0]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ NAMES = {
     "director_ring_forged": "counter",
     "director_certificate_end_seconds": "gauge",
     "director_secrets_readable": "gauge",
+    "director_files_unusable": "gauge",
     "director_directors_differ": "gauge",
     "director_unstored_changes": "gauge",
     "director_store_up": "gauge",
