@@ -46,3 +46,10 @@ def test_no_limit_ever_closes_a_socket_that_clients_wait_in(path: Path) -> None:
     limits = {"StartLimitIntervalSec"} if path == SERVICE else {"TriggerLimitIntervalSec"}
     found = section(path, "Unit") | section(path, "Service" if path == SERVICE else "Socket")
     assert {found[limit] for limit in limits} == {"0"}
+
+
+def test_the_service_runs_nothing_but_the_director_which_is_there() -> None:
+    """A minimal Debian has no /bin/kill: `systemctl reload director` failed."""
+    commands = re.findall(r"^Exec\w+=\+?(\S+)", SERVICE.read_text(), flags=re.MULTILINE)
+    assert set(commands) == {"/opt/director/bin/director"}
+    assert len(commands) == 2
