@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+import msgspec
 
 from director.core.director import Director
 from director.core.events import Event
@@ -289,8 +290,9 @@ class Snapshot:
             await self._keep(table.name, table.encode())
 
     async def _keep(self, name: str, data: bytes) -> None:
-        version = self._documents[name]
-        if version != version_of(data):
+        """Write a document unless it is there. A write that was cut off may have been made all the same: then
+        another version is there than was believed, and the last write at a stop must not be lost to that."""
+        while (version := self._documents[name]) != version_of(data):
             self._documents[name] = (await self._store.swap_document(name, version, data)).version
 
     async def _rest(self, seconds: float) -> None:
@@ -324,14 +326,20 @@ class Snapshot:
                     swaps.append(Swap(space, number, version, blob))
                 if position % PREPARED == 0:
                     await anyio.lowlevel.checkpoint()
-            results = await self._store.swap_buckets(swaps) if swaps else []
+            while swaps:
+                results = await self._store.swap_buckets(swaps)
+                known.update(
+                    (swap.number, result.version) for swap, result in zip(swaps, results, strict=True)
+                )
+                # Another version was there than was believed (see `_keep`); memory is what counts
+                swaps = [
+                    msgspec.structs.replace(swap, version=result.version)
+                    for swap, result in zip(swaps, results, strict=True)
+                    if isinstance(result, Lost)
+                ]
         except BaseException:
             queue.update(numbers)
             raise
-        for swap, result in zip(swaps, results, strict=True):
-            known[swap.number] = result.version
-            if isinstance(result, Lost):  # its version was not what we believed; memory is what counts
-                queue.add(swap.number)
 
     def _failed(self, exc: StoreError) -> None:
         self.up, self.error = False, str(exc)

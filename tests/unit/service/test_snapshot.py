@@ -14,7 +14,9 @@ from director.core.hosts import decode_rows
 from director.core.users import BUCKETS
 from director.service import snapshot as snapshot_module
 from director.service.cluster import CLUSTER, Cluster, encode
+from director.types import Address
 from state.base import EMPTY_VERSION, StateStore
+from tests.faulty import Fault, FaultyStore
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 from tests.unit.service.parts import HOSTS, OTHER, Node, bucket_of, key_of, packed, stored_users, user
@@ -360,3 +362,34 @@ def queued(node: Node) -> int:
     info = node.persistence.info().snapshot
     assert info is not None
     return info.queued_buckets
+
+
+@pytest.mark.parametrize("call", ["swap_document", "swap_buckets"])
+async def test_what_changes_while_a_write_to_the_snapshot_is_cut_off_by_the_end_is_in_it_at_the_end(
+    copy: str, call: str
+) -> None:
+    """The write that was cut off has happened, and nobody knows: the last one found another version than it
+    expected."""
+    fault = Fault.NONE
+
+    def choose(operation: str) -> Fault:
+        nonlocal fault
+        now, fault = (fault, Fault.NONE) if operation == call else (Fault.NONE, fault)
+        return now
+
+    node = Node(snapshot=copy)
+    snapshot = node.persistence._snapshot
+    assert snapshot is not None
+    snapshot._store = faulty = FaultyStore(snapshot._store, choose)
+    async with running(node):
+        node.put("alice", HOSTS[0])
+        await until(kept(node))
+        fault = Fault.STUCK_AFTER
+        await node.operations.update_host(HOSTS[0], 5, reason="test")
+        node.put("alice", HOSTS[1], decided=NOW + 1)
+        await faulty.stuck.wait()
+        await node.operations.update_host(HOSTS[0], 6, reason="test")
+        node.put("alice", HOSTS[2], decided=NOW + 2)
+    async with running(Node(snapshot=copy)) as again:
+        assert again.director.hosts.rows[Address(HOSTS[0])].weight == 6
+        assert again.host("alice") == HOSTS[2]
