@@ -180,6 +180,8 @@ class _Conversation:
         )
 
     def _take(self, lines: list[bytes]) -> None:
+        # As the original, from clients that end their lines with CRLF; a CR of a value comes escaped
+        lines = [line.removesuffix(b"\r") for line in lines]
         self._lines += lines
         self._waiting += sum(len(line) + len(b"\n") for line in lines)
         self._tell()

@@ -59,8 +59,8 @@ class NotifyReader(asyncio.Protocol):
         for line in lines:
             if len(line) > LINE_LIMIT:
                 self._skipped(len(line))
-            elif line:
-                names.append(line)
+            elif name := line.removesuffix(b"\r"):  # as the original; a CR of a name comes escaped
+                names.append(name)
         if self._skipping:
             rest = b""
         elif len(rest) > LINE_LIMIT:

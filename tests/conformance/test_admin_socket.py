@@ -91,6 +91,18 @@ async def test_pipelined_changes_are_all_made_and_answered_in_order(
     )
 
 
+async def test_lines_that_end_with_crlf_are_understood(
+    connect: Connect, folder: Path, lines: list[str]
+) -> None:
+    # As by the original: test_side_by_side.py
+    async with connect(FakeOperations(HOSTS), folder, lines) as stream:
+        sent = GREETING + b"HOST-UPDATE\t127.0.1.1\t90\nHOST-DOWN\t127.0.1.2\nHOST-UP\tx\n"
+        await stream.send(sent.replace(b"\n", b"\r\n"))
+        got = await _rest(stream)
+    refused = b"doveadm sent invalid HOST-UP parameters: 'x' is not an IP address\n"
+    assert got == GREETING + b"OK\nOK\n" + refused
+
+
 async def test_a_client_that_shuts_down_its_sending_side_still_gets_every_row(
     connect: Connect, folder: Path, lines: list[str]
 ) -> None:

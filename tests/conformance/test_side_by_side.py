@@ -60,11 +60,39 @@ async def test_scripts_on_the_socket_get_more_than_from_the_original(folder: Pat
     assert [title for title, (theirs, ours) in found.items() if theirs == ours] == []
 
 
-async def _answered(path: str, sent: bytes) -> bytes:
+SAME = {
+    "lines that end with CRLF": (
+        GREETING.replace(b"\n", b"\r\n"),
+        [b"HOST-DOWN\t127.0.1.1\r\n", b"HOST-UP\t127.0.1.1\r\n", b"USER-LIST\t127.0.1.1\r\n"],
+    ),
+    "an empty tag of a host that has one": (
+        GREETING,
+        [b"HOST-SET\t127.0.1.9@gold\t50\n", b"HOST-SET\t127.0.1.9@\t40\n", b"HOST-UPDATE\t127.0.1.9@\t30\n"],
+    ),
+}
+"""What a script says, line by line with the answer to each awaited: title -> (greeting, lines)."""
+
+
+@pytest.mark.parametrize("title", SAME)
+async def test_scripts_on_the_socket_get_what_they_get_from_the_original(folder: Path, title: str) -> None:
+    needs("dovecot", "doveadm")
+    greeting, lines = SAME[title]
+    async with both_sides(folder, 1) as sides:
+        answers = []
+        for side in (sides.original, sides.ours):
+            found = [await _answered(side.admin, line, greeting) for line in lines]
+            hosts = await _answered(side.admin, b"HOST-LIST\n")
+            answers.append((found, [row.split(b"\t")[:5] for row in hosts.splitlines()]))
+        theirs, ours = answers
+    assert ours == theirs
+    assert theirs[0][:2] == [b"OK\n", b"OK\n"]
+
+
+async def _answered(path: str, sent: bytes, greeting: bytes = GREETING) -> bytes:
     """All that comes back within a second and a half, greeting aside."""
     got = b""
     async with await anyio.connect_unix(path) as stream:
-        await stream.send(GREETING + sent)
+        await stream.send(greeting + sent)
         with anyio.move_on_after(1.5), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
             while True:
                 got += await stream.receive()

@@ -38,6 +38,15 @@ def test_lines_come_out_whole_however_they_are_cut(size: int) -> None:
     assert heard.skipped == []
 
 
+@pytest.mark.parametrize("size", [1, 100])
+def test_lines_that_end_with_crlf_name_the_same_users(size: int) -> None:
+    heard = Heard()
+    data = b"alice\r\n\r\nbo\x01rb\x01r\r\n"
+    for at in range(0, len(data), size):
+        heard.reader.data_received(data[at : at + size])
+    assert heard.names == [b"alice", b"bo\x01rb\x01r"]
+
+
 @pytest.mark.parametrize("size", [7, 500, 4096, 100_000])
 def test_a_line_that_is_too_long_is_skipped_and_told_once(size: int) -> None:
     heard = Heard()
