@@ -65,11 +65,13 @@ def read_password(file: Path) -> str:
             raise PasswordFileError(f"it is longer than {PASSWORD_LIMIT} bytes")
         password = data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise PasswordFileError("not UTF-8") from None
+        raise PasswordFileError("it is not UTF-8 text; save it as UTF-8") from None
     except OSError as exc:
         raise PasswordFileError(exc.strerror or str(exc)) from None
     if not password:
         raise PasswordFileError("it is empty")
+    if "\0" in password:
+        raise PasswordFileError("it is UTF-16 text; save it as UTF-8")
     if "\n" in password:
         raise PasswordFileError("it has several lines, and a password is one")
     return password

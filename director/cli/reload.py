@@ -69,7 +69,7 @@ def _outcome(client: Client) -> tuple[bytes, ReloadInfo]:
 def lines(info: ReloadInfo, *, dry_run: bool = False) -> list[str]:
     """For people."""
     if info.state == "failed":
-        return [f"nothing has changed, director {info.version} serves on: {info.problem}"]
+        return f"nothing has changed, director {info.version} serves on: {info.problem}".splitlines()
     if info.exec and dry_run:
         return ["the program could be replaced"]
     if info.exec:

@@ -20,7 +20,8 @@ def reload_alarms(last: ReloadInfo) -> list[Alarm]:
     if last.state != "failed":
         return []
     command = "director reload --exec" if last.exec else "director reload"
-    text = f"the last {command} failed, and changed nothing: {last.problem}; put it right, then {command}"
+    why = "; ".join(last.problem.splitlines())
+    text = f"the last {command} failed, and changed nothing: {why}; put it right, then {command}"
     return [Alarm(kind="reload", about=command, text=text)]
 
 

@@ -25,6 +25,7 @@ from director.core.users import MOST_USERS
 from director.errors import ConfigErrors, TlsFileError
 from director.net.keeper import NAMES
 from director.net.tls import RingTls
+from director.service.secretfiles import secret_lines
 from director.service.servers import (
     ADMIN_PORT,
     HTTP_PORT,
@@ -57,7 +58,6 @@ from director.service.units import (
     StateUrl,
     Text,
     Texts,
-    secret_lines,
     toml_text,
 )
 from director.types import Address

@@ -19,7 +19,7 @@ from director.records import Alarm
 from director.service.config import Config
 from director.service.log import Log
 from director.service.reloading import raise_if_refused
-from director.service.units import secret_in, secret_lines
+from director.service.secretfiles import problem_with, secret_lines
 
 LOOK_EVERY = 60.0
 """Seconds between two looks."""
@@ -60,13 +60,16 @@ def look_at(config: Config, tls: RingTls | None) -> Seen:
     in_force = {"ring.secret_file": config.ring.secret, "http.token_file": config.http.token}
     for key, path in (*config.secret_files, *([("", config.file)] if config.file else [])):
         try:
-            content = secret_in(Path(path).read_bytes())
+            content = Path(path).read_bytes()
         except OSError as exc:
             unusable[path] = f"{_named(key)}{path} cannot be read by uid {os.geteuid()} ({exc.strerror})"
             continue
-        if not content:
+        secrets = secret_lines(content)
+        if not secrets:
             unusable[path] = f"{_named(key)}{path} is empty"
-        elif key in in_force and secret_lines(content) != secret_lines(in_force[key]):
+        elif key in in_force and (problem := problem_with(content)):
+            unusable[path] = f"{_named(key)}{path} {problem}"
+        elif key in in_force and secrets != secret_lines(in_force[key]):
             changed.append(path)
     if tls is not None:
         _look_at_certificates(config, tls, unusable, changed)

@@ -26,6 +26,7 @@ from director.core.events import Event, StoredUsers
 from director.core.names import NameTable
 from director.core.users import BUCKETS
 from director.errors import DirectorError, TryAgain
+from director.net.tls import RingTls
 from director.records import ReloadInfo
 from director.service import reexec
 from director.service.config import Config
@@ -115,7 +116,7 @@ class Replacing:
 
     async def _try(self) -> ReloadInfo:
         try:
-            await reexec.probe()
+            await self._probe()
         except reexec.CannotReplace as exc:
             return ReloadInfo(state="failed", exec=True, version=VERSION, problem=str(exc))
         return ReloadInfo(state="done", exec=True, version=VERSION, warnings=await self._warnings())
@@ -127,7 +128,7 @@ class Replacing:
         app, begun = self._app, time.monotonic()
         app.notifier.reloading(begun)
         try:
-            new, tls = await anyio.to_thread.run_sync(read_again, app.config, app.driver.sockets.tls)
+            new, tls = await self._read_again()
         except DirectorError as exc:
             app.log.error("reload_failed", reason=str(exc), note="all is as before")
             app.credentials.look_soon()
@@ -157,6 +158,20 @@ class Replacing:
         app.notifier.ready(app.status_line())
         return info
 
+    async def _read_again(self) -> tuple[Config, RingTls | None]:
+        app = self._app
+        return await anyio.to_thread.run_sync(read_again, app.config, app.driver.sockets.tls)
+
+    async def _probe(self) -> str:
+        """The version of a program that can take over. A start with a certificate that other directors refuse
+        is only warned of; here it would cost a good one. Raises CannotReplace."""
+        version = await reexec.probe()
+        try:
+            await self._read_again()
+        except DirectorError as exc:
+            raise reexec.CannotReplace(str(exc)) from exc
+        return version
+
     def _warnings_of(self, new: Config) -> list[str]:
         """What the backends of another file lead to that may not be wanted."""
         app, backends = self._app, new.backends
@@ -167,7 +182,7 @@ class Replacing:
     async def _warnings(self) -> list[str]:
         """The same of the file as it is now; of one that cannot be read there are none."""
         with suppress(DirectorError):
-            new, _ = await anyio.to_thread.run_sync(read_again, self._app.config)
+            new, _ = await self._read_again()
             return self._warnings_of(new)
         return []
 
@@ -184,7 +199,7 @@ class Replacing:
         app.notifier.reloading(self._begun)
         try:
             await self._wait_for_store()
-            version = await reexec.probe()
+            version = await self._probe()
         except reexec.CannotReplace as exc:
             self._refused(str(exc))
             app.notifier.ready(app.status_line())

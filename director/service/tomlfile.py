@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 
 from director.errors import ConfigError, ConfigErrors
+from director.service.secretfiles import problem_with, secret_lines
 from director.service.servers import Endpoint, Resolve, read_endpoint
-from director.service.units import Kind, Secret, SecretFile, StateUrl, nearest, secret_in, secret_lines
+from director.service.units import Kind, Secret, SecretFile, StateUrl, nearest
 
 SECRET_FILE_LIMIT = 64 * 1024
 """Bytes. A longer file is no secret but a wrong path."""
@@ -139,14 +140,16 @@ class Reader:
                 raise ValueError(f"{file} is not a file")
             if status.st_size > SECRET_FILE_LIMIT:
                 raise ValueError(f"{file} is too long for a secret ({status.st_size} bytes)")
-            content = secret_in(file.read_bytes())
+            content = file.read_bytes()
         except PermissionError as exc:
             raise ValueError(f"{file} {_denied(exc)}{LET_DIRECTOR_READ}") from exc
         except OSError as exc:
             raise ValueError(f"{file} cannot be read ({exc.strerror})") from exc
-        if not content:
-            raise ValueError(f"{file} is empty")
+        if problem := problem_with(content):
+            raise ValueError(f"{file} {problem}")
         secrets = secret_lines(content)
+        if not secrets:
+            raise ValueError(f"{file} is empty")
         if len(secrets) > kind.lines == 1:
             raise ValueError(f"{file} has {len(secrets)} lines: one is expected, the secret itself")
         if len(secrets) > kind.lines:

@@ -5,7 +5,6 @@ A reader raises ValueError with what is expected; the caller adds file, key and 
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import re
 from collections.abc import Iterable
@@ -44,18 +43,6 @@ class Secret(bytes):
         return "***"
 
     __str__ = __repr__
-
-
-def secret_in(content: bytes) -> bytes:
-    """The content of a file without what is no part of a secret: a byte order mark, blanks around it."""
-    return content.removeprefix(codecs.BOM_UTF8).strip()
-
-
-def secret_lines(content: bytes) -> list[bytes]:
-    """The secrets in a file, one a line, each once. Bytes that are no text are one secret."""
-    if not content or re.search(rb"[^\t\r\n -~]", content):
-        return [content] if content else []
-    return list(dict.fromkeys(filter(None, map(bytes.strip, content.splitlines()))))
 
 
 class StateUrl(str):

@@ -26,6 +26,14 @@ def test_a_program_that_was_not_replaced_ends_the_command_with_78_and_the_reason
     assert "director 0.1.0 serves on: the program ends with 1: SyntaxError" in done.output
 
 
+def test_each_problem_of_a_file_has_a_line_of_its_own() -> None:
+    info = ReloadInfo(state="failed", version="0.1.0", problem="d.toml: a = 1: no\nd.toml: b = 2: no")
+    assert lines(info) == [
+        "nothing has changed, director 0.1.0 serves on: d.toml: a = 1: no",
+        "d.toml: b = 2: no",
+    ]
+
+
 def test_a_replacement_tells_both_versions_and_its_times() -> None:
     info = ReloadInfo(state="done", exec=True, version="0.2.0", before="0.1.0", seconds=1.5, frozen=0.25)
     assert lines(info) == ["director 0.1.0 has been replaced by 0.2.0 in 1.50 s; logins paused for 0.25 s"]

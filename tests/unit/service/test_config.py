@@ -358,6 +358,13 @@ def test_a_secret_file_may_hold_two_secrets_while_the_secret_is_being_changed(
     assert place.load(RING + BACKENDS).ring.secrets == secrets
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_a_secret_file_in_utf_16_is_refused(place: Place, encoding: str) -> None:
+    place.write("ring.secret", "")
+    (place.folder / "ring.secret").write_bytes("0123456789abcdef\r\n".encode(encoding))
+    assert "is UTF-16 text" in place.problem(RING + BACKENDS).expected
+
+
 @pytest.mark.parametrize(("path", "complaint"), [("nowhere", "No such file"), (".", "is not a file")])
 def test_a_secret_file_that_cannot_be_read_is_refused(place: Place, path: str, complaint: str) -> None:
     assert complaint in place.problem(RING.replace("ring.secret", path) + BACKENDS).expected
