@@ -42,7 +42,7 @@ def _own(facts: Facts) -> Iterator[Finding]:
             yield _finding(OK, check, f"{path}: somebody listens" if file.used else path)
         else:
             state = "nobody listens" if file.kind == "socket" else "there is no such socket"
-            mend = _start(facts)
+            mend = _open_again(facts, path)
             yield _finding(FAULT, check, f"{path}: {state}", f"{who} cannot reach the director", mend)
     login = facts.file(settings.login)
     if login.kind == "socket" and not _for_login_processes(facts, login, 0o6):
@@ -67,8 +67,14 @@ def _for_login_processes(facts: Facts, file: File, bits: int) -> bool:
     return file.mode & bits == bits or (theirs and file.mode >> 3 & bits == bits)
 
 
-def _start(facts: Facts) -> tuple[str, ...]:
-    return ("systemctl start director",) if facts.running is False else ()
+def _open_again(facts: Facts, path: str) -> tuple[str, ...]:
+    """The command that opens a listener which is not there."""
+    if facts.running is False:
+        return ("systemctl start director",)
+    # systemd opens no socket of a service that is running: both at once, the service first.
+    service = next((unit.name for unit in facts.units if unit.name.endswith(".service")), "")
+    opens = [unit.name for unit in facts.units if unit.settings.get("Listen", "").startswith(f"{path} (")]
+    return (f"systemctl restart {service} {opens[0]}",) if service and opens else ()
 
 
 def _fifo(facts: Facts) -> Iterator[Finding]:
@@ -80,7 +86,7 @@ def _fifo(facts: Facts) -> Iterator[Finding]:
         yield _hidden("notify", file)
     elif file.kind != "fifo":
         why = "live sessions do not keep their users' assignments"
-        mend = _start(facts)
+        mend = _open_again(facts, path)
         yield _finding(FAULT, "notify", f"{path}: there is no such FIFO", why, mend)
     elif file.used is False:
         why = "each login process stops, with all its sessions, when it writes to it: nobody reads"

@@ -15,7 +15,7 @@ SERVICE = "director.service"
 """Where no process says of which unit it is."""
 PROPERTIES = (
     "Id,LoadState,User,Group,KillMode,ExitType,OOMPolicy,Restart,StartLimitIntervalUSec,StartLimitBurst,RuntimeDirectory,"
-    "RuntimeDirectoryPreserve,TriggeredBy,TriggerLimitIntervalUSec,TriggerLimitBurst,PartOf,BindsTo,RemoveOnStop"
+    "RuntimeDirectoryPreserve,TriggeredBy,TriggerLimitIntervalUSec,TriggerLimitBurst,PartOf,BindsTo,RemoveOnStop,Listen"
 )
 UNIT = re.compile(r"/([^/\n]+\.service)$", re.MULTILINE)
 

@@ -112,7 +112,7 @@ class _Place:
         except ListenError as exc:
             if str(exc) != self._problem:
                 self._problem = str(exc)
-                note = "live sessions do not keep their users' assignments; retrying"
+                note = "live sessions do not keep their users' assignments; retrying; see `director doctor`"
                 self._log.error("notify_fifo_lost", reason=self._problem, note=note)
             return False
         self._problem = ""

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from director.doctor.facts import Facts, File, Settings, Who
+from director.doctor.facts import Facts, File, Settings, Unit, Who
 from director.doctor.findings import FAULT, OK, UNSEEN, WARNING, Finding
 from director.doctor.look import found
 from director.doctor.sockets import check
@@ -106,6 +106,28 @@ def test_what_is_wrong_has_exactly_its_finding(others: dict[str, File], check: s
     assert (finding.level, finding.check) == (FAULT, check)
     assert words in finding.found
     assert finding.why
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("notify", "missing"), ("login", "missing"), ("login", "socket")],
+)
+def test_a_listener_of_systemd_that_somebody_removed_is_opened_again_by_its_unit(
+    name: str, there: str
+) -> None:
+    """systemd refuses to start a socket unit while its service is active."""
+    path: str = getattr(SETTINGS, name)
+    missing = msgspec.structs.replace(file(path, kind=there, mode=0o666), used=False)
+    units = (
+        Unit(name="director.service", settings={"TriggeredBy": "a.socket director-x.socket"}),
+        Unit(name="a.socket", settings={"Listen": f"{path}-other (Stream)"}),
+        Unit(name="director-x.socket", settings={"Listen": f"{path} (FIFO)"}),
+    )
+    facts = msgspec.structs.replace(proxy(DOVECOT, **{name: missing}), units=units)
+    (finding,) = told(facts)
+    assert finding.mend == ("systemctl restart director.service director-x.socket",)
+    (stopped,) = told(msgspec.structs.replace(facts, running=False))
+    assert stopped.mend == ("systemctl start director",)
 
 
 def test_a_user_of_its_own_is_told_which_listeners_to_give_it() -> None:
