@@ -15,11 +15,11 @@ ALL = (VERSION, BACKENDS, EXPIRE, HASH)
 
 
 def differences(
-    me: Identity, neighbours: Iterable[Neighbour], refused: Mapping[MemberId, tuple[str, str]]
+    me: Identity, neighbours: Iterable[Neighbour], refused: Mapping[MemberId, Mapping[str, str]]
 ) -> dict[str, dict[MemberId, str]]:
     """By what differs: the directors, and what they have; empty where that is not told.
 
-    refused: directors that may not link, with the setting that differs and its value there."""
+    refused: directors that may not link, with the settings that differ and their values there."""
     found: dict[str, dict[MemberId, str]] = {what: {} for what in ALL}
     for one in neighbours:
         if not one.live or one.peer is None:
@@ -28,6 +28,7 @@ def differences(
             found[VERSION][one.peer] = one.release
         if one.backends and me.backends and one.backends != me.backends:
             found[BACKENDS][one.peer] = ""
-    for member, (setting, value) in refused.items():
-        found[setting][member] = value
+    for member, settings in refused.items():
+        for setting, value in settings.items():
+            found[setting][member] = value
     return found

@@ -65,12 +65,27 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 }
 
 
+def hash_setting(theirs: str, mine: str) -> tuple[str, str, str]:
+    """The setting that differs, and both values, where `Identity.username_hash` does."""
+    (their_format, their_separator), (my_format, my_separator) = _apart(theirs), _apart(mine)
+    if their_format == my_format:
+        return "users.master_user_separator", their_separator or "none", my_separator or "none"
+    if their_separator == my_separator:
+        return "users.username_hash", their_format, my_format
+    return "users.username_hash with users.master_user_separator", theirs, mine
+
+
+def _apart(told: str) -> tuple[str, str]:
+    return (told[:-2], told[-1]) if told[-2:-1] == " " else (told, "")
+
+
 class Identity(msgspec.Struct, frozen=True):
     """What this director says of itself, and what it demands of others."""
 
     member: MemberId
     incarnation: int
     username_hash: str
+    """The setting, and after a blank the separator of master users, if there is one."""
     expire: int
     secret: bytes
     ping_interval: float
@@ -151,8 +166,9 @@ class Neighbour:
         """Of the other end's program; empty: it is not known."""
         self.backends = 0
         """The digest of the other end's backends; 0: it is not known."""
-        self.refused: tuple[MemberId, str, str] | None = None
-        """Who the other end says it is, the setting because of which it may not link, and its value there."""
+        self.refused: tuple[MemberId, dict[str, str]] | None = None
+        """Who the other end says it is, and the settings because of which it may not link, with the values
+        there."""
         self._secrets: tuple[bytes, ...] = ()
         """Those that were accepted when it was greeted."""
         self._made_with: frozenset[bytes] = frozenset()
@@ -323,6 +339,23 @@ class Neighbour:
         self._handshake = Handshake(self._secrets, *greetings, self._certificates, dialled=dialled)
         return [Send(self.link, [Proof(self._handshake.proof())]), Seal(self.link, self._handshake.keys())]
 
+    def _differing_users(self, hello: Hello) -> str:
+        """Which settings of [users] keep the directors apart; empty: none."""
+        mine, found, told = self.me, {}, []
+        if hello.username_hash != mine.username_hash:
+            found["users.username_hash"] = hello.username_hash[:RELEASE_LIMIT]
+            name, theirs, ours = hash_setting(hello.username_hash, mine.username_hash)
+            told.append(f"{name} differs: {hello.member} has {theirs!r}, {mine.member} has {ours!r}")
+        if hello.expire != mine.expire:
+            found["users.expire"] = f"{hello.expire} s"
+            told.append(
+                f"users.expire differs: {hello.member} has {hello.expire} s, {mine.member} has"
+                f" {mine.expire} s"
+            )
+        if found:
+            self.refused = MemberId(hello.member), found
+        return "; ".join(told)
+
     def _problem_with(self, hello: Hello, now: Now) -> str | None:
         if max(hello.oldest_version, OLDEST_RING_VERSION) > min(hello.version, RING_VERSION):
             return (
@@ -340,19 +373,8 @@ class Neighbour:
             return f"{self.dialled} was dialled and says it is {hello.member}"
         if address != self.remote:
             return f"{hello.member} speaks from {self.remote}: it must use the address it is listed with"
-        if hello.username_hash != self.me.username_hash:
-            theirs = hello.username_hash[:RELEASE_LIMIT]
-            self.refused = MemberId(hello.member), "users.username_hash", theirs
-            return (
-                f"users.username_hash differs: {hello.member} has {hello.username_hash!r}, "
-                f"{self.me.member} has {self.me.username_hash!r}"
-            )
-        if hello.expire != self.me.expire:
-            self.refused = MemberId(hello.member), "users.expire", f"{hello.expire} s"
-            return (
-                f"users.expire differs: {hello.member} has {hello.expire} s, "
-                f"{self.me.member} has {self.me.expire} s"
-            )
+        if problem := self._differing_users(hello):
+            return problem
         if not 0 <= hello.incarnation < NUMBER_LIMIT:
             return f"{hello.member} has the incarnation {hello.incarnation}"
         if not isfinite(hello.unix):

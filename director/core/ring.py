@@ -64,8 +64,8 @@ class Ring:
         self.rightwards: list[MemberId] = []
         self.failed_at: dict[MemberId, float] = {}
         """Unix time a dial or a link last failed."""
-        self.refused: dict[MemberId, tuple[str, str]] = {}
-        """Directors that may not link, because a setting differs: which one, and its value there."""
+        self.refused: dict[MemberId, dict[str, str]] = {}
+        """Directors that may not link because settings differ: which, and their values there."""
         self.tried: set[MemberId] = set()
         """Members found unreachable since somebody was last reached."""
         self.presence = Presence(
@@ -408,8 +408,8 @@ class Ring:
     def _forget(self, neighbour: Neighbour, now: Now) -> None:
         del self.links[neighbour.link]
         if neighbour.refused is not None and neighbour.refused[0] in self.servers:
-            member, *why = neighbour.refused
-            self.refused[member] = why[0], why[1]
+            member, settings = neighbour.refused
+            self.refused[member] = settings
         self._told.pop(neighbour.link, None)
         self._linked.discard(neighbour.link)
         if neighbour is self.right:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from director.core.differences import BACKENDS, EXPIRE, VERSION, differences
 from director.core.director import Director
-from director.core.member import Identity
+from director.core.member import Identity, hash_setting
 from director.records import Alarm, ReloadInfo
 from director.types import MemberId
 
@@ -44,7 +44,9 @@ def _told(what: str, member: MemberId, theirs: str, me: Identity) -> str:
             f"{member} has other backends in its configuration file than this director: write the same in "
             "both files, then director reload"
         )
-    mine = f"{me.expire} s" if what == EXPIRE else me.username_hash
+    mine = f"{me.expire} s"
+    if what != EXPIRE:
+        what, theirs, mine = hash_setting(theirs, me.username_hash)
     return (
         f"{what} is {theirs} at {member}, but {mine} here: write the same in both files, then "
         "director reload --exec"

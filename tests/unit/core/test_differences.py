@@ -54,11 +54,15 @@ def test_a_neighbour_that_reads_its_configuration_again_says_so_with_the_next_po
 
 
 @pytest.mark.parametrize(
-    ("theirs", "what", "value"),
-    [({"expire": 60}, EXPIRE, "60 s"), ({"username_hash": "%u"}, HASH, "%u")],
+    ("theirs", "expected"),
+    [
+        ({"expire": 60}, {EXPIRE: {D2: "60 s"}}),
+        ({"username_hash": "%u"}, {HASH: {D2: "%u"}}),
+        ({"username_hash": "%u", "expire": 60}, {HASH: {D2: "%u"}, EXPIRE: {D2: "60 s"}}),
+    ],
 )
-def test_a_director_that_is_refused_for_a_setting_is_named_until_it_links(
-    theirs: dict[str, Any], what: str, value: str
+def test_a_director_that_is_refused_for_settings_is_named_with_all_of_them_until_it_links(
+    theirs: dict[str, Any], expected: dict[str, dict[str, str]]
 ) -> None:
     ring = Ring(identity(D1), [D1, D2])
     ring.start()
@@ -78,7 +82,7 @@ def test_a_director_that_is_refused_for_a_setting_is_named_until_it_links(
         return link.state
 
     assert meets(1, **theirs) is State.CLOSED
-    assert differences(ring.identity, ring.links.values(), ring.refused)[what] == {D2: value}
+    assert differences(ring.identity, ring.links.values(), ring.refused) == SAME | expected
     assert meets(2) is State.EXCHANGING
     assert differences(ring.identity, ring.links.values(), ring.refused) == SAME
 

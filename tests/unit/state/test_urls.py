@@ -152,6 +152,13 @@ def test_a_password_file_for_the_sentinels_that_cannot_be_read_is_named(tmp_path
     assert failure.problem == f"sentinel_password_file = '{tmp_path}/none': No such file or directory"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_a_password_in_utf_16_is_refused(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "password").write_bytes("hunter2\r\n".encode(encoding))
+    with pytest.raises(PasswordFileError, match="save it as UTF-8"):
+        read_password(tmp_path / "password")
+
+
 def test_a_password_file_of_several_lines_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p").write_text("hunter2\nhunter3\n")
     with pytest.raises(PasswordFileError, match="several lines"):
