@@ -24,6 +24,8 @@ from director.wire.sessions import Census, SessionList
 
 TIMEOUT = 4.0
 """Seconds after which a kick or a listing that is not done has failed."""
+STARTS_WITHIN = 1.0
+"""Seconds in which a Dovecot that starts has made its sockets, all of them, since the first."""
 LISTING_KEPT = 0.25
 """Seconds for which one listing counts the sessions of all kicks, at most."""
 KEPT_AS_LONG = 10
@@ -125,6 +127,14 @@ class Kicker:
         channel = self._channel()
         if channel is None:
             return []
+        try:
+            return await self._listed(channel)
+        except KickError:
+            if (other := await self._other_than(channel)) is None:
+                raise
+            return await self._listed(other)
+
+    async def _listed(self, channel: Channel) -> list[ProxiedSession]:
         listed = SessionList()
         try:
             with anyio.fail_after(self._timeout):
@@ -132,6 +142,16 @@ class Kicker:
         except TimeoutError as exc:
             raise self._late(channel) from exc
         return listed.sessions
+
+    async def _other_than(self, failed: Channel) -> Channel | None:
+        """The channel of a Dovecot 2.3 that is just starting: it makes its anvil socket before ipc."""
+        if self._config.kick != "auto" or failed is not self._anvil:
+            return None
+        with anyio.move_on_after(STARTS_WITHIN):
+            while self._found() is failed:  # noqa: ASYNC110 - a file has no event
+                await anyio.sleep(STARTS_WITHIN / 10)
+        channel = self._channel()
+        return channel if channel is not failed else None
 
     async def count(self, what: KickWhat) -> int | None:
         """How many sessions of this machine a kick would end; None: there is no channel, or no answer."""

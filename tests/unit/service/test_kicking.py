@@ -270,6 +270,39 @@ async def test_sessions_are_listed(tmp_path: Path) -> None:
         ]
 
 
+async def test_a_dovecot_2_3_that_is_starting_is_listed_by_ipc_and_not_by_the_anvil_that_is_there_first(
+    tmp_path: Path,
+) -> None:
+    """Both start at boot: the director asked its anvil, was refused, and told to give it another mode."""
+    desk = Desk(tmp_path, kick="auto")
+    with socket.socket(socket.AF_UNIX) as anvil:
+        anvil.bind(str(desk.anvil))
+        async with anyio.create_task_group() as tasks:
+            found: list[list[ProxiedSession]] = []
+
+            async def listing() -> None:
+                found.append(await desk.kicker.list_sessions())
+
+            tasks.start_soon(listing)
+            await until(lambda: bool(desk.log))
+            assert "channel=anvil" in desk.log[0]
+            async with desk.with_ipc():
+                await until(lambda: bool(found))
+    assert len(found[0]) == 3
+    assert "channel=ipc" in desk.log[1]
+
+
+async def test_an_anvil_that_refuses_is_told_where_no_ipc_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kicking, "STARTS_WITHIN", 0.02)
+    desk = Desk(tmp_path, kick="auto")
+    with socket.socket(socket.AF_UNIX) as anvil:
+        anvil.bind(str(desk.anvil))
+        with pytest.raises(KickError, match="anvil"):
+            await desk.kicker.list_sessions()
+
+
 async def test_a_listing_that_does_not_come_is_an_error_and_leaves_no_connection(tmp_path: Path) -> None:
     desk = Desk(tmp_path, timeout=0.1)
     async with desk.with_ipc(lambda _: None) as fake:
