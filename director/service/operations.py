@@ -130,8 +130,8 @@ class Operations(UserOperations):
         self._before = before or Counted()
         self._log_writer = log_writer
         self._log_dropped_before = log_writer.dropped if log_writer else 0
-        self.reloads: Reloads
-        """Given before anything is asked."""
+        self.reloads: Reloads | None = None
+        """Given before the director serves anything."""
         self.listeners: Listened | None = None
         """Given too, where there are any."""
         self.sockets_kept_by: Callable[[], str] = str
@@ -173,10 +173,12 @@ class Operations(UserOperations):
 
     def reload_info(self) -> ReloadInfo:
         """What became of the last reload."""
+        assert self.reloads is not None
         return self.reloads.info()
 
     async def reload(self, *, exec: bool, reason: str, dry_run: bool = False) -> ReloadInfo:
         """Read the configuration again; exec: have the program replaced in place, which goes on behind it."""
+        assert self.reloads is not None
         info = await self.reloads.ask(exec=exec, dry_run=dry_run)
         if not dry_run:
             what = "reload --exec" if exec else "reload"
@@ -441,7 +443,11 @@ class Operations(UserOperations):
     def alarms(self) -> list[Alarm]:
         """Of the files of this director, of a reload that failed, and of directors that differ from it."""
         files = self.credentials.alarms() if self.credentials else []
-        return [*files, *reload_alarms(self.reloads.info()), *ring_alarms(self._director)]
+        return [
+            *files,
+            *(reload_alarms(self.reloads.info()) if self.reloads else []),
+            *ring_alarms(self._director),
+        ]
 
     # ---- metrics
 

@@ -126,6 +126,7 @@ class Persistence:
         """Of reading the store, from its opening until that has ended."""
         self._work = anyio.Event()
         self._urgent = anyio.Event()
+        self._came_up = anyio.Event()
         self.documents = Documents(store, director, handle, log, self._copies)
         self._ours = Ours(director.identity, place)
         self._claim_due = False
@@ -141,7 +142,7 @@ class Persistence:
             store, director, self._reading, self._share, self._answered, self._between, self._noted
         )
         self._waits = UserWaits(self.persist)
-        self.unstored = Unstored(self.documents, self._waits, log)
+        self.unstored = Unstored(self.documents, self._waits, log, self._until_up)
         self._claims = Claims(store, director, handle, self._reading, self.failed)
         self.sweeping = Sweeping(store, director, self._reading, self._may_sweep, log)
 
@@ -360,8 +361,13 @@ class Persistence:
         self._run_id = run_id
         self.up = True
         self.error = self._said = None
+        self._came_up.set()
         self._waits.ask_again()
         self._handle(Leases(alive))
+
+    async def _until_up(self) -> None:
+        while not self.up:
+            await self._came_up.wait()
 
     def _say_set_aside(self) -> None:
         if self.store.set_aside != self._set_aside:
@@ -650,6 +656,8 @@ class Persistence:
 
     def _is_away(self) -> None:
         self.up = False
+        if self._came_up.is_set():
+            self._came_up = anyio.Event()
         if self._load_scope is not None:
             self._load_scope.cancel()  # nobody waits for a store that is away; the snapshot comes first
         else:

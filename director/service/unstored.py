@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import anyio
 
@@ -51,8 +51,13 @@ class UserWaits:
 
 
 class Unstored:
-    def __init__(self, documents: Documents, waits: UserWaits, log: Log) -> None:
+    def __init__(
+        self, documents: Documents, waits: UserWaits, log: Log, caught_up: Callable[[], Awaitable[None]]
+    ) -> None:
+        """caught_up: returns as soon as the store holds all that memory held when the store was reached. A
+        store that begins anew takes the documents first, and what was stored before it is not in it yet."""
         self._documents, self._waits, self._log = documents, waits, log
+        self._caught_up = caught_up
         self._changes: list[UnstoredChange] = []
         self._new = anyio.Event()
         self._followed: list[tuple[UnstoredChange, anyio.Event | None]] = []
@@ -71,7 +76,14 @@ class Unstored:
 
     async def documents_stored(self, what: str, target: str) -> bool:
         """The same for hosts and directors."""
-        return await self._documents.wait_operators_stored(STORE_WAIT) or self._follow(what, target, None)
+        with anyio.move_on_after(STORE_WAIT):
+            await self._until_documents_are_stored()
+            return True
+        return self._follow(what, target, None)
+
+    async def _until_documents_are_stored(self) -> None:
+        await self._documents.wait_operators_stored(math.inf)
+        await self._caught_up()
 
     def _follow(self, what: str, target: str, stored: anyio.Event | None) -> bool:
         change = UnstoredChange(what=what, target=target, since=int(time.time()))
@@ -102,7 +114,7 @@ class Unstored:
     async def _until_stored(self, change: UnstoredChange, stored: anyio.Event | None) -> None:
         if stored is not None:
             await stored.wait()
-        await self._documents.wait_operators_stored(math.inf)
+        await self._until_documents_are_stored()
         self._changes.remove(change)
         took = max(0, int(time.time()) - change.since)
         self._log.info("change_stored", what=change.what, **_named(change), seconds=took)

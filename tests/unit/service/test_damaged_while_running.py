@@ -124,6 +124,27 @@ async def test_files_damaged_under_a_running_director_lose_nothing_at_the_next_k
     await check(left, 9 if change else 100)
 
 
+@pytest.mark.parametrize("damage", [emptied, cut_off, removed], ids=lambda damage: damage.__name__)
+async def test_a_change_is_not_said_to_be_stored_before_the_new_file_has_all_that_the_old_one_had(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    names = [f"user{number}" for number in range(3000)]
+    pinned = [user(name, HOSTS[1], decided=NOW, seen=NOW)._replace(flags=PINNED) for name in names]
+    async with running(Node("sqlite:///state.db", tmp_path)) as node:
+        for record in pinned:
+            node.director.users.put(record)
+        node.persistence.look()
+        await clean(node)
+        damage(tmp_path)
+        for weight in range(1, 100):
+            if (await node.operations.update_host(HOSTS[0], weight, reason="test")).stored:
+                break
+        left = killed(tmp_path)
+    async with running(Node("sqlite:///state.db", left)) as node:
+        await until(lambda: node.persistence.loaded)
+        assert sum(node.director.users.get(record.key) is not None for record in pinned) == len(pinned)
+
+
 def touched(folder: Path) -> None:
     for name in (FILE, LOG):
         os.utime(folder / name)
