@@ -229,8 +229,10 @@ class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
     """Where the user is now, after a move or pin."""
     known: bool = True
     """False, of a kick: no such user is assigned, and no session was found."""
-    kicked_here: int | None = None
-    """Dry run of a kick: sessions that the asked director's own proxy has. None: not known."""
+    counted: int | None = None
+    """Dry run of a kick: sessions at the directors that have counted them."""
+    not_counted: list[str] = []
+    """Directors that have not: out of reach, without a kick channel, of an older release."""
 
 
 class MoveInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -149,7 +149,7 @@ def kick(
     USER stays on its host and may log in again at once. A USER of digits only is taken as the hash of a
     user. Names and values are compared literally: * is no wildcard. `kick USER`, `kick -f FIELD VALUE` or
     `kick --hash HASH`. Exit code 68: USER is not assigned and has no session. A dry run counts the sessions
-    of the asked director's own proxy.
+    at all directors, and names those that could not count theirs.
     """
     if (user is None) == (hash32 is None) or (field is not None and user is None):
         raise click.UsageError("give USER, or -f FIELD VALUE, or --hash HASH")
@@ -183,8 +183,10 @@ def kick(
 def _kicked(change: UsersChange) -> str:
     if not change.dry_run:
         return f"{counted(change.kicked, 'session')} ended"
-    here = "" if change.kicked is not None else f", {counted(change.kicked_here, 'session')} of this proxy"
-    return f"would end {counted(change.kicked, 'session')}{here}{DRY}"
+    text = f"would end {counted(change.kicked, 'session')}"
+    if change.not_counted:
+        text += f", at least {change.counted}: not counted at {', '.join(change.not_counted)}"
+    return f"{text}{DRY}"
 
 
 def _move(target: Target, wanted: NewMove, host: str, as_json: bool) -> int:

@@ -81,7 +81,8 @@ def wrong(message: RingMessage) -> str | None:
             return _wrong_names([message.origin, *message.passed])
         case KickRound():
             names = [message.origin, *message.passed, *message.late]
-            return _wrong_count(message.kicked) or wrong_kick(message.what) or _wrong_names(names)
+            problem = wrong_kick(message.what) or (wrong_kick(message.count) if message.count else None)
+            return _wrong_count(message.kicked) or problem or _wrong_names(names)
         case Names(_, hops) if hops < 0:
             return f"names for {hops} members"
         case Redirect(member):

@@ -115,6 +115,8 @@ class UsersDone(msgspec.Struct, frozen=True, kw_only=True):
     """Users whose flush program failed or did not end."""
     not_reached: Sequence[MemberId] = ()
     """Directors that have not confirmed; their sessions end when they are back."""
+    not_counted: Sequence[MemberId] = ()
+    """Where sessions were only to be counted: directors that have not counted theirs."""
 
 
 class OperationFailed(msgspec.Struct, frozen=True):
@@ -142,6 +144,13 @@ class Persist(msgspec.Struct, frozen=True):
 
 class Kick(msgspec.Struct, frozen=True):
     """End sessions that login processes of this machine proxy. `KicksEnded` follows."""
+
+    kick: int
+    what: KickWhat
+
+
+class CountSessions(msgspec.Struct, frozen=True):
+    """Count the sessions that a kick of this machine would end. `KicksEnded` follows."""
 
     kick: int
     what: KickWhat
@@ -200,6 +209,7 @@ Effect = (
     | StoreMembers
     | Persist
     | Kick
+    | CountSessions
     | RunFlush
     | StopFlush
     | ReadBuckets

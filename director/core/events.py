@@ -207,6 +207,8 @@ class KickSessions(msgspec.Struct, frozen=True):
     what: KickWhat
     wait: bool = True
     """Where as many kicks as allowed are under way: wait, or be refused."""
+    count_only: bool = False
+    """End nothing, and say how many sessions would be ended."""
 
 
 class Interrupt(msgspec.Struct, frozen=True):
@@ -216,7 +218,7 @@ class Interrupt(msgspec.Struct, frozen=True):
 
 
 class Kicked(msgspec.Struct, frozen=True):
-    """What became of one `Kick`. problem: empty where it is done."""
+    """What became of one `Kick` or `CountSessions`. problem: empty where it is done."""
 
     kick: int
     sessions: int

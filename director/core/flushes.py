@@ -151,7 +151,7 @@ class Flushes:
             self._fail(event.operation, "again", "as many kicks as users.max_parallel_kicks are under way")
             return
         job = self._new_job(event.operation, complete=False)
-        self._kick_rounds.begin(event.what, partial(_kicked, job), now)
+        self._kick_rounds.begin(event.what, partial(_kicked, job), now, count_only=event.count_only)
 
     def interrupt(self, event: Interrupt) -> None:
         """Begin with no more users; what is under way is finished."""
@@ -205,6 +205,7 @@ class Flushes:
                     timed_out=job.timed_out,
                     not_flushed=job.not_flushed,
                     not_reached=tuple(sorted(job.not_reached)),
+                    not_counted=tuple(sorted(job.not_counted)),
                 )
             )
         return effects
@@ -298,4 +299,5 @@ def _kicked(job: Job, result: KickResult) -> None:
     job.kicked += result.kicked
     job.timed_out += result.late
     job.not_reached |= result.not_reached
+    job.not_counted |= result.not_counted
     job.complete = True

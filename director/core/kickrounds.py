@@ -1,5 +1,5 @@
 """Kicks for operators, on all directors: by name, by field, by hash, of a host, or a fence behind kicks that
-records have begun.
+records have begun. A dry run goes round in the same way, and counts the sessions instead of ending them.
 
     lap 1 begins the kick everywhere --token back--> lap 2 passes a member when that is over --back--> over
 
@@ -16,7 +16,7 @@ import msgspec
 
 from director.core.effects import Effect, Send
 from director.core.kicks import KickRun, Kicks
-from director.core.kicktypes import MOST_COUNTED, KickWhat
+from director.core.kicktypes import MOST_COUNTED, Fence, KickWhat
 from director.core.messages import KickRound
 from director.core.view import RingView
 from director.types import MemberId, Now
@@ -39,6 +39,8 @@ class KickResult(msgspec.Struct):
     late: bool
     """Somewhere it was not over in time."""
     not_reached: set[MemberId]
+    not_counted: set[MemberId] = msgspec.field(default_factory=set)
+    """Where sessions were only to be counted: who has not counted them."""
 
 
 class _Own(msgspec.Struct):
@@ -46,6 +48,7 @@ class _Own(msgspec.Struct):
     what: KickWhat
     began: float
     done: Callable[[KickResult], None]
+    count_only: bool
     run: KickRun | None = None
     lap: int = 1
     repeat_at: float = 0.0
@@ -80,10 +83,12 @@ class KickRounds:
     def full(self) -> bool:
         return len(self._own) >= self.max_parallel
 
-    def begin(self, what: KickWhat, done: Callable[[KickResult], None], now: Now) -> None:
-        """Kick on all directors; `done` is called once, within LASTS of its turn."""
+    def begin(
+        self, what: KickWhat, done: Callable[[KickResult], None], now: Now, *, count_only: bool = False
+    ) -> None:
+        """Kick on all directors; `done` is called once, within LASTS of its turn. count_only: end nothing."""
         self._serial += 1
-        self._queue.append(_Own(self._serial, what, now.mono, done))
+        self._queue.append(_Own(self._serial, what, now.mono, done, count_only))
         self._at = now.mono
 
     def token(self, token: KickRound, now: Now, view: RingView) -> None:
@@ -97,8 +102,7 @@ class KickRounds:
             if token.lap == 1:
                 own.lap, own.repeat_at = 2, now.mono
             else:
-                missing = set(view.listed) - own.passed
-                self._end(own, KickResult(token.kicked, bool(token.late), missing))
+                self._come_back(own, token, view)
             return
         if self._me in token.passed:
             return
@@ -107,7 +111,7 @@ class KickRounds:
         if here is None and len(self._here) >= MOST_REMEMBERED:
             return  # it is repeated
         if here is None:
-            run = self._kicks.start(token.what, now)
+            run = self._kicks.start(token.count or token.what, now, count_only=token.count is not None)
             here = self._here[name] = _Here(run, now.mono + LASTS, token)
         here.held = token
         self._holding[name] = here
@@ -127,7 +131,7 @@ class KickRounds:
         while self._queue and not self.full:
             own = self._queue.popleft()
             own.began = own.repeat_at = now.mono
-            own.run = self._kicks.start(own.what, now)
+            own.run = self._kicks.start(own.what, now, count_only=own.count_only)
             self._own[own.serial] = own
         for own in list(self._own.values()):
             effects += self._advance(own, now, view)
@@ -150,7 +154,8 @@ class KickRounds:
         assert run is not None
         missing = set(view.listed) - own.passed - {self._me}
         if now.mono >= own.began + LASTS:
-            self._end(own, KickResult(run.sessions, True, missing))
+            uncounted = self._others(view) | ({self._me} if run.problem or not run.over else set())
+            self._end(own, KickResult(run.sessions, True, missing, uncounted))
             return []
         if view.right is None and view.alone:
             own.lap = 2
@@ -160,11 +165,24 @@ class KickRounds:
         late: list[str] = [self._me] if own.lap == 2 and (run.problem or not run.over) else []
         kicked = run.sessions if own.lap == 2 else 0
         if view.right is not None:
-            token = KickRound(self._me, own.serial, own.lap, own.what, [self._me], late, kicked)
+            what, count = (Fence(), own.what) if own.count_only else (own.what, None)
+            token = KickRound(self._me, own.serial, own.lap, what, [self._me], late, kicked, count)
             return [Send(view.right, [token])]
         if view.alone:
-            self._end(own, KickResult(kicked, bool(late), missing))
+            self._end(own, KickResult(kicked, bool(late), missing, missing | set(map(MemberId, late))))
         return []
+
+    def _come_back(self, own: _Own, token: KickRound, view: RingView) -> None:
+        """The second lap has ended."""
+        missing = set(view.listed) - own.passed
+        sessions, uncounted = token.kicked, missing | set(map(MemberId, token.late))
+        if own.count_only and token.count is None:  # a member of an older release has counted nothing
+            assert own.run is not None
+            sessions, uncounted = own.run.sessions, self._others(view) | (uncounted & {self._me})
+        self._end(own, KickResult(sessions, bool(token.late), missing, uncounted))
+
+    def _others(self, view: RingView) -> set[MemberId]:
+        return set(view.listed) - {self._me}
 
     def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
         effects: list[Effect] = []
@@ -185,10 +203,13 @@ class KickRounds:
                 [*token.passed, self._me],
                 [*token.late, *late],
                 min(token.kicked + kicked, MOST_COUNTED),
+                token.count,
             )
             effects.append(Send(view.right, [onward]))
         return effects
 
     def _end(self, own: _Own, result: KickResult) -> None:
         del self._own[own.serial]
+        if not own.count_only:
+            result.not_counted.clear()
         own.done(result)

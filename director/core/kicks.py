@@ -17,7 +17,7 @@ from itertools import count
 import msgspec
 
 from director.core.counters import Counters
-from director.core.effects import Effect, Kick, Level, Log
+from director.core.effects import CountSessions, Effect, Kick, Level, Log
 from director.core.events import Kicked
 from director.core.hosts import HostTable
 from director.core.kicktypes import Fence, HashOnHosts, KickWhat, OnHost
@@ -53,6 +53,8 @@ class KickRun(msgspec.Struct, gc=False):
     over: bool = False
     sessions: int = 0
     problem: str = ""
+    count_only: bool = False
+    """Its sessions are counted, not ended."""
 
 
 class _Later(msgspec.Struct, gc=False):
@@ -101,9 +103,12 @@ class Kicks:
         """What one turn of the loop may do starts anew."""
         self._to_begin, self._to_look_at = BEGUN, LOOKED_AT
 
-    def start(self, what: KickWhat, now: Now) -> KickRun:
-        """Begin a kick that something waits for. A fence is over when those under way now are."""
-        run = KickRun(next(self._numbers), what, now.mono, now.mono + KICK_TIMEOUT)
+    def start(self, what: KickWhat, now: Now, *, count_only: bool = False) -> KickRun:
+        """Begin a kick that something waits for. A fence is over when those under way now are.
+
+        count_only: end nothing."""
+        deadline = now.mono + KICK_TIMEOUT
+        run = KickRun(next(self._numbers), what, now.mono, deadline, count_only=count_only)
         if isinstance(what, Fence):
             run.over = not len(self)
             if not run.over:
@@ -154,19 +159,27 @@ class Kicks:
             run = self._running.get(end.kick)
             if run is None:
                 continue
-            self._counters.sessions_kicked += end.sessions
-            if end.problem:
-                self._counters.kicks_failed += 1
-            else:
-                self._counters.kicks_done += 1
+            if not run.count_only:
+                self._count(end)
             effects += self._end(run, end.sessions, end.problem, now)
         self._review_fences()
         return effects
+
+    def _count(self, end: Kicked) -> None:
+        """For the metrics."""
+        self._counters.sessions_kicked += end.sessions
+        if end.problem:
+            self._counters.kicks_failed += 1
+        else:
+            self._counters.kicks_done += 1
 
     def _end(self, run: KickRun, sessions: int, problem: str, now: Now) -> list[Effect]:
         """It is over; a word where something is wrong."""
         self._running.pop(run.number, None)
         run.over, run.sessions, run.problem = True, sessions, problem
+        if run.count_only:
+            fields = {"what": described(run.what), "reason": problem}
+            return [Log(Level.WARNING, "sessions_not_counted", fields)] if problem else []
         self.durations.append(now.mono - run.began)
         for fence in self._fences:
             if run.number < fence.number:
@@ -218,7 +231,7 @@ class Kicks:
         """Give one to the kick channel."""
         self._running[run.number] = run
         self._first_deadline = min(self._first_deadline, run.deadline)
-        effects.append(Kick(run.number, run.what))
+        effects.append((CountSessions if run.count_only else Kick)(run.number, run.what))
         self._to_begin -= 1 + (len(run.what.hosts) // USUAL_HOSTS if isinstance(run.what, HashOnHosts) else 0)
 
     def overdue(self, now: Now) -> list[Effect]:
@@ -228,12 +241,13 @@ class Kicks:
         while self._awaited and self._awaited[0].deadline <= now.mono and self._to_look_at > 0:
             run = self._awaited.popleft()
             self._to_look_at -= 1
-            self._counters.kicks_timed_out += 1
             effects += self._end(run, 0, f"not begun within {KICK_TIMEOUT:.0f} s: too many at once", now)
-            self.later(run.what)
+            if not run.count_only:
+                self._counters.kicks_timed_out += 1
+                self.later(run.what)
         if self._first_deadline <= now.mono:
             for run in [run for run in self._running.values() if run.deadline <= now.mono]:
-                self._counters.kicks_timed_out += 1
+                self._counters.kicks_timed_out += not run.count_only
                 effects += self._end(run, 0, f"no answer within {KICK_TIMEOUT:.0f} s", now)
             deadlines = (run.deadline for run in self._running.values())
             self._first_deadline = min(deadlines, default=float("inf"))

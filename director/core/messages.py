@@ -202,6 +202,9 @@ class KickRound(msgspec.Struct, frozen=True, array_like=True, tag=16):
     passed: Passed
     late: Passed
     kicked: int
+    count: KickWhat | None = None
+    """Nothing is to be ended, but these sessions are to be counted; `what` is a `Fence` then, which an older
+    release carries out. It passes the token on without this: so it is known that it has not counted them."""
 
 
 class MemberRow(msgspec.Struct, frozen=True, array_like=True):

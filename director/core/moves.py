@@ -97,6 +97,7 @@ class Job(msgspec.Struct, eq=False):
     not_flushed: int = 0
     """Users whose flush program failed or did not end."""
     not_reached: set[MemberId] = msgspec.field(default_factory=set)
+    not_counted: set[MemberId] = msgspec.field(default_factory=set)
     under_way: set[UserKey] = msgspec.field(default_factory=set)
     unconfirmed: set[UserKey] = msgspec.field(default_factory=set)
     """Of those, the ones that not every member has confirmed yet."""

@@ -59,8 +59,8 @@ def cost(message: RingMessage) -> int:
             return (
                 MESSAGE + MEMBER * (len(message.passed) + len(message.late)) + 5 * len(moves) // SUBJECT.size
             )
-        case KickRound(what=what):
-            hosts = len(what.hosts) if isinstance(what, HashOnHosts) else 0
+        case KickRound(what=what, count=count):
+            hosts = sum(len(one.hosts) for one in (what, count) if isinstance(one, HashOnHosts))
             return KICK + MEMBER * (len(message.passed) + len(message.late)) + KICKED * hosts
     return MESSAGE
 

@@ -21,6 +21,7 @@ from director.core.effects import (
     Answer,
     Claim,
     Close,
+    CountSessions,
     Dial,
     Effect,
     Kick,
@@ -117,8 +118,8 @@ class Sessions(Protocol):
     async def list_sessions(self) -> list[ProxiedSession]:
         """What login processes of this machine proxy. Raises KickError."""
 
-    async def count(self, what: KickWhat) -> int | None:
-        """How many of them a kick would end; None: that cannot be known."""
+    def count(self, number: int, what: KickWhat) -> None:
+        """How many of them a kick would end; the driver's `kick_ended` is called."""
 
 
 class FlushPrograms(Protocol):
@@ -495,6 +496,11 @@ class Driver:
                     self.kick_ended(number, 0, "")
                 else:
                     self.sessions.kick(number, what)
+            case CountSessions(number, what):
+                if self.sessions is None:
+                    self.kick_ended(number, 0, "no kick channel")
+                else:
+                    self.sessions.count(number, what)
             case Claim(key, record):
                 assert self.store is not None, "only a director with a shared store claims"
                 self.store.claim(key, record)

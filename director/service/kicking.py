@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 import anyio
@@ -47,6 +46,7 @@ class _Kick(NamedTuple):
     number: int
     what: KickWhat
     deadline: float
+    count_only: bool = False
 
 
 class _Listing:
@@ -106,6 +106,11 @@ class Kicker:
         self._queue.append(_Kick(number, what, anyio.current_time() + self._timeout))
         self._work.set()
 
+    def count(self, number: int, what: KickWhat) -> None:
+        """Count the sessions of this machine that a kick would end. The count is told like the end of one."""
+        self._queue.append(_Kick(number, what, anyio.current_time() + self._timeout, count_only=True))
+        self._work.set()
+
     async def run(self) -> None:
         """Carry out kicks until cancelled."""
         try:
@@ -153,16 +158,6 @@ class Kicker:
         channel = self._channel()
         return channel if channel is not failed else None
 
-    async def count(self, what: KickWhat) -> int | None:
-        """How many sessions of this machine a kick would end; None: there is no channel, or no answer."""
-        channel, census = self._channel(), Census()
-        if channel is None:
-            return None
-        with anyio.move_on_after(self._timeout), suppress(KickError):
-            await channel.read(census)
-            return census.take(what)
-        return None
-
     async def _wait_for_work(self) -> None:
         while not self._queue:
             self._work = anyio.Event()
@@ -176,11 +171,15 @@ class Kicker:
     def _begin(self, kick: _Kick, tasks: anyio.abc.TaskGroup) -> None:
         channel = None if _is_empty(kick.what) else self._channel()
         if channel is None:
-            self._ended(kick.number, 0, "")
+            unknown = kick.count_only and not _is_empty(kick.what)
+            self._ended(kick.number, 0, "no kick channel" if unknown else "")
         elif self._under_way >= WAITING_LIMIT:
             self._ended(kick.number, 0, f"{WAITING_LIMIT} kicks are under way already")
         else:
             self._under_way += 1
+            if kick.count_only:
+                tasks.start_soon(self._count, kick, channel)
+                return
             listing = None if channel.counts else self._shared_listing(channel, tasks)
             tasks.start_soon(self._carry_out, kick, channel, listing)
 
@@ -219,6 +218,19 @@ class Kicker:
         self._under_way -= 1
         if isinstance(kick.what, HashOnHosts | OnHost):
             self._expect_stragglers()
+        self._ended(kick.number, sessions, problem)
+
+    async def _count(self, kick: _Kick, channel: Channel) -> None:
+        census, sessions, problem = Census(), 0, ""  # of its own: in a shared one nobody is counted twice
+        try:
+            with anyio.fail_after(kick.deadline - anyio.current_time()):
+                await channel.read(census)
+                sessions = census.take(kick.what)
+        except TimeoutError:
+            problem = str(self._late(channel))
+        except KickError as exc:
+            problem = str(exc)
+        self._under_way -= 1
         self._ended(kick.number, sessions, problem)
 
     def _expect_stragglers(self) -> None:

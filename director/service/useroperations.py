@@ -216,18 +216,16 @@ class UserOperations(ABC):
         if problem is not None:
             raise BadRequest(problem)
         known = self._is_assigned(user, hash)
+        done = await self._driver.operators.change_users(KickSessions(0, what, wait, dry_run))
         if dry_run:
-            sessions = self._driver.sessions
-            here = await sessions.count(what) if sessions is not None else None
-            alone = len(self._director.barrier.ring) < 2
             return UsersChange(
-                kicked=here if alone else None,
-                kicked_here=here,
+                kicked=None if done.not_counted else done.kicked,
                 timed_out=None,
-                known=known or bool(here),
+                known=known or bool(done.kicked or done.not_counted),
                 dry_run=True,
+                counted=done.kicked,
+                not_counted=[str(member) for member in done.not_counted],
             )
-        done = await self._driver.operators.change_users(KickSessions(0, what, wait))
         self._audit("kick", target, reason, f"sessions={done.kicked}")
         found = done.kicked or done.timed_out or done.not_reached
         return msgspec.structs.replace(_change(done), known=known or bool(found))

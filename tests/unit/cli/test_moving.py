@@ -183,7 +183,8 @@ def test_a_host_typed_as_a_user_to_kick_is_named_as_a_host(director: Director) -
 
 def test_a_dry_kick_counts_the_sessions_it_can_see_and_says_which(director: Director) -> None:
     assert director("kick", "alice", "--dry-run").stdout == (
-        "alice: would end - sessions, 2 sessions of this proxy (dry run: nothing is changed)\n"
+        "alice: would end - sessions, at least 2: not counted at 127.0.0.12:9090 "
+        "(dry run: nothing is changed)\n"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from director.core.effects import Kick, OperationFailed, UsersDone
+from director.core.effects import CountSessions, Kick, OperationFailed, UsersDone
 from director.core.events import Kicked, KicksEnded, KickSessions
 from director.core.kickrounds import LASTS, MOST_REMEMBERED, REPEAT
 from director.core.kicktypes import ByName, Fence
@@ -115,5 +115,93 @@ def test_alone_it_is_over_with_the_own_kick() -> None:
     played = Played()
     (kick,) = of(Kick, played.handle(KickSessions(1, ALICE), 1.0))
     assert of(UsersDone, played.handle(KicksEnded([Kicked(kick.kick, 2)]), 1.1)) == [
+        UsersDone(operation=1, kicked=2)
+    ]
+
+
+# ---- dry runs
+
+
+def counting() -> tuple[Played, int, KickRound]:
+    """The same as `begun` for a dry run: what is counted here, and the token of the first lap."""
+    played = in_ring()
+    effects = played.handle(KickSessions(1, ALICE, count_only=True), 1.0)
+    (counted,), (token,) = of(CountSessions, effects), of(KickRound, messages(effects, 1))
+    assert of(Kick, effects) == []
+    assert (counted.what, token.what, token.count) == (ALICE, Fence(), ALICE)
+    return played, counted.kick, token
+
+
+def returned(token: KickRound, **fields: object) -> KickRound:
+    return msgspec.structs.replace(token, passed=[D1, D2, D3], **fields)
+
+
+def test_a_dry_run_of_a_kick_counts_the_sessions_of_all_directors_and_ends_none() -> None:
+    played, counted, token = counting()
+    played.hear(2, returned(token), mono=1.1)
+    (second,) = of(KickRound, messages(played.handle(KicksEnded([Kicked(counted, 2)]), 1.2), 1))
+    assert (second.lap, second.kicked, second.count) == (2, 2, ALICE)
+    (end,) = of(UsersDone, played.hear(2, returned(second, kicked=5), mono=1.3))
+    assert end == UsersDone(operation=1, kicked=5)
+    assert (played.core.counters.sessions_kicked, played.core.counters.kicks_done) == (0, 0)
+
+
+def test_a_member_counts_for_the_dry_run_of_another_director() -> None:
+    played = in_ring()
+    token = KickRound(D3, 4, 1, Fence(), [D3], [], 0, ALICE)
+    effects = played.hear(2, token)
+    (counted,) = of(CountSessions, effects)
+    assert (counted.what, of(Kick, effects)) == (ALICE, [])
+    assert of(KickRound, messages(effects, 1)) == [KickRound(D3, 4, 1, Fence(), [D3, D1], [], 0, ALICE)]
+    played.hear(2, msgspec.structs.replace(token, lap=2, kicked=1), mono=1.1)
+    onward = of(KickRound, messages(played.handle(KicksEnded([Kicked(counted.kick, 2)]), 1.2), 1))
+    assert onward == [KickRound(D3, 4, 2, Fence(), [D3, D1], [], 3, ALICE)]
+
+
+def test_directors_that_are_late_or_not_reached_have_not_counted() -> None:
+    played, counted, token = counting()
+    played.hear(2, returned(token), mono=1.1)
+    (second,) = of(KickRound, messages(played.handle(KicksEnded([Kicked(counted, 2)]), 1.2), 1))
+    last = msgspec.structs.replace(second, passed=[D1, D2], late=[D2], kicked=2)
+    (end,) = of(UsersDone, played.hear(2, last, mono=1.3))
+    assert (end.kicked, end.not_counted) == (2, (D2, D3))
+
+
+def test_a_director_that_cannot_count_its_own_sessions_says_so() -> None:
+    played, counted, token = counting()
+    played.hear(2, returned(token), mono=1.1)
+    failed = played.handle(KicksEnded([Kicked(counted, 0, "no kick channel")]), 1.2)
+    (second,) = of(KickRound, messages(failed, 1))
+    (end,) = of(UsersDone, played.hear(2, returned(second, kicked=3), mono=1.3))
+    assert (end.kicked, end.not_counted) == (3, (D1,))
+    assert (played.core.counters.kicks_failed, played.core.counters.kicks_done) == (0, 0)
+
+
+def test_behind_a_member_of_an_older_release_only_the_own_sessions_are_counted() -> None:
+    """It passes the token on without what it does not know, and adds sessions of other kicks."""
+    played, counted, token = counting()
+    played.hear(2, returned(token, count=None), mono=1.1)
+    (second,) = of(KickRound, messages(played.handle(KicksEnded([Kicked(counted, 2)]), 1.2), 1))
+    (end,) = of(UsersDone, played.hear(2, returned(second, count=None, kicked=40), mono=1.3))
+    assert (end.kicked, end.not_counted) == (2, (D2, D3))
+
+
+def test_a_count_that_nobody_answers_ends_and_never_becomes_a_kick() -> None:
+    played, _, token = counting()
+    more = [KickSessions(number, ALICE, count_only=True) for number in range(2, 400)]
+    effects = [effect for one in more for effect in played.handle(one, 1.0)]
+    effects += played.until(2.0 + LASTS)
+    assert of(Kick, effects) == []
+    ends = of(UsersDone, effects)
+    assert len(ends) >= 100
+    assert {(end.kicked, end.not_counted) for end in ends} == {(0, (D1, D2, D3))}
+    assert token.count == ALICE
+    assert played.core.counters.kicks_timed_out == 0
+
+
+def test_alone_a_dry_run_is_over_with_the_own_count() -> None:
+    played = Played()
+    (counted,) = of(CountSessions, played.handle(KickSessions(1, ALICE, count_only=True), 1.0))
+    assert of(UsersDone, played.handle(KicksEnded([Kicked(counted.kick, 2)]), 1.1)) == [
         UsersDone(operation=1, kicked=2)
     ]

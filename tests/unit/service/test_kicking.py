@@ -388,3 +388,40 @@ async def test_sessions_are_listed_after_a_kick_only_so_long(
             await anyio.sleep(0.2)
             assert len(fake.requests) == listed
             desk.late.clear()
+
+
+# ---- counting
+
+
+async def test_sessions_that_are_counted_are_not_ended_and_counted_again_the_next_time(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc() as fake:
+        for number in (1, 2):
+            desk.kicker.count(number, ByName(b"ann"))
+            assert (await desk.end(number))[-1] == (number, 2, "")
+        desk.kicker.count(3, HashOnHosts(1, []))
+        assert (await desk.end(3))[-1] == (3, 0, "")
+        desk.kicker.kick(4, ByName(b"ann"))
+        assert (await desk.end(4))[-1] == (4, 2, "")
+    assert fake.requests == [b"LIST-FULL"] * 3 + [b"KICK\tann"]
+
+
+async def test_sessions_that_cannot_be_counted_are_told_with_the_reason(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, timeout=0.05)
+    async with desk.running():
+        desk.kicker.count(1, ByName(b"ann"))
+        (one,) = await desk.end()
+        assert one[:2] == (1, 0)
+        assert one[2]
+    none = Desk(tmp_path, kick="none")
+    async with none.running():
+        none.kicker.count(1, ByName(b"ann"))
+        assert await none.end() == [(1, 0, "no kick channel")]
+    silent = Desk(tmp_path, timeout=0.05)
+    async with silent.with_ipc(lambda request: None):
+        silent.kicker.count(1, ByName(b"ann"))
+        ((_, sessions, problem),) = await silent.end()
+        assert sessions == 0
+        assert "no answer within" in problem

@@ -271,7 +271,9 @@ class FakeOperations:
         self.asked.append((user, numeric_is_hash, field, value, hash))
         known = user is None or self.user_status(user, "", numeric_is_hash).current is not None
         if dry_run:
-            return self._users(kicked=None, kicked_here=2, known=known, dry_run=True)
+            return self._users(
+                kicked=None, counted=2, not_counted=["127.0.0.12:9090"], known=known, dry_run=True
+            )
         return self._users(kicked=2 if known else 0, known=known)
 
     async def start_move(

@@ -50,7 +50,9 @@ MESSAGES: list[RingMessage] = [
     m.Names(DIGEST + b"\0\5alice", 2),
     m.MoveRound("10.0.0.1:9090", 4, RECORD[:12] * 2, ["10.0.0.1:9090"], ["10.0.0.2:9090"], 3, True),
     m.NearRound("10.0.0.1:9090", 5, 0x0102030405060708, 1_700_000_000, ["10.0.0.1:9090"]),
-    m.KickRound("10.0.0.1:9090", 6, 1, HashOnHosts(7, ["10.1.0.1"]), ["10.0.0.1:9090"], [], 0),
+    m.KickRound(
+        "10.0.0.1:9090", 6, 1, HashOnHosts(7, ["10.1.0.1"]), ["10.0.0.1:9090"], [], 0, ByName(b"alice")
+    ),
     m.Members([m.MemberRow("10.0.0.3:9090", False, 1_700_000_000)]),
     m.Summaries([7, 4095], [bytes(range(6)) * 2, b""], last=True),
     m.Leaving("10.0.0.1:9090", 1_700_000_000_000_000),
@@ -92,7 +94,9 @@ def test_a_token_from_before_limits_of_users_is_still_read() -> None:
     assert token == msgspec.structs.replace(BY_NAME["Token"], limit=0)
 
 
-@pytest.mark.parametrize(("name", "fewer"), [("Hello", 1), ("Hello", 2), ("Pong", 1), ("Pong", 2)])
+@pytest.mark.parametrize(
+    ("name", "fewer"), [("Hello", 1), ("Hello", 2), ("Pong", 1), ("Pong", 2), ("KickRound", 1)]
+)
 def test_a_message_from_before_its_newest_fields_is_still_read(name: str, fewer: int) -> None:
     (fields,) = msgspec.msgpack.decode(sample(name)[4:])
     body = msgspec.msgpack.encode([fields[:-fewer]])
