@@ -201,6 +201,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """What the change leads to that may not be wanted."""
     without_host: bool = False
     """Dry run of a removal: no usable host is left for its users."""
+    unpinned: int = 0
+    """A removal: users who lose the pin that they had on the host."""
 
 
 class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,6 +216,8 @@ class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
     """Users for whom the move of another operator won."""
     pinned: int = 0
     """Users whom a flush left where they are pinned."""
+    unpinned: int = 0
+    """Users who lose their pin: by `flush -F`, or because their host has another tag."""
     kicked: int | None = 0
     """Sessions ended. None: a dry run does not know."""
     timed_out: int | None = 0

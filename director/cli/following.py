@@ -117,14 +117,21 @@ def in_words(change: UsersChange, past: str = "moved") -> str:
     `would move 1200 users, end - sessions`."""
     if change.dry_run:
         text = f"would {WOULD[past]} {counted(change.moved, 'user')}, end {counted(change.kicked, 'session')}"
-        return text + (f", leave {counted(change.pinned, 'pinned user')}" if change.pinned else "")
+        text += f", leave {counted(change.pinned, 'pinned user')}" if change.pinned else ""
+        return text + unpinned(change.unpinned, dry_run=True)
     text = f"{counted(change.moved, 'user')} {past}"
     text += f", {counted(change.kicked, 'session')} ended, {change.timed_out} timed out"
     if change.superseded:
         text += f", {change.superseded} moved elsewhere by another operator"
     if change.pinned:
         text += f", {counted(change.pinned, 'pinned user')} left"
-    return text
+    return text + unpinned(change.unpinned, dry_run=False)
+
+
+def unpinned(users: int, *, dry_run: bool) -> str:
+    """`, 3 users no longer pinned`; empty where there are none."""
+    would = "would no longer be pinned" if dry_run else "no longer pinned"
+    return f", {counted(users, 'user')} {would}" if users else ""
 
 
 def tell_what_is_open(name: str, change: UsersChange) -> None:

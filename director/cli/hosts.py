@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
-from director.cli.following import DRY, NOT_STORED, counted
+from director.cli.following import DRY, NOT_STORED, counted, unpinned
 from director.cli.numbers import NumberCommand, Weight
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, force_option, json_option, target_options
@@ -83,7 +83,10 @@ def down(target: Target, host: str, dry_run: bool, reason: str) -> int:
 @change_options
 @click.pass_obj
 def remove(target: Target, host: str, force: bool, dry_run: bool, reason: str) -> int:
-    """Remove HOST; its users, pinned ones too, get another one at their next login."""
+    """Remove HOST; its users, pinned ones too, get another one at their next login.
+
+    Users who were pinned on HOST are not pinned any more; their number is printed.
+    """
     query = {"reason": reason, "dry_run": str(dry_run).lower()} | ({"force": "true"} if force else {})
 
     def one(client: Client, address: str) -> bytes:
@@ -192,9 +195,9 @@ def _tell(address: str, change: Change) -> None:
         users = change.users or UsersChange(dry_run=True, kicked=None)
         become = "be left without a host" if change.without_host else "get another host"
         text = f"{address}: would be removed, {counted(users.moved, 'user')} would {become}"
-        text += f", ending {counted(users.kicked, 'session')}"
+        text += f", ending {counted(users.kicked, 'session')}{unpinned(change.unpinned, dry_run=True)}"
     else:
-        text = f"{address}: removed"
+        text = f"{address}: removed{unpinned(change.unpinned, dry_run=False)}"
     say(f"{text}{DRY}" if change.dry_run else text)
     if change.warning:
         complain(f"{address}: {change.warning}")

@@ -105,6 +105,8 @@ class UsersDone(msgspec.Struct, frozen=True, kw_only=True):
     moved: int = 0
     unchanged: int = 0
     pinned: int = 0
+    unpinned: int = 0
+    """Users who were pinned, and are not any more."""
     superseded: int = 0
     """Users whom another operator's move took somewhere else."""
     kicked: int = 0

@@ -200,6 +200,7 @@ class Flushes:
                     moved=job.moved + (len(job.under_way) if job.early else 0),
                     unchanged=job.unchanged,
                     pinned=job.pinned,
+                    unpinned=job.unpinned,
                     superseded=job.superseded,
                     kicked=job.kicked,
                     timed_out=job.timed_out,
@@ -245,10 +246,12 @@ class Flushes:
         user = self._users.get(key)
         if user is None or not self._concerned(walk, user, now):
             return
+        pinned = bool(user.flags & PINNED)
         if walk.forget:
+            walk.job.unpinned += pinned
             self._moves.begin(key, HostId(0), walk.job, now)
             return
-        if user.flags & PINNED and walk.tag is None:
+        if pinned and walk.tag is None:
             walk.job.pinned += 1
             return
         row = self._hosts.by_id(user.host)
@@ -258,6 +261,7 @@ class Flushes:
         if target == user.host:
             walk.job.unchanged += 1
         else:
+            walk.job.unpinned += pinned
             self._moves.begin(key, target, walk.job, now)
 
     def _fence(self, job: Job, now: Now) -> None:

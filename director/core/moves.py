@@ -90,6 +90,8 @@ class Job(msgspec.Struct, eq=False):
     unchanged: int = 0
     pinned: int = 0
     """Users of a flush who stay because they are pinned."""
+    unpinned: int = 0
+    """Users who lose their pin: by a forgetting, or because their host has another tag."""
     superseded: int = 0
     kicked: int = 0
     timed_out: int = 0

@@ -63,6 +63,7 @@ from director.service.operators import FAILURES
 from director.service.persist import Persistence
 from director.service.planning import planned
 from director.service.pools import NO_HOST_LEFT, pool_name
+from director.service.previews import pinned_on
 from director.service.useroperations import UserOperations, as_address, is_hash
 from director.types import Address, HostId, MemberId, Stamp
 from director.version import VERSION
@@ -358,11 +359,14 @@ class Operations(UserOperations):
         if not force:
             await self._pools.check_change(change, "removal")
         if not dry_run:
-            return await self._change(change, "remove", reason, dry_run)
+            pinned = await pinned_on(self._director, where)
+            made = await self._change(change, "remove", reason, dry_run)
+            return msgspec.structs.replace(made, unpinned=pinned)
         users = await self._preview(where, None, everybody=True)
         return msgspec.structs.replace(
             await self._change(change, "remove", reason, dry_run),
             users=users,
+            unpinned=users.unpinned,
             without_host=not self._table_with(change).usable().get(self._known_host(address).tag),
         )
 

@@ -8,20 +8,28 @@ import anyio.lowlevel
 
 from director.core.addresses import host_id
 from director.core.director import Director
-from director.core.users import BUCKETS, PINNED, is_alive, unpack
+from director.core.users import BUCKETS, PINNED, RECORD, is_alive, unpack
 from director.records import UsersChange
 from director.types import Address
 
 SLICE = 500
 """Users looked at in one turn of the loop: 1.5 ms."""
+SCANNED = 64
+"""Buckets searched for pins in one turn of the loop."""
+FLAGS_AT = RECORD.size - 1
+"""Where a record has the byte with its flags."""
+UNPINNED = bytes(flags for flags in range(256) if not flags & PINNED)
 
 
-def preview(*, moved: int, unchanged: int = 0, pinned: int = 0, host: str | None = None) -> UsersChange:
+def preview(
+    *, moved: int, unchanged: int = 0, pinned: int = 0, unpinned: int = 0, host: str | None = None
+) -> UsersChange:
     """What a dry run says of users; how many sessions they have is not known."""
     return UsersChange(
         moved=moved,
         unchanged=unchanged,
         pinned=pinned,
+        unpinned=unpinned,
         kicked=None,
         timed_out=None,
         dry_run=True,
@@ -36,7 +44,7 @@ async def previewed(
     hosts, users = director.hosts, director.users
     rows = [r for r in hosts.present() if host in (None, r.address) and tag in (None, r.tag)]
     concerned = {host_id(Address(row.address)): row for row in rows}
-    moved = unchanged = pinned = 0
+    moved = unchanged = pinned = unpinned = 0
     unix = int(time.time())
     looked = 0
     for number in range(BUCKETS):
@@ -51,10 +59,25 @@ async def previewed(
             fresh = director.assigner.place(user.key >> 32, row.tag.encode())
             if everybody:
                 moved += 1
+                unpinned += bool(user.flags & PINNED)
             elif user.flags & PINNED:
                 pinned += 1
             elif fresh is not None and fresh.id == user.host:
                 unchanged += 1
             else:
                 moved += 1
-    return preview(moved=moved, unchanged=unchanged, pinned=pinned)
+    return preview(moved=moved, unchanged=unchanged, pinned=pinned, unpinned=unpinned)
+
+
+async def pinned_on(director: Director, host: Address) -> int:
+    """How many users are pinned on a host. Buckets without a pin cost next to nothing."""
+    hosts, users, id = director.hosts, director.users, host_id(host)
+    found = 0
+    for number in range(BUCKETS):
+        records = users.bucket(number)
+        if records[FLAGS_AT :: RECORD.size].translate(None, UNPINNED):
+            pins = (user for user in unpack(records) if user.flags & PINNED and user.host == id)
+            found += sum(not hosts.gone(user) for user in pins)
+        if number % SCANNED == 0:
+            await anyio.lowlevel.checkpoint()
+    return found

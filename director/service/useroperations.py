@@ -662,6 +662,7 @@ def _change(done: UsersDone, *, stored: bool = True, host: str | None = None) ->
         moved=done.moved,
         unchanged=done.unchanged,
         pinned=done.pinned,
+        unpinned=done.unpinned,
         superseded=done.superseded,
         kicked=done.kicked,
         timed_out=done.timed_out,
@@ -676,6 +677,7 @@ def _added(made: UsersChange, before: UsersChange) -> UsersChange:
     return msgspec.structs.replace(
         made,
         moved=before.moved + made.moved,
+        unpinned=before.unpinned + made.unpinned,
         kicked=(before.kicked or 0) + (made.kicked or 0),
         timed_out=(before.timed_out or 0) + (made.timed_out or 0),
     )

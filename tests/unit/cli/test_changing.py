@@ -59,6 +59,15 @@ def test_a_dry_run_says_what_would_be_and_changes_nothing(
     assert director.operations.table == before
 
 
+def test_a_removal_prints_how_many_users_are_no_longer_pinned(director: Director) -> None:
+    director.operations.unpinned = 3
+    would = director("remove", "127.0.1.1", "--dry-run").stdout
+    assert "users would no longer be pinned (dry run: nothing is changed)\n" in would
+    assert director("remove", "127.0.1.1").stdout == "127.0.1.1: removed, 3 users no longer pinned\n"
+    director.operations.unpinned = 1
+    assert director("remove", "127.0.1.2").stdout == "127.0.1.2: removed, 1 user no longer pinned\n"
+
+
 def test_a_change_that_leads_to_trouble_warns_and_is_done(director: Director) -> None:
     director.operations.warning = "the pool gold has no usable host left"
     result = director("down", "127.0.1.1")

@@ -469,10 +469,10 @@ def test_progress_is_said_as_far_as_it_is_known() -> None:
 
 
 def test_an_outcome_names_everything_that_is_not_as_usual() -> None:
-    change = UsersChange(moved=1, kicked=0, timed_out=2, superseded=3, pinned=4)
+    change = UsersChange(moved=1, kicked=0, timed_out=2, superseded=3, pinned=4, unpinned=5)
     assert in_words(change) == (
         "1 user moved, 0 sessions ended, 2 timed out, "
-        "3 moved elsewhere by another operator, 4 pinned users left"
+        "3 moved elsewhere by another operator, 4 pinned users left, 5 users no longer pinned"
     )
 
 

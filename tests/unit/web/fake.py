@@ -96,6 +96,8 @@ class FakeOperations:
         self.planned: list[PlannedChange] = []
         self.plan_known = True
         self.plan_warnings: list[str] = []
+        self.unpinned = 0
+        """Users who lose their pin when a host is removed."""
         self.asked: list[object] = []
         self.reloaded = ReloadInfo(state="never", version="0.1.0")
         """What the calls that change users were given besides a reason."""
@@ -202,10 +204,17 @@ class FakeOperations:
         if dry_run:
             users = self._users(moved=self.table[address].users, dry_run=True)
             last = sum(row.tag == self.table[address].tag for row in self.table.values()) == 1
-            return Change(host=None, stored=False, dry_run=True, users=users, without_host=last)
+            return Change(
+                host=None,
+                stored=False,
+                dry_run=True,
+                users=users,
+                without_host=last,
+                unpinned=self.unpinned,
+            )
         self.reasons.append(reason)
         del self.table[address]
-        return Change(host=None, stored=self.stored)
+        return Change(host=None, stored=self.stored, unpinned=self.unpinned)
 
     async def set_tag(
         self, address: str, tag: str, *, reason: str, dry_run: bool = False, force: bool = False

@@ -90,6 +90,7 @@ def test_a_host_is_taken_down_and_removed(ask: Caller, operations: FakeOperation
         "users": None,
         "warning": "",
         "without_host": False,
+        "unpinned": 0,
     }
     assert "127.0.1.1" not in operations.table
     assert operations.reasons == ["", "broken"]
