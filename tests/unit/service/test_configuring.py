@@ -7,12 +7,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from director.core.events import HostChange
+from director.core.hosts import BackendSetting, HostTable
 from director.errors import TryAgain
 from director.records import ConfiguredHost
+from director.service.backendnames import BackendNames
+from director.service.config import BackendsConfig
 from director.service.configuring import Configuring
+from director.service.resolving import Resolving
+from director.types import Address
 from tests.servers import RedisServer
 from tests.unit.service.parts import HOSTS, Node
 from tests.waiting import until
@@ -227,3 +233,36 @@ async def test_what_was_applied_comes_back_from_the_snapshot_into_a_store_that_w
         redis.command("FLUSHALL")
         async with started(tmp_path, HOSTS[1:], state=redis.url, snapshot=copy) as node:
             assert await node.store.read_document("applied") is not None
+
+
+async def test_names_that_leave_a_pool_without_a_usable_host_are_applied_with_an_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in tests/e2e/test_dns.py, without the time after which an address that is missing is taken away."""
+    monkeypatch.setattr("director.core.backendnames.GONE_AFTER", 0.0)
+    table = {"imap.example.test": [HOSTS[0], HOSTS[1]]}
+    gold = BackendSetting(Address(""), "imap.example.test", "gold", 100)
+    fixed = BackendSetting(Address(HOSTS[2]), "", "", 100)
+    found = [msgspec.structs.replace(gold, address=Address(host)) for host in table["imap.example.test"]]
+    node = Node("sqlite:///state.db", tmp_path, hosts=())
+    node.director.hosts.put(HostTable([fixed, *found]).rows.values())
+    node.director.hosts.configured = {one.address: one for one in (fixed, *found)}
+    configuring = Configuring(node.director, node.persistence, node.operations, node.log)
+    names = BackendNames(
+        BackendsConfig(mail_servers=(fixed, *found), names=(gold,)),
+        lambda hosts: configuring.changed(*hosts),
+        node.log,
+    )
+    resolving = Resolving(lambda: names.names, names.answered, lambda name: table[name])
+    async with applying(node, configuring):
+        await node.operations.set_up(HOSTS[0], up=False, reason="test")
+        await resolving.look()
+        assert node.logged("pool_unusable") == []
+        table["imap.example.test"] = [HOSTS[0]]
+        await resolving.look()
+        await until(lambda: node.logged("pool_unusable"))
+        assert [row.address for row in node.director.hosts.present()] == [HOSTS[0], HOSTS[2]]
+        assert "tag=gold" in node.logged("pool_unusable")[0]
+        table["imap.example.test"] = [HOSTS[0], HOSTS[1]]
+        await resolving.look()
+        await until(lambda: node.logged("pool_usable"))
