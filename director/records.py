@@ -261,6 +261,8 @@ class MoveInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Why it ended without a result."""
     joined: bool = False
     """It was under way already when it was asked for: another operator has begun it."""
+    change: Change | None = None
+    """Where it was asked for: what became of the host that was given another tag."""
 
 
 class NewHost(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from director.cli.following import (
     carry_out,
     counted,
     in_words,
+    tell_of_host,
     tell_what_is_open,
 )
 from director.cli.hosts import each_address, host_path
@@ -111,7 +112,8 @@ def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, 
         before = client.decode(client.get(host_path(address)), HostInfo)
         empty = HostPatch(weight=0, reason=reason, dry_run=dry_run, force=force)
         if before.weight:
-            client.change("PATCH", host_path(address), empty)
+            document = client.change("PATCH", host_path(address), empty)
+            tell_of_host(name, client.decode(document, Change))
         if dry_run:
             change = _would_empty(client, address)
             if not outcomes.kept(address, change):
@@ -188,6 +190,7 @@ def tag(target: Target, host: str, tag: str, force: bool, as_json: bool, dry_run
         path, body = host_path(address), HostPatch(tag=tag, reason=reason, dry_run=dry_run, force=force)
         if dry_run:
             change = client.decode(client.change("PATCH", path, body), Change)
+            tell_of_host(name, change)
             done = Done(change.users or UsersChange(kicked=None, timed_out=None, dry_run=True))
         else:
             done = carry_out(client, name, "PATCH", path, body)

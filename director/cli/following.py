@@ -10,7 +10,7 @@ import msgspec
 from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
 from director.cli.output import complain, moment, printable
 from director.errors import EX_UNAVAILABLE
-from director.records import MoveInfo, UsersChange
+from director.records import Change, MoveInfo, UsersChange
 
 POLL = 0.2
 """Seconds between two questions how far it is."""
@@ -34,6 +34,8 @@ def carry_out(client: Client, name: str, method: str, path: str, body: msgspec.S
     Ctrl-C interrupts it: moves that have begun are finished, no other is started. A second one only ends us.
     """
     begun = client.decode(client.change(method, f"{path}?wait=false", body), MoveInfo)
+    if begun.change is not None:
+        tell_of_host(name, begun.change)
     if begun.joined:
         complain(f"{name}: already under way since {moment(begun.started)}; joining it")
     try:
@@ -132,6 +134,14 @@ def unpinned(users: int, *, dry_run: bool) -> str:
     """`, 3 users no longer pinned`; empty where there are none."""
     would = "would no longer be pinned" if dry_run else "no longer pinned"
     return f", {counted(users, 'user')} {would}" if users else ""
+
+
+def tell_of_host(name: str, change: Change) -> None:
+    """What an operator must know of a host that has changed: a line on stderr for each thing."""
+    if change.warning:
+        complain(f"{name}: {change.warning}")
+    if not change.stored and not change.dry_run:
+        complain(f"{name}: {NOT_STORED}")
 
 
 def tell_what_is_open(name: str, change: UsersChange) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
-from director.cli.following import DRY, NOT_STORED, counted, unpinned
+from director.cli.following import DRY, counted, tell_of_host, unpinned
 from director.cli.numbers import NumberCommand, Weight
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, force_option, json_option, target_options
@@ -199,7 +199,4 @@ def _tell(address: str, change: Change) -> None:
     else:
         text = f"{address}: removed{unpinned(change.unpinned, dry_run=False)}"
     say(f"{text}{DRY}" if change.dry_run else text)
-    if change.warning:
-        complain(f"{address}: {change.warning}")
-    if not change.stored and not change.dry_run:
-        complain(f"{address}: {NOT_STORED}")
+    tell_of_host(address, change)

@@ -359,9 +359,7 @@ class Operations(UserOperations):
         if not force:
             await self._pools.check_change(change, "removal")
         if not dry_run:
-            pinned = await pinned_on(self._director, where)
-            made = await self._change(change, "remove", reason, dry_run)
-            return msgspec.structs.replace(made, unpinned=pinned)
+            return await self._change(change, "remove", reason, dry_run)
         users = await self._preview(where, None, everybody=True)
         return msgspec.structs.replace(
             await self._change(change, "remove", reason, dry_run),
@@ -400,6 +398,7 @@ class Operations(UserOperations):
                 dry_run=True,
                 warning=self._last_host(before, table),
             )
+        pins = await pinned_on(self._director, change.address) if change.remove and before else 0
         row = await self._driver.operators.change_host(change)
         stored = await self._persistence.unstored.documents_stored(what, str(change.address))
         if row != before:
@@ -409,7 +408,8 @@ class Operations(UserOperations):
                     who=self._director.me,
                     what=what,
                     target=str(change.address),
-                    detail=f"weight={row.weight} tag={row.tag} up={row.up} present={row.present}",
+                    detail=f"weight={row.weight} tag={row.tag} up={row.up} present={row.present}"
+                    + (f" unpinned={pins}" if change.remove else ""),
                     reason=reason,
                 )
             )
@@ -417,6 +417,7 @@ class Operations(UserOperations):
             host=self._host_info(row, await self._counts()) if row.present else None,
             stored=stored,
             warning=self._last_host(before, self._hosts),
+            unpinned=pins,
         )
 
     @staticmethod

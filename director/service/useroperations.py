@@ -328,8 +328,9 @@ class UserOperations(ABC):
         change = HostChange(0, Address(before.address), tag=tag, retag=True)
         if not force:
             await self._pools.check_change(change, "tag")
-        await self._change(change, "tag", reason, False)
-        return self._start("tag", before.address, self._flush_of_tag(before), reason)
+        made = await self._change(change, "tag", reason, False)
+        begun = self._start("tag", before.address, self._flush_of_tag(before), reason)
+        return msgspec.structs.replace(begun, change=made)
 
     def _tag_under_way(self, row: HostRow) -> _Followed | None:
         """What moves the users of the host's former tag."""

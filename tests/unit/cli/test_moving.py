@@ -490,3 +490,22 @@ def interrupted(director: Director, *arguments: str) -> tuple[int, str, str]:
     command.send_signal(signal.SIGINT)
     output, errors = command.communicate(timeout=10)
     return command.returncode, output, errors
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+@pytest.mark.parametrize("command", [("drain", "127.0.1.1"), ("tag", "127.0.1.1", "gold")])
+def test_a_drain_or_another_tag_that_takes_the_last_usable_host_of_a_pool_warns(
+    director: Director, command: tuple[str, ...], dry_run: tuple[str, ...]
+) -> None:
+    director.operations.warning = "the pool has no usable host left"
+    result = director(*command, *dry_run)
+    name = " ".join(command)
+    assert f"director: {name}: the pool has no usable host left\n" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("drain", "127.0.1.1"), ("tag", "127.0.1.1", "gold")])
+def test_a_drain_or_another_tag_of_a_host_that_is_not_stored_yet_says_so(
+    director: Director, command: tuple[str, ...]
+) -> None:
+    director.operations.stored = False
+    assert "it is not stored yet" in director(*command).stderr

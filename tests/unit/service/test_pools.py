@@ -299,3 +299,19 @@ async def test_an_empty_tag_over_the_admin_protocol_is_none_that_is_given_as_in_
     row = node.director.hosts.get(Address(GOLD))
     assert row is not None
     assert (row.tag, row.weight) == ("gold", 50)
+
+
+async def test_another_tag_that_is_only_started_warns_of_the_pool_that_has_lost_its_last_host(
+    node: Node,
+) -> None:
+    begun = await node.operations.start_set_tag(GOLD, "silver", reason="")
+    assert begun.change is not None
+    assert begun.change.warning.startswith("the pool gold has no usable host left: ")
+
+
+async def test_the_audit_counts_the_pins_that_a_removal_by_the_configuration_file_drops(gold: Node) -> None:
+    await gold.operations.move_user("gina", GOLD, "gold", pin=True, reason="")
+    await gold.operations.apply(HostChange(0, Address(GOLD), remove=True), "remove", "the file")
+    await until(lambda: not gold.persistence._audit)
+    (entry,) = [one for one in await gold.store.audit(50) if (one.what, one.reason) == ("remove", "the file")]
+    assert entry.detail.endswith(" unpinned=1")

@@ -314,8 +314,8 @@ class FakeOperations:
         return self._begun("rebalance", None)
 
     async def start_set_tag(self, address: str, tag: str, *, reason: str, force: bool = False) -> MoveInfo:
-        self._changed(self._host(address), reason, False, tag=tag)
-        return self._begun("tag", address)
+        change = self._changed(self._host(address), reason, False, tag=tag)
+        return msgspec.structs.replace(self._begun("tag", address), change=change)
 
     def moves(self) -> list[MoveInfo]:
         return list(reversed(self.under_way.values()))
