@@ -17,11 +17,13 @@ from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity
 from director.core.users import BUCKET_SHIFT, User, pack, unpack
 from director.net.tls import RingTls
+from director.records import ReloadInfo
 from director.service.driver import Driver
 from director.service.log import Log
 from director.service.operations import Operations
 from director.service.persist import Persistence
 from director.types import Address, HostId, MemberId, Stamp, UserKey
+from director.version import VERSION
 from director.wire import hotpath
 from state.base import Lost, StateStore, Swap, open_store
 from tests.waiting import until
@@ -31,6 +33,16 @@ HOSTS = ["127.0.3.1", "127.0.3.2", "127.0.3.3"]
 EXPIRE = 86_400
 """Far longer than a run of all tests: the files here take their NOW when they are collected."""
 HASH = UserHash()
+
+
+class NeverReloaded:
+    """No reload of the configuration has been asked for."""
+
+    def info(self) -> ReloadInfo:
+        return ReloadInfo(state="never", version=VERSION)
+
+    async def ask(self, *, exec: bool, dry_run: bool) -> ReloadInfo:
+        raise NotImplementedError
 
 
 class Node:
@@ -75,6 +87,7 @@ class Node:
         )
         self.driver.store = self.persistence
         self.operations = Operations(self.driver, self.persistence, HASH, 0.0, lambda: 0.5)
+        self.operations.reloads = NeverReloaded()
 
     def handle(self, event: Event) -> None:
         self.events.append(event)
