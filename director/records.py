@@ -163,8 +163,8 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     """Something that an operator should put right, though logins are answered."""
 
     kind: str
-    """`certificate`: it ends soon; `secret`: every user can read it; `unusable`: a director could not start
-    with the file; `changed`: the file is not in force yet; `reload`: the last one failed; `version`,
+    """`certificate`: it ends soon; `secret`: every user can read it; `unusable`: a restart would fail with
+    the file; `changed`: the file is not in force yet; `reload`: the last one failed; `version`,
     `backends`, `users.expire`, `users.username_hash`: a director differs from this one in that."""
     about: str
     """The file, the director, or the command."""

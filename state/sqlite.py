@@ -90,7 +90,7 @@ class SqliteStore:
         try:
             return await asyncio.get_running_loop().run_in_executor(None, self._new_file().layout)
         except (sqlite3.Error, OSError) as exc:
-            raise translated(exc, self.url, "layout") from exc
+            raise translated(exc, self.url, "layout", self._file.path) from exc
 
     async def open(self) -> None:
         async with self._opening:  # of two at once the second finds it open
@@ -108,7 +108,7 @@ class SqliteStore:
             thread.submit(file.close)
             thread.shutdown(wait=False)
             if isinstance(exc, sqlite3.Error | OSError):
-                raise translated(exc, self.url, "open") from exc
+                raise translated(exc, self.url, "open", self._file.path) from exc
             raise
         self._thread = thread
         self.schema = len(self._steps)
@@ -221,7 +221,7 @@ class SqliteStore:
         except TimeoutError as exc:
             raise StoreUnavailable(self.url, operation, after=self._timeout) from exc
         except (sqlite3.Error, OSError) as exc:
-            raise translated(exc, self.url, operation) from exc
+            raise translated(exc, self.url, operation, self._file.path) from exc
 
     def _job_ended(self, future: asyncio.Future[T]) -> None:
         self._turn.release()

@@ -15,6 +15,7 @@ from pathlib import Path
 from state.base import Layout, Step, StoreBusy, StoreError, StoreRefused, StoreUnavailable, version_of
 from state.migrate import SqlStep, layout, migrate_sqlite, sqlite_schema
 from state.sqlite_documents import damage
+from state.sqlite_owner import advice_for_another_user
 from state.sqlite_salvage import salvage
 from state.sqlite_watch import Watch
 
@@ -29,10 +30,13 @@ _FULL = ("disk full", "free some space on its disk; what changed meanwhile is wr
 _PERMISSION = ("no permission", "make the file and its folder writable for this user")
 _READ_ONLY = ("read-only", "make the file and its folder, and the file system, writable for this user")
 
+_CANNOT_OPEN = ("cannot open", "check that the folder exists and is writable for this user")
+_RIGHTS = (_PERMISSION, _READ_ONLY, _CANNOT_OPEN)
+
 ADVICE = {
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_READONLY: _READ_ONLY,
-    sqlite3.SQLITE_CANTOPEN: ("cannot open", "check that the folder exists and is writable for this user"),
+    sqlite3.SQLITE_CANTOPEN: _CANNOT_OPEN,
     sqlite3.SQLITE_PERM: _PERMISSION,
 }
 OS_ADVICE = {
@@ -305,14 +309,15 @@ def is_damage(exc: BaseException) -> bool:
     return _code(exc) in DAMAGE
 
 
-def translated(exc: sqlite3.Error | OSError, store: str, operation: str) -> StoreError:
+def translated(exc: sqlite3.Error | OSError, store: str, operation: str, path: Path) -> StoreError:
     """The same in the words of a store: refused where somebody has to do something, else unavailable."""
     code = _code(exc)
     known = OS_ADVICE.get(exc.errno or 0) if isinstance(exc, OSError) else ADVICE.get(code)
     if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE:
         known = _FULL
     if known is not None:
-        return StoreRefused(store, operation, *known)
+        advice = advice_for_another_user(path) if known in _RIGHTS else ""
+        return StoreRefused(store, operation, known[0], advice or known[1])
     if code in DAMAGE:
         return StoreUnavailable(store, operation, reason=f"the file was damaged and is set aside ({exc})")
     if code == sqlite3.SQLITE_IOERR:

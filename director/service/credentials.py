@@ -1,5 +1,5 @@
-"""Looks after the files with secrets and certificates: which end soon, which every user can read, which a
-director could not start with, and which have changed and are not in force."""
+"""Looks after the files with secrets and certificates: which end soon, which every user can read, which
+would harm a restart, and which have changed and are not in force."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Seen(msgspec.Struct, frozen=True):
     readable: tuple[tuple[str, str], ...] = ()
     """Key and path of each file with a secret that every user can read."""
     unusable: dict[str, str] = {}
-    """Path -> why a director could not start with it."""
+    """Path -> why a restart would fail with it, or leave the director outside of its ring."""
     changed: tuple[str, ...] = ()
     """Files that have other content than the one in force."""
 
@@ -160,8 +160,8 @@ class Credentials:
             found.append(Alarm(kind="secret", about=path, text=text))
         for path, problem in sorted(self.seen.unusable.items()):
             text = (
-                f"{problem}; the director goes on with the former content, but could not start again: correct"
-                " the file, then director reload"
+                f"{problem}; the director goes on with the former content until it is restarted: correct the"
+                " file, then director reload"
             )
             found.append(Alarm(kind="unusable", about=path, text=text))
         for path in self.seen.changed:

@@ -96,7 +96,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     secrets_readable: int = 0
     """Files with secrets that every user can read."""
     files_unusable: int = 0
-    """Files with secrets or certificates that a director could not start with."""
+    """Files with secrets or certificates with which a restart would fail, or leave the ring."""
     differences: dict[str, int] = msgspec.field(default_factory=dict)
     """What differs -> directors in which it does."""
     store_up: bool = False
@@ -257,7 +257,7 @@ class _Page:
         readable = [((), now.secrets_readable)]
         yield _gauge("secrets_readable", "Files with secrets that every user can read", readable)
         unusable = [((), now.files_unusable)]
-        yield _gauge("files_unusable", "Files that the director could not start with again", unusable)
+        yield _gauge("files_unusable", "Files that would harm a restart", unusable)
         differ = _by_one(now.differences)
         yield _gauge("directors_differ", "Directors that differ from this one", differ, "what")
         unstored = [((), now.unstored)]

@@ -32,10 +32,12 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
+    open_store,
     version_of,
 )
 from tests.contract.conftest import Stores
 from tests.disks import PAGE, fill_up, remount, small_disk
+from tests.needs import needs_root
 
 pytestmark = pytest.mark.anyio
 
@@ -466,6 +468,29 @@ async def test_missing_rights_are_refused_with_what_to_do_and_nothing_is_set_asi
         await use(store)
         await store.close()
         assert damaged_files(folder) == []
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["as a director", "as a tool"])
+@pytest.mark.parametrize("mode", [0o755, 0o700], ids=["file", "folder"])
+async def test_a_file_of_another_user_is_not_to_be_opened_for_everybody_but_used_as_that_user(
+    stores: Stores, *, beside: bool, mode: int
+) -> None:
+    needs_root("files of another user")
+    with as_nobody(stores) as (folder, store):
+        await fill(store)
+        await store.close()
+        os.seteuid(0)
+        os.chown(folder, 0, 0)
+        for path in (folder, *folder.iterdir()):
+            path.chmod(0o600)
+            os.chown(path, 0, 0)
+        folder.chmod(mode)
+        os.seteuid(NOBODY)
+        store = stores.keep(open_store("sqlite:///state.db", base_dir=folder, beside=beside))
+        with pytest.raises(StoreRefused, match="it belongs to root, and this program runs as") as refused:
+            await store.open()
+        assert "run it as root" in str(refused.value)
+        assert "writable" not in str(refused.value)
 
 
 def opened_by_another_process(folder: Path) -> subprocess.CompletedProcess[str]:

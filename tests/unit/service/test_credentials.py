@@ -158,7 +158,7 @@ def test_a_file_that_the_directors_user_cannot_read_names_that_user(config: Conf
     (alarm,) = watch.files.alarms()
     assert (alarm.kind, alarm.about) == ("unusable", "/k")
     assert alarm.text.startswith(problem)
-    assert "could not start again" in alarm.text
+    assert "until it is restarted" in alarm.text
     assert f"event={EVENTS['unusable']}" in watch.lines[0]
 
 

@@ -1,0 +1,38 @@
+"""Whose a SQLite file is: a program of another user can mostly not use it, and should not be let in."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+
+def advice_for_another_user(path: Path) -> str:
+    """What to do if the file, or its nearest folder that can be seen, belongs to another user; empty: it does
+    not."""
+    me, owner = os.geteuid(), _owner(path)
+    if owner is None or owner == me:
+        return ""
+    user = _name(me)
+    return (
+        f"it belongs to {_name(owner)}, and this program runs as {user}: run it as {_name(owner)} or root; if"
+        f" the director itself runs as {user}, chown the file and its folder to that user"
+    )
+
+
+def _owner(path: Path) -> int | None:
+    for place in (path, *path.absolute().parents):
+        try:
+            return place.stat().st_uid
+        except PermissionError:
+            continue  # a folder above says who may
+        except OSError:
+            return None
+    return None
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
