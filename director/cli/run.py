@@ -24,11 +24,11 @@ def say_version() -> None:
 @click.pass_obj
 def serve(target: Target, check: bool, can_take_over: int | None) -> int:
     """Run the director."""
-    from director.service import app
+    from director.service import serve as process
 
     if can_take_over is not None:  # asked by a director whose program is to be replaced by this one
-        return app.can_take_over(target.config_path, can_take_over)
-    return app.run(target.config_path, check=check)
+        return process.can_take_over(target.config_path, can_take_over)
+    return process.run(target.config_path, check=check)
 
 
 @click.command()

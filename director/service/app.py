@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 import socket
-import sys
 import time
-import traceback
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 
 from director import web
-from director.core.clock import cannot_start, doubt
 from director.core.director import Director
 from director.core.events import IdentityChanged, MembersListed, Started
 from director.core.hashing import UserHash
@@ -28,7 +24,8 @@ from director.core.hosts import HostTable
 from director.core.member import Identity
 from director.core.order import split_member
 from director.core.presence import next_incarnation
-from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError, ListenError
+from director.core.users import BUCKETS
+from director.errors import DirectorError
 from director.net.accept import Acceptor
 from director.net.admin import AdminClients
 from director.net.authreply import AuthreplySocket
@@ -37,180 +34,54 @@ from director.net.login import Relay
 from director.net.notify import NotifyReader, read_fifo
 from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
-from director.service import descriptors, garbage, reexec
+from director.service import garbage, reexec
 from director.service.admin import AdminHandler
 from director.service.backendnames import BackendNames, Hosts
 from director.service.bugs import Bugs
 from director.service.clock import unix_time
-from director.service.cluster import OtherCluster
-from director.service.config import Config, load
+from director.service.config import Config
 from director.service.configuring import Configuring
 from director.service.credentials import Credentials
 from director.service.driver import Driver
 from director.service.filetimes import files_of, younger_file
 from director.service.flushing import FlushPrograms
-from director.service.handover import Handover, Left, cannot_read
+from director.service.handover import Handover, Left, Memory, Replacement
 from director.service.keeper import KeeperClient
 from director.service.kicking import Kicker
 from director.service.listeners import Listeners
-from director.service.log import Log, capture_logging, everything_logged
+from director.service.log import Log
 from director.service.logwriter import LogWriter
 from director.service.lookups import Lookups
 from director.service.operations import Operations
 from director.service.persist import Persistence
-from director.service.reloading import backends_digest, limits
+from director.service.reloading import backends_digest, limits, read_again
 from director.service.replacing import Replacing, load_names, load_users
 from director.service.resolving import Answer, Resolving
 from director.service.ringnames import Members, Names, RingNames
 from director.service.servers import Endpoint
 from director.service.socketmap import Socketmap
 from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
-from director.service.starting import Starting
 from director.service.sysd import Notifier, machine_id
 from director.types import MemberId, Now
 from director.version import VERSION
 from director.wire import hotpath
-from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
+from state.base import open_store
 
 Serve = Callable[[Acceptor], Coroutine[Any, Any, None]]
 """Serves a listener until it is cancelled."""
 
-EX_SOFTWARE = 70
-"""Exit code of a bug, as in sysexits."""
 STANDALONE = MemberId("127.0.0.1:9090")
 """What a director without a ring calls itself."""
-OWN_NAME_WITHIN = 10.0
-"""Seconds the own name may take to be resolved at the start."""
 MOVES_AGAIN = 30.0
 """Seconds until the program is replaced once more for an own address that is another one."""
 SNAPSHOT_TIMEOUT = 10.0
 """Seconds that one job of the snapshot may take: nobody waits for it."""
-GIL_SWITCH = 0.0005
-"""Seconds the store's thread may keep the interpreter from the loop that answers logins."""
 SETTLE_WITHIN = 1.0
 """Seconds that admin commands which have arrived by then have to be carried out."""
-DOORS_LOOK = 0.02
+ENDPOINTS_LOOK = 0.02
 """Seconds between two looks whether operators' commands have ended."""
 STATUS_EVERY = 5.0
 """Seconds between two status lines for the service manager."""
-STDERR = 2
-"""The descriptor that the log is written to."""
-
-
-def run(config_path: str, *, check: bool = False) -> int:
-    """`director serve`. Returns the exit code.
-
-    It may be the successor of a program in this process, which has left what it had; and be replaced itself.
-    """
-    reexec.ignore_until_served()
-    descriptors.raise_limit()
-    starting = Starting({} if check else os.environ)
-    with closing(LogWriter(STDERR)) as log_writer:
-        try:
-            left = None if check else reexec.handed_over(os.environ)
-        except DirectorError as exc:
-            log_writer.start(f"{exc}\n".encode())
-            return exc.exit_code
-        if left is not None:
-            starting = Starting({})  # the manager's descriptors are no more where it had put them
-        log_writer.start(left.handover.log_unwritten if left else b"")
-        code = _run(config_path, check, left, log_writer, starting)
-    return starting.ended(code)
-
-
-def _run(config_path: str, check: bool, left: Left | None, log_writer: LogWriter, starting: Starting) -> int:
-    def own_awaited(missing: str) -> None:
-        if starting.first:
-            text = f"own address not found, trying for {OWN_NAME_WITHIN:g} s: {missing}"
-            log_writer.write(f"{config_path}: {text}\n")
-
-    try:
-        own_within = 0.0 if check else OWN_NAME_WITHIN
-        config = load(config_path, os.environ, own_within=own_within, own_awaited=own_awaited)
-        descriptors.check(len(config.ring.servers))
-    except DirectorError as exc:
-        if starting.fails(str(exc)):
-            log_writer.write(f"{exc}\n" + (f"cannot start, {starting.note}\n" if starting.note else ""))
-        return exc.exit_code
-    log = Log(log_writer.write, format=config.log.format, level=config.log.level, hide_user=_hidden(config))
-    capture_logging(log)
-    with nullcontext() if check else everything_logged(log, log_writer):
-        return _run_loop(config, log, check, left, log_writer, starting)
-
-
-def _warn(config: Config, log: Log) -> None:
-    """Say what of the configuration should be mended."""
-    for warning in config.warnings:
-        log.warning("configuration", file=config.file, problem=warning)
-    if config.ring.readable:
-        note = "links between directors can be read on the network, not changed; ring.tls hides them too"
-        log.warning("ring_without_tls", directors=config.ring.readable, note=note)
-    for one in config.unresolved:
-        note = "starting without it; retrying every 5 s"
-        log.warning("name_unresolved", name=one.name, reason=one.reason, note=note)
-
-
-def _run_loop(
-    config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter, starting: Starting
-) -> int:
-    def fails(reason: str) -> None:
-        if starting.fails(reason):
-            log.error("cannot_start", reason=reason, note=starting.note)
-
-    if starting.first:
-        _warn(config, log)
-    problem = doubt(time.time())
-    if problem and left is None and cannot_start(time.time()):
-        fails(problem)
-        return EX_CONFIG
-    if problem and starting.first:
-        log.warning("clock_wrong", problem=problem)
-    try:
-        sys.setswitchinterval(GIL_SWITCH)
-        while True:
-            outcome = anyio.run(
-                _main, config, log, check, left, log_writer, backend_options={"use_uvloop": True}
-            )
-            if isinstance(outcome, int):
-                return outcome
-            left = outcome  # the program could not be replaced: take over from ourselves
-            log_writer.start()
-    except DirectorError as exc:
-        fails(str(exc))
-        return exc.exit_code
-    except (SchemaTooNew, StoreBusy, OtherCluster) as exc:
-        fails(str(exc))
-        return EX_CONFIG
-    except Exception as exc:
-        # not to be survived: whoever supervises us starts us again, with what was stored
-        if starting.crashes(f"{type(exc).__name__}: {exc}"):
-            log.error("crashed", error="".join(traceback.format_exception(exc)), note=starting.note)
-        return EX_SOFTWARE
-
-
-def can_take_over(config_path: str, format: int) -> int:
-    """`serve --can-take-over`: whether this program could go on with what another one hands over. Prints its
-    version; returns the exit code."""
-    problem = cannot_read(format)
-    if problem:
-        print(f"what is handed over cannot be read: {problem}", file=sys.stderr)
-        return EX_CONFIG
-    try:
-        config = load(config_path, os.environ)
-        open_store(config.state, base_dir=config.folder)
-        web.load()
-    except DirectorError as exc:
-        print(exc, file=sys.stderr)
-        return exc.exit_code
-    print(VERSION)
-    return 0
-
-
-def _hidden(config: Config) -> Callable[[str], object] | None:
-    """How user names are written to the log."""
-    if config.log.user_names == "plain":
-        return None
-    return lambda name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
 def _secrets(config: Config) -> tuple[bytes, bytes]:
@@ -319,7 +190,7 @@ class App:
             self.director, self.persistence, self.operations, log, unresolved=unresolved
         )
         self.notifier = Notifier(os.environ)
-        self.replacing = Replacing(self, left)
+        self.replacing = Replacing(self, log, self.notifier, left)
         self.operations.reloads = self.replacing
         self.credentials = Credentials(lambda: self.config, log, tls=lambda: self.driver.sockets.tls)
         self.operations.credentials = self.credentials
@@ -332,10 +203,10 @@ class App:
         self.listeners = Listeners(sockets, self.driver, self._bugs, log, config.limits)
         self.operations.listeners = self.listeners
         self._listening: list[tuple[Serve, Acceptor]] = []
-        self._doors_to_open: list[tuple[Serve, Acceptor]] = []
+        self._endpoints_to_open: list[tuple[Serve, Acceptor]] = []
         self.relays: list[Relay] = []
-        self._doors = anyio.CancelScope()
-        self._doors_closed = anyio.Event()
+        self._endpoints = anyio.CancelScope()
+        self._endpoints_closed = anyio.Event()
         self.admin = AdminClients(AdminHandler(self.operations, log), log)
         self._ended = anyio.Event()
         self._end = ""
@@ -366,7 +237,7 @@ class App:
             for name in names:
                 acceptor = listeners.acceptor(name)
                 if acceptor is not None:
-                    self._doors_to_open.append((serve, acceptor))
+                    self._endpoints_to_open.append((serve, acceptor))
         self._ring = listeners.acceptor("ring")
         if self._ring is not None:
             self._listening.append((self._serve_ring, self._ring))
@@ -432,17 +303,6 @@ class App:
         if younger is not None or (self._left is not None and self._left.handover.clock_doubted):
             self.director.clock.doubt(now, started=self._left is None)
 
-    def _take_over(self, left: Left) -> None:
-        """Go on where the program before has stopped."""
-        handover, memory = left
-        self.persistence.take_over(handover.tables, handover.audit)
-        if handover.username_hash != self.director.identity.username_hash:
-            memory.users = memory.names = b""  # their keys mean nothing any more
-        self.persistence.unstored.take_over(handover.unstored)
-        self.operations.take_over(handover.under_way, handover.operations)
-        self.director.take_over(handover.smaller_since)
-        load_users(self.director, memory, self.driver.handle)
-
     async def _serve(self) -> None:
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._hear_signals)
@@ -494,8 +354,116 @@ class App:
                 self.replacing.go()
             tasks.cancel_scope.cancel()
 
+    async def read_again(self) -> tuple[Config, RingTls | None]:
+        """The configuration as its file says now, and the certificates of the ring where it has TLS. Raises
+        DirectorError."""
+        try:
+            return await anyio.to_thread.run_sync(read_again, self.config, self.driver.sockets.tls)
+        except DirectorError:
+            self.credentials.look_soon()
+            raise
+
+    async def apply(self, new: Config, tls: RingTls | None) -> list[str]:
+        """What is live of the configuration has changed: it counts now. tls: the certificates, read again.
+        Returns what of the files it names has changed."""
+        before, self.config = self.config, new
+        if new.backends != before.backends:
+            self.backend_names.set_config(new.backends)
+            self.configuring.changed(*self.backend_names.hosts())
+        first, second = _secrets(new)
+        self.driver.handle(IdentityChanged(first, second, backends_digest(new)))
+        if new.ring.secret != before.ring.secret:
+            self.persistence.secrets_changed()
+        self.credentials.look_soon()
+        self.log.set_level(new.log.level)
+        self.director.set_limits(limits(new))
+        self.listeners.set_limits(new.limits)
+        changed = []
+        if tls is not None and self.driver.sockets.set_tls(tls):
+            changed.append("ring.tls (certificates)")
+        return changed + [f"state ({name})" for name in await self.persistence.read_passwords_again()]
+
+    def warnings_of(self, new: Config) -> list[str]:
+        """What the backends of another configuration lead to that may not be wanted."""
+        if new.backends == self.config.backends:
+            return []
+        return self.operations.plan_settings(new.backends.mail_servers, new.backends.unresolved).warnings
+
+    def loading(self) -> float | None:
+        """While the store is being read: how much of it has been, 0.0 to 1.0."""
+        return self.persistence.loaded_part if self.director.loading else None
+
+    async def close_endpoints(self, within: float) -> None:
+        """Let operators' commands end, for `within` seconds at most; then accept no more of them."""
+        until = time.monotonic() + within
+        while True:
+            if not (self.driver.operators.busy or self.admin.busy) or time.monotonic() > until:
+                break
+            await anyio.sleep(ENDPOINTS_LOOK)
+        await self._settle_admin()
+        self._endpoints.cancel()
+        await self._endpoints_closed.wait()
+
+    async def settle(self, within: float) -> None:
+        """Write to the store what has changed, for `within` seconds at most."""
+        await self.persistence.settle(within)
+
+    async def leave(self) -> None:
+        """Leave the ring, unless the process ends anyway."""
+        if not self._ended.is_set():
+            await self.driver.leave()
+
+    def end(self, name: str) -> None:
+        """name: of the signal; empty: freeze, and go on as another program."""
+        if not self._ended.is_set():
+            self._end = name
+            self._ended.set()
+
+    def freeze(self, replacement: Replacement) -> Left:
+        """Stop. Returns all that the program after this one goes on with: see `_take_over` and `_adopt`."""
+        self.driver.stop()
+        held = self.driver.held_lines()
+        given = [one for relay in self.relays for one in relay.hand_over(lambda client: held.get(client, []))]
+        tables, audit = self.persistence.hand_over()
+        users, names = self.director.users, self.director.names
+        entries = [names.raw(number) for number in range(BUCKETS)]
+        handover = Handover(
+            version=VERSION,
+            replacement=replacement,
+            username_hash=self.director.identity.username_hash,
+            listening=self.sockets.hand_over(),
+            keeper=self.keeper.hand_over() if self.keeper else None,
+            children=self.keeper.children if self.keeper else [],
+            notify_rest=self.notify.rest,
+            connections=given,
+            incarnation=self.director.ring.presence.number,
+            smaller_since=self.director.smaller_since,
+            clock_doubted=self.director.clock.doubted,
+            tables=tables,
+            under_way=self.operations.hand_over(),
+            operations=self.driver.operators.last,
+            audit=audit,
+            unstored=self.persistence.unstored.changes(),
+            counted=self.operations.counted(),
+            log_unwritten=self.log_writer.hand_over() if self.log_writer else b"",
+            name_bytes=list(map(len, entries)),
+        )
+        records = b"".join([users.bucket(number) for number in range(BUCKETS)])
+        return Left(handover, Memory(records, b"".join(entries)))
+
+    def _take_over(self, left: Left) -> None:
+        """Go on with what `freeze` has returned in the program before: before anything is served."""
+        handover, memory = left
+        self.persistence.take_over(handover.tables, handover.audit)
+        if handover.username_hash != self.director.identity.username_hash:
+            memory.users = memory.names = b""  # their keys mean nothing any more
+        self.persistence.unstored.take_over(handover.unstored)
+        self.operations.take_over(handover.under_way, handover.operations)
+        self.director.take_over(handover.smaller_since)
+        load_users(self.director, memory, self.driver.handle)
+
     async def _adopt(self, handover: Handover) -> None:
-        """The connections the program before has left."""
+        """The same for connections, once their relays run."""
         for relay in self.relays:
             await relay.take_over([one for one in handover.connections if one.relay == relay.name])
         names = {relay.name for relay in self.relays}
@@ -505,41 +473,7 @@ class App:
                     if descriptor >= 0:
                         os.close(descriptor)
 
-    def apply(self, config: Config) -> None:
-        """What is live of the configuration has changed: it counts now."""
-        if config.backends != self.config.backends:
-            self.backend_names.set_config(config.backends)
-            self.configuring.changed(*self.backend_names.hosts())
-        first, second = _secrets(config)
-        self.driver.handle(IdentityChanged(first, second, backends_digest(config)))
-        if config.ring.secret != self.config.ring.secret:
-            self.persistence.secrets_changed()
-        self.credentials.look_soon()
-        self.log.set_level(config.log.level)
-        self.director.set_limits(limits(config))
-        self.listeners.set_limits(config.limits)
-        self.config = config
-
-    def end(self, name: str) -> None:
-        """name: of the signal; empty: have the program replaced."""
-        if not self._ended.is_set():
-            self._end = name
-            self._ended.set()
-
-    @property
-    def ending(self) -> bool:
-        return self._ended.is_set()
-
-    async def close_doors(self, within: float) -> None:
-        """Let operators' commands end, at most for so many seconds; then accept no more of them."""
-        until = time.monotonic() + within
-        while True:
-            if not (self.driver.operators.busy or self.admin.busy) or time.monotonic() > until:
-                break
-            await anyio.sleep(DOORS_LOOK)
-        await self._settle_admin()
-        self._doors.cancel()
-        await self._doors_closed.wait()
+    # ---- ends, signals, sockets
 
     async def _settle_admin(self) -> None:
         """Have carried out what admin clients have sent so far."""
@@ -588,12 +522,12 @@ class App:
 
     async def _serve_operators(self) -> None:
         """Everything but logins: it is closed before the program is replaced."""
-        with self._doors:
+        with self._endpoints:
             async with anyio.create_task_group() as tasks:
-                for serve, acceptor in self._doors_to_open:
+                for serve, acceptor in self._endpoints_to_open:
                     tasks.start_soon(serve, acceptor)
                 tasks.start_soon(self._serve_api)
-        self._doors_closed.set()
+        self._endpoints_closed.set()
 
     async def _serve_socketmap(self, acceptor: Acceptor) -> None:
         handler = Socketmap(self.lookups, self.config.lookups.ports.lmtp)
@@ -628,6 +562,7 @@ class App:
                 self.log.info(
                     "ready", seconds=round(self.warm_seconds, 3), users=self.persistence.loaded_users
                 )
+                self.operations.go_on()
                 self.replacing.served()
                 self.notifier.ready(self.status_line())
             elif not told:
@@ -649,43 +584,3 @@ class App:
             f"{len(self.director.users)} users on {len(self.director.hosts.present())} hosts, "
             f"{len(ring)} of {len(self.director.ring.servers)} directors in the ring, {store}"
         )
-
-
-async def _main(
-    config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter
-) -> int | Left:
-    with ExitStack() as stack:
-        handed_over = (left.handover.keeper, left.handover.children) if left else (None, ())
-        keeper = stack.enter_context(KeeperClient(config, log, *handed_over))
-        before = left.handover.listening if left else None
-        kept = () if left else keeper.copies() if check else keeper.take()
-        try:
-            sockets = Sockets(config, log, os.environ, before, kept)
-        except ListenError:
-            # a `director keep` that is being started, too, may have been a moment faster
-            if left or check or kept or not (kept := keeper.take()):
-                raise
-            sockets = Sockets(config, log, os.environ, before, kept)
-        stack.enter_context(sockets)
-        if check:
-            return await _check(App(config, log, sockets, None, log_writer))
-        stack.enter_context(keeper.holding(sockets))
-        app = App(config, log, sockets, left, log_writer, keeper)
-        app.prepare()
-        return await app.serve() or 0
-
-
-async def _check(app: App) -> int:
-    """`serve --check`: the configuration has been read; are sockets and store to be had?"""
-    try:
-        await app.store.open()
-        health = await app.store.health()
-    except StoreError as exc:
-        print(f"store: {exc}", file=sys.stderr)
-        return EX_UNAVAILABLE
-    finally:
-        await app.store.close()
-    for one in app.config.unresolved:
-        print(f"{app.config.file}: warning: {one}; starting without it", file=sys.stderr)
-    print(f"{app.config.file}: good; {app.store.url}: {health.server}; all sockets can be opened")
-    return 0

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import anyio
 import anyio.lowlevel
@@ -24,18 +24,16 @@ from director.core.admission import MEMORY
 from director.core.director import Director
 from director.core.events import Event, StoredUsers
 from director.core.names import NameTable
-from director.core.users import BUCKETS
 from director.errors import DirectorError, TryAgain
 from director.net.tls import RingTls
 from director.records import ReloadInfo
 from director.service import reexec
 from director.service.config import Config
-from director.service.handover import Handover, Left, Memory, Replacement
-from director.service.reloading import compare, live, read_again
+from director.service.handover import Left, Memory, Replacement
+from director.service.log import Log
+from director.service.reloading import compare, live
+from director.service.sysd import Notifier
 from director.version import VERSION
-
-if TYPE_CHECKING:
-    from director.service.app import App
 
 READ_WITHIN = 30.0
 """Seconds that are waited for a store that is being read at the start."""
@@ -85,11 +83,61 @@ def take_names(names: NameTable, entries: bytes) -> None:
         names.mark_dirty(number)
 
 
+class Replaceable(Protocol):
+    """What is reloaded and replaced."""
+
+    @property
+    def config(self) -> Config: ...
+
+    async def read_again(self) -> tuple[Config, RingTls | None]:
+        """The configuration as its file says now, and the certificates of the ring where it has TLS. Raises
+        DirectorError."""
+        ...
+
+    async def apply(self, new: Config, tls: RingTls | None) -> list[str]:
+        """The live keys of another configuration count from now on. Returns what else was read again: names
+        of settings whose files have changed."""
+        ...
+
+    def warnings_of(self, new: Config) -> list[str]:
+        """What another configuration leads to that may not be wanted."""
+        ...
+
+    def loading(self) -> float | None:
+        """While the store is being read: how much of it has been, 0.0 to 1.0."""
+        ...
+
+    async def close_endpoints(self, within: float) -> None:
+        """Let operators' commands end, for `within` seconds at most; then accept no more of them."""
+        ...
+
+    async def settle(self, within: float) -> None:
+        """Write to the store what has changed, for `within` seconds at most."""
+        ...
+
+    async def leave(self) -> None:
+        """Leave the ring, unless the process ends anyway."""
+        ...
+
+    def end(self, name: str) -> None:
+        """name: of the signal; empty: freeze, and go on as another program."""
+        ...
+
+    def freeze(self, replacement: Replacement) -> Left:
+        """Stop. Returns all that is kept."""
+        ...
+
+    def status_line(self) -> str: ...
+
+
 class Replacing:
-    def __init__(self, app: App, left: Left | None) -> None:
+    """Reloads and replacements of one director, one after the other."""
+
+    def __init__(self, target: Replaceable, log: Log, notifier: Notifier, left: Left | None) -> None:
+        """left: by the program that was here before."""
         self.left: Left | None = None
         """What is to be taken over from ourselves, since the other program could not be started."""
-        self._app = app
+        self._target, self._log, self._notifier = target, log, notifier
         self._before = left.handover.replacement if left else None
         self._busy = False
         self._begun = 0.0
@@ -125,24 +173,18 @@ class Replacing:
 
     async def reload(self, *, dry_run: bool = False) -> ReloadInfo:
         """Read it again, and apply what can be applied. Where it is bad nothing is."""
-        app, begun = self._app, time.monotonic()
-        app.notifier.reloading(begun)
+        target, begun = self._target, time.monotonic()
+        self._notifier.reloading(begun)
         try:
-            new, tls = await self._read_again()
+            new, tls = await target.read_again()
         except DirectorError as exc:
-            app.log.error("reload_failed", reason=str(exc), note="all is as before")
-            app.credentials.look_soon()
+            self._log.error("reload_failed", reason=str(exc), note="all is as before")
             info = ReloadInfo(state="failed", version=VERSION, problem=str(exc), number=self._number)
         else:
-            changes, warnings = compare(app.config, new), self._warnings_of(new)
+            changes, warnings = compare(target.config, new), target.warnings_of(new)
             if not dry_run:
-                app.apply(live(app.config, new))
-                if tls is not None and app.driver.sockets.set_tls(tls):
-                    changes.applied.append("ring.tls (certificates)")
-                changes.applied.extend(
-                    f"state ({name})" for name in await app.persistence.read_passwords_again()
-                )
-                app.log.info("reloaded", applied=changes.applied, needs_exec=changes.needs_exec)
+                changes.applied.extend(await target.apply(live(target.config, new), tls))
+                self._log.info("reloaded", applied=changes.applied, needs_exec=changes.needs_exec)
             took = round(time.monotonic() - begun, 3)
             info = ReloadInfo(
                 state="done",
@@ -155,124 +197,81 @@ class Replacing:
             )
         if not dry_run:
             self._info = info
-        app.notifier.ready(app.status_line())
+        self._notifier.ready(target.status_line())
         return info
-
-    async def _read_again(self) -> tuple[Config, RingTls | None]:
-        app = self._app
-        return await anyio.to_thread.run_sync(read_again, app.config, app.driver.sockets.tls)
 
     async def _probe(self) -> str:
         """The version of a program that can take over. A start with a certificate that other directors refuse
         is only warned of; here it would cost a good one. Raises CannotReplace."""
         version = await reexec.probe()
         try:
-            await self._read_again()
+            await self._target.read_again()
         except DirectorError as exc:
             raise reexec.CannotReplace(str(exc)) from exc
         return version
 
-    def _warnings_of(self, new: Config) -> list[str]:
-        """What the backends of another file lead to that may not be wanted."""
-        app, backends = self._app, new.backends
-        if backends == app.config.backends:
-            return []
-        return app.operations.plan_settings(backends.mail_servers, backends.unresolved).warnings
-
     async def _warnings(self) -> list[str]:
-        """The same of the file as it is now; of one that cannot be read there are none."""
+        """What the file as it is now leads to; of one that cannot be read there are none."""
         with suppress(DirectorError):
-            new, _ = await self._read_again()
-            return self._warnings_of(new)
+            new, _ = await self._target.read_again()
+            return self._target.warnings_of(new)
         return []
 
     # ---- the program
 
     async def replace(self) -> None:
         """Have another program take over, if it can. Once at a time."""
-        app = self._app
+        target = self._target
         if self._busy:
-            app.log.info("replacing_already")
+            self._log.info("replacing_already")
             return
         self._busy, self._begun = True, time.monotonic()
         self._info = ReloadInfo(state="under_way", exec=True, version=VERSION, number=self._number)
-        app.notifier.reloading(self._begun)
+        self._notifier.reloading(self._begun)
         try:
             await self._wait_for_store()
             version = await self._probe()
         except reexec.CannotReplace as exc:
             self._refused(str(exc))
-            app.notifier.ready(app.status_line())
+            self._notifier.ready(target.status_line())
             self._busy = False
             return
         self._backends_warnings = await self._warnings()
-        app.log.info("replacing", version=VERSION, by=version)
-        await app.close_doors(FINISH_WITHIN)
-        await app.persistence.settle(SETTLE_WITHIN)
+        self._log.info("replacing", version=VERSION, by=version)
+        await target.close_endpoints(FINISH_WITHIN)
+        await target.settle(SETTLE_WITHIN)
         reexec.defer_signals()
         await anyio.sleep(SIGNALS_WITHIN)
-        if not app.ending:
-            await app.driver.leave()
-        app.end("")
+        await target.leave()
+        target.end("")
 
     async def _wait_for_store(self) -> None:
-        """While it is read, who is not in memory may be in it: a successor would place him anew."""
+        """While it is read, who is not in memory may be in it: a successor would place that user anew."""
         until = time.monotonic() + READ_WITHIN
-        while self._app.director.loading:
+        while (part := self._target.loading()) is not None:
             if time.monotonic() > until:
-                part = round(100 * self._app.persistence.loaded_part)
-                raise reexec.CannotReplace(f"the store is read to {part} % only; try again later")
+                raise reexec.CannotReplace(f"the store is read to {100 * part:.0f} % only; try again later")
             await anyio.sleep(STORE_LOOK)
 
     def go(self) -> None:
         """Become the other program. Returns only where it cannot be started: see `left`."""
-        app = self._app
-        app.driver.stop()
-        frozen = time.monotonic()
-        held = app.driver.held_lines()
-        given = [one for relay in app.relays for one in relay.hand_over(lambda client: held.get(client, []))]
-        tables, audit = app.persistence.hand_over()
-        handover = Handover(
+        replacement = Replacement(
             version=VERSION,
-            replacement=Replacement(
-                version=VERSION,
-                begun=self._begun,
-                frozen=frozen,
-                number=self._number + 1,
-                warnings=self._backends_warnings,
-            ),
-            username_hash=app.director.identity.username_hash,
-            listening=app.sockets.hand_over(),
-            keeper=app.keeper.hand_over() if app.keeper else None,
-            children=app.keeper.children if app.keeper else [],
-            notify_rest=app.notify.rest,
-            connections=given,
-            incarnation=app.director.ring.presence.number,
-            smaller_since=app.director.smaller_since,
-            clock_doubted=app.director.clock.doubted,
-            tables=tables,
-            under_way=app.operations.hand_over(),
-            operations=app.driver.operators.last,
-            audit=audit,
-            unstored=app.persistence.unstored.changes(),
-            counted=app.operations.counted(),
-            log_unwritten=app.log_writer.hand_over() if app.log_writer else b"",
+            begun=self._begun,
+            frozen=time.monotonic(),
+            number=self._number + 1,
+            warnings=self._backends_warnings,
         )
-        users, names = app.director.users, app.director.names
-        entries = [names.raw(number) for number in range(BUCKETS)]
-        handover.name_bytes = list(map(len, entries))
-        memory = Memory(b"".join([users.bucket(number) for number in range(BUCKETS)]), b"".join(entries))
-        del entries
+        left = self._target.freeze(replacement)
         try:
-            reexec.replace(handover, memory, os.environ)
+            reexec.replace(left.handover, left.memory, os.environ)
         except reexec.CannotReplace as exc:
-            handover.replacement.problem = str(exc)
-            handover.replacement.number -= 1
-            self.left = Left(handover, memory)
+            replacement.problem = str(exc)
+            replacement.number -= 1
+            self.left = left
 
     def served(self) -> None:
         """Logins are answered."""
-        self._app.operations.go_on()
         before = self._before
         if before is None:
             return
@@ -290,7 +289,7 @@ class Replacing:
             frozen=round(now - before.frozen, 3),
             warnings=before.warnings,
         )
-        self._app.log.info(
+        self._log.info(
             "replaced",
             version=VERSION,
             before=before.version,
@@ -300,7 +299,7 @@ class Replacing:
         )
 
     def _refused(self, problem: str) -> None:
-        self._app.log.error("not_replaced", reason=problem, note="this program serves on")
+        self._log.error("not_replaced", reason=problem, note="this program serves on")
         self._info = ReloadInfo(
             state="failed", exec=True, version=VERSION, number=self._number, problem=problem
         )

@@ -20,10 +20,11 @@ from director.core.events import Event, HostChange
 from director.errors import ListenError
 from director.service import app as app_module
 from director.service import bugs
-from director.service.app import App, run
+from director.service.app import App
 from director.service.config import LimitsConfig, load
 from director.service.log import REPEATED, REPEATED_EVERY, Log
 from director.service.logwriter import LogWriter
+from director.service.serve import EX_SOFTWARE, run
 from director.service.sockets import Sockets
 from director.types import Now
 from state.base import open_store
@@ -275,7 +276,7 @@ async def test_limits_of_connections_follow_a_reload_and_are_a_sixteenth_of_few_
             limits, config = program.app.listeners._limits, program.app.config
             assert (limits.in_all, limits.per_address) == (100, 64)
             lower = LimitsConfig(connections=5, connections_per_address=2)
-            program.app.apply(msgspec.structs.replace(config, limits=lower))
+            await program.app.apply(msgspec.structs.replace(config, limits=lower), None)
             assert (limits.in_all, limits.per_address) == (5, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -300,7 +301,7 @@ def test_a_task_that_crashes_ends_the_program_with_a_trace_and_what_was_known_is
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(App, "_tell_manager", broken)
-    assert run(str(folder / "director.toml")) == app_module.EX_SOFTWARE
+    assert run(str(folder / "director.toml")) == EX_SOFTWARE
     assert "event=crashed" in capfd.readouterr().err
 
     async def stored() -> int:

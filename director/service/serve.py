@@ -1,0 +1,195 @@
+"""`director serve`: the process of a director, from its configuration file to its exit code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack, closing, nullcontext
+
+import anyio
+import anyio.abc
+
+from director import web
+from director.core.clock import cannot_start, doubt
+from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError, ListenError
+from director.service import descriptors, reexec
+from director.service.app import App
+from director.service.cluster import OtherCluster
+from director.service.config import Config, load
+from director.service.handover import Left, cannot_read
+from director.service.keeper import KeeperClient
+from director.service.log import Log, capture_logging, everything_logged
+from director.service.logwriter import LogWriter
+from director.service.sockets import Sockets
+from director.service.starting import Starting
+from director.version import VERSION
+from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
+
+EX_SOFTWARE = 70
+"""Exit code of a bug, as in sysexits."""
+OWN_NAME_WITHIN = 10.0
+"""Seconds the own name may take to be resolved at the start."""
+GIL_SWITCH = 0.0005
+"""Seconds the store's thread may keep the interpreter from the loop that answers logins."""
+STDERR = 2
+"""The descriptor that the log is written to."""
+
+
+def run(config_path: str, *, check: bool = False) -> int:
+    """`director serve`. Returns the exit code.
+
+    It may be the successor of a program in this process, which has left what it had; and be replaced itself.
+    """
+    reexec.ignore_until_served()
+    descriptors.raise_limit()
+    starting = Starting({} if check else os.environ)
+    with closing(LogWriter(STDERR)) as log_writer:
+        try:
+            left = None if check else reexec.handed_over(os.environ)
+        except DirectorError as exc:
+            log_writer.start(f"{exc}\n".encode())
+            return exc.exit_code
+        if left is not None:
+            starting = Starting({})  # the manager's descriptors are no more where it had put them
+        log_writer.start(left.handover.log_unwritten if left else b"")
+        code = _run(config_path, check, left, log_writer, starting)
+    return starting.ended(code)
+
+
+def _run(config_path: str, check: bool, left: Left | None, log_writer: LogWriter, starting: Starting) -> int:
+    def own_awaited(missing: str) -> None:
+        if starting.first:
+            text = f"own address not found, trying for {OWN_NAME_WITHIN:g} s: {missing}"
+            log_writer.write(f"{config_path}: {text}\n")
+
+    try:
+        own_within = 0.0 if check else OWN_NAME_WITHIN
+        config = load(config_path, os.environ, own_within=own_within, own_awaited=own_awaited)
+        descriptors.check(len(config.ring.servers))
+    except DirectorError as exc:
+        if starting.fails(str(exc)):
+            log_writer.write(f"{exc}\n" + (f"cannot start, {starting.note}\n" if starting.note else ""))
+        return exc.exit_code
+    log = Log(log_writer.write, format=config.log.format, level=config.log.level, hide_user=_hidden(config))
+    capture_logging(log)
+    with nullcontext() if check else everything_logged(log, log_writer):
+        return _run_loop(config, log, check, left, log_writer, starting)
+
+
+def _warn(config: Config, log: Log) -> None:
+    """Say what of the configuration should be mended."""
+    for warning in config.warnings:
+        log.warning("configuration", file=config.file, problem=warning)
+    if config.ring.readable:
+        note = "links between directors can be read on the network, not changed; ring.tls hides them too"
+        log.warning("ring_without_tls", directors=config.ring.readable, note=note)
+    for one in config.unresolved:
+        note = "starting without it; retrying every 5 s"
+        log.warning("name_unresolved", name=one.name, reason=one.reason, note=note)
+
+
+def _run_loop(
+    config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter, starting: Starting
+) -> int:
+    def fails(reason: str) -> None:
+        if starting.fails(reason):
+            log.error("cannot_start", reason=reason, note=starting.note)
+
+    if starting.first:
+        _warn(config, log)
+    problem = doubt(time.time())
+    if problem and left is None and cannot_start(time.time()):
+        fails(problem)
+        return EX_CONFIG
+    if problem and starting.first:
+        log.warning("clock_wrong", problem=problem)
+    try:
+        sys.setswitchinterval(GIL_SWITCH)
+        while True:
+            outcome = anyio.run(
+                _main, config, log, check, left, log_writer, backend_options={"use_uvloop": True}
+            )
+            if isinstance(outcome, int):
+                return outcome
+            left = outcome  # the program could not be replaced: take over from ourselves
+            log_writer.start()
+    except DirectorError as exc:
+        fails(str(exc))
+        return exc.exit_code
+    except (SchemaTooNew, StoreBusy, OtherCluster) as exc:
+        fails(str(exc))
+        return EX_CONFIG
+    except Exception as exc:
+        # not to be survived: whoever supervises us starts us again, with what was stored
+        if starting.crashes(f"{type(exc).__name__}: {exc}"):
+            log.error("crashed", error="".join(traceback.format_exception(exc)), note=starting.note)
+        return EX_SOFTWARE
+
+
+def can_take_over(config_path: str, format: int) -> int:
+    """`serve --can-take-over`: whether this program could go on with what another one hands over. Prints its
+    version; returns the exit code."""
+    problem = cannot_read(format)
+    if problem:
+        print(f"what is handed over cannot be read: {problem}", file=sys.stderr)
+        return EX_CONFIG
+    try:
+        config = load(config_path, os.environ)
+        open_store(config.state, base_dir=config.folder)
+        web.load()
+    except DirectorError as exc:
+        print(exc, file=sys.stderr)
+        return exc.exit_code
+    print(VERSION)
+    return 0
+
+
+def _hidden(config: Config) -> Callable[[str], object] | None:
+    """How user names are written to the log."""
+    if config.log.user_names == "plain":
+        return None
+    return lambda name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
+
+
+async def _main(
+    config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter
+) -> int | Left:
+    with ExitStack() as stack:
+        handed_over = (left.handover.keeper, left.handover.children) if left else (None, ())
+        keeper = stack.enter_context(KeeperClient(config, log, *handed_over))
+        before = left.handover.listening if left else None
+        kept = () if left else keeper.copies() if check else keeper.take()
+        try:
+            sockets = Sockets(config, log, os.environ, before, kept)
+        except ListenError:
+            # a `director keep` that is being started, too, may have been a moment faster
+            if left or check or kept or not (kept := keeper.take()):
+                raise
+            sockets = Sockets(config, log, os.environ, before, kept)
+        stack.enter_context(sockets)
+        if check:
+            return await _check(App(config, log, sockets, None, log_writer))
+        stack.enter_context(keeper.holding(sockets))
+        app = App(config, log, sockets, left, log_writer, keeper)
+        app.prepare()
+        return await app.serve() or 0
+
+
+async def _check(app: App) -> int:
+    """`serve --check`: the configuration has been read; are sockets and store to be had?"""
+    try:
+        await app.store.open()
+        health = await app.store.health()
+    except StoreError as exc:
+        print(f"store: {exc}", file=sys.stderr)
+        return EX_UNAVAILABLE
+    finally:
+        await app.store.close()
+    for one in app.config.unresolved:
+        print(f"{app.config.file}: warning: {one}; starting without it", file=sys.stderr)
+    print(f"{app.config.file}: good; {app.store.url}: {health.server}; all sockets can be opened")
+    return 0
