@@ -441,6 +441,7 @@ class App:
             clock_doubted=self.director.clock.doubted,
             tables=tables,
             under_way=self.operations.hand_over(),
+            ended=self.operations.ended(),
             operations=self.driver.operators.last,
             audit=audit,
             unstored=self.persistence.unstored.changes(),
@@ -458,7 +459,7 @@ class App:
         if handover.username_hash != self.director.identity.username_hash:
             memory.users = memory.names = b""  # their keys mean nothing any more
         self.persistence.unstored.take_over(handover.unstored)
-        self.operations.take_over(handover.under_way, handover.operations)
+        self.operations.take_over(handover.ended, handover.under_way, handover.operations)
         self.director.take_over(handover.smaller_since)
         load_users(self.director, memory, self.driver.handle)
 

@@ -14,7 +14,7 @@ import msgspec
 from director.core.events import Flush, Forget
 from director.errors import DirectorError
 from director.net.login import Connection
-from director.records import UnstoredChange
+from director.records import MoveInfo, UnstoredChange
 from director.service.metrics import Counted
 from state.base import AuditEntry
 
@@ -113,6 +113,8 @@ class Handover(msgspec.Struct, kw_only=True):
     tables: dict[str, bytes] = msgspec.field(default_factory=dict)
     """Hosts, directors and what was applied, as in the store."""
     under_way: list[UnderWay] = msgspec.field(default_factory=list)
+    ended: list[MoveInfo] = msgspec.field(default_factory=list)
+    """Those that have ended lately: whoever follows one may not have heard of it."""
     operations: int = 0
     """The last number that an operation of operators has been given."""
     audit: list[AuditEntry] = msgspec.field(default_factory=list)

@@ -462,9 +462,21 @@ class UserOperations(ABC):
             if one.result is None and one.problem is None and isinstance(one.event, Flush | Forget)
         ]
 
-    def take_over(self, under_way: Iterable[UnderWay], last: int) -> None:
-        """List what a predecessor has left; `go_on` begins with it again. last: number of an operation."""
+    def ended(self) -> list[MoveInfo]:
+        """What has ended lately, the oldest first."""
+        return [self._info(one) for one in self._followed.values() if one.ended is not None]
+
+    def take_over(self, ended: Iterable[MoveInfo], under_way: Iterable[UnderWay], last: int) -> None:
+        """List what a predecessor has left; `go_on` begins again with what was under way. last: number of an
+        operation."""
         self._driver.operators.go_on_behind(last)
+        for info in ended:
+            one = _Followed(int(info.id), info.kind, info.target)
+            one.started, one.ended, one.total = info.started, info.ended, info.total
+            one.before = UsersChange(moved=info.moved, timed_out=info.timed_out, kicked=info.kicked)
+            one.result, one.problem = info.result, info.problem
+            one.over.set()
+            self._followed[info.id] = one
         for left in under_way:
             one = _Followed(left.number, left.kind, left.target)
             one.started, one.total, one.reason = left.started, left.total, left.reason

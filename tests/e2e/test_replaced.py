@@ -322,6 +322,23 @@ def test_an_operators_connection_is_accepted_again_afterwards(folder: Path) -> N
             assert replies.readline().startswith(b"127.0.3.1\t")
 
 
+def test_a_flush_that_has_ended_before_the_program_is_replaced_can_be_asked_for_afterwards(
+    folder: Path,
+) -> None:
+    with one_director(folder, state="memory:") as director:
+        director.wait_ready()
+        with Client(director.login) as client:
+            client.ask([f"user{number}" for number in range(30)])
+        assert director.command("update", "127.0.3.1", "0").returncode == 0
+        status, answer = director.request("POST", "/v1/flushes?wait=false", {"host": "127.0.3.1"})
+        assert status == 202, answer
+        id = json.loads(answer)["id"]
+        before = until(lambda: (move := director.get(f"/v1/moves/{id}"))["ended"] and move)
+        assert before["result"]["moved"] > 0
+        assert replace(director)["state"] == "done"
+        assert director.get(f"/v1/moves/{id}") == before
+
+
 def test_a_flush_under_way_goes_on_to_its_end_and_whoever_follows_it_is_told(folder: Path) -> None:
     users = [f"user{number}" for number in range(300)]
     with one_director(folder, state="memory:", settings={"users": 'kick_delay = "0.3 s"'}) as director:
