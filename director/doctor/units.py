@@ -9,6 +9,7 @@ from director.doctor.facts import Facts, Unit, UnitUser
 from director.doctor.findings import FAULT, OK, UNSEEN, WARNING, Finding
 
 STALL = "login processes stall when the director ends"
+STOPPED = "login processes stall then"
 NEVER = ("", "0", "infinity")
 """Values of an interval without a limit."""
 RUN = ("/run", "/var/run")
@@ -25,7 +26,7 @@ def check(facts: Facts) -> Iterator[Finding]:
             *_keeper(facts, service),
             *_start(service, sockets),
             *_folders(facts, service),
-            *_sockets(service, sockets),
+            *_sockets(facts, service, sockets),
         ]
         yield from found
         if not found:
@@ -118,16 +119,26 @@ def _folders(facts: Facts, service: Unit) -> Iterator[Finding]:
             yield _finding(found, why, service.name, "Service", "RuntimeDirectoryPreserve=yes")
 
 
-def _sockets(service: Unit, sockets: list[Unit]) -> Iterator[Finding]:
+def _sockets(facts: Facts, service: Unit, sockets: list[Unit]) -> Iterator[Finding]:
     for unit in sockets:
         interval = unit.settings.get("TriggerLimitIntervalUSec", "")
         if interval not in NEVER:
             found = f"{unit.name}: TriggerLimitIntervalSec={interval}"
             why = f"systemd closes the socket if it has to start the director too often: {STALL}"
             yield _finding(found, why, unit.name, "Socket", "TriggerLimitIntervalSec=0")
+        if unit.settings.get("RemoveOnStop") == "no" and _is_for_dovecot(facts, unit):
+            why = f"when the socket is stopped its file stays, and nobody serves it: {STOPPED}"
+            found = f"{unit.name}: RemoveOnStop=no"
+            yield _finding(found, why, unit.name, "Socket", "RemoveOnStop=yes")
         for name in ("PartOf", "BindsTo"):
             if service.name in unit.words(name):
                 why = f"systemd closes the socket when the director is stopped or restarted: {STALL}"
                 found = f"{unit.name}: {name}={service.name}"
                 lines = (f"# remove {name}={service.name}",)
                 yield _finding(found, why, unit.name, "Unit", *lines)
+
+
+def _is_for_dovecot(facts: Facts, unit: Unit) -> bool:
+    """Whether it opens what login processes use."""
+    settings = facts.settings
+    return unit.settings.get("Listen", "").partition(" (")[0] in (settings.login, settings.notify)

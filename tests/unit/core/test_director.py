@@ -767,7 +767,7 @@ def test_a_handshake_goes_on_while_much_else_waits_to_be_dealt_with(monkeypatch:
 
 def test_a_large_host_table_is_told_in_several_messages_to_a_new_neighbour_and_passed_on_so() -> None:
     played = in_ring()
-    rows = [HostRow(f"10.9.{n // 250}.{n % 250}", "", True, 9, "", 9, 100, 9, True, 9) for n in range(1200)]
+    rows = [HostRow(f"10.9.{n // 250}.{n % 250}", "", True, 9, "", 9, 1, 9, True, 9) for n in range(1200)]
     effects: list[Effect] = []
     for start in range(0, len(rows), ROWS):
         effects += played.hear(2, Hosts(rows[start : start + ROWS]))
@@ -776,7 +776,7 @@ def test_a_large_host_table_is_told_in_several_messages_to_a_new_neighbour_and_p
     assert [row for part in passed_on for row in part] == rows
     told = [m.rows for m in played.core._tables.all_rows() if isinstance(m, Hosts)]
     assert {row.address for part in told for row in part} > {row.address for row in rows}
-    later = [msgspec.structs.replace(row, weight=50, weight_at=10) for row in rows]
+    later = [msgspec.structs.replace(row, weight=2, weight_at=10) for row in rows]
     from_store = messages(played.handle(StoredHosts(later), 2.5), 1)
     announced = [m.rows for m in from_store if isinstance(m, Hosts)]
     assert sum(map(len, announced)) == len(rows)
