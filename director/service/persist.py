@@ -127,6 +127,8 @@ class Persistence:
         self._work = anyio.Event()
         self._urgent = anyio.Event()
         self._came_up = anyio.Event()
+        self._names_due = False
+        """Names are to be written with the next users."""
         self.documents = Documents(store, director, handle, log, self._copies)
         self._ours = Ours(director.identity, place)
         self._claim_due = False
@@ -221,6 +223,7 @@ class Persistence:
         It does not where the store is away: whoever asks waits only so long."""
         if not self.up:
             return
+        self._names_due = self._names_due or number < 0  # of a user that an operator has pinned or moved
         self._writing.ask(number, buckets)
         self._work.set()
         self._urgent.set()
@@ -469,7 +472,8 @@ class Persistence:
                     await self._come_back()
                 await self._read_if_lapsed()
                 begun = time.monotonic()
-                due = begun >= names_due
+                due = begun >= names_due or self._names_due
+                self._names_due = False
                 if self._director.joining or self._director.loading:
                     await self.documents.write()  # users later: it has better things to do
                 else:

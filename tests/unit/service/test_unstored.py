@@ -163,6 +163,21 @@ async def pinned_in(disk: Path, copy: Path) -> bool:
     return user is not None and bool(user.flags & PINNED)
 
 
+async def test_the_name_of_a_user_that_was_pinned_is_stored_with_the_pin(tmp_path: Path) -> None:
+    async with running(Node("sqlite:///state.db", tmp_path)) as node:
+        await node.operations.move_user("carol@example.com", HOSTS[1], pin=True, reason="")
+        store = node.persistence.store
+
+        async def stored_names() -> bytes:
+            return b"".join([bucket.blob async for batch in store.load_buckets("names") for bucket in batch])
+
+        found: list[bytes] = []
+        while not found or b"carol@example.com" not in found[-1]:
+            assert len(found) < 100, "not stored within a second"
+            found.append(await stored_names())
+            await anyio.sleep(0.01)
+
+
 async def test_doveadm_hears_ok_for_a_move_that_is_not_stored_and_log_and_status_say_so(
     redis: RedisServer,
 ) -> None:
