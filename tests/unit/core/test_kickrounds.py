@@ -186,7 +186,7 @@ def test_behind_a_member_of_an_older_release_only_the_own_sessions_are_counted()
     assert (end.kicked, end.not_counted) == (2, (D2, D3))
 
 
-def test_a_count_that_nobody_answers_ends_and_never_becomes_a_kick() -> None:
+def test_counts_that_nobody_answers_end_and_name_all_directors() -> None:
     played, _, token = counting()
     more = [KickSessions(number, ALICE, count_only=True) for number in range(2, 400)]
     effects = [effect for one in more for effect in played.handle(one, 1.0)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from director.core.counters import Counters
-from director.core.effects import Kick, Log
+from director.core.effects import CountSessions, Kick, Log
 from director.core.events import Kicked
 from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import AGAIN_AFTER, AT_A_TIME, BEGUN, KICK_TIMEOUT, ON_THE_WAY, Kicks, described
@@ -178,6 +178,19 @@ def test_a_kick_that_a_move_waits_for_goes_before_those_that_nothing_waits_for()
     awaited = one.elsewhere(OLD, MOVED, at(0))
     assert awaited is not None
     assert of(Kick, one.turn(at(0)))[0].kick == awaited.number
+
+
+def test_a_count_that_does_not_begin_in_time_is_given_up_and_becomes_no_kick() -> None:
+    one, _ = kicks()
+    runs = [one.start(ByName(b"alice"), at(0), count_only=True) for _ in range(AT_A_TIME + 1)]
+    effects = []
+    for now in (0, KICK_TIMEOUT, KICK_TIMEOUT + 1):
+        for _ in range(AT_A_TIME // BEGUN + 2):
+            one.new_turn()
+            effects += [*one.overdue(at(now)), *one.turn(at(now))]
+    assert (len(of(CountSessions, effects)), of(Kick, effects), len(one)) == (AT_A_TIME, [], 0)
+    assert {log.event for log in of(Log, effects)} == {"sessions_not_counted"}
+    assert all(run.over and run.problem for run in runs)
 
 
 def test_a_kick_that_does_not_begin_in_time_is_given_up_and_begins_all_the_same() -> None:
