@@ -97,6 +97,8 @@ def _built_in(conf: Doveconf) -> Iterator[Finding]:
 
 def _notify(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
     settings = facts.settings
+    if not logins.in_use(conf):
+        return
     why = "users whose sessions last longer than users.expire are forgotten while they are logged in"
     if not settings.notify:
         yield _finding(WARNING, "notify", "listen.notify.path is empty", why)

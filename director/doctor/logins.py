@@ -58,8 +58,13 @@ def _finding(level: str, check: str, found: str, why: str = "", mend: tuple[str,
 def _sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
     settings = facts.settings
     wanted = below(settings.login, f"{settings.base_dir}/login")
+    services = in_use(conf)
+    if not services:
+        yield _finding(OK, "login_socket", "no login service is in use")
+        return
     if not settings.login:
-        why = "IMAP, POP3, submission and ManageSieve do not ask the director"
+        names = ", ".join(dict.fromkeys(service.protocol for service in services))
+        why = f"logins of {names} do not ask the director"
         yield _finding(WARNING, "login_socket", "listen.login.path is empty", why)
         return
     if "/" not in wanted:
@@ -77,7 +82,6 @@ def _sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
             ("[listen.login]           # director.toml", f'path = "{path}"'),
         )
         return
-    services = in_use(conf)
     if conf.release == "2.4":
         yield from _socket_paths(conf, wanted)
         # a socket in the command counts before login_socket_path (seen with 2.4.1)

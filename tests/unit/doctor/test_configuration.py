@@ -35,6 +35,30 @@ def test_nothing_is_found_where_all_is_right(release: str) -> None:
     assert told(facts(GOOD[release])) == []
 
 
+LMTP_ONLY = """# 2.3.19.1 (9b53102964): /etc/dovecot/dovecot.conf
+protocols = lmtp
+lmtp_proxy = yes
+protocol lmtp {
+  auth_socket_path = director-userdb
+}
+"""
+
+
+@pytest.mark.parametrize("login", ["", "/run/dovecot/login/director/login", "/run/director/login"])
+def test_a_proxy_that_delivers_mail_only_needs_no_login_socket_and_no_notify_fifo(login: str) -> None:
+    found = told(facts(LMTP_ONLY, settings=Settings(login=login, notify="")))
+    assert [one for one in found if one.check in ("login_socket", "notify")] == []
+
+
+def test_an_empty_login_path_names_the_protocols_that_do_not_ask() -> None:
+    text = GOOD["2.3"].replace("protocols = imap pop3 submission sieve lmtp", "protocols = imap lmtp")
+    (finding,) = [
+        one for one in told(facts(text, settings=Settings(login=""))) if one.check == "login_socket"
+    ]
+    assert finding.level == WARNING
+    assert finding.why.startswith("logins of imap")
+
+
 @pytest.mark.parametrize("release", ["2.3", "2.4"])
 def test_the_login_services_in_use_are_known(release: str) -> None:
     conf = read(GOOD[release], "text")
