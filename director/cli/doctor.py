@@ -96,7 +96,8 @@ def _by_label(pattern: re.Pattern[str], metrics: str) -> dict[str, float]:
 
 def _print(findings: list[Finding], everything: bool) -> None:
     area = ""
-    for finding in findings:
+    order = list(dict.fromkeys(finding.area for finding in findings))
+    for finding in sorted(findings, key=lambda finding: order.index(finding.area)):
         if finding.level == "ok" and not everything:
             continue
         if finding.area != area:
