@@ -41,6 +41,13 @@ class BackendSetting(msgspec.Struct, frozen=True):
     weight: int
 
 
+class _Made(msgspec.Struct, frozen=True, gc=False):
+    row: HostRow
+    backend: Backend
+    text: str
+    """The row's part of the digest."""
+
+
 def merge_rows(mine: HostRow, theirs: HostRow) -> HostRow:
     """Each attribute by its later stamp; at equal stamps the more careful value, so that the order never
     matters: absent before present, down before up, the lower weight, the lower tag. The host name, and that
@@ -99,6 +106,10 @@ class HostTable:
         self._others: dict[tuple[HostId, HostId], list[str]] = {}
         self._present: list[HostRow] | None = None
         """Found out when it is asked for."""
+        self._order: list[Address] = []
+        """The addresses of all rows in order, as long as there are none but these."""
+        self._made: dict[str, _Made] = {}
+        """What was made of each row: of thousands of hosts, only what has changed is made anew."""
 
     def merge(self, rows: Iterable[HostRow]) -> list[HostRow]:
         """Take rows from another member. Returns those that changed something here, as they are now."""
@@ -143,6 +154,7 @@ class HostTable:
             now = self.configured.get(Address(row.address))
             if now is not None:
                 self.rows.pop(now.address, None)
+                self._order = []
                 self._forget_lists()
                 if not row.present_at:
                     row = msgspec.structs.replace(row, hostname=self._name_of(row, now))
@@ -301,8 +313,10 @@ class HostTable:
     def present(self) -> list[HostRow]:
         """The hosts there are, by address."""
         if self._present is None:
-            present = (row for row in self.rows.values() if row.present)
-            self._present = sorted(present, key=lambda row: address_order(row.address))
+            if len(self._order) != len(self.rows):
+                self._order = sorted(self.rows, key=address_order)
+            rows = map(self.rows.__getitem__, self._order)
+            self._present = [row for row in rows if row.present]
         return list(self._present)
 
     def removed(self) -> list[Address]:
@@ -311,7 +325,7 @@ class HostTable:
 
     def backends(self) -> list[Backend]:
         left = (_former(row) for row in self.rows.values() if row.moved and not row.present)
-        return [*map(backend_of, self.present()), *left]
+        return [*(self._made_of(row).backend for row in self.present()), *left]
 
     def in_pool(self, tag: str) -> list[HostRow]:
         return [row for row in self.present() if row.tag == tag]
@@ -327,9 +341,15 @@ class HostTable:
         """8 bytes over the effective table (rule 8): address, tag, weight, up, and since when the host is
         there,
         because older choices of it do not count. No other stamps, no tombstones."""
-        rows = (f"{r.address}\t{r.tag}\t{r.weight}\t{r.up:d}\t{r.present_at}" for r in self.present())
-        text = "\n".join(rows)
+        text = "\n".join([self._made_of(row).text for row in self.present()])
         return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8]
+
+    def _made_of(self, row: HostRow) -> _Made:
+        made = self._made.get(row.address)
+        if made is None or made.row is not row:
+            text = f"{row.address}\t{row.tag}\t{row.weight}\t{row.up:d}\t{row.present_at}"
+            made = self._made[row.address] = _Made(row, backend_of(row), text)
+        return made
 
     def _forget_lists(self) -> None:
         """Rows have changed: what was made from them is made anew."""

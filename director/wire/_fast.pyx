@@ -473,7 +473,8 @@ cdef class Assigner:
 
     def set_backends(self, backends):
         cdef list table = list(backends)
-        cdef list texts = [self.parts(backend) for backend in table]
+        cdef dict before = dict(zip(map(id, self.backends), self.texts))  # the same as long as these are kept
+        cdef list texts = [before.get(id(backend)) or self.parts(backend) for backend in table]
         cdef list circles = self.new_circles(table)
         cdef size_t count = len(table), index
         cdef backend_t *by_id = <backend_t *>malloc(max(count, <size_t>1) * sizeof(backend_t))
