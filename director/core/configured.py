@@ -20,10 +20,11 @@ from typing import Literal
 import msgspec
 
 from director.core.addresses import address_order
-from director.core.documentrows import scan_map, sound_rows, split_map, with_checksum
+from director.core.documentrows import scan_map, sound_in_steps, split_map, with_checksum
 from director.core.events import HostChange
 from director.core.hosts import BackendSetting
 from director.core.messages import HostRow
+from director.core.steps import Steps, finished
 from director.types import Address
 
 Attribute = Literal["host", "weight", "tag"]
@@ -235,11 +236,17 @@ def read_applied(data: bytes) -> tuple[Applied, str]:
     """The members of whom all rows can be right, and what is wrong with the document; empty: nothing.
 
     Never raises."""
+    return finished(applied_in_steps(data))
+
+
+def applied_in_steps(data: bytes) -> Steps[tuple[Applied, str]]:
+    """The same, some rows in each step."""
     pairs = split_map(data)
     applied: Applied = {}
     problem = "" if pairs is not None else "it is cut off or overwritten"
     for member, parts in scan_map(data) if pairs is None else pairs:
-        rows = sound_rows(parts, AppliedHost, member.encode(), only_checked=pairs is None)
+        rows = yield from sound_in_steps(parts, AppliedHost, member.encode(), only_checked=pairs is None)
+        yield
         if rows.problems:
             problem = problem or f"the hosts of {member}: {rows.problems[0]}"
         else:

@@ -14,11 +14,15 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from director.core.steps import Steps, finished
+
 CHECKSUM = 8
 """Bytes of a checksum: the first of MD5 of the row's values as they are written, and what they belong to."""
 MARK = bytes([0xC4, CHECKSUM])
 """How msgpack begins so many bytes."""
 FIXARRAY, MOST_VALUES = 0x90, 15
+STEP = 100
+"""Rows that are checked, or decoded, in one step."""
 
 SIZES = {0xC0: 1, 0xC2: 1, 0xC3: 1} | {
     code: size
@@ -65,12 +69,17 @@ def with_checksum(row: msgspec.Struct, owner: bytes = b"") -> msgspec.Raw:
 
 def read_rows(data: bytes, kind: type[Row]) -> Rows[Row]:
     """The rows of a document that is an array of them. Never raises."""
+    return finished(rows_in_steps(data, kind))
+
+
+def rows_in_steps(data: bytes, kind: type[Row]) -> Steps[Rows[Row]]:
+    """The same, some rows in each step."""
     whole = split_array(data)
-    found = None if whole is None else sound_rows(whole, kind)
+    found = None if whole is None else (yield from sound_in_steps(whole, kind))
     if found is not None and not found.problems:
         return found
     # A wrong length swallows what follows it, or makes rows of what is none.
-    rows = sound_rows(_scan(data), kind).rows
+    rows = (yield from sound_in_steps(_scan(data), kind)).rows
     if found is not None:
         rows = max(rows, found.rows, key=len)
     number = max(_announced(data), len(rows) + 1)
@@ -78,17 +87,23 @@ def read_rows(data: bytes, kind: type[Row]) -> Rows[Row]:
     return Rows(rows, number, [problem] * (number - len(rows)))
 
 
-def sound_rows(
+def sound_in_steps(
     parts: Iterable[bytes], kind: type[Row], owner: bytes = b"", *, only_checked: bool = False
-) -> Rows[Row]:
+) -> Steps[Rows[Row]]:
     """Which of these values are rows, and right.
 
     only_checked: all must have a checksum; they must, too, where one has a checksum that is right."""
-    found = [_found(part, owner) for part in parts]
+    found = []
+    for part in parts:
+        found.append(_found(part, owner))
+        if len(found) % STEP == 0:
+            yield
     only_checked |= any(one.checked for one in found)
     rows, problems = [], []
     decoder = msgspec.msgpack.Decoder(kind)
-    for plain, checked in found:
+    for number, (plain, checked) in enumerate(found, 1):
+        if number % STEP == 0:
+            yield
         if checked is False or (only_checked and not checked):
             problems.append("a row's checksum is not that of its content")
             continue

@@ -13,10 +13,11 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from director.core.checks import wrong_members, wrong_rows
-from director.core.configured import Applied, read_applied
-from director.core.documentrows import Rows, read_rows
+from director.core.configured import Applied, applied_in_steps
+from director.core.documentrows import STEP, Rows, rows_in_steps
 from director.core.members import about
 from director.core.messages import HostRow, MemberRow
+from director.core.steps import Steps, finished
 from director.core.users import LATEST
 
 Row = TypeVar("Row", HostRow, MemberRow)
@@ -30,26 +31,50 @@ class Sound(NamedTuple):
     problem: str
 
 
+class SoundApplied(NamedTuple):
+    """The same of what members have applied of their configurations."""
+
+    applied: Applied
+    problem: str
+
+
 def read_hosts(data: bytes, *others: bytes) -> Sound:
     """others: further copies of the document; a host whose row is missing is taken from the first with it.
 
     Never raises: where nothing can be read there are no rows, and a problem."""
-    rows, problem = _read(data, others, HostRow, lambda row: wrong_rows([row]), lambda row: row.address)
-    return Sound(rows, [], problem)
+    return finished(hosts_in_steps(data, others))
 
 
 def read_members(data: bytes, *others: bytes) -> Sound:
     """The same for directors."""
-    rows, problem = _read(data, others, MemberRow, lambda row: wrong_members([row]), about)
+    return finished(members_in_steps(data, others))
+
+
+def read_applied_documents(data: bytes, *others: bytes) -> SoundApplied:
+    """The same for what members have applied of their configurations."""
+    return finished(applied_documents_in_steps(data, others))
+
+
+def hosts_in_steps(data: bytes, others: Sequence[bytes] = ()) -> Steps[Sound]:
+    """As `read_hosts`, some rows in each step."""
+    steps = _read(data, others, HostRow, lambda row: wrong_rows([row]), lambda row: row.address)
+    rows, problem = yield from steps
+    return Sound(rows, [], problem)
+
+
+def members_in_steps(data: bytes, others: Sequence[bytes] = ()) -> Steps[Sound]:
+    """As `read_members`, some rows in each step."""
+    rows, problem = yield from _read(data, others, MemberRow, lambda row: wrong_members([row]), about)
     return Sound([], rows, problem)
 
 
-def read_applied_documents(data: bytes, *others: bytes) -> tuple[Applied, str]:
-    """The same for what members have applied of their configurations."""
-    applied, problem = read_applied(data)
+def applied_documents_in_steps(data: bytes, others: Sequence[bytes] = ()) -> Steps[SoundApplied]:
+    """As `read_applied_documents`, some rows in each step."""
+    applied, problem = yield from applied_in_steps(data)
     for other in others:
-        applied = read_applied(other)[0] | applied
-    return applied, problem
+        more, _ = yield from applied_in_steps(other)
+        applied = more | applied
+    return SoundApplied(applied, problem)
 
 
 def _read(
@@ -58,26 +83,29 @@ def _read(
     kind: type[Row],
     wrong: Callable[[Row], str | None],
     name: Callable[[Row], str],
-) -> tuple[list[Row], str]:
-    rows, number, problems = _sound(data, kind, wrong)
+) -> Steps[tuple[list[Row], str]]:
+    rows, number, problems = yield from _sound(data, kind, wrong)
     known = {name(row) for row in rows}
     for other in others:
-        missing = [row for row in _sound(other, kind, wrong).rows if name(row) not in known]
+        copy = yield from _sound(other, kind, wrong)
+        missing = [row for row in copy.rows if name(row) not in known]
         rows += missing
         known.update(map(name, missing))
     return rows, f"{len(problems)} of {number} rows left out: {problems[0]}" if problems else ""
 
 
-def _sound(data: bytes, kind: type[Row], wrong: Callable[[Row], str | None]) -> Rows[Row]:
-    found = read_rows(data, kind)
+def _sound(data: bytes, kind: type[Row], wrong: Callable[[Row], str | None]) -> Steps[Rows[Row]]:
+    found = yield from rows_in_steps(data, kind)
     problems = list(found.problems)
     sound = []
-    for row in map(_fitting, found.rows):
+    for number, row in enumerate(map(_fitting, found.rows), 1):
         problem = wrong(row)
         if problem is None:
             sound.append(row)
         else:
             problems.append(problem)
+        if number % STEP == 0:
+            yield
     return Rows(sound, found.number, problems)
 
 

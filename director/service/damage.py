@@ -4,8 +4,10 @@ copies of the document fill its gaps."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from director.core.steps import Steps, finished
+from director.service.turns import in_turns
 from state.aside import set_aside
 from state.base import Document, Lost, StateStore, version_of
 
@@ -30,11 +32,20 @@ class Table(NamedTuple):
     name: str
     encode: Callable[[], bytes]
     """The table as it is in memory."""
-    check: Callable[[bytes], str]
-    """What is wrong with a document; empty: nothing."""
-    take: Callable[[bytes, str, Sequence[bytes]], None]
-    """Merge a document into memory, from the source that is named, as far as it can be right. What it lacks
-    is taken from the first of its further copies that has it."""
+    read: Callable[[bytes, Sequence[bytes]], Steps[Any]]
+    """Read a document in steps, as far as it can be right. What it lacks is taken from the first of its
+    further copies that has it. `problem` of what comes of it: what is wrong with the document; empty:
+    nothing."""
+    merge: Callable[[Any, str], None]
+    """Merge what was read into memory, from the source that is named."""
+
+    async def take(self, data: bytes, source: str, others: Sequence[bytes] = ()) -> None:
+        """Read a document, with its further copies, and merge it."""
+        self.merge(await in_turns(self.read(data, others)), source)
+
+    def take_at_once(self, data: bytes, source: str) -> None:
+        """The same in one turn of the loop: nobody is served yet."""
+        self.merge(finished(self.read(data, ())), source)
 
 
 def is_sound(document: Document) -> bool:
@@ -42,16 +53,28 @@ def is_sound(document: Document) -> bool:
     return document.version == version_of(document.data)
 
 
-async def examine(store: StateStore, table: Table, document: Document) -> tuple[str, dict[str, str]]:
-    """What is wrong with a document, and for the log where its bytes are kept by now; empty: nothing.
+class Examined(NamedTuple):
+    """A document that was read."""
+
+    found: Any
+    """What is to be merged."""
+    problem: str
+    """What is wrong with it; empty: nothing."""
+    kept: dict[str, str]
+    """For the log: where its bytes are kept by now, if something is wrong."""
+
+
+async def examine(store: StateStore, table: Table, document: Document) -> Examined:
+    """Read a document, and set it aside where something is wrong with it.
 
     Raises StoreError: then it must not be written over."""
-    problem = table.check(document.data)
+    found = await in_turns(table.read(document.data, ()))
+    problem: str = found.problem
     if not is_sound(document):
         problem = f"{NOT_ITS_VERSION}; {problem}" if problem else NOT_ITS_VERSION
     if not problem:
-        return "", {}
-    return problem, {"kept_as": await set_aside(store, table.name, document.data)}
+        return Examined(found, "", {})
+    return Examined(found, problem, {"kept_as": await set_aside(store, table.name, document.data)})
 
 
 async def with_its_version(store: StateStore, name: str, document: Document) -> Document:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import anyio
 
@@ -17,15 +18,38 @@ from director.core.director import Director
 from director.core.events import STORE, Event, StoredHosts, StoredMembers
 from director.core.hosts import encode_rows
 from director.core.members import decode_met, encode_member_rows
-from director.core.stored import read_applied_documents, read_hosts, read_members
+from director.core.messages import MemberRow
+from director.core.steps import Steps
+from director.core.stored import (
+    Sound,
+    SoundApplied,
+    applied_documents_in_steps,
+    hosts_in_steps,
+    members_in_steps,
+)
 from director.service.damage import MISSING, Copies, Copy, Table, examine, filled_from, with_its_version
 from director.service.log import Log
+from director.service.turns import in_turns
 from director.types import MemberId
 from state.base import EMPTY_VERSION, Document, Lost, StateStore, version_of
 
 HOSTS, MEMBERS, APPLIED = "hosts", "members", "applied"
 """Names of the documents."""
 AGAIN = "written again from memory"
+
+
+class _SoundMembers(NamedTuple):
+    """What could be read of the changed list of directors, and what is wrong with it."""
+
+    rows: Sequence[MemberRow]
+    met: frozenset[MemberId]
+    problem: str
+
+
+def _read_members(data: bytes, others: Sequence[bytes]) -> Steps[_SoundMembers]:
+    found = yield from members_in_steps(data, others)
+    met = frozenset[MemberId]().union(*map(decode_met, (data, *others)))
+    return _SoundMembers(found.members, met, found.problem)
 
 
 class TableDocument:
@@ -68,9 +92,9 @@ class TableDocument:
 
     async def _take(self, document: Document) -> None:
         """Merge a document as it is stored. A damaged one is set aside, and written again from memory."""
-        problem, kept = await examine(self._store, self._table, document)
-        copies = await self._copies(self._name) if problem else []
+        found, problem, kept = await examine(self._store, self._table, document)
         if problem:
+            copies = await self._copies(self._name)
             self._say(problem, **kept, gaps_filled_from=filled_from(copies))
             self.changed()
             now = await with_its_version(self._store, self._name, document)
@@ -78,8 +102,9 @@ class TableDocument:
                 await self._take(now)  # another director was faster
                 return
             document = now
+            found = await in_turns(self._table.read(document.data, [copy.data for copy in copies]))
         self._version = document.version
-        self._table.take(document.data, STORE, [copy.data for copy in copies])
+        self._table.merge(found, STORE)
 
     async def _take_copies(self) -> bool:
         """Where the document is missing: merge its copies, if there are any. Whether there were."""
@@ -89,7 +114,7 @@ class TableDocument:
         self._say(MISSING, gaps_filled_from=filled_from(copies))
         self.changed()
         data, *others = (copy.data for copy in copies)
-        self._table.take(data, STORE, others)
+        await self._table.take(data, STORE, others)
         return True
 
     def _say(self, reason: str, **fields: str) -> None:
@@ -130,19 +155,19 @@ class Documents:
         applied = Table(
             APPLIED,
             lambda: encode_applied(self._all_applied),
-            lambda data: read_applied_documents(data)[1],
+            applied_documents_in_steps,
             self._take_applied,
         )
         hosts = Table(
             HOSTS,
             lambda: encode_rows(list(director.hosts.rows.values())),
-            lambda data: read_hosts(data).problem,
+            hosts_in_steps,
             self._take_hosts,
         )
         members = Table(
             MEMBERS,
             lambda: encode_member_rows(director.members.stored_rows()),
-            lambda data: read_members(data).problem,
+            _read_members,
             self._take_members,
         )
         self.tables = (applied, hosts, members)
@@ -210,17 +235,14 @@ class Documents:
         await self.members.write()
         await self._applied.write()
 
-    def _take_hosts(self, data: bytes, source: str, others: Sequence[bytes] = ()) -> None:
-        found = read_hosts(data, *others)
+    def _take_hosts(self, found: Sound, source: str) -> None:
         self._handle(StoredHosts(tuple(found.hosts), self.applied is not None, source))
 
-    def _take_members(self, data: bytes, source: str, others: Sequence[bytes] = ()) -> None:
-        found = read_members(data, *others)
-        met = frozenset[MemberId]().union(*map(decode_met, (data, *others)))
-        self._handle(StoredMembers(tuple(found.members), source, met))
+    def _take_members(self, found: _SoundMembers, source: str) -> None:
+        self._handle(StoredMembers(tuple(found.rows), source, found.met))
 
-    def _take_applied(self, data: bytes, source: str, others: Sequence[bytes] = ()) -> None:
-        theirs, _ = read_applied_documents(data, *others)
+    def _take_applied(self, found: SoundApplied, source: str) -> None:
+        theirs = found.applied
         if self.applied_here:
             theirs[self._director.name] = self._all_applied[self._director.name]
         self._all_applied = theirs

@@ -287,7 +287,7 @@ class Persistence:
         self._begun = time.monotonic()
         for table in self.documents.tables:
             if table.name in tables:
-                table.take(tables[table.name], MEMORY, ())
+                table.take_at_once(tables[table.name], MEMORY)
         self.loaded_users = len(self._users)
         self._audit.extend(audit)
 

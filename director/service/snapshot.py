@@ -161,7 +161,7 @@ class Snapshot:
         copies = await self._copies(table)
         if copies:
             data, *others = (copy.data for copy in copies)
-            table.take(data, SNAPSHOT, others)
+            await table.take(data, SNAPSHOT, others)
         return bool(copies)
 
     async def copies(self, name: str) -> list[Copy]:
@@ -191,7 +191,7 @@ class Snapshot:
         if document is None:
             return await own_copy(self._store, table.name)
         found = [Copy(document.data, self.url)]
-        problem, kept = await examine(self._store, table, document)
+        _, problem, kept = await examine(self._store, table, document)
         if problem:
             found += await own_copy(self._store, table.name)
             fields = {"snapshot": self.url, "document": table.name, "reason": problem}

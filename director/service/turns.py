@@ -1,0 +1,23 @@
+"""Work in steps, each in a turn of the loop of its own."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from director.core.steps import Steps
+
+Result = TypeVar("Result")
+
+
+async def in_turns(steps: Steps[Result]) -> Result:
+    """What comes of all steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        await anyio.lowlevel.checkpoint()
