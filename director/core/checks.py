@@ -6,7 +6,7 @@ Each check returns what is wrong, for the Bye and the log, or None.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from director.core.addresses import canonical
@@ -42,6 +42,8 @@ LONGEST_MEMBER = 53
 """Characters of an IPv6 address in brackets and a port."""
 MOST_PASSED = 240
 """Members that a token can pass."""
+_ADDRESSES = re.compile(r"(?:[0-9a-f:.]{2,45}\n)*+")
+"""Lines that consist of what addresses consist of."""
 
 
 def wrong(message: RingMessage) -> str | None:
@@ -152,7 +154,7 @@ def wrong_kick(what: KickWhat) -> str | None:
         case HashOnHosts(hash32, hosts):
             if not 0 <= hash32 < 1 << 32:
                 return f"a kick of the hash {hash32}"
-            return next(filter(None, map(_wrong_address, hosts)), None)
+            return _wrong_hosts(hosts)
         case OnHost(host):
             return _wrong_address(host)
         case ByName(name) if len(name) > NAME_LIMIT:
@@ -160,6 +162,16 @@ def wrong_kick(what: KickWhat) -> str | None:
         case ByField(field, value) if len(field) > TEXT_LIMIT or len(value) > NAME_LIMIT:
             return f"a kick by a field of {len(field)} characters, {len(value)} bytes"
     return None
+
+
+def _wrong_hosts(hosts: Sequence[str]) -> str | None:
+    """Of thousands of hosts the forms are not looked at one by one: that took 30 ms. An address in another
+    form than the canonical one is that of no session."""
+    lines = "\n".join([*hosts, ""])
+    if lines.count("\n") == len(hosts) and _ADDRESSES.fullmatch(lines):
+        return None
+    wrong = next(host for host in hosts if "\n" in host or not _ADDRESSES.fullmatch(f"{host}\n"))
+    return f"a kick on the host {shown(wrong)}, which is not an address"
 
 
 def _wrong_address(host: str) -> str | None:

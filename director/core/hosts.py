@@ -8,6 +8,7 @@ over it (ring-rules 4).
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -42,10 +43,18 @@ class BackendSetting(msgspec.Struct, frozen=True):
 
 
 class _Made(msgspec.Struct, frozen=True, gc=False):
+    """A row, and what is made of it."""
+
     row: HostRow
     backend: Backend
     text: str
     """The row's part of the digest."""
+    usable: bool
+
+
+def _made_of(row: HostRow) -> _Made:
+    text = f"{row.address}\t{row.tag}\t{row.weight}\t{row.up:d}\t{row.present_at}"
+    return _Made(row, backend_of(row), text, is_usable(row))
 
 
 def merge_rows(mine: HostRow, theirs: HostRow) -> HostRow:
@@ -101,15 +110,17 @@ class HostTable:
         self._names = frozenset(unresolved) | {s.hostname for s in self.configured.values() if s.hostname}
         """All names of the file."""
         self._ids: dict[HostId, Address] = {host_id(a): a for a in self.rows}
+        self._moved: dict[Address, HostRow] = {}
+        """The rows of hosts that have another address since."""
         self._at: dict[str, HostRow | None] | None = None
         """Where each name is that has left an address; None: it has to be looked for."""
         self._others: dict[tuple[HostId, HostId], list[str]] = {}
-        self._present: list[HostRow] | None = None
+        self._present: list[_Made] | None = None
         """Found out when it is asked for."""
         self._order: list[Address] = []
         """The addresses of all rows in order, as long as there are none but these."""
-        self._made: dict[str, _Made] = {}
-        """What was made of each row: of thousands of hosts, only what has changed is made anew."""
+        self._made = {address: _made_of(row) for address, row in self.rows.items()}
+        """Kept, so that of thousands of hosts only those that have changed are made anew."""
 
     def merge(self, rows: Iterable[HostRow]) -> list[HostRow]:
         """Take rows from another member. Returns those that changed something here, as they are now."""
@@ -308,48 +319,43 @@ class HostTable:
 
     def left(self) -> frozenset[tuple[HostId, int]]:
         """The hosts that have another address now, and since when: their former addresses."""
-        return frozenset((host_id(row.address), row.present_at) for row in self.rows.values() if row.moved)
+        return frozenset((host_id(row.address), row.present_at) for row in self._moved.values())
 
     def present(self) -> list[HostRow]:
         """The hosts there are, by address."""
+        return [made.row for made in self._made_present()]
+
+    def _made_present(self) -> list[_Made]:
         if self._present is None:
             if len(self._order) != len(self.rows):
                 self._order = sorted(self.rows, key=address_order)
-            rows = map(self.rows.__getitem__, self._order)
-            self._present = [row for row in rows if row.present]
-        return list(self._present)
+            every = map(self._made.__getitem__, self._order)
+            self._present = [made for made in every if made.row.present]
+        return self._present
 
     def removed(self) -> list[Address]:
         """Hosts the configuration lists and an operator has removed."""
         return sorted((a for a in self.configured if self.get(a) is None), key=address_order)
 
     def backends(self) -> list[Backend]:
-        left = (_former(row) for row in self.rows.values() if row.moved and not row.present)
-        return [*(self._made_of(row).backend for row in self.present()), *left]
+        left = (_former(row) for row in self._moved.values() if not row.present)
+        return [*[made.backend for made in self._made_present()], *left]
 
     def in_pool(self, tag: str) -> list[HostRow]:
         return [row for row in self.present() if row.tag == tag]
 
     def usable(self) -> dict[str, int]:
         """Tag of each pool -> how many of its hosts take new users. Without any host there is the pool ""."""
-        pools: dict[str, int] = {}
-        for row in self.present():
-            pools[row.tag] = pools.get(row.tag, 0) + is_usable(row)
-        return pools or {"": 0}
+        present = self._made_present()
+        usable = Counter([made.row.tag for made in present if made.usable])
+        return {tag: usable[tag] for tag in dict.fromkeys([made.row.tag for made in present])} or {"": 0}
 
     def digest(self) -> bytes:
         """8 bytes over the effective table (rule 8): address, tag, weight, up, and since when the host is
         there,
         because older choices of it do not count. No other stamps, no tombstones."""
-        text = "\n".join([self._made_of(row).text for row in self.present()])
+        text = "\n".join([made.text for made in self._made_present()])
         return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8]
-
-    def _made_of(self, row: HostRow) -> _Made:
-        made = self._made.get(row.address)
-        if made is None or made.row is not row:
-            text = f"{row.address}\t{row.tag}\t{row.weight}\t{row.up:d}\t{row.present_at}"
-            made = self._made[row.address] = _Made(row, backend_of(row), text)
-        return made
 
     def _forget_lists(self) -> None:
         """Rows have changed: what was made from them is made anew."""
@@ -358,8 +364,13 @@ class HostTable:
 
     def _set(self, row: HostRow) -> None:
         self._forget_lists()
-        self.rows[Address(row.address)] = row
-        self._ids.setdefault(host_id(Address(row.address)), Address(row.address))
+        address = Address(row.address)
+        self.rows[address], self._made[address] = row, _made_of(row)
+        if row.moved:
+            self._moved[address] = row
+        else:
+            self._moved.pop(address, None)
+        self._ids.setdefault(host_id(address), address)
 
 
 def backend_of(row: HostRow) -> Backend:

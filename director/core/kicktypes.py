@@ -6,6 +6,7 @@ last and have a default.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
@@ -47,6 +48,15 @@ class Fence(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 KickWhat = HashOnHosts | ByName | ByField | OnHost | Fence
+
+
+def parts(what: KickWhat, most: int) -> Iterator[KickWhat]:
+    """Kicks that end the same sessions, each on so many hosts at most."""
+    if not isinstance(what, HashOnHosts) or len(what.hosts) <= most:
+        yield what
+        return
+    for start in range(0, len(what.hosts), most):
+        yield HashOnHosts(what.hash32, what.hosts[start : start + most])
 
 
 class ProxiedSession(msgspec.Struct, frozen=True, gc=False):

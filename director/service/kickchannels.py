@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
 import anyio
 
-from director.core.kicktypes import HashOnHosts, KickWhat
+from director.core.kicktypes import HashOnHosts, KickWhat, parts
 from director.errors import KickError
 from director.net.anvil import AnvilConnection, ProcessConnection
 from director.net.ipc import IpcConnection
@@ -28,6 +29,8 @@ PATIENCE_WITH_PROCESSES = 0.25
 FIRST_PAUSE = 0.05
 """Seconds between the first two looks whether sessions are gone; each pause is twice as long as the one
 before."""
+HOSTS = 1000
+"""Hosts of a kick whose lines are written in one turn of the loop."""
 LOOK_SHARE = 9
 """So many times as long as a look took is waited before the next one begins: looking takes a tenth of the
 time, however many sessions there are."""
@@ -71,10 +74,7 @@ class Ipc:
 
     async def kick(self, what: KickWhat) -> int:
         """End these sessions; how many one of the login processes ended."""
-        if not (requests := ipc.kick_requests(what)):
-            return 0
-        async with self._connections.connection() as connection:
-            return await connection.ask(requests)
+        return await _ask(self._connections, map(ipc.kick_requests, parts(what, HOSTS)))
 
     async def read(self, listing: Listing) -> None:
         """Hand the sessions to `listing`."""
@@ -84,6 +84,18 @@ class Ipc:
     def close(self) -> None:
         """Close what nobody uses."""
         self._connections.close()
+
+
+async def _ask(
+    connections: Connections[IpcConnection] | Connections[AnvilConnection], requests: Iterable[list[bytes]]
+) -> int:
+    """The sum of the answers to these requests; each list is made when the one before was answered."""
+    ended = 0
+    for some in requests:
+        if some:
+            async with connections.connection() as connection:
+                ended += await connection.ask(some)
+    return ended
 
 
 class _Look:
@@ -120,11 +132,8 @@ class Anvil:
         # again at once: only what is there now is looked for afterwards.
         there = Sessions() if isinstance(what, HashOnHosts) else await self._look()
         before = there.of(what)
-        requests = anvil.kick_requests(what, there)
-        ended = 0
-        if requests:
-            async with self._connections.connection() as connection:
-                ended = await connection.ask(requests)
+        requests = (anvil.kick_requests(part, there) for part in parts(what, HOSTS))
+        ended = await _ask(self._connections, requests)
         if not ended and not before:
             return 0
         ids = {session.id for session in before}

@@ -11,7 +11,7 @@ import pytest
 from director.core.checks import MOST_PASSED
 from director.core.effects import Effect
 from director.core.events import TimerFired
-from director.core.kicktypes import ByName
+from director.core.kicktypes import MOST_HOSTS, ByName, HashOnHosts
 from director.core.members import MOST_ROWS
 from director.core.messages import (
     HostRow,
@@ -66,6 +66,18 @@ FRAMES: dict[str, list[RingMessage]] = {
     "questions": [NearRound(D3, n, n, START, p) for n, p in enumerate(lists(NAMES))],
     "moves": [MoveRound(D3, n, CHANCE.randbytes(SUBJECT.size * ROUND), [D3], [], 1) for n in range(4)],
     "kicks": [KickRound(D3, n, 1, ByName(b"%d" % n), [D3], [], 1) for n in range(200)],
+    "kicks on ten thousand hosts": [
+        KickRound(
+            D3,
+            n,
+            1,
+            HashOnHosts(n, [f"10.9.{host >> 8}.{host & 255}" for host in range(MOST_HOSTS)]),
+            [D3],
+            [],
+            1,
+        )
+        for n in range(3)
+    ],
     "names of nobody": [Names(b"".join(entry(UserKey(n << 40), b"") for n in range(5000)), 2)],
     "names in one bucket": [Names(entry(UserKey(key), b"x"), 0) for key in KEYS[:5]],
     "words": [Present(D3, 10 + n) for n in range(400)],

@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from director.core.kicktypes import ByName, HashOnHosts, OnHost
+from director.core.kicktypes import MOST_HOSTS, ByName, HashOnHosts, OnHost
 from director.errors import KickError
 from director.service import kickchannels
-from director.service.kickchannels import Anvil
+from director.service.kickchannels import HOSTS, Anvil, Ipc
 from director.wire.anvil import Rows, Sessions
 from director.wire.sessions import SessionList
 from tests.anvil import FakeAnvil, row
@@ -49,6 +50,30 @@ async def test_a_kick_of_nobody_lists_nothing(tmp_path: Path) -> None:
     async with FakeAnvil(BOB).listening(tmp_path / "anvil") as fake:
         assert await Anvil(str(tmp_path / "anvil")).kick(KICK) == 0
     assert fake.requests == [b"KICK-ALT-USER\tuser_dirkey\t1@127.0.41.1"]
+
+
+async def test_a_kick_on_ten_thousand_hosts_is_written_some_hosts_in_a_turn_of_the_loop(
+    tmp_path: Path,
+) -> None:
+    hosts = [f"10.9.{n >> 8}.{n & 255}" for n in range(MOST_HOSTS)]
+    ended = turns = 0
+
+    async def other_work() -> None:
+        nonlocal turns
+        while not ended:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with (
+        FakeIpc(lambda _: b"+1\n").listening(tmp_path / "ipc") as fake,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(other_work)
+        ended = await Ipc(str(tmp_path / "ipc")).kick(HashOnHosts(1, hosts))
+    words = [word for request in fake.requests for word in request.split(b"\t")[2:]]
+    assert words == [b"1@" + host.encode() for host in hosts]
+    assert ended == len(fake.requests)
+    assert turns > MOST_HOSTS // HOSTS
 
 
 async def test_kicks_at_once_share_the_look_whether_they_worked(tmp_path: Path) -> None:
