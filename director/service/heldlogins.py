@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from operator import itemgetter
 
+import msgspec
+
 from director.net.authreply import AuthreplyClient
 from director.net.login import Client as LoginClient
 from director.types import RequestId
@@ -25,11 +27,18 @@ Client = LoginClient | AuthreplyClient
 """Whose lines are to be completed."""
 
 
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
+    """A line that waits, and its client."""
+
+    client: Client
+    held: Held
+
+
 class HeldLogins:
     """By request; `client.waiting` has those of each client."""
 
     def __init__(self) -> None:
-        self._held: list[dict[RequestId, tuple[Client, Held]]] = [{} for _ in range(SHARES)]
+        self._held: list[dict[RequestId, _Waiting]] = [{} for _ in range(SHARES)]
         self.bytes = 0
         """Of all lines and what was taken out of them."""
 
@@ -45,18 +54,18 @@ class HeldLogins:
         return ""
 
     def add(self, request: RequestId, client: Client, held: Held) -> None:
-        self._held[request % SHARES][request] = client, held
+        self._held[request % SHARES][request] = _Waiting(client, held)
         self.bytes += _size(held)
         client.waiting.add(request)
 
     def take(self, request: RequestId) -> tuple[Client, Held] | None:
         """A request that is to be answered; None if its client has gone away meanwhile."""
         taken = self._held[request % SHARES].pop(request, None)
-        if taken is not None:
-            client, held = taken
-            client.waiting.discard(request)
-            self.bytes -= _size(held)
-        return taken
+        if taken is None:
+            return None
+        taken.client.waiting.discard(request)
+        self.bytes -= _size(taken.held)
+        return taken.client, taken.held
 
     def drop(self, client: Client) -> list[RequestId]:
         """All of a client that has gone away; gives its requests."""
@@ -68,9 +77,9 @@ class HeldLogins:
     def lines(self) -> dict[Client, list[bytes]]:
         """The lines of each client, the oldest first."""
         lines: dict[Client, list[bytes]] = {}
-        requests = {request: held for share in self._held for request, held in share.items()}
-        for _, (client, held) in sorted(requests.items(), key=itemgetter(0)):
-            lines.setdefault(client, []).append(held.line)
+        requests = {request: one for share in self._held for request, one in share.items()}
+        for _, one in sorted(requests.items(), key=itemgetter(0)):
+            lines.setdefault(one.client, []).append(one.held.line)
         return lines
 
 

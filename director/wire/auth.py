@@ -9,6 +9,8 @@ import ipaddress
 import re
 from typing import NamedTuple
 
+import msgspec
+
 from director.core.assign import Assigner, Backend, Wait
 from director.types import UserKey
 from director.wire.tabs import DIGITS, split
@@ -19,8 +21,8 @@ _PROXIED = re.compile(rb"^OK\t([^\t\n]+)\t[^\n]*\tproxy\tproxy_refresh=[^\n]*", 
 """A rewritten line of a user who is proxied, and by a field without a value."""
 
 
-class Held(NamedTuple):
-    """A line that is not answered at once."""
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """A line that is not answered at once. 100,000 may wait, and no collection of garbage looks at them."""
 
     line: bytes
     """Without its LF."""
