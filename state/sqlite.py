@@ -237,12 +237,15 @@ class SqliteStore:
             with messages_are_text():
                 if happened := file.what_happened():
                     raise damage(happened)
+                changes = file.connection.total_changes
                 try:
                     result = job(file.connection)
                     if happened := file.what_shrunk():
                         raise damage(f"while it was written to, {happened}")
-                finally:
+                except BaseException:
                     file.note()
+                    raise
+                file.note_job(changes)
                 return result
         except sqlite3.DatabaseError as exc:
             if is_damage(exc):

@@ -197,6 +197,12 @@ class DatabaseFile:
         if self._connection is not None:
             self._watch.note()
 
+    def note_job(self, changes: int) -> None:
+        """The same after a job that went well. changes: rows that had been written before it; where the job
+        has written none, the files must be as they were."""
+        if self._connection is not None and self._connection.total_changes != changes:
+            self._watch.note_written()
+
     def _is_sound(self, db: sqlite3.Connection) -> bool:
         """Whether all that is stored can be read from the files, and is in the file itself from now on: the
         log may be damaged where a reader does not look, but the next start does."""

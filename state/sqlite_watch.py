@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+CHECKPOINT_AT = 1000 * (4096 + 24)
+"""Bytes of the log from which on SQLite copies it into the file after a write: 1000 pages."""
 Seen = tuple[int, ...]
 """Device, number, size and time of the last change of a file; nothing where there is none."""
 
@@ -22,6 +24,15 @@ class Watch:
     def note(self) -> None:
         """They are as this process left them."""
         self._seen = self._look()
+
+    def note_written(self) -> None:
+        """This process has written. That changes the log; the file itself only where the log is large enough
+        to be copied into it. Else another program may have written to the file: `written` says so."""
+        name, now = self._file.name, self._look()
+        before, log = self._seen.get(name, ()), now[f"{name}-wal"]
+        if before and now[name][:3] == before[:3] and (not log or log[2] < CHECKPOINT_AT):
+            now[name] = before
+        self._seen = now
 
     def forget(self) -> None:
         """The files are not in use now."""

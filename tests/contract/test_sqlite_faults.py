@@ -35,6 +35,7 @@ from state.base import (
     open_store,
     version_of,
 )
+from state.sqlite import SqliteStore
 from tests.contract.conftest import Stores
 from tests.disks import PAGE, fill_up, remount, small_disk
 from tests.needs import needs_root
@@ -510,6 +511,34 @@ async def test_a_second_process_is_told_who_has_the_file(tmp_path: Path, stores:
     assert second.returncode == 1
     assert error.startswith(f"state.base.{StoreBusy.__name__}: sqlite:///state.db: {tmp_path}/state.db")
     assert f"process {os.getpid()}" in error
+
+
+@pytest.mark.parametrize("writes", [True, False], ids=["a write", "a read"])
+async def test_bytes_overwritten_in_the_middle_of_a_call_are_noticed_with_the_next_one(
+    tmp_path: Path, stores: Stores, *, writes: bool
+) -> None:
+    store = await stores.open("sqlite:///state.db", folder=tmp_path)
+    await fill(store)
+    assert isinstance(store, SqliteStore)
+    file = tmp_path / "state.db"
+
+    def copied(db: sqlite3.Connection) -> None:
+        db.execute("UPDATE document SET version = version")
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def job(db: sqlite3.Connection) -> None:
+        if writes:
+            db.execute("UPDATE document SET version = version")
+        with file.open("r+b") as content:
+            content.write(os.urandom(file.stat().st_size))
+
+    await store._run("test", copied)
+    await store.run_id()
+    assert store.set_aside is None
+    await store._run("test", job)
+    with pytest.raises(StoreUnavailable, match="set aside"):
+        await store.run_id()
+    assert store.set_aside is not None
 
 
 async def test_documents_wait_for_the_disk_and_buckets_do_not(tmp_path: Path, stores: Stores) -> None:
