@@ -4,7 +4,7 @@ the others, what was decided here is announced."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from director.core.admission import RING, Admission
 from director.core.assign import Assigner
@@ -140,7 +140,7 @@ class Intake:
 
     def _displace(self, now: Now, *, started: bool) -> list[Effect]:
         """Deal with users who have changed hosts or begin to move; before the start with all at once."""
-        effects: list[Effect] = []
+        on_two_hosts: list[User] = []
         while self._displaced and (self._room_for_displaced > 0 or not started):
             records = self._displaced.popleft()
             most = self._room_for_displaced * RECORD.size if started else len(records)
@@ -149,10 +149,10 @@ class Intake:
                 records = records[:most]
             self._room_for_displaced -= len(records) // RECORD.size
             for old in unpack(records):
-                if started:
-                    effects += self._conflict(old)
+                if started and self._is_conflict(old):
+                    on_two_hosts.append(old)
                 self._moves.displaced(old, now)
-        return effects
+        return self._conflicts(on_two_hosts)
 
     def names(self, neighbour: Neighbour, names: Names) -> list[Effect]:
         """Names for listings; they go round to the right as far as they are to."""
@@ -178,19 +178,26 @@ class Intake:
         known = [(key, name) for key, name in walked if self._users.get(key) is not None]
         return entries if len(known) == len(walked) else b"".join(entry(key, name) for key, name in known)
 
-    def _conflict(self, old: User) -> list[Effect]:
-        """Count and name a user whom a merge took from a host where he was still alive (ring-rules 20)."""
+    def _is_conflict(self, old: User) -> bool:
+        """Whether a merge took a user from a host where he was still alive (ring-rules 20)."""
         new = self._users.get(old.key)
         if new is None or old.host in (0, new.host) or self._hosts.gone(old):
+            return False
+        return old.seen + self._users.expire > new.decided and not new.flags & BY_HAND
+
+    def _conflicts(self, before: Sequence[User]) -> list[Effect]:
+        """Count users who were on two hosts, and name the first of them. before: their records before."""
+        if not before:
             return []
-        if old.seen + self._users.expire <= new.decided or new.flags & BY_HAND:
-            return []
-        self._counters.conflicts += 1
-        fields = {
+        self._counters.conflicts += len(before)
+        old, new = before[0], self._users.get(before[0].key)
+        fields: dict[str, object] = {
             "hash": UserKey(old.key) >> 32,
             "from": self._address(old.host),
-            "to": self._address(new.host),
+            "to": self._address(new.host if new is not None else HostId(0)),
         }
+        if len(before) > 1:
+            fields["users"] = len(before)
         return [Log(Level.WARNING, "user_on_two_hosts", fields)]
 
     def _address(self, host: HostId) -> str:

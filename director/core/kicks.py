@@ -3,9 +3,10 @@
 waiting --begun--> running --KicksEnded, or KICK_TIMEOUT later--> over. Whoever began one keeps it and looks
 whether it is over; what comes after that is ignored, so no counter can leak (director-behaviour I-9, R-9).
 
-Many users may change hosts at once. The kick channel has AT_A_TIME kicks at most, and gets BEGUN more in a
-turn of the loop. Kicks that a move or an operator waits for go first. The others, which nothing waits for,
-are kept as the record of the user before, and become kicks when it is their turn.
+Many users may change hosts at once. The kick channel has AT_A_TIME kicks at most, AT_ONCE of them younger
+than YOUNG, and gets BEGUN more in a turn of the loop. Kicks that a move or an operator waits for go first.
+The others, which nothing waits for, are kept as the record of the user before, and become kicks when it is
+their turn.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ KICK_TIMEOUT = 4.0
 """Seconds after which nobody waits for a kick any longer; it is counted and named."""
 AT_A_TIME = 128
 """Kicks that the kick channel is given at a time."""
+AT_ONCE, YOUNG = 32, 0.05
+"""So many of these may have begun within the last so many seconds. A fast kick channel answers all that it
+was given in one turn of the loop, and is no faster with more of them; a slow one gets more meanwhile."""
 BEGUN = 25
 """Kicks begun in one turn of the loop."""
 USUAL_HOSTS = 50
@@ -88,6 +92,8 @@ class Kicks:
         self._again: deque[tuple[float, bytes, bool]] = deque()
         """When a user is kicked once more, the record before, and whether a move waits for it."""
         self._hosts_again: deque[tuple[float, str]] = deque()
+        self._begun_at: deque[float] = deque(maxlen=AT_ONCE)
+        """When the last AT_ONCE kicks were given to the kick channel."""
         self._first_deadline = float("inf")
         """Before it none of the running ones is overdue."""
         self._to_begin, self._to_look_at = BEGUN, LOOKED_AT
@@ -210,9 +216,9 @@ class Kicks:
 
     def _begin(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
-        while self._has_room and self._awaited:
-            self._run(self._awaited.popleft(), effects)
-        while self._has_room and self._to_look_at > 0 and self._later:
+        while self._awaited and self._has_room(now):
+            self._run(self._awaited.popleft(), effects, now)
+        while self._later and self._to_look_at > 0 and self._has_room(now):
             later = self._later.popleft()
             self._to_look_at -= 1
             what = self._elsewhere_now(later.old) if later.old else later.what
@@ -220,16 +226,24 @@ class Kicks:
                 if later.twice:
                     self._again.append((now.mono + AGAIN_AFTER, later.old, False))
                 run = KickRun(later.number, what, now.mono, now.mono + KICK_TIMEOUT)
-                self._run(run, effects)
+                self._run(run, effects, now)
         return effects
 
-    @property
-    def _has_room(self) -> bool:
-        return self._to_begin > 0 and len(self._running) < AT_A_TIME
+    def _has_room(self, now: Now) -> bool:
+        """Whether this turn may give the kick channel one more."""
+        room_at = self._room_at()
+        return self._to_begin > 0 and room_at is not None and room_at <= now.mono
 
-    def _run(self, run: KickRun, effects: list[Effect]) -> None:
+    def _room_at(self) -> float | None:
+        """When the kick channel may be given one more; 0: now; None: when one has ended."""
+        if len(self._running) < AT_ONCE:
+            return 0.0
+        return self._begun_at[0] + YOUNG if len(self._running) < AT_A_TIME else None
+
+    def _run(self, run: KickRun, effects: list[Effect], now: Now) -> None:
         """Give one to the kick channel."""
         self._running[run.number] = run
+        self._begun_at.append(now.mono)
         self._first_deadline = min(self._first_deadline, run.deadline)
         effects.append((CountSessions if run.count_only else Kick)(run.number, run.what))
         self._to_begin -= 1 + (len(run.what.hosts) // USUAL_HOSTS if isinstance(run.what, HashOnHosts) else 0)
@@ -258,7 +272,7 @@ class Kicks:
     @property
     def has_work(self) -> bool:
         """Whether the next turn of the loop has something to begin."""
-        may_begin = len(self._running) < AT_A_TIME and bool(self._awaited or self._later)
+        may_begin = self._room_at() == 0.0 and bool(self._awaited or self._later)
         return may_begin or self._unfinished
 
     def next_deadline(self) -> float | None:
@@ -267,6 +281,8 @@ class Kicks:
             deadlines.append(self._first_deadline)
         if self._awaited:
             deadlines.append(self._awaited[0].deadline)
+        if (self._awaited or self._later) and (room_at := self._room_at()) is not None:
+            deadlines.append(room_at)
         return min(deadlines, default=None)
 
     def _review_fences(self) -> None:

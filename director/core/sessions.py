@@ -13,7 +13,6 @@ listings: whoever has no record then may have been forgotten on purpose.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 from director.core.assign import Assigner
@@ -32,10 +31,15 @@ SLICE = 50
 class SessionReview:
     def __init__(self, hosts: HostTable, assigner: Assigner, kicks: Kicks) -> None:
         self._hosts, self._assigner, self._users, self._kicks = hosts, assigner, assigner.users, kicks
-        self._due: deque[ProxiedSession] = deque()
+        self._due: Sequence[ProxiedSession] = ()
+        """As it came: of another list the next collection of garbage would look at all, in one turn."""
+        self._at = 0
+        """Where the next turn goes on."""
         self._late = False
         self._hosts_of: dict[UserKey, tuple[str, ...]] = {}
         """For each user nothing is known of: the hosts of his sessions."""
+        self._only: dict[str, list[str]] = {}
+        """For each host a list of it alone."""
         self._strange: set[Address] = set()
         """Hosts of sessions that were none of ours then."""
 
@@ -47,7 +51,8 @@ class SessionReview:
         """late: only whoever is on another host than his record's is ended."""
         if late and self.has_work:
             return  # of a review that sees the same sessions
-        self._due, self._late = deque(sessions), late
+        self._due, self._at, self._late = sessions, 0, late
+        self._only.clear()
         if late:
             return
         self._hosts_of.clear()
@@ -56,9 +61,11 @@ class SessionReview:
 
     def turn(self, now: Now) -> list[Effect]:
         """Look at some more of them."""
-        for _ in range(min(SLICE, len(self._due))):
-            self._look_at(self._due.popleft(), now)
-        if not self._due:
+        for session in self._due[self._at : self._at + SLICE]:
+            self._look_at(session, now)
+        self._at += SLICE
+        if self._at >= len(self._due):
+            self._due, self._at = (), 0
             for _ in range(min(SLICE, len(self._hosts_of))):
                 key, addresses = self._hosts_of.popitem()
                 self._adopt(key, sorted(addresses), now)
@@ -79,11 +86,11 @@ class SessionReview:
             self._end_straggler(key, row, now)
             return
         if not row.present:  # removed while we were away
-            self._kicks.later(HashOnHosts(key >> 32, [row.address]))
+            self._end(key, row.address)
             return
         user = self._users.get(key)
         if user is None and row.tag_at > row.present_at:  # the tag was another when it began, maybe
-            self._kicks.later(HashOnHosts(key >> 32, [row.address]))
+            self._end(key, row.address)
         elif user is None:
             hosts = self._hosts_of.get(key, ())
             if row.address not in hosts:
@@ -91,7 +98,7 @@ class SessionReview:
         elif user.host == self._hosts.id_of(row.address):
             self._users.touch(key, int(now.unix))
         else:
-            self._kicks.later(HashOnHosts(key >> 32, [row.address]))
+            self._end(key, row.address)
 
     def _end_straggler(self, key: UserKey, row: HostRow, now: Now) -> None:
         user = self._users.get(key)
@@ -101,7 +108,12 @@ class SessionReview:
         here = self._hosts.id_of(row.address)
         his = user is None or (user.host == here and not self._hosts.gone(user))
         if not row.present or not his:  # removed, at another address by now, or not his any more
-            self._kicks.later(HashOnHosts(key >> 32, [row.address]))
+            self._end(key, row.address)
+
+    def _end(self, key: UserKey, host: str) -> None:
+        """End the sessions of a user on this host. All such kicks share one list: a collection of garbage
+        looks at each list."""
+        self._kicks.later(HashOnHosts(key >> 32, self._only.setdefault(host, [host])))
 
     def _key(self, session: ProxiedSession, tag: bytes) -> UserKey:
         """By the session's name; where that is not the name he was assigned by, by the hash we had given

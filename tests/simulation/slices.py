@@ -14,6 +14,7 @@ SMALL = {
     "director.core.intake.MERGED": 2,
     "director.core.intake.DISPLACED": 1,
     "director.core.kicks.AT_A_TIME": 3,
+    "director.core.kicks.AT_ONCE": 2,
     "director.core.kicks.BEGUN": 1,
     "director.core.kicks.LOOKED_AT": 2,
     "director.core.moves.SLICE": 2,

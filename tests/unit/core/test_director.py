@@ -559,6 +559,16 @@ def test_users_on_two_hosts_are_counted_once_where_two_memories_meet_and_named()
     assert played.core.counters.conflicts == 1
 
 
+def test_of_many_users_on_two_hosts_in_one_turn_the_first_is_named_and_all_are_counted() -> None:
+    played = alone()
+    for host, decided in ((BACKENDS[0], START - 10), (BACKENDS[1], START)):
+        users = [User(UserKey(n << 32), host_id(host), Stamp(decided), START - 10, 0) for n in range(1, 100)]
+        effects = played.handle(StoredUsers(pack(users)), 0)
+    (log,) = [log for log in of(Log, effects) if log.event == "user_on_two_hosts"]
+    assert log.fields == {"hash": 1, "from": BACKENDS[0], "to": BACKENDS[1], "users": 99}
+    assert played.core.counters.conflicts == 99
+
+
 @pytest.mark.parametrize("seen", [START - EXPIRE - 10, START - EXPIRE - 1000])
 def test_whoever_had_expired_when_he_was_placed_anew_is_no_conflict(seen: int) -> None:
     played = alone()

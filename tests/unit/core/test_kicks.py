@@ -6,7 +6,17 @@ from director.core.counters import Counters
 from director.core.effects import CountSessions, Kick, Log
 from director.core.events import Kicked
 from director.core.hosts import BackendSetting, HostTable
-from director.core.kicks import AGAIN_AFTER, AT_A_TIME, BEGUN, KICK_TIMEOUT, ON_THE_WAY, Kicks, described
+from director.core.kicks import (
+    AGAIN_AFTER,
+    AT_A_TIME,
+    AT_ONCE,
+    BEGUN,
+    KICK_TIMEOUT,
+    ON_THE_WAY,
+    YOUNG,
+    Kicks,
+    described,
+)
 from director.core.kicktypes import ByName, Fence, HashOnHosts, OnHost
 from director.core.users import MOVING, UserTable
 from director.types import Address, HostId
@@ -149,6 +159,19 @@ def test_who_was_last_seen_long_ago_was_not_on_his_way() -> None:
     assert len(one) == 1
 
 
+def begun_until_it_rests(one: Kicks, mono: float) -> list[int]:
+    """The kicks that the kick channel is given in the turns of the loop until there is nothing to do."""
+    begun: list[int] = []
+    while True:
+        one.new_turn()
+        turn = [effect.kick for effect in of(Kick, one.turn(at(mono)))]
+        assert len(turn) <= BEGUN
+        begun += turn
+        deadline = one.next_deadline()
+        if not one.has_work and (deadline is None or deadline > mono):
+            return begun
+
+
 def test_of_many_users_who_change_hosts_a_few_are_kicked_at_a_time_and_all_in_the_end() -> None:
     one, users = kicks()
     others = [user(b"user%d" % number, BACKENDS[0]) for number in range(2 * AT_A_TIME)]
@@ -157,17 +180,29 @@ def test_of_many_users_who_change_hosts_a_few_are_kicked_at_a_time_and_all_in_th
         users.put(new)
         one.elsewhere(other._replace(seen=0), new, at(0))
     begun: list[int] = []
-    running: list[int] = []
-    while one.has_work or running:
-        one.new_turn()
-        turn = [effect.kick for effect in of(Kick, one.turn(at(0)))]
-        assert len(turn) <= BEGUN
-        begun, running = begun + turn, running + turn
-        assert len(running) <= AT_A_TIME
-        if not turn:
-            one.ended([Kicked(number, 1) for number in running], at(0))
-            running = []
+    while running := begun_until_it_rests(one, 0):
+        assert len(running) <= AT_ONCE
+        one.ended([Kicked(number, 1) for number in running], at(0))
+        begun += running
     assert (len(set(begun)), len(one)) == (len(others), 0)
+
+
+def test_a_slow_kick_channel_is_given_more_kicks_meanwhile_up_to_a_bound() -> None:
+    one, _ = kicks()
+    for number in range(2 * AT_A_TIME):
+        one.later(ByName(b"user%d" % number))
+    begun, mono = begun_until_it_rests(one, 0), 0.0
+    assert len(begun) == AT_ONCE
+    while len(begun) < AT_A_TIME:
+        assert one.next_deadline() == mono + YOUNG
+        assert begun_until_it_rests(one, mono + 0.9 * YOUNG) == []
+        mono += YOUNG
+        more = begun_until_it_rests(one, mono)
+        assert 0 < len(more) <= AT_ONCE
+        begun += more
+    assert len(begun) == AT_A_TIME
+    assert one.next_deadline() == KICK_TIMEOUT
+    assert begun_until_it_rests(one, mono + YOUNG) == []
 
 
 def test_a_kick_that_a_move_waits_for_goes_before_those_that_nothing_waits_for() -> None:
@@ -196,9 +231,8 @@ def test_a_count_that_does_not_begin_in_time_is_given_up_and_becomes_no_kick() -
 def test_a_kick_that_does_not_begin_in_time_is_given_up_and_begins_all_the_same() -> None:
     one, _ = kicks()
     runs = [one.start(ByName(b"user%d" % number), at(0)) for number in range(AT_A_TIME + 1)]
-    for _ in range(AT_A_TIME // BEGUN + 1):
-        one.new_turn()
-        one.turn(at(0))
+    for turn in range(AT_A_TIME // AT_ONCE):
+        begun_until_it_rests(one, turn * YOUNG)
     one.new_turn()
     logs = of(Log, one.overdue(at(KICK_TIMEOUT)))
     assert all(run.over and run.problem for run in runs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from director.core.addresses import host_id
@@ -171,3 +173,22 @@ def test_who_arrives_at_the_address_that_his_backend_has_left_is_ended() -> None
     assert one.of(session(BACKENDS[0]), session(after), late=True) == [
         HashOnHosts(ALICE.key >> 32, [BACKENDS[0]])
     ]
+
+
+def test_a_collection_of_garbage_does_not_look_at_all_sessions_that_wait_for_their_turn() -> None:
+    one = Review()
+    listed = [session(BACKENDS[1], b"user%d" % number) for number in range(10_000)]
+    for each in listed:
+        one.users.put(user(each.name, BACKENDS[0]))
+    gc.collect()
+    gc.disable()
+    try:
+        one.review.begin(listed)
+        one.review.turn(at(0))
+        assert sum(map(len, map(gc.get_referents, gc.get_objects(generation=0)))) < 1000
+        while one.review.has_work:
+            one.review.turn(at(0))
+        assert sum(map(len, map(gc.get_referents, gc.get_objects(generation=0)))) < 1000
+    finally:
+        gc.enable()
+    assert len(one.kicks) == len(listed)
