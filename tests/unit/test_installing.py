@@ -14,18 +14,23 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 
 from director.demo.packages import GROUPS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)$", re.MULTILINE)
+PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;]+)(?: ; (.*))?$", re.MULTILINE)
 
 
 def pins(name: str) -> dict[str, str]:
-    """Version by package, of a file that pins them."""
-    return {plain(package): version for package, version in PINNED.findall((ROOT / name).read_text())}
+    """Version by package, of a file that pins them, for this release of Python."""
+    return {
+        plain(package): version
+        for package, version, marker in PINNED.findall((ROOT / name).read_text())
+        if not marker or Marker(marker).evaluate()
+    }
 
 
 def plain(package: str) -> str:
@@ -86,6 +91,14 @@ def test_the_versions_to_install_are_those_that_were_tested() -> None:
         plain(Requirement(one).name) for one in PROJECT["build-system"]["requires"]
     }
     assert {name: tested[name] for name in installed} == installed
+
+
+def test_a_library_that_only_the_python_of_debian_12_needs_is_pinned_too() -> None:
+    """redis needs async-timeout before Python 3.11.3; the tests run on later ones, too."""
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        markers = {package: marker for package, _, marker in PINNED.findall((ROOT / name).read_text())}
+        assert Marker(markers["async-timeout"]).evaluate({"python_full_version": "3.11.2"})
+        assert not Marker(markers["async-timeout"]).evaluate({"python_full_version": "3.11.3"})
 
 
 def test_readme_installs_pinned_versions_and_builds_with_them() -> None:

@@ -109,6 +109,9 @@ def test_dovecot_2_3_reads_the_site_and_the_snippet_after_it(name: str, tmp_path
     if Programs().release != "2.3":
         cannot_run("the doveconf of this machine is not that of 2.3")
     text, _ = site(name)
+    for protocol, program in (("sieve", "managesieve"), ("submission", "submission")):
+        if protocol in text:
+            needs(f"/usr/lib/dovecot/{program}")
     file = tmp_path / "dovecot.conf"
     file.write_text(f"{text}\n{imported(name)[0].dovecot}")
     printed = subprocess.run(["doveconf", "-n", "-c", file], capture_output=True, text=True)
