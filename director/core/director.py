@@ -625,9 +625,10 @@ class Director:
         """Bring neighbours, barrier, standing, gate and all that waits in line with what has happened."""
         effects = self._go_on_reading(now)
         effects += self._tick(now)
-        effects += self._review_links(now)
         if self.ring.unmet:
-            effects += self._tables.meet(self.barrier.ring)
+            self.ring.named = self.barrier.ring
+            effects += self._tables.meet()  # before links that were made for this alone are closed
+        effects += self._review_links(now)
         if self._started:
             self._gatekeeper.take_stand(now, self._tables.digest)
         effects += self._change_tables(now)

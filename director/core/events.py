@@ -156,7 +156,7 @@ class StoredMembers(msgspec.Struct, frozen=True):
     rows: Sequence[MemberRow]
     source: str = STORE
     met: frozenset[MemberId] = frozenset()
-    """Directors that have been in the ring."""
+    """Directors that have been met, by this director or another one that shares the store."""
 
 
 class MoveUser(msgspec.Struct, frozen=True):

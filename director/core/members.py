@@ -42,8 +42,8 @@ class MemberTable:
         self.names: Mapping[str, MemberId] = names or {}
         self.rows: dict[str, MemberRow] = {}
         self.met: set[MemberId] = set()
-        """Directors that have been in this ring. One that was added at run time and has never been met may
-        not exist: no new user waits for it."""
+        """Directors with which this director, or one that shares its store, has had a proved link. One that
+        was added at run time and was never met may not exist: no new user waits for it."""
 
     def merge(self, rows: Iterable[MemberRow]) -> list[MemberRow]:
         """Take rows from elsewhere. Returns those that changed something here, as they are now."""
@@ -93,7 +93,7 @@ class MemberTable:
         return self.names.get(row.name, MemberId(row.member))
 
     def unmet(self) -> set[MemberId]:
-        """Directors that were added at run time and have never been in this ring."""
+        """Directors that were added at run time and that this director has never met."""
         return set(self.listed()).difference(self.configured, self.met)
 
     def stored_rows(self) -> list[MemberRow]:
@@ -150,7 +150,7 @@ class StoredRow(MemberRow, frozen=True, array_like=True):
     """A row as it is stored."""
 
     met: bool = False
-    """The director has been in this ring."""
+    """The director has been met."""
 
 
 def encode_member_rows(rows: Sequence[MemberRow]) -> bytes:
@@ -167,7 +167,7 @@ def _values(row: MemberRow) -> tuple[str, bool, int, str]:
 
 
 def decode_met(data: bytes) -> frozenset[MemberId]:
-    """The directors that the document, or what can be read of it, says have been in the ring."""
+    """The directors that have been met, by what can be read of the document."""
     return frozenset(MemberId(row.member) for row in read_rows(data, StoredRow).rows if row.met)
 
 

@@ -6,17 +6,21 @@ farther one only when tokens can pass through it, so that a join makes nobody wa
 (ring-rules 7). A director that leaves says so first: the one to its left links with the one to its right,
 and only then lets go of it. One whom nobody to its left can reach dials leftwards, and is taken for the right
 neighbour over that link (the original split the ring, director-behaviour I-36).
+
+A director that was added at run time is met once a link with it is proved. Its neighbours meet it by that.
+The others dial it for no more than the proof, once a token has named it: no word of a third makes it count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
 from director.core.counters import Counters
 from director.core.effects import Close, Dial, Effect, Level, Log, Send
 from director.core.events import LinkOpened
+from director.core.meetings import next_to_meet
 from director.core.member import Identity, Neighbour, State
 from director.core.messages import Linked, Redirect
 from director.core.order import rightwards, split_member
@@ -27,7 +31,7 @@ RETRY_FIRST = 0.1
 RETRY_UNREACHABLE = 1.0
 """Longest pause, in seconds, between two dials of a member that cannot be reached."""
 RETRY_UNMET = 30.0
-"""The same for a member that has never been in the ring: it may not exist."""
+"""The same for a member that was never met: it may not exist."""
 RETRY_REFUSED = 5.0
 """The same for one that was reached, but did not want us."""
 SUSPENDED_UNTIL = 5.0
@@ -56,8 +60,10 @@ class Ring:
         self.counted: list[MemberId] = []
         """Those of them that are missing where they are not in the ring: not the unmet ones."""
         self.unmet: set[MemberId] = set()
-        """Directors that an operator has added, or somebody has made up, and that have never been in the
-        ring."""
+        """Directors that an operator has added, or another member has made up, and that have never proved
+        themselves over a link with this director."""
+        self.named: Collection[MemberId] = ()
+        """The directors that the last token has named: of these, the unmet ones are to be met."""
         self.links: dict[LinkId, Neighbour] = {}
         self.right: Neighbour | None = None
         self.left: Neighbour | None = None
@@ -103,7 +109,7 @@ class Ring:
         unmet: Iterable[MemberId] = (),
     ) -> list[Effect]:
         """These are the directors of the ring now, and those were removed from it. Links with others are
-        closed. unmet: servers that have never been in the ring."""
+        closed. unmet: servers that this director has never met."""
         self.servers[:] = servers
         self.unmet = set(unmet) - {self.me}
         self.counted[:] = [member for member in servers if member not in self.unmet]
@@ -130,10 +136,12 @@ class Ring:
         )
         return [e for neighbour in self.links.values() for e in neighbour.set_identity(self.identity)]
 
-    def meet(self, members: Iterable[MemberId]) -> set[MemberId]:
-        """These directors are in the ring, or linked with us. Returns those that were unmet so far."""
+    def meet(self, stored: Iterable[MemberId] = ()) -> set[MemberId]:
+        """Returns the directors that were unmet so far, and have a proved link with this director.
+
+        stored: directors that have been met earlier, by the store."""
         linked = (n.peer for n in self.links.values() if n.live and n.peer is not None)
-        met = self.unmet.intersection((*members, *linked))
+        met = self.unmet.intersection((*stored, *linked))
         if met:
             self.unmet -= met
             self.counted[:] = [member for member in self.servers if member not in self.unmet]
@@ -340,7 +348,7 @@ class Ring:
                 effects.append(Dial(member))
             if begun is not None and (self.right is not None or now.mono < begun + PATIENCE):
                 break
-        return effects + self._dials_leftwards(now)
+        return effects + self._dials_leftwards(now) + self._dials_to_meet(now)
 
     def _dials_leftwards(self, now: Now) -> list[Effect]:
         due = self._leftwards_due()
@@ -357,6 +365,23 @@ class Ring:
             return []
         self._dialling[lefts[0], True] = now.mono
         return [Dial(lefts[0], leftwards=True)]
+
+    def _dials_to_meet(self, now: Now) -> list[Effect]:
+        due = [member for member in self._to_meet() if now.mono >= self._next_try[member]]
+        for member in due:
+            self._dialling[member, False] = now.mono
+        return [Dial(member) for member in due]
+
+    def _to_meet(self) -> list[MemberId]:
+        """Directors beyond the right neighbour that may be dialled next, only to be met. Nearer ones are
+        dialled in any case."""
+        if not self.unmet or self.right is None or self.right.peer not in self.rightwards:
+            return []
+        beyond = self.rightwards[self.rightwards.index(self.right.peer) + 1 :]
+        wanted = self.unmet.intersection(self.named, beyond) - self.departed
+        begun = {member for member, leftwards in self._dialling if not leftwards}
+        begun |= {n.dialled for n in self.links.values() if n.dialled is not None}
+        return next_to_meet(wanted, begun, self._next_try)
 
     def _leftwards_due(self) -> float | None:
         if self.right is None or self._leftless_since is None or not self._running or self.removed:
@@ -382,6 +407,7 @@ class Ring:
                 elif begun + PATIENCE > self._asked:
                     deadlines.append(begun + PATIENCE)
                     break
+            deadlines += [self._next_try[member] for member in self._to_meet()[:1]]
             leftwards = self._leftwards_due()
             if leftwards is not None:
                 deadlines.append(leftwards if leftwards > self._asked else self._asked + RETRY_UNREACHABLE)
@@ -422,7 +448,8 @@ class Ring:
         if neighbour.was_live and not neighbour.silent and wanted:
             self._failures[neighbour.dialled] = 0
             self._next_try[neighbour.dialled] = now.mono
-            self.failed_at[neighbour.dialled] = now.unix
+            if not neighbour.routine:
+                self.failed_at[neighbour.dialled] = now.unix
         else:
             self._failed(neighbour.dialled, RETRY_REFUSED, now)
 
@@ -467,7 +494,11 @@ class Ring:
         self._linked.clear()
 
     def _close_beyond(self, beyond: Sequence[MemberId], right: MemberId) -> list[Effect]:
-        unneeded = [n for n in self.links.values() if n.dialled in beyond and n.rightward]
+        unneeded = [
+            n
+            for n in self.links.values()
+            if n.dialled in beyond and n.rightward and n.dialled not in self.unmet
+        ]
         return [e for n in unneeded for e in n.close(f"{right} is nearer", level=Level.INFO)]
 
     def _rightward_full(self, member: MemberId) -> Neighbour | None:

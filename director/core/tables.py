@@ -6,7 +6,7 @@ the digest of both (`barrier.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from director.core.admission import Admission
@@ -123,11 +123,13 @@ class Tables:
     def stored_members(self, event: StoredMembers, now: Now) -> list[Effect]:
         """Rows read from the store."""
         self._members.met |= event.met
-        return self.merge_members(event.rows, event.source, now)
+        effects = self.merge_members(event.rows, event.source, now)
+        self._ring.meet(event.met)  # the rows may have been known from a neighbour
+        return effects
 
-    def meet(self, members: Iterable[MemberId]) -> list[Effect]:
-        """These directors are in the ring. One that was added at run time counts from now on."""
-        met = self._ring.meet(members)
+    def meet(self) -> list[Effect]:
+        """A director that was added at run time counts as soon as a link with it is proved."""
+        met = self._ring.meet()
         self._members.met |= met
         return [StoreMembers()] if met else []
 

@@ -124,6 +124,37 @@ def test_an_added_director_and_a_pin_survive_a_restart_of_all_directors(folder: 
         assert told(first, "unpin", "pinned").startswith("pinned: no longer pinned")
 
 
+def test_an_added_director_is_missed_also_by_a_director_that_is_not_its_neighbour(folder: Path) -> None:
+    """Of four, two without the lowest address are the minority; of the three of the files they would be the
+    majority."""
+    settings = QUICK | {"ring": 'isolation_wait = "2 s"'}
+    ring = Directors(folder, first=FIRST, count=4, settings=settings)
+    first, second, third, fourth = ring.all
+    for director in (first, second, third):  # whose files never hear of the fourth
+        director.config.write_text(director.config.read_text().replace(f', "{fourth.member}"]', "]"))
+    with ring:
+        for director in (first, second, third):
+            director.wait_whole(3)
+        assert told(first, "ring", "add", fourth.member).startswith(f"{fourth.member} added")
+        ring.wait_whole()
+        met = partial(second.logged, "ring_link_closed", f"peer={fourth.member}")
+        assert len(until(met, what="it has looked for the added director")) == 1
+        second.kill()
+        second.start()  # that it has met the added director is in its store
+        second.wait_whole(4)
+        assert len(met()) == 1
+        before = len(isolated(second)), len(isolated(third))
+        first.kill()
+        fourth.kill()
+        until(lambda: len(isolated(second)) > before[0], what="the second is on the minority side")
+        until(lambda: len(isolated(third)) > before[1], what="the third is on the minority side")
+
+
+def isolated(director: DirectorProcess) -> list[str]:
+    """Lines that say that a director goes on by itself, having waited on the minority side."""
+    return director.logged("gate", "standing=isolated")
+
+
 def test_a_pinned_user_stays_through_expiry_and_a_restart_of_all_until_he_is_unpinned(folder: Path) -> None:
     with (
         RedisServer(appendonly=True) as redis,

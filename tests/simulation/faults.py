@@ -49,10 +49,19 @@ def built(plan: Plan) -> World:
         node.skew = skew
     pairs = [(one, other) for one in world.members for other in world.members]
     world.slow = dict(zip(pairs, plan.slow, strict=False))
+    apart(world, plan)
     if plan.on_the_way:
         chance = world.chance(*[next(iter(world.nodes.values()))] * 2)
         world.on_the_way = lambda: chance.choice([0.0, chance.uniform(0, plan.on_the_way)])
     return world
+
+
+def apart(world: World, plan: Plan) -> None:
+    """The directors that are to be added are in no other one's configuration."""
+    added = [world.node(name).member for name in plan.added]
+    configured = [member for member in world.members if member not in added]
+    for member in world.members if added else []:
+        world.servers[member] = [one for one in world.members if one in configured or one == member]
 
 
 class Player:
@@ -74,6 +83,15 @@ class Player:
             return
         self.world.log(self.world.node("d1"), "action", f"{what} {' '.join(map(str, args))}")
         getattr(self, what)(*args)
+
+    def add(self) -> None:
+        """An operator adds the directors that no other one has in its configuration."""
+        at = next(name for name in self.plan.names if name not in self.plan.added)
+        for name in self.plan.added:
+            self.watch.counts["added"] += 1
+            self.world.change_member(at, name)
+            self.world.run(1)
+        self.world.run_until_in_sync(30)
 
     def _node(self, name: str) -> Node | None:
         """A director that can be asked."""
@@ -304,7 +322,7 @@ class Player:
         self.watch.counts["crashes"] += 1
         self._before_death(node)
         node.crash(silently=silently)
-        cold = cold and not node.store.shared and not self._nobody_else(node)
+        cold = cold and not node.store.shared and not self._nobody_else(node) and not self.plan.added
 
         def restart() -> None:
             if not node.up:

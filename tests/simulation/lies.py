@@ -188,16 +188,14 @@ def _token(liar: Liar) -> list[RingMessage]:
 
 def _laps(liar: Liar) -> list[RingMessage]:
     """A token that it has begun itself, and its second lap right behind it, as if all had the table of one of
-    them: while a host changes not all have. It is about the members that its receiver expects, but for those
-    that were made up: they would count as met, and be missing, until an operator removes them
-    (docs/security.md)."""
+    them: while a host changes not all have. It is about the members that its receiver expects, also about
+    those that were made up."""
     node = liar.world.nodes[liar.member()]
     if not node.up:
         return []
     serial = liar.chance.randrange(1 << 56)
     first = Token(liar.node.member, serial, 1, node.core._tables.digest, [liar.node.member])
-    others = set(liar.world.members) - {liar.node.member}
-    behind = [member for member in node.core.ring.rightwards if member in others]
+    behind = [member for member in node.core.ring.rightwards if member != liar.node.member]
     second = replace(first, lap=2, passed=[liar.node.member, node.member, *behind])
     return [first, second]
 

@@ -14,7 +14,7 @@ from director.core.messages import HostRow, MemberRow
 from director.core.users import BUCKET_SHIFT, User, merged, pack, rounded, unpack
 from director.types import Address, MemberId, UserKey
 
-CONTENT = ("users", "rows", "leases", "members")
+CONTENT = ("users", "rows", "leases", "members", "met")
 """What a store holds."""
 EXPIRE = 60
 """`users.expire` of all simulated directors, seconds."""
@@ -110,6 +110,8 @@ class Store:
     rows: dict[str, HostRow] = field(default_factory=dict)
     leases: dict[MemberId, float] = field(default_factory=dict)
     members: dict[str, MemberRow] = field(default_factory=dict)
+    met: dict[MemberId, bool] = field(default_factory=dict)
+    """Directors that have been met, by a director that writes here."""
 
     def copy(self) -> dict[str, Any]:
         """What it holds now, for a failover that loses what comes after."""

@@ -50,6 +50,9 @@ FEW = 10
 """`users.max` where it is less than there are users."""
 FAULTS = ("crash", "freeze", "cut", "stop", "member", "one_way", "store", "failover", "skew")
 
+GROWS = ("members", "cuts", "crashes", "freezes", "liar")
+"""Families in whose runs directors may be added at run time."""
+
 USUAL = {"login": 50, "logout": 6, "host": 9, "hang_up": 1, "race": 3}
 BY_HAND = {"move": 5, "pin": 1, "unpin": 1, "flush": 2, "forget": 1, "kick": 2, "contest": 2, "interrupt": 1}
 MIX: Mapping[str, Mapping[str, int]] = {
@@ -108,6 +111,8 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     """The director that says what is not so, until all is healed; empty: there is none."""
     max_users: int = 0
     """`users.max` of all directors, less than there are users; 0: none."""
+    added: list[str] = []
+    """Directors that no other one has in its configuration: an operator adds them before the first action."""
     found: str = ""
     """What went wrong in it once."""
 
@@ -175,6 +180,7 @@ def drawn(seed: int) -> Plan:
         liar=chance.choice(names) if family == "liar" else "",
         # Of its own chance, so that the rest of the run is what it is without.
         max_users=FEW if family not in ("clocks", "liar") and _is_full(seed) else 0,
+        added=_added(seed, names) if family in GROWS else [],
     )
     draw = _Draw(chance, plan)
     return msgspec.structs.replace(plan, actions=draw.actions())
@@ -182,6 +188,13 @@ def drawn(seed: int) -> Plan:
 
 def _is_full(seed: int) -> bool:
     return random.Random(f"{seed} users.max").random() < 1 / 8
+
+
+def _added(seed: int, names: list[str]) -> list[str]:
+    """Some of the directors in half of the runs, never all."""
+    chance = random.Random(f"{seed} added")
+    many = chance.randrange(1, len(names)) if len(names) > 1 and chance.random() < 1 / 2 else 0
+    return sorted(chance.sample(names, many))
 
 
 def _skew(chance: random.Random) -> float:

@@ -49,6 +49,9 @@ class Run:
         for name, pause in self.plan.starts:
             world.node(name).start()
             world.run(pause)
+        if self.plan.added:
+            self.player.add()
+            begun = world.now - sum(pause for _, pause in self.plan.starts)
         for action in self.plan.actions:
             world.run(max(0.0, begun + action.at - world.now))
             self.player.do(action.what, action.args)

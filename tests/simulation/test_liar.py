@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from director.core.changes import REMOVE_AFTER
-from director.core.effects import Send
+from director.core.effects import Dial, Send
 from director.core.events import MemberChange, Received
+from director.core.meetings import AT_ONCE
 from director.core.members import MOST_ROWS
 from director.core.messages import Leaving, MemberRow, Members, RingMessage, Token
 from director.types import MemberId
@@ -60,6 +62,53 @@ def test_three_thousand_directors_made_up_by_one_member_do_not_delay_new_users(s
     tables = [node.core.members.rows for node in world.nodes.values()]
     assert [len(table) for table in tables] == [MOST_ROWS] * 3
     assert tables[0] == tables[1] == tables[2]
+
+
+def laps(world: World, liar: Node, to: str, serial: int) -> list[RingMessage]:
+    """A token of the liar's own and its second lap: both name all that the receiver expects to its right."""
+    node = world.node(to)
+    behind = [member for member in node.core.ring.rightwards if member != liar.member]
+    first = Token(liar.member, serial, 1, node.core._tables.digest, [liar.member])
+    return [first, replace(first, lap=2, passed=[liar.member, node.member, *behind])]
+
+
+@pytest.mark.parametrize("made_up", [5, 200])
+def test_new_users_do_not_wait_for_directors_made_up_by_a_member_whose_token_names_them(made_up: int) -> None:
+    world = World(3).start().run_until_in_sync(10)
+    d1, _, liar = world.nodes.values()
+    dials = count_dials(world)
+    rows = [MemberRow(MemberId(f"127.7.7.{number}:9090"), True, 1) for number in range(1, made_up + 1)]
+    say(world, liar, "d1", Members(rows))
+    world.run(3)
+    for number in range(20):
+        say(world, liar, "d1", *laps(world, liar, "d1", (1 << 50) + number))
+        world.run_until(lambda: len(d1.core.barrier.ring) == 3 + made_up, 0.1)  # d1 takes them for its ring
+        world.change("d2", "127.0.1.1", weight=number)
+        world.run(1)
+        assert d1.core.barrier.ring == tuple(world.members)
+        of_d1 = world.login(f"new{number}", "d1")
+        of_both = [world.login(f"newer{number}", name) for name in ("d1", "d2")]
+        world.run(1)
+        assert of_d1.host is not None
+        assert {reply.host for reply in of_both} == {of_both[0].host}
+        assert of_both[0].host is not None
+    assert d1.core.ring.counted == world.members
+    looked_for = [member for _, by, member in dials if by == d1.member and member not in world.members]
+    assert len(set(looked_for)) >= min(made_up, 50)
+    assert len(looked_for) <= AT_ONCE * (1 + 45 / 2)
+
+
+def count_dials(world: World) -> list[tuple[float, MemberId, MemberId]]:
+    """The dials from now on: when, by which director, of which."""
+    dials: list[tuple[float, MemberId, MemberId]] = []
+    dial = world.dial
+
+    def counted(node: Node, effect: Dial) -> None:
+        dials.append((world.now, node.member, effect.member))
+        dial(node, effect)
+
+    world.dial = counted  # type: ignore[method-assign]
+    return dials
 
 
 def test_rows_that_a_member_says_but_does_not_hold_itself_hold_up_new_users_for_some_seconds_at_most() -> (

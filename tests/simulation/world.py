@@ -84,6 +84,7 @@ from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.member import Identity
+from director.core.members import decode_met, encode_member_rows
 from director.core.messages import (
     Hello,
     HostRow,
@@ -243,7 +244,7 @@ class Node:
         """What others have written of hosts and directors, and ourselves."""
         self.seen_rows, self.seen_members = dict(self.store.rows), dict(self.store.members)
         self.handle(StoredHosts(tuple(self.seen_rows.values())))
-        self.handle(StoredMembers(tuple(self.seen_members.values())))
+        self.handle(StoredMembers(tuple(self.seen_members.values()), met=frozenset(self.store.met)))
 
     def load_users(self) -> None:
         if self.store_answers():
@@ -298,7 +299,7 @@ class Node:
         core, users = self.core, self.users
         memory: list[Event] = [
             StoredHosts(tuple(core.hosts.rows.values())),
-            StoredMembers(tuple(core.members.rows.values())),
+            StoredMembers(tuple(core.members.rows.values()), met=frozenset(core.members.met)),
             StoredUsers(b"".join(users.bucket(number) for number in occupied(users))),
         ]
         smaller_since = core.smaller_since
@@ -469,8 +470,9 @@ class Node:
             return
         if self.store.members != self.seen_members:
             self.seen_members = dict(self.store.members)
-            self.handle(StoredMembers(tuple(self.seen_members.values())))
+            self.handle(StoredMembers(tuple(self.seen_members.values()), met=frozenset(self.store.met)))
         self.store.members = self.core.members.rows.copy()
+        self.store.met |= dict.fromkeys(decode_met(encode_member_rows(self.core.members.stored_rows())), True)
         self.seen_members = dict(self.store.members)
 
     def persist(self, effect: Persist) -> None:

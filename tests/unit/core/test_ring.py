@@ -6,12 +6,14 @@ import pytest
 
 from director.core.effects import Close, Dial, Effect, Log
 from director.core.events import LinkOpened
+from director.core.meetings import AT_ONCE
 from director.core.member import Neighbour, State
 from director.core.messages import Bye, Leaving, Linked, Present, Redirect
 from director.core.ring import (
     LEAVE_WITHIN,
     LEFTLESS,
     PATIENCE,
+    RETRY_FIRST,
     RETRY_REFUSED,
     RETRY_UNMET,
     RETRY_UNREACHABLE,
@@ -409,10 +411,87 @@ def test_a_director_is_alone_although_members_that_were_never_met_were_not_tried
 def test_a_member_that_was_never_met_counts_from_its_first_link_on() -> None:
     one = with_unmet()
     linked(one, 1, D4, dialled=True)
-    assert one.meet([]) == {D4}
+    assert one.meet() == {D4}
     assert one.counted == [D1, D2, D3, D4]
-    assert one.meet([D5, D1]) == {D5}
+    one.named = ALL
+    assert one.meet() == set()
+    assert one.counted == [D1, D2, D3, D4]
+    linked(one, 2, D5, dialled=False)
+    assert one.meet() == {D5}
     assert one.counted == ALL
+
+
+def test_a_member_that_was_met_counts_by_the_store_too() -> None:
+    one = with_unmet()
+    assert one.meet([D5, D1]) == {D5}
+    assert one.counted == [D1, D2, D3, D5]
+
+
+MANY = [MemberId(f"127.0.5.{number}:9090") for number in range(1, 200)]
+"""Directors that were added, or made up."""
+
+
+def with_many(named: list[MemberId]) -> Ring:
+    """d4 is the right neighbour, d2 the left one; many directors were added, and a token has named these."""
+    one = ring()
+    one.set_servers([*ALL, *MANY], unmet=MANY)
+    for neighbour in (linked(one, 1, D4, dialled=True), linked(one, 2, D2, dialled=False)):
+        neighbour.heard, neighbour._ping_sent = 5000.0, at(5000)
+    one.review(at(0))
+    one.named = named
+    return one
+
+
+def test_a_director_that_a_token_names_is_dialled_although_it_is_no_neighbour_and_no_other_is() -> None:
+    one = with_many([D1, D4, MANY[7]])
+    assert dialled(one, at(0)) == [MANY[7]]
+    assert dialled(one, at(5)) == []
+    one.dial_failed(MANY[7], at(5))
+    assert one.next_deadline() == 5 + RETRY_FIRST
+    assert dialled(one, at(5 + RETRY_FIRST)) == [MANY[7]]
+
+
+def test_a_link_that_was_made_to_meet_a_director_is_closed_once_it_is_proved_and_not_before() -> None:
+    one = with_many([MANY[7]])
+    assert dialled(one, at(0)) == [MANY[7]]
+    link = linked(one, 3, MANY[7], dialled=True, state=State.PROVING)
+    assert one.meet() == set()
+    assert one.review(at(0.1)) == []
+    link.state, link.was_live = State.EXCHANGING, True
+    assert one.meet() == {MANY[7]}
+    assert reasons(one.review(at(0.2))) == [f"{D4} is nearer"]
+    assert one.right is not None
+    assert one.right.peer == D4
+    one.review(at(0.3))
+    assert one.failed_at == {}
+    assert dialled(one, at(100)) == []
+
+
+def test_a_few_directors_at_once_are_dialled_to_be_met_and_each_every_thirty_seconds_at_last() -> None:
+    one = with_many(MANY)
+    dials: list[MemberId] = []
+    under_way: list[tuple[float, MemberId]] = []
+    for step in range(10 * 300):
+        now = step / 10
+        for begun, member in list(under_way):
+            if now >= begun + 2:  # nobody answers
+                under_way.remove((begun, member))
+                one.dial_failed(member, at(now))
+        new = dialled(one, at(now))
+        dials += new
+        under_way += [(now, member) for member in new]
+        assert len(under_way) <= AT_ONCE
+    assert set(dials) == set(MANY)
+    assert len(dials) <= 300 / 2 * AT_ONCE
+
+
+def test_a_director_that_was_not_tried_yet_is_met_before_those_that_were_tried_in_vain() -> None:
+    one = with_many(MANY[:-1])
+    for step in range(1200):
+        for member in dialled(one, at(step)):
+            one.dial_failed(member, at(step))
+    one.named = MANY
+    assert MANY[-1] in dialled(one, at(1200))
 
 
 def test_a_member_that_was_never_met_is_dialled_every_thirty_seconds_at_last() -> None:

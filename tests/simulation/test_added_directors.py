@@ -1,0 +1,168 @@
+"""Directors that operators have added at run time, and that are in no other director's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import pytest
+
+from director.core.standing import Standing
+from tests.simulation.world import Node, World
+
+
+def grown(directors: int, added: Sequence[str], store: str = "own") -> World:
+    """A ring in sync: of these directors some were added to the ring of the others while that was running."""
+    world = World(directors, store=store)
+    added_members = [world.node(name).member for name in added]
+    configured = [member for member in world.members if member not in added_members]
+    for member in configured:
+        world.servers[member] = configured
+    for member in added_members:
+        world.servers[member] = sorted([*configured, member])
+    world.start(*(name for name in names(world) if name not in added))
+    world.run(2)
+    for name in added:
+        outcome = world.change_member(names(world, configured)[0], name)
+        world.run(1)
+        assert outcome.done is not None
+        world.start(name)
+    return world.run_until_in_sync(8)
+
+
+def names(world: World, members: Sequence[str] | None = None) -> list[str]:
+    return [f"d{n}" for n, member in enumerate(world.members, 1) if members is None or member in members]
+
+
+def partitions(all_names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """One side of each division of these in two."""
+    first, *others = all_names
+    for many in range(len(others)):
+        for side in combinations(others, many):
+            yield (first, *side)
+
+
+def answered(world: World, at: Sequence[str]) -> set[str]:
+    """Which of these directors answer new users."""
+    replies = {name: world.login(f"new{world.next_number()}", name) for name in at}
+    world.run(0.5)
+    return {name for name, reply in replies.items() if reply.host is not None}
+
+
+GROWN = [
+    *((4, (f"d{n}",)) for n in range(1, 5)),
+    (4, ("d2", "d4")),
+    (5, ("d3",)),
+    (5, ("d1", "d4")),
+]
+"""How many directors, and which of them were added."""
+
+
+@pytest.mark.parametrize(
+    ("directors", "added", "side"),
+    [(number, added, side) for number, added in GROWN for side in partitions(names(World(number)))],
+)
+def test_after_a_partition_one_side_assigns_new_users_though_directors_were_added_at_run_time(
+    directors: int, added: tuple[str, ...], side: tuple[str, ...]
+) -> None:
+    world = grown(directors, added)
+    world.run(1)
+    other = [name for name in names(world) if name not in side]
+    world.cut(*side)
+    for _ in range(6):
+        world.run(2)
+        if not in_one_ring(world):  # the cut is noticed everywhere
+            assert not (answered(world, side) and answered(world, other))
+    assert sorted(bool(answered(world, part)) for part in (side, other)) == [False, True]
+
+
+def in_one_ring(world: World) -> bool:
+    """Whether a director still takes all for linked."""
+    return any(node.core.barrier.ring == tuple(world.members) for node in world.nodes.values())
+
+
+@pytest.mark.parametrize("store", ["own", "shared"])
+@pytest.mark.parametrize(("directors", "added"), [(4, "d1"), (4, "d3"), (5, "d2"), (7, "d4")])
+def test_directors_that_are_no_neighbours_of_an_added_director_meet_it_by_a_short_link(
+    directors: int, added: str, store: str
+) -> None:
+    world = grown(directors, [added], store)
+    world.run(0.5)
+    member = world.node(added).member
+    assert [node.core.ring.unmet for node in world.nodes.values()] == [set()] * directors
+    assert [node.core.ring.counted for node in world.nodes.values()] == [world.members] * directors
+    assert {len(node.core.ring.live_links()) for node in world.nodes.values()} == {2}
+    assert [neighbours(node) for node in world.nodes.values()] == [
+        (world.members[number - 1], world.members[(number + 1) % directors]) for number in range(directors)
+    ]
+    lines = len(world.lines)
+    world.run(20)
+    assert [line for line in world.lines[lines:] if "ring_link" in line or member in line] == []
+
+
+def neighbours(node: Node) -> tuple[object, object]:
+    left, right = node.core.ring.left, node.core.ring.right
+    return left.peer if left else None, right.peer if right else None
+
+
+def test_that_an_added_director_was_met_outlives_a_restart() -> None:
+    world = grown(4, ["d4"])
+    world.run(1)
+    world.node("d2").crash()
+    world.node("d4").crash()
+    world.run(2)
+    world.node("d2").start()
+    world.run(0.01)
+    assert world.node("d4").member in world.node("d2").core.ring.counted
+
+
+def test_that_an_added_director_was_met_is_read_from_a_store_that_was_away_at_the_start() -> None:
+    world = grown(4, ["d4"])
+    world.run(1)
+    d2, d4 = world.node("d2"), world.node("d4")
+    d2.crash()
+    d4.crash()
+    d2.store.up = False
+    world.run(2)
+    d2.start()
+    world.run(3)
+    assert d4.member in d2.core.ring.servers  # it has been told of it
+    assert d4.member not in d2.core.ring.counted
+    d2.store.up = True
+    world.run(2)
+    assert d4.member in d2.core.ring.counted
+
+
+def test_an_added_director_that_was_not_met_yet_is_not_missing() -> None:
+    world = World(3)
+    for name in ("d1", "d2"):
+        world.servers[world.node(name).member] = world.members[:2]
+    world.start("d1", "d2").run(2)
+    outcome = world.change_member("d1", "d3")
+    world.run(1)
+    assert outcome.done is not None
+    assert world.node("d1").core.standing is Standing.WHOLE
+    assert answered(world, ["d1", "d2"]) == {"d1", "d2"}
+
+
+def test_after_isolation_wait_directors_that_a_member_really_ran_hold_up_no_new_user_and_can_be_removed() -> (
+    None
+):
+    """A member that has more than one address can have made-up directors prove the secret: these count."""
+    run_by_a_liar = ["d4", "d5", "d6", "d7"]
+    world = grown(7, run_by_a_liar)
+    world.run(1)
+    for name in run_by_a_liar:
+        world.node(name).crash()
+    world.run(1)
+    reply = world.login("newcomer", "d1")
+    world.run(10)
+    assert reply.host is None
+    world.run(11)  # isolation_wait
+    assert reply.host is not None
+    for name in run_by_a_liar:
+        outcome = world.change_member("d1", name, remove=True)
+        world.run(1)
+        assert outcome.done is not None
+    assert {world.node(name).core.standing for name in ("d1", "d2", "d3")} == {Standing.WHOLE}
+    assert answered(world, ["d1", "d2", "d3"]) == {"d1", "d2", "d3"}
