@@ -19,8 +19,8 @@ from typing import NamedTuple
 import msgspec
 
 from director.core.addresses import address_order
-from director.core.configured import APART, AppliedHost
 from director.core.events import HostMove
+from director.core.filechanges import APART, AppliedHost
 from director.core.hosts import BackendSetting
 from director.core.messages import HostRow
 from director.core.readdressing import is_parked, parked

@@ -11,11 +11,13 @@ import msgspec
 
 from director.core import checks, exchange
 from director.core.admission import Admission
+from director.core.agreement import Tables
 from director.core.assign import Assigner, Gate
 from director.core.barrier import Barrier
 from director.core.changes import Changes
 from director.core.clock import ClockWatch
 from director.core.counters import Counters
+from director.core.dispatcher import STOPS, Order, Orders
 from director.core.effects import (
     Effect,
     Left,
@@ -90,7 +92,6 @@ from director.core.messages import (
 from director.core.moves import Moves
 from director.core.names import NameTable
 from director.core.nearexpiry import NearExpiry
-from director.core.orders import STOPS, Order, Orders
 from director.core.ownclock import OwnClock
 from director.core.pending import Pending
 from director.core.readdressing import Readdressing
@@ -98,7 +99,6 @@ from director.core.ring import Ring, log_neighbours
 from director.core.sessions import SessionReview
 from director.core.shares import PIECE, cost, head
 from director.core.standing import Stand, Standing
-from director.core.tables import Tables
 from director.core.trust import Trust
 from director.core.users import UserTable
 from director.core.view import RingView

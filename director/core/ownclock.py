@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from director.core.admission import MEMORY, Admission
+from director.core.agreement import Tables
 from director.core.effects import Effect, Level, Log
 from director.core.hosts import HostTable
 from director.core.intake import Intake
@@ -39,7 +40,6 @@ from director.core.stamps import (
     restored_host,
     restored_member,
 )
-from director.core.tables import Tables
 from director.core.users import BUCKETS, MOVING, UserTable, unpack
 from director.types import Address, Now
 

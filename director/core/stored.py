@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from director.core.checks import wrong_members, wrong_rows
-from director.core.configured import Applied, applied_in_steps
 from director.core.documentrows import STEP, Rows, rows_in_steps
+from director.core.filechanges import Applied, applied_in_steps
 from director.core.members import about
 from director.core.messages import HostRow, MemberRow
 from director.core.steps import Steps, finished

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import anyio
 
-from director.core.configured import Applied, AppliedHost, encode_applied
 from director.core.director import Director
 from director.core.events import STORE, Event, StoredHosts, StoredMembers
+from director.core.filechanges import Applied, AppliedHost, encode_applied
 from director.core.hosts import encode_rows
 from director.core.members import decode_met, encode_member_rows
 from director.core.messages import MemberRow

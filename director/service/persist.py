@@ -15,7 +15,6 @@ import anyio
 import anyio.lowlevel
 
 from director.core.admission import MEMORY
-from director.core.configured import AppliedHost
 from director.core.director import Director
 from director.core.events import (
     BucketsRead,
@@ -25,6 +24,7 @@ from director.core.events import (
     Persisted,
     StoreOpened,
 )
+from director.core.filechanges import AppliedHost
 from director.core.users import UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims

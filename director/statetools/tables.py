@@ -8,8 +8,8 @@ from typing import TypeVar
 import msgspec
 
 from director.core.checks import wrong_members, wrong_rows
-from director.core.configured import encode_applied, read_applied
 from director.core.documentrows import read_rows
+from director.core.filechanges import encode_applied, read_applied
 from director.core.hosts import decode_rows, encode_rows, merge_rows
 from director.core.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.core.messages import HostRow, MemberRow

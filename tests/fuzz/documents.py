@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from director.core.checks import wrong_members, wrong_records, wrong_rows
-from director.core.configured import decode_applied, encode_applied
+from director.core.filechanges import decode_applied, encode_applied
 from director.core.hosts import BackendSetting, HostTable, decode_rows, encode_rows
 from director.core.members import MemberTable, decode_member_rows, encode_member_rows
 from director.core.messages import HostRow, MemberRow

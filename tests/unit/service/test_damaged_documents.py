@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from director.core.configured import AppliedHost
+from director.core.filechanges import AppliedHost
 from director.core.users import PINNED
 from director.service.cluster import CLUSTER
 from director.types import Address

@@ -9,8 +9,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from director.core.configured import AppliedHost, encode_applied
 from director.core.documentrows import STEP
+from director.core.filechanges import AppliedHost, encode_applied
 from director.core.hosts import encode_rows
 from director.core.messages import HostRow
 from director.core.steps import Steps

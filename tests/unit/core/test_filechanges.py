@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from director.core.changes import Changes
-from director.core.configured import (
+from director.core.effects import OperationDone
+from director.core.events import HostChange
+from director.core.filechanges import (
     AppliedHost,
     Difference,
     Outcome,
@@ -19,8 +21,6 @@ from director.core.configured import (
     encode_applied,
     now_applied,
 )
-from director.core.effects import OperationDone
-from director.core.events import HostChange
 from director.core.hosts import BackendSetting, HostTable
 from director.core.members import MemberTable
 from director.core.messages import HostRow
