@@ -13,7 +13,6 @@ from typing import Any, ClassVar, cast
 
 import msgspec
 
-from director.core.addresses import host_id
 from director.core.effects import Answer, Effect, Kick, Persist, Send
 from director.core.events import (
     Claimed,
@@ -34,9 +33,10 @@ from director.core.events import (
 )
 from director.core.kicktypes import ProxiedSession
 from director.core.messages import Hosts, KickRound, MoveRound, NearRound, Ping, Token, Users
-from director.core.names import entry
+from director.core.placement.addresses import host_id
+from director.core.placement.names import entry
+from director.core.placement.users import BUCKET_SHIFT, MOVING, User, pack
 from director.core.readdressing import moved_rows
-from director.core.users import BUCKET_SHIFT, MOVING, User, pack
 from director.service.handover import Memory
 from director.service.reading import Reading, in_parts
 from director.service.replacing import load_users, name_parts, take_names

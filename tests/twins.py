@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from director.core import assign, names, users
+from director.core.placement import assign, names, users
 from director.wire import auth
 
 NAMES = ["pure", "compiled"]

@@ -14,7 +14,7 @@ from director.cli.following import Progress
 from director.cli.target import Target, config_option
 
 if TYPE_CHECKING:
-    from director.core.hashing import UserHash
+    from director.core.placement.hashing import UserHash
     from director.statetools.findings import Limits
     from director.statetools.opening import Place
     from state.base import AuditEntry
@@ -58,7 +58,7 @@ class Chosen:
         return Place(self._url, self._folder)
 
     def user_hash(self) -> UserHash:
-        from director.core.hashing import UserHash
+        from director.core.placement.hashing import UserHash
 
         return UserHash(self._config.users.username_hash, self._config.users.master_user_separator)
 

@@ -20,6 +20,7 @@ from director.core.hosts import HostTable
 from director.core.member import Neighbour
 from director.core.members import MemberTable, about
 from director.core.messages import HostRow, MemberRow
+from director.core.placement.users import RECORD, UserTable, unpack
 from director.core.saidrarely import SaidRarely
 from director.core.stamps import (
     Bound,
@@ -31,7 +32,6 @@ from director.core.stamps import (
     due_member,
     latest_of,
 )
-from director.core.users import RECORD, UserTable, unpack
 from director.types import Address, Now
 
 RING = "ring"

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from director.core.admission import Admission
-from director.core.assign import Assigner
 from director.core.barrier import Barrier
 from director.core.counters import Counters
 from director.core.effects import Effect, Level, Log, Send, StoreHosts, StoreMembers
@@ -22,6 +21,7 @@ from director.core.member import Neighbour
 from director.core.members import MOST_ROWS, MemberTable, about
 from director.core.messages import ROWS, HostRow, Hosts, MemberRow, Members, RingMessage
 from director.core.pending import Pending
+from director.core.placement.assign import Assigner
 from director.core.readdressing import Readdressing
 from director.core.ring import Ring
 from director.core.saidrarely import SaidRarely

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from director.core.names import HEAD
-from director.core.users import BUCKET_SHIFT, BUCKETS, RECORD
+from director.core.placement.names import HEAD
+from director.core.placement.users import BUCKET_SHIFT, BUCKETS, RECORD
 from director.types import UserKey
 
 LEVELS: Final = 5

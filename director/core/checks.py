@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from director.core.addresses import canonical
 from director.core.hosts import MAX_WEIGHT
 from director.core.kicktypes import MOST_COUNTED, MOST_HOSTS, ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.members import MOST_ROWS
@@ -31,8 +30,9 @@ from director.core.messages import (
 )
 from director.core.moves import ROUND, SUBJECT
 from director.core.order import join_member
+from director.core.placement.addresses import canonical
+from director.core.placement.users import LATEST, MOST_USERS, RECORD
 from director.core.presence import LAST
-from director.core.users import LATEST, MOST_USERS, RECORD
 
 TEXT_LIMIT = 255
 """Characters of a tag, a host name, a field's name."""

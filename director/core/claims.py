@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from director.core.users import LATEST, RECORD, User, pack, rounded
+from director.core.placement.users import LATEST, RECORD, User, pack, rounded
 from director.types import Stamp
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from director.core.users import LATEST
+from director.core.placement.users import LATEST
 from director.types import Now
 
 STEP = 1.0

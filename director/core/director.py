@@ -12,7 +12,6 @@ import msgspec
 from director.core import checks, exchange
 from director.core.admission import Admission
 from director.core.agreement import Tables
-from director.core.assign import Assigner, Gate
 from director.core.barrier import Barrier
 from director.core.changes import Changes
 from director.core.clock import ClockWatch
@@ -90,17 +89,18 @@ from director.core.messages import (
     Users,
 )
 from director.core.moves import Moves
-from director.core.names import NameTable
 from director.core.nearexpiry import NearExpiry
 from director.core.ownclock import OwnClock
 from director.core.pending import Pending
+from director.core.placement.assign import Assigner, Gate
+from director.core.placement.names import NameTable
+from director.core.placement.users import UserTable
 from director.core.readdressing import Readdressing
 from director.core.ring import Ring, log_neighbours
 from director.core.sessions import SessionReview
 from director.core.shares import PIECE, cost, head
 from director.core.standing import Stand, Standing
 from director.core.trust import Trust
-from director.core.users import UserTable
 from director.core.view import RingView
 from director.core.writers import Writers
 from director.types import HostId, LinkId, MemberId, Now, UserKey

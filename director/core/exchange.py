@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from director.core.effects import Effect, Send
 from director.core.member import Neighbour, State
 from director.core.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
-from director.core.names import NameTable
-from director.core.users import BUCKETS, UserTable
+from director.core.placement.names import NameTable
+from director.core.placement.users import BUCKETS, UserTable
 from director.types import Now
 
 RANGE = 64

@@ -19,11 +19,11 @@ from typing import Literal
 
 import msgspec
 
-from director.core.addresses import address_order
 from director.core.documentrows import scan_map, sound_in_steps, split_map, with_checksum
 from director.core.events import HostChange
 from director.core.hosts import BackendSetting
 from director.core.messages import HostRow
+from director.core.placement.addresses import address_order
 from director.core.steps import Steps, finished
 from director.types import Address
 

@@ -22,7 +22,7 @@ from director.core.effects import CountSessions, Effect, Kick, Level, Log
 from director.core.events import Kicked
 from director.core.hosts import HostTable
 from director.core.kicktypes import Fence, HashOnHosts, KickWhat, OnHost
-from director.core.users import MOVING, RECORD, User, UserTable, unpack
+from director.core.placement.users import MOVING, RECORD, User, UserTable, unpack
 from director.types import Now
 
 KICK_TIMEOUT = 4.0

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from director.core.kicktypes import KickWhat
-from director.core.users import BUCKETS
+from director.core.placement.users import BUCKETS
 
 RING_VERSION = 2
 """The newest version of these messages this program speaks."""

@@ -23,7 +23,6 @@ from struct import Struct
 
 import msgspec
 
-from director.core.assign import Assigner
 from director.core.counters import Counters
 from director.core.effects import Effect, Level, Log, Persist, RunFlush, Send, StopFlush
 from director.core.hosts import HostTable
@@ -31,7 +30,17 @@ from director.core.kicks import KICK_TIMEOUT, KickRun, Kicks
 from director.core.kicktypes import MOST_COUNTED
 from director.core.messages import HostRow, MoveRound
 from director.core.pending import Pending
-from director.core.users import BUCKET_SHIFT, BY_HAND, BY_HAND_AHEAD, LATEST, MOVING, PINNED, RECORD, User
+from director.core.placement.assign import Assigner
+from director.core.placement.users import (
+    BUCKET_SHIFT,
+    BY_HAND,
+    BY_HAND_AHEAD,
+    LATEST,
+    MOVING,
+    PINNED,
+    RECORD,
+    User,
+)
 from director.core.view import RingView
 from director.core.walk import Walk
 from director.types import HostId, MemberId, Now, Stamp, UserKey

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import msgspec
 
-from director.core.assign import Assigner
 from director.core.counters import Counters
 from director.core.effects import Effect, Send
 from director.core.messages import NearRound
 from director.core.order import member_order
 from director.core.pending import Pending
-from director.core.users import User, is_alive
+from director.core.placement.assign import Assigner
+from director.core.placement.users import User, is_alive
 from director.core.view import RingView
 from director.core.walk import Walk
 from director.types import MemberId, Now, UserKey

@@ -31,6 +31,7 @@ from director.core.member import Neighbour
 from director.core.members import MemberTable, about
 from director.core.messages import HostRow, MemberRow
 from director.core.moves import Moves
+from director.core.placement.users import BUCKETS, MOVING, UserTable, unpack
 from director.core.ring import Ring
 from director.core.stamps import (
     Bound,
@@ -40,7 +41,6 @@ from director.core.stamps import (
     restored_host,
     restored_member,
 )
-from director.core.users import BUCKETS, MOVING, UserTable, unpack
 from director.types import Address, Now
 
 BACK = 60.0

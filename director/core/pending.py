@@ -9,7 +9,7 @@ from itertools import islice
 
 import msgspec
 
-from director.core.assign import Wait
+from director.core.placement.assign import Wait
 from director.types import RequestId, UserKey
 
 PENDING_TIMEOUT = 30.0

@@ -18,8 +18,8 @@ import msgspec
 from director.core.events import HostMove
 from director.core.hosts import REAPPEARS, TAG_AHEAD, HostTable
 from director.core.messages import HostRow
+from director.core.placement.users import BUCKETS, MOVING, RECORD, UserTable, pack, unpack
 from director.core.stamps import after
-from director.core.users import BUCKETS, MOVING, RECORD, UserTable, pack, unpack
 from director.types import Address, HostId, Now, UserKey
 
 T = TypeVar("T")

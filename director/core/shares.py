@@ -27,8 +27,8 @@ from director.core.messages import (
     Users,
 )
 from director.core.moves import SUBJECT
-from director.core.names import HEAD
-from director.core.users import RECORD
+from director.core.placement.names import HEAD
+from director.core.placement.users import RECORD
 
 PIECE = MERGED * RECORD.size
 """Bytes of user records that are merged at once."""

@@ -17,8 +17,8 @@ from director.core.documentrows import STEP, Rows, rows_in_steps
 from director.core.filechanges import Applied, applied_in_steps
 from director.core.members import about
 from director.core.messages import HostRow, MemberRow
+from director.core.placement.users import LATEST
 from director.core.steps import Steps, finished
-from director.core.users import LATEST
 
 Row = TypeVar("Row", HostRow, MemberRow)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from director.core.names import LONGEST_NAME, entries_in, entry
-from director.core.users import MOVING, PINNED, RECORD, is_gone, pack, rounded, unpack
+from director.core.placement.names import LONGEST_NAME, entries_in, entry
+from director.core.placement.users import MOVING, PINNED, RECORD, is_gone, pack, rounded, unpack
 from director.types import UserKey
 
 LATER = 120

@@ -15,7 +15,6 @@ from typing import Protocol
 import anyio
 import anyio.abc
 
-from director.core.assign import Backend, Wait
 from director.core.director import Director
 from director.core.effects import (
     Answer,
@@ -62,7 +61,8 @@ from director.core.events import (
 )
 from director.core.kicktypes import KickWhat, ProxiedSession
 from director.core.messages import RingMessage
-from director.core.users import LATEST
+from director.core.placement.assign import Backend, Wait
+from director.core.placement.users import LATEST
 from director.errors import KickError
 from director.net.tls import RingTls
 from director.service.clock import unix_time

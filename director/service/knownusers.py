@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from director.core.hosts import HostTable
-from director.core.users import MOVING, User, UserTable, is_alive, unpack
+from director.core.placement.users import MOVING, User, UserTable, is_alive, unpack
 from director.errors import OperationError, Refused, TryAgain, UnknownName
 from director.types import UserKey
 

@@ -25,7 +25,7 @@ from director.core.events import (
     StoreOpened,
 )
 from director.core.filechanges import AppliedHost
-from director.core.users import UserTable
+from director.core.placement.users import UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims
 from director.service.cluster import OtherCluster, Ours, claim

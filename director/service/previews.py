@@ -6,9 +6,9 @@ import time
 
 import anyio.lowlevel
 
-from director.core.addresses import host_id
 from director.core.director import Director
-from director.core.users import BUCKETS, PINNED, RECORD, is_alive, unpack
+from director.core.placement.addresses import host_id
+from director.core.placement.users import BUCKETS, PINNED, RECORD, is_alive, unpack
 from director.records import UsersChange
 from director.types import Address
 

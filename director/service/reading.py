@@ -16,8 +16,8 @@ from director.core.buckettree import BucketTree, below, names_tree, users_tree
 from director.core.checks import wrong_records
 from director.core.director import Director
 from director.core.events import STORE, BucketsRead, Event, StoredUsers
-from director.core.names import NameTable
-from director.core.users import BUCKETS
+from director.core.placement.names import NameTable
+from director.core.placement.users import BUCKETS
 from director.service.log import Log
 from state.base import EMPTY_VERSION, SPLIT, SPLIT_VERSION, Bucket, Space, StateStore, version_of
 

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 
 import anyio
 
-from director.core.addresses import canonical
+from director.core.placement.addresses import canonical
 from director.service.servers import Resolve, addresses_of, one_machine
 from director.types import Address
 

@@ -22,8 +22,8 @@ import anyio.lowlevel
 from director.core.buckettree import level, root_of
 from director.core.director import Director
 from director.core.events import Event, Persisted
-from director.core.names import NameTable
-from director.core.users import BUCKETS, UserTable
+from director.core.placement.names import NameTable
+from director.core.placement.users import BUCKETS, UserTable
 from director.service.asking import Questions
 from director.service.reading import MERGE_BYTES, Reading
 from director.service.share import Share

@@ -12,9 +12,19 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from director.core.buckettree import belongs
-from director.core.names import LONGEST_NAME
+from director.core.placement.names import LONGEST_NAME
+from director.core.placement.users import (
+    BY_HAND,
+    LATEST,
+    MOVING,
+    ONE_LOGIN,
+    PINNED,
+    RECORD,
+    User,
+    merged,
+    pack,
+)
 from director.core.stamps import AHEAD
-from director.core.users import BY_HAND, LATEST, MOVING, ONE_LOGIN, PINNED, RECORD, User, merged, pack
 from director.statetools.buckets import Names, Records, pack_names
 from director.types import HostId, Stamp, UserKey
 from state.base import Bucket, version_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from director.core.users import RECORD
+from director.core.placement.users import RECORD
 from director.statetools.buckets import Progress, names_in, read_all
 from director.statetools.opening import Place, opened, readable
 from state.base import AUDIT_KEPT, Lease, StateStore, StoreRefused

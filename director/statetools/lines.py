@@ -10,11 +10,11 @@ from typing import Final
 
 import msgspec
 
-from director.core.addresses import host_id
 from director.core.checks import wrong_members, wrong_rows
 from director.core.messages import HostRow, MemberRow
+from director.core.placement.addresses import host_id
+from director.core.placement.users import BY_HAND, MOVING, ONE_LOGIN, PINNED, User
 from director.core.stamps import Bound, clipped_host, clipped_member
-from director.core.users import BY_HAND, MOVING, ONE_LOGIN, PINNED, User
 from director.types import HostId, Stamp, UserKey
 
 FORMAT: Final = 1

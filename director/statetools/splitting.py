@@ -14,8 +14,8 @@ from typing import Final
 import msgspec
 
 from director.core.buckettree import LEVELS, BucketTree, belongs, level, names_tree, root_of, users_tree
-from director.core.names import entries_in
-from director.core.users import merged, pack, unpack
+from director.core.placement.names import entries_in
+from director.core.placement.users import merged, pack, unpack
 from director.statetools.buckets import AT_A_TIME, Names, Progress, Records, pack_names, read_leaves
 from director.types import UserKey
 from state.base import BUCKETS, EMPTY_VERSION, SPLIT, Bucket, Lost, Space, StateStore, Swap, version_of

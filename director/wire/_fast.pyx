@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The hot path in C: the user table, the assigner and the rewriting of auth lines.
 
-What each of them does is written in their readable twins, core/users.py, core/assign.py and wire/auth.py.
+What each of them does is written in their readable twins, core/placement/users.py, core/placement/assign.py and wire/auth.py.
 Both pass the same tests. No Python object is made for a line that is answered at once.
 """
 
@@ -11,9 +11,9 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memchr, memcmp, memcpy
 
-from director.core.addresses import address_order
-from director.core.assign import NO_LIMIT, Gate, Wait
-from director.core.users import EARLIEST_DROP, User, margin
+from director.core.placement.addresses import address_order
+from director.core.placement.assign import NO_LIMIT, Gate, Wait
+from director.core.placement.users import EARLIEST_DROP, User, margin
 from director.wire.auth import Held, perhaps
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from director.core.addresses import canonical
+from director.core.placement.addresses import canonical
 from director.errors import PeerError
 from director.records import HostInfo, MemberInfo, UserInfo, UserStatus
 from director.types import Address

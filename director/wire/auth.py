@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from director.core.assign import Assigner, Backend, Wait
+from director.core.placement.assign import Assigner, Backend, Wait
 from director.types import UserKey
 from director.wire.tabs import DIGITS, split
 

@@ -18,9 +18,9 @@ if COMPILED and not TYPE_CHECKING:
     from director.wire._fast import Assigner, UserTable, rewrite
     from director.wire._names import NameTable
 else:
-    from director.core.assign import Assigner
-    from director.core.names import NameTable
-    from director.core.users import UserTable
+    from director.core.placement.assign import Assigner
+    from director.core.placement.names import NameTable
+    from director.core.placement.users import UserTable
     from director.wire.auth import rewrite
 
 __all__ = ["COMPILED", "Assigner", "NameTable", "UserTable", "rewrite"]

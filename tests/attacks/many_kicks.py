@@ -25,9 +25,9 @@ from typing import NamedTuple
 
 import anyio.to_thread
 
-from director.core.addresses import host_id
-from director.core.hashing import UserHash
-from director.core.users import BUCKET_SHIFT, User, pack, rounded
+from director.core.placement.addresses import host_id
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import BUCKET_SHIFT, User, pack, rounded
 from director.types import Stamp
 from state.base import EMPTY_VERSION, Swap, open_store
 from tests.e2e.processes import Auth, Client, DirectorProcess

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import select
 
-from director.core.hashing import UserHash
+from director.core.placement.hashing import UserHash
 from tests.attacks.unknown_users import LONG_NAME, attacked, log_in, resident
 from tests.e2e.processes import Client, auth_line, until
 

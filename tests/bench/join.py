@@ -26,9 +26,9 @@ from statistics import median
 import anyio.to_thread
 import uvloop
 
-from director.core.addresses import host_id
-from director.core.hashing import UserHash
-from director.core.users import BUCKET_SHIFT, BUCKETS, User, pack, rounded
+from director.core.placement.addresses import host_id
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import BUCKET_SHIFT, BUCKETS, User, pack, rounded
 from director.types import Stamp, UserKey
 from state.base import EMPTY_VERSION, Swap, open_store
 from tests.bench.systems import HOSTS, build_tools, fake_auth

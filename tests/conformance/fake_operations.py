@@ -8,9 +8,9 @@ from itertools import groupby
 import anyio
 import msgspec
 
-from director.core.addresses import address_order
-from director.core.hashing import UserHash
-from director.core.vhosts import Circle
+from director.core.placement.addresses import address_order
+from director.core.placement.hashing import UserHash
+from director.core.placement.vhosts import Circle
 from director.errors import BadRequest, Refused, TryAgain, UnknownName
 from director.records import Change, HostInfo, MemberInfo, RingInfo, UserInfo, UsersChange, UserStatus
 from director.types import Address

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import anyio
 import msgspec
 
-from director.core.addresses import host_id
 from director.core.director import Director, Settings
 from director.core.events import Started
-from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity
-from director.core.names import NameTable
-from director.core.users import User
+from director.core.placement.addresses import host_id
+from director.core.placement.hashing import UserHash
+from director.core.placement.names import NameTable
+from director.core.placement.users import User
 from director.records import HostInfo
 from director.service.driver import Driver
 from director.service.log import Log

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from director.core.buckettree import LEVELS, below, first_key, users_tree
-from director.core.names import entries_in, entry
-from director.core.users import BUCKET_SHIFT, User, pack, unpack
+from director.core.placement.names import entries_in, entry
+from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
 from director.statetools.buckets import merge_users
 from director.statetools.findings import Limits
 from director.statetools.opening import problems

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.hashing import UserHash
+from director.core.placement.hashing import UserHash
 from director.demo.dovecot import Backend, Programs
 from director.demo.ports import free_ports
 from director.net.flushprogram import run_flush

@@ -13,8 +13,8 @@ from typing import Any
 import anyio
 import pytest
 
-from director.core.hashing import UserHash
-from director.core.users import BUCKET_SHIFT, MOVING, PINNED, User, unpack
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import BUCKET_SHIFT, MOVING, PINNED, User, unpack
 from state.base import open_store
 from tests.e2e.processes import Client, DirectorProcess, Directors, until
 from tests.servers import RedisServer

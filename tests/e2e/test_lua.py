@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from director.core.hashing import UserHash
+from director.core.placement.hashing import UserHash
 from director.demo.clients import Imap, Refused, deliver_lmtp, login_imap, login_pop3
 from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import USUAL, Ports, addresses, free_ports

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from director.cli.client import Client
-from director.core.hashing import UserHash
+from director.core.placement.hashing import UserHash
 from director.demo.clients import Delivery, Imap, login_imap, login_pop3
 from director.demo.cluster import Cluster, Director
 from director.demo.dovecot import Backend, Programs

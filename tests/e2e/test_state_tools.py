@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from director.core.hashing import UserHash
-from director.core.users import BUCKET_SHIFT
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import BUCKET_SHIFT
 from tests.e2e.processes import Auth, Client, DirectorProcess, until
 from tests.servers import RedisServer, free_port
 

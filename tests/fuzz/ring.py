@@ -12,10 +12,10 @@ import msgspec
 from director.core import messages
 from director.core.effects import Answer
 from director.core.events import Lookup
-from director.core.hashing import UserHash
 from director.core.kicktypes import KickWhat
 from director.core.messages import HostRow, MemberRow, RingMessage
-from director.core.users import LATEST, RECORD
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import LATEST, RECORD
 from director.types import Address, RequestId
 from director.wire import ring_native
 from tests.fuzz.engine import Case, Target

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from director.core.addresses import host_id
-from director.core.assign import Backend, Gate
-from director.core.hashing import UserHash
-from director.core.names import entry
-from director.core.users import BUCKETS, LATEST, RECORD, SUMMARY_ENTRY, User
+from director.core.placement.addresses import host_id
+from director.core.placement.assign import Backend, Gate
+from director.core.placement.hashing import UserHash
+from director.core.placement.names import entry
+from director.core.placement.users import BUCKETS, LATEST, RECORD, SUMMARY_ENTRY, User
 from director.wire.auth import cancels, finish, says_perhaps
 from tests.fuzz.engine import Case, Target
 from tests.fuzz.inputs import changed, noise, word

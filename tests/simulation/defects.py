@@ -17,8 +17,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from director.core import nearexpiry, users
-from director.core.assign import Assigner
+from director.core import nearexpiry
 from director.core.barrier import Barrier
 from director.core.effects import Effect, Send
 from director.core.gatekeeper import Gatekeeper
@@ -30,6 +29,8 @@ from director.core.logins import Logins
 from director.core.messages import Leaving, Present, Token, Users
 from director.core.moves import Moves, Stage
 from director.core.pending import Pending
+from director.core.placement import users
+from director.core.placement.assign import Assigner
 from director.core.presence import Presence
 from director.core.ring import Ring
 from director.core.sessions import SessionReview

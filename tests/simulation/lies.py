@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from director.core.addresses import host_id
 from director.core.kicktypes import ByName, Fence, KickWhat
 from director.core.members import MOST_ROWS
 from director.core.messages import (
@@ -36,9 +35,10 @@ from director.core.messages import (
     Users,
 )
 from director.core.moves import SUBJECT
+from director.core.placement.addresses import host_id
+from director.core.placement.users import BY_HAND, LATEST, MOVING, PINNED, User, pack
 from director.core.presence import LAST
 from director.core.stamps import AHEAD
-from director.core.users import BY_HAND, LATEST, MOVING, PINNED, User, pack
 from director.types import Address, MemberId, Stamp
 from tests.simulation.world import HASH, Node, World
 

@@ -8,10 +8,10 @@ from itertools import count
 from typing import Any
 
 from director.core.effects import UsersDone
-from director.core.hashing import UserHash
 from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.messages import HostRow, MemberRow
-from director.core.users import BUCKET_SHIFT, User, merged, pack, rounded, unpack
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import BUCKET_SHIFT, User, merged, pack, rounded, unpack
 from director.types import Address, MemberId, UserKey
 
 CONTENT = ("users", "rows", "leases", "members", "met")

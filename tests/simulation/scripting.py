@@ -12,13 +12,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from director.core.addresses import host_id
 from director.core.director import Settings
 from director.core.events import Received
 from director.core.kicktypes import ByName
 from director.core.messages import HostRow, Hosts, Leaving, MoveRound, RingMessage, Token, Users
 from director.core.moves import SUBJECT
-from director.core.users import BY_HAND, MOVING, PINNED, User, pack
+from director.core.placement.addresses import host_id
+from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
 from director.types import Address, HostId, Stamp, UserKey
 from tests.simulation.parts import Outcome, Reply
 from tests.simulation.world import HASH, Node, World

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
-from director.core.users import RECORD
+from director.core.placement.users import RECORD
 
 SMALL = {
     "director.core.director.PIECE": 2 * RECORD.size,

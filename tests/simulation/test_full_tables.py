@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from director.core.director import Settings
-from director.core.users import BUCKETS, BY_HAND, ONE_LOGIN
+from director.core.placement.users import BUCKETS, BY_HAND, ONE_LOGIN
 from tests.simulation.parts import EARLIEST_DROP
 from tests.simulation.world import HASH, Node, World
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.users import margin, rounded
+from director.core.placement.users import margin, rounded
 from tests.simulation.parts import EXPIRE
 from tests.simulation.world import HASH, UNIX, World
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.assign import Gate
+from director.core.placement.assign import Gate
 from director.core.standing import Standing
 from tests.simulation.world import World
 

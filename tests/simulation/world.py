@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from director.core.assign import Gate
 from director.core.clock import within_records
 from director.core.director import Director, Settings
 from director.core.effects import (
@@ -79,7 +78,6 @@ from director.core.events import (
     TimerFired,
     UnpinUser,
 )
-from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.kicktypes import KickWhat, ProxiedSession
@@ -98,11 +96,13 @@ from director.core.messages import (
     Token,
     Users,
 )
-from director.core.names import NameTable
 from director.core.order import join_member, split_member
+from director.core.placement.assign import Gate
+from director.core.placement.hashing import UserHash
+from director.core.placement.names import NameTable
+from director.core.placement.users import BUCKET_SHIFT, User, is_alive, is_gone, pack, unpack
 from director.core.presence import next_incarnation
 from director.core.stamps import AHEAD
-from director.core.users import BUCKET_SHIFT, User, is_alive, is_gone, pack, unpack
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire import ring_native
 from director.wire.hotpath import Assigner, UserTable

@@ -85,7 +85,7 @@ def files(*parts: str) -> list[Path]:
 
 
 def room(module: str) -> str:
-    """`director.core.users` -> `core`; `state.base` -> `state`; others -> ``."""
+    """`director.core.placement.users` -> `core`; `state.base` -> `state`; others -> ``."""
     top, _, rest = module.partition(".")
     return "state" if top == "state" else rest.split(".")[0] if top == "director" else ""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import anyio
 
-from director.core.users import RECORD
+from director.core.placement.users import RECORD
 from state.base import StoreError, open_store
 from tests.bench.state.parts import Bench, Watch, table
 from tests.bench.state.writes import lag

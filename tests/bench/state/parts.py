@@ -15,10 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from director.core.addresses import host_id
-from director.core.hashing import UserHash
-from director.core.names import entry
-from director.core.users import BUCKET_SHIFT, BUCKETS, RECORD, rounded
+from director.core.placement.addresses import host_id
+from director.core.placement.hashing import UserHash
+from director.core.placement.names import entry
+from director.core.placement.users import BUCKET_SHIFT, BUCKETS, RECORD, rounded
 from director.types import Address, UserKey
 from state.base import EMPTY_VERSION, StateStore, Swap
 from tests.bench.systems import HOSTS, build_tools, fake_auth

@@ -19,8 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from statistics import median
 
-from director.core.hashing import UserHash
-from director.core.users import BUCKET_SHIFT, BUCKETS
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import BUCKET_SHIFT, BUCKETS
 from state.base import open_store
 from tests.bench.state.parts import MB, PROBES, Bench, fill, resident, spread, table
 from tests.e2e.processes import Client, DirectorProcess, until

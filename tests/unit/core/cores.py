@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
-from director.core.addresses import host_id
-from director.core.assign import Assigner, Gate
 from director.core.director import Director, Settings
 from director.core.effects import Effect, Send
 from director.core.events import Event, LinkOpened, Received, SessionsListed, Started, TimerFired
-from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity, Neighbour, State
 from director.core.messages import Digests, ExchangeDone, Ping, RingMessage, Summaries, Token
-from director.core.names import NameTable
 from director.core.order import split_member
-from director.core.users import User, UserTable
+from director.core.placement.addresses import host_id
+from director.core.placement.assign import Assigner, Gate
+from director.core.placement.hashing import UserHash
+from director.core.placement.names import NameTable
+from director.core.placement.users import User, UserTable
 from director.types import Address, LinkId, MemberId, Now, Stamp
 from director.wire import ring_native
 

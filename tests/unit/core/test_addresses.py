@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from director.core.addresses import address_order, canonical, host_id, hosts_hash
+from director.core.placement.addresses import address_order, canonical, host_id, hosts_hash
 
 VECTORS = json.loads(Path(__file__).parents[2].joinpath("data/hash-vectors.json").read_text())
 HOST_SETS = VECTORS["hosts_hash"]["sets"]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from director.core.addresses import host_id
-from director.core.assign import Assigner, Backend, Gate, Wait
-from director.core.hashing import UserHash
-from director.core.users import (
+from director.core.placement.addresses import host_id
+from director.core.placement.assign import Assigner, Backend, Gate, Wait
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import (
     BUCKET_SHIFT,
     BUCKETS,
     BY_HAND,

@@ -7,7 +7,7 @@ import pytest
 from director.core.clock import ClockWatch, cannot_start, doubt, within_records
 from director.core.effects import ListSessions, Log
 from director.core.events import TimerFired
-from director.core.users import LATEST
+from director.core.placement.users import LATEST
 from director.types import Now
 from tests.unit.core.cores import BACKENDS, START, in_ring, of, user
 

@@ -8,8 +8,6 @@ import msgspec
 import pytest
 
 from director.core import intake
-from director.core.addresses import host_id
-from director.core.assign import Gate
 from director.core.effects import (
     Answer,
     Claim,
@@ -47,7 +45,6 @@ from director.core.events import (
     Thawed,
     TimerFired,
 )
-from director.core.hashing import UserHash
 from director.core.intake import RECALLED
 from director.core.kicktypes import MOST_COUNTED, OnHost
 from director.core.member import Neighbour, State
@@ -69,10 +66,13 @@ from director.core.messages import (
     Users,
 )
 from director.core.moves import SUBJECT
-from director.core.names import entries_in
+from director.core.placement.addresses import host_id
+from director.core.placement.assign import Gate
+from director.core.placement.hashing import UserHash
+from director.core.placement.names import entries_in
+from director.core.placement.users import MOVING, User, pack, unpack
 from director.core.ring import LEAVE_WITHIN
 from director.core.standing import Standing
-from director.core.users import MOVING, User, pack, unpack
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
 from tests.unit.core.cores import (
     BACKENDS,

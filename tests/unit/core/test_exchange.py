@@ -18,8 +18,8 @@ from director.core.exchange import (
 )
 from director.core.member import Neighbour, State
 from director.core.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
-from director.core.names import NameTable
-from director.core.users import BUCKETS, User, UserTable, pack
+from director.core.placement.names import NameTable
+from director.core.placement.users import BUCKETS, User, UserTable, pack
 from director.types import Address, HostId, LinkId, MemberId, Stamp, UserKey
 from tests.unit.core.cores import EXPIRE, START, at, identity, messages
 

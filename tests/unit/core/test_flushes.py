@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from director.core.addresses import host_id
 from director.core.effects import Effect, Kick, OperationFailed, Persist, UsersDone
 from director.core.events import (
     Flush,
@@ -20,8 +19,9 @@ from director.core.events import (
     Persisted,
     UnpinUser,
 )
+from director.core.placement.addresses import host_id
+from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
 from director.core.standing import Standing
-from director.core.users import BY_HAND, MOVING, PINNED, User, pack
 from director.types import Address, HostId, UserKey
 from tests.unit.core.cores import BACKENDS, D2, D3, START, Played, of, user
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from director.core.addresses import host_id
-from director.core.assign import NO_LIMIT, Assigner, Backend, Gate, Wait
-from director.core.hashing import UserHash
-from director.core.users import (
+from director.core.placement.addresses import host_id
+from director.core.placement.assign import NO_LIMIT, Assigner, Backend, Gate, Wait
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import (
     BUCKET_SHIFT,
     BUCKETS,
     BY_HAND,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from director.core.hashing import HashFormatError, UserHash
+from director.core.placement.hashing import HashFormatError, UserHash
 
 VECTORS = json.loads(Path(__file__).parents[2].joinpath("data/hash-vectors.json").read_text())["user_hash"]
 FORMATS = [vector for vector in VECTORS["formats"] if "hash" in vector]

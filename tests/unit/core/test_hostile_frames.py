@@ -28,9 +28,9 @@ from director.core.messages import (
     Users,
 )
 from director.core.moves import ROUND, SUBJECT
-from director.core.names import entries_in, entry
+from director.core.placement.names import entries_in, entry
+from director.core.placement.users import RECORD
 from director.core.shares import HOSTS, WEIGHT, head
-from director.core.users import RECORD
 from director.types import UserKey
 from director.wire import hotpath
 from tests.steps import FIVE_MS, counted

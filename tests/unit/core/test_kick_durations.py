@@ -7,7 +7,7 @@ from director.core.events import Kicked
 from director.core.hosts import HostTable
 from director.core.kicks import KICK_TIMEOUT, Kicks
 from director.core.kicktypes import ByName
-from director.core.users import UserTable
+from director.core.placement.users import UserTable
 from tests.unit.core.cores import EXPIRE, at
 
 ALICE, BOB = ByName(b"alice"), ByName(b"bob")

@@ -18,7 +18,7 @@ from director.core.kicks import (
     described,
 )
 from director.core.kicktypes import ByName, Fence, HashOnHosts, OnHost
-from director.core.users import MOVING, UserTable
+from director.core.placement.users import MOVING, UserTable
 from director.types import Address, HostId
 from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
 

@@ -10,8 +10,8 @@ from director.core.intake import DISPLACED, MERGED
 from director.core.messages import Hello, MoveRound, Proof, Users
 from director.core.moves import SUBJECT
 from director.core.order import split_member
+from director.core.placement.users import MOVING, RECORD, pack
 from director.core.shares import PIECE
-from director.core.users import MOVING, RECORD, pack
 from director.types import LinkId
 from tests.unit.core.cores import BACKENDS, D3, START, Played, at, in_ring, messages, of, user
 

@@ -13,7 +13,7 @@ from director.core.events import (
     StoreOpened,
     UnpinUser,
 )
-from director.core.users import BUCKET_SHIFT, pack
+from director.core.placement.users import BUCKET_SHIFT, pack
 from director.types import RequestId
 from tests.unit.core.cores import BACKENDS, START, Played, of, user
 

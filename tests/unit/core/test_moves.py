@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from director.core.addresses import host_id
 from director.core.effects import (
     Answer,
     Effect,
@@ -23,7 +22,8 @@ from director.core.events import FlushEnded, HostChange, Kicked, KicksEnded, Loo
 from director.core.kicktypes import HashOnHosts
 from director.core.messages import MoveRound, Token, Users
 from director.core.moves import ABANDONED, MOVE_TIMEOUT, REPEAT, STORE_WAIT, SUBJECT, TRANSITIONS, Stage
-from director.core.users import BUCKET_SHIFT, BY_HAND, MOVING, PINNED, User, pack, unpack
+from director.core.placement.addresses import host_id
+from director.core.placement.users import BUCKET_SHIFT, BY_HAND, MOVING, PINNED, User, pack, unpack
 from director.types import HostId, LinkId, MemberId, RequestId, Stamp
 from tests.unit.core.cores import BACKENDS, D1, D2, D3, START, Played, in_ring, messages, of, user
 

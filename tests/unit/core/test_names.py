@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from director.core.names import NameTable
-from director.core.users import RECORD
+from director.core.placement.names import NameTable
+from director.core.placement.users import RECORD
 from director.types import UserKey
 from tests.twins import NAMES, hot_path
 

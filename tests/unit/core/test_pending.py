@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from director.core.assign import Wait
 from director.core.pending import PENDING_TIMEOUT, Pending
+from director.core.placement.assign import Wait
 from director.types import RequestId, UserKey
 
 

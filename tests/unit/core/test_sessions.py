@@ -6,19 +6,19 @@ import gc
 
 import pytest
 
-from director.core.addresses import host_id
-from director.core.assign import Assigner
 from director.core.counters import Counters
 from director.core.effects import Kick, ListSessions
 from director.core.events import HostMove
-from director.core.hashing import UserHash
 from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import Kicks
 from director.core.kicktypes import HashOnHosts, ProxiedSession
 from director.core.messages import HostRow
+from director.core.placement.addresses import host_id
+from director.core.placement.assign import Assigner
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import MOVING, User, UserTable
 from director.core.readdressing import moved_rows
 from director.core.sessions import SLICE, SessionReview
-from director.core.users import MOVING, User, UserTable
 from director.types import Address, Stamp
 from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
 

@@ -7,6 +7,7 @@ import pytest
 
 from director.core.hosts import merge_rows
 from director.core.messages import HostRow, MemberRow
+from director.core.placement.users import LATEST
 from director.core.stamps import (
     AHEAD,
     Bound,
@@ -17,7 +18,6 @@ from director.core.stamps import (
     restored_host,
     restored_member,
 )
-from director.core.users import LATEST
 
 NOW = 1_795_000_000
 BOUND = bound_at(NOW, 900, 2.0)

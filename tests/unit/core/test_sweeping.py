@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.names import entry
+from director.core.placement.names import entry
+from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
 from director.core.sweeping import LATER, sweep_names, sweep_users
-from director.core.users import BY_HAND, MOVING, PINNED, User, pack
 from director.types import HostId, Stamp, UserKey
 from tests.twins import NAMES, hot_path
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from director.core.users import (
+from director.core.placement.users import (
     BY_HAND,
     LATEST,
     MOVING,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from director.core.hashing import UserHash
-from director.core.vhosts import Circle, point
+from director.core.placement.hashing import UserHash
+from director.core.placement.vhosts import Circle, point
 from director.types import Address
 
 VECTORS = json.loads(Path(__file__).parents[2].joinpath("data/hash-vectors.json").read_text())

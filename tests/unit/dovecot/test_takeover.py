@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from director.core.hashing import UserHash
+from director.core.placement.hashing import UserHash
 from director.dovecot.doveconf import read
 from director.errors import DoveconfError
 from director.service.config import load, show

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from director.core.filechanges import AppliedHost
-from director.core.users import PINNED
+from director.core.placement.users import PINNED
 from director.service.cluster import CLUSTER
 from director.types import Address
 from state.aside import SET_ASIDE, set_aside

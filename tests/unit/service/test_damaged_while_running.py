@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from director.core.users import PINNED
+from director.core.placement.users import PINNED
 from tests.unit.service.parts import HOSTS, Node, clean, key_of, running, user
 from tests.waiting import until
 

@@ -13,7 +13,6 @@ from typing import Any
 import anyio.lowlevel
 import pytest
 
-from director.core.assign import Gate, Wait
 from director.core.director import Director
 from director.core.effects import Effect, Refuse
 from director.core.events import (
@@ -29,6 +28,7 @@ from director.core.logins import SLICE
 from director.core.member import State
 from director.core.messages import Bye, Names, Users
 from director.core.pending import WAITING_LIMIT
+from director.core.placement.assign import Gate, Wait
 from director.errors import BadRequest, Refused, UnknownName
 from director.net import listen
 from director.net.login import Client, Relay

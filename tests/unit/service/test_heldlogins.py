@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from typing import Any, cast
 
-from director.core.assign import Wait
+from director.core.placement.assign import Wait
 from director.service.heldlogins import HeldLogins
 from director.types import RequestId, UserKey
 from director.wire.auth import Held

@@ -11,8 +11,8 @@ import pytest
 
 from director.core.events import Claimed, Leases, TimerFired
 from director.core.hosts import decode_rows, encode_rows
-from director.core.names import entry
-from director.core.users import BUCKETS, unpack
+from director.core.placement.names import entry
+from director.core.placement.users import BUCKETS, unpack
 from director.types import Address, UserKey
 from state.base import EMPTY_VERSION, Lease, StateStore, Swap, Swapped
 from state.memory import MemoryStore

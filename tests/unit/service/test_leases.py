@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from director.core.assign import Gate
 from director.core.events import Leases, Lookup
+from director.core.placement.assign import Gate
+from director.core.placement.users import User, merged
 from director.core.standing import Standing
-from director.core.users import User, merged
 from director.service.persist import WATCH_PARTIAL
 from director.types import MemberId, Now, RequestId, UserKey
 from state.base import Lease, StateStore, Swap, Swapped

@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from director.core.events import HostChange
-from director.core.hashing import UserHash
-from director.core.users import PINNED
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import PINNED
 from director.errors import OperationError, Refused, UnknownName
 from director.service.admin import AdminHandler
 from director.service.log import Log

@@ -10,8 +10,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from director.core.addresses import host_id
-from director.core.users import User
+from director.core.placement.addresses import host_id
+from director.core.placement.users import User
 from director.types import Address, Stamp, UserKey
 from tests.unit.service.parts import HOSTS, Node, running
 from tests.waiting import until

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from director.core.hosts import decode_rows
-from director.core.users import BUCKETS
+from director.core.placement.users import BUCKETS
 from director.service import snapshot as snapshot_module
 from director.service.cluster import CLUSTER, Cluster, encode
 from director.types import Address

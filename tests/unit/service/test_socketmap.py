@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from director.core.users import MOVING, User
+from director.core.placement.users import MOVING, User
 from director.service.lookups import Lookups
 from director.service.socketmap import Socketmap
 from director.wire.socketmap import Request

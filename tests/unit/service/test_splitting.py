@@ -12,8 +12,8 @@ import pytest
 
 from director.core.buckettree import below, users_tree
 from director.core.events import Claimed
-from director.core.names import entries_in
-from director.core.users import RECORD, pack, unpack
+from director.core.placement.names import entries_in
+from director.core.placement.users import RECORD, pack, unpack
 from director.types import UserKey
 from state.base import (
     EMPTY_VERSION,

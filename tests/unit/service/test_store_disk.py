@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.users import pack
+from director.core.placement.users import pack
 from director.types import UserKey
 from state.base import open_store
 from tests.disks import PAGE, fill_up, small_disk

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio.to_thread
 import pytest
 
-from director.core.users import PINNED
+from director.core.placement.users import PINNED
 from director.records import UnstoredChange
 from director.service.admin import AdminHandler
 from director.wire.admin import parse

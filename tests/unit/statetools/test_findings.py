@@ -6,8 +6,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from director.core.names import entry
-from director.core.users import BY_HAND, LATEST, PINNED, RECORD, User, pack
+from director.core.placement.names import entry
+from director.core.placement.users import BY_HAND, LATEST, PINNED, RECORD, User, pack
 from director.statetools.findings import Checked, Limits, check_names, check_users, unknown_hosts
 from director.types import HostId, Stamp, UserKey
 from state.base import Bucket, version_of

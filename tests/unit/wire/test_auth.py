@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from director.core.addresses import host_id
-from director.core.assign import Assigner, Backend, Gate, Wait
-from director.core.hashing import UserHash
-from director.core.users import MOVING, User
+from director.core.placement.addresses import host_id
+from director.core.placement.assign import Assigner, Backend, Gate, Wait
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import MOVING, User
 from director.types import Stamp
 from director.wire.auth import Held, cancels, finish, refusal, says_perhaps
 from director.wire.tabs import escape

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from director.core.addresses import host_id
-from director.core.assign import Assigner, Backend
-from director.core.hashing import UserHash
-from director.core.users import UserTable
+from director.core.placement.addresses import host_id
+from director.core.placement.assign import Assigner, Backend
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import UserTable
 from director.types import Address
 from director.wire import hotpath
 

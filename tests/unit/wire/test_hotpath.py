@@ -25,4 +25,4 @@ def test_the_compiled_one_is_used_where_it_is_built() -> None:
 
 
 def test_the_plain_one_is_used_on_request() -> None:
-    assert answer(DIRECTOR_PURE_PYTHON="1") == "False director.core.users"
+    assert answer(DIRECTOR_PURE_PYTHON="1") == "False director.core.placement.users"

@@ -17,8 +17,8 @@ from director.core.kicktypes import MOST_HOSTS, ByField, ByName, Fence, HashOnHo
 from director.core.members import MOST_ROWS
 from director.core.messages import HostRow, RingMessage
 from director.core.moves import ROUND
-from director.core.names import entries_in, entry
-from director.core.users import BUCKETS
+from director.core.placement.names import entries_in, entry
+from director.core.placement.users import BUCKETS
 from director.errors import PeerError
 from director.wire import ring_native
 from director.wire.ring_native import (

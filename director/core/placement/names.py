@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import Struct
 
-from director.core.users import BUCKET_SHIFT, BUCKETS, RECORD
+from director.core.placement.users import BUCKET_SHIFT, BUCKETS, RECORD
 from director.types import UserKey
 
 HEAD = Struct(">QH")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from director.core.addresses import elf
+from director.core.placement.addresses import elf
 from director.types import UserKey
 
 FORMAT_LOWER = "%Lu"

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
-from director.core.hashing import UserHash
-from director.core.names import LONGEST_NAME
-from director.core.users import (
+from director.core.placement.hashing import UserHash
+from director.core.placement.names import LONGEST_NAME
+from director.core.placement.users import (
     BUCKET_SHIFT,
     LATEST,
     MOVING,
@@ -21,7 +21,7 @@ from director.core.users import (
     is_alive,
     is_near_expiry,
 )
-from director.core.vhosts import Circle
+from director.core.placement.vhosts import Circle
 from director.types import Address, HostId, Stamp, UserKey
 
 NO_LIMIT = 1 << 62

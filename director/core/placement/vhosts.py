@@ -6,7 +6,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from director.core.addresses import address_order
+from director.core.placement.addresses import address_order
 from director.types import Address
 
 
