@@ -13,8 +13,11 @@ from typing import Any, ClassVar, cast
 
 import msgspec
 
-from director.core.effects import Answer, Effect, Kick, Persist, Send
-from director.core.events import (
+from director.core.placement.addresses import host_id
+from director.core.placement.names import entry
+from director.core.placement.users import BUCKET_SHIFT, MOVING, User, pack
+from director.core.protocol.effects import Answer, Effect, Kick, Persist, Send
+from director.core.protocol.events import (
     Claimed,
     Event,
     Flush,
@@ -31,11 +34,8 @@ from director.core.events import (
     StoredUsers,
     TimerFired,
 )
-from director.core.kicktypes import ProxiedSession
-from director.core.messages import Hosts, KickRound, MoveRound, NearRound, Ping, Token, Users
-from director.core.placement.addresses import host_id
-from director.core.placement.names import entry
-from director.core.placement.users import BUCKET_SHIFT, MOVING, User, pack
+from director.core.protocol.kicktypes import ProxiedSession
+from director.core.protocol.messages import Hosts, KickRound, MoveRound, NearRound, Ping, Token, Users
 from director.core.readdressing import moved_rows
 from director.service.handover import Memory
 from director.service.reading import Reading, in_parts

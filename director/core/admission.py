@@ -14,15 +14,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from director.core.counters import Counters
-from director.core.effects import Effect, Level, Log
 from director.core.hosts import HostTable
 from director.core.member import Neighbour
 from director.core.members import MemberTable, about
-from director.core.messages import HostRow, MemberRow
 from director.core.placement.users import RECORD, UserTable, unpack
-from director.core.saidrarely import SaidRarely
-from director.core.stamps import (
+from director.core.protocol.counters import Counters
+from director.core.protocol.effects import Effect, Level, Log
+from director.core.protocol.messages import HostRow, MemberRow
+from director.core.protocol.stamps import (
     Bound,
     allowance,
     bound_at,
@@ -32,6 +31,7 @@ from director.core.stamps import (
     due_member,
     latest_of,
 )
+from director.core.saidrarely import SaidRarely
 from director.types import Address, Now
 
 RING = "ring"

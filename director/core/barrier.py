@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from director.core.messages import Token
-from director.core.order import member_order
+from director.core.protocol.messages import Token
+from director.core.protocol.order import member_order
 from director.types import MemberId, Now
 
 DURATIONS = 1000

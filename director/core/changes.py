@@ -16,11 +16,11 @@ from collections.abc import Sequence
 import msgspec
 
 from director.core.checks import wrong_text
-from director.core.effects import Effect, OperationDone, OperationFailed
-from director.core.events import HostChange, HostsMoved, MemberChange
 from director.core.hosts import MAX_WEIGHT, HostTable
 from director.core.members import MOST_ROWS, MemberTable, about
-from director.core.messages import HostRow, MemberRow
+from director.core.protocol.effects import Effect, OperationDone, OperationFailed
+from director.core.protocol.events import HostChange, HostsMoved, MemberChange
+from director.core.protocol.messages import HostRow, MemberRow
 from director.core.readdressing import moved_rows
 from director.types import Address, Now, Stamp
 

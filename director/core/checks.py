@@ -10,9 +10,21 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from director.core.hosts import MAX_WEIGHT
-from director.core.kicktypes import MOST_COUNTED, MOST_HOSTS, ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.members import MOST_ROWS
-from director.core.messages import (
+from director.core.moves import ROUND, SUBJECT
+from director.core.placement.addresses import canonical
+from director.core.placement.users import LATEST, MOST_USERS, RECORD
+from director.core.presence import LAST
+from director.core.protocol.kicktypes import (
+    MOST_COUNTED,
+    MOST_HOSTS,
+    ByField,
+    ByName,
+    HashOnHosts,
+    KickWhat,
+    OnHost,
+)
+from director.core.protocol.messages import (
     HostRow,
     Hosts,
     KickRound,
@@ -28,11 +40,7 @@ from director.core.messages import (
     Token,
     Users,
 )
-from director.core.moves import ROUND, SUBJECT
-from director.core.order import join_member
-from director.core.placement.addresses import canonical
-from director.core.placement.users import LATEST, MOST_USERS, RECORD
-from director.core.presence import LAST
+from director.core.protocol.order import join_member
 
 TEXT_LIMIT = 255
 """Characters of a tag, a host name, a field's name."""

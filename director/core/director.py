@@ -14,10 +14,28 @@ from director.core.admission import Admission
 from director.core.agreement import Tables
 from director.core.barrier import Barrier
 from director.core.changes import Changes
-from director.core.clock import ClockWatch
-from director.core.counters import Counters
 from director.core.dispatcher import STOPS, Order, Orders
-from director.core.effects import (
+from director.core.flushes import Flushes
+from director.core.gatekeeper import Gatekeeper
+from director.core.hosts import HostTable
+from director.core.housekeeping import Housekeeping
+from director.core.intake import Intake
+from director.core.kickrounds import KickRounds
+from director.core.kicks import Kicks
+from director.core.loading import Loading
+from director.core.logins import Logins
+from director.core.member import Identity, Neighbour, State
+from director.core.members import MemberTable
+from director.core.moves import Moves
+from director.core.nearexpiry import NearExpiry
+from director.core.ownclock import OwnClock
+from director.core.pending import Pending
+from director.core.placement.assign import Assigner, Gate
+from director.core.placement.names import NameTable
+from director.core.placement.users import UserTable
+from director.core.protocol.clock import ClockWatch
+from director.core.protocol.counters import Counters
+from director.core.protocol.effects import (
     Effect,
     Left,
     Level,
@@ -25,7 +43,7 @@ from director.core.effects import (
     Reading,
     Send,
 )
-from director.core.events import (
+from director.core.protocol.events import (
     STORE,
     BucketsRead,
     Claimed,
@@ -56,18 +74,7 @@ from director.core.events import (
     Thawed,
     TimerFired,
 )
-from director.core.flushes import Flushes
-from director.core.gatekeeper import Gatekeeper
-from director.core.hosts import HostTable
-from director.core.housekeeping import Housekeeping
-from director.core.intake import Intake
-from director.core.kickrounds import KickRounds
-from director.core.kicks import Kicks
-from director.core.loading import Loading
-from director.core.logins import Logins
-from director.core.member import Identity, Neighbour, State
-from director.core.members import MemberTable
-from director.core.messages import (
+from director.core.protocol.messages import (
     Digests,
     ExchangeDone,
     HostRow,
@@ -88,21 +95,14 @@ from director.core.messages import (
     Token,
     Users,
 )
-from director.core.moves import Moves
-from director.core.nearexpiry import NearExpiry
-from director.core.ownclock import OwnClock
-from director.core.pending import Pending
-from director.core.placement.assign import Assigner, Gate
-from director.core.placement.names import NameTable
-from director.core.placement.users import UserTable
+from director.core.protocol.view import RingView
+from director.core.protocol.writers import Writers
 from director.core.readdressing import Readdressing
 from director.core.ring import Ring, log_neighbours
 from director.core.sessions import SessionReview
 from director.core.shares import PIECE, cost, head
 from director.core.standing import Stand, Standing
 from director.core.trust import Trust
-from director.core.view import RingView
-from director.core.writers import Writers
 from director.types import HostId, LinkId, MemberId, Now, UserKey
 
 FROZEN = 1.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from director.core.changes import Changes
-from director.core.effects import Effect, OperationFailed
-from director.core.events import (
+from director.core.flushes import Flushes
+from director.core.loading import Loading
+from director.core.protocol.effects import Effect, OperationFailed
+from director.core.protocol.events import (
     Flush,
     Forget,
     HostChange,
@@ -15,8 +17,6 @@ from director.core.events import (
     MoveUser,
     UnpinUser,
 )
-from director.core.flushes import Flushes
-from director.core.loading import Loading
 from director.core.ring import Ring
 from director.core.standing import Stand, Standing
 from director.types import Now

@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from director.core.steps import Steps, finished
+from director.core.protocol.steps import Steps, finished
 
 CHECKSUM = 8
 """Bytes of a checksum: the first of MD5 of the row's values as they are written, and what they belong to."""

@@ -20,11 +20,11 @@ from typing import Literal
 import msgspec
 
 from director.core.documentrows import scan_map, sound_in_steps, split_map, with_checksum
-from director.core.events import HostChange
 from director.core.hosts import BackendSetting
-from director.core.messages import HostRow
 from director.core.placement.addresses import address_order
-from director.core.steps import Steps, finished
+from director.core.protocol.events import HostChange
+from director.core.protocol.messages import HostRow
+from director.core.protocol.steps import Steps, finished
 from director.types import Address
 
 Attribute = Literal["host", "weight", "tag"]

@@ -12,15 +12,15 @@ from functools import partial
 
 import msgspec
 
-from director.core.effects import Effect, OperationFailed, Persist, UsersDone
-from director.core.events import Flush, Forget, Interrupt, KickSessions, MoveUser, UnpinUser
 from director.core.hosts import HostTable
 from director.core.kickrounds import KickResult, KickRounds
-from director.core.kicktypes import Fence
 from director.core.moves import Job, Moves
 from director.core.placement.assign import Assigner, Backend
 from director.core.placement.names import NameTable, entry
 from director.core.placement.users import BUCKETS, BY_HAND, LATEST, PINNED, RECORD, User, is_alive, unpack
+from director.core.protocol.effects import Effect, OperationFailed, Persist, UsersDone
+from director.core.protocol.events import Flush, Forget, Interrupt, KickSessions, MoveUser, UnpinUser
+from director.core.protocol.kicktypes import Fence
 from director.types import HostId, Now, Stamp, UserKey
 
 SLICE = 1500

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from director.core.barrier import Barrier
-from director.core.counters import Counters
-from director.core.effects import Effect, Level, ListSessions, Log
 from director.core.logins import Logins
 from director.core.pending import Pending
 from director.core.placement.assign import NO_LIMIT, Assigner, Gate
+from director.core.protocol.counters import Counters
+from director.core.protocol.effects import Effect, Level, ListSessions, Log
 from director.core.ring import Ring
 from director.core.standing import MAY_HASH, Stand, Standing
 from director.core.trust import Trust

@@ -8,11 +8,11 @@ older record could come back from somebody who was away.
 
 from __future__ import annotations
 
-from director.core.counters import Counters
-from director.core.effects import Effect, Level, Log
 from director.core.placement.assign import NO_LIMIT, Assigner
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS
+from director.core.protocol.counters import Counters
+from director.core.protocol.effects import Effect, Level, Log
 from director.types import Now
 
 SWEEP_SECONDS = 60

@@ -7,16 +7,16 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from director.core.admission import RING, Admission
-from director.core.counters import Counters
-from director.core.effects import Effect, Level, Log, Send
 from director.core.hosts import HostTable
 from director.core.member import Neighbour
-from director.core.messages import Names, RingMessage, Users
 from director.core.moves import Moves
 from director.core.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.placement.names import LONGEST_NAME, NameTable, entries_in, entry
 from director.core.placement.users import BY_HAND, RECORD, User, decision_of, keys_of, unpack
+from director.core.protocol.counters import Counters
+from director.core.protocol.effects import Effect, Level, Log, Send
+from director.core.protocol.messages import Names, RingMessage, Users
 from director.core.ring import Ring
 from director.types import HostId, Now, UserKey
 

@@ -14,11 +14,11 @@ from itertools import islice
 
 import msgspec
 
-from director.core.effects import Effect, Send
 from director.core.kicks import KickRun, Kicks
-from director.core.kicktypes import MOST_COUNTED, Fence, KickWhat
-from director.core.messages import KickRound
-from director.core.view import RingView
+from director.core.protocol.effects import Effect, Send
+from director.core.protocol.kicktypes import MOST_COUNTED, Fence, KickWhat
+from director.core.protocol.messages import KickRound
+from director.core.protocol.view import RingView
 from director.types import MemberId, Now
 
 REPEAT = 1.5

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from director.core.effects import Effect, ReadBuckets
 from director.core.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS
+from director.core.protocol.effects import Effect, ReadBuckets
 from director.types import UserKey
 
 

@@ -18,9 +18,9 @@ from math import isfinite
 
 import msgspec
 
-from director.core.effects import Close, Effect, Level, Log, Seal, Send, Unseal
-from director.core.linkkeys import Handshake
-from director.core.messages import (
+from director.core.protocol.effects import Close, Effect, Level, Log, Seal, Send, Unseal
+from director.core.protocol.linkkeys import Handshake
+from director.core.protocol.messages import (
     OLDEST_RING_VERSION,
     RING_VERSION,
     Bye,
@@ -34,8 +34,8 @@ from director.core.messages import (
     Summaries,
     Users,
 )
-from director.core.order import split_member
-from director.core.skew import skew_of
+from director.core.protocol.order import split_member
+from director.core.protocol.skew import skew_of
 from director.types import Address, LinkId, MemberId, Now
 
 NUMBER_LIMIT = 1 << 62

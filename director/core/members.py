@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from director.core.documentrows import read_rows, with_checksum
-from director.core.messages import MemberRow
-from director.core.order import member_order
-from director.core.stamps import after
+from director.core.protocol.messages import MemberRow
+from director.core.protocol.order import member_order
+from director.core.protocol.stamps import after
 from director.types import MemberId
 
 MOST_ROWS = 256

@@ -23,12 +23,8 @@ from struct import Struct
 
 import msgspec
 
-from director.core.counters import Counters
-from director.core.effects import Effect, Level, Log, Persist, RunFlush, Send, StopFlush
 from director.core.hosts import HostTable
 from director.core.kicks import KICK_TIMEOUT, KickRun, Kicks
-from director.core.kicktypes import MOST_COUNTED
-from director.core.messages import HostRow, MoveRound
 from director.core.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.placement.users import (
@@ -41,7 +37,11 @@ from director.core.placement.users import (
     RECORD,
     User,
 )
-from director.core.view import RingView
+from director.core.protocol.counters import Counters
+from director.core.protocol.effects import Effect, Level, Log, Persist, RunFlush, Send, StopFlush
+from director.core.protocol.kicktypes import MOST_COUNTED
+from director.core.protocol.messages import HostRow, MoveRound
+from director.core.protocol.view import RingView
 from director.core.walk import Walk
 from director.types import HostId, MemberId, Now, Stamp, UserKey
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import msgspec
 
-from director.core.counters import Counters
-from director.core.effects import Effect, Send
-from director.core.messages import NearRound
-from director.core.order import member_order
 from director.core.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.placement.users import User, is_alive
-from director.core.view import RingView
+from director.core.protocol.counters import Counters
+from director.core.protocol.effects import Effect, Send
+from director.core.protocol.messages import NearRound
+from director.core.protocol.order import member_order
+from director.core.protocol.view import RingView
 from director.core.walk import Walk
 from director.types import MemberId, Now, UserKey
 

@@ -24,16 +24,15 @@ from collections.abc import Sequence
 
 from director.core.admission import MEMORY, Admission
 from director.core.agreement import Tables
-from director.core.effects import Effect, Level, Log
 from director.core.hosts import HostTable
 from director.core.intake import Intake
 from director.core.member import Neighbour
 from director.core.members import MemberTable, about
-from director.core.messages import HostRow, MemberRow
 from director.core.moves import Moves
 from director.core.placement.users import BUCKETS, MOVING, UserTable, unpack
-from director.core.ring import Ring
-from director.core.stamps import (
+from director.core.protocol.effects import Effect, Level, Log
+from director.core.protocol.messages import HostRow, MemberRow
+from director.core.protocol.stamps import (
     Bound,
     clipped_host,
     clipped_member,
@@ -41,6 +40,7 @@ from director.core.stamps import (
     restored_host,
     restored_member,
 )
+from director.core.ring import Ring
 from director.types import Address, Now
 
 BACK = 60.0

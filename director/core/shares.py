@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from director.core.intake import MERGED
-from director.core.kicktypes import HashOnHosts
-from director.core.messages import (
+from director.core.moves import SUBJECT
+from director.core.placement.names import HEAD
+from director.core.placement.users import RECORD
+from director.core.protocol.kicktypes import HashOnHosts
+from director.core.protocol.messages import (
     HostRow,
     Hosts,
     KickRound,
@@ -26,9 +29,6 @@ from director.core.messages import (
     Token,
     Users,
 )
-from director.core.moves import SUBJECT
-from director.core.placement.names import HEAD
-from director.core.placement.users import RECORD
 
 PIECE = MERGED * RECORD.size
 """Bytes of user records that are merged at once."""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from enum import Enum
 
 from director.core.barrier import Barrier
-from director.core.order import member_order
+from director.core.protocol.order import member_order
 from director.types import MemberId, Now
 
 CLAIM_AFTER = 5.0

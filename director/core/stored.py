@@ -16,9 +16,9 @@ from director.core.checks import wrong_members, wrong_rows
 from director.core.documentrows import STEP, Rows, rows_in_steps
 from director.core.filechanges import Applied, applied_in_steps
 from director.core.members import about
-from director.core.messages import HostRow, MemberRow
 from director.core.placement.users import LATEST
-from director.core.steps import Steps, finished
+from director.core.protocol.messages import HostRow, MemberRow
+from director.core.protocol.steps import Steps, finished
 
 Row = TypeVar("Row", HostRow, MemberRow)
 

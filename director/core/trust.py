@@ -8,8 +8,8 @@ CHECKED --lost everybody--> LOST --exchange, alone, or LOST_WAIT over--> CHECKED
 
 from __future__ import annotations
 
-from director.core.effects import Effect
 from director.core.member import State
+from director.core.protocol.effects import Effect
 from director.core.ring import Ring
 from director.types import LinkId, Now
 

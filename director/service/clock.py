@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from director.core.clock import within_records
+from director.core.protocol.clock import within_records
 
 
 def unix_time() -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from director.core.steps import Steps, finished
+from director.core.protocol.steps import Steps, finished
 from director.service.turns import in_turns
 from state.aside import set_aside
 from state.base import Document, Lost, StateStore, version_of

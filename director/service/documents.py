@@ -14,12 +14,12 @@ from typing import NamedTuple
 import anyio
 
 from director.core.director import Director
-from director.core.events import STORE, Event, StoredHosts, StoredMembers
 from director.core.filechanges import Applied, AppliedHost, encode_applied
 from director.core.hosts import encode_rows
 from director.core.members import decode_met, encode_member_rows
-from director.core.messages import MemberRow
-from director.core.steps import Steps
+from director.core.protocol.events import STORE, Event, StoredHosts, StoredMembers
+from director.core.protocol.messages import MemberRow
+from director.core.protocol.steps import Steps
 from director.core.stored import (
     Sound,
     SoundApplied,

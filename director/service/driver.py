@@ -16,7 +16,9 @@ import anyio
 import anyio.abc
 
 from director.core.director import Director
-from director.core.effects import (
+from director.core.placement.assign import Backend, Wait
+from director.core.placement.users import LATEST
+from director.core.protocol.effects import (
     Answer,
     Claim,
     Close,
@@ -43,7 +45,7 @@ from director.core.effects import (
     Unseal,
     UsersDone,
 )
-from director.core.events import (
+from director.core.protocol.events import (
     Dropped,
     Event,
     Kicked,
@@ -59,10 +61,8 @@ from director.core.events import (
     Thawed,
     TimerFired,
 )
-from director.core.kicktypes import KickWhat, ProxiedSession
-from director.core.messages import RingMessage
-from director.core.placement.assign import Backend, Wait
-from director.core.placement.users import LATEST
+from director.core.protocol.kicktypes import KickWhat, ProxiedSession
+from director.core.protocol.messages import RingMessage
 from director.errors import KickError
 from director.net.tls import RingTls
 from director.service.clock import unix_time

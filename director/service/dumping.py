@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 
 from director.core.hosts import HostTable
-from director.core.messages import HostRow
+from director.core.protocol.messages import HostRow
 from director.service.useroperations import is_hash
 from director.types import Address, UserKey
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from director.core.stamps import AHEAD
+from director.core.protocol.stamps import AHEAD
 
 
 class Younger(NamedTuple):

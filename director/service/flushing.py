@@ -7,9 +7,9 @@ from collections.abc import Callable
 import anyio
 import anyio.abc
 
-from director.core.effects import RunFlush
-from director.core.events import Event, FlushEnded
 from director.core.moves import MOVE_TIMEOUT
+from director.core.protocol.effects import RunFlush
+from director.core.protocol.events import Event, FlushEnded
 from director.net.flushprogram import run_flush
 from director.service.log import Log
 from director.wire.flushprogram import FlushRequest

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import anyio
 
-from director.core.kicktypes import HashOnHosts, KickWhat, parts
+from director.core.protocol.kicktypes import HashOnHosts, KickWhat, parts
 from director.errors import KickError
 from director.net.anvil import AnvilConnection, ProcessConnection
 from director.net.ipc import IpcConnection

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import anyio
 import anyio.abc
 
-from director.core.kicktypes import Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
+from director.core.protocol.kicktypes import Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.errors import KickError
 from director.net.kickline import identity
 from director.service.config import DovecotConfig

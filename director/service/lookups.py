@@ -11,8 +11,8 @@ import time
 import anyio
 import anyio.lowlevel
 
-from director.core.events import Dropped, Lookup
 from director.core.placement.assign import Assigner, Backend, Wait
+from director.core.protocol.events import Dropped, Lookup
 from director.errors import TryAgain
 from director.records import LookupAnswer
 from director.service.driver import Driver

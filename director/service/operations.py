@@ -17,17 +17,17 @@ import anyio.to_thread
 import msgspec
 
 from director.core.changes import problem_with
-from director.core.events import HostChange, HostMove, HostsMoved
 from director.core.hosts import BackendSetting, HostTable, is_usable
 from director.core.member import Neighbour
-from director.core.messages import HostRow
-from director.core.order import member_order, split_member
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate, Wait
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import entries_in
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS, PINNED, User, is_alive, unpack
 from director.core.placement.vhosts import Circle
+from director.core.protocol.events import HostChange, HostMove, HostsMoved
+from director.core.protocol.messages import HostRow
+from director.core.protocol.order import member_order, split_member
 from director.core.readdressing import is_parked_at
 from director.core.standing import Standing
 from director.records import (

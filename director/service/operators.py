@@ -7,8 +7,8 @@ from collections.abc import Callable
 import anyio
 import msgspec
 
-from director.core.effects import UsersDone
-from director.core.events import (
+from director.core.protocol.effects import UsersDone
+from director.core.protocol.events import (
     Event,
     Flush,
     Forget,
@@ -20,7 +20,7 @@ from director.core.events import (
     MoveUser,
     UnpinUser,
 )
-from director.core.messages import HostRow, MemberRow
+from director.core.protocol.messages import HostRow, MemberRow
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 
 FAILURES: dict[str, type[OperationError]] = {

@@ -16,7 +16,9 @@ import anyio.lowlevel
 
 from director.core.admission import MEMORY
 from director.core.director import Director
-from director.core.events import (
+from director.core.filechanges import AppliedHost
+from director.core.placement.users import UserTable
+from director.core.protocol.events import (
     BucketsRead,
     ClaimFailed,
     Event,
@@ -24,8 +26,6 @@ from director.core.events import (
     Persisted,
     StoreOpened,
 )
-from director.core.filechanges import AppliedHost
-from director.core.placement.users import UserTable
 from director.records import StoreInfo
 from director.service.claiming import Claims
 from director.service.cluster import OtherCluster, Ours, claim

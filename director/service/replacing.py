@@ -22,8 +22,8 @@ import anyio.to_thread
 
 from director.core.admission import MEMORY
 from director.core.director import Director
-from director.core.events import Event, StoredUsers
 from director.core.placement.names import NameTable
+from director.core.protocol.events import Event, StoredUsers
 from director.errors import DirectorError, TryAgain
 from director.net.tls import RingTls
 from director.records import ReloadInfo

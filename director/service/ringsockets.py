@@ -11,11 +11,11 @@ from typing import cast
 import anyio
 
 from director.core.director import Director
-from director.core.effects import Dial
-from director.core.events import Congested, DialFailed, Event, LinkClosed, LinkOpened, Received
-from director.core.linkkeys import Keys
-from director.core.messages import Bye, RingMessage
-from director.core.order import split_member
+from director.core.protocol.effects import Dial
+from director.core.protocol.events import Congested, DialFailed, Event, LinkClosed, LinkOpened, Received
+from director.core.protocol.linkkeys import Keys
+from director.core.protocol.messages import Bye, RingMessage
+from director.core.protocol.order import split_member
 from director.core.ring import UNPROVED
 from director.errors import PeerError
 from director.net.ringlink import RingLink, Secure

@@ -14,7 +14,7 @@ import anyio
 import anyio.abc
 
 from director import web
-from director.core.clock import cannot_start, doubt
+from director.core.protocol.clock import cannot_start, doubt
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError, ListenError
 from director.service import descriptors, reexec
 from director.service.app import App

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from director.core.director import Director
-from director.core.writers import Writers
+from director.core.protocol.writers import Writers
 from director.types import MemberId
 
 

@@ -17,8 +17,8 @@ import anyio.lowlevel
 import msgspec
 
 from director.core.director import Director
-from director.core.events import Event
 from director.core.placement.users import BUCKETS
+from director.core.protocol.events import Event
 from director.records import SnapshotInfo
 from director.service.cluster import CLUSTER, Ours, decode, encode
 from director.service.damage import Copy, Table, examine, filled_from, is_sound, own_copy

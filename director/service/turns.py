@@ -7,7 +7,7 @@ from typing import TypeVar
 import anyio
 import anyio.lowlevel
 
-from director.core.steps import Steps
+from director.core.protocol.steps import Steps
 
 Result = TypeVar("Result")
 

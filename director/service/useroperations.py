@@ -19,15 +19,23 @@ import msgspec
 
 from director.core.checks import wrong_kick
 from director.core.director import Director
-from director.core.effects import UsersDone
-from director.core.events import Flush, Forget, HostChange, KickSessions, MemberChange, MoveUser, UnpinUser
 from director.core.hosts import HostTable
-from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat
-from director.core.messages import HostRow
-from director.core.order import join_member, split_member
 from director.core.placement.addresses import canonical
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, PINNED, unpack
+from director.core.protocol.effects import UsersDone
+from director.core.protocol.events import (
+    Flush,
+    Forget,
+    HostChange,
+    KickSessions,
+    MemberChange,
+    MoveUser,
+    UnpinUser,
+)
+from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat
+from director.core.protocol.messages import HostRow
+from director.core.protocol.order import join_member, split_member
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
 from director.service.driver import Driver

@@ -21,9 +21,9 @@ import anyio.lowlevel
 
 from director.core.buckettree import level, root_of
 from director.core.director import Director
-from director.core.events import Event, Persisted
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS, UserTable
+from director.core.protocol.events import Event, Persisted
 from director.service.asking import Questions
 from director.service.reading import MERGE_BYTES, Reading
 from director.service.share import Share

@@ -24,7 +24,7 @@ from director.core.placement.users import (
     merged,
     pack,
 )
-from director.core.stamps import AHEAD
+from director.core.protocol.stamps import AHEAD
 from director.statetools.buckets import Names, Records, pack_names
 from director.types import HostId, Stamp, UserKey
 from state.base import Bucket, version_of

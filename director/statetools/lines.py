@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 
 from director.core.checks import wrong_members, wrong_rows
-from director.core.messages import HostRow, MemberRow
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BY_HAND, MOVING, ONE_LOGIN, PINNED, User
-from director.core.stamps import Bound, clipped_host, clipped_member
+from director.core.protocol.messages import HostRow, MemberRow
+from director.core.protocol.stamps import Bound, clipped_host, clipped_member
 from director.types import HostId, Stamp, UserKey
 
 FORMAT: Final = 1

@@ -12,7 +12,7 @@ from director.core.documentrows import read_rows
 from director.core.filechanges import encode_applied, read_applied
 from director.core.hosts import decode_rows, encode_rows, merge_rows
 from director.core.members import about, decode_member_rows, encode_member_rows, merge_member_rows
-from director.core.messages import HostRow, MemberRow
+from director.core.protocol.messages import HostRow, MemberRow
 from director.statetools.findings import Finding, Limits
 from state.base import Document, version_of
 

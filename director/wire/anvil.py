@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
+from director.core.protocol.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
 from director.wire.sessions import HOST, KEY_FIELD, NAME, Listing, key_of
 from director.wire.tabs import DIGITS, escape, split
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
+from director.core.protocol.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
 from director.wire.sessions import KEY_FIELD, Listing, key_of, number
 from director.wire.tabs import escape, split
 

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import msgspec
 
-from director.core.messages import RingMessage
+from director.core.protocol.messages import RingMessage
 from director.core.shares import halves
 from director.errors import PeerError
 

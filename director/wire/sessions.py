@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
+from director.core.protocol.kicktypes import (
+    ByField,
+    ByName,
+    Fence,
+    HashOnHosts,
+    KickWhat,
+    OnHost,
+    ProxiedSession,
+)
 
 KEY_FIELD = b"user_dirkey"
 """The field of our replies to logins that holds HASH@HOST."""

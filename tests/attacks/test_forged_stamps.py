@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from director.core.messages import HostRow, Hosts, MemberRow, Members, Users
 from director.core.placement.addresses import host_id
 from director.core.placement.users import LATEST, User, pack
+from director.core.protocol.messages import HostRow, Hosts, MemberRow, Members, Users
 from director.types import HostId, Stamp, UserKey
 from tests.e2e.conftest import new_folder
 from tests.e2e.peers import Stranger

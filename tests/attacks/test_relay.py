@@ -13,10 +13,19 @@ from functools import partial
 import msgspec
 import pytest
 
-from director.core.messages import Bye, HostRow, Hosts, Leaving, MemberRow, Members, RingMessage, Users
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import RECORD
+from director.core.protocol.messages import (
+    Bye,
+    HostRow,
+    Hosts,
+    Leaving,
+    MemberRow,
+    Members,
+    RingMessage,
+    Users,
+)
 from director.core.ring import SHORT_LIVED
 from director.wire.ring_native import SEAL, encode
 from tests.attacks.relay import PLAIN, Change, Connection, Relay, TlsRelay, Way

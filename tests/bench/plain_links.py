@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from director.core.messages import RingMessage
+from director.core.protocol.messages import RingMessage
 from director.wire import ring_native
 
 

@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from director.core.messages import Names, RingMessage, Users
 from director.core.placement.names import entry
+from director.core.protocol.messages import Names, RingMessage, Users
 from director.types import UserKey
 from director.wire.ring_native import LIMIT, SEAL, FrameReader, FrameWriter, encode
 from tests.bench.__main__ import LOADS, Bench, Load, Sample, show

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from director.core.kicktypes import ByName
-from director.core.messages import RingMessage
+from director.core.protocol.kicktypes import ByName
+from director.core.protocol.messages import RingMessage
 from director.wire import ring_native
 from tests.simulation.world import Node, World
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from director.core.effects import Effect
+from director.core.protocol.effects import Effect
 from tests.turns import SITUATIONS, Busy
 
 LIMIT = 5.0

@@ -44,9 +44,9 @@ def make_cuttable(cuts: Cuts) -> None:
 
     ringlink.RingLink = CutLink  # type: ignore[misc]
 
-    from director.core.effects import Dial
-    from director.core.events import DialFailed
-    from director.core.order import split_member
+    from director.core.protocol.effects import Dial
+    from director.core.protocol.events import DialFailed
+    from director.core.protocol.order import split_member
     from director.service import ringsockets
 
     dial = ringsockets.RingSockets.dial

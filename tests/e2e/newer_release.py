@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from director.core import messages
+from director.core.protocol import messages
 
 UNKNOWN_FIELD = {"of": ["the", "next", "release"], "number": 2}
 ROWS_OF = {5, 17}

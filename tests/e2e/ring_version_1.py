@@ -5,7 +5,7 @@ Of that version it has the greeting, which is all that it gets to say to directo
 
 from __future__ import annotations
 
-from director.core import messages
+from director.core.protocol import messages
 
 if __name__ == "__main__":
     messages.RING_VERSION = messages.OLDEST_RING_VERSION = 1

@@ -13,8 +13,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.core.placement.hashing import UserHash
+from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.demo.clients import Imap, Pop3, login_imap
 from director.demo.cluster import Cluster
 from director.demo.dovecot import Backend, Programs, Proxy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from director.core.messages import OLDEST_RING_VERSION, RING_VERSION
+from director.core.protocol.messages import OLDEST_RING_VERSION, RING_VERSION
 from tests.e2e.processes import Client, Directors, until
 
 FIRST = "127.0.54.11"

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
+from director.core.protocol.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
 from director.net.notify import LINE_LIMIT as NOTIFY_LIMIT
 from director.net.notify import NotifyReader
 from director.wire import admin, anvil, authreply, flushprogram, ipc, socketmap

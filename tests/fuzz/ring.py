@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from director.core import messages
-from director.core.effects import Answer
-from director.core.events import Lookup
-from director.core.kicktypes import KickWhat
-from director.core.messages import HostRow, MemberRow, RingMessage
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import LATEST, RECORD
+from director.core.protocol import messages
+from director.core.protocol.effects import Answer
+from director.core.protocol.events import Lookup
+from director.core.protocol.kicktypes import KickWhat
+from director.core.protocol.messages import HostRow, MemberRow, RingMessage
 from director.types import Address, RequestId
 from director.wire import ring_native
 from tests.fuzz.engine import Case, Target

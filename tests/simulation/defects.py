@@ -19,19 +19,19 @@ import msgspec
 
 from director.core import nearexpiry
 from director.core.barrier import Barrier
-from director.core.effects import Effect, Send
 from director.core.gatekeeper import Gatekeeper
 from director.core.hosts import HostTable, backend_of
 from director.core.intake import Intake
 from director.core.kickrounds import KickRounds
 from director.core.kicks import Kicks
 from director.core.logins import Logins
-from director.core.messages import Leaving, Present, Token, Users
 from director.core.moves import Moves, Stage
 from director.core.pending import Pending
 from director.core.placement import users
 from director.core.placement.assign import Assigner
 from director.core.presence import Presence
+from director.core.protocol.effects import Effect, Send
+from director.core.protocol.messages import Leaving, Present, Token, Users
 from director.core.ring import Ring
 from director.core.sessions import SessionReview
 from director.core.standing import Stand

@@ -12,9 +12,13 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from director.core.kicktypes import ByName, Fence, KickWhat
 from director.core.members import MOST_ROWS
-from director.core.messages import (
+from director.core.moves import SUBJECT
+from director.core.placement.addresses import host_id
+from director.core.placement.users import BY_HAND, LATEST, MOVING, PINNED, User, pack
+from director.core.presence import LAST
+from director.core.protocol.kicktypes import ByName, Fence, KickWhat
+from director.core.protocol.messages import (
     Bye,
     Digests,
     ExchangeDone,
@@ -34,11 +38,7 @@ from director.core.messages import (
     Token,
     Users,
 )
-from director.core.moves import SUBJECT
-from director.core.placement.addresses import host_id
-from director.core.placement.users import BY_HAND, LATEST, MOVING, PINNED, User, pack
-from director.core.presence import LAST
-from director.core.stamps import AHEAD
+from director.core.protocol.stamps import AHEAD
 from director.types import Address, MemberId, Stamp
 from tests.simulation.world import HASH, Node, World
 

@@ -7,11 +7,11 @@ from functools import cache
 from itertools import count
 from typing import Any
 
-from director.core.effects import UsersDone
-from director.core.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
-from director.core.messages import HostRow, MemberRow
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, User, merged, pack, rounded, unpack
+from director.core.protocol.effects import UsersDone
+from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
+from director.core.protocol.messages import HostRow, MemberRow
 from director.types import Address, MemberId, UserKey
 
 CONTENT = ("users", "rows", "leases", "members", "met")

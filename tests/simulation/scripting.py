@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 from director.core.director import Settings
-from director.core.events import Received
-from director.core.kicktypes import ByName
-from director.core.messages import HostRow, Hosts, Leaving, MoveRound, RingMessage, Token, Users
 from director.core.moves import SUBJECT
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
+from director.core.protocol.events import Received
+from director.core.protocol.kicktypes import ByName
+from director.core.protocol.messages import HostRow, Hosts, Leaving, MoveRound, RingMessage, Token, Users
 from director.types import Address, HostId, Stamp, UserKey
 from tests.simulation.parts import Outcome, Reply
 from tests.simulation.world import HASH, Node, World

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.events import Received
 from director.core.member import TRANSITIONS, Neighbour, State
-from director.core.messages import Leaving
 from director.core.placement.assign import Gate
+from director.core.protocol.events import Received
+from director.core.protocol.messages import Leaving
 from tests.simulation.world import HASH, UNIX, World
 
 USERS = [f"user{i}" for i in range(30)]

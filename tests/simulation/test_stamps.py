@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from director.core.events import Received, StoredUsers
-from director.core.messages import HostRow, Hosts, MemberRow, Members, RingMessage, Users
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BUCKETS, BY_HAND, LATEST, MOVING, User, pack, unpack
-from director.core.stamps import AHEAD, latest_of
+from director.core.protocol.events import Received, StoredUsers
+from director.core.protocol.messages import HostRow, Hosts, MemberRow, Members, RingMessage, Users
+from director.core.protocol.stamps import AHEAD, latest_of
 from director.types import Address, MemberId, Stamp, UserKey
 from tests.simulation.parts import EXPIRE
 from tests.simulation.world import HASH, Node, World

@@ -15,9 +15,18 @@ from typing import Any
 
 import msgspec
 
-from director.core.clock import within_records
 from director.core.director import Director, Settings
-from director.core.effects import (
+from director.core.hosts import BackendSetting, HostTable
+from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
+from director.core.member import Identity
+from director.core.members import decode_met, encode_member_rows
+from director.core.placement.assign import Gate
+from director.core.placement.hashing import UserHash
+from director.core.placement.names import NameTable
+from director.core.placement.users import BUCKET_SHIFT, User, is_alive, is_gone, pack, unpack
+from director.core.presence import next_incarnation
+from director.core.protocol.clock import within_records
+from director.core.protocol.effects import (
     Answer,
     Claim,
     Close,
@@ -42,7 +51,7 @@ from director.core.effects import (
     Unseal,
     UsersDone,
 )
-from director.core.events import (
+from director.core.protocol.events import (
     BucketsRead,
     Claimed,
     ClaimFailed,
@@ -78,12 +87,8 @@ from director.core.events import (
     TimerFired,
     UnpinUser,
 )
-from director.core.hosts import BackendSetting, HostTable
-from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
-from director.core.kicktypes import KickWhat, ProxiedSession
-from director.core.member import Identity
-from director.core.members import decode_met, encode_member_rows
-from director.core.messages import (
+from director.core.protocol.kicktypes import KickWhat, ProxiedSession
+from director.core.protocol.messages import (
     Hello,
     HostRow,
     Hosts,
@@ -96,13 +101,8 @@ from director.core.messages import (
     Token,
     Users,
 )
-from director.core.order import join_member, split_member
-from director.core.placement.assign import Gate
-from director.core.placement.hashing import UserHash
-from director.core.placement.names import NameTable
-from director.core.placement.users import BUCKET_SHIFT, User, is_alive, is_gone, pack, unpack
-from director.core.presence import next_incarnation
-from director.core.stamps import AHEAD
+from director.core.protocol.order import join_member, split_member
+from director.core.protocol.stamps import AHEAD
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire import ring_native
 from director.wire.hotpath import Assigner, UserTable

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 from director.core.director import Director, Settings
-from director.core.effects import Effect, Send
-from director.core.events import Event, LinkOpened, Received, SessionsListed, Started, TimerFired
 from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity, Neighbour, State
-from director.core.messages import Digests, ExchangeDone, Ping, RingMessage, Summaries, Token
-from director.core.order import split_member
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Assigner, Gate
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import NameTable
 from director.core.placement.users import User, UserTable
+from director.core.protocol.effects import Effect, Send
+from director.core.protocol.events import Event, LinkOpened, Received, SessionsListed, Started, TimerFired
+from director.core.protocol.messages import Digests, ExchangeDone, Ping, RingMessage, Summaries, Token
+from director.core.protocol.order import split_member
 from director.types import Address, LinkId, MemberId, Now, Stamp
 from director.wire import ring_native
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from director.core.backendnames import GONE_AFTER, RETURNS_AFTER, NameAddresses, carried, look
-from director.core.events import HostMove
 from director.core.filechanges import AppliedHost, Outcome, compare, now_applied
 from director.core.hosts import BackendSetting, HostTable
+from director.core.protocol.events import HostMove
 from director.core.readdressing import moved_rows, parked
 from director.types import Address
 

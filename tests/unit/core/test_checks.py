@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from director.core.checks import wrong
-from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, OnHost
-from director.core.messages import (
+from director.core.protocol.kicktypes import ByField, ByName, Fence, HashOnHosts, OnHost
+from director.core.protocol.messages import (
     HostRow,
     Hosts,
     KickRound,

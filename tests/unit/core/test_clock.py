@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.clock import ClockWatch, cannot_start, doubt, within_records
-from director.core.effects import ListSessions, Log
-from director.core.events import TimerFired
 from director.core.placement.users import LATEST
+from director.core.protocol.clock import ClockWatch, cannot_start, doubt, within_records
+from director.core.protocol.effects import ListSessions, Log
+from director.core.protocol.events import TimerFired
 from director.types import Now
 from tests.unit.core.cores import BACKENDS, START, in_ring, of, user
 

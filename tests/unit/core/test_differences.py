@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from director.core.differences import ALL, BACKENDS, EXPIRE, HASH, VERSION, differences
-from director.core.events import LinkOpened
 from director.core.member import State
-from director.core.messages import Pong
+from director.core.protocol.events import LinkOpened
+from director.core.protocol.messages import Pong
 from director.core.ring import Ring
 from director.types import Address, LinkId
 from tests.unit.core.cores import plain

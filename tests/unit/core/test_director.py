@@ -8,7 +8,15 @@ import msgspec
 import pytest
 
 from director.core import intake
-from director.core.effects import (
+from director.core.intake import RECALLED
+from director.core.member import Neighbour, State
+from director.core.moves import SUBJECT
+from director.core.placement.addresses import host_id
+from director.core.placement.assign import Gate
+from director.core.placement.hashing import UserHash
+from director.core.placement.names import entries_in
+from director.core.placement.users import MOVING, User, pack, unpack
+from director.core.protocol.effects import (
     Answer,
     Claim,
     Close,
@@ -22,7 +30,7 @@ from director.core.effects import (
     Send,
     StoreHosts,
 )
-from director.core.events import (
+from director.core.protocol.events import (
     Claimed,
     ClaimFailed,
     Congested,
@@ -45,10 +53,8 @@ from director.core.events import (
     Thawed,
     TimerFired,
 )
-from director.core.intake import RECALLED
-from director.core.kicktypes import MOST_COUNTED, OnHost
-from director.core.member import Neighbour, State
-from director.core.messages import (
+from director.core.protocol.kicktypes import MOST_COUNTED, OnHost
+from director.core.protocol.messages import (
     ROWS,
     Bye,
     Digests,
@@ -65,12 +71,6 @@ from director.core.messages import (
     Token,
     Users,
 )
-from director.core.moves import SUBJECT
-from director.core.placement.addresses import host_id
-from director.core.placement.assign import Gate
-from director.core.placement.hashing import UserHash
-from director.core.placement.names import entries_in
-from director.core.placement.users import MOVING, User, pack, unpack
 from director.core.ring import LEAVE_WITHIN
 from director.core.standing import Standing
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey

@@ -12,7 +12,7 @@ from director.core.documentrows import read_rows, with_checksum
 from director.core.filechanges import AppliedHost, decode_applied, encode_applied, read_applied
 from director.core.hosts import decode_rows, encode_rows
 from director.core.members import StoredRow, decode_member_rows, encode_member_rows
-from director.core.messages import HostRow, MemberRow
+from director.core.protocol.messages import HostRow, MemberRow
 from director.core.stored import read_applied_documents, read_hosts, read_members
 
 HOSTS = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from director.core import exchange as exchanges
-from director.core.effects import Effect, Send
 from director.core.exchange import (
     RANGE,
     SMALL,
@@ -17,9 +16,10 @@ from director.core.exchange import (
     work,
 )
 from director.core.member import Neighbour, State
-from director.core.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS, User, UserTable, pack
+from director.core.protocol.effects import Effect, Send
+from director.core.protocol.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
 from director.types import Address, HostId, LinkId, MemberId, Stamp, UserKey
 from tests.unit.core.cores import EXPIRE, START, at, identity, messages
 

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from director.core.changes import Changes
-from director.core.effects import OperationDone
-from director.core.events import HostChange
 from director.core.filechanges import (
     AppliedHost,
     Difference,
@@ -23,7 +21,9 @@ from director.core.filechanges import (
 )
 from director.core.hosts import BackendSetting, HostTable
 from director.core.members import MemberTable
-from director.core.messages import HostRow
+from director.core.protocol.effects import OperationDone
+from director.core.protocol.events import HostChange
+from director.core.protocol.messages import HostRow
 from director.types import Address, Now
 
 ONE, TWO, THREE = (Address(f"10.1.0.{number}") for number in (1, 2, 3))

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from director.core.effects import Effect, Kick, OperationFailed, Persist, UsersDone
-from director.core.events import (
+from director.core.placement.addresses import host_id
+from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
+from director.core.protocol.effects import Effect, Kick, OperationFailed, Persist, UsersDone
+from director.core.protocol.events import (
     Flush,
     Forget,
     HostChange,
@@ -19,8 +21,6 @@ from director.core.events import (
     Persisted,
     UnpinUser,
 )
-from director.core.placement.addresses import host_id
-from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
 from director.core.standing import Standing
 from director.types import Address, HostId, UserKey
 from tests.unit.core.cores import BACKENDS, D2, D3, START, Played, of, user

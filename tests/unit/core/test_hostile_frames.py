@@ -9,11 +9,14 @@ from functools import partial
 import pytest
 
 from director.core.checks import MOST_PASSED
-from director.core.effects import Effect
-from director.core.events import TimerFired
-from director.core.kicktypes import MOST_HOSTS, ByName, HashOnHosts
 from director.core.members import MOST_ROWS
-from director.core.messages import (
+from director.core.moves import ROUND, SUBJECT
+from director.core.placement.names import entries_in, entry
+from director.core.placement.users import RECORD
+from director.core.protocol.effects import Effect
+from director.core.protocol.events import TimerFired
+from director.core.protocol.kicktypes import MOST_HOSTS, ByName, HashOnHosts
+from director.core.protocol.messages import (
     HostRow,
     Hosts,
     KickRound,
@@ -27,9 +30,6 @@ from director.core.messages import (
     Token,
     Users,
 )
-from director.core.moves import ROUND, SUBJECT
-from director.core.placement.names import entries_in, entry
-from director.core.placement.users import RECORD
 from director.core.shares import HOSTS, WEIGHT, head
 from director.types import UserKey
 from director.wire import hotpath

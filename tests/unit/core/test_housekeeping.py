@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from director.core import housekeeping
-from director.core.counters import Counters
-from director.core.effects import Effect, Log
 from director.core.housekeeping import DROP_EVERY, LOG_EVERY, Housekeeping
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Assigner, Backend, Gate
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import entry
 from director.core.placement.users import BUCKETS, EARLIEST_DROP, ONE_LOGIN
+from director.core.protocol.counters import Counters
+from director.core.protocol.effects import Effect, Log
 from director.types import Now, UserKey
 from tests.twins import NAMES, hot_path
 

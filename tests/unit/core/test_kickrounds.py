@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from director.core.effects import CountSessions, Kick, OperationFailed, UsersDone
-from director.core.events import Kicked, KicksEnded, KickSessions
 from director.core.kickrounds import LASTS, MOST_REMEMBERED, REPEAT
-from director.core.kicktypes import ByName, Fence
-from director.core.messages import KickRound
+from director.core.protocol.effects import CountSessions, Kick, OperationFailed, UsersDone
+from director.core.protocol.events import Kicked, KicksEnded, KickSessions
+from director.core.protocol.kicktypes import ByName, Fence
+from director.core.protocol.messages import KickRound
 from tests.unit.core.cores import D1, D2, D3, Played, at, in_ring, messages, of
 
 ALICE = ByName(b"alice")

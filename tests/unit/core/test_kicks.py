@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from director.core.counters import Counters
-from director.core.effects import CountSessions, Kick, Log
-from director.core.events import Kicked
 from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import (
     AGAIN_AFTER,
@@ -17,8 +14,11 @@ from director.core.kicks import (
     Kicks,
     described,
 )
-from director.core.kicktypes import ByName, Fence, HashOnHosts, OnHost
 from director.core.placement.users import MOVING, UserTable
+from director.core.protocol.counters import Counters
+from director.core.protocol.effects import CountSessions, Kick, Log
+from director.core.protocol.events import Kicked
+from director.core.protocol.kicktypes import ByName, Fence, HashOnHosts, OnHost
 from director.types import Address, HostId
 from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from director.core.effects import Kick, Reading
-from director.core.events import LinkClosed, LinkOpened, Received, TimerFired
 from director.core.intake import DISPLACED, MERGED
-from director.core.messages import Hello, MoveRound, Proof, Users
 from director.core.moves import SUBJECT
-from director.core.order import split_member
 from director.core.placement.users import MOVING, RECORD, pack
+from director.core.protocol.effects import Kick, Reading
+from director.core.protocol.events import LinkClosed, LinkOpened, Received, TimerFired
+from director.core.protocol.messages import Hello, MoveRound, Proof, Users
+from director.core.protocol.order import split_member
 from director.core.shares import PIECE
 from director.types import LinkId
 from tests.unit.core.cores import BACKENDS, D3, START, Played, at, in_ring, messages, of, user

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from director.core.effects import Answer, Effect, ListSessions, OperationFailed, ReadBuckets
-from director.core.events import (
+from director.core.placement.users import BUCKET_SHIFT, pack
+from director.core.protocol.effects import Answer, Effect, ListSessions, OperationFailed, ReadBuckets
+from director.core.protocol.events import (
     BucketsRead,
     Flush,
     Forget,
@@ -13,7 +14,6 @@ from director.core.events import (
     StoreOpened,
     UnpinUser,
 )
-from director.core.placement.users import BUCKET_SHIFT, pack
 from director.types import RequestId
 from tests.unit.core.cores import BACKENDS, START, Played, of, user
 

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from director.core.effects import Close, Effect, Log, Seal, Send, Unseal
-from director.core.linkkeys import Keys
 from director.core.member import HANDSHAKE_TIMEOUT, Identity, Neighbour, State
-from director.core.messages import (
+from director.core.protocol.effects import Close, Effect, Log, Seal, Send, Unseal
+from director.core.protocol.linkkeys import Keys
+from director.core.protocol.messages import (
     Bye,
     Digests,
     ExchangeDone,

@@ -14,7 +14,7 @@ from director.core.members import (
     encode_member_rows,
     merge_member_rows,
 )
-from director.core.messages import MemberRow
+from director.core.protocol.messages import MemberRow
 from director.types import MemberId
 from tests.unit.core.cores import D1, D2, D3
 

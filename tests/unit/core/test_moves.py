@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from director.core.effects import (
+from director.core.moves import ABANDONED, MOVE_TIMEOUT, REPEAT, STORE_WAIT, SUBJECT, TRANSITIONS, Stage
+from director.core.placement.addresses import host_id
+from director.core.placement.users import BUCKET_SHIFT, BY_HAND, MOVING, PINNED, User, pack, unpack
+from director.core.protocol.effects import (
     Answer,
     Effect,
     Kick,
@@ -18,12 +21,17 @@ from director.core.effects import (
     StopFlush,
     UsersDone,
 )
-from director.core.events import FlushEnded, HostChange, Kicked, KicksEnded, Lookup, MoveUser, Persisted
-from director.core.kicktypes import HashOnHosts
-from director.core.messages import MoveRound, Token, Users
-from director.core.moves import ABANDONED, MOVE_TIMEOUT, REPEAT, STORE_WAIT, SUBJECT, TRANSITIONS, Stage
-from director.core.placement.addresses import host_id
-from director.core.placement.users import BUCKET_SHIFT, BY_HAND, MOVING, PINNED, User, pack, unpack
+from director.core.protocol.events import (
+    FlushEnded,
+    HostChange,
+    Kicked,
+    KicksEnded,
+    Lookup,
+    MoveUser,
+    Persisted,
+)
+from director.core.protocol.kicktypes import HashOnHosts
+from director.core.protocol.messages import MoveRound, Token, Users
 from director.types import HostId, LinkId, MemberId, RequestId, Stamp
 from tests.unit.core.cores import BACKENDS, D1, D2, D3, START, Played, in_ring, messages, of, user
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.effects import Answer, Effect
-from director.core.events import Dropped, Lookup
-from director.core.messages import NearRound, Users
 from director.core.nearexpiry import HOLD, MOST_HELD, REPEAT
 from director.core.placement.users import User, pack
+from director.core.protocol.effects import Answer, Effect
+from director.core.protocol.events import Dropped, Lookup
+from director.core.protocol.messages import NearRound, Users
 from director.types import Address, MemberId, RequestId
 from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, at, in_ring, messages, of, user
 

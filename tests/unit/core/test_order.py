@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.order import join_member, member_order, rightwards, split_member
+from director.core.protocol.order import join_member, member_order, rightwards, split_member
 from director.types import MemberId
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from director.core.effects import Effect, Level, Log
-from director.core.events import HostChange, Started
 from director.core.placement.assign import Backend, Wait
+from director.core.protocol.effects import Effect, Level, Log
+from director.core.protocol.events import HostChange, Started
 from director.types import UserKey
 from tests.unit.core.cores import BACKENDS, Played
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from director.core.effects import Answer, Effect, Kick, Log, OperationDone
-from director.core.events import HostChange, HostMove, HostsMoved, Lookup, MoveUser, SessionsListed
 from director.core.hosts import BackendSetting, HostTable, merge_rows
-from director.core.kicktypes import OnHost
-from director.core.messages import Hosts, Users
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate, Wait
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
+from director.core.protocol.effects import Answer, Effect, Kick, Log, OperationDone
+from director.core.protocol.events import HostChange, HostMove, HostsMoved, Lookup, MoveUser, SessionsListed
+from director.core.protocol.kicktypes import OnHost
+from director.core.protocol.messages import Hosts, Users
 from director.core.readdressing import moved_rows, parked
 from director.types import Address, RequestId, Stamp, UserKey
 from director.wire import hotpath

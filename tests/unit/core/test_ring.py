@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.effects import Close, Dial, Effect, Log
-from director.core.events import LinkOpened
 from director.core.meetings import AT_ONCE
 from director.core.member import Neighbour, State
-from director.core.messages import Bye, Leaving, Linked, Present, Redirect
+from director.core.protocol.effects import Close, Dial, Effect, Log
+from director.core.protocol.events import LinkOpened
+from director.core.protocol.messages import Bye, Leaving, Linked, Present, Redirect
 from director.core.ring import (
     LEAVE_WITHIN,
     LEFTLESS,

@@ -6,17 +6,17 @@ import gc
 
 import pytest
 
-from director.core.counters import Counters
-from director.core.effects import Kick, ListSessions
-from director.core.events import HostMove
 from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import Kicks
-from director.core.kicktypes import HashOnHosts, ProxiedSession
-from director.core.messages import HostRow
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Assigner
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import MOVING, User, UserTable
+from director.core.protocol.counters import Counters
+from director.core.protocol.effects import Kick, ListSessions
+from director.core.protocol.events import HostMove
+from director.core.protocol.kicktypes import HashOnHosts, ProxiedSession
+from director.core.protocol.messages import HostRow
 from director.core.readdressing import moved_rows
 from director.core.sessions import SLICE, SessionReview
 from director.types import Address, Stamp

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from director.core.hosts import merge_rows
-from director.core.messages import HostRow, MemberRow
 from director.core.placement.users import LATEST
-from director.core.stamps import (
+from director.core.protocol.messages import HostRow, MemberRow
+from director.core.protocol.stamps import (
     AHEAD,
     Bound,
     after,

@@ -9,8 +9,8 @@ import pytest
 
 from director.core.hosts import encode_rows
 from director.core.members import encode_member_rows
-from director.core.messages import HostRow, MemberRow
 from director.core.placement.users import LATEST
+from director.core.protocol.messages import HostRow, MemberRow
 from director.core.stored import read_hosts, read_members
 
 ROW = HostRow("10.1.0.1", "", True, 5, "gold", 6, 50, 7, False, 8)

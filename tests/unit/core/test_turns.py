@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from director.core.effects import Effect
+from director.core.protocol.effects import Effect
 from director.wire import hotpath
 from tests.steps import FIVE_MS, counted
 from tests.turns import SITUATIONS, Busy

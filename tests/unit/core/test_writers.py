@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from director.core.placement.users import BUCKETS
-from director.core.writers import Writers
+from director.core.protocol.writers import Writers
 from tests.unit.core.cores import D1, D2, D3
 
 

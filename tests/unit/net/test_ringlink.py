@@ -12,7 +12,7 @@ from hashlib import sha256
 import pytest
 import uvloop
 
-from director.core.messages import Bye, Ping, Users
+from director.core.protocol.messages import Bye, Ping, Users
 from director.errors import PeerError
 from director.net import ringlink
 from director.net.ringlink import TURN, RingLink, Secure

@@ -15,8 +15,8 @@ import anyio
 import msgspec
 import pytest
 
-from director.core.effects import Effect
-from director.core.events import Event, HostChange
+from director.core.protocol.effects import Effect
+from director.core.protocol.events import Event, HostChange
 from director.errors import ListenError
 from director.service import app as app_module
 from director.service import bugs

@@ -14,8 +14,12 @@ import anyio.lowlevel
 import pytest
 
 from director.core.director import Director
-from director.core.effects import Effect, Refuse
-from director.core.events import (
+from director.core.logins import SLICE
+from director.core.member import State
+from director.core.pending import WAITING_LIMIT
+from director.core.placement.assign import Gate, Wait
+from director.core.protocol.effects import Effect, Refuse
+from director.core.protocol.events import (
     Event,
     HostChange,
     LinkOpened,
@@ -24,11 +28,7 @@ from director.core.events import (
     TableChanged,
     TimerFired,
 )
-from director.core.logins import SLICE
-from director.core.member import State
-from director.core.messages import Bye, Names, Users
-from director.core.pending import WAITING_LIMIT
-from director.core.placement.assign import Gate, Wait
+from director.core.protocol.messages import Bye, Names, Users
 from director.errors import BadRequest, Refused, UnknownName
 from director.net import listen
 from director.net.login import Client, Relay

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from director.core.kicktypes import MOST_HOSTS, ByName, HashOnHosts, OnHost
+from director.core.protocol.kicktypes import MOST_HOSTS, ByName, HashOnHosts, OnHost
 from director.errors import KickError
 from director.service import kickchannels
 from director.service.kickchannels import HOSTS, Anvil, Ipc

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.kicktypes import ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
+from director.core.protocol.kicktypes import ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.errors import KickError
 from director.service import kicking
 from director.service.config import DovecotConfig

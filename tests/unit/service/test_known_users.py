@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from director.core.kicktypes import ByName, HashOnHosts, KickWhat, ProxiedSession
+from director.core.protocol.kicktypes import ByName, HashOnHosts, KickWhat, ProxiedSession
 from director.errors import OperationError, Refused, TryAgain, UnknownName
 from director.records import UsersChange
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of

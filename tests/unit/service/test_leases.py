@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from director.core.events import Leases, Lookup
 from director.core.placement.assign import Gate
 from director.core.placement.users import User, merged
+from director.core.protocol.events import Leases, Lookup
 from director.core.standing import Standing
 from director.service.persist import WATCH_PARTIAL
 from director.types import MemberId, Now, RequestId, UserKey

@@ -12,8 +12,8 @@ import pytest
 from director.core.documentrows import STEP
 from director.core.filechanges import AppliedHost, encode_applied
 from director.core.hosts import encode_rows
-from director.core.messages import HostRow
-from director.core.steps import Steps
+from director.core.protocol.messages import HostRow
+from director.core.protocol.steps import Steps
 from director.core.stored import Sound, applied_documents_in_steps, hosts_in_steps
 from director.service.damage import Copy, Table
 from director.service.documents import TableDocument

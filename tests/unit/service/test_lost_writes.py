@@ -9,9 +9,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from director.core.events import StoredUsers
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BUCKET_SHIFT, RECORD, User, pack
+from director.core.protocol.events import StoredUsers
 from director.service.reading import MERGE_BYTES
 from director.types import Address, Stamp, UserKey
 from state.base import EMPTY_VERSION, Lost, Swap, Swapped

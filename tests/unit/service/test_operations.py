@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from director.cli.ring import WAITING_FOR
-from director.core.events import Lookup, MembersListed, TimerFired
 from director.core.member import Neighbour
-from director.core.messages import Leaving
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate, Wait
 from director.core.placement.names import entry
 from director.core.placement.users import BUCKET_SHIFT, MOVING, User
+from director.core.protocol.events import Lookup, MembersListed, TimerFired
+from director.core.protocol.messages import Leaving
 from director.core.standing import Standing
 from director.errors import BadRequest, Refused, UnknownName
 from director.records import UserInfo, UsersChange

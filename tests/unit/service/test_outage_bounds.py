@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from director.core.events import ClaimFailed
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS
+from director.core.protocol.events import ClaimFailed
 from director.service.persist import AUDIT_QUEUE
 from director.types import UserKey
 from state.base import AuditEntry

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from director.core.events import HostChange
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import PINNED
+from director.core.protocol.events import HostChange
 from director.errors import OperationError, Refused, UnknownName
 from director.service.admin import AdminHandler
 from director.service.log import Log

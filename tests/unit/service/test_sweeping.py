@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from director.core.events import Leases, TimerFired
 from director.core.placement.names import entry
 from director.core.placement.users import BUCKETS
+from director.core.protocol.events import Leases, TimerFired
 from director.types import UserKey
 from state.base import EMPTY_VERSION, Lost, StateStore, Swap, Swapped
 from tests.servers import RedisServer

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.messages import HostRow, MemberRow
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BY_HAND, PINNED, User
-from director.core.stamps import Bound
+from director.core.protocol.messages import HostRow, MemberRow
+from director.core.protocol.stamps import Bound
 from director.statetools.lines import (
     NameLine,
     UserLine,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
+from director.core.protocol.kicktypes import (
+    ByField,
+    ByName,
+    Fence,
+    HashOnHosts,
+    KickWhat,
+    OnHost,
+    ProxiedSession,
+)
 from director.wire.anvil import Rows, Session, Sessions, kick_one, kick_requests, read_count
 from director.wire.sessions import SessionList
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from director.core.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
+from director.core.protocol.kicktypes import (
+    ByField,
+    ByName,
+    Fence,
+    HashOnHosts,
+    KickWhat,
+    OnHost,
+    ProxiedSession,
+)
 from director.wire.ipc import (
     REQUEST_LIMIT,
     Done,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from director.core.writers import Writers
+from director.core.protocol.writers import Writers
 from director.types import LinkId, MemberId
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from director.core.kicktypes import KickWhat, ProxiedSession
-from director.core.messages import HostRow, MemberRow, RingMessage
+from director.core.protocol.kicktypes import KickWhat, ProxiedSession
+from director.core.protocol.messages import HostRow, MemberRow, RingMessage
 from director.types import Address, LinkId, MemberId, RequestId, UserKey
 
 STORE = "store"

@@ -7,10 +7,10 @@ from enum import Enum
 
 import msgspec
 
-from director.core.kicktypes import KickWhat
-from director.core.linkkeys import Keys
-from director.core.messages import HostRow, MemberRow, RingMessage
 from director.core.placement.assign import Backend
+from director.core.protocol.kicktypes import KickWhat
+from director.core.protocol.linkkeys import Keys
+from director.core.protocol.messages import HostRow, MemberRow, RingMessage
 from director.types import LinkId, MemberId, RequestId, UserKey
 
 

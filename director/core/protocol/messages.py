@@ -16,8 +16,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from director.core.kicktypes import KickWhat
 from director.core.placement.users import BUCKETS
+from director.core.protocol.kicktypes import KickWhat
 
 RING_VERSION = 2
 """The newest version of these messages this program speaks."""

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from director.core.messages import HostRow, MemberRow
 from director.core.placement.users import LATEST
+from director.core.protocol.messages import HostRow, MemberRow
 
 AHEAD = 3600
 """Seconds by which a time may be ahead of the own clock. Honest stamps are ahead by 7 s, and by one more for
