@@ -36,7 +36,7 @@ from director.core.protocol.events import (
 )
 from director.core.protocol.kicktypes import ProxiedSession
 from director.core.protocol.messages import Hosts, KickRound, MoveRound, NearRound, Ping, Token, Users
-from director.core.readdressing import moved_rows
+from director.core.tables.movedhosts import moved_rows
 from director.service.handover import Memory
 from director.service.reading import Reading, in_parts
 from director.service.replacing import load_users, name_parts, take_names

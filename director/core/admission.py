@@ -14,9 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from director.core.hosts import HostTable
 from director.core.member import Neighbour
-from director.core.members import MemberTable, about
 from director.core.placement.users import RECORD, UserTable, unpack
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, Log
@@ -32,6 +30,8 @@ from director.core.protocol.stamps import (
     latest_of,
 )
 from director.core.saidrarely import SaidRarely
+from director.core.tables.hosts import HostTable
+from director.core.tables.members import MemberTable, about
 from director.types import Address, Now
 
 RING = "ring"

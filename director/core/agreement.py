@@ -11,20 +11,20 @@ from typing import TypeVar
 
 from director.core.admission import Admission
 from director.core.barrier import Barrier
-from director.core.hosts import HostTable
 from director.core.kicks import Kicks
 from director.core.logins import Logins
 from director.core.member import Neighbour
-from director.core.members import MOST_ROWS, MemberTable, about
 from director.core.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, Log, Send, StoreHosts, StoreMembers
 from director.core.protocol.events import StoredMembers
 from director.core.protocol.messages import ROWS, HostRow, Hosts, MemberRow, Members, RingMessage
-from director.core.readdressing import Readdressing
 from director.core.ring import Ring
 from director.core.saidrarely import SaidRarely
+from director.core.tables.hosts import HostTable
+from director.core.tables.members import MOST_ROWS, MemberTable, about
+from director.core.tables.movedhosts import Readdressing
 from director.types import MemberId, Now
 
 CLIPPED = 60

@@ -19,11 +19,11 @@ from typing import NamedTuple
 import msgspec
 
 from director.core.filechanges import APART, AppliedHost
-from director.core.hosts import BackendSetting
 from director.core.placement.addresses import address_order
 from director.core.protocol.events import HostMove
 from director.core.protocol.messages import HostRow
-from director.core.readdressing import is_parked, parked
+from director.core.tables.hosts import BackendSetting
+from director.core.tables.movedhosts import is_parked, parked
 from director.types import Address
 
 GONE_AFTER = 30.0

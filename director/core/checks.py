@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from director.core.hosts import MAX_WEIGHT
-from director.core.members import MOST_ROWS
 from director.core.moves import ROUND, SUBJECT
 from director.core.placement.addresses import canonical
 from director.core.placement.users import LATEST, MOST_USERS, RECORD
@@ -41,6 +39,8 @@ from director.core.protocol.messages import (
     Users,
 )
 from director.core.protocol.order import join_member
+from director.core.tables.hosts import MAX_WEIGHT
+from director.core.tables.members import MOST_ROWS
 
 TEXT_LIMIT = 255
 """Characters of a tag, a host name, a field's name."""

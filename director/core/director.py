@@ -13,11 +13,9 @@ from director.core import checks, exchange
 from director.core.admission import Admission
 from director.core.agreement import Tables
 from director.core.barrier import Barrier
-from director.core.changes import Changes
 from director.core.dispatcher import STOPS, Order, Orders
 from director.core.flushes import Flushes
 from director.core.gatekeeper import Gatekeeper
-from director.core.hosts import HostTable
 from director.core.housekeeping import Housekeeping
 from director.core.intake import Intake
 from director.core.kickrounds import KickRounds
@@ -25,7 +23,6 @@ from director.core.kicks import Kicks
 from director.core.loading import Loading
 from director.core.logins import Logins
 from director.core.member import Identity, Neighbour, State
-from director.core.members import MemberTable
 from director.core.moves import Moves
 from director.core.nearexpiry import NearExpiry
 from director.core.ownclock import OwnClock
@@ -97,11 +94,14 @@ from director.core.protocol.messages import (
 )
 from director.core.protocol.view import RingView
 from director.core.protocol.writers import Writers
-from director.core.readdressing import Readdressing
 from director.core.ring import Ring, log_neighbours
 from director.core.sessions import SessionReview
 from director.core.shares import PIECE, cost, head
 from director.core.standing import Stand, Standing
+from director.core.tables.changes import Changes
+from director.core.tables.hosts import HostTable
+from director.core.tables.members import MemberTable
+from director.core.tables.movedhosts import Readdressing
 from director.core.trust import Trust
 from director.types import HostId, LinkId, MemberId, Now, UserKey
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from director.core.changes import Changes
 from director.core.flushes import Flushes
 from director.core.loading import Loading
 from director.core.protocol.effects import Effect, OperationFailed
@@ -19,6 +18,7 @@ from director.core.protocol.events import (
 )
 from director.core.ring import Ring
 from director.core.standing import Stand, Standing
+from director.core.tables.changes import Changes
 from director.types import Now
 
 REMOVED = "this director was removed from the ring; ask one that is in it"

@@ -19,12 +19,12 @@ from typing import Literal
 
 import msgspec
 
-from director.core.documentrows import scan_map, sound_in_steps, split_map, with_checksum
-from director.core.hosts import BackendSetting
 from director.core.placement.addresses import address_order
 from director.core.protocol.events import HostChange
 from director.core.protocol.messages import HostRow
 from director.core.protocol.steps import Steps, finished
+from director.core.tables.documentrows import scan_map, sound_in_steps, split_map, with_checksum
+from director.core.tables.hosts import BackendSetting
 from director.types import Address
 
 Attribute = Literal["host", "weight", "tag"]

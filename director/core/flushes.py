@@ -12,7 +12,6 @@ from functools import partial
 
 import msgspec
 
-from director.core.hosts import HostTable
 from director.core.kickrounds import KickResult, KickRounds
 from director.core.moves import Job, Moves
 from director.core.placement.assign import Assigner, Backend
@@ -21,6 +20,7 @@ from director.core.placement.users import BUCKETS, BY_HAND, LATEST, PINNED, RECO
 from director.core.protocol.effects import Effect, OperationFailed, Persist, UsersDone
 from director.core.protocol.events import Flush, Forget, Interrupt, KickSessions, MoveUser, UnpinUser
 from director.core.protocol.kicktypes import Fence
+from director.core.tables.hosts import HostTable
 from director.types import HostId, Now, Stamp, UserKey
 
 SLICE = 1500

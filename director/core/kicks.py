@@ -17,12 +17,12 @@ from itertools import count
 
 import msgspec
 
-from director.core.hosts import HostTable
 from director.core.placement.users import MOVING, RECORD, User, UserTable, unpack
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import CountSessions, Effect, Kick, Level, Log
 from director.core.protocol.events import Kicked
 from director.core.protocol.kicktypes import Fence, HashOnHosts, KickWhat, OnHost
+from director.core.tables.hosts import HostTable
 from director.types import Now
 
 KICK_TIMEOUT = 4.0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from director.core.hosts import HostTable
 from director.core.pending import PENDING_TIMEOUT, WAITING_LIMIT, Pending, Waiting
 from director.core.placement.assign import Assigner, Backend, Wait
 from director.core.placement.users import MOVING, PINNED, User, is_alive, pack
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Answer, Claim, Effect, Refuse
 from director.core.protocol.events import Lookup
-from director.core.readdressing import Readdressing
 from director.core.standing import CLAIM_AFTER
+from director.core.tables.hosts import HostTable
+from director.core.tables.movedhosts import Readdressing
 from director.types import Now, Stamp, UserKey
 
 SLICE = 200

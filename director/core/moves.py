@@ -23,7 +23,6 @@ from struct import Struct
 
 import msgspec
 
-from director.core.hosts import HostTable
 from director.core.kicks import KICK_TIMEOUT, KickRun, Kicks
 from director.core.pending import Pending
 from director.core.placement.assign import Assigner
@@ -42,6 +41,7 @@ from director.core.protocol.effects import Effect, Level, Log, Persist, RunFlush
 from director.core.protocol.kicktypes import MOST_COUNTED
 from director.core.protocol.messages import HostRow, MoveRound
 from director.core.protocol.view import RingView
+from director.core.tables.hosts import HostTable
 from director.core.walk import Walk
 from director.types import HostId, MemberId, Now, Stamp, UserKey
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from director.core.hosts import HostTable
 from director.core.kicks import Kicks
 from director.core.placement.assign import Assigner
 from director.core.placement.users import LATEST, MOVING, User, keys_of
 from director.core.protocol.effects import Effect, ListSessions
 from director.core.protocol.kicktypes import HashOnHosts, ProxiedSession
 from director.core.protocol.messages import HostRow
+from director.core.tables.hosts import HostTable
 from director.types import Address, Now, Stamp, UserKey
 
 SLICE = 50

@@ -13,12 +13,12 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from director.core.checks import wrong_members, wrong_rows
-from director.core.documentrows import STEP, Rows, rows_in_steps
 from director.core.filechanges import Applied, applied_in_steps
-from director.core.members import about
 from director.core.placement.users import LATEST
 from director.core.protocol.messages import HostRow, MemberRow
 from director.core.protocol.steps import Steps, finished
+from director.core.tables.documentrows import STEP, Rows, rows_in_steps
+from director.core.tables.members import about
 
 Row = TypeVar("Row", HostRow, MemberRow)
 

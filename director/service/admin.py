@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
-from director.core.hosts import MAX_WEIGHT
+from director.core.tables.hosts import MAX_WEIGHT
 from director.errors import BadRequest, OperationError, TryAgain, UnknownName
 from director.records import Change, UserInfo
 from director.service.commands import Commands

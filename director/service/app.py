@@ -18,13 +18,13 @@ import anyio.to_thread
 
 from director import web
 from director.core.director import Director
-from director.core.hosts import HostTable
 from director.core.member import Identity
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKETS
 from director.core.presence import next_incarnation
 from director.core.protocol.events import IdentityChanged, MembersListed, Started
 from director.core.protocol.order import split_member
+from director.core.tables.hosts import HostTable
 from director.errors import DirectorError
 from director.net.accept import Acceptor
 from director.net.admin import AdminClients

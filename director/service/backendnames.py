@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from director.core.backendnames import NameAddresses
-from director.core.hosts import BackendSetting
+from director.core.tables.hosts import BackendSetting
 from director.service.config import BackendsConfig
 from director.service.log import Log
 from director.service.resolving import Answer

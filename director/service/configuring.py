@@ -16,8 +16,8 @@ import anyio
 from director.core.backendnames import Look, carried, look
 from director.core.director import Director
 from director.core.filechanges import AppliedHost, Difference, Outcome, compare, now_applied
-from director.core.hosts import BackendSetting
 from director.core.protocol.events import HostChange, HostMove
+from director.core.tables.hosts import BackendSetting
 from director.errors import OperationError
 from director.service.clock import unix_time
 from director.service.log import Log

@@ -15,8 +15,6 @@ import anyio
 
 from director.core.director import Director
 from director.core.filechanges import Applied, AppliedHost, encode_applied
-from director.core.hosts import encode_rows
-from director.core.members import decode_met, encode_member_rows
 from director.core.protocol.events import STORE, Event, StoredHosts, StoredMembers
 from director.core.protocol.messages import MemberRow
 from director.core.protocol.steps import Steps
@@ -27,6 +25,8 @@ from director.core.stored import (
     hosts_in_steps,
     members_in_steps,
 )
+from director.core.tables.hosts import encode_rows
+from director.core.tables.members import decode_met, encode_member_rows
 from director.service.damage import MISSING, Copies, Copy, Table, examine, filled_from, with_its_version
 from director.service.log import Log
 from director.service.turns import in_turns

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import shlex
 
-from director.core.hosts import HostTable
 from director.core.protocol.messages import HostRow
+from director.core.tables.hosts import HostTable
 from director.service.useroperations import is_hash
 from director.types import Address, UserKey
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from director.core.hosts import HostTable
 from director.core.placement.users import MOVING, User, UserTable, is_alive, unpack
+from director.core.tables.hosts import HostTable
 from director.errors import OperationError, Refused, TryAgain, UnknownName
 from director.types import UserKey
 

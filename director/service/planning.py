@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from director.core.backendnames import carried, look
 from director.core.filechanges import AppliedHost, Difference, Outcome, compare
-from director.core.hosts import BackendSetting, HostTable
 from director.core.protocol.events import HostMove
-from director.core.readdressing import is_parked_at, moved_rows
+from director.core.tables.hosts import BackendSetting, HostTable
+from director.core.tables.movedhosts import is_parked_at, moved_rows
 from director.records import Plan, PlannedChange
 from director.service.pools import NO_HOST_LEFT, pool_name
 from director.types import MemberId

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
 
-from director.core.hosts import HostTable, is_usable
 from director.core.placement.addresses import host_id
 from director.core.protocol.events import Flush, HostChange
 from director.core.protocol.messages import HostRow
+from director.core.tables.hosts import HostTable, is_usable
 from director.errors import Refused
 from director.types import Address, HostId
 

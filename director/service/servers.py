@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from director.core.checks import wrong_text
-from director.core.hosts import BackendSetting
 from director.core.placement.addresses import canonical, host_id
 from director.core.protocol.order import join_member
+from director.core.tables.hosts import BackendSetting
 from director.types import Address, HostId, MemberId
 
 RING_PORT, ADMIN_PORT, HTTP_PORT, SOCKETMAP_PORT = 9090, 9091, 9092, 9093

@@ -19,7 +19,6 @@ import msgspec
 
 from director.core.checks import wrong_kick
 from director.core.director import Director
-from director.core.hosts import HostTable
 from director.core.placement.addresses import canonical
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, PINNED, unpack
@@ -36,6 +35,7 @@ from director.core.protocol.events import (
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat
 from director.core.protocol.messages import HostRow
 from director.core.protocol.order import join_member, split_member
+from director.core.tables.hosts import HostTable
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
 from director.service.driver import Driver

@@ -7,11 +7,11 @@ import time
 from collections.abc import AsyncIterator, Iterable
 
 from director.core.buckettree import names_tree, root_of
-from director.core.hosts import decode_rows
-from director.core.members import decode_member_rows
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.protocol.messages import HostRow
+from director.core.tables.hosts import decode_rows
+from director.core.tables.members import decode_member_rows
 from director.errors import EX_DATA, StoreProblem
 from director.statetools.buckets import Names, Progress, Records, names_in, read_all, read_leaves, records_in
 from director.statetools.lines import (

@@ -13,12 +13,12 @@ from typing import BinaryIO, TypeVar
 
 import msgspec
 
-from director.core.hosts import decode_rows, encode_rows, merge_rows
-from director.core.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.core.placement.names import LONGEST_NAME
 from director.core.placement.users import BUCKET_SHIFT, merged
 from director.core.protocol.messages import HostRow, MemberRow
 from director.core.protocol.stamps import bound_at
+from director.core.tables.hosts import decode_rows, encode_rows, merge_rows
+from director.core.tables.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.errors import EX_DATA, ExportError, StoreProblem
 from director.statetools.buckets import Names, Progress, Records, Tally, merge_names, merge_users
 from director.statetools.exporting import HOSTS, MEMBERS

@@ -8,11 +8,11 @@ from typing import TypeVar
 import msgspec
 
 from director.core.checks import wrong_members, wrong_rows
-from director.core.documentrows import read_rows
 from director.core.filechanges import encode_applied, read_applied
-from director.core.hosts import decode_rows, encode_rows, merge_rows
-from director.core.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.core.protocol.messages import HostRow, MemberRow
+from director.core.tables.documentrows import read_rows
+from director.core.tables.hosts import decode_rows, encode_rows, merge_rows
+from director.core.tables.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.statetools.findings import Finding, Limits
 from state.base import Document, version_of
 

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from director.core.buckettree import belongs
-from director.core.hosts import decode_rows
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BUCKET_SHIFT, pack
+from director.core.tables.hosts import decode_rows
 from director.statetools.buckets import (
     Names,
     Progress,

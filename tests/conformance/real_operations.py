@@ -12,13 +12,13 @@ import anyio
 import msgspec
 
 from director.core.director import Director, Settings
-from director.core.hosts import BackendSetting, HostTable
 from director.core.member import Identity
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import NameTable
 from director.core.placement.users import User
 from director.core.protocol.events import Started
+from director.core.tables.hosts import BackendSetting, HostTable
 from director.records import HostInfo
 from director.service.driver import Driver
 from director.service.log import Log

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from director.core.hosts import decode_rows, encode_rows
-from director.core.members import encode_member_rows
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import entry
 from director.core.placement.users import BUCKET_SHIFT, BY_HAND, LATEST, PINNED, User, pack, rounded, unpack
 from director.core.protocol.messages import HostRow, MemberRow
+from director.core.tables.hosts import decode_rows, encode_rows
+from director.core.tables.members import encode_member_rows
 from director.errors import ExportError, StoreProblem
 from director.statetools.findings import Finding, Limits
 from director.statetools.importing import ExportFile, load

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import anyio
 import pytest
 
-from director.core.hosts import decode_rows
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import unpack
+from director.core.tables.hosts import decode_rows
 from director.types import Address
 from state.base import open_store
 from tests.e2e.processes import Client, DirectorProcess, Directors, Load, until

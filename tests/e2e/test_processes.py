@@ -17,10 +17,10 @@ from typing import Any
 import anyio
 import pytest
 
-from director.core.hosts import decode_rows
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import unpack
+from director.core.tables.hosts import decode_rows
 from director.types import Address, UserKey
 from state.base import open_store
 from tests.e2e.peers import Stranger, hello

@@ -13,11 +13,11 @@ import msgspec
 
 from director.core.checks import wrong_members, wrong_records, wrong_rows
 from director.core.filechanges import decode_applied, encode_applied
-from director.core.hosts import BackendSetting, HostTable, decode_rows, encode_rows
-from director.core.members import MemberTable, decode_member_rows, encode_member_rows
 from director.core.placement.names import entries_in
 from director.core.placement.users import LATEST, RECORD, unpack
 from director.core.protocol.messages import HostRow, MemberRow
+from director.core.tables.hosts import BackendSetting, HostTable, decode_rows, encode_rows
+from director.core.tables.members import MemberTable, decode_member_rows, encode_member_rows
 from director.dovecot import doveconf
 from director.dovecot.takeover import take_over
 from director.errors import ConfigErrors, DoveconfError, ExportError, ListenError

@@ -20,7 +20,6 @@ import msgspec
 from director.core import nearexpiry
 from director.core.barrier import Barrier
 from director.core.gatekeeper import Gatekeeper
-from director.core.hosts import HostTable, backend_of
 from director.core.intake import Intake
 from director.core.kickrounds import KickRounds
 from director.core.kicks import Kicks
@@ -35,6 +34,7 @@ from director.core.protocol.messages import Leaving, Present, Token, Users
 from director.core.ring import Ring
 from director.core.sessions import SessionReview
 from director.core.standing import Stand
+from director.core.tables.hosts import HostTable, backend_of
 from director.core.trust import Trust
 from director.types import MemberId, Now
 from director.wire import hotpath
@@ -242,7 +242,7 @@ def _host_stamp_not_raised() -> Any:
 
 
 def _retagged_answered() -> Any:
-    return patch("director.core.hosts.backend_of", lambda row: backend_of(row)._replace(retagged=0))
+    return patch("director.core.tables.hosts.backend_of", lambda row: backend_of(row)._replace(retagged=0))
 
 
 def _logins_never_refused() -> Any:

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from director.core.director import Settings
-from director.core.hosts import BackendSetting
 from director.core.protocol.effects import Send
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.protocol.messages import HostRow
+from director.core.tables.hosts import BackendSetting
 from director.types import Address
 from tests.simulation.invariants import Command, Watch
 from tests.simulation.lies import LIES, Liar

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from director.core.members import MOST_ROWS
 from director.core.moves import SUBJECT
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BY_HAND, LATEST, MOVING, PINNED, User, pack
@@ -39,6 +38,7 @@ from director.core.protocol.messages import (
     Users,
 )
 from director.core.protocol.stamps import AHEAD
+from director.core.tables.members import MOST_ROWS
 from director.types import Address, MemberId, Stamp
 from tests.simulation.world import HASH, Node, World
 

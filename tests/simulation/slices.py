@@ -26,8 +26,8 @@ SMALL = {
     "director.core.housekeeping.DROPPED": 1,
     "director.core.housekeeping.RECORDS": 1,
     "director.core.nearexpiry.SLICE": 1,
-    "director.core.readdressing.SLICE": 2,
-    "director.core.readdressing.FOLLOWED": 1,
+    "director.core.tables.movedhosts.SLICE": 2,
+    "director.core.tables.movedhosts.FOLLOWED": 1,
     "director.core.logins.SLICE": 2,
 }
 """Constants of the core, and what they are here."""

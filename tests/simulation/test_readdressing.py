@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.hosts import BackendSetting
 from director.core.protocol.events import HostMove, HostsMoved
+from director.core.tables.hosts import BackendSetting
 from director.types import Address
 from tests.simulation.world import World
 

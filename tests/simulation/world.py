@@ -16,10 +16,8 @@ from typing import Any
 import msgspec
 
 from director.core.director import Director, Settings
-from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.member import Identity
-from director.core.members import decode_met, encode_member_rows
 from director.core.placement.assign import Gate
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import NameTable
@@ -103,6 +101,8 @@ from director.core.protocol.messages import (
 )
 from director.core.protocol.order import join_member, split_member
 from director.core.protocol.stamps import AHEAD
+from director.core.tables.hosts import BackendSetting, HostTable
+from director.core.tables.members import decode_met, encode_member_rows
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire import ring_native
 from director.wire.hotpath import Assigner, UserTable

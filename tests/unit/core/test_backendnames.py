@@ -8,9 +8,9 @@ import msgspec
 
 from director.core.backendnames import GONE_AFTER, RETURNS_AFTER, NameAddresses, carried, look
 from director.core.filechanges import AppliedHost, Outcome, compare, now_applied
-from director.core.hosts import BackendSetting, HostTable
 from director.core.protocol.events import HostMove
-from director.core.readdressing import moved_rows, parked
+from director.core.tables.hosts import BackendSetting, HostTable
+from director.core.tables.movedhosts import moved_rows, parked
 from director.types import Address
 
 A, B, C, D = (Address(f"10.1.0.{number}") for number in (1, 2, 3, 4))

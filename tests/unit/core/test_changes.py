@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from director.core.changes import REMOVE_AFTER, SYNC_TIMEOUT, Changes, problem_with
-from director.core.hosts import BackendSetting, HostTable
-from director.core.members import MemberTable
 from director.core.protocol.effects import OperationDone, OperationFailed
 from director.core.protocol.events import HostChange, MemberChange
+from director.core.tables.changes import REMOVE_AFTER, SYNC_TIMEOUT, Changes, problem_with
+from director.core.tables.hosts import BackendSetting, HostTable
+from director.core.tables.members import MemberTable
 from director.types import Address, MemberId, Now
 
 ONE, TWO = Address("10.1.0.1"), Address("10.1.0.2")

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from director.core.changes import Changes
 from director.core.filechanges import (
     AppliedHost,
     Difference,
@@ -19,11 +18,12 @@ from director.core.filechanges import (
     encode_applied,
     now_applied,
 )
-from director.core.hosts import BackendSetting, HostTable
-from director.core.members import MemberTable
 from director.core.protocol.effects import OperationDone
 from director.core.protocol.events import HostChange
 from director.core.protocol.messages import HostRow
+from director.core.tables.changes import Changes
+from director.core.tables.hosts import BackendSetting, HostTable
+from director.core.tables.members import MemberTable
 from director.types import Address, Now
 
 ONE, TWO, THREE = (Address(f"10.1.0.{number}") for number in (1, 2, 3))

@@ -9,7 +9,6 @@ from functools import partial
 import pytest
 
 from director.core.checks import MOST_PASSED
-from director.core.members import MOST_ROWS
 from director.core.moves import ROUND, SUBJECT
 from director.core.placement.names import entries_in, entry
 from director.core.placement.users import RECORD
@@ -31,6 +30,7 @@ from director.core.protocol.messages import (
     Users,
 )
 from director.core.shares import HOSTS, WEIGHT, head
+from director.core.tables.members import MOST_ROWS
 from director.types import UserKey
 from director.wire import hotpath
 from tests.steps import FIVE_MS, counted

@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from director.core.hosts import BackendSetting, HostTable, backend_of, decode_rows, encode_rows, merge_rows
 from director.core.placement.addresses import host_id
 from director.core.placement.users import User
 from director.core.protocol.messages import HostRow
+from director.core.tables.hosts import (
+    BackendSetting,
+    HostTable,
+    backend_of,
+    decode_rows,
+    encode_rows,
+    merge_rows,
+)
 from director.types import Address, HostId, Stamp, UserKey
 
 ONE, TWO = Address("10.1.0.1"), Address("10.1.0.2")

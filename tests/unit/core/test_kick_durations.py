@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from director.core.hosts import HostTable
 from director.core.kicks import KICK_TIMEOUT, Kicks
 from director.core.placement.users import UserTable
 from director.core.protocol.counters import Counters
 from director.core.protocol.events import Kicked
 from director.core.protocol.kicktypes import ByName
+from director.core.tables.hosts import HostTable
 from tests.unit.core.cores import EXPIRE, at
 
 ALICE, BOB = ByName(b"alice"), ByName(b"bob")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import (
     AGAIN_AFTER,
     AT_A_TIME,
@@ -19,6 +18,7 @@ from director.core.protocol.counters import Counters
 from director.core.protocol.effects import CountSessions, Kick, Log
 from director.core.protocol.events import Kicked
 from director.core.protocol.kicktypes import ByName, Fence, HashOnHosts, OnHost
+from director.core.tables.hosts import BackendSetting, HostTable
 from director.types import Address, HostId
 from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
 

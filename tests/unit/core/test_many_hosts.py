@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from director.core.hosts import HostTable
 from director.core.protocol.effects import Effect
 from director.core.protocol.events import HostChange
 from director.core.protocol.messages import HostRow
+from director.core.tables.hosts import HostTable
 from director.types import Address
 from director.wire import hotpath
 from tests.steps import FIVE_MS, counted

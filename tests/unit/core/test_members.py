@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from director.core.members import (
+from director.core.protocol.messages import MemberRow
+from director.core.tables.members import (
     MOST_ROWS,
     MemberTable,
     decode_member_rows,
@@ -14,7 +15,6 @@ from director.core.members import (
     encode_member_rows,
     merge_member_rows,
 )
-from director.core.protocol.messages import MemberRow
 from director.types import MemberId
 from tests.unit.core.cores import D1, D2, D3
 

@@ -6,7 +6,6 @@ import gc
 
 import pytest
 
-from director.core.hosts import BackendSetting, HostTable
 from director.core.kicks import Kicks
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Assigner
@@ -17,8 +16,9 @@ from director.core.protocol.effects import Kick, ListSessions
 from director.core.protocol.events import HostMove
 from director.core.protocol.kicktypes import HashOnHosts, ProxiedSession
 from director.core.protocol.messages import HostRow
-from director.core.readdressing import moved_rows
 from director.core.sessions import SLICE, SessionReview
+from director.core.tables.hosts import BackendSetting, HostTable
+from director.core.tables.movedhosts import moved_rows
 from director.types import Address, Stamp
 from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from director.core.hosts import merge_rows
 from director.core.placement.users import LATEST
 from director.core.protocol.messages import HostRow, MemberRow
 from director.core.protocol.stamps import (
@@ -18,6 +17,7 @@ from director.core.protocol.stamps import (
     restored_host,
     restored_member,
 )
+from director.core.tables.hosts import merge_rows
 
 NOW = 1_795_000_000
 BOUND = bound_at(NOW, 900, 2.0)

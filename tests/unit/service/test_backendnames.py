@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from director.core.hosts import BackendSetting
+from director.core.tables.hosts import BackendSetting
 from director.service.backendnames import BackendNames
 from director.service.config import BackendsConfig
 from director.service.log import Log

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from director.core.hosts import BackendSetting
+from director.core.tables.hosts import BackendSetting
 from director.errors import EX_CONFIG, ConfigError, ConfigErrors
 from director.service.config import (
     AdminListenerConfig,

@@ -10,8 +10,8 @@ import anyio
 import msgspec
 import pytest
 
-from director.core.hosts import BackendSetting, HostTable
 from director.core.protocol.events import HostChange
+from director.core.tables.hosts import BackendSetting, HostTable
 from director.errors import TryAgain
 from director.records import ConfiguredHost
 from director.service.backendnames import BackendNames

@@ -9,10 +9,10 @@ import anyio
 import msgspec
 import pytest
 
-from director.core.hosts import decode_rows, encode_rows
 from director.core.placement.names import entry
 from director.core.placement.users import BUCKETS, unpack
 from director.core.protocol.events import Claimed, Leases, TimerFired
+from director.core.tables.hosts import decode_rows, encode_rows
 from director.types import Address, UserKey
 from state.base import EMPTY_VERSION, Lease, StateStore, Swap, Swapped
 from state.memory import MemoryStore

@@ -9,12 +9,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from director.core.documentrows import STEP
 from director.core.filechanges import AppliedHost, encode_applied
-from director.core.hosts import encode_rows
 from director.core.protocol.messages import HostRow
 from director.core.protocol.steps import Steps
 from director.core.stored import Sound, applied_documents_in_steps, hosts_in_steps
+from director.core.tables.documentrows import STEP
+from director.core.tables.hosts import encode_rows
 from director.service.damage import Copy, Table
 from director.service.documents import TableDocument
 from director.service.log import Log

@@ -11,12 +11,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.hosts import decode_rows, encode_rows
 from director.core.placement.assign import Gate
 from director.core.placement.names import entries_in, entry
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS
 from director.core.protocol.events import Claimed, ClaimFailed, Leases, Lookup, Stopping, TimerFired
 from director.core.protocol.messages import HostRow
+from director.core.tables.hosts import decode_rows, encode_rows
 from director.service.persist import FLUSH_WITHIN, rest_after
 from director.service.writing import NAMES_AT_ONCE, Age
 from director.types import MemberId, RequestId, UserKey

@@ -10,12 +10,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.hosts import encode_rows
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate
 from director.core.placement.users import BUCKET_SHIFT, BY_HAND, LATEST, PINNED, User
 from director.core.protocol.events import Lookup, TimerFired
 from director.core.protocol.messages import HostRow
+from director.core.tables.hosts import encode_rows
 from director.types import Address, HostId, RequestId, Stamp
 from state.base import EMPTY_VERSION, Swap, open_store
 from tests.unit.service.parts import EXPIRE, HASH, HOSTS, Node, key_of, packed

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from director.core.hosts import BackendSetting
+from director.core.tables.hosts import BackendSetting
 from director.service.servers import (
     Endpoint,
     addresses_of,

@@ -10,8 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.hosts import decode_rows
 from director.core.placement.users import BUCKETS
+from director.core.tables.hosts import decode_rows
 from director.service import snapshot as snapshot_module
 from director.service.cluster import CLUSTER, Cluster, encode
 from director.types import Address

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from director.core.checks import MOST_PASSED, NAME_LIMIT
-from director.core.members import MOST_ROWS
 from director.core.moves import ROUND
 from director.core.placement.names import entries_in, entry
 from director.core.placement.users import BUCKETS
 from director.core.protocol import messages as m
 from director.core.protocol.kicktypes import MOST_HOSTS, ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
 from director.core.protocol.messages import HostRow, RingMessage
+from director.core.tables.members import MOST_ROWS
 from director.errors import PeerError
 from director.wire import ring_native
 from director.wire.ring_native import (

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from director.core.documentrows import read_rows, with_checksum
 from director.core.placement.addresses import address_order, host_id
 from director.core.placement.assign import Backend
 from director.core.placement.users import BY_HAND_AHEAD, LATEST, User
 from director.core.protocol.messages import HostRow
 from director.core.protocol.stamps import after
+from director.core.tables.documentrows import read_rows, with_checksum
 from director.types import Address, HostId, Stamp
 
 MAX_WEIGHT = 1000

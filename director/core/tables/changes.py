@@ -16,12 +16,12 @@ from collections.abc import Sequence
 import msgspec
 
 from director.core.checks import wrong_text
-from director.core.hosts import MAX_WEIGHT, HostTable
-from director.core.members import MOST_ROWS, MemberTable, about
 from director.core.protocol.effects import Effect, OperationDone, OperationFailed
 from director.core.protocol.events import HostChange, HostsMoved, MemberChange
 from director.core.protocol.messages import HostRow, MemberRow
-from director.core.readdressing import moved_rows
+from director.core.tables.hosts import MAX_WEIGHT, HostTable
+from director.core.tables.members import MOST_ROWS, MemberTable, about
+from director.core.tables.movedhosts import moved_rows
 from director.types import Address, Now, Stamp
 
 SYNC_TIMEOUT = 30.0

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import msgspec
 
-from director.core.hosts import REAPPEARS, TAG_AHEAD, HostTable
 from director.core.placement.users import BUCKETS, MOVING, RECORD, UserTable, pack, unpack
 from director.core.protocol.events import HostMove
 from director.core.protocol.messages import HostRow
 from director.core.protocol.stamps import after
+from director.core.tables.hosts import REAPPEARS, TAG_AHEAD, HostTable
 from director.types import Address, HostId, Now, UserKey
 
 T = TypeVar("T")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from director.core.hosts import BackendSetting, HostTable, merge_rows
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate, Wait
 from director.core.placement.hashing import UserHash
@@ -14,7 +13,8 @@ from director.core.protocol.effects import Answer, Effect, Kick, Log, OperationD
 from director.core.protocol.events import HostChange, HostMove, HostsMoved, Lookup, MoveUser, SessionsListed
 from director.core.protocol.kicktypes import OnHost
 from director.core.protocol.messages import Hosts, Users
-from director.core.readdressing import moved_rows, parked
+from director.core.tables.hosts import BackendSetting, HostTable, merge_rows
+from director.core.tables.movedhosts import moved_rows, parked
 from director.types import Address, RequestId, Stamp, UserKey
 from director.wire import hotpath
 from tests.unit.core.cores import EXPIRE, START, Played, in_ring, messages, of

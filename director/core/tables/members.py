@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from director.core.documentrows import read_rows, with_checksum
 from director.core.protocol.messages import MemberRow
 from director.core.protocol.order import member_order
 from director.core.protocol.stamps import after
+from director.core.tables.documentrows import read_rows, with_checksum
 from director.types import MemberId
 
 MOST_ROWS = 256
