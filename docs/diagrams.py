@@ -11,7 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from director.core import member, moves
+from director.core import moves
+from director.core.ring import link
 
 PAGE = Path(__file__).with_name("ring.md")
 S = TypeVar("S", bound=Enum)
@@ -29,7 +30,7 @@ def drawn(first: S, table: Mapping[S, frozenset[S]]) -> str:
 
 
 DIAGRAMS = {
-    "link": drawn(member.State.GREETING, member.TRANSITIONS),
+    "link": drawn(link.State.GREETING, link.TRANSITIONS),
     "move": drawn(moves.Stage.STORING, moves.TRANSITIONS),
 }
 

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from director.core.member import Neighbour
 from director.core.placement.users import RECORD, UserTable, unpack
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, Log
@@ -29,6 +28,7 @@ from director.core.protocol.stamps import (
     due_member,
     latest_of,
 )
+from director.core.ring.link import Neighbour
 from director.core.saidrarely import SaidRarely
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MemberTable, about

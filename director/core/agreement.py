@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from director.core.admission import Admission
-from director.core.barrier import Barrier
 from director.core.kicks import Kicks
 from director.core.logins import Logins
-from director.core.member import Neighbour
 from director.core.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, Log, Send, StoreHosts, StoreMembers
 from director.core.protocol.events import StoredMembers
 from director.core.protocol.messages import ROWS, HostRow, Hosts, MemberRow, Members, RingMessage
-from director.core.ring import Ring
+from director.core.ring.barrier import Barrier
+from director.core.ring.link import Neighbour
+from director.core.ring.ring import Ring
 from director.core.saidrarely import SaidRarely
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MOST_ROWS, MemberTable, about

@@ -12,7 +12,6 @@ from functools import lru_cache
 from director.core.moves import ROUND, SUBJECT
 from director.core.placement.addresses import canonical
 from director.core.placement.users import LATEST, MOST_USERS, RECORD
-from director.core.presence import LAST
 from director.core.protocol.kicktypes import (
     MOST_COUNTED,
     MOST_HOSTS,
@@ -39,6 +38,7 @@ from director.core.protocol.messages import (
     Users,
 )
 from director.core.protocol.order import join_member
+from director.core.ring.presence import LAST
 from director.core.tables.hosts import MAX_WEIGHT
 from director.core.tables.members import MOST_ROWS
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from director.core import checks, exchange
+from director.core import checks
 from director.core.admission import Admission
 from director.core.agreement import Tables
-from director.core.barrier import Barrier
 from director.core.dispatcher import STOPS, Order, Orders
 from director.core.flushes import Flushes
 from director.core.gatekeeper import Gatekeeper
@@ -22,7 +21,6 @@ from director.core.kickrounds import KickRounds
 from director.core.kicks import Kicks
 from director.core.loading import Loading
 from director.core.logins import Logins
-from director.core.member import Identity, Neighbour, State
 from director.core.moves import Moves
 from director.core.nearexpiry import NearExpiry
 from director.core.ownclock import OwnClock
@@ -94,15 +92,18 @@ from director.core.protocol.messages import (
 )
 from director.core.protocol.view import RingView
 from director.core.protocol.writers import Writers
-from director.core.ring import Ring, log_neighbours
+from director.core.ring import exchange
+from director.core.ring.barrier import Barrier
+from director.core.ring.link import Identity, Neighbour, State
+from director.core.ring.partition import Stand, Standing
+from director.core.ring.ring import Ring, log_neighbours
+from director.core.ring.trust import Trust
 from director.core.sessions import SessionReview
 from director.core.shares import PIECE, cost, head
-from director.core.standing import Stand, Standing
 from director.core.tables.changes import Changes
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MemberTable
 from director.core.tables.movedhosts import Readdressing
-from director.core.trust import Trust
 from director.types import HostId, LinkId, MemberId, Now, UserKey
 
 FROZEN = 1.0

@@ -16,8 +16,8 @@ from director.core.protocol.events import (
     MoveUser,
     UnpinUser,
 )
-from director.core.ring import Ring
-from director.core.standing import Stand, Standing
+from director.core.ring.partition import Stand, Standing
+from director.core.ring.ring import Ring
 from director.core.tables.changes import Changes
 from director.types import Now
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from director.core.barrier import Barrier
 from director.core.logins import Logins
 from director.core.pending import Pending
 from director.core.placement.assign import NO_LIMIT, Assigner, Gate
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, ListSessions, Log
-from director.core.ring import Ring
-from director.core.standing import MAY_HASH, Stand, Standing
-from director.core.trust import Trust
+from director.core.ring.barrier import Barrier
+from director.core.ring.partition import MAY_HASH, Stand, Standing
+from director.core.ring.ring import Ring
+from director.core.ring.trust import Trust
 from director.types import MemberId, Now
 
 

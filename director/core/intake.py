@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from director.core.admission import RING, Admission
-from director.core.member import Neighbour
 from director.core.moves import Moves
 from director.core.pending import Pending
 from director.core.placement.assign import Assigner
@@ -16,7 +15,8 @@ from director.core.placement.users import BY_HAND, RECORD, User, decision_of, ke
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, Log, Send
 from director.core.protocol.messages import Names, RingMessage, Users
-from director.core.ring import Ring
+from director.core.ring.link import Neighbour
+from director.core.ring.ring import Ring
 from director.core.tables.hosts import HostTable
 from director.types import HostId, Now, UserKey
 

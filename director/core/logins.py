@@ -10,7 +10,7 @@ from director.core.placement.users import MOVING, PINNED, User, is_alive, pack
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Answer, Claim, Effect, Refuse
 from director.core.protocol.events import Lookup
-from director.core.standing import CLAIM_AFTER
+from director.core.ring.partition import CLAIM_AFTER
 from director.core.tables.hosts import HostTable
 from director.core.tables.movedhosts import Readdressing
 from director.types import Now, Stamp, UserKey

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from director.core.admission import MEMORY, Admission
 from director.core.agreement import Tables
 from director.core.intake import Intake
-from director.core.member import Neighbour
 from director.core.moves import Moves
 from director.core.placement.users import BUCKETS, MOVING, UserTable, unpack
 from director.core.protocol.effects import Effect, Level, Log
@@ -38,7 +37,8 @@ from director.core.protocol.stamps import (
     restored_host,
     restored_member,
 )
-from director.core.ring import Ring
+from director.core.ring.link import Neighbour
+from director.core.ring.ring import Ring
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MemberTable, about
 from director.types import Address, Now

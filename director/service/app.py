@@ -18,12 +18,12 @@ import anyio.to_thread
 
 from director import web
 from director.core.director import Director
-from director.core.member import Identity
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKETS
-from director.core.presence import next_incarnation
 from director.core.protocol.events import IdentityChanged, MembersListed, Started
 from director.core.protocol.order import split_member
+from director.core.ring.link import Identity
+from director.core.ring.presence import next_incarnation
 from director.core.tables.hosts import HostTable
 from director.errors import DirectorError
 from director.net.accept import Acceptor

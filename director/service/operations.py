@@ -16,7 +16,6 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from director.core.member import Neighbour
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate, Wait
 from director.core.placement.hashing import UserHash
@@ -26,7 +25,8 @@ from director.core.placement.vhosts import Circle
 from director.core.protocol.events import HostChange, HostMove, HostsMoved
 from director.core.protocol.messages import HostRow
 from director.core.protocol.order import member_order, split_member
-from director.core.standing import Standing
+from director.core.ring.link import Neighbour
+from director.core.ring.partition import Standing
 from director.core.tables.changes import problem_with
 from director.core.tables.hosts import BackendSetting, HostTable, is_usable
 from director.core.tables.movedhosts import is_parked_at

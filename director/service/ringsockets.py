@@ -16,7 +16,7 @@ from director.core.protocol.events import Congested, DialFailed, Event, LinkClos
 from director.core.protocol.linkkeys import Keys
 from director.core.protocol.messages import Bye, RingMessage
 from director.core.protocol.order import split_member
-from director.core.ring import UNPROVED
+from director.core.ring.ring import UNPROVED
 from director.errors import PeerError
 from director.net.ringlink import RingLink, Secure
 from director.net.tls import RingTls

@@ -12,12 +12,12 @@ import anyio
 import msgspec
 
 from director.core.director import Director, Settings
-from director.core.member import Identity
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import NameTable
 from director.core.placement.users import User
 from director.core.protocol.events import Started
+from director.core.ring.link import Identity
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.records import HostInfo
 from director.service.driver import Driver

@@ -43,8 +43,8 @@ def speak(newest: int, oldest: int) -> None:
     """Make this process the newer release. To be called before anything else of the director is imported."""
     messages.RING_VERSION, messages.OLDEST_RING_VERSION = newest, oldest
 
-    from director.core import ring
-    from director.core.member import Neighbour
+    from director.core.ring import ring
+    from director.core.ring.link import Neighbour
     from director.wire import ring_native
 
     class NewerNeighbour(Neighbour):

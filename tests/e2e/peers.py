@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from director.core.member import Identity, Neighbour
 from director.core.protocol.effects import Seal, Send
 from director.core.protocol.messages import RING_VERSION, Bye, Hello, RingMessage
+from director.core.ring.link import Identity, Neighbour
 from director.types import Address, LinkId, MemberId, Now
 from director.wire import ring_native
 from tests.e2e.processes import SECRET

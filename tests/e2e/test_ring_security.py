@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from director.core.ring import UNPROVED
+from director.core.ring.ring import UNPROVED
 from director.wire.ring_native import LIMIT
 from tests.e2e.conftest import new_folder
 from tests.e2e.peers import Stranger

@@ -18,7 +18,6 @@ from unittest.mock import patch
 import msgspec
 
 from director.core import nearexpiry
-from director.core.barrier import Barrier
 from director.core.gatekeeper import Gatekeeper
 from director.core.intake import Intake
 from director.core.kickrounds import KickRounds
@@ -28,14 +27,15 @@ from director.core.moves import Moves, Stage
 from director.core.pending import Pending
 from director.core.placement import users
 from director.core.placement.assign import Assigner
-from director.core.presence import Presence
 from director.core.protocol.effects import Effect, Send
 from director.core.protocol.messages import Leaving, Present, Token, Users
-from director.core.ring import Ring
+from director.core.ring.barrier import Barrier
+from director.core.ring.partition import Stand
+from director.core.ring.presence import Presence
+from director.core.ring.ring import Ring
+from director.core.ring.trust import Trust
 from director.core.sessions import SessionReview
-from director.core.standing import Stand
 from director.core.tables.hosts import HostTable, backend_of
-from director.core.trust import Trust
 from director.types import MemberId, Now
 from director.wire import hotpath
 from tests.simulation.parts import Store

@@ -19,7 +19,7 @@ from director.core.director import Settings
 from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.placement.assign import Gate
 from director.core.placement.users import MOVING, ONE_LOGIN, User
-from director.core.standing import Standing
+from director.core.ring.partition import Standing
 from director.types import Address, UserKey
 from tests.simulation.parts import EXPIRE, Outcome, Reply, Session
 from tests.simulation.schedule import Plan

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from director.core.moves import SUBJECT
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BY_HAND, LATEST, MOVING, PINNED, User, pack
-from director.core.presence import LAST
 from director.core.protocol.kicktypes import ByName, Fence, KickWhat
 from director.core.protocol.messages import (
     Bye,
@@ -38,6 +37,7 @@ from director.core.protocol.messages import (
     Users,
 )
 from director.core.protocol.stamps import AHEAD
+from director.core.ring.presence import LAST
 from director.core.tables.members import MOST_ROWS
 from director.types import Address, MemberId, Stamp
 from tests.simulation.world import HASH, Node, World

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from director.core.standing import Standing
+from director.core.ring.partition import Standing
 from tests.simulation.world import Node, World
 
 

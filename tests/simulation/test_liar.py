@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from director.core.meetings import AT_ONCE
 from director.core.protocol.effects import Dial, Send
 from director.core.protocol.events import MemberChange, Received
 from director.core.protocol.messages import Leaving, MemberRow, Members, RingMessage, Token
+from director.core.ring.meetings import AT_ONCE
 from director.core.tables.changes import REMOVE_AFTER
 from director.core.tables.members import MOST_ROWS
 from director.types import MemberId

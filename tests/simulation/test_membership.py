@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.member import TRANSITIONS, Neighbour, State
 from director.core.placement.assign import Gate
 from director.core.protocol.events import Received
 from director.core.protocol.messages import Leaving
+from director.core.ring.link import TRANSITIONS, Neighbour, State
 from tests.simulation.world import HASH, UNIX, World
 
 USERS = [f"user{i}" for i in range(30)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from director.core.placement.assign import Gate
-from director.core.standing import Standing
+from director.core.ring.partition import Standing
 from tests.simulation.world import World
 
 USERS = [f"user{i}" for i in range(40)]

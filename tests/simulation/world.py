@@ -17,12 +17,10 @@ import msgspec
 
 from director.core.director import Director, Settings
 from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
-from director.core.member import Identity
 from director.core.placement.assign import Gate
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKET_SHIFT, User, is_alive, is_gone, pack, unpack
-from director.core.presence import next_incarnation
 from director.core.protocol.clock import within_records
 from director.core.protocol.effects import (
     Answer,
@@ -101,6 +99,8 @@ from director.core.protocol.messages import (
 )
 from director.core.protocol.order import join_member, split_member
 from director.core.protocol.stamps import AHEAD
+from director.core.ring.link import Identity
+from director.core.ring.presence import next_incarnation
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.core.tables.members import decode_met, encode_member_rows
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey

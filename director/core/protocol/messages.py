@@ -239,7 +239,7 @@ class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=19):
 
     member: str
     incarnation: int
-    """A number that only `member` raises (`core/presence.py`)."""
+    """A number that only `member` raises (`core/ring/presence.py`)."""
 
 
 class Present(msgspec.Struct, frozen=True, array_like=True, tag=20):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 from director.core.director import Director, Settings
-from director.core.member import Identity, Neighbour, State
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Assigner, Gate
 from director.core.placement.hashing import UserHash
@@ -16,6 +15,7 @@ from director.core.protocol.effects import Effect, Send
 from director.core.protocol.events import Event, LinkOpened, Received, SessionsListed, Started, TimerFired
 from director.core.protocol.messages import Digests, ExchangeDone, Ping, RingMessage, Summaries, Token
 from director.core.protocol.order import split_member
+from director.core.ring.link import Identity, Neighbour, State
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.types import Address, LinkId, MemberId, Now, Stamp
 from director.wire import ring_native

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from director.core.barrier import FIRST_LAPS, LOOK_EVERY, REPEAT, Barrier
 from director.core.protocol.messages import Token
+from director.core.ring.barrier import FIRST_LAPS, LOOK_EVERY, REPEAT, Barrier
 from director.types import MemberId, Now
 
 NAMES = [MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3)]

@@ -9,7 +9,6 @@ import pytest
 
 from director.core import intake
 from director.core.intake import RECALLED
-from director.core.member import Neighbour, State
 from director.core.moves import SUBJECT
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate
@@ -71,8 +70,9 @@ from director.core.protocol.messages import (
     Token,
     Users,
 )
-from director.core.ring import LEAVE_WITHIN
-from director.core.standing import Standing
+from director.core.ring.link import Neighbour, State
+from director.core.ring.partition import Standing
+from director.core.ring.ring import LEAVE_WITHIN
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
 from tests.unit.core.cores import (
     BACKENDS,

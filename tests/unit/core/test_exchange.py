@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from director.core import exchange as exchanges
-from director.core.exchange import (
+from director.core.placement.names import NameTable
+from director.core.placement.users import BUCKETS, User, UserTable, pack
+from director.core.protocol.effects import Effect, Send
+from director.core.protocol.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
+from director.core.ring import exchange as exchanges
+from director.core.ring.exchange import (
     RANGE,
     SMALL,
     answer_later,
@@ -15,11 +19,7 @@ from director.core.exchange import (
     postpone,
     work,
 )
-from director.core.member import Neighbour, State
-from director.core.placement.names import NameTable
-from director.core.placement.users import BUCKETS, User, UserTable, pack
-from director.core.protocol.effects import Effect, Send
-from director.core.protocol.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
+from director.core.ring.link import Neighbour, State
 from director.types import Address, HostId, LinkId, MemberId, Stamp, UserKey
 from tests.unit.core.cores import EXPIRE, START, at, identity, messages
 

@@ -21,7 +21,7 @@ from director.core.protocol.events import (
     Persisted,
     UnpinUser,
 )
-from director.core.standing import Standing
+from director.core.ring.partition import Standing
 from director.types import Address, HostId, UserKey
 from tests.unit.core.cores import BACKENDS, D2, D3, START, Played, of, user
 

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from director.core.admission import DUE, WAITING
-from director.core.exchange import has_work
 from director.core.moves import MOVE_TIMEOUT
 from director.core.ownclock import BACK, DOUBTED, SLICE
 from director.core.placement.users import LATEST, MOVING, RECORD, User, pack, unpack
@@ -14,6 +13,7 @@ from director.core.protocol.effects import Effect, Log
 from director.core.protocol.events import Event, Received, StoredHosts, StoredUsers, TimerFired
 from director.core.protocol.messages import HostRow, Hosts, MemberRow, Ping, Pong, RingMessage, Users
 from director.core.protocol.stamps import AHEAD
+from director.core.ring.exchange import has_work
 from director.types import HostId, LinkId, Now, Stamp, UserKey
 from tests.unit.core.cores import BACKENDS, D2, START, Played, in_ring, messages, of, user
 

@@ -6,11 +6,11 @@ from itertools import permutations
 
 import pytest
 
-from director.core.member import Neighbour, State
-from director.core.presence import LAST, Presence, next_incarnation
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Log, Send
 from director.core.protocol.messages import Leaving, Present, RingMessage
+from director.core.ring.link import Neighbour, State
+from director.core.ring.presence import LAST, Presence, next_incarnation
 from director.types import Address, LinkId, MemberId
 from tests.unit.core.cores import at, identity, of
 

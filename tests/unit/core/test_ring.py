@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.meetings import AT_ONCE
-from director.core.member import Neighbour, State
 from director.core.protocol.effects import Close, Dial, Effect, Log
 from director.core.protocol.events import LinkOpened
 from director.core.protocol.messages import Bye, Leaving, Linked, Present, Redirect
-from director.core.ring import (
+from director.core.ring.link import Neighbour, State
+from director.core.ring.meetings import AT_ONCE
+from director.core.ring.ring import (
     LEAVE_WITHIN,
     LEFTLESS,
     PATIENCE,

@@ -10,11 +10,11 @@ from pathlib import Path
 import anyio
 
 from director.core.director import Director, Settings
-from director.core.member import Identity
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
 from director.core.protocol.events import Event, Started
+from director.core.ring.link import Identity
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.net.tls import RingTls
 from director.records import ReloadInfo

@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.core.member import Identity
 from director.core.protocol.events import IdentityChanged
+from director.core.ring.link import Identity
 from director.service.cluster import CLUSTER, OtherCluster, Ours, cluster_of, decode, encode, strangers
 from director.types import MemberId
 from state.base import EMPTY_VERSION, Lease, version_of

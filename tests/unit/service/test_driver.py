@@ -15,7 +15,6 @@ import pytest
 
 from director.core.director import Director
 from director.core.logins import SLICE
-from director.core.member import State
 from director.core.pending import WAITING_LIMIT
 from director.core.placement.assign import Gate, Wait
 from director.core.protocol.effects import Effect, Refuse
@@ -29,6 +28,7 @@ from director.core.protocol.events import (
     TimerFired,
 )
 from director.core.protocol.messages import Bye, Names, Users
+from director.core.ring.link import State
 from director.errors import BadRequest, Refused, UnknownName
 from director.net import listen
 from director.net.login import Client, Relay

@@ -12,7 +12,7 @@ import pytest
 from director.core.placement.assign import Gate
 from director.core.placement.users import User, merged
 from director.core.protocol.events import Leases, Lookup
-from director.core.standing import Standing
+from director.core.ring.partition import Standing
 from director.service.persist import WATCH_PARTIAL
 from director.types import MemberId, Now, RequestId, UserKey
 from state.base import Lease, StateStore, Swap, Swapped

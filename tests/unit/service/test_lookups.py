@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from director.core.member import State
 from director.core.placement.assign import Gate
 from director.core.placement.users import MOVING, User
 from director.core.protocol.events import LinkOpened, Seen
 from director.core.protocol.messages import Users
+from director.core.ring.link import State
 from director.errors import TryAgain
 from director.service import lookups as lookups_module
 from director.service.lookups import Lookups

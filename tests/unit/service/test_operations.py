@@ -12,14 +12,14 @@ import msgspec
 import pytest
 
 from director.cli.ring import WAITING_FOR
-from director.core.member import Neighbour
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate, Wait
 from director.core.placement.names import entry
 from director.core.placement.users import BUCKET_SHIFT, MOVING, User
 from director.core.protocol.events import Lookup, MembersListed, TimerFired
 from director.core.protocol.messages import Leaving
-from director.core.standing import Standing
+from director.core.ring.link import Neighbour
+from director.core.ring.partition import Standing
 from director.errors import BadRequest, Refused, UnknownName
 from director.records import UserInfo, UsersChange
 from director.service import operations

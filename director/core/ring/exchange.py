@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from director.core.member import Neighbour, State
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS, UserTable
 from director.core.protocol.effects import Effect, Send
 from director.core.protocol.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
+from director.core.ring.link import Neighbour, State
 from director.types import Now
 
 RANGE = 64

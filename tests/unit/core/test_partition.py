@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.barrier import Barrier
-from director.core.standing import CLAIM_AFTER, Stand, Standing, judge
+from director.core.ring.barrier import Barrier
+from director.core.ring.partition import CLAIM_AFTER, Stand, Standing, judge
 from director.types import MemberId, Now
 
 A, B, C, D = (MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3, 4))

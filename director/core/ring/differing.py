@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from director.core.member import Identity, Neighbour
+from director.core.ring.link import Identity, Neighbour
 from director.types import MemberId
 
 VERSION, BACKENDS, EXPIRE, HASH = "version", "backends", "users.expire", "users.username_hash"

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from director.core.member import HANDSHAKE_TIMEOUT, Identity, Neighbour, State
 from director.core.protocol.effects import Close, Effect, Log, Seal, Send, Unseal
 from director.core.protocol.linkkeys import Keys
 from director.core.protocol.messages import (
@@ -29,6 +28,7 @@ from director.core.protocol.messages import (
     Token,
     Users,
 )
+from director.core.ring.link import HANDSHAKE_TIMEOUT, Identity, Neighbour, State
 from director.types import Address, LinkId, MemberId, Now
 from tests.unit.core.cores import plain
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import Enum
 
-from director.core.barrier import Barrier
 from director.core.protocol.order import member_order
+from director.core.ring.barrier import Barrier
 from director.types import MemberId, Now
 
 CLAIM_AFTER = 5.0

@@ -8,9 +8,9 @@ CHECKED --lost everybody--> LOST --exchange, alone, or LOST_WAIT over--> CHECKED
 
 from __future__ import annotations
 
-from director.core.member import State
 from director.core.protocol.effects import Effect
-from director.core.ring import Ring
+from director.core.ring.link import State
+from director.core.ring.ring import Ring
 from director.types import LinkId, Now
 
 LOST_WAIT = 1.0

@@ -17,14 +17,14 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
-from director.core.meetings import next_to_meet
-from director.core.member import Identity, Neighbour, State
-from director.core.presence import Presence
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Close, Dial, Effect, Level, Log, Send
 from director.core.protocol.events import LinkOpened
 from director.core.protocol.messages import Linked, Redirect
 from director.core.protocol.order import rightwards, split_member
+from director.core.ring.link import Identity, Neighbour, State
+from director.core.ring.meetings import next_to_meet
+from director.core.ring.presence import Presence
 from director.types import Address, LinkId, MemberId, Now
 
 RETRY_FIRST = 0.1

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from director.core.differences import ALL, BACKENDS, EXPIRE, HASH, VERSION, differences
-from director.core.member import State
 from director.core.protocol.events import LinkOpened
 from director.core.protocol.messages import Pong
-from director.core.ring import Ring
+from director.core.ring.differing import ALL, BACKENDS, EXPIRE, HASH, VERSION, differences
+from director.core.ring.link import State
+from director.core.ring.ring import Ring
 from director.types import Address, LinkId
 from tests.unit.core.cores import plain
 from tests.unit.core.test_member import D1, D2, acceptor, at, dialler, identity, sent, talk

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from director.core.member import NUMBER_LIMIT, Neighbour
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, Log, Send
 from director.core.protocol.messages import Leaving, Present
+from director.core.ring.link import NUMBER_LIMIT, Neighbour
 from director.types import LinkId, MemberId, Now
 
 LAST = NUMBER_LIMIT - 1
