@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from director.core.admission import Admission
 from director.core.kicks import Kicks
-from director.core.logins import Logins
-from director.core.pending import Pending
+from director.core.logins.logins import Logins
+from director.core.logins.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, Log, Send, StoreHosts, StoreMembers

@@ -19,12 +19,12 @@ from director.core.housekeeping import Housekeeping
 from director.core.intake import Intake
 from director.core.kickrounds import KickRounds
 from director.core.kicks import Kicks
-from director.core.loading import Loading
-from director.core.logins import Logins
+from director.core.logins.logins import Logins
+from director.core.logins.pending import Pending
+from director.core.logins.startup import Loading
 from director.core.moves import Moves
 from director.core.nearexpiry import NearExpiry
 from director.core.ownclock import OwnClock
-from director.core.pending import Pending
 from director.core.placement.assign import Assigner, Gate
 from director.core.placement.names import NameTable
 from director.core.placement.users import UserTable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from director.core.flushes import Flushes
-from director.core.loading import Loading
+from director.core.logins.startup import Loading
 from director.core.protocol.effects import Effect, OperationFailed
 from director.core.protocol.events import (
     Flush,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from director.core.logins import Logins
-from director.core.pending import Pending
+from director.core.logins.logins import Logins
+from director.core.logins.pending import Pending
 from director.core.placement.assign import NO_LIMIT, Assigner, Gate
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, ListSessions, Log

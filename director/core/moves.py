@@ -24,7 +24,7 @@ from struct import Struct
 import msgspec
 
 from director.core.kicks import KICK_TIMEOUT, KickRun, Kicks
-from director.core.pending import Pending
+from director.core.logins.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.placement.users import (
     BUCKET_SHIFT,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from director.core.pending import Pending
+from director.core.logins.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.placement.users import User, is_alive
 from director.core.protocol.counters import Counters

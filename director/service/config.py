@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, quote
 import msgspec
 
 from director.core.checks import MOST_PASSED
-from director.core.pending import PENDING_TIMEOUT
+from director.core.logins.pending import PENDING_TIMEOUT
 from director.core.placement.hashing import HashFormatError, UserHash
 from director.core.placement.users import MOST_USERS
 from director.core.tables.hosts import MAX_WEIGHT, BackendSetting

@@ -22,9 +22,9 @@ from director.core.gatekeeper import Gatekeeper
 from director.core.intake import Intake
 from director.core.kickrounds import KickRounds
 from director.core.kicks import Kicks
-from director.core.logins import Logins
+from director.core.logins.logins import Logins
+from director.core.logins.pending import Pending
 from director.core.moves import Moves, Stage
-from director.core.pending import Pending
 from director.core.placement import users
 from director.core.placement.assign import Assigner
 from director.core.protocol.effects import Effect, Send

@@ -28,7 +28,7 @@ SMALL = {
     "director.core.nearexpiry.SLICE": 1,
     "director.core.tables.movedhosts.SLICE": 2,
     "director.core.tables.movedhosts.FOLLOWED": 1,
-    "director.core.logins.SLICE": 2,
+    "director.core.logins.logins.SLICE": 2,
 }
 """Constants of the core, and what they are here."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from director.core.pending import PENDING_TIMEOUT, Pending
+from director.core.logins.pending import PENDING_TIMEOUT, Pending
 from director.core.placement.assign import Wait
 from director.types import RequestId, UserKey
 

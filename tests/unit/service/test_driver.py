@@ -14,8 +14,8 @@ import anyio.lowlevel
 import pytest
 
 from director.core.director import Director
-from director.core.logins import SLICE
-from director.core.pending import WAITING_LIMIT
+from director.core.logins.logins import SLICE
+from director.core.logins.pending import WAITING_LIMIT
 from director.core.placement.assign import Gate, Wait
 from director.core.protocol.effects import Effect, Refuse
 from director.core.protocol.events import (
@@ -200,7 +200,7 @@ async def test_a_client_that_goes_away_is_not_answered_and_nobody_else_suffers(s
 async def test_what_waited_too_long_is_refused_in_the_words_of_the_protocol(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("director.core.pending.PENDING_TIMEOUT", 0.0)
+    monkeypatch.setattr("director.core.logins.pending.PENDING_TIMEOUT", 0.0)
     setting.node.director.assigner.set_backends([])
     setting.driver.lines(setting.one, ok(1, "alice") + perhaps(2, "bob"))
     setting.driver.handle(Seen([]))
@@ -234,7 +234,7 @@ async def test_a_hundred_thousand_logins_wait_in_all_and_further_ones_fail_tempo
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert WAITING_LIMIT == 100_000
-    monkeypatch.setattr("director.core.pending.WAITING_LIMIT", 3)
+    monkeypatch.setattr("director.core.logins.pending.WAITING_LIMIT", 3)
     setting.node.director.assigner.set_backends([])
     setting.driver.lines(setting.one, ok(1, "alice") + ok(2, "bob"))
     setting.driver.lines(setting.two, ok(1, "carl") + ok(2, "dora"))

@@ -114,7 +114,7 @@ async def test_a_program_that_hangs_up_is_not_waited_for(node: Node) -> None:
 async def test_what_the_core_refuses_is_refused_with_its_reason(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("director.core.pending.PENDING_TIMEOUT", 0.0)
+    monkeypatch.setattr("director.core.logins.pending.PENDING_TIMEOUT", 0.0)
     node.director.assigner.set_backends([])
     with pytest.raises(TryAgain) as refusal:
         await desk(node).find(b"alice", b"", "http")

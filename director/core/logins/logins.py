@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from director.core.pending import PENDING_TIMEOUT, WAITING_LIMIT, Pending, Waiting
+from director.core.logins.pending import PENDING_TIMEOUT, WAITING_LIMIT, Pending, Waiting
 from director.core.placement.assign import Assigner, Backend, Wait
 from director.core.placement.users import MOVING, PINNED, User, is_alive, pack
 from director.core.protocol.counters import Counters

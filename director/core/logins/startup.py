@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from director.core.pending import Pending
+from director.core.logins.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS
 from director.core.protocol.effects import Effect, ReadBuckets
