@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from director.core import moves
+from director.core.moves import moves
 from director.core.ring import link
 
 PAGE = Path(__file__).with_name("ring.md")

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from director.core.admission import Admission
-from director.core.kicks import Kicks
 from director.core.logins.logins import Logins
 from director.core.logins.pending import Pending
+from director.core.moves.kicks import Kicks
 from director.core.placement.assign import Assigner
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, Log, Send, StoreHosts, StoreMembers

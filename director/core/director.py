@@ -13,17 +13,18 @@ from director.core import checks
 from director.core.admission import Admission
 from director.core.agreement import Tables
 from director.core.dispatcher import STOPS, Order, Orders
-from director.core.flushes import Flushes
 from director.core.gatekeeper import Gatekeeper
 from director.core.housekeeping import Housekeeping
 from director.core.intake import Intake
-from director.core.kickrounds import KickRounds
-from director.core.kicks import Kicks
 from director.core.logins.logins import Logins
 from director.core.logins.pending import Pending
 from director.core.logins.startup import Loading
-from director.core.moves import Moves
-from director.core.nearexpiry import NearExpiry
+from director.core.moves.jobs import Flushes
+from director.core.moves.kickrounds import KickRounds
+from director.core.moves.kicks import Kicks
+from director.core.moves.moves import Moves
+from director.core.moves.nearexpiry import NearExpiry
+from director.core.moves.sessions import SessionReview
 from director.core.ownclock import OwnClock
 from director.core.placement.assign import Assigner, Gate
 from director.core.placement.names import NameTable
@@ -98,7 +99,6 @@ from director.core.ring.link import Identity, Neighbour, State
 from director.core.ring.partition import Stand, Standing
 from director.core.ring.ring import Ring, log_neighbours
 from director.core.ring.trust import Trust
-from director.core.sessions import SessionReview
 from director.core.shares import PIECE, cost, head
 from director.core.tables.changes import Changes
 from director.core.tables.hosts import HostTable

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from director.core.flushes import Flushes
 from director.core.logins.startup import Loading
+from director.core.moves.jobs import Flushes
 from director.core.protocol.effects import Effect, OperationFailed
 from director.core.protocol.events import (
     Flush,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from director.core.admission import RING, Admission
 from director.core.logins.pending import Pending
-from director.core.moves import Moves
+from director.core.moves.moves import Moves
 from director.core.placement.assign import Assigner
 from director.core.placement.names import LONGEST_NAME, NameTable, entries_in, entry
 from director.core.placement.users import BY_HAND, RECORD, User, decision_of, keys_of, unpack

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from director.core.admission import MEMORY, Admission
 from director.core.agreement import Tables
 from director.core.intake import Intake
-from director.core.moves import Moves
+from director.core.moves.moves import Moves
 from director.core.placement.users import BUCKETS, MOVING, UserTable, unpack
 from director.core.protocol.effects import Effect, Level, Log
 from director.core.protocol.messages import HostRow, MemberRow

@@ -17,14 +17,15 @@ from unittest.mock import patch
 
 import msgspec
 
-from director.core import nearexpiry
 from director.core.gatekeeper import Gatekeeper
 from director.core.intake import Intake
-from director.core.kickrounds import KickRounds
-from director.core.kicks import Kicks
 from director.core.logins.logins import Logins
 from director.core.logins.pending import Pending
-from director.core.moves import Moves, Stage
+from director.core.moves import nearexpiry
+from director.core.moves.kickrounds import KickRounds
+from director.core.moves.kicks import Kicks
+from director.core.moves.moves import Moves, Stage
+from director.core.moves.sessions import SessionReview
 from director.core.placement import users
 from director.core.placement.assign import Assigner
 from director.core.protocol.effects import Effect, Send
@@ -34,7 +35,6 @@ from director.core.ring.partition import Stand
 from director.core.ring.presence import Presence
 from director.core.ring.ring import Ring
 from director.core.ring.trust import Trust
-from director.core.sessions import SessionReview
 from director.core.tables.hosts import HostTable, backend_of
 from director.types import MemberId, Now
 from director.wire import hotpath
@@ -181,7 +181,7 @@ def _lost_kick_rounds_not_repeated() -> Any:
             own.repeat_at = now.mono + 1e6
         return effects
 
-    return patch.multiple(KickRounds, _advance=wrong), patch("director.core.kickrounds.LASTS", 1e6)
+    return patch.multiple(KickRounds, _advance=wrong), patch("director.core.moves.kickrounds.LASTS", 1e6)
 
 
 def _no_second_kick() -> Any:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from director.core.director import Settings
-from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
+from director.core.moves.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.placement.assign import Gate
 from director.core.placement.users import MOVING, ONE_LOGIN, User
 from director.core.ring.partition import Standing

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from director.core.director import Director, Settings
-from director.core.kicks import AGAIN_AFTER, KICK_TIMEOUT
+from director.core.moves.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.placement.assign import Gate
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import NameTable

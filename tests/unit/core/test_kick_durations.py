@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from director.core.kicks import KICK_TIMEOUT, Kicks
+from director.core.moves.kicks import KICK_TIMEOUT, Kicks
 from director.core.placement.users import UserTable
 from director.core.protocol.counters import Counters
 from director.core.protocol.events import Kicked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from director.core.kickrounds import LASTS, MOST_REMEMBERED, REPEAT
+from director.core.moves.kickrounds import LASTS, MOST_REMEMBERED, REPEAT
 from director.core.protocol.effects import CountSessions, Kick, OperationFailed, UsersDone
 from director.core.protocol.events import Kicked, KicksEnded, KickSessions
 from director.core.protocol.kicktypes import ByName, Fence

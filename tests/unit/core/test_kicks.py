@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from director.core.kicks import (
+from director.core.moves.kicks import (
     AGAIN_AFTER,
     AT_A_TIME,
     AT_ONCE,

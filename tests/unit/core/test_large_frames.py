@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from director.core.intake import DISPLACED, MERGED
-from director.core.moves import SUBJECT
+from director.core.moves.moves import SUBJECT
 from director.core.placement.users import MOVING, RECORD, pack
 from director.core.protocol.effects import Kick, Reading
 from director.core.protocol.events import LinkClosed, LinkOpened, Received, TimerFired

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from director.core.moves import ABANDONED, MOVE_TIMEOUT, REPEAT, STORE_WAIT, SUBJECT, TRANSITIONS, Stage
+from director.core.moves.moves import ABANDONED, MOVE_TIMEOUT, REPEAT, STORE_WAIT, SUBJECT, TRANSITIONS, Stage
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BUCKET_SHIFT, BY_HAND, MOVING, PINNED, User, pack, unpack
 from director.core.protocol.effects import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.nearexpiry import HOLD, MOST_HELD, REPEAT
+from director.core.moves.nearexpiry import HOLD, MOST_HELD, REPEAT
 from director.core.placement.users import User, pack
 from director.core.protocol.effects import Answer, Effect
 from director.core.protocol.events import Dropped, Lookup

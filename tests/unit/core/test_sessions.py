@@ -6,7 +6,8 @@ import gc
 
 import pytest
 
-from director.core.kicks import Kicks
+from director.core.moves.kicks import Kicks
+from director.core.moves.sessions import SLICE, SessionReview
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Assigner
 from director.core.placement.hashing import UserHash
@@ -16,7 +17,6 @@ from director.core.protocol.effects import Kick, ListSessions
 from director.core.protocol.events import HostMove
 from director.core.protocol.kicktypes import HashOnHosts, ProxiedSession
 from director.core.protocol.messages import HostRow
-from director.core.sessions import SLICE, SessionReview
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.core.tables.movedhosts import moved_rows
 from director.types import Address, Stamp

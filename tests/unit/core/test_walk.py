@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from director.core.walk import Walk
+from director.core.moves.walk import Walk
 
 
 def test_a_walk_comes_to_every_key_once_and_ends() -> None:

@@ -14,7 +14,7 @@ from itertools import islice
 
 import msgspec
 
-from director.core.kicks import KickRun, Kicks
+from director.core.moves.kicks import KickRun, Kicks
 from director.core.protocol.effects import Effect, Send
 from director.core.protocol.kicktypes import MOST_COUNTED, Fence, KickWhat
 from director.core.protocol.messages import KickRound

@@ -23,8 +23,9 @@ from struct import Struct
 
 import msgspec
 
-from director.core.kicks import KICK_TIMEOUT, KickRun, Kicks
 from director.core.logins.pending import Pending
+from director.core.moves.kicks import KICK_TIMEOUT, KickRun, Kicks
+from director.core.moves.walk import Walk
 from director.core.placement.assign import Assigner
 from director.core.placement.users import (
     BUCKET_SHIFT,
@@ -42,7 +43,6 @@ from director.core.protocol.kicktypes import MOST_COUNTED
 from director.core.protocol.messages import HostRow, MoveRound
 from director.core.protocol.view import RingView
 from director.core.tables.hosts import HostTable
-from director.core.walk import Walk
 from director.types import HostId, MemberId, Now, Stamp, UserKey
 
 MOVE_TIMEOUT = 30.0

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from director.core.kicks import Kicks
+from director.core.moves.kicks import Kicks
 from director.core.placement.assign import Assigner
 from director.core.placement.users import LATEST, MOVING, User, keys_of
 from director.core.protocol.effects import Effect, ListSessions

@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from director.core.logins.pending import Pending
+from director.core.moves.walk import Walk
 from director.core.placement.assign import Assigner
 from director.core.placement.users import User, is_alive
 from director.core.protocol.counters import Counters
@@ -18,7 +19,6 @@ from director.core.protocol.effects import Effect, Send
 from director.core.protocol.messages import NearRound
 from director.core.protocol.order import member_order
 from director.core.protocol.view import RingView
-from director.core.walk import Walk
 from director.types import MemberId, Now, UserKey
 
 REPEAT = 0.3
