@@ -11,12 +11,12 @@ from itertools import islice
 import anyio
 import anyio.lowlevel
 
-from director.core.buckettree import root_of
-from director.core.claims import following, with_candidates
 from director.core.director import Director
 from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
 from director.core.protocol.events import Claimed, ClaimFailed, Event, StoredUsers
 from director.service.reading import Reading
+from director.stored.buckettree import root_of
+from director.stored.claims import following, with_candidates
 from director.types import UserKey
 from state.base import SPLIT, SPLIT_VERSION, Bucket, Lost, StateStore, StoreError, Swap
 

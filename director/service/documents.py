@@ -18,18 +18,18 @@ from director.core.filechanges import Applied, AppliedHost, encode_applied
 from director.core.protocol.events import STORE, Event, StoredHosts, StoredMembers
 from director.core.protocol.messages import MemberRow
 from director.core.protocol.steps import Steps
-from director.core.stored import (
+from director.core.tables.hosts import encode_rows
+from director.core.tables.members import decode_met, encode_member_rows
+from director.service.damage import MISSING, Copies, Copy, Table, examine, filled_from, with_its_version
+from director.service.log import Log
+from director.service.turns import in_turns
+from director.stored.documents import (
     Sound,
     SoundApplied,
     applied_documents_in_steps,
     hosts_in_steps,
     members_in_steps,
 )
-from director.core.tables.hosts import encode_rows
-from director.core.tables.members import decode_met, encode_member_rows
-from director.service.damage import MISSING, Copies, Copy, Table, examine, filled_from, with_its_version
-from director.service.log import Log
-from director.service.turns import in_turns
 from director.types import MemberId
 from state.base import EMPTY_VERSION, Document, Lost, StateStore, version_of
 

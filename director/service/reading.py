@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 import anyio
 import anyio.lowlevel
 
-from director.core.buckettree import BucketTree, below, names_tree, users_tree
 from director.core.checks import wrong_records
 from director.core.director import Director
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS
 from director.core.protocol.events import STORE, BucketsRead, Event, StoredUsers
 from director.service.log import Log
+from director.stored.buckettree import BucketTree, below, names_tree, users_tree
 from state.base import EMPTY_VERSION, SPLIT, SPLIT_VERSION, Bucket, Space, StateStore, version_of
 
 MERGE_BYTES = 100_000

@@ -14,9 +14,9 @@ import anyio
 import anyio.lowlevel
 
 from director.core.director import Director
-from director.core.sweeping import Swept, sweep_names, sweep_users
 from director.service.log import Log
 from director.service.reading import Reading
+from director.stored.sweep import Swept, sweep_names, sweep_users
 from state.base import SPACES, Bucket, Space, StateStore, StoreError, Swap, Swapped
 
 TASK = "sweep"

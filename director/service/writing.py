@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import anyio.lowlevel
 
-from director.core.buckettree import level, root_of
 from director.core.director import Director
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS, UserTable
@@ -27,6 +26,7 @@ from director.core.protocol.events import Event, Persisted
 from director.service.asking import Questions
 from director.service.reading import MERGE_BYTES, Reading
 from director.service.share import Share
+from director.stored.buckettree import level, root_of
 from state.base import (
     EMPTY_VERSION,
     SPACES,

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import msgspec
 
-from director.core.buckettree import BucketTree, below, root_of, users_tree
 from director.core.placement.names import entry, short_entries_in
 from director.core.placement.users import User, merged, pack, unpack
 from director.errors import EX_DATA, StoreProblem
+from director.stored.buckettree import BucketTree, below, root_of, users_tree
 from director.types import UserKey
 from state.base import BUCKETS, SPLIT, Bucket, Lost, Space, StateStore, Swap
 

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Iterable
 
-from director.core.buckettree import names_tree, root_of
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.protocol.messages import HostRow
@@ -27,6 +26,7 @@ from director.statetools.lines import (
     member_line,
     written_name,
 )
+from director.stored.buckettree import names_tree, root_of
 from director.types import Address, UserKey
 from director.version import VERSION
 from state.base import StateStore

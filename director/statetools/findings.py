@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from director.core.buckettree import belongs
 from director.core.placement.names import LONGEST_NAME
 from director.core.placement.users import (
     BY_HAND,
@@ -26,6 +25,7 @@ from director.core.placement.users import (
 )
 from director.core.protocol.stamps import AHEAD
 from director.statetools.buckets import Names, Records, pack_names
+from director.stored.buckettree import belongs
 from director.types import HostId, Stamp, UserKey
 from state.base import Bucket, version_of
 

@@ -13,10 +13,10 @@ from typing import Final
 
 import msgspec
 
-from director.core.buckettree import LEVELS, BucketTree, belongs, level, names_tree, root_of, users_tree
 from director.core.placement.names import entries_in
 from director.core.placement.users import merged, pack, unpack
 from director.statetools.buckets import AT_A_TIME, Names, Progress, Records, pack_names, read_leaves
+from director.stored.buckettree import LEVELS, BucketTree, belongs, level, names_tree, root_of, users_tree
 from director.types import UserKey
 from state.base import BUCKETS, EMPTY_VERSION, SPLIT, Bucket, Lost, Space, StateStore, Swap, version_of
 

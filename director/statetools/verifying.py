@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from director.core.buckettree import belongs
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BUCKET_SHIFT, pack
 from director.core.tables.hosts import decode_rows
@@ -33,6 +32,7 @@ from director.statetools.tables import (
     check_members,
     check_other,
 )
+from director.stored.buckettree import belongs
 from director.types import Address, HostId
 from state.aside import set_aside
 from state.base import (

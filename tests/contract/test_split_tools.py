@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from director.core.buckettree import LEVELS, below, first_key, users_tree
 from director.core.placement.names import entries_in, entry
 from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
 from director.statetools.buckets import merge_users
@@ -22,6 +21,7 @@ from director.statetools.findings import Limits
 from director.statetools.opening import problems
 from director.statetools.splitting import split_large
 from director.statetools.verifying import Verification
+from director.stored.buckettree import LEVELS, below, first_key, users_tree
 from director.types import HostId, Stamp, UserKey
 from state.base import (
     EMPTY_VERSION,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from director.core import buckettree
 from director.core.placement.users import RECORD
+from director.stored import buckettree
 
 if __name__ == "__main__":
     buckettree.USERS_SPLIT_ABOVE = int(sys.argv.pop(1)) * RECORD.size  # type: ignore[misc]

@@ -10,10 +10,10 @@ import pytest
 
 from director.core.filechanges import AppliedHost, decode_applied, encode_applied, read_applied
 from director.core.protocol.messages import HostRow, MemberRow
-from director.core.stored import read_applied_documents, read_hosts, read_members
 from director.core.tables.documentrows import read_rows, with_checksum
 from director.core.tables.hosts import decode_rows, encode_rows
 from director.core.tables.members import StoredRow, decode_member_rows, encode_member_rows
+from director.stored.documents import read_applied_documents, read_hosts, read_members
 
 HOSTS = [
     HostRow(f"10.1.0.{n}", f"mail{n}.example" if n % 2 else "", n % 5 > 0, n, "gold", n, n, 7, n % 3 > 0, 8)

@@ -10,10 +10,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import anyio
 import pytest
 
-from director.core.buckettree import below, users_tree
 from director.core.placement.names import entries_in
 from director.core.placement.users import RECORD, pack, unpack
 from director.core.protocol.events import Claimed
+from director.stored.buckettree import below, users_tree
 from director.types import UserKey
 from state.base import (
     EMPTY_VERSION,

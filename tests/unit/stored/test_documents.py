@@ -9,9 +9,9 @@ import pytest
 
 from director.core.placement.users import LATEST
 from director.core.protocol.messages import HostRow, MemberRow
-from director.core.stored import read_hosts, read_members
 from director.core.tables.hosts import encode_rows
 from director.core.tables.members import encode_member_rows
+from director.stored.documents import read_hosts, read_members
 
 ROW = HostRow("10.1.0.1", "", True, 5, "gold", 6, 50, 7, False, 8)
 OTHER = HostRow("10.1.0.2", "", False, 9, "", 0, 100, 0, True, 0)

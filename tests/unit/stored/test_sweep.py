@@ -6,7 +6,7 @@ import pytest
 
 from director.core.placement.names import entry
 from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
-from director.core.sweeping import LATER, sweep_names, sweep_users
+from director.stored.sweep import LATER, sweep_names, sweep_users
 from director.types import HostId, Stamp, UserKey
 from tests.twins import NAMES, hot_path
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from director.core import buckettree
-from director.core.buckettree import BucketTree, Division, belongs, first_key, names_tree, users_tree
 from director.core.placement.names import entry
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS, RECORD, User, pack
+from director.stored import buckettree
+from director.stored.buckettree import BucketTree, Division, belongs, first_key, names_tree, users_tree
 from director.types import HostId, Stamp, UserKey
 from state import base
 
