@@ -43,8 +43,8 @@ def check(target: Target, user: str | None, as_json: bool) -> int:
     Files that the director's user cannot read keep it from starting: check as that user.
     Exit code 68: there is no such user.
     """
-    from director.service.accounts import account
-    from director.service.checking import check_file, check_file_as
+    from director.service.configuration.accounts import account
+    from director.service.configuration.checking import check_file, check_file_as
 
     file = target.config_path
     if user is None:
@@ -73,7 +73,7 @@ def show(target: Target, as_json: bool) -> None:
     """Print the configuration in force, defaults included, secrets hidden."""
     import tomllib
 
-    from director.service import config as configuration
+    from director.service.configuration import config as configuration
 
     toml = configuration.show(configuration.load(target.config_path, os.environ))
     if as_json:
@@ -103,7 +103,7 @@ def import_(file: str | None, dovecot: str, write: str | None, as_json: bool) ->
     """
     from director.dovecot.doveconf import read
     from director.dovecot.takeover import take_over
-    from director.service.servers import addresses_of
+    from director.service.configuration.servers import addresses_of
 
     name, text = _doveconf(file)
     taken = take_over(read(text, name), name, dovecot=dovecot, environ=os.environ, resolve=addresses_of)

@@ -50,7 +50,7 @@ def doctor(
     from director.doctor import configuration, running, sockets, units
     from director.doctor.findings import FAULT, worst
     from director.doctor.look import asked, look, read_doveconf, run_doveconf
-    from director.service.config import load
+    from director.service.configuration.config import load
 
     config = load(target.config_path, os.environ)
     status, problem, metrics = _status(target)

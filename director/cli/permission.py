@@ -39,7 +39,7 @@ def _table_of(path: str, config: str) -> str:
     # Imported where they are used: every command would pay for them.
     import tomllib
 
-    from director.service.config import DovecotConfig, ListenConfig
+    from director.service.configuration.config import DovecotConfig, ListenConfig
 
     tables: Any = {}
     with suppress(OSError, ValueError):  # not there, or not for this user: the defaults are likely right

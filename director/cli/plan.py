@@ -23,7 +23,7 @@ def plan(target: Target, as_json: bool) -> None:
     The file is read as it is now; the running director compares it with what it last applied, and with what
     was changed at run time since. Nothing is changed.
     """
-    from director.service.config import load
+    from director.service.configuration.config import load
 
     config = load(target.config_path, os.environ)
     for text in config.unresolved:

@@ -41,7 +41,7 @@ def keep(target: Target) -> None:
     as the director. Elsewhere a director starts a keeper by itself, or the service
     manager holds the sockets.
     """
-    from director.service.config import load_for_keeper
+    from director.service.configuration.config import load_for_keeper
     from director.service.keeper import keep as run_keeper
 
     run_keeper(load_for_keeper(target.config_path, os.environ), complain)

@@ -41,7 +41,7 @@ class Chosen:
 
     def __init__(self, target: Target, store: str | None) -> None:
         """Raises ConfigErrors. With --store no configuration has to be there, unless one is named."""
-        from director.service.config import Config, load_for_tools
+        from director.service.configuration.config import Config, load_for_tools
 
         if store is None or target.config is not None:
             config = load_for_tools(target.config_path, os.environ)

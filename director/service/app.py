@@ -39,7 +39,8 @@ from director.service.admin import AdminHandler
 from director.service.backendnames import BackendNames, Hosts
 from director.service.bugs import Bugs
 from director.service.clock import unix_time
-from director.service.config import Config
+from director.service.configuration.config import Config
+from director.service.configuration.servers import Endpoint
 from director.service.configuring import Configuring
 from director.service.credentials import Credentials
 from director.service.driver import Driver
@@ -58,7 +59,6 @@ from director.service.reloading import backends_digest, limits, read_again
 from director.service.replacing import Replacing, load_names, load_users
 from director.service.resolving import Answer, Resolving
 from director.service.ringnames import Members, Names, RingNames
-from director.service.servers import Endpoint
 from director.service.socketmap import Socketmap
 from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
 from director.service.sysd import Notifier, machine_id

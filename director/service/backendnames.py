@@ -9,7 +9,7 @@ import msgspec
 
 from director.core.backendnames import NameAddresses
 from director.core.tables.hosts import BackendSetting
-from director.service.config import BackendsConfig
+from director.service.configuration.config import BackendsConfig
 from director.service.log import Log
 from director.service.resolving import Answer
 from director.types import Address

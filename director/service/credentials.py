@@ -16,10 +16,10 @@ import msgspec
 from director.errors import TlsFileError
 from director.net.tls import RingTls
 from director.records import Alarm
-from director.service.config import Config
+from director.service.configuration.config import Config
+from director.service.configuration.secretfiles import problem_with, secret_lines
 from director.service.log import Log
 from director.service.reloading import raise_if_refused
-from director.service.secretfiles import problem_with, secret_lines
 
 LOOK_EVERY = 60.0
 """Seconds between two looks."""

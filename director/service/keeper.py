@@ -19,7 +19,7 @@ from director.errors import EX_UNAVAILABLE, DirectorError, ListenError
 from director.net import keeper, keeperlink, listen
 from director.net.keeper import Kept
 from director.net.keeperlink import KeeperError, Link
-from director.service.config import Config, ListenerConfig
+from director.service.configuration.config import Config, ListenerConfig
 from director.service.handover import KeeperLink, Listening
 from director.service.log import Log
 from director.service.sockets import Sockets

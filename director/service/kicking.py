@@ -16,7 +16,7 @@ import anyio.abc
 from director.core.protocol.kicktypes import Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.errors import KickError
 from director.net.kickline import identity
-from director.service.config import DovecotConfig
+from director.service.configuration.config import DovecotConfig
 from director.service.kickchannels import Anvil, Channel, Ipc
 from director.service.log import Log
 from director.wire.sessions import Census, SessionList

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from director.net.accept import ADDRESS, Acceptor, Limits, Report, Room
 from director.service.bugs import Bugs
-from director.service.config import LimitsConfig
+from director.service.configuration.config import LimitsConfig
 from director.service.driver import Driver
 from director.service.log import LimitedLog, Log
 from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets

@@ -12,7 +12,7 @@ import msgspec
 from director.core.director import Settings
 from director.errors import TlsFileError
 from director.net.tls import RingTls
-from director.service.config import Config, TlsConfig, load
+from director.service.configuration.config import Config, TlsConfig, load
 
 LIVE = frozenset(
     {

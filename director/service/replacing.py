@@ -28,7 +28,7 @@ from director.errors import DirectorError, TryAgain
 from director.net.tls import RingTls
 from director.records import ReloadInfo
 from director.service import reexec
-from director.service.config import Config
+from director.service.configuration.config import Config
 from director.service.handover import Left, Memory, Replacement
 from director.service.log import Log
 from director.service.reloading import compare, live

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 import anyio
 
 from director.core.placement.addresses import canonical
-from director.service.servers import Resolve, addresses_of, one_machine
+from director.service.configuration.servers import Resolve, addresses_of, one_machine
 from director.types import Address
 
 EVERY = 5.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from director.service.configuration.servers import Endpoint, director_name, is_local
 from director.service.log import Log
 from director.service.resolving import Answer
-from director.service.servers import Endpoint, director_name, is_local
 from director.types import Address, MemberId
 
 Members = tuple[MemberId, ...]

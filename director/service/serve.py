@@ -19,7 +19,7 @@ from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError, ListenErro
 from director.service import descriptors, reexec
 from director.service.app import App
 from director.service.cluster import OtherCluster
-from director.service.config import Config, load
+from director.service.configuration.config import Config, load
 from director.service.handover import Left, cannot_read
 from director.service.keeper import KeeperClient
 from director.service.log import Log, capture_logging, everything_logged

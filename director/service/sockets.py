@@ -11,10 +11,10 @@ from functools import partial
 from director.errors import ListenError
 from director.net import listen
 from director.net.keeper import NAMES, Kept
-from director.service.config import Config, ListenerConfig
+from director.service.configuration.config import Config, ListenerConfig
+from director.service.configuration.servers import Endpoint
 from director.service.handover import Listening, split
 from director.service.log import Log
-from director.service.servers import Endpoint
 from director.service.sysd import inherited_descriptors
 
 ADMIN_TCP, SOCKETMAP_TCP = "admin-tcp", "socketmap-tcp"

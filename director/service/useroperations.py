@@ -38,6 +38,7 @@ from director.core.protocol.order import join_member, split_member
 from director.core.tables.hosts import HostTable
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
+from director.service.configuration.servers import addresses_of
 from director.service.driver import Driver
 from director.service.handover import UnderWay
 from director.service.knownusers import KnownUsers
@@ -46,7 +47,6 @@ from director.service.persist import Persistence
 from director.service.pools import Pools, pool_name, which_tag, wrong_pool
 from director.service.previews import preview, previewed
 from director.service.resolving import answer_of
-from director.service.servers import addresses_of
 from director.types import Address, HostId, MemberId, UserKey
 from state.base import AuditEntry
 

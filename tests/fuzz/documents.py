@@ -22,10 +22,10 @@ from director.dovecot import doveconf
 from director.dovecot.takeover import take_over
 from director.errors import ConfigErrors, DoveconfError, ExportError, ListenError
 from director.net.login import Connection
-from director.service.config import load
+from director.service.configuration.config import load
+from director.service.configuration.units import parse_duration, parse_size
 from director.service.handover import Handover, HandoverError, Listening, Memory, Replacement, decode, encode
 from director.service.sysd import inherited_descriptors
-from director.service.units import parse_duration, parse_size
 from director.statetools import lines
 from director.statetools.findings import Limits
 from director.statetools.importing import ExportFile

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from director.service.config import ListenConfig, ListenerConfig
+from director.service.configuration.config import ListenConfig, ListenerConfig
 
 SYSTEMD = Path(__file__).parents[2] / "deploy/systemd"
 SERVICE = SYSTEMD / "director.service"

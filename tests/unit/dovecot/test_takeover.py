@@ -14,7 +14,7 @@ import pytest
 from director.core.placement.hashing import UserHash
 from director.dovecot.doveconf import read
 from director.errors import DoveconfError
-from director.service.config import load, show
+from director.service.configuration.config import load, show
 from tests.unit.dovecot.importing import minimal, taken, values
 
 DATA = Path(__file__).parents[2] / "data/doveconf"

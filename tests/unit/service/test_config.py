@@ -14,7 +14,7 @@ import pytest
 
 from director.core.tables.hosts import BackendSetting
 from director.errors import EX_CONFIG, ConfigError, ConfigErrors
-from director.service.config import (
+from director.service.configuration.config import (
     AdminListenerConfig,
     BackendsConfig,
     Config,
@@ -31,7 +31,7 @@ from director.service.config import (
     load_for_keeper,
     show,
 )
-from director.service.servers import Endpoint
+from director.service.configuration.servers import Endpoint
 from director.types import Address
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "director.toml.example"

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from director.service.config import TlsConfig, show
+from director.service.configuration.config import TlsConfig, show
 from tests.certificates import Authority
 from tests.unit.service.test_config import BACKENDS, RING, Place
 

@@ -15,7 +15,7 @@ from director.core.tables.hosts import BackendSetting, HostTable
 from director.errors import TryAgain
 from director.records import ConfiguredHost
 from director.service.backendnames import BackendNames
-from director.service.config import BackendsConfig
+from director.service.configuration.config import BackendsConfig
 from director.service.configuring import Configuring
 from director.service.resolving import Resolving
 from director.types import Address

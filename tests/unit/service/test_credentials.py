@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from director.net.tls import RingTls
-from director.service.config import Config, load
+from director.service.configuration.config import Config, load
 from director.service.credentials import DAY, EVENTS, Credentials, Seen, look_at
 from director.service.log import Log
 from tests.certificates import Authority

@@ -13,7 +13,7 @@ import pytest
 from director.core.protocol.kicktypes import ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.errors import KickError
 from director.service import kicking
-from director.service.config import DovecotConfig
+from director.service.configuration.config import DovecotConfig
 from director.service.kicking import WAITING_LIMIT, Kicker
 from director.service.log import Log
 from tests.anvil import FakeAnvil, row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from director.service.config import Config, load
+from director.service.configuration.config import Config, load
 from director.service.reloading import LIVE, compare, limits, live
 
 GOOD = """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from director.service.configuration.servers import Endpoint, director_name
 from director.service.log import Log
 from director.service.resolving import Answer
 from director.service.ringnames import RingNames
-from director.service.servers import Endpoint, director_name
 from director.types import Address
 
 ME = Endpoint(Address("10.0.0.1"), 9090)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from director.service.secretfiles import problem_with, secret_lines
+from director.service.configuration.secretfiles import problem_with, secret_lines
 
 ONE, TWO = b"0123456789abcdef0123456789abcdef", b"fedcba9876543210fedcba9876543210"
 BOM = b"\xef\xbb\xbf"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from director.core.tables.hosts import BackendSetting
-from director.service.servers import (
+from director.service.configuration.servers import (
     Endpoint,
     addresses_of,
     backend_name,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from director.service.units import (
+from director.service.configuration.units import (
     Choice,
     Count,
     Duration,

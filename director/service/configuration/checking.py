@@ -8,9 +8,9 @@ from functools import partial
 import msgspec
 
 from director.errors import ConfigErrors
-from director.service.accounts import Account, run_as
-from director.service.config import load
-from director.service.tomlfile import LET_DIRECTOR_READ, LET_READ
+from director.service.configuration.accounts import Account, run_as
+from director.service.configuration.config import load
+from director.service.configuration.tomlfile import LET_DIRECTOR_READ, LET_READ
 
 DENIED = "Permission denied"
 

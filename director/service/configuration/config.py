@@ -25,8 +25,8 @@ from director.core.tables.hosts import MAX_WEIGHT, BackendSetting
 from director.errors import ConfigErrors, TlsFileError
 from director.net.keeper import NAMES
 from director.net.tls import RingTls
-from director.service.secretfiles import secret_lines
-from director.service.servers import (
+from director.service.configuration.secretfiles import secret_lines
+from director.service.configuration.servers import (
     ADMIN_PORT,
     HTTP_PORT,
     RING_PORT,
@@ -43,8 +43,8 @@ from director.service.servers import (
     read_directors,
     read_endpoint,
 )
-from director.service.tomlfile import LET_DIRECTOR_READ, Reader, UnresolvedName, written
-from director.service.units import (
+from director.service.configuration.tomlfile import LET_DIRECTOR_READ, Reader, UnresolvedName, written
+from director.service.configuration.units import (
     DAY,
     MINUTE,
     Choice,

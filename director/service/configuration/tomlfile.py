@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 
 from director.errors import ConfigError, ConfigErrors
-from director.service.secretfiles import problem_with, secret_lines
-from director.service.servers import Endpoint, Resolve, read_endpoint
-from director.service.units import Kind, Secret, SecretFile, StateUrl, nearest
+from director.service.configuration.secretfiles import problem_with, secret_lines
+from director.service.configuration.servers import Endpoint, Resolve, read_endpoint
+from director.service.configuration.units import Kind, Secret, SecretFile, StateUrl, nearest
 
 SECRET_FILE_LIMIT = 64 * 1024
 """Bytes. A longer file is no secret but a wrong path."""
