@@ -36,7 +36,6 @@ from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
 from director.service import garbage, reexec
 from director.service.admin import AdminHandler
-from director.service.backendnames import BackendNames, Hosts
 from director.service.bugs import Bugs
 from director.service.clock import unix_time
 from director.service.configuration.config import Config
@@ -57,8 +56,9 @@ from director.service.operations import Operations
 from director.service.persist import Persistence
 from director.service.reloading import backends_digest, limits, read_again
 from director.service.replacing import Replacing, load_names, load_users
-from director.service.resolving import Answer, Resolving
-from director.service.ringnames import Members, Names, RingNames
+from director.service.resolution.backendnames import BackendNames, Hosts
+from director.service.resolution.resolver import Answer, Resolving
+from director.service.resolution.ringnames import Members, Names, RingNames
 from director.service.socketmap import Socketmap
 from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
 from director.service.sysd import Notifier, machine_id

@@ -46,7 +46,7 @@ from director.service.operators import UsersEvent
 from director.service.persist import Persistence
 from director.service.pools import Pools, pool_name, which_tag, wrong_pool
 from director.service.previews import preview, previewed
-from director.service.resolving import answer_of
+from director.service.resolution.resolver import answer_of
 from director.types import Address, HostId, MemberId, UserKey
 from state.base import AuditEntry
 

@@ -14,10 +14,10 @@ from director.core.protocol.events import HostChange
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.errors import TryAgain
 from director.records import ConfiguredHost
-from director.service.backendnames import BackendNames
 from director.service.configuration.config import BackendsConfig
 from director.service.configuring import Configuring
-from director.service.resolving import Resolving
+from director.service.resolution.backendnames import BackendNames
+from director.service.resolution.resolver import Resolving
 from director.types import Address
 from tests.servers import RedisServer
 from tests.unit.service.parts import HOSTS, Node

@@ -6,8 +6,8 @@ import pytest
 
 from director.service.configuration.servers import Endpoint, director_name
 from director.service.log import Log
-from director.service.resolving import Answer
-from director.service.ringnames import RingNames
+from director.service.resolution.resolver import Answer
+from director.service.resolution.ringnames import RingNames
 from director.types import Address
 
 ME = Endpoint(Address("10.0.0.1"), 9090)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import anyio
 import pytest
 
-from director.service import resolving
-from director.service.resolving import Answer, Resolving
+from director.service.resolution import resolver
+from director.service.resolution.resolver import Answer, Resolving
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +67,7 @@ async def test_nobody_is_asked_where_there_is_no_name() -> None:
 async def test_a_name_that_hangs_delays_no_other_and_is_not_asked_for_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(resolving, "TIMEOUT", 0.05)
+    monkeypatch.setattr(resolver, "TIMEOUT", 0.05)
     names = Names(d2="10.0.0.2", d3="10.0.0.3")
     names.hanging["d2"] = threading.Event()
     for _ in range(3):
@@ -81,8 +81,8 @@ async def test_a_name_that_hangs_delays_no_other_and_is_not_asked_for_twice(
 
 
 async def test_it_looks_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolving, "EVERY", 0.02)
-    monkeypatch.setattr(resolving, "AT_MOST_EVERY", 0.01)
+    monkeypatch.setattr(resolver, "EVERY", 0.02)
+    monkeypatch.setattr(resolver, "AT_MOST_EVERY", 0.01)
     names = Names(d2="10.0.0.2")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(names.resolving.run)
@@ -91,8 +91,8 @@ async def test_it_looks_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_it_looks_sooner_where_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolving, "EVERY", 3600.0)
-    monkeypatch.setattr(resolving, "AT_MOST_EVERY", 0.01)
+    monkeypatch.setattr(resolver, "EVERY", 3600.0)
+    monkeypatch.setattr(resolver, "AT_MOST_EVERY", 0.01)
     names = Names(d2="10.0.0.2")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(names.resolving.run)
