@@ -44,10 +44,10 @@ from director.service.configuring import Configuring
 from director.service.credentials import Credentials
 from director.service.driver import Driver
 from director.service.filetimes import files_of, younger_file
-from director.service.flushing import FlushPrograms
 from director.service.handover import Handover, Left, Memory, Replacement
 from director.service.keeper import KeeperClient
-from director.service.kicking import Kicker
+from director.service.kicks.flushprograms import FlushPrograms
+from director.service.kicks.kicker import Kicker
 from director.service.listeners import Listeners
 from director.service.log import Log
 from director.service.logwriter import LogWriter

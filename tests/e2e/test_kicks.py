@@ -21,7 +21,7 @@ from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import Ports, free_ports
 from director.demo.settings import Rule
 from director.service.configuration.config import DovecotConfig
-from director.service.kicking import Kicker
+from director.service.kicks.kicker import Kicker
 from director.service.log import Log
 from tests.e2e.conftest import Front, dovecot, new_folder
 from tests.e2e.processes import until as wait_until

@@ -17,7 +17,7 @@ from director.core.protocol.kicktypes import Fence, HashOnHosts, KickWhat, OnHos
 from director.errors import KickError
 from director.net.kickline import identity
 from director.service.configuration.config import DovecotConfig
-from director.service.kickchannels import Anvil, Channel, Ipc
+from director.service.kicks.channels import Anvil, Channel, Ipc
 from director.service.log import Log
 from director.wire.sessions import Census, SessionList
 

@@ -14,8 +14,8 @@ import pytest
 
 from director.core.protocol.kicktypes import MOST_HOSTS, ByName, HashOnHosts, OnHost
 from director.errors import KickError
-from director.service import kickchannels
-from director.service.kickchannels import HOSTS, Anvil, Ipc
+from director.service.kicks import channels
+from director.service.kicks.channels import HOSTS, Anvil, Ipc
 from director.wire.anvil import Rows, Sessions
 from director.wire.sessions import SessionList
 from tests.anvil import FakeAnvil, row
@@ -31,8 +31,8 @@ KICK = HashOnHosts(1, ["127.0.41.1"])
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """What stays here stays from the first look on."""
-    monkeypatch.setattr(kickchannels, "PATIENCE", 0.1)
-    monkeypatch.setattr(kickchannels, "PATIENCE_WITH_PROCESSES", 0.1)
+    monkeypatch.setattr(channels, "PATIENCE", 0.1)
+    monkeypatch.setattr(channels, "PATIENCE_WITH_PROCESSES", 0.1)
 
 
 async def test_a_kick_ends_what_it_names_and_counts_it(tmp_path: Path) -> None:

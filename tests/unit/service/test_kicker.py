@@ -12,9 +12,9 @@ import pytest
 
 from director.core.protocol.kicktypes import ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.errors import KickError
-from director.service import kicking
 from director.service.configuration.config import DovecotConfig
-from director.service.kicking import WAITING_LIMIT, Kicker
+from director.service.kicks import kicker
+from director.service.kicks.kicker import WAITING_LIMIT, Kicker
 from director.service.log import Log
 from tests.anvil import FakeAnvil, row
 from tests.descriptors import without_descriptors
@@ -295,7 +295,7 @@ async def test_a_dovecot_2_3_that_is_starting_is_listed_by_ipc_and_not_by_the_an
 async def test_an_anvil_that_refuses_is_told_where_no_ipc_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kicking, "STARTS_WITHIN", 0.02)
+    monkeypatch.setattr(kicker, "STARTS_WITHIN", 0.02)
     desk = Desk(tmp_path, kick="auto")
     with socket.socket(socket.AF_UNIX) as anvil:
         anvil.bind(str(desk.anvil))
@@ -361,8 +361,8 @@ async def test_without_descriptors_a_kick_ends_with_a_problem_and_nothing_else_d
 async def test_after_a_kick_through_anvil_sessions_that_arrived_late_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: KickWhat
 ) -> None:
-    monkeypatch.setattr(kicking, "LATE_FIRST", 0.05)
-    monkeypatch.setattr(kicking, "LATE_EVERY", 0.05)
+    monkeypatch.setattr(kicker, "LATE_FIRST", 0.05)
+    monkeypatch.setattr(kicker, "LATE_EVERY", 0.05)
     desk = Desk(tmp_path, kick="anvil")
     async with FakeAnvil().listening(desk.anvil) as fake, desk.running():
         desk.kicker.kick(1, what)
@@ -375,9 +375,9 @@ async def test_after_a_kick_through_anvil_sessions_that_arrived_late_are_listed(
 async def test_sessions_are_listed_after_a_kick_only_so_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kicking, "LATE_FIRST", 0.02)
-    monkeypatch.setattr(kicking, "LATE_EVERY", 0.02)
-    monkeypatch.setattr(kicking, "LATE_UNTIL", 0.2)
+    monkeypatch.setattr(kicker, "LATE_FIRST", 0.02)
+    monkeypatch.setattr(kicker, "LATE_EVERY", 0.02)
+    monkeypatch.setattr(kicker, "LATE_UNTIL", 0.2)
     desk = Desk(tmp_path, kick="anvil")
     async with FakeAnvil().listening(desk.anvil) as fake, desk.running():
         for number in range(2):
