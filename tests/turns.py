@@ -37,9 +37,9 @@ from director.core.protocol.events import (
 from director.core.protocol.kicktypes import ProxiedSession
 from director.core.protocol.messages import Hosts, KickRound, MoveRound, NearRound, Ping, Token, Users
 from director.core.tables.movedhosts import moved_rows
-from director.service.handover import Memory
+from director.service.lifecycle.handover import Memory
+from director.service.lifecycle.replacement import load_users, name_parts, take_names
 from director.service.reading import Reading, in_parts
-from director.service.replacing import load_users, name_parts, take_names
 from director.types import Address, LinkId, RequestId, Stamp, UserKey
 from director.wire import hotpath
 from state.base import Bucket, Space, version_of

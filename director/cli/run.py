@@ -42,7 +42,7 @@ def keep(target: Target) -> None:
     manager holds the sockets.
     """
     from director.service.configuration.config import load_for_keeper
-    from director.service.keeper import keep as run_keeper
+    from director.service.lifecycle.keeper import keep as run_keeper
 
     run_keeper(load_for_keeper(target.config_path, os.environ), complain)
 

@@ -21,11 +21,11 @@ from director.dovecot.doveconf import Doveconf, decoded, read
 from director.errors import DirectorError, DoveconfError
 from director.net import keeperlink
 from director.records import StatusInfo
-from director.service import descriptors
 from director.service.configuration.accounts import Account, NoSuchAccount, account
 from director.service.configuration.checking import check_file_as
 from director.service.configuration.config import Config, DovecotConfig, ListenConfig, RingConfig, UsersConfig
-from director.service.keeper import control_paths
+from director.service.lifecycle import descriptors
+from director.service.lifecycle.keeper import control_paths
 from director.wire.tabs import escape
 
 CONNECT_TIMEOUT = 2.0

@@ -34,34 +34,34 @@ from director.net.login import Relay
 from director.net.notify import NotifyReader, read_fifo
 from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
-from director.service import garbage, reexec
 from director.service.admin import AdminHandler
 from director.service.bugs import Bugs
 from director.service.clock import unix_time
 from director.service.configuration.config import Config
 from director.service.configuration.servers import Endpoint
 from director.service.configuring import Configuring
-from director.service.credentials import Credentials
 from director.service.driver import Driver
-from director.service.filetimes import files_of, younger_file
-from director.service.handover import Handover, Left, Memory, Replacement
-from director.service.keeper import KeeperClient
 from director.service.kicks.flushprograms import FlushPrograms
 from director.service.kicks.kicker import Kicker
+from director.service.lifecycle import garbage, reexec
+from director.service.lifecycle.credentials import Credentials
+from director.service.lifecycle.filetimes import files_of, younger_file
+from director.service.lifecycle.handover import Handover, Left, Memory, Replacement
+from director.service.lifecycle.keeper import KeeperClient
+from director.service.lifecycle.reload import backends_digest, limits, read_again
+from director.service.lifecycle.replacement import Replacing, load_names, load_users
+from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
+from director.service.lifecycle.sysd import Notifier, machine_id
 from director.service.listeners import Listeners
 from director.service.log import Log
 from director.service.logwriter import LogWriter
 from director.service.lookups import Lookups
 from director.service.operations import Operations
 from director.service.persist import Persistence
-from director.service.reloading import backends_digest, limits, read_again
-from director.service.replacing import Replacing, load_names, load_users
 from director.service.resolution.backendnames import BackendNames, Hosts
 from director.service.resolution.resolver import Answer, Resolving
 from director.service.resolution.ringnames import Members, Names, RingNames
 from director.service.socketmap import Socketmap
-from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
-from director.service.sysd import Notifier, machine_id
 from director.types import MemberId, Now
 from director.version import VERSION
 from director.wire import hotpath

@@ -9,8 +9,8 @@ from director.net.accept import ADDRESS, Acceptor, Limits, Report, Room
 from director.service.bugs import Bugs
 from director.service.configuration.config import LimitsConfig
 from director.service.driver import Driver
+from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
 from director.service.log import LimitedLog, Log
-from director.service.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
 from director.types import Address
 
 SHARE = 16

@@ -46,9 +46,9 @@ from director.records import (
 )
 from director.service.alarms import differing, reload_alarms, ring_alarms
 from director.service.clock import unix_time
-from director.service.credentials import Credentials
 from director.service.driver import Driver
 from director.service.dumping import host_commands, pin_command
+from director.service.lifecycle.credentials import Credentials
 from director.service.logwriter import LogWriter
 from director.service.metrics import (
     Counted,

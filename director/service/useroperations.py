@@ -40,8 +40,8 @@ from director.errors import BadRequest, OperationError, Refused, TryAgain, Unkno
 from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
 from director.service.configuration.servers import addresses_of
 from director.service.driver import Driver
-from director.service.handover import UnderWay
 from director.service.knownusers import KnownUsers
+from director.service.lifecycle.handover import UnderWay
 from director.service.operators import UsersEvent
 from director.service.persist import Persistence
 from director.service.pools import Pools, pool_name, which_tag, wrong_pool

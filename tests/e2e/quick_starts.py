@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from director.service import starting
+from director.service.lifecycle import starting
 
 if __name__ == "__main__":
     starting.RETRY_EVERY = 0.2

@@ -156,7 +156,7 @@ def test_a_bad_configuration_is_told_and_the_old_program_serves_on(folder: Path)
         ("def broken(:\n", "SyntaxError"),
         ("import no_such_module\n", "no_such_module"),
         ("import sys\nsys.exit('an older release')\n", "an older release"),
-        ("import director.service.handover as h\nh.FORMAT = 0\n" + PROGRAM, "format 1"),
+        ("import director.service.lifecycle.handover as h\nh.FORMAT = 0\n" + PROGRAM, "format 1"),
     ],
     ids=["syntax", "module", "unknown", "format"],
 )

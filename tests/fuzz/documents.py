@@ -24,8 +24,16 @@ from director.errors import ConfigErrors, DoveconfError, ExportError, ListenErro
 from director.net.login import Connection
 from director.service.configuration.config import load
 from director.service.configuration.units import parse_duration, parse_size
-from director.service.handover import Handover, HandoverError, Listening, Memory, Replacement, decode, encode
-from director.service.sysd import inherited_descriptors
+from director.service.lifecycle.handover import (
+    Handover,
+    HandoverError,
+    Listening,
+    Memory,
+    Replacement,
+    decode,
+    encode,
+)
+from director.service.lifecycle.sysd import inherited_descriptors
 from director.statetools import lines
 from director.statetools.findings import Limits
 from director.statetools.importing import ExportFile

@@ -239,7 +239,7 @@ def test_too_few_descriptors_end_the_start_with_the_number_needed(tmp_path: Path
 def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one() -> None:
     program = (
         "import resource\n"
-        "from director.service import descriptors\n"
+        "from director.service.lifecycle import descriptors\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 500))\n"
         "descriptors.raise_limit()\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE))\n"

@@ -22,10 +22,10 @@ from director.service import app as app_module
 from director.service import bugs
 from director.service.app import App
 from director.service.configuration.config import LimitsConfig, load
+from director.service.lifecycle.sockets import Sockets
 from director.service.log import REPEATED, REPEATED_EVERY, Log
 from director.service.logwriter import LogWriter
 from director.service.serve import EX_SOFTWARE, run
-from director.service.sockets import Sockets
 from director.types import Now
 from state.base import open_store
 from tests.waiting import until

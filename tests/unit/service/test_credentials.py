@@ -11,7 +11,7 @@ import pytest
 
 from director.net.tls import RingTls
 from director.service.configuration.config import Config, load
-from director.service.credentials import DAY, EVENTS, Credentials, Seen, look_at
+from director.service.lifecycle.credentials import DAY, EVENTS, Credentials, Seen, look_at
 from director.service.log import Log
 from tests.certificates import Authority
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from director.service import garbage
+from director.service.lifecycle import garbage
 
 
 class Knot:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from director.net.login import Connection
-from director.service.handover import (
+from director.service.lifecycle.handover import (
     FORMAT,
     Handover,
     HandoverError,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from director.service.starting import GIVE_UP_AFTER, RETRY_EVERY, VARIABLE, Starting
+from director.service.lifecycle.starting import GIVE_UP_AFTER, RETRY_EVERY, VARIABLE, Starting
 
 
 class Machine:
@@ -96,7 +96,7 @@ def test_the_managers_sockets_are_where_they_were_at_the_next_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, other = os.pipe()
-    monkeypatch.setattr("director.service.starting.FIRST_DESCRIPTOR", given)
+    monkeypatch.setattr("director.service.lifecycle.starting.FIRST_DESCRIPTOR", given)
     before = os.fstat(given).st_ino
     environ = {
         "NOTIFY_SOCKET": str(tmp_path / "notify"),

@@ -14,7 +14,7 @@ from director.core.protocol.messages import HostRow, MemberRow
 from director.core.protocol.stamps import AHEAD, latest_of
 from director.core.tables.hosts import decode_rows, encode_rows
 from director.core.tables.members import decode_member_rows, encode_member_rows
-from director.service.filetimes import files_of, younger_file
+from director.service.lifecycle.filetimes import files_of, younger_file
 from director.types import Address, Now
 from state.base import EMPTY_VERSION
 from tests.servers import RedisServer

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from director.errors import ListenError
-from director.service.sysd import Notifier, inherited_descriptors
+from director.service.lifecycle.sysd import Notifier, inherited_descriptors
 from tests.descriptors import without_descriptors
 
 

@@ -20,9 +20,9 @@ from director.net import keeper, keeperlink, listen
 from director.net.keeper import Kept
 from director.net.keeperlink import KeeperError, Link
 from director.service.configuration.config import Config, ListenerConfig
-from director.service.handover import KeeperLink, Listening
+from director.service.lifecycle.handover import KeeperLink, Listening
+from director.service.lifecycle.sockets import Sockets
 from director.service.log import Log
-from director.service.sockets import Sockets
 
 CONTROL_NAME = "director-keeper"
 CHECK_EVERY = 1.0

@@ -18,8 +18,8 @@ from director.net.tls import RingTls
 from director.records import Alarm
 from director.service.configuration.config import Config
 from director.service.configuration.secretfiles import problem_with, secret_lines
+from director.service.lifecycle.reload import raise_if_refused
 from director.service.log import Log
-from director.service.reloading import raise_if_refused
 
 LOOK_EVERY = 60.0
 """Seconds between two looks."""

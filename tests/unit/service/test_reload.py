@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from director.service.configuration.config import Config, load
-from director.service.reloading import LIVE, compare, limits, live
+from director.service.lifecycle.reload import LIVE, compare, limits, live
 
 GOOD = """
 state = "memory:"

@@ -13,9 +13,9 @@ from director.net import listen
 from director.net.keeper import NAMES, Kept
 from director.service.configuration.config import Config, ListenerConfig
 from director.service.configuration.servers import Endpoint
-from director.service.handover import Listening, split
+from director.service.lifecycle.handover import Listening, split
+from director.service.lifecycle.sysd import inherited_descriptors
 from director.service.log import Log
-from director.service.sysd import inherited_descriptors
 
 ADMIN_TCP, SOCKETMAP_TCP = "admin-tcp", "socketmap-tcp"
 """Names, for socket units too, of listeners that have a unix socket beside them."""

@@ -14,8 +14,8 @@ import os
 import time
 from collections.abc import Callable, MutableMapping
 
-from director.service import reexec
-from director.service.sysd import FIRST_DESCRIPTOR, Notifier
+from director.service.lifecycle import reexec
+from director.service.lifecycle.sysd import FIRST_DESCRIPTOR, Notifier
 
 RETRY_EVERY = 10.0
 """Seconds between two tries."""

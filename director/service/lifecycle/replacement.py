@@ -27,12 +27,12 @@ from director.core.protocol.events import Event, StoredUsers
 from director.errors import DirectorError, TryAgain
 from director.net.tls import RingTls
 from director.records import ReloadInfo
-from director.service import reexec
 from director.service.configuration.config import Config
-from director.service.handover import Left, Memory, Replacement
+from director.service.lifecycle import reexec
+from director.service.lifecycle.handover import Left, Memory, Replacement
+from director.service.lifecycle.reload import compare, live
+from director.service.lifecycle.sysd import Notifier
 from director.service.log import Log
-from director.service.reloading import compare, live
-from director.service.sysd import Notifier
 from director.version import VERSION
 
 READ_WITHIN = 30.0

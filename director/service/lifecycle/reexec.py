@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 import anyio
 
 from director.errors import DirectorError
-from director.service.handover import FORMAT, Handover, HandoverError, Left, Memory, decode, encode
+from director.service.lifecycle.handover import FORMAT, Handover, HandoverError, Left, Memory, decode, encode
 
 VARIABLE = "DIRECTOR_HANDOVER"
 """Names the descriptor of the document to the successor."""
