@@ -39,7 +39,7 @@ from director.core.protocol.messages import Hosts, KickRound, MoveRound, NearRou
 from director.core.tables.movedhosts import moved_rows
 from director.service.lifecycle.handover import Memory
 from director.service.lifecycle.replacement import load_users, name_parts, take_names
-from director.service.reading import Reading, in_parts
+from director.service.persistence.reader import Reading, in_parts
 from director.types import Address, LinkId, RequestId, Stamp, UserKey
 from director.wire import hotpath
 from state.base import Bucket, Space, version_of
@@ -179,7 +179,7 @@ def merged(busy: Busy, number: int) -> None:
 
 
 def stored(busy: Busy, number: int) -> None:
-    """The store says so, in parts as `service/reading.py` brings them."""
+    """The store says so, in parts as `service/persistence/reader.py` brings them."""
     users = keys(number)
     busy.know(users)
     for start in range(0, number, 4500):

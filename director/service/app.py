@@ -57,7 +57,7 @@ from director.service.log import Log
 from director.service.logwriter import LogWriter
 from director.service.lookups import Lookups
 from director.service.operations import Operations
-from director.service.persist import Persistence
+from director.service.persistence.persist import Persistence
 from director.service.resolution.backendnames import BackendNames, Hosts
 from director.service.resolution.resolver import Answer, Resolving
 from director.service.resolution.ringnames import Members, Names, RingNames

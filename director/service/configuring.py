@@ -21,7 +21,7 @@ from director.core.tables.hosts import BackendSetting
 from director.errors import OperationError
 from director.service.clock import unix_time
 from director.service.log import Log
-from director.service.persist import Persistence
+from director.service.persistence.persist import Persistence
 from state.base import AuditEntry
 
 LOOK = 0.05

@@ -60,7 +60,7 @@ from director.service.metrics import (
     render,
 )
 from director.service.operators import FAILURES
-from director.service.persist import Persistence
+from director.service.persistence.persist import Persistence
 from director.service.planning import planned
 from director.service.pools import NO_HOST_LEFT, pool_name
 from director.service.previews import pinned_on

@@ -17,7 +17,6 @@ from director import web
 from director.core.protocol.clock import cannot_start, doubt
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError, ListenError
 from director.service.app import App
-from director.service.cluster import OtherCluster
 from director.service.configuration.config import Config, load
 from director.service.lifecycle import descriptors, reexec
 from director.service.lifecycle.handover import Left, cannot_read
@@ -26,6 +25,7 @@ from director.service.lifecycle.sockets import Sockets
 from director.service.lifecycle.starting import Starting
 from director.service.log import Log, capture_logging, everything_logged
 from director.service.logwriter import LogWriter
+from director.service.persistence.owner import OtherCluster
 from director.version import VERSION
 from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
 

@@ -43,7 +43,7 @@ from director.service.driver import Driver
 from director.service.knownusers import KnownUsers
 from director.service.lifecycle.handover import UnderWay
 from director.service.operators import UsersEvent
-from director.service.persist import Persistence
+from director.service.persistence.persist import Persistence
 from director.service.pools import Pools, pool_name, which_tag, wrong_pool
 from director.service.previews import preview, previewed
 from director.service.resolution.resolver import answer_of

@@ -21,7 +21,7 @@ from director.records import ReloadInfo
 from director.service.driver import Driver
 from director.service.log import Log
 from director.service.operations import Operations
-from director.service.persist import Persistence
+from director.service.persistence.persist import Persistence
 from director.types import Address, HostId, MemberId, Stamp, UserKey
 from director.version import VERSION
 from director.wire import hotpath

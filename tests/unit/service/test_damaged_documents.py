@@ -14,7 +14,7 @@ from redis import Redis
 
 from director.core.filechanges import AppliedHost
 from director.core.placement.users import PINNED
-from director.service.cluster import CLUSTER
+from director.service.persistence.owner import CLUSTER
 from director.types import Address
 from state.aside import SET_ASIDE, set_aside
 from state.base import EMPTY_VERSION, Document, StateStore, version_of

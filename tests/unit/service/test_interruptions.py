@@ -34,10 +34,10 @@ STORED_BEFORE = ["known", "also known"]
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses of the real thing are shorter, its deadlines longer: many share a slow machine here."""
     for name in ("FLUSH_AFTER", "RETRY_FIRST"):
-        monkeypatch.setattr(f"director.service.persist.{name}", 0.01)
-    monkeypatch.setattr("director.service.persist.RETRY_LONGEST", 0.05)
+        monkeypatch.setattr(f"director.service.persistence.persist.{name}", 0.01)
+    monkeypatch.setattr("director.service.persistence.persist.RETRY_LONGEST", 0.05)
     for name in ("OPEN_WITHIN", "STOP_WITHIN"):
-        monkeypatch.setattr(f"director.service.persist.{name}", PATIENCE)
+        monkeypatch.setattr(f"director.service.persistence.persist.{name}", PATIENCE)
 
 
 class SharedStore(FaultyStore):
@@ -277,7 +277,7 @@ async def test_a_start_whose_store_gives_no_answer_goes_on_without_it_and_joins_
 ) -> None:
     calm = Life()
     await calm.live()
-    monkeypatch.setattr("director.service.persist.OPEN_WITHIN", 1.0)
+    monkeypatch.setattr("director.service.persistence.persist.OPEN_WITHIN", 1.0)
     reading = range(1, calm.store.calls.index("load_buckets"))  # opening has no deadline here but the store's
     some = [Life(number, fault, patient=True) for number in reading]
     await live_together(some)
@@ -291,7 +291,7 @@ async def test_a_start_whose_store_gives_no_answer_goes_on_without_it_and_joins_
 async def test_a_stop_whose_store_gives_no_answer_ends_at_its_deadline(
     fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("director.service.persist.STOP_WITHIN", 1.0)
+    monkeypatch.setattr("director.service.persistence.persist.STOP_WITHIN", 1.0)
     some = [Life(number, fault, in_stop=True, patient=True) for number in range(2)]
     await live_together(some)
     for life in some:

@@ -13,7 +13,7 @@ from director.core.placement.assign import Gate
 from director.core.placement.users import User, merged
 from director.core.protocol.events import Leases, Lookup
 from director.core.ring.partition import Standing
-from director.service.persist import WATCH_PARTIAL
+from director.service.persistence.persist import WATCH_PARTIAL
 from director.types import MemberId, Now, RequestId, UserKey
 from state.base import Lease, StateStore, Swap, Swapped
 from tests.servers import RedisServer

@@ -14,9 +14,9 @@ from director.core.protocol.messages import HostRow
 from director.core.protocol.steps import Steps
 from director.core.tables.documentrows import STEP
 from director.core.tables.hosts import encode_rows
-from director.service.damage import Copy, Table
-from director.service.documents import TableDocument
 from director.service.log import Log
+from director.service.persistence.damage import Copy, Table
+from director.service.persistence.documents import TableDocument
 from director.stored.documents import Sound, applied_documents_in_steps, hosts_in_steps
 from state.base import EMPTY_VERSION, open_store
 from tests.steps import FIVE_MS, counted

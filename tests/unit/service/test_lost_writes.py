@@ -12,7 +12,7 @@ import pytest
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BUCKET_SHIFT, RECORD, User, pack
 from director.core.protocol.events import StoredUsers
-from director.service.reading import MERGE_BYTES
+from director.service.persistence.reader import MERGE_BYTES
 from director.types import Address, Stamp, UserKey
 from state.base import EMPTY_VERSION, Lost, Swap, Swapped
 from tests.unit.service.parts import HOSTS, Node, clean, running

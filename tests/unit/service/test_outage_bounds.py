@@ -9,7 +9,7 @@ import pytest
 
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS
 from director.core.protocol.events import ClaimFailed
-from director.service.persist import AUDIT_QUEUE
+from director.service.persistence.persist import AUDIT_QUEUE
 from director.types import UserKey
 from state.base import AuditEntry
 from tests.servers import RedisServer

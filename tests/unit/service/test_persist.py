@@ -17,8 +17,8 @@ from director.core.placement.users import BUCKET_SHIFT, BUCKETS
 from director.core.protocol.events import Claimed, ClaimFailed, Leases, Lookup, Stopping, TimerFired
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import decode_rows, encode_rows
-from director.service.persist import FLUSH_WITHIN, rest_after
-from director.service.writing import NAMES_AT_ONCE, Age
+from director.service.persistence.persist import FLUSH_WITHIN, rest_after
+from director.service.persistence.writer import NAMES_AT_ONCE, Age
 from director.types import MemberId, RequestId, UserKey
 from state.base import (
     EMPTY_VERSION,
@@ -342,7 +342,7 @@ async def test_a_store_that_cannot_take_writes_does_not_come_and_go(tmp_path: Pa
 async def test_an_operators_change_says_that_it_is_not_stored_while_the_store_is_away(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("director.service.unstored.STORE_WAIT", 0.05)
+    monkeypatch.setattr("director.service.persistence.unstored.STORE_WAIT", 0.05)
     async with running(Node(redis.url)) as node:
         assert (await node.operations.update_host(HOSTS[0], 50, reason="with")).stored
         redis.kill()

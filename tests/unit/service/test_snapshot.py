@@ -12,8 +12,8 @@ import pytest
 
 from director.core.placement.users import BUCKETS
 from director.core.tables.hosts import decode_rows
-from director.service import snapshot as snapshot_module
-from director.service.cluster import CLUSTER, Cluster, encode
+from director.service.persistence import snapshot as snapshot_module
+from director.service.persistence.owner import CLUSTER, Cluster, encode
 from director.types import Address
 from state.base import EMPTY_VERSION, StateStore
 from tests.faulty import Fault, FaultyStore
@@ -116,7 +116,7 @@ async def test_a_store_that_is_too_slow_at_the_start_is_done_without(
         await fill(node)
     with Proxy(redis.socket) as proxy:
         proxy.delay = 0.3
-        monkeypatch.setattr("director.service.persist.OPEN_WITHIN", 0.5)
+        monkeypatch.setattr("director.service.persistence.persist.OPEN_WITHIN", 0.5)
         again = Node(f"redis://127.0.0.1:{proxy.port}", snapshot=copy)
         async with running(again):
             assert len(again.logged("snapshot_loaded")) == 1

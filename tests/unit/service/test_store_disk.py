@@ -66,7 +66,7 @@ async def look(folder: Path) -> tuple[set[int], list[str]]:
 async def test_a_disk_that_fills_up_stops_no_login_and_everything_is_stored_when_there_is_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("director.service.unstored.STORE_WAIT", 0.05)
+    monkeypatch.setattr("director.service.persistence.unstored.STORE_WAIT", 0.05)
     with small_disk(tmp_path, size="3m") as disk:
         async with running(node_in(disk)) as node:
             assert (await node.operations.update_host(HOSTS[0], 50, reason="with space")).stored

@@ -82,8 +82,8 @@ CHANGES = {
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("director.service.unstored.STORE_WAIT", 0.05)
-    monkeypatch.setattr("director.service.unstored.MANY_WAIT", 0.05)
+    monkeypatch.setattr("director.service.persistence.unstored.STORE_WAIT", 0.05)
+    monkeypatch.setattr("director.service.persistence.unstored.MANY_WAIT", 0.05)
 
 
 def ready(node: Node) -> Node:

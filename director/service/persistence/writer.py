@@ -23,9 +23,9 @@ from director.core.director import Director
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS, UserTable
 from director.core.protocol.events import Event, Persisted
-from director.service.asking import Questions
-from director.service.reading import MERGE_BYTES, Reading
-from director.service.share import Share
+from director.service.persistence.buckets import Share
+from director.service.persistence.questions import Questions
+from director.service.persistence.reader import MERGE_BYTES, Reading
 from director.stored.buckettree import level, root_of
 from state.base import (
     EMPTY_VERSION,

@@ -15,7 +15,7 @@ import anyio.lowlevel
 
 from director.core.director import Director
 from director.service.log import Log
-from director.service.reading import Reading
+from director.service.persistence.reader import Reading
 from director.stored.sweep import Swept, sweep_names, sweep_users
 from state.base import SPACES, Bucket, Space, StateStore, StoreError, Swap, Swapped
 

@@ -20,8 +20,16 @@ from director.core.protocol.messages import MemberRow
 from director.core.protocol.steps import Steps
 from director.core.tables.hosts import encode_rows
 from director.core.tables.members import decode_met, encode_member_rows
-from director.service.damage import MISSING, Copies, Copy, Table, examine, filled_from, with_its_version
 from director.service.log import Log
+from director.service.persistence.damage import (
+    MISSING,
+    Copies,
+    Copy,
+    Table,
+    examine,
+    filled_from,
+    with_its_version,
+)
 from director.service.turns import in_turns
 from director.stored.documents import (
     Sound,

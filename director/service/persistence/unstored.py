@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import anyio
 
 from director.records import UnstoredChange
-from director.service.documents import Documents
 from director.service.log import Log
+from director.service.persistence.documents import Documents
 
 STORE_WAIT = 1.0
 """Seconds a change waits for the store before it is reported as not yet stored."""

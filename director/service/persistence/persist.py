@@ -27,18 +27,18 @@ from director.core.protocol.events import (
     StoreOpened,
 )
 from director.records import StoreInfo
-from director.service.claiming import Claims
-from director.service.cluster import OtherCluster, Ours, claim
-from director.service.damage import Copy, own_copy
-from director.service.documents import HOSTS, Documents
 from director.service.log import Log
-from director.service.ownlease import RENEWALS, OwnLease
-from director.service.reading import Reading
-from director.service.share import Share
-from director.service.snapshot import Snapshot
-from director.service.sweeping import Sweeping
-from director.service.unstored import Unstored, UserWaits
-from director.service.writing import Writing
+from director.service.persistence.buckets import Share
+from director.service.persistence.claims import Claims
+from director.service.persistence.damage import Copy, own_copy
+from director.service.persistence.documents import HOSTS, Documents
+from director.service.persistence.lease import RENEWALS, OwnLease
+from director.service.persistence.owner import OtherCluster, Ours, claim
+from director.service.persistence.reader import Reading
+from director.service.persistence.snapshot import Snapshot
+from director.service.persistence.sweeper import Sweeping
+from director.service.persistence.unstored import Unstored, UserWaits
+from director.service.persistence.writer import Writing
 from director.types import MemberId, UserKey
 from state.base import (
     SCHEMA,

@@ -9,7 +9,15 @@ import pytest
 
 from director.core.protocol.events import IdentityChanged
 from director.core.ring.link import Identity
-from director.service.cluster import CLUSTER, OtherCluster, Ours, cluster_of, decode, encode, strangers
+from director.service.persistence.owner import (
+    CLUSTER,
+    OtherCluster,
+    Ours,
+    cluster_of,
+    decode,
+    encode,
+    strangers,
+)
 from director.types import MemberId
 from state.base import EMPTY_VERSION, Lease, version_of
 from tests.contract.conftest import until as until_so

@@ -20,10 +20,10 @@ from director.core.director import Director
 from director.core.placement.users import BUCKETS
 from director.core.protocol.events import Event
 from director.records import SnapshotInfo
-from director.service.cluster import CLUSTER, Ours, decode, encode
-from director.service.damage import Copy, Table, examine, filled_from, is_sound, own_copy
 from director.service.log import Log
-from director.service.reading import Reading
+from director.service.persistence.damage import Copy, Table, examine, filled_from, is_sound, own_copy
+from director.service.persistence.owner import CLUSTER, Ours, decode, encode
+from director.service.persistence.reader import Reading
 from state.aside import set_aside
 from state.base import (
     EMPTY_VERSION,

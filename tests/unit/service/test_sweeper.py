@@ -180,7 +180,7 @@ async def test_sweeping_takes_nothing_from_what_is_written_at_the_same_time(redi
 async def test_one_director_sweeps_and_another_takes_over_when_he_stops(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("director.service.sweeping.ASK_SECONDS", 0.1)
+    monkeypatch.setattr("director.service.persistence.sweeper.ASK_SECONDS", 0.1)
     async with running(Node(redis.url, me=OTHER)) as other:
         async with running(Node(redis.url)) as node:
             both = (node.persistence.sweeping, other.persistence.sweeping)
@@ -193,7 +193,7 @@ async def test_one_director_sweeps_and_another_takes_over_when_he_stops(
 async def test_who_loses_the_lock_stops_and_says_so(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("director.service.sweeping.ASK_SECONDS", 0.1)
+    monkeypatch.setattr("director.service.persistence.sweeper.ASK_SECONDS", 0.1)
     async with running(Node(redis.url)) as node:
         await until(lambda: node.persistence.sweeping.holds)
         redis.command("SET", "lock:dd:{lock}sweep", "somebody else")

@@ -14,7 +14,7 @@ import anyio.lowlevel
 from director.core.director import Director
 from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
 from director.core.protocol.events import Claimed, ClaimFailed, Event, StoredUsers
-from director.service.reading import Reading
+from director.service.persistence.reader import Reading
 from director.stored.buckettree import root_of
 from director.stored.claims import following, with_candidates
 from director.types import UserKey

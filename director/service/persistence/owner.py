@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import msgspec
 
 from director.core.ring.link import Identity
-from director.service.damage import is_sound, with_its_version
+from director.service.persistence.damage import is_sound, with_its_version
 from state.aside import set_aside
 from state.base import EMPTY_VERSION, Lease, StateStore, StoreRefused, Swapped
 

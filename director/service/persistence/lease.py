@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from director.core.director import Director
-from director.service.cluster import CLUSTER, Ours
+from director.service.persistence.owner import CLUSTER, Ours
 from director.types import MemberId
 from state.base import KNOWN_SCHEMA, SCHEMA, Lease, StateStore
 
