@@ -8,8 +8,8 @@ from typing import Protocol
 from director.core.tables.hosts import MAX_WEIGHT
 from director.errors import BadRequest, OperationError, TryAgain, UnknownName
 from director.records import Change, UserInfo
-from director.service.commands import Commands
 from director.service.log import Log
+from director.service.operations.commands import Commands
 from director.wire import admin
 from director.wire.admin import (
     ChangeCommand,

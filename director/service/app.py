@@ -39,7 +39,6 @@ from director.service.bugs import Bugs
 from director.service.clock import unix_time
 from director.service.configuration.config import Config
 from director.service.configuration.servers import Endpoint
-from director.service.configuring import Configuring
 from director.service.driver import Driver
 from director.service.kicks.flushprograms import FlushPrograms
 from director.service.kicks.kicker import Kicker
@@ -56,7 +55,8 @@ from director.service.listeners import Listeners
 from director.service.log import Log
 from director.service.logwriter import LogWriter
 from director.service.lookups import Lookups
-from director.service.operations import Operations
+from director.service.operations.fileapply import Configuring
+from director.service.operations.operations import Operations
 from director.service.persistence.persist import Persistence
 from director.service.resolution.backendnames import BackendNames, Hosts
 from director.service.resolution.resolver import Answer, Resolving

@@ -69,7 +69,7 @@ from director.service.clock import unix_time
 from director.service.heldlogins import Client, HeldLogins
 from director.service.log import LimitedLog
 from director.service.log import Log as Logger
-from director.service.operators import Operators
+from director.service.pendingoperations import Operators
 from director.service.ringsockets import RingSockets
 from director.types import LinkId, Now, RequestId, UserKey
 from director.wire import hotpath

@@ -1,4 +1,4 @@
-"""What the web API asks of the service; `director.service.operations.Operations` is the real one."""
+"""What the web API asks of the service; `service.operations` has the real one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from director.records import (
     UserInfo,
     UsersChange,
 )
-from director.service.commands import Commands
+from director.service.operations.commands import Commands
 
 
 class Operations(Commands, Protocol):

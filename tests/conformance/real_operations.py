@@ -22,7 +22,7 @@ from director.core.tables.hosts import BackendSetting, HostTable
 from director.records import HostInfo
 from director.service.driver import Driver
 from director.service.log import Log
-from director.service.operations import Operations
+from director.service.operations.operations import Operations
 from director.service.persistence.persist import Persistence
 from director.types import Address, MemberId, Stamp, UserKey
 from director.wire.hotpath import Assigner, UserTable

@@ -20,7 +20,7 @@ from director.net.tls import RingTls
 from director.records import ReloadInfo
 from director.service.driver import Driver
 from director.service.log import Log
-from director.service.operations import Operations
+from director.service.operations.operations import Operations
 from director.service.persistence.persist import Persistence
 from director.types import Address, HostId, MemberId, Stamp, UserKey
 from director.version import VERSION

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from director.service.alarms import ring_alarms
+from director.service.operations.alarms import ring_alarms
 from director.types import MemberId
 from tests.unit.core.cores import Played
 

@@ -22,8 +22,8 @@ from director.core.ring.link import Neighbour
 from director.core.ring.partition import Standing
 from director.errors import BadRequest, Refused, UnknownName
 from director.records import UserInfo, UsersChange
-from director.service import operations
 from director.service.admin import AdminHandler
+from director.service.operations import operations
 from director.types import Address, LinkId, Now, RequestId, Stamp
 from director.wire.admin import HostSet, HostUpdate
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of

@@ -40,12 +40,12 @@ from director.errors import BadRequest, OperationError, Refused, TryAgain, Unkno
 from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
 from director.service.configuration.servers import addresses_of
 from director.service.driver import Driver
-from director.service.knownusers import KnownUsers
 from director.service.lifecycle.handover import UnderWay
-from director.service.operators import UsersEvent
+from director.service.operations.knownusers import KnownUsers
+from director.service.operations.pools import Pools, pool_name, which_tag, wrong_pool
+from director.service.operations.previews import preview, previewed
+from director.service.pendingoperations import UsersEvent
 from director.service.persistence.persist import Persistence
-from director.service.pools import Pools, pool_name, which_tag, wrong_pool
-from director.service.previews import preview, previewed
 from director.service.resolution.resolver import answer_of
 from director.types import Address, HostId, MemberId, UserKey
 from state.base import AuditEntry

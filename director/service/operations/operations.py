@@ -44,10 +44,8 @@ from director.records import (
     UserInfo,
     UserStatus,
 )
-from director.service.alarms import differing, reload_alarms, ring_alarms
 from director.service.clock import unix_time
 from director.service.driver import Driver
-from director.service.dumping import host_commands, pin_command
 from director.service.lifecycle.credentials import Credentials
 from director.service.logwriter import LogWriter
 from director.service.metrics import (
@@ -59,12 +57,14 @@ from director.service.metrics import (
     counted,
     render,
 )
-from director.service.operators import FAILURES
+from director.service.operations.alarms import differing, reload_alarms, ring_alarms
+from director.service.operations.dump import host_commands, pin_command
+from director.service.operations.planning import planned
+from director.service.operations.pools import NO_HOST_LEFT, pool_name
+from director.service.operations.previews import pinned_on
+from director.service.operations.useroperations import UserOperations, as_address, is_hash
+from director.service.pendingoperations import FAILURES
 from director.service.persistence.persist import Persistence
-from director.service.planning import planned
-from director.service.pools import NO_HOST_LEFT, pool_name
-from director.service.previews import pinned_on
-from director.service.useroperations import UserOperations, as_address, is_hash
 from director.types import Address, HostId, MemberId, Stamp
 from director.version import VERSION
 from director.wire import hotpath

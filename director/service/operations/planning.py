@@ -11,7 +11,7 @@ from director.core.protocol.events import HostMove
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.core.tables.movedhosts import is_parked_at, moved_rows
 from director.records import Plan, PlannedChange
-from director.service.pools import NO_HOST_LEFT, pool_name
+from director.service.operations.pools import NO_HOST_LEFT, pool_name
 from director.types import MemberId
 
 

@@ -8,7 +8,7 @@ from director.records import Change, HostInfo, RingInfo, UsersChange, UserStatus
 
 
 class Commands(Protocol):
-    """`director.service.operations.Operations` is the real one.
+    """`director.service.operations.operations.Operations` is the real one.
 
     Reading answers at once from memory; a change returns when every director has it.
     dry_run: changes nothing, answers what would be. reason: kept in the audit.

@@ -15,7 +15,7 @@ from director.core.tables.hosts import BackendSetting, HostTable
 from director.errors import TryAgain
 from director.records import ConfiguredHost
 from director.service.configuration.config import BackendsConfig
-from director.service.configuring import Configuring
+from director.service.operations.fileapply import Configuring
 from director.service.resolution.backendnames import BackendNames
 from director.service.resolution.resolver import Resolving
 from director.types import Address
