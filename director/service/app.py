@@ -34,12 +34,15 @@ from director.net.login import Relay
 from director.net.notify import NotifyReader, read_fifo
 from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
-from director.service.admin import AdminHandler
 from director.service.bugs import Bugs
 from director.service.clock import unix_time
 from director.service.configuration.config import Config
 from director.service.configuration.servers import Endpoint
 from director.service.driver import Driver
+from director.service.endpoints.admin import AdminHandler
+from director.service.endpoints.listeners import Listeners
+from director.service.endpoints.lookups import Lookups
+from director.service.endpoints.socketmap import Socketmap
 from director.service.kicks.flushprograms import FlushPrograms
 from director.service.kicks.kicker import Kicker
 from director.service.lifecycle import garbage, reexec
@@ -51,17 +54,14 @@ from director.service.lifecycle.reload import backends_digest, limits, read_agai
 from director.service.lifecycle.replacement import Replacing, load_names, load_users
 from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
 from director.service.lifecycle.sysd import Notifier, machine_id
-from director.service.listeners import Listeners
 from director.service.log import Log
 from director.service.logwriter import LogWriter
-from director.service.lookups import Lookups
 from director.service.operations.fileapply import Configuring
 from director.service.operations.operations import Operations
 from director.service.persistence.persist import Persistence
 from director.service.resolution.backendnames import BackendNames, Hosts
 from director.service.resolution.resolver import Answer, Resolving
 from director.service.resolution.ringnames import Members, Names, RingNames
-from director.service.socketmap import Socketmap
 from director.types import MemberId, Now
 from director.version import VERSION
 from director.wire import hotpath

@@ -9,7 +9,7 @@ from director.records import LookupAnswer
 
 
 class Lookups(Protocol):
-    """What is asked of the service; `director.service.lookups.Lookups` is the real one."""
+    """What is asked of the service; `director.service.endpoints.lookups.Lookups` is the real one."""
 
     async def find(self, user: bytes, tag: bytes, protocol: str) -> LookupAnswer:
         """The backend of a user. Raises TryAgain."""

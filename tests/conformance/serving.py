@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 
 from director.net.admin import AdminClients
-from director.service.admin import AdminHandler, AdminOperations
+from director.service.endpoints.admin import AdminHandler, AdminOperations
 from director.service.log import Log
 from tests.listening import acceptor
 

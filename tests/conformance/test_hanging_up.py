@@ -14,7 +14,7 @@ import pytest
 from director.net.accept import Acceptor, Limits
 from director.net.admin import READ_AHEAD, READ_SIZE, AdminClients
 from director.records import HostInfo, UserInfo
-from director.service.admin import AdminHandler
+from director.service.endpoints.admin import AdminHandler
 from director.service.log import Log
 from director.wire.admin import GREETING
 from tests.conformance.fake_operations import FakeOperations

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from director.records import HostInfo
-from director.service.admin import AdminOperations
+from director.service.endpoints.admin import AdminOperations
 from tests.conformance.doveadm import Doveadm, Run
 from tests.conformance.fake_operations import FakeOperations
 from tests.conformance.real_operations import real_operations

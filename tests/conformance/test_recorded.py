@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from director.service.admin import AdminOperations
+from director.service.endpoints.admin import AdminOperations
 from tests.conformance.fake_operations import FakeOperations
 from tests.conformance.real_operations import real_operations
 from tests.conformance.recording import END, Recording, Section, differences, read

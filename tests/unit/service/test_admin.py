@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from director.records import HostInfo, MemberInfo
-from director.service.admin import AdminHandler
+from director.service.endpoints.admin import AdminHandler
 from director.service.log import Log
 from director.wire.admin import parse
 from tests.conformance.fake_operations import FakeOperations

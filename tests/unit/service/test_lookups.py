@@ -14,8 +14,8 @@ from director.core.protocol.events import LinkOpened, Seen
 from director.core.protocol.messages import Users
 from director.core.ring.link import State
 from director.errors import TryAgain
-from director.service import lookups as lookups_module
-from director.service.lookups import Lookups
+from director.service.endpoints import lookups as lookups_module
+from director.service.endpoints.lookups import Lookups
 from director.types import Address, LinkId
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
 from tests.unit.service.test_driver import RecordingLink, messages_in

@@ -22,7 +22,7 @@ from director.core.ring.link import Neighbour
 from director.core.ring.partition import Standing
 from director.errors import BadRequest, Refused, UnknownName
 from director.records import UserInfo, UsersChange
-from director.service.admin import AdminHandler
+from director.service.endpoints.admin import AdminHandler
 from director.service.operations import operations
 from director.types import Address, LinkId, Now, RequestId, Stamp
 from director.wire.admin import HostSet, HostUpdate

@@ -11,7 +11,7 @@ from director.core.placement.hashing import UserHash
 from director.core.placement.users import PINNED
 from director.core.protocol.events import HostChange
 from director.errors import OperationError, Refused, UnknownName
-from director.service.admin import AdminHandler
+from director.service.endpoints.admin import AdminHandler
 from director.service.log import Log
 from director.types import Address
 from director.wire.admin import (

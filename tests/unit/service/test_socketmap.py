@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from director.core.placement.users import MOVING, User
-from director.service.lookups import Lookups
-from director.service.socketmap import Socketmap
+from director.service.endpoints.lookups import Lookups
+from director.service.endpoints.socketmap import Socketmap
 from director.wire.socketmap import Request
 from tests.unit.service.parts import HOSTS, Node, key_of
 

@@ -12,7 +12,7 @@ import pytest
 
 from director.core.placement.users import PINNED
 from director.records import UnstoredChange
-from director.service.admin import AdminHandler
+from director.service.endpoints.admin import AdminHandler
 from director.wire.admin import parse
 from state.base import open_store
 from tests.disks import fill_up, small_disk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from director.errors import TryAgain
-from director.service.lookups import Lookups
+from director.service.endpoints.lookups import Lookups
 from director.wire.socketmap import NOT_FOUND, Request, found, never, next_hop, try_again
 
 WILDCARD = b"*"
