@@ -13,7 +13,7 @@ from director.core.ring.link import State
 from director.core.ring.ring import Ring
 from director.types import Address, LinkId
 from tests.unit.core.cores import plain
-from tests.unit.core.test_member import D1, D2, acceptor, at, dialler, identity, sent, talk
+from tests.unit.core.test_link import D1, D2, acceptor, at, dialler, identity, sent, talk
 
 SAME: dict[str, dict[str, str]] = {what: {} for what in ALL}
 
