@@ -17,6 +17,8 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
+from state.bucketnumbers import NUMBERS
+
 Space = Literal["users", "names"]
 SPACES: Final[tuple[Space, ...]] = ("users", "names")
 
@@ -26,13 +28,6 @@ SPLIT_SCHEMA: Final = 2
 """Buckets may be split in a store of this schema or later."""
 KNOWN_SCHEMA: Final = "schema"
 """Where a lease says, in its `info`, the newest schema that its member knows. Not there: 1."""
-
-BUCKETS: Final = 4096
-"""Buckets of a space that are there from the beginning: numbers 0 to BUCKETS - 1."""
-LEVELS: Final = 5
-"""Times that a bucket can be split in two, one after the other."""
-NUMBERS: Final = (BUCKETS << LEVELS + 1) - BUCKETS
-"""All numbers: 0 to NUMBERS - 1. Those below `n` are BUCKETS + 2n and BUCKETS + 2n + 1."""
 
 VERSION_SIZE: Final = 8
 EMPTY_VERSION: Final = bytes(VERSION_SIZE)
@@ -52,24 +47,6 @@ def version_of(blob: bytes) -> bytes:
 SPLIT: Final = b"split"
 """The blob of a bucket that has been split; too short to be a record or a name."""
 SPLIT_VERSION: Final = version_of(SPLIT)
-
-
-def root_of(number: int) -> int:
-    """The bucket of the first BUCKETS that this one is, or is below of."""
-    if number < BUCKETS:
-        return number
-    place = number + BUCKETS
-    return (place >> place.bit_length() - BUCKETS.bit_length()) - BUCKETS
-
-
-def below(number: int) -> tuple[int, int]:
-    """The two buckets that this one is split into."""
-    return BUCKETS + 2 * number, BUCKETS + 2 * number + 1
-
-
-def above(number: int) -> int:
-    """The bucket that this one is a part of; it must be none of the first BUCKETS."""
-    return (number - BUCKETS) // 2
 
 
 class Bucket(msgspec.Struct, frozen=True, gc=False):
@@ -403,15 +380,3 @@ def check_task(task: str) -> None:
     """Raise ValueError unless `task` can name one."""
     if not _DOCUMENT_NAME.fullmatch(task):
         raise ValueError(f"task {task!r}: a name is 1 to 64 of a-z, 0-9, '_', '.', '-'")
-
-
-def open_store(url: str, *, base_dir: Path, timeout: float = 2.0, beside: bool = False) -> StateStore:
-    """The store that `url` names, not opened yet.
-
-    base_dir: where relative paths start. timeout: seconds (> 0) after which one exchange with the
-    store counts as unanswered. beside: a store of one process is only read, while another process has it
-    open. Raises StoreUrlError.
-    """
-    from state import urls  # here, because it imports the stores and they import this module
-
-    return urls.open_store(url, base_dir=base_dir, timeout=timeout, beside=beside)

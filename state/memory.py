@@ -13,7 +13,6 @@ from anyio.lowlevel import checkpoint
 from state.audit import bounded, bounded_text, dropped_for, oldest_kept
 from state.base import (
     AUDIT_KEPT,
-    BUCKETS,
     EMPTY_VERSION,
     SCHEMA,
     SPACES,
@@ -31,7 +30,6 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    below,
     check_document,
     check_numbers,
     check_space,
@@ -39,6 +37,7 @@ from state.base import (
     check_version,
     version_of,
 )
+from state.bucketnumbers import BUCKETS, below
 from state.lease import OwnLeases, OwnLocks
 
 BATCH = 256

@@ -22,7 +22,6 @@ from redis.exceptions import RedisClusterException, RedisError
 from state.audit import AUDIT_AGE, bounded, bounded_text, oldest_kept
 from state.base import (
     AUDIT_KEPT,
-    BUCKETS,
     EMPTY_VERSION,
     KNOWN_SCHEMA,
     SPLIT_VERSION,
@@ -42,16 +41,15 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    below,
     check_document,
     check_numbers,
     check_space,
     check_swaps,
     check_task,
     check_version,
-    root_of,
     version_of,
 )
+from state.bucketnumbers import BUCKETS, below, root_of
 from state.locks import RedisLock, let_go, take, while_held
 from state.migrate import RedisStep, layout, redis_schema, redis_steps
 from state.migrate_redis import migrate_redis

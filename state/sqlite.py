@@ -20,7 +20,6 @@ from typing import TypeVar, cast
 from state.audit import bounded, bounded_text, dropped_for, oldest_kept
 from state.base import (
     AUDIT_KEPT,
-    BUCKETS,
     EMPTY_VERSION,
     SPLIT_VERSION,
     AuditEntry,
@@ -36,14 +35,13 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    above,
-    below,
     check_document,
     check_numbers,
     check_space,
     check_swaps,
     check_version,
 )
+from state.bucketnumbers import BUCKETS, above, below
 from state.lease import OwnLeases, OwnLocks
 from state.migrate import SqlStep, sqlite_steps
 from state.sqlite_documents import damage, read_document, second_copy, sound, swap_document

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from state.base import BUCKETS, NUMBERS, SPACES, SPLIT, SPLIT_VERSION, above, version_of
+from state.base import SPACES, SPLIT, SPLIT_VERSION, version_of
+from state.bucketnumbers import BUCKETS, NUMBERS, above
 from state.sqlite_documents import copies_in, put_document
 from state.sqlite_pages import Content, Value, rows_in
 

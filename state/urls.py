@@ -35,8 +35,13 @@ DB_DIGITS = 9
 _PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{0,64}")
 
 
-def open_store(url: str, *, base_dir: Path, timeout: float, beside: bool = False) -> StateStore:
-    """See `state.base.open_store`."""
+def open_store(url: str, *, base_dir: Path, timeout: float = 2.0, beside: bool = False) -> StateStore:
+    """The store that `url` names, not opened yet.
+
+    base_dir: where relative paths start. timeout: seconds (> 0) after which one exchange with the
+    store counts as unanswered. beside: a store of one process is only read, while another process has it
+    open. Raises StoreUrlError.
+    """
     try:
         parts, *others = (urlsplit(part) for part in _cut(url))
     except ValueError:

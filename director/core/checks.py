@@ -38,12 +38,11 @@ from director.core.protocol.messages import (
     Users,
 )
 from director.core.protocol.order import join_member
+from director.core.protocol.texts import TEXT_LIMIT, shown, wrong_text
 from director.core.ring.presence import LAST
 from director.core.tables.hosts import MAX_WEIGHT
 from director.core.tables.members import MOST_ROWS
 
-TEXT_LIMIT = 255
-"""Characters of a tag, a host name, a field's name."""
 NAME_LIMIT = 0xFFFF
 """Bytes of a user name, or of a field's value."""
 LONGEST_MEMBER = 53
@@ -189,18 +188,6 @@ def _wrong_address(host: str) -> str | None:
     except ValueError:
         pass
     return f"a kick on the host {shown(host)}, which is not an address"
-
-
-def wrong_text(name: str, text: str) -> str | None:
-    """What cannot be right about a tag or a host name, of a neighbour or an operator."""
-    if text.isprintable() and len(text) <= TEXT_LIMIT:
-        return None
-    return f"{name} {shown(text)}: at most {TEXT_LIMIT} printable characters are possible"
-
-
-def shown(text: str) -> str:
-    """A text of the other end for a message, cut where it is long."""
-    return repr(text) if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]!r}... ({len(text)} characters)"
 
 
 def _wrong_row(row: HostRow) -> str | None:

@@ -65,7 +65,7 @@ from director.service.resolution.ringnames import Members, Names, RingNames
 from director.types import MemberId, Now
 from director.version import VERSION
 from director.wire import hotpath
-from state.base import open_store
+from state.urls import open_store
 
 Serve = Callable[[Acceptor], Coroutine[Any, Any, None]]
 """Serves a listener until it is cancelled."""

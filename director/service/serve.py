@@ -27,7 +27,8 @@ from director.service.log import Log, capture_logging, everything_logged
 from director.service.logwriter import LogWriter
 from director.service.persistence.owner import OtherCluster
 from director.version import VERSION
-from state.base import SchemaTooNew, StoreBusy, StoreError, open_store
+from state.base import SchemaTooNew, StoreBusy, StoreError
+from state.urls import open_store
 
 EX_SOFTWARE = 70
 """Exit code of a bug, as in sysexits."""

@@ -11,9 +11,10 @@ import msgspec
 from director.core.placement.names import entry, short_entries_in
 from director.core.placement.users import User, merged, pack, unpack
 from director.errors import EX_DATA, StoreProblem
-from director.stored.buckettree import BucketTree, below, root_of, users_tree
+from director.stored.buckettree import BucketTree, users_tree
 from director.types import UserKey
-from state.base import BUCKETS, SPLIT, Bucket, Lost, Space, StateStore, Swap
+from state.base import SPLIT, Bucket, Lost, Space, StateStore, Swap
+from state.bucketnumbers import BUCKETS, below, root_of
 
 AT_A_TIME = 64
 """Buckets of the table read at once: 350 kB of records where there are a million users."""

@@ -26,10 +26,11 @@ from director.statetools.lines import (
     member_line,
     written_name,
 )
-from director.stored.buckettree import names_tree, root_of
+from director.stored.buckettree import names_tree
 from director.types import Address, UserKey
 from director.version import VERSION
 from state.base import StateStore
+from state.bucketnumbers import root_of
 
 HOSTS, MEMBERS = "hosts", "members"
 """The documents that are written row by row."""

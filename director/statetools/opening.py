@@ -12,16 +12,8 @@ import anyio
 import msgspec
 
 from director.errors import EX_CONFIG, EX_TRY_AGAIN, EX_UNAVAILABLE, StoreProblem
-from state.base import (
-    AuditEntry,
-    Layout,
-    SchemaTooNew,
-    StateStore,
-    StoreBusy,
-    StoreError,
-    StoreUrlError,
-    open_store,
-)
+from state.base import AuditEntry, Layout, SchemaTooNew, StateStore, StoreBusy, StoreError, StoreUrlError
+from state.urls import open_store
 
 TIMEOUT = 10.0
 """Seconds for one exchange with the store: nobody's login waits for it."""

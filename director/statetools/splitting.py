@@ -16,9 +16,10 @@ import msgspec
 from director.core.placement.names import entries_in
 from director.core.placement.users import merged, pack, unpack
 from director.statetools.buckets import AT_A_TIME, Names, Progress, Records, pack_names, read_leaves
-from director.stored.buckettree import LEVELS, BucketTree, belongs, level, names_tree, root_of, users_tree
+from director.stored.buckettree import BucketTree, belongs, names_tree, users_tree
 from director.types import UserKey
-from state.base import BUCKETS, EMPTY_VERSION, SPLIT, Bucket, Lost, Space, StateStore, Swap, version_of
+from state.base import EMPTY_VERSION, SPLIT, Bucket, Lost, Space, StateStore, Swap, version_of
+from state.bucketnumbers import BUCKETS, LEVELS, level, root_of
 
 TREES: Final[dict[Space, Callable[[], BucketTree]]] = {"users": users_tree, "names": names_tree}
 

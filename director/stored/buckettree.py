@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from director.core.placement.names import HEAD
-from director.core.placement.users import BUCKET_SHIFT, BUCKETS, RECORD
+from director.core.placement.users import BUCKET_SHIFT, RECORD
 from director.types import UserKey
+from state.bucketnumbers import BUCKETS, LEVELS, above, below, level
 
-LEVELS: Final = 5
-"""Times that a bucket can be split, one after the other."""
 USERS_SPLIT_ABOVE: Final = 512 * RECORD.size
 """Bytes of records, 512, above which a bucket of users is split when it is written."""
 NAMES_SPLIT_ABOVE: Final = 16384
@@ -105,26 +104,6 @@ class BucketTree:
         middle = self._cut(blob, first_key(high))
         self._divide(low, blob[:middle], may_split, division)
         self._divide(high, blob[middle:], may_split, division)
-
-
-def below(number: int) -> tuple[int, int]:
-    """The two that this bucket is split into."""
-    return BUCKETS + 2 * number, BUCKETS + 2 * number + 1
-
-
-def above(number: int) -> int:
-    """The one that this bucket is a part of."""
-    return (number - BUCKETS) // 2
-
-
-def level(number: int) -> int:
-    """How many buckets are above this one."""
-    return (number + BUCKETS).bit_length() - BUCKETS.bit_length()
-
-
-def root_of(number: int) -> int:
-    """The bucket of the table that this one is, or is a part of."""
-    return number if number < BUCKETS else (number + BUCKETS >> level(number)) - BUCKETS
 
 
 def first_key(number: int) -> UserKey:

@@ -29,7 +29,8 @@ from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, User, pack, rounded
 from director.types import Stamp
-from state.base import EMPTY_VERSION, Swap, open_store
+from state.base import EMPTY_VERSION, Swap
+from state.urls import open_store
 from tests.e2e.processes import Auth, Client, DirectorProcess
 from tests.ipc import HEADER, FakeIpc
 from tests.logins import Logins

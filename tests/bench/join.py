@@ -30,7 +30,8 @@ from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS, User, pack, rounded
 from director.types import Stamp, UserKey
-from state.base import EMPTY_VERSION, Swap, open_store
+from state.base import EMPTY_VERSION, Swap
+from state.urls import open_store
 from tests.bench.systems import HOSTS, build_tools, fake_auth
 from tests.e2e.processes import DirectorProcess, until
 from tests.logins import Logins

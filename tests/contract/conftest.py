@@ -10,7 +10,8 @@ from typing import TypeVar
 import anyio
 import pytest
 
-from state.base import StateStore, StoreError, open_store
+from state.base import StateStore, StoreError
+from state.urls import open_store
 from tests import rights
 from tests.faulty import Fault, FaultyStore
 from tests.groups import ClusterGroup, SentinelGroup

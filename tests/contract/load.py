@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from state.base import BUCKETS, EMPTY_VERSION, StateStore, StoreError, Swap, Swapped
+from state.base import EMPTY_VERSION, StateStore, StoreError, Swap, Swapped
+from state.bucketnumbers import BUCKETS
 from tests.contract.conftest import until
 
 NUMBERS = tuple(range(5, BUCKETS, 97))

@@ -9,17 +9,9 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from state.base import (
-    BUCKETS,
-    EMPTY_VERSION,
-    StateStore,
-    StoreRefused,
-    StoreUnavailable,
-    Swap,
-    Swapped,
-    open_store,
-    version_of,
-)
+from state.base import EMPTY_VERSION, StateStore, StoreRefused, StoreUnavailable, Swap, Swapped, version_of
+from state.bucketnumbers import BUCKETS
+from state.urls import open_store
 from tests.contract.conftest import Stores, failure_of_open, until
 from tests.contract.load import NUMBERS, all_go_on, stored, together, writing
 from tests.groups import LOCAL, ClusterGroup, slot_of

@@ -11,7 +11,6 @@ import anyio
 import pytest
 
 from state.base import (
-    BUCKETS,
     EMPTY_VERSION,
     AuditEntry,
     Bucket,
@@ -23,6 +22,7 @@ from state.base import (
     Swapped,
     version_of,
 )
+from state.bucketnumbers import BUCKETS
 from tests.faulty import Fault, FaultyStore, by_chance
 
 pytestmark = pytest.mark.anyio

@@ -15,9 +15,7 @@ from anyio import to_thread
 from redis import Redis
 
 from state.base import (
-    BUCKETS,
     EMPTY_VERSION,
-    NUMBERS,
     SCHEMA,
     AuditEntry,
     Lease,
@@ -28,10 +26,10 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    below,
-    open_store,
     version_of,
 )
+from state.bucketnumbers import BUCKETS, NUMBERS, below
+from state.urls import open_store
 from tests.contract.conftest import Stores, until
 from tests.servers import RedisServer, free_port
 

@@ -21,7 +21,7 @@ from director.statetools.findings import Limits
 from director.statetools.opening import problems
 from director.statetools.splitting import split_large
 from director.statetools.verifying import Verification
-from director.stored.buckettree import LEVELS, below, first_key, users_tree
+from director.stored.buckettree import first_key, users_tree
 from director.types import HostId, Stamp, UserKey
 from state.base import (
     EMPTY_VERSION,
@@ -36,6 +36,7 @@ from state.base import (
     Swap,
     Swapped,
 )
+from state.bucketnumbers import LEVELS, below
 from tests.contract.conftest import Stores
 from tests.contract.test_state_tools import director, done, shown_on_a_terminal
 from tests.servers import RedisServer

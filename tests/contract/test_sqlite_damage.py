@@ -13,19 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from state.base import (
-    BUCKETS,
-    EMPTY_VERSION,
-    SPLIT,
-    AuditEntry,
-    Document,
-    StateStore,
-    Swap,
-    Swapped,
-    above,
-    below,
-    version_of,
-)
+from state.base import EMPTY_VERSION, SPLIT, AuditEntry, Document, StateStore, Swap, Swapped, version_of
+from state.bucketnumbers import BUCKETS, above, below
 from state.sqlite_documents import copies_in
 from tests.contract.conftest import Stores
 from tests.disks import PAGE

@@ -32,10 +32,10 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    open_store,
     version_of,
 )
 from state.sqlite import SqliteStore
+from state.urls import open_store
 from tests.contract.conftest import Stores
 from tests.disks import PAGE, fill_up, remount, small_disk
 from tests.needs import needs_root
@@ -498,7 +498,7 @@ def opened_by_another_process(folder: Path) -> subprocess.CompletedProcess[str]:
     program = """
 import asyncio, sys
 from pathlib import Path
-from state.base import open_store
+from state.urls import open_store
 asyncio.run(open_store("sqlite:///state.db", base_dir=Path(sys.argv[1])).open())
 """
     return subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True)

@@ -22,7 +22,8 @@ KILLS = 30
 WRITERS = """
     import asyncio, os, sys, time
     from pathlib import Path
-    from state.base import EMPTY_VERSION, AuditEntry, Document, Swap, open_store, version_of
+    from state.base import (EMPTY_VERSION, AuditEntry, Document, Swap, version_of)
+    from state.urls import open_store
 
     async def write(folder, out):
         store = open_store("sqlite:///state.db", base_dir=Path(folder))

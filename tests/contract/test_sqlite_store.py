@@ -18,7 +18,6 @@ import pytest
 
 from state.audit import AUDIT_AGE
 from state.base import (
-    BUCKETS,
     EMPTY_VERSION,
     AuditEntry,
     Lease,
@@ -28,9 +27,10 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    open_store,
     version_of,
 )
+from state.bucketnumbers import BUCKETS
+from state.urls import open_store
 from tests.contract.conftest import Stores
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,8 @@ X = Swapped(version_of(b"x"))
 WRITER = """
     import asyncio, sys
     from pathlib import Path
-    from state.base import EMPTY_VERSION, Swap, open_store, version_of
+    from state.base import (EMPTY_VERSION, Swap, version_of)
+    from state.urls import open_store
 
     async def main():
         store = open_store("sqlite:///state.db", base_dir=Path(sys.argv[1]))

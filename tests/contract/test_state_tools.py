@@ -42,10 +42,10 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    open_store,
     version_of,
 )
 from state.memory import MemoryStore
+from state.urls import open_store
 from tests.contract.conftest import Stores
 from tests.servers import RedisServer, free_port
 

@@ -13,9 +13,7 @@ import pytest
 
 from state.audit import AUDIT_AGE, AUDIT_TEXT
 from state.base import (
-    BUCKETS,
     EMPTY_VERSION,
-    NUMBERS,
     SCHEMA,
     SPLIT,
     AuditEntry,
@@ -28,10 +26,9 @@ from state.base import (
     StoreUnavailable,
     Swap,
     Swapped,
-    above,
-    below,
     version_of,
 )
+from state.bucketnumbers import BUCKETS, NUMBERS, above, below
 from tests.contract.conftest import NewStore, Stores, until
 
 pytestmark = pytest.mark.anyio

@@ -15,7 +15,7 @@ import pytest
 
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, MOVING, PINNED, User, unpack
-from state.base import open_store
+from state.urls import open_store
 from tests.e2e.processes import Client, DirectorProcess, Directors, until
 from tests.servers import RedisServer
 

@@ -21,7 +21,7 @@ from director.core.placement.hashing import UserHash
 from director.core.placement.users import unpack
 from director.core.tables.hosts import decode_rows
 from director.types import Address
-from state.base import open_store
+from state.urls import open_store
 from tests.e2e.processes import Client, DirectorProcess, Directors, Load, until
 from tests.proxy import Proxy
 from tests.servers import RedisServer

@@ -22,7 +22,7 @@ from director.core.placement.hashing import UserHash
 from director.core.placement.users import unpack
 from director.core.tables.hosts import decode_rows
 from director.types import Address, UserKey
-from state.base import open_store
+from state.urls import open_store
 from tests.e2e.peers import Stranger, hello
 from tests.e2e.processes import (
     GREETING,

@@ -11,7 +11,8 @@ from typing import Any
 import anyio
 import pytest
 
-from state.base import SPLIT_VERSION, open_store
+from state.base import SPLIT_VERSION
+from state.urls import open_store
 from tests.e2e.processes import Client, Directors, until
 from tests.logins import Logins
 from tests.servers import RedisServer

@@ -39,7 +39,8 @@ from director.statetools.findings import Limits
 from director.statetools.importing import ExportFile
 from director.statetools.tables import check_hosts, check_members
 from director.types import Address, MemberId
-from state.base import Document, StoreUrlError, open_store, version_of
+from state.base import Document, StoreUrlError, version_of
+from state.urls import open_store
 from tests.fuzz.codecs import refused
 from tests.fuzz.engine import Case, Target
 from tests.fuzz.inputs import WORDS, changed, noise, word

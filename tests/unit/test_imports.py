@@ -1,4 +1,4 @@
-"""Imports point one way (house style, section 2): the floor plan, checked in the syntax trees."""
+"""Imports point one way: rooms, and the floors inside the large rooms, checked in the syntax trees."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ ROOT = Path(__file__).parents[2]
 BASE = {"types", "errors", "records", "version"}
 MAY_IMPORT = {
     "core": BASE,
+    # What a store holds. Pure: of the state layer only the arithmetic of bucket numbers.
+    "stored": BASE | {"core", "state"},
     "wire": BASE | {"core"},
     "net": BASE | {"wire"},
-    "service": BASE | {"core", "wire", "net", "state"},
+    "service": BASE | {"core", "stored", "wire", "net", "state"},
     # Beside the service, not in it: it looks into stores while no director runs, and needs no socket of one.
-    "statetools": BASE | {"core", "state"},
+    "statetools": BASE | {"core", "stored", "state"},
     # What others wrote: Dovecot's configuration. It asks nobody, and knows no director.
     "dovecot": BASE,
     # Looks at a machine and judges it, from outside: the director may not be running.
@@ -28,7 +30,7 @@ MAY_IMPORT = {
 }
 """Room of `director` -> what it may import besides itself, the standard library and third parties."""
 
-STORE_ROOMS = ("core", "service", "statetools", "state")
+STORE_ROOMS = ("core", "stored", "service", "statetools", "state")
 LATE = {
     # The command line starts whole rooms, inside a function, when asked to; their types cost nothing.
     ("cli/run.py", "service"),
@@ -44,7 +46,30 @@ LATE = {
 }
 ROOT_IMPORTS = {("service/app.py", "director.web"), ("service/serve.py", "director.web")}
 """The one arrow backwards: the composition root builds the API too, through `run_api`."""
-PURE = {"core", "wire", "dovecot"}
+FLOORS = {
+    "core": [
+        {"placement"},
+        {"protocol"},
+        {"tables"},
+        {"ring"},
+        {"logins"},
+        {"moves"},
+    ],
+    "service": [
+        {"bugs.py", "clock.py", "log.py", "logwriter.py", "metrics.py", "secret.py", "turns.py"},
+        {"configuration"},
+        {"resolution"},
+        {"kicks"},
+        {"lifecycle"},
+        {"persistence"},
+        {"driver.py", "heldlogins.py", "pendingoperations.py", "ringsockets.py"},
+        {"operations"},
+        {"endpoints"},
+    ],
+}
+"""Room -> packages and modules, lowest floor first. A floor imports only itself and those below it. Modules
+of the room that stand on no floor are at the top."""
+PURE = {"core", "stored", "wire", "dovecot"}
 NOT_PURE = {
     "asyncio",
     "socket",
@@ -99,6 +124,46 @@ def test_a_room_imports_only_what_the_floor_plan_allows(name: str) -> None:
         if room(module) not in {"", name} | MAY_IMPORT[name]
         and not (late and (str(file.relative_to(ROOT / "director")), room(module)) in LATE)
         and (str(file.relative_to(ROOT / "director")), module) not in ROOT_IMPORTS
+    ]
+    assert wrong == []
+
+
+def floor_of(room: str, inside: tuple[str, ...]) -> int:
+    """inside: the parts of a path below the room."""
+    for number, names in enumerate(FLOORS[room]):
+        if inside[0] in names or f"{inside[0]}.py" in names:
+            return number
+    return len(FLOORS[room])
+
+
+@pytest.mark.parametrize("name", sorted(FLOORS))
+def test_a_floor_imports_only_itself_and_those_below(name: str) -> None:
+    folder = ROOT / "director" / name
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in files("director", name)
+        for module, _ in imports(file)
+        if module.startswith(f"director.{name}.")
+        and floor_of(name, file.relative_to(folder).parts) < floor_of(name, tuple(module.split(".")[2:]))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", sorted(FLOORS))
+def test_every_package_stands_on_a_floor_and_every_name_of_a_floor_exists(name: str) -> None:
+    folder = ROOT / "director" / name
+    named = set().union(*FLOORS[name])
+    packages = {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert packages <= named
+    assert [one for one in named if not (folder / one).exists()] == []
+
+
+def test_what_is_stored_knows_only_the_numbers_of_buckets_of_the_state_layer() -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in files("director", "stored")
+        for module, _ in imports(file)
+        if module.startswith("state.") and not module.startswith("state.bucketnumbers.")
     ]
     assert wrong == []
 

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from director.core.checks import wrong_text
 from director.core.protocol.effects import Effect, OperationDone, OperationFailed
 from director.core.protocol.events import HostChange, HostsMoved, MemberChange
 from director.core.protocol.messages import HostRow, MemberRow
+from director.core.protocol.texts import wrong_text
 from director.core.tables.hosts import MAX_WEIGHT, HostTable
 from director.core.tables.members import MOST_ROWS, MemberTable, about
 from director.core.tables.movedhosts import moved_rows

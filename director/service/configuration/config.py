@@ -53,16 +53,17 @@ from director.service.configuration.units import (
     Flag,
     Later,
     Mode,
-    Secret,
     SecretFile,
     StateUrl,
     Text,
     Texts,
     toml_text,
 )
+from director.service.secret import Secret
 from director.types import Address
 from director.wire.flushprogram import UnixSocket, read_setting
-from state.base import StoreUrlError, open_store
+from state.base import StoreUrlError
+from state.urls import open_store
 
 PORT_MAX = 65535
 OWN_NAME_AGAIN = 0.25

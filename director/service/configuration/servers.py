@@ -12,9 +12,9 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from director.core.checks import wrong_text
 from director.core.placement.addresses import canonical, host_id
 from director.core.protocol.order import join_member
+from director.core.protocol.texts import wrong_text
 from director.core.tables.hosts import BackendSetting
 from director.types import Address, HostId, MemberId
 

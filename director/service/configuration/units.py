@@ -33,18 +33,6 @@ _BYTES_IN = {
 _AMOUNT = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
 
 
-class Secret(bytes):
-    """The content of a secret file. Prints as `***`, so that no log line, traceback or Struct shows it."""
-
-    file = ""
-    """The path it was read from."""
-
-    def __repr__(self) -> str:
-        return "***"
-
-    __str__ = __repr__
-
-
 class StateUrl(str):
     """Where the state is kept. `shown` and the representation leave out the password."""
 

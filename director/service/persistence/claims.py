@@ -15,10 +15,10 @@ from director.core.director import Director
 from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
 from director.core.protocol.events import Claimed, ClaimFailed, Event, StoredUsers
 from director.service.persistence.reader import Reading
-from director.stored.buckettree import root_of
 from director.stored.claims import following, with_candidates
 from director.types import UserKey
 from state.base import SPLIT, SPLIT_VERSION, Bucket, Lost, StateStore, StoreError, Swap
+from state.bucketnumbers import root_of
 
 BATCH = 512
 """Users settled in one go; a bucket each at most."""

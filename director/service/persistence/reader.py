@@ -18,8 +18,9 @@ from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS
 from director.core.protocol.events import STORE, BucketsRead, Event, StoredUsers
 from director.service.log import Log
-from director.stored.buckettree import BucketTree, below, names_tree, users_tree
+from director.stored.buckettree import BucketTree, names_tree, users_tree
 from state.base import EMPTY_VERSION, SPLIT, SPLIT_VERSION, Bucket, Space, StateStore, version_of
+from state.bucketnumbers import below
 
 MERGE_BYTES = 100_000
 """About what is merged in one turn of the loop: some 4,500 users."""

@@ -34,9 +34,9 @@ from state.base import (
     StoreError,
     StoreRefused,
     Swap,
-    root_of,
     version_of,
 )
+from state.bucketnumbers import root_of
 
 WRITE_EVERY = 2.0
 """Seconds from one writing of buckets to the next, at least."""

@@ -26,7 +26,6 @@ from director.core.protocol.events import Event, Persisted
 from director.service.persistence.buckets import Share
 from director.service.persistence.questions import Questions
 from director.service.persistence.reader import MERGE_BYTES, Reading
-from director.stored.buckettree import level, root_of
 from state.base import (
     EMPTY_VERSION,
     SPACES,
@@ -40,6 +39,7 @@ from state.base import (
     Swap,
     version_of,
 )
+from state.bucketnumbers import level, root_of
 
 TURN = 0.002
 """Seconds in which buckets are made ready in one turn of the loop."""

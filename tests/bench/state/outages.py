@@ -19,7 +19,8 @@ from pathlib import Path
 import anyio
 
 from director.core.placement.users import RECORD
-from state.base import StoreError, open_store
+from state.base import StoreError
+from state.urls import open_store
 from tests.bench.state.parts import Bench, Watch, table
 from tests.bench.state.writes import lag
 from tests.groups import SentinelGroup

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from state.base import SPACES, StateStore, open_store
+from state.base import SPACES, StateStore
+from state.urls import open_store
 from tests.bench.state.parts import Bench, fill, table
 from tests.servers import RedisServer
 

@@ -21,7 +21,7 @@ from statistics import median
 
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS
-from state.base import open_store
+from state.urls import open_store
 from tests.bench.state.parts import MB, PROBES, Bench, fill, resident, spread, table
 from tests.e2e.processes import Client, DirectorProcess, until
 

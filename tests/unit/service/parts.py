@@ -25,7 +25,8 @@ from director.service.persistence.persist import Persistence
 from director.types import Address, HostId, MemberId, Stamp, UserKey
 from director.version import VERSION
 from director.wire import hotpath
-from state.base import Lost, StateStore, Swap, open_store
+from state.base import Lost, StateStore, Swap
+from state.urls import open_store
 from tests.waiting import until
 
 ME, OTHER = MemberId("127.0.2.31:9090"), MemberId("127.0.2.32:9090")

@@ -27,7 +27,7 @@ from director.service.log import REPEATED, REPEATED_EVERY, Log
 from director.service.logwriter import LogWriter
 from director.service.serve import EX_SOFTWARE, run
 from director.types import Now
-from state.base import open_store
+from state.urls import open_store
 from tests.waiting import until
 
 GOOD = """

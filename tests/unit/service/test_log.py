@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from director.service.configuration.units import Secret
 from director.service.log import (
     REPEATED,
     REPEATED_EVERY,
@@ -26,6 +25,7 @@ from director.service.log import (
     everything_logged,
 )
 from director.service.logwriter import LogWriter
+from director.service.secret import Secret
 
 
 class Lines(list[str]):

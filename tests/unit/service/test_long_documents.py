@@ -18,7 +18,8 @@ from director.service.log import Log
 from director.service.persistence.damage import Copy, Table
 from director.service.persistence.documents import TableDocument
 from director.stored.documents import Sound, applied_documents_in_steps, hosts_in_steps
-from state.base import EMPTY_VERSION, open_store
+from state.base import EMPTY_VERSION
+from state.urls import open_store
 from tests.steps import FIVE_MS, counted
 
 ROWS = [HostRow(f"10.9.{n >> 8}.{n & 255}", "", True, 5, "", 5, 100, 5, True, 5) for n in range(3000)]

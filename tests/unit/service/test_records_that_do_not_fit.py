@@ -17,7 +17,8 @@ from director.core.protocol.events import Lookup, TimerFired
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import encode_rows
 from director.types import Address, HostId, RequestId, Stamp
-from state.base import EMPTY_VERSION, Swap, open_store
+from state.base import EMPTY_VERSION, Swap
+from state.urls import open_store
 from tests.unit.service.parts import EXPIRE, HASH, HOSTS, Node, key_of, packed
 from tests.waiting import until
 

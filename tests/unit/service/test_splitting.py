@@ -13,7 +13,7 @@ import pytest
 from director.core.placement.names import entries_in
 from director.core.placement.users import RECORD, pack, unpack
 from director.core.protocol.events import Claimed
-from director.stored.buckettree import below, users_tree
+from director.stored.buckettree import users_tree
 from director.types import UserKey
 from state.base import (
     EMPTY_VERSION,
@@ -29,6 +29,7 @@ from state.base import (
     Swapped,
     version_of,
 )
+from state.bucketnumbers import below
 from tests.servers import RedisServer
 from tests.unit.service.parts import (
     HOSTS,

@@ -14,7 +14,7 @@ import pytest
 
 from director.core.placement.users import pack
 from director.types import UserKey
-from state.base import open_store
+from state.urls import open_store
 from tests.disks import PAGE, fill_up, small_disk
 from tests.unit.service.parts import HOSTS, Node, key_of, stored_users, user
 from tests.waiting import until

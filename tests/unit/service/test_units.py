@@ -15,7 +15,6 @@ from director.service.configuration.units import (
     Flag,
     Later,
     Mode,
-    Secret,
     StateUrl,
     Text,
     Texts,
@@ -24,6 +23,7 @@ from director.service.configuration.units import (
     parse_size,
     toml_text,
 )
+from director.service.secret import Secret
 
 
 @pytest.mark.parametrize(

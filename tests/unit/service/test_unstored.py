@@ -14,7 +14,7 @@ from director.core.placement.users import PINNED
 from director.records import UnstoredChange
 from director.service.endpoints.admin import AdminHandler
 from director.wire.admin import parse
-from state.base import open_store
+from state.urls import open_store
 from tests.disks import fill_up, small_disk
 from tests.servers import RedisServer
 from tests.unit.service.parts import HOSTS, Node, key_of, stored_users

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from state.base import StateStore, StoreUrlError, open_store
+from state.base import StateStore, StoreUrlError
 from state.passwords import PasswordFileError, read_password
+from state.urls import open_store
 
 SECRET = "hunter2"
 

@@ -9,13 +9,13 @@ import pytest
 
 from director.core.placement.names import entry
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS, RECORD, User, pack
-from director.stored import buckettree
 from director.stored.buckettree import BucketTree, Division, belongs, first_key, names_tree, users_tree
 from director.types import HostId, Stamp, UserKey
-from state import base
+from state import bucketnumbers
+from state.bucketnumbers import LEVELS, above, below, level, root_of
 
 CHANCE = random.Random(5)
-DEEPEST = base.NUMBERS - 1
+DEEPEST = bucketnumbers.NUMBERS - 1
 
 
 def keys_of(bucket: int, count: int) -> list[UserKey]:
@@ -36,21 +36,30 @@ NewTree = Callable[[], BucketTree]
 Packed = Callable[[list[UserKey]], bytes]
 
 
-def test_numbers_are_those_of_the_state_layer() -> None:
-    assert (BUCKETS, buckettree.LEVELS) == (base.BUCKETS, base.LEVELS)
-    for number in [0, 1, BUCKETS - 1, BUCKETS, 3 * BUCKETS - 1, 3 * BUCKETS, DEEPEST]:
-        assert buckettree.below(number) == base.below(number)
-        assert buckettree.root_of(number) == base.root_of(number)
-        assert buckettree.above(buckettree.below(number)[1]) == base.above(base.below(number)[1]) == number
-    assert buckettree.level(DEEPEST) == buckettree.LEVELS
-    assert buckettree.level(DEEPEST + 1) == buckettree.LEVELS + 1
+def test_a_store_begins_with_the_buckets_of_the_table() -> None:
+    assert BUCKETS == bucketnumbers.BUCKETS == 4096
+
+
+@pytest.mark.parametrize("number", [0, 1, BUCKETS - 1, BUCKETS, 3 * BUCKETS - 1, 3 * BUCKETS, DEEPEST])
+def test_below_and_above_lead_back_and_the_root_is_at_the_top(number: int) -> None:
+    top = number
+    while top >= BUCKETS:
+        top = above(top)
+    assert root_of(number) == top
+    assert [above(one) for one in below(number)] == [number, number]
+    assert [level(one) for one in below(number)] == [level(number) + 1] * 2
+
+
+def test_the_last_number_is_of_the_last_level() -> None:
+    assert level(DEEPEST) == LEVELS
+    assert level(DEEPEST + 1) == LEVELS + 1
 
 
 def test_the_first_key_of_a_bucket_is_where_the_one_before_ends() -> None:
-    low, high = buckettree.below(5)
+    low, high = below(5)
     assert first_key(5) == first_key(low) == 5 << BUCKET_SHIFT
     assert first_key(high) == (5 << BUCKET_SHIFT) + (1 << BUCKET_SHIFT - 1)
-    assert first_key(buckettree.below(high)[1]) == (5 << BUCKET_SHIFT) + (3 << BUCKET_SHIFT - 2)
+    assert first_key(below(high)[1]) == (5 << BUCKET_SHIFT) + (3 << BUCKET_SHIFT - 2)
     assert belongs(first_key(high), high)
     assert not belongs(first_key(high), low)
     assert not belongs(UserKey(first_key(high) - 1), high)
@@ -66,10 +75,10 @@ def test_a_bucket_that_is_not_split_is_its_own_leaf() -> None:
 
 def test_leaves_come_in_the_order_of_their_keys() -> None:
     tree = users_tree()
-    low, high = buckettree.below(7)
+    low, high = below(7)
     for number in (7, high):
         tree.learn(number, split=True)
-    leaves = [low, *buckettree.below(high)]
+    leaves = [low, *below(high)]
     assert tree.leaves(7) == leaves
     assert [tree.leaf_of(first_key(leaf)) for leaf in leaves] == leaves
     assert sorted(tree) == [7, high]
@@ -78,13 +87,13 @@ def test_leaves_come_in_the_order_of_their_keys() -> None:
 
 def test_a_bucket_found_whole_again_has_nothing_below_it() -> None:
     tree = users_tree()
-    low, _ = buckettree.below(7)
+    low, _ = below(7)
     for number in (7, low):
         tree.learn(number, split=True)
     tree.learn(7, split=False)
     assert tree.leaves(7) == [7]
     tree.learn(7, split=True)
-    assert tree.leaves(7) == list(buckettree.below(7))
+    assert tree.leaves(7) == list(below(7))
 
 
 @every_kind
@@ -123,5 +132,5 @@ def test_exactly_the_limit_is_not_split_and_one_more_is() -> None:
 def test_keys_that_are_all_alike_are_split_to_the_deepest_level_and_no_further() -> None:
     keys = [UserKey(7 << BUCKET_SHIFT | number) for number in range(2000)]
     division = users_tree().divide(7, records(keys), may_split=True)
-    assert len(division.splits) == buckettree.LEVELS
-    assert [len(part) for _, part in division.leaves] == [2000 * RECORD.size, *[0] * buckettree.LEVELS]
+    assert len(division.splits) == LEVELS
+    assert [len(part) for _, part in division.leaves] == [2000 * RECORD.size, *[0] * LEVELS]
