@@ -1,6 +1,36 @@
 """The director: one facade over everything that decides. `handle(event, now)` returns what is to be done.
 
-Order within one call (ring-rules 5): records leave first, then tokens, then answers to logins.
+Theory of operation
+-------------------
+
+The driver feeds one event at a time and carries the effects out in list order. It calls back at
+`next_deadline()`, and at once while work is left over. Nothing here waits, reads a clock or opens a socket.
+
+An event takes these steps. The order of the steps is what makes the promises of docs/ring.md hold.
+
+1. `announce`: what the hot path has put into the user table since the last event goes to all neighbours. It
+   goes first, so that no message of this event overtakes a record that an earlier login rests on.
+2. Am I right? How late this event is (`_late`), what time it is (`OwnClock`, `ClockWatch`). A director that
+   was frozen or has a wrong clock suspects itself before it judges neighbours: this comes before the event.
+3. The event itself, to the part that it concerns: `Logins`, `Reception` for neighbours, `Ring` for links,
+   `Dispatcher` for operators, the tables for what the store holds.
+4. `_settle`: everything else is brought in line with what has happened.
+
+   a. The rest of what neighbours have sent, then one turn's share of long work: exchanges, housekeeping.
+   b. Links: who is neighbour now, who is dialled. Before the gate, because a lost neighbour closes it.
+   c. The stand: does this director have the majority, and may it answer (`Gatekeeper.take_stand`)? Operators'
+      changes begin or are confirmed only by it, and each change is judged again.
+   d. The token of the barrier, if one is due. It carries the digest of the tables after c.
+   e. The gate: everybody, known users, or nobody is answered. Then logins that wait are tried again.
+   f. Rounds and moves (`_go_round`): they may use what e has placed, and see the tables as c has left them.
+   g. Good-bye, once the ring goes on without this director.
+
+5. The effects leave in this order: records and tables, tokens, answers to logins (rule 5). A record is on its
+   way to all neighbours before its user's login is answered, and a token follows every record that it vouches
+   for, because a link keeps the order.
+
+A turn of the loop must not take more than 5 ms, whoever has sent how much. So each part does a bounded share
+a turn, says in `has_work` that something is left, and stands in `_parts`.
 """
 
 from __future__ import annotations
@@ -9,7 +39,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from director.core import checks
 from director.core.admission import Admission
 from director.core.agreement import Tables
 from director.core.dispatcher import STOPS, Order, Orders
@@ -36,7 +65,6 @@ from director.core.protocol.effects import (
     Left,
     Level,
     Log,
-    Reading,
     Send,
 )
 from director.core.protocol.events import (
@@ -71,40 +99,26 @@ from director.core.protocol.events import (
     TimerFired,
 )
 from director.core.protocol.messages import (
-    Digests,
-    ExchangeDone,
     HostRow,
-    Hosts,
-    KickRound,
-    Leaving,
-    Linked,
     MemberRow,
-    Members,
-    MoveRound,
     Names,
-    NearRound,
-    Present,
-    Proof,
-    Redirect,
-    RingMessage,
-    Summaries,
-    Token,
     Users,
 )
+from director.core.protocol.part import Part
 from director.core.protocol.view import RingView
 from director.core.protocol.writers import Writers
+from director.core.reception import Reception
 from director.core.ring import exchange
 from director.core.ring.barrier import Barrier
 from director.core.ring.link import Identity, Neighbour, State
 from director.core.ring.partition import Stand, Standing
 from director.core.ring.ring import Ring, log_neighbours
 from director.core.ring.trust import Trust
-from director.core.shares import PIECE, cost, head
 from director.core.tables.changes import Changes
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MemberTable
 from director.core.tables.movedhosts import Readdressing
-from director.types import HostId, LinkId, MemberId, Now, UserKey
+from director.types import HostId, MemberId, Now, UserKey
 
 FROZEN = 1.0
 """Seconds an event may be late behind the deadline that was asked for; beyond that the process was frozen."""
@@ -217,6 +231,32 @@ class Director:
             self.ring,
             self.moves,
         )
+        self._reception = Reception(
+            ring=self.ring,
+            barrier=self.barrier,
+            tables=self._tables,
+            intake=self._intake,
+            moves=self.moves,
+            near=self.near,
+            kick_rounds=self.kick_rounds,
+            clock=self.clock,
+            counters=self.counters,
+            view=self._view,
+        )
+        self._parts: tuple[Part, ...] = (
+            self._logins,
+            self.kicks,
+            self.moves,
+            self.near,
+            self.kick_rounds,
+            self.flushes,
+            self.clock,
+            self._sessions,
+            self._readdressing,
+            self._intake,
+            self._housekeeping,
+        )
+        """All that may have work left over, or wait for a time."""
         self._writers = Writers()
         self._tables_told_at = float("-inf")
         self._clock_watch = ClockWatch()
@@ -277,7 +317,7 @@ class Director:
                 answers = self._logins.claimed(key, now)
                 return [*effects, *self.announce(), *answers, *self._settle(now)]
             case Received():
-                effects += self._received(event, now)
+                effects += self._reception.received(event, now)
                 if self._only_users(event):
                     self.settled = False
                     return effects
@@ -286,7 +326,7 @@ class Director:
             case LinkOpened():
                 effects += self.ring.opened(event, now)
             case LinkClosed(link, reason):
-                effects += self._read_rest(link, now)
+                effects += self._reception.read_rest(link, now)
                 effects += self.ring.closed(link, reason, now)
             case KicksEnded(ends):
                 effects += self.kicks.ended(ends, now)
@@ -326,7 +366,7 @@ class Director:
         """What comes less often."""
         match event:
             case Started():
-                self._started = self._tables.started = True
+                self._started = self._tables.started = self._reception.started = True
                 self.barrier.wait(now, at_once=True)
                 self.ring.start()
                 self._housekeeping.start(now)
@@ -379,40 +419,19 @@ class Director:
         """Monotonic time at which `TimerFired` is due; 0 where work is left over for the next turn."""
         if self._has_work():
             return 0.0
-        deadlines = (
+        deadlines = [part.next_deadline() for part in self._parts]
+        deadlines += [
             self.ring.next_deadline(),
             self.barrier.next_deadline() if self.ring.right else None,
-            self._logins.next_deadline(),
             self.changes.next_deadline(without_sync=self._removes_without_sync),
-            self._housekeeping.next_deadline(),
-            self._readdressing.next_deadline(),
-            self.clock.next_deadline(),
             self._stand.next_deadline(self.barrier),
             self._trust.next_deadline(),
-            self.kicks.next_deadline(),
-            self.moves.next_deadline(),
-            self.near.next_deadline(),
-            self.kick_rounds.next_deadline(),
-            self.flushes.next_deadline(),
-        )
+        ]
         self._expected = min((d for d in deadlines if d is not None), default=None)
         return self._expected
 
     def _has_work(self) -> bool:
-        if self.pending.awake or self._logins.has_work:
-            return True
-        parts = (
-            self.kicks,
-            self.moves,
-            self.near,
-            self.flushes,
-            self.clock,
-            self._sessions,
-            self._readdressing,
-            self._intake,
-            self._housekeeping,
-        )
-        if any(part.has_work for part in parts):
+        if self.pending.awake or any(part.has_work for part in self._parts):
             return True
         if self._housekeeping.is_behind(self._tables.digest):
             return True
@@ -466,93 +485,6 @@ class Director:
 
     # ---- the ring
 
-    def _received(self, event: Received, now: Now) -> list[Effect]:
-        neighbour = self.ring.links.get(event.link)
-        if neighbour is None:
-            return []
-        for message in event.messages:
-            kind = type(message).__name__
-            self.counters.messages_in[kind] = self.counters.messages_in.get(kind, 0) + 1
-        if not neighbour.live:
-            return self._greeted(neighbour, event, now)
-        if event.plain:
-            return neighbour.close("a frame behind its proof is not sealed")
-        neighbour.heard = now.mono
-        for message in event.messages:
-            if isinstance(message, Users) and len(message.records) > PIECE and not checks.wrong(message):
-                starts = range(0, len(message.records), PIECE)
-                neighbour.inbox.extend(Users(message.records[start : start + PIECE]) for start in starts)
-            else:
-                neighbour.inbox.append(message)
-        return self._read(neighbour, now)
-
-    def _greeted(self, neighbour: Neighbour, event: Received, now: Now) -> list[Effect]:
-        """A frame of the handshake: dealt with at once, for the frame behind it may be a sealed one."""
-        if len(event.messages) > 1 and any(isinstance(message, Proof) for message in event.messages):
-            return neighbour.close("its proof is not alone in its frame, which is not sealed")
-        effects: list[Effect] = []
-        neighbour.heard = now.mono
-        for message in event.messages:
-            effects += self._take(neighbour, message, now, event.plain)
-            if neighbour.state is State.CLOSED:
-                self.counters.proofs_refused += neighbour.disproved
-                break
-        return effects
-
-    def _read(self, neighbour: Neighbour, now: Now) -> list[Effect]:
-        """Deal with what has come from a neighbour, as far as this turn of the loop has room for it."""
-        effects: list[Effect] = []
-        inbox = neighbour.inbox
-        while inbox and (self._intake.has_room or not neighbour.live):  # a greeting rests on nothing
-            message, rest = head(inbox.popleft())
-            if rest is not None:
-                inbox.appendleft(rest)
-            self._intake.spend(cost(message))
-            effects += self._take(neighbour, message, now)
-            if neighbour.state is State.CLOSED:
-                inbox.clear()
-        if neighbour.reading is bool(inbox):
-            neighbour.reading = not inbox
-            effects.append(Reading(neighbour.link, neighbour.reading))
-        return effects
-
-    def _take(self, neighbour: Neighbour, message: RingMessage, now: Now, plain: bytes = b"") -> list[Effect]:
-        before = neighbour.state
-        own = neighbour.handle(message, now, plain)
-        effects = self._from_neighbour(neighbour, message, now) if own is None else own
-        if neighbour.agreed_since is not None:
-            effects += self.clock.agreed(now, since=neighbour.agreed_since)
-            neighbour.agreed_since = None
-        if neighbour.state is not before and neighbour.state is not State.CLOSED:
-            if neighbour.state is State.EXCHANGING:
-                effects.append(Send(neighbour.link, self._tables.all_rows()))
-                effects += self.ring.presence.introduce(neighbour)
-            effects += self.ring.greeted(neighbour, now)
-        return effects
-
-    def _read_rest(self, link: LinkId, now: Now) -> list[Effect]:
-        """What came over a link that is closed counts, but for tokens, which are repeated."""
-        neighbour = self.ring.links.get(link)
-        effects: list[Effect] = []
-        while neighbour is not None and neighbour.inbox:
-            message = neighbour.inbox.popleft()
-            if isinstance(message, Users) and neighbour.live and checks.wrong(message) is None:
-                self._intake.keep(message.records)
-            elif isinstance(message, Hosts | Members | Leaving) and neighbour.live:
-                effects += self._from_neighbour(neighbour, message, now)
-        return effects
-
-    def _go_on_reading(self, now: Now) -> list[Effect]:
-        """What was left over of what neighbours have said; who has waited longest first."""
-        effects = self._intake.turn(now, started=self._started)
-        for neighbour in sorted(self.ring.links.values(), key=lambda one: one.read_at):
-            if neighbour.inbox:
-                neighbour.heard = now.mono  # nothing more is read from it meanwhile
-                if self._intake.has_room:
-                    neighbour.read_at = now.mono
-                    effects += self._read(neighbour, now)
-        return effects
-
     def _only_users(self, event: Received) -> bool:
         """Whether a frame was what most are, and concerns neither the ring nor anybody who waits."""
         neighbour = self.ring.links.get(event.link)
@@ -561,52 +493,6 @@ class Director:
         if len(self.near) or len(self.moves) or self.moves.in_hand:
             return False
         return all(isinstance(m, Users | Names) for m in event.messages)
-
-    def _from_neighbour(self, neighbour: Neighbour, message: RingMessage, now: Now) -> list[Effect]:
-        problem = checks.wrong(message)
-        if problem is not None:
-            return neighbour.close(problem)
-        if neighbour.rightward and isinstance(message, Token | MoveRound | NearRound | KickRound):
-            return []  # tokens come from the left: one that is sent back has not been everywhere
-        match message:
-            case Users(records):
-                return self._merge_users(records, neighbour, now)
-            case Hosts(rows):
-                return self._tables.merge_hosts(rows, neighbour, now)
-            case Members(member_rows):
-                effects = self._tables.merge_members(member_rows, neighbour, now)
-                return effects + self.ring.dismiss(neighbour, now)
-            case Token():
-                return self._token(message, now)
-            case MoveRound():
-                self.moves.token(message, now, self._view())
-            case NearRound():
-                return self.near.token(message, now, self._view())
-            case KickRound():
-                self.kick_rounds.token(message, now, self._view())
-            case Names():
-                return self._intake.names(neighbour, message)
-            case Digests():
-                problem = exchange.compare_later(neighbour, message)
-            case Summaries():
-                problem = exchange.answer_later(neighbour, message)
-            case ExchangeDone(settled):
-                neighbour.got_done = True
-                neighbour.settled = settled
-            case Linked():
-                neighbour.linked = True
-            case Redirect(member):
-                self.ring.redirected(neighbour, MemberId(member), now)
-            case Leaving() | Present():
-                return self.ring.presence.hear(message, neighbour, now)
-        return [] if problem is None else neighbour.close(problem)
-
-    def _token(self, token: Token, now: Now) -> list[Effect]:
-        self.barrier.right = self.ring.right.peer if self.ring.right is not None else None
-        onward = self.barrier.pass_on(token, now, self._tables.digest)
-        if onward is None or self.ring.right is None:
-            return []
-        return [Send(self.ring.right.link, [onward])]
 
     def _thawed(self, gap: float, now: Now) -> list[Effect]:
         """We were frozen: suspect ourselves before others, and ask them before we answer anybody."""
@@ -624,7 +510,7 @@ class Director:
 
     def _settle(self, now: Now) -> list[Effect]:
         """Bring neighbours, barrier, standing, gate and all that waits in line with what has happened."""
-        effects = self._go_on_reading(now)
+        effects = self._reception.turn(now)
         effects += self._tick(now)
         if self.ring.unmet:
             self.ring.named = self.barrier.ring

@@ -74,6 +74,9 @@ class Intake:
         """Merge these records of a neighbour that is gone in the next turns."""
         self._left_behind.append(records)
 
+    def next_deadline(self) -> float | None:
+        return None  # it never waits for a time
+
     def turn(self, now: Now, *, started: bool) -> list[Effect]:
         """This turn's share of what was left over."""
         effects = self._displace(now, started=started)

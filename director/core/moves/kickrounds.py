@@ -121,6 +121,10 @@ class KickRounds:
         if self._own or self._here:
             self._at = now.mono
 
+    @property
+    def has_work(self) -> bool:
+        return False  # a turn does all that is due
+
     def next_deadline(self) -> float | None:
         return self._at
 

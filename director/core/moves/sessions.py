@@ -59,6 +59,9 @@ class SessionReview:
         self._strange.clear()
         self._kicks.blind = False
 
+    def next_deadline(self) -> float | None:
+        return None  # it never waits for a time
+
     def turn(self, now: Now) -> list[Effect]:
         """Look at some more of them."""
         for session in self._due[self._at : self._at + SLICE]:
