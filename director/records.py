@@ -5,6 +5,7 @@ Times are Unix seconds. Keys are stable: add to them, never rename.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -205,7 +206,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A removal: users who lose the pin that they had on the host."""
 
 
-class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
+class MoveCounts(msgspec.Struct, kw_only=True):
     """What a move, flush, kick or pin came to, on all directors together."""
 
     moved: int = 0
@@ -218,14 +219,29 @@ class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
     """Users whom a flush left where they are pinned."""
     unpinned: int = 0
     """Users who lose their pin: by `flush -F`, or because their host has another tag."""
-    kicked: int | None = 0
-    """Sessions ended. None: a dry run does not know."""
-    timed_out: int | None = 0
-    """Users whose old sessions were not confirmed to be gone in time. None: a dry run does not know."""
+    kicked: int = 0
+    """Sessions ended."""
+    timed_out: int = 0
+    """Users whose old sessions were not confirmed to be gone in time."""
     not_flushed: int = 0
     """Users whose flush program failed or did not end; the kick delay was waited for instead."""
     not_reached: list[str] = []
     """Directors that did not confirm; the sessions they proxy end when they are back."""
+    not_counted: list[str] = []
+    """Where sessions are only counted: directors that have not counted theirs. They are out of reach, have no
+    kick channel, or are of an older release."""
+
+    def add_not_reached(self, members: Iterable[str]) -> None:
+        self.not_reached = sorted({*self.not_reached, *members})
+
+
+class UsersChange(MoveCounts, kw_only=True):
+    """The counts of a change of users as the API tells them, in one object with what else it tells."""
+
+    kicked: int | None = 0  # type: ignore[assignment]
+    """Sessions ended. None: a dry run does not know."""
+    timed_out: int | None = 0  # type: ignore[assignment]
+    """Users whose old sessions were not confirmed to be gone in time. None: a dry run does not know."""
     stored: bool = True
     """False: every director has it, but the store does not hold it yet; see `StoreInfo.unstored`."""
     dry_run: bool = False
@@ -235,8 +251,6 @@ class UsersChange(msgspec.Struct, frozen=True, kw_only=True):
     """False, of a kick: no such user is assigned, and no session was found."""
     counted: int | None = None
     """Dry run of a kick: sessions at the directors that have counted them."""
-    not_counted: list[str] = []
-    """Directors that have not: out of reach, without a kick channel, of an older release."""
 
 
 class MoveInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from director.core.protocol.events import (
 from director.core.ring.partition import Stand, Standing
 from director.core.ring.ring import Ring
 from director.core.tables.changes import Changes
+from director.errors import OperationError, Refused, TryAgain
 from director.types import Now
 
 REMOVED = "this director was removed from the ring; ask one that is in it"
@@ -60,14 +61,14 @@ class Orders:
                 self._flushes.kick(order, now)
         return []
 
-    def _refused(self, order: Order) -> tuple[str, str] | None:
-        """Kind and reason, where this director cannot do it now."""
+    def _refused(self, order: Order) -> tuple[type[OperationError], str] | None:
+        """The error and its reason, where this director cannot do it now."""
         if self._ring.removed and not isinstance(order, MemberChange):  # it may be told to come back
-            return "refused", REMOVED
+            return Refused, REMOVED
         if isinstance(order, HostChange | HostsMoved | MemberChange):
-            return ("again", STOPS) if self._ring.leaving else None
+            return (TryAgain, STOPS) if self._ring.leaving else None
         if self._stand.standing is Standing.WAIT:
-            return "refused", CUT_OFF
+            return Refused, CUT_OFF
         if self._loading.under_way and isinstance(order, Flush | Forget | UnpinUser):
-            return "again", READING
+            return TryAgain, READING
         return None

@@ -506,10 +506,10 @@ class Driver:
                 self.store.claim(key, record)
             case OperationDone(number, row):
                 self.operators.done(number, row)
-            case UsersDone():
-                self.operators.done(effect.operation, effect)
-            case OperationFailed(number, kind, reason):
-                self.operators.failed(number, kind, reason)
+            case UsersDone(number, counts):
+                self.operators.done(number, counts)
+            case OperationFailed(number, error, reason):
+                self.operators.failed(number, error, reason)
             case Log(level, event, fields):
                 self._say(level, event, fields)
             case _:

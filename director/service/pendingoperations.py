@@ -7,7 +7,6 @@ from collections.abc import Callable
 import anyio
 import msgspec
 
-from director.core.protocol.effects import UsersDone
 from director.core.protocol.events import (
     Event,
     Flush,
@@ -21,19 +20,12 @@ from director.core.protocol.events import (
     UnpinUser,
 )
 from director.core.protocol.messages import HostRow, MemberRow
-from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
-
-FAILURES: dict[str, type[OperationError]] = {
-    "unknown": UnknownName,
-    "bad": BadRequest,
-    "refused": Refused,
-    "again": TryAgain,
-}
-"""By the kind of an `OperationFailed`."""
+from director.errors import OperationError
+from director.records import MoveCounts
 
 UsersEvent = MoveUser | UnpinUser | Flush | Forget | KickSessions
 """What operators do to users."""
-Result = HostRow | MemberRow | UsersDone
+Result = HostRow | MemberRow | MoveCounts
 
 
 class _Operation:
@@ -82,12 +74,12 @@ class Operators:
         assert isinstance(result, MemberRow)
         return result
 
-    async def change_users(self, change: UsersEvent, number: int | None = None) -> UsersDone:
+    async def change_users(self, change: UsersEvent, number: int | None = None) -> MoveCounts:
         """Have users moved, kicked or forgotten by the whole ring. Raises OperationError.
 
         number: from `new_operation`, for those who want to follow or interrupt it."""
         result = await self._operate(change, self.new_operation() if number is None else number)
-        assert isinstance(result, UsersDone)
+        assert isinstance(result, MoveCounts)
         return result
 
     def interrupt(self, number: int) -> None:
@@ -115,8 +107,8 @@ class Operators:
             operation.result = result
             operation.finished.set()
 
-    def failed(self, number: int, kind: str, reason: str) -> None:
+    def failed(self, number: int, error: type[OperationError], reason: str) -> None:
         operation = self._operations.pop(number, None)
         if operation is not None:
-            operation.error = FAILURES[kind](reason)
+            operation.error = error(reason)
             operation.finished.set()

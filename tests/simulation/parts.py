@@ -9,9 +9,9 @@ from typing import Any
 
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, User, merged, pack, rounded, unpack
-from director.core.protocol.effects import UsersDone
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.protocol.messages import HostRow, MemberRow
+from director.records import MoveCounts
 from director.types import Address, MemberId, UserKey
 
 CONTENT = ("users", "rows", "leases", "members", "met")
@@ -45,7 +45,7 @@ class Outcome:
 
     done: HostRow | MemberRow | None = None
     failed: str | None = None
-    users: UsersDone | None = None
+    users: MoveCounts | None = None
     number: int = 0
 
     @property

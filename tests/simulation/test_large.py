@@ -46,7 +46,7 @@ def test_a_large_ring_forms_and_what_one_does_all_know(directors: int) -> None:
     moved = world.move(last, "alice", other_than(old))
     until(world, lambda: moved.users is not None, 5.0)
     assert moved.users is not None
-    assert (moved.users.moved, moved.users.kicked, moved.users.not_reached) == (1, 1, ())
+    assert (moved.users.moved, moved.users.kicked, moved.users.not_reached) == (1, 1, [])
 
     world.node(middle).crash()
     until(world, world.in_sync, 5.0)

@@ -62,7 +62,7 @@ def test_a_moved_user_has_no_session_left_on_the_old_host_before_the_new_one_is_
     assert {reply.host for reply in replies} == {new}
     assert outcome.users is not None
     assert (outcome.users.moved, outcome.users.kicked, outcome.users.timed_out) == (1, directors, 0)
-    assert outcome.users.not_reached == ()
+    assert outcome.users.not_reached == []
     at_rest(world)
 
 
@@ -196,7 +196,7 @@ def test_a_frozen_director_is_named_as_not_reached_and_ends_its_sessions_when_it
     outcome = world.move("d1", "alice", other_than(old))
     world.run(12)
     assert outcome.users is not None
-    assert outcome.users.not_reached == (world.node("d3").member,)
+    assert outcome.users.not_reached == [world.node("d3").member]
     world.node("d3").thaw()
     world.run(4)
     assert world.sessions("alice") == []
@@ -344,7 +344,7 @@ def test_a_kick_ends_sessions_on_all_directors_and_moves_nobody(what: object) ->
     outcome = world.kick("d2", what)  # type: ignore[arg-type]
     world.run(0.5)
     assert outcome.users is not None
-    assert (outcome.users.kicked, outcome.users.not_reached) == (3, ())
+    assert (outcome.users.kicked, outcome.users.not_reached) == (3, [])
     assert world.sessions("alice") == []
     assert world.where("alice") == {host}
     at_rest(world)

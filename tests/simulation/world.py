@@ -397,8 +397,8 @@ class Node:
         match effect:
             case Reading():
                 pass
-            case UsersDone():
-                self.outcomes.pop(effect.operation).users = effect
+            case UsersDone(operation, counts):
+                self.outcomes.pop(operation).users = counts
             case StoreMembers():
                 self.store_members()
             case ReadBuckets():

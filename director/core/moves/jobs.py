@@ -21,6 +21,7 @@ from director.core.protocol.effects import Effect, OperationFailed, Persist, Use
 from director.core.protocol.events import Flush, Forget, Interrupt, KickSessions, MoveUser, UnpinUser
 from director.core.protocol.kicktypes import Fence
 from director.core.tables.hosts import HostTable
+from director.errors import OperationError, TryAgain, UnknownName
 from director.types import HostId, Now, Stamp, UserKey
 
 SLICE = 1500
@@ -96,7 +97,7 @@ class Flushes:
     def move(self, event: MoveUser, now: Now) -> None:
         row = self._hosts.get(event.host)
         if row is None:
-            self._fail(event.operation, "unknown", f"{event.host}: no such backend host")
+            self._fail(event.operation, UnknownName, f"{event.host}: no such backend host")
             return
         if self._busy(event):
             return
@@ -112,19 +113,19 @@ class Flushes:
         user = self._users.get(event.key)
         job = self._new_job(event.operation)
         if user is None or not user.flags & PINNED:
-            job.unchanged += 1
+            job.counts.unchanged += 1
             return
         decided = Stamp(min(max(int(now.unix), user.decided + 1), LATEST))
         seen = max(int(now.unix), user.seen)
         self._users.put(User(user.key, user.host, decided, seen, user.flags & ~PINNED | BY_HAND))
-        job.moved += 1
+        job.counts.moved += 1
         self._fence(job, now)
 
     def _busy(self, event: MoveUser | UnpinUser) -> bool:
         """Whether the user is being moved: then this is refused."""
         if not self._moves.is_moving(event.key):
             return False
-        self._fail(event.operation, "again", "the user is being moved already; wait for it to be finished")
+        self._fail(event.operation, TryAgain, "the user is being moved already; wait for it to be finished")
         return True
 
     def flush(self, event: Flush, now: Now) -> None:
@@ -148,7 +149,7 @@ class Flushes:
 
     def kick(self, event: KickSessions, now: Now) -> None:
         if self._kick_rounds.full and not event.wait:
-            self._fail(event.operation, "again", "as many kicks as users.max_parallel_kicks are under way")
+            self._fail(event.operation, TryAgain, "as many kicks as users.max_parallel_kicks are under way")
             return
         job = self._new_job(event.operation, complete=False)
         self._kick_rounds.begin(event.what, partial(_kicked, job), now, count_only=event.count_only)
@@ -194,21 +195,9 @@ class Flushes:
         for job in [job for job in self._jobs if job.over]:
             self._jobs.remove(job)
             assert job.operation is not None
-            effects.append(
-                UsersDone(
-                    operation=job.operation,
-                    moved=job.moved + (len(job.under_way) if job.early else 0),
-                    unchanged=job.unchanged,
-                    pinned=job.pinned,
-                    unpinned=job.unpinned,
-                    superseded=job.superseded,
-                    kicked=job.kicked,
-                    timed_out=job.timed_out,
-                    not_flushed=job.not_flushed,
-                    not_reached=tuple(sorted(job.not_reached)),
-                    not_counted=tuple(sorted(job.not_counted)),
-                )
-            )
+            moved = job.counts.moved + (len(job.under_way) if job.early else 0)
+            # a copy: users of a job that ends early are counted on
+            effects.append(UsersDone(job.operation, msgspec.structs.replace(job.counts, moved=moved)))
         return effects
 
     def _can_go_on(self, walk: _Walk) -> bool:
@@ -248,20 +237,20 @@ class Flushes:
             return
         pinned = bool(user.flags & PINNED)
         if walk.forget:
-            walk.job.unpinned += pinned
+            walk.job.counts.unpinned += pinned
             self._moves.begin(key, HostId(0), walk.job, now)
             return
         if pinned and walk.tag is None:
-            walk.job.pinned += 1
+            walk.job.counts.pinned += 1
             return
         row = self._hosts.by_id(user.host)
         tag = walk.tag if walk.tag is not None or row is None else row.tag.encode()
         fresh = self._assigner.place(key >> 32, tag or b"")
         target = fresh.id if isinstance(fresh, Backend) else HostId(0)
         if target == user.host:
-            walk.job.unchanged += 1
+            walk.job.counts.unchanged += 1
         else:
-            walk.job.unpinned += pinned
+            walk.job.counts.unpinned += pinned
             self._moves.begin(key, target, walk.job, now)
 
     def _fence(self, job: Job, now: Now) -> None:
@@ -281,7 +270,7 @@ class Flushes:
         if host is not None:
             rows = [row for row in rows if row.address == host]
             if not rows:
-                self._fail(operation, "unknown", f"{host}: no such backend host")
+                self._fail(operation, UnknownName, f"{host}: no such backend host")
                 return None
         return frozenset(self._hosts.id_of(row.address) for row in rows)
 
@@ -294,14 +283,14 @@ class Flushes:
         self._jobs.append(job)
         return job
 
-    def _fail(self, operation: int, kind: str, reason: str) -> None:
-        self._effects.append(OperationFailed(operation, kind, reason))
+    def _fail(self, operation: int, error: type[OperationError], reason: str) -> None:
+        self._effects.append(OperationFailed(operation, error, reason))
 
 
 def _kicked(job: Job, result: KickResult) -> None:
     """What a kick of all directors came to is what its operation came to."""
-    job.kicked += result.kicked
-    job.timed_out += result.late
-    job.not_reached |= result.not_reached
-    job.not_counted |= result.not_counted
+    job.counts.kicked += result.kicked
+    job.counts.timed_out += result.late
+    job.counts.add_not_reached(result.not_reached)
+    job.counts.not_counted = sorted(result.not_counted)
     job.complete = True

@@ -43,6 +43,7 @@ from director.core.protocol.kicktypes import MOST_COUNTED
 from director.core.protocol.messages import HostRow, MoveRound
 from director.core.protocol.view import RingView
 from director.core.tables.hosts import HostTable
+from director.records import MoveCounts
 from director.types import HostId, MemberId, Now, Stamp, UserKey
 
 MOVE_TIMEOUT = 30.0
@@ -95,20 +96,7 @@ class Job(msgspec.Struct, eq=False):
     """Why users are moved: one operation of an operator, or one login."""
 
     operation: int | None
-    moved: int = 0
-    unchanged: int = 0
-    pinned: int = 0
-    """Users of a flush who stay because they are pinned."""
-    unpinned: int = 0
-    """Users who lose their pin: by a forgetting, or because their host has another tag."""
-    superseded: int = 0
-    kicked: int = 0
-    timed_out: int = 0
-    """Users whose old sessions were not confirmed to be gone in time."""
-    not_flushed: int = 0
-    """Users whose flush program failed or did not end."""
-    not_reached: set[MemberId] = msgspec.field(default_factory=set)
-    not_counted: set[MemberId] = msgspec.field(default_factory=set)
+    counts: MoveCounts = msgspec.field(default_factory=MoveCounts)
     under_way: set[UserKey] = msgspec.field(default_factory=set)
     unconfirmed: set[UserKey] = msgspec.field(default_factory=set)
     """Of those, the ones that not every member has confirmed yet."""
@@ -313,7 +301,7 @@ class Moves:
             self._counters.programs_done += 1
         else:
             self._counters.programs_failed += 1
-            own.job.not_flushed += 1
+            own.job.counts.not_flushed += 1
         self._enter(own, Stage.DELAY, now.mono if ok else now.mono + self.kick_delay)
         self._soon(now.mono)
 
@@ -466,12 +454,12 @@ class Moves:
             if own is None or own.stage is not Stage.ROUND or own.decided != decided:
                 continue
             jobs[id(own.job)] = own.job
-            own.job.not_reached |= missing
-            own.job.timed_out += bool(token.late)
+            own.job.counts.add_not_reached(missing)
+            own.job.counts.timed_out += bool(token.late)
             own.job.unconfirmed.discard(key)
             self._after_round(own, now, parted=token.parted or bool(token.kicked))
         for job in jobs.values():
-            job.kicked += token.kicked
+            job.counts.kicked += token.kicked
 
     def _after_round(self, own: _Own, now: Now, *, parted: bool) -> None:
         if self._flush_program and own.target and own.old.host not in (0, own.target):
@@ -552,9 +540,9 @@ class Moves:
             self._timed_out.setdefault(stage, []).append(key >> 32)
             if own is not None:
                 if key in own.job.unconfirmed:
-                    own.job.timed_out += 1
+                    own.job.counts.timed_out += 1
                 if own.stage is Stage.FLUSHING:
-                    own.job.not_flushed += 1
+                    own.job.counts.not_flushed += 1
                 self._done(own, effects)
         self._overdue = bool(self._begun) and self._has_ended(self._begun[0], now)
         if not self._overdue:
@@ -635,14 +623,14 @@ class Moves:
         if own.lost:
             self._superseded(own)
         elif own.old.host == own.target and not own.flags & PINNED:
-            own.job.unchanged += 1
+            own.job.counts.unchanged += 1
         else:
-            own.job.moved += 1
+            own.job.counts.moved += 1
             self._counters.moves_done += 1
         self._over(own, effects)
 
     def _superseded(self, own: _Own) -> None:
-        own.job.superseded += 1
+        own.job.counts.superseded += 1
         self._counters.moves_superseded += 1
 
     def _over(self, own: _Own, effects: list[Effect]) -> None:

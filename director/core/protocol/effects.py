@@ -11,6 +11,8 @@ from director.core.placement.assign import Backend
 from director.core.protocol.kicktypes import KickWhat
 from director.core.protocol.linkkeys import Keys
 from director.core.protocol.messages import HostRow, MemberRow, RingMessage
+from director.errors import OperationError
+from director.records import MoveCounts
 from director.types import LinkId, MemberId, RequestId, UserKey
 
 
@@ -98,34 +100,18 @@ class OperationDone(msgspec.Struct, frozen=True):
     row: HostRow | MemberRow
 
 
-class UsersDone(msgspec.Struct, frozen=True, kw_only=True):
+class UsersDone(msgspec.Struct, frozen=True):
     """What a move, flush, kick … came to, on all directors together."""
 
     operation: int
-    moved: int = 0
-    unchanged: int = 0
-    pinned: int = 0
-    unpinned: int = 0
-    """Users who were pinned, and are not any more."""
-    superseded: int = 0
-    """Users whom another operator's move took somewhere else."""
-    kicked: int = 0
-    """Sessions ended."""
-    timed_out: int = 0
-    """Users whose old sessions were not confirmed to be gone in time."""
-    not_flushed: int = 0
-    """Users whose flush program failed or did not end."""
-    not_reached: Sequence[MemberId] = ()
-    """Directors that have not confirmed; their sessions end when they are back."""
-    not_counted: Sequence[MemberId] = ()
-    """Where sessions were only to be counted: directors that have not counted theirs."""
+    counts: MoveCounts
 
 
 class OperationFailed(msgspec.Struct, frozen=True):
-    """kind: `unknown`, `bad`, `refused` or `again`, as in the errors of the same name."""
+    """`error` is raised where the operator's command waits, with `reason` for its text."""
 
     operation: int
-    kind: str
+    error: type[OperationError]
     reason: str
 
 

@@ -22,6 +22,7 @@ from director.core.protocol.texts import wrong_text
 from director.core.tables.hosts import MAX_WEIGHT, HostTable
 from director.core.tables.members import MOST_ROWS, MemberTable, about
 from director.core.tables.movedhosts import moved_rows
+from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.types import Address, Now, Stamp
 
 SYNC_TIMEOUT = 30.0
@@ -104,7 +105,7 @@ class Changes:
         for move in change.moves:
             other = self._hosts.taken_by(move.after)
             if other is not None:
-                return [OperationFailed(change.operation, "refused", _same_id(move.after, other))], []
+                return [OperationFailed(change.operation, Refused, _same_id(move.after, other))], []
         if there != list(change.only_if):
             return [OperationDone(change.operation, change.only_if[0])], []
         rows = moved_rows(self._hosts.rows, change.moves, int(now.unix))
@@ -136,11 +137,11 @@ class Changes:
     def _change_member(self, change: MemberChange, now: Now) -> tuple[list[Effect], MemberRow | None]:
         if change.remove and change.member not in self._members.listed():
             text = f"{change.member}: no such director"
-            return [OperationFailed(change.operation, "unknown", text)], None
+            return [OperationFailed(change.operation, UnknownName, text)], None
         about = change.name or self._members.name_of(change.member) or change.member
         if self._members.full and about not in self._members.rows:
             text = f"the list of directors holds {MOST_ROWS} changes, and no more: write ring.servers anew"
-            return [OperationFailed(change.operation, "refused", text)], None
+            return [OperationFailed(change.operation, Refused, text)], None
         row = self._members.change(change.member, int(now.unix), present=not change.remove, name=change.name)
         if row is None:
             as_it_is = MemberRow(change.member, not change.remove, 0)
@@ -165,36 +166,36 @@ class Changes:
     def give_up(self, reason: str) -> list[Effect]:
         """Those not begun: alone at last, who leaves would make them for itself and take them along."""
         queue, self._queue = self._queue, deque()
-        return [OperationFailed(waiting.change.operation, "again", reason) for waiting in queue]
+        return [OperationFailed(waiting.change.operation, TryAgain, reason) for waiting in queue]
 
     def overdue(self, now: Now) -> list[Effect]:
         over = [operation for operation in self._current if now.mono >= operation.deadline]
         self._current = [operation for operation in self._current if now.mono < operation.deadline]
         reason = f"{TIMED_OUT} (the change is made here)"
-        effects: list[Effect] = [OperationFailed(o.change.operation, "again", reason) for o in over]
+        effects: list[Effect] = [OperationFailed(o.change.operation, TryAgain, reason) for o in over]
         while self._queue and now.mono >= self._queue[0].deadline:
-            effects.append(OperationFailed(self._queue.popleft().change.operation, "again", TIMED_OUT))
+            effects.append(OperationFailed(self._queue.popleft().change.operation, TryAgain, TIMED_OUT))
         return effects
 
 
-def problem_with(hosts: HostTable, change: HostChange) -> tuple[str, str] | None:
-    """Why this change is not carried out: the kind of refusal and its text; None where nothing speaks
+def problem_with(hosts: HostTable, change: HostChange) -> tuple[type[OperationError], str] | None:
+    """Why this change is not carried out: the error and its text; None where nothing speaks
     against it."""
     if change.weight is not None and not 0 <= change.weight <= MAX_WEIGHT:
         size = "small" if change.weight < 0 else "large"
-        return "bad", f"vhost count too {size}: {change.weight}; 0 to {MAX_WEIGHT} are possible"
+        return BadRequest, f"vhost count too {size}: {change.weight}; 0 to {MAX_WEIGHT} are possible"
     for name, text in (("tag", change.tag), ("host name", change.hostname)):
         problem = wrong_text(name, text or "")
         if problem is not None:
-            return "bad", problem
+            return BadRequest, problem
     row = hosts.get(change.address)
     if row is None and not change.add:
-        return "unknown", f"{change.address}: no such backend host"
+        return UnknownName, f"{change.address}: no such backend host"
     if row is not None and change.tag not in (None, row.tag) and not change.retag:
-        return "refused", "host tag can't be changed"
+        return Refused, "host tag can't be changed"
     other = hosts.taken_by(change.address)
     if other is not None:
-        return "refused", _same_id(change.address, other)
+        return Refused, _same_id(change.address, other)
     return None
 
 

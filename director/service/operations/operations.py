@@ -63,7 +63,6 @@ from director.service.operations.planning import planned
 from director.service.operations.pools import NO_HOST_LEFT, pool_name
 from director.service.operations.previews import pinned_on
 from director.service.operations.useroperations import UserOperations, as_address, is_hash
-from director.service.pendingoperations import FAILURES
 from director.service.persistence.persist import Persistence
 from director.types import Address, HostId, MemberId, Stamp
 from director.version import VERSION
@@ -431,8 +430,8 @@ class Operations(UserOperations):
         """The table with the change. Raises what the change itself would raise."""
         problem = problem_with(self._hosts, change)
         if problem is not None:
-            kind, text = problem
-            raise FAILURES[kind](text)
+            error, text = problem
+            raise error(text)
         table = HostTable(self._hosts.configured.values())
         table.merge(self._hosts.rows.values())
         table.change(

@@ -22,7 +22,6 @@ from director.core.director import Director
 from director.core.placement.addresses import canonical
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, PINNED, unpack
-from director.core.protocol.effects import UsersDone
 from director.core.protocol.events import (
     Flush,
     Forget,
@@ -37,7 +36,7 @@ from director.core.protocol.messages import HostRow
 from director.core.protocol.order import join_member, split_member
 from director.core.tables.hosts import HostTable
 from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
-from director.records import Change, MoveInfo, Problem, RingInfo, UsersChange
+from director.records import Change, MoveCounts, MoveInfo, Problem, RingInfo, UsersChange
 from director.service.configuration.servers import addresses_of
 from director.service.driver import Driver
 from director.service.lifecycle.handover import UnderWay
@@ -391,10 +390,10 @@ class UserOperations(ABC):
             started=one.started,
             ended=one.ended,
             total=one.total,
-            moved=before.moved + job.moved if job else result.moved,
+            moved=before.moved + job.counts.moved if job else result.moved,
             in_progress=len(job.under_way) if job else 0,
-            timed_out=(before.timed_out or 0) + job.timed_out if job else result.timed_out or 0,
-            kicked=(before.kicked or 0) + job.kicked if job else result.kicked or 0,
+            timed_out=(before.timed_out or 0) + job.counts.timed_out if job else result.timed_out or 0,
+            kicked=(before.kicked or 0) + job.counts.kicked if job else result.kicked or 0,
             result=one.result,
             problem=one.problem,
         )
@@ -678,20 +677,8 @@ class UserOperations(ABC):
         return await previewed(self._director, host, tag, everybody=everybody)
 
 
-def _change(done: UsersDone, *, stored: bool = True, host: str | None = None) -> UsersChange:
-    return UsersChange(
-        moved=done.moved,
-        unchanged=done.unchanged,
-        pinned=done.pinned,
-        unpinned=done.unpinned,
-        superseded=done.superseded,
-        kicked=done.kicked,
-        timed_out=done.timed_out,
-        not_flushed=done.not_flushed,
-        not_reached=[str(member) for member in done.not_reached],
-        stored=stored,
-        host=host,
-    )
+def _change(done: MoveCounts, *, stored: bool = True, host: str | None = None) -> UsersChange:
+    return UsersChange(**msgspec.structs.asdict(done), stored=stored, host=host)
 
 
 def _added(made: UsersChange, before: UsersChange) -> UsersChange:

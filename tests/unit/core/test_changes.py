@@ -11,6 +11,7 @@ from director.core.protocol.events import HostChange, MemberChange
 from director.core.tables.changes import REMOVE_AFTER, SYNC_TIMEOUT, Changes, problem_with
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.core.tables.members import MemberTable
+from director.errors import BadRequest, OperationError, Refused, TryAgain, UnknownName
 from director.types import Address, MemberId, Now
 
 ONE, TWO = Address("10.1.0.1"), Address("10.1.0.2")
@@ -67,27 +68,29 @@ def test_what_is_reported_is_what_holds_when_it_is_confirmed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "kind", "text"),
+    ("change", "error", "text"),
     [
-        (HostChange(1, TWO, weight=7), "unknown", "10.1.0.2: no such backend host"),
-        (HostChange(1, TWO, remove=True), "unknown", "10.1.0.2: no such backend host"),
-        (HostChange(1, TWO, up=False), "unknown", "10.1.0.2: no such backend host"),
-        (HostChange(1, ONE, weight=1001), "bad", "vhost count too large: 1001; 0 to 1000 are possible"),
-        (HostChange(1, ONE, weight=-5), "bad", "vhost count too small: -5; 0 to 1000 are possible"),
+        (HostChange(1, TWO, weight=7), UnknownName, "10.1.0.2: no such backend host"),
+        (HostChange(1, TWO, remove=True), UnknownName, "10.1.0.2: no such backend host"),
+        (HostChange(1, TWO, up=False), UnknownName, "10.1.0.2: no such backend host"),
+        (HostChange(1, ONE, weight=1001), BadRequest, "vhost count too large: 1001; 0 to 1000 are possible"),
+        (HostChange(1, ONE, weight=-5), BadRequest, "vhost count too small: -5; 0 to 1000 are possible"),
         (
             HostChange(1, TWO, add=True, weight=1001),
-            "bad",
+            BadRequest,
             "vhost count too large: 1001; 0 to 1000 are possible",
         ),
-        (HostChange(1, ONE, add=True, tag="silver"), "refused", "host tag can't be changed"),
+        (HostChange(1, ONE, add=True, tag="silver"), Refused, "host tag can't be changed"),
     ],
 )
-def test_what_cannot_be_is_refused_and_changes_nothing(change: HostChange, kind: str, text: str) -> None:
+def test_what_cannot_be_is_refused_and_changes_nothing(
+    change: HostChange, error: type[OperationError], text: str
+) -> None:
     hosts = table()
     before = dict(hosts.rows)
     changes = queued(hosts, change)
     effects, rows = changes.begin(at(1))
-    assert (effects, rows) == ([OperationFailed(1, kind, text)], [])
+    assert (effects, rows) == ([OperationFailed(1, error, text)], [])
     assert (hosts.rows, changes.next_deadline(without_sync=False)) == (before, None)
 
 
@@ -95,8 +98,8 @@ def test_what_cannot_be_is_refused_and_changes_nothing(change: HostChange, kind:
 @pytest.mark.parametrize("field", ["tag", "hostname"])
 def test_a_text_that_no_neighbour_takes_is_refused_before_it_is_told_to_one(field: str, tag: str) -> None:
     fields: dict[str, Any] = {field: tag}
-    kind, text = problem_with(table(), HostChange(1, TWO, add=True, **fields)) or ("", "")
-    assert kind == "bad"
+    error, text = problem_with(table(), HostChange(1, TWO, add=True, **fields)) or (None, "")
+    assert error is BadRequest
     assert text.endswith("at most 255 printable characters are possible")
     assert text.isprintable()
 
@@ -113,7 +116,7 @@ def test_without_sync_a_change_is_given_up_before_it_is_made() -> None:
     changes = queued(hosts, HostChange(1, ONE, weight=7))
     assert changes.next_deadline(without_sync=False) == SYNC_TIMEOUT
     assert changes.overdue(at(SYNC_TIMEOUT - 0.1)) == []
-    assert changes.overdue(at(SYNC_TIMEOUT)) == [OperationFailed(1, "again", "Ring sync timed out")]
+    assert changes.overdue(at(SYNC_TIMEOUT)) == [OperationFailed(1, TryAgain, "Ring sync timed out")]
     assert (hosts.rows[ONE].weight, changes.can_begin, changes.next_deadline(without_sync=False)) == (
         100,
         False,
@@ -127,7 +130,7 @@ def test_a_change_that_is_made_and_not_confirmed_says_so_and_stays_made() -> Non
     changes.begin(at(20))
     assert changes.overdue(at(49.9)) == []
     (failed,) = changes.overdue(at(50))
-    assert failed == OperationFailed(1, "again", "Ring sync timed out (the change is made here)")
+    assert failed == OperationFailed(1, TryAgain, "Ring sync timed out (the change is made here)")
     assert hosts.rows[ONE].weight == 7
     assert changes.confirm() == []
 

@@ -22,6 +22,8 @@ from director.core.protocol.events import (
     UnpinUser,
 )
 from director.core.ring.partition import Standing
+from director.errors import Refused, TryAgain, UnknownName
+from director.records import MoveCounts
 from director.types import Address, HostId, UserKey
 from tests.unit.core.cores import BACKENDS, D2, D3, START, Played, of, user
 
@@ -35,7 +37,8 @@ class Operator:
         self.played = Played(**(settings | {"kick_delay": 0.0}))
         self.users = [user(name, BACKENDS[0], seen=START - 60) for name in names]
         self.played.users.merge(pack(self.users))
-        self.done: list[UsersDone] = []
+        self.ended: list[int] = []
+        self.done: list[MoveCounts] = []
         self.failed: list[OperationFailed] = []
         self.most = 0
         self.kicked: list[Kick] = []
@@ -49,7 +52,8 @@ class Operator:
 
     def _take(self, effects: list[Effect], mono: float, *, answers: bool) -> None:
         self.most = max(self.most, len(self.played.core.moves))
-        self.done += of(UsersDone, effects)
+        self.ended += [end.operation for end in of(UsersDone, effects)]
+        self.done += [end.counts for end in of(UsersDone, effects)]
         self.failed += of(OperationFailed, effects)
         self.kicked += of(Kick, effects)
         if not answers:
@@ -92,8 +96,9 @@ def test_a_flush_of_another_host_or_tag_concerns_nobody_and_of_an_unknown_one_is
     one.do(Flush(1, BACKENDS[1]))
     one.do(Flush(2, tag="gold"))
     one.do(Flush(3, Address("10.9.9.9")))
-    assert [(d.operation, d.moved, d.unchanged) for d in one.done] == [(1, 0, 0), (2, 0, 0)]
-    assert [(f.operation, f.kind) for f in one.failed] == [(3, "unknown")]
+    assert [(d.moved, d.unchanged) for d in one.done] == [(0, 0), (0, 0)]
+    assert one.ended == [1, 2]
+    assert [(f.operation, f.error) for f in one.failed] == [(3, UnknownName)]
 
 
 def test_pinned_users_stay_where_they_are() -> None:
@@ -172,7 +177,7 @@ def test_a_user_is_not_unpinned_while_he_is_being_pinned() -> None:
     one.do(MoveUser(1, alice.key, BACKENDS[1], b"alice", pin=True), answers=False)
     under_way = one.played.users.get(alice.key)
     one.do(UnpinUser(2, alice.key), answers=False)
-    assert [(f.operation, f.kind) for f in one.failed] == [(2, "again")]
+    assert [(f.operation, f.error) for f in one.failed] == [(2, TryAgain)]
     assert one.played.users.get(alice.key) == under_way
 
 
@@ -199,5 +204,5 @@ def test_the_smaller_part_of_a_ring_refuses_what_operators_want_of_users() -> No
     assert played.core.standing is Standing.WAIT
     for number, event in enumerate((Flush(0), Forget(1), MoveUser(2, UserKey(1), BACKENDS[0]))):
         (failed,) = of(OperationFailed, played.handle(event, 1.0))
-        assert (failed.operation, failed.kind) == (number, "refused")
+        assert (failed.operation, failed.error) == (number, Refused)
         assert "cut off" in failed.reason

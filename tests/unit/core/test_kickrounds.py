@@ -10,6 +10,8 @@ from director.core.protocol.effects import CountSessions, Kick, OperationFailed,
 from director.core.protocol.events import Kicked, KicksEnded, KickSessions
 from director.core.protocol.kicktypes import ByName, Fence
 from director.core.protocol.messages import KickRound
+from director.errors import TryAgain
+from director.records import MoveCounts
 from tests.unit.core.cores import D1, D2, D3, Played, at, in_ring, messages, of
 
 ALICE = ByName(b"alice")
@@ -35,7 +37,7 @@ def test_the_first_lap_begins_it_the_second_gathers_what_it_came_to() -> None:
     (second,) = of(KickRound, messages(played.handle(KicksEnded([Kicked(kick, 2)]), 1.2), 1))
     assert (second.lap, second.passed, second.kicked, second.late) == (2, [D1], 2, [])
     (end,) = of(UsersDone, played.hear(2, back(second, kicked=5), mono=1.3))
-    assert end == UsersDone(operation=1, kicked=5)
+    assert end == UsersDone(1, MoveCounts(kicked=5))
 
 
 def test_kicks_of_others_beyond_twenty_thousand_in_half_a_minute_are_left_to_be_repeated() -> None:
@@ -58,7 +60,7 @@ def test_members_that_were_late_or_not_reached_are_told() -> None:
     played.handle(KicksEnded([Kicked(kick, 0)]), 1.2)
     last = back(token, lap=2, passed=[D1, D2], late=[D2])
     (end,) = of(UsersDone, played.hear(2, last, mono=1.3))
-    assert (end.timed_out, end.not_reached) == (1, (D3,))
+    assert (end.counts.timed_out, end.counts.not_reached) == (1, [D3])
 
 
 def test_a_kick_here_that_is_never_answered_is_late() -> None:
@@ -73,7 +75,7 @@ def test_a_token_that_does_not_come_back_is_repeated_and_given_up_at_last() -> N
     assert of(KickRound, messages(played.until(0.9 + REPEAT), 1)) == []
     assert of(KickRound, messages(played.until(1.3 + REPEAT), 1)) == [token]
     (end,) = of(UsersDone, played.until(1.3 + LASTS))
-    assert (end.timed_out, end.not_reached) == (1, (D2, D3))
+    assert (end.counts.timed_out, end.counts.not_reached) == (1, [D2, D3])
     assert len(played.core.kick_rounds) == 0
 
 
@@ -108,14 +110,14 @@ def test_beyond_the_limit_kicks_wait_in_order_or_are_refused() -> None:
     played.handle(KickSessions(1, ALICE), 1.0)
     assert of(Kick, played.handle(KickSessions(2, ByName(b"bob")), 1.0)) == []
     (failed,) = of(OperationFailed, played.handle(KickSessions(3, ALICE, wait=False), 1.0))
-    assert (failed.operation, failed.kind) == (3, "again")
+    assert (failed.operation, failed.error) == (3, TryAgain)
 
 
 def test_alone_it_is_over_with_the_own_kick() -> None:
     played = Played()
     (kick,) = of(Kick, played.handle(KickSessions(1, ALICE), 1.0))
     assert of(UsersDone, played.handle(KicksEnded([Kicked(kick.kick, 2)]), 1.1)) == [
-        UsersDone(operation=1, kicked=2)
+        UsersDone(1, MoveCounts(kicked=2))
     ]
 
 
@@ -142,7 +144,7 @@ def test_a_dry_run_of_a_kick_counts_the_sessions_of_all_directors_and_ends_none(
     (second,) = of(KickRound, messages(played.handle(KicksEnded([Kicked(counted, 2)]), 1.2), 1))
     assert (second.lap, second.kicked, second.count) == (2, 2, ALICE)
     (end,) = of(UsersDone, played.hear(2, returned(second, kicked=5), mono=1.3))
-    assert end == UsersDone(operation=1, kicked=5)
+    assert end == UsersDone(1, MoveCounts(kicked=5))
     assert (played.core.counters.sessions_kicked, played.core.counters.kicks_done) == (0, 0)
 
 
@@ -164,7 +166,7 @@ def test_directors_that_are_late_or_not_reached_have_not_counted() -> None:
     (second,) = of(KickRound, messages(played.handle(KicksEnded([Kicked(counted, 2)]), 1.2), 1))
     last = msgspec.structs.replace(second, passed=[D1, D2], late=[D2], kicked=2)
     (end,) = of(UsersDone, played.hear(2, last, mono=1.3))
-    assert (end.kicked, end.not_counted) == (2, (D2, D3))
+    assert (end.counts.kicked, end.counts.not_counted) == (2, [D2, D3])
 
 
 def test_a_director_that_cannot_count_its_own_sessions_says_so() -> None:
@@ -173,7 +175,7 @@ def test_a_director_that_cannot_count_its_own_sessions_says_so() -> None:
     failed = played.handle(KicksEnded([Kicked(counted, 0, "no kick channel")]), 1.2)
     (second,) = of(KickRound, messages(failed, 1))
     (end,) = of(UsersDone, played.hear(2, returned(second, kicked=3), mono=1.3))
-    assert (end.kicked, end.not_counted) == (3, (D1,))
+    assert (end.counts.kicked, end.counts.not_counted) == (3, [D1])
     assert (played.core.counters.kicks_failed, played.core.counters.kicks_done) == (0, 0)
 
 
@@ -183,7 +185,7 @@ def test_behind_a_member_of_an_older_release_only_the_own_sessions_are_counted()
     played.hear(2, returned(token, count=None), mono=1.1)
     (second,) = of(KickRound, messages(played.handle(KicksEnded([Kicked(counted, 2)]), 1.2), 1))
     (end,) = of(UsersDone, played.hear(2, returned(second, count=None, kicked=40), mono=1.3))
-    assert (end.kicked, end.not_counted) == (2, (D2, D3))
+    assert (end.counts.kicked, end.counts.not_counted) == (2, [D2, D3])
 
 
 def test_counts_that_nobody_answers_end_and_name_all_directors() -> None:
@@ -194,7 +196,7 @@ def test_counts_that_nobody_answers_end_and_name_all_directors() -> None:
     assert of(Kick, effects) == []
     ends = of(UsersDone, effects)
     assert len(ends) >= 100
-    assert {(end.kicked, end.not_counted) for end in ends} == {(0, (D1, D2, D3))}
+    assert {(end.counts.kicked, *end.counts.not_counted) for end in ends} == {(0, D1, D2, D3)}
     assert token.count == ALICE
     assert played.core.counters.kicks_timed_out == 0
 
@@ -203,5 +205,5 @@ def test_alone_a_dry_run_is_over_with_the_own_count() -> None:
     played = Played()
     (counted,) = of(CountSessions, played.handle(KickSessions(1, ALICE, count_only=True), 1.0))
     assert of(UsersDone, played.handle(KicksEnded([Kicked(counted.kick, 2)]), 1.1)) == [
-        UsersDone(operation=1, kicked=2)
+        UsersDone(1, MoveCounts(kicked=2))
     ]

@@ -32,6 +32,8 @@ from director.core.protocol.events import (
 )
 from director.core.protocol.kicktypes import HashOnHosts
 from director.core.protocol.messages import MoveRound, Token, Users
+from director.errors import TryAgain, UnknownName
+from director.records import MoveCounts
 from director.types import HostId, LinkId, MemberId, RequestId, Stamp
 from tests.unit.core.cores import BACKENDS, D1, D2, D3, START, Played, in_ring, messages, of, user
 
@@ -106,9 +108,10 @@ def at_stage(stage: Stage, **settings: Any) -> Mover:
     return mover
 
 
-def done(effects: Sequence[Effect]) -> UsersDone:
+def done(effects: Sequence[Effect]) -> MoveCounts:
     (end,) = of(UsersDone, effects)
-    return end
+    assert end.operation == 1
+    return end.counts
 
 
 # ---- the way of a move, one step after the other
@@ -152,7 +155,7 @@ def test_the_user_is_free_when_all_have_confirmed_and_the_delay_is_over() -> Non
     assert of(Answer, mover.until(3.29)) == []
     effects = mover.until(3.3)
     assert [(a.request, a.backend.address) for a in of(Answer, effects)] == [(7, NEW)]
-    assert done(effects) == UsersDone(operation=1, moved=1, kicked=2)
+    assert done(effects) == MoveCounts(moved=1, kicked=2)
     assert mover.record.flags == BY_HAND
 
 
@@ -170,7 +173,7 @@ def test_where_nobody_had_a_session_there_is_no_delay() -> None:
     mover.move()
     mover.stored()
     assert of(Kick, mover.effects) == []
-    assert done(mover.back(kicked=0)) == UsersDone(operation=1, moved=1)
+    assert done(mover.back(kicked=0)) == MoveCounts(moved=1)
 
 
 def test_sessions_that_another_member_has_ended_make_a_delay_even_for_a_user_unknown_here() -> None:
@@ -195,7 +198,7 @@ def test_the_names_of_members_that_are_missing_or_late_are_told() -> None:
     token = of(MoveRound, messages(mover.effects))[-1]
     mover.hear(MoveRound(D1, token.serial, token.moves, [D1, D2], [D2], 0), mono=1.3)
     end = done(mover.until(3.4))
-    assert (end.not_reached, end.timed_out) == ((D3,), 1)
+    assert (end.not_reached, end.timed_out) == ([D3], 1)
 
 
 def test_a_token_about_an_earlier_stamp_confirms_nothing() -> None:
@@ -293,7 +296,7 @@ def test_in_every_stage_the_user_is_free_after_30_seconds(stage: Stage) -> None:
     stands = stage if stage in (Stage.FLUSHING, Stage.DELAY) else Stage.ROUND
     assert log.fields["state"] == stands.value
     assert (mover.record.flags, len(mover.played.core.moves)) == (BY_HAND, 0)
-    assert done(effects).operation == 1
+    done(effects)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -317,13 +320,13 @@ def test_in_every_stage_the_target_may_be_removed_and_the_user_is_held_until_his
 def test_a_second_move_of_the_same_user_is_refused_meanwhile() -> None:
     mover = at_stage(Stage.ROUND)
     (failed,) = of(OperationFailed, mover.handle(MoveUser(2, KEY, OLD), 1.4))
-    assert (failed.operation, failed.kind) == (2, "again")
+    assert (failed.operation, failed.error) == (2, TryAgain)
 
 
 def test_a_move_to_a_host_that_is_not_there_is_refused() -> None:
     mover = Mover()
     (failed,) = of(OperationFailed, mover.handle(MoveUser(2, KEY, BACKENDS[0].replace(".1", ".9")), 1.4))
-    assert (failed.operation, failed.kind) == (2, "unknown")
+    assert (failed.operation, failed.error) == (2, UnknownName)
 
 
 def test_a_pinned_user_keeps_his_pin_when_the_move_is_over() -> None:
@@ -451,7 +454,7 @@ def test_a_director_alone_needs_nobody_to_confirm() -> None:
     effects = played.handle(MoveUser(1, KEY, NEW), 1)
     played.handle(Persisted(of(Persist, effects)[0].number), 1.1)
     played.handle(KicksEnded([Kicked(of(Kick, effects)[0].kick, 1)]), 1.2)
-    assert done(played.until(3.3)) == UsersDone(operation=1, moved=1, kicked=1)
+    assert done(played.until(3.3)) == MoveCounts(moved=1, kicked=1)
 
 
 def test_without_a_right_neighbour_the_token_is_tried_again_as_soon_as_there_is_one() -> None:

@@ -14,6 +14,7 @@ from director.core.protocol.events import (
     StoreOpened,
     UnpinUser,
 )
+from director.errors import TryAgain
 from director.types import RequestId
 from tests.unit.core.cores import BACKENDS, START, Played, of, user
 
@@ -83,6 +84,6 @@ def test_what_walks_through_all_users_is_refused_until_they_are_known() -> None:
     played.handle(StoredUsers(pack([BOB])), 1)
     orders = [Flush(1), Forget(2), UnpinUser(3, BOB.key)]
     failed = [f for order in orders for f in of(OperationFailed, played.handle(order, 1))]
-    assert [(f.operation, f.kind) for f in failed] == [(1, "again"), (2, "again"), (3, "again")]
+    assert [(f.operation, f.error) for f in failed] == [(1, TryAgain), (2, TryAgain), (3, TryAgain)]
     played.handle(BucketsRead(None), 2)
     assert of(OperationFailed, played.handle(Flush(4), START)) == []
