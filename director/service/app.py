@@ -177,31 +177,30 @@ class App:
             ),
             place=f"{machine_id()} {socket.gethostname()} {os.path.abspath(config.file)}",
         )
+        self.notifier = Notifier(os.environ)
+        self.replacing = Replacing(self, log, self.notifier, left)
+        self.credentials = Credentials(lambda: self.config, log, tls=lambda: self.driver.sockets.tls)
+        self._bugs = Bugs(log, self.driver.counts.add_bug)
+        self.listeners = Listeners(sockets, self.driver, self._bugs, log, config.limits)
         self.operations = Operations(
             self.driver,
             self.persistence,
             user_hash,
-            self.started,
-            lambda: self.warm_seconds,
-            left.handover.counted if left else None,
-            log_writer,
+            reloads=self.replacing,
+            started=self.started,
+            warm_seconds=lambda: self.warm_seconds,
+            credentials=self.credentials,
+            listeners=self.listeners,
+            sockets_kept_by=lambda: keeper.kept_by if keeper is not None else "",
+            before=left.handover.counted if left else None,
+            log_writer=log_writer,
         )
         self.configuring = Configuring(
-            self.director, self.persistence, self.operations, log, unresolved=unresolved
+            self.director, self.persistence, self.operations.hosts, log, unresolved=unresolved
         )
-        self.notifier = Notifier(os.environ)
-        self.replacing = Replacing(self, log, self.notifier, left)
-        self.operations.reloads = self.replacing
-        self.credentials = Credentials(lambda: self.config, log, tls=lambda: self.driver.sockets.tls)
-        self.operations.credentials = self.credentials
-        if keeper is not None:
-            self.operations.sockets_kept_by = lambda: keeper.kept_by
         self.notify = NotifyReader(
             self.driver.names_seen, self.driver.notify_skipped, left.handover.notify_rest if left else b""
         )
-        self._bugs = Bugs(log, self.driver.counts.add_bug)
-        self.listeners = Listeners(sockets, self.driver, self._bugs, log, config.limits)
-        self.operations.listeners = self.listeners
         self._listening: list[tuple[Serve, Acceptor]] = []
         self._endpoints_to_open: list[tuple[Serve, Acceptor]] = []
         self.relays: list[Relay] = []
@@ -309,7 +308,7 @@ class App:
             await tasks.start(self.driver.run)
             await tasks.start(self.programs.run)
             tasks.start_soon(garbage.run)
-            await tasks.start(self.operations.run)
+            await tasks.start(self.operations.jobs.run)
             tasks.start_soon(self.kicker.run)
             tasks.start_soon(self.resolving.run)
             tasks.start_soon(self.credentials.run)
@@ -387,7 +386,9 @@ class App:
         """What the backends of another configuration lead to that may not be wanted."""
         if new.backends == self.config.backends:
             return []
-        return self.operations.plan_settings(new.backends.mail_servers, new.backends.unresolved).warnings
+        return self.operations.queries.plan_settings(
+            new.backends.mail_servers, new.backends.unresolved
+        ).warnings
 
     def loading(self) -> float | None:
         """While the store is being read: how much of it has been, 0.0 to 1.0."""
@@ -440,12 +441,12 @@ class App:
             smaller_since=self.director.smaller_since,
             clock_doubted=self.director.clock.doubted,
             tables=tables,
-            under_way=self.operations.hand_over(),
-            ended=self.operations.ended(),
+            under_way=self.operations.jobs.hand_over(),
+            ended=self.operations.jobs.ended(),
             operations=self.driver.operators.last,
             audit=audit,
             unstored=self.persistence.unstored.changes(),
-            counted=self.operations.counted(),
+            counted=self.operations.metrics.counted(),
             log_unwritten=self.log_writer.hand_over() if self.log_writer else b"",
             name_bytes=list(map(len, entries)),
         )
@@ -459,7 +460,7 @@ class App:
         if handover.username_hash != self.director.identity.username_hash:
             memory.users = memory.names = b""  # their keys mean nothing any more
         self.persistence.unstored.take_over(handover.unstored)
-        self.operations.take_over(handover.ended, handover.under_way, handover.operations)
+        self.operations.jobs.take_over(handover.ended, handover.under_way, handover.operations)
         self.director.take_over(handover.smaller_since)
         load_users(self.director, memory, self.driver.handle)
 
@@ -556,14 +557,14 @@ class App:
         """READY once logins are answered, then a status line and a sign of life now and then."""
         told = False
         while True:
-            ready, reason = self.operations.ready()
+            ready, reason = self.operations.queries.ready()
             if ready and not told:
                 told = True
                 self.warm_seconds = time.monotonic() - self.begun
                 self.log.info(
                     "ready", seconds=round(self.warm_seconds, 3), users=self.persistence.loaded_users
                 )
-                self.operations.go_on()
+                self.operations.jobs.go_on()
                 self.replacing.served()
                 self.notifier.ready(self.status_line())
             elif not told:

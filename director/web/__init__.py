@@ -19,7 +19,7 @@ from director.web.offer import Offer
 if TYPE_CHECKING:
     from litestar import Litestar
 
-    from director.web.operations import Operations
+    from director.service.operations.operations import Operations
     from director.web.problems import Bug
     from director.web.server import Listening
 

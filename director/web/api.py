@@ -32,22 +32,22 @@ from director.records import (
     UserInfo,
     UserStatus,
 )
+from director.service.operations.operations import Operations
 from director.web.access import Token, access_guard, has_body, known_parameters
 from director.web.lookups import lookup_handlers
 from director.web.moves import MOVE_HANDLERS
 from director.web.offer import Offer
-from director.web.operations import Operations
 from director.web.params import (
     STARTED,
     Address,
     AnyRequest,
     Service,
     Wait,
+    answered,
     canonical,
     errors,
     host_address,
     known_host,
-    started,
     user_name,
 )
 from director.web.problems import Bug, operation_failed, problem, request_failed, unexpected, unreadable
@@ -87,12 +87,12 @@ class HostChange(HostPatch, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 @get("/v1/status", responses=errors(400), summary="This director, its hosts, its ring and its store")
 async def status(operations: Service) -> StatusInfo:
-    return await operations.status()
+    return await operations.queries.status()
 
 
 @get("/v1/hosts", responses=errors(400), summary="Backend hosts, in order of their addresses")
 async def hosts(operations: Service) -> list[HostInfo]:
-    return await operations.hosts()
+    return await operations.queries.hosts()
 
 
 @get("/v1/hosts/{address:str}", responses=errors(400, 404), summary="One backend host")
@@ -109,7 +109,7 @@ async def one_host(operations: Service, address: Address) -> HostInfo:
 )
 async def set_host(operations: Service, data: JSONBody[HostToSet]) -> Change:
     address = canonical(data.address)
-    return await operations.set_host(
+    return await operations.hosts.set(
         address, data.tag, data.weight, reason=data.reason, dry_run=data.dry_run, force=data.force
     )
 
@@ -125,20 +125,16 @@ async def change_host(
     operations: Service, address: Address, data: JSONBody[HostChange], wait: Wait = True
 ) -> Response[Change]:
     """A new tag moves the users of the old one; only for that there is `?wait=false`."""
-    wanted, why, force = await host_address(operations, address), data.reason, data.force
+    where, hosts = await host_address(operations, address), operations.hosts
+    why, dry, force = data.reason, data.dry_run, data.force
     match data.weight, data.up, data.tag:
         case int(weight), None, None if wait:
-            return Response(
-                await operations.update_host(wanted, weight, reason=why, dry_run=data.dry_run, force=force)
-            )
+            return Response(await hosts.update(where, weight, reason=why, dry_run=dry, force=force))
         case None, bool(up), None if wait:
-            return Response(await operations.set_up(wanted, up, reason=why, dry_run=data.dry_run))
-        case None, None, str(tag) if wait or data.dry_run:
-            return Response(
-                await operations.set_tag(wanted, tag, reason=why, dry_run=data.dry_run, force=force)
-            )
+            return Response(await hosts.set_up(where, up, reason=why, dry_run=dry))
         case None, None, str(tag):
-            return started(await operations.start_set_tag(wanted, tag, reason=why, force=force))
+            made = await hosts.set_tag(where, tag, reason=why, dry_run=dry, force=force, follow=not wait)
+            return answered(made)
     if not wait:
         raise BadRequest("wait=false is for a change of the tag only")
     raise BadRequest("give weight or up or tag, one of them: each change is confirmed by itself")
@@ -160,7 +156,7 @@ async def remove_host(
 ) -> Change:
     """Refused where its users are left without a host, unless `force`."""
     wanted = await host_address(operations, address)
-    return await operations.remove_host(wanted, reason=reason, dry_run=dry_run, force=force)
+    return await operations.hosts.remove(wanted, reason=reason, dry_run=dry_run, force=force)
 
 
 @get(
@@ -175,7 +171,7 @@ async def users(
     """At most 1000 users, in order of their key. The header `Link` names the next page while there is one."""
     wanted = None if host is None else (await known_host(operations, host)).address
     page: list[UserInfo] = []
-    async for batch in operations.users(wanted, cursor or ""):
+    async for batch in operations.queries.users(wanted, cursor or ""):
         page += batch
         if len(page) > PAGE:
             del page[PAGE:]
@@ -197,12 +193,12 @@ async def user(
     numeric: FromQuery[Literal["hash", "name"]] = "hash",
 ) -> UserStatus:
     """A name of digits only is the user's hash, as in the original; `?numeric=name` takes it as a name."""
-    return operations.user_status(user_name(request), tag, numeric_is_hash=numeric == "hash")
+    return operations.queries.user_status(user_name(request), tag, numeric_is_hash=numeric == "hash")
 
 
 @get("/v1/ring", responses=errors(400), summary="The directors and the connections with them")
 async def ring(operations: Service) -> RingInfo:
-    return operations.ring()
+    return operations.queries.ring()
 
 
 @get(
@@ -211,7 +207,7 @@ async def ring(operations: Service) -> RingInfo:
     summary="The commands that rebuild hosts, tags, weights, down states and pins",
 )
 async def dump(operations: Service) -> Dump:
-    return await operations.dump()
+    return await operations.queries.dump()
 
 
 @post(
@@ -224,7 +220,7 @@ async def dump(operations: Service) -> Dump:
 )
 async def plan(operations: Service, data: JSONBody[HostsToPlan]) -> Plan:
     """Changes nothing: what a start of this director with these hosts in its file would come to."""
-    return operations.plan(data.hosts, data.unresolved)
+    return operations.queries.plan(data.hosts, data.unresolved)
 
 
 @get("/v1/reload", responses=errors(400), summary="What became of the last reload of this director")
@@ -246,19 +242,19 @@ async def reload(operations: Service, data: JSONBody[ReloadToDo]) -> ReloadInfo:
 
 @get("/metrics", media_type=METRICS_TYPE, responses=errors(400), summary="Prometheus metrics")
 async def metrics(operations: Service) -> bytes:
-    return await operations.metrics()
+    return await operations.metrics.page()
 
 
 @get("/livez", opt={"open": True}, responses=errors(400, 503), summary="200 while the process does its work")
 async def livez(operations: Service) -> Response[bytes]:
-    if operations.alive():
+    if operations.queries.alive():
         return Response(b"alive\n", media_type="text/plain")
     return problem(503, "not alive", EX_TRY_AGAIN)
 
 
 @get("/readyz", opt={"open": True}, responses=errors(400, 503), summary="200 while logins are answered")
 async def readyz(operations: Service) -> Response[bytes]:
-    ready, reason = operations.ready()
+    ready, reason = operations.queries.ready()
     if ready:
         return Response(b"ready\n", media_type="text/plain")
     return problem(503, reason, EX_TRY_AGAIN)

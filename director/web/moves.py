@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from litestar import Response, delete, get, post
 from litestar.exceptions import NotFoundException
@@ -17,11 +17,11 @@ from director.web.params import (
     AnyRequest,
     Service,
     Wait,
+    answered,
     canonical,
     errors,
     host_address,
     is_address,
-    started,
     user_name,
 )
 
@@ -60,41 +60,28 @@ async def move(operations: Service, data: JSONBody[Move], wait: Wait = True) -> 
     """Answers when every director has ended the user's old sessions, or names those that did not confirm."""
     if not data.user:
         raise BadRequest("the user name is empty")
-    host, by_hash = await host_address(operations, data.host), data.numeric == "hash"
-    if wait or data.dry_run:
-        return Response(
-            await operations.move_user(
-                data.user,
-                host,
-                data.tag,
-                numeric_is_hash=by_hash,
-                pin=data.pin,
-                new=data.new,
-                reason=data.reason,
-                dry_run=data.dry_run,
-            )
-        )
-    return started(
-        await operations.start_move(
-            data.user,
-            host,
-            data.tag,
-            numeric_is_hash=by_hash,
-            pin=data.pin,
-            new=data.new,
-            reason=data.reason,
-        )
+    done = await operations.users.move(
+        data.user,
+        await host_address(operations, data.host),
+        data.tag,
+        numeric_is_hash=data.numeric == "hash",
+        pin=data.pin,
+        new=data.new,
+        reason=data.reason,
+        dry_run=data.dry_run,
+        follow=not wait,
     )
+    return answered(done)
 
 
 @get("/v1/moves", responses=errors(400), summary="Changes of users under way or ended lately, newest first")
 async def moves(operations: Service) -> list[MoveInfo]:
-    return operations.moves()
+    return operations.jobs.all()
 
 
 @get("/v1/moves/{id:str}", responses=errors(400, 404), summary="How far one of them is")
 async def one_move(operations: Service, id: MoveId) -> MoveInfo:
-    return operations.move_info(id)
+    return operations.jobs.info(id)
 
 
 @delete(
@@ -105,8 +92,8 @@ async def one_move(operations: Service, id: MoveId) -> MoveInfo:
 )
 async def interrupt(operations: Service, id: MoveId) -> MoveInfo:
     """Users who are on the move already are finished; `ended` tells when that is done."""
-    await operations.interrupt(id)
-    return operations.move_info(id)
+    await operations.jobs.interrupt(id)
+    return operations.jobs.info(id)
 
 
 @post(
@@ -121,25 +108,13 @@ async def flush(operations: Service, data: JSONBody[Flush], wait: Wait = True) -
     """`forget` drops the assignments instead and ends no session; `rebalance` goes over all hosts gently."""
     check_flush(data)
     host = None if data.host is None else await host_address(operations, data.host)
-    why, tag, parallel = data.reason, data.tag, data.max_parallel
-    if wait or data.dry_run:
-        dry = data.dry_run
-        if data.forget:
-            return Response(await operations.forget(host, reason=why, dry_run=dry))
-        if data.rebalance:
-            return Response(await operations.rebalance(tag, parallel, reason=why, dry_run=dry))
-        return Response(
-            await operations.flush(
-                host, tag=tag, max_parallel=parallel, reason=why, dry_run=dry, force=data.force
-            )
-        )
+    how: Any = {"reason": data.reason, "dry_run": data.dry_run, "follow": not wait}
+    users, tag, parallel = operations.users, data.tag, data.max_parallel
     if data.forget:
-        return started(await operations.start_forget(host, reason=why))
+        return answered(await users.forget(host, **how))
     if data.rebalance:
-        return started(await operations.start_rebalance(tag, parallel, reason=why))
-    return started(
-        await operations.start_flush(host, tag=tag, max_parallel=parallel, reason=why, force=data.force)
-    )
+        return answered(await users.rebalance(tag, parallel, **how))
+    return answered(await users.flush(host, tag=tag, max_parallel=parallel, force=data.force, **how))
 
 
 def check_flush(wanted: NewFlush) -> None:
@@ -166,7 +141,7 @@ async def kick(operations: Service, data: JSONBody[Kick]) -> UsersChange:
         raise BadRequest("say whom in one way: user, or field and value, or hash")
     if "" in (data.user, data.field, data.value):
         raise BadRequest("the user name, field or value is empty")
-    return await operations.kick(
+    return await operations.users.kick(
         user=data.user,
         numeric_is_hash=data.numeric == "hash",
         field=data.field,
@@ -196,7 +171,7 @@ async def unpin(
     # A route of its own would take `GET /v1/users/a%2Fpin`, the user `a/pin`, for it.
     if not request.scope["raw_path"].partition(b"?")[0].endswith(PIN.encode()):
         raise NotFoundException
-    return await operations.unpin_user(
+    return await operations.users.unpin(
         user_name(request, PIN), tag, numeric_is_hash=numeric == "hash", reason=reason, dry_run=dry_run
     )
 
@@ -214,7 +189,7 @@ async def add_member(operations: Service, data: JSONBody[MemberToAdd]) -> RingIn
         if port is not None:
             raise BadRequest(f"two ports: {data.port}, and that of {data.address!r}")
         port = known_port(str(data.port))
-    return await operations.add_member(address, port, reason=data.reason, dry_run=data.dry_run)
+    return await operations.ring.add(address, port, reason=data.reason, dry_run=data.dry_run)
 
 
 @delete(
@@ -228,7 +203,7 @@ async def remove_member(
     operations: Service, member: Member, reason: FromQuery[str] = "", dry_run: FromQuery[bool] = False
 ) -> RingInfo:
     address, port = endpoint(member)
-    return await operations.remove_member(address, port, reason=reason, dry_run=dry_run)
+    return await operations.ring.remove(address, port, reason=reason, dry_run=dry_run)
 
 
 def endpoint(member: str) -> tuple[str, int | None]:

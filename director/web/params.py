@@ -12,8 +12,8 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import PathParameter, QueryParameter, SkipValidation
 
 from director.errors import BadRequest, UnknownName
-from director.records import HostInfo, MoveInfo, Problem
-from director.web.operations import Operations
+from director.records import Change, HostInfo, MoveInfo, Problem, UsersChange
+from director.service.operations.operations import Operations
 from director.web.problems import PROBLEM_JSON
 
 AnyRequest = Request[Any, Any, Any]
@@ -39,16 +39,18 @@ def errors(*statuses: int) -> dict[int, ResponseSpec]:
     }
 
 
-def started(move: MoveInfo) -> Response[Any]:
-    """The answer to a request that did not want to wait."""
-    return Response(move, status_code=202, headers={"Location": f"/v1/moves/{move.id}"})
+def answered(done: UsersChange | Change | MoveInfo) -> Response[Any]:
+    """The answer to a request: 202 with the move to ask for where it is only started."""
+    if isinstance(done, MoveInfo):
+        return Response(done, status_code=202, headers={"Location": f"/v1/moves/{done.id}"})
+    return Response(done)
 
 
 async def host_address(operations: Operations, host: str) -> str:
     """The address of a backend, given as such or by the name of one that is there."""
     if is_address(host):
         return canonical(host)
-    found = [one.address for one in await operations.hosts() if one.hostname == host]
+    found = [one.address for one in await operations.queries.hosts() if one.hostname == host]
     if len(found) > 1:
         raise BadRequest(f"{host} has {len(found)} hosts; give the address of one: {', '.join(found)}")
     if not found:
@@ -58,7 +60,7 @@ async def host_address(operations: Operations, host: str) -> str:
 
 async def known_host(operations: Operations, address: str) -> HostInfo:
     wanted = await host_address(operations, address)
-    for host in await operations.hosts():
+    for host in await operations.queries.hosts():
         if host.address == wanted:
             return host
     raise UnknownName(f"{wanted}: no such host")

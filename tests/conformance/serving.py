@@ -10,14 +10,15 @@ from pathlib import Path
 import anyio
 
 from director.net.admin import AdminClients
-from director.service.endpoints.admin import AdminHandler, AdminOperations
+from director.service.endpoints.admin import AdminHandler
 from director.service.log import Log
+from director.service.operations.operations import Operations
 from tests.listening import acceptor
 
 
 @asynccontextmanager
 async def admin_port(
-    operations: AdminOperations, address: str, lines: list[str] | None = None
+    operations: Operations, address: str, lines: list[str] | None = None
 ) -> AsyncIterator[int]:
     """Serve `operations` on a free TCP port of `address` while the block runs; its log goes to `lines`."""
     sock = socket.create_server((address, 0))
@@ -28,7 +29,7 @@ async def admin_port(
 
 @asynccontextmanager
 async def admin_socket(
-    operations: AdminOperations, path: Path, lines: list[str] | None = None
+    operations: Operations, path: Path, lines: list[str] | None = None
 ) -> AsyncIterator[str]:
     """Serve `operations` on the unix socket `path` while the block runs; its log goes to `lines`."""
     sock = socket.socket(socket.AF_UNIX)
@@ -40,7 +41,7 @@ async def admin_socket(
 
 @asynccontextmanager
 async def _served(
-    sock: socket.socket, operations: AdminOperations, lines: list[str] | None
+    sock: socket.socket, operations: Operations, lines: list[str] | None
 ) -> AsyncIterator[None]:
     log = Log(write=(lines if lines is not None else []).append)
     clients = AdminClients(AdminHandler(operations, log), log)

@@ -14,29 +14,30 @@ from anyio.abc import ByteStream, SocketAttribute
 
 from director.records import HostInfo
 from director.wire.admin import GREETING
-from tests.conformance.fake_operations import FakeOperations
+from tests.conformance.real_operations import real_node
 from tests.conformance.serving import admin_port, admin_socket
+from tests.unit.service.parts import Node
 
 pytestmark = pytest.mark.anyio
 
 HOSTS = [HostInfo(address=f"127.0.1.{number}", weight=100, up=True) for number in (1, 2, 3)]
-Connect = Callable[[FakeOperations, Path, list[str]], AbstractAsyncContextManager[ByteStream]]
+Connect = Callable[[Node, Path, list[str]], AbstractAsyncContextManager[ByteStream]]
 
 USERS = [(str(number), "127.0.1.1") for number in range(1, 20_003)]
 
 
 @asynccontextmanager
-async def _unix(operations: FakeOperations, folder: Path, lines: list[str]) -> AsyncIterator[ByteStream]:
+async def _unix(node: Node, folder: Path, lines: list[str]) -> AsyncIterator[ByteStream]:
     async with (
-        admin_socket(operations, folder / "admin", lines) as path,
+        admin_socket(node.operations, folder / "admin", lines) as path,
         await anyio.connect_unix(path) as stream,
     ):
         yield stream
 
 
 @asynccontextmanager
-async def _tcp(operations: FakeOperations, folder: Path, lines: list[str]) -> AsyncIterator[ByteStream]:
-    async with admin_port(operations, "127.0.0.1", lines) as port:
+async def _tcp(node: Node, folder: Path, lines: list[str]) -> AsyncIterator[ByteStream]:
+    async with admin_port(node.operations, "127.0.0.1", lines) as port:
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             yield stream
 
@@ -61,6 +62,19 @@ async def _until(stream: ByteStream, end: bytes) -> bytes:
 
 
 @pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    async with real_node(HOSTS) as node:
+        yield node
+
+
+@pytest.fixture
+async def full() -> AsyncIterator[Node]:
+    """With many users."""
+    async with real_node(HOSTS, USERS) as node:
+        yield node
+
+
+@pytest.fixture
 def lines() -> list[str]:
     """What the server logs."""
     return []
@@ -74,17 +88,16 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
 
 async def test_pipelined_changes_are_all_made_and_answered_in_order(
-    connect: Connect, folder: Path, lines: list[str]
+    node: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:
     # The original throws away the line after a command that waited for the ring
-    operations = FakeOperations(HOSTS)
-    operations.hold = anyio.Event()
-    async with connect(operations, folder, lines) as stream:
+    node.faults.hold = anyio.Event()
+    async with connect(node, folder, lines) as stream:
         await stream.send(
             GREETING + b"HOST-UPDATE\t127.0.1.1\t90\nHOST-UPDATE\t127.0.1.9\t80\n"
             b"HOST-UPDATE\t127.0.1.3\t70\nHOST-LIST\n"
         )
-        operations.hold.set()
+        node.faults.hold.set()
         got = await _until(stream, b"\n\n")
     assert got == GREETING + b"OK\nNOTFOUND\nOK\n" + (
         b"127.0.1.1\t90\t0\t\tU\t0\n127.0.1.2\t100\t0\t\tU\t0\n127.0.1.3\t70\t0\t\tU\t0\n\n"
@@ -92,10 +105,10 @@ async def test_pipelined_changes_are_all_made_and_answered_in_order(
 
 
 async def test_lines_that_end_with_crlf_are_understood(
-    connect: Connect, folder: Path, lines: list[str]
+    node: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:
     # As by the original: test_side_by_side.py
-    async with connect(FakeOperations(HOSTS), folder, lines) as stream:
+    async with connect(node, folder, lines) as stream:
         sent = GREETING + b"HOST-UPDATE\t127.0.1.1\t90\nHOST-DOWN\t127.0.1.2\nHOST-UP\tx\n"
         await stream.send(sent.replace(b"\n", b"\r\n"))
         got = await _rest(stream)
@@ -104,18 +117,18 @@ async def test_lines_that_end_with_crlf_are_understood(
 
 
 async def test_a_client_that_shuts_down_its_sending_side_still_gets_every_row(
-    connect: Connect, folder: Path, lines: list[str]
+    full: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:
     # The original sent 278 of 20,002 lines
-    async with connect(FakeOperations(HOSTS, USERS), folder, lines) as stream:
+    async with connect(full, folder, lines) as stream:
         await stream.send(GREETING + b"USER-LIST\nHOST-SET\t127.0.1.1\t5\nUSER-LIST\t127.0.1.1\n")
         await stream.send_eof()
         got = await _rest(stream)
     assert (got.count(b"\t127.0.1.1\n"), got.endswith(b"\t127.0.1.1\n\n")) == (2 * 20_002, True)
 
 
-async def test_a_client_that_reads_nothing_delays_nobody_else(folder: Path) -> None:
-    async with admin_socket(FakeOperations(HOSTS, USERS), folder / "admin") as path:
+async def test_a_client_that_reads_nothing_delays_nobody_else(full: Node, folder: Path) -> None:
+    async with admin_socket(full.operations, folder / "admin") as path:
         async with await anyio.connect_unix(path) as slow, await anyio.connect_unix(path) as quick:
             await slow.send(GREETING + b"USER-LIST\n" * 20)
             await quick.send(GREETING + b"HOST-LIST-REMOVED\n")
@@ -124,15 +137,14 @@ async def test_a_client_that_reads_nothing_delays_nobody_else(folder: Path) -> N
 
 
 async def test_a_client_that_goes_away_while_its_change_waits_harms_nothing(
-    folder: Path, lines: list[str]
+    node: Node, folder: Path, lines: list[str]
 ) -> None:
-    operations = FakeOperations(HOSTS)
-    operations.hold = anyio.Event()
-    async with admin_socket(operations, folder / "admin", lines) as path:
+    node.faults.hold = anyio.Event()
+    async with admin_socket(node.operations, folder / "admin", lines) as path:
         async with await anyio.connect_unix(path) as gone:
             await gone.send(GREETING + b"HOST-DOWN\t127.0.1.1\nHOST-DOWN\t127.0.1.2\n")
             await _until(gone, GREETING)
-        operations.hold.set()
+        node.faults.hold.set()
         async with await anyio.connect_unix(path) as other:
             await other.send(GREETING + b"HOST-LIST\n")
             got = await _until(other, b"\n\n")
@@ -141,8 +153,10 @@ async def test_a_client_that_goes_away_while_its_change_waits_harms_nothing(
 
 
 @pytest.mark.parametrize("sent", [b"", b"VERSION", GREETING, GREETING + b"HOST-L", GREETING + b"HOST-LIST\n"])
-async def test_a_client_that_goes_away_at_any_moment_harms_nothing(sent: bytes, folder: Path) -> None:
-    async with admin_socket(FakeOperations(HOSTS), folder / "admin") as path:
+async def test_a_client_that_goes_away_at_any_moment_harms_nothing(
+    node: Node, sent: bytes, folder: Path
+) -> None:
+    async with admin_socket(node.operations, folder / "admin") as path:
         for _ in range(10):
             async with await anyio.connect_unix(path) as gone:
                 await gone.send(sent)
@@ -152,9 +166,9 @@ async def test_a_client_that_goes_away_at_any_moment_harms_nothing(sent: bytes, 
     assert got == GREETING + b"\n"
 
 
-async def test_a_connection_that_is_reset_at_any_moment_harms_nothing(folder: Path) -> None:
+async def test_a_connection_that_is_reset_at_any_moment_harms_nothing(full: Node, folder: Path) -> None:
     at_once = struct.pack("ii", 1, 0)
-    async with admin_port(FakeOperations(HOSTS, USERS), "127.0.0.1") as port:
+    async with admin_port(full.operations, "127.0.0.1") as port:
         for sent in [b"", b"VERSION", GREETING, GREETING + b"USER-LIST\n", GREETING + b"USER-LIST\n" * 9] * 5:
             async with await anyio.connect_tcp("127.0.0.1", port) as gone:
                 gone.extra(SocketAttribute.raw_socket).setsockopt(
@@ -168,10 +182,10 @@ async def test_a_connection_that_is_reset_at_any_moment_harms_nothing(folder: Pa
 
 
 async def test_a_line_of_1024_bytes_is_read_and_a_longer_one_closes_the_connection(
-    connect: Connect, folder: Path, lines: list[str]
+    node: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:
     longest = b"USER-LOOKUP\t" + b"x" * 1011 + b"\n"
-    async with connect(FakeOperations(HOSTS), folder, lines) as stream:
+    async with connect(node, folder, lines) as stream:
         await stream.send(GREETING + longest + b"HOST-LIST-REMOVED\n" + b"x" + longest)
         got = await _rest(stream)
     assert len(longest) == 1024
@@ -180,23 +194,22 @@ async def test_a_line_of_1024_bytes_is_read_and_a_longer_one_closes_the_connecti
 
 
 async def test_a_line_without_end_is_refused_before_it_fills_the_memory(
-    connect: Connect, folder: Path, lines: list[str]
+    node: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:
-    async with connect(FakeOperations(HOSTS), folder, lines) as stream:
+    async with connect(node, folder, lines) as stream:
         await stream.send(GREETING + b"x" * 1025)
         got = await _rest(stream)
     assert got == GREETING
 
 
 async def test_half_a_line_at_the_end_is_not_carried_out_and_is_logged(
-    folder: Path, lines: list[str]
+    node: Node, folder: Path, lines: list[str]
 ) -> None:
-    operations = FakeOperations(HOSTS)
-    async with _unix(operations, folder, lines) as stream:
+    async with _unix(node, folder, lines) as stream:
         await stream.send(GREETING + b"HOST-REMOVE\t127.0.1.1\nHOST-REMOVE\t127.0.1.2")
         await stream.send_eof()
         got = await _rest(stream)
-    assert (got, operations.removed_hosts()) == (GREETING + b"OK\n", ["127.0.1.1"])
+    assert (got, node.operations.queries.removed_hosts()) == (GREETING + b"OK\n", ["127.0.1.1"])
     assert "doveadm hung up in the middle of a line" in "".join(lines)
 
 
@@ -210,18 +223,18 @@ async def test_half_a_line_at_the_end_is_not_carried_out_and_is_logged(
     ],
 )
 async def test_a_line_that_is_no_command_is_answered_with_the_reason_where_one_line_is_awaited(
-    connect: Connect, folder: Path, lines: list[str], sent: bytes, said: bytes
+    node: Node, connect: Connect, folder: Path, lines: list[str], sent: bytes, said: bytes
 ) -> None:
     # The original closes the connection without a word
-    async with connect(FakeOperations(HOSTS), folder, lines) as stream:
+    async with connect(node, folder, lines) as stream:
         await stream.send(GREETING + b"HOST-LIST-REMOVED\n" + sent)
         got = await _rest(stream)
     assert got == GREETING + b"\n" + said
     assert "event=admin_client_refused" in "".join(lines)
 
 
-async def test_the_address_of_a_refused_client_is_logged(folder: Path, lines: list[str]) -> None:
-    async with _tcp(FakeOperations(HOSTS), folder, lines) as stream:
+async def test_the_address_of_a_refused_client_is_logged(node: Node, folder: Path, lines: list[str]) -> None:
+    async with _tcp(node, folder, lines) as stream:
         await stream.send(GREETING + b"BOGUS\n")
         await _rest(stream)
     assert "peer=127.0.0.1:" in "".join(lines)

@@ -15,7 +15,7 @@ from director.net.listen import unix_listener
 from director.records import HostInfo
 from director.wire.authreply import GREETING, LINE_LIMIT
 from tests.conformance.original import originals
-from tests.conformance.real_operations import real_director
+from tests.conformance.real_operations import real_node
 from tests.listening import acceptor
 from tests.needs import needs
 
@@ -99,8 +99,8 @@ async def _talk(path: str, sent: bytes) -> bytes:
 @asynccontextmanager
 async def _ours(folder: Path) -> AsyncIterator[str]:
     listener = unix_listener("authreply", str(folder / "authreply"), mode=0o600)
-    async with real_director(HOSTS) as parts, anyio.create_task_group() as tasks:
-        tasks.start_soon(AuthreplySocket(parts.driver).serve, acceptor(listener.socket))
+    async with real_node(HOSTS) as node, anyio.create_task_group() as tasks:
+        tasks.start_soon(AuthreplySocket(node.driver).serve, acceptor(listener.socket))
         yield listener.where
         tasks.cancel_scope.cancel()
 

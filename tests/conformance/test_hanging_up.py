@@ -17,8 +17,9 @@ from director.records import HostInfo, UserInfo
 from director.service.endpoints.admin import AdminHandler
 from director.service.log import Log
 from director.wire.admin import GREETING
-from tests.conformance.fake_operations import FakeOperations
+from tests.conformance.real_operations import real_node
 from tests.listening import acceptor
+from tests.unit.service.parts import Node
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -35,10 +36,10 @@ TURNS = 300
 class Place:
     """An admin listener, and its clients, which are plain sockets."""
 
-    def __init__(self, sock: socket.socket, operations: FakeOperations, limits: Limits | None = None) -> None:
-        self.operations, self.lines = operations, list[str]()
+    def __init__(self, sock: socket.socket, node: Node, limits: Limits | None = None) -> None:
+        self.node, self.operations, self.lines = node, node.operations, list[str]()
         log = Log(write=self.lines.append, level="debug")
-        self.clients = AdminClients(AdminHandler(operations, log), log)
+        self.clients = AdminClients(AdminHandler(node.operations, log), log)
         self.acceptor: Acceptor = acceptor(sock, limits)
         self._made: list[socket.socket] = []
         self._family, self._address = sock.family, sock.getsockname()
@@ -70,7 +71,7 @@ class Place:
 
     async def hosts(self) -> dict[str, tuple[int, bool, int]]:
         """Weight, whether it is up, and users, of each host."""
-        return {h.address[-1]: (h.weight, h.up, h.users) for h in await self.operations.hosts()}
+        return {h.address[-1]: (h.weight, h.up, h.users) for h in await self.operations.queries.hosts()}
 
 
 async def settled() -> None:
@@ -89,7 +90,7 @@ def unix_socket(folder: Path) -> socket.socket:
 @pytest.fixture(params=["unix", "tcp"])
 async def place(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Place]:
     sock = unix_socket(folder) if request.param == "unix" else socket.create_server(("127.0.0.1", 0))
-    async with Place(sock, FakeOperations(HOSTS, USERS)) as made:
+    async with real_node(HOSTS, USERS) as node, Place(sock, node) as made:
         yield made
 
 
@@ -124,7 +125,7 @@ HANG_UPS = [close, close_after_the_greeting, reset, shut_down_sending, shut_down
 async def test_a_client_that_hangs_up_loses_nothing_it_had_sent(
     place: Place, hang_up: Callable[[socket.socket], None], when: str
 ) -> None:
-    place.operations.hold = anyio.Event()
+    place.node.faults.hold = anyio.Event()
     client = place.client(
         GREETING + MONITOR + b"HOST-UPDATE\t127.0.1.2\t50\nHOST-LIST\nHOST-DOWN\t127.0.1.3\n"
     )
@@ -133,7 +134,7 @@ async def test_a_client_that_hangs_up_loses_nothing_it_had_sent(
     await anyio.to_thread.run_sync(hang_up, client)
     await settled()
     assert (await place.hosts())["1"] == (100, True, 50)
-    place.operations.hold.set()
+    place.node.faults.hold.set()
     await place.quiet()
     assert await place.hosts() == {"1": (100, False, 0), "2": (50, True, 50), "3": (100, False, 0)}
     assert "level=error" not in "".join(place.lines)
@@ -149,11 +150,11 @@ async def test_the_answer_that_does_not_reach_its_client_holds_up_no_command(pla
     # The client is there while its first command is answered, and not while the second one is
     client = place.client(GREETING + b"HOST-DOWN\t127.0.1.1\n")
     await settled()
-    place.operations.hold = anyio.Event()
+    place.node.faults.hold = anyio.Event()
     client.sendall(b"HOST-DOWN\t127.0.1.2\n" + b"HOST-FLUSH\t127.0.1.1\n" * 3 + b"HOST-UP\t127.0.1.1\n")
     await settled()
     client.close()
-    place.operations.hold.set()
+    place.node.faults.hold.set()
     await place.quiet()
     assert await place.hosts() == {"1": (100, True, 0), "2": (100, False, 50), "3": (100, True, 0)}
 
@@ -185,34 +186,34 @@ async def test_half_a_line_of_a_client_that_is_gone_is_not_carried_out(place: Pl
 BATCHES = 1000
 
 
-class LongList(FakeOperations):
-    """Has more users than are sent to anybody who does not read."""
+def list_long(node: Node) -> list[int]:
+    """The node has more users than are sent to a client that does not read. Counts what is listed."""
+    batches = [0]
 
-    def __init__(self) -> None:
-        super().__init__(HOSTS, USERS)
-        self.batches = 0
-
-    async def users(self, host: str | None = None) -> AsyncIterator[list[UserInfo]]:
+    async def users(host: str | None = None) -> AsyncIterator[list[UserInfo]]:
         row = UserInfo(hash=1, key=f"{1:016x}", host="127.0.1.1", expires=0)
         for _ in range(BATCHES):
-            self.batches += 1
+            batches[0] += 1
             await anyio.lowlevel.checkpoint()
             yield [row] * 1000
+
+    node.operations.queries.users = users
+    return batches
 
 
 @pytest.mark.parametrize("hang_up", [close, reset])
 async def test_a_list_whose_client_is_gone_stops(
     folder: Path, hang_up: Callable[[socket.socket], None]
 ) -> None:
-    operations = LongList()
-    async with Place(unix_socket(folder), operations) as place:
+    async with real_node(HOSTS, USERS) as node, Place(unix_socket(folder), node) as place:
+        batches = list_long(node)
         client = place.client(GREETING + b"USER-LIST\nUSER-LIST\nHOST-LIST\n" + MONITOR)
         await settled()
-        begun = operations.batches
+        (begun,) = batches
         hang_up(client)
         await place.quiet()
         assert 0 < begun < BATCHES
-        assert operations.batches == begun
+        assert batches == [begun]
         assert (await place.hosts())["1"] == (100, False, 0)
 
 
@@ -222,7 +223,7 @@ SIZE = len(LINE % 0)
 
 async def _fill(place: Place) -> int:
     """Send lines for as long as they are taken, while a command runs. How many."""
-    place.operations.hold = anyio.Event()
+    place.node.faults.hold = anyio.Event()
     client = place.client(GREETING + b"HOST-DOWN\t127.0.1.1\n")
     client.setblocking(False)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -242,7 +243,7 @@ async def _fill(place: Place) -> int:
 
 
 async def test_lines_are_read_while_a_command_runs_up_to_64_kb_and_no_further(folder: Path) -> None:
-    async with Place(unix_socket(folder), FakeOperations(HOSTS)) as place:
+    async with real_node(HOSTS) as node, Place(unix_socket(folder), node) as place:
         sent = await _fill(place)
     (dropped,) = [line for line in place.lines if "event=admin_commands_dropped" in line]
     read = int(dropped.partition("commands=")[2].split()[0]) - len(["HOST-DOWN"])
@@ -250,17 +251,26 @@ async def test_lines_are_read_while_a_command_runs_up_to_64_kb_and_no_further(fo
 
 
 async def test_more_lines_than_are_read_ahead_are_all_carried_out(place: Place) -> None:
+    weights: list[int] = []
+
+    async def update(address: str, weight: int, **_: object) -> None:
+        weights.append(weight)
+
+    place.operations.hosts.update = update  # tens of thousands of real changes would take a while
     sent = await _fill(place)
-    assert place.operations.hold is not None
-    place.operations.hold.set()
+    assert place.node.faults.hold is not None
+    place.node.faults.hold.set()
     await place.quiet()
-    assert (await place.hosts())["2"] == ((sent - 1) % 1000, True, 50)
+    assert weights == [number % 1000 for number in range(sent)]
 
 
 async def test_a_client_that_loses_its_place_loses_nothing_it_had_sent(folder: Path) -> None:
     # It has stopped reading a list; the listener is full, and another client comes
-    operations, sock = LongList(), unix_socket(folder)
-    async with Place(sock, operations, Limits(1)) as place:
+    async with (
+        real_node(HOSTS, USERS) as node,
+        Place(unix_socket(folder), node, Limits(1)) as place,
+    ):
+        list_long(node)
         client = place.client(GREETING + b"USER-LIST\n" + MONITOR)
         await settled()
         with pytest.MonkeyPatch.context() as patch:
@@ -275,7 +285,7 @@ async def test_a_client_that_loses_its_place_loses_nothing_it_had_sent(folder: P
 async def test_what_has_arrived_is_carried_out_before_the_listeners_close(place: Place) -> None:
     idle, sends = place.client(GREETING), place.client(GREETING)
     await settled()
-    place.operations.hold = anyio.Event()
+    place.node.faults.hold = anyio.Event()
     sends.sendall(MONITOR + b"HOST-DO")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(place.clients.settle)
@@ -283,7 +293,7 @@ async def test_what_has_arrived_is_carried_out_before_the_listeners_close(place:
         place.client(GREETING + b"HOST-DOWN\t127.0.1.2\n")
         await settled()
         assert place.clients.busy
-        place.operations.hold.set()
+        place.node.faults.hold.set()
     assert await place.hosts() == {"1": (100, False, 0), "2": (100, True, 50), "3": (100, True, 0)}
     assert idle.recv(1000) == GREETING
     assert idle.recv(1000) == b""
@@ -291,8 +301,8 @@ async def test_what_has_arrived_is_carried_out_before_the_listeners_close(place:
 
 
 async def test_commands_that_are_not_carried_out_before_the_end_are_logged(folder: Path) -> None:
-    async with Place(unix_socket(folder), FakeOperations(HOSTS, USERS)) as place:
-        place.operations.hold = anyio.Event()
+    async with real_node(HOSTS, USERS) as node, Place(unix_socket(folder), node) as place:
+        place.node.faults.hold = anyio.Event()
         place.client(GREETING + MONITOR).close()
         await settled()
     assert "event=admin_commands_dropped peer=unix commands=2" in "".join(place.lines)

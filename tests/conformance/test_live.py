@@ -6,42 +6,34 @@ from pathlib import Path
 
 import pytest
 
+from director.core.protocol.events import HostChange
+from director.errors import TryAgain
 from director.records import HostInfo
-from director.service.endpoints.admin import AdminOperations
 from tests.conformance.doveadm import Doveadm, Run
-from tests.conformance.fake_operations import FakeOperations
-from tests.conformance.real_operations import real_operations
+from tests.conformance.real_operations import played_node, real_node
 from tests.conformance.recording import Recording, differences, read
 from tests.conformance.serving import admin_port, admin_socket
+from tests.conformance.test_recorded import unexpected
 from tests.needs import needs
+from tests.unit.service.parts import Node
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 
 
-@pytest.mark.parametrize("name", ["status-and-map", "hosts"])
+@pytest.mark.parametrize("name", ["status-and-map", "hosts", "ring", "users", "members"])
 async def test_doveadm_prints_what_it_printed_with_the_original(name: str, folder: Path) -> None:
     needs("doveadm")
     recording = read(name)
-    async with real_operations(recording.hosts, recording.users) as operations:
-        found = await _printed(recording, operations, folder)
-    assert found == []
+    async with played_node(recording) as node:
+        found = await _printed(recording, node, folder)
+    assert unexpected(recording, found) == []
 
 
-@pytest.mark.parametrize("name", ["status-and-map", "hosts", "ring", "users", "members"])
-async def test_doveadm_prints_with_the_fake_what_it_printed_with_the_original(
-    name: str, folder: Path
-) -> None:
-    needs("doveadm")
-    recording = read(name)
-    operations = FakeOperations(recording.hosts, recording.users, recording.members)
-    assert await _printed(recording, operations, folder) == []
-
-
-async def _printed(recording: Recording, operations: AdminOperations, folder: Path) -> list[tuple[str, str]]:
+async def _printed(recording: Recording, node: Node, folder: Path) -> list[tuple[str, str]]:
     """Run all recorded commands in order; what differs."""
     found = []
     doveadm = Doveadm(folder, recording.names)
-    async with admin_socket(operations, folder / "admin") as path:
+    async with admin_socket(node.operations, folder / "admin") as path:
         for section in recording.sections:
             if section.command:
                 got = await doveadm.run(section.command, path)
@@ -64,27 +56,25 @@ HOSTS = [HostInfo(address="127.0.1.1", weight=100, up=True)]
 )
 async def test_a_change_that_times_out_fails_with_the_reason(command: str, err: str, folder: Path) -> None:
     needs("doveadm")
-    operations = FakeOperations(HOSTS)
-    operations.synced = False
-    async with admin_socket(operations, folder / "admin") as path:
+    async with real_node(HOSTS) as node, admin_socket(node.operations, folder / "admin") as path:
+        node.faults.errors[HostChange] = TryAgain("Ring sync timed out")
         run = await Doveadm(folder).run(command.split(), path)
     assert run == Run(75, [], [err])
 
 
 async def test_a_host_that_is_being_changed_by_somebody_else_fails_with_the_reason(folder: Path) -> None:
     needs("doveadm")
-    operations = FakeOperations(HOSTS)
-    operations.busy.add("127.0.1.1")
-    async with admin_socket(operations, folder / "admin") as path:
+    async with real_node(HOSTS) as node, admin_socket(node.operations, folder / "admin") as path:
+        node.faults.errors[HostChange] = TryAgain("host is already being updated - try again later")
         run = await Doveadm(folder).run(["director", "add", "127.0.1.1", "5"], path)
     assert run == Run(75, [], ["Error: 127.0.1.1: host is already being updated - try again later"])
 
 
 async def test_a_move_that_another_operator_has_won_is_to_be_tried_again(folder: Path) -> None:
     needs("doveadm")
-    operations = FakeOperations(HOSTS)
-    operations.overtaken = True
-    async with admin_socket(operations, folder / "admin") as path:
+    async with real_node(HOSTS) as node, admin_socket(node.operations, folder / "admin") as path:
+        node.put("alice", "127.0.1.1")
+        node.faults.counts = {"superseded": 1}
         run = await Doveadm(folder).run(["director", "move", "alice", "127.0.1.1"], path)
     being_moved = "Error: User is already being moved, wait a while for it to be finished"
     assert run == Run(75, [], [being_moved])
@@ -92,6 +82,6 @@ async def test_a_move_that_another_operator_has_won_is_to_be_tried_again(folder:
 
 async def test_doveadm_reaches_a_director_over_tcp(folder: Path) -> None:
     needs("doveadm")
-    async with admin_port(FakeOperations(HOSTS), "127.0.0.1") as port:
+    async with real_node(HOSTS) as node, admin_port(node.operations, "127.0.0.1") as port:
         run = await Doveadm(folder).run(["director", "status"], f"127.0.0.1:{port}")
     assert (run.exit_code, len(run.out), run.err) == (0, 2, [])

@@ -16,8 +16,9 @@ from director.wire.admin import GREETING
 from tests.conformance import commands
 from tests.conformance.commands import ADDRESSES, DIFFERENT, IMPROVED, NAMES, NOT_COMPARED
 from tests.conformance.doveadm import Doveadm
-from tests.conformance.fake_operations import FakeOperations
 from tests.conformance.original import originals
+from tests.conformance.real_operations import played_node
+from tests.conformance.recording import Recording
 from tests.conformance.serving import admin_socket
 from tests.conformance.sides import both_sides, comparable
 from tests.needs import needs
@@ -114,9 +115,8 @@ async def test_the_same_ring_is_printed_in_the_same_way_on_both(directors: int, 
     async with AsyncExitStack() as stack:
         ring = await stack.enter_async_context(originals(folder, ADDRESSES, directors))
         members = [_member(row) for row in await ring[0].ask("DIRECTOR-LIST")]
-        path = await stack.enter_async_context(
-            admin_socket(FakeOperations(HOSTS, members=members), folder / "admin")
-        )
+        node = await stack.enter_async_context(played_node(Recording(HOSTS, members=members)))
+        path = await stack.enter_async_context(admin_socket(node.operations, folder / "admin"))
         doveadm, words = Doveadm(folder, NAMES, ring[0].configuration), ["director", "ring", "status"]
         expected, got = [
             comparable(words, await doveadm.run(words, socket), str) for socket in (ring[0].admin, path)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncGenerator
 
 from director.core.tables.hosts import MAX_WEIGHT
 from director.errors import BadRequest, OperationError, TryAgain, UnknownName
-from director.records import Change, UserInfo
+from director.records import UsersChange
 from director.service.log import Log
-from director.service.operations.commands import Commands
+from director.service.operations.operations import Operations
 from director.wire import admin
 from director.wire.admin import (
     ChangeCommand,
@@ -40,35 +39,23 @@ REASON = "doveadm"
 """Kept in the audit for every change made here: this protocol has no room for the operator's own words."""
 
 
-class AdminOperations(Commands, Protocol):
-    """What only this protocol asks, and how."""
-
-    def removed_hosts(self) -> list[str]: ...
-
-    def users(self, host: str | None = None) -> AsyncIterator[list[UserInfo]]: ...
-
-    async def update_host(
-        self, address: str, weight: int, *, reason: str, dry_run: bool = False, tag: str | None = None
-    ) -> Change: ...
-
-
 class AdminHandler:
     """Call it with a command: yields the reply, byte for byte the original's, in pieces.
 
     A change is answered when every director has it. What the operator asked for and did not get is logged.
     """
 
-    def __init__(self, operations: AdminOperations, log: Log) -> None:
+    def __init__(self, operations: Operations, log: Log) -> None:
         self._operations, self._log = operations, log
 
     async def __call__(self, command: Command) -> AsyncGenerator[bytes, None]:
         match command:
             case HostList():
-                yield admin.host_list(await self._operations.hosts())
+                yield admin.host_list(await self._operations.queries.hosts())
             case HostListRemoved():
-                yield admin.removed_hosts(self._operations.removed_hosts())
+                yield admin.removed_hosts(self._operations.queries.removed_hosts())
             case DirectorList():
-                yield admin.director_list(self._operations.ring().members)
+                yield admin.director_list(self._operations.queries.ring().members)
             case UserLookup():
                 yield self._look_up(command)
             case UserList():
@@ -79,7 +66,7 @@ class AdminHandler:
 
     async def _user_rows(self, host: str | None) -> AsyncGenerator[bytes, None]:
         try:
-            async for users in self._operations.users(host):
+            async for users in self._operations.queries.users(host):
                 yield admin.user_rows(users)
         except UnknownName:
             pass  # 2.3 lists no users for a host it does not know
@@ -87,7 +74,7 @@ class AdminHandler:
 
     def _look_up(self, command: UserLookup) -> bytes:
         try:
-            status = self._operations.user_status(command.user, command.tag, numeric_is_hash=True)
+            status = self._operations.queries.user_status(command.user, command.tag, numeric_is_hash=True)
         except OperationError as exc:
             self._not_done(command, exc)
             return admin.TRY_AGAIN
@@ -112,45 +99,44 @@ class AdminHandler:
         self._log.warning("admin_command_failed", command=type(command).__name__, reason=str(reason))
 
     async def _change(self, command: HostCommand) -> None:
-        operations = self._operations
+        hosts, ring = self._operations.hosts, self._operations.ring
         match command:
             case HostSet(weight=int(weight)) | HostUpdate(weight=weight) if weight > MAX_WEIGHT:
                 raise BadRequest(admin.WEIGHT_TOO_LARGE)
             case HostSet():
-                await operations.set_host(command.address, command.tag, command.weight, reason=REASON)
+                await hosts.set(command.address, command.tag, command.weight, reason=REASON)
             case HostUpdate():
-                await operations.update_host(command.address, command.weight, reason=REASON, tag=command.tag)
+                await hosts.update(command.address, command.weight, reason=REASON, tag=command.tag)
             case HostUp():
-                await operations.set_up(command.address, up=True, reason=REASON)
+                await hosts.set_up(command.address, up=True, reason=REASON)
             case HostDown():
-                await operations.set_up(command.address, up=False, reason=REASON)
+                await hosts.set_up(command.address, up=False, reason=REASON)
             case HostRemove():
-                await operations.remove_host(command.address, reason=REASON)
+                await hosts.remove(command.address, reason=REASON)
             case DirectorAdd():
-                await operations.add_member(command.address, command.port, reason=REASON)
+                await ring.add(command.address, command.port, reason=REASON)
             case DirectorRemove():
-                await operations.remove_member(command.address, command.port, reason=REASON)
+                await ring.remove(command.address, command.port, reason=REASON)
 
     async def _change_users(self, command: UserCommand) -> None:
-        operations = self._operations
+        users = self._operations.users
         match command:
             case HostFlush():
-                done = await operations.forget(command.address, reason=REASON)
+                done = await users.forget(command.address, reason=REASON)
             case HostResetUsers():
-                done = await operations.flush(
-                    command.address, max_parallel=command.max_parallel, reason=REASON
-                )
+                done = await users.flush(command.address, max_parallel=command.max_parallel, reason=REASON)
             case UserMove():
                 # Early: 2.3 does not make doveadm wait for the kick delay
-                done = await operations.move_user(command.user, command.host, None, early=True, reason=REASON)
-                if done.superseded:
-                    raise TryAgain(f"another operator has moved the user to {done.host}")
+                done = await users.move(command.user, command.host, None, early=True, reason=REASON)
             case UserKick():
-                done = await operations.kick(user=command.user, wait=command.wait, reason=REASON)
+                done = await users.kick(user=command.user, wait=command.wait, reason=REASON)
             case UserKickAlt():
-                done = await operations.kick(
+                done = await users.kick(
                     field=command.field, value=command.value, wait=command.wait, reason=REASON
                 )
+        assert isinstance(done, UsersChange)
+        if done.superseded and isinstance(command, UserMove):
+            raise TryAgain(f"another operator has moved the user to {done.host}")
         if done.not_reached:
             # The protocol has no word for it
             self._log.warning(

@@ -7,7 +7,7 @@ import shlex
 
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import HostTable
-from director.service.operations.useroperations import is_hash
+from director.service.operations.arguments import is_hash
 from director.types import Address, UserKey
 
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 import anyio
 
 from director.core.backendnames import Look, carried, look
 from director.core.director import Director
 from director.core.filechanges import AppliedHost, Difference, Outcome, compare, now_applied
-from director.core.protocol.events import HostChange, HostMove
 from director.core.tables.hosts import BackendSetting
 from director.errors import OperationError
 from director.service.clock import unix_time
 from director.service.log import Log
+from director.service.operations.hosts import HostOperations
 from director.service.persistence.persist import Persistence
 from state.base import AuditEntry
 
@@ -32,22 +31,12 @@ REASON = "the configuration file has changed"
 """In the audit."""
 
 
-class Operations(Protocol):
-    """Who has changes carried out by the ring, and keeps them in the audit. Raises OperationError."""
-
-    async def apply(self, change: HostChange, what: str, reason: str) -> None: ...
-
-    async def move_hosts(self, moves: Sequence[HostMove]) -> None: ...
-
-    def configured_changed(self) -> None: ...
-
-
 class Configuring:
     def __init__(
         self,
         director: Director,
         persistence: Persistence,
-        operations: Operations,
+        operations: HostOperations,
         log: Log,
         *,
         unresolved: Sequence[BackendSetting] = (),
@@ -98,7 +87,6 @@ class Configuring:
             found = self._look()
             self._settings = found.settings
             self._director.hosts.configured = {setting.address: setting for setting in found.settings}
-            self._operations.configured_changed()
             if not found.moves:
                 return bool(found.waiting)
             try:

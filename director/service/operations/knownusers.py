@@ -1,20 +1,23 @@
-"""Whether a user is known, and what an operator is told of one that is not."""
+"""What is known of users: whether and where one is assigned, and what is said of one that is not."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
-from director.core.placement.users import MOVING, User, UserTable, is_alive, unpack
-from director.core.tables.hosts import HostTable
+from director.core.director import Director
+from director.core.placement.hashing import UserHash
+from director.core.placement.users import MOVING, PINNED, User, is_alive, unpack
+from director.core.protocol.messages import HostRow
 from director.errors import OperationError, Refused, TryAgain, UnknownName
+from director.service.operations.arguments import name_bytes
+from director.service.operations.pools import pool_name, which_tag
 from director.types import UserKey
 
 
 class KnownUsers:
-    def __init__(self, users: UserTable, hosts: HostTable, loading: Callable[[], bool]) -> None:
-        """loading: whether the store may still know users that memory does not."""
-        self._users, self._hosts, self._loading = users, hosts, loading
+    def __init__(self, director: Director, user_hash: UserHash) -> None:
+        self._director, self._user_hash = director, user_hash
+        self._users, self._hosts = director.users, director.hosts
 
     def knows(self, key: UserKey) -> bool:
         """Whether the user is assigned, or is being moved."""
@@ -41,13 +44,78 @@ class KnownUsers:
     def _unknown(self, user: str, advice: str) -> OperationError:
         if self.is_host(user):
             return UnknownName(f"{user}: no such user: it is a backend host")
-        if self._loading():
+        if self._director.loading:  # the store may know users that memory does not yet
             return TryAgain(f"{user}: not known yet: the store is being read; try again")
         return UnknownName(f"{user}: no such user is assigned; {advice}")
 
     def is_host(self, text: str) -> bool:
         """Whether this is the address or the name of a backend host."""
         return any(text in (row.address, row.hostname) for row in self._hosts.present())
+
+    # ---- keys and records
+
+    def key(self, user: str, tag: str) -> UserKey:
+        """The key of a user, given by name, in the pool of `tag`."""
+        return self._user_hash.key(name_bytes(user), name_bytes(tag))
+
+    def name(self, user: str) -> bytes:
+        """What is kept of the name of a user: without the master user's part."""
+        return self._user_hash.cut(name_bytes(user))
+
+    def key_of_hash(self, hash32: int, tag: str) -> UserKey | None:
+        """The user with this hash; of several the one with a host of this tag. None: there is no record."""
+        known = list(unpack(self._users.with_hash(hash32)))
+        for user in known:
+            if self.tag_of(user.key) == tag:
+                return user.key
+        return known[0].key if known else None
+
+    def live_host(self, record: User | None) -> HostRow | None:
+        """The host of a record that has not expired and whose host is (still) there."""
+        if record is None or not is_alive(record, int(time.time()), self._users.expire):
+            return None
+        record = self._hosts.heir(record) or record
+        row = self._hosts.by_id(record.host)
+        return row if row is not None and record.decided >= row.present_at else None
+
+    def live_by_hash(self, hash32: int, tag: str) -> User | None:
+        """A live record with this 32-bit hash on a host with this tag."""
+        for record in unpack(self._users.with_hash(hash32)):
+            if self.live_host(record) is not None and self.tag_of(record.key) == tag:
+                return record
+        return None
+
+    def host_of(self, key: UserKey) -> str | None:
+        """The address of the host of a record, live or not."""
+        row = self._row_of(key)
+        return row.address if row is not None else None
+
+    def tag_of(self, key: UserKey) -> str | None:
+        """The tag of the host of a record; None: it has none."""
+        row = self._row_of(key)
+        return row.tag if row is not None else None
+
+    def tags_of(self, user: str) -> list[str]:
+        """The pools in which a user of this name is known."""
+        tags = sorted({row.tag for row in self._hosts.present()})
+        return [tag for tag in tags if self.knows(self.key(user, tag))]
+
+    def pinned_elsewhere(self, user: str, tag: str, *, by_hash: bool) -> str:
+        """Which tag to give for a user that is pinned in another pool; empty: the user is pinned in none."""
+        if by_hash:
+            records = list(unpack(self._users.with_hash(int(user))))
+        else:
+            keys = [self.key(user, other) for other in self.tags_of(user)]
+            records = [record for record in map(self._users.get, keys) if record is not None]
+        tags = [self.tag_of(record.key) for record in records if record.flags & PINNED]
+        other = next((one for one in tags if one not in (None, tag)), None)
+        if other is None:
+            return ""
+        return f" in the {pool_name(tag)}, but in the {pool_name(other)}: {which_tag(other)}"
+
+    def _row_of(self, key: UserKey) -> HostRow | None:
+        record = self._users.get(key)
+        return self._hosts.by_id(record.host) if record is not None else None
 
     def _is_assigned(self, record: User) -> bool:
         if record.flags & MOVING:

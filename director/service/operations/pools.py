@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from director.core.placement.addresses import host_id
 from director.core.protocol.events import Flush, HostChange
 from director.core.protocol.messages import HostRow
+from director.core.tables.changes import problem_with
 from director.core.tables.hosts import HostTable, is_usable
 from director.errors import Refused
-from director.types import Address, HostId
+from director.service.clock import unix_time
+from director.types import Address, HostId, Stamp
 
 NO_HOST_LEFT = "its new users wait 30 s and fail temporarily"
 """What comes of a pool without a usable host."""
@@ -34,6 +36,25 @@ def wrong_pool(row: HostRow, tag: str) -> Refused:
     )
 
 
+def table_with(hosts: HostTable, change: HostChange) -> HostTable:
+    """The table behind the change. Raises what the change itself would raise."""
+    problem = problem_with(hosts, change)
+    if problem is not None:
+        error, text = problem
+        raise error(text)
+    table = HostTable(hosts.configured.values())
+    table.merge(hosts.rows.values())
+    table.change(
+        change.address,
+        Stamp(int(unix_time())),
+        remove=change.remove,
+        tag=change.tag,
+        weight=change.weight,
+        up=change.up,
+    )
+    return table
+
+
 class Pools:
     """Refuses what would leave users without a host."""
 
@@ -41,10 +62,9 @@ class Pools:
         self,
         hosts: HostTable,
         counts: Callable[[], Awaitable[dict[HostId, int]]],
-        table_with: Callable[[HostChange], HostTable],
     ) -> None:
-        """counts: live users by host. table_with: the table behind a change; raises what the change would."""
-        self._hosts, self._counts, self._table_with = hosts, counts, table_with
+        """counts: live users by host."""
+        self._hosts, self._counts = hosts, counts
 
     async def check_flush(self, event: Flush, what: str, *, can_force: bool = True) -> None:
         """Raise Refused where users of this flush have no host to go to."""
@@ -59,7 +79,7 @@ class Pools:
             return
         if not (change.retag or change.remove) and not is_usable(before):
             return
-        await self._check([before], self._table_with(change), f"{what} of {before.address}", True)
+        await self._check([before], table_with(self._hosts, change), f"{what} of {before.address}", True)
 
     async def _check(self, rows: Sequence[HostRow], after: HostTable, what: str, can_force: bool) -> None:
         usable = after.usable()

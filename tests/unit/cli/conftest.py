@@ -8,34 +8,23 @@ import pytest
 from click.testing import CliRunner, Result
 
 from director.cli.main import program
-from tests.unit.web.fake import FakeOperations
 from tests.unit.web.servers import serving, tcp_socket, unix_socket
+from tests.unit.web.service import Service
 
 
 @pytest.fixture(scope="session")
-def shared_operations() -> FakeOperations:
-    return FakeOperations()
-
-
-@pytest.fixture
-def operations(shared_operations: FakeOperations) -> FakeOperations:
-    shared_operations.start_over()
-    return shared_operations
-
-
-@pytest.fixture(scope="session")
-def api(shared_operations: FakeOperations, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def api(shared_service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path: Path = tmp_path_factory.mktemp("cli") / "api.sock"
-    with serving(shared_operations, unix_socket(path)):
+    with serving(shared_service, unix_socket(path)):
         yield str(path)
 
 
 @pytest.fixture(scope="session")
-def url(shared_operations: FakeOperations) -> Iterator[str]:
+def url(shared_service: Service) -> Iterator[str]:
     """The same over TCP, with a token."""
     sock = tcp_socket()
     host, port = sock.getsockname()
-    with serving(shared_operations, sock, token="right-token", trusted=False):
+    with serving(shared_service, sock, token="right-token", trusted=False):
         yield f"http://{host}:{port}"
 
 
@@ -54,9 +43,9 @@ def steady_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Director:
     """Runs `director -S SOCKET …` in this process."""
 
-    def __init__(self, where: str, operations: FakeOperations) -> None:
+    def __init__(self, where: str, service: Service) -> None:
         self.where = where
-        self.operations = operations
+        self.service = service
 
     def __call__(self, *arguments: str, stdin: str = "") -> Result:
         return alone("-S", self.where, *arguments, stdin=stdin)
@@ -68,5 +57,5 @@ def alone(*arguments: str, stdin: str = "") -> Result:
 
 
 @pytest.fixture
-def director(api: str, operations: FakeOperations) -> Director:
-    return Director(api, operations)
+def director(api: str, service: Service) -> Director:
+    return Director(api, service)

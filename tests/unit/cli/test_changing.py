@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from director.cli.hosts import addresses_of
+from director.core.protocol.events import HostChange
+from director.errors import TryAgain
+from tests.faulty import Fault
 from tests.unit.cli.conftest import Director
+from tests.unit.web.service import ONE, TWO
 
 
 def test_add_says_what_the_host_is_now(director: Director) -> None:
     result = director("add", "127.0.1.7@gold", "20", "--reason", "more disks")
     assert (result.exit_code, result.stdout) == (0, "127.0.1.7@gold: weight 20, up\n")
-    assert director.operations.reasons == ["more disks"]
+    assert director.service.reasons == ["more disks"]
 
 
 def test_a_tag_can_be_given_either_way(director: Director) -> None:
     director("add", "127.0.1.7", "-t", "gold")
     director("add", "127.0.1.8@gold", "-t", "gold")
-    assert [director.operations.table[f"127.0.1.{n}"].tag for n in (7, 8)] == ["gold", "gold"]
+    assert [director.service.hosts[f"127.0.1.{n}"].tag for n in (7, 8)] == ["gold", "gold"]
 
 
 def test_two_different_tags_are_a_usage_error(director: Director) -> None:
@@ -36,7 +39,7 @@ def test_update_up_down_and_remove(director: Director) -> None:
     assert director("down", "127.0.1.1").stdout == "127.0.1.1: weight 0, down\n"
     assert director("up", "127.0.1.1").stdout == "127.0.1.1: weight 0, up\n"
     assert director("remove", "127.0.1.1", "--reason", "sold").stdout == "127.0.1.1: removed\n"
-    assert director.operations.reasons == ["", "", "", "sold"]
+    assert director.service.reasons == ["", "", "", "sold"]
 
 
 @pytest.mark.parametrize(
@@ -52,41 +55,50 @@ def test_update_up_down_and_remove(director: Director) -> None:
 def test_a_dry_run_says_what_would_be_and_changes_nothing(
     director: Director, command: tuple[str, ...]
 ) -> None:
-    before = dict(director.operations.table)
+    before = director.service.hosts
     result = director(*command, "--dry-run")
     assert result.exit_code == 0
     assert result.stdout.endswith(" (dry run: nothing is changed)\n")
-    assert director.operations.table == before
+    assert director.service.hosts == before
 
 
 def test_a_removal_prints_how_many_users_are_no_longer_pinned(director: Director) -> None:
-    director.operations.unpinned = 3
+    for name, host in (("dave", ONE), ("zoe", ONE), ("bob", TWO)):
+        director.service.assign(name, host, pinned=True)
     would = director("remove", "127.0.1.1", "--dry-run").stdout
-    assert "users would no longer be pinned (dry run: nothing is changed)\n" in would
-    assert director("remove", "127.0.1.1").stdout == "127.0.1.1: removed, 3 users no longer pinned\n"
-    director.operations.unpinned = 1
+    assert "2 users would no longer be pinned (dry run: nothing is changed)\n" in would
+    assert director("remove", "127.0.1.1").stdout == "127.0.1.1: removed, 2 users no longer pinned\n"
     assert director("remove", "127.0.1.2").stdout == "127.0.1.2: removed, 1 user no longer pinned\n"
 
 
 def test_a_change_that_leads_to_trouble_warns_and_is_done(director: Director) -> None:
-    director.operations.warning = "the pool gold has no usable host left"
-    result = director("down", "127.0.1.1")
+    result = director("down", "127.0.1.3")
     assert result.exit_code == 0
-    assert result.stderr == "director: 127.0.1.1: the pool gold has no usable host left\n"
+    assert result.stderr == (
+        "director: 127.0.1.3: the pool gold has no usable host left: "
+        "its new users wait 30 s and fail temporarily\n"
+    )
 
 
 def test_a_change_that_is_not_stored_yet_says_so_and_is_done(director: Director) -> None:
-    director.operations.stored = False
+    director.service.node.store_fault = Fault.BEFORE
     result = director("down", "127.0.1.1")
     assert result.exit_code == 0
     assert result.stderr.startswith("director: 127.0.1.1: the directors have it, but it is not stored yet: ")
 
 
+TOO_LARGE = "vhost count too large: 1001; 0 to 1000 are possible"
+
+
 @pytest.mark.parametrize(
     ("command", "code", "line"),
     [
-        (("down", "127.0.1.99"), 68, "127.0.1.99: no such host"),
-        (("update", "127.0.1.1", "1001"), 65, "127.0.1.1: weight 1001 is too large, at most 1000"),
+        (("down", "127.0.1.99"), 68, "127.0.1.99: no such backend host"),
+        (
+            ("update", "127.0.1.1", "1001"),
+            65,
+            "127.0.1.1: vhost count too large: 1001; 0 to 1000 are possible",
+        ),
         (("add", "127.0.1.1@gold"), 77, "127.0.1.1: host tag can't be changed"),
     ],
 )
@@ -97,19 +109,17 @@ def test_a_refusal_is_one_line_and_its_exit_code(
     assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"director: {line}\n")
 
 
-@pytest.mark.parametrize("command", [("127.0.1.2@",), ("-t", "", "127.0.1.2")])
+@pytest.mark.parametrize("command", [("127.0.1.3@",), ("-t", "", "127.0.1.3")])
 def test_an_empty_tag_that_is_given_does_not_pass_for_none_that_is_given(
     director: Director, command: tuple[str, ...]
 ) -> None:
-    table = director.operations.table
-    table["127.0.1.2"] = msgspec.structs.replace(table["127.0.1.2"], tag="gold")
     result = director("add", *command)
-    assert (result.exit_code, result.stderr) == (77, "director: 127.0.1.2: host tag can't be changed\n")
-    assert director("add", "127.0.1.2", "7").stdout == "127.0.1.2@gold: weight 7, down\n"
+    assert (result.exit_code, result.stderr) == (77, "director: 127.0.1.3: host tag can't be changed\n")
+    assert director("add", "127.0.1.3", "7").stdout == "127.0.1.3@gold: weight 7, up\n"
 
 
 def test_a_ring_that_is_not_in_sync_is_exit_code_75(director: Director) -> None:
-    director.operations.synced = False
+    director.service.node.faults.errors[HostChange] = TryAgain("Ring sync timed out")
     result = director("up", "127.0.1.1")
     assert (result.exit_code, result.stderr) == (75, "director: 127.0.1.1: Ring sync timed out\n")
 
@@ -118,7 +128,7 @@ def test_every_address_of_a_name_is_changed(director: Director, monkeypatch: pyt
     resolve_to(monkeypatch, "127.0.1.1", "127.0.1.99", "127.0.1.2", "127.0.1.2")
     result = director("update", "imap.example.com", "7")
     assert result.stdout == "127.0.1.1: weight 7, up\n127.0.1.2: weight 7, down\n"
-    assert (result.exit_code, result.stderr) == (68, "director: 127.0.1.99: no such host\n")
+    assert (result.exit_code, result.stderr) == (68, "director: 127.0.1.99: no such backend host\n")
 
 
 def test_map_of_a_name_lists_the_users_of_all_its_addresses(
@@ -185,7 +195,7 @@ def test_a_negative_weight_is_a_wrong_weight_and_not_an_unknown_option(
     result = director(*command)
     assert (result.exit_code, result.stdout) == (65, "")
     assert result.stderr == f"director: vhost count too small: {command[2]}; 0 to 1000 are possible\n"
-    assert director.operations.reasons == []
+    assert director.service.reasons == []
 
 
 def test_a_negative_port_is_a_wrong_port_and_not_an_unknown_option(director: Director) -> None:

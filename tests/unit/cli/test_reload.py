@@ -8,17 +8,18 @@ from tests.unit.cli.conftest import Director
 
 
 def test_what_counts_and_what_does_not_yet_is_told_line_by_line(director: Director) -> None:
-    director.operations.reloaded = ReloadInfo(
+    director.service.node.reloads.last = ReloadInfo(
         state="done", version="0.1.0", applied=["log.level"], needs_exec=["users.expire"]
     )
     done = director("reload", "--reason", "a new file")
     assert done.exit_code == 0
     assert done.output == "log.level: counts now\nusers.expire: needs `director reload --exec`\n"
-    assert director.operations.asked == [("reload", False, "a new file", False)]
+    assert director.service.node.reloads.asked == [(False, False)]
+    assert director.service.reasons == ["a new file"]
 
 
 def test_a_program_that_was_not_replaced_ends_the_command_with_78_and_the_reason(director: Director) -> None:
-    director.operations.reloaded = ReloadInfo(
+    director.service.node.reloads.last = ReloadInfo(
         state="failed", exec=True, version="0.1.0", problem="the program ends with 1: SyntaxError"
     )
     done = director("reload", "--exec")
@@ -44,7 +45,7 @@ def test_nothing_that_has_changed_is_told_as_well() -> None:
 
 
 def test_what_changed_backends_lead_to_is_a_warning_of_the_command(director: Director) -> None:
-    director.operations.reloaded = ReloadInfo(
+    director.service.node.reloads.last = ReloadInfo(
         state="done", version="0.1.0", applied=["backends.mail_servers"], warnings=["the pool gold loses it"]
     )
     done = director("reload")

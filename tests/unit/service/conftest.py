@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers import RedisServer
+from tests.unit.service.parts import Node, running
 
 
 @pytest.fixture
@@ -22,3 +23,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/state.db"
     server: RedisServer = request.getfixturevalue("redis")
     return server.url
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    async with running(Node()) as node:
+        yield node

@@ -8,16 +8,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import msgspec
 
 from director.core.director import Director, Settings
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
 from director.core.protocol.events import Event, Started
+from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, ProxiedSession
 from director.core.ring.link import Identity
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.net.tls import RingTls
-from director.records import ReloadInfo
+from director.records import HostInfo, ReloadInfo
 from director.service.driver import Driver
 from director.service.log import Log
 from director.service.operations.operations import Operations
@@ -25,8 +27,10 @@ from director.service.persistence.persist import Persistence
 from director.types import Address, HostId, MemberId, Stamp, UserKey
 from director.version import VERSION
 from director.wire import hotpath
-from state.base import Lost, StateStore, Swap
+from state.base import AuditEntry, Lost, StateStore, Swap
 from state.urls import open_store
+from tests.faulty import Fault
+from tests.unit.service.faults import Faults
 from tests.waiting import until
 
 ME, OTHER = MemberId("127.0.2.31:9090"), MemberId("127.0.2.32:9090")
@@ -34,16 +38,22 @@ HOSTS = ["127.0.3.1", "127.0.3.2", "127.0.3.3"]
 EXPIRE = 86_400
 """Far longer than a run of all tests: the files here take their NOW when they are collected."""
 HASH = UserHash()
+DEFAULTS = Settings()
 
 
-class NeverReloaded:
-    """No reload of the configuration has been asked for."""
+class Reloads:
+    """In the place of what reads the file again, and replaces the program: that of the tests it must not."""
+
+    def __init__(self) -> None:
+        self.last = ReloadInfo(state="never", version=VERSION)
+        self.asked: list[tuple[bool, bool]] = []
 
     def info(self) -> ReloadInfo:
-        return ReloadInfo(state="never", version=VERSION)
+        return self.last
 
     async def ask(self, *, exec: bool, dry_run: bool) -> ReloadInfo:
-        raise NotImplementedError
+        self.asked.append((exec, dry_run))
+        return self.last
 
 
 class Node:
@@ -56,23 +66,32 @@ class Node:
         *,
         me: MemberId = ME,
         members: Sequence[MemberId] = (),
-        hosts: Sequence[str] = HOSTS,
+        hosts: Sequence[str | HostInfo] = HOSTS,
         lease_ttl: float = 3.0,
         tls: RingTls | None = None,
         between: Callable[[StateStore], StateStore] = lambda store: store,
         snapshot: str = "",
         secret: bytes = b"secret" * 4,
         username_hash: str = "%Lu",
+        expire: int = EXPIRE,
+        settings: Settings = DEFAULTS,
     ) -> None:
         """between: what stands between the director and its store."""
         self.lines: list[str] = []
         self.log = Log(write=self.lines.append, level="debug")
-        assigner = hotpath.Assigner(hotpath.UserTable(EXPIRE), HASH)
+        assigner = hotpath.Assigner(hotpath.UserTable(expire), HASH)
         assigner.remember_names = True
-        identity = Identity(me, time.time_ns(), username_hash, EXPIRE, secret, 1.0, 5.0, 2.0)
-        table = HostTable([BackendSetting(Address(host), "", "", 100) for host in hosts])
-        self.director = Director(identity, members or [me], table, assigner, hotpath.NameTable(), Settings())
+        identity = Identity(me, time.time_ns(), username_hash, expire, secret, 1.0, 5.0, 2.0)
+        infos = [
+            host if isinstance(host, HostInfo) else HostInfo(address=host, weight=100, up=True)
+            for host in hosts
+        ]
+        table = HostTable([BackendSetting(Address(h.address), "", h.tag, h.weight) for h in infos])
+        rows = [(table.rows[Address(info.address)], info) for info in infos]
+        table.merge([msgspec.structs.replace(row, up=h.up, up_at=h.changed) for row, h in rows if h.changed])
+        self.director = Director(identity, members or [me], table, assigner, hotpath.NameTable(), settings)
         self.driver = Driver(self.director, self.log, tls)
+        self.driver.operators = self.faults = Faults(self.driver.handle)
         self.store: StateStore = between(open_store(state, base_dir=folder))
         self.events: list[Event] = []
         self.persistence = Persistence(
@@ -87,8 +106,15 @@ class Node:
             place="here",
         )
         self.driver.store = self.persistence
-        self.operations = Operations(self.driver, self.persistence, HASH, 0.0, lambda: 0.5)
-        self.operations.reloads = NeverReloaded()
+        self.store_fault = Fault.NONE
+        """For a FaultyStore in between."""
+        self.audited: list[AuditEntry] = []
+        audit = self.persistence.audit
+        self.persistence.audit = lambda entry: (self.audited.append(entry), audit(entry))  # type: ignore
+        self.reloads = Reloads()
+        self.operations = Operations(
+            self.driver, self.persistence, HASH, reloads=self.reloads, started=0.0, warm_seconds=lambda: 0.5
+        )
 
     def handle(self, event: Event) -> None:
         self.events.append(event)
@@ -98,10 +124,13 @@ class Node:
         self.driver.handle(Started())
         return self
 
-    def put(self, name: str, host: str = HOSTS[0], *, decided: int = 0, seen: int = 0) -> UserKey:
+    def put(
+        self, name: str, host: str = HOSTS[0], *, decided: int = 0, seen: int = 0, flags: int = 0
+    ) -> UserKey:
         """A local decision about this user, as of now."""
         now = int(time.time())
-        self.director.users.put(user(name, host, decided=decided or now, seen=seen or now))
+        record = user(name, host, decided=decided or now, seen=seen or now)
+        self.director.users.put(record._replace(flags=flags))
         self.persistence.look()
         return key_of(name)
 
@@ -111,6 +140,41 @@ class Node:
 
     def logged(self, event: str) -> list[str]:
         return [line for line in self.lines if f" event={event} " in line]
+
+
+class Proxied:
+    """The kick channel of a Dovecot with sessions of these users; it says so often that they are ended."""
+
+    def __init__(self, node: Node, *users: str) -> None:
+        self._node, self._users = node, users
+        self._waiting: list[tuple[int, KickWhat]] = []
+        self.ends = True
+        """Whether kicks are answered; else they wait for `end_all`."""
+
+    def kick(self, number: int, what: KickWhat) -> None:
+        if self.ends:
+            self._node.driver.kick_ended(number, self._counted(what), "")
+        else:
+            self._waiting.append((number, what))
+
+    def end_all(self) -> None:
+        self.ends = True
+        waiting, self._waiting = self._waiting, []
+        for number, what in waiting:
+            self.kick(number, what)
+
+    async def list_sessions(self) -> list[ProxiedSession]:
+        return []
+
+    def count(self, number: int, what: KickWhat) -> None:
+        self.kick(number, what)
+
+    def _counted(self, what: KickWhat) -> int:
+        if isinstance(what, HashOnHosts):
+            return sum(key_of(user) >> 32 == what.hash32 for user in self._users)
+        if isinstance(what, ByField):
+            return self._users.count(what.value.decode())
+        return self._users.count(what.name.decode()) if isinstance(what, ByName) else 0
 
 
 def key_of(name: str) -> UserKey:
@@ -137,12 +201,13 @@ async def stored_users(store: StateStore) -> dict[UserKey, User]:
 
 @asynccontextmanager
 async def running(node: Node) -> AsyncIterator[Node]:
-    """A node that has loaded and writes behind; it is stopped at the end."""
+    """A node that has loaded, writes behind and carries out commands; it is stopped at the end."""
     await node.persistence.open()
     node.start()
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(node.persistence.run)
+            await tasks.start(node.operations.jobs.run)
             await until(lambda: not node.director.loading)
             yield node
             tasks.cancel_scope.cancel()

@@ -158,10 +158,10 @@ async def test_dropped_log_lines_are_counted_in_the_metrics(folder: Path) -> Non
     log.info("before_this_app")
     with Sockets(config, log, os.environ) as sockets:
         operations = App(config, log, sockets, None, log_writer).operations
-        assert b"director_log_dropped_total 0.0" in await operations.metrics()
+        assert b"director_log_dropped_total 0.0" in await operations.metrics.page()
         log.info("does_not_fit")
-        assert b"director_log_dropped_total 1.0" in await operations.metrics()
-        assert operations.counted().numbers["log_dropped"] == 1
+        assert b"director_log_dropped_total 1.0" in await operations.metrics.page()
+        assert operations.metrics.counted().numbers["log_dropped"] == 1
 
 
 @pytest.mark.anyio
@@ -207,7 +207,7 @@ async def test_a_bug_in_a_handler_of_admin_clients_is_counted_and_ends_no_more_t
 ) -> None:
     async with serving(folder) as program:
         loop = asyncio.get_running_loop()
-        monkeypatch.setattr(program.app.operations, "hosts", lambda: 1 / 0)
+        monkeypatch.setattr(program.app.operations.queries, "hosts", lambda: 1 / 0)
         with socket.socket(socket.AF_UNIX) as client:
             client.setblocking(False)
             await loop.sock_connect(client, str(folder / "director-admin"))
@@ -261,7 +261,7 @@ async def test_connections_over_a_limit_are_counted_and_logged_once_a_minute(fol
             (False, True),
         ]
         assert "key=limits.connections_per_address" in refused[1]
-        page = (await program.app.operations.metrics()).decode()
+        page = (await program.app.operations.metrics.page()).decode()
         assert 'director_connections_refused_total{limit="all",listener="admin"} 3.0' in page
 
 

@@ -34,9 +34,9 @@ JUNK = random.Random(1).randbytes(40)
 async def change_everything(node: Node) -> None:
     """What an operator can change, and what was applied of the configuration."""
     for number, host in enumerate(MANY):
-        await node.operations.update_host(host, number + 1, reason="test")
-    await node.operations.set_up(MANY[0], up=False, reason="test")
-    await node.operations.add_member("127.0.2.77", None, reason="test")
+        await node.operations.hosts.update(host, number + 1, reason="test")
+    await node.operations.hosts.set_up(MANY[0], up=False, reason="test")
+    await node.operations.ring.add("127.0.2.77", None, reason="test")
     node.persistence.set_applied([AppliedHost(Address(MANY[0]), True, 0)])
     await clean(node)
 
@@ -137,7 +137,7 @@ async def test_what_the_store_has_whole_counts_whatever_the_snapshot_says(
         await change_everything(node)
         await until(kept(node))
     async with running(Node(redis.url, hosts=MANY)) as without_a_snapshot:
-        await without_a_snapshot.operations.update_host(MANY[0], 999, reason="later")
+        await without_a_snapshot.operations.hosts.update(MANY[0], 999, reason="later")
     junk_in(redis, "hosts", at=95)
     async with running(Node(redis.url, hosts=MANY, snapshot=copy)) as again:
         rows = again.director.hosts.rows
@@ -215,7 +215,7 @@ async def test_a_document_that_an_operator_changed_while_the_store_kept_a_damage
     async with running(Node(redis.url, hosts=MANY)) as node:
         await change_everything(node)
         damaged = junk_in(redis, "hosts", at=0)
-        await node.operations.update_host(MANY[1], 77, reason="test")
+        await node.operations.hosts.update(MANY[1], 77, reason="test")
         await clean(node)
         async with opened(redis.url) as store:
             assert [document.data for document in await asides(store, "hosts") if document] == [damaged]

@@ -102,14 +102,14 @@ async def test_files_damaged_under_a_running_director_lose_nothing_at_the_next_k
     tmp_path: Path, damage: Callable[[Path], None], *, change: bool
 ) -> None:
     async with running(Node("sqlite:///state.db", tmp_path)) as node:
-        await node.operations.update_host(HOSTS[0], 7, reason="test")
-        await node.operations.set_up(HOSTS[2], up=False, reason="test")
+        await node.operations.hosts.update(HOSTS[0], 7, reason="test")
+        await node.operations.hosts.set_up(HOSTS[2], up=False, reason="test")
         node.director.users.put(user("alice", HOSTS[1], decided=NOW, seen=NOW)._replace(flags=PINNED))
         node.persistence.look()
         await clean(node)
         damage(tmp_path)
         if change:
-            answer = await node.operations.update_host(HOSTS[1], 9, reason="test")
+            answer = await node.operations.hosts.update(HOSTS[1], 9, reason="test")
             assert answer.stored
         else:
             await until(lambda: node.logged("store_back"))
@@ -137,7 +137,7 @@ async def test_a_change_is_not_said_to_be_stored_before_the_new_file_has_all_tha
         await clean(node)
         damage(tmp_path)
         for weight in range(1, 100):
-            if (await node.operations.update_host(HOSTS[0], weight, reason="test")).stored:
+            if (await node.operations.hosts.update(HOSTS[0], weight, reason="test")).stored:
                 break
         left = killed(tmp_path)
     async with running(Node("sqlite:///state.db", left)) as node:
@@ -161,13 +161,13 @@ async def test_a_file_of_which_everything_can_be_read_is_kept_and_its_log_writte
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     async with running(Node("sqlite:///state.db", tmp_path)) as node:
-        await node.operations.update_host(HOSTS[0], 7, reason="test")
-        await node.operations.set_up(HOSTS[2], up=False, reason="test")
+        await node.operations.hosts.update(HOSTS[0], 7, reason="test")
+        await node.operations.hosts.set_up(HOSTS[2], up=False, reason="test")
         node.director.users.put(user("alice", HOSTS[1], decided=NOW, seen=NOW)._replace(flags=PINNED))
         node.persistence.look()
         await clean(node)
         damage(tmp_path)
-        assert (await node.operations.update_host(HOSTS[1], 9, reason="test")).stored
+        assert (await node.operations.hosts.update(HOSTS[1], 9, reason="test")).stored
         assert node.logged("store_away") == node.logged("store_damaged") == []
         left = killed(tmp_path)
     await check(left, 9)

@@ -483,15 +483,15 @@ async def test_two_drivers_form_a_ring_and_share_what_they_decide() -> None:
         one.driver.lines(Recorder(Relay("login", "", False, one.driver), "one", written), ok(1, "alice"))
         await until(lambda: two.host("alice"))
         assert two.host("alice") == one.host("alice")
-        await one.operations.update_host(HOSTS[0], 7, reason="test")
-        assert (await two.operations.hosts())[0].weight == 7
+        await one.operations.hosts.update(HOSTS[0], 7, reason="test")
+        assert (await two.operations.queries.hosts())[0].weight == 7
 
 
 async def test_two_drivers_form_a_ring_over_tls(authority: Authority) -> None:
     tls = [authority.tls(member.partition(":")[0]) for member in (ME, OTHER)]
     async with pair(*tls) as (one, two):
-        await one.operations.update_host(HOSTS[0], 7, reason="test")
-        assert (await two.operations.hosts())[0].weight == 7
+        await one.operations.hosts.update(HOSTS[0], 7, reason="test")
+        assert (await two.operations.queries.hosts())[0].weight == 7
         one.driver.stop()
         await until(lambda: any("the director stops" in line for line in two.logged("ring_link_closed")))
 

@@ -32,7 +32,7 @@ async def started(
 ) -> AsyncIterator[Node]:
     """A director with these hosts in its file that has applied it."""
     node = Node(state or "sqlite:///state.db", folder, hosts=hosts, snapshot=snapshot)
-    configuring = Configuring(node.director, node.persistence, node.operations, node.log)
+    configuring = Configuring(node.director, node.persistence, node.operations.hosts, node.log)
     async with applying(node, configuring):
         yield node
 
@@ -42,8 +42,7 @@ class Changing:
 
     def __init__(self, node: Node, change: Callable[[HostChange, str, str], Awaitable[None]]) -> None:
         self.apply = change
-        self.move_hosts = node.operations.move_hosts
-        self.configured_changed = node.operations.configured_changed
+        self.move_hosts = node.operations.hosts.move_hosts
 
 
 @asynccontextmanager
@@ -52,7 +51,7 @@ async def applying(node: Node, configuring: Configuring) -> AsyncIterator[None]:
     node.start()
     try:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(node.operations.run)
+            await tasks.start(node.operations.jobs.run)
             tasks.start_soon(node.persistence.run)
             tasks.start_soon(configuring.run)
             await until(lambda: node.persistence.documents.applied_here and node.persistence.documents.stored)
@@ -68,7 +67,7 @@ def there(node: Node) -> list[tuple[str, int]]:
 
 
 def planned(node: Node, hosts: Sequence[str]) -> list[tuple[str, str, str]]:
-    plan = node.operations.plan([ConfiguredHost(address=host, weight=100) for host in hosts])
+    plan = node.operations.queries.plan([ConfiguredHost(address=host, weight=100) for host in hosts])
     assert plan.known
     return [(one.address, one.what, one.outcome) for one in plan.changes]
 
@@ -102,7 +101,7 @@ async def test_a_file_that_takes_the_last_usable_host_of_a_pool_is_planned_with_
     async with started(tmp_path) as node:
 
         def warnings(*hosts: ConfiguredHost) -> list[str]:
-            return node.operations.plan(hosts).warnings
+            return node.operations.queries.plan(hosts).warnings
 
         kept, weightless, tagged = (
             ConfiguredHost(address=HOSTS[0], weight=100),
@@ -111,10 +110,10 @@ async def test_a_file_that_takes_the_last_usable_host_of_a_pool_is_planned_with_
         )
         assert warnings(kept) == []
         assert warnings() == warnings(weightless) == warnings(tagged) == [LOSES]
-        await node.operations.set_up(HOSTS[0], up=False, reason="test")
+        await node.operations.hosts.set_up(HOSTS[0], up=False, reason="test")
         assert warnings(kept) == [LOSES]
-        await node.operations.set_up(HOSTS[1], up=False, reason="test")
-        await node.operations.set_up(HOSTS[2], up=False, reason="test")
+        await node.operations.hosts.set_up(HOSTS[1], up=False, reason="test")
+        await node.operations.hosts.set_up(HOSTS[2], up=False, reason="test")
         assert warnings() == [], "it has none already"
 
 
@@ -122,15 +121,15 @@ async def test_a_file_that_removes_no_host_because_an_operator_added_it_is_plann
     tmp_path: Path,
 ) -> None:
     async with started(tmp_path, HOSTS[:1]) as node:
-        await node.operations.remove_host(HOSTS[0], reason="test")
-        await node.operations.set_host(HOSTS[0], None, 5, reason="test")
-        assert node.operations.plan([]).warnings == []
+        await node.operations.hosts.remove(HOSTS[0], reason="test")
+        await node.operations.hosts.set(HOSTS[0], None, 5, reason="test")
+        assert node.operations.queries.plan([]).warnings == []
 
 
 async def test_what_an_operator_did_stays_and_is_told(tmp_path: Path) -> None:
     async with started(tmp_path, HOSTS[:2]) as node:
-        await node.operations.remove_host(HOSTS[0], reason="test")
-        await node.operations.set_host(HOSTS[0], None, 5, reason="test")
+        await node.operations.hosts.remove(HOSTS[0], reason="test")
+        await node.operations.hosts.set(HOSTS[0], None, 5, reason="test")
     async with started(tmp_path, HOSTS[1:2]) as node:
         assert there(node) == [(HOSTS[0], 5), (HOSTS[1], 100)]
         (line,) = node.logged("configuration_kept")
@@ -147,7 +146,7 @@ async def test_what_the_ring_cannot_agree_on_is_said_once_and_tried_again(tmp_pa
         tries.append(change)
         if len(tries) < 4:
             raise TryAgain("Ring sync timed out")
-        await node.operations.apply(change, what, reason)
+        await node.operations.hosts.apply(change, what, reason)
 
     operations = Changing(node, change)
     async with applying(node, Configuring(node.director, node.persistence, operations, node.log, again=0.01)):
@@ -164,9 +163,9 @@ async def test_what_an_operator_changes_just_before_is_not_said_to_be_applied(tm
     node = Node("sqlite:///state.db", tmp_path, hosts=HOSTS[:2])
 
     async def change(change: HostChange, what: str, reason: str) -> None:
-        await node.operations.remove_host(HOSTS[2], reason="test")
-        await node.operations.set_host(HOSTS[2], None, 5, reason="test")
-        await node.operations.apply(change, what, reason)
+        await node.operations.hosts.remove(HOSTS[2], reason="test")
+        await node.operations.hosts.set(HOSTS[2], None, 5, reason="test")
+        await node.operations.hosts.apply(change, what, reason)
 
     configuring = Configuring(node.director, node.persistence, Changing(node, change), node.log)
     async with applying(node, configuring):
@@ -247,7 +246,7 @@ async def test_names_that_leave_a_pool_without_a_usable_host_are_applied_with_an
     node = Node("sqlite:///state.db", tmp_path, hosts=())
     node.director.hosts.put(HostTable([fixed, *found]).rows.values())
     node.director.hosts.configured = {one.address: one for one in (fixed, *found)}
-    configuring = Configuring(node.director, node.persistence, node.operations, node.log)
+    configuring = Configuring(node.director, node.persistence, node.operations.hosts, node.log)
     names = BackendNames(
         BackendsConfig(mail_servers=(fixed, *found), names=(gold,)),
         lambda hosts: configuring.changed(*hosts),
@@ -255,7 +254,7 @@ async def test_names_that_leave_a_pool_without_a_usable_host_are_applied_with_an
     )
     resolving = Resolving(lambda: names.names, names.answered, lambda name: table[name])
     async with applying(node, configuring):
-        await node.operations.set_up(HOSTS[0], up=False, reason="test")
+        await node.operations.hosts.set_up(HOSTS[0], up=False, reason="test")
         await resolving.look()
         assert node.logged("pool_unusable") == []
         table["imap.example.test"] = [HOSTS[0]]

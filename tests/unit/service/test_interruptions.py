@@ -164,7 +164,7 @@ class Life:
             self.node.director.names.add(entry(key, name.encode()))
 
     async def _operate(self, host: str, weight: int) -> None:
-        change = await self.node.operations.update_host(host, weight, reason="test")
+        change = await self.node.operations.hosts.update(host, weight, reason="test")
         self.unconfirmed += not change.stored
         if change.stored and (await stored_hosts(self.inner))[host] != weight:
             self.false.append(host)

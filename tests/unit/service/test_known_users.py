@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 
 import anyio
 import pytest
 
-from director.core.protocol.kicktypes import ByName, HashOnHosts, KickWhat, ProxiedSession
 from director.errors import OperationError, Refused, TryAgain, UnknownName
 from director.records import UsersChange
-from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
-from tests.waiting import until
+from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, Proxied, key_of
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    node = Node()
-    await node.persistence.open()
-    node.start()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(node.persistence.run)
-        await until(lambda: not node.director.loading)
-        yield node
-        tasks.cancel_scope.cancel()
-    node.driver.stop()
-    await node.persistence.stop()
-
-
 async def refusal(node: Node, user: str, *, new: bool = False, dry_run: bool = False) -> OperationError:
     with anyio.fail_after(5), pytest.raises(OperationError) as caught:
-        await node.operations.move_user(user, HOSTS[1], new=new, reason="", dry_run=dry_run)
+        await node.operations.users.move(user, HOSTS[1], new=new, reason="", dry_run=dry_run)
     return caught.value
 
 
@@ -53,7 +36,7 @@ async def test_a_user_whose_assignment_has_expired_is_not_assigned(node: Node) -
 
 async def test_a_user_of_a_removed_host_is_not_assigned(node: Node) -> None:
     node.put("alice", HOSTS[0])
-    await node.operations.remove_host(HOSTS[0], reason="")
+    await node.operations.hosts.remove(HOSTS[0], reason="")
     assert isinstance(await refusal(node, "alice"), UnknownName)
 
 
@@ -83,42 +66,23 @@ async def test_a_hash_nobody_has_seen_is_refused_with_the_reason(
 
 async def test_the_hash_of_an_assigned_user_moves_that_user(node: Node) -> None:
     node.put("alice", HOSTS[0])
-    done = await node.operations.move_user(str(key_of("alice") >> 32), HOSTS[1], new=False, reason="")
+    done = await node.operations.users.move(str(key_of("alice") >> 32), HOSTS[1], new=False, reason="")
     assert (done.moved, node.host("alice")) == (1, HOSTS[1])
 
 
 async def test_to_unpin_a_hash_nobody_has_seen_is_to_unpin_somebody_who_is_not_pinned(node: Node) -> None:
     with pytest.raises(UnknownName, match="12345: not pinned"):
-        await node.operations.unpin_user("12345", reason="")
+        await node.operations.users.unpin("12345", reason="")
 
 
 # ---- kicks
 
 
-class Proxied:
-    """The kick channel of a Dovecot with sessions of these users; nothing is ended."""
-
-    def __init__(self, node: Node, *users: str) -> None:
-        self._node, self._users = node, users
-
-    def kick(self, number: int, what: KickWhat) -> None:
-        self._node.driver.kick_ended(number, self._counted(what), "")
-
-    async def list_sessions(self) -> list[ProxiedSession]:
-        return []
-
-    def count(self, number: int, what: KickWhat) -> None:
-        self.kick(number, what)
-
-    def _counted(self, what: KickWhat) -> int:
-        if isinstance(what, HashOnHosts):
-            return sum(key_of(user) >> 32 == what.hash32 for user in self._users)
-        return self._users.count(what.name.decode()) if isinstance(what, ByName) else 0
-
-
 async def kicked(node: Node, user: str, *, dry_run: bool = False, name: bool = False) -> UsersChange:
     with anyio.fail_after(5):
-        return await node.operations.kick(user=user, numeric_is_hash=not name, reason="", dry_run=dry_run)
+        return await node.operations.users.kick(
+            user=user, numeric_is_hash=not name, reason="", dry_run=dry_run
+        )
 
 
 async def test_a_kick_of_a_user_nobody_has_seen_says_so(node: Node) -> None:
@@ -162,32 +126,32 @@ async def test_dry_runs_of_a_tag_and_a_removal_count_the_users_of_the_host(node:
     for number in range(3):
         node.put(f"user{number}", HOSTS[0])
     node.put("other", HOSTS[1])
-    tagged = await node.operations.set_tag(HOSTS[0], "gold", reason="", dry_run=True)
-    removed = await node.operations.remove_host(HOSTS[0], reason="", dry_run=True)
+    tagged = await node.operations.hosts.set_tag(HOSTS[0], "gold", reason="", dry_run=True)
+    removed = await node.operations.hosts.remove(HOSTS[0], reason="", dry_run=True)
     for change in (tagged, removed):
         assert change.users is not None
         assert (change.users.moved, change.users.kicked, change.users.dry_run) == (3, None, True)
-    assert (await node.operations.set_tag(HOSTS[0], "", reason="", dry_run=True)).users is None
-    assert [host.users for host in await node.operations.hosts()] == [3, 1, 0]
+    assert (await node.operations.hosts.set_tag(HOSTS[0], "", reason="", dry_run=True)).users is None
+    assert [host.users for host in await node.operations.queries.hosts()] == [3, 1, 0]
 
 
 async def test_a_dry_run_of_a_flush_counts_pinned_users_apart(node: Node) -> None:
-    away = next(host for host in HOSTS if host != node.operations.user_status("alice").hashed)
-    await node.operations.move_user("alice", away, pin=True, reason="")
-    would = await node.operations.flush(away, reason="", dry_run=True)
+    away = next(host for host in HOSTS if host != node.operations.queries.user_status("alice").hashed)
+    await node.operations.users.move("alice", away, pin=True, reason="")
+    would = await node.operations.users.flush(away, reason="", dry_run=True)
     assert (would.moved, would.unchanged, would.pinned, would.kicked) == (0, 0, 1, None)
-    assert (await node.operations.forget(away, reason="", dry_run=True)).moved == 1
+    assert (await node.operations.users.forget(away, reason="", dry_run=True)).moved == 1
 
 
 async def test_a_dry_run_of_ring_changes_lists_the_ring_as_it_would_be() -> None:
     node = Node(members=[ME, OTHER])
-    would = await node.operations.remove_member("127.0.2.32", None, reason="", dry_run=True)
+    would = await node.operations.ring.remove("127.0.2.32", None, reason="", dry_run=True)
     assert (would.ring, would.missing) == ([ME], [])
     assert [member.address for member in would.members] == ["127.0.2.31"]
-    with_third = await node.operations.add_member("127.0.2.33", None, reason="", dry_run=True)
+    with_third = await node.operations.ring.add("127.0.2.33", None, reason="", dry_run=True)
     assert with_third.missing == [OTHER, "127.0.2.33:9090"]
-    assert (await node.operations.add_member("127.0.2.32", None, reason="", dry_run=True)).missing == [OTHER]
-    assert node.operations.ring().missing == [OTHER]
+    assert (await node.operations.ring.add("127.0.2.32", None, reason="", dry_run=True)).missing == [OTHER]
+    assert node.operations.queries.ring().missing == [OTHER]
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -196,12 +160,12 @@ async def test_the_only_director_is_not_removed_because_logins_would_be_refused(
 ) -> None:
     address = node.director.me.partition(":")[0]
     with pytest.raises(Refused, match="the only director of the ring: it would refuse all logins"):
-        await node.operations.remove_member(address, None, reason="", dry_run=dry_run)
+        await node.operations.ring.remove(address, None, reason="", dry_run=dry_run)
     assert node.director.members.listed() == [node.director.me]
 
 
 async def test_a_pinned_user_is_shown_as_pinned(node: Node) -> None:
-    await node.operations.move_user("alice", HOSTS[0], pin=True, reason="")
+    await node.operations.users.move("alice", HOSTS[0], pin=True, reason="")
     node.put("bob", HOSTS[0])
-    pinned = [user for user in ("alice", "bob", "eve") if node.operations.user_status(user).pinned]
+    pinned = [user for user in ("alice", "bob", "eve") if node.operations.queries.user_status(user).pinned]
     assert pinned == ["alice"]

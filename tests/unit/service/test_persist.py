@@ -78,13 +78,13 @@ async def test_what_was_assigned_and_changed_is_there_after_a_restart(url: str) 
     async with running(Node(url)) as node:
         for number in range(500):
             node.put(f"user{number}", HOSTS[number % 3])
-        await node.operations.update_host(HOSTS[0], 7, reason="test")
-        await node.operations.set_up(HOSTS[1], up=False, reason="test")
+        await node.operations.hosts.update(HOSTS[0], 7, reason="test")
+        await node.operations.hosts.set_up(HOSTS[1], up=False, reason="test")
     async with running(Node(url)) as again:
         await until(lambda: again.persistence.loaded)
         assert again.persistence.loaded_users == 500
         assert [again.host(f"user{number}") for number in range(500)] == [HOSTS[n % 3] for n in range(500)]
-        assert [(h.weight, h.up) for h in await again.operations.hosts()] == [
+        assert [(h.weight, h.up) for h in await again.operations.queries.hosts()] == [
             (7, True),
             (100, False),
             (100, True),
@@ -344,9 +344,9 @@ async def test_an_operators_change_says_that_it_is_not_stored_while_the_store_is
 ) -> None:
     monkeypatch.setattr("director.service.persistence.unstored.STORE_WAIT", 0.05)
     async with running(Node(redis.url)) as node:
-        assert (await node.operations.update_host(HOSTS[0], 50, reason="with")).stored
+        assert (await node.operations.hosts.update(HOSTS[0], 50, reason="with")).stored
         redis.kill()
-        assert not (await node.operations.update_host(HOSTS[0], 60, reason="without")).stored
+        assert not (await node.operations.hosts.update(HOSTS[0], 60, reason="without")).stored
         redis.start()
         await until(lambda: node.persistence.up and not node.persistence._audit)
         async with opened(redis.url) as store:

@@ -25,7 +25,7 @@ from director.wire.admin import (
     UserMove,
     parse,
 )
-from tests.unit.service.parts import HOSTS, Node, key_of
+from tests.unit.service.parts import HOSTS, Node, key_of, running
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -37,19 +37,10 @@ GIVE_GOLD = f"{GOLD} is in the pool gold, the user in the pool without a tag: us
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     """With the user alice on an untagged host, and a host tagged gold."""
-    node = Node()
-    await node.persistence.open()
-    node.start()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(node.persistence.run)
-        await tasks.start(node.operations.run)
-        await until(lambda: not node.director.loading)
-        await node.operations.set_host(GOLD, "gold", 100, reason="")
+    async with running(Node()) as node:
+        await node.operations.hosts.set(GOLD, "gold", 100, reason="")
         node.put("alice", HOSTS[0])
         yield node
-        tasks.cancel_scope.cancel()
-    node.driver.stop()
-    await node.persistence.stop()
 
 
 def records(node: Node) -> int:
@@ -59,7 +50,7 @@ def records(node: Node) -> int:
 async def refusal(node: Node, user: str, host: str, tag: str | None = "", **options: bool) -> OperationError:
     before = records(node)
     with anyio.fail_after(5), pytest.raises(OperationError) as caught:
-        await node.operations.move_user(user, host, tag, reason="", **options)
+        await node.operations.users.move(user, host, tag, reason="", **options)
     assert (records(node), node.host("alice")) == (before, HOSTS[0])
     return caught.value
 
@@ -75,7 +66,7 @@ async def test_a_user_without_a_tag_is_not_moved_to_a_host_of_another_pool(
 
 async def test_a_move_that_is_only_started_is_refused_too(node: Node) -> None:
     with pytest.raises(Refused, match="give --tag gold"):
-        await node.operations.start_move("alice", GOLD, pin=True, reason="")
+        await node.operations.users.move("alice", GOLD, pin=True, reason="", follow=True)
 
 
 async def test_a_user_with_a_tag_is_not_moved_to_a_host_without_one(node: Node) -> None:
@@ -92,21 +83,21 @@ async def test_a_hash_that_is_known_in_another_pool_only_is_not_moved(node: Node
 
 
 async def test_with_the_tag_the_user_of_that_pool_is_moved(node: Node) -> None:
-    await node.operations.move_user("alice", GOLD, "gold", pin=True, reason="")
+    await node.operations.users.move("alice", GOLD, "gold", pin=True, reason="")
     with pytest.raises(
         UnknownName,
         match="alice: not pinned in the pool without a tag, but in the pool gold: give --tag gold",
     ):
-        await node.operations.unpin_user("alice", reason="")
-    await node.operations.unpin_user("alice", "gold", reason="")
+        await node.operations.users.unpin("alice", reason="")
+    await node.operations.users.unpin("alice", "gold", reason="")
     assert node.host("alice") == HOSTS[0]
 
 
 async def test_a_hash_pinned_in_another_pool_is_not_unpinned(node: Node) -> None:
-    await node.operations.move_user("bob", GOLD, "gold", pin=True, reason="")
+    await node.operations.users.move("bob", GOLD, "gold", pin=True, reason="")
     bob = UserHash().key(b"bob", b"gold")
     with pytest.raises(UnknownName, match="give --tag gold"):
-        await node.operations.unpin_user(str(bob >> 32), reason="")
+        await node.operations.users.unpin(str(bob >> 32), reason="")
     record = node.director.users.get(bob)
     assert record is not None
     assert record.flags & PINNED
@@ -125,8 +116,8 @@ async def test_the_admin_protocol_which_has_no_tags_moves_no_user_of_another_poo
 
 async def test_the_admin_protocol_moves_a_user_that_is_known_in_the_pool_of_the_host(node: Node) -> None:
     handler = AdminHandler(node.operations, Log(write=lambda line: None))
-    await node.operations.set_host("127.0.3.10", "gold", 100, reason="")
-    await node.operations.move_user("alice", GOLD, "gold", reason="")
+    await node.operations.hosts.set("127.0.3.10", "gold", 100, reason="")
+    await node.operations.users.move("alice", GOLD, "gold", reason="")
     await until(lambda: not len(node.director.moves))
     assert [piece async for piece in handler(UserMove("alice", "127.0.3.10"))] == [b"OK\n"]
     assert node.host("alice") == HOSTS[0]
@@ -142,7 +133,7 @@ REFUSED = "3 users would be left without a host: the pool gold has no other usab
 async def gold(node: Node) -> Node:
     """The same with three users on the only host of the pool gold."""
     for name in GOLD_USERS:
-        await node.operations.move_user(name, GOLD, "gold", reason="")
+        await node.operations.users.move(name, GOLD, "gold", reason="")
     await until(lambda: not len(node.director.moves))
     return node
 
@@ -157,24 +148,24 @@ async def change(node: Node, what: str, **options: bool) -> object:
     operations = node.operations
     match what:
         case "remove":
-            return await operations.remove_host(GOLD, reason="", **options)
+            return await operations.hosts.remove(GOLD, reason="", **options)
         case "weight 0":
-            return await operations.update_host(GOLD, 0, reason="", **options)
+            return await operations.hosts.update(GOLD, 0, reason="", **options)
         case "add with weight 0":
-            return await operations.set_host(GOLD, None, 0, reason="", **options)
+            return await operations.hosts.set(GOLD, None, 0, reason="", **options)
         case "tag":
-            return await operations.set_tag(GOLD, "silver", reason="", **options)
+            return await operations.hosts.set_tag(GOLD, "silver", reason="", **options)
         case "tag, started":
-            return await operations.start_set_tag(GOLD, "silver", reason="", **options)
-    await operations.set_up(GOLD, up=False, reason="")
+            return await operations.hosts.set_tag(GOLD, "silver", reason="", **options, follow=True)
+    await operations.hosts.set_up(GOLD, up=False, reason="")
     match what:
         case "flush":
-            return await operations.flush(GOLD, reason="", **options)
+            return await operations.users.flush(GOLD, reason="", **options)
         case "flush, started":
-            return await operations.start_flush(GOLD, reason="", **options)
+            return await operations.users.flush(GOLD, reason="", **options, follow=True)
         case "flush of all":
-            return await operations.flush(None, reason="", **options)
-    return await operations.rebalance("gold", None, reason="", **options)
+            return await operations.users.flush(None, reason="", **options)
+    return await operations.users.rebalance("gold", None, reason="", **options)
 
 
 CHANGES = [
@@ -209,7 +200,7 @@ async def test_with_force_it_is_carried_out(gold: Node, what: str) -> None:
 
 @pytest.mark.parametrize("what", CHANGES)
 async def test_with_another_usable_host_in_the_pool_it_is_carried_out(gold: Node, what: str) -> None:
-    await gold.operations.set_host("127.0.3.10", "gold", 100, reason="")
+    await gold.operations.hosts.set("127.0.3.10", "gold", 100, reason="")
     with anyio.fail_after(10):
         await change(gold, what)
 
@@ -251,22 +242,22 @@ async def test_a_dry_run_says_that_a_forced_removal_leaves_users_without_a_host(
     gold: Node, drained: bool
 ) -> None:
     if drained:
-        await gold.operations.update_host(GOLD, 0, reason="", force=True)
-    change = await gold.operations.remove_host(GOLD, reason="", dry_run=True, force=True)
+        await gold.operations.hosts.update(GOLD, 0, reason="", force=True)
+    change = await gold.operations.hosts.remove(GOLD, reason="", dry_run=True, force=True)
     assert change.without_host
-    await gold.operations.set_host("127.0.3.10", "gold", 100, reason="")
-    assert not (await gold.operations.remove_host(GOLD, reason="", dry_run=True)).without_host
+    await gold.operations.hosts.set("127.0.3.10", "gold", 100, reason="")
+    assert not (await gold.operations.hosts.remove(GOLD, reason="", dry_run=True)).without_host
 
 
 async def test_users_of_a_pool_without_hosts_are_not_reset_over_the_admin_protocol(gold: Node) -> None:
     handler = AdminHandler(gold.operations, Log(write=lambda line: None))
-    await gold.operations.set_up(GOLD, up=False, reason="")
+    await gold.operations.hosts.set_up(GOLD, up=False, reason="")
     reply = b"".join([piece async for piece in handler(HostResetUsers(Address(GOLD)))])
     assert reply.startswith(b"flush of 127.0.3.9: 3 users would be left without a host")
 
 
 async def test_a_change_of_the_configuration_file_is_made_all_the_same(gold: Node) -> None:
-    await gold.operations.apply(HostChange(0, Address(GOLD), remove=True), "configuration", "")
+    await gold.operations.hosts.apply(HostChange(0, Address(GOLD), remove=True), "configuration", "")
     assert gold.director.hosts.get(Address(GOLD)) is None
     assert gold.logged("pool_unusable")
 
@@ -280,13 +271,13 @@ async def test_an_empty_tag_given_for_a_host_that_has_a_tag_is_refused_as_any_ot
 ) -> None:
     for tag in ("", "silver"):
         with pytest.raises(Refused, match="host tag can't be changed"):
-            await node.operations.set_host(GOLD, tag, 50, reason="", dry_run=dry_run)
+            await node.operations.hosts.set(GOLD, tag, 50, reason="", dry_run=dry_run)
     row = node.director.hosts.get(Address(GOLD))
     assert row is not None
     assert (row.tag, row.weight) == ("gold", 100)
     for tag in (None, "gold"):
-        await node.operations.set_host(GOLD, tag, 50, reason="", dry_run=dry_run)
-    await node.operations.set_host(HOSTS[0], "", 50, reason="", dry_run=dry_run)
+        await node.operations.hosts.set(GOLD, tag, 50, reason="", dry_run=dry_run)
+    await node.operations.hosts.set(HOSTS[0], "", 50, reason="", dry_run=dry_run)
 
 
 @pytest.mark.parametrize("command", [b"HOST-SET", b"HOST-UPDATE"])
@@ -304,14 +295,14 @@ async def test_an_empty_tag_over_the_admin_protocol_is_none_that_is_given_as_in_
 async def test_another_tag_that_is_only_started_warns_of_the_pool_that_has_lost_its_last_host(
     node: Node,
 ) -> None:
-    begun = await node.operations.start_set_tag(GOLD, "silver", reason="")
+    begun = await node.operations.hosts.start_set_tag(GOLD, "silver", reason="")
     assert begun.change is not None
     assert begun.change.warning.startswith("the pool gold has no usable host left: ")
 
 
 async def test_the_audit_counts_the_pins_that_a_removal_by_the_configuration_file_drops(gold: Node) -> None:
-    await gold.operations.move_user("gina", GOLD, "gold", pin=True, reason="")
-    await gold.operations.apply(HostChange(0, Address(GOLD), remove=True), "remove", "the file")
+    await gold.operations.users.move("gina", GOLD, "gold", pin=True, reason="")
+    await gold.operations.hosts.apply(HostChange(0, Address(GOLD), remove=True), "remove", "the file")
     await until(lambda: not gold.persistence._audit)
     (entry,) = [one for one in await gold.store.audit(50) if (one.what, one.reason) == ("remove", "the file")]
     assert entry.detail.endswith(" unpinned=1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -32,12 +31,6 @@ class Counting:
         return self._assigner.place(hash32, tag)
 
 
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with running(Node()) as node:
-        yield node
-
-
 async def test_a_dry_run_of_a_flush_looks_at_some_users_of_a_full_bucket_at_a_time(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +50,7 @@ async def test_a_dry_run_of_a_flush_looks_at_some_users_of_a_full_bucket_at_a_ti
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch)
-        preview = await node.operations.flush(None, reason="", dry_run=True)
+        preview = await node.operations.users.flush(None, reason="", dry_run=True)
         tasks.cancel_scope.cancel()
     assert preview.moved + preview.unchanged == USERS
     assert 0 < most <= 500
@@ -65,7 +58,7 @@ async def test_a_dry_run_of_a_flush_looks_at_some_users_of_a_full_bucket_at_a_ti
 
 async def pinned(node: Node, *names: str) -> None:
     for name in names:
-        await node.operations.move_user(name, HOSTS[0], pin=True, reason="")
+        await node.operations.users.move(name, HOSTS[0], pin=True, reason="")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -73,36 +66,34 @@ async def pinned(node: Node, *names: str) -> None:
 async def test_a_removal_says_how_many_users_lose_their_pin(node: Node, dry_run: bool, force: bool) -> None:
     node.put("alice", HOSTS[0])
     await pinned(node, "bob", "carl")
-    await node.operations.move_user("dora", HOSTS[1], pin=True, reason="")
+    await node.operations.users.move("dora", HOSTS[1], pin=True, reason="")
     if force:
         for host in HOSTS[1:]:
-            await node.operations.set_up(host, up=False, reason="")
-    removed = await node.operations.remove_host(HOSTS[0], reason="", force=force, dry_run=dry_run)
+            await node.operations.hosts.set_up(host, up=False, reason="")
+    removed = await node.operations.hosts.remove(HOSTS[0], reason="", force=force, dry_run=dry_run)
     assert removed.unpinned == 2
     if not dry_run:
-        assert (await node.operations.dump()).commands[-1] == f"director pin --new dora {HOSTS[1]}"
+        assert (await node.operations.queries.dump()).commands[-1] == f"director pin --new dora {HOSTS[1]}"
 
 
 async def test_pins_of_a_host_that_was_removed_and_added_again_are_not_counted_twice(node: Node) -> None:
     await pinned(node, "bob")
-    assert (await node.operations.remove_host(HOSTS[0], reason="")).unpinned == 1
-    await node.operations.set_host(HOSTS[0], None, 100, reason="")
-    assert (await node.operations.remove_host(HOSTS[0], reason="")).unpinned == 0
+    assert (await node.operations.hosts.remove(HOSTS[0], reason="")).unpinned == 1
+    await node.operations.hosts.set(HOSTS[0], None, 100, reason="")
+    assert (await node.operations.hosts.remove(HOSTS[0], reason="")).unpinned == 0
 
 
 async def test_a_forgetting_and_another_tag_say_how_many_users_lose_their_pin() -> None:
-    async with running(Node()) as node, anyio.create_task_group() as tasks:
-        await tasks.start(node.operations.run)
+    async with running(Node()) as node:
         node.put("alice", HOSTS[0])
         await pinned(node, "bob", "carl")
         for dry_run in (True, False):
-            tagged = await node.operations.set_tag(HOSTS[0], "gold", reason="", dry_run=dry_run)
+            tagged = await node.operations.hosts.set_tag(HOSTS[0], "gold", reason="", dry_run=dry_run)
             assert tagged.users is not None
             assert (tagged.users.moved, tagged.users.unpinned) == (3, 2)
-        await node.operations.set_tag(HOSTS[0], "", reason="")
+        await node.operations.hosts.set_tag(HOSTS[0], "", reason="")
         await until(lambda: not len(node.director.moves))
         await pinned(node, "bob")
         for dry_run in (True, False):
-            forgotten = await node.operations.forget(HOSTS[0], reason="", dry_run=dry_run)
+            forgotten = await node.operations.users.forget(HOSTS[0], reason="", dry_run=dry_run)
             assert forgotten.unpinned == 1
-        tasks.cancel_scope.cancel()

@@ -59,15 +59,15 @@ def kept(node: Node) -> Callable[[], bool]:
 async def fill(node: Node) -> None:
     for number, name in enumerate(USERS):
         node.put(name, HOSTS[number % 3])
-    await node.operations.update_host(HOSTS[0], 7, reason="test")
-    await node.operations.set_up(HOSTS[1], up=False, reason="test")
+    await node.operations.hosts.update(HOSTS[0], 7, reason="test")
+    await node.operations.hosts.set_up(HOSTS[1], up=False, reason="test")
     await clean(node)
     await until(kept(node))
 
 
 async def check(node: Node) -> None:
     assert [node.host(name) for name in USERS] == [HOSTS[n % 3] for n in range(len(USERS))]
-    hosts = [(host.weight, host.up) for host in await node.operations.hosts()]
+    hosts = [(host.weight, host.up) for host in await node.operations.queries.hosts()]
     assert hosts == [(7, True), (100, False), (100, True)]
 
 
@@ -168,13 +168,13 @@ async def test_a_store_with_content_is_believed_and_the_snapshot_not_read(
 async def test_the_snapshot_is_in_the_metrics_and_in_what_status_shows(redis: RedisServer, copy: str) -> None:
     async with running(Node(redis.url, snapshot=copy)) as node:
         await until(lambda: (found := node.persistence.info().snapshot) and found.written)
-        text = (await node.operations.metrics()).decode()
-        info = (await node.operations.status()).store.snapshot
+        text = (await node.operations.metrics.page()).decode()
+        info = (await node.operations.queries.status()).store.snapshot
         assert "\ndirector_snapshot_up 1.0\n" in text
         assert info is not None
         assert (info.url, info.up, info.error) == (copy, True, None)
         assert abs((info.written or 0) - time.time()) < 60
-    assert "director_snapshot" not in (await Node().operations.metrics()).decode()
+    assert "director_snapshot" not in (await Node().operations.metrics.page()).decode()
 
 
 async def test_what_others_write_into_the_store_is_in_the_snapshot_too(redis: RedisServer, copy: str) -> None:
@@ -210,7 +210,7 @@ async def test_the_snapshot_goes_on_while_the_store_is_away_and_the_store_gets_i
         await fill(node)
         redis.kill()
         node.put("meanwhile")
-        await node.operations.update_host(HOSTS[0], 9, reason="test")
+        await node.operations.hosts.update(HOSTS[0], 9, reason="test")
         await until(lambda: not node.persistence.up)
         await until(kept(node))
         assert node.persistence._snapshot is not None
@@ -343,7 +343,7 @@ async def test_a_large_snapshot_leaves_most_of_the_time_to_others_but_documents_
             node.put(f"user{number}")
         await clean(node)
         await until(lambda: queued(node) >= 2 * BUCKETS - snapshot_module.SLICE)
-        await node.operations.update_host(HOSTS[0], 7, reason="test")
+        await node.operations.hosts.update(HOSTS[0], 7, reason="test")
         assert node.persistence._snapshot is not None
         file = node.persistence._snapshot._store
         with anyio.fail_after(10):
@@ -385,10 +385,10 @@ async def test_what_changes_while_a_write_to_the_snapshot_is_cut_off_by_the_end_
         node.put("alice", HOSTS[0])
         await until(kept(node))
         fault = Fault.STUCK_AFTER
-        await node.operations.update_host(HOSTS[0], 5, reason="test")
+        await node.operations.hosts.update(HOSTS[0], 5, reason="test")
         node.put("alice", HOSTS[1], decided=NOW + 1)
         await faulty.stuck.wait()
-        await node.operations.update_host(HOSTS[0], 6, reason="test")
+        await node.operations.hosts.update(HOSTS[0], 6, reason="test")
         node.put("alice", HOSTS[2], decided=NOW + 2)
     async with running(Node(snapshot=copy)) as again:
         assert again.director.hosts.rows[Address(HOSTS[0])].weight == 6

@@ -69,14 +69,14 @@ async def test_a_disk_that_fills_up_stops_no_login_and_everything_is_stored_when
     monkeypatch.setattr("director.service.persistence.unstored.STORE_WAIT", 0.05)
     with small_disk(tmp_path, size="3m") as disk:
         async with running(node_in(disk)) as node:
-            assert (await node.operations.update_host(HOSTS[0], 50, reason="with space")).stored
+            assert (await node.operations.hosts.update(HOSTS[0], 50, reason="with space")).stored
             await settled(node)
             filling = fill_up(disk)
             for name in USERS:
                 node.put(name)
             await until(lambda: node.persistence.errors.get("write", 0) >= 2)
             assert node.host(USERS[-1]) == HOSTS[0]
-            assert not (await node.operations.update_host(HOSTS[0], 60, reason="without")).stored
+            assert not (await node.operations.hosts.update(HOSTS[0], 60, reason="without")).stored
             assert "free some space" in (node.persistence.info().error or "")
             filling.unlink()
             await settled(node)
@@ -139,7 +139,7 @@ async def test_a_file_that_is_removed_while_in_use_is_made_again_from_memory(tmp
     async with running(node_in(tmp_path)) as node:
         for name in USERS:
             node.put(name)
-        assert (await node.operations.update_host(HOSTS[0], 50, reason="before")).stored
+        assert (await node.operations.hosts.update(HOSTS[0], 50, reason="before")).stored
         await settled(node)
         (tmp_path / "state.db").unlink()
         node.put("late")

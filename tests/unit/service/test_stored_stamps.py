@@ -107,12 +107,12 @@ async def test_an_operators_change_after_that_holds_and_outlives_a_restart(
     await fill(url)
     async with running(Node(url)) as node:
         await until(lambda: node.persistence.loaded)
-        await node.operations.update_host(HOSTS[0], 60, reason="test")
-        await node.operations.set_up(HOSTS[0], up=True, reason="test")
-        await node.operations.set_host(HOSTS[1], None, 30, reason="test")
+        await node.operations.hosts.update(HOSTS[0], 60, reason="test")
+        await node.operations.hosts.set_up(HOSTS[0], up=True, reason="test")
+        await node.operations.hosts.set(HOSTS[1], None, 30, reason="test")
         await clean(node)
     async with running(Node(url)) as again:
-        hosts = {host.address: (host.weight, host.up) for host in await again.operations.hosts()}
+        hosts = {host.address: (host.weight, host.up) for host in await again.operations.queries.hosts()}
         assert hosts[HOSTS[0]] == (60, True)
         assert HOSTS[1] in hosts
 
@@ -150,7 +150,7 @@ async def test_while_the_clock_is_doubted_a_store_is_taken_and_written_as_it_is(
         assert node.director.users.get(key_of(HIM)) == pinned()
         assert node.director.members.rows[OTHER] == GONE
         assert node.director.counters.stamps_clipped == {}
-        await node.operations.update_host(HOSTS[2], 60, reason="test")
+        await node.operations.hosts.update(HOSTS[2], 60, reason="test")
         await clean(node)
     async with opened(url) as store:
         document = await store.read_document("hosts")

@@ -27,43 +27,43 @@ Change = Callable[[Node], Awaitable[bool]]
 
 
 async def pin(node: Node) -> bool:
-    return (await node.operations.move_user("alice", HOSTS[1], pin=True, reason="")).stored
+    return (await node.operations.users.move("alice", HOSTS[1], pin=True, reason="")).stored
 
 
 async def unpin(node: Node) -> bool:
-    return (await node.operations.unpin_user("bob", reason="")).stored
+    return (await node.operations.users.unpin("bob", reason="")).stored
 
 
 async def move(node: Node) -> bool:
-    return (await node.operations.move_user("alice", HOSTS[1], reason="")).stored
+    return (await node.operations.users.move("alice", HOSTS[1], reason="")).stored
 
 
 async def flush(node: Node) -> bool:
-    return (await node.operations.flush(HOSTS[0], reason="")).stored
+    return (await node.operations.users.flush(HOSTS[0], reason="")).stored
 
 
 async def weight(node: Node) -> bool:
-    return (await node.operations.update_host(HOSTS[0], 60, reason="")).stored
+    return (await node.operations.hosts.update(HOSTS[0], 60, reason="")).stored
 
 
 async def down(node: Node) -> bool:
-    return (await node.operations.set_up(HOSTS[0], False, reason="")).stored
+    return (await node.operations.hosts.set_up(HOSTS[0], False, reason="")).stored
 
 
 async def listing(node: Node) -> bool:
-    return (await node.operations.add_member("10.9.9.9", 9090, reason="")).stored
+    return (await node.operations.ring.add("10.9.9.9", 9090, reason="")).stored
 
 
 async def rebalance(node: Node) -> bool:
-    return (await node.operations.rebalance(None, None, reason="")).stored
+    return (await node.operations.users.rebalance(None, None, reason="")).stored
 
 
 async def remove(node: Node) -> bool:
-    return (await node.operations.remove_host(HOSTS[0], reason="", force=True)).stored
+    return (await node.operations.hosts.remove(HOSTS[0], reason="", force=True)).stored
 
 
 async def retag(node: Node) -> bool:
-    return (await node.operations.set_tag(HOSTS[0], "gold", reason="", force=True)).stored
+    return (await node.operations.hosts.set_tag(HOSTS[0], "gold", reason="", force=True)).stored
 
 
 CHANGES = {
@@ -99,7 +99,7 @@ async def test_a_change_made_while_the_store_is_away_is_not_stored_until_the_sto
 ) -> None:
     change, target = CHANGES[what]
     async with running(Node(redis.url)) as node:
-        await ready(node).operations.move_user("bob", HOSTS[1], pin=True, reason="")
+        await ready(node).operations.users.move("bob", HOSTS[1], pin=True, reason="")
         await clean(node)
         redis.freeze()
         await until(lambda: not node.persistence.up)
@@ -112,7 +112,7 @@ async def test_a_change_made_while_the_store_is_away_is_not_stored_until_the_sto
         assert len(more) == times - 1
         assert f"what={what}" in line.replace('"', "")
         assert target in line
-        assert (await node.operations.status()).store.unstored == node.persistence.unstored.changes()
+        assert (await node.operations.queries.status()).store.unstored == node.persistence.unstored.changes()
         redis.thaw()
         await until(lambda: node.persistence.unstored.changes() == [])
         await until(lambda: node.persistence.up)
@@ -125,9 +125,9 @@ async def test_a_change_made_while_the_store_is_away_is_not_stored_until_the_sto
 async def change_again(node: Node, what: str) -> bool:
     """The same, with a store that works; what was undone by then is done before."""
     if what == "unpin":
-        await node.operations.move_user("bob", HOSTS[1], pin=True, reason="")
+        await node.operations.users.move("bob", HOSTS[1], pin=True, reason="")
     if what == "remove":
-        return (await node.operations.remove_host(HOSTS[1], reason="", force=True)).stored
+        return (await node.operations.hosts.remove(HOSTS[1], reason="", force=True)).stored
     return await CHANGES[what][0](node)
 
 
@@ -165,7 +165,7 @@ async def pinned_in(disk: Path, copy: Path) -> bool:
 
 async def test_the_name_of_a_user_that_was_pinned_is_stored_with_the_pin(tmp_path: Path) -> None:
     async with running(Node("sqlite:///state.db", tmp_path)) as node:
-        await node.operations.move_user("carol@example.com", HOSTS[1], pin=True, reason="")
+        await node.operations.users.move("carol@example.com", HOSTS[1], pin=True, reason="")
         store = node.persistence.store
 
         async def stored_names() -> bytes:

@@ -5,19 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.web.fake import FakeOperations
 from tests.unit.web.servers import Caller, serving, tcp_socket, unix_socket
-
-
-@pytest.fixture(scope="session")
-def shared_operations() -> FakeOperations:
-    return FakeOperations()
-
-
-@pytest.fixture
-def operations(shared_operations: FakeOperations) -> FakeOperations:
-    shared_operations.start_over()
-    return shared_operations
+from tests.unit.web.service import Service
 
 
 @pytest.fixture(scope="session")
@@ -28,42 +17,42 @@ def bugs() -> list[Exception]:
 
 @pytest.fixture(scope="session")
 def unix_server(
-    shared_operations: FakeOperations, bugs: list[Exception], tmp_path_factory: pytest.TempPathFactory
+    shared_service: Service, bugs: list[Exception], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     path: Path = tmp_path_factory.mktemp("api") / "api.sock"
-    with serving(shared_operations, unix_socket(path), bugs=bugs):
+    with serving(shared_service, unix_socket(path), bugs=bugs):
         yield str(path)
 
 
 @pytest.fixture(scope="session")
-def open_tcp_server(shared_operations: FakeOperations) -> Iterator[tuple[str, int]]:
+def open_tcp_server(shared_service: Service) -> Iterator[tuple[str, int]]:
     sock = tcp_socket()
     address = sock.getsockname()
-    with serving(shared_operations, sock, trusted=False):
+    with serving(shared_service, sock, trusted=False):
         yield address
 
 
 @pytest.fixture(scope="session")
-def token_tcp_server(shared_operations: FakeOperations) -> Iterator[tuple[str, int]]:
+def token_tcp_server(shared_service: Service) -> Iterator[tuple[str, int]]:
     sock = tcp_socket()
     address = sock.getsockname()
-    with serving(shared_operations, sock, token="right-token", trusted=False):
+    with serving(shared_service, sock, token="right-token", trusted=False):
         yield address
 
 
 @pytest.fixture
-def ask(unix_server: str, operations: FakeOperations) -> Caller:
+def ask(unix_server: str, service: Service) -> Caller:
     """Over the unix socket."""
     return Caller(unix_server)
 
 
 @pytest.fixture
-def ask_open(open_tcp_server: tuple[str, int], operations: FakeOperations) -> Caller:
+def ask_open(open_tcp_server: tuple[str, int], service: Service) -> Caller:
     """Over TCP, where no token is configured."""
     return Caller(open_tcp_server)
 
 
 @pytest.fixture
-def ask_token(token_tcp_server: tuple[str, int], operations: FakeOperations) -> Caller:
+def ask_token(token_tcp_server: tuple[str, int], service: Service) -> Caller:
     """Over TCP, where changes need a token."""
     return Caller(token_tcp_server)

@@ -12,17 +12,16 @@ from typing import Any, NamedTuple
 
 import anyio
 from anyio.abc import TaskStatus
-from anyio.from_thread import start_blocking_portal
 
 from director.net.accept import Limits
 from director.web import Offer, run_api
 from tests.listening import acceptor
-from tests.unit.web.fake import FakeOperations
+from tests.unit.web.service import Service
 
 
 @contextmanager
 def serving(
-    operations: FakeOperations,
+    service: Service,
     sock: socket.socket,
     *,
     token: str | None = None,
@@ -36,7 +35,7 @@ def serving(
 
         async def serve() -> None:
             await run_api(
-                operations,
+                service.operations,
                 acceptor(sock, limits or Limits(256)),
                 token=lambda: token,
                 trusted=trusted,
@@ -50,12 +49,11 @@ def serving(
             await started.wait()
             task_status.started()
 
-    with start_blocking_portal("asyncio", {"use_uvloop": True}) as portal:
-        running, _ = portal.start_task(run)
-        try:
-            yield
-        finally:
-            running.cancel()
+    running, _ = service.portal.start_task(run)
+    try:
+        yield
+    finally:
+        running.cancel()
 
 
 def unix_socket(path: Path) -> socket.socket:

@@ -10,28 +10,28 @@ import pytest
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 
 from director.web.access import access_guard
-from tests.unit.web.fake import FakeOperations
 from tests.unit.web.servers import Caller
+from tests.unit.web.service import Service
 
 CHANGE = json.dumps({"weight": 7}).encode()
 
 
-def test_without_a_token_tcp_is_read_only(ask_open: Caller, operations: FakeOperations) -> None:
+def test_without_a_token_tcp_is_read_only(ask_open: Caller, service: Service) -> None:
     assert ask_open("GET", "/v1/hosts").status == 200
     refused = ask_open("PATCH", "/v1/hosts/127.0.1.1", CHANGE)
     assert (refused.status, refused.json["exit_code"]) == (403, 77)
     assert "read-only: no http.token_file is configured" in refused.detail
-    assert operations.table["127.0.1.1"].weight == 100
+    assert service.hosts["127.0.1.1"].weight == 100
 
 
 def test_without_a_configured_token_no_token_is_right(ask_open: Caller) -> None:
     assert ask_open("PATCH", "/v1/hosts/127.0.1.1", CHANGE, Authorization="Bearer ").status == 403
 
 
-def test_with_the_token_tcp_changes_hosts(ask_token: Caller, operations: FakeOperations) -> None:
+def test_with_the_token_tcp_changes_hosts(ask_token: Caller, service: Service) -> None:
     answer = ask_token("PATCH", "/v1/hosts/127.0.1.1", CHANGE, Authorization="Bearer right-token")
     assert answer.status == 200
-    assert operations.table["127.0.1.1"].weight == 7
+    assert service.hosts["127.0.1.1"].weight == 7
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_with_the_token_tcp_changes_hosts(ask_token: Caller, operations: FakeOpe
     ],
 )
 def test_a_change_without_the_right_token_is_refused(
-    ask_token: Caller, operations: FakeOperations, header: dict[str, str]
+    ask_token: Caller, service: Service, header: dict[str, str]
 ) -> None:
     refused = ask_token("DELETE", "/v1/hosts/127.0.1.1", None, **header)
     assert (refused.status, refused.json["exit_code"]) == (401, 77)
     assert refused.headers["www-authenticate"] == "Bearer"
     assert "right-token" not in refused.detail
-    assert "127.0.1.1" in operations.table
+    assert "127.0.1.1" in service.hosts
 
 
 def test_a_wrong_token_is_noticed_before_the_body_is_looked_at(ask_token: Caller) -> None:

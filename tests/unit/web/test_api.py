@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import NoReturn
 from urllib.parse import quote
 
-import msgspec
 import pytest
 
+from director.core.protocol.events import HostChange
+from director.errors import TryAgain
 from director.records import ReloadInfo
-from director.web.api import MAX_BODY, PAGE, create_app
-from director.web.operations import Operations
-from tests.unit.web.fake import FakeOperations
+from director.web.api import MAX_BODY, PAGE
+from tests.unit.service.parts import key_of
 from tests.unit.web.servers import Caller
+from tests.unit.web.service import ME, ONE, TWO, Service
 
 
 def encoded(**fields: object) -> bytes:
@@ -38,7 +40,7 @@ def test_status_has_the_keys_of_its_record(ask: Caller) -> None:
 
 def test_hosts_are_listed_and_shown_one_by_one(ask: Caller) -> None:
     listed = ask("GET", "/v1/hosts").json
-    assert [host["address"] for host in listed] == ["127.0.1.1", "127.0.1.2", "127.0.1.3"]
+    assert [host["address"] for host in listed] == ["127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4"]
     assert ask("GET", "/v1/hosts/127.0.1.2").json == listed[1]
 
 
@@ -64,23 +66,23 @@ def test_what_is_no_address_is_a_400_problem(ask: Caller) -> None:
     )
 
 
-def test_a_host_is_added_with_its_reason(ask: Caller, operations: FakeOperations) -> None:
+def test_a_host_is_added_with_its_reason(ask: Caller, service: Service) -> None:
     body = encoded(address="127.0.1.7", tag="gold", weight=20, reason="more disks")
     answer = ask("POST", "/v1/hosts", body)
     assert answer.status == 200
     assert answer.json["host"]["tag"] == "gold"
-    assert operations.table["127.0.1.7"].weight == 20
-    assert operations.reasons == ["more disks"]
+    assert service.hosts["127.0.1.7"].weight == 20
+    assert service.reasons == ["more disks"]
 
 
-def test_a_dry_run_changes_nothing(ask: Caller, operations: FakeOperations) -> None:
+def test_a_dry_run_changes_nothing(ask: Caller, service: Service) -> None:
     answer = ask("PATCH", "/v1/hosts/127.0.1.1", encoded(weight=7, dry_run=True))
     assert answer.json["host"]["weight"] == 7
     assert answer.json["dry_run"] is True
-    assert operations.table["127.0.1.1"].weight == 100
+    assert service.hosts["127.0.1.1"].weight == 100
 
 
-def test_a_host_is_taken_down_and_removed(ask: Caller, operations: FakeOperations) -> None:
+def test_a_host_is_taken_down_and_removed(ask: Caller, service: Service) -> None:
     assert ask("PATCH", "/v1/hosts/127.0.1.1", encoded(up=False)).json["host"]["up"] is False
     removed = ask("DELETE", "/v1/hosts/127.0.1.1?reason=broken&dry_run=false")
     assert removed.json == {
@@ -92,45 +94,45 @@ def test_a_host_is_taken_down_and_removed(ask: Caller, operations: FakeOperation
         "without_host": False,
         "unpinned": 0,
     }
-    assert "127.0.1.1" not in operations.table
-    assert operations.reasons == ["", "broken"]
+    assert "127.0.1.1" not in service.hosts
+    assert service.reasons == ["", "broken"]
 
 
-def test_a_removal_can_be_tried_dry(ask: Caller, operations: FakeOperations) -> None:
+def test_a_removal_can_be_tried_dry(ask: Caller, service: Service) -> None:
     assert ask("DELETE", "/v1/hosts/127.0.1.1?dry_run=true").json["dry_run"] is True
-    assert "127.0.1.1" in operations.table
+    assert "127.0.1.1" in service.hosts
 
 
 @pytest.mark.parametrize("body", [encoded(weight=5, up=True), encoded(up=True, tag="t"), encoded()])
-def test_a_patch_is_exactly_one_change(ask: Caller, operations: FakeOperations, body: bytes) -> None:
+def test_a_patch_is_exactly_one_change(ask: Caller, service: Service, body: bytes) -> None:
     answer = ask("PATCH", "/v1/hosts/127.0.1.1", body)
     assert (answer.status, answer.json["exit_code"]) == (400, 65)
     assert "weight or up or tag" in answer.detail
-    assert operations.table["127.0.1.1"].weight == 100
+    assert service.hosts["127.0.1.1"].weight == 100
 
 
-def test_each_refusal_has_its_status_and_exit_code(ask: Caller, operations: FakeOperations) -> None:
-    operations.synced = False
+def test_each_refusal_has_its_status_and_exit_code(ask: Caller, service: Service) -> None:
     answers = [
         ask("PATCH", "/v1/hosts/127.0.1.99", encoded(weight=1)),
         ask("PATCH", "/v1/hosts/127.0.1.1", encoded(weight=1001)),
-        ask("PATCH", "/v1/hosts/127.0.1.1", encoded(up=True)),
         ask("POST", "/v1/hosts", encoded(address="127.0.1.1", tag="silver")),
     ]
+    service.node.faults.errors[HostChange] = TryAgain("Ring sync timed out")
+    answers.append(ask("PATCH", "/v1/hosts/127.0.1.1", encoded(up=True)))
     found = [(answer.status, answer.json["exit_code"]) for answer in answers]
-    assert found == [(404, 68), (400, 65), (503, 75), (409, 77)]
-    assert answers[2].headers["retry-after"] == "1"
+    assert found == [(404, 68), (400, 65), (409, 77), (503, 75)]
+    assert answers[3].headers["retry-after"] == "1"
 
 
-def test_a_user_is_found_by_name_and_by_hash(ask: Caller, operations: FakeOperations) -> None:
-    by_name = ask("GET", "/v1/users/alice").json
-    by_hash = ask("GET", f"/v1/users/{operations.hash('alice')}").json
+def test_a_user_is_found_by_name_and_by_hash(ask: Caller, service: Service) -> None:
+    by_name = ask("GET", "/v1/users/dave").json
+    by_hash = ask("GET", f"/v1/users/{key_of('dave') >> 32}").json
     assert by_name["current"] == by_hash["current"] == "127.0.1.1"
 
 
-def test_digits_can_be_a_name_too(ask: Caller, operations: FakeOperations) -> None:
+def test_digits_can_be_a_name_too(ask: Caller, service: Service) -> None:
     assert ask("GET", "/v1/users/12345").json["hash"] == 12345
-    assert ask("GET", "/v1/users/12345?numeric=name").json["hash"] == operations.hash("12345")
+    assert ask("GET", "/v1/users/12345?numeric=name").json["hash"] == key_of("12345") >> 32
 
 
 @pytest.mark.parametrize("name", ["a/b", "a//b", "a?b", "a%2Fb", "ünï@example.com", "a b", "..", "a/", "#"])
@@ -144,13 +146,12 @@ def test_a_user_name_that_is_not_utf8_is_refused(ask: Caller) -> None:
 
 
 def test_a_tag_is_part_of_the_question(ask: Caller) -> None:
-    assert ask("GET", "/v1/users/alice?tag=gold").json["current"] is None
+    assert ask("GET", "/v1/users/dave?tag=gold").json["current"] is None
 
 
-def test_users_come_in_pages_that_together_are_all_of_them(ask: Caller, operations: FakeOperations) -> None:
-    operations.assigned = [
-        operations.assignment(f"user{number}", "127.0.1.1") for number in range(2 * PAGE + 7)
-    ]
+def test_users_come_in_pages_that_together_are_all_of_them(ask: Caller, service: Service) -> None:
+    for number in range(2 * PAGE + 5):  # besides dave and zoe
+        service.node.put(f"user{number}", ONE)
     pages = []
     path = "/v1/users?host=127.0.1.1"
     while path:
@@ -159,7 +160,7 @@ def test_users_come_in_pages_that_together_are_all_of_them(ask: Caller, operatio
         path = answer.headers.get("link", "").partition(">")[0].lstrip("<")
     assert [len(page) for page in pages] == [PAGE, PAGE, 7]
     found = [user["key"] for page in pages for user in page]
-    assert found == sorted(user.key for user in operations.assigned)
+    assert found == sorted(user.key for user in service.users if user.host == ONE)
 
 
 def test_users_of_one_host_only(ask: Caller) -> None:
@@ -185,10 +186,11 @@ def test_a_plan_takes_the_hosts_of_a_file_and_is_its_record(ask: Caller) -> None
     host = {"address": "127.0.1.1", "hostname": "", "tag": "", "weight": 7}
     many = [host | {"address": f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"} for n in range(2000)]
     answer = ask("POST", "/v1/plan", encoded(hosts=many))
-    assert (answer.status, answer.json) == (
-        200,
-        {"me": "127.0.0.11:9090", "known": True, "changes": [], "warnings": []},
-    )
+    assert (answer.status, answer.json["me"], answer.json["known"]) == (200, ME, False)
+    assert [change["what"] for change in answer.json["changes"]] == ["host"] * 2004
+    assert answer.json["warnings"] == [
+        "the pool gold loses its last usable host: its new users wait 30 s and fail temporarily"
+    ]
     assert ask("POST", "/v1/plan", encoded(host=host)).status == 400
 
 
@@ -203,9 +205,9 @@ def test_probes_answer_200_while_all_is_well(ask: Caller) -> None:
     assert ask("GET", "/readyz").body == b"ready\n"
 
 
-def test_probes_answer_503_with_the_reason(ask: Caller, operations: FakeOperations) -> None:
-    operations.is_alive = False
-    operations.not_ready = "users are being read from the store"
+def test_probes_answer_503_with_the_reason(ask: Caller, service: Service) -> None:
+    queries = service.node.operations.queries
+    queries.alive, queries.ready = lambda: False, lambda: (False, "users are being read from the store")
     assert ask("GET", "/livez").status == 503
     ready = ask("GET", "/readyz")
     assert (ready.status, ready.detail) == (503, "users are being read from the store")
@@ -222,7 +224,7 @@ def test_an_unknown_query_parameter_is_refused(ask: Caller, path: str, parameter
 
 
 def test_a_repeated_query_parameter_is_refused(ask: Caller) -> None:
-    answer = ask("GET", "/v1/users/alice?tag=a&tag=b")
+    answer = ask("GET", "/v1/users/dave?tag=a&tag=b")
     assert answer.status == 400
     assert answer.detail == "query parameter 'tag' is given 2 times; give it once"
 
@@ -244,20 +246,20 @@ def test_a_repeated_query_parameter_is_refused(ask: Caller) -> None:
     ],
 )
 def test_a_malformed_body_is_a_400_that_says_what_is_wrong(
-    ask: Caller, operations: FakeOperations, body: bytes, says: str
+    ask: Caller, service: Service, body: bytes, says: str
 ) -> None:
     answer = ask("POST", "/v1/hosts", body)
     assert (answer.status, answer.json["exit_code"]) == (400, 65)
     assert says in answer.detail
-    assert operations.reasons == []
+    assert service.reasons == []
 
 
-def test_a_body_over_64_kib_is_refused(ask: Caller, operations: FakeOperations) -> None:
+def test_a_body_over_64_kib_is_refused(ask: Caller, service: Service) -> None:
     body = encoded(address="127.0.1.7", reason="x" * MAX_BODY)
     answer = ask("POST", "/v1/hosts", body)
     assert (answer.status, answer.json["exit_code"]) == (413, 65)
     assert answer.detail == "the body is too large; 64 KiB are possible"
-    assert "127.0.1.7" not in operations.table
+    assert "127.0.1.7" not in service.hosts
 
 
 def test_a_body_over_64_kib_is_refused_also_without_a_length(ask: Caller) -> None:
@@ -277,9 +279,13 @@ def test_unknown_paths_and_methods_are_problems_too(ask: Caller) -> None:
 
 
 def test_a_bug_shows_nothing_of_the_inside_is_reported_and_ends_the_connection(
-    ask: Caller, bugs: list[Exception]
+    ask: Caller, service: Service, bugs: list[Exception]
 ) -> None:
-    answer = ask("GET", "/v1/users/bug")
+    def bug(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a secret of the inside")
+
+    service.node.operations.queries.user_status = bug
+    answer = ask("GET", "/v1/users/dave")
     assert answer.status == 500
     assert answer.detail == "internal error of the director; its log has the details"
     assert answer.headers["connection"] == "close"
@@ -294,30 +300,19 @@ def test_the_schema_names_every_route_and_its_problems(ask: Caller) -> None:
     assert refused == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
-def test_the_fake_service_and_the_application_agree_on_the_interface() -> None:
-    operations: Operations = FakeOperations()
-    assert (
-        create_app(
-            operations, token=lambda: None, trusted=True, bug=lambda *_: None
-        ).openapi_schema.info.title
-        == "Mail director"
-    )
-
-
-def test_a_reload_is_asked_for_and_followed(ask: Caller, operations: FakeOperations) -> None:
-    operations.reloaded = ReloadInfo(state="done", version="0.1.0", applied=["log.level"])
+def test_a_reload_is_asked_for_and_followed(ask: Caller, service: Service) -> None:
+    service.node.reloads.last = ReloadInfo(state="done", version="0.1.0", applied=["log.level"])
     answer = ask("POST", "/v1/reload", encoded(exec=True, reason="upgrade"))
     assert answer.json["applied"] == ["log.level"]
-    assert operations.asked == [("reload", True, "upgrade", False)]
+    assert (service.node.reloads.asked, service.reasons) == ([(True, False)], ["upgrade"])
     assert ask("GET", "/v1/reload").json == answer.json
     assert ask("POST", "/v1/reload", encoded(execute=True)).status == 400
 
 
-def test_a_host_is_found_by_its_name_too(ask: Caller, operations: FakeOperations) -> None:
-    for address in ("127.0.1.1", "127.0.1.2"):
-        host = operations.table[address]
-        operations.table[address] = msgspec.structs.replace(host, hostname="backend2")
+def test_a_host_is_found_by_its_name_too(ask: Caller, service: Service) -> None:
+    for address in (ONE, TWO):
+        service.alter_host(address, hostname="backend2")
     assert "2 hosts; give the address of one: 127.0.1.1, 127.0.1.2" in ask("GET", "/v1/hosts/backend2").detail
-    operations.table["127.0.1.1"] = msgspec.structs.replace(operations.table["127.0.1.1"], hostname=None)
+    service.alter_host(ONE, hostname=None)
     assert ask("GET", "/v1/hosts/backend2").json["address"] == "127.0.1.2"
     assert ask("PATCH", "/v1/hosts/backend2", encoded(up=False)).json["host"]["address"] == "127.0.1.2"

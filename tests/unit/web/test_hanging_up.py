@@ -14,21 +14,21 @@ import pytest
 
 from director.web import run_api
 from tests.listening import acceptor
-from tests.unit.web.fake import FakeOperations
+from tests.unit.service.parts import Node, running
 from tests.unit.web.servers import unix_socket
+from tests.unit.web.service import ONE, small_node
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
-HOST = "127.0.1.1"
 TOKEN = "a token of operators"
 
 
 class Place:
     """The API on a listener, and its clients, which are plain sockets."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.operations, self.bugs = FakeOperations(), list[object]()
+    def __init__(self, node: Node, sock: socket.socket) -> None:
+        self.node, self.bugs = node, list[object]()
         self.acceptor = acceptor(sock)
         self._family, self._address = sock.family, sock.getsockname()
 
@@ -41,7 +41,7 @@ class Place:
 
     async def _serve(self, trusted: bool, started: anyio.Event) -> None:
         await run_api(
-            self.operations,
+            self.node.operations,
             self.acceptor,
             token=lambda: None if trusted else TOKEN,
             trusted=trusted,
@@ -56,14 +56,15 @@ class Place:
         return made
 
     def weight(self) -> int:
-        return self.operations.table[HOST].weight
+        return self.node.director.hosts.rows[ONE].weight
 
 
 @pytest.fixture(params=["unix", "tcp"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     unix = request.param == "unix"
-    made = Place(unix_socket(tmp_path / "api.sock") if unix else socket.create_server(("127.0.0.1", 0)))
-    async with anyio.create_task_group() as tasks:
+    sock = unix_socket(tmp_path / "api.sock") if unix else socket.create_server(("127.0.0.1", 0))
+    async with running(small_node()) as node, anyio.create_task_group() as tasks:
+        made = Place(node, sock)
         await tasks.start(made.run)
         yield made
         tasks.cancel_scope.cancel()
@@ -82,7 +83,7 @@ def change(weight: int, cut: int = 0) -> bytes:
     """A request for another weight; cut: without so many bytes of its end."""
     body = b'{"weight":%d}' % weight
     head = (
-        f"PATCH /v1/hosts/{HOST} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"PATCH /v1/hosts/{ONE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     sent = head.encode() + body

@@ -9,8 +9,8 @@ import pytest
 from director.errors import TryAgain
 from director.records import LookupAnswer
 from director.web import Offer
-from tests.unit.web.fake import FakeOperations
 from tests.unit.web.servers import Caller, serving, tcp_socket
+from tests.unit.web.service import Service
 
 PORTS = {"imap": 143, "pop3": 1110, "smtp": 587}
 ANSWER = LookupAnswer(
@@ -36,11 +36,11 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[tuple[Desk, Caller]]:
+def served(shared_service: Service) -> Iterator[tuple[Desk, Caller]]:
     desk, sock = Desk(), tcp_socket()
     caller = Caller(sock.getsockname())
     offer = Offer(desk, http=True, nginx=True, ports=PORTS)
-    with serving(FakeOperations(), sock, token="right-token", trusted=False, offer=offer):
+    with serving(shared_service, sock, token="right-token", trusted=False, offer=offer):
         yield desk, caller
 
 
@@ -167,10 +167,10 @@ def test_look_ups_are_not_there_unless_they_are_switched_on(ask_open: Caller, pa
     assert ask_open("GET", path).status == 404
 
 
-def test_one_may_be_switched_on_without_the_other() -> None:
+def test_one_may_be_switched_on_without_the_other(shared_service: Service) -> None:
     sock = tcp_socket()
     ask = Caller(sock.getsockname())
-    with serving(FakeOperations(), sock, offer=Offer(Desk(), http=False, nginx=True, ports=PORTS)):
+    with serving(shared_service, sock, offer=Offer(Desk(), http=False, nginx=True, ports=PORTS)):
         assert ask("GET", "/v1/lookup?user=alice").status == 404
         assert nginx(ask, Auth_User="alice", Auth_Protocol="imap")["auth-status"] == "OK"
 

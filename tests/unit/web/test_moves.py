@@ -7,49 +7,54 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.unit.web.fake import FakeOperations
+from director.core.protocol.events import Flush, Forget
+from director.core.protocol.kicktypes import ByField, ByName
+from tests.unit.service.parts import key_of
 from tests.unit.web.servers import Answer, Caller
+from tests.unit.web.service import GOLD, ONE, TWO, Service, until
 
 
 def post(ask: Caller, path: str, **fields: object) -> Answer:
     return ask("POST", path, json.dumps(fields).encode())
 
 
-def test_a_move_answers_with_what_came_of_it(ask: Caller, operations: FakeOperations) -> None:
-    answer = post(ask, "/v1/moves", user="alice", host="127.0.1.2", reason="bigger disk")
+def test_a_move_answers_with_what_came_of_it(ask: Caller, service: Service) -> None:
+    answer = post(ask, "/v1/moves", user="dave", host="127.0.1.2", reason="bigger disk")
     assert answer.status == 200
-    assert (answer.json["moved"], answer.json["kicked"], answer.json["host"]) == (1, 3, "127.0.1.2")
-    assert operations.reasons == ["bigger disk"]
-    assert operations.user_status("alice").current == "127.0.1.2"
+    assert (answer.json["moved"], answer.json["kicked"], answer.json["host"]) == (1, 2, "127.0.1.2")
+    assert service.reasons == ["bigger disk"]
+    assert service.host_of("dave") == "127.0.1.2"
 
 
-def test_digits_are_moved_as_a_hash_or_as_a_name(ask: Caller, operations: FakeOperations) -> None:
-    post(ask, "/v1/moves", user="12345", host="127.0.1.2", tag="gold")
-    post(ask, "/v1/moves", user="12345", host="127.0.1.2", numeric="name", pin=True)
-    assert operations.asked == [
-        ("12345", "127.0.1.2", "gold", True, False),
-        ("12345", "127.0.1.2", "", False, True),
-    ]
+def test_digits_are_moved_as_a_hash_or_as_a_name(ask: Caller, service: Service) -> None:
+    number = str(key_of("dave") >> 32)
+    post(ask, "/v1/moves", user=number, host=TWO)
+    post(ask, "/v1/moves", user=number, host=GOLD, tag="gold", numeric="name", pin=True)
+    by_hash, by_name = service.asked
+    assert (by_hash.key, by_hash.host, by_hash.pin) == (key_of("dave"), TWO, False)
+    assert (by_name.name, by_name.host, by_name.pin) == (number.encode(), GOLD, True)
 
 
-def test_a_move_that_is_not_possible_says_why(ask: Caller) -> None:
-    unknown = post(ask, "/v1/moves", user="alice", host="127.0.1.99")
-    busy = post(ask, "/v1/moves", user="moving", host="127.0.1.2")
+def test_a_move_that_is_not_possible_says_why(ask: Caller, service: Service) -> None:
+    unknown = post(ask, "/v1/moves", user="dave", host="127.0.1.99")
+    service.node.sessions.ends = False
+    post(ask, "/v1/moves?wait=false", user="zoe", host="127.0.1.2")
+    busy = post(ask, "/v1/moves", user="zoe", host="127.0.1.4")
     assert (unknown.status, unknown.json["exit_code"]) == (404, 68)
     assert (busy.status, busy.json["exit_code"]) == (503, 75)
 
 
-def test_a_dry_move_changes_nothing_and_is_answered_at_once(ask: Caller, operations: FakeOperations) -> None:
-    answer = post(ask, "/v1/moves?wait=false", user="alice", host="127.0.1.2", dry_run=True)
+def test_a_dry_move_changes_nothing_and_is_answered_at_once(ask: Caller, service: Service) -> None:
+    answer = post(ask, "/v1/moves?wait=false", user="dave", host="127.0.1.2", dry_run=True)
     assert (answer.status, answer.json["dry_run"], answer.json["moved"]) == (200, True, 1)
-    assert operations.user_status("alice").current == "127.0.1.1"
+    assert service.host_of("dave") == "127.0.1.1"
 
 
 @pytest.mark.parametrize(
     ("path", "body", "kind"),
     [
-        ("/v1/moves", {"user": "alice", "host": "127.0.1.2"}, "move"),
-        ("/v1/moves", {"user": "alice", "host": "127.0.1.2", "pin": True}, "pin"),
+        ("/v1/moves", {"user": "dave", "host": "127.0.1.2"}, "move"),
+        ("/v1/moves", {"user": "dave", "host": "127.0.1.2", "pin": True}, "pin"),
         ("/v1/flushes", {"host": "127.0.1.1"}, "flush"),
         ("/v1/flushes", {"host": None, "forget": True}, "forget"),
         ("/v1/flushes", {"host": None, "rebalance": True}, "rebalance"),
@@ -65,38 +70,43 @@ def test_who_does_not_wait_gets_a_move_to_ask_for(
     assert ask("GET", begun.headers["location"]).json["kind"] == kind
 
 
-def test_a_move_is_asked_for_until_it_has_ended(ask: Caller, operations: FakeOperations) -> None:
-    operations.pace = 1
-    path = post(ask, "/v1/flushes?wait=false", host="127.0.1.1").headers["location"]
-    under_way, ended = ask("GET", path).json, ask("GET", path).json
-    assert (under_way["moved"], under_way["total"], under_way["result"]) == (1, 2, None)
-    assert ended["result"]["moved"] == 2
+def test_a_move_is_asked_for_until_it_has_ended(ask: Caller, service: Service) -> None:
+    service.node.sessions.ends = False
+    path = post(ask, "/v1/flushes?wait=false", host="127.0.1.1", max_parallel=1).headers["location"]
+    until(lambda: ask("GET", path).json["in_progress"] == 1)
+    under_way = ask("GET", path).json
+    assert (under_way["moved"], under_way["total"], under_way["result"]) == (0, 2, None)
+    service.end_sessions()
+    until(lambda: ask("GET", path).json["ended"])
+    assert ask("GET", path).json["result"]["moved"] == 2
 
 
-def test_an_interrupted_move_says_what_was_done(ask: Caller, operations: FakeOperations) -> None:
-    operations.pace = 0
-    path = post(ask, "/v1/flushes?wait=false", host="127.0.1.1").headers["location"]
-    stopped = ask("DELETE", path)
-    assert stopped.status == 200
-    assert stopped.json["ended"] is not None
-    assert stopped.json["result"]["moved"] == 0
+def test_an_interrupted_move_says_what_was_done(ask: Caller, service: Service) -> None:
+    service.node.sessions.ends = False
+    path = post(ask, "/v1/flushes?wait=false", host="127.0.1.1", max_parallel=1).headers["location"]
+    until(lambda: ask("GET", path).json["in_progress"] == 1)
+    assert ask("DELETE", path).status == 200
+    service.end_sessions()
+    until(lambda: ask("GET", path).json["ended"])
+    assert ask("GET", path).json["result"]["moved"] == 1
 
 
 def test_an_unknown_move_is_a_404(ask: Caller) -> None:
     assert ask("GET", "/v1/moves/77").status == ask("DELETE", "/v1/moves/77").status == 404
 
 
-def test_a_flush_is_given_to_the_service_as_it_was_asked_for(ask: Caller, operations: FakeOperations) -> None:
+def test_a_flush_is_given_to_the_service_as_it_was_asked_for(ask: Caller, service: Service) -> None:
     post(ask, "/v1/flushes", host="127.0.1.1", max_parallel=7)
     post(ask, "/v1/flushes", host=None, tag="gold")
     post(ask, "/v1/flushes", host="127.0.1.1", forget=True)
     post(ask, "/v1/flushes", host=None, rebalance=True, tag="gold", max_parallel=3)
-    assert operations.asked == [
-        ("flush", "127.0.1.1", None, 7),
-        ("flush", None, "gold", None),
-        ("forget", "127.0.1.1"),
-        ("rebalance", "gold", 3),
+    assert service.asked == [
+        Flush(0, ONE, None, 7),
+        Flush(0, None, "gold"),
+        Forget(0, ONE),
+        Flush(0, None, "gold", 3),
     ]
+    assert [entry.what for entry in service.node.audited] == ["flush", "flush", "forget", "rebalance"]
 
 
 @pytest.mark.parametrize(
@@ -112,96 +122,93 @@ def test_a_flush_is_given_to_the_service_as_it_was_asked_for(ask: Caller, operat
     ],
 )
 def test_a_flush_that_contradicts_itself_flushes_nobody(
-    ask: Caller, operations: FakeOperations, body: dict[str, object], says: str
+    ask: Caller, service: Service, body: dict[str, object], says: str
 ) -> None:
     answer = post(ask, "/v1/flushes", **body)
     assert (answer.status, answer.json["exit_code"]) == (400, 65)
     assert says in answer.detail
-    assert operations.asked == []
+    assert service.asked == []
 
 
-def test_whom_to_kick_is_said_in_one_of_three_ways(ask: Caller, operations: FakeOperations) -> None:
-    assert post(ask, "/v1/kicks", user="alice").json["kicked"] == 2
+def test_whom_to_kick_is_said_in_one_of_three_ways(ask: Caller, service: Service) -> None:
+    assert post(ask, "/v1/kicks", user="dave").json["kicked"] == 2
     post(ask, "/v1/kicks", field="userdb_class", value="beta")
     post(ask, "/v1/kicks", hash=1669653170)
-    assert operations.asked == [
-        ("alice", True, None, None, None),
-        (None, True, "userdb_class", "beta", None),
-        (None, True, None, None, 1669653170),
-    ]
+    by_name, by_field, by_hash = (event.what for event in service.asked)
+    assert (by_name, by_field) == (ByName(b"dave"), ByField("userdb_class", b"beta"))
+    assert by_hash.hash32 == 1669653170
 
 
 def test_a_user_nobody_has_seen_is_moved_unless_the_request_says_otherwise(
-    ask: Caller, operations: FakeOperations
+    ask: Caller, service: Service
 ) -> None:
     answer = post(ask, "/v1/moves", user="newuser", host="127.0.1.2", new=False)
     assert (answer.status, answer.json["exit_code"]) == (404, 68)
     assert post(ask, "/v1/moves?wait=false", user="newuser", host="127.0.1.2", new=False).status == 404
-    assert operations.asked == []
+    assert service.asked == []
     assert post(ask, "/v1/moves", user="newuser", host="127.0.1.2").json["moved"] == 1
 
 
-def test_a_number_to_kick_is_a_hash_unless_it_is_said_to_be_a_name(
-    ask: Caller, operations: FakeOperations
-) -> None:
+def test_a_number_to_kick_is_a_hash_unless_it_is_said_to_be_a_name(ask: Caller, service: Service) -> None:
     post(ask, "/v1/kicks", user="12345")
     post(ask, "/v1/kicks", user="12345", numeric="name")
-    assert [asked[1] for asked in operations.asked] == [True, False]
+    by_hash, by_name = (event.what for event in service.asked)
+    assert (by_hash.hash32, by_name) == (12345, ByName(b"12345"))
 
 
 @pytest.mark.parametrize(
     "body",
     [
         {},
-        {"user": "alice", "hash": 5},
+        {"user": "dave", "hash": 5},
         {"field": "user"},
-        {"user": "alice", "value": "x"},
+        {"user": "dave", "value": "x"},
         {"user": ""},
         {"field": "", "value": ""},
     ],
 )
 def test_a_kick_that_is_not_one_of_them_ends_no_session(
-    ask: Caller, operations: FakeOperations, body: dict[str, object]
+    ask: Caller, service: Service, body: dict[str, object]
 ) -> None:
     answer = post(ask, "/v1/kicks", **body)
     assert (answer.status, answer.json["exit_code"]) == (400, 65)
-    assert operations.asked == []
+    assert service.asked == []
 
 
-@pytest.mark.parametrize("name", ["alice", "a/b", "a/pin", "ünï@example.com"])
-def test_any_user_can_be_unpinned(ask: Caller, operations: FakeOperations, name: str) -> None:
-    operations.stay = {name}
+@pytest.mark.parametrize("name", ["dave", "a/b", "a/pin", "ünï@example.com"])
+def test_any_user_can_be_unpinned(ask: Caller, service: Service, name: str) -> None:
+    service.call(service.node.operations.users.move, name, GOLD, "gold", pin=True, reason="")
     path = f"/v1/users/{quote(name, safe='')}/pin?tag=gold&numeric=name"
     assert ask("DELETE", path).status == 200
-    assert operations.asked == [(name, "gold", False)]
+    assert [user.pinned for user in service.users if user.host == GOLD] == [False]
 
 
 def test_unpinning_who_is_not_pinned_is_a_404(ask: Caller) -> None:
-    answer = ask("DELETE", "/v1/users/alice/pin")
-    assert (answer.status, answer.detail) == (404, "alice: not pinned")
+    answer = ask("DELETE", "/v1/users/dave/pin")
+    assert (answer.status, answer.detail) == (404, "dave: not pinned")
 
 
-@pytest.mark.parametrize("path", ["/v1/users/alice", "/v1/users/alice%2Fpin"])
-def test_a_user_himself_cannot_be_deleted(ask: Caller, operations: FakeOperations, path: str) -> None:
-    operations.stay = {"alice"}
+@pytest.mark.parametrize("path", ["/v1/users/dave", "/v1/users/dave%2Fpin"])
+def test_a_user_himself_cannot_be_deleted(ask: Caller, service: Service, path: str) -> None:
+    service.assign("dave", pinned=True)
     assert ask("DELETE", path).status == 404
-    assert operations.asked == []
+    assert service.asked == []
 
 
-def test_a_new_tag_tells_what_became_of_the_users(ask: Caller, operations: FakeOperations) -> None:
+def test_a_new_tag_tells_what_became_of_the_users(ask: Caller, service: Service) -> None:
     answer = ask("PATCH", "/v1/hosts/127.0.1.1", b'{"tag": "gold"}')
     assert (answer.status, answer.json["host"]["tag"], answer.json["users"]["moved"]) == (200, "gold", 2)
 
 
-def test_a_new_tag_can_be_given_without_waiting(ask: Caller, operations: FakeOperations) -> None:
+def test_a_new_tag_can_be_given_without_waiting(ask: Caller, service: Service) -> None:
     answer = ask("PATCH", "/v1/hosts/127.0.1.1?wait=false", b'{"tag": "gold"}')
     assert (answer.status, answer.json["kind"]) == (202, "tag")
 
 
-def test_other_changes_of_a_host_are_always_waited_for(ask: Caller, operations: FakeOperations) -> None:
+def test_other_changes_of_a_host_are_always_waited_for(ask: Caller, service: Service) -> None:
     answer = ask("PATCH", "/v1/hosts/127.0.1.1?wait=false", b'{"weight": 7}')
     assert (answer.status, answer.detail) == (400, "wait=false is for a change of the tag only")
-    assert operations.table["127.0.1.1"].weight == 100
+    assert service.hosts["127.0.1.1"].weight == 100
 
 
 @pytest.mark.parametrize(
@@ -210,8 +217,8 @@ def test_other_changes_of_a_host_are_always_waited_for(ask: Caller, operations: 
         ({"address": "127.0.0.14"}, "127.0.0.14:9090"),
         ({"address": "127.0.0.14", "port": 9999}, "127.0.0.14:9999"),
         ({"address": "127.0.0.14:9999"}, "127.0.0.14:9999"),
-        ({"address": "[2001:DB8::1]:9999"}, "2001:db8::1:9999"),
-        ({"address": "2001:db8::1"}, "2001:db8::1:9090"),
+        ({"address": "[2001:DB8::1]:9999"}, "[2001:db8::1]:9999"),
+        ({"address": "2001:db8::1"}, "[2001:db8::1]:9090"),
     ],
 )
 def test_a_director_is_listed_under_its_address_and_port(
@@ -234,20 +241,22 @@ def test_a_director_is_listed_under_its_address_and_port(
     ],
 )
 def test_what_is_no_endpoint_is_not_listed(
-    ask: Caller, operations: FakeOperations, body: dict[str, object], says: str
+    ask: Caller, service: Service, body: dict[str, object], says: str
 ) -> None:
     answer = post(ask, "/v1/ring/members", **body)
     assert (answer.status, answer.json["exit_code"]) == (400, 65)
     assert says in answer.detail
-    assert len(operations.members) == 2
+    assert service.asked == []
 
 
-def test_a_director_is_removed_by_address_or_endpoint(ask: Caller, operations: FakeOperations) -> None:
+def test_a_director_is_removed_by_address_or_endpoint(ask: Caller, service: Service) -> None:
+    for address in ("127.0.0.12", "127.0.0.13"):
+        post(ask, "/v1/ring/members", address=address)
     assert ask("DELETE", "/v1/ring/members/127.0.0.12:9090").status == 200
-    assert ask("DELETE", "/v1/ring/members/127.0.0.11").status == 200
+    assert ask("DELETE", "/v1/ring/members/127.0.0.13").status == 200
     gone = ask("DELETE", "/v1/ring/members/127.0.0.12:9090")
-    assert (gone.status, gone.detail) == (404, "127.0.0.12: no such director")
-    assert operations.members == []
+    assert (gone.status, gone.detail) == (404, "127.0.0.12:9090: no such director")
+    assert ask("GET", "/v1/ring").json["missing"] == []
 
 
 def test_the_schema_tells_of_answers_that_do_not_wait(ask: Caller) -> None:

@@ -15,8 +15,9 @@ from anyio.abc import SocketStream
 from director.net.accept import Limits
 from director.web import run_api
 from tests.listening import acceptor
-from tests.unit.web.fake import FakeOperations
+from tests.unit.service.parts import running
 from tests.unit.web.servers import Caller, unix_socket
+from tests.unit.web.service import GOLD, small_node
 from tests.waiting import until
 
 WAITING_CHANGE = (
@@ -30,29 +31,36 @@ class Server:
 
     def __init__(self, path: Path, limits: Limits | None = None) -> None:
         self.path, self.limits = path, limits
-        self.operations = FakeOperations()
+        self.node = small_node()
+        self.release = self.node.faults.hold = anyio.Event()
         self.started, self.ended = anyio.Event(), anyio.Event()
         self.scope = anyio.CancelScope()
 
     async def run(self) -> None:
-        with self.scope:
-            sock = unix_socket(self.path)
-            await run_api(
-                self.operations,
-                acceptor(sock, self.limits),
-                token=lambda: None,
-                trusted=True,
-                bug=lambda *_: None,
-                started=self.started,
-            )
+        sock = unix_socket(self.path)
+        async with running(self.node):
+            with self.scope:
+                await run_api(
+                    self.node.operations,
+                    acceptor(sock, self.limits),
+                    token=lambda: None,
+                    trusted=True,
+                    bug=lambda *_: None,
+                    started=self.started,
+                )
+            self.release.set()
         self.ended.set()
 
     async def change(self) -> SocketStream:
-        """Send a change that does not end before `operations.release`."""
+        """Send a change that does not end before `release`."""
         stream = await anyio.connect_unix(self.path)
+        before = len(self.node.faults.asked)
         await stream.send(WAITING_CHANGE)
-        await self.operations.waiting.wait()
+        await until(lambda: len(self.node.faults.asked) > before)
         return stream
+
+    def weight(self) -> int:
+        return self.node.director.hosts.rows[GOLD].weight
 
 
 @pytest.mark.anyio
@@ -63,10 +71,10 @@ async def test_a_request_under_way_is_finished_before_the_server_ends(tmp_path: 
         await server.started.wait()
         stream = await server.change()
         server.scope.cancel()
-        server.operations.release.set()
+        server.release.set()
         assert (await stream.receive()).startswith(b"HTTP/1.1 200 ")
         await stream.aclose()
-    assert server.operations.table["127.0.1.3"].weight == 7
+    assert server.weight() == 7
 
 
 @pytest.mark.anyio
@@ -80,7 +88,7 @@ async def test_a_request_that_does_not_end_keeps_the_server_for_a_second_at_most
         with anyio.fail_after(1.5):
             await server.ended.wait()
         await stream.aclose()
-    assert server.operations.table["127.0.1.3"].weight == 100
+    assert server.weight() == 100
 
 
 @pytest.mark.anyio
@@ -99,9 +107,9 @@ async def test_requests_under_way_leave_a_quarter_of_the_connections_to_probes_w
         await server.started.wait()
         changes = [await server.change() for _ in range(6)]
         assert [await ask(path) for path in (b"/livez", b"/readyz", b"/v1/hosts")] == [b"200", b"200", b"503"]
-        server.operations.release.set()
+        server.release.set()
         assert (await changes[0].receive()).startswith(b"HTTP/1.1 200 ")
-        await until(lambda: server.operations.table["127.0.1.3"].weight == 7)
+        await until(lambda: server.weight() == 7)
         for stream in changes:
             await stream.aclose()
         server.scope.cancel()

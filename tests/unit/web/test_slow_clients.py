@@ -14,8 +14,8 @@ import pytest
 
 from director.net.accept import Limits
 from director.web import server
-from tests.unit.web.fake import FakeOperations
 from tests.unit.web.servers import Caller, serving, tcp_socket, unix_socket
+from tests.unit.web.service import Service
 
 HALF_A_BODY = b"POST /v1/hosts HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{"
 MOST = 16
@@ -32,10 +32,10 @@ def limits() -> Limits:
 
 
 @pytest.fixture
-def served(tmp_path: Path, limits: Limits) -> Iterator[Served]:
+def served(service: Service, tmp_path: Path, limits: Limits) -> Iterator[Served]:
     """Over a unix socket, which has room for MOST connections."""
     bugs: list[Exception] = []
-    with serving(FakeOperations(), unix_socket(tmp_path / "s"), limits=limits, bugs=bugs):
+    with serving(service, unix_socket(tmp_path / "s"), limits=limits, bugs=bugs):
         yield Served(Caller(str(tmp_path / "s")), bugs)
 
 
@@ -131,10 +131,10 @@ def test_connections_that_are_only_held_lock_nobody_out(served: Served, said: by
             assert served.ask("GET", path).status == 200
 
 
-def test_connections_of_one_address_lock_nobody_else_out() -> None:
+def test_connections_of_one_address_lock_nobody_else_out(service: Service) -> None:
     sock = tcp_socket()
     port = sock.getsockname()[1]
-    with serving(FakeOperations(), sock, limits=Limits(MOST, per_address=4)), ExitStack() as stack:
+    with serving(service, sock, limits=Limits(MOST, per_address=4)), ExitStack() as stack:
         for _ in range(MOST):
             stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(b"G")
         assert Caller(("127.0.0.1", port))("GET", "/livez").status == 200

@@ -1,0 +1,100 @@
+"""What operators do to the list of directors."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from director.core.protocol.events import MemberChange
+from director.core.protocol.order import join_member, split_member
+from director.errors import BadRequest, Refused, TryAgain, UnknownName
+from director.records import RingInfo
+from director.service.configuration.servers import addresses_of
+from director.service.driver import Driver
+from director.service.operations.arguments import as_address, is_ip
+from director.service.operations.audit import Audit
+from director.service.operations.ringinfo import ring_info
+from director.service.persistence.unstored import Unstored
+from director.service.resolution.resolver import answer_of
+from director.types import Address, MemberId
+
+RESOLVE_WITHIN = 5.0
+"""Seconds the name of a director may take."""
+LISTS = ("ring", "missing", "stopped")
+"""Fields of RingInfo that list directors."""
+
+
+class RingOperations:
+    """reason, dry_run and errors: as in `users`."""
+
+    def __init__(self, driver: Driver, unstored: Unstored, audit: Audit) -> None:
+        self._driver, self._director = driver, driver.director
+        self._unstored, self._audit = unstored, audit
+
+    async def add(self, address: str, port: int | None, *, reason: str, dry_run: bool = False) -> RingInfo:
+        """Add a director to the list; all others dial it from now on, whatever their configuration says.
+        port None: the asked director's. A director that is listed already is no error."""
+        if not self._director.identity.secret:
+            raise Refused("this director has no ring: set ring.servers and ring.secret_file first")
+        member, name = await self._meant(address, port)
+        return await self._change(member, name, reason, dry_run)
+
+    async def remove(self, address: str, port: int | None, *, reason: str, dry_run: bool = False) -> RingInfo:
+        """Take a director out of the list, the asked one too; it is told, and refuses logins from then on.
+        port None: the first with that address."""
+        listed = self._director.members.listed()
+        member, name = await self._meant(address, port)
+        if port is None and not name:
+            same = [one for one in listed if split_member(one)[0] == split_member(member)[0]]
+            member = same[0] if same else member
+        if member not in listed:
+            raise UnknownName(f"{name or member}: no such director")
+        if listed == [member]:
+            raise Refused(
+                f"{name or member} is the only director of the ring: it would refuse all logins; stop it, or "
+                "add another one first"
+            )
+        return await self._change(member, name, reason, dry_run, remove=True)
+
+    async def _change(
+        self, member: MemberId, name: str, reason: str, dry_run: bool, *, remove: bool = False
+    ) -> RingInfo:
+        if dry_run:
+            return self._ring_with(member, remove=remove)
+        await self._driver.operators.change_member(MemberChange(0, member, remove, name))
+        what = "ring remove" if remove else "ring add"
+        stored = await self._unstored.documents_stored(what, name or member)
+        self._audit.add(what, name or member, reason, "")
+        return msgspec.structs.replace(ring_info(self._driver), stored=stored)
+
+    def _ring_with(self, member: MemberId, *, remove: bool) -> RingInfo:
+        """The ring as it would be listed with the director, or without it."""
+        ring = ring_info(self._driver)
+        if remove:
+            lists = {name: [one for one in getattr(ring, name) if one != member] for name in LISTS}
+            rows = [one for one in ring.members if join_member(Address(one.address), one.port) != member]
+            return msgspec.structs.replace(ring, members=rows, **lists)
+        if member in (*ring.ring, *ring.missing):
+            return ring
+        return msgspec.structs.replace(ring, missing=[*ring.missing, member])
+
+    async def _meant(self, host: str, port: int | None) -> tuple[MemberId, str]:
+        """A director by its address or name; who it is, and its `name:port` where it was given by name."""
+        own_port = split_member(self._director.me)[1]
+        if is_ip(host):
+            return join_member(as_address(host), port or own_port), ""
+        host = host.rstrip(".").lower()
+        for name, member in self._director.members.names.items():
+            known, _, known_port = name.rpartition(":")
+            if known == host and port in (None, int(known_port)):
+                return member, name
+        with anyio.move_on_after(RESOLVE_WITHIN):
+            answer = await anyio.to_thread.run_sync(answer_of, host, addresses_of, abandon_on_cancel=True)
+            if isinstance(answer, str):
+                raise UnknownName(f"{host}: cannot be resolved ({answer}); give an address")
+            if len(answer) > 1:
+                raise BadRequest(f"{host} has {len(answer)} addresses; give one: {', '.join(answer)}")
+            member = join_member(as_address(answer[0]), port or own_port)
+            return member, f"{host}:{port or own_port}"
+        raise TryAgain(f"{host}: not resolved within {RESOLVE_WITHIN:.0f} s; give an address")

@@ -1,0 +1,258 @@
+"""Changes of users that can be followed and interrupted by an id: under way, or ended recently."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+import anyio
+import anyio.abc
+import msgspec
+
+from director.core.placement.users import BUCKET_SHIFT
+from director.core.protocol.events import Flush, Forget, MoveUser
+from director.errors import OperationError, UnknownName
+from director.records import MoveCounts, MoveInfo, Problem, UsersChange
+from director.service.driver import Driver
+from director.service.lifecycle.handover import UnderWay
+from director.service.operations.audit import Audit
+from director.service.operations.previews import previewed
+from director.service.pendingoperations import UsersEvent
+from director.service.persistence.unstored import Unstored
+
+REMEMBERED = 100
+"""Ended operations that can still be asked for."""
+
+
+class UserJob:
+    """An operation that can be asked for by its id."""
+
+    def __init__(self, number: int, kind: str, target: str, event: UsersEvent | None = None) -> None:
+        """event: None: it has ended before this program has begun."""
+        self.number, self.kind, self.target, self.event = number, kind, target, event
+        self.reason = ""
+        self.before = UsersChange()
+        """What predecessors in this process have done of it."""
+        self.total: int | None = None
+        self.started = int(time.time())
+        self.ended: int | None = None
+        self.result: UsersChange | None = None
+        self.problem: Problem | None = None
+        self.error: OperationError | None = None
+        self.over = anyio.Event()
+
+    def does(self, kind: str, target: str, event: UsersEvent) -> bool:
+        """Whether this is under way and does what is asked for, as fast as it was begun."""
+        mine = self.event
+        if self.ended is not None or (self.kind, self.target) != (kind, target):
+            return False
+        if isinstance(mine, Flush) and isinstance(event, Flush) and event.max_parallel is None:
+            mine = msgspec.structs.replace(mine, max_parallel=None)
+        return mine == event
+
+    async def outcome(self) -> UsersChange:
+        """What it comes to in the end. Raises OperationError."""
+        await self.over.wait()
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
+
+class UserJobs:
+    def __init__(self, driver: Driver, unstored: Unstored, audit: Audit) -> None:
+        self._driver, self._director = driver, driver.director
+        self._unstored, self._audit = unstored, audit
+        self._jobs: dict[str, UserJob] = {}
+        self._taken_over: list[UserJob] = []
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Carry out what is only started, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            task_status.started()
+            await anyio.sleep_forever()
+
+    # ---- what operators ask
+
+    def all(self) -> list[MoveInfo]:
+        """What is under way, and what has ended recently; the newest first."""
+        return [self._info(job) for job in reversed(self._jobs.values())]
+
+    def info(self, id: str) -> MoveInfo:
+        """One of them. Raises UnknownName where it is none (any more)."""
+        return self._info(self._find(id))
+
+    async def interrupt(self, id: str) -> None:
+        """Start no more users; those under way are finished, and it ends with its counts. Does nothing to one
+        that has ended."""
+        self._driver.operators.interrupt(self._find(id).number)
+
+    def _find(self, id: str) -> UserJob:
+        if id not in self._jobs:
+            raise UnknownName(f"{id}: no such operation; ended ones are remembered for a while only")
+        return self._jobs[id]
+
+    def _info(self, job: UserJob) -> MoveInfo:
+        progress = self._director.flushes.progress(job.number)
+        counts = added(users_change(progress.counts), job.before) if progress else job.result or job.before
+        return MoveInfo(
+            id=str(job.number),
+            kind=job.kind,
+            target=job.target,
+            started=job.started,
+            ended=job.ended,
+            total=job.total,
+            moved=counts.moved,
+            in_progress=len(progress.under_way) if progress else 0,
+            timed_out=counts.timed_out or 0,
+            kicked=counts.kicked or 0,
+            result=job.result,
+            problem=job.problem,
+        )
+
+    # ---- carrying out
+
+    async def carry_out(
+        self, kind: str, target: str, event: UsersEvent, reason: str, *, follow: bool
+    ) -> UsersChange | MoveInfo:
+        """Carry it out, or join the one that does so already. follow: in the background."""
+        joined = self._joined(kind, target, event, reason)
+        if joined is not None:
+            return self.joined_info(joined) if follow else await joined.outcome()
+        if follow:
+            return self.start(kind, target, event, reason)
+        return await self._carry_out(self._new(kind, target, event), reason)
+
+    def start(self, kind: str, target: str, event: UsersEvent, reason: str) -> MoveInfo:
+        """Carry it out in the background."""
+        assert self._tasks is not None
+        job = self._new(kind, target, event)
+        self._tasks.start_soon(self._carry_out_quietly, job, reason)
+        return self._info(job)
+
+    def under_way(self, kind: str, target: str) -> UserJob | None:
+        """One of this kind for this target that has not ended."""
+        jobs = (job for job in self._jobs.values() if job.ended is None)
+        return next((job for job in jobs if (job.kind, job.target) == (kind, target)), None)
+
+    def joined_info(self, job: UserJob) -> MoveInfo:
+        """What is told of a job to an operator who has asked for the same."""
+        return msgspec.structs.replace(self._info(job), joined=True)
+
+    def _joined(self, kind: str, target: str, event: UsersEvent, reason: str) -> UserJob | None:
+        """What is under way and does the same: a second one would say that there is nothing left to do."""
+        if not isinstance(event, Flush | Forget):
+            return None
+        for job in self._jobs.values():
+            if job.does(kind, target, event):
+                self._audit.add(kind, target, reason, f"joined={job.number}")
+                return job
+        return None
+
+    def _new(self, kind: str, target: str, event: UsersEvent) -> UserJob:
+        job = UserJob(self._driver.operators.new_operation(), kind, target, event)
+        self._jobs[str(job.number)] = job
+        ended = [id for id, other in self._jobs.items() if other.ended is not None]
+        for id in ended[:-REMEMBERED]:
+            del self._jobs[id]
+        return job
+
+    async def _carry_out_quietly(self, job: UserJob, reason: str) -> None:
+        with suppress(OperationError):  # it is kept, for whoever asks
+            await self._carry_out(job, reason)
+
+    async def _carry_out(self, job: UserJob, reason: str) -> UsersChange:
+        event, job.reason = job.event, reason
+        assert event is not None
+        try:
+            if isinstance(event, Flush) and event.old_tag is None and job.total is None:
+                to_move = await previewed(self._director, event.host, event.tag, everybody=False)
+                job.total = to_move.moved
+            done = await self._driver.operators.change_users(event, job.number)
+        except OperationError as exc:
+            job.problem = Problem(title=str(exc), status=409, exit_code=exc.exit_code)
+            job.error = exc
+            raise
+        else:
+            buckets = [event.key >> BUCKET_SHIFT] if isinstance(event, MoveUser) else None
+            stored = await self._unstored.users_stored(job.kind, job.target, buckets)
+            job.result = made = added(users_change(done, stored=stored), job.before)
+            detail = f"moved={made.moved} sessions={made.kicked} timed_out={made.timed_out}"
+            self._audit.add(job.kind, job.target, reason, detail)
+            return job.result
+        finally:
+            job.ended = int(time.time())
+            job.over.set()
+
+    # ---- replacement of the program
+
+    def hand_over(self) -> list[UnderWay]:
+        """What a successor is to begin again."""
+        return [
+            UnderWay(
+                number=job.number,
+                kind=job.kind,
+                target=job.target,
+                started=job.started,
+                total=job.total,
+                reason=job.reason,
+                flush=job.event if isinstance(job.event, Flush) else None,
+                forget=job.event if isinstance(job.event, Forget) else None,
+                moved=info.moved,
+                timed_out=info.timed_out,
+                kicked=info.kicked,
+            )
+            for job in self._jobs.values()
+            for info in [self._info(job)]
+            # the operator that waited for the move of a user was sent away
+            if job.result is None and job.problem is None and isinstance(job.event, Flush | Forget)
+        ]
+
+    def ended(self) -> list[MoveInfo]:
+        """What has ended recently, the oldest first."""
+        return [self._info(job) for job in self._jobs.values() if job.ended is not None]
+
+    def take_over(self, ended: Iterable[MoveInfo], under_way: Iterable[UnderWay], last: int) -> None:
+        """List what a predecessor has left; `go_on` begins again with what was under way. last: number of an
+        operation."""
+        self._driver.operators.go_on_behind(last)
+        for info in ended:
+            job = UserJob(int(info.id), info.kind, info.target)
+            job.started, job.ended, job.total = info.started, info.ended, info.total
+            job.before = UsersChange(moved=info.moved, timed_out=info.timed_out, kicked=info.kicked)
+            job.result, job.problem = info.result, info.problem
+            job.over.set()
+            self._jobs[info.id] = job
+        for left in under_way:
+            event = left.flush or left.forget
+            assert event is not None
+            job = UserJob(left.number, left.kind, left.target, event)
+            job.started, job.total, job.reason = left.started, left.total, left.reason
+            job.before = UsersChange(moved=left.moved, timed_out=left.timed_out, kicked=left.kicked)
+            self._jobs[str(job.number)] = job
+            self._taken_over.append(job)
+
+    def go_on(self) -> None:
+        """The ring is in sync: users can be moved."""
+        assert self._tasks is not None
+        for job in self._taken_over:
+            self._tasks.start_soon(self._carry_out_quietly, job, job.reason)
+        self._taken_over.clear()
+
+
+def users_change(done: MoveCounts, *, stored: bool = True, host: str | None = None) -> UsersChange:
+    return UsersChange(**msgspec.structs.asdict(done), stored=stored, host=host)
+
+
+def added(made: UsersChange, before: UsersChange) -> UsersChange:
+    """The counts together with those of a predecessor."""
+    return msgspec.structs.replace(
+        made,
+        moved=before.moved + made.moved,
+        unpinned=before.unpinned + made.unpinned,
+        kicked=(before.kicked or 0) + (made.kicked or 0),
+        timed_out=(before.timed_out or 0) + (made.timed_out or 0),
+    )

@@ -1,0 +1,38 @@
+"""What can become of operators' commands, between the operations and the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import msgspec
+
+from director.core.protocol.events import Event
+from director.errors import OperationError
+from director.records import MoveCounts
+from director.service.pendingoperations import Operators
+
+
+class Faults(Operators):
+    """Notes each command. Without a fault the core carries it out."""
+
+    def __init__(self, handle: Callable[[Event], None]) -> None:
+        super().__init__(handle)
+        self.asked: list[Any] = []
+        """The commands, as events without a number."""
+        self.hold: anyio.Event | None = None
+        """Commands wait for it, as for a ring that is not in sync."""
+        self.errors: dict[type, OperationError] = {}
+        """What commands fail with, by the class of the event."""
+        self.counts: dict[str, object] = {}
+        """What other directors add to the counts of a change of users."""
+
+    async def _operate(self, change: Any, number: int) -> Any:
+        self.asked.append(change)
+        if self.hold is not None:
+            await self.hold.wait()
+        if type(change) in self.errors:
+            raise self.errors[type(change)]
+        result = await super()._operate(change, number)
+        return msgspec.structs.replace(result, **self.counts) if isinstance(result, MoveCounts) else result
