@@ -258,7 +258,7 @@ class MoveInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     kind: str
-    """`move`, `pin`, `flush`, `forget`, `rebalance`, `tag` or `kick`."""
+    """`move`, `pin`, `flush`, `forget`, `rebalance` or `tag`."""
     target: str
     """The user or host it is about, or `all`."""
     started: int

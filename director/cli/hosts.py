@@ -83,9 +83,10 @@ def down(target: Target, host: str, dry_run: bool, reason: str) -> int:
 @change_options
 @click.pass_obj
 def remove(target: Target, host: str, force: bool, dry_run: bool, reason: str) -> int:
-    """Remove HOST; its users, pinned ones too, get another one at their next login.
+    """Remove HOST, forget its users, pinned ones too, and end their sessions.
 
-    Users who were pinned on HOST are not pinned any more; their number is printed.
+    Their next login is placed on another host. The number of users who were pinned on HOST is printed.
+    """
     """
     query = {"reason": reason, "dry_run": str(dry_run).lower()} | ({"force": "true"} if force else {})
 

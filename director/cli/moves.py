@@ -109,7 +109,7 @@ def pin(
 def unpin(
     target: Target, user: str, tag: str, is_name: bool, as_json: bool, dry_run: bool, reason: str
 ) -> None:
-    """Let the assignment of a pinned USER expire, and let USER be moved again.
+    """Let the assignment of a pinned USER expire again, and flush and drain move USER.
 
     USER stays on its host for now, and no session ends. Exit code 68: USER is not pinned.
     """

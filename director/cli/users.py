@@ -32,7 +32,7 @@ Names = dict[int, list[str]]
 def map_users(target: Target, host: str | None, file: str | None, as_json: bool) -> None:
     """Users and their hosts, or the users of HOST.
 
-    The director knows the names of users who logged in while it ran; -f helps it with others.
+    Names are kept with the assignments, unless users.remember_names is off; -f finds the others.
     """
     client = target.client()
     hosts = [None] if host is None else hosts_of(client, host)

@@ -59,10 +59,8 @@ async def run_api(
             load()
             from director.web.api import create_app
 
-            app = create_app(operations, token=token, trusted=trusted, bug=bug, offer=offer)
-            # Kept by the application; the first request for it would build it on the loop.
-            app.openapi_schema  # noqa: B018
-            return app
+            # Its schema is built here, too: the first request for it would do so on the loop.
+            return create_app(operations, token=token, trusted=trusted, bug=bug, offer=offer)
 
     app = await anyio.to_thread.run_sync(build)
     gc.freeze()  # the framework stays: collections of garbage need not look at it each time

@@ -14,6 +14,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import OpenAPI, PathItem
 from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from director.errors import EX_TRY_AGAIN, BadRequest, OperationError
@@ -184,7 +185,7 @@ async def users(
     "/v1/users/{name:path}",
     opt={"query": ("tag", "numeric")},
     responses=errors(400, 503),
-    summary="Where a user is, and where he would be placed",
+    summary="Where a user is, and would be placed",
 )
 async def user(
     operations: Service,
@@ -276,7 +277,7 @@ def create_app(
     bug: is told of errors that nothing else expects.
     offer: look-ups for other programs; None: there are none.
     """
-    return Litestar(
+    app = Litestar(
         [*HANDLERS, *(lookup_handlers(offer) if offer is not None else ())],
         dependencies={"operations": Provide(lambda: operations, sync_to_thread=False)},
         guards=[access_guard(token, trusted=trusted), known_parameters],
@@ -299,3 +300,13 @@ def create_app(
         # The daemon has set up logging already.
         logging_config=None,
     )
+    _name_path_of_pins(app.openapi_schema)
+    return app
+
+
+def _name_path_of_pins(schema: OpenAPI) -> None:
+    """One route serves `/v1/users/NAME` and `/v1/users/NAME/pin`, since a name may have slashes."""
+    assert schema.paths is not None
+    users = schema.paths["/v1/users/{name}"]
+    schema.paths["/v1/users/{name}/pin"] = PathItem(delete=users.delete)
+    users.delete = None

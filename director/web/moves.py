@@ -54,7 +54,7 @@ class MemberToAdd(NewMember, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     guards=[has_body],
     opt={"query": ("wait",)},
     responses=errors(400, 404, 409, 503) | STARTED,
-    summary="Move a user to a host, or pin him to it",
+    summary="Move a user to a host, or pin the user to it",
 )
 async def move(operations: Service, data: JSONBody[Move], wait: Wait = True) -> Response[UsersChange]:
     """Answers when every director has ended the user's old sessions, or names those that did not confirm."""
@@ -105,7 +105,7 @@ async def interrupt(operations: Service, id: MoveId) -> MoveInfo:
     summary="Move the users of a host, or of all, to where the hash puts them",
 )
 async def flush(operations: Service, data: JSONBody[Flush], wait: Wait = True) -> Response[UsersChange]:
-    """`forget` drops the assignments instead and ends no session; `rebalance` goes over all hosts gently."""
+    """`forget` drops the assignments instead, and ends the sessions; `rebalance` is about all hosts."""
     check_flush(data)
     host = None if data.host is None else await host_address(operations, data.host)
     how: Any = {"reason": data.reason, "dry_run": data.dry_run, "follow": not wait}
@@ -132,7 +132,7 @@ def check_flush(wanted: NewFlush) -> None:
     status_code=200,
     guards=[has_body],
     responses=errors(400, 409, 503),
-    summary="End the sessions of a user; he stays on his host",
+    summary="End the sessions of a user, who stays on the host",
 )
 async def kick(operations: Service, data: JSONBody[Kick]) -> UsersChange:
     """Values are compared as they are: `*` is no mask."""
@@ -157,7 +157,7 @@ async def kick(operations: Service, data: JSONBody[Kick]) -> UsersChange:
     status_code=200,
     opt={"query": ("tag", "numeric", "reason", "dry_run")},
     responses=errors(400, 404, 409, 503),
-    summary="`/v1/users/{name}/pin`: unpin a user",
+    summary="Unpin a user",
 )
 async def unpin(
     operations: Service,
@@ -167,7 +167,7 @@ async def unpin(
     reason: FromQuery[str] = "",
     dry_run: FromQuery[bool] = False,
 ) -> UsersChange:
-    """He stays where he is, and expires as others do. There is nothing else of a user to delete."""
+    """The user stays on the host, and no session ends; the assignment expires as others do."""
     # A route of its own would take `GET /v1/users/a%2Fpin`, the user `a/pin`, for it.
     if not request.scope["raw_path"].partition(b"?")[0].endswith(PIN.encode()):
         raise NotFoundException

@@ -83,13 +83,13 @@ class HostDown(msgspec.Struct, frozen=True):
 
 
 class HostRemove(msgspec.Struct, frozen=True):
-    """Take the host out of the table."""
+    """Take the host out of the table, and end the sessions of its users."""
 
     address: Address
 
 
 class HostFlush(msgspec.Struct, frozen=True):
-    """Forget the users of one host, or of all (address None), without kicking them."""
+    """Forget the users of one host, or of all (address None), and end their sessions."""
 
     address: Address | None = None
 
@@ -141,7 +141,7 @@ class DirectorList(msgspec.Struct, frozen=True):
 
 
 class DirectorAdd(msgspec.Struct, frozen=True):
-    """Add a director to the ring; port None = the port of the ring."""
+    """Add a director to the ring; port None = the port of the asked director."""
 
     address: Address
     port: int | None = None

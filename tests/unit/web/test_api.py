@@ -300,6 +300,17 @@ def test_the_schema_names_every_route_and_its_problems(ask: Caller) -> None:
     assert refused == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
+def test_the_schema_has_unpinning_under_the_path_that_is_asked(ask: Caller) -> None:
+    paths = ask("GET", "/schema").json["paths"]
+    assert (set(paths["/v1/users/{name}"]), set(paths["/v1/users/{name}/pin"])) == ({"get"}, {"delete"})
+    assert paths["/v1/users/{name}/pin"]["delete"]["parameters"][-1]["name"] == "name"
+
+
+def test_the_schema_says_of_a_forgetting_that_sessions_end(ask: Caller) -> None:
+    flush = ask("GET", "/schema").json["paths"]["/v1/flushes"]["post"]
+    assert "`forget` drops the assignments instead, and ends the sessions" in flush["description"]
+
+
 def test_a_reload_is_asked_for_and_followed(ask: Caller, service: Service) -> None:
     service.node.reloads.last = ReloadInfo(state="done", version="0.1.0", applied=["log.level"])
     answer = ask("POST", "/v1/reload", encoded(exec=True, reason="upgrade"))
