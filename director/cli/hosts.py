@@ -87,7 +87,6 @@ def remove(target: Target, host: str, force: bool, dry_run: bool, reason: str) -
 
     Their next login is placed on another host. The number of users who were pinned on HOST is printed.
     """
-    """
     query = {"reason": reason, "dry_run": str(dry_run).lower()} | ({"force": "true"} if force else {})
 
     def one(client: Client, address: str) -> bytes:

@@ -41,7 +41,7 @@ import msgspec
 
 from director.core.admission import Admission
 from director.core.agreement import Tables
-from director.core.dispatcher import STOPS, Order, Orders
+from director.core.dispatcher import STOPS, Orders
 from director.core.gatekeeper import Gatekeeper
 from director.core.housekeeping import Housekeeping
 from director.core.intake import Intake
@@ -84,6 +84,7 @@ from director.core.protocol.events import (
     LinkOpened,
     Lookup,
     MembersListed,
+    Order,
     Persisted,
     Received,
     Seen,

@@ -11,9 +11,8 @@ from director.core.protocol.events import (
     HostChange,
     HostsMoved,
     Interrupt,
-    KickSessions,
     MemberChange,
-    MoveUser,
+    Order,
     UnpinUser,
 )
 from director.core.ring.partition import Stand, Standing
@@ -26,10 +25,6 @@ REMOVED = "this director was removed from the ring; ask one that is in it"
 STOPS = "this director stops; ask another one"
 CUT_OFF = "this director is cut off from the larger part of the ring; ask one there"
 READING = "this director has not read all users from the store yet; ask again in some seconds, or another one"
-
-Order = (
-    HostChange | HostsMoved | MemberChange | MoveUser | UnpinUser | Flush | Forget | KickSessions | Interrupt
-)
 
 
 class Orders:
@@ -46,19 +41,10 @@ class Orders:
         refused = self._refused(order)
         if refused is not None:
             return [OperationFailed(order.operation, *refused)]
-        match order:
-            case HostChange() | HostsMoved() | MemberChange():
-                self._changes.add(order, now)
-            case MoveUser():
-                self._flushes.move(order, now)
-            case UnpinUser():
-                self._flushes.unpin(order, now)
-            case Flush():
-                self._flushes.flush(order, now)
-            case Forget():
-                self._flushes.forget(order, now)
-            case KickSessions():
-                self._flushes.kick(order, now)
+        if isinstance(order, HostChange | HostsMoved | MemberChange):
+            self._changes.add(order, now)
+        else:
+            self._flushes.handle(order, now)
         return []
 
     def _refused(self, order: Order) -> tuple[type[OperationError], str] | None:

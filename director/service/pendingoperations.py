@@ -14,17 +14,13 @@ from director.core.protocol.events import (
     HostChange,
     HostsMoved,
     Interrupt,
-    KickSessions,
     MemberChange,
-    MoveUser,
-    UnpinUser,
+    UsersEvent,
 )
 from director.core.protocol.messages import HostRow, MemberRow
 from director.errors import OperationError
 from director.records import MoveCounts
 
-UsersEvent = MoveUser | UnpinUser | Flush | Forget | KickSessions
-"""What operators do to users."""
 Result = HostRow | MemberRow | MoveCounts
 
 

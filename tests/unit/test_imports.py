@@ -168,6 +168,13 @@ def test_what_is_stored_knows_only_the_numbers_of_buckets_of_the_state_layer() -
     assert wrong == []
 
 
+def test_the_web_api_knows_nothing_of_the_service_but_the_operations() -> None:
+    known = {module for file in files("director", "web") for module, _ in imports(file)}
+    assert {module for module in known if room(module) == "service"} == {
+        "director.service.operations.operations.Operations"
+    }
+
+
 def test_the_state_layer_knows_nothing_of_the_director() -> None:
     wrong = [
         f"{file.relative_to(ROOT)} imports {module}"

@@ -18,7 +18,15 @@ from director.core.placement.assign import Assigner, Backend
 from director.core.placement.names import NameTable, entry
 from director.core.placement.users import BUCKETS, BY_HAND, LATEST, PINNED, RECORD, User, is_alive, unpack
 from director.core.protocol.effects import Effect, OperationFailed, Persist, UsersDone
-from director.core.protocol.events import Flush, Forget, Interrupt, KickSessions, MoveUser, UnpinUser
+from director.core.protocol.events import (
+    Flush,
+    Forget,
+    Interrupt,
+    KickSessions,
+    MoveUser,
+    UnpinUser,
+    UsersEvent,
+)
 from director.core.protocol.kicktypes import Fence
 from director.core.tables.hosts import HostTable
 from director.errors import OperationError, TryAgain, UnknownName
@@ -93,6 +101,19 @@ class Flushes:
         return next((job for job in self._jobs if job.operation == operation), None)
 
     # ---- operators
+
+    def handle(self, event: UsersEvent, now: Now) -> None:
+        match event:
+            case MoveUser():
+                self.move(event, now)
+            case UnpinUser():
+                self.unpin(event, now)
+            case Flush():
+                self.flush(event, now)
+            case Forget():
+                self.forget(event, now)
+            case KickSessions():
+                self.kick(event, now)
 
     def move(self, event: MoveUser, now: Now) -> None:
         row = self._hosts.get(event.host)

@@ -311,6 +311,10 @@ class Stopping(msgspec.Struct, frozen=True):
     """The director is to end: it introduces its neighbours to each other first. `Left` follows."""
 
 
+UsersEvent = MoveUser | UnpinUser | Flush | Forget | KickSessions
+"""What operators do to users. `UsersDone` or `OperationFailed` follows."""
+Order = HostChange | HostsMoved | MemberChange | UsersEvent | Interrupt
+"""What operators do."""
 Event = (
     Started
     | Lookup
@@ -322,18 +326,9 @@ Event = (
     | Received
     | LinkClosed
     | Congested
-    | HostChange
-    | HostsMoved
-    | MemberChange
     | MembersListed
     | IdentityChanged
     | StoredMembers
-    | MoveUser
-    | UnpinUser
-    | Flush
-    | Forget
-    | KickSessions
-    | Interrupt
     | KicksEnded
     | Persisted
     | FlushEnded
@@ -348,4 +343,5 @@ Event = (
     | Thawed
     | TimerFired
     | Stopping
+    | Order
 )

@@ -11,14 +11,13 @@ import anyio.abc
 import msgspec
 
 from director.core.placement.users import BUCKET_SHIFT
-from director.core.protocol.events import Flush, Forget, MoveUser
+from director.core.protocol.events import Flush, Forget, MoveUser, UsersEvent
 from director.errors import OperationError, UnknownName
 from director.records import MoveCounts, MoveInfo, Problem, UsersChange
 from director.service.driver import Driver
 from director.service.lifecycle.handover import UnderWay
 from director.service.operations.audit import Audit
 from director.service.operations.previews import previewed
-from director.service.pendingoperations import UsersEvent
 from director.service.persistence.unstored import Unstored
 
 REMEMBERED = 100

@@ -295,7 +295,7 @@ async def test_an_empty_tag_over_the_admin_protocol_is_none_that_is_given_as_in_
 async def test_another_tag_that_is_only_started_warns_of_the_pool_that_has_lost_its_last_host(
     node: Node,
 ) -> None:
-    begun = await node.operations.hosts.start_set_tag(GOLD, "silver", reason="")
+    begun = await node.operations.hosts.set_tag(GOLD, "silver", reason="", follow=True)
     assert begun.change is not None
     assert begun.change.warning.startswith("the pool gold has no usable host left: ")
 
