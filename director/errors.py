@@ -152,9 +152,3 @@ class Refused(OperationError):
     """Right, but not allowed as things stand (exit code 77)."""
 
     exit_code = EX_REFUSED
-
-
-class NotOffered(OperationError):
-    """A command this release does not carry out (exit code 77)."""
-
-    exit_code = EX_REFUSED

@@ -4,7 +4,7 @@ What the name service says of one name passes three sieves, each pure:
 
     answers over time -> `NameAddresses` -> addresses that count (a flapping answer takes nobody away)
     file, table, what was last applied -> `look` -> backends that have another address, all moved at once
-    the rest -> `configured.compare`, as where the file has changed
+    the rest -> `filechanges.compare`, as where the file has changed
 
 A name that had one address and has one now has *moved*: everything goes with it. Only who has news moves
 anything: a director whose resolver still says what it said when it last looked leaves the table alone, so

@@ -109,9 +109,8 @@ from director.core.protocol.part import Part
 from director.core.protocol.view import RingView
 from director.core.protocol.writers import Writers
 from director.core.reception import Reception
-from director.core.ring import exchange
 from director.core.ring.barrier import Barrier
-from director.core.ring.link import Identity, Neighbour, State
+from director.core.ring.link import Identity, Neighbour, State, postpone_exchanges
 from director.core.ring.partition import Stand, Standing
 from director.core.ring.ring import Ring, log_neighbours
 from director.core.ring.trust import Trust
@@ -436,7 +435,7 @@ class Director:
             return True
         if self._housekeeping.is_behind(self._tables.digest):
             return True
-        return any(n.inbox or exchange.has_work(n) for n in self.ring.links.values())
+        return any(n.inbox or n.exchange_has_work for n in self.ring.links.values())
 
     @property
     def synced(self) -> bool:
@@ -584,15 +583,15 @@ class Director:
         """Time-outs of links, and one turn's share of what takes long."""
         effects: list[Effect] = []
         busy = self.loading or self.clock.walking
-        exchange.postpone(self.ring.links.values(), self.users, now, joining=self.hint, loading=busy)
+        postpone_exchanges(self.ring.links.values(), len(self.users), now, joining=self.hint, loading=busy)
         for neighbour in list(self.ring.links.values()):
             was_live = neighbour.live
             effects += neighbour.tick(now)
             if was_live and not neighbour.live and neighbour.silent:
                 self.barrier.hold(now.mono + self.identity.ping_timeout + 1)
-            if exchange.has_work(neighbour):
-                effects += exchange.work(neighbour, self.users, self.names, not self.hint, now)
-            exchange.finish(neighbour)
+            if neighbour.exchange_has_work:
+                effects += neighbour.exchange.work(self.users, self.names, not self.hint, now)
+            neighbour.finish_exchange()
         effects += self._housekeeping.turn(now, self._tables.digest)
         self._readdressing.turn(now)
         return effects + self.clock.turn(now)

@@ -146,7 +146,7 @@ class OwnClock:
         bound = self._admission.bound(MEMORY, now)
         assert bound is not None
         self._bound, self._bucket = bound, 0
-        self._compared = [one for one in self._ring.live_links() if one.digest_cursor != 0]
+        self._compared = [one for one in self._ring.live_links() if one.exchange.has_begun]
         hosts = [clipped_host(row, bound, None) for row in self._hosts.rows.values()]
         hosts = [row for row in hosts if row is not self._hosts.rows[Address(row.address)]]
         members = [clipped_member(one, bound, None) for one in self._members.rows.values()]

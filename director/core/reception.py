@@ -36,7 +36,6 @@ from director.core.protocol.messages import (
     Users,
 )
 from director.core.protocol.view import RingView
-from director.core.ring import exchange
 from director.core.ring.barrier import Barrier
 from director.core.ring.link import Neighbour, State
 from director.core.ring.ring import Ring
@@ -178,12 +177,11 @@ class Reception:
             case Names():
                 return self._intake.names(neighbour, message)
             case Digests():
-                problem = exchange.compare_later(neighbour, message)
+                problem = neighbour.exchange.compare_later(message)
             case Summaries():
-                problem = exchange.answer_later(neighbour, message)
+                problem = neighbour.exchange.answer_later(message)
             case ExchangeDone(settled):
-                neighbour.got_done = True
-                neighbour.settled = settled
+                neighbour.exchange.they_are_done(settled)
             case Linked():
                 neighbour.linked = True
             case Redirect(member):

@@ -1,4 +1,4 @@
-"""Mail clients that log in and tell which backend served them: IMAP, POP3, LMTP; one, or many at a time."""
+"""IMAP clients that log in and tell which backend served them; one, or many at a time."""
 
 from __future__ import annotations
 
@@ -100,31 +100,6 @@ class Imap(Connection):
         raise Refused("the server does not give its name in reply to ID")
 
 
-class Pop3(Connection):
-    """A POP3 session: greeting read, not yet logged in."""
-
-    def __init__(self, address: str, port: int, timeout: float = TIMEOUT) -> None:
-        super().__init__(address, port, timeout)
-        try:
-            self.greeting = self.reply()
-        except BaseException:
-            self.close()
-            raise
-
-    def reply(self) -> str:
-        line = self.read().decode()
-        if not line.startswith("+OK"):
-            raise Refused(line)
-        return line
-
-    def login(self, user: str, password: str) -> str:
-        """The server's reply to the password."""
-        self.send(f"USER {user}")
-        self.reply()
-        self.send(f"PASS {password}")
-        return self.reply()
-
-
 def login_imap(address: str, port: int, user: str, password: str = "any", timeout: float = TIMEOUT) -> str:
     """Log in and out; the name of the backend that served it. Raises Refused or OSError."""
     with Imap(address, port, timeout) as session:
@@ -132,59 +107,6 @@ def login_imap(address: str, port: int, user: str, password: str = "any", timeou
         backend = session.served_by()
         session.command("LOGOUT")
         return backend
-
-
-def login_pop3(address: str, port: int, user: str, password: str = "any", timeout: float = TIMEOUT) -> None:
-    """Log in and out. Which backend served it is in the backend's log. Raises Refused or OSError."""
-    with Pop3(address, port, timeout) as session:
-        session.login(user, password)
-        session.send("QUIT")
-        session.reply()
-
-
-class Delivery(Connection):
-    """An LMTP delivery of a short mail that has come to the middle of its text."""
-
-    def __init__(
-        self, address: str, port: int, user: str, subject: str = "", timeout: float = TIMEOUT
-    ) -> None:
-        """Raises Refused or OSError."""
-        super().__init__(address, port, timeout)
-        try:
-            self._expect("220")
-            for text, expected in (
-                ("LHLO client.example", "250"),
-                ("MAIL FROM:<sender@example.com>", "250"),
-                (f"RCPT TO:<{user}>", "250"),
-                ("DATA", "354"),
-            ):
-                self.send(text)
-                self._expect(expected)
-            self.send(f"Subject: {subject}\r\n\r\nHello.")
-        except BaseException:
-            self.close()
-            raise
-
-    def finish(self) -> str:
-        """Send the rest; the server's reply for the recipient."""
-        self.send(".")
-        reply = self._expect("250")
-        self.send("QUIT")
-        self._expect("221")
-        return reply
-
-    def _expect(self, code: str) -> str:
-        while (line := self.read().decode())[3:4] == "-":
-            continue
-        if not line.startswith(code):
-            raise Refused(line)
-        return line
-
-
-def deliver_lmtp(address: str, port: int, user: str, subject: str, timeout: float = TIMEOUT) -> str:
-    """Deliver a short mail; the server's reply for this recipient. Raises Refused or OSError."""
-    with Delivery(address, port, user, subject, timeout) as delivery:
-        return delivery.finish()
 
 
 def attempt(address: str, port: int, user: str, password: str = "any", timeout: float = TIMEOUT) -> Login:
@@ -227,12 +149,3 @@ def login_many(
 def failures(logins: Iterable[Login]) -> list[Login]:
     """Those that did not get in."""
     return [login for login in logins if login.error is not None]
-
-
-def on_two_backends(logins: Iterable[Login]) -> dict[str, set[str]]:
-    """Users who were served by more than one backend, with their names."""
-    seen: dict[str, set[str]] = {}
-    for login in logins:
-        if login.backend is not None:
-            seen.setdefault(login.user, set()).add(login.backend)
-    return {user: backends for user, backends in seen.items() if len(backends) > 1}

@@ -15,7 +15,6 @@ from director.errors import (
     EX_REFUSED,
     EX_USAGE,
     BadRequest,
-    NotOffered,
     OperationError,
     Refused,
     TryAgain,
@@ -33,7 +32,6 @@ STATUS_OF: dict[type[OperationError], int] = {
     BadRequest: 400,
     TryAgain: 503,
     Refused: 409,
-    NotOffered: 501,
 }
 # What the command line exits with when a request never reached an operation.
 EXIT_OF = {401: EX_REFUSED, 403: EX_REFUSED, 404: EX_USAGE, 405: EX_USAGE}

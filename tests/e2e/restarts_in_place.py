@@ -21,11 +21,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from director.demo.clients import Imap, Login, deliver_lmtp, failures, login_many, on_two_backends
+from director.demo.clients import Imap, Login, failures, login_many
 from director.demo.cluster import Cluster
 from director.demo.dovecot import Programs
 from director.demo.ports import addresses, free_ports
 from tests.e2e.conftest import dovecot, new_folder
+from tests.e2e.mailclients import deliver_lmtp, on_two_backends
 
 PROXY, BACKEND = "127.0.60.31", "127.0.60.41"
 """Of the command; the first of two backends."""

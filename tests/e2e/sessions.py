@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
-from director.demo.clients import Imap, Pop3
+from director.demo.clients import Imap
 from director.demo.cluster import Cluster
+from tests.e2e.mailclients import Pop3
 
 
 class Session(NamedTuple):

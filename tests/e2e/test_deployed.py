@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import pytest
 
-from director.demo.clients import deliver_lmtp
 from tests.certificates import Authority
 from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.deployed import DEPLOY, Activated, Installed, smtp_relay
+from tests.e2e.mailclients import deliver_lmtp
 from tests.e2e.processes import until
 from tests.needs import needs, needs_root
 

@@ -9,11 +9,12 @@ from contextlib import ExitStack, contextmanager
 import msgspec
 import pytest
 
-from director.demo.clients import deliver_lmtp, login_imap
+from director.demo.clients import login_imap
 from director.demo.cluster import Director
 from director.demo.dovecot import Backend, Dovecot, Proxy
 from director.demo.ports import USUAL
 from tests.e2e.conftest import dovecot, new_folder
+from tests.e2e.mailclients import deliver_lmtp
 from tests.e2e.test_takeover import Old, hosts, imports
 from tests.needs import needs_root
 

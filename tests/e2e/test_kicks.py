@@ -15,7 +15,7 @@ import pytest
 
 from director.core.placement.hashing import UserHash
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost, ProxiedSession
-from director.demo.clients import Imap, Pop3, login_imap
+from director.demo.clients import Imap, login_imap
 from director.demo.cluster import Cluster
 from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import Ports, free_ports
@@ -24,6 +24,7 @@ from director.service.configuration.config import DovecotConfig
 from director.service.kicks.kicker import Kicker
 from director.service.log import Log
 from tests.e2e.conftest import Front, dovecot, new_folder
+from tests.e2e.mailclients import Pop3
 from tests.e2e.processes import until as wait_until
 from tests.e2e.sessions import answers
 from tests.waiting import until

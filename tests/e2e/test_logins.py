@@ -8,10 +8,11 @@ import time
 
 import pytest
 
-from director.demo.clients import Imap, Refused, deliver_lmtp, login_imap, login_pop3
+from director.demo.clients import Imap, Refused, login_imap
 from director.demo.cluster import Cluster
 from director.demo.dovecot import Proxy
 from tests.e2e.conftest import Front
+from tests.e2e.mailclients import deliver_lmtp, login_pop3
 
 WAIT = 20.0
 

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
-from director.demo.clients import Imap, Pop3, Refused, login_imap
+from director.demo.clients import Imap, Refused, login_imap
 from director.demo.dovecot import Backend, find_program
 from director.demo.ports import Ports, addresses, free_ports, is_listening
 from tests.e2e.conftest import dovecot, new_folder
+from tests.e2e.mailclients import Pop3
 from tests.e2e.postfix import make_configuration, postfix
 from tests.e2e.processes import DirectorProcess, until
 from tests.needs import needs

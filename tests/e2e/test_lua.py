@@ -13,10 +13,11 @@ from typing import NamedTuple
 import pytest
 
 from director.core.placement.hashing import UserHash
-from director.demo.clients import Imap, Refused, deliver_lmtp, login_imap, login_pop3
+from director.demo.clients import Imap, Refused, login_imap
 from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import USUAL, Ports, addresses, free_ports
 from tests.e2e.conftest import dovecot, new_folder
+from tests.e2e.mailclients import deliver_lmtp, login_pop3
 from tests.e2e.processes import DirectorProcess
 from tests.needs import needs
 from tests.servers import free_port

@@ -21,7 +21,7 @@ import pytest
 
 from director.cli.client import Client
 from director.core.placement.hashing import UserHash
-from director.demo.clients import Delivery, Imap, login_imap, login_pop3
+from director.demo.clients import Imap, login_imap
 from director.demo.cluster import Cluster, Director
 from director.demo.dovecot import Backend, Programs
 from director.demo.ports import addresses, free_ports
@@ -30,6 +30,7 @@ from director.records import MoveInfo, NewMove
 from tests.e2e.conftest import new_folder
 from tests.e2e.lookups import hosts_of
 from tests.e2e.mail import packed
+from tests.e2e.mailclients import Delivery, login_pop3
 from tests.e2e.processes import until
 from tests.e2e.sessions import Session, Sessions, answers
 from tests.e2e.stock import doveadm_director

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import pytest
 
 from director.core.placement.hashing import UserHash
-from director.demo.clients import Imap, Refused, deliver_lmtp, login_imap, login_pop3
+from director.demo.clients import Imap, Refused, login_imap
 from director.demo.cluster import Director, get
 from director.demo.dovecot import Programs, Proxy
 from director.demo.ports import USUAL, Ports, addresses, free_ports
 from director.demo.settings import Rule
 from tests.e2e.conftest import new_folder
+from tests.e2e.mailclients import deliver_lmtp, login_pop3
 from tests.e2e.processes import SECRET, until
 
 ADDRESSES = addresses("127.0.80.1", 2)

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from director.demo.clients import Imap, Pop3, login_imap
+from director.demo.clients import Imap, login_imap
 from director.demo.cluster import Cluster, Director, get
 from director.demo.ports import addresses, free_ports
 from tests.e2e.conftest import dovecot, new_folder
+from tests.e2e.mailclients import Pop3
 from tests.e2e.processes import until
 from tests.e2e.sessions import answers
 

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import pytest
 
-from director.demo.clients import Imap, deliver_lmtp, failures, login_imap, login_many, on_two_backends
+from director.demo.clients import Imap, failures, login_imap, login_many
 from director.demo.cluster import Cluster
 from director.demo.dovecot import Programs
 from director.demo.ports import Ports, addresses, free_ports
 from tests.e2e.conftest import new_folder
 from tests.e2e.dead_director import Visitor
+from tests.e2e.mailclients import deliver_lmtp, on_two_backends
 from tests.e2e.manager import Managed
 from tests.e2e.processes import until
 from tests.e2e.restarts_in_place import run

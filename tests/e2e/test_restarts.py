@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from director.demo.clients import Login, failures, on_two_backends
+from director.demo.clients import Login, failures
 from director.demo.cluster import Cluster
 from director.demo.ports import Ports, addresses, free_ports
 from tests.e2e.lookups import hosts_of
+from tests.e2e.mailclients import on_two_backends
 from tests.needs import needs
 from tests.servers import RedisServer
 

@@ -23,7 +23,7 @@ from director.dovecot.takeover import take_over
 from director.errors import ConfigErrors, DoveconfError, ExportError, ListenError
 from director.net.login import Connection
 from director.service.configuration.config import load
-from director.service.configuration.units import parse_duration, parse_size
+from director.service.configuration.units import parse_duration
 from director.service.lifecycle.handover import (
     Handover,
     HandoverError,
@@ -277,7 +277,6 @@ SECTIONS = {
     "ring": [
         "servers",
         "listen",
-        "wire",
         "secret_file",
         "tls",
         "ping_interval",
@@ -291,7 +290,6 @@ SECTIONS = {
     "http": ["listen", "token_file", "token"],
     "lookups": ["http", "nginx", "timeout", "ports"],
     "log": ["format", "level", "user_names"],
-    "health": ["enabled"],
 }
 SECRET_URL = '"redis://u:hunter2@h/0"'
 VALUES = [
@@ -440,8 +438,6 @@ def check_units(case: Case) -> None:
     for value in case:
         duration = refused(lambda value=value: parse_duration(value), ValueError)
         assert isinstance(duration, tuple) or duration >= 0
-        size = refused(lambda value=value: parse_size(value), ValueError)
-        assert isinstance(size, tuple) or size >= 0
 
 
 def make_descriptors(rng: random.Random) -> Case:

@@ -56,6 +56,8 @@ def value(rng: random.Random, kind: Any) -> Any:
     if origin is not None:
         return value(rng, rng.choice(inner))
     match kind.__name__:
+        case "NoneType":
+            return None
         case "int":
             return rng.choice(NUMBERS)
         case "float":

@@ -41,6 +41,7 @@ from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, Log, Persist, RunFlush, Send, StopFlush
 from director.core.protocol.kicktypes import MOST_COUNTED
 from director.core.protocol.messages import HostRow, MoveRound
+from director.core.protocol.transitions import check
 from director.core.protocol.view import RingView
 from director.core.tables.hosts import HostTable
 from director.records import MoveCounts
@@ -649,7 +650,8 @@ class Moves:
             effects.append(StopFlush(own.number))
 
     def _enter(self, own: _Own, stage: Stage, until: float) -> None:
-        assert stage in TRANSITIONS[own.stage] or own.stage is stage, (own.stage, stage)
+        if own.stage is not stage:
+            check(TRANSITIONS, own.stage, stage)
         own.stage, own.until = stage, until
 
     def _soon(self, at: float) -> None:

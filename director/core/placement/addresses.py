@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import zlib
-from collections.abc import Iterable
 from functools import lru_cache
 
 from director.types import Address, HostId
@@ -45,17 +43,6 @@ def address_order(address: str) -> tuple[int, bytes]:
 def host_id(address: str) -> HostId:
     """What a record says instead of the (canonical) address; never 0."""
     return HostId(int.from_bytes(hashlib.md5(address.encode(), usedforsecurity=False).digest()[:4]) or 1)
-
-
-def hosts_hash(hosts: Iterable[tuple[str, int, bool, str]]) -> int:
-    """The original's CRC over the host set: (address, weight, down, tag) in any order; never 0."""
-    crc = 0
-    for address, weight, down, tag in sorted(hosts, key=lambda host: address_order(host[0])):
-        packed = ipaddress.ip_address(address).packed
-        if len(packed) == 16:
-            packed = elf(packed).to_bytes(4, "little")
-        crc = zlib.crc32((int(down) ^ weight).to_bytes(4, "little") + packed + tag.encode(), crc)
-    return crc or 1
 
 
 def elf(data: bytes) -> int:

@@ -12,7 +12,7 @@ plain frame, the other's Proof or a Bye. Live changes flow from EXCHANGING on; t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from math import isfinite
 
@@ -24,18 +24,18 @@ from director.core.protocol.messages import (
     OLDEST_RING_VERSION,
     RING_VERSION,
     Bye,
-    Digests,
     Hello,
     Names,
     Ping,
     Pong,
     Proof,
     RingMessage,
-    Summaries,
     Users,
 )
 from director.core.protocol.order import split_member
 from director.core.protocol.skew import skew_of
+from director.core.protocol.transitions import check
+from director.core.ring.exchange import QUIET, SMALL, Exchange
 from director.types import Address, LinkId, MemberId, Now
 
 NUMBER_LIMIT = 1 << 62
@@ -147,11 +147,7 @@ class Neighbour:
         self.reading = True
         """More is read from the link."""
         self.congested = False
-        self.postponed = False
-        """Its exchange waits for that with another neighbour."""
         self.was_live = False
-        self.settled = False
-        """Its memory had been compared with the ring when the exchange ended."""
         self.leaves = False
         """The other end has said that it is about to stop."""
         self.linked = False
@@ -173,18 +169,7 @@ class Neighbour:
         """Those that were accepted when it was greeted."""
         self._made_with: frozenset[bytes] = frozenset()
         """The secrets that this end and the other end have proved to have."""
-        self.sent_done = self.got_done = False
-        self.digest_cursor: int | None = 0
-        """Next bucket whose digest is to be sent; None when all were."""
-        self.compare: deque[Digests] = deque()
-        """Digests of the other end that wait to be compared."""
-        self.expected_first = 0
-        self.summaries: deque[Summaries] = deque()
-        """What the other end knows of buckets that differ; what it lacks is to be sent."""
-        self.summarised: set[int] = set()
-        """Buckets of which the other end has sent its summary."""
-        self.names_due: deque[tuple[int, bytes]] = deque()
-        """Buckets, and the records of them that were sent, whose names are to follow."""
+        self.exchange = Exchange(link)
         self.agreed_since: float | None = None
         """Both clocks have just been found to agree: when the other end was asked. Who reads it clears it."""
         self._ping_serial = 0
@@ -220,6 +205,21 @@ class Neighbour:
     def live(self) -> bool:
         """Whether changes flow over it."""
         return self.state in (State.EXCHANGING, State.FULL)
+
+    @property
+    def exchange_has_work(self) -> bool:
+        """Whether the exchange has something to send that the link takes now."""
+        return self.live and not self.congested and self.exchange.has_work
+
+    def finish_exchange(self) -> None:
+        """Make the link FULL once both ends have sent all that differed."""
+        if self.state is State.EXCHANGING and self.exchange.is_over:
+            self.enter(State.FULL)
+
+    def enter(self, state: State) -> None:
+        """Change the state. Raises WrongTransition where TRANSITIONS has no such way."""
+        check(TRANSITIONS, self.state, state)
+        self.state = state
 
     def handle(self, message: RingMessage, now: Now, plain: bytes = b"") -> list[Effect] | None:
         """Take a message. None: it is not the link's own business, and the link is live: the ring deals
@@ -315,7 +315,7 @@ class Neighbour:
             return []
         effects: list[Effect] = [Send(self.link, [Bye(reason, level is Level.INFO)])] if bye else []
         fields = {"peer": self.name(), "state": self.state.value, "reason": reason}
-        self.state = State.CLOSED
+        self.enter(State.CLOSED)
         self.routine = level is Level.INFO
         return [*effects, Close(self.link), Log(level, "ring_link_closed", fields)]
 
@@ -332,7 +332,7 @@ class Neighbour:
         self.release = hello.release[:RELEASE_LIMIT]
         if self.dialled is None:
             self.leftwards = hello.leftwards
-        self.state = State.PROVING
+        self.enter(State.PROVING)
         dialled = self.dialled is not None
         greetings = (self._greeting, plain) if dialled else (plain, self._greeting)
         self._secrets = self.me.secrets
@@ -389,7 +389,7 @@ class Neighbour:
                 "wrong ring secret: ring.secret_file must hold the same on every director"
                 " (or something between them changes what they say, or ends their TLS)"
             )
-        self.state = State.EXCHANGING
+        self.enter(State.EXCHANGING)
         self.was_live = True
         self.agreed_since = self.opened.mono if self._agreed else None
         self.heard = now.mono
@@ -408,3 +408,23 @@ class Neighbour:
 
 def _clock_is_off(peer: str, skew: float, me: str) -> str:
     return f"the clock of {peer} is {skew:+.1f} s off that of {me}: set it (NTP)"
+
+
+def postpone_exchanges(
+    links: Iterable[Neighbour], users: int, now: Now, *, joining: bool, loading: bool
+) -> None:
+    """Let exchanges wait for one another.
+
+    A joiner with many users compares them with one neighbour first: with the others nothing will differ then.
+    While it still reads them from its store it compares nothing: all that the store knows would be sent.
+
+    Args:
+        users: how many this director remembers.
+        joining: what it remembers has not been compared with the ring.
+        loading: it reads its store.
+    """
+    busy = [n for n in links if n.live and n.state is State.EXCHANGING]
+    one_by_one = joining and users > SMALL
+    for number, neighbour in enumerate(busy):
+        put_off = one_by_one and number > 0 and now.mono < busy[0].heard + QUIET
+        neighbour.exchange.postponed = loading or put_off

@@ -52,7 +52,7 @@ class Trust:
         self._hear_answers(ring)
         if self._answered and now.mono >= self._asked_at + ASK_WAIT:
             self._asked.clear()
-        compared = any(n.state is State.FULL and n.settled for n in ring.links.values())
+        compared = any(n.state is State.FULL and n.exchange.settled for n in ring.links.values())
         if self.hint and (compared or settled):
             self.hint = False
         lost = self._lost_at

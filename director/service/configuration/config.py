@@ -51,7 +51,6 @@ from director.service.configuration.units import (
     Count,
     Duration,
     Flag,
-    Later,
     Mode,
     SecretFile,
     StateUrl,
@@ -106,7 +105,6 @@ class RingConfig(msgspec.Struct, frozen=True, kw_only=True):
     known."""
     listen: Annotated[Endpoint | None, Text()] = None
     """Which of `servers` this director is. None only where there is no ring."""
-    wire: Annotated[str, Later(Choice("native", "dovecot"), only="native")] = "native"
     secret: Annotated[Secret, SecretFile(at_least=16, lines=2)] = Secret()
     tls: TlsConfig = TlsConfig()
     ping_interval: Annotated[float, Duration(at_least=0.01)] = 1.0
@@ -251,12 +249,6 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of each of those over TCP."""
 
 
-class HealthConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[health]: built-in backend checks."""
-
-    enabled: Annotated[bool, Later(Flag(), only=False)] = False
-
-
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[log]: one line an event, to stderr."""
 
@@ -288,7 +280,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     http: HttpConfig = HttpConfig()
     lookups: LookupsConfig = LookupsConfig()
     limits: LimitsConfig = LimitsConfig()
-    health: HealthConfig = HealthConfig()
     log: LogConfig = LogConfig()
 
 
@@ -323,7 +314,6 @@ def load(
         http=_http(reader, raw.get("http"), resolve),
         lookups=_lookups(reader, raw.get("lookups")),
         limits=LimitsConfig(**reader.section(LimitsConfig, raw.get("limits"), "limits")),
-        health=HealthConfig(**reader.section(HealthConfig, raw.get("health"), "health")),
         log=LogConfig(**reader.section(LogConfig, raw.get("log"), "log")),
         warnings=tuple(reader.warnings),
         secret_files=tuple(reader.secret_files),

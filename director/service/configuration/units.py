@@ -23,13 +23,6 @@ _SECONDS_IN = {
     **dict.fromkeys(("h", "hour", "hours"), Fraction(3600)),
     **dict.fromkeys(("d", "day", "days"), Fraction(86400)),
 }
-# Steps of 1024 whatever the spelling, as in Dovecot's own settings.
-_BYTES_IN = {
-    "b": 1,
-    **dict.fromkeys(("kb", "kib"), 1 << 10),
-    **dict.fromkeys(("mb", "mib"), 1 << 20),
-    **dict.fromkeys(("gb", "gib"), 1 << 30),
-}
 _AMOUNT = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
 
 
@@ -61,12 +54,6 @@ def parse_duration(value: object) -> float:
     """Seconds of `"15 min"`, `"2 s"`, `"500 ms"`, `"1 h"`, `"2 days"`. Raises ValueError."""
     count, unit = _amount(value, _SECONDS_IN, "s", "15 min")
     return float(count * _SECONDS_IN[unit])
-
-
-def parse_size(value: object) -> int:
-    """Bytes of `"64 MB"`, `"10 kB"`, `"512 B"`. Raises ValueError."""
-    count, unit = _amount(value, _BYTES_IN, "B", "64 MB")
-    return int(count * _BYTES_IN[unit])
 
 
 def duration_text(seconds: float) -> str:
@@ -224,20 +211,3 @@ class SecretFile:
 
     def write(self, value: Any) -> str:
         return toml_text(value.file)
-
-
-@dataclass(frozen=True)
-class Later:
-    """A setting whose feature is not built yet: anything but `only` is refused, not ignored."""
-
-    kind: Kind
-    only: object
-
-    def read(self, value: object) -> Any:
-        read = self.kind.read(value)
-        if read != self.only:
-            raise ValueError(f"comes in a later release; leave it out or write {self.kind.write(self.only)}")
-        return read
-
-    def write(self, value: Any) -> str:
-        return self.kind.write(value)

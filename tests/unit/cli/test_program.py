@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from director.cli.groups import NOT_OFFERED
 from director.cli.main import SECTIONS, program
 from tests.unit.cli.conftest import Director, alone
 from tests.unit.web.service import ONE
@@ -61,25 +60,6 @@ def test_a_usage_error_is_one_line_and_exit_code_64(arguments: tuple[str, ...]) 
     result = alone(*arguments)
     assert (result.exit_code, result.stdout) == (64, "")
     assert re.fullmatch(r"director: [^\n]+\n", result.stderr)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        f"{group} {name}".replace("director ", "")
-        for group, names in NOT_OFFERED.items()
-        for name in sorted(names)
-    ],
-)
-def test_what_comes_later_is_refused_with_exit_code_77(command: str) -> None:
-    result = alone(*command.split(), "--max-parallel", "3", "dave", "--help")
-    assert result.exit_code == 77
-    assert result.stderr == f"director: `director {command}` is not offered by this release\n"
-
-
-def test_what_comes_later_is_not_in_help() -> None:
-    listed = {name for names in SECTIONS.values() for name in names}
-    assert listed & NOT_OFFERED["director"] == set()
 
 
 def test_the_version_can_be_asked_for_both_ways() -> None:

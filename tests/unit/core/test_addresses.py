@@ -1,36 +1,12 @@
-"""Backend addresses: canonical form, order, ids and the CRC of the host set."""
+"""Backend addresses: canonical form, order and ids."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from director.core.placement.addresses import address_order, canonical, host_id, hosts_hash
-
-VECTORS = json.loads(Path(__file__).parents[2].joinpath("data/hash-vectors.json").read_text())
-HOST_SETS = VECTORS["hosts_hash"]["sets"]
-
-
-def crc(hosts: list[dict[str, Any]]) -> int:
-    return hosts_hash((host["ip"], host["vhosts"], host["down"], host["tag"]) for host in hosts)
-
-
-@pytest.mark.parametrize("vector", HOST_SETS, ids=lambda vector: vector["name"])
-def test_the_hash_of_a_host_set_is_the_originals(vector: dict[str, Any]) -> None:
-    assert crc(vector["hosts"]) == vector["hosts_hash"]
-
-
-@pytest.mark.parametrize("vector", HOST_SETS, ids=lambda vector: vector["name"])
-def test_the_hash_of_a_host_set_does_not_depend_on_the_order_of_the_hosts(vector: dict[str, Any]) -> None:
-    assert crc(vector["hosts"][::-1]) == vector["hosts_hash"]
-
-
-def test_the_hash_of_no_hosts_is_one_because_zero_is_never_sent() -> None:
-    assert hosts_hash([]) == 1
+from director.core.placement.addresses import address_order, canonical, host_id
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,9 @@ from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS, User, UserTable, pack
 from director.core.protocol.effects import Effect, Send
 from director.core.protocol.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
-from director.core.ring import exchange as exchanges
-from director.core.ring.exchange import (
-    RANGE,
-    SMALL,
-    answer_later,
-    compare_later,
-    finish,
-    has_work,
-    postpone,
-    work,
-)
-from director.core.ring.link import Neighbour, State
+from director.core.ring import link as linking
+from director.core.ring.exchange import RANGE, SMALL
+from director.core.ring.link import Neighbour, State, postpone_exchanges
 from director.types import Address, HostId, LinkId, MemberId, Stamp, UserKey
 from tests.unit.core.cores import EXPIRE, START, at, identity, messages
 
@@ -44,7 +35,18 @@ class End:
         self.sent: list[RingMessage] = []
 
     def turn(self) -> list[Effect]:
-        return work(self.link, self.users, self.names, True, at(0)) if has_work(self.link) else []
+        if not self.link.exchange_has_work:
+            return []
+        return self.link.exchange.work(self.users, self.names, True, at(0))
+
+    @property
+    def is_full(self) -> bool:
+        self.link.finish_exchange()
+        return self.link.state is State.FULL
+
+    def send_digests(self) -> None:
+        while self.turn():
+            pass
 
     def hear(self, message: RingMessage) -> None:
         match message:
@@ -53,19 +55,17 @@ class End:
             case Names(entries):
                 self.names.merge(entries)
             case Digests():
-                assert compare_later(self.link, message) is None
+                assert self.link.exchange.compare_later(message) is None
             case Summaries():
-                assert answer_later(self.link, message) is None
+                assert self.link.exchange.answer_later(message) is None
             case ExchangeDone():
-                self.link.got_done = True
+                self.link.exchange.they_are_done(settled=True)
 
 
 def exchange(one: End, other: End) -> int:
     """Let both ends take turns until they have done. Returns the turns."""
     turns = 0
-    while not (finish(one.link) | (one.link.state is State.FULL)) & (
-        finish(other.link) | (other.link.state is State.FULL)
-    ):
+    while not one.is_full or not other.is_full:
         turns += 1
         assert turns < 1000
         for end, peer in ((one, other), (other, one)):
@@ -118,11 +118,13 @@ def test_names_of_what_was_sent_come_when_all_else_is_done() -> None:
 
 def test_the_link_is_full_only_when_both_ends_have_sent_all() -> None:
     end = End()
-    end.link.sent_done = True
-    assert (finish(end.link), end.link.state) == (False, State.EXCHANGING)
-    end.link.got_done = True
-    assert (finish(end.link), end.link.state) == (True, State.FULL)
-    assert not finish(end.link)
+    end.send_digests()
+    end.hear(Summaries([], [], True))
+    assert messages(end.turn()) == [ExchangeDone(True)]
+    assert not end.is_full
+    end.hear(ExchangeDone(True))
+    assert end.is_full
+    assert end.is_full  # and stays so
 
 
 def test_done_comes_behind_everything_that_differs() -> None:
@@ -134,8 +136,8 @@ def test_done_comes_behind_everything_that_differs() -> None:
 
 def test_one_frame_does_not_hold_a_whole_table() -> None:
     one, other = End(*map(user, range(SMALL + 1))), End()
-    one.link.digest_cursor = None
-    answer_later(one.link, Summaries(list(range(BUCKETS)), [b""] * BUCKETS, True))
+    one.send_digests()
+    one.link.exchange.answer_later(Summaries(list(range(BUCKETS)), [b""] * BUCKETS, True))
     frames = [effect for _ in range(BUCKETS // RANGE) for effect in one.turn() if isinstance(effect, Send)]
     sizes = [sum(len(m.records) for m in frame.messages if isinstance(m, Users)) for frame in frames]
     assert max(sizes) < 300 * 1024
@@ -145,9 +147,9 @@ def test_one_frame_does_not_hold_a_whole_table() -> None:
 
 def test_ranges_of_another_size_than_ours_are_compared_all_the_same() -> None:
     one = End(user(1))
-    one.link.digest_cursor = None
+    one.send_digests()
     for first in range(0, BUCKETS, 256):
-        assert compare_later(one.link, Digests(first, bytes(8 * 256))) is None
+        assert one.link.exchange.compare_later(Digests(first, bytes(8 * 256))) is None
     said = [message for _ in range(20) for message in messages(one.turn())]
     assert [message.last for message in said if isinstance(message, Summaries)] == [False] * 15 + [True]
 
@@ -161,8 +163,8 @@ def test_of_a_bucket_that_differs_only_the_records_that_the_other_lacks_are_sent
 
 def test_nothing_is_said_of_buckets_in_which_the_other_end_has_nobody() -> None:
     end = End(user(1))
-    end.link.digest_cursor = None
-    compare_later(end.link, Digests(0, bytes(8 * BUCKETS)))
+    end.send_digests()
+    end.link.exchange.compare_later(Digests(0, bytes(8 * BUCKETS)))
     assert messages(end.turn()) == [Summaries([], [], True)]
 
 
@@ -177,23 +179,22 @@ def test_nothing_is_said_of_buckets_in_which_the_other_end_has_nobody() -> None:
     ],
 )
 def test_summaries_that_cannot_be_right_are_named(summaries: Summaries, wrong: str) -> None:
-    assert wrong in (answer_later(End().link, summaries) or "")
+    assert wrong in (End().link.exchange.answer_later(summaries) or "")
 
 
 def test_records_of_a_bucket_are_asked_for_once_on_each_link() -> None:
     link = End().link
-    assert answer_later(link, Summaries([3, 4], [b"", b""], False)) is None
-    assert answer_later(link, Summaries([5], [b""], False)) is None
-    assert (
-        answer_later(link, Summaries([6, 4], [b"", b""], True)) == "summaries of a bucket that came before: 4"
-    )
+    assert link.exchange.answer_later(Summaries([3, 4], [b"", b""], False)) is None
+    assert link.exchange.answer_later(Summaries([5], [b""], False)) is None
+    wrong = "summaries of a bucket that came before: 4"
+    assert link.exchange.answer_later(Summaries([6, 4], [b"", b""], True)) == wrong
 
 
 def test_a_congested_link_is_given_a_rest() -> None:
     end = End(user(1))
-    assert has_work(end.link)
+    assert end.link.exchange_has_work
     end.link.congested = True
-    assert not has_work(end.link)
+    assert not end.link.exchange_has_work
 
 
 @pytest.mark.parametrize(
@@ -207,13 +208,13 @@ def test_a_congested_link_is_given_a_rest() -> None:
     ],
 )
 def test_digests_that_do_not_follow_are_named(digests: Digests) -> None:
-    assert "digests of buckets" in (compare_later(End().link, digests) or "")
+    assert "digests of buckets" in (End().link.exchange.compare_later(digests) or "")
 
 
 def test_digests_after_the_last_are_named() -> None:
     end = End()
-    assert compare_later(end.link, Digests(0, bytes(8 * BUCKETS))) is None
-    assert "where 4096.. were due" in (compare_later(end.link, Digests(4096, bytes(8))) or "")
+    assert end.link.exchange.compare_later(Digests(0, bytes(8 * BUCKETS))) is None
+    assert "where 4096.. were due" in (end.link.exchange.compare_later(Digests(4096, bytes(8))) or "")
 
 
 def test_who_is_gone_for_long_is_in_no_digest() -> None:
@@ -226,25 +227,25 @@ def test_who_is_gone_for_long_is_in_no_digest() -> None:
 def test_a_joiner_with_many_users_compares_them_with_one_neighbour_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exchanges, "SMALL", 10)
+    monkeypatch.setattr(linking, "SMALL", 10)
     one, other = End(*map(user, range(20))), End(*map(user, range(20)))
-    postpone([one.link, other.link], one.users, at(0.1), joining=True, loading=False)
-    assert (has_work(one.link), has_work(other.link)) == (True, False)
+    postpone_exchanges([one.link, other.link], len(one.users), at(0.1), joining=True, loading=False)
+    assert (one.link.exchange_has_work, other.link.exchange_has_work) == (True, False)
 
 
 def test_whom_a_joiner_has_put_off_gets_its_turn_when_memory_is_trusted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exchanges, "SMALL", 10)
+    monkeypatch.setattr(linking, "SMALL", 10)
     one, other = End(*map(user, range(20))), End(*map(user, range(20)))
-    postpone([one.link, other.link], one.users, at(0.1), joining=True, loading=False)
-    postpone([one.link, other.link], one.users, at(0.1), joining=False, loading=False)
-    assert (has_work(one.link), has_work(other.link)) == (True, True)
+    postpone_exchanges([one.link, other.link], len(one.users), at(0.1), joining=True, loading=False)
+    postpone_exchanges([one.link, other.link], len(one.users), at(0.1), joining=False, loading=False)
+    assert (one.link.exchange_has_work, other.link.exchange_has_work) == (True, True)
 
 
 def test_whoever_still_reads_its_store_compares_nothing() -> None:
     one = End(*map(user, range(20)))
-    postpone([one.link], one.users, at(0.1), joining=True, loading=True)
-    assert not has_work(one.link)
-    postpone([one.link], one.users, at(0.1), joining=True, loading=False)
-    assert has_work(one.link)
+    postpone_exchanges([one.link], len(one.users), at(0.1), joining=True, loading=True)
+    assert not one.link.exchange_has_work
+    postpone_exchanges([one.link], len(one.users), at(0.1), joining=True, loading=False)
+    assert one.link.exchange_has_work

@@ -28,6 +28,7 @@ from director.core.protocol.messages import (
     Token,
     Users,
 )
+from director.core.protocol.transitions import WrongTransition
 from director.core.ring.link import HANDSHAKE_TIMEOUT, Identity, Neighbour, State
 from director.types import Address, LinkId, MemberId, Now
 from tests.unit.core.cores import plain
@@ -570,3 +571,10 @@ def test_what_is_due_at_a_deadline_is_done_at_it_whatever_the_rounding(heard: fl
     one.tick(at(deadline - 0.5))
     one.tick(at(deadline))
     assert one.state is State.CLOSED
+
+
+def test_a_change_of_state_that_the_table_does_not_have_is_a_bug_that_is_named() -> None:
+    neighbour = dialler()
+    with pytest.raises(WrongTransition, match="State: GREETING -> FULL"):
+        neighbour.enter(State.FULL)
+    assert neighbour.state is State.GREETING

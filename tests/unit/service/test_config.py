@@ -253,31 +253,6 @@ def test_where_a_section_belongs_nothing_else_is_taken(place: Place, text: str, 
     assert f"write [{key}]" in problem.expected
 
 
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        ('[ring]\nwire = "dovecot"\n', "ring.wire"),
-        ("[health]\nenabled = true\n", "health.enabled"),
-    ],
-)
-def test_what_this_release_cannot_do_is_refused_and_not_ignored(place: Place, text: str, key: str) -> None:
-    problem = place.problem(text + BACKENDS)
-    assert problem.key == key
-    assert "later release" in problem.expected
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '[ring]\nwire = "native"\n',
-        '[users]\nflush_socket = ""\n',
-        "[health]\nenabled = false\n",
-    ],
-)
-def test_what_changes_nothing_about_a_later_feature_is_accepted(place: Place, text: str) -> None:
-    assert place.load(text + BACKENDS).ring == RingConfig()
-
-
 def test_without_servers_there_is_no_ring_and_nothing_to_listen_on(place: Place) -> None:
     assert place.load("[ring]\nservers = []\n" + BACKENDS).ring.listen is None
 

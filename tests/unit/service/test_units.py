@@ -13,14 +13,12 @@ from director.service.configuration.units import (
     Count,
     Duration,
     Flag,
-    Later,
     Mode,
     StateUrl,
     Text,
     Texts,
     duration_text,
     parse_duration,
-    parse_size,
     toml_text,
 )
 from director.service.secret import Secret
@@ -68,25 +66,6 @@ def test_what_is_no_duration_is_refused(value: object) -> None:
 def test_no_text_without_a_number_is_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="expected a number and a unit"):
         parse_duration(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [("64 MB", 64 << 20), ("10 kB", 10240), ("1 GB", 1 << 30), ("7 B", 7), ("1 MiB", 1 << 20)],
-)
-def test_sizes_count_in_steps_of_1024(text: str, count: int) -> None:
-    assert parse_size(text) == count
-
-
-@pytest.mark.parametrize("value", [64, "64"])
-def test_a_size_without_a_unit_is_an_error_that_says_what_to_write(value: object) -> None:
-    with pytest.raises(ValueError, match='write "64 B"'):
-        parse_size(value)
-
-
-def test_a_size_of_an_unknown_unit_is_refused() -> None:
-    with pytest.raises(ValueError, match='"64 MB"'):
-        parse_size("64 megs")
 
 
 def test_a_duration_below_its_limit_is_refused_with_the_limit() -> None:
@@ -150,13 +129,6 @@ def test_text_that_must_be_there_may_not_be_empty() -> None:
 def test_a_list_of_text_takes_nothing_but_text() -> None:
     with pytest.raises(ValueError, match="a list of texts"):
         Texts().read(["10.0.0.1", 5])
-
-
-def test_what_comes_in_a_later_release_is_refused_unless_it_is_the_only_built_value() -> None:
-    kind = Later(Choice("native", "dovecot"), only="native")
-    assert kind.read("native") == "native"
-    with pytest.raises(ValueError, match='later release; leave it out or write "native"'):
-        kind.read("dovecot")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
