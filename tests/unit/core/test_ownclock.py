@@ -13,7 +13,6 @@ from director.core.protocol.effects import Effect, Log
 from director.core.protocol.events import Event, Received, StoredHosts, StoredUsers, TimerFired
 from director.core.protocol.messages import HostRow, Hosts, MemberRow, Ping, Pong, RingMessage, Users
 from director.core.protocol.stamps import AHEAD
-from director.core.ring.exchange import has_work
 from director.types import HostId, LinkId, Now, Stamp, UserKey
 from tests.unit.core.cores import BACKENDS, D2, START, Played, in_ring, messages, of, user
 
@@ -209,7 +208,7 @@ def test_many_users_are_clipped_in_slices_before_they_are_compared() -> None:
     one.pong(3)
     largest = turns = counted = 0
     while one.core.clock.walking:
-        assert not any(map(has_work, one.core.ring.links.values()))
+        assert not any(link.exchange_has_work for link in one.core.ring.links.values())
         one.at(3)
         before, counted = counted, one.core.counters.stamps_clipped.get("memory", 0)
         largest = max(largest, counted - before)
