@@ -54,3 +54,21 @@ def test_the_diagrams_are_those_of_the_code() -> None:
     diagrams = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(diagrams)
     assert diagrams.up_to_date(PAGE.read_text()) == PAGE.read_text(), "run python docs/diagrams.py"
+
+
+def test_the_map_of_the_sources_names_what_exists_and_every_package() -> None:
+    text = (ROOT / "docs/internals.md").read_text()
+    homes = [ROOT, *(ROOT / "director" / part for part in ("", "core", "service"))]
+    named = set(re.findall(r"`([\w./-]*/[\w./-]*)`", text)) - {""}
+    assert len(named) > 30
+    assert [one for one in sorted(named) if not any((home / one).exists() for home in homes)] == []
+    packages = {f"{path.parent.name}/" for room in ("core", "service") for path in packages_in(room)}
+    assert packages - named == set()
+
+
+def packages_in(room: str) -> list[Path]:
+    return list((ROOT / "director" / room).glob("*/__init__.py"))
+
+
+def test_the_map_of_the_sources_fits_on_two_screens() -> None:
+    assert len((ROOT / "docs/internals.md").read_text().splitlines()) <= 100
