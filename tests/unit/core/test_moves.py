@@ -164,8 +164,10 @@ def test_whoever_asks_for_it_is_told_when_all_have_confirmed() -> None:
     mover.move(early=True)
     mover.stored()
     mover.kicked()
-    assert done(mover.back()).moved == 1
-    assert mover.stage is Stage.DELAY
+    told = done(mover.back())
+    assert (told.moved, mover.stage) == (1, Stage.DELAY)
+    mover.until(3.4)
+    assert (told.moved, mover.stage) == (1, None)  # what was told does not change when the delay is over
 
 
 def test_where_nobody_had_a_session_there_is_no_delay() -> None:
