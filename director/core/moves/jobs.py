@@ -28,6 +28,7 @@ from director.core.protocol.events import (
     UsersEvent,
 )
 from director.core.protocol.kicktypes import Fence
+from director.core.protocol.ringtimings import STORE_WAIT
 from director.core.tables.hosts import HostTable
 from director.errors import OperationError, TryAgain, UnknownName
 from director.types import HostId, Now, Stamp, UserKey
@@ -42,8 +43,6 @@ SCANNED = 64
 """Buckets looked at in one turn of the loop, however empty they are."""
 FORGOTTEN = 500
 """Users a forgetting has under way at a time: it is a move to nobody, without the kick delay."""
-STORE_WAIT = 1.0
-"""Seconds an unpinning waits for the store."""
 
 
 class _Walk(msgspec.Struct, eq=False):

@@ -18,13 +18,10 @@ from director.core.moves.kicks import KickRun, Kicks
 from director.core.protocol.effects import Effect, Send
 from director.core.protocol.kicktypes import MOST_COUNTED, Fence, KickWhat
 from director.core.protocol.messages import KickRound
+from director.core.protocol.ringtimings import NO_NEIGHBOUR, ROUND_AGAIN
 from director.core.protocol.view import RingView
 from director.types import MemberId, Now
 
-REPEAT = 1.5
-"""Seconds after which a token that has not come back is repeated."""
-NO_WAY = 0.1
-"""Seconds until a token is tried again that found no right neighbour."""
 FORGOTTEN = 200
 """Kicks of others that are forgotten in one turn of the loop at most."""
 LASTS = 30.0
@@ -165,7 +162,7 @@ class KickRounds:
             own.lap = 2
         if now.mono < self._due(own):
             return []
-        own.repeat_at = now.mono + (NO_WAY if view.right is None else REPEAT)
+        own.repeat_at = now.mono + (NO_NEIGHBOUR if view.right is None else ROUND_AGAIN)
         late: list[str] = [self._me] if own.lap == 2 and (run.problem or not run.over) else []
         kicked = run.sessions if own.lap == 2 else 0
         if view.right is not None:

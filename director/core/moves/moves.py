@@ -41,6 +41,7 @@ from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, Log, Persist, RunFlush, Send, StopFlush
 from director.core.protocol.kicktypes import MOST_COUNTED
 from director.core.protocol.messages import HostRow, MoveRound
+from director.core.protocol.ringtimings import NO_NEIGHBOUR, ROUND_AGAIN, STORE_WAIT
 from director.core.protocol.transitions import check
 from director.core.protocol.view import RingView
 from director.core.tables.hosts import HostTable
@@ -51,10 +52,6 @@ MOVE_TIMEOUT = 30.0
 """Seconds after which a user is free again, whatever has become of his move."""
 SHOWN = 10
 """Users that a log line about many of them names."""
-STORE_WAIT = 1.0
-"""Seconds a move waits for its record to be stored."""
-REPEAT = 1.5
-"""Seconds after which a round that has not come back is repeated."""
 WATCHED_EVERY = 1.0
 """Seconds between two looks at a move of another director, whether its origin is gone."""
 SLICE = 150
@@ -64,8 +61,6 @@ STARTED = 3
 STORING_KEPT = 1000
 """Writings that are waited for; more are in nobody's way, but their moves wait for `STORE_WAIT`."""
 MOMENT = 0.001
-NO_WAY = 0.1
-"""Seconds until a round is tried again that found no right neighbour."""
 ABANDONED = KICK_TIMEOUT + 2.0
 """Seconds without a token after which the origin of a move counts as gone, though it is in the ring."""
 ROUND = 800
@@ -265,7 +260,7 @@ class Moves:
             moving = Moving(new.key, new.host, new.decided, now.mono, RECORD.pack(*before), kicks)
             self.moving[new.key] = moving
             self._begun.append(moving)
-            self._watch_soon(now.mono + REPEAT)
+            self._watch_soon(now.mono + ROUND_AGAIN)
         self._soon(now.mono)
 
     def token(self, token: MoveRound, now: Now, view: RingView) -> None:
@@ -427,7 +422,7 @@ class Moves:
         due: dict[int, list[_Own]] = {}
         for own in self._looked:
             if own.stage is Stage.ROUND and now.mono >= own.until:
-                own.until = now.mono + (NO_WAY if view.right is None else REPEAT)
+                own.until = now.mono + (NO_NEIGHBOUR if view.right is None else ROUND_AGAIN)
                 due.setdefault(id(own.job), []).append(own)
         effects: list[Effect] = []
         for batch in (own[at : at + ROUND] for own in due.values() for at in range(0, len(own), ROUND)):
@@ -519,7 +514,7 @@ class Moves:
     def _abandoned_at(moving: Moving, view: RingView) -> float:
         if moving.origin is not None and moving.origin in view.ring:
             return moving.progress + ABANDONED
-        return max(moving.since, moving.progress) + REPEAT
+        return max(moving.since, moving.progress) + ROUND_AGAIN
 
     def _time_out(self, now: Now, effects: list[Effect]) -> None:
         """After 30 s everybody frees the user by himself."""

@@ -18,11 +18,10 @@ from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Send
 from director.core.protocol.messages import NearRound
 from director.core.protocol.order import member_order
+from director.core.protocol.ringtimings import TOKEN_AGAIN
 from director.core.protocol.view import RingView
 from director.types import MemberId, Now, UserKey
 
-REPEAT = 0.3
-"""Seconds after which a round that has not come back is repeated."""
 SLICE = 200
 """Users looked at in one turn of the loop."""
 HOLD = 2.0
@@ -132,7 +131,7 @@ class NearExpiry:
                 self._pending.wake_users([key])
                 continue
             if now.mono >= asked.repeat_at:
-                asked.repeat_at = now.mono + REPEAT
+                asked.repeat_at = now.mono + TOKEN_AGAIN
                 self._serial += 1
                 asked.serial = self._serial
                 if view.right is not None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from director.core.protocol.messages import Token
 from director.core.protocol.order import member_order
+from director.core.protocol.ringtimings import TOKEN_AGAIN, TOKEN_AGAIN_LATEST
 from director.types import MemberId, Now
 
 DURATIONS = 1000
@@ -24,9 +25,6 @@ REMEMBERED = 64
 """Second laps that are known again when they come again."""
 FIRST_LAPS = 256
 """First laps whose second laps count, the latest ones."""
-REPEAT = 0.3
-"""Seconds after which whoever waits sends his token again; later where a lap has been seen to take long."""
-REPEAT_LATEST = 2.0
 LOOK_EVERY = 5.0
 """Seconds between two tokens of a member in sync who misses somebody: the ring may have grown without telling
 him."""
@@ -63,7 +61,7 @@ class Barrier:
         self._oldest = first_serial + 1
         """Of the tokens of our own that still count, the first."""
         self._due: float | None = None
-        self._repeat = REPEAT
+        self._repeat = TOKEN_AGAIN
         self._look_at: float | None = None
         self.right: MemberId | None = None
         """The right neighbour: tokens go there."""
@@ -170,7 +168,7 @@ class Barrier:
             return None
         self._released_by.append((token.origin, token.serial))
         first = self._first_laps[token.origin, token.serial]
-        self._repeat = min(max(REPEAT, 2 * (now.mono - first.at)), REPEAT_LATEST)
+        self._repeat = min(max(TOKEN_AGAIN, 2 * (now.mono - first.at)), TOKEN_AGAIN_LATEST)
         self.release(members, now, digest, token.limit)
         return token
 

@@ -18,24 +18,19 @@ from director.errors import KickError
 from director.net.anvil import AnvilConnection, ProcessConnection
 from director.net.ipc import IpcConnection
 from director.net.kickline import Connections
+from director.service.kicks.timings import (
+    FIRST_PAUSE,
+    LOOK_SHARE,
+    LOOK_WAIT,
+    PATIENCE,
+    PATIENCE_WITH_PROCESSES,
+)
 from director.wire import anvil, ipc
 from director.wire.anvil import Session, Sessions, kick_one
 from director.wire.sessions import Listing
 
-PATIENCE = 0.75
-"""Seconds after which sessions that anvil says it ended, and that are still there, stay."""
-PATIENCE_WITH_PROCESSES = 0.25
-"""The same once those were ended at their own processes."""
-FIRST_PAUSE = 0.05
-"""Seconds between the first two looks whether sessions are gone; each pause is twice as long as the one
-before."""
 HOSTS = 1000
 """Hosts of a kick whose lines are written in one turn of the loop."""
-LOOK_SHARE = 9
-"""So many times as long as a look took is waited before the next one begins: looking takes a tenth of the
-time, however many sessions there are."""
-LOOK_WAIT = 0.5
-"""Seconds of that wait, at most."""
 
 
 class Channel(Protocol):

@@ -18,26 +18,20 @@ from director.errors import KickError
 from director.net.kickline import identity
 from director.service.configuration.config import DovecotConfig
 from director.service.kicks.channels import Anvil, Channel, Ipc
+from director.service.kicks.timings import (
+    KEPT_AS_LONG,
+    LATE_EVERY,
+    LATE_FIRST,
+    LATE_SHARE,
+    LATE_UNTIL,
+    LISTING_KEPT,
+    LISTING_WAIT,
+    STARTS_WITHIN,
+    TIMEOUT,
+)
 from director.service.log import Log
 from director.wire.sessions import Census, SessionList
 
-TIMEOUT = 4.0
-"""Seconds after which a kick or a listing that is not done has failed."""
-STARTS_WITHIN = 1.0
-"""Seconds in which a Dovecot that starts has made its sockets, all of them, since the first."""
-LISTING_KEPT = 0.25
-"""Seconds for which one listing counts the sessions of all kicks, at most."""
-KEPT_AS_LONG = 10
-"""So many times as long as it took a listing is kept: it does not know the sessions begun since. One that is
-had in no time is soon had anew, and many kicks one by one still spend a tenth of the time on listings."""
-LISTING_WAIT = 0.25
-"""Seconds after which a kick does not wait any more for the listing that counts it."""
-LATE_FIRST, LATE_EVERY, LATE_UNTIL = 1.5, 5.0, 35.0
-"""Seconds after a kick at which sessions are listed again: those whose backend has not let them in yet are
-unknown to anvil, and to ipc if their login process has proxied nobody before. First within the kick delay,
-and as long as Dovecot waits for a backend (30 s)."""
-LATE_SHARE = 9
-"""So many times as long as such a listing took nothing is listed after it."""
 WAITING_LIMIT = 10_000
 """Kicks under way. One more ends at once, with a problem."""
 

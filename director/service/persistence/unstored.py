@@ -10,12 +10,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import anyio
 
+from director.core.protocol.ringtimings import STORE_WAIT
 from director.records import UnstoredChange
 from director.service.log import Log
 from director.service.persistence.documents import Documents
 
-STORE_WAIT = 1.0
-"""Seconds a change waits for the store before it is reported as not yet stored."""
 MANY_WAIT = 5.0
 """The same for a change of many users."""
 OF_A_USER = frozenset({"move", "pin", "unpin"})

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from director.core.protocol.messages import Token
-from director.core.ring.barrier import FIRST_LAPS, LOOK_EVERY, REPEAT, Barrier
+from director.core.protocol.ringtimings import TOKEN_AGAIN
+from director.core.ring.barrier import FIRST_LAPS, LOOK_EVERY, Barrier
 from director.types import MemberId, Now
 
 NAMES = [MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3)]
@@ -79,12 +80,12 @@ def test_a_token_dies_where_the_table_is_another_in_either_lap() -> None:
 def test_whoever_waits_sends_his_token_again_within_300_ms() -> None:
     barriers = ring()
     first = waiting(barriers)
-    assert barriers[0].next_deadline() == 1.0 + REPEAT
+    assert barriers[0].next_deadline() == 1.0 + TOKEN_AGAIN
     assert barriers[0].due(at(1.29), NEW) is None
     again = barriers[0].due(at(1.3), NEW)
     assert again is not None
     assert again.serial > first.serial
-    assert barriers[1].next_deadline() == 1.0 + REPEAT
+    assert barriers[1].next_deadline() == 1.0 + TOKEN_AGAIN
 
 
 def test_a_ring_in_which_two_laps_take_longer_than_the_pause_between_two_tokens_still_agrees() -> None:
@@ -306,7 +307,7 @@ def test_the_token_with_a_new_limit_is_repeated_until_it_comes_back_though_nobod
     barriers = limited(30, 30, 30)
     barriers[0].set_limit(10)
     assert barriers[0].due(at(2), NEW) is not None, "it is lost"
-    again = barriers[0].due(at(2 + REPEAT), NEW)
+    again = barriers[0].due(at(2 + TOKEN_AGAIN), NEW)
     go_round(barriers, again, 2.5)
     assert limits(barriers) == [10] * 3
     assert barriers[0].due(at(9), NEW) is None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from director.core.moves.kickrounds import LASTS, MOST_REMEMBERED, REPEAT
+from director.core.moves.kickrounds import LASTS, MOST_REMEMBERED
 from director.core.protocol.effects import CountSessions, Kick, OperationFailed, UsersDone
 from director.core.protocol.events import Kicked, KicksEnded, KickSessions
 from director.core.protocol.kicktypes import ByName, Fence
 from director.core.protocol.messages import KickRound
+from director.core.protocol.ringtimings import ROUND_AGAIN
 from director.errors import TryAgain
 from director.records import MoveCounts
 from tests.unit.core.cores import D1, D2, D3, Played, at, in_ring, messages, of
@@ -72,8 +73,8 @@ def test_a_kick_here_that_is_never_answered_is_late() -> None:
 
 def test_a_token_that_does_not_come_back_is_repeated_and_given_up_at_last() -> None:
     played, _, token = begun()
-    assert of(KickRound, messages(played.until(0.9 + REPEAT), 1)) == []
-    assert of(KickRound, messages(played.until(1.3 + REPEAT), 1)) == [token]
+    assert of(KickRound, messages(played.until(0.9 + ROUND_AGAIN), 1)) == []
+    assert of(KickRound, messages(played.until(1.3 + ROUND_AGAIN), 1)) == [token]
     (end,) = of(UsersDone, played.until(1.3 + LASTS))
     assert (end.counts.timed_out, end.counts.not_reached) == (1, [D2, D3])
     assert len(played.core.kick_rounds) == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from director.core.moves.moves import ABANDONED, MOVE_TIMEOUT, REPEAT, STORE_WAIT, SUBJECT, TRANSITIONS, Stage
+from director.core.moves.moves import ABANDONED, MOVE_TIMEOUT, SUBJECT, TRANSITIONS, Stage
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BUCKET_SHIFT, BY_HAND, MOVING, PINNED, User, pack, unpack
 from director.core.protocol.effects import (
@@ -32,6 +32,7 @@ from director.core.protocol.events import (
 )
 from director.core.protocol.kicktypes import HashOnHosts
 from director.core.protocol.messages import MoveRound, Token, Users
+from director.core.protocol.ringtimings import ROUND_AGAIN, STORE_WAIT
 from director.errors import TryAgain, UnknownName
 from director.records import MoveCounts
 from director.types import HostId, LinkId, MemberId, RequestId, Stamp
@@ -188,8 +189,8 @@ def test_sessions_that_another_member_has_ended_make_a_delay_even_for_a_user_unk
 
 def test_a_token_that_does_not_come_back_is_sent_again() -> None:
     mover = at_stage(Stage.ROUND)
-    assert of(MoveRound, messages(mover.until(1.19 + REPEAT))) == []
-    (again,) = of(MoveRound, messages(mover.until(1.21 + REPEAT)))
+    assert of(MoveRound, messages(mover.until(1.19 + ROUND_AGAIN))) == []
+    (again,) = of(MoveRound, messages(mover.until(1.21 + ROUND_AGAIN)))
     first = of(MoveRound, messages(mover.effects))[0]
     assert again.serial > first.serial
     assert again.moves == first.moves
@@ -421,9 +422,9 @@ def test_a_move_whose_origin_is_gone_is_taken_over_by_the_usual_writer(writer: M
     played = in_ring_of_two()
     (kick,) = of(Kick, played.hear(2, Users(pack([one])), mono=1.0))
     played.handle(KicksEnded([Kicked(kick.kick, 0)]), 1.1)
-    played.until(1.0 + REPEAT - 0.1)
+    played.until(1.0 + ROUND_AGAIN - 0.1)
     assert played.core.moves.in_hand == 0
-    effects = played.until(1.1 + REPEAT)
+    effects = played.until(1.1 + ROUND_AGAIN)
     assert (played.core.moves.in_hand, len(of(MoveRound, messages(effects, 1)))) == (takes, takes)
 
 
@@ -433,10 +434,12 @@ def test_whoever_takes_a_move_over_waits_for_his_own_kick_first() -> None:
     played.users.merge(pack([old]))
     moving = old._replace(host=host_id(NEW), decided=Stamp(old.decided + 1), flags=MOVING | BY_HAND)
     (kick,) = of(Kick, played.hear(2, Users(pack([moving])), mono=1.0))
-    effects = played.until(1.1 + REPEAT)
+    effects = played.until(1.1 + ROUND_AGAIN)
     assert played.core.moves.in_hand == 1
     assert of(MoveRound, messages(effects, 1)) == []
-    effects = played.handle(KicksEnded([Kicked(kick.kick, 1)]), 2.0 + REPEAT) + played.until(2.3 + REPEAT)
+    effects = played.handle(KicksEnded([Kicked(kick.kick, 1)]), 2.0 + ROUND_AGAIN) + played.until(
+        2.3 + ROUND_AGAIN
+    )
     assert [(token.late, token.kicked) for token in of(MoveRound, messages(effects, 1))][:1] == [([], 1)]
 
 

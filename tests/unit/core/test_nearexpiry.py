@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.moves.nearexpiry import HOLD, MOST_HELD, REPEAT
+from director.core.moves.nearexpiry import HOLD, MOST_HELD
 from director.core.placement.users import User, pack
 from director.core.protocol.effects import Answer, Effect
 from director.core.protocol.events import Dropped, Lookup
 from director.core.protocol.messages import NearRound, Users
+from director.core.protocol.ringtimings import TOKEN_AGAIN
 from director.types import Address, MemberId, RequestId
 from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, at, in_ring, messages, of, user
 
@@ -87,7 +88,7 @@ def test_who_was_seen_nowhere_is_placed_afresh() -> None:
 def test_a_question_that_does_not_come_back_is_repeated_and_only_the_last_counts() -> None:
     played = played_with(5)
     first, _ = ask(played)
-    (second,) = of(NearRound, messages(played.until(1.05 + REPEAT), 1))
+    (second,) = of(NearRound, messages(played.until(1.05 + TOKEN_AGAIN), 1))
     assert answers(played.hear(2, back(first), mono=1.4) + played.until(1.4)) == []
     assert answers(played.hear(2, back(second), mono=1.5) + played.until(1.5)) == [BACKENDS[3]]
 
