@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from director.core.protocol.effects import Effect
+from director.service.lifecycle import garbage
 from tests.turns import SITUATIONS, Busy
 
 LIMIT = 5.0
@@ -33,8 +34,7 @@ def turns_of(name: str, users: int) -> list[float]:
         return effects
 
     busy = Busy(measure)
-    gc.collect()
-    gc.freeze()  # as the service does after its start
+    garbage.begin()  # as the service does: full collections have turns of their own
     SITUATIONS[name](busy, users)
     gc.unfreeze()
     return took
