@@ -87,11 +87,13 @@ class Player:
     def add(self) -> None:
         """An operator adds the directors that no other one has in its configuration."""
         at = next(name for name in self.plan.names if name not in self.plan.added)
+        self.watch.growing = bool(self.plan.added)
         for name in self.plan.added:
             self.watch.counts["added"] += 1
             self.world.change_member(at, name)
             self.world.run(1)
         self.world.run_until_in_sync(30)
+        self.watch.growing = False
 
     def _node(self, name: str) -> Node | None:
         """A director that can be asked."""

@@ -111,6 +111,8 @@ class Watch:
         """When one that lies last swallowed tokens: new users wait, and rings that were made up last."""
         self.apart_since: float | None = None
         """Since when honest members are not in one ring although one of them lies."""
+        self.growing = False
+        """An operator is adding directors, one after the other: the others refuse them until then."""
         self.told: dict[tuple[str, str], Told] = {}
         self.trouble_at: dict[Node, float] = {}
         """When a director was last out of reach of the others."""
@@ -424,6 +426,7 @@ class Watch:
         honest = [node for node in self.world.nodes.values() if node is not liar]
         members = {node.member for node in honest}
         together = all(n.up and members <= set(n.core.barrier.ring) for n in honest)
+        together = together or self.growing
         self.apart_since = None if together else (self.apart_since or self.world.now)
         if self.apart_since is not None and self.world.now > max(self.apart_since, self.swallowed_at) + APART:
             rings = {node.member: node.core.barrier.ring for node in honest}
