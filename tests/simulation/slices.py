@@ -10,7 +10,7 @@ from unittest.mock import patch
 from director.core.placement.users import RECORD
 
 SMALL = {
-    "director.core.director.PIECE": 2 * RECORD.size,
+    "director.core.reception.PIECE": 2 * RECORD.size,
     "director.core.intake.MERGED": 2,
     "director.core.intake.DISPLACED": 1,
     "director.core.moves.kicks.AT_A_TIME": 3,
