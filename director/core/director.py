@@ -29,8 +29,8 @@ An event takes these steps. The order of the steps is what makes the promises of
    way to all neighbours before its user's login is answered, and a token follows every record that it vouches
    for, because a link keeps the order.
 
-A turn of the loop must not take more than 5 ms, whoever has sent how much. So each part does a bounded share
-a turn, says in `has_work` that something is left, and stands in `_parts`.
+A turn of the loop must not take more than 5 ms, however much neighbours have sent. So each part does a
+bounded share a turn, says in `has_work` that something is left, and stands in `_parts`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The lines from auth that wait for an answer, and how many may wait.
 
 While the ring or the store settles, a login of a new user waits for up to 30 s, and anybody can open logins.
-Their number is bounded per connection here, and in all in `core.pending`.
+Their number is bounded per connection here, and in all in `core.logins.pending`.
 """
 
 from __future__ import annotations

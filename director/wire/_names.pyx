@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The name table in C: the same as `core.names.NameTable`, which says what each method promises.
+"""The name table in C: the same as `core.placement.names.NameTable`, which says what each method promises.
 
 A bucket is one block of entries in the order they came. Names of logins here are appended without a look at what
 is there, since nearly all are new; repetitions go when the bucket is read or has doubled. What goes through a

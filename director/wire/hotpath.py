@@ -1,7 +1,8 @@
 """The hot path as it is used: compiled where it could be built, in plain Python otherwise.
 
-DIRECTOR_PURE_PYTHON=1 selects plain Python. Both keep the same contract, written down in `core.users`,
-`core.names`, `core.assign` and `wire.auth`; the parts of one are never mixed with those of the other.
+DIRECTOR_PURE_PYTHON=1 selects plain Python. Both keep the same contract, written down in
+`core.placement` (`users`, `names`, `assign`) and `wire.auth`; the parts of one are never mixed with those of
+the other.
 """
 
 from __future__ import annotations

@@ -538,7 +538,7 @@ class Node:
         self.world.after(self.world.chance(self, self).uniform(0.0005, 0.02), claim)
 
     def claim(self, effect: Claim) -> None:
-        """What `service.persist` does: take what the store holds; where that binds nobody, the candidate
+        """What `service.persistence` does: take what the store holds; where that binds nobody, the candidate
         wins."""
         if not self.store.up:
             self.handle(ClaimFailed(effect.key))

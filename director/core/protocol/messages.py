@@ -73,7 +73,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Shows that the speaker has the ring's secret, for these two greetings (`core.linkkeys`). Alone in its
+    """Shows that the speaker has the ring's secret, for these two greetings (`linkkeys.py`). Alone in its
     frame; all frames behind it are sealed."""
 
     mac: bytes
@@ -88,7 +88,7 @@ class Bye(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Users(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
-    """User records, 22 bytes each (`core.users.RECORD`)."""
+    """User records, 22 bytes each (`core.placement.users.RECORD`)."""
 
     records: bytes
 
@@ -153,7 +153,7 @@ class Linked(msgspec.Struct, frozen=True, array_like=True, tag=12):
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
-    """User names for listings (`core.names`).
+    """User names for listings (`core.placement.names`).
 
     hops: members it is still for, the receiver included; he passes it on to the right. 0: for the receiver
     alone."""

@@ -39,21 +39,16 @@ class StateUrl(str):
         return repr(self.shown)
 
 
-def _amount(value: object, units: Iterable[str], unit: str, example: str) -> tuple[Fraction, str]:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
-        raise ValueError(f'a unit is missing, write "{value:.15g} {unit}"')
-    match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
-    if match is None or (match[2] and match[2].lower() not in units):
-        raise ValueError(f'expected a number and a unit, such as "{example}" ({", ".join(units)})')
-    if not match[2]:
-        raise ValueError(f'a unit is missing, write "{match[1]} {unit}"')
-    return Fraction(match[1]), match[2].lower()
-
-
 def parse_duration(value: object) -> float:
     """Seconds of `"15 min"`, `"2 s"`, `"500 ms"`, `"1 h"`, `"2 days"`. Raises ValueError."""
-    count, unit = _amount(value, _SECONDS_IN, "s", "15 min")
-    return float(count * _SECONDS_IN[unit])
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
+        raise ValueError(f'a unit is missing, write "{value:.15g} s"')
+    match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
+    if match is None or (match[2] and match[2].lower() not in _SECONDS_IN):
+        raise ValueError(f'expected a number and a unit, such as "15 min" ({", ".join(_SECONDS_IN)})')
+    if not match[2]:
+        raise ValueError(f'a unit is missing, write "{match[1]} s"')
+    return float(Fraction(match[1]) * _SECONDS_IN[match[2].lower()])
 
 
 def duration_text(seconds: float) -> str:

@@ -10,7 +10,7 @@ from director.types import MemberId
 
 
 def differing(director: Director) -> dict[str, dict[MemberId, str]]:
-    """The directors that differ from this one, by what differs; see `core.differences`."""
+    """The directors that differ from this one, by what differs; see `core.ring.differing`."""
     ring = director.ring
     return differences(ring.identity, ring.links.values(), ring.refused)
 

@@ -15,10 +15,11 @@ from director.cli.following import how_far, in_words
 from director.core.protocol.events import Flush, Forget
 from director.errors import TryAgain
 from director.records import MoveInfo, UsersChange
+from tests.e2e.processes import until
 from tests.faulty import Fault
 from tests.unit.cli.conftest import Director
 from tests.unit.service.parts import key_of
-from tests.unit.web.service import GOLD, ONE, TWO, until
+from tests.unit.web.service import GOLD, ONE, TWO
 
 PROGRAM = [sys.executable, "-m", "director"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -184,14 +183,6 @@ class Service:
             return msgspec.structs.replace(real(*asked), **fields)
 
         setattr(owner, name, altered)
-
-
-def until(condition: Callable[[], object], within: float = 10.0) -> None:
-    """Return as soon as `condition` holds of what another thread or process does."""
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @contextmanager

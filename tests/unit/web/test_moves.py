@@ -9,9 +9,10 @@ import pytest
 
 from director.core.protocol.events import Flush, Forget
 from director.core.protocol.kicktypes import ByField, ByName
+from tests.e2e.processes import until
 from tests.unit.service.parts import key_of
 from tests.unit.web.servers import Answer, Caller
-from tests.unit.web.service import GOLD, ONE, TWO, Service, until
+from tests.unit.web.service import GOLD, ONE, TWO, Service
 
 
 def post(ask: Caller, path: str, **fields: object) -> Answer:
