@@ -199,7 +199,7 @@ def flushed(busy: Busy, number: int) -> None:
     """An operator flushes a host that has all users; the hash puts most elsewhere."""
     busy.know(keys(number))
     busy.feed(Flush(1, BACKENDS[0], max_parallel=10_000))
-    busy.core.flushes.max_parallel = 10_000
+    busy.core.jobs.max_parallel = 10_000
     busy.run(60.0)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from director.cli.groups import Commands
+from director.cli.groups import CommandGroup
 from director.cli.output import complain, say, say_json
 from director.cli.target import Target, config_option, json_option
 from director.errors import EX_CONFIG, DoveconfError, FileInTheWay
@@ -23,7 +23,7 @@ MARK = "#| "
 """Before each line of the Dovecot snippet, so that all that is printed is a director.toml."""
 
 
-@click.group(cls=Commands)
+@click.group(cls=CommandGroup)
 def config() -> None:
     """The configuration file."""
 

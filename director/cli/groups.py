@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 
-class Commands(click.Group):
+class CommandGroup(click.Group):
     """A group whose help shows `sections` (title -> names of commands) instead of one list."""
 
     def __init__(self, *args: Any, sections: dict[str, list[str]] | None = None, **kwargs: Any) -> None:

@@ -26,7 +26,7 @@ from director.cli import (
 )
 from director.cli.client import EX_INTERRUPTED
 from director.cli.descriptors import open_standard
-from director.cli.groups import Commands
+from director.cli.groups import CommandGroup
 from director.cli.output import OutputError, complain
 from director.cli.target import target_options
 from director.errors import EX_USAGE, DirectorError
@@ -41,7 +41,7 @@ SECTIONS = {
 }
 
 
-class Program(Commands):
+class Program(CommandGroup):
     """Ends with the exit codes of sysexits.h and one line on stderr for whatever went wrong."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

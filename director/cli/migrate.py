@@ -28,7 +28,7 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
     A director does the same, when it starts and as it writes. Interrupted: run it again.
     """
     from director.statetools.opening import layout_of, migrated, problems, readable, store_at
-    from director.statetools.splitting import Splitting, split_large
+    from director.statetools.splitting import SplitResult, split_large
 
     chosen, meter = Chosen(target, store), Meter("migrate")
 
@@ -45,7 +45,7 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
         for step in layout.steps if dry_run or not layout.held_by else ():
             say(f"{'would run' if dry_run else 'runs'} {step.number:04}: {step.title}")
 
-    async def bring_up() -> Splitting:
+    async def bring_up() -> SplitResult:
         try:
             await migrated(there, layout, lambda detail: entry("migrate", detail, reason), meter.say)
             with problems():
@@ -57,7 +57,7 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
         finally:
             await there.close()
 
-    split = Splitting()
+    split = SplitResult()
     if not dry_run or not layout.steps:
         split = carried_out(bring_up, meter)
     if as_json:

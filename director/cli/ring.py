@@ -9,7 +9,7 @@ import click
 
 from director.cli.client import Client
 from director.cli.following import DRY, NOT_STORED, counted
-from director.cli.groups import Commands
+from director.cli.groups import CommandGroup
 from director.cli.numbers import NumberCommand
 from director.cli.output import Column, complain, or_dash, say, say_json, say_table, since, size
 from director.cli.target import Target, change_options, json_option, target_options
@@ -26,7 +26,7 @@ MEMBER_COLUMNS = (
 )
 
 
-@click.group(cls=Commands)
+@click.group(cls=CommandGroup)
 def ring() -> None:
     """The directors of the ring."""
 

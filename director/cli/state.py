@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from director.cli.following import counted
-from director.cli.groups import Commands
+from director.cli.groups import CommandGroup
 from director.cli.output import OutputError, complain, moment, or_dash, say, say_json, size
 from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
 from director.cli.target import Target, json_option
@@ -36,7 +36,7 @@ class FileError(DirectorError):
         super().__init__(f"{file}: {error.strerror}")
 
 
-@click.group(cls=Commands)
+@click.group(cls=CommandGroup)
 def state() -> None:
     """The store: what is in it, backup, repair.
 

@@ -46,7 +46,7 @@ DUE = 500
 Row = TypeVar("Row", HostRow, MemberRow)
 
 
-class Waiting(NamedTuple):
+class Postponed(NamedTuple):
     """What is to be merged as it came, and when, in monotonic seconds."""
 
     due: float
@@ -70,7 +70,7 @@ class Admission:
         """Whether `due` has left something over for the next turn."""
         self._hosts, self._members, self._users, self._counters = hosts, members, users, counters
         self._skew = max_clock_skew
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[Postponed] = deque()
         self._said = SaidRarely()
 
     def bound(self, source: Neighbour | str, now: Now) -> Bound | None:
@@ -166,7 +166,7 @@ class Admission:
         clock differs, may have taken it as it is."""
         if over <= allowance(self._skew) and len(self._waiting) < WAITING:
             # Each waits the longest time, so that they come in order.
-            self._waiting.append(Waiting(now.mono + allowance(self._skew) + 1, what))
+            self._waiting.append(Postponed(now.mono + allowance(self._skew) + 1, what))
 
     def count_users(self, ahead: bytes, source: Neighbour | str, now: Now) -> list[Effect]:
         """ahead: records of users that were clipped."""

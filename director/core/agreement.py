@@ -24,7 +24,7 @@ from director.core.ring.ring import Ring
 from director.core.saidrarely import SaidRarely
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MOST_ROWS, MemberTable, about
-from director.core.tables.movedhosts import Readdressing
+from director.core.tables.movedhosts import MovedHosts
 from director.types import MemberId, Now
 
 CLIPPED = 60
@@ -36,7 +36,7 @@ NO_USABLE_HOST = (
 Row = TypeVar("Row", HostRow, MemberRow)
 
 
-class Tables:
+class Agreement:
     def __init__(
         self,
         hosts: HostTable,
@@ -47,7 +47,7 @@ class Tables:
         pending: Pending,
         logins: Logins,
         kicks: Kicks,
-        readdressing: Readdressing,
+        moved_hosts: MovedHosts,
         admission: Admission,
         counters: Counters,
     ) -> None:
@@ -56,7 +56,7 @@ class Tables:
         self.digest = b""
         self._hosts, self._members, self._ring, self._barrier = hosts, members, ring, barrier
         self._assigner, self._pending, self._logins = assigner, pending, logins
-        self._kicks, self._readdressing, self._counters = kicks, readdressing, counters
+        self._kicks, self._moved_hosts, self._counters = kicks, moved_hosts, counters
         self._admission = admission
         self._present: dict[str, int] = {}
         """Since when each host that is there has been."""
@@ -161,7 +161,7 @@ class Tables:
         effects += [self._log_row(row) for row in rows] if self.started else []
         before = self.digest
         self._reconfigure()
-        self._readdressing.hosts_changed(now)
+        self._moved_hosts.hosts_changed(now)
         effects += self.pools_changed() if self.started else []
         if self.started and self.digest != before:
             self._barrier.wait(now, at_once=source is None)

@@ -18,8 +18,8 @@ An event takes these steps. The order of the steps is what makes the promises of
 
    a. The rest of what neighbours have sent, then one turn's share of long work: exchanges, housekeeping.
    b. Links: who is neighbour now, who is dialled. Before the gate, because a lost neighbour closes it.
-   c. The stand: does this director have the majority, and may it answer (`Gatekeeper.take_stand`)? Operators'
-      changes begin or are confirmed only by it, and each change is judged again.
+   c. The partition: does this director have the majority, may it answer (`Gatekeeper.judge_partition`)?
+      Operators' changes begin or are confirmed only by it, and each change is judged again.
    d. The token of the barrier, if one is due. It carries the digest of the tables after c.
    e. The gate: everybody, known users, or nobody is answered. Then logins that wait are tried again.
    f. Rounds and moves (`_go_round`): they may use what e has placed, and see the tables as c has left them.
@@ -40,15 +40,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from director.core.admission import Admission
-from director.core.agreement import Tables
-from director.core.dispatcher import STOPS, Orders
+from director.core.agreement import Agreement
+from director.core.dispatcher import STOPS, Dispatcher
 from director.core.gatekeeper import Gatekeeper
 from director.core.housekeeping import Housekeeping
 from director.core.intake import Intake
 from director.core.logins.logins import Logins
 from director.core.logins.pending import Pending
-from director.core.logins.startup import Loading
-from director.core.moves.jobs import Flushes
+from director.core.logins.startup import Startup
+from director.core.moves.jobs import UserJobs
 from director.core.moves.kickrounds import KickRounds
 from director.core.moves.kicks import Kicks
 from director.core.moves.moves import Moves
@@ -61,8 +61,8 @@ from director.core.placement.users import UserTable
 from director.core.protocol.clock import ClockWatch
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import (
+    Departed,
     Effect,
-    Left,
     Level,
     Log,
     Send,
@@ -111,13 +111,13 @@ from director.core.protocol.writers import Writers
 from director.core.reception import Reception
 from director.core.ring.barrier import Barrier
 from director.core.ring.link import Identity, Neighbour, State, postpone_exchanges
-from director.core.ring.partition import Stand, Standing
+from director.core.ring.partition import Partition, Standing
 from director.core.ring.ring import Ring, log_neighbours
 from director.core.ring.trust import Trust
 from director.core.tables.changes import Changes
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MemberTable
-from director.core.tables.movedhosts import Readdressing
+from director.core.tables.movedhosts import MovedHosts
 from director.types import HostId, MemberId, Now, UserKey
 
 FROZEN = 1.0
@@ -183,24 +183,24 @@ class Director:
         )
         self.near = NearExpiry(self.me, first_serial, assigner, self.pending, self.counters)
         self.kick_rounds = KickRounds(self.me, first_serial, self.kicks, settings.max_parallel_kicks)
-        self.flushes = Flushes(
+        self.jobs = UserJobs(
             hosts, assigner, names, self.moves, self.kick_rounds, settings.max_parallel_moves
         )
-        self._loading = Loading(assigner, self.pending)
+        self._startup = Startup(assigner, self.pending)
         self._sessions = SessionReview(hosts, assigner, self.kicks)
         self._admission = Admission(hosts, self.members, self.users, self.counters, identity.max_clock_skew)
         self._intake = Intake(
             assigner, names, hosts, self.ring, self.pending, self.moves, self._admission, self.counters
         )
-        self._readdressing = Readdressing(hosts, self.users)
-        self._logins = Logins(assigner, hosts, self.pending, self._readdressing, self.counters)
-        self._stand = Stand(self.ring.counted, settings.isolation_wait)
-        self._orders = Orders(self.ring, self._stand, self._loading, self.changes, self.flushes)
+        self._moved_hosts = MovedHosts(hosts, self.users)
+        self._logins = Logins(assigner, hosts, self.pending, self._moved_hosts, self.counters)
+        self._partition = Partition(self.ring.counted, settings.isolation_wait)
+        self._dispatcher = Dispatcher(self.ring, self._partition, self._startup, self.changes, self.jobs)
         self._trust = Trust()
         self._gatekeeper = Gatekeeper(
             self.ring,
             self.barrier,
-            self._stand,
+            self._partition,
             self._trust,
             assigner,
             self._logins,
@@ -208,7 +208,7 @@ class Director:
             self.counters,
         )
         self._housekeeping = Housekeeping(assigner, names, self.counters)
-        self._tables = Tables(
+        self._agreement = Agreement(
             hosts,
             self.members,
             self.ring,
@@ -217,13 +217,13 @@ class Director:
             self.pending,
             self._logins,
             self.kicks,
-            self._readdressing,
+            self._moved_hosts,
             self._admission,
             self.counters,
         )
         self.clock = OwnClock(
             self._admission,
-            self._tables,
+            self._agreement,
             self._intake,
             hosts,
             self.members,
@@ -234,7 +234,7 @@ class Director:
         self._reception = Reception(
             ring=self.ring,
             barrier=self.barrier,
-            tables=self._tables,
+            agreement=self._agreement,
             intake=self._intake,
             moves=self.moves,
             near=self.near,
@@ -249,10 +249,10 @@ class Director:
             self.moves,
             self.near,
             self.kick_rounds,
-            self.flushes,
+            self.jobs,
             self.clock,
             self._sessions,
-            self._readdressing,
+            self._moved_hosts,
             self._intake,
             self._housekeeping,
         )
@@ -260,7 +260,7 @@ class Director:
         self._writers = Writers()
         self._tables_told_at = float("-inf")
         self._clock_watch = ClockWatch()
-        self._seen_by_moves = self._tables.digest
+        self._seen_by_moves = self._agreement.digest
         self._started = self._left = False
         self._expected: float | None = None
         """When the next event was due at the latest; None: nothing was."""
@@ -272,18 +272,18 @@ class Director:
     @property
     def smaller_since(self) -> float | None:
         """Since when this is the smaller part of a cut ring, in monotonic seconds; None: it is not."""
-        return self._stand.smaller_since
+        return self._partition.smaller_since
 
     def take_over(self, smaller_since: float | None) -> None:
         """Go on where another program in this process has stopped: it need not wait as long once more."""
-        self._stand.smaller_since = smaller_since
+        self._partition.smaller_since = smaller_since
 
     def set_limits(self, settings: Settings) -> None:
         """An operator has set them anew; `flush_program` stays. What is under way may end by the old ones."""
-        self._stand.isolation_wait = settings.isolation_wait
+        self._partition.isolation_wait = settings.isolation_wait
         self.moves.kick_delay = settings.kick_delay
         self.barrier.set_limit(settings.max_users)
-        self.flushes.max_parallel = settings.max_parallel_moves
+        self.jobs.max_parallel = settings.max_parallel_moves
         self.kick_rounds.max_parallel = settings.max_parallel_kicks
 
     # ---- what happened
@@ -366,28 +366,28 @@ class Director:
         """What comes less often."""
         match event:
             case Started():
-                self._started = self._tables.started = self._reception.started = True
+                self._started = self._agreement.started = self._reception.started = True
                 self.barrier.wait(now, at_once=True)
                 self.ring.start()
                 self._housekeeping.start(now)
-                return self._tables.pools_changed()
+                return self._agreement.pools_changed()
             case DialFailed(member, _, leftwards):
                 self.ring.dial_failed(member, now, leftwards=leftwards)
             case Congested(link, clear):
                 if link in self.ring.links:
                     self.ring.links[link].congested = not clear
             case StoreOpened():
-                self._loading.begin()
+                self._startup.begin()
             case BucketsRead(buckets):
-                self._loading.have_read(buckets)
+                self._startup.have_read(buckets)
             case StoredUsers(records, source):
                 return self._merge_users(records, source, now)
             case StoredHosts(rows, applied, source):
-                return self._tables.stored_hosts(rows, source, now, applied=applied)
+                return self._agreement.stored_hosts(rows, source, now, applied=applied)
             case StoredMembers():
-                return self._tables.stored_members(event, now)
+                return self._agreement.stored_members(event, now)
             case MembersListed(members, names):
-                return self._tables.list_members(members, names, now)
+                return self._agreement.list_members(members, names, now)
             case IdentityChanged(secret, second, backends):
                 effects = self.ring.set_identity(secret, second, backends)
                 self.identity = self.ring.identity
@@ -395,13 +395,13 @@ class Director:
             case ClaimFailed(key):
                 self._logins.claim_failed(key, now)
             case Leases(alive):
-                self._stand.leases = alive
+                self._partition.leases = alive
             case Thawed(gap):
                 if now.mono >= self._thawed_at + FROZEN:
                     return self._thawed(gap, now)
             case Persisted(number):
                 self.moves.stored(number, now)
-                self.flushes.stored(number, now)
+                self.jobs.stored(number, now)
             case FlushEnded(number, ok):
                 self.moves.flush_ended(number, ok, now)
             case SessionsListed(sessions, late):
@@ -412,7 +412,7 @@ class Director:
                 pass
             case _:
                 assert isinstance(event, Order), event
-                return self._orders.handle(event, now)
+                return self._dispatcher.handle(event, now)
         return []
 
     def next_deadline(self) -> float | None:
@@ -424,7 +424,7 @@ class Director:
             self.ring.next_deadline(),
             self.barrier.next_deadline() if self.ring.right else None,
             self.changes.next_deadline(without_sync=self._removes_without_sync),
-            self._stand.next_deadline(self.barrier),
+            self._partition.next_deadline(self.barrier),
             self._trust.next_deadline(),
         ]
         self._expected = min((d for d in deadlines if d is not None), default=None)
@@ -433,7 +433,7 @@ class Director:
     def _has_work(self) -> bool:
         if self.pending.awake or any(part.has_work for part in self._parts):
             return True
-        if self._housekeeping.is_behind(self._tables.digest):
+        if self._housekeeping.is_behind(self._agreement.digest):
             return True
         return any(n.inbox or n.exchange_has_work for n in self.ring.links.values())
 
@@ -443,7 +443,7 @@ class Director:
 
     @property
     def standing(self) -> Standing:
-        return self._stand.standing
+        return self._partition.standing
 
     @property
     def hint(self) -> bool:
@@ -453,7 +453,7 @@ class Director:
     @property
     def loading(self) -> bool:
         """The store is being read: what it knows of users is not all in memory yet."""
-        return self._loading.under_way
+        return self._startup.under_way
 
     @property
     def joining(self) -> bool:
@@ -498,7 +498,7 @@ class Director:
         """We were frozen: suspect ourselves before others, and ask them before we answer anybody."""
         fields = {"seconds": round(gap, 1), "note": "comparing with the neighbours first"}
         self._thawed_at = now.mono
-        self._stand.doubt_leases()
+        self._partition.doubt_leases()
         self.ring.thawed(now)
         self.ring.suspended(gap + FROZEN, now)
         effects = [Log(Level.WARNING, "frozen", fields), *self._trust.thawed(self.ring, now)]
@@ -514,10 +514,10 @@ class Director:
         effects += self._tick(now)
         if self.ring.unmet:
             self.ring.named = self.barrier.ring
-            effects += self._tables.meet()  # before links that were made for this alone are closed
+            effects += self._agreement.meet()  # before links that were made for this alone are closed
         effects += self._review_links(now)
         if self._started:
-            self._gatekeeper.take_stand(now, self._tables.digest)
+            self._gatekeeper.judge_partition(now, self._agreement.digest)
         effects += self._change_tables(now)
         tokens = self._send_token(now)
         effects += self._gatekeeper.review(now, started=self._started)
@@ -532,21 +532,21 @@ class Director:
         if overdue:  # whoever waits for them goes on at once
             self.moves.look(now)
             self.kick_rounds.kicked(now)
-        wanted = self._loading.want(self._logins.unread)
+        wanted = self._startup.want(self._logins.unread)
         self._logins.unread = []
         listing = self._sessions.turn(now)
         self._ask_for_logins(now)
         if not self._intake.has_work:  # else users may be moving whose moves are not known yet
-            self.flushes.turn(now)
+            self.jobs.turn(now)
         view = self._view()
-        if self._tables.digest != self._seen_by_moves:
-            self._seen_by_moves = self._tables.digest
+        if self._agreement.digest != self._seen_by_moves:
+            self._seen_by_moves = self._agreement.digest
             self.moves.look(now)  # their hosts may be gone
         effects = [*overdue, *wanted, *listing, *self.near.turn(now, view)]
         effects += self.moves.turn(now, view)
         effects += self.moves.start_programs()
         effects += self.kick_rounds.turn(now, view)
-        return effects + self.kicks.turn(now) + self.flushes.ends()
+        return effects + self.kicks.turn(now) + self.jobs.ends()
 
     def _ask_for_logins(self, now: Now) -> None:
         """Users who cannot be answered before the ring was asked, or they were moved."""
@@ -577,7 +577,7 @@ class Director:
         if self._left or not self.ring.has_left(now):
             return []
         self._left = True
-        return [*self.ring.stop("the director stops"), Left()]
+        return [*self.ring.stop("the director stops"), Departed()]
 
     def _tick(self, now: Now) -> list[Effect]:
         """Time-outs of links, and one turn's share of what takes long."""
@@ -592,8 +592,8 @@ class Director:
             if neighbour.exchange_has_work:
                 effects += neighbour.exchange.work(self.users, self.names, not self.hint, now)
             neighbour.finish_exchange()
-        effects += self._housekeeping.turn(now, self._tables.digest)
-        self._readdressing.turn(now)
+        effects += self._housekeeping.turn(now, self._agreement.digest)
+        self._moved_hosts.turn(now)
         return effects + self.clock.turn(now)
 
     def _review_links(self, now: Now) -> list[Effect]:
@@ -629,15 +629,15 @@ class Director:
         """What follows from a change of an operator, which has changed these rows."""
         if not rows:
             return done
-        effects = done + self._tables.changed_here(rows, now)
-        self._gatekeeper.take_stand(now, self._tables.digest)
+        effects = done + self._agreement.changed_here(rows, now)
+        self._gatekeeper.judge_partition(now, self._agreement.digest)
         return effects + (self.changes.confirm() if self.barrier.synced else [])
 
     def _send_token(self, now: Now) -> list[Effect]:
         if self.ring.right is None:
             return []
         self.barrier.right = self.ring.right.peer
-        token = self.barrier.due(now, self._tables.digest)
+        token = self.barrier.due(now, self._agreement.digest)
         if token is None:
             return []
         return [*self._tell_tables_again(now), Send(self.ring.right.link, [token])]
@@ -648,4 +648,4 @@ class Director:
         if since is None or now.mono < max(since, self._tables_told_at) + TELL_AGAIN:
             return []
         self._tables_told_at = now.mono
-        return [Send(neighbour.link, self._tables.all_rows()) for neighbour in self.ring.live_links()]
+        return [Send(neighbour.link, self._agreement.all_rows()) for neighbour in self.ring.live_links()]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from director.core.logins.startup import Loading
-from director.core.moves.jobs import Flushes
+from director.core.logins.startup import Startup
+from director.core.moves.jobs import UserJobs
 from director.core.protocol.effects import Effect, OperationFailed
 from director.core.protocol.events import (
     Flush,
@@ -15,7 +15,7 @@ from director.core.protocol.events import (
     Order,
     UnpinUser,
 )
-from director.core.ring.partition import Stand, Standing
+from director.core.ring.partition import Partition, Standing
 from director.core.ring.ring import Ring
 from director.core.tables.changes import Changes
 from director.errors import OperationError, Refused, TryAgain
@@ -27,16 +27,16 @@ CUT_OFF = "this director is cut off from the larger part of the ring; ask one th
 READING = "this director has not read all users from the store yet; ask again in some seconds, or another one"
 
 
-class Orders:
+class Dispatcher:
     def __init__(
-        self, ring: Ring, stand: Stand, loading: Loading, changes: Changes, flushes: Flushes
+        self, ring: Ring, partition: Partition, startup: Startup, changes: Changes, jobs: UserJobs
     ) -> None:
-        self._ring, self._stand, self._loading = ring, stand, loading
-        self._changes, self._flushes = changes, flushes
+        self._ring, self._partition, self._startup = ring, partition, startup
+        self._changes, self._jobs = changes, jobs
 
     def handle(self, order: Order, now: Now) -> list[Effect]:
         if isinstance(order, Interrupt):
-            self._flushes.interrupt(order)
+            self._jobs.interrupt(order)
             return []
         refused = self._refused(order)
         if refused is not None:
@@ -44,7 +44,7 @@ class Orders:
         if isinstance(order, HostChange | HostsMoved | MemberChange):
             self._changes.add(order, now)
         else:
-            self._flushes.handle(order, now)
+            self._jobs.handle(order, now)
         return []
 
     def _refused(self, order: Order) -> tuple[type[OperationError], str] | None:
@@ -53,8 +53,8 @@ class Orders:
             return Refused, REMOVED
         if isinstance(order, HostChange | HostsMoved | MemberChange):
             return (TryAgain, STOPS) if self._ring.leaving else None
-        if self._stand.standing is Standing.WAIT:
+        if self._partition.standing is Standing.WAIT:
             return Refused, CUT_OFF
-        if self._loading.under_way and isinstance(order, Flush | Forget | UnpinUser):
+        if self._startup.under_way and isinstance(order, Flush | Forget | UnpinUser):
             return TryAgain, READING
         return None

@@ -8,7 +8,7 @@ from director.core.placement.assign import NO_LIMIT, Assigner, Gate
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Level, ListSessions, Log
 from director.core.ring.barrier import Barrier
-from director.core.ring.partition import MAY_HASH, Stand, Standing
+from director.core.ring.partition import MAY_HASH, Partition, Standing
 from director.core.ring.ring import Ring
 from director.core.ring.trust import Trust
 from director.types import MemberId, Now
@@ -19,14 +19,14 @@ class Gatekeeper:
         self,
         ring: Ring,
         barrier: Barrier,
-        stand: Stand,
+        partition: Partition,
         trust: Trust,
         assigner: Assigner,
         logins: Logins,
         pending: Pending,
         counters: Counters,
     ) -> None:
-        self._ring, self._barrier, self._stand, self._trust = ring, barrier, stand, trust
+        self._ring, self._barrier, self._partition, self._trust = ring, barrier, partition, trust
         self._assigner, self._logins, self._pending = assigner, logins, pending
         self._counters = counters
         self._gone: set[MemberId] = set()
@@ -42,12 +42,12 @@ class Gatekeeper:
         """Nobody is linked with us, and nobody else lives (by the leases) or none can be reached."""
         if not self._ring.unlinked:
             return False
-        leases = self._stand.leases
+        leases = self._partition.leases
         if leases is not None and leases.isdisjoint(self._ring.expected()):
             return True
         return self._ring.alone
 
-    def take_stand(self, now: Now, digest: bytes) -> None:
+    def judge_partition(self, now: Now, digest: bytes) -> None:
         """Alone, whole, partial?"""
         barrier, ring = self._barrier, self._ring
         if not barrier.synced and self.known_alone and not barrier.held(now, digest):
@@ -62,7 +62,7 @@ class Gatekeeper:
                 ring.presence.returned(member)
         departed = ring.departed
         self._assigner.limit = barrier.limit or NO_LIMIT
-        self._stand.review(barrier, now, departed)
+        self._partition.review(barrier, now, departed)
         missing = not departed >= set(ring.counted).difference(barrier.ring)
         barrier.look_for(now, missing=missing)
 
@@ -70,7 +70,7 @@ class Gatekeeper:
         """Open and close; wakes the waiting logins when it opens further."""
         effects: list[Effect] = []
         was_hint = self._trust.hint
-        barrier, standing = self._barrier, self._stand.standing
+        barrier, standing = self._barrier, self._partition.standing
         settled = barrier.synced and standing is not Standing.WAIT
         trusted = self._trust.review(self._ring, now, alone=self.known_alone, settled=settled)
         if was_hint and not self._trust.hint:
@@ -87,7 +87,7 @@ class Gatekeeper:
             effects.append(Log(Level.INFO, "gate", self._fields(gate)))
             if gate is Gate.OPEN and standing is Standing.ISOLATED:
                 self._counters.isolated += 1
-        claiming = self._stand.claiming and gate is Gate.KNOWN
+        claiming = self._partition.claiming and gate is Gate.KNOWN
         if gate > before or (claiming and not self._logins.claiming):
             self._pending.wake()
         self._logins.claiming = claiming
@@ -96,7 +96,7 @@ class Gatekeeper:
     def _fields(self, gate: Gate) -> dict[str, object]:
         return {
             "answers": {Gate.CLOSED: "nobody", Gate.KNOWN: "known users", Gate.OPEN: "everybody"}[gate],
-            "standing": self._stand.standing.value,
+            "standing": self._partition.standing.value,
             "synced": self._barrier.synced,
             "ring": ",".join(self._barrier.ring),
             "waiting": len(self._pending),

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from director.core.admission import MEMORY, Admission
-from director.core.agreement import Tables
+from director.core.agreement import Agreement
 from director.core.intake import Intake
 from director.core.moves.moves import Moves
 from director.core.placement.users import BUCKETS, MOVING, UserTable, unpack
@@ -59,7 +59,7 @@ class OwnClock:
     def __init__(
         self,
         admission: Admission,
-        tables: Tables,
+        agreement: Agreement,
         intake: Intake,
         hosts: HostTable,
         members: MemberTable,
@@ -67,7 +67,7 @@ class OwnClock:
         ring: Ring,
         moves: Moves,
     ) -> None:
-        self._admission, self._tables, self._intake, self._moves = admission, tables, intake, moves
+        self._admission, self._agreement, self._intake, self._moves = admission, agreement, intake, moves
         self._hosts, self._members, self._users, self._ring = hosts, members, users, ring
         self._highest = self._last = float("-inf")
         """Unix time less monotonic time: the highest since the own tables were within the bound; the last."""
@@ -154,7 +154,7 @@ class OwnClock:
         self._hosts_before |= {one: self._hosts.rows[one] for one in (Address(row.address) for row in hosts)}
         self._members_before |= {one: self._members.rows[one] for one in map(about, members)}
         self._changed = bool(hosts or members)
-        effects = self._tables.retimed(hosts, members, now)
+        effects = self._agreement.retimed(hosts, members, now)
         effects += self._admission.count(len(hosts), "hosts", None, MEMORY, now)
         return effects + self._admission.count(len(members), "directors", None, MEMORY, now)
 
@@ -174,7 +174,7 @@ class OwnClock:
                 del self._members_before[name]
                 if name in self._members.rows:
                     members.append(restored_member(self._members.rows[name], member, self._wrong))
-        return self._tables.retimed(hosts, members, now) if hosts or members else []
+        return self._agreement.retimed(hosts, members, now) if hosts or members else []
 
     def turn(self, now: Now) -> list[Effect]:
         """A slice of what takes long, and what has waited for the bound."""
@@ -182,9 +182,9 @@ class OwnClock:
         for what in self._admission.due(now):
             match what:
                 case HostRow():
-                    effects += self._tables.merge_hosts([what], MEMORY, now)
+                    effects += self._agreement.merge_hosts([what], MEMORY, now)
                 case MemberRow():
-                    effects += self._tables.merge_members([what], MEMORY, now)
+                    effects += self._agreement.merge_members([what], MEMORY, now)
                 case _:
                     effects += self._intake.merge(what, MEMORY, now, started=True)
         return effects + self._walk(now) if self.walking else effects

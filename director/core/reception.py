@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from director.core import checks
-from director.core.agreement import Tables
+from director.core.agreement import Agreement
 from director.core.intake import Intake
 from director.core.moves.kickrounds import KickRounds
 from director.core.moves.moves import Moves
 from director.core.moves.nearexpiry import NearExpiry
 from director.core.ownclock import OwnClock
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Reading, Send
+from director.core.protocol.effects import Effect, Send, SetReading
 from director.core.protocol.events import Received
 from director.core.protocol.messages import (
     Digests,
@@ -49,7 +49,7 @@ class Reception:
         *,
         ring: Ring,
         barrier: Barrier,
-        tables: Tables,
+        agreement: Agreement,
         intake: Intake,
         moves: Moves,
         near: NearExpiry,
@@ -59,7 +59,7 @@ class Reception:
         view: Callable[[], RingView],
     ) -> None:
         """view: the ring as rounds see it."""
-        self._ring, self._barrier, self._tables, self._intake = ring, barrier, tables, intake
+        self._ring, self._barrier, self._agreement, self._intake = ring, barrier, agreement, intake
         self._moves, self._near, self._kick_rounds = moves, near, kick_rounds
         self._clock, self._counters, self._view = clock, counters, view
         self.started = False
@@ -112,7 +112,7 @@ class Reception:
                 inbox.clear()
         if neighbour.reading is bool(inbox):
             neighbour.reading = not inbox
-            effects.append(Reading(neighbour.link, neighbour.reading))
+            effects.append(SetReading(neighbour.link, neighbour.reading))
         return effects
 
     def _take(self, neighbour: Neighbour, message: RingMessage, now: Now, plain: bytes = b"") -> list[Effect]:
@@ -124,7 +124,7 @@ class Reception:
             neighbour.agreed_since = None
         if neighbour.state is not before and neighbour.state is not State.CLOSED:
             if neighbour.state is State.EXCHANGING:
-                effects.append(Send(neighbour.link, self._tables.all_rows()))
+                effects.append(Send(neighbour.link, self._agreement.all_rows()))
                 effects += self._ring.presence.introduce(neighbour)
             effects += self._ring.greeted(neighbour, now)
         return effects
@@ -162,9 +162,9 @@ class Reception:
             case Users(records):
                 return self._intake.merge(records, neighbour, now, started=self.started)
             case Hosts(rows):
-                return self._tables.merge_hosts(rows, neighbour, now)
+                return self._agreement.merge_hosts(rows, neighbour, now)
             case Members(member_rows):
-                effects = self._tables.merge_members(member_rows, neighbour, now)
+                effects = self._agreement.merge_members(member_rows, neighbour, now)
                 return effects + self._ring.dismiss(neighbour, now)
             case Token():
                 return self._token(message, now)
@@ -192,7 +192,7 @@ class Reception:
 
     def _token(self, token: Token, now: Now) -> list[Effect]:
         self._barrier.right = self._ring.right.peer if self._ring.right is not None else None
-        onward = self._barrier.pass_on(token, now, self._tables.digest)
+        onward = self._barrier.pass_on(token, now, self._agreement.digest)
         if onward is None or self._ring.right is None:
             return []
         return [Send(self._ring.right.link, [onward])]

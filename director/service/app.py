@@ -48,19 +48,19 @@ from director.service.kicks.kicker import Kicker
 from director.service.lifecycle import garbage, reexec
 from director.service.lifecycle.credentials import Credentials
 from director.service.lifecycle.filetimes import files_of, younger_file
-from director.service.lifecycle.handover import Handover, Left, Memory, Replacement
+from director.service.lifecycle.handover import Handover, Inherited, Memory, ReplacementRecord
 from director.service.lifecycle.keeper import KeeperClient
 from director.service.lifecycle.reload import backends_digest, limits, read_again
-from director.service.lifecycle.replacement import Replacing, load_names, load_users
+from director.service.lifecycle.replacement import Replacement, load_names, load_users
 from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
 from director.service.lifecycle.sysd import Notifier, machine_id
 from director.service.log import Log
 from director.service.logwriter import LogWriter
-from director.service.operations.fileapply import Configuring
+from director.service.operations.fileapplier import FileApplier
 from director.service.operations.operations import Operations
 from director.service.persistence.persist import Persistence
 from director.service.resolution.backendnames import BackendNames, Hosts
-from director.service.resolution.resolver import Answer, Resolving
+from director.service.resolution.resolver import Answer, Resolver
 from director.service.resolution.ringnames import Members, Names, RingNames
 from director.types import MemberId, Now
 from director.version import VERSION
@@ -98,19 +98,19 @@ class App:
         config: Config,
         log: Log,
         sockets: Sockets,
-        left: Left | None = None,
+        inherited: Inherited | None = None,
         log_writer: LogWriter | None = None,
         keeper: KeeperClient | None = None,
     ) -> None:
-        """left: by the program that was here before. log_writer: behind `log`, to be handed over.
+        """inherited: from the program that was here before. log_writer: behind `log`, to be handed over.
         keeper: None: the sockets end with this process."""
         self.log_writer, self.keeper = log_writer, keeper
-        self.config, self.log, self.sockets, self._left = config, log, sockets, left
+        self.config, self.log, self.sockets, self._inherited = config, log, sockets, inherited
         self.started = time.time()
         self.begun = time.monotonic()
         self.warm_seconds = 0.0
         me = config.ring.listen.member if config.ring.listen else STANDALONE
-        incarnation = next_incarnation(time.time(), left.handover.incarnation if left else 0)
+        incarnation = next_incarnation(time.time(), inherited.handover.incarnation if inherited else 0)
         user_hash = UserHash(config.users.username_hash, config.users.master_user_separator)
         assigner = hotpath.Assigner(hotpath.UserTable(int(config.users.expire)), user_hash)
         assigner.remember_names = config.users.remember_names
@@ -124,7 +124,7 @@ class App:
             log,
         )
         self.backend_names = BackendNames(config.backends, self._hosts_listed, log)
-        self.resolving = Resolving(
+        self.resolver = Resolver(
             lambda: [*self.ring_names.hosts(), *self.backend_names.names], self._names_answered
         )
         self._moved_at = float("-inf")
@@ -155,7 +155,7 @@ class App:
         )
         tls = config.ring.tls
         self.driver = Driver(self.director, log, RingTls(tls.cert, tls.key, tls.ca) if tls else None)
-        self.driver.sockets.stranger = self.resolving.soon  # a neighbour at another address, perhaps
+        self.driver.sockets.stranger = self.resolver.soon  # a neighbour at another address, perhaps
         self.kicker = Kicker(config.dovecot, log, self.driver.kick_ended, self.driver.stragglers)
         self.driver.sessions = self.kicker
         self.programs = FlushPrograms(config.users.flush_socket, self.driver.handle, log)
@@ -178,7 +178,7 @@ class App:
             place=f"{machine_id()} {socket.gethostname()} {os.path.abspath(config.file)}",
         )
         self.notifier = Notifier(os.environ)
-        self.replacing = Replacing(self, log, self.notifier, left)
+        self.replacement = Replacement(self, log, self.notifier, inherited)
         self.credentials = Credentials(lambda: self.config, log, tls=lambda: self.driver.sockets.tls)
         self._bugs = Bugs(log, self.driver.counts.add_bug)
         self.listeners = Listeners(sockets, self.driver, self._bugs, log, config.limits)
@@ -186,20 +186,22 @@ class App:
             self.driver,
             self.persistence,
             user_hash,
-            reloads=self.replacing,
+            reloads=self.replacement,
             started=self.started,
             warm_seconds=lambda: self.warm_seconds,
             credentials=self.credentials,
             listeners=self.listeners,
             sockets_kept_by=lambda: keeper.kept_by if keeper is not None else "",
-            before=left.handover.counted if left else None,
+            before=inherited.handover.counted if inherited else None,
             log_writer=log_writer,
         )
-        self.configuring = Configuring(
+        self.file_applier = FileApplier(
             self.director, self.persistence, self.operations.hosts, log, unresolved=unresolved
         )
         self.notify = NotifyReader(
-            self.driver.names_seen, self.driver.notify_skipped, left.handover.notify_rest if left else b""
+            self.driver.names_seen,
+            self.driver.notify_skipped,
+            inherited.handover.notify_rest if inherited else b"",
         )
         self._listening: list[tuple[Serve, Acceptor]] = []
         self._endpoints_to_open: list[tuple[Serve, Acceptor]] = []
@@ -252,7 +254,7 @@ class App:
 
     def _hosts_listed(self, hosts: Hosts) -> None:
         """The names of the configuration's backends have other addresses."""
-        self.configuring.changed(*hosts)
+        self.file_applier.changed(*hosts)
 
     def _moved(self, now: Endpoint) -> None:
         """This director has another address. Everything in it goes by the old one: it begins anew."""
@@ -266,29 +268,29 @@ class App:
 
     # ---- running
 
-    async def serve(self) -> Left | None:
+    async def serve(self) -> Inherited | None:
         """Run until SIGTERM or SIGINT, and write what is left to write; or until another program takes over.
 
         Returns what was left to that, if it could not be started after all."""
         asyncio.get_running_loop().set_exception_handler(self._callback_failed)
         self._judge_clock()
-        if self._left is None:
+        if self._inherited is None:
             await self.persistence.open()
         else:
-            self._take_over(self._left)
+            self._take_over(self._inherited)
         garbage.begin()
         try:
             await self._serve()
         finally:
             self.listeners.close()
             self.notifier.close()
-            if self.replacing.left is None:
+            if self.replacement.inherited is None:
                 await self.persistence.stop()
             else:
                 await self.persistence.abandon()
-        if self.replacing.left is None:
+        if self.replacement.inherited is None:
             self.log.info("stopped")
-        return self.replacing.left
+        return self.replacement.inherited
 
     def _judge_clock(self) -> None:
         """Before anything is read: is the clock right?"""
@@ -299,8 +301,8 @@ class App:
             note = "set it (NTP); no time is judged by it until another director's agrees, or for an hour"
             fields = {"file": str(younger.path), "written_in": f"{younger.seconds} s", "note": note}
             self.log.warning("clock_is_behind", **fields)
-        if younger is not None or (self._left is not None and self._left.handover.clock_doubted):
-            self.director.clock.doubt(now, started=self._left is None)
+        if younger is not None or (self._inherited is not None and self._inherited.handover.clock_doubted):
+            self.director.clock.doubt(now, started=self._inherited is None)
 
     async def _serve(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -310,7 +312,7 @@ class App:
             tasks.start_soon(garbage.run)
             await tasks.start(self.operations.jobs.run)
             tasks.start_soon(self.kicker.run)
-            tasks.start_soon(self.resolving.run)
+            tasks.start_soon(self.resolver.run)
             tasks.start_soon(self.credentials.run)
             for serve, acceptor in self._listening:
                 tasks.start_soon(serve, acceptor)
@@ -321,11 +323,11 @@ class App:
             self.driver.store = self.persistence
             tasks.start_soon(self.persistence.run)
             self.driver.handle(Started())
-            if self._left is not None:
-                await self._adopt(self._left.handover)
-                sizes = self._left.handover.name_bytes
-                tasks.start_soon(load_names, self.director.names, self._left.memory, sizes)
-            tasks.start_soon(self.configuring.run)
+            if self._inherited is not None:
+                await self._adopt(self._inherited.handover)
+                sizes = self._inherited.handover.name_bytes
+                tasks.start_soon(load_names, self.director.names, self._inherited.memory, sizes)
+            tasks.start_soon(self.file_applier.run)
             tasks.start_soon(self._serve_operators)
             tasks.start_soon(self._tell_manager)
             self.log.info(
@@ -334,8 +336,8 @@ class App:
                 me=self.director.me,
                 compiled=hotpath.COMPILED,
                 ring=len(self.director.ring.servers),
-                before=self._left.handover.version if self._left else None,
-                kept=len(self._left.handover.connections) if self._left else None,
+                before=self._inherited.handover.version if self._inherited else None,
+                kept=len(self._inherited.handover.connections) if self._inherited else None,
             )
             await self._ended.wait()
             if self._end:
@@ -350,7 +352,7 @@ class App:
             else:
                 for relay in self.relays:
                     await relay.settle()
-                self.replacing.go()
+                self.replacement.go()
             tasks.cancel_scope.cancel()
 
     async def read_again(self) -> tuple[Config, RingTls | None]:
@@ -368,7 +370,7 @@ class App:
         before, self.config = self.config, new
         if new.backends != before.backends:
             self.backend_names.set_config(new.backends)
-            self.configuring.changed(*self.backend_names.hosts())
+            self.file_applier.changed(*self.backend_names.hosts())
         first, second = _secrets(new)
         self.driver.handle(IdentityChanged(first, second, backends_digest(new)))
         if new.ring.secret != before.ring.secret:
@@ -398,7 +400,7 @@ class App:
         """Let operators' commands end, for `within` seconds at most; then accept no more of them."""
         until = time.monotonic() + within
         while True:
-            if not (self.driver.operators.busy or self.admin.busy) or time.monotonic() > until:
+            if not (self.driver.pending_operations.busy or self.admin.busy) or time.monotonic() > until:
                 break
             await anyio.sleep(ENDPOINTS_LOOK)
         await self._settle_admin()
@@ -420,7 +422,7 @@ class App:
             self._end = name
             self._ended.set()
 
-    def freeze(self, replacement: Replacement) -> Left:
+    def freeze(self, replacement: ReplacementRecord) -> Inherited:
         """Stop. Returns all that the program after this one goes on with: see `_take_over` and `_adopt`."""
         self.driver.stop()
         held = self.driver.held_lines()
@@ -443,7 +445,7 @@ class App:
             tables=tables,
             under_way=self.operations.jobs.hand_over(),
             ended=self.operations.jobs.ended(),
-            operations=self.driver.operators.last,
+            operations=self.driver.pending_operations.last,
             audit=audit,
             unstored=self.persistence.unstored.changes(),
             counted=self.operations.metrics.counted(),
@@ -451,11 +453,11 @@ class App:
             name_bytes=list(map(len, entries)),
         )
         records = b"".join([users.bucket(number) for number in range(BUCKETS)])
-        return Left(handover, Memory(records, b"".join(entries)))
+        return Inherited(handover, Memory(records, b"".join(entries)))
 
-    def _take_over(self, left: Left) -> None:
+    def _take_over(self, inherited: Inherited) -> None:
         """Go on with what `freeze` has returned in the program before: before anything is served."""
-        handover, memory = left
+        handover, memory = inherited
         self.persistence.take_over(handover.tables, handover.audit)
         if handover.username_hash != self.director.identity.username_hash:
             memory.users = memory.names = b""  # their keys mean nothing any more
@@ -499,9 +501,9 @@ class App:
                 task_status.started()
                 async for number in signals:
                     if number == signal.SIGHUP:
-                        tasks.start_soon(self.replacing.reload)
+                        tasks.start_soon(self.replacement.reload)
                     elif number == signal.SIGUSR2:
-                        tasks.start_soon(self.replacing.replace)
+                        tasks.start_soon(self.replacement.replace)
                     else:
                         self.end(signal.Signals(number).name)
 
@@ -565,7 +567,7 @@ class App:
                     "ready", seconds=round(self.warm_seconds, 3), users=self.persistence.loaded_users
                 )
                 self.operations.jobs.go_on()
-                self.replacing.served()
+                self.replacement.served()
                 self.notifier.ready(self.status_line())
             elif not told:
                 self.notifier.status(f"starting: {reason}")

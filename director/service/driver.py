@@ -23,10 +23,10 @@ from director.core.protocol.effects import (
     Claim,
     Close,
     CountSessions,
+    Departed,
     Dial,
     Effect,
     Kick,
-    Left,
     Level,
     ListSessions,
     Log,
@@ -34,11 +34,11 @@ from director.core.protocol.effects import (
     OperationFailed,
     Persist,
     ReadBuckets,
-    Reading,
     Refuse,
     RunFlush,
     Seal,
     Send,
+    SetReading,
     StopFlush,
     StoreHosts,
     StoreMembers,
@@ -69,7 +69,7 @@ from director.service.clock import unix_time
 from director.service.heldlogins import Client, HeldLogins
 from director.service.log import LimitedLog
 from director.service.log import Log as Logger
-from director.service.pendingoperations import Operators
+from director.service.pendingoperations import PendingOperations
 from director.service.ringsockets import RingSockets
 from director.types import LinkId, Now, RequestId, UserKey
 from director.wire import hotpath
@@ -164,12 +164,12 @@ class Driver:
         """tls: for the ring; None: its links are plain."""
         self.director = director
         self.counts = Counts()
-        self.operators = Operators(self.handle)
+        self.pending_operations = PendingOperations(self.handle)
         self.store: Store | None = None
         self.sessions: Sessions | None = None
         self.programs: FlushPrograms | None = None
         self.others: Others | None = None
-        self._left = anyio.Event()
+        self._departed = anyio.Event()
         self._log, self._limited = log, LimitedLog(log)
         self.sockets = RingSockets(director, self.handle, log, self._limited, tls)
         self._loop = asyncio.get_running_loop()
@@ -211,7 +211,7 @@ class Driver:
         """Have the ring closed without us, going on with our work meanwhile; at most LEAVE_WITHIN seconds."""
         self.handle(Stopping())
         with anyio.move_on_after(LEAVE_WITHIN):
-            await self._left.wait()
+            await self._departed.wait()
 
     def stop(self) -> None:
         """Finish this turn and take in nothing more. Once is enough. Whoever has time leaves first."""
@@ -482,7 +482,7 @@ class Driver:
                     self.others.refused(request, reason)
             case Close(number):
                 self.sockets.close(number)
-            case Reading(number, on):
+            case SetReading(number, on):
                 self.sockets.read(number, on=on)
             case Seal(number, keys):
                 self.sockets.seal(number, keys)
@@ -505,11 +505,11 @@ class Driver:
                 assert self.store is not None, "only a director with a shared store claims"
                 self.store.claim(key, record)
             case OperationDone(number, row):
-                self.operators.done(number, row)
+                self.pending_operations.done(number, row)
             case UsersDone(number, counts):
-                self.operators.done(number, counts)
+                self.pending_operations.done(number, counts)
             case OperationFailed(number, error, reason):
-                self.operators.failed(number, error, reason)
+                self.pending_operations.failed(number, error, reason)
             case Log(level, event, fields):
                 self._say(level, event, fields)
             case _:
@@ -536,8 +536,8 @@ class Driver:
                     self.handle(SessionsListed(()))
                 else:
                     self._tasks.start_soon(self._list_sessions)
-            case Left():
-                self._left.set()
+            case Departed():
+                self._departed.set()
 
     def lookups(self) -> dict[tuple[str, str], int]:
         """(result, protocol) -> how often, for the metrics; protocol is the socket or `Others`' word."""

@@ -34,7 +34,7 @@ class _Operation:
         self.error: OperationError | None = None
 
 
-class Operators:
+class PendingOperations:
     def __init__(self, handle: Callable[[Event], None]) -> None:
         self._handle = handle
         self._operations: dict[int, _Operation] = {}

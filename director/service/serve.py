@@ -19,10 +19,10 @@ from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError, ListenErro
 from director.service.app import App
 from director.service.configuration.config import Config, load
 from director.service.lifecycle import descriptors, reexec
-from director.service.lifecycle.handover import Left, cannot_read
+from director.service.lifecycle.handover import Inherited, cannot_read
 from director.service.lifecycle.keeper import KeeperClient
 from director.service.lifecycle.sockets import Sockets
-from director.service.lifecycle.starting import Starting
+from director.service.lifecycle.startattempt import StartAttempt
 from director.service.log import Log, capture_logging, everything_logged
 from director.service.logwriter import LogWriter
 from director.service.persistence.owner import OtherCluster
@@ -47,23 +47,25 @@ def run(config_path: str, *, check: bool = False) -> int:
     """
     reexec.ignore_until_served()
     descriptors.raise_limit()
-    starting = Starting({} if check else os.environ)
+    attempt = StartAttempt({} if check else os.environ)
     with closing(LogWriter(STDERR)) as log_writer:
         try:
-            left = None if check else reexec.handed_over(os.environ)
+            inherited = None if check else reexec.handed_over(os.environ)
         except DirectorError as exc:
             log_writer.start(f"{exc}\n".encode())
             return exc.exit_code
-        if left is not None:
-            starting = Starting({})  # the manager's descriptors are no more where it had put them
-        log_writer.start(left.handover.log_unwritten if left else b"")
-        code = _run(config_path, check, left, log_writer, starting)
-    return starting.ended(code)
+        if inherited is not None:
+            attempt = StartAttempt({})  # the manager's descriptors are no more where it had put them
+        log_writer.start(inherited.handover.log_unwritten if inherited else b"")
+        code = _run(config_path, check, inherited, log_writer, attempt)
+    return attempt.ended(code)
 
 
-def _run(config_path: str, check: bool, left: Left | None, log_writer: LogWriter, starting: Starting) -> int:
+def _run(
+    config_path: str, check: bool, inherited: Inherited | None, log_writer: LogWriter, attempt: StartAttempt
+) -> int:
     def own_awaited(missing: str) -> None:
-        if starting.first:
+        if attempt.first:
             text = f"own address not found, trying for {OWN_NAME_WITHIN:g} s: {missing}"
             log_writer.write(f"{config_path}: {text}\n")
 
@@ -72,13 +74,13 @@ def _run(config_path: str, check: bool, left: Left | None, log_writer: LogWriter
         config = load(config_path, os.environ, own_within=own_within, own_awaited=own_awaited)
         descriptors.check(len(config.ring.servers))
     except DirectorError as exc:
-        if starting.fails(str(exc)):
-            log_writer.write(f"{exc}\n" + (f"cannot start, {starting.note}\n" if starting.note else ""))
+        if attempt.fails(str(exc)):
+            log_writer.write(f"{exc}\n" + (f"cannot start, {attempt.note}\n" if attempt.note else ""))
         return exc.exit_code
     log = Log(log_writer.write, format=config.log.format, level=config.log.level, hide_user=_hidden(config))
     capture_logging(log)
     with nullcontext() if check else everything_logged(log, log_writer):
-        return _run_loop(config, log, check, left, log_writer, starting)
+        return _run_loop(config, log, check, inherited, log_writer, attempt)
 
 
 def _warn(config: Config, log: Log) -> None:
@@ -94,29 +96,34 @@ def _warn(config: Config, log: Log) -> None:
 
 
 def _run_loop(
-    config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter, starting: Starting
+    config: Config,
+    log: Log,
+    check: bool,
+    inherited: Inherited | None,
+    log_writer: LogWriter,
+    attempt: StartAttempt,
 ) -> int:
     def fails(reason: str) -> None:
-        if starting.fails(reason):
-            log.error("cannot_start", reason=reason, note=starting.note)
+        if attempt.fails(reason):
+            log.error("cannot_start", reason=reason, note=attempt.note)
 
-    if starting.first:
+    if attempt.first:
         _warn(config, log)
     problem = doubt(time.time())
-    if problem and left is None and cannot_start(time.time()):
+    if problem and inherited is None and cannot_start(time.time()):
         fails(problem)
         return EX_CONFIG
-    if problem and starting.first:
+    if problem and attempt.first:
         log.warning("clock_wrong", problem=problem)
     try:
         sys.setswitchinterval(GIL_SWITCH)
         while True:
             outcome = anyio.run(
-                _main, config, log, check, left, log_writer, backend_options={"use_uvloop": True}
+                _main, config, log, check, inherited, log_writer, backend_options={"use_uvloop": True}
             )
             if isinstance(outcome, int):
                 return outcome
-            left = outcome  # the program could not be replaced: take over from ourselves
+            inherited = outcome  # the program could not be replaced: take over from ourselves
             log_writer.start()
     except DirectorError as exc:
         fails(str(exc))
@@ -126,8 +133,8 @@ def _run_loop(
         return EX_CONFIG
     except Exception as exc:
         # not to be survived: whoever supervises us starts us again, with what was stored
-        if starting.crashes(f"{type(exc).__name__}: {exc}"):
-            log.error("crashed", error="".join(traceback.format_exception(exc)), note=starting.note)
+        if attempt.crashes(f"{type(exc).__name__}: {exc}"):
+            log.error("crashed", error="".join(traceback.format_exception(exc)), note=attempt.note)
         return EX_SOFTWARE
 
 
@@ -157,25 +164,25 @@ def _hidden(config: Config) -> Callable[[str], object] | None:
 
 
 async def _main(
-    config: Config, log: Log, check: bool, left: Left | None, log_writer: LogWriter
-) -> int | Left:
+    config: Config, log: Log, check: bool, inherited: Inherited | None, log_writer: LogWriter
+) -> int | Inherited:
     with ExitStack() as stack:
-        handed_over = (left.handover.keeper, left.handover.children) if left else (None, ())
+        handed_over = (inherited.handover.keeper, inherited.handover.children) if inherited else (None, ())
         keeper = stack.enter_context(KeeperClient(config, log, *handed_over))
-        before = left.handover.listening if left else None
-        kept = () if left else keeper.copies() if check else keeper.take()
+        before = inherited.handover.listening if inherited else None
+        kept = () if inherited else keeper.copies() if check else keeper.take()
         try:
             sockets = Sockets(config, log, os.environ, before, kept)
         except ListenError:
             # a `director keep` that is being started, too, may have been a moment faster
-            if left or check or kept or not (kept := keeper.take()):
+            if inherited or check or kept or not (kept := keeper.take()):
                 raise
             sockets = Sockets(config, log, os.environ, before, kept)
         stack.enter_context(sockets)
         if check:
             return await _check(App(config, log, sockets, None, log_writer))
         stack.enter_context(keeper.holding(sockets))
-        app = App(config, log, sockets, left, log_writer, keeper)
+        app = App(config, log, sockets, inherited, log_writer, keeper)
         app.prepare()
         return await app.serve() or 0
 

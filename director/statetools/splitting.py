@@ -24,7 +24,7 @@ from state.bucketnumbers import BUCKETS, LEVELS, level, root_of
 TREES: Final[dict[Space, Callable[[], BucketTree]]] = {"users": users_tree, "names": names_tree}
 
 
-class Splitting(msgspec.Struct):
+class SplitResult(msgspec.Struct):
     """What was split, or would be."""
 
     users: int = 0
@@ -34,9 +34,9 @@ class Splitting(msgspec.Struct):
     """Buckets that are too large, but damaged: they stay as they are."""
 
 
-async def split_large(store: StateStore, progress: Progress, *, dry_run: bool = False) -> Splitting:
+async def split_large(store: StateStore, progress: Progress, *, dry_run: bool = False) -> SplitResult:
     """Split every bucket that directors would split when they write it. Raises StoreError."""
-    done = Splitting()
+    done = SplitResult()
     for part, space in enumerate(TREES):
         for first in range(0, BUCKETS, AT_A_TIME):
             numbers: Sequence[int] = range(first, first + AT_A_TIME)
@@ -52,7 +52,7 @@ async def _split(
     space: Space,
     numbers: Sequence[int],
     left_behind: dict[int, Bucket],
-    done: Splitting,
+    done: SplitResult,
     dry_run: bool,
 ) -> list[int]:
     """Split what is too large in these buckets of the table; gives those where somebody else has written.

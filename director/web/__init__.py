@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from director.service.operations.operations import Operations
     from director.web.problems import Bug
-    from director.web.server import Listening
+    from director.web.server import WebListener
 
 
 __all__ = ["Offer", "load", "run_api"]
@@ -41,7 +41,7 @@ _building = threading.Lock()
 
 async def run_api(
     operations: Operations,
-    listening: Listening,
+    listener: WebListener,
     *,
     token: Callable[[], str | None],
     trusted: bool,
@@ -66,4 +66,4 @@ async def run_api(
     gc.freeze()  # the framework stays: collections of garbage need not look at it each time
     from director.web.server import serve
 
-    await serve(app, listening, started=started)
+    await serve(app, listener, started=started)

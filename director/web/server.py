@@ -37,7 +37,7 @@ PROBES = ("/livez", "/readyz")
 """They are answered however many other requests are under way."""
 
 
-class Listening(Protocol):
+class WebListener(Protocol):
     """A listener (`director.net.accept.Acceptor`)."""
 
     @property
@@ -165,9 +165,9 @@ class _Client(H11Protocol):
 class _Server(uvicorn.Server):
     """A server whose end is an event, not a signal, and whose connections come from a listener of ours."""
 
-    def __init__(self, config: uvicorn.Config, listening: Listening, started: anyio.Event | None) -> None:
+    def __init__(self, config: uvicorn.Config, listener: WebListener, started: anyio.Event | None) -> None:
         super().__init__(config)
-        self._listening, self._started = listening, started
+        self._listening, self._started = listener, started
         self._waiting = _Waiting()
         self.stop = anyio.Event()
 
@@ -219,7 +219,7 @@ def _whole(receive: Any) -> Callable[[], Awaitable[Any]]:
     return give
 
 
-async def serve(app: Litestar, listening: Listening, *, started: anyio.Event | None = None) -> None:
+async def serve(app: Litestar, listener: WebListener, *, started: anyio.Event | None = None) -> None:
     """Answer on a listener until cancelled.
 
     started: set as soon as connections are accepted. Cancelled, it stops listening at once, lets requests
@@ -228,7 +228,7 @@ async def serve(app: Litestar, listening: Listening, *, started: anyio.Event | N
 
     async def limited(scope: Any, receive: Any, send: Any) -> None:
         """A quarter of the connections is left to clients whose request is refused at once, and to probes."""
-        full = server.under_way > max(1, listening.most * 3 // 4) and scope["path"] not in PROBES
+        full = server.under_way > max(1, listener.most * 3 // 4) and scope["path"] not in PROBES
         await (service_unavailable if full else app)(scope, _whole(receive), send)
 
     server = _Server(
@@ -248,7 +248,7 @@ async def serve(app: Litestar, listening: Listening, *, started: anyio.Event | N
             timeout_graceful_shutdown=STOP_TIMEOUT,  # type: ignore[arg-type]  # it goes to wait_for as it is
             h11_max_incomplete_event_size=MAX_HEAD,
         ),
-        listening,
+        listener,
         started,
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from director.service.lifecycle import starting
+from director.service.lifecycle import startattempt
 
 if __name__ == "__main__":
-    starting.RETRY_EVERY = 0.2
+    startattempt.RETRY_EVERY = 0.2
 
     from director.cli.main import main
 

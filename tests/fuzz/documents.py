@@ -25,11 +25,11 @@ from director.net.login import Connection
 from director.service.configuration.config import load
 from director.service.configuration.units import parse_duration
 from director.service.lifecycle.handover import (
+    HandedListener,
     Handover,
     HandoverError,
-    Listening,
     Memory,
-    Replacement,
+    ReplacementRecord,
     decode,
     encode,
 )
@@ -196,9 +196,9 @@ def check_buckets(case: Case) -> None:
 def make_handover(rng: random.Random) -> Case:
     handover = Handover(
         version="1",
-        replacement=Replacement(version="1", begun=1.0, frozen=2.0),
+        replacement=ReplacementRecord(version="1", begun=1.0, frozen=2.0),
         username_hash="%Lu",
-        listening=[Listening(name="login", where="/x", descriptor=rng.randrange(9))],
+        listening=[HandedListener(name="login", where="/x", descriptor=rng.randrange(9))],
         connections=[Connection(relay="login", client=3, first=noise(rng), held=[noise(rng)])],
         name_bytes=[rng.randrange(9)],
         log_unwritten=noise(rng),

@@ -31,7 +31,7 @@ from director.core.placement.assign import Assigner
 from director.core.protocol.effects import Effect, Send
 from director.core.protocol.messages import Leaving, Present, Token, Users
 from director.core.ring.barrier import Barrier
-from director.core.ring.partition import Stand
+from director.core.ring.partition import Partition
 from director.core.ring.presence import Presence
 from director.core.ring.ring import Ring
 from director.core.ring.trust import Trust
@@ -151,13 +151,13 @@ def _near_holds_nobody() -> Any:
 
 
 def _no_claims() -> Any:
-    right = Stand.review
+    right = Partition.review
 
-    def wrong(self: Stand, *args: Any) -> None:
+    def wrong(self: Partition, *args: Any) -> None:
         self.leases = None if self.leases is None else frozenset()
         right(self, *args)
 
-    return patch.object(Stand, "review", wrong)
+    return patch.object(Partition, "review", wrong)
 
 
 def _lost_rounds_not_repeated() -> Any:

@@ -522,7 +522,7 @@ def under_way(node: Node) -> dict[str, int]:
         "kicks": len(core.kicks),
         "moves": len(core.moves),
         "moves in hand": core.moves.in_hand,
-        "flushes": len(core.flushes),
+        "flushes": len(core.jobs),
         "near": len(core.near),
         "held": core.assigner.held,
         "kick rounds": len(core.kick_rounds),

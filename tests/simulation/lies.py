@@ -179,7 +179,7 @@ def _wrong_token(liar: Liar) -> list[RingMessage]:
 
 def _token(liar: Liar) -> list[RingMessage]:
     """A second lap with the table that all have, but other members than have seen it."""
-    digests = {node.core._tables.digest for node in liar.world.ups()}
+    digests = {node.core._agreement.digest for node in liar.world.ups()}
     if len(digests) > 1 or not all(node.core.synced for node in liar.world.ups()):
         return []
     serial = liar.chance.randrange(1 << 56)
@@ -194,7 +194,7 @@ def _laps(liar: Liar) -> list[RingMessage]:
     if not node.up:
         return []
     serial = liar.chance.randrange(1 << 56)
-    first = Token(liar.node.member, serial, 1, node.core._tables.digest, [liar.node.member])
+    first = Token(liar.node.member, serial, 1, node.core._agreement.digest, [liar.node.member])
     behind = [member for member in node.core.ring.rightwards if member != liar.node.member]
     second = replace(first, lap=2, passed=[liar.node.member, node.member, *behind])
     return [first, second]

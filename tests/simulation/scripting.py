@@ -291,7 +291,7 @@ class Script:
     def tell_token(self, name: str, origin: str) -> None:
         """A token of the second lap that says it began at `origin`."""
         node, begun = self.world.node(name), self.world.node(origin).member
-        digest = node.core._tables.digest
+        digest = node.core._agreement.digest
         passed = [member for member in self.world.members if member != node.member]
         self._say(node, Token(begun, 1, 1, digest, passed))
 
@@ -397,7 +397,7 @@ class Script:
                 "MOVING": len(core.moves),
                 "KICKING": len(core.kicks),
                 "WAITING": len(core.pending),
-                "OPERATIONS": len(core.flushes),
+                "OPERATIONS": len(core.jobs),
             }
             found[self.world.name(node)] = (
                 ", ".join(f"{key} {value}" for key, value in fields.items() if value) or "all 0"

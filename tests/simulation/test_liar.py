@@ -68,7 +68,7 @@ def laps(world: World, liar: Node, to: str, serial: int) -> list[RingMessage]:
     """A token of the liar's own and its second lap: both name all that the receiver expects to its right."""
     node = world.node(to)
     behind = [member for member in node.core.ring.rightwards if member != liar.member]
-    first = Token(liar.member, serial, 1, node.core._tables.digest, [liar.member])
+    first = Token(liar.member, serial, 1, node.core._agreement.digest, [liar.member])
     return [first, replace(first, lap=2, passed=[liar.member, node.member, *behind])]
 
 
@@ -164,7 +164,7 @@ def test_a_forged_second_lap_releases_nobody_and_changes_no_ring() -> None:
     world.run(0.5)
     assert not d1.core.synced
     assert not d2.core.synced
-    digest = d1.core._tables.digest
+    digest = d1.core._agreement.digest
     forged = [
         Token(origin, serial, 2, digest, list(members))
         for origin in (*world.members, "127.9.9.9:9090")
@@ -195,7 +195,7 @@ def test_a_token_that_is_sent_back_to_the_left_does_not_count() -> None:
     _, serial = next(reversed(d1.core.barrier._first_laps))
     assert d1.core.ring.right is not None
     assert d1.core.ring.right.peer == d2.member
-    back = [Token(d1.member, serial, lap, d1.core._tables.digest, list(world.members)) for lap in (1, 2)]
+    back = [Token(d1.member, serial, lap, d1.core._agreement.digest, list(world.members)) for lap in (1, 2)]
     d1.handle(Received(d1.core.ring.right.link, back))
     assert not d1.core.synced
     left = d1.core.ring.left

@@ -26,21 +26,21 @@ from director.core.protocol.effects import (
     Answer,
     Claim,
     Close,
+    Departed,
     Dial,
     Effect,
     Kick,
-    Left,
     ListSessions,
     Log,
     OperationDone,
     OperationFailed,
     Persist,
     ReadBuckets,
-    Reading,
     Refuse,
     RunFlush,
     Seal,
     Send,
+    SetReading,
     StopFlush,
     StoreHosts,
     StoreMembers,
@@ -395,7 +395,7 @@ class Node:
 
     def run_more(self, effect: Effect) -> None:
         match effect:
-            case Reading():
+            case SetReading():
                 pass
             case UsersDone(operation, counts):
                 self.outcomes.pop(operation).users = counts
@@ -427,7 +427,7 @@ class Node:
                     self.later(takes, lambda: self.handle(FlushEnded(number, ok)))
             case StopFlush():
                 pass
-            case Left():
+            case Departed():
                 self.world.after(0.0, self.when_left)
             case _:
                 raise AssertionError(f"nobody carries out {effect}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from director.core.logins.pending import PENDING_TIMEOUT, WAITING_LIMIT, Pending, Waiting
+from director.core.logins.pending import PENDING_TIMEOUT, WAITING_LIMIT, Pending, WaitingLogin
 from director.core.placement.assign import Assigner, Backend, Wait
 from director.core.placement.users import MOVING, PINNED, User, is_alive, pack
 from director.core.protocol.counters import Counters
@@ -12,7 +12,7 @@ from director.core.protocol.effects import Answer, Claim, Effect, Refuse
 from director.core.protocol.events import Lookup
 from director.core.ring.partition import CLAIM_AFTER
 from director.core.tables.hosts import HostTable
-from director.core.tables.movedhosts import Readdressing
+from director.core.tables.movedhosts import MovedHosts
 from director.types import Now, Stamp, UserKey
 
 SLICE = 200
@@ -32,13 +32,13 @@ class Logins:
         assigner: Assigner,
         hosts: HostTable,
         pending: Pending,
-        readdressing: Readdressing,
+        moved_hosts: MovedHosts,
         counters: Counters,
     ) -> None:
         self.claiming = False
         """New users are settled in the shared store (ring-rules 12)."""
         self._assigner, self._users = assigner, assigner.users
-        self._hosts, self._pending, self._readdressing = hosts, pending, readdressing
+        self._hosts, self._pending, self._moved_hosts = hosts, pending, moved_hosts
         self._counters = counters
         self.removed = False
         """An operator has taken this director out of the ring: it answers nobody."""
@@ -127,16 +127,16 @@ class Logins:
         user = self._users.get(key)
         if user is not None and user.flags & MOVING:
             return Wait.MOVING  # his move follows the host
-        if self._readdressing.follow(key):
+        if self._moved_hosts.follow(key):
             return self._assigner.assign(key, tag)
         # Its backend has no address now. Who is to be there for good waits for it, others go elsewhere.
         return answer if user is not None and user.flags & PINNED else self._assigner.choose(key, tag)
 
-    def _try(self, waiting: Iterable[Waiting]) -> list[Effect]:
+    def _try(self, waiting: Iterable[WaitingLogin]) -> list[Effect]:
         answers, unanswered = self._answer(waiting)
         return [*self._claims((one.key, one.tag, one.wait) for one in unanswered), *answers]
 
-    def _answer(self, waiting: Iterable[Waiting]) -> tuple[list[Effect], list[Waiting]]:
+    def _answer(self, waiting: Iterable[WaitingLogin]) -> tuple[list[Effect], list[WaitingLogin]]:
         """The answers that can be given, and those who go on waiting."""
         answers: list[Effect] = []
         unanswered = []
@@ -152,7 +152,7 @@ class Logins:
                 unanswered.append(one)
         return answers, unanswered
 
-    def _by_hash(self, waiting: Iterable[Waiting]) -> tuple[list[Effect], list[Waiting]]:
+    def _by_hash(self, waiting: Iterable[WaitingLogin]) -> tuple[list[Effect], list[WaitingLogin]]:
         """Answers for users who are known nowhere and cannot be remembered, and those who go on waiting."""
         answers: list[Effect] = []
         unanswered = []

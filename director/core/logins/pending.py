@@ -18,7 +18,7 @@ WAITING_LIMIT = 100_000
 """Logins that may wait, in all; 600 bytes each, and their lines (`service.heldlogins`)."""
 
 
-class Waiting(msgspec.Struct, gc=False):
+class WaitingLogin(msgspec.Struct, gc=False):
     request: RequestId
     key: UserKey
     tag: bytes
@@ -38,13 +38,13 @@ class Pending:
     were woken: a wake that comes meanwhile puts nobody back."""
 
     def __init__(self) -> None:
-        self._waiting: dict[RequestId, Waiting] = {}
+        self._waiting: dict[RequestId, WaitingLogin] = {}
         self._by_key: list[dict[UserKey, dict[RequestId, None]]] = [{} for _ in range(SHARES)]
         self._again: dict[RequestId, None] = {}
         """Those who were woken by what happened to their users."""
         self._wakes = self._walked = 0
         """How often everybody was woken, and for which of these wakes `_walk` was begun."""
-        self._walk: deque[Waiting] = deque()
+        self._walk: deque[WaitingLogin] = deque()
         """Of everybody that was woken, those who are not tried yet; some have gone since."""
         self._reasons: dict[Wait, int] = {}
 
@@ -52,11 +52,11 @@ class Pending:
         return len(self._waiting)
 
     def add(self, request: RequestId, key: UserKey, tag: bytes, now: float, wait: Wait) -> None:
-        self._waiting[request] = Waiting(request, key, tag, now, wait, self._wakes)
+        self._waiting[request] = WaitingLogin(request, key, tag, now, wait, self._wakes)
         self._share(key).setdefault(key, {})[request] = None
         self._reasons[wait] = self._reasons.get(wait, 0) + 1
 
-    def goes_on(self, waiting: Waiting, wait: Wait) -> None:
+    def goes_on(self, waiting: WaitingLogin, wait: Wait) -> None:
         """A login goes on waiting, now for another reason."""
         self._reasons[waiting.wait] -= 1
         self._reasons[wait] = self._reasons.get(wait, 0) + 1
@@ -107,7 +107,7 @@ class Pending:
     def awake(self) -> bool:
         return bool(self._again or self._walk)
 
-    def to_try(self, limit: int) -> list[Waiting]:
+    def to_try(self, limit: int) -> list[WaitingLogin]:
         """The next of those to be tried again: of those whose users something happened to `limit`, and of
         everybody the rest of it, but half at least."""
         part = [self._waiting[request] for request in islice(self._again, limit)]
@@ -123,7 +123,7 @@ class Pending:
             self._begin()
         return part
 
-    def of(self, key: UserKey) -> list[Waiting]:
+    def of(self, key: UserKey) -> list[WaitingLogin]:
         """All logins of one user, the oldest first."""
         return [self._waiting[request] for request in self._requests(key)]
 
@@ -132,11 +132,11 @@ class Pending:
             return waiting.since + PENDING_TIMEOUT
         return None
 
-    def first(self, limit: int) -> list[Waiting]:
+    def first(self, limit: int) -> list[WaitingLogin]:
         """The oldest of those that wait."""
         return list(islice(self._waiting.values(), limit))
 
-    def overdue(self, now: float, limit: int) -> Iterator[Waiting]:
+    def overdue(self, now: float, limit: int) -> Iterator[WaitingLogin]:
         """Take out those whose time is over, `limit` at most."""
         for waiting in self.first(limit):
             if waiting.since + PENDING_TIMEOUT > now:

@@ -15,7 +15,7 @@ from director.core.protocol.effects import Effect, ReadBuckets
 from director.types import UserKey
 
 
-class Loading:
+class Startup:
     def __init__(self, assigner: Assigner, pending: Pending) -> None:
         self._assigner, self._pending = assigner, pending
         self._waiting: dict[int, list[UserKey]] = {}

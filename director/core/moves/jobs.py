@@ -73,7 +73,7 @@ class _Fenced(msgspec.Struct):
     fenced: bool = False
 
 
-class Flushes:
+class UserJobs:
     def __init__(
         self,
         hosts: HostTable,

@@ -36,7 +36,7 @@ class Close(msgspec.Struct, frozen=True):
     link: LinkId
 
 
-class Reading(msgspec.Struct, frozen=True):
+class SetReading(msgspec.Struct, frozen=True):
     """Read no more from a link for now, because much of what came is not dealt with yet; or go on."""
 
     link: LinkId
@@ -170,7 +170,7 @@ class ListSessions(msgspec.Struct, frozen=True):
     """Ask the login processes what they proxy. `SessionsListed` follows."""
 
 
-class Left(msgspec.Struct, frozen=True):
+class Departed(msgspec.Struct, frozen=True):
     """The ring goes on without us: the process may end."""
 
 
@@ -183,7 +183,7 @@ class Log(msgspec.Struct, frozen=True):
 Effect = (
     Send
     | Close
-    | Reading
+    | SetReading
     | Seal
     | Unseal
     | Dial
@@ -202,6 +202,6 @@ Effect = (
     | StopFlush
     | ReadBuckets
     | ListSessions
-    | Left
+    | Departed
     | Log
 )

@@ -58,7 +58,7 @@ def judge(
     return Standing.ISOLATED if waited else Standing.WAIT
 
 
-class Stand:
+class Partition:
     """The standing now, and what it needs to remember."""
 
     def __init__(self, servers: Collection[MemberId], isolation_wait: float) -> None:

@@ -118,7 +118,7 @@ def _inherited(there: tuple[T, int], left: tuple[T, int]) -> tuple[T, int]:
     return left[0], after(0, there[1])
 
 
-class Readdressing:
+class MovedHosts:
     """Follows the users."""
 
     def __init__(self, hosts: HostTable, users: UserTable) -> None:

@@ -30,7 +30,7 @@ class HandoverError(DirectorError):
     """What was handed over cannot be used; the director starts without it."""
 
 
-class Listening(msgspec.Struct, kw_only=True):
+class HandedListener(msgspec.Struct, kw_only=True):
     """A listener, or the FIFO."""
 
     name: str
@@ -42,7 +42,7 @@ class Listening(msgspec.Struct, kw_only=True):
     """The service manager has opened it."""
 
 
-class UnderWay(msgspec.Struct, kw_only=True):
+class UnfinishedJob(msgspec.Struct, kw_only=True):
     """Users being moved or forgotten by the thousand: the successor begins again with those who are left."""
 
     number: int
@@ -63,7 +63,7 @@ class UnderWay(msgspec.Struct, kw_only=True):
     """...and sessions."""
 
 
-class Replacement(msgspec.Struct, kw_only=True):
+class ReplacementRecord(msgspec.Struct, kw_only=True):
     """One replacement of the program in place."""
 
     version: str
@@ -95,10 +95,10 @@ class Handover(msgspec.Struct, kw_only=True):
 
     format: int = FORMAT
     version: str
-    replacement: Replacement
+    replacement: ReplacementRecord
     username_hash: str
     """How keys are made of names. With another one the records mean nothing."""
-    listening: list[Listening] = msgspec.field(default_factory=list)
+    listening: list[HandedListener] = msgspec.field(default_factory=list)
     keeper: KeeperLink | None = None
     children: list[int] = msgspec.field(default_factory=list)
     """Process ids of keepers that this process has started."""
@@ -112,7 +112,7 @@ class Handover(msgspec.Struct, kw_only=True):
     clock_doubted: bool = False
     tables: dict[str, bytes] = msgspec.field(default_factory=dict)
     """Hosts, directors and what was applied, as in the store."""
-    under_way: list[UnderWay] = msgspec.field(default_factory=list)
+    under_way: list[UnfinishedJob] = msgspec.field(default_factory=list)
     ended: list[MoveInfo] = msgspec.field(default_factory=list)
     """Those that have ended lately: whoever follows one may not have heard of it."""
     operations: int = 0
@@ -144,8 +144,8 @@ class Memory(msgspec.Struct):
     names: bytes = b""
 
 
-class Left(NamedTuple):
-    """By the program that was in this process before."""
+class Inherited(NamedTuple):
+    """What the program that was in this process before has left."""
 
     handover: Handover
     memory: Memory
@@ -158,7 +158,7 @@ def encode(handover: Handover, memory: Memory) -> list[bytes]:
     return [len(document).to_bytes(_LENGTH), document, memory.users, memory.names]
 
 
-def decode(data: bytes | memoryview) -> Left:
+def decode(data: bytes | memoryview) -> Inherited:
     """What `encode` has made of it. Raises HandoverError."""
     view = memoryview(data)
     end = _LENGTH + int.from_bytes(view[:_LENGTH])
@@ -175,7 +175,7 @@ def decode(data: bytes | memoryview) -> Left:
     missing = users_end + sum(handover.name_bytes) - len(view)
     if missing:
         raise HandoverError(f"what was handed over is damaged: {missing} bytes are missing")
-    return Left(handover, Memory(bytes(view[end:users_end]), bytes(view[users_end:])))
+    return Inherited(handover, Memory(bytes(view[end:users_end]), bytes(view[users_end:])))
 
 
 def cannot_read(format: int) -> str:
@@ -186,19 +186,19 @@ def cannot_read(format: int) -> str:
 
 
 def split(
-    listening: Iterable[Listening], wanted: Iterable[tuple[str, str]]
-) -> tuple[dict[tuple[str, str], Listening], list[Listening]]:
+    listening: Iterable[HandedListener], wanted: Iterable[tuple[str, str]]
+) -> tuple[dict[tuple[str, str], HandedListener], list[HandedListener]]:
     """Listeners that go on being served, by name and place, and those nobody wants any more.
 
     wanted: name and place of each listener of the configuration as it is now. What units have opened is
     wanted wherever it is.
     """
     places = set(wanted)
-    kept: dict[tuple[str, str], Listening] = {}
-    left = []
-    for one in listening:
-        if one.from_unit or (one.name, one.where) in places:
-            kept[one.name, one.where] = one
+    kept: dict[tuple[str, str], HandedListener] = {}
+    unwanted = []
+    for listener in listening:
+        if listener.from_unit or (listener.name, listener.where) in places:
+            kept[listener.name, listener.where] = listener
         else:
-            left.append(one)
-    return kept, left
+            unwanted.append(listener)
+    return kept, unwanted

@@ -20,7 +20,7 @@ from director.net import keeper, keeperlink, listen
 from director.net.keeper import Kept
 from director.net.keeperlink import KeeperError, Link
 from director.service.configuration.config import Config, ListenerConfig
-from director.service.lifecycle.handover import KeeperLink, Listening
+from director.service.lifecycle.handover import HandedListener, KeeperLink
 from director.service.lifecycle.sockets import Sockets
 from director.service.log import Log
 
@@ -82,7 +82,7 @@ class KeeperClient:
             return "keeper"
         return "systemd" if self._all_from_units else ""
 
-    def take(self) -> list[Listening]:
+    def take(self) -> list[HandedListener]:
         """What the keeper of a director before holds: the caller closes it. From now on it is this one's."""
         found = self._first_keeper("serve")
         if found is None:
@@ -101,7 +101,7 @@ class KeeperClient:
         )
         return [_listening(one, owns_file=one.owns_file) for one in usable]
 
-    def copies(self) -> list[Listening]:
+    def copies(self) -> list[HandedListener]:
         """The same for `serve --check`: the keeper, and the files, stay as they are."""
         found = self._first_keeper("copies")
         if found is None:
@@ -349,8 +349,8 @@ def _reachable(kept: Sequence[Kept]) -> list[Kept]:
     return found
 
 
-def _listening(kept: Kept, *, owns_file: bool) -> Listening:
-    return Listening(name=kept.name, where=kept.path, descriptor=kept.descriptor, owns_file=owns_file)
+def _listening(kept: Kept, *, owns_file: bool) -> HandedListener:
+    return HandedListener(name=kept.name, where=kept.path, descriptor=kept.descriptor, owns_file=owns_file)
 
 
 def _without_descriptors(kept: Sequence[Kept]) -> list[Kept]:

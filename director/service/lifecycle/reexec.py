@@ -15,7 +15,15 @@ from collections.abc import Iterable, Mapping, MutableMapping
 import anyio
 
 from director.errors import DirectorError
-from director.service.lifecycle.handover import FORMAT, Handover, HandoverError, Left, Memory, decode, encode
+from director.service.lifecycle.handover import (
+    FORMAT,
+    Handover,
+    HandoverError,
+    Inherited,
+    Memory,
+    decode,
+    encode,
+)
 
 VARIABLE = "DIRECTOR_HANDOVER"
 """Names the descriptor of the document to the successor."""
@@ -94,7 +102,7 @@ def ignore_until_served() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def handed_over(environ: MutableMapping[str, str]) -> Left | None:
+def handed_over(environ: MutableMapping[str, str]) -> Inherited | None:
     """What a predecessor has left in this process; None: there was none. Takes it out of `environ`.
 
     Raises HandoverError; its sockets are closed by nobody then, and the director is to end.
@@ -105,12 +113,12 @@ def handed_over(environ: MutableMapping[str, str]) -> Left | None:
     try:
         with open(int(text), "rb") as file:
             file.seek(0)
-            left = decode(file.read())
+            inherited = decode(file.read())
     except (OSError, ValueError) as exc:
         raise HandoverError(f"{VARIABLE} = {text!r} names no document that can be read: {exc}") from exc
-    for one in _descriptors(left.handover):
+    for one in _descriptors(inherited.handover):
         os.set_inheritable(one, False)
-    return left
+    return inherited
 
 
 def _descriptors(handover: Handover) -> list[int]:

@@ -29,7 +29,7 @@ from director.net.tls import RingTls
 from director.records import ReloadInfo
 from director.service.configuration.config import Config
 from director.service.lifecycle import reexec
-from director.service.lifecycle.handover import Left, Memory, Replacement
+from director.service.lifecycle.handover import Inherited, Memory, ReplacementRecord
 from director.service.lifecycle.reload import compare, live
 from director.service.lifecycle.sysd import Notifier
 from director.service.log import Log
@@ -123,22 +123,24 @@ class Replaceable(Protocol):
         """name: of the signal; empty: freeze, and go on as another program."""
         ...
 
-    def freeze(self, replacement: Replacement) -> Left:
+    def freeze(self, replacement: ReplacementRecord) -> Inherited:
         """Stop. Returns all that is kept."""
         ...
 
     def status_line(self) -> str: ...
 
 
-class Replacing:
+class Replacement:
     """Reloads and replacements of one director, one after the other."""
 
-    def __init__(self, target: Replaceable, log: Log, notifier: Notifier, left: Left | None) -> None:
-        """left: by the program that was here before."""
-        self.left: Left | None = None
+    def __init__(
+        self, target: Replaceable, log: Log, notifier: Notifier, inherited: Inherited | None
+    ) -> None:
+        """inherited: from the program that was here before."""
+        self.inherited: Inherited | None = None
         """What is to be taken over from ourselves, since the other program could not be started."""
         self._target, self._log, self._notifier = target, log, notifier
-        self._before = left.handover.replacement if left else None
+        self._before = inherited.handover.replacement if inherited else None
         self._busy = False
         self._begun = 0.0
         self._backends_warnings: list[str] = []
@@ -254,21 +256,21 @@ class Replacing:
             await anyio.sleep(STORE_LOOK)
 
     def go(self) -> None:
-        """Become the other program. Returns only where it cannot be started: see `left`."""
-        replacement = Replacement(
+        """Become the other program. Returns only where it cannot be started: see `inherited`."""
+        replacement = ReplacementRecord(
             version=VERSION,
             begun=self._begun,
             frozen=time.monotonic(),
             number=self._number + 1,
             warnings=self._backends_warnings,
         )
-        left = self._target.freeze(replacement)
+        inherited = self._target.freeze(replacement)
         try:
-            reexec.replace(left.handover, left.memory, os.environ)
+            reexec.replace(inherited.handover, inherited.memory, os.environ)
         except reexec.CannotReplace as exc:
             replacement.problem = str(exc)
             replacement.number -= 1
-            self.left = left
+            self.inherited = inherited
 
     def served(self) -> None:
         """Logins are answered."""

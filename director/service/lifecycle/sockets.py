@@ -13,7 +13,7 @@ from director.net import listen
 from director.net.keeper import NAMES, Kept
 from director.service.configuration.config import Config, ListenerConfig
 from director.service.configuration.servers import Endpoint
-from director.service.lifecycle.handover import Listening, split
+from director.service.lifecycle.handover import HandedListener, split
 from director.service.lifecycle.sysd import inherited_descriptors
 from director.service.log import Log
 
@@ -32,8 +32,8 @@ class Sockets:
         config: Config,
         log: Log,
         environ: Mapping[str, str],
-        before: Sequence[Listening] | None = None,
-        kept: Sequence[Listening] = (),
+        before: Sequence[HandedListener] | None = None,
+        kept: Sequence[HandedListener] = (),
     ) -> None:
         """before: what a predecessor has left; None: there was none. kept: what a keeper holds, of a director
         that has ended; where this one cannot start, it goes on holding it. Raises ListenError.
@@ -64,10 +64,10 @@ class Sockets:
         """Files go with the sockets, where they were made here."""
         self._stack.close()
 
-    def hand_over(self) -> list[Listening]:
+    def hand_over(self) -> list[HandedListener]:
         """Everything, for a successor: it stays open."""
         return [
-            Listening(
+            HandedListener(
                 name=name,
                 where=one.where,
                 owns_file=one.owns_file,
@@ -110,8 +110,8 @@ class Sockets:
 
     # ---- opening
 
-    def _open_all(self, given: Iterable[Listening], places: Sequence[Place]) -> None:
-        kept, left = split(given, ((name, where) for name, where, _ in places))
+    def _open_all(self, given: Iterable[HandedListener], places: Sequence[Place]) -> None:
+        kept, unwanted = split(given, ((name, where) for name, where, _ in places))
         for one in kept.values():
             if self._has(one.name):  # a keeper holds what a unit has opened anew elsewhere
                 _adopted(one).close()
@@ -127,7 +127,7 @@ class Sockets:
                     listen.set_rights, name, where, mode=how.mode, user=how.user, group=how.group
                 )
                 self._try(name, rights)
-        for one in left:
+        for one in unwanted:
             if self._has(one.name) or one.name not in {name for name, *_ in places}:
                 _adopted(one).close()
             else:
@@ -163,16 +163,16 @@ class Sockets:
             self._listeners[opened.name] = opened
 
 
-def _adopted(one: Listening) -> listen.Listener | listen.Fifo:
+def _adopted(one: HandedListener) -> listen.Listener | listen.Fifo:
     adopt = listen.adopt_fifo if one.name == "notify" else listen.adopt_listener
     return adopt(one.name, one.descriptor, one.where, owns_file=one.owns_file)
 
 
-def _from_units(environ: Mapping[str, str]) -> list[Listening]:
+def _from_units(environ: Mapping[str, str]) -> list[HandedListener]:
     """What the service manager has opened; of several with one name the first."""
     found = inherited_descriptors(environ, os.getpid())
     return [
-        Listening(name=name, where="", descriptor=descriptors[0], from_unit=True)
+        HandedListener(name=name, where="", descriptor=descriptors[0], from_unit=True)
         for name, descriptors in found.items()
     ]
 

@@ -21,7 +21,7 @@ from director.service.operations.audit import Audit
 from director.service.operations.hostinfo import HostInfos
 from director.service.operations.pools import NO_HOST_LEFT, Pools, pool_name, table_with
 from director.service.operations.previews import pinned_on, previewed
-from director.service.operations.userjobs import UserJobs
+from director.service.operations.trackedjobs import TrackedJobs
 from director.service.persistence.unstored import Unstored
 from director.types import Address
 
@@ -31,7 +31,13 @@ NAME_MOVED = "its name has another address"
 
 class HostOperations:
     def __init__(
-        self, driver: Driver, jobs: UserJobs, infos: HostInfos, pools: Pools, unstored: Unstored, audit: Audit
+        self,
+        driver: Driver,
+        jobs: TrackedJobs,
+        infos: HostInfos,
+        pools: Pools,
+        unstored: Unstored,
+        audit: Audit,
     ) -> None:
         self._driver, self._jobs, self._infos = driver, jobs, infos
         self._pools, self._unstored, self._audit = pools, unstored, audit
@@ -149,7 +155,7 @@ class HostOperations:
     async def move_hosts(self, moves: Sequence[HostMove]) -> None:
         """Backends have other addresses: all that was said of them, and their users, go with them."""
         rows = [self._hosts.rows[move.before] for move in moves]
-        await self._driver.operators.move_hosts(HostsMoved(0, moves, rows))
+        await self._driver.pending_operations.move_hosts(HostsMoved(0, moves, rows))
         names = ", ".join(move.name for move in moves)
         await self._unstored.documents_stored("backend_moved", names)
         for move, row in zip(moves, rows, strict=True):
@@ -165,7 +171,7 @@ class HostOperations:
         else:
             table = self._hosts
             pins = await pinned_on(self._director, change.address) if change.remove and before else 0
-            row = await self._driver.operators.change_host(change)
+            row = await self._driver.pending_operations.change_host(change)
             stored = await self._unstored.documents_stored(what, str(change.address))
             if row != before:
                 detail = f"weight={row.weight} tag={row.tag} up={row.up} present={row.present}"

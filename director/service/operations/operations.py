@@ -11,7 +11,7 @@ from director.core.placement.hashing import UserHash
 from director.records import ReloadInfo
 from director.service.driver import Driver
 from director.service.lifecycle.credentials import Credentials
-from director.service.lifecycle.replacement import Replacing
+from director.service.lifecycle.replacement import Replacement
 from director.service.logwriter import LogWriter
 from director.service.metrics import Counted
 from director.service.operations.audit import Audit
@@ -22,7 +22,7 @@ from director.service.operations.metricspage import Listened, MetricsPage
 from director.service.operations.pools import Pools
 from director.service.operations.queries import Queries
 from director.service.operations.ring import RingOperations
-from director.service.operations.userjobs import UserJobs
+from director.service.operations.trackedjobs import TrackedJobs
 from director.service.operations.users import UserOperations
 from director.service.persistence.persist import Persistence
 
@@ -34,7 +34,7 @@ class Operations:
         persistence: Persistence,
         user_hash: UserHash,
         *,
-        reloads: Replacing,
+        reloads: Replacement,
         started: float,
         warm_seconds: Callable[[], float] = lambda: 0.0,
         credentials: Credentials | None = None,
@@ -49,7 +49,7 @@ class Operations:
         self._audit = Audit(director.me, persistence)
         infos, known = HostInfos(director), KnownUsers(director, user_hash)
         pools = Pools(director.hosts, infos.counts)
-        self.jobs = UserJobs(driver, unstored, self._audit)
+        self.jobs = TrackedJobs(driver, unstored, self._audit)
         self.users = UserOperations(driver, self.jobs, known, pools, unstored, self._audit)
         self.hosts = HostOperations(driver, self.jobs, infos, pools, unstored, self._audit)
         self.ring = RingOperations(driver, unstored, self._audit)

@@ -27,7 +27,7 @@ from director.records import (
 from director.service.clock import unix_time
 from director.service.driver import Driver
 from director.service.lifecycle.credentials import Credentials
-from director.service.lifecycle.replacement import Replacing
+from director.service.lifecycle.replacement import Replacement
 from director.service.operations.alarms import reload_alarms, ring_alarms
 from director.service.operations.arguments import as_address, is_hash, name_bytes
 from director.service.operations.dump import host_commands, pin_command
@@ -58,7 +58,7 @@ class Queries:
         started: float,
         sockets_kept_by: Callable[[], str],
         credentials: Credentials | None,
-        reloads: Replacing,
+        reloads: Replacement,
     ) -> None:
         """started: Unix seconds. sockets_kept_by: as in StatusInfo."""
         self._driver, self._director, self._persistence = driver, driver.director, persistence

@@ -24,7 +24,7 @@ from director.service.operations.audit import Audit
 from director.service.operations.knownusers import KnownUsers
 from director.service.operations.pools import Pools, wrong_pool
 from director.service.operations.previews import preview, previewed
-from director.service.operations.userjobs import UserJobs, users_change
+from director.service.operations.trackedjobs import TrackedJobs, users_change
 from director.service.persistence.unstored import Unstored
 from director.types import Address, UserKey
 
@@ -33,7 +33,7 @@ class UserOperations:
     def __init__(
         self,
         driver: Driver,
-        jobs: UserJobs,
+        jobs: TrackedJobs,
         known: KnownUsers,
         pools: Pools,
         unstored: Unstored,
@@ -76,7 +76,7 @@ class UserOperations:
         event = MoveUser(0, key, Address(row.address), name, pin, early)
         if follow:
             return self._jobs.start(what, user, event, reason)
-        done = await self._driver.operators.change_users(event)
+        done = await self._driver.pending_operations.change_users(event)
         stored = await self._stored(what, user, key)
         self._audit.add(what, user, reason, f"host={row.address} moved={done.moved}")
         return users_change(done, stored=stored, host=self._known.host_of(key))
@@ -126,7 +126,7 @@ class UserOperations:
             raise UnknownName(f"{user}: not pinned{elsewhere}")
         if dry_run:
             return UsersChange(dry_run=True, host=self._known.host_of(key))
-        done = await self._driver.operators.change_users(UnpinUser(0, key))
+        done = await self._driver.pending_operations.change_users(UnpinUser(0, key))
         stored = await self._stored("unpin", user, key)
         self._audit.add("unpin", user, reason, f"unpinned={done.moved}")
         return users_change(done, stored=stored, host=self._known.host_of(key))
@@ -161,7 +161,7 @@ class UserOperations:
         if problem is not None:
             raise BadRequest(problem)
         known = self._is_assigned(user, hash)
-        done = await self._driver.operators.change_users(KickSessions(0, what, wait, dry_run))
+        done = await self._driver.pending_operations.change_users(KickSessions(0, what, wait, dry_run))
         if dry_run:
             return UsersChange(
                 kicked=None if done.not_counted else done.kicked,

@@ -43,7 +43,7 @@ def answer_of(name: str, resolve: Resolve) -> Answer:
         return getattr(exc, "strerror", None) or str(exc)
 
 
-class Resolving:
+class Resolver:
     """Asks for all names now and then, and tells what came of it."""
 
     def __init__(

@@ -19,10 +19,10 @@ from director.core.protocol.effects import (
     Answer,
     Claim,
     Close,
+    Departed,
     Dial,
     Effect,
     Kick,
-    Left,
     Log,
     OperationDone,
     Refuse,
@@ -676,14 +676,14 @@ def test_a_good_bye_to_all_at_the_end_and_nobody_is_dialled_any_more() -> None:
     assert of(Bye, messages(effects)) == []
     effects += played.hear(2, Bye("linked with another now", routine=True), mono=1.1)
     assert of(Bye, messages(effects)) == [Bye("the director stops", routine=True)]
-    assert of(Left, effects) == [Left()]
+    assert of(Departed, effects) == [Departed()]
     assert of(Dial, effects + played.handle(TimerFired(), 60)) == []
 
 
 def test_who_is_to_end_does_not_wait_for_others_longer_than_a_second() -> None:
     played = in_ring()
-    assert of(Left, played.handle(Stopping(), 1)) == []
-    assert of(Left, played.handle(TimerFired(), 1 + LEAVE_WITHIN)) == [Left()]
+    assert of(Departed, played.handle(Stopping(), 1)) == []
+    assert of(Departed, played.handle(TimerFired(), 1 + LEAVE_WITHIN)) == [Departed()]
 
 
 def test_bulk_waits_while_a_link_is_congested() -> None:
@@ -784,7 +784,7 @@ def test_a_large_host_table_is_told_in_several_messages_to_a_new_neighbour_and_p
     effects += played.until(2)
     passed_on = [m.rows for m in messages(effects, 1) if isinstance(m, Hosts)]
     assert [row for part in passed_on for row in part] == rows
-    told = [m.rows for m in played.core._tables.all_rows() if isinstance(m, Hosts)]
+    told = [m.rows for m in played.core._agreement.all_rows() if isinstance(m, Hosts)]
     assert {row.address for part in told for row in part} > {row.address for row in rows}
     later = [msgspec.structs.replace(row, weight=2, weight_at=10) for row in rows]
     from_store = messages(played.handle(StoredHosts(later), 2.5), 1)

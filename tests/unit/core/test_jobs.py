@@ -126,7 +126,7 @@ def test_an_interrupted_flush_begins_with_no_more_users() -> None:
     one.do(Flush(1), answers=False)
     one.do(Interrupt(1), answers=False)
     assert one.done == []
-    assert (one.played.core.moves.in_hand, len(one.played.core.flushes)) == (2, 1)
+    assert (one.played.core.moves.in_hand, len(one.played.core.jobs)) == (2, 1)
     for kick in list(one.kicked):
         one.do(KicksEnded([Kicked(kick.kick, 1)]), 1.2)
     one._take(one.played.until(4.0), 4.0, answers=True)
@@ -137,10 +137,10 @@ def test_progress_can_be_watched_until_it_is_over() -> None:
     one = Operator(max_parallel_moves=2)
     one.do(HostChange(9, BACKENDS[0], weight=0))
     one.do(Flush(1), answers=False)
-    job = one.played.core.flushes.progress(1)
+    job = one.played.core.jobs.progress(1)
     assert job is not None
     assert (len(job.under_way), job.complete) == (2, False)
-    assert one.played.core.flushes.progress(2) is None
+    assert one.played.core.jobs.progress(2) is None
 
 
 def test_a_forgetting_moves_everybody_to_nobody_and_ends_with_the_last_session_without_the_delay() -> None:

@@ -7,7 +7,7 @@ import msgspec
 from director.core.intake import DISPLACED, MERGED
 from director.core.moves.moves import SUBJECT
 from director.core.placement.users import MOVING, RECORD, pack
-from director.core.protocol.effects import Kick, Reading
+from director.core.protocol.effects import Kick, SetReading
 from director.core.protocol.events import LinkClosed, LinkOpened, Received, TimerFired
 from director.core.protocol.messages import Hello, MoveRound, Proof, Users
 from director.core.protocol.order import split_member
@@ -37,8 +37,8 @@ def rest(played: Played) -> list[object]:
 def test_nothing_more_is_read_from_a_link_until_what_it_said_is_dealt_with() -> None:
     played = knowing()
     effects = played.hear(2, Users(pack(ELSEWHERE)), Users(pack(ELSEWHERE[:1])))
-    assert of(Reading, effects) == [Reading(LinkId(2), False)]
-    assert of(Reading, rest(played)) == [Reading(LinkId(2), True)]
+    assert of(SetReading, effects) == [SetReading(LinkId(2), False)]
+    assert of(SetReading, rest(played)) == [SetReading(LinkId(2), True)]
 
 
 def test_a_large_frame_is_merged_in_pieces() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from director.core.ring.barrier import Barrier
-from director.core.ring.partition import CLAIM_AFTER, Stand, Standing, judge
+from director.core.ring.partition import CLAIM_AFTER, Partition, Standing, judge
 from director.types import MemberId, Now
 
 A, B, C, D = (MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3, 4))
@@ -62,47 +62,51 @@ def released(*ring: MemberId) -> Barrier:
 
 
 def test_the_smaller_part_waits_for_the_isolation_wait_and_no_longer() -> None:
-    stand, barrier = Stand([A, B, C], isolation_wait=20), released(C)
-    stand.review(barrier, at(100), ())
-    assert (stand.standing, stand.next_deadline(barrier)) == (Standing.WAIT, 120)
-    stand.review(barrier, at(119.9), ())
-    assert stand.standing is Standing.WAIT
-    stand.review(barrier, at(120), ())
-    assert (stand.standing, stand.next_deadline(barrier)) == (Standing.ISOLATED, None)
+    partition, barrier = Partition([A, B, C], isolation_wait=20), released(C)
+    partition.review(barrier, at(100), ())
+    assert (partition.standing, partition.next_deadline(barrier)) == (Standing.WAIT, 120)
+    partition.review(barrier, at(119.9), ())
+    assert partition.standing is Standing.WAIT
+    partition.review(barrier, at(120), ())
+    assert (partition.standing, partition.next_deadline(barrier)) == (Standing.ISOLATED, None)
 
 
 def test_whoever_was_whole_meanwhile_waits_anew() -> None:
-    stand, alone, whole = Stand([A, B, C], isolation_wait=20), released(C), released(A, B, C)
-    stand.review(alone, at(100), ())
-    stand.review(whole, at(110), ())
-    stand.review(alone, at(121), ())
-    assert (stand.standing, stand.next_deadline(alone)) == (Standing.WAIT, 141)
+    partition, alone, whole = Partition([A, B, C], isolation_wait=20), released(C), released(A, B, C)
+    partition.review(alone, at(100), ())
+    partition.review(whole, at(110), ())
+    partition.review(alone, at(121), ())
+    assert (partition.standing, partition.next_deadline(alone)) == (Standing.WAIT, 141)
 
 
 def test_a_barrier_that_stands_still_for_five_seconds_makes_new_users_claims_where_a_store_answers() -> None:
-    stand, barrier = Stand([A, B], isolation_wait=20), released(A, B)
-    stand.leases = frozenset([A, B])
+    partition, barrier = Partition([A, B], isolation_wait=20), released(A, B)
+    partition.leases = frozenset([A, B])
     barrier.wait(at(100), at_once=True)
-    stand.review(barrier, at(104.9), ())
-    assert (stand.standing, stand.next_deadline(barrier)) == (Standing.WHOLE, 100 + CLAIM_AFTER)
-    stand.review(barrier, at(105), ())
-    assert (stand.standing, stand.next_deadline(barrier)) == (Standing.CLAIM, None)
+    partition.review(barrier, at(104.9), ())
+    assert (partition.standing, partition.next_deadline(barrier)) == (Standing.WHOLE, 100 + CLAIM_AFTER)
+    partition.review(barrier, at(105), ())
+    assert (partition.standing, partition.next_deadline(barrier)) == (Standing.CLAIM, None)
 
 
 def test_without_a_shared_store_a_barrier_that_stands_still_stays_one() -> None:
-    stand, barrier = Stand([A, B], isolation_wait=20), released(A, B)
+    partition, barrier = Partition([A, B], isolation_wait=20), released(A, B)
     barrier.wait(at(100), at_once=True)
-    stand.review(barrier, at(200), ())
-    assert (stand.standing, stand.next_deadline(barrier)) == (Standing.WHOLE, None)
+    partition.review(barrier, at(200), ())
+    assert (partition.standing, partition.next_deadline(barrier)) == (Standing.WHOLE, None)
 
 
 def test_a_host_change_in_a_partial_ring_is_agreed_before_users_are_claimed_by_it() -> None:
-    stand, barrier = Stand([A, B, C], isolation_wait=20), released(A, B)
-    stand.leases = frozenset([A, B, C])
-    stand.review(barrier, at(100), ())
-    assert stand.claiming
+    partition, barrier = Partition([A, B, C], isolation_wait=20), released(A, B)
+    partition.leases = frozenset([A, B, C])
+    partition.review(barrier, at(100), ())
+    assert partition.claiming
     barrier.wait(at(101), at_once=True)
-    stand.review(barrier, at(101), ())
-    assert (stand.standing, stand.claiming, stand.next_deadline(barrier)) == (Standing.CLAIM, False, 106)
-    stand.review(barrier, at(106), ())
-    assert (stand.claiming, stand.next_deadline(barrier)) == (True, None)
+    partition.review(barrier, at(101), ())
+    assert (partition.standing, partition.claiming, partition.next_deadline(barrier)) == (
+        Standing.CLAIM,
+        False,
+        106,
+    )
+    partition.review(barrier, at(106), ())
+    assert (partition.claiming, partition.next_deadline(barrier)) == (True, None)

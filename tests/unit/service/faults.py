@@ -11,10 +11,10 @@ import msgspec
 from director.core.protocol.events import Event
 from director.errors import OperationError
 from director.records import MoveCounts
-from director.service.pendingoperations import Operators
+from director.service.pendingoperations import PendingOperations
 
 
-class Faults(Operators):
+class Faults(PendingOperations):
     """Notes each command. Without a fault the core carries it out."""
 
     def __init__(self, handle: Callable[[Event], None]) -> None:

@@ -91,7 +91,7 @@ class Node:
         table.merge([msgspec.structs.replace(row, up=h.up, up_at=h.changed) for row, h in rows if h.changed])
         self.director = Director(identity, members or [me], table, assigner, hotpath.NameTable(), settings)
         self.driver = Driver(self.director, self.log, tls)
-        self.driver.operators = self.faults = Faults(self.driver.handle)
+        self.driver.pending_operations = self.faults = Faults(self.driver.handle)
         self.store: StateStore = between(open_store(state, base_dir=folder))
         self.events: list[Event] = []
         self.persistence = Persistence(

@@ -422,7 +422,7 @@ async def test_auth_that_comes_and_goes_is_logged_at_each_change(setting: Settin
 
 
 async def test_a_change_returns_when_it_is_done(setting: Setting) -> None:
-    row = await setting.driver.operators.change_host(HostChange(0, Address(HOSTS[0]), weight=7))
+    row = await setting.driver.pending_operations.change_host(HostChange(0, Address(HOSTS[0]), weight=7))
     assert (row.address, row.weight) == (HOSTS[0], 7)
 
 
@@ -438,7 +438,7 @@ async def test_a_change_that_is_not_carried_out_says_why(
     setting: Setting, change: HostChange, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await setting.driver.operators.change_host(change)
+        await setting.driver.pending_operations.change_host(change)
 
 
 # ---- the ring's sockets

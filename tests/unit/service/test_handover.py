@@ -8,11 +8,11 @@ import pytest
 from director.net.login import Connection
 from director.service.lifecycle.handover import (
     FORMAT,
+    HandedListener,
     Handover,
     HandoverError,
-    Listening,
     Memory,
-    Replacement,
+    ReplacementRecord,
     cannot_read,
     decode,
     encode,
@@ -22,7 +22,7 @@ from director.service.metrics import Counted, Durations, Snapshot, carry_on, cou
 
 
 def handover(**fields: object) -> Handover:
-    replacement = Replacement(version="0.1.0", begun=1.0, frozen=2.0)
+    replacement = ReplacementRecord(version="0.1.0", begun=1.0, frozen=2.0)
     return Handover(version="0.1.0", replacement=replacement, username_hash="%Lu", **fields)  # type: ignore[arg-type]
 
 
@@ -69,9 +69,9 @@ def test_a_document_with_bytes_that_are_no_text_is_named_as_damaged() -> None:
 
 
 def test_listeners_at_a_place_nobody_wants_any_more_are_left_but_those_of_units_stay() -> None:
-    stays = Listening(name="login", where="/run/login", descriptor=3)
-    moved = Listening(name="admin", where="/run/old-admin", descriptor=4)
-    units = Listening(name="userdb", where="/run/from-unit", descriptor=5, from_unit=True)
+    stays = HandedListener(name="login", where="/run/login", descriptor=3)
+    moved = HandedListener(name="admin", where="/run/old-admin", descriptor=4)
+    units = HandedListener(name="userdb", where="/run/from-unit", descriptor=5, from_unit=True)
     kept, left = split([stays, moved, units], [("login", "/run/login"), ("admin", "/run/admin")])
     assert list(kept.values()) == [stays, units]
     assert left == [moved]

@@ -47,7 +47,7 @@ async def test_a_host_given_as_a_user_is_named_as_a_host(node: Node) -> None:
 async def test_a_user_may_be_known_to_a_store_that_is_still_being_read() -> None:
     node = Node()
     node.start()
-    node.director._loading.begin()
+    node.director._startup.begin()
     assert node.director.loading
     refused = await refusal(node, "alice")
     assert isinstance(refused, TryAgain)

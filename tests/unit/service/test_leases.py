@@ -277,7 +277,7 @@ async def test_the_usual_writer_division_holds_while_members_come_and_go(redis: 
     def ring_is(*ring: Node) -> None:
         for one in nodes:
             there = tuple(node.director.me for node in (ring if one in ring else (one,)))
-            now, digest = Now(time.monotonic(), time.time()), one.director._tables.digest
+            now, digest = Now(time.monotonic(), time.time()), one.director._agreement.digest
             one.director.barrier.release(there, now, digest)
             one.handle(Leases(frozenset(there)))  # who is away is dead, not cut off
 

@@ -325,7 +325,7 @@ async def test_it_is_ready_when_logins_are_answered_and_says_why_not(node: Node)
     node.director.assigner.gate = Gate.CLOSED
     assert node.operations.queries.ready()[0] is False
     node.director.assigner.gate = Gate.KNOWN
-    node.director._stand.standing = Standing.WAIT
+    node.director._partition.standing = Standing.WAIT
     assert node.operations.queries.ready() == (False, "the smaller part of a cut ring: new users wait")
 
 

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from director.service.resolution import resolver
-from director.service.resolution.resolver import Answer, Resolving
+from director.service.resolution.resolver import Answer, Resolver
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ class Names:
         self.hanging: dict[str, threading.Event] = {}
         self.asked: list[str] = []
         self.told: list[Mapping[str, Answer]] = []
-        self.resolving = Resolving(lambda: list(table), self.told.append, self.resolve)
+        self.resolver = Resolver(lambda: list(table), self.told.append, self.resolve)
 
     def resolve(self, name: str) -> Sequence[str]:
         self.asked.append(name)
@@ -35,7 +35,7 @@ class Names:
         return self.table[name]
 
     async def look(self) -> Mapping[str, Answer]:
-        await self.resolving.look()
+        await self.resolver.look()
         return self.told[-1]
 
 
@@ -60,7 +60,7 @@ async def test_an_empty_answer_is_none() -> None:
 
 async def test_nobody_is_asked_where_there_is_no_name() -> None:
     names = Names()
-    await names.resolving.look()
+    await names.resolver.look()
     assert (names.asked, names.told) == ([], [])
 
 
@@ -85,7 +85,7 @@ async def test_it_looks_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(resolver, "AT_MOST_EVERY", 0.01)
     names = Names(d2="10.0.0.2")
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(names.resolving.run)
+        tasks.start_soon(names.resolver.run)
         await until(lambda: len(names.told) >= 3)
         tasks.cancel_scope.cancel()
 
@@ -95,9 +95,9 @@ async def test_it_looks_sooner_where_there_is_a_reason(monkeypatch: pytest.Monke
     monkeypatch.setattr(resolver, "AT_MOST_EVERY", 0.01)
     names = Names(d2="10.0.0.2")
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(names.resolving.run)
-        names.resolving.soon()
+        tasks.start_soon(names.resolver.run)
+        names.resolver.soon()
         await until(lambda: len(names.told) == 1)
-        names.resolving.soon()
+        names.resolver.soon()
         await until(lambda: len(names.told) == 2)
         tasks.cancel_scope.cancel()

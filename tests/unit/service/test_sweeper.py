@@ -96,7 +96,7 @@ async def test_names_stay_while_users_elsewhere_may_not_be_known_here(url: str) 
     async with running(Node(url)) as node:
         await clean(node)
         await put_name(node.store, "alice")
-        node.director._loading.begin()
+        node.director._startup.begin()
         await node.persistence.sweeping.walk(0)
         assert set(await node.store.versions("names")) == {bucket_of("alice")}
 

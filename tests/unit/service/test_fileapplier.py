@@ -15,9 +15,9 @@ from director.core.tables.hosts import BackendSetting, HostTable
 from director.errors import TryAgain
 from director.records import ConfiguredHost
 from director.service.configuration.config import BackendsConfig
-from director.service.operations.fileapply import Configuring
+from director.service.operations.fileapplier import FileApplier
 from director.service.resolution.backendnames import BackendNames
-from director.service.resolution.resolver import Resolving
+from director.service.resolution.resolver import Resolver
 from director.types import Address
 from tests.servers import RedisServer
 from tests.unit.service.parts import HOSTS, Node
@@ -32,8 +32,8 @@ async def started(
 ) -> AsyncIterator[Node]:
     """A director with these hosts in its file that has applied it."""
     node = Node(state or "sqlite:///state.db", folder, hosts=hosts, snapshot=snapshot)
-    configuring = Configuring(node.director, node.persistence, node.operations.hosts, node.log)
-    async with applying(node, configuring):
+    file_applier = FileApplier(node.director, node.persistence, node.operations.hosts, node.log)
+    async with applying(node, file_applier):
         yield node
 
 
@@ -46,14 +46,14 @@ class Changing:
 
 
 @asynccontextmanager
-async def applying(node: Node, configuring: Configuring) -> AsyncIterator[None]:
+async def applying(node: Node, file_applier: FileApplier) -> AsyncIterator[None]:
     await node.persistence.open()
     node.start()
     try:
         async with anyio.create_task_group() as tasks:
             await tasks.start(node.operations.jobs.run)
             tasks.start_soon(node.persistence.run)
-            tasks.start_soon(configuring.run)
+            tasks.start_soon(file_applier.run)
             await until(lambda: node.persistence.documents.applied_here and node.persistence.documents.stored)
             yield
             tasks.cancel_scope.cancel()
@@ -149,7 +149,7 @@ async def test_what_the_ring_cannot_agree_on_is_said_once_and_tried_again(tmp_pa
         await node.operations.hosts.apply(change, what, reason)
 
     operations = Changing(node, change)
-    async with applying(node, Configuring(node.director, node.persistence, operations, node.log, again=0.01)):
+    async with applying(node, FileApplier(node.director, node.persistence, operations, node.log, again=0.01)):
         assert there(node) == [(host, 100) for host in HOSTS[:2]]
         assert len(tries) == 4
         (line,) = node.logged("configuration_waits")
@@ -167,8 +167,8 @@ async def test_what_an_operator_changes_just_before_is_not_said_to_be_applied(tm
         await node.operations.hosts.set(HOSTS[2], None, 5, reason="test")
         await node.operations.hosts.apply(change, what, reason)
 
-    configuring = Configuring(node.director, node.persistence, Changing(node, change), node.log)
-    async with applying(node, configuring):
+    file_applier = FileApplier(node.director, node.persistence, Changing(node, change), node.log)
+    async with applying(node, file_applier):
         assert there(node) == [(HOSTS[0], 100), (HOSTS[1], 100), (HOSTS[2], 5)]
         assert node.logged("configuration_applied") == []
         assert len(node.logged("configuration_kept")) == 1
@@ -246,22 +246,22 @@ async def test_names_that_leave_a_pool_without_a_usable_host_are_applied_with_an
     node = Node("sqlite:///state.db", tmp_path, hosts=())
     node.director.hosts.put(HostTable([fixed, *found]).rows.values())
     node.director.hosts.configured = {one.address: one for one in (fixed, *found)}
-    configuring = Configuring(node.director, node.persistence, node.operations.hosts, node.log)
+    file_applier = FileApplier(node.director, node.persistence, node.operations.hosts, node.log)
     names = BackendNames(
         BackendsConfig(mail_servers=(fixed, *found), names=(gold,)),
-        lambda hosts: configuring.changed(*hosts),
+        lambda hosts: file_applier.changed(*hosts),
         node.log,
     )
-    resolving = Resolving(lambda: names.names, names.answered, lambda name: table[name])
-    async with applying(node, configuring):
+    resolver = Resolver(lambda: names.names, names.answered, lambda name: table[name])
+    async with applying(node, file_applier):
         await node.operations.hosts.set_up(HOSTS[0], up=False, reason="test")
-        await resolving.look()
+        await resolver.look()
         assert node.logged("pool_unusable") == []
         table["imap.example.test"] = [HOSTS[0]]
-        await resolving.look()
+        await resolver.look()
         await until(lambda: node.logged("pool_unusable"))
         assert [row.address for row in node.director.hosts.present()] == [HOSTS[0], HOSTS[2]]
         assert "tag=gold" in node.logged("pool_unusable")[0]
         table["imap.example.test"] = [HOSTS[0], HOSTS[1]]
-        await resolving.look()
+        await resolver.look()
         await until(lambda: node.logged("pool_usable"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from director.service.lifecycle.starting import GIVE_UP_AFTER, RETRY_EVERY, VARIABLE, Starting
+from director.service.lifecycle.startattempt import GIVE_UP_AFTER, RETRY_EVERY, VARIABLE, StartAttempt
 
 
 class Machine:
@@ -26,13 +26,13 @@ class Machine:
         """Fail until then. Returns how many processes have ended."""
         ended = 0
         while self.now < until:
-            starting = self.starting()
+            attempt = self.attempt()
             self.tries.append(self.now)
             self.now += took
-            if reason and starting.fails(reason):
+            if reason and attempt.fails(reason):
                 self.logged.append((self.now, reason))
             begun = self.begun_again
-            assert starting.ended(78) == 78
+            assert attempt.ended(78) == 78
             if self.begun_again == begun:
                 ended += 1
                 self.environ.pop(VARIABLE, None)
@@ -41,8 +41,8 @@ class Machine:
                     break
         return ended
 
-    def starting(self) -> Starting:
-        return Starting(self.environ, clock=lambda: self.now, sleep=self.sleep, begin_again=self.again)
+    def attempt(self) -> StartAttempt:
+        return StartAttempt(self.environ, clock=lambda: self.now, sleep=self.sleep, begin_again=self.again)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -71,24 +71,24 @@ def test_another_reason_is_logged_at_once(tmp_path: Path) -> None:
 def test_without_a_service_manager_a_failing_start_ends_at_once(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     del machine.environ["NOTIFY_SOCKET"]
-    starting = Starting(machine.environ, sleep=machine.sleep, begin_again=machine.again)
-    assert (starting.fails("no secret"), starting.fails("no secret"), starting.note) == (True, True, None)
-    assert starting.ended(78) == 78
+    attempt = StartAttempt(machine.environ, sleep=machine.sleep, begin_again=machine.again)
+    assert (attempt.fails("no secret"), attempt.fails("no secret"), attempt.note) == (True, True, None)
+    assert attempt.ended(78) == 78
     assert machine.begun_again == 0
 
 
 def test_a_director_that_was_stopped_is_not_started_again(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    assert Starting(machine.environ, sleep=machine.sleep, begin_again=machine.again).ended(0) == 0
+    assert StartAttempt(machine.environ, sleep=machine.sleep, begin_again=machine.again).ended(0) == 0
     assert machine.begun_again == 0
 
 
 def test_a_crash_after_a_while_is_no_failing_start(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    starting = Starting(machine.environ, clock=lambda: machine.now, begin_again=machine.again)
+    attempt = StartAttempt(machine.environ, clock=lambda: machine.now, begin_again=machine.again)
     machine.now += RETRY_EVERY
-    assert starting.crashes("ValueError: a bug")
-    assert starting.ended(70) == 70
+    assert attempt.crashes("ValueError: a bug")
+    assert attempt.ended(70) == 70
     assert machine.begun_again == 0
 
 
@@ -96,7 +96,7 @@ def test_the_managers_sockets_are_where_they_were_at_the_next_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, other = os.pipe()
-    monkeypatch.setattr("director.service.lifecycle.starting.FIRST_DESCRIPTOR", given)
+    monkeypatch.setattr("director.service.lifecycle.startattempt.FIRST_DESCRIPTOR", given)
     before = os.fstat(given).st_ino
     environ = {
         "NOTIFY_SOCKET": str(tmp_path / "notify"),
@@ -104,15 +104,15 @@ def test_the_managers_sockets_are_where_they_were_at_the_next_try(
         "LISTEN_FDS": "1",
     }
     found: list[int] = []
-    starting = Starting(
+    attempt = StartAttempt(
         environ, sleep=lambda _: None, begin_again=lambda _: found.append(os.fstat(given).st_ino)
     )
-    starting.fails("a listener cannot be opened")
+    attempt.fails("a listener cannot be opened")
     os.close(given)
-    starting.ended(69)
+    attempt.ended(69)
     assert found == [before]
     assert os.get_inheritable(given)
-    for end in (given, other, *starting._saved.values()):
+    for end in (given, other, *attempt._saved.values()):
         os.close(end)
 
 
@@ -123,4 +123,4 @@ def test_a_number_of_sockets_that_is_none_is_left_to_the_listeners(tmp_path: Pat
         "LISTEN_PID": str(os.getpid()),
         "LISTEN_FDS": count,
     }
-    assert Starting(environ)._saved == {}
+    assert StartAttempt(environ)._saved == {}

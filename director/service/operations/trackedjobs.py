@@ -15,7 +15,7 @@ from director.core.protocol.events import Flush, Forget, MoveUser, UsersEvent
 from director.errors import OperationError, UnknownName
 from director.records import MoveCounts, MoveInfo, Problem, UsersChange
 from director.service.driver import Driver
-from director.service.lifecycle.handover import UnderWay
+from director.service.lifecycle.handover import UnfinishedJob
 from director.service.operations.audit import Audit
 from director.service.operations.previews import previewed
 from director.service.persistence.unstored import Unstored
@@ -24,7 +24,7 @@ REMEMBERED = 100
 """Ended operations that can still be asked for."""
 
 
-class UserJob:
+class TrackedJob:
     """An operation that can be asked for by its id."""
 
     def __init__(self, number: int, kind: str, target: str, event: UsersEvent | None = None) -> None:
@@ -59,12 +59,12 @@ class UserJob:
         return self.result
 
 
-class UserJobs:
+class TrackedJobs:
     def __init__(self, driver: Driver, unstored: Unstored, audit: Audit) -> None:
         self._driver, self._director = driver, driver.director
         self._unstored, self._audit = unstored, audit
-        self._jobs: dict[str, UserJob] = {}
-        self._taken_over: list[UserJob] = []
+        self._jobs: dict[str, TrackedJob] = {}
+        self._taken_over: list[TrackedJob] = []
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -87,15 +87,15 @@ class UserJobs:
     async def interrupt(self, id: str) -> None:
         """Start no more users; those under way are finished, and it ends with its counts. Does nothing to one
         that has ended."""
-        self._driver.operators.interrupt(self._find(id).number)
+        self._driver.pending_operations.interrupt(self._find(id).number)
 
-    def _find(self, id: str) -> UserJob:
+    def _find(self, id: str) -> TrackedJob:
         if id not in self._jobs:
             raise UnknownName(f"{id}: no such operation; ended ones are remembered for a while only")
         return self._jobs[id]
 
-    def _info(self, job: UserJob) -> MoveInfo:
-        progress = self._director.flushes.progress(job.number)
+    def _info(self, job: TrackedJob) -> MoveInfo:
+        progress = self._director.jobs.progress(job.number)
         counts = added(users_change(progress.counts), job.before) if progress else job.result or job.before
         return MoveInfo(
             id=str(job.number),
@@ -132,16 +132,16 @@ class UserJobs:
         self._tasks.start_soon(self._carry_out_quietly, job, reason)
         return self._info(job)
 
-    def under_way(self, kind: str, target: str) -> UserJob | None:
+    def under_way(self, kind: str, target: str) -> TrackedJob | None:
         """One of this kind for this target that has not ended."""
         jobs = (job for job in self._jobs.values() if job.ended is None)
         return next((job for job in jobs if (job.kind, job.target) == (kind, target)), None)
 
-    def joined_info(self, job: UserJob) -> MoveInfo:
+    def joined_info(self, job: TrackedJob) -> MoveInfo:
         """What is told of a job to an operator who has asked for the same."""
         return msgspec.structs.replace(self._info(job), joined=True)
 
-    def _joined(self, kind: str, target: str, event: UsersEvent, reason: str) -> UserJob | None:
+    def _joined(self, kind: str, target: str, event: UsersEvent, reason: str) -> TrackedJob | None:
         """What is under way and does the same: a second one would say that there is nothing left to do."""
         if not isinstance(event, Flush | Forget):
             return None
@@ -151,26 +151,26 @@ class UserJobs:
                 return job
         return None
 
-    def _new(self, kind: str, target: str, event: UsersEvent) -> UserJob:
-        job = UserJob(self._driver.operators.new_operation(), kind, target, event)
+    def _new(self, kind: str, target: str, event: UsersEvent) -> TrackedJob:
+        job = TrackedJob(self._driver.pending_operations.new_operation(), kind, target, event)
         self._jobs[str(job.number)] = job
         ended = [id for id, other in self._jobs.items() if other.ended is not None]
         for id in ended[:-REMEMBERED]:
             del self._jobs[id]
         return job
 
-    async def _carry_out_quietly(self, job: UserJob, reason: str) -> None:
+    async def _carry_out_quietly(self, job: TrackedJob, reason: str) -> None:
         with suppress(OperationError):  # it is kept, for whoever asks
             await self._carry_out(job, reason)
 
-    async def _carry_out(self, job: UserJob, reason: str) -> UsersChange:
+    async def _carry_out(self, job: TrackedJob, reason: str) -> UsersChange:
         event, job.reason = job.event, reason
         assert event is not None
         try:
             if isinstance(event, Flush) and event.old_tag is None and job.total is None:
                 to_move = await previewed(self._director, event.host, event.tag, everybody=False)
                 job.total = to_move.moved
-            done = await self._driver.operators.change_users(event, job.number)
+            done = await self._driver.pending_operations.change_users(event, job.number)
         except OperationError as exc:
             job.problem = Problem(title=str(exc), status=409, exit_code=exc.exit_code)
             job.error = exc
@@ -188,10 +188,10 @@ class UserJobs:
 
     # ---- replacement of the program
 
-    def hand_over(self) -> list[UnderWay]:
+    def hand_over(self) -> list[UnfinishedJob]:
         """What a successor is to begin again."""
         return [
-            UnderWay(
+            UnfinishedJob(
                 number=job.number,
                 kind=job.kind,
                 target=job.target,
@@ -214,23 +214,25 @@ class UserJobs:
         """What has ended recently, the oldest first."""
         return [self._info(job) for job in self._jobs.values() if job.ended is not None]
 
-    def take_over(self, ended: Iterable[MoveInfo], under_way: Iterable[UnderWay], last: int) -> None:
+    def take_over(self, ended: Iterable[MoveInfo], under_way: Iterable[UnfinishedJob], last: int) -> None:
         """List what a predecessor has left; `go_on` begins again with what was under way. last: number of an
         operation."""
-        self._driver.operators.go_on_behind(last)
+        self._driver.pending_operations.go_on_behind(last)
         for info in ended:
-            job = UserJob(int(info.id), info.kind, info.target)
+            job = TrackedJob(int(info.id), info.kind, info.target)
             job.started, job.ended, job.total = info.started, info.ended, info.total
             job.before = UsersChange(moved=info.moved, timed_out=info.timed_out, kicked=info.kicked)
             job.result, job.problem = info.result, info.problem
             job.over.set()
             self._jobs[info.id] = job
-        for left in under_way:
-            event = left.flush or left.forget
+        for unfinished in under_way:
+            event = unfinished.flush or unfinished.forget
             assert event is not None
-            job = UserJob(left.number, left.kind, left.target, event)
-            job.started, job.total, job.reason = left.started, left.total, left.reason
-            job.before = UsersChange(moved=left.moved, timed_out=left.timed_out, kicked=left.kicked)
+            job = TrackedJob(unfinished.number, unfinished.kind, unfinished.target, event)
+            job.started, job.total, job.reason = unfinished.started, unfinished.total, unfinished.reason
+            job.before = UsersChange(
+                moved=unfinished.moved, timed_out=unfinished.timed_out, kicked=unfinished.kicked
+            )
             self._jobs[str(job.number)] = job
             self._taken_over.append(job)
 

@@ -27,7 +27,7 @@ SAVED_FROM = 200
 """Descriptors of the manager's sockets are kept under numbers from here on: a try closes what it gets."""
 
 
-class Starting:
+class StartAttempt:
     """The start of a director, which may fail."""
 
     def __init__(

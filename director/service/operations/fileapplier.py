@@ -31,7 +31,7 @@ REASON = "the configuration file has changed"
 """In the audit."""
 
 
-class Configuring:
+class FileApplier:
     def __init__(
         self,
         director: Director,
