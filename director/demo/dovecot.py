@@ -195,6 +195,11 @@ class Dovecot:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
+    def users(self, protocol: str) -> list[str]:
+        """Who logged in by `imap`, `pop3`, … here, or was delivered to by `lmtp`, in order, from the log."""
+        found = (match.groups() for line in self.log().splitlines() for match in _served(line))
+        return [user for spoken, user in found if spoken == protocol]
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -276,11 +281,6 @@ class Backend(Dovecot):
     def settings(self) -> str:
         facts = self._facts()
         return settings23.backend(facts) if self.programs.release == "2.3" else settings24.backend(facts)
-
-    def users(self, protocol: str) -> list[str]:
-        """Who logged in by `imap`, `pop3`, … here, or was delivered to by `lmtp`, in order, from the log."""
-        found = (match.groups() for line in self.log().splitlines() for match in _served(line))
-        return [user for spoken, user in found if spoken == protocol]
 
 
 def find_program(name: str) -> str:

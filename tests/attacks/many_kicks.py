@@ -144,7 +144,7 @@ async def measured(folder: Path, users: int, *, timed: bool = False) -> Sample:
             give(folder / "after", goes)
             async with Logins({"stays": stays.login}, RATE, lambda _: "somebody") as logins:
                 await asyncio.sleep(0.5)
-                begun, logged = time.monotonic(), len(stays.log)
+                begun, logged = time.monotonic(), len(stays.complete_log())
                 goes.start()
                 lag = 0.0
                 while (done := await anyio.to_thread.run_sync(metrics, stays))["kicks"] < users:
@@ -156,7 +156,8 @@ async def measured(folder: Path, users: int, *, timed: bool = False) -> Sample:
                 now = time.monotonic()
                 longest = max(login.seconds(now) for login in logins.since(begun))
                 assert not any(login.failed for login in logins.all)
-            closed = [line for line in stays.log[logged:].splitlines() if "=warning event=ring_link" in line]
+            lines = stays.complete_log()[logged:].splitlines()
+            closed = [line for line in lines if "=warning event=ring_link" in line]
             assert not closed, f"{closed[0]}\nThe other one says:\n{goes.log[-3000:]}"
             turns: list[tuple[float, int, list[str]]] = []
             if timed:

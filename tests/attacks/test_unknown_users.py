@@ -75,5 +75,4 @@ def test_strangers_over_the_limit_cost_no_memory_and_a_user_who_was_there_keeps_
             assert client.ask(["warm0"]) == {"warm0": host}
             again = [client.ask(["stranger"])["stranger"] for _ in range(3)]
         assert len(set(again)) == 1, "the hash decides, always the same"
-        until(lambda: director.logged("users_limit_reached"))
-        assert len(director.logged("users_limit_reached")) == 1
+        assert len(director.wait_logged("users_limit_reached")) == 1

@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -30,10 +31,12 @@ SECRET = "a secret of the ring, 32 bytes long"
 BACKENDS = "127.0.3.1-127.0.3.4"
 ANSWER_WITHIN = 20.0
 """Seconds a client waits for an answer."""
+LOG_WITHIN = 30
+"""Seconds in which a director writes what it has logged."""
 GREETING = b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nSPID\t4711\nCUID\t1\nCOOKIE\t0123456789abcdef\nDONE\n"
 
 
-def until(condition: Callable[[], Any], *, within: float = 15.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], *, within: float = 30.0, what: str = "") -> Any:
     """What `condition` gives, as soon as that is true. Looks every 10 ms; fails after `within` seconds."""
     deadline = time.monotonic() + within
     while True:
@@ -226,6 +229,20 @@ def connect(path: Path, within: float = ANSWER_WITHIN) -> socket.socket:
     return found
 
 
+def read_to_end(sock: socket.socket) -> bytes:
+    """What comes until the other end closes; with bytes of ours unread it does so by a reset."""
+    data = b""
+    with suppress(ConnectionResetError):
+        while part := sock.recv(65536):
+            data += part
+    return data
+
+
+def lines_of(log: str, event: str, text: str = "") -> list[str]:
+    """The lines of one event that hold `text`."""
+    return [line for line in log.splitlines() if f" event={event} " in f"{line} " and text in line]
+
+
 class Login(NamedTuple):
     """One login of a `Load`."""
 
@@ -391,8 +408,34 @@ class DirectorProcess:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def logged(self, event: str, text: str = "") -> list[str]:
-        """The lines of one event that hold `text`."""
-        return [line for line in self.log.splitlines() if f" event={event} " in f"{line} " and text in line]
+        """The lines of one event that hold `text`, as far as they are written: for `until`."""
+        return lines_of(self.log, event, text)
+
+    def wait_logged(self, event: str, text: str = "", *, times: int = 1) -> list[str]:
+        """All lines of one event that hold `text`, once there are so many at least."""
+        until(lambda: len(self.logged(event, text)) >= times, what=f"{event} {text}:\n{self.log[-2000:]}")
+        return self.all_logged(event, text)
+
+    def all_logged(self, event: str, text: str = "") -> list[str]:
+        """All lines of one event that hold `text` and were logged before this call."""
+        return lines_of(self.complete_log(), event, text)
+
+    def complete_log(self) -> str:
+        """The log with all that was logged before this call: a thread writes it, and may be late.
+
+        A greeting that is refused marks the end. Another one follows each second, because a flood of refused
+        greetings is not logged in full.
+        """
+        mark, marks = f"mark-{secrets.token_hex(8)}", 0
+        while not self.ended() and mark not in self.log:
+            assert marks < LOG_WITHIN, f"the log is not written:\n{self.log[-2000:]}"
+            marks += 1
+            with connect(self.admin) as sock:
+                sock.sendall(f"{mark}\n".encode())
+                read_to_end(sock)
+            with suppress(AssertionError):
+                until(lambda: mark in self.log, within=1.0)
+        return self.log
 
     def get(self, path: str) -> Any:
         """An answer of the API. Raises OSError while it is not served."""
@@ -425,7 +468,7 @@ class DirectorProcess:
         count: int = self.get("/v1/status")["users"]
         return count
 
-    def wait_ready(self, within: float = 15.0) -> None:
+    def wait_ready(self, within: float = 30.0) -> None:
         """Until logins are answered."""
         until(lambda: self.ready(), within=within, what=f"{self.member} ready:\n{self.log[-2000:]}")
 
@@ -435,7 +478,7 @@ class DirectorProcess:
         except OSError:
             return False
 
-    def wait_whole(self, members: int, within: float = 15.0) -> None:
+    def wait_whole(self, members: int, within: float = 30.0) -> None:
         """Until so many directors are in the ring."""
         self.wait_ready(within)
         until(lambda: len(self.get("/v1/ring")["ring"]) == members, within=within, what=self.log[-2000:])

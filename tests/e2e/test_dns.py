@@ -63,10 +63,10 @@ def test_a_pool_that_loses_its_last_usable_host_by_dns_is_changed_with_an_alarm(
             zone.say(ONE)
             until(lambda: len(director.hosts()) == 2, within=WITHIN, what=director.log)
             assert [host[0] for host in director.hosts()] == [ONE, FIXED]
-            (line,) = director.logged("pool_unusable", "tag=gold")
+            (line,) = director.wait_logged("pool_unusable", "tag=gold")
             assert "its new users wait" in line or "note=" in line
             metrics = director.request("GET", "/metrics")[1].decode()
             assert f'director_host_up{{host="{ONE}",tag="gold"}} 0.0' in metrics
-            assert director.logged("pool_usable") == []
+            assert director.all_logged("pool_usable") == []
             zone.say(ONE, THREE)
             until(lambda: director.logged("pool_usable", "tag=gold"), within=20, what=director.log)

@@ -93,6 +93,7 @@ def test_a_start_that_fails_is_logged_once_and_goes_well_as_soon_as_the_secret_i
     more = tries(setting)
     until(lambda: tries(setting) > more + 3, what=director.log)
     assert process.poll() is None
+    until(lambda: "ring.secret_file" in director.log)
     assert director.log.count("ring.secret_file") == 1
     assert any("ring.secret_file" in message for message in setting.heard)
     (director.folder / "secret.later").rename(director.folder / "secret")
@@ -117,6 +118,7 @@ def test_a_start_that_fails_behind_its_sockets_finds_them_again(setting: Setting
         until(lambda: any("in use" in message for message in setting.heard), what=director.log)
         more = tries(setting)
         until(lambda: tries(setting) > more + 3, what=director.log)
+        until(lambda: director.logged("cannot_start"))
         assert len(director.logged("cannot_start")) == 1
     assert log_in(director.login)
     assert process.poll() is None

@@ -169,7 +169,7 @@ def test_one_that_hangs_or_fails_is_reported_and_does_not_hold_the_rest(
     assert "the flush program failed for 1 user" in failed.stderr
     assert well.stderr == ""
     assert (counted(first, "failed"), counted(first, "done")) == (1, 1)
-    (line,) = first.logged("flush_failed")
+    (line,) = first.wait_logged("flush_failed")
     assert 'reason="the program failed"' in line
     assert 'output="out of order"' in line
     assert first.get("/v1/ring")["moves_in_progress"] == 1

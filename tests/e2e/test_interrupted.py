@@ -116,7 +116,7 @@ def until_settled(ring: Ring) -> None:
         within=40,
         what="no move is in progress",
     )
-    assert [d.logged("move_timed_out") for d in ring.directors.all] == [[] for _ in ring.directors.all]
+    assert [d.all_logged("move_timed_out") for d in ring.directors.all] == [[] for _ in ring.directors.all]
 
 
 @pytest.mark.parametrize("pin", [False, True], ids=["move", "pin"])

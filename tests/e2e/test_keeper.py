@@ -139,7 +139,7 @@ def test_clients_that_gave_up_while_they_waited_harm_nobody(director: DirectorPr
     with waiting(director.login) as client:
         director.start()
         assert client.recv(100).startswith(GREETED)
-    assert director.logged("bug") == []
+    assert director.all_logged("bug") == []
 
 
 def test_a_replacement_in_place_keeps_the_keeper_which_leaves_no_zombie_afterwards(
@@ -269,7 +269,7 @@ def test_files_that_were_removed_while_no_director_ran_are_made_anew(director: D
         assert client.recv(100).startswith(GREETED)
     with Client(director.login) as login:
         assert login.ask(["alice"])
-    (line,) = director.logged("sockets_taken_over")
+    (line,) = director.wait_logged("sockets_taken_over")
     assert "listeners=userdb removed=login,notify" in line
 
 
@@ -331,7 +331,7 @@ def test_where_no_control_socket_can_be_made_the_director_serves_and_says_so_onc
                 assert client.ask(["alice"])
             assert director.get("/v1/status")["sockets_kept_by"] == ""
             time.sleep(2.5)  # it tries again meanwhile
-            (line,) = director.logged("keeper_failed")
+            (line,) = director.wait_logged("keeper_failed")
             assert "Is a directory" in line
             assert director.stop() == 0
             assert not director.login.exists()
@@ -386,7 +386,7 @@ def test_director_keep_holds_the_sockets_before_and_after_a_director(folder: Pat
                     director.start()
                     assert client.recv(100).startswith(GREETED)
                 director.wait_ready()
-                assert director.logged("keeper_started") == []
+                assert director.all_logged("keeper_started") == []
                 director.kill()
             until_alone(director)
             process.terminate()
@@ -504,7 +504,7 @@ def test_process_1_of_a_container_starts_no_keeper_which_would_die_with_it(folde
     needs_root("to make a PID namespace")
     needs("unshare")
     with one_director(folder, program=("tests.e2e.contained",)) as director:
-        (line,) = director.logged("keeper_failed")
+        (line,) = director.wait_logged("keeper_failed")
         assert "director keep" in line
         (first,) = children(director.pid)
         os.kill(first, signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +19,7 @@ from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import USUAL, Ports, addresses, free_ports
 from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.mailclients import deliver_lmtp, login_pop3
-from tests.e2e.processes import DirectorProcess
+from tests.e2e.processes import DirectorProcess, until
 from tests.needs import needs
 from tests.servers import free_port
 
@@ -234,8 +235,8 @@ def test_without_an_answer_the_failure_passes_and_no_password_is_blamed(place: P
     finally:
         for backend in place.backends:
             place.director.change("PATCH", f"/v1/hosts/{backend.address}", {"up": True, "reason": "a test"})
-    assert place.director.logged("lookup_refused", "protocol=http user=nowhere")
-    assert "director: 503 no hosts; not settled within 1 s" in place.proxy.log()
+    assert place.director.wait_logged("lookup_refused", "protocol=http user=nowhere")
+    until(lambda: "director: 503 no hosts; not settled within 1 s" in place.proxy.log())
     assert TOKEN not in place.proxy.log()
 
 
@@ -256,6 +257,8 @@ def test_a_token_that_was_changed_is_read_again_and_no_login_fails(place: Place)
     place.token_file.write_text("the-next-token\n")
     assert place.login("tina") == before
     assert place.gate.refused > 0
+    place.login("tessa")
+    until(lambda: "proxy(tessa," in place.proxy.log())  # logged behind all that was logged of tina
     assert "the-next-token" not in place.proxy.log()
 
 
@@ -276,6 +279,9 @@ def test_a_session_can_be_ended_by_the_key_that_the_director_gave_it(place: Plac
 def test_a_user_whose_backend_is_this_very_server_is_logged_in_there_and_others_are_proxied(
     one_server: Place,
 ) -> None:
+    def proxied() -> list[str]:
+        return re.findall(r"proxy\((user\d+),", one_server.proxy.log())
+
     users = [f"user{number}" for number in range(12)]
     address, ports = one_server.proxy.address, one_server.ports
     seen = {user: one_server.login(user) for user in users}
@@ -283,7 +289,8 @@ def test_a_user_whose_backend_is_this_very_server_is_logged_in_there_and_others_
     for user in users:
         current = one_server.director.get(f"/v1/users/{user}")["current"]
         assert seen[user] == ("p" if current == address else "b2")
-        assert (f"proxy({user}," in one_server.proxy.log()) is (seen[user] == "b2")
+        until(lambda user=user: user in proxied() + one_server.proxy.users("imap"), what=user)
+        assert (user in proxied()) is (seen[user] == "b2")
     for user in users[:4]:
         assert deliver_lmtp(address, ports.lmtp, user, "hello").startswith("250")
         assert f"served by {seen[user]}" in one_server.proxy.doveadm("mailbox", "list", "-u", user).stdout

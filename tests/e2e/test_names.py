@@ -109,11 +109,12 @@ def test_a_backend_with_another_address_keeps_weight_state_pins_and_users(
     everywhere(ring, before)
     assert table(first)["backend2"] == ("10.77.1.9", 30, False)
     for director in ring.all:
-        assert len(director.logged("backend_moved", "name=backend2 before=10.77.1.2 after=10.77.1.9")) == 1
+        moved = director.wait_logged("backend_moved", "name=backend2 before=10.77.1.2 after=10.77.1.9")
+        assert len(moved) == 1
     # By the next change each of them has looked again: nothing more was done to these.
     network.say(backend3="10.77.1.7")
     agree(ring, {"backend1": "10.77.1.8", "backend2": "10.77.1.9", "backend3": "10.77.1.7"})
-    assert [len(director.logged("backend_moved")) for director in ring.all] == [3, 3, 3]
+    assert [len(director.wait_logged("backend_moved", times=3)) for director in ring.all] == [3, 3, 3]
     assert told(first, "unpin", "user1").startswith("user1: no longer pinned")
     assert "10.77.1.9  backend2  -        30  down" in told(first, "status")
     assert told(first, "map", "backend2").split("\n")[0].split() == [
@@ -179,7 +180,7 @@ def test_a_director_whose_own_address_changes_goes_on_under_the_new_one(
     network.add("10.77.0.22")
     network.say(director2_ring="10.77.0.22")
     until(lambda: second.logged("replaced"), within=LOOKS, what=second.log[-3000:])
-    assert f"before=10.77.0.2:{port} after={new}" in second.logged("own_address_changed")[0]
+    assert f"before=10.77.0.2:{port} after={new}" in second.wait_logged("own_address_changed")[0]
     members = {f"10.77.0.1:{port}", f"10.77.0.3:{port}", new}
     for director in ring.all:
         until(
@@ -204,7 +205,7 @@ def test_a_director_starts_while_neighbours_and_backends_have_no_address(
     first.start()
     first.wait_ready()
     assert asked(first) == before
-    assert len(first.logged("name_unresolved")) == 3
+    assert len(first.wait_logged("name_unresolved", times=3)) == 3
     said = network.run(network.python, "-m", "director", "config", "check", "-c", str(first.config))
     assert said.count("cannot be resolved (") == 3
     assert said.endswith("good\n") or ": good\n" in said

@@ -60,5 +60,5 @@ def test_a_reload_that_takes_the_last_usable_host_of_a_pool_says_so(
             done = director.command("reload", *options, *more)
             assert (done.returncode, done.stderr) == (0, warning), done
         until(lambda: len(director.hosts()) == 1, what=director.log)
-        assert director.logged("pool_unusable", "tag=gold")
+        assert director.wait_logged("pool_unusable", "tag=gold")
         assert director.command("reload", *options).stderr == ""

@@ -101,9 +101,11 @@ def at_home(servers: list[Server], prefix: str) -> tuple[str, Server, Server]:
 def test_a_user_is_logged_in_on_his_own_server_and_proxied_from_the_other(servers: list[Server]) -> None:
     user, home, other = at_home(servers, "ida")
     assert home.imap(user) == home.name
+    until(lambda: home.dovecot.users("imap").count(user) == 1)
     assert not home.proxied(user)
     assert other.imap(user) == home.name
     until(lambda: other.proxied(user))  # Dovecot logs it when the session has ended
+    until(lambda: home.dovecot.users("imap").count(user) == 2)
     assert not home.proxied(user)
 
 
@@ -119,6 +121,7 @@ def test_pop3_logs_in_at_home_and_is_proxied_from_elsewhere(servers: list[Server
     for server in (home, other):
         login_pop3(server.dovecot.address, server.dovecot.ports.pop3, user, PASSWORD)
     until(lambda: other.proxied(user))
+    until(lambda: home.dovecot.users("pop3").count(user) == 2)
     assert not home.proxied(user)
 
 
@@ -159,7 +162,9 @@ def test_auth_does_not_keep_the_requests_of_users_who_were_proxied(servers: list
     for process in ended:
         os.kill(process, signal.SIGTERM)
     until(lambda: not set(ended) & set(other.dovecot.processes("imap-login")), within=20)
+    before = other.dovecot.log().count(f"proxy({user},")
     other.imap(user)
+    until(lambda: other.dovecot.log().count(f"proxy({user},") > before)
     assert "pending requests" not in other.dovecot.log()
 
 

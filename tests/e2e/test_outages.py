@@ -253,7 +253,7 @@ def test_all_directors_and_redis_are_restarted_redis_is_empty_and_everybody_is_w
                 assert client.ask(USERS) == before
             ring.wait_whole()
             assert [director.hosts() for director in ring.all] == [hosts] * 3
-            assert any(d.logged("snapshot_loaded", 'reason="the store is empty"') for d in ring.all)
+            until(lambda: any(d.logged("snapshot_loaded", 'reason="the store is empty"') for d in ring.all))
             until(lambda: len(anyio.run(in_store, redis.url)[0]) == len(USERS) + 1)
             assert anyio.run(in_store, redis.url)[0][UserHash().key(b"pinned")] == PINNED_TO
             assert all("127.0.2.58" in json.dumps(d.get("/v1/ring")) for d in ring.all)
@@ -276,7 +276,7 @@ def test_directors_that_start_without_redis_take_their_snapshots_and_a_joiner_he
             ring[2].start().wait_whole(3)
             with Client(ring[2].login) as client:
                 assert client.ask([*USERS, "newer"]) == before
-            assert ring[2].logged("snapshot_loaded", 'reason="the store is away"')
+            assert ring[2].wait_logged("snapshot_loaded", 'reason="the store is away"')
             assert [director.hosts() for director in ring.all] == [ring[0].hosts()] * 3
             ring.stop()
             ring.start()

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from tests.e2e.processes import (
     auth_line,
     connect,
     host_in,
+    read_to_end,
     until,
 )
 from tests.servers import RedisServer, free_port
@@ -74,15 +75,6 @@ def ask(director: DirectorProcess, users: Sequence[str], *, at_once: int = 500) 
     """The host of each user, over a connection for this purpose."""
     with Client(director.login) as client:
         return client.ask(users, at_once=at_once)
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    """What comes until the other end closes; with bytes of ours unread it does so by a reset."""
-    data = b""
-    with suppress(ConnectionResetError):
-        while part := sock.recv(65536):
-            data += part
-    return data
 
 
 def lines_of(client: Client, count: int) -> list[bytes]:
@@ -166,10 +158,10 @@ def test_a_connection_is_held_while_auth_is_away_and_served_when_it_appears(fold
             assert stream.read() == b""
         with auth, Client(director.login) as client:
             assert client.ask(["early"])
+        assert director.wait_logged("auth_reached")
+        assert len(director.wait_logged("auth_unreachable")) <= 2
     finally:
         director.close()
-    assert len(director.logged("auth_unreachable")) <= 2
-    assert director.logged("auth_reached")
 
 
 def test_what_was_sent_to_an_auth_that_died_before_its_first_word_is_said_to_its_successor(
@@ -234,7 +226,7 @@ def test_a_notify_line_keeps_an_assignment_alive_and_garbage_does_no_harm(folder
         status = director.get("/v1/users/kept")
         assert status["current"] == before
         assert status["expires"] > begun + 15
-        assert len(director.logged("notify_line_too_long")) == 1
+        assert len(director.wait_logged("notify_line_too_long")) == 1
 
 
 # ---- the ring
@@ -388,11 +380,11 @@ def test_logins_do_not_notice_that_redis_is_cut_off_and_it_gets_the_rest_on_its_
         assert load.failures == []
         assert load.on_two_hosts() == {}
         assert load.slowest < 1
-        assert [len(d.logged("store_away")) for d in ring.all] == [1, 1, 1]
+        assert [len(d.all_logged("store_away")) for d in ring.all] == [1, 1, 1]
 
 
 def test_a_director_that_starts_alone_answers_when_the_leases_of_the_others_have_lapsed(folder: Path) -> None:
-    settings = {"ring": 'lease_ttl = "2 s"\n' + PATIENT["ring"]}
+    settings = {"ring": 'lease_ttl = "2 s"\nisolation_wait = "10 min"'}
     with RedisServer() as redis, Directors(folder, state=redis.url, settings=settings) as ring:
         ring.wait_whole()
         before = ask(ring[0], USERS)
@@ -400,15 +392,12 @@ def test_a_director_that_starts_alone_answers_when_the_leases_of_the_others_have
         until(lambda: len(anyio.run(stored, redis.url)[0]) == len(USERS))
         for director in ring.all:
             director.kill()
-        killed = time.monotonic()
+        gates = len(ring[0].logged("gate"))
         ring[0].start()
         with Client(ring[0].login) as client:
             assert client.ask(USERS) == before
             client.ask(["newcomer"])
-            took = time.monotonic() - killed
-            print(f"alone, new user answered {took:.1f} s after the kill")
-            assert took < 2 + 1 + 2
-            until(lambda: "standing=whole" in ring[0].logged("gate")[-1], within=4)
+        until(lambda: any("standing=whole" in line for line in ring[0].logged("gate")[gates:]))
 
 
 def test_a_director_that_starts_alone_with_a_store_of_its_own_answers_after_isolation_wait(
@@ -425,7 +414,7 @@ def test_a_director_that_starts_alone_with_a_store_of_its_own_answers_after_isol
             assert client.ask(USERS) == before
             answered = time.monotonic()
             client.ask(["newcomer"])
-        assert ring[0].logged("gate", "standing=isolated")
+        assert ring[0].wait_logged("gate", "standing=isolated")
         assert answered - started > 3
         assert time.monotonic() - answered < 1
 
@@ -456,7 +445,7 @@ def test_directors_that_cannot_reach_each_other_send_new_users_to_one_backend_by
         assert answers[0] == answers[1]
         assert len(answers[0]) == 2000
         for director in ring.all:
-            assert director.logged("ring_link_closed", "expire")
+            assert director.wait_logged("ring_link_closed", "expire")
 
 
 def test_a_director_starts_without_redis_says_so_and_joins_it_later(folder: Path) -> None:
@@ -465,7 +454,7 @@ def test_a_director_starts_without_redis_says_so_and_joins_it_later(folder: Path
         with Directors(folder, count=1, state=redis.url) as directors:
             with Client(directors[0].login) as client:
                 host = client.ask(["early"])["early"]
-            assert directors[0].logged("store_away")
+            assert directors[0].wait_logged("store_away")
             redis.start()
             until(lambda: directors[0].logged("store_back"), what=directors[0].log)
             key = UserHash().key(b"early")
@@ -483,7 +472,7 @@ def test_a_damaged_sqlite_file_is_set_aside_named_and_filled_from_the_ring(folde
         ring[1].start().wait_whole(3)
         with Client(ring[1].login) as client:
             assert client.ask(USERS) == before
-        (line,) = ring[1].logged("store_damaged")
+        (line,) = ring[1].wait_logged("store_damaged")
         kept = next(path for path in ring[1].folder.iterdir() if str(path) in line and path != file)
         assert kept.read_bytes() == damaged
 
@@ -564,7 +553,7 @@ def test_directors_with_different_secrets_name_it_on_both_ends(folder: Path) -> 
     with Directors(folder, count=2, each=[{}, {"secret": "another secret, 32 bytes long..."}]) as ring:
         for director in ring.all:
             until(partial(director.logged, "ring_link_closed", "wrong ring secret"), what=director.log)
-            assert "32 bytes" not in director.log
+            assert "32 bytes" not in director.complete_log()
 
 
 def test_a_director_that_is_not_listed_is_named_on_both_ends(folder: Path) -> None:
@@ -593,7 +582,7 @@ def test_garbage_on_a_socket_ends_at_most_that_connection(alone: Directors, wher
                 read_to_end(sock)
         assert bystander.ask(["unharmed"])
     assert alone[0].ready()
-    assert alone[0].logged("bug") == []
+    assert alone[0].all_logged("bug") == []
 
 
 def test_a_wrong_configuration_ends_with_78_and_names_file_key_value_and_what_is_expected(
@@ -642,7 +631,7 @@ def test_a_frozen_director_compares_notes_before_it_answers(ring: Directors) -> 
         ring[0].send(signal.SIGCONT)
         assert host_in(client.stream.readline()) == other.ask(["asked while frozen"])["asked while frozen"]
         assert client.ask(USERS) == before
-    assert ring[0].logged("frozen")
+    assert ring[0].wait_logged("frozen")
     ring[0].wait_whole(3)
 
 
@@ -650,7 +639,7 @@ def test_a_director_that_was_suspended_does_not_report_its_neighbours_clocks_as_
     ring: Directors,
 ) -> None:
     ring[0].wait_whole(3)
-    before = len(ring[0].log)
+    before = len(ring[0].complete_log())
     ring[0].send(signal.SIGSTOP)
     try:
         time.sleep(
@@ -659,6 +648,6 @@ def test_a_director_that_was_suspended_does_not_report_its_neighbours_clocks_as_
     finally:
         ring[0].send(signal.SIGCONT)
     ring[0].wait_whole(3)
-    since = ring[0].log[before:].splitlines()
-    assert [line for line in since if "event=frozen" in line]
+    until(lambda: " event=frozen " in ring[0].log[before:])
+    since = ring[0].complete_log()[before:].splitlines()
     assert [line for line in since if "the clock of" in line] == []

@@ -133,10 +133,9 @@ def test_a_session_longer_than_expire_keeps_its_assignment(held: Held) -> None:
 
 
 def test_garbage_and_a_removed_fifo_have_been_told_of(held: Held) -> None:
-    log = held.director.log()
-    assert "event=notify_line_too_long" in log
-    assert "event=notify_fifo_replaced" in log
-    assert "event=bug" not in log
+    for event in ("notify_line_too_long", "notify_fifo_replaced"):
+        until(lambda event=event: f"event={event}" in held.director.log(), what=event)
+    assert "event=bug" not in held.director.log()
     assert stat.S_ISFIFO(held.fifo.stat().st_mode)
 
 

@@ -145,7 +145,7 @@ def test_a_bad_configuration_is_told_and_the_old_program_serves_on(folder: Path)
             assert "users.expire" in done.stdout
             assert client.ask(["alice", "bob"])
         assert director.get("/v1/reload")["state"] == "failed"
-        assert not director.logged("replaced")
+        assert not director.all_logged("replaced")
         director.config.write_text(good)
         assert replace(director)["state"] == "done"
 
@@ -262,8 +262,8 @@ def test_a_dry_run_says_whether_it_could_be_and_changes_nothing(folder: Path) ->
         assert director.command("reload", "--exec", "--dry-run").stdout == "the program could be replaced\n"
         director.config.write_text(director.config.read_text() + '[log]\nlevel = "debug"\n')
         assert director.command("reload", "--dry-run").stdout == "log.level: would count at once\n"
-        assert not director.logged("reloaded")
-        assert not director.logged("replaced")
+        assert not director.all_logged("reloaded")
+        assert not director.all_logged("replaced")
 
 
 def test_bytes_of_the_fifo_that_are_half_a_line_are_not_lost(folder: Path) -> None:
@@ -430,7 +430,7 @@ def test_a_listener_that_cannot_be_opened_at_its_new_place_is_served_on_at_the_f
         taken.write_text("a file that is no socket")
         director.config.write_text(director.config.read_text() + f'[listen.login]\npath = "{taken}"\n')
         assert replace(director)["state"] == "done"
-        assert director.logged("listener_failed", "taken")
+        assert director.wait_logged("listener_failed", "taken")
         with Client(director.login) as client:
             assert client.ask(["alice"])
 

@@ -16,6 +16,8 @@ FIRST = "127.0.56.11"
 USERS = [f"user{number}" for number in range(200)]
 QUICK = {"users": 'kick_delay = "100 ms"'}
 SHORT = {"users": 'kick_delay = "100 ms"\nexpire = "10 s"'}
+ISOLATED = ("gate", "standing=isolated")
+"""What a director logs that goes on by itself, having waited on the minority side."""
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -137,22 +139,17 @@ def test_an_added_director_is_missed_also_by_a_director_that_is_not_its_neighbou
             director.wait_whole(3)
         assert told(first, "ring", "add", fourth.member).startswith(f"{fourth.member} added")
         ring.wait_whole()
-        met = partial(second.logged, "ring_link_closed", f"peer={fourth.member}")
-        assert len(until(met, what="it has looked for the added director")) == 1
+        met = ("ring_link_closed", f"peer={fourth.member}")
+        assert len(second.wait_logged(*met)) == 1
         second.kill()
         second.start()  # that it has met the added director is in its store
         second.wait_whole(4)
-        assert len(met()) == 1
-        before = len(isolated(second)), len(isolated(third))
+        assert len(second.all_logged(*met)) == 1
+        before = [len(director.all_logged(*ISOLATED)) for director in (second, third)]
         first.kill()
         fourth.kill()
-        until(lambda: len(isolated(second)) > before[0], what="the second is on the minority side")
-        until(lambda: len(isolated(third)) > before[1], what="the third is on the minority side")
-
-
-def isolated(director: DirectorProcess) -> list[str]:
-    """Lines that say that a director goes on by itself, having waited on the minority side."""
-    return director.logged("gate", "standing=isolated")
+        until(lambda: len(second.logged(*ISOLATED)) > before[0], what="the second is on the minority side")
+        until(lambda: len(third.logged(*ISOLATED)) > before[1], what="the third is on the minority side")
 
 
 def test_a_pinned_user_stays_through_expiry_and_a_restart_of_all_until_he_is_unpinned(folder: Path) -> None:

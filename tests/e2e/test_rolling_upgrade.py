@@ -81,7 +81,7 @@ async def test_a_rolling_upgrade_moves_nobody_and_splits_buckets_when_the_last_d
                 assert (schema(server), server.command("KEYS", "dd:{u??}????")) == (1, b"*0\r\n")
                 await to_thread(restarted, ring, number, NEW)
                 if number < 2:
-                    held = ring[number].logged("store_schema_held")
+                    held = await to_thread(ring[number].wait_logged, "store_schema_held")
                     assert len(held) == 1
                     assert ring[2].member in held[0]
                     shown = await to_thread(ring[number].command, "state", "info")
@@ -117,7 +117,7 @@ async def test_a_rolling_upgrade_moves_nobody_and_splits_buckets_when_the_last_d
         for number, director in enumerate(ring.all):
             assert director.users() == len(before)
             assert await to_thread(hosts_of, ring, list(before), number) == before
-            assert not director.logged("bug")
+            assert await to_thread(director.all_logged, "bug") == []
 
 
 async def test_directors_that_start_together_after_the_upgrade_find_all_users_in_split_buckets(

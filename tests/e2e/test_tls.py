@@ -55,7 +55,7 @@ def test_a_ring_of_three_over_tls_agrees_and_takes_back_who_was_gone(
         ring[0].wait_whole(2)
         assert hosts_of(ring[1]) == hosts
         for director in ring.all:
-            assert director.logged("bug") == []
+            assert director.all_logged("bug") == []
 
 
 def test_a_director_with_a_certificate_of_another_ca_stays_outside_and_both_sides_say_why(

@@ -214,6 +214,7 @@ async def test_a_bug_in_a_handler_of_admin_clients_is_counted_and_ends_no_more_t
             await loop.sock_sendall(client, b"VERSION\tdirector-doveadm\t1\t0\nHOST-LIST\n")
             while await loop.sock_recv(client, 100):
                 pass
+        await until(lambda: program.logged("bug"))
         assert program.app.driver.counts.bugs == 1
         assert "listener=admin" in program.logged("bug")[0]
         assert "ZeroDivisionError" in program.logged("bug")[0]
