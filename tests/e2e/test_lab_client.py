@@ -14,6 +14,7 @@ import pytest
 
 from deploy.lab.client.events import IDLE, SESSION, Event, read
 from director.demo.dovecot import Backend
+from tests.folders import let_everybody_in
 from tests.needs import needs
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +25,7 @@ PROTOCOLS = ("imap", "pop3", "lmtp", "sieve")
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[Backend]:
     needs("dovecot")
-    tmp_path.chmod(0o755)
-    for folder in tmp_path.parents[:2]:  # pytest's own; Dovecot's users have to get in
-        folder.chmod(0o755)
+    let_everybody_in(tmp_path)
     with Backend(tmp_path / "b7", "backend7", ADDRESS, protocols=PROTOCOLS) as server:
         yield server
 

@@ -20,6 +20,7 @@ import pytest
 from director.net import keeper, keeperlink, listen
 from director.net.keeper import AFTER_DEATH, AFTER_STOP, Kept
 from director.net.keeperlink import KeeperError, Link
+from tests.folders import let_everybody_in
 from tests.needs import needs_root
 from tests.waiting import until
 
@@ -399,8 +400,7 @@ async def test_a_process_of_another_user_gets_nothing_whatever_the_mode_of_the_f
     await until_it_runs(child)
     link.connection.close()
     await until(lambda: not keeperlink.status(bench.path).busy)
-    for folder in (bench.folder, *bench.folder.parents[:2]):
-        folder.chmod(0o755)
+    let_everybody_in(bench.folder)
     os.chmod(bench.path, 0o666)
     asked = await anyio.run_process([sys.executable, "-I", "-c", STRANGER, bench.path], check=False)
     assert asked.stdout == b"nothing\n", asked
@@ -438,8 +438,7 @@ def test_in_a_folder_that_a_director_may_not_look_into_it_has_no_keeper(tmp_path
 
 def test_a_keeper_that_a_director_may_see_but_not_ask_is_told(tmp_path: Path) -> None:
     needs_root("to ask as another user")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    let_everybody_in(tmp_path)
     path = str(tmp_path / "director-keeper")
     with closing(keeper.control_socket(path)):
         os.seteuid(65534)
