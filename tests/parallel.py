@@ -1,0 +1,41 @@
+"""What lets several pytest processes (`pytest -n`, of xdist) run at once: each has a network of its own, so
+that no two of them want one port; and tests that share something stay in one process, in their order."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import socket
+import struct
+
+import pytest
+
+CLONE_NEWNET = 0x40000000
+SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
+IFF_UP = 0x1
+APART = "simulation"
+"""The folder of tests that share nothing: each may run in any process."""
+SHARED = ("cluster", "plain", "site")
+"""Fixtures of tests/e2e that many files use: one process makes them once for each release of Dovecot."""
+
+
+def own_network() -> None:
+    """Move this process into a network with nothing but loopback. Raises OSError where it is not root's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "cannot make a network namespace: only root may use pytest -n")
+    with socket.socket() as sock:
+        asked = struct.pack("16sh14x", b"lo", 0)
+        (flags,) = struct.unpack_from("16xh", fcntl.ioctl(sock, SIOCGIFFLAGS, asked))
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
+
+
+def group_of(item: pytest.Item) -> str:
+    """Tests of one group run in one process. Empty: a group of its own."""
+    folder, *_ = item.nodeid.removeprefix("tests/").split("/")
+    if folder == APART:
+        return ""
+    fixtures = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+    if any(name in fixtures and fixtures[name][-1].scope == "package" for name in SHARED):
+        return f"e2e with Dovecot {item.callspec.params['programs']}"  # type: ignore[attr-defined]
+    return item.nodeid.partition("::")[0]
