@@ -50,6 +50,7 @@ def ends_of_links(ring: Directors) -> list[str]:
     ]
 
 
+@pytest.mark.shows("A-51")
 def test_a_row_at_the_maximum_from_a_neighbour_stops_no_operator(ring: Directors) -> None:
     first, second = ring.all[:2]
     changed, absent, *_ = [address for address, *_ in first.hosts()]

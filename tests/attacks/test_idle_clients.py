@@ -51,6 +51,7 @@ def answered(target: Target, name: str) -> bool:
     return True
 
 
+@pytest.mark.shows("A-3")
 @pytest.mark.parametrize("name", LISTENERS)
 @pytest.mark.parametrize("said", ["nothing", "half", "request"])
 def test_three_hundred_idle_clients_of_one_address_lock_nobody_out(

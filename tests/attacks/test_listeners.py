@@ -53,6 +53,7 @@ def works(target: Target) -> bool:
     return False
 
 
+@pytest.mark.shows("A-1")
 @pytest.mark.parametrize("name", [*TCP, *UNIX])
 def test_clients_that_reset_at_once_end_nothing(attacked: Target, name: str) -> None:
     for number in range(RESETS):
@@ -62,6 +63,7 @@ def test_clients_that_reset_at_once_end_nothing(attacked: Target, name: str) -> 
     assert attacked.director.all_logged("crashed") == []
 
 
+@pytest.mark.shows("A-2")
 @pytest.mark.parametrize("name", [*TCP, *UNIX])
 def test_idle_connections_that_take_every_descriptor_end_nothing(folder: Path, name: str) -> None:
     with target(folder, program=("tests.attacks.limited", str(FEW))) as attacked:
@@ -96,6 +98,7 @@ def test_a_director_that_is_started_without_standard_descriptors_works(folder: P
         assert attacked.director.stop() == 0
 
 
+@pytest.mark.shows("A-5")
 def test_five_thousand_idle_connections_hold_nobody_up(folder: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

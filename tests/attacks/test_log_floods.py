@@ -29,6 +29,7 @@ def live() -> Iterator[Live]:
     live.close()
 
 
+@pytest.mark.shows("A-11")
 @pytest.mark.parametrize("place", NONSENSE)
 def test_strangers_who_send_nonsense_do_not_fill_the_log(live: Live, place: str) -> None:
     already = len(live.director.complete_log().splitlines())

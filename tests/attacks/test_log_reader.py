@@ -66,6 +66,7 @@ def wait_ready(director: DirectorProcess) -> None:
     until(director.ready, what="ready although nobody reads the log")
 
 
+@pytest.mark.shows("A-10")
 def test_a_log_that_is_not_read_stops_no_login(directors: Directors, pipe: LogPipe) -> None:
     with directors:
         director = directors[0]
@@ -78,6 +79,7 @@ def test_a_log_that_is_not_read_stops_no_login(directors: Directors, pipe: LogPi
     assert re.search(" event=ready ", text)
 
 
+@pytest.mark.shows("A-12")
 def test_the_end_waits_at_most_a_second_for_a_log_that_is_not_read(
     directors: Directors, pipe: LogPipe
 ) -> None:
@@ -89,6 +91,7 @@ def test_the_end_waits_at_most_a_second_for_a_log_that_is_not_read(
         assert time.monotonic() - began < 5.0
 
 
+@pytest.mark.shows("A-13")
 def test_a_replacement_in_place_neither_waits_for_the_log_nor_loses_or_doubles_a_line(
     directors: Directors, pipe: LogPipe
 ) -> None:
@@ -106,6 +109,7 @@ def test_a_replacement_in_place_neither_waits_for_the_log_nor_loses_or_doubles_a
     assert all(line.startswith("time=") for line in text.splitlines())
 
 
+@pytest.mark.shows("A-16")
 def test_the_log_of_other_processes_stays_in_blocking_mode(directors: Directors, pipe: LogPipe) -> None:
     with directors:
         wait_ready(directors[0])

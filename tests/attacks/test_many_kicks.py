@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.attacks.many_kicks import measured
 
 USERS = 8000
@@ -14,6 +16,7 @@ TURN = 0.05
 """Seconds of CPU of the longest turn of the loop, ten times what it should take."""
 
 
+@pytest.mark.shows("A-37")
 def test_eight_thousand_users_who_change_hosts_in_one_merge_hold_up_nobody_and_no_link(
     tmp_path: Path,
 ) -> None:

@@ -111,6 +111,7 @@ def lies(ring: Directors) -> dict[str, list[RingMessage]]:
 BOTH_WAYS = pytest.mark.parametrize(("way", "victim"), [(Way.RIGHT, 1), (Way.BACK, 0)], ids=["right", "back"])
 
 
+@pytest.mark.shows("I-39", "A-20")
 @pytest.mark.parametrize("kind", ["hosts", "users", "a good-bye", "a departure", "a removal"])
 @BOTH_WAYS
 def test_what_a_relay_adds_to_a_link_closes_it_and_changes_nothing(
@@ -155,6 +156,7 @@ CHANGES: dict[str, Callable[[bytes], list[bytes]]] = {
 }
 
 
+@pytest.mark.shows("A-21")
 @pytest.mark.parametrize("name", CHANGES)
 @BOTH_WAYS
 def test_what_a_relay_changes_on_a_link_closes_it(
@@ -163,21 +165,25 @@ def test_what_a_relay_changes_on_a_link_closes_it(
     attacked.is_refused(changing(attacked.relay, way, CHANGES[name]), by=victim)
 
 
+@pytest.mark.shows("A-21")
 @BOTH_WAYS
 def test_an_earlier_frame_of_the_same_link_is_refused(attacked: Attacked, way: Way, victim: int) -> None:
     attacked.is_refused(lambda link: link.inject(way, link.frames[way][PLAIN]), by=victim)
 
 
+@pytest.mark.shows("A-21")
 def test_a_frame_sent_back_to_its_sender_is_refused(attacked: Attacked) -> None:
     attacked.is_refused(lambda link: link.inject(Way.BACK, link.frames[Way.RIGHT][PLAIN]), by=0)
 
 
+@pytest.mark.shows("A-21")
 def test_a_frame_of_an_earlier_link_is_refused(attacked: Attacked) -> None:
     old = attacked.link()
     old.close()
     attacked.is_refused(lambda link: link.inject(Way.RIGHT, old.frames[Way.RIGHT][PLAIN]), by=1)
 
 
+@pytest.mark.shows("A-21")
 def test_frames_that_change_places_are_refused(attacked: Attacked) -> None:
     kept: list[bytes] = []
 
@@ -217,6 +223,7 @@ def framed(body: bytes) -> bytes:
     return len(body).to_bytes(4) + body
 
 
+@pytest.mark.shows("A-19")
 def test_a_greeting_whose_direction_a_relay_has_changed_is_refused(attacked: Attacked) -> None:
     def swapped(frame: bytes) -> bytes:
         (hello,) = msgspec.msgpack.decode(frame[4:])
@@ -235,6 +242,7 @@ def test_a_greeting_whose_direction_a_relay_has_changed_is_refused(attacked: Att
         assert director.wait_logged("ring_link_closed", "wrong ring secret")
 
 
+@pytest.mark.shows("A-20")
 def test_what_comes_in_one_frame_with_a_proof_is_refused(attacked: Attacked) -> None:
     hosts = encode(lies(attacked.ring)["hosts"])[5:]
     with_change(
@@ -245,6 +253,7 @@ def test_what_comes_in_one_frame_with_a_proof_is_refused(attacked: Attacked) -> 
     )
 
 
+@pytest.mark.shows("A-22")
 def test_a_good_bye_in_front_of_the_proof_ends_that_link_and_no_more(attacked: Attacked) -> None:
     with_change(
         attacked,
@@ -267,6 +276,7 @@ def test_after_a_replacement_links_are_made_anew_with_other_keys(attacked: Attac
         assert (len(greeting), greeting[0][0], len(proof), proof[0][0]) == (1, 1, 1, 2)
 
 
+@pytest.mark.shows("A-23")
 def test_a_relay_with_a_certificate_of_the_same_ca_is_refused_by_both_ends(
     tmp_path_factory: pytest.TempPathFactory, authority: Authority
 ) -> None:

@@ -27,6 +27,7 @@ def send_what_fits(client: socket.socket) -> None:
         client.sendall(MUCH * 4)
 
 
+@pytest.mark.shows("A-49")
 def test_clients_that_said_much_to_a_silent_auth_and_hung_up_leave_nothing_behind(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import select
 
+import pytest
+
 from director.core.placement.hashing import UserHash
 from tests.attacks.unknown_users import LONG_NAME, attacked, log_in, resident
 from tests.e2e.processes import Client, auth_line, until
@@ -12,6 +14,7 @@ from tests.e2e.processes import Client, auth_line, until
 USERS = 3000
 
 
+@pytest.mark.shows("A-30")
 def test_a_name_of_4000_bytes_costs_no_more_memory_than_a_short_one() -> None:
     with attacked({}) as director:
         log_in(director, [f"{n:0{LONG_NAME}}" for n in range(200)])
@@ -21,6 +24,7 @@ def test_a_name_of_4000_bytes_costs_no_more_memory_than_a_short_one() -> None:
         assert (resident(director.pid) - before) / USERS < 1000
 
 
+@pytest.mark.shows("A-30")
 def test_a_user_whose_name_is_not_kept_is_listed_by_the_hash_and_found_by_the_name() -> None:
     name = "x" * LONG_NAME
     with attacked({}) as director:
@@ -41,6 +45,7 @@ def test_a_user_whose_name_is_not_kept_is_listed_by_the_hash_and_found_by_the_na
         assert {one.get("name") for one in listed} == {"alice", None}
 
 
+@pytest.mark.shows("A-35")
 def test_logins_of_a_connection_that_wait_are_bounded_and_other_connections_go_on() -> None:
     with attacked({}) as director:
         log_in(director, ["alice"])
@@ -60,6 +65,7 @@ def test_logins_of_a_connection_that_wait_are_bounded_and_other_connections_go_o
         until(lambda: director.get("/v1/ring")["waiting_logins"] == 0)
 
 
+@pytest.mark.shows("A-31")
 def test_strangers_over_the_limit_cost_no_memory_and_a_user_who_was_there_keeps_the_host() -> None:
     with attacked({"users": "max = 2000"}) as director:
         log_in(director, [f"warm{n}" for n in range(3000)])

@@ -87,6 +87,7 @@ def connect(request: pytest.FixtureRequest) -> Connect:
     return kind
 
 
+@pytest.mark.shows("I-1")
 async def test_pipelined_changes_are_all_made_and_answered_in_order(
     node: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:
@@ -116,6 +117,7 @@ async def test_lines_that_end_with_crlf_are_understood(
     assert got == GREETING + b"OK\nOK\n" + refused
 
 
+@pytest.mark.shows("I-4")
 async def test_a_client_that_shuts_down_its_sending_side_still_gets_every_row(
     full: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:
@@ -152,6 +154,7 @@ async def test_a_client_that_goes_away_while_its_change_waits_harms_nothing(
     assert lines == []
 
 
+@pytest.mark.shows("R-50")
 @pytest.mark.parametrize("sent", [b"", b"VERSION", GREETING, GREETING + b"HOST-L", GREETING + b"HOST-LIST\n"])
 async def test_a_client_that_goes_away_at_any_moment_harms_nothing(
     node: Node, sent: bytes, folder: Path
@@ -166,6 +169,7 @@ async def test_a_client_that_goes_away_at_any_moment_harms_nothing(
     assert got == GREETING + b"\n"
 
 
+@pytest.mark.shows("R-50")
 async def test_a_connection_that_is_reset_at_any_moment_harms_nothing(full: Node, folder: Path) -> None:
     at_once = struct.pack("ii", 1, 0)
     async with admin_port(full.operations, "127.0.0.1") as port:
@@ -181,6 +185,7 @@ async def test_a_connection_that_is_reset_at_any_moment_harms_nothing(full: Node
     assert got == GREETING + b"\n"
 
 
+@pytest.mark.shows("K15")
 async def test_a_line_of_1024_bytes_is_read_and_a_longer_one_closes_the_connection(
     node: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:

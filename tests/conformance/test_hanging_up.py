@@ -242,6 +242,7 @@ async def _fill(place: Place) -> int:
     return sent // SIZE
 
 
+@pytest.mark.shows("A-8")
 async def test_lines_are_read_while_a_command_runs_up_to_64_kb_and_no_further(folder: Path) -> None:
     async with real_node(HOSTS) as node, Place(unix_socket(folder), node) as place:
         sent = await _fill(place)

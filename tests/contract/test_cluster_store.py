@@ -126,6 +126,7 @@ async def test_a_move_that_somebody_left_half_done_stops_nothing(store: StateSto
 # Nodes that fail
 
 
+@pytest.mark.shows("S-101")
 async def test_a_failover_under_load_loses_no_change_and_has_another_run_id(
     empty: ClusterGroup, stores: Stores
 ) -> None:

@@ -181,6 +181,7 @@ async def struck(proxy: Proxy) -> bool:
     return proxy.reached and await to_thread.run_sync(proxy.struck.wait, 5.0)
 
 
+@pytest.mark.shows("S-90", "S-124")
 @each_operation
 async def test_an_operation_cut_after_any_reply_is_unavailable_at_once_and_can_be_repeated(
     operation: Operation, proxy: Proxy, direct: StateStore, stores: Stores
@@ -232,6 +233,7 @@ async def nothing_doubled_or_lost(operation: Operation, direct: StateStore, turn
         assert [lease.incarnation for lease in await direct.members()] == [turn]
 
 
+@pytest.mark.shows("S-84")
 async def test_operations_that_stall_are_unavailable_at_their_deadline_and_can_be_repeated(
     redis_server: RedisServer, direct: StateStore, stores: Stores
 ) -> None:
@@ -257,6 +259,7 @@ async def test_operations_that_stall_are_unavailable_at_their_deadline_and_can_b
     assert [failure.after for failure in failures] == [1.5] * 2 * (4 + len(READS))
 
 
+@pytest.mark.shows("S-98")
 async def test_a_start_that_is_cut_after_any_reply_is_begun_again_and_makes_one_layout(
     redis_server: RedisServer, proxy: Proxy, stores: Stores
 ) -> None:
@@ -278,6 +281,7 @@ async def test_a_start_that_is_cut_after_any_reply_is_begun_again_and_makes_one_
         await again.close()
 
 
+@pytest.mark.shows("S-124")
 async def test_a_reply_that_comes_after_its_deadline_is_not_taken_for_that_of_the_next_call(
     proxy: Proxy, direct: StateStore, stores: Stores
 ) -> None:
@@ -289,6 +293,7 @@ async def test_a_reply_that_comes_after_its_deadline_is_not_taken_for_that_of_th
     assert [bucket.blob for bucket in await store.read_buckets("users", [2])] == [blob(1, 2)]
 
 
+@pytest.mark.shows("S-124")
 async def test_a_slow_server_answers_within_the_deadline_and_its_calls_do_not_wait_for_each_other(
     proxy: Proxy, direct: StateStore, stores: Stores
 ) -> None:
@@ -303,6 +308,7 @@ async def test_a_slow_server_answers_within_the_deadline_and_its_calls_do_not_wa
     assert 0.5 <= took < 4.0
 
 
+@pytest.mark.shows("S-124")
 async def test_a_connection_over_tls_that_is_cut_is_unavailable_and_made_again(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +326,7 @@ async def test_a_connection_over_tls_that_is_cut_is_unavailable_and_made_again(
         await store.close()
 
 
+@pytest.mark.shows("S-108")
 async def test_all_versions_cost_an_eighth_of_what_loading_costs(
     redis_server: RedisServer, proxy: Proxy, stores: Stores
 ) -> None:

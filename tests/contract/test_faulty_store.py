@@ -69,6 +69,7 @@ async def load(store: StateStore) -> list[Bucket]:
 # Buckets
 
 
+@pytest.mark.shows("S-83")
 @silent
 async def test_a_swap_that_failed_is_swapped_when_it_is_repeated(
     each_store: StateStore, fault: Fault
@@ -83,6 +84,7 @@ async def test_a_swap_that_failed_is_swapped_when_it_is_repeated(
     }
 
 
+@pytest.mark.shows("S-91")
 @silent
 async def test_a_removal_that_failed_is_swapped_when_it_is_repeated(
     each_store: StateStore, fault: Fault
@@ -96,12 +98,14 @@ async def test_a_removal_that_failed_is_swapped_when_it_is_repeated(
     assert await load(each_store) == []
 
 
+@pytest.mark.shows("S-91")
 async def test_a_swap_that_happens_twice_is_swapped(each_store: StateStore) -> None:
     faulty = FaultyStore(each_store, lambda operation: Fault.REPEAT)
     assert await faulty.swap_buckets([put(1, b"x")]) == [Swapped(version_of(b"x"))]
     assert await faulty.swap_document("hosts", EMPTY_VERSION, b"x") == Swapped(version_of(b"x"))
 
 
+@pytest.mark.shows("S-107")
 async def test_of_a_swap_that_happened_by_half_each_bucket_is_old_or_new(each_store: StateStore) -> None:
     numbers = range(0, BUCKETS, 50)
     await each_store.swap_buckets([put(number, b"old") for number in numbers])
@@ -114,6 +118,7 @@ async def test_of_a_swap_that_happened_by_half_each_bucket_is_old_or_new(each_st
     assert sorted(bucket.number for bucket in loaded) == list(numbers)
 
 
+@pytest.mark.shows("S-107")
 @each_seed
 async def test_writers_that_merge_and_insist_lose_nothing_whatever_happens_to_their_calls(
     each_store: StateStore, seed: int
@@ -151,6 +156,7 @@ async def test_writers_that_merge_and_insist_lose_nothing_whatever_happens_to_th
     assert {bucket.number: set(bucket.blob) for bucket in await load(each_store)} == wanted
 
 
+@pytest.mark.shows("S-103")
 async def test_a_load_that_broke_off_is_complete_when_it_is_begun_again(each_store: StateStore) -> None:
     await each_store.swap_buckets([put(number, b"x") for number in range(0, BUCKETS, 3)])
     faulty = FaultyStore(each_store, once(Fault.HALF))
@@ -162,6 +168,7 @@ async def test_a_load_that_broke_off_is_complete_when_it_is_begun_again(each_sto
 # Documents
 
 
+@pytest.mark.shows("S-83")
 @silent
 async def test_a_document_whose_swap_failed_is_swapped_when_it_is_repeated(
     each_store: StateStore, fault: Fault
@@ -173,6 +180,7 @@ async def test_a_document_whose_swap_failed_is_swapped_when_it_is_repeated(
     assert await each_store.read_document("hosts") == Document(version_of(b"h"), b"h")
 
 
+@pytest.mark.shows("S-110")
 @each_seed
 async def test_operators_who_merge_and_insist_see_their_change_from_then_on(
     each_store: StateStore, seed: int
@@ -203,6 +211,7 @@ async def test_operators_who_merge_and_insist_see_their_change_from_then_on(
     assert lost == []
 
 
+@pytest.mark.shows("S-91")
 @pytest.mark.parametrize("fault", [Fault.STUCK_BEFORE, Fault.STUCK_AFTER], ids=lambda f: f.name)
 async def test_a_write_whose_caller_was_cancelled_is_swapped_when_it_is_repeated(
     each_store: StateStore, fault: Fault
@@ -222,6 +231,7 @@ async def test_a_write_whose_caller_was_cancelled_is_swapped_when_it_is_repeated
 # Leases and audit
 
 
+@pytest.mark.shows("S-113")
 async def test_a_lease_that_is_renewed_and_released_twice_is_one_lease_and_none(
     each_store: StateStore,
 ) -> None:
@@ -233,12 +243,14 @@ async def test_a_lease_that_is_renewed_and_released_twice_is_one_lease_and_none(
     assert await each_store.members() == []
 
 
+@pytest.mark.shows("S-116")
 async def test_audit_entries_whose_append_is_repeated_are_there_twice(each_store: StateStore) -> None:
     faulty = FaultyStore(each_store, lambda operation: Fault.REPEAT)
     await faulty.append_audit([entry(1), entry(2)])
     assert [found.target for found in await each_store.audit(10)] == ["2", "1", "2", "1"]
 
 
+@pytest.mark.shows("S-116")
 @each_seed
 async def test_audit_entries_of_a_caller_who_insists_are_there_in_their_order(
     each_store: StateStore, seed: int

@@ -62,6 +62,7 @@ async def hold_until_lost(lock: RedisLock) -> float:
 # ---- every store
 
 
+@pytest.mark.shows("S-33")
 async def test_a_task_has_one_holder_and_is_free_after_him(store: StateStore) -> None:
     async with store.hold("sweep") as held:
         async with store.hold("sweep") as second, store.hold("rebucket") as other:
@@ -79,6 +80,7 @@ async def test_a_later_holding_has_a_higher_generation(store: StateStore) -> Non
     assert generations == sorted(set(generations))
 
 
+@pytest.mark.shows("S-33")
 async def test_what_fails_within_a_hold_is_raised_as_it_is_and_the_task_is_free(store: StateStore) -> None:
     with pytest.raises(KeyError):
         async with store.hold("sweep"):
@@ -88,6 +90,7 @@ async def test_what_fails_within_a_hold_is_raised_as_it_is_and_the_task_is_free(
         assert not held.lost
 
 
+@pytest.mark.shows("S-33")
 async def test_who_is_cancelled_within_a_hold_leaves_the_task_free(store: StateStore) -> None:
     with anyio.move_on_after(0.05):
         async with store.hold("sweep"):
@@ -118,6 +121,7 @@ async def test_of_two_directors_one_holds(redis_server: RedisServer, stores: Sto
         assert (held is not None, second) == (True, None)
 
 
+@pytest.mark.shows("S-34")
 async def test_a_lock_whose_key_was_deleted_is_noticed_at_the_next_renewal_and_the_work_is_stopped(
     redis_server: RedisServer,
 ) -> None:
@@ -129,6 +133,7 @@ async def test_a_lock_whose_key_was_deleted_is_noticed_at_the_next_renewal_and_t
         assert lock.lost
 
 
+@pytest.mark.shows("S-34")
 async def test_a_lock_that_another_has_by_now_is_lost_and_left_to_him(redis_server: RedisServer) -> None:
     with client_of(redis_server) as client:
         lock = lock_at(client)
@@ -149,6 +154,7 @@ async def test_a_lock_that_is_renewed_outlives_its_time(redis_server: RedisServe
         assert client.exists(KEY) == 0
 
 
+@pytest.mark.shows("S-34")
 async def test_a_server_that_hangs_loses_the_lock_for_its_holder_though_no_renewal_was_refused(
     own_redis: RedisServer,
 ) -> None:
@@ -170,6 +176,7 @@ def holder_process(server: RedisServer) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
+@pytest.mark.shows("S-34")
 async def test_a_process_that_was_frozen_knows_when_it_goes_on_that_it_lost_the_lock(
     redis_server: RedisServer, stores: Stores
 ) -> None:
@@ -196,6 +203,7 @@ async def is_free(store: StateStore) -> bool:
         return held is not None
 
 
+@pytest.mark.shows("S-35")
 async def test_a_former_holder_records_nothing_though_the_lock_looks_like_his(
     redis_server: RedisServer,
 ) -> None:
@@ -209,6 +217,7 @@ async def test_a_former_holder_records_nothing_though_the_lock_looks_like_his(
         assert client.hget("dd:meta", "schema") is None
 
 
+@pytest.mark.shows("S-35")
 async def test_the_generation_rises_also_where_the_store_has_lost_everything(
     redis_server: RedisServer,
 ) -> None:
@@ -238,6 +247,7 @@ async def test_a_store_that_goes_away_within_a_hold_is_named_by_the_work_not_by_
     own_redis.start()
 
 
+@pytest.mark.shows("S-34")
 async def test_a_lock_that_a_failover_lost_is_noticed(sentinels: SentinelGroup, stores: Stores) -> None:
     sentinels.flush()
     store = await stores.open(sentinels.url, timeout=1.0)

@@ -100,6 +100,7 @@ async def test_a_new_file_has_the_newest_schema(tmp_path: Path, stores: Stores) 
     assert sql(tmp_path, "SELECT schema FROM meta") == [(SCHEMA,)]
 
 
+@pytest.mark.shows("S-99")
 async def test_a_file_of_an_older_schema_gets_the_missing_steps_once_and_keeps_its_data(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -130,6 +131,7 @@ async def test_a_step_that_fails_in_a_file_leaves_it_as_before_and_runs_again(
     assert sql(tmp_path, "SELECT schema FROM meta") == [(2,)]
 
 
+@pytest.mark.shows("S-86")
 async def test_a_file_of_a_newer_schema_is_refused_with_both_numbers_and_left_alone(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -143,6 +145,7 @@ async def test_a_file_of_a_newer_schema_is_refused_with_both_numbers_and_left_al
     assert (tmp_path / "state.db").read_bytes() == before
 
 
+@pytest.mark.shows("S-81")
 async def test_the_layout_of_a_file_that_is_not_there_makes_none(tmp_path: Path, stores: Stores) -> None:
     layout = await file_store(stores, tmp_path).layout()
     assert (layout.found, layout.known, layout.size) == (0, 1, None)
@@ -150,6 +153,7 @@ async def test_the_layout_of_a_file_that_is_not_there_makes_none(tmp_path: Path,
     assert files(tmp_path) == []
 
 
+@pytest.mark.shows("S-81")
 async def test_the_layout_of_a_file_names_the_missing_steps_and_runs_none(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -170,12 +174,14 @@ async def test_the_layout_of_a_newer_file_is_no_error(tmp_path: Path, stores: St
     assert (layout.found, layout.known, layout.steps) == (2, 1, ())
 
 
+@pytest.mark.shows("S-82")
 async def test_the_layout_of_a_file_in_use_is_busy(tmp_path: Path, stores: Stores) -> None:
     await file_store(stores, tmp_path).open()
     with pytest.raises(StoreBusy, match="is in use by process"):
         await file_store(stores, tmp_path).layout()
 
 
+@pytest.mark.shows("S-82")
 async def test_the_layout_of_a_damaged_file_is_refused_and_the_file_left_where_it_is(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -185,6 +191,7 @@ async def test_the_layout_of_a_damaged_file_is_refused_and_the_file_left_where_i
     assert files(tmp_path) == ["state.db", "state.db.lock"]
 
 
+@pytest.mark.shows("S-97")
 async def test_a_file_says_which_step_it_is_running(tmp_path: Path) -> None:
     said: list[int] = []
     connection = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
@@ -209,6 +216,7 @@ async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_what_is_in_
 # Redis
 
 
+@pytest.mark.shows("S-81")
 async def test_the_layout_of_a_prefix_names_the_missing_steps_and_runs_none(
     redis_server: RedisServer, stores: Stores
 ) -> None:
@@ -228,6 +236,7 @@ async def test_a_new_prefix_has_the_newest_schema(redis_server: RedisServer, sto
     assert schema(redis_server) == b"$1\r\n%d\r\n" % SCHEMA
 
 
+@pytest.mark.shows("S-99")
 async def test_a_prefix_of_an_older_schema_gets_the_missing_steps_once_and_keeps_its_data(
     redis_server: RedisServer, stores: Stores
 ) -> None:
@@ -244,6 +253,7 @@ async def test_a_prefix_of_an_older_schema_gets_the_missing_steps_once_and_keeps
     assert redis_server.command("GET", "dd:marks") == b"$1\r\n1\r\n"
 
 
+@pytest.mark.shows("S-97")
 async def test_a_store_says_which_step_it_is_running(redis_server: RedisServer, stores: Stores) -> None:
     seen: list[Step | None] = []
     store = redis_store(stores, redis_server, RedisStep(2, lambda *_: seen.append(store.step), "Looks"))
@@ -264,6 +274,7 @@ async def test_an_interrupted_migration_goes_on_with_the_step_that_was_not_done(
     assert redis_server.command("GET", "dd:marks") == b"$1\r\n2\r\n"
 
 
+@pytest.mark.shows("S-99")
 async def test_directors_that_start_together_migrate_once(redis_server: RedisServer, stores: Stores) -> None:
     several = [redis_store(stores, redis_server, RedisStep(2, mark)) for _ in range(5)]
     async with anyio.create_task_group() as tasks:
@@ -273,6 +284,7 @@ async def test_directors_that_start_together_migrate_once(redis_server: RedisSer
     assert len({await store.run_id() for store in several}) == 1
 
 
+@pytest.mark.shows("S-86")
 async def test_a_prefix_of_a_newer_schema_is_refused_with_both_numbers(
     redis_server: RedisServer, stores: Stores
 ) -> None:
@@ -330,6 +342,7 @@ async def test_the_lock_is_free_after_a_migration(redis_server: RedisServer, sto
 # Two releases on one Redis
 
 
+@pytest.mark.shows("S-56")
 async def test_the_older_schema_is_served_while_a_director_lives_that_knows_no_newer_one(
     redis_server: RedisServer, stores: Stores
 ) -> None:
@@ -364,6 +377,7 @@ async def test_the_newest_schema_that_all_know_is_made(redis_server: RedisServer
     assert (new.schema, new.held_by) == (2, ("d1",))
 
 
+@pytest.mark.shows("S-57")
 async def test_what_all_directors_know_is_asked_under_the_lock_and_nothing_newer_is_made(
     redis_server: RedisServer,
 ) -> None:
@@ -396,6 +410,7 @@ async def test_a_wiped_store_keeps_its_older_schema_until_who_needs_it_may_have_
     assert new.schema == 1
 
 
+@pytest.mark.shows("S-58")
 async def test_leases_that_cannot_be_read_keep_a_store_from_being_migrated(
     redis_server: RedisServer, stores: Stores
 ) -> None:

@@ -78,6 +78,7 @@ def tls_redis() -> Iterator[RedisServer]:
 # Shared
 
 
+@pytest.mark.shows("S-95")
 async def test_what_one_director_writes_another_reads(redis_server: RedisServer, stores: Stores) -> None:
     one, other = stores.new(redis_server.url), stores.new(redis_server.url)
     await one.open()
@@ -91,6 +92,7 @@ async def test_what_one_director_writes_another_reads(redis_server: RedisServer,
     assert [held.member for held in await other.members()] == ["10.0.0.1"]
 
 
+@pytest.mark.shows("S-115")
 async def test_the_lease_of_a_director_that_died_lapses_for_the_others(
     redis_server: RedisServer, stores: Stores
 ) -> None:
@@ -184,6 +186,7 @@ async def test_a_server_that_speaks_no_tls_is_not_talked_to_in_the_clear(own_red
 # Away
 
 
+@pytest.mark.shows("S-84")
 async def test_a_frozen_server_is_unavailable_within_the_time_out(
     store: StateStore, own_redis: RedisServer
 ) -> None:
@@ -218,6 +221,7 @@ async def test_a_frozen_server_costs_many_callers_one_time_out_not_one_each(
     assert took < 2
 
 
+@pytest.mark.shows("S-92")
 async def test_a_caller_who_waits_no_longer_is_let_go_at_once(own_redis: RedisServer, stores: Stores) -> None:
     store = await stores.open(own_redis.url, timeout=10.0)
     own_redis.freeze()
@@ -239,6 +243,7 @@ async def test_a_store_works_again_when_its_server_thaws(store: StateStore, own_
     assert await store.swap_buckets([put(1, b"x")]) == [X]
 
 
+@pytest.mark.shows("S-101")
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_a_store_works_again_when_its_server_is_back(
     store: StateStore, own_redis: RedisServer, how: str
@@ -262,6 +267,7 @@ async def test_a_server_that_was_restarted_between_two_calls_is_no_error(
     assert await store.swap_buckets([put(2, b"x")]) == [X]
 
 
+@pytest.mark.shows("S-98")
 async def test_a_server_that_is_away_at_the_start_can_be_opened_later(
     own_redis: RedisServer, stores: Stores
 ) -> None:
@@ -309,6 +315,7 @@ async def test_a_server_that_forgot_the_scripts_is_given_them_again(
     assert len(await store.members()) == 1
 
 
+@pytest.mark.shows("S-101", "S-102")
 async def test_a_flushed_server_has_another_run_id_and_its_layout_again(
     store: StateStore, own_redis: RedisServer
 ) -> None:
@@ -350,6 +357,7 @@ async def test_a_password_the_server_does_not_ask_for_is_refused_and_never_shown
     assert SECRET not in everything_said(failure)
 
 
+@pytest.mark.shows("S-94")
 async def test_the_right_password_opens_the_store_and_is_never_shown(stores: Stores) -> None:
     with RedisServer(password=SECRET) as server:
         store = await stores.open(server.url, timeout=0.3)
@@ -434,6 +442,7 @@ async def test_a_reload_logs_in_with_the_password_that_is_in_the_file_by_then(
     assert "second one" not in repr(store) + repr(vars(store))
 
 
+@pytest.mark.shows("S-85")
 async def test_a_user_without_the_right_is_refused_with_what_to_do(own_redis: RedisServer) -> None:
     own_redis.command("ACL", "SETUSER", "director", "on", f">{SECRET}", "~dd:*", "+info", "+hmget")
     failure = await failure_of_open(f"unix://director:{SECRET}@{own_redis.socket}")
@@ -443,6 +452,7 @@ async def test_a_user_without_the_right_is_refused_with_what_to_do(own_redis: Re
     assert SECRET not in everything_said(failure)
 
 
+@pytest.mark.shows("S-85", "S-118")
 async def test_a_read_only_replica_is_refused_with_what_to_do(
     store: StateStore, own_redis: RedisServer
 ) -> None:
@@ -456,6 +466,7 @@ async def test_a_read_only_replica_is_refused_with_what_to_do(
     assert await store.swap_buckets([put(1, b"x")]) == [X]
 
 
+@pytest.mark.shows("S-85")
 async def test_a_server_without_memory_is_refused_with_what_to_do(
     store: StateStore, own_redis: RedisServer
 ) -> None:
@@ -476,6 +487,7 @@ async def test_too_few_replicas_are_refused_with_what_to_do(
     assert caught.value.code == "NOREPLICAS"
 
 
+@pytest.mark.shows("S-85")
 async def test_a_server_that_cannot_save_is_refused_with_what_to_do(tmp_path: Path, stores: Stores) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -534,6 +546,7 @@ async def test_a_director_whose_clock_is_years_ahead_does_not_drop_the_audit_of_
     assert len(await one.audit(100)) == 21
 
 
+@pytest.mark.shows("S-24")
 async def test_audit_entries_that_grow_too_old_are_dropped_though_there_are_few(
     store: StateStore, own_redis: RedisServer
 ) -> None:

@@ -54,6 +54,7 @@ async def works_again(store: StateStore, *, than: str = "") -> None:
     await until(answers, within=FAILOVER_WITHIN)
 
 
+@pytest.mark.shows("S-101")
 async def test_a_failover_under_load_loses_no_change_though_the_new_primary_lacks_the_last_ones(
     store: StateStore, sentinels: SentinelGroup, stores: Stores
 ) -> None:

@@ -176,6 +176,7 @@ class Power:
         return results
 
 
+@pytest.mark.shows("S-47")
 async def test_an_interruption_between_any_two_steps_loses_nothing(stores: Stores) -> None:
     for swaps in range(200):
         store = await stores.open("memory:")
@@ -222,6 +223,7 @@ async def test_what_a_director_writes_while_a_bucket_is_split_is_kept(stores: St
     assert 7 in await split(store)
 
 
+@pytest.mark.shows("S-59")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("moment", ["during", "after"])
 async def test_migrate_goes_on_after_it_was_killed_at_any_write(
@@ -300,6 +302,7 @@ async def test_a_store_that_is_kept_at_the_older_schema_can_be_looked_at(
 # ---- export, import, verify, info
 
 
+@pytest.mark.shows("S-60")
 async def test_a_split_store_is_exported_counted_and_imported_as_any_other(
     filled: str, stores: Stores, tmp_path: Path
 ) -> None:
@@ -322,6 +325,7 @@ async def test_a_split_store_is_exported_counted_and_imported_as_any_other(
     assert done("state", "verify", "--store", filled).endswith(": good\n")
 
 
+@pytest.mark.shows("S-60")
 async def test_an_import_brings_users_to_the_buckets_below_one_that_was_split(
     filled: str, stores: Stores, tmp_path: Path
 ) -> None:
@@ -343,6 +347,7 @@ async def test_an_import_brings_users_to_the_buckets_below_one_that_was_split(
     assert await split(store) >= set(LARGE)
 
 
+@pytest.mark.shows("S-60")
 async def test_verify_finds_and_mends_what_is_in_the_wrong_half(stores: Stores) -> None:
     store = await stores.open("memory:")
     await fill(store)

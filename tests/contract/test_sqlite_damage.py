@@ -68,6 +68,7 @@ def junk(file: Path, at: int, kind: str) -> None:
         data.write(bytes(size) if kind == "zeros" else random.Random(at).randbytes(size))
 
 
+@pytest.mark.shows("S-29")
 @pytest.mark.parametrize("kind", ["zeros", "random"])
 async def test_500_damaged_bytes_anywhere_in_a_file_lose_no_document(
     tmp_path: Path, stores: Stores, kind: str
@@ -92,6 +93,7 @@ async def test_500_damaged_bytes_anywhere_in_a_file_lose_no_document(
         shutil.rmtree(folder)
 
 
+@pytest.mark.shows("S-29")
 @pytest.mark.parametrize("place", ["file", "log"])
 async def test_500_damaged_bytes_in_the_files_of_a_director_that_was_killed_lose_no_document(
     tmp_path: Path, stores: Stores, place: str
@@ -133,6 +135,7 @@ def half(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
+@pytest.mark.shows("S-31")
 @pytest.mark.parametrize("damage", [first_page, half], ids=lambda f: f.__name__)
 async def test_what_can_be_read_of_a_damaged_file_is_in_the_new_one(
     tmp_path: Path, stores: Stores, damage: Callable[[Path], None]
@@ -154,6 +157,7 @@ async def test_what_can_be_read_of_a_damaged_file_is_in_the_new_one(
     assert [name for name in os.listdir(tmp_path) if ".new" in name] == []
 
 
+@pytest.mark.shows("S-31")
 async def test_a_bucket_whose_mark_is_lost_with_the_page_is_marked_as_split_again(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -170,6 +174,7 @@ async def test_a_bucket_whose_mark_is_lost_with_the_page_is_marked_as_split_agai
     assert found == {7: SPLIT, above(leaf): SPLIT, leaf: b"x" * 22}
 
 
+@pytest.mark.shows("S-29")
 async def test_the_second_copy_follows_the_document(tmp_path: Path, stores: Stores) -> None:
     store = stores.new("sqlite:///state.db", folder=tmp_path)
     await store.open()

@@ -122,6 +122,7 @@ def text(file: Path) -> None:
     file.write_text("users go here\n")
 
 
+@pytest.mark.shows("S-96", "S-123")
 @pytest.mark.parametrize(
     "damage", [zeroed_header, overwritten_middle, half, fifty_bytes, text], ids=lambda f: f.__name__
 )
@@ -139,6 +140,7 @@ async def test_a_damaged_file_is_set_aside_with_its_name_and_begun_anew(
     await use(store)
 
 
+@pytest.mark.shows("S-123")
 @pytest.mark.parametrize("seed", range(60))
 async def test_whatever_bytes_of_a_file_change_it_works_again_soon_and_says_only_errors_of_a_store(
     tmp_path: Path, stores: Stores, seed: int
@@ -253,6 +255,7 @@ async def test_a_log_that_was_left_without_its_file_is_not_taken_for_the_new_fil
     await use(again)
 
 
+@pytest.mark.shows("S-123")
 async def test_a_file_that_is_damaged_again_and_again_is_refused_in_the_end(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -270,6 +273,7 @@ async def test_a_file_that_is_damaged_again_and_again_is_refused_in_the_end(
     await use(store)
 
 
+@pytest.mark.shows("S-98")
 async def test_an_open_that_failed_or_was_given_up_does_not_close_the_file_of_the_next(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -379,6 +383,7 @@ async def test_a_disk_that_fills_up_is_refused_keeps_what_is_there_and_passes(
         await store.close()
 
 
+@pytest.mark.shows("S-118")
 async def test_health_is_refused_where_there_is_no_space_to_write(tmp_path: Path, stores: Stores) -> None:
     with small_disk(tmp_path) as disk:
         store = store_in(stores, disk)
@@ -504,6 +509,7 @@ asyncio.run(open_store("sqlite:///state.db", base_dir=Path(sys.argv[1])).open())
     return subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True)
 
 
+@pytest.mark.shows("S-87")
 async def test_a_second_process_is_told_who_has_the_file(tmp_path: Path, stores: Stores) -> None:
     await store_in(stores, tmp_path).open()
     second = opened_by_another_process(tmp_path)
@@ -513,6 +519,7 @@ async def test_a_second_process_is_told_who_has_the_file(tmp_path: Path, stores:
     assert f"process {os.getpid()}" in error
 
 
+@pytest.mark.shows("S-30")
 @pytest.mark.parametrize("writes", [True, False], ids=["a write", "a read"])
 async def test_bytes_overwritten_in_the_middle_of_a_call_are_noticed_with_the_next_one(
     tmp_path: Path, stores: Stores, *, writes: bool
@@ -541,6 +548,7 @@ async def test_bytes_overwritten_in_the_middle_of_a_call_are_noticed_with_the_ne
     assert store.set_aside is not None
 
 
+@pytest.mark.shows("S-111")
 async def test_documents_wait_for_the_disk_and_buckets_do_not(tmp_path: Path, stores: Stores) -> None:
     store = store_in(stores, tmp_path)
     await store.open()
@@ -556,6 +564,7 @@ async def test_documents_wait_for_the_disk_and_buckets_do_not(tmp_path: Path, st
     assert levels == [2, 1, 2], "FULL, NORMAL, FULL"
 
 
+@pytest.mark.shows("S-121")
 async def test_all_calls_share_one_thread_and_the_file_has_a_write_ahead_log(
     tmp_path: Path, stores: Stores
 ) -> None:

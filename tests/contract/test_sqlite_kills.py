@@ -82,6 +82,7 @@ class Writers:
         return {word[:1].decode(): int(word[2:]) for word in said}
 
 
+@pytest.mark.shows("S-111", "S-122")
 async def test_thirty_kills_at_any_moment_lose_nothing_that_was_confirmed(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -134,6 +135,7 @@ os.read(0, 1)
     return list(parent.iterdir())
 
 
+@pytest.mark.shows("S-122")
 async def test_a_kill_while_the_file_is_made_leaves_one_that_can_be_opened(
     tmp_path: Path, stores: Stores
 ) -> None:

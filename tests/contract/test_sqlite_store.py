@@ -77,6 +77,7 @@ async def store(tmp_path: Path, stores: Stores) -> StateStore:
 # One process
 
 
+@pytest.mark.shows("S-87")
 async def test_a_file_that_is_in_use_is_busy_and_names_file_and_process(
     store: StateStore, tmp_path: Path, stores: Stores
 ) -> None:
@@ -86,6 +87,7 @@ async def test_a_file_that_is_in_use_is_busy_and_names_file_and_process(
     assert caught.value.holder == f"process {os.getpid()}"
 
 
+@pytest.mark.shows("S-87")
 async def test_a_file_in_use_by_another_process_is_busy_until_that_ends(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -109,6 +111,7 @@ async def test_a_closed_file_can_be_opened_by_the_next(
     assert await other.swap_buckets([put(1, b"x")]) == [X]
 
 
+@pytest.mark.shows("S-115")
 async def test_leases_are_only_its_own(store: StateStore, tmp_path: Path, stores: Stores) -> None:
     await store.renew(Lease(member="a", ring_address="a", incarnation=1, synced=True), 30)
     await store.close()
@@ -151,6 +154,7 @@ async def test_a_file_that_is_no_database_is_set_aside_and_begun_anew(tmp_path: 
     assert await store.swap_buckets([put(1, b"x")]) == [X]
 
 
+@pytest.mark.shows("S-101")
 async def test_a_file_with_damaged_pages_is_set_aside_and_begun_anew_with_what_can_be_read_of_it(
     store: StateStore, tmp_path: Path, stores: Stores
 ) -> None:
@@ -264,6 +268,7 @@ async def test_a_failed_open_leaves_no_lock_behind(tmp_path: Path, stores: Store
     assert await store.swap_buckets([put(1, b"x")]) == [X]
 
 
+@pytest.mark.shows("S-85")
 async def test_a_full_disk_is_refused_with_what_to_do_and_passes(store: StateStore, tmp_path: Path) -> None:
     await store.swap_buckets([put(1, b"x")])
     limit(store, pages=40)
@@ -276,6 +281,7 @@ async def test_a_full_disk_is_refused_with_what_to_do_and_passes(store: StateSto
     assert await store.swap_document("hosts", EMPTY_VERSION, b"x") == X
 
 
+@pytest.mark.shows("S-84")
 async def test_a_file_locked_by_a_tool_is_unavailable_and_then_works_again(
     tmp_path: Path, stores: Stores
 ) -> None:
@@ -290,6 +296,7 @@ async def test_a_file_locked_by_a_tool_is_unavailable_and_then_works_again(
     assert await store.swap_buckets([put(1, b"x")]) == [X]
 
 
+@pytest.mark.shows("S-92")
 async def test_a_caller_who_waits_no_longer_is_let_go_at_once(tmp_path: Path, stores: Stores) -> None:
     store = await stores.open("sqlite:///state.db", folder=tmp_path, timeout=10.0)
     tool = sqlite3.connect(tmp_path / "state.db", isolation_level=None)

@@ -90,6 +90,7 @@ def every_call(store: StateStore) -> dict[str, Callable[[], Awaitable[object]]]:
 # Versions
 
 
+@pytest.mark.shows("S-73")
 def test_a_version_is_8_bytes_of_the_digest_of_the_blob_and_stays_the_same_over_releases() -> None:
     assert version_of(b"blob") == bytes.fromhex("ee26908bf9629eeb")
     assert version_of(b"") == EMPTY_VERSION == bytes(8)
@@ -98,37 +99,44 @@ def test_a_version_is_8_bytes_of_the_digest_of_the_blob_and_stays_the_same_over_
 # Buckets
 
 
+@pytest.mark.shows("S-72")
 async def test_a_bucket_that_was_never_written_is_empty(store: StateStore) -> None:
     assert await store.read_buckets("users", [7]) == [Bucket("users", 7, EMPTY_VERSION, b"")]
 
 
+@pytest.mark.shows("S-76")
 async def test_a_swapped_bucket_is_read_as_it_was_written(store: StateStore) -> None:
     blob = bytes(range(256)) * 20
     assert await store.swap_buckets([put(7, blob)]) == [Swapped(version_of(blob))]
     assert await store.read_buckets("users", [7]) == [Bucket("users", 7, version_of(blob), blob)]
 
 
+@pytest.mark.shows("S-77")
 async def test_a_swap_that_states_another_version_loses_and_gets_what_is_stored(store: StateStore) -> None:
     await store.swap_buckets([put(7, b"first")])
     assert await store.swap_buckets([put(7, b"second")]) == [Lost(version_of(b"first"), b"first")]
     assert (await store.read_buckets("users", [7]))[0].blob == b"first"
 
 
+@pytest.mark.shows("S-72")
 async def test_a_swap_of_a_bucket_that_is_gone_loses_with_an_empty_blob(store: StateStore) -> None:
     assert await store.swap_buckets([put(7, b"second", over=b"first")]) == [Lost(EMPTY_VERSION, b"")]
 
 
+@pytest.mark.shows("S-77")
 async def test_a_swap_with_the_version_it_was_told_wins(store: StateStore) -> None:
     await store.swap_buckets([put(7, b"first")])
     assert await store.swap_buckets([put(7, b"second", over=b"first")]) == [Swapped(version_of(b"second"))]
 
 
+@pytest.mark.shows("rule 30", "S-91")
 async def test_a_blob_that_is_stored_already_counts_as_swapped(store: StateStore) -> None:
     await store.swap_buckets([put(7, b"first")])
     again = await store.swap_buckets([put(7, b"first"), put(7, b"first", over=b"what")])
     assert again == [Swapped(version_of(b"first"))] * 2
 
 
+@pytest.mark.shows("S-75")
 async def test_an_empty_blob_removes_the_bucket(store: StateStore) -> None:
     await store.swap_buckets([put(7, b"first")])
     assert await store.swap_buckets([put(7, b"", over=b"first")]) == [Swapped(EMPTY_VERSION)]
@@ -136,11 +144,13 @@ async def test_an_empty_blob_removes_the_bucket(store: StateStore) -> None:
     assert await load(store) == []
 
 
+@pytest.mark.shows("S-75")
 async def test_removing_a_bucket_that_changed_meanwhile_loses(store: StateStore) -> None:
     await store.swap_buckets([put(7, b"second")])
     assert await store.swap_buckets([put(7, b"", over=b"first")]) == [Lost(version_of(b"second"), b"second")]
 
 
+@pytest.mark.shows("S-106")
 async def test_every_swap_of_a_call_is_decided_alone_and_answered_in_order(store: StateStore) -> None:
     await store.swap_buckets([put(number, b"old") for number in (1, 3, 4095)])
     swaps = [put(number, b"new") for number in (4095, 2, 64, 1, 0, 3)]
@@ -148,28 +158,33 @@ async def test_every_swap_of_a_call_is_decided_alone_and_answered_in_order(store
     assert await store.swap_buckets(swaps) == [lost, won, won, lost, won, lost]
 
 
+@pytest.mark.shows("S-106")
 async def test_two_swaps_of_one_bucket_in_a_call_are_done_in_order(store: StateStore) -> None:
     outcome = await store.swap_buckets([put(5, b"a"), put(5, b"b"), put(5, b"c", over=b"a")])
     assert outcome == [Swapped(version_of(b"a")), Lost(version_of(b"a"), b"a"), Swapped(version_of(b"c"))]
 
 
+@pytest.mark.shows("S-106")
 async def test_more_than_64_swaps_of_one_bucket_are_done_in_order(store: StateStore) -> None:
     blobs = [b"", *(b"%d" % n for n in range(150))]
     swaps = [put(5, new, over=old) for old, new in pairwise(blobs)]
     assert await store.swap_buckets(swaps) == [Swapped(version_of(blob)) for blob in blobs[1:]]
 
 
+@pytest.mark.shows("S-105")
 async def test_no_swaps_and_no_numbers_are_answered_with_nothing(store: StateStore) -> None:
     assert await store.swap_buckets([]) == []
     assert await store.read_buckets("users", []) == []
 
 
+@pytest.mark.shows("S-71")
 async def test_the_two_spaces_are_apart(store: StateStore) -> None:
     await store.swap_buckets([put(7, b"user"), put(7, b"name", space="names")])
     assert await load(store, "names") == [Bucket("names", 7, version_of(b"name"), b"name")]
     assert await store.versions("users") == {7: version_of(b"user")}
 
 
+@pytest.mark.shows("S-107")
 async def test_of_concurrent_swaps_of_one_bucket_one_wins_and_the_others_get_its_blob(
     store: StateStore,
 ) -> None:
@@ -186,6 +201,7 @@ async def test_of_concurrent_swaps_of_one_bucket_one_wins_and_the_others_get_its
     assert losers == [Lost(version_of(winner), winner)] * 19
 
 
+@pytest.mark.shows("S-107")
 @pytest.mark.parametrize("seed", range(3))
 async def test_writers_that_merge_and_swap_again_lose_nothing(store: StateStore, seed: int) -> None:
     chance = random.Random(seed)
@@ -211,6 +227,7 @@ async def test_writers_that_merge_and_swap_again_lose_nothing(store: StateStore,
     assert stored == wanted
 
 
+@pytest.mark.shows("S-103")
 async def test_all_buckets_written_are_loaded_each_once(store: StateStore) -> None:
     blobs = {number: number.to_bytes(2) * (1 + number % 300) for number in range(BUCKETS)}
     outcome = await store.swap_buckets([put(number, blob) for number, blob in blobs.items()])
@@ -220,11 +237,13 @@ async def test_all_buckets_written_are_loaded_each_once(store: StateStore) -> No
     assert {bucket.number: bucket.blob for bucket in loaded} == blobs
 
 
+@pytest.mark.shows("S-103")
 async def test_a_few_buckets_among_many_numbers_are_loaded_each_once(store: StateStore) -> None:
     await store.swap_buckets([put(number, b"x") for number in (0, 63, 64, 4095)])
     assert sorted(bucket.number for bucket in await load(store)) == [0, 63, 64, 4095]
 
 
+@pytest.mark.shows("S-104")
 async def test_a_bucket_written_during_a_load_does_not_disturb_it(store: StateStore) -> None:
     await store.swap_buckets([put(number, b"x") for number in range(0, BUCKETS, 4)])
     seen: list[int] = []
@@ -234,12 +253,14 @@ async def test_a_bucket_written_during_a_load_does_not_disturb_it(store: StateSt
     assert sorted(seen) == list(range(0, BUCKETS, 4))
 
 
+@pytest.mark.shows("S-108")
 async def test_versions_are_those_of_the_blobs_that_are_there(store: StateStore) -> None:
     blobs = {number: b"blob %d" % number for number in (0, 1, 63, 64, 2048, 4095)}
     await store.swap_buckets([put(number, blob) for number, blob in blobs.items()])
     assert await store.versions("users") == {number: version_of(blob) for number, blob in blobs.items()}
 
 
+@pytest.mark.shows("S-105")
 async def test_buckets_are_read_in_the_order_asked_for(store: StateStore) -> None:
     await store.swap_buckets([put(3, b"three"), put(4000, b"far")])
     found = await store.read_buckets("users", [4000, 2, 3, 4000])
@@ -251,6 +272,7 @@ async def test_buckets_are_read_in_the_order_asked_for(store: StateStore) -> Non
     ]
 
 
+@pytest.mark.shows("S-70")
 @pytest.mark.parametrize("number", [-1, NUMBERS])
 async def test_a_number_that_is_no_bucket_is_an_error_of_the_caller(store: StateStore, number: int) -> None:
     with pytest.raises(ValueError, match="must be 0 to 258047"):
@@ -259,11 +281,13 @@ async def test_a_number_that_is_no_bucket_is_an_error_of_the_caller(store: State
         await store.read_buckets("users", [number])
 
 
+@pytest.mark.shows("S-74")
 async def test_a_version_of_the_wrong_size_is_an_error_of_the_caller(store: StateStore) -> None:
     with pytest.raises(ValueError, match="must be 8 bytes"):
         await store.swap_buckets([Swap("users", 1, b"short", b"x")])
 
 
+@pytest.mark.shows("S-71")
 async def test_a_space_that_is_none_is_an_error_of_the_caller(store: StateStore) -> None:
     with pytest.raises(ValueError, match="no space 'hosts': there are users, names"):
         await store.versions("hosts")  # type: ignore[arg-type]
@@ -274,6 +298,7 @@ async def test_a_space_that_is_none_is_an_error_of_the_caller(store: StateStore)
 # Buckets that were split
 
 
+@pytest.mark.shows("S-54")
 async def test_all_numbers_can_be_written_and_read(store: StateStore) -> None:
     numbers = [0, BUCKETS - 1, BUCKETS, 3 * BUCKETS - 1, 3 * BUCKETS, NUMBERS // 2, NUMBERS - 1]
     blobs = {number: b"blob %d" % number for number in numbers}
@@ -282,6 +307,7 @@ async def test_all_numbers_can_be_written_and_read(store: StateStore) -> None:
     assert {b.number: b.blob for b in await store.read_buckets("users", numbers)} == blobs
 
 
+@pytest.mark.shows("S-54")
 async def test_what_is_below_a_split_bucket_is_loaded_with_it_and_has_a_version(store: StateStore) -> None:
     blobs = {one: SPLIT for one in path_to(NUMBERS - 1)}
     blobs |= {NUMBERS - 1: b"deepest", below(7)[0]: b"low", below(7)[1]: b"high", 7: SPLIT, 8: b"whole"}
@@ -296,6 +322,7 @@ async def test_what_is_below_a_split_bucket_is_loaded_with_it_and_has_a_version(
     assert await load(store, "names") == []
 
 
+@pytest.mark.shows("S-54")
 async def test_what_is_below_a_bucket_that_is_not_split_counts_as_not_there(store: StateStore) -> None:
     whole, stale, deeper = 7, below(7)[0], below(below(7)[0])[1]
     await store.swap_buckets([put(stale, SPLIT), put(deeper, b"stale"), put(below(9)[0], b"no parent")])
@@ -306,6 +333,7 @@ async def test_what_is_below_a_bucket_that_is_not_split_counts_as_not_there(stor
     assert await store.versions("users") == {whole: version_of(b"whole")}
 
 
+@pytest.mark.shows("S-54")
 async def test_an_empty_half_of_a_split_bucket_is_not_there(store: StateStore) -> None:
     low, high = below(4095)
     await store.swap_buckets([put(high, b"high"), put(4095, SPLIT)])
@@ -314,6 +342,7 @@ async def test_an_empty_half_of_a_split_bucket_is_not_there(store: StateStore) -
     assert await store.read_buckets("users", [low]) == [Bucket("users", low, EMPTY_VERSION, b"")]
 
 
+@pytest.mark.shows("S-54")
 async def test_buckets_of_all_levels_are_swapped_in_one_call(store: StateStore) -> None:
     first = range(0, BUCKETS, 16)
     numbers = [number for one in first for number in (one, *below(one), below(below(one)[1])[0])]
@@ -330,16 +359,19 @@ async def test_a_store_that_is_open_has_the_newest_schema(store: StateStore) -> 
 # Documents
 
 
+@pytest.mark.shows("S-109")
 async def test_a_document_that_was_never_written_is_none(store: StateStore) -> None:
     assert await store.read_document("hosts") is None
 
 
+@pytest.mark.shows("S-109")
 async def test_a_document_is_read_as_it_was_written(store: StateStore) -> None:
     outcome = await store.swap_document("hosts", EMPTY_VERSION, b"\0data")
     assert outcome == Swapped(version_of(b"\0data"))
     assert await store.read_document("hosts") == Document(version_of(b"\0data"), b"\0data")
 
 
+@pytest.mark.shows("S-110")
 async def test_a_document_that_somebody_else_changed_is_lost_to_him(store: StateStore) -> None:
     await store.swap_document("hosts", EMPTY_VERSION, b"his")
     assert await store.swap_document("hosts", EMPTY_VERSION, b"mine") == Lost(version_of(b"his"), b"his")
@@ -347,17 +379,20 @@ async def test_a_document_that_somebody_else_changed_is_lost_to_him(store: State
     assert outcome == Swapped(version_of(b"both"))
 
 
+@pytest.mark.shows("S-110")
 async def test_a_document_that_is_stored_already_counts_as_swapped(store: StateStore) -> None:
     await store.swap_document("hosts", EMPTY_VERSION, b"data")
     assert await store.swap_document("hosts", EMPTY_VERSION, b"data") == Swapped(version_of(b"data"))
 
 
+@pytest.mark.shows("S-110")
 async def test_documents_of_other_names_are_apart(store: StateStore) -> None:
     await store.swap_document("hosts", EMPTY_VERSION, b"h")
     await store.swap_document("applied.10.0.0.1", EMPTY_VERSION, b"a")
     assert await store.read_document("hosts") == Document(version_of(b"h"), b"h")
 
 
+@pytest.mark.shows("S-112")
 async def test_documents_are_listed_by_name_in_order(store: StateStore) -> None:
     assert await store.documents() == []
     for name in ("members", "hosts", "plan"):
@@ -366,23 +401,27 @@ async def test_documents_are_listed_by_name_in_order(store: StateStore) -> None:
     assert await store.documents() == ["hosts", "members"]
 
 
+@pytest.mark.shows("S-110")
 async def test_empty_data_removes_the_document(store: StateStore) -> None:
     await store.swap_document("hosts", EMPTY_VERSION, b"h")
     assert await store.swap_document("hosts", version_of(b"h"), b"") == Swapped(EMPTY_VERSION)
     assert await store.read_document("hosts") is None
 
 
+@pytest.mark.shows("S-72")
 async def test_a_document_that_is_gone_is_lost_to_who_thinks_it_is_there(store: StateStore) -> None:
     assert await store.swap_document("hosts", version_of(b"h"), b"i") == Lost(EMPTY_VERSION, b"")
     assert await store.read_document("hosts") is None
 
 
+@pytest.mark.shows("S-109")
 async def test_a_name_may_have_64_of_all_characters_that_are_allowed(store: StateStore) -> None:
     name = "az09_.-".ljust(64, "x")
     await store.swap_document(name, EMPTY_VERSION, b"x")
     assert await store.documents() == [name]
 
 
+@pytest.mark.shows("S-74")
 async def test_a_version_of_the_wrong_size_for_a_document_is_an_error_of_the_caller(
     store: StateStore,
 ) -> None:
@@ -390,6 +429,7 @@ async def test_a_version_of_the_wrong_size_for_a_document_is_an_error_of_the_cal
         await store.swap_document("hosts", b"short", b"x")
 
 
+@pytest.mark.shows("S-109")
 @pytest.mark.parametrize("name", ["", "Hosts", "a b", "../x", "x" * 65])
 async def test_a_name_that_cannot_be_one_is_an_error_of_the_caller(store: StateStore, name: str) -> None:
     with pytest.raises(ValueError, match="a name is 1 to 64"):
@@ -399,6 +439,7 @@ async def test_a_name_that_cannot_be_one_is_an_error_of_the_caller(store: StateS
 # Leases
 
 
+@pytest.mark.shows("S-78")
 async def test_a_renewed_lease_is_among_the_members_with_its_remaining_time(store: StateStore) -> None:
     await store.renew(lease("10.0.0.1"), 30)
     (held,) = await store.members()
@@ -407,6 +448,7 @@ async def test_a_renewed_lease_is_among_the_members_with_its_remaining_time(stor
     assert 25 < held.remaining <= 30
 
 
+@pytest.mark.shows("S-113")
 async def test_a_lease_that_is_renewed_replaces_the_one_before(store: StateStore) -> None:
     await store.renew(lease("10.0.0.1", synced=False), 3)
     await store.renew(lease("10.0.0.1", incarnation=2), 30)
@@ -414,6 +456,7 @@ async def test_a_lease_that_is_renewed_replaces_the_one_before(store: StateStore
     assert (held.incarnation, held.synced, held.remaining > 25) == (2, True, True)
 
 
+@pytest.mark.shows("S-113")
 async def test_a_lease_lapses_when_its_time_is_over(store: StateStore) -> None:
     await store.renew(lease("10.0.0.1"), 0.3)
     before = await store.members()
@@ -437,29 +480,34 @@ async def alone(store: StateStore, member: str) -> bool:
     return [one.member for one in await store.members()] == [member]
 
 
+@pytest.mark.shows("S-114")
 async def test_a_released_lease_is_gone_at_once(store: StateStore) -> None:
     await store.renew(lease("10.0.0.1"), 30)
     await store.release("10.0.0.1")
     assert await store.members() == []
 
 
+@pytest.mark.shows("S-114")
 async def test_releasing_a_lease_that_is_not_there_is_no_error(store: StateStore) -> None:
     await store.release("10.0.0.9")
     assert await store.members() == []
 
 
+@pytest.mark.shows("S-78")
 async def test_the_remaining_time_of_a_lease_that_is_written_is_ignored(store: StateStore) -> None:
     await store.renew(msgspec.structs.replace(lease("10.0.0.1"), remaining=9999.0), 30)
     (held,) = await store.members()
     assert held.remaining <= 30
 
 
+@pytest.mark.shows("S-115")
 async def test_leases_are_listed_by_member(store: StateStore) -> None:
     for member in ("10.0.0.3", "10.0.0.1", "10.0.0.2"):
         await store.renew(lease(member), 30)
     assert [held.member for held in await store.members()] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
 
 
+@pytest.mark.shows("S-119")
 async def test_a_lease_is_not_released_by_closing(new_store: NewStore) -> None:
     first, second = new_store(), new_store()
     await first.open()
@@ -472,12 +520,14 @@ async def test_a_lease_is_not_released_by_closing(new_store: NewStore) -> None:
 # Audit
 
 
+@pytest.mark.shows("S-79", "S-117")
 async def test_audit_entries_come_back_newest_first(store: StateStore) -> None:
     await store.append_audit([entry(1), entry(2)])
     await store.append_audit([entry(3)])
     assert await store.audit(2) == [entry(3), entry(2)]
 
 
+@pytest.mark.shows("S-117")
 async def test_audit_entries_are_found_by_target_and_time(store: StateStore) -> None:
     await store.append_audit([entry(n, target=f"10.0.0.{n % 2}") for n in range(1, 7)])
     assert await store.audit(10, since=NOW + 3, target="10.0.0.1") == [
@@ -486,11 +536,13 @@ async def test_audit_entries_are_found_by_target_and_time(store: StateStore) -> 
     ]
 
 
+@pytest.mark.shows("S-116")
 async def test_no_audit_entries_are_no_error(store: StateStore) -> None:
     await store.append_audit([])
     assert await store.audit(10) == []
 
 
+@pytest.mark.shows("S-24", "S-116")
 async def test_the_oldest_audit_entries_are_dropped_after_ten_thousand(store: StateStore) -> None:
     for start in range(0, 12_000, 1000):
         await store.append_audit([entry(n) for n in range(start, start + 1000)])
@@ -499,6 +551,7 @@ async def test_the_oldest_audit_entries_are_dropped_after_ten_thousand(store: St
     assert len(kept) <= 10_200
 
 
+@pytest.mark.shows("S-24")
 async def test_audit_entries_older_than_ninety_days_are_given_to_nobody(store: StateStore) -> None:
     old = msgspec.structs.replace(entry(1), at=NOW - AUDIT_AGE - 60)
     young = msgspec.structs.replace(entry(2), at=NOW - AUDIT_AGE + 86_400)
@@ -522,6 +575,7 @@ async def test_a_clock_that_is_years_ahead_for_a_moment_does_not_drop_the_audit(
     assert len(await store.audit(200)) >= 100 + 3 - 3 * 10
 
 
+@pytest.mark.shows("S-24")
 async def test_a_long_text_of_an_audit_entry_is_cut_and_found_by_the_whole_one(store: StateStore) -> None:
     long = "ü" * 3000
     await store.append_audit([entry(1, target=long), entry(2)])
@@ -540,18 +594,21 @@ async def test_a_name_that_is_no_utf_8_does_not_keep_an_audit_entry_out(store: S
 # The store as a whole
 
 
+@pytest.mark.shows("S-80")
 async def test_health_names_the_program_that_keeps_the_data(store: StateStore) -> None:
     health = await store.health()
     assert health.server.split()[0] in ("memory", "SQLite", "Redis", "Valkey")
     assert 0 <= health.took < 2
 
 
+@pytest.mark.shows("S-100")
 async def test_the_run_id_stays_while_the_store_runs(store: StateStore) -> None:
     first = await store.run_id()
     await store.swap_buckets([put(1, b"x")])
     assert await store.run_id() == first != ""
 
 
+@pytest.mark.shows("S-89")
 async def test_a_store_that_was_never_opened_is_unavailable_in_every_method_but_layout(
     any_store: NewStore,
 ) -> None:
@@ -562,6 +619,7 @@ async def test_a_store_that_was_never_opened_is_unavailable_in_every_method_but_
     await store.close()
 
 
+@pytest.mark.shows("S-89")
 async def test_a_store_that_is_closed_is_unavailable_in_every_method(store: StateStore) -> None:
     await store.close()
     assert await unavailable(store) == list(every_call(store))
@@ -577,6 +635,7 @@ async def unavailable(store: StateStore) -> list[str]:
     return found
 
 
+@pytest.mark.shows("S-93")
 async def test_all_methods_may_be_called_at_once(store: StateStore) -> None:
     done: list[str] = []
 
@@ -593,11 +652,13 @@ async def test_all_methods_may_be_called_at_once(store: StateStore) -> None:
     assert len(await store.audit(10)) == 3
 
 
+@pytest.mark.shows("S-96", "S-97")
 async def test_a_store_that_is_open_runs_no_step_and_has_set_nothing_aside(store: StateStore) -> None:
     assert store.step is None
     assert store.set_aside is None
 
 
+@pytest.mark.shows("S-81")
 async def test_the_layout_of_a_store_that_was_opened_once_lacks_nothing_and_is_not_changed_by_the_look(
     store: StateStore,
 ) -> None:
@@ -609,6 +670,7 @@ async def test_the_layout_of_a_store_that_was_opened_once_lacks_nothing_and_is_n
     assert await store.versions("users") == {7: version_of(b"x")}
 
 
+@pytest.mark.shows("S-98", "S-119")
 async def test_closing_and_opening_twice_is_no_error(store: StateStore) -> None:
     await store.close()
     await store.close()
@@ -617,10 +679,12 @@ async def test_closing_and_opening_twice_is_no_error(store: StateStore) -> None:
     assert await store.read_document("hosts") is None
 
 
+@pytest.mark.shows("S-95")
 async def test_only_redis_is_shared(store: StateStore) -> None:
     assert store.shared == store.url.startswith(("unix:", "redis"))
 
 
+@pytest.mark.shows("S-92")
 async def test_a_cancelled_call_leaves_the_store_usable(store: StateStore) -> None:
     swaps = [put(number, bytes(2000)) for number in range(BUCKETS)]
     for wait in (0.0, 0.001, 0.005):
@@ -632,6 +696,7 @@ async def test_a_cancelled_call_leaves_the_store_usable(store: StateStore) -> No
 # What outlives a process
 
 
+@pytest.mark.shows("S-120")
 async def test_everything_but_leases_survives_closing_and_opening(new_store: NewStore) -> None:
     first = new_store()
     await first.open()
@@ -647,6 +712,7 @@ async def test_everything_but_leases_survives_closing_and_opening(new_store: New
     assert await second.audit(10) == [entry(1)]
 
 
+@pytest.mark.shows("S-100")
 async def test_the_run_id_is_the_same_after_opening_the_same_data_again(new_store: NewStore) -> None:
     first, second = new_store(), new_store()
     await first.open()
@@ -656,6 +722,7 @@ async def test_the_run_id_is_the_same_after_opening_the_same_data_again(new_stor
     assert await second.run_id() == before
 
 
+@pytest.mark.shows("S-120")
 async def test_a_memory_store_forgets_with_its_object(stores: Stores) -> None:
     first, second = stores.new("memory:"), stores.new("memory:")
     await first.open()
@@ -665,6 +732,7 @@ async def test_a_memory_store_forgets_with_its_object(stores: Stores) -> None:
     assert await first.run_id() != await second.run_id()
 
 
+@pytest.mark.shows("S-113")
 async def test_the_clock_of_a_lease_is_not_the_clock_of_its_reader(
     store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

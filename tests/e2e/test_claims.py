@@ -56,11 +56,13 @@ def story() -> Iterator[Story]:
         yield Story(early, late, crossing, after, claims, ring.total("director_conflicts_total"))
 
 
+@pytest.mark.shows("rule 12", "S-45")
 def test_users_who_log_in_at_both_halves_of_a_cut_ring_at_once_get_one_backend_each(story: Story) -> None:
     assert on_two_hosts(story.crossing) == {}
     assert story.claims >= sum(map(len, USERS))
 
 
+@pytest.mark.shows("rule 39", "S-45")
 def test_users_placed_while_nobody_had_noticed_the_cut_keep_their_backend_on_the_other_side(
     story: Story,
 ) -> None:

@@ -58,6 +58,7 @@ def until_all_have(ring: Directors, table: list[tuple[str, str, int, bool]]) -> 
     )
 
 
+@pytest.mark.shows("S-19")
 def test_three_directors_restarted_one_by_one_with_a_new_file_end_with_the_new_table(
     folder: Path, state: str
 ) -> None:
@@ -87,6 +88,7 @@ def test_three_directors_restarted_one_by_one_with_a_new_file_end_with_the_new_t
         assert "127.0.3.4" not in after.values()
 
 
+@pytest.mark.shows("S-19")
 def test_an_operator_between_two_restarts_with_a_new_file_has_the_last_word(folder: Path, state: str) -> None:
     with Directors(folder, first=FIRST, state=state) as ring:
         ring.wait_whole()

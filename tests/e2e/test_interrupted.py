@@ -119,6 +119,7 @@ def until_settled(ring: Ring) -> None:
     assert [d.all_logged("move_timed_out") for d in ring.directors.all] == [[] for _ in ring.directors.all]
 
 
+@pytest.mark.shows("S-22")
 @pytest.mark.parametrize("pin", [False, True], ids=["move", "pin"])
 def test_a_move_that_all_directors_died_in_ends_on_its_host_after_the_restart(ring: Ring, pin: bool) -> None:
     _, target = placed(ring)
@@ -135,6 +136,7 @@ def settled_wrongly(ring: Ring, pin: bool) -> bool:
     return any(one is None or one.flags & MOVING or bool(one.flags & PINNED) is not pin for one in records)
 
 
+@pytest.mark.shows("S-22")
 def test_a_forgetting_that_all_directors_died_in_is_ended_after_the_restart(ring: Ring) -> None:
     host, _ = placed(ring)
     body = {"host": host, "forget": True}

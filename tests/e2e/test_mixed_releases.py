@@ -83,6 +83,7 @@ def test_a_director_that_speaks_only_newer_versions_is_refused_with_a_reason_on_
         assert ring[2].get("/v1/ring")["ring"] == [ring[2].member]
 
 
+@pytest.mark.shows("A-24")
 def test_a_director_of_ring_version_1_is_refused_and_both_ends_say_why(folder: Path) -> None:
     with Directors(folder, first=FIRST, each=[{}, {}, {"program": ("tests.e2e.ring_version_1",)}]) as ring:
         told = f"ring version 1 to 1 offered, {ring[0].member} speaks {OLDEST_RING_VERSION} to {RING_VERSION}"

@@ -149,6 +149,7 @@ OUTAGES: dict[str, tuple[Step, Step, str]] = {
 """How it begins, how it ends, and what every director logs."""
 
 
+@pytest.mark.shows("S-1")
 @pytest.mark.parametrize("name", OUTAGES)
 def test_no_login_waits_for_redis_and_no_change_is_lost_while_it_is(place: Place, name: str) -> None:
     begin, end, sign = OUTAGES[name]
@@ -229,6 +230,7 @@ async def in_store(url: str) -> tuple[dict[int, str], dict[str, int]]:
 # ---- all at once
 
 
+@pytest.mark.shows("S-2")
 def test_all_directors_and_redis_are_restarted_redis_is_empty_and_everybody_is_where_he_was(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -259,6 +261,7 @@ def test_all_directors_and_redis_are_restarted_redis_is_empty_and_everybody_is_w
             assert all("127.0.2.58" in json.dumps(d.get("/v1/ring")) for d in ring.all)
 
 
+@pytest.mark.shows("S-3")
 def test_directors_that_start_without_redis_take_their_snapshots_and_a_joiner_hears_what_is_new(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -287,6 +290,7 @@ def test_directors_that_start_without_redis_take_their_snapshots_and_a_joiner_he
             until(lambda: len(anyio.run(in_store, redis.url)[0]) == len(USERS) + 1)
 
 
+@pytest.mark.shows("S-12")
 def test_a_second_cluster_on_the_same_prefix_ends_with_78_and_says_what_to_do(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -549,6 +549,7 @@ def test_a_second_director_with_an_address_that_is_taken_is_refused_and_both_are
     assert len(ring[0].get("/v1/ring")["ring"]) == 3
 
 
+@pytest.mark.shows("I-39")
 def test_directors_with_different_secrets_name_it_on_both_ends(folder: Path) -> None:
     with Directors(folder, count=2, each=[{}, {"secret": "another secret, 32 bytes long..."}]) as ring:
         for director in ring.all:

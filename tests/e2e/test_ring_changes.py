@@ -92,6 +92,7 @@ def test_a_director_that_was_removed_while_it_was_down_refuses_logins_when_it_co
         ring.wait_whole()
 
 
+@pytest.mark.shows("S-23")
 def test_a_removal_survives_a_restart_of_all_directors(folder: Path, state: str) -> None:
     with Directors(folder, first=FIRST, state=state, settings=QUICK) as ring:
         ring.wait_whole()
@@ -105,6 +106,7 @@ def test_a_removal_survives_a_restart_of_all_directors(folder: Path, state: str)
         assert "temp" in refusal(ring[2], "user1")
 
 
+@pytest.mark.shows("S-23")
 def test_an_added_director_and_a_pin_survive_a_restart_of_all_directors(folder: Path, state: str) -> None:
     ring = Directors(folder, first=FIRST, state=state, settings=QUICK)
     first, second, third = ring.all
@@ -126,6 +128,7 @@ def test_an_added_director_and_a_pin_survive_a_restart_of_all_directors(folder: 
         assert told(first, "unpin", "pinned").startswith("pinned: no longer pinned")
 
 
+@pytest.mark.shows("rule 47")
 def test_an_added_director_is_missed_also_by_a_director_that_is_not_its_neighbour(folder: Path) -> None:
     """Of four, two without the lowest address are the minority; of the three of the files they would be the
     majority."""

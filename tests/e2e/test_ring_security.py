@@ -34,6 +34,7 @@ def members(ring: Directors) -> list[list[str]]:
     return [director.get("/v1/ring")["ring"] for director in ring.all[:2]]
 
 
+@pytest.mark.shows("A-17")
 def test_a_greeting_and_its_proof_are_good_once(ring: Directors) -> None:
     with Stranger(ring[0].member, source=TAKEN) as neighbour:
         neighbour.greet(ring[2].member)

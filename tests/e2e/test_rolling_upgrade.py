@@ -75,6 +75,7 @@ async def soon(condition: Callable[[], Any], what: str = "") -> None:
     await to_thread(partial(until, condition, what=what))
 
 
+@pytest.mark.shows("S-61")
 async def test_a_rolling_upgrade_moves_nobody_and_splits_buckets_when_the_last_director_has_it(
     folder: Path, server: RedisServer
 ) -> None:
@@ -130,6 +131,7 @@ async def test_a_rolling_upgrade_moves_nobody_and_splits_buckets_when_the_last_d
             assert await to_thread(director.all_logged, "bug") == []
 
 
+@pytest.mark.shows("S-61")
 async def test_directors_that_start_together_after_the_upgrade_find_all_users_in_split_buckets(
     folder: Path, server: RedisServer
 ) -> None:

@@ -58,6 +58,7 @@ GROWN = [
 """How many directors, and which of them were added."""
 
 
+@pytest.mark.shows("rule 47")
 @pytest.mark.parametrize(
     ("directors", "added", "side"),
     [(number, added, side) for number, added in GROWN for side in partitions(names(World(number)))],
@@ -81,6 +82,7 @@ def in_one_ring(world: World) -> bool:
     return any(node.core.barrier.ring == tuple(world.members) for node in world.nodes.values())
 
 
+@pytest.mark.shows("rule 47")
 @pytest.mark.parametrize("store", ["own", "shared"])
 @pytest.mark.parametrize(("directors", "added"), [(4, "d1"), (4, "d3"), (5, "d2"), (7, "d4")])
 def test_directors_that_are_no_neighbours_of_an_added_director_meet_it_by_a_short_link(

@@ -31,6 +31,7 @@ def check_serves(world: World) -> None:
     assert replies[0].host is not None
 
 
+@pytest.mark.shows("rule 44")
 @pytest.mark.parametrize("directors", [2, 3, 5])
 @pytest.mark.parametrize("store", ["own", "shared"])
 @pytest.mark.parametrize("name", ["d1", "d2"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from director.core.director import Settings
 from director.core.placement.users import BUCKETS, BY_HAND, ONE_LOGIN
 from tests.simulation.parts import EARLIEST_DROP
@@ -28,6 +30,7 @@ def shed(node: Node) -> int:
     return sum(node.users.shed(number, int(node.unix)) for number in range(BUCKETS))
 
 
+@pytest.mark.shows("rule 48")
 def test_a_ring_remembers_as_many_users_as_its_limit_and_answers_all_with_one_host_each() -> None:
     world = ring()
     users = names(30)
@@ -42,6 +45,7 @@ def test_a_ring_remembers_as_many_users_as_its_limit_and_answers_all_with_one_ho
         assert known(node, users) == set(users[:LIMIT])
 
 
+@pytest.mark.shows("rule 48")
 def test_what_all_directors_admit_in_one_moment_is_kept_by_all_of_them() -> None:
     world = ring()
     for number in (1, 2, 3):
@@ -80,6 +84,7 @@ def test_users_of_one_login_make_room_for_new_ones_everywhere() -> None:
     assert world.differences() == []
 
 
+@pytest.mark.shows("rule 49")
 def test_a_user_that_one_director_has_dropped_is_known_there_again_after_a_host_change() -> None:
     world = ring()
     users = names(LIMIT)
@@ -98,6 +103,7 @@ def test_a_user_that_one_director_has_dropped_is_known_there_again_after_a_host_
         assert world.login(user, "d2").host == before[user]
 
 
+@pytest.mark.shows("rule 49")
 def test_a_director_that_joins_does_not_bring_back_who_may_be_dropped_and_gets_all_others() -> None:
     world = ring()
     world.logins(names(LIMIT), "d1")

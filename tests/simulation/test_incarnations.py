@@ -18,6 +18,7 @@ def numbers_of(world: World, name: str) -> list[int]:
     return [word.number for word in words if word is not None]
 
 
+@pytest.mark.shows("rule 44")
 @pytest.mark.parametrize("partitioned", ["d1", "d2", "d3"])
 @pytest.mark.parametrize("store", ["own", "shared"])
 def test_a_number_that_only_a_partitioned_neighbour_remembers_is_exceeded_when_the_ring_is_whole_again(
@@ -54,6 +55,7 @@ def test_a_number_that_only_a_partitioned_neighbour_remembers_is_exceeded_when_t
     assert all(not node.core.ring.departed for node in world.nodes.values())
 
 
+@pytest.mark.shows("rule 44")
 def test_a_director_that_started_alone_with_a_low_number_is_in_the_ring_again_once_it_is_reached() -> None:
     """All others are unreachable when it starts, and all remember its departure with a higher number."""
     world = World(3)

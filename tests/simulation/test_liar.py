@@ -28,6 +28,7 @@ def hosts_given(world: World, names: list[str], users: list[str]) -> list[set[st
     return [{reply.host for reply in of_user} for of_user in replies]
 
 
+@pytest.mark.shows("rule 43")
 def test_a_departure_that_another_member_made_up_splits_no_ring() -> None:
     world = World(3).start().run_until_in_sync(10)
     d1, d2, liar = world.nodes.values()
@@ -42,6 +43,7 @@ def test_a_departure_that_another_member_made_up_splits_no_ring() -> None:
     assert [hosts for hosts in given if len(hosts) != 1 or None in hosts] == []
 
 
+@pytest.mark.shows("rule 47")
 @pytest.mark.parametrize("store", ["own", "shared"])
 def test_three_thousand_directors_made_up_by_one_member_do_not_delay_new_users(store: str) -> None:
     world = World(3, store=store).start().run_until_in_sync(10)
@@ -72,6 +74,7 @@ def laps(world: World, liar: Node, to: str, serial: int) -> list[RingMessage]:
     return [first, replace(first, lap=2, passed=[liar.member, node.member, *behind])]
 
 
+@pytest.mark.shows("rule 47")
 @pytest.mark.parametrize("made_up", [5, 200])
 def test_new_users_do_not_wait_for_directors_made_up_by_a_member_whose_token_names_them(made_up: int) -> None:
     world = World(3).start().run_until_in_sync(10)
@@ -184,6 +187,7 @@ def test_a_forged_second_lap_releases_nobody_and_changes_no_ring() -> None:
     assert d2.core.synced
 
 
+@pytest.mark.shows("rule 8")
 def test_a_token_that_is_sent_back_to_the_left_does_not_count() -> None:
     """Whoever stands to the right could answer a first lap itself, as if it had been everywhere."""
     world = World(3).start().run_until_in_sync(10)

@@ -29,6 +29,7 @@ def slowest_new_login(world: World, at: list[str], seconds: float) -> float:
     return max(reply.answered - reply.asked for reply in replies if reply.answered is not None)
 
 
+@pytest.mark.shows("rule 11", "I-5")
 @pytest.mark.parametrize("store", ["own", "shared"])
 @pytest.mark.parametrize(
     ("directors", "leaver"), [(3, "d1"), (3, "d2"), (3, "d3"), (5, "d4"), (2, "d1"), (2, "d2")]
@@ -72,6 +73,7 @@ def test_all_but_one_stop_cleanly_and_the_last_answers_everybody_at_once() -> No
     assert reply.host is not None
 
 
+@pytest.mark.shows("I-38")
 @pytest.mark.parametrize("killed", ["d1", "d2", "d3"])
 def test_a_hung_director_is_noticed_in_time_and_then_nobody_waits_long(killed: str) -> None:
     world = ring_of(3, "shared")
@@ -137,6 +139,7 @@ def test_a_director_removed_while_it_was_down_is_told_when_it_starts(store: str)
     world.run_until_in_sync(8)
 
 
+@pytest.mark.shows("I-41")
 @pytest.mark.parametrize("store", ["own", "shared"])
 def test_a_removal_survives_the_restart_of_all_and_an_addition_takes_it_back(store: str) -> None:
     world = ring_of(3, store)
@@ -234,6 +237,7 @@ def test_a_director_that_nobody_to_its_left_can_dial_is_in_the_ring_all_the_same
     assert len({(reply.user, reply.host) for reply in replies}) == len(USERS)
 
 
+@pytest.mark.shows("rule 35")
 def test_a_director_away_for_a_day_brings_nothing_back() -> None:
     world = ring_of(3)
     world.change("d1", "127.0.1.4", weight=20)

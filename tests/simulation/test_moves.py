@@ -46,6 +46,7 @@ def at_rest(world: World) -> None:
     assert world.differences() == []
 
 
+@pytest.mark.shows("rule 24")
 @pytest.mark.parametrize("directors", [1, 2, 3, 5])
 def test_a_moved_user_has_no_session_left_on_the_old_host_before_the_new_one_is_used(directors: int) -> None:
     world = ring_of(directors)
@@ -120,6 +121,7 @@ def test_a_user_who_is_being_moved_is_not_moved_again_by_an_operator() -> None:
     at_rest(world)
 
 
+@pytest.mark.shows("I-21", "K10")
 @pytest.mark.parametrize("directors", [2, 3, 5])
 def test_two_directors_that_move_the_same_users_at_once_agree_and_tell_the_truth(directors: int) -> None:
     world = ring_of(directors)
@@ -203,6 +205,7 @@ def test_a_frozen_director_is_named_as_not_reached_and_ends_its_sessions_when_it
     at_rest(world)
 
 
+@pytest.mark.shows("rule 29")
 def test_sessions_proxied_by_a_machine_whose_director_was_dead_end_when_it_is_back() -> None:
     world = ring_of(3, "shared")
     old = logged_in(world, "alice", "d1", "d3")
@@ -294,6 +297,7 @@ def test_a_flush_where_no_host_is_left_kicks_and_forgets_everywhere() -> None:
     at_rest(world)
 
 
+@pytest.mark.shows("I-54")
 def test_a_flush_with_nothing_to_do_answers_at_once() -> None:
     world = ring_of(3)
     outcome = world.flush("d1")
@@ -387,6 +391,7 @@ def test_a_pinned_user_stays_where_he_is_beyond_expiry_and_flushes_until_unpinne
     at_rest(world)
 
 
+@pytest.mark.shows("rule 36")
 def test_when_a_host_gets_another_tag_its_users_are_moved_like_a_flush() -> None:
     world = ring_of(3)
     users = [f"user{i}" for i in range(40)]
@@ -412,6 +417,7 @@ def test_when_a_host_gets_another_tag_its_users_are_moved_like_a_flush() -> None
     at_rest(world)
 
 
+@pytest.mark.shows("rule 36")
 @pytest.mark.parametrize("ahead", [0.0, 1.9])
 def test_a_user_who_logged_in_in_the_second_of_a_tag_change_is_moved_too(ahead: float) -> None:
     world = ring_of(3)
@@ -437,6 +443,7 @@ def test_a_tag_is_not_changed_by_adding_the_host_with_another_one() -> None:
     assert outcome.failed == "host tag can't be changed"
 
 
+@pytest.mark.shows("K12")
 @pytest.mark.parametrize(("ok", "after"), [(True, 0.6), (False, 2.6)])
 def test_the_flush_program_runs_once_at_the_origin_and_spares_the_delay_where_it_did_its_work(
     ok: bool, after: float
@@ -566,6 +573,7 @@ def test_the_winner_of_two_moves_waits_for_the_kicks_of_both() -> None:
     at_rest(world)
 
 
+@pytest.mark.shows("I-32")
 def test_an_interrupted_flush_ends_with_those_it_had_begun() -> None:
     world = ring_of(3, max_parallel_moves=5)
     users = [f"user{i}" for i in range(60)]

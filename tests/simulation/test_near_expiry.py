@@ -72,6 +72,7 @@ def test_with_clocks_that_differ_too(skews: tuple[float, ...], delay: float) -> 
     at_rest(world)
 
 
+@pytest.mark.shows("I-27")
 def test_a_later_sign_of_life_somewhere_keeps_the_user_where_he_is() -> None:
     world, host = near_expiry(3, before=14.0)
     world.seen("alice", "d3")
@@ -103,6 +104,7 @@ def test_a_sign_of_life_too_soon_after_the_last_to_be_passed_on_keeps_the_user_w
     at_rest(world)
 
 
+@pytest.mark.shows("rule 21")
 def test_far_from_expiry_nobody_is_asked() -> None:
     world, host = near_expiry(3, before=MARGIN + 2)
     reply = world.login("alice", "d2")
@@ -133,6 +135,7 @@ def test_a_lost_round_is_repeated() -> None:
     at_rest(world)
 
 
+@pytest.mark.shows("rule 10")
 def test_while_the_directors_agree_on_a_host_change_such_a_user_waits_too() -> None:
     world, _ = near_expiry(3, before=2.0)
     world.node("d3").freeze()

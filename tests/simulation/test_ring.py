@@ -21,6 +21,7 @@ def hosts(world: World) -> dict[str, set[str | None]]:
     return {user: world.where(user) for user in USERS}
 
 
+@pytest.mark.shows("I-42")
 def test_three_directors_form_a_ring_and_answer_everybody() -> None:
     world = World(3).start().run(1.0)
     assert world.in_sync()
@@ -142,6 +143,7 @@ def test_a_returning_director_answers_nobody_until_it_has_compared_notes_and_the
     assert world.differences() == []
 
 
+@pytest.mark.shows("rule 7", "I-40")
 def test_a_join_makes_nobody_wait_but_the_joiner() -> None:
     world = ring_of_three()
     world.node("d2").crash()
@@ -170,6 +172,7 @@ def test_the_last_of_three_answers_known_users_at_once_and_new_ones_after_the_is
     assert world.node("d3").core.counters.isolated == 1
 
 
+@pytest.mark.shows("I-34")
 def test_alone_with_the_leases_in_a_shared_store_new_users_are_answered_at_once() -> None:
     world = World(3, store="shared").start("d2").run(0.1)
     reply = world.login("alice", "d2")
@@ -182,6 +185,7 @@ def test_the_larger_part_goes_on_at_once_with_stores_of_their_own() -> None:
     assert world.node("d1").core.standing is Standing.MAJORITY
 
 
+@pytest.mark.shows("rule 12")
 def test_in_a_cut_ring_with_a_shared_store_both_sides_give_new_users_one_backend() -> None:
     world = ring_of_three("shared")
     world.cut("d3").run(12)
@@ -381,6 +385,7 @@ def test_without_a_usable_host_of_the_tag_a_login_waits_and_a_host_added_later_a
     assert reply.host == "127.0.2.1"
 
 
+@pytest.mark.shows("rule 37")
 def test_without_a_usable_host_each_login_is_refused_after_its_own_thirty_seconds() -> None:
     world = ring_of_three()
     first = world.login("alice", "d1", tag="gold")
@@ -398,6 +403,7 @@ def test_a_login_whose_connection_is_gone_is_forgotten() -> None:
     assert len(world.node("d1").core.pending) == 0
 
 
+@pytest.mark.shows("I-48")
 def test_messages_that_come_twice_change_nothing() -> None:
     world = World(3, seed=4)
     world.duplicates = 1.0
@@ -433,6 +439,7 @@ def test_after_a_restart_of_all_everything_is_back_before_the_first_login_is_ans
     assert [node.core.hosts.rows for node in world.nodes.values()] == [rows] * 3
 
 
+@pytest.mark.shows("rule 31")
 def test_a_store_that_was_away_at_the_start_is_read_when_it_returns() -> None:
     world = ring_of_three("shared")
     before = {reply.user: reply.host for reply in world.logins(USERS, "d1")}
@@ -457,6 +464,7 @@ def test_a_clean_stop_leaves_a_ring_of_the_others_within_a_moment() -> None:
     assert new.host is not None
 
 
+@pytest.mark.shows("rule 9", "I-11")
 def test_a_token_that_is_lost_is_repeated_within_300_ms() -> None:
     world = ring_of_three()
     outcome = world.lose_tokens(for_seconds=0.1).change("d1", "127.0.1.1", weight=10)
@@ -493,6 +501,7 @@ def test_a_director_that_another_does_not_list_is_refused_and_both_ends_say_why(
     assert {line.split()[1] for line in reasons} == {"d1", "d2"}
 
 
+@pytest.mark.shows("I-51", "R-47")
 def test_a_neighbour_that_refuses_us_is_not_dialled_in_a_hot_loop() -> None:
     world = World(2)
     world.servers[world.members[0]] = [world.members[0]]
@@ -501,6 +510,7 @@ def test_a_neighbour_that_refuses_us_is_not_dialled_in_a_hot_loop() -> None:
     assert 3 < len(refused) < 16
 
 
+@pytest.mark.shows("rule 14")
 def test_a_silent_loss_holds_a_host_change_until_the_other_side_has_noticed_it_too() -> None:
     world = ring_of_three()
     world.run(0.5).cut("d3")

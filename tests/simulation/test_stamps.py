@@ -46,6 +46,7 @@ def row(node: Node) -> HostRow:
 STAMPS = ("present_at", "tag_at", "weight_at", "up_at")
 
 
+@pytest.mark.shows("rule 45", "A-51")
 @pytest.mark.parametrize("stamp", STAMPS)
 def test_after_a_stamp_at_the_maximum_an_operator_still_changes_the_host(stamp: str) -> None:
     world = ring(3)
@@ -60,6 +61,7 @@ def test_after_a_stamp_at_the_maximum_an_operator_still_changes_the_host(stamp: 
     assert world.differences() == []
 
 
+@pytest.mark.shows("rule 45", "A-51")
 def test_a_host_that_is_absent_at_the_maximum_is_added_again() -> None:
     world = ring()
     forge(world, "d2", "d1", forged(present=False, present_at=LATEST))
@@ -72,6 +74,7 @@ def test_a_host_that_is_absent_at_the_maximum_is_added_again() -> None:
     assert HOST in {reply.host for reply in replies}
 
 
+@pytest.mark.shows("A-51")
 def test_a_director_that_was_added_at_the_maximum_is_removed() -> None:
     world = ring(3)
     d3 = world.node("d3").member
@@ -83,6 +86,7 @@ def test_a_director_that_was_added_at_the_maximum_is_removed() -> None:
     assert all(d3 not in world.node(name).core.members.listed() for name in ("d1", "d2"))
 
 
+@pytest.mark.shows("A-52")
 def test_a_forged_row_is_counted_and_its_source_is_named_once_a_minute() -> None:
     world = ring(3)
     for weight in (1, 2, 3):
@@ -100,6 +104,7 @@ def test_a_forged_row_is_counted_and_its_source_is_named_once_a_minute() -> None
     assert "'before': 2" in said[1]
 
 
+@pytest.mark.shows("rule 45", "A-52")
 def test_a_row_without_news_with_a_forged_stamp_moves_nobody_and_holds_up_no_new_user() -> None:
     world = ring(3)
     hosts = {reply.user: reply.host for reply in world.logins(USERS, "d1")}
@@ -112,6 +117,7 @@ def test_a_row_without_news_with_a_forged_stamp_moves_nobody_and_holds_up_no_new
     assert [node.kicks for node in world.nodes.values()] == [[], [], []]
 
 
+@pytest.mark.shows("rule 45", "A-53")
 @pytest.mark.parametrize("skews", [(0.9, -0.9, 0.0), (-0.9, 0.9, 0.5), (0.0, 0.9, -0.9)])
 @pytest.mark.parametrize("stamp", [LATEST, 0, 1, 2, 3, 4, 5])
 def test_directors_whose_clocks_differ_agree_on_what_was_clipped(
@@ -140,6 +146,7 @@ def test_directors_whose_clocks_differ_agree_on_what_was_clipped(
     assert world.differences() == []
 
 
+@pytest.mark.shows("I-13", "A-51")
 def test_a_user_with_a_stamp_at_the_maximum_is_moved_and_expires() -> None:
     world = ring(3)
     world.login("alice", "d1")
@@ -165,6 +172,7 @@ def step(world: World, seconds: float, *names: str) -> None:
         world.node(name).skew += seconds
 
 
+@pytest.mark.shows("rule 46")
 @pytest.mark.parametrize("seconds", [3700.0, 86400.0, 10 * YEAR])
 def test_a_director_whose_clock_was_ahead_comes_to_what_the_others_have(seconds: float) -> None:
     world = ring(3)
@@ -185,6 +193,7 @@ def test_a_director_whose_clock_was_ahead_comes_to_what_the_others_have(seconds:
     assert {row(node).weight for node in world.nodes.values()} == {8}
 
 
+@pytest.mark.shows("rule 46")
 @pytest.mark.parametrize("seconds", [3700.0, 86400.0, 10 * YEAR])
 @pytest.mark.parametrize("apart", [0.0, 0.7, 5.0])
 def test_directors_whose_clocks_were_all_ahead_agree_once_they_are_set_right(
@@ -223,6 +232,7 @@ def test_directors_whose_clocks_were_all_ahead_agree_once_they_are_set_right(
     assert {row(node).weight for node in world.nodes.values()} == {8}
 
 
+@pytest.mark.shows("rule 46", "A-57")
 def test_what_operators_did_outlives_a_director_whose_clock_is_years_behind() -> None:
     """It alone knows the last change; another director knows an earlier one, by a clock that is right."""
     world = ring(2)
@@ -245,6 +255,7 @@ def test_what_operators_did_outlives_a_director_whose_clock_is_years_behind() ->
     assert world.differences() == []
 
 
+@pytest.mark.shows("rule 46")
 def test_a_director_that_was_away_undoes_nothing_after_all_clocks_were_years_behind() -> None:
     world = ring(3)
     world.change("d1", HOST, weight=7)
@@ -270,6 +281,7 @@ def test_a_director_that_was_away_undoes_nothing_after_all_clocks_were_years_beh
         assert node.core.hosts.rows[Address("127.0.1.2")].weight == 6
 
 
+@pytest.mark.shows("rule 46")
 @pytest.mark.parametrize("store", ["own", "shared"])
 def test_a_director_that_was_away_while_all_clocks_were_set_right_undoes_nothing(store: str) -> None:
     """It has an earlier word in its files, by clocks that were ahead, and comes to a right clock last."""

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -48,12 +49,25 @@ def test_every_rule_defect_and_regression_has_its_row(form: str, last: int) -> N
 
 
 def test_the_diagrams_are_those_of_the_code() -> None:
-    spec = importlib.util.spec_from_file_location("diagrams", ROOT / "docs/diagrams.py")
+    page = PAGE.read_text()
+    assert script("diagrams").up_to_date(page) == page, "run python docs/diagrams.py"
+
+
+def test_the_columns_of_tests_name_the_tests_that_are_marked_with_their_rows() -> None:
+    texts, left = script("testindex").pages()
+    assert left == {}, "no page has these rows"
+    for page, text in texts.items():
+        assert page.read_text() == text, "run python docs/testindex.py"
+
+
+def script(name: str) -> ModuleType:
+    """A script of docs/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    diagrams = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(diagrams)
-    assert diagrams.up_to_date(PAGE.read_text()) == PAGE.read_text(), "run python docs/diagrams.py"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_map_of_the_sources_names_what_exists_and_every_package() -> None:

@@ -186,6 +186,7 @@ def test_output_that_cannot_be_written_is_one_line(director: Director) -> None:
 # ---- what the program is started with
 
 
+@pytest.mark.shows("A-9")
 def test_closed_standard_descriptors_are_opened_at_the_start(tmp_path: Path) -> None:
     """The event loop aborts where it is to close one of them."""
     program = (
@@ -204,6 +205,7 @@ def test_closed_standard_descriptors_are_opened_at_the_start(tmp_path: Path) -> 
     assert (tmp_path / "out").read_text() == f"78 {['/dev/null'] * 3} 2"
 
 
+@pytest.mark.shows("A-9")
 def test_too_few_descriptors_end_the_start_with_the_number_needed(tmp_path: Path) -> None:
     (tmp_path / "director.toml").write_text('[backends]\nmail_servers = ["127.0.3.1"]\n')
     program = (

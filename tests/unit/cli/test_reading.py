@@ -184,6 +184,7 @@ def test_map_of_a_host_lists_its_users_only(director: Director) -> None:
     assert [line.split()[0] for line in director("map", "127.0.1.2").stdout.splitlines()] == ["user", "bob"]
 
 
+@pytest.mark.shows("I-35")
 def test_map_of_an_unknown_host_is_exit_code_68(director: Director) -> None:
     result = director("map", "127.0.1.99")
     assert (result.exit_code, result.stderr) == (68, "director: 127.0.1.99: no such host\n")
@@ -196,10 +197,12 @@ def test_map_names_users_from_a_file(director: Director, tmp_path: Path) -> None
     assert users == ["user", "dave", "zoe", "ZOE"]
 
 
+@pytest.mark.shows("I-35")
 def test_map_names_users_from_stdin(director: Director) -> None:
     assert "zoe  " in director("map", "-f", "-", stdin="zoe\n").stdout
 
 
+@pytest.mark.shows("I-40")
 def test_map_gets_every_page(director: Director) -> None:
     for number in range(4998):  # and the three that are there
         director.service.node.put(f"user{number}", ONE)
@@ -235,6 +238,7 @@ def test_a_director_without_a_connection_shows_when_it_failed(director: Director
     ]
 
 
+@pytest.mark.shows("I-8")
 def test_dump_prints_commands(director: Director) -> None:
     assert director("dump").stdout == (
         "director add 127.0.1.1 100\ndirector add 127.0.1.2 50\ndirector down 127.0.1.2\n"

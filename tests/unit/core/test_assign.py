@@ -109,6 +109,7 @@ def test_a_new_user_waits_for_a_host_of_his_tag(hot: HotPath) -> None:
     assert assigner.assign(TAGGED, b"blue") is Wait.NO_HOST
 
 
+@pytest.mark.shows("R-37")
 def test_each_tag_has_a_circle_of_its_own(hot: HotPath) -> None:
     blue = backend(9, tag="blue")
     assigner = director(hot, [*FOUR, blue])
@@ -116,6 +117,7 @@ def test_each_tag_has_a_circle_of_its_own(hot: HotPath) -> None:
     assert assigner.assign(ALICE, b"") is ONE
 
 
+@pytest.mark.shows("rule 10")
 def test_a_new_user_waits_while_the_ring_is_not_in_sync(hot: HotPath) -> None:
     assigner = director(hot, gate=Gate.KNOWN)
     assert assigner.assign(ALICE, b"") is Wait.RING
@@ -132,6 +134,7 @@ def test_a_known_user_keeps_his_host_and_is_refreshed(hot: HotPath) -> None:
     assert assigner.users.get(ALICE) == user._replace(seen=NOW)
 
 
+@pytest.mark.shows("I-24")
 @pytest.mark.parametrize(
     "host", [backend(3, up=False), backend(3, weight=0), backend(3, tag="blue")], ids=["down", "0", "tag"]
 )
@@ -210,6 +213,7 @@ def test_what_was_decided_when_a_host_came_back_is_used(hot: HotPath) -> None:
     assert assigner.assign(ALICE, b"") is back
 
 
+@pytest.mark.shows("rule 3")
 def test_a_new_stamp_is_later_than_the_one_it_replaces_even_against_a_clock_ahead(hot: HotPath) -> None:
     assigner = director(hot, [ONE])
     known(assigner, decided=NOW + 5, seen=NOW + 7)
@@ -343,6 +347,7 @@ def test_the_margin_is_a_tenth_of_the_expiry_within_bounds(expire: int, seconds:
     assert margin(expire) == seconds
 
 
+@pytest.mark.shows("rule 21")
 @pytest.mark.parametrize(
     ("age", "answer"),
     [
@@ -362,6 +367,7 @@ def test_who_would_go_elsewhere_shortly_before_or_after_expiry_asks_the_ring(
     assert assigner.assign(ALICE, b"") is answer
 
 
+@pytest.mark.shows("rule 21")
 @pytest.mark.parametrize("younger", [1, 50, EXPIRE // 3 - 1])
 @pytest.mark.parametrize(("age", "answer"), [(EXPIRE + MARGIN - 1, Wait.NEAR), (EXPIRE + MARGIN, ONE)])
 def test_the_ring_is_asked_as_long_as_a_later_sign_of_life_may_not_have_been_passed_on(
@@ -564,6 +570,7 @@ def test_a_host_that_changes_nothing_but_its_stamp_is_given_as_it_is_now(hot: Ho
     assert assigner.assign(ALICE, b"") is newer
 
 
+@pytest.mark.shows("rule 17")
 def test_what_is_appended_says_refresh_host_and_key(hot: HotPath) -> None:
     assigner = director(hot)
     assert (
@@ -572,6 +579,7 @@ def test_what_is_appended_says_refresh_host_and_key(hot: HotPath) -> None:
     )
 
 
+@pytest.mark.shows("R-36")
 def test_a_host_with_a_name_is_appended_by_name_and_address(hot: HotPath) -> None:
     named = backend(1, hostname="mail1.example.com")
     assert director(hot, [named]).suffix(named, ALICE) == (

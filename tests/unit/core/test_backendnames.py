@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 
 from director.core.backendnames import GONE_AFTER, RETURNS_AFTER, NameAddresses, carried, look
 from director.core.filechanges import AppliedHost, Outcome, compare, now_applied
@@ -126,6 +127,7 @@ def test_nothing_more_is_done_by_who_looks_again_or_learns_of_it_later() -> None
     assert cluster.table.rows == rows
 
 
+@pytest.mark.shows("rule 41")
 def test_who_still_has_the_old_answer_leaves_it_as_it_is() -> None:
     cluster = Cluster(one=A, two=B).later()
     cluster.sees(one=C, two=B)
@@ -182,6 +184,7 @@ def test_a_name_without_an_answer_is_no_less_in_the_file() -> None:
     assert cluster.sees(one=A, two=C) == [("two", B, C)]
 
 
+@pytest.mark.shows("rule 41")
 def test_a_backend_goes_back_to_where_it_was_only_after_a_while() -> None:
     cluster = Cluster(one=A, two=B).later()
     cluster.sees(one=C, two=B)

@@ -35,6 +35,7 @@ def waiting(barriers: list[Barrier], when: float = 1.0) -> Token:
     return token
 
 
+@pytest.mark.shows("rule 8")
 def test_the_first_lap_shows_that_all_have_the_table_and_releases_nobody() -> None:
     barriers = ring()
     token: Token | None = waiting(barriers)
@@ -46,6 +47,7 @@ def test_the_first_lap_shows_that_all_have_the_table_and_releases_nobody() -> No
     assert [barrier.synced for barrier in barriers] == [False] * 3
 
 
+@pytest.mark.shows("rule 11")
 def test_the_second_lap_releases_one_after_the_other_and_its_members_are_the_ring() -> None:
     barriers = ring()
     token: Token | None = waiting(barriers)
@@ -68,6 +70,7 @@ def test_the_ring_is_in_ring_order_whoever_began() -> None:
     assert barrier.ring == tuple(NAMES)
 
 
+@pytest.mark.shows("rule 8")
 def test_a_token_dies_where_the_table_is_another_in_either_lap() -> None:
     barriers = ring()
     first = waiting(barriers)
@@ -144,6 +147,7 @@ def after_its_first_lap(barriers: list[Barrier]) -> Token:
     return token
 
 
+@pytest.mark.shows("rule 8")
 def test_a_second_lap_whose_first_lap_has_not_passed_here_releases_nobody() -> None:
     barrier = ring()[1]
     barrier.wait(at(1), at_once=False)
@@ -210,6 +214,7 @@ def test_a_probe_is_sent_once_without_waiting() -> None:
     assert barrier.synced
 
 
+@pytest.mark.shows("rule 14")
 def test_after_a_silent_loss_a_host_change_is_neither_begun_nor_passed_before_everybody_noticed() -> None:
     barriers = ring()
     token = waiting(barriers)
@@ -278,6 +283,7 @@ def limits(barriers: list[Barrier]) -> list[int]:
     return [barrier.limit for barrier in barriers]
 
 
+@pytest.mark.shows("rule 48", "A-31")
 def test_the_lowest_limit_in_the_ring_holds_once_it_is_in_sync_whoever_has_it() -> None:
     for own in ((10, 20, 30), (30, 10, 20), (20, 30, 10), (0, 30, 10)):
         barriers = limited(*own)
@@ -286,6 +292,7 @@ def test_the_lowest_limit_in_the_ring_holds_once_it_is_in_sync_whoever_has_it() 
     assert limits(limited(0, 0, 0)) == [0] * 3
 
 
+@pytest.mark.shows("rule 48")
 def test_a_limit_that_is_lowered_holds_at_once_and_everywhere_after_a_token() -> None:
     barriers = limited(30, 20, 30)
     barriers[2].set_limit(10)
@@ -303,6 +310,7 @@ def test_a_limit_that_is_raised_holds_when_all_have_said_theirs() -> None:
     assert limits(barriers) == [20] * 3
 
 
+@pytest.mark.shows("rule 48")
 def test_the_token_with_a_new_limit_is_repeated_until_it_comes_back_though_nobody_waits() -> None:
     barriers = limited(30, 30, 30)
     barriers[0].set_limit(10)

@@ -43,6 +43,7 @@ def test_a_change_is_carried_out_and_confirmed_when_the_ring_is_in_sync_again() 
     assert changes.confirm() == []
 
 
+@pytest.mark.shows("rule 9")
 def test_changes_are_made_one_at_a_time() -> None:
     changes = queued(table(), HostChange(1, ONE, weight=7), HostChange(2, ONE, weight=8))
     changes.begin(at(1))
@@ -51,6 +52,7 @@ def test_changes_are_made_one_at_a_time() -> None:
     assert changes.can_begin
 
 
+@pytest.mark.shows("I-33")
 def test_what_changes_nothing_is_done_at_once() -> None:
     hosts = table()
     effects, rows = queued(hosts, HostChange(1, ONE, tag="gold")).begin(at(1))
@@ -94,6 +96,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
     assert (hosts.rows, changes.next_deadline(without_sync=False)) == (before, None)
 
 
+@pytest.mark.shows("A-60")
 @pytest.mark.parametrize("tag", ["a\tb", "\udcff", "\u200b", "x" * 256])
 @pytest.mark.parametrize("field", ["tag", "hostname"])
 def test_a_text_that_no_neighbour_takes_is_refused_before_it_is_told_to_one(field: str, tag: str) -> None:
@@ -124,6 +127,7 @@ def test_without_sync_a_change_is_given_up_before_it_is_made() -> None:
     )
 
 
+@pytest.mark.shows("I-10", "K4")
 def test_a_change_that_is_made_and_not_confirmed_says_so_and_stays_made() -> None:
     hosts = table()
     changes = queued(hosts, HostChange(1, ONE, weight=7))

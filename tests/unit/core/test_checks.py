@@ -27,6 +27,7 @@ from tests.unit.core.cores import D1, D2
 ROW = HostRow("10.1.0.1", "", True, 0, "", 0, 100, 0, True, 0)
 
 
+@pytest.mark.shows("I-44", "K1", "A-59")
 @pytest.mark.parametrize(
     ("message", "problem"),
     [

@@ -147,6 +147,7 @@ def test_a_director_alone_answers_everybody_as_soon_as_it_has_started() -> None:
     assert [answer.request for answer in of(Answer, played.handle(Started(), 0))] == [1]
 
 
+@pytest.mark.shows("rule 5")
 def test_records_leave_before_tokens_and_tokens_before_answers() -> None:
     played = in_ring()
     played.hear(2, Hosts([ROW]))
@@ -169,6 +170,7 @@ def test_a_choice_made_for_a_waiting_login_is_announced_before_its_answer() -> N
     assert len(of(Users, messages(effects))) == 2
 
 
+@pytest.mark.shows("rule 5")
 def test_who_is_let_in_when_the_ring_agrees_is_announced_before_he_is_answered() -> None:
     played = in_ring()
     played.hear(2, Hosts([ROW]))
@@ -202,6 +204,7 @@ def test_names_of_new_users_go_round_to_the_right_once() -> None:
     assert played.core.names.names(ALICE >> 52) == {ALICE: "alice"}
 
 
+@pytest.mark.shows("A-59")
 def test_names_that_are_to_go_round_without_end_go_round_once() -> None:
     played = in_ring()
     played.hear(2, Users(record()))
@@ -209,6 +212,7 @@ def test_names_that_are_to_go_round_without_end_go_round_once() -> None:
     assert messages(played.hear(2, Names(entries, 1 << 63))) == [Names(entries, 2)]
 
 
+@pytest.mark.shows("A-59")
 @pytest.mark.parametrize("kind", [MoveRound, KickRound])
 def test_a_count_of_sessions_at_the_maximum_does_not_grow(kind: type[MoveRound] | type[KickRound]) -> None:
     played = in_ring()
@@ -267,6 +271,7 @@ def test_what_is_new_here_is_passed_on_and_what_is_not_dies() -> None:
     assert messages(played.hear(2, Users(record()))) == []
 
 
+@pytest.mark.shows("I-19")
 def test_a_refresh_keeps_a_user_in_every_tag_and_is_told_at_once() -> None:
     played = in_ring()
     played.handle(HostChange(1, Address("10.1.0.9"), add=True, tag="gold", weight=1), 1)
@@ -277,6 +282,7 @@ def test_a_refresh_keeps_a_user_in_every_tag_and_is_told_at_once() -> None:
     assert of(Users, messages(effects)) != []
 
 
+@pytest.mark.shows("rule 2")
 def test_who_revives_an_expired_user_with_an_earlier_decision_is_told_the_later_one() -> None:
     """Expired records are not compared: a director that was away has the earlier one, and a session of it."""
     played = in_ring()
@@ -291,6 +297,7 @@ def test_who_revives_an_expired_user_with_an_earlier_decision_is_told_the_later_
     assert of(Users, messages(played.hear(1, Users(merged)))) == []
 
 
+@pytest.mark.shows("rule 10")
 def test_new_users_wait_from_the_merge_of_a_host_change_until_the_release_and_known_ones_do_not() -> None:
     played = in_ring()
     played.hear(1, Users(record()))
@@ -329,6 +336,7 @@ def test_a_host_name_that_a_neighbour_knows_is_in_the_answers_at_once() -> None:
     assert answer.backend.hostname == "b.example"
 
 
+@pytest.mark.shows("rule 28")
 def test_a_started_director_answers_nobody_before_it_has_compared_its_memory() -> None:
     played = Played(D2, D3, started=False)
     played.handle(StoredUsers(record()), 0)
@@ -356,6 +364,7 @@ def test_the_leases_say_that_a_director_is_alone() -> None:
     assert played.core.standing is Standing.WHOLE
 
 
+@pytest.mark.shows("rule 28")
 def test_after_a_freeze_nobody_is_answered_before_a_neighbour_has_given_a_sign_of_life() -> None:
     played = in_ring()
     effects = played.handle(Thawed(3.0), 4)
@@ -415,6 +424,7 @@ def test_leases_from_before_a_freeze_do_not_make_a_director_alone() -> None:
     assert played.core.assigner.gate is Gate.OPEN
 
 
+@pytest.mark.shows("rule 12", "S-45")
 def test_after_a_freeze_the_larger_part_of_a_cut_ring_goes_on_claiming_new_users() -> None:
     """Before the leases are read anew: on the word of its majority it would place them by itself."""
     played = partial()
@@ -489,6 +499,7 @@ def test_a_claim_on_a_host_with_a_new_tag_is_later_than_that_so_that_nobody_is_m
     assert candidate.decided >= retagged.tag_at
 
 
+@pytest.mark.shows("rule 48")
 def test_over_the_limit_a_new_user_of_a_partial_ring_is_looked_up_in_the_store_and_not_put_there() -> None:
     played = partial(max_users=1)
     assert played.core.assigner.limit == 1
@@ -550,6 +561,7 @@ def test_a_claim_keeps_who_is_alive_on_a_host_that_was_not_removed(
     assert played.core.binds(ALICE) is binds
 
 
+@pytest.mark.shows("rule 20")
 def test_users_on_two_hosts_are_counted_once_where_two_memories_meet_and_named() -> None:
     played = alone()
     played.handle(StoredUsers(record(host=str(BACKENDS[0]), decided=START - 10)), 0)
@@ -559,6 +571,7 @@ def test_users_on_two_hosts_are_counted_once_where_two_memories_meet_and_named()
     assert played.core.counters.conflicts == 1
 
 
+@pytest.mark.shows("A-43")
 def test_of_many_users_on_two_hosts_in_one_turn_the_first_is_named_and_all_are_counted() -> None:
     played = alone()
     for host, decided in ((BACKENDS[0], START - 10), (BACKENDS[1], START)):
@@ -569,6 +582,7 @@ def test_of_many_users_on_two_hosts_in_one_turn_the_first_is_named_and_all_are_c
     assert played.core.counters.conflicts == 99
 
 
+@pytest.mark.shows("rule 20")
 @pytest.mark.parametrize("seen", [START - EXPIRE - 10, START - EXPIRE - 1000])
 def test_whoever_had_expired_when_he_was_placed_anew_is_no_conflict(seen: int) -> None:
     played = alone()

@@ -54,6 +54,7 @@ def places(data: bytes, rows: list[bytes]) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.shows("S-26")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_forty_bytes_of_junk_anywhere_cost_the_rows_they_are_in_only(
     damage: Callable[[bytes, int, bytes], bytes],
@@ -70,6 +71,7 @@ def test_forty_bytes_of_junk_anywhere_cost_the_rows_they_are_in_only(
         assert found.problem
 
 
+@pytest.mark.shows("S-26")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_member_whose_applied_hosts_are_damaged_costs_no_other_member(
     damage: Callable[[bytes, int, bytes], bytes],
@@ -82,6 +84,7 @@ def test_a_member_whose_applied_hosts_are_damaged_costs_no_other_member(
         assert all(APPLIED[member] == rows for member, rows in applied.items())
 
 
+@pytest.mark.shows("S-26")
 def test_a_bit_that_flips_in_a_row_is_noticed() -> None:
     data = encode_rows(FEW)
     for bit in range(len(data) * 8):
@@ -93,6 +96,7 @@ def test_a_bit_that_flips_in_a_row_is_noticed() -> None:
         assert all(row in FEW for row in found.hosts)
 
 
+@pytest.mark.shows("S-26")
 def test_documents_of_older_directors_without_checksums_are_read() -> None:
     assert decode_rows(msgspec.msgpack.encode(HOSTS)) == HOSTS
     assert decode_member_rows(msgspec.msgpack.encode(MEMBERS)) == MEMBERS
@@ -100,6 +104,7 @@ def test_documents_of_older_directors_without_checksums_are_read() -> None:
     assert read_hosts(msgspec.msgpack.encode(HOSTS)) == (HOSTS, [], "")
 
 
+@pytest.mark.shows("S-26")
 def test_older_directors_read_documents_with_checksums() -> None:
     """They know these types only, and take no rows with something else in them."""
     ordered = decode_rows(encode_rows(HOSTS))

@@ -93,6 +93,7 @@ def test_only_what_differs_is_sent() -> None:
     assert sent_users(one) + sent_users(other) < 10
 
 
+@pytest.mark.shows("rule 34")
 def test_nothing_but_digests_is_sent_where_nothing_differs() -> None:
     one, other = End(user(1)), End(user(1, seen=START - 1))
     exchange(one, other)
@@ -116,6 +117,7 @@ def test_names_of_what_was_sent_come_when_all_else_is_done() -> None:
     assert other.names.bucket(user(1).key >> 52) == entry
 
 
+@pytest.mark.shows("rule 6")
 def test_the_link_is_full_only_when_both_ends_have_sent_all() -> None:
     end = End()
     end.send_digests()

@@ -125,6 +125,7 @@ def test_a_rolling_restart_with_a_new_file_ends_with_the_new_table(cluster: Clus
         assert cluster.effective() == effect_of(new)
 
 
+@pytest.mark.shows("S-19")
 @pytest.mark.parametrize("new", [file(one=200, two=100), file(two=100), file(one=100, two=100, three=7)])
 def test_a_director_with_the_old_file_that_restarts_in_between_undoes_nothing(
     cluster: Cluster, new: File
@@ -279,6 +280,7 @@ operations: st.SearchStrategy[HostChange] = st.one_of(
 )
 
 
+@pytest.mark.shows("S-19")
 @given(settings, st.lists(settings, min_size=1, max_size=3), st.booleans())
 def test_each_rolling_restart_ends_with_the_table_of_its_file(
     old: File, files: Sequence[File], shared: bool
@@ -290,6 +292,7 @@ def test_each_rolling_restart_ends_with_the_table_of_its_file(
             assert cluster.effective() == effect_of(new)
 
 
+@pytest.mark.shows("S-19")
 @given(settings, settings, st.lists(operations, max_size=4), st.data())
 def test_what_an_operator_did_last_holds_through_a_rolling_restart(
     old: File, new: File, done: Sequence[HostChange], data: st.DataObject
@@ -325,6 +328,7 @@ def test_what_an_operator_did_last_holds_through_a_rolling_restart(
         assert address not in table or table[address][1] == weight
 
 
+@pytest.mark.shows("S-20")
 @given(settings, settings, st.lists(operations, max_size=3), st.booleans())
 def test_the_plan_is_what_happens(old: File, new: File, done: Sequence[HostChange], shared: bool) -> None:
     cluster = Cluster(old, shared=shared)

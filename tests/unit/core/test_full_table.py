@@ -75,6 +75,7 @@ def record(assigner: Assigner, name: str) -> User:
 # Who is remembered
 
 
+@pytest.mark.shows("rule 48", "A-31")
 def test_an_unknown_user_over_the_limit_is_placed_by_the_hash_and_not_remembered(hot: HotPath) -> None:
     assigner, free = director(hot, 4), director(hot)
     everybody = names(9)
@@ -85,6 +86,7 @@ def test_an_unknown_user_over_the_limit_is_placed_by_the_hash_and_not_remembered
     assert log_in(assigner, *everybody) == log_in(free, *everybody), "the same again"
 
 
+@pytest.mark.shows("A-33")
 def test_a_known_user_is_answered_refreshed_and_placed_anew_though_the_table_is_full(hot: HotPath) -> None:
     assigner = director(hot, 2)
     log_in(assigner, *names(5))
@@ -97,6 +99,7 @@ def test_a_known_user_is_answered_refreshed_and_placed_anew_though_the_table_is_
     assert len(assigner.users) == 2
 
 
+@pytest.mark.shows("rule 48")
 def test_what_operators_and_neighbours_say_is_taken_in_though_the_table_is_full(hot: HotPath) -> None:
     assigner = director(hot, 1)
     log_in(assigner, "user0")
@@ -125,6 +128,7 @@ def test_only_unknown_users_of_a_table_that_is_half_full_may_be_dropped_early(ho
     assert record(assigner, "user5").flags == 0, "a second login, even after the expiry"
 
 
+@pytest.mark.shows("rule 49")
 @pytest.mark.parametrize("seconds", [0, 1, EXPIRE // 2])
 def test_the_second_login_is_announced_and_keeps_the_user_from_being_dropped_early(
     hot: HotPath, seconds: int
@@ -167,6 +171,7 @@ def test_a_second_login_elsewhere_is_news(hot: HotPath, first: int) -> None:
 # Dropped early
 
 
+@pytest.mark.shows("rule 49", "A-32")
 def test_users_who_logged_in_once_are_dropped_after_a_minute_and_no_others(hot: HotPath) -> None:
     assigner = director(hot, 6)
     log_in(assigner, *names(6))
@@ -182,6 +187,7 @@ def test_users_who_logged_in_once_are_dropped_after_a_minute_and_no_others(hot: 
     assert len(assigner.users) == 4
 
 
+@pytest.mark.shows("rule 49", "A-32")
 @pytest.mark.parametrize("flags", [BY_HAND, PINNED, MOVING, BY_HAND | ONE_LOGIN, PINNED | ONE_LOGIN, 0])
 def test_a_user_moved_by_hand_or_pinned_is_never_dropped_early(hot: HotPath, flags: int) -> None:
     assigner = director(hot, 1)
@@ -192,6 +198,7 @@ def test_a_user_moved_by_hand_or_pinned_is_never_dropped_early(hot: HotPath, fla
     assert len(assigner.users) == 1
 
 
+@pytest.mark.shows("rule 49")
 def test_a_user_whose_host_is_not_the_choice_of_the_hash_is_not_dropped_early(hot: HotPath) -> None:
     assigner = director(hot, 1, HOSTS[:2])
     everybody = names(40)
@@ -240,6 +247,7 @@ def test_records_that_are_gone_are_dropped_on_the_way(hot: HotPath) -> None:
 # What directors tell each other
 
 
+@pytest.mark.shows("rule 49")
 def test_a_record_that_may_be_dropped_early_is_in_no_digest_whether_it_was_dropped_or_not(
     hot: HotPath,
 ) -> None:
@@ -267,6 +275,7 @@ def test_a_digest_changes_when_a_record_comes_of_age_and_when_hosts_change(hot: 
     assert assigner.users.digest(number, LATER) == bytes(8)
 
 
+@pytest.mark.shows("rule 49", "A-34")
 def test_users_that_a_host_change_would_put_elsewhere_are_told_to_directors_that_have_dropped_them(
     hot: HotPath,
 ) -> None:

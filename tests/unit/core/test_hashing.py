@@ -101,12 +101,14 @@ def test_a_name_need_not_be_utf_8() -> None:
     assert UserHash("%Lu").hash(b"A\xff\x00B") == digest(b"a\xff\x00b")
 
 
+@pytest.mark.shows("R-56")
 def test_the_name_is_cut_at_the_first_character_of_the_separator() -> None:
     user_hash = UserHash("%Lu", separator="*#")
     assert user_hash.hash(b"alice*master*more") == digest(b"alice")
     assert user_hash.hash(b"alice#master") == digest(b"alice#master")
 
 
+@pytest.mark.shows("R-56")
 def test_without_a_separator_the_name_stays_whole() -> None:
     assert UserHash("%Lu").hash(b"a*masteruser") == 3085056640
 
@@ -115,12 +117,14 @@ def test_the_upper_half_of_a_key_is_the_hash() -> None:
     assert UserHash("%Ln").key(b"Alice@Example.COM") >> 32 == 1669653170
 
 
+@pytest.mark.shows("I-30")
 def test_the_lower_half_of_a_key_tells_names_of_one_hash_apart() -> None:
     keys = {UserHash().key(b"twin6410"), UserHash().key(b"twin8319")}
     assert {key >> 32 for key in keys} == {278790096}
     assert len(keys) == 2
 
 
+@pytest.mark.shows("rule 1")
 def test_a_tag_changes_the_lower_half_of_a_key_only() -> None:
     plain, tagged = UserHash().key(b"alice"), UserHash().key(b"alice", b"blue")
     assert plain ^ tagged == digest(b"blue")

@@ -95,6 +95,7 @@ class Compiled(Played):
     made_of = hotpath.UserTable, hotpath.Assigner
 
 
+@pytest.mark.shows("A-27")
 @pytest.mark.parametrize("kind", FRAMES)
 def test_whatever_a_member_fills_a_frame_with_no_turn_of_the_loop_is_long(kind: str) -> None:
     played = put_in_ring(Compiled(D2, D3))
@@ -116,6 +117,7 @@ def rest(played: Played) -> list[int]:
     return turns
 
 
+@pytest.mark.shows("A-28")
 def test_names_of_users_that_nobody_knows_are_not_kept() -> None:
     played = in_ring()
     unknown = b"".join(entry(UserKey(n), b"x") for n in range(1000))
@@ -127,6 +129,7 @@ def test_names_of_users_that_nobody_knows_are_not_kept() -> None:
     assert list(entries_in(onward)) == list(entries_in(unknown))
 
 
+@pytest.mark.shows("A-27")
 def test_rows_of_hosts_are_taken_in_some_at_a_time_fewer_of_high_weight() -> None:
     pieces, rest_of_them = [], Hosts(rows(range(120), 100) + rows(range(120, 150), 1000))
     message: RingMessage | None = rest_of_them

@@ -67,6 +67,7 @@ def test_merging_is_idempotent(one: HostRow, two: HostRow) -> None:
     assert merge_rows(merged, one) == merge_rows(merged, two) == merged
 
 
+@pytest.mark.shows("R-32")
 @given(st.lists(rows, min_size=2, max_size=4))
 def test_tables_that_have_seen_the_same_rows_are_the_same(given_rows: list[HostRow]) -> None:
     digests = set()
@@ -96,6 +97,7 @@ def test_the_host_name_belongs_to_the_later_appearance() -> None:
     assert merge_rows(old, new).hostname == merge_rows(new, old).hostname == "a.example"
 
 
+@pytest.mark.shows("I-49")
 def test_at_equal_stamps_the_more_careful_value_wins() -> None:
     merged = merge_rows(row(present=False, weight=1, tag="b"), row(up=False, weight=9, tag="a"))
     assert (merged.present, merged.up, merged.weight, merged.tag) == (False, False, 1, "a")
@@ -109,6 +111,7 @@ def test_stamps_grow_even_where_the_clock_of_the_operator_is_behind() -> None:
     assert (changed.weight_at, changed.up_at) == (2001, 3001)
 
 
+@pytest.mark.shows("rule 4")
 @pytest.mark.parametrize("configured", [0, 50, 1000])
 def test_a_file_never_wins_over_an_operator(configured: int) -> None:
     hosts = table(ONE, weight=100)
@@ -129,6 +132,7 @@ def test_the_file_of_another_member_does_not_win_over_an_operator_who_added_the_
     assert (added.weight, added.tag, added.up) == (70, "gold", True)
 
 
+@pytest.mark.shows("rule 35")
 def test_a_removed_host_does_not_come_back_from_a_member_that_was_away() -> None:
     hosts = table(ONE)
     hosts.change(ONE, 1000, remove=True)
@@ -152,6 +156,7 @@ def test_a_tag_that_a_host_has_already_gives_no_row_and_no_stamp() -> None:
     assert hosts.rows[ONE] == row()
 
 
+@pytest.mark.shows("rule 3")
 def test_a_weight_and_state_that_hold_already_win_over_an_earlier_change_heard_of_later() -> None:
     hosts, cut_off = table(ONE), table(ONE)
     earlier = cut_off.change(ONE, 1000, weight=2, up=False)
@@ -188,6 +193,7 @@ def test_a_host_that_was_removed_and_added_again_as_it_was_has_another_digest() 
     assert one.digest() != two.digest()
 
 
+@pytest.mark.shows("I-31", "R-32")
 @pytest.mark.parametrize("what", [{"weight": 99}, {"up": False}, {"remove": True}])
 def test_every_change_of_placement_changes_the_digest(what: dict[str, Any]) -> None:
     hosts = table(ONE, TWO)
@@ -196,6 +202,7 @@ def test_every_change_of_placement_changes_the_digest(what: dict[str, Any]) -> N
     assert hosts.digest() != before
 
 
+@pytest.mark.shows("rule 4")
 def test_what_was_stored_wins_over_the_file_where_an_operator_decided_it() -> None:
     hosts = table(ONE, weight=50)
     hosts.merge_stored([row(weight=70, weight_at=1000, tag="gold", tag_at=1000, up=False, up_at=1001)])
@@ -265,6 +272,7 @@ def test_an_address_has_its_own_id_to_itself() -> None:
     assert (hosts.taken_by(ONE), hosts.taken_by(TWO)) == (None, None)
 
 
+@pytest.mark.shows("rule 1")
 def test_an_address_whose_32_bit_id_another_host_has_is_refused_and_that_host_is_named() -> None:
     one, other = Address("10.1.251.8"), Address("10.22.198.2")
     assert HostTable.id_of(one) == HostTable.id_of(other)

@@ -68,6 +68,7 @@ def twin(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.mark.shows("rule 49")
 def test_a_full_table_makes_room_among_users_of_one_login_until_a_tenth_is_free(twin: str) -> None:
     kept = Kept(twin, 100)
     kept.log_in(0, 120, 0)
@@ -141,6 +142,7 @@ def test_after_a_host_change_users_of_one_login_are_confirmed_in_slices(
             assert home.id == user.host
 
 
+@pytest.mark.shows("A-31")
 def test_users_who_are_not_remembered_are_reported_once_a_minute(twin: str) -> None:
     kept = Kept(twin, 10)
     logged = []

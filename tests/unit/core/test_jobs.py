@@ -143,6 +143,7 @@ def test_progress_can_be_watched_until_it_is_over() -> None:
     assert one.played.core.jobs.progress(2) is None
 
 
+@pytest.mark.shows("rule 24")
 def test_a_forgetting_moves_everybody_to_nobody_and_ends_with_the_last_session_without_the_delay() -> None:
     one = Operator()
     one.do(Forget(1, BACKENDS[0]), answers=False)
@@ -199,6 +200,7 @@ def test_users_that_have_expired_are_not_moved() -> None:
     assert one.played.users.get(old.key) == User(*old)
 
 
+@pytest.mark.shows("rule 38")
 def test_the_smaller_part_of_a_ring_refuses_what_operators_want_of_users() -> None:
     played = Played(D2, D3)
     assert played.core.standing is Standing.WAIT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from director.core.moves.kicks import (
     AGAIN_AFTER,
     AT_A_TIME,
@@ -57,6 +59,7 @@ def test_a_kick_that_is_not_answered_is_over_after_four_seconds_named_and_counte
     assert (run.over, len(one), one.next_deadline()) == (True, 0, None)
 
 
+@pytest.mark.shows("I-9", "I-50")
 def test_an_answer_that_nobody_waits_for_is_ignored() -> None:
     one, _ = kicks()
     run = one.start(OnHost("10.1.0.1"), at(1))
@@ -97,6 +100,7 @@ def test_a_fence_with_nothing_before_it_is_over_at_once() -> None:
     assert one.start(Fence(), at(0)).over
 
 
+@pytest.mark.shows("rule 19", "I-37")
 def test_a_user_who_changes_hosts_is_kicked_from_all_others_of_his_pool_but_not_from_the_new_one() -> None:
     one, users = kicks()
     run = one.elsewhere(OLD, MOVED, at(0))
@@ -123,6 +127,7 @@ def test_a_director_that_does_not_know_its_sessions_yet_kicks_a_moving_user_it_h
     assert one.elsewhere(NOWHERE, NEW, at(0)) is None
 
 
+@pytest.mark.shows("rule 19")
 def test_who_may_have_been_on_his_way_to_the_old_host_is_kicked_once_more() -> None:
     one, users = kicks()
     users.put(NEW)
@@ -172,6 +177,7 @@ def begun_until_it_rests(one: Kicks, mono: float) -> list[int]:
             return begun
 
 
+@pytest.mark.shows("rule 19", "A-42")
 def test_of_many_users_who_change_hosts_a_few_are_kicked_at_a_time_and_all_in_the_end() -> None:
     one, users = kicks()
     others = [user(b"user%d" % number, BACKENDS[0]) for number in range(2 * AT_A_TIME)]
@@ -187,6 +193,7 @@ def test_of_many_users_who_change_hosts_a_few_are_kicked_at_a_time_and_all_in_th
     assert (len(set(begun)), len(one)) == (len(others), 0)
 
 
+@pytest.mark.shows("A-42")
 def test_a_slow_kick_channel_is_given_more_kicks_meanwhile_up_to_a_bound() -> None:
     one, _ = kicks()
     for number in range(2 * AT_A_TIME):
@@ -205,6 +212,7 @@ def test_a_slow_kick_channel_is_given_more_kicks_meanwhile_up_to_a_bound() -> No
     assert begun_until_it_rests(one, mono + YOUNG) == []
 
 
+@pytest.mark.shows("A-42")
 def test_a_kick_that_a_move_waits_for_goes_before_those_that_nothing_waits_for() -> None:
     one, users = kicks()
     users.put(NEW)
@@ -228,6 +236,7 @@ def test_a_count_that_does_not_begin_in_time_is_given_up_and_becomes_no_kick() -
     assert all(run.over and run.problem for run in runs)
 
 
+@pytest.mark.shows("A-45")
 def test_a_kick_that_does_not_begin_in_time_is_given_up_and_begins_all_the_same() -> None:
     one, _ = kicks()
     runs = [one.start(ByName(b"user%d" % number), at(0)) for number in range(AT_A_TIME + 1)]

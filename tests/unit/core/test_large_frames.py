@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from director.core.intake import DISPLACED, MERGED
 from director.core.moves.moves import SUBJECT
@@ -34,6 +35,7 @@ def rest(played: Played) -> list[object]:
     return effects
 
 
+@pytest.mark.shows("A-46")
 def test_nothing_more_is_read_from_a_link_until_what_it_said_is_dealt_with() -> None:
     played = knowing()
     effects = played.hear(2, Users(pack(ELSEWHERE)), Users(pack(ELSEWHERE[:1])))
@@ -51,6 +53,7 @@ def test_a_large_frame_is_merged_in_pieces() -> None:
     assert PIECE % RECORD.size == 0
 
 
+@pytest.mark.shows("rule 5", "A-47")
 def test_a_token_waits_until_the_users_of_the_records_before_it_are_known_to_move() -> None:
     played = knowing()
     moving = [one._replace(flags=MOVING) for one in ELSEWHERE]
@@ -64,6 +67,7 @@ def test_a_token_waits_until_the_users_of_the_records_before_it_are_known_to_mov
     assert kicks
 
 
+@pytest.mark.shows("A-47")
 def test_a_token_over_another_link_waits_too() -> None:
     played = knowing()
     last = ELSEWHERE[-1]._replace(flags=MOVING)
@@ -92,6 +96,7 @@ def test_records_of_a_link_that_is_closed_are_merged_all_the_same() -> None:
     assert played.users.get(ELSEWHERE[-1].key) == ELSEWHERE[-1]
 
 
+@pytest.mark.shows("A-46")
 def test_a_neighbour_that_is_not_read_for_long_is_not_taken_for_silent() -> None:
     played = knowing()
     played.hear(2, Users(pack(ELSEWHERE)))

@@ -149,6 +149,7 @@ def test_every_message_has_its_place_or_closes_the_link(state: State, message: R
     assert (effects is None) == for_the_ring
 
 
+@pytest.mark.shows("I-3")
 @pytest.mark.parametrize("state", [State.GREETING, State.PROVING, State.EXCHANGING, State.FULL])
 def test_a_bye_closes_the_link_in_any_state_and_its_reason_is_logged(state: State) -> None:
     neighbour = in_state(state)
@@ -173,6 +174,7 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.shows("I-44")
 @pytest.mark.parametrize(("differs", "text"), REFUSALS)
 def test_whoever_does_not_fit_is_refused_and_both_ends_log_the_reason(
     differs: dict[str, Any], text: str
@@ -192,6 +194,7 @@ def test_whoever_does_not_fit_is_refused_and_both_ends_log_the_reason(
     assert "something else" not in repr(said) + repr(logged)
 
 
+@pytest.mark.shows("rule 3", "I-13")
 @pytest.mark.parametrize("skew", [-2.1, 2.1, 3600.0])
 def test_a_clock_that_is_off_by_more_than_two_seconds_is_named(skew: float) -> None:
     one, other = dialler(), acceptor(skew=skew)
@@ -199,6 +202,7 @@ def test_a_clock_that_is_off_by_more_than_two_seconds_is_named(skew: float) -> N
     assert f"the clock of {D2} is {skew:+.1f} s off" in reason(one.handle(hello, at(0)))
 
 
+@pytest.mark.shows("rule 3", "A-58")
 @pytest.mark.parametrize("unix", [math.nan, math.inf, -math.inf])
 def test_a_clock_that_says_no_time_is_refused_at_the_greeting_and_with_a_pong(unix: float) -> None:
     (hello,) = sent(acceptor().open())
@@ -211,6 +215,7 @@ def test_a_clock_that_says_no_time_is_refused_at_the_greeting_and_with_a_pong(un
     assert (greeted.state, one.state) == (State.CLOSED, State.CLOSED)
 
 
+@pytest.mark.shows("A-59")
 @pytest.mark.parametrize("incarnation", [-1, 1 << 62, (1 << 64) - 1])
 def test_an_incarnation_above_which_there_is_no_other_is_refused(incarnation: int) -> None:
     (hello,) = sent(acceptor().open())
@@ -231,12 +236,14 @@ def test_a_clock_that_is_off_by_less_is_accepted(skew: float) -> None:
     assert (one.state, round(one.skew, 3)) == (State.PROVING, skew)
 
 
+@pytest.mark.shows("I-12")
 def test_a_director_that_speaks_from_another_address_than_the_listed_is_refused() -> None:
     other = Neighbour(LinkId(2), identity(D2), Address("10.0.0.9"), None, b"two", at(0))
     (hello,) = sent(dialler().open())
     assert "speaks from 10.0.0.9" in reason(other.handle(hello, at(0)))
 
 
+@pytest.mark.shows("K13", "R-61")
 @pytest.mark.parametrize(
     ("version", "oldest", "state"),
     [
@@ -274,6 +281,7 @@ def test_a_recorded_handshake_played_again_is_refused() -> None:
     assert "wrong ring secret" in reason([e for e in effects if not isinstance(e, Send)])
 
 
+@pytest.mark.shows("A-17")
 def test_our_own_proof_sent_back_to_us_is_refused() -> None:
     one = dialler(b"one")
     (mine,) = sent(one.open())
@@ -284,6 +292,7 @@ def test_our_own_proof_sent_back_to_us_is_refused() -> None:
     assert one.state is State.CLOSED
 
 
+@pytest.mark.shows("A-19")
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -403,6 +412,7 @@ def test_a_director_that_offers_a_secret_before_all_accept_it_is_refused() -> No
     assert (one.state, other.state) == (State.CLOSED, State.CLOSED)
 
 
+@pytest.mark.shows("A-29")
 @pytest.mark.parametrize(
     ("near", "far", "after", "stays"),
     [
@@ -470,6 +480,7 @@ def test_neither_secret_nor_keys_are_in_what_may_be_printed() -> None:
         assert hidden.hex() not in shown
 
 
+@pytest.mark.shows("R-63")
 def test_a_handshake_that_stands_still_is_given_up() -> None:
     one = dialler()
     assert one.next_deadline() == HANDSHAKE_TIMEOUT
@@ -487,6 +498,7 @@ def test_a_ping_is_sent_every_interval_and_answered() -> None:
     assert (one.ping_ms, one.pong_serial) == (25, 1)
 
 
+@pytest.mark.shows("rule 3", "I-13")
 @pytest.mark.parametrize("skew", [-2.1, 2.1, 3600.0])
 def test_a_clock_that_jumps_on_a_standing_link_is_named_with_the_next_pong(skew: float) -> None:
     one = live()

@@ -20,6 +20,7 @@ ROWS = [HostRow(f"10.9.{n >> 8}.{n & 255}", "", True, 5, "", 5, 100, 5, True, 5)
 CHANGED = Address(ROWS[7].address)
 
 
+@pytest.mark.shows("A-44")
 @pytest.mark.skipif(not hotpath.COMPILED, reason="the readable twin takes longer for each host")
 def test_no_turn_in_which_one_of_two_thousand_hosts_changes_is_long() -> None:
     steps: list[int] = []

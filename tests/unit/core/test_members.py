@@ -28,6 +28,7 @@ def test_rows_merge_to_the_same_whatever_the_order(one: MemberRow, two: MemberRo
     assert merge_member_rows(a, a) == a
 
 
+@pytest.mark.shows("R-32")
 @given(st.lists(ROWS))
 def test_tables_that_have_seen_the_same_rows_are_the_same(rows: list[MemberRow]) -> None:
     one, other = MemberTable([D1]), MemberTable([D1])
@@ -99,6 +100,7 @@ def test_what_is_no_document_is_named(data: bytes) -> None:
 MADE_UP = [MemberRow(MemberId(f"10.9.{n // 250}.{n % 250}:9090"), True, n) for n in range(3000)]
 
 
+@pytest.mark.shows("rule 47")
 def test_of_too_many_directors_every_table_keeps_the_same_whatever_their_order() -> None:
     one, other = MemberTable([D1]), MemberTable([D1])
     one.merge(MADE_UP)
@@ -126,6 +128,7 @@ def test_a_director_that_was_added_at_run_time_is_unmet_until_it_was_in_the_ring
     assert table.unmet() == set()
 
 
+@pytest.mark.shows("rule 47")
 def test_that_a_director_was_met_is_kept_in_the_store_and_not_taken_from_the_ring() -> None:
     table = MemberTable([D1])
     table.merge([MemberRow(D2, True, 1), MemberRow(D3, True, 1)])
@@ -139,6 +142,7 @@ def test_that_a_director_was_met_is_kept_in_the_store_and_not_taken_from_the_rin
 NAMES = {"d1:9090": D1, "d2:9090": D2}
 
 
+@pytest.mark.shows("rule 42")
 def test_who_was_removed_by_name_stays_out_at_another_address_and_who_has_its_former_one_stays_in() -> None:
     table = MemberTable([D1, D2], NAMES)
     row = table.change(D2, 500, present=False)
@@ -163,6 +167,7 @@ def test_a_director_added_by_name_is_where_its_name_is() -> None:
     assert table.listed() == [D2]
 
 
+@pytest.mark.shows("rule 42")
 def test_the_later_word_holds_whether_it_was_said_of_the_name_or_of_the_address() -> None:
     table = MemberTable([D1, D2], NAMES)
     table.merge([MemberRow(D2, False, 500), MemberRow(D2, True, 600, "d2:9090")])

@@ -53,6 +53,7 @@ def test_a_user_goes_with_his_backend_and_stays_pinned() -> None:
     assert heir(hosts, user(B)) is None
 
 
+@pytest.mark.shows("rule 40")
 def test_users_of_two_backends_that_change_places_change_places() -> None:
     hosts = moved(table(), ("one", A, B), ("two", B, A))
     assert (heir(hosts, user(A)), heir(hosts, user(B))) == ((B, 0), (A, 0))
@@ -100,6 +101,7 @@ def test_users_of_a_host_that_has_come_to_a_used_address_and_was_removed_do_not_
     assert heir(hosts, user(A, decided=START + 40)) is None
 
 
+@pytest.mark.shows("rule 40")
 def test_a_record_comes_to_the_same_wherever_it_is_met() -> None:
     """Members that make the move a moment apart, each with the record of another moment."""
     one, other = moved(table(), ("one", A, C)), moved(table(), ("one", A, C), stamp=START + 1)
@@ -174,6 +176,7 @@ def test_a_move_is_one_change_that_is_logged_ends_sessions_and_is_confirmed() ->
     assert [kick.what for kick in of(Kick, effects)] == [OnHost(A)]
 
 
+@pytest.mark.shows("rule 40")
 def test_who_logs_in_is_answered_at_the_new_address_at_once() -> None:
     one = played()
     one.users.put(user(A, flags=PINNED))
@@ -186,6 +189,7 @@ def test_who_logs_in_is_answered_at_the_new_address_at_once() -> None:
     assert record.flags == PINNED
 
 
+@pytest.mark.shows("rule 40")
 def test_all_others_are_found_by_the_walk_and_nothing_is_announced() -> None:
     one = named(in_ring())
     one.users.merge(pack([user(A, flags=PINNED)]))

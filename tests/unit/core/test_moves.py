@@ -118,6 +118,7 @@ def done(effects: Sequence[Effect]) -> MoveCounts:
 # ---- the way of a move, one step after the other
 
 
+@pytest.mark.shows("rule 5")
 def test_a_move_begins_with_its_record_everywhere_a_kick_here_and_nothing_else() -> None:
     mover = Mover()
     effects = mover.move()
@@ -131,6 +132,7 @@ def test_a_move_begins_with_its_record_everywhere_a_kick_here_and_nothing_else()
     assert of(MoveRound, messages(effects)) == []
 
 
+@pytest.mark.shows("rule 26")
 def test_no_token_leaves_before_the_record_is_stored_and_the_own_kick_is_over() -> None:
     mover = Mover()
     mover.move()
@@ -149,6 +151,7 @@ def test_a_store_that_does_not_answer_holds_a_move_up_for_a_second_only() -> Non
     assert len(of(MoveRound, messages(mover.until(1.0 + STORE_WAIT)))) == 1
 
 
+@pytest.mark.shows("rule 24")
 def test_the_user_is_free_when_all_have_confirmed_and_the_delay_is_over() -> None:
     mover = at_stage(Stage.ROUND)
     mover.handle(Lookup(RequestId(7), KEY, b""), 1.25)
@@ -196,6 +199,7 @@ def test_a_token_that_does_not_come_back_is_sent_again() -> None:
     assert again.moves == first.moves
 
 
+@pytest.mark.shows("rule 27")
 def test_the_names_of_members_that_are_missing_or_late_are_told() -> None:
     mover = at_stage(Stage.ROUND)
     token = of(MoveRound, messages(mover.effects))[-1]
@@ -244,6 +248,7 @@ def test_a_flush_program_is_stopped_when_its_move_is_over() -> None:
     assert [log.fields["state"] for log in of(Log, effects) if log.event == "move_timed_out"] == ["flushing"]
 
 
+@pytest.mark.shows("A-11")
 def test_many_users_who_are_let_in_before_their_moves_ended_are_logged_together() -> None:
     mover = at_stage(Stage.ROUND)
     others = [
@@ -262,6 +267,7 @@ def test_many_users_who_are_let_in_before_their_moves_ended_are_logged_together(
 STAGES = [stage for stage in Stage if stage is not Stage.OVER]
 
 
+@pytest.mark.shows("rule 25")
 @pytest.mark.parametrize("stage", STAGES)
 def test_overtaken_by_a_plain_choice_it_starts_again_with_a_later_stamp(stage: Stage) -> None:
     mover = at_stage(stage)
@@ -273,6 +279,7 @@ def test_overtaken_by_a_plain_choice_it_starts_again_with_a_later_stamp(stage: S
     assert len(of(Persist, mover.effects)) == 2
 
 
+@pytest.mark.shows("rule 25")
 @pytest.mark.parametrize("stage", STAGES)
 def test_overtaken_by_hand_its_operator_is_told_so(stage: Stage) -> None:
     mover = at_stage(stage)
@@ -290,6 +297,7 @@ def test_settled_by_somebody_else_it_is_done(stage: Stage) -> None:
     assert mover.stage is None
 
 
+@pytest.mark.shows("rule 26")
 @pytest.mark.parametrize("stage", STAGES)
 def test_in_every_stage_the_user_is_free_after_30_seconds(stage: Stage) -> None:
     mover = at_stage(stage, kick_delay=60.0)
@@ -372,6 +380,7 @@ def test_a_kick_that_failed_or_took_too_long_is_named_by_whoever_passes_the_toke
     assert of(MoveRound, messages(played.until(5.2), 1))[0].late == [D1]
 
 
+@pytest.mark.shows("I-14")
 def test_a_token_about_a_user_nobody_knows_here_passes_at_once() -> None:
     played = in_ring()
     token = MoveRound(D3, 5, SUBJECT.pack(KEY, START), [D3], [], 0)
@@ -416,6 +425,7 @@ def written_by(member: MemberId, others: Sequence[MemberId]) -> User:
     raise AssertionError("no such user")
 
 
+@pytest.mark.shows("rule 26")
 @pytest.mark.parametrize(("writer", "takes"), [(D1, True), (D2, False)])
 def test_a_move_whose_origin_is_gone_is_taken_over_by_the_usual_writer(writer: MemberId, takes: bool) -> None:
     one = written_by(writer, [D1, D2])
@@ -462,6 +472,7 @@ def test_a_director_alone_needs_nobody_to_confirm() -> None:
     assert done(played.until(3.3)) == MoveCounts(moved=1, kicked=1)
 
 
+@pytest.mark.shows("I-52")
 def test_without_a_right_neighbour_the_token_is_tried_again_as_soon_as_there_is_one() -> None:
     mover = at_stage(Stage.KICKING)
     mover.played.core.ring.links[LinkId(1)].close("gone")

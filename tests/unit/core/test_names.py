@@ -81,6 +81,7 @@ def test_of_some_names_those_that_are_not_known_by_any_name_are_found(twin: str)
     assert names.dirty_count == 0
 
 
+@pytest.mark.shows("A-30")
 def test_names_of_over_255_bytes_are_not_kept_wherever_they_come_from(twin: str) -> None:
     names, kept = hot_path(twin).NameTable(), entry(FIVE | 1, b"x" * 255)
     long = entry(FIVE | 2, b"x" * 256) + entry(FIVE | 3, b"y" * 4000)

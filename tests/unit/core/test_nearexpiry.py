@@ -61,6 +61,7 @@ def test_questions_about_more_than_ten_thousand_users_at_once_hold_no_more() -> 
     assert len(near) == 0
 
 
+@pytest.mark.shows("rule 23")
 def test_who_is_alive_by_our_clock_stays_and_counts_as_seen_now() -> None:
     played = played_with(5)
     token, _ = ask(played)
@@ -76,6 +77,7 @@ def test_who_was_seen_lately_elsewhere_stays_though_he_is_expired_here() -> None
     assert answers(effects) == [BACKENDS[3]]
 
 
+@pytest.mark.shows("rule 23")
 def test_who_was_seen_nowhere_is_placed_afresh() -> None:
     played = played_with(-5)
     token, _ = ask(played)
@@ -101,6 +103,7 @@ def test_a_question_that_nobody_waits_for_any_more_is_dropped() -> None:
     assert len(played.core.near) == 0
 
 
+@pytest.mark.shows("rule 22")
 def test_passing_the_token_is_a_promise_to_hold_his_logins_until_the_decision() -> None:
     played = played_with(5)
     known = played.users.get(KEY)
@@ -113,6 +116,7 @@ def test_passing_the_token_is_a_promise_to_hold_his_logins_until_the_decision() 
     assert answers(effects) == [BACKENDS[3]]
 
 
+@pytest.mark.shows("rule 22")
 def test_a_promise_lasts_two_seconds() -> None:
     played = played_with(5)
     played.hear(2, NearRound(D3, 4, KEY, 7, [D3]))
@@ -130,6 +134,7 @@ def test_a_question_about_somebody_unknown_is_passed_on_and_he_is_held_too() -> 
     assert played.core.assigner.held == 1
 
 
+@pytest.mark.shows("rule 23")
 @pytest.mark.parametrize(("me", "origin", "passes"), [(D1, D3, False), (D3, D1, True)])
 def test_of_two_who_ask_at_once_the_lower_address_goes_on(
     me: MemberId, origin: MemberId, passes: bool

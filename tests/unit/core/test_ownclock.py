@@ -90,6 +90,7 @@ def test_a_clock_set_forward_is_not_doubted_and_set_back_from_there_it_is() -> N
     assert one.core.clock.doubted
 
 
+@pytest.mark.shows("rule 46")
 def test_while_the_clock_is_doubted_nothing_is_clipped_and_then_all_is() -> None:
     one = ring()
     one.at(1)
@@ -195,6 +196,7 @@ def test_a_director_that_starts_in_doubt_is_believed_with_the_first_neighbour() 
     assert played.core.hosts.rows[BACKENDS[0]].weight_at == START + AHEAD - 4
 
 
+@pytest.mark.shows("rule 46")
 def test_many_users_are_clipped_in_slices_before_they_are_compared() -> None:
     one = ring()
     one.at(1)
@@ -251,6 +253,7 @@ def test_a_user_being_moved_is_clipped_and_the_move_ends() -> None:
     assert record.decided <= int(3 + one.offset) + AHEAD + 12
 
 
+@pytest.mark.shows("A-53")
 def test_what_waits_for_the_bound_is_bounded() -> None:
     one = ring()
     limit = int(1 + one.offset) + AHEAD + 12
@@ -279,6 +282,7 @@ def test_rows_that_wait_for_the_bound_are_bounded_too() -> None:
     assert len(one.core._admission._waiting) == WAITING
 
 
+@pytest.mark.shows("rule 45")
 def test_what_was_decided_since_a_row_came_too_early_outlives_that_row() -> None:
     """A member says far ahead what is known already; an operator decides otherwise before it is due."""
     one = ring()

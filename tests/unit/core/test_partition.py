@@ -11,6 +11,7 @@ from director.types import MemberId, Now
 A, B, C, D = (MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3, 4))
 
 
+@pytest.mark.shows("rule 12", "rule 13")
 @pytest.mark.parametrize(
     ("listed", "ring", "leases", "waited", "standing"),
     [
@@ -71,6 +72,7 @@ def test_the_smaller_part_waits_for_the_isolation_wait_and_no_longer() -> None:
     assert (partition.standing, partition.next_deadline(barrier)) == (Standing.ISOLATED, None)
 
 
+@pytest.mark.shows("I-7")
 def test_whoever_was_whole_meanwhile_waits_anew() -> None:
     partition, alone, whole = Partition([A, B, C], isolation_wait=20), released(C), released(A, B, C)
     partition.review(alone, at(100), ())
@@ -79,6 +81,7 @@ def test_whoever_was_whole_meanwhile_waits_anew() -> None:
     assert (partition.standing, partition.next_deadline(alone)) == (Standing.WAIT, 141)
 
 
+@pytest.mark.shows("rule 37")
 def test_a_barrier_that_stands_still_for_five_seconds_makes_new_users_claims_where_a_store_answers() -> None:
     partition, barrier = Partition([A, B], isolation_wait=20), released(A, B)
     partition.leases = frozenset([A, B])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from director.core.logins.pending import PENDING_TIMEOUT, Pending
 from director.core.placement.assign import Wait
 from director.types import RequestId, UserKey
@@ -19,6 +21,7 @@ def requests(pending: Pending, limit: int = 100) -> list[int]:
     return [one.request for one in pending.to_try(limit)]
 
 
+@pytest.mark.shows("I-16")
 def test_each_login_has_its_own_thirty_seconds() -> None:
     pending = waiting((1, 7, 100.0), (2, 8, 117.0))
     assert pending.next_deadline() == 100 + PENDING_TIMEOUT
@@ -48,6 +51,7 @@ def test_a_wake_tries_everybody_in_slices_in_order_of_arrival() -> None:
     assert (requests(pending, 2), pending.awake) == ([3], False)
 
 
+@pytest.mark.shows("A-40")
 def test_wakes_that_keep_coming_do_not_hold_up_the_last_in_the_line() -> None:
     pending = waiting(*((number, number, 0) for number in range(10)))
     tried = set()
@@ -57,6 +61,7 @@ def test_wakes_that_keep_coming_do_not_hold_up_the_last_in_the_line() -> None:
     assert tried == set(range(10))
 
 
+@pytest.mark.shows("A-40")
 def test_those_tried_before_another_wake_are_tried_again_behind_the_others() -> None:
     pending = waiting((1, 7, 0), (2, 8, 0), (3, 9, 0))
     pending.wake()

@@ -40,6 +40,7 @@ def sent(effects: list[Effect]) -> list[tuple[int, RingMessage]]:
     return [(send.link, message) for send in of(Send, effects) for message in send.messages]
 
 
+@pytest.mark.shows("rule 44")
 def test_an_incarnation_is_the_clock_in_microseconds_but_above_the_last_one() -> None:
     assert next_incarnation(1_700_000_000.5) == 1_700_000_000_500_000
     assert next_incarnation(1_700_000_000.5, 1_800_000_000_000_000) == 1_800_000_000_000_001
@@ -54,6 +55,7 @@ def test_a_departure_told_by_another_counts_where_no_link_with_the_member_works(
     assert sent(played.hear(played.d3, Leaving(D4, 5))) == []
 
 
+@pytest.mark.shows("rule 43")
 def test_a_departure_told_by_another_does_not_count_while_a_link_with_the_member_works() -> None:
     played = Played()
     effects = played.hear(played.d2, Leaving(D3, 5))
@@ -89,6 +91,7 @@ def test_a_member_that_says_itself_that_it_leaves_has_left_over_all_its_links_wh
     assert played.presence.departed() == set()
 
 
+@pytest.mark.shows("rule 44")
 def test_a_working_link_ends_a_departure_with_a_higher_number_and_the_member_is_told_it() -> None:
     played = Played()
     played.hear(played.d2, Leaving(D4, 50))
@@ -115,6 +118,7 @@ def test_a_director_denies_its_own_departure_with_a_higher_number_and_names_the_
     assert (played.presence.number, played.counters.false_departures) == (501, 1)
 
 
+@pytest.mark.shows("rule 43")
 def test_a_director_announces_itself_at_most_once_a_second_whatever_is_told_of_it() -> None:
     played = Played()
     announced = []

@@ -58,6 +58,7 @@ def test_nobody_is_dialled_before_the_start() -> None:
     assert (dialled(one, at(0)), one.next_deadline()) == ([], None)
 
 
+@pytest.mark.shows("I-38")
 def test_the_nearest_to_the_right_is_dialled_first_and_given_a_moment() -> None:
     one = ring()
     assert dialled(one, at(0)) == [D4]
@@ -73,6 +74,7 @@ def test_one_that_cannot_be_reached_makes_room_for_the_next_at_once() -> None:
     assert dialled(one, at(0.01)) == [D5]
 
 
+@pytest.mark.shows("R-47")
 def test_retries_slow_down_to_one_a_second_and_go_on() -> None:
     one = Ring(identity(D1), [D1, D2])
     one.start()
@@ -87,6 +89,7 @@ def test_retries_slow_down_to_one_a_second_and_go_on() -> None:
     assert pauses == [0.1, 0.2, 0.4, 0.8, *[RETRY_UNREACHABLE] * 4]
 
 
+@pytest.mark.shows("I-51")
 def test_one_that_was_reached_and_did_not_want_us_is_left_alone_longer() -> None:
     one = Ring(identity(D1), [D1, D2])
     one.start()
@@ -127,6 +130,7 @@ def test_without_a_right_neighbour_the_first_full_link_makes_one() -> None:
     assert one.right is far
 
 
+@pytest.mark.shows("rule 6", "rule 7")
 def test_a_nearer_neighbour_takes_over_only_when_tokens_can_pass_through_it() -> None:
     one = ring()
     far, near = linked(one, 1, D5, dialled=True), linked(one, 2, D4, dialled=True, state=State.EXCHANGING)
@@ -195,6 +199,7 @@ def test_an_address_that_is_not_in_servers_is_told_so_and_closed() -> None:
     assert of(Close, effects) == [Close(LinkId(1))]
 
 
+@pytest.mark.shows("I-12", "K9")
 def test_a_name_that_is_not_in_servers_is_told_so_and_closed() -> None:
     one = ring()
     stranger = linked(one, 1, D2, dialled=False, state=State.PROVING)
@@ -451,6 +456,7 @@ def test_a_director_that_a_token_names_is_dialled_although_it_is_no_neighbour_an
     assert dialled(one, at(5 + RETRY_FIRST)) == [MANY[7]]
 
 
+@pytest.mark.shows("rule 47")
 def test_a_link_that_was_made_to_meet_a_director_is_closed_once_it_is_proved_and_not_before() -> None:
     one = with_many([MANY[7]])
     assert dialled(one, at(0)) == [MANY[7]]
@@ -467,6 +473,7 @@ def test_a_link_that_was_made_to_meet_a_director_is_closed_once_it_is_proved_and
     assert dialled(one, at(100)) == []
 
 
+@pytest.mark.shows("rule 47")
 def test_a_few_directors_at_once_are_dialled_to_be_met_and_each_every_thirty_seconds_at_last() -> None:
     one = with_many(MANY)
     dials: list[MemberId] = []
@@ -540,6 +547,7 @@ def test_a_deadline_that_has_come_is_dealt_with_whatever_the_rounding(begun: flo
         assert after is None or after > due
 
 
+@pytest.mark.shows("A-25")
 def test_of_many_connections_from_one_address_that_prove_nothing_the_oldest_are_closed() -> None:
     one = ring()
     standing = linked(one, 1, D2, dialled=False)

@@ -52,6 +52,7 @@ def test_a_session_on_the_host_of_the_record_refreshes_it() -> None:
     assert one.users.get(ALICE.key) == ALICE._replace(seen=START)
 
 
+@pytest.mark.shows("rule 29")
 def test_a_session_on_another_host_is_ended_there() -> None:
     one = Review()
     one.users.put(ALICE)
@@ -59,6 +60,7 @@ def test_a_session_on_another_host_is_ended_there() -> None:
     assert one.users.get(ALICE.key) == ALICE
 
 
+@pytest.mark.shows("rule 29")
 def test_of_whom_nothing_is_known_he_stays_where_all_his_sessions_are() -> None:
     one = Review()
     assert one.of(session(BACKENDS[2]), session(BACKENDS[2])) == []
@@ -91,6 +93,7 @@ def test_when_a_host_turns_out_to_be_ours_later_the_sessions_are_listed_again_on
     assert one.users.get(ALICE.key) == User(ALICE.key, host_id(late), ALICE.decided, START, 0)
 
 
+@pytest.mark.shows("I-17")
 def test_a_session_under_another_name_is_found_by_the_hash_it_was_given() -> None:
     one = Review()
     one.users.put(ALICE)
@@ -175,6 +178,7 @@ def test_who_arrives_at_the_address_that_his_backend_has_left_is_ended() -> None
     ]
 
 
+@pytest.mark.shows("A-41")
 def test_a_collection_of_garbage_does_not_look_at_all_sessions_that_wait_for_their_turn() -> None:
     one = Review()
     listed = [session(BACKENDS[1], b"user%d" % number) for number in range(10_000)]

@@ -25,6 +25,7 @@ ROW = HostRow("10.1.0.1", "imap", True, 0, "gold", 0, 50, 0, False, 0)
 STAMPS = ("present_at", "tag_at", "weight_at", "up_at")
 
 
+@pytest.mark.shows("rule 3")
 def test_a_stamp_is_later_than_the_one_it_replaces_and_saturates() -> None:
     assert after(NOW, 0) == NOW
     assert after(NOW, NOW) == NOW + 1
@@ -50,6 +51,7 @@ def test_the_bound_fits_into_a_record_whatever_the_clock_says(unix: float) -> No
     assert all(0 <= time <= LATEST for time in bound_at(unix, 900, 2.0))
 
 
+@pytest.mark.shows("rule 45")
 @pytest.mark.parametrize("ahead", [0, 3, 6, 7, 8, 60, AHEAD])
 def test_honest_stamps_are_not_changed(ahead: int) -> None:
     row = msgspec.structs.replace(ROW, **dict.fromkeys(STAMPS, NOW + ahead))
@@ -97,6 +99,7 @@ def test_former_stamps_come_back_and_what_was_decided_since_is_later() -> None:
     assert restored_member(MemberRow("10.0.0.1:9090", False, NOW + 90_002), member, wrong).at == NOW + 90_002
 
 
+@pytest.mark.shows("rule 46")
 def test_an_earlier_word_by_a_right_clock_that_came_meanwhile_does_not_undo_what_was_clipped() -> None:
     wrong = BOUND.decided
     before = msgspec.structs.replace(ROW, weight_at=NOW + 90_000)

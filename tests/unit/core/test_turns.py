@@ -24,6 +24,7 @@ IN_STEPS = [name for name in SITUATIONS if name != "imported"]
 pytestmark = pytest.mark.skipif(not hotpath.COMPILED, reason="the readable twin takes longer for each user")
 
 
+@pytest.mark.shows("A-37", "A-39")
 @pytest.mark.parametrize("situation", IN_STEPS)
 def test_no_turn_of_the_loop_is_long_however_many_users_it_is_about(situation: str) -> None:
     steps = []

@@ -63,6 +63,7 @@ def digest(*users: User) -> bytes:
 # What is kept
 
 
+@pytest.mark.shows("rule 1")
 def test_a_record_is_22_bytes_and_sorts_by_its_key() -> None:
     assert RECORD.pack(*user(key=0x0102030405060708, host=9, decided=10, seen=11, flags=12)) == bytes.fromhex(
         "0102030405060708 00000009 0000000a 0000000b 000c"
@@ -103,6 +104,7 @@ def test_a_bucket_holds_its_users_by_key(hot: HotPath) -> None:
     assert users.bucket(7) == b""
 
 
+@pytest.mark.shows("A-39")
 def test_all_users_with_one_hash_are_found_and_nobody_beside_them(hot: HotPath) -> None:
     hashes = (0, 7, 8, 9, 0xFFFFFFFF)
     everybody = {one: [user(key=one << 32 | low) for low in (0, 5, 0xFFFFFFFF)] for one in hashes}
@@ -136,6 +138,7 @@ def test_a_thousand_users_of_one_bucket_are_sorted_and_found_whatever_order_they
     assert {users.get(UserKey(key + 1)) for key in mine if key + 1 not in mine} == {None}
 
 
+@pytest.mark.shows("rule 16")
 def test_a_stored_bucket_has_seen_rounded_up(hot: HotPath) -> None:
     users = table(hot, user(key=1, seen=900), user(key=2, seen=901), user(key=3, seen=1000))
     assert [one.seen for one in unpack(users.stored_bucket(0))] == [900, 1000, 1000]
@@ -221,6 +224,7 @@ def test_a_refresh_never_lowers_seen(hot: HotPath) -> None:
 # Merging
 
 
+@pytest.mark.shows("rule 2")
 @pytest.mark.parametrize(
     ("winner", "loser"),
     [
@@ -410,6 +414,7 @@ def everything(users: UserTable) -> bytes:
     return b"".join(map(users.bucket, range(4096)))
 
 
+@pytest.mark.shows("rule 2")
 @settings(max_examples=60)
 @given(records=some_records, data=st.data())
 def test_records_merge_to_the_same_whatever_their_order_and_grouping(
@@ -526,6 +531,7 @@ def test_the_digest_of_a_large_bucket_is_that_of_all_its_users(hot: HotPath) -> 
     assert table(hot, *mine).digest(0, 900) == digest(*mine)
 
 
+@pytest.mark.shows("rule 18")
 def test_a_user_who_is_gone_is_in_no_digest(hot: HotPath) -> None:
     users = table(hot, user(key=1, seen=900), user(key=2, seen=1000))
     assert users.digest(0, 1499) == digest(user(key=1, seen=900), user(key=2, seen=1000))
@@ -544,6 +550,7 @@ def test_a_digest_asked_for_again_is_that_of_now_also_when_the_clock_went_back(h
     assert users.digest(0, 1500) == digest(moved)
 
 
+@pytest.mark.shows("rule 34")
 def test_two_directors_who_saw_a_user_at_different_seconds_of_a_third_agree_until_he_is_gone(
     hot: HotPath,
 ) -> None:
@@ -552,6 +559,7 @@ def test_two_directors_who_saw_a_user_at_different_seconds_of_a_third_agree_unti
     assert [early.digest(0, unix) for unix in times] == [late.digest(0, unix) for unix in times]
 
 
+@pytest.mark.shows("rule 18", "I-46")
 def test_a_sweep_drops_who_is_gone_and_says_how_many(hot: HotPath) -> None:
     users = table(
         hot, user(key=1, seen=900), user(key=2, seen=901), user(key=3, seen=900), user(key=4, seen=1000)
@@ -743,6 +751,7 @@ def test_a_bucket_with_nothing_ahead_is_not_written(hot: HotPath) -> None:
     assert users.take_dirty() == []
 
 
+@pytest.mark.shows("rule 45")
 @settings(max_examples=50)
 @given(
     st.lists(

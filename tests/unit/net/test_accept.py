@@ -123,6 +123,7 @@ async def heard(sock: socket.socket) -> bytes:
 # ---- limits
 
 
+@pytest.mark.shows("A-2")
 async def test_a_connection_over_the_limit_of_a_listener_is_closed_and_told(over_unix: Place) -> None:
     clients = [over_unix.client() for _ in range(3)]
     async with serving(over_unix.make(Limits(2))):
@@ -133,6 +134,7 @@ async def test_a_connection_over_the_limit_of_a_listener_is_closed_and_told(over
         assert await heard(over_unix.client()) == b"+"
 
 
+@pytest.mark.shows("A-2")
 async def test_a_connection_over_the_limit_of_an_address_is_closed_and_other_addresses_are_served(
     over_tcp: Place,
 ) -> None:
@@ -146,6 +148,7 @@ async def test_a_connection_over_the_limit_of_an_address_is_closed_and_other_add
         assert await heard(over_tcp.client()) == b"+"
 
 
+@pytest.mark.shows("A-2")
 async def test_connections_of_exempt_addresses_are_not_counted(over_tcp: Place) -> None:
     clients = [over_tcp.client(THERE) for _ in range(5)]
     async with serving(over_tcp.make(Limits(1, per_address=1), exempt=lambda address: address == THERE)):
@@ -204,6 +207,7 @@ async def test_few_of_the_connections_that_give_way_are_open_at_a_time(over_unix
 # ---- what runs out
 
 
+@pytest.mark.shows("A-4")
 @pytest.mark.parametrize("limits", [None, Limits(10)])
 async def test_without_descriptors_connections_wait_until_there_are_some(
     over_unix: Place, limits: Limits | None
@@ -218,6 +222,7 @@ async def test_without_descriptors_connections_wait_until_there_are_some(
         assert await heard(client) == b"+"
 
 
+@pytest.mark.shows("A-4")
 async def test_an_operator_is_served_by_the_spare_descriptor_which_is_kept_again_afterwards(
     over_unix: Place,
 ) -> None:
@@ -246,6 +251,7 @@ async def test_the_spare_descriptor_is_kept_again_when_its_connection_ends(over_
             assert acceptor._room._spare >= 0
 
 
+@pytest.mark.shows("A-4")
 async def test_a_listener_without_limits_leaves_descriptors_to_others_and_to_its_own_connections(
     over_unix: Place,
 ) -> None:
@@ -280,6 +286,7 @@ async def test_a_listener_that_refuses_is_not_looked_at_again_and_again(over_tcp
         assert not asyncio.get_running_loop().remove_reader(descriptor)
 
 
+@pytest.mark.shows("A-6")
 async def test_the_queue_of_the_kernel_stays_as_long_as_it_was_made(over_tcp: Place) -> None:
     acceptor = over_tcp.make()
     async with serving(acceptor):
@@ -325,6 +332,7 @@ async def test_a_silent_client_that_has_vanished_is_noticed(over_tcp: Place) -> 
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.shows("A-1")
 async def test_a_bug_in_the_handler_of_a_client_ends_its_connection_alone(over_unix: Place) -> None:
     async def broken(stream: SocketStream, peer: str, place: StreamPlace) -> None:
         await stream.receive()
@@ -343,6 +351,7 @@ async def test_a_bug_in_the_handler_of_a_client_ends_its_connection_alone(over_u
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.shows("A-1")
 async def test_a_bug_at_the_beginning_of_a_connection_ends_it(over_unix: Place) -> None:
     class Broken(Echo):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -355,6 +364,7 @@ async def test_a_bug_at_the_beginning_of_a_connection_ends_it(over_unix: Place) 
         assert acceptor.connections == 0
 
 
+@pytest.mark.shows("A-1")
 async def test_a_failure_that_is_not_the_handlers_ends_the_program(over_unix: Place) -> None:
     async def broken(stream: SocketStream, peer: str, place: StreamPlace) -> None:
         raise ZeroDivisionError("a bug of the core")

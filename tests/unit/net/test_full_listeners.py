@@ -233,6 +233,7 @@ async def full(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         yield found
 
 
+@pytest.mark.shows("A-3")
 @pytest.mark.parametrize("said", ["nothing", "half", "hello", "asked"])
 async def test_clients_that_only_hold_their_connections_lock_no_client_out(full: Full, said: str) -> None:
     protocol = full.protocol
@@ -252,6 +253,7 @@ async def test_clients_that_only_hold_their_connections_lock_no_client_out(full:
     assert {limit for _, limit, _ in full.told.refused} == {"all"}
 
 
+@pytest.mark.shows("A-3")
 async def test_the_client_that_was_idle_longest_gives_way_and_the_others_stay(full: Full) -> None:
     clients = []
     for _ in range(MOST):
@@ -263,6 +265,7 @@ async def test_the_client_that_was_idle_longest_gives_way_and_the_others_stay(fu
     assert rests == [False, True, True, True]
 
 
+@pytest.mark.shows("A-3")
 async def test_operations_under_way_give_way_to_no_client_and_are_answered(full: Full) -> None:
     held = [await full.busy(full.protocol.long) for _ in range(MOST)]
     assert await full.is_closed_at_once()
@@ -270,6 +273,7 @@ async def test_operations_under_way_give_way_to_no_client_and_are_answered(full:
     assert [await full.answers(sock) for sock in held] == [True] * MOST
 
 
+@pytest.mark.shows("A-3")
 async def test_a_client_that_says_nothing_is_closed_after_its_time(
     full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +284,7 @@ async def test_a_client_that_says_nothing_is_closed_after_its_time(
     assert full.told.failures == full.told.refused == []
 
 
+@pytest.mark.shows("A-3")
 async def test_a_client_that_has_spoken_once_may_be_idle_as_long_as_it_likes(
     full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +297,7 @@ async def test_a_client_that_has_spoken_once_may_be_idle_as_long_as_it_likes(
     assert await full.ask(idle)
 
 
+@pytest.mark.shows("A-3")
 async def test_clients_that_read_no_listing_lock_nobody_out_and_one_that_is_read_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

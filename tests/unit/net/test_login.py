@@ -265,6 +265,7 @@ async def test_an_auth_that_does_not_read_stops_the_client_and_everything_arrive
                     assert await read(auth, len(data)) == data
 
 
+@pytest.mark.shows("A-48")
 async def test_a_client_that_says_much_before_auth_is_there_is_not_read_without_end(tmp_path: Path) -> None:
     data = bytes(range(256)) * 20_000
     async with serving(tmp_path) as setting:
@@ -278,6 +279,7 @@ async def test_a_client_that_says_much_before_auth_is_there_is_not_read_without_
                     assert await read(auth, len(data)) == data
 
 
+@pytest.mark.shows("A-49")
 async def test_a_client_that_says_much_while_auth_is_silent_and_hangs_up_is_gone_at_once(
     tmp_path: Path,
 ) -> None:
@@ -309,6 +311,7 @@ async def test_a_client_that_says_much_while_auth_is_away_and_hangs_up_is_gone_a
         await until(lambda: setting.owner.gone == 20)
 
 
+@pytest.mark.shows("A-50")
 async def test_a_client_whose_auth_stops_reading_and_who_hangs_up_is_gone_at_once(tmp_path: Path) -> None:
     async with serving(tmp_path) as setting:
         with setting.service() as service:

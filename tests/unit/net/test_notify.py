@@ -28,6 +28,7 @@ class Heard:
         self.reader = NotifyReader(self.names.extend, self.skipped.append)
 
 
+@pytest.mark.shows("R-62")
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_lines_come_out_whole_however_they_are_cut(size: int) -> None:
     heard = Heard()
@@ -47,6 +48,7 @@ def test_lines_that_end_with_crlf_name_the_same_users(size: int) -> None:
     assert heard.names == [b"alice", b"bo\x01rb\x01r"]
 
 
+@pytest.mark.shows("I-53", "K15")
 @pytest.mark.parametrize("size", [7, 500, 4096, 100_000])
 def test_a_line_that_is_too_long_is_skipped_and_told_once(size: int) -> None:
     heard = Heard()
@@ -58,6 +60,7 @@ def test_a_line_that_is_too_long_is_skipped_and_told_once(size: int) -> None:
     assert heard.skipped[0] > LINE_LIMIT
 
 
+@pytest.mark.shows("I-53", "R-62")
 @pytest.mark.anyio
 async def test_it_goes_on_reading_a_fifo_after_its_writers_have_gone(tmp_path: Path) -> None:
     fifo = open_fifo("notify", str(tmp_path / "fifo"), mode=0o600)

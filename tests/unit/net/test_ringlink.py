@@ -140,6 +140,7 @@ def test_a_flood_on_one_link_is_read_in_several_turns_of_the_loop() -> None:
     assert uvloop.run(most_in_a_turn()) <= 2 * TURN + len(FRAME)
 
 
+@pytest.mark.shows("A-26")
 @pytest.mark.parametrize("messages", [1, ring_native.MESSAGES], ids=["frames", "messages"])
 def test_very_many_tiny_messages_are_dealt_with_in_several_turns_of_the_loop(messages: int) -> None:
     async def turns() -> list[int]:

@@ -92,6 +92,7 @@ def test_a_wrong_configuration_is_named_with_all_its_faults_and_opens_nothing(
     assert [path.name for path in folder.iterdir()] == ["director.toml"]
 
 
+@pytest.mark.shows("A-18")
 def test_a_ring_that_leaves_the_machine_without_tls_is_named_at_the_start(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ async def test_a_kick_of_nobody_lists_nothing(tmp_path: Path) -> None:
     assert fake.requests == [b"KICK-ALT-USER\tuser_dirkey\t1@127.0.41.1"]
 
 
+@pytest.mark.shows("A-44")
 async def test_a_kick_on_ten_thousand_hosts_is_written_some_hosts_at_a_time(
     tmp_path: Path,
 ) -> None:

@@ -71,6 +71,7 @@ def remove_asides(folder: Path) -> None:
         aside.unlink()
 
 
+@pytest.mark.shows("S-27")
 @pytest.mark.parametrize("at", [0, 10, 50, 95])
 @pytest.mark.parametrize("name", ["hosts", "members", "applied"])
 async def test_a_document_with_forty_bytes_of_junk_loses_nothing_where_there_is_a_snapshot(
@@ -99,6 +100,7 @@ async def test_a_document_with_forty_bytes_of_junk_loses_nothing_where_there_is_
         assert at_last.logged("store_document_damaged") == []
 
 
+@pytest.mark.shows("S-27")
 @pytest.mark.parametrize("name", ["hosts", "members", "applied"])
 async def test_a_document_that_is_missing_is_taken_from_the_snapshot(
     redis: RedisServer,
@@ -129,6 +131,7 @@ async def test_the_rows_of_a_damaged_document_that_are_whole_count_without_a_sna
         assert "gaps_filled_from=memory" in again.logged("store_document_damaged")[0]
 
 
+@pytest.mark.shows("S-27")
 async def test_what_the_store_has_whole_counts_whatever_the_snapshot_says(
     redis: RedisServer,
     copy: str,  # noqa: F811
@@ -145,6 +148,7 @@ async def test_what_the_store_has_whole_counts_whatever_the_snapshot_says(
         assert rows[Address(MANY[29])].weight == 30
 
 
+@pytest.mark.shows("S-27")
 async def test_a_damaged_bucket_gets_its_pins_from_the_snapshot(
     redis: RedisServer,
     copy: str,  # noqa: F811
@@ -166,6 +170,7 @@ async def test_a_damaged_bucket_gets_its_pins_from_the_snapshot(
         assert (found.host, found.flags) == (pinned.host, PINNED)
 
 
+@pytest.mark.shows("S-28")
 async def test_ten_damaged_forms_of_a_document_are_kept_the_latest_and_each_once(
     any_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +198,7 @@ def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/state.db"
 
 
+@pytest.mark.shows("S-28")
 async def test_a_damaged_note_of_the_cluster_is_set_aside_and_written_again(redis: RedisServer) -> None:
     """It said that another cluster's directors had been here, and the director ended with 78."""
     async with running(Node(redis.url)) as node:
@@ -208,6 +214,7 @@ async def test_a_damaged_note_of_the_cluster_is_set_aside_and_written_again(redi
         assert len(await asides(store, CLUSTER)) == 1
 
 
+@pytest.mark.shows("S-28")
 async def test_a_document_that_an_operator_changed_while_the_store_kept_a_damaged_one_is_set_aside_first(
     redis: RedisServer,
 ) -> None:
@@ -223,6 +230,7 @@ async def test_a_document_that_an_operator_changed_while_the_store_kept_a_damage
         assert again.director.hosts.rows[Address(MANY[1])].weight == 77
 
 
+@pytest.mark.shows("S-29")
 async def test_a_document_of_a_sqlite_store_that_is_damaged_is_taken_from_its_second_copy(
     tmp_path: Path,
 ) -> None:

@@ -96,6 +96,7 @@ async def check(folder: Path, weight: int) -> None:
         assert pinned.flags == PINNED
 
 
+@pytest.mark.shows("S-30")
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("change", [True, False], ids=["a change", "no change"])
 async def test_files_damaged_under_a_running_director_lose_nothing_at_the_next_kill(
@@ -124,6 +125,7 @@ async def test_files_damaged_under_a_running_director_lose_nothing_at_the_next_k
     await check(left, 9 if change else 100)
 
 
+@pytest.mark.shows("S-30")
 @pytest.mark.parametrize("damage", [emptied, cut_off, removed], ids=lambda damage: damage.__name__)
 async def test_a_change_is_not_said_to_be_stored_before_the_new_file_has_all_that_the_old_one_had(
     tmp_path: Path, damage: Callable[[Path], None]
@@ -156,6 +158,7 @@ def log_begin_overwritten(folder: Path) -> None:
         file.write(bytes(32))
 
 
+@pytest.mark.shows("S-30")
 @pytest.mark.parametrize("damage", [touched, log_begin_overwritten], ids=lambda damage: damage.__name__)
 async def test_a_file_of_which_everything_can_be_read_is_kept_and_its_log_written_into_it(
     tmp_path: Path, damage: Callable[[Path], None]

@@ -210,6 +210,7 @@ async def test_what_waited_too_long_is_refused_in_the_words_of_the_protocol(
     assert "user=alice" in setting.node.logged("login_refused")[0]
 
 
+@pytest.mark.shows("A-35")
 async def test_ten_thousand_logins_of_a_connection_wait_and_further_ones_fail_temporarily(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +231,7 @@ async def test_ten_thousand_logins_of_a_connection_wait_and_further_ones_fail_te
     assert len(setting.told("one")) == 2, "there is room again"
 
 
+@pytest.mark.shows("A-35")
 async def test_a_hundred_thousand_logins_wait_in_all_and_further_ones_fail_temporarily(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +250,7 @@ async def test_a_hundred_thousand_logins_wait_in_all_and_further_ones_fail_tempo
     assert len(setting.told("two")) == 1, "there is room again"
 
 
+@pytest.mark.shows("A-35")
 async def test_logins_that_wait_take_a_bounded_number_of_bytes_however_long_their_names_are(
     setting: Setting,
 ) -> None:
@@ -264,6 +267,7 @@ async def test_logins_that_wait_take_a_bounded_number_of_bytes_however_long_thei
     assert setting.told("two") == [], "short ones still wait, and long ones again"
 
 
+@pytest.mark.shows("A-36")
 async def test_logins_that_came_at_once_are_refused_in_several_turns(setting: Setting) -> None:
     """All of them were refused in one turn: with 100,000 that was a stall."""
     core = setting.node.director
@@ -389,6 +393,7 @@ async def test_a_start_whose_store_took_long_to_open_is_no_freeze(
 # ---- notify, log
 
 
+@pytest.mark.shows("I-19")
 async def test_notify_lines_are_unescaped_refresh_and_are_announced(setting: Setting) -> None:
     setting.driver.lines(setting.one, ok(1, "a\x01tb"))
     await turn()

@@ -182,6 +182,7 @@ async def test_a_restart_with_the_same_file_writes_and_says_nothing(tmp_path: Pa
         assert planned(node, HOSTS) == []
 
 
+@pytest.mark.shows("S-21")
 async def test_a_director_that_dies_before_it_wrote_what_it_applied_applies_it_once(tmp_path: Path) -> None:
     async with started(tmp_path) as node:
         before = await node.store.read_document("applied")

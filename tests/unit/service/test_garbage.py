@@ -39,6 +39,7 @@ def many_young_objects() -> None:
         kept.append([])  # one by one
 
 
+@pytest.mark.shows("A-41")
 def test_no_full_collection_begins_in_the_middle_of_other_work() -> None:
     garbage.begin()
     before = gc.get_stats()[2]["collections"]
@@ -46,6 +47,7 @@ def test_no_full_collection_begins_in_the_middle_of_other_work() -> None:
     assert gc.get_stats()[2]["collections"] == before
 
 
+@pytest.mark.shows("A-41")
 def test_a_full_collection_is_made_when_it_is_due_and_finds_what_is_left() -> None:
     garbage.begin()
     found = old_garbage()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 from typing import Any, cast
 
+import pytest
+
 from director.core.placement.assign import Wait
 from director.service.heldlogins import HeldLogins
 from director.types import RequestId, UserKey
@@ -18,6 +20,7 @@ class Client:
         self.waiting: set[int] = set()
 
 
+@pytest.mark.shows("A-41")
 def test_a_collection_of_garbage_looks_at_none_of_the_logins_that_wait() -> None:
     logins, client = HeldLogins(), cast(Any, Client())
     gc.collect()

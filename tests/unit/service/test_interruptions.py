@@ -254,6 +254,7 @@ async def lives(fault: Fault) -> list[Life]:
     return [calm, *all_lives]
 
 
+@pytest.mark.shows("S-62")
 @pytest.mark.parametrize(
     "fault",
     [Fault.BEFORE, Fault.AFTER, Fault.STUCK_BEFORE, Fault.STUCK_AFTER],
@@ -264,6 +265,7 @@ async def test_a_life_with_one_fault_at_any_call_ends_with_everything_stored(fau
         await life.check()
 
 
+@pytest.mark.shows("S-63")
 async def test_a_life_in_a_storm_ends_with_everything_stored() -> None:
     some = [Life(storm=by_chance(seed, spared=0.8)) for seed in range(20)]
     await live_together(some)
@@ -271,6 +273,7 @@ async def test_a_life_in_a_storm_ends_with_everything_stored() -> None:
         await life.check()
 
 
+@pytest.mark.shows("S-64")
 @pytest.mark.parametrize("fault", [Fault.STUCK_BEFORE, Fault.STUCK_AFTER], ids=lambda fault: fault.name)
 async def test_a_start_whose_store_gives_no_answer_goes_on_without_it_and_joins_it_later(
     fault: Fault, monkeypatch: pytest.MonkeyPatch
@@ -287,6 +290,7 @@ async def test_a_start_whose_store_gives_no_answer_goes_on_without_it_and_joins_
         assert len(life.node.logged("store_back")) == 2, "after the start, and after the outage"
 
 
+@pytest.mark.shows("S-64")
 @pytest.mark.parametrize("fault", [Fault.STUCK_BEFORE, Fault.STUCK_AFTER], ids=lambda fault: fault.name)
 async def test_a_stop_whose_store_gives_no_answer_ends_at_its_deadline(
     fault: Fault, monkeypatch: pytest.MonkeyPatch
@@ -300,6 +304,7 @@ async def test_a_stop_whose_store_gives_no_answer_ends_at_its_deadline(
         await life.check()
 
 
+@pytest.mark.shows("S-65")
 @pytest.mark.parametrize("seed", range(3))
 async def test_two_directors_in_a_storm_who_claim_the_same_users_come_to_the_same(seed: int) -> None:
     inner = MemoryStore()
@@ -355,6 +360,7 @@ def node_over(inner: MemoryStore, store: list[SharedStore]) -> Node:
     return Node(between=between, members=[ME])
 
 
+@pytest.mark.shows("S-66")
 async def test_a_director_that_stops_before_it_has_read_its_store_does_not_empty_it() -> None:
     inner, stores = MemoryStore(), []
     await inner.open()
@@ -376,6 +382,7 @@ async def test_a_director_that_stops_before_it_has_read_its_store_does_not_empty
     assert set((await stored_hosts(inner)).values()) == {33}
 
 
+@pytest.mark.shows("S-66")
 async def test_a_stop_keeps_what_another_has_written_into_the_same_bucket_meanwhile() -> None:
     inner, stores = MemoryStore(), []
     await inner.open()
@@ -396,6 +403,7 @@ async def test_a_stop_keeps_what_another_has_written_into_the_same_bucket_meanwh
     assert stored == {theirs.key, key_of("bob")}
 
 
+@pytest.mark.shows("S-67")
 async def test_a_stop_in_the_middle_of_a_ring_change_writes_what_was_left_to_the_member_who_is_gone() -> None:
     inner, stores = MemoryStore(), []
     await inner.open()

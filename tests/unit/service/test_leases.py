@@ -49,6 +49,7 @@ def leases_seen(node: Node) -> list[frozenset[MemberId] | None]:
 # ---- a lease that has lapsed
 
 
+@pytest.mark.shows("rule 31", "S-40")
 async def test_whose_lease_was_gone_reads_before_he_writes(redis: RedisServer) -> None:
     """Here by the store's word; the director itself has not noticed anything."""
     async with running(Node(redis.url, lease_ttl=1.0)) as node, opened(redis.url) as store:
@@ -66,6 +67,7 @@ def stand_still(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@pytest.mark.shows("rule 31", "S-40")
 async def test_who_was_frozen_for_longer_than_his_lease_reads_before_he_writes(redis: RedisServer) -> None:
     async with running(Node(redis.url, lease_ttl=0.3)) as node, opened(redis.url) as store:
         await clean(node)
@@ -92,6 +94,7 @@ async def test_who_was_frozen_for_longer_than_his_lease_reads_before_he_writes(r
         assert set(await stored_users(store)) == {key_of("alice"), key_of("bob")}
 
 
+@pytest.mark.shows("S-40")
 async def test_whose_renewals_take_too_long_does_not_go_on_as_if_nobody_else_lived(
     redis: RedisServer,
 ) -> None:
@@ -115,6 +118,7 @@ async def test_whose_renewals_take_too_long_does_not_go_on_as_if_nobody_else_liv
 # ---- who else lives
 
 
+@pytest.mark.shows("rule 15", "S-39")
 async def test_a_lease_is_written_first_and_the_others_are_read_after_it(redis: RedisServer) -> None:
     """Of directors that start at the same moment, never two believe themselves alone (ring-rules 15)."""
     alone: list[int] = []
@@ -133,6 +137,7 @@ async def test_a_lease_is_written_first_and_the_others_are_read_after_it(redis: 
     assert max(alone) <= 1
 
 
+@pytest.mark.shows("S-41")
 async def test_a_director_starts_at_once_when_the_leases_say_that_nobody_else_lives(
     redis: RedisServer,
 ) -> None:
@@ -141,6 +146,7 @@ async def test_a_director_starts_at_once_when_the_leases_say_that_nobody_else_li
         assert node.director.standing is Standing.WHOLE
 
 
+@pytest.mark.shows("S-41")
 async def test_a_director_waits_while_another_lives_whom_it_cannot_reach(redis: RedisServer) -> None:
     async with opened(redis.url) as store:
         await store.renew(lease_of(OTHER), 60)
@@ -152,6 +158,7 @@ async def test_a_director_waits_while_another_lives_whom_it_cannot_reach(redis: 
             await until(lambda: node.director.assigner.gate is Gate.OPEN)
 
 
+@pytest.mark.shows("S-41")
 async def test_a_lease_that_comes_back_makes_new_users_claims_again(redis: RedisServer) -> None:
     async with (
         opened(redis.url) as store,
@@ -169,6 +176,7 @@ async def test_a_lease_that_comes_back_makes_new_users_claims_again(redis: Redis
         await until(lambda: node.director.standing is Standing.WHOLE)
 
 
+@pytest.mark.shows("S-42")
 async def test_the_leases_do_not_ask_the_clock_of_a_director(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +225,7 @@ async def test_a_lease_from_before_the_clock_of_the_store_was_set_back_ends_in_a
 # ---- current from what others write
 
 
+@pytest.mark.shows("rule 12", "S-45")
 async def test_who_is_cut_off_reads_what_others_have_written_every_half_a_second(redis: RedisServer) -> None:
     """Ring-rules 12; that half a second is on top of what a slow machine takes."""
     async with opened(redis.url) as store:
@@ -235,6 +244,7 @@ async def test_who_is_cut_off_reads_what_others_have_written_every_half_a_second
 # ---- two writers
 
 
+@pytest.mark.shows("S-43")
 async def test_two_directors_that_both_believe_they_write_a_bucket_lose_nothing(redis: RedisServer) -> None:
     chance = random.Random(5)
     names = [f"user{number}" for number in range(6000)]
@@ -256,6 +266,7 @@ async def test_two_directors_that_both_believe_they_write_a_bucket_lose_nothing(
     }
 
 
+@pytest.mark.shows("rule 32", "S-44")
 async def test_the_usual_writer_division_holds_while_members_come_and_go(redis: RedisServer) -> None:
     """Each change is known to all, as the ring makes it; each is written by somebody, mostly by one only."""
     members = [MemberId(f"127.0.2.{number}:9090") for number in (31, 32, 33)]

@@ -175,6 +175,7 @@ def test_hidden_user_names_appear_as_what_stands_for_them(lines: Lines) -> None:
     assert lines[0].endswith("user=4711 master_user=4711 host=alice hash=5\n")
 
 
+@pytest.mark.shows("A-11")
 def test_an_event_of_every_user_is_written_so_many_times_and_then_counted(lines: Lines) -> None:
     log = lines.log()
     for number in range(20_000):
@@ -234,6 +235,7 @@ def test_each_key_of_an_event_is_counted_by_itself(lines: Lines) -> None:
     assert [line[-7:] for line in lines] == ["peer=a\n", "peer=b\n"]
 
 
+@pytest.mark.shows("A-11")
 def test_endless_new_keys_use_neither_endless_memory_nor_an_endless_log(lines: Lines) -> None:
     limited = LimitedLog(lines.log(), burst=1, every=1e9, keys=10)
     for number in range(1000):
@@ -280,6 +282,7 @@ def test_a_librarys_broken_log_call_does_not_raise(lines: Lines, text: str, args
     assert f"event=library logger=x text={text}" in lines[0]
 
 
+@pytest.mark.shows("A-15")
 def test_what_is_printed_while_a_director_runs_is_logged_and_not_written_by_the_loop(captured: Lines) -> None:
     with everything_logged(captured.log(), LogWriter(2)):
         print("one\ntwo")

@@ -104,6 +104,7 @@ def test_a_log_reader_that_stops_reading_does_not_stop_the_program(pipe: Pipe) -
     writer.close(within=0.0)
 
 
+@pytest.mark.shows("A-10")
 def test_lines_that_do_not_fit_are_counted_and_reported_in_their_place(pipe: Pipe) -> None:
     filled = pipe.fill()
     writer = writing(pipe, limit=10_000)
@@ -176,6 +177,7 @@ def test_a_descriptor_that_another_process_made_non_blocking_loses_no_line(pipe:
     writer.close()
 
 
+@pytest.mark.shows("A-14")
 def test_lines_for_a_reader_that_is_gone_are_dropped_and_counted(pipe: Pipe) -> None:
     os.close(pipe.reader)
     writer = writing(pipe)
@@ -186,6 +188,7 @@ def test_lines_for_a_reader_that_is_gone_are_dropped_and_counted(pipe: Pipe) -> 
     writer.close()
 
 
+@pytest.mark.shows("A-14")
 def test_lines_that_a_full_disk_does_not_take_are_reported_when_it_takes_lines_again(
     monkeypatch: pytest.MonkeyPatch, pipe: Pipe
 ) -> None:

@@ -27,6 +27,7 @@ HOSTS = encode_rows(ROWS)
 APPLIED = encode_applied({"10.0.0.1:9090": [AppliedHost(row.address, True, 5) for row in ROWS]})
 
 
+@pytest.mark.shows("A-44")
 @pytest.mark.parametrize("read", [lambda: hosts_in_steps(HOSTS), lambda: applied_documents_in_steps(APPLIED)])
 def test_no_step_of_reading_a_document_is_long_however_many_rows_it_has(
     read: Callable[[], Steps[object]],
@@ -47,6 +48,7 @@ def test_no_step_of_reading_a_document_is_long_however_many_rows_it_has(
     assert sum(steps) > 2 * FIVE_MS
 
 
+@pytest.mark.shows("A-44")
 @pytest.mark.anyio
 async def test_a_sound_document_is_read_once_and_other_work_goes_on_meanwhile(tmp_path: Path) -> None:
     store = open_store("sqlite:///state.db", base_dir=tmp_path)

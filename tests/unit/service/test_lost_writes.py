@@ -28,6 +28,7 @@ def in_bucket(number: int, users: range) -> list[User]:
     return [User(UserKey(number << BUCKET_SHIFT | one), host, Stamp(now), now, 0) for one in users]
 
 
+@pytest.mark.shows("A-38")
 async def test_full_buckets_that_another_director_has_written_are_taken_in_some_at_a_time() -> None:
     node = Node("memory:")
     swap_buckets = node.store.swap_buckets

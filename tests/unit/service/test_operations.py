@@ -347,6 +347,7 @@ async def test_the_metrics_count_what_happened(node: Node) -> None:
     assert found["director_store_up"] == "1.0"
 
 
+@pytest.mark.shows("A-60")
 @pytest.mark.parametrize(
     ("kick", "says"),
     [

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 NOW = int(time.time())
 
 
+@pytest.mark.shows("S-17")
 async def test_what_is_queued_while_the_store_is_away_for_hours_is_bucket_numbers(
     redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ async def test_what_is_queued_while_the_store_is_away_for_hours_is_bucket_number
         await until(lambda: node.persistence.up)
 
 
+@pytest.mark.shows("S-18")
 async def test_one_write_stores_all_that_was_dirty_when_it_began(redis: RedisServer) -> None:
     async with running(Node(redis.url)) as node:
         await clean(node)

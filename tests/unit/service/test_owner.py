@@ -70,6 +70,7 @@ def test_a_lease_that_does_not_say_its_cluster_is_of_the_one_the_store_belongs_t
     assert strangers(Ours(identity(THEIRS), ""), mine, [silent, spoken]) == [silent]
 
 
+@pytest.mark.shows("S-13")
 def test_while_the_secret_is_being_changed_leases_and_documents_of_both_secrets_are_accepted() -> None:
     old, new = cluster_of(identity(), ""), cluster_of(identity(THEIRS), "")
     leases = [lease(ME, cluster=old.ring), lease(OTHER, cluster=new.ring)]
@@ -88,6 +89,7 @@ def test_a_secret_that_was_removed_is_accepted_in_documents_of_this_life_and_in_
     assert not Ours(identity(THEIRS), "").wrote(old)
 
 
+@pytest.mark.shows("S-12")
 async def test_a_second_cluster_on_the_prefix_of_one_that_lives_is_refused_and_writes_nothing(
     redis: RedisServer,
 ) -> None:
@@ -105,6 +107,7 @@ async def test_a_second_cluster_on_the_prefix_of_one_that_lives_is_refused_and_w
         assert node.persistence.up
 
 
+@pytest.mark.shows("S-12")
 async def test_two_directors_without_a_ring_on_one_prefix_do_not_mix_their_users(redis: RedisServer) -> None:
     async with running(Node(redis.url, secret=b"", lease_ttl=SHORT)) as node:
         await clean(node)
@@ -114,6 +117,7 @@ async def test_two_directors_without_a_ring_on_one_prefix_do_not_mix_their_users
             await other.persistence.open()
 
 
+@pytest.mark.shows("S-14")
 async def test_a_secret_changed_on_purpose_takes_the_data_over_once_nobody_with_the_former_lives(
     redis: RedisServer,
 ) -> None:
@@ -137,6 +141,7 @@ async def changed_to(node: Node, secret: bytes, second: bytes = b"") -> None:
     node.persistence.secrets_changed()
 
 
+@pytest.mark.shows("S-13")
 @pytest.mark.parametrize("away", [False, True])
 async def test_a_secret_is_changed_in_three_steps_and_store_and_snapshot_follow(
     redis: RedisServer, tmp_path: Path, *, away: bool
@@ -179,6 +184,7 @@ async def test_a_secret_is_changed_in_three_steps_and_store_and_snapshot_follow(
             assert decode(document.data) == new
 
 
+@pytest.mark.shows("S-15")
 async def test_another_username_hash_on_the_same_data_is_refused_whoever_lives(redis: RedisServer) -> None:
     async with running(Node(redis.url)) as node:
         await clean(node)
@@ -205,6 +211,7 @@ async def test_a_damaged_note_of_the_cluster_is_written_again(redis: RedisServer
             assert document.version == version_of(encode(cluster_of(node.director.identity, "")))
 
 
+@pytest.mark.shows("S-16")
 @pytest.mark.parametrize("alive", [True, False])
 async def test_a_store_that_comes_back_as_another_clusters_is_not_written_and_left_again_when_ours_is_back(
     redis: RedisServer, tmp_path: Path, *, alive: bool
@@ -241,6 +248,7 @@ async def test_a_store_that_comes_back_as_another_clusters_is_not_written_and_le
                 assert set(await stored_users(store)) == {key_of("ours"), key_of("meanwhile")}
 
 
+@pytest.mark.shows("S-16")
 async def test_a_write_that_finds_its_connection_closed_and_another_cluster_behind_it_is_not_made(
     redis: RedisServer, tmp_path: Path
 ) -> None:

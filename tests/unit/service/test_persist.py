@@ -199,6 +199,7 @@ async def test_a_damaged_host_document_is_named_and_written_again(url: str, data
 # ---- two writers
 
 
+@pytest.mark.shows("S-25")
 @pytest.mark.parametrize("damaged", [b"damaged", b"\x90"], ids=["unreadable", "readable"])
 async def test_a_document_damaged_behind_its_version_is_named_and_written_again(
     tmp_path: Path, damaged: bytes
@@ -229,6 +230,7 @@ async def test_what_another_wrote_into_a_bucket_meanwhile_is_kept(redis: RedisSe
         assert node.director.users.get(theirs.key) is not None
 
 
+@pytest.mark.shows("rule 32")
 async def test_the_usual_writer_writes_and_whoever_takes_over_writes_the_rest(redis: RedisServer) -> None:
     async with in_a_ring_of_two(redis.url) as node, opened(redis.url) as store:
         mine, theirs = name_in_bucket_of(ME, node), name_in_bucket_of(OTHER, node)
@@ -247,6 +249,7 @@ async def test_the_usual_writer_writes_and_whoever_takes_over_writes_the_rest(re
 # ---- outages
 
 
+@pytest.mark.shows("rule 31")
 async def test_a_store_that_is_away_at_the_start_is_joined_later_and_both_are_merged(
     redis: RedisServer,
 ) -> None:
@@ -314,6 +317,7 @@ async def test_an_outage_is_logged_once_queues_bucket_numbers_only_and_ends_with
         assert [event.alive for event in node.events if isinstance(event, Leases)][-1] == frozenset({ME})
 
 
+@pytest.mark.shows("rule 30")
 async def test_a_store_that_lost_everything_is_written_again(redis: RedisServer) -> None:
     async with running(Node(redis.url, lease_ttl=0.3)) as node:
         node.put("alice")
@@ -408,6 +412,7 @@ async def test_a_claim_without_a_candidate_takes_who_lives_and_puts_nobody(redis
         assert set(await stored_users(store)) == {key_of("alice")}
 
 
+@pytest.mark.shows("rule 16")
 async def test_a_claim_takes_who_lives_in_the_store(redis: RedisServer) -> None:
     async with running(Node(redis.url)) as node, opened(redis.url) as store:
         theirs = user("alice", HOSTS[2], decided=NOW - 100, seen=NOW - 100)

@@ -72,6 +72,7 @@ async def login(node: Node, name: str) -> HostId:
     return record.host
 
 
+@pytest.mark.shows("S-32")
 @pytest.mark.parametrize(
     ("host", "decided", "seen", "flags", "rows"),
     [
@@ -94,6 +95,7 @@ async def test_a_record_that_does_not_fit_is_placed_anew(
         assert await login(node, name) == expected.id != record.host
 
 
+@pytest.mark.shows("S-32")
 @pytest.mark.parametrize(
     ("seen", "flags"),
     [
@@ -109,6 +111,7 @@ async def test_a_record_that_fits_is_kept(tmp_path: Path, seen: int, flags: int)
         assert await login(node, name) == record.host
 
 
+@pytest.mark.shows("S-32")
 async def test_a_user_of_a_pool_that_his_host_has_left_is_moved_within_his_own(tmp_path: Path) -> None:
     name = somebody_of(HOSTS[2])
     record = User(key_of(name), host_id(Address(HOSTS[2])), Stamp(PLACED), ALIVE, 0)
@@ -118,6 +121,7 @@ async def test_a_user_of_a_pool_that_his_host_has_left_is_moved_within_his_own(t
         assert await login(node, name) == expected.id != record.host
 
 
+@pytest.mark.shows("S-32")
 async def test_a_user_of_a_pool_without_hosts_waits_for_one_and_his_record_is_kept(tmp_path: Path) -> None:
     gone = HASH.key(b"alice", b"gone")
     record = User(gone, host_id(Address(HOSTS[2])), Stamp(PLACED), NOW - EXPIRE - 60, 0)

@@ -138,6 +138,7 @@ def test_directors_of_two_address_families_are_refused() -> None:
     assert "10.0.0.1" in report.text
 
 
+@pytest.mark.shows("R-58")
 def test_one_director_listed_twice_is_refused_even_under_another_name() -> None:
     _, report = directors("10.0.0.1:9090", "10.0.0.2", "d1.example.com")
     assert report[0][0] == 2
@@ -264,6 +265,7 @@ def test_a_mail_server_that_cannot_be_read_is_named_with_what_is_expected(entry:
     assert [s.address for s in settings] == ["10.9.9.9"]
 
 
+@pytest.mark.shows("I-23")
 @pytest.mark.parametrize(
     ("entries", "first"),
     [

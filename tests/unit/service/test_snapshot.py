@@ -71,6 +71,7 @@ async def check(node: Node) -> None:
     assert hosts == [(7, True), (100, False), (100, True)]
 
 
+@pytest.mark.shows("S-2")
 async def test_all_directors_and_redis_restarted_and_redis_empty_is_a_warm_start(
     redis: RedisServer, copy: str
 ) -> None:
@@ -91,6 +92,7 @@ async def test_all_directors_and_redis_restarted_and_redis_empty_is_a_warm_start
             assert decode_rows(document.data)[0].weight == 7
 
 
+@pytest.mark.shows("S-3")
 async def test_a_director_alone_whose_store_is_away_at_the_start_starts_from_its_snapshot(
     redis: RedisServer, copy: str
 ) -> None:
@@ -108,6 +110,7 @@ async def test_a_director_alone_whose_store_is_away_at_the_start_starts_from_its
             assert set(await stored_users(store)) == set(map(key_of, [*USERS, "early"]))
 
 
+@pytest.mark.shows("S-4")
 async def test_a_store_that_is_too_slow_at_the_start_is_done_without(
     redis: RedisServer, copy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +128,7 @@ async def test_a_store_that_is_too_slow_at_the_start_is_done_without(
             await until(lambda: again.persistence.up)
 
 
+@pytest.mark.shows("S-5")
 async def test_a_store_that_ends_while_it_is_read_is_made_up_for_by_the_snapshot(
     redis: RedisServer, copy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +153,7 @@ async def test_a_store_that_ends_while_it_is_read_is_made_up_for_by_the_snapshot
         assert set(await stored_users(store)) == set(map(key_of, USERS))
 
 
+@pytest.mark.shows("S-6")
 async def test_a_store_with_content_is_believed_and_the_snapshot_not_read(
     redis: RedisServer, copy: str
 ) -> None:
@@ -177,6 +182,7 @@ async def test_the_snapshot_is_in_the_metrics_and_in_what_status_shows(redis: Re
     assert "director_snapshot" not in (await Node().operations.metrics.page()).decode()
 
 
+@pytest.mark.shows("S-7")
 async def test_what_others_write_into_the_store_is_in_the_snapshot_too(redis: RedisServer, copy: str) -> None:
     async with running(Node(redis.url, me=OTHER)) as other:
         other.put("theirs")
@@ -188,6 +194,7 @@ async def test_what_others_write_into_the_store_is_in_the_snapshot_too(redis: Re
         assert set(await stored_users(store)) == {key_of("theirs")}
 
 
+@pytest.mark.shows("S-7")
 async def test_what_is_left_to_another_writer_is_in_the_snapshot_at_once(
     redis: RedisServer, copy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +210,7 @@ async def test_what_is_left_to_another_writer_is_in_the_snapshot_at_once(
         assert set(await stored_users(node.persistence._snapshot._store)) == {key_of(name)}
 
 
+@pytest.mark.shows("S-7")
 async def test_the_snapshot_goes_on_while_the_store_is_away_and_the_store_gets_it_all_later(
     redis: RedisServer, copy: str
 ) -> None:
@@ -222,6 +230,7 @@ async def test_the_snapshot_goes_on_while_the_store_is_away_and_the_store_gets_i
             assert key_of("meanwhile") in await stored_users(store)
 
 
+@pytest.mark.shows("S-7")
 async def test_the_names_of_users_come_back_from_the_snapshot(redis: RedisServer, copy: str) -> None:
     name, key = b"alice@example.com", key_of("alice@example.com")
     async with running(Node(redis.url, snapshot=copy)) as node:
@@ -233,6 +242,7 @@ async def test_the_names_of_users_come_back_from_the_snapshot(redis: RedisServer
         assert again.director.names.names(bucket_of(name.decode())) == {key: name.decode()}
 
 
+@pytest.mark.shows("S-11")
 async def test_a_snapshot_of_another_cluster_is_not_read_and_is_written_over(
     redis: RedisServer, copy: str
 ) -> None:
@@ -253,6 +263,7 @@ async def test_a_snapshot_of_another_cluster_is_not_read_and_is_written_over(
 # ---- it harms nobody
 
 
+@pytest.mark.shows("S-9")
 async def test_a_snapshot_without_a_folder_is_said_once_and_written_when_there_is_one(
     redis: RedisServer, copy: str, tmp_path: Path
 ) -> None:
@@ -271,6 +282,7 @@ async def test_a_snapshot_without_a_folder_is_said_once_and_written_when_there_i
         assert set(await stored_users(store)) == {key_of("alice")}
 
 
+@pytest.mark.shows("S-9")
 async def test_a_damaged_snapshot_is_set_aside_named_and_written_anew(
     redis: RedisServer, copy: str, tmp_path: Path
 ) -> None:
@@ -285,6 +297,7 @@ async def test_a_damaged_snapshot_is_set_aside_named_and_written_anew(
         assert set(await stored_users(store)) == {key_of("alice")}
 
 
+@pytest.mark.shows("S-9")
 async def test_a_snapshot_that_another_director_uses_is_said_and_neither_suffers(
     redis: RedisServer, copy: str
 ) -> None:
@@ -299,6 +312,7 @@ async def test_a_snapshot_that_another_director_uses_is_said_and_neither_suffers
         assert node.logged("snapshot_failed") == []
 
 
+@pytest.mark.shows("S-9")
 async def test_a_snapshot_whose_disk_is_full_is_written_when_there_is_room(
     redis: RedisServer, copy: str
 ) -> None:
@@ -333,6 +347,7 @@ async def test_a_note_in_the_snapshot_of_another_hash_keeps_its_users_out(
         assert node.host("alice") is None
 
 
+@pytest.mark.shows("S-10")
 async def test_a_large_snapshot_leaves_most_of_the_time_to_others_but_documents_are_written_at_once(
     redis: RedisServer, copy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +379,7 @@ def queued(node: Node) -> int:
     return info.queued_buckets
 
 
+@pytest.mark.shows("S-8")
 @pytest.mark.parametrize("call", ["swap_document", "swap_buckets"])
 async def test_what_changes_while_a_write_to_the_snapshot_is_cut_off_by_the_end_is_in_it_at_the_end(
     copy: str, call: str

@@ -121,6 +121,7 @@ async def written(*nodes: Node) -> None:
             await node.persistence._writing.write_users()
 
 
+@pytest.mark.shows("rule 33", "S-46")
 async def test_a_large_bucket_is_split_and_all_of_it_is_there_after_a_restart(
     url: str,
 ) -> None:
@@ -141,6 +142,7 @@ async def test_a_large_bucket_is_split_and_all_of_it_is_there_after_a_restart(
         await clean(again)
 
 
+@pytest.mark.shows("S-46")
 async def test_names_are_split_too(url: str) -> None:
     async with quiet(url) as node:
         for name in CROWD:
@@ -155,6 +157,7 @@ async def test_names_are_split_too(url: str) -> None:
         assert again.director.names.bucket(BUCKET) == before
 
 
+@pytest.mark.shows("S-53")
 async def test_one_more_user_of_a_split_bucket_writes_his_leaf_alone(url: str) -> None:
     async with quiet(url) as node:
         for name in CROWD[:-1]:
@@ -171,6 +174,7 @@ async def test_one_more_user_of_a_split_bucket_writes_his_leaf_alone(url: str) -
         assert await known_in(node.store) == keys(CROWD)
 
 
+@pytest.mark.shows("S-51")
 async def test_a_login_during_the_load_is_answered_from_a_split_bucket(url: str) -> None:
     async with quiet(url) as node:
         for name in CROWD:
@@ -212,6 +216,7 @@ class Power:
         return results
 
 
+@pytest.mark.shows("rule 33", "S-47")
 async def test_a_split_that_was_interrupted_after_any_step_loses_nothing_and_is_done_again(url: str) -> None:
     old, new = CROWD[:3], CROWD[3:12]
     async with quiet(url) as node:
@@ -239,6 +244,7 @@ async def test_a_split_that_was_interrupted_after_any_step_loses_nothing_and_is_
         assert (await tree_of(again.store))[BUCKET] == SPLIT
 
 
+@pytest.mark.shows("S-48")
 async def test_what_an_interrupted_split_left_behind_replaces_nothing_that_was_decided_later(
     url: str,
 ) -> None:
@@ -270,6 +276,7 @@ async def stored_users_in_tree(store: StateStore) -> dict[UserKey, tuple[str | N
 # ---- two directors
 
 
+@pytest.mark.shows("rule 33", "S-49")
 async def test_a_director_that_writes_a_bucket_which_another_has_split_goes_to_those_below(
     redis: RedisServer,
 ) -> None:
@@ -286,6 +293,7 @@ async def test_a_director_that_writes_a_bucket_which_another_has_split_goes_to_t
         assert {name for name in CROWD if one.host(name)} == set(CROWD)
 
 
+@pytest.mark.shows("rule 33", "S-49")
 @pytest.mark.parametrize("we_know", [False, True], ids=["refused", "and heard of"])
 async def test_a_bucket_that_another_writes_while_it_is_split_is_merged_before_the_mark(
     redis: RedisServer, we_know: bool
@@ -312,6 +320,7 @@ async def test_a_bucket_that_another_writes_while_it_is_split_is_merged_before_t
         assert await known_in(other) == keys([*CROWD, "alice"])
 
 
+@pytest.mark.shows("S-49")
 async def test_two_directors_that_split_the_same_bucket_at_once_lose_nothing(redis: RedisServer) -> None:
     async with quiet(redis.url) as one, quiet(redis.url) as other:
         for part in range(10):
@@ -325,6 +334,7 @@ async def test_two_directors_that_split_the_same_bucket_at_once_lose_nothing(red
         assert await known_in(one.store) == keys(CROWD)
 
 
+@pytest.mark.shows("rule 33", "S-50")
 async def test_claims_go_to_the_buckets_below_one_that_was_split(redis: RedisServer) -> None:
     async with quiet(redis.url) as one, quiet(redis.url) as other:
         for name in CROWD[:20]:
@@ -414,6 +424,7 @@ async def test_what_was_stored_is_found_whatever_three_directors_do_in_whatever_
 # ---- another store than before
 
 
+@pytest.mark.shows("S-52")
 async def test_a_store_that_was_wiped_is_written_again_and_split_again(redis: RedisServer) -> None:
     async with running(splitting(Node(redis.url, lease_ttl=0.3))) as node, opened(redis.url) as store:
         for name in CROWD:
@@ -426,6 +437,7 @@ async def test_a_store_that_was_wiped_is_written_again_and_split_again(redis: Re
         assert await known_in(store) == keys(CROWD)
 
 
+@pytest.mark.shows("S-52")
 async def test_nothing_is_left_below_a_bucket_that_is_whole_again_in_a_restored_store(url: str) -> None:
     """Symptom: what was written after an old backup was restored could not be found at the next start."""
     async with quiet(url) as node:
@@ -441,6 +453,7 @@ async def test_nothing_is_left_below_a_bucket_that_is_whole_again_in_a_restored_
         assert await known_in(node.store) == keys([*CROWD[:21], *CROWD[30:]])
 
 
+@pytest.mark.shows("S-52")
 async def test_a_store_found_without_its_splits_is_known_to_have_none(url: str) -> None:
     async with quiet(url) as node:
         for name in CROWD:
@@ -455,6 +468,7 @@ async def test_a_store_found_without_its_splits_is_known_to_have_none(url: str) 
         assert await known_in(node.store) == keys(CROWD)
 
 
+@pytest.mark.shows("S-50")
 @pytest.mark.parametrize("moment", ["before the claim", "in the middle of it"])
 async def test_a_claim_is_not_settled_below_a_bucket_that_is_whole_again(
     redis: RedisServer, moment: str
@@ -495,6 +509,7 @@ async def swap_to(store: StateStore, number: int, blob: bytes) -> None:
 # ---- when not
 
 
+@pytest.mark.shows("S-56")
 async def test_no_bucket_is_split_while_a_director_lives_that_does_not_know_of_it(redis: RedisServer) -> None:
     async with running(splitting(Node(redis.url, lease_ttl=0.3))) as node, opened(redis.url) as store:
         await store.renew(Lease(member="old", ring_address="old", incarnation=1, synced=True), 60)
@@ -518,6 +533,7 @@ async def test_no_bucket_is_split_while_a_director_lives_that_does_not_know_of_i
 # ---- damage
 
 
+@pytest.mark.shows("S-25", "S-55")
 async def test_content_that_was_damaged_under_its_old_version_is_written_again(redis: RedisServer) -> None:
     """Symptom: a damaged bucket with the right version passed for stored, and stayed as it was for ever."""
     async with quiet(redis.url) as node:
@@ -535,6 +551,7 @@ async def test_content_that_was_damaged_under_its_old_version_is_written_again(r
         assert not node.persistence._reading.damaged["users"]
 
 
+@pytest.mark.shows("S-55")
 async def test_a_damaged_bucket_of_which_memory_knows_nothing_is_left_for_repair(redis: RedisServer) -> None:
     async with opened(redis.url) as store:
         await swap(store, BUCKET, packed(user("alice", HOSTS[0], decided=NOW, seen=NOW)))

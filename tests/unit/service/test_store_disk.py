@@ -63,6 +63,7 @@ async def look(folder: Path) -> tuple[set[int], list[str]]:
     return found
 
 
+@pytest.mark.shows("S-68")
 async def test_a_disk_that_fills_up_stops_no_login_and_everything_is_stored_when_there_is_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +88,7 @@ async def test_a_disk_that_fills_up_stops_no_login_and_everything_is_stored_when
     assert len(node.logged("store_away")) == len(node.logged("store_back")) == 1
 
 
+@pytest.mark.shows("S-68")
 async def test_a_disk_that_is_full_at_the_start_is_used_when_there_is_space(tmp_path: Path) -> None:
     with small_disk(tmp_path, size="3m") as disk:
         filling = fill_up(disk)
@@ -106,6 +108,7 @@ def replaced(folder: Path) -> None:
     os.replace(folder / "other.db", folder / "state.db")
 
 
+@pytest.mark.shows("S-69")
 async def test_a_file_that_is_damaged_while_in_use_is_named_and_made_again_from_memory(
     tmp_path: Path,
 ) -> None:
@@ -135,6 +138,7 @@ def overwrite(folder: Path) -> None:
         data.write(os.urandom(file.stat().st_size - 10 * PAGE))
 
 
+@pytest.mark.shows("S-69")
 async def test_a_file_that_is_removed_while_in_use_is_made_again_from_memory(tmp_path: Path) -> None:
     async with running(node_in(tmp_path)) as node:
         for name in USERS:
@@ -149,6 +153,7 @@ async def test_a_file_that_is_removed_while_in_use_is_made_again_from_memory(tmp
     assert users == set(map(key_of, [*USERS, "late"]))
 
 
+@pytest.mark.shows("S-69")
 async def test_the_file_of_another_program_put_in_its_place_is_left_alone_and_named(tmp_path: Path) -> None:
     async with running(node_in(tmp_path)) as node:
         node.put("alice")

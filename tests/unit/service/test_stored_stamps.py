@@ -73,6 +73,7 @@ async def check(node: Node) -> None:
     assert node.logged("store_document_damaged") == node.logged("store_bucket_damaged") == []
 
 
+@pytest.mark.shows("A-54")
 @pytest.mark.parametrize("shared", [True, False])
 async def test_times_at_the_maximum_in_a_store_cost_nothing_that_operators_did(
     redis: RedisServer, tmp_path: Path, shared: bool
@@ -140,6 +141,7 @@ async def test_times_in_a_snapshot_are_named_as_those_of_the_snapshot(
         assert node.director.counters.stamps_clipped == {"snapshot": 4}
 
 
+@pytest.mark.shows("A-57")
 async def test_while_the_clock_is_doubted_a_store_is_taken_and_written_as_it_is(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/state.db"
     await fill(url)

@@ -46,6 +46,7 @@ async def put_name(store: StateStore, name: str) -> None:
     assert isinstance((await store.swap_buckets(swaps))[0], Swapped)
 
 
+@pytest.mark.shows("rule 18", "S-36")
 async def test_who_is_gone_vanishes_from_a_bucket_that_nobody_writes(url: str) -> None:
     async with running(Node(url)) as node:
         await clean(node)
@@ -82,6 +83,7 @@ async def test_nothing_is_swept_of_users_while_a_living_director_is_outside_the_
         assert set(await stored_users(node.store)) == {key_of("alice")}
 
 
+@pytest.mark.shows("S-37")
 async def test_the_name_of_a_user_whom_nobody_knows_vanishes(url: str) -> None:
     async with running(Node(url)) as node:
         await clean(node)
@@ -92,6 +94,7 @@ async def test_the_name_of_a_user_whom_nobody_knows_vanishes(url: str) -> None:
         assert set(await node.store.versions("names")) == {bucket_of("bob")}
 
 
+@pytest.mark.shows("S-37")
 async def test_names_stay_while_users_elsewhere_may_not_be_known_here(url: str) -> None:
     async with running(Node(url)) as node:
         await clean(node)
@@ -110,6 +113,7 @@ async def test_what_is_no_bucket_of_users_is_left_as_it_is(url: str) -> None:
         assert bucket.blob == b"the marker of a split bucket"
 
 
+@pytest.mark.shows("S-38")
 async def test_a_bucket_that_was_written_meanwhile_is_left_for_the_next_walk(url: str) -> None:
     async with running(Node(url)) as node:
         await clean(node)
@@ -152,6 +156,7 @@ async def test_buckets_of_which_nothing_is_due_are_not_read_again_until_they_cha
         assert asked == [bucket_of("bob")]
 
 
+@pytest.mark.shows("S-38")
 async def test_sweeping_takes_nothing_from_what_is_written_at_the_same_time(redis: RedisServer) -> None:
     """Half of the users are gone, the others are stored by their director while the walk goes on."""
     async with opened(redis.url) as store:
@@ -177,6 +182,7 @@ async def test_sweeping_takes_nothing_from_what_is_written_at_the_same_time(redi
     assert len(blobs) < BUCKETS
 
 
+@pytest.mark.shows("S-38")
 async def test_one_director_sweeps_and_another_takes_over_when_he_stops(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +196,7 @@ async def test_one_director_sweeps_and_another_takes_over_when_he_stops(
         await until(lambda: other.persistence.sweeping.holds)
 
 
+@pytest.mark.shows("S-38")
 async def test_who_loses_the_lock_stops_and_says_so(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

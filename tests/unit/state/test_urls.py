@@ -25,6 +25,7 @@ def refusal(url: str, *, base_dir: Path = Path("/etc/director")) -> StoreUrlErro
     return caught.value
 
 
+@pytest.mark.shows("S-94")
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
@@ -51,6 +52,7 @@ def test_a_store_shows_its_url_without_secrets(url: str, expected: str) -> None:
     assert shown(url) == expected
 
 
+@pytest.mark.shows("S-88")
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
@@ -93,6 +95,7 @@ def test_a_url_that_names_no_store_is_refused_with_the_reason_and_the_right_form
     assert failure.expected
 
 
+@pytest.mark.shows("S-88")
 @pytest.mark.parametrize(
     "url",
     [
@@ -122,6 +125,7 @@ def test_no_refusal_shows_a_password(url: str) -> None:
     assert SECRET not in text.replace(f'"{url}"', "")
 
 
+@pytest.mark.shows("S-94")
 def test_the_password_of_a_store_is_in_none_of_its_texts() -> None:
     store: StateStore = open_store(f"redis://u:{SECRET}@host", base_dir=Path("/"))
     assert SECRET not in f"{store!r} {vars(store)!r} {store}"

@@ -95,6 +95,7 @@ def test_a_user_that_cannot_be_right_is_refused(fields: dict[str, object], probl
         user_record(changed(**fields), BOUND)
 
 
+@pytest.mark.shows("A-56")
 @pytest.mark.parametrize("far", [LATEST + 301, 1 << 32, 1 << 63])
 def test_times_far_ahead_are_clipped_and_what_the_line_says_is_kept(far: int) -> None:
     line = changed(decided=far, seen=far)

@@ -23,6 +23,7 @@ def test_documents_are_read_as_they_were_written() -> None:
     assert read_members(encode_member_rows([MEMBER])) == ([], [MEMBER], "")
 
 
+@pytest.mark.shows("A-54")
 @pytest.mark.parametrize(("stamp", "fits"), [(-1, 0), (LATEST + 1, LATEST), ((1 << 64) - 1, LATEST)])
 @pytest.mark.parametrize("field", ["present_at", "tag_at", "weight_at", "up_at"])
 def test_a_stamp_out_of_range_is_no_damage(field: str, stamp: int, fits: int) -> None:
@@ -33,6 +34,7 @@ def test_a_stamp_out_of_range_is_no_damage(field: str, stamp: int, fits: int) ->
     assert read_members(encode_member_rows([member])).members == [msgspec.structs.replace(MEMBER, at=fits)]
 
 
+@pytest.mark.shows("A-55")
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
@@ -53,6 +55,7 @@ def test_a_row_that_cannot_be_right_is_left_out_and_named_and_the_others_count(
     assert problem in found.problem
 
 
+@pytest.mark.shows("A-55")
 @pytest.mark.parametrize("odd", [None, 7, ["10.1.0.3"], ["10.1.0.3", "", True, 1.5, "", 0, 1, 0, True, 0]])
 def test_a_row_that_cannot_be_read_is_left_out_and_the_others_count(odd: object) -> None:
     found = read_hosts(msgspec.msgpack.encode([ROW, odd]))

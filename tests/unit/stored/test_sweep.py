@@ -27,17 +27,20 @@ def test_who_is_gone_for_two_minutes_goes_and_the_others_stay_in_their_order() -
     assert (swept.dropped, swept.due) == (2, GONE + 300)
 
 
+@pytest.mark.shows("S-36")
 def test_a_ghost_stays_until_its_time_is_over() -> None:
     blob = pack([user(1), user(2)])
     assert sweep_users(blob, GONE - 1, EXPIRE) == (blob, 0, GONE)
     assert sweep_users(blob, GONE, EXPIRE) == (b"", 2, None)
 
 
+@pytest.mark.shows("S-36")
 def test_a_pin_and_a_move_that_has_not_ended_stay_for_ever() -> None:
     blob = pack([user(1, flags=PINNED | BY_HAND), user(2, flags=MOVING | BY_HAND)])
     assert sweep_users(blob, GONE + 10**6, EXPIRE) == (blob, 0, None)
 
 
+@pytest.mark.shows("S-36")
 def test_a_forgotten_user_goes_when_his_tombstone_is_over() -> None:
     tombstone = user(1, host=0, flags=BY_HAND)
     assert sweep_users(pack([tombstone]), GONE - 1, EXPIRE).dropped == 0

@@ -60,6 +60,7 @@ def send_until_closed(sock: socket.socket, data: bytes) -> None:
         return
 
 
+@pytest.mark.shows("A-7")
 def test_a_head_that_does_not_come_in_time_ends_the_connection(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_head_that_does_not_come_in_time_ends_the_connection(
         assert read_to_end(silent) == read_to_end(half) == b""
 
 
+@pytest.mark.shows("A-7")
 def test_single_bytes_of_a_head_do_not_lengthen_its_time(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_second_head_has_a_time_of_its_own(served: Served, monkeypatch: pytest
         assert read_to_end(sock) == b""
 
 
+@pytest.mark.shows("A-7")
 def test_a_body_whose_next_part_does_not_come_in_time_ends_the_connection(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +113,7 @@ def test_a_body_that_goes_on_coming_may_take_longer_in_all(
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.shows("A-7")
 def test_a_client_that_takes_no_answers_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "PART_WITHIN", 0.2)
     with served.ask.connect() as sock:
@@ -120,6 +124,7 @@ def test_a_client_that_takes_no_answers_is_closed(served: Served, monkeypatch: p
         assert read_to_end(sock).count(b"HTTP/1.1 200 ") < asked
 
 
+@pytest.mark.shows("A-7")
 @pytest.mark.parametrize("said", [b"", b"G", HALF_A_BODY])
 @pytest.mark.parametrize("count", [MOST - 2, 5 * MOST])
 def test_connections_that_are_only_held_lock_nobody_out(served: Served, said: bytes, count: int) -> None:

@@ -136,11 +136,13 @@ BAD = [
 ]
 
 
+@pytest.mark.shows("R-53")
 @pytest.mark.parametrize(("line", "command"), GOOD, ids=[line.decode("latin-1") for line, _ in GOOD])
 def test_a_line_is_the_command_it_names(line: bytes, command: Command) -> None:
     assert parse(line) == command
 
 
+@pytest.mark.shows("I-2", "K5")
 @pytest.mark.parametrize(("line", "text"), BAD, ids=[line.decode() for line, _ in BAD])
 def test_a_line_that_is_no_command_is_refused_with_the_reason(line: bytes, text: str) -> None:
     with pytest.raises(AdminSyntaxError) as refused:

@@ -101,6 +101,7 @@ def test_the_users_are_answered_in_the_order_of_their_lines(hot: HotPath) -> Non
     )
 
 
+@pytest.mark.shows("R-57")
 def test_on_the_userdb_socket_pass_lines_count_and_ok_lines_do_not(hot: HotPath) -> None:
     data = b"PASS\t1\tuser=alice\tproxy\nOK\t2\tuser=alice\tproxy\n"
     assert rewritten(hot, data, passlines=True) == (

@@ -30,6 +30,7 @@ def table(chance: random.Random, before: dict[Address, int]) -> dict[Address, in
     return after
 
 
+@pytest.mark.shows("A-27")
 @pytest.mark.parametrize("seed", range(20))
 def test_a_circle_made_from_the_one_before_is_as_one_made_afresh(seed: int) -> None:
     chance = random.Random(seed)

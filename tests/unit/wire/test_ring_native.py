@@ -145,11 +145,13 @@ def test_what_is_in_front_of_a_frame_that_cannot_be_read_is_given() -> None:
         next(frames)
 
 
+@pytest.mark.shows("A-17")
 def test_an_oversized_frame_is_refused_before_it_has_come() -> None:
     with pytest.raises(FrameError, match="frame of 4097 bytes"):
         list(FrameReader().feed((4097).to_bytes(4)))
 
 
+@pytest.mark.shows("A-26")
 @pytest.mark.parametrize(
     "body",
     [
@@ -188,6 +190,7 @@ LONG = {
 }
 
 
+@pytest.mark.shows("A-26")
 @pytest.mark.parametrize("name", LONG)
 def test_lists_that_are_too_long_for_one_turn_of_the_loop_are_refused_unread(name: str) -> None:
     reader = FrameReader()
@@ -381,6 +384,7 @@ def joined(messages: Iterable[RingMessage]) -> dict[type[RingMessage], list[obje
     return said
 
 
+@pytest.mark.shows("rule 5", "A-27")
 @pytest.mark.parametrize("kind", LARGEST)
 def test_the_largest_that_a_director_sends_fits_into_frames_and_says_the_same(kind: str) -> None:
     writer, reader = sealed()
