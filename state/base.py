@@ -209,7 +209,7 @@ class StoreUrlError(StoreError):
         super().__init__(f"{url}: {problem}; {expected}")
 
 
-class Held(Protocol):
+class HeldLock(Protocol):
     """A task that nobody else does now."""
 
     @property
@@ -315,7 +315,7 @@ class StateStore(Protocol):
     async def members(self) -> list[Lease]:
         """The leases that have not lapsed, by member. A store that is not shared knows its own only."""
 
-    def hold(self, task: str) -> AbstractAsyncContextManager[Held | None]:
+    def hold(self, task: str) -> AbstractAsyncContextManager[HeldLock | None]:
         """Be the only one who does `task` (named like a document), of all who share the store, in the block.
 
         None: somebody else is at it. The hold is renewed in the background. When

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from state.base import Held, Lease, check_task
+from state.base import HeldLock, Lease, check_task
 
 
 class OwnLeases:
@@ -38,7 +38,7 @@ class OwnLeases:
         )
 
 
-class OwnHeld(msgspec.Struct, frozen=True):
+class OwnHeldLock(msgspec.Struct, frozen=True):
     """A hold that cannot be lost."""
 
     generation: int
@@ -53,7 +53,7 @@ class OwnLocks:
         self._generation = 0
 
     @contextmanager
-    def hold(self, task: str) -> Iterator[Held | None]:
+    def hold(self, task: str) -> Iterator[HeldLock | None]:
         """None where another task of this process has it: to wait for ourselves would help nobody."""
         check_task(task)
         if task in self._held:
@@ -62,6 +62,6 @@ class OwnLocks:
         self._generation += 1
         self._held.add(task)
         try:
-            yield OwnHeld(self._generation)
+            yield OwnHeldLock(self._generation)
         finally:
             self._held.discard(task)

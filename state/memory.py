@@ -21,7 +21,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
-    Held,
+    HeldLock,
     Layout,
     Lease,
     Lost,
@@ -160,7 +160,7 @@ class MemoryStore:
         return self._leases.members()
 
     @asynccontextmanager
-    async def hold(self, task: str) -> AsyncIterator[Held | None]:
+    async def hold(self, task: str) -> AsyncIterator[HeldLock | None]:
         await self._turn("hold")
         with self._locks.hold(task) as held:
             yield held

@@ -30,7 +30,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
-    Held,
+    HeldLock,
     Layout,
     Lease,
     Lost,
@@ -318,7 +318,7 @@ class RedisStore:
         return sorted(key.decode().removeprefix(prefix) for key in keys)
 
     @asynccontextmanager
-    async def hold(self, task: str) -> AsyncIterator[Held | None]:
+    async def hold(self, task: str) -> AsyncIterator[HeldLock | None]:
         check_task(task)
         link = self._required("hold")
         async with self._client(link, "hold") as client:

@@ -26,7 +26,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
-    Held,
+    HeldLock,
     Layout,
     Lease,
     Lost,
@@ -169,7 +169,7 @@ class SqliteStore:
         return self._leases.members()
 
     @asynccontextmanager
-    async def hold(self, task: str) -> AsyncIterator[Held | None]:
+    async def hold(self, task: str) -> AsyncIterator[HeldLock | None]:
         self._require("hold")
         with self._locks.hold(task) as held:
             yield held

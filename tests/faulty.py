@@ -16,7 +16,7 @@ from state.base import (
     Bucket,
     Document,
     Health,
-    Held,
+    HeldLock,
     Layout,
     Lease,
     Lost,
@@ -122,7 +122,7 @@ class FaultyStore:
         return await self._call("members", self.store.members)
 
     @asynccontextmanager
-    async def hold(self, task: str) -> AsyncIterator[Held | None]:
+    async def hold(self, task: str) -> AsyncIterator[HeldLock | None]:
         fault = await self._begin("hold")
         async with self.store.hold(task) as held:
             await self._end("hold", fault)

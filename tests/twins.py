@@ -19,7 +19,7 @@ class HotPath(NamedTuple):
     UserTable: type[users.UserTable]
     Assigner: type[assign.Assigner]
     NameTable: type[names.NameTable]
-    rewrite: Callable[[assign.Assigner, bytes, bool], tuple[bytes, list[auth.Held]]]
+    rewrite: Callable[[assign.Assigner, bytes, bool], tuple[bytes, list[auth.HeldRequest]]]
 
 
 PURE = HotPath(users.UserTable, assign.Assigner, names.NameTable, auth.rewrite)

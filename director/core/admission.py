@@ -78,8 +78,8 @@ class Admission:
         if self.doubted:
             return None
         bound = self.bound_by(now)
-        past = self.began_in_doubt if source == MEMORY else isinstance(source, str)
-        return bound.of_the_past() if past else bound
+        is_past = self.began_in_doubt if source == MEMORY else isinstance(source, str)
+        return bound.of_the_past() if is_past else bound
 
     def bound_by(self, now: Now) -> Bound:
         """The bound by a clock that says `now`, whether it is right or not."""

@@ -23,7 +23,7 @@ from director.core.placement.addresses import address_order
 from director.core.protocol.events import HostMove
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import BackendSetting
-from director.core.tables.movedhosts import is_parked, parked
+from director.core.tables.movedhosts import is_parked, parking_address
 from director.types import Address
 
 GONE_AFTER = 30.0
@@ -62,7 +62,7 @@ class NameAddresses:
         }
 
 
-class Look(NamedTuple):
+class NamePlan(NamedTuple):
     """What a file with names in it comes to."""
 
     moves: list[HostMove]
@@ -73,22 +73,22 @@ class Look(NamedTuple):
     """The hosts of the file, once the moves are made."""
 
 
-def look(
+def plan_moves(
     applied: Sequence[AppliedHost] | None,
     settings: Sequence[BackendSetting],
     unresolved: Sequence[BackendSetting],
     rows: Mapping[Address, HostRow],
     unix: int,
-) -> Look:
+) -> NamePlan:
     """What is to be done.
 
     applied: what this member last applied; None: not known. settings: the hosts of the file, but those of
     names that are not resolved. unix: Unix seconds.
     """
     moves, waiting = _plan(applied, settings, rows, unix)
-    unknown = [one for one in settings if one.hostname in waiting]
-    resolved = [one for one in settings if one.hostname not in waiting]
-    return Look(moves, waiting, known_settings(resolved, [*unresolved, *unknown], applied, rows))
+    unknown = [setting for setting in settings if setting.hostname in waiting]
+    resolved = [setting for setting in settings if setting.hostname not in waiting]
+    return NamePlan(moves, waiting, known_settings(resolved, [*unresolved, *unknown], applied, rows))
 
 
 def _plan(
@@ -117,15 +117,15 @@ def _before(
     name: str, after: Address, applied: Iterable[AppliedHost] | None, rows: Mapping[Address, HostRow]
 ) -> Address | None:
     """The address that the backend of this name has left for `after`, if we have news of that."""
-    place = parked(name)
+    place = parking_address(name)
     if place in rows and is_parked(rows[place]):
         return place
-    there = [address for address, row in rows.items() if row.present and row.hostname == name]
-    others = [address for address in there if address != after]
+    addresses = [address for address, row in rows.items() if row.present and row.hostname == name]
+    others = [address for address in addresses if address != after]
     if len(others) != 1:
         return None
     if applied is None:
-        return others[0] if after in there or not rows[others[0]].present_at else None
+        return others[0] if after in addresses or not rows[others[0]].present_at else None
     known = {address for address, one in _listed(applied, rows) if one == name}
     return others[0] if known and after not in known and len(known) == 1 else None
 
@@ -136,7 +136,7 @@ def _evict(moves: dict[str, HostMove], rows: Mapping[Address, HostRow]) -> None:
         row = rows.get(move.after)
         if row is None or not row.present or row.hostname in ("", move.name) or row.hostname in moves:
             continue
-        moves[row.hostname] = HostMove(row.hostname, move.after, parked(row.hostname))
+        moves[row.hostname] = HostMove(row.hostname, move.after, parking_address(row.hostname))
 
 
 def known_settings(
@@ -168,18 +168,18 @@ def carried(
     before = _single_of(_listed(applied, rows))
     moved = {before[name]: (name, after) for name, after in _single(settings).items() if name in before}
     made: dict[str, AppliedHost] = {}
-    for one in applied:
-        name, after = moved.get(Address(one.address), ("", Address(one.address)))
-        if after == one.address:
-            made.setdefault(one.address, one)
+    for host in applied:
+        name, after = moved.get(Address(host.address), ("", Address(host.address)))
+        if after == host.address:
+            made.setdefault(host.address, host)
             continue
-        left, row = rows.get(Address(one.address)), rows.get(after)
-        if left is not None and not left.present and left.moved == name:
-            made.setdefault(one.address, AppliedHost(one.address, False, left.present_at))
-        present_at = one.present_at
+        former, row = rows.get(Address(host.address)), rows.get(after)
+        if former is not None and not former.present and former.moved == name:
+            made.setdefault(host.address, AppliedHost(host.address, False, former.present_at))
+        present_at = host.present_at
         if row is not None and row.present and row.hostname == name and present_at != APART:
             present_at = row.present_at
-        made[after] = msgspec.structs.replace(one, address=after, hostname=name, present_at=present_at)
+        made[after] = msgspec.structs.replace(host, address=after, hostname=name, present_at=present_at)
     return list(made.values())
 
 
@@ -199,8 +199,8 @@ def _listed(applied: Iterable[AppliedHost], rows: Mapping[Address, HostRow]) -> 
     """Address and name of each host that the file listed. Where an older release has kept no name the table
     has it."""
     found = []
-    for one in applied:
-        if one.listed:
-            row = rows.get(Address(one.address))
-            found.append((Address(one.address), one.hostname or (row.hostname if row is not None else "")))
+    for host in applied:
+        if host.listed:
+            row = rows.get(Address(host.address))
+            found.append((Address(host.address), host.hostname or (row.hostname if row is not None else "")))
     return found

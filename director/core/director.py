@@ -299,7 +299,7 @@ class Director:
         self.settled = True
         effects = self.announce()
         effects += self._late(now)
-        effects += self.clock.look(now)
+        effects += self.clock.check(now)
         step = self._clock_watch.step(now)
         if step:
             effects += self._clock_stepped(step, now)
@@ -330,7 +330,7 @@ class Director:
                 effects += self.ring.closed(link, reason, now)
             case KicksEnded(ends):
                 effects += self.kicks.ended(ends, now)
-                self.moves.look(now)
+                self.moves.wake(now)
                 self.kick_rounds.kicked(now)
             case _:
                 effects += self._happened(event, now)
@@ -446,9 +446,9 @@ class Director:
         return self._partition.standing
 
     @property
-    def hint(self) -> bool:
+    def unverified(self) -> bool:
         """What is in memory has not been compared with anybody yet: a hint, no more (ring-rules 28)."""
-        return self._trust.hint
+        return self._trust.unverified
 
     @property
     def loading(self) -> bool:
@@ -502,7 +502,7 @@ class Director:
         self.ring.thawed(now)
         self.ring.suspended(gap + FROZEN, now)
         effects = [Log(Level.WARNING, "frozen", fields), *self._trust.thawed(self.ring, now)]
-        if self._started and self.hint:
+        if self._started and self.unverified:
             self.barrier.wait(now, at_once=True)
         return effects + self._gatekeeper.review(now, started=self._started)
 
@@ -530,7 +530,7 @@ class Director:
         """Everything that needs the word of the whole ring, and the kicks that come with it."""
         overdue: list[Effect] = self.kicks.overdue(now)
         if overdue:  # whoever waits for them goes on at once
-            self.moves.look(now)
+            self.moves.wake(now)
             self.kick_rounds.kicked(now)
         wanted = self._startup.want(self._logins.unread)
         self._logins.unread = []
@@ -541,7 +541,7 @@ class Director:
         view = self._view()
         if self._agreement.digest != self._seen_by_moves:
             self._seen_by_moves = self._agreement.digest
-            self.moves.look(now)  # their hosts may be gone
+            self.moves.wake(now)  # their hosts may be gone
         effects = [*overdue, *wanted, *listing, *self.near.turn(now, view)]
         effects += self.moves.turn(now, view)
         effects += self.moves.start_programs()
@@ -583,14 +583,16 @@ class Director:
         """Time-outs of links, and one turn's share of what takes long."""
         effects: list[Effect] = []
         busy = self.loading or self.clock.walking
-        postpone_exchanges(self.ring.links.values(), len(self.users), now, joining=self.hint, loading=busy)
+        postpone_exchanges(
+            self.ring.links.values(), len(self.users), now, joining=self.unverified, loading=busy
+        )
         for neighbour in list(self.ring.links.values()):
             was_live = neighbour.live
             effects += neighbour.tick(now)
             if was_live and not neighbour.live and neighbour.silent:
                 self.barrier.hold(now.mono + self.identity.ping_timeout + 1)
             if neighbour.exchange_has_work:
-                effects += neighbour.exchange.work(self.users, self.names, not self.hint, now)
+                effects += neighbour.exchange.work(self.users, self.names, not self.unverified, now)
             neighbour.finish_exchange()
         effects += self._housekeeping.turn(now, self._agreement.digest)
         self._moved_hosts.turn(now)

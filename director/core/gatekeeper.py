@@ -50,7 +50,7 @@ class Gatekeeper:
     def judge_partition(self, now: Now, digest: bytes) -> None:
         """Alone, whole, partial?"""
         barrier, ring = self._barrier, self._ring
-        if not barrier.synced and self.known_alone and not barrier.held(now, digest):
+        if not barrier.synced and self.known_alone and not barrier.holds_back(now, digest):
             barrier.release((ring.me,), now, digest)
         departed = ring.departed
         self._gone &= departed
@@ -69,13 +69,13 @@ class Gatekeeper:
     def review(self, now: Now, *, started: bool) -> list[Effect]:
         """Open and close; wakes the waiting logins when it opens further."""
         effects: list[Effect] = []
-        was_hint = self._trust.hint
+        was_unverified = self._trust.unverified
         barrier, standing = self._barrier, self._partition.standing
         settled = barrier.synced and standing is not Standing.WAIT
         trusted = self._trust.review(self._ring, now, alone=self.known_alone, settled=settled)
-        if was_hint and not self._trust.hint:
+        if was_unverified and not self._trust.unverified:
             effects.append(Log(Level.INFO, "memory_checked", {"users": len(self._assigner.users)}))
-        if self._sessions_due and started and not self._trust.hint and not self._assigner.unread:
+        if self._sessions_due and started and not self._trust.unverified and not self._assigner.unread:
             self._sessions_due = False
             effects.append(ListSessions())
         may_hash = barrier.synced and standing in MAY_HASH

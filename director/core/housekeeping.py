@@ -39,7 +39,7 @@ class Housekeeping:
         self._bucket = self._due = 0
         """The next bucket, and how many are to be looked through now."""
         self._early_bucket = 0
-        self._left = 0
+        self._to_visit = 0
         """Buckets that the walk for records to drop early has still to go through."""
         self._digest = b""
         self._unconfirmed = 0
@@ -60,7 +60,7 @@ class Housekeeping:
     def next_deadline(self) -> float | None:
         if self._sweep_at is None or self._drop_at is None:
             return None
-        return min(self._sweep_at, self._drop_at) if self._left else self._sweep_at
+        return min(self._sweep_at, self._drop_at) if self._to_visit else self._sweep_at
 
     @property
     def has_work(self) -> bool:
@@ -77,9 +77,9 @@ class Housekeeping:
         if digest != self._digest:
             self._digest, self._unconfirmed = digest, BUCKETS
         if self._unconfirmed:
-            first, share = BUCKETS - self._unconfirmed, min(self._share(), self._unconfirmed)
-            self._users.confirm(first, first + share)
-            self._unconfirmed -= share
+            first, count = BUCKETS - self._unconfirmed, min(self._slice(), self._unconfirmed)
+            self._users.confirm(first, first + count)
+            self._unconfirmed -= count
         if self._sweep_at is not None and now.mono >= self._sweep_at:
             self._sweep_at = now.mono + SWEEP_EVERY
             self._due = -(-BUCKETS // SWEEP_SECONDS)
@@ -96,20 +96,20 @@ class Housekeeping:
     def _drop_early(self, now: Now) -> None:
         """Go on with a walk, or begin one where the table is full."""
         limit = self._assigner.limit
-        if not self._left and len(self._users) >= limit:
-            self._left = BUCKETS
-        for _ in range(min(self._share(), self._left)):
+        if not self._to_visit and len(self._users) >= limit:
+            self._to_visit = BUCKETS
+        for _ in range(min(self._slice(), self._to_visit)):
             if dropped := self._users.shed(self._early_bucket, int(now.unix)):
                 self._counters.dropped_early += dropped
                 self._sweep_names(self._early_bucket)
             self._early_bucket = (self._early_bucket + 1) % BUCKETS
-            self._left -= 1
+            self._to_visit -= 1
             if len(self._users) <= limit - limit // ROOM:
-                self._left = 0
+                self._to_visit = 0
                 break
-        self._drop_at = now.mono + (DROP_PAUSE if self._left else DROP_EVERY)
+        self._drop_at = now.mono + (DROP_PAUSE if self._to_visit else DROP_EVERY)
 
-    def _share(self) -> int:
+    def _slice(self) -> int:
         """Buckets that have about RECORDS records."""
         return max(1, RECORDS * BUCKETS // max(1, len(self._users)))
 

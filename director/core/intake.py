@@ -154,7 +154,7 @@ class Intake:
             for old in unpack(records):
                 if started and self._is_conflict(old):
                     on_two_hosts.append(old)
-                self._moves.displaced(old, now)
+                self._moves.record_changed(old, now)
         return self._conflicts(on_two_hosts)
 
     def names(self, neighbour: Neighbour, names: Names) -> list[Effect]:
@@ -184,7 +184,7 @@ class Intake:
     def _is_conflict(self, old: User) -> bool:
         """Whether a merge took a user from a host where he was still alive (ring-rules 20)."""
         new = self._users.get(old.key)
-        if new is None or old.host in (0, new.host) or self._hosts.gone(old):
+        if new is None or old.host in (0, new.host) or self._hosts.host_removed(old):
             return False
         return old.seen + self._users.expire > new.decided and not new.flags & BY_HAND
 

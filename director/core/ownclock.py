@@ -111,7 +111,7 @@ class OwnClock:
         self._admission.doubted, self._admission.began_in_doubt = True, started
         self._doubted_at, self._until = now.mono, now.mono + DOUBTED
 
-    def look(self, now: Now) -> list[Effect]:
+    def check(self, now: Now) -> list[Effect]:
         """The clock says `now`: was it set?"""
         offset = now.unix - now.mono
         stepped = abs(offset - self._last) > BACK
@@ -203,7 +203,7 @@ class OwnClock:
             effects += self._admission.count_users(records, MEMORY, now)
         for user in unpack(records):
             if user.flags & MOVING:
-                self._moves.displaced(user, now)  # a move is known by the stamp of its record
+                self._moves.record_changed(user, now)  # a move is known by the stamp of its record
         if self._bucket == BUCKETS and self._changed:
             for neighbour in self._compared:
                 effects += neighbour.close("times are compared anew: the clock was set", level=Level.INFO)

@@ -73,7 +73,7 @@ from director.service.pendingoperations import PendingOperations
 from director.service.ringsockets import RingSockets
 from director.types import LinkId, Now, RequestId, UserKey
 from director.wire import hotpath
-from director.wire.auth import Held, cancel, cancels, finish, may_say_perhaps, refusal, says_perhaps
+from director.wire.auth import HeldRequest, cancel, cancels, finish, may_say_perhaps, refusal, says_perhaps
 from director.wire.tabs import unescape
 
 LEAVE_WITHIN = 1.5
@@ -369,7 +369,7 @@ class Driver:
         if self.store is not None:
             self.store.look()
 
-    def _hold(self, client: Client, held: Iterable[Held]) -> None:
+    def _hold(self, client: Client, held: Iterable[HeldRequest]) -> None:
         for line in held:
             if full := self._logins.full(client, line):
                 self.director.counters.waiting_refused += 1
@@ -567,7 +567,7 @@ class Driver:
         if taken is not None:
             self._say_no(*taken, reason)
 
-    def _say_no(self, client: Client, held: Held, reason: str) -> None:
+    def _say_no(self, client: Client, held: HeldRequest, reason: str) -> None:
         """The client is to try again later."""
         self._count("refused", client, 1)
         client.write(refusal(held.id))

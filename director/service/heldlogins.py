@@ -13,7 +13,7 @@ import msgspec
 from director.net.authreply import AuthreplyClient
 from director.net.login import Client as LoginClient
 from director.types import RequestId
-from director.wire.auth import Held
+from director.wire.auth import HeldRequest
 
 CONNECTION_LIMIT = 10_000
 """Logins of one connection that may wait."""
@@ -31,7 +31,7 @@ class _Waiting(msgspec.Struct, frozen=True, gc=False):
     """A line that waits, and its client."""
 
     client: Client
-    held: Held
+    held: HeldRequest
 
 
 class HeldLogins:
@@ -45,7 +45,7 @@ class HeldLogins:
     def __len__(self) -> int:
         return sum(map(len, self._held))
 
-    def full(self, client: Client, held: Held) -> str:
+    def full(self, client: Client, held: HeldRequest) -> str:
         """Why this line may not wait; empty: it may."""
         if len(client.waiting) >= CONNECTION_LIMIT:
             return f"{CONNECTION_LIMIT} logins of this connection wait already"
@@ -53,12 +53,12 @@ class HeldLogins:
             return f"logins that wait take {BYTES_LIMIT >> 20} MB already"
         return ""
 
-    def add(self, request: RequestId, client: Client, held: Held) -> None:
+    def add(self, request: RequestId, client: Client, held: HeldRequest) -> None:
         self._held[request % SHARES][request] = _Waiting(client, held)
         self.bytes += _size(held)
         client.waiting.add(request)
 
-    def take(self, request: RequestId) -> tuple[Client, Held] | None:
+    def take(self, request: RequestId) -> tuple[Client, HeldRequest] | None:
         """A request that is to be answered; None if its client has gone away meanwhile."""
         taken = self._held[request % SHARES].pop(request, None)
         if taken is None:
@@ -83,5 +83,5 @@ class HeldLogins:
         return lines
 
 
-def _size(held: Held) -> int:
+def _size(held: HeldRequest) -> int:
     return len(held.line) + len(held.id) + len(held.tag) + len(held.name)

@@ -14,7 +14,7 @@ from libc.string cimport memchr, memcmp, memcpy
 from director.core.placement.addresses import address_order
 from director.core.placement.assign import NO_LIMIT, Gate, Wait
 from director.core.placement.users import EARLIEST_DROP, User, margin
-from director.wire.auth import Held, perhaps
+from director.wire.auth import HeldRequest, perhaps
 
 
 cdef bytes taken(buffer_t *buffer):
@@ -570,7 +570,7 @@ cdef class Assigner:
         return self.users.table.used >= self.limit
 
     @property
-    def held(self):
+    def users_held(self):
         return len(self.held_users)
 
     def await_store(self, buckets):
@@ -744,7 +744,7 @@ def rewrite(Assigner assigner not None, bytes data not None, bint passlines):
     cdef uint64_t key
     cdef int index
     cdef bytes lacks
-    cdef list held = []
+    cdef list held_requests = []
     assigner.output.used = 0
     while True:
         stop = <const uint8_t *>memchr(line, 10, end - line)
@@ -764,7 +764,7 @@ def rewrite(Assigner assigner not None, bytes data not None, bint passlines):
         if index < 0:
             assigner.append(pending, line - pending)
             pending = stop + 1
-            held.append(held_line(slice_t(line, size), &asked, key, waited(index)))
+            held_requests.append(held_request(slice_t(line, size), &asked, key, waited(index)))
         else:
             lacks = perhaps(bytes_of(slice_t(line, size)), assigner.backends[index].address) if asked.maybe else b""
             if lacks is not None:
@@ -773,10 +773,10 @@ def rewrite(Assigner assigner not None, bytes data not None, bint passlines):
                 assigner.append(<const uint8_t *>PyBytes_AS_STRING(lacks), PyBytes_GET_SIZE(lacks))
                 assigner.append_host(index, key)
         line = stop + 1
-    if assigner.output.used == 0 and not held and line == end:
-        return data, held
+    if assigner.output.used == 0 and not held_requests and line == end:
+        return data, held_requests
     assigner.append(pending, line - pending)
-    return PyBytes_FromStringAndSize(<char *>assigner.output.data, assigner.output.used), held
+    return PyBytes_FromStringAndSize(<char *>assigner.output.data, assigner.output.used), held_requests
 
 
 cdef bint asks(Assigner assigner, slice_t fields, asked_t *asked) except -1:
@@ -784,5 +784,5 @@ cdef bint asks(Assigner assigner, slice_t fields, asked_t *asked) except -1:
     return line_asks(fields, assigner.scratch.data, asked)
 
 
-cdef object held_line(slice_t line, asked_t *asked, uint64_t key, wait):
-    return Held(bytes_of(line), bytes_of(asked.id), key, bytes_of(asked.tag), bytes_of(asked.name), wait)
+cdef object held_request(slice_t line, asked_t *asked, uint64_t key, wait):
+    return HeldRequest(bytes_of(line), bytes_of(asked.id), key, bytes_of(asked.tag), bytes_of(asked.name), wait)

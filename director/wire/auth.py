@@ -21,7 +21,7 @@ _PROXIED = re.compile(rb"^OK\t([^\t\n]+)\t[^\n]*\tproxy\tproxy_refresh=[^\n]*", 
 """A rewritten line of a user who is proxied, and by a field without a value."""
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
+class HeldRequest(msgspec.Struct, frozen=True, gc=False):
     """A line that is not answered at once. 100,000 may wait, and no collection of garbage looks at them."""
 
     line: bytes
@@ -35,14 +35,14 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     wait: Wait
 
 
-def rewrite(assigner: Assigner, data: bytes, passlines: bool) -> tuple[bytes, list[Held]]:
+def rewrite(assigner: Assigner, data: bytes, passlines: bool) -> tuple[bytes, list[HeldRequest]]:
     """Add a host to each line that asks for one.
 
     data: complete lines. passlines: whether it is the userdb socket, where `PASS` lines count.
     Gives the lines to send on, in their order, and those held back. All other bytes go through as they are.
     """
     prefix = b"PASS\t" if passlines else b"OK\t"
-    output, held = [], []
+    output, held_requests = [], []
     for line in data.split(b"\n")[:-1]:
         asked = _asked(line, prefix) if line.startswith(prefix) else None
         if asked is None:
@@ -52,10 +52,10 @@ def rewrite(assigner: Assigner, data: bytes, passlines: bool) -> tuple[bytes, li
         key = assigner.user_hash.key(name, tag)
         answer = assigner.assign_named(key, tag, name)
         if isinstance(answer, Wait):
-            held.append(Held(line, asked.id, key, tag, name, answer))
+            held_requests.append(HeldRequest(line, asked.id, key, tag, name, answer))
         else:
             output.append(finish(assigner, line, answer, key))
-    return b"".join(output), held
+    return b"".join(output), held_requests
 
 
 def finish(assigner: Assigner, line: bytes, backend: Backend, key: UserKey) -> bytes:

@@ -102,11 +102,11 @@ class Twin:
 
     def hold(self, key: int) -> Any:
         self.assigner.hold(key)  # type: ignore[arg-type]
-        return self.assigner.held
+        return self.assigner.users_held
 
     def release(self, key: int) -> Any:
         self.assigner.release(key)  # type: ignore[arg-type]
-        return self.assigner.held
+        return self.assigner.users_held
 
     def unread(self, number: int) -> Any:
         self.assigner.await_store([number % BUCKETS, (number + 1) % BUCKETS])
@@ -179,7 +179,7 @@ class Twin:
             *(users.take_changes(), users.has_displaced, users.take_displaced(), users.take_dirty()),
             *(names.bucket(number), names.names(number), sorted(names.entries_of(number, users_of))),
             *(names.dirty_count, names.take_dirty(), self.assigner.take_names()),
-            *(self.assigner.take_refreshed(), self.assigner.gate, self.assigner.held),
+            *(self.assigner.take_refreshed(), self.assigner.gate, self.assigner.users_held),
             *(self.assigner.full, self.assigner.not_remembered),
         ]
 

@@ -94,7 +94,7 @@ def _is_users(effect: Effect) -> bool:
 
 
 def _hint_answered() -> Any:
-    return patch.object(Trust, "review", lambda self, *args, **how: not setattr(self, "hint", False))
+    return patch.object(Trust, "review", lambda self, *args, **how: not setattr(self, "unverified", False))
 
 
 def _no_kick_wait() -> Any:
@@ -129,7 +129,7 @@ def _settled_without_round() -> Any:
     right = Moves._rounds
 
     def wrong(self: Moves, now: Now, view: Any) -> list[Effect]:
-        for own in self._own.values():
+        for own in self._led.values():
             if own.stage is Stage.ROUND:
                 own.job.unconfirmed.discard(own.key)
                 self._enter(own, Stage.DELAY, now.mono + self.kick_delay)
@@ -163,7 +163,7 @@ def _no_claims() -> Any:
 def _lost_rounds_not_repeated() -> Any:
     def turn(self: Moves, now: Now, view: Any) -> list[Effect]:
         effects = right(self, now, view)
-        for own in self._own.values():
+        for own in self._led.values():
             if own.stage is Stage.ROUND:
                 own.until = now.mono + 1e6
         return effects

@@ -524,7 +524,7 @@ def under_way(node: Node) -> dict[str, int]:
         "moves in hand": core.moves.in_hand,
         "flushes": len(core.jobs),
         "near": len(core.near),
-        "held": core.assigner.held,
+        "held": core.assigner.users_held,
         "kick rounds": len(core.kick_rounds),
         "changes": int(core.changes.next_deadline(without_sync=False) is not None),
         "work": int(core.next_deadline() == 0.0),

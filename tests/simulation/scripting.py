@@ -327,7 +327,7 @@ class Script:
         for node in self.world.ups():
             record = node.users.get(key)
             text = "unknown"
-            if record is not None and not node.core.hosts.gone(record):
+            if record is not None and not node.core.hosts.host_removed(record):
                 words = [self.world.host_name(record.host)]
                 words += [word for bit, word in FLAGS if record.flags & bit]
                 text = ", ".join(words)

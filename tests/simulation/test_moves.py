@@ -42,7 +42,12 @@ def at_rest(world: World) -> None:
     for node in world.ups():
         core = node.core
         assert (len(core.kicks), len(core.moves), core.moves.in_hand, len(core.jobs)) == (0, 0, 0, 0)
-        assert (len(core.near), core.assigner.held, len(core.kick_rounds), len(core.pending)) == (0, 0, 0, 0)
+        assert (len(core.near), core.assigner.users_held, len(core.kick_rounds), len(core.pending)) == (
+            0,
+            0,
+            0,
+            0,
+        )
     assert world.differences() == []
 
 

@@ -34,7 +34,7 @@ def seen_of_alice(world: World, name: str) -> int:
 def at_rest(world: World) -> None:
     world.run(3)
     for node in world.ups():
-        assert (len(node.core.near), node.core.assigner.held, len(node.core.pending)) == (0, 0, 0)
+        assert (len(node.core.near), node.core.assigner.users_held, len(node.core.pending)) == (0, 0, 0)
     assert world.differences() == []
 
 

@@ -906,7 +906,7 @@ class World:
     def host_of(self, node: Node, user: str, tag: str = "") -> str | None:
         """The host that a director has for a user."""
         record = node.users.get(HASH.key(user.encode(), tag.encode()))
-        lost = record is None or node.core.hosts.gone(record)
+        lost = record is None or node.core.hosts.host_removed(record)
         row = None if record is None or lost else node.core.hosts.by_id(record.host)
         return None if row is None else row.address
 
@@ -949,7 +949,7 @@ def living(node: Node) -> dict[UserKey, tuple[int, int, int]]:
         user.key: (user.host, user.decided, user.flags)
         for number in occupied(node.users)
         for user in unpack(node.users.missing(number, b"", int(node.unix)))
-        if is_alive(user, soon, EXPIRE) and not node.core.hosts.gone(user)
+        if is_alive(user, soon, EXPIRE) and not node.core.hosts.host_removed(user)
     }
 
 

@@ -107,7 +107,7 @@ class Logins:
         if user.host == 0:
             return bool(user.flags & MOVING)  # forgotten: he is placed afresh, once his old sessions are gone
         if self._hosts.knows(user.host):
-            return not self._hosts.gone(user)
+            return not self._hosts.host_removed(user)
         waiting = self._pending.of(key)
         return not waiting or now < waiting[0].since + CLAIM_AFTER
 

@@ -53,7 +53,7 @@ class Pending:
 
     def add(self, request: RequestId, key: UserKey, tag: bytes, now: float, wait: Wait) -> None:
         self._waiting[request] = WaitingLogin(request, key, tag, now, wait, self._wakes)
-        self._share(key).setdefault(key, {})[request] = None
+        self._shard(key).setdefault(key, {})[request] = None
         self._reasons[wait] = self._reasons.get(wait, 0) + 1
 
     def goes_on(self, waiting: WaitingLogin, wait: Wait) -> None:
@@ -71,11 +71,11 @@ class Pending:
         self._again.pop(request, None)
         if waiting is not None:
             self._reasons[waiting.wait] -= 1
-            share = self._share(waiting.key)
-            requests = share[waiting.key]
+            shard = self._shard(waiting.key)
+            requests = shard[waiting.key]
             del requests[request]
             if not requests:
-                del share[waiting.key]
+                del shard[waiting.key]
 
     def drop(self, requests: Iterable[RequestId]) -> None:
         for request in requests:
@@ -148,8 +148,8 @@ class Pending:
         self._walk.extend(self._waiting.values())
         self._walked = self._wakes
 
-    def _share(self, key: UserKey) -> dict[UserKey, dict[RequestId, None]]:
+    def _shard(self, key: UserKey) -> dict[UserKey, dict[RequestId, None]]:
         return self._by_key[(key >> 32) % SHARES]
 
     def _requests(self, key: UserKey) -> Iterable[RequestId]:
-        return self._share(key).get(key, ())
+        return self._shard(key).get(key, ())

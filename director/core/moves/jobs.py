@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 
 from director.core.moves.kickrounds import KickResult, KickRounds
-from director.core.moves.moves import Job, Moves
+from director.core.moves.moves import Moves, UserJob
 from director.core.placement.assign import Assigner, Backend
 from director.core.placement.names import NameTable, entry
 from director.core.placement.users import BUCKETS, BY_HAND, LATEST, PINNED, RECORD, User, is_alive, unpack
@@ -48,7 +48,7 @@ FORGOTTEN = 500
 class _Walk(msgspec.Struct, eq=False):
     """A flush or a forgetting on its way through the table."""
 
-    job: Job
+    job: UserJob
     hosts: frozenset[HostId]
     parallel: int
     tag: bytes | None = None
@@ -67,7 +67,7 @@ class _Walk(msgspec.Struct, eq=False):
 class _Fenced(msgspec.Struct):
     """A change of records that waits until all have it."""
 
-    job: Job
+    job: UserJob
     number: int
     until: float
     fenced: bool = False
@@ -86,7 +86,7 @@ class UserJobs:
         self._hosts, self._assigner, self._users, self._names = hosts, assigner, assigner.users, names
         self._moves, self._kick_rounds, self.max_parallel = moves, kick_rounds, max_parallel
         self._walks: list[_Walk] = []
-        self._jobs: list[Job] = []
+        self._jobs: list[UserJob] = []
         self._fences: list[_Fenced] = []
         self._effects: list[Effect] = []
         self._numbers = 1 << 62
@@ -95,7 +95,7 @@ class UserJobs:
         """Operations under way."""
         return len(self._jobs)
 
-    def progress(self, operation: int) -> Job | None:
+    def progress(self, operation: int) -> UserJob | None:
         """How far an operation is; None: it is over, or there is none."""
         return next((job for job in self._jobs if job.operation == operation), None)
 
@@ -249,7 +249,7 @@ class UserJobs:
     def _concerned(self, walk: _Walk, user: User, now: Now) -> bool:
         if user.host not in walk.hosts or user.decided >= walk.before:
             return False
-        return is_alive(user, int(now.unix), self._users.expire) and not self._hosts.gone(user)
+        return is_alive(user, int(now.unix), self._users.expire) and not self._hosts.host_removed(user)
 
     def _move_one(self, walk: _Walk, key: UserKey, now: Now) -> None:
         user = self._users.get(key)
@@ -273,7 +273,7 @@ class UserJobs:
             walk.job.counts.unpinned += pinned
             self._moves.begin(key, target, walk.job, now)
 
-    def _fence(self, job: Job, now: Now) -> None:
+    def _fence(self, job: UserJob, now: Now) -> None:
         """Over when the store has it, and every member has ended what its records made it kick."""
         job.complete = False
         self._numbers += 1
@@ -298,8 +298,8 @@ class UserJobs:
         if name and self._assigner.remember_names:
             self._names.add(entry(key, name))
 
-    def _new_job(self, operation: int, *, complete: bool = True, early: bool = False) -> Job:
-        job = Job(operation, complete=complete, early=early)
+    def _new_job(self, operation: int, *, complete: bool = True, early: bool = False) -> UserJob:
+        job = UserJob(operation, complete=complete, early=early)
         self._jobs.append(job)
         return job
 
@@ -307,7 +307,7 @@ class UserJobs:
         self._effects.append(OperationFailed(operation, error, reason))
 
 
-def _kicked(job: Job, result: KickResult) -> None:
+def _kicked(job: UserJob, result: KickResult) -> None:
     """What a kick of all directors came to is what its operation came to."""
     job.counts.kicked += result.kicked
     job.counts.timed_out += result.late

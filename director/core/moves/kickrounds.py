@@ -40,7 +40,7 @@ class KickResult(msgspec.Struct):
     """Where sessions were only to be counted: who has not counted them."""
 
 
-class _Own(msgspec.Struct):
+class _LedKick(msgspec.Struct):
     serial: int
     what: KickWhat
     began: float
@@ -52,70 +52,70 @@ class _Own(msgspec.Struct):
     passed: frozenset[MemberId] = frozenset()
 
 
-class _Here(msgspec.Struct):
+class _JoinedKick(msgspec.Struct):
     """What a member does for somebody's kick."""
 
     run: KickRun
     until: float
-    held: KickRound
+    token: KickRound
     """Its last token."""
 
 
 class KickRounds:
     def __init__(self, me: MemberId, first_serial: int, kicks: Kicks, max_parallel: int) -> None:
         self._me, self._serial, self._kicks, self.max_parallel = me, first_serial, kicks, max_parallel
-        self._queue: deque[_Own] = deque()
-        self._own: dict[int, _Own] = {}
-        self._here: dict[tuple[str, int], _Here] = {}
+        self._queue: deque[_LedKick] = deque()
+        self._led: dict[int, _LedKick] = {}
+        self._joined: dict[tuple[str, int], _JoinedKick] = {}
         """In the order in which they are forgotten."""
-        self._holding: dict[tuple[str, int], _Here] = {}
+        self._holding: dict[tuple[str, int], _JoinedKick] = {}
         """Those of them that hold a token."""
         self._at: float | None = None
 
     def __len__(self) -> int:
         """Kicks of operators here that have not ended."""
-        return len(self._own) + len(self._queue)
+        return len(self._led) + len(self._queue)
 
     @property
     def full(self) -> bool:
-        return len(self._own) >= self.max_parallel
+        return len(self._led) >= self.max_parallel
 
     def begin(
         self, what: KickWhat, done: Callable[[KickResult], None], now: Now, *, count_only: bool = False
     ) -> None:
         """Kick on all directors; `done` is called once, within LASTS of its turn. count_only: end nothing."""
         self._serial += 1
-        self._queue.append(_Own(self._serial, what, now.mono, done, count_only))
+        self._queue.append(_LedKick(self._serial, what, now.mono, done, count_only))
         self._at = now.mono
 
     def token(self, token: KickRound, now: Now, view: RingView) -> None:
         """Take a token from the left."""
         self._at = now.mono
         if token.origin == self._me:
-            own = self._own.get(token.serial)
-            if own is None or own.lap != token.lap:
+            led = self._led.get(token.serial)
+            if led is None or led.lap != token.lap:
                 return
-            own.passed = frozenset(MemberId(member) for member in token.passed)
+            led.passed = frozenset(MemberId(member) for member in token.passed)
             if token.lap == 1:
-                own.lap, own.repeat_at = 2, now.mono
+                led.lap, led.repeat_at = 2, now.mono
             else:
-                self._come_back(own, token, view)
+                self._come_back(led, token, view)
             return
         if self._me in token.passed:
             return
         name = token.origin, token.serial
-        here = self._here.get(name)
-        if here is None and len(self._here) >= MOST_REMEMBERED:
+        joined = self._joined.get(name)
+        if joined is None and len(self._joined) >= MOST_REMEMBERED:
             return  # it is repeated
-        if here is None:
+        if joined is None:
             run = self._kicks.start(token.count or token.what, now, count_only=token.count is not None)
-            here = self._here[name] = _Here(run, now.mono + LASTS, token)
-        here.held = token
-        self._holding[name] = here
+            joined = self._joined[name] = _JoinedKick(run, now.mono + LASTS, token)
+        joined.token = token
+        self._holding[name] = joined
 
     def kicked(self, now: Now) -> None:
         """A kick has ended."""
-        if self._own or self._here:
+        if self._led or self._joined:
             self._at = now.mono
 
     @property
@@ -130,65 +130,67 @@ class KickRounds:
             return []
         effects = self._pass_on(now, view)
         while self._queue and not self.full:
-            own = self._queue.popleft()
-            own.began = own.repeat_at = now.mono
-            own.run = self._kicks.start(own.what, now, count_only=own.count_only)
-            self._own[own.serial] = own
-        for own in list(self._own.values()):
-            effects += self._advance(own, now, view)
-        for name in [name for name, here in islice(self._here.items(), FORGOTTEN) if now.mono >= here.until]:
-            del self._here[name]
-        deadlines = [min(own.began + LASTS, self._due(own)) for own in self._own.values()]
-        deadlines += [here.run.deadline for here in self._holding.values()]
-        deadlines += [here.until for here in islice(self._here.values(), 1)]
+            led = self._queue.popleft()
+            led.began = led.repeat_at = now.mono
+            led.run = self._kicks.start(led.what, now, count_only=led.count_only)
+            self._led[led.serial] = led
+        for led in list(self._led.values()):
+            effects += self._advance(led, now, view)
+        for name in [
+            name for name, joined in islice(self._joined.items(), FORGOTTEN) if now.mono >= joined.until
+        ]:
+            del self._joined[name]
+        deadlines = [min(led.began + LASTS, self._due(led)) for led in self._led.values()]
+        deadlines += [joined.run.deadline for joined in self._holding.values()]
+        deadlines += [joined.until for joined in islice(self._joined.values(), 1)]
         self._at = min(deadlines, default=None)
         return effects
 
-    def _due(self, own: _Own) -> float:
+    def _due(self, led: _LedKick) -> float:
         """When its token is sent (again): in the second lap not before the kick is over here."""
-        run = own.run
+        run = led.run
         assert run is not None
-        return run.deadline if own.lap == 2 and not run.over else own.repeat_at
+        return run.deadline if led.lap == 2 and not run.over else led.repeat_at
 
-    def _advance(self, own: _Own, now: Now, view: RingView) -> list[Effect]:
-        run = own.run
+    def _advance(self, led: _LedKick, now: Now, view: RingView) -> list[Effect]:
+        run = led.run
         assert run is not None
-        missing = set(view.listed) - own.passed - {self._me}
-        if now.mono >= own.began + LASTS:
+        missing = set(view.listed) - led.passed - {self._me}
+        if now.mono >= led.began + LASTS:
             uncounted = self._others(view) | ({self._me} if run.problem or not run.over else set())
-            self._end(own, KickResult(run.sessions, True, missing, uncounted))
+            self._end(led, KickResult(run.sessions, True, missing, uncounted))
             return []
         if view.right is None and view.alone:
-            own.lap = 2
-        if now.mono < self._due(own):
+            led.lap = 2
+        if now.mono < self._due(led):
             return []
-        own.repeat_at = now.mono + (NO_NEIGHBOUR if view.right is None else ROUND_AGAIN)
-        late: list[str] = [self._me] if own.lap == 2 and (run.problem or not run.over) else []
-        kicked = run.sessions if own.lap == 2 else 0
+        led.repeat_at = now.mono + (NO_NEIGHBOUR if view.right is None else ROUND_AGAIN)
+        late: list[str] = [self._me] if led.lap == 2 and (run.problem or not run.over) else []
+        kicked = run.sessions if led.lap == 2 else 0
         if view.right is not None:
-            what, count = (Fence(), own.what) if own.count_only else (own.what, None)
-            token = KickRound(self._me, own.serial, own.lap, what, [self._me], late, kicked, count)
+            what, count = (Fence(), led.what) if led.count_only else (led.what, None)
+            token = KickRound(self._me, led.serial, led.lap, what, [self._me], late, kicked, count)
             return [Send(view.right, [token])]
         if view.alone:
-            self._end(own, KickResult(kicked, bool(late), missing, missing | set(map(MemberId, late))))
+            self._end(led, KickResult(kicked, bool(late), missing, missing | set(map(MemberId, late))))
         return []
 
-    def _come_back(self, own: _Own, token: KickRound, view: RingView) -> None:
+    def _come_back(self, led: _LedKick, token: KickRound, view: RingView) -> None:
         """The second lap has ended."""
-        missing = set(view.listed) - own.passed
+        missing = set(view.listed) - led.passed
         sessions, uncounted = token.kicked, missing | set(map(MemberId, token.late))
-        if own.count_only and token.count is None:  # a member of an older release has counted nothing
-            assert own.run is not None
-            sessions, uncounted = own.run.sessions, self._others(view) | (uncounted & {self._me})
-        self._end(own, KickResult(sessions, bool(token.late), missing, uncounted))
+        if led.count_only and token.count is None:  # a member of an older release has counted nothing
+            assert led.run is not None
+            sessions, uncounted = led.run.sessions, self._others(view) | (uncounted & {self._me})
+        self._end(led, KickResult(sessions, bool(token.late), missing, uncounted))
 
     def _others(self, view: RingView) -> set[MemberId]:
         return set(view.listed) - {self._me}
 
     def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
         effects: list[Effect] = []
-        for name, here in list(self._holding.items()):
-            token, run = here.held, here.run
+        for name, joined in list(self._holding.items()):
+            token, run = joined.token, joined.run
             if token.lap == 2 and not run.over and now.mono < run.deadline:
                 continue
             del self._holding[name]
@@ -209,8 +211,8 @@ class KickRounds:
             effects.append(Send(view.right, [onward]))
         return effects
 
-    def _end(self, own: _Own, result: KickResult) -> None:
-        del self._own[own.serial]
-        if not own.count_only:
+    def _end(self, led: _LedKick, result: KickResult) -> None:
+        del self._led[led.serial]
+        if not led.count_only:
             result.not_counted.clear()
-        own.done(result)
+        led.done(result)

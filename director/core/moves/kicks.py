@@ -138,7 +138,7 @@ class Kicks:
             return None
         if twice:
             self._again.append((now.mono + AGAIN_AFTER, RECORD.pack(*old), True))
-        return self.start(HashOnHosts(old.key >> 32, self._hosts.others(old.host, new.host)), now)
+        return self.start(HashOnHosts(old.key >> 32, self._hosts.other_addresses(old.host, new.host)), now)
 
     def clock_stepped(self, now: Now) -> None:
         """Users that have just logged in were seen by another clock."""
@@ -156,7 +156,7 @@ class Kicks:
         new = self._users.get(old.key)
         if new is None or new.host == old.host:
             return None
-        return HashOnHosts(old.key >> 32, self._hosts.others(old.host, new.host))
+        return HashOnHosts(old.key >> 32, self._hosts.other_addresses(old.host, new.host))
 
     def ended(self, ends: Iterable[Kicked], now: Now) -> list[Effect]:
         """What became of kicks. Of one that nobody waits for any more: nothing."""

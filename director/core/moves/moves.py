@@ -88,7 +88,7 @@ TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
 """Whatever is overtaken by a plain choice goes back to STORING with a later stamp."""
 
 
-class Job(msgspec.Struct, eq=False):
+class UserJob(msgspec.Struct, eq=False):
     """Why users are moved: one operation of an operator, or one login."""
 
     operation: int | None
@@ -108,7 +108,7 @@ class Job(msgspec.Struct, eq=False):
         return self.complete and not (self.unconfirmed if self.early else self.under_way)
 
 
-class Moving(msgspec.Struct, gc=False):
+class MovingUser(msgspec.Struct, gc=False):
     """A user who is being moved, by any director."""
 
     key: UserKey
@@ -128,14 +128,14 @@ class Moving(msgspec.Struct, gc=False):
         return User(*RECORD.unpack(self.before))
 
 
-class _Own(msgspec.Struct, gc=False):
+class LedMove(msgspec.Struct, gc=False):
     """A move that is in our hands."""
 
     key: UserKey
     target: HostId
     flags: int
     decided: Stamp
-    job: Job
+    job: UserJob
     began: float
     before: bytes
     """The packed record before: a `User` would be one more object for each collection of garbage."""
@@ -154,7 +154,7 @@ class _Own(msgspec.Struct, gc=False):
         return User(*RECORD.unpack(self.before))
 
 
-class Held(msgspec.Struct, gc=False):
+class HeldToken(msgspec.Struct, gc=False):
     """A token that waits for our kicks."""
 
     token: MoveRound
@@ -178,32 +178,32 @@ class Moves:
         flush_program: bool,
     ) -> None:
         """first_serial: above all that an earlier life of this director may have used."""
-        self.moving: dict[UserKey, Moving] = {}
+        self.moving: dict[UserKey, MovingUser] = {}
         self._me, self._serial = me, first_serial
         self._hosts, self._assigner, self._users = hosts, assigner, assigner.users
         self._kicks, self._pending, self._counters = kicks, pending, counters
         self.kick_delay, self._flush_program = kick_delay, flush_program
-        self._own: dict[UserKey, _Own] = {}
-        self._own_walk = Walk(self._own)
-        self._looked: list[_Own] = []
+        self._led: dict[UserKey, LedMove] = {}
+        self._led_walk = Walk(self._led)
+        self._looked: list[LedMove] = []
         """Those that this turn has come to."""
         self._watch = Walk(self.moving)
         """Of others, whose origin may be gone."""
         self._watch_at: float | None = None
         self._ring: Sequence[MemberId] = ()
         """The ring that the watch knows."""
-        self._begun: deque[Moving] = deque()
+        self._begun: deque[MovingUser] = deque()
         """All that were begun in the last `MOVE_TIMEOUT` seconds."""
         self._overdue = False
         """More of them have taken too long than one turn may end."""
         self._timed_out: dict[str, list[int]] = {}
         """Hashes of users, by the stage of their moves, for the log."""
-        self._held: dict[tuple[str, bytes], Held] = {}
-        self._flushes: dict[int, _Own] = {}
-        self._to_flush: list[_Own] = []
-        self._to_store: list[_Own] = []
-        self._storing: dict[int, list[_Own]] = {}
-        self._login = Job(None)
+        self._held_tokens: dict[tuple[str, bytes], HeldToken] = {}
+        self._flushes: dict[int, LedMove] = {}
+        self._to_flush: list[LedMove] = []
+        self._to_store: list[LedMove] = []
+        self._storing: dict[int, list[LedMove]] = {}
+        self._login = UserJob(None)
         """Why users are moved who have logged in, and those whose moves were taken over."""
         self._at: float | None = None
 
@@ -214,7 +214,7 @@ class Moves:
     @property
     def in_hand(self) -> int:
         """Moves that are ours to end."""
-        return len(self._own)
+        return len(self._led)
 
     def is_moving(self, key: UserKey) -> bool:
         """Whether a user is being moved, also where what a merge began is not dealt with yet."""
@@ -223,7 +223,9 @@ class Moves:
 
     # ---- what happened
 
-    def begin(self, key: UserKey, target: HostId, job: Job | None, now: Now, *, pin: bool = False) -> None:
+    def begin(
+        self, key: UserKey, target: HostId, job: UserJob | None, now: Now, *, pin: bool = False
+    ) -> None:
         """Move a user; target 0: to nobody. Where he is there already it is agreed on all the same: of two
         operators who want him on different hosts at once both are told what holds. job: None: a login."""
         job = job or self._login
@@ -232,17 +234,17 @@ class Moves:
         known = self.moving.get(key)
         before = known.old if known is not None and old.flags & MOVING else old
         row = self._hosts.row(before.host)
-        own = _Own(key, target, flags, Stamp(0), job, now.mono, RECORD.pack(*before), row)
-        taken = self._own.pop(key, None)
+        led = LedMove(key, target, flags, Stamp(0), job, now.mono, RECORD.pack(*before), row)
+        taken = self._led.pop(key, None)
         if taken is not None:
             self._end(taken)
             self._superseded(taken)
-        self._own[key] = own
+        self._led[key] = led
         job.under_way.add(key)
         job.unconfirmed.add(key)
-        self._decide(own, now)
+        self._decide(led, now)
 
-    def displaced(self, old: User, now: Now) -> None:
+    def record_changed(self, old: User, now: Now) -> None:
         """A merge, or `begin`, has changed the host or the moving flag of a user who was `old`."""
         new = self._users.get(old.key)
         if new is None:
@@ -257,7 +259,7 @@ class Moves:
             if known is not None and known.decided != new.decided:
                 kicks = tuple(kick for kick in kicks if not kick.over)  # told, and counted, with that move
             kicks += (run,) if run is not None else ()
-            moving = Moving(new.key, new.host, new.decided, now.mono, RECORD.pack(*before), kicks)
+            moving = MovingUser(new.key, new.host, new.decided, now.mono, RECORD.pack(*before), kicks)
             self.moving[new.key] = moving
             self._begun.append(moving)
             self._watch_soon(now.mono + ROUND_AGAIN)
@@ -275,35 +277,35 @@ class Moves:
             moving = self.moving.get(key)
             if moving is not None:
                 moving.origin, moving.progress = MemberId(token.origin), now.mono
-        held = self._held.get((token.origin, token.moves))
-        if held is not None:
-            held.token = token
+        held_token = self._held_tokens.get((token.origin, token.moves))
+        if held_token is not None:
+            held_token.token = token
         else:
-            self._held[token.origin, token.moves] = Held(token, now.mono + KICK_TIMEOUT)
+            self._held_tokens[token.origin, token.moves] = HeldToken(token, now.mono + KICK_TIMEOUT)
 
     def stored(self, number: int, now: Now) -> None:
         """What `Persist` asked for is stored."""
-        for own in self._storing.pop(number, ()):
-            if own.stage is Stage.STORING and own.number == number:
-                own.until = now.mono
+        for led in self._storing.pop(number, ()):
+            if led.stage is Stage.STORING and led.number == number:
+                led.until = now.mono
         self._soon(now.mono)
 
     def flush_ended(self, number: int, ok: bool, now: Now) -> None:
         """The flush program has ended. ok: the old backend has nothing left of the user."""
-        own = self._flushes.pop(number, None)
-        if own is None or own.stage is not Stage.FLUSHING:
+        led = self._flushes.pop(number, None)
+        if led is None or led.stage is not Stage.FLUSHING:
             return
         if ok:
             self._counters.programs_done += 1
         else:
             self._counters.programs_failed += 1
-            own.job.counts.not_flushed += 1
-        self._enter(own, Stage.DELAY, now.mono if ok else now.mono + self.kick_delay)
+            led.job.counts.not_flushed += 1
+        self._enter(led, Stage.DELAY, now.mono if ok else now.mono + self.kick_delay)
         self._soon(now.mono)
 
-    def look(self, now: Now) -> None:
+    def wake(self, now: Now) -> None:
         """A kick has ended, or a host has changed."""
-        if self.moving or self._held:
+        if self.moving or self._held_tokens:
             self._soon(now.mono)
 
     # ---- time
@@ -311,7 +313,7 @@ class Moves:
     @property
     def has_work(self) -> bool:
         """Whether something is left over for the next turn of the loop."""
-        return bool(self._overdue or self._to_flush or self._own_walk.under_way or self._watch.under_way)
+        return bool(self._overdue or self._to_flush or self._led_walk.under_way or self._watch.under_way)
 
     def next_deadline(self) -> float | None:
         deadlines = [self._at, self._watch_at, self._begun[0].since + MOVE_TIMEOUT if self._begun else None]
@@ -330,8 +332,8 @@ class Moves:
         due = self._at is not None and now.mono >= self._at
         if due:
             self._at = None
-            self._own_walk.begin()
-        if due or self._own_walk.under_way:
+            self._led_walk.begin()
+        if due or self._led_walk.under_way:
             self._go_on(now, effects)
             effects += self._rounds(now, view)
             effects += self._pass_on(now, view)
@@ -342,25 +344,25 @@ class Moves:
         """The next of the moves in our hands."""
         effects += self._persist()
         self._looked.clear()
-        for key in self._own_walk.some(SLICE):
-            own = self._own[key]
-            if self._in_force(own, now, effects):
-                self._advance(own, now, effects)
-            if own.stage is not Stage.OVER:
-                self._looked.append(own)
+        for key in self._led_walk.some(SLICE):
+            led = self._led[key]
+            if self._in_force(led, now, effects):
+                self._advance(led, now, effects)
+            if led.stage is not Stage.OVER:
+                self._looked.append(led)
 
-    def _decide(self, own: _Own, now: Now) -> None:
+    def _decide(self, led: LedMove, now: Now) -> None:
         """Put the moving record, with a stamp later than what it replaces, and what others decide now."""
-        key = own.key
-        old = self._users.get(key) or own.old
-        row = self._hosts.row(own.target)
+        key = led.key
+        old = self._users.get(key) or led.old
+        row = self._hosts.row(led.target)
         floor = max(row.present_at, row.tag_at) if row is not None else 0
-        own.decided = Stamp(min(max(int(now.unix) + BY_HAND_AHEAD, old.decided + 1, floor), LATEST))
-        new = User(key, own.target, own.decided, max(int(now.unix), old.seen), own.flags | MOVING)
+        led.decided = Stamp(min(max(int(now.unix) + BY_HAND_AHEAD, old.decided + 1, floor), LATEST))
+        new = User(key, led.target, led.decided, max(int(now.unix), old.seen), led.flags | MOVING)
         self._users.put(new)
-        self.displaced(old, now)
-        self._enter(own, Stage.STORING, now.mono + STORE_WAIT)
-        self._to_store.append(own)
+        self.record_changed(old, now)
+        self._enter(led, Stage.STORING, now.mono + STORE_WAIT)
+        self._to_store.append(led)
         self._soon(now.mono)
 
     def _persist(self) -> list[Effect]:
@@ -368,74 +370,74 @@ class Moves:
         if not self._to_store:
             return []
         self._serial += 1
-        for own in self._to_store:
-            own.number = self._serial
-        buckets = {own.key >> BUCKET_SHIFT for own in self._to_store}
+        for led in self._to_store:
+            led.number = self._serial
+        buckets = {led.key >> BUCKET_SHIFT for led in self._to_store}
         self._storing[self._serial] = self._to_store
         if len(self._storing) > STORING_KEPT:
             del self._storing[next(iter(self._storing))]
         self._to_store = []
         return [Persist(self._serial, tuple(sorted(buckets)))]
 
-    def _in_force(self, own: _Own, now: Now, effects: list[Effect]) -> bool:
+    def _in_force(self, led: LedMove, now: Now, effects: list[Effect]) -> bool:
         """Whether the record is still the one this move has put; ends or repeats the move where it is not."""
-        record = self._users.get(own.key)
-        row = self._hosts.row(own.target) if own.target else None
-        lost = own.target != 0 and (row is None or not row.present or row.tag_at > own.decided)
-        if record is not None and (record.decided, record.host) == (own.decided, own.target):
+        record = self._users.get(led.key)
+        row = self._hosts.row(led.target) if led.target else None
+        lost = led.target != 0 and (row is None or not row.present or row.tag_at > led.decided)
+        if record is not None and (record.decided, record.host) == (led.decided, led.target):
             if record.flags & MOVING and not lost:
                 return True
             if not record.flags & MOVING:
-                self._done(own, effects)  # somebody else has settled it
+                self._done(led, effects)  # somebody else has settled it
                 return False
-            heir = self._hosts.heir(record)
-            if heir is not None:  # it has another address
-                own.target = heir.host
+            moved_record = self._hosts.moved_record(record)
+            if moved_record is not None:  # it has another address
+                led.target = moved_record.host
             else:
                 # The host was taken from under him: held until his old sessions are gone, then placed afresh.
-                own.target, own.flags, own.lost = HostId(0), BY_HAND, True
-            self._begin_again(own, now, effects)
+                led.target, led.flags, led.lost = HostId(0), BY_HAND, True
+            self._begin_again(led, now, effects)
         elif record is None or lost or record.flags & BY_HAND:
-            self._superseded(own)
-            self._over(own, effects)
+            self._superseded(led)
+            self._over(led, effects)
         else:
             # Overtaken by a plain choice, stamped by a clock ahead of ours (ring-rules 25).
-            self._begin_again(own, now, effects)
+            self._begin_again(led, now, effects)
         return False
 
-    def _begin_again(self, own: _Own, now: Now, effects: list[Effect]) -> None:
-        self._stop_flush(own, effects)
-        self._decide(own, now)
+    def _begin_again(self, led: LedMove, now: Now, effects: list[Effect]) -> None:
+        self._stop_flush(led, effects)
+        self._decide(led, now)
         effects += self._persist()
 
-    def _advance(self, own: _Own, now: Now, effects: list[Effect]) -> None:
-        if own.stage is Stage.STORING and now.mono >= own.until:
-            self._enter(own, Stage.KICKING, now.mono + KICK_TIMEOUT)
-        if own.stage is Stage.KICKING and not self._kicking(own.key):
-            self._enter(own, Stage.ROUND, now.mono)
-        if own.stage is Stage.DELAY and now.mono >= own.until:
-            self._settle(own.key)
-            self._done(own, effects)
+    def _advance(self, led: LedMove, now: Now, effects: list[Effect]) -> None:
+        if led.stage is Stage.STORING and now.mono >= led.until:
+            self._enter(led, Stage.KICKING, now.mono + KICK_TIMEOUT)
+        if led.stage is Stage.KICKING and not self._kicking(led.key):
+            self._enter(led, Stage.ROUND, now.mono)
+        if led.stage is Stage.DELAY and now.mono >= led.until:
+            self._settle(led.key)
+            self._done(led, effects)
 
     def _rounds(self, now: Now, view: RingView) -> list[Effect]:
         """Start and repeat rounds, one token for all moves of a job that are so far."""
-        due: dict[int, list[_Own]] = {}
-        for own in self._looked:
-            if own.stage is Stage.ROUND and now.mono >= own.until:
-                own.until = now.mono + (NO_NEIGHBOUR if view.right is None else ROUND_AGAIN)
-                due.setdefault(id(own.job), []).append(own)
+        due: dict[int, list[LedMove]] = {}
+        for led in self._looked:
+            if led.stage is Stage.ROUND and now.mono >= led.until:
+                led.until = now.mono + (NO_NEIGHBOUR if view.right is None else ROUND_AGAIN)
+                due.setdefault(id(led.job), []).append(led)
         effects: list[Effect] = []
-        for batch in (own[at : at + ROUND] for own in due.values() for at in range(0, len(own), ROUND)):
+        for batch in (led[at : at + ROUND] for led in due.values() for at in range(0, len(led), ROUND)):
             self._serial += 1
-            moves = b"".join(SUBJECT.pack(own.key, own.decided) for own in batch)
+            moves = b"".join(SUBJECT.pack(led.key, led.decided) for led in batch)
             late, kicked, parted = self._of_kicks(moves)
             token = MoveRound(self._me, self._serial, moves, [self._me], late, kicked, parted)
             if view.right is not None:
                 effects.append(Send(view.right, [token]))
             elif view.alone:
                 self._came_back(token, now, view)
-                for own in batch:
-                    self._advance(own, now, effects)
+                for led in batch:
+                    self._advance(led, now, effects)
         return effects
 
     def _came_back(self, token: MoveRound, now: Now, view: RingView) -> None:
@@ -444,40 +446,40 @@ class Moves:
         if now.mono < view.held_until:
             return
         missing = set(view.listed) - {MemberId(m) for m in token.passed}
-        jobs: dict[int, Job] = {}
+        jobs: dict[int, UserJob] = {}
         for key, decided in subjects(token.moves):
-            own = self._own.get(key)
-            if own is None or own.stage is not Stage.ROUND or own.decided != decided:
+            led = self._led.get(key)
+            if led is None or led.stage is not Stage.ROUND or led.decided != decided:
                 continue
-            jobs[id(own.job)] = own.job
-            own.job.counts.add_not_reached(missing)
-            own.job.counts.timed_out += bool(token.late)
-            own.job.unconfirmed.discard(key)
-            self._after_round(own, now, parted=token.parted or bool(token.kicked))
+            jobs[id(led.job)] = led.job
+            led.job.counts.add_not_reached(missing)
+            led.job.counts.timed_out += bool(token.late)
+            led.job.unconfirmed.discard(key)
+            self._after_round(led, now, parted=token.parted or bool(token.kicked))
         for job in jobs.values():
             job.counts.kicked += token.kicked
 
-    def _after_round(self, own: _Own, now: Now, *, parted: bool) -> None:
-        if self._flush_program and own.target and own.old.host not in (0, own.target):
-            self._enter(own, Stage.FLUSHING, own.began + MOVE_TIMEOUT)
-            self._to_flush.append(own)
+    def _after_round(self, led: LedMove, now: Now, *, parted: bool) -> None:
+        if self._flush_program and led.target and led.old.host not in (0, led.target):
+            self._enter(led, Stage.FLUSHING, led.began + MOVE_TIMEOUT)
+            self._to_flush.append(led)
         else:
-            waits = parted or own.old.host not in (0, own.target)
-            pause = self.kick_delay if waits and not own.job.at_once else 0.0
-            self._enter(own, Stage.DELAY, now.mono + pause)
+            waits = parted or led.old.host not in (0, led.target)
+            pause = self.kick_delay if waits and not led.job.at_once else 0.0
+            self._enter(led, Stage.DELAY, now.mono + pause)
         self._soon(now.mono)
 
     def start_programs(self) -> list[Effect]:
         """The flush programs that are to be run for users whose rounds have ended."""
         effects: list[Effect] = []
         to_flush, self._to_flush = self._to_flush[:STARTED], self._to_flush[STARTED:]
-        for own in to_flush:
-            if own.stage is Stage.FLUSHING and own.number not in self._flushes:
+        for led in to_flush:
+            if led.stage is Stage.FLUSHING and led.number not in self._flushes:
                 self._serial += 1
-                own.number = self._serial
-                self._flushes[own.number] = own
-                new = self._hosts.row(own.target)
-                effects.append(RunFlush(own.number, own.key >> 32, own.old_row, new))
+                led.number = self._serial
+                self._flushes[led.number] = led
+                new = self._hosts.row(led.target)
+                effects.append(RunFlush(led.number, led.key >> 32, led.old_row, new))
         return effects
 
     def _take_over(self, now: Now, view: RingView) -> None:
@@ -490,11 +492,11 @@ class Moves:
                 del self.moving[key]
                 continue
             abandoned_at = self._abandoned_at(moving, view)
-            waits = key in self._own or now.mono < abandoned_at or not view.ring
+            waits = key in self._led or now.mono < abandoned_at or not view.ring
             if waits or view.writers.of(key >> BUCKET_SHIFT, view.ring) != self._me:
                 self._watch_soon(max(abandoned_at, now.mono + WATCHED_EVERY))
                 continue
-            own = _Own(
+            led = LedMove(
                 key,
                 record.host,
                 record.flags & ~MOVING,
@@ -507,11 +509,11 @@ class Moves:
                 Stage.KICKING,
                 now.mono + KICK_TIMEOUT,
             )
-            self._own[key] = own
+            self._led[key] = led
             self._soon(now.mono)
 
     @staticmethod
-    def _abandoned_at(moving: Moving, view: RingView) -> float:
+    def _abandoned_at(moving: MovingUser, view: RingView) -> float:
         if moving.origin is not None and moving.origin in view.ring:
             return moving.progress + ABANDONED
         return max(moving.since, moving.progress) + ROUND_AGAIN
@@ -529,22 +531,22 @@ class Moves:
             if record is None or record.decided != moving.decided or not record.flags & MOVING:
                 del self.moving[key]
                 continue
-            own = self._own.get(key)
-            stage = own.stage.value if own is not None else "moving"
+            led = self._led.get(key)
+            stage = led.stage.value if led is not None else "moving"
             self._settle(key)
             self._counters.moves_timed_out += 1
             self._timed_out.setdefault(stage, []).append(key >> 32)
-            if own is not None:
-                if key in own.job.unconfirmed:
-                    own.job.counts.timed_out += 1
-                if own.stage is Stage.FLUSHING:
-                    own.job.counts.not_flushed += 1
-                self._done(own, effects)
+            if led is not None:
+                if key in led.job.unconfirmed:
+                    led.job.counts.timed_out += 1
+                if led.stage is Stage.FLUSHING:
+                    led.job.counts.not_flushed += 1
+                self._done(led, effects)
         self._overdue = bool(self._begun) and self._has_ended(self._begun[0], now)
         if not self._overdue:
             effects += self._log_timed_out()
 
-    def _has_ended(self, moving: Moving, now: Now) -> bool:
+    def _has_ended(self, moving: MovingUser, now: Now) -> bool:
         return now.mono >= moving.since + MOVE_TIMEOUT or self.moving.get(moving.key) is not moving
 
     def _log_timed_out(self) -> list[Effect]:
@@ -561,11 +563,11 @@ class Moves:
     def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
         """Tokens of others whose users have no session left here."""
         effects: list[Effect] = []
-        for name, held in list(self._held.items()):
-            if now.mono < held.until and self._waits(held):
+        for name, held_token in list(self._held_tokens.items()):
+            if now.mono < held_token.until and self._waits(held_token):
                 continue
-            del self._held[name]
-            token = held.token
+            del self._held_tokens[name]
+            token = held_token.token
             late, kicked, parted = self._of_kicks(token.moves)
             if view.right is not None:
                 onward = MoveRound(
@@ -580,14 +582,14 @@ class Moves:
                 effects.append(Send(view.right, [onward]))
         return effects
 
-    def _waits(self, held: Held) -> bool:
+    def _waits(self, held_token: HeldToken) -> bool:
         """Whether a kick of one of the users is not over yet."""
-        moves = held.token.moves
-        while held.passed * SUBJECT.size < len(moves):
-            key, _ = SUBJECT.unpack_from(moves, held.passed * SUBJECT.size)
+        moves = held_token.token.moves
+        while held_token.passed * SUBJECT.size < len(moves):
+            key, _ = SUBJECT.unpack_from(moves, held_token.passed * SUBJECT.size)
             if self._kicking(UserKey(key)):
                 return True
-            held.passed += 1
+            held_token.passed += 1
         return False
 
     def _kicking(self, key: UserKey) -> bool:
@@ -615,39 +617,39 @@ class Moves:
             self._users.put(record._replace(flags=record.flags & ~MOVING))
         self.moving.pop(key, None)
 
-    def _done(self, own: _Own, effects: list[Effect]) -> None:
-        if own.lost:
-            self._superseded(own)
-        elif own.old.host == own.target and not own.flags & PINNED:
-            own.job.counts.unchanged += 1
+    def _done(self, led: LedMove, effects: list[Effect]) -> None:
+        if led.lost:
+            self._superseded(led)
+        elif led.old.host == led.target and not led.flags & PINNED:
+            led.job.counts.unchanged += 1
         else:
-            own.job.counts.moved += 1
+            led.job.counts.moved += 1
             self._counters.moves_done += 1
-        self._over(own, effects)
+        self._over(led, effects)
 
-    def _superseded(self, own: _Own) -> None:
-        own.job.counts.superseded += 1
+    def _superseded(self, led: LedMove) -> None:
+        led.job.counts.superseded += 1
         self._counters.moves_superseded += 1
 
-    def _over(self, own: _Own, effects: list[Effect]) -> None:
-        self._stop_flush(own, effects)
-        self._own.pop(own.key, None)
-        self._end(own)
+    def _over(self, led: LedMove, effects: list[Effect]) -> None:
+        self._stop_flush(led, effects)
+        self._led.pop(led.key, None)
+        self._end(led)
 
-    def _end(self, own: _Own) -> None:
-        own.stage = Stage.OVER
-        own.job.under_way.discard(own.key)
-        own.job.unconfirmed.discard(own.key)
+    def _end(self, led: LedMove) -> None:
+        led.stage = Stage.OVER
+        led.job.under_way.discard(led.key)
+        led.job.unconfirmed.discard(led.key)
 
-    def _stop_flush(self, own: _Own, effects: list[Effect]) -> None:
-        if self._flushes.pop(own.number, None) is not None:
+    def _stop_flush(self, led: LedMove, effects: list[Effect]) -> None:
+        if self._flushes.pop(led.number, None) is not None:
             self._counters.programs_stopped += 1
-            effects.append(StopFlush(own.number))
+            effects.append(StopFlush(led.number))
 
-    def _enter(self, own: _Own, stage: Stage, until: float) -> None:
-        if own.stage is not stage:
-            check(TRANSITIONS, own.stage, stage)
-        own.stage, own.until = stage, until
+    def _enter(self, led: LedMove, stage: Stage, until: float) -> None:
+        if led.stage is not stage:
+            check(TRANSITIONS, led.stage, stage)
+        led.stage, led.until = stage, until
 
     def _soon(self, at: float) -> None:
         self._at = at if self._at is None else min(self._at, at)
@@ -657,11 +659,11 @@ class Moves:
 
     def _plan(self, now: Now) -> None:
         """When the next turn has something to do."""
-        for own in self._looked:
-            if own.stage in (Stage.STORING, Stage.ROUND, Stage.DELAY):
-                self._soon(max(own.until, now.mono + (0.05 if own.stage is Stage.ROUND else 0.0)))
-        for held in self._held.values():
-            self._soon(held.until)
+        for led in self._looked:
+            if led.stage in (Stage.STORING, Stage.ROUND, Stage.DELAY):
+                self._soon(max(led.until, now.mono + (0.05 if led.stage is Stage.ROUND else 0.0)))
+        for held_token in self._held_tokens.values():
+            self._soon(held_token.until)
         if self._at is not None:
             self._at = max(self._at, now.mono + MOMENT)  # what this turn has left over is for the next one
 

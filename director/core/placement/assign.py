@@ -158,14 +158,14 @@ class Assigner:
         self._held.discard(key)
 
     @property
+    def users_held(self) -> int:
+        """How many users are held."""
+        return len(self._held)
+
+    @property
     def full(self) -> bool:
         """Whether unknown users are not remembered."""
         return len(self.users) >= self.limit
-
-    @property
-    def held(self) -> int:
-        """How many users are held."""
-        return len(self._held)
 
     def await_store(self, buckets: Iterable[int]) -> None:
         """The store may know users of these buckets: nobody unknown is placed before they have been read."""

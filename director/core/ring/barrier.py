@@ -127,7 +127,7 @@ class Barrier:
         if self._due is None or now.mono < self._due:
             return None
         self._due = None if self.synced and self._untold is None else now.mono + self._repeat
-        if self.held(now, digest):
+        if self.holds_back(now, digest):
             return None
         self._serial += 1
         self._leaves_here(self.me, self._serial, digest, [self.me], now)
@@ -135,7 +135,7 @@ class Barrier:
 
     def pass_on(self, token: Token, now: Now, digest: bytes) -> Token | None:
         """Take a token from the left. Returns what goes to the right."""
-        if token.digest != digest or self.held(now, digest):
+        if token.digest != digest or self.holds_back(now, digest):
             return None
         members = tuple(MemberId(m) for m in token.passed)
         if token.origin == self.me:
@@ -206,11 +206,11 @@ class Barrier:
             self._untold = None
         self._due = None if self._untold is None else now.mono + self._repeat
 
-    def held(self, now: Now, digest: bytes) -> bool:
+    def holds_back(self, now: Now, digest: bytes) -> bool:
         """Whether a host change must not be agreed yet, because somebody has only just gone silent."""
         return now.mono < self.held_until and digest != self._agreed and self._agreed != b""
 
 
-def lowest(one: int, other: int) -> int:
+def lowest(first: int, second: int) -> int:
     """The lower of two limits, of which 0 is none."""
-    return min(one, other) if one and other else one or other
+    return min(first, second) if first and second else first or second

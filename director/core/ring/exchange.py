@@ -81,18 +81,18 @@ class Exchange:
     def work(self, users: UserTable, names: NameTable, settled: bool, now: Now) -> list[Effect]:
         """One turn's share. settled: our own memory has been compared with the ring."""
         unix = int(now.unix)
-        share = RANGE if len(users) > SMALL else BUCKETS
+        slice_size = RANGE if len(users) > SMALL else BUCKETS
         if self._digest_cursor is not None:
             first = self._digest_cursor
             most = min(DIGESTED, DIGESTED_USERS * BUCKETS // max(1, len(users)))
-            after = min(first + max(share, most), BUCKETS)
+            after = min(first + max(slice_size, most), BUCKETS)
             digests = _digests(users, first, after, unix)
             self._digest_cursor = after if after < BUCKETS else None
             return [Send(self._link, [Digests(first, digests)])]
         if self._compare:
-            return [Send(self._link, [self._next_summaries(users, share, unix)])]
+            return [Send(self._link, [self._next_summaries(users, slice_size, unix)])]
         if self._summaries:
-            return self._what_they_lack(users, share, settled, unix)
+            return self._what_they_lack(users, slice_size, settled, unix)
         return self._next_names(names)
 
     def compare_later(self, digests: Digests) -> str | None:
@@ -122,13 +122,13 @@ class Exchange:
         """The other end has sent all that differed. settled: as in `ExchangeDone`."""
         self._got_done, self.settled = True, settled
 
-    def _next_summaries(self, users: UserTable, share: int, unix: int) -> Summaries:
+    def _next_summaries(self, users: UserTable, slice_size: int, unix: int) -> Summaries:
         """What we know of the buckets of one range that differ, for the other end to send what is missing."""
         theirs = self._compare.popleft()
-        if len(theirs.digests) > share * DIGEST:
-            rest = Digests(theirs.first + share, theirs.digests[share * DIGEST :])
+        if len(theirs.digests) > slice_size * DIGEST:
+            rest = Digests(theirs.first + slice_size, theirs.digests[slice_size * DIGEST :])
             self._compare.appendleft(rest)
-            theirs = Digests(theirs.first, theirs.digests[: share * DIGEST])
+            theirs = Digests(theirs.first, theirs.digests[: slice_size * DIGEST])
         after = theirs.first + len(theirs.digests) // DIGEST
         ours = _digests(users, theirs.first, after, unix)
         differing = [
@@ -138,12 +138,12 @@ class Exchange:
         ]
         return Summaries(differing, [users.summary(number, unix) for number in differing], after >= BUCKETS)
 
-    def _what_they_lack(self, users: UserTable, share: int, settled: bool, unix: int) -> list[Effect]:
+    def _what_they_lack(self, users: UserTable, slice_size: int, settled: bool, unix: int) -> list[Effect]:
         theirs = self._summaries.popleft()
-        if len(theirs.buckets) > share:
-            rest = Summaries(theirs.buckets[share:], theirs.hashes[share:], theirs.last)
+        if len(theirs.buckets) > slice_size:
+            rest = Summaries(theirs.buckets[slice_size:], theirs.hashes[slice_size:], theirs.last)
             self._summaries.appendleft(rest)
-            theirs = Summaries(theirs.buckets[:share], theirs.hashes[:share], False)
+            theirs = Summaries(theirs.buckets[:slice_size], theirs.hashes[:slice_size], False)
         batch: list[RingMessage] = []
         lacking = []
         for number, hashes in zip(theirs.buckets, theirs.hashes, strict=True):

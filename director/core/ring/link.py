@@ -75,8 +75,8 @@ def hash_setting(theirs: str, mine: str) -> tuple[str, str, str]:
     return "users.username_hash with users.master_user_separator", theirs, mine
 
 
-def _apart(told: str) -> tuple[str, str]:
-    return (told[:-2], told[-1]) if told[-2:-1] == " " else (told, "")
+def _apart(setting: str) -> tuple[str, str]:
+    return (setting[:-2], setting[-1]) if setting[-2:-1] == " " else (setting, "")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -341,20 +341,20 @@ class Neighbour:
 
     def _differing_users(self, hello: Hello) -> str:
         """Which settings of [users] keep the directors apart; empty: none."""
-        mine, found, told = self.me, {}, []
+        mine, found, texts = self.me, {}, []
         if hello.username_hash != mine.username_hash:
             found["users.username_hash"] = hello.username_hash[:RELEASE_LIMIT]
             name, theirs, ours = hash_setting(hello.username_hash, mine.username_hash)
-            told.append(f"{name} differs: {hello.member} has {theirs!r}, {mine.member} has {ours!r}")
+            texts.append(f"{name} differs: {hello.member} has {theirs!r}, {mine.member} has {ours!r}")
         if hello.expire != mine.expire:
             found["users.expire"] = f"{hello.expire} s"
-            told.append(
+            texts.append(
                 f"users.expire differs: {hello.member} has {hello.expire} s, {mine.member} has"
                 f" {mine.expire} s"
             )
         if found:
             self.refused = MemberId(hello.member), found
-        return "; ".join(told)
+        return "; ".join(texts)
 
     def _problem_with(self, hello: Hello, now: Now) -> str | None:
         if max(hello.oldest_version, OLDEST_RING_VERSION) > min(hello.version, RING_VERSION):

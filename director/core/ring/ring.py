@@ -514,7 +514,7 @@ class Ring:
             for n in self.links.values()
             if not n.rightward and n.peer in self.rightwards and n.state is State.FULL
         ]
-        at, self.left = max(lefts, key=lambda one: one[0], default=(0, None))
+        at, self.left = max(lefts, key=lambda link: link[0], default=(0, None))
         effects: list[Effect] = []
         departed = self.departed
         for other, neighbour in lefts:

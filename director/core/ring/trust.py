@@ -1,9 +1,10 @@
 """Whether what is in memory may be answered from (ring-rules 28).
 
-HINT (started; or frozen, and nobody we knew is left) --exchange with one who has compared, or alone-->
-CHECKED CHECKED --frozen--> ASKING every neighbour for a sign of life --all answer, or ASK_WAIT later one-->
-CHECKED, --all gone--> HINT
-CHECKED --lost everybody--> LOST --exchange, alone, or LOST_WAIT over--> CHECKED
+UNVERIFIED (started; or frozen, and no known director is left)
+    --exchange with a director that has compared, or alone--> CHECKED
+CHECKED --frozen--> ASKING every neighbour for a sign of life
+    --all answer, or ASK_WAIT later one--> CHECKED; --all links lost--> UNVERIFIED
+CHECKED --lost all neighbours--> LOST --exchange, alone, or LOST_WAIT over--> CHECKED
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ ASK_WAIT = 1.0
 
 class Trust:
     def __init__(self) -> None:
-        self.hint = True
+        self.unverified = True
         """What is in memory has not been compared with anybody yet."""
         self._asked: dict[LinkId, int] = {}
         """After a freeze: pings whose answers show that what the neighbours sent meanwhile has been read."""
@@ -39,7 +40,7 @@ class Trust:
         for neighbour in ring.live_links():
             effects += neighbour.ping(now)
             self._asked[neighbour.link] = neighbour.last_ping
-        self.hint = self.hint or not self._asked
+        self.unverified = self.unverified or not self._asked
         return effects
 
     def lost_everybody(self, now: Now) -> None:
@@ -53,12 +54,12 @@ class Trust:
         if self._answered and now.mono >= self._asked_at + ASK_WAIT:
             self._asked.clear()
         compared = any(n.state is State.FULL and n.exchange.settled for n in ring.links.values())
-        if self.hint and (compared or settled):
-            self.hint = False
+        if self.unverified and (compared or settled):
+            self.unverified = False
         lost = self._lost_at
         if lost is not None and (compared or alone or now.mono >= lost + LOST_WAIT):
             self._lost_at = None
-        return not self.hint and not self._asked and self._lost_at is None
+        return not self.unverified and not self._asked and self._lost_at is None
 
     def next_deadline(self) -> float | None:
         deadlines = [] if self._lost_at is None else [self._lost_at + LOST_WAIT]
@@ -77,4 +78,4 @@ class Trust:
                 self._answered = True
                 del self._asked[link]
         if not self._asked and not self._answered:
-            self.hint = True
+            self.unverified = True

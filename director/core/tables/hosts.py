@@ -114,7 +114,7 @@ class HostTable:
         """The rows of hosts that have another address since."""
         self._at: dict[str, HostRow | None] | None = None
         """Where each name is that has left an address; None: it has to be looked for."""
-        self._others: dict[tuple[HostId, HostId], list[str]] = {}
+        self._other_addresses: dict[tuple[HostId, HostId], list[str]] = {}
         self._present: list[_Made] | None = None
         """Found out when it is asked for."""
         self._order: list[Address] = []
@@ -263,7 +263,7 @@ class HostTable:
         """Whether this host is, or was, in the table."""
         return host in self._ids
 
-    def gone(self, user: User) -> bool:
+    def host_removed(self, user: User) -> bool:
         """Whether the host that a user was given was removed since."""
         address = self._ids.get(user.host)
         if address is None:
@@ -271,17 +271,19 @@ class HostTable:
         row = self.rows[address]
         return not row.present or user.decided < row.present_at
 
-    def others(self, old: HostId, new: HostId) -> list[str]:
+    def other_addresses(self, old: HostId, new: HostId) -> list[str]:
         """The addresses of the old host of a user, and of all others of the pool, but not of the new one."""
-        others = self._others.get((old, new))
-        if others is None:
-            if len(self._others) >= OTHERS_KEPT:
-                self._others.clear()
+        addresses = self._other_addresses.get((old, new))
+        if addresses is None:
+            if len(self._other_addresses) >= OTHERS_KEPT:
+                self._other_addresses.clear()
             tags = {row.tag for row in (self.row(old), self.row(new)) if row is not None}
             address = self._ids.get(new)
-            others = [row.address for row in self.rows.values() if row.tag in tags and row.address != address]
-            self._others[old, new] = others
-        return others
+            addresses = [
+                row.address for row in self.rows.values() if row.tag in tags and row.address != address
+            ]
+            self._other_addresses[old, new] = addresses
+        return addresses
 
     def put(self, rows: Iterable[HostRow]) -> None:
         """These are the rows now: made here, and later than what was there."""
@@ -292,7 +294,7 @@ class HostTable:
         """The hosts there are with this name, by address."""
         return [row for row in self.present() if row.hostname == name]
 
-    def heir(self, user: User) -> User | None:
+    def moved_record(self, user: User) -> User | None:
         """The record of a user whose host has another address since: he goes there with all that was said of
         him. Each director makes the same of the same. None: his host has not moved, or is nowhere now."""
         row = self.row(user.host)
@@ -317,7 +319,7 @@ class HostTable:
             return user.decided < row.present_at
         return user.decided >= row.tag_at  # else he was of another pool, and was to leave
 
-    def left(self) -> frozenset[tuple[HostId, int]]:
+    def vacated(self) -> frozenset[tuple[HostId, int]]:
         """The hosts that have another address now, and since when: their former addresses."""
         return frozenset((host_id(row.address), row.present_at) for row in self._moved.values())
 
@@ -338,8 +340,8 @@ class HostTable:
         return sorted((a for a in self.configured if self.get(a) is None), key=address_order)
 
     def backends(self) -> list[Backend]:
-        left = (_former(row) for row in self._moved.values() if not row.present)
-        return [*[made.backend for made in self._made_present()], *left]
+        former = (_former(row) for row in self._moved.values() if not row.present)
+        return [*[made.backend for made in self._made_present()], *former]
 
     def in_pool(self, tag: str) -> list[HostRow]:
         return [row for row in self.present() if row.tag == tag]
@@ -360,7 +362,7 @@ class HostTable:
     def _forget_lists(self) -> None:
         """Rows have changed: what was made from them is made anew."""
         self._at = self._present = None
-        self._others.clear()
+        self._other_addresses.clear()
 
     def _set(self, row: HostRow) -> None:
         self._forget_lists()

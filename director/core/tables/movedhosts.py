@@ -35,7 +35,7 @@ WALKS = (0.0, 5.0, 60.0)
 from before."""
 
 
-def parked(name: str) -> Address:
+def parking_address(name: str) -> Address:
     """Where the row of a backend is kept that has lost its address to another one and has none now.
 
     An address that nobody can have (RFC 6666), so nothing else is there."""
@@ -45,12 +45,17 @@ def parked(name: str) -> Address:
 
 def is_parked(row: HostRow) -> bool:
     """Whether this backend has no address now."""
-    return bool(row.hostname) and not row.present and not row.moved and row.address == parked(row.hostname)
+    return (
+        bool(row.hostname)
+        and not row.present
+        and not row.moved
+        and row.address == parking_address(row.hostname)
+    )
 
 
 def is_parked_at(move: HostMove) -> bool:
     """Whether a backend moves to no address."""
-    return move.after == parked(move.name)
+    return move.after == parking_address(move.name)
 
 
 def moved_rows(rows: Mapping[Address, HostRow], moves: Sequence[HostMove], stamp: int) -> list[HostRow]:
@@ -59,40 +64,42 @@ def moved_rows(rows: Mapping[Address, HostRow], moves: Sequence[HostMove], stamp
     goes = {move.before: move for move in moves}
     made = []
     for move in moves:
-        left = rows[move.before]
+        origin = rows[move.before]
         if move.before not in comes:
             made.append(
                 msgspec.structs.replace(
-                    left,
+                    origin,
                     hostname=move.name,
                     present=False,
-                    present_at=after(stamp, left.present_at),
+                    present_at=after(stamp, origin.present_at),
                     moved=move.name,
                 )
             )
-        leaves = goes.get(move.after)
-        made.append(_arrived(rows.get(move.after), left, move, leaves.name if leaves else "", stamp))
+        leaving = goes.get(move.after)
+        made.append(_arrived(rows.get(move.after), origin, move, leaving.name if leaving else "", stamp))
     return made
 
 
-def _arrived(there: HostRow | None, left: HostRow, move: HostMove, leaves: str, stamp: int) -> HostRow:
+def _arrived(
+    occupant: HostRow | None, origin: HostRow, move: HostMove, leaving_name: str, stamp: int
+) -> HostRow:
     """The row at the address after. leaves: the name that leaves it at the same time."""
-    before = there or left
-    tag, tag_at = _inherited((before.tag, before.tag_at), (left.tag, left.tag_at))
-    weight, weight_at = _inherited((before.weight, before.weight_at), (left.weight, left.weight_at))
-    up, up_at = _inherited((before.up, before.up_at), (left.up, left.up_at))
-    present_at, former = stamp, leaves
-    if there is not None and there.present and not leaves:
+    before = occupant or origin
+    tag, tag_at = _inherited((before.tag, before.tag_at), (origin.tag, origin.tag_at))
+    weight, weight_at = _inherited((before.weight, before.weight_at), (origin.weight, origin.weight_at))
+    up, up_at = _inherited((before.up, before.up_at), (origin.up, origin.up_at))
+    present_at, former = stamp, leaving_name
+    if occupant is not None and occupant.present and not leaving_name:
         # The file has brought it, or somebody else had it under another name: who is on it stays on it.
-        present_at, former = there.present_at, there.moved
-        if there.hostname != move.name:
+        present_at, former = occupant.present_at, occupant.moved
+        if occupant.hostname != move.name:
             present_at = after(0, present_at)
             former = move.name
-    elif there is not None:
+    elif occupant is not None:
         # Later than whoever was placed there under its former name, also by a clock that is ahead.
-        ahead = TAG_AHEAD if there.present else 0
-        present_at = after(stamp + ahead, there.present_at, REAPPEARS)
-        former = leaves or there.moved
+        ahead = TAG_AHEAD if occupant.present else 0
+        present_at = after(stamp + ahead, occupant.present_at, REAPPEARS)
+        former = leaving_name or occupant.moved
     return HostRow(
         address=move.after,
         hostname=move.name,
@@ -108,14 +115,14 @@ def _arrived(there: HostRow | None, left: HostRow, move: HostMove, leaves: str, 
     )
 
 
-def _inherited(there: tuple[T, int], left: tuple[T, int]) -> tuple[T, int]:
+def _inherited(present: tuple[T, int], former: tuple[T, int]) -> tuple[T, int]:
     """An attribute with its stamp, as it goes with the name. Where both come from a file, that of the new
     address is from the file as it is now."""
-    if there[1] < left[1]:
-        return left
-    if there == left or there[1] == left[1] == 0:
-        return there
-    return left[0], after(0, there[1])
+    if present[1] < former[1]:
+        return former
+    if present == former or present[1] == former[1] == 0:
+        return present
+    return former[0], after(0, present[1])
 
 
 class MovedHosts:
@@ -123,7 +130,7 @@ class MovedHosts:
 
     def __init__(self, hosts: HostTable, users: UserTable) -> None:
         self._hosts, self._users = hosts, users
-        self._left: frozenset[tuple[HostId, int]] = frozenset()
+        self._vacated: frozenset[tuple[HostId, int]] = frozenset()
         self._ids: frozenset[HostId] = frozenset()
         """Hosts whose users may have to be followed."""
         self._due: list[float] = []
@@ -134,15 +141,15 @@ class MovedHosts:
 
     def hosts_changed(self, now: Now) -> None:
         """Perhaps one has another address."""
-        left = self._hosts.left()
-        if left != self._left:
-            self._left, self._ids = left, frozenset(host for host, _ in left)
+        vacated = self._hosts.vacated()
+        if vacated != self._vacated:
+            self._vacated, self._ids = vacated, frozenset(host for host, _ in vacated)
             self._due = [now.mono + seconds for seconds in WALKS]
 
     def follow(self, key: UserKey) -> bool:
         """Somebody logs in whose host has another address; whether he is there now."""
         old = self._users.get(key)
-        new = self._hosts.heir(old) if old is not None else None
+        new = self._hosts.moved_record(old) if old is not None else None
         if new is None:
             return False
         self._users.put(new)
@@ -180,7 +187,7 @@ class MovedHosts:
         settled = (
             user for user in users if user and not user.flags & MOVING
         )  # the others are for `moves.py`
-        found = [new for user in settled if (new := self._hosts.heir(user)) is not None]
+        found = [new for user in settled if (new := self._hosts.moved_record(user)) is not None]
         if found:
             self._users.merge(pack(found))
             self._users.take_displaced()  # their sessions went to the same backend

@@ -93,7 +93,7 @@ async def _ask(
     return ended
 
 
-class _Look:
+class _ListRequest:
     """A listing that begins later than everybody who waits for it."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class Anvil:
     def __init__(self, path: str) -> None:
         self.path = path
         self._connections = Connections(path, AnvilConnection)
-        self._next: _Look | None = None
+        self._next: _ListRequest | None = None
         self._turn = anyio.Lock()
         self._look_from = 0.0
 
@@ -125,20 +125,20 @@ class Anvil:
         """End these sessions; how many that were."""
         # Who is named by hash waits for his kick, and no session can come to be meanwhile. Others may log in
         # again at once: only what is there now is looked for afterwards.
-        there = Sessions() if isinstance(what, HashOnHosts) else await self._look()
+        there = Sessions() if isinstance(what, HashOnHosts) else await self._list()
         before = there.of(what)
         requests = (anvil.kick_requests(part, there) for part in parts(what, HOSTS))
         ended = await _ask(self._connections, requests)
         if not ended and not before:
             return 0
         ids = {session.id for session in before}
-        left = await self._left(what, ids, PATIENCE)
-        if left:
-            for session in left:
+        remaining = await self._remaining(what, ids, PATIENCE)
+        if remaining:
+            for session in remaining:
                 await self._end(session)
-            left = await self._left(what, ids, PATIENCE_WITH_PROCESSES)
-        if left:
-            raise KickError(self.path, _told(left))
+            remaining = await self._remaining(what, ids, PATIENCE_WITH_PROCESSES)
+        if remaining:
+            raise KickError(self.path, _told(remaining))
         return max(ended, len(before))
 
     async def read(self, listing: Listing) -> None:
@@ -150,49 +150,49 @@ class Anvil:
         """Close what nobody uses."""
         self._connections.close()
 
-    async def _left(self, what: KickWhat, ids: set[bytes], patience: float) -> list[Session]:
+    async def _remaining(self, what: KickWhat, ids: set[bytes], patience: float) -> list[Session]:
         """Those that are still there after so many seconds; returns as soon as there is none. ids: empty for
         all."""
         until = anyio.current_time() + patience
         pause = FIRST_PAUSE
         while True:
             last = anyio.current_time() >= until
-            left = [s for s in (await self._look()).of(what) if not ids or s.id in ids]
-            if last or not left:
-                return left
+            remaining = [s for s in (await self._list()).of(what) if not ids or s.id in ids]
+            if last or not remaining:
+                return remaining
             await anyio.sleep(min(pause, max(0.0, until - anyio.current_time())))
             pause *= 2
 
-    async def _look(self) -> Sessions:
+    async def _list(self) -> Sessions:
         """The sessions as of some moment within this call."""
-        look = self._next
-        if look is None:
-            look = self._next = _Look()
-            await self._carry_out(look)
+        request = self._next
+        if request is None:
+            request = self._next = _ListRequest()
+            await self._carry_out(request)
         else:
-            await look.ended.wait()
-        if look.problem is not None:
-            raise look.problem
-        return look.taken
+            await request.ended.wait()
+        if request.problem is not None:
+            raise request.problem
+        return request.taken
 
-    async def _carry_out(self, look: _Look) -> None:
+    async def _carry_out(self, request: _ListRequest) -> None:
         try:
             async with self._turn:
                 await anyio.sleep(max(0.0, self._look_from - anyio.current_time()))
                 self._next = None
                 began = anyio.current_time()
-                await self.read(look.taken)
+                await self.read(request.taken)
                 ended = anyio.current_time()
                 self._look_from = ended + min(LOOK_WAIT, LOOK_SHARE * (ended - began))
         except KickError as exc:
-            look.problem = exc
+            request.problem = exc
         except BaseException:  # who began it has run out of time; the others may have some left
-            look.problem = KickError(self.path, "the listing was not ended in time")
+            request.problem = KickError(self.path, "the listing was not ended in time")
             raise
         finally:
-            if self._next is look:
+            if self._next is request:
                 self._next = None
-            look.ended.set()
+            request.ended.set()
 
     async def _end(self, session: Session) -> None:
         """End one session at its own process, if that may be asked."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from director.core.backendnames import Look, carried, look
+from director.core.backendnames import NamePlan, carried, plan_moves
 from director.core.director import Director
 from director.core.filechanges import AppliedHost, Difference, Outcome, compare, now_applied
 from director.core.tables.hosts import BackendSetting
@@ -84,7 +84,7 @@ class FileApplier:
     async def _move(self) -> bool:
         """Backends that have other addresses; whether some of them are not moved yet."""
         while True:
-            found = self._look()
+            found = self._plan()
             self._settings = found.settings
             self._director.hosts.configured = {setting.address: setting for setting in found.settings}
             if not found.moves:
@@ -97,9 +97,9 @@ class FileApplier:
                     self._log.warning("configuration_waits", **fields, reason=str(exc))
                 await anyio.sleep(self._again)
 
-    def _look(self) -> Look:
+    def _plan(self) -> NamePlan:
         applied, rows = self._persistence.documents.applied, self._director.hosts.rows
-        return look(applied, self._file, self._unresolved, rows, int(unix_time()))
+        return plan_moves(applied, self._file, self._unresolved, rows, int(unix_time()))
 
     def _carried(self) -> list[AppliedHost] | None:
         applied = self._persistence.documents.applied

@@ -74,7 +74,7 @@ class KnownUsers:
         """The host of a record that has not expired and whose host is (still) there."""
         if record is None or not is_alive(record, int(time.time()), self._users.expire):
             return None
-        record = self._hosts.heir(record) or record
+        record = self._hosts.moved_record(record) or record
         row = self._hosts.by_id(record.host)
         return row if row is not None and record.decided >= row.present_at else None
 
@@ -121,4 +121,4 @@ class KnownUsers:
         if record.flags & MOVING:
             return True
         alive = is_alive(record, int(time.time()), self._users.expire)
-        return alive and self._hosts.by_id(record.host) is not None and not self._hosts.gone(record)
+        return alive and self._hosts.by_id(record.host) is not None and not self._hosts.host_removed(record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from director.core.backendnames import carried, look
+from director.core.backendnames import carried, plan_moves
 from director.core.filechanges import AppliedHost, Difference, Outcome, compare
 from director.core.protocol.events import HostMove
 from director.core.tables.hosts import BackendSetting, HostTable
@@ -27,7 +27,7 @@ def planned(
 
     applied: what this director last applied; None: not known. settings: the hosts of the file. unresolved:
     names in it that have no address now. unix: Unix seconds."""
-    found = look(applied, settings, unresolved, hosts.rows, unix)
+    found = plan_moves(applied, settings, unresolved, hosts.rows, unix)
     after = HostTable()
     after.put(hosts.rows.values())
     if found.moves:

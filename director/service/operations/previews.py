@@ -54,7 +54,7 @@ async def previewed(
                 looked = 0
                 await anyio.lowlevel.checkpoint()
             row = concerned.get(user.host)
-            if row is None or not is_alive(user, unix, users.expire) or hosts.gone(user):
+            if row is None or not is_alive(user, unix, users.expire) or hosts.host_removed(user):
                 continue
             fresh = director.assigner.place(user.key >> 32, row.tag.encode())
             if everybody:
@@ -77,7 +77,7 @@ async def pinned_on(director: Director, host: Address) -> int:
         records = users.bucket(number)
         if records[FLAGS_AT :: RECORD.size].translate(None, UNPINNED):
             pins = (user for user in unpack(records) if user.flags & PINNED and user.host == id)
-            found += sum(not hosts.gone(user) for user in pins)
+            found += sum(not hosts.host_removed(user) for user in pins)
         if number % SCANNED == 0:
             await anyio.lowlevel.checkpoint()
     return found

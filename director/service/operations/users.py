@@ -121,7 +121,7 @@ class UserOperations:
         if by_hash and key is not None and self._known.tag_of(key) not in (None, tag):
             key = None
         record = self._users.get(key) if key is not None else None
-        if key is None or record is None or not record.flags & PINNED or self._hosts.gone(record):
+        if key is None or record is None or not record.flags & PINNED or self._hosts.host_removed(record):
             elsewhere = self._known.pinned_elsewhere(user, tag, by_hash=by_hash)
             raise UnknownName(f"{user}: not pinned{elsewhere}")
         if dry_run:

@@ -134,4 +134,4 @@ class Sweeping:
     def _knows_everybody(self) -> bool:
         """Whether whom this director does not know, nobody knows."""
         director = self._director
-        return not (director.loading or director.hint or director.partial)
+        return not (director.loading or director.unverified or director.partial)

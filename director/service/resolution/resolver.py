@@ -67,13 +67,13 @@ class Resolver:
             with anyio.move_on_after(EVERY - AT_MOST_EVERY):
                 await self._wanted.wait()
             self._wanted.clear()
-            await self.look()
+            await self.resolve_all()
 
     def soon(self) -> None:
         """Something has been seen that the names may explain."""
         self._wanted.set()
 
-    async def look(self) -> None:
+    async def resolve_all(self) -> None:
         """Ask for every name once. A name that is still being asked for is not asked for again."""
         names = list(dict.fromkeys(self._names()))
         if not names:

@@ -461,10 +461,10 @@ def test_holding_and_releasing_again_changes_nothing(hot: HotPath) -> None:
     assigner.release(ALICE)
     assigner.hold(ALICE)
     assigner.hold(ALICE)
-    assert assigner.held == 1
+    assert assigner.users_held == 1
     assigner.release(ALICE)
     assigner.release(ALICE)
-    assert assigner.held == 0
+    assert assigner.users_held == 0
     assert assigner.assign(ALICE, b"") is ONE
 
 
@@ -661,7 +661,7 @@ def test_the_compiled_assigner_does_what_the_plain_one_does(
     plain, packed = director(PURE, backends), director(fast, backends)
     for name, *arguments in steps:
         assert carry_out(packed, name, arguments) == carry_out(plain, name, arguments)
-        assert (packed.held, packed.full) == (plain.held, plain.full)
+        assert (packed.users_held, packed.full) == (plain.users_held, plain.full)
         assert packed.not_remembered == plain.not_remembered
     assert packed.users.take_changes() == plain.users.take_changes()
 

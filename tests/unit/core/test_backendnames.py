@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from director.core.backendnames import GONE_AFTER, RETURNS_AFTER, NameAddresses, carried, look
+from director.core.backendnames import GONE_AFTER, RETURNS_AFTER, NameAddresses, carried, plan_moves
 from director.core.filechanges import AppliedHost, Outcome, compare, now_applied
 from director.core.protocol.events import HostMove
 from director.core.tables.hosts import BackendSetting, HostTable
-from director.core.tables.movedhosts import moved_rows, parked
+from director.core.tables.movedhosts import moved_rows, parking_address
 from director.types import Address
 
 A, B, C, D = (Address(f"10.1.0.{number}") for number in (1, 2, 3, 4))
@@ -62,7 +62,7 @@ class Cluster:
 
     def sees(self, *, unresolved: Sequence[str] = (), **names: Address) -> list[tuple[str, str, str]]:
         """The file is read so now: what is moved."""
-        found = self.look(unresolved=unresolved, **names)
+        found = self.plan_moves(unresolved=unresolved, **names)
         if found.moves:
             self.table.put(moved_rows(self.table.rows, found.moves, self.unix))
         if self.applied is not None:
@@ -82,9 +82,9 @@ class Cluster:
         self.applied = now_applied(known, found.settings, self.table.rows)
         return [(move.name, move.before, move.after) for move in found.moves]
 
-    def look(self, *, unresolved: Sequence[str] = (), **names: Address):  # type: ignore[no-untyped-def]
+    def plan_moves(self, *, unresolved: Sequence[str] = (), **names: Address):  # type: ignore[no-untyped-def]
         unknown = [BackendSetting(Address(""), name, "", 100) for name in unresolved]
-        return look(self.applied, settings(**names), unknown, self.table.rows, self.unix)
+        return plan_moves(self.applied, settings(**names), unknown, self.table.rows, self.unix)
 
     def later(self, seconds: int = 3600) -> Cluster:
         self.unix += seconds
@@ -171,7 +171,7 @@ def test_who_has_lost_his_address_and_has_none_is_kept_until_he_is_found() -> No
     cluster.later().sees(one=B, unresolved=["two"])
     assert cluster.there() == {"one": B}
     assert cluster.sees(one=B, unresolved=["two"]) == []
-    assert cluster.later().sees(one=B, two=D) == [("two", parked("two"), D)]
+    assert cluster.later().sees(one=B, two=D) == [("two", parking_address("two"), D)]
     assert cluster.there() == {"one": B, "two": D}
     assert (cluster.table.rows[D].weight, cluster.table.rows[D].up) == (40, False)
     assert cluster.sees(one=B, two=D) == []
@@ -188,7 +188,7 @@ def test_a_name_without_an_answer_is_no_less_in_the_file() -> None:
 def test_a_backend_goes_back_to_where_it_was_only_after_a_while() -> None:
     cluster = Cluster(one=A, two=B).later()
     cluster.sees(one=C, two=B)
-    assert cluster.later(RETURNS_AFTER - 1).look(one=A, two=B).waiting == {"one"}
+    assert cluster.later(RETURNS_AFTER - 1).plan_moves(one=A, two=B).waiting == {"one"}
     assert cluster.sees(one=A, two=B) == []
     assert cluster.there() == {"one": C, "two": B}
     assert cluster.later(1).sees(one=A, two=B) == [("one", C, A)]
@@ -198,7 +198,7 @@ def test_a_backend_goes_back_to_where_it_was_only_after_a_while() -> None:
 def test_a_backend_whose_change_was_stamped_by_a_clock_far_ahead_goes_back_at_once() -> None:
     cluster = Cluster(one=A, two=B).later(3600)
     cluster.sees(one=C, two=B)
-    assert cluster.later(-3600).look(one=A, two=B).waiting == frozenset()
+    assert cluster.later(-3600).plan_moves(one=A, two=B).waiting == frozenset()
 
 
 def test_a_backend_an_operator_has_removed_stays_removed_at_its_new_address() -> None:
@@ -223,7 +223,7 @@ def test_a_name_of_several_addresses_gets_one_more_and_loses_one_as_if_the_file_
     cluster.table = HostTable(pool[:2])
     cluster.applied = now_applied([], pool[:2], cluster.table.rows)
     for now, what in ((pool, {C: "host"}), (pool[1:], {A: "host", C: "host"})):
-        found = look(cluster.applied, now, (), cluster.table.rows, START)
+        found = plan_moves(cluster.applied, now, (), cluster.table.rows, START)
         assert found.moves == []
         changes = compare(carried(cluster.applied, now, cluster.table.rows), now, cluster.table.rows)
         assert {one.address: one.attribute for one in changes} == what
@@ -257,7 +257,7 @@ def test_who_knows_nothing_of_what_was_applied_moves_what_only_files_have_said()
     stored = list(HostTable(settings(one=A, two=B)).rows.values())
     started = HostTable(settings(one=C, two=B))
     started.merge_stored(stored)
-    found = look(None, settings(one=C, two=B), (), started.rows, START)
+    found = plan_moves(None, settings(one=C, two=B), (), started.rows, START)
     assert found.moves == [HostMove("one", A, C)]
 
 

@@ -341,19 +341,19 @@ def test_a_started_director_answers_nobody_before_it_has_compared_its_memory() -
     played = Played(D2, D3, started=False)
     played.handle(StoredUsers(record()), 0)
     played.handle(Started(), 0)
-    assert (played.core.hint, played.core.assigner.gate) == (True, Gate.CLOSED)
+    assert (played.core.unverified, played.core.assigner.gate) == (True, Gate.CLOSED)
     assert of(Answer, played.handle(lookup(1), 0)) == []
     played.link(1, D2, dialled=True)
-    assert (played.core.hint, played.core.assigner.gate) == (False, Gate.KNOWN)
+    assert (played.core.unverified, played.core.assigner.gate) == (False, Gate.KNOWN)
 
 
 def test_an_exchange_with_one_who_has_just_started_too_settles_nothing() -> None:
     played = Played(D2, D3)
     played.link(1, D2, dialled=True, settled=False)
-    assert (played.state(1), played.core.hint) == (State.FULL, True)
+    assert (played.state(1), played.core.unverified) == (State.FULL, True)
     played.link(2, D3, dialled=False, settled=False)
     release(played)
-    assert (played.core.hint, played.core.assigner.gate) == (False, Gate.OPEN)
+    assert (played.core.unverified, played.core.assigner.gate) == (False, Gate.OPEN)
 
 
 def test_the_leases_say_that_a_director_is_alone() -> None:
@@ -410,7 +410,7 @@ def test_after_a_freeze_in_which_all_neighbours_left_memory_is_a_hint_again() ->
     played.handle(Thawed(30.0), 31)
     for link in (1, 2):
         played.handle(LinkClosed(LinkId(link), "connection closed"), 31)
-    assert (played.core.hint, played.core.assigner.gate) == (True, Gate.CLOSED)
+    assert (played.core.unverified, played.core.assigner.gate) == (True, Gate.CLOSED)
     assert of(Answer, played.handle(lookup(1), 40)) == []
 
 

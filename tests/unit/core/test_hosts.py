@@ -170,11 +170,15 @@ def test_users_of_a_removed_host_are_not_kept_and_those_of_one_never_heard_of_ma
     hosts = table(ONE)
     early, late = (User(UserKey(1), host_id(ONE), Stamp(decided), 0, 0) for decided in (999, 1007))
     stranger = User(UserKey(1), HostId(12345), Stamp(1), 0, 0)
-    assert not hosts.gone(early)
+    assert not hosts.host_removed(early)
     hosts.change(ONE, 1000, remove=True)
-    assert hosts.gone(early)
+    assert hosts.host_removed(early)
     hosts.change(ONE, 1001, weight=10)
-    assert (hosts.gone(early), hosts.gone(late), hosts.gone(stranger)) == (True, False, False)
+    assert (hosts.host_removed(early), hosts.host_removed(late), hosts.host_removed(stranger)) == (
+        True,
+        False,
+        False,
+    )
     assert (hosts.knows(early.host), hosts.knows(stranger.host)) == (True, False)
 
 
@@ -315,15 +319,15 @@ def test_a_choice_by_a_clock_ahead_from_before_a_host_was_removed_does_not_count
     table.change(Address("10.0.0.1"), 100, remove=True)
     table.change(Address("10.0.0.1"), 100, weight=8)
     two_seconds_ahead = User(UserKey(1), table.id_of("10.0.0.1"), Stamp(102), 102, 0)
-    assert table.gone(two_seconds_ahead)
+    assert table.host_removed(two_seconds_ahead)
 
 
 def test_the_other_hosts_of_a_pool_follow_every_change() -> None:
     hosts = HostTable([BackendSetting(Address(f"10.1.0.{n}"), "", "", 100) for n in (1, 2, 3)])
     one, two = hosts.id_of("10.1.0.1"), hosts.id_of("10.1.0.2")
-    assert hosts.others(one, two) == ["10.1.0.1", "10.1.0.3"]
+    assert hosts.other_addresses(one, two) == ["10.1.0.1", "10.1.0.3"]
     hosts.put([msgspec.structs.replace(hosts.rows[Address("10.1.0.3")], tag="gold", tag_at=1)])
-    assert hosts.others(one, two) == ["10.1.0.1"]
+    assert hosts.other_addresses(one, two) == ["10.1.0.1"]
     assert [row.address for row in hosts.present()] == ["10.1.0.1", "10.1.0.2", "10.1.0.3"]
     hosts.put([msgspec.structs.replace(hosts.rows[Address("10.1.0.1")], present=False, present_at=1)])
     assert [row.address for row in hosts.present()] == ["10.1.0.2", "10.1.0.3"]

@@ -14,7 +14,7 @@ from director.core.protocol.events import HostChange, HostMove, HostsMoved, Look
 from director.core.protocol.kicktypes import OnHost
 from director.core.protocol.messages import Hosts, Users
 from director.core.tables.hosts import BackendSetting, HostTable, merge_rows
-from director.core.tables.movedhosts import moved_rows, parked
+from director.core.tables.movedhosts import moved_rows, parking_address
 from director.types import Address, RequestId, Stamp, UserKey
 from director.wire import hotpath
 from tests.unit.core.cores import EXPIRE, START, Played, in_ring, messages, of
@@ -39,7 +39,7 @@ def user(host: str, decided: int = START - 50, flags: int = 0) -> User:
 
 
 def heir(hosts: HostTable, one: User) -> tuple[str, int] | None:
-    new = hosts.heir(one)
+    new = hosts.moved_record(one)
     if new is None:
         return None
     row = hosts.row(new.host)
@@ -66,9 +66,9 @@ def test_who_was_placed_in_the_same_moment_by_a_clock_ahead_goes_along() -> None
 
 def test_who_was_followed_once_is_not_followed_back() -> None:
     hosts = moved(table(), ("one", A, B), ("two", B, A))
-    new = hosts.heir(user(A))
+    new = hosts.moved_record(user(A))
     assert new is not None
-    assert hosts.heir(new) is None
+    assert hosts.moved_record(new) is None
 
 
 def test_a_record_of_long_ago_leads_to_where_the_backend_is_now() -> None:
@@ -109,7 +109,7 @@ def test_a_record_comes_to_the_same_wherever_it_is_met() -> None:
     for hosts in (one, other):
         hosts.merge(rows)
     assert one.digest() == other.digest()
-    assert one.heir(user(A)) == other.heir(user(A))
+    assert one.moved_record(user(A)) == other.moved_record(user(A))
 
 
 def test_rows_of_a_move_merge_to_the_same_in_any_order() -> None:
@@ -120,10 +120,10 @@ def test_rows_of_a_move_merge_to_the_same_in_any_order() -> None:
 
 
 def test_a_backend_whose_address_another_one_has_is_nowhere_until_it_is_found() -> None:
-    hosts = moved(table(), ("one", A, B), ("two", B, parked("two")))
+    hosts = moved(table(), ("one", A, B), ("two", B, parking_address("two")))
     assert [row.address for row in hosts.present()] == [B]
     assert heir(hosts, user(B)) is None
-    moved(hosts, ("two", parked("two"), C), stamp=START + 100)
+    moved(hosts, ("two", parking_address("two"), C), stamp=START + 100)
     assert heir(hosts, user(B)) == (C, 0)
 
 
@@ -223,7 +223,7 @@ def test_a_pinned_user_of_a_backend_without_an_address_waits_and_others_do_not()
     for flags, answered in ((PINNED, 0), (0, 1)):
         one = played()
         one.users.put(user(B, flags=flags))
-        carry_out(one, ("one", A, B), ("two", B, parked("two")))
+        carry_out(one, ("one", A, B), ("two", B, parking_address("two")))
         assert len(of(Answer, one.handle(Lookup(RequestId(1), KEY, b""), 2.0))) == answered
 
 

@@ -84,7 +84,7 @@ class Mover:
 
     @property
     def stage(self) -> Stage | None:
-        own = self.played.core.moves._own.get(KEY)
+        own = self.played.core.moves._led.get(KEY)
         return None if own is None else own.stage
 
     @property

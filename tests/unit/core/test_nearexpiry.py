@@ -120,18 +120,18 @@ def test_passing_the_token_is_a_promise_to_hold_his_logins_until_the_decision() 
 def test_a_promise_lasts_two_seconds() -> None:
     played = played_with(5)
     played.hear(2, NearRound(D3, 4, KEY, 7, [D3]))
-    assert played.core.assigner.held == 1
+    assert played.core.assigner.users_held == 1
     played.until(0.9 + HOLD)
-    assert played.core.assigner.held == 1
+    assert played.core.assigner.users_held == 1
     played.until(1.1 + HOLD)
-    assert played.core.assigner.held == 0
+    assert played.core.assigner.users_held == 0
 
 
 def test_a_question_about_somebody_unknown_is_passed_on_and_he_is_held_too() -> None:
     played = in_ring()
     onward = messages(played.hear(2, NearRound(D3, 4, KEY, 7, [D3])), 1)
     assert of(NearRound, onward) == [NearRound(D3, 4, KEY, 7, [D3, D1])]
-    assert played.core.assigner.held == 1
+    assert played.core.assigner.users_held == 1
 
 
 @pytest.mark.shows("rule 23")
@@ -153,7 +153,7 @@ def test_of_two_who_ask_at_once_the_lower_address_goes_on(
 def test_a_token_that_has_passed_here_dies() -> None:
     played = played_with(5)
     assert of(NearRound, messages(played.hear(2, NearRound(D3, 4, KEY, 7, [D3, D1])))) == []
-    assert played.core.assigner.held == 0
+    assert played.core.assigner.users_held == 0
 
 
 def test_alone_the_answer_comes_at_once() -> None:

@@ -170,7 +170,7 @@ def test_who_arrives_at_the_address_that_his_backend_has_left_is_ended() -> None
     after = Address("127.0.1.77")
     one.hosts.put(moved_rows(one.hosts.rows, [HostMove("b0", BACKENDS[0], after)], START))
     assert one.of(session(BACKENDS[0]), late=True) == [HashOnHosts(ALICE.key >> 32, [BACKENDS[0]])]
-    heir = one.hosts.heir(ALICE)
+    heir = one.hosts.moved_record(ALICE)
     assert heir is not None
     one.users.put(heir)
     assert one.of(session(BACKENDS[0]), session(after), late=True) == [

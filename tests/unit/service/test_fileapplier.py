@@ -256,13 +256,13 @@ async def test_names_that_leave_a_pool_without_a_usable_host_are_applied_with_an
     resolver = Resolver(lambda: names.names, names.answered, lambda name: table[name])
     async with applying(node, file_applier):
         await node.operations.hosts.set_up(HOSTS[0], up=False, reason="test")
-        await resolver.look()
+        await resolver.resolve_all()
         assert node.logged("pool_unusable") == []
         table["imap.example.test"] = [HOSTS[0]]
-        await resolver.look()
+        await resolver.resolve_all()
         await until(lambda: node.logged("pool_unusable"))
         assert [row.address for row in node.director.hosts.present()] == [HOSTS[0], HOSTS[2]]
         assert "tag=gold" in node.logged("pool_unusable")[0]
         table["imap.example.test"] = [HOSTS[0], HOSTS[1]]
-        await resolver.look()
+        await resolver.resolve_all()
         await until(lambda: node.logged("pool_usable"))

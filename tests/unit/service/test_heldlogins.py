@@ -10,7 +10,7 @@ import pytest
 from director.core.placement.assign import Wait
 from director.service.heldlogins import HeldLogins
 from director.types import RequestId, UserKey
-from director.wire.auth import Held
+from director.wire.auth import HeldRequest
 
 WAITING = 10_000
 
@@ -28,7 +28,7 @@ def test_a_collection_of_garbage_looks_at_none_of_the_logins_that_wait() -> None
     try:
         for number in range(WAITING):
             name = b"user%d" % number
-            held = Held(b"OK\t1\tuser=" + name, b"1", UserKey(number), b"", name, Wait.RING)
+            held = HeldRequest(b"OK\t1\tuser=" + name, b"1", UserKey(number), b"", name, Wait.RING)
             logins.add(RequestId(number), client, held)
         assert len(gc.get_objects(generation=0)) < WAITING / 10
     finally:

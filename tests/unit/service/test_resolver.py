@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Names:
-    """A resolver whose table may be changed, a `Resolving` that asks it, and what that one told."""
+    """A resolver whose table may be changed, a `Resolver` that asks it, and what it told."""
 
     def __init__(self, **table: str) -> None:
         self.table = {name: [address] for name, address in table.items()}
@@ -34,8 +34,8 @@ class Names:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return self.table[name]
 
-    async def look(self) -> Mapping[str, Answer]:
-        await self.resolver.look()
+    async def resolve_all(self) -> Mapping[str, Answer]:
+        await self.resolver.resolve_all()
         return self.told[-1]
 
 
@@ -43,7 +43,7 @@ async def test_every_name_is_told_with_its_addresses_or_the_reason() -> None:
     names = Names(d1="10.0.0.1", d2="2001:DB8::1", d3="10.0.0.3", d4="nonsense", d5="0.0.0.0")
     names.table["d1"] = ["10.0.0.1", "10.0.0.2", "10.0.0.1"]
     del names.table["d3"]
-    assert await names.look() == {
+    assert await names.resolve_all() == {
         "d1": ("10.0.0.1", "10.0.0.2"),
         "d2": ("2001:db8::1",),
         "d3": "Name or service not known",
@@ -55,12 +55,12 @@ async def test_every_name_is_told_with_its_addresses_or_the_reason() -> None:
 async def test_an_empty_answer_is_none() -> None:
     names = Names(d1="10.0.0.1")
     names.table["d1"] = []
-    assert await names.look() == {"d1": "it has no address"}
+    assert await names.resolve_all() == {"d1": "it has no address"}
 
 
 async def test_nobody_is_asked_where_there_is_no_name() -> None:
     names = Names()
-    await names.resolver.look()
+    await names.resolver.resolve_all()
     assert (names.asked, names.told) == ([], [])
 
 
@@ -71,12 +71,12 @@ async def test_a_name_that_hangs_delays_no_other_and_is_not_asked_for_twice(
     names = Names(d2="10.0.0.2", d3="10.0.0.3")
     names.hanging["d2"] = threading.Event()
     for _ in range(3):
-        assert await names.look() == {"d2": "no answer within 0 s", "d3": ("10.0.0.3",)}
+        assert await names.resolve_all() == {"d2": "no answer within 0 s", "d3": ("10.0.0.3",)}
     assert sorted(names.asked) == ["d2", "d3", "d3", "d3"]
     assert sum(thread.name == "resolving" for thread in threading.enumerate()) == 1
     names.hanging["d2"].set()
     await until(lambda: not any(thread.name == "resolving" for thread in threading.enumerate()))
-    assert await names.look() == {"d2": ("10.0.0.2",), "d3": ("10.0.0.3",)}
+    assert await names.resolve_all() == {"d2": ("10.0.0.2",), "d3": ("10.0.0.3",)}
     assert names.asked.count("d2") == 1  # its late answer was good enough
 
 

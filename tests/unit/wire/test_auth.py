@@ -13,7 +13,7 @@ from director.core.placement.assign import Assigner, Backend, Gate, Wait
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import MOVING, User
 from director.types import Stamp
-from director.wire.auth import Held, cancels, finish, refusal, says_perhaps
+from director.wire.auth import HeldRequest, cancels, finish, refusal, says_perhaps
 from director.wire.tabs import escape
 from tests.twins import NAMES, PURE, HotPath, compiled, hot_path
 
@@ -55,7 +55,7 @@ def director(
     return assigner
 
 
-def rewritten(hot: HotPath, data: bytes, *, passlines: bool = False) -> tuple[bytes, list[Held]]:
+def rewritten(hot: HotPath, data: bytes, *, passlines: bool = False) -> tuple[bytes, list[HeldRequest]]:
     return hot.rewrite(director(hot), data, passlines)
 
 
@@ -328,7 +328,7 @@ def test_a_line_that_cannot_be_answered_is_held_back_and_the_rest_goes_on(hot: H
     assert hot.rewrite(assigner, data, False) == (
         b"VERSION\t1\nOK\t2\tuser=alice\tproxy" + TO_ONE + b"OK\t3\tproxy\n",
         [
-            Held(
+            HeldRequest(
                 line=waits,
                 id=b"1",
                 key=UserHash().key(b"bob", b"t\tu"),
