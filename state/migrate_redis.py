@@ -5,6 +5,7 @@ interruption, and only one process runs them: the holder of the lock `migrate`, 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import cast
 
 import redis
@@ -42,7 +43,8 @@ async def migrate_redis(
         raise StoreUnavailable(store, "migrate", reason="another director holds the migration lock")
     try:
         newest = await wanted()
-        await to_thread.run_sync(_run_redis_steps, lock, server, prefix, store, steps, newest, begun)
+        run = partial(_run_redis_steps, lock, server, prefix, store, newest=newest, begun=begun)
+        await to_thread.run_sync(run, steps)
     except LockLost as exc:
         raise StoreUnavailable(store, "migrate", reason="the migration lock was lost") from exc
     finally:

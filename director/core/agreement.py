@@ -39,6 +39,7 @@ Row = TypeVar("Row", HostRow, MemberRow)
 class Agreement:
     def __init__(
         self,
+        *,
         hosts: HostTable,
         members: MemberTable,
         ring: Ring,

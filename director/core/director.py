@@ -190,7 +190,14 @@ class Director:
         self._sessions = SessionReview(hosts, assigner, self.kicks)
         self._admission = Admission(hosts, self.members, self.users, self.counters, identity.max_clock_skew)
         self._intake = Intake(
-            assigner, names, hosts, self.ring, self.pending, self.moves, self._admission, self.counters
+            assigner=assigner,
+            names=names,
+            hosts=hosts,
+            ring=self.ring,
+            pending=self.pending,
+            moves=self.moves,
+            admission=self._admission,
+            counters=self.counters,
         )
         self._moved_hosts = MovedHosts(hosts, self.users)
         self._logins = Logins(assigner, hosts, self.pending, self._moved_hosts, self.counters)
@@ -198,38 +205,38 @@ class Director:
         self._dispatcher = Dispatcher(self.ring, self._partition, self._startup, self.changes, self.jobs)
         self._trust = Trust()
         self._gatekeeper = Gatekeeper(
-            self.ring,
-            self.barrier,
-            self._partition,
-            self._trust,
-            assigner,
-            self._logins,
-            self.pending,
-            self.counters,
+            ring=self.ring,
+            barrier=self.barrier,
+            partition=self._partition,
+            trust=self._trust,
+            assigner=assigner,
+            logins=self._logins,
+            pending=self.pending,
+            counters=self.counters,
         )
         self._housekeeping = Housekeeping(assigner, names, self.counters)
         self._agreement = Agreement(
-            hosts,
-            self.members,
-            self.ring,
-            self.barrier,
-            assigner,
-            self.pending,
-            self._logins,
-            self.kicks,
-            self._moved_hosts,
-            self._admission,
-            self.counters,
+            hosts=hosts,
+            members=self.members,
+            ring=self.ring,
+            barrier=self.barrier,
+            assigner=assigner,
+            pending=self.pending,
+            logins=self._logins,
+            kicks=self.kicks,
+            moved_hosts=self._moved_hosts,
+            admission=self._admission,
+            counters=self.counters,
         )
         self.clock = OwnClock(
-            self._admission,
-            self._agreement,
-            self._intake,
-            hosts,
-            self.members,
-            self.users,
-            self.ring,
-            self.moves,
+            admission=self._admission,
+            agreement=self._agreement,
+            intake=self._intake,
+            hosts=hosts,
+            members=self.members,
+            users=self.users,
+            ring=self.ring,
+            moves=self.moves,
         )
         self._reception = Reception(
             ring=self.ring,

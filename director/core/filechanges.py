@@ -28,7 +28,18 @@ from director.core.tables.hosts import BackendSetting
 from director.types import Address
 
 Attribute = Literal["host", "weight", "tag"]
-NEVER = HostRow("", "", False, 0, "", 0, 0, 0, True, 0)
+NEVER = HostRow(
+    address="",
+    hostname="",
+    present=False,
+    present_at=0,
+    tag="",
+    tag_at=0,
+    weight=0,
+    weight_at=0,
+    up=True,
+    up_at=0,
+)
 """The row of a host that nobody has heard of."""
 
 APART = -1
@@ -196,14 +207,14 @@ def now_applied(
         weight_at = _agreed(same_weight, last.weight_at, row.weight == setting.weight, row.weight_at)
         found.append(
             AppliedHost(
-                address,
-                True,
-                present_at,
-                setting.tag,
-                tag_at,
-                setting.weight,
-                weight_at,
-                setting.hostname,
+                address=address,
+                listed=True,
+                present_at=present_at,
+                tag=setting.tag,
+                tag_at=tag_at,
+                weight=setting.weight,
+                weight_at=weight_at,
+                hostname=setting.hostname,
             )
         )
     return found

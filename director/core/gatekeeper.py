@@ -17,6 +17,7 @@ from director.types import MemberId, Now
 class Gatekeeper:
     def __init__(
         self,
+        *,
         ring: Ring,
         barrier: Barrier,
         partition: Partition,

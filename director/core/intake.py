@@ -33,6 +33,7 @@ RECALLED = 200
 class Intake:
     def __init__(
         self,
+        *,
         assigner: Assigner,
         names: NameTable,
         hosts: HostTable,

@@ -58,6 +58,7 @@ SCANNED = 64
 class OwnClock:
     def __init__(
         self,
+        *,
         admission: Admission,
         agreement: Agreement,
         intake: Intake,

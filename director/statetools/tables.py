@@ -38,16 +38,16 @@ def check_hosts(document: Document, limits: Limits, copy: bytes) -> CheckedTable
         return msgspec.structs.replace(row, **late) if late else row
 
     return _check(
-        "document hosts",
-        document,
-        copy,
-        decode_rows,
-        encode_rows,
-        lambda row: wrong_rows([row]),
-        lambda row: row.address,
-        merge_rows,
-        clip,
-        HostRow,
+        where="document hosts",
+        document=document,
+        copy=copy,
+        decode=decode_rows,
+        encode=encode_rows,
+        wrong=lambda row: wrong_rows([row]),
+        name=lambda row: row.address,
+        merge=merge_rows,
+        clip=clip,
+        kind=HostRow,
     )
 
 
@@ -58,16 +58,16 @@ def check_members(document: Document, limits: Limits, copy: bytes) -> CheckedTab
         return row if row.at <= limits.decided else msgspec.structs.replace(row, at=limits.now)
 
     return _check(
-        "document members",
-        document,
-        copy,
-        decode_member_rows,
-        encode_member_rows,
-        lambda row: wrong_members([row]),
-        about,
-        merge_member_rows,
-        clip,
-        MemberRow,
+        where="document members",
+        document=document,
+        copy=copy,
+        decode=decode_member_rows,
+        encode=encode_member_rows,
+        wrong=lambda row: wrong_members([row]),
+        name=about,
+        merge=merge_member_rows,
+        clip=clip,
+        kind=MemberRow,
     )
 
 
@@ -107,6 +107,7 @@ def _other_version(where: str) -> Finding:
 
 
 def _check(
+    *,
     where: str,
     document: Document,
     copy: bytes,

@@ -169,7 +169,16 @@ class KickRounds:
         kicked = run.sessions if led.lap == 2 else 0
         if view.right is not None:
             what, count = (Fence(), led.what) if led.count_only else (led.what, None)
-            token = KickRound(self._me, led.serial, led.lap, what, [self._me], late, kicked, count)
+            token = KickRound(
+                origin=self._me,
+                serial=led.serial,
+                lap=led.lap,
+                what=what,
+                passed=[self._me],
+                late=late,
+                kicked=kicked,
+                count=count,
+            )
             return [Send(view.right, [token])]
         if view.alone:
             self._end(led, KickResult(kicked, bool(late), missing, missing | set(map(MemberId, late))))
@@ -199,14 +208,14 @@ class KickRounds:
             late = [self._me] if token.lap == 2 and (run.problem or not run.over) else []
             kicked = run.sessions if token.lap == 2 else 0
             onward = KickRound(
-                token.origin,
-                token.serial,
-                token.lap,
-                token.what,
-                [*token.passed, self._me],
-                [*token.late, *late],
-                min(token.kicked + kicked, MOST_COUNTED),
-                token.count,
+                origin=token.origin,
+                serial=token.serial,
+                lap=token.lap,
+                what=token.what,
+                passed=[*token.passed, self._me],
+                late=[*token.late, *late],
+                kicked=min(token.kicked + kicked, MOST_COUNTED),
+                count=token.count,
             )
             effects.append(Send(view.right, [onward]))
         return effects

@@ -128,7 +128,7 @@ class MovingUser(msgspec.Struct, gc=False):
         return User(*RECORD.unpack(self.before))
 
 
-class LedMove(msgspec.Struct, gc=False):
+class LedMove(msgspec.Struct, kw_only=True, gc=False):
     """A move that is in our hands."""
 
     key: UserKey
@@ -234,7 +234,16 @@ class Moves:
         known = self.moving.get(key)
         before = known.old if known is not None and old.flags & MOVING else old
         row = self._hosts.row(before.host)
-        led = LedMove(key, target, flags, Stamp(0), job, now.mono, RECORD.pack(*before), row)
+        led = LedMove(
+            key=key,
+            target=target,
+            flags=flags,
+            decided=Stamp(0),
+            job=job,
+            began=now.mono,
+            before=RECORD.pack(*before),
+            old_row=row,
+        )
         taken = self._led.pop(key, None)
         if taken is not None:
             self._end(taken)
@@ -497,17 +506,17 @@ class Moves:
                 self._watch_soon(max(abandoned_at, now.mono + WATCHED_EVERY))
                 continue
             led = LedMove(
-                key,
-                record.host,
-                record.flags & ~MOVING,
-                record.decided,
-                self._login,
-                moving.since,
-                moving.before,
-                self._hosts.row(moving.old.host),
-                False,
-                Stage.KICKING,
-                now.mono + KICK_TIMEOUT,
+                key=key,
+                target=record.host,
+                flags=record.flags & ~MOVING,
+                decided=record.decided,
+                job=self._login,
+                began=moving.since,
+                before=moving.before,
+                old_row=self._hosts.row(moving.old.host),
+                lost=False,
+                stage=Stage.KICKING,
+                until=now.mono + KICK_TIMEOUT,
             )
             self._led[key] = led
             self._soon(now.mono)

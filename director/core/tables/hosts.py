@@ -102,7 +102,18 @@ class HostTable:
         """unresolved: names of the file whose addresses are not known now."""
         self.configured: Mapping[Address, BackendSetting] = {s.address: s for s in configured}
         self.rows: dict[Address, HostRow] = {
-            s.address: HostRow(s.address, s.hostname, True, 0, s.tag, 0, s.weight, 0, True, 0)
+            s.address: HostRow(
+                address=s.address,
+                hostname=s.hostname,
+                present=True,
+                present_at=0,
+                tag=s.tag,
+                tag_at=0,
+                weight=s.weight,
+                weight_at=0,
+                up=True,
+                up_at=0,
+            )
             for s in self.configured.values()
         }
         self.seeded: frozenset[Address] = frozenset()
@@ -194,7 +205,18 @@ class HostTable:
         grow even where this clock is behind that of whoever decided before. The caller has checked that the
         host exists, or that it may be added (`taken_by`)."""
         old = self.rows.get(address)
-        row = old or HostRow(address, hostname, False, 0, tag or "", 0, weight or 0, 0, True, 0)
+        row = old or HostRow(
+            address=address,
+            hostname=hostname,
+            present=False,
+            present_at=0,
+            tag=tag or "",
+            tag_at=0,
+            weight=weight or 0,
+            weight_at=0,
+            up=True,
+            up_at=0,
+        )
         if remove:
             removed_at = after(stamp, row.present_at)
             row = msgspec.structs.replace(row, present=False, present_at=removed_at, moved="")
