@@ -223,7 +223,7 @@ def _unauthenticated(passdbs: list[Block]) -> Iterator[Finding]:
             passdb.name or _driver(passdb),
             (
                 "anybody can have users assigned, up to users.max, and open logins that wait:"
-                " docs/security.md, Users nobody authenticated"
+                " docs/security.md, Unauthenticated users"
             ),
         )
         mend = (

@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DONE = [
+    "deploy/README.md",
+    "docs/differences.md",
     "docs/glossary.md",
+    "docs/lookups.md",
+    "docs/security.md",
+    "docs/state-redis.md",
+    "docs/state-tools.md",
 ]
 """Files that follow the rules: each file is added when it has been rewritten, until all of them are here."""
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("[de]*/*.md")))
