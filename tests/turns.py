@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -39,7 +39,8 @@ from director.core.protocol.messages import Hosts, KickRound, MoveRound, NearRou
 from director.core.tables.movedhosts import moved_rows
 from director.service.lifecycle.handover import Memory
 from director.service.lifecycle.replacement import load_users, name_parts, take_names
-from director.service.persistence.reader import Reading, in_parts
+from director.stored.bucketreader import BucketReader, in_parts
+from director.stored.storecalls import Tell
 from director.types import Address, LinkId, RequestId, Stamp, UserKey
 from director.wire import hotpath
 from state.base import Bucket, Space, version_of
@@ -133,9 +134,11 @@ class Busy(Played):
         """An event of the turn that is under way; what it causes is done in the next ones."""
         self._effects += self.core.handle(event, at(self.mono))
 
-    def reading(self) -> Reading:
-        """What reads the store into this core."""
-        return Reading(cast(Any, None), self.core, self.take, cast(Any, None))
+    def take_in(self, reader: BucketReader, space: Space, buckets: Sequence[Bucket]) -> None:
+        """One part of what the store holds, in the turn that is under way."""
+        for call in reader.take(space, buckets):
+            assert isinstance(call, Tell), call
+            self.take(call.event)
 
     def _one(self, event: Event) -> list[Effect]:
         effects = self.core.handle(event, at(self.mono))
@@ -179,7 +182,7 @@ def merged(busy: Busy, number: int) -> None:
 
 
 def stored(busy: Busy, number: int) -> None:
-    """The store says so, in parts as `service/persistence/reader.py` brings them."""
+    """The store says so, in parts as `stored/bucketreader.py` brings them."""
     users = keys(number)
     busy.know(users)
     for start in range(0, number, 4500):
@@ -304,10 +307,10 @@ def claimed(busy: Busy, number: int) -> None:
 def imported(busy: Busy, number: int) -> None:
     """An import has put users whom nobody knew into the store, with their names; it is read while logins are
     answered, as at the start, or in a partial ring."""
-    reading = busy.reading()
+    reader = BucketReader(busy.core.names)
     for space, buckets in stored_buckets(keys(number), BACKENDS[1]).items():
         for part in in_parts(buckets):
-            busy.beside(partial(reading.take, space, part))
+            busy.beside(partial(busy.take_in, reader, space, part))
     busy.run(4.0)
     assert len(busy.users) == number
 
@@ -316,9 +319,9 @@ def imported_elsewhere(busy: Busy, number: int) -> None:
     """The same; all users were on another host, and their sessions are ended."""
     users = keys(number)
     busy.know(users)
-    reading = busy.reading()
+    reader = BucketReader(busy.core.names)
     for part in in_parts(stored_buckets(users, BACKENDS[1])["users"]):
-        busy.beside(partial(reading.take, "users", part))
+        busy.beside(partial(busy.take_in, reader, "users", part))
     busy.run(4.0)
     assert busy.kicks >= number
 
@@ -337,9 +340,9 @@ def replaced(busy: Busy, number: int) -> None:
     sizes = [len(bucket.blob) for bucket in buckets["names"]]
     for part in name_parts(memory, sizes):
         busy.beside(partial(take_names, busy.core.names, part))
-    reading = busy.reading()
+    reader = BucketReader(busy.core.names)
     for part in in_parts(buckets["users"]):
-        busy.beside(partial(reading.take, "users", part))
+        busy.beside(partial(busy.take_in, reader, "users", part))
     busy.run(40.0)
     assert len(busy.users) == number
 

@@ -105,7 +105,7 @@ class Store(Protocol):
     def read_first(self, buckets: Sequence[int]) -> None:
         """Logins wait for these buckets; `BucketsRead` comes as an event."""
 
-    def look(self) -> None:
+    def buckets_changed(self) -> None:
         """An event has been dealt with: is there anything to write?"""
 
 
@@ -267,7 +267,7 @@ class Driver:
             if moved:
                 self._plan()
         if self.store is not None:
-            self.store.look()
+            self.store.buckets_changed()
 
     def _next_turn(self) -> None:
         self._in_turn = False
@@ -367,7 +367,7 @@ class Driver:
         if self._events:
             self.handle(TimerFired())
         if self.store is not None:
-            self.store.look()
+            self.store.buckets_changed()
 
     def _hold(self, client: Client, held: Iterable[HeldRequest]) -> None:
         for line in held:

@@ -25,7 +25,7 @@ from director.service.lifecycle.sockets import Sockets
 from director.service.lifecycle.startattempt import StartAttempt
 from director.service.log import Log, capture_logging, everything_logged
 from director.service.logwriter import LogWriter
-from director.service.persistence.owner import OtherCluster
+from director.stored.storeidentity import OtherCluster
 from director.version import VERSION
 from state.base import SchemaTooNew, StoreBusy, StoreError
 from state.urls import open_store

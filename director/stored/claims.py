@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
-from director.core.placement.users import LATEST, RECORD, User, pack, rounded
-from director.types import Stamp
+from director.core.director import Director
+from director.core.placement.users import BUCKET_SHIFT, LATEST, RECORD, User, pack, rounded, unpack
+from director.core.protocol.events import Claimed, ClaimFailed, StoredUsers
+from director.stored.bucketreader import BucketReader
+from director.stored.storecalls import Pause, Procedure, Signal, SwapBuckets, Tell, Wait
+from director.types import Stamp, UserKey
+from state.base import SPLIT, SPLIT_VERSION, Bucket, Lost, StoreError, Swap
+from state.bucketnumbers import root_of
+
+BATCH = 512
+"""Users claimed in one go; a bucket each at most."""
+TURN = 64
+"""Of these, the answered in one turn of the loop."""
 
 
 def following(candidate: User, old: User | None) -> User:
@@ -27,3 +39,98 @@ def with_candidates(blob: bytes, candidates: Iterable[User], expire: int) -> byt
         record = pack([candidate._replace(seen=rounded(candidate.seen, expire))])
         records[record[:8]] = record
     return b"".join(records[key] for key in sorted(records))
+
+
+class Claims:
+    """The claims under way: users of a partial ring are claimed in the shared store, all that wait at a time
+    in one go. The first swap wins. Each claim ends with `Claimed` or `ClaimFailed`."""
+
+    def __init__(
+        self, director: Director, reader: BucketReader, failed: Callable[[str, StoreError], None]
+    ) -> None:
+        """failed: is told where the store did not do it."""
+        self._director, self._reader, self._failed = director, reader, failed
+        self._users = director.users
+        self._waiting: dict[UserKey, User | None] = {}
+        self._work = Signal()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, key: UserKey, record: bytes) -> None:
+        """Claim this user; `record` is put into the store if no director has claimed the user there, unless
+        it is empty."""
+        self._waiting[key] = next(unpack(record), None)
+        self._work.set()
+
+    def run(self) -> Procedure[None]:
+        """Without end."""
+        while True:
+            yield Wait(signals=(self._work,))
+            self._work.clear()
+            while self._waiting:
+                batch = dict(islice(self._waiting.items(), BATCH))
+                for key in batch:
+                    del self._waiting[key]
+                try:
+                    yield from self._settle(batch)
+                except StoreError as exc:
+                    self._failed("claim", exc)
+                    yield from self._give_up(batch)
+
+    def _give_up(self, batch: dict[UserKey, User | None]) -> Procedure[None]:
+        """The store is unreachable: what waits would fail too."""
+        unsettled = [*batch, *self._waiting]
+        self._waiting.clear()
+        for key in unsettled:
+            yield Tell(ClaimFailed(key))
+
+    def _settle(self, batch: dict[UserKey, User | None]) -> Procedure[None]:
+        """Take whatever binds in the store, put the candidates of the others there; whoever loses reads
+        again.
+
+        batch: candidates, if any; a user who is settled is taken out.
+        """
+        tree = self._reader.trees["users"]
+        while batch:
+            buckets = yield from self._reader.read("users", {key >> BUCKET_SHIFT for key in batch})
+            yield from self._report(
+                batch, [key for key, user in batch.items() if user is None or self._director.binds(key)]
+            )
+            placed: dict[int, list[User]] = {}
+            for key, candidate in batch.items():
+                assert candidate is not None
+                placed.setdefault(tree.leaf_of(key), []).append(following(candidate, self._users.get(key)))
+            swaps = [
+                swap
+                for bucket in buckets
+                if bucket.number in placed
+                for swap in self._swaps(bucket, placed[bucket.number])
+            ]
+            lost: set[int] = set()
+            settled: list[User] = []
+            for swap, result in zip(swaps, (yield SwapBuckets(swaps)), strict=True):
+                if isinstance(result, Lost):
+                    lost.add(root_of(swap.number))
+                elif swap.number in placed and root_of(swap.number) not in lost:
+                    self._reader.versions["users"][swap.number] = result.version
+                    settled += placed[swap.number]
+            yield Tell(StoredUsers(pack(settled)))
+            yield from self._report(batch, [user.key for user in settled])
+
+    def _swaps(self, bucket: Bucket, mine: Sequence[User]) -> list[Swap]:
+        """A bucket with these candidates. First, that those above it are still split: another store, wiped or
+        restored, has nothing below them that a director would find."""
+        tree = self._reader.trees["users"]
+        swaps = [Swap("users", one, SPLIT_VERSION, SPLIT) for one in tree.path(bucket.number)]
+        root = root_of(bucket.number)
+        division = tree.divide(root, self._users.stored_bucket(root), may_split=False)
+        blob = with_candidates(dict(division.leaves)[bucket.number], mine, self._users.expire)
+        return [*swaps, Swap("users", bucket.number, bucket.version, blob)]
+
+    def _report(self, batch: dict[UserKey, User | None], settled: Sequence[UserKey]) -> Procedure[None]:
+        for number, key in enumerate(settled):
+            del batch[key]
+            yield Tell(Claimed(key, b""))
+            if number % TURN == TURN - 1:
+                yield Pause()

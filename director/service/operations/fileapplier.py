@@ -67,7 +67,7 @@ class FileApplier:
 
     async def _run(self) -> bool:
         """Until it is written what was applied. Returns whether something is to be tried again later."""
-        await self._persistence.documents.were_read.wait()
+        await self._persistence.documents.wait_read()
         while True:
             if self._director.synced:
                 break

@@ -1,92 +1,71 @@
-"""The memory behind the memory: what the store knows is loaded at the start (`reading.py`), changes are
-written behind (`writing.py`), and when the store was away it is joined again. No login waits for any of it.
-Beside a shared store a copy is kept on this machine (`snapshot.py`).
+"""Memory and store: drives the persistence core (`stored/persistence.py`) on a state store. What the core
+asks for is carried out here, and answers and errors go back to it; it decides everything else.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
-import anyio.lowlevel
+import anyio.abc
 
-from director.core.admission import MEMORY
 from director.core.director import Director
 from director.core.filechanges import AppliedHost
-from director.core.placement.users import UserTable
-from director.core.protocol.events import (
-    BucketsRead,
-    ClaimFailed,
-    Event,
-    Leases,
-    Persisted,
-    StoreOpened,
-)
+from director.core.protocol.events import Event, Persisted
 from director.records import StoreInfo
 from director.service.log import Log
-from director.service.persistence.buckets import Share
-from director.service.persistence.claims import Claims
-from director.service.persistence.damage import Copy, own_copy
-from director.service.persistence.documents import HOSTS, Documents
-from director.service.persistence.lease import RENEWALS, OwnLease
-from director.service.persistence.owner import OtherCluster, Ours, claim
-from director.service.persistence.reader import Reading
 from director.service.persistence.snapshot import Snapshot
+from director.service.persistence.storecaller import StoreCaller
+from director.service.persistence.storeddocuments import StoredDocuments
 from director.service.persistence.sweeper import Sweeping
 from director.service.persistence.unstored import Unstored, UserWaits
-from director.service.persistence.writer import Writing
-from director.types import MemberId, UserKey
-from state.base import (
-    SCHEMA,
-    SPACES,
-    AuditEntry,
-    SchemaTooNew,
-    Space,
-    StateStore,
-    StoreBusy,
-    StoreError,
-    StoreRefused,
-    StoreUnavailable,
+from director.stored.persistence import PersistenceCore
+from director.stored.procedures import StoreSetup
+from director.stored.storecalls import (
+    Ask,
+    Call,
+    Connected,
+    Drop,
+    FillFromSnapshot,
+    LoadSnapshot,
+    Note,
+    NoteForSnapshot,
+    Opened,
+    ReadSnapshotCopies,
+    Stopped,
+    StoreEffect,
+    Tell,
+    WriteSnapshot,
 )
-
-FLUSH_AFTER = 0.2
-"""Seconds from the first change to its writing."""
-FLUSH_WITHIN = 1.0
-"""Seconds from a change to its end in the store, as long as a write takes less than half of it."""
-SHARE = 9
-"""Writing may take a tenth of the time: it is followed by a pause this many times as long..."""
-SHARE_LEAST = 0.5
-"""...or, where that would be too late, by one of this part of its length."""
-NAMES_AFTER = 30.0
-"""The same for names, which nothing depends on."""
-OPEN_WITHIN = 5.0
-"""At the start, seconds to find out whose the store is, and again to read hosts and directors; else the
-director does without it."""
-STOP_WITHIN = 5.0
-"""Seconds the last write may take."""
-RETRY_FIRST, RETRY_LONGEST = 0.2, 2.0
-"""Seconds between two attempts to reach the store."""
-SETTLE_LOOK = 0.01
-"""Seconds between two looks whether all is stored."""
-WATCH_PARTIAL = 0.5
-"""In a partial ring, seconds between two looks for what others have changed in the store (ring-rules 12)."""
-WATCH_FILE = 1.0
-"""Seconds between two looks whether another program has damaged the file of a store of our own."""
-AUDIT_QUEUE = 1000
-"""Audit entries kept while the store is away."""
-
-
-def rest_after(took: float) -> float:
-    """Seconds of rest after a write that took so many, so that writing leaves time to logins.
-
-    What changes as a write begins waits for its end, this rest, and the next write.
-    """
-    in_time = FLUSH_WITHIN - 2 * took
-    return max(FLUSH_AFTER, SHARE_LEAST * took, min(SHARE * took, in_time))
+from director.stored.storeevents import (
+    AuditAdded,
+    BucketsChanged,
+    ClaimAsked,
+    HostsApplied,
+    HostsChanged,
+    Interrupt,
+    MembersChanged,
+    Open,
+    PersistAsked,
+    ReadAsked,
+    Run,
+    SecretsChanged,
+    SnapshotDue,
+    Stop,
+    StoreAnswered,
+    StoreEvent,
+    StoreFailed,
+    TakeOver,
+    TimeReached,
+    WriteSoon,
+)
+from director.types import Now, UserKey
+from state.base import AuditEntry, StateStore, StoreError
 
 
 class Persistence:
@@ -103,67 +82,85 @@ class Persistence:
         snapshot: StateStore | None = None,
         place: str = "",
     ) -> None:
-        """snapshot: where a copy is kept beside a shared store. place: see `cluster.cluster_of`."""
+        """snapshot: where a copy is kept beside a shared store. place: see `storeidentity.cluster_of`."""
         self.store = store
-        self.up = False
-        self.loaded = False
-        self.loaded_users = 0
-        self.error: str | None = None
-        self.errors: dict[str, int] = {}
-        self._director, self._handle, self._log = director, handle, log
-        self._users: UserTable = director.users
-        self._share = Share(director, shared=store.shared, left_kept=3 * ping_timeout)
-        self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_QUEUE)
-        self._run_id: str | None = None
-        self._said: tuple[type[StoreError], str] | None = None
-        """What kind of trouble was logged; None: there is none."""
-        self._set_aside: Path | None = None
-        self._schema = 0
-        self._held_by: tuple[str, ...] = ()
-        """Schema of the store, and directors that keep it there, as they were last time."""
-        self._begun = 0.0
-        self._load_scope: anyio.CancelScope | None = None
-        """Of reading the store, from its opening until that has ended."""
-        self._work = anyio.Event()
-        self._urgent = anyio.Event()
-        self._came_up = anyio.Event()
-        self._names_due = False
-        """Names are to be written with the next users."""
-        self.documents = Documents(store, director, handle, log, self._copies)
-        self._ours = Ours(director.identity, place)
-        self._claim_due = False
-        """Whose the store is has to be written anew."""
-        self._lease = OwnLease(store, director, self._ours, lease_ttl, incarnation)
+        self._director, self._handle = director, handle
+        setup = StoreSetup(
+            url=store.url,
+            shared=store.shared,
+            has_snapshot=snapshot is not None,
+            lease_ttl=lease_ttl,
+            incarnation=incarnation,
+            ping_timeout=ping_timeout,
+            place=place,
+        )
+        self.core = PersistenceCore(director, setup, random.uniform)
+        self._caller = StoreCaller(store, self._tell, log)
+        self._events: deque[StoreEvent] = deque()
+        self._busy = False
+        self._tasks: anyio.abc.TaskGroup | None = None
+        """What carries out calls, while there is something that may ask."""
+        self._asked: dict[int, anyio.CancelScope] = {}
+        """Calls under way."""
+        self._woken = anyio.Event()
+        """The deadline is an earlier one."""
+        self._deadline: float | None = None
+        """The one that is waited for."""
+        self._moved: anyio.Event | None = None
+        """Set after each event; None: nobody waits for it."""
+        self._open_error: StoreError | None = None
+        self._ended = False
+        """Whether opening or stopping has ended."""
         self._snapshot: Snapshot | None = None
         if snapshot is not None:
             self._snapshot = Snapshot(
-                snapshot, director, handle, log, self.documents.tables, self._ours, self._collect
+                snapshot,
+                director,
+                handle,
+                log,
+                self.core.documents.tables,
+                self.core.steps.ours,
+                lambda: self._feed(SnapshotDue()),
             )
-        self._reading = Reading(store, director, handle, log, fill=self._fill)
-        self._writing = Writing(
-            store, director, self._reading, self._share, self._answered, self._between, self._noted
-        )
+        self.documents = StoredDocuments(self.core.documents, self._until)
         self._waits = UserWaits(self.persist)
         self.unstored = Unstored(self.documents, self._waits, log, self._until_up)
-        self._claims = Claims(store, director, handle, self._reading, self.failed)
-        self.sweeping = Sweeping(store, director, self._reading, self._may_sweep, log)
+        self.sweeping = Sweeping(store, director, self.core.reader, self._may_sweep, log)
 
     # ---- what others see
 
     @property
-    def queued(self) -> int:
-        """Buckets that have changed and are not known to be stored."""
-        return self._writing.queued
+    def up(self) -> bool:
+        return self.core.is_up
 
     @property
-    def lag(self) -> float:
-        """Seconds since the oldest change of a user that is not known to be stored."""
-        return self._writing.lag
+    def loaded(self) -> bool:
+        """Whether all that the store held at the start, or on its return, has been in memory once."""
+        return self.core.loaded
+
+    @property
+    def loaded_users(self) -> int:
+        return self.core.steps.loaded_users
 
     @property
     def loaded_part(self) -> float:
         """How much of what the store held at the start is in memory, 0 to 1."""
-        return 1.0 if self.loaded else self._reading.progress
+        return self.core.loaded_part
+
+    @property
+    def errors(self) -> Mapping[str, int]:
+        """How often an operation has failed."""
+        return self.core.connection.errors
+
+    @property
+    def queued(self) -> int:
+        """Buckets that have changed and are not known to be stored."""
+        return self.core.writer.queued
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the oldest change of a user that is not known to be stored."""
+        return self.core.lag(_now())
 
     def info(self) -> StoreInfo:
         return StoreInfo(
@@ -172,46 +169,34 @@ class Persistence:
             up=self.up,
             loaded=self.loaded,
             loaded_part=self.loaded_part,
-            loaded_users=self.loaded_users if self.loaded else len(self._users),
+            loaded_users=self.loaded_users if self.loaded else len(self._director.users),
             queued_buckets=self.queued,
             lag=round(self.lag, 3),
-            error=self.error,
+            error=self.core.connection.error,
             unstored=self.unstored.changes(),
             snapshot=None if self._snapshot is None else self._snapshot.info(),
         )
 
-    # ---- what the driver asks
+    # ---- what the driver and operators ask
 
-    def look(self) -> None:
+    def buckets_changed(self) -> None:
         """Something has happened: there may be something to write."""
-        self._writing.look()
-        if self._users.dirty_count or self._share.has_changed():
-            self._work.set()
+        if self.core.awaits_changes:
+            self._feed(BucketsChanged())
 
     def hosts_changed(self) -> None:
-        self.documents.hosts.changed()
-        self._documents_changed()
+        self._feed(HostsChanged())
 
     def members_changed(self) -> None:
-        self.documents.members.changed()
-        self._documents_changed()
-
-    def _documents_changed(self) -> None:
-        self._work.set()
-        self._urgent.set()
-        if self._snapshot is not None:
-            self._snapshot.documents_changed()
+        self._feed(MembersChanged())
 
     def set_applied(self, applied: list[AppliedHost]) -> None:
         """Remember what of the configuration is in the host table, which is stored."""
-        if self.documents.set_applied(applied):
-            self._documents_changed()
+        self._feed(HostsApplied(applied))
 
     def secrets_changed(self) -> None:
         """The director has other secrets: store and snapshot say so with the next write."""
-        self._ours.change(self._director.identity)
-        self._claim_due = self.store.shared
-        self._documents_changed()
+        self._feed(SecretsChanged())
 
     async def read_passwords_again(self) -> list[str]:
         """As the store's."""
@@ -220,216 +205,55 @@ class Persistence:
     def persist(self, number: int, buckets: Sequence[int] | None) -> None:
         """Write these buckets of users (None: all that have changed) at once; `Persisted` follows.
 
-        It does not where the store is away: whoever asks waits only so long."""
-        if not self.up:
-            return
-        self._names_due = self._names_due or number < 0  # of a user that an operator has pinned or moved
-        self._writing.ask(number, buckets)
-        self._work.set()
-        self._urgent.set()
-
-    def _answered(self, event: Event) -> None:
-        """What `persist` asked for is stored."""
-        if isinstance(event, Persisted) and event.number < 0:
-            self._waits.stored(event.number)
-        else:
-            self._handle(event)
+        It does not where the store is unreachable: whoever asks waits only so long."""
+        self._feed(PersistAsked(number, buckets))
 
     def read_first(self, buckets: Sequence[int]) -> None:
         """Logins wait for these buckets of users; `BucketsRead` follows. The store is being read."""
-        self._reading.want(buckets)
+        self._feed(ReadAsked(buckets))
 
     def audit(self, entry: AuditEntry) -> None:
-        """Keep who did what; written with the next write, dropped (oldest first) if the store stays away."""
-        self._audit.append(entry)
-        self._work.set()
+        """Keep who did what; written with the next write, dropped (oldest first) if the store stays
+        unreachable."""
+        self._feed(AuditAdded(entry))
 
     def claim(self, key: UserKey, record: bytes) -> None:
-        """Settle a user in the store; `Claimed` or `ClaimFailed` follows."""
-        if self.up:
-            self._claims.add(key, record)
-        else:
-            self._handle(ClaimFailed(key))
+        """Claim a user through the store; `Claimed` or `ClaimFailed` follows."""
+        self._feed(ClaimAsked(key, record))
 
-    # ---- start
+    # ---- start and end
 
     async def open(self) -> None:
-        """Open the store and take in all but users and names: `run` reads those. Where it does not answer:
-        say so, take the snapshot, and join it later. Where it is empty: take the snapshot.
+        """Open the store and take in all but users and names: `run` reads those.
 
         Raises SchemaTooNew, StoreBusy and OtherCluster: with those a director must not start.
         """
-        self._begun = time.monotonic()
-        try:
-            try:
-                empty = await self._open_store()
-            except OtherCluster as exc:
-                if not exc.lapses:
-                    raise
-                await anyio.sleep(exc.lapses)  # they may have been killed a moment ago
-                empty = await self._open_store()
-            if empty:
-                await self._load_snapshot("the store is empty")
-            with anyio.fail_after(OPEN_WITHIN):
-                await self._read_documents()
-        except (SchemaTooNew, StoreBusy, OtherCluster):
-            raise
-        except StoreError as exc:
-            self.failed("load", exc)
-            await self._load_snapshot("the store is away")
-        except TimeoutError:
-            self.failed("load", StoreUnavailable(self.store.url, "load", after=OPEN_WITHIN))
-            await self._load_snapshot("the store is away")
+        await self._ends(Open())
+        if self._open_error is not None:
+            raise self._open_error
 
     def take_over(self, tables: Mapping[str, bytes], audit: Iterable[AuditEntry]) -> None:
         """Instead of `open`: memory is as a predecessor in this process has left it, up to the tables, which
         are given. The store is joined as after an absence, while logins are answered."""
-        self._begun = time.monotonic()
-        for table in self.documents.tables:
-            if table.name in tables:
-                table.take_at_once(tables[table.name], MEMORY)
-        self.loaded_users = len(self._users)
-        self._audit.extend(audit)
-
-    async def _open_store(self) -> bool:
-        """Returns whether there is nothing in it."""
-        await self.store.open()
-        with anyio.fail_after(OPEN_WITHIN):
-            await self._claim_store()
-            return await self.store.read_document(HOSTS) is None and not await self.store.versions("users")
-
-    async def _claim_store(self) -> None:
-        """Raises OtherCluster where a shared store is not ours; connections to it are closed, since its
-        name may lead elsewhere the next time."""
-        if not self.store.shared:
-            return
-        try:
-            await claim(self.store, self._ours, running=self._run_id is not None)
-        except OtherCluster:
-            await self.store.close()
-            raise
-        self._claim_due = False
-
-    async def _load_snapshot(self, reason: str) -> None:
-        if self._snapshot is not None and await self._snapshot.load(reason):
-            self.loaded_users = len(self._users)
-
-    async def _read_documents(self) -> None:
-        self._say_set_aside()
-        run_id = await self._ask_run_id()
-        alive = await self._lease.renew()
-        await self._claim_store()  # again, under our lease: another cluster may have come in the same moment
-        await self.documents.read()
-        self._documents_changed()
-        self._handle(StoreOpened())
-        self._load_scope = anyio.CancelScope()
-        self._lease.caught_up()
-        self._is_up(run_id, alive)
-
-    async def _load(self) -> None:
-        """Users and names, while logins are answered already."""
-        problem: StoreError | None = None
-        assert self._load_scope is not None
-        with self._load_scope as scope:
-            try:
-                await self._reading.load()
-            except StoreError as exc:
-                problem = exc
-        if problem is not None or scope.cancelled_caught:
-            await self._load_snapshot("the store ended while it was read")
-            self._load_scope = None
-            if problem is not None:
-                self.failed("load", problem)
-            self._handle(BucketsRead(None))
-            return
-        self._load_scope = None
-        self.loaded, self.loaded_users = True, len(self._users)
-        self._work.set()
-        self._log.info(
-            "store_loaded",
-            store=self.store.url,
-            users=self.loaded_users,
-            hosts=len(self._director.hosts.present()),
-            seconds=round(time.monotonic() - self._begun, 3),
-        )
-
-    async def _load_wanted(self) -> None:
-        try:
-            await self._reading.load_wanted()
-        except StoreError as exc:
-            self.failed("load", exc)
-
-    def _is_up(self, run_id: str, alive: frozenset[MemberId] | None) -> None:
-        """What the store holds is in memory, too, or waited for; only now the ring may rely on it."""
-        self._run_id = run_id
-        self.up = True
-        self.error = self._said = None
-        self._came_up.set()
-        self._waits.ask_again()
-        self._handle(Leases(alive))
-
-    async def _until_up(self) -> None:
-        while not self.up:
-            await self._came_up.wait()
-
-    def _say_set_aside(self) -> None:
-        if self.store.set_aside != self._set_aside:
-            self._set_aside = self.store.set_aside
-            self._log.error(
-                "store_damaged",
-                store=self.store.url,
-                kept_as=str(self._set_aside),
-                note="the new one has what could be read of it, the rest comes from memory and the ring;"
-                " check the disk, then remove it",
-            )
-
-    async def _ask_run_id(self) -> str:
-        """The store's run id; says so where that has brought the layout up to date, or could not."""
-        run_id = await self.store.run_id()
-        schema, held_by = self.store.schema, self.store.held_by
-        fields = {"store": self.store.url, "schema": schema, "known": SCHEMA}
-        if held_by and held_by != self._held_by:
-            note = "they know no newer schema: it is brought up to date when they are upgraded or gone"
-            self._log.warning("store_schema_held", **fields, directors=",".join(held_by), note=note)
-        elif schema > self._schema > 0:
-            self._log.info("store_migrated", **fields)
-        self._schema, self._held_by = schema, held_by
-        return run_id
-
-    # ---- running
+        self._feed(TakeOver(tables, list(audit)))
 
     async def run(self) -> None:
         """Write behind until cancelled. `stop` writes what is left then."""
-        async with anyio.create_task_group() as tasks:
-            if self.store.shared:
-                tasks.start_soon(self._keep_lease)
-                tasks.start_soon(self._watch_partial)
-                tasks.start_soon(self._claims.run)
-            else:
-                tasks.start_soon(self._watch_file)
-            if self._director.loading:
-                tasks.start_soon(self._load)
-                tasks.start_soon(self._load_wanted)
-            tasks.start_soon(self._write_behind)
-            tasks.start_soon(self.unstored.run)
-            tasks.start_soon(self.sweeping.run)
-            if self._snapshot is not None:
-                tasks.start_soon(self._snapshot.run)
+        try:
+            async with self._carrying_out() as tasks:
+                self._feed(Run())
+                tasks.start_soon(self.unstored.run)
+                tasks.start_soon(self.sweeping.run)
+                if self._snapshot is not None:
+                    tasks.start_soon(self._snapshot.run)
+                await anyio.sleep_forever()
+        finally:
+            self._feed(Interrupt())
 
     async def stop(self) -> None:
         """Write what is left, give up the lease, close. At most a few seconds."""
-        try:
-            with anyio.fail_after(STOP_WITHIN, shield=True):
-                if not self.up:
-                    await self._come_back()
-                await self._write_first()
-                await self._writing.write_the_rest()
-                if self.store.shared:
-                    await self.store.release(self._director.me)
-        except StoreError as exc:
-            self.failed("stop", exc)
-        except TimeoutError:
-            self.failed("stop", StoreUnavailable(self.store.url, "stop", after=STOP_WITHIN))
+        with anyio.CancelScope(shield=True):
+            await self._ends(Stop())
         if self._snapshot is not None:
             await self._snapshot.stop()
         with anyio.CancelScope(shield=True):
@@ -437,236 +261,142 @@ class Persistence:
 
     async def settle(self, seconds: float) -> None:
         """Have written what has changed so far, if that takes no longer."""
-        self._urgent.set()
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if not self.up or not (self.queued or self._audit or not self.documents.stored):
-                return
-            await anyio.sleep(SETTLE_LOOK)
+        self._feed(WriteSoon())
+        await self._until(lambda: not self.up or self.core.is_settled, seconds)
 
     def hand_over(self) -> tuple[dict[str, bytes], list[AuditEntry]]:
         """What `take_over` needs. What is not stored yet is found by its comparison with the store."""
-        return {table.name: table.encode() for table in self.documents.tables}, list(self._audit)
+        return {table.name: table.encode() for table in self.core.documents.tables}, list(
+            self.core.steps.audit
+        )
 
     async def abandon(self) -> None:
-        """Close what is open, for a successor who has all that memory holds. The lease is his, too."""
+        """Close what is open, for a successor who has all that memory holds. The successor has the lease,
+        too."""
         with anyio.CancelScope(shield=True):
             await self.store.close()
             if self._snapshot is not None:
                 await self._snapshot.abandon()
 
-    async def _write_behind(self) -> None:
-        pause = RETRY_FIRST
-        names_due = time.monotonic() + NAMES_AFTER
-        took = 0.0
-        names_left = False
-        while True:
-            if self.up:
-                if not (self._something_to_do() or names_left):
-                    with anyio.move_on_after(NAMES_AFTER):
-                        await self._work.wait()
-                self._work = anyio.Event()
-                await self._rest(rest_after(took))
-            try:
-                if not self.up or await self._is_replaced():
-                    await self._come_back()
-                await self._read_if_lapsed()
-                begun = time.monotonic()
-                due = begun >= names_due or self._names_due
-                self._names_due = False
-                if self._director.joining or self._director.loading:
-                    await self.documents.write()  # users later: it has better things to do
-                else:
-                    names_left = await self._write(names=due)
-                took = time.monotonic() - begun
-                if due and not names_left:
-                    names_due = begun + max(NAMES_AFTER, SHARE * took)
-                pause = RETRY_FIRST
-            except StoreError as exc:
-                self.failed("write", exc)
-                await anyio.sleep(pause * random.uniform(0.8, 1.2))
-                pause = min(2 * pause, RETRY_LONGEST)
+    # ---- driving the core
 
-    async def _rest(self, seconds: float) -> None:
-        """Let changes gather, but not those an operator waits for."""
-        if self.documents.operators_stored and not self._writing.questions:
-            with anyio.move_on_after(seconds):
-                await self._urgent.wait()
-        self._urgent = anyio.Event()
+    def _feed(self, event: StoreEvent) -> None:
+        """Hand an event to the core and carry out what it wants."""
+        self._events.append(event)
+        if self._busy:
+            return  # an effect of the event in hand has caused this one: it comes behind it
+        self._busy = True
+        try:
+            while self._events:
+                for effect in self.core.handle(self._events.popleft(), _now()):
+                    self._carry_out(effect)
+        finally:
+            self._busy = False
+        deadline = self.core.next_deadline()
+        if deadline is not None and (self._deadline is None or deadline < self._deadline):
+            self._woken.set()
+        if self._moved is not None:
+            self._moved.set()
+
+    def _carry_out(self, effect: StoreEffect) -> None:
+        match effect:
+            case Ask(number, Tell(event)):
+                self._tell(event)
+                self._events.append(StoreAnswered(number, None))
+            case Ask(number, call):
+                assert self._tasks is not None, "nothing asks while nothing runs"
+                self._asked[number] = scope = anyio.CancelScope()
+                self._tasks.start_soon(self._answer, number, call, scope)
+            case Drop(number):
+                self._asked.pop(number).cancel()
+            case Tell(event):
+                self._tell(event)
+            case Note(line):
+                self._caller.note(line)
+            case NoteForSnapshot(space, numbers):
+                if self._snapshot is not None:
+                    self._snapshot.changed(space, numbers)
+            case WriteSnapshot():
+                if self._snapshot is not None:
+                    self._snapshot.documents_changed()
+            case Connected():
+                self._waits.ask_again()
+            case Opened(error):
+                self._open_error, self._ended = error, True
+            case Stopped():
+                self._ended = True
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Persisted) and event.number < 0:
+            self._waits.stored(event.number)
+        else:
+            self._handle(event)
+
+    async def _answer(self, number: int, call: Call, scope: anyio.CancelScope) -> None:
+        with scope:
+            try:
+                event: StoreEvent = StoreAnswered(number, await self._answer_to(call))
+            except StoreError as exc:
+                event = StoreFailed(number, exc)
+        if not scope.cancel_called:
+            del self._asked[number]
+            self._feed(event)
+
+    async def _answer_to(self, call: Call) -> object:
+        match call:
+            case LoadSnapshot(reason):
+                return self._snapshot is not None and await self._snapshot.load(reason)
+            case FillFromSnapshot(space, numbers):
+                if self._snapshot is not None:
+                    await self._snapshot.take_in(space, numbers)
+                return None
+            case ReadSnapshotCopies(name):
+                return [] if self._snapshot is None else await self._snapshot.copies(name)
+        return await self._caller.answer(call)
+
+    @asynccontextmanager
+    async def _carrying_out(self) -> AsyncIterator[anyio.abc.TaskGroup]:
+        """In the block, calls are carried out and time goes on."""
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._keep_time)
+            yield self._tasks
+            self._tasks.cancel_scope.cancel()
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._woken = anyio.Event()
+            self._deadline = deadline = self.core.next_deadline()
+            with anyio.move_on_after(math.inf if deadline is None else deadline - time.monotonic()):
+                await self._woken.wait()
+            deadline = self.core.next_deadline()
+            if deadline is not None and deadline <= time.monotonic():
+                self._feed(TimeReached())
+
+    async def _ends(self, event: Open | Stop) -> None:
+        """Feed an event, and wait for its end."""
+        self._ended = False
+        try:
+            async with self._carrying_out():
+                self._feed(event)
+                await self._until(lambda: self._ended, math.inf)
+        finally:
+            self._feed(Interrupt())
+
+    async def _until(self, holds: Callable[[], bool], seconds: float) -> bool:
+        """Whether something that events change holds within so many seconds."""
+        with anyio.move_on_after(seconds):
+            while not holds():
+                if self._moved is None or self._moved.is_set():
+                    self._moved = anyio.Event()
+                await self._moved.wait()
+        return holds()
+
+    async def _until_up(self) -> None:
+        await self._until(lambda: self.up, math.inf)
 
     def _may_sweep(self) -> bool:
         return self.up and self.loaded
 
-    def _something_to_do(self) -> bool:
-        return self._claim_due or self._writing.has_work or bool(self._audit) or not self.documents.stored
 
-    async def _come_back(self) -> None:
-        """The store answers again, or for the first time: read and merge, then write (ring-rules 31)."""
-        await self.store.open()
-        self._say_set_aside()
-        await self._claim_store()
-        run_id = await self._ask_run_id()
-        await self._lease.renew()
-        await self.documents.read()
-        self._documents_changed()
-        for space in SPACES:
-            await self._reading.changed(space)
-        await self._writing.queue_differences()
-        behind = self.queued
-        await self._write(names=False)
-        if not self.loaded:
-            self.loaded, self.loaded_users = True, len(self._users)
-        alive = await self._lease.renew()  # anew: to read may have taken longer than a lease
-        self._lease.caught_up()
-        self._is_up(run_id, alive)
-        self._log.info("store_back", store=self.store.url, buckets_written=behind)
-
-    async def _write(self, *, names: bool) -> bool:
-        """Returns whether names are left for the next time."""
-        await self._write_first()
-        await self._writing.write_users()
-        return names and not await self._writing.write_names()
-
-    async def _write_first(self) -> None:
-        """What operators wait for, or did; and whose the buckets are by now."""
-        if self._claim_due:
-            await self._lease.renew()
-            await self._claim_store()
-        await self.documents.write()
-        await self._writing.new_ring()
-        await self._write_audit()
-
-    async def _write_audit(self) -> None:
-        entries = list(self._audit)
-        if not entries:
-            return
-        await self.store.append_audit(entries)
-        while self._audit and self._audit[0] in entries:  # a full queue may have dropped some meanwhile
-            self._audit.popleft()
-
-    async def _between(self) -> None:
-        """After each few buckets."""
-        if self.up:
-            await self._read_if_lapsed()
-        await self.documents.write()
-
-    async def _watch_file(self) -> None:
-        """Notice soon, and not with the next change, that another program has damaged a store of our own."""
-        while True:
-            await anyio.sleep(WATCH_FILE)
-            if not self.up:
-                continue
-            try:
-                await self.store.run_id()
-            except StoreError as exc:
-                self.failed("watch", exc)
-
-    # ---- with a shared store
-
-    async def _keep_lease(self) -> None:
-        while True:
-            await anyio.sleep(self._lease.pause if self.up else self._lease.ttl / RENEWALS)
-            if not self.up:
-                continue
-            try:
-                if await self._is_replaced():
-                    continue
-                with anyio.move_on_after(self._lease.remaining or None) as in_time:
-                    alive = await self._lease.renew()
-            except StoreError as exc:
-                self.failed("lease", exc)
-                continue
-            if in_time.cancelled_caught or self._lease.has_lapsed:
-                self._anybody_may_live()
-            elif self.up:
-                self._handle(Leases(alive))
-
-    async def _is_replaced(self) -> bool:
-        """Whether another store answers than the one we know: it may be anybody's. Asked before writing."""
-        if not self.store.shared or await self._ask_run_id() == self._run_id:
-            return False
-        if self.up:
-            self._log.warning("store_replaced", store=self.store.url, note="comparing all buckets")
-            self._is_away()
-        return True
-
-    def _anybody_may_live(self) -> None:
-        """Others may have taken us for dead, and gone on. While the store answers claims are safe whoever
-        lives; nobody is to be placed on the word of leases that are older than our own."""
-        self._handle(Leases(frozenset(self._director.ring.servers)))
-        self._work.set()
-
-    async def _read_if_lapsed(self) -> None:
-        """Who was taken for dead reads and merges before he writes."""
-        if not self._lease.has_lapsed or self._director.loading:
-            return
-        self._log.warning("lease_lapsed", store=self.store.url, note="reading what others have written")
-        self._anybody_may_live()
-        alive = await self._lease.renew()
-        await self.documents.read_changes()
-        for space in SPACES:
-            await self._reading.changed(space)
-        await self._writing.queue_differences()
-        self._lease.caught_up()
-        self._handle(Leases(alive))
-
-    async def _watch_partial(self) -> None:
-        """While somebody lives outside the ring, keep current from what he writes."""
-        while True:
-            await anyio.sleep(WATCH_PARTIAL)
-            if not (self._director.partial and self.up):
-                continue
-            try:
-                await self._reading.changed("users")
-                await self.documents.read_changes()
-            except StoreError as exc:
-                self.failed("watch", exc)
-
-    # ---- the copy on this machine
-
-    def _noted(self, space: Space, numbers: list[int]) -> None:
-        if self._snapshot is not None:
-            self._snapshot.changed(space, numbers)
-
-    async def _fill(self, space: Space, numbers: Sequence[int]) -> None:
-        """Buckets of the store are damaged: at the start, the snapshot may know what was in them."""
-        if self._snapshot is not None and not (self.loaded or self._snapshot.was_asked):
-            await self._snapshot.take_in(space, numbers)
-
-    async def _copies(self, name: str) -> list[Copy]:
-        """Where a document may be whole that is damaged or missing in the store."""
-        found = await own_copy(self.store, name)
-        if self._snapshot is not None and not self._snapshot.was_asked:
-            found += await self._snapshot.copies(name)
-        return found
-
-    def _collect(self) -> None:
-        """While the store is away; else who writes to it does."""
-        if not self.up:
-            self._writing.collect()
-            self._writing.collect_names()
-
-    # ---- trouble
-
-    def failed(self, operation: str, exc: StoreError) -> None:
-        """The store did not do it: go on from memory until it is back."""
-        self.errors[operation] = self.errors.get(operation, 0) + 1
-        self.error = str(exc)
-        kind = type(exc), exc.code if isinstance(exc, StoreRefused) else ""
-        if kind != self._said:
-            self._said = kind
-            self._log.error("store_away", store=self.store.url, operation=operation, reason=str(exc))
-        self._is_away()
-
-    def _is_away(self) -> None:
-        self.up = False
-        if self._came_up.is_set():
-            self._came_up = anyio.Event()
-        if self._load_scope is not None:
-            self._load_scope.cancel()  # nobody waits for a store that is away; the snapshot comes first
-        else:
-            self._handle(BucketsRead(None))
-        self._writing.questions.drop()
-        self._work.set()
-        self._urgent.set()
-        self._handle(Leases(None))
+def _now() -> Now:
+    return Now(time.monotonic(), time.time())

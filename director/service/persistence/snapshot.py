@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -21,9 +22,11 @@ from director.core.placement.users import BUCKETS
 from director.core.protocol.events import Event
 from director.records import SnapshotInfo
 from director.service.log import Log
-from director.service.persistence.damage import Copy, Table, examine, filled_from, is_sound, own_copy
-from director.service.persistence.owner import CLUSTER, Ours, decode, encode
-from director.service.persistence.reader import Reading
+from director.service.persistence.storecaller import StoreCaller
+from director.stored.bucketreader import BucketReader
+from director.stored.damage import Table, examine, filled_from, is_sound, own_copy
+from director.stored.storecalls import Copy, Procedure
+from director.stored.storeidentity import CLUSTER, Ours, decode, encode
 from state.aside import set_aside
 from state.base import (
     EMPTY_VERSION,
@@ -37,6 +40,8 @@ from state.base import (
     version_of,
 )
 from state.bucketnumbers import root_of
+
+Result = TypeVar("Result")
 
 WRITE_EVERY = 2.0
 """Seconds from one writing of buckets to the next, at least."""
@@ -74,14 +79,13 @@ class Snapshot:
     ) -> None:
         """store: a file of our own, not open. take_changed: has what is dirty handed to `changed`."""
         self.up = False
-        self.was_asked = False
-        """Whether what it held, if it could be read, is in memory."""
         self.written_at: int | None = None
         """Unix seconds, by its own note."""
         self.error: str | None = None
         self._store, self._director, self._log = store, director, log
         self._tables, self._ours, self._take_changed = tables, ours, take_changed
-        self._reading = Reading(store, director, handle, log, SNAPSHOT)
+        self._reader = BucketReader(director.names, SNAPSHOT)
+        self._caller = StoreCaller(store, handle, log)
         self._versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
         """Of the buckets in the file."""
         self._queued: dict[Space, set[int]] = {"users": set(), "names": set()}
@@ -116,7 +120,6 @@ class Snapshot:
         """Merge all it holds into memory. Returns whether there was anything; a failure is said, and counts
         as nothing. reason: why it is read, for the log."""
         begun = time.monotonic()
-        self.was_asked = True
         try:
             await self._open()
             if not await self._is_ours():
@@ -124,7 +127,7 @@ class Snapshot:
             rows = 0
             for table in self._tables:
                 rows += await self._take(table)
-            await self._reading.load()
+            await self._carried_out(self._reader.load())
         except StoreError as exc:
             self._failed(exc)
             return False
@@ -161,7 +164,7 @@ class Snapshot:
         copies = await self._copies(table)
         if copies:
             data, *others = (copy.data for copy in copies)
-            await table.take(data, SNAPSHOT, others)
+            await self._carried_out(table.take(data, SNAPSHOT, others))
         return bool(copies)
 
     async def copies(self, name: str) -> list[Copy]:
@@ -181,19 +184,22 @@ class Snapshot:
         try:
             await self._open()
             if await self._is_ours():
-                await self._reading.read(space, set(map(root_of, numbers)))
+                await self._carried_out(self._reader.read(space, set(map(root_of, numbers))))
         except StoreError as exc:
             self._failed(exc)
+
+    async def _carried_out(self, procedure: Procedure[Result]) -> Result:
+        return await self._caller.carried_out(procedure)
 
     async def _copies(self, table: Table) -> list[Copy]:
         """The document, and where it is damaged or missing its second copy."""
         document = await self._store.read_document(table.name)
         if document is None:
-            return await own_copy(self._store, table.name)
+            return await self._carried_out(own_copy(self.url, table.name))
         found = [Copy(document.data, self.url)]
-        _, problem, kept = await examine(self._store, table, document)
+        _, problem, kept = await self._carried_out(examine(table, document))
         if problem:
-            found += await own_copy(self._store, table.name)
+            found += await self._carried_out(own_copy(self.url, table.name))
             fields = {"snapshot": self.url, "document": table.name, "reason": problem}
             self._log.error("snapshot_damaged", **fields, **kept, gaps_filled_from=filled_from(found[1:]))
         return found

@@ -15,7 +15,7 @@ import anyio.lowlevel
 
 from director.core.director import Director
 from director.service.log import Log
-from director.service.persistence.reader import Reading
+from director.stored.bucketreader import BucketReader
 from director.stored.sweep import Swept, sweep_names, sweep_users
 from state.base import SPACES, Bucket, Space, StateStore, StoreError, Swap, Swapped
 
@@ -35,7 +35,7 @@ class Sweeping:
         self,
         store: StateStore,
         director: Director,
-        reading: Reading,
+        reader: BucketReader,
         may: Callable[[], bool],
         log: Log,
     ) -> None:
@@ -46,7 +46,7 @@ class Sweeping:
         """How many records it has swept out."""
         self.walks = 0
         """How many times it has gone through all."""
-        self._store, self._director, self._reading = store, director, reading
+        self._store, self._director, self._reader = store, director, reader
         self._may, self._log = may, log
         self._due: dict[int, tuple[bytes, int | None]] = {}
         """Of buckets of users looked at: the version, and when something may go of it."""
@@ -122,7 +122,7 @@ class Sweeping:
         return sweep_names(bucket.blob, lambda key: self._director.users.get(key) is not None)
 
     async def _write(self, space: Space, swaps: Iterable[tuple[Swap, int]]) -> None:
-        known = self._reading.versions[space]
+        known = self._reader.versions[space]
         swaps = list(swaps)
         results = await self._store.swap_buckets([swap for swap, _ in swaps])
         for (swap, dropped), result in zip(swaps, results, strict=True):

@@ -13,7 +13,7 @@ import anyio
 from director.core.protocol.ringtimings import STORE_WAIT
 from director.records import UnstoredChange
 from director.service.log import Log
-from director.service.persistence.documents import Documents
+from director.service.persistence.storeddocuments import StoredDocuments
 
 MANY_WAIT = 5.0
 """The same for a change of many users."""
@@ -51,7 +51,7 @@ class UserWaits:
 
 class Unstored:
     def __init__(
-        self, documents: Documents, waits: UserWaits, log: Log, caught_up: Callable[[], Awaitable[None]]
+        self, documents: StoredDocuments, waits: UserWaits, log: Log, caught_up: Callable[[], Awaitable[None]]
     ) -> None:
         """caught_up: returns as soon as the store holds all that memory held when the store was reached. A
         store that begins anew takes the documents first, and what was stored before it is not in it yet."""

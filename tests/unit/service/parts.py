@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -24,6 +25,8 @@ from director.service.driver import Driver
 from director.service.log import Log
 from director.service.operations.operations import Operations
 from director.service.persistence.persist import Persistence
+from director.stored.storecalls import Procedure
+from director.stored.storeevents import Interrupt, TimeReached
 from director.types import Address, HostId, MemberId, Stamp, UserKey
 from director.version import VERSION
 from director.wire import hotpath
@@ -131,7 +134,7 @@ class Node:
         now = int(time.time())
         record = user(name, host, decided=decided or now, seen=seen or now)
         self.director.users.put(record._replace(flags=flags))
-        self.persistence.look()
+        self.persistence.buckets_changed()
         return key_of(name)
 
     def host(self, name: str) -> str | None:
@@ -191,6 +194,23 @@ def user(name: str, host: str, *, decided: int, seen: int) -> User:
 
 def address_of(host: HostId) -> str | None:
     return next((address for address in HOSTS if host_id(Address(address)) == host), None)
+
+
+async def carried_out(node: Node, procedure: Procedure[Any]) -> Any:
+    """What comes of a procedure of the persistence core that is carried out beside everything else."""
+    return await node.persistence._caller.carried_out(procedure)
+
+
+@asynccontextmanager
+async def in_background(*running: tuple[Node, Procedure[None]]) -> AsyncIterator[None]:
+    """These procedures of persistence cores run in the block, and nothing else of these cores."""
+    async with AsyncExitStack() as stack:
+        for node, procedure in running:
+            await stack.enter_async_context(node.persistence._carrying_out())
+            stack.callback(node.persistence._feed, Interrupt())
+            node.persistence.core._runner.start(procedure)
+            node.persistence._feed(TimeReached())
+        yield
 
 
 async def stored_users(store: StateStore) -> dict[UserKey, User]:

@@ -14,7 +14,7 @@ from redis import Redis
 
 from director.core.filechanges import AppliedHost
 from director.core.placement.users import PINNED
-from director.service.persistence.owner import CLUSTER
+from director.stored.storeidentity import CLUSTER
 from director.types import Address
 from state.aside import SET_ASIDE, set_aside
 from state.base import EMPTY_VERSION, Document, StateStore, version_of
@@ -156,7 +156,7 @@ async def test_a_damaged_bucket_gets_its_pins_from_the_snapshot(
     pinned = user("alice", HOSTS[1], decided=NOW, seen=NOW)._replace(flags=PINNED)
     async with running(Node(redis.url, snapshot=copy)) as node:
         node.director.users.put(pinned)
-        node.persistence.look()
+        node.persistence.buckets_changed()
         await clean(node)
         await until(kept(node))
     number = bucket_of("alice")

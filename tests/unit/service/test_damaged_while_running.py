@@ -106,7 +106,7 @@ async def test_files_damaged_under_a_running_director_lose_nothing_at_the_next_k
         await node.operations.hosts.update(HOSTS[0], 7, reason="test")
         await node.operations.hosts.set_up(HOSTS[2], up=False, reason="test")
         node.director.users.put(user("alice", HOSTS[1], decided=NOW, seen=NOW)._replace(flags=PINNED))
-        node.persistence.look()
+        node.persistence.buckets_changed()
         await clean(node)
         damage(tmp_path)
         if change:
@@ -135,7 +135,7 @@ async def test_a_change_is_not_said_to_be_stored_before_the_new_file_has_all_tha
     async with running(Node("sqlite:///state.db", tmp_path)) as node:
         for record in pinned:
             node.director.users.put(record)
-        node.persistence.look()
+        node.persistence.buckets_changed()
         await clean(node)
         damage(tmp_path)
         for weight in range(1, 100):
@@ -167,7 +167,7 @@ async def test_a_file_of_which_everything_can_be_read_is_kept_and_its_log_writte
         await node.operations.hosts.update(HOSTS[0], 7, reason="test")
         await node.operations.hosts.set_up(HOSTS[2], up=False, reason="test")
         node.director.users.put(user("alice", HOSTS[1], decided=NOW, seen=NOW)._replace(flags=PINNED))
-        node.persistence.look()
+        node.persistence.buckets_changed()
         await clean(node)
         damage(tmp_path)
         assert (await node.operations.hosts.update(HOSTS[1], 9, reason="test")).stored

@@ -86,7 +86,7 @@ async def test_a_host_taken_out_of_the_file_is_removed_for_all_and_a_new_one_add
         assert planned(node, new) == []
         assert len(node.logged("configuration_applied")) == 3
         changes = {("add", "127.0.3.9"), ("remove", HOSTS[1]), ("remove", HOSTS[2])}
-        await until(lambda: not node.persistence._audit)
+        await until(lambda: not node.persistence.core.steps.audit)
         told = await node.store.audit(10)
         assert {(one.what, one.target) for one in told} == changes
         assert {one.reason for one in told} == {"the configuration file has changed"}

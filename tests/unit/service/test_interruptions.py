@@ -34,10 +34,10 @@ STORED_BEFORE = ["known", "also known"]
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses of the real thing are shorter, its deadlines longer: many share a slow machine here."""
     for name in ("FLUSH_AFTER", "RETRY_FIRST"):
-        monkeypatch.setattr(f"director.service.persistence.persist.{name}", 0.01)
-    monkeypatch.setattr("director.service.persistence.persist.RETRY_LONGEST", 0.05)
+        monkeypatch.setattr(f"director.stored.pace.{name}", 0.01)
+    monkeypatch.setattr("director.stored.pace.RETRY_LONGEST", 0.05)
     for name in ("OPEN_WITHIN", "STOP_WITHIN"):
-        monkeypatch.setattr(f"director.service.persistence.persist.{name}", PATIENCE)
+        monkeypatch.setattr(f"director.stored.procedures.{name}", PATIENCE)
 
 
 class SharedStore(FaultyStore):
@@ -139,12 +139,12 @@ class Life:
             director.barrier.ring = (ME, OTHER)
             node.handle(TimerFired())
             self._put("in a ring", range(40))
-            await self._until(lambda: node.persistence._share.ring == (ME, OTHER))
+            await self._until(lambda: node.persistence.core.usual.ring == (ME, OTHER))
             await self._settled()
             await self.inner.release(OTHER)
             director.barrier.ring = (ME,)
             node.handle(Leases(frozenset({ME})))
-            await self._until(lambda: node.persistence._share.ring == (ME,))
+            await self._until(lambda: node.persistence.core.usual.ring == (ME,))
             await self._settled()
             await self._claim("claimed")
             self.store.away = True
@@ -280,7 +280,7 @@ async def test_a_start_whose_store_gives_no_answer_goes_on_without_it_and_joins_
 ) -> None:
     calm = Life()
     await calm.live()
-    monkeypatch.setattr("director.service.persistence.persist.OPEN_WITHIN", 1.0)
+    monkeypatch.setattr("director.stored.procedures.OPEN_WITHIN", 1.0)
     reading = range(1, calm.store.calls.index("load_buckets"))  # opening has no deadline here but the store's
     some = [Life(number, fault, patient=True) for number in reading]
     await live_together(some)
@@ -295,7 +295,7 @@ async def test_a_start_whose_store_gives_no_answer_goes_on_without_it_and_joins_
 async def test_a_stop_whose_store_gives_no_answer_ends_at_its_deadline(
     fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("director.service.persistence.persist.STOP_WITHIN", 1.0)
+    monkeypatch.setattr("director.stored.procedures.STOP_WITHIN", 1.0)
     some = [Life(number, fault, in_stop=True, patient=True) for number in range(2)]
     await live_together(some)
     for life in some:
@@ -409,7 +409,7 @@ async def test_a_stop_in_the_middle_of_a_ring_change_writes_what_was_left_to_the
     await inner.open()
     await inner.renew(Lease(member=OTHER, ring_address=OTHER, incarnation=1, synced=True), 600)
     node = node_over(inner, stores)
-    share = node.persistence._share
+    share = node.persistence.core.usual
     await node.persistence.open()
     node.start()
     async with anyio.create_task_group() as tasks:

@@ -13,7 +13,7 @@ from director.core.placement.assign import Gate
 from director.core.placement.users import User, merged
 from director.core.protocol.events import Leases, Lookup
 from director.core.ring.partition import Standing
-from director.service.persistence.persist import WATCH_PARTIAL
+from director.stored.routines import WATCH_PARTIAL
 from director.types import MemberId, Now, RequestId, UserKey
 from state.base import Lease, StateStore, Swap, Swapped
 from tests.servers import RedisServer
@@ -255,7 +255,7 @@ async def test_two_directors_that_both_believe_they_write_a_bucket_lose_nothing(
                 for name in chance.sample(names, 100):
                     mine = user(name, chance.choice(HOSTS), decided=decided, seen=NOW)
                     one.director.users.put(mine)
-                    one.persistence.look()
+                    one.persistence.buckets_changed()
                     expected[mine.key] = merged(mine, expected.get(mine.key, mine))
             await anyio.sleep(0.01)
         await clean(node)

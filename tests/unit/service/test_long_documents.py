@@ -15,9 +15,11 @@ from director.core.protocol.steps import Steps
 from director.core.tables.documentrows import STEP
 from director.core.tables.hosts import encode_rows
 from director.service.log import Log
-from director.service.persistence.damage import Copy, Table
-from director.service.persistence.documents import TableDocument
+from director.service.persistence.storecaller import StoreCaller
+from director.stored.damage import Table
 from director.stored.documents import Sound, applied_documents_in_steps, hosts_in_steps
+from director.stored.storecalls import Copy, Procedure
+from director.stored.tabledocuments import TableDocument
 from state.base import EMPTY_VERSION
 from state.urls import open_store
 from tests.steps import FIVE_MS, counted
@@ -61,8 +63,9 @@ async def test_a_sound_document_is_read_once_and_other_work_goes_on_meanwhile(tm
         readings += 1
         return hosts_in_steps(data, others)
 
-    async def copies(name: str) -> list[Copy]:
+    def copies(name: str) -> Procedure[list[Copy]]:
         return []
+        yield
 
     async def other_work() -> None:
         nonlocal turns
@@ -73,7 +76,8 @@ async def test_a_sound_document_is_read_once_and_other_work_goes_on_meanwhile(tm
     table = Table("hosts", lambda: HOSTS, read, lambda found, source: merged.append(found))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other_work)
-        await TableDocument(store, table, Log(write=lambda line: None), copies).read()
+        caller = StoreCaller(store, lambda event: None, Log(write=lambda line: None))
+        await caller.carried_out(TableDocument(table, copies).read())
     await store.close()
     assert (readings, merged[0].hosts) == (1, ROWS)
     assert turns >= len(ROWS) // STEP

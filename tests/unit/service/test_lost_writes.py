@@ -12,7 +12,7 @@ import pytest
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BUCKET_SHIFT, RECORD, User, pack
 from director.core.protocol.events import StoredUsers
-from director.service.persistence.reader import MERGE_BYTES
+from director.stored.pace import TURN_BYTES
 from director.types import Address, Stamp, UserKey
 from state.base import EMPTY_VERSION, Lost, Swap, Swapped
 from tests.unit.service.parts import HOSTS, Node, clean, running
@@ -59,10 +59,10 @@ async def test_full_buckets_that_another_director_has_written_are_taken_in_some_
         tasks.start_soon(watch)
         for number in range(BUCKETS_WRITTEN):
             node.director.users.put(in_bucket(number, range(1))[0])
-        node.persistence.look()
+        node.persistence.buckets_changed()
         with anyio.fail_after(10):
             while len(node.director.users) < BUCKETS_WRITTEN * (USERS_IN_EACH + 1):
                 await anyio.lowlevel.checkpoint()
         await clean(node)
         tasks.cancel_scope.cancel()
-    assert 0 < most <= MERGE_BYTES + USERS_IN_EACH * RECORD.size
+    assert 0 < most <= TURN_BYTES + USERS_IN_EACH * RECORD.size

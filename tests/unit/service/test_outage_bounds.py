@@ -9,11 +9,12 @@ import pytest
 
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS
 from director.core.protocol.events import ClaimFailed
-from director.service.persistence.persist import AUDIT_QUEUE
+from director.stored.procedures import AUDIT_QUEUE
+from director.stored.storeevents import SnapshotDue
 from director.types import UserKey
 from state.base import AuditEntry
 from tests.servers import RedisServer
-from tests.unit.service.parts import HOSTS, Node, packed, user
+from tests.unit.service.parts import HOSTS, Node, carried_out, packed, user
 from tests.unit.service.test_persist import clean, in_a_ring_of_two, running
 from tests.waiting import until
 
@@ -40,21 +41,21 @@ async def test_what_is_queued_while_the_store_is_away_for_hours_is_bucket_number
                 record = user("", HOSTS[0], decided=NOW, seen=NOW)._replace(key=key)
                 node.director.users.put(record)
                 node.director.names.add(key.to_bytes(8, "big") + b"\0\4name")
-            node.persistence.look()
-            node.persistence._collect()
+            node.persistence.buckets_changed()
+            node.persistence._feed(SnapshotDue())
             for number in range(AUDIT_QUEUE):
                 node.persistence.audit(AuditEntry(at=NOW, who="me", what="test", target=str(number)))
             for number in range(1000):
                 node.persistence.persist(number, None)
                 node.persistence.claim(UserKey(number), packed(record))
-        writing, share = node.persistence._writing, node.persistence._share
+        writing, share = node.persistence.core.writer, node.persistence.core.usual
         snapshot_info = node.persistence.info().snapshot
         assert node.persistence.queued <= BUCKETS
-        assert len(writing._queued) + len(share._left) == BUCKETS
+        assert len(writing._queued) + len(share._deferred) == BUCKETS
         assert len(writing._queued_names) <= BUCKETS
         assert len(writing.questions) == 0
-        assert len(node.persistence._audit) == AUDIT_QUEUE
-        assert len(node.persistence._claims._waiting) == 0
+        assert len(node.persistence.core.steps.audit) == AUDIT_QUEUE
+        assert len(node.persistence.core.claims) == 0
         assert len([event for event in node.events if isinstance(event, ClaimFailed)]) == 3000
         assert snapshot_info is not None
         assert snapshot_info.queued_buckets == 2 * BUCKETS
@@ -68,5 +69,5 @@ async def test_one_write_stores_all_that_was_dirty_when_it_began(redis: RedisSer
         await clean(node)
         for number in range(20_000):
             node.put(f"user{number}")
-        await node.persistence._write(names=False)
+        await carried_out(node, node.persistence.core.steps.write(names=False))
         assert node.persistence.queued == 0

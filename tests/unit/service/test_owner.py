@@ -9,7 +9,7 @@ import pytest
 
 from director.core.protocol.events import IdentityChanged
 from director.core.ring.link import Identity
-from director.service.persistence.owner import (
+from director.stored.storeidentity import (
     CLUSTER,
     OtherCluster,
     Ours,
@@ -112,7 +112,7 @@ async def test_two_directors_without_a_ring_on_one_prefix_do_not_mix_their_users
     async with running(Node(redis.url, secret=b"", lease_ttl=SHORT)) as node:
         await clean(node)
         other = Node(redis.url, secret=b"")
-        other.persistence._ours = Ours(other.director.identity, "there")
+        other.persistence.core.steps.ours = Ours(other.director.identity, "there")
         with pytest.raises(OtherCluster):
             await other.persistence.open()
 
@@ -286,13 +286,13 @@ async def test_two_clusters_that_start_in_the_same_moment_are_not_both_let_in(re
     """The second one looks between the first one's look at the leases and its own."""
     one = Node(redis.url, secret=b"one" * 8)
     other = Node(redis.url, secret=b"other" * 8, me=OTHER)
-    renew = one.persistence._lease.renew
+    store_renew = one.store.renew
 
-    async def late() -> frozenset[MemberId] | None:
+    async def late(lease: Lease, ttl: float) -> bool:
         await other.persistence.open()
-        return await renew()
+        return await store_renew(lease, ttl)
 
-    one.persistence._lease.renew = late  # type: ignore[method-assign]
+    one.store.renew = late  # type: ignore[method-assign]
     with pytest.raises(OtherCluster, match=OTHER):
         await one.persistence.open()
     assert other.persistence.up

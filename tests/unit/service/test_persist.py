@@ -17,8 +17,8 @@ from director.core.placement.users import BUCKET_SHIFT, BUCKETS
 from director.core.protocol.events import Claimed, ClaimFailed, Leases, Lookup, Stopping, TimerFired
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import decode_rows, encode_rows
-from director.service.persistence.persist import FLUSH_WITHIN, rest_after
-from director.service.persistence.writer import NAMES_AT_ONCE, Age
+from director.stored.bucketwriter import NAMES_AT_ONCE
+from director.stored.pace import FLUSH_WITHIN, Age, rest_after
 from director.types import MemberId, RequestId, UserKey
 from state.base import (
     EMPTY_VERSION,
@@ -37,6 +37,7 @@ from tests.unit.service.parts import (
     OTHER,
     Node,
     bucket_of,
+    carried_out,
     clean,
     key_of,
     opened,
@@ -61,13 +62,13 @@ async def in_a_ring_of_two(url: str) -> AsyncIterator[Node]:
     async with running(Node(url, members=[ME, OTHER])) as node:
         node.director.barrier.ring = (ME, OTHER)
         node.handle(TimerFired())
-        await until(lambda: node.persistence._share.ring == (ME, OTHER) and not node.director.partial)
+        await until(lambda: node.persistence.core.usual.ring == (ME, OTHER) and not node.director.partial)
         yield node
 
 
 def name_in_bucket_of(writer: MemberId, node: Node) -> str:
     """A user whose bucket this member usually writes."""
-    mine = node.persistence._share.is_ours
+    mine = node.persistence.core.usual.is_ours
     return next(n for n in map("user{}".format, range(1000)) if mine(bucket_of(n)) is (writer == ME))
 
 
@@ -352,7 +353,7 @@ async def test_an_operators_change_says_that_it_is_not_stored_while_the_store_is
         redis.kill()
         assert not (await node.operations.hosts.update(HOSTS[0], 60, reason="without")).stored
         redis.start()
-        await until(lambda: node.persistence.up and not node.persistence._audit)
+        await until(lambda: node.persistence.up and not node.persistence.core.steps.audit)
         async with opened(redis.url) as store:
             document = await store.read_document("hosts")
             entries = await store.audit(10)
@@ -367,7 +368,7 @@ async def test_an_audit_that_cannot_be_written_drops_its_oldest_entries(redis: R
         for number in range(1500):
             node.persistence.audit(AuditEntry(at=NOW, who="me", what="test", target=str(number)))
         redis.start()
-        await until(lambda: node.persistence.up and not node.persistence._audit)
+        await until(lambda: node.persistence.up and not node.persistence.core.steps.audit)
         async with opened(redis.url) as store:
             targets = [entry.target for entry in await store.audit(2000)]
     assert targets == [str(number) for number in range(1499, 499, -1)]
@@ -518,9 +519,9 @@ async def test_users_are_written_between_the_names_of_many(redis: RedisServer) -
     async with running(node):
         names = {number << BUCKET_SHIFT | 1 << 32: b"somebody" for number in range(BUCKETS)}
         node.director.names.add(b"".join(entry(UserKey(key), name) for key, name in names.items()))
-        writing = node.persistence._writing
+        writing = node.persistence.core.writer
         turns = 0
-        while not await writing.write_names():
+        while not await carried_out(node, writing.write_names()):
             turns += 1
             node.put(f"user{turns}")
             await clean(node)
@@ -532,11 +533,11 @@ async def test_users_are_written_between_the_names_of_many(redis: RedisServer) -
 
 async def test_a_director_that_stops_writes_all_names(url: str) -> None:
     async with running(Node(url)) as node:
-        writing = node.persistence._writing
+        writing = node.persistence.core.writer
         for first in (1, 2):  # the second time some of the first are still queued
             names = [UserKey(number << BUCKET_SHIFT | first << 32) for number in range(BUCKETS)]
             node.director.names.add(b"".join(entry(key, b"somebody") for key in names))
-            assert not await writing.write_names()
+            assert not await carried_out(node, writing.write_names())
     async with opened(url) as store:
         found = [bucket async for batch in store.load_buckets("names") for bucket in batch]
         assert len(found) == BUCKETS

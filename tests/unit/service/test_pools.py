@@ -303,6 +303,6 @@ async def test_another_tag_that_is_only_started_warns_of_the_pool_that_has_lost_
 async def test_the_audit_counts_the_pins_that_a_removal_by_the_configuration_file_drops(gold: Node) -> None:
     await gold.operations.users.move("gina", GOLD, "gold", pin=True, reason="")
     await gold.operations.hosts.apply(HostChange(0, Address(GOLD), remove=True), "remove", "the file")
-    await until(lambda: not gold.persistence._audit)
+    await until(lambda: not gold.persistence.core.steps.audit)
     (entry,) = [one for one in await gold.store.audit(50) if (one.what, one.reason) == ("remove", "the file")]
     assert entry.detail.endswith(" unpinned=1")

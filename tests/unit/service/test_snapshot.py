@@ -13,7 +13,7 @@ import pytest
 from director.core.placement.users import BUCKETS
 from director.core.tables.hosts import decode_rows
 from director.service.persistence import snapshot as snapshot_module
-from director.service.persistence.owner import CLUSTER, Cluster, encode
+from director.stored.storeidentity import CLUSTER, Cluster, encode
 from director.types import Address
 from state.base import EMPTY_VERSION, StateStore
 from tests.faulty import Fault, FaultyStore
@@ -119,7 +119,7 @@ async def test_a_store_that_is_too_slow_at_the_start_is_done_without(
         await fill(node)
     with Proxy(redis.socket) as proxy:
         proxy.delay = 0.3
-        monkeypatch.setattr("director.service.persistence.persist.OPEN_WITHIN", 0.5)
+        monkeypatch.setattr("director.stored.procedures.OPEN_WITHIN", 0.5)
         again = Node(f"redis://127.0.0.1:{proxy.port}", snapshot=copy)
         async with running(again):
             assert len(again.logged("snapshot_loaded")) == 1
@@ -396,7 +396,7 @@ async def test_what_changes_while_a_write_to_the_snapshot_is_cut_off_by_the_end_
     node = Node(snapshot=copy)
     snapshot = node.persistence._snapshot
     assert snapshot is not None
-    snapshot._store = faulty = FaultyStore(snapshot._store, choose)
+    snapshot._store = snapshot._caller._store = faulty = FaultyStore(snapshot._store, choose)
     async with running(node):
         node.put("alice", HOSTS[0])
         await until(kept(node))

@@ -36,6 +36,8 @@ from tests.unit.service.parts import (
     Node,
     address_of,
     bucket_of,
+    carried_out,
+    in_background,
     key_of,
     packed,
     stored_users,
@@ -69,7 +71,7 @@ CROWD = names_in(BUCKET, 40)
 
 def splitting(node: Node) -> Node:
     """The same, splitting buckets of more than SMALL users."""
-    trees = node.persistence._reading.trees
+    trees = node.persistence.core.reader.trees
     trees["users"].split_above = SMALL * RECORD.size
     trees["names"].split_above = 100
     return node
@@ -106,7 +108,7 @@ async def quiet(url: str) -> AsyncIterator[Node]:
     node = splitting(Node(url))
     await node.persistence.open()
     node.start()
-    await node.persistence._reading.load()
+    await carried_out(node, node.persistence.core.reader.load())
     try:
         yield node
     finally:
@@ -118,7 +120,7 @@ async def written(*nodes: Node) -> None:
     """In turn, until nobody has anything left to write."""
     while any(node.persistence.queued for node in nodes):
         for node in nodes:
-            await node.persistence._writing.write_users()
+            await carried_out(node, node.persistence.core.writer.write_users())
 
 
 @pytest.mark.shows("rule 33", "S-46")
@@ -147,7 +149,7 @@ async def test_names_are_split_too(url: str) -> None:
     async with quiet(url) as node:
         for name in CROWD:
             node.director.names.add(key_of(name).to_bytes(8) + len(name).to_bytes(2) + name.encode())
-        await node.persistence._writing.write_names()
+        await carried_out(node, node.persistence.core.writer.write_names())
         blobs = await tree_of(node.store, "names")
         assert blobs[BUCKET] == SPLIT
         stored = {key for blob in blobs.values() if blob != SPLIT for key, _ in entries_in(blob)}
@@ -168,7 +170,7 @@ async def test_one_more_user_of_a_split_bucket_writes_his_leaf_alone(url: str) -
         await written(node)
         after = await node.store.versions("users")
         changed = {number for number in before | after if before.get(number) != after.get(number)}
-        tree = node.persistence._reading.trees["users"]
+        tree = node.persistence.core.reader.trees["users"]
         leaf = tree.leaf_of(key_of(CROWD[-1]))
         assert changed <= {leaf, *tree.path(leaf)[:1], *tree.leaves(tree.path(leaf)[0])}
         assert await known_in(node.store) == keys(CROWD)
@@ -185,10 +187,8 @@ async def test_a_login_during_the_load_is_answered_from_a_split_bucket(url: str)
     node.start()
     node.persistence.read_first([BUCKET])
     with anyio.move_on_after(2.0):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(node.persistence._reading.load_wanted)
+        async with in_background((node, node.persistence.core.reader.load_wanted())):
             await until(lambda: all(node.host(name) for name in CROWD))
-            tasks.cancel_scope.cancel()
     assert all(node.host(name) for name in CROWD)
     node.driver.stop()
     await node.store.close()
@@ -289,7 +289,7 @@ async def test_a_director_that_writes_a_bucket_which_another_has_split_goes_to_t
         await written(other)
         assert await known_in(one.store) == keys(CROWD)
         assert (await tree_of(one.store))[BUCKET] == SPLIT
-        await one.persistence._reading.changed("users")
+        await carried_out(one, one.persistence.core.reader.changed("users"))
         assert {name for name in CROWD if one.host(name)} == set(CROWD)
 
 
@@ -308,7 +308,7 @@ async def test_a_bucket_that_another_writes_while_it_is_split_is_merged_before_t
                 refused += 1
                 await swap(other, BUCKET, packed(late))
                 if we_know:
-                    await one.persistence._reading.changed("users")
+                    await carried_out(one, one.persistence.core.reader.changed("users"))
             return await swap_buckets(swaps)
 
         one.store.swap_buckets = between  # type: ignore[method-assign]
@@ -328,8 +328,8 @@ async def test_two_directors_that_split_the_same_bucket_at_once_lose_nothing(red
                 for name in names[part::10]:
                     node.put(name)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(one.persistence._writing.write_users)
-                tasks.start_soon(other.persistence._writing.write_users)
+                tasks.start_soon(carried_out, one, one.persistence.core.writer.write_users())
+                tasks.start_soon(carried_out, other, other.persistence.core.writer.write_users())
         await written(one, other)
         assert await known_in(one.store) == keys(CROWD)
 
@@ -340,19 +340,18 @@ async def test_claims_go_to_the_buckets_below_one_that_was_split(redis: RedisSer
         for name in CROWD[:20]:
             one.put(name)
         await written(one)
-        assert other.persistence._reading.trees["users"].leaves(BUCKET) == [BUCKET]
-        async with anyio.create_task_group() as tasks:
+        assert other.persistence.core.reader.trees["users"].leaves(BUCKET) == [BUCKET]
+        claims = [(node, node.persistence.core.claims.run()) for node in (one, other)]
+        async with in_background(*claims):
             for node, host in ((one, HOSTS[1]), (other, HOSTS[2])):
-                tasks.start_soon(node.persistence._claims.run)
                 for name in CROWD[10:]:
                     record = pack([user(name, host, decided=NOW, seen=NOW)])
                     node.persistence.claim(key_of(name), record)
             for node in (one, other):
                 await until(lambda node=node: len(claimed(node)) == 30)  # type: ignore[misc]
-            tasks.cancel_scope.cancel()
         assert claimed(one) == claimed(other) == keys(CROWD[10:])
-        await one.persistence._reading.changed("users")
-        await other.persistence._reading.changed("users")
+        await carried_out(one, one.persistence.core.reader.changed("users"))
+        await carried_out(other, other.persistence.core.reader.changed("users"))
         assert [one.host(name) for name in CROWD] == [other.host(name) for name in CROWD]
         assert {one.host(name) for name in CROWD[:20]} == {HOSTS[0]}
         assert await known_in(one.store) == keys(CROWD)
@@ -386,22 +385,22 @@ async def test_what_was_stored_is_found_whatever_three_directors_do_in_whatever_
         for name in chance.sample(CROWD, chance.randrange(1, 12)):
             if node.director.users.get(key_of(name)) is None:
                 node.put(name)
-        writing, reading = node.persistence._writing, node.persistence._reading
+        writing, reading = node.persistence.core.writer, node.persistence.core.reader
         swap_buckets = node.store.swap_buckets
         try:
             match chance.randrange(8):
                 case 0:
-                    await reading.changed("users")
+                    await carried_out(node, reading.changed("users"))
                 case 1:
-                    await reading.read("users", [BUCKET])
+                    await carried_out(node, reading.read("users", [BUCKET]))
                 case 2 | 3 | 4:
                     Power(node.store, chance.randrange(25))
-                    await writing.write_users()
+                    await carried_out(node, writing.write_users())
                 case _:
                     await written(node)
                     stored.update(key for key in keys(CROWD) if node.director.users.get(key))
         except StoreUnavailable:
-            node.persistence._writing._queued.add(BUCKET)
+            node.persistence.core.writer._queued.add(BUCKET)
         finally:
             node.store.swap_buckets = swap_buckets  # type: ignore[method-assign]
 
@@ -461,9 +460,9 @@ async def test_a_store_found_without_its_splits_is_known_to_have_none(url: str) 
         await written(node)
         async for batch in node.store.load_buckets("users"):
             await node.store.swap_buckets([Swap("users", b.number, b.version, b"") for b in batch])
-        await node.persistence._reading.changed("users")
-        assert node.persistence._reading.trees["users"].leaves(BUCKET) == [BUCKET]
-        await node.persistence._writing.queue_differences()
+        await carried_out(node, node.persistence.core.reader.changed("users"))
+        assert node.persistence.core.reader.trees["users"].leaves(BUCKET) == [BUCKET]
+        await carried_out(node, node.persistence.core.writer.queue_differences())
         await written(node)
         assert await known_in(node.store) == keys(CROWD)
 
@@ -490,13 +489,11 @@ async def test_a_claim_is_not_settled_below_a_bucket_that_is_whole_again(
             await swap_to(node.store, BUCKET, packed(theirs))
         else:
             node.store.swap_buckets = restored  # type: ignore[method-assign]
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(node.persistence._claims.run)
+        async with in_background((node, node.persistence.core.claims.run())):
             for name in CROWD[30:32]:
                 record = pack([user(name, HOSTS[1], decided=NOW, seen=NOW)])
                 node.persistence.claim(key_of(name), record)
             await until(lambda: len(claimed(node)) == 2)
-            tasks.cancel_scope.cancel()
         assert (node.host(CROWD[30]), node.host(CROWD[31])) == (HOSTS[2], HOSTS[1])
         assert keys(CROWD[30:32]) <= await known_in(node.store)
 
@@ -542,13 +539,13 @@ async def test_content_that_was_damaged_under_its_old_version_is_written_again(r
         (good,) = await node.store.read_buckets("users", [BUCKET])
         key = f"dd:{{u{BUCKET >> 6:02x}}}{BUCKET:03x}"
         redis.command("SETRANGE", key, "20", "damage")
-        await node.persistence._reading.read("users", [BUCKET])
+        await carried_out(node, node.persistence.core.reader.read("users", [BUCKET]))
         assert len(node.logged("store_bucket_damaged")) == 1
         assert node.host("alice") == HOSTS[0]
-        await node.persistence._writing.write_users()
+        await carried_out(node, node.persistence.core.writer.write_users())
         assert await node.store.read_buckets("users", [BUCKET]) == [good]
         assert version_of(good.blob) == good.version
-        assert not node.persistence._reading.damaged["users"]
+        assert not node.persistence.core.reader.damaged["users"]
 
 
 @pytest.mark.shows("S-55")
@@ -558,5 +555,5 @@ async def test_a_damaged_bucket_of_which_memory_knows_nothing_is_left_for_repair
         redis.command("APPEND", f"dd:{{u{BUCKET >> 6:02x}}}{BUCKET:03x}", "cut")
         before = await store.read_buckets("users", [BUCKET])
         async with quiet(redis.url) as node:
-            await node.persistence._writing.write_users()
+            await carried_out(node, node.persistence.core.writer.write_users())
         assert await store.read_buckets("users", [BUCKET]) == before

@@ -81,7 +81,7 @@ async def test_a_disk_that_fills_up_stops_no_login_and_everything_is_stored_when
             assert "free some space" in (node.persistence.info().error or "")
             filling.unlink()
             await settled(node)
-            await until(lambda: not node.persistence._audit)
+            await until(lambda: not node.persistence.core.steps.audit)
         users, reasons = await look(disk)
     assert users == set(map(key_of, USERS))
     assert reasons == ["without", "with space"]

@@ -7,23 +7,29 @@ below it. A damaged one is named and left out: it is written again from memory.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-
-import anyio
-import anyio.lowlevel
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from director.core.checks import wrong_records
-from director.core.director import Director
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS
-from director.core.protocol.events import STORE, BucketsRead, Event, StoredUsers
-from director.service.log import Log
+from director.core.protocol.effects import Level, Log
+from director.core.protocol.events import STORE, BucketsRead, StoredUsers
 from director.stored.buckettree import BucketTree, names_tree, users_tree
-from state.base import EMPTY_VERSION, SPLIT, SPLIT_VERSION, Bucket, Space, StateStore, version_of
+from director.stored.pace import TURN_BYTES
+from director.stored.storecalls import (
+    LoadBuckets,
+    Note,
+    Pause,
+    Procedure,
+    ReadBuckets,
+    ReadVersions,
+    Signal,
+    Tell,
+    Wait,
+)
+from state.base import EMPTY_VERSION, SPLIT, SPLIT_VERSION, Bucket, Space, version_of
 from state.bucketnumbers import below
 
-MERGE_BYTES = 100_000
-"""About what is merged in one turn of the loop: some 4,500 users."""
 READ_BUCKETS = 128
 """Buckets asked for at a time."""
 
@@ -33,22 +39,20 @@ def in_parts(buckets: Sequence[Bucket]) -> Iterator[Sequence[Bucket]]:
     size = first = 0
     for at, bucket in enumerate(buckets, start=1):
         size += len(bucket.blob)
-        if size >= MERGE_BYTES or at == len(buckets):
+        if size >= TURN_BYTES or at == len(buckets):
             yield buckets[first:at]
             size, first = 0, at
 
 
-class Reading:
+class BucketReader:
     def __init__(
         self,
-        store: StateStore,
-        director: Director,
-        handle: Callable[[Event], None],
-        log: Log,
+        names: NameTable,
         source: str = STORE,
-        fill: Callable[[Space, Sequence[int]], Awaitable[None]] | None = None,
+        fill: Callable[[Space, Sequence[int]], Procedure[None]] | None = None,
     ) -> None:
-        """source: what the core calls the store. fill: takes in from elsewhere what damaged buckets lack."""
+        """source: what the director calls the store. fill: takes in from elsewhere what damaged buckets
+        lack."""
         self.versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
         """Of each bucket in the store, the version that memory has taken in or that was written from it."""
         self.trees: dict[Space, BucketTree] = {"users": users_tree(), "names": names_tree()}
@@ -57,47 +61,49 @@ class Reading:
         """Those whose content cannot be right, whatever their version says."""
         self.progress = 0.0
         """The part of the users' buckets that has been read at the start, 0 to 1."""
-        self._store, self._handle, self._log, self._source = store, handle, log, source
-        self._fill = fill
-        self._names: NameTable = director.names
+        self._names, self._source, self._fill = names, source, fill
         self._wanted: set[int] = set()
-        self._wait_for_wanted = anyio.Event()
+        self._wait_for_wanted = Signal()
 
-    async def load(self) -> None:
+    def load(self) -> Procedure[None]:
         """Everything the store holds: users, then names. The director is told of the buckets read."""
         read = 0
-        async for batch in self._store.load_buckets("users"):
-            await self._take_slowly("users", batch)
+        begins = True
+        while (batch := (yield LoadBuckets("users", begins))) is not None:
+            begins = False
+            yield from self._take_slowly("users", batch)
             numbers = tuple(bucket.number for bucket in batch if bucket.number < BUCKETS)
             read += len(numbers)
             self.progress = read / BUCKETS
-            self._handle(BucketsRead(numbers))
+            yield Tell(BucketsRead(numbers))
         self.progress = 1.0
         self._wait_for_wanted.set()
-        self._handle(BucketsRead(None))
-        async for batch in self._store.load_buckets("names"):
-            await self._take_slowly("names", batch)
+        yield Tell(BucketsRead(None))
+        begins = True
+        while (batch := (yield LoadBuckets("names", begins))) is not None:
+            begins = False
+            yield from self._take_slowly("names", batch)
 
     def want(self, buckets: Iterable[int]) -> None:
         """Logins wait for these buckets of users."""
         self._wanted.update(buckets)
         self._wait_for_wanted.set()
 
-    async def load_wanted(self) -> None:
+    def load_wanted(self) -> Procedure[None]:
         """What is wanted, beside `load`, until that is done with users."""
         while self.progress < 1.0:
-            await self._wait_for_wanted.wait()
-            self._wait_for_wanted = anyio.Event()
+            yield Wait(signals=(self._wait_for_wanted,))
+            self._wait_for_wanted.clear()
             numbers, self._wanted = sorted(self._wanted), set()
             for at in range(0, len(numbers), READ_BUCKETS):
                 part = numbers[at : at + READ_BUCKETS]
-                await self.read("users", part)
-                self._handle(BucketsRead(tuple(part)))
+                yield from self.read("users", part)
+                yield Tell(BucketsRead(tuple(part)))
 
-    async def changed(self, space: Space) -> None:
-        """The buckets that others have written since we last looked. Which are split is learned anew."""
+    def changed(self, space: Space) -> Procedure[None]:
+        """The buckets that others have written since the last time. Which are split is learned anew."""
         known, tree = self.versions[space], self.trees[space]
-        stored = await self._store.versions(space)
+        stored: dict[int, bytes] = yield ReadVersions(space)
         for number in [n for n in known if n not in stored]:
             known[number] = EMPTY_VERSION
         for number in [n for n in tree if stored.get(n) != SPLIT_VERSION]:
@@ -112,44 +118,44 @@ class Reading:
             else:
                 changed.append(number)
         for at in range(0, len(changed), READ_BUCKETS):
-            await self._read_stored(space, changed[at : at + READ_BUCKETS])
+            yield from self._read_stored(space, changed[at : at + READ_BUCKETS])
 
-    async def read(self, space: Space, numbers: Iterable[int]) -> list[Bucket]:
+    def read(self, space: Space, numbers: Iterable[int]) -> Procedure[list[Bucket]]:
         """Take in buckets of the table; gives those of the store that hold them, and those above them."""
         tree = self.trees[space]
         leaves = {leaf for number in numbers for leaf in tree.leaves(number)}
-        return await self._read_stored(space, leaves.union(*map(tree.path, leaves)))
+        return (yield from self._read_stored(space, leaves.union(*map(tree.path, leaves))))
 
-    async def _read_stored(self, space: Space, numbers: Iterable[int]) -> list[Bucket]:
+    def _read_stored(self, space: Space, numbers: Iterable[int]) -> Procedure[list[Bucket]]:
         """Take in buckets of the store, and what is below those that turn out to be split.
 
-        What is below one that is not split, as it now turns out, is left out: it may never have counted, and
-        a claim that we took for settled by it would be known to nobody else.
+        What is below a bucket that is not split, as it now turns out, is left out: it may never have counted,
+        and a claim that we took for settled by it would be known to nobody else.
         """
         tree = self.trees[space]
         found: list[Bucket] = []
         level = sorted(numbers)
         while level:
             known = [number for number in level if number in tree]
-            stored = await self._store.read_buckets(space, level)
+            stored: list[Bucket] = yield ReadBuckets(space, level)
             for bucket in stored:
                 if bucket.blob != SPLIT:
                     tree.learn(bucket.number, split=False)
             buckets = [bucket for bucket in stored if all(one in tree for one in tree.path(bucket.number))]
-            await self._take_slowly(space, buckets)
+            yield from self._take_slowly(space, buckets)
             found += buckets
             level = [n for one in level if one in tree and one not in known for n in below(one)]
         return found
 
-    async def _take_slowly(self, space: Space, buckets: Sequence[Bucket]) -> None:
+    def _take_slowly(self, space: Space, buckets: Sequence[Bucket]) -> Procedure[None]:
         for part in in_parts(buckets):
-            self.take(space, part)
-            await anyio.lowlevel.checkpoint()
+            yield from self.take(space, part)
+            yield Pause()
         damaged = self.damaged[space].intersection(bucket.number for bucket in buckets)
         if damaged and self._fill is not None:
-            await self._fill(space, sorted(damaged))
+            yield from self._fill(space, sorted(damaged))
 
-    def take(self, space: Space, buckets: Iterable[Bucket]) -> None:
+    def take(self, space: Space, buckets: Iterable[Bucket]) -> Procedure[None]:
         """Merge buckets as they are stored into memory."""
         records = []
         tree, damaged = self.trees[space], self.damaged[space]
@@ -163,12 +169,12 @@ class Reading:
             if problem is not None:
                 damaged.add(bucket.number)
                 fields = {"space": space, "bucket": bucket.number, "reason": problem, "note": "left out"}
-                self._log.error("store_bucket_damaged", **fields)
+                yield Note(Log(Level.ERROR, "store_bucket_damaged", fields))
             elif space == "users" and not is_split:
                 records.append(bucket.blob)
         merged = b"".join(records)
         if merged:
-            self._handle(StoredUsers(merged, self._source))
+            yield Tell(StoredUsers(merged, self._source))
 
     def _problem(self, space: Space, bucket: Bucket) -> str | None:
         if version_of(bucket.blob) != bucket.version:

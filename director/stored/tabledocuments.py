@@ -7,30 +7,27 @@ writes what both come to.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import anyio
 
 from director.core.director import Director
 from director.core.filechanges import Applied, AppliedHost, encode_applied
-from director.core.protocol.events import STORE, Event, StoredHosts, StoredMembers
+from director.core.protocol.effects import Level, Log
+from director.core.protocol.events import STORE, StoredHosts, StoredMembers
 from director.core.protocol.messages import MemberRow
 from director.core.protocol.steps import Steps
 from director.core.tables.hosts import encode_rows
 from director.core.tables.members import decode_met, encode_member_rows
-from director.service.log import Log
-from director.service.persistence.damage import (
+from director.stored.damage import (
     MISSING,
     Copies,
-    Copy,
     Table,
     examine,
     filled_from,
+    in_pauses,
+    told,
     with_its_version,
 )
-from director.service.turns import in_turns
 from director.stored.documents import (
     Sound,
     SoundApplied,
@@ -38,8 +35,9 @@ from director.stored.documents import (
     hosts_in_steps,
     members_in_steps,
 )
+from director.stored.storecalls import Copy, Note, Procedure, ReadDocument, SwapDocument, Tell
 from director.types import MemberId
-from state.base import EMPTY_VERSION, Document, Lost, StateStore, version_of
+from state.base import EMPTY_VERSION, Document, Lost, version_of
 
 HOSTS, MEMBERS, APPLIED = "hosts", "members", "applied"
 """Names of the documents."""
@@ -63,102 +61,86 @@ def _read_members(data: bytes, others: Sequence[bytes]) -> Steps[_SoundMembers]:
 class TableDocument:
     """One table and its document."""
 
-    def __init__(self, store: StateStore, table: Table, log: Log, copies: Copies) -> None:
+    def __init__(self, table: Table, copies: Copies) -> None:
         """copies: where else a damaged document may be whole, at the first reading."""
-        self._store, self._log, self._table, self._copies = store, log, table, copies
+        self._table, self._copies = table, copies
         self._name = table.name
         self._version = EMPTY_VERSION
-        self._wanted = self._written = 0
-        self._done = anyio.Event()
+        self.wanted = self.written = 0
+        """How many changes of the table there were, and how many of these are in the store."""
 
     @property
     def stored(self) -> bool:
-        return self._written == self._wanted
+        return self.written == self.wanted
 
     def changed(self) -> None:
         """It is to be written (again)."""
-        self._wanted += 1
+        self.wanted += 1
 
-    async def wait_stored(self, seconds: float) -> bool:
-        """Whether the table, as it is now, is in the store within this time."""
-        wanted = self._wanted
-        with anyio.move_on_after(seconds):
-            while self._written < wanted:
-                await self._done.wait()
-        return self._written >= wanted
-
-    async def read(self, *, anyway: bool = True) -> bool:
+    def read(self, *, anyway: bool = True) -> Procedure[bool]:
         """Merge what is stored into memory; whether there was anything. anyway: also where the version is
         known."""
-        document = await self._store.read_document(self._name)
+        document: Document | None = yield ReadDocument(self._name)
         if document is None:
             self._version = EMPTY_VERSION
-            return await self._take_copies()
+            return (yield from self._take_copies())
         if anyway or document.version != self._version or document.version != version_of(document.data):
-            await self._take(document)
+            yield from self._take(document)
         return True
 
-    async def _take(self, document: Document) -> None:
+    def _take(self, document: Document) -> Procedure[None]:
         """Merge a document as it is stored. A damaged one is set aside, and written again from memory."""
-        found, problem, kept = await examine(self._store, self._table, document)
+        found, problem, kept = yield from examine(self._table, document)
         if problem:
-            copies = await self._copies(self._name)
-            self._say(problem, **kept, gaps_filled_from=filled_from(copies))
+            copies = yield from self._copies(self._name)
+            yield self._note(problem, **kept, gaps_filled_from=filled_from(copies))
             self.changed()
-            now = await with_its_version(self._store, self._name, document)
+            now = yield from with_its_version(self._name, document)
             if now.data != document.data:
-                await self._take(now)  # another director was faster
+                yield from self._take(now)  # another director was faster
                 return
             document = now
-            found = await in_turns(self._table.read(document.data, [copy.data for copy in copies]))
+            found = yield from in_pauses(self._table.read(document.data, [copy.data for copy in copies]))
         self._version = document.version
-        self._table.merge(found, STORE)
+        yield from told(self._table.merge(found, STORE))
 
-    async def _take_copies(self) -> bool:
+    def _take_copies(self) -> Procedure[bool]:
         """Where the document is missing: merge its copies, if there are any. Whether there were."""
-        copies = await self._copies(self._name)
+        copies = yield from self._copies(self._name)
         if not copies:
             return False
-        self._say(MISSING, gaps_filled_from=filled_from(copies))
+        yield self._note(MISSING, gaps_filled_from=filled_from(copies))
         self.changed()
         data, *others = (copy.data for copy in copies)
-        await self._table.take(data, STORE, others)
+        yield from self._table.take(data, STORE, others)
         return True
 
-    def _say(self, reason: str, **fields: str) -> None:
-        self._log.error("store_document_damaged", document=self._name, reason=reason, **fields, note=AGAIN)
+    def _note(self, reason: str, **fields: str) -> Note:
+        what = {"document": self._name, "reason": reason, **fields, "note": AGAIN}
+        return Note(Log(Level.ERROR, "store_document_damaged", what))
 
-    async def write(self) -> None:
+    def write(self) -> Procedure[None]:
         """Until what is wanted is stored."""
-        while self._wanted > self._written:
-            wanted = self._wanted
-            result = await self._store.swap_document(self._name, self._version, self._table.encode())
+        while self.wanted > self.written:
+            wanted = self.wanted
+            result = yield SwapDocument(self._name, self._version, self._table.encode())
             if isinstance(result, Lost):
-                await self._take(Document(result.version, result.blob))
+                yield from self._take(Document(result.version, result.blob))
                 continue
             self._version = result.version
-            self._written = wanted
-            self._done.set()
-            self._done = anyio.Event()
+            self.written = wanted
 
 
 class Documents:
     """All of them."""
 
-    def __init__(
-        self,
-        store: StateStore,
-        director: Director,
-        handle: Callable[[Event], None],
-        log: Log,
-        copies: Copies,
-    ) -> None:
+    def __init__(self, director: Director, copies: Copies) -> None:
         """copies: where else a document that is damaged or missing may be whole."""
-        self.were_read = anyio.Event()
-        """Set once the store has answered: hosts, directors and what was applied are known."""
+        self.were_read = False
+        """Whether the store has answered: hosts, directors and what was applied are known."""
         self.applied_here = False
         """Whether this director has applied its configuration since its start."""
-        self._director, self._handle = director, handle
+        self._director = director
         self._all_applied: Applied = {}
         applied = Table(
             APPLIED,
@@ -181,13 +163,11 @@ class Documents:
         self.tables = (applied, hosts, members)
         """In the order in which they are to be read."""
 
-        async def missing(name: str) -> Sequence[Copy]:
+        def missing(name: str) -> Procedure[Sequence[Copy]]:
             """Once the documents were read memory lacks nothing that a copy could have."""
-            return [] if self.were_read.is_set() else await copies(name)
+            return [] if self.were_read else (yield from copies(name))
 
-        self._applied, self.hosts, self.members = (
-            TableDocument(store, table, log, missing) for table in self.tables
-        )
+        self._applied, self.hosts, self.members = (TableDocument(table, missing) for table in self.tables)
 
     @property
     def operators_stored(self) -> bool:
@@ -197,12 +177,6 @@ class Documents:
     @property
     def stored(self) -> bool:
         return self.operators_stored and self._applied.stored
-
-    async def wait_operators_stored(self, seconds: float) -> bool:
-        """Whether hosts and directors, as they are now, are in the store within this time."""
-        begun = time.monotonic()
-        hosts = await self.hosts.wait_stored(seconds)
-        return hosts and await self.members.wait_stored(max(0.0, begun + seconds - time.monotonic()))
 
     @property
     def applied(self) -> list[AppliedHost] | None:
@@ -220,34 +194,34 @@ class Documents:
         self._applied.changed()
         return True
 
-    async def read(self) -> None:
+    def read(self) -> Procedure[None]:
         """Everything, at the start or after an absence. It is written, too: memory may know more."""
-        was_stored = await self._applied.read()
-        if not await self.hosts.read():
-            self._handle(StoredHosts(()))  # the store has been read: it knows nothing
+        was_stored = yield from self._applied.read()
+        if not (yield from self.hosts.read()):
+            yield Tell(StoredHosts(()))  # the store has been read: it knows nothing
         self.hosts.changed()
-        await self.members.read()
+        yield from self.members.read()
         self.members.changed()
         if self.applied_here or (self._all_applied and not was_stored):
             self._applied.changed()
-        self.were_read.set()
+        self.were_read = True
 
-    async def read_changes(self) -> None:
+    def read_changes(self) -> Procedure[None]:
         """What others have changed of hosts and directors."""
-        await self.hosts.read(anyway=False)
-        await self.members.read(anyway=False)
+        yield from self.hosts.read(anyway=False)
+        yield from self.members.read(anyway=False)
 
-    async def write(self) -> None:
+    def write(self) -> Procedure[None]:
         """What has changed."""
-        await self.hosts.write()
-        await self.members.write()
-        await self._applied.write()
+        yield from self.hosts.write()
+        yield from self.members.write()
+        yield from self._applied.write()
 
-    def _take_hosts(self, found: Sound, source: str) -> None:
-        self._handle(StoredHosts(tuple(found.hosts), self.applied is not None, source))
+    def _take_hosts(self, found: Sound, source: str) -> StoredHosts:
+        return StoredHosts(tuple(found.hosts), self.applied is not None, source)
 
-    def _take_members(self, found: _SoundMembers, source: str) -> None:
-        self._handle(StoredMembers(tuple(found.rows), source, found.met))
+    def _take_members(self, found: _SoundMembers, source: str) -> StoredMembers:
+        return StoredMembers(tuple(found.rows), source, found.met)
 
     def _take_applied(self, found: SoundApplied, source: str) -> None:
         theirs = found.applied

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 import msgspec
 
 from director.core.ring.link import Identity
-from director.service.persistence.damage import is_sound, with_its_version
-from state.aside import set_aside
-from state.base import EMPTY_VERSION, Lease, StateStore, StoreRefused, Swapped
+from director.stored.damage import is_sound, with_its_version
+from director.stored.storecalls import Procedure, ReadDocument, ReadLeases, SetAside, SwapDocument
+from state.base import EMPTY_VERSION, Document, Lease, StoreRefused, Swapped
 
 CLUSTER = "cluster"
 """Name of the document, and of the field in a lease's `info`."""
@@ -101,40 +101,41 @@ def strangers(ours: Ours, stored: Cluster | None, leases: Iterable[Lease]) -> li
     return [lease for lease in leases if lease.info.get(CLUSTER, silent) not in ours.rings]
 
 
-async def claim(store: StateStore, ours: Ours, *, running: bool) -> None:
+def claim(url: str, ours: Ours, *, running: bool) -> Procedure[None]:
     """Make sure that the store is ours to write, and let it say so.
 
-    running: we have served from another store just now, so this one is not taken over, whoever lives. Else
-    it is, where nobody of the other cluster lives. Raises OtherCluster, and what stores raise.
+    url: the store, for messages. running: we have served from another store just now, so this one is not
+    taken over, whoever lives. Else it is, where no director of the other cluster lives. Raises OtherCluster,
+    and what stores raise.
     """
     mine = ours.written
     while True:
-        document = await store.read_document(CLUSTER)
+        document: Document | None = yield ReadDocument(CLUSTER)
         stored = None if document is None or not is_sound(document) else decode(document.data)
         if stored is not None and stored.username_hash != mine.username_hash:
-            raise _hashed_otherwise(store, stored, mine)
-        others = strangers(ours, stored, await store.members())
+            raise _hashed_otherwise(url, stored, mine)
+        others = strangers(ours, stored, (yield ReadLeases()))
         if others or (running and stored is not None and not ours.wrote(stored)):
-            raise _of_another(store, others)
+            raise _of_another(url, others)
         if stored == mine:
             return
         version = EMPTY_VERSION if document is None else document.version
         if document is not None and stored is None:
-            await set_aside(store, CLUSTER, document.data)
-            version = (await with_its_version(store, CLUSTER, document)).version
-        if isinstance(await store.swap_document(CLUSTER, version, encode(mine)), Swapped):
+            yield SetAside(CLUSTER, document.data)
+            version = (yield from with_its_version(CLUSTER, document)).version
+        if isinstance((yield SwapDocument(CLUSTER, version, encode(mine))), Swapped):
             return
 
 
-def _hashed_otherwise(store: StateStore, stored: Cluster, mine: Cluster) -> OtherCluster:
+def _hashed_otherwise(url: str, stored: Cluster, mine: Cluster) -> OtherCluster:
     advice = (
         f"its users were hashed with users.username_hash = {stored.username_hash}, here it is"
         f" {mine.username_hash}, which would scatter them: write the former one, or name another prefix"
     )
-    return OtherCluster(store.url, advice, 0.0)
+    return OtherCluster(url, advice, 0.0)
 
 
-def _of_another(store: StateStore, others: list[Lease]) -> OtherCluster:
+def _of_another(url: str, others: list[Lease]) -> OtherCluster:
     alive = ", ".join(lease.member for lease in others)
     advice = (
         "its directors have another ring.secret_file"
@@ -142,4 +143,4 @@ def _of_another(store: StateStore, others: list[Lease]) -> OtherCluster:
         + ": give each cluster a prefix of its own, ?prefix=NAME:; where the secret was changed on purpose,"
         " stop all directors that have the former one, then start"
     )
-    return OtherCluster(store.url, advice, max((lease.remaining + LAPSED for lease in others), default=0.0))
+    return OtherCluster(url, advice, max((lease.remaining + LAPSED for lease in others), default=0.0))

@@ -1,0 +1,378 @@
+"""The sequences in which the store is used, each written once: open, load, come back, read if the lease has
+lapsed, write, stop. The order in them is docs/ring.md, rule 31: read and merge, then write.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from director.core.director import Director
+from director.core.protocol.effects import Level, Log
+from director.core.protocol.events import BucketsRead, Event, Leases, StoreOpened
+from director.stored.bucketreader import BucketReader
+from director.stored.bucketwriter import BucketWriter
+from director.stored.connection import Connection, State
+from director.stored.ownlease import OwnLease
+from director.stored.pace import Clock
+from director.stored.runner import Limit, Runner
+from director.stored.snapshotuse import SnapshotUse
+from director.stored.storecalls import (
+    AppendAudit,
+    CloseStore,
+    Connected,
+    Note,
+    NoteForSnapshot,
+    OpenStore,
+    Procedure,
+    ReadDocument,
+    ReadRunId,
+    ReadVersions,
+    ReleaseLease,
+    Signal,
+    StoreEffect,
+    StoreFacts,
+    Tell,
+    Wait,
+    WriteSnapshot,
+)
+from director.stored.storeidentity import OtherCluster, Ours, claim
+from director.stored.tabledocuments import HOSTS, Documents
+from director.stored.usualwriter import UsualWriter
+from director.types import MemberId
+from state.base import (
+    SCHEMA,
+    SPLIT_SCHEMA,
+    AuditEntry,
+    SchemaTooNew,
+    Space,
+    StoreBusy,
+    StoreError,
+    StoreUnavailable,
+)
+
+OPEN_WITHIN = 5.0
+"""At the start, seconds to find out whose the store is, and again to read hosts and directors; else the
+director does without it."""
+STOP_WITHIN = 5.0
+"""Seconds the last write may take."""
+AUDIT_QUEUE = 1000
+"""Audit entries kept while the store is unreachable."""
+
+
+class StoreSetup(NamedTuple):
+    """What is known of a store and its director from the start."""
+
+    url: str
+    """The store as people may see it."""
+    shared: bool
+    """Whether other directors see the same data."""
+    has_snapshot: bool
+    lease_ttl: float
+    incarnation: int
+    ping_timeout: float
+    place: str
+    """See `storeidentity.cluster_of`."""
+
+
+class Procedures:
+    def __init__(
+        self, director: Director, setup: StoreSetup, clock: Clock, runner: Runner, effects: list[StoreEffect]
+    ) -> None:
+        """effects: takes what is to be done."""
+        self.director, self.setup, self.clock = director, setup, clock
+        self._runner, self._effects = runner, effects
+        self.connection = Connection(setup.url)
+        self.loaded = False
+        """Whether all that the store held at the start, or on its return, has been in memory once."""
+        self.loaded_users = 0
+        self.begun = 0.0
+        self.work, self.urgent = Signal(), Signal()
+        self.audit: deque[AuditEntry] = deque(maxlen=AUDIT_QUEUE)
+        self.claim_due = False
+        """The document that says whose the store is has to be written anew."""
+        self._loading: Limit | None = None
+        """Of reading the store, from its opening until that has ended."""
+        self._facts = StoreFacts("", 0, (), "")
+        self.ours = Ours(director.identity, setup.place)
+        self.lease = OwnLease(
+            director, clock, self.ours, setup.lease_ttl, setup.incarnation, shared=setup.shared
+        )
+        self.snapshot = SnapshotUse(setup.url, lambda: self.loaded, exists=setup.has_snapshot)
+        self.documents = Documents(director, self.snapshot.copies)
+        self.usual = UsualWriter(director, clock, shared=setup.shared, deferred_kept=3 * setup.ping_timeout)
+        self.reader = BucketReader(director.names, fill=self.snapshot.fill)
+        self.writer = BucketWriter(
+            director,
+            clock,
+            self.reader,
+            self.usual,
+            shared=setup.shared,
+            may_split=lambda: self._facts.schema >= SPLIT_SCHEMA,
+            between=self._between,
+            noted=self._noted,
+        )
+
+    def tell(self, event: Event) -> None:
+        self._effects.append(Tell(event))
+
+    def log(self, level: Level, event: str, **fields: object) -> None:
+        self._effects.append(Note(Log(level, event, {"store": self.setup.url, **fields})))
+
+    # ---- start
+
+    def open(self) -> Procedure[None]:
+        """Open the store and take in all but users and names: `load` reads those. Where it does not answer:
+        log it, take the snapshot, and join it later. Where it is empty: take the snapshot.
+
+        Raises SchemaTooNew, StoreBusy and OtherCluster: with those a director must not start.
+        """
+        self.begun = self.clock.mono
+        try:
+            try:
+                empty = yield from self._open_store()
+            except OtherCluster as exc:
+                if not exc.lapses:
+                    raise
+                yield Wait(self.clock.mono + exc.lapses)  # they may have been killed a moment ago
+                empty = yield from self._open_store()
+            if empty:
+                yield from self._load_snapshot("the store is empty")
+            yield from self._in_time("load", OPEN_WITHIN, self._read_documents())
+        except (SchemaTooNew, StoreBusy, OtherCluster):
+            raise
+        except StoreError as exc:
+            self.failed("load", exc)
+            yield from self._load_snapshot("the store is away")
+
+    def _in_time(self, operation: str, seconds: float, procedure: Procedure[bool]) -> Procedure[bool]:
+        """What comes of a procedure that must not take longer. Raises StoreUnavailable where it does."""
+        with self._runner.within(self._runner.after(seconds)):
+            return (yield from procedure)
+        raise StoreUnavailable(self.setup.url, operation, after=seconds)
+
+    def _open_store(self) -> Procedure[bool]:
+        """Returns whether there is nothing in it."""
+        facts: StoreFacts = yield OpenStore()
+        self._take_facts(facts)
+        return (yield from self._in_time("load", OPEN_WITHIN, self._claim_and_look()))
+
+    def _claim_and_look(self) -> Procedure[bool]:
+        yield from self.claim_store()
+        return (yield ReadDocument(HOSTS)) is None and not (yield ReadVersions("users"))
+
+    def claim_store(self) -> Procedure[None]:
+        """Raises OtherCluster where a shared store is not ours; connections to it are closed, since its name
+        may lead elsewhere the next time."""
+        if not self.setup.shared:
+            return
+        try:
+            yield from claim(self.setup.url, self.ours, running=bool(self.connection.run_id))
+        except OtherCluster:
+            yield CloseStore()
+            raise
+        self.claim_due = False
+
+    def _load_snapshot(self, reason: str) -> Procedure[None]:
+        if (yield from self.snapshot.load(reason)):
+            self.loaded_users = len(self.director.users)
+
+    def _read_documents(self) -> Procedure[bool]:
+        run_id = yield from self.ask_run_id()
+        alive = yield from self.lease.renew()
+        yield from self.claim_store()  # again, under our lease: another cluster may have come just now
+        yield from self.documents.read()
+        self.documents_changed()
+        self.tell(StoreOpened())
+        self._loading = Limit(None)
+        self.lease.caught_up()
+        self._established(State.LOADING, run_id, alive)
+        return True
+
+    def load(self) -> Procedure[None]:
+        """Users and names, while logins are answered already."""
+        problem: StoreError | None = None
+        assert self._loading is not None, "the store has been opened"
+        with self._runner.within(self._loading) as limit:
+            try:
+                yield from self.reader.load()
+            except StoreError as exc:
+                problem = exc
+        if problem is not None or limit.at is not None:
+            yield from self._load_snapshot("the store ended while it was read")
+            self._loading = None
+            if problem is not None:
+                self.failed("load", problem)
+            self.tell(BucketsRead(None))
+            return
+        self._loading = None
+        self.connection.enter(State.CONNECTED)
+        self.loaded, self.loaded_users = True, len(self.director.users)
+        self.work.set()
+        self.log(
+            Level.INFO,
+            "store_loaded",
+            users=self.loaded_users,
+            hosts=len(self.director.hosts.present()),
+            seconds=round(self.clock.mono - self.begun, 3),
+        )
+
+    def load_wanted(self) -> Procedure[None]:
+        try:
+            yield from self.reader.load_wanted()
+        except StoreError as exc:
+            self.failed("load", exc)
+
+    def _established(self, state: State, run_id: str, alive: frozenset[MemberId] | None) -> None:
+        """What the store holds is in memory, too, or waited for; only now the ring may rely on it."""
+        self.connection.established(state, run_id)
+        self._effects.append(Connected())
+        self.tell(Leases(alive))
+
+    # ---- the store itself
+
+    def _take_facts(self, facts: StoreFacts) -> None:
+        if facts.set_aside != self._facts.set_aside:
+            note = (
+                "the new one has what could be read of it, the rest comes from memory and the ring;"
+                " check the disk, then remove it"
+            )
+            self.log(Level.ERROR, "store_damaged", kept_as=facts.set_aside, note=note)
+        if facts.run_id:
+            fields = {"schema": facts.schema, "known": SCHEMA}
+            if facts.held_by and facts.held_by != self._facts.held_by:
+                note = "they know no newer schema: it is brought up to date when they are upgraded or gone"
+                directors = ",".join(facts.held_by)
+                self.log(Level.WARNING, "store_schema_held", **fields, directors=directors, note=note)
+            elif facts.schema > self._facts.schema > 0:
+                self.log(Level.INFO, "store_migrated", **fields)
+            self._facts = facts
+        else:
+            self._facts = self._facts._replace(set_aside=facts.set_aside)
+
+    def ask_run_id(self) -> Procedure[str]:
+        """The store's run id. Logs where asking has brought the layout up to date, or could not."""
+        facts: StoreFacts = yield ReadRunId()
+        self._take_facts(facts._replace(set_aside=self._facts.set_aside))
+        return facts.run_id
+
+    def is_replaced(self) -> Procedure[bool]:
+        """Whether another store answers than the one that memory was compared with: it may be anybody's.
+        Asked before writing."""
+        if not self.setup.shared or (yield from self.ask_run_id()) == self.connection.run_id:
+            return False
+        if self.connection.is_up:
+            self.log(Level.WARNING, "store_replaced", note="comparing all buckets")
+            self._is_away()
+        return True
+
+    def come_back(self) -> Procedure[None]:
+        """The store answers again, or for the first time: read and merge, then write."""
+        facts: StoreFacts = yield OpenStore()
+        self._take_facts(facts)
+        yield from self.claim_store()
+        run_id = yield from self.ask_run_id()
+        yield from self.lease.renew()
+        yield from self.documents.read()
+        self.documents_changed()
+        yield from self.writer.catch_up()
+        behind = self.writer.queued
+        yield from self.write(names=False)
+        if not self.loaded:
+            self.loaded, self.loaded_users = True, len(self.director.users)
+        alive = yield from self.lease.renew()  # anew: to read may have taken longer than a lease
+        self.lease.caught_up()
+        self._established(State.CONNECTED, run_id, alive)
+        self.log(Level.INFO, "store_back", buckets_written=behind)
+
+    def read_if_lapsed(self) -> Procedure[None]:
+        """A director that was taken for dead reads and merges before it writes."""
+        if not self.lease.has_lapsed or self.director.loading:
+            return
+        self.log(Level.WARNING, "lease_lapsed", note="reading what others have written")
+        self.anybody_may_live()
+        alive = yield from self.lease.renew()
+        yield from self.documents.read_changes()
+        yield from self.writer.catch_up()
+        self.lease.caught_up()
+        self.tell(Leases(alive))
+
+    def anybody_may_live(self) -> None:
+        """Others may have taken this director for dead, and gone on. While the store answers claims are safe
+        whoever lives; no user is to be placed on the word of leases that are older than our own."""
+        self.tell(Leases(frozenset(self.director.ring.servers)))
+        self.work.set()
+
+    # ---- writing
+
+    def write(self, *, names: bool) -> Procedure[bool]:
+        """Returns whether names are left for the next time."""
+        yield from self._write_first()
+        yield from self.writer.write_users()
+        return names and not (yield from self.writer.write_names())
+
+    def _write_first(self) -> Procedure[None]:
+        """What operators wait for, or did; and who writes which bucket by now."""
+        if self.claim_due:
+            yield from self.lease.renew()
+            yield from self.claim_store()
+        yield from self.documents.write()
+        yield from self.writer.new_ring()
+        yield from self._write_audit()
+
+    def _write_audit(self) -> Procedure[None]:
+        entries = list(self.audit)
+        if not entries:
+            return
+        yield AppendAudit(entries)
+        while self.audit and self.audit[0] in entries:  # a full queue may have dropped some meanwhile
+            self.audit.popleft()
+
+    def _between(self) -> Procedure[None]:
+        """After each few buckets."""
+        if self.connection.is_up:
+            yield from self.read_if_lapsed()
+        yield from self.documents.write()
+
+    def documents_changed(self) -> None:
+        self.work.set()
+        self.urgent.set()
+        self._effects.append(WriteSnapshot())
+
+    def _noted(self, space: Space, numbers: list[int]) -> None:
+        if self.setup.has_snapshot and numbers:
+            self._effects.append(NoteForSnapshot(space, numbers))
+
+    def stop(self) -> Procedure[None]:
+        """Write what is left and give up the lease, within a few seconds."""
+        try:
+            yield from self._in_time("stop", STOP_WITHIN, self._write_the_rest())
+        except StoreError as exc:
+            self.failed("stop", exc)
+
+    def _write_the_rest(self) -> Procedure[bool]:
+        if not self.connection.is_up:
+            yield from self.come_back()
+        yield from self._write_first()
+        yield from self.writer.write_the_rest()
+        if self.setup.shared:
+            yield ReleaseLease(self.director.me)
+        return True
+
+    # ---- trouble
+
+    def failed(self, operation: str, error: StoreError) -> None:
+        """The store did not carry out an operation: go on from memory until it is back."""
+        self._effects.extend(map(Note, self.connection.failed(operation, error)))
+        self._is_away()
+
+    def _is_away(self) -> None:
+        self.connection.lost()
+        if self._loading is not None:
+            self._loading.at = self.clock.mono  # nobody waits for such a store; the snapshot comes first
+        else:
+            self.tell(BucketsRead(None))
+        self.writer.questions.drop()
+        self.work.set()
+        self.urgent.set()
+        self.tell(Leases(None))

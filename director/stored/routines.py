@@ -1,0 +1,122 @@
+"""What is done as long as a director runs: changes are written behind, the lease is renewed, and the store is
+watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from director.core.protocol.events import Leases
+from director.stored.ownlease import RENEWALS
+from director.stored.pace import REST_TIMES, BackOff, rest_after
+from director.stored.procedures import Procedures
+from director.stored.runner import Runner
+from director.stored.storecalls import Procedure, ReadRunId, Wait
+from state.base import StoreError
+
+NAMES_AFTER = 30.0
+"""Seconds from the first change of a name to its writing: nothing depends on names."""
+JOINED_AGAIN = 0.05
+"""Seconds between two writes while the director joins its ring or loads: only documents are written, and the
+rest stays due."""
+WATCH_PARTIAL = 0.5
+"""In a partial ring, seconds between two reads of what others have changed in the store (docs/ring.md, rule
+12)."""
+WATCH_FILE = 1.0
+"""Seconds between two looks whether another program has damaged the file of a store of our own."""
+
+
+class Routines:
+    def __init__(self, steps: Procedures, runner: Runner, uniform: Callable[[float, float], float]) -> None:
+        """uniform: draws a number between two others."""
+        self._steps, self._runner, self._uniform = steps, runner, uniform
+        self._director, self._clock, self._connection = steps.director, steps.clock, steps.connection
+        self.names_due = False
+        """Names are to be written with the next users."""
+
+    def write_behind(self) -> Procedure[None]:
+        """Without end."""
+        steps, clock = self._steps, self._clock
+        back_off = BackOff(self._uniform)
+        names_at = clock.mono + NAMES_AFTER
+        took = 0.0
+        names_left = False
+        while True:
+            if self._connection.is_up:
+                if not (self._has_something_to_do() or names_left):
+                    yield Wait(clock.mono + NAMES_AFTER, (steps.work,))
+                steps.work.clear()
+                yield from self._rest(rest_after(took))
+            try:
+                if not self._connection.is_up or (yield from steps.is_replaced()):
+                    yield from steps.come_back()
+                yield from steps.read_if_lapsed()
+                begun = clock.mono
+                due = begun >= names_at or self.names_due
+                self.names_due = False
+                if self._director.joining or self._director.loading:
+                    yield from steps.documents.write()  # users later: the director has more urgent work
+                    yield Wait(clock.mono + JOINED_AGAIN)
+                else:
+                    names_left = yield from steps.write(names=due)
+                took = clock.mono - begun
+                if due and not names_left:
+                    names_at = begun + max(NAMES_AFTER, REST_TIMES * took)
+                back_off.succeeded()
+            except StoreError as exc:
+                steps.failed("write", exc)
+                yield Wait(clock.mono + back_off.pause())
+
+    def _has_something_to_do(self) -> bool:
+        steps = self._steps
+        return steps.claim_due or steps.writer.has_work or bool(steps.audit) or not steps.documents.stored
+
+    def _rest(self, seconds: float) -> Procedure[None]:
+        """Let changes gather, but not those an operator waits for."""
+        steps = self._steps
+        if steps.documents.operators_stored and not steps.writer.questions:
+            yield Wait(self._clock.mono + seconds, (steps.urgent,))
+        steps.urgent.clear()
+
+    def keep_lease(self) -> Procedure[None]:
+        """Without end."""
+        steps, lease, connection = self._steps, self._steps.lease, self._connection
+        while True:
+            yield Wait(self._clock.mono + (lease.pause if connection.is_up else lease.ttl / RENEWALS))
+            if not connection.is_up:
+                continue
+            alive = None
+            try:
+                if (yield from steps.is_replaced()):
+                    continue
+                with self._runner.within(self._runner.after(lease.remaining or None)) as in_time:
+                    alive = yield from lease.renew()
+            except StoreError as exc:
+                steps.failed("lease", exc)
+                continue
+            if in_time.reached or lease.has_lapsed:
+                steps.anybody_may_live()
+            elif connection.is_up:
+                steps.tell(Leases(alive))
+
+    def watch_partial(self) -> Procedure[None]:
+        """While a director lives outside the ring, keep current from what it writes. Without end."""
+        while True:
+            yield Wait(self._clock.mono + WATCH_PARTIAL)
+            if not (self._director.partial and self._connection.is_up):
+                continue
+            try:
+                yield from self._steps.reader.changed("users")
+                yield from self._steps.documents.read_changes()
+            except StoreError as exc:
+                self._steps.failed("watch", exc)
+
+    def watch_file(self) -> Procedure[None]:
+        """Notice soon, and not with the next change, that another program has damaged a store of our own."""
+        while True:
+            yield Wait(self._clock.mono + WATCH_FILE)
+            if not self._connection.is_up:
+                continue
+            try:
+                yield ReadRunId()
+            except StoreError as exc:
+                self._steps.failed("watch", exc)
