@@ -12,6 +12,7 @@ from director.core.protocol.effects import Send
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import BackendSetting
+from director.stored.pace import FLUSH_WITHIN
 from director.types import Address
 from tests.simulation.invariants import Command, Watch
 from tests.simulation.lies import LIES, Liar
@@ -44,7 +45,7 @@ def built(plan: Plan) -> World:
     world.proxying = world.refreshing = True
     world.busiest = BUSIEST
     world.load_takes = LOADS[plan.seed % len(LOADS)]
-    world.duplicates, world.delays, world.flush_every = plan.duplicates, tuple(plan.delays), plan.flush_every
+    world.duplicates, world.delays, world.store_takes = plan.duplicates, tuple(plan.delays), plan.store_takes
     for node, skew in zip(world.nodes.values(), plan.skews, strict=True):
         node.skew = skew
     pairs = [(one, other) for one in world.members for other in world.members]
@@ -338,12 +339,12 @@ class Player:
     def _before_death(self, node: Node) -> None:
         """What only this director knew may die with it."""
         now, alone = self.world.now, self._nobody_else(node)
-        unstored = now - self.plan.flush_every - TAIL
+        unstored = now - FLUSH_WITHIN - TAIL
         if alone and not node.store.up:
             self.watch.all_died = True
             self.watch.forget("nobody remembers")
         elif alone or self.plan.family == "everything":
-            since = min(unstored, self.watch.store_back - self.plan.flush_every - 2)
+            since = min(unstored, self.watch.store_back - FLUSH_WITHIN - 2)
             self.watch.forget("died unstored", unstored if now > self.watch.store_back + 3 else since)
 
     def _start(self, node: Node, *, cold: bool = False) -> None:
@@ -420,8 +421,6 @@ class Player:
         store.restore(old[-1])
         self.watch.store_back = max(self.watch.store_back, self.world.now)
         self.until = max(self.until, self.world.now + 3.0)
-        for node in self.world.nodes.values():
-            node.loaded = False
 
     def _snapshot(self) -> None:
         store = next(iter(self.world.nodes.values())).store

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import count
-from typing import Any
 
 from director.core.placement.hashing import UserHash
-from director.core.placement.users import BUCKET_SHIFT, User, merged, pack, rounded, unpack
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.protocol.messages import HostRow, MemberRow
 from director.records import MoveCounts
-from director.types import Address, MemberId, UserKey
+from director.types import Address, MemberId
 
-CONTENT = ("users", "rows", "leases", "members", "met")
-"""What a store holds."""
 EXPIRE = 60
 """`users.expire` of all simulated directors, seconds."""
 EARLIEST_DROP = 5
@@ -98,47 +94,6 @@ def ends(what: KickWhat, session: Session) -> bool:
         case OnHost(host):
             return session.host == host
     return False
-
-
-@dataclass
-class Store:
-    """What survives a crash: of one director, or shared by all."""
-
-    shared: bool
-    up: bool = True
-    users: dict[UserKey, User] = field(default_factory=dict)
-    rows: dict[str, HostRow] = field(default_factory=dict)
-    leases: dict[MemberId, float] = field(default_factory=dict)
-    members: dict[str, MemberRow] = field(default_factory=dict)
-    met: dict[MemberId, bool] = field(default_factory=dict)
-    """Directors that have been met, by a director that writes here."""
-
-    def copy(self) -> dict[str, Any]:
-        """What it holds now, for a failover that loses what comes after."""
-        return {name: dict(getattr(self, name)) for name in CONTENT}
-
-    def restore(self, content: dict[str, Any]) -> None:
-        for name in CONTENT:
-            setattr(self, name, dict(content[name]))
-
-    def clear(self) -> None:
-        self.restore({name: {} for name in CONTENT})
-
-    def merge(self, records: bytes) -> None:
-        for record in unpack(records):
-            record = record._replace(seen=rounded(record.seen, EXPIRE))
-            old = self.users.get(record.key)
-            self.users[record.key] = record if old is None else merged(old, record)
-
-    def bucket(self, number: int) -> bytes:
-        """What a bucket holds, by key."""
-        return pack(sorted(user for key, user in self.users.items() if key >> BUCKET_SHIFT == number))
-
-    def put_bucket(self, number: int, blob: bytes) -> None:
-        """Replace a bucket: the writer has merged what was there."""
-        for user in unpack(self.bucket(number)):
-            del self.users[user.key]
-        self.merge(blob)
 
 
 @cache

@@ -98,7 +98,8 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     slow: list[float]
     """From each director to each other in turn; empty: all links are alike."""
     duplicates: float
-    flush_every: float
+    store_takes: float = 1.0
+    """How many times longer than usual each call to a store takes."""
     on_the_way: float
     """Seconds a login process takes at most to connect with a backend."""
     parallel: int
@@ -170,7 +171,7 @@ def drawn(seed: int) -> Plan:
         if uneven
         else [],
         duplicates=chance.choice([0.0, 0.1]),
-        flush_every=chance.choice([0.2, 0.2, 1.0]),
+        store_takes=chance.choice([1.0, 1.0, 5.0]),
         on_the_way=chance.choice([0.0, 0.1, 0.9]),
         parallel=chance.choice([2, 5, 100]),
         flush_program=chance.random() < 0.2,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from director.stored.pace import FLUSH_WITHIN
 from tests.simulation.faults import Player, built
 from tests.simulation.invariants import Violation, Watch, under_way
 from tests.simulation.minimise import minimised
@@ -69,7 +70,7 @@ class Run:
             before, said = said, self.watch.counts["logins"] + self.watch.counts["host"]
             idle = second >= CALM and said == before and self.watch.in_sync() and self._idle()
             calm = calm + 1 if idle else 0.0
-            if calm > max(1, 2 * self.plan.flush_every):
+            if calm > 2 * FLUSH_WITHIN:
                 break  # what was settled last has been told, and is written, too
         self.watch.check_rest()
 

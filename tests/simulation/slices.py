@@ -29,6 +29,10 @@ SMALL = {
     "director.core.tables.movedhosts.SLICE": 2,
     "director.core.tables.movedhosts.FOLLOWED": 1,
     "director.core.logins.logins.SLICE": 2,
+    "director.stored.bucketreader.TURN_BYTES": 2 * RECORD.size,
+    "director.stored.bucketwriter.TURN_BYTES": 2 * RECORD.size,
+    "director.stored.bucketwriter.WRITE_BUCKETS": 1,
+    "director.stored.claims.BATCH": 2,
 }
 """Constants of the core, and what they are here."""
 

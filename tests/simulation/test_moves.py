@@ -230,7 +230,7 @@ def test_a_started_director_adopts_sessions_of_users_nobody_knows() -> None:
     host = logged_in(world)
     node = world.node("d1")
     node.crash()
-    node.store.users.clear()
+    node.store.buckets["users"].clear()
     moved = next(h for h in HOSTS if h != host)
     node.sessions[0].host = moved  # type: ignore[assignment]
     world.run(1)

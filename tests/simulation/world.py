@@ -20,7 +20,7 @@ from director.core.moves.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.placement.assign import Gate
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import NameTable
-from director.core.placement.users import BUCKET_SHIFT, User, is_alive, is_gone, pack, unpack
+from director.core.placement.users import User, is_alive, is_gone, unpack
 from director.core.protocol.clock import within_records
 from director.core.protocol.effects import (
     Answer,
@@ -48,9 +48,6 @@ from director.core.protocol.effects import (
     UsersDone,
 )
 from director.core.protocol.events import (
-    BucketsRead,
-    Claimed,
-    ClaimFailed,
     DialFailed,
     Dropped,
     Event,
@@ -62,14 +59,12 @@ from director.core.protocol.events import (
     Kicked,
     KicksEnded,
     KickSessions,
-    Leases,
     LinkClosed,
     LinkOpened,
     Lookup,
     MemberChange,
     MembersListed,
     MoveUser,
-    Persisted,
     Received,
     Seen,
     SessionsListed,
@@ -78,7 +73,6 @@ from director.core.protocol.events import (
     StoredHosts,
     StoredMembers,
     StoredUsers,
-    StoreOpened,
     Thawed,
     TimerFired,
     UnpinUser,
@@ -86,10 +80,8 @@ from director.core.protocol.events import (
 from director.core.protocol.kicktypes import KickWhat, ProxiedSession
 from director.core.protocol.messages import (
     Hello,
-    HostRow,
     Hosts,
     KickRound,
-    MemberRow,
     MoveRound,
     NearRound,
     Proof,
@@ -102,17 +94,16 @@ from director.core.protocol.stamps import AHEAD
 from director.core.ring.link import Identity
 from director.core.ring.presence import next_incarnation
 from director.core.tables.hosts import BackendSetting, HostTable
-from director.core.tables.members import decode_met, encode_member_rows
+from director.stored.storeevents import ClaimAsked, HostsChanged, MembersChanged, PersistAsked, ReadAsked
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire import ring_native
 from director.wire.hotpath import Assigner, UserTable
-from tests.simulation.parts import EARLIEST_DROP, EXPIRE, Outcome, Reply, Session, Store, ends
+from tests.simulation.parts import EARLIEST_DROP, EXPIRE, Outcome, Reply, Session, ends
+from tests.simulation.persistence import Persistence
+from tests.simulation.store import Store
 
 UNIX = 1_700_000_000.0
 LEASE_TTL = 3.0
-FLUSH = 0.2
-WATCH = 0.5
-"""Seconds between two looks at the store by a director whose ring is partial."""
 BUSY_TURNS = 3000
 """Turns of the loop in a row without a pause; more is a busy loop."""
 LATE_TURNS = 3
@@ -141,7 +132,7 @@ class Node:
 
     def __init__(self, world: World, member: MemberId, store: Store) -> None:
         self.world, self.member, self.store = world, member, store
-        self.up = self.frozen = self.loaded = False
+        self.up = self.frozen = False
         self.frozen_at = self.thawed_at = 0.0
         self.skew = 0.0
         """Seconds by which the clock is always off."""
@@ -151,10 +142,6 @@ class Node:
         """The highest incarnation that the program before has left to a replacement in place."""
         self.last_unix = self.written = 0.0
         """Its clock when something last happened; and when its files were last written, by its clock."""
-        self.seen_rows: dict[Any, HostRow] = {}
-        self.seen_members: dict[str, MemberRow] = {}
-        self.seen_buckets: dict[int, bytes] = {}
-        """What of the store this life has merged or written: its versions."""
         self.incarnation = 0
         self.identity: dict[str, Any] = {}
         """What differs from the usual in its `Identity`."""
@@ -175,6 +162,8 @@ class Node:
         self.when_left: Callable[[], None] = lambda: None
         self.links: dict[LinkId, Wire] = {}
         self.inbox: list[Event] = []
+        self._events: deque[Event] = deque()
+        self._busy = False
         self.timer: float | None = None
         self.busy_turns = self.late_turns = 0
         self.overheard: deque[Token] = deque(maxlen=20)
@@ -191,8 +180,7 @@ class Node:
         world = self.world
         self.incarnation = world.next_number()
         self.written = max(self.written, self.last_unix)
-        self.seen_rows, self.seen_members, self.seen_buckets = {}, {}, {}
-        self.up, self.frozen, self.loaded, self.inbox, self.timer = True, False, False, [], None
+        self.up, self.frozen, self.inbox, self.timer = True, False, [], None
         self.thawed_at = world.now
         fields: dict[str, Any] = {
             "member": self.member,
@@ -219,74 +207,16 @@ class Node:
             self.core.clock.doubt(Now(world.now, self.unix), started=True)
         for event in memory:
             self.handle(event)
-        if self.store.up:
-            self.load(first=True)
+        self.persistence = Persistence(self, LEASE_TTL)
+        self.persistence.begin(memory or None)
         self.handle(Started())
-        self.every(world.flush_every, self.flush)
-        self.every(WATCH, self.watch)
-        if self.store.shared:
-            self.every(1.0, self.renew)
-
-    def load(self, *, first: bool = False) -> None:
-        """Read the store, for the first time or again: read and merge, then write (ring-rules 31)."""
-        self.loaded = True
-        self.read_tables()
-        if first and self.world.load_takes:
-            self.handle(StoreOpened())
-            self.later(self.world.load_takes, self.load_users)
-        else:
-            self.load_users()
-        self.renew()
-        self.write_hosts()
-        self.write_members()
-
-    def read_tables(self) -> None:
-        """What others have written of hosts and directors, and ourselves."""
-        self.seen_rows, self.seen_members = dict(self.store.rows), dict(self.store.members)
-        self.handle(StoredHosts(tuple(self.seen_rows.values())))
-        self.handle(StoredMembers(tuple(self.seen_members.values()), met=frozenset(self.store.met)))
-
-    def load_users(self) -> None:
-        if self.store_answers():
-            self.handle(StoredUsers(pack(self.store.users.values())))
-            for number in occupied(self.users):
-                self.swap(number)
-        self.handle(BucketsRead(None))
-
-    def read_first(self, effect: ReadBuckets) -> None:
-        """Logins wait for these buckets."""
-        if self.store_answers():
-            there = [user for user in self.store.users.values() if user.key >> BUCKET_SHIFT in effect.buckets]
-            self.handle(StoredUsers(pack(there)))
-            self.handle(BucketsRead(effect.buckets))
-        else:
-            self.handle(BucketsRead(None))
-
-    def swap(self, number: int) -> None:
-        """Write a bucket by compare-and-swap: what others have written there since is merged first."""
-        there = self.store.bucket(number)
-        if there != self.seen_buckets.get(number, b""):
-            self.handle(StoredUsers(there))
-        blob = self.users.stored_bucket(number)
-        self.store.put_bucket(number, blob)
-        self.seen_buckets[number] = blob
-
-    def every(self, seconds: float, call: Callable[[], None]) -> None:
-        """For the rest of this life; not while frozen."""
-        life = self.incarnation
-
-        def turn() -> None:
-            if self.up and self.incarnation == life:
-                if not self.frozen:
-                    call()
-                self.world.after(seconds, turn)
-
-        self.world.after(self.world.chance(self, self).uniform(0.5, 1) * seconds, turn)
+        self.persistence.run()
 
     def crash(self, *, silently: bool = False) -> None:
         """kill -9; silently: the machine is gone, nobody is told by TCP."""
         self.world.log(self, "crashed", {})
         self.up = self.frozen = False
+        self._events.clear()
         for wire in list(self.links.values()):
             if silently:
                 wire.cut = True
@@ -316,10 +246,7 @@ class Node:
 
         def end() -> None:
             if self.up and self.incarnation == life:
-                self.flush()
-                if self.store.up:
-                    self.store.leases.pop(self.member, None)
-                self.crash()
+                self.persistence.stop()
 
         self.when_left = end
         self.handle(Stopping())
@@ -328,6 +255,20 @@ class Node:
         if self.frozen:
             self.inbox.append(event)
             return
+        self._events.append(event)
+        if self._busy:
+            return  # an effect of the event in hand has caused this one: it comes behind it
+        self._busy = True
+        try:
+            while self._events and not self.frozen:
+                self._handle(self._events.popleft())
+        finally:
+            self._busy = False
+            self._events.clear()
+        if self.up:
+            self.persistence.buckets_changed()
+
+    def _handle(self, event: Event) -> None:
         now = Now(self.world.now, self.unix)
         self.last_unix = now.unix
         if isinstance(event, Received):
@@ -374,14 +315,16 @@ class Node:
                     self.replied(request, host=backend.address)
                 case Refuse(request, reason):
                     self.replied(request, refused=reason)
-                case Claim():
-                    self.claim_later(effect)
+                case Claim(key, record):
+                    if not self.core.barrier.synced:
+                        self.world.impatient[key] = self.world.now
+                    self.persistence.feed(ClaimAsked(key, record))
                 case OperationDone(operation, row):
                     self.outcomes.pop(operation).done = row
                 case OperationFailed(operation, _, reason):
                     self.outcomes.pop(operation).failed = reason
                 case StoreHosts():
-                    self.store_hosts()
+                    self.persistence.feed(HostsChanged())
                 case Log(_, event, fields):
                     self.world.log(self, event, fields)
                 case _:
@@ -400,11 +343,11 @@ class Node:
             case UsersDone(operation, counts):
                 self.outcomes.pop(operation).users = counts
             case StoreMembers():
-                self.store_members()
-            case ReadBuckets():
-                self.later(0.003, lambda: self.read_first(effect))
-            case Persist():
-                self.later(self.world.chance(self, self).uniform(0.0005, 0.02), lambda: self.persist(effect))
+                self.persistence.feed(MembersChanged())
+            case ReadBuckets(buckets):
+                self.persistence.feed(ReadAsked(buckets))
+            case Persist(number, buckets):
+                self.persistence.feed(PersistAsked(number, buckets))
             case Kick(number, what):
                 self.kicks.append(what)
                 takes = self.kick_channel()
@@ -441,46 +384,6 @@ class Node:
                 call()
 
         self.world.after(seconds, due)
-
-    def store_answers(self) -> bool:
-        """Whether something can be written. What could not is written after the next load."""
-        self.loaded = self.loaded and self.store.up
-        return self.loaded
-
-    def store_hosts(self) -> None:
-        if self.store_answers():
-            self.later(0.0, self.write_hosts)
-
-    def store_members(self) -> None:
-        if self.store_answers():
-            self.later(0.0, self.write_members)
-
-    def write_hosts(self) -> None:
-        """By compare-and-swap: what others have written since is merged first."""
-        if not self.store_answers():
-            return
-        if self.store.rows != self.seen_rows:
-            self.seen_rows = dict(self.store.rows)
-            self.handle(StoredHosts(tuple(self.seen_rows.values())))
-        self.store.rows = self.core.hosts.rows.copy()
-        self.seen_rows = dict(self.store.rows)
-
-    def write_members(self) -> None:
-        if not self.store_answers():
-            return
-        if self.store.members != self.seen_members:
-            self.seen_members = dict(self.store.members)
-            self.handle(StoredMembers(tuple(self.seen_members.values()), met=frozenset(self.store.met)))
-        self.store.members = self.core.members.rows.copy()
-        self.store.met |= dict.fromkeys(decode_met(encode_member_rows(self.core.members.stored_rows())), True)
-        self.seen_members = dict(self.store.members)
-
-    def persist(self, effect: Persist) -> None:
-        if self.store_answers():
-            numbers = occupied(self.users) if effect.buckets is None else effect.buckets
-            for number in numbers:
-                self.swap(number)
-            self.handle(Persisted(effect.number))
 
     def kicked(self, number: int, what: KickWhat) -> None:
         for session in self.sessions:
@@ -523,59 +426,9 @@ class Node:
         if self.world.refreshing:
             self.world.after(EXPIRE / 3, lives)
 
-    def claim_later(self, effect: Claim) -> None:
-        if not self.core.barrier.synced:
-            self.world.impatient[effect.key] = self.world.now
-        life = self.incarnation
-
-        def claim() -> None:
-            if self.up and self.incarnation == life:
-                if self.frozen:
-                    self.world.after(0.1, claim)
-                else:
-                    self.claim(effect)
-
-        self.world.after(self.world.chance(self, self).uniform(0.0005, 0.02), claim)
-
-    def claim(self, effect: Claim) -> None:
-        """What `service.persistence` does: take what the store holds; where that binds nobody, the candidate
-        wins."""
-        if not self.store.up:
-            self.handle(ClaimFailed(effect.key))
-            return
-        stored = self.store.users.get(effect.key)
-        self.handle(StoredUsers(pack([stored] if stored else [])))
-        if effect.record and not self.core.binds(effect.key):
-            self.store.merge(effect.record)
-            self.handle(StoredUsers(effect.record))
-        self.handle(Claimed(effect.key, b""))
-
     def list_members(self, members: list[MemberId]) -> None:
         """The names of the configuration's directors resolve anew."""
         self.handle(MembersListed(members, {}))
-
-    def flush(self) -> None:
-        if not self.store.up:
-            self.loaded = False
-        elif not self.loaded:
-            self.load()
-        else:
-            for number in self.users.take_dirty():
-                self.swap(number)
-
-    def watch(self) -> None:
-        if self.core.partial and self.store.up:
-            self.handle(StoredUsers(pack(self.store.users.values())))
-            self.read_tables()
-
-    def renew(self) -> None:
-        """Write the own lease, then read the others' (ring-rules 15)."""
-        if self.store.shared:
-            alive = None
-            if self.store.up:
-                self.store.leases[self.member] = self.world.now + LEASE_TTL
-                alive = frozenset(m for m, until in self.store.leases.items() if until > self.world.now)
-            self.handle(Leases(alive))
 
     def freeze(self) -> None:
         self.world.log(self, "frozen_now", {})
@@ -589,6 +442,8 @@ class Node:
         self.handle(Thawed(self.world.now - self.frozen_at))
         for event in inbox:
             self.handle(event)
+        if self.up:
+            self.persistence.thaw()
 
 
 @dataclass
@@ -658,10 +513,10 @@ class World:
         """Whether these say every third of the expiry that they live."""
         self.on_the_way: Callable[[], float] = lambda: 0.0
         """Seconds from an answer until the session stands and can be ended."""
-        self.flush_every = FLUSH
+        self.store_takes = 1.0
+        """How many times longer than usual each call to a store takes."""
         self.load_takes = 0.0
         """Seconds until a director that starts has read all users from its store."""
-        """Seconds between two turns of the write-behind queue; what is in it dies with its director."""
         self.impatient: dict[UserKey, float] = {}
         """When a user was claimed because the ring did not agree for five seconds (ring-rules 37)."""
         self.busiest: int | None = None
@@ -929,8 +784,9 @@ class World:
         """Living users and hosts that a store does not hold as memory does, at rest."""
         found = []
         for node in self.ups():
+            users = node.store.users
             for key, record in living(node).items():
-                stored = node.store.users.get(key)
+                stored = users.get(key)
                 if stored is None or (stored.host, stored.decided, stored.flags) != record:
                     found.append(f"user {key:x} of {node.member}: {record} stored as {stored}")
             if node.store.rows != node.core.hosts.rows:

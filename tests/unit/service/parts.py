@@ -198,7 +198,7 @@ def address_of(host: HostId) -> str | None:
 
 async def carried_out(node: Node, procedure: Procedure[Any]) -> Any:
     """What comes of a procedure of the persistence core that is carried out beside everything else."""
-    return await node.persistence._caller.carried_out(procedure)
+    return await node.persistence._driver._caller.carried_out(procedure)
 
 
 @asynccontextmanager
@@ -206,10 +206,10 @@ async def in_background(*running: tuple[Node, Procedure[None]]) -> AsyncIterator
     """These procedures of persistence cores run in the block, and nothing else of these cores."""
     async with AsyncExitStack() as stack:
         for node, procedure in running:
-            await stack.enter_async_context(node.persistence._carrying_out())
-            stack.callback(node.persistence._feed, Interrupt())
+            await stack.enter_async_context(node.persistence._driver.carrying_out())
+            stack.callback(node.persistence._driver.feed, Interrupt())
             node.persistence.core._runner.start(procedure)
-            node.persistence._feed(TimeReached())
+            node.persistence._driver.feed(TimeReached())
         yield
 
 

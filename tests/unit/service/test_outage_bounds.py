@@ -42,7 +42,7 @@ async def test_what_is_queued_while_the_store_is_away_for_hours_is_bucket_number
                 node.director.users.put(record)
                 node.director.names.add(key.to_bytes(8, "big") + b"\0\4name")
             node.persistence.buckets_changed()
-            node.persistence._feed(SnapshotDue())
+            node.persistence._driver.feed(SnapshotDue())
             for number in range(AUDIT_QUEUE):
                 node.persistence.audit(AuditEntry(at=NOW, who="me", what="test", target=str(number)))
             for number in range(1000):

@@ -1,0 +1,184 @@
+"""Drives the persistence core of a simulated director on its store: what `director/service/persistence` does
+on a real one, with virtual time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from director.core.protocol.events import Event, StoredHosts, StoredMembers, StoredUsers
+from director.stored.persistence import PersistenceCore
+from director.stored.procedures import StoreSetup
+from director.stored.storecalls import Ask, Call, LoadBuckets, Note, Opened, Pause, Stopped, StoreEffect, Tell
+from director.stored.storeevents import (
+    BucketsChanged,
+    Interrupt,
+    Open,
+    Run,
+    Stop,
+    StoreAnswered,
+    StoreEvent,
+    StoreFailed,
+    TakeOver,
+    TimeReached,
+)
+from director.types import Now
+from state.base import StoreError
+from tests.simulation.store import URL
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Node
+
+CALL = (0.0002, 0.004)
+"""Seconds a call to the store takes, from and to."""
+AFTER_STOP = StoredUsers | StoredHosts | StoredMembers
+"""All that a director that has stopped is told: the last write is of what memory and store come to."""
+
+
+class Persistence:
+    """Of one life of a director."""
+
+    def __init__(self, node: Node, lease_ttl: float) -> None:
+        self._node, self._world, self._store = node, node.world, node.store
+        self._life = node.incarnation
+        setup = StoreSetup(
+            url=URL,
+            shared=self._store.shared,
+            has_snapshot=False,
+            lease_ttl=lease_ttl,
+            incarnation=node.incarnation,
+            ping_timeout=5.0,
+            place="here",
+        )
+        self._chance = self._world.chance(node, node)
+        self.core = PersistenceCore(node.core, setup, self._chance.uniform)
+        self._events: deque[StoreEvent] = deque()
+        self._answers: list[StoreEvent] = []
+        """Those that came while the director was suspended."""
+        self._busy = False
+        self._at_once = False
+        """Whether the store answers without delay: nobody is served yet."""
+        self._timer: float | None = None
+        self.stopping = False
+
+    # ---- the life
+
+    def begin(self, memory: Sequence[Event] | None) -> None:
+        """Before the director starts. memory: what a program before has left; None: there was none."""
+        if memory is None:
+            self._at_once = True
+            self.feed(Open())
+            self.feed(TimeReached())
+            self._at_once = False
+        else:
+            self.feed(TakeOver({}, []))
+
+    def run(self) -> None:
+        self.feed(Run())
+
+    def stop(self) -> None:
+        """Write what is left; the director crashes at the end of it."""
+        self.stopping = True
+        self.feed(Interrupt())
+        self.feed(Stop())
+
+    def buckets_changed(self) -> None:
+        if self.core.awaits_changes:
+            self.feed(BucketsChanged())
+
+    def thaw(self) -> None:
+        """What the store has answered meanwhile is read, and what was due is done."""
+        answers, self._answers = self._answers, []
+        self._timer = None
+        for answer in answers:
+            self.feed(answer)
+        self.feed(TimeReached())
+
+    # ---- driving the core
+
+    @property
+    def _lives(self) -> bool:
+        return self._node.up and self._node.incarnation == self._life
+
+    def feed(self, event: StoreEvent) -> None:
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events and self._lives:
+                now = Now(self._world.now, self._node.unix)
+                for effect in self.core.handle(self._events.popleft(), now):
+                    self._carry_out(effect)
+        finally:
+            self._busy = False
+        self._arm()
+
+    def _carry_out(self, effect: StoreEffect) -> None:
+        match effect:
+            case Ask(number, Tell(event)):
+                self._tell(event)
+                self._events.append(StoreAnswered(number, None))
+            case Ask(number, Note(line)):
+                self._world.log(self._node, line.event, line.fields)
+                self._events.append(StoreAnswered(number, None))
+            case Ask(number, Pause()):
+                self._events.append(StoreAnswered(number, None))
+            case Ask(number, call):
+                self._ask(number, call)
+            case Tell(event):
+                self._tell(event)
+            case Note(line):
+                self._world.log(self._node, line.event, line.fields)
+            case Opened(error):
+                assert error is None, error
+            case Stopped():
+                self._node.crash()
+            case _:
+                pass  # there is no snapshot, and nobody follows what is not stored
+
+    def _tell(self, event: Event) -> None:
+        if not self.stopping or isinstance(event, AFTER_STOP):
+            self._node.handle(event)
+
+    def _ask(self, number: int, call: Call) -> None:
+        if self._at_once:
+            self._events.append(self._answer(number, call))
+            return
+
+        def arrive() -> None:
+            if not self._lives:
+                return
+            answer = self._answer(number, call)
+            if self._node.frozen:
+                self._answers.append(answer)
+            else:
+                self.feed(answer)
+
+        takes = self._chance.uniform(*CALL) * self._world.store_takes
+        if isinstance(call, LoadBuckets) and call.begins and call.space == "users":
+            takes += self._world.load_takes
+        self._world.after(takes, arrive)
+
+    def _answer(self, number: int, call: Call) -> StoreEvent:
+        try:
+            return StoreAnswered(number, self._store.carry_out(call, self._world.now))
+        except StoreError as exc:
+            return StoreFailed(number, exc)
+
+    def _arm(self) -> None:
+        deadline = self.core.next_deadline()
+        if deadline is None or not self._lives:
+            return
+        at = max(deadline, self._world.now + 0.0001)
+        if self._timer is not None and self._world.now < self._timer <= at:
+            return
+        self._timer = at
+
+        def fire() -> None:
+            if self._lives and not self._node.frozen and self._timer == at:
+                self._timer = None
+                self.feed(TimeReached())
+
+        self._world.after(at - self._world.now, fire)

@@ -1,0 +1,181 @@
+"""The store of simulated directors: what a state store promises, in memory, with faults made from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from director.core.placement.users import User, unpack
+from director.core.protocol.messages import HostRow, MemberRow
+from director.core.tables.hosts import decode_rows
+from director.core.tables.members import decode_member_rows, decode_met
+from director.stored.storecalls import (
+    AppendAudit,
+    Call,
+    CloseStore,
+    LoadBuckets,
+    OpenStore,
+    ReadBuckets,
+    ReadDocument,
+    ReadLeases,
+    ReadRunId,
+    ReadSecondCopy,
+    ReadVersions,
+    ReleaseLease,
+    RenewLease,
+    SetAside,
+    StoreFacts,
+    SwapBuckets,
+    SwapDocument,
+)
+from director.types import MemberId, UserKey
+from state.base import (
+    SCHEMA,
+    SPACES,
+    SPLIT,
+    Bucket,
+    Document,
+    Lease,
+    Lost,
+    Space,
+    StoreUnavailable,
+    Swap,
+    Swapped,
+    version_of,
+)
+
+URL = "simulated:"
+Content = tuple[dict[Space, dict[int, bytes]], dict[str, bytes], dict[str, tuple[Lease, float]]]
+
+
+class Store:
+    """Of one director, or shared by all. It outlives them."""
+
+    def __init__(self, *, shared: bool) -> None:
+        self.shared = shared
+        self.up = True
+        self.run_id = 1
+        """Another one after a failover: what was written last may be gone."""
+        self.buckets: dict[Space, dict[int, bytes]] = {space: {} for space in SPACES}
+        self.documents: dict[str, bytes] = {}
+        self.leases: dict[str, tuple[Lease, float]] = {}
+        """With the time until which each is good."""
+        self.audit: list[object] = []
+
+    # ---- what tests see
+
+    @property
+    def users(self) -> dict[UserKey, User]:
+        return {user.key: user for user in self._users()}
+
+    @property
+    def rows(self) -> dict[str, HostRow]:
+        return {row.address: row for row in decode_rows(self.documents.get("hosts", b"\x90"))}
+
+    @property
+    def members(self) -> dict[str, MemberRow]:
+        return {row.member: row for row in decode_member_rows(self.documents.get("members", b"\x90"))}
+
+    @property
+    def met(self) -> frozenset[MemberId]:
+        return decode_met(self.documents.get("members", b"\x90"))
+
+    def bucket(self, number: int) -> bytes:
+        return self.buckets["users"].get(number, b"")
+
+    def _users(self) -> Iterator[User]:
+        for blob in self.buckets["users"].values():
+            if blob != SPLIT:
+                yield from unpack(blob)
+
+    # ---- what happens to it
+
+    def copy(self) -> Content:
+        """What it holds now, for a failover that loses what comes after."""
+        buckets = {space: dict(held) for space, held in self.buckets.items()}
+        return buckets, dict(self.documents), dict(self.leases)
+
+    def restore(self, content: Content) -> None:
+        """Go on with what it held then."""
+        buckets, documents, leases = content
+        self.buckets = {space: dict(held) for space, held in buckets.items()}
+        self.documents, self.leases = dict(documents), dict(leases)
+        self.run_id += 1
+
+    def clear(self) -> None:
+        self.restore(({space: {} for space in SPACES}, {}, {}))
+
+    # ---- calls
+
+    def carry_out(self, call: Call, now: float) -> Any:
+        """The answer to a call. now: the store's clock. Raises StoreUnavailable."""
+        if not self.up and not isinstance(call, CloseStore):
+            raise StoreUnavailable(URL, type(call).__name__, reason="down")
+        match call:
+            case ReadBuckets(space, numbers):
+                return [self._bucket(space, number) for number in numbers]
+            case SwapBuckets(swaps):
+                return [self.swap(swap) for swap in swaps]
+            case ReadVersions(space):
+                return {number: version_of(blob) for number, blob in self.buckets[space].items()}
+            case LoadBuckets(space, begins):
+                there = sorted(self.buckets[space]) if begins else []
+                return [self._bucket(space, number) for number in there] or None
+            case ReadDocument(name):
+                return self._document(name)
+            case SwapDocument(name, version, data):
+                return self.swap_document(name, version, data)
+            case RenewLease(lease, ttl):
+                return self._renew(lease, ttl, now)
+            case ReadLeases():
+                return [lease for lease, until in self.leases.values() if until > now]
+            case ReleaseLease(member):
+                self.leases.pop(member, None)
+            case AppendAudit(entries):
+                self.audit += entries
+            case OpenStore():
+                return StoreFacts("", SCHEMA, (), "")
+            case ReadRunId():
+                return StoreFacts(str(self.run_id), SCHEMA, (), "")
+            case SetAside(name, data):
+                self.documents[f"{name}.damaged"] = data
+                return f"{name}.damaged"
+            case ReadSecondCopy() | CloseStore():
+                return None
+            case _:
+                raise AssertionError(f"no store carries out {call}")
+        return None
+
+    def _bucket(self, space: Space, number: int) -> Bucket:
+        blob = self.buckets[space].get(number, b"")
+        return Bucket(space, number, version_of(blob), blob)
+
+    def _document(self, name: str) -> Document | None:
+        data = self.documents.get(name)
+        return None if data is None else Document(version_of(data), data)
+
+    def swap(self, swap: Swap) -> Swapped | Lost:
+        """Compare and swap."""
+        held = self.buckets[swap.space]
+        stored = held.get(swap.number, b"")
+        if version_of(stored) not in (swap.version, swap.becomes):
+            return Lost(version_of(stored), stored)
+        if swap.blob:
+            held[swap.number] = swap.blob
+        else:
+            held.pop(swap.number, None)
+        return Swapped(swap.becomes)
+
+    def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
+        """The same for a document."""
+        stored = self.documents.get(name, b"")
+        becomes = version_of(data)
+        if version_of(stored) not in (version, becomes):
+            return Lost(version_of(stored), stored)
+        self.documents[name] = data
+        return Swapped(becomes)
+
+    def _renew(self, lease: Lease, ttl: float, now: float) -> bool:
+        before = self.leases.get(lease.member)
+        self.leases[lease.member] = lease, now + ttl
+        return before is not None and before[1] > now
