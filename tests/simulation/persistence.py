@@ -118,7 +118,7 @@ class Persistence:
     def _carry_out(self, effect: StoreEffect) -> None:
         match effect:
             case Ask(number, Tell(event)):
-                self._tell(event)
+                self._node.handle(event)
                 self._events.append(StoreAnswered(number, None))
             case Ask(number, Note(line)):
                 self._world.log(self._node, line.event, line.fields)
@@ -128,7 +128,7 @@ class Persistence:
             case Ask(number, call):
                 self._ask(number, call)
             case Tell(event):
-                self._tell(event)
+                self._node.handle(event)
             case Note(line):
                 self._world.log(self._node, line.event, line.fields)
             case Opened(error):
@@ -137,10 +137,6 @@ class Persistence:
                 self._node.crash()
             case _:
                 pass  # there is no snapshot, and nobody follows what is not stored
-
-    def _tell(self, event: Event) -> None:
-        if not self.stopping or isinstance(event, AFTER_STOP):
-            self._node.handle(event)
 
     def _ask(self, number: int, call: Call) -> None:
         if self._at_once:

@@ -99,7 +99,7 @@ from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire import ring_native
 from director.wire.hotpath import Assigner, UserTable
 from tests.simulation.parts import EARLIEST_DROP, EXPIRE, Outcome, Reply, Session, ends
-from tests.simulation.persistence import Persistence
+from tests.simulation.persistence import AFTER_STOP, Persistence
 from tests.simulation.store import Store
 
 UNIX = 1_700_000_000.0
@@ -205,9 +205,9 @@ class Node:
         world.log(self, "started", {})
         if self.unix + AHEAD < self.written:
             self.core.clock.doubt(Now(world.now, self.unix), started=True)
+        self.persistence = Persistence(self, LEASE_TTL)
         for event in memory:
             self.handle(event)
-        self.persistence = Persistence(self, LEASE_TTL)
         self.persistence.begin(memory or None)
         self.handle(Started())
         self.persistence.run()
@@ -254,6 +254,10 @@ class Node:
     def handle(self, event: Event) -> None:
         if self.frozen:
             self.inbox.append(event)
+            return
+        if self.persistence.stopping:
+            if isinstance(event, AFTER_STOP):
+                self.core.handle(event, Now(self.world.now, self.unix))
             return
         self._events.append(event)
         if self._busy:
