@@ -165,7 +165,7 @@ class BucketWriter:
         for number in range(BUCKETS):
             blob = self._users.stored_bucket(number)
             differs = bool(blob or number in known) and bool(self._plan("users", number, blob).swaps)
-            has_names = bool(self._names.bucket(number))
+            has_names = bool(self._names.raw(number))
             if (differs or has_names) and self._usual.is_ours(number):
                 if differs:
                     self._queued.add(number)
