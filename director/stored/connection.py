@@ -21,7 +21,8 @@ class State(Enum):
 
 
 TRANSITIONS = {
-    State.CLOSED: frozenset({State.LOADING, State.DISCONNECTED}),
+    # CONNECTED: the director is stopped while it opens the store.
+    State.CLOSED: frozenset({State.LOADING, State.CONNECTED, State.DISCONNECTED}),
     State.LOADING: frozenset({State.CONNECTED, State.DISCONNECTED, State.CLOSED}),
     State.CONNECTED: frozenset({State.DISCONNECTED, State.CLOSED}),
     State.DISCONNECTED: frozenset({State.CONNECTED, State.CLOSED}),

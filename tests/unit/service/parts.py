@@ -30,7 +30,7 @@ from director.stored.storeevents import Interrupt, TimeReached
 from director.types import Address, HostId, MemberId, Stamp, UserKey
 from director.version import VERSION
 from director.wire import hotpath
-from state.base import AuditEntry, Lost, StateStore, Swap
+from state.base import AuditEntry, Lost, StateStore, Swap, Swapped
 from state.urls import open_store
 from tests.faulty import Fault
 from tests.unit.service.faults import Faults
@@ -249,9 +249,10 @@ async def opened(url: str) -> AsyncIterator[StateStore]:
 
 async def swap(store: StateStore, number: int, blob: bytes) -> None:
     """Write a bucket, whatever was there."""
-    (bucket,) = await store.read_buckets("users", [number])
-    (result,) = await store.swap_buckets([Swap("users", number, bucket.version, blob)])
-    assert not isinstance(result, Lost)
+    result: Swapped | Lost | None = None
+    while not isinstance(result, Swapped):  # a director may write it in the same moment
+        (bucket,) = await store.read_buckets("users", [number])
+        (result,) = await store.swap_buckets([Swap("users", number, bucket.version, blob)])
 
 
 async def clean(node: Node) -> None:

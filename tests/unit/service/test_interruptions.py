@@ -185,8 +185,8 @@ class Life:
                 p.up
                 and not p.queued
                 and p.documents.operators_stored
-                and not p._audit
-                and not p._share.has_changed()
+                and not p.core.steps.audit
+                and not p.core.usual.has_changed()
             )
         )
 
@@ -427,7 +427,7 @@ async def test_a_stop_in_the_middle_of_a_ring_change_writes_what_was_left_to_the
         node.handle(Leases(frozenset({ME})))
         await stores[0].stuck.wait()
         tasks.cancel_scope.cancel()
-    share._left.clear()  # long ago
+    share._deferred.clear()  # long ago
     node.driver.stop()
     await node.persistence.stop()
     assert {key for bucket in await load(inner) for key in keys_of(bucket.blob)} == keys
