@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from director.core.moves import moves
 from director.core.ring import link
+from director.stored import connection
 
 PAGE = Path(__file__).with_name("ring.md")
 S = TypeVar("S", bound=Enum)
@@ -31,6 +32,7 @@ def drawn(first: S, table: Mapping[S, frozenset[S]]) -> str:
 
 DIAGRAMS = {
     "link": drawn(link.State.GREETING, link.TRANSITIONS),
+    "store": drawn(connection.State.CLOSED, connection.TRANSITIONS),
     "move": drawn(moves.Stage.STORING, moves.TRANSITIONS),
 }
 

@@ -12,7 +12,7 @@ import anyio
 import anyio.abc
 
 from director.core.protocol.events import Event
-from director.service.persistence.snapshot import Snapshot
+from director.service.persistence.snapshot import SnapshotFile
 from director.service.persistence.storecaller import StoreCaller
 from director.stored.persistence import PersistenceCore
 from director.stored.storecalls import (
@@ -49,7 +49,7 @@ class CoreDriver:
         self,
         core: PersistenceCore,
         caller: StoreCaller,
-        snapshot: Snapshot | None,
+        snapshot: SnapshotFile | None,
         tell: Callable[[Event], None],
         connected: Callable[[], None],
     ) -> None:

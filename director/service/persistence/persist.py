@@ -17,10 +17,10 @@ from director.core.protocol.events import Event, Persisted
 from director.records import StoreInfo
 from director.service.log import Log
 from director.service.persistence.coredriver import CoreDriver, now
-from director.service.persistence.snapshot import Snapshot
+from director.service.persistence.snapshot import SnapshotFile
 from director.service.persistence.storecaller import StoreCaller
 from director.service.persistence.storeddocuments import StoredDocuments
-from director.service.persistence.sweeper import Sweeping
+from director.service.persistence.sweeper import Sweeper
 from director.service.persistence.unstored import Unstored, UserWaits
 from director.stored.persistence import PersistenceCore
 from director.stored.procedures import StoreSetup
@@ -73,9 +73,9 @@ class Persistence:
             place=place,
         )
         self.core = PersistenceCore(director, setup, random.uniform)
-        self._snapshot: Snapshot | None = None
+        self._snapshot: SnapshotFile | None = None
         if snapshot is not None:
-            self._snapshot = Snapshot(
+            self._snapshot = SnapshotFile(
                 snapshot,
                 director,
                 handle,
@@ -89,7 +89,7 @@ class Persistence:
         self.documents = StoredDocuments(self.core.documents, self._driver.until)
         self._waits = UserWaits(self.persist)
         self.unstored = Unstored(self.documents, self._waits, log, self._until_up)
-        self.sweeping = Sweeping(store, director, self.core.reader, self._may_sweep, log)
+        self.sweeping = Sweeper(store, director, self.core.reader, self._may_sweep, log)
 
     # ---- what others see
 

@@ -66,7 +66,7 @@ WRITTEN = "written"
 """Name of the document that says when it was written, in Unix seconds."""
 
 
-class Snapshot:
+class SnapshotFile:
     def __init__(
         self,
         store: StateStore,

@@ -30,7 +30,7 @@ SHARE = 19
 """Sweeping may take a twentieth of the time: it is followed by a pause this many times as long."""
 
 
-class Sweeping:
+class Sweeper:
     def __init__(
         self,
         store: StateStore,
