@@ -35,6 +35,7 @@ bounded share a turn, says in `has_work` that something is left, and stands in `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -273,6 +274,8 @@ class Director:
         """When the next event was due at the latest; None: nothing was."""
         self._now = 0.0
         self._thawed_at = float("-inf")
+        self._lease_until = math.inf
+        """As the last `Leases` said."""
         self.settled = True
         """Whether the last event may have moved `next_deadline()`."""
 
@@ -401,8 +404,11 @@ class Director:
                 return effects
             case ClaimFailed(key):
                 self._logins.claim_failed(key, now)
-            case Leases(alive):
+            case Leases(alive, until):
                 self._partition.leases = alive
+                self._lease_until = until
+                if alive is None or until > now.mono:
+                    self._trust.caught_up()
             case Thawed(gap):
                 if now.mono >= self._thawed_at + FROZEN:
                     return self._thawed(gap, now)
@@ -505,6 +511,8 @@ class Director:
         """We were frozen: suspect ourselves before others, and ask them before we answer anybody."""
         fields = {"seconds": round(gap, 1), "note": "comparing with the neighbours first"}
         self._thawed_at = now.mono
+        if self._partition.leases is not None and now.mono >= self._lease_until:
+            self._trust.lapsed(now)
         self._partition.doubt_leases()
         self.ring.thawed(now)
         self.ring.suspended(gap + FROZEN, now)

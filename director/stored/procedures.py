@@ -227,7 +227,7 @@ class Procedures:
         """What the store holds is in memory, too, or waited for; only now the ring may rely on it."""
         self.connection.established(state, run_id)
         self._effects.append(Connected())
-        self.tell(Leases(alive))
+        self.tell(Leases(alive, self.lease.until))
 
     # ---- the store itself
 
@@ -295,13 +295,14 @@ class Procedures:
         yield from self.documents.read_changes()
         yield from self.writer.catch_up()
         self.lease.caught_up()
-        self.tell(Leases(alive))
+        self.tell(Leases(alive, self.lease.until))
 
     def anybody_may_live(self) -> None:
         """Others may have taken this director for dead, and gone on. While the store answers claims are safe
         whoever lives; no user is to be placed on the word of leases that are older than our own."""
-        self.tell(Leases(frozenset(self.director.ring.servers)))
+        self.tell(Leases(frozenset(self.director.ring.servers), 0.0))
         self.work.set()
+        self.urgent.set()  # logins may wait for what is read now
 
     # ---- writing
 

@@ -96,7 +96,7 @@ class Routines:
             if in_time.reached or lease.has_lapsed:
                 steps.anybody_may_live()
             elif connection.is_up:
-                steps.tell(Leases(alive))
+                steps.tell(Leases(alive, lease.until))
 
     def watch_partial(self) -> Procedure[None]:
         """While a director lives outside the ring, keep current from what it writes. Without end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -295,6 +296,9 @@ class Leases(msgspec.Struct, frozen=True):
     say."""
 
     alive: frozenset[MemberId] | None
+    until: float = math.inf
+    """Monotonic seconds until which no other director takes this one for dead. What others wrote while one
+    might have is in memory; 0: not yet."""
 
 
 class Thawed(msgspec.Struct, frozen=True):

@@ -5,6 +5,8 @@ UNVERIFIED (started; or frozen, and no known director is left)
 CHECKED --frozen--> ASKING every neighbour for a sign of life
     --all answer, or ASK_WAIT later one--> CHECKED; --all links lost--> UNVERIFIED
 CHECKED --lost all neighbours--> LOST --exchange, alone, or LOST_WAIT over--> CHECKED
+CHECKED --suspended beyond the own lease--> LAPSED
+    --the store has been read or is unreachable, or LAPSED_WAIT over--> CHECKED
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ ASK_WAIT = 1.0
 """Seconds after a freeze from which on one neighbour's answer is enough: the other may hang itself."""
 
 
+LAPSED_WAIT = 2.0
+"""Seconds a director that was suspended beyond its lease answers nobody, until it has read from the shared
+store what others have decided meanwhile. A store that is there takes milliseconds."""
+
+
 class Trust:
     def __init__(self) -> None:
         self.unverified = True
@@ -32,6 +39,8 @@ class Trust:
         self._answered = False
         self._asked_at = 0.0
         self._lost_at: float | None = None
+        self._lapsed_at: float | None = None
+        """When it was found that others may have taken this director for dead, and gone on without it."""
 
     def thawed(self, ring: Ring, now: Now) -> list[Effect]:
         """We were frozen: ask the neighbours before anybody is answered. Without neighbours all is a hint."""
@@ -42,6 +51,14 @@ class Trust:
             self._asked[neighbour.link] = neighbour.last_ping
         self.unverified = self.unverified or not self._asked
         return effects
+
+    def lapsed(self, now: Now) -> None:
+        """The own lease has lapsed while we were suspended: memory may be older than what others did."""
+        self._lapsed_at = now.mono
+
+    def caught_up(self) -> None:
+        """What others did is in memory, or the store cannot say it."""
+        self._lapsed_at = None
 
     def lost_everybody(self, now: Now) -> None:
         self._lost_at = now.mono
@@ -59,10 +76,14 @@ class Trust:
         lost = self._lost_at
         if lost is not None and (compared or alone or now.mono >= lost + LOST_WAIT):
             self._lost_at = None
-        return not self.unverified and not self._asked and self._lost_at is None
+        if self._lapsed_at is not None and now.mono >= self._lapsed_at + LAPSED_WAIT:
+            self._lapsed_at = None
+        return not self.unverified and not self._asked and self._lost_at is None and self._lapsed_at is None
 
     def next_deadline(self) -> float | None:
         deadlines = [] if self._lost_at is None else [self._lost_at + LOST_WAIT]
+        if self._lapsed_at is not None:
+            deadlines.append(self._lapsed_at + LAPSED_WAIT)
         if self._asked and self._answered:
             deadlines.append(self._asked_at + ASK_WAIT)
         return min(deadlines, default=None)
