@@ -10,8 +10,8 @@ from tests.simulation.world import LEASE_TTL, World
 
 
 def suspended(seed: int = 1) -> tuple[World, str]:
-    """A director is suspended beyond its lease; the other one moves a user meanwhile, and stops. Returns where
-    the user is now."""
+    """A director is suspended beyond its lease; the other one moves a user meanwhile, and stops. Returns
+    where the user is now."""
     world = World(2, store="shared", seed=seed).start().run_until_in_sync(2).run(1)
     host = world.login("alice", "d1").host
     assert host is not None
@@ -28,6 +28,7 @@ def suspended(seed: int = 1) -> tuple[World, str]:
     return world, target
 
 
+@pytest.mark.shows("rule 28")
 @pytest.mark.parametrize("seed", range(8))
 def test_a_suspended_director_does_not_answer_from_old_memory_after_its_lease_has_lapsed(seed: int) -> None:
     """Symptom: the first login after the suspension went to the host from which the user had been moved."""
@@ -48,6 +49,7 @@ def test_a_suspended_director_answers_at_once_if_its_store_is_unreachable() -> N
     assert reply.host is not None
 
 
+@pytest.mark.shows("rule 28")
 def test_a_suspended_director_whose_store_gives_no_answer_makes_logins_wait_for_two_seconds() -> None:
     world, _ = suspended()
     world.store_takes = 1e6

@@ -1,4 +1,4 @@
-"""The pages are in plain English, without a word of tests/data/forbidden-words.txt, and no link of them is broken."""
+"""The pages are in plain English, without a word of tests/data/forbidden-words.txt, and no link is broken."""
 
 from __future__ import annotations
 
