@@ -14,6 +14,7 @@ DONE = [
     "docs/differences.md",
     "docs/glossary.md",
     "docs/lookups.md",
+    "docs/operating.md",
     "docs/security.md",
     "docs/state-redis.md",
     "docs/state-tools.md",
