@@ -1,9 +1,9 @@
--- A passdb of Dovecot 2.4 (and 2.3) that asks a director for the backend of each user who has been let in already.
+-- A passdb of Dovecot 2.4 (and 2.3) that asks a director for the backend of each user whose password was accepted.
 --
--- For proxies without a director of their own. It needs the package dovecot-auth-lua, and in the director's
--- director.toml: [lookups] http = true. In dovecot.conf, behind the passdb that checks passwords:
+-- It is for proxies without a director on their machine. It needs the package dovecot-auth-lua, and [lookups] http = true
+-- in the director.toml of the director. In dovecot.conf, write it after the passdb that checks passwords:
 --
---   passdb ... {                       # the one there is; it returns neither proxy nor host
+--   passdb ... {                       # your passdb; it must return neither proxy nor host
 --     result_success = continue
 --   }
 --   passdb director {
@@ -16,18 +16,18 @@
 --     }
 --   }
 --
--- Settings: url; token_file (may be left out where the director is on this machine); timeout (in seconds,
--- default 15: longer than [lookups] timeout of the director). The first passdb may return director_tag (the pool of backends) and
--- director_proxy_maybe=y (a user whose backend is this very server is logged in here).
+-- Settings: url; token_file (not needed for a director on this machine); timeout in seconds (default 15; it must be
+-- longer than [lookups] timeout of the director). The first passdb may return director_tag (the pool of backends), and
+-- director_proxy_maybe=y (log in on this server a user whose backend is this server).
 --
--- What is lost against login_socket_path: each look-up holds an auth worker, also while a user is moved; logins
--- fail, with a temporary error, while the director is away; and no session keeps its user's assignment alive or
--- can be ended by the director, unless a director runs beside the proxy.
+-- Disadvantages compared with login_socket_path: each look-up occupies an auth worker, also while a user is moved.
+-- Logins fail temporarily while the director is unreachable. And unless a director runs on the proxy's machine, sessions
+-- do not refresh the assignments of their users, and the director cannot end sessions.
 
--- Dovecot 2.3.19 can use it too. It gives a script no settings: write them here.
+-- Dovecot 2.3.19 can use this file, too. It passes no settings to scripts: write them here,
 local settings = { url = nil, token_file = nil, timeout = nil }
 --
--- and in its dovecot.conf, behind a passdb with result_success = continue:
+-- and in dovecot.conf write this after a passdb with result_success = continue:
 --
 --   passdb {
 --     driver = lua
@@ -35,7 +35,7 @@ local settings = { url = nil, token_file = nil, timeout = nil }
 --     args = file=/etc/dovecot/director.lua
 --   }
 --
--- Leave auth_cache_size at 0 in 2.3: it would keep the director's answers. (2.4 does not keep them.)
+-- Leave auth_cache_size at 0 in 2.3: otherwise auth caches the director's answers. (2.4 does not cache them.)
 
 local url, token, client
 
@@ -100,7 +100,7 @@ function auth_passdb_lookup(req)
     address = address .. "&tag=" .. url_encoded(tag)
   end
   local answer = ask(address)
-  if answer:status() == 401 and settings.token_file ~= nil then -- it may have been changed since
+  if answer:status() == 401 and settings.token_file ~= nil then -- the token may have changed
     local again, problem = read_token()
     if again == nil then
       dovecot.i_error("director.lua: token_file: " .. problem .. "; using the token that was read before")
