@@ -1,5 +1,4 @@
-# For the other scripts here: who knows what, and how they are asked. Passwords come from files, never as
-# arguments.
+# Functions for the other scripts of this folder. Passwords come from files, never from arguments.
 
 SENTINELS='sentinel1 sentinel2 sentinel3'
 SERVICE=lab
@@ -8,7 +7,7 @@ secret() {
     cat "/run/secrets-of-lab/redis-$1.password"
 }
 
-# ask HOST WORD…: one command to a server or a sentinel, as the user with all rights; a second for the answer
+# ask HOST WORD…: sends one command to a server or Sentinel, as the user with all rights. It has one second to answer.
 ask() {
     host=$1 port=6379
     shift
@@ -16,8 +15,8 @@ ask() {
     REDISCLI_AUTH=$(secret admin) timeout 1 redis-cli --user admin -h "$host" -p "$port" "$@" 2>/dev/null
 }
 
-# Who is the primary: the sentinels' answer with the latest epoch, as one that was cut off may be behind;
-# nothing if none answers.
+# Prints the primary according to the Sentinels: the answer with the highest epoch, because a Sentinel that was
+# partitioned off may give an old answer. Prints nothing if no Sentinel answers.
 primary_says_sentinel() {
     for sentinel in $SENTINELS; do
         ask "$sentinel" SENTINEL MASTER $SERVICE \
@@ -25,7 +24,8 @@ primary_says_sentinel() {
     done | sort -n | awk 'END { print $2 }'
 }
 
-# Who is the primary: the other server, if it says so, or whom that follows; nothing if it does not answer.
+# Prints the primary according to the other server: that server itself, or the server that it replicates. Prints nothing
+# if it does not answer.
 primary_says_server() {
     for server in redis1 redis2; do
         [ "$server" = "$me" ] || ask "$server" ROLE | awk -v me="$server" '
@@ -33,7 +33,7 @@ primary_says_server() {
     done | head -n 1
 }
 
-# The users of a server or a node. $1: rights besides those of docs/state-redis.md for every server.
+# Prints the users of a server or node. $1: rights of the director beyond those of a single server in docs/state-redis.md.
 users() {
     cat <<END
 user default off ~* &* +@all
