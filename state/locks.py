@@ -61,7 +61,7 @@ class RedisLock:
         self._lock = redis_lock.Lock(server, f"{prefix}{{lock}}{task}", expire=expire, strict=False)
         self._server, self._meta, self._field = server, f"{prefix}meta", f"generation:{task}"
         self._expire = expire
-        self._gone = False
+        self._lost = False
         self._until = 0.0
         self._over = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name=f"lock {task}", daemon=True)
@@ -71,13 +71,13 @@ class RedisLock:
     def lost(self) -> bool:
         """Whether somebody else may hold it by now. Once so, always so."""
         if time.monotonic() >= self._until:
-            self._gone = True  # not renewed in time, or we were frozen
-        return self._gone
+            self._lost = True  # not renewed in time, or we were frozen
+        return self._lost
 
     @property
     def remaining(self) -> float:
         """Seconds until it is lost unless it is renewed."""
-        return 0.0 if self._gone else self._until - time.monotonic()
+        return 0.0 if self._lost else self._until - time.monotonic()
 
     def tell(self, changed: Callable[[], None]) -> None:
         """Have this called, in the renewing thread, when it was renewed or is lost."""
@@ -102,12 +102,12 @@ class RedisLock:
         try:
             self._extend()
         except redis_lock.NotAcquired:
-            self._gone = True
+            self._lost = True
         if self.lost:
             raise LockLost(self.store, self.task)
         record = self._server.register_script(RECORD)
         if not record(keys=[self._meta], args=[self._field, str(self.generation), field, value]):
-            self._gone = True
+            self._lost = True
             raise LockLost(self.store, self.task)
 
     def let_go(self) -> None:
@@ -136,7 +136,7 @@ class RedisLock:
                 self._extend()
                 pause = self._expire / RENEWALS
             except (redis_lock.NotAcquired, redis_lock.NotExpirable):
-                self._gone = True
+                self._lost = True
                 break
             except _UNKNOWN:
                 pause = RETRY  # it may be ours still

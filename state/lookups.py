@@ -22,7 +22,7 @@ def has_address(host: str) -> None:
     socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
 
 
-class Lookups:
+class NameLookups:
     """Look-ups of any names, each in a thread of its own, but never two of one name at a time."""
 
     def __init__(self, resolve: Resolve = has_address) -> None:
@@ -51,7 +51,7 @@ class Lookups:
                 answer.set_exception(failure)
                 answer.exception()  # perhaps nobody waits any more
 
-        def look() -> None:
+        def resolve() -> None:
             failure: OSError | None = None
             try:
                 self._resolve(host)
@@ -61,4 +61,4 @@ class Lookups:
                 loop.call_soon_threadsafe(end, failure)
 
         # not of a pool: its threads are waited for when the program ends
-        threading.Thread(target=look, name=f"look up {host}", daemon=True).start()
+        threading.Thread(target=resolve, name=f"look up {host}", daemon=True).start()

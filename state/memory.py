@@ -79,16 +79,16 @@ class MemoryStore:
         await self._turn("load_buckets")
         for first in range(0, BUCKETS, BATCH):
             await self._turn("load_buckets")
-            held = self._buckets[space]
-            if numbers := self._there(space, range(first, first + BATCH)):
-                yield [Bucket(space, number, *held[number]) for number in numbers]
+            buckets = self._buckets[space]
+            if numbers := self._existing(space, range(first, first + BATCH)):
+                yield [Bucket(space, number, *buckets[number]) for number in numbers]
 
     async def read_buckets(self, space: Space, numbers: Sequence[int]) -> list[Bucket]:
         check_space(space)
         check_numbers(numbers)
         await self._turn("read_buckets")
-        held = self._buckets[space]
-        return [Bucket(space, number, *held.get(number, (EMPTY_VERSION, b""))) for number in numbers]
+        buckets = self._buckets[space]
+        return [Bucket(space, number, *buckets.get(number, (EMPTY_VERSION, b""))) for number in numbers]
 
     async def swap_buckets(self, swaps: Sequence[Swap]) -> list[Swapped | Lost]:
         check_swaps(swaps)
@@ -96,29 +96,31 @@ class MemoryStore:
         return [self._swap(swap) for swap in swaps]
 
     def _swap(self, swap: Swap) -> Swapped | Lost:
-        held = self._buckets[swap.space]
-        stored, blob = held.get(swap.number, (EMPTY_VERSION, b""))
+        buckets = self._buckets[swap.space]
+        stored, blob = buckets.get(swap.number, (EMPTY_VERSION, b""))
         if stored not in (swap.version, swap.becomes):
             return Lost(stored, blob)
         if swap.blob:
-            held[swap.number] = (swap.becomes, bytes(swap.blob))
+            buckets[swap.number] = (swap.becomes, bytes(swap.blob))
         else:
-            held.pop(swap.number, None)
+            buckets.pop(swap.number, None)
         return Swapped(swap.becomes)
 
     async def versions(self, space: Space) -> dict[int, bytes]:
         check_space(space)
         await self._turn("versions")
-        held = self._buckets[space]
-        return {number: held[number][0] for number in self._there(space, range(BUCKETS))}
+        buckets = self._buckets[space]
+        return {number: buckets[number][0] for number in self._existing(space, range(BUCKETS))}
 
-    def _there(self, space: Space, numbers: Iterable[int]) -> list[int]:
+    def _existing(self, space: Space, numbers: Iterable[int]) -> list[int]:
         """Which of these buckets are there, and what is below them."""
-        held = self._buckets[space]
-        there = level = [number for number in numbers if number in held]
-        while level := [n for one in level if held[one][0] == SPLIT_VERSION for n in below(one) if n in held]:
-            there += level
-        return there
+        buckets = self._buckets[space]
+        found = level = [number for number in numbers if number in buckets]
+        while level := [
+            n for one in level if buckets[one][0] == SPLIT_VERSION for n in below(one) if n in buckets
+        ]:
+            found += level
+        return found
 
     async def read_document(self, name: str) -> Document | None:
         check_document(name)
@@ -162,8 +164,8 @@ class MemoryStore:
     @asynccontextmanager
     async def hold(self, task: str) -> AsyncIterator[HeldLock | None]:
         await self._turn("hold")
-        with self._locks.hold(task) as held:
-            yield held
+        with self._locks.hold(task) as lock:
+            yield lock
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         await self._turn("append_audit")

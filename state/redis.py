@@ -238,11 +238,11 @@ class RedisStore:
         found: dict[int, bytes] = {}
         level: Sequence[int] = range(BUCKETS)
         while level:
-            there: dict[int, bytes] = {}
+            versions: dict[int, bytes] = {}
             for at in range(0, len(level), BUCKETS):
-                there |= await self._versions(link, space, level[at : at + BUCKETS])
-            found |= there
-            level = _below([number for number, version in there.items() if version == SPLIT_VERSION])
+                versions |= await self._versions(link, space, level[at : at + BUCKETS])
+            found |= versions
+            level = _below([number for number, version in versions.items() if version == SPLIT_VERSION])
         return found
 
     async def _versions(self, link: Link, space: Space, numbers: Sequence[int]) -> dict[int, bytes]:

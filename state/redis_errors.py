@@ -79,8 +79,8 @@ def translated(
     if isinstance(exc, ResponseError | AuthenticationError):
         code = code_of(exc)
         if code in ADVICE:
-            told = notes if code in _LOGIN else ()
-            return StoreRefused(url, operation, code, "; ".join([ADVICE[code], *told]))
+            hints = notes if code in _LOGIN else ()
+            return StoreRefused(url, operation, code, "; ".join([ADVICE[code], *hints]))
         return StoreRefused(url, operation, code, f"see the server's log; it said: {text[:200]}")
     return StoreUnavailable(url, operation, reason=text)
 

@@ -28,7 +28,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from state.base import StoreError, StoreUnavailable
-from state.lookups import Lookups
+from state.lookups import NameLookups
 from state.passwords import Password, value_of
 from state.redis_errors import Failure, is_login_refused, translated
 
@@ -206,7 +206,7 @@ class Link(ABC):
     def __init__(self, address: RedisAddress, timeout: float) -> None:
         self._address, self._timeout = address, timeout
         self._slots = asyncio.Semaphore(CONNECTIONS)
-        self._lookups = Lookups()
+        self._lookups = NameLookups()
 
     async def call(self, operation: str, commands: Sequence[Command]) -> list[Any]:
         """The replies to `commands`, in order. Raises StoreUnavailable, StoreRefused."""

@@ -75,7 +75,7 @@ class SentinelLink(RedisLink):
         super().__init__(address, timeout, scripts)
         self._sentinels = list(address.sentinels)
         """First the one that named the primary of the newest connection, last those that did not answer."""
-        self._who = address
+        self._server = address
         self._at: Node | None = None
         """The primary of the newest connection."""
 
@@ -87,10 +87,10 @@ class SentinelLink(RedisLink):
 
     async def _infos(self) -> list[Any]:
         if self._at is not None:
-            await self._look()
+            await self._leave_former_primary()
         return await super()._infos()
 
-    async def _look(self) -> None:
+    async def _leave_former_primary(self) -> None:
         """Leave the primary if it is another one by now."""
         with contextlib.suppress(RedisError, OSError):  # no sentinel answers: the primary may well do
             async with asyncio.timeout(self._timeout / 2):
@@ -146,19 +146,19 @@ class SentinelLink(RedisLink):
             known += 1
             yield node, found
         if unknown == len(self._sentinels):
-            raise ResponseError(f"service {self._who.service}", status_code="NOSERVICE")
+            raise ResponseError(f"service {self._server.service}", status_code="NOSERVICE")
         if not known:
-            problem = f"no sentinel names the primary of {self._who.service} ({'; '.join(failures)})"
+            problem = f"no sentinel names the primary of {self._server.service} ({'; '.join(failures)})"
             raise redis.ConnectionError(problem)
 
     async def _ask(self, node: Node) -> Node | None:
         async def connect() -> AbstractConnection:
-            make = partial(self._who.sentinel_connection, self._timeout, node)
-            return await self._connected(make, self._who.sentinel_password)
+            make = partial(self._server.sentinel_connection, self._timeout, node)
+            return await self._connected(make, self._server.sentinel_password)
 
-        pool = Pool(connect, (), self._who.sentinel_password)
+        pool = Pool(connect, (), self._server.sentinel_password)
         try:
-            command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._who.service)
+            command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._server.service)
             (found,) = await pool.exchange([command])
         finally:
             await pool.drop_idle()

@@ -171,8 +171,8 @@ class SqliteStore:
     @asynccontextmanager
     async def hold(self, task: str) -> AsyncIterator[HeldLock | None]:
         self._require("hold")
-        with self._locks.hold(task) as held:
-            yield held
+        with self._locks.hold(task) as lock:
+            yield lock
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         await self._run("append_audit", lambda db: _append_audit(db, entries))

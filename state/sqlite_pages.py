@@ -79,17 +79,17 @@ def _payload(page: bytes, at: int, size: int, content: Content, newer: Mapping[i
     most, least = PAGE - 35, (PAGE - 12) * 32 // 255 - 23
     if size <= most:
         return page[at : at + size]
-    here = least + (size - least) % (PAGE - 4)
-    here = here if here <= most else least
-    parts = [page[at : at + here]]
-    left = size - here
-    next_page = int.from_bytes(page[at + here : at + here + 4])
-    while left > 0:
+    local = least + (size - least) % (PAGE - 4)
+    local = local if local <= most else least
+    parts = [page[at : at + local]]
+    overflow = size - local
+    next_page = int.from_bytes(page[at + local : at + local + 4])
+    while overflow > 0:
         page = _page(content, newer, next_page)
         if not next_page or len(page) < PAGE:
             raise ValueError("a page that the row goes on in is missing")
-        parts.append(page[4 : 4 + left])
-        left -= PAGE - 4
+        parts.append(page[4 : 4 + overflow])
+        overflow -= PAGE - 4
         next_page = int.from_bytes(page[:4])
     return b"".join(parts)
 

@@ -23,12 +23,12 @@ class Watch:
 
     def note(self) -> None:
         """They are as this process left them."""
-        self._seen = self._look()
+        self._seen = self._identities()
 
     def note_written(self) -> None:
         """This process has written. That changes the log; the file itself only where the log is large enough
         to be copied into it. Else another program may have written to the file: `written` says so."""
-        name, now = self._file.name, self._look()
+        name, now = self._file.name, self._identities()
         before, log = self._seen.get(name, ()), now[f"{name}-wal"]
         if before and now[name][:3] == before[:3] and (not log or log[2] < CHECKPOINT_AT):
             now[name] = before
@@ -40,7 +40,7 @@ class Watch:
 
     def changed(self) -> str:
         """What another program did to a file that cannot be right; empty: nothing."""
-        now = self._look()
+        now = self._identities()
         for name, before in self._seen.items():
             if not before or now[name] == before:
                 continue
@@ -54,12 +54,12 @@ class Watch:
 
     def written(self) -> str:
         """Which file another program has written to without changing its size; empty: none."""
-        now = self._look()
+        now = self._identities()
         return next((name for name, before in self._seen.items() if before and now[name] != before), "")
 
     def shrunk(self) -> str:
         """What happened to a file while this process wrote to it, which makes it grow; empty: nothing."""
-        now = self._look()
+        now = self._identities()
         for name, before in self._seen.items():
             if before and now[name][:2] != before[:2]:
                 return f"{name} was removed or replaced"
@@ -67,7 +67,7 @@ class Watch:
                 return f"{name} had {before[2]} bytes, and has {now[name][2]}"
         return ""
 
-    def _look(self) -> dict[str, Seen]:
+    def _identities(self) -> dict[str, Seen]:
         name = self._file.name
         return {
             name: _stat(self._file),

@@ -108,10 +108,10 @@ def _print(findings: list[Finding], everything: bool) -> None:
         for line in _lines(finding):
             say(line)
     counts = {level: sum(finding.level == level for finding in findings) for level in MARKS}
-    told = ", ".join(f"{counts[level]} {word}" for level, word in _words(counts) if counts[level])
+    totals = ", ".join(f"{counts[level]} {word}" for level, word in _words(counts) if counts[level])
     if area:
         say()
-    say(f"{told}.")
+    say(f"{totals}.")
     if counts["ok"] and not everything:
         say("director doctor --all shows what is right.")
 

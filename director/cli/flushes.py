@@ -120,15 +120,17 @@ def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, 
                 say(f"{name}: weight {before.weight} -> 0, {in_words(change)}{DRY}")
             return 0
         try:
-            done, left = _emptied(client, name, address, reason, force)
+            done, remaining = _emptied(client, name, address, reason, force)
         except Failure:
             _tell_weight(name, before)
             raise
         code = outcomes.tell(name, address, done)
         if done.interrupted:
             _tell_weight(name, before)
-        elif left:
-            complain(f"{name}: {_who_is_left(left, done.change.pinned)}; `director map {address}` names them")
+        elif remaining:
+            complain(
+                f"{name}: {_who_is_left(remaining, done.change.pinned)}; `director map {address}` names them"
+            )
             code = EX_TRY_AGAIN
         elif not as_json:
             say(f"{name}: done, no user left")
@@ -217,23 +219,23 @@ def _would_empty(client: Client, address: str) -> UsersChange:
 def _emptied(client: Client, name: str, address: str, reason: str, force: bool) -> tuple[Done, int]:
     """Flush the host and wait until only pinned users are on it: what came of it, and how many are left."""
     done = flushed(client, name, NewFlush(host=address, reason=reason, force=force))
-    progress, left = Progress(), 0
+    progress, remaining = Progress(), 0
     fewest, since = None, time.monotonic()
     try:
         while not done.interrupted:
             host = client.decode(client.get(host_path(address)), HostInfo)
-            left = host.users + host.leaving
-            if fewest is None or left < fewest:
-                fewest, since = left, time.monotonic()
-            if left <= done.change.pinned or time.monotonic() - since > STUCK:
+            remaining = host.users + host.leaving
+            if fewest is None or remaining < fewest:
+                fewest, since = remaining, time.monotonic()
+            if remaining <= done.change.pinned or time.monotonic() - since > STUCK:
                 break
-            progress.show(f"{name}: waiting for {counted(left - done.change.pinned, 'user')} to be gone")
+            progress.show(f"{name}: waiting for {counted(remaining - done.change.pinned, 'user')} to be gone")
             time.sleep(POLL)
     except KeyboardInterrupt:
         done = Done(done.change, interrupted=True)
     finally:
         progress.clear()
-    return done, left
+    return done, remaining
 
 
 def _who_is_left(users: int, pinned: int) -> str:
@@ -254,12 +256,12 @@ class Outcomes:
     def __init__(self, as_json: bool) -> None:
         self._json: dict[str, UsersChange] | None = {} if as_json else None
 
-    def tell(self, name: str, key: str, done: Done, past: str = "moved") -> int:
+    def tell(self, name: str, key: str, done: Done, verb: str = "moved") -> int:
         """Returns the exit code."""
         change = done.change
         if not self.kept(key, change):
             interrupted = "interrupted, " if done.interrupted else ""
-            say(f"{name}: {interrupted}{in_words(change, past)}{DRY if change.dry_run else ''}")
+            say(f"{name}: {interrupted}{in_words(change, verb)}{DRY if change.dry_run else ''}")
         tell_what_is_open(name, change)
         return EX_INTERRUPTED if done.interrupted else 0
 

@@ -114,14 +114,14 @@ WOULD = {"moved": "move", "forgotten": "forget"}
 """What a dry run says in place of what has become of users."""
 
 
-def in_words(change: UsersChange, past: str = "moved") -> str:
+def in_words(change: UsersChange, verb: str = "moved") -> str:
     """`1200 users moved, 3410 sessions ended, 0 timed out`, and what else there is to say; of a dry run
     `would move 1200 users, end - sessions`."""
     if change.dry_run:
-        text = f"would {WOULD[past]} {counted(change.moved, 'user')}, end {counted(change.kicked, 'session')}"
+        text = f"would {WOULD[verb]} {counted(change.moved, 'user')}, end {counted(change.kicked, 'session')}"
         text += f", leave {counted(change.pinned, 'pinned user')}" if change.pinned else ""
         return text + unpinned(change.unpinned, dry_run=True)
-    text = f"{counted(change.moved, 'user')} {past}"
+    text = f"{counted(change.moved, 'user')} {verb}"
     text += f", {counted(change.kicked, 'session')} ended, {change.timed_out} timed out"
     if change.superseded:
         text += f", {change.superseded} moved elsewhere by another operator"
@@ -149,11 +149,11 @@ def tell_what_is_open(name: str, change: UsersChange) -> None:
     if change.dry_run:
         return
     if change.timed_out:
-        whose = counted(change.timed_out, "user")
-        complain(f"{name}: old sessions of {whose} were not confirmed to be gone in time; `kick` ends them")
+        users = counted(change.timed_out, "user")
+        complain(f"{name}: old sessions of {users} were not confirmed to be gone in time; `kick` ends them")
     if change.not_flushed:
-        whose = counted(change.not_flushed, "user")
-        complain(f"{name}: the flush program failed for {whose}; the log of the director says why")
+        users = counted(change.not_flushed, "user")
+        complain(f"{name}: the flush program failed for {users}; the log of the director says why")
     if change.not_reached:
         directors = ", ".join(change.not_reached)
         complain(f"{name}: not confirmed by {directors}; the sessions they proxy end when they are back")

@@ -139,14 +139,14 @@ def hosts_of(client: Client, host: str) -> list[str]:
     """The addresses of the hosts that the director knows by this name, else those it resolves to here."""
     if not re.search(r"[A-Za-z]", host) or ":" in host:
         return addresses_of(host)
-    there = client.decode(client.get("/v1/hosts"), list[HostInfo])
-    return [one.address for one in there if one.hostname == host] or addresses_of(host)
+    hosts = client.decode(client.get("/v1/hosts"), list[HostInfo])
+    return [one.address for one in hosts if one.hostname == host] or addresses_of(host)
 
 
 def is_host(client: Client, text: str) -> bool:
     """Whether the director knows a host by this address or name."""
-    there = client.decode(client.get("/v1/hosts"), list[HostInfo])
-    return any(text in (one.address, one.hostname) for one in there)
+    hosts = client.decode(client.get("/v1/hosts"), list[HostInfo])
+    return any(text in (one.address, one.hostname) for one in hosts)
 
 
 def host_path(address: str) -> str:

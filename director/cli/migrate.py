@@ -32,37 +32,37 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
 
     chosen, meter = Chosen(target, store), Meter("migrate")
 
-    async def look() -> tuple[StateStore, Layout]:
+    async def read_layout() -> tuple[StateStore, Layout]:
         if dry_run:
             return await readable(chosen.place)
         store = store_at(chosen.place)
         return store, await layout_of(store)
 
-    there, layout = carried_out(look, meter)
+    place, layout = carried_out(read_layout, meter)
     if not as_json:
         whole = "" if layout.size is None else f", {size(layout.size)} bytes"
-        say(f"{there.url}: schema {layout.found or 'none'}{whole}; this program knows {layout.known}")
+        say(f"{place.url}: schema {layout.found or 'none'}{whole}; this program knows {layout.known}")
         for step in layout.steps if dry_run or not layout.held_by else ():
             say(f"{'would run' if dry_run else 'runs'} {step.number:04}: {step.title}")
 
     async def bring_up() -> SplitResult:
         try:
-            await migrated(there, layout, lambda detail: entry("migrate", detail, reason), meter.say)
+            await migrated(place, layout, lambda detail: entry("migrate", detail, reason), meter.say)
             with problems():
-                done = await split_large(there, meter, dry_run=dry_run)
+                done = await split_large(place, meter, dry_run=dry_run)
                 if not dry_run and (done.users or done.names):
                     detail = f"split {done.users} buckets of users and {done.names} of names"
-                    await there.append_audit([entry("migrate", detail, reason)])
+                    await place.append_audit([entry("migrate", detail, reason)])
             return done
         finally:
-            await there.close()
+            await place.close()
 
     split = SplitResult()
     if not dry_run or not layout.steps:
         split = carried_out(bring_up, meter)
     if as_json:
-        said = {"store": there.url, "dry_run": dry_run, "layout": layout, "split": split}
-        say_json(msgspec.json.encode(said))
+        document = {"store": place.url, "dry_run": dry_run, "layout": layout, "split": split}
+        say_json(msgspec.json.encode(document))
         return
     for space, number in (("users", split.users), ("names", split.names)):
         if number:

@@ -74,8 +74,8 @@ def _info_lines(found: Info) -> Iterator[tuple[str, str]]:
         else:
             yield "schema", "none: no director has used this store yet"
         return
-    held = ", ".join(found.held_by)
-    note = f"; this program knows {found.schema_known}, these directors do not: {held}" if held else ""
+    holders = ", ".join(found.held_by)
+    note = f"; this program knows {found.schema_known}, these directors do not: {holders}" if holders else ""
     yield "schema", f"{found.schema}{note}"
     inside = found.contents
     yield "server", inside.server
@@ -133,16 +133,16 @@ def verify(target: Target, store: str | None, fix: bool, reason: str, as_json: b
             )
 
     looked_at = carried_out(walk, meter)
-    left = sum(not finding.fixed for finding in findings)
+    unfixed = sum(not finding.fixed for finding in findings)
     if as_json:
-        say_json(msgspec.json.encode({"looked_at": looked_at, "findings": findings, "left": left}))
+        say_json(msgspec.json.encode({"looked_at": looked_at, "findings": findings, "left": unfixed}))
     elif not findings:
         say(f"{looked_at}: good")
     else:
-        say(f"{looked_at}: {counted(len(findings), 'finding')}, {len(findings) - left} repaired")
-        if left and not fix:
+        say(f"{looked_at}: {counted(len(findings), 'finding')}, {len(findings) - unfixed} repaired")
+        if unfixed and not fix:
             say("`director state verify --fix` repairs what can be repaired")
-    return EX_DATA if left else 0
+    return EX_DATA if unfixed else 0
 
 
 def _say_finding(finding: Finding) -> None:

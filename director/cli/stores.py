@@ -15,8 +15,8 @@ from director.cli.target import Target, config_option
 
 if TYPE_CHECKING:
     from director.core.placement.hashing import UserHash
-    from director.statetools.findings import Limits
-    from director.statetools.opening import Place
+    from director.statetools.findings import TimeLimits
+    from director.statetools.opening import StorePlace
     from state.base import AuditEntry
 
 SHOW_EVERY = 0.2
@@ -52,20 +52,20 @@ class Chosen:
         self._folder = Path.cwd() if store else config.folder
 
     @property
-    def place(self) -> Place:
-        from director.statetools.opening import Place
+    def place(self) -> StorePlace:
+        from director.statetools.opening import StorePlace
 
-        return Place(self._url, self._folder)
+        return StorePlace(self._url, self._folder)
 
     def user_hash(self) -> UserHash:
         from director.core.placement.hashing import UserHash
 
         return UserHash(self._config.users.username_hash, self._config.users.master_user_separator)
 
-    def limits(self) -> Limits:
-        from director.statetools.findings import Limits
+    def limits(self) -> TimeLimits:
+        from director.statetools.findings import TimeLimits
 
-        return Limits.at(time.time(), int(self._config.users.expire))
+        return TimeLimits.at(time.time(), int(self._config.users.expire))
 
 
 class Meter:
@@ -109,5 +109,5 @@ def entry(what: str, detail: str, reason: str) -> AuditEntry:
 
     from state.base import AuditEntry
 
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
-    return AuditEntry(at=time.time(), who=who, what=what, target="state", detail=detail, reason=reason)
+    operator = f"{getpass.getuser()}@{socket.gethostname()}"
+    return AuditEntry(at=time.time(), who=operator, what=what, target="state", detail=detail, reason=reason)

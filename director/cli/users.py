@@ -42,8 +42,8 @@ def map_users(target: Target, host: str | None, file: str | None, as_json: bool)
     if as_json:
         _write_json(named)
         return
-    there = client.decode(client.get("/v1/hosts"), list[HostInfo])
-    backends = {one.address: one.hostname for one in there if one.hostname}
+    known_hosts = client.decode(client.get("/v1/hosts"), list[HostInfo])
+    backends = {one.address: one.hostname for one in known_hosts if one.hostname}
     columns = [Column("user"), Column("hash", number=True), Column("host"), Column("expires")]
     if backends:
         columns.insert(3, Column("name"))
@@ -54,7 +54,7 @@ def map_users(target: Target, host: str | None, file: str | None, as_json: bool)
 
 
 def _row(user: UserInfo, backends: dict[str, str]) -> list[object]:
-    """backends: the names of the hosts by address; empty: there is no column for them."""
+    """backends: the names of the hosts by address; empty: known_hosts is no column for them."""
     expires = "pinned" if user.pinned else moment(user.expires)
     row: list[object] = [user.name or "<unknown>", user.hash, user.host, expires]
     if backends:

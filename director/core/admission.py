@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
+from director.core.loglimit import LogLimit
 from director.core.placement.users import RECORD, UserTable, unpack
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Level, Log
+from director.core.protocol.effects import Effect, Level, LogEvent
 from director.core.protocol.messages import HostRow, MemberRow
 from director.core.protocol.stamps import (
     Bound,
@@ -29,7 +30,6 @@ from director.core.protocol.stamps import (
     latest_of,
 )
 from director.core.ring.link import Neighbour
-from director.core.saidrarely import SaidRarely
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MemberTable, about
 from director.types import Address, Now
@@ -71,7 +71,7 @@ class Admission:
         self._hosts, self._members, self._users, self._counters = hosts, members, users, counters
         self._skew = max_clock_skew
         self._waiting: deque[Postponed] = deque()
-        self._said = SaidRarely()
+        self._limit = LogLimit()
 
     def bound(self, source: Neighbour | str, now: Now) -> Bound | None:
         """None: no time is judged."""
@@ -184,7 +184,7 @@ class Admission:
         label, peer = (source, None) if isinstance(source, str) else (RING, source.name())
         counted = self._counters.stamps_clipped
         counted[label] = counted.get(label, 0) + number
-        left_out = self._said.left_out(peer or label, number, now)
+        left_out = self._limit.left_out(peer or label, number, now)
         if left_out is None:
             return []
         fields: dict[str, object] = {
@@ -195,4 +195,4 @@ class Admission:
             "before": left_out or None,
             "note": "a time over one hour ahead of this clock became an earlier one; what they say is kept",
         }
-        return [Log(Level.WARNING, "stamps_clipped", fields)]
+        return [LogEvent(Level.WARNING, "stamps_clipped", fields)]

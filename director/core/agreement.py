@@ -12,16 +12,16 @@ from typing import TypeVar
 from director.core.admission import Admission
 from director.core.logins.logins import Logins
 from director.core.logins.pending import Pending
+from director.core.loglimit import LogLimit
 from director.core.moves.kicks import Kicks
 from director.core.placement.assign import Assigner
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Level, Log, Send, StoreHosts, StoreMembers
+from director.core.protocol.effects import Effect, Level, LogEvent, Send, StoreHosts, StoreMembers
 from director.core.protocol.events import StoredMembers
 from director.core.protocol.messages import ROWS, HostRow, Hosts, MemberRow, Members, RingMessage
 from director.core.ring.barrier import Barrier
 from director.core.ring.link import Neighbour
 from director.core.ring.ring import Ring
-from director.core.saidrarely import SaidRarely
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MOST_ROWS, MemberTable, about
 from director.core.tables.movedhosts import MovedHosts
@@ -62,7 +62,7 @@ class Agreement:
         self._present: dict[str, int] = {}
         """Since when each host that is there has been."""
         self._store_was_read = False
-        self._said = SaidRarely()
+        self._limit = LogLimit()
         self._usable: dict[str, int] = {}
         """Pools and their usable hosts, as they were said last."""
         self._reconfigure()
@@ -105,12 +105,12 @@ class Agreement:
 
     def _left_out(self, peer: str, number: int, now: Now) -> list[Effect]:
         """Rows of directors that were not kept: their source is named once a minute."""
-        before = self._said.left_out(peer, number, now)
+        before = self._limit.left_out(peer, number, now)
         if before is None:
             return []
         note = f"more than {MOST_ROWS} changes of the list of directors: these are not kept"
         fields = {"peer": peer, "directors": before + number, "note": note}
-        return [Log(Level.WARNING, "directors_left_out", fields)]
+        return [LogEvent(Level.WARNING, "directors_left_out", fields)]
 
     def retimed(self, hosts: Sequence[HostRow], members: Sequence[MemberRow], now: Now) -> list[Effect]:
         """These rows have other stamps from now on, and say what they said."""
@@ -177,10 +177,10 @@ class Agreement:
         for tag in before.keys() | self._usable.keys():
             usable = bool(self._usable.get(tag))
             if usable and not before.get(tag, 1):
-                effects.append(Log(Level.INFO, "pool_usable", {"tag": tag}))
+                effects.append(LogEvent(Level.INFO, "pool_usable", {"tag": tag}))
             elif not usable and before.get(tag, 1):
                 fields = {"tag": tag, "hosts": len(self._hosts.in_pool(tag)), "note": NO_USABLE_HOST}
-                effects.append(Log(Level.WARNING, "pool_unusable", fields))
+                effects.append(LogEvent(Level.WARNING, "pool_unusable", fields))
         return effects
 
     def members_changed(self, rows: Sequence[MemberRow], source: Neighbour | None, now: Now) -> list[Effect]:
@@ -195,7 +195,7 @@ class Agreement:
             if row.present:
                 self._ring.presence.returned(member)  # it may have said good-bye when it was none of us
             fields = {"director": member, "state": "added" if row.present else "removed"}
-            effects.append(Log(Level.INFO, "ring_changed", fields))
+            effects.append(LogEvent(Level.INFO, "ring_changed", fields))
         return effects + self._relink(now, at_once=source is None)
 
     def _pass_on(self, messages: Sequence[RingMessage], source: Neighbour | None) -> list[Effect]:
@@ -209,7 +209,9 @@ class Agreement:
             self._logins.removed = self._ring.removed
             if self._ring.removed:
                 note = "logins are refused until `director ring add` on another director"
-                effects.append(Log(Level.ERROR, "removed_from_ring", {"me": self._ring.me, "note": note}))
+                effects.append(
+                    LogEvent(Level.ERROR, "removed_from_ring", {"me": self._ring.me, "note": note})
+                )
         self._reconfigure()
         if self.started:
             self._barrier.wait(now, at_once=at_once)
@@ -222,11 +224,11 @@ class Agreement:
         self._assigner.set_backends(backends)
         self._pending.wake()
 
-    def _log_row(self, row: HostRow) -> Log:
+    def _log_row(self, row: HostRow) -> LogEvent:
         if row.moved and not row.present:
             now = [one.address for one in self._hosts.named(row.moved)]
             fields: dict[str, object] = {"name": row.moved, "before": row.address, "after": " ".join(now)}
-            return Log(Level.INFO, "backend_moved", fields)
+            return LogEvent(Level.INFO, "backend_moved", fields)
         return _log_row(row)
 
 
@@ -240,10 +242,10 @@ def _came_back(row: HostRow, since: int, now: Now) -> bool:
     return row.present_at > since and since <= now.unix + CLIPPED
 
 
-def _log_row(row: HostRow) -> Log:
+def _log_row(row: HostRow) -> LogEvent:
     fields: dict[str, object] = {"host": row.address, "tag": row.tag, "weight": row.weight}
     fields["state"] = ("up" if row.up else "down") if row.present else "removed"
-    return Log(Level.INFO, "host_changed", fields)
+    return LogEvent(Level.INFO, "host_changed", fields)
 
 
 def _pieces(rows: Sequence[Row]) -> list[list[Row]]:

@@ -65,7 +65,7 @@ from director.core.protocol.effects import (
     Departed,
     Effect,
     Level,
-    Log,
+    LogEvent,
     Send,
 )
 from director.core.protocol.events import (
@@ -269,7 +269,7 @@ class Director:
         self._tables_told_at = float("-inf")
         self._clock_watch = ClockWatch()
         self._seen_by_moves = self._agreement.digest
-        self._started = self._left = False
+        self._started = self._announced_departure = False
         self._expected: float | None = None
         """When the next event was due at the latest; None: nothing was."""
         self._now = 0.0
@@ -355,7 +355,7 @@ class Director:
             self.ring.suspended(seconds, now)
         self._gatekeeper.review_sessions()
         note = "users count as seen earlier, or later, by that; sessions are listed again"
-        return [Log(Level.WARNING, "clock_stepped", {"seconds": round(seconds, 1), "note": note})]
+        return [LogEvent(Level.WARNING, "clock_stepped", {"seconds": round(seconds, 1), "note": note})]
 
     def clock_is_sure(self, mono: float) -> bool:
         """Whether the clock may say who is long gone: it has not stepped lately, and no living director is
@@ -516,7 +516,7 @@ class Director:
         self._partition.doubt_leases()
         self.ring.thawed(now)
         self.ring.suspended(gap + FROZEN, now)
-        effects = [Log(Level.WARNING, "frozen", fields), *self._trust.thawed(self.ring, now)]
+        effects = [LogEvent(Level.WARNING, "frozen", fields), *self._trust.thawed(self.ring, now)]
         if self._started and self.unverified:
             self.barrier.wait(now, at_once=True)
         return effects + self._gatekeeper.review(now, started=self._started)
@@ -589,9 +589,9 @@ class Director:
 
     def _leave(self, now: Now) -> list[Effect]:
         """Once the ring goes on without us: good-bye."""
-        if self._left or not self.ring.has_left(now):
+        if self._announced_departure or not self.ring.has_left(now):
             return []
-        self._left = True
+        self._announced_departure = True
         return [*self.ring.stop("the director stops"), Departed()]
 
     def _tick(self, now: Now) -> list[Effect]:

@@ -100,12 +100,12 @@ class Difference(msgspec.Struct, frozen=True):
 
     def gone_from(self, row: HostRow | None) -> bool:
         """Whether a host with this row no longer differs so."""
-        there, setting = row or NEVER, self.setting
+        current, setting = row or NEVER, self.setting
         if setting is None or self.attribute == "host":
-            return there.present is (setting is not None)
+            return current.present is (setting is not None)
         if self.attribute == "weight":
-            return there.weight == setting.weight
-        return there.tag == setting.tag
+            return current.weight == setting.weight
+        return current.tag == setting.tag
 
     def change(self) -> HostChange:
         """What makes it so. It is not carried out where the row has changed meanwhile."""

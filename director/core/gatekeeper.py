@@ -6,7 +6,7 @@ from director.core.logins.logins import Logins
 from director.core.logins.pending import Pending
 from director.core.placement.assign import NO_LIMIT, Assigner, Gate
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Level, ListSessions, Log
+from director.core.protocol.effects import Effect, Level, ListSessions, LogEvent
 from director.core.ring.barrier import Barrier
 from director.core.ring.partition import MAY_HASH, Partition, Standing
 from director.core.ring.ring import Ring
@@ -30,7 +30,7 @@ class Gatekeeper:
         self._ring, self._barrier, self._partition, self._trust = ring, barrier, partition, trust
         self._assigner, self._logins, self._pending = assigner, logins, pending
         self._counters = counters
-        self._gone: set[MemberId] = set()
+        self._departed: set[MemberId] = set()
         """Members that have said good-bye and are out of the ring since."""
         self._sessions_due = True
 
@@ -54,12 +54,12 @@ class Gatekeeper:
         if not barrier.synced and self.known_alone and not barrier.holds_back(now, digest):
             barrier.release((ring.me,), now, digest)
         departed = ring.departed
-        self._gone &= departed
+        self._departed &= departed
         for member in departed:
             if member not in barrier.ring:
-                self._gone.add(member)
-            elif member in self._gone:
-                self._gone.discard(member)
+                self._departed.add(member)
+            elif member in self._departed:
+                self._departed.discard(member)
                 ring.presence.returned(member)
         departed = ring.departed
         self._assigner.limit = barrier.limit or NO_LIMIT
@@ -75,7 +75,7 @@ class Gatekeeper:
         settled = barrier.synced and standing is not Standing.WAIT
         trusted = self._trust.review(self._ring, now, alone=self.known_alone, settled=settled)
         if was_unverified and not self._trust.unverified:
-            effects.append(Log(Level.INFO, "memory_checked", {"users": len(self._assigner.users)}))
+            effects.append(LogEvent(Level.INFO, "memory_checked", {"users": len(self._assigner.users)}))
         if self._sessions_due and started and not self._trust.unverified and not self._assigner.unread:
             self._sessions_due = False
             effects.append(ListSessions())
@@ -85,7 +85,7 @@ class Gatekeeper:
         before = self._assigner.gate
         if gate is not before:
             self._assigner.gate = gate
-            effects.append(Log(Level.INFO, "gate", self._fields(gate)))
+            effects.append(LogEvent(Level.INFO, "gate", self._fields(gate)))
             if gate is Gate.OPEN and standing is Standing.ISOLATED:
                 self._counters.isolated += 1
         claiming = self._partition.claiming and gate is Gate.KNOWN

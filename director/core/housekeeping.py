@@ -12,7 +12,7 @@ from director.core.placement.assign import NO_LIMIT, Assigner
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Level, Log
+from director.core.protocol.effects import Effect, Level, LogEvent
 from director.types import Now
 
 SWEEP_SECONDS = 60
@@ -135,4 +135,4 @@ class Housekeeping:
             "not_remembered": number,
             "note": "new users are placed by the hash alone; who logs in? raise users.max on every director",
         }
-        return [Log(Level.WARNING, "users_limit_reached", fields)]
+        return [LogEvent(Level.WARNING, "users_limit_reached", fields)]

@@ -13,7 +13,7 @@ from director.core.placement.assign import Assigner
 from director.core.placement.names import LONGEST_NAME, NameTable, entries_in, entry
 from director.core.placement.users import BY_HAND, RECORD, User, decision_of, keys_of, unpack
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Level, Log, Send
+from director.core.protocol.effects import Effect, Level, LogEvent, Send
 from director.core.protocol.messages import Names, RingMessage, Users
 from director.core.ring.link import Neighbour
 from director.core.ring.ring import Ring
@@ -202,7 +202,7 @@ class Intake:
         }
         if len(before) > 1:
             fields["users"] = len(before)
-        return [Log(Level.WARNING, "user_on_two_hosts", fields)]
+        return [LogEvent(Level.WARNING, "user_on_two_hosts", fields)]
 
     def _address(self, host: HostId) -> str:
         row = self._hosts.row(host)

@@ -27,7 +27,7 @@ from director.core.agreement import Agreement
 from director.core.intake import Intake
 from director.core.moves.moves import Moves
 from director.core.placement.users import BUCKETS, MOVING, UserTable, unpack
-from director.core.protocol.effects import Effect, Level, Log
+from director.core.protocol.effects import Effect, Level, LogEvent
 from director.core.protocol.messages import HostRow, MemberRow
 from director.core.protocol.stamps import (
     Bound,
@@ -127,7 +127,9 @@ class OwnClock:
             self.doubt(now)
             note = "no time is judged by it until the clock of another director agrees, or for an hour"
             return [
-                Log(Level.WARNING, "clock_set_back", {"seconds": round(self._highest - offset), "note": note})
+                LogEvent(
+                    Level.WARNING, "clock_set_back", {"seconds": round(self._highest - offset), "note": note}
+                )
             ]
         if stepped:
             self._until = now.mono + DOUBTED

@@ -117,8 +117,8 @@ class Reception:
 
     def _take(self, neighbour: Neighbour, message: RingMessage, now: Now, plain: bytes = b"") -> list[Effect]:
         before = neighbour.state
-        own = neighbour.handle(message, now, plain)
-        effects = self._from_neighbour(neighbour, message, now) if own is None else own
+        answers = neighbour.handle(message, now, plain)
+        effects = self._from_neighbour(neighbour, message, now) if answers is None else answers
         if neighbour.agreed_since is not None:
             effects += self._clock.agreed(now, since=neighbour.agreed_since)
             neighbour.agreed_since = None

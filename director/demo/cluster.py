@@ -206,9 +206,9 @@ class Cluster:
             folder.mkdir(parents=True)
         folder.chmod(0o755)  # Dovecot's users have to get in
         self.folder, self.ports = folder, ports
-        here, there = addresses(first_proxy, directors), addresses(first_backend, backends)
+        directors_at, backends_at = addresses(first_proxy, directors), addresses(first_backend, backends)
         self.directors = [
-            Director(folder / f"d{n}", f"d{n}", address, ports) for n, address in enumerate(here, 1)
+            Director(folder / f"d{n}", f"d{n}", address, ports) for n, address in enumerate(directors_at, 1)
         ]
         self.proxies = [
             Proxy(
@@ -220,19 +220,21 @@ class Cluster:
                 programs=programs,
                 protocols=protocols,
             )
-            for n, address in enumerate(here, 1)
+            for n, address in enumerate(directors_at, 1)
         ]
         self.backends = [
             Backend(folder / f"b{n}", f"b{n}", address, ports, programs=programs, protocols=protocols)
-            for n, address in enumerate(there, 1)
+            for n, address in enumerate(backends_at, 1)
         ]
         secret = folder / "ring.secret"
         secret.touch(mode=0o600)
         secret.write_text(secrets.token_hex(32))
         for director, proxy in zip(self.directors, self.proxies, strict=True):
             director.write(
-                servers=here,
-                mail_servers=f"{there[0]}-{there[-1]}" if len(there) > 1 else there[0],
+                servers=directors_at,
+                mail_servers=f"{backends_at[0]}-{backends_at[-1]}"
+                if len(backends_at) > 1
+                else backends_at[0],
                 base=proxy.run,
                 secret=secret,
                 state=state,

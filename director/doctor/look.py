@@ -136,10 +136,10 @@ def user_of(found: Sequence[Unit]) -> Who | None:
     if service is None:
         return None
     try:
-        who = _account(service, service.settings.get("User") or "root")
+        account = _account(service, service.settings.get("User") or "root")
     except NoSuchAccount:  # a finding of its own
         return None
-    return Who(uid=who.uid, gids=who.groups, name=who.name)
+    return Who(uid=account.uid, gids=account.groups, name=account.name)
 
 
 def _service(found: Sequence[Unit]) -> Unit | None:

@@ -13,7 +13,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     """Nothing, where the configuration is another machine's."""
     if not facts.here:
         return
-    yield from _own(facts)
+    yield from _own_sockets(facts)
     yield from _login_folder(facts)
     yield from _fifo(facts)
     yield from _auth(facts)
@@ -26,9 +26,9 @@ def _finding(
     return Finding(area=area, level=level, check=check, found=found, why=why, mend=mend)
 
 
-def _own(facts: Facts) -> Iterator[Finding]:
+def _own_sockets(facts: Facts) -> Iterator[Finding]:
     settings = facts.settings
-    for check, path, who in (
+    for check, path, clients in (
         ("login", settings.login, "login processes"),
         ("userdb", settings.userdb, "lmtp and doveadm"),
         ("admin", settings.admin, "doveadm director"),
@@ -43,7 +43,7 @@ def _own(facts: Facts) -> Iterator[Finding]:
         else:
             state = "nobody listens" if file.kind == "socket" else "there is no such socket"
             mend = _open_again(facts, path)
-            yield _finding(FAULT, check, f"{path}: {state}", f"{who} cannot reach the director", mend)
+            yield _finding(FAULT, check, f"{path}: {state}", f"{clients} cannot reach the director", mend)
     login = facts.file(settings.login)
     if login.kind == "socket" and not _for_login_processes(facts, login, 0o6):
         why = "login processes run as dovenull, and may not connect"
@@ -53,8 +53,8 @@ def _own(facts: Facts) -> Iterator[Finding]:
 
 def _login_folder(facts: Facts) -> Iterator[Finding]:
     folder = facts.file(os.path.dirname(facts.settings.login))
-    own = folder.path != f"{facts.settings.base_dir}/login"
-    if own and folder.kind == "folder" and not _for_login_processes(facts, folder, 0o1):
+    elsewhere = folder.path != f"{facts.settings.base_dir}/login"
+    if elsewhere and folder.kind == "folder" and not _for_login_processes(facts, folder, 0o1):
         why = "login processes run as dovenull, and reach neither socket nor FIFO in it"
         found = f"{folder.path} has mode {folder.mode:04o}"
         yield _finding(FAULT, "login_folder", found, why, (f"chmod 0755 {folder.path}",))
@@ -96,7 +96,7 @@ def _fifo(facts: Facts) -> Iterator[Finding]:
 
 
 def _auth(facts: Facts) -> Iterator[Finding]:
-    settings, who = facts.settings, facts.director_as
+    settings, process = facts.settings, facts.director_as
     for check, path, listener in (
         ("auth", settings.auth, "auth-login"),
         ("auth_userdb", settings.auth_userdb, "auth-userdb"),
@@ -109,22 +109,24 @@ def _auth(facts: Facts) -> Iterator[Finding]:
             yield _finding(FAULT, check, f"{path}: nobody listens", why, ("systemctl start dovecot",))
         elif facts.running is None:
             yield _unjudged(check, file)
-        elif not file.writable_by(who):
+        elif not file.writable_by(process):
             yield _finding(
                 FAULT,
                 check,
-                f"{path}: mode {file.mode:04o}, and {who.name} may not connect",
+                f"{path}: mode {file.mode:04o}, and {process.name} may not connect",
                 "the director cannot ask auth, and logins wait",
-                _listener("auth", listener, f"user = {who.name}"),
+                _listener("auth", listener, f"user = {process.name}"),
             )
-        elif check == "auth_userdb" and not (who.is_root or file.uid == who.uid or file.gid == who.gids[0]):
+        elif check == "auth_userdb" and not (
+            process.is_root or file.uid == process.uid or file.gid == process.gids[0]
+        ):
             why = "auth answers no look-ups of lmtp and doveadm: only to root, or the socket's owner or group"
             yield _finding(
                 FAULT,
                 check,
-                f"{path} belongs to others than {who.name}",
+                f"{path} belongs to others than {process.name}",
                 why,
-                _listener("auth", listener, f"user = {who.name}"),
+                _listener("auth", listener, f"user = {process.name}"),
             )
         else:
             yield _finding(OK, check, path)
@@ -145,7 +147,7 @@ def _kick_channel(facts: Facts) -> Iterator[Finding]:
         found = f'kick = "{settings.kick}", but Dovecot {release} has {name}'
         yield _finding(FAULT, "kick_channel", found, "no session is ended", mend, area="kicks")
         return
-    file, who = facts.file(getattr(settings, name)), facts.director_as
+    file, process = facts.file(getattr(settings, name)), facts.director_as
     if file.kind == "hidden":
         yield _hidden("kick_channel", file, area="kicks")
     elif file.kind != "socket" or file.used is False:
@@ -153,14 +155,17 @@ def _kick_channel(facts: Facts) -> Iterator[Finding]:
         yield _finding(FAULT, "kick_channel", found, "no session is ended", start, area="kicks")
     elif facts.running is None:
         yield _unjudged("kick_channel", file, area="kicks")
-    elif not file.writable_by(who):
+    elif not file.writable_by(process):
         group = "$default_internal_group" if release == "2.3" else "dovecot"
         yield _finding(
             FAULT,
             "kick_channel",
-            f"{file.path}: mode {file.mode:04o}, and {who.name} may not connect",
+            f"{file.path}: mode {file.mode:04o}, and {process.name} may not connect",
             "no session is ended: moved users stay on two backends",
-            (*_listener(name, name, "mode = 0660", f"group = {group}"), f"usermod -aG dovecot {who.name}"),
+            (
+                *_listener(name, name, "mode = 0660", f"group = {group}"),
+                f"usermod -aG dovecot {process.name}",
+            ),
             area="kicks",
         )
     else:

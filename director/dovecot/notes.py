@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from director.dovecot.values import Refused
+from director.dovecot.values import RefusedValue
 from director.dovecot.variables import unknown
 
 Value = TypeVar("Value")
@@ -30,7 +30,7 @@ class Notes:
             return default
         try:
             return kind(text)
-        except Refused as exc:
+        except RefusedValue as exc:
             self.left_out.append(f"{what} = {text}: Dovecot itself refuses this, {exc}; it is not used")
             return default
 

@@ -66,11 +66,11 @@ def _changed_rights(root: Block) -> Iterator[str]:
         kept = was.lstrip("0") in (mode.lstrip("0"), _DEFAULT_RIGHTS[socket].lstrip("0"))
         if kept and found["group"] in ("", internal):
             continue
-        own = "; with 0666 a user may look up only themselves there" if socket == "auth-userdb" else ""
+        warning = "; with 0666 a user may look up only themselves there" if socket == "auth-userdb" else ""
         yield (
             f"service {service}, unix_listener {socket}: mode {was}, group {found['group'] or 'not set'},"
             f" becomes mode {mode}, group {internal}, so that the director may connect: see which other"
-            f" programs do{own}"
+            f" programs do{warning}"
         )
 
 

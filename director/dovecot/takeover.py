@@ -191,7 +191,7 @@ class _Import:
 
         def kind(_: str) -> str:
             if values.seconds(used) < at_least:
-                raise values.Refused(f"it must be at least {at_least} s")
+                raise values.RefusedValue(f"it must be at least {at_least} s")
             return values.duration_text(used)
 
         return self.notes.read(key, text, kind, "") if text else ""

@@ -21,7 +21,7 @@ EVERY = ("0.0.0.0", "::")
 """Every address of a machine, of one family."""
 
 
-class Refused(ValueError):
+class RefusedValue(ValueError):
     """Dovecot refuses to start with this value; the text says why."""
 
 
@@ -41,29 +41,29 @@ def _duration(text: str) -> tuple[int, str]:
     """Amount and unit, one of s, min, h, d."""
     match = re.fullmatch(r"\s*([0-9]{1,15})\s*([A-Za-z]*)\s*", text)
     if match is None:
-        raise Refused("it is not a whole number with a unit, such as 15 mins")
+        raise RefusedValue("it is not a whole number with a unit, such as 15 mins")
     amount, word = int(match[1]), match[2].lower()
     if not word and amount:
-        raise Refused("its unit is missing, such as s or mins")
+        raise RefusedValue("its unit is missing, such as s or mins")
     found = next((unit for unit in _UNITS if any(name.startswith(word) for name in unit[0])), None)
     if found is None:
-        raise Refused(f"{match[2]} is not a unit; there are secs, mins, hours, days, weeks")
+        raise RefusedValue(f"{match[2]} is not a unit; there are secs, mins, hours, days, weeks")
     _, unit, times = found
     amount *= times
     if unit == "ms":
         amount, rest = divmod(amount, 1000)
         unit = "s"
         if rest:
-            raise Refused("it is not a whole number of seconds")
+            raise RefusedValue("it is not a whole number of seconds")
     if amount * _SECONDS[unit] >= 1 << 32:
-        raise Refused("it is too long")
+        raise RefusedValue("it is too long")
     return amount, unit
 
 
 def number(text: str) -> int:
     """A whole number. Raises Refused."""
     if not re.fullmatch("[0-9]{1,20}", text) or int(text) >= 1 << 32:
-        raise Refused("it is not a number from 0 to 4294967295")
+        raise RefusedValue("it is not a number from 0 to 4294967295")
     return int(text)
 
 
@@ -71,7 +71,7 @@ def mode(text: str) -> int:
     """The mode of a file: octal where it begins with 0, else decimal, as Dovecot has it. Raises Refused."""
     if text.startswith("0"):
         if not re.fullmatch("[0-7]{1,11}", text):
-            raise Refused("it begins with 0 and is not octal")
+            raise RefusedValue("it begins with 0 and is not octal")
         return int(text, 8) & 0o7777
     return number(text) & 0o7777
 
@@ -79,7 +79,7 @@ def mode(text: str) -> int:
 def port(text: str) -> int:
     """A TCP port, 0 for none. Raises Refused."""
     if not re.fullmatch("[0-9]{1,20}", text) or int(text) > 65535:
-        raise Refused("it is not a port")
+        raise RefusedValue("it is not a port")
     return int(text)
 
 

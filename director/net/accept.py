@@ -98,7 +98,7 @@ class Room:
         """How many descriptors are left at most behind a new one: the kernel gives the lowest free number."""
         return self.descriptors - 1 - descriptor
 
-    def left(self) -> int:
+    def remaining(self) -> int:
         """The same, found out by opening one."""
         probe = _probe()
         if probe < 0:
@@ -298,7 +298,7 @@ class Acceptor:
     def _go_on(self) -> None:
         self._pause = None
         self._room.restore()
-        if self._limits is None and self._room.left() < self._kept():
+        if self._limits is None and self._room.remaining() < self._kept():
             self._rest(FEW_LEFT)
         else:
             self._listen()

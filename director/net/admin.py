@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Protocol
 
 import anyio
 
@@ -24,6 +23,7 @@ from director.errors import PeerError
 from director.net import places
 from director.net.accept import Acceptor, SocketHandler
 from director.net.clientsocket import ClientGone, ClientSocket
+from director.net.eventlog import EventLog
 from director.net.places import Place, Places
 from director.wire.admin import (
     GREETING,
@@ -44,20 +44,10 @@ READ_AHEAD = 64 * 1024
 """Bytes of lines that wait to be carried out; further ones wait in the kernel, and then at the client."""
 
 
-class Log(Protocol):
-    """What is used of the daemon's log."""
-
-    def debug(self, event: str, **fields: object) -> None: ...
-
-    def warning(self, event: str, **fields: object) -> None: ...
-
-    def error(self, event: str, **fields: object) -> None: ...
-
-
 class AdminClients:
     """The connections of all admin listeners."""
 
-    def __init__(self, handle: Handler, log: Log) -> None:
+    def __init__(self, handle: Handler, log: EventLog) -> None:
         """handle: where it raises anything but a PeerError, that is a bug, which ends the connection."""
         self._handle, self._log = handle, log
         self._acceptors: list[Acceptor] = []
@@ -106,7 +96,7 @@ class AdminClients:
 class _Conversation:
     """One client: what it has sent, in the order it is carried out in."""
 
-    def __init__(self, client: ClientSocket, address: str, peer: str, handle: Handler, log: Log) -> None:
+    def __init__(self, client: ClientSocket, address: str, peer: str, handle: Handler, log: EventLog) -> None:
         """address: of the client; empty where it has none. peer: the client, for the log."""
         self._client, self._peer, self._handle, self._log = client, peer, handle, log
         self.place = Place(address, self._lose_place, time.monotonic())
@@ -151,9 +141,9 @@ class _Conversation:
                     tasks.cancel_scope.cancel()
         finally:
             if failure is None and self.busy:
-                left = len(self._lines) + self._carrying_out
+                unanswered = len(self._lines) + self._carrying_out
                 note = "the director ended before they were carried out"
-                self._log.warning("admin_commands_dropped", peer=self._peer, commands=left, note=note)
+                self._log.warning("admin_commands_dropped", peer=self._peer, commands=unanswered, note=note)
         if isinstance(failure, PeerError):
             self._log.error("admin_client_refused", peer=self._peer, reason=str(failure))
         elif failure is not None:

@@ -12,7 +12,7 @@ from director.wire.authreply import GREETING, LINE_LIMIT, AuthreplyError, check_
 from director.wire.tabs import LineBuffer, LineTooLong
 
 
-class Owner(Protocol):
+class AuthreplyOwner(Protocol):
     """Who deals with lines and is told of troubles."""
 
     def lines(self, client: AuthreplyClient, data: bytes) -> None:
@@ -31,7 +31,7 @@ class AuthreplySocket:
     passlines = False
     """Only `OK` lines get a host, as in the original."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: AuthreplyOwner) -> None:
         self.owner = owner
         self.clients: set[AuthreplyClient] = set()
 
@@ -128,7 +128,7 @@ class AuthreplyClient(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)
-            self._look()
+            self._note_state()
             if self._ended:
                 self._end_if_answered()
 
@@ -151,9 +151,9 @@ class AuthreplyClient(asyncio.Protocol):
             self._cancel_deadline()
         if lines:
             self.relay.owner.lines(self, lines)
-        self._look()
+        self._note_state()
 
-    def _look(self) -> None:
+    def _note_state(self) -> None:
         """Note whether the client waits for an answer."""
         if self.waiting:
             self._place.set_busy()

@@ -135,7 +135,7 @@ class Connections(Generic[C]):
         self.path, self._make = path, make
         self._idle: list[C] = []
         self._free = anyio.Semaphore(CONNECTIONS)
-        self._there: object = None
+        self._identity: object = None
         """Which socket `path` was when the idle ones were connected."""
         self._closing: asyncio.TimerHandle | None = None
 
@@ -147,13 +147,13 @@ class Connections(Generic[C]):
         """
         async with self._free:
             connection = await self._get()
-            there = self._there
+            socket_identity = self._identity
             try:
                 yield connection
             except BaseException:
                 connection.close("nobody waits for its answer")
                 raise
-            if len(self._idle) < IDLE_KEPT and there == self._there:
+            if len(self._idle) < IDLE_KEPT and socket_identity == self._identity:
                 self._keep(connection)
             else:
                 connection.close("not needed")
@@ -173,10 +173,10 @@ class Connections(Generic[C]):
         self._closing = asyncio.get_running_loop().call_later(IDLE_TIME, self.close)
 
     async def _get(self) -> C:
-        if (there := identity(self.path)) != self._there:
+        if (socket_identity := identity(self.path)) != self._identity:
             # An anvil lives on after its Dovecot while we are connected to it, and knows no new session.
             self.close()
-            self._there = there
+            self._identity = socket_identity
         while self._idle:
             if (connection := self._idle.pop()).open:
                 return connection

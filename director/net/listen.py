@@ -97,13 +97,13 @@ class Fifo:
     def is_lost(self) -> bool:
         """Whether at its path there is another file by now, or none."""
         try:
-            there, mine = os.stat(self.where), os.fstat(self.fd)
+            at_path, opened = os.stat(self.where), os.fstat(self.fd)
         except PermissionError:
             # User dovecot may not look into login/, where systemd has made it.
             return os.fstat(self.fd).st_nlink == 0
         except OSError:
             return True
-        return (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
+        return (at_path.st_dev, at_path.st_ino) != (opened.st_dev, opened.st_ino)
 
     def become(self, other: Fifo) -> None:
         """Take the place of another one, which is over by that; the descriptor keeps its number."""
@@ -226,12 +226,12 @@ def adopt_fifo(name: str, fd: int, where: str = "", *, owns_file: bool = False) 
         # It is made anew there. Of another container's FIFO the kernel knows no path that is right here.
         path = where or os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")
         # Opened again for both ends: how the other one opened it is not ours to know.
-        own = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         reason = f"it is not a FIFO that can be opened ({exc.strerror}); see its socket unit"
         raise ListenError(name, f"descriptor {fd}", reason) from exc
     os.close(fd)
-    return Fifo(name, path, own, _file_of(path) if owns_file else None)
+    return Fifo(name, path, descriptor, _file_of(path) if owns_file else None)
 
 
 def to_keep(opened: Listener | Fifo) -> Kept | None:

@@ -33,7 +33,7 @@ RETRY_LONGEST = 1.0
 """Seconds between two attempts to reach auth."""
 
 
-class Owner(Protocol):
+class LoginOwner(Protocol):
     """Who deals with lines and is told of troubles."""
 
     def lines(self, client: Client, data: bytes) -> None:
@@ -62,21 +62,21 @@ class Connection(msgspec.Struct, kw_only=True):
     """What the client has said while auth had not said a word."""
     mid_line: bool = False
     """Whether what went to auth so far ends within a line..."""
-    own: bytes = b""
+    own_lines: bytes = msgspec.field(default=b"", name="own")
     """...and the lines of ours that wait for its end."""
     rest: bytes = b""
     """The beginning of a line from auth."""
     to_client: bytes = b""
     """Written, but not taken by the kernel."""
     to_auth: bytes = b""
-    held: list[bytes] = msgspec.field(default_factory=list)
+    held_lines: list[bytes] = msgspec.field(default_factory=list, name="held")
     """Lines from auth (without LF) that wait for an answer."""
 
 
 class Relay:
     """One listening socket and the auth socket behind it."""
 
-    def __init__(self, name: str, auth_path: str, passlines: bool, owner: Owner) -> None:
+    def __init__(self, name: str, auth_path: str, passlines: bool, owner: LoginOwner) -> None:
         self.name, self.auth_path, self.passlines, self.owner = name, auth_path, passlines, owner
         self.clients: set[Client] = set()
         self.hang_ups = HangUps()
@@ -110,10 +110,10 @@ class Relay:
         if self._acceptor is not None:
             await self._acceptor.settle()
 
-    def hand_over(self, held: Callable[[Client], list[bytes]]) -> list[Connection]:
+    def hand_over(self, held_lines: Callable[[Client], list[bytes]]) -> list[Connection]:
         """Accept nobody any more, and give all connections away: nothing is read from them or written any
-        more. held: the lines of a client that wait for an answer."""
-        given = [client.hand_over(held(client)) for client in self.clients if client.open]
+        more. held_lines: the lines of a client that wait for an answer."""
+        given = [client.hand_over(held_lines(client)) for client in self.clients if client.open]
         self.clients.clear()
         self.stop()
         return [connection for connection in given if connection is not None]
@@ -130,8 +130,8 @@ class Relay:
                 client.end()
             else:
                 self.connect(client)
-            if connection.held:
-                self.owner.lines(client, b"".join(line + b"\n" for line in connection.held))
+            if connection.held_lines:
+                self.owner.lines(client, b"".join(line + b"\n" for line in connection.held_lines))
 
     def connect(self, client: Client) -> None:
         """Get this client a connection to auth, however long it takes."""
@@ -197,7 +197,7 @@ class Client(asyncio.Protocol):
         "_heard",
         "_mid_line",
         "_outlet",
-        "_own",
+        "_own_lines",
         "_paused",
         "_taken_over",
         "_to_auth",
@@ -223,7 +223,7 @@ class Client(asyncio.Protocol):
         self._paused = False
         self._mid_line = False
         """Whether what went to auth so far ends within a line."""
-        self._own = b""
+        self._own_lines = b""
         """Lines of ours that wait for the end of that line."""
         self._outlet: _Outlet | None = None
         self._to_auth: _Outlet | None = None
@@ -232,7 +232,7 @@ class Client(asyncio.Protocol):
         self._taken_over = taken_over
         if taken_over is not None:
             self._first, self._heard = taken_over.first, taken_over.heard
-            self._mid_line, self._own = taken_over.mid_line, taken_over.own
+            self._mid_line, self._own_lines = taken_over.mid_line, taken_over.own_lines
 
     @property
     def open(self) -> bool:
@@ -260,7 +260,7 @@ class Client(asyncio.Protocol):
             self._first += data
             self._steer()
         if self._to_auth is not None:
-            self._to_auth.write(self._with_own(data) if self._own else data)
+            self._to_auth.write(self._with_own(data) if self._own_lines else data)
         self._mid_line = not data.endswith(b"\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -287,11 +287,11 @@ class Client(asyncio.Protocol):
     def tell_auth(self, lines: bytes) -> None:
         """Send auth lines of our own, between two of the client's."""
         if self._mid_line:
-            self._own += lines
+            self._own_lines += lines
         elif self._to_auth is not None:
             self._to_auth.write(lines)
 
-    def hand_over(self, held: list[bytes]) -> Connection | None:
+    def hand_over(self, held_lines: list[bytes]) -> Connection | None:
         """What a successor needs; None: it is at an end. Here nothing is read or written any more."""
         assert self._outlet is not None, "only a client who is there is given away"
         if self._transport is not None and self._paused:
@@ -308,10 +308,10 @@ class Client(asyncio.Protocol):
             heard=self._heard,
             first=self._first,
             mid_line=self._mid_line,
-            own=self._own,
+            own_lines=self._own_lines,
             rest=self._buffer.rest if self._buffer is not None else b"",
             to_client=to_client,
-            held=held,
+            held_lines=held_lines,
         )
         if self._to_auth is not None:
             given.auth, given.to_auth = self._to_auth.hand_over()
@@ -372,8 +372,8 @@ class Client(asyncio.Protocol):
         end = data.find(b"\n") + 1
         if not end:
             return data
-        own, self._own = self._own, b""
-        return data[:end] + own + data[end:]
+        own_lines, self._own_lines = self._own_lines, b""
+        return data[:end] + own_lines + data[end:]
 
     def _steer(self) -> None:
         """Read from the client only while there is room for what it sends."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Protocol
 
 import anyio
 
 from director.errors import ListenError
+from director.net.eventlog import EventLog
 from director.net.listen import Fifo
 
 LINE_LIMIT = 1024
@@ -19,14 +19,6 @@ LOOK_EVERY = 0.1
 """Seconds between two looks whether the FIFO is still the one at its path."""
 DRAIN = 0.1
 """Seconds in which what is left in a FIFO that is given up is read."""
-
-
-class Log(Protocol):
-    """What is used of the daemon's log."""
-
-    def warning(self, event: str, **fields: object) -> None: ...
-
-    def error(self, event: str, **fields: object) -> None: ...
 
 
 class NotifyReader(asyncio.Protocol):
@@ -71,7 +63,7 @@ class NotifyReader(asyncio.Protocol):
             self._names(names)
 
 
-async def read_fifo(fifo: Fifo, reader: NotifyReader, reopen: Callable[[], Fifo], log: Log) -> None:
+async def read_fifo(fifo: Fifo, reader: NotifyReader, reopen: Callable[[], Fifo], log: EventLog) -> None:
     """Read until cancelled. When the file is removed or replaced, go on with one that is at its place.
 
     Login processes open it by its path, and freeze where nobody reads it. Those that have the former one
@@ -98,7 +90,7 @@ async def read_fifo(fifo: Fifo, reader: NotifyReader, reopen: Callable[[], Fifo]
 class _Place:
     """The path of the FIFO."""
 
-    def __init__(self, fifo: Fifo, reopen: Callable[[], Fifo], log: Log) -> None:
+    def __init__(self, fifo: Fifo, reopen: Callable[[], Fifo], log: EventLog) -> None:
         self._fifo, self._reopen, self._log = fifo, reopen, log
         self._problem = ""
         """Why what is there cannot be opened: logged once."""

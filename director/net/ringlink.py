@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from director.errors import PeerError
-from director.net.tls import NoTls, Session, looks_like_tls, unexpected
+from director.net.tls import NoTls, TlsSession, looks_like_tls, unexpected
 from director.types import Address, LinkId
 from director.wire.ring_native import FrameError, FrameReader, FrameWriter
 
@@ -27,7 +27,7 @@ LINGER = 2.0
 TLS_TIMEOUT = 2.0
 """Seconds from the TCP connection to the end of the TLS handshake."""
 
-Secure = Callable[[Address], Session]
+Secure = Callable[[Address], TlsSession]
 """Begins TLS with the director at an address."""
 
 
@@ -69,7 +69,7 @@ class RingLink(asyncio.Protocol):
         """Bytes are those on the line."""
         self._transport: asyncio.Transport | None = None
         self._secure = secure
-        self._tls: Session | None = None
+        self._tls: TlsSession | None = None
         self._trusted = False
         self._reading = True
         self._rest = b""
@@ -243,7 +243,7 @@ class RingLink(asyncio.Protocol):
                 transport.write_eof()
             asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
-    def _decrypted(self, tls: Session, data: bytes) -> bytes:
+    def _decrypted(self, tls: TlsSession, data: bytes) -> bytes:
         """What the other end says inside TLS. Opens the link when the handshake is done."""
         try:
             data = tls.receive(data)

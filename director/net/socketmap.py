@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Protocol
 
 import anyio
 from anyio.abc import ByteStream
 
+from director.net.eventlog import EventLog
 from director.net.places import StreamPlace
 from director.wire.socketmap import Netstrings, Request, SocketmapError, netstring, parse
 
@@ -18,15 +18,7 @@ Handler = Callable[[Request], Awaitable[bytes]]
 READ_SIZE = 4096
 
 
-class Log(Protocol):
-    """What is used of the daemon's log."""
-
-    def debug(self, event: str, **fields: object) -> None: ...
-
-    def error(self, event: str, **fields: object) -> None: ...
-
-
-async def serve_client(stream: ByteStream, handle: Handler, log: Log, place: StreamPlace) -> None:
+async def serve_client(stream: ByteStream, handle: Handler, log: EventLog, place: StreamPlace) -> None:
     """Talk to one client until it hangs up, sends what is no request, or loses its place; closes the stream.
 
     Any other error of `handle` is a bug, and passes through.

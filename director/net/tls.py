@@ -65,17 +65,17 @@ class RingTls:
             context.verify_mode = ssl.CERT_REQUIRED
             _load(context, cert, key, ca)
         self._acceptor.num_tickets = 0  # links last; nobody resumes one
-        self._own = _shown(cert, key)
+        self._own_digest = _shown(cert, key)
         self.content = hashlib.sha256(b"".join(Path(path).read_bytes() for path in (cert, key, ca))).digest()
         """Tells whether the files hold what they held before."""
         self.ends = dict(_ends((cert, ca)))
         """Path -> unix seconds when the first certificate that was read from it ends."""
 
-    def dialling(self, peer: Address) -> Session:
-        return Session(self._dialler, peer, dialled=True, own=self._own)
+    def dialling(self, peer: Address) -> TlsSession:
+        return TlsSession(self._dialler, peer, dialled=True, own_digest=self._own_digest)
 
-    def accepting(self, peer: Address) -> Session:
-        return Session(self._acceptor, peer, dialled=False, own=self._own)
+    def accepting(self, peer: Address) -> TlsSession:
+        return TlsSession(self._acceptor, peer, dialled=False, own_digest=self._own_digest)
 
     def problem_with_own(self, me: Address) -> str | None:
         """Why other directors, with the same CA, would refuse our certificate; None: they would not."""
@@ -90,15 +90,15 @@ class RingTls:
         return None
 
 
-class Session:
+class TlsSession:
     """TLS of one connection. What `outgoing` gives is to be sent after each `receive` and `close`."""
 
-    def __init__(self, context: ssl.SSLContext, peer: Address, *, dialled: bool, own: bytes) -> None:
-        """own: SHA-256 of the certificate that this end shows."""
+    def __init__(self, context: ssl.SSLContext, peer: Address, *, dialled: bool, own_digest: bytes) -> None:
+        """own_digest: SHA-256 of the certificate that this end shows."""
         self.peer, self.established = peer, False
         self.certificates = b""
         """SHA-256 of the dialler's certificate, then of the acceptor's, once the handshake is done."""
-        self._own = own
+        self._own_digest = own_digest
         self._dialled, self._begun = dialled, False
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -120,7 +120,7 @@ class Session:
                 self._tls.do_handshake()
                 self.established = True
                 theirs = _digest(self._tls.getpeercert(binary_form=True))
-                self.certificates = self._own + theirs if self._dialled else theirs + self._own
+                self.certificates = self._own_digest + theirs if self._dialled else theirs + self._own_digest
                 self._check_address()
             return self._read()
         except ssl.SSLWantReadError:
@@ -201,9 +201,9 @@ def _shown(cert: str, key: str) -> bytes:
     near, far = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     near.check_hostname, near.verify_mode = False, ssl.CERT_NONE  # whether it is good is asked elsewhere
     far.load_cert_chain(cert, key)
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = near.wrap_bio(back, there)
-    server = far.wrap_bio(there, back, server_side=True)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = near.wrap_bio(to_client, to_server)
+    server = far.wrap_bio(to_server, to_client, server_side=True)
     try:
         for one in (client, server, client):
             with suppress(ssl.SSLWantReadError):

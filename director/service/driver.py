@@ -29,7 +29,7 @@ from director.core.protocol.effects import (
     Kick,
     Level,
     ListSessions,
-    Log,
+    LogEvent,
     OperationDone,
     OperationFailed,
     Persist,
@@ -67,8 +67,7 @@ from director.errors import KickError
 from director.net.tls import RingTls
 from director.service.clock import unix_time
 from director.service.heldlogins import Client, HeldLogins
-from director.service.log import LimitedLog
-from director.service.log import Log as Logger
+from director.service.log import LimitedLog, Log
 from director.service.pendingoperations import PendingOperations
 from director.service.ringsockets import RingSockets
 from director.types import LinkId, Now, RequestId, UserKey
@@ -160,7 +159,7 @@ class Counts:
 
 
 class Driver:
-    def __init__(self, director: Director, log: Logger, tls: RingTls | None = None) -> None:
+    def __init__(self, director: Director, log: Log, tls: RingTls | None = None) -> None:
         """tls: for the ring; None: its links are plain."""
         self.director = director
         self.counts = Counts()
@@ -510,7 +509,7 @@ class Driver:
                 self.pending_operations.done(number, counts)
             case OperationFailed(number, error, reason):
                 self.pending_operations.failed(number, error, reason)
-            case Log(level, event, fields):
+            case LogEvent(level, event, fields):
                 self._say(level, event, fields)
             case _:
                 self._do_rarely(effect)

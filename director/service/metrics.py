@@ -44,7 +44,7 @@ class HostSample(msgspec.Struct, frozen=True):
     users: int
 
 
-class Snapshot(msgspec.Struct, kw_only=True):
+class MetricsSample(msgspec.Struct, kw_only=True):
     """All that is measured, at one moment. Counters count from the start of the process."""
 
     version: str
@@ -177,7 +177,7 @@ class Counted(msgspec.Struct, kw_only=True):
     timed: dict[str, Durations] = msgspec.field(default_factory=dict)
 
 
-def counted(snapshot: Snapshot) -> Counted:
+def counted(snapshot: MetricsSample) -> Counted:
     """What of it is to be carried on by a successor."""
     return Counted(
         numbers={field: getattr(snapshot, field) for field in NUMBERS},
@@ -190,7 +190,7 @@ def counted(snapshot: Snapshot) -> Counted:
     )
 
 
-def carry_on(snapshot: Snapshot, before: Counted) -> None:
+def carry_on(snapshot: MetricsSample, before: Counted) -> None:
     """Add what predecessors have counted."""
     for field, number in before.numbers.items():
         setattr(snapshot, field, getattr(snapshot, field) + number)
@@ -207,7 +207,7 @@ def carry_on(snapshot: Snapshot, before: Counted) -> None:
             setattr(snapshot, field, Durations(new.bounds, counts, new.total + old.total))
 
 
-def render(snapshot: Snapshot) -> bytes:
+def render(snapshot: MetricsSample) -> bytes:
     """The page in the Prometheus text format, version 0.0.4."""
     from prometheus_client.exposition import generate_latest
 
@@ -217,7 +217,7 @@ def render(snapshot: Snapshot) -> bytes:
 class _Page:
     """A collector of exactly one snapshot."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: MetricsSample) -> None:
         self.snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
@@ -284,8 +284,8 @@ class _Page:
     def _ring(self) -> Iterator[Metric]:
         now = self.snapshot
         yield _gauge("ring_members", "Listed directors by state", _by_one(now.ring_members), "state")
-        told = [((), now.false_departures)]
-        yield _counter("ring_false_departures", "Departures told of directors that are there", told)
+        departures = [((), now.false_departures)]
+        yield _counter("ring_false_departures", "Departures told of directors that are there", departures)
         yield _gauge("ring_synced", "1 while all members agree on the hosts", [((), now.ring_synced)])
         yield _histogram("ring_sync_duration_seconds", "How long a sync of the ring took", now.ring_syncs)
         messages = now.ring_messages.items()

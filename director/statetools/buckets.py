@@ -90,10 +90,10 @@ async def merge_users(store: StateStore, wanted: Mapping[int, Records], *, dry_r
     """Merge records into buckets of the table by the rule of the ring; no later decision is ever replaced."""
 
     def merge(bucket: Bucket, news: Records) -> tuple[bytes, Tally]:
-        held = records_in(bucket)
-        both = {key: merged(held[key], user) for key, user in news.items() if key in held}
-        tally = _tally(held, news, both)
-        return pack(sorted((held | news | both).values())), tally
+        stored = records_in(bucket)
+        both = {key: merged(stored[key], user) for key, user in news.items() if key in stored}
+        tally = _tally(stored, news, both)
+        return pack(sorted((stored | news | both).values())), tally
 
     return await _merge(store, "users", wanted, merge, dry_run)
 
@@ -102,10 +102,10 @@ async def merge_names(store: StateStore, wanted: Mapping[int, Names], *, dry_run
     """The same for names: of two names of a key the greater one stays; none is written that is too long."""
 
     def merge(bucket: Bucket, news: Names) -> tuple[bytes, Tally]:
-        held = names_in(bucket)
-        both = {key: max(held[key], name) for key, name in news.items() if key in held}
-        tally = _tally(held, news, both)
-        return pack_names(held | news | both), tally
+        stored = names_in(bucket)
+        both = {key: max(stored[key], name) for key, name in news.items() if key in stored}
+        tally = _tally(stored, news, both)
+        return pack_names(stored | news | both), tally
 
     return await _merge(store, "names", wanted, merge, dry_run)
 
@@ -141,17 +141,17 @@ async def _merge(
             if isinstance(outcome, Lost):
                 continue  # somebody has written it, or split it: it is read again
             total.add(tally)
-            there = waiting[root_of(bucket.number)]
+            bucket_lines = waiting[root_of(bucket.number)]
             for key in placed[bucket.number]:
-                del there[key]
+                del bucket_lines[key]
         waiting = {number: rest for number, rest in waiting.items() if rest}
     return total
 
 
 def _tally(
-    held: Mapping[UserKey, object], news: Mapping[UserKey, object], both: Mapping[UserKey, object]
+    stored: Mapping[UserKey, object], news: Mapping[UserKey, object], both: Mapping[UserKey, object]
 ) -> Tally:
-    changed = sum(held[key] != after for key, after in both.items())
+    changed = sum(stored[key] != after for key, after in both.items())
     return Tally(new=len(news) - len(both), changed=changed, unchanged=len(both) - changed)
 
 

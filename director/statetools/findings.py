@@ -46,7 +46,7 @@ class Finding(msgspec.Struct, kw_only=True):
     """What the repair did: what it kept and what it dropped."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class TimeLimits(msgspec.Struct, frozen=True):
     """What is possible at the time of the check, in Unix seconds."""
 
     now: int
@@ -54,13 +54,13 @@ class Limits(msgspec.Struct, frozen=True):
     seen: int
 
     @classmethod
-    def at(cls, now: float, expire: int) -> Limits:
+    def at(cls, now: float, expire: int) -> TimeLimits:
         """expire: seconds, as configured. `seen` is stored up to a third of it ahead."""
         latest = int(now) + AHEAD
         return cls(int(now), min(LATEST, latest), min(LATEST, latest + max(expire, 86400)))
 
 
-class Checked(msgspec.Struct, kw_only=True):
+class CheckedStore(msgspec.Struct, kw_only=True):
     """A bucket that was looked at."""
 
     findings: list[Finding]
@@ -77,9 +77,9 @@ class Checked(msgspec.Struct, kw_only=True):
     """Those of them that an operator wrote: they stay."""
 
 
-def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: Limits) -> Checked:
+def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: TimeLimits) -> CheckedStore:
     """hosts: ids of all hosts there are or were; None: not known, so none is unknown."""
-    checked = Checked(findings=[], blob=bucket.blob)
+    checked = CheckedStore(findings=[], blob=bucket.blob)
     report = _Report(bucket, checked.findings)
     report.version()
     whole = len(bucket.blob) - len(bucket.blob) % RECORD.size
@@ -138,8 +138,8 @@ def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: Limits)
     return checked
 
 
-def check_names(bucket: Bucket) -> Checked:
-    checked = Checked(findings=[], blob=bucket.blob)
+def check_names(bucket: Bucket) -> CheckedStore:
+    checked = CheckedStore(findings=[], blob=bucket.blob)
     report = _Report(bucket, checked.findings)
     report.version()
     entries = list(_entries(bucket.blob))

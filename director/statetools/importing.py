@@ -190,8 +190,8 @@ async def load(store: StateStore, file: ExportFile, progress: Progress, *, dry_r
                 if isinstance(line, UserLine):
                     _gather(users, file.user(line))
                 if (name := name_in(line)) is not None and len(name) <= LONGEST_NAME:
-                    there = names.setdefault(key >> BUCKET_SHIFT, {})
-                    there[key] = max(name, there.get(key, b""))
+                    bucket_names = names.setdefault(key >> BUCKET_SHIFT, {})
+                    bucket_names[key] = max(name, bucket_names.get(key, b""))
         if gathered >= GATHERED or isinstance(line, End):
             # Hosts first, as in the file: a record is worth something where its host is known.
             await _merge_tables(store, hosts, members, done, dry_run)
@@ -205,22 +205,22 @@ async def load(store: StateStore, file: ExportFile, progress: Progress, *, dry_r
 
 def _gather(users: dict[int, Records], found: tuple[int, Records]) -> None:
     number, records = found
-    there = users.setdefault(number, {})
+    bucket_users = users.setdefault(number, {})
     for key, user in records.items():
-        there[key] = merged(there[key], user) if key in there else user
+        bucket_users[key] = merged(bucket_users[key], user) if key in bucket_users else user
 
 
 async def _merge_document(store: StateStore, line: DocumentLine, done: Imported, dry_run: bool) -> None:
     """Write a document where there is none; nothing is known about which of two is the later."""
-    held = await store.read_document(line.name)
-    if held is None and not dry_run:
+    stored = await store.read_document(line.name)
+    if stored is None and not dry_run:
         outcome = await store.swap_document(line.name, EMPTY_VERSION, line.data)
         if isinstance(outcome, Lost):
-            held = Document(outcome.version, outcome.blob)
-    if held is None:
+            stored = Document(outcome.version, outcome.blob)
+    if stored is None:
         done.documents.new += 1
         return
-    if held.data == line.data:
+    if stored.data == line.data:
         done.documents.unchanged += 1
     else:
         done.kept.append(line.name)
@@ -252,28 +252,28 @@ async def _merge_table(
     store: StateStore, name: str, merge: Callable[[bytes], tuple[bytes, Tally]], dry_run: bool
 ) -> Tally:
     while True:
-        held = await store.read_document(name) or Document(EMPTY_VERSION, b"\x90")
+        stored = await store.read_document(name) or Document(EMPTY_VERSION, b"\x90")
         try:
-            data, tally = merge(held.data)
+            data, tally = merge(stored.data)
         except ValueError as exc:
             text = f"{store.url}: {exc}; `director state verify --fix` repairs it"
             raise StoreProblem(text, EX_DATA) from exc
-        if dry_run or isinstance(await store.swap_document(name, held.version, data), Swapped):
+        if dry_run or isinstance(await store.swap_document(name, stored.version, data), Swapped):
             return tally
 
 
 def _merged_rows(
-    held: dict[str, Row], news: dict[str, Row], merge: Callable[[Row, Row], Row]
+    stored: dict[str, Row], news: dict[str, Row], merge: Callable[[Row, Row], Row]
 ) -> tuple[list[Row], Tally]:
     tally = Tally()
-    rows = dict(held)
+    rows = dict(stored)
     for name, row in news.items():
-        if name not in held:
+        if name not in stored:
             rows[name] = row
             tally.new += 1
             continue
-        rows[name] = merge(held[name], row)
-        if rows[name] == held[name]:
+        rows[name] = merge(stored[name], row)
+        if rows[name] == stored[name]:
             tally.unchanged += 1
         else:
             tally.changed += 1

@@ -6,7 +6,7 @@ import msgspec
 
 from director.core.placement.users import RECORD
 from director.statetools.buckets import Progress, names_in, read_all
-from director.statetools.opening import Place, opened, readable
+from director.statetools.opening import StorePlace, opened, readable
 from state.base import AUDIT_KEPT, Lease, StateStore, StoreRefused
 
 
@@ -49,7 +49,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     """None: there is nothing, or it is of an older schema that nobody holds."""
 
 
-async def info(place: Place, progress: Progress) -> Info:
+async def info(place: StorePlace, progress: Progress) -> Info:
     """Raises StoreProblem."""
     store, layout = await readable(place)
     contents = None

@@ -21,14 +21,14 @@ SAY_EVERY = 0.2
 """Seconds from one word about a migration to the next."""
 
 
-class Place(msgspec.Struct, frozen=True):
+class StorePlace(msgspec.Struct, frozen=True):
     """Which store: its URL, and the folder where relative paths in it start."""
 
     url: str
     folder: Path
 
 
-def store_at(place: Place, *, beside: bool = False) -> StateStore:
+def store_at(place: StorePlace, *, beside: bool = False) -> StateStore:
     """The store, not open. beside: to be read while a director has it to itself.
 
     Raises StoreProblem where there can be nothing to see."""
@@ -48,7 +48,7 @@ async def layout_of(store: StateStore) -> Layout:
     return layout
 
 
-async def readable(place: Place) -> tuple[StateStore, Layout]:
+async def readable(place: StorePlace) -> tuple[StateStore, Layout]:
     """The store, not open, and its layout; only for reading.
 
     A file is opened as beside a director, whether it has one or not: a store that is open for writing sets a
@@ -66,7 +66,7 @@ async def readable(place: Place) -> tuple[StateStore, Layout]:
 
 @asynccontextmanager
 async def opened(
-    place: Place, *, create: bool = False, reading: bool = False
+    place: StorePlace, *, create: bool = False, reading: bool = False
 ) -> AsyncIterator[tuple[StateStore, int]]:
     """The store, open, and its schema. create: make it where there is none. reading: nothing is written, so a
     director may have it to itself.
@@ -93,7 +93,7 @@ async def opened(
 
 
 @asynccontextmanager
-async def opened_for_import(place: Place, *, dry_run: bool) -> AsyncIterator[StateStore]:
+async def opened_for_import(place: StorePlace, *, dry_run: bool) -> AsyncIterator[StateStore]:
     """The store, made where there is none; for a dry run an empty one in its stead. Raises StoreProblem."""
     if dry_run and not (await layout_of(store_at(place))).found:
         nothing = open_store("memory:", base_dir=place.folder)

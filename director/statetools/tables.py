@@ -13,7 +13,7 @@ from director.core.protocol.messages import HostRow, MemberRow
 from director.core.tables.documentrows import read_rows
 from director.core.tables.hosts import decode_rows, encode_rows, merge_rows
 from director.core.tables.members import about, decode_member_rows, encode_member_rows, merge_member_rows
-from director.statetools.findings import Finding, Limits
+from director.statetools.findings import Finding, TimeLimits
 from state.base import Document, version_of
 
 Row = TypeVar("Row", HostRow, MemberRow)
@@ -29,7 +29,7 @@ class CheckedTable(msgspec.Struct, kw_only=True):
     """Whether the repair leaves something out: then the document is kept as it is under another name."""
 
 
-def check_hosts(document: Document, limits: Limits, copy: bytes) -> CheckedTable:
+def check_hosts(document: Document, limits: TimeLimits, copy: bytes) -> CheckedTable:
     """copy: the second copy of the document, where the store keeps one; for rows that it lacks."""
 
     def clip(row: HostRow) -> HostRow:
@@ -51,7 +51,7 @@ def check_hosts(document: Document, limits: Limits, copy: bytes) -> CheckedTable
     )
 
 
-def check_members(document: Document, limits: Limits, copy: bytes) -> CheckedTable:
+def check_members(document: Document, limits: TimeLimits, copy: bytes) -> CheckedTable:
     """The same for directors."""
 
     def clip(row: MemberRow) -> MemberRow:
@@ -71,7 +71,7 @@ def check_members(document: Document, limits: Limits, copy: bytes) -> CheckedTab
     )
 
 
-def check_applied(document: Document, limits: Limits, copy: bytes) -> CheckedTable:
+def check_applied(document: Document, limits: TimeLimits, copy: bytes) -> CheckedTable:
     """What members have applied of their configurations."""
     where = "document applied"
     checked = CheckedTable(findings=[], data=document.data, lost=False)

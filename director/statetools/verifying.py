@@ -24,7 +24,14 @@ from director.statetools.buckets import (
     read_all,
 )
 from director.statetools.exporting import APPLIED, HOSTS, MEMBERS
-from director.statetools.findings import Checked, Finding, Limits, check_names, check_users, unknown_hosts
+from director.statetools.findings import (
+    CheckedStore,
+    Finding,
+    TimeLimits,
+    check_names,
+    check_users,
+    unknown_hosts,
+)
 from director.statetools.tables import (
     CheckedTable,
     check_applied,
@@ -50,7 +57,7 @@ from state.base import (
     version_of,
 )
 
-TABLES: dict[str, Callable[[Document, Limits, bytes], CheckedTable]] = {
+TABLES: dict[str, Callable[[Document, TimeLimits, bytes], CheckedTable]] = {
     HOSTS: check_hosts,
     MEMBERS: check_members,
     APPLIED: check_applied,
@@ -60,7 +67,7 @@ TABLES: dict[str, Callable[[Document, Limits, bytes], CheckedTable]] = {
 class Verification:
     """One walk over a store."""
 
-    def __init__(self, store: StateStore, limits: Limits, *, fix: bool) -> None:
+    def __init__(self, store: StateStore, limits: TimeLimits, *, fix: bool) -> None:
         self._store, self._limits, self._fix = store, limits, fix
         self._unknown: Counter[HostId] = Counter()
         self._kept: Counter[HostId] = Counter()
@@ -149,7 +156,7 @@ class Verification:
         except ValueError:
             return None
 
-    async def _bucket(self, bucket: Bucket, hosts: frozenset[HostId] | None) -> Checked:
+    async def _bucket(self, bucket: Bucket, hosts: frozenset[HostId] | None) -> CheckedStore:
         """Judge a bucket and repair it, but for what belongs elsewhere: that needs all others to be whole."""
         while True:
             checked = self._checked(bucket, hosts)
@@ -164,7 +171,7 @@ class Verification:
             outcome = (await self._store.swap_buckets(swaps))[-1]
             if isinstance(outcome, Lost):
                 if outcome.blob == SPLIT:
-                    return Checked(findings=[], blob=SPLIT)  # from a director's memory, and whole
+                    return CheckedStore(findings=[], blob=SPLIT)  # from a director's memory, and whole
                 bucket = Bucket(bucket.space, bucket.number, outcome.version, outcome.blob)
                 continue
             before, after = len(bucket.blob), len(checked.blob)
@@ -179,7 +186,7 @@ class Verification:
         self.buckets += 1
         return checked
 
-    def _checked(self, bucket: Bucket, hosts: frozenset[HostId] | None) -> Checked:
+    def _checked(self, bucket: Bucket, hosts: frozenset[HostId] | None) -> CheckedStore:
         return check_users(bucket, hosts, self._limits) if bucket.space == "users" else check_names(bucket)
 
     async def _take_home(self, space: Space, number: int, hosts: frozenset[HostId] | None) -> None:
@@ -190,9 +197,9 @@ class Verification:
                 return  # a director has: everything is where it knows it to be
             checked = self._checked(bucket, hosts)
             records: dict[int, Records] = {}
-            here: Records = {}
+            local: Records = {}
             for key, user in checked.records.items():
-                place = here if belongs(key, number) else records.setdefault(key >> BUCKET_SHIFT, {})
+                place = local if belongs(key, number) else records.setdefault(key >> BUCKET_SHIFT, {})
                 place[key] = user
             names: dict[int, Names] = {}
             names_here: Names = {}
@@ -201,7 +208,7 @@ class Verification:
                 home[key] = name
             await merge_users(self._store, records)
             await merge_names(self._store, names)
-            blob = pack(sorted(here.values())) if space == "users" else pack_names(names_here)
+            blob = pack(sorted(local.values())) if space == "users" else pack_names(names_here)
             (outcome,) = await self._store.swap_buckets([Swap(space, number, bucket.version, blob)])
             if not isinstance(outcome, Lost):
                 return

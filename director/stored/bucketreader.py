@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from director.core.checks import wrong_records
 from director.core.placement.names import NameTable
 from director.core.placement.users import BUCKETS
-from director.core.protocol.effects import Level, Log
+from director.core.protocol.effects import Level, LogEvent
 from director.core.protocol.events import STORE, BucketsRead, StoredUsers
 from director.stored.buckettree import BucketTree, names_tree, users_tree
 from director.stored.pace import TURN_BYTES
@@ -169,7 +169,7 @@ class BucketReader:
             if problem is not None:
                 damaged.add(bucket.number)
                 fields = {"space": space, "bucket": bucket.number, "reason": problem, "note": "left out"}
-                yield Note(Log(Level.ERROR, "store_bucket_damaged", fields))
+                yield Note(LogEvent(Level.ERROR, "store_bucket_damaged", fields))
             elif space == "users" and not is_split:
                 records.append(bucket.blob)
         merged = b"".join(records)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from director.core.protocol.effects import Level, Log
+from director.core.protocol.effects import Level, LogEvent
 from director.core.protocol.transitions import check
 from state.base import StoreError, StoreRefused
 
@@ -63,7 +63,7 @@ class Connection:
         if self.state is not State.DISCONNECTED:
             self.enter(State.DISCONNECTED)
 
-    def failed(self, operation: str, error: StoreError) -> list[Log]:
+    def failed(self, operation: str, error: StoreError) -> list[LogEvent]:
         """The store did not carry out an operation. What is to be logged: each kind of error once."""
         self.errors[operation] = self.errors.get(operation, 0) + 1
         self.error = str(error)
@@ -72,4 +72,4 @@ class Connection:
             return []
         self._reported = kind
         fields = {"store": self._url, "operation": operation, "reason": str(error)}
-        return [Log(Level.ERROR, "store_away", fields)]
+        return [LogEvent(Level.ERROR, "store_away", fields)]

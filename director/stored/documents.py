@@ -17,7 +17,7 @@ from director.core.filechanges import Applied, applied_in_steps
 from director.core.placement.users import LATEST
 from director.core.protocol.messages import HostRow, MemberRow
 from director.core.protocol.steps import Steps, finished
-from director.core.tables.documentrows import STEP, Rows, rows_in_steps
+from director.core.tables.documentrows import STEP, DocumentRows, rows_in_steps
 from director.core.tables.members import about
 
 Row = TypeVar("Row", HostRow, MemberRow)
@@ -94,7 +94,7 @@ def _read(
     return rows, f"{len(problems)} of {number} rows left out: {problems[0]}" if problems else ""
 
 
-def _sound(data: bytes, kind: type[Row], wrong: Callable[[Row], str | None]) -> Steps[Rows[Row]]:
+def _sound(data: bytes, kind: type[Row], wrong: Callable[[Row], str | None]) -> Steps[DocumentRows[Row]]:
     found = yield from rows_in_steps(data, kind)
     problems = list(found.problems)
     sound = []
@@ -106,7 +106,7 @@ def _sound(data: bytes, kind: type[Row], wrong: Callable[[Row], str | None]) -> 
             problems.append(problem)
         if number % STEP == 0:
             yield
-    return Rows(sound, found.number, problems)
+    return DocumentRows(sound, found.number, problems)
 
 
 def _fitting(row: Row) -> Row:

@@ -8,7 +8,7 @@ from collections import deque
 from typing import NamedTuple
 
 from director.core.director import Director
-from director.core.protocol.effects import Level, Log
+from director.core.protocol.effects import Level, LogEvent
 from director.core.protocol.events import BucketsRead, Event, Leases, StoreOpened
 from director.stored.bucketreader import BucketReader
 from director.stored.bucketwriter import BucketWriter
@@ -117,7 +117,7 @@ class Procedures:
         self._effects.append(Tell(event))
 
     def log(self, level: Level, event: str, **fields: object) -> None:
-        self._effects.append(Note(Log(level, event, {"store": self.setup.url, **fields})))
+        self._effects.append(Note(LogEvent(level, event, {"store": self.setup.url, **fields})))
 
     # ---- start
 

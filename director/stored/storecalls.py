@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from director.core.protocol.effects import Log
+from director.core.protocol.effects import LogEvent
 from director.core.protocol.events import Event
 from state.base import AuditEntry, Lease, Space, StoreError, Swap
 
@@ -160,7 +160,7 @@ class Pause(Call, frozen=True):
 class Note(Call, frozen=True):
     """Write to the log."""
 
-    log: Log
+    log: LogEvent
 
 
 class Wait(NamedTuple):

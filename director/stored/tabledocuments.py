@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from director.core.director import Director
 from director.core.filechanges import Applied, AppliedHost, encode_applied
-from director.core.protocol.effects import Level, Log
+from director.core.protocol.effects import Level, LogEvent
 from director.core.protocol.events import STORE, StoredHosts, StoredMembers
 from director.core.protocol.messages import MemberRow
 from director.core.protocol.steps import Steps
@@ -117,7 +117,7 @@ class TableDocument:
 
     def _note(self, reason: str, **fields: str) -> Note:
         what = {"document": self._name, "reason": reason, **fields, "note": AGAIN}
-        return Note(Log(Level.ERROR, "store_document_damaged", what))
+        return Note(LogEvent(Level.ERROR, "store_document_damaged", what))
 
     def write(self) -> Procedure[None]:
         """Until what is wanted is stored."""

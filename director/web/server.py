@@ -48,7 +48,7 @@ class WebListener(Protocol):
     ) -> None: ...
 
 
-class _Waiting:
+class _WaitingClients:
     """Connections that wait for their clients, the longest first."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class _Waiting:
 class _Client(H11Protocol):
     """A connection whose client is not waited for without end."""
 
-    def __init__(self, waiting: _Waiting, **arguments: Any) -> None:
+    def __init__(self, waiting: _WaitingClients, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._waiting = waiting
         self._state: object = None
@@ -90,11 +90,11 @@ class _Client(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._look()
+        self._watch_client()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._look()
+        self._watch_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -113,11 +113,11 @@ class _Client(H11Protocol):
         if self.conn.their_state is h11.IDLE:
             self._waiting.add(self)
         else:
-            self._look()
+            self._watch_client()
         if self.transport.get_write_buffer_size():
             self._watch_sending()
 
-    def _look(self) -> None:
+    def _watch_client(self) -> None:
         """Set the time for what the client is to send next."""
         state = self.conn.their_state
         if state is h11.SEND_BODY:
@@ -150,15 +150,15 @@ class _Client(H11Protocol):
     def _watch_sending(self) -> None:
         """Close the connection when its client takes nothing of what is sent for PART_WITHIN seconds."""
         if self._sending is None:
-            left = self.transport.get_write_buffer_size()
-            self._sending = self.loop.call_later(PART_WITHIN, self._look_at_sending, left)
+            unsent = self.transport.get_write_buffer_size()
+            self._sending = self.loop.call_later(PART_WITHIN, self._check_sending, unsent)
 
-    def _look_at_sending(self, before: int) -> None:
+    def _check_sending(self, before: int) -> None:
         self._sending = None
-        left = self.transport.get_write_buffer_size()
-        if left >= before > 0:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent >= before > 0:
             self.transport.abort()
-        elif left:
+        elif unsent:
             self._watch_sending()
 
 
@@ -168,7 +168,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, listener: WebListener, started: anyio.Event | None) -> None:
         super().__init__(config)
         self._listening, self._started = listener, started
-        self._waiting = _Waiting()
+        self._waiting = _WaitingClients()
         self.stop = anyio.Event()
 
     @contextlib.contextmanager

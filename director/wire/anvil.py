@@ -44,7 +44,7 @@ class Session(NamedTuple):
     """The others of its fields that are not empty."""
 
 
-def kick_requests(what: KickWhat, there: Sessions) -> list[bytes]:
+def kick_requests(what: KickWhat, sessions: Sessions) -> list[bytes]:
     """The lines, each with its LF, that end these sessions. Empty where there is nothing to end.
 
     there: all sessions; not looked at for HashOnHosts. anvil knows those that nobody proxies by name and
@@ -53,9 +53,9 @@ def kick_requests(what: KickWhat, there: Sessions) -> list[bytes]:
     """
     if isinstance(what, HashOnHosts):
         return [_kick_by(KEY_FIELD, key_of(what.hash32, host)) for host in what.hosts]
-    meant = there.of(what)
+    meant = sessions.of(what)
     keys = {session.key for session in meant}
-    alone = b"" not in keys and sum(len(there.with_key(key)) for key in keys) == len(meant)
+    alone = b"" not in keys and sum(len(sessions.with_key(key)) for key in keys) == len(meant)
     match what:
         case _ if not meant:
             return []
@@ -87,7 +87,7 @@ def _request(*words: bytes) -> bytes:
     return b"\t".join(map(escape, words)) + b"\n"
 
 
-class Rows:
+class SessionRows:
     """Takes the lines of one listing apart, and leaves out sessions that are no director's: those that nobody
     proxies, unless they have a key."""
 

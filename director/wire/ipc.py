@@ -88,7 +88,7 @@ def read_reply(line: bytes) -> Row | Done | Failed:
     raise Malformed(f"{line[:40]!r} is no reply of ipc")
 
 
-class Rows:
+class ListingRows:
     """Takes the rows of a listing apart. Every login process sends a header of its own before its rows, and
     names only the fields its sessions have had."""
 

@@ -172,9 +172,9 @@ class FrameReader:
         (length,) = _LENGTH.unpack_from(self._buffer)
         if self._begun is None:
             self._begun, self._sealed_to = seals.next(length), 0
-        here = min(length, len(self._buffer) - _LENGTH.size)
-        self._begun.update(self._buffer[_LENGTH.size + self._sealed_to : _LENGTH.size + here])
-        self._sealed_to = here
+        available = min(length, len(self._buffer) - _LENGTH.size)
+        self._begun.update(self._buffer[_LENGTH.size + self._sealed_to : _LENGTH.size + available])
+        self._sealed_to = available
 
     @staticmethod
     def _decode(body: bytearray) -> list[RingMessage]:

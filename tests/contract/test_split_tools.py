@@ -17,7 +17,7 @@ import pytest
 from director.core.placement.names import entries_in, entry
 from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
 from director.statetools.buckets import merge_users
-from director.statetools.findings import Limits
+from director.statetools.findings import TimeLimits
 from director.statetools.opening import problems
 from director.statetools.splitting import split_large
 from director.statetools.verifying import Verification
@@ -364,11 +364,11 @@ async def test_verify_finds_and_mends_what_is_in_the_wrong_half(stores: Stores) 
             Swap("users", other.number, other.version, other.blob[22:]),
         ]
     )
-    findings = [f async for f in Verification(store, Limits.at(NOW, 900), fix=False).findings(quiet)]
+    findings = [f async for f in Verification(store, TimeLimits.at(NOW, 900), fix=False).findings(quiet)]
     assert [finding.problem for finding in findings] == ["records that belong to other buckets: 1"]
     assert findings[0].where == f"users, bucket {leaves[0]}"
     with problems():
-        fixed = [f async for f in Verification(store, Limits.at(NOW, 900), fix=True).findings(quiet)]
+        fixed = [f async for f in Verification(store, TimeLimits.at(NOW, 900), fix=True).findings(quiet)]
     assert [finding.fixed for finding in fixed] == [True]
     assert await contents(store) == before
 
@@ -380,5 +380,5 @@ async def test_a_marker_below_the_deepest_level_is_a_damaged_bucket(stores: Stor
     for _ in range(LEVELS):
         path.append(below(path[-1])[0])
     await store.swap_buckets([Swap("users", number, EMPTY_VERSION, SPLIT) for number in path])
-    findings = [f async for f in Verification(store, Limits.at(NOW, 900), fix=False).findings(quiet)]
+    findings = [f async for f in Verification(store, TimeLimits.at(NOW, 900), fix=False).findings(quiet)]
     assert [finding.where for finding in findings] == [f"users, bucket {path[-1]}"]

@@ -26,7 +26,7 @@ from director.core.protocol.messages import HostRow, MemberRow
 from director.core.tables.hosts import decode_rows, encode_rows
 from director.core.tables.members import encode_member_rows
 from director.errors import ExportError, StoreProblem
-from director.statetools.findings import Finding, Limits
+from director.statetools.findings import Finding, TimeLimits
 from director.statetools.importing import ExportFile, load
 from director.statetools.opening import problems
 from director.statetools.verifying import Verification
@@ -552,10 +552,10 @@ async def test_a_repair_that_was_interrupted_is_completed_by_running_it_again(fa
     damaged = [Swap("users", NUMBER, EMPTY_VERSION, pack([ALICE, *strays]) + b"cut")]
     await store.swap_buckets(damaged)
     with pytest.raises(StoreUnavailable):
-        [found async for found in Verification(store, Limits.at(NOW, 900), fix=True).findings(ignored)]
-    [found async for found in Verification(store, Limits.at(NOW, 900), fix=True).findings(ignored)]
+        [found async for found in Verification(store, TimeLimits.at(NOW, 900), fix=True).findings(ignored)]
+    [found async for found in Verification(store, TimeLimits.at(NOW, 900), fix=True).findings(ignored)]
     assert [
-        found async for found in Verification(store, Limits.at(NOW, 900), fix=False).findings(ignored)
+        found async for found in Verification(store, TimeLimits.at(NOW, 900), fix=False).findings(ignored)
     ] == []
     for one in [ALICE, *strays]:
         assert one in await stored(store, one.key >> BUCKET_SHIFT)
@@ -581,7 +581,7 @@ async def test_a_repair_loses_nothing_that_a_director_writes_meanwhile() -> None
     store = Busy(pack([later]) + b"cut")
     await store.open()
     await MemoryStore.swap_buckets(store, [Swap("users", NUMBER, EMPTY_VERSION, pack([ALICE]) + b"x")])
-    walk = Verification(store, Limits.at(NOW, 900), fix=True)
+    walk = Verification(store, TimeLimits.at(NOW, 900), fix=True)
     findings: list[Finding] = [finding async for finding in walk.findings(ignored)]
     assert [finding.fixed for finding in findings] == [True]
     assert await stored(store, NUMBER) == [later]

@@ -158,7 +158,7 @@ def make_ipc(rng: random.Random) -> Case:
 
 def check_ipc(case: Case) -> None:
     for listing in (Census(), SessionList()):
-        rows = ipc.Rows(listing)
+        rows = ipc.ListingRows(listing)
         for one in case:
             match refused(lambda one=one: ipc.read_reply(one), ipc.Malformed):
                 case ipc.Row(row):
@@ -183,7 +183,7 @@ def make_anvil(rng: random.Random) -> Case:
 def check_anvil(case: Case) -> None:
     sessions = anvil.Sessions()
     for listing in (sessions, Census(), SessionList()):
-        rows = anvil.Rows(listing)
+        rows = anvil.SessionRows(listing)
         for one in case:
             rows.add(one)
     for one in case:

@@ -35,7 +35,7 @@ from director.service.lifecycle.handover import (
 )
 from director.service.lifecycle.sysd import inherited_descriptors
 from director.statetools import lines
-from director.statetools.findings import Limits
+from director.statetools.findings import TimeLimits
 from director.statetools.importing import ExportFile
 from director.statetools.tables import check_hosts, check_members
 from director.types import Address, MemberId
@@ -100,7 +100,7 @@ def check_host_documents(case: Case) -> None:
             assert decode_rows(encode_rows(rows)) is not None if not wrong_rows(rows) else True
             if wrong_rows(rows) is None:
                 good.append(rows)
-        repaired = check_hosts(Document(version_of(data), data), Limits.at(float(NOW), 900.0), b"")
+        repaired = check_hosts(Document(version_of(data), data), TimeLimits.at(float(NOW), 900.0), b"")
         if repaired.data:
             assert wrong_rows(decode_rows(repaired.data)) is None
     tables = [_host_table(good), _host_table(good[::-1]), _host_table([*good, *good])]
@@ -137,7 +137,7 @@ def check_member_documents(case: Case) -> None:
         rows = refused(lambda data=data: decode_member_rows(data), ValueError)
         if isinstance(rows, list) and wrong_members(rows) is None:
             good.append(rows)
-        repaired = check_members(Document(version_of(data), data), Limits.at(float(NOW), 900.0), b"")
+        repaired = check_members(Document(version_of(data), data), TimeLimits.at(float(NOW), 900.0), b"")
         if repaired.data:
             assert wrong_members(decode_member_rows(repaired.data)) is None
     tables = [_member_table(good), _member_table(good[::-1]), _member_table([*good, *good])]
@@ -199,7 +199,7 @@ def make_handover(rng: random.Random) -> Case:
         replacement=ReplacementRecord(version="1", begun=1.0, frozen=2.0),
         username_hash="%Lu",
         listening=[HandedListener(name="login", where="/x", descriptor=rng.randrange(9))],
-        connections=[Connection(relay="login", client=3, first=noise(rng), held=[noise(rng)])],
+        connections=[Connection(relay="login", client=3, first=noise(rng), held_lines=[noise(rng)])],
         name_bytes=[rng.randrange(9)],
         log_unwritten=noise(rng),
     )

@@ -31,7 +31,7 @@ from director.core.protocol.effects import (
     Effect,
     Kick,
     ListSessions,
-    Log,
+    LogEvent,
     OperationDone,
     OperationFailed,
     Persist,
@@ -329,7 +329,7 @@ class Node:
                     self.outcomes.pop(operation).failed = reason
                 case StoreHosts():
                     self.persistence.feed(HostsChanged())
-                case Log(_, event, fields):
+                case LogEvent(_, event, fields):
                     self.world.log(self, event, fields)
                 case _:
                     self.run_more(effect)

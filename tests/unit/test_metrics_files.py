@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from director.service.metrics import HostSample, Snapshot, render
+from director.service.metrics import HostSample, MetricsSample, render
 from tests.needs import SEARCH, needs
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -24,7 +24,7 @@ BY_SCRAPE = {"instance", "job"}
 """Labels that Prometheus adds."""
 METRIC = re.compile(r"\b(director_[a-z_]+)(?:\{([^}]*)\})?")
 GROUPED = re.compile(r"\bby \(([^)]*)\)")
-FULL = Snapshot(
+FULL = MetricsSample(
     version="1",
     python="3",
     compiled=True,

@@ -19,7 +19,7 @@ import msgspec
 
 from director.core.placement.users import MOVING, RECORD, User, UserTable, unpack
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import CountSessions, Effect, Kick, Level, Log
+from director.core.protocol.effects import CountSessions, Effect, Kick, Level, LogEvent
 from director.core.protocol.events import Kicked
 from director.core.protocol.kicktypes import Fence, HashOnHosts, KickWhat, OnHost
 from director.core.tables.hosts import HostTable
@@ -185,7 +185,7 @@ class Kicks:
         run.over, run.sessions, run.problem = True, sessions, problem
         if run.count_only:
             fields = {"what": described(run.what), "reason": problem}
-            return [Log(Level.WARNING, "sessions_not_counted", fields)] if problem else []
+            return [LogEvent(Level.WARNING, "sessions_not_counted", fields)] if problem else []
         self.durations.append(now.mono - run.began)
         for fence in self._fences:
             if run.number < fence.number:
@@ -193,7 +193,7 @@ class Kicks:
                 fence.problem = fence.problem or problem
         if not problem:
             return []
-        return [Log(Level.WARNING, "kick_failed", {"what": described(run.what), "reason": problem})]
+        return [LogEvent(Level.WARNING, "kick_failed", {"what": described(run.what), "reason": problem})]
 
     def turn(self, now: Now) -> list[Effect]:
         """Give the kick channel the kicks it has room for."""

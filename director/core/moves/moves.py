@@ -38,7 +38,7 @@ from director.core.placement.users import (
     User,
 )
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Level, Log, Persist, RunFlush, Send, StopFlush
+from director.core.protocol.effects import Effect, Level, LogEvent, Persist, RunFlush, Send, StopFlush
 from director.core.protocol.kicktypes import MOST_COUNTED
 from director.core.protocol.messages import HostRow, MoveRound
 from director.core.protocol.ringtimings import NO_NEIGHBOUR, ROUND_AGAIN, STORE_WAIT
@@ -566,7 +566,7 @@ class Moves:
             fields: dict[str, object] = {"hash": hashes[0], "state": stage, "seconds": int(MOVE_TIMEOUT)}
             if len(hashes) > 1:
                 fields |= {"hash": hashes[:SHOWN], "users": len(hashes)}
-            effects.append(Log(Level.ERROR, "move_timed_out", fields))
+            effects.append(LogEvent(Level.ERROR, "move_timed_out", fields))
         return effects
 
     def _pass_on(self, now: Now, view: RingView) -> list[Effect]:

@@ -30,7 +30,7 @@ MOST_HELD = 10_000
 """Users that are held at a time."""
 
 
-class _Asked(msgspec.Struct, gc=False):
+class _AskedRound(msgspec.Struct, gc=False):
     tag: bytes
     before: User
     repeat_at: float
@@ -50,7 +50,7 @@ class NearExpiry:
         self._me, self._serial = me, first_serial
         self._assigner, self._users, self._pending = assigner, assigner.users, pending
         self._counters = counters
-        self._asked: dict[UserKey, _Asked] = {}
+        self._asked: dict[UserKey, _AskedRound] = {}
         self._holds: dict[UserKey, _Hold] = {}
         self._asked_walk, self._hold_walk = Walk(self._asked), Walk(self._holds)
         self._at: float | None = None
@@ -63,7 +63,7 @@ class NearExpiry:
         """A login of this user waits for the ring's word."""
         before = self._users.get(key)
         if before is not None and key not in self._asked and key not in self._holds:
-            self._asked[key] = _Asked(tag, before, now.mono)
+            self._asked[key] = _AskedRound(tag, before, now.mono)
             self._soon(now.mono)
             self._counters.near_rounds += 1
 
@@ -148,7 +148,7 @@ class NearExpiry:
     def _soon(self, at: float) -> None:
         self._at = at if self._at is None else min(self._at, at)
 
-    def _decide(self, key: UserKey, asked: _Asked, seen: int) -> None:
+    def _decide(self, key: UserKey, asked: _AskedRound, seen: int) -> None:
         """The whole ring has been asked: whoever is alive by our clock stays, the others are placed
         afresh."""
         del self._asked[key]

@@ -108,8 +108,8 @@ class SessionReview:
         # A user on the move is his move's, which ends his sessions, and counts them.
         if user is not None and user.flags & MOVING:
             return
-        here = self._hosts.id_of(row.address)
-        his = user is None or (user.host == here and not self._hosts.host_removed(user))
+        host = self._hosts.id_of(row.address)
+        his = user is None or (user.host == host and not self._hosts.host_removed(user))
         if not row.present or not his:  # removed, at another address by now, or not his any more
             self._end(key, row.address)
 

@@ -89,7 +89,7 @@ class Assigner:
         self._backends: dict[HostId, Backend] = {}
         self._by_address: dict[str, Backend] = {}
         self._circles: dict[bytes, tuple[list[tuple[Address, int]], Circle]] = {}
-        self._held: set[UserKey] = set()
+        self._held_users: set[UserKey] = set()
         self._unread: set[int] = set()
         self._names = bytearray()
         self._refreshed = bytearray()
@@ -151,16 +151,16 @@ class Assigner:
 
     def hold(self, key: UserKey) -> None:
         """Answer this user no more, known or not, until he is released."""
-        self._held.add(key)
+        self._held_users.add(key)
 
     def release(self, key: UserKey) -> None:
         """Answer this user again; nothing changes where he is not held."""
-        self._held.discard(key)
+        self._held_users.discard(key)
 
     @property
     def users_held(self) -> int:
         """How many users are held."""
-        return len(self._held)
+        return len(self._held_users)
 
     @property
     def full(self) -> bool:
@@ -201,7 +201,7 @@ class Assigner:
         """The answer, and where the user's name belongs, if anywhere."""
         if self.gate == Gate.CLOSED:
             return Wait.HINT, None
-        if key in self._held:
+        if key in self._held_users:
             return Wait.HELD, None
         old = self.users.get(key)
         if old is not None:

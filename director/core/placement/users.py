@@ -304,7 +304,7 @@ class UserTable:
         users = self._buckets[number].values()
         if not users:
             return 0
-        return self._keep(number, [user for user in users if not self._gone(user, unix)])
+        return self._keep(number, [user for user in users if not self._expired(user, unix)])
 
     def shed(self, number: int, unix: int) -> int:
         """Drop the users of a bucket who may be dropped early, and who are gone; gives how many."""
@@ -357,7 +357,9 @@ class UserTable:
     def _kept(self, number: int, unix: int) -> Iterator[User]:
         """The users of a bucket who are not gone, and may not be dropped early, by key."""
         return (
-            user for user in self._sorted(number) if not self._gone(user, unix) and not self._idle(user, unix)
+            user
+            for user in self._sorted(number)
+            if not self._expired(user, unix) and not self._idle(user, unix)
         )
 
     def _sorted(self, number: int) -> list[User]:
@@ -372,7 +374,7 @@ class UserTable:
     def _hash(self, user: User) -> bytes:
         return record_hash(self._stored(user)).to_bytes(SUMMARY_ENTRY)
 
-    def _gone(self, user: User, unix: int) -> bool:
+    def _expired(self, user: User, unix: int) -> bool:
         return is_gone(user, unix, self.expire)
 
     def _idle(self, user: User, unix: int) -> bool:

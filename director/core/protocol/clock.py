@@ -28,10 +28,10 @@ def doubt(unix: float) -> str:
     """What is wrong with a clock that says this; empty: nothing."""
     if FIRST_SANE <= unix < LAST_SANE:
         return ""
-    said = datetime.fromtimestamp(max(0.0, min(unix, 2e11)), UTC).strftime("%Y-%m-%d %H:%M:%S")
+    time = datetime.fromtimestamp(max(0.0, min(unix, 2e11)), UTC).strftime("%Y-%m-%d %H:%M:%S")
     first, last = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d") for at in (FIRST_SANE, LATEST))
     return (
-        f"the clock of this machine says {said} UTC; records hold times from {first} to {last}: set it (NTP)"
+        f"the clock of this machine says {time} UTC; records hold times from {first} to {last}: set it (NTP)"
     )
 
 

@@ -174,7 +174,7 @@ class Departed(msgspec.Struct, frozen=True):
     """The ring goes on without us: the process may end."""
 
 
-class Log(msgspec.Struct, frozen=True):
+class LogEvent(msgspec.Struct, frozen=True):
     level: Level
     event: str
     fields: Mapping[str, object]
@@ -203,5 +203,5 @@ Effect = (
     | ReadBuckets
     | ListSessions
     | Departed
-    | Log
+    | LogEvent
 )

@@ -18,7 +18,7 @@ from math import isfinite
 
 import msgspec
 
-from director.core.protocol.effects import Close, Effect, Level, Log, Seal, Send, Unseal
+from director.core.protocol.effects import Close, Effect, Level, LogEvent, Seal, Send, Unseal
 from director.core.protocol.linkkeys import Handshake
 from director.core.protocol.messages import (
     OLDEST_RING_VERSION,
@@ -317,7 +317,7 @@ class Neighbour:
         fields = {"peer": self.name(), "state": self.state.value, "reason": reason}
         self.enter(State.CLOSED)
         self.routine = level is Level.INFO
-        return [*effects, Close(self.link), Log(level, "ring_link_closed", fields)]
+        return [*effects, Close(self.link), LogEvent(level, "ring_link_closed", fields)]
 
     def name(self) -> str:
         return self.peer or str(self.remote)

@@ -52,8 +52,8 @@ def judge(
         return Standing.WHOLE
     if leases is not None:
         return Standing.CLAIM if missing & leases else Standing.WHOLE
-    here = len(listed) - len(missing)
-    if 2 * here > len(listed) or (2 * here == len(listed) and min(listed, key=member_order) in ring):
+    present = len(listed) - len(missing)
+    if 2 * present > len(listed) or (2 * present == len(listed) and min(listed, key=member_order) in ring):
         return Standing.MAJORITY
     return Standing.ISOLATED if waited else Standing.WAIT
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Level, Log, Send
+from director.core.protocol.effects import Effect, Level, LogEvent, Send
 from director.core.protocol.messages import Leaving, Present
 from director.core.ring.link import NUMBER_LIMIT, Neighbour
 from director.types import LinkId, MemberId, Now
@@ -63,9 +63,9 @@ class Presence:
 
     def departed(self) -> set[MemberId]:
         """The directors that have said that they leave, and have not said since that they are there."""
-        gone = {member for member, word in self._words.items() if word.leaves}
-        gone |= {n.peer for n in self._links.values() if n.live and n.leaves and n.peer is not None}
-        return gone - self._linked() if gone else gone
+        departed = {member for member, word in self._words.items() if word.leaves}
+        departed |= {n.peer for n in self._links.values() if n.live and n.leaves and n.peer is not None}
+        return departed - self._linked() if departed else departed
 
     def say(self, neighbour: Neighbour) -> list[Effect]:
         """Our own word."""
@@ -74,9 +74,9 @@ class Presence:
 
     def introduce(self, neighbour: Neighbour) -> list[Effect]:
         """Our own word, and which others are there: while there was no link it could not hear of a return."""
-        there = [(member, word.number) for member, word in self._words.items() if not word.leaves]
-        others = [Present(member, number) for member, number in there if member != neighbour.peer]
-        return self.say(neighbour) + ([Send(neighbour.link, others)] if others else [])
+        present = [(member, word.number) for member, word in self._words.items() if not word.leaves]
+        words = [Present(member, number) for member, number in present if member != neighbour.peer]
+        return self.say(neighbour) + ([Send(neighbour.link, words)] if words else [])
 
     def leave(self) -> list[Effect]:
         """Tell all neighbours that we leave."""
@@ -129,7 +129,7 @@ class Presence:
             self._counters.false_departures += 1
             note = "it is there, and has said so: look at what the peer runs"
             fields = {"director": member, "peer": before.doubted, "note": note}
-            effects.append(Log(Level.WARNING, "false_departure", fields))
+            effects.append(LogEvent(Level.WARNING, "false_departure", fields))
         return effects
 
     def _passed_on(self, message: Leaving | Present, before: Word, source: Neighbour) -> list[Effect]:
@@ -161,7 +161,7 @@ class Presence:
             self._counters.false_departures += 1
             note = "this director is there, and announces itself again"
             fields = {"director": self._me, "peer": source.name(), "note": note}
-            effects.append(Log(Level.WARNING, "false_departure", fields))
+            effects.append(LogEvent(Level.WARNING, "false_departure", fields))
         return effects
 
     def _linked(self) -> set[MemberId]:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Close, Dial, Effect, Level, Log, Send
+from director.core.protocol.effects import Close, Dial, Effect, Level, LogEvent, Send
 from director.core.protocol.events import LinkOpened
 from director.core.protocol.messages import Linked, Redirect
 from director.core.protocol.order import rightwards, split_member
@@ -91,7 +91,7 @@ class Ring:
         self._next_try: dict[MemberId, float] = {}
         self._failures: dict[MemberId, int] = {}
         self._redirected_at: dict[MemberId, float] = {}
-        self._told: dict[LinkId, MemberId] = {}
+        self._redirected: dict[LinkId, MemberId] = {}
         self._linked: set[LinkId] = set()
         self._running = False
         self._asked = 0.0
@@ -436,7 +436,7 @@ class Ring:
         if neighbour.refused is not None and neighbour.refused[0] in self.servers:
             member, settings = neighbour.refused
             self.refused[member] = settings
-        self._told.pop(neighbour.link, None)
+        self._redirected.pop(neighbour.link, None)
         self._linked.discard(neighbour.link)
         if neighbour is self.right:
             self.right = None
@@ -519,8 +519,8 @@ class Ring:
         departed = self.departed
         for other, neighbour in lefts:
             nearest = self.rightwards[at]
-            if other != at and self._told.get(neighbour.link) != nearest and nearest not in departed:
-                self._told[neighbour.link] = nearest
+            if other != at and self._redirected.get(neighbour.link) != nearest and nearest not in departed:
+                self._redirected[neighbour.link] = nearest
                 effects.append(Send(neighbour.link, [Redirect(nearest)]))
         if self.right is not None and not self.leaving:
             for _, neighbour in lefts:
@@ -530,9 +530,9 @@ class Ring:
         return effects
 
 
-def log_neighbours(ring: Ring) -> Log:
+def log_neighbours(ring: Ring) -> LogEvent:
     """Who is left and right now."""
-    return Log(
+    return LogEvent(
         Level.INFO,
         "ring_neighbours",
         {

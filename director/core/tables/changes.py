@@ -32,7 +32,7 @@ REMOVE_AFTER = 5.0
 TIMED_OUT = "Ring sync timed out"
 
 
-class _Operation(msgspec.Struct):
+class _QueuedChange(msgspec.Struct):
     change: HostChange | HostsMoved | MemberChange
     asked: float
     """Monotonic time."""
@@ -44,12 +44,12 @@ class _Operation(msgspec.Struct):
 class Changes:
     def __init__(self, hosts: HostTable, members: MemberTable) -> None:
         self._hosts, self._members = hosts, members
-        self._queue: deque[_Operation] = deque()
-        self._current: list[_Operation] = []
+        self._queue: deque[_QueuedChange] = deque()
+        self._current: list[_QueuedChange] = []
         """Carried out, not confirmed: one, and removals of directors that did not wait for it."""
 
     def add(self, change: HostChange | HostsMoved | MemberChange, now: Now) -> None:
-        self._queue.append(_Operation(change, now.mono, now.mono + SYNC_TIMEOUT))
+        self._queue.append(_QueuedChange(change, now.mono, now.mono + SYNC_TIMEOUT))
 
     def next_deadline(self, *, without_sync: bool) -> float | None:
         """without_sync: `begin_removal` is called when a removal has waited long enough."""
@@ -77,12 +77,12 @@ class Changes:
         self._queue.remove(operation)
         return self._carry_out(operation, now)
 
-    def _first_removal(self) -> _Operation | None:
+    def _first_removal(self) -> _QueuedChange | None:
         removals = (o for o in self._queue if isinstance(o.change, MemberChange) and o.change.remove)
         return next(removals, None)
 
     def _carry_out(
-        self, operation: _Operation, now: Now
+        self, operation: _QueuedChange, now: Now
     ) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
         change = operation.change
         row: HostRow | MemberRow | None
@@ -101,21 +101,21 @@ class Changes:
         return effects, rows
 
     def _move_hosts(self, change: HostsMoved, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
-        there = [self._hosts.rows.get(Address(row.address)) for row in change.only_if]
+        current = [self._hosts.rows.get(Address(row.address)) for row in change.only_if]
         for move in change.moves:
             other = self._hosts.taken_by(move.after)
             if other is not None:
                 return [OperationFailed(change.operation, Refused, _same_id(move.after, other))], []
-        if there != list(change.only_if):
+        if current != list(change.only_if):
             return [OperationDone(change.operation, change.only_if[0])], []
         rows = moved_rows(self._hosts.rows, change.moves, int(now.unix))
         self._hosts.put(rows)
         return [], rows
 
     def _change_host(self, change: HostChange, now: Now) -> tuple[list[Effect], HostRow | None]:
-        there = self._hosts.rows.get(change.address)
-        if change.only_if is not None and there is not None and there != change.only_if:
-            return [OperationDone(change.operation, there)], None
+        current = self._hosts.rows.get(change.address)
+        if change.only_if is not None and current is not None and current != change.only_if:
+            return [OperationDone(change.operation, current)], None
         problem = problem_with(self._hosts, change)
         if problem is not None:
             return [OperationFailed(change.operation, *problem)], None
@@ -154,7 +154,7 @@ class Changes:
         confirmed, self._current = self._current, []
         return [self._done(operation) for operation in confirmed]
 
-    def _done(self, operation: _Operation) -> Effect:
+    def _done(self, operation: _QueuedChange) -> Effect:
         change, row = operation.change, operation.rows[0]
         if isinstance(change, HostsMoved):
             return OperationDone(change.operation, row)

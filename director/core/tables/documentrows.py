@@ -39,7 +39,7 @@ _map = msgspec.msgpack.Decoder(dict[str, list[msgspec.Raw]])
 Row = TypeVar("Row", bound=msgspec.Struct)
 
 
-class Rows(NamedTuple, Generic[Row]):
+class DocumentRows(NamedTuple, Generic[Row]):
     """What could be read of a document, or of a part of it."""
 
     rows: list[Row]
@@ -67,12 +67,12 @@ def with_checksum(row: msgspec.Struct, owner: bytes = b"") -> msgspec.Raw:
     return msgspec.Raw(bytes([FIXARRAY + count + 1]) + plain[1:] + MARK + _checksum(owner, plain[1:]))
 
 
-def read_rows(data: bytes, kind: type[Row]) -> Rows[Row]:
+def read_rows(data: bytes, kind: type[Row]) -> DocumentRows[Row]:
     """The rows of a document that is an array of them. Never raises."""
     return finished(rows_in_steps(data, kind))
 
 
-def rows_in_steps(data: bytes, kind: type[Row]) -> Steps[Rows[Row]]:
+def rows_in_steps(data: bytes, kind: type[Row]) -> Steps[DocumentRows[Row]]:
     """The same, some rows in each step."""
     whole = split_array(data)
     found = None if whole is None else (yield from sound_in_steps(whole, kind))
@@ -84,12 +84,12 @@ def rows_in_steps(data: bytes, kind: type[Row]) -> Steps[Rows[Row]]:
         rows = max(rows, found.rows, key=len)
     number = max(_announced(data), len(rows) + 1)
     problem = found.problems[0] if found is not None else "the document is cut off or overwritten"
-    return Rows(rows, number, [problem] * (number - len(rows)))
+    return DocumentRows(rows, number, [problem] * (number - len(rows)))
 
 
 def sound_in_steps(
     parts: Iterable[bytes], kind: type[Row], owner: bytes = b"", *, only_checked: bool = False
-) -> Steps[Rows[Row]]:
+) -> Steps[DocumentRows[Row]]:
     """Which of these values are rows, and right.
 
     only_checked: all must have a checksum; they must, too, where one has a checksum that is right."""
@@ -111,7 +111,7 @@ def sound_in_steps(
             rows.append(decoder.decode(plain))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             problems.append(f"a row cannot be read: {exc}")
-    return Rows(rows, len(found), problems)
+    return DocumentRows(rows, len(found), problems)
 
 
 def split_array(data: bytes) -> list[bytes] | None:

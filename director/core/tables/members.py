@@ -106,17 +106,17 @@ class MemberTable:
 
     def name_of(self, member: MemberId) -> str:
         """By which it is known; empty: by its address."""
-        return next((name for name, who in self.names.items() if who == member), "")
+        return next((name for name, named in self.names.items() if named == member), "")
 
     def listed(self) -> list[MemberId]:
         """The directors of the ring, in their order."""
-        said = self._said()
-        known = set(self.configured) | said.keys()
-        return sorted((m for m in known if m not in said or said[m].present), key=member_order)
+        last_words = self._last_words()
+        known = set(self.configured) | last_words.keys()
+        return sorted((m for m in known if m not in last_words or last_words[m].present), key=member_order)
 
     def removed(self) -> list[MemberId]:
         """The members that operators have taken out of the ring."""
-        return [member for member, row in self._said().items() if not row.present]
+        return [member for member, row in self._last_words().items() if not row.present]
 
     def added_names(self) -> list[str]:
         """Names that operators have added or removed."""
@@ -135,15 +135,15 @@ class MemberTable:
         text = "\n".join(f"{member}\t{present:d}" for member, present in rows)
         return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8] if rows else b""
 
-    def _said(self) -> dict[MemberId, MemberRow]:
+    def _last_words(self) -> dict[MemberId, MemberRow]:
         """The last word of operators about each member, as the names are now."""
-        said: dict[MemberId, MemberRow] = {}
+        last_words: dict[MemberId, MemberRow] = {}
         for row in self.rows.values():
             member = self._now(row)
             if row.name and self.name_of(member) not in ("", row.name):
                 continue  # another one has that address now
-            said[member] = merge_member_rows(said[member], row) if member in said else row
-        return said
+            last_words[member] = merge_member_rows(last_words[member], row) if member in last_words else row
+        return last_words
 
 
 class StoredRow(MemberRow, frozen=True, array_like=True):

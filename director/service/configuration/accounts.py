@@ -56,23 +56,23 @@ def account(text: str) -> Account:
     return Account(entry.pw_name, entry.pw_uid, gid, groups)
 
 
-def run_as(who: Account, action: Callable[[], Found], kind: type[Found]) -> Found:
+def run_as(account: Account, action: Callable[[], Found], kind: type[Found]) -> Found:
     """What `action` returns in a process of this user. kind: its type, for the way back.
 
     Raises NotAllowed, and DirectorError where the process ends without an answer."""
-    if os.geteuid() == who.uid and os.getegid() == who.gid:
+    if os.geteuid() == account.uid and os.getegid() == account.gid:
         return action()
     if os.geteuid() != 0:
-        raise NotAllowed(f"only root can check as {who.name}: run it as root, or as {who.name}")
+        raise NotAllowed(f"only root can check as {account.name}: run it as root, or as {account.name}")
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
         try:
             os.close(reading)
-            os.setgroups(who.groups)
-            os.setgid(who.gid)
-            os.setuid(who.uid)
+            os.setgroups(account.groups)
+            os.setgid(account.gid)
+            os.setuid(account.uid)
             with open(writing, "wb") as out:
                 out.write(msgspec.json.encode(action()))
             code = 0
@@ -80,8 +80,8 @@ def run_as(who: Account, action: Callable[[], Found], kind: type[Found]) -> Foun
             os._exit(code)
     os.close(writing)
     with open(reading, "rb") as answer:
-        said = answer.read()
+        output = answer.read()
     _, status = os.waitpid(child, 0)
     if status:
-        raise DirectorError(f"the check as {who.name} ended without an answer")
-    return msgspec.json.decode(said, type=kind)
+        raise DirectorError(f"the check as {account.name} ended without an answer")
+    return msgspec.json.decode(output, type=kind)

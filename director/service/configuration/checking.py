@@ -15,20 +15,20 @@ from director.service.configuration.tomlfile import LET_DIRECTOR_READ, LET_READ
 DENIED = "Permission denied"
 
 
-class Checked(msgspec.Struct, frozen=True):
+class CheckedFile(msgspec.Struct, frozen=True):
     """What is wrong with a file; problems keep a director from starting."""
 
     problems: list[str]
     warnings: list[str]
 
 
-def check_file(path: str, environ: Mapping[str, str]) -> Checked:
+def check_file(path: str, environ: Mapping[str, str]) -> CheckedFile:
     """As this process sees it."""
     try:
         config = load(path, environ)
     except ConfigErrors as error:
-        return Checked([str(problem) for problem in error.problems], [])
-    return Checked(
+        return CheckedFile([str(problem) for problem in error.problems], [])
+    return CheckedFile(
         [],
         [
             *config.warnings,
@@ -37,11 +37,11 @@ def check_file(path: str, environ: Mapping[str, str]) -> Checked:
     )
 
 
-def check_file_as(who: Account, path: str, environ: Mapping[str, str]) -> Checked:
+def check_file_as(account: Account, path: str, environ: Mapping[str, str]) -> CheckedFile:
     """As a director sees it that runs as this user. Raises NotAllowed."""
     check_file(path, environ)  # what it takes is imported now: the user may not read it
-    found = run_as(who, partial(check_file, path, environ), Checked)
-    return Checked([_with_advice(text, who.name) for text in found.problems], found.warnings)
+    found = run_as(account, partial(check_file, path, environ), CheckedFile)
+    return CheckedFile([_with_advice(text, account.name) for text in found.problems], found.warnings)
 
 
 def _with_advice(problem: str, user: str) -> str:

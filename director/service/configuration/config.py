@@ -493,11 +493,11 @@ def _directors(
         lambda i, text: problems.append((f"ring.servers[{i}]", text, entries[i])),
         lambda i, text: unresolved.append((i, text)),
     )
-    who: dict[str, Endpoint | None] = {
+    endpoints: dict[str, Endpoint | None] = {
         entry: endpoint for endpoint, entry in listed.items() if is_named(entry)
     }
-    who |= {entries[index]: None for index, _ in unresolved}
-    found = _Directors(listed, tuple(who.items()), None, problems, unresolved)
+    endpoints |= {entries[index]: None for index, _ in unresolved}
+    found = _Directors(listed, tuple(endpoints.items()), None, problems, unresolved)
     try:
         found.listen = read_endpoint(listen, RING_PORT, resolve) if listen else None
     except Unresolved as exc:

@@ -158,12 +158,12 @@ def own_endpoint(
         if listen not in servers:
             raise ValueError(f"{listen} is not in ring.servers; list it there, or correct ring.listen")
         return listen
-    own = [server for server in servers if local(server.address)]
-    if len(own) == 1:
-        return own[0]
-    if own:
+    local_servers = [server for server in servers if local(server.address)]
+    if len(local_servers) == 1:
+        return local_servers[0]
+    if local_servers:
         raise ValueError(
-            f"{' and '.join(map(str, own))} are all of this machine; say which one this director is"
+            f"{' and '.join(map(str, local_servers))} are all of this machine; say which one this director is"
         )
     raise ValueError("none of ring.servers is an address of this machine; list this director there")
 

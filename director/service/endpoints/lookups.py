@@ -27,7 +27,7 @@ class Lookups:
     def __init__(self, driver: Driver, timeout: float, log: Log) -> None:
         """timeout: seconds."""
         self._driver, self._timeout, self._limited = driver, timeout, LimitedLog(log)
-        self._waiting: dict[RequestId, _Waiting] = {}
+        self._waiting: dict[RequestId, _WaitingLookup] = {}
         driver.others = self
 
     async def find(self, user: bytes, tag: bytes, protocol: str) -> LookupAnswer:
@@ -67,7 +67,7 @@ class Lookups:
         """Until the core has an answer. Raises TryAgain."""
         if len(self._waiting) >= WAITING_LIMIT:
             raise TryAgain(f"{why.value}; {WAITING_LIMIT} look-ups wait already")
-        request, waiting = self._driver.new_request(), _Waiting()
+        request, waiting = self._driver.new_request(), _WaitingLookup()
         self._waiting[request] = waiting
         try:
             self._driver.handle(Lookup(request, key, tag))
@@ -93,7 +93,7 @@ class Lookups:
             waiting.over.set()
 
 
-class _Waiting:
+class _WaitingLookup:
     """A look-up that is not answered yet."""
 
     def __init__(self) -> None:

@@ -74,7 +74,7 @@ class Ipc:
     async def read(self, listing: Listing) -> None:
         """Hand the sessions to `listing`."""
         async with self._connections.connection() as connection:
-            await connection.ask([ipc.LIST], ipc.Rows(listing).add)
+            await connection.ask([ipc.LIST], ipc.ListingRows(listing).add)
 
     def close(self) -> None:
         """Close what nobody uses."""
@@ -125,9 +125,9 @@ class Anvil:
         """End these sessions; how many that were."""
         # Who is named by hash waits for his kick, and no session can come to be meanwhile. Others may log in
         # again at once: only what is there now is looked for afterwards.
-        there = Sessions() if isinstance(what, HashOnHosts) else await self._list()
-        before = there.of(what)
-        requests = (anvil.kick_requests(part, there) for part in parts(what, HOSTS))
+        listed = Sessions() if isinstance(what, HashOnHosts) else await self._list()
+        before = listed.of(what)
+        requests = (anvil.kick_requests(part, listed) for part in parts(what, HOSTS))
         ended = await _ask(self._connections, requests)
         if not ended and not before:
             return 0
@@ -138,13 +138,13 @@ class Anvil:
                 await self._end(session)
             remaining = await self._remaining(what, ids, PATIENCE_WITH_PROCESSES)
         if remaining:
-            raise KickError(self.path, _told(remaining))
+            raise KickError(self.path, _stay_text(remaining))
         return max(ended, len(before))
 
     async def read(self, listing: Listing) -> None:
         """Hand the sessions to `listing`."""
         async with self._connections.connection() as connection:
-            await connection.ask([anvil.LIST], anvil.Rows(listing).add)
+            await connection.ask([anvil.LIST], anvil.SessionRows(listing).add)
 
     def close(self) -> None:
         """Close what nobody uses."""
@@ -203,7 +203,7 @@ class Anvil:
                 connection.close("done")
 
 
-def _told(sessions: list[Session]) -> str:
+def _stay_text(sessions: list[Session]) -> str:
     """Why they are still there, and what to do."""
     if unmarked := [session for session in sessions if not session.key]:
         return (

@@ -83,7 +83,7 @@ class Kicker:
     ) -> None:
         self._config, self._log, self._ended, self._timeout = config, log, ended, timeout
         self._ipc, self._anvil = Ipc(config.ipc_socket), Anvil(config.anvil_socket)
-        self._said = ""
+        self._logged_channel = ""
         self._seen: tuple[object, object] = (None, None)
         self._both = "ipc"
         """Where both sockets are there: which of them somebody answers at."""
@@ -261,8 +261,8 @@ class Kicker:
         wanted = self._config.kick
         channel = self._named(wanted) if wanted != "auto" else self._found()
         name = "none" if channel is None else channel.name
-        if name != self._said:
-            self._said = name
+        if name != self._logged_channel:
+            self._logged_channel = name
             if channel is not None or wanted == "none":
                 self._log.info("kick_channel", channel=name, socket=channel.path if channel else None)
             else:

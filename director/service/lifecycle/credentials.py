@@ -35,7 +35,7 @@ EVENTS = {
 """Kind of an alarm -> event in the log."""
 
 
-class Seen(msgspec.Struct, frozen=True):
+class FileFindings(msgspec.Struct, frozen=True):
     """What was found in the files."""
 
     ends: dict[str, float] = {}
@@ -48,7 +48,7 @@ class Seen(msgspec.Struct, frozen=True):
     """Files that have other content than the one in force."""
 
 
-def look_at(config: Config, tls: RingTls | None) -> Seen:
+def look_at(config: Config, tls: RingTls | None) -> FileFindings:
     """What is in the files now. Takes a while: call it in a thread.
 
     Args:
@@ -73,7 +73,7 @@ def look_at(config: Config, tls: RingTls | None) -> Seen:
             changed.append(path)
     if tls is not None:
         _look_at_certificates(config, tls, unusable, changed)
-    return Seen(
+    return FileFindings(
         tls.ends if tls is not None else {},
         tuple(one for one in config.secret_files if _is_readable(one[1])),
         unusable,
@@ -117,9 +117,9 @@ class Credentials:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """config, tls: give what is in force at the moment."""
-        self.seen = Seen()
+        self.seen = FileFindings()
         self._config, self._tls, self._log, self._clock = config, tls, log, clock
-        self._told: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
         self._wake = anyio.Event()
 
     def look_soon(self) -> None:
@@ -134,14 +134,14 @@ class Credentials:
                 await self._wake.wait()
             self._wake = anyio.Event()
 
-    def take(self, seen: Seen) -> None:
+    def take(self, seen: FileFindings) -> None:
         """What was found. Each alarm is logged once."""
         self.seen = seen
         alarms = {(alarm.kind, alarm.about): alarm for alarm in self.alarms()}
-        for kind, about in alarms.keys() - self._told:
+        for kind, about in alarms.keys() - self._logged:
             alarm = alarms[kind, about]
             self._log.warning(EVENTS[kind], file=about, problem=alarm.text)
-        self._told = set(alarms)
+        self._logged = set(alarms)
 
     def alarms(self) -> list[Alarm]:
         now = self._clock()

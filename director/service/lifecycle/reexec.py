@@ -60,8 +60,8 @@ async def probe() -> str:
     except OSError as exc:
         raise CannotReplace(f"{arguments[0]} cannot be run: {exc.strerror}") from exc
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip() or "it says nothing"
-        raise CannotReplace(f"the program ends with {done.returncode}: {said[-_TOLD:]}")
+        output = done.stderr.decode(errors="replace").strip() or "it says nothing"
+        raise CannotReplace(f"the program ends with {done.returncode}: {output[-_TOLD:]}")
     return done.stdout.decode(errors="replace").strip()
 
 

@@ -43,7 +43,7 @@ class StartAttempt:
         self._begin_again = begin_again or _begin_again
         self._repeats = bool(environ.get("NOTIFY_SOCKET"))
         self._tried_at = clock()
-        began, _, self._told = environ.pop(VARIABLE, "").partition(" ")
+        began, _, self._logged_reason = environ.pop(VARIABLE, "").partition(" ")
         self.first = not began
         """No earlier try of this process has failed."""
         self._began = float(began) if began else self._tried_at
@@ -58,7 +58,7 @@ class StartAttempt:
     def fails(self, reason: str) -> bool:
         """The start fails. Returns whether to log it: not where the try before has failed for this reason."""
         self._reason = reason
-        return not self._repeats or self._told != _digest(reason)
+        return not self._repeats or self._logged_reason != _digest(reason)
 
     def crashes(self, reason: str) -> bool:
         """The same for a bug, which is no failing start where the director has run for a while."""

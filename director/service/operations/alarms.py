@@ -29,13 +29,13 @@ def ring_alarms(director: Director) -> list[Alarm]:
     """One for each director and thing that differs."""
     me = director.ring.identity
     return [
-        Alarm(kind=what, about=member, text=_told(what, member, theirs, me))
+        Alarm(kind=what, about=member, text=_difference_text(what, member, theirs, me))
         for what, members in differing(director).items()
         for member, theirs in sorted(members.items())
     ]
 
 
-def _told(what: str, member: MemberId, theirs: str, me: Identity) -> str:
+def _difference_text(what: str, member: MemberId, theirs: str, me: Identity) -> str:
     """What differs, and what to do. theirs: the value there; of backends it is not told."""
     if what == VERSION:
         return f"{member} runs {theirs}, this director {me.release}: finish the upgrade"

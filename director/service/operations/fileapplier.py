@@ -107,15 +107,15 @@ class FileApplier:
 
     async def _apply(self) -> None:
         self._tell_seeded()
-        told: set[str] = set()
+        logged: set[str] = set()
         while wanted := self._made():
             for one in wanted:
                 try:
                     await self._operations.apply(one.change(), _called(one), REASON)
                 except OperationError as exc:
-                    if str(exc) not in told:
+                    if str(exc) not in logged:
                         self._tell("configuration_waits", one, reason=str(exc))
-                    told.add(str(exc))
+                    logged.add(str(exc))
                     await anyio.sleep(self._again)
                 if one.gone_from(self._director.hosts.rows.get(one.address)):
                     self._tell("configuration_applied", one)

@@ -16,7 +16,7 @@ from director.service.metrics import (
     Counted,
     Durations,
     HostSample,
-    Snapshot,
+    MetricsSample,
     carry_on,
     counted,
     render,
@@ -71,7 +71,7 @@ class MetricsPage:
         """For a successor."""
         return counted(self._snapshot([]))
 
-    def _snapshot(self, hosts: Sequence[HostInfo]) -> Snapshot:
+    def _snapshot(self, hosts: Sequence[HostInfo]) -> MetricsSample:
         director, driver, persistence = self._director, self._driver, self._persistence
         users: dict[str, int] = {}
         for host in hosts:
@@ -83,7 +83,7 @@ class MetricsPage:
         while director.kicks.durations:
             self._kicks.add(director.kicks.durations.popleft())
         counters, snapshot = director.counters, persistence.info().snapshot
-        page = Snapshot(
+        page = MetricsSample(
             version=VERSION,
             python=platform.python_version(),
             compiled=hotpath.COMPILED,

@@ -52,8 +52,8 @@ def _make(table: HostTable, differences: Iterable[Difference], unix: int) -> Non
 
 def _lost_pools(before: HostTable, after: HostTable) -> list[str]:
     """A warning for each pool that loses its last usable host."""
-    left = after.usable()
-    lost = sorted(tag for tag, usable in before.usable().items() if usable and not left.get(tag))
+    remaining = after.usable()
+    lost = sorted(tag for tag, usable in before.usable().items() if usable and not remaining.get(tag))
     return [f"the {pool_name(tag)} loses its last usable host: {NO_HOST_LEFT}" for tag in lost]
 
 

@@ -29,10 +29,10 @@ def which_tag(tag: str) -> str:
 
 def wrong_pool(row: HostRow, tag: str) -> Refused:
     """Why a user of the pool of `tag` cannot be moved to this host."""
-    there = pool_name(row.tag)
+    pool = pool_name(row.tag)
     return Refused(
-        f"{row.address} is in the {there}, the user in the {pool_name(tag)}: users stay in their pool; "
-        f"to move the user of the {there}, {which_tag(row.tag)}"
+        f"{row.address} is in the {pool}, the user in the {pool_name(tag)}: users stay in their pool; "
+        f"to move the user of the {pool}, {which_tag(row.tag)}"
     )
 
 

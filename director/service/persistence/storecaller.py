@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.lowlevel
 
-from director.core.protocol.effects import Level
-from director.core.protocol.effects import Log as Line
+from director.core.protocol.effects import Level, LogEvent
 from director.core.protocol.events import Event
 from director.service.log import Log
 from director.stored.storecalls import (
@@ -113,7 +112,7 @@ class StoreCaller:
             except StoreError as exc:
                 error = exc
 
-    def note(self, line: Line) -> None:
+    def note(self, line: LogEvent) -> None:
         """Write to the log."""
         match line.level:
             case Level.DEBUG:

@@ -51,8 +51,8 @@ class BackendNames:
         for name in names:
             for address in self._known[name.hostname].addresses:
                 found.setdefault(address, msgspec.structs.replace(name, address=address))
-        there = {setting.hostname for setting in found.values()}
-        return tuple(found.values()), tuple(name for name in self._config.names if name.hostname not in there)
+        known = {setting.hostname for setting in found.values()}
+        return tuple(found.values()), tuple(name for name in self._config.names if name.hostname not in known)
 
     def answered(self, answers: Mapping[str, Answer]) -> None:
         """What the name service says now."""

@@ -49,7 +49,7 @@ class RingNames:
             self._now[f"{host}:{port}"] = endpoint
         self._listed = list(self._now)
         self._unresolved = {name for name, endpoint in self._now.items() if endpoint is None}
-        self._told = False
+        self._logged = False
 
     @property
     def own_name(self) -> str | None:
@@ -79,7 +79,7 @@ class RingNames:
     def answered(self, answers: Mapping[str, Answer]) -> None:
         """What the name service says now; by host name."""
         before, now = (self.members, self.names), dict(self._now)
-        own = self.own_name
+        own_name = self.own_name
         problems: dict[str, str] = {}
         for name, (host, port) in self._ports.items():
             answer = answers.get(host, "it was not asked for")
@@ -89,7 +89,7 @@ class RingNames:
                 problems[name] = f"it has {len(answer)} addresses: {', '.join(answer)}"
             elif (":" in answer[0]) != (":" in self._me.address):
                 problems[name] = f"{answer[0]} is of another address family"
-            elif name == own:
+            elif name == own_name:
                 self._look_at_own(Endpoint(answer[0], port))
             else:
                 now[name] = Endpoint(answer[0], port)

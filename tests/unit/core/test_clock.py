@@ -6,7 +6,7 @@ import pytest
 
 from director.core.placement.users import LATEST
 from director.core.protocol.clock import ClockWatch, cannot_start, doubt, within_records
-from director.core.protocol.effects import ListSessions, Log
+from director.core.protocol.effects import ListSessions, LogEvent
 from director.core.protocol.events import TimerFired
 from director.types import Now
 from tests.unit.core.cores import BACKENDS, START, in_ring, of, user
@@ -64,7 +64,7 @@ def test_after_a_step_sessions_are_listed_again_and_no_user_is_dropped_for_a_whi
     for second in range(played.users.expire, played.users.expire + 70):
         played.core.handle(TimerFired(), Now(second, START + 86_400 + second))
     assert played.users.get(alice.key) is None
-    assert [log.fields["seconds"] for log in of(Log, effects) if log.event == "clock_stepped"] != []
+    assert [log.fields["seconds"] for log in of(LogEvent, effects) if log.event == "clock_stepped"] != []
     assert of(ListSessions, effects) == [ListSessions()]
     assert not played.core.clock_is_sure(2.0 + played.users.expire - 1)
     assert played.core.clock_is_sure(2.0 + played.users.expire)

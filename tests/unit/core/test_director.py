@@ -23,7 +23,7 @@ from director.core.protocol.effects import (
     Dial,
     Effect,
     Kick,
-    Log,
+    LogEvent,
     OperationDone,
     Refuse,
     Send,
@@ -384,7 +384,7 @@ def test_a_freeze_is_noticed_by_the_first_event_that_comes_too_late_whichever_it
     assert due is not None
     effects = played.handle(lookup(1), due + 1.1)
     assert of(Answer, effects) == []
-    assert of(Log, effects)[0].event == "frozen"
+    assert of(LogEvent, effects)[0].event == "frozen"
     assert [played.state(link) for link in (1, 2)] == [State.FULL, State.FULL]
 
 
@@ -394,7 +394,7 @@ def test_a_freeze_that_was_noticed_already_is_not_one_more() -> None:
     assert due is not None
     first = played.handle(TimerFired(), due + 5)
     second = played.handle(Thawed(5.0), due + 5.2)
-    assert [log.event for log in of(Log, first + second)].count("frozen") == 1
+    assert [log.event for log in of(LogEvent, first + second)].count("frozen") == 1
 
 
 def test_neighbours_are_not_given_up_for_the_silence_of_our_own_freeze() -> None:
@@ -566,7 +566,7 @@ def test_users_on_two_hosts_are_counted_once_where_two_memories_meet_and_named()
     played = alone()
     played.handle(StoredUsers(record(host=str(BACKENDS[0]), decided=START - 10)), 0)
     effects = played.handle(StoredUsers(record(host=str(BACKENDS[1]))), 0)
-    (log,) = [log for log in of(Log, effects) if log.event == "user_on_two_hosts"]
+    (log,) = [log for log in of(LogEvent, effects) if log.event == "user_on_two_hosts"]
     assert log.fields == {"hash": ALICE >> 32, "from": BACKENDS[0], "to": BACKENDS[1]}
     assert played.core.counters.conflicts == 1
 
@@ -577,7 +577,7 @@ def test_of_many_users_on_two_hosts_in_one_turn_the_first_is_named_and_all_are_c
     for host, decided in ((BACKENDS[0], START - 10), (BACKENDS[1], START)):
         users = [User(UserKey(n << 32), host_id(host), Stamp(decided), START - 10, 0) for n in range(1, 100)]
         effects = played.handle(StoredUsers(pack(users)), 0)
-    (log,) = [log for log in of(Log, effects) if log.event == "user_on_two_hosts"]
+    (log,) = [log for log in of(LogEvent, effects) if log.event == "user_on_two_hosts"]
     assert log.fields == {"hash": 1, "from": BACKENDS[0], "to": BACKENDS[1], "users": 99}
     assert played.core.counters.conflicts == 99
 
@@ -679,7 +679,7 @@ def test_what_cannot_be_right_closes_that_link_says_why_and_hurts_nothing_else(m
     effects = played.hear(2, message)
     assert of(Close, effects) == [Close(LinkId(2))]
     assert [type(said) for said in messages(effects, 2)][-1] is Bye
-    assert [log.fields["reason"] for log in of(Log, effects) if log.event == "ring_link_closed"] != []
+    assert [log.fields["reason"] for log in of(LogEvent, effects) if log.event == "ring_link_closed"] != []
     assert (played.core.hosts.rows, len(played.users), played.state(1)) == (*before, State.FULL)
 
 
@@ -769,7 +769,7 @@ def test_a_plain_frame_on_a_live_link_closes_it() -> None:
     played = in_ring()
     frame = [Ping(1)]
     effects = played.handle(Received(LinkId(1), frame, plain(*frame)), 1)
-    (log,) = [log for log in of(Log, effects) if log.event == "ring_link_closed"]
+    (log,) = [log for log in of(LogEvent, effects) if log.event == "ring_link_closed"]
     assert log.fields["reason"] == "a frame behind its proof is not sealed"
 
 

@@ -12,7 +12,7 @@ from director.core.placement.hashing import UserHash
 from director.core.placement.names import entry
 from director.core.placement.users import BUCKETS, EARLIEST_DROP, ONE_LOGIN
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Log
+from director.core.protocol.effects import Effect, LogEvent
 from director.types import Now, UserKey
 from tests.twins import NAMES, hot_path
 
@@ -148,7 +148,7 @@ def test_users_who_are_not_remembered_are_reported_once_a_minute(twin: str) -> N
     logged = []
     for second in range(150):
         kept.log_in(0, 12, second)
-        logged += [(second, log) for log in kept.until(second, second + 0.5) if isinstance(log, Log)]
+        logged += [(second, log) for log in kept.until(second, second + 0.5) if isinstance(log, LogEvent)]
     assert [second for second, _ in logged] == [1, 1 + LOG_EVERY, 1 + 2 * LOG_EVERY]
     (_, first), (_, second_line), _ = logged
     assert (first.event, first.fields["limit"], first.fields["not_remembered"]) == (

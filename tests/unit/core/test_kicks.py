@@ -17,7 +17,7 @@ from director.core.moves.kicks import (
 )
 from director.core.placement.users import MOVING, UserTable
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import CountSessions, Kick, Log
+from director.core.protocol.effects import CountSessions, Kick, LogEvent
 from director.core.protocol.events import Kicked
 from director.core.protocol.kicktypes import ByName, Fence, HashOnHosts, OnHost
 from director.core.tables.hosts import BackendSetting, HostTable
@@ -53,8 +53,8 @@ def test_a_kick_that_is_not_answered_is_over_after_four_seconds_named_and_counte
     run = one.start(OnHost("10.1.0.1"), at(1))
     one.turn(at(1))
     assert one.next_deadline() == 1 + KICK_TIMEOUT
-    assert of(Log, one.overdue(at(0.99 + KICK_TIMEOUT))) == []
-    (log,) = of(Log, one.overdue(at(1 + KICK_TIMEOUT)))
+    assert of(LogEvent, one.overdue(at(0.99 + KICK_TIMEOUT))) == []
+    (log,) = of(LogEvent, one.overdue(at(1 + KICK_TIMEOUT)))
     assert (log.event, log.fields["reason"]) == ("kick_failed", "no answer within 4 s")
     assert (run.over, len(one), one.next_deadline()) == (True, 0, None)
 
@@ -72,7 +72,7 @@ def test_a_kick_that_failed_says_why_and_names_no_user() -> None:
     one, _ = kicks()
     run = one.start(ByName(b"alice"), at(1))
     one.turn(at(1))
-    (log,) = of(Log, one.ended([Kicked(run.number, 0, "nobody listens")], at(2)))
+    (log,) = of(LogEvent, one.ended([Kicked(run.number, 0, "nobody listens")], at(2)))
     assert log.fields == {"what": "ByName", "reason": "nobody listens"}
     assert run.problem == "nobody listens"
     assert described(HashOnHosts(7, ["a", "b"])) == "hash 7 on 2 hosts"
@@ -232,7 +232,7 @@ def test_a_count_that_does_not_begin_in_time_is_given_up_and_becomes_no_kick() -
             one.new_turn()
             effects += [*one.overdue(at(now)), *one.turn(at(now))]
     assert (len(of(CountSessions, effects)), of(Kick, effects), len(one)) == (AT_A_TIME, [], 0)
-    assert {log.event for log in of(Log, effects)} == {"sessions_not_counted"}
+    assert {log.event for log in of(LogEvent, effects)} == {"sessions_not_counted"}
     assert all(run.over and run.problem for run in runs)
 
 
@@ -243,7 +243,7 @@ def test_a_kick_that_does_not_begin_in_time_is_given_up_and_begins_all_the_same(
     for turn in range(AT_A_TIME // AT_ONCE):
         begun_until_it_rests(one, turn * YOUNG)
     one.new_turn()
-    logs = of(Log, one.overdue(at(KICK_TIMEOUT)))
+    logs = of(LogEvent, one.overdue(at(KICK_TIMEOUT)))
     assert all(run.over and run.problem for run in runs)
     assert logs[0].fields["reason"] == "not begun within 4 s: too many at once"
     (kick,) = of(Kick, one.turn(at(KICK_TIMEOUT)))

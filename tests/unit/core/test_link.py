@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from director.core.protocol.effects import Close, Effect, Log, Seal, Send, Unseal
+from director.core.protocol.effects import Close, Effect, LogEvent, Seal, Send, Unseal
 from director.core.protocol.linkkeys import Keys
 from director.core.protocol.messages import (
     Bye,
@@ -90,7 +90,7 @@ def live() -> Neighbour:
 def reason(effects: list[Effect] | None) -> str:
     """The reason in the log, which is also in the Bye."""
     assert effects is not None
-    (log,) = [effect for effect in effects if isinstance(effect, Log)]
+    (log,) = [effect for effect in effects if isinstance(effect, LogEvent)]
     byes = [message.reason for message in sent(effects) if isinstance(message, Bye)]
     assert byes in ([], [log.fields["reason"]])
     return str(log.fields["reason"])
@@ -187,7 +187,7 @@ def test_whoever_does_not_fit_is_refused_and_both_ends_log_the_reason(
     for speaker, message in said:
         hearer = other if speaker is one else one
         effects = hearer.handle(message, at(0), plain(message)) or []
-        logged[id(hearer)] += [str(e.fields["reason"]) for e in effects if isinstance(e, Log)]
+        logged[id(hearer)] += [str(e.fields["reason"]) for e in effects if isinstance(e, LogEvent)]
         said += [(hearer, answer) for answer in sent(effects)]
     assert (one.state, other.state) == (State.CLOSED, State.CLOSED)
     assert [any(text in line for line in lines) for lines in logged.values()] == [True, True]

@@ -9,7 +9,7 @@ from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate, Wait
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
-from director.core.protocol.effects import Answer, Effect, Kick, Log, OperationDone
+from director.core.protocol.effects import Answer, Effect, Kick, LogEvent, OperationDone
 from director.core.protocol.events import HostChange, HostMove, HostsMoved, Lookup, MoveUser, SessionsListed
 from director.core.protocol.kicktypes import OnHost
 from director.core.protocol.messages import Hosts, Users
@@ -171,7 +171,7 @@ def test_a_move_is_one_change_that_is_logged_ends_sessions_and_is_confirmed() ->
     one = played()
     effects = carry_out(one, ("one", A, NEW))
     assert [done.operation for done in of(OperationDone, effects)] == [9]
-    logged = [log.fields for log in of(Log, effects) if log.event == "backend_moved"]
+    logged = [log.fields for log in of(LogEvent, effects) if log.event == "backend_moved"]
     assert logged == [{"name": "one", "before": A, "after": NEW}]
     assert [kick.what for kick in of(Kick, effects)] == [OnHost(A)]
 

@@ -14,7 +14,7 @@ from director.core.protocol.effects import (
     Answer,
     Effect,
     Kick,
-    Log,
+    LogEvent,
     OperationFailed,
     Persist,
     RunFlush,
@@ -245,7 +245,9 @@ def test_a_flush_program_is_stopped_when_its_move_is_over() -> None:
     effects = mover.until(1.0 + MOVE_TIMEOUT)
     assert of(StopFlush, effects) == [StopFlush(run.number)]
     assert done(effects).not_flushed == 1
-    assert [log.fields["state"] for log in of(Log, effects) if log.event == "move_timed_out"] == ["flushing"]
+    assert [log.fields["state"] for log in of(LogEvent, effects) if log.event == "move_timed_out"] == [
+        "flushing"
+    ]
 
 
 @pytest.mark.shows("A-11")
@@ -256,7 +258,7 @@ def test_many_users_who_are_let_in_before_their_moves_ended_are_logged_together(
     ]
     mover.hear(Users(pack(others)), mono=1.0)
     effects = mover.until(1.0 + MOVE_TIMEOUT + 1.0)
-    logs = [log.fields for log in of(Log, effects) if log.event == "move_timed_out"]
+    logs = [log.fields for log in of(LogEvent, effects) if log.event == "move_timed_out"]
     assert sum(log.get("users", 1) for log in logs) == 1 + len(others)
     assert len(logs) < 100
     assert all(len(log["hash"]) <= 10 for log in logs if "users" in log)
@@ -302,7 +304,7 @@ def test_settled_by_somebody_else_it_is_done(stage: Stage) -> None:
 def test_in_every_stage_the_user_is_free_after_30_seconds(stage: Stage) -> None:
     mover = at_stage(stage, kick_delay=60.0)
     effects = mover.until(1.0 + MOVE_TIMEOUT)
-    (log,) = [log for log in of(Log, effects) if log.event == "move_timed_out"]
+    (log,) = [log for log in of(LogEvent, effects) if log.event == "move_timed_out"]
     # Storing and kicking end by themselves sooner; the round is what never comes back.
     stands = stage if stage in (Stage.FLUSHING, Stage.DELAY) else Stage.ROUND
     assert log.fields["state"] == stands.value

@@ -9,7 +9,7 @@ from director.core.admission import DUE, WAITING
 from director.core.moves.moves import MOVE_TIMEOUT
 from director.core.ownclock import BACK, DOUBTED, SLICE
 from director.core.placement.users import LATEST, MOVING, RECORD, User, pack, unpack
-from director.core.protocol.effects import Effect, Log
+from director.core.protocol.effects import Effect, LogEvent
 from director.core.protocol.events import Event, Received, StoredHosts, StoredUsers, TimerFired
 from director.core.protocol.messages import HostRow, Hosts, MemberRow, Ping, Pong, RingMessage, Users
 from director.core.protocol.stamps import AHEAD
@@ -57,7 +57,7 @@ def decided(one: Set, each: User) -> int:
 
 
 def events(effects: list[Effect]) -> list[str]:
-    return [log.event for log in of(Log, effects)]
+    return [log.event for log in of(LogEvent, effects)]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 2.0, BACK - 1])
@@ -110,7 +110,7 @@ def test_while_the_clock_is_doubted_nothing_is_clipped_and_then_all_is() -> None
         effects += one.at(3)
     clipped = alice._replace(decided=Stamp(unix + AHEAD), seen=unix + AHEAD)
     assert one.core.users.get(alice.key) == clipped
-    closed = [str(log.fields["reason"]) for log in of(Log, effects) if log.event == "ring_link_closed"]
+    closed = [str(log.fields["reason"]) for log in of(LogEvent, effects) if log.event == "ring_link_closed"]
     assert closed == ["times are compared anew: the clock was set"] * 2
     assert one.core.counters.stamps_clipped == {"memory": 2}
     assert events(effects).count("stamps_clipped") == 1  # once a minute

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from director.core.placement.assign import Backend, Wait
-from director.core.protocol.effects import Effect, Level, Log
+from director.core.protocol.effects import Effect, Level, LogEvent
 from director.core.protocol.events import HostChange, Started
 from director.types import UserKey
 from tests.unit.core.cores import BACKENDS, Played
@@ -15,7 +15,9 @@ KEY = UserKey(1 << 40)
 
 def said(effects: Iterable[Effect]) -> list[tuple[Level, str, object]]:
     """What is logged of pools."""
-    logged = [effect for effect in effects if isinstance(effect, Log) and effect.event.startswith("pool_")]
+    logged = [
+        effect for effect in effects if isinstance(effect, LogEvent) and effect.event.startswith("pool_")
+    ]
     return [(log.level, log.event, log.fields["tag"]) for log in logged]
 
 

@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Log, Send
+from director.core.protocol.effects import Effect, LogEvent, Send
 from director.core.protocol.messages import Leaving, Present, RingMessage
 from director.core.ring.link import Neighbour, State
 from director.core.ring.presence import LAST, Presence, next_incarnation
@@ -70,7 +70,7 @@ def test_a_member_that_denies_a_departure_is_believed_and_the_link_it_came_over_
     played.hear(played.d2, Leaving(D3, 5))
     effects = played.hear(played.d3, Present(D3, 6))
     assert sent(effects) == [(played.d2.link, Present(D3, 6))]
-    assert [(log.event, log.fields["director"], log.fields["peer"]) for log in of(Log, effects)] == [
+    assert [(log.event, log.fields["director"], log.fields["peer"]) for log in of(LogEvent, effects)] == [
         ("false_departure", D3, D2)
     ]
     assert played.counters.false_departures == 1
@@ -100,7 +100,7 @@ def test_a_working_link_ends_a_departure_with_a_higher_number_and_the_member_is_
     assert sent(played.hear(d4, Present(D4, 7))) == [(d4.link, Present(D4, 51))]
     effects = played.hear(d4, Present(D4, 51))
     assert sorted(sent(effects)) == sorted([(n.link, Present(D4, 51)) for n in (played.d2, played.d3)])
-    assert of(Log, effects) == []
+    assert of(LogEvent, effects) == []
 
 
 def test_a_member_that_was_killed_while_its_clock_was_ahead_is_told_the_number_too() -> None:
@@ -114,7 +114,7 @@ def test_a_director_denies_its_own_departure_with_a_higher_number_and_names_the_
     played = Played()
     effects = played.hear(played.d2, Leaving(D1, 500))
     assert sent(effects) == [(n.link, Present(D1, 501)) for n in (played.d2, played.d3)]
-    assert [(log.event, log.fields["peer"]) for log in of(Log, effects)] == [("false_departure", D2)]
+    assert [(log.event, log.fields["peer"]) for log in of(LogEvent, effects)] == [("false_departure", D2)]
     assert (played.presence.number, played.counters.false_departures) == (501, 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.protocol.effects import Close, Dial, Effect, Log
+from director.core.protocol.effects import Close, Dial, Effect, LogEvent
 from director.core.protocol.events import LinkOpened
 from director.core.protocol.messages import Bye, Leaving, Linked, Present, Redirect
 from director.core.ring.link import Neighbour, State
@@ -50,7 +50,7 @@ def dialled(one: Ring, now: Now) -> list[MemberId]:
 
 
 def reasons(effects: list[Effect]) -> list[object]:
-    return [log.fields["reason"] for log in of(Log, effects)]
+    return [log.fields["reason"] for log in of(LogEvent, effects)]
 
 
 def test_nobody_is_dialled_before_the_start() -> None:

@@ -67,7 +67,7 @@ def test_a_duration_is_read_as_dovecot_reads_it(written: str, seconds: int) -> N
 
 def test_a_duration_that_does_not_fit_is_refused() -> None:
     assert dovecots.seconds("4294967295 s") == 4294967295
-    with pytest.raises(dovecots.Refused):
+    with pytest.raises(dovecots.RefusedValue):
         dovecots.seconds("4294967296 s")
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 HELLO = b"VERSION\tdirector-authreply-client\t1\t0\n"
 
 
-class Owner:
+class AuthreplyOwner:
     """Keeps lines that say `later`, and passes all others back."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Owner:
 
 class Setting:
     def __init__(self, path: Path) -> None:
-        self.owner, self.path = Owner(), path
+        self.owner, self.path = AuthreplyOwner(), path
         self.served = AuthreplySocket(self.owner)
 
     async def connect(self, sent: bytes) -> socket.socket:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 TROUBLE = "auth_unreachable"
 
 
-class Owner:
+class LoginOwner:
     """Passes every line on, and notes what else it is told."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Setting:
     """A relay that is served, and its folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.owner = Owner()
+        self.owner = LoginOwner()
         self.auth_path = folder / "auth"
         self.path = folder / "login"
         self.relay = Relay("login", str(self.auth_path), False, self.owner)
@@ -374,7 +374,7 @@ class Successor:
     """Takes over what `given` says, with a relay of its own and nobody who listens."""
 
     def __init__(self, folder: Path, given: list[Connection]) -> None:
-        self.owner = Owner()
+        self.owner = LoginOwner()
         self.relay = Relay("login", str(folder / "auth"), False, self.owner)
         self.given = msgspec.msgpack.decode(msgspec.msgpack.encode(given), type=list[Connection])
 

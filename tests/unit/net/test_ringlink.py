@@ -16,7 +16,7 @@ from director.core.protocol.messages import Bye, Ping, Users
 from director.errors import PeerError
 from director.net import ringlink
 from director.net.ringlink import TURN, RingLink, Secure
-from director.net.tls import Session
+from director.net.tls import TlsSession
 from director.types import LinkId
 from director.wire import ring_native
 from director.wire.ring_native import encode
@@ -441,7 +441,8 @@ async def test_a_bad_certificate_is_named_and_its_owner_is_told(
 async def test_who_shows_no_certificate_stays_outside(authority: Authority) -> None:
     anybody = ssl.create_default_context(cafile=authority.ca)
     near, far = await meet(
-        lambda peer: Session(anybody, peer, dialled=True, own=b""), authority.tls("127.0.0.1").accepting
+        lambda peer: TlsSession(anybody, peer, dialled=True, own_digest=b""),
+        authority.tls("127.0.0.1").accepting,
     )
     assert far.refused == ["127.0.0.1 shows no certificate"]
     assert far.link is None

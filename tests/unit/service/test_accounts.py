@@ -10,7 +10,7 @@ import pytest
 from director.doctor.facts import Unit
 from director.doctor.look import unit_user
 from director.service.configuration.accounts import Account, NoSuchAccount, NotAllowed, account, run_as
-from director.service.configuration.checking import Checked, check_file, check_file_as
+from director.service.configuration.checking import CheckedFile, check_file, check_file_as
 from tests.needs import needs_root
 
 SETTINGS = """
@@ -86,7 +86,7 @@ def test_secrets_of_the_units_user_or_group_pass_the_check(file: Path) -> None:
     os.chown(file.parent / "ring.secret", SOMEBODY.uid, -1)
     os.chown(file.parent / "api.token", -1, SOMEBODY.gid)
     (file.parent / "api.token").chmod(0o640)
-    assert check_file_as(SOMEBODY, str(file), os.environ) == Checked([], [])
+    assert check_file_as(SOMEBODY, str(file), os.environ) == CheckedFile([], [])
 
 
 def test_the_check_leaves_this_process_as_it_was(file: Path) -> None:

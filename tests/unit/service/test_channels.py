@@ -16,7 +16,7 @@ from director.core.protocol.kicktypes import MOST_HOSTS, ByName, HashOnHosts, On
 from director.errors import KickError
 from director.service.kicks import channels
 from director.service.kicks.channels import HOSTS, Anvil, Ipc
-from director.wire.anvil import Rows, Sessions
+from director.wire.anvil import SessionRows, Sessions
 from director.wire.sessions import SessionList
 from tests.anvil import FakeAnvil, row
 from tests.ipc import FakeIpc
@@ -138,7 +138,7 @@ async def test_a_login_process_is_not_believed_either(tmp_path: Path) -> None:
 async def test_a_kick_among_5_000_sessions_does_not_hold_the_loop(tmp_path: Path) -> None:
     """Looking for the sessions of a kick by hash was a walk over all, for each of its hosts."""
     there = Sessions()
-    rows = Rows(there)
+    rows = SessionRows(there)
     rows.add(b"user_dirkey")
     for n in range(5_000):
         rows.add(row(b"u%d" % n, HOST, n, id=b"%d" % n).strip())

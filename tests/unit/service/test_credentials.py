@@ -11,7 +11,7 @@ import pytest
 
 from director.net.tls import RingTls
 from director.service.configuration.config import Config, load
-from director.service.lifecycle.credentials import DAY, EVENTS, Credentials, Seen, look_at
+from director.service.lifecycle.credentials import DAY, EVENTS, Credentials, FileFindings, look_at
 from director.service.log import Log
 from tests.certificates import Authority
 
@@ -154,7 +154,7 @@ def test_certificates_on_the_disk_that_are_not_in_force_are_an_alarm(
 def test_a_file_that_the_directors_user_cannot_read_names_that_user(config: Config) -> None:
     watch = Watch()
     problem = f"ring.tls.key: /k cannot be read by uid {os.geteuid()} (Permission denied)"
-    watch.files.take(Seen(unusable={"/k": problem}))
+    watch.files.take(FileFindings(unusable={"/k": problem}))
     (alarm,) = watch.files.alarms()
     assert (alarm.kind, alarm.about) == ("unusable", "/k")
     assert alarm.text.startswith(problem)
@@ -167,7 +167,7 @@ def test_a_file_that_the_directors_user_cannot_read_names_that_user(config: Conf
 )
 def test_a_certificate_is_an_alarm_from_14_days_before_its_end_on(days: float, text: str | None) -> None:
     watch = Watch()
-    watch.files.take(Seen(ends={"/etc/ring.crt": NOW + days * DAY}))
+    watch.files.take(FileFindings(ends={"/etc/ring.crt": NOW + days * DAY}))
     alarms = watch.files.alarms()
     assert [alarm.kind for alarm in alarms] == ([] if text is None else ["certificate"])
     assert len(watch.lines) == len(alarms)
@@ -176,8 +176,8 @@ def test_a_certificate_is_an_alarm_from_14_days_before_its_end_on(days: float, t
 
 def test_an_alarm_is_logged_once_and_again_when_it_comes_back() -> None:
     watch = Watch()
-    bad = Seen(readable=(("ring.secret_file", "/etc/ring.secret"),))
-    for seen in (bad, bad, Seen(), bad):
+    bad = FileFindings(readable=(("ring.secret_file", "/etc/ring.secret"),))
+    for seen in (bad, bad, FileFindings(), bad):
         watch.files.take(seen)
     assert len(watch.lines) == 2
     for line in watch.lines:

@@ -18,7 +18,7 @@ from director.service.lifecycle.handover import (
     encode,
     split,
 )
-from director.service.metrics import Counted, Durations, Snapshot, carry_on, counted
+from director.service.metrics import Counted, Durations, MetricsSample, carry_on, counted
 
 
 def handover(**fields: object) -> Handover:
@@ -28,11 +28,17 @@ def handover(**fields: object) -> Handover:
 
 def test_everything_comes_back_as_it_was() -> None:
     connection = Connection(
-        relay="login", client=7, auth=8, heard=True, rest=b"OK\t1", held=[b"OK\t2\tproxy"]
+        relay="login", client=7, auth=8, heard=True, rest=b"OK\t1", held_lines=[b"OK\t2\tproxy"]
     )
     left = handover(connections=[connection], tables={"hosts": b"\x00\xff"}, name_bytes=[5, 0, 6])
     memory = Memory(b"u" * 44, b"first" + b"second")
     assert decode(b"".join(encode(left, memory))) == (left, memory)
+
+
+def test_lines_of_a_connection_keep_their_names_in_the_document() -> None:
+    """A predecessor or successor of another release knows them by these."""
+    document = msgspec.to_builtins(Connection(relay="login", client=7, own_lines=b"a", held_lines=[b"b"]))
+    assert (document["own"], document["held"]) == ("YQ==", ["Yg=="])
 
 
 def test_a_document_of_a_later_format_is_refused_with_both_formats_and_what_to_do() -> None:
@@ -78,9 +84,11 @@ def test_listeners_at_a_place_nobody_wants_any_more_are_left_but_those_of_units_
 
 
 def test_counters_go_on_where_the_predecessors_have_stopped() -> None:
-    before = Snapshot(version="1", python="3", compiled=True, conflicts=2, lookups={("answered", "login"): 5})
+    before = MetricsSample(
+        version="1", python="3", compiled=True, conflicts=2, lookups={("answered", "login"): 5}
+    )
     before.kick_durations.add(0.2)
-    after = Snapshot(version="2", python="3", compiled=True, conflicts=1)
+    after = MetricsSample(version="2", python="3", compiled=True, conflicts=1)
     after.lookups = {("answered", "login"): 1, ("waited", "login"): 3}
     after.kick_durations.add(0.2)
     carry_on(after, counted(before))
@@ -90,6 +98,6 @@ def test_counters_go_on_where_the_predecessors_have_stopped() -> None:
 
 
 def test_durations_counted_in_other_bounds_begin_anew() -> None:
-    after = Snapshot(version="2", python="3", compiled=True)
+    after = MetricsSample(version="2", python="3", compiled=True)
     carry_on(after, Counted(timed={"ring_syncs": Durations((1.0,), [4, 0], 2.0)}))
     assert sum(after.ring_syncs.counts) == 0

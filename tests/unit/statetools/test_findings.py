@@ -8,12 +8,12 @@ import pytest
 
 from director.core.placement.names import entry
 from director.core.placement.users import BY_HAND, LATEST, PINNED, RECORD, User, pack
-from director.statetools.findings import Checked, Limits, check_names, check_users, unknown_hosts
+from director.statetools.findings import CheckedStore, TimeLimits, check_names, check_users, unknown_hosts
 from director.types import HostId, Stamp, UserKey
 from state.base import Bucket, version_of
 
 NOW = 1_795_000_000
-LIMITS = Limits.at(NOW, expire=900)
+LIMITS = TimeLimits.at(NOW, expire=900)
 NUMBER = 291
 HOSTS = frozenset({HostId(1), HostId(2)})
 
@@ -32,7 +32,7 @@ def names(blob: bytes) -> Bucket:
     return Bucket("names", NUMBER, version_of(blob), blob)
 
 
-def problems(checked: Checked) -> list[str]:
+def problems(checked: CheckedStore) -> list[str]:
     found = [finding.problem for finding in checked.findings]
     return found if checked.strays is None else [*found, checked.strays.problem]
 

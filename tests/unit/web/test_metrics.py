@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from director.service.metrics import Durations, HostSample, Snapshot, render
+from director.service.metrics import Durations, HostSample, MetricsSample, render
 
 NAMES = {
     "director_lookups": "counter",
@@ -63,11 +63,11 @@ NAMES = {
 }
 
 
-def snapshot(**measured: object) -> Snapshot:
-    return Snapshot(version="0.1.0", python="3.11.2", compiled=True, **measured)  # type: ignore[arg-type]
+def snapshot(**measured: object) -> MetricsSample:
+    return MetricsSample(version="0.1.0", python="3.11.2", compiled=True, **measured)  # type: ignore[arg-type]
 
 
-def value(measured: Snapshot, name: str, labels: Mapping[str, str] | None = None) -> float:
+def value(measured: MetricsSample, name: str, labels: Mapping[str, str] | None = None) -> float:
     found = [
         sample.value
         for family in text_string_to_metric_families(render(measured).decode())

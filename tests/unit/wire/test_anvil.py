@@ -13,7 +13,7 @@ from director.core.protocol.kicktypes import (
     OnHost,
     ProxiedSession,
 )
-from director.wire.anvil import Rows, Session, Sessions, kick_one, kick_requests, read_count
+from director.wire.anvil import Session, SessionRows, Sessions, kick_one, kick_requests, read_count
 from director.wire.sessions import SessionList
 
 LISTING = [
@@ -32,7 +32,7 @@ PAST = Session(1999, b"ann", "imap-login", b"7d85", b"127.0.41.1", b"", {})
 
 def taken(*lines: bytes) -> Sessions:
     listing = Sessions()
-    rows = Rows(listing)
+    rows = SessionRows(listing)
     for line in lines:
         rows.add(line)
     return listing
@@ -44,7 +44,7 @@ def test_who_is_not_proxied_is_not_listed_and_a_field_seen_later_is_no_loss() ->
 
 def test_the_sessions_are_those_the_director_compares() -> None:
     listing = SessionList()
-    rows = Rows(listing)
+    rows = SessionRows(listing)
     for line in LISTING:
         rows.add(line)
     assert listing.sessions == [

@@ -18,9 +18,9 @@ from director.wire.ipc import (
     REQUEST_LIMIT,
     Done,
     Failed,
+    ListingRows,
     Malformed,
     Row,
-    Rows,
     kick_requests,
     read_reply,
 )
@@ -118,7 +118,7 @@ def test_what_is_no_reply_is_malformed(line: bytes) -> None:
 
 def listed(*rows: bytes) -> list[ProxiedSession]:
     listing = SessionList()
-    taken = Rows(listing)
+    taken = ListingRows(listing)
     for row in rows:
         taken.add(row)
     return listing.sessions
@@ -126,7 +126,7 @@ def listed(*rows: bytes) -> list[ProxiedSession]:
 
 def counted(*rows: bytes) -> Census:
     census = Census()
-    taken = Rows(census)
+    taken = ListingRows(census)
     for row in rows:
         taken.add(row)
     return census
