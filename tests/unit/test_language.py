@@ -12,6 +12,7 @@ DONE = [
     "README.md",
     "deploy/README.md",
     "docs/differences.md",
+    "docs/dovecot.md",
     "docs/first-login-2.4.md",
     "docs/glossary.md",
     "docs/lookups.md",
