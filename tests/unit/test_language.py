@@ -16,6 +16,7 @@ DONE = [
     "docs/first-login-2.4.md",
     "docs/glossary.md",
     "docs/lookups.md",
+    "docs/migrating.md",
     "docs/operating.md",
     "docs/security.md",
     "docs/state-redis.md",
