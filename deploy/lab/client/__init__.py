@@ -1,1 +1,1 @@
-"""The lab's mail clients: short logins, long sessions, deliveries, and what became of each."""
+"""The lab's mail clients: they log in, hold long sessions and deliver mail, and record the result of each."""

@@ -1,4 +1,4 @@
-"""`client`: log users in through the load balancer until stopped. `client report`: what happened so far."""
+"""`client`: log users in through the load balancer until stopped. `client report`: print the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .settings import Settings, from_environment
 
 TABLE_EVERY = 10.0
 LONG_AGO = 1e9
-"""A time above this is a Unix time, one below it so many seconds ago."""
+"""`--since` above this is a Unix time; below this it is a number of seconds ago."""
 
 
 def main() -> int:

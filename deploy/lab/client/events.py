@@ -1,4 +1,4 @@
-"""What became of each login, delivery and long session: one JSON line each, in a file."""
+"""The results of logins, deliveries and long sessions: one JSON line each, in a file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import msgspec
 
 OK, REFUSED, BROKEN, TIMEOUT = "ok", "refused", "broken", "timeout"
 IDLE = "idle"
-"""Protocol of a login whose session is held."""
+"""Protocol of a login whose session the client holds open."""
 SESSION = "session"
-"""Protocol of the whole life of such a session, written when it has ended."""
+"""Protocol of such a session from login to end; the event is written at its end."""
 LARGEST = 50_000_000
-"""Bytes of the file after which a new one is begun: a lab that runs for days must not fill its memory."""
+"""Bytes after which a new file is started, so that a lab that runs for days does not fill its memory."""
 
 
 class Event(msgspec.Struct, omit_defaults=True):
-    """One of them. Times are Unix seconds."""
+    """The result of one login, delivery or session. Times are Unix seconds."""
 
     began: float
     ended: float
@@ -26,19 +26,19 @@ class Event(msgspec.Struct, omit_defaults=True):
     """`imap`, `pop3`, `sieve`, `lmtp`, `idle` or `session`."""
     user: str
     result: str
-    """`ok`; `refused`: the server said no; `broken`: the connection ended; `timeout`."""
+    """`ok`; `refused`: the server answered with an error; `broken`: the connection ended; `timeout`."""
     served: float = 0.0
-    """When the server said that the user is in; 0 where it never did. A session that breaks later has it."""
+    """When the server accepted the login; 0 if it did not. Sessions that break later have this time, too."""
     proxy: str = ""
-    """Who greeted, where the greeting gives a name."""
+    """The proxy, if its greeting contains its name."""
     backend: str = ""
-    """Who served, where the protocol tells."""
+    """The backend, if the protocol reveals its name."""
     text: str = ""
-    """The server's answer, or what was waited for, where the result is not `ok`."""
+    """If the result is not `ok`: the server's answer, or the answer that was expected."""
 
 
 class Journal:
-    """The file `path`, line by line; the one before it is kept as `path`.1. A `with` block closes it."""
+    """Writes events to the file `path`, and keeps the previous file as `path`.1. A `with` block closes it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -60,7 +60,7 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[Event]:
-    """Every event in the file; nothing where there is none yet. A last line that is half written is left."""
+    """Every event in the file; none if the file does not exist yet. An incomplete last line is skipped."""
     if not path.exists():
         return
     decoder = msgspec.json.Decoder(Event)

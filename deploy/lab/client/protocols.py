@@ -1,4 +1,4 @@
-"""Dialogues of mail clients: log in, ask who serves, leave. One function a protocol, over a Connection."""
+"""Dialogues of mail clients, one function for each protocol: log in, ask for the backend's name, log out."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 PASSWORD = "lab"
-"""Any password is right there."""
+"""The lab accepts any password."""
 LONGEST = 65536
 ANSWER_TIMEOUT = 30.0
 GREETED = re.compile(r"([\w.-]+) ready\.\"?$")
-"""`login_greeting = NAME ready.` of the lab's proxies, in whatever a protocol puts around it."""
+"""`login_greeting = NAME ready.` of the lab's proxies, within the greeting of any protocol."""
 IMAP_NAME = re.compile(r'^\* ID \(.*?"name" "([^"]+)"')
 SIEVE_NAME = re.compile(r'^"IMPLEMENTATION" "(\S+)"$')
 POP3_NAME = re.compile(r"^\d+ ([a-z]+\d+)-")
 MOST_DELETED = 20
-"""Mails a POP3 session deletes at most: the lab's mailboxes do not grow, and no login takes long."""
+"""Mails that a POP3 session deletes at most: mailboxes do not grow, and no session takes long."""
 
 
 class Refused(Exception):
-    """The server answered, and the answer was no. `reply` is its line."""
+    """The server refused. `reply` is the line of its answer."""
 
     def __init__(self, reply: str) -> None:
         self.reply = reply
@@ -36,15 +36,18 @@ class Refused(Exception):
 
 
 class Connection:
-    """Lines over TCP, and what has been learned of the other end so far. Its `async with` block closes it."""
+    """A connection that sends and reads lines, and keeps the names of proxy and backend.
+
+    An `async with` block closes it.
+    """
 
     def __init__(self) -> None:
         self._stream: SocketStream | None = None
         self.waiting = "the connection"
-        """What is expected next, for the case that it does not come."""
+        """What the server must send next; it is reported if it does not arrive."""
         self.proxy = self.backend = ""
         self.served = 0.0
-        """Unix time at which the server said that the user is in."""
+        """Unix time at which the server accepted the login."""
 
     async def connect(self, host: str, port: int) -> None:
         """Raises OSError."""
@@ -57,11 +60,15 @@ class Connection:
         await self._stream.send("".join(f"{line}\r\n" for line in lines).encode())
 
     async def read(self) -> str:
-        """The next line, without its end. Raises an OSError or one of anyio's errors where none comes."""
+        """The next line, without its line end.
+
+        Raises:
+            OSError, anyio.EndOfStream, ...: the connection ended.
+        """
         return (await self._lines.receive_until(b"\r\n", LONGEST)).decode(errors="replace")
 
     async def read_to(self, *prefixes: str) -> list[str]:
-        """Lines up to the first that begins with one of `prefixes`, that one included."""
+        """Lines up to and including the first line that starts with one of `prefixes`."""
         lines = [await self.read()]
         while not lines[-1].startswith(prefixes):
             lines.append(await self.read())
@@ -77,7 +84,7 @@ class Connection:
         self.waiting = "an answer after the login"
 
     def named(self, lines: list[str], pattern: re.Pattern[str]) -> None:
-        """Look for the backend's name."""
+        """Store the name of the backend, if the pattern finds it in a line."""
         names = [match.group(1) for match in map(pattern.search, lines) if match]
         self.backend = names[0] if names else ""
 
@@ -92,14 +99,18 @@ class Connection:
 
 
 async def imap(server: Connection, user: str) -> None:
-    """Log in, ask for the backend's name, log out. All raise Refused, and what read() raises."""
+    """Log in, ask for the backend's name, log out.
+
+    Raises:
+        Refused: so do all functions here; also the errors of read().
+    """
     await imap_login(server, user)
     await server.send("c LOGOUT")
     await server.read_to("c ")
 
 
 async def imap_login(server: Connection, user: str) -> None:
-    """Log in and ask for the backend's name; the session stays."""
+    """Log in and ask for the backend's name. The session stays open."""
     greeting = await server.read()
     if not greeting.startswith("* OK"):
         raise Refused(greeting)
@@ -112,8 +123,12 @@ async def imap_login(server: Connection, user: str) -> None:
 
 
 async def idle(server: Connection, pause: Callable[[], float]) -> None:
-    """IDLE and, after pause() seconds, NOOP, in turn, until the session ends: by Refused at the server's BYE,
-    TimeoutError where an answer does not come within 30 s, or what read() raises."""
+    """Send IDLE, after pause() seconds NOOP, and repeat this until the session ends.
+
+    Raises:
+        Refused: the server sent BYE.
+        TimeoutError: an answer did not arrive within 30 s.
+    """
     commands = (f"s{number}" for number in itertools.count(1))
 
     async def command(text: str) -> str:
@@ -138,7 +153,7 @@ async def idle(server: Connection, pause: Callable[[], float]) -> None:
 
 
 async def pop3(server: Connection, user: str) -> None:
-    """Log in, list and delete what is there, quit. The backend's name is in its UIDLs, if set up so."""
+    """Log in, list and delete the mails, log out. The lab's backends have their name in each UIDL."""
     greeting = await server.read()
     _expect(greeting, "+OK")
     server.greeted(greeting)
@@ -153,7 +168,7 @@ async def pop3(server: Connection, user: str) -> None:
     server.named(mails, POP3_NAME)
     here = mails[:MOST_DELETED]
     await server.send(*(f"DELE {mail.split()[0]}" for mail in here), "QUIT")
-    # Whatever the answers: another session of the user may have been quicker.
+    # The answers do not matter: another session of the user may have deleted these mails already.
     for _ in range(len(here) + 1):
         await server.read()
 
@@ -174,7 +189,7 @@ async def sieve(server: Connection, user: str) -> None:
 
 
 async def lmtp(server: Connection, user: str) -> None:
-    """Deliver a short mail. `served` is when the recipient was accepted."""
+    """Deliver a short mail. `served` is the time at which the server accepted recipient and DATA."""
     greeting = await server.read()
     _expect(greeting, "220")
     server.greeted(greeting)
@@ -194,7 +209,7 @@ async def lmtp(server: Connection, user: str) -> None:
 
 
 async def _reply(server: Connection, code: str) -> None:
-    """Read an LMTP reply, of several lines where their fourth character is `-`."""
+    """Read an LMTP reply. Lines with `-` as fourth character are followed by another line."""
     while (line := await server.read())[3:4] == "-":
         continue
     _expect(line, code)

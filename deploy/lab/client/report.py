@@ -1,4 +1,4 @@
-"""What the events come to: a table for people, a document for programs."""
+"""Summaries of events: a table for operators, a document for programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH = 80
 
 
 class Row(msgspec.Struct):
-    """One protocol. slowest: seconds of the slowest that was done or failed."""
+    """The logins of one protocol. slowest: seconds of the slowest login, successful or failed."""
 
     done: int = 0
     failed: int = 0
@@ -23,7 +23,7 @@ class Row(msgspec.Struct):
 
 
 class Twice(msgspec.Struct):
-    """A user whom the clients saw on two backends in the same moment."""
+    """A user that had sessions on two backends at the same moment, as the clients saw it."""
 
     user: str
     at: float
@@ -37,14 +37,18 @@ class Report(msgspec.Struct):
     sessions: int
     """Long sessions open at the end."""
     reopened: int
-    """Long sessions that ended meanwhile, and not because the client wanted it."""
+    """Long sessions that ended although the client did not end them."""
     on_two_backends: list[Twice]
     failures: dict[str, int]
     """`protocol result text` -> how often."""
 
 
 def report(events: Sequence[Event], since: float, until: float) -> Report:
-    """What happened between two Unix times. events: all that may matter, older ones as well, in any order."""
+    """The report about the time between two Unix times.
+
+    Args:
+        events: in any order; also older events, of sessions that may still be open.
+    """
     rows = {protocol: Row() for protocol in PROTOCOLS}
     failures: dict[str, int] = {}
     reopened = 0
@@ -68,7 +72,7 @@ def report(events: Sequence[Event], since: float, until: float) -> Report:
 
 
 def still_open(events: Iterable[Event]) -> list[Event]:
-    """The logins of the long sessions that have not ended."""
+    """The logins of long sessions that have not ended."""
     found: dict[tuple[str, float], Event] = {}
     ended = set()
     for event in events:
@@ -80,7 +84,7 @@ def still_open(events: Iterable[Event]) -> list[Event]:
 
 
 def twice(events: Sequence[Event], since: float, until: float) -> list[Twice]:
-    """Users who were on two backends at once, by what the clients saw: from the server's yes to the end."""
+    """Users that were on two backends at once. A session counts from the server's acceptance to its end."""
     stays: dict[str, list[tuple[float, float, str]]] = {}
     open_now = [(event.served, until, event) for event in still_open(events)]
     closed = [(event.served, event.ended, event) for event in events if event.protocol != IDLE]
@@ -101,7 +105,7 @@ def twice(events: Sequence[Event], since: float, until: float) -> list[Twice]:
 
 
 def table(of: Report) -> str:
-    """At most 80 columns."""
+    """The report as a table of at most 80 columns."""
     at = time.strftime("%H:%M:%S", time.localtime(of.until))
     lines = [f"{at}  {'last ' + _span(of.until - of.since):<16}{'done':>8}{'failed':>8}{'slowest':>12}"]
     for protocol, row in of.protocols.items():

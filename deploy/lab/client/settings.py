@@ -1,4 +1,4 @@
-"""What the client is told, by its environment."""
+"""The client's settings, from environment variables."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Settings(NamedTuple):
     """The load balancer: all connections go there."""
     ports: Mapping[str, int]
     users: int
-    """They are called user001, user002, ..."""
+    """Number of users; their names are user001, user002, ..."""
     logins: float
-    """Begun a second, of all protocols together."""
+    """Logins per second, all protocols together."""
     deliveries: float
-    """Begun a second."""
+    """Deliveries per second."""
     sessions: int
-    """Users with a long IMAP session: the first so many."""
+    """Number of users with a long IMAP session: the first ones."""
     events: Path
 
     @property
@@ -31,7 +31,11 @@ class Settings(NamedTuple):
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:
-    """Raises SystemExit with the name and value of a variable that is no number, or out of range."""
+    """The settings.
+
+    Raises:
+        SystemExit: a variable is not a number or out of range; the message has its name and value.
+    """
     settings = Settings(
         host=environ.get("LB_HOST", "lb"),
         ports={

@@ -1,4 +1,4 @@
-"""Who logs in when: logins and deliveries at a steady rate, and users who keep a session open."""
+"""The traffic: logins and deliveries at a steady rate, and users that keep a session open."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .settings import Settings
 
 LOGIN_TIMEOUT = 30.0
 NOOP_EVERY = (20.0, 40.0)
-"""Seconds a session idles, at random between these, before it asks whether the server is still there."""
+"""Range of the random seconds for which a session idles before it checks that the server answers."""
 REOPEN_AFTER, REOPEN_AT_MOST = 0.5, 5.0
-"""Seconds before a session is opened again; doubled with each failure, up to the second."""
+"""Seconds before a session is opened again, doubled with each failure; the longest such pause."""
 SHARES = {"imap": 60, "pop3": 20, "sieve": 20}
 """Percent of the logins."""
 DIALOGUES = {
@@ -39,7 +39,11 @@ Write = Callable[[Event], None]
 
 
 async def run(settings: Settings, write: Write) -> None:
-    """All of it, until cancelled. write: is called with each event."""
+    """Run all traffic until cancelled.
+
+    Args:
+        write: is called with each event.
+    """
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_logins, settings, write)
         tasks.start_soon(_deliveries, settings, write)
@@ -48,7 +52,7 @@ async def run(settings: Settings, write: Write) -> None:
 
 
 async def log_in(settings: Settings, protocol: str, user: str, write: Write) -> None:
-    """One login or delivery, from the connect to the end."""
+    """One login or delivery, from connect to log-out."""
     began = time.time()
     async with Connection() as server:
         result, text = await _attempt(settings, protocol, DIALOGUES[protocol], user, server)
@@ -57,7 +61,7 @@ async def log_in(settings: Settings, protocol: str, user: str, write: Write) -> 
 
 async def hold(settings: Settings, user: str, write: Write) -> None:
     """Keep an IMAP session of `user` open, until cancelled."""
-    # not all in the same moment
+    # sessions must not all start at the same moment
     pause = random.uniform(0.0, 2.0)
     while True:
         await anyio.sleep(pause)
@@ -68,7 +72,7 @@ async def hold(settings: Settings, user: str, write: Write) -> None:
 
 
 async def _session(settings: Settings, user: str, write: Write) -> bool:
-    """One long session, from the login to its end; whether there was one."""
+    """One long session, from login to end. Returns whether the login succeeded."""
     began = time.time()
     async with Connection() as server:
         result, text = await _attempt(settings, "imap", protocols.imap_login, user, server)
@@ -77,7 +81,7 @@ async def _session(settings: Settings, user: str, write: Write) -> bool:
             return False
         try:
             result, text = await _watched(protocols.idle(server, lambda: random.uniform(*NOOP_EVERY)), server)
-        finally:  # cancelled, too: then it ended in order
+        finally:  # also if cancelled: then the session ended as intended
             write(_event(server.served, SESSION, user, result, text, server))
     return True
 
@@ -98,7 +102,7 @@ async def _attempt(
 
 
 async def _watched(dialogue: Awaitable[None], server: Connection) -> tuple[str, str]:
-    """The result of a dialogue with the server, and the text for it."""
+    """The result of a dialogue with the server, and its text."""
     try:
         await dialogue
     except Refused as error:
@@ -130,7 +134,7 @@ async def _deliveries(settings: Settings, write: Write) -> None:
 
 
 async def _steadily(rate: float) -> AsyncIterator[None]:
-    """`rate` times a second. What was late is caught up with, but not more than a second of it."""
+    """Yields `rate` times a second. Late turns are made up for, but at most those of one second."""
     due = time.monotonic()
     while True:
         due = max(due + 1 / rate, time.monotonic() - 1.0)
