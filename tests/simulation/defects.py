@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
@@ -29,6 +29,7 @@ from director.core.moves.sessions import SessionReview
 from director.core.placement import users
 from director.core.placement.assign import Assigner
 from director.core.protocol.effects import Effect, Send
+from director.core.protocol.events import Leases
 from director.core.protocol.messages import Leaving, Present, Token, Users
 from director.core.ring.barrier import Barrier
 from director.core.ring.partition import Partition
@@ -36,11 +37,17 @@ from director.core.ring.presence import Presence
 from director.core.ring.ring import Ring
 from director.core.ring.trust import Trust
 from director.core.tables.hosts import HostTable, backend_of
+from director.stored.bucketwriter import BucketWriter
+from director.stored.procedures import Procedures
+from director.stored.storecalls import Procedure, SwapBuckets
+from director.stored.tabledocuments import Documents
 from director.types import MemberId, Now
 from director.wire import hotpath
-from tests.simulation.parts import Store
+from state.base import Lost, Space, Swap, Swapped, version_of
+from state.bucketnumbers import root_of
 from tests.simulation.schedule import drawn
 from tests.simulation.simulate import WORKERS, outcome
+from tests.simulation.store import Store
 
 LIMIT = 400
 """Seeds after which a defect counts as not found."""
@@ -213,11 +220,52 @@ def _summary_loses_one() -> Any:
 
 
 def _store_last_writer_wins() -> Any:
-    def wrong(self: Store, records: bytes) -> None:
-        for record in users.unpack(records):
-            self.users[record.key] = record._replace(seen=users.rounded(record.seen, 60))
+    right, right_document = Store.swap, Store.swap_document
 
-    return patch.object(Store, "merge", wrong)
+    def swap(self: Store, swap: Swap) -> Swapped | Lost:
+        held = version_of(self.buckets[swap.space].get(swap.number, b""))
+        return right(self, Swap(swap.space, swap.number, held, swap.blob))
+
+    def swap_document(self: Store, name: str, version: bytes, data: bytes) -> Swapped | Lost:
+        return right_document(self, name, version_of(self.documents.get(name, b"")), data)
+
+    return patch.multiple(Store, swap=swap, swap_document=swap_document)
+
+
+def _lapsed_lease_not_read() -> Any:
+    def wrong(self: Procedures) -> Procedure[None]:
+        if self.lease.has_lapsed and not self.director.loading:
+            alive = yield from self.lease.renew()
+            self.lease.caught_up()
+            self.tell(Leases(alive, self.lease.until))
+
+    return patch.object(Procedures, "read_if_lapsed", wrong)
+
+
+def _lapsed_lease_answers() -> Any:
+    return patch.object(Trust, "lapsed", lambda self, now: None)
+
+
+def _swapped_without_merge() -> Any:
+    def wrong(self: BucketWriter, space: Space, swaps: Sequence[Swap]) -> Procedure[set[int]]:
+        known, lost = self._reader.versions[space], set()
+        for swap, result in zip(swaps, (yield SwapBuckets(swaps)) if swaps else [], strict=True):
+            known[swap.number] = result.version
+            if isinstance(result, Lost):
+                lost.add(root_of(swap.number))
+        return lost
+
+    return patch.object(BucketWriter, "_swap_each", wrong)
+
+
+def _documents_not_read_again() -> Any:
+    right = Documents.read
+
+    def wrong(self: Documents) -> Procedure[None]:
+        if not self.were_read:
+            yield from right(self)
+
+    return patch.object(Documents, "read", wrong)
 
 
 def _overtaken_not_noticed() -> Any:
@@ -316,6 +364,10 @@ DEFECTS: dict[str, Callable[[], Any]] = {
     "a director leaves without a word": _leaves_at_once,
     "an exchange loses a record": _summary_loses_one,
     "the store keeps what was written last": _store_last_writer_wins,
+    "a lapsed lease is not read before writing": _lapsed_lease_not_read,
+    "a director suspended beyond its lease answers at once": _lapsed_lease_answers,
+    "a bucket is swapped without merging": _swapped_without_merge,
+    "documents are not read again after the store's return": _documents_not_read_again,
     "sessions are not reviewed after a start": _sessions_not_reviewed,
     "logins of a user are not woken": _waiting_not_woken,
     "stamps of hosts do not grow": _host_stamp_not_raised,

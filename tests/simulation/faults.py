@@ -18,7 +18,7 @@ from tests.simulation.invariants import Command, Watch
 from tests.simulation.lies import LIES, Liar
 from tests.simulation.parts import EXPIRE, Outcome, hash32
 from tests.simulation.schedule import HOSTS, TAG, Plan
-from tests.simulation.world import HASH, UNIX, Node, World
+from tests.simulation.world import HASH, LEASE_TTL, UNIX, Node, World
 
 TAIL = 0.3
 """Seconds beyond the write-behind queue's turn within which a choice may not be stored yet."""
@@ -28,7 +28,19 @@ LOADS = (0.0, 0.05, 0.7, 3.0)
 """Seconds a director may take to read its store: by the seed."""
 BUSIEST = 6000
 """How much may happen in one second of a ring of seven."""
-ALONE = ("crash", "freeze", "cut", "stop", "member", "one_way", "failover", "store", "replace")
+ALONE = (
+    "crash",
+    "freeze",
+    "cut",
+    "stop",
+    "member",
+    "one_way",
+    "failover",
+    "late_change",
+    "lapse",
+    "store",
+    "replace",
+)
 """Faults that come one at a time, except in `everything`."""
 
 
@@ -73,7 +85,7 @@ class Player:
         self.healed = False
         self._newcomers = 0
         self._snapshots: list[tuple[float, dict[str, Any]]] = []
-        if any(action.what == "failover" for action in plan.actions):
+        if any(action.what in ("failover", "late_change") for action in plan.actions):
             world.after(SNAPSHOT, self._snapshot)
 
     def do(self, what: str, args: Sequence[Any]) -> None:
@@ -421,6 +433,56 @@ class Player:
         store.restore(old[-1])
         self.watch.store_back = max(self.watch.store_back, self.world.now)
         self.until = max(self.until, self.world.now + 3.0)
+
+    def late_change(self, name: str, address: str, what: dict[str, Any], wait: float) -> None:
+        """A host changes just before a failover of the store, which has lost the change then."""
+        self.host(name, address, what)
+        self._later(wait, lambda: self.failover(wait))
+
+    def lapse(
+        self, first: str, second: str, users: Sequence[Sequence[str]], address: str, change: Sequence[Any]
+    ) -> None:
+        """The last director is suspended beyond its lease. Another one starts, moves users or changes a host,
+        and stops; then the first goes on."""
+        node, other = self.world.node(first), self.world.node(second)
+        if not node.up or node.frozen or not node.store.shared or not node.store.up:
+            return
+        self.watch.counts["lapses"] += 1
+        for name in self.plan.names:
+            if name != first and self._node(name):
+                self.world.node(name).stop()
+
+        def begin() -> None:
+            if not other.up and node.up and not self.world.ups()[1:]:
+                node.freeze()
+                self._later(LEASE_TTL + 1, lambda: None if other.up else self._start(other))
+
+        def act() -> None:
+            if self._node(second) is None or not node.frozen:
+                return
+            for user, tag in users:
+                self.move(second, user, tag, address, {}, [second], [])
+            if change:
+                self.host(second, *change)
+
+        def leave() -> None:
+            if self._node(second) is not None and node.frozen:
+                other.stop()
+
+        def go_on() -> None:
+            for user, tag in users:
+                if node.frozen:
+                    self._ask(user, tag, first)
+            if node.frozen:
+                node.thaw()
+
+        def restart() -> None:
+            for name in self.plan.names:
+                if not self.world.node(name).up:
+                    self._start(self.world.node(name))
+
+        for seconds, step in ((4.0, begin), (11.0, act), (21.0, leave), (25.0, go_on), (28.0, restart)):
+            self._later(seconds, step)
 
     def _snapshot(self) -> None:
         store = next(iter(self.world.nodes.values())).store

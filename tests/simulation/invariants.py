@@ -6,6 +6,9 @@
 3. Who was told "moved to X" finds X, until the next command about him.
 4. At rest nothing is under way any more, all directors and their stores hold the same, and of each attribute
    of a host the last confirmed change holds.
+5. A store never goes back: no write drops a living user, or replaces a decision by an earlier one. No login
+   is answered against what a shared store has held for a while. Once all directors agree, the store holds
+   their hosts.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from typing import Any
 from director.core.director import Settings
 from director.core.moves.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.placement.assign import Gate
-from director.core.placement.users import MOVING, ONE_LOGIN, User
+from director.core.placement.users import MOVING, ONE_LOGIN, User, is_alive, is_gone, unpack
+from director.core.protocol.messages import HostRow
 from director.core.ring.partition import Standing
+from director.core.tables.hosts import decode_rows
 from director.types import Address, UserKey
 from tests.simulation.parts import EXPIRE, Outcome, Reply, Session
 from tests.simulation.schedule import Plan
@@ -48,8 +53,17 @@ APART = 12.0
 DIFFERED = 15.0
 """Seconds after clocks that differed agree again in which directors find back, and merge what they have
 decided."""
+BEHIND = 9.0
+"""Seconds after which a director has heard of what is in a store it shares: it notices a silent loss of the
+others within ring.ping_timeout, and then reads the store every half second."""
+STORED = 6.0
+"""Seconds without a change of hosts after which the store holds them, if all directors agree."""
 NOT_REMEMBERED = "not remembered, or dropped early: the table was full"
 """The excuse for two backends of a user (ring-rules 48, 49)."""
+
+
+STAMPS = ("present_at", "tag_at", "weight_at", "up_at")
+"""Of a host row."""
 
 
 class Violation(AssertionError):
@@ -132,6 +146,14 @@ class Watch:
         self._dropped: set[UserKey] = set()
         """Users who were dropped early somewhere."""
         self._answered_at: dict[UserKey, float] = {}
+        self._stored_at: dict[UserKey, float] = {}
+        """When what the store holds of a user was written."""
+        self._hosts_changed_at = 0.0
+        self._agreed: dict[Address, HostRow] = {}
+        """The hosts on which all directors agree, and since when."""
+        self._agreed_since: float | None = None
+        for node in world.nodes.values():
+            node.store.on_bucket, node.store.on_document = self.bucket_written, self.document_written
         world.on_reply = self.answered
         world.on_drop = self.dropped
         world.after(LOOK_EVERY, self._look)
@@ -213,6 +235,7 @@ class Watch:
             session.excused = why
             self.excused[why] += 1
         self._check_told(user, node, reply.host)
+        self._check_behind(node, reply)
 
     def _excuse(self, node: Node, host: Address, machine: Node, session: Session) -> str:
         """Why a user may be answered with another host than that of this session. The removal of a host holds
@@ -298,6 +321,79 @@ class Watch:
         elif host != told.host and self.protected(node):
             raise Violation("told otherwise", f"{user[0]} was moved to {told.host}, and is sent to {host}")
 
+    # ---- stores
+
+    @property
+    def _stamps_grow(self) -> bool:
+        """Whether a later stamp is a later decision: not where clocks step, or one director lies."""
+        return self.plan.family not in ("clocks", "liar")
+
+    def bucket_written(self, before: bytes, after: bytes) -> None:
+        """A bucket of users in a store holds something else."""
+        old = {user.key: user for user in unpack(before)}
+        new = {user.key: user for user in unpack(after)}
+        for key, user in new.items():
+            if key not in old or old[key].decided != user.decided or old[key].host != user.host:
+                self._stored_at[key] = self.world.now
+        if not self._stamps_grow:
+            return
+        unix = int(UNIX + self.world.now) + 2
+        for key, user in old.items():
+            now = new.get(key)
+            if now is not None and now.decided < user.decided:
+                raise Violation("store went back", f"{user} was replaced by {now}")
+            may_go = is_gone(user, unix, EXPIRE) or (self.plan.max_users and user.flags == ONE_LOGIN)
+            if now is None and not may_go:
+                raise Violation("store went back", f"{user} was dropped")
+
+    def document_written(self, name: str, before: bytes, after: bytes) -> None:
+        """A document in a store holds something else."""
+        if name != "hosts":
+            return
+        self._hosts_changed_at = self.world.now
+        if not before or not self._stamps_grow:
+            return
+        rows = {row.address: row for row in decode_rows(after)}
+        for row in decode_rows(before):
+            now = rows.get(row.address)
+            if now is None or any(getattr(now, at) < getattr(row, at) for at in STAMPS):
+                raise Violation("store went back", f"{row} was replaced by {now}")
+
+    def _check_behind(self, node: Node, reply: Reply) -> None:
+        store, now, key = node.store, self.world.now, key_of(reply)
+        if not (store.shared and store.up and self._stamps_grow) or self.plan.max_users:
+            return
+        stored, mine = store.user(key), node.users.get(key)
+        if stored is None or stored.flags & MOVING or now < self.store_back + BEHIND:
+            return
+        if mine is not None and mine.decided >= stored.decided:
+            return
+        host = node.core.hosts.by_id(stored.host)
+        if host is None or host.address == reply.host or node.core.hosts.gone(stored):
+            return
+        since = self._stored_at.get(key, now)
+        if self.retag_at > since - 1 or not is_alive(stored, int(node.unix), EXPIRE):
+            return
+        if now > since + BEHIND:
+            text = f"{reply.user} was sent to {reply.host}, the store has {stored} for {now - since:.1f} s"
+            raise Violation("behind the store", text)
+
+    def _check_stored(self) -> None:
+        """Once all directors agree, their hosts are in the store."""
+        nodes = self.listed()
+        settled = max(self._hosts_changed_at, self.store_back, self.stepped_at, self.differed_at) + STORED
+        rows = nodes[0].core.hosts.rows if nodes else {}
+        if not (rows and self.in_sync() and all(n.store.up and n.core.hosts.rows == rows for n in nodes)):
+            self._agreed_since = None
+            return
+        if self._agreed != rows or self._agreed_since is None:
+            self._agreed, self._agreed_since = rows.copy(), self.world.now
+        if self.world.now < max(settled, self._agreed_since + STORED):
+            return
+        for node in nodes:
+            if node.store.rows != node.core.hosts.rows:
+                raise Violation("not stored", f"hosts of {node.member} for {STORED} s")
+
     # ---- commands
 
     def begin(self, command: Command, users: list[tuple[str, str]]) -> None:
@@ -375,6 +471,7 @@ class Watch:
         self._check_sessions()
         self._check_moving()
         self._check_size()
+        self._check_stored()
 
     def _check_replies(self) -> None:
         waiting = []

@@ -28,6 +28,7 @@ FAMILIES = (
     "cuts",
     "members",
     "failovers",
+    "stores",
     "clocks",
     "liar",
     "everything",
@@ -35,9 +36,10 @@ FAMILIES = (
 """calm: logins and host changes. races: the same on slow links, many in one moment. moves: operators move,
 flush, forget, pin, kick. near: users about to expire. kicks: moves over slow and silent kick channels.
 crashes, freezes, cuts, members (added, removed, stopped, reachable one way), failovers (of a store that loses
-its last second), clocks (those of some or all directors step, with starts, stops and replacements between):
-one fault at a time, with some of all the rest. liar: one member says what is not so (`lies.py`).
-In `everything` faults meet."""
+its last second), stores (shared; the last director is suspended beyond its lease while another one starts,
+moves users and stops; hosts change just before a failover), clocks (those of some or all directors step, with
+starts, stops and replacements between): one fault at a time, with some of all the rest. liar: one member says
+what is not so (`lies.py`). In `everything` faults meet."""
 FAST = [0.0002, 0.001, 0.005]
 SLOW = [0.002, 0.02, 0.2]
 """Delays of links, seconds."""
@@ -67,6 +69,7 @@ MIX: Mapping[str, Mapping[str, int]] = {
     "cuts": USUAL | BY_HAND | {"cut": 10, "near": 2},
     "members": USUAL | BY_HAND | {"stop": 6, "member": 6, "one_way": 3},
     "failovers": USUAL | BY_HAND | {"store": 5, "failover": 8, "crash": 3},
+    "stores": USUAL | BY_HAND | {"lapse": 8, "late_change": 8, "store": 3, "cut": 3, "crash": 2},
     "liar": USUAL | {"move": 2, "flush": 1, "lie": 60},
     "clocks": USUAL | BY_HAND | {"clocks": 6, "crash": 4, "stop": 4, "replace": 4},
     "everything": USUAL
@@ -150,11 +153,11 @@ def drawn(seed: int) -> Plan:
     chance = random.Random(seed)
     family = FAMILIES[seed % len(FAMILIES)]
     directors = chance.choice([1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7])
-    if family in ("cuts", "members"):
+    if family in ("cuts", "members", "stores"):
         directors = max(2, directors)
     if family == "liar":
         directors = max(3, directors)
-    shared = family in ("cuts", "failovers") or chance.random() < 0.5
+    shared = family in ("cuts", "failovers", "stores") or chance.random() < 0.5
     names = [f"d{number + 1}" for number in range(directors)]
     slow = family == "races" or chance.random() < 0.2
     uneven = slow and chance.random() < 0.5
@@ -341,6 +344,17 @@ class _Draw:
 
     def _failover(self) -> list[Any]:
         return [self.chance.choice([0.3, 1.0])]
+
+    def _lapse(self) -> list[Any]:
+        """Who is suspended, who goes on meanwhile, and what it does."""
+        first, second = self.chance.sample(self.names, 2)
+        users = [self._user() for _ in range(self.chance.randrange(1, 4))]
+        changes = self._host()[1:] if self.chance.random() < 0.5 else []
+        return [first, second, users, self._address(), changes]
+
+    def _late_change(self) -> list[Any]:
+        """A host changes, and so long after it the store fails over to what it held before."""
+        return [*self._host(), self.chance.choice([0.3, 0.5, 0.8])]
 
     def _lie(self) -> list[Any]:
         """Which lie, what it is drawn from, and whether all neighbours are told."""

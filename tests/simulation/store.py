@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
-from director.core.placement.users import User, unpack
+from director.core.placement.users import BUCKET_SHIFT, User, unpack
 from director.core.protocol.messages import HostRow, MemberRow
 from director.core.tables.hosts import decode_rows
 from director.core.tables.members import decode_member_rows, decode_met
@@ -45,6 +46,8 @@ from state.base import (
 )
 
 URL = "simulated:"
+EMPTY = b"\x90"
+"""A document without rows."""
 Content = tuple[dict[Space, dict[int, bytes]], dict[str, bytes], dict[str, tuple[Lease, float]]]
 
 
@@ -61,6 +64,9 @@ class Store:
         self.leases: dict[str, tuple[Lease, float]] = {}
         """With the time until which each is good."""
         self.audit: list[object] = []
+        self.on_bucket: Callable[[bytes, bytes], None] = lambda before, after: None
+        """Is told what a bucket of users held, and what it holds."""
+        self.on_document: Callable[[str, bytes, bytes], None] = lambda name, before, after: None
 
     # ---- what tests see
 
@@ -70,18 +76,19 @@ class Store:
 
     @property
     def rows(self) -> dict[str, HostRow]:
-        return {row.address: row for row in decode_rows(self.documents.get("hosts", b"\x90"))}
+        return _rows(self.documents.get("hosts", EMPTY))
 
     @property
     def members(self) -> dict[str, MemberRow]:
-        return {row.member: row for row in decode_member_rows(self.documents.get("members", b"\x90"))}
+        return {row.member: row for row in decode_member_rows(self.documents.get("members", EMPTY))}
 
     @property
     def met(self) -> frozenset[MemberId]:
-        return decode_met(self.documents.get("members", b"\x90"))
+        return decode_met(self.documents.get("members", EMPTY))
 
-    def bucket(self, number: int) -> bytes:
-        return self.buckets["users"].get(number, b"")
+    def user(self, key: UserKey) -> User | None:
+        blob = self.buckets["users"].get(key >> BUCKET_SHIFT, b"")
+        return next((user for user in unpack(blob) if user.key == key), None)
 
     def _users(self) -> Iterator[User]:
         for blob in self.buckets["users"].values():
@@ -160,6 +167,8 @@ class Store:
         stored = held.get(swap.number, b"")
         if version_of(stored) not in (swap.version, swap.becomes):
             return Lost(version_of(stored), stored)
+        if swap.space == "users" and swap.blob != stored:
+            self.on_bucket(stored, swap.blob)
         if swap.blob:
             held[swap.number] = swap.blob
         else:
@@ -172,6 +181,8 @@ class Store:
         becomes = version_of(data)
         if version_of(stored) not in (version, becomes):
             return Lost(version_of(stored), stored)
+        if data != stored:
+            self.on_document(name, stored, data)
         self.documents[name] = data
         return Swapped(becomes)
 
@@ -179,3 +190,8 @@ class Store:
         before = self.leases.get(lease.member)
         self.leases[lease.member] = lease, now + ttl
         return before is not None and before[1] > now
+
+
+@lru_cache(maxsize=100)
+def _rows(data: bytes) -> dict[str, HostRow]:
+    return {row.address: row for row in decode_rows(data)}
