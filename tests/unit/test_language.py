@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DONE = [
+    "CHANGELOG.md",
     "README.md",
     "deploy/README.md",
     "deploy/director.toml.example",
