@@ -46,6 +46,7 @@ FULL = MetricsSample(
     connections_refused={("admin", "all"): 1},
     accept_pauses={"login": 1},
     clock_skew={"10.0.0.2:9090": 0.0},
+    stamps_clipped={"ring": 1},
 )
 
 
