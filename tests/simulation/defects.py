@@ -110,17 +110,18 @@ def _no_kick_wait() -> Any:
     )
 
 
-def _skipping(right: Callable[..., None]) -> Callable[..., None]:
-    def wrong(self: Moves, own: Any, now: Now, effects: list[Effect]) -> None:
-        right(self, own, now, effects)
-        if own.stage is Stage.KICKING:
-            self._enter(own, Stage.ROUND, now.mono)
+def _skipping(right: Callable[..., list[Effect]]) -> Callable[..., list[Effect]]:
+    def wrong(self: Moves, led: Any, now: Now) -> list[Effect]:
+        effects = right(self, led, now)
+        if led.stage is Stage.KICKING:
+            self._enter(led, Stage.ROUND, now.mono)
+        return effects
 
     return wrong
 
 
-def _no_delay(self: Moves, own: Any, now: Now, *, parted: bool) -> None:
-    self._enter(own, Stage.DELAY, now.mono)
+def _no_delay(self: Moves, led: Any, now: Now, *, parted: bool) -> None:
+    self._enter(led, Stage.DELAY, now.mono)
     self._soon(now.mono)
 
 
@@ -149,7 +150,7 @@ def _abandoned_left() -> Any:
     return patch.multiple(
         Moves,
         _take_over=lambda self, now, view: self._watch.some(len(self.moving)),
-        _time_out=lambda self, now, effects: self._begun.clear(),
+        _time_out=lambda self, now: self._begun.clear() or [],
     )
 
 
@@ -269,7 +270,7 @@ def _documents_not_read_again() -> Any:
 
 
 def _overtaken_not_noticed() -> Any:
-    return patch.object(Moves, "_in_force", lambda self, own, now, effects: True)
+    return patch.object(Moves, "_in_force", lambda self, led: True)
 
 
 def _sessions_not_reviewed() -> Any:

@@ -217,7 +217,7 @@ class Kicks:
     def _begin(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         while self._awaited and self._has_room(now):
-            self._run(self._awaited.popleft(), effects, now)
+            effects.append(self._run(self._awaited.popleft(), now))
         while self._later and self._to_look_at > 0 and self._has_room(now):
             later = self._later.popleft()
             self._to_look_at -= 1
@@ -226,7 +226,7 @@ class Kicks:
                 if later.twice:
                     self._again.append((now.mono + AGAIN_AFTER, later.old, False))
                 run = KickRun(later.number, what, now.mono, now.mono + KICK_TIMEOUT)
-                self._run(run, effects, now)
+                effects.append(self._run(run, now))
         return effects
 
     def _has_room(self, now: Now) -> bool:
@@ -240,13 +240,13 @@ class Kicks:
             return 0.0
         return self._begun_at[0] + YOUNG if len(self._running) < AT_A_TIME else None
 
-    def _run(self, run: KickRun, effects: list[Effect], now: Now) -> None:
+    def _run(self, run: KickRun, now: Now) -> Effect:
         """Give one to the kick channel."""
         self._running[run.number] = run
         self._begun_at.append(now.mono)
         self._first_deadline = min(self._first_deadline, run.deadline)
-        effects.append((CountSessions if run.count_only else Kick)(run.number, run.what))
         self._to_begin -= 1 + (len(run.what.hosts) // USUAL_HOSTS if isinstance(run.what, HashOnHosts) else 0)
+        return (CountSessions if run.count_only else Kick)(run.number, run.what)
 
     def overdue(self, now: Now) -> list[Effect]:
         """End those whose time is over; a word for each. What has not begun by then is begun later all the

@@ -331,8 +331,7 @@ class Moves:
     def turn(self, now: Now, view: RingView) -> list[Effect]:
         """Go on with all that can go on, some of it in each turn. What it puts into the user table is to be
         announced before the tokens among the effects are sent."""
-        effects: list[Effect] = []
-        self._time_out(now, effects)
+        effects = self._time_out(now)
         if view.ring != self._ring or (self._watch_at is not None and now.mono >= self._watch_at):
             self._ring, self._watch_at = view.ring, None
             self._watch.begin()
@@ -343,22 +342,22 @@ class Moves:
             self._at = None
             self._led_walk.begin()
         if due or self._led_walk.under_way:
-            self._go_on(now, effects)
+            effects += self._go_on(now)
             effects += self._rounds(now, view)
             effects += self._pass_on(now, view)
             self._plan(now)
         return effects
 
-    def _go_on(self, now: Now, effects: list[Effect]) -> None:
+    def _go_on(self, now: Now) -> list[Effect]:
         """The next of the moves in our hands."""
-        effects += self._persist()
+        effects = self._persist()
         self._looked.clear()
         for key in self._led_walk.some(SLICE):
             led = self._led[key]
-            if self._in_force(led, now, effects):
-                self._advance(led, now, effects)
+            effects += self._advance(led, now) if self._in_force(led) else self._overtaken(led, now)
             if led.stage is not Stage.OVER:
                 self._looked.append(led)
+        return effects
 
     def _decide(self, led: LedMove, now: Now) -> None:
         """Put the moving record, with a stamp later than what it replaces, and what others decide now."""
@@ -388,45 +387,55 @@ class Moves:
         self._to_store = []
         return [Persist(self._serial, tuple(sorted(buckets)))]
 
-    def _in_force(self, led: LedMove, now: Now, effects: list[Effect]) -> bool:
-        """Whether the record is still the one this move has put; ends or repeats the move where it is not."""
+    def _in_force(self, led: LedMove) -> bool:
+        """Whether the record is still the one this move has put, and its target takes the user."""
         record = self._users.get(led.key)
+        if record is None or not self._has_put(led, record) or not record.flags & MOVING:
+            return False
+        return not self._has_lost_target(led)
+
+    @staticmethod
+    def _has_put(led: LedMove, record: User) -> bool:
+        return (record.decided, record.host) == (led.decided, led.target)
+
+    def _has_lost_target(self, led: LedMove) -> bool:
+        """Whether the target was removed, or is in another pool now."""
         row = self._hosts.row(led.target) if led.target else None
-        lost = led.target != 0 and (row is None or not row.present or row.tag_at > led.decided)
-        if record is not None and (record.decided, record.host) == (led.decided, led.target):
-            if record.flags & MOVING and not lost:
-                return True
+        return led.target != 0 and (row is None or not row.present or row.tag_at > led.decided)
+
+    def _overtaken(self, led: LedMove, now: Now) -> list[Effect]:
+        """End or repeat a move that is not in force."""
+        record = self._users.get(led.key)
+        if record is not None and self._has_put(led, record):
             if not record.flags & MOVING:
-                self._done(led, effects)  # somebody else has settled it
-                return False
+                return self._done(led)  # somebody else has settled it
             moved_record = self._hosts.moved_record(record)
             if moved_record is not None:  # it has another address
                 led.target = moved_record.host
             else:
                 # The host was taken from under him: held until his old sessions are gone, then placed afresh.
                 led.target, led.flags, led.lost = HostId(0), BY_HAND, True
-            self._begin_again(led, now, effects)
-        elif record is None or lost or record.flags & BY_HAND:
+            return self._begin_again(led, now)
+        if record is None or self._has_lost_target(led) or record.flags & BY_HAND:
             self._superseded(led)
-            self._over(led, effects)
-        else:
-            # Overtaken by a plain choice, stamped by a clock ahead of ours (ring-rules 25).
-            self._begin_again(led, now, effects)
-        return False
+            return self._over(led)
+        # Overtaken by a plain choice, stamped by a clock ahead of ours (ring-rules 25).
+        return self._begin_again(led, now)
 
-    def _begin_again(self, led: LedMove, now: Now, effects: list[Effect]) -> None:
-        self._stop_flush(led, effects)
+    def _begin_again(self, led: LedMove, now: Now) -> list[Effect]:
+        effects = self._stop_flush(led)
         self._decide(led, now)
-        effects += self._persist()
+        return effects + self._persist()
 
-    def _advance(self, led: LedMove, now: Now, effects: list[Effect]) -> None:
+    def _advance(self, led: LedMove, now: Now) -> list[Effect]:
         if led.stage is Stage.STORING and now.mono >= led.until:
             self._enter(led, Stage.KICKING, now.mono + KICK_TIMEOUT)
         if led.stage is Stage.KICKING and not self._kicking(led.key):
             self._enter(led, Stage.ROUND, now.mono)
         if led.stage is Stage.DELAY and now.mono >= led.until:
             self._settle(led.key)
-            self._done(led, effects)
+            return self._done(led)
+        return []
 
     def _rounds(self, now: Now, view: RingView) -> list[Effect]:
         """Start and repeat rounds, one token for all moves of a job that are so far."""
@@ -446,7 +455,7 @@ class Moves:
             elif view.alone:
                 self._came_back(token, now, view)
                 for led in batch:
-                    self._advance(led, now, effects)
+                    effects += self._advance(led, now)
         return effects
 
     def _came_back(self, token: MoveRound, now: Now, view: RingView) -> None:
@@ -527,8 +536,9 @@ class Moves:
             return moving.progress + ABANDONED
         return max(moving.since, moving.progress) + ROUND_AGAIN
 
-    def _time_out(self, now: Now, effects: list[Effect]) -> None:
+    def _time_out(self, now: Now) -> list[Effect]:
         """After 30 s everybody frees the user by himself."""
+        effects: list[Effect] = []
         for _ in range(SLICE):
             if not self._begun or not self._has_ended(self._begun[0], now):
                 break
@@ -550,10 +560,9 @@ class Moves:
                     led.job.counts.timed_out += 1
                 if led.stage is Stage.FLUSHING:
                     led.job.counts.not_flushed += 1
-                self._done(led, effects)
+                effects += self._done(led)
         self._overdue = bool(self._begun) and self._has_ended(self._begun[0], now)
-        if not self._overdue:
-            effects += self._log_timed_out()
+        return effects if self._overdue else effects + self._log_timed_out()
 
     def _has_ended(self, moving: MovingUser, now: Now) -> bool:
         return now.mono >= moving.since + MOVE_TIMEOUT or self.moving.get(moving.key) is not moving
@@ -626,7 +635,7 @@ class Moves:
             self._users.put(record._replace(flags=record.flags & ~MOVING))
         self.moving.pop(key, None)
 
-    def _done(self, led: LedMove, effects: list[Effect]) -> None:
+    def _done(self, led: LedMove) -> list[Effect]:
         if led.lost:
             self._superseded(led)
         elif led.old.host == led.target and not led.flags & PINNED:
@@ -634,26 +643,27 @@ class Moves:
         else:
             led.job.counts.moved += 1
             self._counters.moves_done += 1
-        self._over(led, effects)
+        return self._over(led)
 
     def _superseded(self, led: LedMove) -> None:
         led.job.counts.superseded += 1
         self._counters.moves_superseded += 1
 
-    def _over(self, led: LedMove, effects: list[Effect]) -> None:
-        self._stop_flush(led, effects)
+    def _over(self, led: LedMove) -> list[Effect]:
         self._led.pop(led.key, None)
         self._end(led)
+        return self._stop_flush(led)
 
     def _end(self, led: LedMove) -> None:
         led.stage = Stage.OVER
         led.job.under_way.discard(led.key)
         led.job.unconfirmed.discard(led.key)
 
-    def _stop_flush(self, led: LedMove, effects: list[Effect]) -> None:
-        if self._flushes.pop(led.number, None) is not None:
-            self._counters.programs_stopped += 1
-            effects.append(StopFlush(led.number))
+    def _stop_flush(self, led: LedMove) -> list[Effect]:
+        if self._flushes.pop(led.number, None) is None:
+            return []
+        self._counters.programs_stopped += 1
+        return [StopFlush(led.number)]
 
     def _enter(self, led: LedMove, stage: Stage, until: float) -> None:
         if led.stage is not stage:
