@@ -28,9 +28,9 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from state.base import StoreError, StoreUnavailable
-from state.lookups import NameLookups
 from state.passwords import Password, value_of
 from state.redis_errors import Failure, is_login_refused, translated
+from state.resolver import Resolver
 
 SCAN_PAGE = 10_000
 """Keys looked at in one SCAN."""
@@ -206,7 +206,7 @@ class Link(ABC):
     def __init__(self, address: RedisAddress, timeout: float) -> None:
         self._address, self._timeout = address, timeout
         self._slots = asyncio.Semaphore(CONNECTIONS)
-        self._lookups = NameLookups()
+        self._resolver = Resolver()
 
     async def call(self, operation: str, commands: Sequence[Command]) -> list[Any]:
         """The replies to `commands`, in order. Raises StoreUnavailable, StoreRefused."""
@@ -257,7 +257,7 @@ class Link(ABC):
         if isinstance(connection, Connection):
             # The library looks the name up again; but only one that was answered a moment ago.
             try:
-                await self._lookups.resolved(connection.host)
+                await self._resolver.addresses(connection.host)
             except OSError as exc:
                 reason = f"{connection.host}:{connection.port}: {exc.strerror or exc}"
                 raise redis.ConnectionError(reason) from exc

@@ -103,7 +103,7 @@ def import_(file: str | None, dovecot: str, write: str | None, as_json: bool) ->
     """
     from director.dovecot.doveconf import read
     from director.dovecot.takeover import take_over
-    from director.service.configuration.servers import addresses_of
+    from state.resolver import addresses_of
 
     name, text = _doveconf(file)
     taken = take_over(read(text, name), name, dovecot=dovecot, environ=os.environ, resolve=addresses_of)

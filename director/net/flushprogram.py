@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,10 +28,12 @@ CONNECT_TIMEOUT = 10.0
 """Seconds, as in the original."""
 READ_SIZE = 16384
 
-Connecting = Coroutine[Any, Any, tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+"""Returns the addresses of a name, at least one. Raises OSError."""
 
 
-async def run_flush(setting: str, request: FlushRequest, timeout: float) -> FlushResult:
+async def run_flush(setting: str, request: FlushRequest, timeout: float, resolve: Resolve) -> FlushResult:
     """Ask the program that `setting` names, for `timeout` seconds at most. Raises nothing.
 
     Cancelling it closes the connection, or kills the program and what it started.
@@ -45,7 +47,7 @@ async def run_flush(setting: str, request: FlushRequest, timeout: float) -> Flus
                 case UnixSocket(path=path):
                     await _ask(path, asyncio.open_unix_connection(path), request, output)
                 case TcpSocket(host=host, port=port):
-                    await _ask(f"{host}:{port}", asyncio.open_connection(host, port), request, output)
+                    await _ask(f"{host}:{port}", _open_connection(host, port, resolve), request, output)
             return output.of_script()
     except TimeoutError:
         return FlushResult(False, [], f"no result within {timeout:g} s")
@@ -55,7 +57,9 @@ async def run_flush(setting: str, request: FlushRequest, timeout: float) -> Flus
         return FlushResult(False, [], f"{setting!r}: {exc}")
 
 
-async def _ask(name: str, connecting: Connecting, request: FlushRequest, output: Output) -> None:
+async def _ask(
+    name: str, connecting: Coroutine[Any, Any, Connection], request: FlushRequest, output: Output
+) -> None:
     """Ask a script service. Raises OSError, and TimeoutError only when the time of the whole is up."""
     connection = None
     with anyio.move_on_after(CONNECT_TIMEOUT):
@@ -73,6 +77,17 @@ async def _ask(name: str, connecting: Connecting, request: FlushRequest, output:
             output.feed(data)
     finally:
         writer.transport.abort()
+
+
+async def _open_connection(host: str, port: int, resolve: Resolve) -> Connection:
+    """A connection to the first address of the host that accepts one. Raises OSError."""
+    failure = OSError("it has no address")
+    for address in await resolve(host):
+        try:
+            return await asyncio.open_connection(address, port)
+        except OSError as exc:
+            failure = exc
+    raise failure
 
 
 async def _run(words: list[str], output: Output) -> int:

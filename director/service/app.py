@@ -60,11 +60,12 @@ from director.service.operations.fileapplier import FileApplier
 from director.service.operations.operations import Operations
 from director.service.persistence.persist import Persistence
 from director.service.resolution.backendnames import BackendNames, Hosts
-from director.service.resolution.resolver import Answer, Resolver
+from director.service.resolution.namewatch import Answer, NameWatch
 from director.service.resolution.ringnames import Members, Names, RingNames
 from director.types import MemberId, Now
 from director.version import VERSION
 from director.wire import hotpath
+from state.resolver import Resolver
 from state.urls import open_store
 
 Serve = Callable[[Acceptor], Coroutine[Any, Any, None]]
@@ -124,8 +125,9 @@ class App:
             log,
         )
         self.backend_names = BackendNames(config.backends, self._hosts_listed, log)
-        self.resolver = Resolver(
-            lambda: [*self.ring_names.hosts(), *self.backend_names.names], self._names_answered
+        resolver = Resolver()
+        self.name_watch = NameWatch(
+            lambda: [*self.ring_names.hosts(), *self.backend_names.names], self._names_answered, resolver
         )
         self._moved_at = float("-inf")
         """When the own address was last found to be another one, in monotonic seconds."""
@@ -155,10 +157,10 @@ class App:
         )
         tls = config.ring.tls
         self.driver = Driver(self.director, log, RingTls(tls.cert, tls.key, tls.ca) if tls else None)
-        self.driver.sockets.stranger = self.resolver.soon  # a neighbour at another address, perhaps
+        self.driver.sockets.stranger = self.name_watch.soon  # a neighbour at another address, perhaps
         self.kicker = Kicker(config.dovecot, log, self.driver.kick_ended, self.driver.stragglers)
         self.driver.sessions = self.kicker
-        self.programs = FlushPrograms(config.users.flush_socket, self.driver.handle, log)
+        self.programs = FlushPrograms(config.users.flush_socket, self.driver.handle, log, resolver)
         self.driver.programs = self.programs
         self.lookups = Lookups(self.driver, config.lookups.timeout, log)
         self.store = open_store(config.state, base_dir=config.folder)
@@ -187,6 +189,7 @@ class App:
             self.persistence,
             user_hash,
             reloads=self.replacement,
+            resolver=resolver,
             started=self.started,
             warm_seconds=lambda: self.warm_seconds,
             credentials=self.credentials,
@@ -312,7 +315,7 @@ class App:
             tasks.start_soon(garbage.run)
             await tasks.start(self.operations.jobs.run)
             tasks.start_soon(self.kicker.run)
-            tasks.start_soon(self.resolver.run)
+            tasks.start_soon(self.name_watch.run)
             tasks.start_soon(self.credentials.run)
             for serve, acceptor in self._listening:
                 tasks.start_soon(serve, acceptor)

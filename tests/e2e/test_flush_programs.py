@@ -16,6 +16,7 @@ from director.demo.dovecot import Backend, Programs
 from director.demo.ports import free_ports
 from director.net.flushprogram import run_flush
 from director.wire.flushprogram import FlushRequest, FlushResult
+from state.resolver import Resolver
 from tests.e2e.conftest import new_folder
 from tests.e2e.processes import Client, DirectorProcess, Directors, auth_line, host_in, until
 
@@ -65,7 +66,7 @@ def test_the_stock_script_service_runs_the_program_and_says_how_it_ended(
     script_service: Path, number: int, result: FlushResult
 ) -> None:
     request = FlushRequest(number, "10.0.0.1", "10.0.0.2", True, 100, "")
-    assert anyio.run(run_flush, f"unix:{script_service}", request, 1.0) == result
+    assert anyio.run(run_flush, f"unix:{script_service}", request, 1.0, Resolver().addresses) == result
 
 
 class Flushing:

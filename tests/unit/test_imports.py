@@ -38,6 +38,7 @@ LATE = {
     ("cli/run.py", "demo"),
     ("cli/config.py", "service"),
     ("cli/config.py", "dovecot"),
+    ("cli/config.py", "state"),  # the names in Dovecot's configuration are looked up here
     ("cli/permission.py", "service"),
     ("cli/plan.py", "service"),
     ("cli/doctor.py", "service"),

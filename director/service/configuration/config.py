@@ -32,9 +32,7 @@ from director.service.configuration.servers import (
     RING_PORT,
     SOCKETMAP_PORT,
     Endpoint,
-    Resolve,
     Unresolved,
-    addresses_of,
     backend_name,
     is_local,
     is_named,
@@ -62,6 +60,7 @@ from director.service.secret import Secret
 from director.types import Address
 from director.wire.flushprogram import UnixSocket, read_setting
 from state.base import StoreUrlError
+from state.resolver import Resolve, addresses_of
 from state.urls import open_store
 
 PORT_MAX = 65535

@@ -17,11 +17,9 @@ from director.core.protocol.order import join_member
 from director.core.protocol.texts import wrong_text
 from director.core.tables.hosts import BackendSetting
 from director.types import Address, HostId, MemberId
+from state.resolver import Resolve
 
 RING_PORT, ADMIN_PORT, HTTP_PORT, SOCKETMAP_PORT = 9090, 9091, 9092, 9093
-
-Resolve = Callable[[str], Sequence[str]]
-"""The addresses of a host name, at least one. Raises OSError."""
 
 Report = Callable[[int, str], None]
 """Takes the number of a bad entry and what is expected."""
@@ -48,12 +46,6 @@ class Endpoint(NamedTuple):
     @property
     def member(self) -> MemberId:
         return join_member(self.address, self.port)
-
-
-def addresses_of(name: str) -> list[str]:
-    """All addresses the system's resolver knows for `name`, each once. Raises OSError."""
-    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 def is_local(address: Address) -> bool:

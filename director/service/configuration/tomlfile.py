@@ -14,9 +14,10 @@ import msgspec
 
 from director.errors import ConfigError, ConfigErrors
 from director.service.configuration.secretfiles import problem_with, secret_lines
-from director.service.configuration.servers import Endpoint, Resolve, read_endpoint
+from director.service.configuration.servers import Endpoint, read_endpoint
 from director.service.configuration.units import Kind, SecretFile, StateUrl, nearest
 from director.service.secret import Secret
+from state.resolver import Resolve
 
 SECRET_FILE_LIMIT = 64 * 1024
 """Bytes. A longer file is no secret but a wrong path."""

@@ -13,12 +13,13 @@ from director.core.protocol.events import Event, FlushEnded
 from director.net.flushprogram import run_flush
 from director.service.log import Log
 from director.wire.flushprogram import FlushRequest
+from state.resolver import Resolver
 
 
 class FlushPrograms:
-    def __init__(self, setting: str, handle: Callable[[Event], None], log: Log) -> None:
+    def __init__(self, setting: str, handle: Callable[[Event], None], log: Log, resolver: Resolver) -> None:
         """setting: `users.flush_socket`, as it was checked."""
-        self._setting, self._handle, self._log = setting, handle, log
+        self._setting, self._handle, self._log, self._resolver = setting, handle, log, resolver
         self._tasks: anyio.abc.TaskGroup | None = None
         self._running: dict[int, anyio.CancelScope] = {}
 
@@ -55,7 +56,7 @@ class FlushPrograms:
         if scope is None:
             return
         with scope:
-            result = await run_flush(self._setting, request, MOVE_TIMEOUT)
+            result = await run_flush(self._setting, request, MOVE_TIMEOUT, self._resolver.addresses)
             if not result.ok:
                 self._log.error(
                     "flush_failed",

@@ -25,6 +25,7 @@ from director.service.operations.ring import RingOperations
 from director.service.operations.trackedjobs import TrackedJobs
 from director.service.operations.users import UserOperations
 from director.service.persistence.persist import Persistence
+from state.resolver import Resolver
 
 
 class Operations:
@@ -35,6 +36,7 @@ class Operations:
         user_hash: UserHash,
         *,
         reloads: Replacement,
+        resolver: Resolver,
         started: float,
         warm_seconds: Callable[[], float] = lambda: 0.0,
         credentials: Credentials | None = None,
@@ -52,7 +54,7 @@ class Operations:
         self.jobs = TrackedJobs(driver, unstored, self._audit)
         self.users = UserOperations(driver, self.jobs, known, pools, unstored, self._audit)
         self.hosts = HostOperations(driver, self.jobs, infos, pools, unstored, self._audit)
-        self.ring = RingOperations(driver, unstored, self._audit)
+        self.ring = RingOperations(driver, unstored, self._audit, resolver)
         self.queries = Queries(
             driver,
             persistence,

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from director.core.protocol.events import MemberChange
 from director.core.protocol.order import join_member, split_member
 from director.errors import BadRequest, Refused, TryAgain, UnknownName
 from director.records import RingInfo
-from director.service.configuration.servers import addresses_of
 from director.service.driver import Driver
 from director.service.operations.arguments import as_address, is_ip
 from director.service.operations.audit import Audit
 from director.service.operations.ringinfo import ring_info
 from director.service.persistence.unstored import Unstored
-from director.service.resolution.resolver import answer_of
+from director.service.resolution.namewatch import answer_of
 from director.types import Address, MemberId
+from state.resolver import Resolver
 
 RESOLVE_WITHIN = 5.0
 """Seconds the name of a director may take."""
@@ -28,8 +27,8 @@ LISTS = ("ring", "missing", "stopped")
 class RingOperations:
     """reason, dry_run and errors: as in `users`."""
 
-    def __init__(self, driver: Driver, unstored: Unstored, audit: Audit) -> None:
-        self._driver, self._director = driver, driver.director
+    def __init__(self, driver: Driver, unstored: Unstored, audit: Audit, resolver: Resolver) -> None:
+        self._driver, self._director, self._resolver = driver, driver.director, resolver
         self._unstored, self._audit = unstored, audit
 
     async def add(self, address: str, port: int | None, *, reason: str, dry_run: bool = False) -> RingInfo:
@@ -90,7 +89,7 @@ class RingOperations:
             if known == host and port in (None, int(known_port)):
                 return member, name
         with anyio.move_on_after(RESOLVE_WITHIN):
-            answer = await anyio.to_thread.run_sync(answer_of, host, addresses_of, abandon_on_cancel=True)
+            answer = await answer_of(host, self._resolver)
             if isinstance(answer, str):
                 raise UnknownName(f"{host}: cannot be resolved ({answer}); give an address")
             if len(answer) > 1:

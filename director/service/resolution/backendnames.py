@@ -11,7 +11,7 @@ from director.core.backendnames import NameAddresses
 from director.core.tables.hosts import BackendSetting
 from director.service.configuration.config import BackendsConfig
 from director.service.log import Log
-from director.service.resolution.resolver import Answer
+from director.service.resolution.namewatch import Answer
 from director.types import Address
 
 Hosts = tuple[tuple[BackendSetting, ...], tuple[BackendSetting, ...]]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from director.service.configuration.servers import Endpoint, director_name, is_local
 from director.service.log import Log
-from director.service.resolution.resolver import Answer
+from director.service.resolution.namewatch import Answer
 from director.types import Address, MemberId
 
 Members = tuple[MemberId, ...]

@@ -31,6 +31,7 @@ from director.types import Address, HostId, MemberId, Stamp, UserKey
 from director.version import VERSION
 from director.wire import hotpath
 from state.base import AuditEntry, Lost, StateStore, Swap, Swapped
+from state.resolver import Resolver
 from state.urls import open_store
 from tests.faulty import Fault
 from tests.unit.service.faults import Faults
@@ -116,7 +117,13 @@ class Node:
         self.persistence.audit = lambda entry: (self.audited.append(entry), audit(entry))  # type: ignore
         self.reloads = Reloads()
         self.operations = Operations(
-            self.driver, self.persistence, HASH, reloads=self.reloads, started=0.0, warm_seconds=lambda: 0.5
+            self.driver,
+            self.persistence,
+            HASH,
+            reloads=self.reloads,
+            resolver=Resolver(),
+            started=0.0,
+            warm_seconds=lambda: 0.5,
         )
 
     def handle(self, event: Event) -> None:

@@ -6,7 +6,7 @@ from director.core.tables.hosts import BackendSetting
 from director.service.configuration.config import BackendsConfig
 from director.service.log import Log
 from director.service.resolution.backendnames import BackendNames
-from director.service.resolution.resolver import Answer
+from director.service.resolution.namewatch import Answer
 from director.types import Address
 
 GONE = "Name or service not known"

@@ -17,8 +17,9 @@ from director.records import ConfiguredHost
 from director.service.configuration.config import BackendsConfig
 from director.service.operations.fileapplier import FileApplier
 from director.service.resolution.backendnames import BackendNames
-from director.service.resolution.resolver import Resolver
+from director.service.resolution.namewatch import NameWatch
 from director.types import Address
+from state.resolver import Resolver
 from tests.servers import RedisServer
 from tests.unit.service.parts import HOSTS, Node
 from tests.waiting import until
@@ -253,16 +254,16 @@ async def test_names_that_leave_a_pool_without_a_usable_host_are_applied_with_an
         lambda hosts: file_applier.changed(*hosts),
         node.log,
     )
-    resolver = Resolver(lambda: names.names, names.answered, lambda name: table[name])
+    watch = NameWatch(lambda: names.names, names.answered, Resolver(lambda name: table[name]))
     async with applying(node, file_applier):
         await node.operations.hosts.set_up(HOSTS[0], up=False, reason="test")
-        await resolver.resolve_all()
+        await watch.resolve_all()
         assert node.logged("pool_unusable") == []
         table["imap.example.test"] = [HOSTS[0]]
-        await resolver.resolve_all()
+        await watch.resolve_all()
         await until(lambda: node.logged("pool_unusable"))
         assert [row.address for row in node.director.hosts.present()] == [HOSTS[0], HOSTS[2]]
         assert "tag=gold" in node.logged("pool_unusable")[0]
         table["imap.example.test"] = [HOSTS[0], HOSTS[1]]
-        await resolver.resolve_all()
+        await watch.resolve_all()
         await until(lambda: node.logged("pool_usable"))

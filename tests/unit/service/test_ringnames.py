@@ -6,7 +6,7 @@ import pytest
 
 from director.service.configuration.servers import Endpoint, director_name
 from director.service.log import Log
-from director.service.resolution.resolver import Answer
+from director.service.resolution.namewatch import Answer
 from director.service.resolution.ringnames import RingNames
 from director.types import Address
 

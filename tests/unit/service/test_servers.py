@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from director.core.tables.hosts import BackendSetting
 from director.service.configuration.servers import (
     Endpoint,
-    addresses_of,
     backend_name,
     is_local,
     own_endpoint,
@@ -178,10 +177,6 @@ def test_an_address_of_this_machine_is_found_by_binding_to_it() -> None:
 def test_without_descriptors_no_address_is_found_to_be_of_this_machine() -> None:
     with without_descriptors():
         assert not is_local(Address("127.0.0.13"))
-
-
-def test_the_system_resolver_gives_each_address_once() -> None:
-    assert addresses_of("127.0.0.1") == ["127.0.0.1"]
 
 
 def test_a_mail_server_is_an_address_with_or_without_a_tag() -> None:

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from state import resolver as module
+from state.resolver import Resolver, addresses_of
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+class NameServer:
+    """Says nothing of the name `gone` until it is told to; counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.answer = threading.Event()
+
+    def __call__(self, name: str) -> Sequence[str]:
+        self.asked.append(name)
+        if name == "gone":
+            self.answer.wait()
+            raise OSError("no such name")
+        return ["10.0.0.1"]
+
+
+@pytest.fixture
+def server() -> NameServer:
+    return NameServer()
+
+
+async def given_up(resolver: Resolver, name: str) -> bool:
+    with anyio.move_on_after(0) as scope:
+        await resolver.addresses(name)
+    return scope.cancelled_caught
+
+
+def threads(name: str) -> int:
+    return sum(thread.name == f"look up {name}" for thread in threading.enumerate())
+
+
+async def test_names_are_answered_while_any_number_of_tries_wait_for_one_that_is_not(
+    server: NameServer,
+) -> None:
+    resolver = Resolver(server)
+    tries = [await given_up(resolver, "gone") for _ in range(20)]
+    assert await resolver.addresses("here") == ["10.0.0.1"]
+    server.answer.set()
+    assert all(tries)
+    assert server.asked == ["gone", "here"]
+
+
+async def test_all_tasks_that_wait_for_a_name_get_the_answer_of_one_look_up(server: NameServer) -> None:
+    resolver = Resolver(server)
+    failures: list[str] = []
+
+    async def ask() -> None:
+        try:
+            await resolver.addresses("gone")
+        except OSError as exc:
+            failures.append(str(exc))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        server.answer.set()
+    assert failures == ["no such name"] * 3
+    assert server.asked == ["gone"]
+
+
+async def test_a_look_up_that_was_given_up_is_for_the_next_task_that_asks(server: NameServer) -> None:
+    resolver = Resolver(server)
+    await given_up(resolver, "gone")
+    server.answer.set()
+    with pytest.raises(OSError, match="no such name"):
+        await resolver.addresses("gone")
+    assert server.asked == ["gone"]
+
+
+async def test_an_answer_that_came_when_no_task_waited_is_for_the_next_task_that_asks(
+    server: NameServer,
+) -> None:
+    resolver = Resolver(server)
+    await given_up(resolver, "gone")
+    server.answer.set()
+    await until(lambda: not threads("gone"))
+    with pytest.raises(OSError, match="no such name"):
+        await resolver.addresses("gone")
+    assert server.asked == ["gone"]
+
+
+async def test_an_old_answer_that_no_task_waited_for_is_not_used(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT", -1.0)
+    resolver = Resolver(server)
+    await given_up(resolver, "gone")
+    server.answer.set()
+    await until(lambda: not threads("gone"))
+    await anyio.lowlevel.checkpoint()  # the thread's last word is in the loop's queue
+    await resolver.addresses("here")
+    assert not resolver.is_asking("gone")
+    with pytest.raises(OSError, match="no such name"):
+        await resolver.addresses("gone")
+    assert server.asked == ["gone", "here", "gone"]
+
+
+async def test_a_name_is_asked_for_anew_after_each_answer(server: NameServer) -> None:
+    resolver = Resolver(server)
+    await resolver.addresses("here")
+    await resolver.addresses("here")
+    assert server.asked == ["here", "here"]
+
+
+async def test_an_address_is_its_own_and_no_name_server_is_asked(server: NameServer) -> None:
+    assert await Resolver(server).addresses("2001:DB8::1") == ["2001:db8::1"]
+    assert server.asked == []
+
+
+async def test_the_system_resolver_gives_each_address_once() -> None:
+    assert addresses_of("127.0.0.1") == ["127.0.0.1"]
+
+
+async def test_what_is_no_name_at_all_is_an_error_of_the_system_not_of_the_program() -> None:
+    with pytest.raises(OSError, match="label"):
+        await Resolver(addresses_of).addresses("x" * 70)
