@@ -11,12 +11,12 @@ several times as long for a flush. So only its connections, its errors and its s
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import anyio
 import redis
 from redis.asyncio.connection import AbstractConnection
 from redis.backoff import NoBackoff
@@ -25,6 +25,7 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
 from redis.retry import Retry
 
+from state.concurrent import all_results
 from state.redis_link import INFO, Client, Command, Link, Node, Pool, RedisAddress
 
 HOPS = 6
@@ -101,24 +102,19 @@ class ClusterLink(Link):
         for i, where in waiting.items():
             lists.setdefault(where, []).append(i)
 
-        async def one(node: Node, asking: bool, places: list[int]) -> list[Any]:
-            return await self._pool(node).exchange([commands[i] for i in places], asking=asking)
-
-        work = [one(node, asking, places) for (node, asking), places in lists.items()]
-        answered = await asyncio.gather(
-            *work, return_exceptions=True
-        )  # a bad node does not disturb the others
+        calls = [
+            partial(self._pool(node).exchange, [commands[i] for i in places], asking=asking)
+            for (node, asking), places in lists.items()
+        ]
         answers: dict[int, Any] = {}
-        for places, replies in zip(lists.values(), answered, strict=True):
-            if isinstance(replies, BaseException):
-                raise replies
+        for places, replies in zip(lists.values(), await all_results(calls), strict=True):
             answers.update(zip(places, replies, strict=True))
         return answers
 
     async def _infos(self) -> list[Any]:
         await self._refresh()
         primaries = sorted(set(self._slots_at.values()))
-        replies = await asyncio.gather(*(self._pool(node).exchange(INFO) for node in primaries))
+        replies = await all_results([partial(self._pool(node).exchange, INFO) for node in primaries])
         return [reply for pair in replies for reply in pair]
 
     async def _writers(self, operation: str) -> list[Pool]:
@@ -136,7 +132,7 @@ class ClusterLink(Link):
         failure: RedisError | OSError = redis.ConnectionError("no node knows the slots")
         for node in nodes:
             try:
-                async with asyncio.timeout(self._timeout / REFRESH_SHARE):
+                with anyio.fail_after(self._timeout / REFRESH_SHARE):
                     (ranges,) = await self._pool(node).exchange([("CLUSTER", "SLOTS")])
                 if isinstance(ranges, RedisError):
                     raise ranges

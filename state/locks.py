@@ -172,7 +172,7 @@ async def while_held(lock: RedisLock) -> AsyncIterator[None]:
         if lock.lost:
             scope.cancel()
         else:
-            scope.deadline = loop.time() + lock.remaining
+            scope.deadline = loop.time() + lock.remaining  # in a callback, which has no task
 
     def changed() -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed

@@ -8,12 +8,12 @@ twice but what a server said it had not run: a script it had forgotten, a key it
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+import anyio
 import msgspec
 import redis
 from redis.asyncio.connection import (
@@ -205,7 +205,7 @@ class Link(ABC):
 
     def __init__(self, address: RedisAddress, timeout: float) -> None:
         self._address, self._timeout = address, timeout
-        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._slots = anyio.Semaphore(CONNECTIONS, fast_acquire=True)
         self._resolver = Resolver()
 
     async def call(self, operation: str, commands: Sequence[Command]) -> list[Any]:
@@ -290,8 +290,9 @@ class Link(ABC):
 
     async def _bounded(self, operation: str, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
         try:
-            async with asyncio.timeout(self._timeout), self._slots:
-                replies = await work
+            with anyio.fail_after(self._timeout):
+                async with self._slots:
+                    replies = await work
         except (TimeoutError, redis.TimeoutError) as exc:
             await self._forget()  # the other connections are no better
             raise StoreUnavailable(self._address.url, operation, after=self._timeout) from exc

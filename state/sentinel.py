@@ -8,12 +8,12 @@ whenever the run id is, which directors do every second.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
+import anyio
 import redis
 import redis.sentinel
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
@@ -93,7 +93,7 @@ class SentinelLink(RedisLink):
     async def _leave_former_primary(self) -> None:
         """Leave the primary if it is another one by now."""
         with contextlib.suppress(RedisError, OSError):  # no sentinel answers: the primary may well do
-            async with asyncio.timeout(self._timeout / 2):
+            with anyio.fail_after(self._timeout / 2):
                 async for _, primary in self._named():
                     if primary != self._at:
                         await self._forget()
@@ -130,7 +130,7 @@ class SentinelLink(RedisLink):
         for node in list(self._sentinels):
             shown = f"{node[0]}:{node[1]}"
             try:
-                async with asyncio.timeout(self._timeout / SENTINEL_SHARE):
+                with anyio.fail_after(self._timeout / SENTINEL_SHARE):
                     found = await self._ask(node)
             except (AuthenticationError, NoPermissionError) as exc:
                 raise ResponseError(f"sentinel {shown}: {exc}", status_code="SENTINELAUTH") from None

@@ -7,15 +7,17 @@ it. `FILE.lock` is held exclusively while the store is open. A damaged file is r
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
+
+import anyio
+import anyio.to_thread
 
 from state.audit import bounded, bounded_text, dropped_for, oldest_kept
 from state.base import (
@@ -46,6 +48,7 @@ from state.lease import OwnLeases, OwnLocks
 from state.migrate import SqlStep, sqlite_steps
 from state.sqlite_documents import damage, read_document, second_copy, sound, swap_document
 from state.sqlite_file import DatabaseFile, is_damage, messages_are_text, translated
+from state.threadcalls import ThreadCall
 
 LOAD_NUMBERS = 64
 """Bucket numbers a batch of `load_buckets`, those below them not counted."""
@@ -74,8 +77,8 @@ class SqliteStore:
         self._new_file: Callable[[], DatabaseFile] = partial(DatabaseFile, file, url, timeout, self._steps)
         self._file = self._new_file()
         self._thread: ThreadPoolExecutor | None = None
-        self._turn = asyncio.Semaphore(1)
-        self._opening = asyncio.Lock()
+        self._turn = anyio.Semaphore(1, fast_acquire=True)
+        self._opening = anyio.Lock()
         self._leases = OwnLeases()
         self._locks = OwnLocks()
 
@@ -86,7 +89,7 @@ class SqliteStore:
     async def layout(self) -> Layout:
         # No deadline, as in `open`.
         try:
-            return await asyncio.get_running_loop().run_in_executor(None, self._new_file().layout)
+            return await anyio.to_thread.run_sync(self._new_file().layout, abandon_on_cancel=True)
         except (sqlite3.Error, OSError) as exc:
             raise translated(exc, self.url, "layout", self._file.path) from exc
 
@@ -101,7 +104,7 @@ class SqliteStore:
         file = self._file = self._new_file()
         try:
             # No deadline: to check and migrate a large file takes its time, and nobody else wants the thread.
-            self.set_aside = await asyncio.get_running_loop().run_in_executor(thread, file.open)
+            self.set_aside = await _begun(thread, file.open).result()
         except BaseException as exc:
             thread.submit(file.close)
             thread.shutdown(wait=False)
@@ -192,9 +195,10 @@ class SqliteStore:
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
-        closed = asyncio.get_running_loop().run_in_executor(thread, self._file.close)
+        closing = _begun(thread, self._file.close)
         thread.shutdown(wait=False)  # closing is queued, so it still runs, also if the wait below is given up
-        await asyncio.wait([closed], timeout=self._timeout)
+        with anyio.move_on_after(self._timeout), suppress(sqlite3.Error, OSError):  # left behind either way
+            await closing.result()
 
     def _require(self, operation: str) -> ThreadPoolExecutor:
         if self._thread is None:
@@ -204,27 +208,19 @@ class SqliteStore:
     async def _run(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
         """The result of `job`, run in the thread. One that hangs is left behind; none queues up after it."""
         try:
-            async with asyncio.timeout(self._timeout):
+            with anyio.fail_after(self._timeout):
                 await self._turn.acquire()
                 try:
-                    thread = self._require(operation)
-                    future = asyncio.get_running_loop().run_in_executor(
-                        thread, self._guarded, self._file, job
-                    )
+                    work = partial(self._guarded, self._file, job)
+                    call = _begun(self._require(operation), work, self._turn.release)
                 except BaseException:
                     self._turn.release()
                     raise
-                future.add_done_callback(self._job_ended)
-                return await asyncio.shield(future)
+                return await call.result()
         except TimeoutError as exc:
             raise StoreUnavailable(self.url, operation, after=self._timeout) from exc
         except (sqlite3.Error, OSError) as exc:
             raise translated(exc, self.url, operation, self._file.path) from exc
-
-    def _job_ended(self, future: asyncio.Future[T]) -> None:
-        self._turn.release()
-        if not future.cancelled():
-            future.exception()  # looked at, whether or not somebody still waits for it
 
     def _guarded(self, file: DatabaseFile, job: Callable[[sqlite3.Connection], T]) -> T:
         """In the thread: run `job`; if the file turns out to be damaged, put it aside and begin a new one."""
@@ -249,6 +245,15 @@ class SqliteStore:
             if is_damage(exc):
                 self.set_aside = file.begin_anew()
             raise
+
+
+def _begun(
+    thread: ThreadPoolExecutor, work: Callable[[], T], ended: Callable[[], None] = lambda: None
+) -> ThreadCall[T]:
+    """A call of `work` in the thread. ended: see `ThreadCall`."""
+    call = ThreadCall(work, ended)
+    thread.submit(call.run)
+    return call
 
 
 def _one(db: sqlite3.Connection, query: str) -> str:
