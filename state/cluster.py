@@ -19,14 +19,13 @@ from typing import Any
 import anyio
 import redis
 from redis.asyncio.connection import AbstractConnection
-from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
-from redis.retry import Retry
 
 from state.concurrent import all_results
-from state.redis_link import INFO, Client, Command, Link, Node, Pool, RedisAddress
+from state.redis_clients import ClusterAddress, Node
+from state.redis_link import INFO, Command, Link, Pool
+from state.resolver import Resolver
 
 HOPS = 6
 """Times that a command is sent where the last answer said."""
@@ -34,25 +33,13 @@ REFRESH_SHARE = 4
 """Parts of a call's deadline; a node that does not tell the slots within one is not waited for."""
 
 
-class ClusterAddress(RedisAddress, frozen=True, kw_only=True):
-    """Some nodes, which know all the others, and how to get in everywhere."""
-
-    nodes: tuple[Node, ...]
-
-    def link(self, timeout: float, scripts: Sequence[bytes]) -> Link:
-        return ClusterLink(self, timeout, scripts)
-
-    def client(self, timeout: float) -> Client:
-        nodes = [ClusterNode(host, port) for host, port in self.nodes]  # type: ignore[no-untyped-call]
-        options = self.client_options(timeout) | {"retry": Retry(NoBackoff(), HOPS)}
-        return RedisCluster(startup_nodes=nodes, ssl=self.tls, **options)
-
-
 class ClusterLink(Link):
     """Calls to all nodes."""
 
-    def __init__(self, address: ClusterAddress, timeout: float, scripts: Sequence[bytes]) -> None:
-        super().__init__(address, timeout)
+    def __init__(
+        self, address: ClusterAddress, timeout: float, scripts: Sequence[bytes], resolver: Resolver
+    ) -> None:
+        super().__init__(address, timeout, resolver)
         self._seeds, self._scripts = address.nodes, scripts
         self._known: set[Node] = set()
         """All nodes, replicas too, as they were told last."""

@@ -22,7 +22,7 @@ from anyio import CapacityLimiter, to_thread
 from redis.exceptions import RedisClusterException, RedisError
 
 from state.base import LockLost
-from state.redis_link import Client
+from state.redis_clients import Client
 
 EXPIRE = 10
 """Seconds after which the lock of a process that died is free."""

@@ -14,7 +14,7 @@ from anyio import to_thread
 from state.base import LockLost, SchemaTooNew, Step, StoreUnavailable
 from state.locks import RedisLock, let_go, take
 from state.migrate import RedisStep, redis_schema
-from state.redis_link import Client
+from state.redis_clients import Client
 
 LOCK_WAIT = 30.0
 """Seconds to wait for another director's migration."""

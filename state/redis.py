@@ -50,10 +50,14 @@ from state.base import (
     version_of,
 )
 from state.bucketnumbers import BUCKETS, below, root_of
+from state.cluster import ClusterLink
 from state.locks import RedisLock, let_go, take, while_held
 from state.migrate import RedisStep, layout, redis_schema, redis_steps
 from state.migrate_redis import migrate_redis
-from state.redis_link import Client, Command, Link, RedisAddress
+from state.redis_clients import Client, ClusterAddress, RedisAddress, SentinelAddress
+from state.redis_link import Command, Link, RedisLink
+from state.resolver import Resolver
+from state.sentinel import SentinelLink
 
 OLDEST_SERVER = 6
 TAG_BITS = 6
@@ -148,10 +152,11 @@ class RedisStore:
         self._address, self._timeout, self._prefix = address, timeout, address.prefix
         self._steps = redis_steps() if steps is None else steps
         self._link: Link | None = None
+        self._resolver = Resolver()
         self._audit_looked_at = float("-inf")
 
     async def layout(self) -> Layout:
-        link = self._address.link(self._timeout, (MEMBERS,))
+        link = self._new_link((MEMBERS,))
         try:
             (schema,) = await link.call("layout", [("HGET", f"{self._prefix}meta", "schema")])
             found = redis_schema(schema)
@@ -163,7 +168,7 @@ class RedisStore:
     async def open(self) -> None:
         if self._link is not None:
             return
-        link = self._address.link(self._timeout, SCRIPTS)
+        link = self._new_link(SCRIPTS)
         try:
             for name, version in map(_server, await link.servers("open")):
                 if int(version.partition(".")[0]) < OLDEST_SERVER:
@@ -400,6 +405,15 @@ class RedisStore:
         if self._link is not None:
             link, self._link = self._link, None
             await link.close()
+
+    def _new_link(self, scripts: Sequence[bytes]) -> Link:
+        match self._address:
+            case SentinelAddress() as address:
+                return SentinelLink(address, self._timeout, scripts, self._resolver)
+            case ClusterAddress() as address:
+                return ClusterLink(address, self._timeout, scripts, self._resolver)
+            case address:
+                return RedisLink(address, self._timeout, scripts, self._resolver)
 
     def _required(self, operation: str) -> Link:
         if self._link is None:

@@ -1,5 +1,5 @@
-"""How a store talks to Redis: addresses, connections and calls. Here is one server; `sentinel` and `cluster`
-have the others.
+"""How a store talks to Redis: pools of connections, and calls. Here is one server; `sentinel` and `cluster`
+have the others, `redis_clients` makes the connections.
 
 Each call is one pipelined round trip a server under one deadline, connecting included. A connection that was
 in any trouble, or whose caller was cancelled, is dropped: the next call makes a new one. Nothing is sent
@@ -14,21 +14,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import anyio
-import msgspec
 import redis
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
-from redis.backoff import NoBackoff
-from redis.cluster import RedisCluster
+from redis.asyncio.connection import AbstractConnection, Connection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
-from redis.retry import Retry
 
 from state.base import StoreError, StoreUnavailable
-from state.passwords import Password, value_of
+from state.passwords import Password
+from state.redis_clients import RedisAddress
 from state.redis_errors import Failure, is_login_refused, translated
 from state.resolver import Resolver
 
@@ -39,89 +31,10 @@ CONNECTIONS = 4
 
 Command: TypeAlias = tuple[Any, ...]
 """A command's words. It has keys: in the second place, or as EVALSHA says."""
-Node: TypeAlias = tuple[str, int]
-"""Host and port."""
-Client: TypeAlias = redis.Redis | RedisCluster
-"""A synchronous client, for a worker thread."""
 
 INFO = (("INFO", "server"), ("INFO", "replication"))  # both at once only from Redis 7 on
 
 Result = TypeVar("Result")
-
-
-class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server is and how to get in."""
-
-    url: str
-    """For people: without the password."""
-    host: str = ""
-    port: int = 0
-    path: str = ""
-    """A Unix socket; then host and port are not used."""
-    db: int = 0
-    username: str | None = None
-    password: Password | None = None
-    tls: bool = False
-    prefix: str
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
-
-    def link(self, timeout: float, scripts: Sequence[bytes]) -> Link:
-        """How to call it. timeout: seconds a call may take."""
-        return RedisLink(self, timeout, scripts)
-
-    def client(self, timeout: float) -> Client:
-        """A synchronous client, made and used in a worker thread. It retries nothing that may have run.
-
-        Raises RedisError, RedisClusterException.
-        """
-        return redis.Redis(
-            host=self.host,
-            port=self.port,
-            unix_socket_path=self.path or None,
-            db=self.db,
-            ssl=self.tls,
-            **self.client_options(timeout),
-        )
-
-    def client_options(self, timeout: float) -> dict[str, Any]:
-        """What all synchronous clients have in common."""
-        return {
-            "username": self.username,
-            "password": value_of(self.password),
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-            "protocol": 2,
-            "retry": Retry(NoBackoff(), 0),
-            # It says its name first, refused or not: with TLS 1.3, a connection that has read nothing yet
-            # finds the server's session tickets waiting, and the library takes it for broken.
-        }
-
-    def connection(self, timeout: float, node: Node | None = None) -> AbstractConnection:
-        """A connection for the event loop, not connected yet; to `node` if one is given."""
-        common: dict[str, Any] = {
-            "db": self.db,
-            "username": self.username,
-            "password": value_of(self.password),
-            "socket_timeout": None,  # the caller's deadline is over everything
-            "socket_connect_timeout": timeout,
-            "protocol": 2,
-            "driver_info": None,
-        }
-        if self.path:
-            return UnixDomainSocketConnection(path=self.path, **common)
-        kind = SSLConnection if self.tls else Connection
-        host, port = node or (self.host, self.port)
-        return kind(host=host, port=port, **common)
-
-    def passwords(self) -> list[Password]:
-        """Of servers, and of those that know them."""
-        return [self.password] if self.password else []
-
-    def secrets(self) -> list[str]:
-        """What must not get into a message."""
-        return [secret for password in self.passwords() for secret in password.secrets]
 
 
 class Pool:
@@ -203,10 +116,10 @@ class Pool:
 class Link(ABC):
     """Calls, each under one deadline, and their errors in the words of a store."""
 
-    def __init__(self, address: RedisAddress, timeout: float) -> None:
-        self._address, self._timeout = address, timeout
+    def __init__(self, address: RedisAddress, timeout: float, resolver: Resolver) -> None:
+        """timeout: seconds that a call may take."""
+        self._address, self._timeout, self._resolver = address, timeout, resolver
         self._slots = anyio.Semaphore(CONNECTIONS, fast_acquire=True)
-        self._resolver = Resolver()
 
     async def call(self, operation: str, commands: Sequence[Command]) -> list[Any]:
         """The replies to `commands`, in order. Raises StoreUnavailable, StoreRefused."""
@@ -315,8 +228,10 @@ class Link(ABC):
 class RedisLink(Link):
     """Calls to one server."""
 
-    def __init__(self, address: RedisAddress, timeout: float, scripts: Sequence[bytes]) -> None:
-        super().__init__(address, timeout)
+    def __init__(
+        self, address: RedisAddress, timeout: float, scripts: Sequence[bytes], resolver: Resolver
+    ) -> None:
+        super().__init__(address, timeout, resolver)
         self._pool = Pool(self._connect, scripts, address.password)
 
     async def close(self) -> None:

@@ -15,64 +15,26 @@ from typing import Any
 
 import anyio
 import redis
-import redis.sentinel
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from state.base import StoreError, StoreUnavailable
-from state.passwords import Password, value_of
+from state.redis_clients import Node, SentinelAddress
 from state.redis_errors import Failure, code_of
-from state.redis_link import Client, Link, Node, Pool, RedisAddress, RedisLink, exchange
+from state.redis_link import Pool, RedisLink, exchange
+from state.resolver import Resolver
 
 SENTINEL_SHARE = 4
 """Parts of a call's deadline; one that a sentinel does not answer within is not waited for."""
 
 
-class SentinelAddress(RedisAddress, frozen=True, kw_only=True):
-    """Who knows the primary of `service`, and how to get in there and here."""
-
-    sentinels: tuple[Node, ...]
-    service: str
-    sentinel_username: str | None = None
-    sentinel_password: Password | None = None
-
-    def link(self, timeout: float, scripts: Sequence[bytes]) -> Link:
-        return SentinelLink(self, timeout, scripts)
-
-    def client(self, timeout: float) -> Client:
-        options = self.client_options(timeout)
-        login = {
-            "username": self.sentinel_username,
-            "password": value_of(self.sentinel_password),
-            "ssl": self.tls,
-        }
-        sentinel = redis.sentinel.Sentinel(self.sentinels, sentinel_kwargs=options | login)  # type: ignore[no-untyped-call]
-        primary: redis.Redis = sentinel.master_for(self.service, db=self.db, ssl=self.tls, **options)  # type: ignore[no-untyped-call]
-        return primary
-
-    def sentinel_connection(self, timeout: float, node: Node) -> AbstractConnection:
-        """A connection to a sentinel, not connected yet."""
-        kind = SSLConnection if self.tls else Connection
-        return kind(
-            host=node[0],
-            port=node[1],
-            username=self.sentinel_username,
-            password=value_of(self.sentinel_password),
-            socket_timeout=None,
-            socket_connect_timeout=timeout,
-            protocol=2,
-            driver_info=None,
-        )
-
-    def passwords(self) -> list[Password]:
-        return super().passwords() + ([self.sentinel_password] if self.sentinel_password else [])
-
-
 class SentinelLink(RedisLink):
     """Calls to the primary."""
 
-    def __init__(self, address: SentinelAddress, timeout: float, scripts: Sequence[bytes]) -> None:
-        super().__init__(address, timeout, scripts)
+    def __init__(
+        self, address: SentinelAddress, timeout: float, scripts: Sequence[bytes], resolver: Resolver
+    ) -> None:
+        super().__init__(address, timeout, scripts, resolver)
         self._sentinels = list(address.sentinels)
         """First the one that named the primary of the newest connection, last those that did not answer."""
         self._server = address

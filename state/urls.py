@@ -126,10 +126,8 @@ def _redis(
 ) -> StateStore:
     shown = without_secrets(url)
     try:
-        from state.cluster import ClusterAddress
         from state.redis import RedisStore
-        from state.redis_link import RedisAddress
-        from state.sentinel import SentinelAddress
+        from state.redis_clients import ClusterAddress, RedisAddress, SentinelAddress
     except ImportError as exc:
         raise StoreUrlError(shown, f"{exc.name} is not installed", "install the extra `redis`") from exc
 

@@ -27,7 +27,7 @@ from state.base import (
 from state.migrate import RedisStep, SqlStep, migrate_sqlite, redis_steps, sqlite_steps
 from state.migrate_redis import migrate_redis
 from state.redis import RedisStore
-from state.redis_link import RedisAddress
+from state.redis_clients import RedisAddress
 from state.sqlite import SqliteStore
 from tests.contract.conftest import Stores
 from tests.servers import RedisServer

@@ -13,8 +13,8 @@ from redis.exceptions import (
 
 from state.base import StoreRefused, StoreUnavailable
 from state.passwords import Password
+from state.redis_clients import RedisAddress
 from state.redis_errors import translated
-from state.redis_link import RedisAddress
 
 SECRET = "hunter2"
 URL = "redis://host:6379/0?prefix=dd:"

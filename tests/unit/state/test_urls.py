@@ -134,6 +134,7 @@ def test_the_password_of_a_store_is_in_none_of_its_texts() -> None:
 def test_redis_without_its_libraries_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (
         "state.redis",
+        "state.redis_clients",
         "state.redis_link",
         "state.locks",
         "state.migrate_redis",
