@@ -156,7 +156,7 @@ class RedisStore:
         self._audit_looked_at = float("-inf")
 
     async def layout(self) -> Layout:
-        link = self._new_link((MEMBERS,))
+        link = link_to(self._address, self._timeout, (MEMBERS,), self._resolver)
         try:
             (schema,) = await link.call("layout", [("HGET", f"{self._prefix}meta", "schema")])
             found = redis_schema(schema)
@@ -168,7 +168,7 @@ class RedisStore:
     async def open(self) -> None:
         if self._link is not None:
             return
-        link = self._new_link(SCRIPTS)
+        link = link_to(self._address, self._timeout, SCRIPTS, self._resolver)
         try:
             for name, version in map(_server, await link.servers("open")):
                 if int(version.partition(".")[0]) < OLDEST_SERVER:
@@ -406,15 +406,6 @@ class RedisStore:
             link, self._link = self._link, None
             await link.close()
 
-    def _new_link(self, scripts: Sequence[bytes]) -> Link:
-        match self._address:
-            case SentinelAddress() as address:
-                return SentinelLink(address, self._timeout, scripts, self._resolver)
-            case ClusterAddress() as address:
-                return ClusterLink(address, self._timeout, scripts, self._resolver)
-            case address:
-                return RedisLink(address, self._timeout, scripts, self._resolver)
-
     def _required(self, operation: str) -> Link:
         if self._link is None:
             raise StoreUnavailable(self.url, operation, reason="it is not open")
@@ -485,6 +476,16 @@ class RedisStore:
 
     def _begun(self, step: Step) -> None:
         self.step = step
+
+
+def link_to(address: RedisAddress, timeout: float, scripts: Sequence[bytes], resolver: Resolver) -> Link:
+    """The link for this kind of address. timeout: seconds that a call may take."""
+    match address:
+        case SentinelAddress():
+            return SentinelLink(address, timeout, scripts, resolver)
+        case ClusterAddress():
+            return ClusterLink(address, timeout, scripts, resolver)
+    return RedisLink(address, timeout, scripts, resolver)
 
 
 def _split(value: bytes | None) -> tuple[bytes, bytes]:

@@ -24,9 +24,6 @@ from redis.retry import Retry
 
 from state.passwords import Password, value_of
 
-HOPS = 6
-"""Times that a command is sent where the last answer said."""
-
 Node: TypeAlias = tuple[str, int]
 """Host and port."""
 Client: TypeAlias = redis.Redis | RedisCluster
@@ -148,5 +145,4 @@ class ClusterAddress(RedisAddress, frozen=True, kw_only=True):
 
     def client(self, timeout: float) -> Client:
         nodes = [ClusterNode(host, port) for host, port in self.nodes]  # type: ignore[no-untyped-call]
-        options = self.client_options(timeout) | {"retry": Retry(NoBackoff(), HOPS)}
-        return RedisCluster(startup_nodes=nodes, ssl=self.tls, **options)
+        return RedisCluster(startup_nodes=nodes, ssl=self.tls, **self.client_options(timeout))
