@@ -3,7 +3,9 @@ have the others, `redis_clients` makes the connections.
 
 Each call is one pipelined round trip a server under one deadline, connecting included. A connection that was
 in any trouble, or whose caller was cancelled, is dropped: the next call makes a new one. Nothing is sent
-twice but what a server said it had not run: a script it had forgotten, a key it does not keep any more.
+twice but what a server said it had not run: a script it had forgotten, a key it does not keep any more. (The
+library's clients send a command again whose answer was lost, unless their retries are turned off:
+`python -m tests.bench.redis_clients`.)
 """
 
 from __future__ import annotations

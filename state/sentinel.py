@@ -4,6 +4,10 @@ They are asked for each new connection, and whom they name is asked whether it i
 are dropped after any error, a primary that failed is left with the next call. One that was replaced though it
 works (`SENTINEL FAILOVER`) goes on taking writes for ten seconds, which are lost: so they are asked also
 whenever the run id is, which directors do every second.
+
+The library's own client for Sentinel is not used. It believes the first sentinel that answers, and does not
+ask the primary for its role: a sentinel that names a primary of the past would decide. It does not leave a
+primary that was replaced though it works, and does not read a changed password again.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.anyio
 TIMEOUT = 0.5
 
 
+@pytest.mark.shows("S-90", "S-124")
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 async def test_a_command_whose_answer_was_lost_has_run_once(topology: str) -> None:
     async with TOPOLOGIES[topology]() as place:
