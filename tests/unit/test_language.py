@@ -123,3 +123,34 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading(name: str) -> None:
         if not to.exists() or (anchor and anchor not in anchors(to)):
             broken.append(f"{target}#{anchor}")
     assert broken == []
+
+
+FILES = [
+    path
+    for folder in ("director", "state", "migrations", "deploy", "docs", "tests")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".py", ".md", ".yml", ".toml", ".example", ".conf", ".lua", ".service", ".socket"}
+]
+SECTION = re.compile(r"([\w.-]+\.md)[`)\]]*(?:\([^()\s]*\))?,[\s#]+(\"?)([A-Z][^\"]{,80})")
+NUMBER = re.compile(r"^\d+\. ")
+
+
+def titles(page: Path) -> list[str]:
+    """The headings of a page, and the words with which a paragraph of it begins, before a colon."""
+    text = page.read_text()
+    found = HEADING.findall(text) + re.findall(r"^([A-Z][\w ]+):", text, flags=re.MULTILINE)
+    return [NUMBER.sub("", title) for title in found]
+
+
+def test_every_section_that_a_file_names_exists() -> None:
+    pages = {page.name: titles(page) for page in (ROOT / "docs").glob("*.md")}
+    named, missing = 0, []
+    for path in FILES:
+        for name, _, text in SECTION.findall(path.read_text(errors="replace")):
+            if name in pages:
+                named += 1
+                section = " ".join(text.replace("#", " ").split())
+                if not any(section.startswith(title) for title in pages[name]):
+                    missing.append(f"{path.relative_to(ROOT)}: {name}, {section}")
+    assert named > 10
+    assert missing == []
