@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 # Left to `make test`: failovers, faults, tools as processes, large rings.
 SLOW := $(addprefix tests/contract/test_, cluster_store.py sentinel_store.py state_tools.py split_tools.py \
 	locks.py cut_connections.py faulty_store.py redis_store.py sqlite_faults.py sqlite_kills.py) \
-	$(addprefix tests/unit/service/test_, interruptions.py splitting.py snapshot.py leases.py sweeper.py \
+	$(addprefix tests/unit/service/test_, interruptions.py split_buckets.py snapshot.py leases.py sweeper.py \
 	owner.py outage_bounds.py store_disk.py kicker.py handover.py) tests/simulation/test_large.py
 PACKAGES := $(PYTHON) director/demo/packages.py
 SOURCES := $(wildcard pyproject.toml setup.py requirements-dev.lock director/wire/*.pyx director/wire/*.pxd director/wire/*.h)

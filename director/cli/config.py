@@ -44,7 +44,7 @@ def check(target: Target, user: str | None, as_json: bool) -> int:
     Exit code 68: there is no such user.
     """
     from director.service.configuration.accounts import account
-    from director.service.configuration.checking import check_file, check_file_as
+    from director.service.configuration.filecheck import check_file, check_file_as
 
     file = target.config_path
     if user is None:

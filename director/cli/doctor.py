@@ -47,15 +47,15 @@ def doctor(
     Says what is wrong, what comes of it, and what to write where. Nothing is changed. Ends with 78 where
     there is a fault, else with 0. Run it as root: others cannot look into login/.
     """
-    from director.doctor import configuration, running, sockets, units
+    from director.doctor import configuration, daemon, sockets, units
     from director.doctor.findings import FAULT, worst
-    from director.doctor.look import asked, look, read_doveconf, run_doveconf
+    from director.doctor.gatherer import asked, gather_facts, read_doveconf, run_doveconf
     from director.service.configuration.config import load
 
     config = load(target.config_path, os.environ)
     status, problem, metrics = _status(target)
     dovecot = (read_doveconf(file), "") if file is not None else run_doveconf(conf)
-    facts = look(
+    facts = gather_facts(
         config,
         dovecot,
         here=file is None,
@@ -69,10 +69,10 @@ def doctor(
         *configuration.check(facts),
         *sockets.check(facts),
         *units.check(facts),
-        *running.check(facts),
+        *daemon.check(facts),
     ]
     if user is not None:
-        findings += running.answer(user, asked(facts.settings.userdb, user))
+        findings += daemon.answer(user, asked(facts.settings.userdb, user))
     if as_json:
         say_json(msgspec.json.encode({"worst": worst(findings), "findings": findings}))
     else:

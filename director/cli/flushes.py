@@ -8,7 +8,9 @@ import click
 import msgspec
 
 from director.cli.client import EX_INTERRUPTED, Client, Failure
-from director.cli.following import (
+from director.cli.hosts import each_address, host_path
+from director.cli.output import complain, say, say_json
+from director.cli.progress import (
     DRY,
     PAST,
     POLL,
@@ -20,8 +22,6 @@ from director.cli.following import (
     tell_of_host,
     tell_what_is_open,
 )
-from director.cli.hosts import each_address, host_path
-from director.cli.output import complain, say, say_json
 from director.cli.target import Target, change_options, force_option, json_option
 from director.errors import EX_TRY_AGAIN
 from director.records import Change, HostInfo, HostPatch, NewFlush, UsersChange

@@ -11,9 +11,9 @@ from urllib.parse import quote, urlencode
 import click
 
 from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
-from director.cli.following import DRY, counted, tell_of_host, unpinned
 from director.cli.numbers import NumberCommand, Weight
 from director.cli.output import complain, say, say_json
+from director.cli.progress import DRY, counted, tell_of_host, unpinned
 from director.cli.target import Target, change_options, force_option, json_option, target_options
 from director.errors import EX_NOT_FOUND
 from director.records import Change, Dump, HostInfo, HostPatch, NewHost, UsersChange

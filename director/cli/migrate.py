@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from director.cli.following import counted
 from director.cli.output import complain, say, say_json, size
+from director.cli.progress import counted
 from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
 from director.cli.target import Target, json_option
 
@@ -27,8 +27,8 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
 
     A director does the same, when it starts and as it writes. Interrupted: run it again.
     """
-    from director.statetools.opening import layout_of, migrated, problems, readable, store_at
-    from director.statetools.splitting import SplitResult, split_large
+    from director.statetools.places import layout_of, migrated, problems, readable, store_at
+    from director.statetools.splits import SplitResult, split_large
 
     chosen, meter = Chosen(target, store), Meter("migrate")
 

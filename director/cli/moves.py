@@ -10,9 +10,9 @@ import click
 import msgspec
 
 from director.cli.client import Client
-from director.cli.following import DRY, counted, tell_what_is_open
 from director.cli.hosts import host_path, hosts_of, is_host
 from director.cli.output import complain, say, say_json
+from director.cli.progress import DRY, counted, tell_what_is_open
 from director.cli.target import Target, change_options, json_option
 from director.cli.users import name_option, numeric, user_path
 from director.errors import EX_NOT_FOUND, EX_TRY_AGAIN

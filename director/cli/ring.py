@@ -8,10 +8,10 @@ from urllib.parse import quote, urlencode
 import click
 
 from director.cli.client import Client
-from director.cli.following import DRY, NOT_STORED, counted
 from director.cli.groups import CommandGroup
 from director.cli.numbers import NumberCommand
 from director.cli.output import Column, complain, or_dash, say, say_json, say_table, since, size
+from director.cli.progress import DRY, NOT_STORED, counted
 from director.cli.target import Target, change_options, json_option, target_options
 from director.records import MemberInfo, NewMember, RingInfo
 

@@ -14,9 +14,9 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 import click
 import msgspec
 
-from director.cli.following import counted
 from director.cli.groups import CommandGroup
 from director.cli.output import OutputError, complain, moment, or_dash, say, say_json, size
+from director.cli.progress import counted
 from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
 from director.cli.target import Target, json_option
 from director.errors import EX_DATA, DirectorError
@@ -24,7 +24,7 @@ from director.errors import EX_DATA, DirectorError
 if TYPE_CHECKING:
     from director.statetools.buckets import Tally
     from director.statetools.findings import Finding
-    from director.statetools.importing import Imported
+    from director.statetools.imports import Imported
     from director.statetools.info import Info
 
 
@@ -107,8 +107,8 @@ def _info_lines(found: Info) -> Iterator[tuple[str, str]]:
 @click.pass_obj
 def verify(target: Target, store: str | None, fix: bool, reason: str, as_json: bool) -> int:
     """Say everything that is wrong with the store; exit code 65 if anything is."""
-    from director.statetools.opening import opened
-    from director.statetools.verifying import Verification
+    from director.statetools.places import opened
+    from director.statetools.verification import Verification
 
     chosen, meter = Chosen(target, store), Meter("state verify")
     findings: list[Finding] = []
@@ -162,8 +162,8 @@ def export_state(target: Target, store: str | None, file: str) -> None:
 
     FILE appears when it is complete; what was there before stays until then.
     """
-    from director.statetools.exporting import export
-    from director.statetools.opening import opened
+    from director.statetools.exports import export
+    from director.statetools.places import opened
 
     chosen, meter = Chosen(target, store), Meter("state export")
 
@@ -222,8 +222,8 @@ def import_state(
 
     What the store has decided later stays. Interrupted: run it again.
     """
-    from director.statetools.importing import ExportFile, load
-    from director.statetools.opening import opened_for_import
+    from director.statetools.imports import ExportFile, load
+    from director.statetools.places import opened_for_import
 
     chosen, meter = Chosen(target, store), Meter("state import")
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from director.cli.following import Progress
+from director.cli.progress import Progress
 from director.cli.target import Target, config_option
 
 if TYPE_CHECKING:
     from director.core.placement.hashing import UserHash
     from director.statetools.findings import TimeLimits
-    from director.statetools.opening import StorePlace
+    from director.statetools.places import StorePlace
     from state.base import AuditEntry
 
 SHOW_EVERY = 0.2
@@ -53,7 +53,7 @@ class Chosen:
 
     @property
     def place(self) -> StorePlace:
-        from director.statetools.opening import StorePlace
+        from director.statetools.places import StorePlace
 
         return StorePlace(self._url, self._folder)
 

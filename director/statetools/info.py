@@ -6,7 +6,7 @@ import msgspec
 
 from director.core.placement.users import RECORD
 from director.statetools.buckets import Progress, names_in, read_all
-from director.statetools.opening import StorePlace, opened, readable
+from director.statetools.places import StorePlace, opened, readable
 from state.base import AUDIT_KEPT, Lease, StateStore, StoreRefused
 
 

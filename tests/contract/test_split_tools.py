@@ -18,9 +18,9 @@ from director.core.placement.names import entries_in, entry
 from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
 from director.statetools.buckets import merge_users
 from director.statetools.findings import TimeLimits
-from director.statetools.opening import problems
-from director.statetools.splitting import split_large
-from director.statetools.verifying import Verification
+from director.statetools.places import problems
+from director.statetools.splits import split_large
+from director.statetools.verification import Verification
 from director.stored.buckettree import first_key, users_tree
 from director.types import HostId, Stamp, UserKey
 from state.base import (

@@ -27,9 +27,9 @@ from director.core.tables.hosts import decode_rows, encode_rows
 from director.core.tables.members import encode_member_rows
 from director.errors import ExportError, StoreProblem
 from director.statetools.findings import Finding, TimeLimits
-from director.statetools.importing import ExportFile, load
-from director.statetools.opening import problems
-from director.statetools.verifying import Verification
+from director.statetools.imports import ExportFile, load
+from director.statetools.places import problems
+from director.statetools.verification import Verification
 from director.types import Address, Stamp, UserKey
 from state.base import (
     EMPTY_VERSION,

@@ -36,7 +36,7 @@ from director.service.lifecycle.handover import (
 from director.service.lifecycle.sysd import inherited_descriptors
 from director.statetools import lines
 from director.statetools.findings import TimeLimits
-from director.statetools.importing import ExportFile
+from director.statetools.imports import ExportFile
 from director.statetools.tables import check_hosts, check_members
 from director.types import Address, MemberId
 from state.base import Document, StoreUrlError, version_of

@@ -369,7 +369,7 @@ class Watch:
         if mine is not None and mine.decided >= stored.decided:
             return
         host = node.core.hosts.by_id(stored.host)
-        if host is None or host.address == reply.host or node.core.hosts.gone(stored):
+        if host is None or host.address == reply.host or node.core.hosts.host_removed(stored):
             return
         since = self._stored_at.get(key, now)
         if self.retag_at > since - 1 or not is_alive(stored, int(node.unix), EXPIRE):

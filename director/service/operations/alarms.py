@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from director.core.director import Director
-from director.core.ring.differing import BACKENDS, EXPIRE, VERSION, differences
+from director.core.ring.differences import BACKENDS, EXPIRE, VERSION, differences
 from director.core.ring.link import Identity, hash_setting
 from director.records import Alarm, ReloadInfo
 from director.types import MemberId

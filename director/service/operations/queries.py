@@ -33,7 +33,7 @@ from director.service.operations.arguments import as_address, is_hash, name_byte
 from director.service.operations.dump import host_commands, pin_command
 from director.service.operations.hostinfo import HostInfos
 from director.service.operations.knownusers import KnownUsers
-from director.service.operations.planning import planned
+from director.service.operations.plans import planned
 from director.service.operations.ringinfo import ring_info
 from director.service.persistence.persist import Persistence
 from director.types import Address

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from director.cli.following import how_far, in_words
+from director.cli.progress import how_far, in_words
 from director.core.protocol.events import Flush, Forget
 from director.errors import TryAgain
 from director.records import MoveInfo, UsersChange

@@ -12,7 +12,7 @@ import pytest
 
 from director.doctor.facts import Facts, File, Settings, Unit, Who
 from director.doctor.findings import FAULT, OK, UNSEEN, WARNING, Finding
-from director.doctor.look import found
+from director.doctor.gatherer import found
 from director.doctor.sockets import check
 from director.dovecot.doveconf import Doveconf, read
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.dovecot.importing import minimal, noted, values
+from tests.unit.dovecot.imports import minimal, noted, values
 
 RING = "service director {\n  inet_listener {\n    port = 9090\n  }\n"
 ADMIN = "  inet_listener director-doveadm {\n    port = 9091\n  }\n"

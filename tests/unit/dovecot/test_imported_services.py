@@ -9,7 +9,7 @@ import pytest
 
 from director.dovecot.doveconf import Block, read
 from director.dovecot.loginservices import is_open, login_services
-from tests.unit.dovecot.importing import minimal, noted, values
+from tests.unit.dovecot.imports import minimal, noted, values
 
 LOGIN = "service director {\n unix_listener login/director {\n  mode = 0666\n }\n}\n"
 USERDB = "service director {\n unix_listener director-userdb {\n  mode = 0600\n }\n}\n"

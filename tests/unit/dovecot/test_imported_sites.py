@@ -20,7 +20,7 @@ from director.dovecot.doveconf import Block, decoded, read
 from director.dovecot.takeover import TakenOver
 from director.service.configuration.config import load
 from tests.needs import cannot_run, needs
-from tests.unit.dovecot.importing import taken, values
+from tests.unit.dovecot.imports import taken, values
 
 DATA = Path(__file__).parents[2] / "data/sites"
 SITES = sorted(path.stem for path in DATA.glob("*.conf"))

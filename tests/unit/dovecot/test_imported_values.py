@@ -10,7 +10,7 @@ import tomllib
 import pytest
 
 from director.dovecot import values as dovecots
-from tests.unit.dovecot.importing import minimal, noted, taken, values
+from tests.unit.dovecot.imports import minimal, noted, taken, values
 
 
 @pytest.mark.parametrize(

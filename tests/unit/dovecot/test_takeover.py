@@ -15,7 +15,7 @@ from director.core.placement.hashing import UserHash
 from director.dovecot.doveconf import read
 from director.errors import DoveconfError
 from director.service.configuration.config import load, show
-from tests.unit.dovecot.importing import minimal, taken, values
+from tests.unit.dovecot.imports import minimal, taken, values
 
 DATA = Path(__file__).parents[2] / "data/doveconf"
 DIRECTORS = ("alone", "debian", "everything", "lab", "manual", "old")

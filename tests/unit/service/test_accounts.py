@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from director.doctor.facts import Unit
-from director.doctor.look import unit_user
+from director.doctor.gatherer import unit_user
 from director.service.configuration.accounts import Account, NoSuchAccount, NotAllowed, account, run_as
-from director.service.configuration.checking import CheckedFile, check_file, check_file_as
+from director.service.configuration.filecheck import CheckedFile, check_file, check_file_as
 from tests.needs import needs_root
 
 SETTINGS = """

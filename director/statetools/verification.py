@@ -23,7 +23,7 @@ from director.statetools.buckets import (
     pack_names,
     read_all,
 )
-from director.statetools.exporting import APPLIED, HOSTS, MEMBERS
+from director.statetools.exports import APPLIED, HOSTS, MEMBERS
 from director.statetools.findings import (
     CheckedStore,
     Finding,

@@ -8,7 +8,7 @@ import pytest
 
 from director.core.protocol.events import LinkOpened
 from director.core.protocol.messages import Pong
-from director.core.ring.differing import ALL, BACKENDS, EXPIRE, HASH, VERSION, differences
+from director.core.ring.differences import ALL, BACKENDS, EXPIRE, HASH, VERSION, differences
 from director.core.ring.link import State
 from director.core.ring.ring import Ring
 from director.types import Address, LinkId

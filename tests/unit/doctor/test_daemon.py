@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from director.doctor.daemon import answer, check
 from director.doctor.facts import Backend, Facts, Keeper, Settings, Who
 from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding, worst
-from director.doctor.look import asked
-from director.doctor.running import answer, check
+from director.doctor.gatherer import asked
 from director.records import HostInfo, RingInfo, SnapshotInfo, StatusInfo, StoreInfo
 
 ME, OTHER = "10.0.0.1:9090", "10.0.0.2:9090"

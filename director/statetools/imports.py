@@ -21,7 +21,7 @@ from director.core.tables.hosts import decode_rows, encode_rows, merge_rows
 from director.core.tables.members import about, decode_member_rows, encode_member_rows, merge_member_rows
 from director.errors import EX_DATA, ExportError, StoreProblem
 from director.statetools.buckets import Names, Progress, Records, Tally, merge_names, merge_users
-from director.statetools.exporting import HOSTS, MEMBERS
+from director.statetools.exports import HOSTS, MEMBERS
 from director.statetools.lines import (
     FORMAT,
     DocumentLine,

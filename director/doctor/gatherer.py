@@ -22,8 +22,8 @@ from director.errors import DirectorError, DoveconfError
 from director.net import keeperlink
 from director.records import StatusInfo
 from director.service.configuration.accounts import Account, NoSuchAccount, account
-from director.service.configuration.checking import check_file_as
 from director.service.configuration.config import Config, DovecotConfig, ListenConfig, RingConfig, UsersConfig
+from director.service.configuration.filecheck import check_file_as
 from director.service.lifecycle import descriptors
 from director.service.lifecycle.keeper import control_paths
 from director.wire.tabs import escape
@@ -56,7 +56,7 @@ def settings_of(
     )
 
 
-def look(
+def gather_facts(
     config: Config,
     dovecot: tuple[Doveconf | None, str],
     *,

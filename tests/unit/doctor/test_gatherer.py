@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from director.doctor import look
+from director.doctor import gatherer
 from director.doctor.facts import Unit
-from director.doctor.look import process_of
+from director.doctor.gatherer import process_of
 
 ANSWERS = """
 import socket, sys
@@ -51,7 +51,7 @@ def test_the_director_behind_a_socket_of_systemd_is_the_process_that_answers(lis
 def test_a_director_that_does_not_answer_is_who_listens_unless_that_is_systemd(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(look, "CONNECT_TIMEOUT", 0.01)
+    monkeypatch.setattr(gatherer, "CONNECT_TIMEOUT", 0.01)
     assert process_of(listener.getsockname()) == os.getpid()
     before = Path("/proc/self/comm").read_text()
     try:
@@ -71,11 +71,11 @@ def test_a_director_that_does_not_run_is_judged_as_the_user_of_its_service() -> 
         Unit(name="director.service", settings={"User": "nobody", "Group": "nogroup"}),
         Unit(name="director-login.socket", settings={"User": ""}),
     )
-    who = look.user_of(units)
+    who = gatherer.user_of(units)
     assert who is not None
     assert (who.name, who.is_root) == ("nobody", False)
-    as_root = look.user_of((Unit(name="director.service", settings={"User": "", "Group": ""}),))
+    as_root = gatherer.user_of((Unit(name="director.service", settings={"User": "", "Group": ""}),))
     assert as_root is not None
     assert as_root.is_root
-    assert look.user_of((Unit(name="director.service", settings={"User": "nobody-there"}),)) is None
-    assert look.user_of(()) is None
+    assert gatherer.user_of((Unit(name="director.service", settings={"User": "nobody-there"}),)) is None
+    assert gatherer.user_of(()) is None
