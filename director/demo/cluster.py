@@ -6,175 +6,25 @@ Everything is below one folder: d1/ (director.toml, log, state), p1/ (Dovecot of
 from __future__ import annotations
 
 import contextlib
-import http.client
-import os
 import secrets
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-import msgspec
+from typing import Self, TypeVar
 
 from director.demo.clients import Login, login_many
 from director.demo.dovecot import Backend, Dovecot, Programs, Proxy
-from director.demo.ports import USUAL, DemoError, Ports, addresses, in_the_way, is_free
+from director.demo.ports import USUAL, Ports, addresses
+from director.demo.process import ServeProcess
 from director.demo.settings import ANYBODY, PROTOCOLS, Rule
 
 T = TypeVar("T")
 
-READY_TIMEOUT = 30.0
-STOP_TIMEOUT = 10.0
-COMMAND_TIMEOUT = 60.0
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-POLL = 0.02
-
-CONFIG = """# written by director demo; changes are lost when it ends
-state = "{state}"
-{snapshot}
-[ring]
-servers = [{servers}]
-listen = "{address}:{ring}"
-secret_file = "{secret}"
-
-[backends]
-mail_servers = [{mail_servers}]
-
-[users]
-expire = "{expire}"
-
-[dovecot]
-base_dir = "{base}"
-
-[listen.api]
-path = "{api}"
-"""
-
-
-class Director:
-    """One `director serve` process, with its configuration, log and state in a folder of its own."""
-
-    def __init__(self, folder: Path, name: str, address: str, ports: Ports) -> None:
-        self.folder, self.name, self.address, self.ports = folder, name, address, ports
-        self.config = folder / "director.toml"
-        self.api = folder / "api.sock"
-        self.log_file = folder / "director.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def write(
-        self, *, servers: Sequence[str], mail_servers: str, base: Path, secret: Path, state: str, expire: str
-    ) -> None:
-        """Write director.toml; `servers` are the addresses of the whole ring."""
-        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        text = CONFIG.format(
-            state="memory:" if state == "memory" else "sqlite:///state.db" if state == "sqlite" else state,
-            snapshot="" if state in ("memory", "sqlite") else 'snapshot = "sqlite:///snapshot.db"\n',
-            servers=", ".join(f'"{server}:{self.ports.ring}"' for server in servers),
-            address=self.address,
-            ring=self.ports.ring,
-            secret=secret,
-            mail_servers=f'"{mail_servers}"',
-            expire=expire,
-            base=base,
-            api=self.api,
-        )
-        self.config.write_text(text)
-
-    def start(self) -> None:
-        """Start the process and return; wait_ready() follows. Raises DemoError where its port is taken."""
-        if not is_free(self.address, self.ports.ring):
-            raise DemoError(f"{self.name} cannot start: {in_the_way(self.address, self.ports.ring)}")
-        with self.log_file.open("ab") as output:
-            # a session of its own: Ctrl-C must reach only the demo, which then ends everything in order
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "director", "serve", "-c", self.config],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-
-    def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
-        """Return when it answers logins. Raises DemoError with the end of its log where it does not."""
-        deadline = time.monotonic() + timeout
-        while not self.ready():
-            if self.process is None or self.process.poll() is not None:
-                raise DemoError(
-                    f"{self.name} ended instead of starting. The end of its log:\n{self.last_words()}"
-                )
-            if time.monotonic() > deadline:
-                late = f"{self.name} is not ready after {timeout:.0f} s"
-                raise DemoError(f"{late}. The end of its log:\n{self.last_words()}")
-            time.sleep(POLL)
-
-    def ready(self) -> bool:
-        try:
-            return get(self.api, "/readyz")[0] == 200
-        except (OSError, http.client.HTTPException):
-            return False
-
-    def stop(self) -> None:
-        """SIGTERM, and wait; what does not end within 10 s is killed."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process = None
-
-    def kill(self) -> None:
-        """kill -9."""
-        self.signal(signal.SIGKILL)
-        if self.process is not None:
-            self.process.wait()
-            self.process = None
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-
-    def restart(self) -> None:
-        """Stop, start, wait until it answers logins again."""
-        self.stop()
-        self.start()
-        self.wait_ready()
-
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `director ARGUMENTS` against this director; exit code and output are the caller's to judge."""
-        return subprocess.run(
-            [sys.executable, "-m", "director", *arguments],
-            env=os.environ | {"DIRECTOR_CONFIG": str(self.config)},
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT,
-            stdin=subprocess.DEVNULL,
-        )
-
-    def ask(self, *arguments: str) -> Any:
-        """The document a reading command prints with --json. Raises DemoError where the command fails."""
-        result = self.command(*arguments, "--json")
-        if result.returncode != 0:
-            raise DemoError(
-                f"director {' '.join(arguments)} at {self.name}: {(result.stderr or result.stdout).strip()}"
-            )
-        return msgspec.json.decode(result.stdout)
-
-    def log(self) -> str:
-        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
-
-    def last_words(self) -> str:
-        return "\n".join(self.log().splitlines()[-8:]) or "(empty)"
 
 
 class Cluster:
@@ -186,16 +36,17 @@ class Cluster:
         *,
         directors: int = 3,
         backends: int = 4,
-        state: str = "sqlite",
+        state: str = "sqlite:///state.db",
         ports: Ports = USUAL,
         first_proxy: str = "127.0.0.11",
         first_backend: str = "127.0.1.1",
         passdb: Sequence[Rule] = ANYBODY,
-        expire: str = "15 min",
+        settings: Mapping[str, str] | None = None,
         programs: Programs | None = None,
         protocols: Sequence[str] = PROTOCOLS,
     ) -> None:
-        """state: `sqlite` (a file for each director), `memory`, or a URL that all share (`redis://…`).
+        """state: URL of the store; of a file, each director has its own. settings: more lines of each
+        director.toml, by section.
 
         folder: must not exist yet; removed at the end. None: a new one among the system's temporary files.
         programs: whose Dovecot; where it lies in a root of its own, so must `folder`.
@@ -207,9 +58,6 @@ class Cluster:
         folder.chmod(0o755)  # Dovecot's users have to get in
         self.folder, self.ports = folder, ports
         directors_at, backends_at = addresses(first_proxy, directors), addresses(first_backend, backends)
-        self.directors = [
-            Director(folder / f"d{n}", f"d{n}", address, ports) for n, address in enumerate(directors_at, 1)
-        ]
         self.proxies = [
             Proxy(
                 folder / f"p{n}",
@@ -229,16 +77,18 @@ class Cluster:
         secret = folder / "ring.secret"
         secret.touch(mode=0o600)
         secret.write_text(secrets.token_hex(32))
-        for director, proxy in zip(self.directors, self.proxies, strict=True):
+        servers = [f"{address}:{ports.ring}" for address in directors_at]
+        self.directors = [
+            ServeProcess(folder / f"d{n}", member, proxy.run)
+            for n, (member, proxy) in enumerate(zip(servers, self.proxies, strict=True), 1)
+        ]
+        for director in self.directors:
             director.write(
-                servers=directors_at,
-                mail_servers=f"{backends_at[0]}-{backends_at[-1]}"
-                if len(backends_at) > 1
-                else backends_at[0],
-                base=proxy.run,
-                secret=secret,
                 state=state,
-                expire=expire,
+                servers=servers,
+                secret=secret,
+                backends=[f"{backends_at[0]}-{backends_at[-1]}" if len(backends_at) > 1 else backends_at[0]],
+                settings=settings,
             )
 
     @property
@@ -266,7 +116,7 @@ class Cluster:
 
     def stop_directors(self) -> None:
         """Stop all directors at once; proxies and backends stay."""
-        self._each(self.directors, Director.stop)
+        self._each(self.directors, ServeProcess.stop)
 
     def stop(self) -> None:
         """End every process. Safe to call twice."""
@@ -311,7 +161,7 @@ class Cluster:
         self.close()
 
     @staticmethod
-    def _each(things: Iterable[T], action: Callable[[T], None]) -> None:
+    def _each(things: Iterable[T], action: Callable[[T], object]) -> None:
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(action, things):
                 pass
@@ -326,25 +176,3 @@ def ignoring_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-def get(socket_path: Path, path: str, timeout: float = 5.0) -> tuple[int, bytes]:
-    """Status and body of GET `path` from the API socket at `socket_path`. Raises OSError or HTTPException."""
-    connection = _UnixConnection(socket_path, timeout)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()

@@ -18,9 +18,10 @@ from rich.table import Table
 
 from director.demo import packages
 from director.demo.clients import Login, failures
-from director.demo.cluster import Cluster, Director
+from director.demo.cluster import Cluster
 from director.demo.dovecot import Programs
 from director.demo.ports import DemoError, addresses, free_ports
+from director.demo.process import ServeProcess
 
 USERS = [f"user{number:03}" for number in range(1, 301)]
 DIRECTORS, BACKENDS = 3, 4
@@ -148,7 +149,7 @@ def _disagreement(memories: Mapping[str, Memory]) -> list[str]:
     return known + _differences({director: first for director in memories}, memories)[:SHOWN_DIFFERENCES]
 
 
-def _memory(director: Director) -> Memory:
+def _memory(director: ServeProcess) -> Memory:
     users = {f"user {user['key']}": user["host"] for user in director.ask("map")}
     hosts = {
         host["address"]: f"weight {host['weight']}, {'up' if host['up'] else 'down'}, tag {host['tag']!r}"
@@ -177,7 +178,7 @@ def _moves(before: list[Login], after: list[Login]) -> list[str]:
     ]
 
 
-def _command(console: Console, director: Director, *arguments: str) -> None:
+def _command(console: Console, director: ServeProcess, *arguments: str) -> None:
     """Run a changing command as an operator would, and show it. Raises DemoError where it fails."""
     line = " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)
     console.print(f"[bold]$ director {line}[/]")

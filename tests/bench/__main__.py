@@ -21,25 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from tests.bench.systems import HOSTS, OriginalDirector, build_tools, fake_auth, started, wait_for
+from tests.bench.systems import HOSTS, OriginalDirector, build_tools, fake_auth
+from tests.e2e.processes import Directors
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SETTLED = 0.3
 """Seconds without CPU used by any director after which a run counts as drained."""
-
-OURS = """\
-state = "{state}"
-[ring]
-servers = [{servers}]
-{listen}
-{secret}
-[backends]
-mail_servers = [{hosts}]
-[dovecot]
-base_dir = "{run}"
-[listen.api]
-path = "{run}/api.sock"
-"""
 
 
 @dataclass
@@ -111,41 +98,23 @@ class Bench:
         self, count: int, state: str, name: str, network: int, *, program: str = "director", tls: str = ""
     ) -> System:
         """program: the module that is run. tls: a line of [ring], with `{address}` in it."""
-        system = System(name)
-        addresses = [f"127.0.{network}.{i}" for i in range(1, count + 1)]
-        secret = self.folder / "ring.secret"
-        secret.write_text("0123456789abcdef0123456789abcdef")
-        secret.chmod(0o600)
-        folders = [self.folder / f"n{network}{count}{i}" for i in range(count)]
-        for folder in folders:
-            (folder / "run/login").mkdir(parents=True)
-        fake_auth(self.folder, self.stack, [folder / "run" for folder in folders])
-        for folder, address in zip(folders, addresses, strict=True):
-            (folder / "director.toml").write_text(
-                OURS.format(
-                    state=state,
-                    servers=", ".join(f'"{a}:9090"' for a in addresses) if count > 1 else "",
-                    listen=f'listen = "{address}:9090"' if count > 1 else "",
-                    secret=f'secret_file = "{secret}"\n{tls.format(address=address)}' if count > 1 else "",
-                    hosts=", ".join(f'"{h}"' for h in HOSTS),
-                    run=folder / "run",
-                )
-            )
-            process = self.stack.enter_context(
-                started(
-                    sys.executable,
-                    "-m",
-                    program,
-                    "serve",
-                    "-c",
-                    folder / "director.toml",
-                    log=folder / "log",
-                )
-            )
-            system.directors.append(Instance(folder / "run/login/director/login", lambda p=process: p.pid))
-        for folder in folders:
-            wait_for(name, lambda f=folder: " event=ready " in (f / "log").read_text())
-        return system
+        addresses = [f"127.0.{network}.{number}" for number in range(1, count + 1)]
+        each = [{"settings": {"ring": tls.format(address=address)}} for address in addresses]
+        ring = Directors(
+            self.folder / f"n{network}{count}",
+            first=addresses[0],
+            count=count,
+            state=state,
+            backends=HOSTS,
+            program=(program,),
+            each=each,
+            auths=False,
+        )
+        fake_auth(self.folder, self.stack, [director.run for director in ring.all])
+        self.stack.enter_context(ring)
+        for director in ring.all:
+            director.wait_ready()
+        return System(name, [Instance(director.login, lambda d=director: d.pid) for director in ring.all])
 
     def measure(self, system: System, load: Load) -> Sample:
         self.first_user += load.requests

@@ -33,11 +33,10 @@ from director.types import Stamp, UserKey
 from state.base import EMPTY_VERSION, Swap
 from state.urls import open_store
 from tests.bench.systems import HOSTS, build_tools, fake_auth
-from tests.e2e.processes import DirectorProcess, until
+from tests.e2e.processes import DirectorProcess, Directors, until
 from tests.logins import Logins
-from tests.servers import free_port
 
-ADDRESSES = [f"127.0.26.{i}" for i in range(1, 4)]
+FIRST = "127.0.26.1"
 EXPIRE = 900
 UNKNOWN = (1000, 100)
 """One user in so many is not in the store of a director that starts warm."""
@@ -184,18 +183,13 @@ def show(what: str, samples: Sequence[Sample]) -> None:
 async def bench(folder: Path, users: int, runs: int) -> None:
     stores = {one_in: folder / f"without{one_in}" for one_in in (0, *UNKNOWN)}
     await make_stores(stores, users)
-    port = free_port()
-    servers = [f"{address}:{port}" for address in ADDRESSES]
-    ring = [
-        DirectorProcess(folder / f"d{a[-1]}", a, port, servers, backends='", "'.join(HOSTS))
-        for a in ADDRESSES
-    ]
+    directors = Directors(folder, first=FIRST, backends=HOSTS, auths=False)
+    ring = directors.all
     with ExitStack() as stack:
         fake_auth(folder, stack, [director.run for director in ring])
         for director in ring:
             give(stores[0], director)
-            director.start()
-            stack.callback(director.close)
+        stack.enter_context(directors)
         for director in ring:
             director.wait_whole(len(ring), START)
         warm = [(f"warm but for one in {one_in}", stores[one_in]) for one_in in UNKNOWN]

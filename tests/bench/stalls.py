@@ -33,9 +33,9 @@ from tests.bench.systems import (
     fake_auth,
     wait_for,
 )
-from tests.e2e.processes import DirectorProcess
+from tests.e2e.processes import DirectorProcess, Directors
 from tests.logins import Logins
-from tests.servers import RedisServer, free_port
+from tests.servers import RedisServer
 
 RATE = 200.0
 FAULTS = ("hung", "frozen", "stopped", "killed")
@@ -110,19 +110,12 @@ class Originals:
 class Ours:
     def __init__(self, name: str, state: str, network: int, folder: Path, stack: ExitStack) -> None:
         self.name = name
-        addresses = [f"127.0.{network}.{i}" for i in range(1, 4)]
-        port = free_port()
-        servers = [f"{address}:{port}" for address in addresses]
-        self.directors = [
-            DirectorProcess(
-                folder / f"n{network}{a[-1]}", a, port, servers, state=state, backends='", "'.join(HOSTS)
-            )
-            for a in addresses
-        ]
+        ring = Directors(
+            folder / f"n{network}", first=f"127.0.{network}.1", state=state, backends=HOSTS, auths=False
+        )
+        self.directors = ring.all
         fake_auth(folder, stack, [director.run for director in self.directors])
-        for director in self.directors:
-            director.start()
-            stack.callback(director.close)
+        stack.enter_context(ring)
 
     def pid(self, number: int) -> int:
         return self.directors[number].pid

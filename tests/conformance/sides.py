@@ -92,7 +92,7 @@ async def both_sides(
     each = [
         {
             "settings": {"listen.admin": f'tcp = "{admin}"', "users": f'flush_socket = "{here}"'},
-            "backends": f"{ADDRESSES[0]}-{ADDRESSES[-1]}",
+            "backends": [f"{ADDRESSES[0]}-{ADDRESSES[-1]}"],
         }
         for admin in admins
     ]

@@ -29,11 +29,11 @@ import anyio.to_thread
 import uvloop
 
 from tests.bench.systems import build_tools, fake_auth
-from tests.e2e.processes import ROOT, DirectorProcess
+from tests.e2e.processes import ROOT, DirectorProcess, Directors
 from tests.logins import Login, Logins
-from tests.servers import RedisServer, free_port
+from tests.servers import RedisServer
 
-ADDRESSES = [f"127.0.27.{i}" for i in range(1, 6)]
+FIRST, COUNT = "127.0.27.1", 5
 BACKENDS = [f"127.0.3.{i}" for i in range(1, 5)]
 FAULT_EVERY = 2.0
 CHANGE_EVERY = 1.5
@@ -298,18 +298,13 @@ def differing(maps: Sequence[dict[str, str]]) -> Iterator[str]:
 def unleash(rate: float, seconds: float, seed: int, folder: Path) -> Report:
     """Start everything in `folder`, and run."""
     build_tools(folder, "fakeauth")
-    port = free_port()
-    servers = [f"{address}:{port}" for address in ADDRESSES]
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer())
-        ring = [DirectorProcess(folder / f"d{a[-1]}", a, port, servers, state=redis.url) for a in ADDRESSES]
-        fake_auth(folder, stack, [director.run for director in ring])
-        for director in ring:
-            director.start()
-            stack.callback(director.close)
-        for director in ring:
-            director.wait_whole(len(ring))
-        return uvloop.run(Chaos(ring, rate, seconds, seed).run())
+        ring = Directors(folder, first=FIRST, count=COUNT, state=redis.url, auths=False)
+        fake_auth(folder, stack, [director.run for director in ring.all])
+        stack.enter_context(ring)
+        ring.wait_whole()
+        return uvloop.run(Chaos(ring.all, rate, seconds, seed).run())
 
 
 @contextmanager

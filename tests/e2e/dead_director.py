@@ -22,9 +22,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from director.demo.cluster import Cluster, Director
+from director.demo.cluster import Cluster
 from director.demo.dovecot import Programs
 from director.demo.ports import free_ports
+from director.demo.process import ServeProcess
 from director.net import keeperlink
 from tests.e2e.conftest import dovecot, new_folder
 
@@ -54,7 +55,7 @@ def site(
         first_proxy=proxy,
         first_backend=backend,
         programs=programs,
-        expire=expire,
+        settings={"users": f'expire = "{expire}"'},
         protocols=("imap",),
     )
     cluster.proxies[0].extra = ONE_PROCESS
@@ -141,7 +142,7 @@ class Site:
         self._over.set()
         guests.join()
 
-    def _kill(self, director: Director) -> None:
+    def _kill(self, director: ServeProcess) -> None:
         process = keeper_of(self._cluster)
         director.kill()
         if not self._keeper:

@@ -13,12 +13,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
-from director.demo.cluster import Director
 from director.demo.dovecot import Backend, Programs
 from director.demo.ports import USUAL
+from director.demo.process import ServeProcess
 from tests.certificates import Pems
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -148,14 +149,14 @@ class Installed(Backend):
         return [143, 993, 110, 995, 587, 4190, 24, 24245]
 
 
-class Activated(Director):
+class Activated(ServeProcess):
     """A director that gets its listeners as systemd would open them from deploy/systemd/*.socket.
 
     uid, gid: what User= and Group= of its service stand for.
     """
 
     def __init__(self, folder: Path, address: str, proxy: Installed, uid: int, gid: int) -> None:
-        super().__init__(folder, "d1", address, USUAL)
+        super().__init__(folder, f"{address}:{USUAL.ring}", proxy.run)
         self.proxy, self.uid, self.gid = proxy, uid, gid
 
     def write_alone(self, mail_servers: str) -> None:
@@ -165,11 +166,11 @@ class Activated(Director):
             'state = "sqlite:///state.db"\n'
             f'[backends]\nmail_servers = ["{mail_servers}"]\n'
             f'[dovecot]\nbase_dir = "{self.proxy.run}"\n'
-            f'[listen.api]\npath = "{self.api}"\n'
+            f'[listen.api]\npath = "{self.api_path}"\n'
         )
         os.chown(self.folder, self.uid, self.gid)
 
-    def start(self) -> None:
+    def start(self) -> Self:
         opened = [
             (name, fd)
             for unit in sorted((DEPLOY / "systemd").glob("*.socket"))
@@ -177,7 +178,7 @@ class Activated(Director):
         ]
         numbers = [fd for _, fd in opened]
         names = ":".join(name for name, _ in opened)
-        with self.log_file.open("ab") as output:
+        with self.log_path.open("ab") as output:
             self.process = subprocess.Popen(
                 [
                     python_for_anybody(),
@@ -200,6 +201,7 @@ class Activated(Director):
             )
         for fd in numbers:
             os.close(fd)
+        return self
 
     def _open(self, unit: Path) -> Iterator[tuple[str, int]]:
         parser = configparser.ConfigParser(interpolation=None)
@@ -208,7 +210,7 @@ class Activated(Director):
         wanted = parser["Socket"]
         kind = "ListenFIFO" if "ListenFIFO" in wanted else "ListenStream"
         path = Path(wanted[kind].replace("/run/dovecot", str(self.proxy.run)))
-        path = self.api if path.name == "api.sock" else path
+        path = self.api_path if path.name == "api.sock" else path
         path.parent.mkdir(mode=int(wanted["DirectoryMode"], 8), parents=True, exist_ok=True)
         mode = int(wanted["SocketMode"], 8)
         if kind == "ListenFIFO":

@@ -13,8 +13,9 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
-from director.demo.cluster import Director
+from director.demo.process import ServeProcess
 
 LAUNCHER = """
 import os, sys
@@ -32,7 +33,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2 + count:]])
 """What systemd does between fork and exec."""
 
 
-class Managed(Director):
+class Managed(ServeProcess):
     """A director whose sockets are the manager's. Started and stopped as any other."""
 
     def open(self, run: Path) -> None:
@@ -50,19 +51,20 @@ class Managed(Director):
             "login": _listening(run / "login/director/login", 0o666),
             "userdb": _listening(run / "director-userdb", 0o600),
             "admin": _listening(run / "director-admin", 0o600),
-            "api": _listening(self.api, 0o600),
+            "api": _listening(self.api_path, 0o600),
             "notify": os.open(fifo, os.O_RDWR | os.O_NONBLOCK),
-            "ring": _listening_tcp(self.address, self.ports.ring),
+            "ring": _listening_tcp(self.member),
         }
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(run / "notify"))
 
-    def start(self) -> None:
+    def start(self) -> Self:
         self._stopping = False
         threading.Thread(target=self._hear, daemon=True).start()
         self._launch()
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         self._supervisor.start()
+        return self
 
     def let_end(self) -> None:
         """It is about to be stopped: not to be started again."""
@@ -86,7 +88,7 @@ class Managed(Director):
             "NOTIFY_SOCKET": self._notify.getsockname(),
         }
         numbers = [str(len(ends)), *map(str, ends)]
-        with self.log_file.open("ab") as output:
+        with self.log_path.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", LAUNCHER, *numbers, "-m", "director", "serve", "-c", str(self.config)],
                 env=os.environ | more,
@@ -118,9 +120,10 @@ def _listening(path: Path, mode: int) -> int:
         return os.dup(sock.fileno())
 
 
-def _listening_tcp(address: str, port: int) -> int:
+def _listening_tcp(member: str) -> int:
+    address, _, port = member.rpartition(":")
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((address, port))
+        sock.bind((address, int(port)))
         sock.listen(1024)
         return os.dup(sock.fileno())

@@ -7,28 +7,27 @@ proxied, `fixed…` has a host already, everybody else is to be proxied.
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import os
 import random
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from director.demo.process import ServeProcess
 from director.net import keeperlink
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 SECRET = "a secret of the ring, 32 bytes long"
-BACKENDS = "127.0.3.1-127.0.3.4"
+BACKENDS = ("127.0.3.1-127.0.3.4",)
 ANSWER_WITHIN = 20.0
 """Seconds a client waits for an answer."""
 LOG_WITHIN = 30
@@ -297,8 +296,8 @@ class Load:
         return {user: found for user, found in hosts.items() if len(found) > 1}
 
 
-class DirectorProcess:
-    """`director serve` with a folder of its own, named by its ring address."""
+class DirectorProcess(ServeProcess):
+    """A director without Dovecot: what would be Dovecot's `base_dir` is in its own folder."""
 
     def __init__(
         self,
@@ -309,103 +308,51 @@ class DirectorProcess:
         *,
         state: str = "sqlite:///state.db",
         secret: str = SECRET,
-        backends: str = BACKENDS,
-        settings: dict[str, str] | None = None,
+        backends: Sequence[str] = BACKENDS,
+        settings: Mapping[str, str] | None = None,
         program: Sequence[str] = ("director",),
         python: str = sys.executable,
-        environ: dict[str, str] | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
-        """settings: more lines of the configuration, by section. program: the module that is run, and what is
-        said to it before `serve`. environ: more variables."""
-        self.program, self.python, self.environ = program, python, environ or {}
-        self.folder, self.member = folder, f"{address}:{port}"
-        self.run = folder / "run"
+        """servers: the members of the ring; none: it is alone. secret: of the ring. All else as ServeProcess
+        takes it."""
+        super().__init__(
+            folder, f"{address}:{port}", folder / "run", program=program, python=python, environ=environ
+        )
         self.auth_path = self.run / "auth-login"
         self.userdb_path = self.run / "auth-userdb"
         self.login = self.run / "login/director/login"
         self.userdb = self.run / "director-userdb"
         self.fifo = self.run / "login/director/proxy-notify"
         self.admin = self.run / "director-admin"
-        self.api_path = folder / "api.sock"
-        self.config = folder / "director.toml"
-        self.log_path = folder / "log"
-        self._process: subprocess.Popen[bytes] | None = None
         self.run.mkdir(parents=True)
         secret_file = folder / "secret"
         secret_file.touch(0o600)
         secret_file.write_text(secret)
-        listed = json.dumps(list(servers) or [self.member])
-        lines = {
-            "ring": f'listen = "{self.member}"\nservers = {listed}\nsecret_file = "secret"\n',
-            "backends": f'mail_servers = ["{backends}"]\n',
-            "dovecot": f'base_dir = "{self.run}"\n',
-            "listen.api": f'path = "{self.api_path}"\n',
-        }
-        for section, more in (settings or {}).items():
-            lines[section] = lines.get(section, "") + more + "\n"
-        sections = "".join(f"[{section}]\n{text}" for section, text in lines.items())
-        kept = "" if state.startswith(("sqlite:", "memory:")) else 'snapshot = "sqlite:///snapshot.db"\n'
-        self.config.write_text(f'state = "{state}"\n{kept}{sections}')
+        self.write(
+            state=state,
+            servers=list(servers) or [self.member],
+            secret=Path(secret_file.name),
+            backends=backends,
+            settings=settings,
+        )
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> DirectorProcess:
-        """Start it; wait for nothing."""
-        command = [self.python, "-m", *self.program, "serve", "-c", str(self.config)]
-        environ = os.environ | self.environ
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environ)
-        return self
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> int:
-        """End it as an init system does. Returns the exit code."""
-        return self._end(signal.SIGTERM)
-
-    def send(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
-
-    def wait(self, within: float = 15.0) -> int:
+    def wait(self, within: float = 30.0) -> int:
         """Until it ends by itself. Returns the exit code."""
-        assert self._process is not None
-        return self._process.wait(within)
+        assert self.process is not None
+        return self.process.wait(within)
 
     def ended(self) -> bool:
-        return self._process is not None and self._process.poll() is not None
+        return self.process is not None and not self.running
 
     def close(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._end(signal.SIGKILL)
+        """Kill it, and its keeper."""
+        self.kill()
         path = self.run / "director-keeper"
         with suppress(
             keeperlink.KeeperError, FileNotFoundError
         ):  # its folder may stay, and the keeper with it
             os.kill(keeperlink.status(str(path), path.stat().st_uid).process, signal.SIGKILL)
-
-    def _end(self, how: signal.Signals) -> int:
-        assert self._process is not None
-        self._process.send_signal(how)
-        return self._process.wait(15)
-
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `director ARGUMENTS` against it; exit code and output are the caller's to judge."""
-        return subprocess.run(
-            [sys.executable, "-m", "director", *arguments],
-            env=os.environ | {"DIRECTOR_CONFIG": str(self.config)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            stdin=subprocess.DEVNULL,
-        )
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text() if self.log_path.exists() else ""
 
     def logged(self, event: str, text: str = "") -> list[str]:
         """The lines of one event that hold `text`, as far as they are written: for `until`."""
@@ -437,22 +384,10 @@ class DirectorProcess:
                 until(lambda: mark in self.log, within=1.0)
         return self.log
 
-    def get(self, path: str) -> Any:
-        """An answer of the API. Raises OSError while it is not served."""
-        status, body = self.request("GET", path)
-        assert status == 200, body
-        return json.loads(body)
-
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("director", timeout=ANSWER_WITHIN)
-        connection.sock = connect(self.api_path)
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+        """An answer of its API, as soon as that is served."""
+        connect(self.api_path).close()
+        return super().request(method, path, body)
 
     def change(self, method: str, path: str, body: Any = None) -> Any:
         """Have something changed. Returns the answer, which comes when every director has it."""
@@ -468,16 +403,6 @@ class DirectorProcess:
         count: int = self.get("/v1/status")["users"]
         return count
 
-    def wait_ready(self, within: float = 30.0) -> None:
-        """Until logins are answered."""
-        until(lambda: self.ready(), within=within, what=f"{self.member} ready:\n{self.log[-2000:]}")
-
-    def ready(self) -> bool:
-        try:
-            return self.request("GET", "/readyz")[0] == 200
-        except OSError:
-            return False
-
     def wait_whole(self, members: int, within: float = 30.0) -> None:
         """Until so many directors are in the ring."""
         self.wait_ready(within)
@@ -485,7 +410,7 @@ class DirectorProcess:
 
 
 class Directors:
-    """Some directors in one ring, each with an auth service. `with` it starts them all."""
+    """Directors in one ring, each with an auth service. `with` it starts them all."""
 
     def __init__(
         self,
@@ -493,11 +418,13 @@ class Directors:
         *,
         first: str = "127.0.2.11",
         count: int = 3,
-        state: str = "sqlite:///state.db",
-        settings: dict[str, str] | None = None,
-        each: Sequence[dict[str, Any]] = (),
+        each: Sequence[Mapping[str, Any]] = (),
+        auths: bool = True,
+        **common: Any,
     ) -> None:
-        """each: what is different for the first, second, … director: arguments of DirectorProcess."""
+        """first: an address; those of the others follow it. common: arguments of each DirectorProcess.
+        each: what is different for the first, second, … director. auths: whether there are auth services;
+        else the caller starts some."""
         head, _, last = first.rpartition(".")
         addresses = [f"{head}.{int(last) + number}" for number in range(count)]
         port = free_port()
@@ -505,11 +432,11 @@ class Directors:
         self.auths: list[Auth] = []
         self.all: list[DirectorProcess] = []
         for number, address in enumerate(addresses):
-            own: dict[str, Any] = {"state": state, "settings": settings, "servers": servers}
-            own |= each[number] if number < len(each) else {}
-            director = DirectorProcess(folder / f"d{number + 1}", address, port, **own)
+            own = dict(each[number]) if number < len(each) else {}
+            director = DirectorProcess(folder / f"d{number + 1}", address, port, servers, **common | own)
             self.all.append(director)
-            self.auths += [Auth(director.auth_path), Auth(director.userdb_path)]
+            if auths:
+                self.auths += [Auth(director.auth_path), Auth(director.userdb_path)]
         self._stack = ExitStack()
 
     def __getitem__(self, number: int) -> DirectorProcess:

@@ -165,12 +165,10 @@ def run(
             ports=ports,
             first_proxy=proxy_address,
             first_backend=backend,
+            settings={"dovecot": 'auth_socket = "slow-login"\nuserdb_socket = "slow-userdb"'},
             programs=programs,
         )
         director, proxy = cluster.directors[0], cluster.proxies[0]
-        sockets = 'auth_socket = "slow-login"\nuserdb_socket = "slow-userdb"\n'
-        text = director.config.read_text().replace("[dovecot]\n", f"[dovecot]\n{sockets}")
-        director.config.write_text(text)
         proxy.write()
         slow = [
             stack.enter_context(SlowAuth(proxy.run / "slow-login", proxy.run / "auth-login", DELAY)),
@@ -210,8 +208,7 @@ def run(
                     problems.append(done.stdout + done.stderr)
 
         def descriptors() -> int:
-            assert director.process is not None
-            return len(list(Path(f"/proc/{director.process.pid}/fd").iterdir()))
+            return len(list(Path(f"/proc/{director.pid}/fd").iterdir()))
 
         before = descriptors()
         threads = [threading.Thread(target=one) for one in (deliver, look_up, replace)]
@@ -233,7 +230,7 @@ def run(
         for session in idle:
             session.close()
         frozen, under_way = [], []
-        for line in director.log().splitlines():
+        for line in director.log.splitlines():
             if " event=replaced " in line:
                 seconds_frozen = float(line.split(" frozen=")[1].split()[0])
                 at = datetime.fromisoformat(line.split()[0].removeprefix("time=")).timestamp()

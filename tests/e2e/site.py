@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import trustme
 
-from director.demo.cluster import Cluster, Director
+from director.demo.cluster import Cluster
 from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import USUAL, Ports, addresses, free_ports
+from director.demo.process import ServeProcess
 from director.demo.settings import ALL_PROTOCOLS, Rule
 from tests.e2e import mail
 from tests.e2e.processes import until
@@ -69,7 +70,7 @@ class Entrance(NamedTuple):
 
     site: Site
     proxy: Proxy
-    director: Director | None
+    director: ServeProcess | None
 
     @property
     def address(self) -> str:
@@ -121,7 +122,7 @@ class Site(NamedTuple):
         return self.cluster.backends
 
     @property
-    def directors(self) -> list[Director]:
+    def directors(self) -> list[ServeProcess]:
         return self.cluster.directors
 
     @property
@@ -177,6 +178,7 @@ def running(folder: Path, programs: Programs) -> Iterator[Site]:
             first_proxy=PROXIES,
             first_backend=BACKENDS,
             passdb=rules(programs, ports),
+            settings={"users": 'master_user_separator = "*"\nkick_delay = "500 ms"'},
             programs=programs,
             protocols=ALL_PROTOCOLS,
         )
@@ -202,12 +204,11 @@ def running(folder: Path, programs: Programs) -> Iterator[Site]:
         yield Site(cluster, stack.enter_context(plain), believing)
 
 
-def configure(director: Director, hosts: list[str]) -> None:
-    """The last host is of the tag gold, and names end at the separator of master users."""
+def configure(director: ServeProcess, hosts: list[str]) -> None:
+    """The last host is of the tag gold."""
     text = director.config.read_text()
     text = text.replace(f'"{hosts[0]}-{hosts[-1]}"', f'"{hosts[0]}-{hosts[-2]}", "{hosts[-1]}@gold"')
-    separator = 'master_user_separator = "*"\nkick_delay = "500 ms"'
-    director.config.write_text(text.replace("[users]\n", f"[users]\n{separator}\n"))
+    director.config.write_text(text)
 
 
 def rules(programs: Programs, ports: Ports, default: str = "", fixed: str = "", gold: str = "") -> list[Rule]:

@@ -41,11 +41,11 @@ def cluster(programs: Programs) -> Iterator[Cluster]:
 @pytest.fixture(autouse=True)
 def _warm(cluster: Cluster) -> Iterator[None]:
     """The login process knows the director before it dies; and a director runs afterwards."""
-    if cluster.directors[0].process is None:
+    if not cluster.directors[0].running:
         cluster.start_directors()
     login_imap(PROXY, cluster.ports.imap, "alice")
     yield
-    if cluster.directors[0].process is None:
+    if not cluster.directors[0].running:
         cluster.start_directors()
 
 

@@ -51,7 +51,7 @@ def test_a_pool_that_loses_its_last_usable_host_by_dns_is_changed_with_an_alarm(
     """An operator's command would be refused; what DNS says is made, and the operator is told."""
     with Network(tmp_path / "network") as network, name_server(network, tmp_path) as zone:
         network.add("10.78.0.1")
-        each = [{"python": network.python, "backends": f'{FIXED}", "{NAME}@gold'}]
+        each = [{"python": network.python, "backends": [FIXED, f"{NAME}@gold"]}]
         with Directors(folder, first="10.78.0.1", count=1, state="memory:", each=each) as directors:
             directors.wait_whole()
             director = directors[0]

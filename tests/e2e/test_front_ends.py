@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from director.demo.clients import Refused
-from director.demo.cluster import Director
+from director.demo.process import ServeProcess
 from tests.e2e import mail
 from tests.e2e.processes import until
 from tests.e2e.site import KINDS, PASSWORD, STRANGER, Entrance, is_refused
@@ -31,7 +31,7 @@ FORWARDING = {
 """How a proxy in front of this one tells it where a client is."""
 
 
-def knows(director: Director, user: str, tag: str = "") -> bool:
+def knows(director: ServeProcess, user: str, tag: str = "") -> bool:
     """Whether the director has a host for the user of this tag."""
     options = ["-t", tag] if tag else []
     return director.ask("status", user, *options)["current"] is not None

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from director.demo.clients import login_imap
-from director.demo.cluster import Director
 from director.demo.dovecot import Backend, Dovecot, Proxy
 from director.demo.ports import USUAL
+from director.demo.process import ServeProcess
 from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.mailclients import deliver_lmtp
 from tests.e2e.test_takeover import Old, hosts, imports
@@ -77,10 +77,10 @@ class OldInOtherWords(Old):
 
 
 @contextmanager
-def serving(director: Director, proxy: Dovecot, toml: str) -> Iterator[None]:
+def serving(director: ServeProcess, proxy: Dovecot, toml: str) -> Iterator[None]:
     """A director with an imported configuration, and the proxy in front of it."""
     text = toml.replace("sqlite:////var/lib/director/", "sqlite:///")
-    director.config.write_text(f'{text}\n[listen.api]\npath = "{director.api}"\n')
+    director.config.write_text(f'{text}\n[listen.api]\npath = "{director.api_path}"\n')
     proxy.write()
     director.start()
     try:
@@ -91,7 +91,7 @@ def serving(director: Director, proxy: Dovecot, toml: str) -> Iterator[None]:
         director.stop()
 
 
-def login_socket_findings(director: Director, proxy: Dovecot) -> list[str]:
+def login_socket_findings(director: ServeProcess, proxy: Dovecot) -> list[str]:
     """What the doctor finds of where login services ask, with the proxy's configuration as it is now."""
     proxy.write()
     printed = subprocess.run(["doveconf", "-n", "-c", proxy.config], capture_output=True, check=True).stdout
@@ -115,7 +115,8 @@ def test_master_users_and_login_services_of_other_names_stay_behind_the_director
             ).name
             for n, address in enumerate(BACKENDS, 1)
         }
-        proxy, director = OldInOtherWords(folder / "p", "p", PROXY), Director(folder / "d", "d", PROXY, USUAL)
+        proxy = OldInOtherWords(folder / "p", "p", PROXY)
+        director = ServeProcess(folder / "d", f"{PROXY}:{USUAL.ring}", proxy.run)
         director.folder.mkdir()
         with proxy:
             before = hosts(proxy, [*NAMES, *MASTERS])
@@ -148,7 +149,7 @@ def test_lmtp_and_doveadm_of_2_4_ask_the_director_where_all_of_2_3_did(absolute:
             for n, address in enumerate(BACKENDS, 1)
         ]
         proxy = Proxy(folder / "p", "p", PROXY, programs=programs, protocols=("imap", "lmtp"), director=False)
-        director = Director(folder / "d", "d", PROXY, USUAL)
+        director = ServeProcess(folder / "d", f"{PROXY}:{USUAL.ring}", proxy.run)
         director.folder.mkdir()
         file = director.folder / "doveconf.txt"
         socket = f"{proxy.run}/director-userdb" if absolute else "director-userdb"

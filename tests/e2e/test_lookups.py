@@ -95,7 +95,7 @@ def place(ports: Ports) -> Iterator[Place]:
             "users": 'kick_delay = "10 ms"',
         }
         director = DirectorProcess(
-            folder / "d", HOST, free_port(), [], backends="-".join(BACKENDS), settings=settings
+            folder / "d", HOST, free_port(), [], backends=["-".join(BACKENDS)], settings=settings
         )
         stack.callback(director.close)
         director.start().wait_ready()

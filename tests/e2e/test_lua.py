@@ -163,9 +163,7 @@ def serving(release: str, proxy: str, hosts: list[str], fields: dict[str, str]) 
             "http": f'listen = "{DIRECTOR}:{api_port}"\ntoken_file = "{folder}/api.token"',
             "users": 'kick_delay = "10 ms"',
         }
-        director = DirectorProcess(
-            folder / "d", DIRECTOR, free_port(), [], backends='", "'.join(hosts), settings=settings
-        )
+        director = DirectorProcess(folder / "d", DIRECTOR, free_port(), [], backends=hosts, settings=settings)
         stack.callback(director.close)
         director.start().wait_ready()
         extra = (PASSDB23 if release == "2.3" else PASSDB24).format(

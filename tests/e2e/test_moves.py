@@ -6,7 +6,6 @@ whole and the hosts as they were.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -15,16 +14,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
 
 from director.cli.client import Client
 from director.core.placement.hashing import UserHash
 from director.demo.clients import Imap, login_imap
-from director.demo.cluster import Cluster, Director
+from director.demo.cluster import Cluster
 from director.demo.dovecot import Backend, Programs
 from director.demo.ports import addresses, free_ports
+from director.demo.process import ServeProcess
 from director.demo.settings import Rule
 from director.records import MoveInfo, NewMove
 from tests.e2e.conftest import new_folder
@@ -58,13 +57,9 @@ def cluster(programs: Programs) -> Iterator[Cluster]:
             first_backend=BACKENDS,
             passdb=GUESTS,
             state=redis.url,
+            settings=QUICK,
             programs=programs,
         )
-        for director in mail.directors:
-            text = director.config.read_text()
-            for section, lines in QUICK.items():
-                text = text.replace(f"[{section}]\n", f"[{section}]\n{lines}\n")
-            director.config.write_text(text)
         with mail:
             whole(mail)
             yield mail
@@ -74,7 +69,7 @@ def whole(cluster: Cluster) -> None:
     """Wait until all three are in sync in one ring, and have read their stores."""
 
     def is_whole() -> bool:
-        found = [asked(director, "/v1/status") for director in cluster.directors]
+        found = [director.get("/v1/status") for director in cluster.directors]
         return all(
             one["ring"]["synced"] and len(one["ring"]["ring"]) == 3 and one["store"]["loaded"]
             for one in found
@@ -85,25 +80,14 @@ def whole(cluster: Cluster) -> None:
     until(is_whole, within=15, what="the ring is whole")
 
 
-def page(director: Director, path: str) -> bytes:
-    """An answer of its API."""
-    with closing(Client(str(director.api))) as client:
-        return client.get(path)
-
-
-def asked(director: Director, path: str) -> Any:
-    """A document of its API."""
-    return json.loads(page(director, path))
-
-
-def stored(director: Director) -> bool:
+def stored(director: ServeProcess) -> bool:
     """Whether the store has all that this director knows."""
-    queued: int = asked(director, "/v1/status")["store"]["queued_buckets"]
+    queued: int = director.get("/v1/status")["store"]["queued_buckets"]
     return queued == 0
 
 
-def kicks_done(director: Director) -> int:
-    metrics = page(director, "/metrics").decode()
+def kicks_done(director: ServeProcess) -> int:
+    metrics = director.request("GET", "/metrics")[1].decode()
     found = re.search(r'^director_kicks_total\{result="done"\} ([0-9]+)', metrics, re.M)
     assert found is not None
     return int(found[1])
@@ -116,22 +100,22 @@ def connected(address: str, port: int) -> bool:
     return any(line.split()[2:4] == there for line in lines)
 
 
-def told(director: Director, *arguments: str, code: int = 0) -> CompletedProcess[str]:
+def told(director: ServeProcess, *arguments: str, code: int = 0) -> CompletedProcess[str]:
     """What the command line says, which must end with `code`."""
     result = director.command(*arguments)
     assert result.returncode == code, (arguments, result)
     return result
 
 
-def start_move(director: Director, user: str, host: str) -> str:
+def start_move(director: ServeProcess, user: str, host: str) -> str:
     """Begin a move and do not wait for it. Returns its id."""
-    with closing(Client(str(director.api))) as client:
+    with closing(Client(str(director.api_path))) as client:
         begun = client.change("POST", "/v1/moves?wait=false", NewMove(user=user, host=host))
         return client.decode(begun, MoveInfo).id
 
 
-def host_of(director: Director, user: str) -> str:
-    host: str = asked(director, f"/v1/users/{user}")["current"]
+def host_of(director: ServeProcess, user: str) -> str:
+    host: str = director.get(f"/v1/users/{user}")["current"]
     return host
 
 
@@ -156,7 +140,7 @@ def users_on(cluster: Cluster, host: str, prefix: str, count: int) -> list[str]:
 
 def counts(cluster: Cluster, host: str) -> list[int]:
     """Users of a host as each director counts them."""
-    return [asked(director, f"/v1/hosts/{host}")["users"] for director in cluster.directors]
+    return [director.get(f"/v1/hosts/{host}")["users"] for director in cluster.directors]
 
 
 @contextmanager
@@ -417,7 +401,7 @@ def test_stock_doveadm_takes_a_director_off_the_ring_and_adds_it_again(cluster: 
     removed = doveadm(cluster, "ring", "remove", third.address, port)
     try:
         until(lambda: not third.ready(), what="the third gives no hosts any more")
-        left = asked(cluster.directors[0], "/v1/ring")["ring"]
+        left = cluster.directors[0].get("/v1/ring")["ring"]
         again = doveadm(cluster, "ring", "remove", third.address, port)
     finally:
         added = doveadm(cluster, "ring", "add", third.address, port)
@@ -447,12 +431,12 @@ def test_a_frozen_director_is_named_and_its_sessions_end_when_it_goes_on(cluster
     with Sessions(cluster) as sessions:
         _, new = moving(cluster, sessions, "xenia")
         first, second, _ = cluster.proxy_addresses
-        frozen.signal(signal.SIGSTOP)
+        frozen.send(signal.SIGSTOP)
         try:
             said = told(cluster.directors[0], "move", "xenia", new.address)
             reached = sessions.ended()
         finally:
-            frozen.signal(signal.SIGCONT)
+            frozen.send(signal.SIGCONT)
         assert "4 sessions ended" in said.stdout
         assert f"not confirmed by {frozen.address}:{cluster.ports.ring}" in said.stderr
         assert reached == through(sessions.of("xenia"), [first, second])
@@ -505,7 +489,7 @@ def test_a_move_is_finished_after_all_directors_died_in_the_middle_of_it(cluster
         until(lambda: len(sessions.ended()) == 6, what="the move has begun everywhere")
         # Sessions are ended while the record is written: nobody has been told of the move yet.
         until(lambda: stored(cluster.directors[1]), what="it is stored")
-        assert asked(cluster.directors[1], f"/v1/moves/{move}")["ended"] is None
+        assert cluster.directors[1].get(f"/v1/moves/{move}")["ended"] is None
         for director in cluster.directors:
             director.kill()
         cluster.start_directors()

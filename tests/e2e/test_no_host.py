@@ -16,7 +16,7 @@ COMMANDS = [("drain", HOST), ("flush", HOST), ("tag", HOST, "gold"), ("remove", 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[command[0] for command in COMMANDS])
 def test_users_of_the_last_usable_host_stay_where_they_are(folder: Path, command: tuple[str, ...]) -> None:
-    backends = f"{HOST}-{OTHER}"
+    backends = [f"{HOST}-{OTHER}"]
     with Directors(folder, first="127.0.89.11", count=1, each=[{"backends": backends}]) as directors:
         directors.wait_whole()
         director = directors[0]
@@ -47,7 +47,7 @@ def test_a_reload_that_takes_the_last_usable_host_of_a_pool_says_so(
         "director: warning: the pool gold loses its last usable host: its new users wait "
         "30 s and fail temporarily\n"
     )
-    with Directors(folder, first="127.0.89.21", count=1, each=[{"backends": HOST}]) as directors:
+    with Directors(folder, first="127.0.89.21", count=1, each=[{"backends": [HOST]}]) as directors:
         directors.wait_whole()
         director = directors[0]
         before = director.config.read_text()

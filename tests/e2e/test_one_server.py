@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -14,9 +13,9 @@ import pytest
 
 from director.core.placement.hashing import UserHash
 from director.demo.clients import Imap, Refused, login_imap
-from director.demo.cluster import Director, get
 from director.demo.dovecot import Programs, Proxy
 from director.demo.ports import USUAL, Ports, addresses, free_ports
+from director.demo.process import ServeProcess
 from director.demo.settings import Rule
 from tests.e2e.conftest import new_folder
 from tests.e2e.mailclients import deliver_lmtp, login_pop3
@@ -29,7 +28,7 @@ EXPIRE = 900
 
 class Server(NamedTuple):
     dovecot: Proxy
-    director: Director
+    director: ServeProcess
 
     @property
     def name(self) -> str:
@@ -70,15 +69,14 @@ def servers(programs: Programs) -> Iterator[list[Server]]:
             dovecot = Proxy(
                 folder / f"s{number}", f"s{number}", address, ports, passdb=passdb, programs=programs
             )
-            director = Director(folder / f"d{number}", f"d{number}", address, ports)
+            director = ServeProcess(folder / f"d{number}", f"{address}:{ports.ring}", dovecot.run)
             dovecot.write()
             director.write(
-                servers=ADDRESSES,
-                mail_servers="-".join(ADDRESSES),
-                base=dovecot.run,
+                state="memory:",
+                servers=[f"{one}:{ports.ring}" for one in ADDRESSES],
                 secret=secret,
-                state="memory",
-                expire=f"{EXPIRE} s",
+                backends=["-".join(ADDRESSES)],
+                settings={"users": f'expire = "{EXPIRE} s"'},
             )
             servers.append(Server(dovecot, director))
             director.start()
@@ -91,9 +89,8 @@ def servers(programs: Programs) -> Iterator[list[Server]]:
 
 def at_home(servers: list[Server], prefix: str) -> tuple[str, Server, Server]:
     """A user, the server he is on, and the other."""
-    api = servers[0].director.api
     for user in (f"{prefix}{number}" for number in range(50)):
-        if json.loads(get(api, f"/v1/users/{user}")[1])["hashed"] == ADDRESSES[0]:
+        if servers[0].director.get(f"/v1/users/{user}")["hashed"] == ADDRESSES[0]:
             return user, servers[0], servers[1]
     raise AssertionError("nobody is hashed to the first server")
 
@@ -186,7 +183,7 @@ def test_local_sessions_keep_their_users_alive_if_somebody_tells_of_them(servers
     user, home, _other = at_home(servers, "karla")
 
     def expires() -> int:
-        found: int = json.loads(get(home.director.api, f"/v1/users/{user}")[1])["expires"]
+        found: int = home.director.get(f"/v1/users/{user}")["expires"]
         return found
 
     with Imap(home.dovecot.address, home.dovecot.ports.imap) as session:

@@ -423,8 +423,8 @@ def test_directors_that_cannot_reach_each_other_send_new_users_to_one_backend_by
     folder: Path,
 ) -> None:
     each: list[dict[str, Any]] = [
-        {"backends": "127.0.3.1-127.0.3.4"},
-        {"backends": "127.0.3.3-127.0.3.6", "settings": {"users": 'expire = "20 min"'}},
+        {"backends": ["127.0.3.1-127.0.3.4"]},
+        {"backends": ["127.0.3.3-127.0.3.6"], "settings": {"users": 'expire = "20 min"'}},
     ]
     with RedisServer() as redis, Directors(folder, count=2, state=redis.url, each=each) as ring:
         for director in ring.all:

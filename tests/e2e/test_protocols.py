@@ -20,9 +20,10 @@ from typing import NamedTuple
 import pytest
 
 from director.demo.clients import Refused
-from director.demo.cluster import Cluster, Director
+from director.demo.cluster import Cluster
 from director.demo.dovecot import Programs, Proxy
 from director.demo.ports import addresses, free_ports
+from director.demo.process import ServeProcess
 from director.demo.settings import ALL_PROTOCOLS, DOVEADM_PASSWORD
 from tests.e2e import mail
 from tests.e2e.conftest import new_folder
@@ -42,7 +43,7 @@ WRONG_PASSWORD = {
 pytestmark = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
-def told(director: Director, *arguments: str) -> CompletedProcess[str]:
+def told(director: ServeProcess, *arguments: str) -> CompletedProcess[str]:
     """What the command line says, which must succeed."""
     ran = director.command(*arguments)
     assert ran.returncode == 0, (arguments, ran)
@@ -181,7 +182,7 @@ def forgotten(programs: Programs) -> Iterator[Forgotten]:
             ports=ports,
             first_proxy=FORGETFUL,
             first_backend=FORGETFUL_BACKENDS,
-            expire=f"{EXPIRE} s",
+            settings={"users": f'expire = "{EXPIRE} s"'},
             programs=programs,
             protocols=ALL_PROTOCOLS,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import stat
 import time
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from director.demo.clients import Imap, login_imap
-from director.demo.cluster import Cluster, Director, get
+from director.demo.cluster import Cluster
 from director.demo.ports import addresses, free_ports
+from director.demo.process import ServeProcess
 from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.mailclients import Pop3
 from tests.e2e.processes import until
@@ -45,7 +45,7 @@ class Held(NamedTuple):
     pop3: Pop3
 
     @property
-    def director(self) -> Director:
+    def director(self) -> ServeProcess:
         return self.cluster.directors[0]
 
     @property
@@ -54,13 +54,13 @@ class Held(NamedTuple):
 
     def user(self, name: str) -> Any:
         """What the director knows of him."""
-        return json.loads(get(self.director.api, f"/v1/users/{name}")[1])
+        return self.director.get(f"/v1/users/{name}")
 
 
 def place(cluster: Cluster, user: str) -> str:
     """Have a user where his hash does not put him: once forgotten, he would go elsewhere. The address."""
     director = cluster.directors[0]
-    hashed = json.loads(get(director.api, f"/v1/users/{user}")[1])["hashed"]
+    hashed = director.get(f"/v1/users/{user}")["hashed"]
     wanted = next(backend.address for backend in cluster.backends if backend.address != hashed)
     done = director.command("move", "--new", user, wanted)
     assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def hold(release: str, stack: ExitStack) -> Held:
             ports=ports,
             first_proxy=proxy,
             first_backend=backend,
-            expire=f"{EXPIRE} s",
+            settings={"users": f'expire = "{EXPIRE} s"'},
             programs=programs,
         )
     )
@@ -134,8 +134,8 @@ def test_a_session_longer_than_expire_keeps_its_assignment(held: Held) -> None:
 
 def test_garbage_and_a_removed_fifo_have_been_told_of(held: Held) -> None:
     for event in ("notify_line_too_long", "notify_fifo_replaced"):
-        until(lambda event=event: f"event={event}" in held.director.log(), what=event)
-    assert "event=bug" not in held.director.log()
+        until(lambda event=event: f"event={event}" in held.director.log, what=event)
+    assert "event=bug" not in held.director.log
     assert stat.S_ISFIFO(held.fifo.stat().st_mode)
 
 

@@ -49,7 +49,8 @@ def managed(programs: Programs) -> Iterator[Set]:
             first_backend=BACKEND,
             programs=programs,
         )
-        director = Managed(cluster.directors[0].folder, "d1", PROXY, ports)
+        written = cluster.directors[0]
+        director = Managed(written.folder, written.member, written.run)
         cluster.directors[0] = director
         cluster.proxies[0].write()
         director.open(cluster.proxies[0].run)
@@ -78,7 +79,7 @@ def test_after_a_crash_sessions_stay_and_logins_wait_for_the_restart(managed: Se
     with Imap(PROXY, ports.imap) as session:
         session.login("stays", "any")
         before = login_imap(PROXY, ports.imap, "alice")
-        until(lambda: "loaded" in director.log())
+        until(lambda: "loaded" in director.log)
         crash(director)
         logins = login_many(["alice", "bob", "carol", "dave"] * 3, [PROXY], ports.imap)
         assert failures(logins) == []
@@ -139,7 +140,7 @@ def test_the_fifo_has_a_reader_at_every_moment_of_a_crash_and_a_replacement(mana
     try:
         times = len(director.pids)
         os.kill(director.pids[-1], signal.SIGUSR2)
-        until(lambda: "event=replaced " in director.log())
+        until(lambda: "event=replaced " in director.log)
         director.kill()
         until(lambda: len(director.pids) == times + 1 and director.ready())
     finally:

@@ -34,7 +34,7 @@ def own_ports() -> Ports:
 def restarting(request: pytest.FixtureRequest, own_ports: Ports) -> Iterator[Cluster]:
     """A cluster for one test, with a store in each director, then with one Redis for all."""
     with ExitStack() as stack:
-        state = request.param if request.param == "sqlite" else stack.enter_context(RedisServer()).url
+        state = "sqlite:///state.db" if request.param == "sqlite" else stack.enter_context(RedisServer()).url
         cluster = Cluster(ports=own_ports, first_proxy=PROXIES, first_backend=BACKENDS, state=state)
         yield stack.enter_context(cluster)
 

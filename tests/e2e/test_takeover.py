@@ -15,9 +15,10 @@ import msgspec
 import pytest
 
 from director.demo.clients import Imap, login_imap
-from director.demo.cluster import Cluster, Director
+from director.demo.cluster import Cluster
 from director.demo.dovecot import Backend, Dovecot, Proxy
 from director.demo.ports import USUAL
+from director.demo.process import ServeProcess
 from director.net import keeperlink
 from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.processes import until
@@ -123,7 +124,7 @@ def hosts(proxy: Dovecot, users: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def imports(director: Director, proxy: Old, *options: str) -> dict[str, str]:
+def imports(director: ServeProcess, proxy: Old, *options: str) -> dict[str, str]:
     """What `director config import` makes of the proxy's configuration, in parts."""
     printed = subprocess.run(
         ["doveconf", "-n", "-c", proxy.config], capture_output=True, text=True, check=True
@@ -155,7 +156,7 @@ def test_every_user_stays_on_his_host_when_the_director_is_replaced_and_when_it_
 ) -> None:
     with new_folder() as folder:
         proxy = Old(folder / "p", "p", PROXY)
-        director = Director(folder / "d", "d", PROXY, USUAL)
+        director = ServeProcess(folder / "d", f"{PROXY}:{USUAL.ring}", proxy.run)
         director.folder.mkdir()
         names = {address: backend.name for address, backend in zip(BACKENDS, backends, strict=True)}
         with proxy:
@@ -164,7 +165,7 @@ def test_every_user_stays_on_his_host_when_the_director_is_replaced_and_when_it_
         assert set(before.values()) == set(BACKENDS)
 
         toml = taken["toml"].replace("sqlite:////var/lib/director/", "sqlite:///")
-        director.config.write_text(f'{toml}\n[listen.api]\npath = "{director.api}"\n')
+        director.config.write_text(f'{toml}\n[listen.api]\npath = "{director.api_path}"\n')
         proxy.extra = taken["dovecot"]
         check = director.command("serve", "--check")
         assert (check.returncode, check.stderr) == (0, "")

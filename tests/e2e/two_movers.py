@@ -68,10 +68,8 @@ class Round(NamedTuple):
 def mail() -> Iterator[Cluster]:
     proxies = addresses(PROXIES, 3)
     ports = free_ports([*proxies, *addresses(BACKENDS, 4)], proxies)
-    cluster = Cluster(ports=ports, first_proxy=PROXIES, first_backend=BACKENDS)
-    for director in cluster.directors:
-        text = director.config.read_text()
-        director.config.write_text(text.replace("[users]\n", '[users]\nkick_delay = "500 ms"\n'))
+    settings = {"users": 'kick_delay = "500 ms"'}
+    cluster = Cluster(ports=ports, first_proxy=PROXIES, first_backend=BACKENDS, settings=settings)
     with cluster:
         until(
             lambda: all(len(director.ask("ring", "status")["ring"]) == 3 for director in cluster.directors),
@@ -89,7 +87,7 @@ def move_all_twice(cluster: Cluster, chance: random.Random) -> Round:
         hosts = [backend.address for backend in cluster.backends]
         wanted = {user: chance.sample([host for host in hosts if host != before[user]], 2) for user in USERS}
         began = time.monotonic()
-        told = asyncio.run(ask_both([cluster.directors[n].api for n in MOVERS], wanted))
+        told = asyncio.run(ask_both([cluster.directors[n].api_path for n in MOVERS], wanted))
         seconds = time.monotonic() - began
         left = set(sessions.of(*USERS)) - set(sessions.ended())
     where = [mapped(cluster, number) for number in range(3)]

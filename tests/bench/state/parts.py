@@ -57,7 +57,7 @@ class Bench:
             address or ADDRESS,
             port or free_port(),
             state=state,
-            **{"servers": [], "backends": '", "'.join(HOSTS)} | more,
+            **{"servers": [], "backends": HOSTS} | more,
             settings={"users": f'expire = "{EXPIRE} s"\nremember_names = {str(names).lower()}'},
         )
         fake_auth(self.folder, self.stack, [director.run])
