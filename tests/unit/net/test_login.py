@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tests.listening import acceptor
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
+Socket = socket.socket
 TROUBLE = "auth_unreachable"
 
 
@@ -97,7 +98,32 @@ async def serving(folder: Path) -> AsyncIterator[Setting]:
     listener.close()
 
 
-async def read(sock: socket.socket, size: int) -> bytes:
+@pytest.fixture
+async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
+    async with serving(tmp_path) as setting:
+        yield setting
+
+
+@pytest.fixture
+def service(setting: Setting) -> Iterator[Service]:
+    with setting.service() as service:
+        yield service
+
+
+@pytest.fixture
+async def client(setting: Setting) -> AsyncIterator[Socket]:
+    with await setting.connect() as client:
+        yield client
+
+
+@pytest.fixture
+async def auth(service: Service, client: Socket) -> AsyncIterator[Socket]:
+    """The end of the client's connection at auth."""
+    with await service.accept() as auth:
+        yield auth
+
+
+async def read(sock: Socket, size: int) -> bytes:
     """So many bytes, fewer only at the end of the connection."""
     data = b""
     with anyio.fail_after(10), suppress(ConnectionResetError):
@@ -109,12 +135,12 @@ async def read(sock: socket.socket, size: int) -> bytes:
     return data
 
 
-async def send(sock: socket.socket, data: bytes) -> None:
+async def send(sock: Socket, data: bytes) -> None:
     with anyio.fail_after(10):
         await asyncio.get_running_loop().sock_sendall(sock, data)
 
 
-async def send_what_fits(sock: socket.socket, data: bytes) -> int:
+async def send_what_fits(sock: Socket, data: bytes) -> int:
     """Send until nobody has read for a while. Returns how many bytes it was."""
     sent = refused = 0
     while sent < len(data) and refused < 200:
@@ -126,248 +152,218 @@ async def send_what_fits(sock: socket.socket, data: bytes) -> int:
     return sent
 
 
-async def test_bytes_go_to_auth_as_they_come_and_back_line_by_line(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                await send(client, b"half a ")
-                assert await read(auth, 7) == b"half a "
-                await send(auth, b"first\nsec")
-                assert await read(client, 6) == b"first\n"
-                await send(auth, b"ond\n")
-                assert await read(client, 7) == b"second\n"
+async def test_bytes_go_to_auth_as_they_come_and_back_line_by_line(client: Socket, auth: Socket) -> None:
+    await send(client, b"half a ")
+    assert await read(auth, 7) == b"half a "
+    await send(auth, b"first\nsec")
+    assert await read(client, 6) == b"first\n"
+    await send(auth, b"ond\n")
+    assert await read(client, 7) == b"second\n"
 
 
-async def test_our_own_lines_reach_auth_between_those_of_the_client_never_in_one(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                await send(client, b"AUTH\t1\nAU")
-                assert await read(auth, 9) == b"AUTH\t1\nAU"
-                (relayed,) = setting.relay.clients
-                relayed.tell_auth(b"CANCEL\t1\n")
-                await send(client, b"TH\t")
-                assert await read(auth, 3) == b"TH\t"
-                relayed.tell_auth(b"CANCEL\t2\n")
-                await send(client, b"2\nA")
-                assert await read(auth, 21) == b"2\nCANCEL\t1\nCANCEL\t2\nA"
-                await send(client, b"\n")
-                assert await read(auth, 1) == b"\n"
-                relayed.tell_auth(b"CANCEL\t3\n")
-                assert await read(auth, 9) == b"CANCEL\t3\n"
+async def test_our_own_lines_reach_auth_between_those_of_the_client_never_in_one(
+    setting: Setting, client: Socket, auth: Socket
+) -> None:
+    await send(client, b"AUTH\t1\nAU")
+    assert await read(auth, 9) == b"AUTH\t1\nAU"
+    (relayed,) = setting.relay.clients
+    relayed.tell_auth(b"CANCEL\t1\n")
+    await send(client, b"TH\t")
+    assert await read(auth, 3) == b"TH\t"
+    relayed.tell_auth(b"CANCEL\t2\n")
+    await send(client, b"2\nA")
+    assert await read(auth, 21) == b"2\nCANCEL\t1\nCANCEL\t2\nA"
+    await send(client, b"\n")
+    assert await read(auth, 1) == b"\n"
+    relayed.tell_auth(b"CANCEL\t3\n")
+    assert await read(auth, 9) == b"CANCEL\t3\n"
 
 
-async def test_each_client_has_a_connection_of_its_own_which_ends_with_it(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as one, await setting.connect() as two:
-            with await service.accept() as first, await service.accept() as second:
-                await send(first, b"to one\n")
-                await send(second, b"to two\n")
-                assert await read(one, 7) == b"to one\n"
-                assert await read(two, 7) == b"to two\n"
-                one.close()
-                assert await read(first, 1) == b""
-                second.close()
-                assert await read(two, 1) == b""
-                await until(lambda: setting.owner.gone == 2)
-                assert setting.relay.clients == set()
+async def test_each_client_has_a_connection_of_its_own_which_ends_with_it(
+    setting: Setting, service: Service, client: Socket, auth: Socket
+) -> None:
+    with await setting.connect() as other, await service.accept() as auth_of_other:
+        await send(auth, b"to one\n")
+        await send(auth_of_other, b"to two\n")
+        assert await read(client, 7) == b"to one\n"
+        assert await read(other, 7) == b"to two\n"
+        client.close()
+        assert await read(auth, 1) == b""
+        auth_of_other.close()
+        assert await read(other, 1) == b""
+        await until(lambda: setting.owner.gone == 2)
+        assert setting.relay.clients == set()
 
 
-async def test_a_client_is_held_until_auth_appears_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with await setting.connect() as client:
-            await send(client, b"early ")
-            await until(lambda: setting.owner.told)
-            await send(client, b"bird\n")
-            with setting.service() as service, await service.accept() as auth:
-                assert await read(auth, 11) == b"early bird\n"
-                await send(auth, b"hello\n")
-                assert await read(client, 6) == b"hello\n"
-                assert setting.owner.told[0] == TROUBLE
-                assert setting.owner.told[-1] == "auth_reached"
+async def test_a_client_is_held_until_auth_appears_and_nothing_of_it_is_lost(
+    setting: Setting, client: Socket
+) -> None:
+    await send(client, b"early ")
+    await until(lambda: setting.owner.told)
+    await send(client, b"bird\n")
+    with setting.service() as service, await service.accept() as auth:
+        assert await read(auth, 11) == b"early bird\n"
+        await send(auth, b"hello\n")
+        assert await read(client, 6) == b"hello\n"
+        assert setting.owner.told[0] == TROUBLE
+        assert setting.owner.told[-1] == "auth_reached"
 
 
 async def test_an_auth_that_dies_before_its_first_word_is_replaced_with_growing_pauses(
-    tmp_path: Path,
+    service: Service, client: Socket
 ) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            await send(client, b"hello\n")
-            begun = anyio.current_time()
-            for _ in range(4):
-                (await service.accept()).close()
-            assert anyio.current_time() - begun > 0.05 + 0.1 + 0.2 - 0.01
-            with await service.accept() as auth:
-                assert await read(auth, 6) == b"hello\n"
+    await send(client, b"hello\n")
+    begun = anyio.current_time()
+    for _ in range(4):
+        (await service.accept()).close()
+    assert anyio.current_time() - begun > 0.05 + 0.1 + 0.2 - 0.01
+    with await service.accept() as auth:
+        assert await read(auth, 6) == b"hello\n"
 
 
-async def test_a_client_that_talked_with_auth_ends_when_auth_dies(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                await send(auth, b"last words\n")
-            assert await read(client, 100) == b"last words\n"
-            await until(lambda: setting.owner.gone == 1)
+async def test_a_client_that_talked_with_auth_ends_when_auth_dies(
+    setting: Setting, client: Socket, auth: Socket
+) -> None:
+    await send(auth, b"last words\n")
+    auth.close()
+    assert await read(client, 100) == b"last words\n"
+    await until(lambda: setting.owner.gone == 1)
 
 
-async def test_a_client_that_goes_away_while_auth_is_away_is_forgotten(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with await setting.connect():
-            await until(lambda: setting.owner.told)
-        await until(lambda: setting.owner.gone == 1)
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                await send(client, b"the next one\n")
-                assert await read(auth, 13) == b"the next one\n"
+async def test_a_client_that_goes_away_while_auth_is_away_is_forgotten(setting: Setting) -> None:
+    with await setting.connect():
+        await until(lambda: setting.owner.told)
+    await until(lambda: setting.owner.gone == 1)
+    with setting.service() as service, await setting.connect() as client:
+        with await service.accept() as auth:
+            await send(client, b"the next one\n")
+            assert await read(auth, 13) == b"the next one\n"
 
 
 async def test_the_longest_line_passes_and_a_longer_one_ends_the_connection_after_those_before(
-    tmp_path: Path,
+    setting: Setting, client: Socket, auth: Socket
 ) -> None:
     longest = b"x" * LINE_LIMIT + b"\n"
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                await send(auth, longest)
-                assert await read(client, len(longest)) == longest
-                await send(auth, b"before\n" + b"x" + longest + b"behind\n")
-                assert await read(client, 100) == b"before\n"
-                assert await read(auth, 1) == b""
+    await send(auth, longest)
+    assert await read(client, len(longest)) == longest
+    await send(auth, b"before\n" + b"x" + longest + b"behind\n")
+    assert await read(client, 100) == b"before\n"
+    assert await read(auth, 1) == b""
     assert setting.owner.told.count("line_too_long") == 1
 
 
 async def test_a_client_that_does_not_read_stops_auth_and_everything_arrives_in_the_end(
-    tmp_path: Path,
+    client: Socket, auth: Socket
 ) -> None:
     data = b"".join(b"%d\n" % number for number in range(400_000))
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                sent = await send_what_fits(auth, data)
-                assert sent < len(data)
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(send, auth, data[sent:])
-                    assert await read(client, len(data)) == data
+    sent = await send_what_fits(auth, data)
+    assert sent < len(data)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send, auth, data[sent:])
+        assert await read(client, len(data)) == data
 
 
 async def test_an_auth_that_does_not_read_stops_the_client_and_everything_arrives_in_the_end(
-    tmp_path: Path,
+    client: Socket, auth: Socket
 ) -> None:
     data = bytes(range(256)) * 20_000
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                await send(auth, b"hello\n")
-                assert await read(client, 6) == b"hello\n"
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(send, client, data)
-                    await anyio.wait_all_tasks_blocked()
-                    assert await read(auth, len(data)) == data
+    await send(auth, b"hello\n")
+    assert await read(client, 6) == b"hello\n"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send, client, data)
+        await anyio.wait_all_tasks_blocked()
+        assert await read(auth, len(data)) == data
 
 
 @pytest.mark.shows("A-48")
-async def test_a_client_that_says_much_before_auth_is_there_is_not_read_without_end(tmp_path: Path) -> None:
+async def test_a_client_that_says_much_before_auth_is_there_is_not_read_without_end(
+    setting: Setting, client: Socket
+) -> None:
     data = bytes(range(256)) * 20_000
-    async with serving(tmp_path) as setting:
-        with await setting.connect() as client:
-            sent = await send_what_fits(client, data)
-            assert HELD_LIMIT < sent < len(data)
-            with setting.service() as service, await service.accept() as auth:
-                await send(auth, b"hello\n")
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(send, client, data[sent:])
-                    assert await read(auth, len(data)) == data
+    sent = await send_what_fits(client, data)
+    assert HELD_LIMIT < sent < len(data)
+    with setting.service() as service, await service.accept() as auth:
+        await send(auth, b"hello\n")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send, client, data[sent:])
+            assert await read(auth, len(data)) == data
 
 
 @pytest.mark.shows("A-49")
 async def test_a_client_that_says_much_while_auth_is_silent_and_hangs_up_is_gone_at_once(
-    tmp_path: Path,
+    setting: Setting, client: Socket, auth: Socket
 ) -> None:
     data = bytes(range(256)) * 20_000
-    async with serving(tmp_path) as setting:
-        with setting.service() as service:
-            client = await setting.connect()
-            with await service.accept() as auth:
-                await send_what_fits(client, data)
-                assert setting.owner.gone == 0
-                client.close()
-                await until(lambda: setting.owner.gone == 1)
-                assert setting.relay.clients == set()
-                assert len(await read(auth, len(data))) < len(data)
+    await send_what_fits(client, data)
+    assert setting.owner.gone == 0
+    client.close()
+    await until(lambda: setting.owner.gone == 1)
+    assert setting.relay.clients == set()
+    assert len(await read(auth, len(data))) < len(data)
 
 
 async def test_a_client_that_says_much_while_auth_is_away_and_hangs_up_is_gone_at_once(
-    tmp_path: Path,
+    setting: Setting,
 ) -> None:
-    async with serving(tmp_path) as setting:
-        clients = [await setting.connect() for _ in range(20)]
-        for client in clients:
-            await send_what_fits(client, bytes(3 * HELD_LIMIT))
-        for client in clients[1:]:
-            client.close()
-        await until(lambda: setting.owner.gone == 19)
-        assert len(setting.relay.clients) == 1
-        clients[0].close()
-        await until(lambda: setting.owner.gone == 20)
+    clients = [await setting.connect() for _ in range(20)]
+    for client in clients:
+        await send_what_fits(client, bytes(3 * HELD_LIMIT))
+    for client in clients[1:]:
+        client.close()
+    await until(lambda: setting.owner.gone == 19)
+    assert len(setting.relay.clients) == 1
+    clients[0].close()
+    await until(lambda: setting.owner.gone == 20)
 
 
 @pytest.mark.shows("A-50")
-async def test_a_client_whose_auth_stops_reading_and_who_hangs_up_is_gone_at_once(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service:
-            client = await setting.connect()
-            with await service.accept() as auth:
-                await send(auth, b"hello\n")
-                assert await read(client, 6) == b"hello\n"
-                await send_what_fits(client, bytes(10_000_000))
-                client.close()
-                await until(lambda: setting.owner.gone == 1)
+async def test_a_client_whose_auth_stops_reading_and_who_hangs_up_is_gone_at_once(
+    setting: Setting, client: Socket, auth: Socket
+) -> None:
+    await send(auth, b"hello\n")
+    assert await read(client, 6) == b"hello\n"
+    await send_what_fits(client, bytes(10_000_000))
+    client.close()
+    await until(lambda: setting.owner.gone == 1)
 
 
 async def test_a_paused_client_that_reads_on_is_watched_no_longer_and_hangs_up_as_ever(
-    tmp_path: Path,
+    setting: Setting, client: Socket, auth: Socket
 ) -> None:
     data = bytes(range(256)) * 2000
-    async with serving(tmp_path) as setting:
-        with setting.service() as service:
-            client = await setting.connect()
-            with await service.accept() as auth:
-                sent = await send_what_fits(client, data)
-                await send(auth, b"hello\n")
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(send, client, data[sent:])
-                    assert await read(auth, len(data)) == data
-                await send(client, b"last words\n")
-                client.close()
-                assert await read(auth, 12) == b"last words\n"
-                await until(lambda: setting.owner.gone == 1)
+    sent = await send_what_fits(client, data)
+    await send(auth, b"hello\n")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send, client, data[sent:])
+        assert await read(auth, len(data)) == data
+    await send(client, b"last words\n")
+    client.close()
+    assert await read(auth, 12) == b"last words\n"
+    await until(lambda: setting.owner.gone == 1)
 
 
-async def test_a_paused_client_is_handed_over_and_its_end_is_seen_by_the_successor(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service:
-            client = await setting.connect()
-            with await service.accept():
-                await send_what_fits(client, bytes(3 * HELD_LIMIT))
-                given = setting.relay.hand_over(lambda _: [])
-                successor = Successor(tmp_path, given)
-                async with successor.serving(tmp_path):
-                    client.close()
-                    await until(lambda: successor.owner.gone == 1)
+async def test_a_paused_client_is_handed_over_and_its_end_is_seen_by_the_successor(
+    setting: Setting, client: Socket, auth: Socket, tmp_path: Path
+) -> None:
+    await send_what_fits(client, bytes(3 * HELD_LIMIT))
+    given = setting.relay.hand_over(lambda _: [])
+    successor = Successor(tmp_path, given)
+    async with successor.serving(tmp_path):
+        client.close()
+        await until(lambda: successor.owner.gone == 1)
 
 
-async def test_a_relay_that_stops_sends_what_was_written_and_then_closes_everything(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                await send(auth, b"hello\n")
-                assert await read(client, 6) == b"hello\n"
-                (held,) = setting.relay.clients
-                held.write(b"last words\n")
-                setting.relay.stop()
-                await send(auth, b"too late\n")
-                assert await read(client, 100) == b"last words\n"
-                assert await read(auth, 1) == b""
+async def test_a_relay_that_stops_sends_what_was_written_and_then_closes_everything(
+    setting: Setting, client: Socket, auth: Socket
+) -> None:
+    await send(auth, b"hello\n")
+    assert await read(client, 6) == b"hello\n"
+    (held,) = setting.relay.clients
+    held.write(b"last words\n")
+    setting.relay.stop()
+    await send(auth, b"too late\n")
+    assert await read(client, 100) == b"last words\n"
+    assert await read(auth, 1) == b""
 
 
 class Successor:
@@ -390,100 +386,91 @@ class Successor:
         listener.close()
 
 
-async def test_a_connection_accepted_at_the_last_moment_is_given_to_the_successor(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service(), await setting.connect():
-            await until(lambda: setting.relay.clients)
-            with await setting.connect():
-                acceptor = setting.relay._acceptor
-                assert acceptor is not None
-                acceptor._accept()
-                await setting.relay.settle()
-                assert len(setting.relay.clients) == 2
-                with await setting.connect():  # waits in the kernel for the successor
-                    await anyio.sleep(0.01)
-                    given = setting.relay.hand_over(lambda _: [])
-                    assert len(given) == 2
-                    for one in given:
-                        os.close(one.client)
-                        if one.auth >= 0:
-                            os.close(one.auth)
+async def test_a_connection_accepted_at_the_last_moment_is_given_to_the_successor(setting: Setting) -> None:
+    with setting.service(), await setting.connect():
+        await until(lambda: setting.relay.clients)
+        with await setting.connect():
+            acceptor = setting.relay._acceptor
+            assert acceptor is not None
+            acceptor._accept()
+            await setting.relay.settle()
+            assert len(setting.relay.clients) == 2
+            with await setting.connect():  # waits in the kernel for the successor
+                await anyio.sleep(0.01)
+                given = setting.relay.hand_over(lambda _: [])
+                assert len(given) == 2
+                for one in given:
+                    os.close(one.client)
+                    if one.auth >= 0:
+                        os.close(one.auth)
 
 
-async def test_a_connection_goes_on_at_a_successor_in_the_middle_of_lines_both_ways(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                await send(client, b"a req")
-                await send(auth, b"first\nsec")
-                assert await read(auth, 5) == b"a req"
-                assert await read(client, 6) == b"first\n"
-                given = setting.relay.hand_over(lambda _: [b"held back"])
-                assert [one.rest for one in given] == [b"sec"]
-                await send(auth, b"ond\n")  # waits in the kernel
-                await send(client, b"uest\n")
-                async with Successor(tmp_path, given).serving(tmp_path):
-                    assert sorted((await read(client, 17)).splitlines()) == [b"held back", b"second"]
-                    assert await read(auth, 5) == b"uest\n"
-                    await send(client, b"more\n")
-                    assert await read(auth, 5) == b"more\n"
+async def test_a_connection_goes_on_at_a_successor_in_the_middle_of_lines_both_ways(
+    setting: Setting, client: Socket, auth: Socket, tmp_path: Path
+) -> None:
+    await send(client, b"a req")
+    await send(auth, b"first\nsec")
+    assert await read(auth, 5) == b"a req"
+    assert await read(client, 6) == b"first\n"
+    given = setting.relay.hand_over(lambda _: [b"held back"])
+    assert [one.rest for one in given] == [b"sec"]
+    await send(auth, b"ond\n")  # waits in the kernel
+    await send(client, b"uest\n")
+    async with Successor(tmp_path, given).serving(tmp_path):
+        assert sorted((await read(client, 17)).splitlines()) == [b"held back", b"second"]
+        assert await read(auth, 5) == b"uest\n"
+        await send(client, b"more\n")
+        assert await read(auth, 5) == b"more\n"
 
 
 async def test_what_the_kernel_had_no_room_for_is_sent_by_the_successor_once_and_in_order(
-    tmp_path: Path,
+    setting: Setting, client: Socket, auth: Socket, tmp_path: Path
 ) -> None:
     lines = b"".join(b"%07d\n" % number for number in range(100_000))
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                sent = await send_what_fits(auth, lines)
-                given = setting.relay.hand_over(lambda _: [])
-                assert given[0].to_client, "nothing waits: the test would show nothing"
-                async with Successor(tmp_path, given).serving(tmp_path):
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(send, auth, lines[sent:])
-                        assert await read(client, len(lines)) == lines
+    sent = await send_what_fits(auth, lines)
+    given = setting.relay.hand_over(lambda _: [])
+    assert given[0].to_client, "nothing waits: the test would show nothing"
+    async with Successor(tmp_path, given).serving(tmp_path):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send, auth, lines[sent:])
+            assert await read(client, len(lines)) == lines
 
 
 async def test_what_was_said_before_auth_could_be_reached_reaches_it_from_the_successor(
-    tmp_path: Path,
+    setting: Setting, client: Socket, tmp_path: Path
 ) -> None:
-    async with serving(tmp_path) as setting:
-        with await setting.connect() as client:
-            await send(client, b"hello\n")
-            await until(lambda: setting.owner.told)
-            given = setting.relay.hand_over(lambda _: [])
-            assert (given[0].auth, given[0].first) == (-1, b"hello\n")
-            with setting.service() as service:
-                async with Successor(tmp_path, given).serving(tmp_path):
-                    with await service.accept() as auth:
-                        assert await read(auth, 6) == b"hello\n"
-                        await send(auth, b"welcome\n")
-                        assert await read(client, 8) == b"welcome\n"
-
-
-async def test_what_was_said_to_an_auth_that_has_not_answered_is_not_said_twice(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
+    await send(client, b"hello\n")
+    await until(lambda: setting.owner.told)
+    given = setting.relay.hand_over(lambda _: [])
+    assert (given[0].auth, given[0].first) == (-1, b"hello\n")
+    with setting.service() as service:
+        async with Successor(tmp_path, given).serving(tmp_path):
             with await service.accept() as auth:
-                await send(client, b"hello\n")
                 assert await read(auth, 6) == b"hello\n"
-                given = setting.relay.hand_over(lambda _: [])
-                async with Successor(tmp_path, given).serving(tmp_path):
-                    await send(client, b"more\n")
-                    assert await read(auth, 5) == b"more\n"
+                await send(auth, b"welcome\n")
+                assert await read(client, 8) == b"welcome\n"
 
 
-async def test_a_client_that_hangs_up_at_the_successor_ends_its_connection_to_auth(tmp_path: Path) -> None:
-    async with serving(tmp_path) as setting:
-        with setting.service() as service, await setting.connect() as client:
-            with await service.accept() as auth:
-                await send(auth, b"hello\n")
-                assert await read(client, 6) == b"hello\n"
-                given = setting.relay.hand_over(lambda _: [])
-                client.close()
-                async with Successor(tmp_path, given).serving(tmp_path):
-                    assert await read(auth, 1) == b""
+async def test_what_was_said_to_an_auth_that_has_not_answered_is_not_said_twice(
+    setting: Setting, client: Socket, auth: Socket, tmp_path: Path
+) -> None:
+    await send(client, b"hello\n")
+    assert await read(auth, 6) == b"hello\n"
+    given = setting.relay.hand_over(lambda _: [])
+    async with Successor(tmp_path, given).serving(tmp_path):
+        await send(client, b"more\n")
+        assert await read(auth, 5) == b"more\n"
+
+
+async def test_a_client_that_hangs_up_at_the_successor_ends_its_connection_to_auth(
+    setting: Setting, client: Socket, auth: Socket, tmp_path: Path
+) -> None:
+    await send(auth, b"hello\n")
+    assert await read(client, 6) == b"hello\n"
+    given = setting.relay.hand_over(lambda _: [])
+    client.close()
+    async with Successor(tmp_path, given).serving(tmp_path):
+        assert await read(auth, 1) == b""
 
 
 async def test_a_socket_is_served_that_lies_where_the_director_may_not_go(tmp_path: Path) -> None:
