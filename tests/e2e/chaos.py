@@ -178,8 +178,11 @@ def users_on_two_hosts(logins: Sequence[Login]) -> Iterator[str]:
 
 
 class Chaos:
-    def __init__(self, ring: Sequence[DirectorProcess], rate: float, seconds: float, seed: int) -> None:
-        self.ring, self.rate, self.seconds, self.seed = ring, rate, seconds, seed
+    def __init__(
+        self, ring: Sequence[DirectorProcess], rate: float, seconds: float, seed: int, least: int
+    ) -> None:
+        """least: so many faults at least, however long they take."""
+        self.ring, self.rate, self.seconds, self.seed, self.least = ring, rate, seconds, seed, least
         self.random = random.Random(seed)
         self.faults: list[Fault] = []
         self.changes = 0
@@ -189,9 +192,8 @@ class Chaos:
         sockets = {director.member: director.login for director in self.ring}
         async with Logins(sockets, self.rate, self.user, connections=2) as logins:
             async with anyio.create_task_group() as tasks:
-                with anyio.move_on_after(self.seconds):
-                    tasks.start_soon(self._change_weights, tasks)
-                    await self._harm(tasks)
+                tasks.start_soon(self._change_weights, tasks)
+                await self._harm(tasks)
                 tasks.cancel_scope.deadline = anyio.current_time() + WHOLE_WITHIN
             await self._all_whole()
             await asyncio.sleep(SETTLE)
@@ -219,7 +221,8 @@ class Chaos:
         return f"user{number // LOGINS_A_USER + self.random.randrange(CURRENT)}"
 
     async def _harm(self, tasks: anyio.abc.TaskGroup) -> None:
-        while True:
+        until = anyio.current_time() + self.seconds
+        while anyio.current_time() + FAULT_EVERY < until or len(self.faults) < self.least:
             await asyncio.sleep(FAULT_EVERY)
             choice = [director for director in self.ring if director.member not in self.harmed]
             if len(choice) > UNHARMED:
@@ -295,8 +298,8 @@ def differing(maps: Sequence[dict[str, str]]) -> Iterator[str]:
             yield f"{key}: {', '.join(hosts)}"
 
 
-def unleash(rate: float, seconds: float, seed: int, folder: Path) -> Report:
-    """Start everything in `folder`, and run."""
+def unleash(rate: float, seconds: float, seed: int, folder: Path, *, least: int = 0) -> Report:
+    """Start everything in `folder`, and run. least: so many faults at least."""
     build_tools(folder, "fakeauth")
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer())
@@ -304,7 +307,7 @@ def unleash(rate: float, seconds: float, seed: int, folder: Path) -> Report:
         fake_auth(folder, stack, [director.run for director in ring.all])
         stack.enter_context(ring)
         ring.wait_whole()
-        return uvloop.run(Chaos(ring.all, rate, seconds, seed).run())
+        return uvloop.run(Chaos(ring.all, rate, seconds, seed, least).run())
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from tests.servers import free_port
 ROOT = Path(__file__).parents[2]
 SECRET = "a secret of the ring, 32 bytes long"
 BACKENDS = ("127.0.3.1-127.0.3.4",)
-ANSWER_WITHIN = 20.0
+ANSWER_WITHIN = 30.0
 """Seconds a client waits for an answer."""
 LOG_WITHIN = 30
 """Seconds in which a director writes what it has logged."""

@@ -17,7 +17,7 @@ def report_of(*logins: Login, faults: list[Fault]) -> Report:
 
 def test_nobody_fails_and_nobody_is_on_two_hosts_while_directors_die_freeze_and_stop(folder: Path) -> None:
     needs("redis-server", "gcc")
-    report = unleash(500, 10, 7, folder)
+    report = unleash(500, 10, 7, folder, least=4)
     print(report.table())
     assert report.violations == []
     assert len(report.faults) >= 4
