@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from director.demo.clients import TIMEOUT, Connection, Login, Refused
+from director.demo.dovecot import Backend
+from tests.e2e.processes import until
 
 
 class Pop3(Connection):
@@ -92,3 +94,12 @@ def on_two_backends(logins: Iterable[Login]) -> dict[str, set[str]]:
         if login.backend is not None:
             seen.setdefault(login.user, set()).add(login.backend)
     return {user: backends for user, backends in seen.items() if len(backends) > 1}
+
+
+def backends_of(backends: Iterable[Backend], protocol: str, user: str) -> list[str]:
+    """Names of the backends that have logged `user`, as soon as one has."""
+    found: list[str] = until(
+        lambda: [backend.name for backend in backends if user in backend.users(protocol)],
+        what=f"a backend has logged {user}",
+    )
+    return found

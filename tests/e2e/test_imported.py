@@ -15,6 +15,7 @@ from director.demo.ports import USUAL
 from director.demo.process import ServeProcess
 from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.mailclients import deliver_lmtp
+from tests.e2e.processes import until
 from tests.e2e.test_takeover import Old, hosts, imports
 from tests.needs import needs_root
 
@@ -164,6 +165,7 @@ def test_lmtp_and_doveadm_of_2_4_ask_the_director_where_all_of_2_3_did(absolute:
             users = NAMES[:8]
             for user in users:
                 deliver_lmtp(PROXY, 24, user, "hello")
+            until(lambda: sum(len(backend.users("lmtp")) for backend in backends) >= len(users))
             delivered = {backend.name: set(backend.users("lmtp")) for backend in backends}
             assert set().union(*delivered.values()) == set(users)
             assert all(delivered.values())

@@ -12,14 +12,9 @@ from director.demo.clients import Imap, Refused, login_imap
 from director.demo.cluster import Cluster
 from director.demo.dovecot import Proxy
 from tests.e2e.conftest import Front
-from tests.e2e.mailclients import deliver_lmtp, login_pop3
+from tests.e2e.mailclients import backends_of, deliver_lmtp, login_pop3
 
 WAIT = 20.0
-
-
-def served(front: Front, protocol: str, user: str) -> list[str]:
-    """Names of the backends whose logs say that they served `user`."""
-    return [backend.name for backend in front.backends if user in backend.users(protocol)]
 
 
 def end_auth(proxy: Proxy) -> list[int]:
@@ -38,13 +33,13 @@ def test_an_imap_login_lands_on_one_backend_and_stays_there(front: Front) -> Non
     first = login_imap(front.address, front.ports.imap, "ida")
     again = login_imap(front.address, front.ports.imap, "ida")
     assert first == again
-    assert served(front, "imap", "ida") == [first]
+    assert backends_of(front.backends, "imap", "ida") == [first]
 
 
 def test_a_pop3_login_lands_on_the_backend_of_the_imap_login(front: Front) -> None:
     backend = login_imap(front.address, front.ports.imap, "paul")
     login_pop3(front.address, front.ports.pop3, "paul")
-    assert served(front, "pop3", "paul") == [backend]
+    assert backends_of(front.backends, "pop3", "paul") == [backend]
 
 
 def test_a_wrong_password_is_refused_in_dovecots_words(front: Front) -> None:
@@ -79,7 +74,7 @@ def test_a_mail_is_delivered_by_lmtp_where_its_owner_reads_it_over_imap(front: F
         mail = b"\n".join(session.command("FETCH 1 BODY[HEADER.FIELDS (SUBJECT)]"))
     assert reply.startswith("250 2.0.0 <lena>")
     assert b"Subject: Greetings from afar" in mail
-    assert served(front, "lmtp", "lena") == [backend]
+    assert backends_of(front.backends, "lmtp", "lena") == [backend]
 
 
 def test_a_doveadm_command_at_the_proxy_reaches_the_users_backend(front: Front) -> None:

@@ -15,7 +15,7 @@ from director.demo.clients import Imap, Refused, login_imap
 from director.demo.dovecot import Backend, find_program
 from director.demo.ports import Ports, addresses, free_ports, is_listening
 from tests.e2e.conftest import dovecot, new_folder
-from tests.e2e.mailclients import Pop3
+from tests.e2e.mailclients import Pop3, backends_of
 from tests.e2e.postfix import make_configuration, postfix
 from tests.e2e.processes import DirectorProcess, until
 from tests.needs import needs
@@ -147,7 +147,7 @@ def test_nginx_sends_a_user_where_the_director_has_him_whatever_he_speaks(
         backend = login_imap(HOST, proxy.imap, user, SECRET)
         with Pop3(HOST, proxy.pop3) as session:
             session.login(user, SECRET)
-        assert [one.name for one in place.backends if user in one.users("pop3")] == [backend]
+        assert backends_of(place.backends, "pop3", user) == [backend]
         assert place.served_by(user) == backend
 
 

@@ -18,7 +18,7 @@ from director.demo.clients import Imap, Refused, login_imap
 from director.demo.dovecot import Backend, Programs, Proxy
 from director.demo.ports import USUAL, Ports, addresses, free_ports
 from tests.e2e.conftest import dovecot, new_folder
-from tests.e2e.mailclients import deliver_lmtp, login_pop3
+from tests.e2e.mailclients import backends_of, deliver_lmtp, login_pop3
 from tests.e2e.processes import DirectorProcess, until
 from tests.needs import needs
 from tests.servers import free_port
@@ -199,7 +199,7 @@ def test_imap_and_pop3_go_where_the_director_has_the_user(place: Place) -> None:
         backend = place.login(user)
         assert place.host_of(user) == backend
         login_pop3(PROXY, place.ports.pop3, user, "secret")
-        assert [one.name for one in place.backends if user in one.users("pop3")] == [backend]
+        assert backends_of(place.backends, "pop3", user) == [backend]
 
 
 def test_mail_and_doveadm_commands_follow(place: Place) -> None:
@@ -207,7 +207,7 @@ def test_mail_and_doveadm_commands_follow(place: Place) -> None:
     listing = place.proxy.doveadm("mailbox", "list", "-u", "lena")
     backend = place.host_of("lena")
     assert reply.startswith("250")
-    assert [one.name for one in place.backends if "lena" in one.users("lmtp")] == [backend]
+    assert backends_of(place.backends, "lmtp", "lena") == [backend]
     assert f"served by {backend}" in listing.stdout
 
 
