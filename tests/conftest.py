@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.certificates import Authority
-from tests.parallel import group_of, own_network
+from tests.parallel import group_of, own_network, shorter
 
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
@@ -18,6 +18,7 @@ settings.load_profile("steady")
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         own_network()
+        config.option.basetemp = shorter(config.option.basetemp)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

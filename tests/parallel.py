@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,12 @@ def own_network() -> None:
         asked = struct.pack("16sh14x", b"lo", 0)
         (flags,) = struct.unpack_from("16xh", fcntl.ioctl(sock, SIOCGIFFLAGS, asked))
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
+
+
+def shorter(base: str) -> str:
+    """Another folder of this process for temporary files: sockets in it have a path of 107 bytes at most."""
+    path = Path(base)
+    return str(path.with_name(path.name.removeprefix("popen-gw")))
 
 
 def group_of(item: pytest.Item) -> str:
