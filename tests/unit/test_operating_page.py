@@ -1,4 +1,4 @@
-"""docs/operating.md has a row for every event of the log, every metric and every exit code."""
+"""docs/operating.md names every command, log event, metric and exit code; the pages name every option."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
+
 from director import errors
+from director.cli.main import program
 from tests.unit.test_metrics_files import given
 
 ROOT = Path(__file__).parents[2]
@@ -80,3 +83,33 @@ def test_every_metric_has_a_row_and_every_row_is_a_metric() -> None:
 def test_every_exit_code_has_a_row() -> None:
     codes = {value for name, value in vars(errors).items() if name.startswith("EX_")}
     assert {int(cell) for cell in rows("Exit codes") if cell.isdigit()} >= codes | {INTERRUPTED}
+
+
+def commands(command: click.Command, *names: str) -> Iterator[tuple[str, click.Command]]:
+    """A command and those below it, each with its words."""
+    yield " ".join(names), command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands(below, *names, name)
+
+
+def test_every_command_is_on_the_page() -> None:
+    names = [name for name, _ in commands(program, "director")]
+    assert len(names) > 30
+    assert [name for name in names if name not in PAGE] == []
+
+
+def test_every_option_is_on_a_page() -> None:
+    pages = "\n".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    options = {
+        text
+        for _, command in commands(program)
+        for option in command.params
+        if isinstance(option, click.Option) and not option.hidden
+        for text in option.opts
+    }
+    assert len(options) > 20
+    assert [text for text in sorted(options) if not re.search(rf"(?<!\S)`?{text}\b", pages)] == []
