@@ -20,9 +20,19 @@ def is_set_aside(name: str) -> bool:
 
 
 async def set_aside(store: StateStore, name: str, data: bytes) -> str:
-    """Keep `data` beside document `name`, once however often this is called. Returns under which name.
+    """Keep data beside a document, once however often this is called. Beyond SET_ASIDE the oldest is removed.
 
-    Beyond SET_ASIDE the oldest is removed. Raises StoreError."""
+    Args:
+        store: where the document is.
+        name: of the document.
+        data: what to keep.
+
+    Returns:
+        The name under which it is kept.
+
+    Raises:
+        StoreError: the store did not take it.
+    """
     version = version_of(data).hex()
     kept = sorted(
         (one for one in await store.documents() if one.startswith(name + DAMAGED)),

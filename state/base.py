@@ -246,98 +246,183 @@ class StateStore(Protocol):
         """The migration that `open` is running now."""
 
     async def layout(self) -> Layout:
-        """Look at the layout of a store that is not open, and change nothing.
+        """Read the layout of a store that is not open, and change nothing.
 
-        Raises StoreBusy, StoreUnavailable, and StoreRefused, also where the file is damaged.
+        Returns:
+            The layout as found, and the migrations that `open` would run.
+
+        Raises:
+            StoreBusy: another process uses the file.
+            StoreUnavailable: the store did not answer.
+            StoreRefused: the store refuses, or its file is damaged.
         """
 
     async def open(self) -> None:
-        """Connect and bring the layout up to date, as far as all members know it that live.
+        """Connect, and bring the layout up to the newest schema that all members with a lease know.
 
-        May be called again until it succeeds. Raises SchemaTooNew, StoreBusy, StoreRefused, StoreUnavailable.
+        May be called again until it succeeds.
+
+        Raises:
+            SchemaTooNew: a newer program wrote the store.
+            StoreBusy: another process uses the file.
+            StoreRefused: the store refuses.
+            StoreUnavailable: the store did not answer.
         """
 
     async def read_passwords_again(self) -> list[str]:
-        """Read the files of passwords again that the URL names. A file that is missing or empty changes
-        nothing. Returns the options of those that hold another password, with which the next calls log in."""
+        """Read the password files that the URL names again.
+
+        A file that is missing or empty changes nothing. The next calls log in with what was read.
+
+        Returns:
+            The options of the URL whose files hold another password than before.
+        """
 
     async def run_id(self) -> str:
-        """A name for this run of the store with this set of data.
+        """Name this run of the store with this set of data.
 
-        Another answer than before (restart, failover, flush, damaged file set aside) means that anything
-        written may be gone: compare all versions and write what differs. A store found without its layout
-        gets it again; one of an older schema is brought up to date as soon as all members alive know how.
+        A store found without its layout gets it again. A store of an older schema is brought up to date as
+        soon as all members with a lease know how.
+
+        Returns:
+            The name. Another name than before (restart, failover, flush, damaged file set aside) means that
+            anything written may be lost: compare all versions, and write what differs.
         """
 
     def load_buckets(self, space: Space) -> AsyncIterator[list[Bucket]]:
         """Yield every bucket that is there once, in batches, in no order.
 
-        One that was split and all that is below it are in one batch, it first. What is below one that is
-        not split counts as not there. What is written meanwhile may or may not be in it.
+        A split bucket comes first in its batch, followed by all buckets below it. Buckets below a bucket that
+        is not split count as not there. What is written meanwhile may or may not be included.
+
+        Args:
+            space: "users" or "names".
         """
 
     async def read_buckets(self, space: Space, numbers: Sequence[int]) -> list[Bucket]:
-        """The buckets of these numbers, in this order; one that is not there is empty."""
+        """Read buckets by number.
+
+        Args:
+            space: "users" or "names".
+            numbers: each 0 to `NUMBERS - 1`.
+
+        Returns:
+            One bucket for each number, in this order. A bucket that is not there is empty.
+        """
 
     async def swap_buckets(self, swaps: Sequence[Swap]) -> list[Swapped | Lost]:
         """Write each blob if its stored version is still the stated one, atomically for each bucket.
 
-        One answer for each swap, in order. A blob that is stored already is Swapped, whatever was stated.
-        An exception leaves open which of them were written.
+        Returns:
+            One answer for each swap, in order. A blob that is stored already is Swapped, whatever version was
+            stated.
+
+        Raises:
+            StoreError: which of the swaps were written is unknown.
         """
 
     async def versions(self, space: Space) -> dict[int, bytes]:
-        """The version of every bucket that `load_buckets` would yield, by number. Much cheaper."""
+        """Return the version of every bucket that `load_buckets` would yield, by number. Much cheaper."""
 
     async def read_document(self, name: str) -> Document | None:
-        """The document as stored, or None. `name`: a-z, 0-9, `_.-`, at most 64."""
+        """Read a document.
+
+        Args:
+            name: 1 to 64 of a-z, 0-9, `_`, `.`, `-`.
+
+        Returns:
+            The document as stored; None: there is none.
+        """
 
     async def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
-        """As swap_buckets, for one document; it is as durable then as the store's settings make it."""
+        """Write a document if its stored version is still the stated one.
+
+        Args:
+            name: as in `read_document`.
+            version: 8 bytes, the version that the writer believes is stored.
+            data: what to store; empty: remove the document.
+
+        Returns:
+            As in `swap_buckets`. Once Swapped, the document is as durable as the store's settings make it.
+        """
 
     async def second_copy(self, name: str) -> Document | None:
-        """The copy that the store keeps of a document besides, as last written; None: it has no whole one.
+        """Read the second copy of a document, which helps where the document is damaged or missing.
 
-        For where the document itself is damaged, or missing."""
+        Returns:
+            The copy as last written; None: the store has no whole copy.
+        """
 
     async def documents(self) -> list[str]:
         """The names of the documents there are, in order. For tools: it may look at all keys there are."""
 
     async def renew(self, lease: Lease, ttl: float) -> bool:
-        """State that `lease.member` is alive for `ttl` more seconds (> 0), by the store's own clock.
+        """State that `lease.member` is alive.
 
-        Whether it had a lease until now. If not, others may have gone on without it meanwhile.
+        Args:
+            lease: the member and what others should know of it.
+            ttl: seconds until the lease lapses, by the store's own clock; above 0.
+
+        Returns:
+            Whether the member held a lease until now. If not, others may have gone on without it meanwhile.
         """
 
     async def release(self, member: str) -> None:
         """End this member's lease now. No lease: nothing happens."""
 
     async def members(self) -> list[Lease]:
-        """The leases that have not lapsed, by member. A store that is not shared knows its own only."""
+        """Return the leases that have not lapsed, in the order of their members.
+
+        A store that is not shared knows only the leases written through it.
+        """
 
     def hold(self, task: str) -> AbstractAsyncContextManager[HeldLock | None]:
-        """Be the only one who does `task` (named like a document), of all who share the store, in the block.
+        """Hold the lock for a task while the block runs; of all processes that share the store one holds it.
 
-        None: somebody else is at it. The hold is renewed in the background. When
-        it is lost (taken away, not renewed in time, this process frozen for too long) the block is
-        cancelled and LockLost raised. A holder that dies holds it for some seconds more.
+        The lock is renewed in the background. A holder that dies holds it for some seconds more.
+
+        Args:
+            task: named like a document.
+
+        Returns:
+            A context manager that gives the lock; None: another process holds it.
+
+        Raises:
+            LockLost: the lock was taken away, or not renewed in time, or this process was suspended for too
+                long. The block is cancelled first.
         """
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
-        """Add entries, each text cut to AUDIT_TEXT bytes (`state/audit.py`).
+        """Add entries to the audit. Repeating a call adds them twice.
 
-        Beyond about AUDIT_KEPT, and beyond AUDIT_AGE, the oldest are dropped. Repeating a call adds them
-        twice.
+        The oldest entries are dropped: those beyond about AUDIT_KEPT, and those older than AUDIT_AGE.
+
+        Args:
+            entries: each text is cut to AUDIT_TEXT bytes (`state/audit.py`).
         """
 
     async def audit(self, limit: int, *, since: float = 0.0, target: str | None = None) -> list[AuditEntry]:
-        """At most `limit` entries, newest first: those at or after `since` (Unix seconds), about `target`.
+        """Read entries of the audit that are not older than AUDIT_AGE.
 
-        None that is older than AUDIT_AGE.
+        Args:
+            limit: how many at most.
+            since: Unix seconds; entries before are left out.
+            target: only entries about this target; None: about all.
+
+        Returns:
+            The entries, newest first.
         """
 
     async def health(self) -> Health:
-        """Ask the store for a sign of life. Raises StoreRefused where it answers but takes no writes."""
+        """Check that the store answers and takes writes.
+
+        Returns:
+            The server and the seconds that the check took.
+
+        Raises:
+            StoreRefused: the store answers and takes no writes.
+            StoreUnavailable: the store did not answer.
+        """
 
     async def close(self) -> None:
         """Let go of connections, files and locks. Never raises; a lease is not released."""

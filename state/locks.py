@@ -55,7 +55,15 @@ class RedisLock:
     """One lock and, from `take` to `let_go`, one holding of it. Its methods block: for worker threads."""
 
     def __init__(self, server: Client, prefix: str, task: str, store: str, *, expire: int = EXPIRE) -> None:
-        """store: what the store is called in errors. expire: seconds (>= 1) a holding lives unrenewed."""
+        """Name a lock; it is not taken yet.
+
+        Args:
+            server: a synchronous client.
+            prefix: of all keys of this store.
+            task: what the lock is for.
+            store: what the store is called in errors.
+            expire: seconds that a holding lives without being renewed, at least 1.
+        """
         self.task, self.store, self.generation = task, store, 0
         # Both keys share a hash tag. Not strict: a Cluster's client is no StrictRedis.
         self._lock = redis_lock.Lock(server, f"{prefix}{{lock}}{task}", expire=expire, strict=False)

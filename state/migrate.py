@@ -68,7 +68,14 @@ def redis_steps() -> list[RedisStep]:
 def layout(
     found: int, steps: Sequence[_Numbered], size: int | None = None, held_by: tuple[str, ...] = ()
 ) -> Layout:
-    """What a store of schema `found` lacks of `steps`. size: of its file, in bytes. held_by: see Layout."""
+    """Return what a store lacks.
+
+    Args:
+        found: its schema.
+        steps: all steps there are, in order.
+        size: bytes of its file; None where the store cannot say.
+        held_by: as in `Layout`.
+    """
     missing = tuple(Step(number=step.number, title=step.title) for step in steps[found:])
     return Layout(found=found, known=len(steps), steps=missing, size=size, held_by=held_by)
 
@@ -101,10 +108,17 @@ def migrate_sqlite(
     steps: Sequence[SqlStep],
     begun: Callable[[Step], None],
 ) -> None:
-    """Run the steps after schema `found`. Interrupted: the file is as after the last complete one.
+    """Run the steps after a schema. Interrupted, the file is as after the last complete step.
 
-    begun: is told of each step. The connection must be in autocommit mode.
-    Raises SchemaTooNew, sqlite3.Error.
+    Args:
+        connection: in autocommit mode.
+        store: what the store is called in errors.
+        found: the schema of the file.
+        steps: all steps there are, in order.
+        begun: is told of each step.
+
+    Raises:
+        SchemaTooNew: a newer program wrote the file. sqlite3.Error: SQLite refuses.
     """
     if found > len(steps):
         raise SchemaTooNew(store, found, len(steps))

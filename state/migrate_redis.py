@@ -30,13 +30,23 @@ async def migrate_redis(
     begun: Callable[[Step], None],
     wait: float = LOCK_WAIT,
 ) -> None:
-    """Run the steps that the data under `prefix` lack, unless another director does it first.
+    """Run the steps that a store lacks, unless another director does it first.
 
-    server: a synchronous client; used in a worker thread only. wanted: gives the newest schema that may be
-    made; asked when nobody else can make one. begun: is told of each step, in that thread.
-    wait: seconds to wait for a director that is migrating.
-    Interrupted: steps recorded as done stay so, the one in between runs again.
-    Raises SchemaTooNew, StoreUnavailable (the lock was not to be had, or was lost), redis.RedisError.
+    Interrupted, steps that are recorded as done stay so; the step in between runs again.
+
+    Args:
+        server: a synchronous client, used in a worker thread only.
+        prefix: of all keys of this store.
+        store: what the store is called in errors.
+        steps: all steps there are, in order.
+        wanted: gives the newest schema that may be made; asked when no other director can make one.
+        begun: is told of each step, in the worker thread.
+        wait: seconds to wait for a director that is migrating.
+
+    Raises:
+        SchemaTooNew: a newer program wrote the store.
+        StoreUnavailable: the lock was not to be had, or was lost. redis.RedisError: the server refuses, or
+            does not answer.
     """
     lock = RedisLock(server, prefix, "migrate", store)
     if not await take(lock, wait):

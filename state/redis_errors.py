@@ -64,10 +64,17 @@ def is_login_refused(reply: object) -> bool:
 def translated(
     exc: Failure, url: str, operation: str, *, secrets: Iterable[str] = (), notes: Iterable[str] = ()
 ) -> StoreError:
-    """The same in the words of a store: refused where somebody has to do something, else unavailable.
+    """Say in the words of a store what a client library has raised.
 
-    url: the store's, for people. secrets: what must not be in the message, whatever the server says.
-    notes: what is wrong with the files of passwords, told where a login is refused.
+    Args:
+        exc: what it has raised.
+        url: of the store, for people.
+        operation: what was asked of the store.
+        secrets: what must not be in the message, whatever the server says.
+        notes: what is wrong with the password files, told where a login is refused.
+
+    Returns:
+        StoreRefused where an operator has to do something; else StoreUnavailable.
     """
     if isinstance(exc.__cause__, RedisError):
         exc = exc.__cause__  # what a Unix socket's connection meets in its greeting comes wrapped

@@ -54,9 +54,18 @@ class Pool:
         self._closed = False
 
     async def exchange(self, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
-        """The replies to `commands`, in order, error replies among them. Raises RedisError, OSError.
+        """Send commands.
 
-        asking: say before each that it was sent here by a node that gives its slot away.
+        Args:
+            commands: sent in one piece.
+            asking: send ASKING before each, because a node that gives its slot away has sent us here.
+
+        Returns:
+            The replies, in order, error replies among them.
+
+        Raises:
+            RedisError: the client library refuses.
+            OSError: the connection was lost.
         """
         replies = await self._round_trip(commands, asking)
         if self._password and any(map(is_login_refused, replies)) and self._password.read_again():

@@ -70,9 +70,17 @@ class DatabaseFile:
         return self._connection
 
     def open(self) -> Path | None:
-        """Lock, check, migrate. Returns where a damaged file was put, if it was one.
+        """Lock the file, check it, and bring it to the newest schema.
 
-        Raises StoreBusy, StoreRefused, SchemaTooNew, sqlite3.Error, OSError.
+        Returns:
+            Where a damaged file was put; None: it was whole.
+
+        Raises:
+            StoreBusy: another process uses the file.
+            StoreRefused: its folder is missing, or it is damaged and as many damaged files as are kept exist
+                already.
+            SchemaTooNew: a newer program wrote the file. sqlite3.Error: SQLite refuses.
+            OSError: the system refuses.
         """
         if not self.path.parent.is_dir():
             advice = f"create {self.path.parent}, or name another file"
@@ -121,10 +129,16 @@ class DatabaseFile:
             self._lock = None
 
     def begin_anew(self) -> Path:
-        """Begin a new file with all that can be read of the damaged one, which gets another name with its
-        -wal and -shm. Returns that name.
+        """Begin a new file with all that can be read of the damaged one.
 
-        Raises StoreRefused where there are SET_ASIDE of them already, sqlite3.Error, OSError.
+        The damaged file gets another name, with its -wal and -shm.
+
+        Returns:
+            That name.
+
+        Raises:
+            StoreRefused: there are SET_ASIDE damaged files already. sqlite3.Error: SQLite refuses.
+            OSError: the system refuses.
         """
         self._disconnect()
         damaged = list(self.path.parent.glob(f"{glob.escape(self.path.name)}.damaged-*Z*"))

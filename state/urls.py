@@ -36,11 +36,16 @@ _PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{0,64}")
 
 
 def open_store(url: str, *, base_dir: Path, timeout: float = 2.0, beside: bool = False) -> StateStore:
-    """The store that `url` names, not opened yet.
+    """Return the store that a URL names, not opened yet.
 
-    base_dir: where relative paths start. timeout: seconds (> 0) after which one exchange with the
-    store counts as unanswered. beside: a store of one process is only read, while another process has it
-    open. Raises StoreUrlError.
+    Args:
+        url: as in `state.url`.
+        base_dir: where relative paths begin.
+        timeout: seconds after which one exchange with the store counts as unanswered, above 0.
+        beside: a store of one process is only read, while another process has it open.
+
+    Raises:
+        StoreUrlError: the URL names no store.
     """
     try:
         parts, *others = (urlsplit(part) for part in _cut(url))

@@ -80,10 +80,14 @@ def plan_moves(
     rows: Mapping[Address, HostRow],
     unix: int,
 ) -> NamePlan:
-    """What is to be done.
+    """Plan the moves of backends whose names have another address now.
 
-    applied: what this member last applied; None: not known. settings: the hosts of the file, but those of
-    names that are not resolved. unix: Unix seconds.
+    Args:
+        applied: what this director last applied of its file; None: not known.
+        settings: the hosts of the file, without those of unresolved names.
+        unresolved: names of the file that have no address now.
+        rows: the host table.
+        unix: Unix seconds.
     """
     moves, waiting = _plan(applied, settings, rows, unix)
     unknown = [setting for setting in settings if setting.hostname in waiting]

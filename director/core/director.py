@@ -153,7 +153,17 @@ class Director:
         settings: Settings,
         member_names: Mapping[str, MemberId] | None = None,
     ) -> None:
-        """member_names: as in `MembersListed`."""
+        """Build the core of one director.
+
+        Args:
+            identity: what this director says of itself to its neighbours.
+            servers: the directors of the configuration, this one included.
+            hosts: the host table.
+            assigner: places users; its user table is the one that is served from.
+            names: names of users.
+            settings: what an operator may set.
+            member_names: as in `MembersListed`.
+        """
         self.identity = identity
         self.me = identity.member
         self.name = identity.name or identity.member
@@ -285,11 +295,19 @@ class Director:
         return self._partition.smaller_since
 
     def take_over(self, smaller_since: float | None) -> None:
-        """Go on where another program in this process has stopped: it need not wait as long once more."""
+        """Go on where a predecessor in this process has stopped.
+
+        Args:
+            smaller_since: as of the predecessor: this director need not wait for `isolation_wait` from the
+                start.
+        """
         self._partition.smaller_since = smaller_since
 
     def set_limits(self, settings: Settings) -> None:
-        """An operator has set them anew; `flush_program` stays. What is under way may end by the old ones."""
+        """Take over settings that an operator has changed, except `flush_program`.
+
+        What is under way may end by the former settings.
+        """
         self._partition.isolation_wait = settings.isolation_wait
         self.moves.kick_delay = settings.kick_delay
         self.barrier.set_limit(settings.max_users)
@@ -299,8 +317,17 @@ class Director:
     # ---- what happened
 
     def handle(self, event: Event, now: Now, *, same_turn: bool = False) -> list[Effect]:
-        """What is to be done. same_turn: there was another event in this turn of the loop, and of what takes
-        long a turn does only its share."""
+        """Take one event.
+
+        Args:
+            event: what has happened.
+            now: the time, monotonic and by the clock.
+            same_turn: there was another event in this turn of the loop; of long work a turn does only its
+                share.
+
+        Returns:
+            What is to be done, in the order in which it is to be done.
+        """
         if not same_turn:
             self._intake.new_turn()
             self.kicks.new_turn()
@@ -429,7 +456,11 @@ class Director:
         return []
 
     def next_deadline(self) -> float | None:
-        """Monotonic time at which `TimerFired` is due; 0 where work is left over for the next turn."""
+        """Return the monotonic time at which `TimerFired` is due.
+
+        Returns:
+            Seconds; 0.0: work is left over for the next turn of the loop; None: nothing waits for a time.
+        """
         if self._has_work():
             return 0.0
         deadlines = [part.next_deadline() for part in self._parts]
@@ -486,9 +517,12 @@ class Director:
     # ---- users
 
     def announce(self) -> list[Effect]:
-        """What the table has changed by itself goes to all neighbours, one message each.
+        """Announce to all neighbours what the hot path has put into the user table.
 
-        The hot path calls it at the end of each turn of the loop; everything else that happens does it too.
+        The hot path calls it at the end of each turn of the loop; `handle` calls it too.
+
+        Returns:
+            One message for each neighbour; none where nothing was put into the table.
         """
         return self._intake.announce()
 

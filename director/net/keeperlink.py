@@ -83,11 +83,21 @@ class Link:
 
 
 def ask(path: str, what: str, user: int | None = None) -> tuple[Answer, socket.socket] | None:
-    """Ask the keeper behind the control socket `path`: `status`, `copies` or `serve`. The caller closes the
-    connection; after `serve` it is the director's, unless the keeper is busy.
+    """Ask the keeper behind a control socket.
 
-    user: id of a user whose keeper is believed, besides root's and that of this process' user.
-    None: there is none. Raises KeeperError.
+    The caller closes the connection. After `serve` the connection is the director's, unless the keeper is
+    busy.
+
+    Args:
+        path: of the control socket.
+        what: `status`, `copies` or `serve`.
+        user: id of a user whose keeper is believed, besides root's and that of this process' user.
+
+    Returns:
+        The answer and the connection; None: there is no keeper.
+
+    Raises:
+        KeeperError: the keeper is of another user, or does not answer as one.
     """
     try:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -155,9 +165,14 @@ def read_answer(message: dict[str, object], descriptors: list[int]) -> Answer:
 
 
 def status(path: str, user: int | None = None) -> Answer:
-    """What the keeper behind the control socket `path` says of itself. Raises KeeperError, also for none.
+    """Return what the keeper behind a control socket says of itself.
 
-    user: as of `ask`.
+    Args:
+        path: of the control socket.
+        user: as of `ask`.
+
+    Raises:
+        KeeperError: as of `ask`; or there is no keeper.
     """
     reply = ask(path, "status", user)
     if reply is None:
@@ -169,9 +184,17 @@ def status(path: str, user: int | None = None) -> Answer:
 
 
 def start(path: str, kept: Sequence[Kept]) -> tuple[Link, int]:
-    """Start a keeper that holds `kept`, with its control socket at `path`, in place of what is there.
+    """Start a keeper, in place of the keeper that is there.
 
-    Returns the connection and the process id of the child. Raises KeeperError.
+    Args:
+        path: of the control socket.
+        kept: the sockets that it holds.
+
+    Returns:
+        The connection, and the process id of the child.
+
+    Raises:
+        KeeperError: it does not start, or does not answer.
     """
     try:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -50,9 +50,17 @@ class KickConnection(asyncio.Protocol):
         return self._transport is not None
 
     async def ask(self, requests: Sequence[bytes], row: Callable[[bytes], None] | None = None) -> int:
-        """Send lines (with their LF), at least one, and wait until all are answered; the sum of the answers.
+        """Send lines, and wait until all are answered.
 
-        row: gets each line of data. Raises KickError where one is refused, or the connection lost.
+        Args:
+            requests: at least one line, each with its LF.
+            row: is called with each line of data.
+
+        Returns:
+            The sum of the answers.
+
+        Raises:
+            KickError: a request was refused, or the connection was lost.
         """
         self._row, self._missing, self._count = row, len(requests), 0
         self._ended = anyio.Event()

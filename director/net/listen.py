@@ -124,9 +124,18 @@ class Fifo:
 def unix_listener(
     name: str, path: str, *, mode: int, user: str = "", group: str = "", backlog: int = BACKLOG
 ) -> Listener:
-    """Listen on the unix socket `path`; missing folders are made, and a file nobody serves is replaced.
+    """Listen on a unix socket. Missing folders are made; a file that no process serves is replaced.
 
-    user, group: names or numbers; empty: those of this process. Raises ListenError.
+    Args:
+        name: of the listener, as in the configuration.
+        path: of the socket.
+        mode: of the file.
+        user: name or number; empty: that of this process.
+        group: name or number; empty: that of this process.
+        backlog: connections that may wait to be accepted.
+
+    Raises:
+        ListenError: the socket cannot be opened.
     """
     owner = _owner(name, path, user, group)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -193,10 +202,17 @@ def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "
 
 
 def adopt_listener(name: str, fd: int, where: str = "", *, owns_file: bool = False) -> Listener:
-    """Serve a socket that was opened elsewhere. Raises ListenError.
+    """Serve a socket that was opened elsewhere.
 
-    where: as it was written; empty: as the kernel writes it. owns_file: its file is removed at the end; else
-    another process keeps it, and the file stays."""
+    Args:
+        name: of the listener, as in the configuration.
+        fd: descriptor of the socket.
+        where: as it was written; empty: as the kernel writes it.
+        owns_file: its file is removed at the end; else another process keeps it, and the file stays.
+
+    Raises:
+        ListenError: it is no listening socket.
+    """
     try:
         sock = socket.socket(fileno=fd)
         listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(
@@ -217,9 +233,17 @@ def adopt_listener(name: str, fd: int, where: str = "", *, owns_file: bool = Fal
 
 
 def adopt_fifo(name: str, fd: int, where: str = "", *, owns_file: bool = False) -> Fifo:
-    """Read a FIFO that was opened elsewhere. Raises ListenError.
+    """Read a FIFO that was opened elsewhere.
 
-    where, owns_file: as for `adopt_listener`."""
+    Args:
+        name: of the FIFO, as in the configuration.
+        fd: its descriptor.
+        where: as for `adopt_listener`.
+        owns_file: as for `adopt_listener`.
+
+    Raises:
+        ListenError: it is no FIFO.
+    """
     try:
         if not stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise ListenError(name, f"descriptor {fd}", "it is not a FIFO; its socket unit needs ListenFIFO=")

@@ -52,9 +52,15 @@ class RingTls:
     """What a director needs to speak TLS with its neighbours, read from three PEM files."""
 
     def __init__(self, cert: str, key: str, ca: str) -> None:
-        """cert: the own certificate, with those between it and the CA. ca: whom to believe.
+        """Read the files.
 
-        Raises TlsFileError, which names the file at fault.
+        Args:
+            cert: path of this director's certificate, with those between it and the CA.
+            key: path of its key.
+            ca: path of the certificates to believe.
+
+        Raises:
+            TlsFileError: a file cannot be used; names it.
         """
         for part, path in (("cert", cert), ("key", key), ("ca", ca)):
             _check_file(part, path)
@@ -106,9 +112,16 @@ class TlsSession:
         )
 
     def receive(self, data: bytes) -> bytes:
-        """Take what came; give what the other end said in it. Without data: begin.
+        """Take what came.
 
-        Raises PeerError where the other end cannot be talked to, or refuses us.
+        Args:
+            data: from the other end; empty: begin.
+
+        Returns:
+            What the other end said in it.
+
+        Raises:
+            PeerError: the other end cannot be talked to, or refuses this director.
         """
         if data and not self._begun:
             self._begun = True

@@ -175,9 +175,13 @@ Command = Query | ChangeCommand
 
 
 def check_version(line: bytes) -> None:
-    """Accept the client's first line (without LF): our protocol and major version, any minor one.
+    """Accept the client's first line: the protocol and its major version, with any minor version.
 
-    Raises AdminSyntaxError for anything else.
+    Args:
+        line: without its LF.
+
+    Raises:
+        AdminSyntaxError: anything else.
     """
     if is_version(line, VERSION_NAME, VERSION_MAJOR):
         return
@@ -190,9 +194,15 @@ def check_version(line: bytes) -> None:
 
 
 def parse(line: bytes) -> Command:
-    """The command in one line, without its LF.
+    """Parse a command.
 
-    Fields a command has no use for are ignored, as in the original. Raises AdminSyntaxError.
+    Fields that the command has no use for are ignored, as by Dovecot 2.3's director.
+
+    Args:
+        line: without its LF.
+
+    Raises:
+        AdminSyntaxError: there is no such command, or a field is missing or wrong.
     """
     name, *values = split(line)
     if not name and not values:

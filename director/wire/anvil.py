@@ -45,11 +45,18 @@ class Session(NamedTuple):
 
 
 def kick_requests(what: KickWhat, sessions: Sessions) -> list[bytes]:
-    """The lines, each with its LF, that end these sessions. Empty where there is nothing to end.
+    """Return the lines that end these sessions, each with its LF.
 
-    there: all sessions; not looked at for HashOnHosts. anvil knows those that nobody proxies by name and
-    field too, and has no request for a host. So sessions are ended by their keys where only they have them.
-    Those on a host that have none are not among what the lines end: by name all of their user's would go.
+    anvil knows sessions that are not proxied by name and field too, and has no request for a host. So
+    sessions are ended by their keys where only their keys name them. Sessions on a host that have no key are
+    left out: by name all sessions of the user would end.
+
+    Args:
+        what: the sessions to end.
+        sessions: all sessions; not read for HashOnHosts.
+
+    Returns:
+        The lines; none where there is nothing to end.
     """
     if isinstance(what, HashOnHosts):
         return [_kick_by(KEY_FIELD, key_of(what.hash32, host)) for host in what.hosts]
@@ -67,7 +74,14 @@ def kick_requests(what: KickWhat, sessions: Sessions) -> list[bytes]:
 
 
 def read_count(line: bytes) -> int:
-    """How many sessions ended, as anvil (a number) or a login process (after `+`) says. Raises ValueError."""
+    """Return how many sessions ended.
+
+    Args:
+        line: as anvil (a number) or a login process (a number after `+`) sends it.
+
+    Raises:
+        ValueError: it is no number.
+    """
     digits = line.removeprefix(b"+")
     if not digits.isdigit() or len(digits) > 10:
         raise ValueError(f"{line[:40]!r} is not the number of sessions ended")

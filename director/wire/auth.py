@@ -36,10 +36,15 @@ class HeldRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 def rewrite(assigner: Assigner, data: bytes, passlines: bool) -> tuple[bytes, list[HeldRequest]]:
-    """Add a host to each line that asks for one.
+    """Add a host to each line that asks for one. All other bytes are passed on as they are.
 
-    data: complete lines. passlines: whether it is the userdb socket, where `PASS` lines count.
-    Gives the lines to send on, in their order, and those held back. All other bytes go through as they are.
+    Args:
+        assigner: places the users.
+        data: complete lines.
+        passlines: whether it is the userdb socket, where `PASS` lines count.
+
+    Returns:
+        The lines to send on, in their order, and the requests that are held back.
     """
     prefix = b"PASS\t" if passlines else b"OK\t"
     output, held_requests = [], []
@@ -94,11 +99,19 @@ def says_perhaps(line: bytes) -> bool:
 
 
 def perhaps(line: bytes, address: str) -> bytes | None:
-    """What a line lacks besides its host, if it says `director_proxy_maybe`.
+    """Return what a line lacks besides its host, if it says `director_proxy_maybe`.
 
-    None: the client is connected to `address` already, and is to be logged in there. What says so is `lip`,
-    which auth does not send by itself for a user it does not take to be proxied: the passdb has to.
-    Otherwise `proxy`, bare as login processes of 2.3 want it, unless the line asks for it already.
+    What says that a client is connected to its backend is `lip`. auth does not send `lip` by itself for a
+    user that it does not take to be proxied: the passdb has to.
+
+    Args:
+        line: without its LF.
+        address: of the backend.
+
+    Returns:
+        The field `proxy` with the TAB before it, bare as login processes of 2.3 want it; empty where the line
+        asks for it already or does not say `director_proxy_maybe`; None: the client is connected to `address`
+        already, and is to be logged in there.
     """
     maybe, proxy, lip, ports = False, False, b"", {b"lport": 0, b"port": 0}
     for field in split(line)[2:]:

@@ -21,9 +21,13 @@ class AuthreplyError(PeerError):
 
 
 def check_version(line: bytes) -> None:
-    """Accept the client's first line (without LF): our protocol and major version, any minor one.
+    """Accept the client's first line: the protocol and its major version, with any minor version.
 
-    Raises AuthreplyError for anything else, which is not quoted: it may be a reply with a password.
+    Args:
+        line: without its LF.
+
+    Raises:
+        AuthreplyError: anything else. The line is not quoted: it may be a reply with a password.
     """
     if not is_version(line, CLIENT_NAME, VERSION_MAJOR):
         expected = f"VERSION {CLIENT_NAME.decode()} {VERSION_MAJOR} 0"

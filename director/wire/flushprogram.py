@@ -59,7 +59,11 @@ class FlushResult(msgspec.Struct, frozen=True):
 
 
 def read_setting(setting: str) -> FlushProgram:
-    """The program `setting` names, its variables not filled in. Raises ValueError with what is expected."""
+    """Return the program that a setting names, its variables not filled in.
+
+    Raises:
+        ValueError: the setting names no program; the text says what is expected.
+    """
     kind, _, rest = setting.partition(":")
     for match in _VARIABLE.finditer(rest):
         _value(match, "", "")

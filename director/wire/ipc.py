@@ -77,7 +77,14 @@ def _kicks_of_keys(keys: list[bytes]) -> list[bytes]:
 
 
 def read_reply(line: bytes) -> Row | Done | Failed:
-    """One line from ipc, without its LF. Raises Malformed."""
+    """Read one line from ipc.
+
+    Args:
+        line: without its LF.
+
+    Raises:
+        Malformed: it is no line of ipc.
+    """
     match line[:1]:
         case b":":
             return Row(line[1:])

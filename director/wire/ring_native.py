@@ -126,9 +126,11 @@ class FrameReader:
         self._seals = _Seals(key)
 
     def feed(self, data: bytes) -> Iterator[list[RingMessage]]:
-        """Take bytes as they come; give the frames they complete, one by one.
+        """Take bytes as they come, and yield the messages of each frame that they complete.
 
-        Raises FrameError for what cannot be one, when its turn comes; what is in front of it has been given.
+        Raises:
+            FrameError: the bytes cannot be a frame. Raised in the turn of that frame, after all frames before
+                it.
         """
         self._buffer += data
         at = 0

@@ -40,7 +40,15 @@ class Netstrings:
         return bool(self._data)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The contents that are complete now. Raises SocketmapError, once all before it have been given."""
+        """Take bytes as they come.
+
+        Returns:
+            The contents of the netstrings that are complete now.
+
+        Raises:
+            SocketmapError: the bytes cannot be a netstring. Raised by the call after the one that returned
+                all before it.
+        """
         self._data += data
         found: list[bytes] = []
         while True:
@@ -78,7 +86,11 @@ def netstring(content: bytes) -> bytes:
 
 
 def parse(content: bytes) -> Request:
-    """Raises SocketmapError."""
+    """Parse the content of a netstring.
+
+    Raises:
+        SocketmapError: it is no request.
+    """
     map, space, key = content.partition(b" ")
     if not space or not map:
         raise SocketmapError("a request without a map's name and a key")

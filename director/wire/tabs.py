@@ -57,16 +57,35 @@ class LineBuffer:
     """Holds back the last line until its end arrives. Never holds more than `limit` bytes."""
 
     def __init__(self, limit: int, rest: bytes = b"") -> None:
-        """limit: the longest line, in bytes without its LF. rest: the start of a line that came earlier."""
+        """Begin with an empty line, or in the middle of one.
+
+        Args:
+            limit: the longest line, in bytes without its LF.
+            rest: the beginning of a line that came earlier.
+        """
         self.limit = limit
         self.rest = rest
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their LF. Raises LineTooLong."""
+        """Take bytes as they come.
+
+        Returns:
+            The lines that are complete now, without their LF.
+
+        Raises:
+            LineTooLong: a line is longer than the limit.
+        """
         return self.complete(data).split(b"\n")[:-1]
 
     def complete(self, data: bytes) -> bytes:
-        """The same in one piece, each line with its LF. Raises LineTooLong."""
+        """Take bytes as they come.
+
+        Returns:
+            The lines that are complete now in one piece, each with its LF.
+
+        Raises:
+            LineTooLong: a line is longer than the limit.
+        """
         if self.rest:
             data = self.rest + data
         end = data.rfind(b"\n") + 1

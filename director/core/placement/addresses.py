@@ -10,9 +10,10 @@ from director.types import Address, HostId
 
 
 def canonical(address: str) -> Address:
-    """The address in the one form that is compared and hashed: what inet_ntop of the C library prints.
+    """Return the address in the one form that is compared and hashed: what the C library's inet_ntop prints.
 
-    Raises ValueError for anything that is not a plain IPv4 or IPv6 address (names, zones, ports).
+    Raises:
+        ValueError: it is not a plain IPv4 or IPv6 address (a name, a zone, a port).
     """
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address
     try:

@@ -111,18 +111,31 @@ class Assigner:
         self._circles = circles
 
     def place(self, hash32: int, tag: bytes) -> Backend | None:
-        """Where the circle of a tag puts a hash, whatever the user table says."""
+        """Return where the circle of a tag puts a hash, whatever the user table says; None: the pool has no
+        host.
+        """
         circle = self._circles.get(tag)
         address = circle[1].host(hash32) if circle else None
         return None if address is None else self._by_address[address]
 
     def assign(self, key: UserKey, tag: bytes) -> Backend | Wait:
-        """The backend of a user who logs in now; what that decides or refreshes is in the user table."""
+        """Answer a login. What that decides or refreshes is put into the user table.
+
+        Args:
+            key: of the user.
+            tag: of the pool that the user logs in to.
+
+        Returns:
+            The backend; or what the login waits for.
+        """
         return self._assign(key, tag)[0]
 
     def assign_named(self, key: UserKey, tag: bytes, name: bytes) -> Backend | Wait:
-        """The same; the name of a user who was placed anew, or whose refresh is announced, can be taken then,
-        if names are remembered and it is not too long."""
+        """Answer a login as `assign` does, and keep the user's name.
+
+        The name is kept where the user was placed anew or the refresh is announced, if names are remembered
+        and it is not too long. `take_names` and `take_refreshed` give it.
+        """
         answer, names = self._assign(key, tag)
         if names is not None and self.remember_names and len(name) <= LONGEST_NAME:
             names += key.to_bytes(8) + len(name).to_bytes(2) + name
@@ -132,7 +145,11 @@ class Assigner:
         """Place a user afresh, whatever the record says, held or not.
 
         An unknown user is not remembered while the table is full, and is a ONE_LOGIN while it is half full
-        (ring-rules 48, 49)."""
+        (docs/ring.md, rules 48 and 49).
+
+        Returns:
+            The backend; or what the login waits for: `Wait.RING` or `Wait.NO_HOST`.
+        """
         if self.gate < Gate.OPEN:
             return Wait.RING
         backend = self.place(key >> 32, tag)

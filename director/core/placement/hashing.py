@@ -41,9 +41,14 @@ class UserHash:
     """The compiled setting `username_hash`, with the master-user separator that is cut off first."""
 
     def __init__(self, format: str = FORMAT_LOWER, separator: str = "") -> None:
-        """format: a string with %u, %n, %d. separator: only its first byte counts; empty: names are not cut.
+        """Compile the setting.
 
-        Raises HashFormatError for any other variable.
+        Args:
+            format: a string with %u, %n, %d.
+            separator: only its first byte counts; empty: names are not cut.
+
+        Raises:
+            HashFormatError: `format` has any other variable.
         """
         self.format = format
         self.separator = separator.encode()[:1]
@@ -59,11 +64,18 @@ class UserHash:
         return b"".join(piece.expand(name) for piece in self._pieces)
 
     def hash(self, name: bytes) -> int:
-        """The original's 32-bit hash, 1 to 4294967295."""
+        """Return the 32-bit hash of Dovecot 2.3's director, 1 to 4294967295."""
         return self.key(name) >> 32
 
     def key(self, name: bytes, tag: bytes = b"") -> UserKey:
-        """The user's key: the 32-bit hash, then what tells users of one hash, or of two tags, apart."""
+        """Return the user's key: 64 bits.
+
+        The upper 32 bits are the hash. The lower 32 bits tell users of one hash, or of two tags, apart.
+
+        Args:
+            name: as it came, with the master user's part.
+            tag: of the pool that the user logs in to; empty: the pool without a tag.
+        """
         digest = _md5(self.expand(self.cut(name)))
         upper = int.from_bytes(digest[:4]) or 1
         lower = int.from_bytes(digest[4:8])

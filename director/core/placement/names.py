@@ -38,7 +38,14 @@ class NameTable:
         return sum(map(len, self._buckets))
 
     def add(self, entries: bytes) -> None:
-        """Take in names of logins here; the last name of a key counts. Raises ValueError for half entries."""
+        """Take in names of logins here. The last name of a key counts.
+
+        Args:
+            entries: key (8 bytes), length (2 bytes) and name of each.
+
+        Raises:
+            ValueError: the last entry is cut off; nothing was taken in.
+        """
         for key, name in list(short_entries_in(entries)):
             number = key >> BUCKET_SHIFT
             self._buckets[number] += entry(key, name)
@@ -50,10 +57,15 @@ class NameTable:
                 self._replace(number, known)
 
     def merge(self, entries: bytes) -> bool:
-        """Take in names from elsewhere; whether anything was new.
+        """Take in names from elsewhere.
 
-        Of two names of a key the greater one stays, so it does not matter who merges what first.
-        Raises ValueError, and takes in nothing, for half entries.
+        Of two names of a key the greater one stays, so the order of merges does not matter.
+
+        Returns:
+            Whether anything was new.
+
+        Raises:
+            ValueError: the last entry is cut off; nothing was taken in.
         """
         found: dict[int, dict[UserKey, bytes]] = {}
         for key, name in short_entries_in(entries):
@@ -76,8 +88,15 @@ class NameTable:
         return looked_at
 
     def missing(self, entries: bytes, most: int) -> bytes:
-        """Of the first `most` of some entries those whose key has no name here. Raises ValueError for half
-        entries."""
+        """Return the entries whose key has no name here.
+
+        Args:
+            entries: as in `add`.
+            most: how many of the entries are looked at, from the first.
+
+        Raises:
+            ValueError: the last entry is cut off.
+        """
         return b"".join(
             entry(key, name)
             for key, name in list(entries_in(entries))[:most]
@@ -104,8 +123,15 @@ class NameTable:
         return {key: name.decode(errors="replace") for key, name in entries_in(self._buckets[number])}
 
     def sweep(self, number: int, records: bytes) -> bool:
-        """Drop the names of a bucket but those of the users of these records, which are of it and in order.
-        Returns whether there were others."""
+        """Drop the names of a bucket that belong to no known user.
+
+        Args:
+            number: of the bucket.
+            records: all users of the bucket, packed, by key.
+
+        Returns:
+            Whether names were dropped.
+        """
         keys = {key for key, *_ in RECORD.iter_unpack(records)}
         known = list(entries_in(self._buckets[number]))
         kept = [(key, name) for key, name in known if key in keys]

@@ -63,9 +63,9 @@ class User(NamedTuple):
 
 
 def merged(one: User, other: User) -> User:
-    """What two records of one key come to: the later decision, and the later of both `seen`.
+    """Merge two records of one key: the later decision, and the later of both `seen`.
 
-    Of two decisions with one stamp: the lower host, then settled before moving, then the lower flags.
+    Of two decisions with one stamp the lower host wins, then settled before moving, then the lower flags.
     """
     wins = min(one, other, key=lambda user: (-user.decided, user.host, user.flags & MOVING, user.flags))
     return wins._replace(seen=max(one.seen, other.seen))
@@ -113,7 +113,11 @@ def pack(users: Iterable[User]) -> bytes:
 
 
 def unpack(records: bytes | memoryview) -> Iterator[User]:
-    """The users of packed records. Raises ValueError where the length is not a whole number of records."""
+    """Iterate over the users of packed records.
+
+    Raises:
+        ValueError: the length is not a whole number of records.
+    """
     if len(records) % RECORD.size:
         raise ValueError(f"{len(records)} bytes of user records are no multiple of {RECORD.size}")
     return (User(*fields) for fields in RECORD.iter_unpack(records))
@@ -138,8 +142,15 @@ class UserTable:
     """
 
     def __init__(self, expire: int, earliest_drop: int = EARLIEST_DROP) -> None:
-        """expire: seconds (>= 10) after which an idle user may be placed anew. earliest_drop: seconds after
-        which a ONE_LOGIN may be dropped early. Raises ValueError where expire is less."""
+        """Make an empty table.
+
+        Args:
+            expire: seconds after which an idle user may be placed anew, at least 10.
+            earliest_drop: seconds after which a ONE_LOGIN may be dropped early.
+
+        Raises:
+            ValueError: `expire` is below 10.
+        """
         if expire < 10:
             raise ValueError(f"users cannot expire after {expire} s, 10 s is the least")
         self.expire, self._earliest_drop = expire, earliest_drop
@@ -165,8 +176,15 @@ class UserTable:
         self._changed(user)
 
     def touch(self, key: UserKey, seen: int) -> bool:
-        """Raise `seen` of a user; whether that is announced: the first time of a ONE_LOGIN, then once in a
-        third of `expire`, if there is one."""
+        """Raise `seen` of a user.
+
+        Args:
+            key: of the user; an unknown user is left alone.
+            seen: Unix seconds.
+
+        Returns:
+            Whether that is announced: the first time for a ONE_LOGIN, then once in a third of `expire`.
+        """
         old = self.get(key)
         if old is None or (seen <= old.seen and not old.flags & ONE_LOGIN):
             return False
@@ -178,10 +196,14 @@ class UserTable:
         return True
 
     def merge(self, records: bytes) -> bytes:
-        """Take in records from elsewhere, in any order; gives those that said something new, as they are now.
+        """Take in records from elsewhere, in any order.
 
-        New is: another host, stamp or flags, or a later rounded `seen`. These are not announced: the caller
-        passes the result on. Raises ValueError, and takes in nothing, where the length cannot be right.
+        Returns:
+            The records that said something new, packed, as they are now. New is another host, stamp or flags,
+            or a later rounded `seen`. They are not announced: the caller passes them on.
+
+        Raises:
+            ValueError: the length is not a whole number of records; nothing was taken in.
         """
         news = []
         for user in unpack(records):
@@ -199,16 +221,32 @@ class UserTable:
         return pack(news)
 
     def ahead(self, records: bytes, decided: int, seen: int) -> bytes:
-        """Those of some records that were decided later than `decided`, or seen later than `seen`."""
+        """Return those of some records that were decided later than `decided`, or seen later than `seen`.
+
+        Args:
+            records: packed.
+            decided: Unix seconds.
+            seen: Unix seconds.
+        """
         return pack(user for user in unpack(records) if user.decided > decided or user.seen > seen)
 
     def clipped(self, records: bytes, decided: int, seen: int, latest: int) -> bytes:
-        """These records, with `latest` in place of each time that is later than `decided` or `seen`."""
+        """Return some records with the times that are too late replaced.
+
+        Args:
+            records: packed.
+            decided: Unix seconds; a later stamp is replaced.
+            seen: Unix seconds; a later last login is replaced.
+            latest: Unix seconds, in place of both.
+        """
         return pack(_clipped(user, decided, seen, latest) for user in unpack(records))
 
     def clip(self, number: int, decided: int, seen: int, latest: int) -> bytes:
-        """Do that to a bucket; gives the records that were changed, as they are now, by key. They are not
-        announced."""
+        """Replace the times of a bucket that are too late, as `clipped` does.
+
+        Returns:
+            The records that were changed, packed, as they are now, by key. They are not announced.
+        """
         changed = []
         for user in self._sorted(number):
             new = _clipped(user, decided, seen, latest)
@@ -232,23 +270,44 @@ class UserTable:
         return pack(map(self._stored, self._sorted(number)))
 
     def digest(self, number: int, unix: int) -> bytes:
-        """8 bytes, equal where two directors know the same of a bucket; zeros where there is nobody.
+        """Return the digest of a bucket, equal where two directors know the same of it.
 
-        It is the sum of `record_mix` of the records as they are stored, but never zero for somebody. Records
-        that are gone, or may be dropped early, are not in it: some directors have dropped them."""
+        It is the sum of `record_mix` of the records as they are stored. Records that have expired, or may be
+        dropped early, are not in it: some directors have dropped them.
+
+        Args:
+            number: of the bucket.
+            unix: Unix seconds, by which records have expired.
+
+        Returns:
+            8 bytes; zeros where no record counts, and only there.
+        """
         kept = [record_mix(self._stored(user)) for user in self._kept(number, unix)]
         total = sum(kept) & _WORD
         return (total or int(bool(kept))).to_bytes(8)
 
     def summary(self, number: int, unix: int) -> bytes:
-        """What is known of a bucket, in short: the `record_hash` (6 bytes, big endian) of each record as
-        stored, by key. A record that is in no digest is not in it."""
+        """Return what is known of a bucket, in short.
+
+        Returns:
+            The `record_hash` (6 bytes, big endian) of each record as stored, by key. A record that is not in
+            the digest is not in the summary.
+        """
         return b"".join(self._hash(user) for user in self._kept(number, unix))
 
     def missing(self, number: int, summary: bytes, unix: int) -> bytes:
-        """The records of a bucket, by key, that a director with this `summary` of it (in any order) lacks.
+        """Return the records of a bucket that another director lacks.
 
-        Raises ValueError where the length is not a whole number of entries.
+        Args:
+            number: of the bucket.
+            summary: what the other director knows of it, in any order.
+            unix: Unix seconds, by which records have expired.
+
+        Returns:
+            The records, packed, by key.
+
+        Raises:
+            ValueError: `summary` is not a whole number of entries.
         """
         if len(summary) % SUMMARY_ENTRY:
             raise ValueError(f"{len(summary)} bytes of a summary are no multiple of {SUMMARY_ENTRY}")
@@ -277,11 +336,11 @@ class UserTable:
         return bool(self._displaced)
 
     def take_displaced(self) -> bytes:
-        """The former records of users whose host or MOVING flag, or whose move, a merge has changed since the
-        last call.
+        """Return the former records of users whose host or MOVING flag, or whose move, a merge has changed.
 
-        A user may be in it twice. One who was unknown and came in MOVING is in it on host 0, with zeros;
-        others who were unknown are not.
+        Returns:
+            The records since the last call, packed. A user may be in them twice. A user who was unknown and
+            came in MOVING is in them on host 0, with zeros; other users who were unknown are not in them.
         """
         displaced, self._displaced = self._displaced, []
         return pack(displaced)

@@ -125,9 +125,19 @@ class Neighbour:
         certificates: bytes = b"",
         suspended: float = 0.0,
     ) -> None:
-        """leftwards: we have dialled somebody to our left, because nobody there could reach us.
-        certificates: as in `LinkOpened`. suspended: seconds by which the other end may have greeted before
-        this process could see it."""
+        """Begin with a link that has just been opened.
+
+        Args:
+            link: number of the link.
+            me: what this director says of itself.
+            remote: address of the other end.
+            dialled: the director that was dialled; None: the other end has dialled.
+            nonce: random bytes of this link.
+            now: when it was opened.
+            leftwards: this director has dialled to its left, because no director there could reach it.
+            certificates: as in `LinkOpened`.
+            suspended: seconds by which the other end may have greeted before this process could see it.
+        """
         self.link, self.me, self.remote, self.dialled = link, me, remote, dialled
         self.leftwards = leftwards
         self._certificates = certificates

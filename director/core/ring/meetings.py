@@ -19,10 +19,12 @@ AT_ONCE = 4
 def next_to_meet(
     wanted: Collection[MemberId], begun: Collection[MemberId], next_try: Mapping[MemberId, float]
 ) -> list[MemberId]:
-    """The directors that may be dialled next, in the order in which they are due.
+    """Return the directors that may be dialled next, in the order in which they are due.
 
-    wanted: those that are to be met. begun: those that are being dialled, or linked. next_try: when each of
-    them may be dialled (again), monotonic seconds.
+    Args:
+        wanted: the directors to be met.
+        begun: the directors that are being dialled, or linked.
+        next_try: when each may be dialled (again), in monotonic seconds.
     """
     waiting = [member for member in wanted if member not in begun]
     free = AT_ONCE - (len(wanted) - len(waiting))

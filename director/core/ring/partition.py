@@ -40,11 +40,15 @@ def judge(
     waited: bool,
     departed: Collection[MemberId] = (),
 ) -> Standing:
-    """What these circumstances come to.
+    """Judge by what is known of the other directors whether new users may be placed.
 
-    listed: `ring.servers`. ring: the members of the last second lap, us included. leases: who lives by the
-    shared store; None: there is none, or it is away. waited: as the smaller part we have waited for
-    `isolation_wait`. departed: who has said good-bye, and so does not go on by himself somewhere.
+    Args:
+        listed: `ring.servers`.
+        ring: the members of the last second lap, this director included.
+        leases: the directors that hold a lease in the shared store; None: there is no shared store, or it is
+            unreachable.
+        waited: on the minority side this director has waited for `isolation_wait`.
+        departed: the directors that have announced their departure, and so do not go on by themselves.
     """
     listed = set(listed) - (set(departed) - set(ring))
     missing = listed - set(ring)

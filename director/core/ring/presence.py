@@ -51,7 +51,15 @@ class Presence:
         links: Mapping[LinkId, Neighbour],
         counters: Counters,
     ) -> None:
-        """members: the directors of the ring. links: all there are. Both are read as they are later, too."""
+        """Begin a life of this director.
+
+        Args:
+            me: this director.
+            incarnation: the number of the first announcement.
+            members: the directors of the ring, as they are whenever they are read.
+            links: all links, as they are whenever they are read.
+            counters: where false departures are counted.
+        """
         self.number = min(incarnation, LAST)
         """Of our own words."""
         self.leaving = False

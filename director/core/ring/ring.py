@@ -137,9 +137,14 @@ class Ring:
         return [e for neighbour in self.links.values() for e in neighbour.set_identity(self.identity)]
 
     def meet(self, stored: Iterable[MemberId] = ()) -> set[MemberId]:
-        """Returns the directors that were unmet so far, and have a proved link with this director.
+        """Note which directors have been met.
 
-        stored: directors that have been met earlier, by the store."""
+        Args:
+            stored: directors that have been met earlier, by the store.
+
+        Returns:
+            The directors that were unmet until now, and have a proved link with this director.
+        """
         linked = (n.peer for n in self.links.values() if n.live and n.peer is not None)
         met = self.unmet.intersection((*stored, *linked))
         if met:

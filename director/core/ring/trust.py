@@ -64,9 +64,17 @@ class Trust:
         self._lost_at = now.mono
 
     def review(self, ring: Ring, now: Now, *, alone: bool, settled: bool) -> bool:
-        """Judge anew. alone: nobody else lives, or can be reached. settled: in sync, and not the smaller
-        part of a cut
-        ring. Returns whether memory may be answered from."""
+        """Judge again whether memory may be answered from.
+
+        Args:
+            ring: the links with the neighbours.
+            now: the time.
+            alone: no other director has a lease, or can be reached.
+            settled: in sync, and not on the minority side of a partition.
+
+        Returns:
+            Whether memory may be answered from.
+        """
         self._hear_answers(ring)
         if self._answered and now.mono >= self._asked_at + ASK_WAIT:
             self._asked.clear()

@@ -198,12 +198,24 @@ class HostTable:
         weight: int | None = None,
         up: bool | None = None,
     ) -> HostRow | None:
-        """Carry out an operator's change made at `stamp` (Unix seconds).
+        """Carry out an operator's change of a host.
 
-        Returns the new row, None if nothing changed. A weight or state that is as he wants it is stamped all
-        the same: he may be answering a change of another director that has not been heard of here. Stamps
-        grow even where this clock is behind that of whoever decided before. The caller has checked that the
-        host exists, or that it may be added (`taken_by`)."""
+        A weight or state that is as wanted is stamped all the same: the operator may be answering a change of
+        another director that has not been heard of here. Stamps grow even where this clock is behind that of
+        an earlier change. The caller has checked that the host exists, or that it may be added (`taken_by`).
+
+        Args:
+            address: of the host.
+            stamp: Unix seconds of the change.
+            remove: take the host out of the table.
+            hostname: name of a host that is added.
+            tag: the pool; None: as it is.
+            weight: 0 to `MAX_WEIGHT`; None: as it is, 100 for a host that is added.
+            up: whether the host is up; None: as it is.
+
+        Returns:
+            The new row; None: nothing changed.
+        """
         old = self.rows.get(address)
         row = old or HostRow(
             address=address,

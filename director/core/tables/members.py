@@ -63,7 +63,17 @@ class MemberTable:
             self.rows[about(row)] = row
 
     def change(self, member: MemberId, stamp: int, *, present: bool, name: str = "") -> MemberRow | None:
-        """An operator's word at `stamp`. name: as he says. Returns the new row; None: it is so already."""
+        """Carry out an operator's change of the list of directors.
+
+        Args:
+            member: the address of the director.
+            stamp: Unix seconds of the change.
+            present: whether the director is added; else it is removed.
+            name: the name that the operator gives it.
+
+        Returns:
+            The new row; None: the list says so already.
+        """
         name = name or self.name_of(member)
         old = self.rows.get(name or member)
         if (member in self.listed()) is present:
