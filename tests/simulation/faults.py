@@ -18,6 +18,7 @@ from tests.simulation.invariants import Command, Watch
 from tests.simulation.lies import LIES, Liar
 from tests.simulation.parts import EXPIRE, Outcome, hash32
 from tests.simulation.schedule import HOSTS, TAG, Plan
+from tests.simulation.store import Content
 from tests.simulation.world import HASH, LEASE_TTL, UNIX, Node, World
 
 TAIL = 0.3
@@ -84,7 +85,7 @@ class Player:
         """When the fault under way ends."""
         self.healed = False
         self._newcomers = 0
-        self._snapshots: list[tuple[float, dict[str, Any]]] = []
+        self._snapshots: list[tuple[float, Content]] = []
         if any(action.what in ("failover", "late_change") for action in plan.actions):
             world.after(SNAPSHOT, self._snapshot)
 

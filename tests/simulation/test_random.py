@@ -48,6 +48,7 @@ ABOUT = {
     "cuts": ["cuts"],
     "members": ["member"],
     "failovers": ["failovers"],
+    "stores": ["lapses", "failovers"],
     "kicks": ["slow kicks", "kick"],
     "tags": ["retags"],
     "clocks": ["clock steps"],
