@@ -215,6 +215,8 @@ class _Draw:
         pauses = [0.0, 0.001, 0.01, 0.1, 0.3, 1.0, 2.0]
         if self.plan.family == "near":
             pauses += [5.0, 20.0]
+        if self.plan.family == "stores":
+            pauses += [5.0, 10.0]  # what it is about takes half a minute
         at = sum(pause for _, pause in self.plan.starts) + 0.2
         actions = []
         for kind in kinds:
