@@ -5,8 +5,8 @@ PYTHON ?= python3
 ARGS ?=
 SEEDS ?= 1000
 MINUTES ?= 10
-# Three processes on two cores, because many tests wait. Each needs a network of its own, which only root can make.
-PARALLEL := $(if $(filter 0,$(shell id -u)),-n 3 --dist loadgroup --no-loadscope-reorder)
+# Three processes on two cores, because many tests wait. Each needs a network of its own, where one may be made.
+PARALLEL := $(shell unshare --net true 2>/dev/null && echo '-n 3 --dist loadgroup --no-loadscope-reorder')
 
 VENV := .venv
 BIN := $(VENV)/bin
