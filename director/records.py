@@ -450,7 +450,7 @@ class ReloadInfo(msgspec.Struct, frozen=True, kw_only=True):
     """How often the program of this process has been replaced."""
     seconds: float | None = None
     """What it took, from the command until logins were answered again."""
-    frozen: float | None = None
+    paused: float | None = None
     """Of these, seconds in which nobody was answered."""
     problem: str = ""
     """Why it failed. All is as before then."""

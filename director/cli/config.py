@@ -1,4 +1,4 @@
-"""`director config …`: the configuration file. These commands ask no director."""
+"""`director config …`: the configuration file. These commands do not talk to a director."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from director.dovecot.takeover import TakenOver
 
 MARK = "#| "
-"""Before each line of the Dovecot snippet, so that all that is printed is a director.toml."""
+"""Begins each line of the Dovecot snippet, so that the whole output is a valid director.toml."""
 
 
 @click.group(cls=CommandGroup)
 def config() -> None:
-    """The configuration file."""
+    """Check, show or import the configuration file."""
 
 
 @config.command()
@@ -38,9 +38,9 @@ def config() -> None:
 @config_option
 @click.pass_obj
 def check(target: Target, user: str | None, as_json: bool) -> int:
-    """Say everything that is wrong with the file.
+    """Check the file and print every problem.
 
-    Files that the director's user cannot read keep it from starting: check as that user.
+    A director does not start if its user cannot read one of its files: check as that user.
     Exit code 68: there is no such user.
     """
     from director.service.configuration.accounts import account
@@ -89,17 +89,17 @@ def show(target: Target, as_json: bool) -> None:
     "--dovecot",
     type=click.Choice(["2.3", "2.4"]),
     default="2.3",
-    help="For which Dovecot the snippet is; 2.3.",
+    help="Write the snippet for this Dovecot; 2.3 if not given.",
 )
 @click.option("--write", metavar="FOLDER", help="Write director.toml and director-dovecot.conf into FOLDER.")
 @json_option
 def import_(file: str | None, dovecot: str, write: str | None, as_json: bool) -> None:
-    """Take over from a director of Dovecot 2.3.
+    """Make a director.toml from the configuration of Dovecot 2.3's director.
 
-    FILE is what `doveconf -n` prints there, or a dovecot.conf without includes; `-` reads standard input.
-    Without FILE, doveconf of this machine is asked. Prints a director.toml, what it could not carry over,
-    and, marked with `#|`, what to add to Dovecot's own configuration. Names of directors are looked up;
-    `$ENV:NAME` is taken from the environment.
+    FILE is the output of `doveconf -n`, or a dovecot.conf without includes; `-` reads standard input.
+    Without FILE, `doveconf -n` is run here. Prints a director.toml, the settings that were not carried over,
+    and, in lines that begin with `#|`, what to add to Dovecot's own configuration. Names of directors are
+    resolved; `$ENV:NAME` is read from the environment.
     """
     from director.dovecot.doveconf import read
     from director.dovecot.takeover import take_over
@@ -113,20 +113,24 @@ def import_(file: str | None, dovecot: str, write: str | None, as_json: bool) ->
         say_json(msgspec.json.encode(taken))
         return
     if write is not None:
-        for title, notes in (("not carried over", taken.left_out), ("mind", taken.mind)):
+        for title, notes in (("not carried over", taken.left_out), ("note", taken.mind)):
             for note in notes:
                 say(f"{title}: {note}")
         return
     for line in taken.toml.splitlines():
         say(line)
     say()
-    say(f"# Into Dovecot's configuration, at its end, without the marks (sed -n 's/^{MARK}//p'):")
+    say(f"# Append to Dovecot's configuration, without the marks (sed -n 's/^{MARK}//p'):")
     for line in taken.dovecot.splitlines():
         say(MARK + line)
 
 
 def _doveconf(file: str | None) -> tuple[str, str]:
-    """What the configuration is called, and its text. Raises DoveconfError where it is not to be had."""
+    """The name of the configuration for messages, and its text.
+
+    Raises:
+        DoveconfError: the file cannot be read, or doveconf fails.
+    """
     from director.dovecot.doveconf import decoded
 
     if file == "-":
@@ -139,7 +143,9 @@ def _doveconf(file: str | None) -> tuple[str, str]:
     try:
         result = subprocess.run(["doveconf", "-n"], capture_output=True, text=True, errors="replace")
     except OSError as error:
-        raise DoveconfError("doveconf", 0, f"{error.strerror}; give a file with what it prints") from error
+        raise DoveconfError(
+            "doveconf", 0, f"cannot be run ({error.strerror}); give a FILE with the output of `doveconf -n`"
+        ) from error
     if result.returncode:
         raise DoveconfError(
             "doveconf -n", 0, " ".join(result.stderr.split()) or f"exit code {result.returncode}"
@@ -151,7 +157,7 @@ def _write(folder: Path, taken: TakenOver) -> None:
     files = {folder / "director.toml": taken.toml, folder / "director-dovecot.conf": taken.dovecot}
     for path in files:
         if path.exists():
-            raise FileInTheWay(str(path), "it is there already and is not written over")
+            raise FileInTheWay(str(path), "it exists; move it away, or name another folder")
     for path, text in files.items():
         try:
             with path.open("x") as out:

@@ -1,4 +1,4 @@
-"""Standard input, output and error, where the starting process has closed them."""
+"""Standard input, output and error, if the process starts with any of them closed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 
 
 def open_standard() -> None:
-    """Open those of descriptors 0 to 2 that are closed on /dev/null.
+    """Open /dev/null for each of the descriptors 0 to 2 that is closed.
 
-    To be called before anything else opens a descriptor: the event loop ends the process when it is to close
-    one of these, and a message would be written into whatever file or socket has got its number.
+    Call this before anything else opens a descriptor. Otherwise a file or socket gets one of these numbers:
+    messages would be written into it, and the event loop ends the process when it closes it.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # without O_CLOEXEC, as all of them are
+            opened = os.open(os.devnull, os.O_RDWR)  # without O_CLOEXEC: children inherit the standard three
             if opened != number:
                 os.dup2(opened, number)
                 os.close(opened)

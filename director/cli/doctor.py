@@ -1,4 +1,4 @@
-"""`director doctor`: what is wrong with this proxy, and how to mend it."""
+"""`director doctor`: print the problems of this proxy, and how to fix them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ MARKS = {"ok": "ok     ", "hint": "hint   ", "unseen": "unseen ", "warning": "WA
     "--doveconf",
     "file",
     metavar="FILE",
-    help="Judge this output of `doveconf -n` of another machine (- is standard input).",
+    help="Check this output of `doveconf -n` from another machine (- is stdin).",
 )
-@click.option("--conf", metavar="FILE", help="Dovecot's configuration, if not its usual file.")
-@click.option("--user", metavar="USER", help="Look this user up too, as lmtp would: it places him.")
-@click.option("-a", "--all", "everything", is_flag=True, help="Show what is right too.")
+@click.option("--conf", metavar="FILE", help="Read Dovecot's configuration from FILE.")
+@click.option("--user", metavar="USER", help="Look up USER too, as lmtp does; this assigns USER.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Show the checks that passed too.")
 @json_option
 @target_options
 @click.pass_obj
@@ -44,8 +44,8 @@ def doctor(
 ) -> int:
     """Check this proxy: Dovecot, sockets, rights, kicks, ring, store.
 
-    Says what is wrong, what comes of it, and what to write where. Nothing is changed. Ends with 78 where
-    there is a fault, else with 0. Run it as root: others cannot look into login/.
+    Prints each problem, its effect, and how to fix it. Nothing is changed. Run it as root: other users cannot
+    read the folder login/. Exit code 78: there is a fault.
     """
     from director.doctor import configuration, daemon, sockets, units
     from director.doctor.findings import FAULT, worst
@@ -81,7 +81,7 @@ def doctor(
 
 
 def _status(target: Target) -> tuple[StatusInfo | None, str, str]:
-    """What the director says of itself, or why it does not; its metrics."""
+    """The director's status, why there is none, and the director's metrics. Without an answer, no metrics."""
     try:
         client = target.client()
         status = client.decode(client.get("/v1/status"), StatusInfo)
@@ -113,7 +113,7 @@ def _print(findings: list[Finding], everything: bool) -> None:
         say()
     say(f"{totals}.")
     if counts["ok"] and not everything:
-        say("director doctor --all shows what is right.")
+        say("`director doctor --all` shows the checks that passed.")
 
 
 def _words(counts: dict[str, int]) -> list[tuple[str, str]]:
@@ -125,7 +125,7 @@ def _words(counts: dict[str, int]) -> list[tuple[str, str]]:
         plural("warning", "warning"),
         ("unseen", "unseen"),
         plural("hint", "hint"),
-        ("ok", "right"),
+        ("ok", "passed"),
     ]
 
 
@@ -134,11 +134,11 @@ def _lines(finding: Finding) -> list[str]:
     lines = _wrapped(finding.found, first=f"  {mark} ", indent=indent)
     if finding.why:
         lines += _wrapped(f"{finding.why}.", first=indent, indent=indent)
-    return lines + [f"{indent}    {line}" for line in finding.mend]
+    return lines + [f"{indent}    {line}" for line in finding.fix]
 
 
 def _wrapped(text: str, *, first: str, indent: str) -> list[str]:
-    # A path stays whole: it is there to be copied.
+    # A path is not broken at hyphens: operators copy it.
     return textwrap.wrap(
         text,
         WIDTH,

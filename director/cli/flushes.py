@@ -29,23 +29,23 @@ from director.records import Change, HostInfo, HostPatch, NewFlush, UsersChange
 ALL = "all"
 
 REBALANCED_AT_ONCE = 10
-"""Users `rebalance` moves at a time unless it is told: it is meant to go unnoticed."""
+"""Users that `rebalance` moves at a time by default: few, so that users do not notice it."""
 
 STUCK = 30.0
-"""Seconds without any progress after which `drain` reports the users that are left and ends."""
+"""Seconds without progress after which `drain` ends and reports the remaining users."""
 
 parallel_option = click.option(
     "--max-parallel",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Users on the move at a time (as configured: users.max_parallel_moves).",
+    help="Move at most N users at a time (users.max_parallel_moves).",
 )
 
 
 @click.command()
 @click.argument("host", metavar="HOST|all")
 @click.option(
-    "-F", "--forget", is_flag=True, help="Forget the users instead, pinned ones too, and end their sessions."
+    "-F", "--forget", is_flag=True, help="Remove the assignments instead, pins too, and end the sessions."
 )
 @parallel_option
 @force_option
@@ -62,16 +62,16 @@ def flush(
     dry_run: bool,
     reason: str,
 ) -> int:
-    """Move the users of HOST to where the hash puts them now.
+    """Move the users of HOST to the hosts that the hash selects now.
 
-    Users who are on the right host already stay; pinned users stay. To empty a host use `drain`. Ctrl-C
-    starts no more moves; those that have begun are finished.
+    Users who are on that host already stay, and pinned users stay. To move all users away, use `drain`. After
+    Ctrl-C moves that have begun are finished, and no other is started.
 
-    With -F users are forgotten, pinned ones too: their sessions end, and their next login is placed anew
-    without the kick delay. For a HOST that is dead.
+    With -F the users lose their assignments and pins, and their sessions end. Their next login is assigned
+    again, without the kick delay. Use it for a HOST that is dead.
     """
     if forget and max_parallel is not None:
-        raise click.UsageError("--max-parallel is not for -F: nobody is moved")
+        raise click.UsageError("--max-parallel is not for -F, which moves no users")
     outcomes = Outcomes(as_json)
 
     def one(client: Client, address: str | None) -> int:
@@ -99,11 +99,11 @@ def flush(
 @change_options
 @click.pass_obj
 def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, reason: str) -> int:
-    """Empty HOST: no new users, and the others are moved.
+    """Move all users off HOST and stop assigning new users.
 
-    Sets its weight to 0, flushes it and returns when it has no user left. Then it can be taken away. A drain
-    of HOST that is under way is joined. Ctrl-C starts no more moves, leaves the weight at 0 and prints the
-    command that sets it back. Exit code 75: users are left, pinned ones, or others that did not leave.
+    Sets the weight to 0, moves the users and returns when none is left. Then HOST can be stopped. If HOST is
+    already being drained, waits for that drain. After Ctrl-C moves that have begun are finished, the weight
+    stays 0, and the command that restores it is printed. Exit code 75: pinned or other users are left.
     """
     outcomes = Outcomes(as_json)
 
@@ -129,7 +129,7 @@ def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, 
             _tell_weight(name, before)
         elif remaining:
             complain(
-                f"{name}: {_who_is_left(remaining, done.change.pinned)}; `director map {address}` names them"
+                f"{name}: {_users_left(remaining, done.change.pinned)}; `director map {address}` lists them"
             )
             code = EX_TRY_AGAIN
         elif not as_json:
@@ -142,14 +142,14 @@ def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, 
 
 
 @click.command()
-@click.option("-t", "--tag", metavar="TAG", help="Only users with this tag.")
+@click.option("-t", "--tag", metavar="TAG", help="Move only users with this tag.")
 @click.option(
     "--max-parallel",
     metavar="N",
     type=click.IntRange(min=1),
     default=REBALANCED_AT_ONCE,
     show_default=True,
-    help="Users on the move at a time.",
+    help="Move at most N users at a time.",
 )
 @json_option
 @change_options
@@ -157,10 +157,10 @@ def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, 
 def rebalance(
     target: Target, tag: str | None, max_parallel: int, as_json: bool, dry_run: bool, reason: str
 ) -> int:
-    """Move users back to where the hash puts them, a few at a time.
+    """Move users back to the hosts that the hash selects, a few at a time.
 
-    For a host that is back, or weights that have changed. Pinned users stay. Each move ends the sessions of
-    one user; Ctrl-C starts no more moves.
+    Use it after a host has come up again, or after weights have changed. Pinned users stay. Each move ends
+    the sessions of one user. After Ctrl-C no other move is started.
     """
     outcomes = Outcomes(as_json)
     body = NewFlush(
@@ -182,8 +182,8 @@ def rebalance(
 def tag(target: Target, host: str, tag: str, force: bool, as_json: bool, dry_run: bool, reason: str) -> int:
     """Put HOST into the pool TAG; '' is the pool without a tag.
 
-    Its users keep the old tag: they are moved to other hosts with that tag, as by `flush`, and their sessions
-    on HOST end.
+    The users of HOST keep the old tag: they are moved to other hosts of the old pool, as by `flush`, and
+    their sessions on HOST end.
     """
     outcomes = Outcomes(as_json)
 
@@ -210,14 +210,18 @@ def flushed(client: Client, name: str, body: NewFlush) -> Done:
 
 
 def _would_empty(client: Client, address: str) -> UsersChange:
-    """What a drain would come to: with weight 0 the hash puts nobody on the host."""
+    """The result that a drain would have. With weight 0 the hash selects the host for no user."""
     document = client.change("POST", "/v1/flushes", NewFlush(host=address, dry_run=True))
     change = client.decode(document, UsersChange)
     return msgspec.structs.replace(change, moved=change.moved + change.unchanged, unchanged=0)
 
 
 def _emptied(client: Client, name: str, address: str, reason: str, force: bool) -> tuple[Done, int]:
-    """Flush the host and wait until only pinned users are on it: what came of it, and how many are left."""
+    """Flush the host and wait until only pinned users are left, or for STUCK seconds without progress.
+
+    Returns:
+        The outcome of the flush, and the number of users that are left.
+    """
     done = flushed(client, name, NewFlush(host=address, reason=reason, force=force))
     progress, remaining = Progress(), 0
     fewest, since = None, time.monotonic()
@@ -229,7 +233,7 @@ def _emptied(client: Client, name: str, address: str, reason: str, force: bool) 
                 fewest, since = remaining, time.monotonic()
             if remaining <= done.change.pinned or time.monotonic() - since > STUCK:
                 break
-            progress.show(f"{name}: waiting for {counted(remaining - done.change.pinned, 'user')} to be gone")
+            progress.show(f"{name}: waiting for {counted(remaining - done.change.pinned, 'user')} to leave")
             time.sleep(POLL)
     except KeyboardInterrupt:
         done = Done(done.change, interrupted=True)
@@ -238,26 +242,26 @@ def _emptied(client: Client, name: str, address: str, reason: str, force: bool) 
     return done, remaining
 
 
-def _who_is_left(users: int, pinned: int) -> str:
+def _users_left(users: int, pinned: int) -> str:
     if users <= pinned:
-        return f"{counted(users, 'pinned user')} left, for `unpin` or `move`"
+        return f"{counted(users, 'pinned user')} left: use `unpin` or `move`"
     return f"{counted(users, 'user')} left" + (f", {pinned} pinned" if pinned else "")
 
 
 def _tell_weight(name: str, before: HostInfo) -> None:
     if before.weight:
         command = f"director update {before.address} {before.weight}"
-        complain(f"{name}: the weight stays 0; `{command}` takes it back")
+        complain(f"{name}: the weight stays 0; `{command}` restores it")
 
 
 class Outcomes:
-    """Says what came of each host; with --json one document of all, by address or `all`."""
+    """Prints the outcome for each host; with --json, one document of all outcomes by address or `all`."""
 
     def __init__(self, as_json: bool) -> None:
         self._json: dict[str, UsersChange] | None = {} if as_json else None
 
     def tell(self, name: str, key: str, done: Done, verb: str = "moved") -> int:
-        """Returns the exit code."""
+        """Print an outcome, or keep it for the document, and return the exit code."""
         change = done.change
         if not self.kept(key, change):
             interrupted = "interrupted, " if done.interrupted else ""
@@ -266,7 +270,7 @@ class Outcomes:
         return EX_INTERRUPTED if done.interrupted else 0
 
     def kept(self, key: str, change: UsersChange) -> bool:
-        """Whether it goes into the document, and so is not to be said."""
+        """Keep an outcome for the document. Returns False without --json: print it instead."""
         if self._json is None:
             return False
         self._json[key] = change

@@ -1,4 +1,4 @@
-"""Groups of commands, with their help in sections."""
+"""Groups of commands whose help has sections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class CommandGroup(click.Group):
 
     def __init__(self, *args: Any, sections: dict[str, list[str]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Help in place of a missing command is no error message.
+        # Without this, click prints the help where the error message about the missing command belongs.
         self.no_args_is_help = False
         self.sections = sections
 

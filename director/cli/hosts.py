@@ -19,19 +19,19 @@ from director.errors import EX_NOT_FOUND
 from director.records import Change, Dump, HostInfo, HostPatch, NewHost, UsersChange
 
 HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-"""What a resolver can be asked for."""
+"""Host names that a resolver accepts."""
 
 
 @click.command(cls=NumberCommand)
 @click.argument("host", metavar="HOST[@TAG]")
 @click.argument("weight", type=Weight(), required=False)
-@click.option("-t", "--tag", metavar="TAG", help="The tag of a new host; the same as HOST@TAG.")
+@click.option("-t", "--tag", metavar="TAG", help="Give a new host this tag; the same as HOST@TAG.")
 @change_options
 @click.pass_obj
 def add(target: Target, host: str, weight: int | None, tag: str | None, dry_run: bool, reason: str) -> int:
-    """Add HOST, or set the WEIGHT of one that exists.
+    """Add HOST, or set the WEIGHT of a HOST that exists.
 
-    WEIGHT is its number of vhosts, 0 to 1000; a new host has the configured weight if none is given.
+    WEIGHT is the number of vhosts, 0 to 1000. Without it a new host gets the configured weight.
     """
     name, at, suffix = host.partition("@")
     if at and tag is not None and tag != suffix:
@@ -52,9 +52,9 @@ def add(target: Target, host: str, weight: int | None, tag: str | None, dry_run:
 @change_options
 @click.pass_obj
 def update(target: Target, host: str, weight: int, force: bool, dry_run: bool, reason: str) -> int:
-    """Set the WEIGHT of HOST: its number of vhosts, 0 to 1000.
+    """Set the WEIGHT of HOST: the number of vhosts, 0 to 1000.
 
-    With 0 a host keeps its users and gets no new ones.
+    A host of weight 0 keeps its users and gets no new users.
     """
     return _patch(target, host, HostPatch(weight=weight, reason=reason, dry_run=dry_run, force=force))
 
@@ -64,7 +64,7 @@ def update(target: Target, host: str, weight: int, force: bool, dry_run: bool, r
 @change_options
 @click.pass_obj
 def up(target: Target, host: str, dry_run: bool, reason: str) -> int:
-    """Give HOST new users again."""
+    """Assign new users to HOST again."""
     return _patch(target, host, HostPatch(up=True, reason=reason, dry_run=dry_run))
 
 
@@ -73,7 +73,7 @@ def up(target: Target, host: str, dry_run: bool, reason: str) -> int:
 @change_options
 @click.pass_obj
 def down(target: Target, host: str, dry_run: bool, reason: str) -> int:
-    """Give HOST no new users."""
+    """Stop assigning new users to HOST."""
     return _patch(target, host, HostPatch(up=False, reason=reason, dry_run=dry_run))
 
 
@@ -83,9 +83,10 @@ def down(target: Target, host: str, dry_run: bool, reason: str) -> int:
 @change_options
 @click.pass_obj
 def remove(target: Target, host: str, force: bool, dry_run: bool, reason: str) -> int:
-    """Remove HOST, forget its users, pinned ones too, and end their sessions.
+    """Remove HOST and the assignments of its users, and end their sessions.
 
-    Their next login is placed on another host. The number of users who were pinned on HOST is printed.
+    Pins on HOST are removed too; their number is printed. The next login of each user is assigned to another
+    host.
     """
     query = {"reason": reason, "dry_run": str(dry_run).lower()} | ({"force": "true"} if force else {})
 
@@ -100,10 +101,10 @@ def remove(target: Target, host: str, force: bool, dry_run: bool, reason: str) -
 @target_options
 @click.pass_obj
 def dump(target: Target, as_json: bool) -> None:
-    """Print the commands that rebuild hosts and pins as they are.
+    """Print the commands that rebuild the present hosts and pins.
 
-    They are for directors with the same configuration. A line with # is no command: it tells of a pinned user
-    whose name is not known.
+    Run the commands on a director with the same configuration. A line that begins with # is a comment about a
+    pinned user whose name is not known.
     """
     client = target.client()
     document = client.get("/v1/dump")
@@ -115,7 +116,12 @@ def dump(target: Target, as_json: bool) -> None:
 
 
 def addresses_of(host: str) -> list[str]:
-    """The addresses a host name resolves to, in the resolver's order; an address is itself."""
+    """The addresses of a host name in the resolver's order; for an address, the address.
+
+    Raises:
+        click.UsageError: the text is neither an address nor a host name.
+        Failure: the name cannot be resolved.
+    """
     try:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
@@ -124,7 +130,7 @@ def addresses_of(host: str) -> list[str]:
         return addresses_of(host[1:-1])
     if "@" in host:
         raise click.UsageError(f"{host!r}: only `add` takes HOST@TAG; give {host.partition('@')[0]!r}")
-    # The resolver takes "100" for 0.0.0.100.
+    # The resolver would read "100" as 0.0.0.100.
     if not HOST_NAME.fullmatch(host) or re.fullmatch(r"[\d.]*", host):
         raise click.UsageError(f"{host!r} is neither an address nor a host name")
     try:
@@ -136,7 +142,7 @@ def addresses_of(host: str) -> list[str]:
 
 
 def hosts_of(client: Client, host: str) -> list[str]:
-    """The addresses of the hosts that the director knows by this name, else those it resolves to here."""
+    """The addresses of the director's hosts with this name; if there are none, those from the resolver."""
     if not re.search(r"[A-Za-z]", host) or ":" in host:
         return addresses_of(host)
     hosts = client.decode(client.get("/v1/hosts"), list[HostInfo])
@@ -144,7 +150,7 @@ def hosts_of(client: Client, host: str) -> list[str]:
 
 
 def is_host(client: Client, text: str) -> bool:
-    """Whether the director knows a host by this address or name."""
+    """Whether the director has a host with this address or name."""
     hosts = client.decode(client.get("/v1/hosts"), list[HostInfo])
     return any(text in (one.address, one.hostname) for one in hosts)
 
@@ -166,9 +172,13 @@ def _each(target: Target, host: str, change: Callable[[Client, str], bytes]) -> 
 
 
 def each_address(target: Target, host: str, act: Callable[[Client, str], int]) -> int:
-    """Do something with each address of `host`, one after the other, until one is interrupted.
+    """Call `act` for each address of `host`, in order, until a call is interrupted.
 
-    The exit code of the first that failed, or 0.
+    Args:
+        act: gets the client and an address, and returns an exit code.
+
+    Returns:
+        The exit code of the first call that failed, or 0. EX_INTERRUPTED if a call was interrupted.
     """
     client = target.client()
     code = 0
@@ -193,7 +203,7 @@ def _tell(address: str, change: Change) -> None:
         text = f"{host.address}{tag}: {have} {host.weight}, {'up' if host.up else 'down'}"
     elif change.dry_run:
         users = change.users or UsersChange(dry_run=True, kicked=None)
-        become = "be left without a host" if change.without_host else "get another host"
+        become = "have no host" if change.without_host else "get another host"
         text = f"{address}: would be removed, {counted(users.moved, 'user')} would {become}"
         text += f", ending {counted(users.kicked, 'session')}{unpinned(change.unpinned, dry_run=True)}"
     else:

@@ -1,4 +1,4 @@
-"""The command `director`: options, sections of its help, and how every error ends."""
+"""The command `director`: its options, the sections of its help, and the exit code of each error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from director.errors import EX_USAGE, DirectorError
 
 SECTIONS = {
     "Run": ["serve", "keep", "reload", "demo", "version"],
-    "Look": ["status", "map", "dump", "ring"],
+    "Show": ["status", "map", "dump", "ring"],
     "Change hosts": ["add", "update", "up", "down", "remove", "tag", "drain"],
     "Change users": ["move", "kick", "flush", "rebalance", "pin", "unpin"],
     "Configuration": ["config", "plan", "doctor"],
@@ -42,7 +42,7 @@ SECTIONS = {
 
 
 class Program(CommandGroup):
-    """Ends with the exit codes of sysexits.h and one line on stderr for whatever went wrong."""
+    """The group of all commands. An error ends it with one line on stderr and an exit code of sysexits.h."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         open_standard()
@@ -52,7 +52,7 @@ class Program(CommandGroup):
 
 
 def _outcome(command: Callable[[], object]) -> int:
-    """Run the command: its exit code, after a line on stderr where it is not 0."""
+    """Run the command and return its exit code. If the code is not 0, a line on stderr says why."""
     try:
         code = command()
         return code if isinstance(code, int) else 0
@@ -70,20 +70,20 @@ def _outcome(command: Callable[[], object]) -> int:
 
 
 def _report(error: DirectorError) -> int:
-    # A configuration can have several things wrong with it: a line each.
+    # A configuration can have several problems. Each gets its own line.
     for line in str(error).splitlines():
         complain(line)
     return error.exit_code
 
 
 def _flushed(code: int) -> int:
-    """Write out what is still buffered: `code`, or 1 where nobody takes it."""
+    """Flush standard output and return `code`, or 1 if the flush fails and `code` is 0."""
     try:
         sys.stdout.flush()
     except OSError as error:
         if not code:
             _report(OutputError(error))
-        # Python flushes again at its end.
+        # Python flushes again when it exits, and would print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or 1
     return code
@@ -118,7 +118,7 @@ def program(context: click.Context) -> int | None:
     """Send all sessions of a mail user to one backend.
 
     The commands talk to the director of this machine over its API socket; `state` and `migrate` open its
-    store.
+    store themselves.
     """
     if context.invoked_subcommand is not None:
         return None

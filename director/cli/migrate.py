@@ -1,4 +1,4 @@
-"""`director migrate`: bring the layout of the store up to date, or say what that would do."""
+"""`director migrate`: bring the layout of the store up to date, or print what that would change."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
-@click.option("--reason", metavar="TEXT", default="", help="Why; kept in the audit.")
+@click.option("--dry-run", is_flag=True, help="Print what would change; change nothing.")
+@click.option("--reason", metavar="TEXT", default="", help="Write this reason to the audit.")
 @json_option
 @store_options
 @click.pass_obj
 def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_json: bool) -> None:
-    """Bring the layout of the store up to date, and split what has grown too large for one bucket.
+    """Bring the layout of the store up to date, and split buckets that are too large.
 
-    A director does the same, when it starts and as it writes. Interrupted: run it again.
+    A director does the same when it starts and when it writes. If this command is interrupted, run it again.
     """
     from director.statetools.places import layout_of, migrated, problems, readable, store_at
     from director.statetools.splits import SplitResult, split_large
@@ -68,10 +68,13 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
         if number:
             say(f"{'would split' if dry_run else 'split'} {counted(number, 'bucket')} of {space}")
     for damaged in split.damaged:
-        complain(f"{damaged} is too large, but damaged: `director state verify --fix`, then run it again")
+        complain(
+            f"{damaged} is too large, but damaged and not split: run `director state verify --fix`, then "
+            "`director migrate` again"
+        )
     if dry_run:
         if layout.held_by:
-            say(f"not before these directors are upgraded or stopped: {', '.join(layout.held_by)}")
+            say(f"would run only after these directors are upgraded or stopped: {', '.join(layout.held_by)}")
         say("dry run: nothing is changed")
     elif layout.steps or split.users or split.names:
         say("done")

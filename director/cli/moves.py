@@ -22,13 +22,13 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def user_options(command: F) -> F:
-    """Which user is meant."""
+    """Add the options that say which user is meant."""
     tag = click.option("-t", "--tag", metavar="TAG", default="", help="The user with this tag.")
     return tag(name_option(command))
 
 
 new_option = click.option(
-    "--new", is_flag=True, help="Place USER even if it is not assigned; without this that is exit code 68."
+    "--new", is_flag=True, help="Assign an unassigned USER too; without it the command ends with 68."
 )
 
 
@@ -53,10 +53,10 @@ def move(
 ) -> int:
     """Move USER to HOST and end the sessions on the old host.
 
-    Returns when every director has confirmed it. USER can log in again a moment later (users.kick_delay), and
-    stays on HOST until the assignment expires, also where USER was pinned; `pin` is permanent. A USER of
-    digits only is taken as the hash of a user. Exit code 68: USER is not assigned. 75: another move of USER
-    is under way, or has won.
+    Returns when every director has confirmed the move. USER can log in again after users.kick_delay. USER
+    stays on HOST until the assignment expires, even if USER was pinned; `pin` assigns permanently. A USER of
+    digits only is the hash of a user. Exit code 68: USER is not assigned. 75: another move of USER is in
+    progress, or has won.
     """
     wanted = NewMove(
         user=user, host="", tag=tag, numeric=numeric(is_name), new=new, reason=reason, dry_run=dry_run
@@ -83,9 +83,9 @@ def pin(
     dry_run: bool,
     reason: str,
 ) -> int:
-    """Keep USER on HOST permanently, through expiry, flush and drain.
+    """Assign USER to HOST permanently: expiry, flush and drain do not apply.
 
-    A USER on another host is moved, as by `move`. `unpin` ends it.
+    A USER on another host is moved first, as by `move`. `unpin` ends the pin.
     """
     wanted = NewMove(
         user=user,
@@ -109,9 +109,9 @@ def pin(
 def unpin(
     target: Target, user: str, tag: str, is_name: bool, as_json: bool, dry_run: bool, reason: str
 ) -> None:
-    """Let the assignment of a pinned USER expire again, and flush and drain move USER.
+    """End the pin of USER: expiry, flush and drain apply again.
 
-    USER stays on its host for now, and no session ends. Exit code 68: USER is not pinned.
+    USER stays on the host until then, and no session ends. Exit code 68: USER is not pinned.
     """
     query = {"tag": tag, "numeric": numeric(is_name), "reason": reason, "dry_run": str(dry_run).lower()}
     client = target.client()
@@ -128,7 +128,7 @@ def unpin(
 
 @click.command()
 @click.argument("user", metavar="[USER|VALUE]", required=False)
-@click.option("-f", "--field", metavar="FIELD", help="End the sessions whose passdb FIELD is VALUE.")
+@click.option("-f", "--field", metavar="FIELD", help="End sessions whose passdb FIELD is VALUE.")
 @click.option("--hash", "hash32", metavar="HASH", type=int, help="The user with this hash, as in `map`.")
 @name_option
 @json_option
@@ -146,15 +146,15 @@ def kick(
 ) -> int:
     """End the sessions of USER on all directors.
 
-    USER stays on its host and may log in again at once. A USER of digits only is taken as the hash of a
-    user. Names and values are compared literally: * is no wildcard. `kick USER`, `kick -f FIELD VALUE` or
-    `kick --hash HASH`. Exit code 68: USER is not assigned and has no session. A dry run counts the sessions
-    at all directors, and names those that could not count theirs.
+    Write `kick USER`, `kick -f FIELD VALUE` or `kick --hash HASH`. USER stays on the host and can log in
+    again immediately. A USER of digits only is the hash of a user. Names and values are compared literally: *
+    is not a wildcard. Exit code 68: USER is not assigned and has no session. A dry run counts the sessions at
+    all directors and names the directors that could not count theirs.
     """
     if (user is None) == (hash32 is None) or (field is not None and user is None):
         raise click.UsageError("give USER, or -f FIELD VALUE, or --hash HASH")
     if is_name and (field is not None or hash32 is not None):
-        raise click.UsageError("--name belongs to a USER: not to -f or --hash")
+        raise click.UsageError("--name is for a USER, not for -f or --hash")
     name = f"hash {hash32}" if user is None else user if field is None else f"{field}={user}"
     client = target.client()
     body = NewKick(
@@ -171,7 +171,7 @@ def kick(
     if as_json:
         say_json(document)
     if not change.known:
-        why = "it is a backend host" if is_host(client, name) else "it is not assigned, and has no session"
+        why = "this is a backend host" if is_host(client, name) else "not assigned, and no session found"
         complain(f"{name}: no such user: {why}")
         return EX_NOT_FOUND
     if not as_json:
@@ -191,7 +191,7 @@ def _kicked(change: UsersChange) -> str:
 
 def _move(target: Target, wanted: NewMove, host: str, as_json: bool) -> int:
     client = target.client()
-    # As in the original: a user can only be on one host.
+    # A user can be on one host only. If a name has several addresses, the first is taken, as in Dovecot 2.3.
     wanted = msgspec.structs.replace(wanted, host=hosts_of(client, host)[0])
     before = _where(client, wanted)
     document = client.change("POST", "/v1/moves", wanted)
@@ -209,7 +209,11 @@ def _move(target: Target, wanted: NewMove, host: str, as_json: bool) -> int:
 
 
 def _where(client: Client, wanted: NewMove) -> UserStatus:
-    """Where the user is now, and whether pinned. Raises Denied where the new host does not exist."""
+    """The user's assignment before the move.
+
+    Raises:
+        Denied: the new host does not exist.
+    """
     host = client.decode(client.get(host_path(wanted.host)), HostInfo)
     query = urlencode({"tag": wanted.tag or host.tag, "numeric": wanted.numeric})
     return client.decode(client.get(f"{user_path(wanted.user)}?{query}"), UserStatus)
@@ -222,7 +226,7 @@ def _outcome(change: UsersChange, was: UserStatus, wanted: NewMove) -> str:
         changes = change.dry_run and was.pinned != wanted.pin
         return f"{'would stay' if changes else 'already'} on {wanted.host}{pinned}"
     if change.dry_run:
-        way = f"move {before} -> {wanted.host}" if before else f"be placed on {wanted.host}"
+        way = f"move {before} -> {wanted.host}" if before else f"be assigned to {wanted.host}"
         return f"would {way}{pinned}, ending {counted(change.kicked, 'session')}"
-    way = f"{before} -> {wanted.host}" if before else f"placed on {wanted.host}"
+    way = f"{before} -> {wanted.host}" if before else f"assigned to {wanted.host}"
     return f"{way}{pinned}, {counted(change.kicked, 'session')} ended"

@@ -1,4 +1,4 @@
-"""Numbers as arguments of commands. A negative one is a wrong number, not an unknown option."""
+"""Numbers as arguments of commands. A negative number is a wrong number, not an unknown option."""
 
 from __future__ import annotations
 

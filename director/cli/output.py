@@ -1,4 +1,4 @@
-"""What commands print: tables, times, JSON. Plain aligned text, and colour where a terminal shows it."""
+"""Output of commands: tables, times, JSON. Plain aligned text; on a terminal with colour."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class PlainTable:
-    """Aligned lines for any number of rows, batch by batch; a column only ever gets wider."""
+    """Aligned lines for any number of rows, batch by batch. Columns get wider when a later batch needs it."""
 
     def __init__(self, *columns: Column) -> None:
         self._columns = columns
@@ -29,7 +29,7 @@ class PlainTable:
         self._titled = False
 
     def lines(self, rows: Iterable[Sequence[object]]) -> Iterator[str]:
-        """The rows of one batch; before the first batch the titles."""
+        """The lines of one batch. The first batch begins with the titles."""
         batch = [[printable(str(cell)) for cell in row] for row in rows]
         if not self._titled:
             batch.insert(0, [column.title for column in self._columns])
@@ -45,7 +45,7 @@ class PlainTable:
 
 
 class OutputError(DirectorError):
-    """Standard output takes no more. Without a text where the reader has just seen enough, as `head` does."""
+    """Standard output cannot be written. The text is empty if the reader closed the pipe, as `head` does."""
 
     def __init__(self, error: OSError) -> None:
         enough = isinstance(error, BrokenPipeError)
@@ -64,21 +64,21 @@ def say(text: str = "") -> None:
 
 
 def complain(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     sys.stderr.write(f"director: {printable(' '.join(text.split()))}\n")
 
 
 def say_json(document: bytes) -> None:
-    """One document, with the keys as the API has them."""
+    """Print one JSON document with the keys of the API."""
     write(msgspec.json.format(document, indent=2).decode() + "\n")
 
 
 def say_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
-    """All rows: coloured and folded on a terminal, plain where the output goes elsewhere."""
+    """Print a table: coloured and folded on a terminal, plain elsewhere."""
     if not sys.stdout.isatty():
         write("".join(f"{line}\n" for line in PlainTable(*columns).lines(rows)))
         return
-    # Imported where it is used: it costs more than the rest of the command.
+    # Imported here because rich takes longer to import than the rest of the command takes.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -93,19 +93,28 @@ def say_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> No
 
 
 def printable(text: str) -> str:
-    """The text without anything that would steer a terminal: names come from whoever logs in."""
+    """The text with control characters escaped. User names come from clients and could steer a terminal."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def moment(unix: int) -> str:
-    """Local time as the original prints it; `-` for never."""
+    """Local time in the form of Dovecot 2.3's director; `-` for 0.
+
+    Args:
+        unix: Unix seconds; 0 means never.
+    """
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix)) if unix else "-"
 
 
 def since(unix: int | None, now: float) -> str:
-    """How long it has been, in one unit; `-` where it is not known."""
+    """The time from `unix` to `now` in one unit, such as `3 h`; `-` if `unix` is not known.
+
+    Args:
+        unix: Unix seconds.
+        now: Unix seconds.
+    """
     if not unix:
         return "-"
     seconds = max(0, round(now - unix))
@@ -116,7 +125,7 @@ def since(unix: int | None, now: float) -> str:
 
 
 def size(count: int | None) -> str:
-    """Bytes with at most four digits; `-` where it is not known."""
+    """A number of bytes in at most four digits and a unit; `-` if it is not known."""
     if count is None:
         return "-"
     value = float(count)

@@ -1,4 +1,4 @@
-"""Why a socket may not be used, and what would allow it."""
+"""The reason why a socket may not be used, and what to change."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import msgspec
 
 
 def explained(path: str, config: str) -> str:
-    """The reason that the unix socket at `path` is refused, and what allows it.
+    """The reason why the unix socket at `path` is refused, and what to change.
 
     Args:
-        config: the configuration file, which need not be there; it says which listener the socket is.
+        path: of the socket.
+        config: path of the configuration file, which need not exist. It says which listener has the socket.
     """
     me = _user(os.geteuid())
     folder = _closed_folder(path)
@@ -35,14 +36,14 @@ def explained(path: str, config: str) -> str:
 
 
 def _table_of(path: str, config: str) -> str:
-    """The listener whose socket is at `path`, such as `listen.api`; empty: there is none."""
-    # Imported where they are used: every command would pay for them.
+    """The listener whose socket is at `path`, such as `listen.api`, or an empty text."""
+    # Imported here: at the top of the file they would slow down every command.
     import tomllib
 
     from director.service.configuration.config import DovecotConfig, ListenConfig
 
     tables: Any = {}
-    with suppress(OSError, ValueError):  # not there, or not for this user: the defaults are likely right
+    with suppress(OSError, ValueError):  # if the file is missing or not readable, assume the defaults
         tables = tomllib.loads(Path(config).read_text())
     base = _value(tables, "dovecot", "base_dir") or DovecotConfig().base_dir
     folder = os.path.join(os.path.dirname(os.path.abspath(config)), base)
@@ -60,7 +61,7 @@ def _value(tables: Any, *keys: str) -> str:
 
 
 def _closed_folder(path: str) -> str | None:
-    """The first folder on the way that may not be entered."""
+    """The first folder of the path, from the root, that may not be entered; None if all may be."""
     folder = os.path.dirname(os.path.abspath(path))
     closed = None
     while True:

@@ -1,4 +1,4 @@
-"""`director plan`: what the configuration file would change in the cluster, before it happens."""
+"""`director plan`: the changes that a configuration file would make in the cluster."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ COLUMNS = (Column("host"), Column("what"), Column("now"), Column("file"), Column
 @target_options
 @click.pass_obj
 def plan(target: Target, as_json: bool) -> None:
-    """Say what the configuration file would change in the cluster.
+    """Print what the configuration file would change in the cluster.
 
-    The file is read as it is now; the running director compares it with what it last applied, and with what
-    was changed at run time since. Nothing is changed.
+    The running director compares the file with the configuration that it last applied, and with the changes
+    made at run time since then. Nothing is changed.
     """
     from director.service.configuration.config import load
 
     config = load(target.config_path, os.environ)
     for text in config.unresolved:
-        complain(f"warning: {text}: what is known of it stays")
+        complain(f"warning: {text}: hosts with this name stay as they are")
     hosts, unresolved = (
         [
             ConfiguredHost(address=one.address, hostname=one.hostname, tag=one.tag, weight=one.weight)
@@ -63,7 +63,7 @@ def _outcome(change: PlannedChange) -> str:
         return "added" if change.file else "removed"
     if change.decided:
         return f"stays: changed at run time, {moment(change.decided)}"
-    return "stays: another director's file says so"
+    return "stays: another director's file has it"
 
 
 def _summary(found: Plan) -> list[str]:
@@ -71,14 +71,14 @@ def _summary(found: Plan) -> list[str]:
     lines = []
     if not found.known:
         lines.append(
-            f"What {found.me} last applied is not known: its store keeps nothing, or is away. "
-            "The file decides everything that no operator has changed at run time."
+            f"{found.me} does not know which configuration it last applied: its store keeps nothing, or is "
+            "unreachable. The file would decide everything that no operator has changed at run time."
         )
     if not made:
         return [*lines, "Nothing to do."]
     changes = "1 change" if made == 1 else f"{made} changes"
     return [
         *lines,
-        f"{changes} in the whole cluster as soon as a director reloads or restarts with this file; give it "
+        f"{changes} in the whole cluster when the first director reloads or restarts with this file. Copy it "
         "to all directors, then reload one after the other.",
     ]

@@ -1,4 +1,4 @@
-"""Changes of users that take long: begin one, show how far it is, interrupt it, say what came of it."""
+"""Changes of many users: start a change, show its progress, interrupt it, print its result."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from director.errors import EX_UNAVAILABLE
 from director.records import Change, MoveInfo, UsersChange
 
 POLL = 0.2
-"""Seconds between two questions how far it is."""
+"""Seconds between two requests for the progress."""
 
 NOT_STORED = (
-    "the directors have it, but it is not stored yet: it is lost if they all stop before the store takes it;"
-    " `director status` shows the reason, and lists it until it is stored"
+    "the directors have the change, but it is not stored yet: it is lost if all directors stop before it is;"
+    " `director status` shows the reason, and lists the change until it is stored"
 )
 
 DRY = " (dry run: nothing is changed)"
@@ -29,15 +29,23 @@ class Done(msgspec.Struct, frozen=True):
 
 
 def carry_out(client: Client, name: str, method: str, path: str, body: msgspec.Struct) -> Done:
-    """Ask for a change of users and stay until it has ended. name: what it is called meanwhile.
+    """Start a change of users and wait until it has ended.
 
-    Ctrl-C interrupts it: moves that have begun are finished, no other is started. A second one only ends us.
+    Ctrl-C interrupts the change: moves that have begun are finished, no other is started. A second Ctrl-C
+    ends this command only.
+
+    Args:
+        name: of the change in messages, such as `flush all`.
+
+    Raises:
+        Denied: the director refused the change, or the change failed.
+        Failure: the director does not answer any more.
     """
     begun = client.decode(client.change(method, f"{path}?wait=false", body), MoveInfo)
     if begun.change is not None:
         tell_of_host(name, begun.change)
     if begun.joined:
-        complain(f"{name}: already under way since {moment(begun.started)}; joining it")
+        complain(f"{name}: already running since {moment(begun.started)}; waiting for its result")
     try:
         move, interrupted = _followed(client, name, begun)
     except Denied:
@@ -45,11 +53,11 @@ def carry_out(client: Client, name: str, method: str, path: str, body: msgspec.S
     except Failure as error:
         if error.exit_code == EX_INTERRUPTED:
             raise
-        raise Failure(f"{error}; {name} may go on there without us", EX_UNAVAILABLE) from None
+        raise Failure(f"{error}; {name} may still be running there", EX_UNAVAILABLE) from None
     if move.problem is not None:
         raise Denied(move.problem.detail or move.problem.title, move.problem.exit_code)
     if move.result is None:
-        raise Failure(f"{client.where}: {name} ended, but what came of it is not said", EX_UNAVAILABLE)
+        raise Failure(f"{client.where}: {name} ended, but the director sent no result", EX_UNAVAILABLE)
     return Done(move.result, interrupted)
 
 
@@ -64,7 +72,8 @@ def _followed(client: Client, name: str, move: MoveInfo) -> tuple[MoveInfo, bool
     except KeyboardInterrupt:
         if move.joined:
             raise Failure(
-                f"{name}: interrupted; the {name.split()[0]} that it had joined goes on", EX_INTERRUPTED
+                f"{name}: interrupted; the {name.split()[0]} that another operator started continues",
+                EX_INTERRUPTED,
             ) from None
         progress.show(f"{name}: interrupted; moves that have begun are finished")
         move = client.decode(client.change("DELETE", path), MoveInfo)
@@ -78,7 +87,7 @@ def _followed(client: Client, name: str, move: MoveInfo) -> tuple[MoveInfo, bool
 
 
 class Progress:
-    """One line on stderr that is written over and over; nothing where stderr is no terminal."""
+    """A line on stderr that is overwritten each time. If stderr is not a terminal, nothing is written."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -96,9 +105,13 @@ class Progress:
 
 
 def how_far(move: MoveInfo, seconds: float) -> str:
-    """`1200 / 4000 users moved, 310/s, 9 s left`, as far as it is known after `seconds`."""
+    """The progress of a change, such as `1200 / 4000 users moved, 310/s, 9 s left`.
+
+    Args:
+        seconds: since the change began.
+    """
     if move.total is None:
-        return "users are counted"
+        return "counting users"
     text = f"{move.moved} / {counted(move.total, 'user')} {PAST.get(move.kind, 'moved')}"
     rate = move.moved / seconds if seconds > 0 else 0.0
     if rate > 0:
@@ -107,16 +120,18 @@ def how_far(move: MoveInfo, seconds: float) -> str:
 
 
 PAST = {"forget": "forgotten"}
-"""What has become of users, by kind of move; `moved` by all others."""
+"""The verb for users by kind of change; `moved` for all other kinds."""
 
 
 WOULD = {"moved": "move", "forgotten": "forget"}
-"""What a dry run says in place of what has become of users."""
+"""The verb of a dry run, by the verb of a change."""
 
 
 def in_words(change: UsersChange, verb: str = "moved") -> str:
-    """`1200 users moved, 3410 sessions ended, 0 timed out`, and what else there is to say; of a dry run
-    `would move 1200 users, end - sessions`."""
+    """The counts of a change, such as `1200 users moved, 3410 sessions ended, 0 timed out`.
+
+    For a dry run: `would move 1200 users, end - sessions`.
+    """
     if change.dry_run:
         text = f"would {WOULD[verb]} {counted(change.moved, 'user')}, end {counted(change.kicked, 'session')}"
         text += f", leave {counted(change.pinned, 'pinned user')}" if change.pinned else ""
@@ -131,13 +146,13 @@ def in_words(change: UsersChange, verb: str = "moved") -> str:
 
 
 def unpinned(users: int, *, dry_run: bool) -> str:
-    """`, 3 users no longer pinned`; empty where there are none."""
+    """`, 3 users no longer pinned`, or an empty text for 0 users."""
     would = "would no longer be pinned" if dry_run else "no longer pinned"
     return f", {counted(users, 'user')} {would}" if users else ""
 
 
 def tell_of_host(name: str, change: Change) -> None:
-    """What an operator must know of a host that has changed: a line on stderr for each thing."""
+    """Print the warnings about a changed host on stderr, a line each."""
     if change.warning:
         complain(f"{name}: {change.warning}")
     if not change.stored and not change.dry_run:
@@ -145,22 +160,26 @@ def tell_of_host(name: str, change: Change) -> None:
 
 
 def tell_what_is_open(name: str, change: UsersChange) -> None:
-    """What an operator must know of a change that is made: a line on stderr for each thing."""
+    """Print what a change has left unfinished on stderr, a line each."""
     if change.dry_run:
         return
     if change.timed_out:
         users = counted(change.timed_out, "user")
-        complain(f"{name}: old sessions of {users} were not confirmed to be gone in time; `kick` ends them")
+        complain(
+            f"{name}: old sessions of {users} may still run: no confirmation in time; end them with `kick`"
+        )
     if change.not_flushed:
         users = counted(change.not_flushed, "user")
-        complain(f"{name}: the flush program failed for {users}; the log of the director says why")
+        complain(f"{name}: the flush program failed for {users}; see the log of the director")
     if change.not_reached:
         directors = ", ".join(change.not_reached)
-        complain(f"{name}: not confirmed by {directors}; the sessions they proxy end when they are back")
+        complain(
+            f"{name}: not confirmed by {directors}; the sessions there end when these directors are reachable"
+        )
     if not change.stored:
         complain(f"{name}: {NOT_STORED}")
 
 
 def counted(number: int | None, thing: str) -> str:
-    """`3 users`; `- users` where the number is not known."""
+    """`3 users`, or `- users` if the number is not known."""
     return f"{'-' if number is None else number} {thing}{'' if number == 1 else 's'}"

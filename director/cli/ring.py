@@ -1,4 +1,4 @@
-"""`director ring …`: the directors."""
+"""`director ring …`: show and change the directors of the ring."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEMBER_COLUMNS = (
 
 @click.group(cls=CommandGroup)
 def ring() -> None:
-    """The directors of the ring."""
+    """Show, add or remove directors."""
 
 
 @ring.command()
@@ -36,10 +36,10 @@ def ring() -> None:
 @target_options
 @click.pass_obj
 def status(target: Target, as_json: bool) -> None:
-    """The directors and the connections with them.
+    """Show the directors and the connections with them.
 
-    ms: the last ping, of the asked director its last sync. in, out: bytes on the connection. idle: since it
-    was last read from.
+    ms: duration of the last ping; for the director that answers, of the last sync. in, out: bytes on the
+    connection. idle: time since something was received.
     """
     client = target.client()
     document = client.get("/v1/ring")
@@ -65,10 +65,10 @@ def status(target: Target, as_json: bool) -> None:
 @change_options
 @click.pass_obj
 def add(target: Target, address: str, port: int | None, as_json: bool, dry_run: bool, reason: str) -> None:
-    """List the director at ADDR in the ring.
+    """Add the director at ADDR to the list of ring members.
 
-    It belongs to the ring as soon as it runs; it needs the ring's secret. Without a PORT it is that of the
-    director that is asked. A NAME is kept as such: it may have another address later.
+    It joins the ring when it runs and has the ring's secret. Without PORT, the port of the director that
+    answers is taken. A NAME is stored as a name: its address may change later.
     """
     client = target.client()
     body = NewMember(address=address, port=port, reason=reason, dry_run=dry_run)
@@ -83,10 +83,10 @@ def add(target: Target, address: str, port: int | None, as_json: bool, dry_run: 
 @change_options
 @click.pass_obj
 def remove(target: Target, address: str, port: int | None, as_json: bool, dry_run: bool, reason: str) -> None:
-    """Take the director at ADDR off the list of the ring.
+    """Remove the director at ADDR from the list of ring members.
 
-    If it still runs it is told, and refuses all logins from then on: stop its proxy first. Without a PORT it
-    is the first one with that address. Exit code 68: it is not listed.
+    If it still runs, it learns of this and refuses all logins: stop its proxy first. Without PORT, the first
+    director with that address is removed. Exit code 68: it is not listed.
     """
     client = target.client()
     query = urlencode({"reason": reason, "dry_run": str(dry_run).lower()})
@@ -113,10 +113,10 @@ def _tell(client: Client, document: bytes, member: str, done: str, as_json: bool
 
 
 def ring_lines(info: RingInfo) -> list[str]:
-    """Who answers and how its ring is; a line more for each thing that is not as it should be."""
+    """A line about the director that answers and its ring, then a line for each problem."""
     if info.removed:
-        cure = f"`director ring add {info.me}` on another director takes it back"
-        return [f"director {info.me}", f"REMOVED from the ring: logins are refused; {cure}"]
+        fix = f"run `director ring add {info.me}` on another director to add it again"
+        return [f"director {info.me}", f"REMOVED from the ring: logins are refused; {fix}"]
     together = f"ring of {len(info.ring)}" if len(info.ring) > 1 else "alone"
     lines = [f"director {info.me}, {together}, {'in sync' if info.synced else 'NOT in sync'}"]
     lost = [member for member in info.missing if member not in info.stopped]
@@ -141,11 +141,11 @@ WAITING_FOR = {
     "memory": "the comparison with a neighbour or the store",
     "expiry": "the other directors: the assignment of their user is about to expire",
 }
-"""By the API's word."""
+"""The text for each reason of the API."""
 
 
 def waiting_lines(info: RingInfo) -> list[str]:
-    """`12 logins wait for …`, a line for each reason."""
+    """Lines such as `12 logins wait for the ring to be in sync`, one for each reason."""
     known = info.waiting_for or {"": info.waiting_logins}
     return [
         f"{counted(number, 'login')} {'waits' if number == 1 else 'wait'}"

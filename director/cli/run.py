@@ -1,4 +1,4 @@
-"""Commands that run something here, instead of asking a director. What they run is imported when they do."""
+"""Commands that run a program here instead of talking to a director. Each imports its program when it runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from director.cli.target import Target, config_option
 
 
 def say_version() -> None:
-    # The look-up of what is installed costs as much as a whole command.
+    # Imported here: looking up the installed version takes as long as a whole command.
     from director.version import VERSION
 
     say(f"director {VERSION}")
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Only check configuration, store and sockets.")
+@click.option("--check", is_flag=True, help="Check configuration, store and sockets, then end.")
 @click.option("--can-take-over", metavar="FORMAT", type=int, hidden=True)
 @config_option
 @click.pass_obj
@@ -26,7 +26,7 @@ def serve(target: Target, check: bool, can_take_over: int | None) -> int:
     """Run the director."""
     from director.service import serve as process
 
-    if can_take_over is not None:  # asked by a director whose program is to be replaced by this one
+    if can_take_over is not None:  # a director asks this before it runs this program in its place
         return process.can_take_over(target.config_path, can_take_over)
     return process.run(target.config_path, check=check)
 
@@ -35,11 +35,11 @@ def serve(target: Target, check: bool, can_take_over: int | None) -> int:
 @config_option
 @click.pass_obj
 def keep(target: Target) -> None:
-    """Hold the sockets to Dovecot while no director runs.
+    """Hold the sockets to Dovecot open while no director runs.
 
-    For a director in a container of its own: run it beside Dovecot, as the same user
-    as the director. Elsewhere a director starts a keeper by itself, or the service
-    manager holds the sockets.
+    For a director in its own container: run this command beside Dovecot, as the
+    director's user. Elsewhere a director starts a keeper by itself, or systemd holds
+    the sockets.
     """
     from director.service.configuration.config import load_for_keeper
     from director.service.lifecycle.keeper import keep as run_keeper
@@ -48,9 +48,9 @@ def keep(target: Target) -> None:
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="End after the check; fail where anything differs.")
+@click.option("--once", is_flag=True, help="End after the check; fail if anything differs.")
 def demo(once: bool) -> int:
-    """Show it: three directors between real mail servers, on loopback."""
+    """Run three directors with real Dovecot on loopback addresses."""
     from director.demo.demo import run
 
     return run(once)

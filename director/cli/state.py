@@ -1,5 +1,7 @@
-"""`director state …`: look into a store, take it elsewhere, repair it. These commands ask no director: they
-open the store themselves."""
+"""`director state …`: inspect, export, import and repair a store.
+
+These commands do not talk to a director: they open the store themselves.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class FileError(DirectorError):
-    """A file of the command line cannot be read (exit code 65) or written."""
+    """A file that the command line names cannot be read (exit code 65) or written (exit code 1)."""
 
     def __init__(self, file: str, error: OSError, exit_code: int = 1) -> None:
         self.exit_code = exit_code
@@ -38,10 +40,10 @@ class FileError(DirectorError):
 
 @click.group(cls=CommandGroup)
 def state() -> None:
-    """The store: what is in it, backup, repair.
+    """Inspect, back up, restore and repair the store.
 
-    All but `import` and `verify --fix` only read, and can be run beside a director. These two need a SQLite
-    file whose director is stopped; Redis takes them at any time.
+    `import` and `verify --fix` write: with SQLite, stop the director first; with Redis, directors may run.
+    All other commands only read and can run beside a director.
     """
 
 
@@ -50,7 +52,7 @@ def state() -> None:
 @store_options
 @click.pass_obj
 def show_info(target: Target, store: str | None, as_json: bool) -> None:
-    """What the store is and holds."""
+    """Show the kind, size and contents of the store."""
     from director.statetools.info import info
 
     chosen, meter = Chosen(target, store), Meter("state info")
@@ -64,12 +66,12 @@ def show_info(target: Target, store: str | None, as_json: bool) -> None:
 
 def _info_lines(found: Info) -> Iterator[tuple[str, str]]:
     yield "store", found.url
-    yield "shared", "yes, by all directors" if found.shared else "no, one director's own"
+    yield "shared", "yes, by all directors" if found.shared else "no, one director uses it"
     if found.contents is None:
         if found.schema:
             yield (
                 "schema",
-                f"{found.schema}; this program works with {found.schema_known}: `director migrate`",
+                f"{found.schema}; this program needs {found.schema_known}: run `director migrate`",
             )
         else:
             yield "schema", "none: no director has used this store yet"
@@ -88,25 +90,28 @@ def _info_lines(found: Info) -> Iterator[tuple[str, str]]:
     if found.shared:
         yield (
             "leases",
-            "not readable, see `state verify`"
+            "not readable, run `director state verify`"
             if inside.leases is None
             else or_dash(", ".join(f"{one.member} ({one.remaining:.0f} s)" for one in inside.leases)),
         )
     if inside.audit_entries is None:
-        yield "audit", "not readable, see `state verify`"
+        yield "audit", "not readable, run `director state verify`"
     else:
-        newest = f", the newest of {moment(int(inside.audit_newest))}" if inside.audit_newest else ""
+        newest = f", the newest from {moment(int(inside.audit_newest))}" if inside.audit_newest else ""
         yield "audit", f"{inside.audit_entries} entries{newest}"
 
 
 @state.command("verify")
-@click.option("--fix", is_flag=True, help="Repair what can be repaired; directors may run on a shared store.")
-@click.option("--reason", metavar="TEXT", default="", help="Why; kept in the audit.")
+@click.option("--fix", is_flag=True, help="Repair; with SQLite, stop the director first.")
+@click.option("--reason", metavar="TEXT", default="", help="Write this reason to the audit.")
 @json_option
 @store_options
 @click.pass_obj
 def verify(target: Target, store: str | None, fix: bool, reason: str, as_json: bool) -> int:
-    """Say everything that is wrong with the store; exit code 65 if anything is."""
+    """Check the store and print every problem.
+
+    Exit code 65: a problem is left.
+    """
     from director.statetools.places import opened
     from director.statetools.verification import Verification
 
@@ -160,7 +165,7 @@ def _say_finding(finding: Finding) -> None:
 def export_state(target: Target, store: str | None, file: str) -> None:
     """Write everything in the store to FILE as JSON Lines; - is stdout.
 
-    FILE appears when it is complete; what was there before stays until then.
+    FILE is replaced when the export is complete; until then an older FILE stays.
     """
     from director.statetools.exports import export
     from director.statetools.places import opened
@@ -188,13 +193,17 @@ def _put(output: IO[bytes], file: str, part: bytes) -> None:
 
 @contextmanager
 def _written(file: str) -> Iterator[IO[bytes]]:
-    """Where an export goes: stdout, or a file that takes its name when it is complete and on the disk."""
+    """The output of an export: stdout, or a file that gets its name when it is complete and on the disk.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
     if file == "-":
         yield sys.stdout.buffer
         return
     folder, name = os.path.split(os.path.abspath(file))
     try:
-        # Who has mail here is nobody else's business: only its owner may read it.
+        # The names of users are private: only the owner of the file may read it. tempfile sets mode 0600.
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as output:
             try:
                 yield output
@@ -210,8 +219,8 @@ def _written(file: str) -> Iterator[IO[bytes]]:
 
 @state.command("import")
 @click.argument("file")
-@click.option("--dry-run", is_flag=True, help="Check the file and say what would change; change nothing.")
-@click.option("--reason", metavar="TEXT", default="", help="Why; kept in the audit.")
+@click.option("--dry-run", is_flag=True, help="Check the file and print what would change; change nothing.")
+@click.option("--reason", metavar="TEXT", default="", help="Write this reason to the audit.")
 @json_option
 @store_options
 @click.pass_obj
@@ -220,7 +229,7 @@ def import_state(
 ) -> None:
     """Merge an export into the store; - is stdin.
 
-    What the store has decided later stays. Interrupted: run it again.
+    Later decisions in the store are kept. If the import is interrupted, run it again.
     """
     from director.statetools.imports import ExportFile, load
     from director.statetools.places import opened_for_import
@@ -250,10 +259,10 @@ def import_state(
     if done.clipped:
         complain(
             f"{done.clipped} lines have times more than one hour ahead of this clock, the first is line "
-            f"{done.first_clipped}; these times became one hour ahead"
+            f"{done.first_clipped}; these times were set to one hour ahead"
         )
     for name in done.kept:
-        complain(f"document {name}: the store has another one, and keeps it")
+        complain(f"document {name}: the store has another version, which is kept")
     if dry_run:
         say("dry run: nothing is changed")
 
@@ -266,7 +275,11 @@ def _in_words(tally: Tally, dry_run: bool) -> str:
 
 @contextmanager
 def _read(file: str) -> Iterator[BinaryIO]:
-    """The file to import, which is read twice: a pipe goes to a nameless file first."""
+    """The file to import. It is read twice, so the content of a pipe is copied to a temporary file first.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
     try:
         with open(sys.stdin.fileno() if file == "-" else file, "rb", closefd=file != "-") as source:
             if source.seekable():

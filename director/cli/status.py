@@ -1,4 +1,4 @@
-"""`director status`: the hosts, or one user."""
+"""`director status`: show the hosts, or one user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from director.errors import EX_NOT_FOUND
 from director.records import HostInfo, StatusInfo, UserStatus
 
 UNSTORED_NAMED = 5
-"""Changes that are not stored yet of which the names are shown."""
+"""Number of changes that are listed of those that are not stored yet."""
 HOST_COLUMNS = (
     Column("address"),
     Column("tag"),
@@ -35,12 +35,12 @@ HOST_COLUMNS = (
 @target_options
 @click.pass_obj
 def status(target: Target, user: str | None, tag: str, is_name: bool, as_json: bool) -> int:
-    """Hosts and their users; or where USER is.
+    """Show the hosts, or the host of USER.
 
-    A USER of digits only is taken as the hash of a user. Exit code 68: USER is a backend host.
+    A USER of digits only is the hash of a user. Exit code 68: USER is a backend host.
     """
     if user is None and (tag or is_name):
-        raise click.UsageError("-t and --name belong to a USER")
+        raise click.UsageError("-t and --name need a USER")
     client = target.client()
     if user is not None:
         return _user(client, user, tag, is_name, as_json)
@@ -64,12 +64,12 @@ def _user(client: Client, user: str, tag: str, is_name: bool, as_json: bool) -> 
     document = client.get(f"{user_path(user)}?{query}")
     info = client.decode(document, UserStatus)
     if info.current is None and is_host(client, user):
-        complain(f"{user}: is a backend host, not a user; `director map {user}` lists its users")
+        complain(f"{user}: this is a backend host, not a user; `director map {user}` lists its users")
         return EX_NOT_FOUND
     if as_json:
         say_json(document)
         return 0
-    # As the original's three lines.
+    # The three lines of `doveadm director status USER`.
     say(f"Current: {_current(info)}")
     say(f"Hashed: {info.hashed or ''}")
     say(f"Initial config: {info.configured or ''}")
@@ -80,8 +80,8 @@ def _current(info: UserStatus) -> str:
     if info.current is not None:
         return f"{info.current} ({'pinned' if info.pinned else f'expires {moment(info.expires or 0)}'})"
     if info.hashed is not None:
-        return f"unassigned, would get {info.hashed}"
-    return f"unassigned, and no host of the pool {info.tag or 'without a tag'} takes new users"
+        return f"unassigned, would be assigned to {info.hashed}"
+    return f"unassigned, and the pool {info.tag or 'without a tag'} has no usable host"
 
 
 def host_row(host: HostInfo) -> tuple[object, ...]:
@@ -95,17 +95,19 @@ def named_host_row(host: HostInfo) -> tuple[object, ...]:
 
 
 def head(info: StatusInfo) -> list[str]:
-    """Who answers and how it is; a line more for each thing that is not as it should be."""
+    """A line about the director that answers, then a line for each problem."""
     ring, store = info.ring, info.store
-    first, *troubles = ring_lines(ring)
-    kept = f"store {store.url.partition(':')[0]} {'up' if store.up else 'AWAY'}"
-    lines = [f"{first}, {kept}, {info.users} users", *troubles]
+    first, *problems = ring_lines(ring)
+    reached = f"store {store.url.partition(':')[0]} {'up' if store.up else 'UNREACHABLE'}"
+    lines = [f"{first}, {reached}, {info.users} users", *problems]
     if not store.up:
         why = (store.error or "no answer").removeprefix(f"{store.url}: ")
-        lines.append(f"store {store.url}: {why}; {store.queued_buckets} buckets are written when it returns")
+        lines.append(
+            f"store {store.url}: {why}; {store.queued_buckets} buckets will be written when it is reachable"
+        )
     elif not store.loaded:
         lines.append(
-            f"store {store.url} is being read: {100 * store.loaded_part:.0f} %, "
+            f"reading the store {store.url}: {100 * store.loaded_part:.0f} %, "
             f"{store.loaded_users} users so far"
         )
     lines += [f"ALARM {alarm.text}" for alarm in info.alarms]
@@ -114,7 +116,9 @@ def head(info: StatusInfo) -> list[str]:
         named = ", ".join(f"{one.what} {one.target}" for one in shown)
         more = f" and {others} more" if others > 0 else ""
         since = moment(store.unstored[0].since)
-        lines.append(f"NOT STORED yet, since {since}: {named}{more}; lost if all directors stop before")
+        lines.append(
+            f"NOT STORED yet, since {since}: {named}{more}; lost if all directors stop before it is stored"
+        )
     if store.snapshot is not None and not store.snapshot.up:
         since = moment(store.snapshot.written) if store.snapshot.written else "never"
         lines.append(

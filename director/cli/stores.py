@@ -1,4 +1,4 @@
-"""What the commands share that open a store themselves: which one, how far they are, who did it."""
+"""Common parts of the commands that open a store: which store, progress, the entry in the audit."""
 
 from __future__ import annotations
 
@@ -20,27 +20,34 @@ if TYPE_CHECKING:
     from state.base import AuditEntry
 
 SHOW_EVERY = 0.2
-"""Seconds from one line of progress to the next."""
+"""Seconds between two updates of the progress."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
 def store_options(command: F) -> F:
-    """`-c` and `--store`."""
+    """Add `-c` and `--store`."""
     store = click.option(
         "--store",
         metavar="URL",
-        help="Another store than that of the configuration; relative paths from here.",
+        help="Open this store instead of the configured one; relative paths start here.",
     )
     return config_option(store(command))
 
 
 class Chosen:
-    """The store that the command line means, and what the configuration says about users."""
+    """The store that the command line names, and the configuration of users."""
 
     def __init__(self, target: Target, store: str | None) -> None:
-        """Raises ConfigErrors. With --store no configuration has to be there, unless one is named."""
+        """Read the configuration. With a store and no `-c` the configuration file need not exist.
+
+        Args:
+            store: value of --store, or None.
+
+        Raises:
+            ConfigErrors: the configuration file is wrong.
+        """
         from director.service.configuration.config import Config, load_for_tools
 
         if store is None or target.config is not None:
@@ -69,7 +76,7 @@ class Chosen:
 
 
 class Meter:
-    """How far it is, on a terminal; nothing elsewhere."""
+    """Shows the progress on a terminal; elsewhere nothing."""
 
     def __init__(self, name: str) -> None:
         self._name, self._line, self._due = name, Progress(), 0.0
@@ -93,7 +100,7 @@ class Meter:
 
 
 def carried_out(work: Callable[[], Coroutine[Any, Any, T]], meter: Meter) -> T:
-    """Run it to its end. Ctrl-C interrupts it."""
+    """Run the work and return its result. Ctrl-C interrupts it."""
     import anyio
 
     try:
@@ -103,7 +110,7 @@ def carried_out(work: Callable[[], Coroutine[Any, Any, T]], meter: Meter) -> T:
 
 
 def entry(what: str, detail: str, reason: str) -> AuditEntry:
-    """For the audit: what whoever runs this command did to the store."""
+    """The audit entry of what this command did to the store, with the user who runs it."""
     import getpass
     import socket
 

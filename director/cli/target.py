@@ -1,4 +1,4 @@
-"""Which director the command line talks to, and which configuration it reads."""
+"""The director that a command talks to, and the configuration file that it reads."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Target:
-    """What `-c` and `-S` said, wherever on the command line they stood."""
+    """The values of `-c` and `-S`, which may stand before or after the name of the command."""
 
     def __init__(self) -> None:
-        # Not click's business: a command would take the variable for more recent than a `-c` before its name.
+        # click must not read the variable: it would prefer the variable to a `-c` before the command's name.
         self.config: str | None = os.environ.get("DIRECTOR_CONFIG") or None
         self.socket: str | None = None
 
@@ -32,7 +32,11 @@ class Target:
         return self.config or DEFAULT_CONFIG
 
     def client(self) -> Client:
-        """The director to talk to, until the command ends."""
+        """A client of the director. It is closed when the command ends.
+
+        Raises:
+            ConfigError: the configuration file does not say where the director listens.
+        """
         where = self.socket or api_socket(self.config, os.environ)
         client = Client(where, token=os.environ.get("DIRECTOR_TOKEN"), config=self.config_path)
         click.get_current_context().call_on_close(client.close)
@@ -40,9 +44,16 @@ class Target:
 
 
 def api_socket(config: str | None, environ: Mapping[str, str]) -> str:
-    """The path of `listen.api` in the file `config`. None is the default file, which need not be there.
+    """The path of `listen.api`.
 
-    Reads only the keys it needs: a director must be reachable also when its file does not fit any more.
+    Reads only the keys it needs: a running director must be reachable even if its file is no longer valid.
+
+    Args:
+        config: path of the configuration file. None means the default file, which need not exist.
+        environ: values for `${NAME}` in the file.
+
+    Raises:
+        ConfigError: the file cannot be read, or turns the socket off.
     """
     path = config or DEFAULT_CONFIG
     try:
@@ -51,12 +62,14 @@ def api_socket(config: str | None, environ: Mapping[str, str]) -> str:
     except FileNotFoundError:
         if config is None:
             return DEFAULT_SOCKET
-        raise ConfigError(path, "", None, "no such file; -c names it, -S names the socket instead") from None
+        raise ConfigError(
+            path, "", None, "no such file; name the file with -c, or the socket with -S"
+        ) from None
     except OSError as error:
         raise ConfigError(
-            path, "", None, f"cannot be read ({error.strerror}); -S names the socket instead"
+            path, "", None, f"cannot be read ({error.strerror}); name the socket with -S"
         ) from None
-    import tomllib  # only where there is a file: every command would pay for it
+    import tomllib  # imported here: without a file, no command needs it
 
     try:
         tables = tomllib.loads(text.decode())
@@ -65,7 +78,9 @@ def api_socket(config: str | None, environ: Mapping[str, str]) -> str:
     socket = _string(path, tables, "listen", "api", "path", default=DEFAULT_SOCKET)
     base_dir = _string(path, tables, "dovecot", "base_dir", default=DEFAULT_BASE_DIR)
     if not socket:
-        raise ConfigError(path, "listen.api.path", "", "the API socket is off; -S names another way in")
+        raise ConfigError(
+            path, "listen.api.path", "", "the API socket is off; name another socket or URL with -S"
+        )
     folder = os.path.join(os.path.dirname(os.path.abspath(path)), _expanded(base_dir, environ))
     return os.path.normpath(os.path.join(folder, _expanded(socket, environ)))
 
@@ -98,7 +113,7 @@ config_option = click.option(
     metavar="FILE",
     expose_value=False,
     callback=_remember,
-    help=f"The configuration (or DIRECTOR_CONFIG; {DEFAULT_CONFIG}).",
+    help=f"Read this configuration (or DIRECTOR_CONFIG; {DEFAULT_CONFIG}).",
 )
 socket_option = click.option(
     "-S",
@@ -106,25 +121,25 @@ socket_option = click.option(
     metavar="SOCKET|URL",
     expose_value=False,
     callback=_remember,
-    help="Another director's API: a unix socket, or http://… with DIRECTOR_TOKEN.",
+    help="Talk to this API: a unix socket, or http://… with DIRECTOR_TOKEN.",
 )
 
 
 def target_options(command: F) -> F:
-    """`-c` and `-S` after the name of the command as well as before it."""
+    """Add `-c` and `-S`, so that they may stand after the name of the command too."""
     return config_option(socket_option(command))
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
-
-
-force_option = click.option(
-    "--force", is_flag=True, help="Do it even if no other host of the pool can take the users."
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."
 )
 
 
+force_option = click.option("--force", is_flag=True, help="Do it even if the pool has no other usable host.")
+
+
 def change_options(command: F) -> F:
-    """What every changing command takes."""
-    reason = click.option("--reason", metavar="TEXT", default="", help="Why; kept in the audit.")
-    dry_run = click.option("--dry-run", is_flag=True, help="Say what would be, change nothing.")
+    """Add the options of every changing command."""
+    reason = click.option("--reason", metavar="TEXT", default="", help="Write this reason to the audit.")
+    dry_run = click.option("--dry-run", is_flag=True, help="Print what would change; change nothing.")
     return target_options(dry_run(reason(command)))

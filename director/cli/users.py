@@ -24,15 +24,15 @@ Names = dict[int, list[str]]
 @click.command("map")
 @click.argument("host", required=False)
 @click.option(
-    "-f", "--file", "file", metavar="FILE", help="Take user names from FILE, one a line; - is stdin."
+    "-f", "--file", "file", metavar="FILE", help="Read user names from FILE, one a line; - is stdin."
 )
 @json_option
 @target_options
 @click.pass_obj
 def map_users(target: Target, host: str | None, file: str | None, as_json: bool) -> None:
-    """Users and their hosts, or the users of HOST.
+    """List users and their hosts, or the users of HOST.
 
-    Names are kept with the assignments, unless users.remember_names is off; -f finds the others.
+    Names are kept with the assignments, unless users.remember_names is off; -f adds names that are not kept.
     """
     client = target.client()
     hosts = [None] if host is None else hosts_of(client, host)
@@ -54,7 +54,11 @@ def map_users(target: Target, host: str | None, file: str | None, as_json: bool)
 
 
 def _row(user: UserInfo, backends: dict[str, str]) -> list[object]:
-    """backends: the names of the hosts by address; empty: known_hosts is no column for them."""
+    """The cells of one user.
+
+    Args:
+        backends: names of hosts by address. If it is empty, the table has no column of names.
+    """
     expires = "pinned" if user.pinned else moment(user.expires)
     row: list[object] = [user.name or "<unknown>", user.hash, user.host, expires]
     if backends:
@@ -63,7 +67,7 @@ def _row(user: UserInfo, backends: dict[str, str]) -> list[object]:
 
 
 def with_names(user: UserInfo, names: Names) -> list[UserInfo]:
-    """The user under the name the director knows, else once for each of `names` with his hash."""
+    """The user with the name that the director has, else a copy for each of `names` with the user's hash."""
     if user.name is not None or user.hash not in names:
         return [user]
     return [msgspec.structs.replace(user, name=name) for name in names[user.hash]]
@@ -75,15 +79,19 @@ name_option = click.option(
 
 
 def numeric(is_name: bool) -> Literal["hash", "name"]:
-    """What the API is told of a USER of digits only."""
+    """How the API reads a USER of digits only."""
     return "name" if is_name else "hash"
 
 
 def user_path(name: str) -> str:
-    """Where the API has the user `name`."""
+    """The path of a user in the API.
+
+    Raises:
+        click.UsageError: the name is empty.
+    """
     if not name:
         raise click.UsageError("the user name is empty")
-    # What the shell gave us need not be UTF-8; then the director says so.
+    # Bytes from the shell need not be UTF-8. They are sent as they are; the director refuses them.
     return f"/v1/users/{quote(name, safe='', errors='surrogateescape')}"
 
 
@@ -105,7 +113,7 @@ def _read_names(file: str) -> list[str]:
 
 
 def _hashed(client: Client, names: list[str]) -> Names:
-    """Only the director knows how names are hashed; it is asked one by one."""
+    """The names by hash. Only the director knows how it hashes names, so it is asked for each name."""
     by_hash: Names = defaultdict(list)
     for name in dict.fromkeys(names):
         user = client.decode(client.get(f"{user_path(name)}?numeric=name"), UserStatus)
@@ -114,7 +122,7 @@ def _hashed(client: Client, names: list[str]) -> Names:
 
 
 def _write_json(pages: Iterator[list[UserInfo]]) -> None:
-    """One list, written page by page: a million users need not fit in memory."""
+    """Write one list, page by page: a million users need not fit in memory."""
     separator = "[\n"
     for page in pages:
         for user in page:

@@ -27,8 +27,8 @@ def check(facts: Facts) -> Iterator[Finding]:
     conf = facts.conf
     if conf is None:
         why = "nothing of Dovecot's configuration was checked"
-        mend = ("doveconf -n > FILE   # on the proxy", "director doctor --doveconf FILE")
-        yield _finding(UNSEEN, "configuration", facts.conf_problem, why, mend)
+        fix = ("doveconf -n > FILE   # on the proxy", "director doctor --doveconf FILE")
+        yield _finding(UNSEEN, "configuration", facts.conf_problem, why, fix)
         return
     if conf.release not in ("2.3", "2.4"):
         found = f"Dovecot {conf.version}" if conf.version else "no version of Dovecot in the text"
@@ -49,8 +49,8 @@ def check(facts: Facts) -> Iterator[Finding]:
     yield from _haproxy(conf)
 
 
-def _finding(level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = ()) -> Finding:
-    return Finding(area="dovecot", level=level, check=check, found=found, why=why, mend=mend)
+def _finding(level: str, check: str, found: str, why: str = "", fix: tuple[str, ...] = ()) -> Finding:
+    return Finding(area="dovecot", level=level, check=check, found=found, why=why, fix=fix)
 
 
 def _protocols(conf: Doveconf) -> Iterator[Finding]:
@@ -107,8 +107,8 @@ def _notify(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
     if not wanted:
         found = f"the director reads {settings.notify}"
         unseen = "login processes see nothing outside of login/, their chroot"
-        mend = ("[listen.notify]          # director.toml", 'path = "login/director/proxy-notify"')
-        yield _finding(FAULT, "notify", found, unseen, mend)
+        fix = ("[listen.notify]          # director.toml", 'path = "login/director/proxy-notify"')
+        yield _finding(FAULT, "notify", found, unseen, fix)
         return
     found = conf.root.get("login_proxy_notify_path", default="proxy-notify")
     if found == wanted:
@@ -153,9 +153,9 @@ def _lmtp_names(conf: Doveconf) -> Iterator[Finding]:
     if "lmtp" in protocols(conf) and CUTS_DOMAIN.search(lmtp) and not CUTS_DOMAIN.search(everybody):
         why = "mail goes by the name without its domain, logins by the whole: two users, on two backends"
         whole = everybody or ("%Lu" if conf.release == "2.3" else "%{user | lower}")
-        mend = block("protocol", "lmtp", f"auth_username_format = {whole}")
+        fix = block("protocol", "lmtp", f"auth_username_format = {whole}")
         found = f"protocol lmtp: auth_username_format = {lmtp}"
-        yield _finding(WARNING, "lmtp_names", found, why, mend)
+        yield _finding(WARNING, "lmtp_names", found, why, fix)
 
 
 def _doveadm(conf: Doveconf) -> Iterator[Finding]:
@@ -167,8 +167,8 @@ def _doveadm(conf: Doveconf) -> Iterator[Finding]:
         return
     found = " and ".join(name for name, _ in unset)
     why = "doveadm commands for a user do not reach his backend"
-    mend = tuple(f"{name} = {value}" for name, value in unset)
-    yield _finding(WARNING, "doveadm", f"{found} not set", why, mend)
+    fix = tuple(f"{name} = {value}" for name, value in unset)
+    yield _finding(WARNING, "doveadm", f"{found} not set", why, fix)
 
 
 def _passdbs(conf: Doveconf) -> Iterator[Finding]:
@@ -203,12 +203,12 @@ def _passdbs(conf: Doveconf) -> Iterator[Finding]:
         why = "it must return proxy=y, and no host"
         yield _finding(UNSEEN, "passdb", found, why, ("director doctor --user USER",))
     else:
-        mend = (
+        fix = (
             ("args = nopassword=y proxy=y    # in passdb { }",)
             if conf.release == "2.3"
             else ("fields {                  # in passdb { }", "  proxy = y", "}")
         )
-        yield _finding(FAULT, "passdb", "no passdb returns proxy", "nobody is sent to a backend", mend)
+        yield _finding(FAULT, "passdb", "no passdb returns proxy", "nobody is sent to a backend", fix)
     yield from _unauthenticated(passdbs)
 
 
@@ -226,12 +226,12 @@ def _unauthenticated(passdbs: list[Block]) -> Iterator[Finding]:
                 " docs/security.md, Unauthenticated users"
             ),
         )
-        mend = (
+        fix = (
             "# a passdb before it that checks passwords, with result_success = continue, and in this one:",
             "skip = unauthenticated",
         )
         found = f"passdb {name} returns nopassword: users are assigned before their passwords are checked"
-        yield _finding(HINT, "unauthenticated", found, why, mend)
+        yield _finding(HINT, "unauthenticated", found, why, fix)
 
 
 def _takes_any_password(passdb: Block) -> bool:
@@ -295,13 +295,13 @@ def _admin(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
     if not mode.strip("0"):
         yield _finding(OK, "admin_socket", "Dovecot leaves director-admin to the director")
         return
-    mend = (
+    fix = (
         "service director {",
         *(f"  {line}" for line in block("unix_listener", "director-admin", "mode = 0")),
         "}",
     )
     why = "Dovecot's master opens director-admin itself: doveadm director finds nobody there"
-    yield _finding(WARNING, "admin_socket", f"service director: director-admin has mode {mode}", why, mend)
+    yield _finding(WARNING, "admin_socket", f"service director: director-admin has mode {mode}", why, fix)
 
 
 def _haproxy(conf: Doveconf) -> Iterator[Finding]:
@@ -320,6 +320,6 @@ def _haproxy(conf: Doveconf) -> Iterator[Finding]:
             why,
             ("haproxy_trusted_networks = ADDRESSES OF THE LOAD BALANCERS",),
         )
-    mend = ("login_trusted_networks = ADDRESSES OF THE PROXIES   # on each backend",)
+    fix = ("login_trusted_networks = ADDRESSES OF THE PROXIES   # on each backend",)
     why = "else backends take the proxy for the client, in logs and limits"
-    yield _finding(HINT, "trusted_networks", "backends cannot be looked into from here", why, mend)
+    yield _finding(HINT, "trusted_networks", "backends cannot be looked into from here", why, fix)

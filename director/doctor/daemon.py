@@ -35,9 +35,9 @@ def check(facts: Facts) -> Iterator[Finding]:
         )
     if status is None:
         level = UNSEEN if facts.running is not False or not facts.here else FAULT
-        mend = ("systemctl start director", "journalctl -u director -n 50") if level == FAULT else ()
+        fix = ("systemctl start director", "journalctl -u director -n 50") if level == FAULT else ()
         yield _finding(
-            level, "answers", facts.status_problem, "ring, store and backends were not checked", mend
+            level, "answers", facts.status_problem, "ring, store and backends were not checked", fix
         )
         return
     yield _finding(OK, "answers", f"{status.me}, {status.users} users")
@@ -57,9 +57,9 @@ def check(facts: Facts) -> Iterator[Finding]:
 
 
 def _finding(
-    level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = (), area: str = "director"
+    level: str, check: str, found: str, why: str = "", fix: tuple[str, ...] = (), area: str = "director"
 ) -> Finding:
-    return Finding(area=area, level=level, check=check, found=found, why=why, mend=mend)
+    return Finding(area=area, level=level, check=check, found=found, why=why, fix=fix)
 
 
 def _alarms(status: StatusInfo) -> Iterator[Finding]:
@@ -75,16 +75,16 @@ def _open_files(facts: Facts) -> Iterator[Finding]:
     limit, used = facts.open_files, facts.used_files
     if not limit:
         return
-    mend = ("[Service]                # systemctl edit director", "LimitNOFILE=65536")
+    fix = ("[Service]                # systemctl edit director", "LimitNOFILE=65536")
     if used > NEARLY_ALL * limit:
         why = "without descriptors no login process is accepted; see director_connections in /metrics"
-        yield _finding(FAULT, "open_files", f"{used} of at most {limit} open files", why, mend)
+        yield _finding(FAULT, "open_files", f"{used} of at most {limit} open files", why, fix)
     elif limit < OPEN_FILES:
         why = (
             f"the director itself needs {facts.needed_files}, each login process 2; without descriptors no"
             " further login process is accepted"
         )
-        yield _finding(WARNING, "open_files", f"at most {limit} open files", why, mend)
+        yield _finding(WARNING, "open_files", f"at most {limit} open files", why, fix)
     else:
         yield _finding(OK, "open_files", f"{used} of at most {limit} open files")
 
@@ -101,8 +101,8 @@ def _ring(status: StatusInfo) -> Iterator[Finding]:
     ring = status.ring
     if ring.removed:
         why = "an operator has taken it out of the ring: it refuses logins"
-        mend = (f"director ring add {ring.me}   # at another director",)
-        yield _finding(FAULT, "ring", f"{ring.me} is removed", why, mend)
+        fix = (f"director ring add {ring.me}   # at another director",)
+        yield _finding(FAULT, "ring", f"{ring.me} is removed", why, fix)
         return
     lost = [member for member in ring.missing if member not in ring.stopped]
     if lost:
@@ -132,8 +132,8 @@ def _store(status: StatusInfo) -> Iterator[Finding]:
         yield _finding(OK, "store", store.url)
     if store.url.startswith("memory:"):
         why = "after a restart users are placed anew, beside sessions that live on elsewhere"
-        mend = ('state = "sqlite:////var/lib/director/state.db"   # director.toml',)
-        yield _finding(WARNING, "memory", f"{store.url} keeps nothing", why, mend)
+        fix = ('state = "sqlite:////var/lib/director/state.db"   # director.toml',)
+        yield _finding(WARNING, "memory", f"{store.url} keeps nothing", why, fix)
     if store.snapshot is not None and not store.snapshot.up:
         why = "a restart while the shared store is away would begin without users"
         found = f"{store.snapshot.url}: {store.snapshot.error or 'cannot be written'}"
@@ -141,8 +141,8 @@ def _store(status: StatusInfo) -> Iterator[Finding]:
     if len(status.ring.ring) + len(status.ring.missing) > 1 and not store.shared:
         why = "cut off from the others, a director cannot settle with them who goes where"
         found = f"{store.url} is this director's own"
-        mend = ('state = "redis://HOST/0"   # director.toml, on all directors',)
-        yield _finding(HINT, "shared_store", found, why, mend)
+        fix = ('state = "redis://HOST/0"   # director.toml, on all directors',)
+        yield _finding(HINT, "shared_store", found, why, fix)
 
 
 def _kept_sockets(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
@@ -163,11 +163,11 @@ def _kept_sockets(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
         yield _finding(UNSEEN, "kept_sockets", found, "", ("sudo director doctor",), area="sockets")
     else:
         why = "when this director dies, login processes stall, with all their sessions, until it is back"
-        mend = (
+        fix = (
             "journalctl -u director | grep keeper_failed",
             "director keep      # in a container of its own",
         )
-        yield _finding(WARNING, "kept_sockets", "nothing holds the sockets", why, mend, area="sockets")
+        yield _finding(WARNING, "kept_sockets", "nothing holds the sockets", why, fix, area="sockets")
 
 
 def _kicks(facts: Facts) -> Iterator[Finding]:
@@ -176,8 +176,8 @@ def _kicks(facts: Facts) -> Iterator[Finding]:
         return
     why = "sessions of users who were moved may have lived on"
     found = f"{failed:.0f} of {sum(facts.kicks.values()):.0f} requests to end sessions failed since the start"
-    mend = ("journalctl -u director | grep kick_failed",)
-    yield _finding(WARNING, "kicks", found, why, mend, area="kicks")
+    fix = ("journalctl -u director | grep kick_failed",)
+    yield _finding(WARNING, "kicks", found, why, fix, area="kicks")
 
 
 def _backends(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
@@ -186,9 +186,9 @@ def _backends(facts: Facts, status: StatusInfo) -> Iterator[Finding]:
     pools = {host.tag for host in status.hosts} or {""}
     for tag in sorted(pools - {host.tag for host in usable}):
         why = "its new users wait 30 s and fail temporarily"
-        mend = ("director status", "director up HOST")
+        fix = ("director status", "director up HOST")
         found = f"{f'pool {tag}' if tag else 'the pool without a tag'}: none is up with a weight over 0"
-        yield _finding(FAULT, "hosts", found, why, mend, area="backends")
+        yield _finding(FAULT, "hosts", found, why, fix, area="backends")
     for host in usable:
         backend = known.get(host.address)
         if backend is None:

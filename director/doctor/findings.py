@@ -19,7 +19,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     found: str
     why: str = ""
     """What comes of it; empty where all is well."""
-    mend: tuple[str, ...] = ()
+    fix: tuple[str, ...] = ()
     """Lines to write into a file, or to run."""
 
 

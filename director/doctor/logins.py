@@ -51,8 +51,8 @@ def below(path: str, folder: str) -> str:
     return path.removeprefix(prefix) if path.startswith(prefix) else ""
 
 
-def _finding(level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = ()) -> Finding:
-    return Finding(area="dovecot", level=level, check=check, found=found, why=why, mend=mend)
+def _finding(level: str, check: str, found: str, why: str = "", fix: tuple[str, ...] = ()) -> Finding:
+    return Finding(area="dovecot", level=level, check=check, found=found, why=why, fix=fix)
 
 
 def _sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
@@ -121,8 +121,8 @@ def _socket_paths(conf: Doveconf, wanted: str) -> Iterator[Finding]:
         for name, path in wrong.items():
             found = f"protocol {name}: login_socket_path = {path}".rstrip()
             why = f"logins of {name} do not ask the director"
-            mend = block("protocol", name, f"login_socket_path = {wanted}")
-            yield _finding(FAULT, "login_socket", found, why, mend)
+            fix = block("protocol", name, f"login_socket_path = {wanted}")
+            yield _finding(FAULT, "login_socket", found, why, fix)
 
 
 def _processes(facts: Facts, conf: Doveconf) -> Iterator[Finding]:

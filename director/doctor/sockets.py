@@ -21,9 +21,9 @@ def check(facts: Facts) -> Iterator[Finding]:
 
 
 def _finding(
-    level: str, check: str, found: str, why: str = "", mend: tuple[str, ...] = (), area: str = "sockets"
+    level: str, check: str, found: str, why: str = "", fix: tuple[str, ...] = (), area: str = "sockets"
 ) -> Finding:
-    return Finding(area=area, level=level, check=check, found=found, why=why, mend=mend)
+    return Finding(area=area, level=level, check=check, found=found, why=why, fix=fix)
 
 
 def _own_sockets(facts: Facts) -> Iterator[Finding]:
@@ -42,8 +42,8 @@ def _own_sockets(facts: Facts) -> Iterator[Finding]:
             yield _finding(OK, check, f"{path}: somebody listens" if file.used else path)
         else:
             state = "nobody listens" if file.kind == "socket" else "there is no such socket"
-            mend = _open_again(facts, path)
-            yield _finding(FAULT, check, f"{path}: {state}", f"{clients} cannot reach the director", mend)
+            fix = _open_again(facts, path)
+            yield _finding(FAULT, check, f"{path}: {state}", f"{clients} cannot reach the director", fix)
     login = facts.file(settings.login)
     if login.kind == "socket" and not _for_login_processes(facts, login, 0o6):
         why = "login processes run as dovenull, and may not connect"
@@ -86,8 +86,8 @@ def _fifo(facts: Facts) -> Iterator[Finding]:
         yield _hidden("notify", file)
     elif file.kind != "fifo":
         why = "live sessions do not keep their users' assignments"
-        mend = _open_again(facts, path)
-        yield _finding(FAULT, "notify", f"{path}: there is no such FIFO", why, mend)
+        fix = _open_again(facts, path)
+        yield _finding(FAULT, "notify", f"{path}: there is no such FIFO", why, fix)
     elif file.used is False:
         why = "each login process stops, with all its sessions, when it writes to it: nobody reads"
         yield _finding(FAULT, "notify", f"{path}: nobody has it open", why, ("systemctl start director",))
@@ -137,15 +137,15 @@ def _kick_channel(facts: Facts) -> Iterator[Finding]:
     name = {"2.3": "ipc", "2.4": "anvil"}.get(release, "")
     if settings.kick == "none":
         why = "moved users keep their old sessions beside new ones"
-        mend = ("[dovecot]                # director.toml", 'kick = "auto"')
-        yield _finding(WARNING, "kick_channel", 'kick = "none"', why, mend, area="kicks")
+        fix = ("[dovecot]                # director.toml", 'kick = "auto"')
+        yield _finding(WARNING, "kick_channel", 'kick = "none"', why, fix, area="kicks")
         return
     if not name:
         return
     if settings.kick not in ("auto", name):
-        mend = ("[dovecot]                # director.toml", 'kick = "auto"')
+        fix = ("[dovecot]                # director.toml", 'kick = "auto"')
         found = f'kick = "{settings.kick}", but Dovecot {release} has {name}'
-        yield _finding(FAULT, "kick_channel", found, "no session is ended", mend, area="kicks")
+        yield _finding(FAULT, "kick_channel", found, "no session is ended", fix, area="kicks")
         return
     file, process = facts.file(getattr(settings, name)), facts.director_as
     if file.kind == "hidden":

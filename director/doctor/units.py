@@ -36,8 +36,8 @@ def check(facts: Facts) -> Iterator[Finding]:
 
 
 def _finding(found: str, why: str, unit: str, section: str, *lines: str) -> Finding:
-    mend = (f"[{section}]                # systemctl edit {unit}", *lines)
-    return Finding(area="sockets", level=WARNING, check="units", found=found, why=why, mend=mend)
+    fix = (f"[{section}]                # systemctl edit {unit}", *lines)
+    return Finding(area="sockets", level=WARNING, check="units", found=found, why=why, fix=fix)
 
 
 def _user(user: UnitUser) -> Iterator[Finding]:
@@ -55,7 +55,7 @@ def _user(user: UnitUser) -> Iterator[Finding]:
             check="unit_user",
             found=f"{shown}: {problem}",
             why="the director does not start as this user, though it may as root",
-            mend=(f"director config check --user {user.name}      # until it says good",),
+            fix=(f"director config check --user {user.name}      # until it says good",),
         )
 
 

@@ -277,7 +277,7 @@ async def test_migrate_names_the_directors_that_would_be_cut_off_and_changes_not
     await old_director(redis_server, stores)
     said = done("migrate", "--dry-run", "--store", redis_server.url)
     assert "would run 0002: split buckets: " in said
-    assert "not before these directors are upgraded or stopped: 10.0.0.9:9090" in said
+    assert "would run only after these directors are upgraded or stopped: 10.0.0.9:9090" in said
     ran = director("migrate", "--store", redis_server.url)
     assert ran.returncode == 75
     assert "directors are alive that know no newer schema: 10.0.0.9:9090" in ran.stderr

@@ -314,7 +314,7 @@ async def test_times_far_ahead_are_clipped_at_an_import_and_counted(tmp_path: Pa
     number = lines.index(host) + 1
     assert (
         "2 lines have times more than one hour ahead of this clock, the first is line "
-        f"{number}; these times became one hour ahead" in ran.stderr
+        f"{number}; these times were set to one hour ahead" in ran.stderr
     )
     store = await stores.open(url)
     document = await store.read_document("hosts")

@@ -128,7 +128,7 @@ def test_a_dovecot_that_does_not_run_is_found_by_its_sockets(cluster: Cluster) -
     assert kicks["found"] == "1 of 1 requests to end sessions failed since the start"
     findings.remove(kicks)
     assert {one["check"] for one in findings} == {"auth", "auth_userdb", "kick_channel"}
-    assert {tuple(one["mend"]) for one in findings} == {("systemctl start dovecot",)}
+    assert {tuple(one["fix"]) for one in findings} == {("systemctl start dovecot",)}
 
 
 def test_what_is_broken_in_dovecots_configuration_is_found(
@@ -142,7 +142,7 @@ def test_what_is_broken_in_dovecots_configuration_is_found(
             root_only = check == "login_processes"  # a director that is root can do without
             (finding,) = examined(cluster, "--doveconf", file, code=0 if root_only else 78)
             assert finding["check"] == check
-            assert finding["mend"]
+            assert finding["fix"]
 
 
 @pytest.mark.parametrize("programs", ["2.3"], indirect=True)
@@ -168,7 +168,7 @@ def test_a_folder_that_login_processes_may_not_enter_is_found(cluster: Cluster) 
         (finding,) = examined(cluster, "--conf", str(proxy.config), code=78)
     finally:
         folder.chmod(mode)
-    assert (finding["check"], finding["mend"]) == ("login_folder", [f"chmod 0755 {folder}"])
+    assert (finding["check"], finding["fix"]) == ("login_folder", [f"chmod 0755 {folder}"])
 
 
 @pytest.mark.parametrize("programs", ["2.3"], indirect=True)

@@ -69,7 +69,7 @@ def test_drains_of_one_host_at_one_director_and_at_another_end_when_the_host_is_
     assert [end.returncode for end in ends] == [0, 0, 0]
     assert [drain.left for drain in (first, second, elsewhere)] == [0, 0, 0]
     assert all(end.stdout.endswith(f"drain {HOST}: done, no user left\n") for end in ends)
-    assert f"drain {HOST}: already under way since " in ends[1].stderr
+    assert f"drain {HOST}: already running since " in ends[1].stderr
     assert moved(ends[0]) == moved(ends[1])
     assert moved(ends[0]) + moved(ends[2]) >= users  # whom both began to move at once is counted by both
     assert [on_the_move(director) for director in ring.all] == [0, 0, 0]

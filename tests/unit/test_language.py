@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,19 @@ PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROO
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 CODE = re.compile(r"^```[\s\S]*?^```|(?<=\n)(?: {4,}\S.*\n)+|`(?:[^`\n]|\n(?!\n))*`", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
+PROGRAMS = ["director/cli", "tests/unit/cli"]
+"""Folders and files of Python code that follow the rules: each is added when it has been rewritten."""
+SOURCES = sorted(
+    str(path.relative_to(ROOT))
+    for name in PROGRAMS
+    for path in ([ROOT / name] if name.endswith(".py") else (ROOT / name).rglob("*.py"))
+)
+QUOTED = re.compile(r"`[^`]*`")
+QUOTES = re.compile(r"""^\w{0,2}("{3}|'{3}|"|')|("{3}|'{3}|"|')$""")
+ACCOUNT = re.compile(r"^ *nobody *$")
+"""A user of every Unix system."""
+FROZEN = re.compile(r"\bfrozen(?==(?:True|False)\b)")
+"""An option of records that do not change, not a state of the process."""
 
 
 def forbidden_words(listed: str) -> dict[str, str]:
@@ -56,24 +71,58 @@ def blanked(text: str, pattern: re.Pattern[str]) -> str:
     return pattern.sub(lambda found: re.sub(r"\S", " ", found[0]), text)
 
 
+def prose_of_python(code: str) -> str:
+    """Comments, strings and names of a program, each in its line. Names are split at underscores."""
+    lines = code.splitlines(keepends=True)
+    begins = [0]
+    for line in lines:
+        begins.append(begins[-1] + len(line))
+    prose, done = [], 0
+    for token in tokenize.generate_tokens(io.StringIO(blanked(code, FROZEN)).readline):
+        text = token.string
+        start, end = (begins[row - 1] + column for row, column in (token.start, token.end))
+        if token.type == tokenize.STRING:
+            text = blanked(blanked(blanked(text, QUOTES), QUOTED), ACCOUNT)
+        elif token.type == tokenize.COMMENT:
+            text = blanked(text, QUOTED)
+        elif token.type == tokenize.NAME:
+            text = text.replace("_", " ")
+        elif tokenize.tok_name[token.type] != "FSTRING_MIDDLE":
+            continue
+        prose += [re.sub(r"\S", "|", code[done:start]), text]
+        done = end
+    return "".join(prose) + re.sub(r"\S", "|", code[done:])
+
+
 def findings(text: str) -> list[str]:
-    """Each forbidden word with its line and what to write. Code and quoted output are exempt."""
+    """Each forbidden word of a page with its line and what to write. Code and quoted output are exempt."""
     prose = blanked(text, CODE)
-    without_headings = blanked(prose, HEADING)
+    return refused(prose, blanked(prose, HEADING))
+
+
+def refused(prose: str, sentences: str) -> list[str]:
+    """Each forbidden word of a prose. sentences: the prose without headings, which may begin with any."""
     found = []
     for word, instead in WORDS.items():
         spaced = word.replace(" ", r"[\s#]+")  # the words may stand on two lines, also of a comment
         if word[0].isupper():
-            matches = re.finditer(rf'(?<!\w)(?<!(?<!")")(?<!\[){spaced}\b', without_headings)
+            matches = re.finditer(rf'(?<!\w)(?<!(?<!")")(?<!\[){spaced}\b', sentences)
         else:
             matches = re.finditer(rf"(?<![\w/-]){spaced}(?![\w-])", prose, flags=re.IGNORECASE)
-        found += [(text.count("\n", 0, match.start()) + 1, word, instead) for match in matches]
+        found += [(prose.count("\n", 0, match.start()) + 1, word, instead) for match in matches]
     return [f"{line}: {word!r}: write {instead}" for line, word, instead in sorted(found)]
 
 
 @pytest.mark.parametrize("name", DONE)
 def test_a_page_has_no_forbidden_word(name: str) -> None:
     found = [f"{name}:{finding}" for finding in findings((ROOT / name).read_text())]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_program_has_no_forbidden_word_in_its_texts_and_names(name: str) -> None:
+    prose = prose_of_python((ROOT / name).read_text())
+    found = [f"{name}:{finding}" for finding in refused(prose, prose)]
     assert not found, "\n".join(found)
 
 
@@ -98,6 +147,39 @@ def test_code_and_longer_words_are_exempt(text: str) -> None:
 
 def test_prose_around_code_is_not_exempt() -> None:
     assert len(findings("mend\n\n    code\n\nmend `code` mend\n\n```\ncode\n```\n\nmend")) == 4
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def look() -> int:\n    # gone for\n    # good",
+        'def look() -> int:\n    """Text.\n\n    Gone for\n    good.\n    """',
+        "look(f'{gone} for good')",
+        "def test_gone_for_good() -> None: ...",
+        '"""What it says."""',
+        'say("What it says")',
+        "class Who: ...",
+        "frozen = 3",
+    ],
+)
+def test_texts_and_names_of_a_program_are_searched(code: str) -> None:
+    prose = prose_of_python(code)
+    assert len(refused(prose, prose)) == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "# as `mend` says",
+        "say('`mend` says')",
+        "class A(Struct, frozen=True): ...",
+        "getpwnam('nobody')",
+        "users.expire",
+    ],
+)
+def test_quoted_text_and_frozen_records_of_a_program_are_exempt(code: str) -> None:
+    prose = prose_of_python(code)
+    assert refused(prose, prose) == []
 
 
 def test_a_question_word_is_refused_at_the_beginning_of_a_sentence_only() -> None:

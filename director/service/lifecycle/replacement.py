@@ -288,7 +288,7 @@ class Replacement:
             before=before.version,
             number=before.number,
             seconds=round(now - before.begun, 3),
-            frozen=round(now - before.frozen, 3),
+            paused=round(now - before.frozen, 3),
             warnings=before.warnings,
         )
         self._log.info(
@@ -296,7 +296,7 @@ class Replacement:
             version=VERSION,
             before=before.version,
             seconds=self._info.seconds,
-            frozen=self._info.frozen,
+            paused=self._info.paused,
             number=before.number,
         )
 

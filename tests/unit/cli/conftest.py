@@ -21,7 +21,7 @@ def api(shared_service: Service, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="session")
 def url(shared_service: Service) -> Iterator[str]:
-    """The same over TCP, with a token."""
+    """The URL of the API over TCP, with a token."""
     sock = tcp_socket()
     host, port = sock.getsockname()
     with serving(shared_service, sock, token="right-token", trusted=False):
@@ -30,7 +30,7 @@ def url(shared_service: Service) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def steady_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No variable of whoever runs the tests, and one time zone."""
+    """The same environment on every machine: no variables of the director, and the time zone UTC."""
     for name in ("DIRECTOR_CONFIG", "DIRECTOR_TOKEN", "NO_COLOR", "PYTHONUNBUFFERED"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TZ", "UTC")
@@ -52,7 +52,7 @@ class Director:
 
 
 def alone(*arguments: str, stdin: str = "") -> Result:
-    """`director …` as it is written."""
+    """Run `director` with these arguments in this process."""
     return CliRunner().invoke(program, list(arguments), input=stdin, catch_exceptions=False)
 
 

@@ -12,13 +12,13 @@ from tests.unit.cli.conftest import Director
 from tests.unit.web.service import ONE, TWO
 
 
-def test_add_says_what_the_host_is_now(director: Director) -> None:
+def test_add_prints_the_host_as_it_is_now(director: Director) -> None:
     result = director("add", "127.0.1.7@gold", "20", "--reason", "more disks")
     assert (result.exit_code, result.stdout) == (0, "127.0.1.7@gold: weight 20, up\n")
     assert director.service.reasons == ["more disks"]
 
 
-def test_a_tag_can_be_given_either_way(director: Director) -> None:
+def test_a_tag_can_be_given_in_both_ways(director: Director) -> None:
     director("add", "127.0.1.7", "-t", "gold")
     director("add", "127.0.1.8@gold", "-t", "gold")
     assert [director.service.hosts[f"127.0.1.{n}"].tag for n in (7, 8)] == ["gold", "gold"]
@@ -52,7 +52,7 @@ def test_update_up_down_and_remove(director: Director) -> None:
         ("remove", "127.0.1.1"),
     ],
 )
-def test_a_dry_run_says_what_would_be_and_changes_nothing(
+def test_a_dry_run_about_a_host_prints_what_would_change_and_changes_nothing(
     director: Director, command: tuple[str, ...]
 ) -> None:
     before = director.service.hosts
@@ -71,7 +71,7 @@ def test_a_removal_prints_how_many_users_are_no_longer_pinned(director: Director
     assert director("remove", "127.0.1.2").stdout == "127.0.1.2: removed, 1 user no longer pinned\n"
 
 
-def test_a_change_that_leads_to_trouble_warns_and_is_done(director: Director) -> None:
+def test_a_change_with_unwanted_effects_prints_a_warning_and_is_made(director: Director) -> None:
     result = director("down", "127.0.1.3")
     assert result.exit_code == 0
     assert result.stderr == (
@@ -80,11 +80,13 @@ def test_a_change_that_leads_to_trouble_warns_and_is_done(director: Director) ->
     )
 
 
-def test_a_change_that_is_not_stored_yet_says_so_and_is_done(director: Director) -> None:
+def test_a_change_that_is_not_stored_yet_says_so_and_is_made(director: Director) -> None:
     director.service.node.store_fault = Fault.BEFORE
     result = director("down", "127.0.1.1")
     assert result.exit_code == 0
-    assert result.stderr.startswith("director: 127.0.1.1: the directors have it, but it is not stored yet: ")
+    assert result.stderr.startswith(
+        "director: 127.0.1.1: the directors have the change, but it is not stored yet: "
+    )
 
 
 TOO_LARGE = "vhost count too large: 1001; 0 to 1000 are possible"
@@ -110,9 +112,7 @@ def test_a_refusal_is_one_line_and_its_exit_code(
 
 
 @pytest.mark.parametrize("command", [("127.0.1.3@",), ("-t", "", "127.0.1.3")])
-def test_an_empty_tag_that_is_given_does_not_pass_for_none_that_is_given(
-    director: Director, command: tuple[str, ...]
-) -> None:
+def test_an_empty_tag_is_not_the_same_as_no_tag(director: Director, command: tuple[str, ...]) -> None:
     result = director("add", *command)
     assert (result.exit_code, result.stderr) == (77, "director: 127.0.1.3: host tag can't be changed\n")
     assert director("add", "127.0.1.3", "7").stdout == "127.0.1.3@gold: weight 7, up\n"
@@ -146,7 +146,7 @@ def test_an_address_is_sent_in_canonical_form() -> None:
     assert addresses_of("2001:DB8:0:0::1") == ["2001:db8::1"]
 
 
-def test_a_name_nobody_knows_is_exit_code_68(director: Director) -> None:
+def test_a_host_name_that_does_not_resolve_is_exit_code_68(director: Director) -> None:
     result = director("up", "no-such-name.invalid")
     assert result.exit_code == 68
     assert result.stderr.startswith("director: no-such-name.invalid: cannot be resolved (")
@@ -155,7 +155,7 @@ def test_a_name_nobody_knows_is_exit_code_68(director: Director) -> None:
 @pytest.mark.parametrize(
     "host", ["100", "10.0.0", "", "@gold", "x y", "imap1 ", "a:b", "[::1", "10.0.0.1/24"]
 )
-def test_what_is_neither_an_address_nor_a_name_is_not_resolved(director: Director, host: str) -> None:
+def test_a_text_that_is_neither_an_address_nor_a_name_is_not_resolved(director: Director, host: str) -> None:
     result = director("add", host)
     assert result.exit_code == 64
     assert "is neither an address nor a host name" in result.stderr
@@ -189,7 +189,7 @@ def test_an_ipv6_address_may_stand_in_brackets() -> None:
         ("add", "127.0.1.7@gold", "-5", "--reason", "-3"),
     ],
 )
-def test_a_negative_weight_is_a_wrong_weight_and_not_an_unknown_option(
+def test_a_negative_weight_is_reported_as_a_weight_and_not_as_an_unknown_option(
     director: Director, command: tuple[str, ...]
 ) -> None:
     result = director(*command)
@@ -198,7 +198,7 @@ def test_a_negative_weight_is_a_wrong_weight_and_not_an_unknown_option(
     assert director.service.reasons == []
 
 
-def test_a_negative_port_is_a_wrong_port_and_not_an_unknown_option(director: Director) -> None:
+def test_a_negative_port_is_reported_as_a_port_and_not_as_an_unknown_option(director: Director) -> None:
     result = director("ring", "add", "127.0.0.14", "-1")
     assert result.exit_code == 64
     assert "-1 is not in the range 1<=x<=65535" in result.stderr

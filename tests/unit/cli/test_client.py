@@ -1,4 +1,4 @@
-"""What the command line makes of answers that no director gives."""
+"""Answers that no director gives, and the messages of the command line about them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DUMP = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"commands":[]}'
 
 @contextmanager
 def answering(path: Path, *answers: bytes, wait: bool = False) -> Iterator[str]:
-    """A server that gives each connection one of `answers` for its first request, and hangs up."""
+    """A server that sends each connection one of `answers` after the first request, and closes it."""
     listener = unix_socket(path)
     done = threading.Event()
 
@@ -49,16 +49,25 @@ def answering(path: Path, *answers: bytes, wait: bool = False) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (b"", "no director answers there (it hung up)"),
-        (b"220 mail.example.com ESMTP\r\n", "what answers is not a director (BadStatusLine)"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{", "what answers is not a director (IncompleteRead)"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "the answer is not understood"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "the answer is not understood"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff", "the answer is not understood"),
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nsorry", "answered 404 without saying why"),
+        (b"", "no director answers there (connection closed)"),
+        (
+            b"220 mail.example.com ESMTP\r\n",
+            "the program that listens there is not a director (BadStatusLine)",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{",
+            "the program that listens there is not a director (IncompleteRead)",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "unexpected answer ("),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "unexpected answer ("),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff", "unexpected answer ("),
+        (
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nsorry",
+            "refused with HTTP status 404 and no reason",
+        ),
     ],
 )
-def test_what_does_not_answer_like_a_director_is_exit_code_69(
+def test_an_answer_that_is_not_that_of_a_director_is_exit_code_69(
     tmp_path: Path, answer: bytes, says: str
 ) -> None:
     with answering(tmp_path / "api.sock", answer) as where:
@@ -74,7 +83,7 @@ def test_a_director_with_too_many_connections_is_exit_code_75(tmp_path: Path) ->
         assert alone("-S", where, "dump").exit_code == 75
 
 
-def test_a_connection_that_idled_too_long_is_opened_again(tmp_path: Path) -> None:
+def test_a_connection_that_the_director_closed_as_idle_is_opened_again(tmp_path: Path) -> None:
     with answering(tmp_path / "api.sock", DUMP, DUMP) as where:
         with closing(Client(where)) as client:
             assert client.decode(client.get("/v1/dump"), Dump).commands == []
@@ -100,10 +109,10 @@ def test_no_answer_in_time_is_an_error(
     assert says in str(caught.value)
 
 
-def test_a_reading_command_gives_up_a_director_that_cannot_start_long_before_a_changing_one(
+def test_a_reading_command_stops_waiting_for_a_director_that_cannot_start_long_before_a_changing_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """systemd holds the socket: the command connects, and nothing comes. `doctor` took 70 s to say why."""
+    """If systemd holds the socket, the command connects and gets no answer. `doctor` took 70 s to say so."""
     monkeypatch.setattr(client_module, "READ_TIMEOUT", 0.05)
     began = time.monotonic()
     with answering(tmp_path / "api.sock", b"", wait=True) as where:
@@ -112,25 +121,25 @@ def test_a_reading_command_gives_up_a_director_that_cannot_start_long_before_a_c
     assert time.monotonic() - began < client_module.ANSWER_TIMEOUT / 2
 
 
-def test_a_socket_nobody_listens_on_is_exit_code_69(tmp_path: Path) -> None:
+def test_a_refused_connection_to_a_socket_is_exit_code_69(tmp_path: Path) -> None:
     unix_socket(tmp_path / "api.sock").close()
     result = alone("-S", str(tmp_path / "api.sock"), "dump")
     assert (result.exit_code, "Connection refused" in result.stderr) == (69, True)
 
 
-def test_a_path_no_socket_can_have_is_exit_code_69(tmp_path: Path) -> None:
+def test_a_path_too_long_for_a_socket_is_exit_code_69(tmp_path: Path) -> None:
     result = alone("-S", str(tmp_path / ("x" * 200)), "dump")
     assert (result.exit_code, "path too long" in result.stderr) == (69, True)
 
 
-def test_a_port_nobody_listens_on_is_exit_code_69() -> None:
+def test_a_port_without_a_listener_is_exit_code_69() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     result = alone("-S", f"http://127.0.0.1:{port}", "dump")
     assert (result.exit_code, "Connection refused" in result.stderr) == (69, True)
 
 
-def test_a_host_nobody_knows_is_exit_code_69() -> None:
+def test_an_unknown_name_of_a_director_is_exit_code_69() -> None:
     assert alone("-S", "http://no-such-host.invalid:9092", "dump").exit_code == 69
 
 
@@ -143,7 +152,7 @@ def test_stdin_and_files_of_names_must_be_readable(tmp_path: Path) -> None:
     assert (wrong.exit_code, "not UTF-8; one user name a line is expected" in wrong.stderr) == (65, True)
 
 
-def test_who_interrupts_a_change_is_told_that_it_may_still_be_made(tmp_path: Path) -> None:
+def test_a_message_after_ctrl_c_says_that_the_change_may_still_be_made(tmp_path: Path) -> None:
     listener, done = unix_socket(tmp_path / "api.sock"), threading.Event()
 
     def press_ctrl_c() -> None:
@@ -161,5 +170,5 @@ def test_who_interrupts_a_change_is_told_that_it_may_still_be_made(tmp_path: Pat
     listener.close()
     assert result.exit_code == 130
     assert result.stderr.endswith(
-        "interrupted before the director has answered; the change may still be made\n"
+        "interrupted before the director answered; the change may still be made, `director status` shows it\n"
     )

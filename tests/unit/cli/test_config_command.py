@@ -52,7 +52,7 @@ def test_show_prints_the_defaults_and_hides_secrets(file: Path) -> None:
     assert "a-very-secret-token" not in toml + document
 
 
-def test_show_of_a_wrong_file_says_what_is_wrong(file: Path) -> None:
+def test_show_of_a_wrong_file_prints_the_problems(file: Path) -> None:
     file.write_text(VALID + '[users]\nexpire = "soon"\nmax_parallel_kicks = -1\n')
     result = alone("config", "show", "-c", str(file))
     assert (result.exit_code, len(result.stderr.splitlines())) == (78, 2)

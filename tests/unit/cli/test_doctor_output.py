@@ -1,4 +1,4 @@
-"""How `director doctor` prints its findings."""
+"""The output of `director doctor`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def finding(area: str, level: str, found: str) -> Finding:
 
 
 def test_an_area_is_printed_once_with_all_its_findings(capsys: pytest.CaptureFixture[str]) -> None:
-    """Sockets, units and the running director are looked at one after the other, and each has sockets."""
+    """The checks of sockets, of units and of the running director each have findings about sockets."""
     found = [
         finding("sockets", OK, "login"),
         finding("kicks", OK, "ipc"),
         finding("sockets", FAULT, "units"),
         finding("director", OK, "answers"),
-        finding("sockets", FAULT, "kept by nobody"),
+        finding("sockets", FAULT, "not kept"),
     ]
     doctor._print(found, True)
     printed = capsys.readouterr().out
@@ -27,7 +27,7 @@ def test_an_area_is_printed_once_with_all_its_findings(capsys: pytest.CaptureFix
         "sockets",
         "login",
         "units",
-        "nobody",
+        "kept",
         "kicks",
         "ipc",
         "director",
@@ -37,5 +37,5 @@ def test_an_area_is_printed_once_with_all_its_findings(capsys: pytest.CaptureFix
     assert capsys.readouterr().out.splitlines()[:3] == [
         "sockets",
         "  FAULT   units",
-        "  FAULT   kept by nobody",
+        "  FAULT   not kept",
     ]

@@ -30,20 +30,20 @@ def test_move_says_where_the_user_was_and_is(director: Director) -> None:
     assert director.service.reasons == ["bigger disk"]
 
 
-def test_a_user_nobody_has_seen_is_placed_where_the_operator_says_that_they_are_new(
+def test_an_unassigned_user_is_assigned_if_the_operator_gives_the_option_new(
     director: Director,
 ) -> None:
     assert director("move", "--new", "newuser", "127.0.1.2").stdout == (
-        "newuser: placed on 127.0.1.2, 0 sessions ended\n"
+        "newuser: assigned to 127.0.1.2, 0 sessions ended\n"
     )
     assert director("pin", "other", "127.0.1.2", "--new").stdout == (
-        "other: placed on 127.0.1.2, pinned, 0 sessions ended\n"
+        "other: assigned to 127.0.1.2, pinned, 0 sessions ended\n"
     )
 
 
 @pytest.mark.parametrize("command", ["move", "pin"])
 @pytest.mark.parametrize("options", [[], ["--dry-run"], ["--json"]])
-def test_a_mistyped_user_is_exit_code_68_and_nobody_is_moved(
+def test_a_mistyped_user_is_exit_code_68_and_no_user_is_moved(
     director: Director, command: str, options: list[str]
 ) -> None:
     result = director(command, "alcie", "127.0.1.2", *options)
@@ -54,7 +54,7 @@ def test_a_mistyped_user_is_exit_code_68_and_nobody_is_moved(
     assert director.service.asked == []
 
 
-def test_a_user_who_is_there_already_stays(director: Director) -> None:
+def test_a_user_who_is_already_on_the_host_stays(director: Director) -> None:
     assert director("move", "dave", "127.0.1.1").stdout == "dave: already on 127.0.1.1\n"
 
 
@@ -74,7 +74,7 @@ def test_directors_that_did_not_confirm_are_named(director: Director) -> None:
     assert result.exit_code == 0
     assert result.stderr == (
         "director: dave: not confirmed by 127.0.0.12:9090, 127.0.0.13:9090; "
-        "the sessions they proxy end when they are back\n"
+        "the sessions there end when these directors are reachable\n"
     )
 
 
@@ -90,14 +90,14 @@ def test_directors_that_did_not_confirm_are_named(director: Director) -> None:
         (("ring", "add", "bo gus"), 65, "'bo gus' is neither an IP address nor a name"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_its_exit_code(
+def test_a_command_that_fails_prints_one_line_and_its_exit_code(
     director: Director, command: tuple[str, ...], code: int, line: str
 ) -> None:
     result = director(*command)
     assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"director: {line}\n")
 
 
-def test_a_user_who_is_being_moved_is_not_moved_to_another_host_meanwhile(director: Director) -> None:
+def test_a_user_who_is_being_moved_cannot_be_moved_to_another_host(director: Director) -> None:
     director.service.hold_sessions()
     director.service.call(director.service.node.operations.users.move, "zoe", TWO, reason="", follow=True)
     result = director("move", "zoe", "127.0.1.4")
@@ -126,14 +126,14 @@ def test_a_user_who_is_being_moved_is_not_moved_to_another_host_meanwhile(direct
         ("ring", "add", "127.0.0.14", "0"),
     ],
 )
-def test_what_is_not_said_clearly_is_a_usage_error_and_changes_nothing(
+def test_unclear_arguments_are_a_usage_error_and_change_nothing(
     director: Director, arguments: tuple[str, ...]
 ) -> None:
     assert director(*arguments).exit_code == 64
     assert director.service.asked == []
 
 
-def test_digits_are_a_hash_unless_they_are_said_to_be_a_name(director: Director) -> None:
+def test_move_reads_digits_as_a_hash_unless_the_option_name_is_given(director: Director) -> None:
     number = str(key_of("dave") >> 32)
     director("move", number, "127.0.1.2")
     director("move", number, "127.0.1.3", "--new", "--name", "-t", "gold")
@@ -156,37 +156,41 @@ def test_an_unpinned_user_stays_for_now(director: Director) -> None:
     )
 
 
-def test_kick_says_whose_sessions_were_ended(director: Director) -> None:
+def test_kick_prints_the_user_and_the_number_of_ended_sessions(director: Director) -> None:
     hash32 = str(key_of("dave") >> 32)
-    said = [director("kick", *whom).stdout for whom in (["dave"], ["-f", "class", "bob"], ["--hash", hash32])]
-    assert said == [
+    users = (["dave"], ["-f", "class", "bob"], ["--hash", hash32])
+    assert [director("kick", *user).stdout for user in users] == [
         "dave: 2 sessions ended\n",
         "class=bob: 2 sessions ended\n",
         f"hash {hash32}: 2 sessions ended\n",
     ]
 
 
-def test_a_number_to_kick_is_a_hash_unless_it_is_said_to_be_a_name(director: Director) -> None:
+def test_kick_reads_a_number_as_a_hash_unless_the_option_name_is_given(director: Director) -> None:
     hash32 = str(key_of("dave") >> 32)
     assert director("kick", hash32).stdout == f"{hash32}: 2 sessions ended\n"
     assert director("kick", hash32, "--name").exit_code == 68
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"], ["--json"]])
-def test_a_kick_of_a_user_nobody_has_seen_is_exit_code_68(director: Director, options: list[str]) -> None:
+def test_a_kick_of_an_unassigned_user_without_sessions_is_exit_code_68(
+    director: Director, options: list[str]
+) -> None:
     result = director("kick", "alcie", *options)
     assert result.exit_code == 68
-    assert result.stderr == "director: alcie: no such user: it is not assigned, and has no session\n"
+    assert result.stderr == "director: alcie: no such user: not assigned, and no session found\n"
     assert (result.stdout == "") is (options != ["--json"])
 
 
-def test_a_host_typed_as_a_user_to_kick_is_named_as_a_host(director: Director) -> None:
+def test_a_host_given_as_a_user_to_kick_is_reported_as_a_host(director: Director) -> None:
     assert director("kick", "127.0.1.2").stderr == (
-        "director: 127.0.1.2: no such user: it is a backend host\n"
+        "director: 127.0.1.2: no such user: this is a backend host\n"
     )
 
 
-def test_a_dry_kick_counts_the_sessions_it_can_see_and_says_which(director: Director) -> None:
+def test_a_dry_run_of_a_kick_counts_sessions_and_names_the_directors_that_did_not_count(
+    director: Director,
+) -> None:
     would = "dave: would end 2 sessions (dry run: nothing is changed)\n"
     assert director("kick", "dave", "--dry-run").stdout == would
     director.service.node.faults.counts = {"not_counted": ["127.0.0.12:9090"]}
@@ -196,7 +200,7 @@ def test_a_dry_kick_counts_the_sessions_it_can_see_and_says_which(director: Dire
     )
 
 
-def test_flush_says_what_came_of_it(director: Director) -> None:
+def test_flush_prints_its_counts(director: Director) -> None:
     result = director("flush", "127.0.1.1", "--max-parallel", "5")
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == "flush 127.0.1.1: 2 users moved, 4 sessions ended, 0 timed out\n"
@@ -204,7 +208,7 @@ def test_flush_says_what_came_of_it(director: Director) -> None:
     assert director.service.asked == [Flush(0, ONE, None, 5), Flush(0, None)]
 
 
-def test_a_forced_flush_forgets_users(director: Director) -> None:
+def test_flush_with_the_option_forget_forgets_users(director: Director) -> None:
     assert director("flush", "-F", "127.0.1.1").stdout == (
         "flush 127.0.1.1: 2 users forgotten, 4 sessions ended, 0 timed out\n"
     )
@@ -219,7 +223,7 @@ def test_every_address_of_a_name_is_flushed(director: Director, monkeypatch: pyt
     assert (result.exit_code, result.stderr) == (68, "director: 127.0.1.99: no such backend host\n")
 
 
-def test_rebalance_is_gentle_unless_told(director: Director) -> None:
+def test_rebalance_moves_ten_users_at_a_time_unless_told_otherwise(director: Director) -> None:
     result = director("rebalance")
     director("rebalance", "--tag", "gold", "--max-parallel", "50")
     assert result.stdout == "rebalance: 3 users moved, 6 sessions ended, 0 timed out\n"
@@ -251,13 +255,13 @@ def test_a_drain_that_leaves_pinned_users_is_exit_code_75_and_counts_them(direct
         "drain 127.0.1.1: 1 user moved, 2 sessions ended, 0 timed out, 1 pinned user left\n",
     )
     assert result.stderr == (
-        "director: drain 127.0.1.1: 1 pinned user left, for `unpin` or `move`; "
-        "`director map 127.0.1.1` names them\n"
+        "director: drain 127.0.1.1: 1 pinned user left: use `unpin` or `move`; "
+        "`director map 127.0.1.1` lists them\n"
     )
 
 
 @pytest.mark.parametrize("command", ["drain 127.0.1.1", "flush 127.0.1.1", "tag 127.0.1.1 gold"])
-def test_a_second_command_for_a_host_joins_the_first_and_tells_its_counts(
+def test_a_second_command_for_a_host_joins_the_first_and_prints_its_counts(
     director: Director, command: str
 ) -> None:
     service, operations = director.service, director.service.node.operations
@@ -269,14 +273,14 @@ def test_a_second_command_for_a_host_joins_the_first_and_tells_its_counts(
     result = director(*command.split())
     assert result.exit_code == 0
     assert result.stdout.startswith(f"{command}: 2 users moved, 4 sessions ended, 0 timed out\n")
-    assert f"director: {command}: already under way since " in result.stderr
+    assert f"director: {command}: already running since " in result.stderr
     assert len(service.call(operations.jobs.all)) == 1
 
 
 def test_a_drain_is_not_done_while_another_director_moves_users_of_the_host_away(
     director: Director, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such users have no assignment to it any more, but sessions."""
+    """Such users are no longer assigned to the host, but still have sessions there."""
     leaving = iter([2, 1, 0])
     director.service.forget_all()
     director.service.alter_host(ONE, leaving=lambda: next(leaving, 0))
@@ -286,7 +290,7 @@ def test_a_drain_is_not_done_while_another_director_moves_users_of_the_host_away
     assert result.stdout.endswith("drain 127.0.1.1: done, no user left\n")
 
 
-def test_users_who_are_still_on_the_move_are_left_when_a_drain_gives_up(
+def test_users_who_are_still_being_moved_are_reported_as_left_when_a_drain_ends(
     director: Director, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("director.cli.flushes.STUCK", 0.0)
@@ -296,17 +300,19 @@ def test_users_who_are_still_on_the_move_are_left_when_a_drain_gives_up(
     assert "2 users left" in result.stderr
 
 
-def test_ctrl_c_in_a_command_that_has_joined_another_does_not_end_that(director: Director) -> None:
+def test_ctrl_c_in_a_command_that_has_joined_another_does_not_end_the_other_command(
+    director: Director,
+) -> None:
     director.service.hold_sessions()
     operations = director.service.node.operations
     director.service.call(operations.users.flush, ONE, reason="", follow=True)
     code, said, errors = interrupted(director, "flush", "127.0.1.1")
     assert (code, said) == (130, "")
-    assert "flush 127.0.1.1: interrupted; the flush that it had joined goes on" in errors
+    assert "flush 127.0.1.1: interrupted; the flush that another operator started continues" in errors
     assert [job.ended for job in director.service.call(operations.jobs.all)] == [None]
 
 
-def test_drain_does_not_wait_for_ever_for_users_who_come_back(
+def test_drain_does_not_wait_without_end_for_users_who_return(
     director: Director, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("director.cli.flushes.STUCK", 0.0)
@@ -314,10 +320,10 @@ def test_drain_does_not_wait_for_ever_for_users_who_come_back(
     result = director("drain", "127.0.1.1")
     assert result.exit_code == 75
     assert result.stdout == "drain 127.0.1.1: 2 users moved, 4 sessions ended, 0 timed out\n"
-    assert result.stderr == ("director: drain 127.0.1.1: 3 users left; `director map 127.0.1.1` names them\n")
+    assert result.stderr == ("director: drain 127.0.1.1: 3 users left; `director map 127.0.1.1` lists them\n")
 
 
-def test_what_goes_wrong_on_the_way_is_said_with_its_exit_code(director: Director) -> None:
+def test_a_failure_during_a_flush_is_reported_with_its_exit_code(director: Director) -> None:
     director.service.node.faults.errors[Flush] = TryAgain("Ring sync timed out")
     result = director("flush", "127.0.1.1")
     assert (result.exit_code, result.stdout, result.stderr) == (
@@ -339,18 +345,18 @@ def test_what_goes_wrong_on_the_way_is_said_with_its_exit_code(director: Directo
         ("move bob 127.0.1.2 --dry-run", "bob: already on 127.0.1.2 (dry run: "),
     ],
 )
-def test_a_move_says_that_it_takes_a_pin_away_and_a_dry_run_that_one_would_be_made(
+def test_a_move_says_that_it_ends_a_pin_and_a_dry_run_says_that_it_would_pin(
     director: Director, command: str, said: str
 ) -> None:
     director.service.assign("dave", pinned=True)
     assert director(*command.split()).stdout.startswith(said)
 
 
-def test_a_dry_run_of_a_forced_removal_says_that_users_are_left_without_a_host(director: Director) -> None:
+def test_a_dry_run_of_a_forced_removal_says_that_users_would_have_no_host(director: Director) -> None:
     for name in ("gina", "gus"):
         director("move", "--new", name, "127.0.1.3", "-t", "gold")
     assert director("remove", "--force", "--dry-run", "127.0.1.3").stdout == (
-        "127.0.1.3: would be removed, 2 users would be left without a host, ending - sessions "
+        "127.0.1.3: would be removed, 2 users would have no host, ending - sessions "
         "(dry run: nothing is changed)\n"
     )
 
@@ -359,7 +365,7 @@ def test_a_dry_run_of_a_forced_removal_says_that_users_are_left_without_a_host(d
     ("command", "said"),
     [
         ("move dave 127.0.1.2", "dave: would move 127.0.1.1 -> 127.0.1.2, ending - sessions"),
-        ("move --new eve 127.0.1.2", "eve: would be placed on 127.0.1.2, ending - sessions"),
+        ("move --new eve 127.0.1.2", "eve: would be assigned to 127.0.1.2, ending - sessions"),
         ("pin dave 127.0.1.2", "dave: would move 127.0.1.1 -> 127.0.1.2, pinned, ending - sessions"),
         ("flush 127.0.1.1", "flush 127.0.1.1: would move 2 users, end - sessions"),
         ("flush -F all", "flush all: would forget 3 users, end - sessions"),
@@ -374,7 +380,7 @@ def test_a_dry_run_of_a_forced_removal_says_that_users_are_left_without_a_host(d
         ),
     ],
 )
-def test_a_dry_run_of_users_says_what_would_be_and_changes_nothing(
+def test_a_dry_run_about_users_prints_what_would_change_and_changes_nothing(
     director: Director, command: str, said: str
 ) -> None:
     service = director.service
@@ -395,14 +401,14 @@ def test_a_dry_run_leaves_pinned_users_out_of_those_that_would_move(director: Di
 @pytest.mark.parametrize(
     "command", ["move dave 127.0.1.2", "flush all", "drain 127.0.1.1", "tag 127.0.1.1 a"]
 )
-def test_what_a_dry_run_does_not_know_is_null_in_json_and_no_zero(director: Director, command: str) -> None:
+def test_a_number_that_a_dry_run_does_not_know_is_null_in_json(director: Director, command: str) -> None:
     found = json.loads(director(*command.split(), "--dry-run", "--json").stdout)
     (change,) = [found] if "moved" in found else found.values()
     assert (change["dry_run"], change["kicked"], change["timed_out"]) == (True, None, None)
 
 
 @pytest.mark.parametrize("command", ["move dave 127.0.1.2", "kick dave", "pin dave 127.0.1.2"])
-def test_json_is_what_the_director_answered(director: Director, command: str) -> None:
+def test_json_is_the_answer_of_the_director(director: Director, command: str) -> None:
     result = director(*command.split(), "--json")
     assert "not_reached" in json.loads(result.stdout)
 
@@ -425,33 +431,33 @@ def test_a_director_is_listed_and_taken_off_the_list(director: Director) -> None
     assert director("ring", "remove", "::1", "9999").stdout.startswith("[::1]:9999 removed: ")
 
 
-def test_ctrl_c_starts_no_more_users_and_says_what_was_done(director: Director) -> None:
+def test_after_ctrl_c_no_more_users_are_moved_and_the_counts_are_printed(director: Director) -> None:
     director.service.hold_sessions(until="interrupt")
     done = interrupted(director, "flush", "127.0.1.1", "--max-parallel", "1")
     assert done == (130, "flush 127.0.1.1: interrupted, 1 user moved, 2 sessions ended, 0 timed out\n", "")
     assert director.service.hosts["127.0.1.1"].users == 1
 
 
-def test_an_interrupted_drain_says_how_to_take_it_back(director: Director) -> None:
+def test_an_interrupted_drain_prints_the_command_that_restores_the_weight(director: Director) -> None:
     director.service.hold_sessions(until="interrupt")
     code, _, errors = interrupted(director, "drain", "127.0.1.1")
     assert code == 130
     assert errors == (
-        "director: drain 127.0.1.1: the weight stays 0; `director update 127.0.1.1 100` takes it back\n"
+        "director: drain 127.0.1.1: the weight stays 0; `director update 127.0.1.1 100` restores it\n"
     )
 
 
-def test_a_drain_that_fails_says_how_to_take_it_back_too(director: Director) -> None:
+def test_a_failed_drain_prints_the_command_that_restores_the_weight(director: Director) -> None:
     director.service.node.faults.errors[Flush] = TryAgain("Ring sync timed out")
     result = director("drain", "127.0.1.1")
     assert (result.exit_code, result.stdout) == (75, "")
     assert result.stderr == (
-        "director: drain 127.0.1.1: the weight stays 0; `director update 127.0.1.1 100` takes it back\n"
+        "director: drain 127.0.1.1: the weight stays 0; `director update 127.0.1.1 100` restores it\n"
         "director: 127.0.1.1: Ring sync timed out\n"
     )
 
 
-def test_a_terminal_is_shown_how_far_it_is(director: Director) -> None:
+def test_progress_is_shown_on_a_terminal(director: Director) -> None:
     director.service.hold_sessions(until="info")
     controller, terminal = pty.openpty()
     done = subprocess.run(
@@ -465,18 +471,18 @@ def test_a_terminal_is_shown_how_far_it_is(director: Director) -> None:
     assert done.stdout == b"flush all: 3 users moved, 6 sessions ended, 0 timed out\n"
 
 
-def test_progress_is_said_as_far_as_it_is_known() -> None:
+def test_progress_has_only_the_numbers_that_are_known() -> None:
     counting = MoveInfo(id="1", kind="flush", target="all", started=0)
     begun = MoveInfo(id="1", kind="forget", target="all", started=0, total=1)
     going = MoveInfo(id="1", kind="flush", target="all", started=0, total=4000, moved=1200)
     assert [how_far(move, seconds=4.0) for move in (counting, begun, going)] == [
-        "users are counted",
+        "counting users",
         "0 / 1 user forgotten",
         "1200 / 4000 users moved, 300/s, 9 s left",
     ]
 
 
-def test_an_outcome_names_everything_that_is_not_as_usual() -> None:
+def test_an_outcome_names_everything_unusual() -> None:
     change = UsersChange(moved=1, kicked=0, timed_out=2, superseded=3, pinned=4, unpinned=5)
     assert in_words(change) == (
         "1 user moved, 0 sessions ended, 2 timed out, "

@@ -1,4 +1,4 @@
-"""What a user reads who may not use a socket."""
+"""The messages to a user who may not use a socket."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ import pytest
 
 from tests.unit.cli.conftest import alone
 
-NOBODY = 65534
+OTHER_UID = 65534
 
 
 @pytest.fixture
-def nobody(tmp_path: Path) -> Iterator[str]:
-    """The name of a user who may open nothing here; without root that is this one, as mode 0 means nobody."""
+def other_user(tmp_path: Path) -> Iterator[str]:
+    """The name of a user who may open no file here, and under which the test runs.
+
+    Without root it is the present user, who may not open a file of mode 0 either.
+    """
     for folder in (tmp_path, *tmp_path.parents):
         if folder.owner() == pwd.getpwuid(os.geteuid()).pw_name and folder != Path("/"):
             folder.chmod(0o755)
-    # what is imported only when it is needed may be out of reach afterwards
+    # Modules that are imported when they are needed may not be readable for the other user.
     alone("config", "check", "-c", "/dev/null")
     codecs.lookup("utf-8-sig")
     before = os.geteuid()
     if before == 0:
-        os.seteuid(NOBODY)
+        os.seteuid(OTHER_UID)
     yield pwd.getpwuid(os.geteuid()).pw_name
     os.seteuid(before)
 
@@ -57,7 +60,7 @@ def test_a_refused_socket_names_the_setting_of_its_own_listener(
     path = file.parent / f"{name}.sock"
     with closing(listening(path)):
         owner = f"{path.owner()}:{path.group()}"
-        user = request.getfixturevalue("nobody")
+        user = request.getfixturevalue("other_user")
         result = alone("-c", str(file), "-S", str(path), "status")
     assert (result.exit_code, result.stdout) == (69, "")
     assert result.stderr == (
@@ -72,7 +75,7 @@ def test_a_refused_socket_of_another_director_names_no_setting_of_this_one(
 ) -> None:
     path = file.parent / "other.sock"
     with closing(listening(path)):
-        request.getfixturevalue("nobody")
+        request.getfixturevalue("other_user")
         result = alone("-c", str(file), "-S", str(path), "status")
     assert 'mode = "0660" in the configuration of its director' in result.stderr
 
@@ -82,7 +85,7 @@ def test_a_folder_that_may_not_be_entered_is_named(file: Path, request: pytest.F
     folder.mkdir()
     with closing(listening(folder / "api.sock")):
         folder.chmod(0)
-        user = request.getfixturevalue("nobody")
+        user = request.getfixturevalue("other_user")
         result = alone("-c", str(file), "-S", str(folder / "api.sock"), "status")
         if os.geteuid() == folder.stat().st_uid:
             folder.chmod(0o700)
@@ -91,7 +94,7 @@ def test_a_folder_that_may_not_be_entered_is_named(file: Path, request: pytest.F
 
 
 def test_a_firewall_is_not_taken_for_a_wrong_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbid(*_: object, **__: object) -> None:  # as the kernel does by a rule, which is not ours to add
+    def forbid(*_: object, **__: object) -> None:  # as the kernel does for a firewall rule
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr("http.client.socket.create_connection", forbid)
@@ -101,25 +104,27 @@ def test_a_firewall_is_not_taken_for_a_wrong_mode(monkeypatch: pytest.MonkeyPatc
     assert "mode" not in result.stderr
 
 
-def test_a_configuration_that_may_not_be_read_is_not_said_to_have_the_wrong_name(
+def test_a_configuration_that_may_not_be_read_is_not_reported_as_missing(
     file: Path, request: pytest.FixtureRequest
 ) -> None:
     file.chmod(0)
-    request.getfixturevalue("nobody")
+    request.getfixturevalue("other_user")
     result = alone("config", "check", "-c", str(file))
     assert result.exit_code == 78
     assert f"{file}: cannot be read by uid {os.geteuid()} (Permission denied); run this as" in result.stderr
     assert "-c FILE" not in result.stderr
 
 
-def test_a_secret_that_may_not_be_read_names_the_user(file: Path, request: pytest.FixtureRequest) -> None:
+def test_the_message_about_an_unreadable_secret_names_the_user(
+    file: Path, request: pytest.FixtureRequest
+) -> None:
     secret = file.parent / "ring.secret"
     secret.write_text("a" * 32)
     secret.chmod(0)
-    # memory: this checkout, with the steps of SQLite's schema, may be in root's home
+    # Use memory: the steps of SQLite's schema are in this checkout, which may be in root's home.
     ring = '[backends]\nmail_servers = ["127.0.1.1"]\n[ring]\nsecret_file = "ring.secret"\n'
     file.write_text(f'state = "memory:"\n{ring}')
-    request.getfixturevalue("nobody")
+    request.getfixturevalue("other_user")
     result = alone("config", "check", "-c", str(file))
     assert result.exit_code == 78
     assert (

@@ -20,7 +20,7 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_hosts_of_the_file_are_asked_about(director: Director, file: str) -> None:
+def test_the_hosts_of_the_file_are_sent_to_the_director(director: Director, file: str) -> None:
     director.service.alter("plan", known=True, changes=[], warnings=[])
     result = director("plan", "-c", file)
     assert (result.exit_code, result.stdout) == (0, "Nothing to do.\n")
@@ -31,22 +31,23 @@ def test_the_hosts_of_the_file_are_asked_about(director: Director, file: str) ->
     assert director.service.queried == [([one, gold], [])]
 
 
-def test_a_name_that_cannot_be_resolved_is_told_and_asked_about_without_an_address(
+def test_a_name_that_cannot_be_resolved_gives_a_warning_and_is_sent_without_an_address(
     director: Director, file: str
 ) -> None:
     path = Path(file)
-    path.write_text(path.read_text().replace('"127.0.1.1"', '"nobody.invalid@gold"'))
+    path.write_text(path.read_text().replace('"127.0.1.1"', '"unknown.invalid@gold"'))
     director.service.alter("plan")
     result = director("plan", "-c", file)
     assert (
-        'backends.mail_servers[0] = "nobody.invalid@gold": nobody.invalid cannot be resolved' in result.stderr
+        'backends.mail_servers[0] = "unknown.invalid@gold": unknown.invalid cannot be resolved'
+        in result.stderr
     )
     gold = ConfiguredHost(address="127.0.1.3", tag="gold", weight=70)
-    unresolved = ConfiguredHost(address="", hostname="nobody.invalid", tag="gold", weight=70)
+    unresolved = ConfiguredHost(address="", hostname="unknown.invalid", tag="gold", weight=70)
     assert director.service.queried == [([gold], [unresolved])]
 
 
-def test_a_name_with_another_address_is_moved(director: Director, file: str) -> None:
+def test_a_host_whose_name_has_another_address_is_moved(director: Director, file: str) -> None:
     director.service.alter(
         "plan",
         known=True,
@@ -60,7 +61,9 @@ def test_a_name_with_another_address_is_moved(director: Director, file: str) -> 
     assert row.split() == ["127.0.1.1", "address", "127.0.1.1", "127.0.1.9", "moved"]
 
 
-def test_each_change_is_a_row_and_it_is_said_how_it_comes_into_force(director: Director, file: str) -> None:
+def test_each_change_is_a_row_and_a_sentence_says_how_to_apply_the_changes(
+    director: Director, file: str
+) -> None:
     director.service.alter(
         "plan",
         known=True,
@@ -83,12 +86,12 @@ def test_each_change_is_a_row_and_it_is_said_how_it_comes_into_force(director: D
         "127.0.1.2  host    there  -                    removed",
         "127.0.1.3  host    -      weight 70, tag gold  added",
         "",
-        "3 changes in the whole cluster as soon as a director reloads or restarts with this file; give it to "
-        "all directors, then reload one after the other.",
+        "3 changes in the whole cluster when the first director reloads or restarts with this file. "
+        "Copy it to all directors, then reload one after the other.",
     ]
 
 
-def test_what_stays_is_told_with_the_time_it_was_decided(director: Director, file: str) -> None:
+def test_a_setting_that_stays_is_listed_with_the_time_of_its_decision(director: Director, file: str) -> None:
     director.service.alter(
         "plan",
         known=True,
@@ -102,16 +105,16 @@ def test_what_stays_is_told_with_the_time_it_was_decided(director: Director, fil
     assert director("plan", "-c", file).stdout.splitlines() == [
         "host       what    now  file  outcome",
         "127.0.1.1  weight  5    70    stays: changed at run time, 2026-11-23 14:48:34",
-        "127.0.1.2  tag     a    b     stays: another director's file says so",
+        "127.0.1.2  tag     a    b     stays: another director's file has it",
         "",
         "Nothing to do.",
     ]
 
 
-def test_it_is_told_where_nothing_is_known_to_be_applied(director: Director, file: str) -> None:
+def test_a_plan_says_that_the_applied_configuration_is_not_known(director: Director, file: str) -> None:
     director.service.alter("plan", known=False)
     said = director("plan", "-c", file).stdout
-    assert "What 127.0.0.11:9090 last applied is not known" in said
+    assert "127.0.0.11:9090 does not know which configuration it last applied" in said
 
 
 def test_json_is_the_answer_of_the_api(director: Director, file: str) -> None:
@@ -120,7 +123,9 @@ def test_json_is_the_answer_of_the_api(director: Director, file: str) -> None:
     assert answer == {"me": "127.0.0.11:9090", "known": False, "changes": [], "warnings": []}
 
 
-def test_a_file_with_mistakes_is_exit_code_78_and_asks_nobody(director: Director, tmp_path: Path) -> None:
+def test_a_file_with_mistakes_ends_with_exit_code_78_and_sends_nothing(
+    director: Director, tmp_path: Path
+) -> None:
     path = tmp_path / "director.toml"
     path.write_text('[backends]\nmail_servers = ["127.0.1.1-"]\n')
     director.service.alter("plan")
@@ -128,7 +133,7 @@ def test_a_file_with_mistakes_is_exit_code_78_and_asks_nobody(director: Director
     assert (result.exit_code, director.service.queried) == (78, [])
 
 
-def test_what_the_changes_lead_to_is_a_warning_of_the_plan(director: Director, file: str) -> None:
+def test_effects_of_the_changes_are_warnings_of_the_plan(director: Director, file: str) -> None:
     director.service.alter("plan", known=True, changes=[], warnings=["the pool gold loses it"])
     result = director("plan", "-c", file)
     assert (result.exit_code, result.stderr) == (0, "director: warning: the pool gold loses it\n")

@@ -62,7 +62,7 @@ def test_a_usage_error_is_one_line_and_exit_code_64(arguments: tuple[str, ...]) 
     assert re.fullmatch(r"director: [^\n]+\n", result.stderr)
 
 
-def test_the_version_can_be_asked_for_both_ways() -> None:
+def test_option_and_command_print_the_same_version() -> None:
     assert alone("--version").stdout == alone("version").stdout
     assert alone("version").stdout.startswith("director ")
 
@@ -72,12 +72,12 @@ def test_options_can_stand_before_and_after_the_command(director: Director) -> N
     assert before.stdout == after.stdout != ""
 
 
-def test_nobody_listening_is_exit_code_69(tmp_path: Path) -> None:
+def test_a_socket_without_a_listener_is_exit_code_69(tmp_path: Path) -> None:
     result = alone("-S", str(tmp_path / "none.sock"), "status")
     assert result.exit_code == 69
     assert result.stderr == (
         f"director: {tmp_path}/none.sock: no director answers there (No such file or directory);"
-        " is it running? -S names another one\n"
+        " start it, or name another director with -S\n"
     )
 
 
@@ -127,7 +127,7 @@ def test_an_internal_error_of_the_director_is_exit_code_1(director: Director) ->
     )
 
 
-def test_a_command_imports_neither_the_daemon_nor_what_only_tables_need(director: Director) -> None:
+def test_a_command_imports_neither_the_daemon_nor_the_library_for_tables(director: Director) -> None:
     check = (
         "import sys; from director.cli.main import program\n"
         "try: program(['-S', sys.argv[1], 'status'])\n"
@@ -140,7 +140,7 @@ def test_a_command_imports_neither_the_daemon_nor_what_only_tables_need(director
 
 
 @pytest.mark.parametrize(("setting", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_a_terminal_gets_colour_unless_it_wants_none(
+def test_a_terminal_gets_colour_unless_no_color_is_set(
     director: Director, setting: dict[str, str], coloured: bool
 ) -> None:
     controller, terminal = pty.openpty()
@@ -154,7 +154,7 @@ def test_a_terminal_gets_colour_unless_it_wants_none(
 
 
 def _all_of(terminal: int) -> bytes:
-    """What was written to a terminal that nobody has open any more. It comes in pieces."""
+    """The output that was written to a terminal whose other end is closed. It is read in pieces."""
     output = b""
     with suppress(OSError):
         while piece := os.read(terminal, 65536):
@@ -162,7 +162,7 @@ def _all_of(terminal: int) -> bytes:
     return output
 
 
-def test_a_reader_that_has_seen_enough_is_no_error_message(director: Director) -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_error_message(director: Director) -> None:
     for number in range(4000):
         director.service.node.put(f"user{number}", ONE)
     command = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Commands that only look: what they print, at 80 columns and as JSON."""
+"""The output of commands that only read: in 80 columns, and as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEMBERS = [
 READING = [("status",), ("status", "dave"), ("map",), ("dump",), ("ring", "status")]
 
 
-def test_status_is_a_line_about_the_director_and_a_table_of_hosts(director: Director) -> None:
+def test_status_prints_a_line_about_the_director_and_a_table_of_hosts(director: Director) -> None:
     assert director("status").stdout.splitlines() == [
         "director 127.0.0.11:9090, alone, in sync, store memory up, 3 users",
         "",
@@ -40,19 +40,19 @@ def test_status_is_a_line_about_the_director_and_a_table_of_hosts(director: Dire
     ]
 
 
-def test_status_says_what_is_not_as_it_should_be(director: Director) -> None:
+def test_status_prints_a_line_for_each_problem(director: Director) -> None:
     director.service.alter(
         "ring", synced=False, ring=["127.0.0.11:9090", "127.0.0.12:9090"], missing=["127.0.0.13:9090"]
     )
     director.service.alter_store(url=URL, up=False, error="disk I/O error", queued_buckets=0)
     assert director("status").stdout.splitlines()[:3] == [
-        "director 127.0.0.11:9090, ring of 2, NOT in sync, store sqlite AWAY, 3 users",
+        "director 127.0.0.11:9090, ring of 2, NOT in sync, store sqlite UNREACHABLE, 3 users",
         "not in the ring: 127.0.0.13:9090",
-        f"store {URL}: disk I/O error; 0 buckets are written when it returns",
+        f"store {URL}: disk I/O error; 0 buckets will be written when it is reachable",
     ]
 
 
-def test_status_names_a_store_that_is_away_once(director: Director) -> None:
+def test_status_names_an_unreachable_store_once(director: Director) -> None:
     director.service.alter_store(url=URL, up=False, error=f"{URL}: load: disk I/O error")
     assert director("status").stdout.splitlines()[1].startswith(f"store {URL}: load: disk I/O error; ")
 
@@ -82,9 +82,7 @@ def test_status_names_a_snapshot_that_cannot_be_written(director: Director) -> N
 
 
 @pytest.mark.parametrize("command", [("status",), ("ring", "status")])
-def test_directors_that_were_stopped_are_not_called_lost(
-    director: Director, command: tuple[str, ...]
-) -> None:
+def test_stopped_directors_are_not_listed_as_missing(director: Director, command: tuple[str, ...]) -> None:
     missing = ["127.0.0.13:9090", "127.0.0.14:9090"]
     director.service.alter("ring", missing=missing, stopped=missing[1:])
     assert director(*command).stdout.splitlines()[1:3] == [
@@ -94,7 +92,7 @@ def test_directors_that_were_stopped_are_not_called_lost(
 
 
 @pytest.mark.parametrize("command", [("status",), ("ring", "status")])
-def test_users_on_the_move_are_counted_while_there_are_any(
+def test_users_being_moved_are_counted_while_there_are_any(
     director: Director, command: tuple[str, ...]
 ) -> None:
     director.service.alter("ring", moves_in_progress=2)
@@ -102,58 +100,62 @@ def test_users_on_the_move_are_counted_while_there_are_any(
 
 
 @pytest.mark.parametrize("command", [("status",), ("ring", "status")])
-def test_a_removed_director_says_so_and_how_it_is_taken_back(
+def test_a_removed_director_says_so_and_how_to_add_it_again(
     director: Director, command: tuple[str, ...]
 ) -> None:
     director.service.alter("ring", removed=True)
     assert director(*command).stdout.splitlines()[1:3] == [
-        "REMOVED from the ring: logins are refused; `director ring add 127.0.0.11:9090` on another director "
-        "takes it back",
+        "REMOVED from the ring: logins are refused; run `director ring add 127.0.0.11:9090` on another "
+        "director to add it again",
         "",
     ]
 
 
-def test_status_of_a_user_prints_the_three_lines_of_the_original(director: Director) -> None:
+def test_status_of_a_user_prints_three_lines_as_doveadm_does(director: Director) -> None:
     assert director("status", "dave").stdout == (
         f"Current: 127.0.1.1 (expires {EXPIRES})\nHashed: 127.0.1.4\nInitial config: 127.0.1.2\n"
     )
 
 
-def test_an_unassigned_user_is_shown_with_the_host_that_the_hash_would_give(director: Director) -> None:
+def test_an_unassigned_user_is_shown_with_the_host_that_the_hash_selects(director: Director) -> None:
     result = director("status", "newuser")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[0] == "Current: unassigned, would get 127.0.1.1"
+    assert result.stdout.splitlines()[0] == "Current: unassigned, would be assigned to 127.0.1.1"
     assert "-1" not in result.stdout
 
 
-def test_an_unassigned_user_of_a_pool_without_a_host_would_get_none(director: Director) -> None:
+def test_an_unassigned_user_of_a_pool_without_a_usable_host_is_shown_without_a_host(
+    director: Director,
+) -> None:
     assert director("status", "dave", "-t", "silver").stdout == (
-        "Current: unassigned, and no host of the pool silver takes new users\nHashed: \nInitial config: \n"
+        "Current: unassigned, and the pool silver has no usable host\nHashed: \nInitial config: \n"
     )
 
 
-def test_a_pinned_user_is_not_said_to_expire(director: Director) -> None:
+def test_a_pinned_user_is_shown_without_an_expiry(director: Director) -> None:
     director.service.assign("dave", pinned=True)
     assert director("status", "dave").stdout.splitlines()[0] == "Current: 127.0.1.1 (pinned)"
 
 
 @pytest.mark.parametrize("host", ["127.0.1.2", "imap2.example.com"])
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_host_typed_as_a_user_is_named_as_a_host(director: Director, host: str, options: list[str]) -> None:
+def test_a_host_given_as_a_user_is_reported_as_a_host(
+    director: Director, host: str, options: list[str]
+) -> None:
     director.service.alter_host(TWO, hostname="imap2.example.com")
     result = director("status", host, *options)
     assert (result.exit_code, result.stdout) == (68, "")
     assert result.stderr == (
-        f"director: {host}: is a backend host, not a user; `director map {host}` lists its users\n"
+        f"director: {host}: this is a backend host, not a user; `director map {host}` lists its users\n"
     )
 
 
-def test_a_user_who_is_called_as_a_host_is_shown(director: Director) -> None:
+def test_a_user_with_the_name_of_a_host_is_shown(director: Director) -> None:
     director.service.assign("127.0.1.2", ONE)
     assert director("status", "127.0.1.2").stdout.startswith("Current: 127.0.1.1 (expires ")
 
 
-def test_a_number_is_a_hash_for_status_unless_it_is_said_to_be_a_name(director: Director) -> None:
+def test_status_reads_a_number_as_a_hash_unless_the_option_name_is_given(director: Director) -> None:
     hash32 = key_of("dave") >> 32
     assert director("status", str(hash32)).stdout.startswith("Current: 127.0.1.1 (expires ")
     assert director("status", str(hash32), "--name").stdout.startswith("Current: unassigned, ")
@@ -192,7 +194,7 @@ def test_map_of_an_unknown_host_is_exit_code_68(director: Director) -> None:
 
 def test_map_names_users_from_a_file(director: Director, tmp_path: Path) -> None:
     names = tmp_path / "names"
-    names.write_text("zoe\nZOE\nnobody\ndave\n\n")
+    names.write_text("zoe\nZOE\nno-such-user\ndave\n\n")
     users = [line.split()[0] for line in director("map", "-f", str(names), "127.0.1.1").stdout.splitlines()]
     assert users == ["user", "dave", "zoe", "ZOE"]
 
@@ -203,7 +205,7 @@ def test_map_names_users_from_stdin(director: Director) -> None:
 
 
 @pytest.mark.shows("I-40")
-def test_map_gets_every_page(director: Director) -> None:
+def test_map_requests_every_page(director: Director) -> None:
     for number in range(4998):  # and the three that are there
         director.service.node.put(f"user{number}", ONE)
     assert len(director("map").stdout.splitlines()) == 5002
@@ -290,13 +292,13 @@ def test_everything_fits_in_80_columns(director: Director, command: tuple[str, .
     assert max(map(len, lines)) <= 80
 
 
-def test_names_cannot_steer_the_terminal(director: Director) -> None:
+def test_control_characters_in_names_are_escaped(director: Director) -> None:
     director.service.assign("evil\x1b[2J\n")
     assert "evil\\x1b[2J\\n" in director("map").stdout
     assert printable("ünï") == "ünï"
 
 
-def test_names_of_hosts_are_shown_where_any_has_one(director: Director) -> None:
+def test_names_of_hosts_are_shown_if_any_host_has_a_name(director: Director) -> None:
     director.service.alter_host(TWO, hostname="backend2")
     lines = director("status").stdout.splitlines()[2:]
     assert [line.split()[:2] for line in lines[:3]] == [
@@ -308,12 +310,12 @@ def test_names_of_hosts_are_shown_where_any_has_one(director: Director) -> None:
     assert director("map", "backend2").stdout.splitlines()[1].split()[2:4] == ["127.0.1.2", "backend2"]
 
 
-def test_a_name_that_the_director_knows_wins_over_what_it_resolves_to_here(director: Director) -> None:
+def test_a_name_of_a_host_is_preferred_to_the_answer_of_the_resolver(director: Director) -> None:
     director.service.alter_host(TWO, hostname="localhost")
     assert director("map", "localhost").stdout.splitlines()[1].split()[2] == "127.0.1.2"
 
 
-def test_names_of_directors_are_shown_where_any_has_one(director: Director) -> None:
+def test_names_of_directors_are_shown_if_any_director_has_a_name(director: Director) -> None:
     second = msgspec.structs.replace(MEMBERS[1], name="director2.ring")
     director.service.alter("ring", members=[MEMBERS[0], second])
     lines = director("ring", "status").stdout.splitlines()[2:]
@@ -322,7 +324,7 @@ def test_names_of_directors_are_shown_where_any_has_one(director: Director) -> N
     assert max(map(len, lines)) <= 80
 
 
-def test_logins_that_wait_are_told_with_what_they_wait_for(director: Director) -> None:
+def test_waiting_logins_are_counted_for_each_reason(director: Director) -> None:
     director.service.alter("ring", waiting_logins=16, waiting_for={"host": 12, "ring": 1, "majority": 3})
     lines = director("ring", "status").stdout.splitlines()
     assert lines[1:4] == [
@@ -333,6 +335,6 @@ def test_logins_that_wait_are_told_with_what_they_wait_for(director: Director) -
     assert lines[1:4] == director("status").stdout.splitlines()[1:4]
 
 
-def test_the_logins_of_a_director_that_does_not_tell_why_wait_for_nothing_that_is_made_up() -> None:
+def test_waiting_logins_without_a_known_reason_are_shown_without_a_reason() -> None:
     info = RingInfo(me="127.0.0.11:9090", synced=True, ring=[], missing=[], waiting_logins=2, members=[])
     assert waiting_lines(info) == ["2 logins wait"]

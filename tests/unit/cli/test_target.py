@@ -1,4 +1,4 @@
-"""Which socket `-c` leads to, read without the daemon's own configuration code."""
+"""The socket that a configuration file names, read without the configuration code of the director."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def file(tmp_path: Path) -> Path:
         VALID + '[listen.api]\npath = "${RUN}/api.sock"\n',
     ],
 )
-def test_the_daemon_listens_where_the_command_line_looks(file: Path, text: str) -> None:
+def test_the_command_line_connects_where_the_director_listens(file: Path, text: str) -> None:
     file.write_text(text)
     environ = {"RUN": "/tmp/run"}
     assert api_socket(str(file), environ) == load(file, environ).listen.api.path
 
 
-def test_without_any_file_it_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_file_the_default_socket_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("director.cli.target.DEFAULT_CONFIG", str(tmp_path / "none.toml"))
     assert api_socket(None, {}) == DEFAULT_SOCKET == load_default(tmp_path)
 
@@ -46,7 +46,7 @@ def load_default(folder: Path) -> str:
     return load(file, {}).listen.api.path
 
 
-def test_a_file_with_other_mistakes_still_leads_to_its_director(file: Path) -> None:
+def test_a_file_with_other_mistakes_still_gives_the_socket(file: Path) -> None:
     file.write_text('[users]\nexpire = "soon"\n[listen.api]\npath = "/tmp/api.sock"\n')
     assert api_socket(str(file), {}) == "/tmp/api.sock"
 
@@ -61,7 +61,7 @@ def test_a_file_with_other_mistakes_still_leads_to_its_director(file: Path) -> N
         ("[listen", "", "not TOML"),
     ],
 )
-def test_a_file_that_leads_nowhere_is_a_configuration_error(
+def test_a_file_without_a_usable_socket_is_a_configuration_error(
     file: Path, text: str, key: str, expected: str
 ) -> None:
     file.write_text(text)
@@ -77,6 +77,6 @@ def test_a_file_that_is_not_utf8_is_a_configuration_error(file: Path) -> None:
         api_socket(str(file), {})
 
 
-def test_a_named_file_must_be_there(file: Path) -> None:
-    with pytest.raises(ConfigError, match="no such file; -c names it, -S names the socket instead"):
+def test_a_named_file_must_exist(file: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file; name the file with -c, or the socket with -S"):
         api_socket(str(file), {})

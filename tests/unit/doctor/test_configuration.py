@@ -81,7 +81,7 @@ class Trap(NamedTuple):
     wrong: str
     level: str
     check: str
-    mend: str
+    fix: str
 
 
 TRAPS = [
@@ -313,17 +313,17 @@ TRAPS = [
 
 
 @pytest.mark.parametrize(
-    ("release", "right", "wrong", "level", "check", "mend"),
+    ("release", "right", "wrong", "level", "check", "fix"),
     TRAPS,
     ids=[f"{trap.release}-{trap.check}-{number}" for number, trap in enumerate(TRAPS)],
 )
 def test_a_trap_has_exactly_its_finding_with_the_lines_that_mend_it(
-    release: str, right: str, wrong: str, level: str, check: str, mend: str
+    release: str, right: str, wrong: str, level: str, check: str, fix: str
 ) -> None:
     assert right in GOOD[release]
     (finding,) = told(facts(GOOD[release].replace(right, wrong, 1)))
     assert (finding.level, finding.check) == (level, check)
-    assert mend in "\n".join(finding.mend)
+    assert fix in "\n".join(finding.fix)
     assert finding.found
     assert finding.why
 
@@ -382,7 +382,7 @@ def test_a_passdb_that_has_users_assigned_before_they_are_authenticated_is_named
     text = GOOD[release].replace(STATIC[release], instead)
     found = [one for one in check(facts(text)) if one.check == "unauthenticated"]
     assert [one.found.split()[1] for one in found] == named
-    assert all(one.level == HINT and "skip = unauthenticated" in one.mend for one in found)
+    assert all(one.level == HINT and "skip = unauthenticated" in one.fix for one in found)
     assert told(facts(text)) == []
 
 
@@ -460,7 +460,7 @@ def test_a_login_service_with_another_name_that_asks_elsewhere_is_a_fault(socket
     (finding,) = told(facts(text))
     assert (finding.level, finding.check) == (FAULT, "login_socket")
     assert finding.found == f"imap-login-internal: executable = imap-login {socket}"
-    assert finding.mend[:2] == (
+    assert finding.fix[:2] == (
         "service imap-login-internal {",
         "  executable = imap-login director/login",
     )
@@ -506,7 +506,7 @@ def test_a_login_service_with_another_name_needs_one_process_for_many_on_2_4_too
     assert told(facts(text)) == []
     limited = text.replace("  chroot = login\n", "  chroot = login\n  restart_request_count = 1\n")
     (finding,) = told(facts(limited))
-    assert (finding.check, finding.mend[0]) == ("login_processes", "service imap-login-internal {")
+    assert (finding.check, finding.fix[0]) == ("login_processes", "service imap-login-internal {")
 
 
 @pytest.mark.parametrize("release", ["2.3", "2.4"])
@@ -522,7 +522,7 @@ def test_no_line_that_mends_has_an_empty_value(release: str) -> None:
     )
     for settings in everywhere:
         for finding in check(facts(GOOD[release], settings=settings)):
-            assert not [line for line in finding.mend if line.rstrip().endswith("=")], finding
+            assert not [line for line in finding.fix if line.rstrip().endswith("=")], finding
 
 
 def test_a_userdb_listener_that_is_off_is_to_be_turned_on() -> None:
@@ -533,14 +533,14 @@ def test_a_userdb_listener_that_is_off_is_to_be_turned_on() -> None:
     ]
     for one in findings:
         assert "listen.userdb is off" in one.found
-        assert one.mend[1] == 'path = "director-userdb"'
-        assert "  auth_socket_path = director-userdb" in one.mend
+        assert one.fix[1] == 'path = "director-userdb"'
+        assert "  auth_socket_path = director-userdb" in one.fix
 
 
 def test_a_fifo_out_of_reach_of_login_processes_is_to_be_moved() -> None:
     (finding,) = told(facts(GOOD["2.4"], settings=Settings(notify="/srv/notify")))
     assert (finding.level, finding.check) == (FAULT, "notify")
-    assert finding.mend[1] == 'path = "login/director/proxy-notify"'
+    assert finding.fix[1] == 'path = "login/director/proxy-notify"'
 
 
 @pytest.mark.parametrize("path", ["/run/dovecot/director-userdb", "/var/run/dovecot/director-userdb"])

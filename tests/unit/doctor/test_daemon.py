@@ -215,4 +215,4 @@ def test_links_between_directors_that_can_be_read_are_named_whether_or_not_the_d
     for facts in (but(settings=settings), but(settings=settings, status=None)):
         (finding,) = [one for one in told(facts) if one.check == "ring_tls"]
         assert (finding.level, finding.found) == (HINT, f"no ring.tls, for {ME}, {OTHER}")
-        assert "TLS between the directors" in finding.mend[0]
+        assert "TLS between the directors" in finding.fix[0]

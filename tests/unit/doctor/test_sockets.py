@@ -125,23 +125,23 @@ def test_a_listener_of_systemd_that_somebody_removed_is_opened_again_by_its_unit
     )
     facts = msgspec.structs.replace(proxy(DOVECOT, **{name: missing}), units=units)
     (finding,) = told(facts)
-    assert finding.mend == ("systemctl restart director.service director-x.socket",)
+    assert finding.fix == ("systemctl restart director.service director-x.socket",)
     (stopped,) = told(msgspec.structs.replace(facts, running=False))
-    assert stopped.mend == ("systemctl start director",)
+    assert stopped.fix == ("systemctl start director",)
 
 
 def test_a_user_of_its_own_is_told_which_listeners_to_give_it() -> None:
     findings = {one.check: one for one in told(proxy(DIRECTOR))}
     assert set(findings) == {"auth", "auth_userdb", "kick_channel"}
-    assert "    user = director" in findings["auth"].mend
-    assert "    group = $default_internal_group" in findings["kick_channel"].mend
-    assert "usermod -aG dovecot director" in findings["kick_channel"].mend
+    assert "    user = director" in findings["auth"].fix
+    assert "    group = $default_internal_group" in findings["kick_channel"].fix
+    assert "usermod -aG dovecot director" in findings["kick_channel"].fix
 
 
 def test_before_2_4_2_anvil_is_for_root_only_and_that_is_told() -> None:
     (finding,) = told(proxy(DOVECOT, "2.4", anvil=file(SETTINGS.anvil, uid=0, gid=0)))
     assert (finding.level, finding.check) == (FAULT, "kick_channel")
-    assert finding.mend[:4] == (
+    assert finding.fix[:4] == (
         "service anvil {",
         "  unix_listener anvil {",
         "    mode = 0660",
@@ -163,7 +163,7 @@ def test_a_kick_channel_that_ends_nothing_is_told(kick: str, level: str, words: 
 def test_what_may_not_be_looked_at_is_unseen_and_no_fault() -> None:
     hidden = File(path=SETTINGS.login, kind="hidden")
     (finding,) = told(proxy(DOVECOT, login=hidden))
-    assert (finding.level, finding.mend) == (UNSEEN, ("sudo director doctor",))
+    assert (finding.level, finding.fix) == (UNSEEN, ("sudo director doctor",))
 
 
 def test_another_machines_sockets_are_not_judged() -> None:
@@ -210,7 +210,7 @@ def in_login(folder: File, login: File) -> Facts:
 def test_a_folder_that_login_processes_may_not_enter_is_a_fault() -> None:
     folder = File(path=FOLDER, kind="folder", mode=0o700)
     (finding,) = told(in_login(folder, file(SETTINGS.login, mode=0o666)))
-    assert (finding.level, finding.check, finding.mend) == (FAULT, "login_folder", (f"chmod 0755 {FOLDER}",))
+    assert (finding.level, finding.check, finding.fix) == (FAULT, "login_folder", (f"chmod 0755 {FOLDER}",))
 
 
 def test_rights_of_the_group_of_login_processes_are_enough() -> None:

@@ -71,7 +71,7 @@ def told(*units: Unit, kept_by: str = "keeper", keeper: Keeper | None = KEEPER) 
     )
     findings = list(check(facts))
     assert {finding.area for finding in findings} <= {"sockets"}
-    assert all(finding.mend and finding.why for finding in findings if finding.level == WARNING)
+    assert all(finding.fix and finding.why for finding in findings if finding.level == WARNING)
     return [finding.found for finding in findings if finding.level != OK]
 
 
@@ -103,7 +103,7 @@ def test_a_service_without_a_kill_mode_is_named_and_what_to_write_is_said() -> N
     (finding,) = check(facts)
     assert finding.level == WARNING
     assert "stall" in finding.why
-    assert finding.mend == ("[Service]                # systemctl edit proxy.service", "KillMode=process")
+    assert finding.fix == ("[Service]                # systemctl edit proxy.service", "KillMode=process")
 
 
 def test_a_good_service_with_a_keeper_is_right_and_without_systemd_nothing_is_said() -> None:
@@ -214,4 +214,4 @@ def test_the_units_user_is_tried_at_the_configuration(user: UnitUser, level: str
     (found,) = [finding for finding in check(facts) if finding.check == "unit_user"]
     assert found.level == level
     assert text in found.found
-    assert level != FAULT or found.mend == ("director config check --user dovecot      # until it says good",)
+    assert level != FAULT or found.fix == ("director config check --user dovecot      # until it says good",)

@@ -150,7 +150,7 @@ def test_a_user_nobody_has_seen_is_moved_unless_the_request_says_otherwise(
     assert post(ask, "/v1/moves", user="newuser", host="127.0.1.2").json["moved"] == 1
 
 
-def test_a_number_to_kick_is_a_hash_unless_it_is_said_to_be_a_name(ask: Caller, service: Service) -> None:
+def test_kick_reads_a_number_as_a_hash_unless_the_option_name_is_given(ask: Caller, service: Service) -> None:
     post(ask, "/v1/kicks", user="12345")
     post(ask, "/v1/kicks", user="12345", numeric="name")
     by_hash, by_name = (event.what for event in service.asked)
