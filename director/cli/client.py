@@ -90,8 +90,8 @@ class Client:
             Denied: the director refuses the change.
             Failure: there is no answer, or not that of a director; or Ctrl-C interrupted the request.
         """
-        # Use a new connection. The director may close an idle connection while the request is on its way; then
-        # it would not be known whether the change was made.
+        # Use a new connection. The director may close an idle connection while the request is on its way, and
+        # then it would not be known whether the change was made.
         self.close()
         try:
             return self._exchange(method, path, msgspec.json.encode(body) if body is not None else None)[0]

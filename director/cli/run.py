@@ -1,4 +1,4 @@
-"""Commands that run a program here instead of talking to a director. Each imports its program when it runs."""
+"""Commands that run a program here instead of talking to a director. Each imports its program when needed."""
 
 from __future__ import annotations
 

@@ -248,7 +248,7 @@ async def test_a_document_that_the_store_has_otherwise_is_kept_and_said(filled: 
     ran = director("state", "import", "-", "--store", filled, stdin=exported)
     assert (ran.returncode, ran.stderr) == (
         0,
-        "director: document plan: the store has another one, and keeps it\n",
+        "director: document plan: the store has another version, which is kept\n",
     )
     again = await stores.open(filled)
     document = await again.read_document("plan")
