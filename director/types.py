@@ -6,7 +6,7 @@ from typing import NamedTuple, NewType
 
 UserKey = NewType("UserKey", int)
 """64 bits. Upper 32: the original's user hash (never 0), which places the user. Lower 32: the next four
-bytes of the same MD5, XOR the first four of MD5(tag) unless the tag is empty (ring-rules, rule 1)."""
+bytes of the same MD5, XOR the first four of MD5(tag) unless the tag is empty (docs/ring.md, rule 1)."""
 
 HostId = NewType("HostId", int)
 """First 4 bytes, big endian, of MD5(backend address as text); never 0."""

@@ -491,7 +491,8 @@ class Director:
 
     @property
     def unverified(self) -> bool:
-        """What is in memory has not been compared with anybody yet: a hint, no more (ring-rules 28)."""
+        """What is in memory has not been compared with anybody yet: a hint, no more (docs/ring.md, rule
+        28)."""
         return self._trust.unverified
 
     @property
@@ -506,7 +507,7 @@ class Director:
 
     @property
     def partial(self) -> bool:
-        """Somebody who lives is outside the ring: the store is kept an eye on (ring-rules 12)."""
+        """Somebody who lives is outside the ring: the store is kept an eye on (docs/ring.md, rule 12)."""
         return self.standing is Standing.CLAIM
 
     def binds(self, key: UserKey) -> bool:

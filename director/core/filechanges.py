@@ -1,5 +1,5 @@
 """What a changed configuration file does to the hosts: the three-way merge of the file as it was last
-applied, the file as it is, and the host table (ring-rules 4).
+applied, the file as it is, and the host table (docs/ring.md, rule 4).
 
     file has not changed it                                       -> stays as it is
     file has changed it, the table says so already                -> nothing to do: another member made it

@@ -1,6 +1,6 @@
 """What walks all buckets, a few in each turn of the loop: dropping users who are gone, and, while the
 table is full, users who logged in once; after a change of hosts, confirming those that the hash would now
-put elsewhere (ring-rules 49).
+put elsewhere (docs/ring.md, rule 49).
 
 Users of a removed host are not dropped sooner: their records say when they were placed, and without them an
 older record could come back from somebody who was away.

@@ -183,7 +183,7 @@ class Intake:
         return entries if len(known) == len(walked) else b"".join(entry(key, name) for key, name in known)
 
     def _is_conflict(self, old: User) -> bool:
-        """Whether a merge took a user from a host where he was still alive (ring-rules 20)."""
+        """Whether a merge took a user from a host where he was still alive (docs/ring.md, rule 20)."""
         new = self._users.get(old.key)
         if new is None or old.host in (0, new.host) or self._hosts.host_removed(old):
             return False

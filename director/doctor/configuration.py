@@ -1,4 +1,4 @@
-"""What Dovecot's configuration says (dovecot-integration, sections 2 to 6). Each check is one function."""
+"""What Dovecot's configuration says (docs/dovecot.md). Each check is one function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sockets, FIFO and rights as they are on this machine (dovecot-integration, sections 5 to 7)."""
+"""Sockets, FIFO and rights as they are on this machine (docs/dovecot.md)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Bytes from the login process go to auth untouched. Bytes from auth go line by line to the owner, who writes
 what may go on at once and keeps what has to wait. While auth cannot be reached the login process is held,
-never closed: it would give up on us for good (dovecot-integration, section 8).
+never closed: it would give up on us for good (docs/dovecot.md, "While no director runs").
 
 Connections can be given to a successor, the program that replaces this one in place, and neither end notices.
 """

@@ -1,7 +1,7 @@
 """The only caller of `core.director`: feeds it events, carries out its effects in order, keeps its one timer.
 
 One loop turn: whatever reads put users into the table, the records leave in one frame a neighbour, and only
-then the answers of that turn are written (ring-rules 5).
+then the answers of that turn are written (docs/ring.md, rule 5).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ WATCH = 0.25
 ALONE = 0.02
 """Without neighbours: seconds in which new users gather before they are looked after."""
 FROZEN = 1.0
-"""A gap of the loop, in seconds, after which the process counts as frozen (ring-rules 28)."""
+"""A gap of the loop, in seconds, after which the process counts as frozen (docs/ring.md, rule 28)."""
 
 _ANSWER = b"\tuser_dirkey="
 """In each line that has got a host."""
@@ -313,7 +313,8 @@ class Driver:
     def assign(self, key: UserKey, tag: bytes, name: bytes) -> Backend | Wait:
         """One user, for a program that is no login process; for who waits it is to bring a `Lookup`.
 
-        The answer may leave from the loop's next turn on: what it decided has left by then (ring-rules 5).
+        The answer may leave from the loop's next turn on: what it decided has left by then (docs/ring.md,
+        rule 5).
         """
         self._be_in_time()
         answer = self._assigner.assign_named(key, tag, name)

@@ -129,5 +129,5 @@ class _People:
 
 
 def _mixed_in(tag: str) -> int:
-    """What a tag changes in a key (ring-rules 1)."""
+    """What a tag changes in a key (docs/ring.md, rule 1)."""
     return int.from_bytes(hashlib.md5(tag.encode(), usedforsecurity=False).digest()[:4]) if tag else 0

@@ -1,4 +1,4 @@
-"""How the buckets of the table are spread over those of a store (ring-rules 33). Pure.
+"""How the buckets of the table are spread over those of a store (docs/ring.md, rule 33). Pure.
 
 The table has 4096 buckets, whatever it holds: neighbours compare those. In a store, one that has grown large
 is split in two by the next bit of the key, and these again: a tree below each bucket of the table, whose

@@ -2,12 +2,12 @@
 
 Every write is compare-and-swap: who loses the race merges what the other wrote and tries again, so any
 director may write any bucket. To save work each bucket has one usual writer among the members of the ring
-(ring-rules 30-32). What is queued is a set of bucket numbers, so an outage cannot make it grow.
+(docs/ring.md, rules 30-32). What is queued is a set of bucket numbers, so an outage cannot make it grow.
 
-A bucket that has grown large is split in the store (ring-rules 33): first everything below it is written,
-then the marker in its place, from the bottom up. Whoever was faster has left something else there: that is
-merged, and all of it written again. Interrupted in between, what is below has no marker above it, and nobody
-sees it.
+A bucket that has grown large is split in the store (docs/ring.md, rule 33): first everything below it is
+written, then the marker in its place, from the bottom up. Whoever was faster has left something else there:
+that is merged, and all of it written again. Interrupted in between, what is below has no marker above it, and
+nobody sees it.
 """
 
 from __future__ import annotations

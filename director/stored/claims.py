@@ -1,4 +1,4 @@
-"""Settling a user in the shared store when the ring cannot order (architecture, section 5: claim)."""
+"""Settling a user in the shared store when the ring cannot order (docs/ring.md, rule 12)."""
 
 from __future__ import annotations
 

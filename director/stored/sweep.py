@@ -1,4 +1,4 @@
-"""What may go from a stored bucket that nobody writes any more (ring-rules 18).
+"""What may go from a stored bucket that nobody writes any more (docs/ring.md, rule 18).
 
 Directors drop who is gone from memory, and so from the buckets they write. Left over is what no memory has,
 and no writer looks at: somebody has to go through the store.

@@ -20,7 +20,7 @@ ADDRESSES = [f"127.0.29.{number}" for number in range(1, COUNT + 1)]
 NOTICED_WITHIN = 30.0
 """Seconds until both halves know that they are halves."""
 HELD = 6.0
-"""After a silent loss no change of hosts is released for so many seconds (ring-rules 14)."""
+"""After a silent loss no change of hosts is released for so many seconds (docs/ring.md, rule 14)."""
 
 
 class HalvedRing:

@@ -181,5 +181,6 @@ def test_a_pinned_user_stays_through_expiry_and_a_restart_of_all_until_he_is_unp
 
 
 def is_nowhere(ring: Directors, user: str) -> bool:
-    """By the word of all: what a store gave back may be seconds fresher in one memory (ring-rules 16)."""
+    """By the word of all: what a store gave back may be seconds fresher in one memory (docs/ring.md, rule
+    16)."""
     return all(director.get(f"/v1/users/{user}")["current"] is None for director in ring.all)

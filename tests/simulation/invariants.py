@@ -40,8 +40,8 @@ REMEMBERED = EXPIRE * 2 / 3 - 4
 """Seconds after the last sign of life in which everybody must know a user: `seen` is announced once in a
 third of the expiry, and clocks are off by up to 0.9 s."""
 NOT_REACHED = 45.0
-"""Seconds after a director was out of reach in which a move may not have waited for its sessions (ring-rules
-27): the move's time-out, and what the director needs to find back."""
+"""Seconds after a director was out of reach in which a move may not have waited for its sessions
+(docs/ring.md, rule 27): the move's time-out, and what the director needs to find back."""
 KICK_DELAY = Settings().kick_delay
 IMPATIENT = 2.0
 """Seconds a claim may take until all know of it."""
@@ -59,7 +59,7 @@ others within ring.ping_timeout, and then reads the store every half second."""
 STORED = 6.0
 """Seconds without a change of hosts after which the store holds them, if all directors agree."""
 NOT_REMEMBERED = "not remembered, or dropped early: the table was full"
-"""The excuse for two backends of a user (ring-rules 48, 49)."""
+"""The excuse for two backends of a user (docs/ring.md, rules 48, 49)."""
 
 
 STAMPS = ("present_at", "tag_at", "weight_at", "up_at")
@@ -193,8 +193,8 @@ class Watch:
         return sum(node.member not in other.core.barrier.ring for other in others) * 2 > len(others)
 
     def protected(self, node: Node) -> bool:
-        """Whether no two hosts are promised for what this director answers now (ring-rules, what they
-        allow)."""
+        """Whether no two hosts are promised for what this director answers now (docs/ring.md, rules 12,
+        13 and 37)."""
         if self.world.now < self.differed_at + DIFFERED:
             return False
         if self.plan.family != "everything":

@@ -1,4 +1,5 @@
-"""Users about to expire whose fresh choice would differ: all directors give one answer (ring-rules 21-23)."""
+"""Users about to expire whose fresh choice would differ: all directors give one answer (docs/ring.md, rules
+21-23)."""
 
 from __future__ import annotations
 

@@ -522,7 +522,7 @@ class World:
         self.load_takes = 0.0
         """Seconds until a director that starts has read all users from its store."""
         self.impatient: dict[UserKey, float] = {}
-        """When a user was claimed because the ring did not agree for five seconds (ring-rules 37)."""
+        """When a user was claimed because the ring did not agree for five seconds (docs/ring.md, rule 37)."""
         self.busiest: int | None = None
         """How much may happen in one second; more is a storm of messages. None: anything."""
         self._second = self._in_this_second = 0

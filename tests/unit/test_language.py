@@ -217,6 +217,13 @@ SECTION = re.compile(r"([\w.-]+\.md)[`)\]]*(?:\([^()\s]*\))?,[\s#]+(\"?)([A-Z][^
 NUMBER = re.compile(r"^\d+\. ")
 
 
+ROW = re.compile(
+    r"\b(rule|defect|regression)s?[\s#]+((?:[IR]-)?\d+(?:(?:-|,[\s#]+|[\s#]+and[\s#]+)(?:[IR]-)?\d+)*)(?![\w.])"
+)
+PAGE = re.compile(r"(?<![\w/.*{}-])([\w./-]*\w\.md)\b(?!\()")
+SECTION_NUMBER = re.compile(r"\b[a-z]+(?:-[a-z]+)*,[\s#]+sections?[\s#]+[A-Z]?\d")
+
+
 def titles(page: Path) -> list[str]:
     """The headings of a page, and the words with which a paragraph of it begins, before a colon."""
     text = page.read_text()
@@ -236,3 +243,53 @@ def test_every_section_that_a_file_names_exists() -> None:
                     missing.append(f"{path.relative_to(ROOT)}: {name}, {section}")
     assert named > 10
     assert missing == []
+
+
+def unknown_rows(text: str, rows: set[str]) -> list[str]:
+    """The rules, defects and regressions that a text names and `rows` does not have."""
+    return [
+        f"{kind} {number}"
+        for kind, numbers in ROW.findall(text)
+        for number in re.findall(r"(?:[IR]-)?\d+", numbers)
+        if number not in rows
+    ]
+
+
+def test_every_rule_defect_and_regression_that_a_file_names_has_a_row_in_ring_md() -> None:
+    rows = set(re.findall(r"^\| (\S+) \|", (ROOT / "docs/ring.md").read_text(), flags=re.MULTILINE))
+    texts = {path: path.read_text(errors="replace") for path in FILES}
+    assert sum(len(ROW.findall(text)) for text in texts.values()) > 60
+    found = [
+        f"{path.relative_to(ROOT)}: {row}" for path, text in texts.items() for row in unknown_rows(text, rows)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text", ["rule 3", "rules 3, 4 and\n# 5", "rules 3-5", "defect I-1", "regression R-2"]
+)
+def test_a_rule_that_no_row_has_is_found(text: str) -> None:
+    assert unknown_rows(text, {"3", "4", "5", "I-1", "R-2"}) == []
+    assert unknown_rows(text, {"4"}) != []
+
+
+def unknown_documents(path: Path) -> list[str]:
+    """The documents that a file names and that are not in the repository."""
+    text = path.read_text(errors="replace")
+    homes = (ROOT, ROOT / "docs", path.parent)
+    missing = [name for name in PAGE.findall(text) if not any((home / name).exists() for home in homes)]
+    return missing + SECTION_NUMBER.findall(text)
+
+
+def test_every_document_that_a_file_names_is_in_the_repository() -> None:
+    files = [path for path in FILES if path != Path(__file__)]  # this one has examples of what is refused
+    found = [f"{path.relative_to(ROOT)}: {name}" for path in files for name in unknown_documents(path)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text", ["see docs/nothing.md.", "see `nothing.md`", "(plan, section 3)", "(a-b,\n# sections 2)"]
+)
+def test_a_document_that_is_not_there_is_found(tmp_path: Path, text: str) -> None:
+    (tmp_path / "page.py").write_text("docs/ring.md, rule 3; ring.md\n" + text)
+    assert len(unknown_documents(tmp_path / "page.py")) == 1

@@ -36,7 +36,7 @@ class Logins:
         counters: Counters,
     ) -> None:
         self.claiming = False
-        """New users are settled in the shared store (ring-rules 12)."""
+        """New users are settled in the shared store (docs/ring.md, rule 12)."""
         self._assigner, self._users = assigner, assigner.users
         self._hosts, self._pending, self._moved_hosts = hosts, pending, moved_hosts
         self._counters = counters

@@ -1,4 +1,5 @@
-"""The store being read, bucket by bucket, while logins are answered already (architecture, section 5).
+"""The store being read, bucket by bucket, while logins are answered already (docs/state.md, "What a start
+finds").
 
 Whoever is in memory is answered. A user who is not may be in the store: his login waits until his bucket has
 been read, which is asked for at once. What compares or walks through all users waits until all has been read.

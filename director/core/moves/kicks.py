@@ -1,7 +1,8 @@
 """The kicks this director has under way: sessions that its login processes are to end.
 
 waiting --begun--> running --KicksEnded, or KICK_TIMEOUT later--> over. Whoever began one keeps it and looks
-whether it is over; what comes after that is ignored, so no counter can leak (director-behaviour I-9, R-9).
+whether it is over; what comes after that is ignored, so no counter can leak (docs/ring.md, defect I-9 and
+regression R-9).
 
 Many users may change hosts at once. The kick channel has AT_A_TIME kicks at most, AT_ONCE of them younger
 than YOUNG, and gets BEGUN more in a turn of the loop. Kicks that a move or an operator waits for go first.
@@ -39,8 +40,8 @@ USUAL_HOSTS = 50
 LOOKED_AT = 500
 """Users in one turn of the loop who are looked at whether they are to be kicked, or given up waiting for."""
 AGAIN_AFTER = 1.0
-"""Seconds after which a user who may have been on his way to the old host is kicked once more (ring-rules
-19)."""
+"""Seconds after which a user who may have been on his way to the old host is kicked once more (docs/ring.md,
+rule 19)."""
 DURATIONS = 1000
 """Ended kicks whose duration is kept for the metrics."""
 ON_THE_WAY = 30

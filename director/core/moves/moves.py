@@ -1,5 +1,5 @@
 """Moving users from one host to another, so that no old session is left when the new host is used
-(ring-rules 24-27; director-behaviour D).
+(docs/ring.md, rules 24-27).
 
 What one director does with a move it has begun (or taken over from one that is gone):
 
@@ -419,7 +419,7 @@ class Moves:
         if record is None or self._has_lost_target(led) or record.flags & BY_HAND:
             self._superseded(led)
             return self._over(led)
-        # Overtaken by a plain choice, stamped by a clock ahead of ours (ring-rules 25).
+        # Overtaken by a plain choice, stamped by a clock ahead of ours (docs/ring.md, rule 25).
         return self._begin_again(led, now)
 
     def _begin_again(self, led: LedMove, now: Now) -> list[Effect]:
@@ -501,8 +501,8 @@ class Moves:
         return effects
 
     def _take_over(self, now: Now, view: RingView) -> None:
-        """Moves whose origin is gone are ended by the usual writer of the bucket (ring-rules 26). It waits
-        for its own kick first, like an origin. A move whose record is gone is forgotten."""
+        """Moves whose origin is gone are ended by the usual writer of the bucket (docs/ring.md, rule 26). It
+        waits for its own kick first, like an origin. A move whose record is gone is forgotten."""
         for key in self._watch.some(SLICE):
             moving = self.moving[key]
             record = self._users.get(key)

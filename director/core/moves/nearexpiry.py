@@ -1,5 +1,5 @@
 """Users about to expire whose fresh choice would differ: the ring is asked before they are placed anew
-(ring-rules 21-23; the original's USER-WEAK, director-behaviour C.10).
+(docs/ring.md, rules 21-23; USER-WEAK in Dovecot 2.3's director).
 
 Here: asked --own token back--> decided: seen somewhere lately: the host stays; else chosen afresh.
 At the others: holding, from passing the token until the decision arrives, the origin has left, or HOLD is

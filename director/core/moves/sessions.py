@@ -1,4 +1,4 @@
-"""What the login processes of this machine proxied all the time while we were away (ring-rules 29).
+"""What the login processes of this machine proxied all the time while we were away (docs/ring.md, rule 29).
 
 They outlive a director that dies, and nobody has told them of a move. Once memory has been compared, each of
 their sessions is held against the record of its user: on the same host it refreshes him, on another host it

@@ -209,7 +209,7 @@ class Assigner:
 
     def suffix(self, backend: Backend, key: UserKey) -> bytes:
         """What is appended to the line of a user who goes to `backend`."""
-        # 2.3 says half of the expiry; a third lets one refresh be lost (ring-rules 17)
+        # 2.3 says half of the expiry; a third lets one refresh be lost (docs/ring.md, rule 17)
         host = f"{backend.hostname}\thostip={backend.address}" if backend.hostname else backend.address
         refresh = self.users.expire // 3
         return f"\tproxy_refresh={refresh}\thost={host}\tuser_dirkey={key >> 32}@{backend.address}".encode()

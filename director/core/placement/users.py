@@ -31,12 +31,12 @@ PINNED = 4
 """Never expires."""
 ONE_LOGIN = 8
 """Placed by one login while the table was more than half full, and not seen since: once the table is full it
-may be dropped early (ring-rules 49)."""
+may be dropped early (docs/ring.md, rule 49)."""
 EARLIEST_DROP = 60
 """Seconds after the login within which it is kept."""
 BY_HAND_AHEAD = 3
 """Seconds by which the stamp of a move is ahead: it must be later than that of whoever is placed in the same
-moment, by a clock ahead of ours, on a director that has not heard of the move (ring-rules 3, 25)."""
+moment, by a clock ahead of ours, on a director that has not heard of the move (docs/ring.md, rules 3, 25)."""
 
 LATEST = 0xFFFFFFFF
 """The last second that a record can hold."""
@@ -81,7 +81,7 @@ def margin(expire: int) -> int:
     """Seconds before and after expiry in which directors may differ about whether a user is still alive.
 
     The last tenth of `expire`, as in the original, but 30 s at most; and 5 s at least: twice the allowed
-    difference of two clocks and a second for the ring (ring-rules 21).
+    difference of two clocks and a second for the ring (docs/ring.md, rule 21).
     """
     return min(30, max(5, expire // 10))
 
@@ -462,7 +462,7 @@ def is_alive(user: User, unix: int, expire: int) -> bool:
 
 
 def is_gone(user: User, unix: int, expire: int) -> bool:
-    """Whether nobody is to know the record any more, as a ghost neither (ring-rules 18)."""
+    """Whether nobody is to know the record any more, as a ghost neither (docs/ring.md, rule 18)."""
     # By the rounded `seen`, the only one that all directors share: otherwise their digests would differ
     # for a third of `expire` each time a user who was refreshed on one of them goes.
     return not user.flags & PINNED and rounded(user.seen, expire) + 2 * expire <= unix

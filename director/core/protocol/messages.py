@@ -4,8 +4,8 @@ Tags are listed here once and never used again for something else. New fields go
 so that the neighbouring release still reads the message. `tests/unit/wire/samples/` holds an encoded
 sample of each.
 
-State is a lattice, messages are pieces of it (architecture, section 4a): a piece that is lost, repeated or
-overtaken cannot make two members differ for good. Only `Token` depends on when it arrives, and it is
+State is a lattice, messages are pieces of it (docs/ring.md, "What it does"): a piece that is lost, repeated
+or overtaken cannot make two members differ for good. Only `Token` depends on when it arrives, and it is
 repeated by whoever waits.
 """
 
@@ -118,7 +118,7 @@ class ExchangeDone(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
 class Token(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """Goes round to the right, twice: the first lap passes a member only if `digest` is that of his effective
-    host table, the second releases him (ring-rules 8, 9)."""
+    host table, the second releases him (docs/ring.md, rules 8, 9)."""
 
     origin: str
     serial: int
@@ -164,7 +164,7 @@ class Names(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
 
 class MoveRound(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
     """Goes round to the right once; a member passes it on when the old sessions of these users are gone there
-    (ring-rules 24). The moving records themselves have gone ahead of it."""
+    (docs/ring.md, rule 24). The moving records themselves have gone ahead of it."""
 
     origin: str
     serial: int
@@ -181,7 +181,7 @@ class MoveRound(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
 
 class NearRound(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
     """Is this user, who is about to expire, seen anywhere? Passing it on is a promise to hold his logins
-    (ring-rules 22)."""
+    (docs/ring.md, rule 22)."""
 
     origin: str
     serial: int

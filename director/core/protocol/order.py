@@ -28,7 +28,7 @@ def join_member(address: str, port: int) -> MemberId:
 
 @lru_cache(maxsize=1024)
 def member_order(member: MemberId) -> tuple[int, bytes, int]:
-    """Sort key: IPv4 before IPv6, then the address bytes, then the port (director-behaviour C.1)."""
+    """Sort key: IPv4 before IPv6, then the address bytes, then the port (as in Dovecot 2.3's director)."""
     address, port = split_member(member)
     parsed = ipaddress.ip_address(address)
     return parsed.version, parsed.packed, port

@@ -16,9 +16,9 @@ class RingView(msgspec.Struct, frozen=True):
     alone: bool
     """Nobody is linked with us, and nobody else lives or can be reached: what we have done, all have done."""
     ring: Sequence[MemberId]
-    """The members of the ring, us included (ring-rules 11)."""
+    """The members of the ring, us included (docs/ring.md, rule 11)."""
     listed: Sequence[MemberId]
     """All directors there should be."""
     held_until: float
-    """Until then no round counts as finished: somebody has only just gone silent (ring-rules 14)."""
+    """Until then no round counts as finished: somebody has only just gone silent (docs/ring.md, rule 14)."""
     writers: Writers

@@ -1,5 +1,5 @@
 """Who usually writes a bucket, and looks after what has stopped in it: one member of the ring for each
-(ring-rules 26, 32)."""
+(docs/ring.md, rules 26, 32)."""
 
 from __future__ import annotations
 

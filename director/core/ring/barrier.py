@@ -1,4 +1,4 @@
-"""Agreement on the host table: a token that goes round twice (ring-rules 8, 9, 11, 14).
+"""Agreement on the host table: a token that goes round twice (docs/ring.md, rules 8, 9, 11, 14).
 
     waiting --own token back from lap 2, or somebody's lap 2 passes, digests still equal--> released
     released --the host table changes, a neighbour is lost--> waiting

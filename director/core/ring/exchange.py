@@ -1,5 +1,5 @@
 """What two neighbours do when they connect: find out what they know differently, send only that
-(architecture, section 4a).
+(docs/ring.md, "What it does").
 
 Each end sends the digests of its buckets, range by range; of the buckets that differ, the summary of its
 records; and of the other's buckets what is not in the other's summaries, `ExchangeDone` behind the last of

@@ -6,7 +6,7 @@
 Both ends speak at once: Hello, then Proof as soon as the other's Hello is known. Behind its Proof each end
 seals all that it sends, with a key of this link and direction. Behind the other's Hello it takes exactly one
 plain frame, the other's Proof or a Bye. Live changes flow from EXCHANGING on; tokens only over FULL links
-(ring-rules 6).
+(docs/ring.md, rule 6).
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Whether a director may give new users a backend by itself (architecture, section 6; ring-rules 11-13,
-37)."""
+"""Whether a director may give new users a backend by itself (docs/ring.md, rules 11-13 and 37)."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from director.core.ring.barrier import Barrier
 from director.types import MemberId, Now
 
 CLAIM_AFTER = 5.0
-"""Seconds without sync after which new users are settled in the shared store (ring-rules 37)."""
+"""Seconds without sync after which new users are settled in the shared store (docs/ring.md, rule 37)."""
 
 
 class Standing(Enum):

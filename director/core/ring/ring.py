@@ -1,11 +1,11 @@
 """Who is connected with whom: the right neighbour is dialled, the left one dials us.
 
-Members stand in address order; right is upwards, wrapping (director-behaviour C.1). Everybody dials the
+Members stand in address order; right is upwards, wrapping (as in Dovecot 2.3's director). Everybody dials the
 nearest member to the right who answers, and keeps trying nearer ones. A nearer neighbour takes over from a
 farther one only when tokens can pass through it, so that a join makes nobody wait but the joiner
-(ring-rules 7). A director that leaves says so first: the one to its left links with the one to its right,
-and only then lets go of it. One whom nobody to its left can reach dials leftwards, and is taken for the right
-neighbour over that link (the original split the ring, director-behaviour I-36).
+(docs/ring.md, rule 7). A director that leaves says so first: the one to its left links with the one to its
+right, and only then lets go of it. One whom nobody to its left can reach dials leftwards, and is taken for
+the right neighbour over that link (the original split the ring, docs/ring.md, defect I-36).
 
 A director that was added at run time is met once a link with it is proved. Its neighbours meet it by that.
 The others dial it for no more than the proof, once a token has named it: no word of a third makes it count.

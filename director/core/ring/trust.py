@@ -1,4 +1,4 @@
-"""Whether what is in memory may be answered from (ring-rules 28).
+"""Whether what is in memory may be answered from (docs/ring.md, rule 28).
 
 UNVERIFIED (started; or frozen, and no known director is left)
     --exchange with a director that has compared, or alone--> CHECKED

@@ -1,5 +1,5 @@
 """Operators' changes of hosts and of the list of directors: one at a time, confirmed when every director has
-it (ring-rules 9, 25).
+it (docs/ring.md, rule 9).
 
 queued --ring in sync--> carried out --ring in sync again--> done
    \\__ 30 s without sync ___/\\__ 30 s without sync (the change stays made) ___> "Ring sync timed out"

@@ -2,7 +2,7 @@
 
 A removed host stays as a row with `present=False` (a tombstone): otherwise a member that was away would
 bring it back. What comes from a configuration file carries stamp 0; whatever an operator ever did wins
-over it (ring-rules 4).
+over it (docs/ring.md, rule 4).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ have been put on it until then by a director that did not know of its removal ye
 
 TAG_AHEAD = BY_HAND_AHEAD + 3
 """Seconds by which the stamp of another tag is ahead: it must be later than that of every user who was placed
-or moved under the old one, also in this very second, or by a clock that is ahead of ours (ring-rules 3)."""
+or moved under the old one, also in this very second, or by a clock that is ahead of ours (docs/ring.md, rule
+3)."""
 
 
 class BackendSetting(msgspec.Struct, frozen=True):
@@ -289,7 +290,7 @@ class HostTable:
 
     def taken_by(self, address: Address) -> Address | None:
         """The other host that already has this address's 32-bit id: two such hosts cannot be told apart
-        (rule 1)."""
+        (docs/ring.md, rule 1)."""
         owner = self._ids.get(host_id(address))
         return owner if owner is not None and owner != address else None
 
@@ -387,9 +388,8 @@ class HostTable:
         return {tag: usable[tag] for tag in dict.fromkeys([made.row.tag for made in present])} or {"": 0}
 
     def digest(self) -> bytes:
-        """8 bytes over the effective table (rule 8): address, tag, weight, up, and since when the host is
-        there,
-        because older choices of it do not count. No other stamps, no tombstones."""
+        """8 bytes over the effective table (docs/ring.md, rule 8): address, tag, weight, up, and since when
+        the host is there, because older choices of it do not count. No other stamps, no tombstones."""
         text = "\n".join([made.text for made in self._made_present()])
         return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8]
 

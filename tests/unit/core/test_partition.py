@@ -1,4 +1,4 @@
-"""The table of architecture, section 6: who may place new users, and how."""
+"""The table of docs/operating.md, "When things fail": who may place new users, and how."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions that login processes proxied while their director was away (ring-rules 29)."""
+"""Sessions that login processes proxied while their director was away (docs/ring.md, rule 29)."""
 
 from __future__ import annotations
 

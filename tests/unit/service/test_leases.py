@@ -120,7 +120,8 @@ async def test_whose_renewals_take_too_long_does_not_go_on_as_if_nobody_else_liv
 
 @pytest.mark.shows("rule 15", "S-39")
 async def test_a_lease_is_written_first_and_the_others_are_read_after_it(redis: RedisServer) -> None:
-    """Of directors that start at the same moment, never two believe themselves alone (ring-rules 15)."""
+    """Of directors that start at the same moment, never two believe themselves alone (docs/ring.md, rule
+    15)."""
     alone: list[int] = []
     for _ in range(20):
         redis.command("FLUSHALL")
@@ -227,7 +228,7 @@ async def test_a_lease_from_before_the_clock_of_the_store_was_set_back_ends_in_a
 
 @pytest.mark.shows("rule 12", "S-45")
 async def test_who_is_cut_off_reads_what_others_have_written_every_half_a_second(redis: RedisServer) -> None:
-    """Ring-rules 12; that half a second is on top of what a slow machine takes."""
+    """docs/ring.md, rule 12; that half a second is on top of what a slow machine takes."""
     async with opened(redis.url) as store:
         await store.renew(lease_of(OTHER), 60)
         async with running(Node(redis.url, members=[ME, OTHER])) as node:

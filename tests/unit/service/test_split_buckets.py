@@ -1,4 +1,5 @@
-"""Buckets that have grown large are split in the store (ring-rules 33): real SQLite files and Redis."""
+"""Buckets that have grown large are split in the store (docs/ring.md, rule 33): real SQLite files and
+Redis."""
 
 from __future__ import annotations
 
