@@ -117,7 +117,11 @@ class MemoryStore:
         buckets = self._buckets[space]
         found = level = [number for number in numbers if number in buckets]
         while level := [
-            n for one in level if buckets[one][0] == SPLIT_VERSION for n in below(one) if n in buckets
+            n
+            for parent in level
+            if buckets[parent][0] == SPLIT_VERSION
+            for n in below(parent)
+            if n in buckets
         ]:
             found += level
         return found

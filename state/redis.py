@@ -501,7 +501,7 @@ def _outcome(answer: int | bytes, becomes: bytes) -> Swapped | Lost:
 
 def _below(numbers: Iterable[int]) -> list[int]:
     """All buckets that these are split into."""
-    return [number for one in numbers for number in below(one)]
+    return [number for parent in numbers for number in below(parent)]
 
 
 def _by_tag(buckets: Iterable[tuple[Space, int]]) -> list[list[int]]:

@@ -142,7 +142,7 @@ class DatabaseFile:
         """
         self._disconnect()
         damaged = list(self.path.parent.glob(f"{glob.escape(self.path.name)}.damaged-*Z*"))
-        if len([one for one in damaged if not one.name.endswith(("-wal", "-shm"))]) >= SET_ASIDE:
+        if len([file for file in damaged if not file.name.endswith(("-wal", "-shm"))]) >= SET_ASIDE:
             advice = (
                 f"the file is damaged, as {SET_ASIDE} before it: check the disk and its file system,"
                 f" then remove {self.path}.damaged-*"

@@ -74,7 +74,7 @@ def flush(
         raise click.UsageError("--max-parallel is not for -F, which moves no users")
     outcomes = Outcomes(as_json)
 
-    def one(client: Client, address: str | None) -> int:
+    def flush_host(client: Client, address: str | None) -> int:
         body = NewFlush(
             host=address,
             forget=forget,
@@ -87,7 +87,7 @@ def flush(
         done = flushed(client, f"flush {name}", body)
         return outcomes.tell(f"flush {name}", name, done, PAST["forget"] if forget else "moved")
 
-    code = one(target.client(), None) if host == ALL else each_address(target, host, one)
+    code = flush_host(target.client(), None) if host == ALL else each_address(target, host, flush_host)
     outcomes.end()
     return code
 
@@ -107,7 +107,7 @@ def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, 
     """
     outcomes = Outcomes(as_json)
 
-    def one(client: Client, address: str) -> int:
+    def drain_host(client: Client, address: str) -> int:
         name = f"drain {address}"
         before = client.decode(client.get(host_path(address)), HostInfo)
         empty = HostPatch(weight=0, reason=reason, dry_run=dry_run, force=force)
@@ -136,7 +136,7 @@ def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, 
             say(f"{name}: done, no user left")
         return code
 
-    code = each_address(target, host, one)
+    code = each_address(target, host, drain_host)
     outcomes.end()
     return code
 
@@ -187,7 +187,7 @@ def tag(target: Target, host: str, tag: str, force: bool, as_json: bool, dry_run
     """
     outcomes = Outcomes(as_json)
 
-    def one(client: Client, address: str) -> int:
+    def tag_host(client: Client, address: str) -> int:
         name = f"tag {address} {tag}".rstrip()
         path, body = host_path(address), HostPatch(tag=tag, reason=reason, dry_run=dry_run, force=force)
         if dry_run:
@@ -198,7 +198,7 @@ def tag(target: Target, host: str, tag: str, force: bool, as_json: bool, dry_run
             done = carry_out(client, name, "PATCH", path, body)
         return outcomes.tell(name, address, done)
 
-    code = each_address(target, host, one)
+    code = each_address(target, host, tag_host)
     outcomes.end()
     return code
 

@@ -38,11 +38,11 @@ def add(target: Target, host: str, weight: int | None, tag: str | None, dry_run:
         raise click.UsageError(f"two tags: {suffix!r} in {host!r}, and -t {tag!r}")
     wanted = suffix if at else tag
 
-    def one(client: Client, address: str) -> bytes:
+    def add_host(client: Client, address: str) -> bytes:
         body = NewHost(address=address, tag=wanted, weight=weight, reason=reason, dry_run=dry_run)
         return client.change("POST", "/v1/hosts", body)
 
-    return _each(target, name, one)
+    return _each(target, name, add_host)
 
 
 @click.command(cls=NumberCommand)
@@ -90,10 +90,10 @@ def remove(target: Target, host: str, force: bool, dry_run: bool, reason: str) -
     """
     query = {"reason": reason, "dry_run": str(dry_run).lower()} | ({"force": "true"} if force else {})
 
-    def one(client: Client, address: str) -> bytes:
+    def remove_host(client: Client, address: str) -> bytes:
         return client.change("DELETE", f"{host_path(address)}?{urlencode(query)}")
 
-    return _each(target, host, one)
+    return _each(target, host, remove_host)
 
 
 @click.command()
@@ -146,13 +146,13 @@ def hosts_of(client: Client, host: str) -> list[str]:
     if not re.search(r"[A-Za-z]", host) or ":" in host:
         return addresses_of(host)
     hosts = client.decode(client.get("/v1/hosts"), list[HostInfo])
-    return [one.address for one in hosts if one.hostname == host] or addresses_of(host)
+    return [info.address for info in hosts if info.hostname == host] or addresses_of(host)
 
 
 def is_host(client: Client, text: str) -> bool:
     """Whether the director has a host with this address or name."""
     hosts = client.decode(client.get("/v1/hosts"), list[HostInfo])
-    return any(text in (one.address, one.hostname) for one in hosts)
+    return any(text in (info.address, info.hostname) for info in hosts)
 
 
 def host_path(address: str) -> str:
@@ -164,11 +164,11 @@ def _patch(target: Target, host: str, body: HostPatch) -> int:
 
 
 def _each(target: Target, host: str, change: Callable[[Client, str], bytes]) -> int:
-    def one(client: Client, address: str) -> int:
+    def change_host(client: Client, address: str) -> int:
         _tell(address, client.decode(change(client, address), Change))
         return 0
 
-    return each_address(target, host, one)
+    return each_address(target, host, change_host)
 
 
 def each_address(target: Target, host: str, act: Callable[[Client, str], int]) -> int:

@@ -34,6 +34,6 @@ class NumberCommand(click.Command):
             number = next((word for word in given if re.fullmatch(r"-\d+", word)), None)
             if number is None or not number.startswith(error.option_name):
                 raise
-            argument = [one for one in self.params if isinstance(one, click.Argument)][-1]
+            argument = [parameter for parameter in self.params if isinstance(parameter, click.Argument)][-1]
             argument.type.convert(number, argument, context)
             raise

@@ -96,7 +96,7 @@ def printable(text: str) -> str:
     """The text with control characters escaped. User names come from clients and could steer a terminal."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def moment(unix: int) -> str:

@@ -30,8 +30,10 @@ def plan(target: Target, as_json: bool) -> None:
         complain(f"warning: {text}: hosts with this name stay as they are")
     hosts, unresolved = (
         [
-            ConfiguredHost(address=one.address, hostname=one.hostname, tag=one.tag, weight=one.weight)
-            for one in settings
+            ConfiguredHost(
+                address=setting.address, hostname=setting.hostname, tag=setting.tag, weight=setting.weight
+            )
+            for setting in settings
         ]
         for settings in (config.backends.mail_servers, config.backends.unresolved)
     )

@@ -92,7 +92,7 @@ def _info_lines(found: Info) -> Iterator[tuple[str, str]]:
             "leases",
             "not readable, run `director state verify`"
             if inside.leases is None
-            else or_dash(", ".join(f"{one.member} ({one.remaining:.0f} s)" for one in inside.leases)),
+            else or_dash(", ".join(f"{lease.member} ({lease.remaining:.0f} s)" for lease in inside.leases)),
         )
     if inside.audit_entries is None:
         yield "audit", "not readable, run `director state verify`"

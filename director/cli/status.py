@@ -113,7 +113,7 @@ def head(info: StatusInfo) -> list[str]:
     lines += [f"ALARM {alarm.text}" for alarm in info.alarms]
     if store.unstored:
         shown, others = store.unstored[:UNSTORED_NAMED], len(store.unstored) - UNSTORED_NAMED
-        named = ", ".join(f"{one.what} {one.target}" for one in shown)
+        named = ", ".join(f"{change.what} {change.target}" for change in shown)
         more = f" and {others} more" if others > 0 else ""
         since = moment(store.unstored[0].since)
         lines.append(

@@ -38,12 +38,12 @@ def map_users(target: Target, host: str | None, file: str | None, as_json: bool)
     hosts = [None] if host is None else hosts_of(client, host)
     names = _hashed(client, _read_names(file)) if file is not None else {}
     pages = (page for address in hosts for page in _pages(client, address))
-    named = ([one for user in page for one in with_names(user, names)] for page in pages)
+    named = ([info for user in page for info in with_names(user, names)] for page in pages)
     if as_json:
         _write_json(named)
         return
     known_hosts = client.decode(client.get("/v1/hosts"), list[HostInfo])
-    backends = {one.address: one.hostname for one in known_hosts if one.hostname}
+    backends = {info.address: info.hostname for info in known_hosts if info.hostname}
     columns = [Column("user"), Column("hash", number=True), Column("host"), Column("expires")]
     if backends:
         columns.insert(3, Column("name"))

@@ -226,7 +226,7 @@ class Agreement:
 
     def _log_row(self, row: HostRow) -> LogEvent:
         if row.moved and not row.present:
-            now = [one.address for one in self._hosts.named(row.moved)]
+            now = [named.address for named in self._hosts.named(row.moved)]
             fields: dict[str, object] = {"name": row.moved, "before": row.address, "after": " ".join(now)}
             return LogEvent(Level.INFO, "backend_moved", fields)
         return _log_row(row)

@@ -130,7 +130,7 @@ def _before(
         return None
     if applied is None:
         return others[0] if after in addresses or not rows[others[0]].present_at else None
-    known = {address for address, one in _listed(applied, rows) if one == name}
+    known = {address for address, listed in _listed(applied, rows) if listed == name}
     return others[0] if known and after not in known and len(known) == 1 else None
 
 

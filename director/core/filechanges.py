@@ -138,7 +138,7 @@ def compare(
     applied: what this member last applied; None: not known. Then the file decides over whatever carries the
     stamp 0, as at the start of a director that has no memory of an earlier one.
     """
-    known = None if applied is None else {Address(one.address): one for one in applied}
+    known = None if applied is None else {Address(host.address): host for host in applied}
     listed = {setting.address: setting for setting in settings}
     found: list[Difference] = []
     for address in sorted(listed.keys() | rows.keys(), key=address_order):
@@ -190,7 +190,7 @@ def now_applied(
     applied: Iterable[AppliedHost], settings: Iterable[BackendSetting], rows: Mapping[Address, HostRow]
 ) -> list[AppliedHost]:
     """What is to be remembered once the file has been applied, by address."""
-    before = {Address(one.address): one for one in applied}
+    before = {Address(host.address): host for host in applied}
     listed = {setting.address: setting for setting in settings}
     found = []
     for address in sorted(listed.keys() | before.keys(), key=address_order):

@@ -149,13 +149,15 @@ class OwnClock:
         bound = self._admission.bound(MEMORY, now)
         assert bound is not None
         self._bound, self._bucket = bound, 0
-        self._compared = [one for one in self._ring.live_links() if one.exchange.has_begun]
+        self._compared = [link for link in self._ring.live_links() if link.exchange.has_begun]
         hosts = [clipped_host(row, bound, None) for row in self._hosts.rows.values()]
         hosts = [row for row in hosts if row is not self._hosts.rows[Address(row.address)]]
-        members = [clipped_member(one, bound, None) for one in self._members.rows.values()]
-        members = [one for one in members if one is not self._members.rows[about(one)]]
-        self._hosts_before |= {one: self._hosts.rows[one] for one in (Address(row.address) for row in hosts)}
-        self._members_before |= {one: self._members.rows[one] for one in map(about, members)}
+        members = [clipped_member(link, bound, None) for link in self._members.rows.values()]
+        members = [link for link in members if link is not self._members.rows[about(link)]]
+        self._hosts_before |= {
+            link: self._hosts.rows[link] for link in (Address(row.address) for row in hosts)
+        }
+        self._members_before |= {link: self._members.rows[link] for link in map(about, members)}
         self._changed = bool(hosts or members)
         effects = self._agreement.retimed(hosts, members, now)
         effects += self._admission.count(len(hosts), "hosts", None, MEMORY, now)

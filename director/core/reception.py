@@ -144,7 +144,7 @@ class Reception:
     def turn(self, now: Now) -> list[Effect]:
         """What was left over of what neighbours have said; who has waited longest first."""
         effects = self._intake.turn(now, started=self.started)
-        for neighbour in sorted(self._ring.links.values(), key=lambda one: one.read_at):
+        for neighbour in sorted(self._ring.links.values(), key=lambda link: link.read_at):
             if neighbour.inbox:
                 neighbour.heard = now.mono  # nothing more is read from it meanwhile
                 if self._intake.has_room:

@@ -60,7 +60,7 @@ def cost(message: RingMessage) -> int:
                 MESSAGE + MEMBER * (len(message.passed) + len(message.late)) + 5 * len(moves) // SUBJECT.size
             )
         case KickRound(what=what, count=count):
-            hosts = sum(len(one.hosts) for one in (what, count) if isinstance(one, HashOnHosts))
+            hosts = sum(len(kick.hosts) for kick in (what, count) if isinstance(kick, HashOnHosts))
             return KICK + MEMBER * (len(message.passed) + len(message.late)) + KICKED * hosts
     return MESSAGE
 

@@ -139,8 +139,8 @@ def _memories(cluster: Cluster) -> dict[str, Memory]:
 
 
 def _complete(memories: Mapping[str, Memory]) -> bool:
-    one, *others = memories.values()
-    return len(one.users) == len(USERS) and all(other == one for other in others)
+    first, *others = memories.values()
+    return len(first.users) == len(USERS) and all(memory == first for memory in others)
 
 
 def _disagreement(memories: Mapping[str, Memory]) -> list[str]:

@@ -318,8 +318,8 @@ def backends(addresses: Iterable[str]) -> tuple[Backend, ...]:
     )
 
 
-def _reached(one: tuple[str, str]) -> bool:
-    address, protocol = one
+def _reached(pair: tuple[str, str]) -> bool:
+    address, protocol = pair
     try:
         socket.create_connection((address, PORTS[protocol]), timeout=CONNECT_TIMEOUT).close()
     except OSError:

@@ -39,8 +39,8 @@ def _covering(span: Range | None, found: dict[str, Range | None]) -> str | None:
     return next(
         (
             entry
-            for entry, other in found.items()
-            if other is not None and other[0] == version and other[1] <= first and last <= other[2]
+            for entry, range in found.items()
+            if range is not None and range[0] == version and range[1] <= first and last <= range[2]
         ),
         None,
     )

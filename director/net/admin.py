@@ -57,7 +57,7 @@ class AdminClients:
     @property
     def busy(self) -> bool:
         """Whether commands are under way, or wait for their turn."""
-        return any(one.busy for one in self._open)
+        return any(conversation.busy for conversation in self._open)
 
     async def serve(self, acceptor: Acceptor) -> None:
         """Serve the clients of one listener until cancelled."""
@@ -65,10 +65,10 @@ class AdminClients:
         its_places = Places()
 
         def begin(sock: socket.socket, address: str, peer: str) -> SocketHandler:
-            one = _Conversation(ClientSocket(sock), address, peer, self._handle, self._log)
-            its_places.add(one.place)
-            self._open.add(one)
-            return partial(self._serve_client, one, its_places)
+            conversation = _Conversation(ClientSocket(sock), address, peer, self._handle, self._log)
+            its_places.add(conversation.place)
+            self._open.add(conversation)
+            return partial(self._serve_client, conversation, its_places)
 
         await acceptor.serve_sockets(begin, its_places.make_room)
 
@@ -78,17 +78,17 @@ class AdminClients:
         Connections that are not accepted yet stay in the kernel, for a successor."""
         for acceptor in self._acceptors:
             await acceptor.settle()
-        for one in self._open:
-            one.wait_no_more()
+        for conversation in self._open:
+            conversation.wait_no_more()
         while self._open:
             await self._one_closed.wait()
 
-    async def _serve_client(self, one: _Conversation, its_places: Places) -> None:
+    async def _serve_client(self, conversation: _Conversation, its_places: Places) -> None:
         try:
-            await one.run()
+            await conversation.run()
         finally:
-            its_places.remove(one.place)
-            self._open.discard(one)
+            its_places.remove(conversation.place)
+            self._open.discard(conversation)
             self._one_closed.set()
             self._one_closed = anyio.Event()
 

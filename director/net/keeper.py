@@ -87,7 +87,7 @@ def identity_of(path: str) -> Identity | None:
 def send(connection: socket.socket, message: dict[str, Any], kept: Sequence[Kept] = ()) -> None:
     """Send one message, with the descriptors of `kept`. Raises OSError."""
     data = json.dumps(message).encode()
-    socket.send_fds(connection, [data], [one.descriptor for one in kept])
+    socket.send_fds(connection, [data], [entry.descriptor for entry in kept])
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -112,8 +112,8 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | Non
 def described(kept: Sequence[Kept]) -> list[dict[str, Any]]:
     """Entries of a message; the descriptors go beside it."""
     return [
-        {"name": one.name, "path": one.path, "owns_file": one.owns_file, "identity": one.identity}
-        for one in kept
+        {"name": entry.name, "path": entry.path, "owns_file": entry.owns_file, "identity": entry.identity}
+        for entry in kept
     ]
 
 
@@ -218,7 +218,7 @@ class Keeper:
 
     def close(self) -> None:
         """Close everything; files stay."""
-        close_all([one.descriptor for one in self._kept])
+        close_all([entry.descriptor for entry in self._kept])
         self._kept = []
         for end in (self._control, *self._peers, *([self._director] if self._director is not None else [])):
             end.close()
@@ -239,7 +239,7 @@ class Keeper:
         # The director first, up to its end: its successor may be among the peers already.
         while self._director is not None and select.select([self._director], [], [], 0)[0]:
             self._hear_director()
-        for peer in [one for one in self._peers if one in ready]:
+        for peer in [candidate for candidate in self._peers if candidate in ready]:
             self._hear_peer(peer)
         if self._control in ready:
             self._accept()
@@ -328,17 +328,17 @@ class Keeper:
     def _replace(self, kept: list[Kept]) -> None:
         """Hold these instead of those before, whose files are removed unless they belong to these."""
         before, self._kept = self._kept, kept
-        identities = {one.identity for one in kept}
-        for one in before:
-            if one.owns_file and one.identity not in identities:
-                _remove(one)
-        close_all([one.descriptor for one in before])
+        identities = {entry.identity for entry in kept}
+        for entry in before:
+            if entry.owns_file and entry.identity not in identities:
+                _remove(entry)
+        close_all([entry.descriptor for entry in before])
 
     # ---- alone
 
     def _check(self) -> None:
         now = self._clock()
-        for peer in [one for one, until in self._peers.items() if now > until]:
+        for peer in [peer for peer, until in self._peers.items() if now > until]:
             del self._peers[peer]
             peer.close()
         if self._director is not None and not self._standalone:
@@ -349,7 +349,7 @@ class Keeper:
             self.ended = True
             return
         alone = self._director is None and bool(self._kept or not self._standalone)
-        reachable = any(identity_of(one.path) == one.identity for one in self._kept)
+        reachable = any(identity_of(entry.path) == entry.identity for entry in self._kept)
         if alone and (now > self._deadline or not reachable):
             self._give_up(files=True)
         elif found is None:
@@ -369,10 +369,10 @@ class Keeper:
 
     def _give_up(self, *, files: bool) -> None:
         """Close everything that is held. files: remove them, too."""
-        for one in self._kept:
-            if files and one.owns_file:
-                _remove(one)
-        close_all([one.descriptor for one in self._kept])
+        for entry in self._kept:
+            if files and entry.owns_file:
+                _remove(entry)
+        close_all([entry.descriptor for entry in self._kept])
         self._kept = []
         self.ended = not self._standalone
 

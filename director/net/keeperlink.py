@@ -179,7 +179,7 @@ def status(path: str, user: int | None = None) -> Answer:
         raise KeeperError(f"{path}: no keeper listens there")
     answer, connection = reply
     connection.close()
-    keeper.close_all([one.descriptor for one in answer.kept])  # none was asked for
+    keeper.close_all([entry.descriptor for entry in answer.kept])  # none was asked for
     return answer
 
 

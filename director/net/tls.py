@@ -218,9 +218,9 @@ def _shown(cert: str, key: str) -> bytes:
     client = near.wrap_bio(to_client, to_server)
     server = far.wrap_bio(to_server, to_client, server_side=True)
     try:
-        for one in (client, server, client):
+        for end in (client, server, client):
             with suppress(ssl.SSLWantReadError):
-                one.do_handshake()
+                end.do_handshake()
     except ssl.SSLError as exc:
         raise TlsFileError("cert", f"{cert} cannot be used for TLS: {exc.reason}") from exc
     return _digest(client.getpeercert(binary_form=True))

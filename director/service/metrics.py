@@ -183,7 +183,7 @@ def counted(snapshot: MetricsSample) -> Counted:
         numbers={field: getattr(snapshot, field) for field in NUMBERS},
         named={field: dict(getattr(snapshot, field)) for field in NAMED},
         paired={
-            field: [(one, other, count) for (one, other), count in getattr(snapshot, field).items()]
+            field: [(label, reason, count) for (label, reason), count in getattr(snapshot, field).items()]
             for field in PAIRED
         },
         timed={field: getattr(snapshot, field) for field in TIMED},
@@ -199,11 +199,13 @@ def carry_on(snapshot: MetricsSample, before: Counted) -> None:
         values.update({name: values.get(name, 0) + number for name, number in numbers.items()})
     for field, rows in before.paired.items():
         pairs = getattr(snapshot, field)
-        pairs.update({(one, other): pairs.get((one, other), 0) + number for one, other, number in rows})
+        pairs.update(
+            {(label, reason): pairs.get((label, reason), 0) + number for label, reason, number in rows}
+        )
     for field, old in before.timed.items():
         new: Durations = getattr(snapshot, field)
         if new.bounds == old.bounds:
-            counts = [one + other for one, other in zip(new.counts, old.counts, strict=True)]
+            counts = [label + reason for label, reason in zip(new.counts, old.counts, strict=True)]
             setattr(snapshot, field, Durations(new.bounds, counts, new.total + old.total))
 
 
@@ -230,7 +232,7 @@ class _Page:
 
     def _users_and_hosts(self) -> Iterator[Metric]:
         now, hosts = self.snapshot, self.snapshot.hosts
-        keys = [(one.host, one.tag) for one in hosts]
+        keys = [(sample.host, sample.tag) for sample in hosts]
         yield _counter("lookups", "Answers by result and socket", now.lookups.items(), "result", "protocol")
         refused = [((), now.waiting_refused)]
         yield _counter("waiting_refused", "Logins refused at once, because too many waited", refused)
@@ -242,9 +244,9 @@ class _Page:
         yield _gauge("users_limit", "The lowest users.max of the ring", limit)
         yield _gauge("users", "Assignments that have not expired", _by_one(now.users), "tag")
         columns: list[tuple[str, str, list[float]]] = [
-            ("host_users", "Assignments of a host", [one.users for one in hosts]),
-            ("host_up", "1 while a host takes new users", [one.up for one in hosts]),
-            ("host_weight", "Vhosts of a host", [one.weight for one in hosts]),
+            ("host_users", "Assignments of a host", [sample.users for sample in hosts]),
+            ("host_up", "1 while a host takes new users", [sample.up for sample in hosts]),
+            ("host_weight", "Vhosts of a host", [sample.weight for sample in hosts]),
         ]
         for name, text, column in columns:
             yield _gauge(name, text, zip(keys, column, strict=True), "host", "tag")

@@ -90,9 +90,9 @@ def _warn(config: Config, log: Log) -> None:
     if config.ring.readable:
         note = "links between directors can be read on the network, not changed; ring.tls hides them too"
         log.warning("ring_without_tls", directors=config.ring.readable, note=note)
-    for one in config.unresolved:
+    for problem in config.unresolved:
         note = "starting without it; retrying every 5 s"
-        log.warning("name_unresolved", name=one.name, reason=one.reason, note=note)
+        log.warning("name_unresolved", name=problem.name, reason=problem.reason, note=note)
 
 
 def _run_loop(
@@ -197,7 +197,7 @@ async def _check(app: App) -> int:
         return EX_UNAVAILABLE
     finally:
         await app.store.close()
-    for one in app.config.unresolved:
-        print(f"{app.config.file}: warning: {one}; starting without it", file=sys.stderr)
+    for problem in app.config.unresolved:
+        print(f"{app.config.file}: warning: {problem}; starting without it", file=sys.stderr)
     print(f"{app.config.file}: good; {app.store.url}: {health.server}; all sockets can be opened")
     return 0

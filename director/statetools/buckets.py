@@ -61,7 +61,7 @@ async def read_leaves(
         for bucket in buckets:
             tree.learn(bucket.number, split=bucket.blob == SPLIT)
             found[bucket.number] = bucket
-        level = [number for one in level if one in tree for number in below(one)]
+        level = [number for parent in level if parent in tree for number in below(parent)]
     return [found[leaf] for number in numbers for leaf in tree.leaves(number)]
 
 

@@ -71,13 +71,17 @@ async def _split(
             done.damaged.append(f"{space}, bucket {bucket.number}")
             continue
         tops.add(bucket.number)
-        old = [one for one in left_behind.values() if bucket.number in tree.path(one.number)]
+        old = [
+            bucket_left
+            for bucket_left in left_behind.values()
+            if bucket.number in tree.path(bucket_left.number)
+        ]
         division = tree.divide(bucket.number, _joined(bucket, old), may_split=True)
-        versions = {one.number: one.version for one in [bucket, *old]}
+        versions = {bucket_left.number: bucket_left.version for bucket_left in [bucket, *old]}
         for leaf, part in division.leaves:
             swaps.append(Swap(space, leaf, versions.get(leaf, EMPTY_VERSION), part))
-        for one in division.splits:
-            marks.append(Swap(space, one, versions.get(one, EMPTY_VERSION), SPLIT))
+        for bucket_left in division.splits:
+            marks.append(Swap(space, bucket_left, versions.get(bucket_left, EMPTY_VERSION), SPLIT))
     again: set[int] = set()
     if not dry_run:
         marks.sort(key=lambda mark: -mark.number)
@@ -99,7 +103,7 @@ def _is_sound(bucket: Bucket) -> bool:
         keys = list(_keys(bucket))
     except ValueError:
         return False
-    in_order = all(one < other for one, other in pairwise(keys))
+    in_order = all(lower < upper for lower, upper in pairwise(keys))
     at_home = belongs(keys[0], bucket.number) and belongs(keys[-1], bucket.number)
     return in_order and at_home and version_of(bucket.blob) == bucket.version
 
@@ -117,11 +121,11 @@ def _joined(bucket: Bucket, left_behind: Sequence[Bucket]) -> bytes:
         return bucket.blob
     users: Records = {}
     names: Names = {}
-    for one in (bucket, *left_behind):
+    for part in (bucket, *left_behind):
         with contextlib.suppress(ValueError):
-            if one.space == "users":
-                found = {user.key: user for user in unpack(one.blob)}
+            if part.space == "users":
+                found = {user.key: user for user in unpack(part.blob)}
                 users |= {k: merged(users[k], user) if k in users else user for k, user in found.items()}
             else:
-                names |= {key: max(name, names.get(key, b"")) for key, name in entries_in(one.blob)}
+                names |= {key: max(name, names.get(key, b"")) for key, name in entries_in(part.blob)}
     return pack(sorted(users.values())) if bucket.space == "users" else pack_names(names)

@@ -50,7 +50,7 @@ async def host_address(operations: Operations, host: str) -> str:
     """The address of a backend, given as such or by the name of one that is there."""
     if is_address(host):
         return canonical(host)
-    found = [one.address for one in await operations.queries.hosts() if one.hostname == host]
+    found = [info.address for info in await operations.queries.hosts() if info.hostname == host]
     if len(found) > 1:
         raise BadRequest(f"{host} has {len(found)} hosts; give the address of one: {', '.join(found)}")
     if not found:

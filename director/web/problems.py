@@ -99,5 +99,7 @@ def _explained(request: AnyRequest, error: HTTPException) -> str:
     if isinstance(error.__cause__, SerializationException):
         return f"the body is not JSON: {error.detail}"
     if isinstance(error, ValidationException) and isinstance(error.extra, list):
-        return "; ".join(f"{NAMED.get(one['key'], one['key'])}: {one['message']}" for one in error.extra)
+        return "; ".join(
+            f"{NAMED.get(problem['key'], problem['key'])}: {problem['message']}" for problem in error.extra
+        )
     return error.detail

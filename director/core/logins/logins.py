@@ -134,37 +134,37 @@ class Logins:
 
     def _try(self, waiting: Iterable[WaitingLogin]) -> list[Effect]:
         answers, unanswered = self._answer(waiting)
-        return [*self._claims((one.key, one.tag, one.wait) for one in unanswered), *answers]
+        return [*self._claims((login.key, login.tag, login.wait) for login in unanswered), *answers]
 
     def _answer(self, waiting: Iterable[WaitingLogin]) -> tuple[list[Effect], list[WaitingLogin]]:
         """The answers that can be given, and those who go on waiting."""
         answers: list[Effect] = []
         unanswered = []
-        for one in waiting:
-            answer = self._assign(one.key, one.tag)
+        for login in waiting:
+            answer = self._assign(login.key, login.tag)
             if isinstance(answer, Backend):
-                self._pending.remove(one.request)
+                self._pending.remove(login.request)
                 self._counters.answered_later += 1
-                answers.append(Answer(one.request, one.key, answer))
+                answers.append(Answer(login.request, login.key, answer))
             else:
-                self._pending.goes_on(one, answer)
-                self._note(one.key, one.tag, answer)
-                unanswered.append(one)
+                self._pending.goes_on(login, answer)
+                self._note(login.key, login.tag, answer)
+                unanswered.append(login)
         return answers, unanswered
 
     def _by_hash(self, waiting: Iterable[WaitingLogin]) -> tuple[list[Effect], list[WaitingLogin]]:
         """Answers for users who are known nowhere and cannot be remembered, and those who go on waiting."""
         answers: list[Effect] = []
         unanswered = []
-        for one in waiting:
-            backend = self._assigner.place(one.key >> 32, one.tag) if one.wait is Wait.RING else None
+        for login in waiting:
+            backend = self._assigner.place(login.key >> 32, login.tag) if login.wait is Wait.RING else None
             if backend is None:
-                unanswered.append(one)
+                unanswered.append(login)
                 continue
             self._assigner.not_remembered += 1
             self._counters.answered_later += 1
-            self._pending.remove(one.request)
-            answers.append(Answer(one.request, one.key, backend))
+            self._pending.remove(login.request)
+            answers.append(Answer(login.request, login.key, backend))
         return answers, unanswered
 
     def _note(self, key: UserKey, tag: bytes, answer: Wait) -> None:
@@ -199,11 +199,11 @@ class Logins:
     def _refuse(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         if self.removed:
-            for one in self._pending.first(SLICE):
-                self._pending.remove(one.request)
+            for login in self._pending.first(SLICE):
+                self._pending.remove(login.request)
                 self._counters.refused += 1
-                effects.append(Refuse(one.request, REMOVED))
-        for one in self._pending.overdue(now.mono, SLICE):
+                effects.append(Refuse(login.request, REMOVED))
+        for login in self._pending.overdue(now.mono, SLICE):
             self._counters.refused += 1
-            effects.append(Refuse(one.request, f"{one.wait.value}, waited {PENDING_TIMEOUT:.0f} s"))
+            effects.append(Refuse(login.request, f"{login.wait.value}, waited {PENDING_TIMEOUT:.0f} s"))
         return effects

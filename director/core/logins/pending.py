@@ -111,14 +111,18 @@ class Pending:
         """The next of those to be tried again: of those whose users something happened to `limit`, and of
         everybody the rest of it, but half at least."""
         part = [self._waiting[request] for request in islice(self._again, limit)]
-        for one in part:
-            del self._again[one.request]
-            one.tried = self._wakes
+        for login in part:
+            del self._again[login.request]
+            login.tried = self._wakes
         for _ in range(min(max(limit - len(part), limit // 2), len(self._walk))):
-            one = self._walk.popleft()
-            if one.tried < self._wakes and one.request in self._waiting and one.request not in self._again:
-                one.tried = self._wakes
-                part.append(one)
+            login = self._walk.popleft()
+            if (
+                login.tried < self._wakes
+                and login.request in self._waiting
+                and login.request not in self._again
+            ):
+                login.tried = self._wakes
+                part.append(login)
         if not self._walk and self._walked < self._wakes:
             self._begin()
         return part

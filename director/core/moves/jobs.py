@@ -189,12 +189,12 @@ class UserJobs:
         return bool(self._effects) or any(self._can_go_on(walk) for walk in self._walks)
 
     def next_deadline(self) -> float | None:
-        return min((one.until for one in self._fences if not one.fenced), default=None)
+        return min((fenced_job.until for fenced_job in self._fences if not fenced_job.fenced), default=None)
 
     def stored(self, number: int, now: Now) -> None:
-        for one in self._fences:
-            if one.number == number:
-                one.until = now.mono
+        for fenced_job in self._fences:
+            if fenced_job.number == number:
+                fenced_job.until = now.mono
 
     def turn(self, now: Now) -> None:
         """One slice, of the walks by turns."""
@@ -204,10 +204,10 @@ class UserJobs:
                 self._walks.remove(walk)
                 self._walks.append(walk)
                 room = self._move_some(walk, room, now)
-        for one in self._fences:
-            if not one.fenced and now.mono >= one.until:
-                one.fenced = True
-                self._kick_rounds.begin(Fence(), partial(self._confirmed, one), now)
+        for fenced_job in self._fences:
+            if not fenced_job.fenced and now.mono >= fenced_job.until:
+                fenced_job.fenced = True
+                self._kick_rounds.begin(Fence(), partial(self._confirmed, fenced_job), now)
 
     def ends(self) -> list[Effect]:
         """What operators are told."""
@@ -280,9 +280,9 @@ class UserJobs:
         self._fences.append(_Fenced(job, self._numbers, now.mono + STORE_WAIT))
         self._effects.append(Persist(self._numbers, None))
 
-    def _confirmed(self, one: _Fenced, result: KickResult) -> None:
-        self._fences.remove(one)
-        _kicked(one.job, result)
+    def _confirmed(self, fenced_job: _Fenced, result: KickResult) -> None:
+        self._fences.remove(fenced_job)
+        _kicked(fenced_job.job, result)
 
     def _hosts_for(self, operation: int, host: str | None, tag: str | None) -> frozenset[HostId] | None:
         """The hosts an operation is about, as they are now: one that is added later is not concerned."""

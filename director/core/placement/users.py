@@ -62,13 +62,13 @@ class User(NamedTuple):
     flags: int
 
 
-def merged(one: User, other: User) -> User:
+def merged(first: User, second: User) -> User:
     """Merge two records of one key: the later decision, and the later of both `seen`.
 
     Of two decisions with one stamp the lower host wins, then settled before moving, then the lower flags.
     """
-    wins = min(one, other, key=lambda user: (-user.decided, user.host, user.flags & MOVING, user.flags))
-    return wins._replace(seen=max(one.seen, other.seen))
+    wins = min(first, second, key=lambda user: (-user.decided, user.host, user.flags & MOVING, user.flags))
+    return wins._replace(seen=max(first.seen, second.seen))
 
 
 def rounded(seen: int, expire: int) -> int:

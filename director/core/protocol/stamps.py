@@ -87,7 +87,7 @@ def clipped_host(row: HostRow, bound: Bound, mine: HostRow | None) -> HostRow:
         if getattr(row, stamp) <= bound.decided:
             continue
         changed[stamp] = bound.hosts
-        if mine is not None and all(getattr(mine, one) == getattr(row, one) for one in values):
+        if mine is not None and all(getattr(mine, name) == getattr(row, name) for name in values):
             changed[stamp] = _kept(getattr(mine, stamp), bound)
     return msgspec.structs.replace(row, **changed)
 
@@ -107,8 +107,8 @@ def due_host(row: HostRow, mine: HostRow) -> HostRow:
     """
     decided: dict[str, object] = {}
     for stamp, values in _ATTRIBUTES.items():
-        if any(getattr(mine, one) != getattr(row, one) for one in values):
-            decided |= {one: getattr(mine, one) for one in values}
+        if any(getattr(mine, name) != getattr(row, name) for name in values):
+            decided |= {name: getattr(mine, name) for name in values}
             decided[stamp] = after(getattr(mine, stamp), getattr(row, stamp))
     return msgspec.structs.replace(row, **decided)
 
@@ -133,9 +133,9 @@ def restored_host(row: HostRow, before: HostRow, wrong: int) -> HostRow:
         now, was = getattr(row, stamp), getattr(before, stamp)
         if was <= now:
             continue
-        same = all(getattr(row, one) == getattr(before, one) for one in values)
+        same = all(getattr(row, name) == getattr(before, name) for name in values)
         if same or now > wrong:
-            changed |= {one: getattr(before, one) for one in (stamp, *values)}
+            changed |= {name: getattr(before, name) for name in (stamp, *values)}
         else:
             changed[stamp] = after(0, was)
     return msgspec.structs.replace(row, **changed)

@@ -21,13 +21,13 @@ def differences(
 
     refused: directors that may not link, with the settings that differ and their values there."""
     found: dict[str, dict[MemberId, str]] = {what: {} for what in ALL}
-    for one in neighbours:
-        if not one.live or one.peer is None:
+    for neighbour in neighbours:
+        if not neighbour.live or neighbour.peer is None:
             continue
-        if one.release and me.release and one.release != me.release:
-            found[VERSION][one.peer] = one.release
-        if one.backends and me.backends and one.backends != me.backends:
-            found[BACKENDS][one.peer] = ""
+        if neighbour.release and me.release and neighbour.release != me.release:
+            found[VERSION][neighbour.peer] = neighbour.release
+        if neighbour.backends and me.backends and neighbour.backends != me.backends:
+            found[BACKENDS][neighbour.peer] = ""
     for member, settings in refused.items():
         for setting, value in settings.items():
             found[setting][member] = value

@@ -283,18 +283,18 @@ class Ring:
         if not neighbour.live:
             return []
         effects: list[Effect] = []
-        for other in list(self.links.values()):
-            if other is neighbour or other.peer != neighbour.peer or not other.live:
+        for former in list(self.links.values()):
+            if former is neighbour or former.peer != neighbour.peer or not former.live:
                 continue
-            if other.peer_incarnation == neighbour.peer_incarnation:
-                if other.rightward is neighbour.rightward:
-                    effects += other.close("a newer connection of the same two directors", level=Level.INFO)
-            elif now.mono - other.heard < 2 * self.identity.ping_interval:
+            if former.peer_incarnation == neighbour.peer_incarnation:
+                if former.rightward is neighbour.rightward:
+                    effects += former.close("a newer connection of the same two directors", level=Level.INFO)
+            elif now.mono - former.heard < 2 * self.identity.ping_interval:
                 return neighbour.close(
                     f"two directors say they are {neighbour.peer}: give each its own address"
                 )
             else:
-                effects += other.close(f"{neighbour.peer} has been started anew")
+                effects += former.close(f"{neighbour.peer} has been started anew")
         self.tried.clear()
         self.refused.pop(neighbour.peer, None)
         return effects
@@ -522,9 +522,9 @@ class Ring:
         at, self.left = max(lefts, key=lambda link: link[0], default=(0, None))
         effects: list[Effect] = []
         departed = self.departed
-        for other, neighbour in lefts:
+        for index, neighbour in lefts:
             nearest = self.rightwards[at]
-            if other != at and self._redirected.get(neighbour.link) != nearest and nearest not in departed:
+            if index != at and self._redirected.get(neighbour.link) != nearest and nearest not in departed:
                 self._redirected[neighbour.link] = nearest
                 effects.append(Send(neighbour.link, [Redirect(nearest)]))
         if self.right is not None and not self.leaving:

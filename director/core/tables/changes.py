@@ -103,9 +103,9 @@ class Changes:
     def _move_hosts(self, change: HostsMoved, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
         current = [self._hosts.rows.get(Address(row.address)) for row in change.only_if]
         for move in change.moves:
-            other = self._hosts.taken_by(move.after)
-            if other is not None:
-                return [OperationFailed(change.operation, Refused, _same_id(move.after, other))], []
+            taken_by = self._hosts.taken_by(move.after)
+            if taken_by is not None:
+                return [OperationFailed(change.operation, Refused, _same_id(move.after, taken_by))], []
         if current != list(change.only_if):
             return [OperationDone(change.operation, change.only_if[0])], []
         rows = moved_rows(self._hosts.rows, change.moves, int(now.unix))
@@ -193,11 +193,11 @@ def problem_with(hosts: HostTable, change: HostChange) -> tuple[type[OperationEr
         return UnknownName, f"{change.address}: no such backend host"
     if row is not None and change.tag not in (None, row.tag) and not change.retag:
         return Refused, "host tag can't be changed"
-    other = hosts.taken_by(change.address)
-    if other is not None:
-        return Refused, _same_id(change.address, other)
+    taken_by = hosts.taken_by(change.address)
+    if taken_by is not None:
+        return Refused, _same_id(change.address, taken_by)
     return None
 
 
-def _same_id(address: Address, other: Address) -> str:
-    return f"{address} has the same 32-bit id as {other}: give it another address"
+def _same_id(address: Address, taken_by: Address) -> str:
+    return f"{address} has the same 32-bit id as {taken_by}: give it another address"

@@ -83,7 +83,7 @@ def moved_rows(rows: Mapping[Address, HostRow], moves: Sequence[HostMove], stamp
 def _arrived(
     occupant: HostRow | None, origin: HostRow, move: HostMove, leaving_name: str, stamp: int
 ) -> HostRow:
-    """The row at the address after. leaves: the name that leaves it at the same time."""
+    """The row at the address after. leaving_name: the name that leaves it at the same time."""
     before = occupant or origin
     tag, tag_at = _inherited((before.tag, before.tag_at), (origin.tag, origin.tag_at))
     weight, weight_at = _inherited((before.weight, before.weight_at), (origin.weight, origin.weight_at))

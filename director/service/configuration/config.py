@@ -562,7 +562,7 @@ def _backends(reader: Reader, raw: object, resolve: Resolve) -> BackendsConfig:
     names: tuple[BackendSetting, ...] = ()
     if not reader.reported("backends.mail_servers"):
         named = (backend_name(entry, given.get("weight", BackendsConfig().weight)) for entry in entries)
-        names = tuple(one for one in named if one is not None)
+        names = tuple(name for name in named if name is not None)
     return BackendsConfig(**given, mail_servers=settings, names=names)
 
 

@@ -182,13 +182,13 @@ def read_backends(
             continue
         for setting in found:
             address = setting.address
-            other = ids.setdefault(host_id(address), address)
+            known = ids.setdefault(host_id(address), address)
             if address in settings:
                 report(index, f'{address} also comes from "{written[address]}"; leave one of them out')
                 break
-            if other != address:
+            if known != address:
                 report(
-                    index, f"{address} and {other} cannot be told apart in user records; renumber one of them"
+                    index, f"{address} and {known} cannot be told apart in user records; renumber one of them"
                 )
                 break
             settings[address], written[address] = setting, entry

@@ -129,9 +129,9 @@ class Kicker:
         try:
             return await self._listed(channel)
         except KickError:
-            if (other := await self._other_than(channel)) is None:
+            if (second := await self._other_than(channel)) is None:
                 raise
-            return await self._listed(other)
+            return await self._listed(second)
 
     async def _listed(self, channel: Channel) -> list[ProxiedSession]:
         listed = SessionList()

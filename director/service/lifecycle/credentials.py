@@ -75,7 +75,7 @@ def look_at(config: Config, tls: RingTls | None) -> FileFindings:
         _look_at_certificates(config, tls, unusable, changed)
     return FileFindings(
         tls.ends if tls is not None else {},
-        tuple(one for one in config.secret_files if _is_readable(one[1])),
+        tuple(entry for entry in config.secret_files if _is_readable(entry[1])),
         unusable,
         tuple(changed),
     )

@@ -25,7 +25,7 @@ def younger_file(paths: Iterable[Path], unix: float) -> Younger | None:
     """The youngest of these files, where it was written more than an hour after `unix` (Unix seconds)."""
     ages = ((path, _written(path) - unix) for path in paths)
     younger = [Younger(path, int(ahead)) for path, ahead in ages if ahead > AHEAD]
-    return max(younger, key=lambda one: one.seconds, default=None)
+    return max(younger, key=lambda file: file.seconds, default=None)
 
 
 def files_of(urls: Iterable[str], folder: Path) -> list[Path]:

@@ -39,7 +39,9 @@ def control_paths(config: Config) -> list[str]:
     The folder that matters least is last: it depends on a path that an operator may change.
     """
     listeners = config.listen
-    paths = [one.path for one in (listeners.login, listeners.userdb, listeners.notify) if one.path]
+    paths = [
+        listener.path for listener in (listeners.login, listeners.userdb, listeners.notify) if listener.path
+    ]
     folders = [config.dovecot.base_dir, *map(os.path.dirname, paths[:1])]
     return [os.path.join(folder, CONTROL_NAME) for folder in dict.fromkeys(folders)]
 
@@ -96,10 +98,10 @@ class KeeperClient:
         self._log.info(
             "sockets_taken_over",
             keeper=answer.process,
-            listeners=",".join(one.name for one in usable),
-            removed=",".join(one.name for one in answer.kept if one not in usable) or None,
+            listeners=",".join(entry.name for entry in usable),
+            removed=",".join(entry.name for entry in answer.kept if entry not in usable) or None,
         )
-        return [_listening(one, owns_file=one.owns_file) for one in usable]
+        return [_listening(entry, owns_file=entry.owns_file) for entry in usable]
 
     def copies(self) -> list[HandedListener]:
         """The same for `serve --check`: the keeper, and the files, stay as they are."""
@@ -109,9 +111,9 @@ class KeeperClient:
         (answer, connection), _ = found
         connection.close()
         if answer.busy:
-            keeper.close_all([one.descriptor for one in answer.kept])
+            keeper.close_all([entry.descriptor for entry in answer.kept])
             return []
-        return [_listening(one, owns_file=False) for one in answer.kept]
+        return [_listening(entry, owns_file=False) for entry in answer.kept]
 
     @contextmanager
     def holding(self, sockets: Sockets) -> Iterator[None]:
@@ -126,7 +128,7 @@ class KeeperClient:
         finally:
             # once more: the FIFO may have been replaced just now
             if self._link is not None and self._give(sockets.to_keep()) and self._leave():
-                sockets.leave_files([one.name for one in self._given])
+                sockets.leave_files([entry.name for entry in self._given])
 
     async def run(self, sockets: Sockets) -> None:
         """See to it that there is a keeper, until cancelled."""
@@ -145,14 +147,14 @@ class KeeperClient:
                 continue
             copies: list[Kept] = []
             try:
-                copies += (one._replace(descriptor=os.dup(one.descriptor)) for one in kept)
+                copies += (entry._replace(descriptor=os.dup(entry.descriptor)) for entry in kept)
                 # not on the loop: a keeper that is stopped answers only after some time, or not at all
                 done = await anyio.to_thread.run_sync(self._renew, copies)
             except OSError as exc:  # no descriptor is free
                 self._complain(exc.strerror or str(exc))
                 done = False
             finally:
-                keeper.close_all([one.descriptor for one in copies])
+                keeper.close_all([entry.descriptor for entry in copies])
             pause = CHECK_EVERY if done else min(2 * pause, RETRY_LONGEST)
             retry_at = anyio.current_time() + pause
 
@@ -209,7 +211,7 @@ class KeeperClient:
             if reply is None:
                 continue
             answer, connection = reply
-            keeper.close_all([one.descriptor for one in answer.kept])
+            keeper.close_all([entry.descriptor for entry in answer.kept])
             if answer.busy:
                 connection.close()
                 raise KeeperError(
@@ -286,12 +288,12 @@ def keep(config: Config, say: Callable[[str], object]) -> None:
     former, served, kept = _former_keeper(paths)
     # Before the sockets: a director that starts now asks here, and waits, instead of finding them taken.
     control, path = _new_control_socket(paths)
-    names = () if served else (name for name in keeper.NAMES if name not in {one.name for one in kept})
-    opened = [one for name in names if (one := _opened(name, config, say)) is not None]
-    kept += [one for one in map(listen.to_keep, opened) if one is not None]
+    names = () if served else (name for name in keeper.NAMES if name not in {entry.name for entry in kept})
+    opened = [entry for name in names if (entry := _opened(name, config, say)) is not None]
+    kept += [entry for entry in map(listen.to_keep, opened) if entry is not None]
     if former is not None:
         former.bye()
-    what = ", ".join(one.name for one in kept) or "nothing until the director is found"
+    what = ", ".join(entry.name for entry in kept) or "nothing until the director is found"
     say(f"holding {what}; process {os.getpid()}, control socket {path}")
     keeperlink.become(path, control, kept)
 
@@ -344,8 +346,8 @@ def _former_keeper(paths: Sequence[str]) -> tuple[Link | None, bool, list[Kept]]
 
 def _reachable(kept: Sequence[Kept]) -> list[Kept]:
     """Those whose files are still at their paths; the others are closed."""
-    found = [one for one in kept if keeper.identity_of(one.path) == one.identity]
-    keeper.close_all([one.descriptor for one in kept if one not in found])
+    found = [entry for entry in kept if keeper.identity_of(entry.path) == entry.identity]
+    keeper.close_all([entry.descriptor for entry in kept if entry not in found])
     return found
 
 
@@ -354,4 +356,4 @@ def _listening(kept: Kept, *, owns_file: bool) -> HandedListener:
 
 
 def _without_descriptors(kept: Sequence[Kept]) -> list[Kept]:
-    return [one._replace(descriptor=-1) for one in kept]
+    return [entry._replace(descriptor=-1) for entry in kept]

@@ -116,15 +116,15 @@ def handed_over(environ: MutableMapping[str, str]) -> Inherited | None:
             inherited = decode(file.read())
     except (OSError, ValueError) as exc:
         raise HandoverError(f"{VARIABLE} = {text!r} names no document that can be read: {exc}") from exc
-    for one in _descriptors(inherited.handover):
-        os.set_inheritable(one, False)
+    for descriptor in _descriptors(inherited.handover):
+        os.set_inheritable(descriptor, False)
     return inherited
 
 
 def _descriptors(handover: Handover) -> list[int]:
-    ends = [end for one in handover.connections for end in (one.client, one.auth) if end >= 0]
+    ends = [end for item in handover.connections for end in (item.client, item.auth) if end >= 0]
     keeper = [handover.keeper.descriptor] if handover.keeper else []
-    return [*(one.descriptor for one in handover.listening), *keeper, *ends]
+    return [*(item.descriptor for item in handover.listening), *keeper, *ends]
 
 
 def _write(pieces: Iterable[bytes]) -> int:

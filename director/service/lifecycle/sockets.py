@@ -50,7 +50,7 @@ class Sockets:
             given = [*_from_units(environ), *kept] if before is None else before
             self._open_all(given, _places(config))
         except BaseException:
-            self.leave_files({one.name for one in kept})
+            self.leave_files({entry.name for entry in kept})
             self.close()
             raise
 
@@ -69,18 +69,22 @@ class Sockets:
         return [
             HandedListener(
                 name=name,
-                where=one.where,
-                owns_file=one.owns_file,
-                descriptor=one.hand_over(),
+                where=opened.where,
+                owns_file=opened.owns_file,
+                descriptor=opened.hand_over(),
                 from_unit=name in self._from_units,
             )
-            for name, one in (*self._listeners.items(), *((("notify", self._fifo),) if self._fifo else ()))
+            for name, opened in (*self._listeners.items(), *((("notify", self._fifo),) if self._fifo else ()))
         ]
 
     def to_keep(self) -> list[Kept]:
         """What a keeper is to hold: what the service manager does not. The descriptors stay those of here."""
         opened = [self._opened(name) for name in NAMES if name not in self._from_units]
-        return [kept for one in opened if one is not None and (kept := listen.to_keep(one)) is not None]
+        return [
+            kept
+            for socket_opened in opened
+            if socket_opened is not None and (kept := listen.to_keep(socket_opened)) is not None
+        ]
 
     def all_from_units(self) -> bool:
         """Whether the service manager holds every listener that a keeper would hold."""
@@ -112,13 +116,13 @@ class Sockets:
 
     def _open_all(self, given: Iterable[HandedListener], places: Sequence[Place]) -> None:
         kept, unwanted = split(given, ((name, where) for name, where, _ in places))
-        for one in kept.values():
-            if self._has(one.name):  # a keeper holds what a unit has opened anew elsewhere
-                _adopted(one).close()
+        for listener in kept.values():
+            if self._has(listener.name):  # a keeper holds what a unit has opened anew elsewhere
+                _adopted(listener).close()
                 continue
-            self._keep(_adopted(one))
-            if one.from_unit:
-                self._from_units.add(one.name)
+            self._keep(_adopted(listener))
+            if listener.from_unit:
+                self._from_units.add(listener.name)
         for name, where, how in places:
             if not self._has(name):
                 self._try(name, partial(self._open, name, how))
@@ -127,11 +131,11 @@ class Sockets:
                     listen.set_rights, name, where, mode=how.mode, user=how.user, group=how.group
                 )
                 self._try(name, rights)
-        for one in unwanted:
-            if self._has(one.name) or one.name not in {name for name, *_ in places}:
-                _adopted(one).close()
+        for listener in unwanted:
+            if self._has(listener.name) or listener.name not in {name for name, *_ in places}:
+                _adopted(listener).close()
             else:
-                self._keep(_adopted(one))  # the new one could not be opened
+                self._keep(_adopted(listener))  # the new one could not be opened
 
     def _has(self, name: str) -> bool:
         return self._opened(name) is not None
@@ -163,9 +167,9 @@ class Sockets:
             self._listeners[opened.name] = opened
 
 
-def _adopted(one: HandedListener) -> listen.Listener | listen.Fifo:
-    adopt = listen.adopt_fifo if one.name == "notify" else listen.adopt_listener
-    return adopt(one.name, one.descriptor, one.where, owns_file=one.owns_file)
+def _adopted(listener: HandedListener) -> listen.Listener | listen.Fifo:
+    adopt = listen.adopt_fifo if listener.name == "notify" else listen.adopt_listener
+    return adopt(listener.name, listener.descriptor, listener.where, owns_file=listener.owns_file)
 
 
 def _from_units(environ: Mapping[str, str]) -> list[HandedListener]:

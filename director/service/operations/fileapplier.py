@@ -92,8 +92,13 @@ class FileApplier:
             try:
                 await self._operations.move_hosts(found.moves)
             except OperationError as exc:
-                for one in found.moves:
-                    fields = {"host": one.before, "what": "address", "before": one.before, "file": one.after}
+                for move in found.moves:
+                    fields = {
+                        "host": move.before,
+                        "what": "address",
+                        "before": move.before,
+                        "file": move.after,
+                    }
                     self._log.warning("configuration_waits", **fields, reason=str(exc))
                 await anyio.sleep(self._again)
 
@@ -109,20 +114,22 @@ class FileApplier:
         self._tell_seeded()
         logged: set[str] = set()
         while wanted := self._made():
-            for one in wanted:
+            for difference in wanted:
                 try:
-                    await self._operations.apply(one.change(), _called(one), REASON)
+                    await self._operations.apply(difference.change(), _called(difference), REASON)
                 except OperationError as exc:
                     if str(exc) not in logged:
-                        self._tell("configuration_waits", one, reason=str(exc))
+                        self._tell("configuration_waits", difference, reason=str(exc))
                     logged.add(str(exc))
                     await anyio.sleep(self._again)
-                if one.gone_from(self._director.hosts.rows.get(one.address)):
-                    self._tell("configuration_applied", one)
-        for one in self._differences():
-            if one.outcome is Outcome.KEPT:
-                decided = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.decided))
-                self._tell("configuration_kept", one, note=f"changed at run time on {decided}, that stays")
+                if difference.gone_from(self._director.hosts.rows.get(difference.address)):
+                    self._tell("configuration_applied", difference)
+        for difference in self._differences():
+            if difference.outcome is Outcome.KEPT:
+                decided = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(difference.decided))
+                self._tell(
+                    "configuration_kept", difference, note=f"changed at run time on {decided}, that stays"
+                )
 
     def _tell_seeded(self) -> None:
         """New hosts of the file have been in the table since the start: nothing is left to change."""
@@ -146,16 +153,16 @@ class FileApplier:
         return compare(self._carried(), self._settings, self._director.hosts.rows)
 
     def _made(self) -> list[Difference]:
-        return [one for one in self._differences() if one.outcome is Outcome.MADE]
+        return [difference for difference in self._differences() if difference.outcome is Outcome.MADE]
 
-    def _tell(self, event: str, one: Difference, **more: object) -> None:
-        before, after = one.values()
-        fields = {"host": one.address, "what": one.attribute, "before": before, "file": after}
+    def _tell(self, event: str, difference: Difference, **more: object) -> None:
+        before, after = difference.values()
+        fields = {"host": difference.address, "what": difference.attribute, "before": before, "file": after}
         self._log.warning(event, **fields, **more) if more else self._log.info(event, **fields)
 
 
-def _called(one: Difference) -> str:
+def _called(difference: Difference) -> str:
     """As the commands are called that do the same."""
-    if one.attribute == "host":
-        return "add" if one.setting else "remove"
-    return "update" if one.attribute == "weight" else "tag"
+    if difference.attribute == "host":
+        return "add" if difference.setting else "remove"
+    return "update" if difference.attribute == "weight" else "tag"

@@ -56,9 +56,9 @@ class HostInfos:
     async def _leaving(self) -> dict[HostId, int]:
         """Users on the move by the host they leave, counted in slices."""
         moving, leaving = list(self._director.moves.moving.values()), dict[HostId, int]()
-        for number, one in enumerate(moving, 1):
-            old = one.old.host
-            if old != one.host:
+        for number, user in enumerate(moving, 1):
+            old = user.old.host
+            if old != user.host:
                 leaving[old] = leaving.get(old, 0) + 1
             if number % MOVING_AT_ONCE == 0:
                 await anyio.lowlevel.checkpoint()

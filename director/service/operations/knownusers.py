@@ -108,7 +108,7 @@ class KnownUsers:
             keys = [self.key(user, other) for other in self.tags_of(user)]
             records = [record for record in map(self._users.get, keys) if record is not None]
         tags = [self.tag_of(record.key) for record in records if record.flags & PINNED]
-        other = next((one for one in tags if one not in (None, tag)), None)
+        other = next((name for name in tags if name not in (None, tag)), None)
         if other is None:
             return ""
         return f" in the {pool_name(tag)}, but in the {pool_name(other)}: {which_tag(other)}"

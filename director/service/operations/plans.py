@@ -34,17 +34,17 @@ def planned(
         after.put(moved_rows(hosts.rows, found.moves, unix))
     known = None if applied is None else carried(applied, found.settings, after.rows)
     differences = compare(known, found.settings, after.rows)
-    changes = [_planned_move(one) for one in found.moves if not is_parked_at(one)]
-    changes += [_planned(one) for one in differences]
+    changes = [_planned_move(move) for move in found.moves if not is_parked_at(move)]
+    changes += [_planned(move) for move in differences]
     _make(after, differences, unix)
     return Plan(me=me, known=applied is not None, changes=changes, warnings=_lost_pools(hosts, after))
 
 
 def _make(table: HostTable, differences: Iterable[Difference], unix: int) -> None:
     """Carry out in `table` what the file would have made."""
-    for one in differences:
-        if one.outcome is Outcome.MADE:
-            change = one.change()
+    for difference in differences:
+        if difference.outcome is Outcome.MADE:
+            change = difference.change()
             table.change(
                 change.address, unix, remove=change.remove, tag=change.tag, weight=change.weight, up=change.up
             )
@@ -57,19 +57,19 @@ def _lost_pools(before: HostTable, after: HostTable) -> list[str]:
     return [f"the {pool_name(tag)} loses its last usable host: {NO_HOST_LEFT}" for tag in lost]
 
 
-def _planned_move(one: HostMove) -> PlannedChange:
+def _planned_move(move: HostMove) -> PlannedChange:
     return PlannedChange(
-        address=one.before, what="address", now=one.before, file=one.after, outcome="made", decided=0
+        address=move.before, what="address", now=move.before, file=move.after, outcome="made", decided=0
     )
 
 
-def _planned(one: Difference) -> PlannedChange:
-    now, file = one.values()
+def _planned(difference: Difference) -> PlannedChange:
+    now, file = difference.values()
     return PlannedChange(
-        address=one.address,
-        what=one.attribute,
+        address=difference.address,
+        what=difference.attribute,
         now=now,
         file=file,
-        outcome=one.outcome.value,
-        decided=one.decided,
+        outcome=difference.outcome.value,
+        decided=difference.decided,
     )

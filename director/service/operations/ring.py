@@ -45,7 +45,11 @@ class RingOperations:
         listed = self._director.members.listed()
         member, name = await self._meant(address, port)
         if port is None and not name:
-            same = [one for one in listed if split_member(one)[0] == split_member(member)[0]]
+            same = [
+                listed_member
+                for listed_member in listed
+                if split_member(listed_member)[0] == split_member(member)[0]
+            ]
             member = same[0] if same else member
         if member not in listed:
             raise UnknownName(f"{name or member}: no such director")
@@ -71,8 +75,12 @@ class RingOperations:
         """The ring as it would be listed with the director, or without it."""
         ring = ring_info(self._driver)
         if remove:
-            lists = {name: [one for one in getattr(ring, name) if one != member] for name in LISTS}
-            rows = [one for one in ring.members if join_member(Address(one.address), one.port) != member]
+            lists = {name: [server for server in getattr(ring, name) if server != member] for name in LISTS}
+            rows = [
+                server
+                for server in ring.members
+                if join_member(Address(server.address), server.port) != member
+            ]
             return msgspec.structs.replace(ring, members=rows, **lists)
         if member in (*ring.ring, *ring.missing):
             return ring

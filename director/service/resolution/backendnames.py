@@ -28,7 +28,7 @@ class BackendNames:
         self._config = config
         self._unresolved: set[str] = set()
         self.set_config(config)
-        self._unresolved = {one.hostname for one in self.hosts()[1]}
+        self._unresolved = {setting.hostname for setting in self.hosts()[1]}
 
     def set_config(self, config: BackendsConfig) -> None:
         """The file is another one. What was known of a name in it stays known."""
@@ -36,7 +36,7 @@ class BackendNames:
         known = {name.hostname: self._known.get(name.hostname, NameAddresses()) for name in config.names}
         self._known = known
         for name in config.names:
-            found = [one.address for one in config.mail_servers if one.hostname == name.hostname]
+            found = [setting.address for setting in config.mail_servers if setting.hostname == name.hostname]
             known[name.hostname].answered(found, time.monotonic())
 
     @property

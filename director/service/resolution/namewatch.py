@@ -29,7 +29,9 @@ async def answer_of(name: str, resolver: Resolver) -> Answer:
     """Ask for one name, under the caller's deadline."""
     try:
         found = await resolver.addresses(name)
-        return tuple(dict.fromkeys(one_machine(canonical(one)) for one in found)) or "it has no address"
+        return (
+            tuple(dict.fromkeys(one_machine(canonical(address)) for address in found)) or "it has no address"
+        )
     except (OSError, ValueError) as exc:
         return getattr(exc, "strerror", None) or str(exc)
 

@@ -110,8 +110,8 @@ class RingNames:
         """Two entries cannot be one director: whoever has got there by this look goes back. But who could
         not be asked for has lost his address to the other one."""
         while True:
-            count = Counter([*self._fixed, *(one for one in now.values() if one is not None)])
-            clashes = [name for name, one in now.items() if one is not None and count[one] > 1]
+            count = Counter([*self._fixed, *(address for address in now.values() if address is not None)])
+            clashes = [name for name, address in now.items() if address is not None and count[address] > 1]
             fresh = [name for name in clashes if now[name] != self._now[name]]
             if not fresh:
                 return
