@@ -140,6 +140,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Records in the table from which on unknown users are not remembered; 0: no limit."""
     flush_program: bool = False
     """There is one to run for each user who is moved."""
+    remember_names: bool = False
+    """Names of users are kept with their assignments."""
 
 
 class Director:
@@ -170,6 +172,7 @@ class Director:
         """By what this director is known, whatever its address is."""
         self.hosts = hosts
         self.assigner = assigner
+        assigner.remember_names = settings.remember_names
         self.users: UserTable = assigner.users
         self.names = names
         self.members = MemberTable(servers, member_names)
@@ -304,7 +307,7 @@ class Director:
         self._partition.smaller_since = smaller_since
 
     def set_limits(self, settings: Settings) -> None:
-        """Take over settings that an operator has changed, except `flush_program`.
+        """Take over changed settings, except `flush_program` and `remember_names`.
 
         What is under way may end by the former settings.
         """

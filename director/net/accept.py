@@ -70,6 +70,10 @@ class Limits:
     def __init__(self, in_all: int, per_address: int = UNLIMITED) -> None:
         self.in_all, self.per_address = in_all, per_address
 
+    def set(self, in_all: int, per_address: int) -> None:
+        """They hold for connections from now on."""
+        self.in_all, self.per_address = in_all, per_address
+
 
 class Room:
     """What the listeners of a process share: its descriptors, and the one that is kept in reserve."""

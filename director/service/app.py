@@ -20,7 +20,7 @@ from director import web
 from director.core.director import Director
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKETS
-from director.core.protocol.events import IdentityChanged, MembersListed, Started
+from director.core.protocol.events import IdentityChanged, Started
 from director.core.protocol.order import split_member
 from director.core.ring.link import Identity
 from director.core.ring.presence import next_incarnation
@@ -40,7 +40,6 @@ from director.service.configuration.config import Config
 from director.service.configuration.servers import Endpoint
 from director.service.driver import Driver
 from director.service.endpoints.admin import AdminHandler
-from director.service.endpoints.listeners import Listeners
 from director.service.endpoints.lookups import Lookups
 from director.service.endpoints.socketmap import Socketmap
 from director.service.kicks.flushprograms import FlushPrograms
@@ -50,18 +49,25 @@ from director.service.lifecycle.credentials import Credentials
 from director.service.lifecycle.filetimes import files_of, younger_file
 from director.service.lifecycle.handover import Handover, Inherited, Memory, ReplacementRecord
 from director.service.lifecycle.keeper import KeeperClient
+from director.service.lifecycle.listeners import Listeners
 from director.service.lifecycle.reload import backends_digest, limits, read_again
 from director.service.lifecycle.replacement import Replacement, load_names, load_users
 from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
 from director.service.lifecycle.sysd import Notifier, machine_id
 from director.service.log import Log
+from director.service.loginrelay import LoginRelay
 from director.service.logwriter import LogWriter
+from director.service.loopwatch import LoopWatch
+from director.service.mailbox import Mailbox
+from director.service.metrics import LookupCounts
 from director.service.operations.fileapplier import FileApplier
 from director.service.operations.operations import Operations
+from director.service.pendingoperations import PendingOperations
 from director.service.persistence.persist import Persistence
-from director.service.resolution.backendnames import BackendNames, Hosts
+from director.service.resolution.backendnames import BackendNames
 from director.service.resolution.namewatch import Answer, NameWatch
-from director.service.resolution.ringnames import Members, Names, RingNames
+from director.service.resolution.ringnames import RingNames
+from director.service.ringsockets import RingSockets
 from director.types import MemberId, Now
 from director.version import VERSION
 from director.wire import hotpath
@@ -114,21 +120,16 @@ class App:
         incarnation = next_incarnation(time.time(), inherited.handover.incarnation if inherited else 0)
         user_hash = UserHash(config.users.username_hash, config.users.master_user_separator)
         assigner = hotpath.Assigner(hotpath.UserTable(int(config.users.expire)), user_hash)
-        assigner.remember_names = config.users.remember_names
+        mailbox = self.mailbox = Mailbox()
         self.ring_names = RingNames(
             config.ring.servers,
             config.ring.names,
             config.ring.listen or Endpoint(*split_member(STANDALONE)),
-            lambda: self.director.members.added_names(),
-            self._members_listed,
+            mailbox.handle,
             self._moved,
             log,
         )
-        self.backend_names = BackendNames(config.backends, self._hosts_listed, log)
-        resolver = Resolver()
-        self.name_watch = NameWatch(
-            lambda: [*self.ring_names.hosts(), *self.backend_names.names], self._names_answered, resolver
-        )
+        self.backend_names = BackendNames(config.backends, log)
         self._moved_at = float("-inf")
         """When the own address was last found to be another one, in monotonic seconds."""
         settings, unresolved = self.backend_names.hosts()
@@ -156,18 +157,34 @@ class App:
             self.ring_names.names,
         )
         tls = config.ring.tls
-        self.driver = Driver(self.director, log, RingTls(tls.cert, tls.key, tls.ca) if tls else None)
-        self.driver.sockets.stranger = self.name_watch.soon  # a neighbour at another address, perhaps
-        self.kicker = Kicker(config.dovecot, log, self.driver.kick_ended, self.driver.stragglers)
-        self.driver.sessions = self.kicker
-        self.programs = FlushPrograms(config.users.flush_socket, self.driver.handle, log, resolver)
-        self.driver.programs = self.programs
-        self.lookups = Lookups(self.driver, config.lookups.timeout, log)
+        resolver = Resolver()
+        self.name_watch = NameWatch(
+            lambda: [
+                *self.ring_names.hosts(self.director.members.added_names()),
+                *self.backend_names.names,
+            ],
+            self._names_answered,
+            resolver,
+        )
+        self.ring = RingSockets(
+            self.director,
+            mailbox.handle,
+            log,
+            RingTls(tls.cert, tls.key, tls.ca) if tls else None,
+            stranger=self.name_watch.soon,  # a neighbour at another address, perhaps
+        )
+        self.watch = LoopWatch(assigner, mailbox.handle)
+        counts = LookupCounts()
+        self.logins = LoginRelay(self.director, mailbox, self.watch, self.ring, counts, log)
+        self.lookups = Lookups(self.director, mailbox, self.watch, counts, log, config.lookups.timeout)
+        self.kicker = Kicker(config.dovecot, log, mailbox.handle)
+        self.programs = FlushPrograms(config.users.flush_socket, mailbox.handle, log, resolver)
+        self.pending_operations = PendingOperations(mailbox.handle)
         self.store = open_store(config.state, base_dir=config.folder)
         self.persistence = Persistence(
             self.store,
             self.director,
-            self.driver.handle,
+            mailbox.handle,
             log,
             lease_ttl=config.ring.lease_ttl,
             incarnation=incarnation,
@@ -179,15 +196,32 @@ class App:
             ),
             place=f"{machine_id()} {socket.gethostname()} {os.path.abspath(config.file)}",
         )
+        self.driver = Driver(
+            self.director,
+            mailbox,
+            log,
+            ring=self.ring,
+            logins=self.logins,
+            lookups=self.lookups,
+            kicker=self.kicker,
+            programs=self.programs,
+            pending_operations=self.pending_operations,
+            store=self.persistence,
+        )
         self.notifier = Notifier(os.environ)
         self.replacement = Replacement(self, log, self.notifier, inherited)
-        self.credentials = Credentials(lambda: self.config, log, tls=lambda: self.driver.sockets.tls)
-        self._bugs = Bugs(log, self.driver.counts.add_bug)
-        self.listeners = Listeners(sockets, self.driver, self._bugs, log, config.limits)
+        self.credentials = Credentials(lambda: self.config, log, tls=lambda: self.ring.tls)
+        self.bugs = Bugs(log)
+        self.listeners = Listeners(sockets, self.director, mailbox, self.bugs, log, config.limits)
         self.operations = Operations(
-            self.driver,
+            self.director,
+            self.pending_operations,
+            self.ring,
             self.persistence,
             user_hash,
+            lookups=counts,
+            watch=self.watch,
+            bugs=self.bugs,
             reloads=self.replacement,
             resolver=resolver,
             started=self.started,
@@ -199,11 +233,11 @@ class App:
             log_writer=log_writer,
         )
         self.file_applier = FileApplier(
-            self.director, self.persistence, self.operations.hosts, log, unresolved=unresolved
+            self.director, self.persistence, self.operations.hosts, self.backend_names, log
         )
         self.notify = NotifyReader(
-            self.driver.names_seen,
-            self.driver.notify_skipped,
+            self.logins.names_seen,
+            self.logins.notify_skipped,
             inherited.handover.notify_rest if inherited else b"",
         )
         self._listening: list[tuple[Serve, Acceptor]] = []
@@ -228,11 +262,11 @@ class App:
         for name, upstream, passlines in relays:
             acceptor = listeners.acceptor(name)
             if acceptor is not None:
-                relay = Relay(name, upstream, passlines, self.driver)
+                relay = Relay(name, upstream, passlines, self.logins)
                 self.relays.append(relay)
                 self._listening.append((relay.serve, acceptor))
                 listeners.counted_elsewhere[name] = partial(len, relay.clients)
-        authreply = AuthreplySocket(self.driver)
+        authreply = AuthreplySocket(self.logins)
         for names, serve in (
             (("authreply",), authreply.serve),
             (("admin", ADMIN_TCP), self.admin.serve),
@@ -242,22 +276,14 @@ class App:
                 acceptor = listeners.acceptor(name)
                 if acceptor is not None:
                     self._endpoints_to_open.append((serve, acceptor))
-        self._ring = listeners.acceptor("ring")
-        if self._ring is not None:
-            self._listening.append((self._serve_ring, self._ring))
+        self._ring_acceptor = listeners.acceptor("ring")
+        if self._ring_acceptor is not None:
+            self._listening.append((self._serve_ring, self._ring_acceptor))
         self._api, self._http = listeners.acceptor("api"), listeners.acceptor("http")
 
     def _names_answered(self, answers: Mapping[str, Answer]) -> None:
         self.ring_names.answered(answers)
         self.backend_names.answered(answers)
-
-    def _members_listed(self, members: Members, names: Names) -> None:
-        """The names of directors have other addresses."""
-        self.driver.handle(MembersListed(members, names))
-
-    def _hosts_listed(self, hosts: Hosts) -> None:
-        """The names of the configuration's backends have other addresses."""
-        self.file_applier.changed(*hosts)
 
     def _moved(self, now: Endpoint) -> None:
         """This director has another address. Everything in it goes by the old one: it begins anew."""
@@ -311,6 +337,7 @@ class App:
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._hear_signals)
             await tasks.start(self.driver.run)
+            tasks.start_soon(self.watch.run)
             await tasks.start(self.programs.run)
             tasks.start_soon(garbage.run)
             await tasks.start(self.operations.jobs.run)
@@ -323,9 +350,8 @@ class App:
                 tasks.start_soon(self._read_notify, self.sockets.fifo)
             if self.keeper is not None:
                 tasks.start_soon(self.keeper.run, self.sockets)
-            self.driver.store = self.persistence
             tasks.start_soon(self.persistence.run)
-            self.driver.handle(Started())
+            self.mailbox.handle(Started())
             if self._inherited is not None:
                 await self._adopt(self._inherited.handover)
                 sizes = self._inherited.handover.name_bytes
@@ -362,7 +388,7 @@ class App:
         """The configuration as its file says now, and the certificates of the ring where it has TLS. Raises
         DirectorError."""
         try:
-            return await anyio.to_thread.run_sync(read_again, self.config, self.driver.sockets.tls)
+            return await anyio.to_thread.run_sync(read_again, self.config, self.ring.tls)
         except DirectorError:
             self.credentials.look_soon()
             raise
@@ -373,9 +399,8 @@ class App:
         before, self.config = self.config, new
         if new.backends != before.backends:
             self.backend_names.set_config(new.backends)
-            self.file_applier.changed(*self.backend_names.hosts())
         first, second = _secrets(new)
-        self.driver.handle(IdentityChanged(first, second, backends_digest(new)))
+        self.mailbox.handle(IdentityChanged(first, second, backends_digest(new)))
         if new.ring.secret != before.ring.secret:
             self.persistence.secrets_changed()
         self.credentials.look_soon()
@@ -383,7 +408,7 @@ class App:
         self.director.set_limits(limits(new))
         self.listeners.set_limits(new.limits)
         changed = []
-        if tls is not None and self.driver.sockets.set_tls(tls):
+        if tls is not None and self.ring.set_tls(tls):
             changed.append("ring.tls (certificates)")
         return changed + [f"state ({name})" for name in await self.persistence.read_passwords_again()]
 
@@ -403,7 +428,7 @@ class App:
         """Let operators' commands end, for `within` seconds at most; then accept no more of them."""
         until = time.monotonic() + within
         while True:
-            if not (self.driver.pending_operations.busy or self.admin.busy) or time.monotonic() > until:
+            if not (self.pending_operations.busy or self.admin.busy) or time.monotonic() > until:
                 break
             await anyio.sleep(ENDPOINTS_LOOK)
         await self._settle_admin()
@@ -428,7 +453,7 @@ class App:
     def freeze(self, replacement: ReplacementRecord) -> Inherited:
         """Stop. Returns all that the program after this one goes on with: see `_take_over` and `_adopt`."""
         self.driver.stop()
-        held = self.driver.held_lines()
+        held = self.logins.held_lines()
         given = [one for relay in self.relays for one in relay.hand_over(lambda client: held.get(client, []))]
         tables, audit = self.persistence.hand_over()
         users, names = self.director.users, self.director.names
@@ -448,7 +473,7 @@ class App:
             tables=tables,
             under_way=self.operations.jobs.hand_over(),
             ended=self.operations.jobs.ended(),
-            operations=self.driver.pending_operations.last,
+            operations=self.pending_operations.last,
             audit=audit,
             unstored=self.persistence.unstored.changes(),
             counted=self.operations.metrics.counted(),
@@ -467,7 +492,7 @@ class App:
         self.persistence.unstored.take_over(handover.unstored)
         self.operations.jobs.take_over(handover.ended, handover.under_way, handover.operations)
         self.director.take_over(handover.smaller_since)
-        load_users(self.director, memory, self.driver.handle)
+        load_users(self.director, memory, self.mailbox.handle)
 
     async def _adopt(self, handover: Handover) -> None:
         """The same for connections, once their relays run."""
@@ -493,7 +518,7 @@ class App:
         if isinstance(exc, OSError):
             self.log.warning("connection_failed", reason=exc.strerror or str(exc), note=context["message"])
             return
-        self._bugs.met(context["message"], exc)
+        self.bugs.met(context["message"], exc)
 
     async def _hear_signals(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -516,7 +541,7 @@ class App:
         await read_fifo(fifo, self.notify, reopen, self.log)
 
     async def _serve_ring(self, acceptor: Acceptor) -> None:
-        await acceptor.serve_protocols(self.driver.sockets.new_link)
+        await acceptor.serve_protocols(self.ring.new_link)
 
     def _refuse_links(self) -> None:
         """Whoever dials us from now on is refused at once.
@@ -524,8 +549,8 @@ class App:
         Before the good-bye: a neighbour dials whom it has lost. While we still listened he would wait in
         vain until our end, and new users with him, as with the original (1.1 s).
         """
-        if self._ring is not None:
-            self._ring.refuse()
+        if self._ring_acceptor is not None:
+            self._ring_acceptor.refuse()
 
     async def _serve_operators(self) -> None:
         """Everything but logins: it is closed before the program is replaced."""
@@ -547,7 +572,7 @@ class App:
         lookups = self.config.lookups
         ports = {"imap": lookups.ports.imap, "pop3": lookups.ports.pop3, "smtp": lookups.ports.smtp}
         offer = web.Offer(self.lookups, http=lookups.http, nginx=lookups.nginx, ports=ports)
-        run_api = partial(web.run_api, self.operations, offer=offer, bug=self._bugs.met)
+        run_api = partial(web.run_api, self.operations, offer=offer, bug=self.bugs.met)
         async with anyio.create_task_group() as tasks:
             if self._api is not None:
                 tasks.start_soon(partial(run_api, self._api, token=lambda: None, trusted=True))

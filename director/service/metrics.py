@@ -34,6 +34,18 @@ class Durations(msgspec.Struct):
         self.total += seconds
 
 
+class LookupCounts:
+    """Answers to logins and look-ups of other programs."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, str], int] = {}
+        """(result, protocol) -> how often. protocol: the socket of a login, or another program's word."""
+
+    def add(self, result: str, protocol: str, number: int = 1) -> None:
+        key = (result, protocol)
+        self.counts[key] = self.counts.get(key, 0) + number
+
+
 class HostSample(msgspec.Struct, frozen=True):
     """One backend host."""
 

@@ -37,16 +37,17 @@ class RingSockets:
         director: Director,
         handle: Callable[[Event], None],
         log: Logger,
-        limited: LimitedLog,
         tls: RingTls | None,
+        stranger: Callable[[], None],
     ) -> None:
+        """tls: of new links; None: they are plain. stranger: is called when an address dials that is none of
+        the ring's."""
         self.links: dict[LinkId, RingLink] = {}
         self.messages_out: dict[str, int] = {}
         self.frames_forged = 0
         """Frames that did not have the seal of the other end; each has ended its link."""
-        self.stranger: Callable[[], None] = lambda: None
-        """Called when somebody dials from an address that is none of the ring's."""
-        self._director, self._handle, self._log, self._limited = director, handle, log, limited
+        self._director, self._handle, self._stranger = director, handle, stranger
+        self._log, self._limited = log, LimitedLog(log)
         self.tls = tls
         """What new links show and accept; None: they are plain."""
         self._numbers = 0
@@ -85,7 +86,7 @@ class RingSockets:
         nonce = secrets.token_bytes(32)
         if dial is None:
             if not self._director.ring.knows(link.remote):
-                self.stranger()
+                self._stranger()
             opened = LinkOpened(link.number, nonce, link.remote, certificates=link.certificates)
         else:
             opened = LinkOpened(

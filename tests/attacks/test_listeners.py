@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from director.service.endpoints.listeners import SHARE
+from director.service.lifecycle.listeners import SHARE
 from tests.attacks.targets import TCP, UNIX, Target, target
 from tests.e2e.processes import Client, until
 

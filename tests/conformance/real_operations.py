@@ -15,7 +15,7 @@ from director.core.placement.users import User
 from director.records import HostInfo, RingInfo
 from director.types import Address, MemberId, Stamp, UserKey
 from tests.conformance.recording import Recording
-from tests.unit.service.parts import Node, Proxied, key_of, running
+from tests.unit.service.parts import Node, key_of, running
 
 ALONE = MemberId("127.0.0.1:9090")
 
@@ -26,9 +26,8 @@ async def real_node(
 ) -> AsyncIterator[Node]:
     """hosts: the configured ones. users: (name or hash, address of the host) of untagged users, without
     sessions."""
-    settings = Settings(isolation_wait=30.0, kick_delay=kick_delay)
-    node = Node(me=ALONE, hosts=hosts, expire=900, settings=settings)
-    node.driver.sessions = node.sessions = Proxied(node)
+    settings = Settings(isolation_wait=30.0, kick_delay=kick_delay, remember_names=True)
+    node = Node(me=ALONE, hosts=hosts, expire=900, settings=settings, proxied=())
     now = int(time.time())
     for name, address in users:
         node.director.users.put(User(_key(name), host_id(Address(address)), Stamp(now), now, 0))

@@ -100,7 +100,7 @@ async def _talk(path: str, sent: bytes) -> bytes:
 async def _ours(folder: Path) -> AsyncIterator[str]:
     listener = unix_listener("authreply", str(folder / "authreply"), mode=0o600)
     async with real_node(HOSTS) as node, anyio.create_task_group() as tasks:
-        tasks.start_soon(AuthreplySocket(node.driver).serve, acceptor(listener.socket))
+        tasks.start_soon(AuthreplySocket(node.logins).serve, acceptor(listener.socket))
         yield listener.where
         tasks.cancel_scope.cancel()
 

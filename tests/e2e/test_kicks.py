@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from director.core.placement.hashing import UserHash
+from director.core.protocol.events import Event, KicksEnded
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.demo.clients import Imap, login_imap
 from director.demo.cluster import Cluster
@@ -55,10 +56,11 @@ class Desk:
             kick="auto", ipc_socket=str(sockets / "ipc"), anvil_socket=str(sockets / "anvil")
         )
         self.ended: list[tuple[int, str]] = []
-        self.kicker = Kicker(config, Log(write=lambda _: None), self._end, lambda _: None, timeout=timeout)
+        self.kicker = Kicker(config, Log(write=lambda _: None), self._handle, timeout=timeout)
 
-    def _end(self, _number: int, sessions: int, problem: str) -> None:
-        self.ended.append((sessions, problem))
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, KicksEnded):
+            self.ended += [(end.sessions, end.problem) for end in event.ends]
 
     async def kick(self, what: KickWhat) -> tuple[int, str]:
         """How many sessions were ended, and the problem."""

@@ -185,6 +185,10 @@ class HostTable:
         self.seeded = frozenset(self.configured.keys() - {Address(row.address) for row in fresh})
         return self.merge(fresh)
 
+    def set_configured(self, settings: Iterable[BackendSetting]) -> None:
+        """The file lists these hosts now. Rows stay as they are."""
+        self.configured = {setting.address: setting for setting in settings}
+
     def _name_of(self, row: HostRow, now: BackendSetting) -> str:
         return row.hostname if row.hostname in self._names else now.hostname
 

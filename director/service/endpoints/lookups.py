@@ -11,12 +11,15 @@ import time
 import anyio
 import anyio.lowlevel
 
+from director.core.director import Director
 from director.core.placement.assign import Assigner, Backend, Wait
 from director.core.protocol.events import Dropped, Lookup
 from director.errors import TryAgain
 from director.records import LookupAnswer
-from director.service.driver import Driver
 from director.service.log import LimitedLog, Log
+from director.service.loopwatch import LoopWatch
+from director.service.mailbox import Mailbox
+from director.service.metrics import LookupCounts
 from director.types import RequestId, UserKey
 
 WAITING_LIMIT = 128
@@ -24,30 +27,42 @@ WAITING_LIMIT = 128
 
 
 class Lookups:
-    def __init__(self, driver: Driver, timeout: float, log: Log) -> None:
+    def __init__(
+        self,
+        director: Director,
+        mailbox: Mailbox,
+        watch: LoopWatch,
+        counts: LookupCounts,
+        log: Log,
+        timeout: float,
+    ) -> None:
         """timeout: seconds."""
-        self._driver, self._timeout, self._limited = driver, timeout, LimitedLog(log)
+        self._assigner, self._users = director.assigner, director.users
+        self._mailbox, self._watch, self._counts = mailbox, watch, counts
+        self._timeout, self._limited = timeout, LimitedLog(log)
         self._waiting: dict[RequestId, _WaitingLookup] = {}
-        driver.others = self
 
     async def find(self, user: bytes, tag: bytes, protocol: str) -> LookupAnswer:
         """The backend of a user in the pool of `tag`. protocol: whose look-up it is, for metrics and log.
 
         Raises TryAgain.
         """
-        assigner = self._driver.director.assigner
+        assigner = self._assigner
         name = assigner.user_hash.cut(user)
         key = assigner.user_hash.key(name, tag)
-        answer = self._driver.assign(key, tag, name)
+        self._watch.be_in_time()
+        answer = assigner.assign_named(key, tag, name)
+        if self._users.has_changes:
+            self._mailbox.end_turn_soon()
         if isinstance(answer, Backend):
-            self._driver.counts.add_lookups("answered", protocol)
+            self._counts.add("answered", protocol)
             await anyio.lowlevel.checkpoint()  # the turn that tells the ring is over when we go on
             return _answer(assigner, answer, key)
-        self._driver.counts.add_lookups("waited", protocol)
+        self._counts.add("waited", protocol)
         try:
             backend = await self._wait(key, tag, answer)
         except TryAgain as exc:
-            self._driver.counts.add_lookups("refused", protocol)
+            self._counts.add("refused", protocol)
             now, reason = time.monotonic(), str(exc)
             self._limited.warning(
                 now,
@@ -60,22 +75,22 @@ class Lookups:
                 reason=reason,
             )
             raise
-        self._driver.counts.add_lookups("answered_later", protocol)
+        self._counts.add("answered_later", protocol)
         return _answer(assigner, backend, key)
 
     async def _wait(self, key: UserKey, tag: bytes, why: Wait) -> Backend:
         """Until the core has an answer. Raises TryAgain."""
         if len(self._waiting) >= WAITING_LIMIT:
             raise TryAgain(f"{why.value}; {WAITING_LIMIT} look-ups wait already")
-        request, waiting = self._driver.new_request(), _WaitingLookup()
+        request, waiting = self._mailbox.new_request(), _WaitingLookup()
         self._waiting[request] = waiting
         try:
-            self._driver.handle(Lookup(request, key, tag))
+            self._mailbox.handle(Lookup(request, key, tag))
             with anyio.move_on_after(self._timeout):
                 await waiting.over.wait()
         finally:
             if self._waiting.pop(request, None) is not None:
-                self._driver.handle(Dropped([request]))
+                self._mailbox.handle(Dropped([request]))
         if waiting.backend is None:
             raise TryAgain(waiting.reason or f"{why.value}; not settled within {self._timeout:g} s")
         return waiting.backend

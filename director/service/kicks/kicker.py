@@ -1,6 +1,6 @@
 """Kicks: sessions that the login processes of this machine proxy are ended through Dovecot's kick channel.
 
-A kick is one attempt. What it could not do is told to its owner, who knows whether it is still wanted.
+A kick is one attempt. What it could not do is told to the core, which knows whether it is still wanted.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import NamedTuple
 import anyio
 import anyio.abc
 
+from director.core.protocol.events import Event, SessionsListed
 from director.core.protocol.kicktypes import Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.errors import KickError
 from director.net.kickline import identity
 from director.service.configuration.config import DovecotConfig
 from director.service.kicks.channels import Anvil, Channel, Ipc
+from director.service.kicks.kickends import KickEnds
 from director.service.kicks.timings import (
     KEPT_AS_LONG,
     LATE_EVERY,
@@ -66,32 +68,32 @@ class _Listing:
 class Kicker:
     """Carries kicks out while `run` runs; each ends within `timeout` seconds, however it ends.
 
-    ended: is told of the end of each kick: its number, how many sessions it ended, and the problem (empty:
-    done). Where the channel does not count them (2.3 tells the count of one login process only), they are
-    counted in a listing just before the kick; where that cannot be had in time, its count is all there is.
-    late: is given the sessions some time after kicks by hash, which may not have seen everybody.
+    The core is told of the end of each kick, and of the sessions some time after kicks by hash, which may not
+    have seen everybody. Where the channel does not count sessions (2.3 tells the count of one login process
+    only), they are counted in a listing just before the kick; where that cannot be had in time, its count is
+    all there is.
     """
 
     def __init__(
         self,
         config: DovecotConfig,
         log: Log,
-        ended: Callable[[int, int, str], None],
-        late: Callable[[list[ProxiedSession]], None],
+        handle: Callable[[Event], None],
         *,
         timeout: float = TIMEOUT,
     ) -> None:
-        self._config, self._log, self._ended, self._timeout = config, log, ended, timeout
+        self._config, self._log, self._handle, self._timeout = config, log, handle, timeout
+        self._ends = KickEnds(handle)
         self._ipc, self._anvil = Ipc(config.ipc_socket), Anvil(config.anvil_socket)
         self._logged_channel = ""
         self._seen: tuple[object, object] = (None, None)
         self._both = "ipc"
         """Where both sockets are there: which of them somebody answers at."""
-        self._queue: deque[_Kick] = deque()
+        self._queue: deque[_Kick | None] = deque()
+        """What is to be done; None: list the sessions for the core."""
         self._work = anyio.Event()
         self._under_way = 0
         self._listing: _Listing | None = None
-        self._tell_late = late
         self._late_work = anyio.Event()
         self._late_at = self._late_until = 0.0
 
@@ -103,6 +105,11 @@ class Kicker:
     def count(self, number: int, what: KickWhat) -> None:
         """Count the sessions of this machine that a kick would end. The count is told like the end of one."""
         self._queue.append(_Kick(number, what, anyio.current_time() + self._timeout, count_only=True))
+        self._work.set()
+
+    def tell_sessions(self) -> None:
+        """Tell the core what is proxied on this machine: `SessionsListed` follows, whatever comes of it."""
+        self._queue.append(None)
         self._work.set()
 
     async def run(self) -> None:
@@ -117,6 +124,16 @@ class Kicker:
         finally:
             self._ipc.close()
             self._anvil.close()
+
+    async def _list_and_tell(self) -> None:
+        """Where they cannot be listed, the login processes are taken to proxy nobody: it is logged."""
+        try:
+            listed = await self.list_sessions()
+        except KickError as exc:
+            note = "sessions from before the start are not compared with what is known"
+            self._log.warning("sessions_not_listed", reason=str(exc), note=note)
+            listed = []
+        self._handle(SessionsListed(listed))
 
     async def list_sessions(self) -> list[ProxiedSession]:
         """The sessions that are proxied here, or connecting to their backend. None where there is no channel.
@@ -162,13 +179,16 @@ class Kicker:
                 self._listing = None  # it may be large
                 await self._work.wait()
 
-    def _begin(self, kick: _Kick, tasks: anyio.abc.TaskGroup) -> None:
+    def _begin(self, kick: _Kick | None, tasks: anyio.abc.TaskGroup) -> None:
+        if kick is None:
+            tasks.start_soon(self._list_and_tell)
+            return
         channel = None if _is_empty(kick.what) else self._channel()
         if channel is None:
             unknown = kick.count_only and not _is_empty(kick.what)
-            self._ended(kick.number, 0, "no kick channel" if unknown else "")
+            self._ends.add(kick.number, 0, "no kick channel" if unknown else "")
         elif self._under_way >= WAITING_LIMIT:
-            self._ended(kick.number, 0, f"{WAITING_LIMIT} kicks are under way already")
+            self._ends.add(kick.number, 0, f"{WAITING_LIMIT} kicks are under way already")
         else:
             self._under_way += 1
             if kick.count_only:
@@ -212,7 +232,7 @@ class Kicker:
         self._under_way -= 1
         if isinstance(kick.what, HashOnHosts | OnHost):
             self._expect_stragglers()
-        self._ended(kick.number, sessions, problem)
+        self._ends.add(kick.number, sessions, problem)
 
     async def _count(self, kick: _Kick, channel: Channel) -> None:
         census, sessions, problem = Census(), 0, ""  # of its own: in a shared one nobody is counted twice
@@ -225,7 +245,7 @@ class Kicker:
         except KickError as exc:
             problem = str(exc)
         self._under_way -= 1
-        self._ended(kick.number, sessions, problem)
+        self._ends.add(kick.number, sessions, problem)
 
     def _expect_stragglers(self) -> None:
         now = anyio.current_time()
@@ -247,9 +267,10 @@ class Kicker:
                     continue
                 self._late_at = began + LATE_EVERY
                 try:
-                    self._tell_late(await self.list_sessions())
+                    listed = await self.list_sessions()
                 except KickError:
                     continue  # at the next look, or kick, it is told
+                self._handle(SessionsListed(listed, late=True))
                 rest = LATE_SHARE * (anyio.current_time() - began)
                 await anyio.sleep(rest)
 

@@ -131,6 +131,7 @@ def limits(config: Config) -> Settings:
         max_parallel_moves=config.users.max_parallel_moves,
         max_parallel_kicks=config.users.max_parallel_kicks,
         flush_program=bool(config.users.flush_socket),
+        remember_names=config.users.remember_names,
     )
 
 

@@ -21,6 +21,7 @@ from director.service.clock import unix_time
 from director.service.log import Log
 from director.service.operations.hosts import HostOperations
 from director.service.persistence.persist import Persistence
+from director.service.resolution.backendnames import BackendNames
 from state.base import AuditEntry
 
 LOOK = 0.05
@@ -37,33 +38,24 @@ class FileApplier:
         director: Director,
         persistence: Persistence,
         operations: HostOperations,
+        names: BackendNames,
         log: Log,
         *,
-        unresolved: Sequence[BackendSetting] = (),
         again: float = AGAIN,
     ) -> None:
-        """unresolved: names of the file that have no address now. again: seconds until a change is tried
-        again."""
+        """names: of the file, and what they stand for. again: seconds until a change is tried again."""
         self._director, self._persistence = director, persistence
-        self._operations, self._log, self._again = operations, log, again
-        self._file: Sequence[BackendSetting] = list(director.hosts.configured.values())
-        self._unresolved = list(unresolved)
-        self._settings: Sequence[BackendSetting] = self._file
+        self._operations, self._names, self._log, self._again = operations, names, log, again
+        self._settings: Sequence[BackendSetting] = ()
         """The hosts of the file, those of unresolved names where they were last."""
-        self._work = anyio.Event()
 
     async def run(self) -> None:
-        """Apply the file at the start, and whenever `changed` says that it is another one."""
+        """Apply the file at the start, and whenever its hosts are others."""
         while True:
-            self._work = anyio.Event()
+            changed = self._names.changed
             waiting = await self._run()
             with anyio.move_on_after(self._again if waiting else None):
-                await self._work.wait()
-
-    def changed(self, settings: Sequence[BackendSetting], unresolved: Sequence[BackendSetting] = ()) -> None:
-        """The file names these hosts now, and these names, which have no address."""
-        self._file, self._unresolved = list(settings), list(unresolved)
-        self._work.set()
+                await changed.wait()
 
     async def _run(self) -> bool:
         """Until it is written what was applied. Returns whether something is to be tried again later."""
@@ -86,7 +78,7 @@ class FileApplier:
         while True:
             found = self._plan()
             self._settings = found.settings
-            self._director.hosts.configured = {setting.address: setting for setting in found.settings}
+            self._director.hosts.set_configured(found.settings)
             if not found.moves:
                 return bool(found.waiting)
             try:
@@ -104,7 +96,7 @@ class FileApplier:
 
     def _plan(self) -> NamePlan:
         applied, rows = self._persistence.documents.applied, self._director.hosts.rows
-        return plan_moves(applied, self._file, self._unresolved, rows, int(unix_time()))
+        return plan_moves(applied, *self._names.hosts(), rows, int(unix_time()))
 
     def _carried(self) -> list[AppliedHost] | None:
         applied = self._persistence.documents.applied

@@ -10,18 +10,19 @@ from collections.abc import Sequence
 
 import msgspec
 
+from director.core.director import Director
 from director.core.protocol.events import Flush, HostChange, HostMove, HostsMoved
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import HostTable, is_usable
 from director.core.tables.movedhosts import is_parked_at
 from director.records import Change, MoveInfo
-from director.service.driver import Driver
 from director.service.operations.arguments import as_address, known_host
 from director.service.operations.audit import Audit
 from director.service.operations.hostinfo import HostInfos
 from director.service.operations.pools import NO_HOST_LEFT, Pools, pool_name, table_with
 from director.service.operations.previews import pinned_on, previewed
 from director.service.operations.trackedjobs import TrackedJobs
+from director.service.pendingoperations import PendingOperations
 from director.service.persistence.unstored import Unstored
 from director.types import Address
 
@@ -32,16 +33,17 @@ NAME_MOVED = "its name has another address"
 class HostOperations:
     def __init__(
         self,
-        driver: Driver,
+        director: Director,
+        pending_operations: PendingOperations,
         jobs: TrackedJobs,
         infos: HostInfos,
         pools: Pools,
         unstored: Unstored,
         audit: Audit,
     ) -> None:
-        self._driver, self._jobs, self._infos = driver, jobs, infos
+        self._pending_operations, self._jobs, self._infos = pending_operations, jobs, infos
         self._pools, self._unstored, self._audit = pools, unstored, audit
-        self._director, self._hosts = driver.director, driver.director.hosts
+        self._director, self._hosts = director, director.hosts
 
     async def set(
         self,
@@ -155,7 +157,7 @@ class HostOperations:
     async def move_hosts(self, moves: Sequence[HostMove]) -> None:
         """Backends have other addresses: all that was said of them, and their users, go with them."""
         rows = [self._hosts.rows[move.before] for move in moves]
-        await self._driver.pending_operations.move_hosts(HostsMoved(0, moves, rows))
+        await self._pending_operations.move_hosts(HostsMoved(0, moves, rows))
         names = ", ".join(move.name for move in moves)
         await self._unstored.documents_stored("backend_moved", names)
         for move, row in zip(moves, rows, strict=True):
@@ -171,7 +173,7 @@ class HostOperations:
         else:
             table = self._hosts
             pins = await pinned_on(self._director, change.address) if change.remove and before else 0
-            row = await self._driver.pending_operations.change_host(change)
+            row = await self._pending_operations.change_host(change)
             stored = await self._unstored.documents_stored(what, str(change.address))
             if row != before:
                 detail = f"weight={row.weight} tag={row.tag} up={row.up} present={row.present}"

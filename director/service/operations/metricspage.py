@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import anyio.to_thread
 
+from director.core.director import Director
 from director.records import HostInfo
-from director.service.driver import Driver
+from director.service.bugs import Bugs
 from director.service.lifecycle.credentials import Credentials
+from director.service.lifecycle.listeners import Listeners
 from director.service.logwriter import LogWriter
+from director.service.loopwatch import LoopWatch
 from director.service.metrics import (
     Counted,
     Durations,
     HostSample,
+    LookupCounts,
     MetricsSample,
     carry_on,
     counted,
@@ -23,30 +26,27 @@ from director.service.metrics import (
 )
 from director.service.operations.alarms import differing
 from director.service.operations.hostinfo import HostInfos
-from director.service.operations.ringinfo import ring_info
+from director.service.operations.ringinfo import RingInfos
 from director.service.persistence.persist import Persistence
+from director.service.ringsockets import RingSockets
 from director.version import VERSION
 from director.wire import hotpath
-
-
-class Listened(Protocol):
-    """What listeners count. They stand on a floor above this one."""
-
-    pauses: dict[str, int]
-    refused: dict[tuple[str, str], int]
-
-    def connections(self) -> dict[str, int]: ...
 
 
 class MetricsPage:
     def __init__(
         self,
-        driver: Driver,
+        director: Director,
+        ring: RingSockets,
         persistence: Persistence,
         infos: HostInfos,
+        ring_infos: RingInfos,
+        lookups: LookupCounts,
+        watch: LoopWatch,
+        bugs: Bugs,
         *,
         credentials: Credentials | None = None,
-        listeners: Listened | None = None,
+        listeners: Listeners | None = None,
         sockets_kept_by: Callable[[], str],
         warm_seconds: Callable[[], float],
         before: Counted | None = None,
@@ -54,8 +54,10 @@ class MetricsPage:
     ) -> None:
         """before: what predecessors in this process have counted. warm_seconds: from the start until logins
         were answered."""
-        self._driver, self._director, self._persistence = driver, driver.director, persistence
-        self._infos, self._credentials, self._listeners = infos, credentials, listeners
+        self._director, self._ring, self._persistence = director, ring, persistence
+        self._infos, self._ring_infos = infos, ring_infos
+        self._lookups, self._watch, self._bugs = lookups, watch, bugs
+        self._credentials, self._listeners = credentials, listeners
         self._sockets_kept_by, self._warm_seconds = sockets_kept_by, warm_seconds
         self._before = before or Counted()
         self._log_writer = log_writer
@@ -72,12 +74,11 @@ class MetricsPage:
         return counted(self._snapshot([]))
 
     def _snapshot(self, hosts: Sequence[HostInfo]) -> MetricsSample:
-        director, driver, persistence = self._director, self._driver, self._persistence
+        director, persistence, listeners = self._director, self._persistence, self._listeners
         users: dict[str, int] = {}
         for host in hosts:
             users[host.tag] = users.get(host.tag, 0) + host.users
-        ring = ring_info(driver)
-        lag, driver.counts.loop_lag = driver.counts.loop_lag, 0.0
+        ring = self._ring_infos.ring()
         while director.barrier.durations:
             self._syncs.add(director.barrier.durations.popleft())
         while director.kicks.durations:
@@ -87,7 +88,7 @@ class MetricsPage:
             version=VERSION,
             python=platform.python_version(),
             compiled=hotpath.COMPILED,
-            lookups=driver.lookups(),
+            lookups=dict(self._lookups.counts),
             users=users,
             hosts=[HostSample(h.address, h.tag, h.up and h.weight > 0, h.weight, h.users) for h in hosts],
             conflicts=counters.conflicts,
@@ -122,9 +123,9 @@ class MetricsPage:
             ring_syncs=self._syncs,
             ring_messages={
                 **{(kind, "in"): count for kind, count in counters.messages_in.items()},
-                **{(kind, "out"): count for kind, count in driver.sockets.messages_out.items()},
+                **{(kind, "out"): count for kind, count in self._ring.messages_out.items()},
             },
-            ring_forged={"frame": driver.sockets.frames_forged, "proof": counters.proofs_refused},
+            ring_forged={"frame": self._ring.frames_forged, "proof": counters.proofs_refused},
             certificate_ends=self._credentials.seen.ends if self._credentials else {},
             secrets_readable=len(self._credentials.seen.readable) if self._credentials else 0,
             files_unusable=len(self._credentials.seen.unusable) if self._credentials else 0,
@@ -143,13 +144,12 @@ class MetricsPage:
             warm_start_users=persistence.loaded_users,
             warm_start_part=persistence.loaded_part,
             clock_skew={n.name(): n.skew for n in director.ring.live_links()},
-            bugs=driver.counts.bugs,
+            accept_pauses=dict(listeners.pauses) if listeners else {},
+            connections_refused=dict(listeners.refused) if listeners else {},
+            connections=listeners.connections() if listeners else {},
+            bugs=self._bugs.count,
             log_dropped=self._log_writer.dropped - self._log_dropped_before if self._log_writer else 0,
-            loop_lag=lag,
+            loop_lag=self._watch.take_lag(),
         )
-        if self._listeners is not None:
-            page.accept_pauses = dict(self._listeners.pauses)
-            page.connections_refused = dict(self._listeners.refused)
-            page.connections = self._listeners.connections()
         carry_on(page, self._before)
         return page

@@ -7,58 +7,75 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from director.core.director import Director
 from director.core.placement.hashing import UserHash
 from director.records import ReloadInfo
-from director.service.driver import Driver
+from director.service.bugs import Bugs
 from director.service.lifecycle.credentials import Credentials
+from director.service.lifecycle.listeners import Listeners
 from director.service.lifecycle.replacement import Replacement
 from director.service.logwriter import LogWriter
-from director.service.metrics import Counted
+from director.service.loopwatch import LoopWatch
+from director.service.metrics import Counted, LookupCounts
 from director.service.operations.audit import Audit
 from director.service.operations.hostinfo import HostInfos
 from director.service.operations.hosts import HostOperations
 from director.service.operations.knownusers import KnownUsers
-from director.service.operations.metricspage import Listened, MetricsPage
+from director.service.operations.metricspage import MetricsPage
 from director.service.operations.pools import Pools
 from director.service.operations.queries import Queries
 from director.service.operations.ring import RingOperations
+from director.service.operations.ringinfo import RingInfos
 from director.service.operations.trackedjobs import TrackedJobs
 from director.service.operations.users import UserOperations
+from director.service.pendingoperations import PendingOperations
 from director.service.persistence.persist import Persistence
+from director.service.ringsockets import RingSockets
 from state.resolver import Resolver
 
 
 class Operations:
     def __init__(
         self,
-        driver: Driver,
+        director: Director,
+        pending_operations: PendingOperations,
+        ring: RingSockets,
         persistence: Persistence,
         user_hash: UserHash,
         *,
+        lookups: LookupCounts,
+        watch: LoopWatch,
+        bugs: Bugs,
         reloads: Replacement,
         resolver: Resolver,
         started: float,
         warm_seconds: Callable[[], float] = lambda: 0.0,
         credentials: Credentials | None = None,
-        listeners: Listened | None = None,
+        listeners: Listeners | None = None,
         sockets_kept_by: Callable[[], str] = str,
         before: Counted | None = None,
         log_writer: LogWriter | None = None,
     ) -> None:
         """started: Unix seconds. sockets_kept_by: as in StatusInfo. The others: as in `MetricsPage`."""
-        director, unstored = driver.director, persistence.unstored
+        unstored = persistence.unstored
         self._me, self._reloads = director.me, reloads
         self._audit = Audit(director.me, persistence)
-        infos, known = HostInfos(director), KnownUsers(director, user_hash)
+        infos, ring_infos = HostInfos(director), RingInfos(director, ring)
+        known = KnownUsers(director, user_hash)
         pools = Pools(director.hosts, infos.counts)
-        self.jobs = TrackedJobs(driver, unstored, self._audit)
-        self.users = UserOperations(driver, self.jobs, known, pools, unstored, self._audit)
-        self.hosts = HostOperations(driver, self.jobs, infos, pools, unstored, self._audit)
-        self.ring = RingOperations(driver, unstored, self._audit, resolver)
+        self.jobs = TrackedJobs(director, pending_operations, unstored, self._audit)
+        self.users = UserOperations(
+            director, pending_operations, self.jobs, known, pools, unstored, self._audit
+        )
+        self.hosts = HostOperations(
+            director, pending_operations, self.jobs, infos, pools, unstored, self._audit
+        )
+        self.ring = RingOperations(director, pending_operations, ring_infos, unstored, self._audit, resolver)
         self.queries = Queries(
-            driver,
+            director,
             persistence,
             infos,
+            ring_infos,
             known,
             started=started,
             sockets_kept_by=sockets_kept_by,
@@ -66,9 +83,14 @@ class Operations:
             reloads=reloads,
         )
         self.metrics = MetricsPage(
-            driver,
+            director,
+            ring,
             persistence,
             infos,
+            ring_infos,
+            lookups,
+            watch,
+            bugs,
             credentials=credentials,
             listeners=listeners,
             sockets_kept_by=sockets_kept_by,

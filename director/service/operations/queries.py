@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import anyio.lowlevel
 
+from director.core.director import Director
 from director.core.placement.assign import Gate
 from director.core.placement.names import entries_in
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS, PINNED, User, unpack
@@ -25,7 +26,6 @@ from director.records import (
     UserStatus,
 )
 from director.service.clock import unix_time
-from director.service.driver import Driver
 from director.service.lifecycle.credentials import Credentials
 from director.service.lifecycle.replacement import Replacement
 from director.service.operations.alarms import reload_alarms, ring_alarms
@@ -34,7 +34,7 @@ from director.service.operations.dump import host_commands, pin_command
 from director.service.operations.hostinfo import HostInfos
 from director.service.operations.knownusers import KnownUsers
 from director.service.operations.plans import planned
-from director.service.operations.ringinfo import ring_info
+from director.service.operations.ringinfo import RingInfos
 from director.service.persistence.persist import Persistence
 from director.types import Address
 from director.version import VERSION
@@ -50,9 +50,10 @@ BLIP = 5.0
 class Queries:
     def __init__(
         self,
-        driver: Driver,
+        director: Director,
         persistence: Persistence,
         infos: HostInfos,
+        ring_infos: RingInfos,
         known: KnownUsers,
         *,
         started: float,
@@ -61,9 +62,9 @@ class Queries:
         reloads: Replacement,
     ) -> None:
         """started: Unix seconds. sockets_kept_by: as in StatusInfo."""
-        self._driver, self._director, self._persistence = driver, driver.director, persistence
-        self._hosts, self._users = driver.director.hosts, driver.director.users
-        self._infos, self._known, self._started = infos, known, started
+        self._director, self._persistence = director, persistence
+        self._hosts, self._users = director.hosts, director.users
+        self._infos, self._ring_infos, self._known, self._started = infos, ring_infos, known, started
         self._sockets_kept_by, self._credentials, self._reloads = sockets_kept_by, credentials, reloads
         self._circles: tuple[Mapping[Address, BackendSetting], dict[str, Circle]] = {}, {}
         """By tag, of the hosts of the configuration file."""
@@ -85,7 +86,7 @@ class Queries:
         )
 
     def ring(self) -> RingInfo:
-        return ring_info(self._driver)
+        return self._ring_infos.ring()
 
     def alarms(self) -> list[Alarm]:
         """Of the files of this director, of a reload that failed, and of directors that differ from it."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import anyio
 import msgspec
 
+from director.core.director import Director
 from director.core.protocol.events import MemberChange
 from director.core.protocol.order import join_member, split_member
 from director.errors import BadRequest, Refused, TryAgain, UnknownName
 from director.records import RingInfo
-from director.service.driver import Driver
 from director.service.operations.arguments import as_address, is_ip
 from director.service.operations.audit import Audit
-from director.service.operations.ringinfo import ring_info
+from director.service.operations.ringinfo import RingInfos
+from director.service.pendingoperations import PendingOperations
 from director.service.persistence.unstored import Unstored
 from director.service.resolution.namewatch import answer_of
 from director.types import Address, MemberId
@@ -27,8 +28,17 @@ LISTS = ("ring", "missing", "stopped")
 class RingOperations:
     """reason, dry_run and errors: as in `users`."""
 
-    def __init__(self, driver: Driver, unstored: Unstored, audit: Audit, resolver: Resolver) -> None:
-        self._driver, self._director, self._resolver = driver, driver.director, resolver
+    def __init__(
+        self,
+        director: Director,
+        pending_operations: PendingOperations,
+        infos: RingInfos,
+        unstored: Unstored,
+        audit: Audit,
+        resolver: Resolver,
+    ) -> None:
+        self._resolver = resolver
+        self._director, self._pending_operations, self._infos = director, pending_operations, infos
         self._unstored, self._audit = unstored, audit
 
     async def add(self, address: str, port: int | None, *, reason: str, dry_run: bool = False) -> RingInfo:
@@ -65,15 +75,15 @@ class RingOperations:
     ) -> RingInfo:
         if dry_run:
             return self._ring_with(member, remove=remove)
-        await self._driver.pending_operations.change_member(MemberChange(0, member, remove, name))
+        await self._pending_operations.change_member(MemberChange(0, member, remove, name))
         what = "ring remove" if remove else "ring add"
         stored = await self._unstored.documents_stored(what, name or member)
         self._audit.add(what, name or member, reason, "")
-        return msgspec.structs.replace(ring_info(self._driver), stored=stored)
+        return msgspec.structs.replace(self._infos.ring(), stored=stored)
 
     def _ring_with(self, member: MemberId, *, remove: bool) -> RingInfo:
         """The ring as it would be listed with the director, or without it."""
-        ring = ring_info(self._driver)
+        ring = self._infos.ring()
         if remove:
             lists = {name: [server for server in getattr(ring, name) if server != member] for name in LISTS}
             rows = [

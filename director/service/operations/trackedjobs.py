@@ -10,14 +10,15 @@ import anyio
 import anyio.abc
 import msgspec
 
+from director.core.director import Director
 from director.core.placement.users import BUCKET_SHIFT
 from director.core.protocol.events import Flush, Forget, MoveUser, UsersEvent
 from director.errors import OperationError, UnknownName
 from director.records import MoveCounts, MoveInfo, Problem, UsersChange
-from director.service.driver import Driver
 from director.service.lifecycle.handover import UnfinishedJob
 from director.service.operations.audit import Audit
 from director.service.operations.previews import previewed
+from director.service.pendingoperations import PendingOperations
 from director.service.persistence.unstored import Unstored
 
 REMEMBERED = 100
@@ -60,8 +61,10 @@ class TrackedJob:
 
 
 class TrackedJobs:
-    def __init__(self, driver: Driver, unstored: Unstored, audit: Audit) -> None:
-        self._driver, self._director = driver, driver.director
+    def __init__(
+        self, director: Director, pending_operations: PendingOperations, unstored: Unstored, audit: Audit
+    ) -> None:
+        self._director, self._pending_operations = director, pending_operations
         self._unstored, self._audit = unstored, audit
         self._jobs: dict[str, TrackedJob] = {}
         self._taken_over: list[TrackedJob] = []
@@ -87,7 +90,7 @@ class TrackedJobs:
     async def interrupt(self, id: str) -> None:
         """Start no more users; those under way are finished, and it ends with its counts. Does nothing to one
         that has ended."""
-        self._driver.pending_operations.interrupt(self._find(id).number)
+        self._pending_operations.interrupt(self._find(id).number)
 
     def _find(self, id: str) -> TrackedJob:
         if id not in self._jobs:
@@ -152,7 +155,7 @@ class TrackedJobs:
         return None
 
     def _new(self, kind: str, target: str, event: UsersEvent) -> TrackedJob:
-        job = TrackedJob(self._driver.pending_operations.new_operation(), kind, target, event)
+        job = TrackedJob(self._pending_operations.new_operation(), kind, target, event)
         self._jobs[str(job.number)] = job
         ended = [id for id, other in self._jobs.items() if other.ended is not None]
         for id in ended[:-REMEMBERED]:
@@ -170,7 +173,7 @@ class TrackedJobs:
             if isinstance(event, Flush) and event.old_tag is None and job.total is None:
                 to_move = await previewed(self._director, event.host, event.tag, everybody=False)
                 job.total = to_move.moved
-            done = await self._driver.pending_operations.change_users(event, job.number)
+            done = await self._pending_operations.change_users(event, job.number)
         except OperationError as exc:
             job.problem = Problem(title=str(exc), status=409, exit_code=exc.exit_code)
             job.error = exc
@@ -217,7 +220,7 @@ class TrackedJobs:
     def take_over(self, ended: Iterable[MoveInfo], under_way: Iterable[UnfinishedJob], last: int) -> None:
         """List what a predecessor has left; `go_on` begins again with what was under way. last: number of an
         operation."""
-        self._driver.pending_operations.go_on_behind(last)
+        self._pending_operations.go_on_behind(last)
         for info in ended:
             job = TrackedJob(int(info.id), info.kind, info.target)
             job.started, job.ended, job.total = info.started, info.ended, info.total

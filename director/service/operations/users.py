@@ -12,19 +12,20 @@ from __future__ import annotations
 import msgspec
 
 from director.core.checks import wrong_kick
+from director.core.director import Director
 from director.core.placement.users import BUCKET_SHIFT, PINNED
 from director.core.protocol.events import Flush, Forget, KickSessions, MoveUser, UnpinUser
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat
 from director.core.protocol.messages import HostRow
 from director.errors import BadRequest, TryAgain, UnknownName
 from director.records import MoveInfo, UsersChange
-from director.service.driver import Driver
 from director.service.operations.arguments import is_hash, known_host, name_bytes
 from director.service.operations.audit import Audit
 from director.service.operations.knownusers import KnownUsers
 from director.service.operations.pools import Pools, wrong_pool
 from director.service.operations.previews import preview, previewed
 from director.service.operations.trackedjobs import TrackedJobs, users_change
+from director.service.pendingoperations import PendingOperations
 from director.service.persistence.unstored import Unstored
 from director.types import Address, UserKey
 
@@ -32,16 +33,17 @@ from director.types import Address, UserKey
 class UserOperations:
     def __init__(
         self,
-        driver: Driver,
+        director: Director,
+        pending_operations: PendingOperations,
         jobs: TrackedJobs,
         known: KnownUsers,
         pools: Pools,
         unstored: Unstored,
         audit: Audit,
     ) -> None:
-        self._driver, self._director, self._jobs = driver, driver.director, jobs
+        self._pending_operations, self._director, self._jobs = pending_operations, director, jobs
         self._known, self._pools, self._unstored, self._audit = known, pools, unstored, audit
-        self._hosts, self._users = driver.director.hosts, driver.director.users
+        self._hosts, self._users = director.hosts, director.users
 
     # ---- one user
 
@@ -76,7 +78,7 @@ class UserOperations:
         event = MoveUser(0, key, Address(row.address), name, pin, early)
         if follow:
             return self._jobs.start(what, user, event, reason)
-        done = await self._driver.pending_operations.change_users(event)
+        done = await self._pending_operations.change_users(event)
         stored = await self._stored(what, user, key)
         self._audit.add(what, user, reason, f"host={row.address} moved={done.moved}")
         return users_change(done, stored=stored, host=self._known.host_of(key))
@@ -126,7 +128,7 @@ class UserOperations:
             raise UnknownName(f"{user}: not pinned{elsewhere}")
         if dry_run:
             return UsersChange(dry_run=True, host=self._known.host_of(key))
-        done = await self._driver.pending_operations.change_users(UnpinUser(0, key))
+        done = await self._pending_operations.change_users(UnpinUser(0, key))
         stored = await self._stored("unpin", user, key)
         self._audit.add("unpin", user, reason, f"unpinned={done.moved}")
         return users_change(done, stored=stored, host=self._known.host_of(key))
@@ -161,7 +163,7 @@ class UserOperations:
         if problem is not None:
             raise BadRequest(problem)
         known = self._is_assigned(user, hash)
-        done = await self._driver.pending_operations.change_users(KickSessions(0, what, wait, dry_run))
+        done = await self._pending_operations.change_users(KickSessions(0, what, wait, dry_run))
         if dry_run:
             return UsersChange(
                 kicked=None if done.not_counted else done.kicked,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+import anyio
 import msgspec
 
 from director.core.backendnames import NameAddresses
@@ -19,11 +20,12 @@ Hosts = tuple[tuple[BackendSetting, ...], tuple[BackendSetting, ...]]
 
 
 class BackendNames:
-    """Tells when they stand for other addresses. A name that cannot be resolved keeps what it had."""
+    """The hosts of the file as time goes by. A name that cannot be resolved keeps what it had."""
 
-    def __init__(self, config: BackendsConfig, changed: Callable[[Hosts], None], log: Log) -> None:
-        """changed: is given the hosts of the file, whenever they are others."""
-        self._changed, self._log = changed, log
+    def __init__(self, config: BackendsConfig, log: Log) -> None:
+        self.changed = anyio.Event()
+        """Is set when the hosts are others than now. Then there is another event."""
+        self._log = log
         self._known: dict[str, NameAddresses] = {}
         self._config = config
         self._unresolved: set[str] = set()
@@ -38,6 +40,7 @@ class BackendNames:
         for name in config.names:
             found = [setting.address for setting in config.mail_servers if setting.hostname == name.hostname]
             known[name.hostname].answered(found, time.monotonic())
+        self._tell_changed()
 
     @property
     def names(self) -> Sequence[str]:
@@ -67,7 +70,11 @@ class BackendNames:
         self._tell(problems)
         after = self.hosts()
         if set(after[0]) != set(before[0]) or after[1] != before[1]:
-            self._changed(after)
+            self._tell_changed()
+
+    def _tell_changed(self) -> None:
+        changed, self.changed = self.changed, anyio.Event()
+        changed.set()
 
     def _tell(self, problems: Mapping[str, str]) -> None:
         """Once when it begins, once when it is over."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from director.core.protocol.events import Event, MembersListed
 from director.service.configuration.servers import Endpoint, director_name, is_local
 from director.service.log import Log
 from director.service.resolution.namewatch import Answer
@@ -27,18 +28,16 @@ class RingNames:
         servers: Sequence[Endpoint],
         names: Sequence[tuple[str, Endpoint | None]],
         me: Endpoint,
-        added: Callable[[], Iterable[str]],
-        changed: Callable[[Members, Names], None],
+        handle: Callable[[Event], None],
         moved: Callable[[Endpoint], None],
         log: Log,
         local: Callable[[Address], bool] = is_local,
     ) -> None:
-        """servers, names: as in `RingConfig`. added: further names, `name:port`. changed: is given all
-        members of the file and who each name is, whenever they are others. moved: this director itself has
-        another address."""
+        """servers, names: as in `RingConfig`. handle: is given `MembersListed` whenever they are others.
+        moved: this director itself has another address."""
         named = {endpoint for _, endpoint in names}
         self._fixed = [server for server in servers if server not in named]
-        self._me, self._added, self._changed, self._moved = me, added, changed, moved
+        self._me, self._handle, self._moved = me, handle, moved
         self._log, self._local = log, local
         self._ports: dict[str, tuple[str, int]] = {}
         self._now: dict[str, Endpoint | None] = {}
@@ -56,9 +55,9 @@ class RingNames:
         """The `name:port` this director is listed by; None: it is listed by its address."""
         return next((name for name in self._listed if self._now[name] == self._me), None)
 
-    def hosts(self) -> list[str]:
-        """The names to be looked up."""
-        for name in self._added():
+    def hosts(self, added: Iterable[str]) -> list[str]:
+        """The names to be looked up. added: those beside the file's, `name:port`."""
+        for name in added:
             if name not in self._ports:
                 host, _, port = name.rpartition(":")
                 self._ports[name] = host, int(port)
@@ -98,7 +97,7 @@ class RingNames:
         self._tell(problems)
         if (set(self.members), self.names) != (set(before[0]), before[1]):
             self._log.info("ring_names_changed", members=" ".join(self.members))
-            self._changed(self.members, self.names)
+            self._handle(MembersListed(self.members, self.names))
 
     def _look_at_own(self, now: Endpoint) -> None:
         if now == self._me or not self._local(now.address) or self._local(self._me.address):

@@ -15,16 +15,25 @@ from director.core.director import Director, Settings
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
-from director.core.protocol.events import Event, Started
-from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, ProxiedSession
+from director.core.protocol.events import Event, SessionsListed, Started
+from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat
 from director.core.ring.link import Identity
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.net.tls import RingTls
 from director.records import HostInfo, ReloadInfo
+from director.service.bugs import Bugs
 from director.service.driver import Driver
+from director.service.endpoints.lookups import Lookups
+from director.service.kicks.flushprograms import FlushPrograms
+from director.service.kicks.kickends import KickEnds
 from director.service.log import Log
+from director.service.loginrelay import LoginRelay
+from director.service.loopwatch import LoopWatch
+from director.service.mailbox import Mailbox
+from director.service.metrics import LookupCounts
 from director.service.operations.operations import Operations
 from director.service.persistence.persist import Persistence
+from director.service.ringsockets import RingSockets
 from director.stored.storecalls import Procedure
 from director.stored.storeevents import Interrupt, TimeReached
 from director.types import Address, HostId, MemberId, Stamp, UserKey
@@ -42,7 +51,7 @@ HOSTS = ["127.0.3.1", "127.0.3.2", "127.0.3.3"]
 EXPIRE = 86_400
 """Far longer than a run of all tests: the files here take their NOW when they are collected."""
 HASH = UserHash()
-DEFAULTS = Settings()
+DEFAULTS = Settings(remember_names=True)
 
 
 class Reloads:
@@ -79,12 +88,14 @@ class Node:
         username_hash: str = "%Lu",
         expire: int = EXPIRE,
         settings: Settings = DEFAULTS,
+        proxied: Sequence[str] | None = None,
+        lookup_timeout: float = 20.0,
     ) -> None:
-        """between: what stands between the director and its store."""
+        """between: what stands between the director and its store. proxied: users with a session here;
+        None: there is no kick channel."""
         self.lines: list[str] = []
         self.log = Log(write=self.lines.append, level="debug")
         assigner = hotpath.Assigner(hotpath.UserTable(expire), HASH)
-        assigner.remember_names = True
         identity = Identity(me, time.time_ns(), username_hash, expire, secret, 1.0, 5.0, 2.0)
         infos = [
             host if isinstance(host, HostInfo) else HostInfo(address=host, weight=100, up=True)
@@ -94,8 +105,16 @@ class Node:
         rows = [(table.rows[Address(info.address)], info) for info in infos]
         table.merge([msgspec.structs.replace(row, up=h.up, up_at=h.changed) for row, h in rows if h.changed])
         self.director = Director(identity, members or [me], table, assigner, hotpath.NameTable(), settings)
-        self.driver = Driver(self.director, self.log, tls)
-        self.driver.pending_operations = self.faults = Faults(self.driver.handle)
+        self.mailbox = mailbox = Mailbox()
+        self.ring = RingSockets(self.director, mailbox.handle, self.log, tls, lambda: None)
+        self.watch = LoopWatch(assigner, mailbox.handle)
+        self.counts, self.bugs = LookupCounts(), Bugs(self.log)
+        self.logins = LoginRelay(self.director, mailbox, self.watch, self.ring, self.counts, self.log)
+        self.lookups = Lookups(
+            self.director, mailbox, self.watch, self.counts, self.log, timeout=lookup_timeout
+        )
+        self.faults = Faults(mailbox.handle)
+        self.sessions = Proxied(mailbox.handle, proxied)
         self.store: StateStore = between(open_store(state, base_dir=folder))
         self.events: list[Event] = []
         self.persistence = Persistence(
@@ -109,7 +128,18 @@ class Node:
             snapshot=open_store(snapshot, base_dir=folder) if snapshot else None,
             place="here",
         )
-        self.driver.store = self.persistence
+        self.driver = Driver(
+            self.director,
+            mailbox,
+            self.log,
+            ring=self.ring,
+            logins=self.logins,
+            lookups=self.lookups,
+            kicker=self.sessions,  # type: ignore[arg-type]
+            programs=FlushPrograms("", mailbox.handle, self.log, Resolver()),
+            pending_operations=self.faults,
+            store=self.persistence,
+        )
         self.store_fault = Fault.NONE
         """For a FaultyStore in between."""
         self.audited: list[AuditEntry] = []
@@ -117,9 +147,14 @@ class Node:
         self.persistence.audit = lambda entry: (self.audited.append(entry), audit(entry))  # type: ignore
         self.reloads = Reloads()
         self.operations = Operations(
-            self.driver,
+            self.director,
+            self.faults,
+            self.ring,
             self.persistence,
             HASH,
+            lookups=self.counts,
+            watch=self.watch,
+            bugs=self.bugs,
             reloads=self.reloads,
             resolver=Resolver(),
             started=0.0,
@@ -128,10 +163,10 @@ class Node:
 
     def handle(self, event: Event) -> None:
         self.events.append(event)
-        self.driver.handle(event)
+        self.mailbox.handle(event)
 
     def start(self) -> Node:
-        self.driver.handle(Started())
+        self.mailbox.handle(Started())
         return self
 
     def put(
@@ -155,15 +190,17 @@ class Node:
 class Proxied:
     """The kick channel of a Dovecot with sessions of these users; it says so often that they are ended."""
 
-    def __init__(self, node: Node, *users: str) -> None:
-        self._node, self._users = node, users
+    def __init__(self, handle: Callable[[Event], None], users: Sequence[str] | None) -> None:
+        self.users = users
+        """Each once for each session; None: there is no channel."""
+        self._handle, self._ends = handle, KickEnds(handle)
         self._waiting: list[tuple[int, KickWhat]] = []
         self.ends = True
         """Whether kicks are answered; else they wait for `end_all`."""
 
     def kick(self, number: int, what: KickWhat) -> None:
         if self.ends:
-            self._node.driver.kick_ended(number, self._counted(what), "")
+            self._ends.add(number, self._counted(what), "")
         else:
             self._waiting.append((number, what))
 
@@ -173,18 +210,22 @@ class Proxied:
         for number, what in waiting:
             self.kick(number, what)
 
-    async def list_sessions(self) -> list[ProxiedSession]:
-        return []
+    def tell_sessions(self) -> None:
+        self._handle(SessionsListed(()))
 
     def count(self, number: int, what: KickWhat) -> None:
-        self.kick(number, what)
+        if self.users is None:
+            self._ends.add(number, 0, "no kick channel")
+        else:
+            self.kick(number, what)
 
     def _counted(self, what: KickWhat) -> int:
+        users = list(self.users or ())
         if isinstance(what, HashOnHosts):
-            return sum(key_of(user) >> 32 == what.hash32 for user in self._users)
+            return sum(key_of(user) >> 32 == what.hash32 for user in users)
         if isinstance(what, ByField):
-            return self._users.count(what.value.decode())
-        return self._users.count(what.name.decode()) if isinstance(what, ByName) else 0
+            return users.count(what.value.decode())
+        return users.count(what.name.decode()) if isinstance(what, ByName) else 0
 
 
 def key_of(name: str) -> UserKey:

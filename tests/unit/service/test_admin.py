@@ -16,7 +16,7 @@ from director.service.endpoints.admin import AdminHandler
 from director.service.log import Log
 from director.types import MemberId
 from director.wire.admin import parse
-from tests.unit.service.parts import Node, Proxied, running
+from tests.unit.service.parts import Node, running
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -27,9 +27,8 @@ ONE, TWO = "127.0.1.1", "127.0.1.2"
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     """alice is on ONE, bob on TWO."""
-    settings = Settings(kick_delay=0.0, max_parallel_kicks=1)
-    node = Node(me=MemberId("127.0.0.1:9090"), hosts=[ONE, TWO], settings=settings)
-    node.driver.sessions = node.sessions = Proxied(node)
+    settings = Settings(kick_delay=0.0, max_parallel_kicks=1, remember_names=True)
+    node = Node(me=MemberId("127.0.0.1:9090"), hosts=[ONE, TWO], settings=settings, proxied=())
     async with running(node):
         node.put("alice", ONE)
         node.put("bob", TWO)

@@ -18,12 +18,8 @@ class Names:
     def __init__(self, **table: str | None) -> None:
         self.told: list[list[str]] = []
         self.lines: list[str] = []
-        self.names = BackendNames(config(**table), self._changed, Log(write=self.lines.append))
+        self.names = BackendNames(config(**table), Log(write=self.lines.append))
         self.table: dict[str, Answer] = {name: (Address(at),) if at else GONE for name, at in table.items()}
-
-    def _changed(self, hosts: object) -> None:
-        assert hosts == self.names.hosts()
-        self.told.append(self.hosts())
 
     def hosts(self) -> list[str]:
         """Name and address of each, `?` for one that is not known."""
@@ -34,7 +30,11 @@ class Names:
     def look(self, **table: str) -> None:
         for name, answer in table.items():
             self.table[name] = tuple(map(Address, answer.split())) if answer[0].isdigit() else answer
+        changed = self.names.changed
         self.names.answered(self.table)
+        if changed.is_set():
+            assert not self.names.changed.is_set()
+            self.told.append(self.hosts())
 
     def logged(self, event: str) -> list[str]:
         return [line for line in self.lines if f" event={event} " in line]

@@ -34,9 +34,8 @@ from director.net import listen
 from director.net.login import Client, Relay
 from director.net.ringlink import RingLink
 from director.net.tls import RingTls
-from director.service import driver as driver_module
-from director.service.driver import Driver
 from director.service.heldlogins import BYTES_LIMIT, CONNECTION_LIMIT
+from director.service.ringsockets import RingSockets
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
 from director.wire.ring_native import FrameReader
 from tests.certificates import Authority
@@ -66,8 +65,8 @@ class Recorder(Client):
 class RecordingLink(RingLink):
     """A link that notes what is sent over it, in the same list."""
 
-    def __init__(self, number: int, driver: Driver, written: list[tuple[str, bytes]]) -> None:
-        super().__init__(LinkId(number), driver)
+    def __init__(self, number: int, owner: RingSockets, written: list[tuple[str, bytes]]) -> None:
+        super().__init__(LinkId(number), owner)
         self.written = written
 
     def send(self, frame: bytes) -> None:
@@ -81,7 +80,7 @@ class Setting:
         self.node = Node(members=members).start()
         self.driver = self.node.driver
         self.written: list[tuple[str, bytes]] = []
-        relay = Relay("login", "/nowhere", False, self.driver)
+        relay = Relay("login", "/nowhere", False, self.node.logins)
         self.one = Recorder(relay, "one", self.written)
         self.two = Recorder(relay, "two", self.written)
 
@@ -110,24 +109,24 @@ async def turn() -> None:
 
 
 async def test_a_proxied_reply_gets_a_host_and_others_pass(setting: Setting) -> None:
-    setting.driver.lines(setting.one, b"FAIL\t1\n" + ok(2, "alice") + b"anything\n")
+    setting.node.logins.lines(setting.one, b"FAIL\t1\n" + ok(2, "alice") + b"anything\n")
     await turn()
     first, second, third = setting.told("one")
     assert (first, third) == (b"FAIL\t1", b"anything")
     assert second.startswith(ok(2, "alice")[:-1] + b"\tproxy_refresh=%d\thost=127.0.3." % (EXPIRE // 3))
-    assert setting.driver.lookups() == {("answered", "login"): 1}
+    assert setting.node.counts.counts == {("answered", "login"): 1}
 
 
 async def test_what_a_login_decided_goes_to_the_ring_before_its_answer() -> None:
     setting = Setting([ME, OTHER])
-    link = RecordingLink(7, setting.driver, setting.written)
-    setting.driver.sockets.links[LinkId(7)] = link
-    setting.driver.handle(LinkOpened(LinkId(7), bytes(32), Address("127.0.2.32"), None))
+    link = RecordingLink(7, setting.node.ring, setting.written)
+    setting.node.ring.links[LinkId(7)] = link
+    setting.node.mailbox.handle(LinkOpened(LinkId(7), bytes(32), Address("127.0.2.32"), None))
     setting.node.director.ring.links[LinkId(7)].state = State.EXCHANGING
     setting.node.director.assigner.gate = Gate.OPEN
     setting.written.clear()
-    setting.driver.lines(setting.one, ok(1, "alice"))
-    setting.driver.lines(setting.two, ok(1, "bob"))
+    setting.node.logins.lines(setting.one, ok(1, "alice"))
+    setting.node.logins.lines(setting.two, ok(1, "bob"))
     await turn()
     setting.driver.stop()
     order = [name for name, _ in setting.written]
@@ -147,26 +146,26 @@ def messages_in(written: list[tuple[str, bytes]]) -> list[Any]:
 async def test_the_lines_of_one_client_keep_their_order_whatever_happens_in_between(
     setting: Setting,
 ) -> None:
-    setting.driver.lines(setting.one, ok(1, "alice"))
-    setting.driver.handle(Seen([b"alice"]))
-    setting.driver.lines(setting.one, b"NOTE\tsecond\n")
-    setting.driver.lines(setting.one, ok(3, "bob"))
+    setting.node.logins.lines(setting.one, ok(1, "alice"))
+    setting.node.mailbox.handle(Seen([b"alice"]))
+    setting.node.logins.lines(setting.one, b"NOTE\tsecond\n")
+    setting.node.logins.lines(setting.one, ok(3, "bob"))
     await turn()
     assert [line.split(b"\t")[1] for line in setting.told("one")] == [b"1", b"second", b"3"]
 
 
 async def test_a_login_that_had_to_wait_is_answered_when_the_core_can(setting: Setting) -> None:
     setting.node.director.assigner.gate = Gate.CLOSED
-    setting.driver.lines(setting.one, ok(1, "alice"))
+    setting.node.logins.lines(setting.one, ok(1, "alice"))
     await turn()
     assert setting.told("one") == []
     assert setting.one.waiting
     setting.node.director.pending.wake()
-    setting.driver.handle(Seen([]))
+    setting.node.mailbox.handle(Seen([]))
     await until(lambda: setting.told("one"))
     assert b"\thost=127.0.3." in setting.told("one")[0]
     assert setting.one.waiting == set()
-    assert setting.driver.lookups() == {("waited", "login"): 1, ("answered_later", "login"): 1}
+    assert setting.node.counts.counts == {("waited", "login"): 1, ("answered_later", "login"): 1}
 
 
 def perhaps(number: int, user: str) -> bytes:
@@ -175,23 +174,23 @@ def perhaps(number: int, user: str) -> bytes:
 
 async def test_auth_forgets_a_user_it_took_for_local_who_is_proxied(setting: Setting) -> None:
     """It kept each of them, and said so in its log when the login process ended."""
-    setting.driver.lines(setting.one, perhaps(1, "alice") + ok(2, "bob"))
+    setting.node.logins.lines(setting.one, perhaps(1, "alice") + ok(2, "bob"))
     setting.node.director.assigner.gate = Gate.CLOSED
-    setting.driver.lines(setting.one, perhaps(3, "alice"))
+    setting.node.logins.lines(setting.one, perhaps(3, "alice"))
     await turn()
     assert setting.told("auth of one") == [b"CANCEL\t1"]
     setting.node.director.pending.wake()
-    setting.driver.handle(Seen([]))
+    setting.node.mailbox.handle(Seen([]))
     await until(lambda: setting.told("auth of one") == [b"CANCEL\t1", b"CANCEL\t3"])
 
 
 async def test_a_client_that_goes_away_is_not_answered_and_nobody_else_suffers(setting: Setting) -> None:
     setting.node.director.assigner.gate = Gate.CLOSED
-    setting.driver.lines(setting.one, ok(1, "alice") + ok(2, "bob"))
-    setting.driver.lines(setting.two, ok(1, "carl"))
-    setting.driver.client_gone(setting.one)
+    setting.node.logins.lines(setting.one, ok(1, "alice") + ok(2, "bob"))
+    setting.node.logins.lines(setting.two, ok(1, "carl"))
+    setting.node.logins.client_gone(setting.one)
     setting.node.director.pending.wake()
-    setting.driver.handle(Seen([]))
+    setting.node.mailbox.handle(Seen([]))
     await until(lambda: setting.told("two"))
     assert setting.told("one") == []
     assert len(setting.node.director.pending) == 0
@@ -202,8 +201,8 @@ async def test_what_waited_too_long_is_refused_in_the_words_of_the_protocol(
 ) -> None:
     monkeypatch.setattr("director.core.logins.pending.PENDING_TIMEOUT", 0.0)
     setting.node.director.assigner.set_backends([])
-    setting.driver.lines(setting.one, ok(1, "alice") + perhaps(2, "bob"))
-    setting.driver.handle(Seen([]))
+    setting.node.logins.lines(setting.one, ok(1, "alice") + perhaps(2, "bob"))
+    setting.node.mailbox.handle(Seen([]))
     await until(lambda: len(setting.told("one")) == 2)
     assert setting.told("one") == [b"FAIL\t1\tcode=temp_fail", b"FAIL\t2\tcode=temp_fail"]
     assert setting.told("auth of one") == [b"CANCEL\t2"]
@@ -217,16 +216,16 @@ async def test_ten_thousand_logins_of_a_connection_wait_and_further_ones_fail_te
     assert CONNECTION_LIMIT == 10_000
     monkeypatch.setattr("director.service.heldlogins.CONNECTION_LIMIT", 2)
     setting.node.director.assigner.set_backends([])
-    setting.driver.lines(setting.one, ok(1, "alice") + ok(2, "bob") + perhaps(3, "carl") + ok(4, "dora"))
-    setting.driver.lines(setting.two, ok(1, "eve"))
+    setting.node.logins.lines(setting.one, ok(1, "alice") + ok(2, "bob") + perhaps(3, "carl") + ok(4, "dora"))
+    setting.node.logins.lines(setting.two, ok(1, "eve"))
     await turn()
     assert setting.told("one") == [b"FAIL\t3\tcode=temp_fail", b"FAIL\t4\tcode=temp_fail"]
     assert setting.told("auth of one") == [b"CANCEL\t3"]
     assert setting.told("two") == []
     assert setting.node.director.counters.waiting_refused == 2
     assert "2 logins of this connection wait already" in setting.node.logged("login_refused")[0]
-    setting.driver.client_gone(setting.one)
-    setting.driver.lines(setting.one, ok(5, "alice"))
+    setting.node.logins.client_gone(setting.one)
+    setting.node.logins.lines(setting.one, ok(5, "alice"))
     await turn()
     assert len(setting.told("one")) == 2, "there is room again"
 
@@ -238,14 +237,14 @@ async def test_a_hundred_thousand_logins_wait_in_all_and_further_ones_fail_tempo
     assert WAITING_LIMIT == 100_000
     monkeypatch.setattr("director.core.logins.pending.WAITING_LIMIT", 3)
     setting.node.director.assigner.set_backends([])
-    setting.driver.lines(setting.one, ok(1, "alice") + ok(2, "bob"))
-    setting.driver.lines(setting.two, ok(1, "carl") + ok(2, "dora"))
+    setting.node.logins.lines(setting.one, ok(1, "alice") + ok(2, "bob"))
+    setting.node.logins.lines(setting.two, ok(1, "carl") + ok(2, "dora"))
     await turn()
     assert setting.told("two") == [b"FAIL\t2\tcode=temp_fail"]
     assert setting.node.director.counters.waiting_refused == 1
     assert len(setting.node.director.pending) == 3
-    setting.driver.client_gone(setting.one)
-    setting.driver.lines(setting.two, ok(3, "dora"))
+    setting.node.logins.client_gone(setting.one)
+    setting.node.logins.lines(setting.two, ok(3, "dora"))
     await turn()
     assert len(setting.told("two")) == 1, "there is room again"
 
@@ -258,12 +257,12 @@ async def test_logins_that_wait_take_a_bounded_number_of_bytes_however_long_thei
     number = 0
     while not setting.told("one"):
         number += 1
-        setting.driver.lines(setting.one, ok(number, "x" * 15_000))
+        setting.node.logins.lines(setting.one, ok(number, "x" * 15_000))
         assert number * 15_000 < BYTES_LIMIT
     assert setting.told("one") == [b"FAIL\t%d\tcode=temp_fail" % number]
-    setting.driver.lines(setting.two, ok(1, "alice"))
-    setting.driver.client_gone(setting.one)
-    setting.driver.lines(setting.two, ok(2, "y" * 15_000))
+    setting.node.logins.lines(setting.two, ok(1, "alice"))
+    setting.node.logins.client_gone(setting.one)
+    setting.node.logins.lines(setting.two, ok(2, "y" * 15_000))
     assert setting.told("two") == [], "short ones still wait, and long ones again"
 
 
@@ -318,7 +317,7 @@ async def test_answers_that_are_ready_go_out_even_if_announcing_them_fails(broke
     bugs: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: bugs.append(context))
     broken.node.director.fails_at = TableChanged  # type: ignore[attr-defined]
-    broken.driver.lines(broken.one, ok(1, "alice"))
+    broken.node.logins.lines(broken.one, ok(1, "alice"))
     await until(lambda: bugs)
     assert len(broken.told("one")) == 1
 
@@ -327,11 +326,11 @@ async def test_an_event_behind_one_that_failed_is_still_dealt_with(broken: Setti
     broken.node.director.fails_at = Seen  # type: ignore[attr-defined]
     client, held = broken.one, RequestId(99)
     broken.driver._busy = True
-    broken.driver.handle(Seen([]))
-    broken.driver.handle(Lookup(held, key_of("alice"), b""))
+    broken.node.mailbox.handle(Seen([]))
+    broken.node.mailbox.handle(Lookup(held, key_of("alice"), b""))
     broken.driver._busy = False
     with pytest.raises(AssertionError, match="a bug"):
-        broken.driver.handle(TableChanged())
+        broken.node.mailbox.handle(TableChanged())
     await until(lambda: broken.node.host("alice"))
     assert client.waiting == set()
 
@@ -339,95 +338,33 @@ async def test_an_event_behind_one_that_failed_is_still_dealt_with(broken: Setti
 async def test_the_timer_survives_a_bug(broken: Setting) -> None:
     broken.node.director.fails_at = Seen  # type: ignore[attr-defined]
     with pytest.raises(AssertionError):
-        broken.driver.handle(Seen([]))
+        broken.node.mailbox.handle(Seen([]))
     timer = broken.driver._timer
     assert timer is not None
     assert not timer.cancelled()
 
 
-# ---- time
-
-
-class Clock:
-    """Stands where the module `time` stood."""
-
-    def __init__(self) -> None:
-        self.now = time.monotonic()
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return 1_700_000_000.0
-
-
-async def test_lines_that_come_first_after_a_freeze_find_it_noticed(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock()
-    monkeypatch.setattr(driver_module, "time", clock)
-    setting.driver._look_at_clock()
-    clock.now += 3
-    setting.driver.lines(setting.one, b"FAIL\t1\n")
-    assert len(setting.node.logged("frozen")) == 1
-    clock.now += 0.3
-    setting.driver._look_at_clock()
-    assert len(setting.node.logged("frozen")) == 1
-    assert setting.driver.counts.loop_lag > 2
-
-
-async def test_a_start_whose_store_took_long_to_open_is_no_freeze(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock()
-    monkeypatch.setattr(driver_module, "time", clock)
-    clock.now += 5  # from making the driver to running it
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(setting.driver.run)
-        setting.driver._look_at_clock()
-        assert setting.node.logged("frozen") == []
-        assert setting.driver.counts.loop_lag < 1
-        tasks.cancel_scope.cancel()
-
-
-# ---- notify, log
+# ---- notify
 
 
 @pytest.mark.shows("I-19")
 async def test_notify_lines_are_unescaped_refresh_and_are_announced(setting: Setting) -> None:
-    setting.driver.lines(setting.one, ok(1, "a\x01tb"))
+    setting.node.logins.lines(setting.one, ok(1, "a\x01tb"))
     await turn()
     old = setting.node.director.users.get(key_of("a\tb"))
     assert old is not None
     setting.node.director.users.merge(b"")
-    setting.driver.names_seen([b"a\x01tb", b"nobody"])
+    setting.node.logins.names_seen([b"a\x01tb", b"nobody"])
     await turn()
     assert not setting.node.director.users.has_changes
     assert setting.node.director.users.get(key_of("nobody")) is None
-
-
-async def test_what_a_broken_writer_can_repeat_is_logged_a_few_times_only(setting: Setting) -> None:
-    for _ in range(100):
-        setting.driver.notify_skipped(2000)
-        setting.driver.line_too_long("/auth", 16384)
-    assert len(setting.node.logged("notify_line_too_long")) == 5
-    assert len(setting.node.logged("auth_line_too_long")) == 5
-
-
-async def test_auth_that_comes_and_goes_is_logged_at_each_change(setting: Setting) -> None:
-    for _ in range(3):
-        setting.driver.auth_unreachable("/auth", "gone")
-    for _ in range(3):
-        setting.driver.auth_reached("/auth")
-    assert len(setting.node.logged("auth_unreachable")) == 1
-    assert len(setting.node.logged("auth_reached")) == 1
 
 
 # ---- operators
 
 
 async def test_a_change_returns_when_it_is_done(setting: Setting) -> None:
-    row = await setting.driver.pending_operations.change_host(HostChange(0, Address(HOSTS[0]), weight=7))
+    row = await setting.node.faults.change_host(HostChange(0, Address(HOSTS[0]), weight=7))
     assert (row.address, row.weight) == (HOSTS[0], 7)
 
 
@@ -443,7 +380,7 @@ async def test_a_change_that_is_not_carried_out_says_why(
     setting: Setting, change: HostChange, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await setting.driver.pending_operations.change_host(change)
+        await setting.node.faults.change_host(change)
 
 
 # ---- the ring's sockets
@@ -461,7 +398,7 @@ async def running(*tls: RingTls | None) -> AsyncIterator[tuple[Node, Node]]:
             address = node.director.me.partition(":")[0]
             sock = listen.tcp_listener("ring", address, port).socket
             loop = asyncio.get_running_loop()
-            servers.append(await loop.create_server(node.driver.sockets.new_link, sock=sock))
+            servers.append(await loop.create_server(node.ring.new_link, sock=sock))
             await tasks.start(node.driver.run)
             node.start()
         try:
@@ -485,7 +422,7 @@ async def pair(*tls: RingTls | None) -> AsyncIterator[tuple[Node, Node]]:
 async def test_two_drivers_form_a_ring_and_share_what_they_decide() -> None:
     async with pair() as (one, two):
         written: list[tuple[str, bytes]] = []
-        one.driver.lines(Recorder(Relay("login", "", False, one.driver), "one", written), ok(1, "alice"))
+        one.logins.lines(Recorder(Relay("login", "", False, one.logins), "one", written), ok(1, "alice"))
         await until(lambda: two.host("alice"))
         assert two.host("alice") == one.host("alice")
         await one.operations.hosts.update(HOSTS[0], 7, reason="test")
@@ -536,7 +473,7 @@ async def test_a_director_of_another_ca_is_named_with_the_reason_and_stays_outsi
 async def test_a_driver_that_stops_says_so_to_its_neighbours_after_its_last_records() -> None:
     async with pair() as (one, two):
         written: list[tuple[str, bytes]] = []
-        one.driver.lines(Recorder(Relay("login", "", False, one.driver), "one", written), ok(1, "alice"))
+        one.logins.lines(Recorder(Relay("login", "", False, one.logins), "one", written), ok(1, "alice"))
         one.driver.stop()
         assert len(written) == 1
         await until(lambda: any("the director stops" in line for line in two.logged("ring_link_closed")))

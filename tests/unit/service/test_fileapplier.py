@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -33,9 +34,16 @@ async def started(
 ) -> AsyncIterator[Node]:
     """A director with these hosts in its file that has applied it."""
     node = Node(state or "sqlite:///state.db", folder, hosts=hosts, snapshot=snapshot)
-    file_applier = FileApplier(node.director, node.persistence, node.operations.hosts, node.log)
-    async with applying(node, file_applier):
+    async with applying(node, file_applier(node)):
         yield node
+
+
+def file_applier(node: Node, operations: Any = None, **options: float) -> FileApplier:
+    """What applies the file of a node. operations: other ones than the node's."""
+    config = BackendsConfig(mail_servers=tuple(node.director.hosts.configured.values()))
+    operations = operations or node.operations.hosts
+    names = BackendNames(config, node.log)
+    return FileApplier(node.director, node.persistence, operations, names, node.log, **options)
 
 
 class Changing:
@@ -149,8 +157,7 @@ async def test_what_the_ring_cannot_agree_on_is_said_once_and_tried_again(tmp_pa
             raise TryAgain("Ring sync timed out")
         await node.operations.hosts.apply(change, what, reason)
 
-    operations = Changing(node, change)
-    async with applying(node, FileApplier(node.director, node.persistence, operations, node.log, again=0.01)):
+    async with applying(node, file_applier(node, Changing(node, change), again=0.01)):
         assert there(node) == [(host, 100) for host in HOSTS[:2]]
         assert len(tries) == 4
         (line,) = node.logged("configuration_waits")
@@ -168,8 +175,7 @@ async def test_what_an_operator_changes_just_before_is_not_said_to_be_applied(tm
         await node.operations.hosts.set(HOSTS[2], None, 5, reason="test")
         await node.operations.hosts.apply(change, what, reason)
 
-    file_applier = FileApplier(node.director, node.persistence, Changing(node, change), node.log)
-    async with applying(node, file_applier):
+    async with applying(node, file_applier(node, Changing(node, change))):
         assert there(node) == [(HOSTS[0], 100), (HOSTS[1], 100), (HOSTS[2], 5)]
         assert node.logged("configuration_applied") == []
         assert len(node.logged("configuration_kept")) == 1
@@ -247,15 +253,11 @@ async def test_names_that_leave_a_pool_without_a_usable_host_are_applied_with_an
     found = [msgspec.structs.replace(gold, address=Address(host)) for host in table["imap.example.test"]]
     node = Node("sqlite:///state.db", tmp_path, hosts=())
     node.director.hosts.put(HostTable([fixed, *found]).rows.values())
-    node.director.hosts.configured = {one.address: one for one in (fixed, *found)}
-    file_applier = FileApplier(node.director, node.persistence, node.operations.hosts, node.log)
-    names = BackendNames(
-        BackendsConfig(mail_servers=(fixed, *found), names=(gold,)),
-        lambda hosts: file_applier.changed(*hosts),
-        node.log,
-    )
+    node.director.hosts.set_configured((fixed, *found))
+    names = BackendNames(BackendsConfig(mail_servers=(fixed, *found), names=(gold,)), node.log)
     watch = NameWatch(lambda: names.names, names.answered, Resolver(lambda name: table[name]))
-    async with applying(node, file_applier):
+    file = FileApplier(node.director, node.persistence, node.operations.hosts, names, node.log)
+    async with applying(node, file):
         await node.operations.hosts.set_up(HOSTS[0], up=False, reason="test")
         await watch.resolve_all()
         assert node.logged("pool_unusable") == []

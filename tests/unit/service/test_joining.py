@@ -20,7 +20,7 @@ USERS = [f"user{number}" for number in range(5)]
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     """Its first host has users and no weight: all of them are to go."""
-    async with running(Node(settings=Settings(kick_delay=0.05))) as node:
+    async with running(Node(settings=Settings(kick_delay=0.05, remember_names=True))) as node:
         for user in USERS:
             node.put(user, HOSTS[0])
         await node.operations.hosts.update(HOSTS[0], 0, reason="")

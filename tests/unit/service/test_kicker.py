@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from director.core.protocol.events import Event, KicksEnded, SessionsListed
 from director.core.protocol.kicktypes import ByName, Fence, HashOnHosts, KickWhat, OnHost, ProxiedSession
 from director.errors import KickError
 from director.service.configuration.config import DovecotConfig
@@ -38,13 +39,20 @@ class Desk:
         self.ended: list[tuple[int, int, str]] = []
         self.log: list[str] = []
         self.late: list[list[ProxiedSession]] = []
+        self.listed: list[list[ProxiedSession]] = []
         self.kicker = Kicker(
             DovecotConfig(kick=kick, ipc_socket=str(self.path), anvil_socket=str(self.anvil)),
             Log(write=self.log.append),
-            lambda *end: self.ended.append(end),
-            self.late.append,
+            self._handle,
             timeout=timeout,
         )
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, KicksEnded):
+            self.ended += [(end.kick, end.sessions, end.problem) for end in event.ends]
+        else:
+            assert isinstance(event, SessionsListed)
+            (self.late if event.late else self.listed).append(list(event.sessions))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Desk]:

@@ -9,7 +9,7 @@ import pytest
 
 from director.errors import OperationError, Refused, TryAgain, UnknownName
 from director.records import UsersChange
-from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, Proxied, key_of
+from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
 
 pytestmark = pytest.mark.anyio
 
@@ -86,20 +86,20 @@ async def kicked(node: Node, user: str, *, dry_run: bool = False, name: bool = F
 
 
 async def test_a_kick_of_a_user_nobody_has_seen_says_so(node: Node) -> None:
-    node.driver.sessions = Proxied(node)
+    node.sessions.users = ()
     node.put("alice", HOSTS[0])
     assert [(await kicked(node, user)).known for user in ("alice", "Alice", "alcie")] == [True, True, False]
     assert not (await kicked(node, "12345")).known
 
 
 async def test_sessions_of_a_user_who_is_not_remembered_are_ended_and_the_user_is_known(node: Node) -> None:
-    node.driver.sessions = Proxied(node, "alice", "alice")
+    node.sessions.users = ["alice", "alice"]
     done = await kicked(node, "alice")
     assert (done.kicked, done.known) == (2, True)
 
 
 async def test_a_number_to_kick_is_the_hash_of_a_user_or_with_a_word_a_name(node: Node) -> None:
-    node.driver.sessions = Proxied(node, "alice", "1234")
+    node.sessions.users = ["alice", "1234"]
     node.put("alice", HOSTS[0])
     assert (await kicked(node, str(key_of("alice") >> 32))).kicked == 1
     assert (await kicked(node, "1234")).kicked == 0
@@ -107,7 +107,7 @@ async def test_a_number_to_kick_is_the_hash_of_a_user_or_with_a_word_a_name(node
 
 
 async def test_a_dry_kick_of_a_director_alone_counts_what_it_would_end(node: Node) -> None:
-    node.driver.sessions = Proxied(node, "alice", "alice", "bob")
+    node.sessions.users = ["alice", "alice", "bob"]
     node.put("alice", HOSTS[0])
     would = await kicked(node, "alice", dry_run=True)
     assert (would.kicked, would.counted, would.not_counted, would.dry_run) == (2, 2, [], True)

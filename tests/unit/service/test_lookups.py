@@ -15,7 +15,6 @@ from director.core.protocol.messages import Users
 from director.core.ring.link import State
 from director.errors import TryAgain
 from director.service.endpoints import lookups as lookups_module
-from director.service.endpoints.lookups import Lookups
 from director.types import Address, LinkId
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
 from tests.unit.service.test_driver import RecordingLink, messages_in
@@ -30,29 +29,33 @@ async def node() -> AsyncIterator[Node]:
     node.driver.stop()
 
 
-def desk(node: Node, timeout: float = 20.0) -> Lookups:
-    return Lookups(node.driver, timeout, node.log)
+@pytest.fixture
+async def impatient() -> AsyncIterator[Node]:
+    """A node whose look-ups wait for 0.05 s only."""
+    node = Node(lookup_timeout=0.05).start()
+    yield node
+    node.driver.stop()
 
 
 def wake(node: Node) -> None:
     node.director.pending.wake()
-    node.driver.handle(Seen([]))
+    node.mailbox.handle(Seen([]))
 
 
 async def test_a_new_user_is_placed_where_a_login_would_place_him(node: Node) -> None:
     placed = node.director.assigner.place(key_of("alice") >> 32, b"")
-    answer = await desk(node).find(b"alice", b"", "nginx")
+    answer = await node.lookups.find(b"alice", b"", "nginx")
     assert placed is not None
     assert (answer.address, answer.host, answer.hostip) == (placed.address, placed.address, None)
     assert (answer.proxy_refresh, answer.user_dirkey) == (EXPIRE // 3, f"1669653170@{placed.address}")
     assert node.host("alice") == placed.address
-    assert node.driver.lookups() == {("answered", "nginx"): 1}
+    assert node.counts.counts == {("answered", "nginx"): 1}
 
 
 async def test_a_known_user_stays_where_he_is_and_is_kept_alive(node: Node) -> None:
     long_ago = int(time.time()) - 1000
     node.put("alice", HOSTS[2], decided=long_ago, seen=long_ago)
-    assert (await desk(node).find(b"Alice", b"", "http")).address == HOSTS[2]
+    assert (await node.lookups.find(b"Alice", b"", "http")).address == HOSTS[2]
     record = node.director.users.get(key_of("alice"))
     assert record is not None
     assert record.seen > long_ago
@@ -61,12 +64,12 @@ async def test_a_known_user_stays_where_he_is_and_is_kept_alive(node: Node) -> N
 async def test_what_a_look_up_decided_goes_to_the_ring_before_its_answer() -> None:
     node = Node(members=[ME, OTHER]).start()
     written: list[tuple[str, bytes]] = []
-    node.driver.sockets.links[LinkId(7)] = RecordingLink(7, node.driver, written)
-    node.driver.handle(LinkOpened(LinkId(7), bytes(32), Address("127.0.2.32"), None))
+    node.ring.links[LinkId(7)] = RecordingLink(7, node.ring, written)
+    node.mailbox.handle(LinkOpened(LinkId(7), bytes(32), Address("127.0.2.32"), None))
     node.director.ring.links[LinkId(7)].state = State.EXCHANGING
     node.director.assigner.gate = Gate.OPEN
     written.clear()
-    await desk(node).find(b"alice", b"", "http")
+    await node.lookups.find(b"alice", b"", "http")
     records = [m.records for m in messages_in(written) if isinstance(m, Users)]
     node.driver.stop()
     assert [record[:8] for record in records] == [key_of("alice").to_bytes(8)]
@@ -80,7 +83,7 @@ async def test_a_user_on_the_move_is_answered_when_he_has_moved(node: Node) -> N
     found: list[str] = []
 
     async def find() -> None:
-        found.append((await desk(node).find(b"alice", b"", "socketmap")).address)
+        found.append((await node.lookups.find(b"alice", b"", "socketmap")).address)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(find)
@@ -89,22 +92,22 @@ async def test_a_user_on_the_move_is_answered_when_he_has_moved(node: Node) -> N
         node.put("alice", HOSTS[1], decided=record.decided + 1)
         wake(node)
     assert found == [HOSTS[1]]
-    assert node.driver.lookups() == {("waited", "socketmap"): 1, ("answered_later", "socketmap"): 1}
+    assert node.counts.counts == {("waited", "socketmap"): 1, ("answered_later", "socketmap"): 1}
 
 
-async def test_who_waits_too_long_is_told_to_try_again_and_why_and_is_forgotten(node: Node) -> None:
-    node.director.assigner.set_backends([])
+async def test_who_waits_too_long_is_told_to_try_again_and_why_and_is_forgotten(impatient: Node) -> None:
+    impatient.director.assigner.set_backends([])
     with pytest.raises(TryAgain, match=r"^no hosts; not settled within 0\.05 s$"):
-        await desk(node, 0.05).find(b"alice", b"gold", "nginx")
-    assert len(node.director.pending) == 0
-    assert node.driver.lookups() == {("waited", "nginx"): 1, ("refused", "nginx"): 1}
-    assert "protocol=nginx user=alice" in node.logged("lookup_refused")[0]
+        await impatient.lookups.find(b"alice", b"gold", "nginx")
+    assert len(impatient.director.pending) == 0
+    assert impatient.counts.counts == {("waited", "nginx"): 1, ("refused", "nginx"): 1}
+    assert "protocol=nginx user=alice" in impatient.logged("lookup_refused")[0]
 
 
 async def test_a_program_that_hangs_up_is_not_waited_for(node: Node) -> None:
     node.director.assigner.gate = Gate.CLOSED
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(desk(node).find, b"alice", b"", "http")
+        tasks.start_soon(node.lookups.find, b"alice", b"", "http")
         await anyio.wait_all_tasks_blocked()
         assert len(node.director.pending) == 1
         tasks.cancel_scope.cancel()
@@ -117,7 +120,7 @@ async def test_what_the_core_refuses_is_refused_with_its_reason(
     monkeypatch.setattr("director.core.logins.pending.PENDING_TIMEOUT", 0.0)
     node.director.assigner.set_backends([])
     with pytest.raises(TryAgain) as refusal:
-        await desk(node).find(b"alice", b"", "http")
+        await node.lookups.find(b"alice", b"", "http")
     assert "not settled" not in str(refusal.value)
 
 
@@ -126,7 +129,7 @@ async def test_no_more_wait_than_allowed_and_the_rest_are_refused_at_once(
 ) -> None:
     monkeypatch.setattr(lookups_module, "WAITING_LIMIT", 1)
     node.director.assigner.gate = Gate.CLOSED
-    lookups = desk(node)
+    lookups = node.lookups
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lookups.find, b"alice", b"", "http")
         await anyio.wait_all_tasks_blocked()

@@ -184,7 +184,7 @@ async def test_a_director_that_said_good_bye_and_is_out_of_the_ring_is_shown_as_
 
 async def test_a_removed_director_says_so_and_is_not_ready() -> None:
     node = Node(members=[ME, OTHER])
-    node.driver.handle(MembersListed((OTHER,), {}))
+    node.mailbox.handle(MembersListed((OTHER,), {}))
     assert node.operations.queries.ring().removed
     ready, why = node.operations.queries.ready()
     assert (ready, why.partition(":")[0]) == (False, "removed from the ring")
@@ -274,7 +274,7 @@ async def test_logins_without_a_usable_host_are_not_said_to_wait_for_the_ring(no
     for host in HOSTS:
         await node.operations.hosts.set_up(host, up=False, reason="")
     for number in range(3):
-        node.driver.handle(Lookup(RequestId(number + 1), key_of(f"new{number}"), b""))
+        node.mailbox.handle(Lookup(RequestId(number + 1), key_of(f"new{number}"), b""))
     info = node.operations.queries.ring()
     assert (info.waiting_logins, info.waiting_for) == (3, {"host": 3})
 
@@ -283,11 +283,11 @@ async def test_a_login_that_goes_on_waiting_for_something_else_is_told_with_that
     for host in HOSTS:
         await node.operations.hosts.set_up(host, up=False, reason="")
     key = key_of("alice")
-    node.driver.handle(Lookup(RequestId(1), key, b""))
+    node.mailbox.handle(Lookup(RequestId(1), key, b""))
     now = int(time.time())
     node.director.users.put(User(key, host_id(Address(HOSTS[0])), Stamp(now), now, MOVING))
     node.director.pending.wake_users([key])
-    node.driver.handle(TimerFired())
+    node.mailbox.handle(TimerFired())
     assert node.operations.queries.ring().waiting_for == {"move": 1}
 
 
@@ -339,7 +339,7 @@ async def test_a_ring_out_of_sync_for_a_moment_is_no_reason_to_be_taken_out_of_s
 
 async def test_the_metrics_count_what_happened(node: Node) -> None:
     node.put("alice", HOSTS[0])
-    node.driver.counts.lookups[("answered", "login")] = 3
+    node.counts.counts[("answered", "login")] = 3
     text = (await node.operations.metrics.page()).decode()
     found = dict(re.findall(r"^(director_\S+) (\S+)$", text, re.MULTILINE))
     assert found['director_lookups_total{protocol="login",result="answered"}'] == "3.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from director.core.protocol.events import Event, MembersListed
 from director.service.configuration.servers import Endpoint, director_name
 from director.service.log import Log
 from director.service.resolution.namewatch import Answer
@@ -33,19 +34,21 @@ class Names:
             servers,
             named,
             ME,
-            lambda: self.added,
-            lambda members, names: self.told.append(
-                tuple(member.removesuffix(":9090") for member in members)
-            ),
+            self._handle,
             lambda now: self.moved.append(str(now)),
             Log(write=self.lines.append),
             lambda address: address in self.local,
         )
 
+    def _handle(self, event: Event) -> None:
+        assert isinstance(event, MembersListed)
+        assert event == MembersListed(self.names.members, self.names.names)
+        self.told.append(tuple(member.removesuffix(":9090") for member in event.members))
+
     def look(self, **table: str) -> None:
         for name, answer in table.items():
             self.table[name] = tuple(map(Address, answer.split())) if answer[0].isdigit() else answer
-        self.names.answered({name: self.table.get(name, GONE) for name in self.names.hosts()})
+        self.names.answered({name: self.table.get(name, GONE) for name in self.names.hosts(self.added)})
 
     def logged(self, event: str) -> list[str]:
         return [line for line in self.lines if f" event={event} " in line]

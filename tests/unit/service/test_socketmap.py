@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from director.core.placement.users import MOVING, User
-from director.service.endpoints.lookups import Lookups
 from director.service.endpoints.socketmap import Socketmap
 from director.wire.socketmap import Request
 from tests.unit.service.parts import HOSTS, Node, key_of
@@ -22,27 +21,35 @@ async def node() -> AsyncIterator[Node]:
     node.driver.stop()
 
 
-def ask(node: Node, timeout: float = 20.0) -> Socketmap:
-    return Socketmap(Lookups(node.driver, timeout, node.log), 2424)
+@pytest.fixture
+async def impatient() -> AsyncIterator[Node]:
+    """A node whose look-ups wait for 0.05 s only."""
+    node = Node(lookup_timeout=0.05).start()
+    yield node
+    node.driver.stop()
+
+
+def ask(node: Node) -> Socketmap:
+    return Socketmap(node.lookups, 2424)
 
 
 async def test_a_users_mail_goes_to_his_host_by_lmtp(node: Node) -> None:
     node.put("alice", HOSTS[1])
     assert await ask(node)(Request(b"lmtp", b"Alice")) == b"OK lmtp:inet:[127.0.3.2]:2424"
-    assert node.driver.lookups() == {("answered", "socketmap"): 1}
+    assert node.counts.counts == {("answered", "socketmap"): 1}
 
 
-async def test_while_a_user_moves_his_mail_waits_and_then_stays_in_the_queue(node: Node) -> None:
-    node.put("alice", HOSTS[1])
-    record = node.director.users.get(key_of("alice"))
+async def test_while_a_user_moves_his_mail_waits_and_then_stays_in_the_queue(impatient: Node) -> None:
+    impatient.put("alice", HOSTS[1])
+    record = impatient.director.users.get(key_of("alice"))
     assert record is not None
-    node.director.users.put(User(record.key, record.host, record.decided, record.seen, MOVING))
-    reply = await ask(node, 0.05)(Request(b"lmtp", b"alice"))
+    impatient.director.users.put(User(record.key, record.host, record.decided, record.seen, MOVING))
+    reply = await ask(impatient)(Request(b"lmtp", b"alice"))
     assert reply == b"TEMP kill waiting; not settled within 0.05 s"
 
 
-async def test_the_pool_of_a_tag_without_hosts_is_waited_for_like_a_logins(node: Node) -> None:
-    reply = await ask(node, 0.05)(Request(b"lmtp@gold", b"alice"))
+async def test_the_pool_of_a_tag_without_hosts_is_waited_for_like_a_logins(impatient: Node) -> None:
+    reply = await ask(impatient)(Request(b"lmtp@gold", b"alice"))
     assert reply == b"TEMP no hosts; not settled within 0.05 s"
 
 

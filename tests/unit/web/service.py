@@ -21,7 +21,7 @@ from director.service.operations.operations import Operations
 from director.types import Address, MemberId
 from tests import waiting
 from tests.faulty import Fault, FaultyStore
-from tests.unit.service.parts import Node, Proxied, key_of, running
+from tests.unit.service.parts import Node, key_of, running
 
 ME = MemberId("127.0.0.11:9090")
 ONE, TWO, GOLD, FOUR = (Address(f"127.0.1.{number}") for number in (1, 2, 3, 4))
@@ -44,10 +44,10 @@ def small_node() -> Node:
             HostInfo(address=FOUR, weight=100, up=True),
         ],
         expire=EXPIRE,
-        settings=Settings(kick_delay=0.0),
+        settings=Settings(kick_delay=0.0, remember_names=True),
         between=lambda real: FaultyStore(real, lambda call: node.store_fault),
+        proxied=2 * ["dave", "zoe", "bob"],
     )
-    node.driver.sessions = node.sessions = Proxied(node, *2 * ["dave", "zoe", "bob"])
     for name, host in (("dave", ONE), ("bob", TWO), ("zoe", ONE)):
         assign(node, name, host, named=name != "zoe")
     return node

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from director.core.director import Director
 from director.net.accept import ADDRESS, Acceptor, Limits, Report, Room
 from director.service.bugs import Bugs
 from director.service.configuration.config import LimitsConfig
-from director.service.driver import Driver
 from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
 from director.service.log import LimitedLog, Log
+from director.service.mailbox import Mailbox
 from director.types import Address
 
 SHARE = 16
@@ -24,14 +25,23 @@ FOR_OPERATORS = ("admin", ADMIN_TCP, "api", "http")
 
 
 class Listeners(Report):
-    def __init__(self, sockets: Sockets, driver: Driver, bugs: Bugs, log: Log, config: LimitsConfig) -> None:
+    def __init__(
+        self,
+        sockets: Sockets,
+        director: Director,
+        mailbox: Mailbox,
+        bugs: Bugs,
+        log: Log,
+        config: LimitsConfig,
+    ) -> None:
+        """mailbox: knows which errors are the core's, with which the program ends."""
         self.pauses: dict[str, int] = {}
         """Listener -> how often it paused because something had run out."""
         self.refused: dict[tuple[str, str], int] = {}
         """(listener, limit) -> connections that were closed because of it."""
         self.counted_elsewhere: dict[str, Callable[[], int]] = {}
         """Listeners that have connections of a predecessor too."""
-        self._sockets, self._driver, self._bugs = sockets, driver, bugs
+        self._sockets, self._director, self._mailbox, self._bugs = sockets, director, mailbox, bugs
         self._limited = LimitedLog(log, burst=1, every=MINUTE)
         self._room = Room(self)
         self._limits = Limits(0)
@@ -42,8 +52,7 @@ class Listeners(Report):
     def set_limits(self, config: LimitsConfig) -> None:
         """They hold for connections from now on."""
         most = max(FEWEST, self._room.descriptors // SHARE)
-        self._limits.in_all = min(config.connections, most)
-        self._limits.per_address = config.connections_per_address
+        self._limits.set(min(config.connections, most), config.connections_per_address)
 
     def acceptor(self, name: str) -> Acceptor | None:
         """For the listener of this name; None: it is off."""
@@ -62,7 +71,7 @@ class Listeners(Report):
         return made
 
     def _is_member(self, address: str) -> bool:
-        return self._driver.director.ring.knows(Address(address))
+        return self._director.ring.knows(Address(address))
 
     def close(self) -> None:
         """Give back the spare descriptor."""
@@ -108,4 +117,4 @@ class Listeners(Report):
         self._bugs.met("a client's handler failed", error, listener=listener)
 
     def is_fatal(self, error: Exception) -> bool:
-        return error is self._driver.failure
+        return error is self._mailbox.failure

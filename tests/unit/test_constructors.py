@@ -1,0 +1,77 @@
+"""Parts of a director get all they need in their constructors; nobody puts anything into a part later."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2] / "director"
+PACKAGES = ("service", "net", "web")
+
+EXCEPTIONS = {
+    # Records that the module itself has made, filled while they come about.
+    "net/login.py": {"client", "given", "self.relay"},  # clients and their relay, which share this module
+    "net/listen.py": {"other"},  # the second of two FIFOs, when the first takes its place
+    "service/configuration/config.py": {"found"},
+    "service/configuration/tomlfile.py": {"secret"},
+    "service/endpoints/lookups.py": {"waiting"},
+    "service/kicks/channels.py": {"request"},
+    "service/operations/trackedjobs.py": {"job"},
+    "service/pendingoperations.py": {"operation"},
+    # What a successor gets: filled in the last moment, given back part by part to free its memory.
+    "service/app.py": {"memory"},
+    "service/lifecycle/handover.py": {"handover"},
+    "service/lifecycle/replacement.py": {"memory", "replacement"},
+    # State of the core that changes with each login: a call would cost more than all the rest of the line.
+    "service/loginrelay.py": {"self._counters"},
+    "service/loopwatch.py": {"self._assigner"},
+    # Objects of libraries, which offer attributes only.
+    "net/places.py": {"self._scope"},
+    "net/ringlink.py": {"self._frames"},
+    "net/tls.py": {"context", "near", "self._acceptor"},
+    "service/log.py": {"sys", "threading", "writer"},  # hooks for what is raised where there is no caller
+    "web/api.py": {"users"},
+}
+"""Module -> what it assigns attributes of beside itself."""
+
+
+def targets(node: ast.AST) -> Iterator[ast.expr]:
+    """What a statement assigns to, the elements of tuples one by one."""
+    match node:
+        case ast.Assign(targets=found):
+            pass
+        case ast.AugAssign(target=target) | ast.AnnAssign(target=target):
+            found = [target]
+        case _:
+            return
+    while found:
+        target, *found = found
+        match target:
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                found = [*elements, *found]
+            case ast.Starred(value=value):
+                found = [value, *found]
+            case _:
+                yield target
+
+
+def assigned(source: str) -> set[str]:
+    """Of which objects the source assigns attributes, `self` left out."""
+    found = (target for node in ast.walk(ast.parse(source)) for target in targets(node))
+    owners = {ast.unparse(target.value) for target in found if isinstance(target, ast.Attribute)}
+    return owners - {"self"}
+
+
+def test_no_part_of_a_director_is_given_anything_after_its_construction() -> None:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if owners := assigned(path.read_text()):
+                found[str(path.relative_to(ROOT))] = owners
+    assert found == EXCEPTIONS
+
+
+def test_assignments_to_other_objects_are_found_however_they_are_written() -> None:
+    source = "self.a = b.c = 1\nd.e += 1\nf.g: int = 1\n(h.i, [j.k, *l.m]), self.n.o = x\np = q[0].r"
+    assert assigned(source) == {"b", "d", "f", "h", "j", "l", "self.n"}
