@@ -33,9 +33,11 @@ DONE = [
     "docs/lookups.md",
     "docs/migrating.md",
     "docs/operating.md",
+    "docs/ring.md",
     "docs/security.md",
     "docs/state-redis.md",
     "docs/state-tools.md",
+    "docs/state.md",
 ]
 """Files that follow the rules: each file is added when it has been rewritten, until all of them are here."""
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("[de]*/*.md")))
