@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from director.core.moves import moves
+from director.core.moves import movestate
 from director.core.ring import link
 from director.stored import connection
 
@@ -33,7 +33,7 @@ def drawn(first: S, table: Mapping[S, frozenset[S]]) -> str:
 DIAGRAMS = {
     "link": drawn(link.State.GREETING, link.TRANSITIONS),
     "store": drawn(connection.State.CLOSED, connection.TRANSITIONS),
-    "move": drawn(moves.Stage.STORING, moves.TRANSITIONS),
+    "move": drawn(movestate.Stage.STORING, movestate.TRANSITIONS),
 }
 
 

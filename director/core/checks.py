@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from director.core.moves.moves import ROUND, SUBJECT
+from director.core.moves.movestate import ROUND, SUBJECT
 from director.core.placement.addresses import canonical
 from director.core.placement.users import LATEST, MOST_USERS, RECORD
 from director.core.protocol.kicktypes import (

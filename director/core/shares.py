@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from director.core.intake import MERGED
-from director.core.moves.moves import SUBJECT
+from director.core.moves.movestate import SUBJECT
 from director.core.placement.names import HEAD
 from director.core.placement.users import RECORD
 from director.core.protocol.kicktypes import HashOnHosts

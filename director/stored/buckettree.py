@@ -61,8 +61,8 @@ class BucketTree:
             self._split.add(number)
         elif number in self._split:
             self._split.discard(number)
-            for one in below(number):  # what was known of them is of a tree that is gone
-                self.learn(one, split=False)
+            for child in below(number):  # what was known of them is of a tree that is gone
+                self.learn(child, split=False)
 
     def leaves(self, number: int) -> list[int]:
         """The buckets that hold what belongs into this one, by key."""

@@ -271,10 +271,10 @@ class BucketWriter:
             elif version_of(part) == stored and new.isdisjoint(path):
                 continue  # below a new mark nothing is taken for granted
             swaps.append(Swap(space, leaf, stored, part))
-            guards.update(dict.fromkeys(one for one in path if one in tree))
+            guards.update(dict.fromkeys(parent for parent in path if parent in tree))
         # That is no change: it is lost where the store is another one by now, that knows of no split here.
-        swaps += [Swap(space, one, SPLIT_VERSION, SPLIT) for one in guards]
-        marks = [Swap(space, one, known.get(one, EMPTY_VERSION), SPLIT) for one in division.splits]
+        swaps += [Swap(space, parent, SPLIT_VERSION, SPLIT) for parent in guards]
+        marks = [Swap(space, parent, known.get(parent, EMPTY_VERSION), SPLIT) for parent in division.splits]
         return Plan(swaps, marks)
 
     def _mark(self, space: Space, marks: Iterable[Swap], lost: set[int]) -> Procedure[set[int]]:

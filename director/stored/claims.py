@@ -122,7 +122,7 @@ class Claims:
         """A bucket with these candidates. First, that those above it are still split: another store, wiped or
         restored, has nothing below them that a director would find."""
         tree = self._reader.trees["users"]
-        swaps = [Swap("users", one, SPLIT_VERSION, SPLIT) for one in tree.path(bucket.number)]
+        swaps = [Swap("users", ancestor, SPLIT_VERSION, SPLIT) for ancestor in tree.path(bucket.number)]
         root = root_of(bucket.number)
         division = tree.divide(root, self._users.stored_bucket(root), may_split=False)
         blob = with_candidates(dict(division.leaves)[bucket.number], mine, self._users.expire)

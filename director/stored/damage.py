@@ -35,14 +35,14 @@ class Table(NamedTuple):
 
     def take(self, data: bytes, source: str, others: Sequence[bytes] = ()) -> Procedure[None]:
         """Read a document, with its further copies, and merge it."""
-        yield from told(self.merge((yield from in_pauses(self.read(data, others))), source))
+        yield from tell_director(self.merge((yield from in_pauses(self.read(data, others))), source))
 
     def take_at_once(self, data: bytes, source: str) -> Event | None:
         """The same in one turn of the loop: nobody is served yet. Returns what the director is to be told."""
         return self.merge(finished(self.read(data, ())), source)
 
 
-def told(event: Event | None) -> Procedure[None]:
+def tell_director(event: Event | None) -> Procedure[None]:
     """Hand an event to the director, if there is one."""
     if event is not None:
         yield Tell(event)

@@ -71,8 +71,8 @@ def members_in_steps(data: bytes, others: Sequence[bytes] = ()) -> Steps[Sound]:
 def applied_documents_in_steps(data: bytes, others: Sequence[bytes] = ()) -> Steps[SoundApplied]:
     """As `read_applied_documents`, some rows in each step."""
     applied, problem = yield from applied_in_steps(data)
-    for other in others:
-        more, _ = yield from applied_in_steps(other)
+    for copy in others:
+        more, _ = yield from applied_in_steps(copy)
         applied = more | applied
     return SoundApplied(applied, problem)
 
@@ -111,8 +111,8 @@ def _sound(data: bytes, kind: type[Row], wrong: Callable[[Row], str | None]) -> 
 
 def _fitting(row: Row) -> Row:
     stamps = ("at",) if isinstance(row, MemberRow) else ("present_at", "tag_at", "weight_at", "up_at")
-    odd = {one: min(max(getattr(row, one), 0), LATEST) for one in stamps}
-    return row if all(getattr(row, one) == stamp for one, stamp in odd.items()) else _replaced(row, odd)
+    odd = {name: min(max(getattr(row, name), 0), LATEST) for name in stamps}
+    return row if all(getattr(row, name) == stamp for name, stamp in odd.items()) else _replaced(row, odd)
 
 
 def _replaced(row: Row, stamps: dict[str, int]) -> Row:

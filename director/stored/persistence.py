@@ -201,8 +201,8 @@ class PersistenceCore:
         self.steps.begun = self._clock.mono
         for table in self.documents.tables:
             if table.name in event.tables:
-                told = table.take_at_once(event.tables[table.name], MEMORY)
-                self._effects += [] if told is None else [Tell(told)]
+                news = table.take_at_once(event.tables[table.name], MEMORY)
+                self._effects += [] if news is None else [Tell(news)]
         self.steps.loaded_users = len(self._director.users)
         self.steps.audit.extend(event.audit)
         self.connection.lost()

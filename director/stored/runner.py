@@ -55,13 +55,13 @@ class Task:
         times = [limit.at for limit in self.limits if limit.at is not None]
         if self.wait is not None and self.wait.until is not None:
             times.append(self.wait.until)
-        if self.is_new or (self.wait is not None and any(one.is_set for one in self.wait.signals)):
+        if self.is_new or (self.wait is not None and any(signal.is_set for signal in self.wait.signals)):
             return 0.0
         return min(times, default=None)
 
 
 def _is_over(wait: Wait, now: float) -> bool:
-    return (wait.until is not None and wait.until <= now) or any(one.is_set for one in wait.signals)
+    return (wait.until is not None and wait.until <= now) or any(signal.is_set for signal in wait.signals)
 
 
 class Runner:
@@ -124,7 +124,7 @@ class Runner:
                     del self._asked[task.call]
                 self._go_on(task, None, LimitReached(limit))
             elif task.is_due(self._clock.mono):
-                signalled = task.wait is not None and any(one.is_set for one in task.wait.signals)
+                signalled = task.wait is not None and any(signal.is_set for signal in task.wait.signals)
                 self._go_on(task, None if task.is_new else signalled)
 
     def next_deadline(self) -> float | None:

@@ -25,7 +25,7 @@ from director.stored.damage import (
     examine,
     filled_from,
     in_pauses,
-    told,
+    tell_director,
     with_its_version,
 )
 from director.stored.documents import (
@@ -102,7 +102,7 @@ class TableDocument:
             document = now
             found = yield from in_pauses(self._table.read(document.data, [copy.data for copy in copies]))
         self._version = document.version
-        yield from told(self._table.merge(found, STORE))
+        yield from tell_director(self._table.merge(found, STORE))
 
     def _take_copies(self) -> Procedure[bool]:
         """Where the document is missing: merge its copies, if there are any. Whether there were."""

@@ -24,7 +24,8 @@ from director.core.logins.pending import Pending
 from director.core.moves import nearexpiry
 from director.core.moves.kickrounds import KickRounds
 from director.core.moves.kicks import Kicks
-from director.core.moves.moves import Moves, Stage
+from director.core.moves.moves import Moves
+from director.core.moves.movestate import Stage
 from director.core.moves.sessions import SessionReview
 from director.core.placement import users
 from director.core.placement.assign import Assigner

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from director.core.moves.moves import SUBJECT
+from director.core.moves.movestate import SUBJECT
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BY_HAND, LATEST, MOVING, PINNED, User, pack
 from director.core.protocol.kicktypes import ByName, Fence, KickWhat

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from director.core.director import Settings
-from director.core.moves.moves import SUBJECT
+from director.core.moves.movestate import SUBJECT
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
 from director.core.protocol.events import Received

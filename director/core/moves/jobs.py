@@ -13,7 +13,8 @@ from functools import partial
 import msgspec
 
 from director.core.moves.kickrounds import KickResult, KickRounds
-from director.core.moves.moves import Moves, UserJob
+from director.core.moves.moves import Moves
+from director.core.moves.movestate import UserJob
 from director.core.placement.assign import Assigner, Backend
 from director.core.placement.names import NameTable, entry
 from director.core.placement.users import BUCKETS, BY_HAND, LATEST, PINNED, RECORD, User, is_alive, unpack

@@ -93,7 +93,7 @@ class SnapshotFile:
         """Versions of the documents as they are in the file."""
         self._wake = anyio.Event()
         self._opening = anyio.Lock()
-        self._said = False
+        self._logged = False
         self._set_aside: Path | None = None
         self._next_names = self._next_stamp = 0.0
 
@@ -212,7 +212,7 @@ class SnapshotFile:
             try:
                 if not self.up:
                     await self._begin()
-                await self._write(share=SHARE)
+                await self._write(duty=SHARE)
             except StoreError as exc:
                 self._failed(exc)
                 await self._store.close()
@@ -226,12 +226,12 @@ class SnapshotFile:
             try:
                 with anyio.fail_after(STOP_WITHIN, shield=True):
                     self._next_names = self._next_stamp = 0.0
-                    await self._write(share=0)
+                    await self._write(duty=0)
             except StoreError as exc:
                 self._failed(exc)
             except TimeoutError:
-                left = f"not all was written within {STOP_WITHIN:.0f} s"
-                self._log.warning("snapshot_failed", snapshot=self.url, reason=left)
+                note = f"not all was written within {STOP_WITHIN:.0f} s"
+                self._log.warning("snapshot_failed", snapshot=self.url, reason=note)
         with anyio.CancelScope(shield=True):
             await self._store.close()
 
@@ -267,12 +267,12 @@ class SnapshotFile:
                 document = None  # it may have the version of what is going to be written
             self._documents[name] = EMPTY_VERSION if document is None else document.version
         await self._keep(CLUSTER, encode(self._ours.written))
-        if self._said:
+        if self._logged:
             self._log.info("snapshot_back", snapshot=self.url)
-        self.up, self.error, self._said = True, None, False
+        self.up, self.error, self._logged = True, None, False
         self._next_names = self._next_stamp = 0.0
 
-    async def _write(self, *, share: float) -> None:
+    async def _write(self, *, duty: float) -> None:
         """Documents, then buckets, then a note of the time. Not buckets while the store is being read: memory
         holds less than the file until then."""
         await self._write_documents()
@@ -280,10 +280,10 @@ class SnapshotFile:
             return
         self._take_changed()
         now = time.monotonic()
-        await self._write_buckets("users", self._director.users.stored_bucket, share)
+        await self._write_buckets("users", self._director.users.stored_bucket, duty)
         if now >= self._next_names:
             self._next_names = now + NAMES_EVERY
-            await self._write_buckets("names", self._director.names.bucket, share)
+            await self._write_buckets("names", self._director.names.bucket, duty)
         if now >= self._next_stamp:
             self._next_stamp = now + STAMP_EVERY
             stamp = int(time.time())
@@ -304,20 +304,20 @@ class SnapshotFile:
     async def _rest(self, seconds: float) -> None:
         """Leave the time to others, but not with what an operator has changed."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            with anyio.move_on_after(left):
+        while (remaining := until - time.monotonic()) > 0:
+            with anyio.move_on_after(remaining):
                 await self._wake.wait()
             if self._wake.is_set():
                 self._wake = anyio.Event()
                 await self._write_documents()
 
-    async def _write_buckets(self, space: Space, blob_of: Callable[[int], bytes], share: float) -> None:
+    async def _write_buckets(self, space: Space, blob_of: Callable[[int], bytes], duty: float) -> None:
         queue = self._queued[space]
         numbers = sorted(queue)
         for at in range(0, len(numbers), SLICE):
             begun = time.monotonic()
             await self._write_slice(space, numbers[at : at + SLICE], blob_of)
-            await self._rest(share * (time.monotonic() - begun))
+            await self._rest(duty * (time.monotonic() - begun))
 
     async def _write_slice(
         self, space: Space, numbers: Sequence[int], blob_of: Callable[[int], bytes]
@@ -349,8 +349,8 @@ class SnapshotFile:
 
     def _failed(self, exc: StoreError) -> None:
         self.up, self.error = False, str(exc)
-        if not self._said:
-            self._said = True
+        if not self._logged:
+            self._logged = True
             advice = "" if isinstance(exc, StoreRefused) else "is the disk full or broken? "
             note = (
                 f'{advice}nothing depends on it while the store works; tried again, `snapshot = ""` for none'

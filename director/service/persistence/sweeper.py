@@ -64,8 +64,8 @@ class Sweeper:
             await anyio.sleep(ASK_SECONDS)
 
     async def _sweep(self) -> None:
-        async with self._store.hold(TASK) as held:
-            self.holds = held is not None
+        async with self._store.hold(TASK) as lock:
+            self.holds = lock is not None
             while self.holds and self._may():
                 await self.walk(WALK_SECONDS)
 
@@ -84,10 +84,10 @@ class Sweeper:
                 await anyio.sleep(max(until - now, SHARE * (now - began)))
             await anyio.sleep(max(0.0, begun + seconds * (part + 1) / len(SPACES) - time.monotonic()))
         self.walks += 1
-        gone = {space: self.swept[space] - before[space] for space in SPACES}
-        if any(gone.values()):
+        deleted = {space: self.swept[space] - before[space] for space in SPACES}
+        if any(deleted.values()):
             took = round(time.monotonic() - begun, 1)
-            self._log.info("store_swept", store=self._store.url, **gone, seconds=took)
+            self._log.info("store_swept", store=self._store.url, **deleted, seconds=took)
 
     async def _worth_a_look(self, space: Space) -> list[int]:
         """The buckets of which something may have to go, by what is known of them."""

@@ -9,7 +9,7 @@ import pytest
 
 from director.core import intake
 from director.core.intake import RECALLED
-from director.core.moves.moves import SUBJECT
+from director.core.moves.movestate import SUBJECT
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate
 from director.core.placement.hashing import UserHash

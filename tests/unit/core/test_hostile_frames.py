@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from director.core.checks import MOST_PASSED
-from director.core.moves.moves import ROUND, SUBJECT
+from director.core.moves.movestate import ROUND, SUBJECT
 from director.core.placement.names import entries_in, entry
 from director.core.placement.users import RECORD
 from director.core.protocol.effects import Effect

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from director.core.intake import DISPLACED, MERGED
-from director.core.moves.moves import SUBJECT
+from director.core.moves.movestate import SUBJECT
 from director.core.placement.users import MOVING, RECORD, pack
 from director.core.protocol.effects import Kick, SetReading
 from director.core.protocol.events import LinkClosed, LinkOpened, Received, TimerFired

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from director.core.moves.moves import ABANDONED, MOVE_TIMEOUT, SUBJECT, TRANSITIONS, Stage
+from director.core.moves.moves import ABANDONED, MOVE_TIMEOUT
+from director.core.moves.movestate import SUBJECT, TRANSITIONS, Stage
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BUCKET_SHIFT, BY_HAND, MOVING, PINNED, User, pack, unpack
 from director.core.protocol.effects import (

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from director.core.checks import MOST_PASSED, NAME_LIMIT
-from director.core.moves.moves import ROUND
+from director.core.moves.movestate import ROUND
 from director.core.placement.names import entries_in, entry
 from director.core.placement.users import BUCKETS
 from director.core.protocol import messages as m
