@@ -1,4 +1,4 @@
-"""What Dovecot's configuration says (docs/dovecot.md). Each check is one function."""
+"""Checks of Dovecot's configuration, a function each. docs/dovecot.md describes the right configuration."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from director.dovecot import paths
 from director.dovecot.doveconf import Block, Doveconf
 
 USERDB = "director-userdb"
-"""The usual name of our socket for look-ups."""
+"""The usual name of the director's socket for look-ups."""
 CUTS_DOMAIN = re.compile(r"\|\s*username\b|%[LU]*n")
-"""In an auth_username_format, of 2.4 or 2.3."""
+"""An auth_username_format, of 2.4 or 2.3, that removes the domain."""
 
 
 NO_PASSWORD = re.compile(r"\bnopassword\b(?!\s*=\s*(?:no|n|0)\b)")
-"""In the arguments, the fields or the query of a passdb."""
+"""The field nopassword in the arguments, the fields or the query of a passdb."""
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    """All of it; where no configuration could be had, only that."""
+    """All findings about the configuration; if it cannot be read, only that."""
     conf = facts.conf
     if conf is None:
-        why = "nothing of Dovecot's configuration was checked"
+        why = "Dovecot's configuration was not checked"
         fix = ("doveconf -n > FILE   # on the proxy", "director doctor --doveconf FILE")
         yield _finding(UNSEEN, "configuration", facts.conf_problem, why, fix)
         return
     if conf.release not in ("2.3", "2.4"):
         found = f"Dovecot {conf.version}" if conf.version else "no version of Dovecot in the text"
-        yield _finding(FAULT, "version", found, "the director is made for Dovecot 2.3 and 2.4")
+        yield _finding(FAULT, "version", found, "the director works with Dovecot 2.3 and 2.4 only")
         return
     yield _finding(OK, "version", f"Dovecot {conf.version}")
     yield from _protocols(conf)
@@ -58,7 +58,7 @@ def _protocols(conf: Doveconf) -> Iterator[Finding]:
     if names:
         yield _finding(OK, "protocols", f"protocols: {' '.join(names)}")
         return
-    why = "nobody can log in here, and no mail is taken"
+    why = "no user can log in here, and no mail is accepted"
     yield _finding(FAULT, "protocols", "no protocol is on", why, ("protocols = imap lmtp",))
 
 
@@ -85,7 +85,7 @@ def _built_in(conf: Doveconf) -> Iterator[Finding]:
     if not set_ones:
         yield _finding(OK, "built_in_director", "Dovecot's own director is off")
         return
-    why = "Dovecot's own director and this one exclude each other: logins may go past this one"
+    why = "Dovecot's own director must be off: while it is on, logins may not reach this director"
     yield _finding(
         FAULT,
         "built_in_director",
@@ -99,14 +99,14 @@ def _notify(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
     settings = facts.settings
     if not logins.in_use(conf):
         return
-    why = "users whose sessions last longer than users.expire are forgotten while they are logged in"
+    why = "assignments expire after users.expire even while the user has a session"
     if not settings.notify:
         yield _finding(WARNING, "notify", "listen.notify.path is empty", why)
         return
     wanted = below(settings.notify, f"{settings.base_dir}/login")
     if not wanted:
         found = f"the director reads {settings.notify}"
-        unseen = "login processes see nothing outside of login/, their chroot"
+        unseen = "login processes cannot reach files outside of login/, their chroot"
         fix = ("[listen.notify]          # director.toml", 'path = "login/director/proxy-notify"')
         yield _finding(FAULT, "notify", found, unseen, fix)
         return
@@ -133,40 +133,40 @@ def _lookups(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
         if wanted and paths.socket(found, settings.base_dir) == paths.folder(settings.userdb):
             yield _finding(OK, f"{name}_lookups", f"{name} asks at {found}")
             continue
-        what = "mail is delivered" if name == "lmtp" else "doveadm commands run"
+        action = "mail is delivered" if name == "lmtp" else "doveadm commands run"
         yield _finding(
             FAULT if name == "lmtp" else WARNING,
             f"{name}_lookups",
             f"protocol {name}: auth_socket_path = {found}{', and listen.userdb is off' if off else ''}",
-            f"{what} without asking the director",
+            f"{action} without asking the director",
             off + block("protocol", name, f"auth_socket_path = {wanted or USERDB}"),
         )
     if "lmtp" in used and conf.root.in_protocol("lmtp", "lmtp_proxy") != "yes":
-        why = "lmtp delivers on this machine, and does not pass mail on"
+        why = "lmtp delivers mail on this machine instead of passing it on"
         yield _finding(FAULT, "lmtp_proxy", "lmtp_proxy = no", why, ("lmtp_proxy = yes",))
 
 
 def _lmtp_names(conf: Doveconf) -> Iterator[Finding]:
-    """Whether mail goes by the name that sessions go by. Debian 13's 20-lmtp.conf cuts the domain off."""
-    everybody = conf.root.get("auth_username_format")
+    """Whether lmtp uses the same user names as logins. Debian 13's 20-lmtp.conf removes the domain."""
+    general = conf.root.get("auth_username_format")
     lmtp = conf.root.in_protocol("lmtp", "auth_username_format")
-    if "lmtp" in protocols(conf) and CUTS_DOMAIN.search(lmtp) and not CUTS_DOMAIN.search(everybody):
-        why = "mail goes by the name without its domain, logins by the whole: two users, on two backends"
-        whole = everybody or ("%Lu" if conf.release == "2.3" else "%{user | lower}")
+    if "lmtp" in protocols(conf) and CUTS_DOMAIN.search(lmtp) and not CUTS_DOMAIN.search(general):
+        why = "mail uses the name without the domain, logins the full name: two users, on two backends"
+        whole = general or ("%Lu" if conf.release == "2.3" else "%{user | lower}")
         fix = block("protocol", "lmtp", f"auth_username_format = {whole}")
         found = f"protocol lmtp: auth_username_format = {lmtp}"
         yield _finding(WARNING, "lmtp_names", found, why, fix)
 
 
 def _doveadm(conf: Doveconf) -> Iterator[Finding]:
-    """Whether it can go on to a backend. doveconf hides the password, and shows an empty one as such."""
-    values = (("doveadm_port", "24245"), ("doveadm_password", "THAT OF THE BACKENDS"))
+    """Whether doveadm can connect to a backend. doveconf hides a password, but shows that it is empty."""
+    values = (("doveadm_port", "24245"), ("doveadm_password", "PASSWORD OF THE BACKENDS"))
     unset = [(name, value) for name, value in values if conf.root.get(name) in ("", "0")]
     if not unset:
         yield _finding(OK, "doveadm", f"doveadm_port = {conf.root.get('doveadm_port')}, and a password")
         return
     found = " and ".join(name for name, _ in unset)
-    why = "doveadm commands for a user do not reach his backend"
+    why = "doveadm commands for a user do not reach the user's backend"
     fix = tuple(f"{name} = {value}" for name, value in unset)
     yield _finding(WARNING, "doveadm", f"{found} not set", why, fix)
 
@@ -174,7 +174,7 @@ def _doveadm(conf: Doveconf) -> Iterator[Finding]:
 def _passdbs(conf: Doveconf) -> Iterator[Finding]:
     passdbs = list(conf.root.all("passdb"))
     if not passdbs:
-        yield _finding(FAULT, "passdb", "there is none", "nobody can log in")
+        yield _finding(FAULT, "passdb", "there is no passdb", "no user can log in")
         return
     unseen, proxied = [], False
     for passdb in passdbs:
@@ -182,15 +182,15 @@ def _passdbs(conf: Doveconf) -> Iterator[Finding]:
         proxied = proxied or "proxy" in fields or "director_proxy_maybe" in fields
         name = passdb.name or _driver(passdb)
         if "host" in fields:
-            why = "the director leaves users alone to whom the passdb gives a host"
+            why = "the director does not assign users that get a host from the passdb"
             found, chosen = f"passdb {name} returns host={fields['host']}", passdb.get("username_filter")
             if chosen:
-                # for some users, by name: somebody wanted it
+                # The host is for users chosen by name, so it is intended.
                 yield _finding(HINT, "passdb", f"{found} for {chosen}", why)
             else:
                 yield _finding(WARNING, "passdb", found, why, ("# remove host",))
         if "user_dirkey" in fields:
-            why = "the director finds the sessions to end by this field, which it sets itself"
+            why = "the director sets this field itself, and finds the sessions to end by it"
             yield _finding(
                 FAULT, "passdb", f"passdb {name} returns user_dirkey", why, ("# remove user_dirkey",)
             )
@@ -199,8 +199,8 @@ def _passdbs(conf: Doveconf) -> Iterator[Finding]:
     if proxied:
         yield _finding(OK, "passdb", "the passdb returns proxy")
     elif unseen:
-        found = f"what passdb {', '.join(unseen)} returns cannot be seen here"
-        why = "it must return proxy=y, and no host"
+        found = f"the configuration does not show what passdb {', '.join(unseen)} returns"
+        why = "it must return proxy=y and no host; check one user"
         yield _finding(UNSEEN, "passdb", found, why, ("director doctor --user USER",))
     else:
         fix = (
@@ -208,12 +208,12 @@ def _passdbs(conf: Doveconf) -> Iterator[Finding]:
             if conf.release == "2.3"
             else ("fields {                  # in passdb { }", "  proxy = y", "}")
         )
-        yield _finding(FAULT, "passdb", "no passdb returns proxy", "nobody is sent to a backend", fix)
+        yield _finding(FAULT, "passdb", "no passdb returns proxy", "no user is sent to a backend", fix)
     yield from _unauthenticated(passdbs)
 
 
 def _unauthenticated(passdbs: list[Block]) -> Iterator[Finding]:
-    """Users whom the backend authenticates, after they were assigned: usual, and anybody can do it."""
+    """Passdbs that let the backend check the password: usual, but any client can cause assignments then."""
     for passdb in passdbs:
         if passdb.get("master") == "yes" or passdb.get("deny") == "yes":
             continue
@@ -222,12 +222,12 @@ def _unauthenticated(passdbs: list[Block]) -> Iterator[Finding]:
         name, why = (
             passdb.name or _driver(passdb),
             (
-                "anybody can have users assigned, up to users.max, and open logins that wait:"
-                " docs/security.md, Unauthenticated users"
+                "any client can cause assignments, up to users.max, and logins that wait:"
+                " see docs/security.md, Unauthenticated users"
             ),
         )
         fix = (
-            "# a passdb before it that checks passwords, with result_success = continue, and in this one:",
+            "# before it, a passdb that checks passwords, with result_success = continue; in this passdb:",
             "skip = unauthenticated",
         )
         found = f"passdb {name} returns nopassword: users are assigned before their passwords are checked"
@@ -235,7 +235,7 @@ def _unauthenticated(passdbs: list[Block]) -> Iterator[Finding]:
 
 
 def _takes_any_password(passdb: Block) -> bool:
-    """Whether it is seen to let everybody pass."""
+    """Whether the configuration shows that the passdb accepts any password."""
     fields = [f"{name}={value}" for block in passdb.all("fields") for name, value in block.settings.items()]
     return any(NO_PASSWORD.search(text) for text in (*passdb.settings.values(), *fields))
 
@@ -245,7 +245,7 @@ def _driver(passdb: Block) -> str:
 
 
 def _fields(passdb: Block) -> dict[str, str]:
-    """The fields it is seen to return. `default_fields` and `override_fields` are 2.3's."""
+    """The fields that the configuration of the passdb names. Only 2.3 has `default_fields`."""
     found: dict[str, str] = {}
     texts = [passdb.settings.get(name, "") for name in ("default_fields", "override_fields")]
     if _driver(passdb) == "static":
@@ -260,12 +260,12 @@ def _fields(passdb: Block) -> dict[str, str]:
 
 
 def _names(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
-    # what Dovecot's own director went by until 2.3.19; else what auth goes by
+    # Dovecot's own director used its own separator until 2.3.19, later that of auth.
     directors = conf.root.get("master_user_separator")
     setting = "master_user_separator" if directors else "auth_master_user_separator"
     theirs, ours = directors or conf.root.get(setting), facts.settings.separator
     if theirs[:1] != ours[:1]:
-        why = "logins of master users are placed by another name than the user's"
+        why = "logins of master users are assigned by another name than the user's"
         yield _finding(
             WARNING,
             "master_users",
@@ -275,7 +275,7 @@ def _names(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
         )
     theirs = conf.root.get("director_username_hash", default="%Lu")
     if conf.release == "2.3" and theirs not in (facts.settings.username_hash, "%Lu"):
-        why = "users are placed by another part of their names than by the director before"
+        why = "the hash uses another part of the user name than Dovecot's own director did"
         yield _finding(
             WARNING,
             "username_hash",
@@ -293,14 +293,14 @@ def _admin(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
         for listener in service.all("unix_listener", "director-admin"):
             mode = listener.settings.get("mode", mode)
     if not mode.strip("0"):
-        yield _finding(OK, "admin_socket", "Dovecot leaves director-admin to the director")
+        yield _finding(OK, "admin_socket", "Dovecot does not open director-admin itself")
         return
     fix = (
         "service director {",
         *(f"  {line}" for line in block("unix_listener", "director-admin", "mode = 0")),
         "}",
     )
-    why = "Dovecot's master opens director-admin itself: doveadm director finds nobody there"
+    why = "Dovecot's master opens director-admin itself: doveadm director does not reach this director"
     yield _finding(WARNING, "admin_socket", f"service director: director-admin has mode {mode}", why, fix)
 
 
@@ -321,5 +321,5 @@ def _haproxy(conf: Doveconf) -> Iterator[Finding]:
             ("haproxy_trusted_networks = ADDRESSES OF THE LOAD BALANCERS",),
         )
     fix = ("login_trusted_networks = ADDRESSES OF THE PROXIES   # on each backend",)
-    why = "else backends take the proxy for the client, in logs and limits"
-    yield _finding(HINT, "trusted_networks", "backends cannot be looked into from here", why, fix)
+    why = "without it backends see the proxy as the client, in logs and limits"
+    yield _finding(HINT, "trusted_networks", "the configuration of backends cannot be read here", why, fix)

@@ -1,4 +1,4 @@
-"""What was found on a machine, before anybody judges it."""
+"""Facts about a machine, before the checks judge them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from director.records import StatusInfo
 ROOT = 0
 
 
-class Who(msgspec.Struct, frozen=True, kw_only=True):
-    """A process' user, as the kernel asks for it."""
+class ProcessUser(msgspec.Struct, frozen=True, kw_only=True):
+    """The user of a process, as the kernel checks it."""
 
     uid: int
     gids: tuple[int, ...]
@@ -26,30 +26,30 @@ class Who(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
-    """A file, or that there is none."""
+    """The file at a path, or the fact that there is none."""
 
     path: str
     kind: str = "none"
-    """`socket`, `fifo`, `folder`, `file`, `none`, or `hidden`: we may not look."""
+    """`socket`, `fifo`, `folder`, `file`, `none`, or `hidden`: this process may not look."""
     mode: int = 0
     uid: int = 0
     gid: int = 0
     used: bool | None = None
-    """Whether somebody listens, or for a FIFO reads; None: we could not find out."""
+    """Whether a process listens at the socket, or reads the FIFO; None: not known."""
 
-    def writable_by(self, who: Who) -> bool:
+    def writable_by(self, user: ProcessUser) -> bool:
         """Whether this user may connect, or write, by the mode of the file alone."""
-        if who.is_root:
+        if user.is_root:
             return True
-        if self.uid == who.uid:
+        if self.uid == user.uid:
             return bool(self.mode & stat.S_IWUSR)
-        if self.gid in who.gids:
+        if self.gid in user.gids:
             return bool(self.mode & stat.S_IWGRP)
         return bool(self.mode & stat.S_IWOTH)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What of director.toml is compared with Dovecot. Paths are absolute; empty: that listener is off."""
+    """Settings of director.toml to compare with Dovecot. Paths are absolute; empty: the listener is off."""
 
     base_dir: str = "/run/dovecot"
     login: str = "/run/dovecot/login/director/login"
@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ipc: str = "/run/dovecot/ipc"
     anvil: str = "/run/dovecot/anvil"
     ring_readable: tuple[str, ...] = ()
-    """The directors, where their links leave the machine without TLS."""
+    """The directors whose links leave the machine without TLS."""
     username_hash: str = "%Lu"
     separator: str = ""
 
@@ -70,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Backend(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     open: tuple[str, ...]
-    """The protocols it was reached by."""
+    """Protocols of the ports that accepted a connection."""
     local: bool
     """Whether it is an address of this machine."""
 
@@ -82,7 +82,7 @@ class Keeper(msgspec.Struct, frozen=True, kw_only=True):
     """Of its control socket."""
     process: int
     standalone: bool
-    """It was started by `director keep`."""
+    """Whether it was started by `director keep`."""
     listeners: tuple[str, ...]
 
 
@@ -98,47 +98,47 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnitUser(msgspec.Struct, frozen=True, kw_only=True):
-    """The user of the director's service, and what it cannot do with the configuration."""
+    """The user of the director's service, and the problems of this user with the configuration."""
 
     unit: str
     name: str
     problems: tuple[str, ...] = ()
     unseen: str = ""
-    """Why that was not looked at; empty: it was."""
+    """Why this was not checked; empty: it was."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
-    director_as: Who
-    """Who the director is. Where it does not run: the user of its service, else whoever looks."""
+    director_as: ProcessUser
+    """The director's user. If it does not run: the user of its service, else the user of this process."""
     running: bool | None
-    """None: we may not ask."""
+    """None: this process may not ask."""
     conf: Doveconf | None = None
     conf_problem: str = ""
     here: bool = True
-    """Whether the configuration is that of this machine: then its files were looked at."""
+    """Whether the configuration is that of this machine; then its files were examined."""
     files: dict[str, File] = {}
     """By path."""
     status: StatusInfo | None = None
     status_problem: str = ""
     version: str = ""
-    """Of the program that looks."""
+    """Version of this program."""
     open_files: int = 0
     """Limit of the director's process; 0: unknown."""
     used_files: int = 0
     """Descriptors it has open; 0: unknown."""
     needed_files: int = 0
-    """What it needs by its configuration, without clients."""
+    """Descriptors that it needs by its configuration, without clients."""
     skew: dict[str, float] = {}
     """Seconds that the clocks of other directors are ahead."""
     kicks: dict[str, float] = {}
-    """What requests to end sessions came to since the director started: `done`, `failed` or `timed_out`."""
+    """Requests to end sessions since the director started, by result: `done`, `failed` or `timed_out`."""
     backends: tuple[Backend, ...] = ()
     keeper: Keeper | None = None
     unit_user: UnitUser | None = None
-    """Whether the service's user can read the configuration; None: it is not known which one that is."""
+    """Whether the service's user can read the configuration; None: the user is not known."""
     units: tuple[Unit, ...] = ()
-    """The director's service, and the sockets that start it; empty: systemd does not run it."""
+    """The director's service and the socket units that start it; empty: systemd does not run it."""
 
     def file(self, path: str) -> File:
         return self.files.get(path) or File(path=path, kind="hidden")

@@ -1,4 +1,4 @@
-"""What the doctor says: one finding for each thing that was looked at."""
+"""Findings of `director doctor`, one for each check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 OK, HINT, UNSEEN, WARNING, FAULT = "ok", "hint", "unseen", "warning", "fault"
-"""`unseen`: could not be looked at. With a fault something does not work, with a warning not always."""
+"""Levels. `unseen`: the check was not possible. `warning`: it may fail. `fault`: it does not work."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,20 +15,20 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """`dovecot`, `sockets`, `kicks`, `director` or `backends`."""
     level: str
     check: str
-    """What was looked at: a stable word, as `login_socket`."""
+    """Name of the check, which does not change, such as `login_socket`."""
     found: str
     why: str = ""
-    """What comes of it; empty where all is well."""
+    """The effect; empty if there is no problem."""
     fix: tuple[str, ...] = ()
     """Lines to write into a file, or to run."""
 
 
 def worst(findings: Iterable[Finding]) -> str:
-    """The worst level there is."""
+    """The worst level of the findings; `ok` if there are none."""
     order = (OK, HINT, UNSEEN, WARNING, FAULT)
     return max((finding.level for finding in findings), key=order.index, default=OK)
 
 
 def block(kind: str, name: str, *lines: str) -> tuple[str, ...]:
-    """Lines between the braces of a block of dovecot.conf."""
+    """A block of dovecot.conf with these lines between its braces."""
     return (f"{kind} {name} {{", *(f"  {line}" for line in lines), "}")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from director.doctor.facts import Backend, Facts, File, Keeper, Settings, Unit, UnitUser, Who
+from director.doctor.facts import Backend, Facts, File, Keeper, ProcessUser, Settings, Unit, UnitUser
 from director.doctor.systemd import units
 from director.dovecot.doveconf import Doveconf, decoded, read
 from director.errors import DirectorError, DoveconfError
@@ -33,7 +33,7 @@ DOVECONF_TIMEOUT = 20.0
 SEARCH = os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin:/sbin"
 PORTS = {"imap": 143, "imaps": 993, "pop3": 110, "pop3s": 995, "submission": 587, "lmtp": 24, "sieve": 4190}
 SECRET = re.compile(r"\t[^\t=]*(?:pass|resp|secret|token)[^\t]*")
-"""Fields of an answer that nobody has to see."""
+"""Fields of an answer that may be secret."""
 
 
 def settings_of(
@@ -92,7 +92,7 @@ def gather_facts(
     )
     hosts = [host.address for host in status.hosts if host.up and host.weight] if status else []
     systemd_units = units(process, SEARCH) if here else ()
-    director_as = whoever(process) if process else user_of(systemd_units) or myself()
+    director_as = user_of_process(process) if process else user_of(systemd_units) or myself()
     return Facts(
         settings=settings,
         director_as=director_as,
@@ -117,7 +117,7 @@ def gather_facts(
 
 
 def unit_user(found: Sequence[Unit], file: str) -> UnitUser | None:
-    """The user of the director's service, tried at the configuration file."""
+    """The user of the director's service, and their problems with the configuration; None: no service."""
     service = _service(found)
     if service is None or not (name := service.settings.get("User", "")):
         return None
@@ -130,16 +130,16 @@ def unit_user(found: Sequence[Unit], file: str) -> UnitUser | None:
     return UnitUser(unit=service.name, name=name, problems=tuple(checked.problems))
 
 
-def user_of(found: Sequence[Unit]) -> Who | None:
-    """Who the director is when its service starts it; None: that is not known."""
+def user_of(found: Sequence[Unit]) -> ProcessUser | None:
+    """The user as which the service starts the director; None: not known."""
     service = _service(found)
     if service is None:
         return None
     try:
         account = _account(service, service.settings.get("User") or "root")
-    except NoSuchAccount:  # a finding of its own
+    except NoSuchAccount:  # unit_user reports it
         return None
-    return Who(uid=account.uid, gids=account.groups, name=account.name)
+    return ProcessUser(uid=account.uid, gids=account.groups, name=account.name)
 
 
 def _service(found: Sequence[Unit]) -> Unit | None:
@@ -147,14 +147,17 @@ def _service(found: Sequence[Unit]) -> Unit | None:
 
 
 def _account(service: Unit, name: str) -> Account:
-    """Raises NoSuchAccount."""
+    """The account of the service with this user name.
+
+    Raises:
+        NoSuchAccount: there is no such user or group.
+    """
     group = service.settings.get("Group", "")
     return account(f"{name}:{group}" if group else name)
 
 
-def keeper_of(config: Config, director_as: Who) -> Keeper | None:
-    """The keeper of a director with this configuration and user; None: there is none, or it does not answer
-    us."""
+def keeper_of(config: Config, director_as: ProcessUser) -> Keeper | None:
+    """The keeper of a director with this configuration and user; None: no keeper answers."""
     for path in control_paths(config):
         try:
             answer = keeperlink.status(path, director_as.uid)
@@ -165,7 +168,14 @@ def keeper_of(config: Config, director_as: Who) -> Keeper | None:
 
 
 def read_doveconf(file: str) -> Doveconf:
-    """What doveconf printed elsewhere. file: `-` is standard input. Raises DoveconfError."""
+    """The configuration that doveconf printed on another machine.
+
+    Args:
+        file: path of the output; `-` is standard input.
+
+    Raises:
+        DoveconfError: the file cannot be read, or is not Dovecot's configuration.
+    """
     try:
         text = decoded(Path("/dev/stdin" if file == "-" else file).read_bytes())
     except OSError as exc:
@@ -174,11 +184,15 @@ def read_doveconf(file: str) -> Doveconf:
 
 
 def run_doveconf(file: str | None) -> tuple[Doveconf | None, str]:
-    """The configuration of this machine's Dovecot, or why there is none. file: None is its usual one."""
+    """The configuration of this machine's Dovecot, or None and the reason.
+
+    Args:
+        file: path of dovecot.conf; None means the usual path.
+    """
     program = shutil.which("doveconf", path=SEARCH)
     if program is None:
-        return None, "doveconf is not installed here: is this a proxy?"
-    # All of it: what -n leaves out would have to be known by release. Without -P secrets stay hidden.
+        return None, "doveconf is not installed here: run this on a proxy, or give --doveconf FILE"
+    # -a prints defaults too, which differ between releases; -n does not. Without -P secrets are hidden.
     command = [program, "-a", *(["-c", file] if file else [])]
     try:
         result = subprocess.run(
@@ -193,7 +207,7 @@ def run_doveconf(file: str | None) -> tuple[Doveconf | None, str]:
 
 
 def found(path: str) -> File:
-    """What is at `path`. Connects to sockets and opens FIFOs, and says nothing there."""
+    """The file at `path`. Connects to a socket, or opens a FIFO, to see if it is used; sends nothing."""
     try:
         status = os.stat(path)
     except PermissionError:
@@ -227,18 +241,23 @@ def _read(path: str) -> bool | None:
     return True
 
 
-def myself() -> Who:
+def myself() -> ProcessUser:
     groups = dict.fromkeys([os.getegid(), *os.getgroups()])
-    return Who(uid=os.geteuid(), gids=tuple(groups), name=_user(os.geteuid()))
+    return ProcessUser(uid=os.geteuid(), gids=tuple(groups), name=_user(os.geteuid()))
 
 
 def process_of(api: str) -> int | None:
-    """The process that answers at the API socket; None: there is none. Raises PermissionError."""
+    """The process that answers at the API socket; None: there is none.
+
+    Raises:
+        PermissionError: this process may not connect.
+    """
     credentials = struct.Struct("3i")
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(CONNECT_TIMEOUT)
         try:
-            # Of a socket that systemd opened SO_PEERCRED names systemd. The director is who sends an answer.
+            # SO_PEERCRED names the process that opened the socket, which may be systemd. The credentials of
+            # the answer name the director.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             client.connect(api)
             listens = credentials.unpack(
@@ -258,15 +277,15 @@ def process_of(api: str) -> int | None:
 
 
 def _is_manager(process: int) -> bool:
-    """Whether this process is systemd, which holds sockets for others."""
+    """Whether this process is systemd, which opens sockets for other programs."""
     try:
         return Path(f"/proc/{process}/comm").read_text() == "systemd\n"
     except OSError:
         return False
 
 
-def whoever(process: int) -> Who:
-    """Who a process is; whoever looks where that cannot be seen."""
+def user_of_process(process: int) -> ProcessUser:
+    """The user of a process; if it cannot be read, the user of this process."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -274,7 +293,7 @@ def whoever(process: int) -> Who:
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     uid, gid = int(fields["Uid"].split()[1]), int(fields["Gid"].split()[1])
     groups = dict.fromkeys([gid, *map(int, fields["Groups"].split())])
-    return Who(uid=uid, gids=tuple(groups), name=_user(uid))
+    return ProcessUser(uid=uid, gids=tuple(groups), name=_user(uid))
 
 
 def _user(uid: int) -> str:
@@ -285,7 +304,7 @@ def _user(uid: int) -> str:
 
 
 def open_files(process: int) -> int:
-    """The most descriptors a process may have; 0 where that cannot be seen, or is unlimited."""
+    """The limit of descriptors of a process; 0 if there is no limit, or it cannot be read."""
     try:
         text = Path(f"/proc/{process}/limits").read_text()
     except OSError:
@@ -295,7 +314,7 @@ def open_files(process: int) -> int:
 
 
 def used_files(process: int) -> int:
-    """The descriptors a process has open; 0 where that cannot be seen."""
+    """The number of descriptors that a process has open; 0 if it cannot be read."""
     try:
         return len(os.listdir(f"/proc/{process}/fd"))
     except OSError:
@@ -303,7 +322,7 @@ def used_files(process: int) -> int:
 
 
 def backends(addresses: Iterable[str]) -> tuple[Backend, ...]:
-    """By which protocols each is reached, all tried at once."""
+    """The backends with the protocols that accept a connection. All are tried at the same time."""
     addresses = list(addresses)
     tries = [(address, protocol) for address in addresses for protocol in PORTS]
     with ThreadPoolExecutor(max(1, min(64, len(tries)))) as pool:
@@ -337,9 +356,9 @@ def _is_local(address: str) -> bool:
 
 
 def asked(userdb: str, user: str) -> str:
-    """What the director answers to a look-up of `user` at its userdb socket, without secrets, or the reason.
+    """The answer to a look-up of `user` at the director's userdb socket, without secrets, or an error.
 
-    It counts as a login: a user nobody knew is placed by it.
+    The look-up counts as a login: it assigns an unassigned user.
     """
     name = escape(user.encode())
     request = b"VERSION\t1\t1\nPASS\t1\t%b\tservice=doveadm\tprotocol=doveadm\n" % name
@@ -348,7 +367,7 @@ def asked(userdb: str, user: str) -> str:
             client.settimeout(CONNECT_TIMEOUT * 5)
             client.connect(userdb)
             client.sendall(request)
-            # line by line: an answer may arrive in pieces
+            # Read line by line: an answer may arrive in pieces.
             with client.makefile(errors="replace", newline="\n") as lines:
                 for line in lines:
                     if _is_answer(line):

@@ -1,4 +1,4 @@
-"""Login services in Dovecot's configuration: whether each asks the director, whatever its name is."""
+"""Checks of the login services in Dovecot's configuration: whether each of them asks the director."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from director.dovecot.doveconf import Doveconf
 from director.dovecot.loginservices import LOGIN_SERVICES, LoginService
 
 LOGIN_PROTOCOLS = tuple(protocol for protocol, _ in LOGIN_SERVICES.values())
-"""`imap`, `pop3`, …: those with login processes."""
+"""Protocols with login processes: `imap`, `pop3`, …."""
 UNLIMITED = ("0", "unlimited")
 
 
 def check(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
-    """Where the login processes ask, and how many of them there are."""
+    """Findings about the socket that login processes use, and about how many logins a process serves."""
     yield from _sockets(facts, conf)
     yield from _processes(facts, conf)
 
 
 def protocols(conf: Doveconf) -> list[str]:
-    """Those that are on, as `imap`; 2.4 may write them as a block."""
-    # 2.3's default, which doveconf -n leaves out; a build whose default is none, as Debian's, prints others.
+    """Protocols that are on, such as `imap`. 2.4 may write them as a block."""
+    # `doveconf -n` omits 2.3's default. A build with another default, such as Debian's, prints the protocols.
     default = "imap pop3 lmtp" if conf.release == "2.3" else ""
     listed = conf.root.get("protocols", default=default).split()
     for blocks in conf.root.all("protocols"):
@@ -33,20 +33,20 @@ def protocols(conf: Doveconf) -> list[str]:
 
 
 def in_use(conf: Doveconf) -> list[LoginService]:
-    """The login services that clients can reach: Dovecot's own, and those with names of the site's."""
+    """The login services that clients can reach: Dovecot's own, and services that the site has added."""
     on = protocols(conf)
     found = []
     for service in loginservices.login_services(conf.root):
         wanted = conf.root.get("service", service.name, "protocol")
         served = service.protocol in on if service.name in LOGIN_SERVICES else not wanted or wanted in on
-        # others that have an argument are no login services, as `quota-status -p postfix`
+        # Other services with an argument are not login services, for example `quota-status -p postfix`.
         if service.protocol and served and loginservices.is_open(conf.root, service.name):
             found.append(service)
     return found
 
 
 def below(path: str, folder: str) -> str:
-    """`path` as seen from `folder`; empty where it is not below it."""
+    """`path` relative to `folder`; empty if `path` is not below `folder`."""
     prefix = folder.rstrip("/") + "/"
     return path.removeprefix(prefix) if path.startswith(prefix) else ""
 
@@ -71,7 +71,7 @@ def _sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
         why = (
             "Dovecot removes sockets directly in login/ when it starts, or refuses to start"
             if wanted
-            else "login processes see nothing outside of login/, their chroot"
+            else "login processes cannot reach files outside of login/, their chroot"
         )
         path = f"{settings.base_dir}/login/director/login"
         yield _finding(
@@ -84,13 +84,13 @@ def _sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
         return
     if conf.release == "2.4":
         yield from _socket_paths(conf, wanted)
-        # a socket in the command counts before login_socket_path (seen with 2.4.1)
+        # A socket in the command takes precedence over login_socket_path (observed with 2.4.1).
         services = [service for service in services if service.at]
     for service in services:
         if service.socket(settings.base_dir) == paths.folder(settings.login):
             yield _finding(OK, "login_socket", f"{service.name} asks at {wanted}")
             continue
-        # one of the site's that asks auth may do so on purpose
+        # A service that the site has added may ask auth on purpose: a warning only.
         meant = service.name in LOGIN_SERVICES or service.at
         program, *words = service.asking(wanted)
         command = " ".join([posixpath.basename(program), *words])
@@ -104,8 +104,8 @@ def _sockets(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
 
 
 def _socket_paths(conf: Doveconf, wanted: str) -> Iterator[Finding]:
-    """2.4: one setting for all protocols, which each may have for itself."""
-    everybody = conf.root.get("login_socket_path")
+    """Findings about 2.4's login_socket_path, which a protocol may set for itself."""
+    general = conf.root.get("login_socket_path")
     names = list(dict.fromkeys(service.protocol for service in in_use(conf) if not service.at))
     if not names:
         return
@@ -113,8 +113,8 @@ def _socket_paths(conf: Doveconf, wanted: str) -> Iterator[Finding]:
     wrong = {name: path for name, path in found_at.items() if path != wanted}
     if not wrong:
         yield _finding(OK, "login_socket", f"login_socket_path = {wanted}")
-    elif everybody != wanted and all(path == everybody for path in wrong.values()):
-        found = f"login_socket_path = {everybody}".rstrip()
+    elif general != wanted and all(path == general for path in wrong.values()):
+        found = f"login_socket_path = {general}".rstrip()
         why = f"logins of {', '.join(wrong)} do not ask the director"
         yield _finding(FAULT, "login_socket", found, why, (f"login_socket_path = {wanted}",))
     else:
@@ -130,18 +130,18 @@ def _processes(facts: Facts, conf: Doveconf) -> Iterator[Finding]:
         ("service_count", "0") if conf.release == "2.3" else ("restart_request_count", "unlimited")
     )
     for service in in_use(conf):
-        # only Dovecot's own end after one client where nothing is said
+        # By default only processes of Dovecot's own services end after one client.
         default = "1" if service.name in LOGIN_SERVICES else unlimited
         count = conf.root.get("service", service.name, setting, default=default)
         if count in UNLIMITED:
             yield _finding(OK, "login_processes", f"{service.name}: {setting} = {count}")
             continue
-        why = "each login makes a process and a connection to the director"
+        why = "each login starts a process and opens a connection to the director"
         level = WARNING
         if conf.release == "2.4":
-            why = "anvil says that sessions were ended which go on: moved users stay on two backends"
+            why = "anvil reports sessions as ended that continue: moved users stay on two backends"
             if facts.director_as.is_root:
-                why += "; a director that runs as root ends them one by one"
+                why += "; this director runs as root and ends such sessions one by one"
             else:
                 level = FAULT
         yield _finding(

@@ -1,4 +1,4 @@
-"""What systemd was told about the director: the settings of its service and of its sockets."""
+"""The settings of systemd for the director's service and its socket units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from director.doctor.facts import Unit
 TIMEOUT = 10.0
 """Seconds for systemctl."""
 SERVICE = "director.service"
-"""Where no process says of which unit it is."""
+"""The service that is assumed if no director runs."""
 PROPERTIES = (
     "Id,LoadState,User,Group,KillMode,ExitType,OOMPolicy,Restart,StartLimitIntervalUSec,StartLimitBurst,RuntimeDirectory,"
     "RuntimeDirectoryPreserve,TriggeredBy,TriggerLimitIntervalUSec,TriggerLimitBurst,PartOf,BindsTo,RemoveOnStop,Listen"
@@ -21,8 +21,12 @@ UNIT = re.compile(r"/([^/\n]+\.service)$", re.MULTILINE)
 
 
 def units(process: int | None, search: str) -> tuple[Unit, ...]:
-    """The service of a director's process, or the usual one where it does not run, and the socket units that
-    start it; empty: systemd has none of them, or does not run here. search: as in PATH."""
+    """The director's service and the socket units that start it; empty: systemd has none of them.
+
+    Args:
+        process: of the director; None: it does not run, so the usual service is taken.
+        search: folders with systemctl, as in PATH.
+    """
     program = shutil.which("systemctl", path=search)
     service = SERVICE if process is None else service_of(process)
     if program is None or service is None:
@@ -35,7 +39,7 @@ def units(process: int | None, search: str) -> tuple[Unit, ...]:
 
 
 def service_of(process: int) -> str | None:
-    """The service of a process; None: it is in none, or cannot be seen."""
+    """The service of a process; None: it has none, or it cannot be read."""
     try:
         return service_in(Path(f"/proc/{process}/cgroup").read_text())
     except OSError:
@@ -43,7 +47,7 @@ def service_of(process: int) -> str | None:
 
 
 def service_in(text: str) -> str | None:
-    """The service whose own control group is in the lines of /proc/PID/cgroup; None: there is none."""
+    """The service whose control group is in the lines of /proc/PID/cgroup; None: there is none."""
     match = UNIT.search(text)
     return match[1] if match else None
 
@@ -60,7 +64,7 @@ def _show(program: str, names: list[str]) -> tuple[Unit, ...]:
 
 
 def read(text: str) -> tuple[Unit, ...]:
-    """What `systemctl show` printed: lines `NAME=VALUE`, an empty line between two units."""
+    """The units in the output of `systemctl show`: lines `NAME=VALUE`, an empty line between two units."""
     found = []
     for block in text.strip().split("\n\n"):
         settings = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)

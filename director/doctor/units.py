@@ -1,4 +1,4 @@
-"""Settings of systemd's units under which the sockets to Dovecot do not outlive the director."""
+"""Checks of systemd's units: settings that close the sockets to Dovecot when the director ends."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from director.doctor.findings import FAULT, OK, UNSEEN, WARNING, Finding
 STALL = "login processes stall when the director ends"
 STOPPED = "login processes stall then"
 NEVER = ("", "0", "infinity")
-"""Values of an interval without a limit."""
+"""Values of an interval that mean no limit."""
 RUN = ("/run", "/var/run")
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    """Nothing, where systemd does not run the director."""
+    """All findings about units; none if systemd does not run the director."""
     if facts.unit_user is not None:
         yield from _user(facts.unit_user)
     services = [unit for unit in facts.units if unit.name.endswith(".service")]
@@ -41,7 +41,7 @@ def _finding(found: str, why: str, unit: str, section: str, *lines: str) -> Find
 
 
 def _user(user: UnitUser) -> Iterator[Finding]:
-    """Whether the director starts as the user that its unit names, and not only as root."""
+    """Whether the director can start as the user that its unit names, and not only as root."""
     shown = f"{user.unit}: User={user.name}"
     if user.unseen:
         yield Finding(area="sockets", level=UNSEEN, check="unit_user", found=shown, why=user.unseen)
@@ -54,13 +54,13 @@ def _user(user: UnitUser) -> Iterator[Finding]:
             level=FAULT,
             check="unit_user",
             found=f"{shown}: {problem}",
-            why="the director does not start as this user, though it may as root",
-            fix=(f"director config check --user {user.name}      # until it says good",),
+            why="the director cannot start as this user, even if it can as root",
+            fix=(f"director config check --user {user.name}      # repeat until it prints good",),
         )
 
 
 def _keeper(facts: Facts, service: Unit) -> Iterator[Finding]:
-    """What ends a keeper with its director. One of `director keep` is not in this service."""
+    """Settings that end the keeper with its director. They do not affect `director keep`."""
     if not _has_keeper(facts):
         return
     with_it = "ends the keeper with the director"
@@ -82,7 +82,7 @@ def _keeper(facts: Facts, service: Unit) -> Iterator[Finding]:
 
 
 def _has_keeper(facts: Facts) -> bool:
-    """Whether the director has started a keeper, or will: where socket units hold not all of the sockets."""
+    """Whether the director has started a keeper, or will: socket units do not hold all sockets."""
     if facts.status is not None and facts.status.sockets_kept_by != "keeper":
         return False
     if facts.status is None and any(unit.name.endswith(".socket") for unit in facts.units):
@@ -93,19 +93,19 @@ def _has_keeper(facts: Facts) -> bool:
 def _start(service: Unit, sockets: list[Unit]) -> Iterator[Finding]:
     restart = service.settings.get("Restart") or "no"
     if restart not in ("always", "on-failure", "on-abnormal"):
-        why = "a director that was killed or crashed is not started again; clients wait in its sockets"
+        why = "after a crash the director is not started again, and clients wait at its sockets"
         yield _finding(f"{service.name}: Restart={restart}", why, service.name, "Service", "Restart=always")
     interval = service.settings.get("StartLimitIntervalUSec", "")
     if interval not in NEVER:
         burst = service.settings.get("StartLimitBurst") or "some"
         closes = " and closes the sockets" if sockets else ""
-        why = f"after {burst} starts in that time systemd gives up{closes}: {STALL}"
+        why = f"after {burst} starts in that time systemd stops trying{closes}: {STALL}"
         found = f"{service.name}: StartLimitIntervalSec={interval}"
         yield _finding(found, why, service.name, "Unit", "StartLimitIntervalSec=0")
 
 
 def _folders(facts: Facts, service: Unit) -> Iterator[Finding]:
-    """Folders that systemd removes with everything in them when the service has ended."""
+    """Folders of the sockets that systemd removes when the service has ended."""
     if (service.settings.get("RuntimeDirectoryPreserve") or "no") != "no":
         return
     settings = facts.settings
@@ -124,10 +124,10 @@ def _sockets(facts: Facts, service: Unit, sockets: list[Unit]) -> Iterator[Findi
         interval = unit.settings.get("TriggerLimitIntervalUSec", "")
         if interval not in NEVER:
             found = f"{unit.name}: TriggerLimitIntervalSec={interval}"
-            why = f"systemd closes the socket if it has to start the director too often: {STALL}"
+            why = f"systemd closes the socket after too many starts of the director: {STALL}"
             yield _finding(found, why, unit.name, "Socket", "TriggerLimitIntervalSec=0")
         if unit.settings.get("RemoveOnStop") == "no" and _is_for_dovecot(facts, unit):
-            why = f"when the socket is stopped its file stays, and nobody serves it: {STOPPED}"
+            why = f"when the socket unit stops, its file stays without a listener: {STOPPED}"
             found = f"{unit.name}: RemoveOnStop=no"
             yield _finding(found, why, unit.name, "Socket", "RemoveOnStop=yes")
         for name in ("PartOf", "BindsTo"):
@@ -139,6 +139,6 @@ def _sockets(facts: Facts, service: Unit, sockets: list[Unit]) -> Iterator[Findi
 
 
 def _is_for_dovecot(facts: Facts, unit: Unit) -> bool:
-    """Whether it opens what login processes use."""
+    """Whether the unit opens the socket or the FIFO of login processes."""
     settings = facts.settings
     return unit.settings.get("Listen", "").partition(" (")[0] in (settings.login, settings.notify)

@@ -102,13 +102,13 @@ def doveconf_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("doveconf_here")
-def test_nothing_is_wrong_with_its_sockets_either(cluster: Cluster) -> None:
+def test_the_sockets_of_a_running_proxy_have_no_findings(cluster: Cluster) -> None:
     proxy = cluster.proxies[0]
     assert examined(cluster, "--conf", str(proxy.config)) == []
     result = cluster.directors[0].command("doctor", "--all", "--user", "dagmar", "--conf", str(proxy.config))
     words = " ".join(result.stdout.split())
-    assert f"ok {proxy.run}/login/director/login: somebody listens" in words
-    assert f"ok {proxy.run}/login/director/proxy-notify: it is read" in words
+    assert f"ok {proxy.run}/login/director/login: a process listens" in words
+    assert f"ok {proxy.run}/login/director/proxy-notify: a process reads it" in words
     assert "ok dagmar goes to 127." in words
     channel = {"2.3": "ipc", "2.4": "anvil"}[proxy.programs.release]
     assert f"ok {channel}: {proxy.run}/{channel}" in words
@@ -131,7 +131,7 @@ def test_a_dovecot_that_does_not_run_is_found_by_its_sockets(cluster: Cluster) -
     assert {tuple(one["fix"]) for one in findings} == {("systemctl start dovecot",)}
 
 
-def test_what_is_broken_in_dovecots_configuration_is_found(
+def test_each_mistake_in_dovecots_configuration_is_found(
     cluster: Cluster,
 ) -> None:
     proxy = cluster.proxies[0]
@@ -173,7 +173,7 @@ def test_a_folder_that_login_processes_may_not_enter_is_found(cluster: Cluster) 
 
 @pytest.mark.parametrize("programs", ["2.3"], indirect=True)
 @pytest.mark.parametrize("keeper_lives", [True, False])
-def test_a_director_that_does_not_run_is_found_by_what_it_leaves(
+def test_a_director_that_does_not_run_is_found_by_the_sockets_it_leaves(
     cluster: Cluster, keeper_lives: bool
 ) -> None:
     director, proxy = cluster.directors[0], cluster.proxies[0]
@@ -191,10 +191,10 @@ def test_a_director_that_does_not_run_is_found_by_what_it_leaves(
     assert {one["level"] for one in findings} == {"fault"}
     left = [one["found"] for one in findings if one["check"] == "notify"]
     path = f"{proxy.run}/login/director/proxy-notify"
-    assert left == ([] if keeper_lives else [f"{path}: nobody has it open"])
+    assert left == ([] if keeper_lives else [f"{path}: no process has it open"])
 
 
-def test_a_file_that_is_not_there_is_no_proxy_in_which_all_is_well(cluster: Cluster) -> None:
+def test_a_missing_file_is_an_error_and_not_a_proxy_without_problems(cluster: Cluster) -> None:
     result = cluster.directors[0].command("doctor", "--doveconf", str(cluster.folder / "none"))
     assert (result.returncode, result.stdout) == (65, "")
     assert "No such file" in result.stderr

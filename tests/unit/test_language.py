@@ -44,7 +44,12 @@ PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROO
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 CODE = re.compile(r"^```[\s\S]*?^```|(?<=\n)(?: {4,}\S.*\n)+|`(?:[^`\n]|\n(?!\n))*`", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
-PROGRAMS = ["director/cli", "tests/unit/cli"]
+PROGRAMS = [
+    "director/cli",
+    "director/doctor",
+    "tests/unit/cli",
+    "tests/unit/doctor",
+]
 """Folders and files of Python code that follow the rules: each is added when it has been rewritten."""
 SOURCES = sorted(
     str(path.relative_to(ROOT))

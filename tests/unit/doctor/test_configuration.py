@@ -1,4 +1,4 @@
-"""Each trap in Dovecot's configuration has its finding. The texts are what doveconf -n printed, changed."""
+"""Each mistake in Dovecot's configuration has its finding. The texts are changed outputs of `doveconf -n`."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import NamedTuple
 import pytest
 
 from director.doctor.configuration import check
-from director.doctor.facts import Facts, Settings, Who
+from director.doctor.facts import Facts, ProcessUser, Settings
 from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding
 from director.doctor.logins import in_use, protocols
 from director.dovecot.doveconf import read
 
 DATA = Path(__file__).parents[2] / "data" / "doveconf"
 GOOD = {release: (DATA / f"proxy-{release}.txt").read_text() for release in ("2.3", "2.4")}
-ROOT = Who(uid=0, gids=(0,), name="root")
-DIRECTOR = Who(uid=990, gids=(990, 106), name="director")
+ROOT = ProcessUser(uid=0, gids=(0,), name="root")
+DIRECTOR = ProcessUser(uid=990, gids=(990, 106), name="director")
 
 
-def facts(text: str, *, who: Who = DIRECTOR, settings: Settings | None = None) -> Facts:
+def facts(text: str, *, who: ProcessUser = DIRECTOR, settings: Settings | None = None) -> Facts:
     return Facts(
         settings=settings or Settings(), director_as=who, running=False, conf=read(text, "text"), here=False
     )
 
 
 def told(*args: Facts) -> list[Finding]:
-    """All but what is right, and the hint that is always there."""
+    """All findings apart from `ok` and the hint that every configuration gets."""
     return [one for one in check(*args) if one.level not in (OK, HINT)]
 
 
 @pytest.mark.parametrize("release", ["2.3", "2.4"])
-def test_nothing_is_found_where_all_is_right(release: str) -> None:
+def test_a_correct_machine_has_no_findings(release: str) -> None:
     assert told(facts(GOOD[release])) == []
 
 
@@ -50,7 +50,7 @@ def test_a_proxy_that_delivers_mail_only_needs_no_login_socket_and_no_notify_fif
     assert [one for one in found if one.check in ("login_socket", "notify")] == []
 
 
-def test_an_empty_login_path_names_the_protocols_that_do_not_ask() -> None:
+def test_the_finding_about_an_empty_login_path_names_the_protocols() -> None:
     text = GOOD["2.3"].replace("protocols = imap pop3 submission sieve lmtp", "protocols = imap lmtp")
     (finding,) = [
         one for one in told(facts(text, settings=Settings(login=""))) if one.check == "login_socket"
@@ -72,7 +72,7 @@ def test_the_login_services_in_use_are_known(release: str) -> None:
 
 
 LIMITED = "  restart_request_count = unlimited\n  inet_listener imap {"
-ANVIL_LIES = "anvil says that sessions were ended which go on"
+ANVIL_IS_WRONG = "anvil reports sessions as ended that continue"
 
 
 class Trap(NamedTuple):
@@ -317,7 +317,7 @@ TRAPS = [
     TRAPS,
     ids=[f"{trap.release}-{trap.check}-{number}" for number, trap in enumerate(TRAPS)],
 )
-def test_a_trap_has_exactly_its_finding_with_the_lines_that_mend_it(
+def test_a_mistake_in_the_configuration_has_one_finding_with_the_lines_that_fix_it(
     release: str, right: str, wrong: str, level: str, check: str, fix: str
 ) -> None:
     assert right in GOOD[release]
@@ -343,7 +343,9 @@ def test_a_trap_has_exactly_its_finding_with_the_lines_that_mend_it(
         ),
     ],
 )
-def test_a_host_for_users_chosen_by_name_is_no_mistake(release: str, right: str, more: str) -> None:
+def test_a_host_in_the_passdb_for_users_chosen_by_name_is_a_hint_only(
+    release: str, right: str, more: str
+) -> None:
     assert right in GOOD[release]
     text = GOOD[release].replace(right, more)
     assert told(facts(text)) == []
@@ -375,7 +377,7 @@ STATIC = {
         ("2.3", "  args = proxy=y password=x\n}\npassdb {\n  master = yes\n" + STATIC["2.3"], []),
     ],
 )
-def test_a_passdb_that_has_users_assigned_before_they_are_authenticated_is_named(
+def test_a_passdb_that_lets_users_be_assigned_before_their_passwords_are_checked_is_named(
     release: str, instead: str, named: list[str]
 ) -> None:
     assert STATIC[release] in GOOD[release]
@@ -386,17 +388,17 @@ def test_a_passdb_that_has_users_assigned_before_they_are_authenticated_is_named
     assert told(facts(text)) == []
 
 
-def test_one_process_a_login_is_no_fault_on_2_4_for_a_director_that_is_root() -> None:
+def test_one_process_a_login_on_2_4_is_a_warning_only_for_a_director_that_is_root() -> None:
     text = GOOD["2.4"].replace(LIMITED, LIMITED.replace("unlimited", "1"))
     (finding,) = told(facts(text, who=ROOT))
-    assert (finding.level, finding.why.startswith(ANVIL_LIES)) == (WARNING, True)
+    assert (finding.level, finding.why.startswith(ANVIL_IS_WRONG)) == (WARNING, True)
 
 
 @pytest.mark.parametrize(
     ("path", "why"),
     [
         ("/run/dovecot/login/login2", "Dovecot removes sockets directly in login/"),
-        ("/run/dovecot/director-login", "login processes see nothing outside of login/"),
+        ("/run/dovecot/director-login", "login processes cannot reach files outside of login/"),
     ],
 )
 def test_a_login_socket_in_the_wrong_place_is_a_fault(path: str, why: str) -> None:
@@ -405,31 +407,31 @@ def test_a_login_socket_in_the_wrong_place_is_a_fault(path: str, why: str) -> No
     assert finding.why.startswith(why)
 
 
-def test_a_release_nobody_knows_is_a_fault_and_nothing_more_is_said() -> None:
+def test_an_unknown_release_of_dovecot_is_the_only_finding() -> None:
     (finding,) = check(facts(GOOD["2.4"].replace("# 2.4.1-4", "# 2.2.36")))
     assert (finding.level, finding.found) == (FAULT, "Dovecot 2.2.36")
 
 
-def test_a_configuration_that_cannot_be_had_is_unseen_with_the_reason() -> None:
+def test_a_configuration_that_cannot_be_read_is_unseen_with_the_reason() -> None:
     unread = Facts(settings=Settings(), director_as=ROOT, running=False, conf_problem="doveconf is gone")
     (finding,) = check(unread)
     assert (finding.level, finding.found) == (UNSEEN, "doveconf is gone")
 
 
-def test_var_run_and_run_are_one_folder() -> None:
+def test_var_run_and_run_are_the_same_folder() -> None:
     text = GOOD["2.3"].replace("lmtp_proxy = yes\n", "lmtp_proxy = yes\nbase_dir = /var/run/dovecot/\n")
     assert told(facts(text)) == []
 
 
 @pytest.mark.parametrize("release", ["2.3", "2.4"])
-def test_lmtp_and_doveadm_may_have_their_socket_from_the_setting_of_all(release: str) -> None:
+def test_lmtp_and_doveadm_may_use_the_general_setting_of_the_socket(release: str) -> None:
     text = GOOD[release].replace("  auth_socket_path = director-userdb\n", "")
     text = text.replace("lmtp_proxy = yes\n", "lmtp_proxy = yes\nauth_socket_path = director-userdb\n")
     assert "\n  auth_socket_path" not in text
     assert told(facts(text)) == []
 
 
-def test_each_protocol_may_have_its_login_socket_for_itself_on_2_4() -> None:
+def test_each_protocol_may_have_its_own_login_socket_on_2_4() -> None:
     own = "".join(
         f"protocol {name} {{\n  login_socket_path = director/login\n}}\n"
         for name in ("imap", "pop3", "sieve", "submission")
@@ -437,7 +439,7 @@ def test_each_protocol_may_have_its_login_socket_for_itself_on_2_4() -> None:
     assert told(facts(GOOD["2.4"].replace("login_socket_path = director/login\n", own))) == []
 
 
-def test_a_2_3_that_leaves_its_protocols_at_their_default_is_looked_at() -> None:
+def test_the_default_protocols_of_2_3_are_checked() -> None:
     text = GOOD["2.3"].replace('protocols = " imap lmtp sieve pop3 submission"\n', "")
     text = text.replace("executable = pop3-login director/login", "executable = pop3-login")
     (finding,) = told(facts(text))
@@ -474,20 +476,20 @@ def test_a_login_service_with_another_name_that_asks_auth_is_a_warning() -> None
 @pytest.mark.parametrize(
     "socket", ["director/login", "-D director/login", "./director/login", "/director/login"]
 )
-def test_a_login_service_may_name_the_director_in_any_way_that_works(socket: str) -> None:
+def test_a_login_service_may_name_the_directors_socket_in_any_form_that_works(socket: str) -> None:
     text = GOOD["2.3"].replace("imap-login director/login", f"imap-login {socket}")
     assert f"imap-login {socket}" in text
     assert told(facts(text + INTERNAL.format(socket, 1143))) == []
 
 
-def test_a_service_that_is_no_login_service_is_not_taken_for_one() -> None:
+def test_a_service_that_is_not_a_login_service_is_not_checked() -> None:
     quota = "service quota-status {{\n  executable = {0}\n  inet_listener {{\n    port = 12340\n  }}\n}}\n"
     for command in ("quota-status -p postfix", "script /usr/local/bin/x", "imap-urlauth-login", "lmtp -L"):
         assert told(facts(GOOD["2.3"] + quota.format(command))) == []
     assert told(facts(GOOD["2.4"] + quota.format("quota-status -p postfix"))) == []
 
 
-def test_a_socket_in_the_command_counts_on_2_4_too() -> None:
+def test_a_socket_in_the_command_is_used_on_2_4_too() -> None:
     (finding,) = told(facts(GOOD["2.4"] + INTERNAL.format("login", 1143)))
     assert (finding.level, finding.check) == (FAULT, "login_socket")
     assert finding.found == "imap-login-internal: executable = imap-login login"
@@ -495,7 +497,7 @@ def test_a_socket_in_the_command_counts_on_2_4_too() -> None:
     assert told(facts(right)) == []
 
 
-def test_a_login_service_that_nobody_can_reach_is_not_looked_at() -> None:
+def test_a_login_service_without_a_listener_is_not_checked() -> None:
     assert told(facts(GOOD["2.3"] + INTERNAL.format("director", 0))) == []
     other = INTERNAL.format("director", 1143).replace("chroot", "protocol = pop4\n  chroot")
     assert told(facts(GOOD["2.3"] + other)) == []
@@ -510,8 +512,8 @@ def test_a_login_service_with_another_name_needs_one_process_for_many_on_2_4_too
 
 
 @pytest.mark.parametrize("release", ["2.3", "2.4"])
-def test_no_line_that_mends_has_an_empty_value(release: str) -> None:
-    """Where a listener of ours is off, or out of reach, Dovecot cannot be told its path."""
+def test_no_line_of_a_fix_has_an_empty_value(release: str) -> None:
+    """Dovecot cannot be given the path of a listener that is off or out of its reach."""
     everywhere = (
         Settings(userdb=""),
         Settings(notify="/srv/notify"),
@@ -525,7 +527,7 @@ def test_no_line_that_mends_has_an_empty_value(release: str) -> None:
             assert not [line for line in finding.fix if line.rstrip().endswith("=")], finding
 
 
-def test_a_userdb_listener_that_is_off_is_to_be_turned_on() -> None:
+def test_a_finding_says_how_to_turn_the_userdb_listener_on() -> None:
     findings = told(facts(GOOD["2.3"], settings=Settings(userdb="")))
     assert [(one.check, one.level) for one in findings] == [
         ("lmtp_lookups", FAULT),
@@ -537,14 +539,14 @@ def test_a_userdb_listener_that_is_off_is_to_be_turned_on() -> None:
         assert "  auth_socket_path = director-userdb" in one.fix
 
 
-def test_a_fifo_out_of_reach_of_login_processes_is_to_be_moved() -> None:
+def test_a_finding_says_where_to_put_a_fifo_that_login_processes_cannot_reach() -> None:
     (finding,) = told(facts(GOOD["2.4"], settings=Settings(notify="/srv/notify")))
     assert (finding.level, finding.check) == (FAULT, "notify")
     assert finding.fix[1] == 'path = "login/director/proxy-notify"'
 
 
 @pytest.mark.parametrize("path", ["/run/dovecot/director-userdb", "/var/run/dovecot/director-userdb"])
-def test_lmtp_may_have_its_socket_by_an_absolute_path(path: str) -> None:
+def test_lmtp_may_name_its_socket_by_an_absolute_path(path: str) -> None:
     text = GOOD["2.3"].replace("auth_socket_path = director-userdb", f"auth_socket_path = {path}")
     assert path in text
     assert told(facts(text)) == []

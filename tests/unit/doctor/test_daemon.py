@@ -1,4 +1,4 @@
-"""What the doctor says of a director's own words, and of look-ups."""
+"""Findings about a running director, and about look-ups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from director.doctor.daemon import answer, check
-from director.doctor.facts import Backend, Facts, Keeper, Settings, Who
+from director.doctor.facts import Backend, Facts, Keeper, ProcessUser, Settings
 from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding, worst
 from director.doctor.gatherer import asked
 from director.records import HostInfo, RingInfo, SnapshotInfo, StatusInfo, StoreInfo
@@ -34,7 +34,7 @@ STATUS = StatusInfo(
 POOL = HostInfo(address="10.1.0.9", tag="gold", weight=100, up=False)
 GOOD = Facts(
     settings=Settings(),
-    director_as=Who(uid=0, gids=(0,), name="root"),
+    director_as=ProcessUser(uid=0, gids=(0,), name="root"),
     running=True,
     status=STATUS,
     version="1.0",
@@ -62,7 +62,7 @@ def told(facts: Facts) -> list[Finding]:
     return [one for one in check(facts) if one.level != OK]
 
 
-def test_nothing_is_found_where_all_is_right() -> None:
+def test_a_correct_machine_has_no_findings() -> None:
     assert told(GOOD) == []
     assert worst(check(GOOD)) == OK
 
@@ -91,14 +91,19 @@ def test_nothing_is_found_where_all_is_right() -> None:
         (status(store=msgspec.structs.replace(STORE, url="memory:")), WARNING, "memory", "keeps nothing"),
         (status(store=msgspec.structs.replace(STORE, snapshot=LOST)), WARNING, "snapshot", "disk full"),
         (status(store=msgspec.structs.replace(STORE, lag=60.0)), WARNING, "store", "60 s behind"),
-        (status(store=msgspec.structs.replace(STORE, shared=False)), HINT, "shared_store", "its own|own"),
-        (status(hosts=[HostInfo(address="10.1.0.1", weight=0, up=True)]), FAULT, "hosts", "none is up"),
+        (status(store=msgspec.structs.replace(STORE, shared=False)), HINT, "shared_store", "is not shared"),
+        (status(hosts=[HostInfo(address="10.1.0.1", weight=0, up=True)]), FAULT, "hosts", "no host is up"),
         (but(skew={OTHER: -1.5}), WARNING, "clock", "1.5 s behind"),
         (but(open_files=1024), WARNING, "open_files", "1024"),
         (but(open_files=1024, used_files=1000), FAULT, "open_files", "1000 of at most 1024"),
         (but(used_files=65000), FAULT, "open_files", "65000 of at most 65536"),
-        (status(hosts=[*HOSTS, POOL]), FAULT, "hosts", "pool gold: none is up"),
-        (but(backends=(Backend(address="10.1.0.1", open=(), local=False),)), WARNING, "reachable", "nobody"),
+        (status(hosts=[*HOSTS, POOL]), FAULT, "hosts", "pool gold: no host is up"),
+        (
+            but(backends=(Backend(address="10.1.0.1", open=(), local=False),)),
+            WARNING,
+            "reachable",
+            "no listener",
+        ),
         (
             but(backends=(Backend(address="10.1.0.1", open=("lmtp",), local=True),)),
             HINT,
@@ -107,13 +112,13 @@ def test_nothing_is_found_where_all_is_right() -> None:
         ),
     ],
 )
-def test_what_is_wrong_has_exactly_its_finding(facts: Facts, level: str, check: str, words: str) -> None:
+def test_a_problem_has_exactly_one_finding(facts: Facts, level: str, check: str, words: str) -> None:
     (finding,) = told(facts)
     assert (finding.level, finding.check) == (level, check)
     assert any(word in finding.found for word in words.split("|"))
 
 
-def test_a_director_that_was_stopped_is_not_missed() -> None:
+def test_a_stopped_director_is_not_reported_as_missing() -> None:
     assert told(status(ring=msgspec.structs.replace(RING, missing=[OTHER], stopped=[OTHER]))) == []
 
 
@@ -128,7 +133,7 @@ def test_a_director_that_was_stopped_is_not_missed() -> None:
         ("/run/dovecot/director-userdb: Connection refused", FAULT),
     ],
 )
-def test_an_answer_to_a_look_up_is_judged(line: str, level: str) -> None:
+def test_each_answer_to_a_look_up_has_its_finding(line: str, level: str) -> None:
     assert worst(answer("ann", line)) == level
 
 
@@ -153,7 +158,7 @@ def test_a_look_up_is_made_as_lmtp_makes_it_and_shows_no_password(tmp_path: Path
     assert heard[0].startswith(b"VERSION\t1\t1\nPASS\t1\tann\tservice=doveadm")
 
 
-def test_an_answer_that_comes_in_pieces_is_taken_whole_and_a_name_cannot_add_fields(tmp_path: Path) -> None:
+def test_an_answer_in_pieces_is_read_completely_and_a_name_cannot_add_fields(tmp_path: Path) -> None:
     path, heard = str(tmp_path / "userdb"), []
 
     def director(listener: socket.socket) -> None:
@@ -175,11 +180,11 @@ def test_an_answer_that_comes_in_pieces_is_taken_whole_and_a_name_cannot_add_fie
     assert heard[1] == b"PASS\t1\tann\x01thost=10.9.9.9\tservice=doveadm\tprotocol=doveadm\n"
 
 
-def test_a_look_up_where_nobody_listens_says_so(tmp_path: Path) -> None:
+def test_a_look_up_at_a_socket_without_a_listener_says_so(tmp_path: Path) -> None:
     assert asked(str(tmp_path / "none"), "ann") == f"{tmp_path}/none: No such file or directory"
 
 
-def test_requests_to_end_sessions_that_failed_are_told() -> None:
+def test_failed_requests_to_end_sessions_are_a_finding() -> None:
     (finding,) = told(but(kicks={"done": 9.0, "failed": 1.0, "timed_out": 2.0}))
     assert (finding.level, finding.check) == (WARNING, "kicks")
     assert finding.found.startswith("3 of 12 requests")
@@ -202,7 +207,7 @@ def test_the_keeper_of_the_sockets_is_named_with_its_process() -> None:
     assert (elsewhere.level, elsewhere.found) == (OK, "keeper holds the sockets while no director runs")
 
 
-def test_a_director_whose_sockets_nothing_keeps_is_warned_of_with_what_comes_of_it() -> None:
+def test_a_director_without_a_keeper_has_a_warning_that_names_the_effect() -> None:
     finding = kept_sockets(status(sockets_kept_by=""))
     assert (finding.level, finding.area) == (WARNING, "sockets")
     assert "stall" in finding.why
@@ -210,9 +215,9 @@ def test_a_director_whose_sockets_nothing_keeps_is_warned_of_with_what_comes_of_
     assert [one for one in check(off) if one.check == "kept_sockets"] == []
 
 
-def test_links_between_directors_that_can_be_read_are_named_whether_or_not_the_director_runs() -> None:
+def test_unencrypted_links_between_directors_are_named_whether_or_not_the_director_runs() -> None:
     settings = Settings(ring_readable=(ME, OTHER))
     for facts in (but(settings=settings), but(settings=settings, status=None)):
         (finding,) = [one for one in told(facts) if one.check == "ring_tls"]
-        assert (finding.level, finding.found) == (HINT, f"no ring.tls, for {ME}, {OTHER}")
+        assert (finding.level, finding.found) == (HINT, f"no ring.tls for the links with {ME}, {OTHER}")
         assert "TLS between the directors" in finding.fix[0]

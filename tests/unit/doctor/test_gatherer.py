@@ -1,4 +1,4 @@
-"""Who the director is, found for real: its process, and the user it runs as."""
+"""The process of a director, and its user, found on this machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def test_the_director_behind_a_socket_of_systemd_is_the_process_that_answers(listener: socket.socket) -> None:
-    """SO_PEERCRED would name the process that called listen: systemd, as which everything is allowed."""
+    """SO_PEERCRED would name the process that called listen: systemd, which runs as root."""
     number = listener.fileno()
     command = [sys.executable, "-c", ANSWERS, str(number)]
     with subprocess.Popen(command, pass_fds=[number], stdout=subprocess.PIPE) as director:
@@ -48,7 +48,7 @@ def test_the_director_behind_a_socket_of_systemd_is_the_process_that_answers(lis
     assert found == director.pid
 
 
-def test_a_director_that_does_not_answer_is_who_listens_unless_that_is_systemd(
+def test_the_process_of_a_director_that_does_not_answer_is_the_listener_unless_it_is_systemd(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gatherer, "CONNECT_TIMEOUT", 0.01)
@@ -61,12 +61,12 @@ def test_a_director_that_does_not_answer_is_who_listens_unless_that_is_systemd(
         Path("/proc/self/comm").write_text(before)
 
 
-def test_where_nobody_listens_no_director_is_found(tmp_path: Path) -> None:
+def test_no_director_is_found_at_a_socket_without_a_listener(tmp_path: Path) -> None:
     assert process_of(str(tmp_path / "api")) is None
 
 
-def test_a_director_that_does_not_run_is_judged_as_the_user_of_its_service() -> None:
-    """As root, who looks, it might do what the user of the unit may not."""
+def test_a_director_that_does_not_run_is_checked_as_the_user_of_its_service() -> None:
+    """Root, as which the doctor runs, may do more than the user of the unit."""
     units = (
         Unit(name="director.service", settings={"User": "nobody", "Group": "nogroup"}),
         Unit(name="director-login.socket", settings={"User": ""}),

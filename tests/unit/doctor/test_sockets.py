@@ -1,4 +1,4 @@
-"""Sockets and rights: on a table of what was found, and found for real."""
+"""Checks of sockets and rights, on given facts and on files of this machine."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from director.doctor.facts import Facts, File, Settings, Unit, Who
+from director.doctor.facts import Facts, File, ProcessUser, Settings, Unit
 from director.doctor.findings import FAULT, OK, UNSEEN, WARNING, Finding
 from director.doctor.gatherer import found
 from director.doctor.sockets import check
 from director.dovecot.doveconf import Doveconf, read
 
-ROOT = Who(uid=0, gids=(0,), name="root")
-DOVECOT = Who(uid=103, gids=(106,), name="dovecot")
-DIRECTOR = Who(uid=990, gids=(990, 106), name="director")
+ROOT = ProcessUser(uid=0, gids=(0,), name="root")
+DOVECOT = ProcessUser(uid=103, gids=(106,), name="dovecot")
+DIRECTOR = ProcessUser(uid=990, gids=(990, 106), name="director")
 SETTINGS = Settings()
 
 
@@ -30,8 +30,8 @@ def file(path: str, kind: str = "socket", mode: int = 0o600, uid: int = 103, gid
     return File(path=path, kind=kind, mode=mode, uid=uid, gid=gid, used=True)
 
 
-def proxy(who: Who, release: str = "2.3", **others: File) -> Facts:
-    """A machine where all is right for the user `dovecot`, but for `others`, by the names of settings."""
+def proxy(who: ProcessUser, release: str = "2.3", **others: File) -> Facts:
+    """A machine without problems for the user `dovecot`, apart from `others`, by the names of settings."""
     files = {
         "login": file(SETTINGS.login, mode=0o666),
         "notify": file(SETTINGS.notify, kind="fifo", mode=0o666),
@@ -57,13 +57,13 @@ def told(facts: Facts) -> list[Finding]:
 
 @pytest.mark.parametrize("who", [ROOT, DOVECOT])
 @pytest.mark.parametrize("release", ["2.3", "2.4"])
-def test_nothing_is_found_where_all_is_right(who: Who, release: str) -> None:
+def test_a_correct_machine_has_no_findings(who: ProcessUser, release: str) -> None:
     assert told(proxy(who, release)) == []
 
 
-def test_who_may_not_ask_the_director_is_told_no_faults_about_its_rights() -> None:
-    nobody = Who(uid=65534, gids=(65534,), name="nobody")
-    findings = told(msgspec.structs.replace(proxy(nobody), running=None))
+def test_a_user_who_may_not_ask_the_director_gets_no_faults_about_its_rights() -> None:
+    other_user = ProcessUser(uid=65534, gids=(65534,), name="nobody")
+    findings = told(msgspec.structs.replace(proxy(other_user), running=None))
     assert [(one.level, one.check) for one in findings] == [
         (UNSEEN, "auth"),
         (UNSEEN, "auth_userdb"),
@@ -83,25 +83,25 @@ def deaf(name: str, kind: str = "socket") -> dict[str, File]:
     ("others", "check", "words"),
     [
         (gone("login"), "login", "there is no such socket"),
-        (deaf("login"), "login", "nobody listens"),
+        (deaf("login"), "login", "no process listens"),
         ({"login": file(SETTINGS.login, mode=0o660)}, "login", "has mode 0660"),
         (gone("userdb"), "userdb", "there is no such socket"),
         (gone("notify"), "notify", "there is no such FIFO"),
         ({"notify": file(SETTINGS.notify, kind="file")}, "notify", "there is no such FIFO"),
-        (deaf("notify", "fifo"), "notify", "nobody has it open"),
-        (gone("auth"), "auth", "nobody listens"),
-        (deaf("auth_userdb"), "auth_userdb", "nobody listens"),
+        (deaf("notify", "fifo"), "notify", "no process has it open"),
+        (gone("auth"), "auth", "no process listens"),
+        (deaf("auth_userdb"), "auth_userdb", "no process listens"),
         ({"auth": file(SETTINGS.auth, uid=0, gid=0)}, "auth", "dovecot may not connect"),
         (
             {"auth_userdb": file(SETTINGS.auth_userdb, mode=0o666, uid=1, gid=1)},
             "auth_userdb",
-            "belongs to others",
+            "does not belong to",
         ),
-        (gone("ipc"), "kick_channel", "nobody listens"),
+        (gone("ipc"), "kick_channel", "no process listens"),
         ({"ipc": file(SETTINGS.ipc, uid=0, gid=0)}, "kick_channel", "dovecot may not connect"),
     ],
 )
-def test_what_is_wrong_has_exactly_its_finding(others: dict[str, File], check: str, words: str) -> None:
+def test_a_problem_has_exactly_one_finding(others: dict[str, File], check: str, words: str) -> None:
     (finding,) = told(proxy(DOVECOT, **others))
     assert (finding.level, finding.check) == (FAULT, check)
     assert words in finding.found
@@ -112,9 +112,7 @@ def test_what_is_wrong_has_exactly_its_finding(others: dict[str, File], check: s
     ("name", "there"),
     [("notify", "missing"), ("login", "missing"), ("login", "socket")],
 )
-def test_a_listener_of_systemd_that_somebody_removed_is_opened_again_by_its_unit(
-    name: str, there: str
-) -> None:
+def test_a_removed_listener_of_systemd_is_opened_again_by_its_unit(name: str, there: str) -> None:
     """systemd refuses to start a socket unit while its service is active."""
     path: str = getattr(SETTINGS, name)
     missing = msgspec.structs.replace(file(path, kind=there, mode=0o666), used=False)
@@ -130,7 +128,7 @@ def test_a_listener_of_systemd_that_somebody_removed_is_opened_again_by_its_unit
     assert stopped.fix == ("systemctl start director",)
 
 
-def test_a_user_of_its_own_is_told_which_listeners_to_give_it() -> None:
+def test_a_director_with_its_own_user_is_told_which_listeners_need_that_user() -> None:
     findings = {one.check: one for one in told(proxy(DIRECTOR))}
     assert set(findings) == {"auth", "auth_userdb", "kick_channel"}
     assert "    user = director" in findings["auth"].fix
@@ -138,7 +136,7 @@ def test_a_user_of_its_own_is_told_which_listeners_to_give_it() -> None:
     assert "usermod -aG dovecot director" in findings["kick_channel"].fix
 
 
-def test_before_2_4_2_anvil_is_for_root_only_and_that_is_told() -> None:
+def test_a_finding_says_that_before_2_4_2_only_root_may_use_anvil() -> None:
     (finding,) = told(proxy(DOVECOT, "2.4", anvil=file(SETTINGS.anvil, uid=0, gid=0)))
     assert (finding.level, finding.check) == (FAULT, "kick_channel")
     assert finding.fix[:4] == (
@@ -153,24 +151,24 @@ def test_before_2_4_2_anvil_is_for_root_only_and_that_is_told() -> None:
     ("kick", "level", "words"),
     [("none", WARNING, 'kick = "none"'), ("anvil", FAULT, "but Dovecot 2.3 has ipc")],
 )
-def test_a_kick_channel_that_ends_nothing_is_told(kick: str, level: str, words: str) -> None:
+def test_a_kick_channel_that_ends_no_session_is_a_finding(kick: str, level: str, words: str) -> None:
     facts = msgspec.structs.replace(proxy(ROOT), settings=msgspec.structs.replace(SETTINGS, kick=kick))
     (finding,) = told(facts)
     assert (finding.level, finding.check) == (level, "kick_channel")
     assert words in finding.found
 
 
-def test_what_may_not_be_looked_at_is_unseen_and_no_fault() -> None:
+def test_a_file_that_may_not_be_examined_is_unseen_and_not_a_fault() -> None:
     hidden = File(path=SETTINGS.login, kind="hidden")
     (finding,) = told(proxy(DOVECOT, login=hidden))
     assert (finding.level, finding.fix) == (UNSEEN, ("sudo director doctor",))
 
 
-def test_another_machines_sockets_are_not_judged() -> None:
+def test_sockets_of_another_machine_are_not_checked() -> None:
     assert list(check(msgspec.structs.replace(proxy(DOVECOT), here=False))) == []
 
 
-def test_a_socket_is_used_while_somebody_listens(tmp_path: Path) -> None:
+def test_a_socket_is_used_while_a_process_listens(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -180,7 +178,7 @@ def test_a_socket_is_used_while_somebody_listens(tmp_path: Path) -> None:
     assert found(path).used is False
 
 
-def test_a_fifo_is_used_while_somebody_reads_it(tmp_path: Path) -> None:
+def test_a_fifo_is_used_while_a_process_reads_it(tmp_path: Path) -> None:
     path = str(tmp_path / "f")
     os.mkfifo(path, 0o640)
     assert found(path) == File(
@@ -191,7 +189,7 @@ def test_a_fifo_is_used_while_somebody_reads_it(tmp_path: Path) -> None:
     os.close(reader)
 
 
-def test_other_things_are_what_they_are(tmp_path: Path) -> None:
+def test_files_and_folders_are_recognised(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     kinds: list[Any] = [found(str(tmp_path / name)).kind for name in ("file", ".", "none")]
     assert kinds == ["file", "folder", "none"]

@@ -1,4 +1,4 @@
-"""What the doctor says of systemd's units."""
+"""Findings about systemd's units."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from director.doctor.facts import Facts, Keeper, Settings, Unit, UnitUser, Who
+from director.doctor.facts import Facts, Keeper, ProcessUser, Settings, Unit, UnitUser
 from director.doctor.findings import FAULT, OK, UNSEEN, WARNING
 from director.doctor.systemd import read, service_in
 from director.doctor.units import check
@@ -60,10 +60,10 @@ def socket(**changes: str) -> Unit:
 
 
 def told(*units: Unit, kept_by: str = "keeper", keeper: Keeper | None = KEEPER) -> list[str]:
-    """What is found wrong."""
+    """Texts of the findings apart from `ok`."""
     facts = Facts(
         settings=Settings(),
-        director_as=Who(uid=0, gids=(0,), name="root"),
+        director_as=ProcessUser(uid=0, gids=(0,), name="root"),
         running=True,
         status=msgspec.structs.replace(STATUS, sockets_kept_by=kept_by),
         keeper=keeper,
@@ -91,11 +91,11 @@ def test_a_service_that_ends_the_keeper_with_the_director_or_starts_no_other_is_
     assert told(service(**{setting: value})) == [f"director.service: {setting}={value}"]
 
 
-def test_a_service_without_a_kill_mode_is_named_and_what_to_write_is_said() -> None:
+def test_a_service_without_a_kill_mode_is_named_with_the_line_to_write() -> None:
     settings = {name: value for name, value in SERVICE.items() if name != "KillMode"}
     facts = Facts(
         settings=Settings(),
-        director_as=Who(uid=0, gids=(0,), name="root"),
+        director_as=ProcessUser(uid=0, gids=(0,), name="root"),
         running=True,
         status=STATUS,
         units=(Unit(name="proxy.service", settings=settings),),
@@ -106,7 +106,7 @@ def test_a_service_without_a_kill_mode_is_named_and_what_to_write_is_said() -> N
     assert finding.fix == ("[Service]                # systemctl edit proxy.service", "KillMode=process")
 
 
-def test_a_good_service_with_a_keeper_is_right_and_without_systemd_nothing_is_said() -> None:
+def test_a_correct_service_with_a_keeper_is_ok_and_without_systemd_there_is_no_finding() -> None:
     assert told(service()) == told() == []
     assert told(service(KillMode="none")) == []
 
@@ -126,7 +126,7 @@ def test_a_limit_after_which_systemd_closes_the_sockets_is_named() -> None:
     ]
 
 
-def test_a_socket_unit_that_leaves_its_file_with_nobody_behind_it_is_named() -> None:
+def test_a_socket_unit_that_leaves_its_file_without_a_listener_is_named() -> None:
     """NOOP of live sessions took 4 s while the sockets were stopped, 0.3 s without the files."""
     place = f"{Settings().notify} (FIFO)"
     unit = socket(RemoveOnStop="no", Listen=place)
@@ -149,7 +149,7 @@ def test_a_folder_of_the_sockets_that_systemd_removes_when_the_director_ends_is_
     assert told(service(RuntimeDirectory="director")) == []
 
 
-def test_what_systemctl_shows_is_read_unit_by_unit() -> None:
+def test_the_output_of_systemctl_is_read_unit_by_unit() -> None:
     first, second = read(SHOWN)
     assert (first.name, first.words("TriggeredBy")) == (
         "director.service",
@@ -162,7 +162,7 @@ def test_what_systemctl_shows_is_read_unit_by_unit() -> None:
     assert read("") == ()
 
 
-def test_the_service_of_a_process_is_the_one_whose_control_group_it_is_in() -> None:
+def test_the_service_of_a_process_is_found_by_its_control_group() -> None:
     assert service_in("0::/system.slice/proxy.service\n") == "proxy.service"
     assert service_in("1:name=systemd:/system.slice/proxy.service\n0::/\n") == "proxy.service"
     assert service_in("0::/user.slice/user-0.slice/session-1.scope\n") is None
@@ -172,7 +172,7 @@ def test_the_service_of_a_process_is_the_one_whose_control_group_it_is_in() -> N
 DEFAULTS = {"TriggerLimitIntervalUSec": "2s", "RemoveOnStop": "no"}
 
 
-def test_our_own_units_are_right() -> None:
+def test_the_units_in_deploy_have_no_findings() -> None:
     found = [of_file(SYSTEMD / "director.service", {"StartLimitIntervalUSec": "10s"})]
     for name in ("login", "userdb", "notify"):
         found.append(of_file(SYSTEMD / f"director-{name}.socket", DEFAULTS))
@@ -180,7 +180,7 @@ def test_our_own_units_are_right() -> None:
 
 
 def of_file(path: Path, default: dict[str, str]) -> Unit:
-    """A unit as systemd would show it. default: where the file says nothing."""
+    """A unit as systemd shows it. default: for settings that the file does not have."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(path)
@@ -207,11 +207,16 @@ def of_file(path: Path, default: dict[str, str]) -> Unit:
         (UnitUser(unit="director.service", name="dovecot", unseen="only root can"), UNSEEN, "User=dovecot"),
     ],
 )
-def test_the_units_user_is_tried_at_the_configuration(user: UnitUser, level: str, text: str) -> None:
+def test_the_configuration_is_checked_as_the_user_of_the_unit(user: UnitUser, level: str, text: str) -> None:
     facts = Facts(
-        settings=Settings(), director_as=Who(uid=0, gids=(0,), name="root"), running=False, unit_user=user
+        settings=Settings(),
+        director_as=ProcessUser(uid=0, gids=(0,), name="root"),
+        running=False,
+        unit_user=user,
     )
     (found,) = [finding for finding in check(facts) if finding.check == "unit_user"]
     assert found.level == level
     assert text in found.found
-    assert level != FAULT or found.fix == ("director config check --user dovecot      # until it says good",)
+    assert level != FAULT or found.fix == (
+        "director config check --user dovecot      # repeat until it prints good",
+    )
