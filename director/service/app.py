@@ -9,14 +9,12 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
-from director import web
 from director.core.director import Director
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKETS
@@ -27,32 +25,27 @@ from director.core.ring.presence import next_incarnation
 from director.core.tables.hosts import HostTable
 from director.errors import DirectorError
 from director.net.accept import Acceptor
-from director.net.admin import AdminClients
-from director.net.authreply import AuthreplySocket
 from director.net.listen import Fifo, open_fifo
 from director.net.login import Relay
 from director.net.notify import NotifyReader, read_fifo
-from director.net.socketmap import serve_client as serve_socketmap_client
 from director.net.tls import RingTls
 from director.service.bugs import Bugs
 from director.service.clock import unix_time
 from director.service.configuration.config import Config
 from director.service.configuration.servers import Endpoint
 from director.service.driver import Driver
-from director.service.endpoints.admin import AdminHandler
 from director.service.endpoints.lookups import Lookups
-from director.service.endpoints.socketmap import Socketmap
 from director.service.kicks.flushprograms import FlushPrograms
 from director.service.kicks.kicker import Kicker
 from director.service.lifecycle import garbage, reexec
 from director.service.lifecycle.credentials import Credentials
-from director.service.lifecycle.filetimes import files_of, younger_file
+from director.service.lifecycle.filetimes import clock_is_behind
 from director.service.lifecycle.handover import Handover, Inherited, Memory, ReplacementRecord
 from director.service.lifecycle.keeper import KeeperClient
 from director.service.lifecycle.listeners import Listeners
 from director.service.lifecycle.reload import backends_digest, limits, read_again
 from director.service.lifecycle.replacement import Replacement, load_names, load_users
-from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
+from director.service.lifecycle.sockets import Sockets
 from director.service.lifecycle.sysd import Notifier, machine_id
 from director.service.log import Log
 from director.service.loginrelay import LoginRelay
@@ -62,6 +55,7 @@ from director.service.mailbox import Mailbox
 from director.service.metrics import LookupCounts
 from director.service.operations.fileapplier import FileApplier
 from director.service.operations.operations import Operations
+from director.service.operatorendpoints import OperatorEndpoints
 from director.service.pendingoperations import PendingOperations
 from director.service.persistence.persist import Persistence
 from director.service.resolution.backendnames import BackendNames
@@ -83,10 +77,6 @@ MOVES_AGAIN = 30.0
 """Seconds until the program is replaced once more for an own address that is another one."""
 SNAPSHOT_TIMEOUT = 10.0
 """Seconds that one job of the snapshot may take: nobody waits for it."""
-SETTLE_WITHIN = 1.0
-"""Seconds that admin commands which have arrived by then have to be carried out."""
-ENDPOINTS_LOOK = 0.02
-"""Seconds between two looks whether operators' commands have ended."""
 STATUS_EVERY = 5.0
 """Seconds between two status lines for the service manager."""
 
@@ -97,8 +87,27 @@ def _secrets(config: Config) -> tuple[bytes, bytes]:
     return first, second
 
 
+def _identity(config: Config, incarnation: int, name: str) -> Identity:
+    """What this director shows to its neighbours. name: it is listed by; empty: by its address."""
+    secret, second_secret = _secrets(config)
+    return Identity(
+        member=config.ring.listen.member if config.ring.listen else STANDALONE,
+        incarnation=incarnation,
+        username_hash=f"{config.users.username_hash} {config.users.master_user_separator[:1]}".strip(),
+        expire=int(config.users.expire),
+        secret=secret,
+        second_secret=second_secret,
+        release=VERSION,
+        backends=backends_digest(config),
+        ping_interval=config.ring.ping_interval,
+        ping_timeout=config.ring.ping_timeout,
+        max_clock_skew=config.ring.max_clock_skew,
+        name=name,
+    )
+
+
 class App:
-    """One running director."""
+    """One running director: what it is built of, in order; how it begins, changes and ends."""
 
     def __init__(
         self,
@@ -116,11 +125,12 @@ class App:
         self.started = time.time()
         self.begun = time.monotonic()
         self.warm_seconds = 0.0
-        me = config.ring.listen.member if config.ring.listen else STANDALONE
         incarnation = next_incarnation(time.time(), inherited.handover.incarnation if inherited else 0)
         user_hash = UserHash(config.users.username_hash, config.users.master_user_separator)
         assigner = hotpath.Assigner(hotpath.UserTable(int(config.users.expire)), user_hash)
+        # What all other parts hand their events to.
         mailbox = self.mailbox = Mailbox()
+        # Names of directors and backends, and the core.
         self.ring_names = RingNames(
             config.ring.servers,
             config.ring.names,
@@ -133,30 +143,16 @@ class App:
         self._moved_at = float("-inf")
         """When the own address was last found to be another one, in monotonic seconds."""
         settings, unresolved = self.backend_names.hosts()
-        identity = Identity(
-            member=me,
-            incarnation=incarnation,
-            username_hash=f"{config.users.username_hash} {config.users.master_user_separator[:1]}".strip(),
-            expire=int(config.users.expire),
-            secret=_secrets(config)[0],
-            second_secret=_secrets(config)[1],
-            release=VERSION,
-            backends=backends_digest(config),
-            ping_interval=config.ring.ping_interval,
-            ping_timeout=config.ring.ping_timeout,
-            max_clock_skew=config.ring.max_clock_skew,
-            name=self.ring_names.own_name or "",
-        )
+        identity = _identity(config, incarnation, self.ring_names.own_name or "")
         self.director = Director(
             identity,
-            [server.member for server in config.ring.servers] or [me],
+            [server.member for server in config.ring.servers] or [identity.member],
             HostTable(settings, (name.hostname for name in unresolved)),
             assigner,
             hotpath.NameTable(),
             limits(config),
             self.ring_names.names,
         )
-        tls = config.ring.tls
         resolver = Resolver()
         self.name_watch = NameWatch(
             lambda: [
@@ -166,6 +162,8 @@ class App:
             self._names_answered,
             resolver,
         )
+        # What carries out the effects of the core.
+        tls = config.ring.tls
         self.ring = RingSockets(
             self.director,
             mailbox.handle,
@@ -196,6 +194,7 @@ class App:
             ),
             place=f"{machine_id()} {socket.gethostname()} {os.path.abspath(config.file)}",
         )
+        # What feeds the core with the events, and has those parts carry out its effects.
         self.driver = Driver(
             self.director,
             mailbox,
@@ -208,11 +207,13 @@ class App:
             pending_operations=self.pending_operations,
             store=self.persistence,
         )
+        # The program: its replacement, its files, its listeners.
         self.notifier = Notifier(os.environ)
         self.replacement = Replacement(self, log, self.notifier, inherited)
         self.credentials = Credentials(lambda: self.config, log, tls=lambda: self.ring.tls)
         self.bugs = Bugs(log)
         self.listeners = Listeners(sockets, self.director, mailbox, self.bugs, log, config.limits)
+        # Operators, and the configuration file that changes like an operator.
         self.operations = Operations(
             self.director,
             self.pending_operations,
@@ -241,11 +242,17 @@ class App:
             inherited.handover.notify_rest if inherited else b"",
         )
         self._listening: list[tuple[Serve, Acceptor]] = []
-        self._endpoints_to_open: list[tuple[Serve, Acceptor]] = []
         self.relays: list[Relay] = []
-        self._endpoints = anyio.CancelScope()
-        self._endpoints_closed = anyio.Event()
-        self.admin = AdminClients(AdminHandler(self.operations, log), log)
+        self.endpoints = OperatorEndpoints(
+            lambda: self.config,
+            self.listeners,
+            self.logins,
+            self.lookups,
+            self.operations,
+            self.pending_operations,
+            bugs=self.bugs,
+            log=log,
+        )
         self._ended = anyio.Event()
         self._end = ""
         """Name of the signal that has ended it; empty: its program is to be replaced."""
@@ -266,20 +273,10 @@ class App:
                 self.relays.append(relay)
                 self._listening.append((relay.serve, acceptor))
                 listeners.counted_elsewhere[name] = partial(len, relay.clients)
-        authreply = AuthreplySocket(self.logins)
-        for names, serve in (
-            (("authreply",), authreply.serve),
-            (("admin", ADMIN_TCP), self.admin.serve),
-            (("socketmap", SOCKETMAP_TCP), self._serve_socketmap),
-        ):
-            for name in names:
-                acceptor = listeners.acceptor(name)
-                if acceptor is not None:
-                    self._endpoints_to_open.append((serve, acceptor))
         self._ring_acceptor = listeners.acceptor("ring")
         if self._ring_acceptor is not None:
             self._listening.append((self._serve_ring, self._ring_acceptor))
-        self._api, self._http = listeners.acceptor("api"), listeners.acceptor("http")
+        self.endpoints.prepare()
 
     def _names_answered(self, answers: Mapping[str, Answer]) -> None:
         self.ring_names.answered(answers)
@@ -302,7 +299,10 @@ class App:
 
         Returns what was left to that, if it could not be started after all."""
         asyncio.get_running_loop().set_exception_handler(self._callback_failed)
-        self._judge_clock()
+        doubted = self._inherited is not None and self._inherited.handover.clock_doubted
+        now = Now(time.monotonic(), unix_time())
+        if clock_is_behind(self.config, now.unix, self.log) or doubted:
+            self.director.clock.doubt(now, started=self._inherited is None)
         if self._inherited is None:
             await self.persistence.open()
         else:
@@ -320,18 +320,6 @@ class App:
         if self.replacement.inherited is None:
             self.log.info("stopped")
         return self.replacement.inherited
-
-    def _judge_clock(self) -> None:
-        """Before anything is read: is the clock right?"""
-        config, now = self.config, Now(time.monotonic(), unix_time())
-        paths = [Path(config.file), *files_of((config.state, config.snapshot), config.folder)]
-        younger = younger_file(paths, now.unix)
-        if younger is not None:
-            note = "set it (NTP); no time is judged by it until another director's agrees, or for an hour"
-            fields = {"file": str(younger.path), "written_in": f"{younger.seconds} s", "note": note}
-            self.log.warning("clock_is_behind", **fields)
-        if younger is not None or (self._inherited is not None and self._inherited.handover.clock_doubted):
-            self.director.clock.doubt(now, started=self._inherited is None)
 
     async def _serve(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -357,7 +345,7 @@ class App:
                 sizes = self._inherited.handover.name_bytes
                 tasks.start_soon(load_names, self.director.names, self._inherited.memory, sizes)
             tasks.start_soon(self.file_applier.run)
-            tasks.start_soon(self._serve_operators)
+            tasks.start_soon(self.endpoints.run)
             tasks.start_soon(self._tell_manager)
             self.log.info(
                 "started",
@@ -372,7 +360,7 @@ class App:
             if self._end:
                 self.log.info("stopping", signal=self._end)
                 self.notifier.stopping()
-                await self._settle_admin()
+                await self.endpoints.settle()
                 await self.driver.leave()
                 self._refuse_links()
                 self.driver.stop()
@@ -426,14 +414,7 @@ class App:
 
     async def close_endpoints(self, within: float) -> None:
         """Let operators' commands end, for `within` seconds at most; then accept no more of them."""
-        until = time.monotonic() + within
-        while True:
-            if not (self.pending_operations.busy or self.admin.busy) or time.monotonic() > until:
-                break
-            await anyio.sleep(ENDPOINTS_LOOK)
-        await self._settle_admin()
-        self._endpoints.cancel()
-        await self._endpoints_closed.wait()
+        await self.endpoints.close(within)
 
     async def settle(self, within: float) -> None:
         """Write to the store what has changed, for `within` seconds at most."""
@@ -507,11 +488,6 @@ class App:
 
     # ---- ends, signals, sockets
 
-    async def _settle_admin(self) -> None:
-        """Have carried out what admin clients have sent so far."""
-        with anyio.move_on_after(SETTLE_WITHIN):
-            await self.admin.settle()
-
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What went wrong where no task could catch it. The connection concerned is closed by the loop."""
         exc = context.get("exception")
@@ -551,37 +527,6 @@ class App:
         """
         if self._ring_acceptor is not None:
             self._ring_acceptor.refuse()
-
-    async def _serve_operators(self) -> None:
-        """Everything but logins: it is closed before the program is replaced."""
-        with self._endpoints:
-            async with anyio.create_task_group() as tasks:
-                for serve, acceptor in self._endpoints_to_open:
-                    tasks.start_soon(serve, acceptor)
-                tasks.start_soon(self._serve_api)
-        self._endpoints_closed.set()
-
-    async def _serve_socketmap(self, acceptor: Acceptor) -> None:
-        handler = Socketmap(self.lookups, self.config.lookups.ports.lmtp)
-
-        await acceptor.serve_streams(
-            lambda stream, _, place: serve_socketmap_client(stream, handler, self.log, place)
-        )
-
-    async def _serve_api(self) -> None:
-        lookups = self.config.lookups
-        ports = {"imap": lookups.ports.imap, "pop3": lookups.ports.pop3, "smtp": lookups.ports.smtp}
-        offer = web.Offer(self.lookups, http=lookups.http, nginx=lookups.nginx, ports=ports)
-        run_api = partial(web.run_api, self.operations, offer=offer, bug=self.bugs.met)
-        async with anyio.create_task_group() as tasks:
-            if self._api is not None:
-                tasks.start_soon(partial(run_api, self._api, token=lambda: None, trusted=True))
-            if self._http is not None:
-                tasks.start_soon(partial(run_api, self._http, token=self._api_token, trusted=False))
-
-    def _api_token(self) -> str | None:
-        """What counts since the file was read last."""
-        return bytes(self.config.http.token).decode() or None
 
     async def _tell_manager(self) -> None:
         """READY once logins are answered, then a status line and a sign of life now and then."""

@@ -46,7 +46,10 @@ LATE = {
     # `state` and `migrate` open the store themselves: no director may be running, or able to.
     *((f"cli/{file}.py", room) for file in ("state", "stores", "migrate") for room in STORE_ROOMS),
 }
-ROOT_IMPORTS = {("service/app.py", "director.web"), ("service/serve.py", "director.web")}
+ROOT_IMPORTS = {
+    ("service/operatorendpoints.py", "director.web"),
+    ("service/serve.py", "director.web"),
+}
 """The one arrow backwards: the composition root builds the API too, through `run_api`."""
 FLOORS = {
     "core": [

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from director.core.protocol.stamps import AHEAD
+from director.service.configuration.config import Config
+from director.service.log import Log
 
 
 class Younger(NamedTuple):
@@ -19,6 +21,17 @@ class Younger(NamedTuple):
 
     path: Path
     seconds: int
+
+
+def clock_is_behind(config: Config, unix: float, log: Log) -> bool:
+    """Whether a file of the configuration or a store is younger than `unix` (Unix seconds); logs which."""
+    paths = [Path(config.file), *files_of((config.state, config.snapshot), config.folder)]
+    younger = younger_file(paths, unix)
+    if younger is None:
+        return False
+    note = "set it (NTP); no time is judged by it until another director's agrees, or for an hour"
+    log.warning("clock_is_behind", file=str(younger.path), written_in=f"{younger.seconds} s", note=note)
+    return True
 
 
 def younger_file(paths: Iterable[Path], unix: float) -> Younger | None:

@@ -433,3 +433,21 @@ async def test_sessions_that_cannot_be_counted_are_told_with_the_reason(tmp_path
         ((_, sessions, problem),) = await silent.end()
         assert sessions == 0
         assert "no answer within" in problem
+
+
+async def test_the_core_is_told_once_what_is_proxied_when_it_asks(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.with_ipc():
+        desk.kicker.tell_sessions()
+        await until(lambda: desk.listed)
+    assert [len(sessions) for sessions in desk.listed] == [3]
+    assert desk.late == []
+
+
+async def test_sessions_that_cannot_be_listed_are_none_for_the_core_and_it_is_logged(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, timeout=0.2)
+    async with desk.with_ipc(lambda request: b"-refused\n" if request == b"LIST-FULL" else b"+1\n"):
+        desk.kicker.tell_sessions()
+        await until(lambda: desk.listed)
+    assert desk.listed == [[]]
+    assert any("event=sessions_not_listed" in line for line in desk.log)

@@ -1,0 +1,114 @@
+"""Sockets of operators and of programs that ask for users: admin protocol, API, socketmap, authreply."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import anyio
+
+from director import web
+from director.net.accept import Acceptor
+from director.net.admin import AdminClients
+from director.net.authreply import AuthreplySocket
+from director.net.socketmap import serve_client as serve_socketmap_client
+from director.service.bugs import Bugs
+from director.service.configuration.config import Config
+from director.service.endpoints.admin import AdminHandler
+from director.service.endpoints.lookups import Lookups
+from director.service.endpoints.socketmap import Socketmap
+from director.service.lifecycle.listeners import Listeners
+from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP
+from director.service.log import Log
+from director.service.loginrelay import LoginRelay
+from director.service.operations.operations import Operations
+from director.service.pendingoperations import PendingOperations
+
+SETTLE_WITHIN = 1.0
+"""Seconds that admin commands which have arrived by then have to be carried out."""
+LOOK = 0.02
+"""Seconds between two looks whether operators' commands have ended."""
+
+
+class OperatorEndpoints:
+    """All sockets but those of logins and of the ring: they are closed before the program is replaced."""
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        listeners: Listeners,
+        logins: LoginRelay,
+        lookups: Lookups,
+        operations: Operations,
+        pending_operations: PendingOperations,
+        *,
+        bugs: Bugs,
+        log: Log,
+    ) -> None:
+        """config: as it is now."""
+        self._config, self._listeners, self._log = config, listeners, log
+        self._lookups, self._operations, self._bugs = lookups, operations, bugs
+        self._pending_operations = pending_operations
+        self._authreply = AuthreplySocket(logins)
+        self._admin = AdminClients(AdminHandler(operations, log), log)
+        self._to_serve: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._scope = anyio.CancelScope()
+        self._closed = anyio.Event()
+
+    def prepare(self) -> None:
+        """Listen on the sockets that are on; connections wait in the kernel until `run`."""
+        for names, serve in (
+            (("authreply",), self._authreply.serve),
+            (("admin", ADMIN_TCP), self._admin.serve),
+            (("socketmap", SOCKETMAP_TCP), self._serve_socketmap),
+        ):
+            for name in names:
+                acceptor = self._listeners.acceptor(name)
+                if acceptor is not None:
+                    self._to_serve.append(partial(serve, acceptor))
+        lookups = self._config().lookups
+        ports = {"imap": lookups.ports.imap, "pop3": lookups.ports.pop3, "smtp": lookups.ports.smtp}
+        offer = web.Offer(self._lookups, http=lookups.http, nginx=lookups.nginx, ports=ports)
+        run_api = partial(web.run_api, self._operations, offer=offer, bug=self._bugs.met)
+        api, http = self._listeners.acceptor("api"), self._listeners.acceptor("http")
+        if api is not None:
+            self._to_serve.append(partial(run_api, api, token=lambda: None, trusted=True))
+        if http is not None:
+            self._to_serve.append(partial(run_api, http, token=self._api_token, trusted=False))
+
+    async def run(self) -> None:
+        """Serve them until `close`."""
+        with self._scope:
+            async with anyio.create_task_group() as tasks:
+                for serve in self._to_serve:
+                    tasks.start_soon(serve)
+        self._closed.set()
+
+    async def settle(self) -> None:
+        """Have carried out what admin clients have sent so far."""
+        with anyio.move_on_after(SETTLE_WITHIN):
+            await self._admin.settle()
+
+    async def close(self, within: float) -> None:
+        """Let operators' commands end, for `within` seconds at most; then accept no more of them."""
+        until = time.monotonic() + within
+        while True:
+            if not (self._pending_operations.busy or self._admin.busy) or time.monotonic() > until:
+                break
+            await anyio.sleep(LOOK)
+        await self.settle()
+        self._scope.cancel()
+        await self._closed.wait()
+
+    async def _serve_socketmap(self, acceptor: Acceptor) -> None:
+        handler = Socketmap(self._lookups, self._config().lookups.ports.lmtp)
+
+        await acceptor.serve_streams(
+            lambda stream, _, place: serve_socketmap_client(stream, handler, self._log, place)
+        )
+
+    def _api_token(self) -> str | None:
+        """What counts since the file was read last."""
+        return bytes(self._config().http.token).decode() or None
