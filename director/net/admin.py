@@ -97,7 +97,15 @@ class _Conversation:
     """One client: what it has sent, in the order it is carried out in."""
 
     def __init__(self, client: ClientSocket, address: str, peer: str, handle: Handler, log: EventLog) -> None:
-        """address: of the client; empty where it has none. peer: the client, for the log."""
+        """Begin a conversation.
+
+        Args:
+            client: the connection.
+            address: of the client; empty where it has none.
+            peer: the client, for the log.
+            handle: carries a command out.
+            log: where what goes wrong is logged.
+        """
         self._client, self._peer, self._handle, self._log = client, peer, handle, log
         self.place = Place(address, self._lose_place, time.monotonic())
         self._lines: deque[bytes] = deque()

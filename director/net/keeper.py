@@ -188,7 +188,15 @@ class Keeper:
         standalone: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """path: of the control socket. standalone: started by itself; it goes on with nothing to hold."""
+        """Begin to keep.
+
+        Args:
+            path: of the control socket.
+            control: the control socket.
+            director: the connection to the director.
+            standalone: started by itself; it goes on with nothing to hold.
+            clock: monotonic seconds.
+        """
         self._path, self._control, self._standalone, self._clock = path, control, standalone, clock
         self._identity = identity_of(path)
         self._director: socket.socket | None = director

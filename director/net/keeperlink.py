@@ -22,7 +22,7 @@ class KeeperError(Exception):
     """A keeper cannot be asked or started; the text says why."""
 
 
-class Answer(NamedTuple):
+class KeeperAnswer(NamedTuple):
     """What a keeper says of itself."""
 
     process: int
@@ -37,11 +37,17 @@ class Answer(NamedTuple):
     """Copies of them, where they were asked for; the caller closes the descriptors."""
 
 
-class Link:
+class KeeperConnection:
     """An open connection to the keeper."""
 
     def __init__(self, connection: socket.socket, path: str, identity: keeper.Identity | None) -> None:
-        """path, identity: of the control socket behind which the keeper is."""
+        """Talk to a keeper.
+
+        Args:
+            connection: to the keeper.
+            path: of the control socket behind which the keeper is.
+            identity: device and inode number of that socket.
+        """
         self.connection, self.path, self.identity = connection, path, identity
         connection.setblocking(False)
 
@@ -82,7 +88,7 @@ class Link:
             raise KeeperError(f"its keeper does not take a message: {exc.strerror or exc}") from exc
 
 
-def ask(path: str, what: str, user: int | None = None) -> tuple[Answer, socket.socket] | None:
+def ask(path: str, what: str, user: int | None = None) -> tuple[KeeperAnswer, socket.socket] | None:
     """Ask the keeper behind a control socket.
 
     The caller closes the connection. After `serve` the connection is the director's, unless the keeper is
@@ -143,13 +149,13 @@ def _is_visible(path: str) -> bool:
     return True
 
 
-def read_answer(message: dict[str, object], descriptors: list[int]) -> Answer:
+def read_answer(message: dict[str, object], descriptors: list[int]) -> KeeperAnswer:
     """What a keeper has answered. Raises Bad; the descriptors are closed then."""
     try:
         entries = message.get("kept")
         if not isinstance(entries, list) or message.get("format") != keeper.FORMAT:
             raise Bad(f"the keeper speaks format {message.get('format')!r}, not {keeper.FORMAT}")
-        return Answer(
+        return KeeperAnswer(
             process=int(str(message.get("process", 0))),
             standalone=message.get("standalone") is True,
             busy=message.get("busy") is True,
@@ -164,7 +170,7 @@ def read_answer(message: dict[str, object], descriptors: list[int]) -> Answer:
         raise
 
 
-def status(path: str, user: int | None = None) -> Answer:
+def status(path: str, user: int | None = None) -> KeeperAnswer:
     """Return what the keeper behind a control socket says of itself.
 
     Args:
@@ -183,7 +189,7 @@ def status(path: str, user: int | None = None) -> Answer:
     return answer
 
 
-def start(path: str, kept: Sequence[Kept]) -> tuple[Link, int]:
+def start(path: str, kept: Sequence[Kept]) -> tuple[KeeperConnection, int]:
     """Start a keeper, in place of the keeper that is there.
 
     Args:
@@ -207,7 +213,7 @@ def start(path: str, kept: Sequence[Kept]) -> tuple[Link, int]:
         far.close()
         raise KeeperError(f"{path}: {exc.strerror or exc}") from exc
     identity = keeper.identity_of(path)
-    link = Link(near, path, identity)
+    link = KeeperConnection(near, path, identity)
     try:
         with control, far:
             link.keep(kept)  # it waits in the connection until the keeper reads

@@ -51,8 +51,13 @@ class BucketReader:
         source: str = STORE,
         fill: Callable[[Space, Sequence[int]], Procedure[None]] | None = None,
     ) -> None:
-        """source: what the director calls the store. fill: takes in from elsewhere what damaged buckets
-        lack."""
+        """Begin with nothing read.
+
+        Args:
+            names: names of users, where those of the store go.
+            source: what the director calls the store.
+            fill: takes in from elsewhere what damaged buckets lack.
+        """
         self.versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
         """Of each bucket in the store, the version that memory has taken in or that was written from it."""
         self.trees: dict[Space, BucketTree] = {"users": users_tree(), "names": names_tree()}

@@ -65,9 +65,18 @@ class BucketWriter:
         between: Callable[[], Procedure[None]],
         noted: Callable[[Space, list[int]], None],
     ) -> None:
-        """may_split: whether the store's layout knows of split buckets. between: what is done after every
-        write of some buckets, because an operator waits for it. noted: is told of every bucket that has
-        changed, whoever writes it."""
+        """Begin with nothing to write.
+
+        Args:
+            director: what it decides is written.
+            clock: the time.
+            reader: knows what the store holds.
+            usual: knows which buckets are this director's to write.
+            shared: whether other directors write to this store too.
+            may_split: whether the store's layout knows of split buckets.
+            between: what is done after every write of some buckets, because an operator waits for it.
+            noted: is told of every bucket that has changed, whichever director writes it.
+        """
         self.questions = Questions()
         self._clock, self._reader, self._usual, self._shared = clock, reader, usual, shared
         self._may_split, self._between, self._noted = may_split, between, noted

@@ -19,8 +19,13 @@ from state.base import Space
 
 class SnapshotUse:
     def __init__(self, url: str, has_loaded: Callable[[], bool], *, exists: bool) -> None:
-        """url: the store. has_loaded: whether all that the store held has been read. exists: whether there is
-        a snapshot."""
+        """Begin before anything is read.
+
+        Args:
+            url: of the store.
+            has_loaded: whether all that the store held has been read.
+            exists: whether there is a snapshot.
+        """
         self.exists = exists
         self._url, self._has_loaded = url, has_loaded
         self._was_loaded = False

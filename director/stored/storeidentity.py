@@ -102,11 +102,17 @@ def strangers(ours: Ours, stored: Cluster | None, leases: Iterable[Lease]) -> li
 
 
 def claim(url: str, ours: Ours, *, running: bool) -> Procedure[None]:
-    """Make sure that the store is ours to write, and let it say so.
+    """Make sure that this cluster may write to the store, and let the store say so.
 
-    url: the store, for messages. running: we have served from another store just now, so this one is not
-    taken over, whoever lives. Else it is, where no director of the other cluster lives. Raises OtherCluster,
-    and what stores raise.
+    Args:
+        url: of the store, for messages.
+        ours: what this director writes into the store about its cluster.
+        running: this director has served from another store just now, so a store of another cluster is not
+            taken over. Else it is, where no director of the other cluster holds a lease.
+
+    Raises:
+        OtherCluster: the store is another cluster's.
+        StoreError: as the store raises it.
     """
     mine = ours.written
     while True:

@@ -10,8 +10,14 @@ from director.types import MemberId
 
 class UsualWriter:
     def __init__(self, director: Director, clock: Clock, *, shared: bool, deferred_kept: float) -> None:
-        """shared: others write to this store too. deferred_kept: seconds for which a bucket that was left to
-        its usual writer is remembered."""
+        """Begin before the buckets are shared out.
+
+        Args:
+            director: knows the ring.
+            clock: the time.
+            shared: other directors write to this store too.
+            deferred_kept: seconds for which a bucket that was left to its usual writer is remembered.
+        """
         self.ring: tuple[MemberId, ...] = ()
         """The members among whom the buckets are shared out."""
         self.partial = False

@@ -20,7 +20,7 @@ import pytest
 
 from director.net import keeperlink
 from director.net.keeper import identity_of
-from director.net.keeperlink import Answer
+from director.net.keeperlink import KeeperAnswer
 from tests.e2e.processes import ROOT, Auth, Client, DirectorProcess, until
 from tests.needs import cannot_run, needs, needs_root
 from tests.servers import free_port
@@ -47,11 +47,11 @@ def control(director: DirectorProcess) -> str:
     return str(director.run / "director-keeper")
 
 
-def keeper(director: DirectorProcess) -> Answer:
+def keeper(director: DirectorProcess) -> KeeperAnswer:
     return keeperlink.status(control(director), director.folder.stat().st_uid)
 
 
-def until_alone(director: DirectorProcess) -> Answer:
+def until_alone(director: DirectorProcess) -> KeeperAnswer:
     """Until its keeper knows that the director is gone."""
     until(lambda: not keeper(director).busy, what="the keeper has no director")
     return keeper(director)

@@ -1,4 +1,4 @@
-"""Backend addresses: one canonical form, one order, the id in records, and the CRC of the whole host set."""
+"""Backend addresses: one canonical form, one order, and the id in records."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import anyio.to_thread
 from director.errors import EX_UNAVAILABLE, DirectorError, ListenError
 from director.net import keeper, keeperlink, listen
 from director.net.keeper import Kept
-from director.net.keeperlink import KeeperError, Link
+from director.net.keeperlink import KeeperConnection, KeeperError
 from director.service.configuration.config import Config, ListenerConfig
 from director.service.lifecycle.handover import HandedListener, KeeperLink
 from director.service.lifecycle.sockets import Sockets
@@ -60,9 +60,9 @@ class KeeperClient:
     ) -> None:
         """link, children: what the program before, in the same process, has left."""
         self._paths, self._log = control_paths(config), log
-        self._link: Link | None = None
+        self._link: KeeperConnection | None = None
         if link is not None:
-            self._link = Link(socket.socket(fileno=link.descriptor), link.path, link.identity)
+            self._link = KeeperConnection(socket.socket(fileno=link.descriptor), link.path, link.identity)
         self.children = list(children)
         """Process ids of keepers that this process has started and that have not ended yet."""
         self._given: list[Kept] = []
@@ -93,7 +93,7 @@ class KeeperClient:
         if answer.busy:  # the director that serves is named when its sockets are opened
             connection.close()
             return []
-        self._link = Link(connection, path, keeper.identity_of(path))
+        self._link = KeeperConnection(connection, path, keeper.identity_of(path))
         usable = _reachable(answer.kept)
         self._log.info(
             "sockets_taken_over",
@@ -204,7 +204,7 @@ class KeeperClient:
         self._given, self._problem = list(kept), ""
         return True
 
-    def _found(self, kept: Sequence[Kept]) -> Link | None:
+    def _found(self, kept: Sequence[Kept]) -> KeeperConnection | None:
         """The connection to a keeper that is there. Raises KeeperError."""
         for path in self._paths:
             reply = keeperlink.ask(path, "serve")
@@ -217,13 +217,13 @@ class KeeperClient:
                 raise KeeperError(
                     f"{path}: keeper {answer.process} has another director; stop one of the two"
                 )
-            link = Link(connection, path, keeper.identity_of(path))
+            link = KeeperConnection(connection, path, keeper.identity_of(path))
             link.keep(kept)
             self._log.info("keeper_found", keeper=answer.process, standalone=answer.standalone)
             return link
         return None
 
-    def _started(self, kept: Sequence[Kept]) -> Link:
+    def _started(self, kept: Sequence[Kept]) -> KeeperConnection:
         """The connection to a new keeper. Raises KeeperError."""
         if os.getpid() == INIT:
             raise KeeperError(
@@ -246,7 +246,7 @@ class KeeperClient:
 
     # ----
 
-    def _first_keeper(self, what: str) -> tuple[tuple[keeperlink.Answer, socket.socket], str] | None:
+    def _first_keeper(self, what: str) -> tuple[tuple[keeperlink.KeeperAnswer, socket.socket], str] | None:
         for path in self._paths:
             try:
                 reply = keeperlink.ask(path, what)
@@ -323,7 +323,7 @@ def _new_control_socket(paths: Sequence[str]) -> tuple[socket.socket, str]:
     raise KeepError(f"no control socket can be made: {'; '.join(problems)}")
 
 
-def _former_keeper(paths: Sequence[str]) -> tuple[Link | None, bool, list[Kept]]:
+def _former_keeper(paths: Sequence[str]) -> tuple[KeeperConnection | None, bool, list[Kept]]:
     """The connection to a keeper that runs already, whether a director serves what it holds, and, where none
     does, what that is. Raises KeepError."""
     for path in paths:
@@ -338,7 +338,7 @@ def _former_keeper(paths: Sequence[str]) -> tuple[Link | None, bool, list[Kept]]
                 )
             if (reply := keeperlink.ask(path, "serve")) is not None:
                 answer, connection = reply
-                return Link(connection, path, None), answer.busy, _reachable(answer.kept)
+                return KeeperConnection(connection, path, None), answer.busy, _reachable(answer.kept)
         except KeeperError as exc:
             raise KeepError(str(exc)) from exc
     return None, False, []

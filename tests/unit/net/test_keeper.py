@@ -19,7 +19,7 @@ import pytest
 
 from director.net import keeper, keeperlink, listen
 from director.net.keeper import AFTER_DEATH, AFTER_STOP, Kept
-from director.net.keeperlink import KeeperError, Link
+from director.net.keeperlink import KeeperConnection, KeeperError
 from tests.folders import let_everybody_in
 from tests.needs import needs_root
 from tests.waiting import until
@@ -54,7 +54,7 @@ class Bench:
             stack.callback(one.close)
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         control = keeper.control_socket(self.path)
-        self.link = Link(near, self.path, keeper.identity_of(self.path))
+        self.link = KeeperConnection(near, self.path, keeper.identity_of(self.path))
         self.keeper = keeper.Keeper(self.path, control, far, standalone=standalone, clock=lambda: self.now)
         stack.callback(near.close)
         stack.callback(self.keeper.close)
@@ -75,7 +75,7 @@ class Bench:
         self.link.connection.close()
         self.keeper.turn(0.0)
 
-    def ask(self, what: str) -> tuple[keeperlink.Answer, socket.socket]:
+    def ask(self, what: str) -> tuple[keeperlink.KeeperAnswer, socket.socket]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
             asking.connect(self.path)
             keeper.send(asking, {"ask": what})
@@ -308,7 +308,7 @@ def status_of(process: int) -> dict[str, str]:
 
 
 @pytest.fixture
-def started(tmp_path: Path, stack: ExitStack) -> Iterator[tuple[Bench, Link, int]]:
+def started(tmp_path: Path, stack: ExitStack) -> Iterator[tuple[Bench, KeeperConnection, int]]:
     """A keeper as a process, of a director with a log pipe and other sockets."""
     bench = Bench(tmp_path, stack)
     bench.keeper.close()
@@ -342,7 +342,7 @@ async def until_it_runs(child: int) -> None:
 
 @pytest.mark.anyio
 async def test_the_process_is_small_and_holds_nothing_but_the_sockets(
-    started: tuple[Bench, Link, int],
+    started: tuple[Bench, KeeperConnection, int],
 ) -> None:
     bench, link, child = started
     await until_it_runs(child)
@@ -361,7 +361,7 @@ async def test_the_process_is_small_and_holds_nothing_but_the_sockets(
 
 @pytest.mark.anyio
 async def test_it_is_seen_when_the_process_was_killed_and_no_zombie_stays(
-    started: tuple[Bench, Link, int],
+    started: tuple[Bench, KeeperConnection, int],
 ) -> None:
     _, link, child = started
     await until_it_runs(child)
@@ -374,7 +374,7 @@ async def test_it_is_seen_when_the_process_was_killed_and_no_zombie_stays(
 
 @pytest.mark.anyio
 async def test_sigterm_ends_it_and_removes_the_files_only_where_no_director_serves(
-    started: tuple[Bench, Link, int],
+    started: tuple[Bench, KeeperConnection, int],
 ) -> None:
     bench, link, child = started
     await until_it_runs(child)
@@ -393,7 +393,7 @@ async def test_sigterm_ends_it_and_removes_the_files_only_where_no_director_serv
 
 @pytest.mark.anyio
 async def test_a_process_of_another_user_gets_nothing_whatever_the_mode_of_the_file(
-    started: tuple[Bench, Link, int],
+    started: tuple[Bench, KeeperConnection, int],
 ) -> None:
     needs_root("to ask as another user")
     bench, link, child = started
