@@ -79,7 +79,7 @@ def test_a_schedule_is_made_as_short_as_what_goes_wrong_in_it() -> None:
     [
         "the barrier's token does not carry the hosts",
         "the merge of users ignores the stamp",
-        "nobody is kicked a second time",
+        "no user is kicked a second time",
         "an exchange loses a record",
     ],
 )
