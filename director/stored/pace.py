@@ -17,7 +17,9 @@ REST_LEAST = 0.5
 RETRY_FIRST, RETRY_LONGEST = 0.2, 2.0
 """Seconds between two attempts to reach the store."""
 TURN_BYTES = 100_000
-"""About what is merged, or made ready for writing, in one turn of the loop: some 4,500 users."""
+"""About what is merged in one turn of the loop: some 4,500 users."""
+PREPARED_BYTES = 50_000
+"""About what is made ready for writing in one turn of the loop: less than 5 ms without compiled code."""
 BUCKET_BYTES = 200
 """What a bucket counts beside its content."""
 
@@ -103,7 +105,7 @@ class Portion:
     def is_full(self, size: int) -> bool:
         """Whether with another bucket of so many bytes it is time for a pause; then it begins anew."""
         self._size += BUCKET_BYTES + size
-        if self._size < TURN_BYTES:
+        if self._size < PREPARED_BYTES:
             return False
         self._size = 0
         return True
