@@ -77,10 +77,11 @@ def test_a_schedule_is_made_as_short_as_what_goes_wrong_in_it() -> None:
 @pytest.mark.parametrize(
     "defect",
     [
-        "the barrier's token does not carry the hosts",
+        "a merge that changes the host does not kick",
         "the merge of users ignores the stamp",
         "no user is kicked a second time",
         "an exchange loses a record",
+        "the store keeps what was written last",
     ],
 )
 def test_a_defect_put_in_on_purpose_is_found_soon(defect: str) -> None:
