@@ -1,5 +1,7 @@
-"""Buckets as the tools handle them: users and names side by side, a few at a time, and the merge that both
-the import and a repair write with."""
+"""Buckets of users and names for the tools: reading them a few at a time, and merging records into them.
+
+The import and the repair write through the same merge.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,10 @@ from state.base import SPLIT, Bucket, Lost, Space, StateStore, Swap
 from state.bucketnumbers import BUCKETS, below, root_of
 
 AT_A_TIME = 64
-"""Buckets of the table read at once: 350 kB of records where there are a million users."""
+"""Buckets of the table that are read at a time: 350 kB of records with a million users."""
 
 Progress = Callable[[int, int], None]
-"""Is told how much of how much is done."""
+"""Called with the work done and the work in total."""
 Records = dict[UserKey, User]
 Names = dict[UserKey, bytes]
 
@@ -28,7 +30,7 @@ Entry = TypeVar("Entry", User, bytes)
 
 
 class Tally(msgspec.Struct):
-    """What a merge came to."""
+    """Numbers of records by what a merge did with them."""
 
     new: int = 0
     changed: int = 0
@@ -41,9 +43,9 @@ class Tally(msgspec.Struct):
 
 
 async def read_all(store: StateStore, space: Space, progress: Progress) -> AsyncIterator[list[Bucket]]:
-    """The buckets that hold users or names, by key: those of AT_A_TIME buckets of the table in a batch.
+    """The buckets that hold users or names, in the order of keys, AT_A_TIME buckets of the table in a batch.
 
-    One that is not there is empty; those that were split are not among them, but what is below.
+    A bucket that the store does not have is empty. Instead of a split bucket, the buckets below it are given.
     """
     for first in range(0, BUCKETS, AT_A_TIME):
         yield await read_leaves(store, space, range(first, first + AT_A_TIME), users_tree())
@@ -53,7 +55,11 @@ async def read_all(store: StateStore, space: Space, progress: Progress) -> Async
 async def read_leaves(
     store: StateStore, space: Space, numbers: Sequence[int], tree: BucketTree
 ) -> list[Bucket]:
-    """The same for these buckets of the table. tree: learns which are split."""
+    """The buckets with the content of these buckets of the table.
+
+    Args:
+        tree: is told which buckets are split.
+    """
     found: dict[int, Bucket] = {}
     level = numbers
     while level:
@@ -66,7 +72,11 @@ async def read_leaves(
 
 
 def records_in(bucket: Bucket) -> Records:
-    """Raises StoreProblem where the bucket is damaged."""
+    """The records of a bucket by key.
+
+    Raises:
+        StoreProblem: the bucket is damaged.
+    """
     try:
         return {user.key: user for user in unpack(bucket.blob)}
     except ValueError as exc:
@@ -74,7 +84,11 @@ def records_in(bucket: Bucket) -> Records:
 
 
 def names_in(bucket: Bucket) -> Names:
-    """Without those that are too long to be kept. Raises StoreProblem where the bucket is damaged."""
+    """The names of a bucket by key, without names that are too long to be kept.
+
+    Raises:
+        StoreProblem: the bucket is damaged.
+    """
     try:
         return dict(short_entries_in(bucket.blob))
     except ValueError as exc:
@@ -82,12 +96,12 @@ def names_in(bucket: Bucket) -> Names:
 
 
 def pack_names(names: Names) -> bytes:
-    """As they are stored: by key."""
+    """The bytes of a bucket with these names, in the order of keys."""
     return b"".join(entry(key, name) for key, name in sorted(names.items()))
 
 
 async def merge_users(store: StateStore, wanted: Mapping[int, Records], *, dry_run: bool = False) -> Tally:
-    """Merge records into buckets of the table by the rule of the ring; no later decision is ever replaced."""
+    """Merge records into buckets of the table by the rule of the ring: the later decision is kept."""
 
     def merge(bucket: Bucket, news: Records) -> tuple[bytes, Tally]:
         stored = records_in(bucket)
@@ -99,7 +113,10 @@ async def merge_users(store: StateStore, wanted: Mapping[int, Records], *, dry_r
 
 
 async def merge_names(store: StateStore, wanted: Mapping[int, Names], *, dry_run: bool = False) -> Tally:
-    """The same for names: of two names of a key the greater one stays; none is written that is too long."""
+    """Merge names into buckets of the table. Of two names of a key the greater name stays.
+
+    Names that are too long are not written.
+    """
 
     def merge(bucket: Bucket, news: Names) -> tuple[bytes, Tally]:
         stored = names_in(bucket)
@@ -139,7 +156,7 @@ async def _merge(
             outcomes = [*await store.swap_buckets(swaps)]
         for bucket, (_, tally), outcome in zip(leaves, results, outcomes, strict=True):
             if isinstance(outcome, Lost):
-                continue  # somebody has written it, or split it: it is read again
+                continue  # a director has written or split the bucket: read it again
             total.add(tally)
             bucket_lines = waiting[root_of(bucket.number)]
             for key in placed[bucket.number]:

@@ -1,4 +1,4 @@
-"""`director state export`: everything a store holds that outlives its directors, line by line."""
+"""`director state export`: the lasting content of a store, line by line."""
 
 from __future__ import annotations
 
@@ -40,10 +40,17 @@ APPLIED = "applied"
 async def export(
     store: StateStore, schema: int, user_hash: UserHash, now: float, progress: Progress
 ) -> AsyncIterator[bytes]:
-    """The lines of an export, in pieces of many. Needs memory for a few buckets, however large the store is.
+    """The lines of an export, many in a piece. Needs memory for a few buckets, however large the store is.
 
-    user_hash: as the directors have it, to find out tags. What is written meanwhile may or may not be in it.
-    Raises StoreProblem where something stored is damaged, StoreError.
+    Changes that are written during the export may or may not be in it.
+
+    Args:
+        user_hash: the hash of the directors, to find out the tags of users.
+        now: Unix seconds.
+
+    Raises:
+        StoreProblem: the store holds damaged data.
+        StoreError: the store is unreachable, or refuses.
     """
     server = (await store.health()).server
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
@@ -57,7 +64,7 @@ async def export(
     for name in await store.documents():
         document = await store.read_document(name)
         if document is None:
-            continue  # removed a moment ago
+            continue  # removed since the list was read
         try:
             if name == HOSTS:
                 rows = decode_rows(document.data)
@@ -72,7 +79,7 @@ async def export(
         except ValueError as exc:
             text = f"{store.url}: {exc}; `director state verify --fix` repairs it"
             raise StoreProblem(text, EX_DATA) from exc
-    people = _People(rows, user_hash)
+    writer = _UserLines(rows, user_hash)
     async for batch in read_all(store, "users", progress):
         numbers = sorted({root_of(bucket.number) for bucket in batch})
         records: dict[int, Records] = {number: {} for number in numbers}
@@ -85,12 +92,12 @@ async def export(
             if records[number] or known[number]:
                 users += len(records[number])
                 names += len(known[number])
-                yield people.lines(records[number], known[number])
+                yield writer.lines(records[number], known[number])
     yield encode(End(hosts=len(rows), members=members, documents=documents, users=users, names=names))
 
 
-class _People:
-    """Writes records with the addresses, names and tags that can be known."""
+class _UserLines:
+    """Writes the lines of users, with addresses, names and tags as far as they are known."""
 
     def __init__(self, rows: Iterable[HostRow], user_hash: UserHash) -> None:
         rows = list(rows)
@@ -99,7 +106,7 @@ class _People:
         self._hash = user_hash
 
     def lines(self, records: Records, names: Names) -> bytes:
-        """Those of a bucket, by key."""
+        """The lines of a bucket, in the order of keys."""
         lines = bytearray()
         for key in sorted(records.keys() | names.keys()):
             user, known = records.get(key), names.get(key)
@@ -123,11 +130,11 @@ class _People:
         return bytes(lines)
 
     def _tag(self, key: UserKey, name: bytes) -> str | None:
-        """The tag that makes this key of this name; None where it is none of the hosts' tags."""
+        """The tag that together with this name gives this key; None if no host has such a tag."""
         difference = self._hash.key(name) ^ key
         return None if difference >> 32 else self._tags.get(difference)
 
 
 def _mixed_in(tag: str) -> int:
-    """What a tag changes in a key (docs/ring.md, rule 1)."""
+    """The bits that a tag changes in a key (docs/ring.md, rule 1)."""
     return int.from_bytes(hashlib.md5(tag.encode(), usedforsecurity=False).digest()[:4]) if tag else 0

@@ -1,7 +1,7 @@
-"""What can be wrong with a bucket, and what it is after a repair. Pure: bytes in, bytes and words out.
+"""Problems of a bucket, and the bucket after a repair. Pure: bytes in, bytes and findings out.
 
-A repair keeps what can be kept: records and names that are whole are sorted, merged where there are two, and
-taken to the bucket where they belong. An operator's word (a pin, a move) is never dropped while it is whole.
+A repair keeps all complete records and names: it sorts them, merges two of the same key, and puts them into
+the bucket where they belong. A complete record of an operator (a pin, a move) is never dropped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAME_HEAD = 10
 
 
 class Finding(msgspec.Struct, kw_only=True):
-    """One thing that is wrong: where, what, what it means, what repairs it."""
+    """One problem: its place, the problem, its effect, and its repair."""
 
     where: str
     problem: str
@@ -43,11 +43,11 @@ class Finding(msgspec.Struct, kw_only=True):
     remedy: str
     fixed: bool = False
     outcome: str = ""
-    """What the repair did: what it kept and what it dropped."""
+    """The result of the repair: what it kept and what it dropped."""
 
 
 class TimeLimits(msgspec.Struct, frozen=True):
-    """What is possible at the time of the check, in Unix seconds."""
+    """The latest times that a record may have when it is checked, in Unix seconds."""
 
     now: int
     decided: int
@@ -55,30 +55,39 @@ class TimeLimits(msgspec.Struct, frozen=True):
 
     @classmethod
     def at(cls, now: float, expire: int) -> TimeLimits:
-        """expire: seconds, as configured. `seen` is stored up to a third of it ahead."""
+        """The limits at a time.
+
+        Args:
+            now: Unix seconds.
+            expire: users.expire in seconds. `seen` is stored up to a third of it ahead.
+        """
         latest = int(now) + AHEAD
         return cls(int(now), min(LATEST, latest), min(LATEST, latest + max(expire, 86400)))
 
 
 class CheckedStore(msgspec.Struct, kw_only=True):
-    """A bucket that was looked at."""
+    """The result of checking a bucket."""
 
     findings: list[Finding]
     blob: bytes
-    """What it would be after the repair, with what belongs elsewhere still in it."""
+    """The bucket after the repair. Records that belong to other buckets are still in it."""
     records: Records = {}
-    """What is in that."""
+    """The records in `blob`."""
     names: Names = {}
     strays: Finding | None = None
-    """That something in it belongs to other buckets."""
+    """The finding about records that belong to other buckets."""
     unknown: Counter[HostId] = msgspec.field(default_factory=Counter)
-    """Records by hosts that the hosts' document does not have."""
+    """Numbers of records by host, for hosts that the hosts' document does not have."""
     kept: Counter[HostId] = msgspec.field(default_factory=Counter)
-    """Those of them that an operator wrote: they stay."""
+    """The part of `unknown` that an operator wrote: these records stay."""
 
 
 def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: TimeLimits) -> CheckedStore:
-    """hosts: ids of all hosts there are or were; None: not known, so none is unknown."""
+    """Check a bucket of users.
+
+    Args:
+        hosts: ids of all present and removed hosts. None: they are not known, so each host is accepted.
+    """
     checked = CheckedStore(findings=[], blob=bucket.blob)
     report = _Report(bucket, checked.findings)
     report.version()
@@ -86,7 +95,7 @@ def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: TimeLim
     if rest := len(bucket.blob) - whole:
         report.add(
             f"{rest} bytes after the last whole record",
-            "it was cut off or written by something else; directors leave the whole bucket out",
+            "it was truncated, or another program wrote it; directors ignore the whole bucket",
             "the whole records are kept, the rest is dropped",
         )
     users = [User(*fields) for fields in RECORD.iter_unpack(bucket.blob[:whole])]
@@ -115,20 +124,20 @@ def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: TimeLim
     report.count(
         impossible,
         "without a user hash or without a host",
-        "no director writes such; no login can be answered from them",
+        "no director writes such records, and no login can be answered from them",
         "they are dropped",
     )
     report.count(
         late,
         "with a time in the far future",
-        "directors use the current time instead when they read it, and write it again",
-        "the time becomes now; host and flags stay",
+        "directors use the current time instead when they read it, and write it again and again",
+        "the time is set to now; host and flags stay",
     )
     report.count(
         odd,
         "with flags that do not exist",
-        "something else than a director of this release wrote them",
-        "the flags that do not exist are taken off",
+        "another program than a director of this release wrote them",
+        "these flags are removed",
     )
     report.order(keys)
     if checked.findings or checked.unknown:
@@ -139,6 +148,7 @@ def check_users(bucket: Bucket, hosts: frozenset[HostId] | None, limits: TimeLim
 
 
 def check_names(bucket: Bucket) -> CheckedStore:
+    """Check a bucket of names."""
     checked = CheckedStore(findings=[], blob=bucket.blob)
     report = _Report(bucket, checked.findings)
     report.version()
@@ -146,7 +156,7 @@ def check_names(bucket: Bucket) -> CheckedStore:
     if rest := len(bucket.blob) - sum(NAME_HEAD + len(name) for _, name in entries):
         report.add(
             f"{rest} bytes after the last whole name",
-            "it was cut off or written by something else; directors leave the whole bucket out",
+            "it was truncated, or another program wrote it; directors ignore the whole bucket",
             "the whole names are kept, the rest is dropped; a name returns with the user's next login",
         )
     bad = long = strays = 0
@@ -162,13 +172,13 @@ def check_names(bucket: Bucket) -> CheckedStore:
     report.count(
         bad,
         "that are empty, have control characters, or have no user hash",
-        "no login can have had them; listings would show nonsense",
+        "no login can have had such a name, and lists of users would show it",
         "they are dropped; a name returns with the user's next login",
     )
     report.count(
         long,
         f"of more than {LONGEST_NAME} bytes",
-        "directors do not keep them, and list their users by the hash",
+        "directors do not keep such names, and list these users by the hash",
         "they are dropped",
     )
     report.order([key for key, _ in entries])
@@ -192,7 +202,7 @@ class _Report:
     def strays(self, number: int) -> Finding:
         return self._finding(
             f"{self._thing} that belong to other buckets: {number}",
-            "directors look for them there, and do not find them",
+            "directors look for them in the other buckets and do not find them",
             "they are merged into the bucket where they belong",
         )
 
@@ -208,7 +218,7 @@ class _Report:
         if self._bucket.version != version_of(self._bucket.blob):
             self.add(
                 "the version is not that of the content",
-                "it was changed by something else than a director, or the disk is faulty",
+                "another program than a director changed it, or the disk is faulty",
                 "the content is kept and gets its version",
             )
 
@@ -217,19 +227,19 @@ class _Report:
         self.count(
             twice,
             "of a key that has one already",
-            "which of the two counts would depend on who reads them",
-            "they are merged by the rule of the ring: the later decision wins",
+            "it depends on the reader which of the two is used",
+            "they are merged by the rule of the ring: the later decision is kept",
         )
         if keys != sorted(keys):
             self.add(
                 f"the {self._thing} are not in the order of their keys",
-                "directors would write it again, but never wrongly answer from it",
+                "directors write it again; their answers are right",
                 "they are sorted",
             )
 
 
 def _entries(blob: bytes) -> Iterator[tuple[UserKey, bytes]]:
-    """The whole names at the beginning of a bucket."""
+    """The complete names at the beginning of a bucket."""
     at = 0
     while at + NAME_HEAD <= len(blob):
         key, length = int.from_bytes(blob[at : at + 8]), int.from_bytes(blob[at + 8 : at + NAME_HEAD])
@@ -243,12 +253,18 @@ def _entries(blob: bytes) -> Iterator[tuple[UserKey, bytes]]:
 def unknown_hosts(
     unknown: Counter[HostId], kept: Counter[HostId], dropped: Counter[HostId] | None
 ) -> Iterable[Finding]:
-    """A finding for each host that is not in the hosts' document. dropped: by a repair, if there was one."""
+    """A finding for each host that is not in the hosts' document.
+
+    Args:
+        unknown: numbers of records by host.
+        kept: numbers of these records that an operator wrote.
+        dropped: numbers of records that a repair dropped; None: there was no repair.
+    """
     for host, number in sorted(unknown.items()):
         finding = Finding(
             where=f"users, host id {host}",
             problem=f"records of a host that is not in the hosts' document, not even as removed: {number}",
-            meaning="these users are placed anew at their next login, as if they were new",
+            meaning="these users are assigned again at their next login, as unassigned users are",
             remedy=f"dropped: {number - kept[host]}; kept, because an operator wrote them: {kept[host]}",
         )
         if dropped is not None:

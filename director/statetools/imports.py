@@ -1,7 +1,7 @@
 """`director state import`: an export into any store, by the merge rule of the ring.
 
-The file is read twice: nothing is written before every line of it was found in order. What the store has
-decided later stays, so an import can be repeated, and interrupted at any point.
+The file is read twice: nothing is written before every line has been checked. Later decisions in the store
+are kept, so an import can be interrupted at any point and repeated.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from director.statetools.lines import (
 from state.base import EMPTY_VERSION, Document, Lost, StateStore, Swapped, check_document
 
 LINE_LIMIT = 64 << 20
-"""Bytes of a line; a document is one."""
+"""The longest line, in bytes. A document is one line."""
 GATHERED = 20_000
-"""Users and names that are merged at a time. An export has them in the order of the buckets."""
+"""Users and names that are merged at a time. An export has them in the order of buckets."""
 EXPIRE, SKEW = 3 * 86400, 2.0
-"""Seconds: `seen` may be rounded up by a third of the one, clocks may differ by the other."""
-SAID_EVERY = 10_000
-"""Lines from one word of progress to the next."""
+"""Seconds. `seen` may be rounded up by a third of EXPIRE; clocks may differ by SKEW."""
+PROGRESS_EVERY = 10_000
+"""Lines between two reports of progress."""
 
 Row = TypeVar("Row", HostRow, MemberRow)
 
 
 class Imported(msgspec.Struct):
-    """What an import came to, or would come to."""
+    """The result of an import, or of a dry run."""
 
     hosts: Tally
     members: Tally
@@ -65,16 +65,25 @@ class Imported(msgspec.Struct):
     kept: list[str]
     """Documents that the store has with another content: they stay as they are."""
     clipped: int = 0
-    """Lines with times more than an hour ahead of this machine's clock: these became one hour ahead."""
+    """Lines with times more than an hour ahead of this machine's clock. They were set to one hour ahead."""
     first_clipped: int = 0
-    """The number of the first of these lines."""
+    """The number of the first such line."""
 
 
 class ExportFile:
-    """A file that was found to be a whole export. Raises ExportError where it is none."""
+    """A file that is a complete export."""
 
     def __init__(self, file: BinaryIO, name: str, now: float, progress: Progress) -> None:
-        """file: can be read again from its start. name: for messages. now: Unix seconds."""
+        """Check the whole file.
+
+        Args:
+            file: can be read again from its start.
+            name: of the file in messages.
+            now: Unix seconds.
+
+        Raises:
+            ExportError: the file is not a complete export.
+        """
         self._file, self._name = file, name
         self._bound = bound_at(now, EXPIRE, SKEW)
         self.clipped = 0
@@ -87,14 +96,14 @@ class ExportFile:
                 self.counts = line
 
     def lines(self, progress: Progress) -> Iterator[Line]:
-        """All lines from the first to the last, each checked."""
+        """All lines in order. Each is checked."""
         self._file.seek(0)
         found: Counter[object] = Counter()
         names = number = self.clipped = 0
         last: Line | None = None
         while text := self._file.readline(LINE_LIMIT):
             number += 1
-            if number % SAID_EVERY == 0:
+            if number % PROGRESS_EVERY == 0:
                 progress(self._file.tell(), self._size)
             try:
                 line = self._checked(text, last)
@@ -112,18 +121,22 @@ class ExportFile:
             last = line
         if not isinstance(last, End):
             raise ExportError(
-                self._name, number, "the last line, which counts the others, is missing: cut off?"
+                self._name, number, "the last line, which has the counts, is missing; export it again"
             )
 
     def _checked(self, text: bytes, last: Line | None) -> Line:
-        """Raises ValueError."""
+        """The line that this text is.
+
+        Raises:
+            ValueError: it cannot be right after the line `last`.
+        """
         line = decode(text)
         if not text.endswith(b"\n"):
-            raise ValueError("it has no end: the file was cut off, or the line is too long")
+            raise ValueError("it has no end: the file was truncated, or the line is too long")
         if isinstance(line, Header) != (last is None):
-            raise ValueError("the header is the first line, and only that")
+            raise ValueError("the first line must be the header, and no other line may be")
         if isinstance(last, End):
-            raise ValueError("there is more after the line that counts the others")
+            raise ValueError("a line follows the line with the counts, which must be the last")
         match line:
             case Header() if line.format != FORMAT:
                 raise ValueError(f"format {line.format}; this program reads {FORMAT}")
@@ -134,13 +147,13 @@ class ExportFile:
             case DocumentLine():
                 check_document(line.name)
                 if line.name in (HOSTS, MEMBERS):
-                    raise ValueError(f"{line.name} are written one a line, not as a document")
+                    raise ValueError(f"{line.name} must be written one a line, not as a document")
             case UserLine():
                 self.user(line)
             case NameLine():
                 key_of(line.key)
                 if name_in(line) is None:
-                    raise ValueError("a name without a name")
+                    raise ValueError("a line of a name without the name")
         return line
 
     def host(self, line: HostLine) -> HostRow:
@@ -156,18 +169,29 @@ class ExportFile:
 
 
 def _compare(end: End, found: Counter[object], names: int) -> None:
-    """Raises ValueError where the last line counts something else than there was."""
+    """Compare the counts of the last line with the lines.
+
+    Raises:
+        ValueError: they differ.
+    """
     kinds = {"hosts": HostLine, "members": MemberLine, "documents": DocumentLine, "users": UserLine}
     counted = {kind: found[line] for kind, line in kinds.items()} | {"names": names}
     for kind, number in msgspec.structs.asdict(end).items():
         if counted[kind] != number:
-            raise ValueError(f"{number} {kind} are announced, {counted[kind]} are there: lines are missing")
+            raise ValueError(
+                f"the last line counts {number} {kind}, the file has {counted[kind]}: lines are missing"
+            )
 
 
 async def load(store: StateStore, file: ExportFile, progress: Progress, *, dry_run: bool = False) -> Imported:
-    """Merge a whole export into a store. dry_run: only say what would change.
+    """Merge a complete export into a store.
 
-    Raises StoreProblem where the store is damaged at a place that matters, StoreError.
+    Args:
+        dry_run: count what would change, and change nothing.
+
+    Raises:
+        StoreProblem: the store is damaged where the import has to merge.
+        StoreError: the store is unreachable, or refuses.
     """
     done = Imported(hosts=Tally(), members=Tally(), documents=Tally(), users=Tally(), names=Tally(), kept=[])
     hosts: dict[str, HostRow] = {}
@@ -193,7 +217,7 @@ async def load(store: StateStore, file: ExportFile, progress: Progress, *, dry_r
                     bucket_names = names.setdefault(key >> BUCKET_SHIFT, {})
                     bucket_names[key] = max(name, bucket_names.get(key, b""))
         if gathered >= GATHERED or isinstance(line, End):
-            # Hosts first, as in the file: a record is worth something where its host is known.
+            # Hosts first, as in the file: directors drop records whose host is not known.
             await _merge_tables(store, hosts, members, done, dry_run)
             hosts, members = {}, {}
             done.users.add(await merge_users(store, users, dry_run=dry_run))
@@ -211,7 +235,7 @@ def _gather(users: dict[int, Records], found: tuple[int, Records]) -> None:
 
 
 async def _merge_document(store: StateStore, line: DocumentLine, done: Imported, dry_run: bool) -> None:
-    """Write a document where there is none; nothing is known about which of two is the later."""
+    """Write a document if the store has none. It is not known which of two documents is later."""
     stored = await store.read_document(line.name)
     if stored is None and not dry_run:
         outcome = await store.swap_document(line.name, EMPTY_VERSION, line.data)

@@ -1,4 +1,4 @@
-"""`director state info`: what a store is and what is in it."""
+"""`director state info`: the kind and the contents of a store."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class DocumentInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in a store that this program can serve."""
+    """The contents of a store that this program can use."""
 
     server: str
     run_id: str
     users: int
-    """Records, those of expired users included."""
+    """Number of records, including expired assignments."""
     user_buckets: int
     names: int
     name_buckets: int
     bytes: int
-    """Of all buckets and documents; what the server needs besides is not in it."""
+    """Size of all buckets and documents, without the overhead of the server."""
     documents: list[DocumentInfo]
     leases: list[Lease] | None
-    """None: they cannot be read, or nobody else could see them."""
+    """None: they cannot be read, or the store is not shared."""
     audit_entries: int | None
     audit_newest: float | None
 
@@ -40,17 +40,21 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     """Without secrets."""
     shared: bool
     schema: int
-    """0: there is nothing yet."""
+    """0: the store is empty."""
     schema_known: int
-    """The newest that this program knows."""
+    """The newest schema that this program knows."""
     held_by: list[str]
-    """Directors alive that know no newer schema than that of the store: it stays as it is while they live."""
+    """Running directors that know no newer schema. While they run, the store cannot be upgraded."""
     contents: Contents | None
-    """None: there is nothing, or it is of an older schema that nobody holds."""
+    """None: the store is empty, or must be migrated first."""
 
 
 async def info(place: StorePlace, progress: Progress) -> Info:
-    """Raises StoreProblem."""
+    """Read the whole store.
+
+    Raises:
+        StoreProblem: the store is unreachable, damaged, or newer than this program.
+    """
     store, layout = await readable(place)
     contents = None
     if layout.found == layout.known or layout.held_by:
@@ -90,7 +94,7 @@ async def _contents(store: StateStore, progress: Progress) -> Contents:
         entries = await store.audit(AUDIT_KEPT)
         leases = await store.members() if store.shared else None
     except StoreRefused as exc:
-        if exc.code != "unreadable":  # `verify` says what to do about that
+        if exc.code != "unreadable":  # `director state verify` says what to do about an unreadable entry
             raise
     return Contents(
         server=(await store.health()).server,

@@ -1,7 +1,7 @@
-"""The export of a store: JSON Lines, one object a line, its `type` says what it is (docs/state-tools.md).
+"""The lines of an export: JSON Lines, an object a line, whose `type` is its kind (docs/state-tools.md).
 
-The first line is the header, the last one counts the others, so that a file that was cut off is noticed.
-Times are Unix seconds. Readers ignore keys they do not know; `FORMAT` grows where that would be wrong.
+The first line is the header. The last line has the counts of the others, so that a truncated file is noticed.
+Times are Unix seconds. Readers ignore keys they do not know; `FORMAT` is raised if that would be wrong.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ NAME_LIMIT: Final = 0xFFFF
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
     format: int
     exported: str
-    """When, as `2026-11-25T21:00:00Z`."""
+    """The time in UTC, such as `2026-11-25T21:00:00Z`."""
     store: str
-    """Where it comes from, without secrets."""
+    """URL of the store, without secrets."""
     server: str
     schema: int
     director: str
@@ -36,7 +36,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
 
 
 class HostLine(msgspec.Struct, frozen=True, kw_only=True, tag="host"):
-    """A row of the hosts' document; each attribute with the time of the decision, 0: the configuration."""
+    """A row of the hosts' document. Each value has the time of its decision; 0: from the configuration."""
 
     address: str
     hostname: str
@@ -61,7 +61,7 @@ class MemberLine(msgspec.Struct, frozen=True, kw_only=True, tag="member"):
 
 
 class DocumentLine(msgspec.Struct, frozen=True, kw_only=True, tag="document"):
-    """Another document, as it is stored: base64."""
+    """Another document; `data` is base64."""
 
     name: str
     data: bytes
@@ -71,19 +71,19 @@ class UserLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     key: str
     """16 hex digits."""
     hash: int
-    """The original's user hash: the upper half of the key."""
+    """The hash of Dovecot 2.3's director: the upper half of the key."""
     host: str | None = None
-    """Address, where the hosts' document has it."""
+    """Address, if the hosts' document has it."""
     host_id: int
-    """0: nowhere, an operator had the user forgotten."""
+    """0: no host, because an operator removed the assignment."""
     tag: str | None = None
-    """Where the name is known and fits the key."""
+    """None: the name is not known, or does not give the key with any tag."""
     decided: int
     seen: int
     flags: list[str] = []
     name: str | None = None
     name_base64: bytes | None = None
-    """A name that is no UTF-8."""
+    """A name that is not UTF-8."""
 
 
 class NameLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="name"):
@@ -95,7 +95,7 @@ class NameLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
-    """How many lines there were of each kind; `names` are those of users with a record and without."""
+    """Numbers of lines by kind. `names` counts names of users with a record and without."""
 
     hosts: int = 0
     members: int = 0
@@ -115,7 +115,11 @@ def encode(line: Line) -> bytes:
 
 
 def decode(text: bytes) -> Line:
-    """One line. Raises ValueError: what is wrong with it, in words."""
+    """The line that this text is.
+
+    Raises:
+        ValueError: it is not a line of an export; the message says why.
+    """
     try:
         return _decoder.decode(text)
     except (msgspec.DecodeError, RecursionError) as exc:
@@ -123,7 +127,11 @@ def decode(text: bytes) -> Line:
 
 
 def host_row(line: HostLine, bound: Bound) -> HostRow:
-    """The row of a line, with its times within `bound`. Raises ValueError where it cannot be right."""
+    """The row of a line, with its times within `bound`.
+
+    Raises:
+        ValueError: the line cannot be right.
+    """
     row = clipped_host(HostRow(*(getattr(line, field) for field in HostRow.__struct_fields__)), bound, None)
     _refuse(wrong_rows([row]))
     return row
@@ -134,7 +142,11 @@ def host_line(row: HostRow) -> HostLine:
 
 
 def member_row(line: MemberLine, bound: Bound) -> MemberRow:
-    """The row of a line, with its time within `bound`. Raises ValueError where it cannot be right."""
+    """The row of a line, with its time within `bound`.
+
+    Raises:
+        ValueError: the line cannot be right.
+    """
     row = clipped_member(MemberRow(line.member, line.present, line.at, line.name), bound, None)
     _refuse(wrong_members([row]))
     return row
@@ -145,7 +157,11 @@ def member_line(row: MemberRow) -> MemberLine:
 
 
 def user_record(line: UserLine, bound: Bound) -> User:
-    """The record of a line, with its times within `bound`. Raises ValueError where it cannot be right."""
+    """The record of a line, with its times within `bound`.
+
+    Raises:
+        ValueError: the line cannot be right.
+    """
     key = key_of(line.key)
     if line.hash != key >> 32:
         raise ValueError(f"hash {line.hash} is not that of key {line.key}, which is {key >> 32}")
@@ -154,13 +170,13 @@ def user_record(line: UserLine, bound: Bound) -> User:
     if not 0 <= line.host_id <= 0xFFFFFFFF:
         raise ValueError(f"host_id {line.host_id} is not in 0..4294967295")
     if line.decided < 0 or line.seen < 0:
-        raise ValueError(f"decided {line.decided}, seen {line.seen}: no time is below 0")
+        raise ValueError(f"decided {line.decided}, seen {line.seen}: a time must not be below 0")
     decided = bound.latest if line.decided > bound.decided else line.decided
     seen = bound.latest if line.seen > bound.seen else line.seen
     flags = 0
     for flag in line.flags:
         if flag not in FLAGS:
-            raise ValueError(f"flag {flag!r}: there are {', '.join(FLAGS)}")
+            raise ValueError(f"flag {flag!r} is not one of {', '.join(FLAGS)}")
         flags |= FLAGS[flag]
     return User(key, HostId(line.host_id), Stamp(decided), seen, flags)
 
@@ -177,26 +193,34 @@ def is_ahead(line: HostLine | MemberLine | UserLine, bound: Bound) -> bool:
 
 
 def key_of(text: str) -> UserKey:
-    """Raises ValueError unless `text` is 16 hex digits, the first eight not all 0."""
+    """The key that this text is.
+
+    Raises:
+        ValueError: it is not 16 hex digits, or the first eight are all 0.
+    """
     try:
         key = int.from_bytes(bytes.fromhex(text))
     except ValueError:
         key = 0
     if len(text) != 16 or not key >> 32:
-        raise ValueError(f"key {text!r} is not 16 hex digits with a hash in front, which is never 0")
+        raise ValueError(f"key {text!r} is not 16 hex digits that begin with a hash, which is never 0")
     return UserKey(key)
 
 
 def name_in(line: UserLine | NameLine) -> bytes | None:
-    """The name, as bytes. Raises ValueError for one that no store can hold."""
+    """The name as bytes, or None.
+
+    Raises:
+        ValueError: the name is empty, or too long for a store.
+    """
     name = line.name_base64 if line.name is None else line.name.encode()
     if name is not None and not 0 < len(name) <= NAME_LIMIT:
-        raise ValueError(f"a name of {len(name)} bytes; it has 1 to {NAME_LIMIT}")
+        raise ValueError(f"a name of {len(name)} bytes; 1 to {NAME_LIMIT} are possible")
     return name
 
 
 def written_name(name: bytes | None) -> tuple[str | None, bytes | None]:
-    """What stands under `name` and `name_base64`."""
+    """The values of `name` and `name_base64`; at most one is not None."""
     if name is None:
         return None, None
     try:

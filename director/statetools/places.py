@@ -1,5 +1,8 @@
-"""A store as the tools open it: looked at first, so that none of them migrates, creates or moves anything by
-the way, and with its errors in the words of the command line."""
+"""Opening a store for the tools.
+
+The layout is read first, so that no tool migrates, creates or moves anything by accident. Errors of stores
+become errors of the command line.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +19,40 @@ from state.base import AuditEntry, Layout, SchemaTooNew, StateStore, StoreBusy, 
 from state.urls import open_store
 
 TIMEOUT = 10.0
-"""Seconds for one exchange with the store: nobody's login waits for it."""
-SAY_EVERY = 0.2
-"""Seconds from one word about a migration to the next."""
+"""Seconds for one exchange with the store. It may be long, because no login waits for it."""
+REPORT_EVERY = 0.2
+"""Seconds between two reports about a migration."""
 
 
 class StorePlace(msgspec.Struct, frozen=True):
-    """Which store: its URL, and the folder where relative paths in it start."""
+    """The URL of a store, and the folder where a relative path in the URL starts."""
 
     url: str
     folder: Path
 
 
 def store_at(place: StorePlace, *, beside: bool = False) -> StateStore:
-    """The store, not open. beside: to be read while a director has it to itself.
+    """The store, not open.
 
-    Raises StoreProblem where there can be nothing to see."""
+    Args:
+        beside: the store is only read, and a director may have it open.
+
+    Raises:
+        StoreProblem: the URL is wrong, or is `memory:`.
+    """
     if place.url == "memory:":
-        text = "state = memory: ends with the director that uses it; name another store with --store"
+        text = "state = memory: is inside the running director; name another store with --store"
         raise StoreProblem(text, EX_CONFIG)
     with problems():
         return open_store(place.url, base_dir=place.folder, timeout=TIMEOUT, beside=beside)
 
 
 async def layout_of(store: StateStore) -> Layout:
-    """Raises StoreProblem, also for a store that is newer than this program."""
+    """The layout of the store.
+
+    Raises:
+        StoreProblem: the store is unreachable, or newer than this program.
+    """
     with problems():
         layout = await store.layout()
         if layout.found > layout.known:
@@ -49,10 +61,14 @@ async def layout_of(store: StateStore) -> Layout:
 
 
 async def readable(place: StorePlace) -> tuple[StateStore, Layout]:
-    """The store, not open, and its layout; only for reading.
+    """The store, not open and only for reading, and its layout.
 
-    A file is opened as beside a director, whether it has one or not: a store that is open for writing sets a
-    damaged file aside as soon as it is met."""
+    A file is opened as if a director had it open: a store that is open for writing would move a damaged file
+    away.
+
+    Raises:
+        StoreProblem: the store is unreachable, or newer than this program.
+    """
     store = store_at(place)
     with problems():
         try:
@@ -68,11 +84,17 @@ async def readable(place: StorePlace) -> tuple[StateStore, Layout]:
 async def opened(
     place: StorePlace, *, create: bool = False, reading: bool = False
 ) -> AsyncIterator[tuple[StateStore, int]]:
-    """The store, open, and its schema. create: make it where there is none. reading: nothing is written, so a
-    director may have it to itself.
+    """The open store and its schema.
 
-    Raises StoreProblem, also for what goes wrong with the store while it is used, and for one of an older
-    schema: to bring it up to date is for whoever means to. While directors hold it there, it is served so.
+    A store with an older schema is refused: only `director migrate` upgrades it. If running directors keep it
+    from being upgraded, it is used as it is.
+
+    Args:
+        create: make the store if it does not exist.
+        reading: nothing is written, so a director may have the store open.
+
+    Raises:
+        StoreProblem: the store cannot be opened, has an older schema, or fails while it is used.
     """
     if reading:
         store, layout = await readable(place)
@@ -80,9 +102,9 @@ async def opened(
         store = store_at(place)
         layout = await layout_of(store)
     if not layout.found and not create:
-        raise StoreProblem(f"{store.url}: there is nothing: no director has used this store yet")
+        raise StoreProblem(f"{store.url}: empty: no director has used this store yet")
     if layout.found and layout.steps and not layout.held_by:
-        text = f"{store.url} has schema {layout.found}, this program works with {layout.known}"
+        text = f"{store.url} has schema {layout.found}, this program needs {layout.known}"
         raise StoreProblem(f"{text}: run `director migrate` first", EX_CONFIG)
     try:
         with problems():
@@ -94,7 +116,11 @@ async def opened(
 
 @asynccontextmanager
 async def opened_for_import(place: StorePlace, *, dry_run: bool) -> AsyncIterator[StateStore]:
-    """The store, made where there is none; for a dry run an empty one in its stead. Raises StoreProblem."""
+    """The open store. A store that does not exist is made; for a dry run an empty store is used instead.
+
+    Raises:
+        StoreProblem: the store cannot be opened, has an older schema, or fails while it is used.
+    """
     if dry_run and not (await layout_of(store_at(place))).found:
         nothing = open_store("memory:", base_dir=place.folder)
         await nothing.open()
@@ -108,10 +134,14 @@ async def opened_for_import(place: StorePlace, *, dry_run: bool) -> AsyncIterato
 async def migrated(
     store: StateStore, layout: Layout, done: Callable[[str], AuditEntry], say: Callable[[str], None]
 ) -> None:
-    """Open the store, which runs the steps it lacks. done: an entry for the audit, from what was done.
+    """Open the store, which runs the missing steps. The store stays open.
 
-    say: is told which step runs, and for how long. The store stays open. Raises StoreProblem, also where
-    directors are alive that would be cut off.
+    Args:
+        done: makes the entry for the audit from a description of what was done.
+        say: called with the running step and its duration.
+
+    Raises:
+        StoreProblem: the store fails, or running directors do not know the newer schema.
     """
     failed: StoreProblem | None = None
     async with anyio.create_task_group() as tasks:
@@ -131,10 +161,14 @@ async def migrated(
 
 
 def refuse_held(store: StateStore, held_by: Sequence[str]) -> None:
-    """Raises StoreProblem if there is anybody in it."""
+    """Refuse to migrate while directors run that do not know the newer schema.
+
+    Raises:
+        StoreProblem: `held_by` is not empty.
+    """
     if held_by:
-        text = f"{store.url}: directors are alive that know no newer schema: {', '.join(held_by)}"
-        raise StoreProblem(f"{text}; upgrade or stop them, then run it again", EX_TRY_AGAIN)
+        text = f"{store.url}: running directors do not know the newer schema: {', '.join(held_by)}"
+        raise StoreProblem(f"{text}; upgrade or stop them, then run `director migrate` again", EX_TRY_AGAIN)
 
 
 async def _tell(store: StateStore, say: Callable[[str], None]) -> None:
@@ -144,12 +178,12 @@ async def _tell(store: StateStore, say: Callable[[str], None]) -> None:
             step, begun = store.step, time.monotonic()
         if step is not None:
             say(f"step {step.number}, {time.monotonic() - begun:.0f} s")
-        await anyio.sleep(SAY_EVERY)
+        await anyio.sleep(REPORT_EVERY)
 
 
 @contextmanager
 def problems() -> Iterator[None]:
-    """Errors of stores as StoreProblem."""
+    """Turn errors of stores into StoreProblem."""
     try:
         yield
     except StoreError as exc:

@@ -1,7 +1,7 @@
-"""`director migrate` splits what is too large for one bucket, as directors do when they write it.
+"""`director migrate` splits buckets that are too large, as directors do when they write them.
 
-Everything below a bucket is written first, then the marker in its place, from the bottom up; all of it is
-compare-and-swap. So directors may go on meanwhile, and whoever is interrupted may begin again.
+The new buckets are written first, then the markers in place of the old ones, from the bottom up, all by
+compare-and-swap. So directors may run meanwhile, and an interrupted command can be run again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TREES: Final[dict[Space, Callable[[], BucketTree]]] = {"users": users_tree, "nam
 
 
 class SplitResult(msgspec.Struct):
-    """What was split, or would be."""
+    """Numbers of buckets that were split, or that a dry run would split."""
 
     users: int = 0
     """Buckets of users."""
@@ -35,7 +35,11 @@ class SplitResult(msgspec.Struct):
 
 
 async def split_large(store: StateStore, progress: Progress, *, dry_run: bool = False) -> SplitResult:
-    """Split every bucket that directors would split when they write it. Raises StoreError."""
+    """Split every bucket that directors would split when they write it.
+
+    Raises:
+        StoreError: the store is unreachable, or refuses.
+    """
     done = SplitResult()
     for part, space in enumerate(TREES):
         for first in range(0, BUCKETS, AT_A_TIME):
@@ -55,9 +59,13 @@ async def _split(
     done: SplitResult,
     dry_run: bool,
 ) -> list[int]:
-    """Split what is too large in these buckets of the table; gives those where somebody else has written.
+    """Split buckets that are too large in these buckets of the table.
 
-    left_behind: what was found below buckets that are not split yet, from an interruption; it is merged.
+    Args:
+        left_behind: buckets that an interrupted split wrote before the marker; they are merged.
+
+    Returns:
+        The numbers of the table's buckets in which a director wrote meanwhile: split these again.
     """
     tree = TREES[space]()
     leaves = await read_leaves(store, space, numbers, tree)
@@ -98,7 +106,7 @@ async def _split(
 
 
 def _is_sound(bucket: Bucket) -> bool:
-    """Whether it can be divided: whole, in order, and with nothing that belongs elsewhere."""
+    """Whether the bucket can be divided: complete, in order, and with keys that belong to it only."""
     try:
         keys = list(_keys(bucket))
     except ValueError:
@@ -109,14 +117,18 @@ def _is_sound(bucket: Bucket) -> bool:
 
 
 def _keys(bucket: Bucket) -> Iterator[UserKey]:
-    """Raises ValueError."""
+    """The keys of a bucket.
+
+    Raises:
+        ValueError: the bucket is damaged.
+    """
     if bucket.space == "users":
         return (user.key for user in unpack(bucket.blob))
     return (key for key, _ in entries_in(bucket.blob))
 
 
 def _joined(bucket: Bucket, left_behind: Sequence[Bucket]) -> bytes:
-    """A bucket, merged with what can be read of these."""
+    """A bucket merged with the readable content of these buckets."""
     if not left_behind:
         return bucket.blob
     users: Records = {}

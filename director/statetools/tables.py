@@ -1,4 +1,4 @@
-"""What can be wrong with documents, and what can be saved of them. Pure."""
+"""Problems of documents, and the documents after a repair. Pure."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ Row = TypeVar("Row", HostRow, MemberRow)
 
 
 class CheckedTable(msgspec.Struct, kw_only=True):
-    """A document that was looked at."""
+    """The result of checking a document."""
 
     findings: list[Finding]
     data: bytes
-    """What it would be after the repair; empty: nothing can be saved of it."""
+    """The document after the repair; empty: nothing of it can be read."""
     lost: bool
-    """Whether the repair leaves something out: then the document is kept as it is under another name."""
+    """Whether the repair drops anything. Then the damaged document is kept under another name."""
 
 
 def check_hosts(document: Document, limits: TimeLimits, copy: bytes) -> CheckedTable:
-    """copy: the second copy of the document, where the store keeps one; for rows that it lacks."""
+    """Check the document of hosts.
+
+    Args:
+        copy: the second copy of the document, for rows that cannot be read; empty: the store has none.
+    """
 
     def clip(row: HostRow) -> HostRow:
         names = ("present_at", "tag_at", "weight_at", "up_at")
@@ -52,7 +56,7 @@ def check_hosts(document: Document, limits: TimeLimits, copy: bytes) -> CheckedT
 
 
 def check_members(document: Document, limits: TimeLimits, copy: bytes) -> CheckedTable:
-    """The same for directors."""
+    """Check the document of directors. Args as in check_hosts."""
 
     def clip(row: MemberRow) -> MemberRow:
         return row if row.at <= limits.decided else msgspec.structs.replace(row, at=limits.now)
@@ -72,7 +76,7 @@ def check_members(document: Document, limits: TimeLimits, copy: bytes) -> Checke
 
 
 def check_applied(document: Document, limits: TimeLimits, copy: bytes) -> CheckedTable:
-    """What members have applied of their configurations."""
+    """Check the document of the configurations that directors have applied. Args as in check_hosts."""
     where = "document applied"
     checked = CheckedTable(findings=[], data=document.data, lost=False)
     if document.version != version_of(document.data):
@@ -80,9 +84,9 @@ def check_applied(document: Document, limits: TimeLimits, copy: bytes) -> Checke
     applied, problem = read_applied(document.data)
     if problem:
         from_copy = read_applied(copy)[0] if copy else {}
-        meaning = "which changes of the other directors' files have been made already is not known"
-        kept = f"{len(applied)} directors' parts are whole and kept, {len(from_copy.keys() - applied.keys())}"
-        remedy = f"{kept} are taken from the second copy; the document as it is stays under another name"
+        meaning = "it is not known which changes of the other directors' files have been applied"
+        kept = f"the parts of {len(applied)} directors are kept, {len(from_copy.keys() - applied.keys())}"
+        remedy = f"{kept} are taken from the second copy; the damaged document is kept under another name"
         checked.findings.append(Finding(where=where, problem=problem, meaning=meaning, remedy=remedy))
         checked.data = encode_applied(from_copy | applied)
         checked.lost = True
@@ -90,7 +94,7 @@ def check_applied(document: Document, limits: TimeLimits, copy: bytes) -> Checke
 
 
 def check_other(name: str, document: Document) -> CheckedTable:
-    """A document of which nothing is known but its version."""
+    """Check the version of a document whose content has no check."""
     checked = CheckedTable(findings=[], data=document.data, lost=False)
     if document.version != version_of(document.data):
         checked.findings.append(_other_version(f"document {name}"))
@@ -101,8 +105,8 @@ def _other_version(where: str) -> Finding:
     return Finding(
         where=where,
         problem="the version is not that of the content",
-        meaning="it was changed by something else than a director, or the disk is faulty",
-        remedy="the content is kept, as far as it can be right, and gets its version",
+        meaning="another program than a director changed it, or the disk is faulty",
+        remedy="the content is kept as far as it can be read, and gets its version",
     )
 
 
@@ -135,9 +139,9 @@ def _check(
         rows += from_copy
         add(
             str(exc),
-            "a director that starts takes the others from its snapshot or from the ring, if they know them",
-            f"{len(whole)} rows are whole and kept, {len(from_copy)} are taken from the second copy;"
-            " the document as it is stays under another name",
+            "a director that starts takes the other rows from its snapshot or the ring, if they have them",
+            f"{len(whole)} complete rows are kept, {len(from_copy)} are taken from the second copy;"
+            " the damaged document is kept under another name",
         )
         checked.lost = True
     kept: dict[str, Row] = {}
@@ -148,26 +152,24 @@ def _check(
         if (problem := wrong(clipped)) is not None:
             add(
                 problem,
-                "directors leave it out",
-                "the row is left out; the document as it is stays under another name",
+                "directors ignore the row",
+                "the row is dropped; the damaged document is kept under another name",
             )
             checked.lost = True
             continue
         key = name(clipped)
         if key in kept:
-            add(
-                f"two rows of {key}", "which of them counts would depend on who reads them", "they are merged"
-            )
+            add(f"two rows of {key}", "it depends on the reader which row is used", "they are merged")
         kept[key] = merge(kept[key], clipped) if key in kept else clipped
     if late:
         add(
             f"{late} rows with a time in the far future",
-            "directors use the current time instead when they read it, and write it again",
-            "the time becomes now; what they say stays",
+            "directors use the current time instead when they read it, and write it again and again",
+            "the time is set to now; the rest of the rows stays",
         )
     data = encode(list(kept.values())) if kept else b""
     if not checked.findings and data != document.data and kept:
-        add("the rows are not in order", "directors would write it again", "it is written in order")
+        add("the rows are not in order", "directors write the document again", "it is written in order")
     if checked.findings:
         checked.data = data
     return checked

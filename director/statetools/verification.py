@@ -1,7 +1,8 @@
-"""`director state verify`: every document, bucket, lease and audit entry is read and judged.
+"""`director state verify`: read and check every document, bucket, lease and audit entry.
 
-Repairs are compare-and-swap, so directors may go on meanwhile: what one of them writes between our reading
-and writing is read and judged again. What belongs elsewhere is written there before it is taken away here.
+Repairs are compare-and-swap, so directors may run meanwhile: a bucket that a director writes between reading
+and repairing is checked again. A record in the wrong bucket is written to the right bucket before it is
+removed here.
 """
 
 from __future__ import annotations
@@ -65,19 +66,23 @@ TABLES: dict[str, Callable[[Document, TimeLimits, bytes], CheckedTable]] = {
 
 
 class Verification:
-    """One walk over a store."""
+    """One check of a whole store."""
 
     def __init__(self, store: StateStore, limits: TimeLimits, *, fix: bool) -> None:
         self._store, self._limits, self._fix = store, limits, fix
         self._unknown: Counter[HostId] = Counter()
         self._kept: Counter[HostId] = Counter()
         self._hosts_lost = False
-        """Whether the hosts' document lacks rows: then no record is held against its host in this walk."""
+        """Whether the hosts' document lacks rows. Then no record is reported because of its host."""
         self.buckets = self.users = self.names = 0
-        """What was looked at."""
+        """Numbers of buckets, users and names that were checked."""
 
     async def findings(self, progress: Progress) -> AsyncIterator[Finding]:
-        """Everything that is wrong, as it is found; with `fix` it is repaired by then. Raises StoreError."""
+        """All problems, as they are found. With `fix` each is repaired before it is given.
+
+        Raises:
+            StoreError: the store is unreachable, or refuses.
+        """
         for name in await self._store.documents():
             for finding in await self._table(name):
                 yield finding
@@ -87,7 +92,7 @@ class Verification:
         strays: list[tuple[Bucket, Finding]] = []
         for space in SPACES:
             async for batch in read_all(self._store, space, progress):
-                hosts = await self._hosts()  # after the users: whoever is placed on a new host comes after it
+                hosts = await self._hosts()  # after the users: a new host is stored before users get it
                 for bucket in batch:
                     if bucket.version != EMPTY_VERSION or bucket.blob:
                         checked = await self._bucket(bucket, hosts)
@@ -98,7 +103,7 @@ class Verification:
         for bucket, finding in strays:
             if self._fix:
                 await self._take_home(bucket.space, bucket.number, hosts)
-                finding.fixed, finding.outcome = True, "merged there, and taken away here"
+                finding.fixed, finding.outcome = True, "merged there, and removed here"
             yield finding
         dropped = self._unknown - self._kept if self._fix else None
         for finding in unknown_hosts(self._unknown, self._kept, dropped):
@@ -124,22 +129,22 @@ class Verification:
                 continue  # a director has written it meanwhile
             for finding in checked.findings:
                 finding.fixed = True
-                finding.outcome = f"what was stored is kept as document {aside}" if aside else "written anew"
+                finding.outcome = f"the damaged document is kept as {aside}" if aside else "written again"
             return checked.findings
         return []
 
     async def _unreadable(self) -> AsyncIterator[Finding]:
         """Leases and audit entries that the store itself cannot read."""
-        for what, read in (("leases", self._store.members), ("audit", self._read_audit)):
+        for place, read in (("leases", self._store.members), ("audit", self._read_audit)):
             try:
                 await read()
             except StoreRefused as exc:
                 if exc.code != "unreadable":
                     raise
                 yield Finding(
-                    where=what,
+                    where=place,
                     problem="an entry cannot be read",
-                    meaning=f"nothing of the {what} can be read because of it",
+                    meaning=f"because of it, none of the {place} can be read",
                     remedy=exc.advice,
                 )
 
@@ -147,7 +152,7 @@ class Verification:
         await self._store.audit(AUDIT_KEPT)
 
     async def _hosts(self) -> frozenset[HostId] | None:
-        """All hosts there are or were; None where that is not known, so that no record is held against it."""
+        """Ids of all present and removed hosts; None: they are not known, so each host is accepted."""
         document = await self._store.read_document(HOSTS)
         if document is None or self._hosts_lost:
             return None
@@ -157,21 +162,21 @@ class Verification:
             return None
 
     async def _bucket(self, bucket: Bucket, hosts: frozenset[HostId] | None) -> CheckedStore:
-        """Judge a bucket and repair it, but for what belongs elsewhere: that needs all others to be whole."""
+        """Check a bucket and repair it. Records of other buckets stay until all buckets are repaired."""
         while True:
             checked = self._checked(bucket, hosts)
             if not self._fix or not (checked.findings or checked.unknown):
                 break
             swaps = [Swap(bucket.space, bucket.number, bucket.version, checked.blob)]
             if (true := version_of(bucket.blob)) != bucket.version:
-                # What is stored may have the version of what it should be, and pass for stored already: first
-                # the content as it is gets its own version.
+                # The damaged bucket may have the version of the repaired bucket: the store would take the
+                # repair for done. So the damaged content gets its own version first.
                 as_it_is = Swap(bucket.space, bucket.number, bucket.version, bucket.blob)
                 swaps = [as_it_is, msgspec.structs.replace(swaps[0], version=true)]
             outcome = (await self._store.swap_buckets(swaps))[-1]
             if isinstance(outcome, Lost):
                 if outcome.blob == SPLIT:
-                    return CheckedStore(findings=[], blob=SPLIT)  # from a director's memory, and whole
+                    return CheckedStore(findings=[], blob=SPLIT)  # a director wrote it from memory: correct
                 bucket = Bucket(bucket.space, bucket.number, outcome.version, outcome.blob)
                 continue
             before, after = len(bucket.blob), len(checked.blob)
@@ -190,11 +195,15 @@ class Verification:
         return check_users(bucket, hosts, self._limits) if bucket.space == "users" else check_names(bucket)
 
     async def _take_home(self, space: Space, number: int, hosts: frozenset[HostId] | None) -> None:
-        """What belongs to other buckets goes there first: interrupted, it is in both, and found again."""
+        """Move records to the buckets where they belong.
+
+        They are written there before they are removed here: after an interruption they are in both buckets,
+        and the next check finds them again.
+        """
         while True:
             (bucket,) = await self._store.read_buckets(space, [number])
             if bucket.blob == SPLIT:
-                return  # a director has: everything is where it knows it to be
+                return  # a director has split the bucket, and put all records where they belong
             checked = self._checked(bucket, hosts)
             records: dict[int, Records] = {}
             local: Records = {}

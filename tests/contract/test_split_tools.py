@@ -263,7 +263,7 @@ async def test_migrate_goes_on_after_it_was_killed_at_any_write(
     assert await split(store, "names") >= set(LARGE)
 
 
-# ---- while directors are alive that know only the first schema
+# ---- while directors run that know only the first schema
 
 
 async def old_director(server: RedisServer, stores: Stores) -> None:
@@ -283,7 +283,7 @@ async def test_migrate_names_the_directors_that_would_be_cut_off_and_changes_not
     assert "would run only after these directors are upgraded or stopped: 10.0.0.9:9090" in said
     ran = director("migrate", "--store", redis_server.url)
     assert ran.returncode == 75
-    assert "directors are alive that know no newer schema: 10.0.0.9:9090" in ran.stderr
+    assert "running directors do not know the newer schema: 10.0.0.9:9090" in ran.stderr
     assert redis_server.command("HGET", "dd:meta", "schema") == b"$1\r\n1\r\n"
     redis_server.command("HDEL", "dd:lease", "10.0.0.9:9090")
     assert done("migrate", "--store", redis_server.url).endswith("done\n")

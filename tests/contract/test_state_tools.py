@@ -281,15 +281,15 @@ def replaced(lines: Sequence[bytes], number: int, line: bytes) -> list[bytes]:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda lines: lines[:-1], "line 10: the last line, which counts the others, is missing"),
+        (lambda lines: lines[:-1], "line 10: the last line, which has the counts, is missing"),
         (lambda lines: [*lines[:-1], lines[-1][:20]], "line 11: not a line of an export"),
-        (lambda lines: [*lines[:5], *lines[6:]], "line 10: 1 documents are announced, 0 are there"),
-        (lambda lines: lines[1:], "line 1: the header is the first line, and only that"),
-        (lambda lines: [*lines, lines[3]], "line 12: there is more after the line that counts"),
+        (lambda lines: [*lines[:5], *lines[6:]], "line 10: the last line counts 1 documents, the file has 0"),
+        (lambda lines: lines[1:], "line 1: the first line must be the header"),
+        (lambda lines: [*lines, lines[3]], "line 12: a line follows the line with the counts"),
         (lambda lines: [lines[0].replace(b'"format":1', b'"format":2'), *lines[1:]], "line 1: format 2"),
         (lambda lines: replaced(lines, 9, b'{"type":"user"}\n'), "line 9: not a line of an export"),
         (lambda lines: [b"\n", *lines], "line 1: not a line of an export"),
-        (lambda lines: [], "the last line, which counts the others, is missing"),
+        (lambda lines: [], "the last line, which has the counts, is missing"),
     ],
 )
 async def test_a_damaged_file_is_refused_with_line_and_reason(damage: Any, said: str) -> None:
@@ -388,7 +388,7 @@ async def test_an_export_that_fails_leaves_the_file_that_was_there(tmp_path: Pat
     ran = director("state", "export", str(file), "--store", f"sqlite:///{tmp_path}/none.db")
     assert (ran.returncode, ran.stderr) == (
         69,
-        f"director: sqlite:///{tmp_path}/none.db: there is nothing: no director has used this store yet\n",
+        f"director: sqlite:///{tmp_path}/none.db: empty: no director has used this store yet\n",
     )
     assert file.read_text() == "yesterday's"
     assert files(tmp_path) == ["backup.jsonl"]

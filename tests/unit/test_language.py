@@ -49,8 +49,10 @@ HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
 PROGRAMS = [
     "director/cli",
     "director/doctor",
+    "director/statetools",
     "tests/unit/cli",
     "tests/unit/doctor",
+    "tests/unit/statetools",
 ]
 """Folders and files of Python code that follow the rules: each is added when it has been rewritten."""
 SOURCES = sorted(

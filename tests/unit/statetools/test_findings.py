@@ -1,4 +1,4 @@
-"""Each kind of damage is found, explained, and repaired without dropping what can be kept."""
+"""Each kind of damage is found, explained, and repaired without dropping records that can be kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def problems(checked: CheckedStore) -> list[str]:
 
 
 def repaired(blob: bytes, hosts: frozenset[HostId] | None = HOSTS) -> bytes:
-    """The bucket after its repair, which has to be good."""
+    """The bucket after its repair, which must have no findings."""
     checked = check_users(users(blob), hosts, LIMITS)
     assert checked.blob != blob
     again = check_users(users(checked.blob), hosts, LIMITS)
@@ -52,12 +52,12 @@ A, B, C = user(1), user(2, host=2), user(3)
 @pytest.mark.parametrize(
     "blob", [b"", pack([A, B, C]), pack([user(1, host=0, flags=BY_HAND)]), pack([user(1, seen=NOW + 300)])]
 )
-def test_a_good_bucket_is_left_as_it_is(blob: bytes) -> None:
+def test_a_correct_bucket_is_not_changed(blob: bytes) -> None:
     checked = check_users(users(blob), HOSTS, LIMITS)
     assert (problems(checked), checked.blob, checked.unknown) == ([], blob, {})
 
 
-def test_a_record_that_was_cut_off_costs_itself_only() -> None:
+def test_a_truncated_record_is_dropped_and_all_others_are_kept() -> None:
     blob = pack([A, B]) + b"xyz"
     assert problems(check_users(users(blob), HOSTS, LIMITS)) == ["3 bytes after the last whole record"]
     assert repaired(blob) == pack([A, B])
@@ -71,28 +71,28 @@ def test_records_out_of_order_are_sorted() -> None:
     assert repaired(blob) == pack([A, B])
 
 
-def test_of_two_records_of_one_key_the_later_decision_stays() -> None:
+def test_of_two_records_of_a_key_the_later_decision_is_kept() -> None:
     pinned = user(1, host=2, decided=NOW + 5, flags=PINNED | BY_HAND)
     blob = pack([A, pinned])
     assert problems(check_users(users(blob), HOSTS, LIMITS)) == ["records of a key that has one already: 1"]
     assert repaired(blob) == pack([pinned])
 
 
-def test_records_of_another_bucket_are_found_and_kept_until_they_are_taken_there() -> None:
+def test_records_of_another_bucket_are_found_and_kept_until_they_are_moved_there() -> None:
     stray = user(1, bucket=7)
     checked = check_users(users(pack([stray, A])), HOSTS, LIMITS)
     assert problems(checked) == ["records that belong to other buckets: 1"]
     assert set(checked.records) == {stray.key, A.key}
 
 
-def test_records_of_unknown_hosts_are_dropped_but_not_those_an_operator_wrote() -> None:
+def test_records_of_unknown_hosts_are_dropped_unless_an_operator_wrote_them() -> None:
     pinned = user(2, host=9, flags=PINNED | BY_HAND)
     checked = check_users(users(pack([user(1, host=9), pinned, C])), HOSTS, LIMITS)
     assert (problems(checked), checked.unknown, checked.kept) == ([], {9: 2}, {9: 1})
     assert checked.blob == pack([pinned, C])
 
 
-def test_where_the_hosts_are_not_known_no_record_is_dropped_for_its_host() -> None:
+def test_no_record_is_dropped_because_of_its_host_if_the_hosts_are_not_known() -> None:
     blob = pack([user(1, host=9)])
     checked = check_users(users(blob), None, LIMITS)
     assert (problems(checked), checked.blob, checked.unknown) == ([], blob, {})
@@ -106,26 +106,26 @@ def test_a_time_in_the_far_future_becomes_now_and_the_host_stays(late: User) -> 
     assert repaired(pack([late])) == pack([A])
 
 
-def test_flags_that_do_not_exist_are_taken_off() -> None:
+def test_flags_that_do_not_exist_are_removed() -> None:
     assert repaired(pack([user(1, flags=0x8000 | PINNED)])) == pack([user(1, flags=PINNED)])
 
 
 @pytest.mark.parametrize("bad", [user(1, host=0), User(UserKey(5), HostId(1), Stamp(NOW), NOW, 0)])
-def test_a_record_that_nobody_can_have_written_is_dropped(bad: User) -> None:
+def test_a_record_that_no_director_writes_is_dropped(bad: User) -> None:
     assert problems(check_users(users(pack(sorted([bad, B]))), HOSTS, LIMITS)) == [
         "records without a user hash or without a host: 1"
     ]
     assert repaired(pack(sorted([bad, B]))) == pack([B])
 
 
-def test_a_version_that_is_not_that_of_the_content_is_found() -> None:
+def test_a_version_that_does_not_fit_the_content_is_found() -> None:
     checked = check_users(users(pack([A]), version=b"another1"), HOSTS, LIMITS)
     assert problems(checked) == ["the version is not that of the content"]
     assert checked.blob == pack([A])
 
 
 @hypothesis.given(st.binary(max_size=5 * RECORD.size))
-def test_whatever_was_stored_a_second_repair_finds_nothing_left(blob: bytes) -> None:
+def test_a_second_repair_of_any_bucket_of_users_finds_nothing(blob: bytes) -> None:
     once = check_users(users(blob), HOSTS, LIMITS)
     again = check_users(users(once.blob), HOSTS, LIMITS)
     assert again.findings == []
@@ -133,11 +133,11 @@ def test_whatever_was_stored_a_second_repair_finds_nothing_left(blob: bytes) -> 
 
 
 @hypothesis.given(st.binary(max_size=100))
-def test_whatever_was_stored_as_names_a_second_repair_finds_nothing_left(blob: bytes) -> None:
+def test_a_second_repair_of_any_bucket_of_names_finds_nothing(blob: bytes) -> None:
     assert check_names(names(check_names(names(blob)).blob)).findings == []
 
 
-def test_good_names_are_left_as_they_are() -> None:
+def test_correct_names_are_not_changed() -> None:
     blob = entry(A.key, b"alice") + entry(B.key, b"bob\xff")
     checked = check_names(names(blob))
     assert (problems(checked), checked.blob) == ([], blob)
@@ -178,7 +178,7 @@ def test_good_names_are_left_as_they_are() -> None:
         ),
     ],
 )
-def test_damaged_names_are_found_and_the_whole_ones_kept(blob: bytes, problem: str, after: bytes) -> None:
+def test_damaged_names_are_found_and_complete_names_are_kept(blob: bytes, problem: str, after: bytes) -> None:
     checked = check_names(names(blob))
     assert problems(checked) == [problem]
     assert checked.blob == after

@@ -1,4 +1,4 @@
-"""Lines of an export: what is written is read again, and what cannot be right is refused in words."""
+"""Lines of an export: a written line is read again, and a wrong line is refused with a message."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def changed(**fields: object) -> UserLine:
     return UserLine(**(values | fields))
 
 
-def test_a_user_is_one_object_with_words_for_flags_and_nothing_for_what_is_not_known() -> None:
+def test_the_line_of_a_user_has_words_for_flags_and_no_keys_for_unknown_values() -> None:
     assert encode(changed(flags=[], name=None, host=None)) == (
         b'{"type":"user","key":"0000000700000001","hash":7,"host_id":%d,"decided":1795000000,'
         b'"seen":1795000900}\n' % ALICE.host_id
     )
 
 
-def test_a_user_is_read_as_he_was_written() -> None:
+def test_a_user_is_read_as_written() -> None:
     line = decode(encode(ALICE))
     assert line == ALICE
     assert user_record(ALICE, BOUND) == User(
@@ -61,7 +61,7 @@ def test_a_user_is_read_as_he_was_written() -> None:
     assert flag_names(BY_HAND | PINNED) == ALICE.flags
 
 
-def test_rows_of_hosts_and_members_are_read_as_they_were_written() -> None:
+def test_rows_of_hosts_and_members_are_read_as_written() -> None:
     host = HostRow("10.1.0.1", "imap", False, 5, "gold", 6, 50, 7, False, 8)
     member = MemberRow("10.0.0.1:9090", False, 9)
     assert host_row(host_line(host), BOUND) == host
@@ -81,13 +81,13 @@ def test_a_name_that_is_no_utf8_survives_as_base64() -> None:
     ("fields", "problem"),
     [
         ({"key": "7"}, "key '7' is not 16 hex digits"),
-        ({"key": "00000000000000ff"}, "with a hash in front, which is never 0"),
+        ({"key": "00000000000000ff"}, "that begin with a hash, which is never 0"),
         ({"hash": 8}, "hash 8 is not that of key 0000000700000001, which is 7"),
         ({"host": "10.1.0.2"}, "is not that of host 10.1.0.2"),
         ({"host": None, "host_id": 1 << 32}, "is not in 0..4294967295"),
-        ({"decided": -1}, "decided -1, seen 1795000900: no time is below 0"),
-        ({"seen": -1}, "seen -1: no time is below 0"),
-        ({"flags": ["nailed"]}, "flag 'nailed': there are moving, by_hand, pinned, one_login"),
+        ({"decided": -1}, "decided -1, seen 1795000900: a time must not be below 0"),
+        ({"seen": -1}, "seen -1: a time must not be below 0"),
+        ({"flags": ["nailed"]}, "flag 'nailed' is not one of moving, by_hand, pinned, one_login"),
     ],
 )
 def test_a_user_that_cannot_be_right_is_refused(fields: dict[str, object], problem: str) -> None:
@@ -97,7 +97,7 @@ def test_a_user_that_cannot_be_right_is_refused(fields: dict[str, object], probl
 
 @pytest.mark.shows("A-56")
 @pytest.mark.parametrize("far", [LATEST + 301, 1 << 32, 1 << 63])
-def test_times_far_ahead_are_clipped_and_what_the_line_says_is_kept(far: int) -> None:
+def test_times_far_ahead_are_clipped_and_the_rest_of_the_line_is_kept(far: int) -> None:
     line = changed(decided=far, seen=far)
     user = user_record(line, BOUND)
     assert is_ahead(line, BOUND)
@@ -126,7 +126,7 @@ def test_a_name_that_no_store_can_hold_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"[]", b'{"type":"host"}', b'{"type":"moon"}', b"\xff", b"[" * 9999]
 )
-def test_what_is_no_line_is_a_value_error(text: bytes) -> None:
+def test_a_text_that_is_not_a_line_is_a_value_error(text: bytes) -> None:
     with pytest.raises(ValueError, match="not a line of an export"):
         decode(text)
 
