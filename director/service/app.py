@@ -434,8 +434,12 @@ class App:
     def freeze(self, replacement: ReplacementRecord) -> Inherited:
         """Stop. Returns all that the program after this one goes on with: see `_take_over` and `_adopt`."""
         self.driver.stop()
-        held = self.logins.held_lines()
-        given = [one for relay in self.relays for one in relay.hand_over(lambda client: held.get(client, []))]
+        held_lines = self.logins.held_lines()
+        given = [
+            connection
+            for relay in self.relays
+            for connection in relay.hand_over(lambda client: held_lines.get(client, []))
+        ]
         tables, audit = self.persistence.hand_over()
         users, names = self.director.users, self.director.names
         entries = [names.raw(number) for number in range(BUCKETS)]
@@ -478,11 +482,13 @@ class App:
     async def _adopt(self, handover: Handover) -> None:
         """The same for connections, once their relays run."""
         for relay in self.relays:
-            await relay.take_over([one for one in handover.connections if one.relay == relay.name])
+            await relay.take_over(
+                [connection for connection in handover.connections if connection.relay == relay.name]
+            )
         names = {relay.name for relay in self.relays}
-        for one in handover.connections:
-            if one.relay not in names:  # the listener is off by now
-                for descriptor in (one.client, one.auth):
+        for connection in handover.connections:
+            if connection.relay not in names:  # the listener is off by now
+                for descriptor in (connection.client, connection.auth):
                     if descriptor >= 0:
                         os.close(descriptor)
 
@@ -530,11 +536,11 @@ class App:
 
     async def _tell_manager(self) -> None:
         """READY once logins are answered, then a status line and a sign of life now and then."""
-        told = False
+        has_told = False
         while True:
             ready, reason = self.operations.queries.ready()
-            if ready and not told:
-                told = True
+            if ready and not has_told:
+                has_told = True
                 self.warm_seconds = time.monotonic() - self.begun
                 self.log.info(
                     "ready", seconds=round(self.warm_seconds, 3), users=self.persistence.loaded_users
@@ -542,7 +548,7 @@ class App:
                 self.operations.jobs.go_on()
                 self.replacement.served()
                 self.notifier.ready(self.status_line())
-            elif not told:
+            elif not has_told:
                 self.notifier.status(f"starting: {reason}")
                 await anyio.sleep(0.02)
                 continue

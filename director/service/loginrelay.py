@@ -59,7 +59,7 @@ class LoginRelay:
     def lines(self, client: Client, data: bytes) -> None:
         """Complete lines from auth: answer what can be answered now."""
         self._watch.be_in_time()
-        out, held = hotpath.rewrite(self._assigner, data, client.relay.passlines)
+        out, held_requests = hotpath.rewrite(self._assigner, data, client.relay.passlines)
         if self._late or (self._links and self._users.has_changes):
             if out:
                 self._late.append((client, out))
@@ -74,8 +74,8 @@ class LoginRelay:
             self._counts.add("answered", client.relay.name, out.count(_ANSWER))
             if may_say_perhaps(out):
                 _cancel(client, out)
-        if held:
-            self._hold(client, held)
+        if held_requests:
+            self._hold(client, held_requests)
 
     def write_late(self) -> None:
         """Write the answers of this turn of the loop, whose records have left."""
@@ -91,8 +91,8 @@ class LoginRelay:
 
     # ---- logins that wait
 
-    def _hold(self, client: Client, held: Iterable[HeldRequest]) -> None:
-        for line in held:
+    def _hold(self, client: Client, held_requests: Iterable[HeldRequest]) -> None:
+        for line in held_requests:
             if full := self._held.full(client, line):
                 self._counters.waiting_refused += 1
                 self._refuse(client, line, full)
@@ -110,9 +110,9 @@ class LoginRelay:
         """The core has decided where a login goes."""
         taken = self._held.take(request)
         if taken is not None:
-            client, held = taken
+            client, held_request = taken
             self._counts.add("answered_later", client.relay.name)
-            line = finish(self._assigner, held.line, backend, key)
+            line = finish(self._assigner, held_request.line, backend, key)
             client.write(line)
             if may_say_perhaps(line):
                 _cancel(client, line)
@@ -123,15 +123,15 @@ class LoginRelay:
         if taken is not None:
             self._refuse(*taken, reason)
 
-    def _refuse(self, client: Client, held: HeldRequest, reason: str) -> None:
+    def _refuse(self, client: Client, held_request: HeldRequest, reason: str) -> None:
         """The client is to try again later."""
         self._counts.add("refused", client.relay.name)
-        client.write(refusal(held.id))
-        if says_perhaps(held.line):
-            client.tell_auth(cancel(held.id))
-        hash32, tag, now = held.key >> 32, held.tag, time.monotonic()
+        client.write(refusal(held_request.id))
+        if says_perhaps(held_request.line):
+            client.tell_auth(cancel(held_request.id))
+        hash32, tag, now = held_request.key >> 32, held_request.tag, time.monotonic()
         self._limited.warning(
-            now, "login_refused", reason, user=held.name, hash=hash32, tag=tag, reason=reason
+            now, "login_refused", reason, user=held_request.name, hash=hash32, tag=tag, reason=reason
         )
 
     def client_gone(self, client: Client) -> None:
@@ -178,5 +178,5 @@ class LoginRelay:
 
 def _cancel(client: Client, lines: bytes) -> None:
     """Tell auth of users whom it takes to be local, and who are proxied."""
-    if told := cancels(lines):
-        client.tell_auth(told)
+    if cancellations := cancels(lines):
+        client.tell_auth(cancellations)

@@ -36,6 +36,7 @@ from director.wire import hotpath
 class MetricsPage:
     def __init__(
         self,
+        *,
         director: Director,
         ring: RingSockets,
         persistence: Persistence,
@@ -44,7 +45,6 @@ class MetricsPage:
         lookups: LookupCounts,
         watch: LoopWatch,
         bugs: Bugs,
-        *,
         credentials: Credentials | None = None,
         listeners: Listeners | None = None,
         sockets_kept_by: Callable[[], str],
