@@ -1,4 +1,4 @@
-"""Every exception class of the daemon. One tree; a class exists where a caller acts differently on it."""
+"""All exception classes, in one tree. A class exists only if a caller handles it differently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EX_CONFIG = 78
 
 
 class DirectorError(Exception):
-    """Root of everything the daemon raises on purpose."""
+    """The base class of all expected errors."""
 
     exit_code = 1
 
@@ -30,7 +30,7 @@ class ConfigError(DirectorError):
 
 
 class ConfigErrors(ConfigError):
-    """All problems of one configuration file at once, at least one. The text has one a line."""
+    """All problems of one configuration file, at least one. The text has a line for each."""
 
     def __init__(self, problems: Sequence[ConfigError]) -> None:
         self.problems = tuple(problems)
@@ -40,7 +40,7 @@ class ConfigErrors(ConfigError):
 
 
 class ListenError(DirectorError):
-    """A socket or FIFO of our own cannot be opened; the process ends before it answers anybody."""
+    """A socket or FIFO of the director cannot be opened; the process ends before it answers a login."""
 
     exit_code = EX_CONFIG
 
@@ -50,7 +50,7 @@ class ListenError(DirectorError):
 
 
 class TooFewDescriptors(DirectorError):
-    """The process may not open as many files and sockets as it needs; it ends before it opens anything."""
+    """The limit of open files is too low for the director; the process ends before it opens anything."""
 
     exit_code = EX_CONFIG
 
@@ -68,14 +68,22 @@ class TlsFileError(DirectorError):
     exit_code = EX_CONFIG
 
     def __init__(self, part: str, problem: str) -> None:
-        """part: `cert`, `key` or `ca`."""
+        """Make the error.
+
+        Args:
+            part: `cert`, `key` or `ca`.
+            problem: the reason, for the message.
+        """
         self.part, self.problem = part, problem
         super().__init__(f"ring.tls.{part}: {problem}")
 
 
 class StoreProblem(DirectorError):
-    """A tool did not get from the state store what it needs; it ends. The store may work again later, or
-    after somebody did what the text says (exit code 69; 78 where the program or the URL has to change)."""
+    """A tool cannot use the state store, and ends.
+
+    The exit code is 69 if the command may succeed later, or after the operator has done what the text says.
+    It is 78 if the program or the URL of the store must change.
+    """
 
     def __init__(self, text: str, exit_code: int = EX_UNAVAILABLE) -> None:
         self.exit_code = exit_code
@@ -83,29 +91,41 @@ class StoreProblem(DirectorError):
 
 
 class ExportError(DirectorError):
-    """A file is no whole export: nothing of it may be imported (exit code 65)."""
+    """A file is not a complete export, and nothing of it is imported (exit code 65)."""
 
     exit_code = EX_DATA
 
     def __init__(self, file: str, line: int, problem: str) -> None:
-        """line: from 1; 0 for the file as a whole."""
+        """Make the error.
+
+        Args:
+            file: path of the file, for the message.
+            line: from 1; 0 for the file as a whole.
+            problem: the reason, for the message.
+        """
         self.file, self.line, self.problem = file, line, problem
         super().__init__(f"{file}: {f'line {line}: ' if line else ''}{problem}; nothing was imported")
 
 
 class DoveconfError(DirectorError):
-    """A text is not Dovecot's configuration, or not the whole of it (exit code 65)."""
+    """A text is not a complete configuration of Dovecot (exit code 65)."""
 
     exit_code = EX_DATA
 
     def __init__(self, file: str, line: int, problem: str) -> None:
-        """line: from 1; 0 for the text as a whole."""
+        """Make the error.
+
+        Args:
+            file: name of the text, for the message.
+            line: from 1; 0 for the text as a whole.
+            problem: the reason, for the message.
+        """
         self.file, self.line, self.problem = file, line, problem
         super().__init__(f"{file}: {f'line {line}: ' if line else ''}{problem}")
 
 
 class FileInTheWay(DirectorError):
-    """A file that a command is to make cannot be made; nothing was changed (exit code 77)."""
+    """A command cannot make a file; nothing was changed (exit code 77)."""
 
     exit_code = EX_REFUSED
 
@@ -115,11 +135,11 @@ class FileInTheWay(DirectorError):
 
 
 class PeerError(DirectorError):
-    """Somebody on a socket sent what cannot be accepted; that connection is closed, all else goes on."""
+    """A client or server sent something invalid. Its connection is closed; all others continue."""
 
 
 class KickError(PeerError):
-    """The kick channel did not carry out a request, or nobody knows. The sessions may live on; ask again."""
+    """The kick channel refused a request, or gave no answer. The sessions may still run: ask again."""
 
     def __init__(self, socket: str, reason: str) -> None:
         self.socket, self.reason = socket, reason
@@ -127,28 +147,28 @@ class KickError(PeerError):
 
 
 class OperationError(DirectorError):
-    """An operator's command that is not carried out. The text is for the operator."""
+    """A command of an operator is not carried out. The text is for the operator."""
 
 
 class UnknownName(OperationError):
-    """No such host, user or director (exit code 68)."""
+    """There is no such host, user or director (exit code 68)."""
 
     exit_code = EX_NOT_FOUND
 
 
 class BadRequest(OperationError):
-    """A parameter that cannot be right (exit code 65)."""
+    """A parameter is wrong (exit code 65)."""
 
     exit_code = EX_DATA
 
 
 class TryAgain(OperationError):
-    """Right, but not now: the ring is not in sync, or it is being changed already (exit code 75)."""
+    """The command is not possible now: the ring is not in sync, or another change runs (exit code 75)."""
 
     exit_code = EX_TRY_AGAIN
 
 
 class Refused(OperationError):
-    """Right, but not allowed as things stand (exit code 77)."""
+    """The command is not allowed in the present state (exit code 77)."""
 
     exit_code = EX_REFUSED

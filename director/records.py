@@ -1,6 +1,6 @@
-"""What the API speaks: one msgspec Struct a thing, shared by the service, the web API and the command line.
+"""Records of the API, a msgspec Struct each, shared by the service, the web API and the command line.
 
-Times are Unix seconds. Keys are stable: add to them, never rename.
+Times are Unix seconds. Keys are stable: add keys, never rename one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Number of vhosts, 0 to 1000."""
     up: bool
     changed: int = 0
-    """When up/down last changed; 0 = never."""
+    """When the state (up or down) last changed; 0: never."""
     users: int = 0
     """Assignments that have not expired (not sessions)."""
     leaving: int = 0
-    """Users who are being moved away from it now, by whichever director."""
+    """Users that any director is moving away from the host now."""
     configured: bool = True
-    """Whether the configuration file of the asked director lists it."""
+    """Whether the configuration file of the director that answers lists it."""
 
 
 class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,11 +40,11 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
     expires: int
     name: str | None = None
     pinned: bool = False
-    """The user stays on `host` for good; `expires` does not count."""
+    """The assignment does not expire; `expires` has no meaning."""
 
 
 class UserStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one user is and would be: the original's USER-LOOKUP."""
+    """The host of a user, and the host that the hash selects: USER-LOOKUP of Dovecot 2.3's director."""
 
     user: str
     tag: str = ""
@@ -52,41 +52,41 @@ class UserStatus(msgspec.Struct, frozen=True, kw_only=True):
     current: str | None = None
     expires: int | None = None
     hashed: str | None = None
-    """Where the vhost circle puts the user now."""
+    """The host that the hash selects now."""
     configured: str | None = None
-    """Where the circle of the configuration file alone would put the user."""
+    """The host that the hash would select with the hosts of the configuration file."""
     pinned: bool = False
-    """The user stays on `current` for good; `expires` does not count."""
+    """The assignment to `current` does not expire; `expires` has no meaning."""
 
 
 class LookupAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a user's connection is to go: the passdb fields that a login process would get."""
+    """The host of a user: the passdb fields that a login process would get."""
 
     address: str
-    """Of the backend."""
+    """Address of the host."""
     host: str
-    """Its name, if the configuration has one, else its address."""
+    """Name of the host, if the configuration has one, else the address."""
     hostip: str | None = None
-    """Its address, where `host` is a name."""
+    """Address of the host, if `host` is a name."""
     proxy_refresh: int
-    """Seconds between two signs of life of a session (proxy-notify)."""
+    """Seconds between two refreshes of a session (proxy-notify)."""
     user_dirkey: str
-    """`HASH@ADDRESS`; by it the director ends sessions."""
+    """`HASH@ADDRESS`, the field by which the director finds sessions to end."""
 
 
 class MemberInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A director of the ring. One row for each connection with it, or one row where there is none."""
+    """A director of the ring. Each connection with it has a record; without a connection there is one."""
 
     address: str
     port: int
     name: str | None = None
-    """By which it is listed, if it is."""
+    """The name in the list of ring members; None: it is listed by its address."""
     kind: str = ""
     """`self`, `left`, `right`, `in`, `out` or empty."""
     last_failed: int = 0
     status: str = ""
     sync_ms: int | None = None
-    """self: how long the last sync took; a connection: the last ping."""
+    """Milliseconds: of the last sync for `self`, of the last ping for a connection."""
     bytes_in: int | None = None
     bytes_out: int | None = None
     buffered: int | None = None
@@ -101,41 +101,41 @@ class RingInfo(msgspec.Struct, frozen=True, kw_only=True):
     ring: list[str]
     """The members of the last completed sync, in ring order."""
     missing: list[str]
-    """Listed directors that are not in it."""
+    """Ring members that are not in the ring now."""
     waiting_logins: int
     members: list[MemberInfo]
     stopped: list[str] = []
-    """Of the missing, those that have said good-bye: they were stopped, not lost."""
+    """Missing directors that were stopped, and announced it."""
     removed: bool = False
-    """Whether an operator has taken the asked director out of the ring: it refuses logins."""
+    """Whether an operator has removed the director that answers from the ring: it refuses logins."""
     moves_in_progress: int = 0
-    """Users being moved now, by whichever director."""
+    """Users that any director is moving now."""
     waiting_for: dict[str, int] = {}
-    """What the waiting logins of the asked director wait for, and how many of them each: `ring`, `majority`,
-    `host`, `move`, `tag`, `address`, `store`, `memory` or `expiry`."""
+    """Logins that wait at the director that answers, by reason: `ring`, `majority`, `host`, `move`, `tag`,
+    `address`, `store`, `memory` or `expiry`."""
     stored: bool = True
-    """False, in the answer to a change: the store does not hold it yet; see `StoreInfo.unstored`."""
+    """In the answer to a change: False if the store does not hold it yet; see `StoreInfo.unstored`."""
 
 
 class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The copy that is kept on this machine."""
+    """The snapshot on this machine."""
 
     url: str
     up: bool
     queued_buckets: int
-    """Buckets of users and names that differ from memory."""
+    """Buckets of users and names that are not written yet."""
     written: int | None
     """Unix seconds, to the minute; None: never."""
     error: str | None
 
 
 class UnstoredChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of an operator that the directors have and the store does not hold yet."""
+    """An operator's change that the directors have and the store does not hold yet."""
 
     what: str
     """`move`, `pin`, `unpin`, `flush`, …, as in the audit."""
     target: str
-    """The user, host or director that it is about, or `all`."""
+    """The user, host or director that was changed, or `all`."""
     since: int
     """Unix seconds."""
 
@@ -146,31 +146,31 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool
     up: bool
     loaded: bool
-    """Whether everything it held at the start is in memory."""
+    """Whether the content of the store at the start has been read completely."""
     loaded_part: float = 1.0
-    """How much of it is, 0 to 1."""
+    """The part of it that has been read, 0 to 1."""
     loaded_users: int = 0
     queued_buckets: int = 0
     lag: float = 0.0
     """Seconds since the oldest change of a user that is not known to be stored."""
     error: str | None = None
     unstored: list[UnstoredChange] = []
-    """The oldest first; each leaves the list when it is stored."""
+    """Changes of operators that are not stored yet, the oldest first."""
     snapshot: SnapshotInfo | None = None
-    """None: none is kept."""
+    """None: there is no snapshot."""
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that an operator should put right, though logins are answered."""
+    """A condition that an operator should repair. Logins are answered meanwhile."""
 
     kind: str
     """`certificate`: it ends soon; `secret`: every user can read it; `unusable`: a restart would fail with
-    the file; `changed`: the file is not in force yet; `reload`: the last one failed; `version`,
-    `backends`, `users.expire`, `users.username_hash`: a director differs from this one in that."""
+    the file; `changed`: the file is not applied yet; `reload`: the last reload failed; `version`,
+    `backends`, `users.expire`, `users.username_hash`: another director has a different value."""
     about: str
     """The file, the director, or the command."""
     text: str
-    """What it is, and what to do."""
+    """The condition, and what to do."""
 
 
 class StatusInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,113 +183,112 @@ class StatusInfo(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreInfo
     alarms: list[Alarm] = []
     sockets_kept_by: str = ""
-    """What holds the login and userdb sockets and the FIFO while this director does not run: `systemd`,
-    `keeper`, or, empty, nothing does."""
+    """The program that holds the login and userdb sockets and the FIFO while this director does not run:
+    `systemd` or `keeper`; empty: there is none."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator's change came to."""
+    """The result of an operator's change of a host."""
 
     host: HostInfo | None
     """The host as all directors have it now; None after a removal."""
     stored: bool
-    """False: every director has it, but the store does not hold it yet; see `StoreInfo.unstored`."""
+    """False: all directors have the change, but the store does not hold it yet; see `StoreInfo.unstored`."""
     dry_run: bool = False
     users: UsersChange | None = None
-    """A new tag: what became of the users of the old one. Dry run of a removal: what would become of those of
-    the host."""
+    """Change of a tag: the moves of the host's users. Dry run of a removal: what it would do to its users."""
     warning: str = ""
-    """What the change leads to that may not be wanted."""
+    """An effect of the change that may be unwanted."""
     without_host: bool = False
-    """Dry run of a removal: no usable host is left for its users."""
+    """Dry run of a removal: no other usable host could take the users."""
     unpinned: int = 0
-    """A removal: users who lose the pin that they had on the host."""
+    """Removal: users who lose their pins on the host."""
 
 
 class MoveCounts(msgspec.Struct, kw_only=True):
-    """What a move, flush, kick or pin came to, on all directors together."""
+    """The result of a move, flush, kick or pin, on all directors together."""
 
     moved: int = 0
-    """Users who are on another host now; `flush -F`: users who are forgotten."""
+    """Users who are on another host now; `flush -F`: users whose assignments were removed."""
     unchanged: int = 0
-    """Users who were where they should be."""
+    """Users who were on the right host already."""
     superseded: int = 0
-    """Users for whom the move of another operator won."""
+    """Users who were moved elsewhere by another operator."""
     pinned: int = 0
-    """Users whom a flush left where they are pinned."""
+    """Pinned users, which a flush does not move."""
     unpinned: int = 0
     """Users who lose their pin: by `flush -F`, or because their host has another tag."""
     kicked: int = 0
     """Sessions ended."""
     timed_out: int = 0
-    """Users whose old sessions were not confirmed to be gone in time."""
+    """Users whose old sessions may still run: no confirmation came in time."""
     not_flushed: int = 0
-    """Users whose flush program failed or did not end; the kick delay was waited for instead."""
+    """Users whose flush program failed or did not end; their logins waited for the kick delay instead."""
     not_reached: list[str] = []
-    """Directors that did not confirm; the sessions they proxy end when they are back."""
+    """Directors that did not confirm; sessions on their proxies end when these directors are reachable."""
     not_counted: list[str] = []
-    """Where sessions are only counted: directors that have not counted theirs. They are out of reach, have no
-    kick channel, or are of an older release."""
+    """Dry run of a kick: directors that did not count their sessions. They are unreachable, have no kick
+    channel, or have an older release."""
 
     def add_not_reached(self, members: Iterable[str]) -> None:
         self.not_reached = sorted({*self.not_reached, *members})
 
 
 class UsersChange(MoveCounts, kw_only=True):
-    """The counts of a change of users as the API tells them, in one object with what else it tells."""
+    """The result of a change of users, as the API returns it."""
 
     kicked: int | None = 0  # type: ignore[assignment]
-    """Sessions ended. None: a dry run does not know."""
+    """Sessions ended. None: not known in a dry run."""
     timed_out: int | None = 0  # type: ignore[assignment]
-    """Users whose old sessions were not confirmed to be gone in time. None: a dry run does not know."""
+    """Users whose old sessions may still run: no confirmation came in time. None: not known in a dry run."""
     stored: bool = True
-    """False: every director has it, but the store does not hold it yet; see `StoreInfo.unstored`."""
+    """False: all directors have the change, but the store does not hold it yet; see `StoreInfo.unstored`."""
     dry_run: bool = False
     host: str | None = None
-    """Where the user is now, after a move or pin."""
+    """The user's host after a move or pin."""
     known: bool = True
-    """False, of a kick: no such user is assigned, and no session was found."""
+    """Kick: False if the user is not assigned and no session was found."""
     counted: int | None = None
-    """Dry run of a kick: sessions at the directors that have counted them."""
+    """Dry run of a kick: number of sessions at the directors that counted them."""
 
 
 class MoveInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of users that is under way, or ended lately."""
+    """A change of users that runs, or has ended recently."""
 
     id: str
     kind: str
     """`move`, `pin`, `flush`, `forget`, `rebalance` or `tag`."""
     target: str
-    """The user or host it is about, or `all`."""
+    """The user or host that is changed, or `all`."""
     started: int
     ended: int | None = None
     total: int | None = None
-    """Users to look after; None until they are counted."""
+    """Number of users to change; None until they are counted."""
     moved: int = 0
     in_progress: int = 0
     timed_out: int = 0
     kicked: int = 0
     result: UsersChange | None = None
-    """Once it has ended; also where it was interrupted."""
+    """None until the change has ended or was interrupted."""
     problem: Problem | None = None
-    """Why it ended without a result."""
+    """Why the change ended without a result."""
     joined: bool = False
-    """It was under way already when it was asked for: another operator has begun it."""
+    """Whether another operator had started the same change before."""
     change: Change | None = None
-    """Where it was asked for: what became of the host that was given another tag."""
+    """In the answer to a change of a tag: the host with its new tag."""
 
 
 class NewHost(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of `POST /v1/hosts` (add, or set what is given of one that exists)."""
+    """Body of `POST /v1/hosts`: add a host, or set the given values of a host that exists."""
 
     address: str
     tag: str | None = None
-    """None: not given. Of a host that exists it must be the tag it has, also where it is empty."""
+    """None: not given. For a host that exists it must be the present tag, which may be empty."""
     weight: int | None = None
     reason: str = ""
     dry_run: bool = False
     force: bool = False
-    """Weight 0 also where users are left without a host."""
+    """Set weight 0 even if the pool has no other usable host."""
 
 
 class HostPatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,7 +300,7 @@ class HostPatch(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     dry_run: bool = False
     force: bool = False
-    """Weight 0 or another tag also where users are left without a host."""
+    """Set weight 0 or another tag even if the pool has no other usable host."""
 
 
 class NewMove(msgspec.Struct, frozen=True, kw_only=True):
@@ -310,43 +309,43 @@ class NewMove(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     host: str
     tag: str = ""
-    """Of the user; it must be that of the host."""
+    """Tag of the user, which must be the tag of the host."""
     numeric: Literal["hash", "name"] = "hash"
-    """What a `user` of digits only is."""
+    """How to read a `user` of digits only."""
     pin: bool = False
     new: bool = True
-    """Whether it may be a user that nobody has seen; False: that is answered 404."""
+    """Whether an unassigned user is assigned; False: the answer is 404."""
     reason: str = ""
     dry_run: bool = False
 
 
 class NewFlush(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of `POST /v1/flushes`: have users placed anew."""
+    """Body of `POST /v1/flushes`: move users to the hosts that the hash selects."""
 
     host: str | None
-    """Whose users; None: those of all hosts. There is no default, so that nobody flushes all by mistake."""
+    """The host of the users; None: all hosts. There is no default, so that all are not flushed by mistake."""
     forget: bool = False
-    """Forget the users, pinned ones too, instead of moving them; their sessions end."""
+    """Remove the assignments and pins instead of moving the users; their sessions end."""
     rebalance: bool = False
-    """Move only users who are not where the hash puts them; all hosts."""
+    """Move only users who are not on the host that the hash selects. `host` must be None."""
     tag: str | None = None
-    """Only users with this tag; all hosts."""
+    """Move only users with this tag. `host` must be None."""
     max_parallel: int | None = None
-    """Users on the move at a time; None: as configured."""
+    """Users to move at a time; None: users.max_parallel_moves."""
     reason: str = ""
     dry_run: bool = False
     force: bool = False
-    """Also where users are left without a host."""
+    """Move users even if the pool has no other usable host."""
 
 
 class NewKick(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of `POST /v1/kicks`: whose sessions to end, said in exactly one way."""
+    """Body of `POST /v1/kicks`: end sessions. Give exactly one of `user`, `field` with `value`, `hash`."""
 
     user: str | None = None
     numeric: Literal["hash", "name"] = "hash"
-    """What a `user` of digits only is."""
+    """How to read a `user` of digits only."""
     field: str | None = None
-    """A field of the passdb, with `value`."""
+    """A field of the passdb, whose value must be `value`."""
     value: str | None = None
     hash: int | None = None
     reason: str = ""
@@ -357,15 +356,15 @@ class NewMember(msgspec.Struct, frozen=True, kw_only=True):
     """Body of `POST /v1/ring/members`."""
 
     address: str
-    """IP address or name, or ADDRESS:PORT or NAME:PORT. A name is kept: its address may change."""
+    """IP address or name, or ADDRESS:PORT or NAME:PORT. A name is stored: its address may change later."""
     port: int | None = None
-    """None, and none in `address`: the port of the director that is asked."""
+    """Port, if `address` has none; None: the port of the director that answers."""
     reason: str = ""
     dry_run: bool = False
 
 
 class ConfiguredHost(msgspec.Struct, frozen=True, kw_only=True):
-    """A host as a configuration file has it."""
+    """A host in a configuration file."""
 
     address: str
     hostname: str = ""
@@ -378,43 +377,43 @@ class NewPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     hosts: list[ConfiguredHost]
     unresolved: list[ConfiguredHost] = []
-    """Names in it that have no address now; `address` is empty."""
+    """Hosts whose names cannot be resolved now; `address` is empty."""
 
 
 class PlannedChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing in which a configuration file and the hosts differ."""
+    """A difference between a configuration file and the present hosts."""
 
     address: str
     what: Literal["host", "weight", "tag", "address"]
-    """`address`: the name of the host has another one."""
+    """`address`: the name of the host has another address."""
     now: str
-    """What holds now; of a host `there`, or empty where it is not."""
+    """The present value; for `host`, `there` or empty."""
     file: str
-    """What the file says; of a host its weight and tag, or empty where it is not listed."""
+    """The value in the file; for `host`, its weight and tag, or empty if the file does not list it."""
     outcome: Literal["made", "kept", "stays"]
-    """`made`: it becomes as the file says. `kept`: the file has changed it, but so has an operator since.
-    `stays`: the file says what it said before; it was changed at run time."""
+    """`made`: the value of the file is applied. `kept`: the file has changed, but an operator has changed the
+    value since. `stays`: the file has not changed; the value was changed at run time."""
     decided: int = 0
-    """When what holds now was decided; 0: by a configuration file."""
+    """When the present value was decided; 0: by a configuration file."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a start of this director with a configuration file would change in the cluster."""
+    """The changes that a start of this director with a configuration file would make in the cluster."""
 
     me: str
     known: bool
-    """Whether it is known what this director last applied; if not, the file decides over what no operator
-    did."""
+    """Whether the configuration that this director last applied is known. If not, the file decides everything
+    that no operator has changed."""
     changes: list[PlannedChange]
     warnings: list[str] = []
-    """What the changes lead to that may not be wanted."""
+    """Effects of the changes that may be unwanted."""
 
 
 class Dump(msgspec.Struct, frozen=True, kw_only=True):
     """The commands that rebuild hosts, tags, weights, down states and pins."""
 
     commands: list[str]
-    """A line that starts with # is no command: it says what no command can rebuild."""
+    """A command each. A text that begins with # is a comment about something that cannot be rebuilt."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -428,7 +427,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewReload(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done: read the configuration file again, or have the program replaced in place."""
+    """Body of `POST /v1/reload`: read the configuration file again, or replace the program (`exec`)."""
 
     exec: bool = False
     reason: str = ""
@@ -436,27 +435,27 @@ class NewReload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReloadInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the last reload or replacement of the program."""
+    """The result of the last reload or replacement of the program."""
 
     state: str
-    """never, under_way, done or failed."""
+    """`never`, `under_way`, `done` or `failed`."""
     exec: bool = False
-    """Whether the program was to be replaced."""
+    """Whether it was a replacement of the program."""
     version: str
-    """Of the program that runs."""
+    """Version of the running program."""
     before: str | None = None
-    """Of the program that was replaced."""
+    """Version of its predecessor."""
     number: int = 0
-    """How often the program of this process has been replaced."""
+    """Number of replacements in this process."""
     seconds: float | None = None
-    """What it took, from the command until logins were answered again."""
+    """Duration of the replacement, from the command until logins were answered again."""
     paused: float | None = None
-    """Of these, seconds in which nobody was answered."""
+    """Seconds of the replacement in which no login was answered."""
     problem: str = ""
-    """Why it failed. All is as before then."""
+    """Why it failed. Then nothing has changed."""
     applied: list[str] = []
-    """Settings that were changed live."""
+    """Settings that were changed at run time."""
     needs_exec: list[str] = []
-    """Settings that have changed in the file and count from the next replacement or start on."""
+    """Settings that differ in the file and apply after the next replacement or start."""
     warnings: list[str] = []
-    """What changed backends lead to that may not be wanted."""
+    """Effects of changed backends that may be unwanted."""

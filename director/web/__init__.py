@@ -1,7 +1,7 @@
-"""The HTTP API of the daemon.
+"""The HTTP API of the director.
 
-This module costs nothing to import. The framework behind it takes some 0.4 s, which a restarting director
-does not have: `run_api` imports it in a worker thread, while logins are answered already.
+This module is imported fast. The framework takes about 0.4 s to import, which would delay a restarting
+director: `run_api` imports it in a worker thread, while logins are answered already.
 """
 
 from __future__ import annotations

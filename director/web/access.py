@@ -1,4 +1,4 @@
-"""Who may ask what: checked before a handler runs."""
+"""Access to the API, checked before a handler runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from director.errors import BadRequest
 Connection = ASGIConnection[Any, Any, Any, Any]
 Guard = Callable[[Connection, BaseRouteHandler], None]
 Token = Callable[[], str | None]
-"""The token that counts at the moment; None: none is configured."""
+"""Returns the present token; None: no token is configured."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -25,9 +25,12 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 def access_guard(token: Token, *, trusted: bool) -> Guard:
     """The guard of one listener.
 
-    trusted: a unix socket, whose file mode decides who may connect; everything is allowed.
-    Otherwise a change, and anything asked from another machine, needs `Authorization: Bearer TOKEN`; without
-    a token there is only reading, from this machine. Handlers marked `opt={"open": True}` answer everybody.
+    A change, and any request from another machine, needs `Authorization: Bearer TOKEN`. If no token is
+    configured, only reading from this machine is possible. Handlers with `opt={"open": True}` need no token.
+
+    Args:
+        token: returns the present token.
+        trusted: the listener is a unix socket, whose file mode decides who may connect: all is allowed.
     """
 
     def guard(connection: Connection, handler: BaseRouteHandler) -> None:
@@ -42,7 +45,7 @@ def access_guard(token: Token, *, trusted: bool) -> Guard:
             )
         if not _carries(connection, expected):
             raise NotAuthorizedException(
-                "`Authorization: Bearer TOKEN` is missing, or its token is not the one in http.token_file",
+                "`Authorization: Bearer TOKEN` is missing, or TOKEN is not that of http.token_file",
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
@@ -60,7 +63,7 @@ def known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
 
 
 def has_body(connection: Connection, _: BaseRouteHandler) -> None:
-    """Refuse an empty body where one is needed."""
+    """Refuse an empty body."""
     headers = connection.headers
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         raise BadRequest("the body is empty; a JSON object is needed")

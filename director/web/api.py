@@ -54,24 +54,24 @@ from director.web.params import (
 from director.web.problems import Bug, operation_failed, problem, request_failed, unexpected, unreadable
 
 MAX_BODY = 64 * 1024
-"""Bytes of a request body; a longer one is answered 413."""
+"""Bytes of a request body. A longer body is answered with 413."""
 
 MAX_PLAN = 4 * 1024 * 1024
-"""The same for all hosts of a configuration."""
+"""Bytes of the body of `POST /v1/plan`, which has all hosts of a configuration."""
 
 PAGE = 1000
-"""Users an answer of `/v1/users` holds at most."""
+"""The most users in an answer of `/v1/users`."""
 
 METRICS_TYPE = "text/plain; version=0.0.4"
 
 Cursor = Annotated[
     str | None,
-    QueryParameter(pattern="^[0-9a-f]{16}$", description="As in the `Link` header of the page before"),
+    QueryParameter(pattern="^[0-9a-f]{16}$", description="From the `Link` header of the previous page"),
 ]
 
 
 class HostToSet(NewHost, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/hosts`: add a host, or set what is given of one that exists."""
+    """Body of `POST /v1/hosts`: add a host, or set the given values of a host that exists."""
 
 
 class HostsToPlan(NewPlan, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,17 +86,17 @@ class HostChange(HostPatch, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Body of `PATCH /v1/hosts/{address}`: `weight`, `up` or `tag`."""
 
 
-@get("/v1/status", responses=errors(400), summary="This director, its hosts, its ring and its store")
+@get("/v1/status", responses=errors(400), summary="Show this director, its hosts, ring and store")
 async def status(operations: Service) -> StatusInfo:
     return await operations.queries.status()
 
 
-@get("/v1/hosts", responses=errors(400), summary="Backend hosts, in order of their addresses")
+@get("/v1/hosts", responses=errors(400), summary="List the backend hosts in the order of addresses")
 async def hosts(operations: Service) -> list[HostInfo]:
     return await operations.queries.hosts()
 
 
-@get("/v1/hosts/{address:str}", responses=errors(400, 404), summary="One backend host")
+@get("/v1/hosts/{address:str}", responses=errors(400, 404), summary="Show a backend host")
 async def one_host(operations: Service, address: Address) -> HostInfo:
     return await known_host(operations, address)
 
@@ -106,7 +106,7 @@ async def one_host(operations: Service, address: Address) -> HostInfo:
     status_code=200,
     guards=[has_body],
     responses=errors(400, 409, 503),
-    summary="Add a host, or set what is given of one that exists",
+    summary="Add a host, or set the given values of a host that exists",
 )
 async def set_host(operations: Service, data: JSONBody[HostToSet]) -> Change:
     address = canonical(data.address)
@@ -120,12 +120,12 @@ async def set_host(operations: Service, data: JSONBody[HostToSet]) -> Change:
     guards=[has_body],
     opt={"query": ("wait",)},
     responses=errors(400, 404, 409, 503) | STARTED,
-    summary="Change the weight or the tag of a host, or take it up or down",
+    summary="Change the weight, the tag or the state (up or down) of a host",
 )
 async def change_host(
     operations: Service, address: Address, data: JSONBody[HostChange], wait: Wait = True
 ) -> Response[Change]:
-    """A new tag moves the users of the old one; only for that there is `?wait=false`."""
+    """A new tag moves the users of the old tag to other hosts; only then `?wait=false` is possible."""
     where, hosts = await host_address(operations, address), operations.hosts
     why, dry, force = data.reason, data.dry_run, data.force
     match data.weight, data.up, data.tag:
@@ -138,7 +138,7 @@ async def change_host(
             return answered(made)
     if not wait:
         raise BadRequest("wait=false is for a change of the tag only")
-    raise BadRequest("give weight or up or tag, one of them: each change is confirmed by itself")
+    raise BadRequest("give exactly one of weight, up and tag: each change is confirmed separately")
 
 
 @delete(
@@ -155,7 +155,7 @@ async def remove_host(
     dry_run: FromQuery[bool] = False,
     force: FromQuery[bool] = False,
 ) -> Change:
-    """Refused where its users are left without a host, unless `force`."""
+    """Refused if no other host can take its users, unless `force` is true."""
     wanted = await host_address(operations, address)
     return await operations.hosts.remove(wanted, reason=reason, dry_run=dry_run, force=force)
 
@@ -164,12 +164,12 @@ async def remove_host(
     "/v1/users",
     opt={"query": ("host", "cursor")},
     responses=errors(400, 404),
-    summary="Assignments, a page at a time",
+    summary="List assignments, a page at a time",
 )
 async def users(
     operations: Service, host: FromQuery[str | None] = None, cursor: Cursor = None
 ) -> Response[list[UserInfo]]:
-    """At most 1000 users, in order of their key. The header `Link` names the next page while there is one."""
+    """At most 1000 users, in the order of their keys. The header `Link` has the next page, if any."""
     wanted = None if host is None else (await known_host(operations, host)).address
     page: list[UserInfo] = []
     async for batch in operations.queries.users(wanted, cursor or ""):
@@ -185,7 +185,7 @@ async def users(
     "/v1/users/{name:path}",
     opt={"query": ("tag", "numeric")},
     responses=errors(400, 503),
-    summary="Where a user is, and would be placed",
+    summary="Show a user's host, and the host that the hash selects",
 )
 async def user(
     operations: Service,
@@ -193,11 +193,11 @@ async def user(
     tag: FromQuery[str] = "",
     numeric: FromQuery[Literal["hash", "name"]] = "hash",
 ) -> UserStatus:
-    """A name of digits only is the user's hash, as in the original; `?numeric=name` takes it as a name."""
+    """A name of digits only is read as a hash, as in Dovecot 2.3; with `?numeric=name` as a name."""
     return operations.queries.user_status(user_name(request), tag, numeric_is_hash=numeric == "hash")
 
 
-@get("/v1/ring", responses=errors(400), summary="The directors and the connections with them")
+@get("/v1/ring", responses=errors(400), summary="Show the directors and the connections with them")
 async def ring(operations: Service) -> RingInfo:
     return operations.queries.ring()
 
@@ -205,7 +205,7 @@ async def ring(operations: Service) -> RingInfo:
 @get(
     "/v1/dump",
     responses=errors(400),
-    summary="The commands that rebuild hosts, tags, weights, down states and pins",
+    summary="List the commands that rebuild hosts, tags, weights, down states and pins",
 )
 async def dump(operations: Service) -> Dump:
     return await operations.queries.dump()
@@ -217,14 +217,14 @@ async def dump(operations: Service) -> Dump:
     guards=[has_body],
     request_max_body_size=MAX_PLAN,
     responses=errors(400),
-    summary="What a configuration file would change",
+    summary="List the changes that a configuration file would make",
 )
 async def plan(operations: Service, data: JSONBody[HostsToPlan]) -> Plan:
-    """Changes nothing: what a start of this director with these hosts in its file would come to."""
+    """Changes nothing. The result is what a start of this director with these hosts would change."""
     return operations.queries.plan(data.hosts, data.unresolved)
 
 
-@get("/v1/reload", responses=errors(400), summary="What became of the last reload of this director")
+@get("/v1/reload", responses=errors(400), summary="Show the result of the last reload of this director")
 async def reload_info(operations: Service) -> ReloadInfo:
     return operations.reload_info()
 
@@ -234,26 +234,36 @@ async def reload_info(operations: Service) -> ReloadInfo:
     status_code=200,
     guards=[has_body],
     responses=errors(400, 503),
-    summary="Read the configuration file again, or have the program replaced in place",
+    summary="Read the configuration file again, or replace the program in place",
 )
 async def reload(operations: Service, data: JSONBody[ReloadToDo]) -> ReloadInfo:
-    """`exec` returns at once: `GET /v1/reload` says what becomes of it, from the new program in the end."""
+    """With `exec` it returns immediately; `GET /v1/reload` has the result, from the new program."""
     return await operations.reload(exec=data.exec, reason=data.reason, dry_run=data.dry_run)
 
 
-@get("/metrics", media_type=METRICS_TYPE, responses=errors(400), summary="Prometheus metrics")
+@get("/metrics", media_type=METRICS_TYPE, responses=errors(400), summary="Show the metrics for Prometheus")
 async def metrics(operations: Service) -> bytes:
     return await operations.metrics.page()
 
 
-@get("/livez", opt={"open": True}, responses=errors(400, 503), summary="200 while the process does its work")
+@get(
+    "/livez",
+    opt={"open": True},
+    responses=errors(400, 503),
+    summary="Check whether the process works: 200 if it does",
+)
 async def livez(operations: Service) -> Response[bytes]:
     if operations.queries.alive():
         return Response(b"alive\n", media_type="text/plain")
     return problem(503, "not alive", EX_TRY_AGAIN)
 
 
-@get("/readyz", opt={"open": True}, responses=errors(400, 503), summary="200 while logins are answered")
+@get(
+    "/readyz",
+    opt={"open": True},
+    responses=errors(400, 503),
+    summary="Check whether logins are answered: 200 if they are",
+)
 async def readyz(operations: Service) -> Response[bytes]:
     ready, reason = operations.queries.ready()
     if ready:
@@ -273,9 +283,11 @@ def create_app(
 ) -> Litestar:
     """The application of one listener.
 
-    token: gives what a TCP client must show, see `access.py`. trusted: the listener is a unix socket.
-    bug: is told of errors that nothing else expects.
-    offer: look-ups for other programs; None: there are none.
+    Args:
+        token: returns the token that a TCP client must send, see `access.py`.
+        trusted: the listener is a unix socket.
+        bug: called with each unexpected error.
+        offer: look-ups for other programs; None: there are none.
     """
     app = Litestar(
         [*HANDLERS, *(lookup_handlers(offer) if offer is not None else ())],
@@ -297,7 +309,7 @@ def create_app(
             use_handler_docstrings=True,
             render_plugins=[JsonRenderPlugin(path="/")],
         ),
-        # The daemon has set up logging already.
+        # The service has configured logging already.
         logging_config=None,
     )
     _name_path_of_pins(app.openapi_schema)
@@ -305,7 +317,7 @@ def create_app(
 
 
 def _name_path_of_pins(schema: OpenAPI) -> None:
-    """One route serves `/v1/users/NAME` and `/v1/users/NAME/pin`, since a name may have slashes."""
+    """Give `/v1/users/NAME/pin` its own path: one route serves it and `/v1/users/NAME`."""
     assert schema.paths is not None
     users = schema.paths["/v1/users/{name}"]
     schema.paths["/v1/users/{name}/pin"] = PathItem(delete=users.delete)

@@ -1,4 +1,4 @@
-"""Routes for programs that ask where a user is, to send him there. Each is served only where switched on."""
+"""Routes for other proxies that ask for a user's host. Each is served only if it is configured."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from director.web.offer import Offer
 from director.web.params import AnyRequest, errors
 
 NOT_OFFERED = "This login method is not offered, use PLAIN or LOGIN"
-"""nginx itself would need the password of the others from us."""
+"""For login methods other than PLAIN and LOGIN nginx would need the user's password from the director."""
 UNAVAILABLE = "Temporary failure, try again later"
 
 
 def lookup_handlers(offer: Offer) -> list[HTTPRouteHandler]:
-    """The routes of what is offered."""
+    """The routes of the look-ups that are configured."""
     handlers = []
     if offer.http:
         handlers.append(_lookup(offer))
@@ -33,10 +33,10 @@ def _lookup(offer: Offer) -> HTTPRouteHandler:
         "/v1/lookup",
         opt={"query": ("user", "tag")},
         responses=errors(400, 503),
-        summary="Where a user's connection is to go",
+        summary="Look up a user's host, as a login does",
     )
     async def lookup(request: AnyRequest, tag: FromQuery[str] = "") -> LookupAnswer:
-        """Decides and refreshes as a login does: passdb fields for the proxy that asks. 503: ask again."""
+        """Assigns the user, or renews the assignment, and returns passdb fields. 503: ask again."""
         return await offer.lookups.find(_user(request), tag.encode(), "http")
 
     return lookup
@@ -47,14 +47,14 @@ def _auth_http(offer: Offer) -> HTTPRouteHandler:
         "/v1/auth_http",
         opt={"query": ("tag",)},
         responses=errors(400),
-        summary="The same for the mail proxy of nginx (auth_http)",
+        summary="Look up a user's host for the mail proxy of nginx (auth_http)",
     )
     async def auth_http(request: AnyRequest, tag: FromQuery[str] = "") -> Response[bytes]:
-        """What nginx needs is in the headers, it looks at nothing else; we do not look at the password."""
+        """The answer for nginx is in the headers. The password is not checked."""
         protocol = request.headers.get("auth-protocol", "")
         user = unquote_to_bytes(request.headers.get("auth-user", "").encode("latin-1"))
         if not user or protocol not in offer.ports:
-            return _explained({"Auth-Status": "There is nobody to look up"})
+            return _explained({"Auth-Status": "No user, or no such protocol"})
         if request.headers.get("auth-method", "plain") != "plain":
             return _explained({"Auth-Status": NOT_OFFERED})
         try:
@@ -72,7 +72,7 @@ def _explained(headers: dict[str, str]) -> Response[bytes]:
 
 
 def _unavailable(protocol: str) -> dict[str, str]:
-    """What a mail program takes for a failure of the server, not for a wrong password."""
+    """An answer that mail programs read as a failure of the server, not as a wrong password."""
     if protocol == "smtp":
         return {"Auth-Status": UNAVAILABLE, "Auth-Error-Code": "454 4.3.0"}
     code = "UNAVAILABLE" if protocol == "imap" else "SYS/TEMP"
@@ -80,7 +80,11 @@ def _unavailable(protocol: str) -> dict[str, str]:
 
 
 def _user(request: AnyRequest) -> bytes:
-    """The name in the query as the bytes it was, which need not be UTF-8. Raises BadRequest."""
+    """The user name of the query, in bytes that need not be UTF-8.
+
+    Raises:
+        BadRequest: there is none.
+    """
     query = request.scope["query_string"].decode("latin-1")
     pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
     user = dict(pairs).get("user", "").encode("utf-8", "surrogateescape")

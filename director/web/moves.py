@@ -1,4 +1,4 @@
-"""The REST API: routes that change users, and the members of the ring. Every decision is the service's."""
+"""The REST API: routes that change users and ring members. The service makes all decisions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from director.web.params import (
     user_name,
 )
 
-MoveId = Annotated[str, PathParameter(description="As in the `id` of the move")]
+MoveId = Annotated[str, PathParameter(description="The `id` of the move")]
 Member = Annotated[str, PathParameter(description="ADDRESS:PORT or NAME:PORT, or the ADDRESS or NAME alone")]
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 
@@ -37,11 +37,11 @@ class Move(NewMove, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Flush(NewFlush, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/flushes`: `host` null is all hosts."""
+    """Body of `POST /v1/flushes`. If `host` is null, users of all hosts are moved."""
 
 
 class Kick(NewKick, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/kicks`: `user`, or `field` and `value`, or `hash`."""
+    """Body of `POST /v1/kicks`: either `user`, or `field` and `value`, or `hash`."""
 
 
 class MemberToAdd(NewMember, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +57,7 @@ class MemberToAdd(NewMember, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     summary="Move a user to a host, or pin the user to it",
 )
 async def move(operations: Service, data: JSONBody[Move], wait: Wait = True) -> Response[UsersChange]:
-    """Answers when every director has ended the user's old sessions, or names those that did not confirm."""
+    """Answers when every director has ended the user's old sessions; names directors that did not confirm."""
     if not data.user:
         raise BadRequest("the user name is empty")
     done = await operations.users.move(
@@ -74,12 +74,20 @@ async def move(operations: Service, data: JSONBody[Move], wait: Wait = True) -> 
     return answered(done)
 
 
-@get("/v1/moves", responses=errors(400), summary="Changes of users under way or ended lately, newest first")
+@get(
+    "/v1/moves",
+    responses=errors(400),
+    summary="List changes of users that run or ended recently, newest first",
+)
 async def moves(operations: Service) -> list[MoveInfo]:
     return operations.jobs.all()
 
 
-@get("/v1/moves/{id:str}", responses=errors(400, 404), summary="How far one of them is")
+@get(
+    "/v1/moves/{id:str}",
+    responses=errors(400, 404),
+    summary="Show the progress or result of a change of users",
+)
 async def one_move(operations: Service, id: MoveId) -> MoveInfo:
     return operations.jobs.info(id)
 
@@ -88,10 +96,10 @@ async def one_move(operations: Service, id: MoveId) -> MoveInfo:
     "/v1/moves/{id:str}",
     status_code=200,
     responses=errors(400, 404),
-    summary="Interrupt one: no more users are started",
+    summary="Interrupt a change of users",
 )
 async def interrupt(operations: Service, id: MoveId) -> MoveInfo:
-    """Users who are on the move already are finished; `ended` tells when that is done."""
+    """Moves that have begun are finished, no other is started; then `ended` is set."""
     await operations.jobs.interrupt(id)
     return operations.jobs.info(id)
 
@@ -102,10 +110,10 @@ async def interrupt(operations: Service, id: MoveId) -> MoveInfo:
     guards=[has_body],
     opt={"query": ("wait",)},
     responses=errors(400, 404, 409, 503) | STARTED,
-    summary="Move the users of a host, or of all, to where the hash puts them",
+    summary="Move the users of a host, or of all hosts, to the hosts that the hash selects",
 )
 async def flush(operations: Service, data: JSONBody[Flush], wait: Wait = True) -> Response[UsersChange]:
-    """`forget` drops the assignments instead, and ends the sessions; `rebalance` is about all hosts."""
+    """`forget` removes the assignments instead and ends the sessions; `rebalance` needs `host` null."""
     check_flush(data)
     host = None if data.host is None else await host_address(operations, data.host)
     how: Any = {"reason": data.reason, "dry_run": data.dry_run, "follow": not wait}
@@ -118,13 +126,17 @@ async def flush(operations: Service, data: JSONBody[Flush], wait: Wait = True) -
 
 
 def check_flush(wanted: NewFlush) -> None:
-    """Raise BadRequest for what does not go together, instead of leaving something out."""
+    """Refuse parameters that exclude each other, instead of ignoring one.
+
+    Raises:
+        BadRequest: they exclude each other, or one is out of range.
+    """
     if wanted.max_parallel is not None and wanted.max_parallel < 1:
         raise BadRequest(f"max_parallel is {wanted.max_parallel}; at least 1 is possible")
     if wanted.host is not None and (wanted.tag is not None or wanted.rebalance):
         raise BadRequest("tag and rebalance are about all hosts: host must be null")
     if wanted.forget and (wanted.rebalance or wanted.tag is not None or wanted.max_parallel is not None):
-        raise BadRequest("forget goes with host only")
+        raise BadRequest("forget excludes rebalance, tag and max_parallel")
 
 
 @post(
@@ -135,10 +147,10 @@ def check_flush(wanted: NewFlush) -> None:
     summary="End the sessions of a user, who stays on the host",
 )
 async def kick(operations: Service, data: JSONBody[Kick]) -> UsersChange:
-    """Values are compared as they are: `*` is no mask."""
+    """Values are compared literally: `*` is not a wildcard."""
     ways = [data.user is not None, data.field is not None, data.hash is not None]
     if sum(ways) != 1 or (data.field is None) != (data.value is None):
-        raise BadRequest("say whom in one way: user, or field and value, or hash")
+        raise BadRequest("give exactly one of: user, or field and value, or hash")
     if "" in (data.user, data.field, data.value):
         raise BadRequest("the user name, field or value is empty")
     return await operations.users.kick(
@@ -157,7 +169,7 @@ async def kick(operations: Service, data: JSONBody[Kick]) -> UsersChange:
     status_code=200,
     opt={"query": ("tag", "numeric", "reason", "dry_run")},
     responses=errors(400, 404, 409, 503),
-    summary="Unpin a user",
+    summary="End the pin of a user",
 )
 async def unpin(
     operations: Service,
@@ -167,8 +179,9 @@ async def unpin(
     reason: FromQuery[str] = "",
     dry_run: FromQuery[bool] = False,
 ) -> UsersChange:
-    """The user stays on the host, and no session ends; the assignment expires as others do."""
-    # A route of its own would take `GET /v1/users/a%2Fpin`, the user `a/pin`, for it.
+    """The user stays on the host until the assignment expires, and no session ends."""
+    # This shares the route of `GET /v1/users/NAME`: with its own route, `GET /v1/users/a%2Fpin`, the user
+    # `a/pin`, would be taken for it.
     if not request.scope["raw_path"].partition(b"?")[0].endswith(PIN.encode()):
         raise NotFoundException
     return await operations.users.unpin(
@@ -181,13 +194,13 @@ async def unpin(
     status_code=200,
     guards=[has_body],
     responses=errors(400, 409, 503),
-    summary="List a director in the ring",
+    summary="Add a director to the list of ring members",
 )
 async def add_member(operations: Service, data: JSONBody[MemberToAdd]) -> RingInfo:
     address, port = endpoint(data.address)
     if data.port is not None:
         if port is not None:
-            raise BadRequest(f"two ports: {data.port}, and that of {data.address!r}")
+            raise BadRequest(f"two ports: {data.port}, and the port in {data.address!r}; give one")
         port = known_port(str(data.port))
     return await operations.ring.add(address, port, reason=data.reason, dry_run=data.dry_run)
 
@@ -197,7 +210,7 @@ async def add_member(operations: Service, data: JSONBody[MemberToAdd]) -> RingIn
     status_code=200,
     opt={"query": ("reason", "dry_run")},
     responses=errors(400, 404, 409, 503),
-    summary="Take a director off the list of the ring",
+    summary="Remove a director from the list of ring members",
 )
 async def remove_member(
     operations: Service, member: Member, reason: FromQuery[str] = "", dry_run: FromQuery[bool] = False
@@ -207,8 +220,14 @@ async def remove_member(
 
 
 def endpoint(member: str) -> tuple[str, int | None]:
-    """Address, or name, and port of `10.0.0.1:9090`, `[2001:db8::1]:9090` or `director4:9090`; the port is
-    None for an address or a name alone."""
+    """Address or name, and port, of texts such as `10.0.0.1:9090`, `[2001:db8::1]:9090`, `director4`.
+
+    Returns:
+        The address or name, and the port; None if the text has no port.
+
+    Raises:
+        BadRequest: the text is of another form.
+    """
     if is_address(_bare(member)):
         return canonical(_bare(member)), None
     address, colon, port = member.rpartition(":")
@@ -220,12 +239,12 @@ def endpoint(member: str) -> tuple[str, int | None]:
 
 def known_port(port: str) -> int:
     if not port.isascii() or not port.isdigit() or len(port) > 5 or not 0 < int(port) < 65536:
-        raise BadRequest(f"{port!r} is not a port; 1 to 65535 are")
+        raise BadRequest(f"{port!r} is not a port; 1 to 65535 are possible")
     return int(port)
 
 
 def _bare(address: str) -> str:
-    """Without the brackets of an IPv6 address."""
+    """The address without the brackets of IPv6."""
     return address[1:-1] if address.startswith("[") and address.endswith("]") else address
 
 

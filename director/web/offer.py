@@ -1,4 +1,4 @@
-"""Which look-ups for other programs are served, and by whom. Costs nothing to import."""
+"""Look-ups for other programs: those that are configured, and the service that answers. Imports fast."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from director.records import LookupAnswer
 
 
 class Lookups(Protocol):
-    """What is asked of the service; `director.service.endpoints.lookups.Lookups` is the real one."""
+    """The service that answers, which is `director.service.endpoints.lookups.Lookups`."""
 
     async def find(self, user: bytes, tag: bytes, protocol: str) -> LookupAnswer:
-        """The backend of a user. Raises TryAgain."""
+        """The backend of a user.
+
+        Raises:
+            TryAgain: the user cannot be assigned now.
+        """
         ...
 
 
@@ -21,4 +25,4 @@ class Offer(NamedTuple):
     http: bool
     nginx: bool
     ports: Mapping[str, int]
-    """Of the backends, by nginx's names for protocols: imap, pop3, smtp."""
+    """Ports of the backends, by nginx's names of protocols: imap, pop3, smtp."""

@@ -1,4 +1,4 @@
-"""What routes share: their parameters, how a path is read, and the problems in the schema."""
+"""Common parts of routes: parameters, reading of paths, and problems in the schema."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ AnyRequest = Request[Any, Any, Any]
 Service = NamedDependency[SkipValidation[Operations]]
 Address = Annotated[str, PathParameter(description="IP address of the backend host, or its name")]
 Wait = Annotated[
-    bool, QueryParameter(description="false: answer 202 at once, with the move to ask for at `/v1/moves`")
+    bool, QueryParameter(description="false: answer 202 immediately; `/v1/moves/{id}` has the result")
 ]
 
-STARTED = {202: ResponseSpec(MoveInfo, generate_examples=False, description="`wait=false`: it has begun")}
-"""For the schema of what can be started without waiting for its end."""
+STARTED = {
+    202: ResponseSpec(MoveInfo, generate_examples=False, description="`wait=false`: the change has begun")
+}
+"""For the schema of changes that can be started without waiting for their end."""
 
 
 def errors(*statuses: int) -> dict[int, ResponseSpec]:
-    """For the schema: the statuses besides 200, each with a problem document."""
+    """For the schema: the HTTP statuses of errors, each with a problem document."""
     spec = {400: "A parameter or the body is wrong", 404: "No such host, user, director or move"}
-    spec |= {409: "Refused as things stand", 503: "Not now; `detail` says why"}
+    spec |= {409: "Refused in the present state", 503: "Not possible now; `detail` says why"}
     return {
         status: ResponseSpec(
             Problem, generate_examples=False, description=spec[status], media_type=PROBLEM_JSON
@@ -40,19 +42,26 @@ def errors(*statuses: int) -> dict[int, ResponseSpec]:
 
 
 def answered(done: UsersChange | Change | MoveInfo) -> Response[Any]:
-    """The answer to a request: 202 with the move to ask for where it is only started."""
+    """The answer to a request: 200 with the result, or 202 with the path of a change that has begun."""
     if isinstance(done, MoveInfo):
         return Response(done, status_code=202, headers={"Location": f"/v1/moves/{done.id}"})
     return Response(done)
 
 
 async def host_address(operations: Operations, host: str) -> str:
-    """The address of a backend, given as such or by the name of one that is there."""
+    """The address of a backend host.
+
+    Args:
+        host: an address, or the name of a host that exists.
+
+    Raises:
+        BadRequest: it is neither, or several hosts have this name.
+    """
     if is_address(host):
         return canonical(host)
     found = [info.address for info in await operations.queries.hosts() if info.hostname == host]
     if len(found) > 1:
-        raise BadRequest(f"{host} has {len(found)} hosts; give the address of one: {', '.join(found)}")
+        raise BadRequest(f"{len(found)} hosts have the name {host}; give one address of {', '.join(found)}")
     if not found:
         raise BadRequest(f"{host!r} is neither an IP address nor the name of a host")
     return found[0]
@@ -67,7 +76,11 @@ async def known_host(operations: Operations, address: str) -> HostInfo:
 
 
 def canonical(address: str) -> str:
-    """The address in the one form all directors use; BadRequest if it is none."""
+    """The address in the form that all directors use.
+
+    Raises:
+        BadRequest: it is not an IP address.
+    """
     try:
         return str(ipaddress.ip_address(address))
     except ValueError:
@@ -83,9 +96,15 @@ def is_address(text: str) -> bool:
 
 
 def user_name(request: AnyRequest, suffix: str = "") -> str:
-    """The user name of `/v1/users/NAME` and what follows it, with whatever slashes are in it.
+    """The user name in the path `/v1/users/NAME`, which may have slashes.
 
-    Taken from the path as it was sent: the router has unquoted `%2F` and folded `//` already.
+    It is read from the path as it was sent, because the router replaces `%2F` and `//` in its copy.
+
+    Args:
+        suffix: follows the name in the path.
+
+    Raises:
+        BadRequest: the name is not UTF-8.
     """
     raw: bytes = request.scope["raw_path"].partition(b"?")[0]
     try:

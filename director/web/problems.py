@@ -1,4 +1,4 @@
-"""Every error of the API as an RFC 9457 problem document. No answer ever shows a stack trace."""
+"""Errors of the API as RFC 9457 problem documents. No answer shows a stack trace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from director.errors import (
 from director.records import Problem
 
 Bug = Callable[[str, Exception], object]
-"""Takes what was being done, and the error."""
+"""Called with a description of the request, and the error."""
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -33,13 +33,13 @@ STATUS_OF: dict[type[OperationError], int] = {
     TryAgain: 503,
     Refused: 409,
 }
-# What the command line exits with when a request never reached an operation.
+# Exit codes of the command line for requests that did not reach an operation.
 EXIT_OF = {401: EX_REFUSED, 403: EX_REFUSED, 404: EX_USAGE, 405: EX_USAGE}
 
 GONE = "client disconnected prematurely"
-"""The framework's words for a client that hangs up within its body."""
+"""The framework's message about a client that closes the connection before its body is complete."""
 
-# The framework's word for the body.
+# The framework's name for the body.
 NAMED = {"data": "body"}
 
 AnyRequest = Request[Any, Any, Any]
@@ -48,7 +48,12 @@ AnyRequest = Request[Any, Any, Any]
 def problem(
     status: int, detail: str, exit_code: int, headers: dict[str, str] | None = None
 ) -> Response[bytes]:
-    """The response that says in one sentence (`detail`) why the request was not carried out."""
+    """A response with a problem document.
+
+    Args:
+        detail: one sentence that says why the request failed.
+        exit_code: of the command line.
+    """
     body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, exit_code=exit_code)
     return Response(
         msgspec.json.encode(body), status_code=status, media_type=PROBLEM_JSON, headers=headers or {}
@@ -61,20 +66,20 @@ def operation_failed(_: AnyRequest, error: OperationError) -> Response[bytes]:
 
 
 def request_failed(request: AnyRequest, error: HTTPException) -> Response[bytes]:
-    """What the framework refuses: routes, methods, sizes, bodies and parameters of the wrong form."""
+    """The answer to a request that the framework refuses: a wrong route, method, size, body or parameter."""
     status = error.status_code
     if error.detail == GONE:
-        return Response(b"", status_code=400)  # for nobody
+        return Response(b"", status_code=400)  # the client does not read it
     if status >= 500:
         return unexpected(request, error)
     detail = _explained(request, error)
-    # Names only: the framework's own headers would repeat content types of other renderings.
+    # Without the framework's Content-Type, which is that of another rendering.
     headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "content-type"}
     return problem(status, detail, EXIT_OF.get(status, EX_DATA), headers)
 
 
 def unreadable(request: AnyRequest, error: UnicodeDecodeError | RecursionError) -> Response[bytes]:
-    """What the JSON decoder lets through: a body that is not UTF-8, or is nested without end."""
+    """The answer to a body that the JSON decoder does not refuse: not UTF-8, or nested too deeply."""
     if request.scope["method"] not in ("POST", "PATCH"):
         return unexpected(request, error)
     if isinstance(error, RecursionError):
@@ -91,9 +96,9 @@ def unexpected(request: AnyRequest, error: Exception) -> Response[bytes]:
 def _explained(request: AnyRequest, error: HTTPException) -> str:
     path = request.scope["path"]
     if error.status_code == 404:
-        return f"nothing is at {path}; /schema lists what is"
+        return f"there is no {path}; /schema lists all paths"
     if error.status_code == 405:
-        return f"{request.method} is not possible on {path}; /schema lists what is"
+        return f"{request.method} is not possible on {path}; /schema lists the methods"
     if error.status_code == 413:
         return "the body is too large; 64 KiB are possible"
     if isinstance(error.__cause__, SerializationException):

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from litestar import Litestar
 
 STOP_TIMEOUT = 0.8
-"""Seconds that requests under way have to finish when the server is stopped."""
+"""Seconds in which running requests must finish when the server stops."""
 
 MAX_HEAD = 16 * 1024
-"""Bytes of request line and headers."""
+"""The most bytes of request line and headers."""
 
 HEAD_WITHIN = 10.0
 PART_WITHIN = 10.0
 """Seconds."""
 
 PROBES = ("/livez", "/readyz")
-"""They are answered however many other requests are under way."""
+"""Paths that are answered however many other requests run."""
 
 
 class WebListener(Protocol):
@@ -49,7 +49,7 @@ class WebListener(Protocol):
 
 
 class _WaitingClients:
-    """Connections that wait for their clients, the longest first."""
+    """Connections that wait for their clients, the longest wait first."""
 
     def __init__(self) -> None:
         self._clients: dict[_Client, None] = {}
@@ -64,7 +64,11 @@ class _WaitingClients:
         self._clients.pop(client, None)
 
     def end_one(self, address: str) -> bool:
-        """Close the one that has waited longest, of this address or of any (""). False: there is none."""
+        """Close the connection that has waited longest, of this address or of any ("").
+
+        Returns:
+            False if there is none.
+        """
         for client in self._clients:
             if address in ("", client.address):
                 self.remove(client)
@@ -74,13 +78,13 @@ class _WaitingClients:
 
 
 class _Client(H11Protocol):
-    """A connection whose client is not waited for without end."""
+    """A connection that limits the time in which its client must send and receive."""
 
     def __init__(self, waiting: _WaitingClients, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._waiting = waiting
         self._state: object = None
-        """Of the client, as h11 sees it, for which `_deadline` was set."""
+        """State of the client in h11 for which `_deadline` was set."""
         self._deadline: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
 
@@ -118,7 +122,7 @@ class _Client(H11Protocol):
             self._watch_sending()
 
     def _watch_client(self) -> None:
-        """Set the time for what the client is to send next."""
+        """Set the deadline for the next part that the client must send."""
         state = self.conn.their_state
         if state is h11.SEND_BODY:
             self._set_deadline(PART_WITHIN)
@@ -142,13 +146,13 @@ class _Client(H11Protocol):
             self._deadline = None
 
     def _too_slow(self) -> None:
-        if self.flow.read_paused:  # it is not the client that is waited for
+        if self.flow.read_paused:  # the server is busy, the client does not have to send
             self._set_deadline(PART_WITHIN)
         else:
             self.transport.abort()
 
     def _watch_sending(self) -> None:
-        """Close the connection when its client takes nothing of what is sent for PART_WITHIN seconds."""
+        """Close the connection if its client receives nothing for PART_WITHIN seconds."""
         if self._sending is None:
             unsent = self.transport.get_write_buffer_size()
             self._sending = self.loop.call_later(PART_WITHIN, self._check_sending, unsent)
@@ -163,7 +167,7 @@ class _Client(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """A server whose end is an event, not a signal, and whose connections come from a listener of ours."""
+    """A server that an event stops, not a signal, and that gets connections from the director's listener."""
 
     def __init__(self, config: uvicorn.Config, listener: WebListener, started: anyio.Event | None) -> None:
         super().__init__(config)
@@ -173,12 +177,12 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        # Signals are the daemon's.
+        # The service handles signals.
         yield
 
     @property
     def under_way(self) -> int:
-        """Requests that have come whole, and are not answered yet."""
+        """Requests that were received completely and are not answered yet."""
         return len(self.server_state.connections) - len(self._waiting)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -203,9 +207,10 @@ class _Server(uvicorn.Server):
 
 
 def _whole(receive: Any) -> Callable[[], Awaitable[Any]]:
-    """`receive` of a request, which gives a body that has come whole also when its client is gone by then.
+    """The `receive` of a request, which gives a complete body even if its client has disconnected since.
 
-    uvicorn tells of the disconnection instead, and the command would be lost."""
+    uvicorn would report the disconnection instead, and the command would be lost.
+    """
     cycle, ended = receive.__self__, False
 
     async def give() -> Any:
@@ -227,7 +232,7 @@ async def serve(app: Litestar, listener: WebListener, *, started: anyio.Event | 
     """
 
     async def limited(scope: Any, receive: Any, send: Any) -> None:
-        """A quarter of the connections is left to clients whose request is refused at once, and to probes."""
+        """Keep a quarter of the connections for probes and for requests that are refused immediately."""
         full = server.under_way > max(1, listener.most * 3 // 4) and scope["path"] not in PROBES
         await (service_unavailable if full else app)(scope, _whole(receive), send)
 
@@ -255,7 +260,7 @@ async def serve(app: Litestar, listener: WebListener, *, started: anyio.Event | 
     async def run() -> None:
         with anyio.CancelScope(shield=True):
             await server.serve()
-            # Requests that were cancelled end here, not somewhere behind our back.
+            # Wait until cancelled requests have ended.
             await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
 
     async with anyio.create_task_group() as tasks:

@@ -1,4 +1,4 @@
-"""The first layout. Buckets, documents and leases need no preparation; what is new is the hash `meta`.
+"""The first layout. Buckets, documents and leases need no preparation; this step makes the hash `meta`.
 
 PREFIX meta                  hash: schema, created (Unix seconds), identity (names this set of data)
 PREFIX {uTT}BBB, {nTT}BBB    bucket BBB (3 hex digits) of users or names: 8 bytes version, then the blob;

@@ -1,12 +1,12 @@
-"""Buckets may be split in two. Nothing is changed yet: it is done one by one, where a bucket has grown large.
+"""Buckets may be split in two. This step changes no bucket: directors split each bucket when it is too large.
 
-PREFIX {uTT}BBB, {nTT}BBB    a bucket that was split holds the word `split` (after its version); what belongs
-                             into it is in the two below it. Below bucket N are 4096 + 2 N and 4097 + 2 N: the
-                             first for keys whose next bit is 0. BBB is the number in hex, of 3 to 5 digits,
-                             and TT that of the bucket of 3 digits above: all of them share its slot.
+PREFIX {uTT}BBB, {nTT}BBB    a split bucket holds the word `split` (after its version); its records are in the
+                             two buckets below it. Below bucket N are 4096 + 2 N and 4097 + 2 N: the first has
+                             the keys whose next bit is 0. BBB is the number in hex, with 3 to 5 digits. TT is
+                             that of the bucket of 3 digits above: they all share its slot.
 
-Programs that know only schema 1 would take the word for a damaged bucket, so this waits until none is alive:
-each lease says in `info` which `schema` its member knows.
+Programs that know only schema 1 would read the word as a damaged bucket. So this step waits until no such
+program holds a lease: each lease says in `info` which `schema` its member knows.
 """
 
 from __future__ import annotations
@@ -15,4 +15,4 @@ from redis import Redis
 
 
 def migrate(server: Redis, prefix: str) -> None:
-    """Nothing has to be made for it."""
+    """Change nothing: the new layout needs no preparation."""

@@ -1,3 +1,3 @@
--- Buckets may be split in two. Nothing is changed yet: it is done one by one, where a bucket has grown large.
--- One that was split holds the word `split` as its data; what belongs into it is in the two rows below it. Below
--- bucket N are 4096 + 2 N and 4097 + 2 N: the first for keys whose next bit is 0.
+-- Buckets may be split in two. This step changes no bucket: directors split each bucket when it is too large.
+-- A split bucket holds the word `split` as its data; its records are in the two rows below it. Below bucket N are
+-- 4096 + 2 N and 4097 + 2 N: the first has the keys whose next bit is 0.

@@ -49,10 +49,16 @@ HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
 PROGRAMS = [
     "director/cli",
     "director/doctor",
+    "director/errors.py",
+    "director/records.py",
     "director/statetools",
+    "director/types.py",
+    "director/web",
+    "migrations",
     "tests/unit/cli",
     "tests/unit/doctor",
     "tests/unit/statetools",
+    "tests/unit/web",
 ]
 """Folders and files of Python code that follow the rules: each is added when it has been rewritten."""
 SOURCES = sorted(

@@ -11,7 +11,7 @@ from tests.unit.web.service import Service
 
 @pytest.fixture(scope="session")
 def bugs() -> list[Exception]:
-    """What the server on the unix socket reports."""
+    """Errors that the server on the unix socket reports."""
     return []
 
 

@@ -122,7 +122,7 @@ class Service:
 
     @property
     def reasons(self) -> list[str]:
-        """What the audit has kept of the operators' words."""
+        """The reasons of operators in the audit."""
         return [entry.reason for entry in self.node.audited]
 
     # ---- what is made of it

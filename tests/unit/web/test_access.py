@@ -1,4 +1,4 @@
-"""Who may ask what over TCP."""
+"""Access over TCP, with and without a token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_without_a_token_tcp_is_read_only(ask_open: Caller, service: Service) ->
     assert service.hosts["127.0.1.1"].weight == 100
 
 
-def test_without_a_configured_token_no_token_is_right(ask_open: Caller) -> None:
+def test_without_a_configured_token_every_token_is_wrong(ask_open: Caller) -> None:
     assert ask_open("PATCH", "/v1/hosts/127.0.1.1", CHANGE, Authorization="Bearer ").status == 403
 
 
@@ -53,7 +53,7 @@ def test_a_change_without_the_right_token_is_refused(
     assert "127.0.1.1" in service.hosts
 
 
-def test_a_wrong_token_is_noticed_before_the_body_is_looked_at(ask_token: Caller) -> None:
+def test_a_wrong_token_is_refused_before_the_body_is_read(ask_token: Caller) -> None:
     assert ask_token("POST", "/v1/hosts", b"garbage", Authorization="Bearer wrong").status == 401
 
 
@@ -82,5 +82,5 @@ def test_without_a_token_another_machine_reads_nothing() -> None:
         access_guard(lambda: None, trusted=False)(remote("GET"), handler())
 
 
-def test_probes_answer_everybody() -> None:
+def test_probes_answer_without_a_token() -> None:
     assert access_guard(lambda: "right-token", trusted=False)(remote("GET"), handler(open=True)) is None

@@ -58,7 +58,7 @@ def test_an_unknown_host_is_a_404_problem_with_the_exit_code_of_the_command_line
     assert answer.json["title"] == "Not Found"
 
 
-def test_what_is_no_address_is_a_400_problem(ask: Caller) -> None:
+def test_a_text_that_is_not_an_address_is_a_400_problem(ask: Caller) -> None:
     answer = ask("GET", "/v1/hosts/imap.example.com")
     assert (answer.status, answer.detail) == (
         400,
@@ -98,7 +98,7 @@ def test_a_host_is_taken_down_and_removed(ask: Caller, service: Service) -> None
     assert service.reasons == ["", "broken"]
 
 
-def test_a_removal_can_be_tried_dry(ask: Caller, service: Service) -> None:
+def test_a_removal_has_a_dry_run(ask: Caller, service: Service) -> None:
     assert ask("DELETE", "/v1/hosts/127.0.1.1?dry_run=true").json["dry_run"] is True
     assert "127.0.1.1" in service.hosts
 
@@ -107,7 +107,7 @@ def test_a_removal_can_be_tried_dry(ask: Caller, service: Service) -> None:
 def test_a_patch_is_exactly_one_change(ask: Caller, service: Service, body: bytes) -> None:
     answer = ask("PATCH", "/v1/hosts/127.0.1.1", body)
     assert (answer.status, answer.json["exit_code"]) == (400, 65)
-    assert "weight or up or tag" in answer.detail
+    assert "exactly one of weight, up and tag" in answer.detail
     assert service.hosts["127.0.1.1"].weight == 100
 
 
@@ -136,7 +136,7 @@ def test_digits_can_be_a_name_too(ask: Caller, service: Service) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b", "a//b", "a?b", "a%2Fb", "ünï@example.com", "a b", "..", "a/", "#"])
-def test_any_user_name_can_be_asked_for(ask: Caller, name: str) -> None:
+def test_a_user_with_any_name_can_be_requested(ask: Caller, name: str) -> None:
     assert ask("GET", f"/v1/users/{quote(name, safe='')}").json["user"] == name
 
 
@@ -145,7 +145,7 @@ def test_a_user_name_that_is_not_utf8_is_refused(ask: Caller) -> None:
     assert (answer.status, answer.detail) == (400, "the user name is not UTF-8")
 
 
-def test_a_tag_is_part_of_the_question(ask: Caller) -> None:
+def test_a_user_is_found_in_the_pool_of_a_tag(ask: Caller) -> None:
     assert ask("GET", "/v1/users/dave?tag=gold").json["current"] is None
 
 
@@ -171,18 +171,18 @@ def test_users_of_an_unknown_host_are_a_404(ask: Caller) -> None:
     assert ask("GET", "/v1/users?host=127.0.1.99").status == 404
 
 
-def test_a_cursor_that_no_page_gave_is_refused(ask: Caller) -> None:
+def test_an_invented_cursor_is_refused(ask: Caller) -> None:
     answer = ask("GET", "/v1/users?cursor=5")
     assert answer.status == 400
     assert answer.detail.startswith("cursor: ")
 
 
-def test_ring_and_dump_are_their_records(ask: Caller) -> None:
+def test_ring_and_dump_have_the_keys_of_their_records(ask: Caller) -> None:
     assert ask("GET", "/v1/ring").json["members"][0]["kind"] == "self"
     assert ask("GET", "/v1/dump").json["commands"][0] == "director add 127.0.1.1 100"
 
 
-def test_a_plan_takes_the_hosts_of_a_file_and_is_its_record(ask: Caller) -> None:
+def test_a_plan_takes_the_hosts_of_a_file_and_has_the_keys_of_its_record(ask: Caller) -> None:
     host = {"address": "127.0.1.1", "hostname": "", "tag": "", "weight": 7}
     many = [host | {"address": f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"} for n in range(2000)]
     answer = ask("POST", "/v1/plan", encoded(hosts=many))
@@ -200,7 +200,7 @@ def test_metrics_are_the_prometheus_text_format(ask: Caller) -> None:
     assert b"director_ring_synced 1.0" in answer.body
 
 
-def test_probes_answer_200_while_all_is_well(ask: Caller) -> None:
+def test_probes_answer_200_while_logins_are_answered(ask: Caller) -> None:
     assert ask("GET", "/livez").body == b"alive\n"
     assert ask("GET", "/readyz").body == b"ready\n"
 
@@ -245,7 +245,7 @@ def test_a_repeated_query_parameter_is_refused(ask: Caller) -> None:
         (b"[" * 60_000, "the body is nested too deeply"),
     ],
 )
-def test_a_malformed_body_is_a_400_that_says_what_is_wrong(
+def test_a_malformed_body_is_a_400_that_names_the_problem(
     ask: Caller, service: Service, body: bytes, says: str
 ) -> None:
     answer = ask("POST", "/v1/hosts", body)
@@ -271,14 +271,14 @@ def test_a_body_over_64_kib_is_refused_also_without_a_length(ask: Caller) -> Non
 
 def test_unknown_paths_and_methods_are_problems_too(ask: Caller) -> None:
     path, method = ask("GET", "/v1/nothing"), ask("POST", "/v1/status", b"{}")
-    assert (path.status, path.detail) == (404, "nothing is at /v1/nothing; /schema lists what is")
+    assert (path.status, path.detail) == (404, "there is no /v1/nothing; /schema lists all paths")
     assert (method.status, method.detail) == (
         405,
-        "POST is not possible on /v1/status; /schema lists what is",
+        "POST is not possible on /v1/status; /schema lists the methods",
     )
 
 
-def test_a_bug_shows_nothing_of_the_inside_is_reported_and_ends_the_connection(
+def test_an_internal_error_is_logged_and_ends_the_connection_and_the_answer_shows_no_details(
     ask: Caller, service: Service, bugs: list[Exception]
 ) -> None:
     def bug(*_: object, **__: object) -> NoReturn:
@@ -300,18 +300,18 @@ def test_the_schema_names_every_route_and_its_problems(ask: Caller) -> None:
     assert refused == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
-def test_the_schema_has_unpinning_under_the_path_that_is_asked(ask: Caller) -> None:
+def test_the_schema_has_unpinning_under_its_path(ask: Caller) -> None:
     paths = ask("GET", "/schema").json["paths"]
     assert (set(paths["/v1/users/{name}"]), set(paths["/v1/users/{name}/pin"])) == ({"get"}, {"delete"})
     assert paths["/v1/users/{name}/pin"]["delete"]["parameters"][-1]["name"] == "name"
 
 
-def test_the_schema_says_of_a_forgetting_that_sessions_end(ask: Caller) -> None:
+def test_the_schema_says_that_a_flush_with_forget_ends_sessions(ask: Caller) -> None:
     flush = ask("GET", "/schema").json["paths"]["/v1/flushes"]["post"]
-    assert "`forget` drops the assignments instead, and ends the sessions" in flush["description"]
+    assert "`forget` removes the assignments instead and ends the sessions" in flush["description"]
 
 
-def test_a_reload_is_asked_for_and_followed(ask: Caller, service: Service) -> None:
+def test_a_reload_is_started_and_its_result_requested(ask: Caller, service: Service) -> None:
     service.node.reloads.last = ReloadInfo(state="done", version="0.1.0", applied=["log.level"])
     answer = ask("POST", "/v1/reload", encoded(exec=True, reason="upgrade"))
     assert answer.json["applied"] == ["log.level"]
@@ -323,7 +323,7 @@ def test_a_reload_is_asked_for_and_followed(ask: Caller, service: Service) -> No
 def test_a_host_is_found_by_its_name_too(ask: Caller, service: Service) -> None:
     for address in (ONE, TWO):
         service.alter_host(address, hostname="backend2")
-    assert "2 hosts; give the address of one: 127.0.1.1, 127.0.1.2" in ask("GET", "/v1/hosts/backend2").detail
+    assert "give one address of 127.0.1.1, 127.0.1.2" in ask("GET", "/v1/hosts/backend2").detail
     service.alter_host(ONE, hostname=None)
     assert ask("GET", "/v1/hosts/backend2").json["address"] == "127.0.1.2"
     assert ask("PATCH", "/v1/hosts/backend2", encoded(up=False)).json["host"]["address"] == "127.0.1.2"

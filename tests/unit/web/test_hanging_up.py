@@ -92,7 +92,7 @@ def change(weight: int, cut: int = 0) -> bytes:
 
 @pytest.mark.parametrize("hang_up", [close, reset])
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 10])
-async def test_a_client_that_hangs_up_has_done_what_it_had_asked_for(
+async def test_the_request_of_a_client_that_disconnects_is_carried_out(
     place: Place, hang_up: Callable[[socket.socket], None], turns: int
 ) -> None:
     client = place.client(change(5))
@@ -104,7 +104,7 @@ async def test_a_client_that_hangs_up_has_done_what_it_had_asked_for(
     assert place.bugs == []
 
 
-async def test_a_client_that_shuts_down_its_sending_side_has_done_what_it_had_asked_for(place: Place) -> None:
+async def test_the_request_of_a_client_that_shuts_down_its_sending_side_is_carried_out(place: Place) -> None:
     with place.client(change(5)) as client:
         client.shutdown(socket.SHUT_WR)
         await until(lambda: place.weight() == 5)
@@ -112,7 +112,7 @@ async def test_a_client_that_shuts_down_its_sending_side_has_done_what_it_had_as
 
 @pytest.mark.parametrize("hang_up", [close, reset])
 @pytest.mark.parametrize("cut", [1, 5, 14])
-async def test_a_request_that_has_not_come_whole_is_not_carried_out(
+async def test_an_incomplete_request_is_not_carried_out(
     place: Place, hang_up: Callable[[socket.socket], None], cut: int
 ) -> None:
     hang_up(place.client(change(5, cut)))

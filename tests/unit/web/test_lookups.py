@@ -1,4 +1,4 @@
-"""Look-ups for programs that are no login processes, over HTTP."""
+"""Look-ups over HTTP for programs that are not login processes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ANSWER = LookupAnswer(
 )
 
 
-class Desk:
-    """Notes what it is asked; nobody called `busy…` gets an answer."""
+class FakeLookups:
+    """Records its calls. Users whose names begin with `busy` get no answer."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes, str]] = []
@@ -31,27 +31,27 @@ class Desk:
     async def find(self, user: bytes, tag: bytes, protocol: str) -> LookupAnswer:
         self.asked.append((user, tag, protocol))
         if user.startswith(b"busy"):
-            raise TryAgain("kill waiting; not settled within 10 s")
+            raise TryAgain("kill waiting; no host within 10 s")
         return ANSWER
 
 
 @pytest.fixture(scope="module")
-def served(shared_service: Service) -> Iterator[tuple[Desk, Caller]]:
-    desk, sock = Desk(), tcp_socket()
+def served(shared_service: Service) -> Iterator[tuple[FakeLookups, Caller]]:
+    lookups, sock = FakeLookups(), tcp_socket()
     caller = Caller(sock.getsockname())
-    offer = Offer(desk, http=True, nginx=True, ports=PORTS)
+    offer = Offer(lookups, http=True, nginx=True, ports=PORTS)
     with serving(shared_service, sock, token="right-token", trusted=False, offer=offer):
-        yield desk, caller
+        yield lookups, caller
 
 
 @pytest.fixture
-def desk(served: tuple[Desk, Caller]) -> Desk:
+def lookups(served: tuple[FakeLookups, Caller]) -> FakeLookups:
     served[0].asked.clear()
     return served[0]
 
 
 @pytest.fixture
-def ask(served: tuple[Desk, Caller], desk: Desk) -> Caller:
+def ask(served: tuple[FakeLookups, Caller], lookups: FakeLookups) -> Caller:
     return served[1]
 
 
@@ -66,7 +66,7 @@ def nginx(ask: Caller, path: str = "/v1/auth_http", **headers: str) -> dict[str,
 # ---- the look-up itself
 
 
-def test_the_answer_is_the_fields_that_a_passdb_returns(ask: Caller, desk: Desk) -> None:
+def test_the_answer_is_the_fields_that_a_passdb_returns(ask: Caller, lookups: FakeLookups) -> None:
     answer = ask("GET", "/v1/lookup?user=alice%40example.com&tag=gold")
     assert answer.status == 200
     assert answer.json == {
@@ -76,7 +76,7 @@ def test_the_answer_is_the_fields_that_a_passdb_returns(ask: Caller, desk: Desk)
         "proxy_refresh": 300,
         "user_dirkey": "17@10.1.0.3",
     }
-    assert desk.asked == [(b"alice@example.com", b"gold", "http")]
+    assert lookups.asked == [(b"alice@example.com", b"gold", "http")]
 
 
 @pytest.mark.parametrize(
@@ -89,39 +89,39 @@ def test_the_answer_is_the_fields_that_a_passdb_returns(ask: Caller, desk: Desk)
         ("a%25", b"a%"),
     ],
 )
-def test_a_name_is_taken_as_the_bytes_it_is(ask: Caller, desk: Desk, written: str, user: bytes) -> None:
+def test_a_user_name_may_have_any_bytes(ask: Caller, lookups: FakeLookups, written: str, user: bytes) -> None:
     assert ask("GET", f"/v1/lookup?user={written}").status == 200
-    assert desk.asked == [(user, b"", "http")]
+    assert lookups.asked == [(user, b"", "http")]
 
 
-def test_who_cannot_be_settled_in_time_is_a_failure_that_passes(ask: Caller) -> None:
+def test_a_user_who_cannot_be_assigned_in_time_is_a_temporary_failure(ask: Caller) -> None:
     answer = ask("GET", "/v1/lookup?user=busy")
     assert answer.status == 503
     assert answer.headers["retry-after"] == "1"
-    assert answer.detail == "kill waiting; not settled within 10 s"
+    assert answer.detail == "kill waiting; no host within 10 s"
 
 
 @pytest.mark.parametrize("query", ["", "?user=", "?tag=x", "?user=a&user=b", "?name=a"])
-def test_a_look_up_without_exactly_one_user_is_refused(ask: Caller, desk: Desk, query: str) -> None:
+def test_a_look_up_without_exactly_one_user_is_refused(ask: Caller, lookups: FakeLookups, query: str) -> None:
     assert ask("GET", f"/v1/lookup{query}").status == 400
-    assert desk.asked == []
+    assert lookups.asked == []
 
 
 # ---- nginx
 
 
-def test_nginx_gets_the_host_and_the_port_of_the_protocol(ask: Caller, desk: Desk) -> None:
+def test_nginx_gets_the_host_and_the_port_of_the_protocol(ask: Caller, lookups: FakeLookups) -> None:
     assert nginx(ask, Auth_Method="plain", Auth_User="alice", Auth_Protocol="pop3", Auth_Pass="secret") == {
         "auth-status": "OK",
         "auth-server": "10.1.0.3",
         "auth-port": "1110",
     }
-    assert desk.asked == [(b"alice", b"", "nginx")]
+    assert lookups.asked == [(b"alice", b"", "nginx")]
 
 
-def test_nginx_may_ask_in_the_pool_of_a_tag_and_writes_names_with_escapes(ask: Caller, desk: Desk) -> None:
+def test_nginx_may_give_a_tag_and_escapes_user_names(ask: Caller, lookups: FakeLookups) -> None:
     nginx(ask, "/v1/auth_http?tag=gold", Auth_User="a%20b%25c%FF", Auth_Protocol="imap")
-    assert desk.asked == [(b"a b%c\xff", b"gold", "nginx")]
+    assert lookups.asked == [(b"a b%c\xff", b"gold", "nginx")]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_nginx_may_ask_in_the_pool_of_a_tag_and_writes_names_with_escapes(ask: C
         ),
     ],
 )
-def test_a_mail_program_is_told_of_a_failure_of_the_server_not_of_its_password(
+def test_a_mail_program_gets_a_failure_of_the_server_and_not_of_the_password(
     ask: Caller, protocol: str, told: dict[str, str]
 ) -> None:
     assert nginx(ask, Auth_User="busy", Auth_Protocol=protocol) == told
@@ -150,31 +150,31 @@ def test_a_mail_program_is_told_of_a_failure_of_the_server_not_of_its_password(
         {"Auth_User": "alice", "Auth_Protocol": "imap", "Auth_Method": "cram-md5"},
     ],
 )
-def test_what_cannot_be_sent_on_is_refused_with_the_reason(
-    ask: Caller, desk: Desk, headers: dict[str, str]
+def test_a_look_up_without_a_user_or_with_another_protocol_is_refused_with_the_reason(
+    ask: Caller, lookups: FakeLookups, headers: dict[str, str]
 ) -> None:
     told = nginx(ask, **headers)
     assert list(told) == ["auth-status"]
     assert told["auth-status"] != "OK"
-    assert desk.asked == []
+    assert lookups.asked == []
 
 
 # ---- who may ask
 
 
 @pytest.mark.parametrize("path", ["/v1/lookup?user=alice", "/v1/auth_http"])
-def test_look_ups_are_not_there_unless_they_are_switched_on(ask_open: Caller, path: str) -> None:
+def test_look_ups_are_served_only_if_they_are_configured(ask_open: Caller, path: str) -> None:
     assert ask_open("GET", path).status == 404
 
 
-def test_one_may_be_switched_on_without_the_other(shared_service: Service) -> None:
+def test_each_kind_of_look_up_can_be_configured_alone(shared_service: Service) -> None:
     sock = tcp_socket()
     ask = Caller(sock.getsockname())
-    with serving(shared_service, sock, offer=Offer(Desk(), http=False, nginx=True, ports=PORTS)):
+    with serving(shared_service, sock, offer=Offer(FakeLookups(), http=False, nginx=True, ports=PORTS)):
         assert ask("GET", "/v1/lookup?user=alice").status == 404
         assert nginx(ask, Auth_User="alice", Auth_Protocol="imap")["auth-status"] == "OK"
 
 
-def test_only_reading_methods_are_offered(ask: Caller, desk: Desk) -> None:
+def test_only_reading_methods_are_offered(ask: Caller, lookups: FakeLookups) -> None:
     assert ask("POST", "/v1/auth_http", Authorization="Bearer right-token").status == 405
-    assert desk.asked == []
+    assert lookups.asked == []

@@ -144,7 +144,7 @@ def test_every_metric_is_there_with_its_documented_name_also_when_nothing_happen
         ({}, "director_build_info", {"version": "0.1.0", "python": "3.11.2", "compiled": "yes"}, 1),
     ],
 )
-def test_what_is_measured_is_shown(
+def test_measured_values_are_shown(
     measured: dict[str, object], name: str, labels: dict[str, str], expected: float
 ) -> None:
     assert value(snapshot(**measured), name, labels) == expected

@@ -19,7 +19,7 @@ def post(ask: Caller, path: str, **fields: object) -> Answer:
     return ask("POST", path, json.dumps(fields).encode())
 
 
-def test_a_move_answers_with_what_came_of_it(ask: Caller, service: Service) -> None:
+def test_a_move_answers_with_its_result(ask: Caller, service: Service) -> None:
     answer = post(ask, "/v1/moves", user="dave", host="127.0.1.2", reason="bigger disk")
     assert answer.status == 200
     assert (answer.json["moved"], answer.json["kicked"], answer.json["host"]) == (1, 2, "127.0.1.2")
@@ -61,7 +61,7 @@ def test_a_dry_move_changes_nothing_and_is_answered_at_once(ask: Caller, service
         ("/v1/flushes", {"host": None, "rebalance": True}, "rebalance"),
     ],
 )
-def test_who_does_not_wait_gets_a_move_to_ask_for(
+def test_a_request_that_does_not_wait_gets_the_path_of_the_move(
     ask: Caller, path: str, body: dict[str, object], kind: str
 ) -> None:
     begun = post(ask, f"{path}?wait=false", **body)
@@ -71,7 +71,7 @@ def test_who_does_not_wait_gets_a_move_to_ask_for(
     assert ask("GET", begun.headers["location"]).json["kind"] == kind
 
 
-def test_a_move_is_asked_for_until_it_has_ended(ask: Caller, service: Service) -> None:
+def test_the_progress_of_a_move_is_requested_until_it_has_ended(ask: Caller, service: Service) -> None:
     service.node.sessions.ends = False
     path = post(ask, "/v1/flushes?wait=false", host="127.0.1.1", max_parallel=1).headers["location"]
     until(lambda: ask("GET", path).json["in_progress"] == 1)
@@ -96,7 +96,7 @@ def test_an_unknown_move_is_a_404(ask: Caller) -> None:
     assert ask("GET", "/v1/moves/77").status == ask("DELETE", "/v1/moves/77").status == 404
 
 
-def test_a_flush_is_given_to_the_service_as_it_was_asked_for(ask: Caller, service: Service) -> None:
+def test_a_flush_is_passed_to_the_service_with_all_its_parameters(ask: Caller, service: Service) -> None:
     post(ask, "/v1/flushes", host="127.0.1.1", max_parallel=7)
     post(ask, "/v1/flushes", host=None, tag="gold")
     post(ask, "/v1/flushes", host="127.0.1.1", forget=True)
@@ -117,12 +117,18 @@ def test_a_flush_is_given_to_the_service_as_it_was_asked_for(ask: Caller, servic
         ({"host": None, "max_parallel": 0}, "max_parallel is 0"),
         ({"host": "127.0.1.1", "tag": "gold"}, "host must be null"),
         ({"host": "127.0.1.1", "rebalance": True}, "host must be null"),
-        ({"host": None, "forget": True, "rebalance": True}, "forget goes with host only"),
-        ({"host": None, "forget": True, "max_parallel": 5}, "forget goes with host only"),
+        (
+            {"host": None, "forget": True, "rebalance": True},
+            "forget excludes rebalance, tag and max_parallel",
+        ),
+        (
+            {"host": None, "forget": True, "max_parallel": 5},
+            "forget excludes rebalance, tag and max_parallel",
+        ),
         ({"host": "imap.example.com"}, "is neither an IP address nor the name of a host"),
     ],
 )
-def test_a_flush_that_contradicts_itself_flushes_nobody(
+def test_a_flush_with_contradicting_parameters_moves_no_user(
     ask: Caller, service: Service, body: dict[str, object], says: str
 ) -> None:
     answer = post(ask, "/v1/flushes", **body)
@@ -131,7 +137,7 @@ def test_a_flush_that_contradicts_itself_flushes_nobody(
     assert service.asked == []
 
 
-def test_whom_to_kick_is_said_in_one_of_three_ways(ask: Caller, service: Service) -> None:
+def test_a_kick_names_the_user_in_one_of_three_ways(ask: Caller, service: Service) -> None:
     assert post(ask, "/v1/kicks", user="dave").json["kicked"] == 2
     post(ask, "/v1/kicks", field="userdb_class", value="beta")
     post(ask, "/v1/kicks", hash=1669653170)
@@ -140,7 +146,7 @@ def test_whom_to_kick_is_said_in_one_of_three_ways(ask: Caller, service: Service
     assert by_hash.hash32 == 1669653170
 
 
-def test_a_user_nobody_has_seen_is_moved_unless_the_request_says_otherwise(
+def test_an_unassigned_user_is_moved_unless_the_request_excludes_new_users(
     ask: Caller, service: Service
 ) -> None:
     answer = post(ask, "/v1/moves", user="newuser", host="127.0.1.2", new=False)
@@ -168,7 +174,7 @@ def test_kick_reads_a_number_as_a_hash_unless_the_option_name_is_given(ask: Call
         {"field": "", "value": ""},
     ],
 )
-def test_a_kick_that_is_not_one_of_them_ends_no_session(
+def test_a_kick_without_exactly_one_way_to_name_the_user_ends_no_session(
     ask: Caller, service: Service, body: dict[str, object]
 ) -> None:
     answer = post(ask, "/v1/kicks", **body)
@@ -184,19 +190,19 @@ def test_any_user_can_be_unpinned(ask: Caller, service: Service, name: str) -> N
     assert [user.pinned for user in service.users if user.host == GOLD] == [False]
 
 
-def test_unpinning_who_is_not_pinned_is_a_404(ask: Caller) -> None:
+def test_unpinning_a_user_without_a_pin_is_a_404(ask: Caller) -> None:
     answer = ask("DELETE", "/v1/users/dave/pin")
     assert (answer.status, answer.detail) == (404, "dave: not pinned")
 
 
 @pytest.mark.parametrize("path", ["/v1/users/dave", "/v1/users/dave%2Fpin"])
-def test_a_user_himself_cannot_be_deleted(ask: Caller, service: Service, path: str) -> None:
+def test_a_user_cannot_be_deleted(ask: Caller, service: Service, path: str) -> None:
     service.assign("dave", pinned=True)
     assert ask("DELETE", path).status == 404
     assert service.asked == []
 
 
-def test_a_new_tag_tells_what_became_of_the_users(ask: Caller, service: Service) -> None:
+def test_a_new_tag_answers_with_the_counts_of_the_moved_users(ask: Caller, service: Service) -> None:
     answer = ask("PATCH", "/v1/hosts/127.0.1.1", b'{"tag": "gold"}')
     assert (answer.status, answer.json["host"]["tag"], answer.json["users"]["moved"]) == (200, "gold", 2)
 
@@ -241,7 +247,7 @@ def test_a_director_is_listed_under_its_address_and_port(
         ({"address": "127.0.0.14:9090", "port": 9090}, "two ports"),
     ],
 )
-def test_what_is_no_endpoint_is_not_listed(
+def test_a_text_that_is_not_an_address_of_a_director_is_not_listed(
     ask: Caller, service: Service, body: dict[str, object], says: str
 ) -> None:
     answer = post(ask, "/v1/ring/members", **body)
@@ -260,7 +266,7 @@ def test_a_director_is_removed_by_address_or_endpoint(ask: Caller, service: Serv
     assert ask("GET", "/v1/ring").json["missing"] == []
 
 
-def test_the_schema_tells_of_answers_that_do_not_wait(ask: Caller) -> None:
+def test_the_schema_has_the_answers_of_requests_that_do_not_wait(ask: Caller) -> None:
     paths = ask("GET", "/schema").json["paths"]
     accepted = paths["/v1/flushes"]["post"]["responses"]["202"]["content"]["application/json"]["schema"]
     assert accepted == {"$ref": "#/components/schemas/MoveInfo"}

@@ -1,4 +1,4 @@
-"""Starting and stopping inside somebody else's event loop."""
+"""Starting and stopping the server inside the event loop of the service."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_requests_under_way_leave_a_quarter_of_the_connections_to_probes_w
 
 
 @pytest.mark.anyio
-async def test_it_leaves_signal_handlers_alone(tmp_path: Path) -> None:
+async def test_the_server_does_not_change_signal_handlers(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     server = Server(tmp_path / "api.sock")
     async with anyio.create_task_group() as tasks:
@@ -130,7 +130,9 @@ async def test_it_leaves_signal_handlers_alone(tmp_path: Path) -> None:
     "garbage",
     [b"\x16\x03\x01\x02\x00\x01\xfc\x03\x03" * 20, b"VERSION\tauth\t1\t0\n\n", b"GET / SMTP\r\n\r\n"],
 )
-def test_what_is_not_http_is_answered_and_hurts_nobody_else(ask: Caller, garbage: bytes) -> None:
+def test_a_client_that_does_not_speak_http_is_answered_and_affects_no_other_client(
+    ask: Caller, garbage: bytes
+) -> None:
     with ask.connect() as sock:
         sock.sendall(garbage + b"\r\n\r\n")
         assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
@@ -143,7 +145,7 @@ def test_a_request_without_a_host_header_is_answered_like_any_other(ask: Caller)
         assert sock.recv(100).startswith(b"HTTP/1.1 404 ")
 
 
-def test_an_endless_head_is_cut_off(ask: Caller) -> None:
+def test_the_connection_of_an_endless_head_is_closed(ask: Caller) -> None:
     with ask.connect() as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nX-Long: " + b"x" * 20_000)
         assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
@@ -194,7 +196,7 @@ print(Turns.threads == list(dict.fromkeys(Turns.threads)))
 """
 
 
-def test_a_start_with_two_listeners_does_not_crash_now_and_then() -> None:
+def test_a_start_with_two_listeners_does_not_crash() -> None:
     """The framework was imported in two threads at once: some starts ended with an ImportError."""
     result = subprocess.run([sys.executable, "-c", TWO_LISTENERS], capture_output=True, text=True, timeout=60)
     # one thread after the other

@@ -1,4 +1,4 @@
-"""Clients over HTTP that take their time, and those that go away: they cost nobody else anything."""
+"""Slow HTTP clients, and clients that disconnect, do not affect other clients."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_body_whose_next_part_does_not_come_in_time_ends_the_connection(
     assert served.bugs == []
 
 
-def test_a_body_that_goes_on_coming_may_take_longer_in_all(
+def test_a_body_that_keeps_arriving_may_take_longer_in_total(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "PART_WITHIN", 1.5)
@@ -127,7 +127,7 @@ def test_a_client_that_takes_no_answers_is_closed(served: Served, monkeypatch: p
 @pytest.mark.shows("A-7")
 @pytest.mark.parametrize("said", [b"", b"G", HALF_A_BODY])
 @pytest.mark.parametrize("count", [MOST - 2, 5 * MOST])
-def test_connections_that_are_only_held_lock_nobody_out(served: Served, said: bytes, count: int) -> None:
+def test_idle_connections_do_not_keep_other_clients_out(served: Served, said: bytes, count: int) -> None:
     with ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(served.ask.connect()).sendall(said)
@@ -136,7 +136,7 @@ def test_connections_that_are_only_held_lock_nobody_out(served: Served, said: by
             assert served.ask("GET", path).status == 200
 
 
-def test_connections_of_one_address_lock_nobody_else_out(service: Service) -> None:
+def test_connections_from_one_address_do_not_keep_other_clients_out(service: Service) -> None:
     sock = tcp_socket()
     port = sock.getsockname()[1]
     with serving(service, sock, limits=Limits(MOST, per_address=4)), ExitStack() as stack:
