@@ -7,7 +7,7 @@ from collections.abc import Callable
 import anyio
 
 
-async def until(condition: Callable[[], object], *, within: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, within: float = 30.0) -> None:
     """Return as soon as `condition` holds. Raises TimeoutError after `within` seconds."""
     with anyio.fail_after(within):
         while not condition():  # noqa: ASYNC110 - what is waited for is outside of this process, or has no event

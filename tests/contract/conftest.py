@@ -177,7 +177,7 @@ def _url(request: pytest.FixtureRequest) -> str:
     return f"unix://director:{PASSWORD}@{server.socket}"
 
 
-async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 5.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 30.0) -> None:
     """Return as soon as `condition` holds: for what only the clock of a server brings about."""
     with anyio.fail_after(within):
         while not await condition():  # noqa: ASYNC110

@@ -243,7 +243,7 @@ def identity(path: Path) -> tuple[int, int]:
 def test_a_keeper_that_is_killed_is_replaced_within_seconds(director: DirectorProcess) -> None:
     first = keeper(director).process
     os.kill(first, signal.SIGKILL)
-    until(lambda: len(director.logged("keeper_started")) == 2, within=5)
+    until(lambda: len(director.logged("keeper_started")) == 2)
     assert director.get("/v1/status")["sockets_kept_by"] == "keeper"
     director.kill()
     assert until_alone(director).names == ("login", "userdb", "notify")
