@@ -1,4 +1,4 @@
-"""IMAP clients that log in and tell which backend served them; one, or many at a time."""
+"""IMAP clients that log in and report which backend served them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVED_BY = re.compile(rb'^\* ID \("name" "([^"]+)"')
 
 
 class Refused(Exception):
-    """The server answered, and the answer was no. `reply` is its line."""
+    """The server refused a command. `reply` is its answer."""
 
     def __init__(self, reply: str) -> None:
         self.reply = reply
@@ -24,16 +24,16 @@ class Refused(Exception):
 
 
 class Login(NamedTuple):
-    """What became of one attempt to log in."""
+    """The result of a login attempt."""
 
     user: str
     via: str
-    """Address of the proxy that was asked."""
+    """Address of the proxy."""
     backend: str | None
-    """Name of the backend that served; None where the attempt failed."""
+    """Name of the backend; None if the login failed."""
     error: str | None
     began: float
-    """Monotonic."""
+    """Monotonic seconds."""
     seconds: float
 
 
@@ -55,7 +55,7 @@ class Connection:
         return line.rstrip(b"\r\n")
 
     def close(self) -> None:
-        with suppress(OSError):  # something was still to be sent to a server that has gone
+        with suppress(OSError):  # the server has closed the connection before everything was sent
             self._stream.close()
         self._socket.close()
 
@@ -80,7 +80,11 @@ class Imap(Connection):
             raise
 
     def command(self, text: str) -> list[bytes]:
-        """Its untagged replies. Raises Refused where the tagged one is not OK."""
+        """Send a command and return its untagged replies.
+
+        Raises:
+            Refused: the tagged reply is not OK.
+        """
         self.send(f"a {text}")
         replies = []
         while not (line := self.read()).startswith(b"a "):
@@ -93,7 +97,7 @@ class Imap(Connection):
         self.command(f'LOGIN "{user}" "{password}"')
 
     def served_by(self) -> str:
-        """Name of the server at the other end; after a proxied login, the backend's."""
+        """Name of the server; after a login through a proxy, that of the backend."""
         for reply in self.command("ID NIL"):
             if match := SERVED_BY.match(reply):
                 return match.group(1).decode()
@@ -101,7 +105,12 @@ class Imap(Connection):
 
 
 def login_imap(address: str, port: int, user: str, password: str = "any", timeout: float = TIMEOUT) -> str:
-    """Log in and out; the name of the backend that served it. Raises Refused or OSError."""
+    """Log in and out, and return the name of the backend.
+
+    Raises:
+        Refused: the server refused the login.
+        OSError: the connection failed.
+    """
     with Imap(address, port, timeout) as session:
         session.login(user, password)
         backend = session.served_by()
@@ -129,9 +138,14 @@ def login_many(
     timeout: float = TIMEOUT,
     done: Callable[[Login], None] = lambda login: None,
 ) -> list[Login]:
-    """Log all users in over IMAP, the next user at the next proxy, and collect what became of each, in order.
+    """Log all users in over IMAP, in turn over the proxies.
 
-    rate: logins begun a second; None: as fast as `parallel` allows. done: called after each, in any thread.
+    Args:
+        rate: logins to start a second; None: as many as `parallel` allows.
+        done: called after each login, in any thread.
+
+    Returns:
+        The results in the order of users.
     """
     begin = time.monotonic()
 
@@ -147,5 +161,5 @@ def login_many(
 
 
 def failures(logins: Iterable[Login]) -> list[Login]:
-    """Those that did not get in."""
+    """The logins that failed."""
     return [login for login in logins if login.error is not None]

@@ -28,7 +28,7 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Cluster:
-    """Directors, proxies and backends as one thing. Its `with` block leaves no process and no file."""
+    """Directors, proxies and backends. After the `with` block no process and no file is left."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Cluster:
             folder = Path(tempfile.mkdtemp(prefix="director-demo-"))
         else:
             folder.mkdir(parents=True)
-        folder.chmod(0o755)  # Dovecot's users have to get in
+        folder.chmod(0o755)  # Dovecot's users must be able to enter it
         self.folder, self.ports = folder, ports
         directors_at, backends_at = addresses(first_proxy, directors), addresses(first_backend, backends)
         self.proxies = [
@@ -103,7 +103,7 @@ class Cluster:
         for proxy in self.proxies:
             proxy.write()
         self.start_directors()
-        # After the directors: a login process that found none comes back only with its next client.
+        # After the directors: a login process that finds no director tries again only with its next client.
         said(f"starting {len(self.proxies)} Dovecot proxies")
         self._each(self.proxies, Dovecot.start)
 

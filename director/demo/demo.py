@@ -1,4 +1,4 @@
-"""`director demo`: a cluster on this machine that loses all its directors and forgets nothing."""
+"""`director demo`: a cluster on this machine whose directors all restart without losing an assignment."""
 
 from __future__ import annotations
 
@@ -34,16 +34,23 @@ SHOWN_DIFFERENCES = 20
 
 
 class Memory(NamedTuple):
-    """What one director knows."""
+    """The hosts and assignments of one director."""
 
     hosts: Mapping[str, str]
     """Weight, state and tag by address."""
     users: Mapping[str, str]
-    """Backend by user key. Not by name: names are remembered for people, keys decide."""
+    """Backend by user key. Keys are compared because names are for display only."""
 
 
 def run(once: bool) -> int:
-    """Show it; stay up until Ctrl-C unless `once`. Exit code 0 where nothing was forgotten."""
+    """Run the demo.
+
+    Args:
+        once: end after the check, instead of running until Ctrl-C.
+
+    Returns:
+        The exit code: 0 if all assignments are kept.
+    """
     console = Console(highlight=False)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -59,7 +66,7 @@ def run(once: bool) -> int:
 
 def _run(console: Console, *, once: bool) -> int:
     packages.install("dovecot", said=lambda text: console.print(f"[bold]·[/] {text}"))
-    console.print(f"[bold]·[/] Dovecot {Programs().release} is here")
+    console.print(f"[bold]·[/] Dovecot {Programs().release} is installed")
     proxies, backends = addresses(FIRST_PROXY, DIRECTORS), addresses(FIRST_BACKEND, BACKENDS)
     ports = free_ports([*proxies, *backends], proxies)
     cluster = Cluster(
@@ -77,7 +84,7 @@ def _run(console: Console, *, once: bool) -> int:
             if once:
                 return 1
         else:
-            console.print("\n[bold green]Nobody moved and nothing was forgotten.[/]")
+            console.print("\n[bold green]All users kept their hosts.[/]")
         if not once:
             _look_around(console, cluster)
             _until_interrupted()
@@ -88,17 +95,21 @@ def _run(console: Console, *, once: bool) -> int:
 
 
 def _show(console: Console, cluster: Cluster) -> list[str]:
-    """Play the whole story; what differs between its beginning and its end, empty where all is well."""
+    """Log users in, restart all directors, log the users in again.
+
+    Returns:
+        The differences between before and after; empty: there are none.
+    """
     first = cluster.directors[0]
-    before_logins = _log_everybody_in(console, cluster)
+    before_logins = _log_all_users_in(console, cluster)
     console.print(_user_table(cluster, before_logins))
     _command(console, first, "update", LIGHTER, str(LIGHTER_WEIGHT), "--reason", "demo: half the weight")
     _command(console, first, "down", DOWN, "--reason", "demo: taken down")
     before = _memories(cluster)
     if not _complete(before):
-        raise DemoError("the directors do not agree:\n" + "\n".join(_disagreement(before)))
+        raise DemoError("the directors have different assignments:\n" + "\n".join(_disagreement(before)))
     console.print(_host_table(cluster, before_logins))
-    console.print(f"{DOWN} is down: new users avoid it; users who are there already stay together there.\n")
+    console.print(f"{DOWN} is down: it gets no new users; users assigned to it stay.\n")
 
     console.print(f"[bold]·[/] restarting all {len(cluster.directors)} directors at once")
     began = time.monotonic()
@@ -108,13 +119,17 @@ def _show(console: Console, cluster: Cluster) -> list[str]:
         f"  all of them answer again, {time.monotonic() - began:.1f} s after they were told to stop"
     )
     after = _memories(cluster)
-    after_logins = _log_everybody_in(console, cluster)
+    after_logins = _log_all_users_in(console, cluster)
     console.print(_host_table(cluster, after_logins))
     return _differences(before, after) + _moves(before_logins, after_logins)
 
 
-def _log_everybody_in(console: Console, cluster: Cluster) -> list[Login]:
-    """All users over IMAP, in turn over the proxies. Raises DemoError where somebody cannot get in."""
+def _log_all_users_in(console: Console, cluster: Cluster) -> list[Login]:
+    """Log all users in over IMAP, in turn over the proxies.
+
+    Raises:
+        DemoError: a login failed.
+    """
     text = f"[bold]·[/] logging {len(USERS)} users in over IMAP, over {len(cluster.proxies)} proxies"
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn())
     began = time.monotonic()
@@ -129,7 +144,7 @@ def _log_everybody_in(console: Console, cluster: Cluster) -> list[Login]:
 
 
 def _memories(cluster: Cluster) -> dict[str, Memory]:
-    """What each director knows, by its name, once all know everybody and agree; after 10 s, as it is."""
+    """Hosts and assignments by director. Waits up to 10 s until all directors have the same."""
     deadline = time.monotonic() + AGREE_TIMEOUT
     while True:
         memories = {director.name: _memory(director) for director in cluster.directors}
@@ -144,7 +159,7 @@ def _complete(memories: Mapping[str, Memory]) -> bool:
 
 
 def _disagreement(memories: Mapping[str, Memory]) -> list[str]:
-    known = [f"{director} knows {len(memory.users)} users" for director, memory in memories.items()]
+    known = [f"{director} has {len(memory.users)} assignments" for director, memory in memories.items()]
     first = next(iter(memories.values()))
     return known + _differences({director: first for director in memories}, memories)[:SHOWN_DIFFERENCES]
 
@@ -159,7 +174,7 @@ def _memory(director: ServeProcess) -> Memory:
 
 
 def _differences(before: Mapping[str, Memory], after: Mapping[str, Memory]) -> list[str]:
-    """Hosts of all directors first, then their users."""
+    """The differences, first in hosts of all directors, then in their users."""
     pairs = [zip(before[director], after[director], strict=True) for director in before]
     return [
         f"{director}: {thing} was {was.get(thing, 'unknown')}, is {now.get(thing, 'unknown')}"
@@ -179,7 +194,11 @@ def _moves(before: list[Login], after: list[Login]) -> list[str]:
 
 
 def _command(console: Console, director: ServeProcess, *arguments: str) -> None:
-    """Run a changing command as an operator would, and show it. Raises DemoError where it fails."""
+    """Run a changing command as an operator would, and print it with its output.
+
+    Raises:
+        DemoError: the command failed.
+    """
     line = " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)
     console.print(f"[bold]$ director {line}[/]")
     result = director.command(*arguments)
@@ -220,7 +239,7 @@ def _host_table(cluster: Cluster, logins: list[Login]) -> Table:
 
 
 def _print_differences(console: Console, differences: list[str]) -> None:
-    console.print(f"\n[bold red]{len(differences)} things differ after the restart:[/]")
+    console.print(f"\n[bold red]{len(differences)} differences after the restart:[/]")
     for difference in differences[:SHOWN_DIFFERENCES]:
         console.print(f"  {difference}", markup=False)
     if len(differences) > SHOWN_DIFFERENCES:
@@ -233,7 +252,7 @@ def _look_around(console: Console, cluster: Cluster) -> None:
     director = str(program) if program.exists() else f"{sys.executable} -m director"
     lines = [
         "",
-        "Look around from another terminal:",
+        "Try these commands in another terminal:",
         f"  export DIRECTOR_CONFIG={first.config}",
         *(
             f"  {director} {words}"
@@ -241,7 +260,7 @@ def _look_around(console: Console, cluster: Cluster) -> None:
         ),
         f"  doveadm director status -a {proxy.run}/director-admin",
         "",
-        "Log in as anybody, with any password:",
+        "Log in as any user, with any password:",
         f"  IMAP {cluster.ports.imap}, POP3 {cluster.ports.pop3}, LMTP {cluster.ports.lmtp}"
         f" on {', '.join(cluster.proxy_addresses)}",
         f"  doveadm -c {proxy.config} mailbox list -u {USERS[0]}",

@@ -43,7 +43,7 @@ class Account(NamedTuple):
 class Programs:
     """One installed Dovecot: this machine's, or the one in the root file system of another release.
 
-    An instance of the latter has its folder below `root` and runs in a chroot there.
+    An instance of another release has its folder below `root` and runs in a chroot there.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -51,7 +51,11 @@ class Programs:
 
     @cached_property
     def release(self) -> str:
-        """`2.3` or `2.4`. Raises DemoError where it is another, or none."""
+        """`2.3` or `2.4`.
+
+        Raises:
+            DemoError: another release, or none, is installed.
+        """
         result = subprocess.run(self.command("dovecot", "--version"), capture_output=True, text=True)
         version = result.stdout.strip()
         for release in ("2.3", "2.4"):
@@ -60,7 +64,11 @@ class Programs:
         raise DemoError(f"Dovecot 2.3 or 2.4 is needed, this is {version or 'an unknown version'}")
 
     def command(self, program: str, *arguments: str) -> list[str]:
-        """What to execute for `program` with `arguments`. Raises DemoError where it is not installed."""
+        """The command that runs `program` with `arguments`.
+
+        Raises:
+            DemoError: the program is not installed.
+        """
         if self.root is None:
             return [find_program(program), *arguments]
         return [find_program("chroot"), str(self.root), program, *arguments]
@@ -132,7 +140,7 @@ class Dovecot:
             if not is_free(self.address, port):
                 raise DemoError(f"{self.name} cannot start: {in_the_way(self.address, port)}")
         self.write()
-        # Neither a pipe nor a terminal: children would keep the pipe open, and Ctrl-C is for the demo alone.
+        # Use neither a pipe, which children would keep open, nor the terminal: Ctrl-C is for the demo alone.
         with (self.folder / "start.log").open("wb") as output:
             self._master = subprocess.Popen(
                 self.programs.command("dovecot", "-F", "-c", str(self.programs.inside(self.config))),
@@ -142,7 +150,7 @@ class Dovecot:
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_TIMEOUT
-        # Not by connecting: a login process that finds no director comes back only with its next client.
+        # Do not connect: a login process that finds no director tries again only with its next client.
         while not all(is_listening(self.address, port) for port in self.listening):
             if self._master.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -155,7 +163,7 @@ class Dovecot:
         return [self.ports.of(protocol) for protocol in (*self.protocols, "doveadm")]
 
     def stop(self) -> None:
-        """End it, in order; what does not end within 10 s is killed. Does nothing where it is not running."""
+        """Stop the instance. Processes that run after 10 s are killed. Does nothing if it is not running."""
         if self._master is None:
             return
         instance = self.processes()
@@ -166,7 +174,7 @@ class Dovecot:
         self._end(instance)
 
     def stop_master(self) -> None:
-        """End the master, in order, and wait for no other process: some wait for their clients to leave."""
+        """Stop the master only; other processes may wait for their clients to leave."""
         if self._master is not None:
             self._master.terminate()
             self._master.wait(STOP_TIMEOUT)
@@ -178,17 +186,17 @@ class Dovecot:
             self._end(self.processes())
 
     def processes(self, service: str = "") -> list[int]:
-        """The process ids of the instance, or of its processes of one service, as `auth` or `imap-login`."""
+        """The process ids of the instance, or of one service, such as `auth` or `imap-login`."""
         if self._master is None:
             return []
         children = _children(self._master.pid)
         if service:
-            # the kernel keeps so much of a name: managesieve-log
+            # The kernel keeps 15 characters of a name: managesieve-log.
             return [pid for pid, command in children.items() if command == service[:15]]
         return [self._master.pid, *children]
 
     def doveadm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run doveadm with this instance's configuration; exit code and output are the caller's to judge."""
+        """Run doveadm with this instance's configuration and return its exit code and output."""
         command = self.programs.command("doveadm", "-c", str(self.programs.inside(self.config)), *arguments)
         return subprocess.run(command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
 
@@ -196,7 +204,7 @@ class Dovecot:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def users(self, protocol: str) -> list[str]:
-        """Who logged in by `imap`, `pop3`, … here, or was delivered to by `lmtp`, in order, from the log."""
+        """Users of logins by `imap`, `pop3`, … or of deliveries by `lmtp`, in order, from the log."""
         found = (match.groups() for line in self.log().splitlines() for match in _served(line))
         return [user for spoken, user in found if spoken == protocol]
 
@@ -225,8 +233,8 @@ class Dovecot:
 
     def _users(self) -> Users:
         if os.geteuid() == 0:
-            nobody = self.programs.user("nobody")
-            return Users("dovecot", "dovecot", "dovenull", nobody.number, nobody.group, root=True)
+            mail = self.programs.user("nobody")
+            return Users("dovecot", "dovecot", "dovenull", mail.number, mail.group, root=True)
         me, my_group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
         return Users(me, my_group, me, os.geteuid(), os.getegid(), root=False)
 
@@ -284,7 +292,11 @@ class Backend(Dovecot):
 
 
 def find_program(name: str) -> str:
-    """Path of a program that Debian may keep in /usr/sbin. Raises DemoError that names what is missing."""
+    """Path of a program, which may be in /usr/sbin.
+
+    Raises:
+        DemoError: it is not installed; the text names what to install.
+    """
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if path is None:
         raise DemoError(f"{name} is not installed")
@@ -296,7 +308,11 @@ def _served(line: str) -> list[re.Match[str]]:
 
 
 def _entry(table: Path, name: str) -> list[str]:
-    """The fields of a line of /etc/passwd or /etc/group. Raises DemoError where there is none."""
+    """The fields of a line of /etc/passwd or /etc/group.
+
+    Raises:
+        DemoError: there is no such line.
+    """
     for line in table.read_text().splitlines():
         if line.startswith(f"{name}:"):
             return line.split(":")
@@ -313,12 +329,12 @@ def _children(parent: int) -> dict[int, str]:
 
 
 def _alive(pids: list[int]) -> bool:
-    # a zombie that nobody collects, as in a container without an init, is not alive
+    # In a container without an init no process collects zombies: they count as ended.
     return any(_process(pid)[1] not in ("", "Z") for pid in pids)
 
 
 def _process(pid: int) -> tuple[str, str, int]:
-    """Command, state and parent of a process; empty and 0 where there is none."""
+    """Command, state and parent of a process; empty and 0 if it does not exist."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -71,7 +71,7 @@ def install(*groups: str, said: Callable[[str], None]) -> None:
 
 @contextmanager
 def _services_stay_stopped() -> Iterator[None]:
-    """A fresh Dovecot or Redis would take the very ports that the demo and the tests want to use."""
+    """Keep a new Dovecot or Redis from starting: it would take the ports of the demo and the tests."""
     if POLICY.exists():
         yield
         return

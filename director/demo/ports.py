@@ -1,4 +1,4 @@
-"""Which loopback addresses and ports a demo cluster uses, and who is in the way when they are taken."""
+"""Loopback addresses and ports of a demo cluster, and the programs that already use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNPRIVILEGED = 1024
 
 
 class DemoError(DirectorError):
-    """The demo cluster cannot be set up or has lost a part. The text is for the person who started it."""
+    """The demo cluster cannot be started, or a part of it failed. The text is for the user."""
 
 
 class Ports(NamedTuple):
@@ -85,23 +85,23 @@ def is_free(address: str, port: int) -> bool:
 
 
 def is_listening(address: str, port: int) -> bool:
-    """Whether somebody listens on address:port; found without connecting to it."""
+    """Whether a process listens on address:port; found without connecting."""
     return any(where == address for where, _ in _listeners(port))
 
 
 def in_the_way(address: str, port: int) -> str:
-    """A sentence that says why address:port cannot be opened and by whom it is held."""
+    """A sentence that says why address:port cannot be opened, and which process listens there."""
     if port < UNPRIVILEGED and os.geteuid() != 0:
         return f"{address}:{port} may only be opened by root"
     for where, inode in _listeners(port):
         if where in (address, "0.0.0.0", "::"):
             owner = _owner(inode)
             return f"{address}:{port} is taken: {owner} listens on {where}:{port}; stop it and try again"
-    return f"{address}:{port} is taken by somebody who cannot be seen from here; free it and try again"
+    return f"{address}:{port} is taken by a process that this user cannot see; stop it and try again"
 
 
 def _listeners(port: int) -> list[tuple[str, str]]:
-    """(address, inode of the socket) of everybody who listens on `port`, from /proc/net."""
+    """(address, inode of the socket) of every listener on `port`, from /proc/net."""
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         if not os.path.exists(table):
@@ -129,6 +129,6 @@ def _owner(inode: str) -> str:
                     (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 )
                 return f"process {process.name} ({command[:60]})"
-        except OSError:  # it ended meanwhile, or belongs to another user
+        except OSError:  # the process has ended, or belongs to another user
             continue
     return "a process of another user"

@@ -1,4 +1,4 @@
-"""What a demo's Dovecot is told, in no version's words. `settings23` and `settings24` say it in theirs."""
+"""Settings of a demo's Dovecot, for any release. `settings23` and `settings24` write them for one release."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ALL_PROTOCOLS = (*PROTOCOLS, "sieve", "submission")
 
 
 class Rule(NamedTuple):
-    """Whom a proxy's auth lets in, and what it answers: one passdb."""
+    """One passdb of a proxy: the users it accepts, and its answer."""
 
     users: str = ""
-    """A pattern as `guest*`, or several, with `!` before those who are not meant; empty: everybody."""
+    """Patterns such as `guest*`, with `!` before excluded users; empty: all users."""
     password: str = ""
-    """Empty: any password will do."""
+    """Empty: any password is accepted."""
     proxy: bool = True
     host: str = ""
     fields: Mapping[str, str] = {}
@@ -30,7 +30,7 @@ ANYBODY = (Rule(),)
 
 
 class Users(NamedTuple):
-    """Names and numbers that processes run as."""
+    """Users and groups that processes run as."""
 
     internal: str
     internal_group: str
@@ -38,7 +38,7 @@ class Users(NamedTuple):
     mail: int
     mail_group: int
     root: bool
-    """Whether the master runs as root, so that its children may change who they are."""
+    """Whether the master runs as root, so that its children may run as other users."""
 
 
 class Facts(NamedTuple):
@@ -56,7 +56,7 @@ class Facts(NamedTuple):
     """Address and port of the server that a backend's submission service hands mail to."""
 
 
-# What both releases say in the same words.
+# Settings that are the same in both releases.
 
 NO_LISTENER = """  inet_listener {name} {{
     port = 0

@@ -1,8 +1,8 @@
 """Dovecot's configuration, 2.3 or 2.4, as `doveconf` prints it or a file has it: text -> tree of blocks.
 
-Comments, quotes and long lines are read as Dovecot 2.3 reads them. Includes are not followed, and defaults
-are not known: `doveconf -n` has resolved the ones, and leaves out the others. `$NAME` is replaced where NAME
-was set before; `director.dovecot.variables` knows the rest.
+Comments, quotes and long lines are read as Dovecot 2.3 reads them. Includes are not followed, because
+`doveconf -n` resolves them. Defaults are not known, because it omits them. `$NAME` is replaced if NAME is set
+before; `director.dovecot.variables` replaces the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from director.errors import DoveconfError
 
 HIDDEN = "# hidden, use -P to show it"
-"""The value doveconf prints in the place of a secret."""
+"""The value that doveconf prints instead of a secret."""
 
 _VERSION = re.compile(r"# (\d+\.\d+\.\S+) \([0-9a-f]+\): ")
 _OPEN = re.compile(r"([A-Za-z0-9_!-]+)(?:\s+(.+?))?\s*\{(\s*\})?$")
@@ -28,26 +28,30 @@ VARIABLE = re.compile(r"(?<!\S)\$([A-Za-z0-9_:]+)(?!\S)")
 
 
 class Block(msgspec.Struct, kw_only=True):
-    """What stands between braces; the file itself is one too, without kind and name.
+    """The settings and blocks between braces. The whole file is a block without kind and name.
 
-    What is set twice has its last value; a block that is opened twice is there twice: `passdb` needs that.
+    A setting that is set twice has the last value. A block that is opened twice is kept twice.
     """
 
     kind: str = ""
     """`service`, `passdb`, `protocol`, `unix_listener`, …"""
     name: str = ""
-    """What stands after the kind, without quotes; often empty."""
+    """The text after the kind, without quotes; often empty."""
     settings: dict[str, str] = {}
     blocks: list[Block] = []
 
     def all(self, kind: str, name: str | None = None) -> Iterator[Block]:
-        """The blocks of one kind directly in this one; with any name where none is given."""
+        """The blocks of a kind directly in this block. Without a name, blocks of all names."""
         for block in self.blocks:
             if block.kind == kind and name in (None, block.name):
                 yield block
 
     def get(self, *path: str, default: str = "") -> str:
-        """A setting: its name, after kind and name of each block on the way to it. The last one counts."""
+        """The last value of a setting.
+
+        Args:
+            path: kind and name of each block on the way to the setting, then the name of the setting.
+        """
         if len(path) == 1:
             return self.settings.get(path[0], default)
         found = default
@@ -56,7 +60,7 @@ class Block(msgspec.Struct, kw_only=True):
         return found
 
     def in_protocol(self, protocol: str, setting: str, default: str = "") -> str:
-        """A setting as the programs of one protocol read it: of its block, else of the whole.
+        """A setting as the programs of a protocol read it: from its block, else from the whole file.
 
         `protocol !imap { … }` is a block of every protocol but imap.
         """
@@ -69,7 +73,7 @@ class Block(msgspec.Struct, kw_only=True):
 
 
 class Doveconf(msgspec.Struct, kw_only=True):
-    """One configuration, whole."""
+    """A complete configuration."""
 
     root: Block
     version: str = ""
@@ -77,22 +81,26 @@ class Doveconf(msgspec.Struct, kw_only=True):
 
     @property
     def release(self) -> str:
-        """`2.3`, `2.4`; empty where the text does not say."""
+        """`2.3` or `2.4`; empty if the text does not say."""
         return ".".join(self.version.split(".")[:2])
 
 
 def decoded(content: bytes) -> str:
-    """The text of a file. One that PowerShell wrote (`ssh proxy doveconf -n > FILE`) is marked UTF-16."""
+    """The text of a file. PowerShell writes UTF-16 with a mark (`ssh proxy doveconf -n > FILE`)."""
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = content.decode("utf-16" if is_utf16 else "utf-8-sig", errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read(text: str, file: str) -> Doveconf:
-    """The tree of `text`. file: what it is called in errors.
+    """The tree of a configuration.
 
-    Raises DoveconfError, which names the line, for what is no configuration, or was none for Dovecot itself,
-    and for includes.
+    Args:
+        file: name of the text in errors.
+
+    Raises:
+        DoveconfError: the text is not a configuration, Dovecot could not read it, or it has includes. The
+            error names the line.
     """
     root, version = Block(), ""
     stack = [root]
@@ -100,7 +108,7 @@ def read(text: str, file: str) -> Doveconf:
     for number, line in _lines(text):
         if not version and (match := _VERSION.match(line)):
             version = match[1]
-        # Warnings of the program come along where its stderr was kept too.
+        # The text may also have the warnings that the program printed on stderr.
         if not line or line.startswith("#"):
             continue
         if match := _PROGRAM.match(line):
@@ -115,7 +123,7 @@ def read(text: str, file: str) -> Doveconf:
             opened.pop()
         elif _INCLUDE.match(line):
             raise DoveconfError(
-                file, number, f"{line!r}: includes are not followed; give me what `doveconf -n` prints"
+                file, number, f"{line!r}: includes are not followed; give the output of `doveconf -n`"
             )
         elif match := _SETTING.match(line):
             here.settings[match[1]] = _value(match[1], match[2], stack)
@@ -128,12 +136,12 @@ def read(text: str, file: str) -> Doveconf:
         else:
             raise DoveconfError(file, number, f"{line!r} is neither a setting nor a block")
     if len(stack) > 1:
-        raise DoveconfError(file, opened[-1], "this block is not closed; is the text cut off?")
+        raise DoveconfError(file, opened[-1], "this block is not closed; give the complete text")
     return Doveconf(root=root, version=version or root.get("dovecot_config_version"))
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines without comments, each with its number; those that end in a backslash with the next."""
+    """Lines without comments, with their numbers. A line that ends in a backslash is joined with the next."""
     begun, first = "", 0
     for number, line in enumerate(text.split("\n"), 1):
         first = first or number
@@ -148,9 +156,9 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _value(key: str, text: str, stack: list[Block]) -> str:
-    """What a setting comes to, without quotes; only without them do variables count.
+    """The value of a setting, without quotes. Variables are replaced only in a value without quotes.
 
-    A setting that refers to itself first has its default, which is taken to be empty.
+    A setting that refers to itself begins with its default, which is assumed to be empty.
     """
     unquoted = _unquoted(text)
     if text == HIDDEN or unquoted != text:
@@ -170,9 +178,9 @@ def _unquoted(text: str) -> str:
 
 
 def _uncommented(line: str) -> str:
-    """The line up to the first # that is not in quotes, also one without a blank before it: as Dovecot does.
+    """The line up to the first # that is not in quotes, even without a blank before it, as in Dovecot.
 
-    A line that is a comment stays: the first one of doveconf has the version. So does the mark of a secret.
+    A comment line is kept, because doveconf's first line has the version. So is the mark of a secret.
     """
     if line.startswith("#") or line.endswith(f"= {HIDDEN}"):
         return line

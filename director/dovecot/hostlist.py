@@ -13,9 +13,9 @@ Range = tuple[int, int, int]
 
 
 def each_once(words: Sequence[str], setting: str, notes: Notes) -> list[str]:
-    """The entries without brackets. Those whose hosts are all there already are left out, with a note.
+    """The entries without brackets. An entry whose hosts are all listed before is omitted, with a note.
 
-    The original makes two hosts of an address that is listed twice.
+    Dovecot 2.3's director makes two hosts of an address that is listed twice.
     """
     entries = [re.sub(r"\[([^\[\]]*:[^\[\]]*)\]", r"\1", word) for word in words]
     found: dict[str, Range | None] = {}
@@ -32,7 +32,7 @@ def each_once(words: Sequence[str], setting: str, notes: Notes) -> list[str]:
 
 
 def _covering(span: Range | None, found: dict[str, Range | None]) -> str | None:
-    """The earlier entry that has all of its addresses."""
+    """The earlier entry that has all addresses of this span."""
     if span is None:
         return None
     version, first, last = span

@@ -52,7 +52,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """Of TCP: the listener's own, or those of `listen`; 0.0.0.0 and :: are any."""
     port: int = 0
     extra: tuple[str, ...] = ()
-    """What else is set, as `haproxy = yes`."""
+    """Other settings, such as `haproxy = yes`."""
 
     @property
     def on(self) -> bool:
@@ -65,9 +65,12 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def listeners(root: Block, notes: Notes) -> list[Listener]:
-    """What `service director` opens, each once, its built-in `director-admin` included.
+    """The listeners of `service director`, each once, including the built-in `director-admin`.
 
-    root: with variables replaced. Listeners without a name are each one of their own.
+    Listeners without a name are not merged.
+
+    Args:
+        root: the configuration, with variables replaced.
     """
     found: dict[tuple[str, str | int], Block] = {
         ("unix_listener", "director-admin"): Block(
@@ -128,7 +131,7 @@ def _addresses(where: str, written: str, root: Block, notes: Notes) -> tuple[str
 
 
 def _kind(block: Block, port: int, root: Block) -> str:
-    # As the original: by what stands after the last hyphen; everything else by what the listener is.
+    # As in Dovecot 2.3: by the text after the last hyphen, else by the kind of listener.
     if block.kind == "fifo_listener":
         return "notify"
     # 2.2 has a setting for it as well

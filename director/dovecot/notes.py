@@ -1,4 +1,4 @@
-"""What the import tells about a configuration: what it could not carry over, and what else is to be done."""
+"""Notes of the import of a configuration: settings that are not carried over, and what else to do."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Value = TypeVar("Value")
 
 
 class Notes:
-    """Both lists, in the order in which the notes were made."""
+    """Both lists of notes, in the order in which they were made."""
 
     def __init__(self) -> None:
         self.left_out: list[str] = []
-        """What was set and is not carried over, with the reason or what stands for it."""
+        """Settings that are not carried over, with the reason or the setting that replaces each."""
         self.mind: list[str] = []
-        """What else to do or to know before the change."""
+        """Other things to do or to know before the change."""
 
     def read(self, what: str, text: str, kind: Callable[[str], Value], default: Value) -> Value:
         """The value of a setting; `default`, with a note, where it is refused or not known here.

@@ -70,7 +70,7 @@ def _server(word: str) -> Server:
 
 
 def _once(servers: Sequence[Server], port: int, notes: Notes) -> list[Server]:
-    """Each director once, as the original takes them."""
+    """Each director once, as Dovecot 2.3's director reads the list."""
     found: dict[tuple[object, int], Server] = {}
     for server in servers:
         key = (_canonical(server.host) or server.host.lower().rstrip("."), server.port or port)

@@ -1,4 +1,4 @@
-"""What a proxy's Dovecot must be told to ask our director instead of its own: settings to be read last."""
+"""Settings for a proxy's Dovecot to ask this director instead of its own. Dovecot must read them last."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ service anvil {
 
 
 def snippet(root: Block, listeners: Sequence[Listener], dovecot: str) -> tuple[str, list[str]]:
-    """The settings, and what to mind about them. dovecot: `2.3` or `2.4`."""
+    """The settings, and notes about them. dovecot: `2.3` or `2.4`."""
     text, mind = _for_23(root, listeners) if dovecot == "2.3" else _for_24(root, listeners)
     return text, [*mind, *_changed_rights(root)]
 
 
 def _changed_rights(root: Block) -> Iterator[str]:
-    """Sockets whose rights the site has set, and whose clients may lose them."""
+    """Notes about sockets whose rights the site has set: other clients of these sockets may lose access."""
     internal = root.get("default_internal_group", default=DEFAULTS["default_internal_group"])
     for (service, socket), mode in _RIGHTS.items():
         found = {key: root.get("service", service, "unix_listener", socket, key) for key in ("mode", "group")}
@@ -75,9 +75,9 @@ def _changed_rights(root: Block) -> Iterator[str]:
 
 
 def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]:
-    """Overrides, all of them: without this text Dovecot is as it was, its own director included."""
+    """Settings that override others: without this text Dovecot runs as before, with its own director."""
     lines = [
-        "# Dovecot 2.3: read last. Its own director is off, login processes ask the other one.",
+        "# Dovecot 2.3: read this last. Its own director is off, login processes ask director.",
         "# Without this text everything is as before.",
         "director_servers =",
         "director_mail_servers =",
@@ -174,7 +174,7 @@ def _asking(root: Block, listeners: Sequence[Listener]) -> list[LoginService]:
 
 
 def _not_asking(root: Block, listeners: Sequence[Listener]) -> list[LoginService]:
-    """The services whose clients log in past it."""
+    """The services whose logins do not ask the director."""
     protocols = root.get("protocols", default="imap pop3 lmtp").split()
     asking = _asking(root, listeners)
     return [

@@ -1,7 +1,7 @@
-"""From the configuration of Dovecot 2.3 with its own director to a director.toml, and what is left to do.
+"""Makes a director.toml from the configuration of Dovecot 2.3's director, and lists what is left to do.
 
-Nothing is checked that `director config check` checks: values are carried over. Values that Dovecot itself
-refuses, or that the text does not have, are left out and named.
+Values are carried over without the checks of `director config check`. Values that Dovecot itself refuses, or
+that the text does not have, are omitted and listed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DEFAULTS = {
     "director_ping_max_timeout": "1mins",
     DOVEADM_PORT: "0",
 }
-"""What `doveconf -a` prints of settings that nobody has set, without blanks."""
+"""Default values as `doveconf -a` prints them, without blanks."""
 _TRANSLATED = {
     SERVERS,
     NEEDED,
@@ -60,20 +60,20 @@ _OF_THE_PROCESS = {
     "extra_groups": ("SupplementaryGroups= in director.service", ()),
     "chroot": ("ProtectSystem= in director.service", (".",)),
 }
-"""Settings of `service director`: what stands for each, and its defaults."""
+"""Settings of `service director`: the replacement of each, and its defaults."""
 
 
 class TakenOver(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of a 2.3 director's configuration."""
+    """The result of importing the configuration of Dovecot 2.3's director."""
 
     toml: str
-    """A whole director.toml."""
+    """A complete director.toml."""
     dovecot: str
-    """To be read by Dovecot after everything else: its own director is off, ours is asked."""
+    """Settings to append to Dovecot's configuration: its own director is off, and this director is asked."""
     left_out: tuple[str, ...]
-    """What was set and is not carried over, with the reason or what stands for it."""
+    """Settings that are not carried over, with the reason or the setting that replaces each."""
     mind: tuple[str, ...]
-    """What else to do or to know before the change."""
+    """Other things to do or to know before the change."""
 
 
 def _unresolved(name: str) -> Sequence[str]:
@@ -88,13 +88,13 @@ def take_over(
     environ: Mapping[str, str] | None = None,
     resolve: Resolve = _unresolved,
 ) -> TakenOver:
-    """What becomes of a configuration.
+    """Import a configuration.
 
     Args:
-        file: what the configuration is called in errors.
+        file: name of the configuration in errors.
         dovecot: the release that the snippet is for, `2.3` or `2.4`.
-        environ: what `$ENV:NAME` stands for.
-        resolve: the addresses of a name; raises OSError where it has none.
+        environ: values of `$ENV:NAME`.
+        resolve: returns the addresses of a name; raises OSError if there are none.
 
     Raises:
         DoveconfError: it is not the configuration of a director of Dovecot 2.3 (or 2.2).
@@ -186,7 +186,7 @@ class _Import:
 
     def _duration(self, key: str, at_least: int) -> str:
         text = self.root.get(key)
-        # until 2.2 a number alone is seconds
+        # Until 2.2 a number without a unit means seconds.
         used = f"{text} s" if self._is_older() and text.isdigit() else text
 
         def kind(_: str) -> str:
@@ -201,13 +201,13 @@ class _Import:
         text = self.root.get(key)
         number = self.notes.read(key, text, values.number, 0) if text else 0
         if text.isdigit() and not number:
-            self.notes.left_out.append(f"{key} = {text}: Dovecot then waits for ever; the default is used")
+            self.notes.left_out.append(f"{key} = {text}: Dovecot then waits without end; the default is used")
         if number > PARALLEL_AT_MOST:
             self.notes.left_out.append(f"{key} = {number}: here it is {PARALLEL_AT_MOST} at most")
         return min(number, PARALLEL_AT_MOST)
 
     def _separator(self) -> str:
-        """What cuts a master's name off: until 2.3.19 the director had a setting of its own for it."""
+        """The separator between user and master user. Until 2.3.19 Dovecot's director had its own setting."""
         directors, common = (
             self._setting(key) for key in ("master_user_separator", "auth_master_user_separator")
         )
@@ -264,7 +264,7 @@ class _Import:
                 )
 
     def _accounts(self) -> None:
-        """The units and tmpfiles.conf have the names of Dovecot's own defaults."""
+        """Add notes if the accounts differ from the defaults, which are in the units and tmpfiles.conf."""
         user, group, login = (self._account(key) for key in ACCOUNTS)
         if (user, group) != (DEFAULTS[ACCOUNTS[0]], DEFAULTS[ACCOUNTS[1]]):
             self.notes.mind.append(

@@ -1,6 +1,6 @@
 """Values of Dovecot 2.3's settings: durations, numbers, modes, lists of addresses.
 
-What Dovecot refuses is refused here too.
+Values that Dovecot refuses are refused here too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _UNITS = (
     (("days",), "d", 1),
     (("weeks",), "d", 7),
 )
-"""Names of a unit, any beginning of which will do, in Dovecot's order; our unit, and how many of it."""
+"""Names of a unit, which may be shortened, in Dovecot's order; the unit of director.toml; the factor."""
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 EVERY = ("0.0.0.0", "::")
 """Every address of a machine, of one family."""
@@ -26,13 +26,13 @@ class RefusedValue(ValueError):
 
 
 def seconds(text: str) -> int:
-    """A duration. Raises Refused."""
+    """A duration. Raises RefusedValue."""
     amount, unit = _duration(text)
     return amount * _SECONDS[unit]
 
 
 def duration_text(text: str) -> str:
-    """A duration as director.toml has it: `15 min`. Raises Refused."""
+    """A duration as director.toml has it: `15 min`. Raises RefusedValue."""
     amount, unit = _duration(text)
     return f"{amount} {unit}"
 
@@ -61,14 +61,14 @@ def _duration(text: str) -> tuple[int, str]:
 
 
 def number(text: str) -> int:
-    """A whole number. Raises Refused."""
+    """A whole number. Raises RefusedValue."""
     if not re.fullmatch("[0-9]{1,20}", text) or int(text) >= 1 << 32:
         raise RefusedValue("it is not a number from 0 to 4294967295")
     return int(text)
 
 
 def mode(text: str) -> int:
-    """The mode of a file: octal where it begins with 0, else decimal, as Dovecot has it. Raises Refused."""
+    """The mode of a file: octal if it begins with 0, else decimal, as in Dovecot. Raises RefusedValue."""
     if text.startswith("0"):
         if not re.fullmatch("[0-7]{1,11}", text):
             raise RefusedValue("it begins with 0 and is not octal")
@@ -77,7 +77,7 @@ def mode(text: str) -> int:
 
 
 def port(text: str) -> int:
-    """A TCP port, 0 for none. Raises Refused."""
+    """A TCP port, 0 for none. Raises RefusedValue."""
     if not re.fullmatch("[0-9]{1,20}", text) or int(text) > 65535:
         raise RefusedValue("it is not a port")
     return int(text)

@@ -48,7 +48,9 @@ CODE = re.compile(r"^```[\s\S]*?^```|(?<=\n)(?: {4,}\S.*\n)+|`(?:[^`\n]|\n(?!\n)
 HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
 PROGRAMS = [
     "director/cli",
+    "director/demo",
     "director/doctor",
+    "director/dovecot",
     "director/errors.py",
     "director/records.py",
     "director/statetools",
@@ -57,6 +59,7 @@ PROGRAMS = [
     "migrations",
     "tests/unit/cli",
     "tests/unit/doctor",
+    "tests/unit/dovecot",
     "tests/unit/statetools",
     "tests/unit/web",
 ]

@@ -17,7 +17,7 @@ def taken(
     environ: Mapping[str, str] | None = None,
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> TakenOver:
-    """What becomes of a text. names: what can be resolved."""
+    """The result of importing a text. names: the names that can be resolved."""
 
     def resolve(name: str) -> Sequence[str]:
         if names is None or name not in names:
@@ -35,7 +35,7 @@ def minimal(
     names: Mapping[str, Sequence[str]] | None = None,
     dovecot: str = "2.3",
 ) -> TakenOver:
-    """What becomes of a director with one mail server and `more`."""
+    """The result of importing a director with one mail server and `more`."""
     text = f"# {version} (0123abc): /etc/dovecot/dovecot.conf\ndirector_mail_servers = {mail_servers}\n{more}"
     return taken(text, dovecot, names=names)
 

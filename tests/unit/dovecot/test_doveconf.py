@@ -11,7 +11,7 @@ PRINTED = sorted((Path(__file__).parents[2] / "data/doveconf").glob("*.txt"))
 
 
 @pytest.mark.parametrize("path", PRINTED, ids=lambda path: path.stem)
-def test_whatever_doveconf_prints_is_read(path: Path) -> None:
+def test_any_output_of_doveconf_is_read(path: Path) -> None:
     found = read(path.read_text(), path.name)
     assert found.release == ("2.4" if path.stem.endswith("2.4") else "2.3")
     assert found.root.settings
@@ -87,13 +87,13 @@ def test_a_setting_of_a_protocol_is_that_of_its_block_or_of_all_others() -> None
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_text_that_windows_wrote_is_read_like_any_other(encoding: str, end: str) -> None:
+def test_a_text_written_on_windows_is_read(encoding: str, end: str) -> None:
     text = "# 2.3.21 (47349e2482): /etc/dovecot/dovecot.conf\nlisten = a.süd.example\n"
     found = read(decoded(text.replace("\n", end).encode(encoding)), "f")
     assert (found.version, found.root.settings) == ("2.3.21", {"listen": "a.süd.example"})
 
 
-def test_warnings_of_the_program_are_passed_over() -> None:
+def test_warnings_of_the_program_are_ignored() -> None:
     assert read("doveconf: Warning: NOTE: {\nx = 1\n", "f").root.settings == {"x": "1"}
 
 
@@ -106,14 +106,16 @@ def test_warnings_of_the_program_are_passed_over() -> None:
         ("\nrubbish\n", 2, "neither a setting nor a block"),
     ],
 )
-def test_what_is_no_configuration_is_refused_with_its_line(text: str, line: int, problem: str) -> None:
+def test_a_text_that_is_not_a_configuration_is_refused_with_its_line(
+    text: str, line: int, problem: str
+) -> None:
     with pytest.raises(DoveconfError, match=problem) as refusal:
         read(text, "given.conf")
     assert refusal.value.line == line
     assert str(refusal.value).startswith(f"given.conf: line {line}: ")
 
 
-def test_what_doveconf_gave_up_at_is_not_taken_for_an_empty_configuration() -> None:
+def test_an_error_of_doveconf_is_not_read_as_an_empty_configuration() -> None:
     text = "# 2.4.1-4 (7d8c0e5759): f\ndoveconf: Fatal: Error in f line 1: Unknown setting: x\n"
     with pytest.raises(DoveconfError, match="Unknown setting: x") as caught:
         read(text, "f")

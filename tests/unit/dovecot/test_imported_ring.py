@@ -65,7 +65,7 @@ def test_a_listener_that_is_opened_twice_by_name_is_one() -> None:
     "servers",
     ["10.0.0.1 10.0.0.2 10.0.0.1", "10.0.0.1:9090 10.0.0.2 10.0.0.1", "10.0.0.1 10.0.0.2:9090 10.0.0.2"],
 )
-def test_a_director_that_stands_there_twice_is_one_director(servers: str) -> None:
+def test_a_director_that_is_listed_twice_is_one_director(servers: str) -> None:
     result = minimal(f"director_servers = {servers}\n{RING}}}\n")
     listed = {entry.removesuffix(":9090") for entry in values(result)["ring"]["servers"]}
     assert listed == {"10.0.0.1", "10.0.0.2"}

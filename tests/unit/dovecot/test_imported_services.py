@@ -67,7 +67,7 @@ def test_a_login_service_with_another_name_is_converted_beside_dovecots_own() ->
     assert noted(newer.mind, "imap-login-internal", "restart_request_count = unlimited")
 
 
-def test_a_login_service_with_another_name_that_went_past_the_director_is_named() -> None:
+def test_a_login_service_with_another_name_that_did_not_ask_the_director_is_named() -> None:
     result = minimal(f"protocols = imap\n{LOGIN}{INTERNAL.replace(' director', '')}")
     assert told(result.dovecot, "imap-login-internal") == ""
     assert noted(result.mind, "imap-login-internal did not ask the director")
@@ -124,12 +124,12 @@ def test_lmtp_and_doveadm_ask_the_director_however_their_socket_was_written(
         assert root.get("protocol", protocol, "auth_socket_path") == "director-userdb"
 
 
-def test_lmtp_that_asked_auth_goes_on_to() -> None:
+def test_lmtp_that_asked_auth_still_asks_auth() -> None:
     result = minimal(f"{USERDB}auth_socket_path = auth-userdb\n")
     assert "auth_socket_path" not in result.dovecot
 
 
-def test_lmtp_that_asked_a_second_socket_asks_the_one_that_is_left() -> None:
+def test_lmtp_that_asked_a_second_socket_asks_the_remaining_socket() -> None:
     second = "service director {\n unix_listener second-userdb {\n  mode = 0600\n }\n}\n"
     result = minimal(f"{USERDB}{second}auth_socket_path = second-userdb\n")
     root = read(result.dovecot, "snippet").root
@@ -185,16 +185,19 @@ def test_a_login_service_that_asks_a_socket_without_a_mode_asks_the_director() -
     ],
 )
 @pytest.mark.parametrize("dovecot", ["2.3", "2.4"])
-def test_programs_that_may_lose_a_socket_of_dovecots_are_thought_of(
+def test_a_note_names_sockets_whose_clients_may_lose_access(
     socket: str, settings: str, named: bool, dovecot: str
 ) -> None:
     text = f"service auth {{\n unix_listener {socket} {{\n  {settings}\n }}\n}}\n"
     assert noted(minimal(text, dovecot=dovecot).mind, f"unix_listener {socket}: mode") == named
 
 
-def test_units_of_a_dovecot_with_other_users_are_thought_of() -> None:
-    text = "default_internal_user = _dovecot\ndefault_internal_group = _dove\ndefault_login_user = nobody\n"
+def test_a_note_names_the_units_to_change_for_a_dovecot_with_other_users() -> None:
+    text = (
+        "default_internal_user = _dovecot\ndefault_internal_group = _dove\n"
+        "default_login_user = unprivileged\n"
+    )
     assert noted(minimal(text).mind, "User=_dovecot and Group=_dove", "--user _dovecot:_dove")
-    assert noted(minimal(text).mind, "default_login_user = nobody", "tmpfiles.conf")
+    assert noted(minimal(text).mind, "default_login_user = unprivileged", "tmpfiles.conf")
     assert not noted(minimal().mind, "director.service")
     assert not noted(minimal().mind, "tmpfiles.conf")

@@ -63,13 +63,13 @@ def test_there_are_sixteen_sites() -> None:
 
 
 @pytest.mark.parametrize("name", SITES)
-def test_a_site_comes_to_the_values_it_must_have(name: str) -> None:
+def test_the_import_of_a_site_has_the_expected_values(name: str) -> None:
     result, expected = imported(name)
     assert values(result) == expected["director"]
 
 
 @pytest.mark.parametrize("name", SITES)
-def test_a_site_is_told_what_it_has_to_know_and_nothing_else(name: str) -> None:
+def test_the_import_of_a_site_has_exactly_the_expected_notes(name: str) -> None:
     result, expected = imported(name)
     notes = expected["notes"]
     assert unmatched(result.left_out, notes["left_out"]) == ([], [])
@@ -82,7 +82,7 @@ def test_a_site_is_told_what_it_has_to_know_and_nothing_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", SITES)
 @pytest.mark.parametrize(("dovecot", "key"), [("2.3", "dovecot"), ("2.4", "dovecot24")])
-def test_dovecot_is_told_what_it_must_be(name: str, dovecot: str, key: str) -> None:
+def test_the_snippet_for_a_site_has_the_expected_settings(name: str, dovecot: str, key: str) -> None:
     result, expected = imported(name, dovecot)
     root = read(result.dovecot, "snippet").root
     assert {path: setting(root, path) for path in expected[key]} == expected[key]
@@ -104,7 +104,7 @@ def test_the_director_can_be_started_with_it(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in SITES if "2.2" not in name])
 def test_dovecot_2_3_reads_the_site_and_the_snippet_after_it(name: str, tmp_path: Path) -> None:
-    """What is invented here Dovecot would take, and what is to be read after it too."""
+    """Dovecot accepts the invented configuration of the site, also with the snippet after it."""
     needs("doveconf")
     if Programs().release != "2.3":
         cannot_run("the doveconf of this machine is not that of 2.3")

@@ -1,6 +1,6 @@
-"""Values of single settings: what Dovecot 2.3 and 2.2 make of them, or refuse, and what becomes of them here.
+"""Values of single settings, as Dovecot 2.3 and 2.2 read or refuse them, and as the import carries them over.
 
-What is refused was seen with doveconf 2.3.19.1.
+The refused values were tried with doveconf 2.3.19.1.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_a_number_that_is_too_large_here_is_cut_and_named() -> None:
 
 
 @pytest.mark.parametrize("key", ["director_max_parallel_moves", "director_max_parallel_kicks"])
-def test_a_number_with_which_dovecot_waits_for_ever_is_not_used_and_named(key: str) -> None:
+def test_a_number_with_which_dovecot_waits_without_end_is_not_used_and_named(key: str) -> None:
     result = minimal(f"{key} = 0\n")
     assert "users" not in values(result)
     assert noted(result.left_out, f"{key} = 0", "the default is used")
@@ -95,7 +95,7 @@ def test_a_number_with_which_dovecot_waits_for_ever_is_not_used_and_named(key: s
     ("version", "setting", "named"),
     [("2.2.36", "", True), ("2.2.36", "director_username_hash = %u\n", False), ("2.3.19", "", False)],
 )
-def test_a_site_of_2_2_hears_that_it_told_capital_letters_apart(
+def test_a_note_for_a_site_of_2_2_says_that_case_of_letters_mattered(
     version: str, setting: str, named: bool
 ) -> None:
     assert noted(minimal(setting, version=version).mind, "director_username_hash is not set") == named
@@ -214,7 +214,7 @@ def test_a_separator_that_was_carried_over_is_not_said_to_be_ignored() -> None:
         ("2.3.21", "director_consistent_hashing = no\n", False),
     ],
 )
-def test_a_site_of_2_2_without_consistent_hashing_hears_that_it_places_users_otherwise(
+def test_a_note_for_a_site_of_2_2_without_consistent_hashing_says_that_users_get_other_hosts(
     version: str, hashing: str, said: bool
 ) -> None:
     result = minimal(hashing, version=version)
@@ -242,9 +242,7 @@ def test_the_doveadm_port_of_2_2_is_that_of_the_admin_listener() -> None:
         ("name 10.1.0.1 name@x", ["name", "10.1.0.1", "name@x"]),
     ],
 )
-def test_a_host_that_is_there_already_is_left_out_however_it_is_written(
-    servers: str, left: list[str]
-) -> None:
+def test_a_host_that_is_listed_before_is_omitted_in_any_spelling(servers: str, left: list[str]) -> None:
     result = minimal(mail_servers=servers)
     assert values(result)["backends"]["mail_servers"] == left
     assert len(result.left_out) == len(servers.split()) - len(left)

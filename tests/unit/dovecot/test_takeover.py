@@ -1,4 +1,4 @@
-"""What becomes of a 2.3 director's configuration. Recorded results are written anew, for review, by
+"""The import of a 2.3 director's configuration. Recorded results are written again, for review, by
 `RECORD_TAKEOVER=1 pytest tests/unit/dovecot/test_takeover.py`.
 """
 
@@ -42,7 +42,7 @@ def test_a_real_configuration_is_carried_over_as_it_was_reviewed(name: str, dove
 
 
 @pytest.mark.parametrize("name", DIRECTORS)
-def test_what_is_carried_over_is_a_good_configuration(name: str, tmp_path: Path) -> None:
+def test_the_imported_file_is_a_valid_configuration(name: str, tmp_path: Path) -> None:
     file, secret = tmp_path / "director.toml", tmp_path / "ring.secret"
     file.write_text(taken((DATA / f"{name}.txt").read_text()).toml)
     secret.write_text("0123456789abcdef0123456789abcdef")
@@ -95,7 +95,7 @@ def test_a_director_that_ignored_the_separator_is_named() -> None:
         ("20000 milli", "20 s"),
     ],
 )
-def test_a_duration_is_written_in_our_words(theirs: str, ours: str) -> None:
+def test_a_duration_is_written_with_the_units_of_director_toml(theirs: str, ours: str) -> None:
     assert values(minimal(f"director_user_expire = {theirs}\n"))["users"]["expire"] == ours
 
 
@@ -113,7 +113,7 @@ def test_directors_without_a_port_have_that_of_the_rings_listener() -> None:
     ]
 
 
-def test_a_backend_that_stands_there_twice_is_carried_over_once_and_named() -> None:
+def test_a_backend_that_is_listed_twice_is_carried_over_once_and_named() -> None:
     result = minimal(mail_servers="10.1.0.1 10.1.0.2@x 10.1.0.1")
     assert values(result)["backends"]["mail_servers"] == ["10.1.0.1", "10.1.0.2@x"]
     assert result.left_out == ("director_mail_servers: 10.1.0.1 is listed 2 times",)
@@ -134,13 +134,13 @@ def test_a_listener_that_was_off_or_not_there_is_off() -> None:
     assert listen["admin"] == {"mode": "0600"}
 
 
-def test_the_notify_fifo_is_on_also_where_it_was_off_and_that_is_said() -> None:
+def test_the_notify_fifo_is_on_even_if_it_was_off_and_a_note_says_so() -> None:
     result = minimal()
     assert "notify" not in values(result)["listen"]
     assert any("login/proxy-notify was off" in note for note in result.mind)
 
 
-def test_an_admin_port_open_to_everybody_stays_so_and_is_named() -> None:
+def test_an_admin_port_that_is_open_to_all_networks_stays_open_and_is_named() -> None:
     result = minimal("service director {\n inet_listener director-doveadm {\n  port = 9091\n }\n}\n")
     assert values(result)["listen"]["admin"] == {"mode": "0600", "tcp": "0.0.0.0:9091"}
     assert any("open to every network" in note for note in result.mind)
@@ -180,7 +180,7 @@ def test_every_setting_of_the_director_is_carried_over_or_named() -> None:
     assert named == known - carried
 
 
-def test_a_setting_nobody_knows_is_named() -> None:
+def test_an_unknown_setting_is_named() -> None:
     assert minimal("director_colour = red\n").left_out == ("director_colour = red: unknown here",)
 
 
@@ -192,7 +192,7 @@ def test_options_of_a_login_service_stay() -> None:
     assert "executable = imap-login -D director/login\n" in result.dovecot
 
 
-def test_a_login_service_that_went_past_the_director_goes_on_to_and_is_named() -> None:
+def test_a_login_service_that_did_not_ask_the_director_still_does_not_and_is_named() -> None:
     result = minimal("protocols = imap pop3\n")
     assert "executable" not in result.dovecot
     assert any(note.startswith("imap-login did not ask the director") for note in result.mind)
