@@ -17,6 +17,7 @@ from director.wire.admin import GREETING
 from tests.conformance.real_operations import real_node
 from tests.conformance.serving import admin_port, admin_socket
 from tests.unit.service.parts import Node
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -147,6 +148,8 @@ async def test_a_client_that_goes_away_while_its_change_waits_harms_nothing(
             await gone.send(GREETING + b"HOST-DOWN\t127.0.1.1\nHOST-DOWN\t127.0.1.2\n")
             await _until(gone, GREETING)
         node.faults.hold.set()
+        rows = node.director.hosts.rows
+        await until(lambda: not (rows[HOSTS[1].address].up or node.faults.busy))
         async with await anyio.connect_unix(path) as other:
             await other.send(GREETING + b"HOST-LIST\n")
             got = await _until(other, b"\n\n")

@@ -147,7 +147,7 @@ class Auth:
                 answers += [answer for line in lines if (answer := self.answer(line))]
                 if self.greeting and len(answers) >= self.gather:
                     if self.gather > 1:
-                        random.shuffle(answers)
+                        random.Random().shuffle(answers)
                     time.sleep(self.delay)
                     connection.sendall(b"".join(answers))
                     answers = []
@@ -264,10 +264,12 @@ class Load:
         self._threads = [threading.Thread(target=self._run, args=port) for port in ports.items()]
 
     def _run(self, name: str, path: Path) -> None:
+        # Its own generator: Hypothesis fails a test during which another thread uses the global one.
+        chance = random.Random()
         try:
             with Client(path) as client:
                 while not self._over.is_set():
-                    user, began = random.choice(self.users), time.monotonic()
+                    user, began = chance.choice(self.users), time.monotonic()
                     host = client.ask([user])[user]
                     self.logins.append(Login(name, user, host, began, time.monotonic() - began))
                     time.sleep(self.pause)

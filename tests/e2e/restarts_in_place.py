@@ -115,7 +115,7 @@ class Report(NamedTuple):
     """Exit codes of doveadm."""
     under_way: list[int]
     """Requests that auth had not answered, at each replacement."""
-    frozen: list[float]
+    paused: list[float]
     """Seconds in which nobody was answered, at each replacement."""
     problems: list[str]
     """Replacements that failed."""
@@ -135,14 +135,14 @@ class Report(NamedTuple):
         slowest = sorted(one.seconds for one in self.logins)
         return "\n".join(
             [
-                f"Dovecot {self.release}: {len(self.frozen)} replacements, {sum(self.under_way)} requests"
+                f"Dovecot {self.release}: {len(self.paused)} replacements, {sum(self.under_way)} requests"
                 f" under way at them ({', '.join(map(str, self.under_way))})",
                 f"  logins: {len(self.logins)}, failed {len(failures(self.logins))};"
                 f" slowest {slowest[-1]:.2f} s, median {statistics.median(slowest):.2f} s",
                 f"  idle sessions cut: {len(self.cut)}; deliveries: {len(self.deliveries)};"
                 f" look-ups by doveadm: {len(self.look_ups)}",
-                f"  nobody answered: min {min(self.frozen, default=0):.2f}, median"
-                f" {statistics.median(self.frozen or [0]):.2f}, max {max(self.frozen, default=0):.2f} s",
+                f"  nobody answered: min {min(self.paused, default=0):.2f}, median"
+                f" {statistics.median(self.paused or [0]):.2f}, max {max(self.paused, default=0):.2f} s",
                 f"  descriptors: {self.descriptors[0]} before, {self.descriptors[1]} after",
                 *(f"  FAILED {problem}" for problem in self.failed()[:20]),
             ]
@@ -229,17 +229,17 @@ def run(
         after = descriptors()
         for session in idle:
             session.close()
-        frozen, under_way = [], []
+        paused, under_way = [], []
         for line in director.log.splitlines():
             if " event=replaced " in line:
-                seconds_frozen = float(line.split(" frozen=")[1].split()[0])
+                seconds_paused = float(line.split(" paused=")[1].split()[0])
                 at = datetime.fromisoformat(line.split()[0].removeprefix("time=")).timestamp()
-                frozen.append(seconds_frozen)
-                under_way.append(sum(one.at(at - seconds_frozen) for one in slow))
+                paused.append(seconds_paused)
+                under_way.append(sum(one.at(at - seconds_paused) for one in slow))
             elif " level=error " in line and "kick" not in line:
                 problems.append(line)
         return Report(
-            programs.release, logins, cut, deliveries, look_ups, under_way, frozen, problems, (before, after)
+            programs.release, logins, cut, deliveries, look_ups, under_way, paused, problems, (before, after)
         )
 
 

@@ -116,7 +116,7 @@ def test_all_directors_stopped_and_started_with_a_new_file_have_the_new_table(
         ring.start()
         ring.wait_whole()
         until_all_have(ring, TABLE)
-        give(ring[0], f'"{BACKENDS}"')
+        give(ring[0], f'"{BACKENDS[0]}"')
         assert planned(ring[0]) == [("127.0.3.4", "host", "made"), ("127.0.3.9", "host", "made")]
         restart(ring, 0)
         until_all_have(ring, [*TABLE[:3], ("127.0.3.4", "", 100, True)])
