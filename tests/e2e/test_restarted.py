@@ -70,7 +70,7 @@ def crash(director: Managed) -> None:
 def test_a_short_run_of_logins_over_three_replacements_loses_nothing(programs: Programs) -> None:
     report = run(programs, BUSY_PROXY, BUSY_BACKEND, seconds=8, restarts=3, rate=40)
     assert report.failed() == [], report.text()
-    assert len(report.frozen) == 3
+    assert len(report.paused) == 3
     assert sum(report.under_way) > 0, "no request was under way: the test shows nothing"
 
 
