@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.folders import let_everybody_in
 from tests.unit.cli.conftest import alone
 
 OTHER_UID = 65534
@@ -24,9 +25,7 @@ def other_user(tmp_path: Path) -> Iterator[str]:
 
     Without root it is the present user, who may not open a file of mode 0 either.
     """
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == pwd.getpwuid(os.geteuid()).pw_name and folder != Path("/"):
-            folder.chmod(0o755)
+    let_everybody_in(tmp_path)
     # Modules that are imported when they are needed may not be readable for the other user.
     alone("config", "check", "-c", "/dev/null")
     codecs.lookup("utf-8-sig")

@@ -11,6 +11,7 @@ from director.doctor.facts import Unit
 from director.doctor.gatherer import unit_user
 from director.service.configuration.accounts import Account, NoSuchAccount, NotAllowed, account, run_as
 from director.service.configuration.filecheck import CheckedFile, check_file, check_file_as
+from tests.folders import let_everybody_in
 from tests.needs import needs_root
 
 SETTINGS = """
@@ -30,10 +31,7 @@ SOMEBODY = Account("nobody", 65534, 65534, (65534,))
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A configuration that everybody can read, with secrets that only root can."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == "root" and folder.name.startswith("pytest"):
-            folder.chmod(0o755)
-    tmp_path.chmod(0o755)
+    let_everybody_in(tmp_path)
     file = tmp_path / "director.toml"
     file.write_text(SETTINGS)
     file.chmod(0o644)
