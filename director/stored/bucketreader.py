@@ -162,7 +162,8 @@ class BucketReader:
 
     def take(self, space: Space, buckets: Iterable[Bucket]) -> Procedure[None]:
         """Merge buckets as they are stored into memory."""
-        records = []
+        records: list[bytes] = []
+        problems: list[LogEvent] = []
         tree, damaged = self.trees[space], self.damaged[space]
         for bucket in buckets:
             self.versions[space][bucket.number] = bucket.version
@@ -174,12 +175,16 @@ class BucketReader:
             if problem is not None:
                 damaged.add(bucket.number)
                 fields = {"space": space, "bucket": bucket.number, "reason": problem, "note": "left out"}
-                yield Note(LogEvent(Level.ERROR, "store_bucket_damaged", fields))
+                problems.append(LogEvent(Level.ERROR, "store_bucket_damaged", fields))
             elif space == "users" and not is_split:
                 records.append(bucket.blob)
         merged = b"".join(records)
         if merged:
+            # Before anything else, the log included: by `versions` memory holds these records already, and a
+            # writer that runs meanwhile would write their buckets without them.
             yield Tell(StoredUsers(merged, self._source))
+        for line in problems:
+            yield Note(line)
 
     def _problem(self, space: Space, bucket: Bucket) -> str | None:
         if version_of(bucket.blob) != bucket.version:

@@ -125,7 +125,7 @@ class Life:
                 return [StoreAnswered(number, None)]
             case Ask(number, Note(line)):
                 self.logged.append(line.event)
-                return [StoreAnswered(number, None)]
+                return [] if Note in self.hold else [StoreAnswered(number, None)]
             case Ask(number, Pause()):
                 return [StoreAnswered(number, None)]
             case Ask(number, call):
@@ -367,6 +367,23 @@ def test_what_another_director_wrote_into_a_bucket_meanwhile_is_merged_and_swapp
     life.run(2)
     assert life.users.get(other) is not None
     assert {mine, other} == set(store.users)
+
+
+def test_what_is_read_beside_a_damaged_bucket_is_not_written_over_before_it_is_in_memory() -> None:
+    """Symptom: another director's user was lost from the store. A write began while the damage was logged."""
+    store = Store(shared=True)
+    life = Life(store, members=[ME]).start()
+    theirs = write_elsewhere(store, "alice", HOSTS[1])
+    damaged = UserKey((theirs >> BUCKET_SHIFT) + 1 << BUCKET_SHIFT)
+    store.buckets["users"][damaged >> BUCKET_SHIFT] = b"no record"
+    life.hold = (Note,)
+    life.feed(ClaimAsked(theirs, b""), ClaimAsked(damaged, b"")).run(0)
+    assert "store_bucket_damaged" in life.logged
+    mine = UserKey(theirs ^ 1)
+    life.users.put(User(mine, host_id(HOSTS[0]), Stamp(UNIX), UNIX, 0))
+    life.feed(BucketsChanged()).run(2)
+    assert store.user(mine) is not None
+    assert store.user(theirs) is not None
 
 
 def test_what_another_director_changed_of_hosts_is_merged_and_written_with_the_own_changes() -> None:
