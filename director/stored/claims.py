@@ -82,8 +82,10 @@ class Claims:
         """The store is unreachable: what waits would fail too."""
         unsettled = [*batch, *self._waiting]
         self._waiting.clear()
-        for key in unsettled:
+        for number, key in enumerate(unsettled):
             yield Tell(ClaimFailed(key))
+            if number % TURN == TURN - 1:
+                yield Pause()
 
     def _settle(self, batch: dict[UserKey, User | None]) -> Procedure[None]:
         """Take whatever binds in the store, put the candidates of the others there; whoever loses reads

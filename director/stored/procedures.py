@@ -326,7 +326,8 @@ class Procedures:
         if not entries:
             return
         yield AppendAudit(entries)
-        while self.audit and self.audit[0] in entries:  # a full queue may have dropped some meanwhile
+        written = set(map(id, entries))
+        while self.audit and id(self.audit[0]) in written:  # a full queue may have dropped some meanwhile
             self.audit.popleft()
 
     def _between(self) -> Procedure[None]:
