@@ -166,12 +166,15 @@ class Procedures:
         may lead elsewhere the next time."""
         if not self.setup.shared:
             return
+        self.claim_due = False  # first: secrets that change meanwhile are to be written, too
         try:
             yield from claim(self.setup.url, self.ours, running=bool(self.connection.run_id))
         except OtherCluster:
             yield CloseStore()
             raise
-        self.claim_due = False
+        except BaseException:
+            self.claim_due = True
+            raise
 
     def _load_snapshot(self, reason: str) -> Procedure[None]:
         if (yield from self.snapshot.load(reason)):

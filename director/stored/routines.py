@@ -51,12 +51,13 @@ class Routines:
                     yield from steps.come_back()
                 yield from steps.read_if_lapsed()
                 begun = clock.mono
-                due = begun >= names_at or self.names_due
-                self.names_due = False
+                due = False
                 if self._director.joining or self._director.loading:
                     yield from steps.documents.write()  # users later: the director has more urgent work
                     yield Wait(clock.mono + JOINED_AGAIN)
                 else:
+                    due = begun >= names_at or self.names_due
+                    self.names_due = False
                     names_left = yield from steps.write(names=due)
                 took = clock.mono - begun
                 if due and not names_left:

@@ -10,11 +10,13 @@ import pytest
 from director.core.director import Director, Settings
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
+from director.core.placement.names import entry as name_entry
 from director.core.placement.users import BUCKET_SHIFT, User, pack
 from director.core.protocol.events import (
     BucketsRead,
     ClaimFailed,
     Event,
+    IdentityChanged,
     Leases,
     Persisted,
     Started,
@@ -62,12 +64,14 @@ from director.stored.storeevents import (
     Open,
     PersistAsked,
     Run,
+    SecretsChanged,
     Stop,
     StoreAnswered,
     StoreEvent,
     StoreFailed,
     TimeReached,
 )
+from director.stored.storeidentity import CLUSTER, cluster_of, decode
 from director.types import Address, MemberId, Now, Stamp, UserKey
 from director.wire.hotpath import Assigner, NameTable, UserTable
 from state.base import AuditEntry, StoreUnavailable
@@ -493,6 +497,40 @@ def test_of_audit_entries_that_come_while_a_full_queue_is_written_each_is_writte
     life.answer_held()
     assert store.audit == entries
     assert life.core.is_settled
+
+
+def test_the_name_of_a_user_who_is_pinned_while_the_store_is_loaded_is_written_with_the_user() -> None:
+    """Symptom: it was written up to 30 s later, as names are that no operator waits for."""
+    life = Life(Store(shared=True)).open()
+    life.hold = (LoadBuckets,)
+    life.feed(Run()).run(0.5)
+    key = life.put("alice")
+    life.director.names.add(name_entry(key, b"alice"))
+    life.feed(PersistAsked(-1, [key >> BUCKET_SHIFT])).run(1)
+    life.hold = ()
+    life.answer_held().run(2)
+    assert Persisted(-1) in life.told
+    assert key >> BUCKET_SHIFT in life.store.buckets["names"]
+
+
+def test_a_secret_that_changes_while_the_former_one_is_written_is_written_too() -> None:
+    """Symptom: the store said the former secret until the next start of a director."""
+    store = Store(shared=True)
+    life = Life(store).start()
+
+    def change(secret: bytes) -> None:
+        event = IdentityChanged(secret, b"", life.director.identity.backends)
+        life.director.handle(event, Now(life.now, UNIX + life.now))
+        life.feed(SecretsChanged())
+
+    life.hold = (SwapDocument,)
+    change(b"second secret")
+    life.run(1)
+    assert next(ask.call for ask in life.held if isinstance(ask.call, SwapDocument)).name == CLUSTER
+    change(b"third secret")
+    life.hold = ()
+    life.answer_held().run(2)
+    assert decode(store.documents[CLUSTER]) == cluster_of(life.director.identity, "")
 
 
 def test_a_stop_writes_the_rest_and_gives_up_the_lease() -> None:
