@@ -22,6 +22,8 @@ class OwnLease:
     ) -> None:
         """ttl: seconds that a renewal is good for."""
         self.ttl = ttl
+        self.lapses = 0
+        """How often a renewal has found that it had lapsed."""
         self._director, self._clock, self._shared = director, clock, shared
         self._ours, self._incarnation = ours, incarnation
         self._begun = self._lost_until = float("-inf")
@@ -45,15 +47,21 @@ class OwnLease:
             # By our clock it was good still: the store has lost its leases, or its own clock has stepped.
             # Until all that live have renewed theirs, no director is dead because it has none.
             self._lost_until = begun + self.ttl
-        self._lapsed = self.has_lapsed or not had_one
+        if not (had_one and self.remaining):
+            self.lapses += 1
+            self._lapsed = True
         self._begun = begun
         alive: list[Lease] = yield ReadLeases()
         listed = self._director.ring.servers if begun < self._lost_until else ()
         return frozenset((*listed, *(MemberId(one.member) for one in alive)))
 
-    def caught_up(self) -> None:
-        """What others did while there was no lease has been read."""
-        self._lapsed = False
+    def caught_up(self, lapses: int) -> None:
+        """What others did while there was no lease has been read, but for a lapse during that reading.
+
+        Args:
+            lapses: how many there had been when the reading began.
+        """
+        self._lapsed = self.lapses != lapses
 
     @property
     def has_lapsed(self) -> bool:

@@ -188,7 +188,7 @@ class Procedures:
         self.documents_changed()
         self.tell(StoreOpened())
         self._loading = Limit(None)
-        self.lease.caught_up()
+        self.lease.caught_up(self.lease.lapses)  # `load` reads all after this
         self._established(State.LOADING, run_id, alive)
         return True
 
@@ -276,6 +276,7 @@ class Procedures:
         yield from self.claim_store()
         run_id = yield from self.ask_run_id()
         yield from self.lease.renew()
+        lapses = self.lease.lapses
         yield from self.documents.read()
         self.documents_changed()
         yield from self.writer.catch_up()
@@ -284,7 +285,7 @@ class Procedures:
         if not self.loaded:
             self.loaded, self.loaded_users = True, len(self.director.users)
         alive = yield from self.lease.renew()  # anew: to read may have taken longer than a lease
-        self.lease.caught_up()
+        self.lease.caught_up(lapses)
         self._established(State.CONNECTED, run_id, alive)
         self.log(Level.INFO, "store_back", buckets_written=behind)
 
@@ -295,10 +296,14 @@ class Procedures:
         self.log(Level.WARNING, "lease_lapsed", note="reading what others have written")
         self.anybody_may_live()
         alive = yield from self.lease.renew()
+        lapses = self.lease.lapses
         yield from self.documents.read_changes()
         yield from self.writer.catch_up()
-        self.lease.caught_up()
-        self.tell(Leases(alive, self.lease.until))
+        self.lease.caught_up(lapses)
+        if self.lease.has_lapsed:  # again: what was read first may be old by now
+            self.anybody_may_live()
+        else:
+            self.tell(Leases(alive, self.lease.until))
 
     def anybody_may_live(self) -> None:
         """Others may have taken this director for dead, and gone on. While the store answers claims are safe

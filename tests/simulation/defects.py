@@ -238,7 +238,7 @@ def _lapsed_lease_not_read() -> Any:
     def wrong(self: Procedures) -> Procedure[None]:
         if self.lease.has_lapsed and not self.director.loading:
             alive = yield from self.lease.renew()
-            self.lease.caught_up()
+            self.lease.caught_up(self.lease.lapses)
             self.tell(Leases(alive, self.lease.until))
 
     return patch.object(Procedures, "read_if_lapsed", wrong)

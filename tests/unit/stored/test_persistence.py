@@ -372,6 +372,32 @@ def test_a_director_whose_lease_has_lapsed_reads_what_others_wrote_before_it_wri
     assert life.users.get(theirs) is not None
 
 
+@pytest.mark.parametrize("store_was", ["unreachable", "reachable"])
+def test_a_director_that_is_suspended_while_it_reads_the_store_reads_again(store_was: str) -> None:
+    """Symptom: it answered from memory that was older than what others had written during the suspension."""
+    store = Store(shared=True)
+    life = Life(store, members=[ME]).start()
+    if store_was == "unreachable":
+        store.up = False
+        life.put("bob")
+        life.run(1)
+        store.up = True
+    else:
+        life.now += 2 * LEASE_TTL
+    life.hold = (ReadVersions,)
+    life.run(3).answer_held()
+    assert [ask.call for ask in life.held] == [ReadVersions("names")]
+    theirs = write_elsewhere(store, "alice", HOSTS[1])
+    life.now += 2 * LEASE_TTL
+    life.run(0)  # the lease is renewed before the reading goes on
+    life.answer_held().run(0)
+    assert [event.until for event in life.told if isinstance(event, Leases)][-1] == 0.0
+    life.hold = ()
+    life.answer_held().run(1)
+    assert life.users.get(theirs) is not None
+    assert not life.core.steps.lease.has_lapsed
+
+
 def test_what_another_director_wrote_into_a_bucket_meanwhile_is_merged_and_swapped_again() -> None:
     store = Store(shared=False)
     life = Life(store).start()
