@@ -97,10 +97,12 @@ class CoreDriver:
                 self._events.append(StoreAnswered(number, None))
             case Ask(number, call):
                 assert self._tasks is not None, "nothing asks while nothing runs"
-                self._asked[number] = scope = anyio.CancelScope()
-                self._tasks.start_soon(self._answer, number, call, scope)
+                self._asked[number] = anyio.CancelScope()
+                self._tasks.start_soon(self._answer, number, call, self._asked[number])
             case Drop(number):
-                self._asked.pop(number).cancel()
+                scope = self._asked.pop(number, None)
+                if scope is not None:  # None: the director has failed over what it was told
+                    scope.cancel()
             case Tell(event):
                 self._tell(event)
             case Note(line):

@@ -14,7 +14,15 @@ import pytest
 from director.core.placement.assign import Gate
 from director.core.placement.names import entries_in, entry
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS
-from director.core.protocol.events import Claimed, ClaimFailed, Leases, Lookup, Stopping, TimerFired
+from director.core.protocol.events import (
+    Claimed,
+    ClaimFailed,
+    Event,
+    Leases,
+    Lookup,
+    Stopping,
+    TimerFired,
+)
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import decode_rows, encode_rows
 from director.stored.bucketwriter import NAMES_AT_ONCE
@@ -90,6 +98,21 @@ async def test_what_was_assigned_and_changed_is_there_after_a_restart(url: str) 
             (100, False),
             (100, True),
         ]
+
+
+async def test_a_failure_of_the_director_while_the_store_is_read_ends_the_process_by_its_name() -> None:
+    """Symptom: the process ended with `KeyError: 15`, the number of a call."""
+    node = Node()
+    await node.persistence.open()
+
+    def fail(event: Event) -> None:
+        raise ZeroDivisionError
+
+    node.mailbox.handle = fail  # type: ignore[method-assign]
+    with pytest.raises(ExceptionGroup) as raised:
+        await node.persistence.run()
+    assert raised.group_contains(ZeroDivisionError)
+    await node.store.close()
 
 
 async def test_a_user_who_logs_in_during_the_load_gets_his_host_before_all_have_been_read(url: str) -> None:
