@@ -84,14 +84,14 @@ class BucketWriter:
         self._names: NameTable = director.names
         self._queued: set[int] = set()
         self._queued_names: set[int] = set()
-        self._under_way = 0
+        self._under_way: set[int] = set()
         """Buckets of users on their way into the store."""
         self._age = Age()
 
     @property
     def queued(self) -> int:
         """Buckets of users that have changed and are not known to be stored."""
-        return len(self._queued) + self._under_way + self._users.dirty_count
+        return len(self._queued | self._under_way) + self._users.dirty_count
 
     @property
     def lag(self) -> float:
@@ -117,7 +117,7 @@ class BucketWriter:
 
         Ours or not: a move in progress must be in the store before its round starts."""
         if buckets is None:
-            self._queued.update(self._take_dirty())
+            self._queued.update(self._take_dirty(), self._under_way)  # these may be lost yet
             buckets = tuple(self._queued)
         self._queued.update(buckets)
         self.questions.ask(number, buckets)
@@ -231,7 +231,7 @@ class BucketWriter:
     ) -> Procedure[None]:
         plans: dict[int, Plan] = {}
         prepared: dict[int, int] = {}
-        self._under_way = len(numbers) if space == "users" else 0
+        self._under_way = set(numbers) if space == "users" else set()
         try:
             portion = Portion()
             for number in numbers:
@@ -249,7 +249,7 @@ class BucketWriter:
             queue.update(numbers)
             raise
         finally:
-            self._under_way = 0
+            self._under_way = set()
         queue.update(lost)
         for number in numbers:
             if number not in lost:

@@ -56,7 +56,7 @@ class Routines:
                     yield from steps.documents.write()  # users later: the director has more urgent work
                     yield Wait(clock.mono + JOINED_AGAIN)
                 else:
-                    due = begun >= names_at or self.names_due
+                    due = names_left or self.names_due or begun >= names_at
                     self.names_due = False
                     names_left = yield from steps.write(names=due)
                 took = clock.mono - begun

@@ -25,6 +25,7 @@ from director.core.protocol.events import (
 from director.core.protocol.transitions import WrongTransition
 from director.core.ring.link import Identity
 from director.core.tables.hosts import BackendSetting, HostTable
+from director.stored.bucketwriter import NAMES_AT_ONCE
 from director.stored.connection import TRANSITIONS, Connection, State
 from director.stored.pace import RETRY_LONGEST, BackOff, Clock
 from director.stored.persistence import PersistenceCore
@@ -468,6 +469,35 @@ def test_what_a_move_waits_for_is_written_without_a_rest() -> None:
     life.run(0)
     assert Persisted(7) in life.told
     assert key in life.store.users
+
+
+def test_what_is_on_its_way_into_the_store_is_not_said_to_be_stored_before_it_has_arrived() -> None:
+    """Symptom: an operator was told "stored", and another director had written the bucket first."""
+    store = Store(shared=True)
+    life = Life(store, members=[ME]).start()
+    key = life.put("alice")
+    life.hold = (SwapBuckets,)
+    life.run(1)
+    assert len(life.held) == 1
+    other = User(UserKey(key ^ 1), host_id(HOSTS[1]), Stamp(UNIX), UNIX, 0)
+    store.buckets["users"][key >> BUCKET_SHIFT] = pack([other])
+    life.feed(PersistAsked(-1, None)).answer_held()
+    assert key not in store.users
+    assert Persisted(-1) not in life.told
+    life.hold = ()
+    life.answer_held().run(1)
+    assert Persisted(-1) in life.told
+    assert {key, other.key} == set(store.users)
+
+
+def test_all_names_are_written_once_the_first_ones_are_due() -> None:
+    """Symptom: the name of a pinned user was written 30 s later if those of many new users were due, too."""
+    life = Life(Store(shared=True)).start()
+    keys = [UserKey(number << BUCKET_SHIFT) for number in range(NAMES_AT_ONCE + 1)]
+    for key in keys:
+        life.director.names.add(name_entry(key, b"alice"))
+    life.feed(PersistAsked(-1, [])).run(5)
+    assert set(life.store.buckets["names"]) == {key >> BUCKET_SHIFT for key in keys}
 
 
 def test_a_claim_fails_at_once_while_the_store_is_unreachable() -> None:
