@@ -9,6 +9,7 @@ from director.core.director import Director
 from director.core.placement.users import BUCKET_SHIFT, LATEST, RECORD, User, pack, rounded, unpack
 from director.core.protocol.events import Claimed, ClaimFailed, StoredUsers
 from director.stored.bucketreader import BucketReader
+from director.stored.pace import Portion
 from director.stored.storecalls import Pause, Procedure, Signal, SwapBuckets, Tell, Wait
 from director.types import Stamp, UserKey
 from state.base import SPLIT, SPLIT_VERSION, Bucket, Lost, StoreError, Swap
@@ -99,16 +100,20 @@ class Claims:
             yield from self._report(
                 batch, [key for key, user in batch.items() if user is None or self._director.binds(key)]
             )
-            placed: dict[int, list[User]] = {}
+            candidates: dict[int, list[User]] = {}
             for key, candidate in batch.items():
                 assert candidate is not None
-                placed.setdefault(tree.leaf_of(key), []).append(following(candidate, self._users.get(key)))
-            swaps = [
-                swap
-                for bucket in buckets
-                if bucket.number in placed
-                for swap in self._swaps(bucket, placed[bucket.number])
-            ]
+                candidates.setdefault(tree.leaf_of(key), []).append(candidate)
+            placed: dict[int, list[User]] = {}
+            portion = Portion()
+            swaps: list[Swap] = []
+            for bucket in buckets:
+                mine = self._placed(bucket.number, candidates.get(bucket.number, ()))
+                if mine:
+                    placed[bucket.number] = mine
+                    swaps += self._swaps(bucket, mine)
+                    if portion.is_full(len(bucket.blob)):
+                        yield Pause()
             lost: set[int] = set()
             settled: list[User] = []
             for swap, result in zip(swaps, (yield SwapBuckets(swaps)), strict=True):
@@ -119,6 +124,17 @@ class Claims:
                     settled += placed[swap.number]
             yield Tell(StoredUsers(pack(settled)))
             yield from self._report(batch, [user.key for user in settled])
+
+    def _placed(self, number: int, candidates: Iterable[User]) -> list[User]:
+        """The candidates as they are to be stored in this bucket. None where it was split, or is not below a
+        split one any more, since it was read, and none of a user whom memory has by now: it is read again."""
+        if number not in self._reader.trees["users"].leaves(root_of(number)):
+            return []
+        return [
+            following(candidate, self._users.get(candidate.key))
+            for candidate in candidates
+            if not self._director.binds(candidate.key)
+        ]
 
     def _swaps(self, bucket: Bucket, mine: Sequence[User]) -> list[Swap]:
         """A bucket with these candidates. First, that those above it are still split: another store, wiped or
