@@ -373,6 +373,7 @@ def test_a_director_whose_lease_has_lapsed_reads_what_others_wrote_before_it_wri
     assert life.users.get(theirs) is not None
 
 
+@pytest.mark.shows("rule 31")
 @pytest.mark.parametrize("store_was", ["unreachable", "reachable"])
 def test_a_director_that_is_suspended_while_it_reads_the_store_reads_again(store_was: str) -> None:
     """Symptom: it answered from memory that was older than what others had written during the suspension."""
