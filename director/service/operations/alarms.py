@@ -1,4 +1,4 @@
-"""What operators should put right though logins are answered, for `status` and metrics."""
+"""Alarms for `status` and metrics: conditions that an operator should repair although logins are answered."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from director.types import MemberId
 
 
 def differing(director: Director) -> dict[str, dict[MemberId, str]]:
-    """The directors that differ from this one, by what differs; see `core.ring.differing`."""
+    """Return the directors that differ from this director, by what differs; see `core.ring.differences`."""
     ring = director.ring
     return differences(ring.identity, ring.links.values(), ring.refused)
 
 
 def reload_alarms(last: ReloadInfo) -> list[Alarm]:
-    """That the last reload failed: what is in the file counts nowhere."""
+    """Return an alarm if the last reload failed: the director then runs with its previous configuration."""
     if last.state != "failed":
         return []
     command = "director reload --exec" if last.exec else "director reload"
@@ -26,7 +26,7 @@ def reload_alarms(last: ReloadInfo) -> list[Alarm]:
 
 
 def ring_alarms(director: Director) -> list[Alarm]:
-    """One for each director and thing that differs."""
+    """Return one alarm for each difference between this director and each other director."""
     me = director.ring.identity
     return [
         Alarm(kind=what, about=member, text=_difference_text(what, member, theirs, me))
@@ -36,7 +36,12 @@ def ring_alarms(director: Director) -> list[Alarm]:
 
 
 def _difference_text(what: str, member: MemberId, theirs: str, me: Identity) -> str:
-    """What differs, and what to do. theirs: the value there; of backends it is not told."""
+    """Return what differs, and what the operator has to do.
+
+    Args:
+        what: what differs, a constant of `core.ring.differences` or the name of a hash setting.
+        theirs: the value at `member`; not shown for backends.
+    """
     if what == VERSION:
         return f"{member} runs {theirs}, this director {me.release}: finish the upgrade"
     if what == BACKENDS:

@@ -1,4 +1,4 @@
-"""What operators write: addresses, hosts, and users by name or hash."""
+"""Arguments of operators' commands: addresses, hosts, and users by name or hash."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ HASH_DIGITS = len(str(LARGEST_HASH))
 
 
 def name_bytes(name: str) -> bytes:
-    """A user name may be any bytes; what is no UTF-8 has come through as surrogates."""
+    """Return the bytes of a user name. Bytes that are not UTF-8 have been decoded to surrogates."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def is_hash(user: str) -> bool:
-    """Whether a user is given by the hash, where the operator does not say that it is a name."""
+    """Return whether `user` has the form of a hash. A command may still say that it is a name."""
     return user.isascii() and user.isdigit() and len(user) <= HASH_DIGITS and int(user) <= LARGEST_HASH
 
 
@@ -31,7 +31,7 @@ def is_ip(text: str) -> bool:
 
 
 def as_address(text: str) -> Address:
-    """An address as all directors write it. Raises BadRequest where it is none."""
+    """Return the address in the form that all directors use. Raises BadRequest if `text` is not one."""
     try:
         return canonical(text)
     except ValueError as exc:
@@ -39,7 +39,7 @@ def as_address(text: str) -> Address:
 
 
 def known_host(hosts: HostTable, host: str) -> HostRow:
-    """The row of a host that is present. Raises UnknownName."""
+    """Return the row of a host in the table. Raises UnknownName if it is not there or was removed."""
     row = hosts.get(as_address(host))
     if row is None:
         raise UnknownName(f"{host}: no such backend host")

@@ -1,4 +1,4 @@
-"""What operators have changed, for the audit in the store."""
+"""The audit of operators' changes, which the store keeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ class Audit:
         self._me, self._persistence = me, persistence
 
     def add(self, what: str, target: str, reason: str, detail: str) -> None:
-        """reason: the operator's words. detail: what came of it, as `key=value key=value`."""
+        """Store an entry.
+
+        Args:
+            reason: the operator's words.
+            detail: the result of the change, as `key=value key=value`.
+        """
         self._persistence.audit(
             AuditEntry(at=time.time(), who=self._me, what=what, target=target, detail=detail, reason=reason)
         )

@@ -1,5 +1,4 @@
-"""The commands of `director dump`: run on directors with the same configuration, they rebuild what operators
-did."""
+"""The commands of `director dump`, which repeat operators' changes on directors with the same file."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from director.types import Address, UserKey
 
 
 def host_commands(hosts: HostTable) -> list[str]:
-    """Hosts, tags, weights and down states."""
+    """Return the commands that restore hosts, tags, weights and down states."""
     commands: list[str] = []
     for row in hosts.present():
         commands += _added(hosts, row)
@@ -22,7 +21,11 @@ def host_commands(hosts: HostTable) -> list[str]:
 
 
 def _added(hosts: HostTable, row: HostRow) -> list[str]:
-    """The configuration may give the host another tag, and `add` does not change that of one that exists."""
+    """Return the commands that add a host.
+
+    If the configuration gives the host another tag, a second command sets the tag: `add` does not change the
+    tag of a host that exists.
+    """
     configured = hosts.configured.get(Address(row.address))
     if configured is not None and configured.tag != row.tag:
         return [
@@ -34,7 +37,7 @@ def _added(hosts: HostTable, row: HostRow) -> list[str]:
 
 
 def pin_command(key: UserKey, name: bytes | None, host: str, tag: str) -> str:
-    """A pin; a comment where the user has no name that can be written in a command."""
+    """Return the command that pins the user, or a comment if no command can name the user."""
     try:
         text = name.decode() if name is not None else ""
     except UnicodeDecodeError:

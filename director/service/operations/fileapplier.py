@@ -1,8 +1,8 @@
-"""What has changed in the configuration file since it was last applied is made a change of the cluster, as if
-an operator had made it: once the store has been read and the ring is in sync, one host at a time.
+"""Applies changes of the configuration file to the cluster, host by host, as if an operator had made them.
 
-Only then it is known what others have made already. What was applied is written when it has been applied: a
-director that dies in between finds it made, and nothing is left to do.
+It waits until the store has been read and the ring is in sync: only then the director knows the changes that
+other directors have made already. The applied state of the file is stored after the changes. A director that
+stops in between finds them made at its next start, and has nothing left to do.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from director.service.resolution.backendnames import BackendNames
 from state.base import AuditEntry
 
 LOOK = 0.05
-"""Seconds between two looks whether the ring is in sync, at the start."""
+"""Seconds between two checks whether the ring is in sync, at the start."""
 AGAIN = 5.0
-"""Seconds until a change is tried again that the ring could not agree on, or the store was away for."""
+"""Seconds until a change is retried because the ring did not agree, or the store was unreachable."""
 REASON = "the configuration file has changed"
-"""In the audit."""
+"""The reason that the audit shows."""
 
 
 class FileApplier:
@@ -43,14 +43,18 @@ class FileApplier:
         *,
         again: float = AGAIN,
     ) -> None:
-        """names: of the file, and what they stand for. again: seconds until a change is tried again."""
+        """
+        Args:
+            names: the hosts of the file, with the addresses of their names.
+            again: seconds until a change is retried.
+        """
         self._director, self._persistence = director, persistence
         self._operations, self._names, self._log, self._again = operations, names, log, again
         self._settings: Sequence[BackendSetting] = ()
-        """The hosts of the file, those of unresolved names where they were last."""
+        """The hosts of the file. A host whose name cannot be resolved has its last address."""
 
     async def run(self) -> None:
-        """Apply the file at the start, and whenever its hosts are others."""
+        """Apply the file at the start, and after each change of its hosts."""
         while True:
             changed = self._names.changed
             waiting = await self._run()
@@ -58,7 +62,7 @@ class FileApplier:
                 await changed.wait()
 
     async def _run(self) -> bool:
-        """Until it is written what was applied. Returns whether something is to be tried again later."""
+        """Apply the file and store what was applied. Returns whether a backend is not moved yet."""
         await self._persistence.documents.wait_read()
         while True:
             if self._director.synced:
@@ -74,7 +78,7 @@ class FileApplier:
         return waiting
 
     async def _move(self) -> bool:
-        """Backends that have other addresses; whether some of them are not moved yet."""
+        """Move backends to their names' new addresses. Returns whether some backends are not moved yet."""
         while True:
             found = self._plan()
             self._settings = found.settings
@@ -124,7 +128,7 @@ class FileApplier:
                 )
 
     def _tell_seeded(self) -> None:
-        """New hosts of the file have been in the table since the start: nothing is left to change."""
+        """Log and audit new hosts of the file. They are in the table since the start and need no change."""
         listed = {one.address for one in self._carried() or () if one.listed}
         for setting in self._settings:
             row = self._director.hosts.get(setting.address)
@@ -154,7 +158,7 @@ class FileApplier:
 
 
 def _called(difference: Difference) -> str:
-    """As the commands are called that do the same."""
+    """Return the name of the command that makes the same change."""
     if difference.attribute == "host":
         return "add" if difference.setting else "remove"
     return "update" if difference.attribute == "weight" else "tag"

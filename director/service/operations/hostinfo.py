@@ -1,4 +1,4 @@
-"""Hosts as operators are shown them: how many users each has, and how many are leaving it."""
+"""Hosts as operators see them, with the number of users assigned to each and leaving each."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from director.types import Address, HostId
 HOSTS_AT_ONCE = 500
 """Hosts listed in one turn of the loop."""
 MOVING_AT_ONCE = 1000
-"""Users on the move counted in one turn of the loop."""
+"""Moving users counted in one turn of the loop."""
 COUNTED_AT_ONCE = 20_000
-"""About so many users are counted in one turn: a millisecond."""
+"""Users counted in one turn of the loop, approximately; this takes a millisecond."""
 
 
 class HostInfos:
@@ -26,7 +26,7 @@ class HostInfos:
         self._director, self._hosts, self._users = director, director.hosts, director.users
 
     async def all(self) -> list[HostInfo]:
-        """Hosts in order of their addresses."""
+        """Return all hosts in the order of their addresses."""
         counts, leaving = await self.counts(), await self._leaving()
         rows = self._hosts.present()
         hosts: list[HostInfo] = []
@@ -37,11 +37,11 @@ class HostInfos:
         return hosts
 
     async def one(self, row: HostRow) -> HostInfo | None:
-        """None: the host is removed."""
+        """Return one host, or None if it was removed."""
         return self._info(row, await self.counts(), {}) if row.present else None
 
     async def counts(self) -> dict[HostId, int]:
-        """Live users by host, counted in slices between which logins are answered."""
+        """Return the number of unexpired assignments by host. Logins are answered between the slices."""
         unix = int(time.time())
         counts: dict[HostId, int] = {}
         since = {host_id(Address(row.address)): row.present_at for row in self._hosts.rows.values()}
@@ -54,7 +54,7 @@ class HostInfos:
         return counts
 
     async def _leaving(self) -> dict[HostId, int]:
-        """Users on the move by the host they leave, counted in slices."""
+        """Return the number of moving users by the host that they leave, counted in slices."""
         moving, leaving = list(self._director.moves.moving.values()), dict[HostId, int]()
         for number, user in enumerate(moving, 1):
             old = user.old.host

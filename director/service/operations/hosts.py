@@ -1,7 +1,7 @@
-"""What operators do to backend hosts: add, weigh, take up and down, tag, remove.
+"""Operators' changes of backend hosts: add, set weight, take up and down, tag, remove.
 
-Each returns when every director has the change. reason, dry_run, follow and errors: as in `users`. force:
-also where users are left without a host.
+Each method returns when every director has the change. `reason`, `dry_run`, `follow` and errors: as in
+`users`. `force` also makes changes that leave users without a usable host.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from director.service.persistence.unstored import Unstored
 from director.types import Address
 
 NAME_MOVED = "its name has another address"
-"""In the audit, as the reason."""
+"""The reason that the audit shows."""
 
 
 class HostOperations:
@@ -56,8 +56,11 @@ class HostOperations:
         hostname: str = "",
         force: bool = False,
     ) -> Change:
-        """Add a host, or set the weight of one that is there; its tag cannot be changed so. tag: None is not
-        given, the empty one is."""
+        """Add a host, or set the weight of a host that exists. The tag of a host that exists does not change.
+
+        Args:
+            tag: None if no tag is given; the empty tag is a given tag.
+        """
         where = as_address(address)
         change = HostChange(0, where, add=True, tag=tag, weight=weight, hostname=hostname)
         if weight == 0 and not force:
@@ -74,7 +77,7 @@ class HostOperations:
         tag: str | None = None,
         force: bool = False,
     ) -> Change:
-        """Set the weight of a host. tag: refused where it is not the host's."""
+        """Set the weight of a host. If `tag` is given and is not the host's tag, the change is refused."""
         change = HostChange(0, as_address(address), tag=tag, weight=weight)
         if weight == 0 and not force:
             await self._pools.check_change(change, "weight 0")
@@ -87,7 +90,7 @@ class HostOperations:
     async def remove(
         self, address: str, *, reason: str, dry_run: bool = False, force: bool = False
     ) -> Change:
-        """Remove a host; its users are forgotten, and their sessions end."""
+        """Remove a host, forget its users and end their sessions."""
         where = as_address(address)
         change = HostChange(0, where, remove=True)
         if not force:
@@ -116,8 +119,10 @@ class HostOperations:
         force: bool = False,
         follow: bool = False,
     ) -> Change | MoveInfo:
-        """Give a host another tag; its users of the old one are moved as by a flush, which `follow` does not
-        wait for."""
+        """Give a host another tag, and move the users of its old tag as a flush does.
+
+        With `follow` the method does not wait for these moves.
+        """
         change = HostChange(0, Address(known_host(self._hosts, address).address), tag=tag, retag=True)
         if not force:
             await self._pools.check_change(change, "tag")
@@ -139,14 +144,14 @@ class HostOperations:
         return done if isinstance(done, MoveInfo) else msgspec.structs.replace(made, users=done)
 
     def _flush_of_tag(self, before: HostRow) -> Flush:
-        """What moves the users a host had under its old tag."""
+        """Return the flush that moves the users assigned to the host under its old tag."""
         row = known_host(self._hosts, before.address)
         return Flush(0, Address(row.address), old_tag=before.tag.encode(), before=row.tag_at)
 
     # ---- the configuration file
 
     async def apply(self, change: HostChange, what: str, reason: str) -> None:
-        """Carry out what the configuration file says; the users of a former tag are moved behind it."""
+        """Carry out a change of the configuration file. Users of a former tag are moved in the background."""
         before = self._hosts.get(change.address)
         await self._change(change, what, reason, dry_run=False)
         after = self._hosts.get(change.address)
@@ -155,7 +160,7 @@ class HostOperations:
             await self._jobs.carry_out("tag", before.address, event, reason, follow=True)
 
     async def move_hosts(self, moves: Sequence[HostMove]) -> None:
-        """Backends have other addresses: all that was said of them, and their users, go with them."""
+        """Give backends their new addresses. Their settings and their users move with them."""
         rows = [self._hosts.rows[move.before] for move in moves]
         await self._pending_operations.move_hosts(HostsMoved(0, moves, rows))
         names = ", ".join(move.name for move in moves)
@@ -189,7 +194,7 @@ class HostOperations:
 
 
 def _last_host(before: HostRow | None, after: HostTable) -> str:
-    """A warning where the change of a host has left its pool without a usable one."""
+    """Return a warning if the change leaves the host's pool without a usable host; else the empty text."""
     if before is None or not is_usable(before) or after.usable().get(before.tag):
         return ""
     return f"the {pool_name(before.tag)} has no usable host left: {NO_HOST_LEFT}"

@@ -1,4 +1,4 @@
-"""What is known of users: whether and where one is assigned, and what is said of one that is not."""
+"""Assigned users: whether a user has an assignment, on which host, and the error for a user without one."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class KnownUsers:
         self._users, self._hosts = director.users, director.hosts
 
     def knows(self, key: UserKey) -> bool:
-        """Whether the user is assigned, or is being moved."""
+        """Return whether the user is assigned or is being moved."""
         record = self._users.get(key)
         return record is not None and self._is_assigned(record)
 
     def knows_hash(self, hash32: int) -> bool:
-        """Whether a user with this hash is."""
+        """Return whether a user with this hash is assigned or is being moved."""
         return any(self._is_assigned(record) for record in unpack(self._users.with_hash(hash32)))
 
     def check(self, user: str, key: UserKey) -> None:
-        """Raise UnknownName, or TryAgain, for a user that nobody has seen."""
+        """Raise UnknownName if the user is not assigned, or TryAgain while the store is being read."""
         if not self.knows(key):
             raise self._unknown(user, "check the name, or give --new to place a new user")
 
     def without_name(self, user: str, new: bool) -> OperationError:
-        """Why a user that is given by a hash nobody has seen cannot be moved. new: it was to be placed."""
+        """Return why an unassigned user, given by hash, cannot be moved. new: new users are allowed."""
         advice = (
             "it is given by its hash, and a new assignment needs the whole name: give the name "
             f"(with --name if {user} is one)"
@@ -44,26 +44,29 @@ class KnownUsers:
     def _unknown(self, user: str, advice: str) -> OperationError:
         if self.is_host(user):
             return UnknownName(f"{user}: no such user: it is a backend host")
-        if self._director.loading:  # the store may know users that memory does not yet
+        if self._director.loading:  # the store may hold assignments that are not in memory yet
             return TryAgain(f"{user}: not known yet: the store is being read; try again")
         return UnknownName(f"{user}: no such user is assigned; {advice}")
 
     def is_host(self, text: str) -> bool:
-        """Whether this is the address or the name of a backend host."""
+        """Return whether this is the address or the name of a backend host."""
         return any(text in (row.address, row.hostname) for row in self._hosts.present())
 
     # ---- keys and records
 
     def key(self, user: str, tag: str) -> UserKey:
-        """The key of a user, given by name, in the pool of `tag`."""
+        """Return the key of a user, given by name, in the pool of `tag`."""
         return self._user_hash.key(name_bytes(user), name_bytes(tag))
 
     def name(self, user: str) -> bytes:
-        """What is kept of the name of a user: without the master user's part."""
+        """Return the part of the name that is kept: the name without the master user's part."""
         return self._user_hash.cut(name_bytes(user))
 
     def key_of_hash(self, hash32: int, tag: str) -> UserKey | None:
-        """The user with this hash; of several the one with a host of this tag. None: there is no record."""
+        """Return the key of the user with this hash.
+
+        If several users have the hash, a user on a host with this tag comes first. None: there is no record.
+        """
         known = list(unpack(self._users.with_hash(hash32)))
         for user in known:
             if self.tag_of(user.key) == tag:
@@ -71,7 +74,7 @@ class KnownUsers:
         return known[0].key if known else None
 
     def live_host(self, record: User | None) -> HostRow | None:
-        """The host of a record that has not expired and whose host is (still) there."""
+        """Return the host of a record, or None if the assignment has expired or its host was removed."""
         if record is None or not is_alive(record, int(time.time()), self._users.expire):
             return None
         record = self._hosts.moved_record(record) or record
@@ -79,29 +82,30 @@ class KnownUsers:
         return row if row is not None and record.decided >= row.present_at else None
 
     def live_by_hash(self, hash32: int, tag: str) -> User | None:
-        """A live record with this 32-bit hash on a host with this tag."""
+        """Return an unexpired record with this 32-bit hash on a host with this tag."""
         for record in unpack(self._users.with_hash(hash32)):
             if self.live_host(record) is not None and self.tag_of(record.key) == tag:
                 return record
         return None
 
     def host_of(self, key: UserKey) -> str | None:
-        """The address of the host of a record, live or not."""
+        """Return the address of the record's host, also of an expired record. None: no record or host."""
         row = self._row_of(key)
         return row.address if row is not None else None
 
     def tag_of(self, key: UserKey) -> str | None:
-        """The tag of the host of a record; None: it has none."""
+        """Return the tag of the record's host. None: no record or no host."""
         row = self._row_of(key)
         return row.tag if row is not None else None
 
     def tags_of(self, user: str) -> list[str]:
-        """The pools in which a user of this name is known."""
+        """Return the tags of the pools in which a user of this name is assigned."""
         tags = sorted({row.tag for row in self._hosts.present()})
         return [tag for tag in tags if self.knows(self.key(user, tag))]
 
     def pinned_elsewhere(self, user: str, tag: str, *, by_hash: bool) -> str:
-        """Which tag to give for a user that is pinned in another pool; empty: the user is pinned in none."""
+        """Return the end of a message that says which tag to give for a user pinned in another pool; empty if
+        the user is not pinned in any."""
         if by_hash:
             records = list(unpack(self._users.with_hash(int(user))))
         else:

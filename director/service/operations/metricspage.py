@@ -1,4 +1,4 @@
-"""The page of metrics: what the parts of the director count, put together."""
+"""The metrics page, put together from the counters of all parts of the director."""
 
 from __future__ import annotations
 
@@ -52,8 +52,11 @@ class MetricsPage:
         before: Counted | None = None,
         log_writer: LogWriter | None = None,
     ) -> None:
-        """before: what predecessors in this process have counted. warm_seconds: from the start until logins
-        were answered."""
+        """
+        Args:
+            before: the counts of predecessors in this process.
+            warm_seconds: returns the seconds from the start until logins were answered.
+        """
         self._director, self._ring, self._persistence = director, ring, persistence
         self._infos, self._ring_infos = infos, ring_infos
         self._lookups, self._watch, self._bugs = lookups, watch, bugs
@@ -65,12 +68,12 @@ class MetricsPage:
         self._syncs, self._kicks = Durations(), Durations()
 
     async def page(self) -> bytes:
-        """In the text format of Prometheus."""
-        # In a thread: with thousands of hosts the page is long.
+        """Return the page in the text format of Prometheus."""
+        # In a thread, because with thousands of hosts the page is long.
         return await anyio.to_thread.run_sync(render, self._snapshot(await self._infos.all()))
 
     def counted(self) -> Counted:
-        """For a successor."""
+        """Return the counts for a successor."""
         return counted(self._snapshot([]))
 
     def _snapshot(self, hosts: Sequence[HostInfo]) -> MetricsSample:

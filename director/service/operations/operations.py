@@ -1,6 +1,6 @@
-"""What operators can ask and have done: behind admin socket, web API and metrics.
+"""Queries and commands of operators, for the admin socket, the web API and the metrics.
 
-A command is declared once, in one of these classes; `web` and `endpoints.admin` call it there.
+Each command is defined once, in one of the classes used here; `web` and `endpoints.admin` call it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,13 @@ class Operations:
         before: Counted | None = None,
         log_writer: LogWriter | None = None,
     ) -> None:
-        """started: Unix seconds. sockets_kept_by: as in StatusInfo. The others: as in `MetricsPage`."""
+        """
+        Args:
+            started: Unix seconds.
+            sockets_kept_by: as in StatusInfo.
+
+        The remaining arguments: as in `MetricsPage`.
+        """
         unstored = persistence.unstored
         self._me, self._reloads = director.me, reloads
         self._audit = Audit(director.me, persistence)
@@ -102,11 +108,15 @@ class Operations:
     # ---- the program
 
     def reload_info(self) -> ReloadInfo:
-        """What became of the last reload of this director."""
+        """Return the result of the last reload of this director."""
         return self._reloads.info()
 
     async def reload(self, *, exec: bool, reason: str, dry_run: bool = False) -> ReloadInfo:
-        """Read the configuration again; exec: have the program replaced in place, which goes on behind it."""
+        """Read the configuration again.
+
+        Args:
+            exec: replace the program in place. The method returns before the successor runs.
+        """
         info = await self._reloads.ask(exec=exec, dry_run=dry_run)
         if not dry_run:
             detail = info.problem or " ".join(info.applied)

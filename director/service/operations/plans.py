@@ -1,5 +1,5 @@
-"""What the hosts of a configuration file change in the cluster: for `director plan`, and for the answer of a
-reload."""
+"""The changes that the hosts of a configuration file make to the cluster, for `director plan` and for the
+answer to a reload."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ def planned(
     unresolved: Sequence[BackendSetting],
     unix: int,
 ) -> Plan:
-    """What becomes of the host table.
+    """Return the changes that the file makes to the host table.
 
-    applied: what this director last applied; None: not known. settings: the hosts of the file. unresolved:
-    names in it that have no address now. unix: Unix seconds."""
+    Args:
+        applied: the hosts that this director applied last; None: unknown.
+        settings: the hosts of the file.
+        unresolved: names in the file that have no address now.
+        unix: Unix seconds.
+    """
     found = plan_moves(applied, settings, unresolved, hosts.rows, unix)
     after = HostTable()
     after.put(hosts.rows.values())
@@ -41,7 +45,7 @@ def planned(
 
 
 def _make(table: HostTable, differences: Iterable[Difference], unix: int) -> None:
-    """Carry out in `table` what the file would have made."""
+    """Make the changes of the file in `table`."""
     for difference in differences:
         if difference.outcome is Outcome.MADE:
             change = difference.change()
@@ -51,7 +55,7 @@ def _make(table: HostTable, differences: Iterable[Difference], unix: int) -> Non
 
 
 def _lost_pools(before: HostTable, after: HostTable) -> list[str]:
-    """A warning for each pool that loses its last usable host."""
+    """Return a warning for each pool that loses its last usable host."""
     remaining = after.usable()
     lost = sorted(tag for tag, usable in before.usable().items() if usable and not remaining.get(tag))
     return [f"the {pool_name(tag)} loses its last usable host: {NO_HOST_LEFT}" for tag in lost]

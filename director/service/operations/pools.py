@@ -1,4 +1,4 @@
-"""What is refused because of pools: users stay in the pool of their tag, and need a usable host there."""
+"""Checks of pools: users stay in the pool of their tag, so a change must not leave a pool without a host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from director.service.clock import unix_time
 from director.types import Address, HostId, Stamp
 
 NO_HOST_LEFT = "its new users wait 30 s and fail temporarily"
-"""What comes of a pool without a usable host."""
+"""The effect of a pool without a usable host, for messages."""
 
 
 def pool_name(tag: str) -> str:
@@ -23,12 +23,12 @@ def pool_name(tag: str) -> str:
 
 
 def which_tag(tag: str) -> str:
-    """What to give for a user of this pool."""
+    """Return which option to give for a user of this pool."""
     return f"give --tag {shlex.quote(tag)}" if tag else "give no tag"
 
 
 def wrong_pool(row: HostRow, tag: str) -> Refused:
-    """Why a user of the pool of `tag` cannot be moved to this host."""
+    """Return the error for a user of the pool of `tag` who cannot be moved to this host."""
     pool = pool_name(row.tag)
     return Refused(
         f"{row.address} is in the {pool}, the user in the {pool_name(tag)}: users stay in their pool; "
@@ -37,7 +37,7 @@ def wrong_pool(row: HostRow, tag: str) -> Refused:
 
 
 def table_with(hosts: HostTable, change: HostChange) -> HostTable:
-    """The table behind the change. Raises what the change itself would raise."""
+    """Return the table as it is after the change. Raises the same errors as the change itself."""
     problem = problem_with(hosts, change)
     if problem is not None:
         error, text = problem
@@ -56,24 +56,24 @@ def table_with(hosts: HostTable, change: HostChange) -> HostTable:
 
 
 class Pools:
-    """Refuses what would leave users without a host."""
+    """Refuses changes that would leave users without a host."""
 
     def __init__(
         self,
         hosts: HostTable,
         counts: Callable[[], Awaitable[dict[HostId, int]]],
     ) -> None:
-        """counts: live users by host."""
+        """counts: returns the number of unexpired assignments by host."""
         self._hosts, self._counts = hosts, counts
 
     async def check_flush(self, event: Flush, what: str, *, can_force: bool = True) -> None:
-        """Raise Refused where users of this flush have no host to go to."""
+        """Raise Refused if users of this flush have no host to move to."""
         rows = [row for row in self._hosts.present() if event.host in (None, row.address)]
         rows = [row for row in rows if event.tag in (None, row.tag)]
         await self._check(rows, self._hosts, what, can_force)
 
     async def check_change(self, change: HostChange, what: str) -> None:
-        """Raise Refused where users of this host have no host to go to behind the change."""
+        """Raise Refused if users of this host have no host to move to after the change."""
         before = self._hosts.get(change.address)
         if before is None or (change.retag and change.tag == before.tag):
             return

@@ -1,4 +1,4 @@
-"""What a dry run says of users: nothing is changed, and what is not known is None."""
+"""Results of dry runs of changes of users. Nothing is changed; a number that is not known is None."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from director.records import UsersChange
 from director.types import Address
 
 SLICE = 500
-"""Users looked at in one turn of the loop: 1.5 ms."""
+"""Users examined in one turn of the loop; this takes 1.5 ms."""
 SCANNED = 64
 """Buckets searched for pins in one turn of the loop."""
 FLAGS_AT = RECORD.size - 1
-"""Where a record has the byte with its flags."""
+"""Offset of the byte with the flags in a record."""
 UNPINNED = bytes(flags for flags in range(256) if not flags & PINNED)
 
 
 def preview(
     *, moved: int, unchanged: int = 0, pinned: int = 0, unpinned: int = 0, host: str | None = None
 ) -> UsersChange:
-    """What a dry run says of users; how many sessions they have is not known."""
+    """Return the result of a dry run. The number of the users' sessions is not known."""
     return UsersChange(
         moved=moved,
         unchanged=unchanged,
@@ -40,7 +40,8 @@ def preview(
 async def previewed(
     director: Director, host: Address | None, tag: str | None, *, everybody: bool
 ) -> UsersChange:
-    """How many users a flush would move (everybody: a forgetting), counted in slices."""
+    """Return how many users a flush would move, counted in slices. everybody: count for `forget`, which also
+    takes pinned users and users on the host that the hash selects."""
     hosts, users = director.hosts, director.users
     rows = [r for r in hosts.present() if host in (None, r.address) and tag in (None, r.tag)]
     concerned = {host_id(Address(row.address)): row for row in rows}
@@ -70,7 +71,7 @@ async def previewed(
 
 
 async def pinned_on(director: Director, host: Address) -> int:
-    """How many users are pinned on a host. Buckets without a pin cost next to nothing."""
+    """Return how many users are pinned on a host. A bucket without a pin takes almost no time."""
     hosts, users, id = director.hosts, director.users, host_id(host)
     found = 0
     for number in range(BUCKETS):

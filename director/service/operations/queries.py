@@ -1,4 +1,4 @@
-"""What can be asked of a running director. Answers come from memory, at once."""
+"""Queries of a running director. They are answered from memory, without asking the ring or the store."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from director.version import VERSION
 COUNTED = 64
 """Buckets searched for pins in one turn of the loop."""
 BATCH = 1000
-"""Users of one batch of a listing."""
+"""Users in one batch of a listing."""
 BLIP = 5.0
-"""Seconds without sync that do not make a director unready: known users are answered meanwhile."""
+"""Seconds without sync after which a director is not ready. Assigned users are answered meanwhile."""
 
 
 class Queries:
@@ -67,7 +67,7 @@ class Queries:
         self._infos, self._ring_infos, self._known, self._started = infos, ring_infos, known, started
         self._sockets_kept_by, self._credentials, self._reloads = sockets_kept_by, credentials, reloads
         self._circles: tuple[Mapping[Address, BackendSetting], dict[str, Circle]] = {}, {}
-        """By tag, of the hosts of the configuration file."""
+        """The circles of the hosts in the configuration file, by tag, and the hosts they were made from."""
 
     # ---- the director
 
@@ -89,7 +89,7 @@ class Queries:
         return self._ring_infos.ring()
 
     def alarms(self) -> list[Alarm]:
-        """Of the files of this director, of a reload that failed, and of directors that differ from it."""
+        """Return the alarms of files, of a failed reload, and of directors that differ from this director."""
         files = self._credentials.alarms() if self._credentials else []
         return [*files, *reload_alarms(self._reloads.info()), *ring_alarms(self._director)]
 
@@ -97,7 +97,7 @@ class Queries:
         return True
 
     def ready(self) -> tuple[bool, str]:
-        """Whether logins can be answered, and why not."""
+        """Return whether logins can be answered; if not, also why."""
         director = self._director
         barrier = director.barrier
         if director.ring.removed:
@@ -118,27 +118,30 @@ class Queries:
     # ---- hosts
 
     async def hosts(self) -> list[HostInfo]:
-        """In order of their addresses."""
+        """Return all hosts in the order of their addresses."""
         return await self._infos.all()
 
     def removed_hosts(self) -> list[str]:
-        """Hosts of the configuration file that an operator has removed."""
+        """Return the hosts of the configuration file that an operator has removed."""
         return [str(address) for address in self._hosts.removed()]
 
     def plan(self, hosts: Sequence[ConfiguredHost], unresolved: Sequence[ConfiguredHost] = ()) -> Plan:
-        """What a start of this director with these hosts in its configuration would change. unresolved: names
-        in it that have no address now."""
+        """Return what a start of this director with these hosts in its configuration would change.
+
+        Args:
+            unresolved: names in the configuration that have no address now.
+        """
         settings = [BackendSetting(as_address(h.address), h.hostname, h.tag, h.weight) for h in hosts]
         unknown = [BackendSetting(Address(""), h.hostname, h.tag, h.weight) for h in unresolved]
         return self.plan_settings(settings, unknown)
 
     def plan_settings(self, settings: Sequence[BackendSetting], unresolved: Sequence[BackendSetting]) -> Plan:
-        """The same of settings as the configuration has them."""
+        """Return the same as `plan`, for hosts in the form of the configuration."""
         applied = self._persistence.documents.applied
         return planned(self._director.me, self._hosts, applied, settings, unresolved, int(unix_time()))
 
     async def dump(self) -> Dump:
-        """The commands that rebuild hosts and pins. Reads the users in slices."""
+        """Return the commands that rebuild hosts and pins. The users are read in slices."""
         commands = host_commands(self._hosts)
         for number in range(BUCKETS):
             pinned = [user for user in unpack(self._users.bucket(number)) if user.flags & PINNED]
@@ -155,7 +158,11 @@ class Queries:
     # ---- users
 
     def user_status(self, user: str, tag: str = "", numeric_is_hash: bool = True) -> UserStatus:
-        """Where a user is and would be. A number is the user's hash unless `numeric_is_hash` is False."""
+        """Return the user's host, and the hosts that the hash selects.
+
+        Args:
+            numeric_is_hash: a number is the user's hash, not the name.
+        """
         if numeric_is_hash and is_hash(user):
             hash32 = int(user)
             record = self._known.live_by_hash(hash32, tag)
@@ -178,7 +185,12 @@ class Queries:
         )
 
     async def users(self, host: str | None = None, after: str = "") -> AsyncIterator[list[UserInfo]]:
-        """Assignments in order of their key, in batches; `after` (16 hex digits) leaves out keys up to it."""
+        """Yield assignments in batches, in the order of their keys.
+
+        Args:
+            host: yield assignments to this host only.
+            after: 16 hex digits; keys up to and including this key are left out.
+        """
         wanted = as_address(host) if host else None
         start = int(after, 16) + 1 if after else 0
         batch: list[UserInfo] = []
@@ -200,7 +212,7 @@ class Queries:
             yield batch
 
     def _configured_circle(self, tag: str) -> Circle:
-        """The circle of the configuration file alone; kept until the file is another one."""
+        """Return the circle of the hosts in the configuration file; kept until the file changes."""
         configured, circles = self._circles
         if configured is not self._hosts.configured:
             self._circles = configured, circles = self._hosts.configured, {}

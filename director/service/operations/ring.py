@@ -1,4 +1,4 @@
-"""What operators do to the list of directors."""
+"""Operators' changes of the list of ring members."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from director.types import Address, MemberId
 from state.resolver import Resolver
 
 RESOLVE_WITHIN = 5.0
-"""Seconds the name of a director may take."""
+"""Seconds that the name of a director may take to be resolved."""
 LISTS = ("ring", "missing", "stopped")
 """Fields of RingInfo that list directors."""
 
 
 class RingOperations:
-    """reason, dry_run and errors: as in `users`."""
+    """Adds and removes ring members. `reason`, `dry_run` and errors: as in `users`."""
 
     def __init__(
         self,
@@ -42,16 +42,26 @@ class RingOperations:
         self._unstored, self._audit = unstored, audit
 
     async def add(self, address: str, port: int | None, *, reason: str, dry_run: bool = False) -> RingInfo:
-        """Add a director to the list; all others dial it from now on, whatever their configuration says.
-        port None: the asked director's. A director that is listed already is no error."""
+        """Add a director to the list. All other directors connect to it, whatever their configuration says.
+
+        Args:
+            port: None: the port of the director that is asked.
+
+        A director that is listed already is no error.
+        """
         if not self._director.identity.secret:
             raise Refused("this director has no ring: set ring.servers and ring.secret_file first")
         member, name = await self._meant(address, port)
         return await self._change(member, name, reason, dry_run)
 
     async def remove(self, address: str, port: int | None, *, reason: str, dry_run: bool = False) -> RingInfo:
-        """Take a director out of the list, the asked one too; it is told, and refuses logins from then on.
-        port None: the first with that address."""
+        """Remove a director from the list; it may be the director that is asked.
+
+        The removed director is told and refuses logins from then on.
+
+        Args:
+            port: None: the first listed director with that address.
+        """
         listed = self._director.members.listed()
         member, name = await self._meant(address, port)
         if port is None and not name:
@@ -82,7 +92,7 @@ class RingOperations:
         return msgspec.structs.replace(self._infos.ring(), stored=stored)
 
     def _ring_with(self, member: MemberId, *, remove: bool) -> RingInfo:
-        """The ring as it would be listed with the director, or without it."""
+        """Return the ring as it would be listed with the director, or without it."""
         ring = self._infos.ring()
         if remove:
             lists = {name: [server for server in getattr(ring, name) if server != member] for name in LISTS}
@@ -97,7 +107,10 @@ class RingOperations:
         return msgspec.structs.replace(ring, missing=[*ring.missing, member])
 
     async def _meant(self, host: str, port: int | None) -> tuple[MemberId, str]:
-        """A director by its address or name; who it is, and its `name:port` where it was given by name."""
+        """Return the director with this address or name, and its `name:port` if `host` is a name.
+
+        Raises UnknownName, BadRequest for a name with several addresses, and TryAgain for a slow resolver.
+        """
         own_port = split_member(self._director.me)[1]
         if is_ip(host):
             return join_member(as_address(host), port or own_port), ""

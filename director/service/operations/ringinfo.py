@@ -1,4 +1,4 @@
-"""The ring as operators are shown it: directors, the connections with them, and why logins wait."""
+"""The ring as operators see it: the directors, their connections, and why logins wait."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ WAITS = {
     Wait.UNREAD: "store",
     Wait.READDRESSED: "address",
 }
-"""What a login waits for, by the word the API has for it."""
+"""The API's word for the reason why a login waits."""
 
 
 class RingInfos:
-    """The ring as it is now."""
+    """Describes the ring as it is now."""
 
     def __init__(self, director: Director, sockets: RingSockets) -> None:
         self._director, self._sockets = director, sockets
@@ -52,7 +52,7 @@ class RingInfos:
         )
 
     def _waiting_for(self) -> dict[str, int]:
-        """Why logins wait (RingInfo)."""
+        """Return the number of waiting logins by reason (`RingInfo.waiting_for`)."""
         director = self._director
         names = WAITS | {Wait.RING: "majority"} if director.standing is Standing.WAIT else WAITS
         found: dict[str, int] = {}
@@ -78,7 +78,7 @@ class RingInfos:
         return [msgspec.structs.replace(info, name=name) for info in infos]
 
     def _has_stopped(self, member: MemberId) -> bool:
-        """Whether a listed director has said good-bye and is out of the ring."""
+        """Return whether a listed director has announced its stop and left the ring."""
         director = self._director
         return member in director.ring.departed and member not in director.barrier.ring
 

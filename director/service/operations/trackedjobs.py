@@ -1,4 +1,4 @@
-"""Changes of users that can be followed and interrupted by an id: under way, or ended recently."""
+"""Changes of users that run or have ended recently. They can be followed and interrupted by their id."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from director.service.pendingoperations import PendingOperations
 from director.service.persistence.unstored import Unstored
 
 REMEMBERED = 100
-"""Ended operations that can still be asked for."""
+"""Number of ended operations that are kept."""
 
 
 class TrackedJob:
-    """An operation that can be asked for by its id."""
+    """An operation with an id."""
 
     def __init__(self, number: int, kind: str, target: str, event: UsersEvent | None = None) -> None:
-        """event: None: it has ended before this program has begun."""
+        """event: None: the operation ended before this program started."""
         self.number, self.kind, self.target, self.event = number, kind, target, event
         self.reason = ""
         self.before = UsersChange()
-        """What predecessors in this process have done of it."""
+        """The part of the operation that predecessors in this process have done."""
         self.total: int | None = None
         self.started = int(time.time())
         self.ended: int | None = None
@@ -43,7 +43,8 @@ class TrackedJob:
         self.over = anyio.Event()
 
     def does(self, kind: str, target: str, event: UsersEvent) -> bool:
-        """Whether this is under way and does what is asked for, as fast as it was begun."""
+        """Return whether this operation runs and makes the change that is asked for, with the same
+        `max_parallel` or with none given."""
         mine = self.event
         if self.ended is not None or (self.kind, self.target) != (kind, target):
             return False
@@ -52,7 +53,7 @@ class TrackedJob:
         return mine == event
 
     async def outcome(self) -> UsersChange:
-        """What it comes to in the end. Raises OperationError."""
+        """Wait for the end of the operation and return its result. Raises OperationError."""
         await self.over.wait()
         if self.error is not None:
             raise self.error
@@ -71,25 +72,28 @@ class TrackedJobs:
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Carry out what is only started, until cancelled."""
+        """Carry out operations in the background, until cancelled."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             task_status.started()
             await anyio.sleep_forever()
 
-    # ---- what operators ask
+    # ---- queries
 
     def all(self) -> list[MoveInfo]:
-        """What is under way, and what has ended recently; the newest first."""
+        """Return the operations that run or have ended recently, the newest first."""
         return [self._info(job) for job in reversed(self._jobs.values())]
 
     def info(self, id: str) -> MoveInfo:
-        """One of them. Raises UnknownName where it is none (any more)."""
+        """Return one operation. Raises UnknownName if there is none with this id (any more)."""
         return self._info(self._find(id))
 
     async def interrupt(self, id: str) -> None:
-        """Start no more users; those under way are finished, and it ends with its counts. Does nothing to one
-        that has ended."""
+        """Start the moves of no more users.
+
+        Moves that have started are finished, and the operation ends with its counts. An operation that has
+        ended is not changed.
+        """
         self._pending_operations.interrupt(self._find(id).number)
 
     def _find(self, id: str) -> TrackedJob:
@@ -120,7 +124,11 @@ class TrackedJobs:
     async def carry_out(
         self, kind: str, target: str, event: UsersEvent, reason: str, *, follow: bool
     ) -> UsersChange | MoveInfo:
-        """Carry it out, or join the one that does so already. follow: in the background."""
+        """Carry out the operation, or join a running operation that makes the same change.
+
+        Args:
+            follow: return at once and carry out the operation in the background.
+        """
         joined = self._joined(kind, target, event, reason)
         if joined is not None:
             return self.joined_info(joined) if follow else await joined.outcome()
@@ -129,23 +137,23 @@ class TrackedJobs:
         return await self._carry_out(self._new(kind, target, event), reason)
 
     def start(self, kind: str, target: str, event: UsersEvent, reason: str) -> MoveInfo:
-        """Carry it out in the background."""
+        """Carry out an operation in the background, and return at once."""
         assert self._tasks is not None
         job = self._new(kind, target, event)
         self._tasks.start_soon(self._carry_out_quietly, job, reason)
         return self._info(job)
 
     def under_way(self, kind: str, target: str) -> TrackedJob | None:
-        """One of this kind for this target that has not ended."""
+        """Return an operation of this kind for this target that has not ended."""
         jobs = (job for job in self._jobs.values() if job.ended is None)
         return next((job for job in jobs if (job.kind, job.target) == (kind, target)), None)
 
     def joined_info(self, job: TrackedJob) -> MoveInfo:
-        """What is told of a job to an operator who has asked for the same."""
+        """Return the answer for an operator who has asked for an operation that runs already."""
         return msgspec.structs.replace(self._info(job), joined=True)
 
     def _joined(self, kind: str, target: str, event: UsersEvent, reason: str) -> TrackedJob | None:
-        """What is under way and does the same: a second one would say that there is nothing left to do."""
+        """Return a running operation that makes the same change. A second operation would find no users."""
         if not isinstance(event, Flush | Forget):
             return None
         for job in self._jobs.values():
@@ -163,7 +171,7 @@ class TrackedJobs:
         return job
 
     async def _carry_out_quietly(self, job: TrackedJob, reason: str) -> None:
-        with suppress(OperationError):  # it is kept, for whoever asks
+        with suppress(OperationError):  # the job keeps it for later queries
             await self._carry_out(job, reason)
 
     async def _carry_out(self, job: TrackedJob, reason: str) -> UsersChange:
@@ -192,7 +200,7 @@ class TrackedJobs:
     # ---- replacement of the program
 
     def hand_over(self) -> list[UnfinishedJob]:
-        """What a successor is to begin again."""
+        """Return the operations that a successor has to start again."""
         return [
             UnfinishedJob(
                 number=job.number,
@@ -209,17 +217,22 @@ class TrackedJobs:
             )
             for job in self._jobs.values()
             for info in [self._info(job)]
-            # the operator that waited for the move of a user was sent away
+            # The operator who waited for the move of one user has got an error and can repeat it.
             if job.result is None and job.problem is None and isinstance(job.event, Flush | Forget)
         ]
 
     def ended(self) -> list[MoveInfo]:
-        """What has ended recently, the oldest first."""
+        """Return the operations that have ended recently, the oldest first."""
         return [self._info(job) for job in self._jobs.values() if job.ended is not None]
 
     def take_over(self, ended: Iterable[MoveInfo], under_way: Iterable[UnfinishedJob], last: int) -> None:
-        """List what a predecessor has left; `go_on` begins again with what was under way. last: number of an
-        operation."""
+        """List the operations of a predecessor.
+
+        Args:
+            ended: operations that have ended.
+            under_way: operations that `go_on` starts again.
+            last: the highest number of an operation so far.
+        """
         self._pending_operations.go_on_behind(last)
         for info in ended:
             job = TrackedJob(int(info.id), info.kind, info.target)
@@ -240,7 +253,7 @@ class TrackedJobs:
             self._taken_over.append(job)
 
     def go_on(self) -> None:
-        """The ring is in sync: users can be moved."""
+        """Start a predecessor's operations again. Called when the ring is in sync: users can be moved."""
         assert self._tasks is not None
         for job in self._taken_over:
             self._tasks.start_soon(self._carry_out_quietly, job, job.reason)
@@ -252,7 +265,7 @@ def users_change(done: MoveCounts, *, stored: bool = True, host: str | None = No
 
 
 def added(made: UsersChange, before: UsersChange) -> UsersChange:
-    """The counts together with those of a predecessor."""
+    """Return the counts of an operation together with the counts of its predecessors."""
     return msgspec.structs.replace(
         made,
         moved=before.moved + made.moved,

@@ -1,10 +1,13 @@
-"""What operators do to users: move, pin, kick, flush, forget.
+"""Operators' changes of users: move, pin, kick, flush, forget.
 
-Each returns when the whole ring has confirmed it, with counts. It does not matter which director is asked.
+Each method returns the counts when the whole ring has confirmed the change. Any director can be asked. A
+command that is not carried out raises an OperationError, whose text is for the operator.
 
-reason: the operator's words, kept in the audit. dry_run: changes nothing, answers what would be. follow:
-returns at once, with a MoveInfo to ask `UserJobs` for; what cannot begin is raised all the same. A command
-that is not carried out raises an OperationError whose text is for the operator.
+Common arguments:
+    reason: the operator's words, kept in the audit.
+    dry_run: change nothing, and return what the change would do.
+    follow: return at once, with a MoveInfo to ask `TrackedJobs` for. A command that cannot begin raises an
+        error all the same.
 """
 
 from __future__ import annotations
@@ -63,13 +66,14 @@ class UserOperations:
     ) -> UsersChange | MoveInfo:
         """Move a user, within the pool of `host`.
 
-        Returns when every director has ended the user's old sessions and the kick delay is over; early:
-        without the kick delay. Raises UnknownName for the host, TryAgain while the user is being moved.
+        Returns when every director has ended the user's old sessions and the kick delay has passed; with
+        `early`, before the kick delay. Raises UnknownName for an unknown host, TryAgain while the user is
+        being moved.
 
         Args:
-            tag: a tag that is not the host's is refused. None, for a client that cannot give one: refused
-                where the user is known in another pool only.
-            new: False: UnknownName for a user that nobody has seen.
+            tag: the user's tag; refused if it is not the host's tag. None, for a client that cannot give a
+                tag: refused if the user is assigned in another pool only.
+            new: False: raise UnknownName if the user is not assigned.
         """
         row, key, name = self._to_move(user, host, tag, numeric_is_hash, new)
         if dry_run:
@@ -86,7 +90,7 @@ class UserOperations:
     def _to_move(
         self, user: str, host: str, tag: str | None, numeric_is_hash: bool, new: bool
     ) -> tuple[HostRow, UserKey, bytes]:
-        """The host, the user's key in its pool, and the name where it is known."""
+        """Return the host, the user's key in its pool, and the name; empty for a user given by hash."""
         row = known_host(self._hosts, host)
         if tag not in (None, row.tag):
             raise wrong_pool(row, tag or "")
@@ -116,8 +120,8 @@ class UserOperations:
     async def unpin(
         self, user: str, tag: str = "", *, numeric_is_hash: bool = True, reason: str, dry_run: bool = False
     ) -> UsersChange:
-        """Let the assignment of a pinned user expire again; `host` says where the user stays until then.
-        Raises UnknownName for a user that is not pinned."""
+        """Let the assignment of a pinned user expire again; `host` of the result says where the user stays
+        until then. Raises UnknownName if the user is not pinned."""
         by_hash = numeric_is_hash and is_hash(user)
         key = self._known.key_of_hash(int(user), tag) if by_hash else self._known.key(user, tag)
         if by_hash and key is not None and self._known.tag_of(key) not in (None, tag):
@@ -145,8 +149,11 @@ class UserOperations:
         reason: str,
         dry_run: bool = False,
     ) -> UsersChange:
-        """End sessions by name, by another field of theirs, or by the user's hash; on all directors.
-        wait=False: TryAgain where no kick is free now."""
+        """End sessions by name, by another field of the session, or by the user's hash; on all directors.
+
+        Args:
+            wait: False: raise TryAgain if the allowed number of kicks runs already.
+        """
         what: KickWhat
         if user is not None and numeric_is_hash and is_hash(user):
             hash, user = int(user), None
@@ -178,13 +185,13 @@ class UserOperations:
         return msgspec.structs.replace(users_change(done), known=known or bool(found))
 
     def _is_assigned(self, user: str | None, hash32: int | None) -> bool:
-        """Whether a user is assigned, in whatever pool. True where a field is asked for instead."""
+        """Return whether the user is assigned, in any pool. True if the sessions are selected by a field."""
         if hash32 is not None:
             return self._known.knows_hash(hash32)
         return user is None or bool(self._known.tags_of(user))
 
     async def _stored(self, what: str, user: str, key: UserKey) -> bool:
-        """Whether the record of a user is in the store within a moment."""
+        """Return whether the store holds the user's record; waits for a moment."""
         return await self._unstored.users_stored(what, user, [key >> BUCKET_SHIFT])
 
     # ---- many users
@@ -200,8 +207,12 @@ class UserOperations:
         force: bool = False,
         follow: bool = False,
     ) -> UsersChange | MoveInfo:
-        """Move the users of a host (None: of all, or of all with this tag) to where the hash puts them.
-        force: also where users are left without a host."""
+        """Move the users of a host to the hosts that the hash selects.
+
+        Args:
+            host: None: the users of all hosts, or of all hosts with `tag`.
+            force: move them even if users are left without a host.
+        """
         target, event = await self._to_flush("flush", host, tag, max_parallel, force=force)
         if dry_run:
             return await previewed(self._director, event.host, tag, everybody=False)
@@ -216,7 +227,7 @@ class UserOperations:
         dry_run: bool = False,
         follow: bool = False,
     ) -> UsersChange | MoveInfo:
-        """Move all users, except pinned ones, to where the hash puts them."""
+        """Move all users, except pinned users, to the hosts that the hash selects."""
         target, event = await self._to_flush("rebalance", None, tag, max_parallel)
         if dry_run:
             return await previewed(self._director, None, tag, everybody=False)
@@ -225,7 +236,7 @@ class UserOperations:
     async def _to_flush(
         self, what: str, host: str | None, tag: str | None, max_parallel: int | None, *, force: bool = False
     ) -> tuple[str, Flush]:
-        """Whose users, in words, and the event. Raises BadRequest, UnknownName, and Refused without force."""
+        """Return the target in words, and the event. Raises BadRequest, UnknownName, Refused."""
         if max_parallel is not None and max_parallel < 1:
             raise BadRequest(f"{max_parallel} users at a time would never end: give 1 or more")
         row = known_host(self._hosts, host) if host is not None else None
@@ -238,7 +249,7 @@ class UserOperations:
     async def forget(
         self, host: str | None, *, reason: str, dry_run: bool = False, follow: bool = False
     ) -> UsersChange | MoveInfo:
-        """Forget the users of a host (None: of all), and end their sessions."""
+        """Forget the users of a host (None: of all hosts), and end their sessions."""
         row = known_host(self._hosts, host) if host is not None else None
         event = Forget(0, Address(row.address) if row else None)
         if dry_run:
