@@ -1,4 +1,4 @@
-"""Does something as another user of this machine, as a service manager would start the director."""
+"""Runs a function as another user of this machine, as a service manager would start the director."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ class Account(NamedTuple):
 
 
 def account(text: str) -> Account:
-    """The account that `USER` or `USER:GROUP` names, as User= and Group= of a unit do; numbers too.
+    """Return the account that `USER` or `USER:GROUP` names. As in a unit, both may be names or numbers.
 
-    Raises NoSuchAccount."""
+    Raises NoSuchAccount.
+    """
     user, colon, group = text.partition(":")
     try:
         entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
@@ -57,9 +58,13 @@ def account(text: str) -> Account:
 
 
 def run_as(account: Account, action: Callable[[], Found], kind: type[Found]) -> Found:
-    """What `action` returns in a process of this user. kind: its type, for the way back.
+    """Return the result of `action`, called in a process of this user.
 
-    Raises NotAllowed, and DirectorError where the process ends without an answer."""
+    Args:
+        kind: the type of the result, which comes back as JSON.
+
+    Raises NotAllowed, and DirectorError if the process ends without a result.
+    """
     if os.geteuid() == account.uid and os.getegid() == account.gid:
         return action()
     if os.geteuid() != 0:

@@ -1,7 +1,8 @@
-"""The configuration: `director.toml` -> frozen Structs. Every default and its unit lives here.
+"""The configuration: `director.toml` -> immutable Structs. All defaults and their units are here.
 
-A field's `Annotated` kind (units.py) says how its value is written. Its problems are raised together.
-What `load` gives is final: durations in seconds, paths absolute, names resolved, secrets read.
+The `Annotated` kind of a field (units.py) says how its value is written in the file. All problems of a file
+are raised together. `load` returns final values: durations in seconds, absolute paths, resolved names,
+secrets read from their files.
 """
 
 from __future__ import annotations
@@ -65,13 +66,13 @@ from state.urls import open_store
 
 PORT_MAX = 65535
 OWN_NAME_AGAIN = 0.25
-"""Seconds between two looks for the own name."""
+"""Seconds between two attempts to resolve this director's own name."""
 DEFAULT_STATE = StateUrl("sqlite:////var/lib/director/state.db")
 DEFAULT_SNAPSHOT = StateUrl("sqlite:////var/lib/director/snapshot.db")
 
 
 class MailServers(Texts):
-    """Each host on a line of its own, with the name it came from."""
+    """Writes each host on a line of its own, with the name that its address comes from."""
 
     def write(self, value: Any) -> str:
         lines = ["["]
@@ -82,48 +83,48 @@ class MailServers(Texts):
 
 
 class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[ring.tls]: PEM files, absolute paths once loaded. All are empty, or none is."""
+    """[ring.tls]: PEM files, absolute paths once loaded. All three are set, or none."""
 
     cert: Annotated[str, Text()] = ""
-    """Of this director; must carry the address of `ring.listen`."""
+    """This director's certificate; it must contain the address of `ring.listen`."""
     key: Annotated[str, Text()] = ""
     ca: Annotated[str, Text()] = ""
-    """Whose certificates the directors accept of each other."""
+    """The certificate authority whose certificates the directors accept from each other."""
 
     def __bool__(self) -> bool:
         return bool(self.ca)
 
 
 class RingConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[ring]: the directors that share their users."""
+    """[ring]: the directors that share their assignments."""
 
     servers: Annotated[tuple[Endpoint, ...], Texts()] = ()
-    """Empty: this director stands alone, without a ring."""
+    """Empty: this director runs without a ring."""
     names: tuple[tuple[str, Endpoint | None], ...] = ()
-    """The entries of `servers` that are names, as written, and who they were when they were read; None: not
-    known."""
+    """The entries of `servers` that are names, as written, with the directors that they named when the file
+    was read; None: the name had no address."""
     listen: Annotated[Endpoint | None, Text()] = None
-    """Which of `servers` this director is. None only where there is no ring."""
+    """This director's entry among `servers`. None only without a ring."""
     secret: Annotated[Secret, SecretFile(at_least=16, lines=2)] = Secret()
     tls: TlsConfig = TlsConfig()
     ping_interval: Annotated[float, Duration(at_least=0.01)] = 1.0
     ping_timeout: Annotated[float, Duration(at_least=0.01)] = 5.0
-    """A neighbour that says nothing for so long is taken for dead."""
+    """Seconds without a message after which a neighbour counts as unreachable."""
     isolation_wait: Annotated[float, Duration()] = 20.0
-    """How long the smaller part of a cut ring without a store holds new users back."""
+    """Seconds for which new users wait on the minority side of a partition without a store."""
     lease_ttl: Annotated[float, Duration(at_least=1.0)] = 3.0
-    """How long a director counts as alive in the store after its last word."""
+    """Seconds for which a director's lease in the store is valid after each renewal."""
     max_clock_skew: Annotated[float, Duration(at_least=0.1)] = 2.0
-    """A link to a director whose clock is off by more is refused."""
+    """Seconds. A director whose clock differs by more is refused as a neighbour."""
 
     @property
     def secrets(self) -> tuple[bytes, ...]:
-        """The lines of `secret`: the first is offered to the other directors, all are accepted."""
+        """The lines of `secret`. The first is offered to the other directors; all are accepted."""
         return tuple(secret_lines(self.secret))
 
     @property
     def readable(self) -> tuple[str, ...]:
-        """The directors, where what they say to each other leaves the machine without TLS."""
+        """The directors whose messages leave the machine without TLS; empty if there are none."""
         if self.tls or len(self.servers) < 2 or all(map(_is_loopback, self.servers)):
             return ()
         return tuple(server.member for server in self.servers)
@@ -136,31 +137,31 @@ class BackendsConfig(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[BackendSetting, ...] = ()
     """The entries of `mail_servers` that are names, each without an address."""
     weight: Annotated[int, Count(0, MAX_WEIGHT)] = 100
-    """Vhosts of a host that names none."""
+    """Vhosts of a host whose entry gives no weight."""
 
     @property
     def unresolved(self) -> tuple[BackendSetting, ...]:
-        """The names that had no address when they were read."""
+        """The names that had no address when the file was read."""
         resolved = {setting.hostname for setting in self.mail_servers}
         return tuple(name for name in self.names if name.hostname not in resolved)
 
 
 class UsersConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[users]: how users are told apart, and for how long they are remembered."""
+    """[users]: what identifies a user, and how long an assignment lasts."""
 
     expire: Annotated[float, Duration(at_least=10.0, at_most=365 * DAY, whole=True)] = 15 * MINUTE
     username_hash: Annotated[str, Text(needed=True)] = "%Lu"
     master_user_separator: Annotated[str, Text()] = ""
-    """Only the first character counts; empty: names are not cut."""
+    """The first character counts; empty: names have no master user's part."""
     kick_delay: Annotated[float, Duration()] = 2.0
     max_parallel_moves: Annotated[int, Count(1, 10_000)] = 100
     max_parallel_kicks: Annotated[int, Count(1, 10_000)] = 100
     flush_socket: Annotated[str, Text()] = ""
-    """The flush program, as `director.wire.flushprogram` reads it; empty: none."""
+    """The flush program, in the form that `director.wire.flushprogram` reads; empty: none."""
     remember_names: Annotated[bool, Flag()] = True
     max: Annotated[int, Count(1, MOST_USERS)] = 10_000_000
-    """Assignments from which on unknown users are answered by the hash and not remembered; the lowest limit
-    of the ring counts."""
+    """Number of assignments from which on unassigned users get the host that the hash selects, and no
+    assignment. The lowest limit of all directors in the ring applies."""
 
 
 class DovecotConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,30 +176,30 @@ class DovecotConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListenerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A unix socket or FIFO of our own."""
+    """A unix socket or FIFO that the director creates."""
 
     path: Annotated[str, Text()]
     """Absolute once loaded; empty: off."""
     mode: Annotated[int, Mode()]
     user: Annotated[str, Text()] = ""
-    """Name or number, looked up when the socket is opened; empty: who runs the director."""
+    """Name or number, looked up when the socket is opened; empty: the user that runs the director."""
     group: Annotated[str, Text()] = ""
 
 
 class AdminListenerConfig(ListenerConfig, frozen=True, kw_only=True):
-    """The admin socket, which may also be served over TCP."""
+    """The admin socket. It may also be served over TCP."""
 
     tcp: Annotated[Endpoint | None, Text()] = None
 
 
 class SocketmapListenerConfig(ListenerConfig, frozen=True, kw_only=True):
-    """Look-ups of Postfix, which may also be served over TCP, but on a loopback address only."""
+    """Look-ups by Postfix. They may also be served over TCP, on a loopback address only."""
 
     tcp: Annotated[Endpoint | None, Text()] = None
 
 
 class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[listen.*]: who may connect to what."""
+    """[listen.*]: the listeners and the permissions of their sockets."""
 
     login: ListenerConfig = ListenerConfig(path="login/director/login", mode=0o666)
     notify: ListenerConfig = ListenerConfig(path="login/director/proxy-notify", mode=0o666)
@@ -214,42 +215,42 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     listen: Annotated[Endpoint | None, Text()] = None
     token: Annotated[Secret, SecretFile()] = Secret()
-    """ASCII. Empty: over TCP nothing can be changed."""
+    """ASCII. Empty: over TCP the API changes nothing."""
 
 
 class LookupPorts(msgspec.Struct, frozen=True, kw_only=True):
-    """[lookups.ports]: where the backends listen, for answers that have to say so."""
+    """[lookups.ports]: ports of the backends, for answers that must contain a port."""
 
     imap: Annotated[int, Count(1, PORT_MAX)] = 143
     pop3: Annotated[int, Count(1, PORT_MAX)] = 110
     smtp: Annotated[int, Count(1, PORT_MAX)] = 587
-    """Submission, by nginx's name for it."""
+    """Submission; nginx calls it smtp."""
     lmtp: Annotated[int, Count(1, PORT_MAX)] = 24
 
 
 class LookupsConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[lookups]: answers for programs that are no login processes."""
+    """[lookups]: answers for programs that are not login processes."""
 
     http: Annotated[bool, Flag()] = False
-    """`GET /v1/lookup`, for the Lua passdb of Dovecot 2.4 and whoever else wants to know."""
+    """`GET /v1/lookup`, for the Lua passdb of Dovecot 2.4 and for other clients."""
     nginx: Annotated[bool, Flag()] = False
     """`GET /v1/auth_http`, for the mail proxy of nginx."""
     timeout: Annotated[float, Duration(at_least=0.1, at_most=PENDING_TIMEOUT)] = 10.0
-    """How long one waits for a user who is being moved, or for the ring, before it has to try again."""
+    """Seconds that a look-up waits for the user's move or for the ring, before it fails temporarily."""
     ports: LookupPorts = LookupPorts()
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[limits]: connections at a time, but for those of login processes, LMTP and doveadm."""
+    """[limits]: concurrent connections. Login processes, LMTP and doveadm are not limited."""
 
     connections: Annotated[int, Count(4, 100_000)] = 256
-    """Of each listener but `login` and `userdb`."""
+    """Limit of each listener except `login` and `userdb`."""
     connections_per_address: Annotated[int, Count(1, 100_000)] = 64
-    """Of each of those over TCP."""
+    """Limit for each client address, at each of these listeners over TCP."""
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[log]: one line an event, to stderr."""
+    """[log]: each event is one line on stderr."""
 
     format: Annotated[str, Choice("logfmt", "json")] = "logfmt"
     user_names: Annotated[str, Choice("plain", "hash")] = "plain"
@@ -257,20 +258,20 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything `director.toml` says, with the defaults filled in."""
+    """The content of `director.toml`, with the defaults filled in."""
 
     file: str
     folder: Path
-    """Absolute; where relative paths start, those of the state URL included."""
+    """Absolute; the start of relative paths, also in the state URL."""
     warnings: tuple[str, ...] = ()
-    """What should be mended, but keeps nobody from starting."""
+    """Problems that do not keep the director from starting."""
     unresolved: tuple[UnresolvedName, ...] = ()
     """Names that had no address when the file was read."""
     secret_files: tuple[tuple[str, str], ...] = ()
     """Key and path of each file that holds a secret."""
     state: Annotated[StateUrl, Text(needed=True)] = DEFAULT_STATE
     snapshot: Annotated[StateUrl, Text()] = StateUrl("")
-    """The copy beside a shared `state`; empty: there is none."""
+    """The snapshot beside a shared `state`; empty: none."""
     ring: RingConfig = RingConfig()
     backends: BackendsConfig = BackendsConfig()
     users: UsersConfig = UsersConfig()
@@ -293,10 +294,15 @@ def load(
 ) -> Config:
     """Read and check the file at `path`. Asks the name service, and binds a socket to find the own address.
 
-    environ: what `${VAR}` refers to. resolve, local: how names and own addresses are found. own_within:
-    seconds that the own name may take to be resolved; a name of somebody else is not waited for. own_awaited:
-    told once what is missing, where it is waited for.
-    Raises ConfigErrors with every problem there is.
+    Args:
+        environ: the values of `${VAR}`.
+        resolve: resolves a name.
+        local: returns whether an address belongs to this machine.
+        own_within: seconds to wait until this director's own name can be resolved. Other names are not waited
+            for.
+        own_awaited: called once with the problem, when this wait begins.
+
+    Raises ConfigErrors with all problems of the file.
     """
     reader = Reader(str(path), Path(path).absolute().parent, environ)
     raw = reader.section(Config, reader.document(), "")
@@ -324,10 +330,10 @@ def load(
 
 
 def load_for_tools(path: str | Path, environ: Mapping[str, str]) -> Config:
-    """Only `state`, [users] and [dovecot] of the file; the rest is as if it were not there.
+    """Return `state`, [users] and [dovecot] of the file, and defaults for everything else.
 
-    Whoever looks after a store must get at it also where the rest does not fit, and no name can be resolved.
-    Raises ConfigErrors.
+    An operator who repairs a store must reach it even if the rest of the file is wrong or names cannot be
+    resolved. Raises ConfigErrors.
     """
     reader = Reader(str(path), Path(path).absolute().parent, environ)
     wanted = {key: value for key, value in reader.document().items() if key in ("state", "users", "dovecot")}
@@ -346,10 +352,10 @@ def load_for_tools(path: str | Path, environ: Mapping[str, str]) -> Config:
 
 
 def load_for_keeper(path: str | Path, environ: Mapping[str, str]) -> Config:
-    """Only [dovecot] and the listeners that a keeper holds; the rest is as if it were not there.
+    """Return [dovecot] and the listeners that a keeper holds, and defaults for everything else.
 
-    A keeper may run in another container than its director, without secrets and with other addresses. Raises
-    ConfigErrors.
+    A keeper may run in another container than its director, without the secrets and with other addresses.
+    Raises ConfigErrors.
     """
     reader = Reader(str(path), Path(path).absolute().parent, environ)
     document = reader.document()
@@ -365,13 +371,13 @@ def load_for_keeper(path: str | Path, environ: Mapping[str, str]) -> Config:
 
 
 def show(config: Config) -> str:
-    """The configuration in force as TOML: the files of secrets, never what is in them."""
+    """Return the configuration in force as TOML, with the paths of secrets but not their content."""
     urls = {key: _shown(getattr(config, key), config.folder) for key in ("state", "snapshot")}
     return "\n".join(written(msgspec.structs.replace(config, **urls))).strip() + "\n"
 
 
 def _shown(url: StateUrl, folder: Path) -> str:
-    """The URL without its password, with what is no secret, and with paths that lead there from anywhere."""
+    """Return the URL without its password, with its other query values and with absolute paths."""
 
     def named(match: re.Match[str]) -> str:
         found = re.search(rf"[?&]{match[2]}=([^&#]*)", url)
@@ -405,7 +411,7 @@ def _snapshot(reader: Reader, raw: Mapping[str, Any], state: StateUrl) -> StateU
         return StateUrl("")
     shared = open_store(state, base_dir=reader.folder).shared
     if not shared:
-        if url:  # told, not refused: who tries another `state` for a while need not change two lines
+        if url:  # a warning only: an operator who tries another `state` then has one line to change, not two
             text = f"snapshot = {StateUrl(url)!r} is ignored: state = {state.shown!r} is local already"
             reader.warnings.append(f"{reader.file}: {text}")
         return StateUrl("")
@@ -440,7 +446,7 @@ def _ring(
         if own_awaited is not None:
             own_awaited(found.problems[-1][1])
             own_awaited = None
-        time.sleep(OWN_NAME_AGAIN)  # a container's name may come a moment after it
+        time.sleep(OWN_NAME_AGAIN)  # a container may start a moment before its name can be resolved
     if not reader.reported("ring.servers") and not reader.reported("ring.listen"):
         for key, text, value in found.problems:
             reader.problem(key, text, value=value)
@@ -469,7 +475,7 @@ def _ring(
 
 
 class _Directors(msgspec.Struct):
-    """What `ring.servers` and `ring.listen` come to."""
+    """The directors that `ring.servers` and `ring.listen` name."""
 
     listed: dict[Endpoint, str]
     names: tuple[tuple[str, Endpoint | None], ...]
@@ -478,7 +484,7 @@ class _Directors(msgspec.Struct):
     """Key, what is expected, value."""
     unresolved: list[tuple[int, str]]
     own_unresolved: bool = False
-    """It is not known who we are, and a name without an address may be ours."""
+    """Whether this director's own entry is unknown because a name without an address may be it."""
 
 
 def _directors(
@@ -576,7 +582,7 @@ def _users(reader: Reader, raw: object, dovecot: DovecotConfig) -> UsersConfig:
 
 
 def _flush_socket(reader: Reader, setting: str, dovecot: DovecotConfig) -> str:
-    """The setting with an absolute path; empty stays empty."""
+    """Return the setting with an absolute path; empty stays empty."""
     key = "users.flush_socket"
     try:
         program = read_setting(setting) if setting else None

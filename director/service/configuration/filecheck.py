@@ -1,4 +1,4 @@
-"""Checks a configuration file without a director, also as the user of a director's unit."""
+"""Checks a configuration file without a director, on request as the user of the director's unit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ DENIED = "Permission denied"
 
 
 class CheckedFile(msgspec.Struct, frozen=True):
-    """What is wrong with a file; problems keep a director from starting."""
+    """The result of a check. Problems keep a director from starting; warnings do not."""
 
     problems: list[str]
     warnings: list[str]
 
 
 def check_file(path: str, environ: Mapping[str, str]) -> CheckedFile:
-    """As this process sees it."""
+    """Check the file as the user of this process."""
     try:
         config = load(path, environ)
     except ConfigErrors as error:
@@ -38,14 +38,14 @@ def check_file(path: str, environ: Mapping[str, str]) -> CheckedFile:
 
 
 def check_file_as(account: Account, path: str, environ: Mapping[str, str]) -> CheckedFile:
-    """As a director sees it that runs as this user. Raises NotAllowed."""
-    check_file(path, environ)  # what it takes is imported now: the user may not read it
+    """Check the file as a director that runs as this user would. Raises NotAllowed."""
+    check_file(path, environ)  # loads all modules now: the other user may not have the right to read them
     found = run_as(account, partial(check_file, path, environ), CheckedFile)
     return CheckedFile([_with_advice(text, account.name) for text in found.problems], found.warnings)
 
 
 def _with_advice(problem: str, user: str) -> str:
-    """A problem with what to do for this user, said once."""
+    """Return the problem, with advice for this user in place of the general advice."""
     if DENIED not in problem:
         return problem
     what = problem.removesuffix(LET_DIRECTOR_READ).removesuffix(LET_READ)

@@ -1,4 +1,4 @@
-"""What is in a file with secrets: one secret a line of a text, or one that is no text."""
+"""The content of a file with secrets: text with one secret a line, or a single binary secret."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import codecs
 import re
 
 MARK = "\ufeff"
-"""A byte order mark, which editors of Windows write; appended to a file it stands before a later line."""
+"""A byte order mark, which Windows editors write. If files are appended, it stands before a later line."""
 
 _CONTROL = re.compile(r"[^\t\r\n -~\u0080-\U0010ffff]")
 _LOOKS_LIKE_ONE = re.compile(rb"[!-~]{16,}")
 
 
 def secret_lines(content: bytes) -> list[bytes]:
-    """The secrets in a file, each once, without byte order marks and blanks around them.
+    """Return the secrets in a file, without duplicates, byte order marks and surrounding blanks.
 
-    Bytes that are no UTF-8 text are one secret.
+    Content that is not UTF-8 text is one secret.
     """
     text = _text(content)
     if text is None:
@@ -26,7 +26,7 @@ def secret_lines(content: bytes) -> list[bytes]:
 
 
 def problem_with(content: bytes) -> str:
-    """Why the content would be another secret than the one that was meant; empty: it would not."""
+    """Return why the content would be read as another secret than the operator meant; else empty."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _is_half_zero(content):
         return "is UTF-16 text: other directors would read another secret; save it as UTF-8"
     if _text(content) is None:
@@ -50,5 +50,5 @@ def _text(content: bytes) -> str | None:
 
 
 def _is_half_zero(content: bytes) -> bool:
-    """Whether every other byte is 0, as in UTF-16 of ASCII without a mark."""
+    """Return whether every second byte is 0, as in UTF-16 of ASCII without a byte order mark."""
     return len(content) > 1 and (not any(content[1::2]) or not any(content[::2]))

@@ -1,7 +1,7 @@
-"""`ring.servers` and `backends.mail_servers`: from what people write to addresses.
+"""The entries of `ring.servers` and `backends.mail_servers`: text -> addresses.
 
-A reader of one entry raises ValueError with what is expected; a reader of a list reports each bad entry by
-its number and goes on, so that all of them are told at once.
+A reader of one entry raises ValueError with what is expected. A reader of a list reports each bad entry by
+its number and continues, so that all bad entries are reported together.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from state.resolver import Resolve
 RING_PORT, ADMIN_PORT, HTTP_PORT, SOCKETMAP_PORT = 9090, 9091, 9092, 9093
 
 Report = Callable[[int, str], None]
-"""Takes the number of a bad entry and what is expected."""
+"""Called with the number of a bad entry and what is expected."""
 
 
 class Unresolved(ValueError):
-    """A name has no address now. It may have one in a moment: nothing is wrong with what is written."""
+    """A name has no address now. The entry may be right, and the name may get an address later."""
 
 
 _LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -35,7 +35,7 @@ _TAG = re.compile(r"[^\s@\x00-\x1f\x7f]+")
 
 
 class Endpoint(NamedTuple):
-    """An address and a port; as text the `MemberId` of a director."""
+    """An address and a port. Its text is the `MemberId` of a director."""
 
     address: Address
     port: int
@@ -49,8 +49,10 @@ class Endpoint(NamedTuple):
 
 
 def is_local(address: Address) -> bool:
-    """Whether `address` is one of this machine: whether a socket can be bound to it. False, too, while no
-    socket can be had."""
+    """Return whether `address` belongs to this machine, that is, whether a socket can be bound to it.
+
+    Also False while the process can get no socket.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -61,9 +63,14 @@ def is_local(address: Address) -> bool:
 
 
 def read_endpoint(text: str, port: int, resolve: Resolve) -> Endpoint:
-    """`address`, `name`, `address:port`, `name:port`, `[v6]`, `[v6]:port`; without a port it is `port`.
+    """Return the endpoint that `text` names.
 
-    A name must have exactly one address. Raises ValueError.
+    Args:
+        text: `address`, `name`, `address:port`, `name:port`, `[v6]` or `[v6]:port`. A name must have exactly
+            one address.
+        port: the port if `text` has none.
+
+    Raises ValueError.
     """
     host, written_port = _split_port(text)
     if written_port is not None:
@@ -81,19 +88,19 @@ def read_endpoint(text: str, port: int, resolve: Resolve) -> Endpoint:
 
 
 def read_director(entry: str, resolve: Resolve) -> Endpoint:
-    """One entry of `ring.servers`. Raises ValueError."""
+    """Return the director that an entry of `ring.servers` names. Raises ValueError."""
     endpoint = read_endpoint(entry, RING_PORT, resolve)
     one_machine(endpoint.address)
     return endpoint
 
 
 def is_named(entry: str) -> bool:
-    """Whether an entry that can be read is a name, which may get another address later."""
+    """Return whether a valid entry is a name, whose address may change later."""
     return _address(_split_port(entry)[0]) is None
 
 
 def director_name(entry: str, port: int = RING_PORT) -> tuple[str, int] | None:
-    """Name and port of an entry of `ring.servers` that can be read; None: it is an address."""
+    """Return name and port of a valid entry of `ring.servers`; None if it is an address."""
     if not is_named(entry):
         return None
     host, written = _split_port(entry)
@@ -101,8 +108,7 @@ def director_name(entry: str, port: int = RING_PORT) -> tuple[str, int] | None:
 
 
 def backend_name(entry: str, weight: int) -> BackendSetting | None:
-    """What an entry of `mail_servers` that can be read says of its hosts, without an address; None: it has no
-    name."""
+    """Return the setting of an entry of `mail_servers` that is a name, without address; else None."""
     host, _, tag = entry.partition("@")
     first = host.partition("-")[0]
     if ":" in host or _address(host) is not None or (first != host and _address(first) is not None):
@@ -113,9 +119,10 @@ def backend_name(entry: str, weight: int) -> BackendSetting | None:
 def read_directors(
     entries: Iterable[str], resolve: Resolve, report: Report, unresolved: Report
 ) -> dict[Endpoint, str]:
-    """The directors of the ring, each with its entry: one address each, one IP family, none twice.
+    """Return the directors of the ring with their entries: one address each, one IP family, no duplicates.
 
-    Bad entries are left out; so are names without an address now, which `unresolved` is told.
+    Bad entries are reported to `report` and left out. Names that have no address now are reported to
+    `unresolved` and left out.
     """
     written: dict[Endpoint, str] = {}
     for index, entry in enumerate(entries):
@@ -145,7 +152,7 @@ def read_directors(
 def own_endpoint(
     servers: Sequence[Endpoint], listen: Endpoint | None, local: Callable[[Address], bool]
 ) -> Endpoint:
-    """Which of `servers` this director is: `listen`, or the only local one. Raises ValueError."""
+    """Return this director among `servers`: `listen`, or the only local address. Raises ValueError."""
     if listen is not None:
         if listen not in servers:
             raise ValueError(f"{listen} is not in ring.servers; list it there, or correct ring.listen")
@@ -163,10 +170,11 @@ def own_endpoint(
 def read_backends(
     entries: Iterable[str], weight: int, resolve: Resolve, report: Report, unresolved: Report
 ) -> tuple[BackendSetting, ...]:
-    """The backends of `entries`, in their order; bad entries are left out, and names without an address now,
-    which `unresolved` is told.
+    """Return the backends of `entries`, in their order.
 
-    An address that comes from two entries is reported too: the original made two hosts of it.
+    Bad entries are reported to `report` and left out. Names that have no address now are reported to
+    `unresolved` and left out. An address that comes from two entries is reported, too: Dovecot 2.3's director
+    made two hosts of it.
     """
     settings: dict[Address, BackendSetting] = {}
     written: dict[Address, str] = {}
@@ -244,7 +252,7 @@ def _split_port(text: str) -> tuple[str, str | None]:
 
 
 def _address(text: str) -> Address | None:
-    """The canonical address, None where `text` is not written as one. Raises ValueError for a bad one."""
+    """Return the canonical address; None if `text` is no address. Raises ValueError for a bad address."""
     if ":" not in text and not re.fullmatch(r"[0-9.]*[0-9]", text):
         return None
     if "%" in text:
@@ -260,7 +268,7 @@ def _resolved(name: str, resolve: Resolve) -> list[Address]:
     if match is None or len(name) > 253:
         raise ValueError("expected an address or a name")
     if match["last"].isdigit():
-        # The resolver would take 10.1 for 10.0.0.1.
+        # The resolver would read 10.1 as 10.0.0.1.
         raise ValueError(f"{name} is not an address (IPv4 as 10.0.0.1, IPv6 as 2001:db8::1) and not a name")
     try:
         found = [canonical(address) for address in resolve(name)]
@@ -273,7 +281,7 @@ def _resolved(name: str, resolve: Resolve) -> list[Address]:
 
 
 def one_machine(address: Address) -> Address:
-    """The address, if only one machine can have it. Raises ValueError."""
+    """Return the address if it can belong to one machine. Raises ValueError for any other address."""
     ip = ipaddress.ip_address(address)
     if ip.is_unspecified or ip.is_multicast:
         raise ValueError(f"{address} is not the address of one machine")

@@ -1,4 +1,4 @@
-"""A TOML file read into Structs whose fields carry kinds (units.py), and written again."""
+"""Reads a TOML file into Structs whose fields carry kinds (units.py), and writes it again."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from director.service.secret import Secret
 from state.resolver import Resolve
 
 SECRET_FILE_LIMIT = 64 * 1024
-"""Bytes. A longer file is no secret but a wrong path."""
+"""Bytes. A longer file is not a secret; the path must be wrong."""
 
 SOCKET_PATH_LIMIT = 107
-"""Bytes of a unix socket's path: what the kernel can keep."""
+"""Bytes that a unix socket's path may have; the kernel's limit."""
 
 LET_READ = "; run this as its owner or root, or let that user read it"
 LET_DIRECTOR_READ = "; chown or chmod it for the user of the director"
-"""What to do about a file that cannot be read: the configuration, and a secret."""
+"""Advice for a file that cannot be read: the configuration; a secret."""
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}?")
 _SECRET_KEY = re.compile("pass|secret|token", re.IGNORECASE)
@@ -38,7 +38,7 @@ class UnresolvedName(NamedTuple):
 
     key: str
     name: str
-    """The entry as written."""
+    """The entry as written in the file."""
     reason: str
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class UnresolvedName(NamedTuple):
 
 
 class Reader:
-    """Takes the parsed file apart and keeps every problem, instead of stopping at the first."""
+    """Reads the parsed file and collects all its problems, instead of stopping at the first."""
 
     def __init__(self, file: str, folder: Path, environ: Mapping[str, str]) -> None:
         self.file, self.folder = file, folder
@@ -59,7 +59,7 @@ class Reader:
         self._written: dict[str, object] = {}
 
     def document(self) -> dict[str, Any]:
-        """The whole file. Raises ConfigErrors where it is not there or no TOML."""
+        """Return the whole file. Raises ConfigErrors if it cannot be read or is not TOML."""
         try:
             return tomllib.loads(Path(self.file).read_bytes().decode("utf-8-sig"))
         except PermissionError as exc:
@@ -75,7 +75,7 @@ class Reader:
         raise ConfigErrors([ConfigError(self.file, "", None, reason)])
 
     def problem(self, key: str, expected: str, value: object = None) -> None:
-        """Keep a problem; the value is the one in the file unless stated."""
+        """Record a problem. Without `value`, the value in the file is shown."""
         shown = self._written.get(key, "") if value is None else value
         if isinstance(shown, dict):
             shown = "{…}"
@@ -86,13 +86,13 @@ class Reader:
         self.problems.append(ConfigError(self.file, key, shown, expected))
 
     def reported(self, key: str) -> bool:
-        """Whether something is wrong with `key` or what is below it."""
+        """Return whether a problem with `key`, or with a key below it, was recorded."""
         return any(p.key == key or p.key.startswith((f"{key}.", f"{key}[")) for p in self.problems)
 
     def section(self, cls: type[msgspec.Struct], raw: object, prefix: str) -> dict[str, Any]:
-        """What table `raw` says about the fields of `cls`: read values, and sub-tables as they are.
+        """Return the values that table `raw` gives for the fields of `cls`. Sub-tables are returned unread.
 
-        What is wrong is reported and left out.
+        Bad values are recorded as problems and left out.
         """
         if not isinstance(raw, dict):
             if raw is not None:
@@ -132,7 +132,7 @@ class Reader:
         return self._environ[match[1]]
 
     def _secret(self, path: str, kind: SecretFile, key: str) -> Secret:
-        """The content of a secret file; the empty path is no secret. Raises ValueError."""
+        """Return the content of a secret file; without a path, the empty secret. Raises ValueError."""
         if not path:
             return Secret()
         file = self.folder / path
@@ -168,13 +168,13 @@ class Reader:
         return secret
 
     def warn_if_public(self, key: str, file: Path) -> None:
-        """Keep the file as one with a secret, and warn where every user can read it."""
+        """Record the file as one that holds a secret, and warn if every user can read it."""
         self.secret_files.append((key, str(file)))
         if file.stat().st_mode & stat.S_IROTH:
             self.warnings.append(f"{self.file}: {key}: every user can read {file}; chmod o-r {file}")
 
     def endpoint(self, key: str, text: str, port: int, resolve: Resolve) -> Endpoint | None:
-        """An address to listen on; empty: None."""
+        """Return the address to listen on; None for an empty text or a bad address, which is recorded."""
         try:
             return read_endpoint(text, port, resolve) if text else None
         except ValueError as exc:
@@ -182,7 +182,7 @@ class Reader:
             return None
 
     def socket(self, key: str, path: str, base: str) -> str:
-        """The absolute path of a socket; empty stays empty."""
+        """Return the absolute path of a socket; empty stays empty."""
         if not path:
             return path
         absolute = os.path.normpath(os.path.join(base, path))
@@ -198,8 +198,10 @@ def _denied(exc: PermissionError) -> str:
 
 
 def written(struct: msgspec.Struct, prefix: str = "") -> Iterator[str]:
-    """Lines of TOML for the fields that have a kind, section by section. Of secrets the files; passwords in
-    URLs as `***`."""
+    """Yield lines of TOML for the fields that have a kind, section by section.
+
+    A secret is written as the path of its file, a password in a URL as `***`.
+    """
     sections = []
     lines = []
     for field in msgspec.structs.fields(struct):
@@ -217,7 +219,7 @@ def written(struct: msgspec.Struct, prefix: str = "") -> Iterator[str]:
 
 
 def _in_file(field: msgspec.structs.FieldInfo) -> bool:
-    """Fields without a kind that are no section are filled in by the program."""
+    """Return whether the field is in the file: it has a kind or is a section."""
     return _kind(field) is not None or isinstance(field.default, msgspec.Struct)
 
 
@@ -231,5 +233,5 @@ def _kind(field: msgspec.structs.FieldInfo) -> Kind | None:
 
 
 def _key(field: msgspec.structs.FieldInfo) -> str:
-    """How the field is called in the file."""
+    """Return the field's key in the file."""
     return f"{field.name}_file" if isinstance(_kind(field), SecretFile) else field.name

@@ -1,6 +1,6 @@
-"""How values are written in `director.toml`: one kind a sort of value, each with a reader and a writer.
+"""How values are written in `director.toml`: a kind for each sort of value, with a reader and a writer.
 
-A reader raises ValueError with what is expected; the caller adds file, key and value.
+A reader raises ValueError with what is expected. The caller adds file, key and value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _AMOUNT = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
 
 
 class StateUrl(str):
-    """Where the state is kept. `shown` and the representation leave out the password."""
+    """Where the state is kept. `shown` and `repr` leave out the password."""
 
     __slots__ = ()
 
@@ -40,7 +40,7 @@ class StateUrl(str):
 
 
 def parse_duration(value: object) -> float:
-    """Seconds of `"15 min"`, `"2 s"`, `"500 ms"`, `"1 h"`, `"2 days"`. Raises ValueError."""
+    """Return the seconds of `"15 min"`, `"2 s"`, `"500 ms"`, `"1 h"`, `"2 days"`. Raises ValueError."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
         raise ValueError(f'a unit is missing, write "{value:.15g} s"')
     match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
@@ -52,7 +52,7 @@ def parse_duration(value: object) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """The shortest text that `parse_duration` reads as `seconds` (>= 0)."""
+    """Return the shortest text that `parse_duration` reads as `seconds` (>= 0)."""
     for unit, size in (("d", DAY), ("h", HOUR), ("min", MINUTE), ("s", SECOND)):
         if seconds >= size and seconds % size == 0:
             return f"{int(seconds // size)} {unit}"
@@ -60,25 +60,25 @@ def duration_text(seconds: float) -> str:
 
 
 def toml_text(text: str) -> str:
-    """`text` as a TOML basic string."""
+    """Return `text` as a TOML basic string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", escaped) + '"'
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean "x"`, or nothing where no known word is near."""
+    """Return `; did you mean "x"?`, or the empty text if no known word is near."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
 class Kind(Protocol):
-    """One way to write a value. Stands in the `Annotated` type of a field of the configuration."""
+    """A way to write a value. It stands in the `Annotated` type of a field of the configuration."""
 
     def read(self, value: object) -> Any:
-        """The value that TOML `value` means. Raises ValueError with what is expected."""
+        """Return the value that the TOML `value` means. Raises ValueError with what is expected."""
 
     def write(self, value: Any) -> str:
-        """TOML for a value that `read` gave."""
+        """Return the TOML for a value that `read` returned."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Duration:
-    """Limits are seconds; `whole`: only whole seconds count."""
+    """A duration in seconds, as are its limits. whole: whole seconds only."""
 
     at_least: float = 0.0
     at_most: float = 365 * DAY
@@ -180,7 +180,7 @@ class Duration:
 
 @dataclass(frozen=True)
 class Mode:
-    """Permissions of a socket, octal."""
+    """Permissions of a socket, in octal."""
 
     def read(self, value: object) -> int:
         if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
@@ -193,9 +193,11 @@ class Mode:
 
 @dataclass(frozen=True)
 class SecretFile:
-    """Field `x` is written `x_file`: the path of a file that holds at least `at_least` bytes.
+    """The path of a file with secrets. Field `x` is written `x_file`.
 
-    lines: how many secrets it may hold, one a line.
+    Args:
+        at_least: bytes that each secret must have.
+        lines: number of secrets that the file may hold, one a line.
     """
 
     at_least: int = 1
