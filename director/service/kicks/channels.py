@@ -1,6 +1,6 @@
 """The two kick channels: how Dovecot 2.3 and 2.4 list and end the sessions that login processes proxy.
 
-All raise KickError; none has a time-out: the kicker has.
+All methods raise KickError. No method has a time-out: the kicker sets it.
 """
 
 from __future__ import annotations
@@ -34,57 +34,57 @@ HOSTS = 1000
 
 
 class Channel(Protocol):
-    """How one release of Dovecot lists and ends sessions. Both raise KickError."""
+    """How one release of Dovecot lists and ends sessions. Its methods raise KickError."""
 
     @property
     def name(self) -> str:
-        """The value of `dovecot.kick` that means it."""
+        """The value of `dovecot.kick` that selects this channel."""
 
     @property
     def path(self) -> str: ...
 
     @property
     def counts(self) -> bool:
-        """Whether what `kick` returns is how many sessions it ended, on all login processes together."""
+        """Whether `kick` returns the number of ended sessions of all login processes together."""
 
     async def kick(self, what: KickWhat) -> int:
-        """End these sessions."""
+        """End these sessions. Returns a number of ended sessions; see `counts`."""
 
     async def read(self, listing: Listing) -> None:
-        """Hand the sessions that are proxied, or about to be, to `listing`."""
+        """Add the sessions that are proxied, or about to be, to `listing`."""
 
     def close(self) -> None: ...
 
 
 class Ipc:
-    """The sessions of all login processes of a Dovecot 2.3."""
+    """The kick channel of Dovecot 2.3, with the sessions of all login processes."""
 
     name = "ipc"
     counts = False
-    """It tells the count of one login process only."""
+    """Its answer contains the count of one login process only."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._connections = Connections(path, IpcConnection)
 
     async def kick(self, what: KickWhat) -> int:
-        """End these sessions; how many one of the login processes ended."""
+        """End these sessions. Returns how many of them one login process ended."""
         return await _ask(self._connections, map(ipc.kick_requests, parts(what, HOSTS)))
 
     async def read(self, listing: Listing) -> None:
-        """Hand the sessions to `listing`."""
+        """Add the sessions to `listing`."""
         async with self._connections.connection() as connection:
             await connection.ask([ipc.LIST], ipc.ListingRows(listing).add)
 
     def close(self) -> None:
-        """Close what nobody uses."""
+        """Close idle connections."""
         self._connections.close()
 
 
 async def _ask(
     connections: Connections[IpcConnection] | Connections[AnvilConnection], requests: Iterable[list[bytes]]
 ) -> int:
-    """The sum of the answers to these requests; each list is made when the one before was answered."""
+    """Return the sum of the answers. Each list of requests is made when the list before it was answered."""
     ended = 0
     for some in requests:
         if some:
@@ -94,7 +94,7 @@ async def _ask(
 
 
 class _ListRequest:
-    """A listing that begins later than everybody who waits for it."""
+    """A requested listing. All kicks that ask before it begins share it."""
 
     def __init__(self) -> None:
         self.taken = Sessions()
@@ -103,16 +103,17 @@ class _ListRequest:
 
 
 class Anvil:
-    """The sessions of all login processes of a Dovecot 2.4.
+    """The kick channel of Dovecot 2.4, with the sessions of all login processes.
 
-    anvil's number of sessions ended is a promise, and for a login process that serves one connection only
-    (`restart_request_count`) a false one: a kick is done when a look finds them gone. Those that stay are
-    ended at the socket of their login process where we may, as root may; otherwise that is said.
+    anvil counts the sessions that it has told login processes to end. The count is wrong for a login process
+    that serves one connection only (`restart_request_count`). So a kick is done only when a listing does not
+    contain its sessions any more. Sessions that remain are ended at the socket of their login process, which
+    root may open. If that fails too, the kick fails, and its error says what to do.
     """
 
     name = "anvil"
     counts = True
-    """Its kicks tell how many sessions they ended."""
+    """Its kicks return the number of sessions that they ended."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -122,9 +123,9 @@ class Anvil:
         self._look_from = 0.0
 
     async def kick(self, what: KickWhat) -> int:
-        """End these sessions; how many that were."""
-        # Who is named by hash waits for his kick, and no session can come to be meanwhile. Others may log in
-        # again at once: only what is there now is looked for afterwards.
+        """End these sessions. Returns how many there were."""
+        # The logins of a user given by hash wait for the kick, so no session of the user can begin meanwhile.
+        # Other users may log in again at once, so only sessions from before the kick are checked after it.
         listed = Sessions() if isinstance(what, HashOnHosts) else await self._list()
         before = listed.of(what)
         requests = (anvil.kick_requests(part, listed) for part in parts(what, HOSTS))
@@ -142,17 +143,20 @@ class Anvil:
         return max(ended, len(before))
 
     async def read(self, listing: Listing) -> None:
-        """Hand the sessions to `listing`."""
+        """Add the sessions to `listing`."""
         async with self._connections.connection() as connection:
             await connection.ask([anvil.LIST], anvil.SessionRows(listing).add)
 
     def close(self) -> None:
-        """Close what nobody uses."""
+        """Close idle connections."""
         self._connections.close()
 
     async def _remaining(self, what: KickWhat, ids: set[bytes], patience: float) -> list[Session]:
-        """Those that are still there after so many seconds; returns as soon as there is none. ids: empty for
-        all."""
+        """Return the sessions that remain after `patience` seconds, or an empty list as soon as none remains.
+
+        Args:
+            ids: the sessions to check; empty: all.
+        """
         until = anyio.current_time() + patience
         pause = FIRST_PAUSE
         while True:
@@ -164,7 +168,7 @@ class Anvil:
             pause *= 2
 
     async def _list(self) -> Sessions:
-        """The sessions as of some moment within this call."""
+        """Return the sessions as of a moment within this call."""
         request = self._next
         if request is None:
             request = self._next = _ListRequest()
@@ -186,7 +190,7 @@ class Anvil:
                 self._look_from = ended + min(LOOK_WAIT, LOOK_SHARE * (ended - began))
         except KickError as exc:
             request.problem = exc
-        except BaseException:  # who began it has run out of time; the others may have some left
+        except BaseException:  # the kick that began the listing is cancelled; other kicks still wait for it
             request.problem = KickError(self.path, "the listing was not ended in time")
             raise
         finally:
@@ -195,16 +199,16 @@ class Anvil:
             request.ended.set()
 
     async def _end(self, session: Session) -> None:
-        """End one session at its own process, if that may be asked."""
+        """End one session at its own login process, if the director may open that socket."""
         path = os.path.join(os.path.dirname(self.path), f"srv.{session.service}", str(session.pid))
-        with suppress(KickError):  # whether it is gone is looked for
+        with suppress(KickError):  # the caller checks whether the session has ended
             async with Connections(path, ProcessConnection).connection() as connection:
                 await connection.ask([kick_one(session)])
                 connection.close("done")
 
 
 def _stay_text(sessions: list[Session]) -> str:
-    """Why they are still there, and what to do."""
+    """Return why the sessions have not ended, and what to do."""
     if unmarked := [session for session in sessions if not session.key]:
         return (
             f"{len(unmarked)} sessions without user_dirkey go on: they logged in past the director, and only "

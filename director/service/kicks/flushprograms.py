@@ -1,4 +1,4 @@
-"""Flush programs under way: one for each user who is moved and had a host, where one is configured."""
+"""Flush programs that run: one for each moving user who had a host, if a program is configured."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from state.resolver import Resolver
 
 class FlushPrograms:
     def __init__(self, setting: str, handle: Callable[[Event], None], log: Log, resolver: Resolver) -> None:
-        """setting: `users.flush_socket`, as it was checked."""
+        """setting: `users.flush_socket`, checked."""
         self._setting, self._handle, self._log, self._resolver = setting, handle, log, resolver
         self._tasks: anyio.abc.TaskGroup | None = None
         self._running: dict[int, anyio.CancelScope] = {}
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Run programs until cancelled; those under way are ended then."""
+        """Run programs until cancelled; then running programs are stopped."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             task_status.started()
             await anyio.sleep_forever()
 
     def start(self, number: int, effect: RunFlush) -> None:
-        """`FlushEnded` follows, unless it is stopped."""
+        """Start a program. `FlushEnded` follows, unless it is stopped."""
         assert self._tasks is not None
         self._running[number] = anyio.CancelScope()
         self._tasks.start_soon(self._flush, number, effect)
 
     def stop(self, number: int) -> None:
-        """Nobody waits for it any more: close its connection, or kill it."""
+        """Stop a program whose result is not needed any more: close its connection, or kill it."""
         scope = self._running.pop(number, None)
         if scope is not None:
             scope.cancel()

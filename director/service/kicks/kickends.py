@@ -1,4 +1,4 @@
-"""What became of kicks, told to the core: those that end in one turn of the loop with one event."""
+"""Results of kicks for the core. Kicks that end in one turn of the loop are reported in one event."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from director.core.protocol.events import Event, Kicked, KicksEnded
 
 class KickEnds:
     def __init__(self, handle: Callable[[Event], None]) -> None:
-        """handle: is given `KicksEnded`, never from within `add`."""
+        """handle: is called with `KicksEnded`, never from within `add`."""
         self._handle = handle
         self._ends: list[Kicked] = []
 
     def add(self, number: int, sessions: int, problem: str) -> None:
-        """A kick has ended so many sessions, or found so many. problem: empty where it is done."""
+        """Report the end of a kick.
+
+        Args:
+            sessions: number of sessions that the kick ended, or counted.
+            problem: empty if the kick succeeded.
+        """
         self._ends.append(Kicked(number, sessions, problem))
         if len(self._ends) == 1:
             asyncio.get_running_loop().call_soon(self._tell)

@@ -1,6 +1,6 @@
-"""Kicks: sessions that the login processes of this machine proxy are ended through Dovecot's kick channel.
+"""Kicks: end sessions that the login processes of this machine proxy, through Dovecot's kick channel.
 
-A kick is one attempt. What it could not do is told to the core, which knows whether it is still wanted.
+A kick is one attempt. A failure is reported to the core, which knows whether the kick is still needed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from director.service.log import Log
 from director.wire.sessions import Census, SessionList
 
 WAITING_LIMIT = 10_000
-"""Kicks under way. One more ends at once, with a problem."""
+"""Number of kicks that may run. One more fails at once."""
 
 
 class _Kick(NamedTuple):
@@ -46,7 +46,7 @@ class _Kick(NamedTuple):
 
 
 class _Listing:
-    """The sessions as they are before the kicks that share it."""
+    """The sessions before a kick. Kicks that begin at about the same time share it."""
 
     def __init__(self, asked: float) -> None:
         self.asked = asked
@@ -56,22 +56,23 @@ class _Listing:
         self.kept_until = asked
 
     def counts(self, now: float) -> bool:
-        """Whether it is to count a kick that begins now."""
+        """Return whether the listing can count the sessions of a kick that begins now."""
         return not self.ended.is_set() or (self.complete and now <= self.kept_until)
 
     def done(self, now: float) -> None:
-        """All sessions are listed."""
+        """Record that all sessions are listed."""
         self.complete = True
         self.kept_until = self.asked + min(LISTING_KEPT, KEPT_AS_LONG * (now - self.asked))
 
 
 class Kicker:
-    """Carries kicks out while `run` runs; each ends within `timeout` seconds, however it ends.
+    """Carries kicks out while `run` runs. Each kick ends within `timeout` seconds, with or without success.
 
-    The core is told of the end of each kick, and of the sessions some time after kicks by hash, which may not
-    have seen everybody. Where the channel does not count sessions (2.3 tells the count of one login process
-    only), they are counted in a listing just before the kick; where that cannot be had in time, its count is
-    all there is.
+    The core is told of the end of each kick. After kicks by hash or host it is also told of the sessions that
+    are listed later, because the kick may have missed some.
+
+    A channel may not count sessions: 2.3 returns the count of one login process only. Then the sessions are
+    counted in a listing just before the kick. If the listing takes too long, the channel's own count is used.
     """
 
     def __init__(
@@ -88,9 +89,9 @@ class Kicker:
         self._logged_channel = ""
         self._seen: tuple[object, object] = (None, None)
         self._both = "ipc"
-        """Where both sockets are there: which of them somebody answers at."""
+        """If both sockets exist: the one at which a process listens."""
         self._queue: deque[_Kick | None] = deque()
-        """What is to be done; None: list the sessions for the core."""
+        """Work to do. None: list the sessions for the core."""
         self._work = anyio.Event()
         self._under_way = 0
         self._listing: _Listing | None = None
@@ -98,17 +99,17 @@ class Kicker:
         self._late_at = self._late_until = 0.0
 
     def kick(self, number: int, what: KickWhat) -> None:
-        """Start a kick. Its end is told later, never from within this call."""
+        """Start a kick. Its end is reported later, never from within this call."""
         self._queue.append(_Kick(number, what, anyio.current_time() + self._timeout))
         self._work.set()
 
     def count(self, number: int, what: KickWhat) -> None:
-        """Count the sessions of this machine that a kick would end. The count is told like the end of one."""
+        """Count the sessions of this machine that a kick would end. The count is reported like its end."""
         self._queue.append(_Kick(number, what, anyio.current_time() + self._timeout, count_only=True))
         self._work.set()
 
     def tell_sessions(self) -> None:
-        """Tell the core what is proxied on this machine: `SessionsListed` follows, whatever comes of it."""
+        """Tell the core which sessions are proxied on this machine. `SessionsListed` follows in any case."""
         self._queue.append(None)
         self._work.set()
 
@@ -126,7 +127,7 @@ class Kicker:
             self._anvil.close()
 
     async def _list_and_tell(self) -> None:
-        """Where they cannot be listed, the login processes are taken to proxy nobody: it is logged."""
+        """List the sessions and tell the core. If they cannot be listed, log it and tell the core of none."""
         try:
             listed = await self.list_sessions()
         except KickError as exc:
@@ -136,9 +137,9 @@ class Kicker:
         self._handle(SessionsListed(listed))
 
     async def list_sessions(self) -> list[ProxiedSession]:
-        """The sessions that are proxied here, or connecting to their backend. None where there is no channel.
+        """Return the sessions proxied here, or connecting to their backend. Empty if there is no channel.
 
-        Raises KickError where they cannot be had in time.
+        Raises KickError if the listing fails or takes too long.
         """
         channel = self._channel()
         if channel is None:
@@ -160,7 +161,7 @@ class Kicker:
         return listed.sessions
 
     async def _other_than(self, failed: Channel) -> Channel | None:
-        """The channel of a Dovecot 2.3 that is just starting: it makes its anvil socket before ipc."""
+        """Return the channel of a Dovecot 2.3 that is starting: it creates its anvil socket before ipc."""
         if self._config.kick != "auto" or failed is not self._anvil:
             return None
         with anyio.move_on_after(STARTS_WITHIN):
@@ -176,7 +177,7 @@ class Kicker:
                 await self._work.wait()
                 return
             if not self._under_way:
-                self._listing = None  # it may be large
+                self._listing = None  # frees its memory, which may be large
                 await self._work.wait()
 
     def _begin(self, kick: _Kick | None, tasks: anyio.abc.TaskGroup) -> None:
@@ -210,7 +211,7 @@ class Kicker:
                 await channel.read(listing.census)
                 listing.done(anyio.current_time())
         except KickError:
-            pass  # the kicks that wait for it meet the same problem, and tell it
+            pass  # the kicks that wait for the listing meet the same problem, and report it
         finally:
             listing.ended.set()
 
@@ -235,7 +236,8 @@ class Kicker:
         self._ends.add(kick.number, sessions, problem)
 
     async def _count(self, kick: _Kick, channel: Channel) -> None:
-        census, sessions, problem = Census(), 0, ""  # of its own: in a shared one nobody is counted twice
+        # A census of its own: a shared census counts each session for one kick only.
+        census, sessions, problem = Census(), 0, ""
         try:
             with anyio.fail_after(kick.deadline - anyio.current_time()):
                 await channel.read(census)
@@ -262,14 +264,14 @@ class Kicker:
             while (began := anyio.current_time()) < self._late_until:
                 if began < self._late_at:
                     with anyio.move_on_after(self._late_at - began):
-                        await self._late_work.wait()  # the next look may be due earlier now
+                        await self._late_work.wait()  # a kick may have set an earlier time
                         self._late_work = anyio.Event()
                     continue
                 self._late_at = began + LATE_EVERY
                 try:
                     listed = await self.list_sessions()
                 except KickError:
-                    continue  # at the next look, or kick, it is told
+                    continue  # the next listing or kick reports it
                 self._handle(SessionsListed(listed, late=True))
                 rest = LATE_SHARE * (anyio.current_time() - began)
                 await anyio.sleep(rest)
@@ -278,7 +280,7 @@ class Kicker:
         return KickError(channel.path, f"no answer within {self._timeout:g} s")
 
     def _channel(self) -> Channel | None:
-        """The channel to use now; None: nothing is ended. Says so where it is another than before."""
+        """Return the channel to use now; None: no session is ended. Logs a change of the channel."""
         wanted = self._config.kick
         channel = self._named(wanted) if wanted != "auto" else self._found()
         name = "none" if channel is None else channel.name
@@ -301,7 +303,11 @@ class Kicker:
         return next((channel for channel in channels if channel.name == name), None)
 
     def _found(self) -> Channel | None:
-        """2.3 has an anvil socket too, of another protocol; 2.4 has no ipc, but for one left by a 2.3."""
+        """Return the channel whose socket exists; None if there is none.
+
+        Dovecot 2.3 has an anvil socket too, with another protocol. Dovecot 2.4 has no ipc socket, except one
+        that 2.3 has left and at which no process listens.
+        """
         seen = (identity(self._ipc.path), identity(self._anvil.path))
         if seen != self._seen:
             self._seen = seen
@@ -316,13 +322,13 @@ def _is_empty(what: KickWhat) -> bool:
 
 
 def _is_refused(path: str) -> bool:
-    """Whether nobody listens at the socket at `path`. Returns at once."""
+    """Return whether no process listens at the socket at `path`. Returns at once."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
             probe.connect(path)
     except ConnectionRefusedError:
         return True
-    except OSError:  # full for the moment, not ours to open, no descriptor left: somebody may be there
+    except OSError:  # backlog full, no permission or no free descriptor: a process may listen there
         return False
     return False

@@ -1,33 +1,34 @@
-"""Times of kicks: how long the kick channel may take, how long a listing counts, when it is looked again."""
+"""Times of kicks: time-outs of the kick channel, age of listings, and when sessions are listed again."""
 
 from __future__ import annotations
 
 TIMEOUT = 4.0
-"""Seconds after which a kick or a listing that is not done has failed."""
+"""Seconds after which a kick or a listing has failed."""
 STARTS_WITHIN = 1.0
-"""Seconds in which a Dovecot that starts has made its sockets, all of them, since the first."""
+"""Seconds from the first socket of a starting Dovecot until all its sockets exist."""
 LISTING_KEPT = 0.25
 """Seconds for which one listing counts the sessions of all kicks, at most."""
 KEPT_AS_LONG = 10
-"""So many times as long as it took a listing is kept: it does not know the sessions begun since. One that is
-had in no time is soon had anew, and many kicks one by one still spend a tenth of the time on listings."""
+"""A listing is used for this many times its own duration, because sessions that began later are missing from
+it. A fast listing is soon repeated, and a series of kicks spends a tenth of its time on listings."""
 LISTING_WAIT = 0.25
-"""Seconds after which a kick does not wait any more for the listing that counts it."""
+"""Seconds that a kick waits for the listing that counts its sessions."""
 LATE_FIRST, LATE_EVERY, LATE_UNTIL = 1.5, 5.0, 35.0
-"""Seconds after a kick at which sessions are listed again: those whose backend has not let them in yet are
-unknown to anvil, and to ipc if their login process has proxied nobody before. First within the kick delay,
-and as long as Dovecot waits for a backend (30 s)."""
+"""Seconds after a kick when sessions are listed again: the first time, the interval, the last time. anvil
+does not know a session that its backend has not accepted yet; neither does ipc, if the login process has
+proxied no session before. The first listing is within the kick delay, the last after Dovecot's 30 s time-out
+for backends."""
 LATE_SHARE = 9
-"""So many times as long as such a listing took nothing is listed after it."""
+"""After such a listing follows a pause of this many times its duration."""
 PATIENCE = 0.75
-"""Seconds after which sessions that anvil says it ended, and that are still there, stay."""
+"""Seconds for which sessions may remain that anvil says it ended."""
 PATIENCE_WITH_PROCESSES = 0.25
-"""The same once those were ended at their own processes."""
+"""Seconds for which sessions may remain after they were ended at their own login processes."""
 FIRST_PAUSE = 0.05
-"""Seconds between the first two looks whether sessions are gone; each pause is twice as long as the one
-before."""
+"""Seconds between the first two listings that check whether sessions have ended; each pause is twice as long
+as the pause before."""
 LOOK_SHARE = 9
-"""So many times as long as a look took is waited before the next one begins: looking takes a tenth of the
-time, however many sessions there are."""
+"""Each listing follows a pause of this many times the duration of the listing before. So listings take a
+tenth of the time, whatever the number of sessions."""
 LOOK_WAIT = 0.5
-"""Seconds of that wait, at most."""
+"""Seconds of that pause, at most."""
