@@ -1,4 +1,4 @@
-"""Feeds the persistence core with events and carries its effects out, in their order."""
+"""Feeds the persistence core with events, and carries out its effects in their order."""
 
 from __future__ import annotations
 
@@ -53,30 +53,34 @@ class CoreDriver:
         tell: Callable[[Event], None],
         connected: Callable[[], None],
     ) -> None:
-        """tell: takes what the director is to be told. connected: is called when the store is up again."""
+        """
+        Args:
+            tell: takes the events for the director.
+            connected: called when the store is reachable again.
+        """
         self._core, self._caller, self._snapshot = core, caller, snapshot
         self._tell, self._connected = tell, connected
         self._events: deque[StoreEvent] = deque()
         self._busy = False
         self._tasks: anyio.abc.TaskGroup | None = None
-        """What carries out calls, while there is something that may ask."""
+        """Runs the calls; set while `carrying_out` is active."""
         self._asked: dict[int, anyio.CancelScope] = {}
-        """Calls under way."""
+        """Scopes of the calls that run, by number."""
         self._woken = anyio.Event()
-        """The deadline is an earlier one."""
+        """Set when the core has an earlier deadline than `_deadline`."""
         self._deadline: float | None = None
-        """The one that is waited for."""
+        """The deadline that `_keep_time` waits for."""
         self._moved: anyio.Event | None = None
-        """Set after each event; None: nobody waits for it."""
+        """Set after each event; None: no `until` waits for it."""
         self._error: StoreError | None = None
         self._ended = False
-        """Whether opening or stopping has ended, and with which error."""
+        """Whether the opening or stopping has ended; `_error` has its error."""
 
     def feed(self, event: StoreEvent) -> None:
-        """Hand an event to the core and carry out what it wants."""
+        """Hand an event to the core and carry out the effects."""
         self._events.append(event)
         if self._busy:
-            return  # an effect of the event in hand has caused this one: it comes behind it
+            return  # an effect of the current event has caused this event: it is handled afterwards
         self._busy = True
         try:
             while self._events:
@@ -144,7 +148,7 @@ class CoreDriver:
 
     @asynccontextmanager
     async def carrying_out(self) -> AsyncIterator[anyio.abc.TaskGroup]:
-        """In the block, calls are carried out and time goes on."""
+        """Carry out calls and keep the core's deadlines while the block runs."""
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._keep_time)
             yield self._tasks
@@ -161,7 +165,7 @@ class CoreDriver:
                 self.feed(TimeReached())
 
     async def ends(self, event: Open | Stop) -> StoreError | None:
-        """Feed an event, and wait for its end. Returns with which error it ended."""
+        """Feed an event and wait until opening or stopping has ended. Returns the error, or None."""
         self._error, self._ended = None, False
         try:
             async with self.carrying_out():
@@ -172,7 +176,7 @@ class CoreDriver:
         return self._error
 
     async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
-        """Whether something that events change holds within so many seconds."""
+        """Wait until `holds` returns True after an event, for `seconds` at most. Returns whether it does."""
         with anyio.move_on_after(seconds):
             while not holds():
                 if self._moved is None or self._moved.is_set():

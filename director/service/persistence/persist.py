@@ -1,5 +1,7 @@
-"""Memory and store: drives the persistence core (`stored/persistence.py`) on a state store. What the core
-asks for is carried out here, and answers and errors go back to it; it decides everything else.
+"""Drives the persistence core (`stored/persistence.py`) on a state store.
+
+The core's calls are carried out here, and answers and errors go back to the core, which decides everything
+else.
 """
 
 from __future__ import annotations
@@ -60,7 +62,11 @@ class Persistence:
         snapshot: StateStore | None = None,
         place: str = "",
     ) -> None:
-        """snapshot: where a copy is kept beside a shared store. place: see `storeidentity.cluster_of`."""
+        """
+        Args:
+            snapshot: the file of the snapshot beside a shared store.
+            place: see `storeidentity.cluster_of`.
+        """
         self.store = store
         self._director, self._handle = director, handle
         setup = StoreSetup(
@@ -91,7 +97,7 @@ class Persistence:
         self.unstored = Unstored(self.documents, self._waits, log, self._until_up)
         self.sweeping = Sweeper(store, director, self.core.reader, self._may_sweep, log)
 
-    # ---- what others see
+    # ---- state
 
     @property
     def up(self) -> bool:
@@ -99,7 +105,7 @@ class Persistence:
 
     @property
     def loaded(self) -> bool:
-        """Whether all that the store held at the start, or on its return, has been in memory once."""
+        """Whether memory has received everything that the store held at the start, or at its return."""
         return self.core.loaded
 
     @property
@@ -108,22 +114,22 @@ class Persistence:
 
     @property
     def loaded_part(self) -> float:
-        """How much of what the store held at the start is in memory, 0 to 1."""
+        """The part of the store's content at the start that is in memory, 0 to 1."""
         return self.core.loaded_part
 
     @property
     def errors(self) -> Mapping[str, int]:
-        """How often an operation has failed."""
+        """Number of failures by operation."""
         return self.core.connection.errors
 
     @property
     def queued(self) -> int:
-        """Buckets that have changed and are not known to be stored."""
+        """Number of changed buckets that are not known to be stored."""
         return self.core.writer.queued
 
     @property
     def lag(self) -> float:
-        """Seconds since the oldest change of a user that is not known to be stored."""
+        """Seconds since the oldest change of a user that is not known to be stored; 0 if there is none."""
         return self.core.lag(now())
 
     def info(self) -> StoreInfo:
@@ -141,10 +147,10 @@ class Persistence:
             snapshot=None if self._snapshot is None else self._snapshot.info(),
         )
 
-    # ---- what the driver and operators ask
+    # ---- requests
 
     def buckets_changed(self) -> None:
-        """Something has happened: there may be something to write."""
+        """Tell the core that there may be something to write. Called after each event of the director."""
         if self.core.awaits_changes:
             self._driver.feed(BucketsChanged())
 
@@ -155,30 +161,35 @@ class Persistence:
         self._driver.feed(MembersChanged())
 
     def set_applied(self, applied: list[AppliedHost]) -> None:
-        """Remember what of the configuration is in the host table, which is stored."""
+        """Store the hosts of the configuration that are in the host table now."""
         self._driver.feed(HostsApplied(applied))
 
     def secrets_changed(self) -> None:
-        """The director has other secrets: store and snapshot say so with the next write."""
+        """Have the next writes to store and snapshot identify the ring by its new secret."""
         self._driver.feed(SecretsChanged())
 
     async def read_passwords_again(self) -> list[str]:
-        """As the store's."""
+        """Read the store's password files again. Returns the options whose password has changed."""
         return await self.store.read_passwords_again()
 
     def persist(self, number: int, buckets: Sequence[int] | None) -> None:
-        """Write these buckets of users (None: all that have changed) at once; `Persisted` follows.
+        """Write these buckets of users at once; `Persisted` follows.
 
-        It does not where the store is unreachable: whoever asks waits only so long."""
+        Args:
+            buckets: None: all changed buckets.
+
+        `Persisted` does not follow while the store is unreachable. The caller sets a time-out.
+        """
         self._driver.feed(PersistAsked(number, buckets))
 
     def read_first(self, buckets: Sequence[int]) -> None:
-        """Logins wait for these buckets of users; `BucketsRead` follows. The store is being read."""
+        """Read these buckets of users first, because logins wait for them. `BucketsRead` follows. Called
+        while the store is being read."""
         self._driver.feed(ReadAsked(buckets))
 
     def audit(self, entry: AuditEntry) -> None:
-        """Keep who did what; written with the next write, dropped (oldest first) if the store stays
-        unreachable."""
+        """Add an entry to the audit, with the next write. While the store is unreachable, entries over a
+        limit are dropped, the oldest first."""
         self._driver.feed(AuditAdded(entry))
 
     def claim(self, key: UserKey, record: bytes) -> None:
@@ -188,21 +199,27 @@ class Persistence:
     # ---- start and end
 
     async def open(self) -> None:
-        """Open the store and take in all but users and names: `run` reads those.
+        """Open the store and read everything except users and names, which `run` reads.
 
-        Raises SchemaTooNew, StoreBusy and OtherCluster: with those a director must not start.
+        Raises SchemaTooNew, StoreBusy and OtherCluster; the director must not start then.
         """
         error = await self._driver.ends(Open())
         if error is not None:
             raise error
 
     def take_over(self, tables: Mapping[str, bytes], audit: Iterable[AuditEntry]) -> None:
-        """Instead of `open`: memory is as a predecessor in this process has left it, up to the tables, which
-        are given. The store is joined as after an absence, while logins are answered."""
+        """Join the store in place of `open`, with the memory of a predecessor in this process.
+
+        Args:
+            tables: the predecessor's tables. Users and names are in memory already.
+            audit: the entries that are not stored yet.
+
+        The store is compared with memory as after an outage, while logins are answered.
+        """
         self._driver.feed(TakeOver(tables, list(audit)))
 
     async def run(self) -> None:
-        """Write behind until cancelled. `stop` writes what is left then."""
+        """Write changes to the store until cancelled. Afterwards `stop` writes the rest."""
         try:
             async with self._driver.carrying_out() as tasks:
                 self._driver.feed(Run())
@@ -215,7 +232,7 @@ class Persistence:
             self._driver.feed(Interrupt())
 
     async def stop(self) -> None:
-        """Write what is left, give up the lease, close. At most a few seconds."""
+        """Write the rest, release the lease and close the store. Takes a few seconds at most."""
         with anyio.CancelScope(shield=True):
             await self._driver.ends(Stop())
         if self._snapshot is not None:
@@ -224,25 +241,24 @@ class Persistence:
             await self.store.close()
 
     async def settle(self, seconds: float) -> None:
-        """Have written what has changed so far, if that takes no longer."""
+        """Write what has changed so far, for `seconds` at most."""
         self._driver.feed(WriteSoon())
         await self._driver.until(lambda: not self.up or self.core.is_settled, seconds)
 
     def hand_over(self) -> tuple[dict[str, bytes], list[AuditEntry]]:
-        """What `take_over` needs. What is not stored yet is found by its comparison with the store."""
+        """Return the arguments of `take_over`, which finds changes that are not stored by its comparison."""
         return {table.name: table.encode() for table in self.core.documents.tables}, list(
             self.core.steps.audit
         )
 
     async def abandon(self) -> None:
-        """Close what is open, for a successor who has all that memory holds. The successor has the lease,
-        too."""
+        """Close store and snapshot without a last write, for a successor. It has memory and the lease."""
         with anyio.CancelScope(shield=True):
             await self.store.close()
             if self._snapshot is not None:
                 await self._snapshot.abandon()
 
-    # ---- for the parts beside the core
+    # ---- callbacks
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, Persisted) and event.number < 0:

@@ -1,9 +1,9 @@
-"""A copy of memory in a SQLite file of this machine, beside a store that is shared: where that is away at the
-start, or has lost everything, this director still knows who was where.
+"""A copy of memory in a SQLite file on the director's own disk, beside a shared store.
 
-It is read only then, as a whole, before anybody is answered; what it holds is merged as anything else, so the
-later word wins. It is written behind the store and at leisure: a few percent of one core. A snapshot that
-cannot be written or read harms nobody: that is said once and tried again.
+If the store is unreachable or empty at the start, the director reads the whole snapshot before it answers
+logins. Parts of it are also read for damaged documents and buckets of the store. Its records are merged like
+all others: the later stamp is kept. It is written after the store and slowly, with a few percent of one core.
+A failing snapshot does not affect logins. The failure is logged once and the snapshot is retried.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from state.bucketnumbers import root_of
 Result = TypeVar("Result")
 
 WRITE_EVERY = 2.0
-"""Seconds from one writing of buckets to the next, at least."""
+"""Seconds from one write of buckets to the next, at least."""
 SHARE = 30
-"""After each slice a pause this many times as long as it took: about 3 % of the time."""
+"""After each slice follows a pause of this many times its duration: writing takes about 3 % of the time."""
 SLICE = 64
 """Buckets written at a time."""
 PREPARED = 16
-"""Buckets made ready in one turn of the loop."""
+"""Buckets prepared in one turn of the loop."""
 NAMES_EVERY = 30.0
 STAMP_EVERY = 60.0
-"""Seconds from one note of the time to the next: the age of a snapshot is known to the minute."""
+"""Seconds between two writes of names, and of the time. The age of a snapshot is known to the minute."""
 RETRY = 30.0
-"""Seconds until a snapshot that failed is tried again."""
+"""Seconds until a failed snapshot is retried."""
 STOP_WITHIN = 2.0
-"""Seconds the last writing may take."""
+"""Seconds for the last write at a stop."""
 DIGITS = 12
-"""Digits of a time in Unix seconds at most."""
+"""Digits of a time in Unix seconds, at most."""
 SNAPSHOT = "snapshot"
-"""The source of what it holds."""
+"""The source of its records, for logs and metrics."""
 WRITTEN = "written"
-"""Name of the document that says when it was written, in Unix seconds."""
+"""Name of the document that holds the time of the last write, in Unix seconds."""
 
 
 class SnapshotFile:
@@ -77,20 +77,24 @@ class SnapshotFile:
         ours: Ours,
         take_changed: Callable[[], None],
     ) -> None:
-        """store: a file of our own, not open. take_changed: has what is dirty handed to `changed`."""
+        """
+        Args:
+            store: a file of this director alone, not open.
+            take_changed: passes the changed buckets to `changed`.
+        """
         self.up = False
         self.written_at: int | None = None
-        """Unix seconds, by its own note."""
+        """Unix seconds of the last write, from the file itself."""
         self.error: str | None = None
         self._store, self._director, self._log = store, director, log
         self._tables, self._ours, self._take_changed = tables, ours, take_changed
         self._reader = BucketReader(director.names, SNAPSHOT)
         self._caller = StoreCaller(store, handle, log)
         self._versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
-        """Of the buckets in the file."""
+        """Versions of the buckets in the file."""
         self._queued: dict[Space, set[int]] = {"users": set(), "names": set()}
         self._documents: dict[str, bytes] = {}
-        """Versions of the documents as they are in the file."""
+        """Versions of the documents in the file."""
         self._wake = anyio.Event()
         self._opening = anyio.Lock()
         self._logged = False
@@ -108,7 +112,7 @@ class SnapshotFile:
         )
 
     def changed(self, space: Space, numbers: Iterable[int]) -> None:
-        """These buckets are to be written (again)."""
+        """Queue these buckets to be written."""
         self._queued[space].update(numbers)
 
     def documents_changed(self) -> None:
@@ -117,8 +121,13 @@ class SnapshotFile:
     # ---- at the start
 
     async def load(self, reason: str) -> bool:
-        """Merge all it holds into memory. Returns whether there was anything; a failure is said, and counts
-        as nothing. reason: why it is read, for the log."""
+        """Merge the content of the snapshot into memory. Returns whether it held any.
+
+        A failure is logged and counts as no content.
+
+        Args:
+            reason: why the snapshot is read, for the log.
+        """
         begun = time.monotonic()
         try:
             await self._open()
@@ -148,7 +157,7 @@ class SnapshotFile:
         return True
 
     async def _is_ours(self) -> bool:
-        """Whether this cluster wrote it. One of another is written over."""
+        """Return whether this cluster wrote the snapshot. A snapshot of another cluster is overwritten."""
         document = await self._store.read_document(CLUSTER)
         if document is not None and not is_sound(document):
             document = await self._store.second_copy(CLUSTER) or document
@@ -160,7 +169,7 @@ class SnapshotFile:
         return False
 
     async def _take(self, table: Table) -> bool:
-        """Merge a document into memory. Whether there was anything."""
+        """Merge a document into memory. Returns whether the snapshot has it."""
         copies = await self._copies(table)
         if copies:
             data, *others = (copy.data for copy in copies)
@@ -168,8 +177,8 @@ class SnapshotFile:
         return bool(copies)
 
     async def copies(self, name: str) -> list[Copy]:
-        """A document as the snapshot holds it, for the gaps of the one in the store; a failure is said, and
-        counts as none."""
+        """Return the copies of a document, which fill the gaps of the document in the store. A failure is
+        logged and counts as no copy."""
         try:
             await self._open()
             if not await self._is_ours():
@@ -180,7 +189,7 @@ class SnapshotFile:
             return []
 
     async def take_in(self, space: Space, numbers: Iterable[int]) -> None:
-        """Merge these buckets into memory, as far as the snapshot has them; a failure is only said."""
+        """Merge these buckets into memory, as far as the snapshot has them. A failure is logged."""
         try:
             await self._open()
             if await self._is_ours():
@@ -192,7 +201,7 @@ class SnapshotFile:
         return await self._caller.carried_out(procedure)
 
     async def _copies(self, table: Table) -> list[Copy]:
-        """The document, and where it is damaged or missing its second copy."""
+        """Return the document; if it is damaged or missing, also its second copy."""
         document = await self._store.read_document(table.name)
         if document is None:
             return await self._carried_out(own_copy(self.url, table.name))
@@ -207,7 +216,7 @@ class SnapshotFile:
     # ---- running
 
     async def run(self) -> None:
-        """Write behind until cancelled."""
+        """Write changes until cancelled."""
         while True:
             try:
                 if not self.up:
@@ -221,7 +230,7 @@ class SnapshotFile:
             await self._rest(WRITE_EVERY)
 
     async def stop(self) -> None:
-        """Write what is left, within a moment, and close."""
+        """Write the rest, for `STOP_WITHIN` seconds at most, and close the file."""
         if self.up:
             try:
                 with anyio.fail_after(STOP_WITHIN, shield=True):
@@ -236,11 +245,11 @@ class SnapshotFile:
             await self._store.close()
 
     async def abandon(self) -> None:
-        """Close it as it is."""
+        """Close the file without a last write."""
         await self._store.close()
 
     async def _open(self) -> None:
-        async with self._opening:  # it may be read while it begins to be written
+        async with self._opening:  # the store's procedures may read it while `run` opens it
             await self._store.open()
         if self._store.set_aside != self._set_aside:
             self._set_aside = self._store.set_aside
@@ -255,7 +264,7 @@ class SnapshotFile:
             self.written_at = int(document.data)
 
     async def _begin(self) -> None:
-        """Compare all of it with memory."""
+        """Open the file and queue everything in which it may differ from memory."""
         await self._open()
         for space in SPACES:
             self._versions[space] = await self._store.versions(space)
@@ -264,7 +273,7 @@ class SnapshotFile:
             document = await self._store.read_document(name)
             if document is not None and not is_sound(document):
                 await set_aside(self._store, name, document.data)
-                document = None  # it may have the version of what is going to be written
+                document = None  # its version may be the version of the new data, which must be written
             self._documents[name] = EMPTY_VERSION if document is None else document.version
         await self._keep(CLUSTER, encode(self._ours.written))
         if self._logged:
@@ -273,8 +282,10 @@ class SnapshotFile:
         self._next_names = self._next_stamp = 0.0
 
     async def _write(self, *, duty: float) -> None:
-        """Documents, then buckets, then a note of the time. Not buckets while the store is being read: memory
-        holds less than the file until then."""
+        """Write documents, then buckets, then the time.
+
+        Buckets are not written while the store is being read: until then memory holds less than the file.
+        """
         await self._write_documents()
         if self._director.loading:
             return
@@ -296,13 +307,16 @@ class SnapshotFile:
             await self._keep(table.name, table.encode())
 
     async def _keep(self, name: str, data: bytes) -> None:
-        """Write a document unless it is there. A write that was cut off may have been made all the same: then
-        another version is there than was believed, and the last write at a stop must not be lost to that."""
+        """Write a document unless the file holds this version.
+
+        An interrupted write may have succeeded. Then the file holds another version than expected and the
+        write is repeated with it: otherwise the last write at a stop could be lost.
+        """
         while (version := self._documents[name]) != version_of(data):
             self._documents[name] = (await self._store.swap_document(name, version, data)).version
 
     async def _rest(self, seconds: float) -> None:
-        """Leave the time to others, but not with what an operator has changed."""
+        """Sleep, and write documents at once if they change meanwhile: an operator has changed them."""
         until = time.monotonic() + seconds
         while (remaining := until - time.monotonic()) > 0:
             with anyio.move_on_after(remaining):
@@ -337,7 +351,7 @@ class SnapshotFile:
                 known.update(
                     (swap.number, result.version) for swap, result in zip(swaps, results, strict=True)
                 )
-                # Another version was there than was believed (see `_keep`); memory is what counts
+                # The file held another version than expected (see `_keep`): memory overwrites it.
                 swaps = [
                     msgspec.structs.replace(swap, version=result.version)
                     for swap, result in zip(swaps, results, strict=True)

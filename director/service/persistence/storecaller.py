@@ -1,4 +1,4 @@
-"""Carries the calls of procedures out on a state store."""
+"""Carries out the calls of procedures on a state store."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ Result = TypeVar("Result")
 
 class StoreCaller:
     def __init__(self, store: StateStore, handle: Callable[[Event], None], log: Log) -> None:
-        """handle: takes what the director is to be told."""
+        """handle: takes the events for the director."""
         self._store, self._handle, self._log = store, handle, log
         self._batches: dict[Space, AsyncIterator[list[Bucket]]] = {}
-        """Loads that have begun."""
+        """Running loads, by space."""
 
     async def answer(self, call: Call) -> Any:
-        """The answer to a call. Raises StoreError."""
+        """Return the answer to a call. Raises StoreError."""
         store = self._store
         match call:
             case Pause():
@@ -97,7 +97,7 @@ class StoreCaller:
         raise AssertionError(f"no store carries out {call}")
 
     async def carried_out(self, procedure: Procedure[Result]) -> Result:
-        """What comes of a procedure that waits for nothing but its calls. Raises StoreError."""
+        """Return the result of a procedure that waits for nothing except its calls. Raises StoreError."""
         answer, error = None, None
         while True:
             try:
@@ -113,7 +113,7 @@ class StoreCaller:
                 error = exc
 
     def note(self, line: LogEvent) -> None:
-        """Write to the log."""
+        """Write an event to the log."""
         match line.level:
             case Level.DEBUG:
                 self._log.debug(line.event, **line.fields)

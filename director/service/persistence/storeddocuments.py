@@ -1,4 +1,4 @@
-"""The documents of the store, for those who wait for them: hosts, directors, what was applied."""
+"""The documents of the store, for the parts that wait for them: hosts, directors, applied configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from director.core.filechanges import AppliedHost
 from director.stored.tabledocuments import Documents
 
 Until = Callable[[Callable[[], bool], float], Awaitable[bool]]
-"""Waits until something holds, for so many seconds at most; whether it does."""
+"""Waits until a condition holds, for so many seconds at most. Returns whether it holds."""
 
 
 class StoredDocuments:
@@ -18,7 +18,7 @@ class StoredDocuments:
 
     @property
     def applied(self) -> list[AppliedHost] | None:
-        """What this director last applied of its configuration; None: it is not known."""
+        """The hosts that this director applied last from its configuration; None: unknown."""
         return self._documents.applied
 
     @property
@@ -28,7 +28,7 @@ class StoredDocuments:
 
     @property
     def operators_stored(self) -> bool:
-        """Whether all that operators change is stored: hosts and directors."""
+        """Whether hosts and directors, the documents that operators change, are stored."""
         return self._documents.operators_stored
 
     @property
@@ -36,11 +36,11 @@ class StoredDocuments:
         return self._documents.stored
 
     async def wait_read(self) -> None:
-        """Until the store has answered: hosts, directors and what was applied are known."""
+        """Wait until the documents have been read from the store."""
         await self._until(lambda: self._documents.were_read, math.inf)
 
     async def wait_operators_stored(self, seconds: float) -> bool:
-        """Whether hosts and directors, as they are now, are in the store within this time."""
+        """Wait until hosts and directors are stored as they are now. Returns whether they are, in time."""
         hosts, members = self._documents.hosts, self._documents.members
         wanted = hosts.wanted, members.wanted
         return await self._until(lambda: hosts.written >= wanted[0] and members.written >= wanted[1], seconds)

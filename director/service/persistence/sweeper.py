@@ -1,8 +1,8 @@
-"""Sweeps out of the store whom nobody knows any more, in buckets that nobody writes any more.
+"""Deletes expired assignments from buckets that no director writes.
 
-One director at a time does it, whoever holds the lock `sweep`: he goes through all buckets again and again, a
-few at a time. He writes by compare-and-swap, and only where something goes; a bucket that somebody else has
-written meanwhile is left for the next walk.
+One director at a time does it: the holder of the lock `sweep`. It walks through all buckets again and again,
+a few at a time. It writes by compare-and-swap, and only buckets from which it deletes something. A bucket
+that another director has written meanwhile is left for the next walk.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from state.base import SPACES, Bucket, Space, StateStore, StoreError, Swap, Swap
 
 TASK = "sweep"
 WALK_SECONDS = 600.0
-"""A walk through all buckets takes this long."""
+"""Seconds that a walk through all buckets takes."""
 ASK_SECONDS = 60.0
-"""Between two attempts to become the one who sweeps."""
+"""Seconds between two attempts to get the lock."""
 SLICE = 16
 """Buckets read at a time."""
 SHARE = 19
-"""Sweeping may take a twentieth of the time: it is followed by a pause this many times as long."""
+"""After each slice follows a pause of this many times its duration: sweeping takes 5 % of the time."""
 
 
 class Sweeper:
@@ -39,25 +39,25 @@ class Sweeper:
         may: Callable[[], bool],
         log: Log,
     ) -> None:
-        """may: whether the store is there, and has been read."""
+        """may: returns whether the store is reachable and has been read."""
         self.holds = False
-        """Whether this director is the one who sweeps."""
+        """Whether this director sweeps now."""
         self.swept: dict[str, int] = {space: 0 for space in SPACES}
-        """How many records it has swept out."""
+        """Number of deleted records by space."""
         self.walks = 0
-        """How many times it has gone through all."""
+        """Number of finished walks."""
         self._store, self._director, self._reader = store, director, reader
         self._may, self._log = may, log
         self._due: dict[int, tuple[bytes, int | None]] = {}
-        """Of buckets of users looked at: the version, and when something may go of it."""
+        """Examined buckets of users: version, and the Unix seconds when a record may expire (None: never)."""
 
     async def run(self) -> None:
-        """Sweep, whenever nobody else does, until cancelled."""
+        """Sweep whenever no other director does, until cancelled."""
         while True:
             if self._may():
                 try:
                     await self._sweep()
-                except StoreError as exc:  # of the store itself those hear who need it more
+                except StoreError as exc:  # the parts that write to the store report its failure
                     self._log.warning("sweep_stopped", store=self._store.url, reason=str(exc))
                 finally:
                     self.holds = False
@@ -70,7 +70,7 @@ class Sweeper:
                 await self.walk(WALK_SECONDS)
 
     async def walk(self, seconds: float) -> None:
-        """Go through all buckets once, spread over so many seconds. Raises StoreError."""
+        """Walk through all buckets once, spread over `seconds`. Raises StoreError."""
         begun = time.monotonic()
         before = dict(self.swept)
         for part, space in enumerate(SPACES):
@@ -90,7 +90,7 @@ class Sweeper:
             self._log.info("store_swept", store=self._store.url, **deleted, seconds=took)
 
     async def _worth_a_look(self, space: Space) -> list[int]:
-        """The buckets of which something may have to go, by what is known of them."""
+        """Return the buckets that may hold an expired record, by their versions and `_due`."""
         versions = await self._store.versions(space)
         if space == "users" and not self._director.clock_is_sure(time.monotonic()):
             return []
@@ -128,10 +128,10 @@ class Sweeper:
         for (swap, dropped), result in zip(swaps, results, strict=True):
             if isinstance(result, Swapped):
                 self.swept[space] += dropped
-                if known.get(swap.number) == swap.version:  # nothing new to us came with it
+                if known.get(swap.number) == swap.version:  # the new version holds nothing unread
                     known[swap.number] = result.version
 
     def _knows_everybody(self) -> bool:
-        """Whether whom this director does not know, nobody knows."""
+        """Return whether every user that this director does not have in memory is unassigned."""
         director = self._director
         return not (director.loading or director.unverified or director.partial)

@@ -1,5 +1,5 @@
-"""Operators' changes that the directors have and the store does not hold yet: told in the answer, the log and
-`status`, until they are stored.
+"""Operators' changes that the directors have and the store does not hold yet. The answer to the operator, the
+log and `status` report them until they are stored.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from director.service.log import Log
 from director.service.persistence.storeddocuments import StoredDocuments
 
 MANY_WAIT = 5.0
-"""The same for a change of many users."""
+"""Seconds to wait for the store after a change of many users."""
 OF_A_USER = frozenset({"move", "pin", "unpin"})
-"""Changes whose target is the name of a user."""
+"""Changes whose target is a user's name."""
 
 
 class UserWaits:
-    """Events that are set when buckets of users are stored, however long the store is away."""
+    """Events that are set when buckets of users are stored, even after a long outage of the store."""
 
     def __init__(self, ask: Callable[[int, Sequence[int] | None], None]) -> None:
-        """ask: has buckets written at once, if the store is up; `stored` is called with the number then."""
+        """ask: writes buckets at once if the store is reachable. Then `stored` is called with the number."""
         self._ask = ask
         self._number = 0
         self._open: dict[int, tuple[Sequence[int] | None, anyio.Event]] = {}
 
     def add(self, buckets: Sequence[int] | None) -> anyio.Event:
-        """Set once these buckets (None: all that have changed) are stored as they are now."""
-        self._number -= 1  # the core's own numbers are above 0
+        """Return an event that is set once these buckets (None: all changed) are stored as they are now."""
+        self._number -= 1  # negative, because the core's own numbers are above 0
         event = anyio.Event()
         self._open[self._number] = buckets, event
         self._ask(self._number, buckets)
@@ -44,7 +44,7 @@ class UserWaits:
             found[1].set()
 
     def ask_again(self) -> None:
-        """The store is up again."""
+        """Ask for all open waits again. Called when the store is reachable again."""
         for number, (buckets, _) in self._open.items():
             self._ask(number, buckets)
 
@@ -53,8 +53,8 @@ class Unstored:
     def __init__(
         self, documents: StoredDocuments, waits: UserWaits, log: Log, caught_up: Callable[[], Awaitable[None]]
     ) -> None:
-        """caught_up: returns as soon as the store holds all that memory held when the store was reached. A
-        store that begins anew takes the documents first, and what was stored before it is not in it yet."""
+        """caught_up: returns as soon as the store holds everything that memory held when the store was
+        reached. A store without data gets the documents first, and earlier changes of users later."""
         self._documents, self._waits, self._log = documents, waits, log
         self._caught_up = caught_up
         self._changes: list[UnstoredChange] = []
@@ -62,19 +62,24 @@ class Unstored:
         self._followed: list[tuple[UnstoredChange, anyio.Event | None]] = []
 
     def changes(self) -> list[UnstoredChange]:
-        """The oldest first."""
+        """Return the unstored changes, the oldest first."""
         return list(self._changes)
 
     async def users_stored(self, what: str, target: str, buckets: Sequence[int] | None) -> bool:
-        """Whether these buckets of users (None: all that have changed) are stored within a moment; else it is
-        followed until they are."""
+        """Return whether these buckets of users are stored within a short time.
+
+        If they are not, the change is listed as unstored until they are.
+
+        Args:
+            buckets: None: all changed buckets.
+        """
         stored = self._waits.add(buckets)
         with anyio.move_on_after(MANY_WAIT if buckets is None else STORE_WAIT):
             await stored.wait()
         return stored.is_set() or self._follow(what, target, stored)
 
     async def documents_stored(self, what: str, target: str) -> bool:
-        """The same for hosts and directors."""
+        """Return the same as `users_stored`, for a change of hosts or directors."""
         with anyio.move_on_after(STORE_WAIT):
             await self._until_documents_are_stored()
             return True
@@ -97,12 +102,12 @@ class Unstored:
         self._new.set()
 
     def take_over(self, changes: Iterable[UnstoredChange]) -> None:
-        """Those that a predecessor in this process has left."""
+        """List the changes that a predecessor in this process has left."""
         for change in changes:
             self._add(change, self._waits.add(None))
 
     async def run(self) -> None:
-        """Say of each when it is stored, until cancelled."""
+        """Log each change when it is stored, until cancelled."""
         async with anyio.create_task_group() as tasks:
             while True:
                 while self._followed:
@@ -120,5 +125,5 @@ class Unstored:
 
 
 def _named(change: UnstoredChange) -> dict[str, str]:
-    """The target as a field of the log, where names of users may be hidden."""
+    """Return the target as a field of the log. A user's name goes into `user`, which the log may hide."""
     return {"user" if change.what in OF_A_USER else "target": change.target}

@@ -1,4 +1,4 @@
-"""The names among `backends.mail_servers`: which hosts they stand for, as time goes by."""
+"""Addresses of the names in `backends.mail_servers` while the director runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from director.service.resolution.namewatch import Answer
 from director.types import Address
 
 Hosts = tuple[tuple[BackendSetting, ...], tuple[BackendSetting, ...]]
-"""The hosts of the file whose addresses are known, and its names, without an address, of which none is."""
+"""The hosts of the file with known addresses; the names of the file without a known address."""
 
 
 class BackendNames:
-    """The hosts of the file as time goes by. A name that cannot be resolved keeps what it had."""
+    """The hosts of the file at any time. A name that cannot be resolved keeps its last addresses."""
 
     def __init__(self, config: BackendsConfig, log: Log) -> None:
         self.changed = anyio.Event()
-        """Is set when the hosts are others than now. Then there is another event."""
+        """Set when the hosts change, and then replaced by a new event."""
         self._log = log
         self._known: dict[str, NameAddresses] = {}
         self._config = config
@@ -33,7 +33,7 @@ class BackendNames:
         self._unresolved = {setting.hostname for setting in self.hosts()[1]}
 
     def set_config(self, config: BackendsConfig) -> None:
-        """The file is another one. What was known of a name in it stays known."""
+        """Take over a changed file. Names that it still has keep their addresses."""
         self._config = config
         known = {name.hostname: self._known.get(name.hostname, NameAddresses()) for name in config.names}
         self._known = known
@@ -47,7 +47,10 @@ class BackendNames:
         return list(self._known)
 
     def hosts(self) -> Hosts:
-        """As of now. Of two names with one address the one that could be asked for has it, then the first."""
+        """Return the hosts as of now.
+
+        If two names have the same address, the host is the name that was resolved, else the first name.
+        """
         fixed = [setting for setting in self._config.mail_servers if not setting.hostname]
         found: dict[Address, BackendSetting] = {setting.address: setting for setting in fixed}
         names = sorted(self._config.names, key=lambda name: name.hostname in self._unresolved)
@@ -58,7 +61,7 @@ class BackendNames:
         return tuple(found.values()), tuple(name for name in self._config.names if name.hostname not in known)
 
     def answered(self, answers: Mapping[str, Answer]) -> None:
-        """What the name service says now."""
+        """Take the answers of the name service."""
         before, now = self.hosts(), time.monotonic()
         problems: dict[str, str] = {}
         for name, known in self._known.items():
@@ -77,7 +80,7 @@ class BackendNames:
         changed.set()
 
     def _tell(self, problems: Mapping[str, str]) -> None:
-        """Once when it begins, once when it is over."""
+        """Log a name when it cannot be resolved any more, and when it can be again."""
         for name, known in self._known.items():
             where = " ".join(known.addresses)
             if name in problems and name not in self._unresolved:

@@ -1,4 +1,4 @@
-"""Names, looked up again and again while the director runs."""
+"""Names that are resolved again and again while the director runs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from state.resolver import Resolver
 EVERY = 5.0
 """Seconds between two rounds of look-ups."""
 AT_MOST_EVERY = 1.0
-"""The same after `soon` was called."""
+"""Seconds between two rounds after a call of `soon`, at least."""
 TIMEOUT = 2.0
 """Seconds that a round waits for the slowest name."""
 AT_A_TIME = 8
-"""Look-ups that a round has begun and that are not answered."""
+"""Unanswered look-ups that a round may have begun."""
 
 Answer = tuple[Address, ...] | str
-"""What a name stands for, at least one address; or why that is not known."""
+"""The addresses of a name, at least one; or why they are unknown."""
 
 
 async def answer_of(name: str, resolver: Resolver) -> Answer:
-    """Ask for one name, under the caller's deadline."""
+    """Resolve one name. The caller sets a time-out."""
     try:
         found = await resolver.addresses(name)
         return (
@@ -37,7 +37,7 @@ async def answer_of(name: str, resolver: Resolver) -> Answer:
 
 
 class NameWatch:
-    """Asks for all names now and then, and tells the answers."""
+    """Resolves all names every few seconds, and passes on the answers."""
 
     def __init__(
         self,
@@ -45,12 +45,16 @@ class NameWatch:
         answered: Callable[[Mapping[str, Answer]], None],
         resolver: Resolver,
     ) -> None:
-        """names: returns those whose addresses are wanted. answered: is given an answer for each of them."""
+        """
+        Args:
+            names: returns the names to resolve.
+            answered: called after each round with an answer for each name.
+        """
         self._names, self._answered, self._resolver = names, answered, resolver
         self._wanted = anyio.Event()
 
     async def run(self) -> None:
-        """Ask again and again until cancelled."""
+        """Resolve again and again until cancelled."""
         while True:
             await anyio.sleep(AT_MOST_EVERY)
             with anyio.move_on_after(EVERY - AT_MOST_EVERY):
@@ -59,11 +63,11 @@ class NameWatch:
             await self.resolve_all()
 
     def soon(self) -> None:
-        """Ask soon: something was seen that other addresses may explain."""
+        """Start a round soon, because a changed address may explain what was seen."""
         self._wanted.set()
 
     async def resolve_all(self) -> None:
-        """Ask for every name once. A name without an answer delays no other, now or in later rounds."""
+        """Resolve every name once. A name without an answer delays no other name, now or in later rounds."""
         names = list(dict.fromkeys(self._names()))
         if not names:
             return

@@ -1,4 +1,4 @@
-"""The directors of the ring whose names have other addresses while the director runs."""
+"""Names of ring members whose addresses change while the director runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from director.types import Address, MemberId
 
 Members = tuple[MemberId, ...]
 Names = Mapping[str, MemberId]
-"""Who each name is, `name:port`."""
+"""The director that each name, `name:port`, stands for."""
 
 
 class RingNames:
-    """Tells when other addresses stand behind the names of `ring.servers`, or of directors that operators
-    have added by name.
+    """Reports changed addresses of names in `ring.servers`, and of directors that operators added by name.
 
-    A name that cannot be resolved, or has an address that cannot be right, keeps its last one.
+    A name that cannot be resolved, or has an unusable address, keeps its last address.
     """
 
     def __init__(
@@ -33,15 +32,20 @@ class RingNames:
         log: Log,
         local: Callable[[Address], bool] = is_local,
     ) -> None:
-        """servers, names: as in `RingConfig`. handle: is given `MembersListed` whenever they are others.
-        moved: this director itself has another address."""
+        """
+        Args:
+            servers: as in `RingConfig`.
+            names: as in `RingConfig`.
+            handle: called with `MembersListed` when an address has changed.
+            moved: called when this director itself has another address.
+        """
         named = {endpoint for _, endpoint in names}
         self._fixed = [server for server in servers if server not in named]
         self._me, self._handle, self._moved = me, handle, moved
         self._log, self._local = log, local
         self._ports: dict[str, tuple[str, int]] = {}
         self._now: dict[str, Endpoint | None] = {}
-        """By `name:port`; those of the file first."""
+        """By `name:port`; the names of the file first."""
         for entry, endpoint in names:
             host, port = director_name(entry) or (entry, 0)
             self._ports[f"{host}:{port}"] = host, port
@@ -52,11 +56,11 @@ class RingNames:
 
     @property
     def own_name(self) -> str | None:
-        """The `name:port` this director is listed by; None: it is listed by its address."""
+        """The `name:port` that lists this director; None: its address lists it."""
         return next((name for name in self._listed if self._now[name] == self._me), None)
 
     def hosts(self, added: Iterable[str]) -> list[str]:
-        """The names to be looked up. added: those beside the file's, `name:port`."""
+        """Return the names to resolve. added: further names, `name:port`."""
         for name in added:
             if name not in self._ports:
                 host, _, port = name.rpartition(":")
@@ -66,7 +70,7 @@ class RingNames:
 
     @property
     def members(self) -> Members:
-        """The directors of the file, as far as their addresses are known."""
+        """The directors of the file whose addresses are known."""
         named = [self._now[name] for name in self._listed]
         found = [*self._fixed, *(endpoint for endpoint in named if endpoint is not None)]
         return tuple(endpoint.member for endpoint in found)
@@ -76,7 +80,7 @@ class RingNames:
         return {name: endpoint.member for name, endpoint in self._now.items() if endpoint is not None}
 
     def answered(self, answers: Mapping[str, Answer]) -> None:
-        """What the name service says now; by host name."""
+        """Take the answers of the name service, by host name."""
         before, now = (self.members, self.names), dict(self._now)
         own_name = self.own_name
         problems: dict[str, str] = {}
@@ -102,12 +106,15 @@ class RingNames:
     def _look_at_own(self, now: Endpoint) -> None:
         if now == self._me or not self._local(now.address) or self._local(self._me.address):
             return
-        if self._local(now.address):  # still: the other answer was not for want of descriptors
+        if self._local(now.address):  # again: the old address may have failed for want of a free descriptor
             self._moved(now)
 
     def _drop_clashes(self, now: dict[str, Endpoint | None], problems: dict[str, str]) -> None:
-        """Two entries cannot be one director: whoever has got there by this look goes back. But who could
-        not be asked for has lost his address to the other one."""
+        """Resolve conflicts: two entries cannot be the same director.
+
+        An entry that could not be resolved loses its address to the other entry. Otherwise the entry that has
+        got the address in this round keeps its former address.
+        """
         while True:
             count = Counter([*self._fixed, *(address for address in now.values() if address is not None)])
             clashes = [name for name, address in now.items() if address is not None and count[address] > 1]
@@ -120,7 +127,7 @@ class RingNames:
                 now[name] = None if name in stale else self._now[name]
 
     def _tell(self, problems: Mapping[str, str]) -> None:
-        """Once when it begins, once when it is over."""
+        """Log a name when it cannot be resolved any more, and when it can be again."""
         for name, endpoint in self._now.items():
             if name in problems and name not in self._unresolved:
                 note = f"it stays {endpoint}" if endpoint is not None else "the ring goes on without it"
