@@ -1,4 +1,4 @@
-"""The composition root: builds everything from the configuration, runs it in one task group, ends it."""
+"""The composition root: builds all parts from the configuration, and runs them in one task group."""
 
 from __future__ import annotations
 
@@ -69,26 +69,26 @@ from state.resolver import Resolver
 from state.urls import open_store
 
 Serve = Callable[[Acceptor], Coroutine[Any, Any, None]]
-"""Serves a listener until it is cancelled."""
+"""Serves a listener until cancelled."""
 
 STANDALONE = MemberId("127.0.0.1:9090")
-"""What a director without a ring calls itself."""
+"""The member id of a director without a ring."""
 MOVES_AGAIN = 30.0
-"""Seconds until the program is replaced once more for an own address that is another one."""
+"""Seconds between two replacements of the program because the own address has changed, at least."""
 SNAPSHOT_TIMEOUT = 10.0
-"""Seconds that one job of the snapshot may take: nobody waits for it."""
+"""Seconds for one operation of the snapshot. No login waits for it."""
 STATUS_EVERY = 5.0
 """Seconds between two status lines for the service manager."""
 
 
 def _secrets(config: Config) -> tuple[bytes, bytes]:
-    """The secret of the ring that is offered, and the other one that is accepted; empty: there is none."""
+    """Return the ring secret that is offered, and the second that is accepted; empty if not set."""
     first, second = (*config.ring.secrets, b"", b"")[:2]
     return first, second
 
 
 def _identity(config: Config, incarnation: int, name: str) -> Identity:
-    """What this director shows to its neighbours. name: it is listed by; empty: by its address."""
+    """Return what this director shows to its neighbours. name: its name in `ring.servers`, or empty."""
     secret, second_secret = _secrets(config)
     return Identity(
         member=config.ring.listen.member if config.ring.listen else STANDALONE,
@@ -107,7 +107,7 @@ def _identity(config: Config, incarnation: int, name: str) -> Identity:
 
 
 class App:
-    """One running director: what it is built of, in order; how it begins, changes and ends."""
+    """A running director: its parts in the order of their construction, its start, changes and end."""
 
     def __init__(
         self,
@@ -118,8 +118,12 @@ class App:
         log_writer: LogWriter | None = None,
         keeper: KeeperClient | None = None,
     ) -> None:
-        """inherited: from the program that was here before. log_writer: behind `log`, to be handed over.
-        keeper: None: the sockets end with this process."""
+        """
+        Args:
+            inherited: the state that a predecessor in this process has left.
+            log_writer: the writer behind `log`, handed over to a successor.
+            keeper: None: the sockets end with this process.
+        """
         self.log_writer, self.keeper = log_writer, keeper
         self.config, self.log, self.sockets, self._inherited = config, log, sockets, inherited
         self.started = time.time()
@@ -128,7 +132,7 @@ class App:
         incarnation = next_incarnation(time.time(), inherited.handover.incarnation if inherited else 0)
         user_hash = UserHash(config.users.username_hash, config.users.master_user_separator)
         assigner = hotpath.Assigner(hotpath.UserTable(int(config.users.expire)), user_hash)
-        # What all other parts hand their events to.
+        # The mailbox comes first: all other parts hand their events to it.
         mailbox = self.mailbox = Mailbox()
         # Names of directors and backends, and the core.
         self.ring_names = RingNames(
@@ -141,7 +145,7 @@ class App:
         )
         self.backend_names = BackendNames(config.backends, log)
         self._moved_at = float("-inf")
-        """When the own address was last found to be another one, in monotonic seconds."""
+        """Monotonic seconds when the own address was last found changed."""
         settings, unresolved = self.backend_names.hosts()
         identity = _identity(config, incarnation, self.ring_names.own_name or "")
         self.director = Director(
@@ -162,14 +166,14 @@ class App:
             self._names_answered,
             resolver,
         )
-        # What carries out the effects of the core.
+        # The parts that carry out the effects of the core.
         tls = config.ring.tls
         self.ring = RingSockets(
             self.director,
             mailbox.handle,
             log,
             RingTls(tls.cert, tls.key, tls.ca) if tls else None,
-            stranger=self.name_watch.soon,  # a neighbour at another address, perhaps
+            stranger=self.name_watch.soon,  # it may be a neighbour whose address has changed
         )
         self.watch = LoopWatch(assigner, mailbox.handle)
         counts = LookupCounts()
@@ -194,7 +198,7 @@ class App:
             ),
             place=f"{machine_id()} {socket.gethostname()} {os.path.abspath(config.file)}",
         )
-        # What feeds the core with the events, and has those parts carry out its effects.
+        # The driver feeds the core with the events, and passes its effects to these parts.
         self.driver = Driver(
             self.director,
             mailbox,
@@ -213,7 +217,7 @@ class App:
         self.credentials = Credentials(lambda: self.config, log, tls=lambda: self.ring.tls)
         self.bugs = Bugs(log)
         self.listeners = Listeners(sockets, self.director, mailbox, self.bugs, log, config.limits)
-        # Operators, and the configuration file that changes like an operator.
+        # Operators, and changes of the configuration file, which are made like an operator's.
         self.operations = Operations(
             self.director,
             self.pending_operations,
@@ -255,12 +259,12 @@ class App:
         )
         self._ended = anyio.Event()
         self._end = ""
-        """Name of the signal that has ended it; empty: its program is to be replaced."""
+        """Name of the signal that ended the director; empty: the program is to be replaced."""
 
     # ---- sockets
 
     def prepare(self) -> None:
-        """Say what is served on which socket; connections wait in the kernel until `serve`."""
+        """Assign a handler to each socket. Connections wait in the kernel until `serve`."""
         config, listeners = self.config, self.listeners
         relays = (
             ("login", config.dovecot.auth_socket, False),
@@ -283,7 +287,7 @@ class App:
         self.backend_names.answered(answers)
 
     def _moved(self, now: Endpoint) -> None:
-        """This director has another address. Everything in it goes by the old one: it begins anew."""
+        """Replace the program because this director has another address: all its parts know the old one."""
         if time.monotonic() < self._moved_at + MOVES_AGAIN:
             return
         self._moved_at = time.monotonic()
@@ -295,9 +299,11 @@ class App:
     # ---- running
 
     async def serve(self) -> Inherited | None:
-        """Run until SIGTERM or SIGINT, and write what is left to write; or until another program takes over.
+        """Run until SIGTERM or SIGINT, then write the rest; or run until a successor takes over.
 
-        Returns what was left to that, if it could not be started after all."""
+        Returns the state for the successor if the successor could not be started, so that this program takes
+        over again; else None.
+        """
         asyncio.get_running_loop().set_exception_handler(self._callback_failed)
         doubted = self._inherited is not None and self._inherited.handover.clock_doubted
         now = Now(time.monotonic(), unix_time())
@@ -373,8 +379,10 @@ class App:
             tasks.cancel_scope.cancel()
 
     async def read_again(self) -> tuple[Config, RingTls | None]:
-        """The configuration as its file says now, and the certificates of the ring where it has TLS. Raises
-        DirectorError."""
+        """Return the configuration in the file now, and the certificates if the ring has TLS.
+
+        Raises DirectorError.
+        """
         try:
             return await anyio.to_thread.run_sync(read_again, self.config, self.ring.tls)
         except DirectorError:
@@ -382,8 +390,14 @@ class App:
             raise
 
     async def apply(self, new: Config, tls: RingTls | None) -> list[str]:
-        """What is live of the configuration has changed: it counts now. tls: the certificates, read again.
-        Returns what of the files it names has changed."""
+        """Apply the settings of `new` that can change while the director runs.
+
+        Args:
+            new: the configuration in force from now on; other settings are as before.
+            tls: the certificates, read again.
+
+        Returns the settings whose files have changed.
+        """
         before, self.config = self.config, new
         if new.backends != before.backends:
             self.backend_names.set_config(new.backends)
@@ -401,7 +415,7 @@ class App:
         return changed + [f"state ({name})" for name in await self.persistence.read_passwords_again()]
 
     def warnings_of(self, new: Config) -> list[str]:
-        """What the backends of another configuration lead to that may not be wanted."""
+        """Return warnings about the changed backends of another configuration."""
         if new.backends == self.config.backends:
             return []
         return self.operations.queries.plan_settings(
@@ -409,30 +423,30 @@ class App:
         ).warnings
 
     def loading(self) -> float | None:
-        """While the store is being read: how much of it has been, 0.0 to 1.0."""
+        """Return how much of the store has been read, 0.0 to 1.0; None if it is not being read."""
         return self.persistence.loaded_part if self.director.loading else None
 
     async def close_endpoints(self, within: float) -> None:
-        """Let operators' commands end, for `within` seconds at most; then accept no more of them."""
+        """Let operators' commands end, for `within` seconds at most; then accept no more commands."""
         await self.endpoints.close(within)
 
     async def settle(self, within: float) -> None:
-        """Write to the store what has changed, for `within` seconds at most."""
+        """Write changes to the store, for `within` seconds at most."""
         await self.persistence.settle(within)
 
     async def leave(self) -> None:
-        """Leave the ring, unless the process ends anyway."""
+        """Leave the ring, unless the director ends anyway."""
         if not self._ended.is_set():
             await self.driver.leave()
 
     def end(self, name: str) -> None:
-        """name: of the signal; empty: freeze, and go on as another program."""
+        """End the director. name: the signal; empty: stop, and be replaced by another program."""
         if not self._ended.is_set():
             self._end = name
             self._ended.set()
 
     def freeze(self, replacement: ReplacementRecord) -> Inherited:
-        """Stop. Returns all that the program after this one goes on with: see `_take_over` and `_adopt`."""
+        """Stop. Returns the state for a successor; see `_take_over` and `_adopt`."""
         self.driver.stop()
         held_lines = self.logins.held_lines()
         given = [
@@ -469,25 +483,25 @@ class App:
         return Inherited(handover, Memory(records, b"".join(entries)))
 
     def _take_over(self, inherited: Inherited) -> None:
-        """Go on with what `freeze` has returned in the program before: before anything is served."""
+        """Take over the state of a predecessor, before anything is served."""
         handover, memory = inherited
         self.persistence.take_over(handover.tables, handover.audit)
         if handover.username_hash != self.director.identity.username_hash:
-            memory.users = memory.names = b""  # their keys mean nothing any more
+            memory.users = memory.names = b""  # their keys were made with another hash
         self.persistence.unstored.take_over(handover.unstored)
         self.operations.jobs.take_over(handover.ended, handover.under_way, handover.operations)
         self.director.take_over(handover.smaller_since)
         load_users(self.director, memory, self.mailbox.handle)
 
     async def _adopt(self, handover: Handover) -> None:
-        """The same for connections, once their relays run."""
+        """Take over the connections of a predecessor. The relays must run."""
         for relay in self.relays:
             await relay.take_over(
                 [connection for connection in handover.connections if connection.relay == relay.name]
             )
         names = {relay.name for relay in self.relays}
         for connection in handover.connections:
-            if connection.relay not in names:  # the listener is off by now
+            if connection.relay not in names:  # the new configuration has this listener off
                 for descriptor in (connection.client, connection.auth):
                     if descriptor >= 0:
                         os.close(descriptor)
@@ -495,7 +509,7 @@ class App:
     # ---- ends, signals, sockets
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What went wrong where no task could catch it. The connection concerned is closed by the loop."""
+        """Record an error in a callback of the loop, where no task catches it."""
         exc = context.get("exception")
         if isinstance(exc, OSError):
             self.log.warning("connection_failed", reason=exc.strerror or str(exc), note=context["message"])
@@ -526,16 +540,17 @@ class App:
         await acceptor.serve_protocols(self.ring.new_link)
 
     def _refuse_links(self) -> None:
-        """Whoever dials us from now on is refused at once.
+        """Refuse new ring connections from now on.
 
-        Before the good-bye: a neighbour dials whom it has lost. While we still listened he would wait in
-        vain until our end, and new users with him, as with the original (1.1 s).
+        This comes before the good-bye. A neighbour that loses its link connects again at once. If it were
+        accepted, it would wait until this process ends, and new users with it: 1.1 s with Dovecot 2.3's
+        director.
         """
         if self._ring_acceptor is not None:
             self._ring_acceptor.refuse()
 
     async def _tell_manager(self) -> None:
-        """READY once logins are answered, then a status line and a sign of life now and then."""
+        """Send READY once logins are answered, then a status line and a sign of life every few seconds."""
         has_told = False
         while True:
             ready, reason = self.operations.queries.ready()

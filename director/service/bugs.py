@@ -1,4 +1,4 @@
-"""Errors in the program that were contained: all are counted, some are logged with their traceback."""
+"""Internal errors that were contained: all are counted, some are logged with their traceback."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections import deque
 from director.service.log import Log
 
 LOGGED, EVERY = 5, 10.0
-"""At most so many are logged in so many seconds."""
+"""At most `LOGGED` errors are logged in `EVERY` seconds."""
 
 
 class Bugs:
     def __init__(self, log: Log) -> None:
         self.count = 0
-        """Exceptions in callbacks of the loop and in handlers of clients."""
+        """Number of exceptions in callbacks of the loop and in handlers of clients."""
         self._log = log
         self._logged: deque[float] = deque(maxlen=LOGGED)
 
     def met(self, text: str, error: BaseException | None, **fields: object) -> None:
-        """text: what was being done."""
+        """Count an error, and log it. text: the work that failed."""
         self.count += 1
         now = time.monotonic()
         if len(self._logged) == LOGGED and now < self._logged[0] + EVERY:

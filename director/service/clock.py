@@ -1,4 +1,4 @@
-"""The time of day, as records can hold it."""
+"""The time of day, limited to the range of records."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from director.core.protocol.clock import within_records
 
 
 def unix_time() -> float:
-    """Unix seconds."""
+    """Return the time of day in Unix seconds."""
     return within_records(time.time())

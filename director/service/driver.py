@@ -1,5 +1,4 @@
-"""The only caller of `core.director`: feeds it events, carries out its effects in order, keeps its one
-timer."""
+"""The only caller of `core.director`: feeds it events, carries out its effects and keeps its timer."""
 
 from __future__ import annotations
 
@@ -60,7 +59,7 @@ from director.service.ringsockets import RingSockets
 from director.types import LinkId, Now
 
 LEAVE_WITHIN = 1.5
-"""Seconds the ring may take to close without us; the core gives up a little earlier."""
+"""Seconds that the ring has to close without this director; the core gives up a little earlier."""
 
 
 class Driver:
@@ -90,7 +89,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._departed = anyio.Event()
         self._in_turn = False
-        """The core has had an event in this turn of the loop."""
+        """Whether the core has handled an event in this turn of the loop."""
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -101,7 +100,7 @@ class Driver:
     # ---- running
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Keep the links' dials until cancelled."""
+        """Run the tasks that connect to neighbours, until cancelled."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             task_status.started()
@@ -112,13 +111,13 @@ class Driver:
                 self._tasks = None
 
     async def leave(self) -> None:
-        """Have the ring closed without us, going on with our work meanwhile; at most LEAVE_WITHIN seconds."""
+        """Leave the ring, and continue to work meanwhile; takes `LEAVE_WITHIN` seconds at most."""
         self._mailbox.handle(Stopping())
         with anyio.move_on_after(LEAVE_WITHIN):
             await self._departed.wait()
 
     def stop(self) -> None:
-        """Finish this turn and take in nothing more. Once is enough. Whoever has time leaves first."""
+        """Finish this turn and accept no more events. If there is time, call `leave` before."""
         if self._stopped:
             return
         self.end_turn()
@@ -131,12 +130,12 @@ class Driver:
     # ---- events
 
     def read(self) -> None:
-        """Feed what has come to the core, one event at a time, and carry out what it wants."""
+        """Feed the waiting events to the core, one at a time, and carry out its effects."""
         if self._stopped:
             self._read_stored()
             return
         if self._busy:
-            return  # an effect of the event in hand has caused this one: it comes behind it
+            return  # an effect of the current event has caused this event: it is handled afterwards
         self._busy, moved = True, False
         try:
             while self._events and not self._stopped:
@@ -149,15 +148,14 @@ class Driver:
                 moved = moved or self._director.settled
         finally:
             self._busy = False
-            if self._events and not self._stopped:  # one has failed: those behind it must not wait for luck
+            if self._events and not self._stopped:  # an event failed: the others must not wait for a new one
                 self._loop.call_soon(self._mailbox.handle, TimerFired())
             if moved:
                 self._plan()
         self._store.buckets_changed()
 
     def _read_stored(self) -> None:
-        """After the stop the last write is of what memory and store come to. Nobody is there for the effects,
-        or for anything else."""
+        """Merge what was read from the store after the stop, for the last write. Effects are dropped."""
         while self._events:
             event = self._events.popleft()
             if isinstance(event, StoredUsers | StoredHosts | StoredMembers):
@@ -167,7 +165,7 @@ class Driver:
         self._in_turn = False
 
     def _plan(self) -> None:
-        """Set the one timer to the core's next deadline."""
+        """Set the timer to the core's next deadline."""
         if self._stopped:
             return
         deadline = self._director.next_deadline()
@@ -185,7 +183,7 @@ class Driver:
     # ---- turns of the loop
 
     def end_turn(self) -> None:
-        """Records first, then the answers they belong to."""
+        """Send the records of this turn, then write their answers (docs/ring.md, rule 5)."""
         try:
             if self._busy or self._events:
                 self._mailbox.handle(TableChanged())
@@ -195,7 +193,10 @@ class Driver:
             self._logins.write_late()
 
     def _announce(self) -> None:
-        """The short way of what nearly every turn is; what sending causes comes behind it."""
+        """Announce the records of this turn without an event, because nearly every turn ends so.
+
+        Events that the sending causes are handled afterwards.
+        """
         self._busy = True
         try:
             self._carry_out(self._director.announce())
@@ -208,7 +209,7 @@ class Driver:
     # ---- effects
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
-        """In their order; what goes to one link in a row of sends is one frame."""
+        """Carry out effects in their order. Consecutive sends to a link are one frame."""
         frames: dict[LinkId, list[RingMessage]] = {}
         for effect in effects:
             if isinstance(effect, Send):
@@ -219,7 +220,7 @@ class Driver:
         self._send_all(frames)
 
     def _send_all(self, frames: dict[LinkId, list[RingMessage]]) -> None:
-        """Send what has gathered, and forget it."""
+        """Send the collected messages and empty `frames`."""
         if frames:
             sending = list(frames.items())
             frames.clear()
@@ -227,7 +228,7 @@ class Driver:
                 self._ring.send(number, messages)
 
     def _do(self, effect: Effect) -> None:
-        """One effect that is no `Send`."""
+        """Carry out an effect that is not `Send`."""
         match effect:
             case Answer(request, key, backend):
                 self._logins.answered(request, key, backend)
@@ -288,7 +289,7 @@ class Driver:
                 self._log.debug(event, **fields)
             case Level.INFO:
                 self._log.info(event, **fields)
-            case Level.WARNING:  # what a stranger at the ring's port can cause without end
+            case Level.WARNING:  # limited, because a stranger at the ring's port can cause any number of them
                 self._limited.warning(time.monotonic(), event, str(fields.get("peer", "")), **fields)
             case Level.ERROR:
                 self._log.error(event, **fields)

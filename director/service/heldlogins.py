@@ -1,7 +1,7 @@
 """The lines from auth that wait for an answer, and how many may wait.
 
-While the ring or the store settles, a login of a new user waits for up to 30 s, and anybody can open logins.
-Their number is bounded per connection here, and in all in `core.logins.pending`.
+Until the ring is in sync, a login of a new user waits for up to 30 s, and anyone can open logins. Their
+number is limited here for each connection, and in total in `core.logins.pending`.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from director.types import RequestId
 from director.wire.auth import HeldRequest
 
 CONNECTION_LIMIT = 10_000
-"""Logins of one connection that may wait."""
+"""Waiting logins of one connection, at most."""
 BYTES_LIMIT = 64 << 20
-"""Bytes of all lines that wait: 100,000 usual ones take a fifth of it, long names may not take more."""
+"""Bytes of all waiting lines, at most. 100,000 lines with names of usual length take a fifth of it."""
 
 SHARDS = 64
-"""Tables that they are in by request: of one alone, a turn of the loop in which it grows would be long."""
+"""Number of tables that hold the requests. A single table would stop the loop too long when it grows."""
 
 Client = LoginClient | AuthreplyClient
-"""Whose lines are to be completed."""
+"""A client whose lines wait."""
 
 
 class _WaitingLogin(msgspec.Struct, frozen=True, gc=False):
-    """A line that waits, and its client."""
+    """A waiting line and its client."""
 
     client: Client
     held_request: HeldRequest
 
 
 class HeldLogins:
-    """By request; `client.waiting` has those of each client."""
+    """Waiting lines by request. `client.waiting` has the requests of each client."""
 
     def __init__(self) -> None:
         self._shards: list[dict[RequestId, _WaitingLogin]] = [{} for _ in range(SHARDS)]
         self.bytes = 0
-        """Of all lines and what was taken out of them."""
+        """Bytes of all waiting lines and their parsed parts."""
 
     def __len__(self) -> int:
         return sum(map(len, self._shards))
 
     def full(self, client: Client, held_request: HeldRequest) -> str:
-        """Why this line may not wait; empty: it may."""
+        """Return why this line may not wait; empty if it may."""
         if len(client.waiting) >= CONNECTION_LIMIT:
             return f"{CONNECTION_LIMIT} logins of this connection wait already"
         if self.bytes + _size(held_request) > BYTES_LIMIT:
@@ -59,7 +59,7 @@ class HeldLogins:
         client.waiting.add(request)
 
     def take(self, request: RequestId) -> tuple[Client, HeldRequest] | None:
-        """A request that is to be answered; None if its client has gone away meanwhile."""
+        """Remove and return a request that is to be answered; None if its client has disconnected."""
         taken = self._shards[request % SHARDS].pop(request, None)
         if taken is None:
             return None
@@ -68,14 +68,14 @@ class HeldLogins:
         return taken.client, taken.held_request
 
     def drop(self, client: Client) -> list[RequestId]:
-        """All of a client that has gone away; gives its requests."""
+        """Remove all requests of a client that has disconnected. Returns them."""
         requests = [RequestId(number) for number in client.waiting]
         for request in requests:
             self.take(request)
         return requests
 
     def lines(self) -> dict[Client, list[bytes]]:
-        """The lines of each client, the oldest first."""
+        """Return the lines of each client, the oldest first."""
         lines: dict[Client, list[bytes]] = {}
         requests = {request: waiting for shard in self._shards for request, waiting in shard.items()}
         for _, waiting in sorted(requests.items(), key=itemgetter(0)):

@@ -1,6 +1,6 @@
-"""One line an event to stderr, logfmt or JSON: `time`, `level`, `event`, then the fields as they were given.
+"""The log on stderr: each event is a line in logfmt or JSON with `time`, `level`, `event` and its fields.
 
-Event names are stable; README and dashboards refer to them. Secrets are taken out here, whoever logs them.
+Event names do not change; README and dashboards refer to them. Secrets are removed here from all fields.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from director.service.secret import Secret
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 HIDDEN = "***"
 REPEATED, REPEATED_EVERY = 200, 10.0
-"""At most so many lines of one event are written in so many seconds, except on level debug: some events
-happen once for each user, message or connection, and there may be very many of those."""
+"""At most `REPEATED` lines of one event are written in `REPEATED_EVERY` seconds, except on level debug. Some
+events happen once for each user, message or connection, and could be very many."""
 NOT_READ = "the log is not read as fast as it is written, or cannot be written"
 
 _SECRET_NAME = re.compile("(?:^|_)(?:pass|resp|password|token|secret)(?:$|_(?!file$))", re.IGNORECASE)
@@ -35,7 +35,7 @@ _BARE = re.compile(r'[^\s"=\\]+')
 
 
 class Log:
-    """Where everything that is worth a line goes."""
+    """Writes events as lines."""
 
     def __init__(
         self,
@@ -47,10 +47,14 @@ class Log:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """write: takes a line with its end, and does not wait. format: "logfmt" or "json".
-
-        level: the lowest that is written. hide_user: what to write for a user's name; None: the name.
-        clock: Unix seconds. monotonic: seconds since any moment.
+        """
+        Args:
+            write: takes a line with its end; must not block.
+            format: "logfmt" or "json".
+            level: the lowest level that is written.
+            hide_user: returns what is written for a user's name; None: the name is written.
+            clock: returns Unix seconds.
+            monotonic: returns seconds since any moment.
         """
         self._render = _as_json if format == "json" else _as_logfmt
         self._least = LEVELS[level]
@@ -58,10 +62,10 @@ class Log:
         self._write = write
         self._clock, self._monotonic = clock, monotonic
         self._repeated: dict[tuple[str, object], tuple[float, int]] = {}
-        """Event and library -> when its count began, and the count."""
+        """(event, logger) -> monotonic seconds when its count began, and the count."""
 
     def set_level(self, level: str) -> None:
-        """The lowest that is written from now on."""
+        """Set the lowest level that is written."""
         self._least = LEVELS[level]
 
     def debug(self, event: str, **fields: object) -> None:
@@ -77,7 +81,7 @@ class Log:
         self._event("error", event, fields)
 
     def writes(self, level: str) -> bool:
-        """Whether lines of `level` are written: asked before fields that are expensive to make."""
+        """Return whether lines of `level` are written, for callers whose fields are expensive to make."""
         return LEVELS[level] >= self._least
 
     def _event(self, level: str, event: str, fields: dict[str, object]) -> None:
@@ -85,7 +89,7 @@ class Log:
             self._write(self.line(level, event, fields))
 
     def _admits(self, event: str, logger: object) -> bool:
-        """Whether another line of this event may be written now."""
+        """Return whether another line of this event may be written now."""
         now, key = self._monotonic(), (event, logger)
         began, count = self._repeated.get(key, (now, 0))
         if now >= began + REPEATED_EVERY:
@@ -95,7 +99,7 @@ class Log:
         return count < REPEATED
 
     def report_left_out(self) -> None:
-        """Write how many lines of each event were left out, once for each `REPEATED_EVERY` seconds."""
+        """Write how many lines of each event were left out, for each period that has ended."""
         now = self._monotonic()
         over = [key for key, (began, _) in self._repeated.items() if now >= began + REPEATED_EVERY]
         for key in over:
@@ -107,7 +111,7 @@ class Log:
             self._write(self.line("warning", "repeated_lines_left_out", fields))
 
     def line(self, level: str, event: str, fields: Mapping[str, object]) -> str:
-        """The line of an event, whatever the level, with its end."""
+        """Return the line of an event with its end, whatever the level."""
         at = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         line: dict[str, object] = {"time": at.removesuffix("+00:00") + "Z", "level": level, "event": event}
         for name, value in fields.items():
@@ -149,27 +153,36 @@ def _as_json(line: dict[str, object]) -> str:
 
 
 def _escaped(quoted: str) -> str:
-    """A JSON text with all that would end or disturb a line written as escapes."""
+    """Return a JSON text in which characters that end or disturb a line are escaped."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
 
 
 class LimitedLog:
-    """For what a broken client can repeat for ever: at most `burst` lines of a key in `every` seconds.
+    """Limits warnings that a broken client can repeat without end: `burst` lines of a key in `every` seconds.
 
     The first line after that says how many were left out.
     """
 
     def __init__(self, log: Log, *, burst: int = 5, every: float = 10.0, keys: int = 1000) -> None:
-        """every: seconds. keys: how many are remembered; the one that was opened first is forgotten first."""
+        """
+        Args:
+            every: seconds.
+            keys: number of keys that are kept; the key that was opened first is dropped first.
+        """
         self._log, self._burst, self._every, self._keys = log, burst, every, keys
         self._windows: dict[tuple[str, str], tuple[float, int]] = {}
 
     def __len__(self) -> int:
-        """How many keys are remembered."""
+        """Return the number of keys that are kept."""
         return len(self._windows)
 
     def warning(self, now: float, event: str, key: str = "", /, **fields: object) -> None:
-        """now: monotonic seconds. key: what of the event is counted by itself, such as the peer's address."""
+        """Log a warning, unless the limit is reached.
+
+        Args:
+            now: monotonic seconds.
+            key: the part of the event that is counted separately, such as the peer's address.
+        """
         start, count = self._windows.get((event, key), (now, 0))
         left_out = 0
         if now >= start + self._every:
@@ -184,7 +197,7 @@ class LimitedLog:
 
 
 class LibraryHandler(logging.Handler):
-    """Turns a record of the standard `logging` into event `library`."""
+    """Turns records of the standard `logging` into events `library`."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -204,13 +217,15 @@ def capture_logging(log: Log) -> None:
     """Send everything that is logged with the standard `logging` to `log`, and nowhere else."""
     level = next(number for name, number in LEVELS.items() if log.writes(name))
     logging.basicConfig(handlers=[LibraryHandler(log)], level=level, force=True)
-    logging.getLogger("redis_lock").setLevel(logging.WARNING)  # each taking of its lock is not an event here
+    logging.getLogger("redis_lock").setLevel(logging.WARNING)  # it logs each acquisition of its lock
 
 
 @contextmanager
 def everything_logged(log: Log, writer: LogWriter) -> Iterator[None]:
-    """Send what is printed, warned of, or raised where there is no caller, to `log`: what writes to a
-    descriptor of the process by itself waits for the descriptor's reader."""
+    """Send printed text, warnings and exceptions without a caller to `log` while the block runs.
+
+    Code that writes to stdout or stderr itself would block while their reader is slow.
+    """
     logging.captureWarnings(True)
     writer.report = lambda lines: log.line("error", "log_lines_dropped", {"lines": lines, "reason": NOT_READ})
     before = sys.unraisablehook, threading.excepthook

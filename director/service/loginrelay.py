@@ -1,7 +1,7 @@
-"""Logins on their way through: lines from auth get their host, at once or when the core has decided.
+"""Logins on their way through the director: lines from auth get their host, at once or later.
 
-Whatever reads puts users into the table; the records leave at the end of the loop's turn in one frame a
-neighbour, and only then the answers of that turn are written (docs/ring.md, rule 5).
+Each line that is read may put users into the table. Their records leave at the end of the loop's turn, in one
+frame for each neighbour. The answers of that turn are written only then (docs/ring.md, rule 5).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from director.wire.auth import HeldRequest, cancel, cancels, finish, may_say_per
 from director.wire.tabs import unescape
 
 ALONE = 0.02
-"""Without neighbours: seconds in which new users gather before they are looked after."""
+"""Seconds in which new users are collected before the turn ends, for a director without neighbours."""
 
 _ANSWER = b"\tuser_dirkey="
-"""In each line that has got a host."""
+"""Contained in each line that has got a host."""
 
 
 class LoginRelay:
-    """The owner of the clients of login, userdb and authreply sockets."""
+    """The owner of the clients of the sockets login, userdb and authreply."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class LoginRelay:
         self._loop = asyncio.get_running_loop()
         self._held = HeldLogins()
         self._late: list[tuple[Client, bytes]] = []
-        """Answers that are written at the end of this turn of the loop."""
+        """Answers to be written at the end of this turn of the loop."""
         self._alone_planned = False
         self._auth_trouble: set[str] = set()
 
     # ---- the hot path
 
     def lines(self, client: Client, data: bytes) -> None:
-        """Complete lines from auth: answer what can be answered now."""
+        """Handle complete lines from auth, and answer those that can be answered now."""
         self._watch.be_in_time()
         out, held_requests = hotpath.rewrite(self._assigner, data, client.relay.passlines)
         if self._late or (self._links and self._users.has_changes):
@@ -78,13 +78,13 @@ class LoginRelay:
             self._hold(client, held_requests)
 
     def write_late(self) -> None:
-        """Write the answers of this turn of the loop, whose records have left."""
+        """Write the answers of this turn of the loop. Its records have left."""
         late, self._late = self._late, []
         for client, out in late:
             client.write(out)
 
     def _end_alone(self) -> None:
-        """Without neighbours nobody waits to hear of new users: now and then is enough for the store."""
+        """End a turn for the store, which needs new users only now and then: there are no neighbours."""
         self._alone_planned = False
         if self._users.has_changes:
             self._mailbox.end_turn_soon()
@@ -103,11 +103,11 @@ class LoginRelay:
             self._mailbox.handle(Lookup(request, line.key, line.tag))
 
     def held_lines(self) -> dict[Client, list[bytes]]:
-        """Lines from auth that wait for an answer, of each client."""
+        """Return the waiting lines of each client."""
         return self._held.lines()
 
     def answered(self, request: RequestId, key: UserKey, backend: Backend) -> None:
-        """The core has decided where a login goes."""
+        """Write the answer to a waiting login: the core has decided on its host."""
         taken = self._held.take(request)
         if taken is not None:
             client, held_request = taken
@@ -118,13 +118,13 @@ class LoginRelay:
                 _cancel(client, line)
 
     def refused(self, request: RequestId, reason: str) -> None:
-        """The core does not answer a login."""
+        """Refuse a waiting login: the core does not answer it."""
         taken = self._held.take(request)
         if taken is not None:
             self._refuse(*taken, reason)
 
     def _refuse(self, client: Client, held_request: HeldRequest, reason: str) -> None:
-        """The client is to try again later."""
+        """Refuse a login temporarily, and log it."""
         self._counts.add("refused", client.relay.name)
         client.write(refusal(held_request.id))
         if says_perhaps(held_request.line):
@@ -141,7 +141,7 @@ class LoginRelay:
     # ---- proxy-notify
 
     def names_seen(self, lines: Sequence[bytes]) -> None:
-        """Users who are still logged in, as login processes write them."""
+        """Refresh the assignments of users who are logged in. lines: user names, escaped."""
         self._mailbox.handle(Seen([unescape(line) for line in lines]))
         if self._users.has_changes:
             self._mailbox.end_turn_soon()
@@ -150,7 +150,7 @@ class LoginRelay:
         now, note = time.monotonic(), "skipped; reading goes on"
         self._limited.warning(now, "notify_line_too_long", bytes=length, note=note)
 
-    # ---- troubles
+    # ---- problems
 
     def auth_unreachable(self, path: str, reason: str) -> None:
         if path not in self._auth_trouble:
@@ -177,6 +177,6 @@ class LoginRelay:
 
 
 def _cancel(client: Client, lines: bytes) -> None:
-    """Tell auth of users whom it takes to be local, and who are proxied."""
+    """Tell auth which of the users that it expects to be local are proxied."""
     if cancellations := cancels(lines):
         client.tell_auth(cancellations)

@@ -1,9 +1,9 @@
-"""Writes the log to a descriptor from a thread, so that a log reader that stops reading stops nothing else.
+"""Writes the log to a descriptor from a thread, so that a stopped log reader does not block the director.
 
-A line waits in a bounded queue until the descriptor takes it. A line that does not fit is dropped and
-counted; once there is room again, one line says how many were dropped. The descriptor stays in blocking
-mode, because other processes share it: the thread asks `poll` first, and writes pieces that a pipe takes as
-a whole.
+A line waits in a limited queue until the descriptor takes it. A line that does not fit is dropped and
+counted. When there is room again, one line says how many were dropped. The descriptor stays in blocking mode,
+because other processes share it: the thread calls `poll` first, and writes pieces that a pipe takes
+completely or not at all.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from collections import deque
 from collections.abc import Callable
 
 QUEUE_BYTES = 4 * 1024 * 1024
-"""Bytes of lines that wait at most."""
+"""Bytes of waiting lines, at most."""
 CLOSE_WITHIN = 1.0
-"""Seconds that the end of the program waits for the log at most."""
+"""Seconds that the end of the program waits for the log, at most."""
 STOP_WITHIN = 0.1
-"""Seconds in which the thread stops for a hand-over, except while the descriptor itself blocks it."""
+"""Seconds in which the thread stops for a hand-over, unless a write to the descriptor blocks it."""
 PIECE = select.PIPE_BUF
-"""Bytes of one write: a pipe that `poll` finds writable takes them all or none."""
+"""Bytes of one write. A pipe that `poll` reports writable takes all of them or none."""
 
 
 class LogWriter:
-    """A bounded queue of lines, and the thread that writes them. Every method may be called by any thread."""
+    """A limited queue of lines, and the thread that writes them. Any thread may call its methods."""
 
     def __init__(self, descriptor: int, *, limit: int = QUEUE_BYTES) -> None:
         """limit: bytes that may wait."""
         self.dropped = 0
-        """Lines so far that did not fit, or that the descriptor did not take."""
+        """Number of lines that did not fit, or that the descriptor did not take."""
         self.report: Callable[[int], str] = "{} log lines were dropped\n".format
-        """The line that says how many were dropped; called by the thread."""
+        """Makes the line that reports a number of dropped lines; called by the thread."""
         self._descriptor, self._limit = descriptor, limit
         # Reentrant, because a finalizer may log while a line is being put into the queue.
         self._changed = threading.Condition(threading.RLock())
@@ -41,20 +41,20 @@ class LogWriter:
         self._waiting = 0
         """Bytes in `_lines`."""
         self._piece = b""
-        """What the thread is writing, as far as it is not written..."""
+        """The unwritten part of the piece that the thread is writing."""
         self._piece_lines = 0
-        """...and of how many lines."""
+        """Number of lines in the piece."""
         self._unreported = 0
         self._full = False
-        """Whether lines are dropped until half of the queue is free: reports would fill it otherwise."""
+        """Whether lines are dropped until half of the queue is free, because reports would fill it again."""
         self._failing = False
         """Whether the last write failed."""
         self._running = self._closing = self._stopping = False
         self._wake = -1
-        """Ends the wait for the descriptor."""
+        """Event descriptor that ends the wait for the log's descriptor."""
 
     def start(self, unwritten: bytes = b"") -> None:
-        """Start to write. unwritten: what a predecessor has handed over."""
+        """Start to write. unwritten: the lines that a predecessor has handed over."""
         with self._changed:
             if self._wake < 0:
                 self._wake = os.eventfd(0)
@@ -70,7 +70,7 @@ class LogWriter:
             self._changed.notify_all()
 
     def write(self, line: str) -> None:
-        """Queue a line with its end, or drop it. Never waits for the descriptor."""
+        """Queue a line with its end, or drop it. Does not wait for the descriptor."""
         data = line.encode("utf-8", "backslashreplace")
         with self._changed:
             if self._full or self._waiting + len(data) > self._limit:
@@ -82,7 +82,7 @@ class LogWriter:
             self._changed.notify_all()
 
     def close(self, within: float = CLOSE_WITHIN) -> None:
-        """Write what waits, for `within` seconds at most. The rest is lost."""
+        """Write the waiting lines, for `within` seconds at most. The rest is lost."""
         with self._changed:
             if not self._running:
                 return
@@ -95,7 +95,7 @@ class LogWriter:
             self._wake = -1
 
     def hand_over(self) -> bytes:
-        """Stop writing; what is not written. `start` goes on with it in this process."""
+        """Stop writing. Returns what is not written; `start` continues with it in this process."""
         with self._changed:
             if not self._running:
                 return b""
@@ -125,7 +125,7 @@ class LogWriter:
             self._write_out()
 
     def _take(self) -> bool:
-        """Wait for lines and take as many as fit into one piece. Returns whether to go on."""
+        """Wait for lines and take as many as fit into one piece. Returns False when the thread has to end."""
         with self._changed:
             while True:
                 if self._stopping:
@@ -152,7 +152,7 @@ class LogWriter:
             return True
 
     def _write_out(self) -> None:
-        """Write the piece, as soon as the descriptor takes it. It is left, or its rest, for a hand-over."""
+        """Write the piece as soon as the descriptor takes it. At a stop the rest stays for a hand-over."""
         ready = select.poll()
         ready.register(self._descriptor, select.POLLOUT)
         ready.register(self._wake, select.POLLIN)
@@ -163,9 +163,9 @@ class LogWriter:
             try:
                 written = os.write(self._descriptor, self._piece[:PIECE])
             except BlockingIOError:
-                continue  # another process has taken the room, and has made the descriptor non-blocking
+                continue  # another process has filled the pipe, and has made the descriptor non-blocking
             except OSError:
-                # The reader is gone, or the disk is full: logins matter more than the log.
+                # The reader has ended, or the disk is full. The lines are dropped: logins are more important.
                 with self._changed:
                     self._drop(self._piece_lines)
                     self._piece, self._piece_lines, self._failing = b"", 0, True
@@ -175,10 +175,10 @@ class LogWriter:
 
 
 class LineStream(io.TextIOBase):
-    """A text stream that gives each complete line to a function: for what is printed and not logged."""
+    """A text stream that passes each complete line to a function, for text that is printed and not logged."""
 
     def __init__(self, take: Callable[[str], object]) -> None:
-        """take: gets a line without its end."""
+        """take: called with a line without its end."""
         super().__init__()
         self._take = take
         self._rest = ""

@@ -1,4 +1,4 @@
-"""The watch over the loop: a process that was suspended, or held up, finds out before it answers anybody."""
+"""Watches the event loop: after a stall or suspension the core is told before it answers a login."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from director.core.placement.users import LATEST
 from director.core.protocol.events import Event, Thawed
 
 EVERY = 0.25
-"""Seconds between two looks at the clock of the loop."""
+"""Seconds between two checks of the clock."""
 FROZEN = 1.0
-"""A gap of the loop, in seconds, after which the process counts as frozen (docs/ring.md, rule 28)."""
+"""Seconds of delay after which the process counts as stalled (docs/ring.md, rule 28)."""
 
 
 class LoopWatch:
     def __init__(self, assigner: Assigner, handle: Callable[[Event], None]) -> None:
-        """assigner: whose clock it sets. handle: is given `Thawed`."""
+        """
+        Args:
+            assigner: its clock is set here.
+            handle: called with `Thawed`.
+        """
         self._assigner, self._handle = assigner, handle
         self._beat = time.monotonic()
-        """When the watch last looked at the clock."""
+        """Monotonic seconds of the last check."""
         self._lag = 0.0
 
     async def run(self) -> None:
-        """Look now and then until cancelled."""
+        """Check the clock every `EVERY` seconds until cancelled."""
         self._beat = time.monotonic()
         while True:
             await anyio.sleep(EVERY)
             self.look()
 
     def look(self) -> None:
-        """Measure how late the loop is, and tell the core where the process was frozen."""
+        """Measure the delay of the loop, and tell the core if the process was stalled."""
         now = time.monotonic()
         gap, self._beat = now - self._beat - EVERY, now
         self._lag = max(self._lag, gap)
@@ -41,13 +45,13 @@ class LoopWatch:
             self._handle(Thawed(gap))
 
     def be_in_time(self) -> None:
-        """Tell the core how late it is, before it is asked for a host."""
+        """Check for a stall and set the assigner's clock. Called before a host is assigned."""
         if time.monotonic() - self._beat > EVERY + FROZEN:
-            self.look()  # thawed, and this came first: what is in memory must not be trusted yet
+            self.look()  # a login came first after the stall: the assignments in memory may be outdated
         unix = int(time.time())
         self._assigner.unix = unix if unix < LATEST else LATEST
 
     def take_lag(self) -> float:
-        """The longest delay since this was asked last, in seconds."""
+        """Return the longest delay in seconds since the last call."""
         lag, self._lag = self._lag, 0.0
         return lag

@@ -1,4 +1,4 @@
-"""Events on their way to the core. The mailbox is built before all parts and given to each of them.
+"""Events on their way to the core. The mailbox is built before all other parts, which get it as an argument.
 
 The driver, which is built last, reads it. Until then events wait.
 """
@@ -14,35 +14,37 @@ from director.types import RequestId
 
 
 class Reader(Protocol):
-    """What a mailbox wakes."""
+    """The object that a mailbox wakes."""
 
     def read(self) -> None:
-        """Events have come."""
+        """Handle the waiting events."""
 
     def end_turn(self) -> None:
-        """Announce what the hot path has put into the user table, then write the answers that rest on it."""
+        """Announce the records that the hot path has put into the table, then write their answers."""
 
 
 class Mailbox:
-    """Takes events from all parts, in order, and has one reader."""
+    """Takes events from all parts, keeps their order, and has one reader."""
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
-        """What has come and is not dealt with, the oldest first."""
+        """Waiting events, the oldest first."""
         self.failure: BaseException | None = None
-        """The last one of the core, or of what carries out its effects."""
+        """The last exception of the core, or of the parts that carry out its effects."""
         self._loop = asyncio.get_running_loop()
         self._reader: Reader | None = None
         self._turn_planned = False
         self._requests = 0
 
     def read_by(self, reader: Reader) -> None:
-        """Have this reader woken from now on."""
+        """Wake this reader from now on."""
         self._reader = reader
 
     def handle(self, event: Event) -> None:
-        """Have the core deal with an event. That has happened when this returns, unless the core is busy: the
-        event that an effect causes comes behind those that wait."""
+        """Hand an event to the core, which has handled it when this call returns.
+
+        While the core is busy, an effect has caused the event: then it is handled after all waiting events.
+        """
         self.events.append(event)
         if self._reader is not None:
             try:
@@ -52,12 +54,12 @@ class Mailbox:
                 raise
 
     def new_request(self) -> RequestId:
-        """A number for a `Lookup`, which its answer comes with."""
+        """Return a new number for a `Lookup`. Its answer carries the number."""
         self._requests += 1
         return RequestId(self._requests)
 
     def end_turn_soon(self) -> None:
-        """Have the turn of the loop ended as `Reader.end_turn` says, behind all that is read in it."""
+        """End this turn of the loop with `Reader.end_turn`, after everything that is read in the turn."""
         if not self._turn_planned:
             self._turn_planned = True
             self._loop.call_soon(self._end_turn)

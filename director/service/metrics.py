@@ -1,7 +1,7 @@
-"""The Prometheus page. What is counted stays plain integers; they become samples when somebody scrapes.
+"""The metrics page in Prometheus format. Counters are plain integers until the page is read.
 
-`prometheus_client` is imported by the first `render`, not by whoever counts: its import is not free, and the
-counting side runs on the way to the first login after a restart.
+`prometheus_client` is imported by the first `render`: the import takes time, and this module is loaded before
+the first login after a restart is answered.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds of the histograms, seconds."""
+"""Upper bounds of the histograms, in seconds."""
 
 
 class Durations(msgspec.Struct):
-    """How often something took how long: `counts[i]` for at most `bounds[i]` seconds, the last for more."""
+    """A histogram. `counts[i]` is for at most `bounds[i]` seconds, the last count for more."""
 
     bounds: tuple[float, ...] = BOUNDS
     counts: list[int] = msgspec.field(default_factory=list)
@@ -35,11 +35,11 @@ class Durations(msgspec.Struct):
 
 
 class LookupCounts:
-    """Answers to logins and look-ups of other programs."""
+    """Numbers of answers to logins and to look-ups of other programs."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, str], int] = {}
-        """(result, protocol) -> how often. protocol: the socket of a login, or another program's word."""
+        """(result, protocol) -> count. protocol: the listener of a login, or the name of another program."""
 
     def add(self, result: str, protocol: str, number: int = 1) -> None:
         key = (result, protocol)
@@ -47,7 +47,7 @@ class LookupCounts:
 
 
 class HostSample(msgspec.Struct, frozen=True):
-    """One backend host."""
+    """A backend host."""
 
     host: str
     tag: str
@@ -57,100 +57,100 @@ class HostSample(msgspec.Struct, frozen=True):
 
 
 class MetricsSample(msgspec.Struct, kw_only=True):
-    """All that is measured, at one moment. Counters count from the start of the process."""
+    """All measured values at one moment. Counters count from the start of the process."""
 
     version: str
     python: str
     compiled: bool
     """Whether the compiled hot path is in use."""
     lookups: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
-    """(result, protocol) -> answers; protocol is the socket: login, userdb, authreply."""
+    """(result, protocol) -> answers; protocol as in `LookupCounts`."""
     not_remembered: int = 0
-    """Unknown users who were answered by the hash, because the table was full."""
+    """Unassigned users who got the host of the hash and no assignment, because the table was full."""
     dropped_early: int = 0
-    """Users who had logged in once, dropped because the table was full."""
+    """Assignments of users with a single login that were dropped because the table was full."""
     users_limit: int = 0
-    """The lowest `users.max` of the ring."""
+    """The lowest `users.max` of the directors in the ring."""
     waiting_refused: int = 0
-    """Logins refused at once, because too many waited."""
+    """Logins refused at once because too many waited."""
     users: dict[str, int] = msgspec.field(default_factory=dict)
-    """tag -> assignments that have not expired."""
+    """tag -> unexpired assignments."""
     hosts: list[HostSample] = msgspec.field(default_factory=list)
     conflicts: int = 0
-    """Users that were found on two hosts at once."""
+    """Users who were found on two hosts at once."""
     moves: dict[str, int] = msgspec.field(default_factory=dict)
-    """result -> users: moved and superseded of the moves this director has led, timed_out of all."""
+    """result -> users: `moved`, `superseded` of moves led by this director, `timed_out` of all moves."""
     moves_in_progress: int = 0
-    """Users being moved now, by whichever director."""
+    """Users who are being moved now, by any director."""
     flush_programs: dict[str, int] = msgspec.field(default_factory=dict)
-    """result -> flush programs of this director: done, failed, stopped (nobody waited any more)."""
+    """result -> flush programs of this director: done, failed, stopped (not needed any more)."""
     kicks: dict[str, int] = msgspec.field(default_factory=dict)
-    """result -> kicks of this machine: done, failed, timed_out."""
+    """result -> kicks on this machine: done, failed, timed_out."""
     sessions_kicked: int = 0
-    """Sessions of this machine that were ended."""
+    """Sessions ended on this machine."""
     kick_durations: Durations = msgspec.field(default_factory=Durations)
     near_expiry_rounds: int = 0
-    """Users near expiry whom the ring was asked about."""
+    """Questions to the ring about users near expiry."""
     claims: int = 0
-    """Users whom this director had settled in the shared store."""
+    """Users that this director has claimed through the shared store."""
     ring_members: dict[str, int] = msgspec.field(default_factory=dict)
-    """state -> listed directors in it."""
+    """state -> directors: `in_ring` and `missing`."""
     false_departures: int = 0
-    """Departures of directors that are there, told by others."""
+    """Departures that other directors reported although the director was reachable."""
     ring_synced: bool = False
     ring_syncs: Durations = msgspec.field(default_factory=Durations)
     ring_messages: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
-    """(type, direction) -> messages; direction is in or out."""
+    """(type, direction) -> messages; direction is `in` or `out`."""
     ring_forged: dict[str, int] = msgspec.field(default_factory=dict)
-    """what -> frames without the seal of the other director, and proofs that did not fit."""
+    """`frame` -> frames without a valid seal; `proof` -> proofs that were refused."""
     certificate_ends: dict[str, float] = msgspec.field(default_factory=dict)
-    """File -> unix seconds when the first certificate in it ends."""
+    """file -> Unix seconds when the first certificate in it ends."""
     secrets_readable: int = 0
     """Files with secrets that every user can read."""
     files_unusable: int = 0
-    """Files with secrets or certificates with which a restart would fail, or leave the ring."""
+    """Files with secrets or certificates with which a restart would fail, or would leave the ring."""
     differences: dict[str, int] = msgspec.field(default_factory=dict)
-    """What differs -> directors in which it does."""
+    """setting or version -> directors that differ from this director in it."""
     store_up: bool = False
     unstored: int = 0
     """Operators' changes that the store does not hold yet."""
     store_queue: int = 0
-    """Buckets that are changed and not yet stored."""
+    """Changed buckets that are not stored yet."""
     store_lag: float = 0.0
     """Seconds since the oldest change of a user that is not stored yet."""
     store_errors: dict[str, int] = msgspec.field(default_factory=dict)
     """operation -> failures."""
     snapshot_up: bool | None = None
-    """None: none is kept."""
+    """None: there is no snapshot."""
     snapshot_written: int | None = None
     """Unix seconds."""
     store_swept: dict[str, int] = msgspec.field(default_factory=dict)
-    """space -> records that this director has swept out of the store."""
+    """space -> records that this director has deleted from the store."""
     store_sweeper: bool = False
-    """Whether this director is the one who does that now."""
+    """Whether this director sweeps the store now."""
     sockets_kept: bool = False
     """Whether the sockets of login processes, LMTP and doveadm stay open while this director does not run."""
     warm_start_seconds: float = 0.0
-    """From the start of the process to the first login that could be answered."""
+    """Seconds from the start of the process until logins were answered."""
     warm_start_users: int = 0
     warm_start_part: float = 1.0
-    """Assignments that were read from the store at the start."""
+    """Part of the store's content at the start that is in memory, 0 to 1."""
     stamps_clipped: dict[str, int] = msgspec.field(default_factory=dict)
-    """source -> rows and users whose times were more than an hour ahead of our clock."""
+    """source -> rows and users whose times were more than an hour ahead of the own clock."""
     clock_skew: dict[str, float] = msgspec.field(default_factory=dict)
-    """member -> seconds its clock is ahead of ours."""
+    """member -> seconds by which its clock is ahead of the own clock."""
     bugs: int = 0
-    """Errors in callbacks and in handlers of clients that were contained; must stay 0."""
+    """Contained errors in callbacks and in handlers of clients; must stay 0."""
     log_dropped: int = 0
-    """Log lines that nobody read in time."""
+    """Log lines dropped because the log was not read in time."""
     connections: dict[str, int] = msgspec.field(default_factory=dict)
     """listener -> open connections."""
     connections_refused: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
-    """(listener, limit) -> connections closed because of a limit: all or address."""
+    """(listener, limit) -> connections closed because of a limit: `all` or `address`."""
     accept_pauses: dict[str, int] = msgspec.field(default_factory=dict)
-    """listener -> pauses because descriptors or memory had run out."""
+    """listener -> pauses for want of descriptors or memory."""
     loop_lag: float = 0.0
-    """Longest delay of a timer of the event loop since the last scrape, seconds."""
+    """Longest delay of the event loop since the last scrape, in seconds."""
 
 
 NUMBERS = (
@@ -177,11 +177,11 @@ NAMED = (
 )
 PAIRED = ("lookups", "ring_messages", "connections_refused")
 TIMED = ("kick_durations", "ring_syncs")
-"""Fields of a Snapshot that only grow, by what they are."""
+"""Fields of `MetricsSample` that only grow, by type."""
 
 
 class Counted(msgspec.Struct, kw_only=True):
-    """What a program has counted before another one took its place: nothing goes back."""
+    """The counters of a program, for its successor: so no counter goes back."""
 
     numbers: dict[str, int] = msgspec.field(default_factory=dict)
     named: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
@@ -190,7 +190,7 @@ class Counted(msgspec.Struct, kw_only=True):
 
 
 def counted(snapshot: MetricsSample) -> Counted:
-    """What of it is to be carried on by a successor."""
+    """Return the counters that a successor continues."""
     return Counted(
         numbers={field: getattr(snapshot, field) for field in NUMBERS},
         named={field: dict(getattr(snapshot, field)) for field in NAMED},
@@ -203,7 +203,7 @@ def counted(snapshot: MetricsSample) -> Counted:
 
 
 def carry_on(snapshot: MetricsSample, before: Counted) -> None:
-    """Add what predecessors have counted."""
+    """Add the counts of predecessors."""
     for field, number in before.numbers.items():
         setattr(snapshot, field, getattr(snapshot, field) + number)
     for field, numbers in before.named.items():
@@ -222,14 +222,14 @@ def carry_on(snapshot: MetricsSample, before: Counted) -> None:
 
 
 def render(snapshot: MetricsSample) -> bytes:
-    """The page in the Prometheus text format, version 0.0.4."""
+    """Return the page in the Prometheus text format, version 0.0.4."""
     from prometheus_client.exposition import generate_latest
 
     return generate_latest(_Page(snapshot))
 
 
 class _Page:
-    """A collector of exactly one snapshot."""
+    """A collector of one snapshot."""
 
     def __init__(self, snapshot: MetricsSample) -> None:
         self.snapshot = snapshot
@@ -370,7 +370,7 @@ def _gauge(name: str, text: str, values: Values, *labels: str) -> Metric:
 
 
 def _counter(name: str, text: str, values: Values, *labels: str) -> Metric:
-    """A counter; the format appends `_total` to its name."""
+    """Return a counter. The format appends `_total` to its name."""
     from prometheus_client.metrics_core import CounterMetricFamily
 
     family = CounterMetricFamily(f"director_{name}", text, labels=labels)

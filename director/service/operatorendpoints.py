@@ -1,4 +1,4 @@
-"""Sockets of operators and of programs that ask for users: admin protocol, API, socketmap, authreply."""
+"""Endpoints of operators and of programs that look up users: admin protocol, API, socketmap, authreply."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from director.service.operations.operations import Operations
 from director.service.pendingoperations import PendingOperations
 
 SETTLE_WITHIN = 1.0
-"""Seconds that admin commands which have arrived by then have to be carried out."""
+"""Seconds for admin commands that have arrived to be carried out."""
 LOOK = 0.02
-"""Seconds between two looks whether operators' commands have ended."""
+"""Seconds between two checks whether operators' commands have ended."""
 
 
 class OperatorEndpoints:
-    """All sockets but those of logins and of the ring: they are closed before the program is replaced."""
+    """All listeners except logins and ring. They are closed before the program is replaced."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class OperatorEndpoints:
         bugs: Bugs,
         log: Log,
     ) -> None:
-        """config: as it is now."""
+        """config: returns the configuration in force."""
         self._config, self._listeners, self._log = config, listeners, log
         self._lookups, self._operations, self._bugs = lookups, operations, bugs
         self._pending_operations = pending_operations
@@ -58,7 +58,7 @@ class OperatorEndpoints:
         self._closed = anyio.Event()
 
     def prepare(self) -> None:
-        """Listen on the sockets that are on; connections wait in the kernel until `run`."""
+        """Assign a handler to each listener that is on. Connections wait in the kernel until `run`."""
         for names, serve in (
             (("authreply",), self._authreply.serve),
             (("admin", ADMIN_TCP), self._admin.serve),
@@ -79,7 +79,7 @@ class OperatorEndpoints:
             self._to_serve.append(partial(run_api, http, token=self._api_token, trusted=False))
 
     async def run(self) -> None:
-        """Serve them until `close`."""
+        """Serve the listeners until `close`."""
         with self._scope:
             async with anyio.create_task_group() as tasks:
                 for serve in self._to_serve:
@@ -87,12 +87,12 @@ class OperatorEndpoints:
         self._closed.set()
 
     async def settle(self) -> None:
-        """Have carried out what admin clients have sent so far."""
+        """Carry out the commands that admin clients have sent so far."""
         with anyio.move_on_after(SETTLE_WITHIN):
             await self._admin.settle()
 
     async def close(self, within: float) -> None:
-        """Let operators' commands end, for `within` seconds at most; then accept no more of them."""
+        """Let operators' commands end, for `within` seconds at most; then accept no more commands."""
         until = time.monotonic() + within
         while True:
             if not (self._pending_operations.busy or self._admin.busy) or time.monotonic() > until:
@@ -110,5 +110,5 @@ class OperatorEndpoints:
         )
 
     def _api_token(self) -> str | None:
-        """What counts since the file was read last."""
+        """Return the token of the configuration in force; None if there is none."""
         return bytes(self._config().http.token).decode() or None

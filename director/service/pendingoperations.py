@@ -1,4 +1,4 @@
-"""Operators' commands on their way through the core: given a number, waited for, answered."""
+"""Operators' commands on their way through the core. Each gets a number and waits for its result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Result = HostRow | MemberRow | MoveCounts
 
 
 class _Operation:
-    """A change under way."""
+    """A running change. lasting: a flush or forget, which may take long."""
 
     def __init__(self, lasting: bool) -> None:
         self.lasting = lasting
@@ -42,44 +42,46 @@ class PendingOperations:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is under way that ends soon: not the users of a host being moved, or of all."""
+        """Whether an operation runs that ends soon, that is, another than a flush or forget."""
         return any(not operation.lasting for operation in self._operations.values())
 
     @property
     def last(self) -> int:
-        """The last number that was given."""
+        """The highest number in use."""
         return self._numbers
 
     def go_on_behind(self, last: int) -> None:
-        """Numbers up to this one have been given by a predecessor."""
+        """Number new operations from `last` + 1. A predecessor has used the numbers up to `last`."""
         self._numbers = max(self._numbers, last)
 
     async def change_host(self, change: HostChange) -> HostRow:
-        """Have a change carried out by the whole ring. Returns what holds then. Raises OperationError."""
+        """Have the whole ring change a host. Returns the resulting row. Raises OperationError."""
         result = await self._operate(change, self.new_operation())
         assert isinstance(result, HostRow)
         return result
 
     async def move_hosts(self, change: HostsMoved) -> None:
-        """The same for hosts that have other addresses."""
+        """Have the whole ring give hosts other addresses. Raises OperationError."""
         await self._operate(change, self.new_operation())
 
     async def change_member(self, change: MemberChange) -> MemberRow:
-        """The same for the list of directors."""
+        """Have the whole ring change the list of directors. Raises OperationError."""
         result = await self._operate(change, self.new_operation())
         assert isinstance(result, MemberRow)
         return result
 
     async def change_users(self, change: UsersEvent, number: int | None = None) -> MoveCounts:
-        """Have users moved, kicked or forgotten by the whole ring. Raises OperationError.
+        """Have the whole ring move, kick or forget users. Raises OperationError.
 
-        number: from `new_operation`, for those who want to follow or interrupt it."""
+        Args:
+            number: from `new_operation`, for callers that follow or interrupt the operation.
+        """
         result = await self._operate(change, self.new_operation() if number is None else number)
         assert isinstance(result, MoveCounts)
         return result
 
     def interrupt(self, number: int) -> None:
-        """Begin with no more users of this operation; what is under way is finished."""
+        """Start no more users of this operation. Moves that have started are finished."""
         self._handle(Interrupt(number))
 
     def new_operation(self) -> int:

@@ -1,4 +1,4 @@
-"""The TCP connections of the ring, dialled and accepted, plain or over TLS. Who may link: see the core."""
+"""The TCP connections of the ring, dialled and accepted, plain or with TLS. The core keeps or ends them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from director.types import LinkId
 from director.wire import ring_native
 
 CONNECT_TIMEOUT = 2.0
-"""Seconds a dialled director may take to accept."""
+"""Seconds that a dialled director may take to accept."""
 
 
 class RingSockets:
-    """Bytes to events, messages to bytes. Owns the sockets, knows nothing of the ring."""
+    """Turns received bytes into events, and messages into bytes. It owns the sockets and decides nothing."""
 
     def __init__(
         self,
@@ -40,16 +40,19 @@ class RingSockets:
         tls: RingTls | None,
         stranger: Callable[[], None],
     ) -> None:
-        """tls: of new links; None: they are plain. stranger: is called when an address dials that is none of
-        the ring's."""
+        """
+        Args:
+            tls: certificates for new links; None: links without TLS.
+            stranger: called when an address connects that no ring member has.
+        """
         self.links: dict[LinkId, RingLink] = {}
         self.messages_out: dict[str, int] = {}
         self.frames_forged = 0
-        """Frames that did not have the seal of the other end; each has ended its link."""
+        """Frames without a valid seal; each of them ended its link."""
         self._director, self._handle, self._stranger = director, handle, stranger
         self._log, self._limited = log, LimitedLog(log)
         self.tls = tls
-        """What new links show and accept; None: they are plain."""
+        """The certificates that new links show and accept; None: links without TLS."""
         self._numbers = 0
         self._dialled: dict[LinkId, Dial] = {}
         self._securing: dict[RingLink, None] = {}
@@ -57,13 +60,13 @@ class RingSockets:
         self._stopped = False
 
     def set_tls(self, tls: RingTls) -> bool:
-        """New links show and accept these certificates; links that stand are left as they are. Returns
-        whether they are others than before."""
+        """Use these certificates for new links; existing links are not changed. Returns whether they differ
+        from the certificates before."""
         before, self.tls = self.tls, tls
         return before is None or before.content != tls.content
 
     def new_link(self) -> RingLink:
-        """For a connection that is accepted."""
+        """Return a link for an accepted connection."""
         return self._link(self.tls.accepting if self.tls else None)
 
     def _link(self, secure: Secure | None) -> RingLink:
@@ -121,7 +124,7 @@ class RingSockets:
         self._handle(LinkClosed(link, str(problem)))
 
     def _forged(self, link: RingLink) -> None:
-        """Count and name a frame that the other end has not sent."""
+        """Count and log a frame that the other director has not sent."""
         self.frames_forged += 1
         neighbour = self._director.ring.links.get(link.number)
         peer = neighbour.name() if neighbour is not None else link.remote
@@ -159,7 +162,7 @@ class RingSockets:
         self._handle(DialFailed(member, reason, dial.leftwards))
 
     def send(self, number: LinkId, messages: Sequence[RingMessage]) -> None:
-        """One frame."""
+        """Send messages to a link, in one frame."""
         link = self.links.get(number)
         if link is None:
             return
@@ -169,31 +172,31 @@ class RingSockets:
         link.send(link.writer.encode(messages))
 
     def seal(self, number: LinkId, keys: Keys) -> None:
-        """Protect a link from here on."""
+        """Protect a link by seals from here on."""
         link = self.links.get(number)
         if link is not None:
             link.seal(keys.sending, keys.receiving)
 
     def unseal(self, number: LinkId, key: bytes) -> None:
-        """Demand the seals of another key from here on."""
+        """Accept only seals of another key from here on."""
         link = self.links.get(number)
         if link is not None:
             link.unseal(key)
 
     def read(self, number: LinkId, *, on: bool) -> None:
-        """Read from a link, or leave what comes in its socket for now."""
+        """Read from a link (on), or leave received data in the kernel for now."""
         link = self.links.get(number)
         if link is not None:
             link.read(on=on)
 
     def close(self, number: LinkId) -> None:
-        """End a link after what was sent."""
+        """Close a link after everything that was sent."""
         link = self.links.pop(number, None)
         if link is not None:
             link.close()
 
     def stop(self) -> None:
-        """End all links, and those that are being made."""
+        """Close all links, also those in their handshake."""
         self._stopped = True
         for link in [*self.links.values(), *self._securing]:
             link.close()

@@ -31,19 +31,20 @@ from state.base import SchemaTooNew, StoreBusy, StoreError
 from state.urls import open_store
 
 EX_SOFTWARE = 70
-"""Exit code of a bug, as in sysexits."""
+"""Exit code of an internal error, as in sysexits."""
 OWN_NAME_WITHIN = 10.0
-"""Seconds the own name may take to be resolved at the start."""
+"""Seconds that the own name may take to be resolved at the start."""
 GIL_SWITCH = 0.0005
-"""Seconds the store's thread may keep the interpreter from the loop that answers logins."""
+"""Seconds that a thread of the store may keep the interpreter from the loop that answers logins."""
 STDERR = 2
-"""The descriptor that the log is written to."""
+"""The descriptor of the log."""
 
 
 def run(config_path: str, *, check: bool = False) -> int:
-    """`director serve`. Returns the exit code.
+    """Run `director serve`. Returns the exit code.
 
-    It may be the successor of a program in this process, which has left what it had; and be replaced itself.
+    The program may be the successor of a program in this process, which has left its state, and may be
+    replaced itself.
     """
     reexec.ignore_until_served()
     descriptors.raise_limit()
@@ -55,7 +56,7 @@ def run(config_path: str, *, check: bool = False) -> int:
             log_writer.start(f"{exc}\n".encode())
             return exc.exit_code
         if inherited is not None:
-            attempt = StartAttempt({})  # the manager's descriptors are no more where it had put them
+            attempt = StartAttempt({})  # the service manager's descriptors have other numbers by now
         log_writer.start(inherited.handover.log_unwritten if inherited else b"")
         code = _run(config_path, check, inherited, log_writer, attempt)
     return attempt.ended(code)
@@ -84,7 +85,7 @@ def _run(
 
 
 def _warn(config: Config, log: Log) -> None:
-    """Say what of the configuration should be mended."""
+    """Log the problems of the configuration that do not keep the director from starting."""
     for warning in config.warnings:
         log.warning("configuration", file=config.file, problem=warning)
     if config.ring.readable:
@@ -123,7 +124,7 @@ def _run_loop(
             )
             if isinstance(outcome, int):
                 return outcome
-            inherited = outcome  # the program could not be replaced: take over from ourselves
+            inherited = outcome  # the successor could not be started: this program takes over its own state
             log_writer.start()
     except DirectorError as exc:
         fails(str(exc))
@@ -132,15 +133,17 @@ def _run_loop(
         fails(str(exc))
         return EX_CONFIG
     except Exception as exc:
-        # not to be survived: whoever supervises us starts us again, with what was stored
+        # The service manager starts the director again, with what was stored.
         if attempt.crashes(f"{type(exc).__name__}: {exc}"):
             log.error("crashed", error="".join(traceback.format_exception(exc)), note=attempt.note)
         return EX_SOFTWARE
 
 
 def can_take_over(config_path: str, format: int) -> int:
-    """`serve --can-take-over`: whether this program could go on with what another one hands over. Prints its
-    version; returns the exit code."""
+    """Run `serve --can-take-over`: check whether this program can take over a document of this format.
+
+    Prints the version of the program. Returns the exit code.
+    """
     problem = cannot_read(format)
     if problem:
         print(f"what is handed over cannot be read: {problem}", file=sys.stderr)
@@ -157,7 +160,7 @@ def can_take_over(config_path: str, format: int) -> int:
 
 
 def _hidden(config: Config) -> Callable[[str], object] | None:
-    """How user names are written to the log."""
+    """Return the function that hides user names in the log; None if they are not hidden."""
     if config.log.user_names == "plain":
         return None
     return lambda name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
@@ -174,7 +177,7 @@ async def _main(
         try:
             sockets = Sockets(config, log, os.environ, before, kept)
         except ListenError:
-            # a `director keep` that is being started, too, may have been a moment faster
+            # A `director keep` that is starting may have opened the sockets a moment earlier.
             if inherited or check or kept or not (kept := keeper.take()):
                 raise
             sockets = Sockets(config, log, os.environ, before, kept)
@@ -188,7 +191,7 @@ async def _main(
 
 
 async def _check(app: App) -> int:
-    """`serve --check`: the configuration has been read; are sockets and store to be had?"""
+    """Run `serve --check`: the configuration has been read; check that sockets and store can be opened."""
     try:
         await app.store.open()
         health = await app.store.health()

@@ -1,4 +1,4 @@
-"""Work in steps, each in a turn of the loop of its own."""
+"""Work in steps, each in its own turn of the loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 async def in_turns(steps: Steps[Result]) -> Result:
-    """What comes of all steps."""
+    """Run all steps. Returns their result."""
     while True:
         try:
             next(steps)
